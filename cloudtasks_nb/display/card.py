@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 import pandas as pd
 
 from cloudtasks_nb.display.charts import FONT
 from cloudtasks_nb.display.colours import colour
+from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.display.times import time_html, time_text
 
 __all__ = ["card", "facts_html", "html_card", "lines_html", "next_html", "section_html", "state_html", "table_html"]
 
@@ -35,6 +38,7 @@ def card(
     words = [f"{title}  [{badge}]" if badge else title, *(f"  {key}: {value}" for key, value in known.items())]
     parts = [facts_html(known)]
     if frame is not None and not frame.empty:
+        frame = _readable(frame)
         words.append(frame.to_string(max_colwidth=60))
         with pd.option_context("display.max_colwidth", 80):
             parts.append(f'<div style="overflow-x:auto">{frame.to_html(escape=True, border=0)}</div>')
@@ -56,14 +60,18 @@ def section_html(title: str, part: str) -> str:
     return head + part
 
 
-def facts_html(values: Mapping[str, str]) -> str:
-    """Return names and values side by side; a value that is empty is left out."""
+def facts_html(values: Mapping[str, str | datetime | None]) -> str:
+    """Return names and values side by side, times as `time_html` does; a value that is empty is left out."""
     items = "".join(
-        f'<div><span style="opacity:.75">{html.escape(name)}</span> <b>{html.escape(mask_text(value))}</b></div>'
+        f'<div><span style="opacity:.75">{html.escape(name)}</span> <b>{_fact_html(value)}</b></div>'
         for name, value in values.items()
         if value
     )
     return f'<div style="display:flex;flex-wrap:wrap;gap:.2em 1.6em">{items}</div>' if items else ""
+
+
+def _fact_html(value: str | datetime) -> str:
+    return time_html(value) if isinstance(value, datetime) else html.escape(mask_text(value))
 
 
 def state_html(word: str) -> str:
@@ -87,3 +95,16 @@ def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def next_html(line: str) -> str:
     """Return the next line of Python to type, as HTML."""
     return f"<div>→ <code>{html.escape(line)}</code></div>"
+
+
+def _readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame with its times and durations as people write them, the zone of the times in the heading."""
+    columns = {}
+    for name, values in frame.items():
+        if values.dtype.kind == "M":
+            columns[f"{name} (UTC)"] = values.map(time_text, na_action="ignore").astype(object)
+        elif values.dtype.kind == "m":
+            columns[str(name)] = values.dt.total_seconds().map(duration_text, na_action="ignore").astype(object)
+        else:
+            columns[str(name)] = values
+    return pd.DataFrame(columns, index=frame.index)

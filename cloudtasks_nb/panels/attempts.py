@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,9 +16,20 @@ from cloudtasks_nb._names import CODES, QueueName
 from cloudtasks_nb.display.card import facts_html, html_card, section_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import percent_text
-from cloudtasks_nb.panels.cards.task import moment, tracebacks
+from cloudtasks_nb.display.times import from_micros
+from cloudtasks_nb.panels.cards.task import errors_of_attempts, tracebacks
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.panel import WIDE, Panel
+from cloudtasks_nb.panels.row_columns import (
+    BATCH,
+    FIND,
+    FIND_TIP,
+    MESSAGE,
+    ROW,
+    SEARCHED,
+    TARGET,
+    row_columns,
+)
 from cloudtasks_nb.panels.widgets.cells import Column, code_html
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.costs import LOG_PRICE
@@ -27,16 +39,18 @@ from cloudtasks_nb.service.watch import Snapshot, now_micros
 __all__ = ["AttemptsPanel"]
 
 _COLUMNS = (
-    Column("time", kind="time", width="10em"),
-    Column("status", "Answer", kind="state", width="12.5em"),
+    Column("status", "Answer", kind="state", width="11.5em"),
+    ROW,
+    MESSAGE,
+    Column("time", kind="time", width="9.5em"),
+    BATCH,
     Column("attempt", "Attempt", kind="count", width="7em"),
     Column("duration", "Took", kind="duration", width="6em"),
-    Column("task", width="14em"),
-    Column("url", "URL"),
+    TARGET,
 )
 _ANY, _ERRORS = "any answer", "errors"
+_STATUSES: dict[str, tuple[str, ...]] = {_ANY: (), _ERRORS: tuple(name for name in CODES if name != "OK")}
 _SINCE = (("last 15 minutes", 900), ("last hour", 3_600), ("last 6 hours", 21_600), ("last day", 86_400))
-_FIRST_READ = 1_000  # most attempts that `refresh` reads
 _KEPT = 2_000  # most attempts in the table
 _SECOND = 1_000_000
 
@@ -48,6 +62,8 @@ class AttemptsPanel(Panel):
         super().__init__(context, f"Attempts on {queue}" if framed else "Attempts", queue=queue, framed=framed)
         self._entries: dict[str, Entry] = {}  # by insert id, changed under the lock
         self._since: int | None = None
+        self._status = _ANY  # what was read of the log
+        self._more = False  # the log has more attempts of the period than the table
         self.table = self.attach(
             Table(
                 _COLUMNS,
@@ -55,24 +71,26 @@ class AttemptsPanel(Panel):
                 label="attempts",
                 selectable=False,
                 empty="No attempts in the log in this time",
+                searched=SEARCHED,
             )
         )
         self.table.sort("time", descending=True)
         self.table.on_show = lambda key: self.guarded(self._open, key)
         self.detail = widgets.HTML().add_class("ctn-follow")
         self.hint = widgets.HTML()
+        self.kept = widgets.HTML()
         self._make_controls()
         self._show_line()
-        self.fill(self.row(self.status, self.back, self.find), self.hint, self.table, self.detail)
+        self.fill(self.row(self.status, self.back, self.find), self.hint, self.kept, self.table, self.detail)
 
     def _make_controls(self) -> None:
         options = (_ANY, _ERRORS, *CODES)
-        self.status = self.control(widgets.Dropdown(options=options, layout={"width": "12em"}), self._filter)
+        self.status = self.control(widgets.Dropdown(options=options, layout={"width": "12em"}), self._choose_status)
         self.status.tooltip = "Show only these answers"
         self.back = self.control(widgets.Dropdown(options=_SINCE, value=3_600, layout={"width": "11em"}), self._reread)
         self.back.tooltip = "Show attempts of this period"
-        self.find = self.control(widgets.Text(placeholder="Find in task, URL, answer", layout=WIDE), self._filter)
-        self.find.tooltip = "Show only rows that contain this text"
+        self.find = self.control(widgets.Text(placeholder=FIND, layout=WIDE), self._filter)
+        self.find.tooltip = FIND_TIP
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Return the queue; its log is read from shortly before the newest attempt in the table."""
@@ -95,16 +113,19 @@ class AttemptsPanel(Panel):
     def refresh(self) -> None:
         """Read the newest attempts again."""
         while self.queue:
-            queue = self.context.name(self.queue)
-            now = now_micros()
-            since = now - self.back.value * _SECOND
-            found = _loop.run(read(self.context.connection.transport, queue, Wanted(since=since), _FIRST_READ))
+            queue, now = self.context.name(self.queue), now_micros()
+            status, period = self.status.value, self.back.value
+            wanted = Wanted(since=now - period * _SECOND, statuses=_STATUSES.get(status, (status,)))
+            found = _loop.run(read(self.context.connection.transport, queue, wanted, _KEPT + 1))
+            rows = self._frame(found[:_KEPT])
             with self._lock:
                 if queue.queue != self.queue:
                     continue  # another queue was chosen meanwhile
-                self._entries = {entry.insert_id: entry for entry in found}
-                self.table.load(_frame(found))
+                self._status, self._more = status, len(found) > _KEPT
+                self._entries = {entry.insert_id: entry for entry in found[:_KEPT]}
+                self.table.load(rows)
                 self._since = max([entry.time for entry in found], default=now) - 60 * _SECOND
+            self._show_kept()
             break
         self.footer.at = now_micros() / _SECOND
         self.resubscribe()
@@ -116,17 +137,47 @@ class AttemptsPanel(Panel):
             return
         if values is not None:
             self._show_sampling(values["log_sampling_ratio"])
+        wanted = _STATUSES.get(self._status, (self._status,))
         with self._lock:
-            new = [one for one in snapshot.entries if not one.deleted and one.insert_id not in self._entries][-_KEPT:]
-            if not new:
-                return
+            new = [
+                entry
+                for entry in snapshot.entries
+                if not entry.deleted and entry.insert_id not in self._entries and (not wanted or entry.status in wanted)
+            ][-_KEPT:]
             self._entries.update((entry.insert_id, entry) for entry in new)
-            self.table.patch(_frame(new))
+        if new:
+            self.spawn(self._add(new))
+
+    async def _add(self, new: Sequence[Entry]) -> None:
+        """Show new attempts; the oldest make room for them."""
+        rows = await asyncio.to_thread(self._frame, new)
+        with self._lock:
+            self.table.patch(rows[rows.index.isin(list(self._entries))])
             over = max(0, len(self._entries) - _KEPT)
             oldest = sorted(self._entries.values(), key=lambda entry: entry.time)[:over]
             for entry in oldest:
                 del self._entries[entry.insert_id]
             self.table.drop([entry.insert_id for entry in oldest])
+            self._more |= bool(over)
+        self._show_kept()
+
+    def _show_kept(self) -> None:
+        """Say that older attempts are not shown."""
+        text = ""
+        if self._more:
+            every = "attempts" if self._status == _ANY else f'attempts that ended with "{self._status}"'
+            text = (
+                f"The newest {_KEPT:,} {html.escape(every)} of this period; there are more. "
+                "Narrow it with a status or a shorter period."
+            )
+        self.kept.value = text and f'<span class="ctn-quiet">{text}</span>'
+
+    def _choose_status(self) -> None:
+        """Filter what was read; read again if that was not all that is wanted now."""
+        self._filter()
+        self._show_line()
+        if self._more or self._status not in {_ANY, self.status.value}:
+            self._reread()
 
     def static_html(self) -> str:
         """Return the current page of the table."""
@@ -142,7 +193,9 @@ class AttemptsPanel(Panel):
     def _show_line(self) -> None:
         minutes = self.back.value // 60
         since = f"{minutes // 60}h" if minutes >= 60 else f"{minutes}min"  # noqa: PLR2004 - an hour
-        self.footer.line = self.context.line(self.queue or "", "attempts", since)
+        words = {} if self.status.value in _STATUSES else {"status": self.status.value}
+        line = self.context.line(self.queue or "", "attempts", since, _KEPT, **words)
+        self.footer.line = f"""{line}.query('status != "OK"')""" if self.status.value == _ERRORS else line
 
     def _show_sampling(self, ratio: float) -> None:
         text = ""
@@ -156,15 +209,28 @@ class AttemptsPanel(Panel):
         self.hint.value = text
 
     def _filter(self) -> None:
-        wanted = {_ANY: None, _ERRORS: [name for name in CODES if name != "OK"]}.get(
-            self.status.value, self.status.value
-        )
-        self.table.filter(self.find.value, status=wanted)
+        self.table.filter(self.find.value, status=_STATUSES.get(self.status.value, (self.status.value,)) or None)
 
     def _open(self, key: Any) -> None:
         entry = self._entries.get(str(key))
         if entry is not None:
             self.detail.value = self._card(entry)
+
+    def _frame(self, entries: Sequence[Entry]) -> pd.DataFrame:
+        """Return attempts as rows of the table; reads from this machine, so not on the background loop."""
+        names = ("time", "status", "attempt", "task", "duration", "retry_time", "url")
+        made = {name: column([getattr(entry, name) for entry in entries], ATTEMPTS[name]) for name in names}
+        made |= row_columns(self.context.catalog, [one.task for one in entries], [one.url for one in entries])
+        errors = errors_of_attempts(entry.url for entry in entries if entry.status != "OK")
+        known = self.context.connection.message
+        messages = [
+            errors.get((one.task, one.attempt)) or known(one.queue, one.task, one.attempt)
+            if one.status != "OK"
+            else None
+            for one in entries
+        ]
+        made["message"] = column(messages, "text")
+        return pd.DataFrame(made, index=pd.Index([one.insert_id for one in entries], name="insert_id", dtype="str"))
 
     def _card(self, entry: Entry) -> str:
         message = self.context.connection.message(entry.queue, entry.task, entry.attempt)
@@ -172,18 +238,12 @@ class AttemptsPanel(Panel):
         shown = {
             "answer": entry.status,
             "attempt": f"{entry.attempt}{limit}",
-            "time": moment(entry.time),
+            "time": from_micros(entry.time),
             "took": "" if entry.duration is None else duration_text(entry.duration),
-            "next try": moment(entry.retry_time),
+            "next try": from_micros(entry.retry_time),
             "URL": entry.url,
             "message": message or "",
         }
         error = tracebacks(entry.url, entry.task).get(entry.attempt)
         parts = [facts_html(shown)] + ([section_html("Raised in this kernel", code_html(error))] if error else [])
         return html_card(f"Attempt {entry.attempt} of task {entry.task}", *parts)
-
-
-def _frame(entries: Sequence[Entry]) -> pd.DataFrame:
-    names = ("time", "status", "attempt", "task", "duration", "retry_time", "url")
-    made = {name: column([getattr(entry, name) for entry in entries], ATTEMPTS[name]) for name in names}
-    return pd.DataFrame(made, index=pd.Index([entry.insert_id for entry in entries], name="insert_id", dtype="str"))

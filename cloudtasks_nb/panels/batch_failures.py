@@ -7,17 +7,18 @@ import html
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 import ipywidgets as widgets
 
 from cloudtasks_nb.display.card import html_card, section_html, table_html
 from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.display.times import time_text
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.row_query import RowReader
 from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.panels.cards.row import error_of
-from cloudtasks_nb.panels.cards.task import moment
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import code_html
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices
@@ -164,5 +165,6 @@ class BatchFailures(widgets.VBox):
 
 def _span(first: int, last: int) -> str:
     """Return the times of the first and the last attempt; one if they look the same."""
-    begin, end = moment(first), moment(last)
-    return begin if begin == end else f"{begin} to {end}"
+    begin, end = (time_text(datetime.fromtimestamp(at / 1e6, UTC)) for at in (first, last))
+    day = end[:11] if begin.startswith(end[:11]) else ""
+    return f"{begin} UTC" if begin == end else f"{begin} to {end.removeprefix(day)} UTC"

@@ -7,7 +7,6 @@ import html
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import ipywidgets as widgets
@@ -33,14 +32,20 @@ from cloudtasks_nb.service.watch import Snapshot
 __all__ = ["QueuesPanel"]
 
 _COLUMNS = (
-    Column("queue"),
+    Column("queue", kind="name"),
     Column("state", kind="state", width="8em"),
     Column("tasks", kind="count", width="6.5em"),
     Column("running", kind="count", width="7em"),
-    Column("done_last_minute", "Last minute", kind="count", width="8.5em"),
+    Column(
+        "done_last_minute",
+        "Attempts last min",
+        kind="count",
+        width="11em",
+        tip="Attempts that ended in the last minute, good and bad: a task that is tried again counts each time",
+    ),
     Column("rate", "Rate /s", kind="count", width="6em"),
     Column("max_concurrent", "At once", kind="count", width="6.5em"),
-    Column("max_attempts", "Attempts", kind="count", width="7em"),
+    Column("max_attempts", "Max attempts", kind="count", width="8.5em"),
 )
 _KEPT = 120  # most depths of a queue in its sparkline
 _FRESH = 2.0  # seconds for which a panel that becomes visible does not list the queues again
@@ -206,9 +211,7 @@ class QueuesPanel(Panel):
         with self._lock:
             values = self._values.get(one) if one else None
             depths = tuple(self._depths[values["queue"]]) if values else ()
-        self.card.value = (
-            queue_card(values, depths, now=datetime.now(UTC), note=self._log_note(values)) if values else ""
-        )
+        self.card.value = queue_card(values, depths, note=self._log_note(values)) if values else ""
         states = {self._values[name]["state"] for name in picked if name in self._values}
         self.enable(self.pause, "RUNNING" in states)
         self.enable(self.resume, bool(states - {"RUNNING"}))

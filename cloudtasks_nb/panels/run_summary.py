@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import ipywidgets as widgets
 
@@ -13,10 +14,10 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.run_chart import Durations, durations_chart, throughput_chart
 from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.fanout.batch.batch import BatchView
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.summary import SlowRow, Summary
-from cloudtasks_nb.panels.cards.task import moment
 
 __all__ = ["RunSummary"]
 
@@ -60,13 +61,12 @@ class RunSummary(widgets.VBox):
         return self._figures.value + self._charts.value
 
 
-def _facts(summary: Summary, progress: Progress, *, now: datetime) -> dict[str, str]:
+def _facts(summary: Summary, progress: Progress, *, now: datetime) -> dict[str, Any]:
     until = summary.ended if progress.finished else round(now.timestamp() * _SECOND)
-    eta = "" if progress.finished or progress.eta is None else moment(round(progress.eta.timestamp() * _SECOND))
     return {
-        "started": moment(summary.started),
-        "last row done": moment(summary.ended),
-        "expected end": eta,
+        "started": from_micros(summary.started),
+        "last row done": from_micros(summary.ended),
+        "expected end": None if progress.finished else progress.eta,
         "elapsed": duration_text((until - summary.started) / _SECOND),
         "fastest": f"{counted(summary.throughput.most, 'rows')} per {summary.throughput.unit}",
         **({} if summary.durations is None else _quantiles(summary.durations)),
@@ -98,7 +98,7 @@ def _slowest(rows: Sequence[SlowRow]) -> str:
         (
             duration_text(row.seconds),
             state_html("failed" if row.failed else "succeeded"),
-            html.escape(moment(row.ended)),
+            time_html(from_micros(row.ended)),
             html.escape(mask_text(row.name)),
         )
         for row in rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -12,34 +13,39 @@ import pandas as pd
 from cloudtasks_nb._frames import TASKS, column, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.panels.cards.task import moment
+from cloudtasks_nb.display.times import from_micros, time_html
+from cloudtasks_nb.panels.cards.task import last_errors
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import Code
 from cloudtasks_nb.panels.panel import WIDE, Panel
+from cloudtasks_nb.panels.row_columns import BATCH, FIND, FIND_TIP, MESSAGE, ROW, SEARCHED, TARGET, row_columns
 from cloudtasks_nb.panels.task_details import TaskDetails
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
 
 __all__ = ["Listing", "TaskActions", "TasksPanel"]
 
 _COLUMNS = (
     Column("state", kind="state", width="8em"),
-    Column("task", width="13em"),
-    Column("schedule_time", "Due", kind="time", width="10em"),
-    Column("attempts", kind="count", width="7em"),
+    ROW,
+    MESSAGE,
     Column("last_status", "Last answer", kind="state", width="11em"),
-    Column("url", "URL"),
+    BATCH,
+    Column("schedule_time", "Due", kind="time", width="9.5em"),
+    Column("attempts", kind="count", width="7em"),
+    TARGET,
 )
 _STATES = ("any state", "scheduled", "ready", "running", "retrying")
 _PORTION = 10_000  # tasks that are loaded at once
 
 
 class TasksPanel(Panel):
-    """Tasks of a queue.
+    """Tasks of a queue. Those of a batch are shown by the columns of its rows.
 
     The list is read on demand, because the service allows few list calls. Afterwards each snapshot of the watcher
     removes the tasks that are done according to the log, and the tasks on the screen are looked up.
@@ -57,9 +63,10 @@ class TasksPanel(Panel):
         self._ids: set[str] = set()  # the loaded tasks; changed under the lock
         self._since = now_micros()
         self._depth: int | None = None
+        self._errors: dict[str, str] = {}  # by task, the last exception of a handler in this kernel
         self._lookup_running = False
         self._seen_last: Pending | None = None  # state of the inspected task
-        self.table = self.attach(Table(_COLUMNS, key="task", label="tasks"))
+        self.table = self.attach(Table(_COLUMNS, key="task", label="tasks", searched=SEARCHED))
         self.table.on_show = lambda task: self.guarded(self._inspect, task)
         self.actions = TaskActions(self, self.table, self._meant, self.remove)
         self.table.on_select = lambda keys: self.guarded(self.actions.selected, len(keys))
@@ -73,8 +80,8 @@ class TasksPanel(Panel):
     def _make_controls(self) -> None:
         self.state = self.control(widgets.Dropdown(options=_STATES, layout={"width": "9em"}), self._filter)
         self.state.tooltip = "Show only tasks in this state"
-        self.find = self.control(widgets.Text(placeholder="Find in id, URL, answer", layout=WIDE), self._filter)
-        self.find.tooltip = "Part of what can be read in a row"
+        self.find = self.control(widgets.Text(placeholder=FIND, layout=WIDE), self._filter)
+        self.find.tooltip = FIND_TIP
         self.loaded = widgets.HTML()
         self.load_more = self.button("Load more", self._load_more, changes=False, tip=f"Load {_PORTION:,} more tasks")
         self.load_all = self.button("Load all", self._load_all, changes=False, tip="Load all tasks; may take a while")
@@ -94,6 +101,7 @@ class TasksPanel(Panel):
             self._listing = Listing(self.context.connection, self.context.name(self.queue)) if self.queue else None
             self._ids.clear()
             self._depth = None
+            self._errors.clear()
             self.table.clear()
         self.detail.hide()
         self.loaded.value = ""
@@ -128,7 +136,7 @@ class TasksPanel(Panel):
         self._show_loaded()
         if not self._lookup_running:
             self._lookup_running = True
-            self.spawn(self._look_up(listing))
+            self.spawn(self._look_up(listing, snapshot.entries))
 
     def apply_lookup(self, found: Mapping[str, Pending | None]) -> None:
         """Show the result of a look-up: tasks as they are now, None for those that have left the queue."""
@@ -136,7 +144,8 @@ class TasksPanel(Panel):
         with self._lock:
             there = {task: pending for task, pending in found.items() if pending is not None and task in self._ids}
             if there:
-                self.table.patch(_pending_frame(there))
+                made = _pending_frame(there)
+                self.table.patch(made.assign(message=self._messages(made)))
         inspected = found.get(self.detail.task)
         if inspected is not None and inspected != self._seen_last:
             self._seen_last = inspected
@@ -160,10 +169,14 @@ class TasksPanel(Panel):
         """Return the current page of the table."""
         return self.table.html()
 
-    async def _look_up(self, listing: Listing) -> None:
+    async def _look_up(self, listing: Listing, entries: Iterable[Entry]) -> None:
+        """Look up the tasks on the screen, and find out why attempts failed in this kernel."""
         try:
+            failed = {entry.task: entry.url for entry in entries if entry.status != "OK" and not entry.deleted}
             found = await self.context.watcher.lookup(listing.queue, self.table.page_keys)
+            errors = await asyncio.to_thread(last_errors, failed.values()) if failed else {}
             if listing is self._listing:
+                self._show_errors({task: errors[task] for task in failed if task in errors})
                 self.apply_lookup(found)
         finally:
             self._lookup_running = False
@@ -172,6 +185,26 @@ class TasksPanel(Panel):
         """Return the queue of the rows in the table, and the selected tasks."""
         with self._lock:
             return ("", []) if self._listing is None else (self._listing.queue.queue, self.table.selected)
+
+    def _show_errors(self, errors: Mapping[str, str]) -> None:
+        """Show exceptions of tasks, also of those that are not on the screen: they can be searched."""
+        with self._lock:
+            self._errors |= errors
+            there = [task for task in errors if task in self._ids]
+            if there:
+                values = column([errors[task] for task in there], "text")
+                self.table.patch(pd.DataFrame({"message": values}, index=pd.Index(there, name="task")))
+
+    def _messages(self, tasks: pd.DataFrame) -> Any:
+        """Return why each task failed last: the exception in this kernel if it is known, else the service's message."""
+        pairs = zip(tasks.index, tasks["last_message"], strict=True)
+        return column([self._errors.get(task, message) for task, message in pairs], "text")
+
+    def _described(self, part: pd.DataFrame) -> pd.DataFrame:
+        """Add the columns of the rows of batches, and the messages."""
+        self._errors |= last_errors(part["url"].dropna())
+        rows = row_columns(self.context.catalog, part.index.tolist(), part["url"].tolist())
+        return part.assign(message=self._messages(part), **rows)
 
     def _load_more(self) -> None:
         self._load(self._listing, _PORTION)
@@ -183,7 +216,7 @@ class TasksPanel(Panel):
         if listing is None:
             return
         self.footer.status = f"loading tasks of {listing.queue.queue}"
-        for part in listing.more(limit):
+        for part in map(self._described, listing.more(limit)):
             with self._lock:
                 if listing is not self._listing:
                     return  # another queue was chosen meanwhile
@@ -206,12 +239,15 @@ class TasksPanel(Panel):
         listing, there = self._listing, len(self._ids)
         if listing is None or listing.at is None:
             return
-        depth = self._depth
+        depth, table = self._depth, self.table
         of = f" of about {depth:,}" if depth is not None and depth > there else ""
         more = "" if listing.complete or of else "; there are more"
+        found = f"{there:,}{of} loaded"
+        if table.filtering:
+            found = f"{table.matching:,} match of the {there:,} loaded{of}"
         new = "; new ones come with Refresh" if listing.complete and of else ""
         self.loaded.value = (
-            f'<span class="ctn-quiet">{there:,}{of} loaded, listed {moment(listing.at)} UTC{more}{new}</span>'
+            f'<span class="ctn-quiet">{found}, listed {time_html(from_micros(listing.at))}{more}{new}</span>'
         )
         all_seen = listing.complete and not of
         self.table.empty = "No tasks in the queue" if all_seen else "No loaded task is left; press Refresh"
@@ -220,6 +256,7 @@ class TasksPanel(Panel):
 
     def _filter(self) -> None:
         self.table.filter(self.find.value, state=None if self.state.value == _STATES[0] else self.state.value)
+        self._show_loaded()
 
     def _inspect(self, task: str) -> None:
         queue, _ = self._meant()

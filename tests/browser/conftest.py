@@ -56,9 +56,15 @@ def watch() -> Watch:
 
 
 @pytest.fixture
-def context(browser: Browser, watch: Watch) -> Iterator[BrowserContext]:
+def zone() -> str:
+    """Return the time zone of the browser; a file of tests may have another."""
+    return "UTC"
+
+
+@pytest.fixture
+def context(browser: Browser, watch: Watch, zone: str) -> Iterator[BrowserContext]:
     """One window of the browser; at its end nothing may have gone wrong or out."""
-    made = window(browser)
+    made = window(browser, zone)
     watch.over(made)
     yield made
     made.close()

@@ -325,14 +325,14 @@ def launch(playwright: Playwright) -> Browser:
     return playwright.chromium.launch(executable_path=_find(playwright.chromium.executable_path), args=_CHROMIUM_FLAGS)
 
 
-def window(browser: Browser) -> BrowserContext:
+def window(browser: Browser, zone: str = "UTC") -> BrowserContext:
     """Open a window of a size of its own, in which nothing moves by itself."""
     made = browser.new_context(
         viewport={"width": 1000, "height": 800},
         device_scale_factor=1,
         reduced_motion="reduce",
         locale="en-US",
-        timezone_id="UTC",
+        timezone_id=zone,
     )
     made.set_default_timeout(PATIENCE * 1000)
     return made

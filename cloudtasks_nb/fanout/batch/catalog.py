@@ -8,7 +8,7 @@ import os
 import platform
 import reprlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from cloudtasks_nb.fanout.batch.deletion import TEMPORARY, delete, delete_old, n
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
 from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
+from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
 from cloudtasks_nb.fanout.batch.send_gate import update_gate
 from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.batch.table import reindexed
@@ -38,7 +39,7 @@ from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.disk import temporary_kind
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Spooled, State
-from cloudtasks_nb.fanout.plan.identity import Place
+from cloudtasks_nb.fanout.plan.identity import Place, batch_of
 from cloudtasks_nb.fanout.plan.options import Delivery
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
 from cloudtasks_nb.fanout.plan.render import plan_chunks
@@ -150,6 +151,10 @@ class Catalog:
                 on_progress=bar.add,
                 on_note=notify,
             )
+
+    def row_names(self, tasks: Collection[str]) -> dict[str, RowName]:
+        """Return the rows of batches that tasks belong to, by task id; reads only from this machine."""
+        return row_names(self.outbox, tasks) if any(map(batch_of, tasks)) else {}
 
     def get(self, batch: str | None) -> Batch:
         """Return a batch by its id (which may be shortened) or name, or the newest batch; sends nothing.

@@ -12,9 +12,9 @@ from cloudtasks_nb.display.card import html_card, section_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.plan import Plan
-from cloudtasks_nb.panels.cards.task import moment
 from cloudtasks_nb.panels.widgets.cells import code_html
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.costs import PRICING
@@ -123,13 +123,13 @@ def _request(task: Any) -> str:
     columns = task_columns([task], now=now_micros(), body=True)
     shown = {name: values[0] for name, values in columns.items()}
     lines = sorted(f"{name}: {value}" for name, value in (shown["headers"] or {}).items())
-    if shown["schedule_time"]:
-        lines.append(f"due {moment(shown['schedule_time'])}")
     if shown["dispatch_deadline"]:
         lines.append(f"deadline {duration_text(shown['dispatch_deadline'])}")
     if shown["service_account"]:
         lines.append(f"signed as {shown['service_account']}")
     heads = "".join(f"<div>{html.escape(line)}</div>" for line in lines)
+    if shown["schedule_time"]:
+        heads += f"<div>due {time_html(from_micros(shown['schedule_time']))}</div>"
     return (
         f'<div class="ctn-url"><b>{html.escape(shown["method"])}</b> {html.escape(shown["url"])}</div>'
         f'<div class="ctn-quiet">{heads}</div>{code_html(shown["body"])}'

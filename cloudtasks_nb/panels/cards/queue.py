@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from cloudtasks_nb.display.card import facts_html, html_card, lines_html, state_html
 from cloudtasks_nb.display.charts import sparkline
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, percent_text
-from cloudtasks_nb.panels.widgets.cells import is_missing, time_text
+from cloudtasks_nb.panels.widgets.cells import is_missing
 
 __all__ = ["queue_card"]
 
 
-def queue_card(
-    values: Mapping[str, Any], depths: Sequence[tuple[float, float | None]], *, now: datetime, note: str = ""
-) -> str:
+def queue_card(values: Mapping[str, Any], depths: Sequence[tuple[float, float | None]], *, note: str = "") -> str:
     """Return the card of a queue.
 
     Parameters
@@ -26,8 +23,6 @@ def queue_card(
         A row of `tasks.queues()`, with the name of the queue as `queue`.
     depths : sequence of (float, float or None)
         Times in seconds and the depths then, oldest first.
-    now : datetime
-        The current time, in the time zone in which times are shown.
     note : str
         Shown below.
     """
@@ -35,11 +30,11 @@ def queue_card(
     chart = sparkline(depths, label=f"depth of {name}")
     depth = "depth not known" if is_missing(values["tasks"]) else f"<b>{count_text(values['tasks'])}</b> tasks"
     head = f'<div class="ctn-depth">{chart}<div>{depth}<br>{state_html(values["state"])}</div></div>'
-    figures = f'<div class="ctn-figures">{head}{facts_html(_figures(values, now))}</div>'
+    figures = f'<div class="ctn-figures">{head}{facts_html(_figures(values))}</div>'
     return html_card(name, figures, lines_html([note]), label=f"queue {name}")
 
 
-def _figures(values: Mapping[str, Any], now: datetime) -> dict[str, str]:
+def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
     def known(name: str, suffix: str = "") -> str:
         return "" if is_missing(values[name]) else f"{count_text(values[name])}{suffix}"
 
@@ -47,9 +42,9 @@ def _figures(values: Mapping[str, Any], now: datetime) -> dict[str, str]:
     attempts = "unlimited" if values["max_attempts"] == -1 else known("max_attempts")
     return {
         "running": running,
-        "done last minute": known("done_last_minute"),
+        "attempts last minute": known("done_last_minute"),
         "rate": f"{known('effective_rate')} of {known('rate')}/s" if known("effective_rate") else known("rate", "/s"),
-        "oldest due": "" if is_missing(values["oldest_due"]) else time_text(values["oldest_due"], now=now),
+        "oldest due": "" if is_missing(values["oldest_due"]) else values["oldest_due"],
         "attempts": attempts,
         "retry time": _span(values["max_retry_duration"]) if values["max_retry_duration"] else "unlimited",
         "waits": f"{_span(values['min_backoff'])} to {_span(values['max_backoff'])}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from cloudtasks_nb._names import QueueName, TaskName
@@ -14,15 +13,16 @@ from cloudtasks_nb.display.card import facts_html, html_card, section_html, stat
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, TaskNotFoundError
 from cloudtasks_nb.handlers import served_at
-from cloudtasks_nb.panels.widgets.cells import code_html, time_text
+from cloudtasks_nb.panels.widgets.cells import code_html
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import request_values, task_columns
 from cloudtasks_nb.service.oplog import Entry, log_filter, page
 from cloudtasks_nb.service.watch import now_micros
 
-__all__ = ["hex_html", "last_errors", "moment", "read_card", "timeline", "tracebacks"]
+__all__ = ["errors_of_attempts", "hex_html", "last_errors", "read_card", "timeline", "tracebacks"]
 
 _MOST_ATTEMPTS = 100  # of one task that are read: more than queues allow in practice
 _HEX_BYTES, _HEX_LINE = 256, 16  # of a binary body that are shown, and in a line
@@ -106,8 +106,8 @@ def _head(values: Mapping[str, Any], *, there: bool) -> str:
     shown = {
         "state": values["state"],
         "request": request,
-        "due": moment(values["schedule_time"]),
-        "created": moment(values["create_time"]),
+        "due": from_micros(values["schedule_time"]),
+        "created": from_micros(values["create_time"]),
         "attempts": str(values["attempts"]),
         "last answer": values["last_status"] or "",
         "message": values["last_message"] or "",
@@ -115,11 +115,6 @@ def _head(values: Mapping[str, Any], *, there: bool) -> str:
         "deadline": "" if deadline is None else duration_text(deadline),
     }
     return facts_html(shown)
-
-
-def moment(at: int | None) -> str:
-    """Return a time (microseconds since 1970) as text, without the date for today; empty for none."""
-    return "" if at is None else time_text(datetime.fromtimestamp(at / 1e6, UTC), now=datetime.now(UTC))
 
 
 async def _read_attempts(connection: Connection, queue: QueueName, task: str, *, since: int) -> list[Entry]:
@@ -142,12 +137,18 @@ def tracebacks(url: str, task: str) -> dict[int, str]:
 
 def last_errors(urls: Iterable[str]) -> dict[str, str]:
     """Return by task the last line of the newest exception of the handlers in this kernel at these URLs."""
+    return {task: line for (task, _), line in errors_of_attempts(urls).items()}
+
+
+def errors_of_attempts(urls: Iterable[str]) -> dict[tuple[str, int], str]:
+    """Return the last lines of exceptions of the handlers in this kernel at these URLs, by task and attempt."""
     handlers = {handler.url: handler for url in set(urls) if (handler := served_at(url)) is not None}
-    found: dict[str, str] = {}
+    found: dict[tuple[str, int], str] = {}
     for handler in handlers.values():
         calls = handler.calls()
         wrong = calls[calls["task"].notna() & calls["error"].notna()]
-        found |= {str(task): _last_line(str(error)) for task, error in zip(wrong["task"], wrong["error"], strict=True)}
+        for task, attempt, error in zip(wrong["task"], wrong["attempt"], wrong["error"], strict=True):
+            found[str(task), int(attempt)] = _last_line(str(error))
     return found
 
 
@@ -166,11 +167,11 @@ def timeline(
     chart = attempts_chart([_attempt(entry) for entry in entries], retry=retry, now=now)
     rows = [
         (
-            html.escape(moment(entry.time)),
+            time_html(from_micros(entry.time)),
             "deleted" if entry.deleted else str(entry.attempt),
             state_html(entry.status),
             "" if entry.duration is None else duration_text(entry.duration),
-            html.escape(moment(entry.retry_time)),
+            time_html(from_micros(entry.retry_time)),
             html.escape(mask_text(_last_line(errors.get(entry.attempt, "")))),
         )
         for entry in entries

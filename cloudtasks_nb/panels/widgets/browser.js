@@ -30,6 +30,72 @@ async function copyFrom(button, text) {
   setTimeout(() => (button.textContent = label), 1500);
 }
 
+// -- times ---------------------------------------------------------------------------------------------------------------
+
+/** How times are shown: the user's choice for all panels of this page, remembered until its browser tab is closed. */
+const TIMES = ["utc", "local", "relative"];
+const memory = (() => {
+  try {
+    return sessionStorage;
+  } catch {
+    return (window.ctnMemory ??= {}); // a page that may not store anything
+  }
+})();
+
+function timeMode() {
+  return TIMES.includes(memory["ctn-times"]) ? memory["ctn-times"] : "utc";
+}
+
+function setTimeMode(mode) {
+  memory["ctn-times"] = mode;
+  window.dispatchEvent(new Event("ctn-times"));
+}
+
+/** The name of the browser's zone; a laptop may travel. */
+function localZone() {
+  return Intl.DateTimeFormat().resolvedOptions().timeZone;
+}
+
+/** "8 s", "3 min": in one unit. */
+function spanText(seconds) {
+  const [size, unit] = [[1, "s"], [60, "min"], [3600, "h"], [86400, "d"]].findLast(([size]) => size === 1 || seconds >= 2 * size);
+  return `${Math.floor(seconds / size)} ${unit}`;
+}
+
+/** "in 8 s", "3 min ago". */
+function relativeText(at) {
+  const seconds = Math.round((at - Date.now()) / 1000);
+  if (!seconds) return "now";
+  return seconds > 0 ? `in ${spanText(seconds)}` : `${spanText(-seconds)} ago`;
+}
+
+/** A time as an ISO text without zone, in the zone that is chosen. */
+function zoned(at) {
+  const offset = timeMode() === "local" ? new Date(at).getTimezoneOffset() : 0;
+  return new Date(at - offset * 60000).toISOString().slice(0, -1);
+}
+
+/** A time (milliseconds since 1970) as it is shown: without the date if it is today, else without the seconds. */
+function timeText(at) {
+  if (timeMode() === "relative") return relativeText(at);
+  const [day, clock] = zoned(at).split("T");
+  return zoned(Date.now()).startsWith(day) ? clock.slice(0, 8) : `${day} ${clock.slice(0, 5)}`;
+}
+
+/** Show a time in a `time` element, with the exact time and its zone as the tooltip. */
+function showTime(node, at = Date.parse(node.dateTime)) {
+  const title = `${zoned(at).replace("T", " ")} ${timeMode() === "local" ? localZone() : "UTC"}`;
+  if (node.title !== title) node.title = title;
+  setText(node, timeText(at));
+}
+
+/** Call `draw`, which shows times, each second and when the user has chosen how, until the signal. */
+function keepTimes(draw, signal) {
+  const clock = setInterval(draw, 1000);
+  signal.addEventListener("abort", () => clearInterval(clock));
+  window.addEventListener("ctn-times", draw, { signal });
+}
+
 /** Call `draw` once when one message has changed several traits. Returns a function that ends this. */
 function onChanges(model, traits, draw) {
   let queued = false;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 
 import orjson
@@ -16,14 +16,16 @@ from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text
 from cloudtasks_nb.display.secrets import MASK, is_secret, mask_text, mask_value
+from cloudtasks_nb.display.times import time_text
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Cell", "Column", "Kind", "cell", "code_html", "is_missing", "json_text", "static_table", "time_text"]
+__all__ = ["Cell", "Column", "Kind", "cell", "code_html", "is_missing", "json_text", "static_table"]
 
-Kind = Literal["text", "count", "time", "duration", "state", "json"]
+Kind = Literal["text", "name", "count", "time", "duration", "state", "json"]
 
-#: A cell as the page gets it: its text; or text and tooltip; or text, tooltip and the colour of its dot.
-Cell = str | list[str]
+#: A cell as the page gets it: its text; or text and tooltip; or text, tooltip and the colour of its dot; or a time in
+#: milliseconds since 1970, which the page writes in the zone that the user has chosen.
+Cell = str | int | list[str]
 
 _LONGEST = 20_000  # characters of a payload that are shown
 _NOTHING = "\u2013"  # an en dash
@@ -42,12 +44,17 @@ class Column:
         The column (or the index) of the data that it shows.
     title : str, optional
         Its heading; the name in words when left out.
-    kind : {"text", "count", "time", "duration", "state", "json"}
-        How a value becomes text. `state` is a word with a coloured dot.
+    kind : {"text", "name", "count", "time", "duration", "state", "json"}
+        How a value becomes text. `state` is a word with a coloured dot. `name` is an id, a URL or a row: where it does
+        not fit, its middle is left out, since names differ in their ends.
     width : str, optional
-        CSS width; by kind when left out. Text and JSON columns without a width share the remaining space.
+        CSS width; by kind when left out. Texts, names and JSON without a width share the remaining space.
     align : {"left", "right"}, optional
         Right for counts and durations when left out.
+    tip : str, optional
+        Tooltip of the heading; the heading itself when left out.
+    optional : {"empty", "same"}, optional
+        When the column is left out: while no loaded row has a value in it, or while all have the same.
     """
 
     name: str
@@ -55,6 +62,8 @@ class Column:
     kind: Kind = "text"
     width: str | None = None
     align: Literal["left", "right"] | None = None
+    tip: str | None = None
+    optional: Literal["empty", "same"] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -80,7 +89,7 @@ def is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)  # noqa: PLR0124 - NaN
 
 
-def cell(value: Any, column: Column, *, now: datetime) -> Cell:
+def cell(value: Any, column: Column) -> Cell:
     """Return a value as a cell, without secrets.
 
     Parameters
@@ -89,14 +98,12 @@ def cell(value: Any, column: Column, *, now: datetime) -> Cell:
         One value of a frame.
     column : Column
         The column that it stands in.
-    now : datetime
-        The present, in the time zone in which times are shown.
     """
     kind = column.kind
     if is_missing(value):
-        return "" if kind in {"text", "json"} else _NOTHING
+        return "" if kind in {"text", "name", "json"} else _NOTHING
     if kind == "time":
-        return [time_text(value, now=now), _iso(value, now.tzinfo)]
+        return time_text(value) if value.tzinfo is None else int(value.timestamp() * 1_000)
     if kind == "duration":
         seconds = _seconds(value)
         return [duration_text(seconds), f"{seconds:,.6g} s"]
@@ -107,13 +114,8 @@ def cell(value: Any, column: Column, *, now: datetime) -> Cell:
         return [word, word, colour(word)]
     if is_secret(column.name):
         value = MASK
-    return _short(json_text(mask_value(value)) if kind == "json" else mask_text(str(value)))
-
-
-def time_text(value: datetime, *, now: datetime) -> str:
-    """Return the time of day for today, else date and minute, in the time zone of `now`."""
-    local = value.astimezone(now.tzinfo) if value.tzinfo is not None else value
-    return f"{local:%H:%M:%S}" if local.date() == now.date() else f"{local:%Y-%m-%d %H:%M}"
+    text = json_text(mask_value(value)) if kind == "json" else mask_text(str(value))
+    return _short(text, middle=kind == "name")
 
 
 def json_text(value: Any, layout: int = 0) -> str:
@@ -140,7 +142,7 @@ def json_text(value: Any, layout: int = 0) -> str:
 def static_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], *, caption: str, empty: str) -> str:
     """Return rows of cells as a static HTML table, everything escaped: what exports and other viewers show."""
     head = "".join(
-        f'<th scope="col" style="{_CELL_STYLE.format(column.side)}">{html.escape(column.heading)}</th>'
+        f'<th scope="col" style="{_CELL_STYLE.format(column.side)}">{html.escape(_static_heading(column))}</th>'
         for column in columns
     )
     body = "".join(
@@ -155,7 +157,13 @@ def static_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], *, c
     )
 
 
+def _static_heading(column: Column) -> str:
+    return f"{column.heading} (UTC)" if column.kind == "time" else column.heading
+
+
 def _static_cell(item: Cell, column: Column) -> str:
+    if isinstance(item, int):
+        item = time_text(datetime.fromtimestamp(item / 1_000, UTC))
     text, title, dot = [item, "", ""] if isinstance(item, str) else [*item, "", ""][:3]
     mark = f'<span style="color:{html.escape(dot)}">●</span> ' if dot else ""
     tip = f' title="{html.escape(title)}"' if title and title != text else ""
@@ -172,14 +180,12 @@ def _seconds(value: Any) -> float:
     return value.total_seconds() if isinstance(value, timedelta) else float(value)
 
 
-def _iso(value: datetime, zone: tzinfo | None) -> str:
-    return (value.astimezone(zone) if value.tzinfo is not None else value).isoformat()
-
-
-def _short(text: str) -> Cell:
+def _short(text: str, *, middle: bool) -> Cell:
     if len(text) <= _TEXT_LIMIT:
         return text
-    return [f"{text[:_TEXT_LIMIT]}…", text if len(text) <= _TITLE_LIMIT else f"{text[:_TITLE_LIMIT]}…"]
+    title = text if len(text) <= _TITLE_LIMIT else f"{text[:_TITLE_LIMIT]}…"
+    half = _TEXT_LIMIT // 2
+    return [f"{text[:half]}…{text[-half:]}" if middle else f"{text[:_TEXT_LIMIT]}…", title]
 
 
 def code_html(value: Any) -> str:

@@ -8,12 +8,10 @@ const NO_ANSWER = "No answer from the kernel yet. While a cell runs, the answer 
 /** The batches about whose end this page notifies. browser_tab.js has the same set. */
 const notified = (globalThis[Symbol.for("cloudtasks_nb.notified")] ??= new Set());
 
-/** "seen 12:03:04 UTC, 2 s ago": in UTC, as all times in panels and frames. */
+/** "seen 12:03:04, 2 s ago"; the header says in which zone. */
 function age(at) {
-  const seconds = Math.max(0, Math.round(Date.now() / 1000 - at));
-  const ago =
-    seconds < 2 ? "now" : seconds < 120 ? `${seconds} s ago` : seconds < 7200 ? `${Math.round(seconds / 60)} min ago` : "long ago";
-  return `seen ${new Date(at * 1000).toISOString().slice(11, 19)} UTC, ${ago}`;
+  const ago = relativeText(Math.min(at * 1000, Date.now()));
+  return `seen ${timeMode() === "relative" ? "" : `${timeText(at * 1000)}, `}${ago}`;
 }
 
 /** Whether the comm of a model still leads to its kernel. */
@@ -138,8 +136,8 @@ class FooterView {
     this.observer.observe(this.root);
     this.changes = new MutationObserver(() => this.changed());
     this.changes.observe(this.root, { subtree: true, childList: true, attributeFilter: ["disabled", "title"] });
-    this.nameFields();
-    this.clock = setInterval(() => (this.drawAge(), this.drawKernel()), 1000);
+    keepTimes(() => (this.drawTimes(), this.drawKernel()), signal);
+    this.changed();
     this.findPanel();
   }
 
@@ -171,6 +169,26 @@ class FooterView {
     const prompt = this.root.closest(".jp-Cell")?.querySelector(".jp-InputPrompt")?.textContent ?? "";
     const number = prompt.match(/\d+/)?.[0];
     return `The kernel was restarted or has ended: run ${number ? `cell [${number}]` : "this cell"} again.`;
+  }
+
+  /** Show the age of the panel and, for all panels within, the times in cards; a table shows its own. */
+  drawTimes() {
+    this.drawAge();
+    if (this.root.parentElement.closest(".ctn-panel")) return;
+    for (const node of this.root.querySelectorAll("time")) if (!node.closest(".ctn-table")) showTime(node);
+    if (!this.zones) return;
+    this.zones.value = timeMode();
+    setText(this.zones.options[1], `Local (${localZone()})`);
+  }
+
+  /** Put the choice of how times are shown into the header, which may come later than this. */
+  addZones() {
+    const header = this.zones ? null : this.root.querySelector(":scope > .ctn-header > .ctn-row");
+    if (!header) return;
+    const options = ["UTC", "Local", "Relative"].map((text, place) => make("option", { value: TIMES[place] }, text));
+    this.zones = make("select", { title: "How times are shown, in all panels of this page" }, ...options);
+    this.zones.addEventListener("change", () => setTimeMode(this.zones.value));
+    header.append(make("label", { class: "ctn-zones" }, "Times", this.zones));
   }
 
   /** Ask whether the kernel hears of a click; where it has no subshells it does when the running cell has ended. */
@@ -230,6 +248,8 @@ class FooterView {
 
   changed() {
     this.nameFields();
+    this.addZones();
+    this.drawTimes();
     if (this.last?.disabled || !this.last?.isConnected) this.keepFocus();
     const card = [...this.root.querySelectorAll(".ctn-follow .ctn-card")].find((node) => node.closest(".ctn-panel") === this.root);
     // What was opened by hand is to be seen; what only changes stays where it is.
@@ -258,7 +278,6 @@ class FooterView {
     this.gone = true;
     this.observer?.disconnect();
     this.changes?.disconnect();
-    clearInterval(this.clock);
     clearTimeout(this.late);
     this.hideCopy?.remove();
     this.listening?.abort();

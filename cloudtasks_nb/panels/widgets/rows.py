@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import compress
 from typing import Any, Self, cast
+from urllib.parse import unquote, unquote_plus
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +18,19 @@ from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, cell, is_missing, json_text
 
-__all__ = ["Places", "Query", "Rows", "Selection"]
+__all__ = ["SEPARATOR", "Places", "Query", "Rows", "Selection"]
 
 #: Positions of rows in the order in which they were loaded.
 Places = npt.NDArray[np.intp]
 
+#: What stands between the fields of a row in one text: ``day=2026-01-01 · origin=JFK``.
+SEPARATOR = " · "
+
+_EDGE = "\x1f"  # begins and ends each searched text; it is never typed, so that a match is inside one text
+_PAIR = re.compile(r"(?P<name>[^\s:]+):(?P<value>\S(?:.*?\S)?)(?=\s+[^\s:]+:\S|\s*$)")
+
 #: Kinds whose text is searched.
-_SEARCHED = ("text", "state", "json")
+_SEARCHED = ("text", "name", "state", "json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +46,13 @@ class Query:
     def filtering(self) -> bool:
         """Whether it leaves rows out."""
         return bool(self.text or self.where)
+
+    @property
+    def pairs(self) -> list[str]:
+        """The fields of a row that the text asks for, ``order:4711 day:2026-01-01``, as they are searched."""
+        found = list(_PAIR.finditer(self.text.lower()))
+        whole = bool(found) and not found[0].start()
+        return [f"{_EDGE}{one['name']}={one['value']}{_EDGE}" for one in found] if whole else []
 
     @classmethod
     def of(cls, text: str | None, where: Mapping[str, Any]) -> Self:
@@ -60,15 +74,20 @@ class Rows:
         The columns to show.
     key : str
         Column or index that names a row; its values as text are the rows' ids.
+    searched : sequence of str
+        Columns that are searched although they are not shown, where the data has them.
     """
 
-    def __init__(self, columns: Sequence[Column], key: str) -> None:
+    def __init__(self, columns: Sequence[Column], key: str, searched: Sequence[str] = ()) -> None:
         self._columns = {column.name: column for column in columns}
+        self._searched = [name for name, column in self._columns.items() if column.kind in _SEARCHED]
+        self._searched += [name for name in searched if name not in self._searched]
         self._key = key
         self._frame = pd.DataFrame()
         self._ids: list[str] = []
         self._places: dict[str, int] = {}
         self._ranks: dict[str, npt.NDArray[np.float64]] = {}
+        self._blank: frozenset[str] | None = None
         self._haystack: list[str] | None = None
 
     def __len__(self) -> int:
@@ -78,6 +97,14 @@ class Rows:
     def places(self) -> Mapping[str, int]:
         """Position of each row, by id."""
         return self._places
+
+    @property
+    def blank(self) -> frozenset[str]:
+        """The optional columns that are left out now."""
+        if self._blank is None:
+            optional = [column for column in self._columns.values() if column.optional]
+            self._blank = frozenset(column.name for column in optional if self._is_blank(column))
+        return self._blank
 
     def load(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Replace all rows."""
@@ -112,6 +139,7 @@ class Rows:
         self._ids = list(compress(self._ids, keep))
         self._places = {name: place for place, name in enumerate(self._ids)}
         self._ranks = {name: ranks[keep] for name, ranks in self._ranks.items()}
+        self._blank = None
         self._haystack = self._haystack and list(compress(self._haystack, keep))
 
     def check(self, name: str) -> None:
@@ -125,7 +153,7 @@ class Rows:
         for name, wanted in query.where:
             keep &= np.asarray(self._column(name).isin(list(wanted)), dtype=bool) if len(self) else keep
         if query.text:
-            keep &= self._search(query.text.lower())
+            keep &= self._search(query)
         at = np.flatnonzero(keep)
         if query.sort is None or not len(at):
             return at
@@ -145,12 +173,12 @@ class Rows:
         """Return rows as a frame of the loaded shape."""
         return self._frame.iloc[list(at)]
 
-    def cells(self, at: Places, *, now: datetime) -> list[list[Cell]]:
+    def cells(self, at: Places) -> list[list[Cell]]:
         """Return rows as cells, in the order of the columns."""
         if not len(at):
             return []
         shown = [
-            [cell(value, column, now=now) for value in self._column(column.name).iloc[at].tolist()]
+            [cell(value, column) for value in self._column(column.name).iloc[at].tolist()]
             for column in self._columns.values()
         ]
         return [list(row) for row in zip(*shown, strict=True)]
@@ -161,7 +189,7 @@ class Rows:
         self._ids = ids
         self._places = {name: place for place, name in enumerate(ids)}
         self._ranks = {}
-        self._haystack = None
+        self._blank = self._haystack = None
 
     def _overwrite(self, at: Places, fresh: pd.DataFrame) -> None:
         for name in fresh.columns:
@@ -172,6 +200,7 @@ class Rows:
             column[at] = fresh[name].array
             self._frame[name] = pd.Series(column, index=self._frame.index)
             self._ranks.pop(str(name), None)
+            self._blank = None
         if self._haystack is not None:
             for place, text in zip(at, self._search_texts(at), strict=True):
                 self._haystack[place] = text
@@ -211,17 +240,32 @@ class Rows:
             self._ranks[name] = _ranks(column.astype(pd.CategoricalDtype(list(STATES))) if known else column)
         return self._ranks[name]
 
-    def _search(self, needle: str) -> npt.NDArray[np.bool_]:
+    def _is_blank(self, column: Column) -> bool:
+        values = self._column(column.name) if len(self) else None
+        if values is None or column.optional == "empty":
+            return values is None or bool(values.isna().all())
+        first = values.iloc[0]
+        return bool(values.isna().all() if pd.isna(first) else (values == first).all())
+
+    def _search(self, query: Query) -> npt.NDArray[np.bool_]:
         if self._haystack is None:
             self._haystack = self._search_texts(None)
-        return np.fromiter((needle in text for text in self._haystack), dtype=bool, count=len(self))
+        needle, pairs = query.text.lower().replace(SEPARATOR, _EDGE), query.pairs
+        found = (needle in text or bool(pairs and all(pair in text for pair in pairs)) for text in self._haystack)
+        return np.fromiter(found, dtype=bool, count=len(self))
 
     def _search_texts(self, at: Places | None) -> list[str]:
-        searched = [name for name, column in self._columns.items() if column.kind in _SEARCHED]
-        columns = (self._column(name) if at is None else self._column(name).iloc[at] for name in searched)
+        there = [name for name in self._searched if name in self._columns or name in self._frame]
+        columns = (self._column(name) if at is None else self._column(name).iloc[at] for name in there)
         texts = [_texts(column) for column in columns]
-        # A separator that is never typed keeps a match inside one column.
-        return ["\x1f".join(row).lower() for row in zip(*texts, strict=True)] if texts else [""] * len(self)
+        return [_haystack(row) for row in zip(*texts, strict=True)] if texts else [""] * len(self)
+
+
+def _haystack(texts: Sequence[str]) -> str:
+    """Return the texts of a row as one that is searched: also what percent signs stand for, and the fields of a row."""
+    found = _EDGE.join(("", *texts, "")).replace(SEPARATOR, _EDGE)
+    # In a query of a URL, a plus sign is a space.
+    return (f"{found}{unquote(found)}{unquote_plus(found)}" if "%" in found or "+" in found else found).lower()
 
 
 def _frame(data: pd.DataFrame | Mapping[str, Any]) -> pd.DataFrame:

@@ -25,6 +25,15 @@ function adding(event) {
   return event.shiftKey || event.ctrlKey || event.metaKey;
 }
 
+const TAIL = 10; // characters of a name that stay when its middle is left out
+
+/** Show a name; where it does not fit, its first part is cut with an ellipsis and its last part stays. */
+function fillName(td, text) {
+  if (td.textContent === text) return;
+  if (text.length <= 2 * TAIL) return td.replaceChildren(text);
+  td.replaceChildren(make("span", { class: "ctn-front" }, text.slice(0, -TAIL)), text.slice(-TAIL));
+}
+
 /** Which rows are selected: single keys, and all that once matched (`base`, a set that Python keeps) but some. */
 class Selection {
   constructor({ n, base, plus, minus }) {
@@ -76,7 +85,8 @@ class TableView {
     this.body = make("tbody");
     this.buildHead();
     this.grid = make("table", { role: "grid", "aria-label": label, "aria-multiselectable": String(selectable) });
-    this.grid.append(this.columnGroup(), make("thead", {}, this.head), this.body);
+    this.widths = this.columnGroup();
+    this.grid.append(this.widths, make("thead", {}, this.head), this.body);
     this.scroller = make("div", { class: "ctn-scroll" }, this.grid);
     this.alert = make("div", { class: "ctn-alert", role: "alert" });
     root.append(this.alert, this.scroller, this.buildFoot());
@@ -85,10 +95,18 @@ class TableView {
   columnGroup() {
     const widths = this.setup.columns.map(({ width }) => width);
     if (this.setup.selectable) widths.unshift("2.6em");
-    const columns = widths.map((width) => make("col", { style: `width:${width}` }));
-    const least = columns.map((column) => column.style.width || "11em").join(" + ");
-    this.grid.style.minWidth = `calc(${least})`; // below this the table scrolls sideways
-    return make("colgroup", {}, ...columns);
+    return make("colgroup", {}, ...widths.map((width) => make("col", { style: `width:${width}` })));
+  }
+
+  /** Leave out the columns that have no value. */
+  drawColumns() {
+    const hidden = new Set(this.page.hidden);
+    this.setup.columns.forEach(({ name }, place) => {
+      const column = [this.widths, this.head, ...this.rows.map(({ key }) => this.lines.get(key).tr)];
+      for (const { children } of column) children[place + this.setup.selectable].hidden = hidden.has(name);
+    });
+    const least = [...this.widths.children].filter((column) => !column.hidden).map((column) => column.style.width || "11em");
+    this.grid.style.minWidth = `calc(${least.join(" + ")})`; // below this the table scrolls sideways
   }
 
   buildHead() {
@@ -129,6 +147,7 @@ class TableView {
     this.endChanges = onChanges(this.model, ["_page", "_summary", "_selection"], () => this.draw());
     this.listening = new AbortController();
     keepKeys(this.root, this.listening.signal);
+    keepTimes(() => this.drawTimes(), this.listening.signal);
     this.root.addEventListener("keydown", (event) => this.keydown(event));
     this.root.addEventListener("click", (event) => this.click(event));
     this.body.addEventListener("dblclick", (event) => {
@@ -158,6 +177,7 @@ class TableView {
     this.rows = page.rows.map(([key, cells, inBase]) => ({ key, cells, inBase, knownBase: this.summary.base }));
     this.drawHead();
     this.drawRows();
+    this.drawColumns();
     this.keepActive(moved || first, focused);
     this.drawCurrent();
     this.drawMarks();
@@ -231,9 +251,12 @@ class TableView {
   }
 
   fill(td, cell) {
+    if (typeof cell === "number") return this.fillTime(td, cell);
     const [text, title = text, colour] = typeof cell === "string" ? [cell] : cell;
     if (td.title !== title) td.title = title;
     td.classList.toggle("ctn-none", text === "\u2013");
+    if (td.classList.contains("ctn-name")) return fillName(td, text);
+    if (td.firstElementChild?.matches("time")) td.replaceChildren();
     if (!colour) return setText(td, text);
     if (td.textContent !== text) td.replaceChildren(make("span", { class: "ctn-dot" }), text);
     td.firstChild.style.background = colour;
@@ -247,6 +270,18 @@ class TableView {
       if (key === this.current) tr.setAttribute("aria-current", "true");
       else tr.removeAttribute("aria-current");
     }
+  }
+
+  fillTime(td, at) {
+    td.title = "";
+    td.classList.remove("ctn-none");
+    if (!td.firstElementChild?.matches("time")) td.replaceChildren(make("time"));
+    td.firstElementChild.dateTime = new Date(at).toISOString();
+    showTime(td.firstElementChild, at);
+  }
+
+  drawTimes() {
+    for (const node of this.body.querySelectorAll("time")) showTime(node);
   }
 
   drawMarks() {
@@ -420,7 +455,7 @@ class TableView {
     let done = false;
     if (place < 0 && column < 0) return;
     if (wholePage && this.setup.selectable) done = (this.selectPage(true), true);
-    else if (!modified && column >= 0) done = this.keyInHead(event.key, column);
+    else if (!modified && column >= 0) done = this.keyInHead(event.key, event.target);
     else if (!modified) done = this.keyInRow(event.key, place, event.shiftKey);
     if (done) {
       event.preventDefault();
@@ -428,11 +463,13 @@ class TableView {
     }
   }
 
-  keyInHead(key, column) {
-    const to = { ArrowLeft: column - 1, ArrowRight: column + 1, Home: 0, End: this.stops.length - 1 }[key];
-    if (to !== undefined) this.setActive(this.stops[to] ?? this.stops[column], true);
+  keyInHead(key, node) {
+    const stops = this.stops.filter((stop) => !stop.hidden);
+    const column = stops.indexOf(node);
+    const to = { ArrowLeft: column - 1, ArrowRight: column + 1, Home: 0, End: stops.length - 1 }[key];
+    if (to !== undefined) this.setActive(stops[to] ?? stops[column], true);
     else if (key === "ArrowDown" && this.rows.length) this.setActive(this.lines.get(this.rows[0].key).tr, true);
-    else if (key === "Enter" || key === " ") this.stops[column].click();
+    else if (key === "Enter" || key === " ") node.click();
     else return false;
     return true;
   }

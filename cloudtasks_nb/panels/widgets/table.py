@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, tzinfo
+from itertools import compress
 from typing import Any
 
 import anywidget
@@ -47,8 +47,8 @@ class Table(anywidget.AnyWidget):
         Whether rows can be selected.
     empty : str, optional
         Text in a table without rows.
-    tz : tzinfo
-        Time zone of the times shown.
+    searched : sequence of str
+        Columns that the text of a filter is looked for in although they are not shown, where the data has them.
 
     Attributes
     ----------
@@ -92,16 +92,15 @@ class Table(anywidget.AnyWidget):
         label: str = "tasks",
         selectable: bool = True,
         empty: str | None = None,
-        tz: tzinfo = UTC,
+        searched: Sequence[str] = (),
     ) -> None:
         self._columns, self._key = tuple(columns), key
         self._page_size = page_size
         self._label = label
         self._empty_text = empty or f"No {label}"
         self._empty = "Not loaded yet"
-        self._tz = tz
         self._lock = threading.RLock()
-        self._rows = Rows(self._columns, key)
+        self._rows = Rows(self._columns, key, searched)
         self._query = Query()
         self._filters = 0  # number of filters so far: a selection of "all that match" refers to its filter by number
         self._order: Places = self._rows.order(self._query)
@@ -113,7 +112,7 @@ class Table(anywidget.AnyWidget):
         self._reported: dict[str, list[Any]] = {"on_select": [], "on_page": []}
         self._reporting = self._changed_meanwhile = False
         self._sent = self._compose(rev=0)
-        setup = {"columns": [_column_setup(column, tz) for column in columns], "selectable": selectable}
+        setup = {"columns": [_column_setup(column) for column in columns], "selectable": selectable}
         setup |= {"label": label, "one": singular(label)}
         super().__init__(_setup=setup)
         self.on_msg(self._on_message)
@@ -235,6 +234,11 @@ class Table(anywidget.AnyWidget):
         return len(self._order)
 
     @property
+    def filtering(self) -> bool:
+        """Whether a filter leaves rows out."""
+        return self._query.filtering
+
+    @property
     def total(self) -> int:
         """How many rows are loaded."""
         return len(self._rows)
@@ -248,8 +252,10 @@ class Table(anywidget.AnyWidget):
         """Return the page as a static HTML table."""
         with self._lock:
             at = self._on_page()
-            cells = self._rows.cells(at, now=datetime.now(self._tz))
-            return static_table(self._columns, cells, caption=self._caption(len(at)), empty=self._empty)
+            shown = [column.name not in self._rows.blank for column in self._columns]
+            cells = [list(compress(row, shown)) for row in self._rows.cells(at)]
+            columns = list(compress(self._columns, shown))
+            return static_table(columns, cells, caption=self._caption(len(at)), empty=self._empty)
 
     def __repr__(self) -> str:
         return f"<Table of {counted(len(self._rows), self._label)}>"
@@ -286,7 +292,7 @@ class Table(anywidget.AnyWidget):
     def _compose(self, *, rev: int) -> tuple[dict[str, Any], dict[str, Any]]:
         at = self._on_page()
         ids = self._rows.ids(at)
-        cells: list[list[Cell]] = self._rows.cells(at, now=datetime.now(self._tz))
+        cells: list[list[Cell]] = self._rows.cells(at)
         query = self._query
         picked = self._picked()
         page = {
@@ -295,6 +301,7 @@ class Table(anywidget.AnyWidget):
             "size": self._page_size,
             "matching": len(self._order),
             "total": len(self._rows),
+            "hidden": sorted(self._rows.blank),
             "filter": self._filters,
             "filtering": query.filtering,
             "sort": [query.sort, "descending" if query.descending else "ascending"],
@@ -431,12 +438,12 @@ class Table(anywidget.AnyWidget):
                 self._publish()
 
 
-def _column_setup(column: Column, tz: tzinfo) -> dict[str, str]:
-    widths = {"count": "8.2em", "time": "11.5em", "duration": "8em", "state": "8.5em"}
+def _column_setup(column: Column) -> dict[str, str]:
+    widths = {"count": "8.2em", "time": "10em", "duration": "8em", "state": "8.5em"}
     return {
         "name": column.name,
         "title": column.heading,
-        "tip": f"{column.heading} ({tz})" if column.kind == "time" else column.heading,
+        "tip": column.tip or column.heading,
         "kind": column.kind,
         "width": column.width or widths.get(column.kind, ""),
         "align": column.side,

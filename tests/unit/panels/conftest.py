@@ -422,7 +422,7 @@ def make_context(watcher: FakeWatcher) -> Callable[..., FakeContext]:
     def make(*names: str, local: bool = True, read_only: bool = False) -> FakeContext:
         endpoint = Endpoint(project="p", location="l", target="127.0.0.1:1", local=local)
         connection: Any = SimpleNamespace(endpoint=endpoint, watcher=watcher, transport=None, message=lambda *_: None)
-        catalog: Any = SimpleNamespace()
+        catalog: Any = SimpleNamespace(row_names=lambda _tasks: {})
         calls: list[tuple[Any, ...]] = []
         refuses: list[Exception] = []
         return FakeContext(

@@ -11,7 +11,7 @@ import pytest
 from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.panels import AttemptsPanel
 from cloudtasks_nb.panels.cards import task
-from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.oplog import Entry, Wanted
 from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, entry, look_at, show, snapshot
 
 __all__: list[str] = []
@@ -24,10 +24,10 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     """Return the log, which a test fills; newest first."""
     entries: list[Entry] = []
 
-    async def read(_transport: Any, _queue: Any, _wanted: Any, _limit: int) -> list[Entry]:
+    async def read(_transport: Any, _queue: Any, wanted: Wanted, limit: int) -> list[Entry]:
         if any(isinstance(one, Exception) for one in entries):
             raise entries.pop()  # type: ignore[misc]  # a test puts an error there
-        return list(entries)
+        return [one for one in entries if not wanted.statuses or one.status in wanted.statuses][:limit]
 
     monkeypatch.setattr("cloudtasks_nb.panels.attempts.read", read)
     return entries
@@ -39,6 +39,12 @@ def panel(log: list[Entry], context: FakeContext, closing: CloseLater) -> Attemp
     log += [entry(3, "t3"), entry(2, "t2", status="INTERNAL", retry_time=1), entry(1, "t1")]
     made: AttemptsPanel = show(closing(AttemptsPanel(context, queue="reports")))
     return made
+
+
+def publish(panel: AttemptsPanel, watcher: FakeWatcher, *entries: Entry) -> None:
+    """Let the watcher see entries of the log, and wait until they are shown."""
+    watcher.publish(snapshot("reports", entries=entries))
+    panel.settle()
 
 
 def test_the_log_is_read_when_the_panel_becomes_visible(
@@ -55,7 +61,7 @@ def test_the_log_is_read_when_the_panel_becomes_visible(
 def test_newest_come_first_and_once(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
     """New attempts are put on top; repeated entries and deletions are ignored."""
     new = (entry(3, "t3"), entry(4, "t4"), entry(5, "t5", deleted=True))
-    watcher.publish(snapshot("reports", entries=new))
+    publish(panel, watcher, *new)
     assert panel.table.page_keys == ["i4", "i3", "i2", "i1"]
 
 
@@ -66,10 +72,25 @@ def test_the_log_is_followed_from_what_was_read(panel: AttemptsPanel, watcher: F
 
 
 def test_only_the_newest_are_kept(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
-    """At most 2,000 attempts are kept in memory."""
-    watcher.publish(snapshot("reports", entries=tuple(entry(n, f"t{n}") for n in range(10, 2_010))))
+    """At most 2,000 attempts are kept in memory, and the panel says that there are more."""
+    assert panel.kept.value == ""
+    publish(panel, watcher, *(entry(n, f"t{n}") for n in range(10, 2_010)))
     assert panel.table.total == 2_000
     assert "i3" not in panel.table.page_keys
+    assert "The newest 2,000 attempts of this period; there are more." in panel.kept.value
+
+
+def test_a_status_is_read_again_when_not_all_attempts_were(panel: AttemptsPanel, log: list[Entry]) -> None:
+    """A status then finds attempts that are older than the newest 2,000; back with all, these are read again."""
+    log[:] = [*(entry(5_000 - n, f"t{n}") for n in range(2_500)), entry(7, "old", status="INTERNAL")]
+    panel.start_refresh()
+    panel.settle()
+    for status, total in (("INTERNAL", 1), ("any answer", 2_000), ("errors", 1)):
+        panel.status.value = status
+        panel.settle()
+        assert panel.table.matching == panel.table.total == total
+        assert bool(panel.kept.value) is (total == 2_000)
+    assert panel.footer.line == 'tasks.queue("reports").attempts("1h", 2000).query(\'status != "OK"\')'
 
 
 @pytest.mark.parametrize(
@@ -93,7 +114,15 @@ def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypat
     calls = pd.DataFrame(
         {"task": ["t2", "t2", "t3"], "attempt": [1, 2, 1], "error": [f"KeyError: {EVIL}", "of the second", None]}
     )
-    monkeypatch.setattr(task, "served_at", lambda _url: SimpleNamespace(calls=lambda: calls))
+    handler = SimpleNamespace(calls=lambda: calls, url="https://example.com/run")
+    monkeypatch.setattr(task, "served_at", lambda _url: handler)
+    panel.start_refresh()
+    panel.settle()
+    panel.find.value = "keyerror"  # the message of an attempt can be found
+    assert panel.table.page_keys == ["i2"]
+    panel.find.value = "of the second"
+    assert panel.table.page_keys == []
+    panel.find.value = ""
     look_at(panel.table, "i2")
     assert "KeyError: &lt;img" in panel.detail.value
     assert "of the second" not in panel.detail.value
@@ -105,7 +134,7 @@ def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypat
 
 def test_log_entries_are_escaped(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
     """A log entry cannot bring markup into the page."""
-    watcher.publish(snapshot("reports", entries=(entry(9, "t9", url=f"https://x/{EVIL}", status="INTERNAL"),)))
+    publish(panel, watcher, entry(9, "t9", url=f"https://x/{EVIL}", status="INTERNAL"))
     look_at(panel.table, "i9")
     for html in (panel.detail.value, panel.static_html()):
         assert "<img" not in html
@@ -131,7 +160,7 @@ def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list
     log[:] = []
     panel.back.value = 86_400
     panel.settle()
-    assert (panel.table.total, panel.footer.line) == (0, 'tasks.queue("emails").attempts("24h")')
+    assert (panel.table.total, panel.footer.line) == (0, 'tasks.queue("emails").attempts("24h", 2000)')
 
 
 def test_a_missing_permission_is_shown(panel: AttemptsPanel, log: list[Any]) -> None:

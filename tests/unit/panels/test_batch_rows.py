@@ -102,9 +102,9 @@ def test_causes_come_first(panel: BatchPanel) -> None:
     """Each cause has its rows, those that failed and those that are tried again, and times; the largest is first."""
     items = [(item["text"], item["count"], item["note"], item["act"]) for item in panel.view.failures.choices.items]
     assert items == [
-        (KEY, "13", "12 failed, 1 retrying · 2026-01-02 00:00", "Retry 12"),
-        (SHOP, "3", "2 failed, 1 retrying · 2026-01-02 00:00", "Retry 2"),
-        (BAD, "1", "failed · 2026-01-02 00:00", "Retry 1"),
+        (KEY, "13", "12 failed, 1 retrying · 2026-01-02 00:00:00 UTC", "Retry 12"),
+        (SHOP, "3", "2 failed, 1 retrying · 2026-01-02 00:00:00 UTC", "Retry 2"),
+        (BAD, "1", "failed · 2026-01-02 00:00:00 UTC", "Retry 1"),
     ]
     shown = panel.static_html()
     assert shown.index("Why rows failed: 3 causes") < shown.index("15 failed rows")

@@ -163,7 +163,8 @@ def test_failed_rows_have_the_handlers_error(
     batch = fan_out(harness)
     harness.finish(batch, 1, 2)
     tasks = batch.tasks()["task"].tolist()
-    calls = pd.DataFrame({"task": [tasks[1], tasks[1], None], "error": ["old", "Traceback …\nKeyError: 'x'\n", "?"]})
+    errors = ["old", "Traceback …\nKeyError: 'x'\n", "?"]
+    calls = pd.DataFrame({"task": [tasks[1], tasks[1], None], "attempt": [1, 2, None], "error": errors})
     handler = SimpleNamespace(url="https://svc/run", calls=lambda: calls)
     monkeypatch.setattr(task, "served_at", lambda _url: handler)
     rows = own(closing, batch).view.rows

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
@@ -78,7 +77,7 @@ PLACES: dict[str, Callable[[str], str]] = {
     "error in place of the first tasks": lambda text: error_html(ServiceError(text, hint=text), quiet=False),
     "last line of a traceback": lambda text: timeline([entry(1, "t", status="INTERNAL")], {1: f"Traceback\n{text}"}),
     "body or traceback": code_html,
-    "cell and tooltip": lambda text: str(cell(f"{text}\n" * 20, Column("last_message"), now=datetime.now(UTC))),
+    "cell and tooltip": lambda text: str(cell(f"{text}\n" * 20, Column("last_message"))),
     "choice": choice,
     "line that retries a cause": lambda text: retry_code("batch", text, [text]) + "•••",
     "offered URL": lambda text: Target(text=text, kind="used by the batch a").label,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from cloudtasks_nb.panels.widgets.rows import Query, Rows
 
 __all__: list[str] = []
 
-NOW = datetime(2026, 3, 5, tzinfo=UTC)
 COLUMNS = [
     Column("task"),
     Column("state", kind="state"),
@@ -80,6 +78,51 @@ def test_search_finds_what_can_be_read(text: str, names: str) -> None:
         schedule_time=[0, 0, 0],
     )
     assert found(rows, text=text) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("order 4711", "a"),
+        ("für", "a"),
+        ("order%204711", "a"),
+        ("new york", "bd"),
+        ("order_id:4711", "c"),
+        ("ORDER_ID:4711 day:2013-01-01", "c"),
+        ("order_id:471", ""),
+        ("city:New York day:2013-01-02", "d"),
+        ("4711", "acd"),
+        ("order_id=47110 · city", "d"),
+        ("https://x", "ab"),
+        ("KeyError", "b"),
+    ],
+)
+def test_search_finds_what_is_known_of_a_row(text: str, names: str) -> None:
+    """URLs are found as people read them, rows by a column and its value, and texts that are not shown too."""
+    rows = Rows([Column("row", kind="name")], "name", searched=("url", "message", "not there"))
+    rows.load(
+        {
+            "name": ["a", "b", "c", "d"],
+            "row": [None, None, "order_id=4711 · day=2013-01-01", "order_id=47110 · city=New York · day=2013-01-02"],
+            "url": ["https://x/order%204711?f=f%C3%BCr", "https://x/?city=New+York", None, None],
+            "message": [None, "KeyError: 3", None, None],
+        }
+    )
+    assert found(rows, text=text) == names
+
+
+def test_an_optional_column_is_left_out_while_it_has_nothing_to_show() -> None:
+    """One is left out while it is empty, another one while all rows have the same."""
+    rows = Rows([Column("message", optional="empty"), Column("batch", optional="same")], "name")
+    assert rows.blank == {"message", "batch"}
+    rows.load({"name": ["a", "b"], "message": [None, None], "batch": ["x", "x"]})
+    assert rows.blank == {"message", "batch"}
+    rows.patch({"name": ["b"], "message": ["why"]})
+    assert rows.blank == {"batch"}
+    rows.patch({"name": ["c"], "message": [None], "batch": [None]})
+    assert rows.blank == set()
+    rows.drop(["b", "c"])
+    assert rows.blank == {"message", "batch"}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +188,7 @@ def test_a_patched_table_equals_one_that_was_loaded_whole(steps: list[tuple[int,
     fresh.load({"key": pd.array(list(whole), dtype="Int64"), "n": pd.array(list(whole.values()), dtype="Int64")})
     at = fresh.order(Query(sort="n"))
     assert rows.keys(rows.order(Query(sort="n"))) == fresh.keys(at)
-    assert rows.cells(at, now=NOW) == fresh.cells(at, now=NOW)
+    assert rows.cells(at) == fresh.cells(at)
 
 
 def test_keys_keep_their_type() -> None:
@@ -174,6 +217,6 @@ def test_a_column_that_is_not_there_is_named_with_near_ones() -> None:
 def test_cells_come_by_row_in_the_order_of_the_columns() -> None:
     """A page is rows of cells."""
     rows = loaded(state=["ready", "failed"], attempts=[1, 1000])
-    cells = rows.cells(np.array([1]), now=NOW)
-    assert [item if isinstance(item, str) else item[0] for item in cells[0]][:3] == ["b", "failed", "1,000"]
-    assert rows.cells(np.array([], dtype=np.intp), now=NOW) == []
+    cells = rows.cells(np.array([1]))
+    assert [item[0] if isinstance(item, list) else item for item in cells[0]][:3] == ["b", "failed", "1,000"]
+    assert rows.cells(np.array([], dtype=np.intp)) == []

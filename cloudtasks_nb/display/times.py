@@ -1,0 +1,25 @@
+"""Times as text in UTC, and as HTML that panels show in the zone which the user has chosen."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+__all__ = ["from_micros", "time_html", "time_text"]
+
+
+def time_text(at: datetime) -> str:
+    """Return a time in UTC, to the second: ``2026-03-05 09:08:07``. A time without a zone stays as it is."""
+    return f"{at if at.tzinfo is None else at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def time_html(at: datetime | None) -> str:
+    """Return a time as an element, which a panel in a browser rewrites; elsewhere it is read in UTC. Empty for none."""
+    if at is None:
+        return ""
+    iso = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f'<time datetime="{iso}">{time_text(at)} UTC</time>'
+
+
+def from_micros(at: int | None) -> datetime | None:
+    """Return the time that is so many microseconds after 1970; None for None."""
+    return None if at is None else datetime.fromtimestamp(at / 1e6, UTC)

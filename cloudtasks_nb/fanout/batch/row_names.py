@@ -1,0 +1,74 @@
+"""Name the rows of batches that tasks belong to, by the values of their key, body and URL."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from cloudtasks_nb.display.secrets import MASK, is_secret, mask_text
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.plan.identity import batch_of
+from cloudtasks_nb.fanout.plan.preview import StoredPreview
+
+__all__ = ["RowName", "row_names"]
+
+_LONGEST = 200  # characters of a value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowName:
+    """The row of a batch, as people recognise it."""
+
+    batch: str  #: its name, else its id
+    text: str  #: ``order_id=4711 · day=2013-01-01``; without secrets
+
+
+def row_names(outbox: Outbox, tasks: Iterable[str]) -> dict[str, RowName]:
+    """Return the rows that tasks belong to, by task id; tasks of no batch of this outbox are left out.
+
+    The columns of the key come first, then those of body, URL and headers.
+    """
+    batches: dict[str, list[str]] = {}
+    for task in tasks:
+        batch = batch_of(task)
+        if batch is not None:
+            batches.setdefault(batch, []).append(task)
+    found: dict[str, RowName] = {}
+    for batch, ids in batches.items():
+        for record in outbox.batches.find(batch=batch):
+            refs = outbox.rows.of_any_try(batch, ids)
+            texts = _texts(outbox, record, set(refs.values()))
+            name = record.name or record.id
+            found |= {task: RowName(batch=name, text=texts[ref]) for task, ref in refs.items()}
+    return found
+
+
+def _texts(outbox: Outbox, record: BatchRecord, refs: Collection[int]) -> dict[int, str]:
+    stored = StoredPreview()
+    order: list[int] = []
+    positions: list[int] = []
+    for page in outbox.rows.pages_of(record.id, refs):
+        stored.add(page.shown, page.indexes)
+        order += page.refs
+        positions += page.rows
+    values = stored.columns()
+    key = record.description.get("key")
+    first = [name for name in (key if isinstance(key, list) else ()) if name in values]
+    names = [*first, *(str(name) for name in values.columns if name not in first)]
+    columns = [[_pair(name, value) for value in values[name].tolist()] for name in names]
+    columns = columns or [[f"row={position}" for position in positions]]
+    return {ref: " · ".join(filter(None, pairs)) for ref, *pairs in zip(order, *columns, strict=True)}
+
+
+def _pair(name: str, value: Any) -> str:
+    """Return a field as ``name=value``; empty if the value is missing."""
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return ""
+    if isinstance(value, dt.datetime) and value.time() == dt.time():
+        value = value.date()
+    return f"{name}={MASK if is_secret(name) else mask_text(str(value))[:_LONGEST]}"

@@ -1,0 +1,129 @@
+"""Rows are shown by what people know of them, and times in the zone that they choose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.board import PANEL, Board
+
+__all__: list[str] = []
+
+#: A batch of 40 orders whose handler fails for one, and tasks that are no rows; two of them are due later.
+SETUP = """
+import cloudtasks_nb as ct, pandas as pd, time
+
+def ship(order_id, day):
+    if order_id == 4711:
+        raise KeyError("no address <b>")
+
+tasks = ct.local()
+queue = tasks.queue("orders", create=True, max_attempts=3, min_backoff="600s").pause()
+days = pd.date_range("2013-01-01", periods=40).strftime("%Y-%m-%d")
+orders = pd.DataFrame({"day": days, "order_id": range(4700, 4740)})
+batch = queue.fan_out(orders, url=ct.serve(ship), key=["order_id"], name="march", progress=False)
+queue.enqueue("https://svc.example/order%209000?city=K%C3%B6ln&long=" + "x" * 200 + "theend", task_id="single")
+queue.schedule("https://svc.example/soon", delay="100s", task_id="soon")
+queue.schedule("https://svc.example/later", delay="2d", task_id="later")
+while batch.progress().unsent:
+    time.sleep(0.05)
+"""
+
+#: Whether all of a cell can be seen without scrolling the table.
+IN_VIEW = """(cell) => {
+  const [box, frame] = [cell, cell.closest(".ctn-scroll")].map((node) => node.getBoundingClientRect());
+  return box.width > 0 && box.left >= frame.left && box.right <= frame.right + 1;
+}"""
+
+
+@pytest.fixture
+def zone() -> str:
+    """Return a time zone of the browser that is not UTC, nor whole hours away from it."""
+    return "Asia/Tehran"
+
+
+@pytest.fixture
+def board(notebook: Callable[..., Any]) -> Board:
+    """Open the dashboard, and below it the panel of the queue."""
+    return Board(notebook(SETUP, PANEL, "queue.panel()"))
+
+
+def cells(board: Board, column: str) -> Locator:
+    """Find the cells of a column of the open tab by its heading."""
+    heading = board.part.get_by_role("columnheader", name=column, exact=True)
+    place = heading.evaluate("heading => [...heading.parentElement.children].indexOf(heading) + 1")
+    return board.rows.locator(f"td:nth-child({place})")
+
+
+def test_rows_are_found_by_what_is_known_of_them(board: Board, screenshot: Callable[[Page, str], Path]) -> None:
+    """By a column and its value, by text of a URL as people read it, by an exception; in the list and in the log."""
+    board.open_table("Tasks")
+    expect(board.part).to_contain_text("43 loaded")
+    find = board.part.get_by_placeholder("Find in")
+    find.fill("order_id:4711")
+    expect(board.rows).to_have_count(1)
+    expect(cells(board, "Task")).to_have_text("order_id=4711 · day=2013-01-12")
+    expect(cells(board, "Batch")).to_have_text("march")
+    expect(board.part).to_contain_text("1 match of the 43 loaded")
+    board.rows.click()
+    board.button("Run now (1)").click()
+    expect(cells(board, "Message")).to_have_text("KeyError: 'no address <b>'")
+    find.fill("no address")
+    expect(board.rows).to_have_count(1)
+    find.fill("order 9000?city=köln")
+    expect(board.rows).to_have_count(1)
+    expect(cells(board, "Task")).to_have_text("single")
+    url = cells(board, "URL")
+    expect(url).to_have_attribute("title", re.compile(r"https://svc.example/order.*theend$"))
+    assert url.evaluate("cell => cell.scrollWidth <= cell.clientWidth"), "its last characters are in view"
+    assert url.locator("span").evaluate("front => front.scrollWidth > front.clientWidth"), "its middle is cut"
+    find.fill("")
+    board.page.set_viewport_size({"width": 700, "height": 900})
+    for column in ("State", "Task", "Message"):
+        assert cells(board, column).first.evaluate(IN_VIEW), f"{column} is in view at 700 px"
+    screenshot(board.page, "tasks-700")
+    board.open_table("Attempts")
+    expect(cells(board, "Task")).to_have_text("order_id=4711 · day=2013-01-12")
+    for column in ("Answer", "Task", "Message"):
+        assert cells(board, column).evaluate(IN_VIEW), f"{column} is in view at 700 px"
+    board.part.get_by_placeholder("Find in").fill("day:2013-01-12")
+    expect(cells(board, "Message")).to_have_text("KeyError: 'no address <b>'")
+    assert board.page.locator(".ctn-dashboard td b").count() == 0
+
+
+def test_times_are_shown_as_the_user_wants_them(board: Board) -> None:
+    """In UTC, in the zone of the browser or relative to now; in tables and cards of all panels of the page."""
+    switch = board.root.get_by_label("Times")
+    board.open_table("Tasks")
+    board.row("soon").click()
+    due = board.row("soon").locator("time")
+    later = board.row("later").locator("time")
+    card = board.part.locator(".ctn-card time").first
+    exact = due.get_attribute("datetime")
+    assert exact is not None
+    utc = exact[11:19]
+    expect(due).to_have_text(re.compile(rf"({exact[:10]} {utc[:5]}|{utc})"))
+    expect(later).to_have_text(re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d"))
+    expect(due).to_have_attribute("title", f"{exact[:10]} {exact[11:-1]} UTC")
+    switch.select_option(label="Local (Asia/Tehran)")
+    minutes = (int(utc[:2]) * 60 + int(utc[3:5]) + 210) % 1440
+    for shown in (due, card):
+        expect(shown).to_contain_text(f"{minutes // 60:02}:{minutes % 60:02}")
+    expect(due).to_have_attribute("title", re.compile("Asia/Tehran$"))
+    switch.select_option(label="Relative")
+    expect(later).to_have_text("in 47 h")
+    board.book.python("panel.every = 0")  # no message comes from the kernel any more
+    expect(board.part.locator(".ctn-age")).to_contain_text("refreshing is off")
+    for shown in (due, card):
+        text = shown.text_content()
+        assert text is not None
+        expect(shown).to_have_text(re.compile(r"in \d+ s|\d+ s ago|now"))
+        expect(shown).not_to_have_text(text)
+    other = board.page.locator(".ctn-panel:not(.ctn-panel .ctn-panel)").nth(1)
+    expect(other.get_by_label("Times")).to_have_value("relative")
+    assert board.page.evaluate("sessionStorage['ctn-times']") == "relative"
