@@ -174,7 +174,7 @@ class FooterView {
   /** Show the age of the panel and, for all panels within, the times in cards; a table shows its own. */
   drawTimes() {
     this.drawAge();
-    if (this.root.parentElement.closest(".ctn-panel")) return;
+    if (this.root.parentElement?.closest(".ctn-panel")) return;
     for (const node of this.root.querySelectorAll("time")) if (!node.closest(".ctn-table")) showTime(node);
     if (!this.zones) return;
     this.zones.value = timeMode();
@@ -194,7 +194,7 @@ class FooterView {
   /** Ask whether the kernel hears of a click; where it has no subshells it does when the running cell has ended. */
   act(event) {
     const control = event.target.closest("button, select, input, textarea, tr[data-key], [role=tab]");
-    if (!control || this.line.contains(control) || event.target.closest(".ctn-panel") !== this.root) return;
+    if (!control || control.closest(".ctn-line, .ctn-zones") || event.target.closest(".ctn-panel") !== this.root) return;
     this.acts = Math.max(this.acts, this.model.get("heard")) + 1;
     this.model.send({ do: "act", number: this.acts });
     this.late ??= setTimeout(() => setText(this.waits, NO_ANSWER), PATIENCE);
