@@ -70,7 +70,7 @@ def test_rows_are_found_by_what_is_known_of_them(board: Board, screenshot: Calla
     expect(cells(board, "Task")).to_have_text("order_id=4711 · day=2013-01-12")
     expect(cells(board, "Batch")).to_have_text("march")
     expect(board.part).to_contain_text("1 match of the 43 loaded")
-    board.rows.click()
+    board.tick(board.rows)
     board.button("Run now (1)").click()
     expect(cells(board, "Message")).to_have_text("KeyError: 'no address <b>'")
     find.fill("no address")
