@@ -316,8 +316,17 @@ class Notebook:
 
     def until(self, expression: str, wanted: str) -> None:
         """Wait until the kernel prints an expression as wanted."""
-        poll = f"async ([code, wanted]) => (await ({_EXECUTE})(code)).text.trim() === wanted"
-        self.page.wait_for_function(poll, arg=[f"print({expression})", wanted])
+        # Not `wait_for_function`: it takes the promise that an async function returns for true.
+        poll = f"""async ([code, wanted, patience]) => {{
+          const end = performance.now() + patience;
+          for (;;) {{
+            const {{ text, error }} = await ({_EXECUTE})(code);
+            if (text.trim() === wanted) return;
+            if (performance.now() > end) throw new Error(`${{code}}: ${{text || error}}`);
+            await new Promise((resolve) => setTimeout(resolve, 50));
+          }}
+        }}"""
+        self.page.evaluate(poll, [f"print({expression})", wanted, PATIENCE * 1000])
 
 
 def launch(playwright: Playwright) -> Browser:

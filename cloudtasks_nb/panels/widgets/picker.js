@@ -23,7 +23,7 @@ class PickerView {
     this.names = make("div", { class: "ctn-names" });
     this.note = make("div", { class: "ctn-quiet ctn-nothing" });
     const legend = make("span", { class: "ctn-legend-text", "aria-hidden": "true" }, label);
-    this.choices = make("div", { class: "ctn-choice" }, this.tools, this.names);
+    this.choices = make("div", { class: "ctn-column-list" }, this.tools, this.names);
     this.group = make("div", { class: "ctn-picker", role: "group", "aria-label": label }, legend, this.choices);
     this.group.addEventListener("keydown", (event) => this.key(event));
     this.names.addEventListener("focusin", (event) => this.stop(event.target));
