@@ -42,7 +42,7 @@ _COLUMNS = (
     Column("status", "Answer", kind="state", width="11.5em"),
     ROW,
     MESSAGE,
-    Column("time", kind="time", width="9.5em"),
+    Column("time", kind="time", width="11em"),
     BATCH,
     Column("attempt", "Attempt", kind="count", width="7em"),
     Column("duration", "Took", kind="duration", width="6em"),

@@ -39,12 +39,12 @@ _STATE_COLUMNS = (
     Column("last_message", "Message"),
     Column("last_status", "Last answer", kind="state", width="12em"),
     Column("attempts", kind="count", width="7.5em"),
-    Column("last_attempt_time", "Last attempt", kind="time", width="10em"),
+    Column("last_attempt_time", "Last attempt", kind="time", width="11em"),
 )
 _SUCCESS_COLUMNS = (
     Column("attempts", kind="count", width="7.5em"),
     Column("duration", kind="duration", width="7em"),
-    Column("last_attempt_time", "Last attempt", kind="time", width="10em"),
+    Column("last_attempt_time", "Last attempt", kind="time", width="11em"),
 )
 _WIDTHS = {"row": "5em", "partition": "9em"}
 _KEY = "_key"

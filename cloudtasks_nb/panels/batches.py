@@ -27,7 +27,7 @@ _COLUMNS = (
     Column("batch", width="7em"),
     Column("name"),
     Column("queue", width="8em"),
-    Column("created", kind="time", width="10em"),
+    Column("created", kind="time", width="11em"),
     Column("total", "Rows", kind="count", width="5.5em"),
     Column("ended", "Done", kind="count", width="5.5em"),
     Column("failed", kind="count", width="5.5em"),

@@ -38,9 +38,9 @@ _COLUMNS = (
     Column("running", kind="count", width="7em"),
     Column(
         "done_last_minute",
-        "Attempts last min",
+        "Attempts/min",
         kind="count",
-        width="11em",
+        width="9.5em",
         tip="Attempts that ended in the last minute, good and bad: a task that is tried again counts each time",
     ),
     Column("rate", "Rate /s", kind="count", width="6em"),

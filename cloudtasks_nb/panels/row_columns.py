@@ -11,7 +11,7 @@ from cloudtasks_nb.panels.widgets.cells import Column
 
 __all__ = ["BATCH", "FIND", "FIND_TIP", "MESSAGE", "ROW", "SEARCHED", "TARGET", "row_columns"]
 
-ROW = Column("row", "Task", kind="name", tip="The row of a batch, else the id of the task")
+ROW = Column("row", "Task", kind="name", width="18em", tip="The row of a batch, else the id of the task")
 BATCH = Column("batch", kind="name", width="8em", optional="same")
 MESSAGE = Column("message", optional="empty")
 TARGET = Column("target", "URL", kind="name", optional="empty")

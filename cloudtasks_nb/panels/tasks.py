@@ -36,7 +36,7 @@ _COLUMNS = (
     MESSAGE,
     Column("last_status", "Last answer", kind="state", width="11em"),
     BATCH,
-    Column("schedule_time", "Due", kind="time", width="9.5em"),
+    Column("schedule_time", "Due", kind="time", width="11em"),
     Column("attempts", kind="count", width="7em"),
     TARGET,
 )

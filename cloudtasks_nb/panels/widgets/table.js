@@ -25,7 +25,7 @@ function adding(event) {
   return event.shiftKey || event.ctrlKey || event.metaKey;
 }
 
-const TAIL = 10; // characters of a name that stay when its middle is left out
+const TAIL = 8; // characters of a name that stay when its middle is left out
 
 /** Show a name; where it does not fit, its first part is cut with an ellipsis and its last part stays. */
 function fillName(td, text) {

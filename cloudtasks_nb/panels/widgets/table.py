@@ -439,7 +439,7 @@ class Table(anywidget.AnyWidget):
 
 
 def _column_setup(column: Column) -> dict[str, str]:
-    widths = {"count": "8.2em", "time": "10em", "duration": "8em", "state": "8.5em"}
+    widths = {"count": "8.2em", "time": "11em", "duration": "8em", "state": "8.5em"}
     return {
         "name": column.name,
         "title": column.heading,
