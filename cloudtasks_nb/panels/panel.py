@@ -50,6 +50,7 @@ import ipywidgets as widgets
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import Output, redirect
+from cloudtasks_nb.display.progress_bar import in_notebook
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import expression, quoted
@@ -429,8 +430,16 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         super().close()
 
     def _ipython_display_(self, **_options: Any) -> None:
-        """Display the panel, and its static copy below it: one output shows a widget or HTML, not both."""
-        self.copy.display(*self._bundle(), live=not self._closed)
+        """Display the panel, and its static copy below it: one output shows a widget or HTML, not both.
+
+        Raises
+        ------
+        NotImplementedError
+            Where one output is enough: IPython then shows that of `_repr_mimebundle_`.
+        """
+        if self._closed or not in_notebook():
+            raise NotImplementedError
+        self.copy.display(*self._bundle())
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.title} [{self.context.badge}]{' (closed)' if self._closed else ''}>"

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.card import html_card, lines_html
-from cloudtasks_nb.display.progress_bar import Live, in_notebook
+from cloudtasks_nb.display.progress_bar import Live
 from cloudtasks_nb.panels.context import PanelContext
 
 __all__ = ["Original", "StaticCopy"]
@@ -59,13 +59,10 @@ class StaticCopy:
         """Return the panel as HTML that needs no kernel."""
         return self._page(self._panel.static_html(), note)
 
-    def display(self, bundle: Mapping[str, Any], metadata: Mapping[str, Any], *, live: bool) -> None:
-        """Display a panel by its MIME bundle; in a notebook its copy too, if it is live."""
+    def display(self, bundle: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        """Display the panel by its MIME bundle, and its copy."""
         from IPython.display import display  # noqa: PLC0415 - IPython calls this, so it is loaded
 
-        if not live or not in_notebook():
-            display(dict(bundle), metadata=dict(metadata), raw=True)
-            return
         display({**bundle, "text/html": ""}, metadata=dict(metadata), raw=True)
         self._content = self._panel.static_html()
         self._next = time.monotonic() + _PACE

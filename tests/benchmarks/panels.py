@@ -158,7 +158,9 @@ def _summary(batch: ct.Batch) -> float:
     """Let all rows of a batch succeed, and return the milliseconds in which the summary of its run is drawn."""
     outbox, start = batch._outbox, now_micros()
     refs = [ref for page in outbox.rows.pages(batch.id) for ref in page.refs]
-    times = [{"last_attempt_time": start + 5_000 * n, "duration": 20_000 + n % 977 * 1_000} for n in range(len(refs))]
+    times: list[dict[str, Any]] = [
+        {"last_attempt_time": start + 5_000 * n, "duration": 20_000 + n % 977 * 1_000} for n in range(len(refs))
+    ]
     outbox.outcomes.record(
         batch.id,
         (

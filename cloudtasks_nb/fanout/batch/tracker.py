@@ -241,6 +241,7 @@ class Tracker:
 
     async def resume(self) -> None:
         """Begin to send all unsent rows, also those that are held back."""
+        self.connection.transport.check_open()
         await self.outbox.run(lift_gate, self.outbox, self.batch)
         await self.start(sending=True)
 

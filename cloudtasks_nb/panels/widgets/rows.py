@@ -255,7 +255,9 @@ class Rows:
         return np.fromiter(found, dtype=bool, count=len(self))
 
     def _search_texts(self, at: Places | None) -> list[str]:
-        there = [name for name in self._searched if name in self._columns or name in self._frame]
+        there = [
+            name for name in self._searched if name in {*self._columns, *self._frame.columns, self._frame.index.name}
+        ]
         columns = (self._column(name) if at is None else self._column(name).iloc[at] for name in there)
         texts = [_texts(column) for column in columns]
         return [_haystack(row) for row in zip(*texts, strict=True)] if texts else [""] * len(self)

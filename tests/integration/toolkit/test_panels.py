@@ -125,7 +125,7 @@ def test_a_closed_panel_is_shown(tasks: ct.Client, paused: ct.Queue, kind: str) 
     data, _ = DisplayFormatter().format(panel)
     assert data["text/plain"] == repr(panel)
     assert data["text/plain"].endswith("(closed)>")
-    assert "(closed)" in data["text/html"]
+    assert "the panel is closed" in data["text/html"]
     assert paused.id in data["text/html"]
 
 

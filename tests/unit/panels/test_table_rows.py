@@ -220,3 +220,10 @@ def test_cells_come_by_row_in_the_order_of_the_columns() -> None:
     cells = rows.cells(np.array([1]))
     assert [item[0] if isinstance(item, list) else item for item in cells[0]][:3] == ["b", "failed", "1,000"]
     assert rows.cells(np.array([], dtype=np.intp)) == []
+
+
+def test_the_key_is_searched_where_it_is_the_index() -> None:
+    """The name of a task is found, although another column is shown in its place."""
+    rows = Rows([Column("row")], "task", ["task"])
+    rows.load(pd.DataFrame({"row": ["day=1", "day=2"]}, index=pd.Index(["abc-1", "def-1"], name="task")))
+    assert rows.ids(rows.order(Query(text="def"))) == ["def-1"]
