@@ -34,52 +34,6 @@ _SECOND = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Throughput:
-    """How many rows were done in each of equal spans of time, without gaps."""
-
-    start: int  #: of the first span, microseconds since 1970
-    width: int  #: microseconds of a span
-    succeeded: Sequence[int]
-    failed: Sequence[int]
-
-    @property
-    def unit(self) -> str:
-        """The length of a span as text: ``5 s``, ``min``."""
-        return duration_text(self.width / _SECOND).removeprefix("1 ")
-
-    @property
-    def most(self) -> int:
-        """The largest number of rows that were done in one span."""
-        return max(map(sum, zip(self.succeeded, self.failed, strict=True)), default=0)
-
-    def words(self) -> str:
-        """Return the figures as a sentence."""
-        return (
-            f"rows done over time: {sum(self.succeeded):,} succeeded, {sum(self.failed):,} failed, "
-            f"at most {self.most:,} per {self.unit}"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Durations:
-    """How many attempts took how long; at least one."""
-
-    edges: Sequence[float]  #: seconds; one more than counts
-    counts: Sequence[int]
-    log: bool  #: the edges are equidistant on a logarithmic axis
-    p50: float  #: seconds; half of the attempts took no longer
-    p95: float
-    longest: float
-
-    def words(self) -> str:
-        """Return the figures as a sentence."""
-        return (
-            f"durations of {counted(sum(self.counts), 'attempts')}: half took at most {duration_text(self.p50)} (p50), "
-            f"95 % at most {duration_text(self.p95)} (p95), the longest {duration_text(self.longest)}"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Plot:
     """Bars over an axis of times or durations; heights are numbers of rows."""
 
@@ -145,6 +99,52 @@ class _Plot:
                 free = x + half + 6
                 yield text_svg(x, _FLOOR + 16, text)
         yield text_svg((_LEFT + right) / 2, _HEIGHT - 6, name, style="opacity:.8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """How many rows were done in each of equal spans of time, without gaps."""
+
+    start: int  #: of the first span, microseconds since 1970
+    width: int  #: microseconds of a span
+    succeeded: Sequence[int]
+    failed: Sequence[int]
+
+    @property
+    def unit(self) -> str:
+        """The length of a span as text: ``5 s``, ``min``."""
+        return duration_text(self.width / _SECOND).removeprefix("1 ")
+
+    @property
+    def most(self) -> int:
+        """The largest number of rows that were done in one span."""
+        return max(map(sum, zip(self.succeeded, self.failed, strict=True)), default=0)
+
+    def words(self) -> str:
+        """Return the figures as a sentence."""
+        return (
+            f"rows done over time: {sum(self.succeeded):,} succeeded, {sum(self.failed):,} failed, "
+            f"at most {self.most:,} per {self.unit}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durations:
+    """How many attempts took how long; at least one."""
+
+    edges: Sequence[float]  #: seconds; one more than counts
+    counts: Sequence[int]
+    log: bool  #: the edges are equidistant on a logarithmic axis
+    p50: float  #: seconds; half of the attempts took no longer
+    p95: float
+    longest: float
+
+    def words(self) -> str:
+        """Return the figures as a sentence."""
+        return (
+            f"durations of {counted(sum(self.counts), 'attempts')}: half took at most {duration_text(self.p50)} (p50), "
+            f"95 % at most {duration_text(self.p95)} (p95), the longest {duration_text(self.longest)}"
+        )
 
 
 def throughput_chart(data: Throughput, *, zone: tzinfo = UTC) -> str:

@@ -33,6 +33,7 @@ _COLUMNS = (
     Column("failed", kind="count", width="5.5em"),
 )
 _OF_ALL = "all queues"
+_NO_BATCH = "No batch was sent from here yet"
 
 
 class BatchesPanel(Panel):
@@ -52,16 +53,8 @@ class BatchesPanel(Panel):
         self._wanted: str | None = None  # the batch that was chosen last
         self.scope = self.control(widgets.Dropdown(options=[], layout={"width": "auto"}), self._filter)
         self.scope.tooltip = "Of which queues batches are listed"
-        self.table = self.attach(
-            Table(
-                _COLUMNS,
-                key="batch",
-                page_size=10,
-                label="batches",
-                selectable=False,
-                empty="No batch was sent from here yet",
-            )
-        )
+        table = Table(_COLUMNS, key="batch", page_size=10, label="batches", selectable=False, empty=_NO_BATCH)
+        self.table = self.attach(table)
         self.table.on_show = lambda key: self.guarded(self._choose, key)
         self.view = BatchDetails(self)
         self.notify("", line="tasks.batches()")

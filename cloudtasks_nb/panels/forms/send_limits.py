@@ -13,13 +13,7 @@ __all__ = ["SendLimits"]
 
 
 class SendLimits(widgets.HBox):
-    """Fields for `canary` and `pause_at` of `queue.fan_out`.
-
-    Parameters
-    ----------
-    changed : callable
-        Called when one of them has changed.
-    """
+    """Fields for `canary` and `pause_at` of `queue.fan_out`; `changed` is called when one of them has changed."""
 
     def __init__(self, changed: Callable[[], object]) -> None:
         self.canary = field(widgets.Text, "Canary", "rows first: 20 or 1%")

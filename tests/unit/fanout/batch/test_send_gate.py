@@ -92,10 +92,13 @@ async def sent(tracked: Tracked, count: int) -> None:
     await tracked.until(lambda: sum(tracked.service.created.values()) == count)
 
 
-async def send_canary(tracked: Tracked) -> None:
-    """Send the first rows."""
+async def send_canary(tracked: Tracked, *, failed: bool = False) -> None:
+    """Send the first rows, and let them fail if asked to."""
     await tracked.tracker.start(sending=True)
     await sent(tracked, FIRST)
+    if failed:
+        tracked.publish("INTERNAL", slice(FIRST))
+        await tracked.until(lambda: not tracked.tracker.sending)
 
 
 @contextmanager
@@ -153,10 +156,7 @@ def test_resume_sends_the_rest(make: Make, *, ended: bool) -> None:
 
     async def run() -> None:
         tracked = make(canary=FIRST)
-        await send_canary(tracked)
-        if ended:
-            tracked.publish("INTERNAL", slice(FIRST))
-            await tracked.until(lambda: not tracked.tracker.sending)
+        await send_canary(tracked, failed=ended)
         await tracked.tracker.resume()
         await sent(tracked, ROWS)
 
@@ -219,10 +219,7 @@ def test_a_canary_is_cancelled(make: Make, *, ended: bool) -> None:
 
     async def run() -> None:
         tracked = make(canary=FIRST)
-        await send_canary(tracked)
-        if ended:
-            tracked.publish("INTERNAL", slice(FIRST))
-            await tracked.until(lambda: not tracked.tracker.sending)
+        await send_canary(tracked, failed=ended)
         await tracked.tracker.begin_cancel()
         progress = await tracked.tracker.finished()
         assert (progress.cancelled, progress.failed) == ((REST, FIRST) if ended else (ROWS, 0))
