@@ -13,13 +13,7 @@ MANY = 8
 
 
 class QueueChoice(widgets.HBox):
-    """A drop-down list of queues, and a field that shortens it.
-
-    Parameters
-    ----------
-    changed : callable
-        Called when the user has chosen another queue.
-    """
+    """A drop-down list of queues, and a field that shortens it; `changed` is called when the user has chosen one."""
 
     def __init__(self, changed: Callable[[], object]) -> None:
         self._names: tuple[str, ...] = ()
