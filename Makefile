@@ -31,7 +31,7 @@ lab: $(VENV)/.installed-lab ## open the notebooks in JupyterLab
 notebooks: $(VENV)/.installed-lab ## run every notebook and store its outputs in place
 	$(BIN)/python notebooks/run.py --inplace notebooks/*.ipynb
 
-screenshots: $(VENV)/.installed-test ## make the pictures of the README anew
+screenshots: $(VENV)/.installed-test ## make the pictures of the documents anew, and others to look at in build/screenshots
 	tests/browser/ensure-browser.sh $(BIN)/python
 	$(BIN)/python -m pytest tests/browser/screenshots.py
 

@@ -45,7 +45,7 @@ _COLUMNS = (
     ),
     Column("rate", "Rate /s", kind="count", width="6em"),
     Column("max_concurrent", "At once", kind="count", width="6.5em"),
-    Column("max_attempts", "Max attempts", kind="count", width="8.5em"),
+    Column("max_attempts", "Max attempts", kind="count", width="9.5em"),
 )
 _KEPT = 120  # most depths of a queue in its sparkline
 _FRESH = 2.0  # seconds for which a panel that becomes visible does not list the queues again

@@ -1,7 +1,12 @@
-"""The pictures of the README: ``make screenshots`` makes them anew. Not part of the suite, which asserts instead."""
+"""Pictures of the dashboard, wide and narrow, light and dark: ``make screenshots`` makes them anew.
+
+Those of the documents are stored with the notebooks, the others in ``build/screenshots``. Not part of the suite, which
+asserts instead.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,9 @@ from tests.browser.board import Board
 __all__: list[str] = []
 
 IMAGES = Path(__file__).parents[2] / "notebooks" / "images"
+#: The pictures that documents show; the others are written to be looked at only.
+DOCUMENTED = {"queues", "fan-out", "batches"}
+OTHERS = Path(__file__).parents[2] / "build" / "screenshots"
 SETUP = """
 import pandas as pd
 import cloudtasks_nb as ct
@@ -34,39 +42,48 @@ handler = ct.serve(report)
 flights = pd.DataFrame({"day": pd.date_range("2013-01-01", periods=240).strftime("%Y-%m-%d")})
 flights["origin"] = ["JFK", "LGA", "EWR"] * 80
 url = "https://example.com/run/{origin}"
-_ = nightly.fan_out(flights, url=url, delay="6h", name="night of flights", progress=False)
+_ = reports.fan_out(flights, url=url, delay="6h", name="night of flights", progress=False)
 _ = reports.backfill("2013-01-01", "2013-04-30", freq="D", url=handler, body=["start", "partition"], name="winter",
                      progress=False).wait()
 """
 
 
-def picture(board: Board, name: str) -> None:
-    """Write what the dashboard shows now."""
-    board.root.scroll_into_view_if_needed()
-    board.page.mouse.move(0, 0)
-    board.root.screenshot(path=IMAGES / f"{name}.png")
+TABS = ("Queues", "Tasks", "Fan out", "Backfill", "Batches", "Attempts")
 
 
+@pytest.mark.parametrize("width", [1280, 700])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_dashboard(notebook: Callable[..., Any], *, dark: bool) -> None:
+def test_dashboard(notebook: Callable[..., Any], *, dark: bool, width: int) -> None:
     """The tabs, each with something to see."""
     board = Board(notebook(SETUP, "panel = tasks.panel()\npanel", dark=dark))
-    board.page.set_viewport_size({"width": 1100, "height": 1500})
-    suffix = "-dark" if dark else ""
-    expect(board.rows.first).to_be_visible()
-    picture(board, f"queues{suffix}")
-    board.open("Tasks")
-    expect(board.rows.first).to_be_visible()
-    picture(board, f"tasks{suffix}")
-    board.open("Fan out")
-    board.field("URL").fill("https://example.com/run/{origin}?day={day}")
-    expect(board.part.locator(".ctn-tasks")).to_contain_text("JFK")
-    board.button("Plan").click()
-    expect(board.part.locator(".ctn-plan")).to_be_visible()
-    picture(board, f"fan-out{suffix}")
-    board.open("Batches")
-    board.part.locator("select").first.select_option(label="of all queues")
-    board.part.locator("tr[data-key]", has_text="winter").click()
-    expect(board.button("Retry failed (2)")).to_be_enabled()
-    board.bar.wait_for()
-    picture(board, f"batches{suffix}")
+    board.page.set_viewport_size({"width": width, "height": 2200})
+    OTHERS.mkdir(parents=True, exist_ok=True)
+    for tab in TABS:
+        board.open(tab)
+        fill(board, tab)
+        board.at_rest()
+        board.root.scroll_into_view_if_needed()
+        board.page.mouse.move(0, 0)
+        name = tab.lower().replace(" ", "-")
+        shown = IMAGES / f"{name}.png"
+        plain = not dark and width > 1000 and name in DOCUMENTED
+        board.root.screenshot(path=shown if plain else OTHERS / f"{name}-{width}{'-dark' if dark else ''}.png")
+
+
+def fill(board: Board, tab: str) -> None:
+    """Show something in a tab."""
+    if tab == "Fan out":
+        board.field("URL").fill("https://example.com/run/{origin}?day={day}")
+        expect(board.part.locator(".ctn-tasks")).to_contain_text("JFK")
+        board.button("Plan").click()
+        expect(board.part.locator(".ctn-plan")).to_be_visible()
+    elif tab == "Batches":
+        board.part.locator("select").first.select_option(label="of all queues")
+        board.part.locator("tr[data-key]", has_text="winter").click()
+        board.part.get_by_role("button", name=re.compile("^2 LookupError")).click()
+        expect(board.part.locator(".ctn-card pre").first).to_contain_text("Traceback")
+    elif tab == "Backfill":
+        board.bar.wait_for()
+    else:
+        (board.row("reports") if tab == "Queues" else board.rows.first).click()
+        expect(board.part.get_by_role("group").last).to_be_visible()

@@ -259,7 +259,7 @@ def test_they_can_be_read_in_both_themes(
     board.open("Fan out")
     board.field("URL").fill("flight_url")
     for column in ("origin", "day"):
-        board.part.locator(".ctn-name", has_text=column).first.click()
+        board.part.locator(".ctn-column-name", has_text=column).first.click()
     board.field("Headers").fill("Authorization: Bearer secret\nX-Day: {day}")
     board.field("Name").fill("flights")
     expect(board.part.locator(".ctn-tasks")).to_contain_text("X-Day")

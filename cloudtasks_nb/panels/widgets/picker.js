@@ -20,7 +20,7 @@ class PickerView {
     this.none = this.button(false);
     this.found = make("span", { role: "status", class: "ctn-quiet" });
     this.tools = make("div", { class: "ctn-find" }, this.search, this.all, this.none, this.found);
-    this.names = make("div", { class: "ctn-names" });
+    this.names = make("div", { class: "ctn-column-names" });
     this.note = make("div", { class: "ctn-quiet ctn-nothing" });
     const legend = make("span", { class: "ctn-legend-text", "aria-hidden": "true" }, label);
     this.choices = make("div", { class: "ctn-column-list" }, this.tools, this.names);
@@ -43,7 +43,7 @@ class PickerView {
     this.boxes = new Map(this.model.get("options").map((name) => [name, make("input", { type: "checkbox" })]));
     const parts = [...this.boxes].map(([name, box]) => {
       box.addEventListener("change", () => this.choose());
-      return make("label", { class: "ctn-name", title: name }, box, make("span", {}, name));
+      return make("label", { class: "ctn-column-name", title: name }, box, make("span", {}, name));
     });
     this.names.replaceChildren(...parts);
     this.tools.hidden = this.boxes.size < MANY;
