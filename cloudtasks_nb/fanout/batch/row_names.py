@@ -31,7 +31,7 @@ class RowName:
 def row_names(outbox: Outbox, tasks: Iterable[str]) -> dict[str, RowName]:
     """Return the rows that tasks belong to, by task id; tasks of no batch of this outbox are left out.
 
-    The columns of the key come first, then those of body, URL and headers.
+    The columns of the key come first, or the label of the period, then those of body, URL and headers.
     """
     batches: dict[str, list[str]] = {}
     for task in tasks:
@@ -57,9 +57,12 @@ def _texts(outbox: Outbox, record: BatchRecord, refs: Collection[int]) -> dict[i
         order += page.refs
         positions += page.rows
     values = stored.columns()
-    key = record.description.get("key")
+    periods = "backfill" in record.description
+    key = ["partition"] if periods else record.description.get("key")
+    last = ("start", "end") if periods else ()  # the label of the period says both
     first = [name for name in (key if isinstance(key, list) else ()) if name in values]
-    names = [*first, *(str(name) for name in values.columns if name not in first)]
+    rest = sorted((str(name) for name in values.columns if name not in first), key=lambda name: name in last)
+    names = [*first, *rest]
     columns = [[_pair(name, value) for value in values[name].tolist()] for name in names]
     columns = columns or [[f"row={position}" for position in positions]]
     return {ref: " · ".join(filter(None, pairs)) for ref, *pairs in zip(order, *columns, strict=True)}
