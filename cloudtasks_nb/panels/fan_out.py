@@ -73,6 +73,7 @@ class SendPanel(Panel):
         self._plan: Plan | None = None
         self._line = ""  # Python for the plan
         self._edits = 0
+        self._stale = self._rendering = False  # whether the first tasks have to be rendered, and whether they are now
         self._filled = False  # the first tasks can be shown
         self._rows: int | None = None  # of the input that is planned or stored, if known
         self.preview = widgets.HTML()
@@ -159,10 +160,20 @@ class SendPanel(Panel):
 
     async def _show_first(self, edits: int) -> None:
         await asyncio.sleep(_PAUSE)
-        if edits == self._edits:
-            shown = await asyncio.to_thread(self._render_first)
-            if edits == self._edits:
-                self.preview.value = shown
+        if edits != self._edits:
+            return
+        self._stale = True
+        if self._rendering:  # it is rendered once more, so that an older result never replaces a newer one
+            return
+        self._rendering = True
+        try:
+            while self._stale:
+                self._stale, edits = False, self._edits
+                shown = await asyncio.to_thread(self._render_first)
+                if edits == self._edits:
+                    self.preview.value = shown
+        finally:
+            self._rendering = False
 
     def _render_first(self) -> str:
         try:

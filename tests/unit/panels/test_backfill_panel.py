@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import threading
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from cloudtasks_nb import _loop
+from cloudtasks_nb.display.calendar import Periods
+from cloudtasks_nb.fanout.batch.backfill import Backfill
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.panels import BackfillPanel
-from tests.unit.panels.conftest import CloseLater, FakeShell, Harness, click, send, send_message, show, wait_for
+from tests.unit.panels.conftest import (
+    PATIENCE,
+    CloseLater,
+    FakeShell,
+    Harness,
+    click,
+    send,
+    send_message,
+    show,
+    wait_for,
+)
 
 __all__: list[str] = []
 
@@ -206,11 +221,36 @@ def test_periods_to_come_are_drawn_before_they_are_sent(panel: BackfillPanel, ha
     fill(panel, url="https://svc/{partition}")
     assert "3 new, 5 exist already (4 succeeded, 1 failed) and will not be sent again" in panel.preview.value
     assert panel.preview.value.count(": 1 row: 1 new") == 3
-    batch = harness.sent(send(panel))
-    panel.settle()
-    assert "0 new, 8 exist already (4 succeeded, 1 failed, 3 queued)" in panel.preview.value
+    sent = "0 new, 8 exist already (4 succeeded, 1 failed, 3 queued)"
+    with wait_for(panel.preview, "value", lambda html: sent in html):
+        batch = harness.sent(send(panel))
     fill(panel, freq="h", name=batch.name)
     assert "is a backfill of days in UTC, this is a backfill of hours in UTC" in panel.preview.value
+
+
+def test_older_states_of_the_periods_do_not_replace_newer_ones(
+    panel: BackfillPanel, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The states are read again while an earlier read takes long."""
+    batch = harness.days("2026-01-03")
+    fill(panel, start="2026-01-01", end="2026-01-03", url="https://svc/{partition}")
+    read, finish, upcoming = threading.Event(), threading.Event(), Backfill.upcoming
+
+    def read_slowly(backfill: Backfill, record: BatchRecord | None) -> Periods:
+        found = upcoming(backfill, record)
+        if not read.is_set():
+            read.set()
+            assert finish.wait(PATIENCE)
+        return found
+
+    monkeypatch.setattr(Backfill, "upcoming", read_slowly)
+    panel.submitted()
+    assert read.wait(PATIENCE)
+    harness.finish(batch)
+    _loop.run(panel._show_first(panel._edits))
+    finish.set()
+    panel.settle()
+    assert "0 new, 3 exist already (3 succeeded)" in panel.preview.value
 
 
 def test_one_of_many_values_is_shown_alone(panel: BackfillPanel, harness: Harness) -> None:
