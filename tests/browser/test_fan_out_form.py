@@ -79,6 +79,7 @@ def test_sixty_columns_and_all_options(board: Board) -> None:
     expect(board.status).to_contain_text("started batch")
     expect(board.line).to_have_text(line)
     expect(board.rows.first).to_contain_text("scheduled")  # so that its task is in the queue
+    expect(board.part.locator('.ctn-card [title^="scheduled: 150 of 150"]')).to_be_visible()
     assert board.book.python("print(sorted(set(queue.tasks()['method'])), set(queue.tasks()['state']))") == (
         "['POST', 'PUT'] {'scheduled'}"
     )

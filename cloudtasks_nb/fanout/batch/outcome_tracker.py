@@ -229,12 +229,15 @@ class OutcomeTracker:
         retrying = min(len(self._retrying), sent)
         untried = sent - retrying
         running = self._running(snapshot, sent)
+        early = self._due is not None and self._due > now
+        if running is None and early:  # whoever shares the queue, it runs none of these rows yet
+            return {"scheduled": untried, "ready": 0, "running": running, "retrying": retrying}
         if running is None or (self._spread and untried):
             return {"scheduled": None, "ready": None, "running": running, "retrying": retrying}
         first = min(running, untried)
         retrying -= min(running - first, retrying)
         waiting = untried - first
-        scheduled = waiting if self._due is not None and self._due > now else 0
+        scheduled = waiting if early else 0
         return {"scheduled": scheduled, "ready": waiting - scheduled, "running": running, "retrying": retrying}
 
     def retry_note(self, now: int) -> str | None:

@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import itertools
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -172,10 +172,12 @@ def apply(tracker: OutcomeTracker, world: World, *snapshots: Snapshot) -> list[b
     return asyncio.run(all_of_them())
 
 
-def new(world: World) -> OutcomeTracker:
+def new(world: World, **description: Any) -> OutcomeTracker:
     """Return the tracker of the batch, as after a restart of the kernel."""
     store: Any = world
-    tracker = OutcomeTracker(world.outbox, world.outbox.batches.get(world.batch), world, store, world.clock)
+    record = world.outbox.batches.get(world.batch)
+    record = replace(record, description={**record.description, **description})
+    tracker = OutcomeTracker(world.outbox, record, world, store, world.clock)
     tracker.load()
     return tracker
 
@@ -619,6 +621,15 @@ def test_split_of_pending_rows(
     tracker = new(world)
     apply(tracker, world, snapshot(values=values, entries=news))
     assert tracker.split(world.outbox.batches.counts(world.batch), SECOND) == split
+
+
+def test_rows_that_are_due_later_are_scheduled_whoever_shares_the_queue(world: World) -> None:
+    """Before their time none of them runs; afterwards it is not known which rows do."""
+    tracker = new(world, _due=3600 * SECOND)
+    apply(tracker, world, snapshot(values={"tasks": 50, "running": 2}))
+    counts = world.outbox.batches.counts(world.batch)
+    assert tracker.split(counts, SECOND) == {"scheduled": 5, "ready": 0, "running": None, "retrying": 0}
+    assert tracker.split(counts, 3600 * SECOND)["scheduled"] is None
 
 
 def test_retrying_rows_are_known_from_the_log_also_after_a_restart(world: World) -> None:
