@@ -11,6 +11,7 @@ from typing import Protocol
 import ipywidgets as widgets
 import pandas as pd
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._names import CODES
 from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.plural import counted
@@ -241,7 +242,29 @@ class BatchActions:
             line=f"{code}.cancel()",
             typed=batch.id if left > _ASK_ABOVE else None,
         )
-        self._start(batch.cancel, f"cancelling {rows} of batch {batch.id}", question, ask=True)
+        view, before, status = self._view(), progress.cancelled, f"cancelling {rows} of batch {batch.id}"
+
+        def cancel() -> None:
+            batch.cancel()
+            self._panel.notify(status, line=question.line)
+            self._tell_cancelled(batch, view, before, status)
+
+        self._start(cancel, "", question, ask=True)
+
+    def _tell_cancelled(self, batch: Batch, view: BatchView, before: int, status: str) -> None:
+        """Replace this status by how many rows were cancelled, as soon as the cancellation has ended."""
+
+        def check() -> None:  # on the background loop, where the progress is counted
+            if view.working():
+                return
+            end()
+            if self._panel.footer.status == status:  # nothing else was done meanwhile
+                rows = counted(max(0, batch.progress().cancelled - before), "rows")
+                self._panel.notify(f"cancelled {rows} of batch {batch.id}")
+
+        end = view.listen(check)
+        self._panel.at_close(end)
+        _loop.call_soon(check)
 
     def _start(self, work: Callable[[], object], status: str, question: Question, *, ask: bool) -> None:
         """Start `work`, after the user confirmed the question if `ask`; then show the status, if there is one."""

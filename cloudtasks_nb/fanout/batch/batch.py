@@ -52,6 +52,7 @@ class BatchView:
     send_again: Callable[[RowQuery, Sequence[int] | None], int]  #: as `Batch._send_again`
     changed: Callable[[], float]  #: when a row was changed last, seconds since 1970
     listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as `Tracker.listen`
+    working: Callable[[], bool]  #: as `Tracker.sending`
     summary: Callable[[], tuple[Summary | None, float]]  #: as `SummaryReader.read`
     show_in_tab: Callable[[], Callable[[], None]]  #: in the title of the browser's tab; the result ends it
 
@@ -511,6 +512,7 @@ class Batch:
             send_again=self._send_again,
             changed=lambda: self._outbox.batches.changed(self.id),
             listen=self._tracker.listen,
+            working=lambda: self._own_tracker.sending,
             summary=self._summary.read,
             show_in_tab=partial(show_in_tab, self._tracker),
         )
