@@ -105,9 +105,9 @@ class AttemptsPanel(Panel):
     def queue_changed(self) -> None:
         """Empty the table, and read the attempts on the other queue if the panel is visible."""
         with self._lock:
-            self._since, self._entries = None, {}
+            self._since, self._entries, self._more = None, {}, False
             self.table.clear()
-        self.detail.value = self.hint.value = ""
+        self.detail.value = self.hint.value = self.kept.value = ""
         self._reread()
 
     def refresh(self) -> None:
@@ -125,9 +125,9 @@ class AttemptsPanel(Panel):
                 self._entries = {entry.insert_id: entry for entry in found[:_KEPT]}
                 self.table.load(rows)
                 self._since = max([entry.time for entry in found], default=now) - 60 * _SECOND
+                self.footer.at = now / _SECOND
             self._show_kept()
             break
-        self.footer.at = now_micros() / _SECOND
         self.resubscribe()
 
     def apply(self, snapshot: Snapshot) -> None:
@@ -165,9 +165,9 @@ class AttemptsPanel(Panel):
         """Say that older attempts are not shown."""
         text = ""
         if self._more:
-            every = "attempts" if self._status == _ANY else f'attempts that ended with "{self._status}"'
+            ends = {_ANY: "", _ERRORS: " that failed"}.get(self._status, f' that ended with "{self._status}"')
             text = (
-                f"The newest {_KEPT:,} {html.escape(every)} of this period; there are more. "
+                f"The newest {_KEPT:,} attempts{html.escape(ends)} of this period; there are more. "
                 "Narrow it with a status or a shorter period."
             )
         self.kept.value = text and f'<span class="ctn-quiet">{text}</span>'

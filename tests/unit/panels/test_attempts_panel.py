@@ -85,11 +85,13 @@ def test_a_status_is_read_again_when_not_all_attempts_were(panel: AttemptsPanel,
     log[:] = [*(entry(5_000 - n, f"t{n}") for n in range(2_500)), entry(7, "old", status="INTERNAL")]
     panel.start_refresh()
     panel.settle()
-    for status, total in (("INTERNAL", 1), ("any answer", 2_000), ("errors", 1)):
+    log[:] = [*log, *(entry(9_000 - n, f"a{n}", status="ABORTED") for n in range(2_500))]
+    for status, total in (("INTERNAL", 1), ("any answer", 2_000), ("errors", 2_000)):
         panel.status.value = status
         panel.settle()
         assert panel.table.matching == panel.table.total == total
         assert bool(panel.kept.value) is (total == 2_000)
+    assert "The newest 2,000 attempts that failed of this period" in panel.kept.value
     assert panel.footer.line == 'tasks.queue("reports").attempts("1h", 2000).query(\'status != "OK"\')'
 
 
@@ -161,6 +163,18 @@ def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list
     panel.back.value = 86_400
     panel.settle()
     assert (panel.table.total, panel.footer.line) == (0, 'tasks.queue("emails").attempts("24h", 2000)')
+
+
+def test_what_is_known_of_one_queue_is_not_said_of_another(panel: AttemptsPanel, log: list[Any]) -> None:
+    """That a queue has more attempts than are shown is not said while, or although, another one cannot be read."""
+    log[:] = [entry(5_000 - n, f"t{n}") for n in range(2_500)]
+    panel.start_refresh()
+    panel.settle()
+    assert "there are more" in panel.kept.value
+    log[:] = [PermissionDeniedError("no access to the log")]
+    panel.use("emails")
+    panel.settle()
+    assert (panel.kept.value, panel.footer.at) == ("", 0.0)
 
 
 def test_a_missing_permission_is_shown(panel: AttemptsPanel, log: list[Any]) -> None:
