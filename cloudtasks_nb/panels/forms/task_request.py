@@ -59,8 +59,9 @@ class TaskRequest:
         parts = [f"curl {verb} {shlex.quote(mask_text(self.url))}"]
         parts += [f"-H {shlex.quote(f'{name}: {value}')}" for name, value in mask_headers(self.headers).items()]
         if self.service_account:
-            token = f"gcloud auth print-identity-token --impersonate-service-account={self.service_account}"
-            audience = f" --audiences={self.audience}" if self.audience else ""
+            account = shlex.quote(self.service_account)
+            token = f"gcloud auth print-identity-token --impersonate-service-account={account}"
+            audience = f" --audiences={shlex.quote(mask_text(self.audience))}" if self.audience else ""
             parts.append(f'-H "Authorization: Bearer $({token}{audience} --include-email)"')
         before = ""
         if self.body and self.text is None:
@@ -92,7 +93,7 @@ class TaskRequest:
         if self.service_account:
             options["service_account"] = self.service_account
         if self.audience:
-            options["audience"] = self.audience
+            options["audience"] = text_code(self.audience)
         body = self.value
         return (text_code(self.url), *(() if body is None else (value_code(body),))), options
 

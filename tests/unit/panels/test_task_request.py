@@ -103,6 +103,15 @@ def test_curl_has_the_request_without_secrets() -> None:
     )
 
 
+def test_the_account_and_audience_of_a_task_are_no_shell_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are quoted in curl, and an audience with a secret is asked for in Python."""
+    audience = "https://svc/?day=1&token=hush"
+    evil = TaskRequest(url="https://svc/", service_account="$(reboot)", audience=audience)
+    assert f"--impersonate-service-account='$(reboot)' --audiences='https://svc/?day=1&token={MASK}'" in evil.curl()
+    assert "hush" not in line(evil)
+    assert run(line(evil), monkeypatch)[1]["audience"] == audience
+
+
 def test_a_binary_body_is_written_in_base64() -> None:
     """In curl and in JSON."""
     text = base64.b64encode(BINARY.body).decode()
