@@ -160,6 +160,8 @@ class TasksPanel(Panel):
             if gone:
                 self._ids -= gone
                 self.table.drop(gone)
+                for task in gone:
+                    self._errors.pop(task, None)
         if gone:
             self._show_loaded()
         if self.detail.task in gone:
@@ -189,8 +191,8 @@ class TasksPanel(Panel):
     def _show_errors(self, errors: Mapping[str, str]) -> None:
         """Show exceptions of tasks, also of those that are not on the screen: they can be searched."""
         with self._lock:
-            self._errors |= errors
             there = [task for task in errors if task in self._ids]
+            self._errors |= {task: errors[task] for task in there}
             if there:
                 values = column([errors[task] for task in there], "text")
                 self.table.patch(pd.DataFrame({"message": values}, index=pd.Index(there, name="task")))
@@ -202,7 +204,8 @@ class TasksPanel(Panel):
 
     def _described(self, part: pd.DataFrame) -> pd.DataFrame:
         """Add the columns of the rows of batches, and the messages."""
-        self._errors |= last_errors(part["url"].dropna())
+        errors = last_errors(part["url"].dropna())
+        self._errors |= {task: errors[task] for task in part.index if task in errors}
         rows = row_columns(self.context.catalog, part.index.tolist(), part["url"].tolist())
         return part.assign(message=self._messages(part), **rows)
 

@@ -11,6 +11,7 @@ import pytest
 from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.panels import TasksPanel
+from cloudtasks_nb.panels import tasks as tasks_panel
 from tests.unit.panels.conftest import (
     NOW,
     CloseLater,
@@ -162,6 +163,20 @@ def test_tasks_on_the_screen_are_looked_up(panel: TasksPanel, watcher: FakeWatch
     assert panel.table.total == 9
     pick(panel, 2)
     assert panel.table.selected_frame[["state", "attempts"]].values.tolist() == [["running", 2]]  # noqa: PD011 - short
+
+
+def test_only_errors_of_loaded_tasks_are_kept(
+    panel: TasksPanel, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory does not grow with the failures of a queue."""
+    failed = tuple(entry(number, f"reports{number:05}", status="INTERNAL") for number in (1, 20))
+    monkeypatch.setattr(tasks_panel, "last_errors", lambda _urls: {one.task: "KeyError: 7" for one in failed})
+    watcher.publish(snapshot("reports", entries=failed))
+    panel.settle()
+    assert panel._errors == {"reports00001": "KeyError: 7"}
+    assert "KeyError: 7" in panel.table.html()
+    panel.remove(["reports00001"])
+    assert panel._errors == {}
 
 
 def test_tasks_are_filtered(panel: TasksPanel) -> None:
