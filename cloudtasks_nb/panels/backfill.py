@@ -13,7 +13,7 @@ from cloudtasks_nb.display.calendar import Calendar, Periods
 from cloudtasks_nb.display.card import section_html
 from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import BatchExistsError, CloudTasksError
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.period_states import upcoming
 from cloudtasks_nb.fanout.batch.request import BatchOptions
@@ -112,7 +112,6 @@ class BackfillPanel(SendPanel):
 
     def _render_periods(self) -> str:
         """Return the calendar of the periods to come; empty while the first tasks say what is not filled in yet."""
-        self._drawn_batch = ""
         try:
             partitions, across = self._periods(), self.range.arguments.get("across")
             rows = combinations(across)
@@ -125,10 +124,10 @@ class BackfillPanel(SendPanel):
             return _periods_html(self._upcoming(partitions, across), known=True)
         except IncompleteError:  # without a URL it is not known which batch this is
             return _periods_html(upcoming(partitions, rows, None, 0), known=False)
-        except BatchExistsError as error:
-            return error_html(error, quiet=False)
-        except CloudTasksError:
+        except InvalidInputError:  # the first tasks say so too
             return ""
+        except CloudTasksError as error:
+            return error_html(error, quiet=False)
 
     def _upcoming(self, partitions: Partitions, across: Any) -> Periods:
         options = BatchOptions(name=self.name.value.strip() or None)

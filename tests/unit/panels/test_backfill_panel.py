@@ -12,6 +12,7 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.calendar import Periods
+from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.panels import BackfillPanel
@@ -251,6 +252,17 @@ def test_older_states_of_the_periods_do_not_replace_newer_ones(
     finish.set()
     panel.settle()
     assert "0 new, 3 exist already (3 succeeded)" in panel.preview.value
+
+
+def test_what_exists_is_not_guessed(panel: BackfillPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the file of the batches cannot be read, the reason is in place of the periods."""
+
+    def known(_backfill: Backfill) -> None:
+        raise OutboxError("the outbox cannot be read: <disk>")
+
+    monkeypatch.setattr(Backfill, "known", known)
+    fill(panel, start="2026-01-01", end="2026-01-08", url="https://svc/{partition}")
+    assert "the outbox cannot be read: &lt;disk&gt;" in panel.preview.value
 
 
 def test_one_of_many_values_is_shown_alone(panel: BackfillPanel, harness: Harness) -> None:
