@@ -141,8 +141,8 @@ class BatchActions:
     def _again(self) -> _Again:
         """Return which rows `resend` sends: the selected ones, else those that are chosen, if the user has chosen."""
         rows, view, batch = self._shown.rows, self._shown.view, self._shown.batch
-        chosen = rows.selected
-        if view is None or batch is None or (chosen.empty and rows.shown.automatic and rows.shown.found is None):
+        shown, chosen = rows.shown, rows.selected  # once: another thread may show other rows meanwhile
+        if view is None or batch is None or (chosen.empty and shown.automatic and shown.found is None):
             return _NOTHING
         if len(chosen):
             chosen = chosen[chosen["state"].isin(FINAL)]
@@ -153,13 +153,13 @@ class BatchActions:
                 code=lambda code: _resend_code(code, f"batch.tasks(){places_code(view.reader.positions(refs))}"),
                 send=lambda: batch.resend(chosen),
             )
-        query, found, counts = rows.shown.query, rows.shown.found, rows.final()
+        query, found, counts = shown.query, shown.found, rows.final(shown)
         if found is not None:
             states = counts_text(counts, "rows").partition(": ")[2]
             return _Again(
                 counts=counts,
-                scope=f"of {rows.shown.periods} ({states})" if rows.shown.periods else "that were found",
-                code=lambda code: _resend_code(code, _found_code(view, rows.shown, found)),
+                scope=f"of {shown.periods} ({states})" if shown.periods else "that were found",
+                code=lambda code: _resend_code(code, _found_code(view, shown, found)),
                 send=lambda: view.send_again(query, found),
             )
         if query.cause or query.state == "failed":

@@ -71,6 +71,7 @@ class BatchDetails(widgets.VBox):
     def show(self, batch: Batch | None) -> None:
         """Show a batch, or none. Reads only from this machine: it calls no service."""
         self._stop_listening()
+        self.rows.choose(RowQuery())  # this ends a search, for which the next line would wait
         with self._drawing:
             self.batch, self.view = batch, None if batch is None else batch_view(batch)
             self._calendar_data = None

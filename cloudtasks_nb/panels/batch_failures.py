@@ -49,6 +49,7 @@ class BatchFailures(widgets.VBox):
         self._details: Mapping[str, Cause] = {}
         self._details_of: object = None  # the causes for which the details were read
         self._reading = threading.Lock()
+        self._offering = threading.Lock()  # the last thread has the newest causes
         self._fresh_until = 0.0
         self._heading = widgets.HTML()
         self.choices = Choices(
@@ -95,7 +96,11 @@ class BatchFailures(widgets.VBox):
     def html(self) -> str:
         """Return the causes as a static table; empty if nothing failed."""
         rows = [
-            (count_text(failed + retrying), html.escape(mask_text(cause)), html.escape(self._note(cause)))
+            (
+                count_text(failed + retrying),
+                html.escape(mask_text(cause)),
+                html.escape(self._note(cause, failed, retrying)),
+            )
             for cause, (failed, retrying) in list(self._causes.items())[:_SHOWN]
         ]
         return self._heading.value + table_html(("Rows", "Cause", ""), rows) if rows else ""
@@ -106,26 +111,26 @@ class BatchFailures(widgets.VBox):
 
     def _offer(self) -> None:
         changes = not self._panel.context.read_only
-        self.choices.offer(
-            [
-                Choice(
-                    key=cause,
-                    text=cause,
-                    number=failed + retrying,
-                    note=self._note(cause),
-                    act=f"Retry {count_text(failed)}" if failed and changes else "",
-                    tip=f"A new task for each of the {counted(failed, 'rows')} that failed because of this",
-                )
-                for cause, (failed, retrying) in list(self._causes.items())[:_SHOWN]
-            ]
-        )
-        rest = len(self._causes) - _SHOWN
-        more = f", here the first {_SHOWN}" if rest > 0 else ""
-        self._heading.value = section_html(f"Why rows failed: {counted(len(self._causes), 'causes')}{more}", "")
-        self.layout.display = None if self._causes else "none"
+        with self._offering:
+            causes = self._causes
+            self.choices.offer(
+                [
+                    Choice(
+                        key=cause,
+                        text=cause,
+                        number=failed + retrying,
+                        note=self._note(cause, failed, retrying),
+                        act=f"Retry {count_text(failed)}" if failed and changes else "",
+                        tip=f"A new task for each of the {counted(failed, 'rows')} that failed because of this",
+                    )
+                    for cause, (failed, retrying) in list(causes.items())[:_SHOWN]
+                ]
+            )
+            more = f", here the first {_SHOWN}" if len(causes) > _SHOWN else ""
+            self._heading.value = section_html(f"Why rows failed: {counted(len(causes), 'causes')}{more}", "")
+            self.layout.display = None if causes else "none"
 
-    def _note(self, cause: str) -> str:
-        failed, retrying = self._causes[cause]
+    def _note(self, cause: str, failed: int, retrying: int) -> str:
         words = [f"{count_text(failed)} failed"] if failed and retrying else ["failed"] if failed else []
         words += [f"{count_text(retrying)} retrying"] if failed and retrying else ["retrying"] if retrying else []
         found = self._details.get(cause)
@@ -154,13 +159,14 @@ class BatchFailures(widgets.VBox):
             return
         try:
             row = reader.stored(task)
-        except StoreError as error:
-            row, text = None, error.message
-        if row is not None:
+            if row is None:
+                return  # the row has a newer task by now
+            title = f"Example: row {row.row:,}"
             text = error_of(row, task) or "Neither the log nor the store has a message of this attempt."
-        if cause == self.cause:
-            place = "" if row is None else f" {row.row:,}"
-            self.example.value = html_card(f"Example: row{place}", code_html(text))
+        except StoreError as error:
+            title, text = "Example", error.message
+        if reader is self._reader and cause == self.cause:  # no other was chosen meanwhile
+            self.example.value = html_card(title, code_html(text))
 
 
 def _span(first: int, last: int) -> str:

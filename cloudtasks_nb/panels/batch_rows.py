@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -103,6 +104,7 @@ class BatchRows(widgets.VBox):
         self._chosen, self._selected, self._shown = chosen, selected, shown
         self._reader: RowReader | None = None
         self._version: tuple[tuple[Any, ...], float] | None = None  # of the rows that are shown
+        self._choosing = threading.Lock()  # held while `query` is replaced
         self._fresh_until = 0.0  # the rows are not read again before this time
         self._heading = widgets.HTML()
         self.states = Choices("States of rows", "inline", picked=lambda state: panel.guarded(self._pick_state, state))
@@ -129,7 +131,8 @@ class BatchRows(widgets.VBox):
 
     def choose(self, query: RowQuery) -> None:
         """Show the rows that a query chooses; they are read by the next `draw`."""
-        self._automatic, self._start, self.query = False, 0, query
+        with self._choosing:
+            self._automatic, self._start, self.query = False, 0, query
         self.clear()
 
     def draw(self, part: Part | None, changed: float, *, progress: bool = False) -> float:
@@ -157,11 +160,11 @@ class BatchRows(widgets.VBox):
                 break  # else the user has chosen other rows meanwhile
         return seconds
 
-    def final(self) -> Mapping[str, int]:
+    def final(self, shown: ShownRows) -> Mapping[str, int]:
         """Return how many of the chosen rows are in each state in which they can be sent again."""
-        query = self.shown.query
-        if self.shown.found is not None:
-            return self.shown.final
+        query = shown.query
+        if shown.found is not None:
+            return shown.final
         if self._reader is None or not (query.state or query.cause):
             return {}
         state = query.state or "failed"
@@ -218,9 +221,10 @@ class BatchRows(widgets.VBox):
     def _asked(self, reader: RowReader, part: Part | None) -> tuple[RowQuery, int]:
         """Return which rows to show, and from which on; offer the states with their counts."""
         counts = reader.counts()
-        if self._automatic:
-            self.query = RowQuery(state="failed" if counts["failed"] and not _words_of(part) else "")
-        query = self.query
+        with self._choosing:
+            if self._automatic:
+                self.query = RowQuery(state="failed" if counts["failed"] and not _words_of(part) else "")
+            query, start = self.query, self._start
         shown = [name for name in STATES if counts[name] or name == query.state]
         self.states.offer(
             [
@@ -229,7 +233,7 @@ class BatchRows(widgets.VBox):
             ]
         )
         self.states.picked = query.state or (None if query.cause else _ALL)
-        return query, self._start
+        return query, start
 
     def _draw(
         self, reader: RowReader, query: RowQuery, start: int, part: Part | None, changed: float, *, progress: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping
 
 import ipywidgets as widgets
@@ -51,6 +52,7 @@ class BatchesPanel(Panel):
         self._reading = False
         self._stale = False  # the list may have changed since the present reading began
         self._wanted: str | None = None  # the batch that was chosen last
+        self._opening = threading.Lock()
         self.scope = self.control(widgets.Dropdown(options=[], layout={"width": "auto"}), self._filter)
         self.scope.tooltip = "Of which queues batches are listed"
         table = Table(_COLUMNS, key="batch", page_size=10, label="batches", selectable=False, empty=_NO_BATCH)
@@ -114,9 +116,10 @@ class BatchesPanel(Panel):
 
     def _open(self, batch: str) -> None:
         found = self.context.catalog.get(batch)
-        if batch == self._wanted:  # and no other was chosen meanwhile
-            self.view.show(found)
-            self.notify("", line=f"batch = tasks.batch({quoted(batch)})")
+        with self._opening:  # one after the other, so that the one that was chosen last is also shown last
+            if batch == self._wanted:
+                self.view.show(found)
+                self.notify("", line=f"batch = tasks.batch({quoted(batch)})")
 
 
 def _listed(frame: pd.DataFrame) -> pd.DataFrame:

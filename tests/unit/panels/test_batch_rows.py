@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
+from array import array
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +13,7 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
-from cloudtasks_nb.fanout.batch.row_query import RowQuery
+from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from cloudtasks_nb.panels import BatchPanel, batch_rows
 from cloudtasks_nb.store.results import StoredResult, write_result
@@ -131,6 +133,50 @@ def test_a_click_on_a_cause_shows_its_traceback_and_its_rows(panel: BatchPanel, 
     pick(panel, failures.choices, SHOP)
     assert failures.example.value == ""
     assert "30 rows" in panel.static_html()
+
+
+def test_a_row_that_was_tried_again_is_no_example(panel: BatchPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its newest task is another one by the time it is read."""
+    monkeypatch.setattr(RowReader, "stored", lambda *_: None)
+    pick(panel, panel.view.failures.choices, KEY)
+    assert (panel.view.failures.example.value, panel.footer.alert) == ("", {})
+
+
+def test_causes_that_change_while_they_are_shown_are_no_error(panel: BatchPanel) -> None:
+    """Another thread counts them anew: what is shown is of one count."""
+    failures = panel.view.failures
+
+    class Changing(dict[str, tuple[int, int]]):
+        def items(self) -> Any:
+            failures._causes = {}
+            return super().items()
+
+    failures._causes = Changing({BAD: (1, 0)})
+    failures._offer()
+    assert [item["text"] for item in failures.choices.items] == [BAD]
+
+
+def test_another_batch_does_not_wait_for_a_search(panel: BatchPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search in the rows of the one before ends."""
+    searching, given_up = threading.Event(), threading.Event()
+
+    def search(_reader: RowReader, _query: RowQuery, _keep: Any, stopped: Any, **_options: Any) -> array[int]:
+        searching.set()
+        while not stopped() and not given_up.is_set():
+            pass
+        return array("q")
+
+    monkeypatch.setattr(RowReader, "search", search)
+    panel.view.rows.text.value = "bern"
+    searching.wait()
+    showing = threading.Thread(target=panel.view.show, args=(None,))
+    showing.start()
+    showing.join(10)
+    waited = showing.is_alive()
+    given_up.set()
+    showing.join()
+    panel.settle()
+    assert not waited
 
 
 def test_one_kind_of_failure_is_retried_by_two_clicks(panel: BatchPanel, batch: Batch, harness: Harness) -> None:
