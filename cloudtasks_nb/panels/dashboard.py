@@ -157,12 +157,12 @@ class Dashboard(Panel):
             panel = make() if make == self._make_queues else make(self.context, queue=queue, framed=False)
             panel.board = self
             panel.every = self._every
+            panel.footer.observe(lambda _: self.copy.follow(), "at")
+            with self._choosing:  # the queue may be another one by now
+                self.parts[name] = panel
+                panel.use(self.queue)
         finally:
             self._making.discard(name)
-        panel.footer.observe(lambda _: self.copy.follow(), "at")
-        with self._choosing:  # the queue may be another one by now
-            self.parts[name] = panel
-            panel.use(self.queue)
         answer_at_once(panel)
         close_all(box.children[0])
         box.children = [panel]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -83,6 +84,7 @@ class QueuesPanel(Panel):
         self._depths: dict[str, deque[tuple[float, float | None]]] = {}
         self._values: dict[str, Mapping[str, Any]] = {}
         self._read = 0.0
+        self._showing = threading.RLock()
         self.table = self.attach(
             Table(
                 _COLUMNS,
@@ -203,7 +205,10 @@ class QueuesPanel(Panel):
 
     def _show(self) -> None:
         """Show the card of the queue that is looked at, and on which queues the buttons act."""
-        picked = self._picked()
+        with self._showing:  # the last thread has the newest selection
+            self._show_picked(self._picked())
+
+    def _show_picked(self, picked: list[str]) -> None:
         one = picked[0] if len(picked) == 1 else None
         names = ", ".join(picked)
         words = counted(len(picked), "queues") if len(picked) > 1 else one or "no queue"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,7 @@ class TaskDetails(widgets.VBox):
         self._panel = panel
         self.queue = self.task = ""
         self._request: TaskRequest | None = None
+        self._showing = threading.RLock()  # held while another task is chosen, or a card is shown
         self._target = ""  # the queue that the form sends to
         self._line_before = ""  # Python that was shown before the form was opened
         self.card = widgets.HTML()
@@ -70,23 +72,26 @@ class TaskDetails(widgets.VBox):
 
     def show(self, queue: str, task: str) -> None:
         """Read a task and show it."""
-        if (queue, task) != (self.queue, self.task):
-            self.hide()
-        self.queue, self.task = queue, task
+        with self._showing:
+            if (queue, task) != (self.queue, self.task):
+                self.hide()
+            self.queue, self.task = queue, task
         self._panel.spawn(self._read(queue, task))
 
     def hide(self) -> None:
         """Show no task."""
-        self.queue = self.task = self.card.value = ""
-        self._show_request(None)
-        self._close_form()
+        with self._showing:
+            self.queue = self.task = self.card.value = ""
+            self._show_request(None)
+            self._close_form()
 
     async def _read(self, queue: str, task: str) -> None:
         context = self._panel.context
         card, values = await read_card(context.connection, context.name(queue), task, self._stored)
-        if (queue, task) == (self.queue, self.task):  # and no other was chosen meanwhile
-            self.card.value = card
-            self._show_request(TaskRequest(**values) if values else None)
+        with self._showing:
+            if (queue, task) == (self.queue, self.task):  # and no other was chosen meanwhile
+                self.card.value = card
+                self._show_request(TaskRequest(**values) if values else None)
 
     def _stored(self, task: str) -> Any:
         """Return the task of a batch's row as a raw message; None if this machine does not have it."""

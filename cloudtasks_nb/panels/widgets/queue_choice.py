@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
@@ -17,13 +18,14 @@ class QueueChoice(widgets.HBox):
 
     def __init__(self, changed: Callable[[], object]) -> None:
         self._names: tuple[str, ...] = ()
-        self._updating = False
+        self._updating = False  # changed under the lock: another thread must not take an update for a choice
+        self._lock = threading.RLock()
         self._changed = changed
         self.find = widgets.Text(placeholder="Find a queue", layout={"width": "9em", "display": "none"})
         self.find.tooltip = "Show only queues with this in their name"
         self.menu = widgets.Dropdown(options=[], description="Queue", layout={"width": "auto", "max_width": "22em"})
         self.menu.tooltip = "The queue that all tabs show"
-        self.find.observe(lambda _: self._update(self.menu.value), "value")
+        self.find.observe(lambda _: self._find(), "value")
         self.menu.observe(lambda _: self._updating or self._changed(), "value")
         super().__init__([self.find, self.menu])
         self.add_class("ctn-row")
@@ -41,9 +43,14 @@ class QueueChoice(widgets.HBox):
 
     def show(self, names: Sequence[str], chosen: str | None) -> None:
         """Offer these queues, and show which one is chosen; `changed` is not called."""
-        self._names = tuple(names)
-        self.find.layout.display = None if len(names) > MANY else "none"
-        self._update(chosen)
+        with self._lock:
+            self._names = tuple(names)
+            self.find.layout.display = None if len(names) > MANY else "none"
+            self._update(chosen)
+
+    def _find(self) -> None:
+        with self._lock:
+            self._update(self.menu.value)
 
     def _update(self, chosen: str | None) -> None:
         """Show the names that match; the chosen one always, for it is what the tabs show."""
