@@ -6,6 +6,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial, wraps
@@ -221,7 +222,8 @@ class Database:
         self._timeout = timeout
         self._local = threading.local()
         self._open: dict[sqlite3.Connection, threading.Thread] = {}
-        self._lock = threading.Lock()
+        self._used: Counter[sqlite3.Connection] = Counter()  # how many calls use a connection now
+        self._lock = threading.RLock()  # a generator that is collected may end its use inside of a use
         self._closed = False
         self._file: tuple[int, int] | None = None  # device and inode of the file that has the tables
 
@@ -265,7 +267,8 @@ class Database:
                         stack.pop_all()
                 else:
                     self._check()
-                yield found
+                with self._using(found):
+                    yield found
             except sqlite3.Error as error:
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
                     # It stays so when the file can be written again; the next call opens another one.
@@ -282,9 +285,25 @@ class Database:
             with self.reading() as connection:
                 return _first(connection.execute(query, parameters))
         try:
-            return _first(connection.execute(query, parameters))
+            with self._lock:  # `close` waits for it
+                return _first(connection.execute(query, parameters))
         except sqlite3.Error as error:
             raise _failure(self.path, error) from error
+
+    @contextmanager
+    def _using(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """Keep a connection open while it is used: Python crashes when another thread closes it then."""
+        with self._lock:
+            self._used[connection] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._used[connection] -= 1
+                if not self._used[connection]:
+                    del self._used[connection]
+                    if self._closed and connection not in self._open:
+                        connection.close()
 
     def write(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function with the calling thread's connection, as `transact`; errors become `OutboxError`."""
@@ -305,10 +324,13 @@ class Database:
         return connection
 
     def close(self) -> None:
-        """Close the connections of all threads; what is read later opens a connection for the moment."""
+        """Close the connections of all threads, those that are used now when that has ended.
+
+        What is read later opens a connection for the moment.
+        """
         with self._lock:
             self._closed = True
-            for connection in self._open:
+            for connection in self._open.keys() - self._used.keys():
                 connection.close()
             self._open.clear()
             self._local = threading.local()

@@ -51,8 +51,10 @@ class LimitsForm(widgets.VBox):
             self.fields[setting].value = text
 
     def begin(self) -> None:
-        """Put the keyboard focus into the first field."""
-        self.fields[QUEUE_SETTINGS[0]].focus()
+        """Put the keyboard focus into the first field, where ipywidgets can: from release 8 on."""
+        first = self.fields[QUEUE_SETTINGS[0]]
+        if hasattr(first, "focus"):
+            first.focus()
 
     @property
     def changes(self) -> dict[str, Any]:

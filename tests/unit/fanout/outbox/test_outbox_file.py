@@ -15,6 +15,7 @@ import pytest
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox import database
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
+from cloudtasks_nb.fanout.outbox.database import Database
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled
@@ -302,4 +303,15 @@ def test_a_read_after_close_leaves_no_connection_open(path: Path) -> None:
     with file.reading() as connection:
         assert connection.execute("SELECT count(*) FROM batches").fetchone() == (0,)
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+
+
+def test_a_connection_that_is_used_is_closed_after_that(tmp_path: Path) -> None:
+    """Python crashes when a connection is closed while another thread reads with it."""
+    database = Database(tmp_path / "outbox.sqlite3", timeout=1)
+    database.prepare()
+    with database.reading() as connection:
+        database.close()
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    with pytest.raises(sqlite3.ProgrammingError):
         connection.execute("SELECT 1")
