@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -340,46 +341,25 @@ class Transport:
 
     async def _once(self, method: Method, request: Any, *, timeout: float | None, routed: str, resource: str) -> Any:
         for _ in range(2):
+            token = None
             try:
-                send = await (self._rest_call if self.endpoint.rest else self._grpc_call)(method, request, routed)
+                if self.endpoint.rest:
+                    channel = await self._rest_channel()
+                    token = self.auth.token()
+                    return await _call_rest(channel, method, request, timeout)
+                stub = await self._stub(method, serialized=isinstance(request, bytes))
                 token = self.auth.token()
-                return await send(timeout)
+                return await stub(request, timeout=timeout, metadata=_routing(method.route, routed))
             except RefusedCallError as error:
-                refusal = error.refusal
-                refused = self._error(refusal, method, resource)
-                refused.__cause__ = error.__cause__ or error
+                refusal, cause = error.refusal, error.__cause__ or error
+            except grpc.aio.AioRpcError as error:
+                refusal, cause = _grpc_refusal(error, timeout), error
+            refused = self._error(refusal, method, resource)
+            refused.__cause__ = cause
             # The token may have been revoked before its time; the call was not carried out.
             if refusal.code != "UNAUTHENTICATED" or not self.auth.drop_token(token):
                 break
         raise refused
-
-    async def _grpc_call(self, method: Method, request: Any, routed: str) -> Callable[[float | None], Awaitable[Any]]:
-        """Return a function that makes a call over gRPC once there is a connection."""
-        stub = await self._stub(method, serialized=isinstance(request, bytes))
-        metadata = (to_grpc_metadata(((method.route, routed),)),) if routed and method.route else ()
-
-        async def send(timeout: float | None) -> Any:
-            try:
-                return await stub(request, timeout=timeout, metadata=metadata)
-            except grpc.aio.AioRpcError as error:
-                code, details = error.code().name, error.details() or ""
-                if code == "DEADLINE_EXCEEDED" and timeout is not None:
-                    details = f"no answer within {timeout:.3g} s: {details}"
-                raise RefusedCallError(Refusal.of_grpc(code, details, error.trailing_metadata())) from error
-
-        return send
-
-    async def _rest_call(self, method: Method, request: Any, _: str) -> Callable[[float | None], Awaitable[Any]]:
-        """Return a function that makes a call over REST."""
-        channel = await self._rest_channel()
-        serialized = isinstance(request, bytes)
-        message = method.request.FromString(request) if serialized else request
-
-        async def send(timeout: float | None) -> Any:
-            answer = await channel.call(method, message, timeout=timeout)
-            return answer.SerializeToString() if serialized else answer
-
-        return send
 
     async def _rest_channel(self) -> RestChannel:
         self.check_open()
@@ -513,6 +493,25 @@ class Transport:
             # other ping is sent meanwhile.
             ("grpc.http2.ping_timeout_ms", timeout),
         ]
+
+
+@lru_cache(maxsize=1_024)
+def _routing(route: str, routed: str) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that tells Google's frontends which resource a request is for."""
+    return (to_grpc_metadata(((route, routed),)),) if routed and route else ()
+
+
+def _grpc_refusal(error: grpc.aio.AioRpcError, timeout: float | None) -> Refusal:
+    code, details = error.code().name, error.details() or ""
+    if code == "DEADLINE_EXCEEDED" and timeout is not None:
+        details = f"no answer within {timeout:.3g} s: {details}"
+    return Refusal.of_grpc(code, details, error.trailing_metadata())
+
+
+async def _call_rest(channel: RestChannel, method: Method, request: Any, timeout: float | None) -> Any:
+    if not isinstance(request, bytes):
+        return await channel.call(method, request, timeout=timeout)
+    return (await channel.call(method, method.request.FromString(request), timeout=timeout)).SerializeToString()
 
 
 async def _connection_error(channel: grpc.aio.Channel) -> str | None:
