@@ -139,6 +139,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self._at_close: list[Callable[[], object]] = []
         self._lock = threading.RLock()  # for the subscriptions, and for the data of derived panels
         self._subscriptions: dict[QueueName, Subscription] = {}
+        self._warnings: dict[QueueName, str] = {}  # why the newest snapshot of a watched queue failed
         self._every = _LOCAL_INTERVAL if context.local else _GOOGLE_INTERVAL
         self.interval = widgets.Dropdown(
             options=INTERVALS, value=self._every, description="Every", layout={"width": "auto"}
@@ -491,7 +492,10 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         if snapshot.queue not in self._subscriptions:
             return  # a snapshot of a queue that is no longer watched
-        self.footer.warning = "; ".join(_one_line(error) for error in snapshot.errors)
+        with self._lock:
+            here = {queue: text for queue, text in self._warnings.items() if queue in self._subscriptions}
+            self._warnings = here | {snapshot.queue: "; ".join(map(_one_line, snapshot.errors))}
+            self.footer.warning = "; ".join(dict.fromkeys(filter(None, self._warnings.values())))
         self.guarded(self.apply, snapshot)
         if not snapshot.errors:
             self.footer.at = snapshot.at / 1e6

@@ -287,6 +287,18 @@ def test_the_footer_shows_age_and_warnings(panel: Sample, watcher: FakeWatcher) 
     assert panel.footer.warning == ""
 
 
+def test_each_watched_queue_has_a_warning_of_its_own(panel: Sample, watcher: FakeWatcher) -> None:
+    """A snapshot of one queue leaves the warning of another."""
+    names = {panel.context.name(queue): None for queue in ("reports", "emails")}
+    panel.watched_queues = lambda: names  # type: ignore[method-assign]  # a panel of two queues
+    panel.resubscribe()
+    watcher.publish(snapshot("reports", UnavailableError("no statistics")))
+    watcher.publish(snapshot("emails"))
+    assert panel.footer.warning == "no statistics"
+    watcher.publish(snapshot("reports"))
+    assert panel.footer.warning == ""
+
+
 def test_another_queue_is_watched_after_a_switch(panel: Sample, watcher: FakeWatcher) -> None:
     """A late snapshot of the old queue is not shown."""
     late = watcher.subscribed[0].listener
