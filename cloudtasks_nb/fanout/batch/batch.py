@@ -241,10 +241,8 @@ class Batch:
 
         Examples
         --------
-        >>> batch.failed()[["day", "origin", "last_status"]]
-                    day origin       last_status
-        row
-        2    2013-02-30    EWR  INVALID_ARGUMENT
+        >>> batch.failed()["last_status"].to_dict()
+        {2: 'INVALID_ARGUMENT'}
         """
         return self._rows({State.FAILED})
 
