@@ -220,6 +220,7 @@ class Database:
         self.path = path
         self._name = str(path)
         self._timeout = timeout
+        self.writes = 0  #: grows after each write of this object
         self._local = threading.local()
         self._open: dict[sqlite3.Connection, threading.Thread] = {}
         self._used: Counter[sqlite3.Connection] = Counter()  # how many calls use a connection now
@@ -307,8 +308,11 @@ class Database:
 
     def write(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function with the calling thread's connection, as `transact`; errors become `OutboxError`."""
-        with self.reading() as connection:
-            return transact(connection, function, *args, **kwargs)
+        try:
+            with self.reading() as connection:
+                return transact(connection, function, *args, **kwargs)
+        finally:
+            self.writes += 1
 
     def connect(self) -> sqlite3.Connection:
         """Open another connection, which the caller closes."""

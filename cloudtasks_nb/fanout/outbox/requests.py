@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
@@ -32,11 +33,16 @@ MAX_TASKS = 100
 
 _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay below the 4 MiB that servers take
 _ALL = 1 << 60  # more than any ref, and more rows than a batch can have
+_VOID_SECONDS = 0.05  # for which it is not read again which requests are cancelled
 _CACHED = 4  # blocks of about a megabyte
 
 
 class Requests(Repository):
     """The requests of the batches of an outbox."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._void: dict[str, tuple[int, float, int]] = {}  # newest cancelled request, until when, after which write
 
     def lock(self, batch: str) -> Hold | None:
         """Become the sender of a batch until the lock is released, or the process ends; None: another one is."""
@@ -92,8 +98,16 @@ class Requests(Repository):
         return cancelled
 
     def void_until(self, batch: str) -> int:
-        """Return the number of the newest request that was cancelled, 0 if none was. Quick enough for an event loop."""
-        return self._database.peek("SELECT void FROM batches WHERE id = ?", batch) or 0
+        """Return the number of the newest request that was cancelled, 0 if none was. Quick enough for an event loop.
+
+        It is read anew after each write of this outbox; what another process has cancelled is seen 50 ms later at most.
+        """
+        now, writes = time.monotonic(), self._database.writes
+        value, until, seen = self._void.get(batch, (0, 0.0, -1))
+        if now > until or writes != seen:
+            value = self._database.peek("SELECT void FROM batches WHERE id = ?", batch) or 0
+            self._void[batch] = value, now + _VOID_SECONDS, writes
+        return value
 
 
 class RequestQueue(Repository):
