@@ -90,7 +90,7 @@ def _forget_machine(notebook: nbformat.NotebookNode) -> None:
 
 
 def _keep_static_forms(notebook: nbformat.NotebookNode) -> None:
-    """Drop the widgets, which need their kernel; a panel's static copy is an output of its own, and others keep HTML."""
+    """Drop the widgets, which need their kernel; the copy of a panel is an output of its own, others keep HTML."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
