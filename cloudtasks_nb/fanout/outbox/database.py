@@ -334,8 +334,10 @@ class Database:
         """
         with self._lock:
             self._closed = True
-            for connection in self._open.keys() - self._used.keys():
-                connection.close()
+            for connection, thread in self._open.items():
+                # An interrupt may leave a use of the calling thread uncounted; it runs no statement now.
+                if connection not in self._used or thread is threading.current_thread() or not thread.is_alive():
+                    connection.close()
             self._open.clear()
             self._local = threading.local()
 

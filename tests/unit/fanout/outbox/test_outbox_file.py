@@ -311,7 +311,9 @@ def test_a_connection_that_is_used_is_closed_after_that(tmp_path: Path) -> None:
     database = Database(tmp_path / "outbox.sqlite3", timeout=1)
     database.prepare()
     with database.reading() as connection:
-        database.close()
+        closing = threading.Thread(target=database.close)
+        closing.start()
+        closing.join()
         assert connection.execute("SELECT 1").fetchone() == (1,)
     with pytest.raises(sqlite3.ProgrammingError):
         connection.execute("SELECT 1")
