@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.disk import on_network
@@ -172,11 +172,6 @@ def _failure(path: Path, error: sqlite3.Error) -> OutboxError:
     return OutboxError(f"the outbox {path} {what}", resource=str(path), hint=hint)
 
 
-def _first(cursor: sqlite3.Cursor) -> Any:
-    found = cursor.fetchone()
-    return None if found is None else found[0]
-
-
 def transact(
     connection: sqlite3.Connection,
     function: Callable[Concatenate[sqlite3.Connection, P], T],
@@ -275,21 +270,6 @@ class Database:
                     # It stays so when the file can be written again; the next call opens another one.
                     self._local.__dict__.pop("connection", None)
                 raise _failure(self.path, error) from error
-
-    def peek(self, query: str, *parameters: Any) -> Any:
-        """Return the first value that a query finds, None for none. Quicker than `reading`.
-
-        It does not check whether the file was deleted or replaced: for what is read often, between writes that do.
-        """
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            with self.reading() as connection:
-                return _first(connection.execute(query, parameters))
-        try:
-            with self._lock:  # `close` waits for it
-                return _first(connection.execute(query, parameters))
-        except sqlite3.Error as error:
-            raise _failure(self.path, error) from error
 
     @contextmanager
     def _using(self, connection: sqlite3.Connection) -> Iterator[None]:

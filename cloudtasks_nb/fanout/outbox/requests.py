@@ -105,7 +105,8 @@ class Requests(Repository):
         now, writes = time.monotonic(), self._database.writes
         value, until, seen = self._void.get(batch, (0, 0.0, -1))
         if now > until or writes != seen:
-            value = self._database.peek("SELECT void FROM batches WHERE id = ?", batch) or 0
+            with self._database.reading() as connection:
+                value = number(connection, "SELECT coalesce(max(void), 0) FROM batches WHERE id = ?", batch)
             self._void[batch] = value, now + _VOID_SECONDS, writes
         return value
 
