@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any, NoReturn, Self, overload
 
 import pandas as pd
@@ -29,7 +28,7 @@ from cloudtasks_nb.fanout.batch.resend import resend, retry_failed
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.summary import Summary, SummaryReader
-from cloudtasks_nb.fanout.batch.table import IndexLabels, label_column, rows_frame
+from cloudtasks_nb.fanout.batch.table import IndexLabels, RowFrames, label_column
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.records import FINAL, State
 from cloudtasks_nb.fanout.plan.options import token_options
@@ -83,6 +82,7 @@ class Batch:
         series = tracker.record.description.get("backfill")
         self._reader = RowReader(self._outbox, tracker.record, self._connection.store)
         self._labels = IndexLabels(self._outbox.rows, tracker.batch, framed=not series)
+        self._frames = RowFrames(self._outbox.rows, tracker.batch, self._labels)
         self._period_states = PeriodStates(self._outbox, tracker.batch, series) if series else None
         self._summary = SummaryReader(self._outbox, tracker.record)
 
@@ -231,7 +231,7 @@ class Batch:
         1    2013-01-02    LGA  succeeded         1
         2    2013-02-30    EWR     failed         1
         """
-        return self._rows(None)
+        return self._frames.all(self._pending)
 
     def failed(self) -> pd.DataFrame:
         """Return the rows in state `failed`, with the columns of `tasks()`.
@@ -244,7 +244,7 @@ class Batch:
         >>> batch.failed()["last_status"].to_dict()
         {2: 'INVALID_ARGUMENT'}
         """
-        return self._rows({State.FAILED})
+        return self._frames.of({State.FAILED})
 
     @overload
     def results(self) -> pd.DataFrame: ...
@@ -288,10 +288,10 @@ class Batch:
         """
         notified: set[str] = set()
         if page is None:
-            return self._with_results(self._rows(None), notified)
+            return self._with_results(self._frames.all(self._pending), notified)
         if page < 1:
             raise InvalidInputError(f"page={page!r} is not a number of rows", hint="batch.results(page=50_000)")
-        return (self._with_results(rows, notified) for rows in self._row_pages(page))
+        return (self._with_results(rows, notified) for rows in self._frames.pages(page))
 
     def errors(self) -> pd.DataFrame:
         """Return why rows failed: rows in state `failed`, and rows that are tried again as their last attempt failed.
@@ -515,33 +515,11 @@ class Batch:
             show_in_tab=partial(show_in_tab, self._tracker),
         )
 
-    def _rows(self, states: set[State] | None) -> pd.DataFrame:
-        pending: dict[str, Pending | None] = {}
-        if states is None and self._outbox.batches.counts(self.id)[State.SENT]:
-            pending = pending_tasks(self._connection, self._tracker.queue, self._outbox, self.id)
-        pages = self._outbox.rows.pages(self.id, states=states, wire=True)
-        labelled = self._labels.usable()
-        made = rows_frame(pages, pending, now_micros(), labelled=labelled)
-        if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
-            first = islice(self._outbox.rows.pages(self.id, wire=True), 1)
-            made = rows_frame(first, {}, now_micros(), labelled=labelled).head(0)
-        return made
-
-    def _row_pages(self, size: int) -> Iterator[pd.DataFrame]:
-        """Yield the rows as `_rows` returns them, but without a look into the queue, so many at a time."""
-        after = 0
-        while True:
-            pages, rows = [], 0
-            for page in self._outbox.rows.pages(self.id, after=after, wire=True):
-                pages.append(page)
-                rows += len(page.refs)
-                if rows >= size:
-                    break
-            if not pages:
-                return
-            after = pages[-1].refs[-1]
-            made = rows_frame(pages, {}, now_micros(), labelled=self._labels.usable())
-            yield from (made.iloc[start : start + size] for start in range(0, rows, size))
+    def _pending(self) -> dict[str, Pending | None]:
+        """Look up the tasks that are in the queue."""
+        if not self._outbox.batches.counts(self.id)[State.SENT]:
+            return {}
+        return pending_tasks(self._connection, self._tracker.queue, self._outbox, self.id)
 
     def _with_results(self, rows: pd.DataFrame, notified: set[str]) -> pd.DataFrame:
         store = self._connection.store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,9 +16,9 @@ from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.service.convert import http_status
-from cloudtasks_nb.service.watch import Pending
+from cloudtasks_nb.service.watch import Pending, now_micros
 
-__all__ = ["IndexLabels", "label_column", "reindexed", "row_names", "rows_frame"]
+__all__ = ["IndexLabels", "RowFrames", "label_column", "reindexed", "row_names", "rows_frame"]
 
 _WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
@@ -112,6 +112,57 @@ class IndexLabels:
             "df.merge(batch.results(), on=[...])"
         )
         return False
+
+
+class RowFrames:
+    """The rows of a batch as frames.
+
+    Parameters
+    ----------
+    rows : Rows
+        Those of the outbox.
+    batch : str
+        Its id.
+    labels : IndexLabels
+        Decides about the index.
+    """
+
+    def __init__(self, rows: Rows, batch: str, labels: IndexLabels) -> None:
+        self._rows, self._batch, self._labels = rows, batch, labels
+
+    def all(self, look_up: Callable[[], Mapping[str, Pending | None]]) -> pd.DataFrame:
+        """Return all rows; `look_up` tells what is known of the tasks that are in the queue."""
+        return self._frame(None, look_up())
+
+    def of(self, states: set[State]) -> pd.DataFrame:
+        """Return the rows in some states."""
+        return self._frame(states, {})
+
+    def pages(self, size: int) -> Iterator[pd.DataFrame]:
+        """Yield all rows, so many at a time, without a look into the queue."""
+        after = 0
+        while True:
+            pages, count = [], 0
+            for page in self._rows.pages(self._batch, after=after, wire=True):
+                pages.append(page)
+                count += len(page.refs)
+                if count >= size:
+                    break
+            if not pages:
+                return
+            after = pages[-1].refs[-1]
+            made = rows_frame(pages, {}, now_micros(), labelled=self._labels.usable())
+            yield from (made.iloc[start : start + size] for start in range(0, count, size))
+
+    def _frame(self, states: set[State] | None, pending: Mapping[str, Pending | None]) -> pd.DataFrame:
+        labelled = self._labels.usable()
+        made = rows_frame(
+            self._rows.pages(self._batch, states=states, wire=True), pending, now_micros(), labelled=labelled
+        )
+        if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
+            first = islice(self._rows.pages(self._batch, wire=True), 1)
+            made = rows_frame(first, {}, now_micros(), labelled=labelled).head(0)
+        return made
 
 
 def row_names(rows: Rows, batch: str, refs: Iterable[int]) -> dict[int, str]:
