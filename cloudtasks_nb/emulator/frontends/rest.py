@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from cloudtasks_nb.emulator.dispatch.request import overridden
 from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
-__all__ = ["Rest", "Route", "error_document", "find_route"]
+__all__ = ["Rest", "Route", "error_document", "find_route", "json_body"]
 
 _HTTP_STATUS = {
     "CANCELLED": 499,
@@ -80,9 +80,17 @@ class Rest:
 
     async def _answer(self, request: web.Request) -> web.Response:
         enums_as_numbers = "enum-encoding=int" in request.query.get("$alt", "")
-        try:
+
+        async def respond() -> Any:
             response = await self._response(request, request.match_info["api"], request.match_info["path"])
-            document = json_format.MessageToDict(response, use_integers_for_enums=enums_as_numbers)
+            return json_format.MessageToDict(response, use_integers_for_enums=enums_as_numbers)
+
+        return await self.answer(request, respond)
+
+    async def answer(self, request: web.Request, respond: Callable[[], Awaitable[Any]]) -> web.Response:
+        """Answer with the JSON document that `respond` returns, or with the error that it raises."""
+        try:
+            document = await respond()
         except RefusedError as error:
             return self._refused(error)
         except json_format.ParseError as error:
@@ -108,7 +116,7 @@ class Rest:
             raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found.")
         route, resource = found
         message = json_format.ParseDict(await _document(request, route, resource), route.request())
-        return route.response.FromString(await self._call(request, route.rpc, message.SerializeToString()))
+        return route.response.FromString(await self.call(request, route.rpc, message.SerializeToString()))
 
     async def _buffer_task(self, request: web.Request, api: str, name: str, task_id: str | None) -> Any:
         queue = self._engine.store.queue(name)
@@ -124,11 +132,12 @@ class Rest:
         if "Content-Type" in request.headers:
             create.task.http_request.headers["Content-Type"] = request.headers["Content-Type"]
         rpc = f"/google.cloud.tasks.{api}.CloudTasks/CreateTask"
-        reply = await self._call(request, rpc, create.SerializeToString())
+        reply = await self.call(request, rpc, create.SerializeToString())
         # The installed packages have no BufferTaskResponse; CreateTaskRequest has a field of the same name and JSON.
         return messages.CreateTaskRequest(task=messages.Task.FromString(reply))
 
-    async def _call(self, request: web.Request, rpc: str, wire: bytes) -> bytes:
+    async def call(self, request: web.Request, rpc: str, wire: bytes) -> bytes:
+        """Execute an RPC for a request, and return the serialized response."""
         call, access = self._calls[rpc], self._engine.access
         if access is None:
             return await call(wire)
@@ -156,16 +165,30 @@ def error_document(error: RefusedError) -> tuple[int, dict[str, Any]]:
     return status, {"error": fields}
 
 
+async def json_body(request: web.Request) -> dict[str, Any] | None:
+    """Return the body of a request, a JSON object; None if it is empty.
+
+    Raises
+    ------
+    RefusedError
+        ``INVALID_ARGUMENT`` for anything else.
+    """
+    raw = await request.read()
+    if not raw:
+        return None
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise invalid_argument(f"Invalid JSON payload received. {error}") from error
+    if not isinstance(body, dict):
+        raise invalid_argument("Invalid JSON payload received. Root element must be a message.")
+    return body
+
+
 async def _document(request: web.Request, route: Route, resource: str) -> dict[str, Any]:
     """Return the request message as JSON, merged from body, query and path."""
     document: dict[str, Any] = {}
-    if route.body is not None and (raw := await request.read()):
-        try:
-            body = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            raise invalid_argument(f"Invalid JSON payload received. {error}") from error
-        if not isinstance(body, dict):
-            raise invalid_argument("Invalid JSON payload received. Root element must be a message.")
+    if route.body is not None and (body := await json_body(request)) is not None:
         document = body if route.body == "*" else {route.body: body}
     for key in request.query:
         if not key.startswith("$") and key not in _STANDARD:
