@@ -14,6 +14,7 @@ __all__ = [
     "INSTANCE_METADATA",
     "LOG_IMMEDIATE_METADATA",
     "OPERATIONS_LOG",
+    "OPTION_VARIABLES",
     "ROW_TASK",
     "QueueName",
     "TaskName",
@@ -51,6 +52,9 @@ HTTP_PORT_METADATA = "x-cloudtasks-http-port"
 
 #: Response metadata key: ``true`` if each entry of an emulator's log can be read at once, else ``false``.
 LOG_IMMEDIATE_METADATA = "x-cloudtasks-log-immediate"
+
+#: Environment variables that begin like this are options of an emulator that is started by hand.
+OPTION_VARIABLES = "CLOUDTASKS_EMULATOR_"
 
 #: The log of attempts and deletions of tasks (https://cloud.google.com/tasks/docs/logging).
 OPERATIONS_LOG = "cloudtasks.googleapis.com%2Ftask_operations_log"

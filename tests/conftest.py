@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from cloudtasks_nb._names import OPTION_VARIABLES
 from cloudtasks_nb.fanout.outbox import disk
 
 __all__: list[str] = []
 
 #: Variables that choose a project, an endpoint or credentials; a test that wants one sets it.
 PERSONAL = (
+    "APP_ENGINE_EMULATOR_HOST",
     "CLOUDSDK_ACTIVE_CONFIG_NAME",
     "CLOUDTASKS_NB_LOCATION",
     "CLOUDTASKS_NB_STORE",
@@ -36,7 +39,7 @@ settings.load_profile("suite")
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fixtures of a wider scope than a test see no personal settings and no personal home either."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in PERSONAL:
+        for name in (*PERSONAL, *(name for name in os.environ if name.startswith(OPTION_VARIABLES))):
             patch.delenv(name, raising=False)
         patch.setenv("CLOUDSDK_CONFIG", str(tmp_path_factory.mktemp("gcloud")))
         patch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("home")))

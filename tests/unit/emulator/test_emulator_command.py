@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloudtasks_nb import __version__
+from cloudtasks_nb._names import OPTION_VARIABLES
 from cloudtasks_nb.emulator import __main__ as command
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
+from tests.processes import run
 
+ROOT = Path(__file__).parents[3]
+FIRST, ANOTHER = "projects/dev/locations/here/queues/firstq", "projects/dev/locations/here/queues/anotherq"
 EVERYTHING = """--host 0.0.0.0 --port 1 --http-port 2 --data-dir d --queue a --queue b --quiet --strict
 --metadata-port 3 --proxy-port 4 --grace 2.5 --lease
 --wait-for-loopback --openid-issuer i --app-engine-host h --https-ca c --https-insecure --no-batch
@@ -28,7 +35,7 @@ def started(monkeypatch: pytest.MonkeyPatch, *arguments: str, error: Exception |
     """Run the command with an emulator that ends at once; return exit code and settings."""
     given: list[Settings] = []
 
-    async def run(
+    async def run_until_ready(
         settings: Settings, ready: Callable[[dict[str, Any]], None], stop: asyncio.Event, _abort: asyncio.Event
     ) -> None:
         given.append(settings)
@@ -37,7 +44,7 @@ def started(monkeypatch: pytest.MonkeyPatch, *arguments: str, error: Exception |
         ready({"grpc": "127.0.0.1:1"})
         stop.set()
 
-    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(command, "run", run_until_ready)
     monkeypatch.setattr(command, "_allow_many_files", lambda: None)
     return command.main(arguments), given[0]
 
@@ -85,6 +92,8 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
+        ("--host", "127.0.0.1:8123"),
+        ("--quiet", "maybe"),
         ("--port", "99999"),
         ("--port", "-1"),
         ("--port", "x"),
@@ -105,11 +114,98 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_invalid_values(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, value: str
 ) -> None:
-    """The error of an invalid port or time names its option, and nothing starts."""
-    with pytest.raises(SystemExit) as ended:
+    """The error of an invalid value names its option or variable, with the same text, and nothing starts."""
+    variable = OPTION_VARIABLES + option.strip("-").replace("-", "_").upper()
+    with pytest.raises(SystemExit) as by_option:
         started(monkeypatch, f"{option}={value}")
-    assert ended.value.code == 2
-    assert f"argument {option}: " in capsys.readouterr().err
+    option_error = capsys.readouterr().err
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as by_variable:
+        started(monkeypatch)
+    variable_error = capsys.readouterr().err
+    assert (by_option.value.code, by_variable.value.code) == (2, 2)
+    found = re.search(f"error: argument ({option}[^:]*): (?P<text>\\S+ is .+)", option_error)
+    assert found, option_error
+    assert f"error: variable {variable}: {found['text']}\n" in variable_error
+
+
+#: Command lines that the documents of other emulators show, and the settings that they ask for.
+PUBLISHED = [
+    ("-host localhost -port 8000", {"host": "localhost", "port": 8000}),
+    (
+        f"-host localhost -port 8000 -queue {FIRST} -queue {ANOTHER}",
+        {"host": "localhost", "port": 8000, "queues": (FIRST, ANOTHER)},
+    ),
+    (f"-host 0.0.0.0 -port 8123 -initial-queue {ANOTHER}", {"host": "0.0.0.0", "queues": (ANOTHER,)}),  # noqa: S104
+    (f"-host=0.0.0.0 -port=8123 -queue={FIRST}", {"host": "0.0.0.0", "queues": (FIRST,)}),  # noqa: S104
+    ("-openid-issuer http://localhost:8980", {"openid_issuer": "http://localhost:8980"}),
+    ("--hard-reset-on-purge-queue", {"hard_reset_on_purge": True}),
+    ("-hard-reset-on-purge-queue -port 1", {"hard_reset_on_purge": True, "port": 1}),
+    ("-hard-reset-on-purge-queue=true", {"hard_reset_on_purge": True}),
+    ("-hard-reset-on-purge-queue=false", {}),
+    ("-app-engine-emulator-host http://localhost:8080", {"app_engine_host": "http://localhost:8080"}),
+    ("-app-engine-host http://localhost:8080", {"app_engine_host": "http://localhost:8080"}),
+    ("-insecure-skip-tls-verify", {"https_insecure": True}),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), PUBLISHED, ids=[line for line, _ in PUBLISHED])
+@pytest.mark.parametrize("dashes", ["-", "--"])
+def test_command_lines_of_other_emulators(
+    monkeypatch: pytest.MonkeyPatch, line: str, expected: dict[str, Any], dashes: str
+) -> None:
+    """A command line of a Go emulator means the same here, with one dash or two."""
+    _, settings = started(monkeypatch, *re.sub(r"(?:^|(?<= ))-+", dashes, line).split())
+    assert settings == Settings(**expected)
+
+
+def test_every_option_has_a_variable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a flag sets, the variable that --help shows for it sets too."""
+    _, by_flags = started(monkeypatch, *EVERYTHING.split())
+    with pytest.raises(SystemExit):
+        started(monkeypatch, "--help")
+    shown = set(re.findall(rf"{OPTION_VARIABLES}\w+", capsys.readouterr().out))
+    values: dict[str, list[str]] = {}
+    for flag, rest in re.findall(r"--([a-z-]+)((?: [^-\s]\S*)*)", " ".join(EVERYTHING.split())):
+        values.setdefault(OPTION_VARIABLES + flag.replace("-", "_").upper(), []).extend(rest.split() or ["true"])
+    for name, given in values.items():
+        monkeypatch.setenv(name, ",".join(given))
+    assert values.keys() == shown
+    assert started(monkeypatch)[1] == by_flags
+
+
+def test_the_command_line_counts_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag replaces what its variable says; an empty variable and an address of Kubernetes say nothing."""
+    for name, value in {"PORT": "1", "QUEUE": "a,b", "STRICT": "on", "HTTP_PORT": "", "GRACE": "3"}.items():
+        monkeypatch.setenv(OPTION_VARIABLES + name, value)
+    _, settings = started(monkeypatch, "--queue", "c", "--strict=false", "--port", "2")
+    assert settings == Settings(port=2, queues=("c",), grace=3.0)
+    monkeypatch.setenv(f"{OPTION_VARIABLES}PORT", "tcp://10.96.0.7:8123")
+    assert started(monkeypatch, "--strict=0")[1] == Settings(queues=("a", "b"), grace=3.0)
+
+
+def test_the_variable_of_app_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """APP_ENGINE_EMULATOR_HOST, which the Go emulators read, counts if the option has no value of its own."""
+    monkeypatch.setenv("APP_ENGINE_EMULATOR_HOST", "http://app:8080")
+    assert started(monkeypatch)[1] == Settings(app_engine_host="http://app:8080")
+    monkeypatch.setenv(f"{OPTION_VARIABLES}APP_ENGINE_HOST", "http://mine")
+    assert started(monkeypatch)[1] == Settings(app_engine_host="http://mine")
+
+
+def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` prints the version of the package."""
+    with pytest.raises(SystemExit) as ended:
+        started(monkeypatch, "-version")
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"cloudtasks-nb emulator {__version__}\n")
+
+
+def test_the_emulator_needs_no_notebook() -> None:
+    """The emulator's process imports neither the toolkit's frames nor its widgets."""
+    done = run(sys.executable, "-X", "importtime", "-m", "cloudtasks_nb.emulator", "--version", cwd=ROOT)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert done.returncode == 0
+    assert "aiohttp" in imported
+    assert not imported & {"pandas", "numpy", "ipywidgets", "IPython", "anywidget", "obstore", "tqdm"}
 
 
 @pytest.mark.parametrize("option", ["--metadata-port", "--proxy-port"])

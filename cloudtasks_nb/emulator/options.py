@@ -1,0 +1,299 @@
+"""Read the emulator's options from the command line, the environment and the configuration file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cloudtasks_nb._names import OPTION_VARIABLES
+from cloudtasks_nb.emulator.frontends.guard import host_of
+from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.settings import Settings
+
+__all__ = ["PROGRAM", "Option", "read_options"]
+
+#: How the command is called in its messages.
+PROGRAM: Final = "cloudtasks-nb emulator"
+
+_PORTS = 65_536
+_CENTURY = 100 * 365 * 86_400
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_ONE_DASH = re.compile(r"-[a-z][a-z-]+(=.*)?", re.DOTALL)
+_ADDRESS = re.compile(r"[^:]+:\d+|\[.*\]:\d+")
+# Kubernetes gives the address of a service named cloudtasks-emulator to every container: CLOUDTASKS_EMULATOR_PORT has
+# the value tcp://10.0.0.1:8123. It is not meant as an option.
+_OF_KUBERNETES = "tcp://"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """An option: a flag with one or two dashes, a variable of the environment, a key of the configuration file."""
+
+    name: str  #: without dashes
+    help: str
+    read: Callable[[str], Any] = str  #: raises `ArgumentTypeError`, with what is allowed
+    field: str = ""  #: of `Settings`; "" is the name
+    metavar: str | None = None
+    many: bool = False  #: it may be given more than once; its variable separates values by commas
+    aliases: tuple[str, ...] = ()  #: its names in other emulators
+    also: tuple[str, ...] = ()  #: further variables
+
+    @property
+    def dest(self) -> str:
+        """The field of `Settings`."""
+        return self.field or self.name.replace("-", "_")
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The variables of the environment, the first one that is set counts."""
+        return (OPTION_VARIABLES + self.name.replace("-", "_").upper(), *self.also)
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Add the option to a parser; without a value it is not in the parser's result."""
+        fields: dict[str, Any] = {"type": self.read, "metavar": self.metavar}
+        if self.read is _boolean:
+            fields |= {"nargs": "?", "const": True, "metavar": "true|false"}
+        elif self.many:
+            fields |= {"action": "extend", "nargs": "+"}
+        names = [f"--{name}" for name in (self.name, *self.aliases)]
+        text = f"{self.help}{self._default()} [{', '.join(self.variables)}]"
+        parser.add_argument(*names, dest=self.dest, default=argparse.SUPPRESS, help=text, **fields)
+
+    def value(self, texts: Iterable[str]) -> Any:
+        """Return the value that texts stand for.
+
+        Raises
+        ------
+        argparse.ArgumentTypeError
+            If one of them is not allowed.
+        """
+        values = [self.read(text) for text in texts]
+        return values if self.many else values[-1]
+
+    def _default(self) -> str:
+        default = _DEFAULTS[self.dest]
+        if self.read in {_microseconds, _seconds}:
+            default = f"{default / (SECOND if self.read is _microseconds else 1):g}"
+        return f" ({default})" if self.read is not _boolean and default not in {None, ()} else ""
+
+
+def read_options(arguments: Sequence[str] | None, environment: Mapping[str, str]) -> Settings:
+    """Return the settings; the command line counts before the environment.
+
+    A value that is not allowed ends the program with exit code 2, and a message that names the flag or the variable.
+    """
+    parser = _parser()
+    line = vars(parser.parse_args([_two_dashes(word) for word in (sys.argv[1:] if arguments is None else arguments)]))
+    try:
+        given = {**_from_environment(environment), **line}
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
+    if not given.get("strict") and {"metadata_port", "proxy_port"} & given.keys():
+        parser.error("--metadata-port and --proxy-port need --strict")
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return Settings(**values)
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    for option in _OPTIONS:
+        name = next((name for name in option.variables if environment.get(name)), None)
+        text = environment[name] if name else ""
+        if name is None or text.startswith(_OF_KUBERNETES):
+            continue
+        try:
+            found[option.dest] = option.value(filter(None, text.split(",")) if option.many else [text])
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"variable {name}: {error}") from error
+    return found
+
+
+def _two_dashes(word: str) -> str:
+    """Return a flag with two dashes if it has one, as those of programs in Go."""
+    return f"-{word}" if _ONE_DASH.fullmatch(word) else word
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        usage="%(prog)s [OPTION ...]",
+        description="A complete local emulator of Cloud Tasks with gRPC and REST.",
+        epilog="A flag may have one dash or two. In brackets: the environment variable that sets the same. "
+        "The command line counts before the environment.",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}", help="print the version")
+    for option in _OPTIONS:
+        option.add_to(parser)
+    return parser
+
+
+def _version() -> str:
+    return str(sys.modules[__name__.partition(".")[0]].__version__)
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return _BOOLEANS[text.lower()]
+    except KeyError as error:
+        raise argparse.ArgumentTypeError(f"{text} is neither true nor false") from error
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"0*[1-9]\d*", text.strip(), re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _share(text: str) -> tuple[float, int]:
+    share, colon, seconds = text.partition(":")
+    if not colon or not 0 <= _number(share) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not SHARE:SECONDS with a share from 0 to 1, such as 0.05:45")
+    return float(share), _microseconds(seconds)
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"\d+", text.strip(), re.ASCII) or int(text) >= _PORTS:
+        raise argparse.ArgumentTypeError(f"{text} is not a port: 0 to {_PORTS - 1}")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    if _ADDRESS.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text} is an address with a port: set the port by itself")
+    return text
+
+
+def _host(text: str) -> str:
+    host = host_of(f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text)
+    if host is None:
+        raise argparse.ArgumentTypeError(f"{text} is not the name of a host")
+    return host
+
+
+def _seconds(text: str) -> float:
+    seconds = _number(text)
+    if not 0 <= seconds <= _CENTURY:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 to a hundred years")
+    return seconds
+
+
+def _microseconds(text: str) -> int:
+    return round(_seconds(text) * SECOND)
+
+
+def _number(text: str) -> float:
+    """Return a number; NaN, which is in no range, for another text."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
+_OPTIONS = (
+    Option(name="host", read=_address, help="address to listen on"),
+    Option(name="port", read=_port, help="gRPC port, 0 for a free one"),
+    Option(
+        name="http-port",
+        read=_port,
+        metavar="PORT",
+        help="port for REST and /admin (the one after --port; with --port 0 a free one)",
+    ),
+    Option(
+        name="allow-host",
+        field="allow_hosts",
+        read=_host,
+        metavar="NAME",
+        many=True,
+        help="answer HTTP requests to this name too, and those of web pages from there; may be repeated",
+    ),
+    Option(name="data-dir", read=Path, metavar="FOLDER", help="the data folder (by default a temporary one)"),
+    Option(
+        name="queue",
+        field="queues",
+        metavar="NAME",
+        many=True,
+        aliases=("initial-queue",),
+        help="create a queue; may be repeated",
+    ),
+    Option(name="strict", read=_boolean, help="like Google: TLS, bearer tokens and the permissions of IAM roles"),
+    Option(name="metadata-port", read=_port, metavar="PORT", help="with --strict, port of a metadata server"),
+    Option(
+        name="proxy-port", read=_port, metavar="PORT", help="with --strict, port of an HTTPS proxy to *.googleapis.com"
+    ),
+    Option(name="quiet", read=_boolean, help="write no line to the standard error for a failed attempt"),
+    Option(
+        name="grace",
+        read=_seconds,
+        metavar="SECONDS",
+        help="how long attempts in flight may go on after a signal to stop; a second signal ends them",
+    ),
+    Option(name="lease", read=_boolean, help="stop 2 s after the last request GET /lease was closed"),
+    Option(
+        name="wait-for-loopback",
+        read=_boolean,
+        help="a connection that this machine refuses is no attempt: wait until the target listens",
+    ),
+    # These change the behaviour of the service.
+    Option(name="openid-issuer", metavar="URL", help="issuer of OIDC tokens"),
+    Option(
+        name="app-engine-host",
+        metavar="URL",
+        aliases=("app-engine-emulator-host",),
+        also=("APP_ENGINE_EMULATOR_HOST",),
+        help="URL of the App Engine application",
+    ),
+    Option(
+        name="https-ca",
+        read=Path,
+        metavar="FILE",
+        help="certificates of targets that are trusted besides the system's",
+    ),
+    Option(
+        name="https-insecure",
+        read=_boolean,
+        aliases=("insecure-skip-tls-verify",),
+        help="do not check certificates of targets",
+    ),
+    Option(name="no-batch", read=_boolean, help="answer batch calls with UNIMPLEMENTED"),
+    Option(
+        name="create-queues-on-demand",
+        field="queues_on_demand",
+        read=_boolean,
+        help="CreateTask creates a missing queue",
+    ),
+    Option(
+        name="hard-reset-on-purge-queue",
+        field="hard_reset_on_purge",
+        read=_boolean,
+        help="PurgeQueue also frees the names of tasks",
+    ),
+    Option(name="task-tombstone", read=_microseconds, metavar="SECONDS", help="how long names of tasks stay taken"),
+    Option(name="queue-tombstone", read=_microseconds, metavar="SECONDS", help="how long names of queues stay taken"),
+    Option(
+        name="new-queue-delay",
+        read=_microseconds,
+        metavar="SECONDS",
+        help="how long calls answer NOT_FOUND for a new queue",
+    ),
+    Option(name="log-delay", read=_microseconds, metavar="SECONDS", help="delay of log entries"),
+    Option(
+        name="log-limit",
+        read=_positive,
+        metavar="ENTRIES",
+        help="log entries that are kept, the newest; those of one batch call count as one",
+    ),
+    Option(
+        name="log-index-delay",
+        read=_share,
+        metavar="SHARE:SECONDS",
+        many=True,
+        help="this share of log entries is received at once and can be read only after the delay; may be repeated",
+    ),
+)
