@@ -136,14 +136,20 @@ class Emulator:
 
     def request(self, method: str, path: str, body: object = None, headers: Mapping[str, str] = NO_HEADERS) -> Any:
         """Send one HTTP request and return the decoded JSON answer."""
+        status, content = self.ask(method, path, None if body is None else json.dumps(body).encode(), headers)
+        assert status < 300, f"{method} {path}: {status} {content!r}"
+        return content
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = NO_HEADERS
+    ) -> tuple[int, Any]:
+        """Send one HTTP request and return status and decoded JSON, also of a refusal."""
         connection = http.client.HTTPConnection(self.http, timeout=PATIENCE)
         try:
-            data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, {"Content-Type": "application/json", **headers})
+            connection.request(method, path, body, {"Content-Type": "application/json", **headers})
             answer = connection.getresponse()
             text = answer.read()
-            assert answer.status < 300, f"{method} {path}: {answer.status} {text!r}"
-            return json.loads(text) if text else None
+            return answer.status, json.loads(text) if text else None
         finally:
             connection.close()
 

@@ -10,7 +10,8 @@ from google.cloud.location import locations_pb2
 from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.longrunning import operations_pb2
 
-from cloudtasks_nb.emulator.api.engine import Service
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.emulator.api.engine import Service, parse_name
 from cloudtasks_nb.emulator.api.operations import load_operation
 from cloudtasks_nb.emulator.api.pages import page_token, read_number
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, malformed_name, not_found
@@ -55,6 +56,8 @@ class AccessCalls(Service):
         response = iam_policy_pb2.TestIamPermissionsResponse()
         if request.resource in self._store.contents.queues:
             response.permissions.extend(request.permissions)
+        else:
+            parse_name(QueueName, request.resource)
         return bytes(response.SerializeToString())
 
     async def get_cmek_config(self, wire: bytes) -> bytes:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+
+from cloudtasks_nb.emulator.frontends.json_errors import error_response
 
 __all__ = ["guard", "host_of"]
 
@@ -37,11 +38,12 @@ def guard(hosts: Iterable[str]) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if (reason := _foreign(request, known)) is not None:
-            return _refused(403, "PERMISSION_DENIED", reason)
+            return error_response(403, reason)
         if _is_simple_write(request):
             given = request.headers.get("Content-Type", "none")
-            text = f"The Content-Type of a write must be {_JSON}, and is {given}: send that header."
-            return _refused(415, "INVALID_ARGUMENT", text)
+            return error_response(
+                415, f"The Content-Type of a write must be {_JSON}, and is {given}: send that header."
+            )
         return await handler(request)
 
     return check
@@ -86,8 +88,3 @@ def _is_simple_write(request: web.Request) -> bool:
     if "Origin" in request.headers:  # a page of this machine sends it, which needs no body to purge a queue
         return True
     return not request.path.endswith(_BUFFER) and (request.body_exists or "Content-Type" in request.headers)
-
-
-def _refused(status: int, code: str, message: str) -> web.Response:
-    error = {"error": {"code": status, "message": message, "status": code}}
-    return web.Response(status=status, body=orjson.dumps(error), content_type=_JSON)

@@ -23,6 +23,7 @@ from cloudtasks_nb.emulator.frontends.admin import Admin
 from cloudtasks_nb.emulator.frontends.google import Google
 from cloudtasks_nb.emulator.frontends.guard import guard
 from cloudtasks_nb.emulator.frontends.iam import IamApi
+from cloudtasks_nb.emulator.frontends.json_errors import JsonErrorRunner, answer_in_json
 from cloudtasks_nb.emulator.frontends.rest import Rest
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
 
@@ -59,6 +60,7 @@ class HttpServer:
         self._instance = instance
         known = (engine.settings.host, *engine.settings.allow_hosts, *(GOOGLE_HOSTS if engine.access else ()))
         self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[guard(known), self._send])
+        self._app.on_response_prepare.append(answer_in_json)
         add = self._app.router.add_get
         add("/health", self._health)
         add("/lease", leases.hold)
@@ -72,7 +74,7 @@ class HttpServer:
             self._app.add_routes(IamApi(engine.access, engine.tokens).routes())
             self._app.on_response_prepare.append(_date(engine.access))
         # Leases do not end by themselves: do not wait for them.
-        self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=0.1, logger=_log)
+        self._runner = JsonErrorRunner(self._app, access_log=None, shutdown_timeout=0.1, logger=_log)
 
     async def listen(self, host: str, port: int, certificate: ServerCertificate | None = None) -> int:
         """Start to listen, with TLS if there is a certificate, and return the port.

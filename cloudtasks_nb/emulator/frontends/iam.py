@@ -20,7 +20,7 @@ from cloudtasks_nb.emulator.access.state import member_of
 from cloudtasks_nb.emulator.access.tokens import Caller
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.frontends.admin import json_response
-from cloudtasks_nb.emulator.frontends.rest import error_document
+from cloudtasks_nb.emulator.frontends.json_errors import error_document
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
 __all__ = ["IamApi"]

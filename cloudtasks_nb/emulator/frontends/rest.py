@@ -13,31 +13,19 @@ from aiohttp import web
 from google.cloud.location import locations_pb2
 from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.longrunning import operations_pb2
-from google.protobuf import empty_pb2, json_format
+from google.protobuf import empty_pb2, field_mask_pb2, json_format
+from google.rpc import error_details_pb2
 
-from cloudtasks_nb._names import CODES, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
+from cloudtasks_nb._names import INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.dispatch.request import overridden
+from cloudtasks_nb.emulator.frontends.fields import Fields, parse_fields, select_fields
+from cloudtasks_nb.emulator.frontends.json_errors import UNREADABLE, error_document
 from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
-__all__ = ["Rest", "Route", "error_document", "find_route", "json_body"]
+__all__ = ["Rest", "Route", "find_route", "json_body"]
 
-_HTTP_STATUS = {
-    "CANCELLED": 499,
-    "INVALID_ARGUMENT": 400,
-    "DEADLINE_EXCEEDED": 504,
-    "NOT_FOUND": 404,
-    "ALREADY_EXISTS": 409,
-    "PERMISSION_DENIED": 403,
-    "RESOURCE_EXHAUSTED": 429,
-    "FAILED_PRECONDITION": 400,
-    "ABORTED": 409,
-    "OUT_OF_RANGE": 400,
-    "UNIMPLEMENTED": 501,
-    "UNAVAILABLE": 503,
-    "UNAUTHENTICATED": 401,
-}
 _log = logging.getLogger(__name__)
 # The query parameters of every REST API of Google (https://cloud.google.com/apis/docs/system-parameters).
 _STANDARD = {
@@ -52,6 +40,7 @@ _STANDARD = {
     "uploadType",
     "upload_protocol",
 }
+_ENCODINGS = {"", "identity", "gzip", "deflate"}  # those that aiohttp decodes
 _BUFFER = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks(?:/([^/:]+))?:buffer")
 
 
@@ -76,47 +65,56 @@ class Rest:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to serve."""
-        return [web.route("*", "/{api:v2|v2beta3}/{path:.+}", self._answer)]
+        return [
+            web.route("*", "/{api:v2|v2beta3}/{path:.+}", self._answer),
+            # Clients that go by google/cloud/location/locations.proto, such as Google's for Node, ask here.
+            web.get(r"/{api:v1}/{path:projects/[^/]+/locations(?:/[^/]+)?}", self._answer),
+        ]
 
     async def _answer(self, request: web.Request) -> web.Response:
-        enums_as_numbers = "enum-encoding=int" in request.query.get("$alt", "")
-
         async def respond() -> Any:
-            response = await self._response(request, request.match_info["api"], request.match_info["path"])
-            return json_format.MessageToDict(response, use_integers_for_enums=enums_as_numbers)
+            enums_as_numbers = _enums_as_numbers(request)
+            message, fields = await self._response(request, request.match_info["api"], request.match_info["path"])
+            return select_fields(json_format.MessageToDict(message, use_integers_for_enums=enums_as_numbers), fields)
 
         return await self.answer(request, respond)
 
     async def answer(self, request: web.Request, respond: Callable[[], Awaitable[Any]]) -> web.Response:
         """Answer with the JSON document that `respond` returns, or with the error that it raises."""
         try:
-            document = await respond()
+            _check_encoding(request)
+            return self._json(request, 200, await respond())
         except RefusedError as error:
-            return self._refused(error)
+            refused = error
         except json_format.ParseError as error:
-            return self._refused(invalid_argument(f"Invalid JSON payload received. {error}"))
-        except web.HTTPException as error:  # aiohttp raises it for a body that is too large
-            fields = {"code": error.status, "message": error.text or error.reason, "status": "INVALID_ARGUMENT"}
-            return self._json(error.status, {"error": fields})
+            refused = invalid_argument(f"Invalid JSON payload received. {error}")
         except web.RequestPayloadError as error:
-            return self._refused(invalid_argument(f"The body cannot be read. {error}"))
+            text = " ".join(str(error).rpartition("message:")[2].split())
+            refused = invalid_argument(f"The body cannot be read. {text}")
+        except web.HTTPException as error:  # aiohttp raises it for a body that is too large
+            error.headers.update(self._headers)
+            raise
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - clients expect every error as JSON
             _log.exception("%s %s", request.method, request.path)
-            return self._refused(RefusedError("INTERNAL", f"Unexpected {type(error).__name__}: {error}"))
-        return self._json(200, document)
+            refused = RefusedError("INTERNAL", f"Unexpected {type(error).__name__}: {error}")
+        return self._json(request, *error_document(refused))
 
-    async def _response(self, request: web.Request, api: str, path: str) -> Any:
+    async def _response(self, request: web.Request, api: str, path: str) -> tuple[Any, Fields]:
+        """Return the response message, and the fields of it that the request asks for."""
+        mask = _system_parameter(request, "fields") or request.headers.get("X-Goog-FieldMask", "")
         buffer = _BUFFER.fullmatch(path)
         if buffer and request.method == "POST":
-            return await self._buffer_task(request, api, buffer[1], buffer[2])
+            fields = parse_fields(mask, v2.CreateTaskRequest.DESCRIPTOR) if mask else {}
+            return await self._buffer_task(request, api, buffer[1], buffer[2]), fields
         found = find_route(request.method, api, path)
         if found is None:
-            raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found.")
+            raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found on this server.")
         route, resource = found
+        fields = parse_fields(mask, route.response.DESCRIPTOR) if mask else {}
         message = json_format.ParseDict(await _document(request, route, resource), route.request())
-        return route.response.FromString(await self.call(request, route.rpc, message.SerializeToString()))
+        return route.response.FromString(await self.call(request, route.rpc, message.SerializeToString())), fields
 
     async def _buffer_task(self, request: web.Request, api: str, name: str, task_id: str | None) -> Any:
         queue = self._engine.store.queue(name)
@@ -143,26 +141,33 @@ class Rest:
             return await call(wire)
         return await access.answer(rpc, call, wire, {key.lower(): value for key, value in request.headers.items()})
 
-    def _refused(self, error: RefusedError) -> web.Response:
-        return self._json(*error_document(error))
-
-    def _json(self, status: int, content: Any) -> web.Response:
+    def _json(self, request: web.Request, status: int, content: Any) -> web.Response:
+        is_compact = _system_parameter(request, "prettyPrint") == "false"
         return web.Response(
             status=status,
-            body=orjson.dumps(content, option=orjson.OPT_INDENT_2),
+            body=orjson.dumps(content, option=0 if is_compact else orjson.OPT_INDENT_2),
             content_type="application/json",
             headers=self._headers,
         )
 
 
-def error_document(error: RefusedError) -> tuple[int, dict[str, Any]]:
-    """Return the HTTP status of a refusal, and the JSON that Google's REST APIs answer."""
-    code = CODES[error.number]
-    status = _HTTP_STATUS.get(code, 500)
-    fields: dict[str, Any] = {"code": status, "message": error.message, "status": code}
-    if error.details:
-        fields["details"] = json_format.MessageToDict(error.status())["details"]
-    return status, {"error": fields}
+def _check_encoding(request: web.Request) -> None:
+    """Refuse a body that has not been decoded."""
+    if request.headers.get("Content-Encoding", "identity").lower() not in _ENCODINGS:
+        raise invalid_argument(UNREADABLE)
+
+
+def _system_parameter(request: web.Request, name: str) -> str:
+    """Return a parameter that every REST API of Google takes, with or without ``$`` before its name."""
+    return request.query.get(f"${name}") or request.query.get(name, "")
+
+
+def _enums_as_numbers(request: web.Request) -> bool:
+    """Return whether the answer is to have numbers for enums; refuse other formats than JSON."""
+    form, *options = _system_parameter(request, "alt").split(";")
+    if form not in {"", "json"}:
+        raise invalid_argument(f'The emulator answers in JSON only: leave "alt={form}" out, or send "alt=json".')
+    return "enum-encoding=int" in options
 
 
 async def json_body(request: web.Request) -> dict[str, Any] | None:
@@ -192,10 +197,34 @@ async def _document(request: web.Request, route: Route, resource: str) -> dict[s
         document = body if route.body == "*" else {route.body: body}
     for key in request.query:
         if not key.startswith("$") and key not in _STANDARD:
-            _set(document, key, request.query[key])
+            _set(document, key, _query_value(request.query[key], _query_field(route.request.DESCRIPTOR, key)))
     if route.resource:
         _set(document, route.resource, resource)
     return document
+
+
+def _query_field(descriptor: Any, key: str) -> Any:
+    """Return the field of a request message that a query parameter names, in camel case or snake case."""
+    field = None
+    for part in key.split("."):
+        fields = descriptor.fields if descriptor is not None else ()
+        field = next((field for field in fields if part in {field.name, field.json_name}), None)
+        if field is None:
+            text = (
+                f'Invalid JSON payload received. Unknown name "{key}": Cannot bind query parameter. '
+                f"Field '{part}' could not be found in request message."
+            )
+            violation = error_details_pb2.BadRequest.FieldViolation(description=text)
+            raise invalid_argument(text, [error_details_pb2.BadRequest(field_violations=[violation])])
+        descriptor = field.message_type
+    return field
+
+
+def _query_value(value: str, field: Any) -> str:
+    """Return a query parameter as JSON has it: the paths of a mask, which may be in snake case, in camel case."""
+    if field.message_type is not field_mask_pb2.FieldMask.DESCRIPTOR:
+        return value
+    return re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), value)
 
 
 def _set(document: dict[str, Any], path: str, value: str) -> None:
@@ -319,3 +348,4 @@ def _routes(api: str, messages: Any) -> list[Route]:
 
 
 _ROUTES = {"v2": _routes("v2", v2), "v2beta3": _routes("v2beta3", beta)}
+_ROUTES["v1"] = _ROUTES["v2"]  # only paths of locations come here

@@ -38,6 +38,18 @@ def test_permissions(client: tasks_v2.CloudTasksClient, queue: str, *, missing: 
     assert list(client.test_iam_permissions(request).permissions) == ([] if missing else asked)
 
 
+def test_policies_of_what_is_no_queue(client: tasks_v2.CloudTasksClient) -> None:
+    """The three calls for policies refuse a malformed name in the same way."""
+    calls = {
+        client.get_iam_policy: iam_policy_pb2.GetIamPolicyRequest,
+        client.set_iam_policy: iam_policy_pb2.SetIamPolicyRequest,
+        client.test_iam_permissions: iam_policy_pb2.TestIamPermissionsRequest,
+    }
+    for call, request in calls.items():
+        with pytest.raises(InvalidArgument, match="Invalid resource field value in the request"):
+            call(request(resource=f"{LOCATION}/queues/under_score"))
+
+
 def test_locations(client: tasks_v2.CloudTasksClient) -> None:
     """ListLocations and GetLocation know Google's regions."""
     names: list[str] = []

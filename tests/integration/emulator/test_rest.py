@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import gzip
+import http.client
+import json
+import socket
+import zlib
+from collections.abc import Callable, Iterator
+from urllib.request import urlopen
 
 import pytest
 from google.api_core.exceptions import BadRequest, NotFound
@@ -12,7 +18,7 @@ from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksRestTransport
 from google.longrunning.operations_pb2 import GetOperationRequest
 
-from tests.integration.conftest import LOCATION, Emulator, Enqueue, MakeQueue, Target
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Enqueue, MakeQueue, Target
 
 NOWHERE = "http://127.0.0.1:9/"
 State = tasks_v2.Queue.State
@@ -111,3 +117,133 @@ def test_header_names_are_checked(
             either.create_task({"parent": queue, "task": {"http_request": {"url": NOWHERE, "headers": {"X A": "1"}}}})
         with pytest.raises(BadRequest, match='"X A" is not the name of an HTTP header'):
             either.create_queue({"parent": LOCATION, "queue": {"name": f"{queue}-odd", "http_target": target}})
+
+
+MASKS = [
+    "updateMask=rateLimits.maxDispatchesPerSecond,retryConfig.maxAttempts",
+    "updateMask=rate_limits.max_dispatches_per_second,retry_config.max_attempts",
+    "update_mask=rateLimits.maxDispatchesPerSecond,retry_config.max_attempts",
+    "update_mask=rate_limits,retryConfig.maxAttempts",
+    "updateMask=rateLimits%2CretryConfig.maxAttempts&fields=rate_limits,retryConfig",
+]
+
+
+@pytest.mark.parametrize("query", MASKS)
+def test_masks_of_updates(emulator: Emulator, queue: str, query: str) -> None:
+    """An update changes the fields of its mask, which may be spelled in camel case or snake case, as its name may."""
+    change = {
+        "rateLimits": {"maxDispatchesPerSecond": 3},
+        "retryConfig": {"maxAttempts": 5, "maxDoublings": 2},
+        "state": "PAUSED",
+    }
+    emulator.request("PATCH", f"/v2/{queue}?{query}", change)
+    shown = emulator.request("GET", f"/v2/{queue}")
+    retry = shown["retryConfig"]
+    assert (shown["rateLimits"]["maxDispatchesPerSecond"], retry["maxAttempts"], retry["maxDoublings"]) == (3, 5, 16)
+
+
+@pytest.mark.parametrize("mask", ["rateLimits.colour", "rate_limits.", "_x", "a_b.C", "rateLimits;state"])
+def test_masks_that_name_no_field(emulator: Emulator, queue: str, mask: str) -> None:
+    """A mask with a field that queues do not have is refused."""
+    status, content = emulator.ask("PATCH", f"/v2/{queue}?updateMask={mask}", b"{}")
+    assert (status, content["error"]["status"]) == (400, "INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("?fields=name,rateLimits/maxBurstSize", {}),
+        ("?%24fields=name,rate_limits(max_burst_size)", {}),
+        ("", {"X-Goog-FieldMask": "name,rateLimits.maxBurstSize"}),
+    ],
+)
+def test_a_partial_response(emulator: Emulator, queue: str, query: str, headers: dict[str, str]) -> None:
+    """The answer has the fields that the request asks for, by parameter or header."""
+    shown = emulator.request("GET", f"/v2/{queue}{query}", headers=headers)
+    assert shown == {"name": queue, "rateLimits": {"maxBurstSize": 100}}
+
+
+def test_fields_that_are_not_there(emulator: Emulator) -> None:
+    """A call that asks for fields which its answer does not have is refused, and does nothing."""
+    name = f"{LOCATION}/queues/partial"
+    status, content = emulator.ask("POST", f"/v2/{LOCATION}/queues?fields=colour", f'{{"name": "{name}"}}'.encode())
+    description = "Error expanding 'fields' parameter. Cannot find matching fields for path 'colour'."
+    (detail,) = content["error"]["details"]
+    assert (status, content["error"]["message"]) == (400, "Request contains an invalid argument.")
+    assert detail["fieldViolations"] == [{"field": "colour", "description": description}]
+    assert emulator.ask("GET", f"/v2/{name}")[0] == 404
+
+
+def test_formats_of_answers(emulator: Emulator, queue: str) -> None:
+    """Enums are shown as names or numbers, JSON indented or not; requests may have either kind of enum."""
+    ask = f"/v2/{queue}?fields=state"
+    assert emulator.request("GET", f"{ask}&alt=json&key=mine") == {"state": "RUNNING"}
+    assert emulator.request("GET", f"{ask}&%24alt=json%3Benum-encoding%3Dint") == {"state": 1}
+    for query, text in (("", b'{\n  "state": "RUNNING"\n}'), ("&prettyPrint=false", b'{"state":"RUNNING"}')):
+        with urlopen(f"http://{emulator.http}{ask}{query}", timeout=PATIENCE) as answer:
+            assert answer.read() == text
+    for method in ("PUT", 4, "4"):
+        task = {"task": {"httpRequest": {"url": NOWHERE, "httpMethod": method}}, "responseView": 2}
+        made = emulator.request("POST", f"/v2/{queue}/tasks", task)
+        assert (made["httpRequest"]["httpMethod"], made["view"]) == ("PUT", "FULL")
+
+
+@pytest.mark.parametrize("api", ["v1", "v2", "v2beta3"])
+def test_locations(emulator: Emulator, api: str) -> None:
+    """Locations are listed in pages, and shown, under the path of each version."""
+    first = emulator.request("GET", f"/{api}/projects/demo/locations?pageSize=2")
+    assert [place["name"] for place in first["locations"]] == [
+        f"projects/demo/locations/asia-east{one}" for one in (1, 2)
+    ]
+    second = emulator.request("GET", f"/{api}/projects/demo/locations?pageToken={first['nextPageToken']}")
+    assert second["locations"][0] not in first["locations"]
+    assert emulator.request("GET", f"/{api}/{LOCATION}")["locationId"] == "us-central1"
+    assert emulator.ask("GET", f"/{api}/projects/demo/locations/nowhere")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes)]
+)
+def test_encoded_bodies(emulator: Emulator, queue: str, encoding: str, encode: Callable[[bytes], bytes]) -> None:
+    """A compressed body is decoded; one that is not what its header says is refused."""
+    path, headers = f"/v2/{queue}?updateMask=rateLimits", {"Content-Encoding": encoding}
+    body = b'{"rateLimits": {"maxDispatchesPerSecond": 7}}'
+    status, content = emulator.ask("PATCH", path, encode(body), headers)
+    assert (status, content["rateLimits"]["maxDispatchesPerSecond"]) == (200, 7)
+    status, content = emulator.ask("PATCH", path, b"\x00" + body, headers)
+    assert (status, content["error"]["status"]) == (400, "INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip", "utf-8"])
+def test_unknown_encodings_of_bodies(emulator: Emulator, queue: str, encoding: str) -> None:
+    """A Content-Encoding that the server cannot decode is refused, and the request changes nothing."""
+    status, content = emulator.ask("POST", f"/v2/{queue}:pause", b"{}", {"Content-Encoding": encoding})
+    assert (status, content["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    assert "gzip, deflate or identity" in content["error"]["message"]
+    assert emulator.request("GET", f"/v2/{queue}")["state"] == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GARBAGE\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX : y\r\n\r\n", 400),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nExpect: cake\r\nConnection: close\r\n\r\n", 417),
+        (b"PUT /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 405),
+    ],
+    ids=lambda value: repr(value)[:50],
+)
+def test_errors_below_the_api(emulator: Emulator, request_: bytes, status: int) -> None:
+    """Also what is refused before the API has seen it is answered in JSON."""
+    host, _, port = emulator.http.rpartition(":")
+    with socket.create_connection((host, int(port)), PATIENCE) as connection:
+        connection.sendall(request_)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        content = json.loads(answer.read())
+        answer.close()
+    assert (answer.status, answer.headers.get_content_type()) == (status, "application/json")
+    assert (content["error"]["code"], content["error"]["message"] != "") == (status, True)

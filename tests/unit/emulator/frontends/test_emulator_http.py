@@ -25,6 +25,7 @@ from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMME
 from cloudtasks_nb.emulator import folder as folder_module
 from cloudtasks_nb.emulator import server as server_module
 from cloudtasks_nb.emulator.dispatch import unreachable
+from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.frontends import http as http_module
 from cloudtasks_nb.emulator.frontends import rest
 from cloudtasks_nb.emulator.frontends.admin import Admin
@@ -159,6 +160,10 @@ async def test_instance_in_every_answer(running: Running) -> None:
         ("POST", f"/v2/{QUEUE}/tasks?task.name=x", {"task": 5}, 400, "INVALID_ARGUMENT"),
         ("POST", f"/v2/{QUEUE}/tasks:buffer", b"hi", 400, "FAILED_PRECONDITION"),
         ("POST", f"/v2/{QUEUE}/tasks:batchCreate", {}, 501, "UNIMPLEMENTED"),
+        ("GET", "/nothing", None, 404, "NOT_FOUND"),
+        ("GET", "/", None, 404, "NOT_FOUND"),
+        ("PUT", "/health", {}, 405, "FAILED_PRECONDITION"),
+        ("GET", f"/v1/{LOCATION}/queues", None, 404, "NOT_FOUND"),
     ],
 )
 async def test_refusals_in_json(running: Running, verb: str, path: str, body: Any, status: int, code: str) -> None:
@@ -184,6 +189,18 @@ async def test_unexpected_errors_in_json(
     assert f"GET /v2/{QUEUE}" in caplog.text
 
 
+async def test_errors_of_other_routes_in_json(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception on a route beside REST is answered as Google answers its own."""
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(TokenSigner, "keys", broken)
+    status, content = await running.http("GET", "/oauth2/v3/certs", Accept="text/html")
+    error = {"code": 500, "message": "Internal error encountered.", "status": "INTERNAL"}
+    assert (status, content) == (500, {"error": error})
+
+
 async def test_a_body_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than the server reads is 413, in JSON too."""
     monkeypatch.setattr(http_module, "_MAX_BODY", 1000)
@@ -195,11 +212,17 @@ async def test_a_body_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None
 @with_settings("running", queues=(QUEUE,))
 async def test_standard_parameters(running: Running) -> None:
     """Parameters that every REST API of Google takes are no fields of the request."""
-    names = ["access_token", "alt", "callback", "fields", "key", "oauth_token", "prettyPrint", "quotaUser"]
-    names += ["uploadType", "upload_protocol", "$.xgafv", "$alt"]
+    names = ["access_token", "callback", "key", "oauth_token", "quotaUser", "uploadType", "upload_protocol"]
+    names += ["$.xgafv", "$key", "prettyPrint", "$prettyPrint"]
     query = "&".join(f"{name}=1" for name in names)
-    assert (await running.http("GET", f"/v2/{QUEUE}?{query}"))[0] == 200
-    assert (await running.http("GET", f"/v2/{QUEUE}?colour=red"))[0] == 400
+    assert (await running.http("GET", f"/v2/{QUEUE}?{query}&alt=json&fields=name"))[0] == 200
+    status, content = await running.http("GET", f"/v2/{QUEUE}?colour=red")
+    text = (
+        "Invalid JSON payload received. Unknown name \"colour\": Cannot bind query parameter. Field 'colour' could not "
+    )
+    assert (status, content["error"]["message"]) == (400, f"{text}be found in request message.")
+    status, content = await running.http("GET", f"/v2/{QUEUE}?alt=proto")
+    assert (status, "JSON only" in content["error"]["message"]) == (400, True)
 
 
 async def test_details_in_json(running: Running) -> None:
