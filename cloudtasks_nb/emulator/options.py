@@ -96,6 +96,8 @@ def read_options(arguments: Sequence[str] | None, environment: Mapping[str, str]
         parser.error(str(error))
     if not given.get("strict") and {"metadata_port", "proxy_port"} & given.keys():
         parser.error("--metadata-port and --proxy-port need --strict")
+    if given.get("single_port") and "http_port" in given:
+        parser.error("--http-port has no effect with --single-port: leave one of them out")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     return Settings(**values)
 
@@ -205,6 +207,7 @@ _OPTIONS = (
         metavar="PORT",
         help="port for REST and /admin (the one after --port; with --port 0 a free one)",
     ),
+    Option(name="single-port", read=_boolean, help="answer gRPC and HTTP on --port; gRPC calls take longer"),
     Option(
         name="allow-host",
         field="allow_hosts",

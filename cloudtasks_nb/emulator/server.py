@@ -29,6 +29,7 @@ from cloudtasks_nb.emulator.frontends.grpc import answer_calls, grpc_server
 from cloudtasks_nb.emulator.frontends.http import HttpServer, Leases, host_and_port
 from cloudtasks_nb.emulator.frontends.metadata import MetadataServer
 from cloudtasks_nb.emulator.frontends.proxy import Proxy
+from cloudtasks_nb.emulator.frontends.single_port import BEHIND, SinglePort
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, Clock
 from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import configured
@@ -144,15 +145,12 @@ async def _listen(
 ) -> dict[str, Any]:
     settings, instance = engine.settings, folder.instance()
     calls = all_calls(engine)
-    server, port = grpc_server(settings.host, settings.port, certificate)
     leases = Leases(stop, instance)
     stack.callback(leases.close)
     web = HttpServer(engine, calls, leases, folder.path, instance)
     stack.push_async_callback(web.close)
-    http_port = settings.http_port
-    if http_port is None:
-        http_port = (port + 1) % 65_536 if settings.port else 0  # 0, a free port, if there is no next port
-    http_port = await web.listen(settings.host, http_port, certificate)
+    bind = _bind_one_port if settings.single_port else _bind_two_ports
+    server, port, http_port = await bind(settings, web, certificate, stack)
     metadata = {
         INSTANCE_METADATA: instance,
         HTTP_PORT_METADATA: str(http_port),
@@ -176,6 +174,28 @@ async def _listen(
         endpoint |= {"strict": True, "ca": str(certificate.ca)}
         endpoint |= await _listen_as_google(engine, port, http_port, stack)
     return endpoint
+
+
+async def _bind_two_ports(
+    settings: Settings, web: HttpServer, certificate: ServerCertificate | None, _: AsyncExitStack
+) -> tuple[Any, int, int]:
+    """Return a gRPC server that is not started yet, its port, and that of HTTP."""
+    server, port = grpc_server(settings.host, settings.port, certificate)
+    http_port = settings.http_port
+    if http_port is None:
+        http_port = (port + 1) % 65_536 if settings.port else 0  # 0, a free port, if there is no next port
+    return server, port, await web.listen(settings.host, http_port, certificate)
+
+
+async def _bind_one_port(
+    settings: Settings, web: HttpServer, certificate: ServerCertificate | None, stack: AsyncExitStack
+) -> tuple[Any, int, int]:
+    """Do the same with one port for both; TLS ends there."""
+    server, behind = grpc_server(BEHIND, 0)
+    single = SinglePort(await web.protocols(), behind)
+    stack.push_async_callback(single.close)
+    port = await single.listen(settings.host, settings.port, certificate)
+    return server, port, port
 
 
 async def _listen_as_google(engine: Engine, port: int, http_port: int, stack: AsyncExitStack) -> dict[str, Any]:

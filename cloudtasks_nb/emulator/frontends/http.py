@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -85,6 +86,12 @@ class HttpServer:
             If another program listens there.
         """
         return await listen(self._runner, host, port, "--http-port", certificate)
+
+    async def protocols(self) -> Callable[[], Any]:
+        """Return what makes the protocol of a connection that was accepted elsewhere."""
+        await self._runner.setup()
+        protocols: Any = self._runner.server
+        return protocols
 
     async def close(self) -> None:
         """Close all connections."""

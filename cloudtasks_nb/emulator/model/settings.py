@@ -17,6 +17,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8123  #: 0 is a free one
     http_port: int | None = None  #: None is the port after `port`, or a free one if `port` is 0
+    single_port: bool = False  #: gRPC and HTTP share `port`; `http_port` is not used
     allow_hosts: tuple[str, ...] = ()  #: names of this machine that HTTP clients may use besides those of the loopback
     data_dir: Path | None = None  #: None is a temporary folder
     queues: tuple[str, ...] = ()  #: names of queues to create at start
