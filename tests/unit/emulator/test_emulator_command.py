@@ -218,6 +218,14 @@ def test_only_a_strict_emulator_is_google(
     assert "--metadata-port and --proxy-port need --strict" in capsys.readouterr().err
 
 
+def test_one_port_or_two(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--single-port` arrives, and with a second port it is an error."""
+    assert started(monkeypatch, "--single-port", "--port", "1")[1] == Settings(port=1, single_port=True)
+    with pytest.raises(SystemExit):
+        started(monkeypatch, "--single-port", "--http-port", "2")
+    assert "--http-port has no effect with --single-port" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [

@@ -1,0 +1,130 @@
+"""`--single-port`: every client uses the same address, whatever protocol it speaks."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import grpc
+import pytest
+from google.api_core.client_options import ClientOptions
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.client.emulator_process import hold
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Enqueue, StartEmulator, Target
+from tests.processes import run
+
+
+@pytest.fixture(scope="module")
+def emulator_arguments() -> list[str]:
+    """Give the emulator of this file one port."""
+    return ["--single-port"]
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Close what a test has opened."""
+    with ExitStack() as opened:
+        yield opened
+
+
+def connected(emulator: Emulator, stack: ExitStack) -> socket.socket:
+    """Connect to the port, and send nothing."""
+    host, _, port = emulator.http.rpartition(":")
+    return stack.enter_context(socket.create_connection((host, int(port)), PATIENCE))
+
+
+def test_both_protocols_have_one_address(emulator: Emulator, queue: str) -> None:
+    """The ready line has the same host and port twice; what is created over gRPC is found over REST."""
+    assert emulator.ready["http"] == f"http://{emulator.ready['grpc']}"
+    assert emulator.request("GET", "/health") == {"status": "ok", "instance": emulator.ready["instance"]}
+    assert emulator.request("GET", f"/v2/{queue}")["name"] == queue
+
+
+@pytest.mark.parametrize("transport", ["grpc", "rest"])
+def test_the_toolkit_connects(
+    emulator: Emulator, target: Target, monkeypatch: pytest.MonkeyPatch, queue: str, transport: str
+) -> None:
+    """`CLOUD_TASKS_EMULATOR_HOST` with that address is enough for `ct.connect`, its clock and its handlers' tokens."""
+    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", emulator.ready["grpc"])
+    endpoint = None if transport == "grpc" else emulator.ready["http"]
+    with ct.connect("demo", "us-central1", endpoint=endpoint, transport=transport) as tasks:
+        tasks.queue(queue.rpartition("/")[2]).enqueue(target.url, {"day": "2013-01-01"})
+        [received] = target.wait()
+        assert received.body == b'{"day":"2013-01-01"}'
+        assert tasks.certs_url == f"{emulator.ready['http']}/oauth2/v1/certs"
+
+
+def test_google_client_over_rest(emulator: Emulator, queue: str) -> None:
+    """Google's client finds its queue at the same address over REST as over gRPC."""
+    options = ClientOptions(api_endpoint=emulator.ready["http"])
+    client = tasks_v2.CloudTasksClient(transport="rest", client_options=options, credentials=AnonymousCredentials())
+    with client:
+        assert client.get_queue(name=queue) == emulator.client.get_queue(name=queue)
+
+
+def test_many_connections_at_once(emulator: Emulator, queue: str, stack: ExitStack) -> None:
+    """Two hundred connections of both protocols, and a hundred that say nothing, do not hold each other up."""
+    for _ in range(100):
+        connected(emulator, stack)
+    options = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each channel
+    channels = [stack.enter_context(grpc.insecure_channel(emulator.ready["grpc"], options)) for _ in range(100)]
+    clients = [tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel)) for channel in channels]
+    with ThreadPoolExecutor(16) as pool:
+        by_grpc = pool.map(lambda client: client.get_queue(name=queue).name, clients)
+        by_http = pool.map(lambda _: emulator.request("GET", f"/v2/{queue}")["name"], range(100))
+        assert {*by_grpc, *by_http} == {queue}
+
+
+def test_large_messages(emulator: Emulator, queue: str, enqueue: Enqueue) -> None:
+    """Pages and requests of many megabytes arrive whole."""
+    emulator.client.pause_queue(name=queue)
+    url, body = "http://127.0.0.1:9/", bytes(range(256)) * 3600
+    request = {
+        "parent": queue,
+        "requests": [{"parent": queue, "task": {"http_request": {"url": url, "body": body}}}] * 40,
+    }
+    emulator.client.batch_create_tasks(request).result(PATIENCE)
+    listed = list(emulator.client.list_tasks({"parent": queue, "response_view": tasks_v2.Task.View.FULL}))
+    assert [task.http_request.body for task in listed] == [body] * 40
+
+
+def test_silent_clients_do_not_delay_the_end(start_emulator: StartEmulator, stack: ExitStack) -> None:
+    """A stop disconnects clients that have sent nothing, half a request, or gRPC's first bytes."""
+    emulator = start_emulator("--single-port")
+    silent, begun, half = (connected(emulator, stack) for _ in range(3))
+    begun.sendall(b"PRI * HT")
+    half.sendall(b"GET /health HTTP/1.1\r\n")
+    assert list(emulator.client.list_queues(parent=LOCATION)) == []
+    assert emulator.stop() == 0
+    for client in (silent, begun, half):
+        assert client.recv(1) == b""
+    with pytest.raises(ConnectionRefusedError):
+        connected(emulator, stack)
+
+
+def test_the_lease(start_emulator: StartEmulator, stack: ExitStack) -> None:
+    """With `--lease` the emulator ends after its last holder has gone, though a gRPC client is connected."""
+    emulator = start_emulator("--single-port", "--lease")
+    held = hold(emulator.ready)
+    assert held is not None
+    assert list(emulator.client.list_queues(parent=LOCATION)) == []
+    held.close()
+    assert emulator.process.wait(PATIENCE) == 0
+    assert emulator.errors() == ""
+
+
+def test_a_fixed_port(start_emulator: StartEmulator, free_port: int) -> None:
+    """`--port` is the one port; a second emulator there says that it is in use."""
+    first = start_emulator("--single-port", "--port", str(free_port))
+    assert first.ready["grpc"] == f"127.0.0.1:{free_port}"
+    second = run(sys.executable, "-m", "cloudtasks_nb.emulator", "--single-port", "--port", str(free_port))
+    assert second.returncode == 1
+    assert f"port {free_port} is in use → choose another one: --port 0" in second.stderr
+    assert "Traceback" not in second.stderr

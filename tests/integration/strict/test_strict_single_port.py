@@ -1,0 +1,68 @@
+"""`--strict --single-port`: TLS ends at the one port, and tokens and roles are those of two ports."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from google.api_core.exceptions import Forbidden
+
+from cloudtasks_nb.testing import StrictEmulator, strict_emulator
+from tests.integration.conftest import PATIENCE
+from tests.integration.strict.conftest import QUEUE, Connect, in_a_process, refused
+
+VIEWER = "roles/cloudtasks.viewer"
+#: Lists queues at Google's own addresses, over both protocols.
+LIST = """
+import json
+import cloudtasks_nb as ct
+
+found = []
+for transport in ("grpc", "rest"):
+    with ct.connect("demo", "us-central1", transport=transport) as tasks:
+        found += tasks.queues().index.tolist()
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[StrictEmulator]:
+    """Run one strict emulator with one port for the file."""
+    with strict_emulator("--single-port") as emulator:
+        assert emulator.http == f"https://{emulator.grpc}"
+        yield emulator
+
+
+@pytest.mark.parametrize("transport", ["grpc", "rest"])
+def test_roles_are_enforced(emulator: StrictEmulator, connect: Connect, transport: str) -> None:
+    """A viewer reads a queue and may not purge it."""
+    client = connect(emulator.user("ann@example.com", VIEWER), transport=transport)
+    assert client.get_queue(name=QUEUE).name == QUEUE
+    _, reason, _ = refused(lambda: client.purge_queue(name=QUEUE), Forbidden)
+    assert reason == "IAM_PERMISSION_DENIED"
+
+
+def test_at_the_addresses_of_google(emulator: StrictEmulator, tmp_path: Path) -> None:
+    """Clients that know only Google's addresses reach both protocols through the proxy."""
+    file = emulator.user("ann@example.com", VIEWER, gcloud=True)
+    variables = {**emulator.google_environment, "CLOUDTASKS_NB_HOME": str(tmp_path / "home")}
+    found = in_a_process(LIST, tmp_path, {**variables, "GOOGLE_APPLICATION_CREDENTIALS": str(file)})
+    assert found == ["reports", "reports"]
+
+
+@pytest.mark.parametrize(("offered", "chosen"), [(["h2"], "h2"), (["h2", "http/1.1"], "http/1.1"), ([], None)])
+def test_tls_chooses_the_protocol(emulator: StrictEmulator, offered: list[str], chosen: str | None) -> None:
+    """A client that offers HTTP/1.1 gets it, since REST has no other; gRPC offers h2 alone, and gets it."""
+    address = urlsplit(emulator.http)
+    context = ssl.create_default_context(cafile=emulator.environment["REQUESTS_CA_BUNDLE"])
+    if offered:
+        context.set_alpn_protocols(offered)
+    with (
+        socket.create_connection((address.hostname or "", address.port or 0), PATIENCE) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as encrypted,
+    ):
+        assert encrypted.selected_alpn_protocol() == chosen
