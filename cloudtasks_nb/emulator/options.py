@@ -178,6 +178,12 @@ def _host(text: str) -> str:
     return host
 
 
+def _functions_host(text: str) -> str:
+    if host_of(text) is None:
+        raise argparse.ArgumentTypeError(f"{text} is not HOST:PORT")
+    return text
+
+
 def _seconds(text: str) -> float:
     seconds = _number(text)
     if not 0 <= seconds <= _CENTURY:
@@ -251,6 +257,12 @@ _OPTIONS = (
         aliases=("app-engine-emulator-host",),
         also=("APP_ENGINE_EMULATOR_HOST",),
         help="URL of the App Engine application",
+    ),
+    Option(
+        name="functions-host",
+        read=_functions_host,
+        metavar="HOST:PORT",
+        help="where Firebase's functions emulator listens: the functions of tasks without a URL",
     ),
     Option(
         name="https-ca",

@@ -21,6 +21,7 @@ from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.admin import Admin
+from cloudtasks_nb.emulator.frontends.firebase import Firebase
 from cloudtasks_nb.emulator.frontends.google import Google
 from cloudtasks_nb.emulator.frontends.guard import guard
 from cloudtasks_nb.emulator.frontends.iam import IamApi
@@ -69,7 +70,9 @@ class HttpServer:
         add("/oauth2/v3/certs", self._keys)
         add("/oauth2/v1/certs", self._certificates)
         self._app.add_routes(Admin(engine, folder).routes())
-        self._app.add_routes(Rest(engine, calls, instance).routes())
+        rest = Rest(engine, calls, instance)
+        self._app.add_routes(rest.routes())
+        self._app.add_routes(Firebase(engine, rest).routes())
         if engine.access is not None:
             self._app.add_routes(Google(engine.access, engine.tokens).routes())
             self._app.add_routes(IamApi(engine.access, engine.tokens).routes())

@@ -30,6 +30,7 @@ class Settings:
     wait_for_loopback: bool = False  #: a refused connection to this machine does not count as an attempt
     openid_issuer: str = "https://accounts.google.com"
     app_engine_host: str | None = None  #: base URL of the App Engine application
+    functions_host: str | None = None  #: host and port of Firebase's functions emulator
     https_ca: Path | None = None  #: further certificates to trust
     https_insecure: bool = False  #: do not check certificates
     no_batch: bool = False  #: batch calls are UNIMPLEMENTED

@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[3]
 FIRST, ANOTHER = "projects/dev/locations/here/queues/firstq", "projects/dev/locations/here/queues/anotherq"
 EVERYTHING = """--host 0.0.0.0 --port 1 --http-port 2 --data-dir d --queue a --queue b --quiet --strict
 --single-port false --metadata-port 3 --proxy-port 4 --grace 2.5 --lease
---wait-for-loopback --openid-issuer i --app-engine-host h --https-ca c --https-insecure --no-batch
---create-queues-on-demand --hard-reset-on-purge-queue
+--wait-for-loopback --openid-issuer i --app-engine-host h --functions-host f:5001 --https-ca c --https-insecure
+--no-batch --create-queues-on-demand --hard-reset-on-purge-queue
 --task-tombstone 1.5 --queue-tombstone 2 --new-queue-delay 3 --log-delay 4
 --log-index-delay 0.05:45 0.01:600 --log-index-delay 0.5:1 --log-limit 7
 --allow-host Hub.example --allow-host fd00::1"""
@@ -75,6 +75,7 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         wait_for_loopback=True,
         openid_issuer="i",
         app_engine_host="h",
+        functions_host="f:5001",
         https_ca=Path("c"),
         https_insecure=True,
         no_batch=True,
@@ -99,6 +100,7 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--port", "x"),
         ("--http-port", "65536"),
         ("--allow-host", "https://hub.example/"),
+        ("--functions-host", "http://f:5001"),
         ("--task-tombstone", "nan"),
         ("--task-tombstone", "-5"),
         ("--queue-tombstone", "inf"),

@@ -1,0 +1,157 @@
+"""The routes of Firebase's own emulator of Cloud Tasks, as plain HTTP."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from google.cloud import tasks_v2
+
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
+
+QUEUE = f"{LOCATION}/queues/resize"
+#: What firebase-admin sends without credentials.
+OWNER = {"Authorization": "Bearer owner"}
+TASK = {
+    "httpRequest": {
+        "url": "",
+        "oidcToken": {"serviceAccountEmail": "emulated-service-acct@email.com"},
+        "body": base64.b64encode(b'{"data": {"width": 100}}').decode(),
+        "headers": {"Content-Type": "application/json", "X-Mine": "1"},
+    }
+}
+
+
+def send(emulator: Emulator, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """Send a request as firebase-admin does, and return the status and the document of the answer."""
+    url = f"{emulator.ready['http']}/{path}"
+    answer = requests.request(method, url, json=body, headers=OWNER, timeout=PATIENCE)
+    return answer.status_code, answer.json()
+
+
+def test_a_queue_has_the_settings_of_its_function(emulator: Emulator, client: tasks_v2.CloudTasksClient) -> None:
+    """What `onTaskDispatched` says becomes the queue's settings; what it leaves out is as firebase-tools deploys it."""
+    given = {"retryConfig": {"maxAttempts": 5, "maxRetrySeconds": None}, "rateLimits": {"maxDispatchesPerSecond": 7}}
+    status, made = send(emulator, "POST", QUEUE, given | {"retry": False, "timeoutSeconds": 60})
+    assert status == 200
+    assert made["taskQueueConfig"]["retryConfig"]["maxAttempts"] == 5
+    assert made["taskQueueConfig"]["rateLimits"] == {"maxConcurrentDispatches": 1000, "maxDispatchesPerSecond": 7}
+    queue = client.get_queue(name=QUEUE)
+    assert queue.rate_limits.max_dispatches_per_second == 7
+    retry = queue.retry_config
+    assert (retry.max_attempts, retry.max_doublings) == (5, 16)
+    assert (retry.min_backoff.total_seconds(), retry.max_backoff.total_seconds()) == (0.1, 3600)
+    # The functions emulator sends it again whenever the code of the functions changes.
+    assert send(emulator, "POST", QUEUE, {"retryConfig": {"minBackoffSeconds": 2.5, "maxRetrySeconds": 60}})[0] == 200
+    changed = client.get_queue(name=QUEUE)
+    assert changed.retry_config.max_attempts == 3
+    assert changed.retry_config.min_backoff.total_seconds() == 2.5
+    assert changed.retry_config.max_retry_duration.total_seconds() == 60
+    assert changed.rate_limits.max_dispatches_per_second == 500
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "message"),
+    [
+        (QUEUE, {"rateLimits": {"maxConcurrentDispatches": 5001}}, "5000"),
+        (QUEUE, {"rateLimits": {"maxDispatchesPerSecond": "7"}}, "maxDispatchesPerSecond must be a number"),
+        (QUEUE, {"retryConfig": {"minBackoffSeconds": True}}, "minBackoffSeconds must be a number"),
+        (QUEUE, {"retryConfig": {"maxAttempts": 2.5}}, "Invalid JSON payload"),
+        (QUEUE, {"retryConfig": {"maxRetrySeconds": 1e300}}, "Invalid JSON payload"),
+        (QUEUE, {"retryConfig": [1]}, "retryConfig must be an object"),
+        (QUEUE, {"defaultUri": "/resize"}, "defaultUri must start with"),
+        (f"{LOCATION}/queues/under_score", {}, "Queue name must be formatted"),
+        (f"{LOCATION}/queues/{'q' * 101}", {}, "Queue name must be formatted"),
+    ],
+)
+def test_settings_that_a_queue_cannot_have(
+    emulator: Emulator, path: str, given: Mapping[str, object], message: str
+) -> None:
+    """A wrong setting is refused with the reason, as JSON."""
+    status, refused = send(emulator, "POST", path, given)
+    assert (status, refused["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    assert message in refused["error"]["message"]
+
+
+def test_an_empty_url_is_that_of_the_function(emulator: Emulator, target: Target) -> None:
+    """A task without a URL goes to the queue's `defaultUri`, with its body, its headers and a token."""
+    send(emulator, "POST", QUEUE, {"defaultUri": target.url})
+    status, made = send(emulator, "POST", f"{QUEUE}/tasks", {"task": TASK})
+    assert status == 200
+    assert made["task"]["name"].startswith(f"/{QUEUE}/tasks/")
+    (request,) = target.wait()
+    assert json.loads(request.body) == {"data": {"width": 100}}
+    assert request.headers["x-mine"] == "1"
+    assert request.headers["x-cloudtasks-queuename"] == "resize"
+    assert request.headers["authorization"].startswith("Bearer ey")
+
+
+def test_a_url_of_its_own_is_kept(emulator: Emulator, target: Target) -> None:
+    """A task with a URL goes there."""
+    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
+    http = {**TASK["httpRequest"], "url": target.url}
+    assert send(emulator, "POST", f"{QUEUE}/tasks", {"task": {"httpRequest": http}})[0] == 200
+    target.wait()
+
+
+def test_duplicates_and_deletion(emulator: Emulator, client: tasks_v2.CloudTasksClient) -> None:
+    """An id that is taken is refused with 409; a task can be deleted once."""
+    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
+    client.pause_queue(name=QUEUE)
+    name = f"{QUEUE}/tasks/one"
+    named = {"task": TASK | {"name": name, "scheduleTime": "2020-01-01T00:00:00.000Z", "dispatchDeadline": "30s"}}
+    status, made = send(emulator, "POST", f"{QUEUE}/tasks", named)
+    assert (status, made["task"]["name"], made["task"]["dispatchDeadline"]) == (200, f"/{name}", "30s")
+    status, refused = send(emulator, "POST", f"{QUEUE}/tasks", named)
+    assert (status, refused["error"]["status"]) == (409, "ALREADY_EXISTS")
+    assert send(emulator, "DELETE", name) == (200, {})
+    assert send(emulator, "DELETE", name)[0] == 404
+    client.resume_queue(name=QUEUE)
+
+
+def test_a_queue_that_does_not_exist(emulator: Emulator) -> None:
+    """A task for a function without a queue is refused with 404."""
+    missing = f"{LOCATION}/queues/missing"
+    status, refused = send(emulator, "POST", f"{missing}/tasks", {"task": TASK})
+    assert (status, refused["error"]["status"]) == (404, "NOT_FOUND")
+    assert send(emulator, "DELETE", f"{missing}/tasks/one")[0] == 404
+
+
+@pytest.mark.parametrize("body", [None, {}, {"task": {}}, {"task": {"httpRequest": 1}}, {"task": 1}, []])
+def test_tasks_that_are_none(emulator: Emulator, body: object) -> None:
+    """A body without a task is refused with 400."""
+    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
+    status, refused = send(emulator, "POST", f"{QUEUE}/tasks", body)
+    assert (status, refused["error"]["status"]) == (400, "INVALID_ARGUMENT")
+
+
+def test_a_function_without_a_url(emulator: Emulator) -> None:
+    """A task without a URL, for a queue whose function has none either, is refused with what to do."""
+    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
+    send(emulator, "POST", QUEUE)
+    status, refused = send(emulator, "POST", f"{QUEUE}/tasks", {"task": TASK})
+    assert status == 400
+    assert "--functions-host" in refused["error"]["message"]
+
+
+def test_the_functions_emulator(start_emulator: StartEmulator, target: Target) -> None:
+    """With `--functions-host` the URL of a function is where Firebase's functions emulator serves it."""
+    emulator = start_emulator("--functions-host", f"127.0.0.1:{target.port}", "--queue", QUEUE)
+    assert send(emulator, "POST", f"{QUEUE}/tasks", {"task": TASK})[0] == 200
+    (request,) = target.wait()
+    assert request.path == "/demo/us-central1/resize"
+
+
+def test_urls_of_functions_last(start_emulator: StartEmulator, target: Target, tmp_path: Path) -> None:
+    """The URL of a queue's function is stored in the data folder."""
+    first = start_emulator("--data-dir", str(tmp_path))
+    send(first, "POST", QUEUE, {"defaultUri": target.url})
+    first.kill()
+    second = start_emulator("--data-dir", str(tmp_path))
+    assert send(second, "POST", f"{QUEUE}/tasks", {"task": TASK})[0] == 200
+    assert target.wait()[0].path == "/job"
