@@ -32,10 +32,13 @@ class Timings(Repository):
     def pages(self, batch: str) -> Iterator[TimingsPage]:
         """Yield the times of rows that succeeded or failed, up to 20,000 at a time."""
         with self._database.reading() as connection:
-            for first, last in ranges(connection, number_of(connection, batch)):
-                page: TimingsPage = [[first - 1]]
-                while page[0]:
-                    found = connection.execute(_SELECT, (page[0][-1] + 1, last)).fetchone()
-                    page = [orjson.loads(column) for column in found]
-                    if page[0]:
-                        yield page
+            parts = ranges(connection, number_of(connection, batch))
+        for first, last in parts:
+            refs: Sequence[int] = [first - 1]
+            while refs:
+                with self._database.reading() as connection:
+                    found = connection.execute(_SELECT, (refs[-1] + 1, last)).fetchone()
+                page = [orjson.loads(column) for column in found]
+                refs = page[0]
+                if refs:
+                    yield page
