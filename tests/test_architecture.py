@@ -66,6 +66,7 @@ ONLY_IN = {
     "cryptography": {"emulator."},
     "obstore": {"store."},
     "re2": {"emulator.api.filter"},
+    "yaml": {"emulator.model.config_file"},
 }
 #: Foreign library -> modules that stay free of it, because they work on plain values only.
 NEVER_IN = {

@@ -1,0 +1,142 @@
+"""The configuration file: what it may say, and the errors for what it may not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cloudtasks_nb.emulator.model.config_file import ConfigFile
+from cloudtasks_nb.errors import InvalidInputError
+from tests.unit.emulator.conftest import QUEUE
+
+PLACE = f"queues:\n- name: {QUEUE}\n"
+
+
+def read(file: Path, text: str) -> ConfigFile:
+    """Read a file with the options `port`, a number, and `strict`."""
+
+    def port(value: Any) -> int:
+        if not isinstance(value, int):
+            raise InvalidInputError(f"{value} is not a port")
+        return value
+
+    file.write_text(text, encoding="utf-8")
+    return ConfigFile.read(file, {"port": port, "strict": bool})
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml", "json", "conf"])
+def test_what_a_file_says(tmp_path: Path, suffix: str) -> None:
+    """Options and queues are read, from YAML and JSON alike; null stands for what is not given."""
+    queue = {
+        "name": QUEUE,
+        "rateLimits": {"maxBurstSize": 5, "maxDispatchesPerSecond": 0.5},
+        "retryConfig": None,
+        "appEngineRoutingOverride": {"service": "s"},
+        "state": "DISABLED",
+    }
+    document = {"port": 5, "strict": None, "queues": [queue]}
+    found = read(tmp_path / f"c.{suffix}", json.dumps(document) if suffix == "json" else yaml.safe_dump(document))
+    assert found.options == {"port": 5}
+    message = found.queues[0].message
+    assert (message.rate_limits.max_burst_size, message.rate_limits.max_dispatches_per_second) == (5, 0.5)
+    assert (message.state, message.HasField("retry_config")) == (3, False)
+    assert message.app_engine_http_queue.app_engine_routing_override.service == "s"
+
+
+def test_merged_keys(tmp_path: Path) -> None:
+    """Queues of YAML may share settings by anchors and merge keys."""
+    text = f"queues:\n- &base\n  name: {QUEUE}\n  state: PAUSED\n- <<: *base\n  name: {QUEUE}-2\n"
+    queues = read(tmp_path / "c.yaml", text).queues
+    assert [(queue.message.name, queue.message.state) for queue in queues] == [(QUEUE, 2), (f"{QUEUE}-2", 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "hint"),
+    [
+        (f"{PLACE}  rateLimit: 5", "3: queues[0].rateLimit: there is no key rateLimit", "did you mean rateLimits?"),
+        (f"{PLACE}  purgeTime: 2020-01-01", "3: queues[0].purgeTime: there is no key purgeTime", "allowed are name, "),
+        (f"{PLACE}  rateLimits: 5", "3: queues[0].rateLimits: 5 is not a mapping", None),
+        (
+            f"{PLACE}  rateLimits: {{maxDispatchesPerSecond: fast}}",
+            '3: queues[0].rateLimits.maxDispatchesPerSecond: "fast" is not a number',
+            None,
+        ),
+        (
+            f"{PLACE}  rateLimits: {{maxConcurrentDispatches: 1.5}}",
+            "3: queues[0].rateLimits.maxConcurrentDispatches: 1.5 is not a whole number",
+            None,
+        ),
+        (
+            f"{PLACE}  rateLimits: {{maxDispatchesPerSecond: 501}}",
+            "2: queues[0]: RateLimits.maxDispatchesPerSecond must be less than or equal to 500.",
+            None,
+        ),
+        (
+            f"{PLACE}  retryConfig: {{minBackoff: 1}}",
+            "3: queues[0].retryConfig.minBackoff: 1 is not a duration in seconds, such as 1.5s",
+            None,
+        ),
+        (f"{PLACE}  state: paused", '3: queues[0].state: "paused" is not one of RUNNING, PAUSED, DISABLED', None),
+        (
+            f"{PLACE}  httpTarget:\n    headerOverrides:\n    - header: {{key: A, value: on}}",
+            "5: queues[0].httpTarget.headerOverrides[0].header.value: true is not text",
+            None,
+        ),
+        (f"{PLACE}  httpTarget: {{headerOverrides: 5}}", "3: queues[0].httpTarget.headerOverrides: this is not", None),
+        (
+            f"{PLACE}  httpTarget: {{oidcToken: {{serviceAccountEmail: a}}, oauthToken: {{serviceAccountEmail: a}}}}",
+            "2: queues[0]: ",
+            None,
+        ),
+        ("queues:\n- name: q", '2: queues[0]: "q" is not a queue name', "a queue name is "),
+        ("queues:\n- state: PAUSED", '2: queues[0]: "" is not a queue name', "a queue name is "),
+        (f"queues:\n- {QUEUE}", "1: queues[0]: this is not a queue", None),
+        ("queues: 5", "1: queues: this is not a list of queues", None),
+        (f"{PLACE}- name: {QUEUE}", f"3: queues[1]: the queue {QUEUE} is listed twice", None),
+        ("port: x", "1: port: x is not a port", None),
+        ("prot: 5", "1: prot: there is no key prot", "did you mean port?"),
+        ("- a", "1: the file is not a mapping", None),
+        ("", "1: the file is not a mapping", None),
+        ("port: 1\nport: 2", "2: the key port is given twice", None),
+        (f"{PLACE}  state: !!set {{a}}", "3: queues[0].state: ", None),
+        (f"{PLACE}  rateLimits: {{maxBurstSize: !!binary aGk=}}", "3: queues[0].rateLimits.maxBurstSize: ", None),
+        ("? [a]\n: b", "1: ", None),
+        ("1: 2", "1: the key 1 is not text", None),
+        ("queues:\n  - name: [", "2: expected the node content", None),
+        ("x: !!python/object:os.system a", "1: could not determine a constructor", None),
+        ("[" * 5000, " the configuration file cannot be understood", None),
+        ("\x01", " the configuration file cannot be understood", None),
+    ],
+)
+def test_mistakes(tmp_path: Path, text: str, error: str, hint: str | None) -> None:
+    """An error names the file, the line and the key, and what is allowed there."""
+    with pytest.raises(InvalidInputError) as caught:
+        read(tmp_path / "c.yaml", text)
+    assert caught.value.message.startswith(f"{tmp_path / 'c.yaml'}:{error}")
+    assert (caught.value.hint or "").startswith(hint or "")
+    assert (hint is None) == (caught.value.hint is None)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('{"queues": [\n}', ":2: this is not JSON: Expecting value"),
+        ('{"port": 1, "port": 2}', ": the key port is given twice"),
+        (json.dumps({"queues": [{"name": QUEUE, "state": "X"}]}), ': queues[0].state: "X" is not one of '),
+    ],
+)
+def test_mistakes_in_json(tmp_path: Path, text: str, error: str) -> None:
+    """In JSON an error names the file and the key; a mistake of JSON itself has its line."""
+    with pytest.raises(InvalidInputError) as caught:
+        read(tmp_path / "c.json", text)
+    assert caught.value.message.startswith(f"{tmp_path / 'c.json'}{error}")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """A file that is not there is named with the reason."""
+    with pytest.raises(InvalidInputError, match=r"c\.yaml: the configuration file cannot be read: No such file"):
+        ConfigFile.read(tmp_path / "c.yaml", {})
