@@ -46,7 +46,7 @@ def _allow_many_files() -> None:
 
 
 async def _run(settings: Settings) -> None:
-    stop, abort = asyncio.Event(), asyncio.Event()
+    stop, abort, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def end() -> None:
@@ -57,7 +57,9 @@ async def _run(settings: Settings) -> None:
             loop.add_signal_handler(number, end)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(end))
-    await run(settings, _print_endpoint, stop, abort)
+    if settings.config is not None and sys.platform != "win32":
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
+    await run(settings, _print_endpoint, stop, abort, reload)
 
 
 def _print_endpoint(endpoint: dict[str, Any]) -> None:

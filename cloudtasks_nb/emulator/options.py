@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,9 @@ from typing import Any, Final
 from cloudtasks_nb._names import OPTION_VARIABLES
 from cloudtasks_nb.emulator.frontends.guard import host_of
 from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.config_file import ConfigFile
 from cloudtasks_nb.emulator.model.settings import Settings
+from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["PROGRAM", "Option", "read_options"]
 
@@ -76,6 +79,24 @@ class Option:
         values = [self.read(text) for text in texts]
         return values if self.many else values[-1]
 
+    def from_file(self, value: Any) -> Any:
+        """Return the value for one of the configuration file.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is not allowed.
+        """
+        values = value if self.many and isinstance(value, list) else [value]
+        plain = bool if self.read is _boolean else (str, int, float)
+        if any(not isinstance(one, plain) or isinstance(one, bool) != (plain is bool) for one in values):
+            kind = "a list of texts" if self.many else "true or false" if self.read is _boolean else "text or a number"
+            raise InvalidInputError(f"{json.dumps(value, default=str)} is not {kind}")
+        try:
+            return self.value(map(str, values))
+        except argparse.ArgumentTypeError as error:
+            raise InvalidInputError(str(error)) from error
+
     def _default(self) -> str:
         default = _DEFAULTS[self.dest]
         if self.read in {_microseconds, _seconds}:
@@ -84,9 +105,10 @@ class Option:
 
 
 def read_options(arguments: Sequence[str] | None, environment: Mapping[str, str]) -> Settings:
-    """Return the settings; the command line counts before the environment.
+    """Return the settings; the command line counts before the environment, which counts before the configuration file.
 
-    A value that is not allowed ends the program with exit code 2, and a message that names the flag or the variable.
+    A value that is not allowed ends the program with exit code 2, and a message that names the flag, the variable, or
+    the place in the file.
     """
     parser = _parser()
     line = vars(parser.parse_args([_two_dashes(word) for word in (sys.argv[1:] if arguments is None else arguments)]))
@@ -94,12 +116,24 @@ def read_options(arguments: Sequence[str] | None, environment: Mapping[str, str]
         given = {**_from_environment(environment), **line}
     except argparse.ArgumentTypeError as error:
         parser.error(str(error))
+    if (path := given.get("config")) is not None:
+        try:
+            given["config"] = config = ConfigFile.read(path, _READERS)
+        except InvalidInputError as error:
+            parser.error(f"{error.message}{f' → {error.hint}' if error.hint else ''}")
+        given = {_BY_NAME[name].dest: value for name, value in config.options.items()} | given
     if not given.get("strict") and {"metadata_port", "proxy_port"} & given.keys():
         parser.error("--metadata-port and --proxy-port need --strict")
     if given.get("single_port") and "http_port" in given:
         parser.error("--http-port has no effect with --single-port: leave one of them out")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    return Settings(**values)
+    settings = Settings(**values)
+    own = settings.own_issuer
+    if own and own.port == settings.port and settings.http_port is None and not settings.single_port:
+        parser.error(
+            f"--openid-issuer {settings.openid_issuer} has the port of gRPC: name another one or --single-port"
+        )
+    return settings
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -127,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="%(prog)s [OPTION ...]",
         description="A complete local emulator of Cloud Tasks with gRPC and REST.",
         epilog="A flag may have one dash or two. In brackets: the environment variable that sets the same. "
-        "The command line counts before the environment.",
+        "The command line counts before the environment, and the environment before the file of --config.",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}", help="print the version")
     for option in _OPTIONS:
@@ -211,7 +245,7 @@ _OPTIONS = (
         name="http-port",
         read=_port,
         metavar="PORT",
-        help="port for REST and /admin (the one after --port; with --port 0 a free one)",
+        help="port for REST and /admin (that of --openid-issuer, or the one after --port; with --port 0 a free one)",
     ),
     Option(name="single-port", read=_boolean, help="answer gRPC and HTTP on --port; gRPC calls take longer"),
     Option(
@@ -230,6 +264,12 @@ _OPTIONS = (
         many=True,
         aliases=("initial-queue",),
         help="create a queue; may be repeated",
+    ),
+    Option(
+        name="config",
+        read=Path,
+        metavar="FILE",
+        help="YAML or JSON file: queues with their settings, and options; its queues are read again after SIGHUP",
     ),
     Option(name="strict", read=_boolean, help="like Google: TLS, bearer tokens and the permissions of IAM roles"),
     Option(name="metadata-port", read=_port, metavar="PORT", help="with --strict, port of a metadata server"),
@@ -250,7 +290,18 @@ _OPTIONS = (
         help="a connection that this machine refuses is no attempt: wait until the target listens",
     ),
     # These change the behaviour of the service.
-    Option(name="openid-issuer", metavar="URL", help="issuer of OIDC tokens"),
+    Option(
+        name="openid-issuer",
+        metavar="URL",
+        help="issuer of OIDC tokens; http://HOST:PORT is the emulator, which listens for HTTP on that port, unless "
+        "--http-port names another one",
+    ),
+    Option(
+        name="openid-signing-key",
+        read=Path,
+        metavar="FILE",
+        help="PEM file of the RSA key that signs OIDC tokens (by default one in the data folder)",
+    ),
     Option(
         name="app-engine-host",
         metavar="URL",
@@ -312,3 +363,6 @@ _OPTIONS = (
         help="this share of log entries is received at once and can be read only after the delay; may be repeated",
     ),
 )
+_BY_NAME = {option.name: option for option in _OPTIONS}
+#: Options that the configuration file can set: its own list of queues says more than names.
+_READERS = {name: option.from_file for name, option in _BY_NAME.items() if name not in {"config", "queue"}}

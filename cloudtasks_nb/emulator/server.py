@@ -18,6 +18,7 @@ from cloudtasks_nb.emulator.access.certificates import ServerCertificate, server
 from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.access.delivery import StrictDeliverer, authorize_as
 from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS
+from cloudtasks_nb.emulator.api.declared_queues import DeclaredQueues
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Faults
 from cloudtasks_nb.emulator.api.rpcs import all_calls
@@ -31,13 +32,13 @@ from cloudtasks_nb.emulator.frontends.metadata import MetadataServer
 from cloudtasks_nb.emulator.frontends.proxy import Proxy
 from cloudtasks_nb.emulator.frontends.single_port import BEHIND, SinglePort
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, Clock
-from cloudtasks_nb.emulator.model.protobuf import beta
-from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.settings import Settings
+from cloudtasks_nb.emulator.options import PROGRAM
 from cloudtasks_nb.emulator.store.commit import Committer
 from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
+from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["build_engine", "run"]
 
@@ -52,7 +53,11 @@ _CATCH_UP = 600.0
 
 
 async def run(
-    settings: Settings, ready: Callable[[dict[str, Any]], None], stop: asyncio.Event, abort: asyncio.Event
+    settings: Settings,
+    ready: Callable[[dict[str, Any]], None],
+    stop: asyncio.Event,
+    abort: asyncio.Event,
+    reload: asyncio.Event | None = None,
 ) -> None:
     """Run an emulator.
 
@@ -66,13 +71,15 @@ async def run(
         The emulator ends when it is set, and attempts in flight have ended or their grace period is over.
     abort : asyncio.Event
         Ends the grace period.
+    reload : asyncio.Event, optional
+        Whenever it is set, the configuration file is read again.
 
     Raises
     ------
     PortInUseError, FolderInUseError
         If it cannot start.
     InvalidInputError
-        If the name of a queue is malformed.
+        If the name of a queue is malformed, or a queue of the configuration file cannot be created.
     """
     for name in settings.queues:
         QueueName.parse(name)
@@ -84,6 +91,8 @@ async def run(
                 settings = replace(settings, https_ca=settings.https_ca or certificate.ca)
             engine = await _start_engine(folder, database, settings, stack)
             endpoint = await _listen(folder, engine, certificate, stop, stack)
+            if reload is not None:
+                stack.push_async_callback(_cancel, asyncio.create_task(_reload_forever(engine, reload)))
             folder.announce(endpoint)
             ready(endpoint)
             await stop.wait()
@@ -98,23 +107,21 @@ async def _start_engine(folder: Folder, database: TaskDatabase, settings: Settin
     gc.collect()
     gc.freeze()
     engine = build_engine(store, clock, settings, folder.path, stack)
-    for name in settings.queues:
-        if name not in store.contents.queues:
-            store.create_queue(configured(beta.Queue(name=name)))
+    engine.declared.put()
     await engine.committer.commit()
     if not settings.quiet:
-        engine.dispatcher.failed = _print_failure
+        engine.dispatcher.failed = _print_line
     return engine
 
 
-def _print_failure(line: str) -> None:
+def _print_line(line: str) -> None:
     with suppress(OSError):  # nobody reads it any more
         sys.stderr.write(line + "\n")
 
 
 def build_engine(store: Store, clock: Clock, settings: Settings, folder: Path, stack: AsyncExitStack) -> Engine:
     """Connect the parts of an emulator; they are closed with the stack."""
-    tokens = TokenSigner(folder, settings.openid_issuer, clock)
+    tokens = TokenSigner(folder, settings.openid_issuer, clock, settings.openid_signing_key)
     access = AccessControl(folder, store) if settings.strict else None
     authorize = tokens.authorize if access is None else authorize_as(access.state, tokens.authorize)
     deliverer = Deliverer(settings) if access is None else StrictDeliverer(settings, access, tokens)
@@ -131,6 +138,7 @@ def build_engine(store: Store, clock: Clock, settings: Settings, folder: Path, s
         clock=clock,
         settings=settings,
         faults=Faults(),
+        declared=DeclaredQueues(store, settings),
         tokens=tokens,
         access=access,
     )
@@ -182,6 +190,8 @@ async def _bind_two_ports(
     """Return a gRPC server that is not started yet, its port, and that of HTTP."""
     server, port = grpc_server(settings.host, settings.port, certificate)
     http_port = settings.http_port
+    if http_port is None and settings.own_issuer is not None:
+        http_port = settings.own_issuer.port
     if http_port is None:
         http_port = (port + 1) % 65_536 if settings.port else 0  # 0, a free port, if there is no next port
     return server, port, await web.listen(settings.host, http_port, certificate)
@@ -210,6 +220,20 @@ async def _listen_as_google(engine: Engine, port: int, http_port: int, stack: As
         stack.push_async_callback(proxy.close)
         found["proxy"] = f"http://{host_and_port(settings.host, await proxy.listen(settings.proxy_port))}"
     return found
+
+
+async def _reload_forever(engine: Engine, reload: asyncio.Event) -> None:
+    while True:
+        await reload.wait()
+        reload.clear()
+        try:
+            lines = engine.declared.reload()
+        except InvalidInputError as error:
+            lines = [f"nothing was changed, because {error.message}{f' → {error.hint}' if error.hint else ''}"]
+        await engine.committer.commit()
+        engine.dispatcher.wake_all()
+        for line in lines:
+            _print_line(f"{PROGRAM}: {line}")
 
 
 async def _sweep_forever(engine: Engine) -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.emulator.access.control import AccessControl
+from cloudtasks_nb.emulator.api.declared_queues import DeclaredQueues
 from cloudtasks_nb.emulator.api.faults import Faults
 from cloudtasks_nb.emulator.api.replies import UnreadReplies
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
@@ -43,6 +44,7 @@ class Engine:
     clock: Clock
     settings: Settings
     faults: Faults
+    declared: DeclaredQueues
     tokens: TokenSigner
     access: AccessControl | None = None  #: None: every call is allowed
     unread: UnreadReplies = field(default_factory=UnreadReplies)

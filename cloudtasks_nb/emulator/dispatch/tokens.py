@@ -11,12 +11,14 @@ from typing import Any
 
 import orjson
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
 from cloudtasks_nb.emulator.model.clock import SECOND, Clock
+from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["TokenSigner", "private_pem"]
 
@@ -41,10 +43,18 @@ class TokenSigner:
         The claim `iss`.
     clock : Clock
         The current time, for the claims `iat` and `exp`.
+    key_file : Path, optional
+        The key, in PEM, in place of the folder's own.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no RSA key in `key_file`.
     """
 
-    def __init__(self, folder: Path, issuer: str, clock: Clock) -> None:
+    def __init__(self, folder: Path, issuer: str, clock: Clock, key_file: Path | None = None) -> None:
         self._file = folder / "signing-key.pem"
+        self._given = _read_key(key_file) if key_file is not None else None
         self._issuer = issuer
         self._clock = clock
         self._made: dict[tuple[str, str], tuple[int, str]] = {}  # (account, audience) -> (issued at, token)
@@ -116,6 +126,8 @@ class TokenSigner:
 
     @cached_property
     def _key(self) -> rsa.RSAPrivateKey:
+        if self._given is not None:
+            return self._given
         if self._file.exists():
             stored = serialization.load_pem_private_key(self._file.read_bytes(), password=None)
             if isinstance(stored, rsa.RSAPrivateKey):
@@ -152,6 +164,25 @@ def private_pem(key: PrivateKeyTypes) -> bytes:
     """Return a private key in PEM, not encrypted."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _read_key(file: Path) -> rsa.RSAPrivateKey:
+    try:
+        key = serialization.load_pem_private_key(file.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not a private key in PEM without a password"
+        raise _bad_key(file, str(why)) from error
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise _bad_key(file, "it is not an RSA key, which tokens with RS256 need")
+    return key
+
+
+def _bad_key(file: Path, why: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"the signing key {file} cannot be used: {why}",
+        resource=str(file),
+        hint=f"openssl genrsa -out {file} 2048 makes one",
     )
 
 

@@ -83,7 +83,7 @@ class Admin:
         return await self.clock({})
 
     async def reset(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Delete all queues, tasks, names, logs, faults and advances, and create the command line's queues again."""
+        """Delete all queues, tasks, names, logs, faults and advances, and create the declared queues again."""
 
         def erase() -> None:
             self._engine.store.database.erase()
@@ -91,7 +91,10 @@ class Admin:
 
         await self._replace(erase)
         self._engine.faults.clear()
-        return await self.seed({"queues": [{"name": name} for name in self._engine.settings.queues]})
+        names = self._engine.declared.put()
+        await self._engine.committer.commit()
+        self._engine.dispatcher.wake_all()
+        return {"queues": names}
 
     async def seed(self, given: dict[str, Any]) -> dict[str, Any]:
         """Create or change queues; `queues` are those of REST, of either version."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
@@ -37,7 +38,9 @@ _log = logging.getLogger(__name__)
 _log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], _FAULTS_OF_CLIENTS)))
 
 _MAX_BODY = 128 << 20  # a batch of a hundred tasks of one MiB, in base64
-_READ_WITHIN = 60.0  # seconds
+# Seconds.
+_READ_WITHIN = 60.0
+_KEPT_FOR = 6 * 3600  # about as long as Google lets clients keep its keys
 
 
 class HttpServer:
@@ -60,15 +63,23 @@ class HttpServer:
     def __init__(self, engine: Engine, calls: Mapping[str, Call], leases: Leases, folder: Path, instance: str) -> None:
         self._engine = engine
         self._instance = instance
-        known = (engine.settings.host, *engine.settings.allow_hosts, *(GOOGLE_HOSTS if engine.access else ()))
+        issuer = engine.settings.own_issuer
+        known = (
+            engine.settings.host,
+            *engine.settings.allow_hosts,
+            *(GOOGLE_HOSTS if engine.access else ()),
+            *([issuer.hostname] if issuer and issuer.hostname else ()),
+        )
         self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[guard(known), self._send])
         self._app.on_response_prepare.append(answer_in_json)
         add = self._app.router.add_get
         add("/health", self._health)
         add("/lease", leases.hold)
         add("/.well-known/openid-configuration", self._discovery)
-        add("/oauth2/v3/certs", self._keys)
-        add("/oauth2/v1/certs", self._certificates)
+        for path in ("/oauth2/v3/certs", "/jwks"):  # the short ones are those of other emulators
+            add(path, self._keys)
+        for path in ("/oauth2/v1/certs", "/certs"):
+            add(path, self._certificates)
         self._app.add_routes(Admin(engine, folder).routes())
         rest = Rest(engine, calls, instance)
         self._app.add_routes(rest.routes())
@@ -121,13 +132,24 @@ class HttpServer:
         return _json({"status": "ok", "instance": self._instance})
 
     async def _discovery(self, request: web.Request) -> web.Response:
-        return _json(self._engine.tokens.discovery(str(request.url.origin())))
+        return self._cached(request, self._engine.tokens.discovery(str(request.url.origin())))
 
-    async def _keys(self, _: web.Request) -> web.Response:
-        return _json(self._engine.tokens.keys())
+    async def _keys(self, request: web.Request) -> web.Response:
+        return self._cached(request, self._engine.tokens.keys())
 
-    async def _certificates(self, _: web.Request) -> web.Response:
-        return _json(self._engine.tokens.certificates())
+    async def _certificates(self, request: web.Request) -> web.Response:
+        return self._cached(request, self._engine.tokens.certificates())
+
+    def _cached(self, request: web.Request, content: object) -> web.Response:
+        """Return an answer that clients keep, as Google's; that of a key which ends with the emulator they check."""
+        settings = self._engine.settings
+        age = 0 if settings.data_dir is None and settings.openid_signing_key is None else _KEPT_FOR
+        etag = hashlib.sha256(orjson.dumps(content)).hexdigest()
+        known = any(tag.value == etag for tag in request.if_none_match or ())
+        answer = web.Response(status=304) if known else _json(content)
+        answer.etag = etag
+        answer.headers["Cache-Control"] = f"public, max-age={age}, must-revalidate, no-transform"
+        return answer
 
 
 def _date(access: AccessControl) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:

@@ -27,6 +27,7 @@ __all__ = [
     "check_header_names",
     "check_retry",
     "configured",
+    "declared",
     "duration",
     "from_v2",
     "is_tombstone_ttl",
@@ -200,6 +201,19 @@ def configured(given: Any) -> Any:
     if not queue.retry_config.max_doublings:
         queue.retry_config.max_doublings = RetryPolicy().max_doublings
     return _check_and_fill_in(queue)
+
+
+def declared(old: Any | None, given: Any) -> Any:
+    """Return a queue as a configuration file declares it: a new one, or `old` with all settings of `given`.
+
+    Raises
+    ------
+    RefusedError
+        If a setting is outside its limits.
+    """
+    queue = configured(given) if old is None else updated(old, given, ())
+    queue.state = given.state or queue.state
+    return queue
 
 
 def updated(old: Any, given: Any, paths: Sequence[str], *, is_v2: bool = False) -> Any:

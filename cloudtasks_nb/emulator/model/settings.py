@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
 
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR
+from cloudtasks_nb.emulator.model.config_file import ConfigFile
 
 __all__ = ["Settings"]
 
@@ -21,6 +23,7 @@ class Settings:
     allow_hosts: tuple[str, ...] = ()  #: names of this machine that HTTP clients may use besides those of the loopback
     data_dir: Path | None = None  #: None is a temporary folder
     queues: tuple[str, ...] = ()  #: names of queues to create at start
+    config: ConfigFile | None = None  #: queues to create or change at start
     strict: bool = False  #: TLS, tokens, and roles as Google has them
     metadata_port: int | None = None  #: of a strict emulator's metadata server; None: it has none
     proxy_port: int | None = None  #: of a strict emulator's proxy, which leads Google's hosts to it; None: it has none
@@ -29,6 +32,7 @@ class Settings:
     lease: bool = False  #: stop after the last request `GET /lease` was closed
     wait_for_loopback: bool = False  #: a refused connection to this machine does not count as an attempt
     openid_issuer: str = "https://accounts.google.com"
+    openid_signing_key: Path | None = None  #: PEM file of the RSA key that signs OIDC tokens; None: the data folder's
     app_engine_host: str | None = None  #: base URL of the App Engine application
     functions_host: str | None = None  #: host and port of Firebase's functions emulator
     https_ca: Path | None = None  #: further certificates to trust
@@ -43,3 +47,12 @@ class Settings:
     log_delay: int = 0  #: microseconds between an operation and its log entry
     #: pairs of a share of the log entries and the microseconds for which that share cannot be read after its receipt
     log_index_delay: tuple[tuple[float, int], ...] = ()
+
+    @property
+    def own_issuer(self) -> SplitResult | None:
+        """The issuer of OIDC tokens, if it is ``http://HOST:PORT``, which is an address of the emulator itself."""
+        url, scheme = urlsplit(self.openid_issuer), "https" if self.strict else "http"
+        try:
+            return url if url.scheme == scheme and url.hostname and url.port and url.path in {"", "/"} else None
+        except ValueError:  # not a port
+            return None

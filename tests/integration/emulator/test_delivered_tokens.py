@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509 import load_pem_x509_certificate
 from google.auth import jwt
 from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 
-from tests.integration.conftest import Emulator, Enqueue, Target
+from cloudtasks_nb.emulator.dispatch.tokens import private_pem
+from tests.integration.conftest import LOCATION, Emulator, Enqueue, StartEmulator, Target
+from tests.processes import run
 
 ACCOUNT = "runner@demo.iam.gserviceaccount.com"
+QUEUE = f"{LOCATION}/queues/signed"
 OIDC = {"oidc_token": {"service_account_email": ACCOUNT, "audience": "https://audience.example"}}
 
 
@@ -82,6 +92,90 @@ def test_both_forms_of_the_keys_agree(emulator: Emulator) -> None:
         numbers = public.public_numbers()
         assert (_number(key["n"]), _number(key["e"])) == (numbers.n, numbers.e)
         assert (key["kty"], key["alg"], key["use"]) == ("RSA", "RS256", "sig")
+
+
+@pytest.fixture
+def signed(start_emulator: StartEmulator, target: Target) -> Callable[..., tuple[Emulator, str]]:
+    """Give a function that starts an emulator with one queue, and returns it with the token of a task."""
+
+    def start(*arguments: str) -> tuple[Emulator, str]:
+        emulator = start_emulator("--queue", QUEUE, *arguments)
+        emulator.client.create_task({"parent": QUEUE, "task": {"http_request": {"url": target.url, **OIDC}}})
+        return emulator, bearer(target)
+
+    return start
+
+
+def test_the_emulator_is_its_issuer(signed: Callable[..., tuple[Emulator, str]], web: Request, free_port: int) -> None:
+    """From `iss` alone a client finds the keys that verify a token: by discovery, and at the Go emulators' paths."""
+    issuer = f"http://localhost:{free_port}"
+    emulator, token = signed("--openid-issuer", issuer)
+    assert urlsplit(emulator.ready["http"]).port == urlsplit(issuer).port
+    claims = jwt.decode(token, verify=False)
+    document = json.loads(web(f"{claims['iss']}/.well-known/openid-configuration").data)
+    assert document["issuer"] == claims["iss"] == issuer
+    for url in (document["jwks_uri"], f"{issuer}/jwks"):
+        (key,) = json.loads(web(url).data)["keys"]
+        assert key["kid"] == jwt.decode_header(token)["kid"]
+        content, _, signature = token.rpartition(".")
+        public = RSAPublicNumbers(_number(key["e"]), _number(key["n"])).public_key()
+        public.verify(base64.urlsafe_b64decode(signature + "=="), content.encode(), PKCS1v15(), SHA256())
+    for path in ("/certs", "/oauth2/v1/certs"):
+        verified = id_token.verify_token(token, web, audience="https://audience.example", certs_url=issuer + path)
+        assert verified["email"] == ACCOUNT
+
+
+def test_the_issuer_names_the_emulator(start_emulator: StartEmulator) -> None:
+    """The host of the issuer is a name of the emulator, and `--http-port` counts before the issuer's port."""
+    emulator = start_emulator("--openid-issuer", "http://tasks.internal:8980", "--http-port", "0")
+    host = {"Host": "tasks.internal:8980"}
+    document = emulator.request("GET", "/.well-known/openid-configuration", headers=host)
+    assert document["jwks_uri"] == "http://tasks.internal:8980/oauth2/v3/certs"
+
+
+def test_keys_may_be_cached(start_emulator: StartEmulator, web: Request, tmp_path: Path) -> None:
+    """Keys that last are kept for hours; those of a temporary emulator are asked for again, and are the same or new."""
+    for arguments, age in (((), 0), (("--data-dir", str(tmp_path)), 21600)):
+        emulator = start_emulator(*arguments)
+        for path in ("/jwks", "/certs", "/.well-known/openid-configuration"):
+            answer = web(emulator.ready["http"] + path)
+            assert answer.headers["Cache-Control"] == f"public, max-age={age}, must-revalidate, no-transform"
+            again = web(emulator.ready["http"] + path, headers={"If-None-Match": answer.headers["ETag"]})
+            assert (again.status, again.data, again.headers["ETag"]) == (304, b"", answer.headers["ETag"])
+    other = start_emulator().ready["http"]
+    assert web(f"{other}/jwks", headers={"If-None-Match": web(f"{emulator.ready['http']}/jwks").headers["ETag"]}).data
+
+
+def test_a_signing_key_of_ones_own(
+    signed: Callable[..., tuple[Emulator, str]], start_emulator: StartEmulator, web: Request, tmp_path: Path
+) -> None:
+    """With `--openid-signing-key` tokens of one emulator verify with the keys of the next one."""
+    file = tmp_path / "key.pem"
+    file.write_bytes(private_pem(generate_private_key(public_exponent=65537, key_size=2048)))
+    first, token = signed("--openid-signing-key", str(file))
+    first.stop()
+    http = start_emulator("--openid-signing-key", str(file)).ready["http"]
+    assert id_token.verify_token(token, web, certs_url=f"{http}/certs")["email"] == ACCOUNT
+    assert "max-age=21600" in web(f"{http}/certs").headers["Cache-Control"]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "No such file or directory"),
+        (b"", "it is not a private key in PEM without a password"),
+        (private_pem(Ed25519PrivateKey.generate()), "it is not an RSA key, which tokens with RS256 need"),
+    ],
+)
+def test_a_signing_key_that_is_none(tmp_path: Path, content: bytes | None, why: str) -> None:
+    """An emulator does not start with a file that is not an RSA key, and says how to make one."""
+    file = tmp_path / "key.pem"
+    if content is not None:
+        file.write_bytes(content)
+    done = run(sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--openid-signing-key", file)
+    assert (done.returncode, done.stdout) == (1, "")
+    hint = f"openssl genrsa -out {file} 2048 makes one"
+    assert done.stderr == f"cloudtasks-nb emulator: the signing key {file} cannot be used: {why} → {hint}\n"
 
 
 def _number(text: str) -> int:

@@ -375,3 +375,12 @@ def test_an_interrupt_of_the_start_leaves_nobody(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(KeyboardInterrupt):
         ct.local()
     assert started[0].returncode == -signal.SIGKILL
+
+
+def test_options_of_other_emulators_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The variables of an emulator that is started by hand do not change the one that `ct.local()` starts."""
+    for name, value in {"STRICT": "true", "DATA_DIR": str(tmp_path), "NO_BATCH": "true", "HTTP_PORT": "1"}.items():
+        monkeypatch.setenv(f"CLOUDTASKS_EMULATOR_{name}", value)
+    with ct.local() as tasks:
+        assert tasks.queues().empty
+    assert list(tmp_path.iterdir()) == []

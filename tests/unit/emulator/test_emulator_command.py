@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ ROOT = Path(__file__).parents[3]
 FIRST, ANOTHER = "projects/dev/locations/here/queues/firstq", "projects/dev/locations/here/queues/anotherq"
 EVERYTHING = """--host 0.0.0.0 --port 1 --http-port 2 --data-dir d --queue a --queue b --quiet --strict
 --single-port false --metadata-port 3 --proxy-port 4 --grace 2.5 --lease
---wait-for-loopback --openid-issuer i --app-engine-host h --functions-host f:5001 --https-ca c --https-insecure
---no-batch --create-queues-on-demand --hard-reset-on-purge-queue
+--wait-for-loopback --openid-issuer i --openid-signing-key k --app-engine-host h --functions-host f:5001
+--https-ca c --https-insecure --no-batch --create-queues-on-demand --hard-reset-on-purge-queue
 --task-tombstone 1.5 --queue-tombstone 2 --new-queue-delay 3 --log-delay 4
 --log-index-delay 0.05:45 0.01:600 --log-index-delay 0.5:1 --log-limit 7
 --allow-host Hub.example --allow-host fd00::1"""
@@ -36,7 +37,11 @@ def started(monkeypatch: pytest.MonkeyPatch, *arguments: str, error: Exception |
     given: list[Settings] = []
 
     async def run_until_ready(
-        settings: Settings, ready: Callable[[dict[str, Any]], None], stop: asyncio.Event, _abort: asyncio.Event
+        settings: Settings,
+        ready: Callable[[dict[str, Any]], None],
+        stop: asyncio.Event,
+        _abort: asyncio.Event,
+        _reload: asyncio.Event,
     ) -> None:
         given.append(settings)
         if error:
@@ -74,6 +79,7 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         lease=True,
         wait_for_loopback=True,
         openid_issuer="i",
+        openid_signing_key=Path("k"),
         app_engine_host="h",
         functions_host="f:5001",
         https_ca=Path("c"),
@@ -172,7 +178,7 @@ def test_every_option_has_a_variable(monkeypatch: pytest.MonkeyPatch, capsys: py
         values.setdefault(OPTION_VARIABLES + flag.replace("-", "_").upper(), []).extend(rest.split() or ["true"])
     for name, given in values.items():
         monkeypatch.setenv(name, ",".join(given))
-    assert values.keys() == shown
+    assert values.keys() == shown - {f"{OPTION_VARIABLES}CONFIG"}
     assert started(monkeypatch)[1] == by_flags
 
 
@@ -184,6 +190,58 @@ def test_the_command_line_counts_before_the_environment(monkeypatch: pytest.Monk
     assert settings == Settings(port=2, queues=("c",), grace=3.0)
     monkeypatch.setenv(f"{OPTION_VARIABLES}PORT", "tcp://10.96.0.7:8123")
     assert started(monkeypatch, "--strict=0")[1] == Settings(queues=("a", "b"), grace=3.0)
+
+
+def test_the_environment_counts_before_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file sets what neither the command line nor the environment sets; the variable for it works as the flag."""
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        f"port: 1\ngrace: 2\nstrict: true\nquiet: yes\nallow-host: [a, b]\nlog-index-delay: 0.5:1\ndata-dir:\n"
+        f"queues:\n- name: {FIRST}\n"
+    )
+    monkeypatch.setenv(f"{OPTION_VARIABLES}CONFIG", str(file))
+    monkeypatch.setenv(f"{OPTION_VARIABLES}GRACE", "3")
+    _, settings = started(monkeypatch, "-port", "4", "-quiet=false")
+    assert replace(settings, config=None) == Settings(
+        port=4, grace=3.0, strict=True, allow_hosts=("a", "b"), log_index_delay=((0.5, SECOND),)
+    )
+    assert settings.config is not None
+    assert [queue.message.name for queue in settings.config.queues] == [FIRST]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("port: 70000", "port: 70000 is not a port: 0 to 65535"),
+        ("port: true", "port: true is not text or a number"),
+        ("strict: maybe", 'strict: "maybe" is not true or false'),
+        ("allow-host: [[a]]", 'allow-host: [["a"]] is not a list of texts'),
+        ("allow-host: a b", "allow-host: a b is not the name of a host"),
+        ("queue: [a]", "queue: there is no key queue here → did you mean queues?"),
+        ("config: x", "config: there is no key config here → allowed are queues, host, "),
+    ],
+)
+def test_options_in_a_file_are_checked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, error: str
+) -> None:
+    """A value in the file has the errors that it has as a flag, and the place in the file."""
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        started(monkeypatch, "--config", str(tmp_path / "c.yaml"))
+    assert ended.value.code == 2
+    assert f"error: {tmp_path / 'c.yaml'}:1: {error}" in capsys.readouterr().err
+
+
+def test_the_issuer_is_not_at_the_port_of_grpc(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An issuer whose keys could not be read is an error; with another port, or that of HTTP, it is not."""
+    with pytest.raises(SystemExit):
+        started(monkeypatch, "--openid-issuer", "http://localhost:8123")
+    assert "--openid-issuer http://localhost:8123 has the port of gRPC" in capsys.readouterr().err
+    assert started(monkeypatch, "--openid-issuer", "http://localhost:8123", "--single-port")[0] == 0
+    for issuer in ("http://localhost:8980", "https://localhost:8123", "http://localhost:8123/realm", "http://h:x", "i"):
+        assert started(monkeypatch, "--openid-issuer", issuer)[0] == 0
 
 
 def test_the_variable_of_app_engine(monkeypatch: pytest.MonkeyPatch) -> None:

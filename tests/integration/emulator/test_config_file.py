@@ -1,0 +1,136 @@
+"""The configuration file of an emulator that runs: at its start, after SIGHUP, after a reset."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.cloud import tasks_v2, tasks_v2beta3
+from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import CloudTasksGrpcTransport
+
+from tests.integration.conftest import LOCATION, Emulator, StartEmulator, Target
+from tests.processes import run
+
+QUEUE, OTHER = f"{LOCATION}/queues/declared", f"{LOCATION}/queues/other"
+README = Path(__file__).parents[3] / "README.md"
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
+
+
+def write(file: Path, *queues: dict[str, Any], **options: Any) -> Path:
+    """Write a configuration file."""
+    file.write_text(json.dumps({"queues": queues, **options}))
+    return file
+
+
+def reload(emulator: Emulator, word: str) -> str:
+    """Send SIGHUP, and return what the emulator says of it, as soon as `word` is in it."""
+    before = len(emulator.errors())
+    emulator.process.send_signal(signal.SIGHUP)
+    return emulator.until(lambda: said if word in (said := emulator.errors()[before:]) else "")
+
+
+def example() -> str:
+    """Return the example of the README."""
+    found = re.search(r"^```yaml\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def test_the_example_of_the_readme(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    """The file that the README shows makes its queues, with all that it says of them."""
+    file = tmp_path / "emulator.yaml"
+    file.write_text(example().replace("data-dir: data", f"data-dir: {tmp_path / 'data'}"), encoding="utf-8")
+    emulator = start_emulator("--config", str(file))
+    assert emulator.ready["data_dir"] == str(tmp_path / "data")
+    client = tasks_v2beta3.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=emulator.channel))
+    queues = {
+        q.name.rpartition("/")[2]: q for q in client.list_queues(parent="projects/my-project/locations/us-central1")
+    }
+    assert queues.keys() == {"reports", "signed", "legacy"}
+    reports, signed = queues["reports"], queues["signed"]
+    assert (reports.rate_limits.max_dispatches_per_second, reports.rate_limits.max_concurrent_dispatches) == (50, 8)
+    assert (reports.retry_config.max_attempts, reports.retry_config.max_doublings) == (5, 4)
+    assert (reports.retry_config.max_backoff.seconds, reports.retry_config.max_retry_duration.seconds) == (60, 3600)
+    assert reports.stackdriver_logging_config.sampling_ratio == 1.0
+    assert (reports.state.name, signed.state.name) == ("RUNNING", "PAUSED")
+    assert (signed.task_ttl.days, signed.tombstone_ttl.seconds) == (10, 3600)
+    assert signed.http_target.uri_override.path_override.path == "/run"
+    assert signed.http_target.header_overrides[0].header.value == "reports"
+    assert signed.http_target.oidc_token.audience == "https://svc.example"
+    routing = queues["legacy"].app_engine_http_queue.app_engine_routing_override
+    assert (routing.service, routing.version) == ("worker", "v2")
+
+
+def test_reload_creates_and_updates(start_emulator: StartEmulator, tmp_path: Path, target: Target) -> None:
+    """SIGHUP makes new queues, changes known ones with their tasks in place, and leaves those that were removed."""
+    file = write(tmp_path / "c.json", {"name": QUEUE, "state": "PAUSED"}, {"name": OTHER})
+    emulator = start_emulator("--config", str(file))
+    emulator.client.create_task({"parent": QUEUE, "task": {"http_request": {"url": target.url}}})
+    third = f"{LOCATION}/queues/third"
+    limits = {"maxConcurrentDispatches": 3}
+    write(file, {"name": QUEUE, "state": "RUNNING", "rateLimits": limits}, {"name": third}, grace=5)
+    said = reload(emulator, "grace")
+    assert f"{file} was read again: 1 queues created, 1 queues updated" in said
+    assert f"{OTHER} is not in {file} any more: the queue stays as it is" in said
+    assert "the new value of grace counts from the next start on" in said
+    assert target.wait()  # the task is sent, because the queue runs
+    assert emulator.client.get_queue(name=QUEUE).rate_limits.max_concurrent_dispatches == 3
+    assert {queue.name for queue in emulator.client.list_queues(parent=LOCATION)} == {QUEUE, OTHER, third}
+
+
+def test_a_bad_file_changes_nothing(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    """A mistake in the file, or a queue that cannot be created, leaves everything as it was; the next reload works."""
+    file = write(tmp_path / "c.json", {"name": QUEUE}, {"name": OTHER})
+    emulator = start_emulator("--config", str(file))
+    emulator.client.delete_queue(name=OTHER)
+    changed = {"name": QUEUE, "rateLimits": {"maxDispatchesPerSecond": 7}}
+    for mistake, text in (({"name": OTHER}, "existed too recently"), ({"name": "x"}, "is not a queue name")):
+        write(file, changed, mistake)
+        assert f"nothing was changed, because {file}: queues[1]: " in reload(emulator, text)
+    file.unlink()
+    assert "cannot be read" in reload(emulator, "nothing was changed")
+    assert emulator.client.get_queue(name=QUEUE).rate_limits.max_dispatches_per_second == 500
+    write(file, changed)
+    reload(emulator, "1 queues updated")
+    assert emulator.client.get_queue(name=QUEUE).rate_limits.max_dispatches_per_second == 7
+
+
+def test_a_restart_updates(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    """At a start the file's settings replace those of the data folder; a state that it does not name is kept."""
+    file = write(tmp_path / "c.json", {"name": QUEUE, "retryConfig": {"maxAttempts": 3}}, **{"data-dir": str(tmp_path)})
+    arguments = ("--config", str(file), "--queue", OTHER, "--queue", QUEUE)
+    first = start_emulator(*arguments)
+    first.client.update_queue({"queue": {"name": QUEUE, "retry_config": {"max_attempts": 9}}})
+    first.client.pause_queue(name=QUEUE)
+    first.client.update_queue({"queue": {"name": OTHER, "retry_config": {"max_attempts": 9}}})
+    first.stop()
+    second = start_emulator(*arguments)
+    queue = second.client.get_queue(name=QUEUE)
+    assert (queue.retry_config.max_attempts, queue.state) == (3, tasks_v2.Queue.State.PAUSED)
+    assert second.client.get_queue(name=OTHER).retry_config.max_attempts == 9
+
+
+def test_a_reset_declares_again(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    """After a reset for tests the queues of the file and of the command line are there, as they were at the start."""
+    file = write(tmp_path / "c.json", {"name": QUEUE, "state": "PAUSED", "retryConfig": {"maxAttempts": 3}})
+    emulator = start_emulator("--config", str(file), "--queue", OTHER)
+    emulator.client.resume_queue(name=QUEUE)
+    assert set(emulator.request("POST", "/admin/reset", {})["queues"]) == {QUEUE, OTHER}
+    queue = emulator.client.get_queue(name=QUEUE)
+    assert (queue.retry_config.max_attempts, queue.state.name) == (3, "PAUSED")
+
+
+def test_a_bad_file_at_the_start(tmp_path: Path) -> None:
+    """The emulator does not start, and one line says where the mistake is and what was meant."""
+    file = tmp_path / "c.yaml"
+    file.write_text(f"port: 0\nqueues:\n  - name: {QUEUE}\n    rateLimits:\n      maxDispatchPerSecond: 5\n")
+    done = run(sys.executable, "-m", "cloudtasks_nb.emulator", "--config", file)
+    place = f"{file}:5: queues[0].rateLimits.maxDispatchPerSecond"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {place}: there is no key maxDispatchPerSecond here → did you mean maxDispatches" in done.stderr
