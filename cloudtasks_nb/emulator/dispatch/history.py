@@ -1,11 +1,12 @@
-"""Keep the newest finished tasks with their attempts in memory, for the endpoint ``/admin/history``."""
+"""Keep the newest attempts and finished tasks in memory, for the endpoint ``/admin/history`` and the console."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.emulator.dispatch.request import HttpCall
@@ -13,12 +14,25 @@ from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.store.state import Claim
 
-__all__ = ["History", "instant_text"]
+__all__ = ["EndedAttempt", "History", "instant_text"]
 
 _MAX_FINISHED = 5000  # tasks
 _MAX_RETRIED = 5000  # tasks that failed and will be tried again
 _MAX_ATTEMPTS = 100  # for each task
+_MAX_ENDED = 5000  # attempts of all tasks
 _MAX_BODY = 10_000  # bytes; longer bodies are not kept
+
+
+class EndedAttempt(NamedTuple):
+    """An attempt that ended."""
+
+    number: int  #: attempts are numbered from 1 in the order in which they end, also after `History.clear`
+    queue: str  #: name
+    task: str  #: short id
+    attempt: int  #: number of the attempt on its task
+    responded: int  #: microseconds since 1970
+    retry_at: int  #: when the next attempt is due; 0 if the task has left the queue
+    request: dict[str, Any]  #: request and result, as in the history of a finished task
 
 
 @dataclass(slots=True)
@@ -27,23 +41,29 @@ class History:
 
     _finished: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_MAX_FINISHED))
     _retried: OrderedDict[tuple[int, int], deque[dict[str, Any]]] = field(default_factory=OrderedDict)
+    _ended: deque[EndedAttempt] = field(default_factory=lambda: deque(maxlen=_MAX_ENDED))
+    _count: int = 0
+    clears: int = 0  #: how often everything was removed
 
     def record(self, claim: Claim, call: HttpCall, attempts: Attempts, *, gone: bool) -> None:
         """Record an attempt that ended; `gone` is whether the task left the queue after it."""
         key = (claim.queue.q, claim.task.number)
         tried = self._retried.pop(key, None) or deque(maxlen=_MAX_ATTEMPTS)
-        tried.append(
-            {
-                "dispatched": instant_text(attempts.dispatched),
-                "status": code_name(attempts.code),
-                "http_status": attempts.http_status,
-                "duration_s": (attempts.responded - attempts.dispatched) / SECOND,
-                "method": call.method,
-                "url": call.url,
-                "headers": call.headers,
-                "body": call.body if len(call.body) <= _MAX_BODY else None,
-            }
-        )
+        attempt = {
+            "dispatched": instant_text(attempts.dispatched),
+            "status": code_name(attempts.code),
+            "http_status": attempts.http_status,
+            "duration_s": (attempts.responded - attempts.dispatched) / SECOND,
+            "method": call.method,
+            "url": call.url,
+            "headers": call.headers,
+            "body": call.body if len(call.body) <= _MAX_BODY else None,
+        }
+        tried.append(attempt)
+        self._count += 1
+        subject = (self._count, claim.queue.name, claim.task.id)
+        retry_at = 0 if gone else attempts.due
+        self._ended.append(EndedAttempt(*subject, attempts.dispatches, attempts.responded, retry_at, attempt))
         if not gone:
             self._retried[key] = tried
             if len(self._retried) > _MAX_RETRIED:
@@ -63,6 +83,15 @@ class History:
         """Remove everything."""
         self._finished.clear()
         self._retried.clear()
+        self._ended.clear()
+        self.clears += 1
+
+    def ended(self, after: int = 0) -> Iterator[EndedAttempt]:
+        """Yield the newest attempts, the newest first, down to the one with the number `after`, which is left out."""
+        for attempt in reversed(self._ended):
+            if attempt.number <= after:
+                return
+            yield attempt
 
     def newest(self, queue: str, limit: int, *, bodies: bool) -> list[dict[str, Any]]:
         """Return finished tasks, the newest first.

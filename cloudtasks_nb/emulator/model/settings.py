@@ -27,6 +27,7 @@ class Settings:
     strict: bool = False  #: TLS, tokens, and roles as Google has them
     metadata_port: int | None = None  #: of a strict emulator's metadata server; None: it has none
     proxy_port: int | None = None  #: of a strict emulator's proxy, which leads Google's hosts to it; None: it has none
+    console_writes: bool = False  #: the console, the page at ``/``, may change queues and tasks
     quiet: bool = False  #: write no line to the standard error for a failed attempt
     grace: float = 10.0  #: seconds for which attempts in flight may go on when the emulator is stopped
     lease: bool = False  #: stop after the last request `GET /lease` was closed

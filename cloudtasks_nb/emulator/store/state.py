@@ -142,7 +142,7 @@ class QueueState:
     attempts: dict[int, Attempts] = field(default_factory=dict)  #: by number, of the tasks that had an attempt
     running: dict[int, int] = field(default_factory=dict)  #: number -> attempts in flight
     in_flight: int = 0
-    _executed: deque[tuple[int, int]] = field(default_factory=deque)  # second, attempts that ended in it
+    _executed: deque[tuple[int, int, int]] = field(default_factory=deque)  # second, attempts that ended in it, failed
 
     def __post_init__(self) -> None:
         self.base = task_key(self.q, 0)
@@ -164,19 +164,24 @@ class QueueState:
             self.running[number] = left
         self.in_flight -= 1
 
-    def count_execution(self, now: int) -> None:
+    def count_execution(self, now: int, *, failed: bool = False) -> None:
         """Count an attempt that ended."""
         second = now // SECOND
         if self._executed and self._executed[-1][0] == second:
-            self._executed[-1] = (second, self._executed[-1][1] + 1)
+            _, ended, failures = self._executed[-1]
+            self._executed[-1] = (second, ended + 1, failures + failed)
         else:
-            self._executed.append((second, 1))
+            self._executed.append((second, 1, int(failed)))
             while self._executed[0][0] <= second - _MINUTE:
                 self._executed.popleft()
 
     def executed_last_minute(self, now: int) -> int:
         """Return how many attempts ended in the last sixty seconds."""
-        return sum(count for second, count in self._executed if second > now // SECOND - _MINUTE)
+        return sum(ended for second, ended, _ in self._executed if second > now // SECOND - _MINUTE)
+
+    def failed_last_minute(self, now: int) -> int:
+        """Return how many of the attempts that ended in the last sixty seconds failed."""
+        return sum(failed for second, _, failed in self._executed if second > now // SECOND - _MINUTE)
 
 
 @dataclass(slots=True, kw_only=True)

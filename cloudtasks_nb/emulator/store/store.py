@@ -437,7 +437,7 @@ class Store:
             return True
         now = self._clock.now()
         queue.stopped(task.number)
-        queue.count_execution(now)
+        queue.count_execution(now, failed=not result.succeeded)
         attempts.end(result, now, app_engine=subject.target_type != "HTTP")
         alive = queue.live.get(task.id) == task.number
         if alive:

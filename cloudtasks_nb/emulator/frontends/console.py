@@ -1,0 +1,228 @@
+"""The console: a web page at ``/`` that shows queues, tasks and attempts, and what the page asks the emulator.
+
+Every request of the page is below ``/console/``. Without ``--console-writes`` nothing can be changed there. The flag
+protects from clicks, not from programs: whoever reaches the port can use REST, which works as without a console.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from cloudtasks_nb._names import code_name
+from cloudtasks_nb.emulator.api.engine import Engine
+from cloudtasks_nb.emulator.dispatch.history import EndedAttempt
+from cloudtasks_nb.emulator.frontends.admin import answer_json, json_response
+from cloudtasks_nb.emulator.frontends.rest import error_document
+from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.protobuf import beta
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.store.oplog import Kind, LogRecord
+from cloudtasks_nb.emulator.store.state import QueueState
+from cloudtasks_nb.errors import InvalidInputError
+
+__all__ = ["Console"]
+
+_MOST_QUEUES = 500
+_MOST_ATTEMPTS = 200  # of one answer
+_MOST_LOGGED = 4000  # entries of the log that are looked at for one answer
+_READS = {"GET", "HEAD"}
+_PAGE = "console.html"
+_TYPES = {_PAGE: "text/html", "console.css": "text/css", "console.js": "text/javascript", "secrets.js": "text/javascript"}
+# The page loads nothing from elsewhere, runs no script of its data, and is shown in no frame.
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "Cache-Control": "no-cache",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Vary": "Accept",
+    "X-Content-Type-Options": "nosniff",
+}
+_STRICT = (
+    "An emulator with --strict has no console, because each call needs a bearer token and a web page has none. "
+    "Start an emulator without --strict to have one."
+)
+_READ_ONLY = "The console is read-only. Start the emulator with --console-writes to change queues and tasks there."
+
+
+class Console:
+    """Answers the requests for the console, and those that it sends.
+
+    Parameters
+    ----------
+    engine : Engine
+        The emulator.
+    rest : callable
+        Answers the REST requests of the page.
+    """
+
+    def __init__(self, engine: Engine, rest: Handler) -> None:
+        self._engine = engine
+        self._rest = rest
+        self._process = uuid4().hex
+        self._files = {name: Path(__file__).with_name(name).read_bytes() for name in _TYPES}
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes to serve; with ``--strict`` only the one that says why there is no console."""
+        if self._engine.access is not None:
+            return [web.get("/", self._page)]
+        return [
+            web.get("/", self._page),
+            web.get("/console/queues", answer_json(self.queues)),
+            web.get("/console/attempts", answer_json(self.attempts)),
+            web.get("/console/{file}", self._file),
+            web.route("*", "/console/{api:v2}/{path:.+}", self._call),
+        ]
+
+    async def queues(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the queues of all projects with `find` in their names, at most 500, and the totals of all queues."""
+        engine, find = self._engine, str(given.get("find", "")).lower()
+        now = engine.clock.now()
+        every = [queue for queue in engine.store.contents.queues.values() if queue.usable_at <= now]
+        found = sorted((queue for queue in every if find in queue.name.lower()), key=lambda queue: queue.name)
+        return {
+            "run": f"{self._process}-{engine.dispatcher.history.clears}",
+            "now": now / 1000,
+            "writes": engine.settings.console_writes,
+            "totals": {
+                "queues": len(every),
+                "tasks": sum(len(queue.live) for queue in every),
+                "running": sum(queue.in_flight for queue in every),
+                "attempts": sum(queue.executed_last_minute(now) for queue in every),
+                "failed": sum(queue.failed_last_minute(now) for queue in every),
+            },
+            "found": len(found),
+            "queues": [_queue_document(queue, now) for queue in found[:_MOST_QUEUES]],
+        }
+
+    async def attempts(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the newest attempts, at most 200, the newest first.
+
+        `after` is the `newest` of the last answer. `queue` is a name; with `task`, an id, the request is returned too.
+        With `failed` only attempts that failed are returned. Attempts that ended before this process has started are
+        read from the operations log, for the first answer only.
+        """
+        queue, task = str(given.get("queue", "")), str(given.get("task", ""))
+        failed, after = str(given.get("failed", "")) in {"1", "true"}, int(given.get("after") or 0)
+        if after < 0:
+            raise InvalidInputError("after cannot be negative")
+        history = self._engine.dispatcher.history
+        ended = list(history.ended(after))
+        chosen = [
+            one
+            for one in ended
+            if queue in ("", one.queue) and task in ("", one.task) and not (failed and one.request["status"] == "OK")
+        ][:_MOST_ATTEMPTS]
+        documents = [_attempt_document(one) for one in chosen]
+        if not (after or task):
+            before = ended[-1].responded if ended else self._engine.clock.now() + 1
+            documents += islice(self._logged(queue, before, failed=failed), _MOST_ATTEMPTS - len(documents))
+        answer: dict[str, Any] = {"attempts": documents, "newest": ended[0].number if ended else after}
+        if task and chosen:
+            answer["request"] = _request_document(chosen[0])
+        return answer
+
+    def _logged(self, queue: str, before: int, *, failed: bool) -> Iterator[dict[str, Any]]:
+        """Yield the attempts that the operations log has from before an instant, the newest first."""
+        names, now = self._engine.store.contents.names, self._engine.clock.now()
+        # Every entry is read and looked at here: SQL would scan the whole log for a queue with few entries.
+        records = self._engine.store.log.read(0, before - 1, queues=names, kinds=Kind, now=now, ascending=False)
+        for record in islice(records, _MOST_LOGGED):
+            name = names[record.q]
+            if record.kind == Kind.RESPONSE and queue in ("", name) and (record.code or not failed):
+                yield _logged_document(record, name)
+
+    async def _page(self, request: web.Request) -> web.Response:
+        if "text/html" not in request.headers.get("Accept", ""):
+            raise web.HTTPNotFound
+        if self._engine.access is not None:
+            raise web.HTTPNotFound(text=_STRICT)
+        return self._static(_PAGE)
+
+    async def _file(self, request: web.Request) -> web.Response:
+        name = request.match_info["file"]
+        if name not in _TYPES or name == _PAGE:
+            raise web.HTTPNotFound
+        return self._static(name)
+
+    def _static(self, name: str) -> web.Response:
+        return web.Response(body=self._files[name], content_type=_TYPES[name], charset="utf-8", headers=_HEADERS)
+
+    async def _call(self, request: web.Request) -> web.StreamResponse:
+        if request.method not in _READS and not self._engine.settings.console_writes:
+            return json_response(*error_document(RefusedError("PERMISSION_DENIED", _READ_ONLY)))
+        return await self._rest(request)
+
+
+def _queue_document(queue: QueueState, now: int) -> dict[str, Any]:
+    config, retry = queue.config, queue.config.retry
+    return {
+        "name": queue.name,
+        "state": beta.Queue.State.Name(queue.message.state),
+        "tasks": len(queue.live),
+        "running": queue.in_flight,
+        "attempts": queue.executed_last_minute(now),
+        "failed": queue.failed_last_minute(now),
+        "rate": config.rate,
+        "burst": config.burst,
+        "maxConcurrent": config.max_concurrent,
+        "maxAttempts": retry.max_attempts,
+        "maxRetryDuration": retry.max_retry_duration / SECOND,
+        "minBackoff": retry.min_backoff / SECOND,
+        "maxBackoff": retry.max_backoff / SECOND,
+        "maxDoublings": retry.max_doublings,
+        "logSamplingRatio": config.sampling_ratio,
+    }
+
+
+def _attempt_document(one: EndedAttempt) -> dict[str, Any]:
+    """Return an attempt; times are milliseconds since 1970, 0 if there is none, durations seconds."""
+    return {
+        "key": str(one.number),
+        "queue": one.queue,
+        "task": one.task,
+        "attempt": one.attempt,
+        "ended": one.responded / 1000,
+        "status": one.request["status"],
+        "httpStatus": one.request["http_status"],
+        "took": one.request["duration_s"],
+        "retry": one.retry_at / 1000,
+        "target": f"{one.request['method']} {one.request['url']}",
+    }
+
+
+def _logged_document(record: LogRecord, queue: str) -> dict[str, Any]:
+    """Return an attempt as `_attempt_document` does; the log has no HTTP statuses."""
+    return {
+        "key": record.insert_id,
+        "queue": queue,
+        "task": record.task,
+        "attempt": record.dispatches,
+        "ended": record.at / 1000,
+        "status": code_name(record.code),
+        "httpStatus": 0,
+        "took": record.duration / SECOND,
+        "retry": record.retry_at / 1000,
+        "target": record.target,
+    }
+
+
+def _request_document(one: EndedAttempt) -> dict[str, Any]:
+    """Return the request of an attempt as it was sent; bodies that are too long are not kept."""
+    body = one.request["body"]
+    return {
+        "httpMethod": one.request["method"],
+        "url": one.request["url"],
+        "headers": dict(one.request["headers"]),
+        "body": None if body is None else base64.b64encode(body).decode(),
+    }
