@@ -467,7 +467,7 @@ function showChoice(select, chosen, every) {
 const attemptsTable = new Table($("attempts-table"), "Attempts", [
   { title: "Task", name: true, cell: (one) => ({ text: one.task, tip: one.task, open: () => openTask(one.queue, one.task) }) },
   { title: "Answer", cell: (one) => stateCell(one.status) },
-  { title: "HTTP", side: "right", tip: "HTTP status of the answer", cell: (one) => (one.httpStatus ? String(one.httpStatus) : "–") },
+  { title: "HTTP", side: "right", tip: "HTTP status of the answer", cell: (one) => (one.httpStatus ? String(one.httpStatus) : { text: "–", tip: "no answer, or an attempt that only the log has" }) },
   { title: "Time", cell: (one) => timeCell(one.ended) },
   { title: "Attempt", side: "right", cell: (one) => count(one.attempt) },
   { title: "Took", side: "right", cell: (one) => duration(one.took) },
@@ -617,7 +617,7 @@ function attemptParts(tried, task) {
   const cells = (row) => row.map((text, at) => (at === 1 ? node("td", {}, dot(text), text) : at ? node("td", {}, text) : node("th", { scope: "row" }, text)));
   const head = node("thead", {}, node("tr", {}, ...heads.map((text) => node("th", { scope: "col" }, text))));
   const table = node("table", { "aria-label": "Attempts on this task" }, head, node("tbody", {}, ...rows.map((row) => node("tr", {}, ...cells(row)))));
-  return [node("h3", {}, "Attempts"), node("div", { class: "plain", tabindex: "0", role: "region", "aria-label": "Attempts on this task, scrollable" }, table)];
+  return [node("h3", {}, "Attempts"), node("div", { class: "plain lines", tabindex: "0", role: "region", "aria-label": "Attempts on this task, scrollable" }, table)];
 }
 
 function closeDrawer() {
@@ -864,9 +864,9 @@ async function read() {
 
 async function show() {
   const { view } = route();
-  $("mode").hidden = data.writes;
+  for (const shown of document.querySelectorAll(".mode")) shown.hidden = data.writes;
   $("new-queue").hidden = !data.writes;
-  if (data.totals.queues > MANY) $("find-queue-label").hidden = false;
+  if (data.totals.queues > MANY) $("find-queue-tools").hidden = false;
   if (view === "queues") showQueues();
   else await (view === "tasks" ? readTasks() : readAttempts());
   await readTask();
