@@ -46,7 +46,7 @@ def test_it_has_every_file_of_the_package(place: Path) -> None:
     with zipfile.ZipFile(next(place.glob("*.whl"))) as wheel:
         packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == {name for name in files if "__pycache__" not in name}
-    assert {Path(name).suffix for name in packed} == {".py", ".css", ".js", ".typed"}
+    assert {Path(name).suffix for name in packed} == {".py", ".css", ".html", ".js", ".typed"}
 
 
 def test_the_ten_lines_run_from_it(place: Path) -> None:

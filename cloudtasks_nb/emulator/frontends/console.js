@@ -61,6 +61,12 @@ function showOnce(element, values, make) {
   element.replaceChildren(...make());
 }
 
+// Have an element in the page or not. One that is there is not put there again, because it would lose the focus.
+function showIf(wanted, parent, element) {
+  if (!wanted) element.remove();
+  else if (!element.isConnected) parent.append(element);
+}
+
 function dot(word) {
   const key = word.toLowerCase();
   const state = STATES[key] ?? (CODES.includes(word) ? "failed" : key);
@@ -93,7 +99,8 @@ function duration(seconds) {
 }
 
 function fromNow(at) {
-  const seconds = (at - emulatorNow()) / 1000;
+  const seconds = Math.round((at - emulatorNow()) / 1000);
+  if (!seconds) return "now";
   return seconds > 0 ? `in ${duration(seconds)}` : `${duration(-seconds)} ago`;
 }
 
@@ -181,15 +188,16 @@ const openTask = (queue, task) => {
 // -- tables ---------------------------------------------------------------------------------------------------------
 
 // A table whose rows keep their elements while they are shown. A column has a title, and `cell`, which returns what a
-// row shows there: a text, or {text, state, tip, open}. `sort` returns what rows are ordered by.
+// row shows there: a text, or {text, state, tip, open}. `sort` returns what rows are ordered by. `task` returns the name
+// of a row's task, which is marked while the drawer shows it.
 class Table {
-  constructor(place, label, columns, key) {
+  constructor(place, label, columns, key, task = null) {
     this.columns = columns;
     this.key = key;
     this.rows = [];
     this.order = null;
     this.lines = new Map();
-    this.current = null;
+    this.task = task;
     this.heads = columns.map((column, at) => {
       const inside = column.sort ? node("button", { type: "button", click: () => this.sort(at) }, column.title) : column.title;
       return node("th", { scope: "col", class: side(column), title: column.tip }, inside);
@@ -240,12 +248,15 @@ class Table {
         this.lines.delete(key);
       }
     }
+    const { of, task } = route();
+    const chosen = task && `${of}/tasks/${task}`;
     let before = this.body.firstElementChild;
     for (const row of this.sorted()) {
       const key = this.key(row);
       const line = this.lines.get(key) ?? this.line(key);
       this.columns.forEach((column, at) => fillCell(line.cells[at], column.cell(row)));
-      line.toggleAttribute("aria-current", key === this.current);
+      if (this.task && this.task(row) === chosen) line.setAttribute("aria-current", "true");
+      else line.removeAttribute("aria-current");
       if (line === before) before = before.nextElementSibling;
       else this.body.insertBefore(line, before);
     }
@@ -296,6 +307,8 @@ const queuesTable = new Table($("queues-table"), "Queues", [
 
 const limit = (attempts) => (attempts < 0 ? "unlimited" : count(attempts));
 
+const newQueue = node("button", { type: "button", class: "primary", click: () => askForQueue() }, "New queue");
+
 function showQueues() {
   const { totals, queues, found } = data;
   const figures = {
@@ -325,7 +338,7 @@ const tasksTable = new Table($("tasks-table"), "Tasks", [
   { title: "Attempts", side: "right", cell: (task) => count(task.dispatchCount ?? 0) },
   { title: "Method", wide: true, cell: (task) => requestOf(task).httpMethod ?? "POST" },
   { title: "URL", fill: true, wide: true, cell: (task) => ({ text: maskText(requestOf(task).url), tip: maskText(requestOf(task).url) }) },
-], (task) => task.name);
+], (task) => task.name, (task) => task.name);
 
 const queueOf = (task) => task.slice(0, task.indexOf("/tasks/"));
 
@@ -338,7 +351,8 @@ const card = {
   purge: node("button", { type: "button", class: "danger", click: () => purge(shownQueue) }, "Purge"),
 };
 const cardButtons = node("span", { class: "buttons" }, card.pause, card.purge, card.newTask);
-$("queue-card").append(node("div", { class: "card-head" }, card.title, card.state, cardButtons), card.facts);
+const cardHead = node("div", { class: "card-head" }, card.title, card.state);
+$("queue-card").append(cardHead, card.facts);
 let shownQueue = null;
 
 const first = node("button", { type: "button", click: () => turn([""]) }, "First");
@@ -410,7 +424,6 @@ function showTasks(queue, tasks) {
   $("find-task").hidden = !queue;
   [first.disabled, previous.disabled, next.disabled] = [pages.length < 2, pages.length < 2, !nextPage];
   tasksTable.pager.hidden = pages.length < 2 && !nextPage;
-  tasksTable.current = drawer?.name ?? null;
   if (!queue) {
     tasksTable.show([], "", "none", noQueues);
   } else if (queue.missing) {
@@ -440,7 +453,7 @@ function showCard(queue) {
     logged: `${count(queue.logSamplingRatio * 100)}%`,
   };
   showOnce(card.facts, values, () => facts(values));
-  cardButtons.hidden = !data.writes;
+  showIf(data.writes, cardHead, cardButtons);
   setText(card.pause, queue.state === "RUNNING" ? "Pause" : "Resume");
 }
 
@@ -473,7 +486,7 @@ const attemptsTable = new Table($("attempts-table"), "Attempts", [
   { title: "Took", side: "right", cell: (one) => duration(one.took) },
   { title: "Queue", wide: true, cell: (one) => ({ text: shortId(one.queue), tip: one.queue }) },
   { title: "URL", fill: true, wide: true, cell: (one) => ({ text: maskText(one.target), tip: maskText(one.target) }) },
-], (one) => one.key);
+], (one) => one.key, (one) => `${one.queue}/tasks/${one.task}`);
 
 async function readAttempts() {
   const { queue } = route();
@@ -511,19 +524,23 @@ async function readTask() {
   const path = `v2/${queue}/tasks/${encodeURIComponent(id)}`;
   if (drawer?.name !== name) drawer = { name, opener: document.activeElement, full: null };
   const mine = drawer;
-  const [task, tried] = await Promise.all([
-    ask(mine.full ? path : `${path}?responseView=FULL`).catch((error) => {
-      if (error instanceof Refused && [400, 404].includes(error.status)) return null;
-      throw error;
-    }),
-    ask(`attempts?${new URLSearchParams({ queue, task: id })}`),
-  ]);
+  const tried = await ask(`attempts?${new URLSearchParams({ queue, task: id })}`);
+  const task = tried.there ? await unlessGone(ask(mine.full ? path : `${path}?responseView=FULL`)) : null;
   if (mine !== drawer) return;
   // The body is read once: it may be large, and does not change.
   if (task && (!mine.full || mine.full.createTime !== task.createTime)) mine.full = { createTime: task.createTime, body: requestOf(task).body ?? "" };
   const seen = attempts.rows.filter((one) => one.queue === queue && one.task === id);
   const known = tried.attempts.length ? tried.attempts : seen;
   showTask(mine, queue, id, task, tried.request, known);
+}
+
+async function unlessGone(answer) {
+  try {
+    return await answer;
+  } catch (error) {
+    if (error instanceof Refused && error.status === 404) return null; // it has left the queue meanwhile
+    throw error;
+  }
 }
 
 // The parts of the drawer are made anew only when they change, so that a click, the focus and a selection stay.
@@ -541,7 +558,7 @@ $("drawer").append(node("div", { class: "card-head" }, parts.title, close), part
 function showTask(mine, queue, id, task, sent, tried) {
   const element = $("drawer");
   const state = task ? taskState(task) : "";
-  const request = task ? { ...requestOf(task), body: mine.full.body } : (sent ?? null);
+  const request = task ? { ...requestOf(task), body: mine.full.body } : sent;
   const missing = `There is no task ${id} in the queue ${shortId(queue)}, and none of the newest attempts was on it.`;
   setText(parts.title, id);
   setText(parts.note, task ? "" : sent || tried.length ? LEFT : missing);
@@ -865,7 +882,7 @@ async function read() {
 async function show() {
   const { view } = route();
   for (const shown of document.querySelectorAll(".mode")) shown.hidden = data.writes;
-  $("new-queue").hidden = !data.writes;
+  showIf(data.writes, $("top"), newQueue);
   if (data.totals.queues > MANY) $("find-queue-tools").hidden = false;
   if (view === "queues") showQueues();
   else await (view === "tasks" ? readTasks() : readAttempts());
@@ -936,7 +953,6 @@ document.addEventListener("keydown", (event) => {
 });
 $("theme").addEventListener("change", keepTheme);
 $("find-queue").addEventListener("input", refresh);
-$("new-queue").addEventListener("click", askForQueue);
 $("tasks-queue").addEventListener("change", (event) => go({ queue: event.target.value }));
 $("attempts-queue").addEventListener("change", (event) => go({ queue: event.target.value }));
 $("attempts-answer").addEventListener("change", refresh);

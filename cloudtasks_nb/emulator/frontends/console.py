@@ -35,7 +35,12 @@ _MOST_ATTEMPTS = 200  # of one answer
 _MOST_LOGGED = 4000  # entries of the log that are looked at for one answer
 _READS = {"GET", "HEAD"}
 _PAGE = "console.html"
-_TYPES = {_PAGE: "text/html", "console.css": "text/css", "console.js": "text/javascript", "secrets.js": "text/javascript"}
+_TYPES = {
+    _PAGE: "text/html",
+    "console.css": "text/css",
+    "console.js": "text/javascript",
+    "secrets.js": "text/javascript",
+}
 # The page loads nothing from elsewhere, runs no script of its data, and is shown in no frame.
 _HEADERS = {
     "Content-Security-Policy": (
@@ -108,9 +113,9 @@ class Console:
     async def attempts(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the newest attempts, at most 200, the newest first.
 
-        `after` is the `newest` of the last answer. `queue` is a name; with `task`, an id, the request is returned too.
-        With `failed` only attempts that failed are returned. Attempts that ended before this process has started are
-        read from the operations log, for the first answer only.
+        `after` is the `newest` of the last answer. `queue` is a name; with `task`, an id, the answer also has the last
+        request, and whether the task is in the queue. With `failed` only attempts that failed are returned. Attempts
+        that ended before this process has started are read from the operations log, for the first answer only.
         """
         queue, task = str(given.get("queue", "")), str(given.get("task", ""))
         failed, after = str(given.get("failed", "")) in {"1", "true"}, int(given.get("after") or 0)
@@ -128,8 +133,10 @@ class Console:
             before = ended[-1].responded if ended else self._engine.clock.now() + 1
             documents += islice(self._logged(queue, before, failed=failed), _MOST_ATTEMPTS - len(documents))
         answer: dict[str, Any] = {"attempts": documents, "newest": ended[0].number if ended else after}
-        if task and chosen:
-            answer["request"] = _request_document(chosen[0])
+        if task:
+            state = self._engine.store.contents.queues.get(queue)
+            answer["there"] = state is not None and task in state.live
+            answer["request"] = _request_document(chosen[0]) if chosen else None
         return answer
 
     def _logged(self, queue: str, before: int, *, failed: bool) -> Iterator[dict[str, Any]]:

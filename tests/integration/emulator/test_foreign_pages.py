@@ -15,6 +15,11 @@ from tests.integration.conftest import LOCATION, NO_HEADERS, PATIENCE, Emulator,
 QUEUE = f"{LOCATION}/queues/mine"
 JSON = {"Content-Type": "application/json"}
 ROUTES = [
+    ("GET", "/"),
+    ("GET", "/console/console.js"),
+    ("GET", "/console/queues"),
+    ("GET", "/console/attempts"),
+    ("POST", f"/console/v2/{QUEUE}:purge"),
     ("GET", "/health"),
     ("GET", "/lease"),
     ("GET", "/.well-known/openid-configuration"),

@@ -9,6 +9,25 @@ from cloudtasks_nb.display.secrets import is_secret, is_secret_header, mask_head
 NAMES = """token Password api_key apiKey API-KEY X-Api-Key access_token accessToken X-Goog-Signature sig signature
 secret client_secret Authorization Proxy-Authorization Cookie Set-Cookie X-Amz-Credential PASSWORD2 private_key jwt"""
 PLAIN = "tokens key sort_key keyboard signal author passenger secretary day url"
+#: Texts and how they are shown: by the toolkit, and by the emulator's console, which has the same rules.
+TEXTS = [
+    ("https://svc/run?day=1&token=abc&x=2", "https://svc/run?day=1&token=•••&x=2"),
+    ("https://svc/run?access%5Ftoken=a%20b", "https://svc/run?access%5Ftoken=•••"),
+    ("https://svc/maps?key=AIza&sort_key=day", "https://svc/maps?key=•••&sort_key=day"),
+    ("https://ada:pw@svc/run", "https://ada:•••@svc/run"),
+    ("https://svc/{origin}?token={token}", "https://svc/{origin}?token={token}"),
+    ('{"user": "ada", "password": "x\\"y", "pin": 1}', '{"user": "ada", "password": "•••", "pin": 1}'),
+    ('{"api_key":null,"secret":["a"],"token":{"a":1},"n":1}', '{"api_key":null,"secret":•••,"token":•••,"n":1}'),
+    ("{'token': 'abc', 'secret': 12}", "{'token': '•••', 'secret': •••}"),
+    ("user=ada&password=x", "user=ada&password=•••"),
+    ('f(url="https://x?sig=a&b=1", token="t")', 'f(url="https://x?sig=•••&b=1", token="•••")'),
+    ("Authorization: Bearer abc.def\nX: 1", "Authorization: •••\nX: 1"),
+    ('"password": "cut of', '"password": "•••'),
+    ("KeyError: 'key'; invalid token: expired", "KeyError: 'key'; invalid token: expired"),
+    ("max_tokens=5 signal=2", "max_tokens=5 signal=2"),
+]
+HEADERS = {"x-token": "a", "Idempotency-Key": "b", "Accept": "c", "Referer": "https://x?sig=d"}
+HEADERS_SHOWN = {**HEADERS, "x-token": "•••", "Idempotency-Key": "•••", "Referer": "https://x?sig=•••"}
 
 
 @pytest.mark.parametrize("name", NAMES.split())
@@ -25,30 +44,11 @@ def test_names_that_are_not_secret(name: str) -> None:
 
 def test_headers() -> None:
     """Credentials, what ends in -Key, and secrets in the URL of a header are dots."""
-    given = {"x-token": "a", "Idempotency-Key": "b", "Accept": "c", "Referer": "https://x?sig=d"}
-    assert mask_headers(given) == {**given, "x-token": "•••", "Idempotency-Key": "•••", "Referer": "https://x?sig=•••"}
+    assert mask_headers(HEADERS) == HEADERS_SHOWN
     assert not is_secret_header("Key")
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("https://svc/run?day=1&token=abc&x=2", "https://svc/run?day=1&token=•••&x=2"),
-        ("https://svc/run?access%5Ftoken=a%20b", "https://svc/run?access%5Ftoken=•••"),
-        ("https://svc/maps?key=AIza&sort_key=day", "https://svc/maps?key=•••&sort_key=day"),
-        ("https://ada:pw@svc/run", "https://ada:•••@svc/run"),
-        ("https://svc/{origin}?token={token}", "https://svc/{origin}?token={token}"),
-        ('{"user": "ada", "password": "x\\"y", "pin": 1}', '{"user": "ada", "password": "•••", "pin": 1}'),
-        ('{"api_key":null,"secret":["a"],"token":{"a":1},"n":1}', '{"api_key":null,"secret":•••,"token":•••,"n":1}'),
-        ("{'token': 'abc', 'secret': 12}", "{'token': '•••', 'secret': •••}"),
-        ("user=ada&password=x", "user=ada&password=•••"),
-        ('f(url="https://x?sig=a&b=1", token="t")', 'f(url="https://x?sig=•••&b=1", token="•••")'),
-        ("Authorization: Bearer abc.def\nX: 1", "Authorization: •••\nX: 1"),
-        ('"password": "cut of', '"password": "•••'),
-        ("KeyError: 'key'; invalid token: expired", "KeyError: 'key'; invalid token: expired"),
-        ("max_tokens=5 signal=2", "max_tokens=5 signal=2"),
-    ],
-)
+@pytest.mark.parametrize(("text", "shown"), TEXTS)
 def test_texts(text: str, shown: str) -> None:
     """URLs, JSON, forms, calls and headers keep all but the secrets; masking twice changes nothing more."""
     assert mask_text(text) == shown

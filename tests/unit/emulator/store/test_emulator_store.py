@@ -330,6 +330,7 @@ def test_executions_are_counted_for_a_minute(store: Store, clock: Clock) -> None
         clock.advance(30 * SECOND)
     assert queue.executed_last_minute(clock.now()) == 1
     assert queue.executed_last_minute(clock.now() - SECOND) == 2
+    assert (queue.failed_last_minute(clock.now()), queue.failed_last_minute(clock.now() + 30 * SECOND)) == (1, 0)
 
 
 def test_sweeping_is_quiet_when_there_is_nothing(store: Store) -> None:

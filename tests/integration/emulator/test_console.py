@@ -1,0 +1,221 @@
+"""The server side of the console: who gets the page, what the page is told, and what it may change."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import re
+import ssl
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb._names import CODES
+from cloudtasks_nb.display.colours import COLOURS, colour
+from cloudtasks_nb.emulator import __main__ as command
+from cloudtasks_nb.emulator.frontends import console
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Enqueue, MakeQueue, StartEmulator, Target
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+NOWHERE = "http://127.0.0.1:9/"
+FILES = Path(console.__file__).parent
+
+
+def get(emulator: Emulator, path: str, headers: Mapping[str, str]) -> tuple[int, http.client.HTTPMessage, str]:
+    """Return status, headers and text of an answer."""
+    with closing(http.client.HTTPConnection(emulator.http, timeout=PATIENCE)) as connection:
+        connection.request("GET", path, headers=dict(headers))
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+
+
+def attempts(emulator: Emulator, query: str = "") -> Any:
+    """Return what the page gets about attempts."""
+    return emulator.request("GET", f"/console/attempts?{query}")
+
+
+def test_the_page_loads_only_files_of_its_own(emulator: Emulator) -> None:
+    """A browser gets the page and its files, each with a policy that allows no script of elsewhere and none inline."""
+    status, headers, page = get(emulator, "/", BROWSER)
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert set(re.findall(r'(?:src|href)="([^#d][^"]*)"', page)) == {"/console/console.css", "/console/console.js"}
+    assert not re.search(r"<style|<script>|\son\w+=|\sstyle=", page)
+    for name in ("", "console/console.css", "console/console.js", "console/secrets.js"):
+        status, headers, _ = get(emulator, f"/{name}", BROWSER)
+        assert (status, headers["X-Content-Type-Options"]) == (200, "nosniff")
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+        assert "unsafe" not in policy
+    assert get(emulator, "/console/console.html", BROWSER)[0] == 404
+    assert get(emulator, "/console/..%2fguard.py", BROWSER)[0] == 404
+
+
+def test_other_clients_get_no_page(emulator: Emulator) -> None:
+    """What asks for no HTML is told that there is nothing at /, as at other paths that do not exist."""
+    for accept in ("*/*", "application/json"):
+        assert get(emulator, "/", {"Accept": accept})[0] == get(emulator, "/nothing", {"Accept": accept})[0] == 404
+
+
+def test_queues_of_all_projects_with_totals(start_emulator: StartEmulator, target: Target) -> None:
+    """The answer has the queues of all projects and locations, each with its counts, and the totals of all."""
+    names = [f"{LOCATION}/queues/a", "projects/other/locations/europe-west1/queues/b"]
+    emulator = start_emulator("--queue", names[0], "--queue", names[1])
+    emulator.client.pause_queue(name=names[1])
+    target.script(200, 404)
+    for name in (*names[:1] * 2, *names[1:] * 3):
+        emulator.client.create_task({"parent": name, "task": {"http_request": {"url": target.url}}})
+    found = emulator.until(lambda: (f := emulator.request("GET", "/console/queues"))["totals"]["attempts"] >= 2 and f)
+    first, second = found["queues"]
+    assert [(q["name"], q["state"], q["attempts"], q["failed"]) for q in (first, second)] == [
+        (names[0], "RUNNING", found["totals"]["attempts"], found["totals"]["failed"]),
+        (names[1], "PAUSED", 0, 0),
+    ]
+    assert (second["tasks"], second["rate"], second["maxConcurrent"], second["maxAttempts"]) == (3, 500, 1000, 100)
+    assert found["totals"]["queues"] == found["found"] == 2
+    assert found["totals"]["failed"] >= 1
+    assert not found["writes"]
+    chosen = emulator.request("GET", "/console/queues?find=OTHER/")
+    assert ([q["name"] for q in chosen["queues"]], chosen["totals"]["queues"]) == (names[1:], 2)
+
+
+def test_attempts_of_all_queues_the_newest_first(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+) -> None:
+    """Attempts are there although the queues write no log; `after` leaves out those that were read before."""
+    one, other = (make_queue(retry_config={"max_attempts": 1}) for _ in range(2))
+    before = attempts(emulator)["newest"]
+    target.script(500, 204)
+    bad = enqueue(one, target.url, {"body": b"\xff\x00", "headers": {"X-Own": "1"}}).name
+    emulator.gone(bad)
+    emulator.gone(enqueue(other, target.url).name)
+    new = attempts(emulator, f"after={before}")
+    good, failed = new["attempts"]
+    assert [(a["queue"], a["status"], a["httpStatus"], a["attempt"], a["retry"]) for a in (failed, good)] == [
+        (one, "INTERNAL", 500, 1, 0),
+        (other, "OK", 204, 1, 0),
+    ]
+    assert failed["target"] == f"POST {target.url}"
+    assert attempts(emulator, f"after={new['newest']}") == {"attempts": [], "newest": new["newest"]}
+    assert attempts(emulator, f"after={before}&failed=1")["attempts"] == [failed]
+    assert attempts(emulator, f"after={before}&queue={other}")["attempts"] == [good]
+    of_task = attempts(emulator, f"queue={one}&task={bad.rpartition('/')[2]}")
+    assert (of_task["attempts"], of_task["there"]) == ([failed], False)
+    assert base64.b64decode(of_task["request"]["body"]) == b"\xff\x00"
+    assert of_task["request"]["headers"]["X-Own"] == "1"
+
+
+def test_a_task_that_is_tried_again(emulator: Emulator, failed_once: Any) -> None:
+    """While a task waits for its next attempt, the answer says so and when that is."""
+    queue, _, task = failed_once.name.partition("/tasks/")
+    found = attempts(emulator, f"queue={queue}&task={task}")
+    (attempt,) = found["attempts"]
+    assert (found["there"], attempt["retry"] > attempt["ended"]) == (True, True)
+    assert attempts(emulator, f"queue={queue}&task=unknown") == {
+        "attempts": [],
+        "newest": found["newest"],
+        "there": False,
+        "request": None,
+    }
+
+
+def test_after_a_restart_attempts_come_from_the_log(tmp_path: Path, target: Target) -> None:
+    """What ended before the process has started is read from the operations log, once."""
+    name = f"{LOCATION}/queues/logged"
+    arguments = ("--data-dir", str(tmp_path))
+    with Emulator(*arguments) as emulator:
+        queue = {"name": name, "stackdriver_logging_config": {"sampling_ratio": 1.0}}
+        emulator.client.create_queue({"parent": LOCATION, "queue": {**queue, "retry_config": {"max_attempts": 1}}})
+        target.script(500, 200)
+        for task in ("bad", "good"):
+            full = f"{name}/tasks/{task}"
+            emulator.client.create_task(
+                {"parent": name, "task": {"name": full, "http_request": {"url": target.url}}},
+            )
+            emulator.gone(full)
+        live = attempts(emulator)["attempts"]
+        run = emulator.request("GET", "/console/queues")["run"]
+    with Emulator(*arguments) as emulator:
+        stored = attempts(emulator)["attempts"]
+        shared = ("queue", "task", "attempt", "status", "retry", "target", "took", "ended")
+        assert [[a[key] for key in shared] for a in stored] == [[a[key] for key in shared] for a in live]
+        assert [a["task"] for a in attempts(emulator, "failed=1")["attempts"]] == ["bad"]
+        assert attempts(emulator, f"queue={LOCATION}/queues/other")["attempts"] == []
+        assert attempts(emulator, "after=1")["attempts"] == []
+        assert emulator.request("GET", "/console/queues")["run"] != run
+
+
+def test_a_reset_is_another_run(start_emulator: StartEmulator, target: Target) -> None:
+    """The page learns that what it knows is gone."""
+    name = f"{LOCATION}/queues/a"
+    emulator = start_emulator("--queue", name)
+    emulator.client.create_task({"parent": name, "task": {"http_request": {"url": target.url}}})
+    emulator.until(lambda: attempts(emulator)["attempts"])
+    run = emulator.request("GET", "/console/queues")["run"]
+    emulator.request("POST", "/admin/reset", {})
+    assert emulator.request("GET", "/console/queues")["run"] != run
+    assert attempts(emulator)["attempts"] == []
+
+
+@pytest.mark.parametrize("query", ["after=-1", "after=soon"])
+def test_a_bad_number_is_refused(emulator: Emulator, query: str) -> None:
+    """The answer is 400 with a reason."""
+    status, _, text = get(emulator, f"/console/attempts?{query}", {})
+    assert (status, bool(json.loads(text)["error"])) == (400, True)
+
+
+def test_without_the_flag_the_page_can_only_read(emulator: Emulator, queue: str, enqueue: Enqueue) -> None:
+    """Writes below /console/ are refused with the way out; reads are answered, and REST is as before."""
+    emulator.client.pause_queue(name=queue)
+    task = enqueue(queue, NOWHERE).name
+    writes = [("POST", f"{queue}:resume"), ("POST", f"{queue}:purge"), ("POST", f"{queue}/tasks"), ("DELETE", task)]
+    for method, path in [*writes, ("PATCH", queue), ("PUT", queue), ("OPTIONS", queue)]:
+        with pytest.raises(AssertionError, match=r"403 .*--console-writes"):
+            emulator.request(method, f"/console/v2/{path}", {})
+    assert emulator.request("GET", f"/console/v2/{queue}")["state"] == "PAUSED"
+    assert [one["name"] for one in emulator.request("GET", f"/console/v2/{queue}/tasks")["tasks"]] == [task]
+    assert emulator.request("POST", f"/v2/{queue}:resume", {})["state"] == "RUNNING"
+
+
+def test_with_the_flag_it_writes_as_rest_does(start_emulator: StartEmulator) -> None:
+    """Queues and tasks are created, changed and deleted by the calls of REST, and errors are those of REST."""
+    emulator = start_emulator("--console-writes")
+    name = f"{LOCATION}/queues/made"
+    assert emulator.request("GET", "/console/queues")["writes"]
+    assert emulator.request("POST", f"/console/v2/{LOCATION}/queues", {"name": name})["state"] == "RUNNING"
+    emulator.request("POST", f"/console/v2/{name}:pause", {})
+    made = emulator.request("POST", f"/console/v2/{name}/tasks", {"task": {"httpRequest": {"url": NOWHERE}}})
+    assert emulator.request("DELETE", f"/console/v2/{made['name']}") == {}
+    with pytest.raises(AssertionError, match=r"409 .*ALREADY_EXISTS"):
+        emulator.request("POST", f"/console/v2/{LOCATION}/queues", {"name": name})
+
+
+def test_colours_and_codes_are_those_of_the_panels() -> None:
+    """The emulator cannot import the toolkit, so it repeats the colours of states and the codes."""
+    style = (FILES / "console.css").read_text(encoding="utf-8")
+    dots = dict(re.findall(r'\.dot\[data-state="(\w+)"\] \{\s+background: (#\w+);', style))
+    assert dots == {state: COLOURS[state] for state in dots}
+    assert {"succeeded", "failed", "cancelled", "scheduled", "ready", "running", "retrying"} == set(dots)
+    script = (FILES / "console.js").read_text(encoding="utf-8")
+    words = re.search(r"const CODES = \((.*?)\)\.split", script, flags=re.DOTALL)
+    assert words is not None
+    assert "".join(re.findall(r'"([^"]*)"', words[1])).split() == list(CODES)
+    aliases = dict(re.findall(r'(\w+): "(\w+)"', str(re.search(r"const STATES = \{(.*)\}", script)))) or {}
+    assert {word: COLOURS[state] for word, state in aliases.items()} == {word: colour(word) for word in aliases}
+
+
+def test_a_strict_emulator_has_no_console(start_emulator: StartEmulator, capsys: pytest.CaptureFixture[str]) -> None:
+    """A browser is told why, there is nothing below /console/, and the command line refuses --console-writes."""
+    emulator = start_emulator("--strict")
+    context = ssl.create_default_context(cafile=emulator.ready["ca"])
+    with closing(http.client.HTTPSConnection(emulator.http, timeout=PATIENCE, context=context)) as connection:
+        for path, text in (("/", "needs a bearer token"), ("/console/queues", "")):
+            connection.request("GET", path, headers=BROWSER)
+            answer = connection.getresponse()
+            assert (answer.status, text in answer.read().decode()) == (404, True)
+    with pytest.raises(SystemExit):
+        command.main(["--strict", "--console-writes"])
+    assert "--console-writes cannot be used with --strict, which has no console" in capsys.readouterr().err
