@@ -126,6 +126,8 @@ def read_options(arguments: Sequence[str] | None, environment: Mapping[str, str]
         parser.error("--metadata-port and --proxy-port need --strict")
     if given.get("single_port") and "http_port" in given:
         parser.error("--http-port has no effect with --single-port: leave one of them out")
+    if given.get("strict") and given.get("console_writes"):
+        parser.error("--console-writes cannot be used with --strict, which has no console")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     settings = Settings(**values)
     own = settings.own_issuer
@@ -276,6 +278,7 @@ _OPTIONS = (
     Option(
         name="proxy-port", read=_port, metavar="PORT", help="with --strict, port of an HTTPS proxy to *.googleapis.com"
     ),
+    Option(name="console-writes", read=_boolean, help="let the console, the web page at /, change queues and tasks"),
     Option(name="quiet", read=_boolean, help="write no line to the standard error for a failed attempt"),
     Option(
         name="grace",

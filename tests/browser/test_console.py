@@ -24,9 +24,9 @@ OTHER = "projects/shop/locations/europe-west1/queues/reports"
 #: A number that JavaScript cannot hold, a secret, and markup.
 BODY = {"id": 12345678901234567890, "api_key": "hidden", "text": EVIL, "nested": {"password": "hidden", "day": 1}}
 HEADINGS = {
-    "Queues": "Queue, Project / location, State, Tasks, Running, Attempts/min, Failed/min, Rate /s, At once, Max attempts",
-    "Tasks": "Task, State, Last answer, Due, Attempts, Method, URL",
-    "Attempts": "Task, Answer, HTTP, Time, Attempt, Took, Queue, URL",
+    "Queues": "Queue|Project / location|State|Tasks|Running|Attempts/min|Failed/min|Rate /s|At once|Max attempts",
+    "Tasks": "Task|State|Last answer|Due|Attempts|Method|URL",
+    "Attempts": "Task|Answer|HTTP|Time|Attempt|Took|Queue|URL",
 }
 
 
@@ -93,7 +93,7 @@ def test_secrets_are_those_of_the_panels(page: Page) -> None:
 
 
 def test_without_the_flag_it_shows_everything_and_changes_nothing(page: Page, emulator: Emulator) -> None:
-    """Queues, tasks and attempts appear while one looks; secrets are hidden, markup is text, no button changes a thing."""
+    """Queues, tasks and attempts appear by themselves; secrets are hidden, markup is text, nothing can be changed."""
     held = Answer(hold=threading.Event())
     with Target() as target, ExitStack() as stack:
         stack.callback(held.release)
@@ -145,7 +145,7 @@ def test_without_the_flag_it_shows_everything_and_changes_nothing(page: Page, em
 def assert_headings(page: Page, view: str) -> None:
     """Check the column headings of a view."""
     found = page.get_by_role("table", name=view, exact=True).get_by_role("columnheader")
-    expect(found).to_have_text(HEADINGS[view].split(", "))
+    expect(found).to_have_text(HEADINGS[view].split("|"))
 
 
 @pytest.mark.parametrize("emulator", [("--console-writes",)], indirect=True)
@@ -207,9 +207,9 @@ def test_a_long_queue_is_read_page_by_page(page: Page, emulator: Emulator) -> No
         emulator.client.batch_create_tasks({"parent": OTHER, "requests": requests}).result()
     page.get_by_role("link", name="Tasks").click()
     page.get_by_role("combobox", name="Queue").select_option(OTHER)
-    expect(page.get_by_text("1–50 of about 120 tasks, in the order of creation")).to_be_visible()
+    expect(page.get_by_text("50 of about 120 tasks, in the order of creation")).to_be_visible()
     page.get_by_role("button", name="Next").click()
-    expect(page.get_by_text("51–100 of about 120")).to_be_visible()
+    expect(page.get_by_text("100 of about 120")).to_be_visible()
     page.get_by_role("button", name="Next").click()
     expect(rows(page)).to_have_count(20)
     expect(page.get_by_role("button", name="Next")).to_be_disabled()

@@ -19,11 +19,10 @@ from aiohttp.typedefs import Handler
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.dispatch.history import EndedAttempt
-from cloudtasks_nb.emulator.frontends.admin import answer_json, json_response
-from cloudtasks_nb.emulator.frontends.rest import error_document
+from cloudtasks_nb.emulator.frontends.admin import answer_json
+from cloudtasks_nb.emulator.frontends.json_errors import error_response
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.protobuf import beta
-from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.store.oplog import Kind, LogRecord
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.errors import InvalidInputError
@@ -143,7 +142,7 @@ class Console:
         """Yield the attempts that the operations log has from before an instant, the newest first."""
         names, now = self._engine.store.contents.names, self._engine.clock.now()
         # Every entry is read and looked at here: SQL would scan the whole log for a queue with few entries.
-        records = self._engine.store.log.read(0, before - 1, queues=names, kinds=Kind, now=now, ascending=False)
+        records = self._engine.store.log.read(0, before - 1, queues=names, kinds=list(Kind), now=now, ascending=False)
         for record in islice(records, _MOST_LOGGED):
             name = names[record.q]
             if record.kind == Kind.RESPONSE and queue in ("", name) and (record.code or not failed):
@@ -153,7 +152,7 @@ class Console:
         if "text/html" not in request.headers.get("Accept", ""):
             raise web.HTTPNotFound
         if self._engine.access is not None:
-            raise web.HTTPNotFound(text=_STRICT)
+            return error_response(404, _STRICT)
         return self._static(_PAGE)
 
     async def _file(self, request: web.Request) -> web.Response:
@@ -167,7 +166,7 @@ class Console:
 
     async def _call(self, request: web.Request) -> web.StreamResponse:
         if request.method not in _READS and not self._engine.settings.console_writes:
-            return json_response(*error_document(RefusedError("PERMISSION_DENIED", _READ_ONLY)))
+            return error_response(403, _READ_ONLY)
         return await self._rest(request)
 
 

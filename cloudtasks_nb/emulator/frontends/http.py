@@ -22,6 +22,7 @@ from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.admin import Admin
+from cloudtasks_nb.emulator.frontends.console import Console
 from cloudtasks_nb.emulator.frontends.firebase import Firebase
 from cloudtasks_nb.emulator.frontends.google import Google
 from cloudtasks_nb.emulator.frontends.guard import guard
@@ -84,6 +85,7 @@ class HttpServer:
         rest = Rest(engine, calls, instance)
         self._app.add_routes(rest.routes())
         self._app.add_routes(Firebase(engine, rest).routes())
+        self._app.add_routes(Console(engine, rest.execute).routes())
         if engine.access is not None:
             self._app.add_routes(Google(engine.access, engine.tokens).routes())
             self._app.add_routes(IamApi(engine.access, engine.tokens).routes())

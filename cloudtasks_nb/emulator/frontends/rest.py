@@ -66,12 +66,14 @@ class Rest:
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to serve."""
         return [
-            web.route("*", "/{api:v2|v2beta3}/{path:.+}", self._answer),
+            web.route("*", "/{api:v2|v2beta3}/{path:.+}", self.execute),
             # Clients that go by google/cloud/location/locations.proto, such as Google's for Node, ask here.
-            web.get(r"/{api:v1}/{path:projects/[^/]+/locations(?:/[^/]+)?}", self._answer),
+            web.get(r"/{api:v1}/{path:projects/[^/]+/locations(?:/[^/]+)?}", self.execute),
         ]
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def execute(self, request: web.Request) -> web.Response:
+        """Execute the call of a request, whose route gives the version as `api` and what follows it as `path`."""
+
         async def respond() -> Any:
             enums_as_numbers = _enums_as_numbers(request)
             message, fields = await self._response(request, request.match_info["api"], request.match_info["path"])

@@ -24,7 +24,7 @@ from tests.processes import run
 ROOT = Path(__file__).parents[3]
 FIRST, ANOTHER = "projects/dev/locations/here/queues/firstq", "projects/dev/locations/here/queues/anotherq"
 EVERYTHING = """--host 0.0.0.0 --port 1 --http-port 2 --data-dir d --queue a --queue b --quiet --strict
---single-port false --metadata-port 3 --proxy-port 4 --grace 2.5 --lease
+--single-port false --console-writes false --metadata-port 3 --proxy-port 4 --grace 2.5 --lease
 --wait-for-loopback --openid-issuer i --openid-signing-key k --app-engine-host h --functions-host f:5001
 --https-ca c --https-insecure --no-batch --create-queues-on-demand --hard-reset-on-purge-queue
 --task-tombstone 1.5 --queue-tombstone 2 --new-queue-delay 3 --log-delay 4
