@@ -164,7 +164,7 @@ async def _listen(
         HTTP_PORT_METADATA: str(http_port),
         LOG_IMMEDIATE_METADATA: "true" if engine.store.log.immediate else "false",
     }
-    answer_calls(server, engine, calls, metadata)
+    answer_calls(server, engine, calls, metadata, stop)
     await server.start()
     stack.push_async_callback(server.stop, _GRACE)
     stack.push_async_callback(_cancel, asyncio.create_task(_sweep_forever(engine)))

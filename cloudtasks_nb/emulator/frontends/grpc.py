@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import socket
 from collections.abc import Callable, Mapping
@@ -16,7 +17,9 @@ from cloudtasks_nb.emulator.access.certificates import ServerCertificate
 from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE, UnreadReplies
+from cloudtasks_nb.emulator.frontends.health import Health
 from cloudtasks_nb.emulator.frontends.http import cannot_listen, host_and_port
+from cloudtasks_nb.emulator.frontends.reflection import Reflection
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 from cloudtasks_nb.errors import PortInUseError
 
@@ -70,8 +73,10 @@ def grpc_server(host: str, port: int, certificate: ServerCertificate | None = No
         raise PortInUseError(f"port {port} is in use", resource=str(port)) from error
 
 
-def answer_calls(server: Any, engine: Engine, calls: Mapping[str, Call], metadata: Mapping[str, str]) -> None:
-    """Add the handlers of calls to a server that is not started yet.
+def answer_calls(
+    server: Any, engine: Engine, calls: Mapping[str, Call], metadata: Mapping[str, str], stop: asyncio.Event
+) -> None:
+    """Add the handlers of calls to a server that is not started yet, and those of health checks and reflection.
 
     Parameters
     ----------
@@ -83,13 +88,19 @@ def answer_calls(server: Any, engine: Engine, calls: Mapping[str, Call], metadat
         The calls by their full names.
     metadata : mapping
         Sent as trailing metadata with every answer.
+    stop : asyncio.Event
+        From then on the health of all services is that they do not serve.
     """
-    server.add_generic_rpc_handlers((_Handlers(engine, calls, tuple(metadata.items())),))
+    handlers = _Handlers(engine, calls, tuple(metadata.items()))
+    services = {call.split("/")[1] for call in calls}
+    # Everybody may ask, without a token too.
+    handlers.by_name |= Health(services, stop).handlers() | Reflection(services).handlers()
+    server.add_generic_rpc_handlers((handlers,))
 
 
 class _Handlers(grpc.GenericRpcHandler):
     def __init__(self, engine: Engine, calls: Mapping[str, Call], metadata: tuple[tuple[str, str], ...]) -> None:
-        self._handlers = {}
+        self.by_name = {}
         for name, call in calls.items():
             answering = partial(
                 _behaviour,
@@ -98,10 +109,10 @@ class _Handlers(grpc.GenericRpcHandler):
                 longest=_LONGEST if name.startswith(_TASKS) else math.inf,
             )
             behaviour = answering(call) if engine.access is None else _checked(engine.access, name, call, answering)
-            self._handlers[name] = grpc.unary_unary_rpc_method_handler(behaviour)
+            self.by_name[name] = grpc.unary_unary_rpc_method_handler(behaviour)
 
     def service(self, handler_call_details: Any) -> Any:
-        return self._handlers.get(handler_call_details.method)
+        return self.by_name.get(handler_call_details.method)
 
 
 def _checked(access: AccessControl, name: str, call: Call, answering: Callable[[Call], Any]) -> Any:

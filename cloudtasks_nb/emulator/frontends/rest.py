@@ -24,7 +24,7 @@ from cloudtasks_nb.emulator.frontends.json_errors import UNREADABLE, error_docum
 from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
-__all__ = ["Rest", "Route", "find_route", "json_body"]
+__all__ = ["Rest", "Route", "find_route", "json_body", "messages_of_calls"]
 
 _log = logging.getLogger(__name__)
 # The query parameters of every REST API of Google (https://cloud.google.com/apis/docs/system-parameters).
@@ -264,6 +264,11 @@ def find_route(verb: str, api: str, path: str) -> tuple[Route, str] | None:
         if route.verb == verb and (match := route.pattern.fullmatch(path)):
             return route, match[1]
     return None
+
+
+def messages_of_calls() -> dict[str, tuple[Any, Any]]:
+    """Return the classes of request and response of every call by its full name."""
+    return {route.rpc: (route.request, route.response) for routes in _ROUTES.values() for route in routes}
 
 
 # HTTP method, path (its group is the resource), call, field of the resource, field of the body, response.

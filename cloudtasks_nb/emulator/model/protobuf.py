@@ -26,6 +26,7 @@ __all__ = [
     "int_field",
     "len_field",
     "logs",
+    "payloads",
     "read_varint",
     "retag",
     "struct_entry",
@@ -87,6 +88,24 @@ def fields(wire: bytes) -> Iterator[tuple[int, int, bytes]]:
         else:
             at += 8 if kind == _FIXED64 else 4
         yield key >> 3, kind, wire[start:at]
+
+
+def payloads(wire: bytes) -> dict[int, bytes]:
+    """Return the texts, bytes and submessages of a message by the numbers of their fields.
+
+    Raises
+    ------
+    ValueError
+        If the message is malformed.
+    """
+    found = {}
+    try:
+        for number, kind, value in fields(wire):
+            if kind == _LENGTH:
+                found[number] = value[read_varint(value, 0)[1] :]
+    except IndexError as error:
+        raise ValueError("the message is malformed") from error
+    return found
 
 
 def retag(wire: bytes, numbers: Mapping[int, int]) -> bytes:

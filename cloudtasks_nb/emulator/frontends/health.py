@@ -1,0 +1,65 @@
+"""The gRPC health service: clients ask whether a service answers, or wait until it does not any more.
+
+https://grpc.io/docs/guides/health-checking/
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Final
+
+import grpc
+
+from cloudtasks_nb.emulator.model.protobuf import int_field, payloads
+
+__all__ = ["HEALTH", "Health"]
+
+#: The full name of the service.
+HEALTH: Final = "grpc.health.v1.Health"
+
+_SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
+
+
+class Health:
+    """Answers the calls of the health service.
+
+    Parameters
+    ----------
+    services : iterable of str
+        The full names of the services; the empty name is that of the whole emulator.
+    stop : asyncio.Event
+        From then on they do not serve.
+    """
+
+    def __init__(self, services: Iterable[str], stop: asyncio.Event) -> None:
+        self._services = {"", *services}
+        self._stop = stop
+
+    def handlers(self) -> dict[str, Any]:
+        """Return the handlers by the full names of the calls."""
+        return {
+            f"/{HEALTH}/Check": grpc.unary_unary_rpc_method_handler(self._check, _service),
+            f"/{HEALTH}/Watch": grpc.unary_stream_rpc_method_handler(self._watch, _service),
+        }
+
+    async def _check(self, service: str, context: Any) -> bytes:
+        if service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f'The emulator has no service "{service}".')
+        return self._status()
+
+    async def _watch(self, service: str, _: Any) -> AsyncIterator[bytes]:
+        known = service in self._services
+        yield self._status() if known else int_field(1, _SERVICE_UNKNOWN)
+        if not self._stop.is_set():
+            await self._stop.wait()
+            if known:
+                yield self._status()
+
+    def _status(self) -> bytes:
+        return int_field(1, _NOT_SERVING if self._stop.is_set() else _SERVING)
+
+
+def _service(wire: bytes) -> str:
+    """Return the name in a request."""
+    return payloads(wire).get(1, b"").decode()
