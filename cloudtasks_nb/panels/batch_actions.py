@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -307,9 +308,15 @@ def retry_code(batch: str, cause: str, causes: Iterable[str]) -> str:
     wider = any(other not in CODES if cause in CODES else other.partition(":")[0] == cause for other in others)
     if not wider and not secrets:
         return f"{batch}.retry_failed({quoted(cause)})"
-    # The line has a cause up to its first secret.
-    test = f".str.startswith({quoted(cause[: secrets[0][0]])})" if secrets else f" == {quoted(cause)}"
+    test = f".str.fullmatch({quoted(_without(cause, secrets))})" if secrets else f" == {quoted(cause)}"
     return f'(batch := {batch}).retry_failed((errors := batch.errors())[errors["cause"]{test}])'
+
+
+def _without(text: str, secrets: Sequence[tuple[int, int, str]]) -> str:
+    """Return the regular expression of a text with anything in place of each secret."""
+    ends = [0, *(end for _, end, _ in secrets)]
+    begins = [*(begin for begin, _, _ in secrets), len(text)]
+    return ".*".join(re.escape(text[end:begin]) for end, begin in zip(ends, begins, strict=True))
 
 
 def _resend_code(batch: str, rows: str) -> str:

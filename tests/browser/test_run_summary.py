@@ -13,6 +13,7 @@ from tests.browser.board import PANEL, Board
 
 __all__: list[str] = []
 
+SCROLL = "chart => chart.scrollIntoView()"
 #: 40 rows that take a few milliseconds and one that takes longer; every fourth is tried twice and fails.
 SETUP = """
 import cloudtasks_nb as ct, pandas as pd, time
@@ -54,7 +55,7 @@ def test_a_run_and_an_attempt_are_drawn(
         assert box is not None
         assert room is not None
         assert box["x"] + box["width"] <= room["x"] + room["width"] + 1
-    throughput.scroll_into_view_if_needed()
+    throughput.evaluate(SCROLL)  # at once: the chart is drawn anew while it is looked at
     screenshot(book.page, f"run-{width}")
     board.open_table("Queues")
     board.row("waiting").click()
@@ -64,5 +65,5 @@ def test_a_run_and_an_attempt_are_drawn(
     board.rows.first.click()
     attempts = board.part.get_by_role("img", name="1 attempt from")
     expect(attempts).to_contain_text("next try")
-    attempts.scroll_into_view_if_needed()
+    attempts.evaluate(SCROLL)
     screenshot(book.page, f"attempts-{width}")

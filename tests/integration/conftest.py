@@ -23,9 +23,9 @@ from urllib.parse import urlsplit
 
 import grpc
 import pytest
-from google.api_core.exceptions import NotFound
+from google.api_core.exceptions import GoogleAPICallError, NotFound
+from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
-from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 __all__ = [
     "LOCATION",
@@ -38,6 +38,7 @@ __all__ = [
     "Received",
     "StartEmulator",
     "Target",
+    "refusal",
     "until",
 ]
 
@@ -64,6 +65,14 @@ def until(condition: Callable[[], T | None], errors: Callable[[], str] = str) ->
     return value
 
 
+def refusal(error: GoogleAPICallError) -> tuple[str, str]:
+    """Return the canonical code and the text of an error, as the emulator has sent them over gRPC or REST."""
+    if isinstance(error.response, grpc.RpcError):
+        return error.response.code().name, error.message
+    sent = error.response.json()["error"]
+    return sent["status"], sent["message"]
+
+
 class Emulator:
     """A child ``python -m cloudtasks_nb.emulator`` that has printed its ready line.
 
@@ -71,9 +80,12 @@ class Emulator:
     ----------
     *arguments : str
         Command line after ``--port 0``.
+    transport : str
+        What Google's clients use: ``"grpc"`` or ``"rest"``.
     """
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, transport: str = "grpc") -> None:
+        self._transport = transport
         self._stack = ExitStack()
         # Appended to, because both processes share its position; a pipe that nobody reads would block the child.
         self._errors = self._stack.enter_context(tempfile.TemporaryFile("a+"))  # noqa: SIM115 - the stack closes it
@@ -90,13 +102,21 @@ class Emulator:
         # Frames of 100 tasks in FULL view are larger than the 4 MiB that a bare channel receives.
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self.channel = self._stack.enter_context(grpc.insecure_channel(self.ready["grpc"], options=options))
-        self.client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=self.channel))
+        self.client: tasks_v2.CloudTasksClient = self.connect(tasks_v2.CloudTasksClient)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def connect(self, kind: Any) -> Any:
+        """Return a client of one of Google's classes, over the emulator's transport."""
+        make = kind.get_transport_class(self._transport)
+        if self._transport == "grpc":
+            return kind(transport=make(channel=self.channel))
+        transport = make(host=self.ready["http"], credentials=AnonymousCredentials())
+        return self._stack.enter_context(kind(transport=transport))
 
     def _read_ready_line(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -331,10 +351,10 @@ class Target:
 
 
 @pytest.fixture
-def start_emulator() -> Iterator[StartEmulator]:
+def start_emulator(transport: str) -> Iterator[StartEmulator]:
     """Start further emulators with a command line of the test's own; all are ended after it."""
     with ExitStack() as stack:
-        yield lambda *arguments: stack.enter_context(Emulator(*arguments))
+        yield lambda *arguments: stack.enter_context(Emulator(*arguments, transport=transport))
 
 
 @pytest.fixture(scope="module")
@@ -344,15 +364,15 @@ def emulator_arguments() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def emulator(emulator_arguments: list[str]) -> Iterator[Emulator]:
-    """Run one temporary emulator for all tests of a file."""
-    with Emulator(*emulator_arguments) as child:
+def emulator(emulator_arguments: list[str], transport: str) -> Iterator[Emulator]:
+    """Run one temporary emulator for all tests of a file, with `BOTH_TRANSPORTS` one for each protocol."""
+    with Emulator(*emulator_arguments, transport=transport) as child:
         yield child
 
 
 @pytest.fixture(scope="module")
 def client(emulator: Emulator) -> tasks_v2.CloudTasksClient:
-    """Give Google's own client, on an insecure channel to the file's emulator."""
+    """Give Google's own client of the file's emulator."""
     return emulator.client
 
 
@@ -433,12 +453,13 @@ def held_answer() -> Iterator[HeldAnswer]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of a file with `BOTH_TRANSPORTS` over gRPC and over REST."""
+    """Run the tests of a file with `BOTH_TRANSPORTS` over gRPC and over REST; those marked `grpc_only` over gRPC."""
     if "transport" in metafunc.fixturenames and getattr(metafunc.module, "BOTH_TRANSPORTS", False):
-        metafunc.parametrize("transport", ["grpc", "rest"])
+        grpc_only = metafunc.definition.get_closest_marker("grpc_only")
+        metafunc.parametrize("transport", ["grpc"] if grpc_only else ["grpc", "rest"], scope="module")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def transport() -> str:
-    """Name the protocol between the toolkit and the emulator."""
+    """Name the protocol between the emulator and its clients: the toolkit, or Google's own."""
     return "grpc"

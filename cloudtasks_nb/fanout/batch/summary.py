@@ -18,7 +18,7 @@ from cloudtasks_nb.display.run_chart import Durations, Throughput
 from cloudtasks_nb.fanout.batch.table import row_names
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.timings import Timing
+from cloudtasks_nb.fanout.outbox.timings import TimingsPage
 
 __all__ = ["SlowRow", "Summary", "SummaryReader", "summarise"]
 
@@ -105,14 +105,14 @@ class SummaryReader:
         return replace(found, slowest=[replace(row, name=names[row.ref]) for row in found.slowest])
 
 
-def summarise(pages: Iterable[Sequence[Timing]], *, created: int) -> Summary | None:
+def summarise(pages: Iterable[TimingsPage], *, created: int) -> Summary | None:
     """Summarise rows page by page, in bounded memory; return None if there are none."""
     times, durations = _TimeBins(), _DurationBins()
     slowest: list[list[int]] = []
     rows, started = 0, created
     for page in pages:
-        ref, failed, start, duration = np.array(page, dtype=np.int64).T
-        rows += len(page)
+        ref, failed, start, duration = np.array(page, dtype=np.int64)
+        rows += len(ref)
         started = min(started, int(start.min()))
         ended = start + np.maximum(duration, 0)
         times.add(ended, failed)

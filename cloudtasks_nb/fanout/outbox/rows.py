@@ -12,7 +12,7 @@ from typing import Any
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, StoredBlock, unpack_previews
 from cloudtasks_nb.fanout.outbox.counters import as_json, number_of, paged
-from cloudtasks_nb.fanout.outbox.database import Repository
+from cloudtasks_nb.fanout.outbox.database import Repository, guard
 from cloudtasks_nb.fanout.outbox.records import Page, RowFilter, State
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
 
@@ -61,41 +61,42 @@ class Rows(Repository):
             Also the tasks as they are sent.
         """
         codes = as_json(State if states is None else states)
-        with self._database.reading() as connection:
-            for first, last in ranges(connection, number_of(connection, batch)):
-                at = max(first - 1, after)
-                while at < last:
+        for first, last in self.parts(batch):
+            at = max(first - 1, after)
+            while at < last:
+                with self._database.reading() as connection:
                     found = _block_around(connection, at + 1)
                     if found is None or found[0] > last:
                         break
                     start, n, keys, tasks, shown = found
                     block = StoredBlock(start, keys, tasks)
                     rows = connection.execute(_IN_STATES, (max(start, at + 1), start + n - 1, codes)).fetchall()
+                with guard(self._database.path):  # the block may be damaged
                     yield from _split(batch, block, shown, rows, wire=wire)
-                    at = block.last
+                at = block.last
 
     def matching(self, batch: str, wanted: RowFilter, size: int = 10_000) -> Iterator[int]:
         """Yield the refs of the rows that a filter lets through, in input order; `size` of them are read together."""
         values = {"states": as_json(wanted.states), "tried": wanted.tried, "cause": wanted.cause, "size": size}
-        with self._database.reading() as connection:
-            for first, last in ranges(connection, number_of(connection, batch)):
-                after = first - 1
-                while found := connection.execute(_MATCHING, {"after": after, "last": last, **values}).fetchall():
-                    yield from (ref for (ref,) in found)
-                    after = found[-1][0]
-                    if len(found) < size:
-                        break
+        for first, last in self.parts(batch):
+            found = [first - 1]
+            while found:
+                with self._database.reading() as connection:
+                    cursor = connection.execute(_MATCHING, {"after": found[-1], "last": last, **values})
+                    found = [ref for (ref,) in cursor]
+                yield from found
 
     def pages_of(self, batch: str, refs: Iterable[int], *, wire: bool = False) -> Iterator[Page]:
         """Yield some rows of a batch in input order, up to a hundred at a time; with `wire` also their tasks."""
         left = sorted(refs)
-        with self._database.reading() as connection:
-            while left:
+        while left:
+            with self._database.reading() as connection:
                 start, n, keys, tasks, shown = _block_around(connection, left[0])
                 count = bisect_left(left, start + n)
                 rows = connection.execute(_NAMED, (as_json(left[:count]),)).fetchall()
+            with guard(self._database.path):
                 yield from _split(batch, StoredBlock(start, keys, tasks), shown, rows, wire=wire)
-                left = left[count:]
+            left = left[count:]
 
     def repeated(self, batch: str) -> bool:
         """Return whether several rows of a batch have the same position, each in its own input."""

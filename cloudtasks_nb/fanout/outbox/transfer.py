@@ -132,16 +132,23 @@ class Transfers(Repository):
         """
         with self._database.reading() as connection:
             num = number_of(connection, batch)
-            for start, last in ranges(connection, num):
-                at = start - 1
-                while found := connection.execute(_BLOCK, (at, last)).fetchone():
+            parts = ranges(connection, num)
+        for start, last in parts:
+            at = start - 1
+            while at < last:
+                with self._database.reading() as connection:
+                    found = connection.execute(_BLOCK, (at, last)).fetchone()
+                    if found is None:
+                        break
                     first, keys, tasks, shown = found
                     block = StoredBlock(first, keys, tasks)
                     at = block.last
                     rows = connection.execute(_ROWS, (first, at)).fetchall()
                     name = f"{rows[0][1] if rows else 0:09d}-{blake2b(keys, digest_size=8).hexdigest()}"
-                    if rows and name not in known:
-                        yield name, _pack(block, rows, _digests(connection, num, block), keys, tasks, shown)
+                    if not rows or name in known:
+                        continue
+                    packed = _pack(block, rows, _digests(connection, num, block), keys, tasks, shown)
+                yield name, packed
 
 
 _BLOCK = "SELECT first, keys, tasks, shown FROM blocks WHERE first > ? AND first <= ? ORDER BY first LIMIT 1"

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from google.api_core.exceptions import InvalidArgument
+from google.api_core.exceptions import BadRequest
 from google.cloud import tasks_v2
 
-from tests.integration.conftest import Emulator, HeldAnswer, MakeQueue, Target
+from tests.integration.conftest import Emulator, HeldAnswer, MakeQueue, Target, refusal
 
+BOTH_TRANSPORTS = True
 AGENT = "AppEngine-Google; (+http://code.google.com/appengine)"
 
 
@@ -44,9 +45,10 @@ def create(client: tasks_v2.CloudTasksClient, queue: str, request: dict[str, Any
 @pytest.mark.parametrize("seconds", [14, 86_416])
 def test_its_deadline_has_other_limits(client: tasks_v2.CloudTasksClient, queue: str, seconds: int) -> None:
     """The deadline of an App Engine task is 15 s to 24 h 15 s."""
-    with pytest.raises(InvalidArgument) as caught:
+    with pytest.raises(BadRequest) as caught:
         create(client, queue, {}, dispatch_deadline={"seconds": seconds})
-    assert caught.value.message == "Task.dispatchDeadline must be between [15s, 24h15s]."
+    text = "Task.dispatchDeadline must be between [15s, 24h15s]."
+    assert refusal(caught.value) == ("INVALID_ARGUMENT", text)
 
 
 def test_the_request(client: tasks_v2.CloudTasksClient, queue: str, target: Target) -> None:

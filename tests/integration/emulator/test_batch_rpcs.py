@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from google.api_core.exceptions import Aborted, InvalidArgument, NotFound
+from google.api_core.exceptions import Aborted, BadRequest, NotFound
 from google.cloud import tasks_v2
 from google.longrunning.operations_pb2 import GetOperationRequest
 from google.rpc import code_pb2
 
 from tests.integration.conftest import LOCATION, Enqueue
 
+BOTH_TRANSPORTS = True
 NOWHERE = "http://127.0.0.1:9/"
 Created = tasks_v2.BatchCreateTasksMetadata.State
 Deleted = tasks_v2.BatchDeleteTasksMetadata.State
@@ -38,6 +39,7 @@ def test_batch_create(client: tasks_v2.CloudTasksClient, paused: str) -> None:
     operation = client.batch_create_tasks({"parent": paused, "requests": requests(paused, *ids, body=b"x")})
     result = operation.result()
     assert operation.operation.done
+    assert client.get_operation(GetOperationRequest(name=operation.operation.name)) == operation.operation
     assert operation.operation.name.startswith(f"{LOCATION}/operations/")
     assert [task.name for task in result.tasks] == [f"{paused}/tasks/{one}" for one in ids]
     assert result.tasks[0] == client.get_task(name=f"{paused}/tasks/t0")
@@ -140,7 +142,7 @@ def test_batch_delete_of_nothing_that_is_there(client: tasks_v2.CloudTasksClient
 
 def test_batch_delete_takes_1000_names(client: tasks_v2.CloudTasksClient, paused: str) -> None:
     """A deletion that is too long is refused as a whole."""
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(BadRequest):
         client.batch_delete_tasks({"parent": paused, "names": [f"{paused}/tasks/t{n}" for n in range(1_001)]})
 
 
@@ -149,7 +151,7 @@ def test_batch_delete_refuses_names_of_another_queue(
 ) -> None:
     """All names are of the queue that the call names."""
     task = enqueue(paused, NOWHERE)
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(BadRequest):
         client.batch_delete_tasks({"parent": paused, "names": [task.name, f"{paused}-other/tasks/a"]})
     assert client.get_task(name=task.name) == task
 

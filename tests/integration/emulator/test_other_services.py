@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from google.api_core.exceptions import Aborted, InvalidArgument, NotFound
+from google.api_core.exceptions import BadRequest, Conflict, NotFound
 from google.cloud import tasks_v2
 from google.cloud.location.locations_pb2 import GetLocationRequest, ListLocationsRequest
 from google.iam.v1 import iam_policy_pb2
@@ -11,6 +11,7 @@ from google.iam.v1.policy_pb2 import Binding, Policy
 
 from tests.integration.conftest import LOCATION
 
+BOTH_TRANSPORTS = True
 ENQUEUER = Policy(bindings=[Binding(role="roles/cloudtasks.enqueuer", members=["user:a@example.com"])])
 
 
@@ -25,7 +26,7 @@ def test_a_policy_is_kept(client: tasks_v2.CloudTasksClient, queue: str) -> None
     assert saved.bindings == ENQUEUER.bindings
     assert client.get_iam_policy(iam_policy_pb2.GetIamPolicyRequest(resource=queue)) == saved
     saved.etag = b"old"
-    with pytest.raises(Aborted):
+    with pytest.raises(Conflict):
         client.set_iam_policy(iam_policy_pb2.SetIamPolicyRequest(resource=queue, policy=saved))
 
 
@@ -46,7 +47,7 @@ def test_policies_of_what_is_no_queue(client: tasks_v2.CloudTasksClient) -> None
         client.test_iam_permissions: iam_policy_pb2.TestIamPermissionsRequest,
     }
     for call, request in calls.items():
-        with pytest.raises(InvalidArgument, match="Invalid resource field value in the request"):
+        with pytest.raises(BadRequest, match="Invalid resource field value in the request"):
             call(request(resource=f"{LOCATION}/queues/under_score"))
 
 
@@ -60,11 +61,16 @@ def test_locations(client: tasks_v2.CloudTasksClient) -> None:
         request.page_token = page.next_page_token
     assert LOCATION in names
     assert len(names) == len(set(names)) == 23
-    public = client.list_locations(ListLocationsRequest()).locations
-    assert "locations/us-central1" in {location.name for location in public}
     one = client.get_location(GetLocationRequest(name=LOCATION))
     assert (one.name, one.location_id) == (LOCATION, "us-central1")
     assert one.labels == {"cloud.googleapis.com/region": "us-central1"}
+
+
+@pytest.mark.grpc_only("the path of a REST request names a project")
+def test_the_public_list_of_locations(client: tasks_v2.CloudTasksClient) -> None:
+    """Without a project ListLocations shows the locations too."""
+    public = client.list_locations(ListLocationsRequest()).locations
+    assert "locations/us-central1" in {location.name for location in public}
 
 
 def test_a_location_that_is_not_there(client: tasks_v2.CloudTasksClient) -> None:
@@ -83,5 +89,5 @@ def test_encryption_settings(client: tasks_v2.CloudTasksClient) -> None:
     for paths, kept in ((["name"], key), (["*"], "other"), ([], "")):
         config = {"name": name, "kms_key": "other" if paths else ""}
         assert client.update_cmek_config({"cmek_config": config, "update_mask": {"paths": paths}}).kms_key == kept
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(BadRequest):
         client.update_cmek_config({"cmek_config": {"name": name}, "update_mask": {"paths": ["colour"]}})

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.integration.conftest import Emulator, Enqueue, MakeQueue, Target
 
+BOTH_TRANSPORTS = True
 NOWHERE = "https://nowhere.invalid:1/old?a=1"
 
 

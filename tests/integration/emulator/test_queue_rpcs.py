@@ -7,6 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from tests.integration.conftest import LOCATION, Emulator, Enqueue, MakeQueue, Target
 
+BOTH_TRANSPORTS = True
 State = tasks_v2.Queue.State
 ELSEWHERE = "projects/demo/locations/europe-west1"
 
@@ -62,6 +63,16 @@ def test_update_queue_makes_a_queue_that_is_not_there(client: tasks_v2.CloudTask
     assert made.retry_config.max_backoff.total_seconds() == 5
     assert client.get_queue(name=name) == made
     client.delete_queue(name=name)
+
+
+def test_update_queue_changes_what_its_mask_names(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
+    """UpdateQueue with a mask leaves all other settings as they are."""
+    name = make_queue(retry_config={"max_attempts": 3})
+    change = {"name": name, "rate_limits": {"max_dispatches_per_second": 2}, "retry_config": {"max_attempts": 9}}
+    mask = {"paths": ["rate_limits.max_dispatches_per_second"]}
+    made = client.update_queue({"queue": change, "update_mask": mask})
+    assert (made.rate_limits.max_dispatches_per_second, made.retry_config.max_attempts) == (2, 3)
+    assert client.get_queue(name=name) == made
 
 
 def test_pause_and_resume(client: tasks_v2.CloudTasksClient, queue: str, enqueue: Enqueue, target: Target) -> None:

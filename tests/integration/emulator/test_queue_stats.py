@@ -6,17 +6,18 @@ from datetime import timedelta
 
 import pytest
 from google.cloud import tasks_v2beta3
-from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from tests.integration.conftest import LOCATION, Emulator, Enqueue, HeldAnswer, MakeQueue, Target
 
+BOTH_TRANSPORTS = True
 NOWHERE = "http://127.0.0.1:9/"
 
 
 @pytest.fixture(scope="module")
 def beta(emulator: Emulator) -> tasks_v2beta3.CloudTasksClient:
     """Give Google's v2beta3 client on the file's emulator."""
-    return tasks_v2beta3.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=emulator.channel))
+    client: tasks_v2beta3.CloudTasksClient = emulator.connect(tasks_v2beta3.CloudTasksClient)
+    return client
 
 
 def stats(beta: tasks_v2beta3.CloudTasksClient, queue: str) -> tasks_v2beta3.QueueStats:

@@ -13,6 +13,7 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 
 from tests.integration.conftest import Emulator, Enqueue, MakeQueue, Target
 
+BOTH_TRANSPORTS = True
 NOWHERE = "http://127.0.0.1:9/"
 View = tasks_v2.Task.View
 
@@ -187,6 +188,7 @@ def test_a_large_page_is_cut(client: tasks_v2.CloudTasksClient, paused: str) -> 
     assert sum(len(page.tasks) for page in pages) == 1_100
 
 
+@pytest.mark.grpc_only("HTTP has no limit of a message's size")
 def test_pages_fit_a_default_channel(emulator: Emulator, client: tasks_v2.CloudTasksClient, paused: str) -> None:
     """Pages of large tasks are cut below the 4 MiB that clients receive by default, and go on with the next task."""
     task = {"http_request": {"url": NOWHERE, "body": b"x" * 20_000}}

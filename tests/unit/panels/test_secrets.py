@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -91,6 +92,17 @@ def test_a_text_is_shown_without_its_secret(place: str, text: str) -> None:
     shown = PLACES[place](text)
     assert SECRET not in shown
     assert "•••" in shown or "\\u2022" in shown
+
+
+@pytest.mark.parametrize("cause", [f"token={SECRET}: no (1)", f"no user token={SECRET} in [x]", f"?token={SECRET}"])
+def test_the_line_that_retries_a_cause_chooses_it_and_no_other(cause: str) -> None:
+    """It has the text around the secret, also if the text begins or ends with it."""
+    causes = [cause, "INTERNAL", "KeyError: 'x'", f"no user token={SECRET} in [y]"]
+    errors = pd.DataFrame({"cause": causes})
+    batch = Mock(errors=lambda: errors)
+    exec(retry_code("batch", cause, causes), {"batch": batch})  # noqa: S102 - the line is Python
+    (rows,) = batch.retry_failed.call_args.args
+    assert rows["cause"].tolist() == [cause]
 
 
 def test_a_form_leaves_no_secret_on_the_page(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:

@@ -14,10 +14,12 @@ from cloudtasks_nb.fanout.batch import summary as module
 from cloudtasks_nb.fanout.batch.summary import SummaryReader, summarise
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
-from cloudtasks_nb.fanout.outbox.timings import Timing
 from tests.unit.fanout.conftest import refs, send_all
 
 __all__: list[str] = []
+
+#: Ref, whether the row failed, start of its last attempt, and its duration; in microseconds.
+Timing = tuple[int, int, int, int]
 
 SECOND = 1_000_000
 NOON = 1_767_355_200 * SECOND  # 2026-01-02 12:00 UTC
@@ -27,7 +29,7 @@ rows = st.tuples(st.integers(0, 1 << 40), st.integers(0, 1), st.integers(NOON, N
 
 def summary(pages: Sequence[Sequence[Timing]]) -> module.Summary:
     """Summarise rows, of which there is at least one."""
-    found = summarise(pages, created=NOON)
+    found = summarise((list(zip(*page, strict=True)) for page in pages), created=NOON)
     assert found is not None
     return found
 
@@ -138,5 +140,5 @@ def test_rows_without_an_end_are_left_out(outbox: Outbox, batch: str) -> None:
         Outcome(ref=ids[3], attempt=1, state=State.SUCCEEDED, last_attempt_time=NOON),
     ]
     outbox.outcomes.record(batch, outcomes)
-    pages = [row for page in outbox.timings.pages(batch) for row in page]
+    pages = [row for page in outbox.timings.pages(batch) for row in zip(*page, strict=True)]
     assert pages == [(ids[2], 1, NOON, SECOND), (ids[3], 0, NOON, -1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -18,13 +19,15 @@ from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.database import Database
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Spooled
+from cloudtasks_nb.fanout.outbox.records import Outcome, RowFilter, Spooled, State
 from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
 from tests.unit.fanout.conftest import (
+    NOW,
     PLACE,
     chunk,
     chunks,
     refs,
+    send_all,
     spool,
 )
 
@@ -317,3 +320,46 @@ def test_a_connection_that_is_used_is_closed_after_that(tmp_path: Path) -> None:
         assert connection.execute("SELECT 1").fetchone() == (1,)
     with pytest.raises(sqlite3.ProgrammingError):
         connection.execute("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda outbox, batch: outbox.rows.pages(batch),
+        lambda outbox, batch: outbox.rows.pages_of(batch, refs(outbox, batch)),
+        lambda outbox, batch: outbox.rows.matching(batch, RowFilter()),
+        lambda outbox, batch: outbox.transfers.blocks(batch),
+        lambda outbox, batch: outbox.timings.pages(batch),
+    ],
+    ids=["pages", "pages_of", "matching", "blocks", "timings"],
+)
+def test_pages_that_nobody_reads_to_the_end_hold_no_connection(
+    outbox: Outbox, batch: str, read: Callable[[Outbox, str], Iterator[Any]]
+) -> None:
+    """Else a connection of another thread would stay open when the outbox is closed."""
+    send_all(outbox, batch)
+    one = Outcome(
+        ref=refs(outbox, batch)[0], attempt=1, state=State.SUCCEEDED, last_attempt_time=round(NOW * 1e6), duration=1
+    )
+    outbox.outcomes.record(batch, [one])
+    found: list[sqlite3.Connection] = []
+    taken, closed = threading.Event(), threading.Event()
+
+    def take() -> None:
+        pages = read(outbox, batch)
+        assert next(pages)
+        with outbox._database.reading() as connection:
+            found.append(connection)
+        taken.set()
+        closed.wait()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    assert taken.wait(60)
+    outbox.close()
+    try:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            found[0].execute("SELECT 1")
+    finally:
+        closed.set()
+        thread.join()
