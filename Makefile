@@ -17,7 +17,7 @@ PYTEST = -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab notebooks screenshots test test-unit test-lowest check bench chaos constraints clean
+.PHONY: help demo lab notebooks screenshots test test-unit test-lowest check bench soak chaos constraints clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ check: $(VENV)/.installed-dev ## lint, formatting and types
 
 bench: $(VENV)/.installed-test ## measure, and write the table of figures
 	$(BIN)/python tests/benchmarks/run.py
+
+soak: $(VENV)/.installed-test ## load one emulator for ten minutes, and write its memory and files; shorter: make soak MINUTES=1
+	$(BIN)/python tests/benchmarks/run.py --only soak $(if $(MINUTES),--minutes $(MINUTES))
 
 chaos: $(VENV)/.installed-test ## kill and stop processes at random for 200 rounds, and write what was found
 	$(BIN)/python -m tests.chaos.run

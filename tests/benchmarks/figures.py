@@ -74,6 +74,7 @@ class Size:
     waits: int = 20
     swept: int = 2_000  #: rows of a sweep
     results: tuple[int, ...] = (100_000,)  #: rows whose results are read
+    soak: float = 600.0  #: seconds
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,6 +128,7 @@ class Case:
     run: Callable[[Bench], None]
     seconds: float = 180.0  #: time limit
     full_seconds: float | None = None  #: same, with `--full`
+    alone: bool = False  #: measured only when it is named; its section of the table is kept by other runs
 
 
 def number(value: float) -> str:

@@ -4,8 +4,10 @@
     python tests/benchmarks/run.py --only fan-out listing   some of it; --list shows the names
     python tests/benchmarks/run.py --quick                  small sizes, one round, to test the measurements
     python tests/benchmarks/run.py --full                   also the slow ones, as ten million rows
+    python tests/benchmarks/run.py --only soak --minutes 1  a short soak; `make soak` runs the whole one
 
-RESULTS.md is written by a whole run that is not quick; `--write FILE` writes any run. Each case runs in a process of
+RESULTS.md is written by a whole run that is not quick, and its section about the soak by a whole soak; `--write FILE`
+writes any run. Each case runs in a process of
 its own with a time limit; its failure is shown in its cells, and the others go on. All processes that a case starts
 end with it. It writes to a temporary folder, which is removed: set TMPDIR to choose the disk that is measured. Measure
 on a quiet machine: the table says how busy it was before. Linux only.
@@ -25,6 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,9 +40,10 @@ from tests.benchmarks.machine import facts
 from tests.benchmarks.memory import MEMORY
 from tests.benchmarks.paint import PAINT
 from tests.benchmarks.panels import PANEL, RUN
+from tests.benchmarks.soak import SOAK
 from tests.benchmarks.store import STORE
 from tests.benchmarks.sweep import STORED, SWEEP
-from tests.benchmarks.table import document, verdict
+from tests.benchmarks.table import document, section, section_of, verdict, with_section
 from tests.benchmarks.waiting import WAIT
 
 __all__ = ["main"]
@@ -62,6 +66,7 @@ CASES = (
     RUN,
     PAINT,
     IMPORT,
+    SOAK,
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 ROOT = Path(__file__).parents[2]
@@ -83,6 +88,7 @@ QUICK = Size(
     waits=2,
     swept=200,
     results=(3_000,),
+    soak=20.0,
 )
 FULL = Size(without_batch=None, streamed=(100_000, 1_000_000, 10_000_000), results=(100_000, 1_000_000))
 
@@ -116,10 +122,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine["duration"] = f"{(time.monotonic() - started) / 60:.1f} min"
     if given.quick:
         machine["sizes"] = "small, by `--quick`: these figures mean nothing"
-    for file in [given.write] if given.write else [RESULTS] if not given.only and not given.quick else []:
-        file.write_text(document(machine, results), encoding="utf-8")
+    complete = not (given.quick or given.minutes) and (not given.only or all(case.alone for case in chosen))
+    for file in [given.write] if given.write else [RESULTS] if complete else []:
+        former = file.read_text(encoding="utf-8") if file.exists() else ""
+        file.write_text(_table(machine, results, former), encoding="utf-8")
         _print(f"written: {file}")
     return 1 if any(result.error for _, result in results) else 0
+
+
+def _table(machine: dict[str, str], results: list[tuple[Case, Result]], former: str) -> str:
+    """Return the file's new text: a run of cases that are measured alone replaces only their sections."""
+    if all(case.alone for case, _ in results):
+        for case, result in results:
+            about = ", ".join(machine[name] for name in ("cores", "CPU", "memory", "file system", "Python", "measured"))
+            result.notes.append(f"Cores, CPU and the rest of the machine: {about}.")
+            former = with_section(former, case, section(case, result))
+        return former
+    text = document(machine, results)
+    for case in CASES:
+        if case.alone and case not in [one for one, _ in results]:
+            text = with_section(text, case, section_of(former, case))
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help="measure these; --list shows them")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
     parser.add_argument("--full", action="store_true", help="also the slow measurements")
+    parser.add_argument("--minutes", type=float, help="length of the soak; any given one writes no file by itself")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--child", choices=names, help=argparse.SUPPRESS)
@@ -136,11 +160,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(names: Sequence[str] | None) -> list[Case]:
-    return [case for case in CASES if names is None or case.name in names]
+    return [case for case in CASES if (not case.alone if names is None else case.name in names)]
 
 
 def _size(given: argparse.Namespace) -> Size:
-    return QUICK if given.quick else FULL if given.full else Size()
+    size = QUICK if given.quick else FULL if given.full else Size()
+    return size if given.minutes is None else replace(size, soak=60 * given.minutes)
 
 
 def _measure(case: Case, size: Size, folder: Path) -> None:
@@ -175,8 +200,9 @@ def _run(case: Case, given: argparse.Namespace, folder: Path) -> Result:
     _print(f"{case.name}: {case.title}")
     folder.mkdir()
     options = [f"--{option}" for option in ("quick", "full") if getattr(given, option)]
+    options += [] if given.minutes is None else ["--minutes", str(given.minutes)]
     command = [sys.executable, "-m", "tests.benchmarks.run", "--child", case.name, "--folder", str(folder), *options]
-    limit = (case.full_seconds if given.full else None) or case.seconds
+    limit = ((case.full_seconds if given.full else None) or case.seconds) + 60 * (given.minutes or 0)
     with tempfile.TemporaryFile("w+") as errors:
         result = _collect(case, command, errors, limit)
         if result.error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from tests.benchmarks.figures import Case, Figure, Result, compare, spread
 
-__all__ = ["document", "verdict"]
+__all__ = ["document", "section", "section_of", "verdict", "with_section"]
 
 _HEAD = """# Figures
 
@@ -33,8 +34,24 @@ def document(machine: Mapping[str, str], results: Sequence[tuple[Case, Result]])
     """
     facts = "\n".join(_line(name, fact) for name, fact in machine.items())
     parts = [_HEAD, _tally(results), f"## The machine\n\n| | |\n|---|---|\n{facts}"]
-    parts += [_section(case, result) for case, result in results]
+    parts += [section(case, result) for case, result in results]
     return "\n\n".join(parts) + "\n"
+
+
+def with_section(text: str, case: Case, section: str) -> str:
+    """Return a document with a section about a case at its end, and without the earlier one."""
+    before, _, after = _split(text, case)
+    return "\n\n".join(part.strip("\n") for part in (before + after, section) if part) + "\n"
+
+
+def section_of(text: str, case: Case) -> str:
+    """Return the section about a case that a document has; empty if it has none."""
+    return _split(text, case)[1]
+
+
+def _split(text: str, case: Case) -> tuple[str, str, str]:
+    found = re.search(rf"^## {re.escape(case.title)}$.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return (text, "", "") if found is None else (text[: found.start()], found[0], text[found.end() :])
 
 
 def verdict(figure: Figure, result: Result) -> tuple[str, str]:
@@ -47,7 +64,8 @@ def verdict(figure: Figure, result: Result) -> tuple[str, str]:
     return "not run: `--full` does" if figure.full else "not measured", ""
 
 
-def _section(case: Case, result: Result) -> str:
+def section(case: Case, result: Result) -> str:
+    """Return the figures of a case as Markdown."""
     lines = [
         f"## {case.title}",
         "",
