@@ -9,6 +9,7 @@ from typing import Self
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = [
+    "CLOCK_AHEAD_METADATA",
     "CODES",
     "HTTP_PORT_METADATA",
     "INSTANCE_METADATA",
@@ -43,6 +44,9 @@ CODES = (
     "DATA_LOSS",
     "UNAUTHENTICATED",
 )
+
+#: Response metadata key: microseconds by which an emulator's clock was moved forward; absent if it was not.
+CLOCK_AHEAD_METADATA = "x-cloudtasks-clock-ahead"
 
 #: Response metadata key of an emulator's instance id. Google's service does not send it.
 INSTANCE_METADATA = "x-cloudtasks-instance"

@@ -15,6 +15,7 @@ from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint, check_text, resolve, store_place
 from cloudtasks_nb.client.checks.context import CheckContext, Target
+from cloudtasks_nb.client.clock import Clock
 from cloudtasks_nb.client.doctor import diagnose
 from cloudtasks_nb.client.emulator_process import Lease, attach
 from cloudtasks_nb.client.queue import Queue
@@ -83,6 +84,27 @@ class Client:
         500.0
         """
         return self._connection.transport.client()
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the service; that of an emulator can be moved.
+
+        Examples
+        --------
+        >>> task = queue.enqueue(handler, {"day": "2013-01-01", "origin": "JFK"}, delay="1 day")
+        >>> tasks.clock.run_until_idle()
+        moved 1 d: 1 attempt
+        """
+
+        def moved(ahead: int) -> None:
+            self._connection.clock.ahead = ahead
+
+        return Clock(self._emulator, moved=moved, settle=lambda waiting: _loop.run(self._catalog.settle(waiting)))
+
+    def _emulator(self) -> dict[str, Any] | None:
+        """Return the address of an emulator of ours, None for another service."""
+        http = _loop.run(self._connection.transport.http())
+        return None if http is None else {"http": http, "ca": os.environ.get("REQUESTS_CA_BUNDLE")}
 
     @property
     def certs_url(self) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import secrets
 
 import pandas as pd
@@ -14,7 +13,6 @@ from cloudtasks_nb.fanout.plan.literal import literal_task
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
-from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["create_task"]
 
@@ -43,7 +41,7 @@ def create_task(connection: Connection, queue: QueueName, options: TaskOptions, 
     AlreadyExistsError
         If a task with this id exists or existed lately.
     """
-    message = literal_task(options, now=dt.datetime.now(dt.UTC))
+    message = literal_task(options, now=connection.clock.now())
     connection.check_reachable(options.url)
     message.name = str(_task_name(queue, task_id))
     try:
@@ -60,7 +58,7 @@ def create_task(connection: Connection, queue: QueueName, options: TaskOptions, 
         try:
             made = connection.call("GetTask", name=message.name)
         except (TaskNotFoundError, PermissionDeniedError) as failure:  # it has left the queue, or cannot be read
-            columns = task_columns([message], now=now_micros())
+            columns = task_columns([message], now=connection.clock.micros())
             state = "gone" if isinstance(failure, TaskNotFoundError) else None
             return frame(TASKS, {**columns, "state": [state], "create_time": [None]}, index="task")
-    return frame(TASKS, task_columns([made], now=now_micros()), index="task")
+    return frame(TASKS, task_columns([made], now=connection.clock.micros()), index="task")

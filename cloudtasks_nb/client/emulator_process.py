@@ -22,10 +22,11 @@ from cloudtasks_nb._settings import make_folder
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError
 from cloudtasks_nb.service.absent_handlers import get_json
 
-__all__ = ["Child", "Lease", "attach", "connection", "hold", "start"]
+__all__ = ["Child", "Lease", "attach", "call_admin", "connection", "hold", "start"]
 
 _START_TIMEOUT = 30.0  # seconds; a start takes one, on a crowded machine or with a large folder some more
 _ANSWER_TIMEOUT = 5.0  # seconds; it is on this machine
+_ADMIN_TIMEOUT = 30.0  # seconds
 _ENDPOINT_FILE = "endpoint.json"
 
 _lock = threading.Lock()
@@ -142,11 +143,35 @@ def hold(facts: Mapping[str, Any]) -> HTTPConnection | None:
     return held
 
 
+def call_admin(facts: Mapping[str, Any], method: str, path: str, content: Mapping[str, Any] | None = None) -> Any:
+    """Call an endpoint below ``/admin/`` of an emulator, and return its answer.
+
+    Raises
+    ------
+    EmulatorError
+        If it refuses, or does not answer.
+    """
+    opened = connection(facts, _ADMIN_TIMEOUT)
+    try:
+        body = None if content is None else json.dumps(content)
+        opened.request(method, f"/admin/{path}", body, {"Content-Type": "application/json"})
+        answer = opened.getresponse()
+        found = json.loads(answer.read())
+    except (OSError, HTTPException, ValueError) as error:
+        http = facts["http"]
+        raise EmulatorError(f"the emulator at {http} does not answer: {error}", resource=http) from error
+    finally:
+        opened.close()
+    if answer.status != OK:
+        raise EmulatorError(str(found["error"]), resource=facts["http"])
+    return found
+
+
 def connection(facts: Mapping[str, Any], timeout: float) -> HTTPConnection:
     """Return a connection to an emulator's HTTP interface, with TLS to a strict one."""
-    host = urllib.parse.urlsplit(facts["http"]).netloc
-    if facts.get("ca"):
-        return HTTPSConnection(host, timeout=timeout, context=ssl.create_default_context(cafile=facts["ca"]))
+    scheme, host, *_ = urllib.parse.urlsplit(facts["http"])
+    if scheme == "https":
+        return HTTPSConnection(host, timeout=timeout, context=ssl.create_default_context(cafile=facts.get("ca")))
     return HTTPConnection(host, timeout=timeout)
 
 

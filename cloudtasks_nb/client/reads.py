@@ -21,7 +21,6 @@ from cloudtasks_nb.service.bulk import task_ids
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
-from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["newest_attempts", "queue_attempts", "tasks_frame"]
 
@@ -51,9 +50,8 @@ def tasks_frame(
 async def _list(
     connection: Connection, queue: QueueName, limit: int | None, *, body: bool, secrets: bool
 ) -> tuple[dict[str, list[Any]], bool]:
-    now = now_micros()
     wanted = None if limit is None else limit + 1
-    columns = task_columns((), now=now)
+    columns = task_columns((), now=0)
     with Bar("listing", limit, unit="tasks") as bar:
         async for page in connection.transport.pages(
             "ListTasks",
@@ -64,6 +62,7 @@ async def _list(
             response_view=_FULL if body else _BASIC,
             resource_name=str(queue),
         ):
+            now = connection.clock.micros()
             for name, values in task_columns(page, now=now, body=body, secrets=secrets).items():
                 columns[name] += values
             bar.to(len(columns["task"]))
@@ -92,7 +91,7 @@ def queue_attempts(  # noqa: PLR0913 - the arguments of `Queue.attempts`
     statuses = () if status is None else status_codes(status)
     if since is None:
         since = "1h" if batch is None and task is None else pd.Timedelta(RETENTION, "us")
-    wanted = Wanted(since=_since(since), batch=found, tasks=tasks, statuses=statuses)
+    wanted = Wanted(since=_since(connection, since), batch=found, tasks=tasks, statuses=statuses)
     entries, truncated = read_attempts(connection, queue, wanted, limit)
     made = attempts_frame(connection, queue, lambda: catalog.outbox, entries, truncated=truncated, secrets=secrets)
     if truncated:
@@ -102,7 +101,7 @@ def queue_attempts(  # noqa: PLR0913 - the arguments of `Queue.attempts`
 
 def newest_attempts(connection: Connection, catalog: Catalog, queue: QueueName, limit: int) -> pd.DataFrame:
     """Read the newest attempts of the last hour, with one read of the log."""
-    entries, _ = read_attempts(connection, queue, Wanted(since=_since("1h")), limit)
+    entries, _ = read_attempts(connection, queue, Wanted(since=_since(connection, "1h")), limit)
     return attempts_frame(connection, queue, lambda: catalog.outbox, entries)
 
 
@@ -120,10 +119,10 @@ def _batch_id(catalog: Catalog, queue: QueueName, batch: Any) -> str:
     return str(batch.id)
 
 
-def _since(since: Any) -> int:
+def _since(connection: Connection, since: Any) -> int:
     if isinstance(since, dt.datetime) or (isinstance(since, str) and since[:4].isdigit() and "-" in since):
         return int(_moment(since).timestamp() * 1_000_000)
-    return now_micros() - round(parse_duration(since, "since").total_seconds() * 1_000_000)
+    return connection.clock.micros() - round(parse_duration(since, "since").total_seconds() * 1_000_000)
 
 
 def _moment(since: Any) -> dt.datetime:

@@ -121,7 +121,7 @@ def _print_line(line: str) -> None:
 
 def build_engine(store: Store, clock: Clock, settings: Settings, folder: Path, stack: AsyncExitStack) -> Engine:
     """Connect the parts of an emulator; they are closed with the stack."""
-    tokens = TokenSigner(folder, settings.openid_issuer, clock, settings.openid_signing_key)
+    tokens = TokenSigner(folder, settings.openid_issuer, key_file=settings.openid_signing_key)
     access = AccessControl(folder, store) if settings.strict else None
     authorize = tokens.authorize if access is None else authorize_as(access.state, tokens.authorize)
     deliverer = Deliverer(settings) if access is None else StrictDeliverer(settings, access, tokens)

@@ -32,9 +32,10 @@ from cloudtasks_nb.panels.row_columns import (
 )
 from cloudtasks_nb.panels.widgets.cells import Column, code_html
 from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.oplog import Entry, Wanted, read
-from cloudtasks_nb.service.watch import Snapshot, now_micros
+from cloudtasks_nb.service.watch import Snapshot
 
 __all__ = ["AttemptsPanel"]
 

@@ -6,7 +6,6 @@ While a form is filled in, its first tasks are shown; Plan counts and checks all
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -179,7 +178,9 @@ class SendPanel(Panel):
         try:
             rows, arguments = self.sample(_FIRST)
             options = {name: arguments[name] for name in _TASK_OPTIONS if name in arguments}
-            found = tasks_html(plan_few(rows, compile_recipe(TaskOptions(**options)), now=dt.datetime.now(dt.UTC)))
+            found = tasks_html(
+                plan_few(rows, compile_recipe(TaskOptions(**options)), now=self.context.connection.clock.now())
+            )
         except CloudTasksError as error:
             self._filled = False
             return error_html(error, quiet=isinstance(error, IncompleteError))

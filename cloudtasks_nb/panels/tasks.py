@@ -23,10 +23,11 @@ from cloudtasks_nb.panels.task_details import TaskDetails
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.oplog import Entry
-from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
+from cloudtasks_nb.service.watch import Pending, Snapshot
 
 __all__ = ["Listing", "TaskActions", "TasksPanel"]
 
@@ -424,7 +425,7 @@ class Listing:
         self.at = self.at or now
         self._token = answer.next_page_token
         self.complete = not self._token
-        return task_columns(answer.tasks, now=now)
+        return task_columns(answer.tasks, now=self._connection.clock.micros())
 
 
 def _pending_frame(tasks: dict[str, Pending]) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import InvalidInputError, PermissionDeniedError, QueueNotFoundError
 from cloudtasks_nb.service.absent_handlers import AbsentHandlers
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.refusal import IAM
 from cloudtasks_nb.service.transport import Transport
 from cloudtasks_nb.service.watch import Watcher
@@ -42,7 +43,11 @@ class Connection:
         self.auth = auth
         self.store = store or Store(store_place(None))
         self.transport = Transport(endpoint, auth)
-        self.watcher = Watcher(self.transport, log_reads=_EMULATOR_READS if endpoint.local else _GOOGLE_READS)
+        self.watcher = Watcher(
+            self.transport,
+            log_reads=_EMULATOR_READS if endpoint.local else _GOOGLE_READS,
+            service_now=self.transport.service_clock.micros,
+        )
         self._absent_handlers = AbsentHandlers()
         self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
         self._lock = threading.Lock()
@@ -51,6 +56,11 @@ class Connection:
     def endpoint(self) -> Endpoint:
         """The service that the connection calls."""
         return self.transport.endpoint
+
+    @property
+    def clock(self) -> ServiceClock:
+        """The clock of the service."""
+        return self.transport.service_clock
 
     @property
     def certs_url(self) -> str | None:

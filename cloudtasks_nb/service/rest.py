@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
@@ -68,9 +68,19 @@ class RestChannel:
         Its target serves REST.
     credentials : google.auth.credentials.Credentials, optional
         None for an emulator.
+    answered : callable
+        Called with the headers of each answer.
     """
 
-    def __init__(self, endpoint: Endpoint, credentials: Any, *, connect_timeout: float) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        credentials: Any,
+        *,
+        connect_timeout: float,
+        answered: Callable[[Mapping[str, str]], None],
+    ) -> None:
+        self._answered = answered
         self.headers: Mapping[str, str] = {}  #: of the last answer
         self._endpoint = endpoint
         self._credentials = credentials
@@ -123,6 +133,7 @@ class RestChannel:
                 raise no_connection(self._endpoint, host, str(error)) from error
             raise RefusedCallError(Refusal(code="UNAVAILABLE", message=str(error))) from error
         self.headers = answer.headers
+        self._answered(answer.headers)
         if answer.status_code == HTTPStatus.OK:
             return json_format.Parse(answer.content, method.response(), ignore_unknown_fields=True)
         raise RefusedCallError(_refusal(answer))

@@ -35,6 +35,7 @@ from cloudtasks_nb.errors import (
     ServiceError,
 )
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.no_connection import ROOTS_VARIABLE, no_connection
 from cloudtasks_nb.service.refusal import Refusal
 from cloudtasks_nb.service.rest import RefusedCallError, RestChannel
@@ -104,6 +105,8 @@ class Transport:
         self._credentials: Any = None  # looked up by the first call
         self._renewal: asyncio.Task[None] | None = None
         self._closed = False
+        #: the clock of the service, as its answers tell it
+        self.service_clock = ServiceClock(lambda: self.endpoint.target)
         self._identity: str | None = None
         self._http: str | None = None
         self._log_immediate = False
@@ -349,7 +352,9 @@ class Transport:
                     return await _call_rest(channel, method, request, timeout)
                 stub = await self._stub(method, serialized=isinstance(request, bytes))
                 token = self.auth.token()
-                return await stub(request, timeout=timeout, metadata=_routing(method.route, routed))
+                call = stub(request, timeout=timeout, metadata=_routing(method.route, routed))
+                # A request that is sent as bytes is one of very many, so its answer must cost little.
+                return await (call if self.google or isinstance(request, bytes) else self._answer(call))
             except RefusedCallError as error:
                 refusal, cause = error.refusal, error.__cause__ or error
             except grpc.aio.AioRpcError as error:
@@ -361,12 +366,23 @@ class Transport:
                 break
         raise refused
 
+    async def _answer(self, call: Any) -> Any:
+        """Return the answer to a call of an emulator, and take over what it says of the emulator's clock."""
+        answer = await call
+        self.service_clock.learn(dict(await call.trailing_metadata() or ()))
+        return answer
+
     async def _rest_channel(self) -> RestChannel:
         self.check_open()
         if not self.endpoint.local:
             await self._refresh_credentials()
         if self._rest is None:
-            self._rest = RestChannel(self.endpoint, self._credentials, connect_timeout=self.connect_timeout)
+            self._rest = RestChannel(
+                self.endpoint,
+                self._credentials,
+                connect_timeout=self.connect_timeout,
+                answered=(lambda _: None) if self.google else self.service_clock.learn,
+            )
         return self._rest
 
     def _error(self, refusal: Refusal, method: Method, resource: str) -> CloudTasksError:

@@ -18,23 +18,19 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName, TaskName, code_name
 from cloudtasks_nb.errors import CloudTasksError, TaskNotFoundError
 from cloudtasks_nb.service import oplog
+from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.convert import micros, queue_values, task_state
 from cloudtasks_nb.service.oplog import Entry, LogReader
 from cloudtasks_nb.service.quota import CallBudget
 from cloudtasks_nb.service.rpcs import STATS_MASK
 from cloudtasks_nb.service.transport import Transport
 
-__all__ = ["Pending", "Snapshot", "Subscription", "Watcher", "now_micros"]
+__all__ = ["Pending", "Snapshot", "Subscription", "Watcher"]
 
 _LOGGER = logging.getLogger(__name__)
 _LONGEST_PAUSE = 30.0  # seconds; between two reads of an overloaded service
 _PAUSE_EACH = 0.005  # seconds for each subscriber, between two reads of a queue that are asked for
 _Listener = Callable[["Snapshot"], None]
-
-
-def now_micros() -> int:
-    """Return the time in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +79,8 @@ class Watcher:
     ----------
     log_reads, list_calls : int
         The most log reads, and list calls, in a minute.
+    service_now : callable
+        Returns the time of the service in microseconds since 1970; the states of tasks depend on it.
     clock, now : callable
         For tests: seconds of a monotonic clock; microseconds since 1970.
     """
@@ -93,12 +91,14 @@ class Watcher:
         *,
         log_reads: int = 60,
         list_calls: int = 60,
+        service_now: Callable[[], int] = now_micros,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], int] = now_micros,
     ) -> None:
         self.log_budget = CallBudget(log_reads, burst=5, clock=clock)
         self._list_budget = CallBudget(list_calls, burst=10, clock=clock)
         self._transport = transport
+        self._service_now = service_now
         self._now = now
         self._subscriptions: dict[QueueName, list[Subscription]] = {}
         self._readers: dict[QueueName, LogReader] = {}
@@ -156,7 +156,7 @@ class Watcher:
             answer = await self._transport.call(
                 "ListTasks", parent=str(queue), page_size=1000, page_token=token, resource_name=str(queue)
             )
-            now = self._now()
+            now = self._service_now()
             yield {task.name.rpartition("/")[2]: _pending(task, now) for task in answer.tasks}
             token = answer.next_page_token
             if not token:
@@ -215,7 +215,7 @@ class Watcher:
                     found = await self._transport.call("GetTask", name=str(TaskName(queue=queue, task=task)))
                 except TaskNotFoundError:
                     return None
-                return _pending(found, self._now())
+                return _pending(found, self._service_now())
 
         names = list(tasks)
         return dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import threading
 import time
 import urllib.parse
 from collections.abc import Iterable, Mapping
-from http.client import OK, HTTPException
 from typing import Any
 
 import pytest
@@ -16,14 +14,15 @@ import pytest
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, check_names, parse_duration
 from cloudtasks_nb.client import emulator_process
+from cloudtasks_nb.client.clock import Clock
 from cloudtasks_nb.client.queue_settings import NEW_QUEUE
 from cloudtasks_nb.errors import EmulatorError
+from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.convert import queue_json
 
 __all__ = ["Emulator"]
 
 _START_TIMEOUT = 30.0  # seconds; a start takes one
-_CALL_TIMEOUT = 30.0  # seconds
 _STOP_TIMEOUT = 10.0  # seconds to wait for the process to end
 _POLL_INTERVAL = 0.01  # seconds
 
@@ -61,6 +60,7 @@ class Emulator:
         self._held = emulator_process.hold(child.facts)
         self.grpc: str = child.facts["grpc"]
         self.http: str = child.facts["http"]
+        self._clock = Clock(lambda: self._facts, moved=self._moved)
 
     @property
     def now(self) -> dt.datetime:
@@ -73,18 +73,19 @@ class Emulator:
         >>> (cloud_tasks_emulator.now - before).total_seconds() >= 3600
         True
         """
-        return dt.datetime.fromisoformat(self._call("GET", "clock")["now"])
+        return self._clock.now.to_pydatetime()
 
-    def advance(self, seconds: Any) -> None:
-        """Move its clock forward: tasks that become due are dispatched, and names that expire can be used again.
+    def advance(self, seconds: Any, *, wait: bool = True) -> None:
+        """Move its clock forward as `tasks.clock.advance` does, and return when the attempts on the way have ended.
 
-        A client computes times such as ``delay="10min"`` with the clock of this machine. The next test starts with the
-        right time again.
+        The next test starts with the right time again.
 
         Parameters
         ----------
         seconds : duration
             A number of seconds, ``"10min"`` or a Timedelta.
+        wait : bool
+            False: move at once, and do not wait for attempts in flight.
 
         Examples
         --------
@@ -94,8 +95,7 @@ class Emulator:
         >>> [done["status"] for done in cloud_tasks_emulator.history("reports", at_least=1)]
         ['OK']
         """
-        span = parse_duration(seconds, "seconds").total_seconds()
-        self._call("POST", "clock", {"advance_s": span})
+        self._clock.advance(parse_duration(seconds, "seconds"), wait=wait, progress=False)
 
     def reset(self) -> None:
         """Delete queues, tasks, task names and logs, correct the clock, and abort running attempts.
@@ -108,6 +108,7 @@ class Emulator:
         0
         """
         self._call("POST", "reset")
+        self._moved(0)
 
     def seed(self, queues: Iterable[str] | Mapping[str, Mapping[str, Any]]) -> None:
         """Create queues, or change the settings of existing ones.
@@ -254,16 +255,9 @@ class Emulator:
         return {**queue_json(str(QueueName.parse(full)), settings), "state": state}
 
     def _call(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> Any:
-        connection = emulator_process.connection(self._facts, _CALL_TIMEOUT)
-        try:
-            body = None if content is None else json.dumps(content)
-            connection.request(method, f"/admin/{path}", body, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            found = json.loads(answer.read())
-        except (OSError, HTTPException, ValueError) as error:
-            raise EmulatorError(f"the emulator at {self.http} does not answer: {error}", resource=self.http) from error
-        finally:
-            connection.close()
-        if answer.status != OK:
-            raise EmulatorError(str(found["error"]), resource=self.http)
-        return found
+        return emulator_process.call_admin(self._facts, method, path, content)
+
+    def _moved(self, ahead: int) -> None:
+        """Tell the connections of this process how far ahead the clock is; others learn it from the next answer."""
+        ServiceClock(lambda: self.grpc).ahead = ahead
+        ServiceClock(lambda: urllib.parse.urlsplit(self.http).netloc).ahead = ahead

@@ -18,7 +18,8 @@ from cloudtasks_nb.fanout.batch.batch import batch_view
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from cloudtasks_nb.panels import PanelContext, TasksPanel
 from cloudtasks_nb.panels.run_summary import RunSummary
-from cloudtasks_nb.service.watch import Pending, Snapshot, now_micros
+from cloudtasks_nb.service.clock import now_micros
+from cloudtasks_nb.service.watch import Pending, Snapshot
 from tests.benchmarks.fan_out import home
 from tests.benchmarks.figures import Bench, Case, figures
 from tests.benchmarks.flights import URL

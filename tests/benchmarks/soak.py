@@ -30,8 +30,9 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import resolve
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
-from cloudtasks_nb.service.watch import Snapshot, now_micros
+from cloudtasks_nb.service.watch import Snapshot
 from tests.benchmarks.figures import Bench, Case, figures
 from tests.benchmarks.machine import resident_mb
 from tests.benchmarks.servers import LOCATION, Emulator
@@ -80,7 +81,7 @@ class Verdict:
     def level(self, what: str, share: float) -> float:
         """Return the median of a column of the samples before a share of the time: those of a twentieth of it."""
         before = [getattr(one, what) for one in self.samples if one.at <= share * self.seconds]
-        return statistics.median(before[-math.ceil(len(self.samples) / 20) :])
+        return float(statistics.median(before[-math.ceil(len(self.samples) / 20) :]))
 
     def values(self) -> dict[str, float]:
         """Return the values of the table by their keys."""
@@ -230,7 +231,7 @@ class Soak:
 
     async def _load(self, begin: float) -> None:
         """Create and delete tasks until the time is over, evenly spread over each second."""
-        calls: list[Callable[[], Coroutine[Any, Any, None]]] = [
+        calls: list[Callable[[], Coroutine[Any, Any, Any]]] = [
             *[partial(self._create, "mixed")] * _NOW,
             *[self._create_later] * _LATER,
             *[self._create_retried] * _RETRIED,

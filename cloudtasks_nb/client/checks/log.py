@@ -12,9 +12,9 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.oplog import log_filter
-from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["check_log"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -36,7 +35,7 @@ async def with_probe(
         If the task cannot be created.
     """
     name = TaskName(queue=queue, task=f"doctor-{secrets.token_hex(8)}")
-    message = literal_task(options, now=dt.datetime.now(dt.UTC))
+    message = literal_task(options, now=context.connection.clock.now())
     message.name = str(name)
     with suppress(AlreadyExistsError):  # the answer to the first call was lost
         await context.call("CreateTask", parent=str(queue), task=message, resource_name=str(queue))

@@ -162,6 +162,7 @@ class Dispatcher:
         self._released = asyncio.Event()
         self._released.set()
         self.history = History()
+        self.ended = 0  #: attempts that have ended since the start
         #: called after a change that must be committed but that no RPC waits for
         self.changed: Callable[[], None] = lambda: None
         #: called with a line about each failed attempt
@@ -201,6 +202,21 @@ class Dispatcher:
                     found.append({"address": address, "queue": queue.name, "tasks": len(tasks)})
         return found
 
+    def waiting(self) -> list[dict[str, Any]]:
+        """Return each queue that has tasks: how many, its state, when the next one is sent, and absent targets."""
+        absent = self.unreachable()
+        return [
+            {
+                "queue": queue.name,
+                "tasks": len(queue.live),
+                "state": queue.message.state,
+                "next_us": self._next_dispatch_of(queue),
+                "absent": [target["address"] for target in absent if target["queue"] == queue.name],
+            }
+            for queue in self._store.contents.by_number.values()
+            if queue.live
+        ]
+
     async def abort(self, *, hold: bool = False) -> None:
         """Cancel all attempts, record no results and clear the state; with `hold` nothing is sent until `release`."""
         if hold:
@@ -224,6 +240,35 @@ class Dispatcher:
     async def wait_released(self) -> None:
         """Return when there is no hold."""
         await self._released.wait()
+
+    async def settle(self, seconds: float) -> bool:
+        """Wait until no attempt is in flight and nothing can be sent; return whether that was within the time."""
+        end = self._loop.time() + seconds
+        await self._released.wait()
+        while True:
+            left = max(0.0, end - self._loop.time())
+            if self._running:
+                await asyncio.wait(list(self._running.values()), timeout=left)
+            elif (due := self.next_dispatch()) is None or due > self._clock.now():
+                return True
+            else:
+                await asyncio.sleep(0)  # the queue's timer sends it
+            if not left:
+                return False
+
+    def next_dispatch(self) -> int | None:
+        """Return when the next task can be sent, in microseconds since 1970; None if none can without a change."""
+        times = [self._next_dispatch_of(queue) for queue in self._store.contents.by_number.values()]
+        return min((time for time in times if time is not None), default=None)
+
+    def _next_dispatch_of(self, queue: QueueState) -> int | None:
+        if not queue.dispatching or queue.in_flight >= queue.config.max_concurrent:
+            return None
+        state, due = self._queue_dispatch(queue), self._store.next_due(queue)
+        if due is None or state.is_full(queue.live):
+            return None
+        now = self._clock.now()
+        return max(due, now + state.bucket.wait(now))
 
     async def drain(self, grace: float, abort: asyncio.Event) -> None:
         """Start no more attempts, and wait until those in flight have ended.
@@ -341,6 +386,7 @@ class Dispatcher:
     def _finish(self, attempt: _Attempt, result: AttemptResult) -> None:
         claim = attempt.claim
         gone = self._store.end_attempt(claim, result, attempt.call.retry, attempt.subject, called_at=attempt.called_at)
+        self.ended += 1
         self.history.record(claim, attempt.call, claim.attempts, gone=gone)
         self.changed()
         if not result.succeeded:

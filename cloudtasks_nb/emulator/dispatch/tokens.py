@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
-from cloudtasks_nb.emulator.model.clock import SECOND, Clock
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["TokenSigner", "private_pem"]
@@ -26,7 +27,7 @@ _LIFE = 3600  # seconds
 # Seconds for which a cached token is used again: signing one costs more than the rest of an attempt.
 _REUSED_FOR = 60
 _MAX_CACHED = 1000
-# The certificate is valid at every time, because the emulator's clock may be far ahead of the verifier's, or be reset.
+# The certificate is valid at every time, because the machine's clock may be moved.
 # The last second of the year 9999 means that a certificate does not expire (RFC 5280, 4.1.2.5).
 _FIRST_DAY = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_DAY = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -41,8 +42,9 @@ class TokenSigner:
         Where the key is kept, so that tokens can be verified after a restart.
     issuer : str
         The claim `iss`.
-    clock : Clock
-        The current time, for the claims `iat` and `exp`.
+    clock : callable
+        Returns seconds since 1970, for the claims `iat` and `exp`. It is not the emulator's clock, which can be moved:
+        those who check tokens use the clock of the machine.
     key_file : Path, optional
         The key, in PEM, in place of the folder's own.
 
@@ -52,7 +54,9 @@ class TokenSigner:
         If there is no RSA key in `key_file`.
     """
 
-    def __init__(self, folder: Path, issuer: str, clock: Clock, key_file: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, issuer: str, clock: Callable[[], float] = time.time, key_file: Path | None = None
+    ) -> None:
         self._file = folder / "signing-key.pem"
         self._given = _read_key(key_file) if key_file is not None else None
         self._issuer = issuer
@@ -81,9 +85,9 @@ class TokenSigner:
 
     def id_token(self, email: str, audience: str) -> str:
         """Return an OIDC token of a service account."""
-        now = self._clock.now() // SECOND
+        now = int(self._clock())
         issued_at, token = self._made.get((email, audience), (0, ""))
-        if 0 <= now - issued_at < _REUSED_FOR:  # a reset of the clock leaves tokens of the future, not valid yet
+        if 0 <= now - issued_at < _REUSED_FOR:  # a clock that was set back leaves tokens of the future
             return token
         if len(self._made) >= _MAX_CACHED:
             self._made.clear()

@@ -18,6 +18,7 @@ from google.protobuf import json_format
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Fault
+from cloudtasks_nb.emulator.dispatch.lapse import TimeLapse
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, SECOND
 from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.queues import configured, from_v2
@@ -28,8 +29,10 @@ __all__ = ["Admin", "answer_json", "json_response"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _STATES = {"RUNNING": 1, "PAUSED": 2, "DISABLED": 3}
+_STATE_NAMES = {number: name for name, number in _STATES.items()}
 _STATUS = {"NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429}
 _HISTORY_LIMIT = 1000
+_LONGEST_RUN = 10.0  # seconds, of a call that moves the clock from dispatch to dispatch
 
 _Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -49,12 +52,14 @@ class Admin:
         self._engine = engine
         self._snapshots = folder / "snapshots"
         self._replacing = asyncio.Lock()
+        self._lapse = TimeLapse(dispatcher=engine.dispatcher, clock=engine.clock, moved=self._note_clock)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to serve."""
         return [
             web.get("/admin/clock", answer_json(self.clock)),
             web.post("/admin/clock", answer_json(self.advance)),
+            web.post("/admin/clock/run", answer_json(self.run)),
             web.post("/admin/reset", answer_json(self.reset)),
             web.post("/admin/seed", answer_json(self.seed)),
             web.post("/admin/snapshot", answer_json(self.snapshot)),
@@ -70,7 +75,13 @@ class Admin:
         if "advance_s" in given:
             raise InvalidInputError("GET returns the time and does not move the clock: send advance_s with POST")
         now = self._engine.clock.now()
-        return {"now": datetime.fromtimestamp(now / SECOND, UTC).isoformat(), "now_us": now}
+        ahead = self._engine.clock.advanced
+        return {
+            "now": datetime.fromtimestamp(now / SECOND, UTC).isoformat(),
+            "now_us": now,
+            "ahead_us": ahead,
+            "attempts": self._engine.dispatcher.ended,
+        }
 
     async def advance(self, given: dict[str, Any]) -> dict[str, Any]:
         """Move the clock forward by `advance_s` seconds, and return the time."""
@@ -81,6 +92,21 @@ class Admin:
             self._engine.clock.advance(round(advance * SECOND))
             await self._keep_clock()
         return await self.clock({})
+
+    async def run(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Move the clock from dispatch to dispatch up to `until_us`, each after the attempts before it have ended.
+
+        It takes at most `seconds`; `done` is false if there is more to do. With `idle` it ends when no task is left
+        that is dispatched before `until_us`.
+        """
+        until, seconds = int(given["until_us"]), float(given.get("seconds", 1))
+        if not 0 <= seconds <= _LONGEST_RUN:
+            raise InvalidInputError(f"seconds must be 0 to {_LONGEST_RUN:g}: call again while done is false")
+        dispatcher = self._engine.dispatcher
+        done = await self._lapse.run(until, seconds, idle=bool(given.get("idle")))
+        await self._keep_clock()
+        waiting = [{**queue, "state": _STATE_NAMES[queue["state"]]} for queue in dispatcher.waiting()] if done else []
+        return {**await self.clock({}), "done": done, "waiting": waiting}
 
     async def reset(self, _: dict[str, Any]) -> dict[str, Any]:
         """Delete all queues, tasks, names, logs, faults and advances, and create the declared queues again."""
@@ -158,9 +184,13 @@ class Admin:
         """Return the targets on this machine that refuse connections, with the tasks that wait for them."""
         return {"targets": self._engine.dispatcher.unreachable()}
 
-    async def _keep_clock(self) -> None:
-        """Store how far the clock was moved, because all stored times are of this clock."""
+    def _note_clock(self) -> None:
+        """Store with the next commit how far the clock was moved, because all stored times are of this clock."""
         self._engine.store.set_setting(CLOCK_SETTING, str(self._engine.clock.advanced).encode())
+        self._engine.committer.commit_soon()
+
+    async def _keep_clock(self) -> None:
+        self._note_clock()
         await self._engine.committer.commit()
 
     async def _replace(self, change: Callable[[], None]) -> None:

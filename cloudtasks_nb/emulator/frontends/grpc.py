@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
+from cloudtasks_nb._names import CLOCK_AHEAD_METADATA
 from cloudtasks_nb.emulator.access.certificates import ServerCertificate
 from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.api.engine import Call, Engine
-from cloudtasks_nb.emulator.api.replies import LARGE, UnreadReplies
+from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.health import Health
 from cloudtasks_nb.emulator.frontends.http import cannot_listen, host_and_port
 from cloudtasks_nb.emulator.frontends.reflection import Reflection
@@ -104,8 +105,8 @@ class _Handlers(grpc.GenericRpcHandler):
         for name, call in calls.items():
             answering = partial(
                 _behaviour,
-                metadata=metadata,
-                unread=engine.unread,
+                engine=engine,
+                fixed=metadata,
                 longest=_LONGEST if name.startswith(_TASKS) else math.inf,
             )
             behaviour = answering(call) if engine.access is None else _checked(engine.access, name, call, answering)
@@ -126,8 +127,11 @@ def _checked(access: AccessControl, name: str, call: Call, answering: Callable[[
     return answer
 
 
-def _behaviour(call: Call, metadata: tuple[tuple[str, str], ...], unread: UnreadReplies, longest: float) -> Any:
+def _behaviour(call: Call, engine: Engine, fixed: tuple[tuple[str, str], ...], longest: float) -> Any:
+    unread, clock = engine.unread, engine.clock
+
     async def answer(wire: bytes, context: Any) -> bytes:
+        metadata = (*fixed, (CLOCK_AHEAD_METADATA, str(clock.advanced))) if clock.advanced else fixed
         # Not as initial metadata: sending that would make small calls a tenth slower.
         context.set_trailing_metadata(metadata)
         try:

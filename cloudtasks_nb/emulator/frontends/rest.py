@@ -16,7 +16,7 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2, field_mask_pb2, json_format
 from google.rpc import error_details_pb2
 
-from cloudtasks_nb._names import INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
+from cloudtasks_nb._names import CLOCK_AHEAD_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.dispatch.request import overridden
 from cloudtasks_nb.emulator.frontends.fields import Fields, parse_fields, select_fields
@@ -145,11 +145,12 @@ class Rest:
 
     def _json(self, request: web.Request, status: int, content: Any) -> web.Response:
         is_compact = _system_parameter(request, "prettyPrint") == "false"
+        ahead = self._engine.clock.advanced
         return web.Response(
             status=status,
             body=orjson.dumps(content, option=0 if is_compact else orjson.OPT_INDENT_2),
             content_type="application/json",
-            headers=self._headers,
+            headers=self._headers | ({CLOCK_AHEAD_METADATA: str(ahead)} if ahead else {}),
         )
 
 

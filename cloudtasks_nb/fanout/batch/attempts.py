@@ -32,7 +32,7 @@ from cloudtasks_nb.service import oplog
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.oplog import Entry, Wanted
-from cloudtasks_nb.service.watch import Pending, now_micros
+from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["attempts_frame", "pending_tasks", "read_attempts", "see", "store_pending"]
@@ -122,7 +122,7 @@ def _see_messages(
             call = connection.transport.call(
                 "ListTasks", parent=str(queue), page_size=_LISTED, resource_name=str(queue)
             )
-            see(connection, outbox, task_columns(_loop.run(call).tasks, now=now_micros()))
+            see(connection, outbox, task_columns(_loop.run(call).tasks, now=connection.clock.micros()))
 
 
 def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[str, Sequence[Any]]) -> None:

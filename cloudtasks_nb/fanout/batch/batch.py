@@ -32,8 +32,9 @@ from cloudtasks_nb.fanout.batch.table import IndexLabels, RowFrames, label_colum
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.records import FINAL, State
 from cloudtasks_nb.fanout.plan.options import token_options
+from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
-from cloudtasks_nb.service.watch import Pending, now_micros
+from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.results import read_results
 
 __all__ = ["Batch", "BatchView", "batch_view"]
@@ -80,9 +81,10 @@ class Batch:
         self._open_panel = open_panel
         self._delete = delete
         series = tracker.record.description.get("backfill")
-        self._reader = RowReader(self._outbox, tracker.record, self._connection.store)
+        now = self._connection.clock.micros
+        self._reader = RowReader(self._outbox, tracker.record, self._connection.store, now)
         self._labels = IndexLabels(self._outbox.rows, tracker.batch, framed=not series)
-        self._frames = RowFrames(self._outbox.rows, tracker.batch, self._labels)
+        self._frames = RowFrames(self._outbox.rows, tracker.batch, self._labels, now)
         self._period_states = PeriodStates(self._outbox, tracker.batch, series) if series else None
         self._summary = SummaryReader(self._outbox, tracker.record)
 

@@ -138,7 +138,7 @@ class Catalog:
                 request.data,
                 request.recipe,
                 dry_run,
-                now=dt.datetime.now(dt.UTC),
+                now=self._connection.clock.now(),
                 queue=request.queue,
                 submit=submit or (lambda: self.fan_out(request)),
                 send=lambda task: _try(task, request.recipe.delivery),
@@ -151,6 +151,20 @@ class Catalog:
                 on_progress=bar.add,
                 on_note=notify,
             )
+
+    async def settle(self, waiting: Collection[str] | None) -> None:
+        """Wait until the batches that are open here have sent their rows.
+
+        Parameters
+        ----------
+        waiting : collection of str, optional
+            Full names of the queues that have tasks. Of batches in others it is also waited until every row that was
+            sent is final, and the notifications of the end are created.
+        """
+        with self._lock:
+            trackers = list(self._trackers.values())
+        for tracker in trackers:
+            await tracker.settle(drained=waiting is not None and str(tracker.queue) not in waiting)
 
     def row_names(self, tasks: Collection[str]) -> dict[str, RowName]:
         """Return the rows of batches that tasks belong to, by task id; reads only from this machine."""
@@ -307,7 +321,7 @@ class Catalog:
         )
 
     def _spool(self, request: FanOutRequest) -> Spooled:
-        recipe, options, now = request.recipe, request.options, dt.datetime.now(dt.UTC)
+        recipe, options, now = request.recipe, request.options, self._connection.clock.now()
         retry = recipe.delivery.retry or {}
         facts = {
             f"_{LASTING}": options.lasting,

@@ -17,10 +17,10 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord, Completion, State
 from cloudtasks_nb.fanout.plan.identity import completion_id
 from cloudtasks_nb.fanout.plan.literal import literal_task
 from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import default_audience
 from cloudtasks_nb.service.oplog import RETENTION
-from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["CompletionNotifier", "check_route", "check_url", "completion_queue", "registered"]
 
@@ -190,7 +190,7 @@ async def _create(connection: Connection, record: BatchRecord, completion: Compl
     options = TaskOptions(
         url=completion.url, body=summary, service_account=completion.service_account, audience=completion.audience
     )
-    task = literal_task(options, now=dt.datetime.now(dt.UTC))
+    task = literal_task(options, now=connection.clock.now())
     short = completion_id(record.id, completion.url, completion.round)
     task.name = str(TaskName(queue=queue, task=short))
     with contextlib.suppress(CloudTasksError):  # without a log only the name of the task tells that it was created

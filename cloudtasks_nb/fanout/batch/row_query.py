@@ -20,7 +20,6 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import FINAL, BatchRecord, RowFilter, State
 from cloudtasks_nb.fanout.plan.render import read_message
 from cloudtasks_nb.service.convert import task_columns
-from cloudtasks_nb.service.watch import now_micros
 from cloudtasks_nb.store.results import StoredResult, read_results
 from cloudtasks_nb.store.store import Store
 
@@ -84,9 +83,12 @@ class RowReader:
         The batch.
     store : Store
         Where its handler stores results.
+    now : callable
+        Returns the time of the service in microseconds since 1970.
     """
 
-    def __init__(self, outbox: Outbox, record: BatchRecord, store: Store) -> None:
+    def __init__(self, outbox: Outbox, record: BatchRecord, store: Store, now: Callable[[], int]) -> None:
+        self._now = now
         self._outbox, self._batch, self._store = outbox, record.id, store
         self._queue = record.place.queue_name
 
@@ -153,7 +155,7 @@ class RowReader:
 
     def frame(self, refs: Iterable[int]) -> pd.DataFrame:
         """Return rows as `batch.tasks()` does, in input order; the index is the position in the input."""
-        return rows_frame(self._outbox.rows.pages_of(self._batch, refs, wire=True), {}, now_micros())
+        return rows_frame(self._outbox.rows.pages_of(self._batch, refs, wire=True), {}, self._now())
 
     def results(self, tasks: Sequence[str]) -> list[StoredResult | None]:
         """Return the stored results of tasks, in their order.
@@ -176,7 +178,7 @@ class RowReader:
         located = self._outbox.rows.locate(self._batch, [task])
         for page in self._outbox.rows.pages_of(self._batch, located.values(), wire=True):
             message = read_message(page.wire[0], f"{self._queue}/tasks/{task}")
-            request = task_columns([message], now=now_micros(), body=True)
+            request = task_columns([message], now=self._now(), body=True)
             return StoredRow(
                 row=page.rows[0],
                 state=State(page.states[0]).name.lower(),

@@ -16,7 +16,7 @@ from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.service.convert import http_status
-from cloudtasks_nb.service.watch import Pending, now_micros
+from cloudtasks_nb.service.watch import Pending
 
 __all__ = ["IndexLabels", "RowFrames", "label_column", "reindexed", "row_names", "rows_frame"]
 
@@ -125,10 +125,12 @@ class RowFrames:
         Its id.
     labels : IndexLabels
         Decides about the index.
+    now : callable
+        Returns the time of the service in microseconds since 1970.
     """
 
-    def __init__(self, rows: Rows, batch: str, labels: IndexLabels) -> None:
-        self._rows, self._batch, self._labels = rows, batch, labels
+    def __init__(self, rows: Rows, batch: str, labels: IndexLabels, now: Callable[[], int]) -> None:
+        self._rows, self._batch, self._labels, self._now = rows, batch, labels, now
 
     def all(self, look_up: Callable[[], Mapping[str, Pending | None]]) -> pd.DataFrame:
         """Return all rows; `look_up` tells what is known of the tasks that are in the queue."""
@@ -151,17 +153,17 @@ class RowFrames:
             if not pages:
                 return
             after = pages[-1].refs[-1]
-            made = rows_frame(pages, {}, now_micros(), labelled=self._labels.usable())
+            made = rows_frame(pages, {}, self._now(), labelled=self._labels.usable())
             yield from (made.iloc[start : start + size] for start in range(0, count, size))
 
     def _frame(self, states: set[State] | None, pending: Mapping[str, Pending | None]) -> pd.DataFrame:
         labelled = self._labels.usable()
         made = rows_frame(
-            self._rows.pages(self._batch, states=states, wire=True), pending, now_micros(), labelled=labelled
+            self._rows.pages(self._batch, states=states, wire=True), pending, self._now(), labelled=labelled
         )
         if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
             first = islice(self._rows.pages(self._batch, wire=True), 1)
-            made = rows_frame(first, {}, now_micros(), labelled=labelled).head(0)
+            made = rows_frame(first, {}, self._now(), labelled=labelled).head(0)
         return made
 
 

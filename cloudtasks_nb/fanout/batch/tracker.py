@@ -36,7 +36,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
-from cloudtasks_nb.service.watch import Snapshot, Subscription, now_micros
+from cloudtasks_nb.service.watch import Snapshot, Subscription
 
 __all__ = ["Tracker"]
 
@@ -194,7 +194,7 @@ class Tracker:
 
     def retry_note(self) -> str | None:
         """Return the attempt of the retrying rows and the time of the next one."""
-        return self._outcomes.retry_note(now_micros())
+        return self._outcomes.retry_note(self.connection.clock.micros())
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` on the background loop after each change; return a function that ends that.
@@ -278,6 +278,29 @@ class Tracker:
                 changed.clear()
             await self._notifier.finish()
             return self.progress
+        finally:
+            end()
+
+    async def settle(self, *, drained: bool) -> None:
+        """Wait until all rows are sent that may be; if the queue is `drained`, also until those are final.
+
+        Raises
+        ------
+        CloudTasksError
+            What ended the sending early, or fails again and again.
+        """
+        changed = asyncio.Event()
+        end = self.listen(changed.set)
+        try:
+            while self.sending or (drained and self._state.counts[State.SENT]):
+                self.connection.transport.check_open()
+                self._supervisor.check()
+                if not self.sending:
+                    self.connection.watcher.refresh(self.queue)
+                await changed.wait()
+                changed.clear()
+            if drained and self._state.finished:
+                await self._notifier.finish()
         finally:
             end()
 
@@ -433,7 +456,7 @@ class Tracker:
     def _publish(self) -> None:
         """Compute the progress anew and call the listeners."""
         counts, rate, now = self._state.counts, self._state.rate, dt.datetime.now(dt.UTC)
-        split = self._outcomes.split(counts, now_micros())
+        split = self._outcomes.split(counts, self.connection.clock.micros())
         waiting = sum(split[name] or 0 for name in ("scheduled", "retrying"))
         free = self._state.gate.until is None  # else it is not known when the other rows are sent
         seconds = rate.seconds_left(self._state.open, waiting=waiting) if free else None

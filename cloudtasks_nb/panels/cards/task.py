@@ -17,10 +17,10 @@ from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, TaskNotFoundError
 from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels.widgets.cells import code_html
+from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import request_values, task_columns
 from cloudtasks_nb.service.oplog import Entry, log_filter, page
-from cloudtasks_nb.service.watch import now_micros
 
 __all__ = ["errors_of_attempts", "hex_html", "last_errors", "read_card", "timeline", "tracebacks"]
 
@@ -45,7 +45,7 @@ async def read_card(
         note = "It has left the queue: it succeeded, gave up or was deleted, as the last attempt shows."
         message = await asyncio.to_thread(stored, task)
     if message is not None:
-        columns = task_columns([message], now=now_micros(), body=True)
+        columns = task_columns([message], now=connection.clock.micros(), body=True)
         values = {name: column[0] for name, column in columns.items()}
     since = now_micros() - _LONGEST_LIFE
     if not note:
@@ -94,7 +94,7 @@ async def _attempts(connection: Connection, queue: QueueName, task: str, since: 
     except CloudTasksError as error:  # not everybody may read the log
         return html.escape(mask_text(error.message))
     where = values.get("url") or next((entry.url for entry in entries if entry.url), "")
-    now = now_micros() if values else None
+    now = connection.clock.micros() if values else None
     return timeline(entries, tracebacks(where, task), retry=values.get("schedule_time"), now=now)
 
 

@@ -12,7 +12,8 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.service.watch import Snapshot, Subscription, now_micros
+from cloudtasks_nb.service.clock import now_micros
+from cloudtasks_nb.service.watch import Snapshot, Subscription
 from tests.integration.conftest import PATIENCE, StartEmulator, Target
 
 #: Each test runs over gRPC and over REST.

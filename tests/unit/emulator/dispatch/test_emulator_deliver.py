@@ -16,7 +16,7 @@ from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError
 from cloudtasks_nb.emulator.dispatch.request import HttpCall
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
-from cloudtasks_nb.emulator.model.clock import SECOND, Clock
+from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError
 
@@ -154,7 +154,7 @@ def test_unreadable_certificates(tmp_path: Path) -> None:
                 file.write_text(content)
             with pytest.raises(EmulatorError, match="cannot be read as certificates"):
                 Deliverer(Settings(https_ca=file))
-        (tmp_path / "good.pem").write_text(next(iter(TokenSigner(tmp_path, "i", Clock()).certificates().values())))
+        (tmp_path / "good.pem").write_text(next(iter(TokenSigner(tmp_path, "i").certificates().values())))
         for settings in (Settings(https_ca=tmp_path / "good.pem"), Settings(https_insecure=True)):
             await Deliverer(settings).close()
 

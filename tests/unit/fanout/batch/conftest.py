@@ -14,7 +14,8 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.service.watch import Snapshot, now_micros
+from cloudtasks_nb.service.clock import now_micros
+from cloudtasks_nb.service.watch import Snapshot
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
 from tests.unit.fanout.conftest import PLACE, EmptyLog, Service, all_rows
