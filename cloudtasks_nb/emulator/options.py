@@ -343,7 +343,12 @@ _OPTIONS = (
         read=_boolean,
         help="PurgeQueue also frees the names of tasks",
     ),
-    Option(name="task-tombstone", read=_microseconds, metavar="SECONDS", help="how long names of tasks stay taken"),
+    Option(
+        name="task-tombstone",
+        read=_microseconds,
+        metavar="SECONDS",
+        help="how long names of tasks stay taken, and operations of batch calls are kept, those at least 120, at most 3600",
+    ),
     Option(name="queue-tombstone", read=_microseconds, metavar="SECONDS", help="how long names of queues stay taken"),
     Option(
         name="new-queue-delay",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import ipaddress
 import socket
 import threading
@@ -61,6 +62,17 @@ class Connection:
     def clock(self) -> ServiceClock:
         """The clock of the service."""
         return self.transport.service_clock
+
+    def service_now(self) -> dt.datetime:
+        """Return the time of the service; an emulator that has not answered yet is asked how far ahead it is.
+
+        Raises
+        ------
+        CloudTasksError
+            If the emulator does not answer.
+        """
+        _loop.run(self.transport.identity())
+        return self.clock.now()
 
     @property
     def certs_url(self) -> str | None:

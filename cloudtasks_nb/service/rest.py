@@ -76,9 +76,9 @@ class RestChannel:
         self,
         endpoint: Endpoint,
         credentials: Any,
+        answered: Callable[[Mapping[str, str]], None],
         *,
         connect_timeout: float,
-        answered: Callable[[Mapping[str, str]], None],
     ) -> None:
         self._answered = answered
         self.headers: Mapping[str, str] = {}  #: of the last answer

@@ -256,6 +256,7 @@ class Transport:
             target = self.endpoint.target
             metadata = await self._answer_metadata()
             self._identity = metadata.get(INSTANCE_METADATA, target)
+            self.service_clock.learn(metadata)
             self._log_immediate = metadata.get(LOG_IMMEDIATE_METADATA) == "true"
             scheme = "http" if self.endpoint.local else "https"
             if self.endpoint.rest:
@@ -378,10 +379,7 @@ class Transport:
             await self._refresh_credentials()
         if self._rest is None:
             self._rest = RestChannel(
-                self.endpoint,
-                self._credentials,
-                connect_timeout=self.connect_timeout,
-                answered=(lambda _: None) if self.google else self.service_clock.learn,
+                self.endpoint, self._credentials, self.service_clock.learn, connect_timeout=self.connect_timeout
             )
         return self._rest
 

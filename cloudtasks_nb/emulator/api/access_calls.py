@@ -84,7 +84,7 @@ class OperationCalls(Service):
     """Executes the RPCs for long-running operations."""
 
     async def get_operation(self, wire: bytes) -> bytes:
-        """Return an operation; it is kept for an hour."""
+        """Return an operation; it is kept for an hour by default."""
         name = operations_pb2.GetOperationRequest.FromString(wire).name
         return self._engine.faults.unfinished.get(name) or load_operation(self._store, name)
 

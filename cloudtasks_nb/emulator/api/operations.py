@@ -1,4 +1,4 @@
-"""Long-running operations: they are finished when their call returns, and are kept for an hour."""
+"""Long-running operations: they are finished when their call returns, and are kept for an hour by default."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts, RetryPolicy
-from cloudtasks_nb.emulator.model.clock import LAST_INSTANT, SECOND, Clock
+from cloudtasks_nb.emulator.model.clock import HOUR, LAST_INSTANT, SECOND, Clock
 from cloudtasks_nb.emulator.model.queues import QueueConfig
 from cloudtasks_nb.emulator.model.refusal import RefusedError, not_found
 from cloudtasks_nb.emulator.model.settings import Settings
@@ -34,6 +34,7 @@ _TOO_RECENT = (
     "#body.request_body.FIELDS.task."
 )
 _READ_TOGETHER = 50  # tasks
+_OPERATIONS_KEPT = (120 * SECOND, HOUR)  # at least, at most
 
 # Tasks of a queue that are not committed yet: their numbers and due times.
 _NewTasks = tuple[QueueState, Sequence[int], Sequence[int]]
@@ -56,6 +57,8 @@ class Store:
         self.database = database
         self._clock = clock
         self._settings = settings
+        #: microseconds for which finished operations are kept: a call is repeated sooner, or its tasks' names are free
+        self.operations_kept = min(max(settings.task_tombstone, _OPERATIONS_KEPT[0]), _OPERATIONS_KEPT[1])
         self.log = OperationsLog(
             database, delay=settings.log_delay, index_delays=settings.log_index_delay, limit=settings.log_limit
         )

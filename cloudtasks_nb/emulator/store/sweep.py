@@ -6,7 +6,7 @@ import sys
 from itertools import islice
 from typing import TypeVar
 
-from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND
+from cloudtasks_nb.emulator.model.clock import DAY, SECOND
 from cloudtasks_nb.emulator.store.database import Statement, TaskDatabase
 from cloudtasks_nb.emulator.store.state import LAST_NUMBER, QueueState, task_key
 from cloudtasks_nb.emulator.store.store import Store
@@ -19,7 +19,6 @@ V = TypeVar("V")
 _SLICE = 5000  # rows; `Statement.SWEEP_TOMBSTONES` has the same number
 _OPERATIONS_SLICE = 500  # an operation takes as much space as many other rows
 _RANGE_COST = 20  # a purged range takes as long as this many tasks, even an empty one
-_OPERATIONS_KEPT = HOUR
 _LOG_KEPT = 30 * DAY  # as Cloud Logging's default bucket
 _BYTES_PER_KEY = 200  # a dict that has more is mostly empty: with many keys, a key takes 40 to 140 bytes
 _SMALL = 1 << 16  # bytes; a smaller dict is not worth a copy
@@ -38,7 +37,7 @@ def sweep(store: Store, now: int, *, keep_due: bool = False) -> bool:
         Keep tasks past their retention if they were due before it ended, so that they can still be sent.
     """
     more = _sweep_tombstones(store, now)
-    more |= _sweep_operations(store, now - _OPERATIONS_KEPT)
+    more |= _sweep_operations(store, now - store.operations_kept)
     more |= store.log.sweep(now - _LOG_KEPT, _SLICE)
     more |= _sweep_purged_ranges(store, now)
     for queue in list(store.contents.by_number.values()):

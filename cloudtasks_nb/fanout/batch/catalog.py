@@ -321,6 +321,7 @@ class Catalog:
         )
 
     def _spool(self, request: FanOutRequest) -> Spooled:
+        spec = self._spec(request)  # first, because it asks an emulator, which says how far its clock is ahead
         recipe, options, now = request.recipe, request.options, self._connection.clock.now()
         retry = recipe.delivery.retry or {}
         facts = {
@@ -330,7 +331,6 @@ class Catalog:
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,
         }
-        spec = self._spec(request)
         spool = self.outbox.spool(replace(spec, description={**spec.description, **facts}))
         with spool, Bar("storing", _length(request.data), show=options.progress) as bar:
             chunks = plan_chunks(

@@ -14,7 +14,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.service.clock import now_micros
+from cloudtasks_nb.service.clock import ServiceClock, now_micros
 from cloudtasks_nb.service.watch import Snapshot
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
@@ -40,6 +40,7 @@ class FakeConnection(EmptyLog):
             call=self._call,
         )
         self.watcher = self
+        self.clock = ServiceClock(lambda: self.endpoint.target)
         self.store = Store("memory://fake")
         self.listeners: list[Callable[[Snapshot], None]] = []
         self._service = service

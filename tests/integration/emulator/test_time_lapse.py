@@ -1,0 +1,116 @@
+"""The emulator's clock moves from dispatch to dispatch: no attempt of the time that passes is left out."""
+
+from __future__ import annotations
+
+import json
+from http.client import HTTPConnection
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import PATIENCE, Emulator, Enqueue, HeldAnswer, MakeQueue, Target
+
+__all__: list[str] = []
+
+SECOND = 1_000_000
+HOUR = 3600
+
+
+@pytest.fixture(autouse=True)
+def _empty(emulator: Emulator) -> None:
+    """Begin without queues, and with the right time."""
+    emulator.request("POST", "/admin/reset", {})
+
+
+def run(emulator: Emulator, hours: float = 24, *, idle: bool = True) -> dict[str, Any]:
+    """Move the clock until no task is due within some hours, or by these hours."""
+    until = emulator.request("GET", "/admin/clock")["now_us"] + round(hours * HOUR * SECOND)
+    return emulator.until(lambda: done(emulator, until, idle=idle))
+
+
+def done(emulator: Emulator, until: int, *, idle: bool) -> dict[str, Any] | None:
+    """Move the clock for a moment; return the answer if there is no more to do."""
+    answer = emulator.request("POST", "/admin/clock/run", {"until_us": until, "idle": idle, "seconds": 0.2})
+    return dict(answer) if answer["done"] else None
+
+
+def etas(target: Target) -> list[float]:
+    """Return the seconds between the times at which the attempts were due."""
+    times = [float(one.headers["x-cloudtasks-tasketa"]) for one in target.received]
+    return [round(later - earlier, 1) for earlier, later in zip(times, times[1:], strict=False)]
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_every_attempt_is_made_in_its_turn(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, *, idle: bool
+) -> None:
+    """An hour with a backoff of 10, 20, 40 s … has an attempt at each of these times, and the last one succeeds."""
+    queue = make_queue(retry_config={"min_backoff": {"seconds": 10}, "max_attempts": 20})
+    target.script(*[500] * 7)
+    enqueue(queue, target.url)
+    before = emulator.request("GET", "/admin/clock")
+    answer = run(emulator, 1, idle=idle)
+    assert etas(target) == [10, 20, 40, 80, 160, 320, 640]
+    assert answer["attempts"] - before["attempts"] <= 8
+    assert answer["waiting"] == []
+    assert (answer["ahead_us"] >= (3599 if not idle else 1269) * SECOND) and (idle == (answer["ahead_us"] < HOUR * 9e5))
+
+
+def test_a_rate_holds_while_the_clock_moves(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
+) -> None:
+    """Of 15 tasks in a queue of one a second, 10 are the burst, and the clock is moved by a second for each other."""
+    queue = make_queue(rate_limits={"max_dispatches_per_second": 1})
+    for _ in range(15):
+        enqueue(queue, target.url)
+    answer = run(emulator)
+    assert len(target.received) == 15
+    assert 4 * SECOND <= answer["ahead_us"] <= 5 * SECOND
+
+
+def test_the_clock_waits_for_attempts(
+    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, held_answer: HeldAnswer
+) -> None:
+    """While an attempt runs, the clock is not moved to the next dispatch: its deadline would pass."""
+    held = held_answer()
+    target.script(held)
+    queue = make_queue()
+    enqueue(queue, target.url)
+    target.wait(1)
+    enqueue(
+        queue, target.url, schedule_time={"seconds": emulator.request("GET", "/admin/clock")["now_us"] // SECOND + HOUR}
+    )
+    until = emulator.request("GET", "/admin/clock")["now_us"] + 2 * HOUR * SECOND
+    assert done(emulator, until, idle=True) is None
+    assert emulator.request("GET", "/admin/clock")["ahead_us"] == 0
+    held.release()
+    run(emulator)
+    assert len(target.received) == 2
+    emulator.drained(queue)
+
+
+def test_what_waits_and_why(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
+    """Tasks of paused queues stay, and tasks that are due beyond the limit; the answer says so."""
+    paused, later = make_queue(), make_queue()
+    emulator.client.pause_queue(name=paused)
+    enqueue(paused, target.url)
+    due = emulator.request("GET", "/admin/clock")["now_us"] // SECOND + 2 * HOUR
+    enqueue(later, target.url, schedule_time={"seconds": due})
+    answer = run(emulator, 1)
+    assert [(queue["queue"], queue["tasks"], queue["state"]) for queue in answer["waiting"]] == [
+        (paused, 1, "PAUSED"),
+        (later, 1, "RUNNING"),
+    ]
+    assert [queue["next_us"] for queue in answer["waiting"]] == [None, due * SECOND]
+    assert (answer["ahead_us"], target.received) == (0, [])
+
+
+@pytest.mark.parametrize("seconds", [-1, 11])
+def test_a_call_is_short(emulator: Emulator, seconds: int) -> None:
+    """A call that would take long is refused."""
+    connection = HTTPConnection(emulator.http, timeout=PATIENCE)
+    body = json.dumps({"until_us": 0, "seconds": seconds})
+    connection.request("POST", "/admin/clock/run", body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert (answer.status, "seconds must be 0 to 10" in answer.read().decode()) == (400, True)
+    connection.close()
