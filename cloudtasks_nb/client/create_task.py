@@ -41,9 +41,8 @@ def create_task(connection: Connection, queue: QueueName, options: TaskOptions, 
     AlreadyExistsError
         If a task with this id exists or existed lately.
     """
-    message = literal_task(
-        options, now=connection.service_now() if options.delay is not None else connection.clock.now()
-    )
+    now = connection.clock.now() if options.delay is None else connection.service_now()
+    message = literal_task(options, now=now)
     connection.check_reachable(options.url)
     message.name = str(_task_name(queue, task_id))
     try:
