@@ -24,11 +24,18 @@ from traitlets.config import Config
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors, handlers, magics, testing
+from cloudtasks_nb.client import clock
 from cloudtasks_nb.handlers import serving
 from cloudtasks_nb.service import open_clients
 
 #: The modules whose names are public, each with what stands before its names.
-MODULES: dict[str, ModuleType] = {"": ct, "errors.": errors, "handlers.": handlers, "testing.": testing}
+MODULES: dict[str, ModuleType] = {
+    "": ct,
+    "errors.": errors,
+    "handlers.": handlers,
+    "testing.": testing,
+    "clock.": clock,
+}
 #: Of the magics, users call only these; IPython calls the others.
 MAGICS = {"%load_ext": magics.load_ipython_extension, "%ct": magics.CloudTasksMagics.ct}
 #: Names without a docstring that could have an example, each with the reason.

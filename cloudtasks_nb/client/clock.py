@@ -165,9 +165,10 @@ class Clock:
         Examples
         --------
         >>> retry = {"max_attempts": 4, "min_backoff": "10s"}
-        >>> task = queue.enqueue(handler, {"day": "2013-02-30", "origin": "EWR"}, retry=retry)
+        >>> bad = {"day": "2013-02-30", "origin": "EWR"}
+        >>> task = queue.enqueue(handler, bad, delay="1h", retry=retry)
         >>> tasks.clock.run_until_idle()
-        moved 1 min 10 s: 4 attempts
+        moved 1 h 01 min: 4 attempts
         """
         span = round(parse_duration(limit, "limit").total_seconds() * _SECOND)
         first = self._read("GET", "clock")

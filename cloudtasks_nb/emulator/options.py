@@ -347,7 +347,7 @@ _OPTIONS = (
         name="task-tombstone",
         read=_microseconds,
         metavar="SECONDS",
-        help="how long names of tasks stay taken, and operations of batch calls are kept, those at least 120, at most 3600",
+        help="how long names of tasks stay taken, and operations of batch calls are kept (those 120 to 3600)",
     ),
     Option(name="queue-tombstone", read=_microseconds, metavar="SECONDS", help="how long names of queues stay taken"),
     Option(

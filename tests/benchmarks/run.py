@@ -101,6 +101,7 @@ _PERSONAL = (
     "GOOGLE_CLOUD_PROJECT",
 )
 
+_SHOWN_FACTS = ("cores", "CPU", "memory", "file system", "Python", "load before", "measured")
 _SHOWN = 4_000  # characters of the standard error of a failed case
 
 
@@ -134,8 +135,8 @@ def _table(machine: dict[str, str], results: list[tuple[Case, Result]], former: 
     """Return the file's new text: a run of cases that are measured alone replaces only their sections."""
     if all(case.alone for case, _ in results):
         for case, result in results:
-            about = ", ".join(machine[name] for name in ("cores", "CPU", "memory", "file system", "Python", "measured"))
-            result.notes.append(f"Cores, CPU and the rest of the machine: {about}.")
+            about = ", ".join(f"{name} {machine[name]}" for name in _SHOWN_FACTS)
+            result.notes.append(f"Machine: {about}.")
             former = with_section(former, case, section(case, result))
         return former
     text = document(machine, results)

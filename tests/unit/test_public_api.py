@@ -78,7 +78,7 @@ SIGNATURES = {
 
 #: Public attributes of each class that are no methods.
 ATTRIBUTES = {
-    "Client": {"endpoint", "client"},
+    "Client": {"endpoint", "client", "clock"},
     "Queue": {"id", "name"},
     "Batch": {"id", "name", "queue"},
     "Plan": {"frame"},

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -142,8 +143,8 @@ def test_an_interrupt_ends_it(
     queue.enqueue(target.url, delay="1h")
     call = emulator_process.call_admin
 
-    def interrupted(facts: object, method: str, path: str, content: object = None) -> object:
-        found = call(facts, method, path, content)  # type: ignore[arg-type] - as it is called
+    def interrupted(facts: Any, method: str, path: str, content: Any = None) -> Any:
+        found = call(facts, method, path, content)
         if path == "clock/run":
             raise KeyboardInterrupt
         return found
@@ -160,10 +161,9 @@ def test_only_an_emulator_has_a_clock_to_move() -> None:
     """With Google the time is that of this machine, and the error says what to do instead."""
     with ct.connect("my-project", "us-central1") as google:
         assert abs(google.clock.now - pd.Timestamp.now("UTC")) < HOUR
-        for move in (lambda: google.clock.advance("1h"), google.clock.run_until_idle):
-            with pytest.raises(ct.errors.PreconditionError, match=r"ct\.local\(\).*queue\.run") as error:
-                move()
-            assert "cannot be moved" not in str(error.value.hint)
+        for move in (google.clock.advance, google.clock.run_until_idle):
+            with pytest.raises(ct.errors.PreconditionError, match=r"ct\.local\(\).*queue\.run"):
+                move("1h")
 
 
 @pytest.mark.parametrize("span", ["soon", -1, "-1h"])
