@@ -6,9 +6,7 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -20,7 +18,6 @@ import pytest
 from filelock import FileLock
 
 from tests.integration.conftest import (
-    PATIENCE,
     client,
     emulator,
     emulator_arguments,
@@ -29,6 +26,7 @@ from tests.integration.conftest import (
     queue,
     start_emulator,
     target,
+    transport,
 )
 from tests.processes import run
 
@@ -44,6 +42,7 @@ __all__ = [
     "queue",
     "start_emulator",
     "target",
+    "transport",
 ]
 
 HERE = Path(__file__).parent
@@ -55,7 +54,7 @@ NO_NETWORK = re.compile(
     r"code (ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|EHOSTUNREACH|\w*TIMEDOUT|\w*TIMEOUT)"
 )
 #: What the scripts see of this machine's environment; no credentials and no settings of a person.
-KEPT = ("PATH", "LANG", "SYSTEMROOT", "TMPDIR", "TEMP", "COVERAGE_PROCESS_START")
+KEPT = ("PATH", "LANG", "SYSTEMROOT", "TMPDIR", "TEMP")
 
 
 @contextmanager
@@ -92,41 +91,11 @@ class Node:
 
     def run(self, script: str, *arguments: str, **environment: str) -> Any:
         """Run a script with these environment variables, and return the JSON document that it writes as its output."""
-        ended = run(
-            *self._command(script, *arguments), environment=self._environment(environment), timeout=SCRIPT_WITHIN
-        )
+        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+        settings = kept | {"HOME": str(self._folder), "METADATA_SERVER_DETECTION": "none"} | environment
+        ended = run("node", self._folder / script, *arguments, environment=settings, timeout=SCRIPT_WITHIN)
         assert ended.returncode == 0, f"{script} ended with {ended.returncode}:\n{ended.stderr}{ended.stdout}"
         return json.loads(ended.stdout)
-
-    @contextmanager
-    def serve(self, script: str, *arguments: str, **environment: str) -> Iterator[Any]:
-        """Run a server, and give the JSON document in the first line of its output, which says that it is ready.
-
-        Its later output goes to the standard error.
-        """
-        command = self._command(script, *arguments)
-        with subprocess.Popen(
-            command, env=self._environment(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
-        ) as process:
-            timer = threading.Timer(PATIENCE, process.kill)
-            timer.start()
-            try:
-                assert process.stdout is not None
-                line = process.stdout.readline()
-                timer.cancel()
-                assert line, f"{script} did not get ready within {PATIENCE} s"
-                yield json.loads(line)
-            finally:
-                timer.cancel()
-                timer.join()
-                process.kill()
-
-    def _command(self, script: str, *arguments: str) -> list[str]:
-        return ["node", str(self._folder / script), *arguments]
-
-    def _environment(self, more: dict[str, str]) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-        return kept | {"HOME": str(self._folder), "METADATA_SERVER_DETECTION": "none"} | more
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +122,8 @@ def _install_packages() -> Path:
         if new is not None:
             shutil.copy(listed, new)
             quiet = ("--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--loglevel=error")
-            ended = run("npm", "install", *quiet, "--fetch-retries=1", cwd=new, timeout=INSTALL_WITHIN)
+            offline = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000")  # milliseconds
+            ended = run("npm", "install", *quiet, *offline, cwd=new, timeout=INSTALL_WITHIN)
             if ended.returncode and NO_NETWORK.search(ended.stderr):
                 pytest.skip("the packages are not installed, and npm cannot reach its registry")
             assert ended.returncode == 0, f"npm install ended with {ended.returncode}:\n{ended.stderr}"
