@@ -82,9 +82,10 @@ class Catalog:
 
     @property
     def outbox(self) -> Outbox:
-        """The outbox; opened when first used."""
+        """The outbox; opened when first used, but not after the connection was closed: nobody would close it."""
         with self._lock:
             if self._outbox is None:
+                self._connection.transport.check_open()
                 self._outbox = Outbox(outbox_path())
                 note = self._outbox.note()
                 if note:
@@ -247,9 +248,10 @@ class Catalog:
         for tracker in self._trackers.values():
             await tracker.close()
         self._trackers.clear()
-        if self._outbox is not None:
-            self._outbox.close()
-            self._outbox = self._shared = None
+        with self._lock:
+            outbox, self._outbox, self._shared = self._outbox, None, None
+        if outbox is not None:
+            outbox.close()
 
     def _delete(self, record: BatchRecord, *, shared: bool) -> int:
         results = delete(self.outbox, self._connection.store, record, shared=shared)

@@ -354,6 +354,7 @@ class Harness:
     def close(self) -> None:
         """End all background work."""
         self.transport.open.set()
+        self.transport.refuse()
         _loop.run(self.catalog.close())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.panels import (
     AttemptsPanel,
     BackfillPanel,
@@ -20,7 +21,7 @@ from cloudtasks_nb.panels import (
     TasksPanel,
     panel,
 )
-from tests.unit.panels.conftest import FakeContext, FakeWatcher, open_widgets
+from tests.unit.panels.conftest import FakeContext, FakeWatcher, Harness, open_widgets
 
 __all__: list[str] = []
 
@@ -102,3 +103,11 @@ def test_a_missing_argument(context: FakeContext) -> None:
     """A missing argument raises a TypeError, as for any class."""
     with pytest.raises(TypeError, match="queue"):
         TasksPanel(context)  # type: ignore[call-arg]  # that is the mistake
+
+
+def test_a_panel_that_still_reads_when_its_connection_is_closed(harness: Harness) -> None:
+    """It opens no outbox: nobody would close it."""
+    harness.days()
+    harness.close()
+    with pytest.raises(PreconditionError, match="this connection is closed"):
+        _ = harness.catalog.outbox
