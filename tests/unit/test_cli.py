@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from cloudtasks_nb import cli
+from cloudtasks_nb import __version__, cli
 from cloudtasks_nb._settings import store_place
+from cloudtasks_nb.cli import commands
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.errors import CredentialsError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
@@ -21,6 +22,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.store.store import Store
+from tests.processes import run
 from tests.unit.fanout.conftest import chunks, put, refs, send_all, spool
 
 EMULATOR = ["-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", "D"]
@@ -145,8 +147,8 @@ def test_which_batch_is_watched(
         asked.append((*place, *words.values()))
         raise CredentialsError("not here")
 
-    monkeypatch.setattr(cli, "local", refuse)
-    monkeypatch.setattr(cli, "connect", refuse)
+    monkeypatch.setattr(commands, "local", refuse)
+    monkeypatch.setattr(commands, "connect", refuse)
     meant = sent[2] if "m" in options else sent[0]
     assert cli.main(["watch", meant, *given]) == cli.main([*given, "watch", meant]) == 2
     assert asked == [("p", "m") if "m" in options else (str(tmp_path), "local", "l")] * 2
@@ -289,6 +291,15 @@ def test_emulator_becomes_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.execv", lambda program, command: became.append((program, command)))
     cli.main(["emulator", *EMULATOR[2:]])
     assert became == [(sys.executable, [sys.executable, *EMULATOR])]
+
+
+def test_emulator_starts_without_pandas() -> None:
+    """`cloudtasks-nb emulator` has the emulator's options, and does not wait for libraries that it does not need."""
+    code = "from cloudtasks_nb.cli import main; main(['emulator', '--version'])"
+    done = run(sys.executable, "-X", "importtime", "-c", code)
+    assert done.stdout == f"cloudtasks-nb emulator {__version__}\n"
+    assert " cloudtasks_nb.cli\n" in done.stderr
+    assert " pandas" not in done.stderr
 
 
 def test_emulator_where_a_process_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,10 @@
-"""The command line: ``cloudtasks-nb emulator | doctor | batches | watch``."""
+"""The commands of the toolkit: ``cloudtasks-nb doctor | batches | watch``."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,11 +51,8 @@ _SIGPIPE = 141  # exit code of a program that has written to a closed pipe, as s
 _TITLES = {State.SENT: "pending"}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, and return the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["emulator"]:
-        return _emulator(given[1:])
+def main(given: Sequence[str]) -> int:
+    """Run a command, and return the exit code."""
     try:
         try:
             return _run(given)
@@ -152,14 +148,6 @@ def _client(options: argparse.Namespace) -> Client:
         project, location = options.project or LOCAL_PROJECT, options.location or LOCAL_LOCATION
         return local(options.local, project=project, location=location)
     return connect(options.project, options.location)
-
-
-def _emulator(arguments: Sequence[str]) -> int:  # noqa: RET503 - exec does not return
-    """Replace this process by the emulator, which gets its signals and sets its exit code."""
-    command = [sys.executable, "-m", "cloudtasks_nb.emulator", *arguments]
-    if sys.platform == "win32":
-        return subprocess.call(command)  # noqa: S603 - our own command
-    os.execv(sys.executable, command)  # noqa: S606 - our own command
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -278,7 +266,3 @@ def _print(frame: pd.DataFrame) -> None:
     for line in lines:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         sys.stdout.write("  ".join(padded).rstrip() + "\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
