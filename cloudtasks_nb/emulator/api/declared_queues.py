@@ -67,7 +67,7 @@ class DeclaredQueues:
         self._config = new
         names = {message.name for _, message in changes}
         created = sum(queue is None for queue, _ in changes)
-        lines = [f"{new.path} was read again: {created} queues created, {len(changes) - created} queues updated"]
+        lines = [f"{new.path} was read again; queues: {created} new, {len(changes) - created} updated"]
         lines += [
             f"{one.message.name} is not in {new.path} any more: the queue stays as it is"
             for one in old.queues

@@ -76,7 +76,7 @@ def test_reload_creates_and_updates(start_emulator: StartEmulator, tmp_path: Pat
     limits = {"maxConcurrentDispatches": 3}
     write(file, {"name": QUEUE, "state": "RUNNING", "rateLimits": limits}, {"name": third}, grace=5)
     said = reload(emulator, "grace")
-    assert f"{file} was read again: 1 queues created, 1 queues updated" in said
+    assert f"{file} was read again; queues: 1 new, 1 updated" in said
     assert f"{OTHER} is not in {file} any more: the queue stays as it is" in said
     assert "the new value of grace counts from the next start on" in said
     assert target.wait()  # the task is sent, because the queue runs
@@ -97,7 +97,7 @@ def test_a_bad_file_changes_nothing(start_emulator: StartEmulator, tmp_path: Pat
     assert "cannot be read" in reload(emulator, "nothing was changed")
     assert emulator.client.get_queue(name=QUEUE).rate_limits.max_dispatches_per_second == 500
     write(file, changed)
-    reload(emulator, "1 queues updated")
+    reload(emulator, "1 updated")
     assert emulator.client.get_queue(name=QUEUE).rate_limits.max_dispatches_per_second == 7
 
 
