@@ -87,15 +87,15 @@ class Node:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def run(self, script: str, *arguments: str, **environment: str) -> Any:
-        """Run a script with these environment variables, and return the JSON document that it writes as its output."""
+        """Run a script with these environment variables, and return the JSON document that it writes, if any."""
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-        settings = kept | {"HOME": str(self._folder), "METADATA_SERVER_DETECTION": "none"} | environment
-        ended = run("node", self._folder / script, *arguments, environment=settings, timeout=SCRIPT_WITHIN)
+        settings = kept | {"HOME": str(self.folder), "METADATA_SERVER_DETECTION": "none"} | environment
+        ended = run("node", self.folder / script, *arguments, environment=settings, timeout=SCRIPT_WITHIN)
         assert ended.returncode == 0, f"{script} ended with {ended.returncode}:\n{ended.stderr}{ended.stdout}"
-        return json.loads(ended.stdout)
+        return json.loads(ended.stdout or "null")
 
 
 @pytest.fixture(scope="session")

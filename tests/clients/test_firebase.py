@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from google.cloud import tasks_v2
 from tests.clients.conftest import HERE, Node
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
 from tests.processes import run
+from tests.test_readme import read, snippets
 
 __all__: list[str] = []
 
@@ -96,3 +99,14 @@ def test_one_address_for_both_protocols(start_emulator: StartEmulator, node: Nod
     emulator = start_emulator("--single-port")
     both, left = node.run("one_address.mjs", CLOUD_TASKS_EMULATOR_HOST=emulator.ready["grpc"])
     assert (both, left) == (["firebase", "google"], ["firebase"])
+
+
+def test_the_snippet_of_the_readme(start_emulator: StartEmulator, node: Node, target: Target) -> None:
+    """The command and the script of the README's paragraph about Firebase call the function."""
+    (line,) = re.findall(r"^cloudtasks-nb emulator (.*--functions-host.*)$", read("README.md"), flags=re.MULTILINE)
+    emulator = start_emulator(*shlex.split(line.replace("127.0.0.1:5001", f"127.0.0.1:{target.port}")))
+    (script,) = (block.code for block in snippets("README.md") if "firebase-admin" in block.code)
+    (node.folder / "readme.mjs").write_text(script, encoding="utf-8")
+    node.run("readme.mjs", CLOUD_TASKS_EMULATOR_HOST=emulator.ready["grpc"])
+    (request,) = target.wait()
+    assert (request.path, json.loads(request.body)) == ("/demo/us-central1/resize", {"data": {"width": 100}})
