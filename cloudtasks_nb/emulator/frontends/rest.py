@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ class Rest:
             raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found on this server.")
         route, resource = found
         fields = parse_fields(mask, route.response.DESCRIPTOR) if mask else {}
-        message = json_format.ParseDict(await _document(request, route, resource), route.request())
+        message = _parsed(await _document(request, route, resource), route.request)
         return route.response.FromString(await self.call(request, route.rpc, message.SerializeToString())), fields
 
     async def _buffer_task(self, request: web.Request, api: str, name: str, task_id: str | None) -> Any:
@@ -206,19 +206,61 @@ async def _document(request: web.Request, route: Route, resource: str) -> dict[s
     return document
 
 
+def _parsed(document: dict[str, Any], kind: Any) -> Any:
+    """Return a request message; names that it does not have are refused as Google refuses them."""
+    try:
+        return json_format.ParseDict(document, kind())
+    except json_format.ParseError as error:
+        names = [
+            (path, f'Unknown name "{name}"{f" at {path!r}" if path else ""}: Cannot find field.')
+            for path, name in _unknown_names(document, kind.DESCRIPTOR)
+        ]
+        raise _bad_request(*names or [("", str(error))]) from error
+
+
+def _unknown_names(value: Any, descriptor: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Find the names in a message's JSON that the message does not have, each with the path of what it stands in."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            if isinstance(item, dict):
+                yield from _unknown_names(item, descriptor, f"{path}[{number}]")
+    elif isinstance(value, dict):
+        for name, below in value.items():
+            field = _field(descriptor, name)
+            if field is None:
+                yield path, name
+            elif field.message_type is not None and not _has_json_of_its_own(field.message_type):
+                yield from _unknown_names(below, field.message_type, f"{path}.{field.name}".lstrip("."))
+
+
+def _has_json_of_its_own(descriptor: Any) -> bool:
+    return descriptor.GetOptions().map_entry or descriptor.full_name.startswith("google.protobuf.")
+
+
+def _bad_request(*violations: tuple[str, str]) -> RefusedError:
+    """Return the refusal of JSON that is no request; a violation has a path, and what is wrong there."""
+    texts = [f"Invalid JSON payload received. {text}" for _, text in violations]
+    found = [
+        error_details_pb2.BadRequest.FieldViolation(field=path, description=text)
+        for (path, _), text in zip(violations, texts, strict=True)
+    ]
+    return invalid_argument("\n".join(texts), [error_details_pb2.BadRequest(field_violations=found)])
+
+
+def _field(descriptor: Any, name: str) -> Any:
+    """Return the field with a name in camel case or snake case; None if there is none."""
+    fields = descriptor.fields if descriptor is not None else ()
+    return next((field for field in fields if name in {field.name, field.json_name}), None)
+
+
 def _query_field(descriptor: Any, key: str) -> Any:
-    """Return the field of a request message that a query parameter names, in camel case or snake case."""
+    """Return the field of a request message that a query parameter names."""
     field = None
     for part in key.split("."):
-        fields = descriptor.fields if descriptor is not None else ()
-        field = next((field for field in fields if part in {field.name, field.json_name}), None)
+        field = _field(descriptor, part)
         if field is None:
-            text = (
-                f'Invalid JSON payload received. Unknown name "{key}": Cannot bind query parameter. '
-                f"Field '{part}' could not be found in request message."
-            )
-            violation = error_details_pb2.BadRequest.FieldViolation(description=text)
-            raise invalid_argument(text, [error_details_pb2.BadRequest(field_violations=[violation])])
+            reason = f"Cannot bind query parameter. Field '{part}' could not be found in request message."
+            raise _bad_request(("", f'Unknown name "{key}": {reason}'))
         descriptor = field.message_type
     return field
 

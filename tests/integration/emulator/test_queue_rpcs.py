@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+from google.api_core.exceptions import BadRequest
 from google.cloud import tasks_v2
 from google.protobuf.duration_pb2 import Duration
 
@@ -118,7 +120,11 @@ def test_a_queues_name_is_free_again_after_three_days(
     emulator: Emulator, client: tasks_v2.CloudTasksClient, queue: str
 ) -> None:
     """A deleted queue's name can be used again when its tombstone is gone, and the new queue is empty."""
+    again = {"parent": LOCATION, "queue": {"name": queue}}
     client.delete_queue(name=queue)
-    emulator.advance(3 * 86_400 + 1)
-    client.create_queue(parent=LOCATION, queue=tasks_v2.Queue(name=queue))
+    emulator.advance(3 * 86_400 - 120)
+    with pytest.raises(BadRequest, match="existed too recently"):
+        client.create_queue(again)
+    emulator.advance(121)
+    client.create_queue(again)
     assert list(client.list_tasks(parent=queue)) == []

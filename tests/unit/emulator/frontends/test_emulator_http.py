@@ -225,6 +225,23 @@ async def test_standard_parameters(running: Running) -> None:
     assert (status, "JSON only" in content["error"]["message"]) == (400, True)
 
 
+@with_settings("running", queues=(QUEUE,))
+async def test_names_that_are_not_known(running: Running) -> None:
+    """Every unknown name of a body is named with its place, as Google names it."""
+    http = {"url": "http://x", "colour": 1, "headers": {"Colour": "any"}}
+    tasks = [{"task": {"httpRequest": http, "schedule_time": "2020-01-01T00:00:00Z"}}, {"size": 1}]
+    status, content = await running.http("POST", f"/v2/{QUEUE}/tasks:batchCreate", {"requests": tasks, "what": {}})
+    texts = [
+        "Unknown name \"colour\" at 'requests[0].task.http_request': Cannot find field.",
+        "Unknown name \"size\" at 'requests[1]': Cannot find field.",
+        'Unknown name "what": Cannot find field.',
+    ]
+    texts = [f"Invalid JSON payload received. {text}" for text in texts]
+    assert (status, content["error"]["message"].splitlines()) == (400, texts)
+    (detail,) = content["error"]["details"]
+    assert [violation["description"] for violation in detail["fieldViolations"]] == texts
+
+
 async def test_details_in_json(running: Running) -> None:
     """Details of a refusal are shown with their types."""
     _, content = await running.http("POST", f"/v2/{LOCATION}/queues", {"name": "?"})
