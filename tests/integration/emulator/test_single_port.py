@@ -47,14 +47,14 @@ def test_both_protocols_have_one_address(emulator: Emulator, queue: str) -> None
     assert emulator.request("GET", f"/v2/{queue}")["name"] == queue
 
 
-@pytest.mark.parametrize("transport", ["grpc", "rest"])
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_the_toolkit_connects(
-    emulator: Emulator, target: Target, monkeypatch: pytest.MonkeyPatch, queue: str, transport: str
+    emulator: Emulator, target: Target, monkeypatch: pytest.MonkeyPatch, queue: str, protocol: str
 ) -> None:
     """`CLOUD_TASKS_EMULATOR_HOST` with that address is enough for `ct.connect`, its clock and its handlers' tokens."""
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", emulator.ready["grpc"])
-    endpoint = None if transport == "grpc" else emulator.ready["http"]
-    with ct.connect("demo", "us-central1", endpoint=endpoint, transport=transport) as tasks:
+    endpoint = None if protocol == "grpc" else emulator.ready["http"]
+    with ct.connect("demo", "us-central1", endpoint=endpoint, transport=protocol) as tasks:
         tasks.queue(queue.rpartition("/")[2]).enqueue(target.url, {"day": "2013-01-01"})
         [received] = target.wait()
         assert received.body == b'{"day":"2013-01-01"}'
