@@ -198,13 +198,19 @@ def test_with_the_flag_queues_and_tasks_are_changed(page: Page, emulator: Emulat
 
 
 def test_a_long_queue_is_read_page_by_page(page: Page, emulator: Emulator) -> None:
-    """Fifty tasks are shown at a time, in the order of creation, with buttons to the next and the previous ones."""
+    """Queues are sorted by depth; fifty tasks are shown at a time, with buttons to the next and the previous ones."""
     for number in range(3):
         requests = [
             {"parent": OTHER, "task": {"name": f"{OTHER}/tasks/t-{number}{n:02}", "http_request": {"url": "http://x/"}}}
             for n in range(40)
         ]
         emulator.client.batch_create_tasks({"parent": OTHER, "requests": requests}).result()
+    by_tasks = page.get_by_role("columnheader", name="Tasks")
+    by_tasks.get_by_role("button").click()
+    expect(by_tasks).to_have_attribute("aria-sort", "descending")
+    expect(rows(page).first).to_contain_text("120")
+    by_tasks.get_by_role("button").click()
+    expect(rows(page).last).to_contain_text("120")
     page.get_by_role("link", name="Tasks").click()
     page.get_by_role("combobox", name="Queue").select_option(OTHER)
     expect(page.get_by_text("50 of about 120 tasks, in the order of creation")).to_be_visible()

@@ -25,6 +25,7 @@ const HEX_LINE = 16;
 const $ = (id) => document.getElementById(id);
 
 let data = null; // the last answer about the queues
+let sameIds = new Set(); // short ids that more than one queue has
 let clockAhead = 0; // milliseconds by which the emulator's clock is ahead of this one
 let silentSince = null; // when the emulator stopped to answer
 let timer = 0;
@@ -77,6 +78,8 @@ const count = (number) => number.toLocaleString("en-US", { maximumFractionDigits
 const counted = (number, plural) => `${count(number)} ${number === 1 ? plural.replace(/s$/, "") : plural}`;
 const shortId = (name) => name.slice(name.lastIndexOf("/") + 1);
 const place = (queue) => queue.split("/").filter((_, at) => at === 1 || at === 3).join(" / ");
+// A queue's short id, with project and location if another queue has the same.
+const label = (queue) => (sameIds.has(shortId(queue)) ? `${shortId(queue)} (${place(queue)})` : shortId(queue));
 const emulatorNow = () => Date.now() + clockAhead;
 
 function time(at) {
@@ -293,7 +296,7 @@ const timeCell = (at) => ({ text: time(at), tip: at ? new Date(at).toISOString()
 // -- queues ---------------------------------------------------------------------------------------------------------
 
 const queuesTable = new Table($("queues-table"), "Queues", [
-  { title: "Queue", name: true, cell: (queue) => ({ text: shortId(queue.name), tip: queue.name, open: () => go({ view: "tasks", queue: queue.name }) }), sort: (queue) => shortId(queue.name) },
+  { title: "Queue", name: true, cell: (queue) => ({ text: label(queue.name), tip: queue.name, open: () => go({ view: "tasks", queue: queue.name }) }), sort: (queue) => shortId(queue.name) },
   { title: "Project / location", fill: true, wide: true, cell: (queue) => place(queue.name), sort: (queue) => place(queue.name) },
   { title: "State", cell: (queue) => stateCell(queue.state), sort: (queue) => queue.state },
   { title: "Tasks", side: "right", cell: (queue) => count(queue.tasks), sort: (queue) => queue.tasks },
@@ -466,8 +469,6 @@ function noTasks(queue) {
 function showChoice(select, chosen, every) {
   const names = data.queues.map((queue) => queue.name);
   if (chosen && !names.includes(chosen)) names.unshift(chosen);
-  const short = names.map(shortId);
-  const label = (name) => (short.filter((id) => id === shortId(name)).length > 1 ? `${shortId(name)} (${place(name)})` : shortId(name));
   showOnce(select, [names, every], () => [
     ...(every === null ? [] : [node("option", { value: "" }, every)]),
     ...names.map((name) => node("option", { value: name }, label(name))),
@@ -484,7 +485,7 @@ const attemptsTable = new Table($("attempts-table"), "Attempts", [
   { title: "Time", cell: (one) => timeCell(one.ended) },
   { title: "Attempt", side: "right", cell: (one) => count(one.attempt) },
   { title: "Took", side: "right", cell: (one) => duration(one.took) },
-  { title: "Queue", wide: true, cell: (one) => ({ text: shortId(one.queue), tip: one.queue }) },
+  { title: "Queue", wide: true, cell: (one) => ({ text: label(one.queue), tip: one.queue }) },
   { title: "URL", fill: true, wide: true, cell: (one) => ({ text: maskText(one.target), tip: maskText(one.target) }) },
 ], (one) => one.key, (one) => `${one.queue}/tasks/${one.task}`);
 
@@ -610,7 +611,7 @@ function taskButtons(name, id) {
 }
 
 function requestParts({ headers, body }) {
-  const shown = Object.entries(maskHeaders(headers ?? {}));
+  const shown = Object.entries(maskHeaders(headers ?? {})).sort();
   const rows = shown.map(([name, value]) => node("tr", {}, node("th", { scope: "row" }, name), node("td", {}, value)));
   return [
     node("h3", {}, "Headers"),
@@ -866,6 +867,8 @@ async function read() {
     const answer = await ask(`queues?find=${encodeURIComponent(find)}`);
     clockAhead = answer.now - Date.now();
     data = answer;
+    const ids = data.queues.map((queue) => shortId(queue.name)).sort();
+    sameIds = new Set(ids.filter((id, at) => id === ids[at + 1]));
     await show();
     showAnswering(true);
     if (readingFailed) complain("");
