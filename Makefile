@@ -3,6 +3,7 @@
 # Another one beside it: make VENV=.venv-other PYTHON=/path/to/python test-unit
 VENV := .venv
 BIN := $(VENV)/bin
+DIST := dist
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -17,10 +18,10 @@ PYTEST = -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab notebooks screenshots test test-unit test-lowest check bench soak chaos constraints clean
+.PHONY: help demo lab notebooks screenshots test test-unit test-lowest check bench soak chaos constraints emulator-wheel clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-lab ## run the quickstart notebook without a browser and print what it finds
 	$(BIN)/python notebooks/run.py notebooks/01_quickstart.ipynb
@@ -45,11 +46,14 @@ test-unit: $(VENV)/.installed-test ## run the unit tests
 test-lowest: .venv-lowest/.installed ## run every test but those in a browser with the lowest releases that are allowed
 	.venv-lowest/bin/python $(PYTEST) --ignore=tests/browser
 
-check: $(VENV)/.installed-dev ## lint, formatting and types
+check: $(VENV)/.installed-dev ## lint, formatting, types and schemas
 	$(BIN)/python -m ruff check . notebooks/*.py
 	$(BIN)/python -m ruff format --check . notebooks/*.py
 	$(BIN)/python -m mypy
 	$(BIN)/python -m mypy notebooks/*.py
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec cloudtasks_nb/emulator/compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions .github/actions/*/action.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 bench: $(VENV)/.installed-test ## measure, and write the table of figures
 	$(BIN)/python tests/benchmarks/run.py
@@ -67,6 +71,9 @@ constraints: ## write constraints.txt anew, from the newest releases that fit py
 	$(PYTHON) -m venv "$$fresh" && "$$fresh/bin/python" -m pip install --quiet uv && \
 	"$$fresh/bin/python" -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml --output-file constraints.txt
+
+emulator-wheel: $(BIN)/pip ## build the wheel of the emulator alone, without the toolkit, in dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(DIST) ./cloudtasks_nb/emulator
 
 clean: ## remove .venv and everything else that a command here makes
 	rm -rf $(VENV) .venv-* .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

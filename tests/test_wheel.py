@@ -2,66 +2,61 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests import processes
+from tests.environments import EMULATOR, ROOT, Environment, contents
 from tests.test_readme import PYTHON
 
 __all__: list[str] = []
 
-ROOT = Path(__file__).parents[1]
-#: Seconds after which a command counts as hung; the slowest one fetches the dependencies.
-PATIENCE = 600
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command that knows nothing of the repository, and return what it prints."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    environment["CLOUDTASKS_NB_HOME"] = str(cwd / "home")
-    done = processes.run(*command, cwd=cwd, environment=environment, timeout=PATIENCE)
-    assert done.returncode == 0, f"{command} ends with\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
-    return done.stdout
+#: What builds and describes the emulator as a distribution of its own, and is no part of the package.
+OF_THE_EMULATORS_BUILD = {"hatch_build.py", "pyproject.toml", "README.md", "Dockerfile", "Dockerfile.dockerignore"}
+OF_THE_EMULATORS_BUILD |= {"compose.yaml"}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the wheel, and an environment that has the wheel and nothing else of ours."""
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
-    pip = (folder / "venv/bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check")
-    run(*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
-    run(*pip, "install", "--no-compile", next(folder.glob("*.whl")), "-c", ROOT / "constraints.txt", cwd=folder)
-    return folder
+def place(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """Return an environment that has the wheel and nothing else of ours."""
+    environment = Environment(tmp_path_factory.mktemp("wheel"))
+    environment.install(environment.build(ROOT))
+    return environment
 
 
-def test_it_has_every_file_of_the_package(place: Path) -> None:
+def test_it_has_every_file_of_the_package(place: Environment) -> None:
     """Modules, the styles and scripts of the panels, and the mark that says that it is typed."""
     package = ROOT / "cloudtasks_nb"
     files = {str(path.relative_to(ROOT)) for path in package.rglob("*") if path.is_file()}
-    with zipfile.ZipFile(next(place.glob("*.whl"))) as wheel:
-        packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert packed == {name for name in files if "__pycache__" not in name}
+    packed = {name for name in contents(place.build(ROOT)) if ".dist-info/" not in name}
+    others = {str((EMULATOR / name).relative_to(ROOT)) for name in OF_THE_EMULATORS_BUILD}
+    assert packed == {name for name in files if "__pycache__" not in name} - others
     assert {Path(name).suffix for name in packed} == {".py", ".css", ".html", ".js", ".typed"}
 
 
-def test_the_ten_lines_run_from_it(place: Path) -> None:
+def test_the_ten_lines_run_from_it(place: Environment) -> None:
     """What the README shows runs with the module of the wheel, emulator included."""
-    printed = run(
-        place / "venv/bin/python",
-        "-c",
-        f"{PYTHON[0].code}\nprint(ct.__file__)\nprint(*batch.tasks()['state'])",
-        cwd=place,
-    ).splitlines()
-    assert Path(printed[-2]).is_relative_to(place / "venv")
+    code = f"{PYTHON[0].code}\nprint(ct.__file__)\nprint(*batch.tasks()['state'])"
+    printed = place.run(place.bin / "python", "-c", code).splitlines()
+    assert Path(printed[-2]).is_relative_to(place.folder / "venv")
     assert printed[-1] == "succeeded succeeded"
 
 
-def test_the_command_is_there(place: Path) -> None:
+def test_the_command_is_there(place: Environment) -> None:
     """`cloudtasks-nb --help` names its commands."""
-    printed = run(place / "venv/bin/cloudtasks-nb", "--help", cwd=place)
+    printed = place.run(place.bin / "cloudtasks-nb", "--help")
     assert {"emulator", "doctor", "batches", "watch"} <= set(printed.replace(",", " ").replace("{", " ").split())
+
+
+def test_the_emulator_alone_can_be_installed_beside_it(place: Environment) -> None:
+    """The two distributions have no file in common and need nothing more; each has its own command and modules."""
+    alone = place.build(EMULATOR)
+    assert contents(alone) & contents(place.build(ROOT)) == set()
+    before = place.packages()
+    place.install(alone)
+    assert place.packages() - before == {"cloudtasks-emulator"}
+    place.pip("check")
+    assert place.run(place.bin / "cloudtasks-emulator", "--help").startswith("usage: cloudtasks-emulator [")
+    assert place.run(place.bin / "cloudtasks-nb", "emulator", "--help").startswith("usage: cloudtasks-nb emulator [")
+    place.pip("uninstall", "--yes", "cloudtasks-emulator")
+    assert place.run(place.bin / "cloudtasks-nb", "emulator", "--help").startswith("usage: cloudtasks-nb emulator [")

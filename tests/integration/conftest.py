@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -82,15 +82,26 @@ class Emulator:
         Command line after ``--port 0``.
     transport : str
         What Google's clients use: ``"grpc"`` or ``"rest"``.
+    command : sequence of str, optional
+        What starts another installation of the emulator.
+    environment : mapping, optional
+        Its environment variables.
     """
 
-    def __init__(self, *arguments: str, transport: str = "grpc") -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        transport: str = "grpc",
+        command: Sequence[str] = (sys.executable, "-m", "cloudtasks_nb.emulator"),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._transport = transport
         self._stack = ExitStack()
         # Appended to, because both processes share its position; a pipe that nobody reads would block the child.
         self._errors = self._stack.enter_context(tempfile.TemporaryFile("a+"))  # noqa: SIM115 - the stack closes it
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--grace", "0", *arguments],
+            [*command, "--port", "0", "--grace", "0", *arguments],
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,
