@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 EMULATOR = ROOT / "cloudtasks_nb/emulator"
 #: Seconds after which a command counts as hung; the slowest one fetches the dependencies.
 PATIENCE = 600
-#: What a new environment has, in Python 3.11 at least.
-_INSTALLERS = {"pip", "setuptools", "pkg_resources", "_distutils_hack"}
+#: What a new environment has, in Python 3.11 at least, and what Python writes beside modules that were imported.
+_NOT_INSTALLED = {"pip", "setuptools", "pkg_resources", "_distutils_hack", "__pycache__"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ class Environment:
         return {found.name.lower() for found in importlib.metadata.distributions(path=site)}
 
     def megabytes(self) -> float:
-        """Return its size on disk, without the installers that each environment has."""
+        """Return the size of what was installed, without bytecode."""
         files = [path for path in (self.folder / "venv").rglob("*") if path.is_file() and not path.is_symlink()]
-        return sum(path.stat().st_size for path in files if not _INSTALLERS & set(path.parts)) / 1e6
+        return sum(path.stat().st_size for path in files if not _NOT_INSTALLED & set(path.parts)) / 1e6
 
 
 def contents(wheel: Path) -> set[str]:
