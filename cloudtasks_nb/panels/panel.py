@@ -499,6 +499,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self.guarded(self.apply, snapshot)
         if not snapshot.errors:
             self.footer.at = snapshot.at / 1e6
+            self.footer.ahead = self.context.connection.clock.ahead / 1e3
             self._available()
 
     def _available(self) -> None:

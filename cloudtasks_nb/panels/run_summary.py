@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import Any
 
 import ipywidgets as widgets
@@ -18,6 +18,7 @@ from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.fanout.batch.batch import BatchView
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.summary import SlowRow, Summary
+from cloudtasks_nb.service.clock import now_micros
 
 __all__ = ["RunSummary"]
 
@@ -50,7 +51,7 @@ class RunSummary(widgets.VBox):
         if summary is None:
             self.clear()
             return newer_after
-        self._figures.value = section_html("Run", facts_html(_facts(summary, progress, now=datetime.now(UTC))))
+        self._figures.value = section_html("Run", facts_html(_facts(summary, progress, now=view.now())))
         if summary is not self._summary:
             self._summary, self._charts.value = summary, _charts(summary)
         self.layout.display = None
@@ -61,12 +62,14 @@ class RunSummary(widgets.VBox):
         return self._figures.value + self._charts.value
 
 
-def _facts(summary: Summary, progress: Progress, *, now: datetime) -> dict[str, Any]:
-    until = summary.ended if progress.finished else round(now.timestamp() * _SECOND)
+def _facts(summary: Summary, progress: Progress, *, now: int) -> dict[str, Any]:
+    """Return the figures; all times are of the clock of the service, by which it is `now`."""
+    until = summary.ended if progress.finished else now
+    ahead = timedelta(microseconds=now - now_micros())
     return {
         "started": from_micros(summary.started),
         "last row done": from_micros(summary.ended),
-        "expected end": None if progress.finished else progress.eta,
+        "expected end": None if progress.finished or progress.eta is None else progress.eta + ahead,
         "elapsed": duration_text((until - summary.started) / _SECOND),
         "fastest": f"{counted(summary.throughput.most, 'rows')} per {summary.throughput.unit}",
         **({} if summary.durations is None else _quantiles(summary.durations)),

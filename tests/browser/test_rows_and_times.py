@@ -96,6 +96,17 @@ def test_rows_are_found_by_what_is_known_of_them(board: Board, screenshot: Calla
     assert board.page.locator(".ctn-dashboard td b").count() == 0
 
 
+def test_times_are_relative_to_the_clock_of_the_service(board: Board) -> None:
+    """After the emulator's clock was moved by a day, a task that was due in two days is due in one."""
+    board.open_table("Tasks")
+    board.root.get_by_label("Times").select_option(label="Relative")
+    later = board.row("later").locator("time")
+    expect(later).to_have_text("in 47 h")
+    board.book.python("tasks.clock.advance('1d')")
+    expect(later).to_have_text("in 23 h")
+    expect(board.part.locator(".ctn-age")).to_contain_text(re.compile(r"seen (now|\d+ s ago)"))
+
+
 def test_times_are_shown_as_the_user_wants_them(board: Board) -> None:
     """In UTC, in the zone of the browser or relative to now; in tables and cards of all panels of the page."""
     switch = board.root.get_by_label("Times")

@@ -54,6 +54,7 @@ class BatchView:
     listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as `Tracker.listen`
     working: Callable[[], bool]  #: as `Tracker.sending`
     summary: Callable[[], tuple[Summary | None, float]]  #: as `SummaryReader.read`
+    now: Callable[[], int]  #: the time of the service, microseconds since 1970
     show_in_tab: Callable[[], Callable[[], None]]  #: in the title of the browser's tab; the result ends it
 
 
@@ -514,6 +515,7 @@ class Batch:
             listen=self._tracker.listen,
             working=lambda: self._own_tracker.sending,
             summary=self._summary.read,
+            now=self._connection.clock.micros,
             show_in_tab=partial(show_in_tab, self._tracker),
         )
 

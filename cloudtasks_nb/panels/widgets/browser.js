@@ -62,9 +62,14 @@ function spanText(seconds) {
   return `${Math.floor(seconds / size)} ${unit}`;
 }
 
+/** The time of the service whose panel a node is in: the clock of an emulator may be ahead. */
+function serviceNow(node) {
+  return Date.now() + Number(node.closest("[data-ctn-ahead]")?.dataset.ctnAhead ?? 0);
+}
+
 /** "in 8 s", "3 min ago". */
-function relativeText(at) {
-  const seconds = Math.round((at - Date.now()) / 1000);
+function relativeText(at, now = Date.now()) {
+  const seconds = Math.round((at - now) / 1000);
   if (!seconds) return "now";
   return seconds > 0 ? `in ${spanText(seconds)}` : `${spanText(-seconds)} ago`;
 }
@@ -76,17 +81,17 @@ function zoned(at) {
 }
 
 /** A time (milliseconds since 1970) as it is shown: without the date if it is today, else without the seconds. */
-function timeText(at) {
-  if (timeMode() === "relative") return relativeText(at);
+function timeText(at, now = Date.now()) {
+  if (timeMode() === "relative") return relativeText(at, now);
   const [day, clock] = zoned(at).split("T");
-  return zoned(Date.now()).startsWith(day) ? clock.slice(0, 8) : `${day} ${clock.slice(0, 5)}`;
+  return zoned(now).startsWith(day) ? clock.slice(0, 8) : `${day} ${clock.slice(0, 5)}`;
 }
 
 /** Show a time in a `time` element, with the exact time and its zone as the tooltip. */
 function showTime(node, at = Date.parse(node.dateTime)) {
   const title = `${zoned(at).replace("T", " ")} ${timeMode() === "local" ? localZone() : "UTC"}`;
   if (node.title !== title) node.title = title;
-  setText(node, timeText(at));
+  setText(node, timeText(at, serviceNow(node)));
 }
 
 /** Call `draw`, which shows times, each second and when the user has chosen how, until the signal. */

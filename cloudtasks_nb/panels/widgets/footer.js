@@ -1,7 +1,7 @@
 // The footer of a panel, and what a panel needs of the browser beyond ipywidgets: whether it can be seen, keys that stay in
 // it, and a focus that is not lost.
 
-const TRAITS = ["status", "warning", "alert", "line", "at", "paused", "busy", "heard", "question", "batch"];
+const TRAITS = ["status", "warning", "alert", "line", "at", "paused", "busy", "heard", "question", "batch", "ahead"];
 const PATIENCE = 700; // milliseconds that the kernel may take to hear of a click before this is said:
 const NO_ANSWER = "No answer from the kernel yet. While a cell runs, the answer may come when the cell has ended.";
 
@@ -173,6 +173,7 @@ class FooterView {
 
   /** Show the age of the panel and, for all panels within, the times in cards; a table shows its own. */
   drawTimes() {
+    this.root.dataset.ctnAhead = this.model.get("ahead");
     this.drawAge();
     if (this.root.parentElement?.closest(".ctn-panel")) return;
     for (const node of this.root.querySelectorAll("time")) if (!node.closest(".ctn-table")) showTime(node);

@@ -47,6 +47,8 @@ class Footer(anywidget.AnyWidget):
         The model id of the panel, by which the browser finds out whether its kernel is there.
     batch : str
         The id of the batch that is shown and is not done; the browser offers to notify when it ends. Empty for none.
+    ahead : float
+        Milliseconds by which the clock of the service is ahead of this machine's.
     visible : bool
         Whether the panel can be seen now. Not a trait: the browser sends a message.
     visibility_known : bool
@@ -69,6 +71,7 @@ class Footer(anywidget.AnyWidget):
     question = traitlets.Unicode().tag(sync=True)
     panel = traitlets.Unicode().tag(sync=True)
     batch = traitlets.Unicode().tag(sync=True)
+    ahead = traitlets.Float().tag(sync=True)
 
     def __init__(self) -> None:
         self.visible = self.visibility_known = False

@@ -27,6 +27,7 @@ from cloudtasks_nb.panels import BatchPanel, Panel, PanelContext, fan_out
 from cloudtasks_nb.panels.forms import notebook
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.transport import Transport
@@ -422,7 +423,13 @@ def make_context(watcher: FakeWatcher) -> Callable[..., FakeContext]:
 
     def make(*names: str, local: bool = True, read_only: bool = False) -> FakeContext:
         endpoint = Endpoint(project="p", location="l", target="127.0.0.1:1", local=local)
-        connection: Any = SimpleNamespace(endpoint=endpoint, watcher=watcher, transport=None, message=lambda *_: None)
+        connection: Any = SimpleNamespace(
+            endpoint=endpoint,
+            watcher=watcher,
+            transport=None,
+            message=lambda *_: None,
+            clock=ServiceClock(lambda: endpoint.target),
+        )
         catalog: Any = SimpleNamespace(row_names=lambda _tasks: {})
         calls: list[tuple[Any, ...]] = []
         refuses: list[Exception] = []
