@@ -498,8 +498,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
             self.footer.warning = "; ".join(dict.fromkeys(filter(None, self._warnings.values())))
         self.guarded(self.apply, snapshot)
         if not snapshot.errors:
-            self.footer.at = snapshot.at / 1e6
-            self.footer.ahead = self.context.connection.clock.ahead / 1e3
+            self.footer.at, self.footer.ahead = snapshot.at / 1e6, self.context.connection.clock.ahead / 1e3
             self._available()
 
     def _available(self) -> None:
