@@ -22,9 +22,9 @@ _WARM = 100  # calls before the clock starts
 _PAGE = 1000
 
 
-def _paused(folder: Path | None = None) -> Emulator:
+def _paused(folder: Path | None = None, *arguments: str) -> Emulator:
     """Start an emulator with a paused queue."""
-    emulator = Emulator("--queue", _QUEUE, folder=folder)
+    emulator = Emulator("--queue", _QUEUE, *arguments, folder=folder)
     with callers.google_client(emulator.grpc) as client:
         client.pause_queue(name=_QUEUE)
     return emulator
@@ -80,12 +80,13 @@ def _create(bench: Bench) -> None:
         return callers.create_requests(_QUEUE, flights.URL, bodies[:count], salt)
 
     for folder in bench.rounds():
-        with _paused(folder / "emulator") as emulator:
-            callers.by_raw_loop(emulator.grpc, requests("warm", _WARM))
-            bench.report("one", callers.by_raw_loop(emulator.grpc, requests("one", few)))
-            cost = Cost(emulator)
-            bench.report("many", callers.by_raw_calls(emulator.grpc, requests("many", many), 64))
-            bench.report("cpu", 1e6 * cost.emulator_cpu / many)
+        for kind, arguments in (("", ()), (" single", ("--single-port",))):
+            with _paused(folder / f"emulator{kind}", *arguments) as emulator:
+                callers.by_raw_loop(emulator.grpc, requests("warm", _WARM))
+                bench.report(f"one{kind}", callers.by_raw_loop(emulator.grpc, requests("one", few)))
+                cost = Cost(emulator)
+                bench.report(f"many{kind}", callers.by_raw_calls(emulator.grpc, requests("many", many), 64))
+                bench.report(f"cpu{kind}", 1e6 * cost.emulator_cpu / many)
         with _paused() as emulator:
             callers.by_raw_loop(emulator.grpc, requests("warm", _WARM))
             bench.report("temporary", callers.by_raw_loop(emulator.grpc, requests("one", few)))
@@ -177,6 +178,9 @@ CREATE = Case(
         many | on a folder, 64 callers | calls/s | ≥ 3,500 | same
         temporary | temporary, one caller | calls/s | ≥ 1,300 | same
         cpu | CPU of the emulator, on a folder, 64 callers | µs a call
+        one single | on a folder, one caller, `--single-port` | calls/s
+        many single | on a folder, 64 callers, `--single-port` | calls/s
+        cpu single | CPU of the emulator, the same | µs a call
         """
     ),
     run=_create,
