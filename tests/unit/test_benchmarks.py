@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.benchmarks.figures import Bench, Case, Figure, Result, compare, number, spread
-from tests.benchmarks.table import document, verdict
+from tests.benchmarks.table import document, section, section_of, verdict, with_section
 
 __all__: list[str] = []
 
@@ -86,3 +86,15 @@ def test_the_document_has_machine_tally_and_cases() -> None:
     assert "| rows a second |  | ≥ 50 rows/s | 60 rows/s (50 to 70) | met |" in text
     assert "| share |  | 98 to 102 % | 100 % | met |" in text
     assert text.endswith("- Few rows.\n- It was not measured to its end: late\n")
+
+
+def test_a_section_is_replaced_and_kept() -> None:
+    """A case that is measured alone replaces its own section, and another run keeps it at the end."""
+    others = document({}, [(CASE, Result())])
+    alone = Case(name="a", title="Alone", how="By itself.", figures=(FREE,), run=nothing, alone=True)
+    first, second = (section(alone, Result(values={"free": [seconds]})) for seconds in (1.0, 2.0))
+    once = with_section(others, alone, first)
+    twice = with_section(once, alone, second)
+    assert twice.count("## Alone") == 1
+    assert twice.endswith("| time |  |  | 2 s |  |\n")
+    assert with_section(others, alone, section_of(twice, alone)) == twice

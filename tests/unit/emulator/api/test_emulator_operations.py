@@ -9,7 +9,7 @@ import pytest
 from google.longrunning import operations_pb2
 
 from cloudtasks_nb.emulator.api.operations import CREATE, DELETE, load_operation, operation_name, save_operation
-from cloudtasks_nb.emulator.model.clock import HOUR, Clock
+from cloudtasks_nb.emulator.model.clock import HOUR, SECOND, Clock
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.store.sweep import sweep
 from tests.unit.emulator.conftest import LOCATION, NOW, QUEUE, MakeStore, commit
@@ -42,3 +42,15 @@ def test_operations_are_kept_for_an_hour(make_store: MakeStore, clock: Clock) ->
     assert store.contents.operations == {}
     with pytest.raises(RefusedError, match="not found"):
         load_operation(make_store(), "two")
+
+
+@pytest.mark.parametrize(("tombstone", "kept"), [(0, 120), (600, 600), (86_400, 3600)])
+def test_operations_are_kept_like_names(make_store: MakeStore, clock: Clock, tombstone: int, kept: int) -> None:
+    """They are kept as long as names of tasks stay taken, but two minutes at least and an hour at most."""
+    store = make_store(task_tombstone=tombstone * SECOND)
+    save_operation(store, "one", operations_pb2.Operation(name="one").SerializeToString(), NOW)
+    commit(store)
+    for advance, left in ((kept - 1, ["one"]), (2, [])):
+        clock.advance(advance * SECOND)
+        sweep(store, clock.now())
+        assert list(store.contents.operations) == left
