@@ -57,12 +57,12 @@ def _texts(outbox: Outbox, record: BatchRecord, refs: Collection[int]) -> dict[i
         order += page.refs
         positions += page.rows
     values = stored.columns()
-    periods = "backfill" in record.description
-    key = ["partition"] if periods else record.description.get("key")
-    last = ("start", "end") if periods else ()  # the label of the period says both
+    key: Any = record.description.get("key")
+    if "backfill" in record.description and "partition" in values:
+        key = ["partition"]
+        values = values.drop(columns=["start", "end"], errors="ignore")  # the label of the period says both
     first = [name for name in (key if isinstance(key, list) else ()) if name in values]
-    rest = sorted((str(name) for name in values.columns if name not in first), key=lambda name: name in last)
-    names = [*first, *rest]
+    names = [*first, *(str(name) for name in values.columns if name not in first)]
     columns = [[_pair(name, value) for value in values[name].tolist()] for name in names]
     columns = columns or [[f"row={position}" for position in positions]]
     return {ref: " · ".join(filter(None, pairs)) for ref, *pairs in zip(order, *columns, strict=True)}
