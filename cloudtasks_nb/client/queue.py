@@ -707,7 +707,7 @@ class Queue:
         Parameters
         ----------
         read_only : bool
-            Leave out all buttons that change something.
+            As for `Client.panel`.
 
         Returns
         -------

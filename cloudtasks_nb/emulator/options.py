@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,13 +34,14 @@ _ADDRESS = re.compile(r"[^:]+:\d+|\[.*\]:\d+")
 _OF_KUBERNETES = "tcp://"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Option:
     """An option: a flag with one or two dashes, a variable of the environment, a key of the configuration file."""
 
     name: str  #: without dashes
     help: str
     read: Callable[[str], Any] = str  #: raises `ArgumentTypeError`, with what is allowed
+    _: KW_ONLY
     field: str = ""  #: of `Settings`; "" is the name
     metavar: str | None = None
     many: bool = False  #: it may be given more than once; its variable separates values by commas
@@ -241,138 +242,109 @@ def _number(text: str) -> float:
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
 _OPTIONS = (
-    Option(name="host", read=_address, help="address to listen on"),
-    Option(name="port", read=_port, help="gRPC port, 0 for a free one"),
+    Option("host", "address to listen on", _address),
+    Option("port", "gRPC port, 0 for a free one", _port),
     Option(
-        name="http-port",
-        read=_port,
+        "http-port",
+        "port for REST and /admin (that of --openid-issuer, or the one after --port; with --port 0 a free one)",
+        _port,
         metavar="PORT",
-        help="port for REST and /admin (that of --openid-issuer, or the one after --port; with --port 0 a free one)",
     ),
+    Option("single-port", "answer gRPC and HTTP on --port; a gRPC call costs up to a fifth more CPU", _boolean),
     Option(
-        name="single-port",
-        read=_boolean,
-        help="answer gRPC and HTTP on --port; a gRPC call costs up to a fifth more CPU",
-    ),
-    Option(
-        name="allow-host",
+        "allow-host",
+        "answer HTTP requests to this name too, and those of web pages from there; may be repeated",
+        _host,
         field="allow_hosts",
-        read=_host,
         metavar="NAME",
         many=True,
-        help="answer HTTP requests to this name too, and those of web pages from there; may be repeated",
     ),
-    Option(name="data-dir", read=Path, metavar="FOLDER", help="the data folder (by default a temporary one)"),
+    Option("data-dir", "the data folder (by default a temporary one)", Path, metavar="FOLDER"),
     Option(
-        name="queue",
+        "queue",
+        "create a queue; may be repeated",
         field="queues",
         metavar="NAME",
         many=True,
         aliases=("initial-queue",),
-        help="create a queue; may be repeated",
     ),
     Option(
-        name="config",
-        read=Path,
+        "config",
+        "YAML or JSON file: queues with their settings, and options; its queues are read again after SIGHUP",
+        Path,
         metavar="FILE",
-        help="YAML or JSON file: queues with their settings, and options; its queues are read again after SIGHUP",
     ),
-    Option(name="strict", read=_boolean, help="like Google: TLS, bearer tokens and the permissions of IAM roles"),
-    Option(name="metadata-port", read=_port, metavar="PORT", help="with --strict, port of a metadata server"),
+    Option("strict", "like Google: TLS, bearer tokens and the permissions of IAM roles", _boolean),
+    Option("metadata-port", "with --strict, port of a metadata server", _port, metavar="PORT"),
+    Option("proxy-port", "with --strict, port of an HTTPS proxy to *.googleapis.com", _port, metavar="PORT"),
+    Option("console-writes", "let the console, the web page at /, change queues and tasks", _boolean),
+    Option("quiet", "write no line to the standard error for a failed attempt", _boolean),
     Option(
-        name="proxy-port", read=_port, metavar="PORT", help="with --strict, port of an HTTPS proxy to *.googleapis.com"
-    ),
-    Option(name="console-writes", read=_boolean, help="let the console, the web page at /, change queues and tasks"),
-    Option(name="quiet", read=_boolean, help="write no line to the standard error for a failed attempt"),
-    Option(
-        name="grace",
-        read=_seconds,
+        "grace",
+        "how long attempts in flight may go on after a signal to stop; a second signal ends them",
+        _seconds,
         metavar="SECONDS",
-        help="how long attempts in flight may go on after a signal to stop; a second signal ends them",
     ),
-    Option(name="lease", read=_boolean, help="stop 2 s after the last request GET /lease was closed"),
+    Option("lease", "stop 2 s after the last request GET /lease was closed", _boolean),
     Option(
-        name="wait-for-loopback",
-        read=_boolean,
-        help="a connection that this machine refuses is no attempt: wait until the target listens",
+        "wait-for-loopback",
+        "a connection that this machine refuses is no attempt: wait until the target listens",
+        _boolean,
     ),
     # These change the behaviour of the service.
     Option(
-        name="openid-issuer",
-        metavar="URL",
-        help="issuer of OIDC tokens; http://HOST:PORT is the emulator, which listens for HTTP on that port, unless "
+        "openid-issuer",
+        "issuer of OIDC tokens; http://HOST:PORT is the emulator, which listens for HTTP on that port, unless "
         "--http-port names another one",
+        metavar="URL",
     ),
     Option(
-        name="openid-signing-key",
-        read=Path,
+        "openid-signing-key",
+        "PEM file of the RSA key that signs OIDC tokens (by default one in the data folder)",
+        Path,
         metavar="FILE",
-        help="PEM file of the RSA key that signs OIDC tokens (by default one in the data folder)",
     ),
     Option(
-        name="app-engine-host",
+        "app-engine-host",
+        "URL of the App Engine application",
         metavar="URL",
         aliases=("app-engine-emulator-host",),
         also=("APP_ENGINE_EMULATOR_HOST",),
-        help="URL of the App Engine application",
     ),
     Option(
-        name="functions-host",
-        read=_functions_host,
+        "functions-host",
+        "where Firebase's functions emulator listens: the functions of tasks without a URL",
+        _functions_host,
         metavar="HOST:PORT",
-        help="where Firebase's functions emulator listens: the functions of tasks without a URL",
+    ),
+    Option("https-ca", "certificates of targets that are trusted besides the system's", Path, metavar="FILE"),
+    Option("https-insecure", "do not check certificates of targets", _boolean, aliases=("insecure-skip-tls-verify",)),
+    Option("no-batch", "answer batch calls with UNIMPLEMENTED", _boolean),
+    Option("create-queues-on-demand", "CreateTask creates a missing queue", _boolean, field="queues_on_demand"),
+    Option(
+        "hard-reset-on-purge-queue", "PurgeQueue also frees the names of tasks", _boolean, field="hard_reset_on_purge"
     ),
     Option(
-        name="https-ca",
-        read=Path,
-        metavar="FILE",
-        help="certificates of targets that are trusted besides the system's",
-    ),
-    Option(
-        name="https-insecure",
-        read=_boolean,
-        aliases=("insecure-skip-tls-verify",),
-        help="do not check certificates of targets",
-    ),
-    Option(name="no-batch", read=_boolean, help="answer batch calls with UNIMPLEMENTED"),
-    Option(
-        name="create-queues-on-demand",
-        field="queues_on_demand",
-        read=_boolean,
-        help="CreateTask creates a missing queue",
-    ),
-    Option(
-        name="hard-reset-on-purge-queue",
-        field="hard_reset_on_purge",
-        read=_boolean,
-        help="PurgeQueue also frees the names of tasks",
-    ),
-    Option(
-        name="task-tombstone",
-        read=_microseconds,
+        "task-tombstone",
+        "how long names of tasks stay taken, and operations of batch calls are kept (those 120 to 3600)",
+        _microseconds,
         metavar="SECONDS",
-        help="how long names of tasks stay taken, and operations of batch calls are kept (those 120 to 3600)",
     ),
-    Option(name="queue-tombstone", read=_microseconds, metavar="SECONDS", help="how long names of queues stay taken"),
+    Option("queue-tombstone", "how long names of queues stay taken", _microseconds, metavar="SECONDS"),
+    Option("new-queue-delay", "how long calls answer NOT_FOUND for a new queue", _microseconds, metavar="SECONDS"),
+    Option("log-delay", "delay of log entries", _microseconds, metavar="SECONDS"),
     Option(
-        name="new-queue-delay",
-        read=_microseconds,
-        metavar="SECONDS",
-        help="how long calls answer NOT_FOUND for a new queue",
-    ),
-    Option(name="log-delay", read=_microseconds, metavar="SECONDS", help="delay of log entries"),
-    Option(
-        name="log-limit",
-        read=_positive,
+        "log-limit",
+        "log entries that are kept, the newest; those of one batch call count as one",
+        _positive,
         metavar="ENTRIES",
-        help="log entries that are kept, the newest; those of one batch call count as one",
     ),
     Option(
-        name="log-index-delay",
-        read=_share,
+        "log-index-delay",
+        "this share of log entries is received at once and can be read only after the delay; may be repeated",
+        _share,
         metavar="SHARE:SECONDS",
         many=True,
-        help="this share of log entries is received at once and can be read only after the delay; may be repeated",
     ),
 )
 _BY_NAME = {option.name: option for option in _OPTIONS}

@@ -130,7 +130,7 @@ class Store:
         Raises
         ------
         RefusedError
-            If a queue has this name, or had it until recently.
+            As for `check_free`.
         """
         name, now = message.name, self._clock.now()
         self.check_free(name)

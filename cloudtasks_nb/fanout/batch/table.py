@@ -119,10 +119,8 @@ class RowFrames:
 
     Parameters
     ----------
-    rows : Rows
-        Those of the outbox.
-    batch : str
-        Its id.
+    rows, batch
+        As for `IndexLabels`.
     labels : IndexLabels
         Decides about the index.
     now : callable
