@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -99,7 +100,10 @@ class Client:
         def moved(ahead: int) -> None:
             self._connection.clock.ahead = ahead
 
-        return Clock(self._emulator, moved=moved, settle=lambda waiting: _loop.run(self._catalog.settle(waiting)))
+        def settle(waiting: Collection[str] | None, seconds: float) -> bool:
+            return _loop.run(self._catalog.settle(waiting, seconds))
+
+        return Clock(self._emulator, moved=moved, settle=settle)
 
     def _emulator(self) -> dict[str, Any] | None:
         """Return the address of an emulator of ours, None for another service."""

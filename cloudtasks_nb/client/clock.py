@@ -68,7 +68,7 @@ class Clock:
         address: Callable[[], Mapping[str, Any] | None],
         *,
         moved: Callable[[int], None],
-        settle: Callable[[Collection[str] | None], None] = lambda _: None,
+        settle: Callable[[Collection[str] | None, float], bool] = lambda *_: True,
     ) -> None:
         """Take over what is known of a service.
 
@@ -79,8 +79,9 @@ class Clock:
         moved : callable
             Called with the microseconds by which the emulator's clock is ahead of this machine's.
         settle : callable
-            Waits until the batches of a connection have sent their rows. Called with the full names of the queues that
-            have tasks, it also waits until the batches of the others have learnt what became of their rows.
+            Waits until the batches of a connection have sent their rows, for some seconds at most, and returns whether
+            they have. Called with the full names of the queues that have tasks, it also waits until the batches of the
+            others have learnt what became of their rows.
         """
         self._address = address
         self._moved = moved
@@ -136,7 +137,6 @@ class Clock:
         start: int = first["now_us"]
         if not wait:
             return _lapse(first, self._read("POST", "clock", {"advance_s": span / _SECOND}))
-        self._settle(None)
         with Bar("moving the clock", span // _SECOND, unit="s", show=progress) as bar:
             answer = self._run(start + span, lambda answer: bar.to((answer["now_us"] - start) // _SECOND), idle=False)
         return _lapse(first, answer)
@@ -173,24 +173,25 @@ class Clock:
         span = round(parse_duration(limit, "limit").total_seconds() * _SECOND)
         first = self._read("GET", "clock")
         until, made = first["now_us"] + span, first["attempts"]
-        before, waiting = (-1, -1), None
         with Bar("moving the clock", unit="attempts", show=progress) as bar:
-            while True:
-                self._settle(waiting)
-                answer = self._run(until, lambda answer: bar.to(answer["attempts"] - made), idle=True)
-                after = answer["attempts"], answer["ahead_us"]
-                if after == before:
-                    return _lapse(first, answer)
-                # The end of a batch may have led to a notification, so there may be more to dispatch.
-                before, waiting = after, [queue["queue"] for queue in answer["waiting"]]
+            return _lapse(first, self._run(until, lambda answer: bar.to(answer["attempts"] - made), idle=True))
 
     def _run(self, until: int, heard: Callable[[Mapping[str, Any]], None], *, idle: bool) -> Mapping[str, Any]:
+        """Move the clock until no attempt is left to be made, and the batches have sent and learnt what they can."""
+        while not self._settle(None, _SLICE):
+            self._read("GET", "clock")  # an error if the emulator has ended
         content = {"until_us": until, "seconds": _SLICE, "idle": idle}
+        before, settled = None, False
         while True:
             answer = self._read("POST", "clock/run", content)
             heard(answer)
-            if answer["done"]:
+            if not answer["done"]:
+                continue
+            after = answer["attempts"], answer["ahead_us"]
+            if settled and after == before:
                 return answer
+            # What a batch learns may have it send rows or a notification, so there may be more to dispatch.
+            before, settled = after, self._settle([queue["queue"] for queue in answer["waiting"]], _SLICE)
 
     def _read(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         address = self._address()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import getpass
 import os
@@ -153,19 +154,26 @@ class Catalog:
                 on_note=notify,
             )
 
-    async def settle(self, waiting: Collection[str] | None) -> None:
-        """Wait until the batches that are open here have sent their rows.
+    async def settle(self, waiting: Collection[str] | None, seconds: float) -> bool:
+        """Wait until the batches that are open here have sent their rows; return whether that was within the time.
 
         Parameters
         ----------
         waiting : collection of str, optional
             Full names of the queues that have tasks. Of batches in others it is also waited until every row that was
             sent is final, and the notifications of the end are created.
+        seconds : float
+            The longest wait.
         """
         with self._lock:
             trackers = list(self._trackers.values())
-        for tracker in trackers:
-            await tracker.settle(drained=waiting is not None and str(tracker.queue) not in waiting)
+        try:
+            async with asyncio.timeout(seconds):
+                for tracker in trackers:
+                    await tracker.settle(drained=waiting is not None and str(tracker.queue) not in waiting)
+        except TimeoutError:
+            return False
+        return True
 
     def row_names(self, tasks: Collection[str]) -> dict[str, RowName]:
         """Return the rows of batches that tasks belong to, by task id; reads only from this machine."""

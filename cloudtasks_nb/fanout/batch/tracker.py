@@ -35,6 +35,7 @@ from cloudtasks_nb.fanout.batch.unanswered import Unanswered
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.service.absent_handlers import describe_absent
+from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot, Subscription
 
@@ -282,20 +283,26 @@ class Tracker:
             end()
 
     async def settle(self, *, drained: bool) -> None:
-        """Wait until all rows are sent that may be; if the queue is `drained`, also until those are final.
+        """Wait until all rows are sent that may be, and until it is known what became of them.
+
+        Parameters
+        ----------
+        drained : bool
+            Whether the queue has no tasks: then every row that was sent becomes final, and the notifications of the end
+            are created.
 
         Raises
         ------
         CloudTasksError
             What ended the sending early, or fails again and again.
         """
-        changed = asyncio.Event()
+        changed, since = asyncio.Event(), now_micros()
         end = self.listen(changed.set)
         try:
-            while self.sending or (drained and self._state.counts[State.SENT]):
+            while not self._settled(since, drained=drained):
                 self.connection.transport.check_open()
                 self._supervisor.check()
-                if not self.sending:
+                if not self.sending or self._state.gate.running:
                     self.connection.watcher.refresh(self.queue)
                 await changed.wait()
                 changed.clear()
@@ -303,6 +310,15 @@ class Tracker:
                 await self._notifier.finish()
         finally:
             end()
+
+    def _settled(self, since: int, *, drained: bool) -> bool:
+        state, gate = self._state, self._state.gate
+        if self.sending and (not gate.running or gate.rows[State.UNSENT]):
+            return False  # rows are sent; those that wait for the canary are not
+        if drained or not state.counts[State.SENT] or not state.watching:
+            return not (drained and state.counts[State.SENT])
+        snapshot = self._outcomes.snapshot
+        return not state.stale and snapshot is not None and snapshot.at >= since
 
     async def _follow(self) -> None:
         """While somebody listens, look into the outbox for what other processes do with the batch."""
