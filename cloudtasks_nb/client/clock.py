@@ -105,7 +105,8 @@ class Clock:
         """Move the clock forward. Tasks that fall due on the way are dispatched in the order of their times.
 
         The clock stops at each dispatch until the attempts have ended: a task that is tried again after 10 s, 20 s and
-        40 s has three more attempts in the next two minutes.
+        40 s has three more attempts in the next two minutes. Batches of this connection send their rows first, in real
+        time if they have a `send_rate`, and learn at the end what became of them.
 
         Parameters
         ----------
@@ -145,8 +146,9 @@ class Clock:
         """Move the clock from dispatch to dispatch until no task waits for its time.
 
         An hour of backoff takes about a second. Tasks in paused queues, and those for handlers on this machine that do
-        not listen, stay; the result names them. Batches of this connection know then what became of their rows, and
-        their notifications are delivered. An interrupt ends the moves, and the clock stays where it is.
+        not listen, stay; the result names them. Batches of this connection send their rows first, in real time if
+        they have a `send_rate`; at the end they know what became of them, and their notifications are delivered. An
+        interrupt ends the moves, and the clock stays where it is.
 
         Parameters
         ----------
@@ -179,7 +181,7 @@ class Clock:
     def _run(self, until: int, heard: Callable[[Mapping[str, Any]], None], *, idle: bool) -> Mapping[str, Any]:
         """Move the clock until no attempt is left to be made, and the batches have sent and learnt what they can."""
         while not self._settle(None, _SLICE):
-            self._read("GET", "clock")  # an error if the emulator has ended
+            heard(self._read("GET", "clock"))  # raises if the emulator has ended
         content = {"until_us": until, "seconds": _SLICE, "idle": idle}
         before, settled = None, False
         while True:

@@ -78,7 +78,8 @@ class Emulator:
     def advance(self, seconds: Any, *, wait: bool = True) -> None:
         """Move its clock forward as `tasks.clock.advance` does, and return when the attempts on the way have ended.
 
-        The next test starts with the right time again.
+        It does not wait for a batch that is still being sent; ``cloud_tasks.clock.advance`` does. The next test starts
+        with the right time again.
 
         Parameters
         ----------

@@ -99,6 +99,8 @@ class Admin:
         It takes at most `seconds`; `done` is false if there is more to do. With `idle` it ends when no task is left
         that is dispatched before `until_us`.
         """
+        if "until_us" not in given:
+            raise InvalidInputError("until_us is missing: the time at which to stop, in microseconds since 1970")
         until, seconds = int(given["until_us"]), float(given.get("seconds", 1))
         if not 0 <= seconds <= _LONGEST_RUN:
             raise InvalidInputError(f"seconds must be 0 to {_LONGEST_RUN:g}: call again while done is false")
