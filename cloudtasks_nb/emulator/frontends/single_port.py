@@ -157,10 +157,10 @@ class _End(asyncio.Protocol):
     def eof_received(self) -> bool:
         """End the other direction's input; return whether the connection stays open for answers."""
         self.ended = True
-        transport = self.other.transport
-        if self.other.ended or not transport.can_write_eof():
+        # TLS has no connections that are closed in one direction only.
+        if self.other.ended or not (self.transport.can_write_eof() and self.other.transport.can_write_eof()):
             return False
-        transport.write_eof()
+        self.other.transport.write_eof()
         return True
 
     def pause_writing(self) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import grpc
 import pytest
@@ -107,6 +109,21 @@ def test_silent_clients_do_not_delay_the_end(start_emulator: StartEmulator, stac
         assert client.recv(1) == b""
     with pytest.raises(ConnectionRefusedError):
         connected(emulator, stack)
+
+
+def test_tls_clients_come_and_go_silently(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    """A client of gRPC over TLS that ends its connection is disconnected, and the emulator complains of nothing."""
+    emulator = start_emulator("--single-port", "--strict", "--data-dir", str(tmp_path))
+    trusted = ssl.create_default_context(cafile=emulator.ready["ca"])
+    host, _, port = emulator.ready["grpc"].rpartition(":")
+    with trusted.wrap_socket(socket.create_connection((host, int(port)), PATIENCE), server_hostname=host) as client:
+        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert client.recv(1)
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(4096):  # not decrypted any more
+            pass
+    assert emulator.errors() == ""
+    assert emulator.stop() == 0
 
 
 def test_the_lease(start_emulator: StartEmulator, stack: ExitStack) -> None:
