@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 from google.protobuf import json_format
 
 from cloudtasks_nb.emulator.api.engine import Engine
-from cloudtasks_nb.emulator.frontends.rest import Rest, json_body
+from cloudtasks_nb.emulator.frontends.rest import Rest, json_body, parsed
 from cloudtasks_nb.emulator.model.protobuf import v2
 from cloudtasks_nb.emulator.model.refusal import invalid_argument
 
@@ -83,7 +83,7 @@ class Firebase:
         """Add a task; if its URL is empty, it gets that of the queue's function."""
         name = _queue(request)
         document = (await json_body(request) or {}) | {"parent": name}
-        create = json_format.ParseDict(document, v2.CreateTaskRequest())
+        create = parsed(document, v2.CreateTaskRequest)
         if create.task.HasField("http_request") and not create.task.http_request.url:
             create.task.http_request.url = self._function_url(request, name)
         task = v2.Task.FromString(await self._call(request, "CreateTask", create))

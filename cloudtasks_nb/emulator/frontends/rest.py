@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import orjson
@@ -24,7 +26,7 @@ from cloudtasks_nb.emulator.frontends.json_errors import UNREADABLE, error_docum
 from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
-__all__ = ["Rest", "Route", "find_route", "json_body", "messages_of_calls"]
+__all__ = ["Rest", "Route", "find_route", "json_body", "messages_of_calls", "parsed"]
 
 _log = logging.getLogger(__name__)
 # The query parameters of every REST API of Google (https://cloud.google.com/apis/docs/system-parameters).
@@ -41,6 +43,7 @@ _STANDARD = {
     "upload_protocol",
 }
 _ENCODINGS = {"", "identity", "gzip", "deflate"}  # those that aiohttp decodes
+_NO_BASE64 = re.compile(r"[^A-Za-z0-9+/_=-]")  # both alphabets
 _BUFFER = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks(?:/([^/:]+))?:buffer")
 
 
@@ -115,7 +118,7 @@ class Rest:
             raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found on this server.")
         route, resource = found
         fields = parse_fields(mask, route.response.DESCRIPTOR) if mask else {}
-        message = _parsed(await _document(request, route, resource), route.request)
+        message = parsed(await _document(request, route, resource), route.request)
         return route.response.FromString(await self.call(request, route.rpc, message.SerializeToString())), fields
 
     async def _buffer_task(self, request: web.Request, api: str, name: str, task_id: str | None) -> Any:
@@ -206,8 +209,17 @@ async def _document(request: web.Request, route: Route, resource: str) -> dict[s
     return document
 
 
-def _parsed(document: dict[str, Any], kind: Any) -> Any:
-    """Return a request message; names that it does not have are refused as Google refuses them."""
+def parsed(document: dict[str, Any], kind: Any) -> Any:
+    """Return a request message.
+
+    Raises
+    ------
+    RefusedError
+        ``INVALID_ARGUMENT``, as Google has it, for names that the message does not have, and for bytes that are not
+        base64.
+    """
+    if found := list(_not_base64(document, _bytes_fields(kind.DESCRIPTOR))):
+        raise _bad_request(*found)
     try:
         return json_format.ParseDict(document, kind())
     except json_format.ParseError as error:
@@ -216,6 +228,34 @@ def _parsed(document: dict[str, Any], kind: Any) -> Any:
             for path, name in _unknown_names(document, kind.DESCRIPTOR)
         ]
         raise _bad_request(*names or [("", str(error))]) from error
+
+
+@cache
+def _bytes_fields(descriptor: Any) -> dict[str, tuple[str, Any]]:
+    """Return the fields that hold bytes somewhere, by both spellings: their paths, and those below; None for bytes."""
+    found: dict[str, tuple[str, Any]] = {}
+    for field in descriptor.fields:
+        below = None
+        if field.message_type is not None:
+            below = {} if _has_json_of_its_own(field.message_type) else _bytes_fields(field.message_type)
+        if below or field.type == field.TYPE_BYTES:
+            found |= dict.fromkeys((field.name, field.json_name), (field.name, below))
+    return found
+
+
+def _not_base64(value: Any, fields: dict[str, tuple[str, Any]], path: str = "") -> Iterator[tuple[str, str]]:
+    """Find the texts in a message's JSON that should be base64; protobuf skips the characters that base64 lacks."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _not_base64(item, fields, f"{path}[{number}]")
+    elif isinstance(value, dict):
+        for given in value.keys() & fields.keys():
+            name, below = fields[given]
+            inner, at = value[given], f"{path}.{name}".lstrip(".")
+            if below:
+                yield from _not_base64(inner, below, at)
+            elif isinstance(inner, str) and _NO_BASE64.search(inner):
+                yield at, f"Invalid value at '{at}' (TYPE_BYTES), Base64 decoding failed for {json.dumps(inner[:100])}"
 
 
 def _unknown_names(value: Any, descriptor: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -149,6 +149,22 @@ def test_locations(emulator: Emulator, api: str) -> None:
     assert emulator.ask("GET", f"/{api}/projects/demo/locations/nowhere")[0] == 404
 
 
+@pytest.mark.parametrize("path", ["/v2", ""], ids=["REST", "Firebase"])
+def test_bodies_that_are_not_base64(emulator: Emulator, queue: str, path: str) -> None:
+    """A task whose body is plain text, a common mistake, is refused; both alphabets of base64 are taken."""
+    request = {"url": "http://127.0.0.1:9/", "headers": {"body": "{}"}}
+    for body, expected in (("Pz8/", 200), ("Pz8_", 200), ("YQ", 200), ('{"a": 1}', 400)):
+        task = {"task": {"httpRequest": request | {"body": body}}}
+        status, content = emulator.ask("POST", f"{path}/{queue}/tasks", json.dumps(task).encode(), {})
+        assert status == expected
+    message = content["error"]["message"]
+    assert "Invalid value at 'task.http_request.body' (TYPE_BYTES), Base64 decoding failed" in message
+    batch = json.dumps({"requests": [{"parent": queue, **task}]}).encode()
+    status, content = emulator.ask("POST", f"/v2/{queue}/tasks:batchCreate", batch, {})
+    [violation] = content["error"]["details"][0]["fieldViolations"]
+    assert (status, violation["field"]) == (400, "requests[0].task.http_request.body")
+
+
 @pytest.mark.parametrize(
     ("encoding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes)]
 )
