@@ -79,7 +79,7 @@ async def run(
     PortInUseError, FolderInUseError
         If it cannot start.
     InvalidInputError
-        If the name of a queue is malformed, or a queue of the configuration file cannot be created.
+        If the name of a queue is malformed.
     """
     for name in settings.queues:
         QueueName.parse(name)

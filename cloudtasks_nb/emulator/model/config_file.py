@@ -19,7 +19,7 @@ from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["ConfigFile", "DeclaredQueue"]
+__all__ = ["ConfigFile"]
 
 _QUEUES = "queues"
 _ROUTING, _ENGINE = "appEngineRoutingOverride", "appEngineHttpQueue"
@@ -30,21 +30,13 @@ _DURATION = "google.protobuf.Duration"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeclaredQueue:
-    """A queue of the file."""
-
-    message: Any  #: v2beta3, with the settings that the file has; its state is 0 if the file has none
-    where: str  #: file, line and key
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFile:
     """What a configuration file says."""
 
     path: Path
     readers: Mapping[str, Callable[[Any], Any]]  #: convert the values of options, by the names of these
     options: Mapping[str, Any]  #: converted values by names
-    queues: Sequence[DeclaredQueue]
+    queues: Sequence[Any]  #: v2beta3, with the settings that the file has; the state is 0 if it has none
 
     @classmethod
     def read(cls, path: Path, readers: Mapping[str, Callable[[Any], Any]]) -> Self:
@@ -175,7 +167,7 @@ def _check_keys(place: _Place, mapping: _Mapping, allowed: Sequence[str]) -> Non
             raise place.at(mapping, name).error(f"there is no key {name} here", hint)
 
 
-def _read_queues(place: _Place, given: Any) -> Iterator[DeclaredQueue]:
+def _read_queues(place: _Place, given: Any) -> Iterator[Any]:
     if given is None:
         return
     if not isinstance(given, list):
@@ -183,13 +175,13 @@ def _read_queues(place: _Place, given: Any) -> Iterator[DeclaredQueue]:
     names = set()
     for number, one in enumerate(given):
         queue = _read_queue(place.item(number, one), one)
-        if queue.message.name in names:
-            raise place.item(number, one).error(f"the queue {queue.message.name} is listed twice")
-        names.add(queue.message.name)
+        if queue.name in names:
+            raise place.item(number, one).error(f"the queue {queue.name} is listed twice")
+        names.add(queue.name)
         yield queue
 
 
-def _read_queue(place: _Place, given: Any) -> DeclaredQueue:
+def _read_queue(place: _Place, given: Any) -> Any:
     if not isinstance(given, _Mapping):
         raise place.error("this is not a queue: a mapping with the key name and with settings")
     fields = {field.json_name: field for field in beta.Queue.DESCRIPTOR.fields if field.json_name not in _NO_SETTINGS}
@@ -207,7 +199,7 @@ def _read_queue(place: _Place, given: Any) -> DeclaredQueue:
         raise place.error(error.message, error.hint) from error
     except (RefusedError, json_format.ParseError) as error:
         raise place.error(getattr(error, "message", str(error))) from error
-    return DeclaredQueue(message=message, where=str(place))
+    return message
 
 
 def _check_fields(place: _Place, given: _Mapping, fields: Mapping[str, FieldDescriptor]) -> None:

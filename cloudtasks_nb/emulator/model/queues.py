@@ -204,13 +204,7 @@ def configured(given: Any) -> Any:
 
 
 def declared(old: Any | None, given: Any) -> Any:
-    """Return a queue as a configuration file declares it: a new one, or `old` with all settings of `given`.
-
-    Raises
-    ------
-    RefusedError
-        If a setting is outside its limits.
-    """
+    """Return a queue as a configuration file declares it: a new one, or `old` with all settings of `given`."""
     queue = configured(given) if old is None else updated(old, given, ())
     queue.state = given.state or queue.state
     return queue

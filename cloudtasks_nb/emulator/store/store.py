@@ -130,10 +130,16 @@ class Store:
         Raises
         ------
         RefusedError
-            As for `check_free`.
+            If a queue has this name, or had it until recently.
         """
         name, now = message.name, self._clock.now()
-        self.check_free(name)
+        if name in self.contents.queues:
+            raise RefusedError("ALREADY_EXISTS", "Queue already exists")
+        if self.contents.deleted.get(name, 0) > now:
+            raise RefusedError(
+                "FAILED_PRECONDITION",
+                "The queue cannot be created because a queue with this name existed too recently.",
+            )
         q = next(reversed(self.contents.names), 0) + 1
         config = QueueConfig.of(message, self._settings.task_tombstone)
         usable_at = now + self._settings.new_queue_delay
@@ -144,21 +150,9 @@ class Store:
         self._put_queue(queue)
         return queue
 
-    def check_free(self, name: str) -> None:
-        """Check that a queue can be created with this name.
-
-        Raises
-        ------
-        RefusedError
-            If a queue has this name, or had it until recently.
-        """
-        if name in self.contents.queues:
-            raise RefusedError("ALREADY_EXISTS", "Queue already exists")
-        if self.contents.deleted.get(name, 0) > self._clock.now():
-            raise RefusedError(
-                "FAILED_PRECONDITION",
-                "The queue cannot be created because a queue with this name existed too recently.",
-            )
+    def free_name(self, name: str) -> None:
+        """Let a queue have the name of one that was deleted recently."""
+        self.contents.deleted.pop(name, None)
 
     def configure(self, queue: QueueState, message: Any) -> None:
         """Replace a queue's v2beta3 `Queue`."""

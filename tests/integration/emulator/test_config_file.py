@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.api_core.exceptions import FailedPrecondition
 from google.cloud import tasks_v2, tasks_v2beta3
 from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
@@ -85,14 +86,12 @@ def test_reload_creates_and_updates(start_emulator: StartEmulator, tmp_path: Pat
 
 
 def test_a_bad_file_changes_nothing(start_emulator: StartEmulator, tmp_path: Path) -> None:
-    """A mistake in the file, or a queue that cannot be created, leaves everything as it was; the next reload works."""
+    """A mistake in the file leaves everything as it was; the next reload works."""
     file = write(tmp_path / "c.json", {"name": QUEUE}, {"name": OTHER})
     emulator = start_emulator("--config", str(file))
-    emulator.client.delete_queue(name=OTHER)
     changed = {"name": QUEUE, "rateLimits": {"maxDispatchesPerSecond": 7}}
-    for mistake, text in (({"name": OTHER}, "existed too recently"), ({"name": "x"}, "is not a queue name")):
-        write(file, changed, mistake)
-        assert f"nothing was changed, because {file}: queues[1]: " in reload(emulator, text)
+    write(file, changed, {"name": "x"})
+    assert f"nothing was changed, because {file}: queues[1]: " in reload(emulator, "is not a queue name")
     file.unlink()
     assert "cannot be read" in reload(emulator, "nothing was changed")
     assert emulator.client.get_queue(name=QUEUE).rate_limits.max_dispatches_per_second == 500
@@ -114,6 +113,24 @@ def test_a_restart_updates(start_emulator: StartEmulator, tmp_path: Path) -> Non
     queue = second.client.get_queue(name=QUEUE)
     assert (queue.retry_config.max_attempts, queue.state) == (3, tasks_v2.Queue.State.PAUSED)
     assert second.client.get_queue(name=OTHER).retry_config.max_attempts == 9
+
+
+def test_a_deleted_queue_is_created_again(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    """The file and the command line bring back queues that a client has deleted, though their names are reserved."""
+    file = write(tmp_path / "c.json", {"name": QUEUE}, **{"data-dir": str(tmp_path)})
+    arguments = ("--config", str(file), "--queue", OTHER)
+    first = start_emulator(*arguments)
+    first.client.delete_queue(name=QUEUE)
+    reload(first, "1 new")
+    assert first.client.get_queue(name=QUEUE).name == QUEUE
+    for name in (QUEUE, OTHER):
+        first.client.delete_queue(name=name)
+    first.stop()
+    second = start_emulator(*arguments)
+    assert {queue.name for queue in second.client.list_queues(parent=LOCATION)} == {QUEUE, OTHER}
+    second.client.delete_queue(name=OTHER)
+    with pytest.raises(FailedPrecondition, match="existed too recently"):
+        second.client.create_queue(parent=LOCATION, queue=tasks_v2.Queue(name=OTHER))
 
 
 def test_a_reset_declares_again(start_emulator: StartEmulator, tmp_path: Path) -> None:

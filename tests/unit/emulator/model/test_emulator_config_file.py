@@ -41,7 +41,7 @@ def test_what_a_file_says(tmp_path: Path, suffix: str) -> None:
     document = {"port": 5, "strict": None, "queues": [queue]}
     found = read(tmp_path / f"c.{suffix}", json.dumps(document) if suffix == "json" else yaml.safe_dump(document))
     assert found.options == {"port": 5}
-    message = found.queues[0].message
+    message = found.queues[0]
     assert (message.rate_limits.max_burst_size, message.rate_limits.max_dispatches_per_second) == (5, 0.5)
     assert (message.state, message.HasField("retry_config")) == (3, False)
     assert message.app_engine_http_queue.app_engine_routing_override.service == "s"
@@ -51,7 +51,7 @@ def test_merged_keys(tmp_path: Path) -> None:
     """Queues of YAML may share settings by anchors and merge keys."""
     text = f"queues:\n- &base\n  name: {QUEUE}\n  state: PAUSED\n- <<: *base\n  name: {QUEUE}-2\n"
     queues = read(tmp_path / "c.yaml", text).queues
-    assert [(queue.message.name, queue.message.state) for queue in queues] == [(QUEUE, 2), (f"{QUEUE}-2", 2)]
+    assert [(queue.name, queue.state) for queue in queues] == [(QUEUE, 2), (f"{QUEUE}-2", 2)]
 
 
 @pytest.mark.parametrize(
