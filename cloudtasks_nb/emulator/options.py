@@ -26,7 +26,7 @@ PROGRAM: Final = "cloudtasks-nb emulator"
 
 _PORTS = 65_536
 _CENTURY = 100 * 365 * 86_400
-_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_TRUE, _FALSE = {"true", "t", "1", "yes", "on"}, {"false", "f", "0", "no", "off"}
 _ONE_DASH = re.compile(r"-[a-z][a-z-]+(=.*)?", re.DOTALL)
 _ADDRESS = re.compile(r"[^:]+:\d+|\[.*\]:\d+")
 # Kubernetes gives the address of a service named cloudtasks-emulator to every container: CLOUDTASKS_EMULATOR_PORT has
@@ -147,10 +147,14 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         if name is None or text.startswith(_OF_KUBERNETES):
             continue
         try:
-            found[option.dest] = option.value(filter(None, text.split(",")) if option.many else [text])
+            found[option.dest] = option.value(_listed(text) if option.many else [text])
         except argparse.ArgumentTypeError as error:
             raise argparse.ArgumentTypeError(f"variable {name}: {error}") from error
     return found
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _two_dashes(word: str) -> str:
@@ -177,10 +181,9 @@ def _version() -> str:
 
 
 def _boolean(text: str) -> bool:
-    try:
-        return _BOOLEANS[text.lower()]
-    except KeyError as error:
-        raise argparse.ArgumentTypeError(f"{text} is neither true nor false") from error
+    if text.lower() not in _TRUE | _FALSE:
+        raise argparse.ArgumentTypeError(f"{text} is neither true nor false")
+    return text.lower() in _TRUE
 
 
 def _positive(text: str) -> int:
@@ -205,7 +208,9 @@ def _port(text: str) -> int:
 def _address(text: str) -> str:
     if _ADDRESS.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text} is an address with a port: set the port by itself")
-    return text
+    if not text:
+        raise argparse.ArgumentTypeError("the address is empty: 0.0.0.0 stands for all addresses of this machine")
+    return text.removeprefix("[").removesuffix("]")
 
 
 def _host(text: str) -> str:
@@ -218,6 +223,12 @@ def _host(text: str) -> str:
 def _functions_host(text: str) -> str:
     if host_of(text) is None:
         raise argparse.ArgumentTypeError(f"{text} is not HOST:PORT")
+    return text
+
+
+def _url(text: str) -> str:
+    if not re.match(r"https?://[^/]", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a URL, such as http://localhost:8080")
     return text
 
 
@@ -307,6 +318,7 @@ _OPTIONS = (
     Option(
         "app-engine-host",
         "URL of the App Engine application",
+        _url,
         metavar="URL",
         aliases=("app-engine-emulator-host",),
         also=("APP_ENGINE_EMULATOR_HOST",),

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 FIRST, ANOTHER = "projects/dev/locations/here/queues/firstq", "projects/dev/locations/here/queues/anotherq"
 EVERYTHING = """--host 0.0.0.0 --port 1 --http-port 2 --data-dir d --queue a --queue b --quiet --strict
 --single-port false --console-writes false --metadata-port 3 --proxy-port 4 --grace 2.5 --lease
---wait-for-loopback --openid-issuer i --openid-signing-key k --app-engine-host h --functions-host f:5001
+--wait-for-loopback --openid-issuer i --openid-signing-key k --app-engine-host http://h --functions-host f:5001
 --https-ca c --https-insecure --no-batch --create-queues-on-demand --hard-reset-on-purge-queue
 --task-tombstone 1.5 --queue-tombstone 2 --new-queue-delay 3 --log-delay 4
 --log-index-delay 0.05:45 0.01:600 --log-index-delay 0.5:1 --log-limit 7
@@ -80,7 +80,7 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         wait_for_loopback=True,
         openid_issuer="i",
         openid_signing_key=Path("k"),
-        app_engine_host="h",
+        app_engine_host="http://h",
         functions_host="f:5001",
         https_ca=Path("c"),
         https_insecure=True,
@@ -107,6 +107,7 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--http-port", "65536"),
         ("--allow-host", "https://hub.example/"),
         ("--functions-host", "http://f:5001"),
+        ("--app-engine-host", "localhost:8080"),
         ("--task-tombstone", "nan"),
         ("--task-tombstone", "-5"),
         ("--queue-tombstone", "inf"),
@@ -151,6 +152,8 @@ PUBLISHED = [
     ("-hard-reset-on-purge-queue -port 1", {"hard_reset_on_purge": True, "port": 1}),
     ("-hard-reset-on-purge-queue=true", {"hard_reset_on_purge": True}),
     ("-hard-reset-on-purge-queue=false", {}),
+    ("-hard-reset-on-purge-queue=T -insecure-skip-tls-verify=f", {"hard_reset_on_purge": True}),
+    ("-host [::1] -port 8000", {"host": "::1", "port": 8000}),
     ("-app-engine-emulator-host http://localhost:8080", {"app_engine_host": "http://localhost:8080"}),
     ("-app-engine-host http://localhost:8080", {"app_engine_host": "http://localhost:8080"}),
     ("-insecure-skip-tls-verify", {"https_insecure": True}),
@@ -184,7 +187,7 @@ def test_every_option_has_a_variable(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_the_command_line_counts_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A flag replaces what its variable says; an empty variable and an address of Kubernetes say nothing."""
-    for name, value in {"PORT": "1", "QUEUE": "a,b", "STRICT": "on", "HTTP_PORT": "", "GRACE": "3"}.items():
+    for name, value in {"PORT": "1", "QUEUE": "a, b,", "STRICT": "on", "HTTP_PORT": "", "GRACE": "3"}.items():
         monkeypatch.setenv(OPTION_VARIABLES + name, value)
     _, settings = started(monkeypatch, "--queue", "c", "--strict=false", "--port", "2")
     assert settings == Settings(port=2, queues=("c",), grace=3.0)
@@ -206,7 +209,7 @@ def test_the_environment_counts_before_the_file(monkeypatch: pytest.MonkeyPatch,
         port=4, grace=3.0, strict=True, allow_hosts=("a", "b"), log_index_delay=((0.5, SECOND),)
     )
     assert settings.config is not None
-    assert [queue.message.name for queue in settings.config.queues] == [FIRST]
+    assert [queue.name for queue in settings.config.queues] == [FIRST]
 
 
 @pytest.mark.parametrize(
