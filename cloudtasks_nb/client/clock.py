@@ -13,7 +13,7 @@ from cloudtasks_nb.client.emulator_process import call_admin
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.errors import PreconditionError
+from cloudtasks_nb.errors import CloudTasksError, PreconditionError
 from cloudtasks_nb.service.clock import now_micros
 
 __all__ = ["Clock", "Lapse"]
@@ -207,7 +207,10 @@ class Clock:
         return answer
 
     def __repr__(self) -> str:
-        return f"<Clock {self.now.isoformat(sep=' ', timespec='seconds')}>"
+        try:
+            return f"<Clock {self.now.isoformat(sep=' ', timespec='seconds')}>"
+        except CloudTasksError as error:  # a notebook shows this instead of a traceback
+            return f"<Clock: {error.message}>"
 
 
 def _lapse(first: Mapping[str, Any], last: Mapping[str, Any]) -> Lapse:

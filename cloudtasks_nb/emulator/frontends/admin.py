@@ -105,7 +105,7 @@ class Admin:
         if not 0 <= seconds <= _LONGEST_RUN:
             raise InvalidInputError(f"seconds must be 0 to {_LONGEST_RUN:g}: call again while done is false")
         dispatcher = self._engine.dispatcher
-        done = await self._lapse.run(until, seconds, idle=bool(given.get("idle")))
+        done = await self._lapse.run(until, seconds, idle=_flag(given, "idle"))
         await self._keep_clock()
         waiting = [{**queue, "state": _STATE_NAMES[queue["state"]]} for queue in dispatcher.waiting()] if done else []
         return {**await self.clock({}), "done": done, "waiting": waiting}
@@ -227,6 +227,13 @@ async def _parameters(request: web.Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InvalidInputError("the body must be a JSON object")
     return {**request.query, **body}
+
+
+def _flag(given: dict[str, Any], name: str) -> bool:
+    value = given.get(name, False)
+    if value not in (True, False, "true", "false"):  # texts are those of a query
+        raise InvalidInputError(f"{name} must be true or false")
+    return value in (True, "true")
 
 
 def _queue(given: Any) -> Any:

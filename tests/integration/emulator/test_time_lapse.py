@@ -105,12 +105,22 @@ def test_what_waits_and_why(emulator: Emulator, make_queue: MakeQueue, enqueue: 
     assert (answer["ahead_us"], target.received) == (0, [])
 
 
+@pytest.mark.parametrize(("idle", "moved"), [("true", False), ("false", True)])
+def test_idle_in_the_query(emulator: Emulator, idle: str, *, moved: bool) -> None:
+    """A query holds texts: ``idle=false`` moves the clock although no task waits."""
+    until = emulator.request("GET", "/admin/clock")["now_us"] + HOUR * SECOND
+    answer = emulator.request("POST", f"/admin/clock/run?until_us={until}&seconds=1&idle={idle}")
+    assert answer["done"]
+    assert (answer["now_us"] >= until) == moved
+
+
 @pytest.mark.parametrize(
     ("body", "error"),
     [
         ({"until_us": 0, "seconds": -1}, "seconds must be 0 to 10"),
         ({"until_us": 0, "seconds": 11}, "seconds must be 0 to 10"),
         ({"seconds": 1}, "until_us is missing"),
+        ({"until_us": 0, "idle": "no"}, "idle must be true or false"),
     ],
 )
 def test_a_call_is_complete_and_short(emulator: Emulator, body: dict[str, Any], error: str) -> None:

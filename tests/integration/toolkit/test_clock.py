@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -190,3 +191,14 @@ def test_what_is_no_duration(tasks: ct.Client, span: object) -> None:
     with pytest.raises(ct.errors.InvalidInputError, match="limit="):
         tasks.clock.run_until_idle(limit=span)
     assert tasks.clock.now - pd.Timestamp.now("UTC") < HOUR
+
+
+def test_the_clock_of_an_emulator_that_has_ended() -> None:
+    """A notebook shows why there is no time instead of a traceback; `now` raises."""
+    with Emulator() as gone, ct.connect("demo", "us-central1", endpoint=gone.ready["grpc"]) as tasks:
+        clock = tasks.clock
+        assert repr(clock).startswith("<Clock 2")
+        gone.kill()
+        assert re.fullmatch("<Clock: the emulator at .* does not answer: .*>", repr(clock))
+        with pytest.raises(ct.errors.EmulatorError):
+            _ = clock.now
