@@ -65,6 +65,7 @@ class TasksPanel(Panel):
         self._since = now_micros()
         self._depth: int | None = None
         self._errors: dict[str, str] = {}  # by task, the last exception of a handler in this kernel
+        self._failed: dict[str, str] = {}  # by task, the URL of a failed attempt to look up
         self._lookup_running = False
         self._seen_last: Pending | None = None  # state of the inspected task
         self.table = self.attach(Table(_COLUMNS, key="task", label="tasks", searched=SEARCHED))
@@ -103,6 +104,7 @@ class TasksPanel(Panel):
             self._ids.clear()
             self._depth = None
             self._errors.clear()
+            self._failed = {}
             self.table.clear()
         self.detail.hide()
         self.loaded.value = ""
@@ -135,9 +137,11 @@ class TasksPanel(Panel):
             self._depth = values.get("tasks")
         self.remove(entry.task for entry in snapshot.entries if entry.deleted or entry.status == "OK")
         self._show_loaded()
+        failed = (entry for entry in snapshot.entries if entry.status != "OK" and not entry.deleted)
+        self._failed |= {entry.task: entry.url for entry in failed}
         if not self._lookup_running:
             self._lookup_running = True
-            self.spawn(self._look_up(listing, snapshot.entries))
+            self.spawn(self._look_up())
 
     def apply_lookup(self, found: Mapping[str, Pending | None]) -> None:
         """Show the result of a look-up: tasks as they are now, None for those that have left the queue."""
@@ -172,15 +176,19 @@ class TasksPanel(Panel):
         """Return the current page of the table."""
         return self.table.html()
 
-    async def _look_up(self, listing: Listing, entries: Iterable[Entry]) -> None:
-        """Look up the tasks on the screen, and find out why attempts failed in this kernel."""
+    async def _look_up(self) -> None:
+        """Find out why attempts failed in this kernel, and look up the tasks on the screen."""
+        again = True
         try:
-            failed = {entry.task: entry.url for entry in entries if entry.status != "OK" and not entry.deleted}
-            found = await self.context.watcher.lookup(listing.queue, self.table.page_keys)
-            errors = await asyncio.to_thread(last_errors, failed.values()) if failed else {}
-            if listing is self._listing:
-                self._show_errors({task: errors[task] for task in failed if task in errors})
-                self.apply_lookup(found)
+            while again and (listing := self._listing) is not None:
+                failed, self._failed = self._failed, {}
+                errors = await asyncio.to_thread(last_errors, failed.values()) if failed else {}
+                if listing is self._listing:
+                    self._show_errors({task: errors[task] for task in failed if task in errors})
+                found = await self.context.watcher.lookup(listing.queue, self.table.page_keys)
+                if listing is self._listing:
+                    self.apply_lookup(found)
+                again = bool(self._failed)  # more were heard of meanwhile
         finally:
             self._lookup_running = False
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 import pytest
 
+import cloudtasks_nb as ct
 from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.panels import TasksPanel
 from cloudtasks_nb.panels import tasks as tasks_panel
+from cloudtasks_nb.service.watch import Pending
 from tests.unit.panels.conftest import (
     NOW,
+    PATIENCE,
     CloseLater,
     FakeContext,
     FakeQueue,
@@ -177,6 +182,30 @@ def test_only_errors_of_loaded_tasks_are_kept(
     assert "KeyError: 7" in panel.table.html()
     panel.remove(["reports00001"])
     assert panel._errors == {}
+
+
+def test_failures_during_a_look_up_are_explained(
+    panel: TasksPanel, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that comes while tasks are looked up is not passed over, nor if that look-up fails."""
+    started, answered = threading.Event(), threading.Event()
+
+    async def slow(_queue: QueueName, _tasks: list[str]) -> dict[str, Pending | None]:
+        first = not started.is_set()
+        started.set()
+        await asyncio.to_thread(answered.wait, PATIENCE)
+        if first:
+            return {}
+        raise ct.errors.EndpointError
+
+    monkeypatch.setattr(watcher, "lookup", slow)
+    monkeypatch.setattr(tasks_panel, "last_errors", lambda _urls: {"reports00001": "KeyError: 7"})
+    watcher.publish(snapshot("reports"))
+    assert started.wait(PATIENCE)
+    watcher.publish(snapshot("reports", entries=(entry(1, "reports00001", status="INTERNAL"),)))
+    answered.set()
+    panel.settle()
+    assert "KeyError: 7" in panel.table.html()
 
 
 def test_tasks_are_filtered(panel: TasksPanel) -> None:
