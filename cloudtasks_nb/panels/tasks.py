@@ -26,7 +26,6 @@ from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
-from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 
 __all__ = ["Listing", "TaskActions", "TasksPanel"]
