@@ -64,7 +64,7 @@ class TasksPanel(Panel):
         self._since = now_micros()
         self._depth: int | None = None
         self._errors: dict[str, str] = {}  # by task, the last exception of a handler in this kernel
-        self._failed: dict[str, str] = {}  # by task, the URL of a failed attempt to look up
+        self._failed: dict[str, str] = {}  # by task, the URL of a failed attempt not explained yet
         self._lookup_running = False
         self._seen_last: Pending | None = None  # state of the inspected task
         self.table = self.attach(Table(_COLUMNS, key="task", label="tasks", searched=SEARCHED))
