@@ -88,7 +88,7 @@ _PART = re.compile(r"\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)\s*")
 _NO_REGIONS = frozenset({"global", "us", "eu"})
 
 #: Digits that may be an integer of more than 64 bits.
-_LARGE = re.compile(rb"-[0-9]{19}|[0-9]{20}")
+_LARGE = re.compile(rb"[-0-9][0-9]{19}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ __all__ = ["StoredResult", "read_results", "result_tasks", "write_result"]
 
 _LOGGER = logging.getLogger(__name__)
 
+_REDIRECTS = int(HTTPStatus.MULTIPLE_CHOICES)  # to look up a member for each result takes longer than to compare it
 _LARGEST = 1 << 40  # number or seconds; what is much larger does not fit into the outbox
 
 
@@ -37,7 +38,7 @@ class StoredResult:
     @property
     def ok(self) -> bool:
         """Whether the task is done."""
-        return self.status < HTTPStatus.MULTIPLE_CHOICES  # Cloud Tasks counts 2xx as success
+        return self.status < _REDIRECTS  # Cloud Tasks counts 2xx as success
 
 
 def write_result(store: Store, result: StoredResult) -> None:
