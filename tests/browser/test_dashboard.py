@@ -315,17 +315,18 @@ def test_it_can_be_read_in_both_themes(
             "h4, b, [role=heading]",
             ".ctn-card [style*=opacity]",
         ):
-            assert_readable(board.root.locator(words))
-        assert_readable(board.part.locator(".ctn-quiet, .ctn-age, .ctn-line code, .ctn-copy, td, th"))
+            assert_readable(board.root, words)
+        assert_readable(board.part, ".ctn-quiet, .ctn-age, .ctn-line code, .ctn-copy, td, th")
 
 
-def assert_readable(found: Locator) -> None:
-    """Check the contrast of the visible elements."""
-    # All in one go: the next look may put others in their place.
-    measure = (
-        f"nodes => nodes.filter(n => n.offsetParent && n.innerText.trim()).map(n => [n.innerText, ({CONTRAST})(n)])"
-    )
-    seen = found.evaluate_all(measure)
+def assert_readable(part: Locator, words: str) -> None:
+    """Check the contrast of the visible elements of a part of the page that match a CSS selector."""
+    # In one script: `Locator.evaluate_all` finds the elements in another one, and a refresh between the two replaces
+    # them, so that none is visible.
+    measure = f"""(part, words) => [...part.querySelectorAll(words)]
+        .filter((node) => node.offsetParent && node.innerText.trim())
+        .map((node) => [node.innerText, ({CONTRAST})(node)])"""
+    seen = part.evaluate(measure, words)
     assert seen
     assert [words for words, contrast in seen if contrast < 4.5] == []
 
