@@ -87,7 +87,7 @@ _PART = re.compile(r"\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)\s*")
 #: (https://cloud.google.com/tasks/docs/locations).
 _NO_REGIONS = frozenset({"global", "us", "eu"})
 
-#: Digits that may be an integer of more than 64 bits.
+#: A sign or a digit, then 19 digits: they may be an integer of more than 64 bits.
 _LARGE = re.compile(rb"[-0-9][0-9]{19}")
 
 

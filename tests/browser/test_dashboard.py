@@ -307,7 +307,7 @@ def test_it_can_be_read_in_both_themes(
         expect(board.part.get_by_role("group").last).to_be_visible()
         board.root.scroll_into_view_if_needed()
         screenshot(board.page, tab)
-        for words in (
+        for selector in (
             ".lm-TabBar-tabLabel",
             ".ctn-badge",
             'button:enabled:not([aria-disabled="true"])',
@@ -315,18 +315,18 @@ def test_it_can_be_read_in_both_themes(
             "h4, b, [role=heading]",
             ".ctn-card [style*=opacity]",
         ):
-            assert_readable(board.root, words)
+            assert_readable(board.root, selector)
         assert_readable(board.part, ".ctn-quiet, .ctn-age, .ctn-line code, .ctn-copy, td, th")
 
 
-def assert_readable(part: Locator, words: str) -> None:
+def assert_readable(part: Locator, selector: str) -> None:
     """Check the contrast of the visible elements of a part of the page that match a CSS selector."""
     # In one script: `Locator.evaluate_all` finds the elements in another one, and a refresh between the two replaces
     # them, so that none is visible.
-    measure = f"""(part, words) => [...part.querySelectorAll(words)]
+    measure = f"""(part, selector) => [...part.querySelectorAll(selector)]
         .filter((node) => node.offsetParent && node.innerText.trim())
         .map((node) => [node.innerText, ({CONTRAST})(node)])"""
-    seen = part.evaluate(measure, words)
+    seen = part.evaluate(measure, selector)
     assert seen
     assert [words for words, contrast in seen if contrast < 4.5] == []
 
