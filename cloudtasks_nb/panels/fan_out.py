@@ -114,11 +114,15 @@ class SendPanel(Panel):
     # What a derived panel calls.
 
     def lay_out(self, *form: widgets.Widget, below: tuple[widgets.Widget, ...] = ()) -> None:
-        """Put the form above its first tasks, its plan and its batch; `below` stands between plan and batch."""
-        shown: list[widgets.Widget] = []
-        if not self.context.read_only:
-            shown = [*form, self.preview, self.row(self.make_plan, self.send, self._work_row)]
-        self.fill(*shown, self.prompt, self.plan_card, *below, self.view)
+        """Put the form above its plan, its first tasks and its batch; `below` stands above the batch.
+
+        Plan and Send are directly below the form: what appears while they are clicked must not move them.
+        """
+        if self.context.read_only:
+            self.fill(self.prompt, self.plan_card, *below, self.view)
+            return
+        buttons = self.row(self.make_plan, self.send, self._work_row)
+        self.fill(*form, buttons, self.prompt, self.plan_card, self.preview, *below, self.view)
 
     def edited(self) -> None:
         """Forget the plan, and show the line and the first tasks of the form as it is now."""
@@ -147,9 +151,9 @@ class SendPanel(Panel):
         self.view.draw()
 
     def static_html(self) -> str:
-        """Return the first tasks, the plan and the batch."""
+        """Return the plan, the first tasks and the batch."""
         first = self.preview.value if self._filled else ""
-        return first + self.plan_card.value + self.view.static_html()
+        return self.plan_card.value + first + self.view.static_html()
 
     def _drop_plan(self) -> None:
         self._plan = None

@@ -61,6 +61,17 @@ def board(notebook: Callable[..., Any]) -> Board:
     return Board(notebook(SETUP, PANEL))
 
 
+def test_a_click_on_plan_counts_while_the_first_tasks_appear(board: Board) -> None:
+    """They appear between press and release of the mouse; the button must not move away from it."""
+    board.open("Fan out")
+    board.button("Plan").hover()
+    board.page.mouse.down()
+    board.book.python("panel.parts['Fan out'].request.url.value = 'flight_url'")
+    expect(board.part.get_by_role("region", name="task 1")).to_be_visible()
+    board.page.mouse.up()
+    expect(board.part.get_by_role("group", name="plan")).to_contain_text("240 tasks")
+
+
 def test_a_dataframe_is_fanned_out_from_the_form(board: Board) -> None:
     """Columns, first tasks, plan, question, and a bar that reaches its end."""
     board.book.python("go_on.clear()")
