@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -270,13 +270,12 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def close(self) -> None:
-        # Idle keep-alive connections would keep their threads, and so server_close(), waiting.
+        # Idle keep-alive connections would keep their threads, and so server_close(), waiting. Only their reading ends:
+        # an answer that is on its way is still sent, also with TLS, whose own shutdown() would end it.
         self.shutdown()
         for connection in list(self._open):
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RD)
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
