@@ -116,7 +116,8 @@ class SendPanel(Panel):
     def lay_out(self, *form: widgets.Widget, below: tuple[widgets.Widget, ...] = ()) -> None:
         """Put the form above its plan, its first tasks and its batch; `below` stands above the batch.
 
-        Plan and Send are directly below the form: what appears while they are clicked must not move them.
+        Plan and Send stand directly below the form. The first tasks appear a moment after the last key, when the user
+        may be clicking: above the buttons they would move them, and the click would be lost.
         """
         if self.context.read_only:
             self.fill(self.prompt, self.plan_card, *below, self.view)

@@ -155,7 +155,7 @@ def test_with_the_flag_queues_and_tasks_are_changed(page: Page, emulator: Emulat
     page.get_by_role("button", name="New queue").click()
     check_accessibility(page)
     dialog.get_by_label("Queue", exact=True).fill("reports")
-    # A name that exists, and a task that leaves the queue after the page has asked whether it is there.
+    # 409: the name exists. 404: a task has left the queue since the page asked whether it is there.
     failed = "Failed to load resource: the server responded with a status of"
     watch.expected |= {f"{failed} 409 (Conflict)", f"{failed} 404 (Not Found)"}
     dialog.get_by_role("button", name="Create queue").click()

@@ -61,8 +61,8 @@ def board(notebook: Callable[..., Any]) -> Board:
     return Board(notebook(SETUP, PANEL))
 
 
-def test_a_click_on_plan_counts_while_the_first_tasks_appear(board: Board) -> None:
-    """They appear between press and release of the mouse; the button must not move away from it."""
+def test_a_click_on_plan_is_not_lost_while_the_first_tasks_appear(board: Board) -> None:
+    """The first tasks appear after the mouse is pressed and before it is released: they do not move the button."""
     board.open("Fan out")
     board.button("Plan").hover()
     board.page.mouse.down()
