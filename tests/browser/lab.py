@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -19,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright
 
@@ -41,7 +41,9 @@ _CHROMIUM_FLAGS = [
     "--force-color-profile=srgb",
     "--host-resolver-rules=MAP evil.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
-_LOOPBACK = {"127.0.0.1", "localhost"}
+#: A request that leaves this machine. Playwright asks Python about every request if this is a Python function, and the
+#: requests of a page then wait while the test waits for something else.
+_FOREIGN = re.compile(r"^(?!(data|blob|about):|(https?|wss?)://(127\.0\.0\.1|localhost)(:\d+)?/)")
 
 #: What JupyterLab would otherwise ask, or cover its page with; a cursor that blinks makes no two pictures equal.
 SETTINGS = json.loads((_HERE / "lab-settings.json").read_text(encoding="utf-8"))
@@ -273,17 +275,11 @@ class Watch:
         context.on("console", lambda logged: self.errors.append(logged.text) if logged.type == "error" else None)
         context.on("weberror", lambda error: self.errors.append(str(error.error)))
         context.on("request", lambda request: self._check_request(request.url))
-        context.route(_is_foreign, lambda route: route.abort())
+        context.route(_FOREIGN, lambda route: route.abort())
 
     def _check_request(self, url: str) -> None:
-        if _is_foreign(url):
+        if _FOREIGN.match(url):
             self.foreign.append(url)
-
-
-def _is_foreign(url: str) -> bool:
-    """Return whether a request leaves this machine."""
-    parts = urlsplit(url)
-    return parts.scheme not in {"data", "blob", "about"} and parts.hostname not in _LOOPBACK
 
 
 @dataclass

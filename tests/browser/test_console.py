@@ -201,6 +201,21 @@ def test_with_the_flag_queues_and_tasks_are_changed(page: Page, emulator: Emulat
     expect(card).to_contain_text("RUNNING")
 
 
+@pytest.mark.parametrize("emulator", [["--console-writes"]], indirect=True)
+def test_a_request_of_the_page_does_not_wait_for_the_test(page: Page, emulator: Emulator) -> None:
+    """A request that begins after the last call of Playwright is sent while the test waits for its effect."""
+    with Target() as target:
+        task = create(emulator, OTHER, target.url, "waits").name
+        page.evaluate(
+            """(path) => {
+              const run = { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}" };
+              setTimeout(() => fetch(path, run), 200);
+            }""",
+            f"/console/v2/{task}:run",
+        )
+        assert target.wait(1)[0].method == "POST"
+
+
 def test_a_long_queue_is_read_page_by_page(page: Page, emulator: Emulator) -> None:
     """Queues are sorted by depth; fifty tasks are shown at a time, with buttons to the next and the previous ones."""
     for number in range(3):

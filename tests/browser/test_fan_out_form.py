@@ -59,7 +59,9 @@ def test_sixty_columns_and_all_options(board: Board) -> None:
     press("End")
     expect(body.get_by_label("name_19")).to_be_focused()
     url = board.field("URL")
-    offered = board.part.locator("datalist option").evaluate_all("options => options.map(one => one.value)")
+    options = board.part.locator("datalist option")
+    expect(options).to_have_count(2)
+    offered = options.evaluate_all("options => options.map(one => one.value)")
     assert offered == [
         "load_url  (a function served in this kernel)",
         "https://svc.example/run?token=•••  (used by the batch first)",
