@@ -39,12 +39,13 @@ def emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
 
 
 @pytest.fixture
-def page(context: BrowserContext, emulator: Emulator) -> Page:
-    """Open the console."""
+def page(context: BrowserContext, emulator: Emulator) -> Iterator[Page]:
+    """Open the console; it is closed before its emulator ends, because it asks it every second."""
     opened = context.new_page()
     opened.goto(f"http://{emulator.http}/")
     expect(opened.locator("#live")).to_have_text("live")
-    return opened
+    yield opened
+    opened.close()
 
 
 def rows(page: Page) -> Locator:
@@ -282,3 +283,4 @@ def test_an_empty_emulator_says_how_to_begin(context: BrowserContext) -> None:
         given = shown.inner_text().partition("-d '")[2].removesuffix("'")
         emulator.request("POST", "/v2/projects/local/locations/us-central1/queues", json.loads(given))
         expect(rows(page)).to_have_count(1)
+        page.close()
