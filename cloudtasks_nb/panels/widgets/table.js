@@ -25,6 +25,8 @@ function adding(event) {
   return event.shiftKey || event.ctrlKey || event.metaKey;
 }
 
+const randomId = () => crypto.getRandomValues(new Uint32Array(2)).join("");
+
 const TAIL = 8; // characters of a name that stay when its middle is left out
 
 /** Show a name; where it does not fit, its first part is cut with an ellipsis and its last part stays. */
@@ -72,6 +74,7 @@ class TableView {
     this.rows = []; // rows of the page, in order
     this.moves = -1;
     this.waiting = false; // for another page, order or filter
+    this.looks = { view: randomId(), number: 0 }; // clicks on rows so far; Python ignores one that comes after a later one
     this.build(root);
     this.listen(setVisible);
     this.draw();
@@ -381,7 +384,7 @@ class TableView {
 
   selectMatching() {
     this.range = null;
-    const base = `${this.page.filter}.${crypto.getRandomValues(new Uint32Array(2)).join("")}`;
+    const base = `${this.page.filter}.${randomId()}`;
     this.write(new Selection({ base, plus: [], minus: [] }), this.page.matching);
   }
 
@@ -411,7 +414,8 @@ class TableView {
     if (tr?.dataset.key === undefined) return;
     this.current = tr.dataset.key;
     this.drawCurrent();
-    this.model.send({ do: verb, key: this.current });
+    this.looks.number += 1;
+    this.model.send({ do: verb, key: this.current, ...this.looks });
   }
 
   click(event) {

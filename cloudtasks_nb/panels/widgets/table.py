@@ -108,6 +108,7 @@ class Table(anywidget.AnyWidget):
         self._moves = 0  # changes of page, sort and filter so far: after each the browser scrolls to the top
         self._selected = Selection()
         self._current: str | None = None  # id of the row that was clicked last
+        self._looked: tuple[str | None, int] = None, 0  # the view in which it was clicked, and the click's number there
         self._alerts: dict[str, str] = {}  # name of a callback -> its error
         self._reported: dict[str, list[Any]] = {"on_select": [], "on_page": []}
         self._reporting = self._changed_meanwhile = False
@@ -368,16 +369,24 @@ class Table(anywidget.AnyWidget):
             "select": lambda message: self._take_selection(message["selection"]),
             "sort": lambda message: self.sort(message["column"], descending=message["descending"]),
             "page": lambda message: self.turn(message["page"]),
-            "show": lambda message: self._look("on_show", message["key"]),
-            "open": lambda message: self._look("on_show" if self.on_open is None else "on_open", message["key"]),
+            "show": lambda message: self._look("on_show", message),
+            "open": lambda message: self._look("on_show" if self.on_open is None else "on_open", message),
         }
-        if content["do"] != "select":  # a selection may arrive late, after a newer error
+        if content["do"] in ("sort", "page"):
             self._alert({})
         actions[content["do"]](content)
 
-    def _look(self, name: str, row: str) -> None:
-        """Make a row the current one, and call back with its key."""
+    def _look(self, name: str, message: dict[str, Any]) -> None:
+        """Make a row the current one, and call back with its key.
+
+        A kernel may handle the messages of one widget in several threads: what arrives after a later click is ignored.
+        """
+        row, view, number = message["key"], message.get("view"), message.get("number", 0)
         with self._lock:
+            if view == self._looked[0] and number < self._looked[1]:
+                return
+            self._looked = view, number
+            self._alert({})
             there = row in self._rows.places
             if there:
                 self._current = row

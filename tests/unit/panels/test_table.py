@@ -319,6 +319,17 @@ def test_a_late_selection_leaves_an_error_alone(table: Table, browser: Browser) 
     assert browser.summary["alert"] == ""
 
 
+def test_a_click_that_arrives_late_changes_nothing(table: Table, browser: Browser) -> None:
+    """The first click of a double click may arrive after its end: the error and the current row stay."""
+    shown: list[str] = []
+    table.on_open, table.on_show = (lambda _key: 1 / 0), shown.append
+    browser.send(do="open", key="n2", view="a", number=3)
+    browser.send(do="show", key="n1", view="a", number=1)
+    assert (table.current, shown, browser.summary["alert"]) == ("n2", [], "ZeroDivisionError: division by zero")
+    browser.send(do="show", key="n1", view="the page of another browser, or after a reload", number=1)
+    assert (table.current, shown, browser.summary["alert"]) == ("n1", ["n1"], "")
+
+
 def test_visible_is_what_the_browser_says(table: Table, browser: Browser) -> None:
     """The table is visible when the browser reports it."""
     seen: list[bool] = []
