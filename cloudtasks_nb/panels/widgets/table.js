@@ -74,7 +74,7 @@ class TableView {
     this.rows = []; // rows of the page, in order
     this.moves = -1;
     this.waiting = false; // for another page, order or filter
-    this.looks = { view: randomId(), number: 0 }; // clicks on rows so far; Python ignores one that comes after a later one
+    this.looks = { view: randomId(), number: 0 }; // number of the last click on a row, by which Python knows late ones
     this.build(root);
     this.listen(setVisible);
     this.draw();

@@ -379,7 +379,8 @@ class Table(anywidget.AnyWidget):
     def _look(self, name: str, message: dict[str, Any]) -> None:
         """Make a row the current one, and call back with its key.
 
-        A kernel may handle the messages of one widget in several threads: what arrives after a later click is ignored.
+        A kernel may handle the messages of one widget in several threads. A click that arrives after a later one is
+        ignored.
         """
         row, view, number = message["key"], message.get("view"), message.get("number", 0)
         with self._lock:
