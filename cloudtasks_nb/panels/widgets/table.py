@@ -147,8 +147,9 @@ class Table(anywidget.AnyWidget):
     @empty.setter
     def empty(self, text: str) -> None:
         with self._lock:
-            self._empty = text
-            self._publish()
+            if text != self._empty:
+                self._empty = text
+                self._publish()
 
     def patch(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Update rows by key; new rows are appended. Columns that `data` lacks stay as they are."""
