@@ -60,6 +60,7 @@ class TasksPanel(Panel):
         super().__init__(context, f"Tasks of {queue}" if framed else "Tasks", queue=queue, framed=framed)
         # Of the rows in the table: what is done with rows is done in its queue. None if there is no queue.
         self._listing: Listing | None = Listing(context.connection, context.name(queue))
+        self._listed: Listing | None = None  # the list whose tasks are in the table
         self._ids: set[str] = set()  # the loaded tasks; changed under the lock
         self._since = now_micros()
         self._depth: int | None = None
@@ -100,13 +101,14 @@ class TasksPanel(Panel):
         """Empty the table, and load the tasks of the other queue if the panel is visible."""
         with self._lock:
             self._listing = Listing(self.context.connection, self.context.name(self.queue)) if self.queue else None
+            self._listed = None
             self._ids.clear()
             self._depth = None
             self._errors.clear()
             self._failed = {}
             self.table.clear()
+            self.loaded.value = ""
         self.detail.hide()
-        self.loaded.value = ""
         self.footer.line = self.context.line(self.queue or "", "tasks", _PORTION)
         if self.footer.visible:
             self.start_next(self._load_first)
@@ -128,12 +130,13 @@ class TasksPanel(Panel):
 
     def apply(self, snapshot: Snapshot) -> None:
         """Remove the tasks that are done, and look up the tasks on the screen."""
-        listing = self._listing
-        if listing is None or snapshot.queue != listing.queue:
-            return  # another queue was chosen meanwhile
-        values = snapshot.values  # noqa: PD011 - a mapping, no frame
-        if values is not None:
-            self._depth = values.get("tasks")
+        with self._lock:
+            listing = self._listing
+            if listing is None or snapshot.queue != listing.queue:
+                return  # another queue was chosen meanwhile
+            values = snapshot.values  # noqa: PD011 - a mapping, no frame
+            if values is not None:
+                self._depth = values.get("tasks")
         self.remove(entry.task for entry in snapshot.entries if entry.deleted or entry.status == "OK")
         self._show_loaded()
         failed = (entry for entry in snapshot.entries if entry.status != "OK" and not entry.deleted)
@@ -207,14 +210,15 @@ class TasksPanel(Panel):
 
     def _messages(self, tasks: pd.DataFrame) -> Any:
         """Return why each task failed last: the exception in this kernel if it is known, else the service's message."""
-        pairs = zip(tasks.index, tasks["last_message"], strict=True)
+        pairs = zip(tasks.index.tolist(), tasks["last_message"].tolist(), strict=True)
         return column([self._errors.get(task, message) for task, message in pairs], "text")
 
     def _described(self, part: pd.DataFrame) -> pd.DataFrame:
         """Add the columns of the rows of batches, and the messages."""
-        errors = last_errors(part["url"].dropna())
-        self._errors |= {task: errors[task] for task in part.index if task in errors}
-        rows = row_columns(self.context.catalog, part.index.tolist(), part["url"].tolist())
+        tasks = part.index.tolist()
+        errors = last_errors(part["url"].dropna().tolist())
+        self._errors |= {task: errors[task] for task in tasks if task in errors}
+        rows = row_columns(self.context.catalog, tasks, part["url"].tolist())
         return part.assign(message=self._messages(part), **rows)
 
     def _load_more(self) -> None:
@@ -237,7 +241,8 @@ class TasksPanel(Panel):
                 else:
                     self.table.patch(part)
                 replace = False
-                self._ids.update(part.index)
+                self._listed = listing
+                self._ids.update(part.index.tolist())
                 self.footer.at = max(self.footer.at, (listing.at or 0) / 1e6)
             self._show_loaded()
             self.footer.status = f"loading: {counted(len(self._ids), 'tasks')}"
@@ -247,23 +252,23 @@ class TasksPanel(Panel):
 
     def _show_loaded(self) -> None:
         """Show how much of the queue is loaded, and how old the list is."""
-        listing, there = self._listing, len(self._ids)
-        if listing is None or listing.at is None:
-            return
-        depth, table = self._depth, self.table
-        of = f" of about {depth:,}" if depth is not None and depth > there else ""
-        more = "" if listing.complete or of else "; there are more"
-        found = f"{there:,}{of} loaded"
-        if table.filtering:
-            found = f"{table.matching:,} match of the {there:,} loaded{of}"
-        new = "; new ones come with Refresh" if listing.complete and of else ""
-        self.loaded.value = (
-            f'<span class="ctn-quiet">{found}, listed {time_html(from_micros(listing.at))}{more}{new}</span>'
-        )
-        all_seen = listing.complete and not of
-        self.table.empty = "No tasks in the queue" if all_seen else "No loaded task is left; press Refresh"
-        for button in (self.load_more, self.load_all):
-            button.layout.display = "none" if listing.complete else None
+        with self._lock:  # so that no other queue is chosen meanwhile
+            listing, there = self._listed, len(self._ids)
+            if listing is None:
+                return
+            depth, table = self._depth, self.table
+            of = f" of about {depth:,}" if depth is not None and depth > there else ""
+            more = "" if listing.complete or of else "; there are more"
+            found = f"{there:,}{of} loaded"
+            if table.filtering:
+                found = f"{table.matching:,} match of the {there:,} loaded{of}"
+            new = "; new ones come with Refresh" if listing.complete and of else ""
+            listed = f"listed {time_html(from_micros(listing.at))}"
+            self.loaded.value = f'<span class="ctn-quiet">{found}, {listed}{more}{new}</span>'
+            all_seen = listing.complete and not of
+            self.table.empty = "No tasks in the queue" if all_seen else "No loaded task is left; press Refresh"
+            for button in (self.load_more, self.load_all):
+                button.layout.display = "none" if listing.complete else None
 
     def _filter(self) -> None:
         self.table.filter(self.find.value, state=None if self.state.value == _STATES[0] else self.state.value)
@@ -392,6 +397,7 @@ class TaskActions:
 
 
 _PAGE = 1_000  # tasks that one ListTasks call returns at most
+_FIRST = 200  # tasks that the first ListTasks call of a list returns at most
 _STEP = 10  # pages between two updates of the table
 
 
@@ -408,19 +414,20 @@ class Listing:
     def more(self, limit: int | None) -> Iterator[pd.DataFrame]:
         """Read up to `limit` more tasks, all for None, and yield them in frames.
 
-        The first frame is one page, so that something is shown soon; the others have ten.
+        The first frame of a list is one short page, so that something is shown soon; the others have ten pages.
         """
-        left, step = limit, 1
+        left = limit
+        step, size = (1, _FIRST) if self.at is None else (_STEP, _PAGE)
         while not self.complete and left != 0:
             columns: dict[str, list[Any]] = {name: [] for name in TASKS}
             for _ in range(step):
-                page = self._page(_PAGE if left is None else min(_PAGE, left))
+                page = self._page(size if left is None else min(size, left))
                 for name, values in page.items():
                     columns[name] += values
                 left = left and max(0, left - len(page["task"]))
                 if self.complete or left == 0:
                     break
-            step = _STEP
+            step, size = _STEP, _PAGE
             self._connection.remember(columns)
             yield frame(TASKS, columns, index="task")
 

@@ -6,7 +6,6 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any, Self, cast
 from urllib.parse import unquote, unquote_plus
 
@@ -47,13 +46,6 @@ class Query:
         """Whether it leaves rows out."""
         return bool(self.text or self.where)
 
-    @property
-    def pairs(self) -> list[str]:
-        """The fields of a row that the text asks for, ``order:4711 day:2026-01-01``, as they are searched."""
-        found = list(_PAIR.finditer(self.text.lower()))
-        whole = bool(found) and not found[0].start()
-        return [f"{_EDGE}{one['name']}={one['value']}{_EDGE}" for one in found] if whole else []
-
     @classmethod
     def of(cls, text: str | None, where: Mapping[str, Any]) -> Self:
         """Make a filter from the arguments of a call: for each column one value, several, or None for any."""
@@ -66,7 +58,8 @@ class Rows:
 
     Not for several threads at once; its owner has the lock. What is derived from the data (ranks for sorting, text
     for searching) is made when first asked for and kept until the data changes: 100,000 rows are sorted, searched
-    and paged in some tens of milliseconds.
+    and paged in some tens of milliseconds. Dropped rows stay in the frame until they are more than half of it, because
+    cutting the frame takes tens of milliseconds, too.
 
     Parameters
     ----------
@@ -78,24 +71,21 @@ class Rows:
         Columns that are searched although they are not shown, where the data has them.
     """
 
+    _blank: frozenset[str] | None
+
     def __init__(self, columns: Sequence[Column], key: str, searched: Sequence[str] = ()) -> None:
         self._columns = {column.name: column for column in columns}
         self._searched = [name for name, column in self._columns.items() if column.kind in _SEARCHED]
         self._searched += [name for name in searched if name not in self._searched]
         self._key = key
-        self._frame = pd.DataFrame()
-        self._ids: list[str] = []
-        self._places: dict[str, int] = {}
-        self._ranks: dict[str, npt.NDArray[np.float64]] = {}
-        self._blank: frozenset[str] | None = None
-        self._haystack: list[str] | None = None
+        self.clear()
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._places)
 
     @property
     def places(self) -> Mapping[str, int]:
-        """Position of each row, by id."""
+        """Position of each row, by id. Dropped rows leave the mapping; new rows make a new one."""
         return self._places
 
     @property
@@ -106,17 +96,21 @@ class Rows:
             self._blank = frozenset(column.name for column in optional if self._is_blank(column))
         return self._blank
 
+    def clear(self) -> None:
+        """Remove all rows."""
+        self._adopt(pd.DataFrame(), [])
+
     def load(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Replace all rows."""
         frame = _frame(data)
         for name in self._columns:
             self._check(frame, name)
-        self._adopt(frame)
+        self._adopt(frame, self._ids_of(frame))
 
     def patch(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Update the rows that are loaded, and put new ones behind the last; columns that `data` lacks stay."""
         fresh = _frame(data)
-        if not self._ids:
+        if not self._places:
             self.load(fresh)
             return
         ids = self._ids_of(fresh)
@@ -125,22 +119,15 @@ class Rows:
         if len(at):
             self._overwrite(at, fresh.loc[known])
         if not known.all():
-            self._adopt(pd.concat([self._frame, fresh.loc[~known]]))
+            whole = pd.concat([self._frame.loc[self._there], fresh.loc[~known]])
+            self._adopt(whole, self._ids_of(whole))
 
     def drop(self, ids: Iterable[str]) -> None:
         """Remove rows; ids that are not loaded are ignored."""
-        gone = [self._places[name] for name in ids if name in self._places]
-        if not gone:
-            return
-        keep = np.ones(len(self), dtype=bool)
-        keep[gone] = False
-        # Derived data are cut in the same way: to compute them again for 100,000 rows would be slow.
-        self._frame = self._frame.loc[keep]
-        self._ids = list(compress(self._ids, keep))
-        self._places = {name: place for place, name in enumerate(self._ids)}
-        self._ranks = {name: ranks[keep] for name, ranks in self._ranks.items()}
+        self._there[[self._places.pop(name) for name in ids if name in self._places]] = False
         self._blank = None
-        self._haystack = self._haystack and list(compress(self._haystack, keep))
+        if 2 * len(self) < len(self._ids):
+            self._adopt(self._frame.loc[self._there], list(self._places))
 
     def check(self, name: str) -> None:
         """Raise InvalidInputError if there is no such column to filter or sort by."""
@@ -149,11 +136,11 @@ class Rows:
 
     def order(self, query: Query) -> Places:
         """Return the rows that match, in order."""
-        keep = np.ones(len(self), dtype=bool)
+        keep = self._there.copy()
         for name, wanted in query.where:
             keep &= np.asarray(self._column(name).isin(list(wanted)), dtype=bool) if len(self) else keep
         if query.text:
-            keep &= self._search(query)
+            keep &= self._search(query.text)
         at = np.flatnonzero(keep)
         if query.sort is None or not len(at):
             return at
@@ -183,13 +170,15 @@ class Rows:
         ]
         return [list(row) for row in zip(*shown, strict=True)]
 
-    def _adopt(self, frame: pd.DataFrame) -> None:
-        ids = self._ids_of(frame)
+    def _adopt(self, frame: pd.DataFrame, ids: list[str]) -> None:
         self._frame = frame
-        self._ids = ids
-        self._places = {name: place for place, name in enumerate(ids)}
-        self._ranks = {}
-        self._blank = self._haystack = None
+        self._ids = ids  # also those of dropped rows
+        self._there = np.ones(len(ids), dtype=bool)  # False where a row was dropped
+        self._places = dict(zip(ids, range(len(ids)), strict=True))  # of the rows that are there
+        self._ranks: dict[str, npt.NDArray[np.float64]] = {}
+        self._blank = None
+        self._haystack: list[str] | None = None
+        self._found: tuple[str, npt.NDArray[np.bool_]] | None = None  # the last text, and the rows that contain it
 
     def _overwrite(self, at: Places, fresh: pd.DataFrame) -> None:
         for name in fresh.columns:
@@ -202,8 +191,11 @@ class Rows:
             self._ranks.pop(str(name), None)
             self._blank = None
         if self._haystack is not None:
-            for place, text in zip(at, self._search_texts(at), strict=True):
+            texts = self._search_texts(at)
+            for place, text in zip(at, texts, strict=True):
                 self._haystack[place] = text
+            if self._found is not None:
+                self._found[1][at] = _containing(self._found[0], texts)
 
     def _ids_of(self, frame: pd.DataFrame) -> list[str]:
         self._check(frame, self._key)
@@ -241,18 +233,20 @@ class Rows:
         return self._ranks[name]
 
     def _is_blank(self, column: Column) -> bool:
-        values = self._column(column.name) if len(self) else None
-        if values is None or column.optional == "empty":
-            return values is None or bool(values.isna().all())
-        first = values.iloc[0]
-        return bool(values.isna().all() if pd.isna(first) else (values == first).all())
+        if not len(self):
+            return True
+        values = self._column(column.name)
+        first = values.iloc[int(self._there.argmax())]
+        empty = pd.isna(first) or column.optional == "empty"
+        same = values.isna() if empty else (values == first).fillna(False)
+        return bool(np.asarray(same, dtype=bool)[self._there].all())
 
-    def _search(self, query: Query) -> npt.NDArray[np.bool_]:
+    def _search(self, text: str) -> npt.NDArray[np.bool_]:
         if self._haystack is None:
             self._haystack = self._search_texts(None)
-        needle, pairs = query.text.lower().replace(SEPARATOR, _EDGE), query.pairs
-        found = (needle in text or bool(pairs and all(pair in text for pair in pairs)) for text in self._haystack)
-        return np.fromiter(found, dtype=bool, count=len(self))
+        if self._found is None or self._found[0] != text:
+            self._found = text, _containing(text, self._haystack)
+        return self._found[1]
 
     def _search_texts(self, at: Places | None) -> list[str]:
         there = [
@@ -260,7 +254,18 @@ class Rows:
         ]
         columns = (self._column(name) if at is None else self._column(name).iloc[at] for name in there)
         texts = [_texts(column) for column in columns]
-        return [_haystack(row) for row in zip(*texts, strict=True)] if texts else [""] * len(self)
+        return [_haystack(row) for row in zip(*texts, strict=True)] or [""] * len(self._ids if at is None else at)
+
+
+def _containing(text: str, haystack: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return which rows contain a text, or each of the fields that it names: ``order:4711 day:2026-01-01``."""
+    needle = text.lower()
+    fields = list(_PAIR.finditer(needle))
+    whole = bool(fields) and not fields[0].start()
+    pairs = [f"{_EDGE}{one['name']}={one['value']}{_EDGE}" for one in fields]
+    needle = needle.replace(SEPARATOR, _EDGE)
+    found = [needle in row or (whole and all(pair in row for pair in pairs)) for row in haystack]
+    return np.array(found, dtype=bool)
 
 
 def _haystack(texts: Sequence[str]) -> str:
@@ -325,7 +330,7 @@ class Selection:
     def __init__(self) -> None:
         self.state: dict[str, Any] = {"n": 0, "base": "", "plus": [], "minus": []}
         self.base: frozenset[str] = frozenset()
-        self._found: tuple[Mapping[str, int] | None, list[int]] = None, []
+        self._found: tuple[Mapping[str, int], int, list[int]] = {}, 0, []
 
     def is_newer(self, state: Mapping[str, Any]) -> bool:
         """Return whether a state is newer than the present one.
@@ -355,15 +360,18 @@ class Selection:
             now = state["base"].partition(".")[0] == str(number)
             self.base = frozenset(matching()) if now else frozenset()
         self.state = state
-        self._found = None, []
+        self._found = {}, 0, []
 
     def places(self, places: Mapping[str, int]) -> list[int]:
-        """Return the positions of the selected rows, in order; found once for the same rows."""
-        if self._found[0] is not places:
+        """Return the positions of the selected rows, in order; found once for the same rows.
+
+        Rows are only removed from a mapping: while it is as long, it has the same rows.
+        """
+        if self._found[0] is not places or self._found[1] != len(places):
             if self.base:
                 ids = (self.base - set(self.state["minus"])) | set(self.state["plus"])
                 found = [place for name, place in places.items() if name in ids]
             else:
                 found = sorted(places[name] for name in set(self.state["plus"]) if name in places)
-            self._found = places, found
-        return self._found[1]
+            self._found = places, len(places), found
+        return self._found[2]

@@ -133,7 +133,7 @@ class Table(anywidget.AnyWidget):
     def clear(self) -> None:
         """Remove all rows and the selection, as before the first `load`."""
         with self._changing(moved=True):
-            self._rows = Rows(self._columns, self._key)
+            self._rows.clear()
             self._order = self._rows.order(self._query)
             self._empty, self._current, self._number = "Not loaded yet", None, 0
             self._choose(self._selected.of(()))
@@ -339,9 +339,7 @@ class Table(anywidget.AnyWidget):
     def _hidden(self, picked: list[int]) -> int:
         if not self._query.filtering or not picked:
             return 0
-        matches = np.zeros(len(self._rows), dtype=bool)
-        matches[self._order] = True
-        return len(picked) - int(matches[picked].sum())
+        return int(np.isin(picked, self._order, invert=True).sum())
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
         """Apply the traits that the browser has set."""

@@ -96,6 +96,17 @@ def test_only_the_page_travels(browser: Browser) -> None:
     assert (browser.page["matching"], browser.page["total"], browser.page["start"]) == (12, 12, 0)
 
 
+def test_columns_that_are_not_shown_are_searched_after_the_rows_were_cleared_too() -> None:
+    """The panel of tasks clears its table when another queue is chosen, and searches URLs and bodies as before."""
+    table = Table([Column("task")], key="task", searched=["url"])
+    for url in ("https://x/first", "https://x/second"):
+        table.clear()
+        table.load({"task": ["a"], "url": [url]})
+        table.filter("https://x")
+        assert table.page_keys == ["a"]
+    table.close()
+
+
 def test_unchanged_rows_are_not_sent(table: Table, browser: Browser) -> None:
     """Loading equal rows sends no message; changed rows and their counts are sent together."""
     rev = table.rev

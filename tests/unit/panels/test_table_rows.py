@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Column
-from cloudtasks_nb.panels.widgets.rows import Query, Rows
+from cloudtasks_nb.panels.widgets.rows import Query, Rows, Selection
 
 __all__: list[str] = []
 
@@ -171,24 +171,56 @@ def test_dropped_rows_are_gone_from_every_order() -> None:
     rows.drop(["b", "never there"])
     assert found(rows, sort="url") == "cad"
     assert found(rows, text="d") == "d"
-    assert dict(rows.places) == {"a": 0, "c": 1, "d": 2}
+    assert list(rows.places) == ["a", "c", "d"]
+    assert len(rows) == 3
+    rows.drop("cd")
+    assert (found(rows), found(rows, text="d"), dict(rows.places)) == ("a", "", {"a": 0})
+    rows.patch(tasks(name=["d", "a"], url=["d", "z"]))
+    assert (found(rows), found(rows, sort="url"), found(rows, text="d")) == ("ad", "da", "d")
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.one_of(st.none(), st.integers(-3, 3))), max_size=30))
-def test_a_patched_table_equals_one_that_was_loaded_whole(steps: list[tuple[int, int | None]]) -> None:
-    """After any patches, order and cells equal those of a fresh load."""
-    rows = Rows([Column("n", kind="count")], "key")
-    rows.load({"key": pd.array([0], dtype="Int64"), "n": pd.array([None], dtype="Int64")})
+@given(st.lists(st.tuples(st.integers(0, 9), st.one_of(st.none(), st.integers(-3, 3)), st.booleans()), max_size=40))
+def test_a_patched_table_equals_one_that_was_loaded_whole(steps: list[tuple[int, int | None, bool]]) -> None:
+    """After rows were patched and dropped in any order, order, cells, search and selection equal a fresh load's."""
+    columns = [Column("n", kind="count"), Column("text", optional="same")]
+
+    def data(values: dict[int, int | None]) -> dict[str, Any]:
+        numbers = list(values.values())
+        texts = [None if n is None else f"n={n}" for n in numbers]
+        return {
+            "key": pd.array(list(values), dtype="Int64"),
+            "n": pd.array(numbers, dtype="Int64"),
+            "text": pd.array(texts, dtype="string"),
+        }
+
     whole: dict[int, int | None] = {0: None}
-    for key, value in steps:
-        rows.order(Query(sort="n"))  # derive something that the patch has to mend
-        rows.patch({"key": pd.array([key], dtype="Int64"), "n": pd.array([value], dtype="Int64")})
-        whole[key] = value
-    fresh = Rows([Column("n", kind="count")], "key")
-    fresh.load({"key": pd.array(list(whole), dtype="Int64"), "n": pd.array(list(whole.values()), dtype="Int64")})
-    at = fresh.order(Query(sort="n"))
-    assert rows.keys(rows.order(Query(sort="n"))) == fresh.keys(at)
-    assert rows.cells(at) == fresh.cells(at)
+    rows, chosen = Rows(columns, "key"), Selection()
+    rows.load(data(whole))
+    chosen.choose({**chosen.state, "plus": list("02468")}, number=0, matching=list)
+    for key, value, gone in steps:
+        rows.order(Query(sort="n", text="n=1"))  # derive something that the step has to mend
+        chosen.places(rows.places)
+        if gone:
+            rows.drop([str(key)])
+            whole.pop(key, None)
+        else:
+            rows.patch(data({key: value}))
+            whole[key] = value
+    fresh = Rows(columns, "key")
+    fresh.load(data(whole))
+    for query in (Query(), Query(sort="n"), Query(sort="text", descending=True), Query(text="n=1"), Query(text="1")):
+        at, expected = rows.order(query), fresh.order(query)
+        assert rows.keys(at) == fresh.keys(expected)
+        assert rows.cells(at) == fresh.cells(expected)
+    assert rows.ids(np.array(chosen.places(rows.places), dtype=np.intp)) == [str(n) for n in whole if not n % 2]
+    assert (len(rows), rows.blank) == (len(fresh), fresh.blank)
+
+
+def test_a_column_is_shown_when_some_rows_have_its_only_value_and_others_have_none() -> None:
+    """The tasks of one batch are told from those of no batch."""
+    rows = Rows([Column("batch", optional="same")], "name")
+    rows.load({"name": ["a", "b"], "batch": pd.array(["x", None], dtype="string")})
+    assert rows.blank == set()
 
 
 def test_keys_keep_their_type() -> None:

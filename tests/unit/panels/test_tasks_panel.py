@@ -102,6 +102,46 @@ def publish(panel: TasksPanel, watcher: FakeWatcher, **facts: Any) -> None:
     panel.settle()
 
 
+def test_a_queue_is_not_said_to_be_empty_while_another_one_is_chosen(
+    panel: TasksPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said of the listed tasks of the first queue is not said of the other one, which nobody has listed yet."""
+    panel.settle()
+    panel._load_all()
+    show(panel, visible=False)  # so that the other queue is not listed
+    change = threading.Thread(target=panel.use, args=("emails",))
+
+    def slow_time(_time: Any) -> str:
+        change.start()
+        change.join(0.5)
+        return ""
+
+    monkeypatch.setattr(tasks_panel, "time_html", slow_time)
+    panel._show_loaded()
+    change.join()
+    assert (panel.table.total, panel.table.empty, panel.loaded.value) == (0, "Not loaded yet", "")
+
+
+def test_a_queue_is_not_said_to_be_empty_before_its_tasks_are_shown(
+    panel: TasksPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list is read, but its tasks are not in the table yet."""
+    seen = []
+
+    def described(part: pd.DataFrame) -> pd.DataFrame:
+        panel._show_loaded()
+        seen.append(panel.table.empty)
+        return TasksPanel._described(panel, part)
+
+    panel.settle()
+    monkeypatch.setattr(panel, "_described", described)
+    monkeypatch.setattr(Book, "tasks", 8)
+    panel.use("emails")
+    panel.settle()
+    assert seen == ["Not loaded yet"]
+    assert (panel.table.total, panel.table.empty) == (8, "No tasks in the queue")
+
+
 def test_a_portion_is_loaded_when_the_panel_becomes_visible(panel: TasksPanel, watcher: FakeWatcher) -> None:
     """The panel shows how many of how many tasks are loaded, and when they were listed."""
     publish(panel, watcher, tasks=25)
