@@ -18,7 +18,6 @@ from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, mismatch
 from cloudtasks_nb.handlers.convert import signature
 from cloudtasks_nb.handlers.history import Call, CallHistory, Summary
-from cloudtasks_nb.handlers.server import Server
 from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers, WorkersClosedError
 
 if TYPE_CHECKING:
@@ -68,6 +67,8 @@ class Handler:
         workers: int,
         on_close: Callable[[Handler], object],
     ) -> None:
+        from cloudtasks_nb.handlers.server import Server  # noqa: PLC0415 - loads aiohttp, which panels do without
+
         self.name: Final = name
         self.url: Final = address.url
         self.lasting: Final = address.lasting

@@ -67,7 +67,7 @@ class Dashboard(Panel):
         self.tabs = widgets.Tab(children=self._boxes)
         for number, name in enumerate(self._makers):
             self.tabs.set_title(number, name)
-        self.tabs.observe(lambda _: self.guarded(self._make_open_panel), "selected_index")
+        self.tabs.observe(lambda _: self.guarded(self._tab_opened), "selected_index")
         self.fill(self.tabs, controls=() if only else (self.choice,))
         self.add_class("ctn-dashboard")
         self.tabs.selected_index = 0
@@ -88,11 +88,11 @@ class Dashboard(Panel):
         """Open a tab."""
         self.tabs.selected_index = list(self._makers).index(title)
 
-    def assume_visible(self) -> None:
+    def assume_visible(self, *, visible: bool = True) -> None:
         """Assume that the open tab is visible until the browser reports."""
-        super().assume_visible()
-        if self.current is not None:
-            self.current.assume_visible()
+        super().assume_visible(visible=visible)
+        for title, panel in list(self.parts.items()):
+            panel.assume_visible(visible=visible and title == self._open_title())
 
     def refresh(self) -> None:
         """Reload the open tab."""
@@ -140,6 +140,10 @@ class Dashboard(Panel):
     def _open_title(self) -> str:
         return list(self._makers)[self.tabs.selected_index or 0]
 
+    def _tab_opened(self) -> None:
+        self._make_open_panel()
+        self.assume_visible(visible=self.footer.visible)  # it loads while the browser draws it
+
     def _make_open_panel(self) -> None:
         """Make the panel of the open tab, unless it exists or there is no queue for it."""
         number = self.tabs.selected_index or 0
@@ -155,6 +159,7 @@ class Dashboard(Panel):
             self._making.add(name)
         try:
             panel = make() if make == self._make_queues else make(self.context, queue=queue, framed=False)
+            answer_at_once(panel)  # before it knows the board, whose parts would be visited too
             panel.board = self
             panel.every = self._every
             panel.footer.observe(lambda _: self.copy.follow(), "at")
@@ -163,7 +168,6 @@ class Dashboard(Panel):
                 panel.use(self.queue)
         finally:
             self._making.discard(name)
-        answer_at_once(panel)
         close_all(box.children[0])
         box.children = [panel]
 

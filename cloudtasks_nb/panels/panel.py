@@ -285,6 +285,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         """Ask a question, and run `work`, which changes something, if it is confirmed."""
         self.check_changes()
         self.prompt.show(question, lambda: self.start(work, changes=True))
+        answer_at_once(self.prompt)
 
     def start(self, work: Callable[[], object], *, changes: bool) -> None:
         """Run `work` in a thread of its own, with the buttons disabled; does nothing if other work runs."""
@@ -395,10 +396,10 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
                         queue, self._on_snapshot, since=since, every=self._every
                     )
 
-    def assume_visible(self) -> None:
+    def assume_visible(self, *, visible: bool = True) -> None:
         """Assume that the panel is visible until the browser reports; while a cell runs, it cannot report."""
         if not self.footer.visibility_known:
-            self.footer.set_visible(visible=True)
+            self.footer.set_visible(visible=visible)
 
     def start_refresh(self) -> None:
         """Run `refresh` in a thread of its own, as the Refresh button does."""
@@ -425,7 +426,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         """Close the widgets of a panel whose constructor raised: ipywidgets would keep them for ever."""
         with contextlib.suppress(AttributeError):  # attributes that were not set yet
             self.close()
-        for part in list(_parts(self, {})):
+        for part in list(_parts(self)):
             if part is not self:
                 part.close()
         super().close()
@@ -550,25 +551,24 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self._pending.discard(future)
 
 
-def _parts(thing: Any, seen: dict[int, Any]) -> Iterator[widgets.Widget]:
+def _parts(thing: Any) -> Iterator[widgets.Widget]:
     """Find all widgets in the attributes of a widget or an object of this package, also those never laid out."""
-    if id(thing) in seen:
-        return
-    seen[id(thing)] = thing
-    inside: list[Any] = []
-    if isinstance(thing, widgets.Widget):
-        yield thing
-        inside = list(
-            vars(thing).values()
-        )  # with its traits that have a value; reading the others would create widgets
-    elif isinstance(thing, Mapping):
-        inside = [*thing.keys(), *thing.values()]
-    elif isinstance(thing, list | tuple | set | frozenset):
-        inside = list(thing)
-    elif type(thing).__module__.startswith(f"{__package__}.") and hasattr(thing, "__dict__"):
-        inside = list(vars(thing).values())
-    for one in inside:
-        yield from _parts(one, seen)
+    seen: dict[int, Any] = {}
+    todo = [thing]
+    while todo:
+        thing = todo.pop()
+        if type(thing) in (str, bytes, int, float, bool, type(None)) or id(thing) in seen:
+            continue
+        seen[id(thing)] = thing
+        if isinstance(thing, dict):
+            todo += [*thing.keys(), *thing.values()]
+        elif isinstance(thing, list | tuple | set | frozenset):
+            todo += thing
+        elif isinstance(thing, widgets.Widget):
+            yield thing
+            todo += vars(thing).values()  # with its traits that have a value; reading the others would create widgets
+        elif type(thing).__module__.startswith(f"{__package__}."):
+            todo += getattr(thing, "__dict__", {}).values()
 
 
 def answer_at_once(widget: widgets.Widget) -> None:
@@ -577,7 +577,7 @@ def answer_at_once(widget: widgets.Widget) -> None:
     JupyterLab sends it to a subshell, but ipykernel 7.4 hands it to the shell that has written to the widget last: the
     main one, which waits for the cell. Without its choice the browser's counts.
     """
-    for part in _parts(widget, {}):
+    for part in _parts(widget):
         comm = getattr(part, "comm", None)
         if comm is not None:
             comm._reply_subshell_for = None  # noqa: SLF001 - there is no public way

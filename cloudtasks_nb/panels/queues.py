@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
@@ -22,7 +23,7 @@ from cloudtasks_nb.panels.cards.queue import queue_card
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.limits import LimitsForm
 from cloudtasks_nb.panels.forms.notebook import quoted
-from cloudtasks_nb.panels.panel import WIDE, Panel
+from cloudtasks_nb.panels.panel import WIDE, Panel, answer_at_once, close_all
 from cloudtasks_nb.panels.widgets.cells import Column, is_missing
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.queue_choice import MANY
@@ -99,9 +100,9 @@ class QueuesPanel(Panel):
         self.table.on_show = lambda queue: self.guarded(self._on_pick, queue)
         self.table.on_page = lambda _: self.guarded(self.resubscribe)
         self.card = widgets.HTML()
-        self.form = LimitsForm(lambda: self.guarded(self._preview))
+        self.editor = widgets.VBox().add_class("ctn-editor")
         self._edited = ""  # the queue whose limits are in the form
-        self._form_title = widgets.HTML()
+        self._editing: list[widgets.Widget] = []  # what is in the editor while it is open; made when it first is
         self._make_buttons()
         self.notify("", line="tasks.queues()")
         self._fill()
@@ -126,16 +127,23 @@ class QueuesPanel(Panel):
         self.purge = button(
             "Purge", self._ask_purge, changes=True, quick=True, style="danger", tip="Delete all its tasks"
         )
-        self.save = button("Save limits", self._save, changes=True, quick=True, style="primary")
-        self.cancel = button("Cancel", self._close_form, changes=True, quick=True)
+
+    def _make_form(self) -> None:
+        self.form = LimitsForm(lambda: self.guarded(self._preview))
+        self._form_title = widgets.HTML()
+        self.save = self.button("Save limits", self._save, changes=True, quick=True, style="primary")
+        self.cancel = self.button("Cancel", self._close_form, changes=True, quick=True)
+        self._editing = [self._form_title, self.form, self.row(self.save, self.cancel)]
+        for part in self._editing:
+            answer_at_once(part)
+            self.at_close(partial(close_all, part))  # it is not always laid out
 
     def _fill(self) -> None:
-        self.editor = widgets.VBox([self._form_title, self.form, self.row(self.save, self.cancel)]).add_class(
-            "ctn-card"
-        )
         self._close_form()
         buttons = [] if self.context.read_only else [self.target, self.pause, self.resume, self.edit, self.purge]
         editor = [] if self.context.read_only else [self.editor]
+        for part in (self.target, self.editor):  # which a read-only panel does not lay out
+            self.at_close(partial(close_all, part))
         self.fill(self.row(*buttons, self.find), *editor, self.prompt, self.table, self.card)
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
@@ -278,13 +286,16 @@ class QueuesPanel(Panel):
 
     def _edit(self) -> None:
         name = self._one()
+        if not self._editing:
+            self._make_form()
         self._edited = name
         self.form.show(self._values[name])
         self._form_title.value = section_html(f"Limits of {name}", "")
-        self.editor.layout.display = None
-        self.form.begin()
+        self.editor.layout.display = None  # before its fields are drawn: the first one then gets the focus
+        self.editor.children = self._editing
 
     def _close_form(self) -> None:
+        self.editor.children = ()
         self.editor.layout.display = "none"
 
     def _preview(self) -> None:

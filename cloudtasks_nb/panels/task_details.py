@@ -42,15 +42,20 @@ class TaskDetails(widgets.VBox):
         self._target = ""  # the queue that the form sends to
         self._line_before = ""  # Python that was shown before the form was opened
         self.card = widgets.HTML()
-        self.copies = CopyButtons()
-        self.edit = panel.button(
-            "Edit and send again", self._open_form, changes=True, quick=True, tip="Send its request as a new task"
-        )
-        self._tools = panel.row(self.copies, self.edit)
+        self._tools: widgets.HBox | None = None  # `copies` and `edit`, made when they are first shown
         self._editor: widgets.VBox | None = None  # with `form`, made when it is first opened
-        super().__init__([self.card, self._tools])
+        super().__init__([self.card])
         self.add_class("ctn-follow")
         self.hide()
+
+    def _make_tools(self) -> widgets.HBox:
+        self.copies = CopyButtons()
+        self.edit = self._panel.button(
+            "Edit and send again", self._open_form, changes=True, quick=True, tip="Send its request as a new task"
+        )
+        made = self._panel.row(self.copies, self.edit)
+        answer_at_once(made)
+        return made
 
     def _make_editor(self) -> widgets.VBox:
         panel = self._panel
@@ -101,6 +106,9 @@ class TaskDetails(widgets.VBox):
     def _show_request(self, request: TaskRequest | None) -> None:
         self._request = request
         if request is not None:
+            if self._tools is None:
+                self._tools = self._make_tools()
+                self.children = [self.card, self._tools]
             arguments, options = request.code()
             line = self._panel.context.line(self.queue, "enqueue", *arguments, **options)
             self.copies.texts = {
@@ -108,7 +116,8 @@ class TaskDetails(widgets.VBox):
                 "Copy as JSON": request.json(),
                 "Copy as Python": line,
             }
-        self._tools.layout.display = "none" if request is None else None
+        if self._tools is not None:
+            self._tools.layout.display = "none" if request is None else None
 
     def _open_form(self) -> None:
         if self._request is None:

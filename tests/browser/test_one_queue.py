@@ -117,6 +117,7 @@ def test_a_task_is_edited_and_sent_again(notebook: Callable[..., Any]) -> None:
             "async (text) => (await navigator.clipboard.readText()).includes(text)", arg=copied
         )
     board.button("Edit and send again").click()
+    expect(board.field("URL")).to_be_focused()
     body = board.field("Body")
     expect(body).to_have_value('{\n  "to": 1,\n  "token": "•••"\n}')
     body.fill('{"to": 7, "token": "•••"')

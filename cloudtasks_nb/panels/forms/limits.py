@@ -50,12 +50,6 @@ class LimitsForm(widgets.VBox):
         for setting, text in self._before.items():
             self.fields[setting].value = text
 
-    def begin(self) -> None:
-        """Put the keyboard focus into the first field, where ipywidgets can: from release 8 on."""
-        first = self.fields[QUEUE_SETTINGS[0]]
-        if hasattr(first, "focus"):
-            first.focus()
-
     @property
     def changes(self) -> dict[str, Any]:
         """The fields whose text was changed, as arguments of `queue.update`.

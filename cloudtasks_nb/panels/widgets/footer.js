@@ -136,7 +136,7 @@ class FooterView {
     this.observer.observe(this.root);
     this.changes = new MutationObserver(() => this.changed());
     this.changes.observe(this.root, { subtree: true, childList: true, attributeFilter: ["disabled", "title"] });
-    keepTimes(() => (this.drawTimes(), this.drawKernel()), signal);
+    keepTimes(() => (this.drawTimes(), this.drawZones(), this.drawKernel()), signal);
     this.changed();
     this.findPanel();
   }
@@ -177,6 +177,9 @@ class FooterView {
     this.drawAge();
     if (this.root.parentElement?.closest(".ctn-panel")) return;
     for (const node of this.root.querySelectorAll("time")) if (!node.closest(".ctn-table")) showTime(node);
+  }
+
+  drawZones() {
     if (!this.zones) return;
     this.zones.value = timeMode();
     setText(this.zones.options[1], `Local (${localZone()})`);
@@ -190,6 +193,7 @@ class FooterView {
     this.zones = make("select", { title: "How times are shown, in all panels of this page" }, ...options);
     this.zones.addEventListener("change", () => setTimeMode(this.zones.value));
     header.append(make("label", { class: "ctn-zones" }, "Times", this.zones));
+    this.drawZones();
   }
 
   /** Ask whether the kernel hears of a click; where it has no subshells it does when the running cell has ended. */
@@ -234,12 +238,10 @@ class FooterView {
     if (!prompt) return;
     prompt.setAttribute("role", "alertdialog");
     prompt.setAttribute("aria-label", title);
+    this.unanswered = Boolean(title);
     if (title) {
       this.before = this.last;
-      setTimeout(() => {
-        const field = prompt.querySelector("input");
-        (field?.offsetParent ? field : prompt.querySelector(".ctn-cancel")).focus();
-      });
+      setTimeout(() => this.gone || this.focusQuestion());
     } else if (this.before) {
       this.last = this.before;
       this.before = null;
@@ -247,7 +249,24 @@ class FooterView {
     }
   }
 
+  /** Put the focus into the question once: into the field, if a name has to be typed. It may be drawn after it is asked. */
+  focusQuestion() {
+    const [field, cancel] = ["input", ".ctn-cancel"].map((part) => this.unanswered && this.prompt()?.querySelector(part));
+    if (!field || !cancel) return;
+    this.unanswered = false;
+    (field.offsetParent ? field : cancel).focus();
+  }
+
+  /** Put the focus into the first field of a form that was opened by hand. */
+  focusForm() {
+    const field = [...this.root.querySelectorAll(".ctn-editor :is(input, select, textarea)")].find((node) => node.closest(".ctn-panel") === this.root);
+    if (field && field !== this.field && performance.now() - this.acted < 2000) field.focus();
+    this.field = field;
+  }
+
   changed() {
+    this.focusQuestion();
+    this.focusForm();
     this.nameFields();
     this.addZones();
     this.drawTimes();
@@ -267,9 +286,10 @@ class FooterView {
 
   /** Restore the focus to the element that had it; if that cannot have it any more, to one next to it. */
   keepFocus() {
+    if (!this.last) return; // first of all: to ask for `offsetParent` lays the page out
     const active = this.el.getRootNode().activeElement;
     const lost = !active || active === document.body || active.disabled || !active.offsetParent;
-    if (!this.last || !lost) return;
+    if (!lost) return;
     const able = this.last.isConnected && !this.last.disabled && this.last.offsetParent;
     const stops = [...this.root.querySelectorAll('[role="grid"] [tabindex="0"]')].filter((node) => node.offsetParent);
     (able ? this.last : (stops[0] ?? this.el)).focus({ preventScroll: true });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,24 +27,34 @@ class Question:
 
 
 class Prompt(widgets.VBox):
-    """Asks one question at a time; hidden otherwise."""
+    """Asks one question at a time; hidden otherwise.
+
+    Attributes
+    ----------
+    text, typed, yes, no : HTML, Text, Button, Button
+        The question, the field for the name, and the answers; made with the first question, as most panels ask none.
+    """
 
     def __init__(self) -> None:
-        self.text = widgets.HTML()
-        self.typed = widgets.Text(continuous_update=True, layout={"width": "26em"}, style={"description_width": "auto"})
-        self.yes = widgets.Button()
-        self.no = widgets.Button(description="Cancel").add_class("ctn-cancel")
+        self._making = threading.Lock()
         self._question: Question | None = None
         self._done: Callable[[], object] = lambda: None
         self.on_change: Callable[[str], object] = lambda _: (
             None
         )  #: called with the title of the question; empty when the question is closed
-        super().__init__([self.text, self.typed, widgets.HBox([self.yes, self.no]).add_class("ctn-row")])
+        super().__init__()
         self.add_class("ctn-prompt")
+        self.hide()
+
+    def _make(self) -> None:
+        self.text = widgets.HTML()
+        self.typed = widgets.Text(continuous_update=True, layout={"width": "26em"}, style={"description_width": "auto"})
+        self.yes = widgets.Button()
+        self.no = widgets.Button(description="Cancel").add_class("ctn-cancel")
         self.yes.on_click(lambda _: self._confirm())
         self.no.on_click(lambda _: self.hide())
         self.typed.observe(self._check, "value")
-        self.hide()
+        self.children = [self.text, self.typed, widgets.HBox([self.yes, self.no]).add_class("ctn-row")]
 
     @property
     def question(self) -> Question | None:
@@ -52,6 +63,9 @@ class Prompt(widgets.VBox):
 
     def show(self, question: Question, done: Callable[[], object]) -> None:
         """Ask; `done` is called once it is confirmed, in the thread of the click."""
+        with self._making:
+            if not self.children:
+                self._make()
         self._question, self._done = question, done
         self.text.value = _question_html(question)
         self.typed.value = ""

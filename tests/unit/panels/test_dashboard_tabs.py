@@ -70,6 +70,20 @@ def test_tabs_are_made_when_opened(dashboard: Dashboard) -> None:
     assert part(dashboard) is made
 
 
+def test_a_tab_loads_while_the_browser_draws_it(dashboard: Dashboard) -> None:
+    """What was opened counts as visible until the browser reports, but not after another tab was opened."""
+    assert not part(dashboard).footer.visible  # nor is the dashboard
+    dashboard.turn_to("Queues")
+    show(dashboard)
+    tasks = part(dashboard)
+    assert tasks.footer.visible
+    backfill = part(dashboard, "Backfill")
+    assert (tasks.footer.visible, backfill.footer.visible) == (False, True)
+    show(tasks)
+    dashboard.turn_to("Queues")
+    assert (tasks.footer.visible, backfill.footer.visible) == (True, False)  # the browser reports on Tasks
+
+
 def test_all_tabs_are_about_one_queue(dashboard: Dashboard) -> None:
     """A queue is chosen in the header, selected in the list, or opened there, which shows its tasks."""
     made = part(dashboard)
@@ -192,13 +206,19 @@ def test_exports_show_what_was_opened(dashboard: Dashboard) -> None:
     assert "<h4>Tasks</h4>the part" in html
 
 
-def test_closing_closes_everything(context: FakeContext, watcher: FakeWatcher) -> None:
-    """No widget and no subscription of any tab is left."""
+@pytest.mark.parametrize("read_only", [False, True])
+def test_closing_closes_everything(make_context: MakeContext, watcher: FakeWatcher, *, read_only: bool) -> None:
+    """No widget and no subscription of any tab is left, nor what was made on demand or never laid out."""
     before = set(open_widgets())
-    dashboard = Dashboard(context)
+    dashboard = Dashboard(make_context("reports", read_only=read_only))
     made = part(dashboard)
     show(made)
-    show(dashboard.parts["Queues"])
+    queues = dashboard.parts["Queues"]
+    show(queues)
+    if not read_only:
+        queues.edit.click()
+        queues.cancel.click()
+        queues.purge.click()
     dashboard.close()
     assert watcher.subscribed == []
     assert [type(open_widgets()[name]).__name__ for name in set(open_widgets()) - before] == []
