@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -59,10 +60,14 @@ async def _run(settings: Settings) -> None:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(end))
     if settings.config is not None and sys.platform != "win32":
         loop.add_signal_handler(signal.SIGHUP, reload.set)
-    await run(settings, _print_endpoint, stop, abort, reload)
+    await run(settings, _announce, stop, abort, reload)
 
 
-def _print_endpoint(endpoint: dict[str, Any]) -> None:
+def _announce(endpoint: dict[str, Any]) -> None:
+    """Print the endpoint; all data is loaded, and all servers are listening."""
+    # The loaded data is permanent, so the garbage collector need not scan it again and again.
+    gc.collect()
+    gc.freeze()
     sys.stdout.write(orjson.dumps(endpoint).decode() + "\n")
     sys.stdout.flush()
 

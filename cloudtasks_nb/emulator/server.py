@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import os
 import sys
 from collections.abc import Callable
@@ -103,9 +102,6 @@ async def _start_engine(folder: Folder, database: TaskDatabase, settings: Settin
     stored = database.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
     clock = Clock(advanced=int(stored[0][0]) if stored else 0)
     store = Store(database, clock, settings)
-    # The loaded data is permanent, so the garbage collector need not scan it again and again.
-    gc.collect()
-    gc.freeze()
     engine = build_engine(store, clock, settings, folder.path, stack)
     engine.declared.put()
     await engine.committer.commit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import sys
@@ -51,6 +52,7 @@ def started(monkeypatch: pytest.MonkeyPatch, *arguments: str, error: Exception |
 
     monkeypatch.setattr(command, "run", run_until_ready)
     monkeypatch.setattr(command, "_allow_many_files", lambda: None)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
     return command.main(arguments), given[0]
 
 

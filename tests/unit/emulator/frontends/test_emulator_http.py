@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -123,6 +124,13 @@ async def test_a_restart_keeps_everything(tmp_path: Path) -> None:
         for query, method, view in (("FULL", "POST", "FULL"), ("2&$alt=json;enum-encoding=int", 1, 2)):
             _, found = await second.http("GET", f"/v2/{QUEUE}/tasks/a?responseView={query}")
             assert (found["httpRequest"]["httpMethod"], found["view"]) == (method, view)
+
+
+async def test_the_garbage_collector_is_left_alone(tmp_path: Path) -> None:
+    """An emulator in a process that does other things, too, takes none of its objects from the garbage collector."""
+    before = gc.get_freeze_count()
+    async with emulator(data_dir=tmp_path):
+        assert gc.get_freeze_count() == before
 
 
 @with_settings("running", queues=(QUEUE,))
