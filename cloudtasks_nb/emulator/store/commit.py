@@ -82,7 +82,7 @@ class Committer:
     async def wait_idle(self) -> None:
         """Return when no commit runs; none can start before the caller's next await."""
         while self._busy:
-            await asyncio.gather(*self._tasks)
+            await asyncio.wait(self._tasks)  # unlike gather, it does not cancel them if the caller is cancelled
 
     async def flush(self) -> None:
         """Commit everything put into the database so far; no other commit can start before the caller's next await.

@@ -49,6 +49,25 @@ def committer(runner: asyncio.Runner, store: Store, woken: Woken) -> Iterator[Co
     runner.run(committer.close())
 
 
+class HeldDisk:
+    """Lets the commits of a store wait until `go_on` is set."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._write = store.database.commit
+        self._writing = threading.Event()
+        self.go_on = threading.Event()
+        monkeypatch.setattr(store.database, "commit", self._commit)
+
+    def _commit(self) -> None:
+        self._writing.set()
+        assert self.go_on.wait(20)
+        self._write()
+
+    async def is_writing(self) -> None:
+        """Return when a commit waits."""
+        assert await asyncio.get_running_loop().run_in_executor(None, self._writing.wait, 20)
+
+
 def rows(store: Store) -> int:
     """Count the tasks in the file."""
     return int(store.database.read("SELECT count(*) FROM tasks")[0][0])
@@ -118,37 +137,45 @@ async def test_flushing(store: Store, committer: Committer) -> None:
     await waiting
 
 
+async def test_a_wait_for_the_disk_is_cancelled(store: Store, woken: Woken, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who no longer waits for a commit does not stop it: its callers are answered, and the committer can be closed."""
+    committer = Committer(store, woken.wake)  # closed here, because a committer that fails this test cannot be closed
+    store.add(new_queue(store), new_task("a"), NOW)
+    disk = HeldDisk(store, monkeypatch)
+    callers = [asyncio.ensure_future(committer.commit()) for _ in range(2)]
+    await disk.is_writing()
+    sweep = asyncio.create_task(committer.wait_idle())
+    await asyncio.sleep(0)
+    sweep.cancel()
+    await asyncio.gather(sweep, return_exceptions=True)
+    disk.go_on.set()
+    async with asyncio.timeout(20):
+        await asyncio.gather(*callers)
+    assert (sweep.cancelled(), rows(store)) == (True, 1)
+    await committer.close()
+
+
 async def test_callers_gather_while_the_disk_works(
     store: Store, committer: Committer, woken: Woken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who comes while a commit is under way waits for the next one, and is not answered by the first."""
     queue = new_queue(store)
-    writing, go_on = threading.Event(), threading.Event()
-    commit = store.database.commit
-
-    def slow() -> None:
-        writing.set()
-        assert go_on.wait(20)
-        commit()
-
-    loop = asyncio.get_running_loop()
+    disk = HeldDisk(store, monkeypatch)
 
     def one(number: int) -> asyncio.Future[None]:
         store.add(queue, new_task(f"t{number}"), NOW)
         return asyncio.ensure_future(committer.commit())
 
-    with monkeypatch.context() as held:
-        held.setattr(store.database, "commit", slow)
-        first = [one(0), one(1)]
-        await loop.run_in_executor(None, writing.wait, 20)
-        committer.commit_soon()
-        second = [one(2), one(3), one(4)]
-        await asyncio.sleep(0)
-        assert not any(waiter.done() for waiter in first + second)
-        go_on.set()
-        await asyncio.gather(*first)
-        assert rows(store) >= 2
-        await asyncio.gather(*second)
+    first = [one(0), one(1)]
+    await disk.is_writing()
+    committer.commit_soon()
+    second = [one(2), one(3), one(4)]
+    await asyncio.sleep(0)
+    assert not any(waiter.done() for waiter in first + second)
+    disk.go_on.set()
+    await asyncio.gather(*first)
+    assert rows(store) >= 2
+    await asyncio.gather(*second)
     assert (rows(store), set(woken)) == (5, {queue})
 
 
