@@ -50,11 +50,11 @@ class Health:
 
     async def _watch(self, service: str, _: Any) -> AsyncIterator[bytes]:
         known = service in self._services
-        yield self._status() if known else int_field(1, _SERVICE_UNKNOWN)
-        if not self._stop.is_set():
-            await self._stop.wait()
-            if known:
-                yield self._status()
+        told = self._status() if known else int_field(1, _SERVICE_UNKNOWN)
+        yield told  # the stop may come while this is sent
+        await self._stop.wait()
+        if known and told != self._status():
+            yield self._status()
 
     def _status(self) -> bytes:
         return int_field(1, _NOT_SERVING if self._stop.is_set() else _SERVING)
