@@ -219,7 +219,7 @@ class Server:
         return self._save([blank | {"id": f"c{number}", "source": source} for number, source in enumerate(cells)])
 
     def show(self, page: Page, bundle: dict[str, str]) -> None:
-        """Open a notebook that is not trusted and has an output with this MIME bundle."""
+        """Open a notebook that is not trusted and has an output with this MIME bundle, and wait for its kernel."""
         output = {"output_type": "display_data", "metadata": {}, "data": bundle}
         cell = {
             "cell_type": "code",
@@ -229,7 +229,7 @@ class Server:
             "source": "",
             "outputs": [output],
         }
-        page.goto(f"{self.url}doc/workspaces/{secrets.token_hex(6)}/tree/{self._save([cell])}?token={self.token}")
+        self.visit(page, self._save([cell]))
 
     def _save(self, code: list[dict[str, Any]]) -> str:
         name = f"{secrets.token_hex(4)}.ipynb"

@@ -135,15 +135,19 @@ import pandas as pd
 import cloudtasks_nb as ct
 from cloudtasks_nb import connect
 
+def tell(number):
+    # One write, because two threads tell numbers: print would let one thread's line end in the other's.
+    os.write(1, b"%d\\n" % number)
+
 def send(queue):
     batch = queue.fan_out(pd.DataFrame({"row": range(2000)}), url="http://127.0.0.1:9/run", progress=False)
-    batch._tracker.listen(lambda: print(batch.progress().unsent, flush=True))
-    print(batch.progress().unsent, flush=True)
+    batch._tracker.listen(lambda: tell(batch.progress().unsent))
+    tell(batch.progress().unsent)
 
 def plan(queue):
     def frames():
         for start in range(0, 50_000, 5_000):
-            print(start, flush=True)
+            tell(start)
             yield pd.DataFrame({"row": range(start, start + 5_000)})
     queue.fan_out(frames(), url="http://127.0.0.1:9/run", progress=False)
 
@@ -158,7 +162,7 @@ for line in sys.stdin:  # each line is a new kernel's work; the imports are done
         os._exit(0)
     print("kernel", kernel, flush=True)
     os.waitpid(kernel, 0)
-    print("ended", kernel, flush=True)
+    print("\\nended", kernel, flush=True)  # the kernel may have begun a line
 """
 
 
