@@ -315,8 +315,9 @@ class Tracker:
         state, gate = self._state, self._state.gate
         if self.sending and (not gate.running or gate.rows[State.UNSENT]):
             return False  # rows are sent; those that wait for the canary are not
-        if drained or not state.counts[State.SENT] or not state.watching:
-            return not (drained and state.counts[State.SENT])
+        sent = state.counts[State.SENT] or gate.rows[State.SENT]  # the gate may be newer than the counts
+        if drained or not sent or not state.watching:
+            return not (drained and sent)
         snapshot = self._outcomes.snapshot
         return not state.stale and snapshot is not None and snapshot.at >= since
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -126,6 +127,39 @@ def test_the_rest_follows_the_canary(make: Make, option: Any) -> None:
         tracked.publish()
         assert (await tracked.tracker.finished()).succeeded == ROWS
         assert "canary" not in str(tracked.tracker.notes())
+
+    _loop.run(run(), PATIENCE)
+
+
+def test_the_canary_is_sent_while_its_rows_are_counted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock waits for what becomes of all rows, also if the counts are older than the gate read after them."""
+
+    async def run() -> None:
+        tracked, acknowledged = make(canary=FIRST), asyncio.Event()
+        tracker, call = tracked.tracker, tracked.outbox.run
+        rows_sent = tracker._sending.rows_sent
+
+        async def call_late(work: Any, *args: Any, **options: Any) -> Any:
+            if work is update_gate and tracker.sending:
+                await acknowledged.wait()
+            return await call(work, *args, **options)
+
+        def note(count: int) -> None:
+            rows_sent(count)
+            acknowledged.set()
+
+        monkeypatch.setattr(tracked.outbox, "run", call_late)
+        monkeypatch.setattr(tracker._sending, "rows_sent", note)
+        await tracker.start(sending=True)
+        await tracked.until(lambda: tracker._state.gate.rows[State.SENT] == FIRST)
+        settling = asyncio.create_task(tracker.settle(drained=True))
+        await asyncio.sleep(0)
+        tracked.publish(rows=slice(FIRST))
+        await sent(tracked, ROWS)
+        assert not settling.done()
+        tracked.publish()
+        await settling
+        assert tracker.progress.succeeded == ROWS
 
     _loop.run(run(), PATIENCE)
 
