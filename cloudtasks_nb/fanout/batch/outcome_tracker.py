@@ -345,14 +345,13 @@ class OutcomeTracker:
         """Store the outcomes that log entries show; return how many sent rows became final."""
         located = self._outbox.rows.locate(self._batch, tasks)
         before = self._outbox.rows.states_of(located.values())
-        outcomes, ended, corrected = [], 0, 0
+        outcomes, ended = [], 0
         for task, ref in located.items():
             state, entry = decide(tasks[task], self._limit)
             if state is not None:
                 self._retrying.pop(ref, None)
                 self._search.settling.discard(ref)
                 ended += before[ref] is State.SENT
-                corrected += _corrects(before[ref], state)
             elif before[ref] in _LEFT and entry.attempt >= self._retrying.get(ref, (0, None))[0]:
                 self._retrying[ref] = (entry.attempt, entry.retry_time)
             attempt = try_of(task)
@@ -362,10 +361,7 @@ class OutcomeTracker:
                     self._unexplained[ref] = task, attempt, True
                 elif state is None and before[ref] in _LEFT and entry.status:
                     self._unexplained[ref] = task, attempt, False
-        self._outbox.outcomes.record(self._batch, outcomes)
-        if corrected:
-            before_this = self._outbox.batches.settings(self._batch).get("corrected", 0)
-            self._outbox.batches.set_setting(self._batch, "corrected", before_this + corrected)
+        self._outbox.outcomes.record(self._batch, outcomes, from_log=True)
         return ended
 
     def _running(self, snapshot: Snapshot, sent: int) -> int | None:
@@ -406,13 +402,6 @@ def _outcome_of(ref: int, attempt: int, state: State | None, result: StoredResul
         last_attempt_time=round(result.started.timestamp() * _SECOND),
         duration=None if result.duration is None else round(result.duration * _SECOND),
     )
-
-
-def _corrects(before: State, state: State) -> bool:
-    """Return whether an outcome replaces one that was final."""
-    if state is State.SUCCEEDED:
-        return before in (State.FAILED, State.GONE, State.CANCELLED)
-    return state is State.FAILED and before is State.GONE
 
 
 def _moment(at: int) -> dt.datetime:

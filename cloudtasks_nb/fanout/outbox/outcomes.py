@@ -64,16 +64,28 @@ class Outcomes(Repository):
     """What became of the rows' tasks."""
 
     @transaction
-    def record(self, connection: sqlite3.Connection, batch: str, outcomes: Iterable[Outcome]) -> int:
+    def record(
+        self, connection: sqlite3.Connection, batch: str, outcomes: Iterable[Outcome], *, from_log: bool = False
+    ) -> int:
         """Store what is known of tasks; return how many rows changed their state.
 
         Outcomes of an older try are ignored. A succeeded row stays so, and a late success corrects any other state. A
-        row that is gone after the batch asked for the deletion of its task is cancelled.
+        row that is gone after the batch asked for the deletion of its task is cancelled. Rows that were final and are
+        corrected `from_log` are counted in the setting `corrected`.
         """
         num = number_of(connection, batch)
-        moved = sum(_record_page(connection, num, page) for page in paged(outcomes, _PAGE))
+        left: Counter[State] = Counter()
+        for page in paged(outcomes, _PAGE):
+            left += _record_page(connection, num, page)
+        corrected = sum(count for state, count in left.items() if state in FINAL)
+        if from_log and corrected:
+            connection.execute(
+                """INSERT INTO settings VALUES (?, 'corrected', ?)
+                   ON CONFLICT DO UPDATE SET value = value + excluded.value""",
+                (num, corrected),
+            )
         touch(connection, num)
-        return moved
+        return left.total()
 
     @transaction
     def new_try(
@@ -151,8 +163,8 @@ def _adopt_page(connection: sqlite3.Connection, num: int, page: Sequence[tuple[i
     return len(newer)
 
 
-def _record_page(connection: sqlite3.Connection, num: int, page: Sequence[Outcome]) -> int:
-    """Store some outcomes; return how many rows changed their state."""
+def _record_page(connection: sqlite3.Connection, num: int, page: Sequence[Outcome]) -> Counter[State]:
+    """Store some outcomes; return how many rows left which state."""
     gone = asked_for(connection, (outcome.ref for outcome in page if outcome.state is State.GONE))
     if gone:
         page = [
@@ -169,23 +181,23 @@ def _record_page(connection: sqlite3.Connection, num: int, page: Sequence[Outcom
         )
     }
     current = [outcome for outcome in page if now.get(outcome.ref, (None,))[0] == outcome.attempt]
+    left: Counter[State] = Counter()
     changes: Counter[int] = Counter()
     steps: dict[int, State] = {}
-    moved = 0
     for outcome in current:
         before, to = steps.get(outcome.ref, State(now[outcome.ref][1])), outcome.state
         if to is not None and before in _MAY_COME_FROM.get(to, ()):
+            left[before] += 1
             changes[before] -= 1
             changes[to] += 1
             steps[outcome.ref] = to
-            moved += 1
     connection.executemany("UPDATE rows SET state = ? WHERE ref = ?", [(to, ref) for ref, to in steps.items()])
     causes = _causes(connection, num, {outcome.last_message for outcome in current if outcome.last_message})
     connection.executemany(
         _UPSERT, [_columns(outcome, causes, moved=steps.get(outcome.ref) is outcome.state) for outcome in current]
     )
     add_counts(connection, num, changes)
-    return moved
+    return left
 
 
 def _causes(connection: sqlite3.Connection, num: int, messages: Collection[str]) -> dict[str | None, str | None]:

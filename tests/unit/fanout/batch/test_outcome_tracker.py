@@ -335,6 +335,23 @@ def test_a_verdict_that_was_early_is_corrected_and_said(world: World) -> None:
     assert world.outbox.batches.settings(world.batch)["corrected"] == 2
 
 
+def test_two_connections_correct_the_same_rows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each corrected row is counted once, by the connection that changes it."""
+    watch(new(world), world, 700)
+    assert world.counts() == {"gone": 5}
+    record, found = world.outbox.outcomes.record, {world.tasks[0]: [entry(world.tasks[0], status="OK")]}
+
+    def record_second(*args: Any, **options: Any) -> int:
+        monkeypatch.undo()
+        new(world).store(found)
+        return record(*args, **options)
+
+    monkeypatch.setattr(world.outbox.outcomes, "record", record_second)
+    new(world).store(found)
+    assert world.counts() == {"gone": 4, "succeeded": 1}
+    assert world.outbox.batches.settings(world.batch)["corrected"] == 1
+
+
 def test_entries_out_of_order_and_twice_leave_a_final_row_alone(world: World) -> None:
     """A success is not retrying because its first attempt is read after it."""
     tracker = new(world)

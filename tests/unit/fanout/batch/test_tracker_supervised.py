@@ -105,9 +105,9 @@ def test_the_last_outcome_at_the_moment_when_the_sending_ends(
         await over.wait()
         return stats
 
-    def end_and_record(*args: Any) -> int:
+    def end_and_record(*args: Any, **options: Any) -> int:
         loop.call_soon_threadsafe(over.set)
-        return record(*args)
+        return record(*args, **options)
 
     async def run() -> int:
         await tracked.tracker.start(sending=True)
