@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,11 +26,14 @@ class Work:
     def __init__(self) -> None:
         self.called: set[int] = set()
         self.bad: set[int] = set()
+        self.may_end = threading.Event()
+        self.may_end.set()
         self.handler = ct.serve(self.work, name="work")
 
     def work(self, number: int) -> int:
         """Do the work of one row."""
         self.called.add(number)
+        self.may_end.wait()
         if number in self.bad:
             raise KeyError(number)
         return number
@@ -124,8 +128,10 @@ def test_a_kernel_that_is_killed(tmp_path: Path, take_up: Callable[[ct.Client, W
         kernel.kill()
     work = Work()
     work.bad = {3}
+    work.may_end.clear()  # else the canary may have failed when `resume` is called, which then sends the other rows
     with ct.local(tmp_path) as tasks, closing(work.handler):
         batch = take_up(tasks, work)
+        work.may_end.set()
         with pytest.raises(PreconditionError, match="canary: 1 of 5 rows failed"):
             batch.wait(PATIENCE)
         assert work.called <= set(range(5))
