@@ -467,26 +467,26 @@ class Transport:
                 raise no_connection(self.endpoint, target, details) from None
 
     async def _refresh_credentials(self) -> None:
-        """Renew expired credentials here: gRPC reports a failed renewal as an unavailable service.
+        """Look for credentials, and renew expired ones here: gRPC reports a failed renewal as an unavailable service.
 
         Calls that need it at the same time wait for one renewal, and have its result or its error.
         """
-        if self._credentials is None:
-            self._credentials = await asyncio.to_thread(self._load_credentials)
-        if self._credentials.valid:
+        if self._credentials is not None and self._credentials.valid:
             return
         if self._renewal is None or self._renewal.done():
-            self._renewal = asyncio.create_task(asyncio.to_thread(self.auth.renew))
+            self._renewal = asyncio.create_task(asyncio.to_thread(self._renew))
             self._renewal.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may be cancelled
         await asyncio.shield(self._renewal)  # a call that is cancelled leaves the renewal to the others
+
+    def _renew(self) -> None:
+        self._credentials = self._load_credentials()
+        if not self._credentials.valid:
+            self.auth.renew()
 
     def _load_credentials(self) -> Any:
         """Return the credentials. The default endpoint becomes that of their universe domain.
 
-        Raises
-        ------
-        CredentialsError
-            If there are none, or they are of another universe domain than the endpoint: they are not sent there.
+        Raises CredentialsError if there are none, or if the endpoint is of another universe domain.
         """
         self.endpoint = self.endpoint.in_universe(self.auth.universe())
         return self.auth.credentials()

@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import google.auth.credentials
 import google.auth.exceptions
@@ -372,10 +373,18 @@ def test_credentials_that_cannot_be_renewed(error: Exception, kind: type[errors.
 
 @pytest.mark.parametrize(("refused", "kind"), [(False, errors.EndpointError), (True, errors.CredentialsError)])
 def test_concurrent_calls_renew_a_token_once(
-    sign_in: GoogleSignIn, make_auth: MakeAuth, closed: int, kind: type[errors.CloudTasksError], *, refused: bool
+    sign_in: GoogleSignIn,
+    make_auth: MakeAuth,
+    monkeypatch: pytest.MonkeyPatch,
+    closed: int,
+    kind: type[errors.CloudTasksError],
+    *,
+    refused: bool,
 ) -> None:
-    """A hundred calls without a token make one request of a token, also if it is refused."""
+    """A hundred calls without credentials look for them once and make one request of a token, also if it is refused."""
     auth = make_auth("user")
+    look = Mock(wraps=auth.universe)
+    monkeypatch.setattr(auth, "universe", look)
     if refused:
         sign_in.answers[OAUTH] = 400, {"error": "invalid_grant"}
 
@@ -384,7 +393,7 @@ def test_concurrent_calls_renew_a_token_once(
         return await asyncio.gather(*calls, return_exceptions=True)
 
     found = use(closed, together, place={"local": False}, auth=auth, connect_timeout=0.2)
-    assert ({type(one) for one in found}, len(sign_in.asked)) == ({kind}, 1)
+    assert ({type(one) for one in found}, look.call_count, len(sign_in.asked)) == ({kind}, 1, 1)
 
 
 def test_credentials_go_to_google_only_over_tls(fake: Fakes) -> None:
