@@ -384,10 +384,10 @@ class BatchTimeoutError(CloudTasksError, TimeoutError):
     Examples
     --------
     >>> batch = queue.pause().fan_out(df, url=handler)
-    >>> batch.wait(0.1)
+    >>> batch.wait(2)
     Traceback (most recent call last):
         ...
-    cloudtasks_nb.errors.BatchTimeoutError: batch ... is not done after 100 ms: 3 rows: 3 ready
+    cloudtasks_nb.errors.BatchTimeoutError: batch ... is not done after 2 s: 3 rows: 3 ready
       → the batch continues: batch.wait() waits longer, batch.progress() shows its state
     """
 
