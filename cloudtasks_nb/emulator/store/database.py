@@ -44,10 +44,7 @@ _PAGE = 8192
 # The file gives free pages back if it has more than this many of them, and more of them than of others.
 _MOST_FREE = 128
 _CONNECTION: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 30}
-_VERSION = 3  # of the schema
-_READ = {0, 1, 2, _VERSION}  # new files have 0; version 1 had no rows of the log that stand for many creations
-_RENAMED_IN = 3  # the version
-_FORMER_NAMES = {"tombstones": "tombs", "purged_ranges": "graves"}
+_VERSION = 3  # of the schema; a new file has 0
 
 
 class Statement(StrEnum):
@@ -191,12 +188,11 @@ class TaskDatabase:
         self._writer.execute("ATTACH ? AS source", (str(path),))
         try:
             [(version,)] = self._writer.execute("PRAGMA source.user_version")
-            _check_version(path, version, "take a new snapshot")
+            _check_version(path, version, "take a new snapshot: this one cannot be converted")
             self._writer.execute("BEGIN IMMEDIATE")
             for table in _TABLES:
                 self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names from `_TABLES`
-                source = _FORMER_NAMES.get(table, table) if version < _RENAMED_IN else table
-                self._writer.execute(f"INSERT INTO {table} SELECT * FROM source.{source}")  # noqa: S608 - the same
+                self._writer.execute(f"INSERT INTO {table} SELECT * FROM source.{table}")  # noqa: S608 - the same
             self._writer.execute("COMMIT")
         finally:
             self.roll_back()
@@ -244,13 +240,8 @@ class TaskDatabase:
 
     def _prepare(self) -> None:
         [(version,)] = self._writer.execute("PRAGMA user_version")
-        _check_version(self.path, version, "choose another folder")
-        renamed = _FORMER_NAMES.items() if 0 < version < _RENAMED_IN else ()
-        self._writer.executescript(
-            "BEGIN IMMEDIATE; DROP INDEX IF EXISTS tombs_until;"
-            + "".join(f"ALTER TABLE {former} RENAME TO {name};" for name, former in renamed)
-            + f"{_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT"
-        )
+        _check_version(self.path, version, "remove the file or choose another folder: it cannot be converted")
+        self._writer.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")
 
 
 def _configure(connection: sqlite3.Connection) -> None:
@@ -262,9 +253,9 @@ def _configure(connection: sqlite3.Connection) -> None:
 
 
 def _check_version(path: Path, version: int, hint: str) -> None:
-    if version not in _READ:
+    if version not in {0, _VERSION}:
         raise EmulatorError(
-            f"{path} was written by another version of the emulator ({version} instead of {_VERSION})",
+            f"{path} has the tables of another version of the emulator ({version} instead of {_VERSION})",
             resource=str(path),
             hint=hint,
         )
