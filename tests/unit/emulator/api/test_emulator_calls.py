@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 
 from cloudtasks_nb.emulator.api.faults import Fault, Faults
+from cloudtasks_nb.emulator.frontends.admin import Admin
 from cloudtasks_nb.emulator.model.clock import HOUR, SECOND
 from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.errors import InvalidInputError
@@ -80,6 +82,20 @@ async def test_a_run_by_hand_waits_for_a_reset(service: Service) -> None:
     dispatcher.release()
     assert (await called).name == request.name
     assert next(iter(dispatcher._running)).claim.queue is service.engine.store.queue(QUEUE)
+
+
+async def test_one_replacement_after_the_other(service: Service, tmp_path: Path) -> None:
+    """Two resets at once run one after the other, and nothing is sent during either."""
+    admin, dispatcher, held = Admin(service.engine, tmp_path), service.engine.dispatcher, []
+    await service.create_queue()
+    await service.create_task("a")
+    dispatcher.run_now(service.engine.store.queue(QUEUE), "a")
+
+    def change() -> None:
+        held.append(not dispatcher._released.is_set())
+
+    await asyncio.gather(admin._replace(change), admin._replace(change))
+    assert held == [True, True]
 
 
 async def test_a_batch_in_v2beta3(service: Service) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -9,6 +11,9 @@ import pytest
 from cloudtasks_nb.emulator.api.filter import LOG_ID, And, Compare, Not, Or, compile_filter, parse_filter, parse_time
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 
+OPERATORS = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge
+}  # fmt: skip
 RECORD: dict[str, Any] = {
     "resource": {"type": "cloud_tasks_queue", "labels": {"queue_id": "Q-1"}},
     "severity": "ERROR",
@@ -68,32 +73,12 @@ def test_reading(text: str, node: object) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "a=",
-        "=1",
-        "(a=1",
-        "a=1)",
-        "a==1",
-        "AND a=1",
-        "a=1 OR",
-        "NOT",
-        'a="open',
-        "a=)",
-        "a=(b",
-        "~",
-        'log_id("a"',
-        "log_id(",
-        "log_id(a=b)",
-        "log_id(a, b)",
-        "sample(a)",
-        "ip_in_net(a, b)",
-        "a=b(c)",
-        pytest.param("a " * 10_001, id="length"),
-        pytest.param("(" * 3000, id="parentheses"),
-        pytest.param("-(" * 3000, id="minuses"),
-        pytest.param("NOT " * 3000 + "a", id="negations"),
-        pytest.param("a=(" * 3000, id="values"),
+        "a=", "=1", "(a=1", "a=1)", "a==1", "AND a=1", "a=1 OR", "NOT", 'a="open', "a=)", "a=(b", "~", 'log_id("a"',
+        "log_id(", "log_id(a=b)", "log_id(a, b)", "sample(a)", "ip_in_net(a, b)", "a=b(c)",
+        "a " * 10_001, "(" * 3000, "-(" * 3000, "NOT " * 3000 + "a", "a=(" * 3000,
     ],
-)
+    ids=lambda text: text[:20],
+)  # fmt: skip
 def test_syntax_errors(text: str) -> None:
     """A filter that cannot be read is INVALID_ARGUMENT."""
     with pytest.raises(RefusedError, match=r"^Unparseable filter") as refused:
@@ -104,10 +89,6 @@ def test_syntax_errors(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "passes"),
     [
-        ("", True),
-        ('resource.type="cloud_tasks_queue"', True),
-        ('resource.labels.queue_id="q-1"', True),  # letters of any case
-        ('resource.labels.queue_id!="q-1"', False),
         ('resource.labels.queue_id:"Q"', True),
         ('resource.labels.missing="x"', False),
         ('resource.labels.missing!="x"', False),  # nothing is true of what is not there
@@ -115,24 +96,15 @@ def test_syntax_errors(text: str) -> None:
         ("jsonPayload.attemptResponseLog:*", True),
         ("jsonPayload.taskCreationLog:*", False),
         ("zero:*", True),
-        ('jsonPayload.attemptResponseLog.status!="OK"', True),
         ('jsonPayload.attemptResponseLog.status=("OK" OR "NOT_FOUND")', True),
-        ("jsonPayload.attemptResponseLog.dispatchCount>=9", True),  # numbers, though written as texts
-        ('jsonPayload.attemptResponseLog.status>"NOT"', True),
         ("jsonPayload.attemptResponseLog=1", False),  # a whole message
         ("NOT " * 48 + "(zero:0)", True),
-        ("zero<1", True),
         ("zero:0", True),
         ("zero>word", False),
         ('jsonPayload."@type"="type.googleapis.com/x"', True),
-        ("severity>=WARNING", True),
-        ("severity<ERROR", False),
         ("severity=ERROR AND -severity=INFO", True),
         ("severity=INFO OR severity=ERROR", True),
-        ('timestamp>="2026-01-02T03:04:05Z"', True),
-        ('timestamp>"2026-01-02T03:04:05Z"', False),
         ('timestamp<"2026-01-02T04:04:05.5+01:00"', True),
-        ("timestamp>=2026-01-02", True),
         ("timestamp>=2026-01-02T03:04:06Z", False),
         ('jsonPayload.attemptResponseLog.status=~"^NOT_"', True),
         ('jsonPayload.attemptResponseLog.status!~"^NOT_"', False),
@@ -145,6 +117,28 @@ def test_syntax_errors(text: str) -> None:
 def test_comparisons(text: str, *, passes: bool) -> None:
     """A filter lets through what the documentation says."""
     assert compile_filter(parse_filter(text), getter)(RECORD) is passes
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "texts"),
+    [
+        ("n", [8, 9, 10], ["8", "9", "10"]),
+        ("n", ["8", "9", "10"], ["8", "9", "10"]),  # numbers, though written as texts
+        ("d", [0.5, 1.0, 20.0], ["0.5s", "1s", "20s"]),
+        ("t", ["A", "b", "C"], ["a", "B", "c"]),  # letters of any case
+        ("severity", ["DEBUG", "INFO", "ERROR"], ["DEBUG", "info", "ERROR"]),
+        (
+            "timestamp",
+            [0, 1, 86_400 * 10**9],
+            ["1970-01-01", "1970-01-01T00:00:00.000000001Z", "1970-01-02T01:00:00+01:00"],
+        ),
+    ],
+)
+def test_operators(field: str, values: list[Any], texts: list[str]) -> None:
+    """Numbers, durations, texts, severities and times are each compared in their own order, by all six operators."""
+    for (at, value), (place, text), op in product(enumerate(values), enumerate(texts), OPERATORS):
+        passes = compile_filter(parse_filter(f'{field}{op}"{text}"'), getter)
+        assert passes({field: value}) is OPERATORS[op](at, place), (value, op, text)
 
 
 @pytest.mark.parametrize(("fraction", "least", "most"), [("0", 0, 0), ("0.5", 350, 650), ("1", 1000, 1000)])
@@ -160,15 +154,11 @@ def test_samples(fraction: str, least: int, most: int) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "sample(a, much)",
-        "sample(a, 2)",
-        "sample(a, -1)",
-        'timestamp>"yesterday"',
-        'severity=~"["',
-        pytest.param('severity=~"' + "(" * 3000 + '"', id="parentheses"),
-        'receiveTimestamp>""',
+        "sample(a, much)", "sample(a, 2)", "sample(a, -1)", 'timestamp>"yesterday"', 'receiveTimestamp>""',
+        'severity=~"["', 'severity=~"' + "(" * 3000 + '"',
     ],
-)
+    ids=lambda text: text[:20],
+)  # fmt: skip
 def test_invalid_values(text: str) -> None:
     """A time that is none, and a broken regular expression, are INVALID_ARGUMENT."""
     with pytest.raises(RefusedError, match=r"^Unparseable filter"):
@@ -178,15 +168,12 @@ def test_invalid_values(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "nanoseconds"),
     [
-        ("1970-01-01T00:00:01Z", 1_000_000_000),
-        ("1970-01-01T00:00:00.000000001Z", 1),
         ("1970-01-01T01:00:00.5+01:00", 500_000_000),
-        ("1970-01-02", 86_400_000_000_000),
-        ("1970-01-01t00:00:00z", 0),
+        ("1970-01-01t00:00:01z", 1_000_000_000),
     ],
 )
 def test_times(text: str, nanoseconds: int) -> None:
-    """Times are read to the nanosecond, without a zone as UTC."""
+    """Times are read with their zone, in small letters, too."""
     assert parse_time(text) == nanoseconds
 
 

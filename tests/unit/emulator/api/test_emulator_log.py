@@ -305,6 +305,8 @@ def test_invalid_requests(store: Store, clock: Clock, request_: dict[str, Any]) 
     [
         ("severity=INFO", 2),
         ("severity>=ERROR", 1),
+        ('timestamp<="2026-01-02T03:04:05.680151Z"', 3),
+        ('timestamp<"2026-01-02T03:04:05.680151Z"', 2),
         ('insertId="{}"', 1),
         ('insert_id>="{}"', 3),
         ("receive_timestamp>=2026-01-01", 3),

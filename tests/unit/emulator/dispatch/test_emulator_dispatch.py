@@ -13,16 +13,16 @@ import pytest
 from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
 from cloudtasks_nb.emulator.dispatch.request import HttpCall
+from cloudtasks_nb.emulator.dispatch.unreachable import UnreachableTargets
 from cloudtasks_nb.emulator.model.attempts import AttemptResult
 from cloudtasks_nb.emulator.model.clock import HOUR, Clock
 from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import PAUSED
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
-from cloudtasks_nb.emulator.model.tasks import accept_task
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
-from tests.unit.emulator.conftest import NOW, QUEUE, commit, http_task, new_queue, new_task, with_settings
+from tests.unit.emulator.conftest import NOW, QUEUE, URL, commit, new_queue, new_task, with_settings
 
 
 class Target(Deliverer):
@@ -78,28 +78,13 @@ class Harness:
     def __post_init__(self) -> None:
         self.dispatcher = Dispatcher(self.store, self.clock, self.target, lambda *_: None, self.settings)
 
-    async def add(self, queue: QueueState, *ids: str, due: int | None = None) -> None:
+    async def add(self, queue: QueueState, *ids: str, due: int | None = None, url: str = URL) -> None:
         """Create tasks and let the dispatcher know."""
         for task_id in ids:
-            self.store.add(queue, new_task(task_id, self.clock.now(), due=due), self.clock.now())
-        self.commit()
-        self.dispatcher.wake([queue])
-        await turn()
-
-    async def set_state(self, queue: QueueState, state: int) -> None:
-        """Pause or resume the queue."""
-        queue.message.state = state
-        self.dispatcher.wake([queue])
-        await turn()
-
-    async def wait(self, duration: int) -> None:
-        """Let time pass."""
-        self.clock.advance(duration)
-        await turn()
-
-    def commit(self) -> None:
-        """Commit the store."""
+            self.store.add(queue, new_task(task_id, self.clock.now(), due=due, url=url), self.clock.now())
         commit(self.store)
+        self.dispatcher.wake([queue])
+        await turn()
 
 
 @pytest.fixture
@@ -142,25 +127,12 @@ async def test_a_few_at_a_time(harness: Harness, queue: QueueState) -> None:
     """Between two handfuls of tasks the loop has its turn, so that answers are seen and connections come free."""
     for number in range(25):
         harness.store.add(queue, new_task(f"t{number}"), NOW)
-    harness.commit()
+    commit(harness.store)
     harness.dispatcher.wake([queue])
     assert queue.in_flight == 10
     for _ in range(25):
         await harness.target.arrivals.get()
     assert queue.in_flight == 25
-
-
-@with_settings("harness", **limits(max_concurrent_dispatches=1))
-async def test_new_limits_hold_at_once(harness: Harness, queue: QueueState) -> None:
-    """A queue that is given more room uses it."""
-    await harness.add(queue, "a", "b", "c")
-    assert harness.target.ids == ["a"]
-    message = beta.Queue.FromString(queue.message.SerializeToString())
-    message.rate_limits.max_concurrent_dispatches = 3
-    harness.store.configure(queue, message)
-    harness.dispatcher.wake([queue])
-    await turn()
-    assert harness.target.ids == ["a", "b", "c"]
 
 
 async def test_the_clock_is_moved_when_an_attempt_has_just_ended(harness: Harness, queue: QueueState) -> None:
@@ -176,7 +148,7 @@ async def test_the_clock_is_moved_when_an_attempt_has_just_ended(harness: Harnes
 async def test_a_run_by_hand(harness: Harness, queue: QueueState) -> None:
     """A task can be run while its queue is paused and full, and while it runs; one that is not there cannot."""
     await harness.add(queue, "a", due=NOW + HOUR)
-    await harness.set_state(queue, PAUSED)
+    queue.message.state = PAUSED
     harness.dispatcher.run_now(queue, "a")
     harness.dispatcher.run_now(queue, "a")
     await turn()
@@ -187,17 +159,14 @@ async def test_a_run_by_hand(harness: Harness, queue: QueueState) -> None:
         harness.dispatcher.run_now(queue, "a")
 
 
-@with_settings("harness", wait_for_loopback=True)
-async def test_other_machines_are_not_waited_for(harness: Harness, queue: QueueState) -> None:
-    """A refused connection elsewhere is an attempt, also for an emulator that waits for this machine."""
+@with_settings("harness", wait_for_loopback=True, **limits(max_dispatches_per_second=1, max_burst_size=1))
+async def test_only_this_machine_is_waited_for(harness: Harness, queue: QueueState) -> None:
+    """A refused connection here is no attempt and costs no token of the rate; one elsewhere is an attempt."""
     harness.target.refuses = True
-    task = http_task("a")
-    task.http_request.url = "http://10.255.255.1/x"
-    harness.store.add(queue, accept_task(task, QUEUE, NOW), NOW)
-    harness.commit()
-    harness.dispatcher.wake([queue])
-    await turn()
-    assert queue.attempts[1].dispatches == 1
+    await harness.add(queue, "here")
+    await harness.add(queue, "elsewhere", url="http://10.255.255.1/x")
+    assert harness.target.ids == ["here", "elsewhere"]
+    assert [tried.dispatches for tried in queue.attempts.values()] == [1]
 
 
 async def test_holding(harness: Harness, queue: QueueState) -> None:
@@ -208,7 +177,8 @@ async def test_holding(harness: Harness, queue: QueueState) -> None:
     assert queue.live.keys() == {"a"}
     waiting = asyncio.create_task(harness.dispatcher.wait_released())
     await harness.add(queue, "b")
-    await harness.wait(HOUR)
+    harness.clock.advance(HOUR)
+    await turn()
     assert (harness.target.ids, waiting.done()) == (["a"], False)
     harness.store.reload(keep_running=False)
     harness.dispatcher.release()
@@ -224,3 +194,13 @@ async def test_a_deleted_queue(harness: Harness, queue: QueueState) -> None:
     harness.dispatcher.wake([queue])
     await harness.target.answer(500)
     assert harness.store.contents.queues == {}
+
+
+async def test_probes_end_with_the_dispatcher() -> None:
+    """The probes of unreachable targets stop when they are closed."""
+    targets = UnreachableTargets(lambda _: None)
+    targets.add("127.0.0.1:9")
+    targets.add("127.0.0.1:9")
+    assert targets
+    await targets.close()
+    assert "127.0.0.1:9" not in targets

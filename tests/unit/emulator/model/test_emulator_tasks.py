@@ -162,10 +162,11 @@ def test_schedule_times(asked: int, due: int) -> None:
     assert accept_task(task, QUEUE, NOW).due == due
 
 
-def test_a_time_beyond_all_calendars() -> None:
-    """A time that no calendar has is refused too."""
+@pytest.mark.parametrize("asked", [NOW + 30 * DAY + 1, 10**13 * SECOND], ids=["30 days and more", "no calendar"])
+def test_times_that_are_too_far_ahead(asked: int) -> None:
+    """A microsecond more than thirty days is refused, and so is a time that no calendar has."""
     task = http_task()
-    task.schedule_time.seconds = 10**13
+    task.schedule_time.seconds, task.schedule_time.nanos = asked // SECOND, asked % SECOND * 1000
     with pytest.raises(RefusedError, match="too far in the future"):
         accept_task(task, QUEUE, NOW)
 
