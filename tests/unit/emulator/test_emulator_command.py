@@ -27,37 +27,18 @@ ROOT = Path(__file__).parents[3]
 FIRST, ANOTHER = "projects/dev/locations/here/queues/firstq", "projects/dev/locations/here/queues/anotherq"
 #: A text for each option, and the value in the settings that it stands for.
 VALUES: dict[str, tuple[str, Any]] = {
-    "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - only compared
-    "port": ("1", 1),
-    "http-port": ("2", 2),
-    "single-port": ("true", True),
-    "allow-host": ("Hub.example fd00::1", ("hub.example", "fd00::1")),
-    "data-dir": ("d", Path("d")),
-    "queue": ("a b", ("a", "b")),
-    "strict": ("true", True),
-    "metadata-port": ("3", 3),
-    "proxy-port": ("4", 4),
-    "console-writes": ("true", True),
-    "quiet": ("true", True),
-    "grace": ("2.5", 2.5),
-    "lease": ("true", True),
-    "wait-for-loopback": ("true", True),
-    "openid-issuer": ("i", "i"),
-    "openid-signing-key": ("k", Path("k")),
-    "app-engine-host": ("http://h", "http://h"),
-    "functions-host": ("f:5001", "f:5001"),
-    "https-ca": ("c", Path("c")),
-    "https-insecure": ("true", True),
-    "no-batch": ("true", True),
-    "create-queues-on-demand": ("true", True),
-    "hard-reset-on-purge-queue": ("true", True),
-    "task-tombstone": ("1.5", SECOND * 3 // 2),
-    "queue-tombstone": ("2", 2 * SECOND),
-    "new-queue-delay": ("3", 3 * SECOND),
-    "log-delay": ("4", 4 * SECOND),
+    "host": ("[::1]", "::1"), "port": ("1", 1), "http-port": ("2", 2), "single-port": ("true", True),
+    "allow-host": ("Hub.example fd00::1", ("hub.example", "fd00::1")), "data-dir": ("d", Path("d")),
+    "queue": ("a b", ("a", "b")), "strict": ("true", True), "metadata-port": ("3", 3), "proxy-port": ("4", 4),
+    "console-writes": ("true", True), "quiet": ("true", True), "grace": ("2.5", 2.5), "lease": ("true", True),
+    "wait-for-loopback": ("true", True), "openid-issuer": ("i", "i"), "openid-signing-key": ("k", Path("k")),
+    "app-engine-host": ("http://h", "http://h"), "functions-host": ("f:5001", "f:5001"), "https-ca": ("c", Path("c")),
+    "https-insecure": ("true", True), "no-batch": ("true", True), "create-queues-on-demand": ("true", True),
+    "hard-reset-on-purge-queue": ("true", True), "task-tombstone": ("1.5", SECOND * 3 // 2),
+    "queue-tombstone": ("2", 2 * SECOND), "new-queue-delay": ("3", 3 * SECOND), "log-delay": ("4", 4 * SECOND),
     "log-limit": ("7", 7),
     "log-index-delay": ("0.05:45 0.01:600 0.5:1", ((0.05, 45 * SECOND), (0.01, 600 * SECOND), (0.5, SECOND))),
-}
+}  # fmt: skip
 
 
 @pytest.fixture

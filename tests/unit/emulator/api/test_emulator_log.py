@@ -139,7 +139,8 @@ def test_one_call_is_logged_as_many_are(make_store: MakeStore, clock: Clock, ord
         seen.append(read_all(store, clock, page_size=size, order_by=order))
         assert len(store.database.read("SELECT * FROM log")) == (3 if together else 6)
     assert seen[0] == seen[1]
-    assert len(seen[0]) == 6
+    ids = ["first", "a", "b", "c", "d", "last"]
+    assert names(seen[0]) == (ids if order.endswith("asc") else ids[::-1])
 
 
 @pytest.mark.parametrize(
@@ -210,22 +211,6 @@ def test_a_retry_after_all_calendars(store: Store, clock: Clock) -> None:
     assert shown.schedule_time.ToJsonString() == "9999-12-31T23:59:59.999999Z"
 
 
-@pytest.mark.parametrize("order", ["timestamp asc", "timestamp desc"])
-def test_pages_follow_each_other(store: Store, clock: Clock, order: str) -> None:
-    """Pages have every entry once, in the requested order."""
-    queue = logged_queue(store)
-    for number in range(25):
-        store.add(queue, new_task(f"t{number}"), NOW)
-    commit(store)
-    seen, token, pages = [], "", 0
-    while pages == 0 or token:
-        page, token = read(store, clock, page_size=10, page_token=token, order_by=order)
-        seen += [entry["jsonPayload"]["task"].rpartition("/t")[2] for entry in page]
-        pages += 1
-    expected = [str(number) for number in range(25)]
-    assert (seen, pages) == (expected if order.endswith("asc") else expected[::-1], 3)
-
-
 def test_long_reads_go_in_chunks(store: Store, clock: Clock) -> None:
     """An entry behind thousands of others is found, from both ends."""
     queue = logged_queue(store)
@@ -283,16 +268,10 @@ def test_entries_that_are_indexed_late(make_store: MakeStore, clock: Clock) -> N
 @pytest.mark.parametrize(
     "request_",
     [
-        {"order_by": "severity"},
-        {"page_size": -1},
-        {"filter": "("},
-        {"filter": 'timestamp>"soon"'},
-        {"resource_names": []},
-        {"resource_names": ["folders/1"]},
-        {"page_token": "?"},
-        {"page_token": "MSBhYmM="},
+        {"order_by": "severity"}, {"page_size": -1}, {"filter": "("}, {"filter": 'timestamp>"soon"'},
+        {"resource_names": []}, {"resource_names": ["folders/1"]}, {"page_token": "?"}, {"page_token": "MSBhYmM="},
     ],
-)
+)  # fmt: skip
 def test_invalid_requests(store: Store, clock: Clock, request_: dict[str, Any]) -> None:
     """An invalid request is INVALID_ARGUMENT."""
     with pytest.raises(RefusedError) as refused:
@@ -312,21 +291,14 @@ def test_invalid_requests(store: Store, clock: Clock, request_: dict[str, Any]) 
         ("receive_timestamp>=2026-01-01", 3),
         ("jsonPayload.attemptResponseLog.status=NOT_FOUND", 1),
         ("json_payload.attemptResponseLog.dispatchCount=1", 1),
-        ("jsonPayload.attemptResponseLog.nothing:*", 0),
-        ("jsonPayload.somethingElse:*", 0),
-        ('jsonPayload."@type":TaskActivityLog', 3),
-        ("resource.labels.target_type=HTTP", 3),
-        ("resource.labels.project_id=p resource.labels.nothing:*", 0),
-        ("resource.nothing:*", 0),
-        ("resource.labels.queue_id.nothing:*", 0),
-        ("resource:* resource.labels:* jsonPayload:*", 3),
+        ("jsonPayload.attemptResponseLog.nothing:* OR jsonPayload.somethingElse:* OR trace:*", 0),
+        ('jsonPayload."@type":TaskActivityLog resource.labels.target_type=HTTP sample(insertId, 1)', 3),
+        ("resource.labels.nothing:* OR resource.nothing:* OR resource.labels.queue_id.nothing:*", 0),
+        ("resource:* resource.labels:* resource.labels.project_id=p jsonPayload:* sample(resource, 1)", 3),
         ("resource=x OR resource.labels=1 OR jsonPayload=1", 0),
-        ("sample(resource, 1)", 3),
-        ("trace:*", 0),
         ('log_id("cloudtasks.googleapis.com/task_operations_log") severity=INFO', 2),
         ('log_id("cloudtasks.googleapis.com%2Ftask_operations_log")', 3),
         ('log_id("run.googleapis.com/requests")', 0),
-        ("sample(insertId, 1)", 3),
         ("NOT jsonPayload.taskCreationLog:*", 2),
         ("jsonPayload.taskCreationLog:* severity=INFO resource.labels.queue_id=q resource.labels.queue_id=q", 1),
         ('"POST http"', 3),

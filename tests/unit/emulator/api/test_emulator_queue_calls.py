@@ -14,53 +14,34 @@ from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, refusal, with
 BAD_NAME = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'
 
 
-@pytest.mark.parametrize(
-    ("parent", "name", "code", "text"),
-    [
-        ("nowhere", QUEUE, "PERMISSION_DENIED", "Permission denied on resource project nowhere."),
-        (
-            "projects/bad_id/locations/us-central1",
-            QUEUE,
-            "PERMISSION_DENIED",
-            "Permission denied on resource project bad_id.",
-        ),
-        (LOCATION, "", "INVALID_ARGUMENT", BAD_NAME),
-    ],
-)
-async def test_names_of_new_queues(service: Service, parent: str, name: str, code: str, text: str) -> None:
-    """A queue needs a project, a name of the right form, and a parent that the name begins with."""
-    request = v2.CreateQueueRequest(parent=parent, queue=v2.Queue(name=name))
-    assert await refusal(service.call("CreateQueue", request, v2.Queue)) == (code, text)
-
-
-async def test_who_has_no_project(service: Service) -> None:
-    """The details of the refusal name the project as a consumer."""
-    parent = "projects/bad_id/locations/us-central1"
-    with pytest.raises(RefusedError) as refused:
+@pytest.mark.parametrize("project", ["", "bad_id"])
+async def test_new_queues_need_a_project(service: Service, project: str) -> None:
+    """A parent without a project, or with one that cannot be, is refused, and the details name it as a consumer."""
+    parent, shown = (f"projects/{project}/locations/us-central1", project) if project else ("nowhere", "nowhere")
+    with pytest.raises(RefusedError, match=f"^Permission denied on resource project {shown}[.]$") as refused:
         await service.call("CreateQueue", v2.CreateQueueRequest(parent=parent, queue=v2.Queue(name=QUEUE)), v2.Queue)
     metadata = refused.value.details[0].metadata
-    assert (metadata["consumer"], metadata["containerInfo"]) == ("projects/bad_id", "bad_id")
+    found = (refused.value.code, metadata["consumer"], metadata["containerInfo"])
+    assert found == ("PERMISSION_DENIED", f"projects/{shown}", shown)
 
 
 @pytest.mark.parametrize("name", ["", "bad", f"{LOCATION}/queues/a_b", "projects/bad_id/locations/l/queues/q"])
-async def test_an_update_needs_a_name(service: Service, name: str) -> None:
-    """An update with a malformed name is refused with the format of names."""
+async def test_queues_need_a_name(service: Service, name: str) -> None:
+    """A new or changed queue with a malformed name is refused with the format of names."""
     request = v2.UpdateQueueRequest(queue=v2.Queue(name=name))
     assert await refusal(service.call("UpdateQueue", request, v2.Queue)) == ("INVALID_ARGUMENT", BAD_NAME)
+    nameless = v2.CreateQueueRequest(parent=LOCATION)
+    assert await refusal(service.call("CreateQueue", nameless, v2.Queue)) == ("INVALID_ARGUMENT", BAD_NAME)
 
 
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize(
     ("api", "path"),
     [
-        ("v2", "task_ttl"),
-        ("v2", "tombstoneTtl"),
-        ("v2", "app_engine_http_queue"),
-        ("v2", "colour"),
-        ("v2beta3", "app_engine_routing_override"),
-        ("v2beta3", "retry_config.colour"),
+        ("v2", "task_ttl"), ("v2", "tombstoneTtl"), ("v2", "app_engine_http_queue"), ("v2", "colour"),
+        ("v2beta3", "app_engine_routing_override"), ("v2beta3", "retry_config.colour"),
     ],
-)
+)  # fmt: skip
 async def test_unknown_mask_paths(service: Service, api: str, path: str, *, there: bool) -> None:
     """A mask with a field that queues of the version do not have is refused, also where it would make the queue."""
     if there:

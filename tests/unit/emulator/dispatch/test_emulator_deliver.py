@@ -164,15 +164,10 @@ def test_unreadable_certificates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "loopback"),
     [
-        ("localhost:80", True),
-        ("127.0.0.1:8080", True),
-        ("127.9.9.9:1", True),
-        ("::1:80", True),
-        ("127.evil.com:80", False),
-        ("localhost.evil.com:80", False),
-        ("10.0.0.1:80", False),
+        ("localhost:80", True), ("127.0.0.1:8080", True), ("127.9.9.9:1", True), ("::1:80", True),
+        ("127.evil.com:80", False), ("localhost.evil.com:80", False), ("10.0.0.1:80", False),
     ],
-)
+)  # fmt: skip
 def test_loopback(address: str, *, loopback: bool) -> None:
     """A machine is this one by its whole address, not by a part of it."""
     assert is_loopback(address) is loopback

@@ -113,16 +113,6 @@ def limits(**given: float) -> dict[str, Any]:
     return {"rate_limits": beta.RateLimits(**given)}
 
 
-@with_settings("harness", **limits(max_burst_size=500))
-async def test_many_due_tasks(harness: Harness, queue: QueueState) -> None:
-    """More tasks than are read in one turn are all sent."""
-    await harness.add(queue, *(f"t{number}" for number in range(450)))
-    async with asyncio.timeout(20):
-        while len(harness.target.calls) < 450:
-            await turn()
-    assert harness.target.ids == [f"t{number}" for number in range(450)]
-
-
 async def test_a_few_at_a_time(harness: Harness, queue: QueueState) -> None:
     """Between two handfuls of tasks the loop has its turn, so that answers are seen and connections come free."""
     for number in range(25):

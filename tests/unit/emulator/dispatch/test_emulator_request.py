@@ -94,16 +94,6 @@ def test_routing_of_the_queue_wins() -> None:
     assert prepared(app_engine(), **override).url == "https://worker.p.uc.r.appspot.com/"
 
 
-def test_the_policy_of_the_task_wins() -> None:
-    """A task's own retry configuration and deadline are used."""
-    task = http()
-    task.retry_config.max_attempts = 7
-    task.dispatch_deadline.seconds = 20
-    call = prepared(task, retryConfig={"maxAttempts": 3, "minBackoff": "4s"})
-    assert (call.retry.max_attempts, call.retry.min_backoff, call.deadline) == (7, 4 * SECOND, 20 * SECOND)
-    assert prepared(http(), retryConfig={"maxAttempts": 3}).retry.max_attempts == 3
-
-
 @pytest.mark.parametrize(
     ("url", "override", "result"),
     [

@@ -15,35 +15,28 @@ HTTP = {"url": "https://a/", "httpMethod": "POST", "headers": {"X-A": "1", "X-B"
 TASKS = {"tasks": [{"name": "a", "httpRequest": HTTP}, {"name": "b"}], "nextPageToken": "t"}
 
 
+NAMES = {"tasks": [{"name": "a"}, {"name": "b"}]}
+
+
 @pytest.mark.parametrize(
     ("mask", "selected"),
     [
         ("*", TASKS),
-        ("nextPageToken", {"nextPageToken": "t"}),
+        ("*,tasks/name", TASKS),
         ("next_page_token", {"nextPageToken": "t"}),
-        ("tasks/name", {"tasks": [{"name": "a"}, {"name": "b"}]}),
-        ("tasks.name", {"tasks": [{"name": "a"}, {"name": "b"}]}),
-        ("tasks/httpRequest/url", {"tasks": [{"httpRequest": {"url": "https://a/"}}, {}]}),
+        ("tasks.name", NAMES),
+        ("*/name", NAMES | {"nextPageToken": "t"}),
+        ("tasks/*", {"tasks": TASKS["tasks"]}),
+        ("tasks,tasks/name", {"tasks": TASKS["tasks"]}),
+        ("tasks/name,tasks", {"tasks": TASKS["tasks"]}),
+        ("tasks/httpRequest/headers", {"tasks": [{"httpRequest": {"headers": HTTP["headers"]}}, {}]}),
+        ("tasks/httpRequest/headers/X_A", {"tasks": [{"httpRequest": {"headers": {}}}, {}]}),
         (
-            "tasks(name, http_request(url,http_method)),nextPageToken",
+            "tasks(name, http_request(url)),nextPageToken,tasks/httpRequest/httpMethod",
             {
                 "tasks": [{"name": "a", "httpRequest": {"url": "https://a/", "httpMethod": "POST"}}, {"name": "b"}],
                 "nextPageToken": "t",
             },
-        ),
-        (
-            "tasks/httpRequest/headers/X_A,tasks.name",
-            {"tasks": [{"httpRequest": {"headers": {}}, "name": "a"}, {"name": "b"}]},
-        ),
-        ("tasks/httpRequest/headers", {"tasks": [{"httpRequest": {"headers": HTTP["headers"]}}, {}]}),
-        ("tasks/*", {"tasks": TASKS["tasks"]}),
-        ("*/name", {"tasks": [{"name": "a"}, {"name": "b"}], "nextPageToken": "t"}),
-        ("tasks,tasks/name", {"tasks": TASKS["tasks"]}),
-        ("tasks/name,tasks", {"tasks": TASKS["tasks"]}),
-        ("*,tasks/name", TASKS),
-        (
-            "tasks/name,tasks/httpRequest/url",
-            {"tasks": [{"name": "a", "httpRequest": {"url": "https://a/"}}, {"name": "b"}]},
         ),
     ],
 )

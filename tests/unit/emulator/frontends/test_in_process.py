@@ -84,13 +84,9 @@ async def test_the_garbage_collector_is_left_alone(tmp_path: Path) -> None:
     ("broken", "path", "message"),
     [
         ("google.protobuf.json_format.MessageToDict", f"/v2/{QUEUE}", "Unexpected ZeroDivisionError: nobody's fault"),
-        (
-            "cloudtasks_nb.emulator.dispatch.tokens.TokenSigner.keys",
-            "/oauth2/v3/certs",
-            "Internal error encountered.",
-        ),
+        ("cloudtasks_nb.emulator.dispatch.tokens.TokenSigner.keys", "/oauth2/v3/certs", "Internal error encountered."),
     ],
-)
+)  # fmt: skip
 async def test_unexpected_errors_in_json(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: str, path: str, message: str
 ) -> None:

@@ -177,20 +177,6 @@ async def test_a_request_that_is_not_read_waits_at_the_client(buffered: Buffered
     assert buffered.most < SMALL
 
 
-async def test_a_silent_client_is_closed_at_the_end() -> None:
-    """Clients that send nothing, or the begin of a preface, hold nothing up, and are disconnected by `close`."""
-    async with fronted(echo) as front, front.connect() as (silent, _), front.connect() as (begun, writer):
-        writer.write(PREFACE[:5])
-        async with front.connect() as (reader, other):
-            other.write(PREFACE)
-            other.write_eof()
-            assert await reader.read() == PREFACE
-        await front.single.close()
-        for ended in (silent, begun):
-            with suppress(ConnectionResetError):
-                assert await ended.read() == b""
-
-
 async def test_the_last_answers_are_delivered() -> None:
     """`close` delivers what the gRPC server sent before it closed its connections."""
 

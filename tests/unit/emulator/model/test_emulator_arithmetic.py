@@ -85,17 +85,11 @@ def test_backoff_never_shrinks(failures: int, doublings: int, low: int, high: in
 @pytest.mark.parametrize(
     ("attempts", "duration", "made", "since", "over"),
     [
-        (3, 0, 2, 999, False),
-        (3, 0, 3, 0, True),
-        (1, 0, 1, 0, True),
-        (3, 10, 3, 9, False),  # both limits have to be reached
-        (3, 10, 2, 11, False),
-        (3, 10, 3, 10, True),
-        (-1, 10, 1, 9, False),
-        (-1, 10, 1, 10, True),
-        (-1, 0, 100_000, 10**9, False),  # until the queue's retention
+        (3, 0, 2, 999, False), (3, 0, 3, 0, True), (1, 0, 1, 0, True),
+        (3, 10, 3, 9, False), (3, 10, 2, 11, False), (3, 10, 3, 10, True),  # both limits have to be reached
+        (-1, 10, 1, 9, False), (-1, 10, 1, 10, True), (-1, 0, 100_000, 10**9, False),  # -1: until the queue's retention
     ],
-)
+)  # fmt: skip
 def test_giving_up(attempts: int, duration: int, made: int, since: int, *, over: bool) -> None:
     """A task is dropped when attempts and duration are both used up; unlimited ones do not count."""
     policy = RetryPolicy(max_attempts=attempts, max_retry_duration=duration * SECOND)

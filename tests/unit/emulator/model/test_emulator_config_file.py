@@ -54,44 +54,33 @@ def test_merged_keys(tmp_path: Path) -> None:
     assert [(queue.name, queue.state) for queue in queues] == [(QUEUE, 2), (f"{QUEUE}-2", 2)]
 
 
+#: Lines of a queue, the error behind the queue's place in the file, and the hint.
+LINES: list[tuple[str, str, str | None]] = [
+    ("rateLimit: 5", "rateLimit: there is no key rateLimit", "did you mean rateLimits?"),
+    ("purgeTime: 2020-01-01", "purgeTime: there is no key purgeTime", "allowed are name, "),
+    ("rateLimits: 5", "rateLimits: 5 is not a mapping", None),
+    ("rateLimits: {maxDispatchesPerSecond: a}", 'rateLimits.maxDispatchesPerSecond: "a" is not a number', None),
+    ("rateLimits: {maxBurstSize: 1.5}", "rateLimits.maxBurstSize: 1.5 is not a whole number", None),
+    ("rateLimits: {maxBurstSize: !!binary aGk=}", "rateLimits.maxBurstSize: ", None),
+    ("retryConfig: {minBackoff: 1}", "retryConfig.minBackoff: 1 is not a duration in seconds, such as 1.5s", None),
+    ("state: paused", 'state: "paused" is not one of RUNNING, PAUSED, DISABLED', None),
+    ("state: !!set {a}", "state: ", None),
+    ("httpTarget: {headerOverrides: 5}", "httpTarget.headerOverrides: this is not", None),
+    (
+        "httpTarget: {headerOverrides: [{header: {key: A, value: on}}]}",
+        "httpTarget.headerOverrides[0].header.value: true is not text",
+        None,
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("text", "error", "hint"),
     [
-        (f"{PLACE}  rateLimit: 5", "3: queues[0].rateLimit: there is no key rateLimit", "did you mean rateLimits?"),
-        (f"{PLACE}  purgeTime: 2020-01-01", "3: queues[0].purgeTime: there is no key purgeTime", "allowed are name, "),
-        (f"{PLACE}  rateLimits: 5", "3: queues[0].rateLimits: 5 is not a mapping", None),
-        (
-            f"{PLACE}  rateLimits: {{maxDispatchesPerSecond: fast}}",
-            '3: queues[0].rateLimits.maxDispatchesPerSecond: "fast" is not a number',
-            None,
-        ),
-        (
-            f"{PLACE}  rateLimits: {{maxConcurrentDispatches: 1.5}}",
-            "3: queues[0].rateLimits.maxConcurrentDispatches: 1.5 is not a whole number",
-            None,
-        ),
-        (
-            f"{PLACE}  rateLimits: {{maxDispatchesPerSecond: 501}}",
-            "2: queues[0]: RateLimits.maxDispatchesPerSecond must be less than or equal to 500.",
-            None,
-        ),
-        (
-            f"{PLACE}  retryConfig: {{minBackoff: 1}}",
-            "3: queues[0].retryConfig.minBackoff: 1 is not a duration in seconds, such as 1.5s",
-            None,
-        ),
-        (f"{PLACE}  state: paused", '3: queues[0].state: "paused" is not one of RUNNING, PAUSED, DISABLED', None),
-        (
-            f"{PLACE}  httpTarget:\n    headerOverrides:\n    - header: {{key: A, value: on}}",
-            "5: queues[0].httpTarget.headerOverrides[0].header.value: true is not text",
-            None,
-        ),
-        (f"{PLACE}  httpTarget: {{headerOverrides: 5}}", "3: queues[0].httpTarget.headerOverrides: this is not", None),
-        (
-            f"{PLACE}  httpTarget: {{oidcToken: {{serviceAccountEmail: a}}, oauthToken: {{serviceAccountEmail: a}}}}",
-            "2: queues[0]: ",
-            None,
-        ),
+        *((f"{PLACE}  {line}", f"3: queues[0].{error}", hint) for line, error, hint in LINES),
+        (f"{PLACE}  httpTarget:\n    headerOverrides: 5", "4: queues[0].httpTarget.headerOverrides: this is not", None),
+        (f"{PLACE}  rateLimits: {{maxDispatchesPerSecond: 501}}", "2: queues[0]: RateLimits.maxDispatchesPerS", None),
+        (f"{PLACE}  httpTarget: {{oidcToken: {{}}, oauthToken: {{}}}}", "2: queues[0]: ", None),
         ("queues:\n- name: q", '2: queues[0]: "q" is not a queue name', "a queue name is "),
         ("queues:\n- state: PAUSED", '2: queues[0]: "" is not a queue name', "a queue name is "),
         (f"queues:\n- {QUEUE}", "1: queues[0]: this is not a queue", None),
@@ -102,8 +91,6 @@ def test_merged_keys(tmp_path: Path) -> None:
         ("- a", "1: the file is not a mapping", None),
         ("", "1: the file is not a mapping", None),
         ("port: 1\nport: 2", "2: the key port is given twice", None),
-        (f"{PLACE}  state: !!set {{a}}", "3: queues[0].state: ", None),
-        (f"{PLACE}  rateLimits: {{maxBurstSize: !!binary aGk=}}", "3: queues[0].rateLimits.maxBurstSize: ", None),
         ("? [a]\n: b", "1: ", None),
         ("1: 2", "1: the key 1 is not text", None),
         ("queues:\n  - name: [", "2: expected the node content", None),

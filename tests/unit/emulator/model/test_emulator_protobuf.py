@@ -55,11 +55,3 @@ def test_attempts_come_back_from_their_row() -> None:
     attempts.begin(NOW + 1)
     attempts.end(AttemptResult(http_status=404), NOW + 2, app_engine=False)
     assert Attempts.of_row(attempts.row()) == attempts
-
-
-def test_a_timeout_is_no_response() -> None:
-    """An attempt without an answer counts as dispatched, not as responded."""
-    attempts = Attempts(due=NOW)
-    attempts.begin(NOW)
-    attempts.end(AttemptResult(http_status=504, timed_out=True), NOW + 1, app_engine=False)
-    assert (attempts.dispatches, attempts.responses, attempts.failures, attempts.code) == (1, 0, 1, 4)

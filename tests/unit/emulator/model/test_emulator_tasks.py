@@ -100,24 +100,11 @@ def test_refused_tasks(task: Any, text: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "https://x",
-        "http://example.com/%zz",
-        "http://127.0.0.1:1/a b",
-        "http://x/" + "y" * 2074,
-        "http://x/?" + "&a=%20" * 345,
-        "http://x/" + " " * 691,
-        "http://x/" + "\N{EURO SIGN}" * 230,
+        "https://x", "http://example.com/%zz", "http://127.0.0.1:1/a b", "http://x/" + "y" * 2074,
+        "http://x/?" + "&a=%20" * 345, "http://x/" + " " * 691, "http://x/" + "\N{EURO SIGN}" * 230,
     ],
-    ids=[
-        "short",
-        "bad escape",
-        "space",
-        "longest",
-        "longest, encoded",
-        "longest of spaces",
-        "longest of other letters",
-    ],
-)
+    ids=lambda url: url[:20],
+)  # fmt: skip
 def test_urls_that_are_taken(url: str) -> None:
     """Only the beginning and the length of a URL are checked when a task is created."""
     assert stored(with_url(url)).http_request.url == url

@@ -341,25 +341,9 @@ def test_sweeping_is_quiet_when_there_is_nothing(store: Store) -> None:
     assert len(store.database) == 0
 
 
-def test_database_copies_and_erases(tmp_path: Path) -> None:
-    """A saved database can be loaded into another one; an erased one is empty; a closed one has written everything."""
-    with TaskDatabase(tmp_path / "a", durable=True) as database:
-        _write(database, "one")
-        database.save_to(tmp_path / "copy")
-        database.erase()
-        assert database.read("SELECT * FROM settings") == []
-        database.load_from(tmp_path / "copy")
-        assert database.read("SELECT key FROM settings") == [("one",)]
-        with pytest.raises(sqlite3.OperationalError):
-            database.read("DELETE FROM settings")
-        _write(database, "two", commit_it=False)
-    with TaskDatabase(tmp_path / "a", durable=False) as database:
-        assert database.read("SELECT key FROM settings ORDER BY key") == [("one",), ("two",)]
-
-
 @pytest.mark.parametrize("size", [4096, 8192])
-def test_pages_of_any_size(tmp_path: Path, size: int) -> None:
-    """A file keeps the page size that it was made with, also with the content of a copy that has another one."""
+def test_a_database_is_copied_and_erased(tmp_path: Path, size: int) -> None:
+    """The content of a copy replaces that of a file, which keeps its own page size; a closed file has everything."""
     file, copy = tmp_path / "tasks.sqlite3", tmp_path / "copy.sqlite3"
     with closing(sqlite3.connect(file)) as connection:
         connection.execute(f"PRAGMA page_size = {size}")
@@ -367,10 +351,17 @@ def test_pages_of_any_size(tmp_path: Path, size: int) -> None:
     with TaskDatabase(tmp_path / "other.sqlite3", durable=True) as other:
         _write(other, "one")
         other.save_to(copy)
+        other.erase()
+        assert other.read("SELECT * FROM settings") == []
+        with pytest.raises(sqlite3.OperationalError):
+            other.read("DELETE FROM settings")
     with TaskDatabase(file, durable=True) as database:
-        _write(database, "two")
+        _write(database, "lost")
         database.load_from(copy)
         assert database.read("SELECT key FROM settings") == [("one",)]
+        _write(database, "two", commit_it=False)
+    with TaskDatabase(file, durable=False) as database:
+        assert database.read("SELECT key FROM settings ORDER BY key") == [("one",), ("two",)]
         assert database.read("PRAGMA page_size") == [(size,)]
     assert [file.name for file in tmp_path.glob("copy*")] == ["copy.sqlite3"]
 
@@ -378,14 +369,11 @@ def test_pages_of_any_size(tmp_path: Path, size: int) -> None:
 @pytest.mark.parametrize(
     ("content", "snapshot"),
     [
-        (None, False),
-        (None, True),
-        (b"no database at all" * 100, False),
-        (b"no database at all" * 100, True),
+        (None, False), (None, True), (b"no database at all" * 100, False), (b"no database at all" * 100, True),
         (b"", True),
     ],
     ids=["another version", "snapshot of another version", "no database", "no snapshot", "empty snapshot"],
-)
+)  # fmt: skip
 def test_unusable_files(tmp_path: Path, content: bytes | None, *, snapshot: bool) -> None:
     """A file that is no database, or one of another version, is named with what to do, and changes nothing."""
     error, hint = ("another version of the emulator (2 instead of 3)", "cannot be converted")
