@@ -25,21 +25,6 @@ from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 
-__all__ = [
-    "LOCATION",
-    "NOW",
-    "QUEUE",
-    "URL",
-    "MakeStore",
-    "Service",
-    "commit",
-    "http_task",
-    "new_queue",
-    "new_task",
-    "refusal",
-    "with_settings",
-]
-
 #: 2026-01-02 03:04:05.678901 UTC in microseconds since 1970.
 NOW = 1_767_323_045_678_901
 QUEUE = "projects/p/locations/us-central1/queues/q"

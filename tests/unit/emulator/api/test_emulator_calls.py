@@ -21,6 +21,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, http_task, refusal, with_settings
 
 LOCATIONS = "/google.cloud.location.Locations/ListLocations"
+LISTED_LOCATIONS = locations_pb2.ListLocationsResponse
 MALFORMED = ("INVALID_ARGUMENT", "Invalid resource field value in the request.")
 
 
@@ -188,12 +189,7 @@ def token_of(*parts: object) -> str:
     [
         ("ListTasks", v2.ListTasksRequest(parent=QUEUE), {"parent": f"{QUEUE}-2"}, v2.ListTasksResponse),
         ("ListQueues", v2.ListQueuesRequest(parent=LOCATION), {"parent": f"{LOCATION}2"}, v2.ListQueuesResponse),
-        (
-            LOCATIONS,
-            locations_pb2.ListLocationsRequest(name="projects/p"),
-            {"name": "projects/q"},
-            locations_pb2.ListLocationsResponse,
-        ),
+        (LOCATIONS, locations_pb2.ListLocationsRequest(name="projects/p"), {"name": "projects/q"}, LISTED_LOCATIONS),
     ],
 )
 async def test_page_tokens(service: Service, method: str, first: Any, again: dict[str, str], response: Any) -> None:

@@ -96,32 +96,21 @@ def test_giving_up(attempts: int, duration: int, made: int, since: int, *, over:
     assert policy.gives_up(made, since * SECOND) is over
 
 
-def test_bucket_starts_full_and_refills() -> None:
-    """A burst is there at once; then tokens come at the rate."""
-    bucket = TokenBucket(rate=4, burst=2, now=NOW)
-    assert [bucket.take(NOW) for _ in range(3)] == [True, True, False]
-    assert bucket.wait(NOW) == SECOND // 4
-    assert not bucket.take(NOW + SECOND // 4 - 1)
-    assert bucket.take(NOW + SECOND // 4)
-
-
-def test_bucket_holds_no_more_than_its_burst() -> None:
-    """An idle day does not save up tokens."""
-    bucket = TokenBucket(rate=100, burst=3, now=NOW)
-    assert sum(bucket.take(NOW + DAY) for _ in range(10)) == 3
-
-
-def test_bucket_of_a_clock_that_was_reset() -> None:
-    """After a clock went back tokens come at the rate from then on."""
-    bucket = TokenBucket(rate=4, burst=1, now=NOW + DAY)
-    assert [bucket.take(instant) for instant in (NOW, NOW, NOW + SECOND // 4)] == [True, False, True]
-
-
-def test_bucket_of_a_slow_queue_holds_a_token() -> None:
-    """A tenth of a dispatch a second is one in ten seconds."""
-    bucket = TokenBucket(rate=0.1, burst=0, now=NOW)
-    assert bucket.take(NOW)
-    assert bucket.wait(NOW) == 10 * SECOND
+@pytest.mark.parametrize(
+    ("rate", "burst", "steps"),
+    [
+        (4, 2, [(0, 0), (0, 0), (0, SECOND // 4), (SECOND // 4 - 1, 1), (SECOND // 4, 0)]),  # full, then at the rate
+        (100, 3, [(DAY, 0), (DAY, 0), (DAY, 0), (DAY, SECOND // 100)]),  # an idle day does not save up tokens
+        (4, 1, [(-DAY, 0), (-DAY, SECOND // 4), (SECOND // 4 - DAY, 0)]),  # the clock was reset
+        (0.1, 0, [(0, 0), (0, 10 * SECOND), (10 * SECOND, 0)]),  # a tenth of a dispatch a second is one in ten seconds
+    ],
+)
+def test_a_bucket_says_how_long_to_wait(rate: float, burst: int, steps: list[tuple[int, int]]) -> None:
+    """At each instant there is a token, or the time to wait for it is known."""
+    bucket = TokenBucket(rate=rate, burst=burst, now=NOW)
+    for at, wait in steps:
+        assert bucket.wait(NOW + at) == wait
+        assert bucket.take(NOW + at) is (wait == 0)
 
 
 def test_bucket_takes_back_and_is_configured() -> None:

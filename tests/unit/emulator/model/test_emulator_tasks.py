@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,25 +31,15 @@ def app_engine_task(**request: Any) -> Any:
     return v2.Task(app_engine_http_request=v2.AppEngineHttpRequest(**request))
 
 
-def with_url(url: str) -> Any:
-    """Make a task for a URL."""
-    return v2.Task(http_request=v2.HttpRequest(url=url))
+def http(url: str = URL, **request: Any) -> Any:
+    """Make a task with an HTTP request."""
+    return v2.Task(http_request=v2.HttpRequest(url=url, **request))
 
 
 def with_deadline(task: Any, seconds: int) -> Any:
     """Set a task's deadline."""
     task.dispatch_deadline.CopyFrom(Duration(seconds=seconds))
     return task
-
-
-def named(name: str) -> Any:
-    """Make a task with a name."""
-    return v2.Task(name=name, http_request=v2.HttpRequest(url=URL))
-
-
-def with_retry(**config: Any) -> Any:
-    """Make a task with a retry configuration of its own."""
-    return http_task(retry_config=v2.RetryConfig(**config))
 
 
 BAD_ID = (
@@ -60,34 +51,31 @@ BAD_ID = (
 @pytest.mark.parametrize(
     ("task", "text"),
     [
-        (with_url("ftp://x/y"), "HttpTarget.url must start with 'http://' or 'https://'."),
-        (with_url("http://x/" + "y" * 2075), "HttpRequest.url must be at most 2083 characters."),
-        (with_url("http://x/" + " " * 692), "HttpRequest.url must be at most 2083 characters."),
-        (with_url("http://x/" + "\N{EURO SIGN}" * 231), "HttpRequest.url must be at most 2083 characters."),
-        (named(f"{QUEUE}/tasks/"), BAD_ID.format("")),
-        (named(f"{QUEUE}/tasks/a\n"), BAD_ID.format("a\n")),
-        (
-            v2.Task(http_request=v2.HttpRequest(url=URL, http_method=GET, body=b"x")),
-            "HttpRequest.body is not allowed with HTTP method GET.",
-        ),
+        (http("ftp://x/y"), "HttpTarget.url must start with 'http://' or 'https://'."),
+        (http("http://x/" + "y" * 2075), "HttpRequest.url must be at most 2083 characters."),
+        (http("http://x/" + " " * 692), "HttpRequest.url must be at most 2083 characters."),
+        (http("http://x/" + "\N{EURO SIGN}" * 231), "HttpRequest.url must be at most 2083 characters."),
+        (v2.Task(name=f"{QUEUE}/tasks/", http_request={"url": URL}), BAD_ID.format("")),
+        (http_task("a\n"), BAD_ID.format("a\n")),
+        (http(http_method=GET, body=b"x"), "HttpRequest.body is not allowed with HTTP method GET."),
         (
             app_engine_task(http_method=PATCH, body=b"x"),
             "AppEngineHttpRequest.body is not allowed with HTTP method PATCH.",
         ),
         (
             app_engine_task(relative_uri="x"),
-            ("AppEngineHttpRequest.relativeUri must begin with '/', hold no spaces and have at most 2083 characters."),
+            "AppEngineHttpRequest.relativeUri must begin with '/', hold no spaces and have at most 2083 characters.",
         ),
-        (v2.Task(http_request=v2.HttpRequest(url=URL, http_method=8)), "8 is not a valid HttpMethod."),
+        (http(http_method=8), "8 is not a valid HttpMethod."),
         (app_engine_task(http_method=-1), "-1 is not a valid HttpMethod."),
-        (with_retry(max_attempts=-2), "RetryConfig.maxAttempts must be greater or equal to -1."),
-        (with_retry(max_backoff={"seconds": 10**17}), "RetryConfig.maxBackoff is not a valid duration."),
+        (http_task(retry_config={"max_attempts": -2}), "RetryConfig.maxAttempts must be greater or equal to -1."),
+        (
+            http_task(retry_config={"max_backoff": {"seconds": 10**17}}),
+            "RetryConfig.maxBackoff is not a valid duration.",
+        ),
         (http_task(dispatch_deadline={"seconds": 20, "nanos": -5}), "Task.dispatchDeadline is not a valid duration."),
         (http_task(body=b"x" * 2**20), "Task size too large"),
-        (
-            v2.Task(http_request=v2.HttpRequest(url=URL, headers={"a": "x" * 81_920})),
-            "The size of the headers must be less than 80KB.",
-        ),
+        (http(headers={"a": "x" * 81_920}), "The size of the headers must be less than 80KB."),
     ],
 )
 def test_refused_tasks(task: Any, text: str) -> None:
@@ -107,15 +95,12 @@ def test_refused_tasks(task: Any, text: str) -> None:
 )  # fmt: skip
 def test_urls_that_are_taken(url: str) -> None:
     """Only the beginning and the length of a URL are checked when a task is created."""
-    assert stored(with_url(url)).http_request.url == url
+    assert stored(http(url)).http_request.url == url
 
 
 def test_a_given_agent_is_replaced() -> None:
     """However it is spelt, a user agent of an HTTP task gives way to the service's."""
-    given = http_task()
-    given.http_request.headers.update({"user-agent": "mine", "USER-AGENT": "mine too"})
-    given.http_request.http_method = DELETE
-    task = stored(given)
+    task = stored(http(http_method=DELETE, headers={"user-agent": "mine", "USER-AGENT": "mine too"}))
     assert dict(task.http_request.headers) == {"User-Agent": "Google-Cloud-Tasks"}
     assert task.http_request.http_method == DELETE
 
@@ -208,23 +193,17 @@ def test_the_largest_task(kind: str) -> None:
 def test_a_service_counts_once() -> None:
     """The parts of an App Engine routing count in the host that they make, and not again by themselves."""
 
-    def take(size: int, service: str) -> None:
-        task = app_engine_task(body=b"x" * size)
-        task.name = f"{QUEUE}/tasks/a"
-        task.app_engine_http_request.app_engine_routing.service = service
-        accept_task(task, QUEUE, NOW)
-
-    def largest(service: str) -> int:
-        return bisect.bisect(range(2**20), 0, key=lambda size: fails(size, service)) - 1
-
     def fails(size: int, service: str) -> bool:
+        task = app_engine_task(body=b"x" * size, app_engine_routing={"service": service})
+        task.name = f"{QUEUE}/tasks/a"
         try:
-            take(size, service)
+            accept_task(task, QUEUE, NOW)
         except RefusedError:
             return True
         return False
 
-    assert largest("") - largest("worker") == len("worker.")
+    first, second = (bisect.bisect(range(2**20), 0, key=partial(fails, service=name)) for name in ("", "worker"))
+    assert first - second == len("worker.")
 
 
 def test_long_requests_are_not_remembered() -> None:
@@ -245,8 +224,7 @@ def test_long_requests_are_not_remembered() -> None:
 def test_header_names_that_http_does_not_allow(name: str) -> None:
     """A task and a queue with a header of such a name are refused, whichever their target is."""
     target = {"header_overrides": [{"header": {"key": name, "value": "1"}}]}
-    task, app_task = http_task(), app_engine_task(headers={name: "1"})
-    task.http_request.headers[name] = "1"
+    task, app_task = http(headers={name: "1"}), app_engine_task(headers={name: "1"})
     for create in (
         lambda: accept_task(task, QUEUE, NOW),
         lambda: accept_task(app_task, QUEUE, NOW),
