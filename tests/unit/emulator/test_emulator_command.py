@@ -156,21 +156,14 @@ def test_command_lines_of_other_emulators(line: str, expected: dict[str, Any], d
     assert read_options(re.sub(r"(?:^|(?<= ))-+", dashes, line).split(), {}) == Settings(**expected)
 
 
-@pytest.mark.parametrize(
-    ("line", "variables", "expected"),
-    [
-        ("--queue c --strict=false --port 2", {"PORT": "1"}, {"port": 2, "queues": ("c",), "grace": 3.0}),
-        # An address of Kubernetes says nothing, and neither does an empty variable.
-        ("--strict=0", {"PORT": "tcp://10.96.0.7:8123"}, {"queues": ("a", "b"), "grace": 3.0}),
-    ],
-)
-def test_the_command_line_counts_before_the_environment(
-    line: str, variables: dict[str, str], expected: dict[str, Any]
-) -> None:
-    """A flag replaces what its variable says."""
-    given = {"QUEUE": "a, b,", "STRICT": "on", "HTTP_PORT": "", "GRACE": "3", **variables}
-    found = read_options(line.split(), {OPTION_VARIABLES + name: text for name, text in given.items()})
-    assert found == Settings(**expected)
+def test_the_command_line_counts_before_the_environment() -> None:
+    """A flag replaces what its variable says; an empty variable and an address of Kubernetes say nothing."""
+    given = {"PORT": "1", "QUEUE": "a, b,", "STRICT": "on", "HTTP_PORT": "", "GRACE": "3"}
+    variables = {OPTION_VARIABLES + name: text for name, text in given.items()}
+    found = read_options(["--queue", "c", "--strict=false", "--port", "2"], variables)
+    assert found == Settings(port=2, queues=("c",), grace=3.0)
+    variables[f"{OPTION_VARIABLES}PORT"] = "tcp://10.96.0.7:8123"
+    assert read_options(["--strict=0"], variables) == Settings(queues=("a", "b"), grace=3.0)
 
 
 def test_the_environment_counts_before_the_file(tmp_path: Path) -> None:

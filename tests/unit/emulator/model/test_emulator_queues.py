@@ -124,51 +124,46 @@ def test_the_host_of_a_routing_is_output_only() -> None:
         assert to_v2(made).app_engine_routing_override.host == "other.p.uc.r.appspot.com"
 
 
-def test_no_mask_replaces_all_settings() -> None:
-    """Without a mask every setting is replaced, those that are not given by their defaults; the state stays."""
-    old = configured(queue(rateLimits={"maxDispatchesPerSecond": 5}, retryConfig={"maxAttempts": 3}, taskTtl="864000s"))
-    old.state = PAUSED
-    old.purge_time.seconds = 9
-    new = updated(old, queue(retryConfig={"maxAttempts": 4}), [])
-    assert (new.rate_limits.max_dispatches_per_second, new.retry_config.max_attempts) == (500, 4)
-    assert (new.state, new.purge_time.seconds, new.task_ttl.seconds) == (PAUSED, 9, 31 * 86_400)
+RATE, BURST = "rate_limits.max_dispatches_per_second", "rate_limits.max_burst_size"
+CONCURRENT, DOUBLINGS = "rate_limits.max_concurrent_dispatches", "retry_config.max_doublings"
+FASTER = {"rateLimits": {"maxDispatchesPerSecond": 500, "maxBurstSize": 3}}
 
 
 @pytest.mark.parametrize(
-    ("path", "given", "changed"),
+    ("given", "paths", "changed"),
     [
-        ("rate_limits.max_concurrent_dispatches", {"rateLimits": {"maxConcurrentDispatches": 8}}, ("rate_limits", 8)),
-        ("retry_config.max_doublings", {"retryConfig": {"maxDoublings": 0}}, ("retry_config", 0)),
-        ("state", {"state": "PAUSED"}, None),
-        ("name", {"name": "other"}, None),
-        ("stats", {}, None),
+        ({"rateLimits": {"maxConcurrentDispatches": 8}}, [CONCURRENT], {CONCURRENT: 8}),
+        ({"retryConfig": {"maxDoublings": 0}}, [DOUBLINGS], {DOUBLINGS: 0}),
+        ({"retryConfig": {"maxAttempts": 9}}, ["retry_config"], {"retry_config.max_attempts": 9, DOUBLINGS: 16}),
+        ({"state": "DISABLED"}, ["state"], {}),
+        ({"name": "other"}, ["name"], {}),
+        ({}, ["stats"], {}),
+        (FASTER, [RATE], {RATE: 500, BURST: 100}),  # the burst follows the rate, unless the mask names it
+        (FASTER, [RATE, BURST], {RATE: 500, BURST: 3}),
+        # Without a mask every setting is replaced, those that are not given by their defaults.
+        (
+            {"retryConfig": {"maxAttempts": 4}},
+            [],
+            {RATE: 500, BURST: 100, "retry_config.max_attempts": 4, DOUBLINGS: 16, "task_ttl.seconds": 31 * 86_400},
+        ),
     ],
 )
-def test_a_mask_changes_what_it_names(path: str, given: dict[str, Any], changed: tuple[str, int] | None) -> None:
-    """A mask changes its fields and leaves the others; output-only fields do not change."""
-    old = configured(queue(rateLimits={"maxDispatchesPerSecond": 5}))
-    new = updated(old, queue(**given), [path])
+def test_a_mask_changes_what_it_names(given: dict[str, Any], paths: list[str], changed: dict[str, float]) -> None:
+    """A mask changes its fields, and groups as a whole, and leaves the others; output-only fields do not change."""
+    old = configured(
+        queue(
+            rateLimits={"maxDispatchesPerSecond": 5},
+            retryConfig={"maxAttempts": 3, "maxDoublings": 2},
+            taskTtl="864000s",
+        )
+    )
+    old.state, old.purge_time.seconds = PAUSED, 9
     expected = beta.Queue()
     expected.CopyFrom(old)
-    if changed:
-        setattr(getattr(expected, changed[0]), path.split(".")[1], changed[1])
-    assert new == expected
-
-
-def test_a_new_rate_brings_a_new_burst() -> None:
-    """The burst follows a changed rate, unless the mask names it."""
-    old = configured(queue())
-    faster = queue(rateLimits={"maxDispatchesPerSecond": 5, "maxBurstSize": 3})
-    assert updated(old, faster, ["rate_limits.max_dispatches_per_second"]).rate_limits.max_burst_size == 10
-    both = ["rate_limits.max_dispatches_per_second", "rate_limits.max_burst_size"]
-    assert updated(old, faster, both).rate_limits.max_burst_size == 3
-
-
-def test_a_group_in_a_mask_is_replaced() -> None:
-    """A mask that names `retry_config` resets its missing fields."""
-    old = configured(queue(retryConfig={"maxAttempts": 3, "maxDoublings": 2}))
-    new = updated(old, queue(retryConfig={"maxAttempts": 9}), ["retry_config"])
-    assert (new.retry_config.max_attempts, new.retry_config.max_doublings) == (9, 16)
+    for path, value in changed.items():
+        group, _, field = path.partition(".")
+        setattr(getattr(expected, group), field, value)
+    assert updated(old, queue(**given), paths) == expected
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,6 @@ from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, commit, new_queu
 
 POLICY = RetryPolicy(max_attempts=2, min_backoff=10 * SECOND)
 IDS = st.sampled_from(["a", "b", "c", "d"])
-LOCATION = QUEUE.rpartition("/queues/")[0]
 
 
 def begin(store: Store, *ids: str) -> tuple[QueueState, list[Claim]]:
