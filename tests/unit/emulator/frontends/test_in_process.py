@@ -54,7 +54,7 @@ class Running:
     async def ahead(self) -> int:
         """Return the whole hours by which the clock is ahead of this machine's."""
         _, clock = await self.http("GET", "/admin/clock")
-        return round((clock["now_us"] - time.time_ns() // 1000) / 3_600_000_000)
+        return round((int(clock["now_us"]) - time.time_ns() // 1000) / 3_600_000_000)
 
 
 @asynccontextmanager
