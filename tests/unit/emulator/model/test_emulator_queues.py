@@ -186,6 +186,12 @@ def test_what_v2_does_not_have_stays(paths: list[str], rate: int, burst: int) ->
     assert new.rate_limits.max_burst_size == burst
 
 
+def test_an_unknown_path_is_refused() -> None:
+    """A mask with a field that queues do not have is refused, also where no call has looked at it before."""
+    with pytest.raises(RefusedError, match="update mask"):
+        updated(configured(queue()), queue(), ["colour"])
+
+
 def test_config_of_a_queue() -> None:
     """The dispatcher sees numbers in its own units, and the tombstone of the command line if the queue has none."""
     config = QueueConfig.of(configured(queue(retryConfig={"minBackoff": "2.5s"})), 7 * SECOND)
