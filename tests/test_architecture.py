@@ -11,13 +11,11 @@ import importlib
 import re
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 __all__: list[str] = []
 
@@ -27,6 +25,11 @@ PACKAGE = "cloudtasks_nb"
 MAX_TOP_LEVEL = 16
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 40  # without signature and docstring
+
+#: A part in a row of the table of layers; a package ends with a stroke.
+WORD = re.compile(r"`([\w/]+?)/?`")
+#: The examples of a docstring, with their heading.
+EXAMPLES = re.compile(r'\n\n +Examples\n +-+\n.*?(?=""")', re.DOTALL)
 
 #: These say nothing about what a module is about.
 EMPTY_NAMES = {"common", "core", "helper", "helpers", "lib", "manager", "misc", "tools", "util", "utils"}
@@ -109,8 +112,11 @@ class Import:
 
     module: str  #: dotted name; for `from x import y` x.y, of our own packages the module that it leads to
     ours: bool
-    function: str | None  #: the function that it stands in
     line: int
+
+    def leads_to(self, library: str) -> bool:
+        """Return whether it is an import of a foreign library, or of a part of it."""
+        return not self.ours and f"{self.module}.".startswith(f"{library}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -118,87 +124,79 @@ class Module:
     """One file of the package, parsed."""
 
     name: str  #: `fanout.plan._plan`; a package has its folder's name
-    path: Path
     text: str
     tree: ast.Module
-
-    def __str__(self) -> str:
-        return self.name
+    imports: list[Import]  #: those in functions and under TYPE_CHECKING too
 
 
-def read_module(path: Path) -> Module:
+@cache
+def files() -> dict[str, Path]:
+    """Find the modules of the package; the build script of the emulator's own distribution is none."""
+    paths = [path for path in sorted((ROOT / PACKAGE).rglob("*.py")) if path.name != "hatch_build.py"]
+    parts = [path.relative_to(ROOT / PACKAGE).with_suffix("").parts for path in paths]
+    names = [".".join(each[:-1] if each[-1] == "__init__" and len(each) > 1 else each) for each in parts]
+    return dict(zip(names, paths, strict=True))
+
+
+@cache
+def modules() -> list[Module]:
+    """Parse every module of the package, at the first use."""
+    return [read_module(name, path) for name, path in files().items()]
+
+
+def read_module(name: str, path: Path) -> Module:
     """Parse one file of the package."""
-    parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
-    name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
     text = path.read_text(encoding="utf-8")
-    return Module(name=name, path=path, text=text, tree=ast.parse(text, filename=str(path)))
-
-
-#: The build script of the emulator's own distribution is no module of the package.
-FILES = sorted(path for path in (ROOT / PACKAGE).rglob("*.py") if path.name != "hatch_build.py")
-MODULES = {module.name: module for module in map(read_module, FILES)}
-each_module = pytest.mark.parametrize("module", MODULES.values(), ids=str)
+    tree = ast.parse(text, filename=str(path))
+    return Module(name=name, text=text, tree=tree, imports=list(imports(path, tree)))
 
 
 def own_module(dotted: str) -> str:
     """Name the module that `cloudtasks_nb.x.y` leads to: the longest part of it that is a file here."""
     parts = dotted.split(".")[1:]
-    while parts and ".".join(parts) not in MODULES:
+    while parts and ".".join(parts) not in files():
         parts.pop()
     return ".".join(parts) or "__init__"
 
 
-def imports(module: Module) -> Iterator[Import]:
-    """Find every import, those in functions and under TYPE_CHECKING too."""
-    for function, node in walk(module.tree):
+def imports(path: Path, tree: ast.Module) -> Iterator[Import]:
+    """Find every import of a module."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            origin = absolute(module, node)
+            origin = absolute(path, node)
             names = [f"{origin}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
             ours = name.partition(".")[0] == PACKAGE
-            yield Import(module=own_module(name) if ours else name, ours=ours, function=function, line=node.lineno)
+            yield Import(module=own_module(name) if ours else name, ours=ours, line=node.lineno)
 
 
-def absolute(module: Module, node: ast.ImportFrom) -> str:
+def absolute(path: Path, node: ast.ImportFrom) -> str:
     """Return the module that a relative import names."""
     if not node.level:
         return node.module or ""
-    folder = (PACKAGE, *module.path.relative_to(ROOT / PACKAGE).parts[:-1])
+    folder = (PACKAGE, *path.relative_to(ROOT / PACKAGE).parts[:-1])
     return ".".join((*folder[: len(folder) + 1 - node.level], *filter(None, [node.module])))
 
 
-def walk(node: ast.AST, scope: str = "", function: str | None = None) -> Iterator[tuple[str | None, ast.AST]]:
-    """Go through a tree; with each node the innermost function around it: `run`, `Client.panel`, or None."""
-    for child in ast.iter_child_nodes(node):
-        yield function, child
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from walk(child, f"{scope}{child.name}.", f"{scope}{child.name}")
-        elif isinstance(child, ast.ClassDef):
-            yield from walk(child, f"{scope}{child.name}.", function)
-        else:
-            yield from walk(child, scope, function)
-
-
-def layers() -> list[list[str]]:
-    """Read the table of layers: for each row its modules and packages, `x.y` for a package in a package."""
+@cache
+def floors() -> dict[str, int]:
+    """Read the table of layers: part of the package -> its floor. A part is a module or a package, at any depth."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     section = text.partition("\n## Layers\n")[2].partition("\n## ")[0]
     cells = re.findall(r"^\| [\dE]+ \| (`.+?) \|", section, flags=re.MULTILINE)
-    return [[word.strip("/").replace("/", ".") for word in re.findall(r"`([\w/]+)`", cell)] for cell in cells]
-
-
-#: Part of the package -> its floor; a part is a module at the top, a package, or a package in a package.
-FLOORS = {part: floor for floor, parts in enumerate(layers()) for part in parts}
+    listed = [(word.replace("/", "."), floor) for floor, cell in enumerate(cells) for word in WORD.findall(cell)]
+    assert len(listed) == len(dict(listed)), "the table of layers names a part twice"
+    return dict(listed)
 
 
 def part_of(name: str) -> str | None:
     """Name the part that a module belongs to: the longest one of the table that its name begins with."""
     words = name.split(".")
-    return next((part for depth in range(len(words), 0, -1) if (part := ".".join(words[:depth])) in FLOORS), None)
+    return next((part for depth in range(len(words), 0, -1) if (part := ".".join(words[:depth])) in floors()), None)
 
 
 def belongs(name: str, group: set[str]) -> bool:
@@ -206,101 +204,99 @@ def belongs(name: str, group: set[str]) -> bool:
     return name in group or f"{name}.".startswith(tuple(entry for entry in group if entry.endswith(".")))
 
 
-def uses(module: Module, library: str) -> list[int]:
-    """Lines on which a module imports a library."""
-    return [found.line for found in imports(module) if f"{found.module}.".startswith(f"{library}.") and not found.ours]
+def check(advice: str, wrong: Iterable[str]) -> None:
+    """Fail with every offender, one a line."""
+    assert not (offenders := list(wrong)), "\n".join([advice, *offenders])
 
 
-@each_module
-def test_every_module_has_a_floor(module: Module) -> None:
-    """A module belongs to a part in the table of layers."""
-    assert part_of(module.name) is not None, f"{module.name} is new: add it to '## Layers' in ARCHITECTURE.md"
+def check_imports(advice: str, allowed: Callable[[Module, Import], bool]) -> None:
+    """Fail with every import that is not allowed: `fanout.batch.batch:12 imports panels.panel`."""
+    found = ((module, each) for module in modules() for each in module.imports if not allowed(module, each))
+    check(advice, (f"{module.name}:{each.line} imports {each.module}" for module, each in found))
 
 
-def test_the_table_names_only_what_is_there() -> None:
-    """The table of layers describes the package as it is, and names each part once."""
-    listed = Counter(part for parts in layers() for part in parts)
-    assert [part for part, count in listed.items() if count > 1] == []
-    assert [part for part in listed if part not in MODULES] == []
+def test_every_module_has_a_floor() -> None:
+    """A module belongs to a part in the table of layers, and the table names only parts that are there."""
+    check("add to '## Layers' in ARCHITECTURE.md:", (name for name in files() if part_of(name) is None))
+    check("no module is in these parts of the table:", (part for part in floors() if part not in files()))
 
 
 def test_the_top_level_is_small() -> None:
     """At most 16 modules and packages stand at the top of the package."""
-    assert len({name.partition(".")[0] for name in MODULES} - {"__init__"}) <= MAX_TOP_LEVEL
+    assert len({name.partition(".")[0] for name in files()} - {"__init__"}) <= MAX_TOP_LEVEL
 
 
-@each_module
-def test_imports_point_to_lower_floors(module: Module) -> None:
+def test_imports_point_to_lower_floors() -> None:
     """A module imports only from its own part and from lower floors, at its top and in its functions."""
-    own = part_of(module.name) or ""
-    wrong = {
-        found.module: found.line
-        for found in imports(module)
-        if found.ours
-        and (part := part_of(found.module)) != own
-        and FLOORS.get(part or "", -1) >= FLOORS.get(own, -1)
-        and not own.startswith(f"{part}.")  # the root package itself, which holds only its docstring and its names
-    }
-    assert not wrong, f"{module.name} imports from its own floor or a higher one (module: line): {wrong}"
+
+    def is_lower(module: Module, found: Import) -> bool:
+        own, part = part_of(module.name) or "", part_of(found.module) or ""
+        # The root package itself holds only its docstring and its names.
+        inside = own == part or own.startswith(f"{part}.")
+        return not found.ours or inside or floors().get(part, -1) < floors().get(own, -1)
+
+    check_imports("imports from the same floor or a higher one:", is_lower)
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:
     """The graph of imports has no cycle, those in functions included."""
     graph = {
-        name: {found.module for found in imports(module) if found.ours and found.module != name}
-        for name, module in MODULES.items()
+        module.name: {found.module for found in module.imports if found.ours and found.module != module.name}
+        for module in modules()
     }
     TopologicalSorter(graph).prepare()
 
 
-@each_module
-def test_emulator_and_toolkit_do_not_know_each_other(module: Module) -> None:
+def test_emulator_and_toolkit_do_not_know_each_other() -> None:
     """The emulator imports only `errors` and `_names`, and nobody imports the emulator."""
-    own = {found.module for found in imports(module) if found.ours}
-    if belongs(module.name, {"emulator."}):
-        assert {name for name in own if not belongs(name, {"emulator."})} <= EMULATOR_KNOWS
-    else:
-        assert not {name for name in own if belongs(name, {"emulator."})}
+
+    def is_apart(module: Module, found: Import) -> bool:
+        if belongs(module.name, {"emulator."}):
+            return not found.ours or belongs(found.module, {"emulator.", *EMULATOR_KNOWS})
+        return not found.ours or not belongs(found.module, {"emulator."})
+
+    check_imports("between emulator and toolkit:", is_apart)
 
 
-@pytest.mark.parametrize("library", ONLY_IN)
-def test_a_foreign_world_has_one_edge(library: str) -> None:
+def test_a_foreign_world_has_one_edge() -> None:
     """A foreign library is imported by the modules that translate it, and by no others."""
-    others = (module for name, module in MODULES.items() if not belongs(name, ONLY_IN[library]))
-    assert {module.name: lines for module in others if (lines := uses(module, library))} == {}
+    for library, translators in ONLY_IN.items():
+        check_imports(
+            f"{library} in modules that do not translate it:",
+            lambda module, found: not found.leads_to(library) or belongs(module.name, translators),  # noqa: B023 (called at once)
+        )
 
 
-@pytest.mark.parametrize("library", NEVER_IN)
-def test_plain_modules_stay_plain(library: str) -> None:
+def test_plain_modules_stay_plain() -> None:
     """Modules that work on plain values do not import a library of frames."""
-    plain = (module for name, module in MODULES.items() if belongs(name, NEVER_IN[library]))
-    assert {module.name: lines for module in plain if (lines := uses(module, library))} == {}
+    for library, plain in NEVER_IN.items():
+        check_imports(
+            f"{library} in modules that work on plain values:",
+            lambda module, found: not found.leads_to(library) or not belongs(module.name, plain),  # noqa: B023 (called at once)
+        )
 
 
-@each_module
-def test_files_are_short(module: Module) -> None:
+def test_files_are_short() -> None:
     """A file is about one concept and fits its budget; the examples of docstrings are not counted."""
-    counted = re.sub(r'\n\n +Examples\n +-+\n.*?(?=""")', "", module.text, flags=re.DOTALL)
-    assert len(counted.splitlines()) <= MAX_FILE_LINES, "which two things are in it?"
+    lines = {module.name: len(EXAMPLES.sub("", module.text).splitlines()) for module in modules()}
+    check("which two things are in it?", (name for name, count in lines.items() if count > MAX_FILE_LINES))
 
 
-@each_module
-def test_functions_are_short(module: Module) -> None:
+def test_functions_are_short() -> None:
     """A function does one thing and fits its budget; signature and docstring are not counted."""
-    long = {}
-    for _, node in walk(module.tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            lines = 1 + (node.end_lineno or 0) - body[0].lineno if body else 0
-            if lines > MAX_FUNCTION_LINES:
-                long[node.name] = lines
-    assert long == {}
+    long = []
+    for module in modules():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                if body and (node.end_lineno or 0) - body[0].lineno >= MAX_FUNCTION_LINES:
+                    long.append(f"{module.name}.{node.name}")
+    check("too long:", long)
 
 
-@each_module
-def test_names_say_what_a_module_is_about(module: Module) -> None:
+def test_names_say_what_a_module_is_about() -> None:
     """No module has a name under which anything could stand."""
-    assert not {part.strip("_") for part in module.name.split(".")} & EMPTY_NAMES
+    check("says nothing:", (name for name in files() if {part.strip("_") for part in name.split(".")} & EMPTY_NAMES))
 
 
 def public_definitions(tree: ast.Module) -> set[str]:
@@ -317,18 +313,17 @@ def public_definitions(tree: ast.Module) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
-@each_module
-def test_all_is_true(module: Module) -> None:
+def test_all_is_true() -> None:
     """`__all__` names every public definition, and nothing that is not there."""
-    if all(isinstance(node, ast.Expr) for node in module.tree.body):
-        return  # a docstring alone has nothing to name
-    dotted = PACKAGE if module.name == "__init__" else f"{PACKAGE}.{module.name}"
-    loaded = importlib.import_module(dotted)
-    assert hasattr(loaded, "__all__"), f"{module.name} has no __all__"
-    absent = [name for name in loaded.__all__ if not hasattr(loaded, name)]
-    hidden = public_definitions(module.tree) - set(loaded.__all__)
-    assert not absent, f"{module.name}.__all__ names what is not there: {absent}"
-    assert not hidden, f"{module.name} defines {hidden}: public ones stand in __all__, others begin with an underscore"
+    wrong = []
+    for module in modules():
+        loaded = importlib.import_module(PACKAGE if module.name == "__init__" else f"{PACKAGE}.{module.name}")
+        listed = set(getattr(loaded, "__all__", ()))
+        if not hasattr(loaded, "__all__") and not all(isinstance(node, ast.Expr) for node in module.tree.body):
+            wrong.append(f"{module.name} has no __all__")  # a docstring alone has nothing to name
+        wrong += [f"{module.name}.__all__: no {name} is there" for name in listed if not hasattr(loaded, name)]
+        wrong += [f"{module.name}.__all__ lacks {name}" for name in public_definitions(module.tree) - listed]
+    check("public names stand in __all__, others begin with an underscore:", wrong)
 
 
 def test_a_deployed_handler_loads_little() -> None:
