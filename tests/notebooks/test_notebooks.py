@@ -39,12 +39,18 @@ MACHINE_PATH = re.compile(
     )
 )
 
-each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+#: These run in `make test`, the others in `make test-all` only.
+DAILY = {"01_quickstart.ipynb", "03_fan_out.ipynb"}
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """Return a notebook as it is stored."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def cells(path: Path, kind: str) -> list[dict[str, Any]]:
     """Return the cells of one kind."""
-    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
+    return [cell for cell in stored(path)["cells"] if cell["cell_type"] == kind]
 
 
 def source(cell: dict[str, Any]) -> str:
@@ -83,81 +89,84 @@ def test_notebooks_are_numbered() -> None:
     assert names[:1] == ["01_quickstart.ipynb"]
 
 
-@each_notebook
-def test_notebook_runs(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(p.name, marks=[] if p.name in DAILY else pytest.mark.nightly) for p in NOTEBOOKS]
+)
+def test_notebook_runs(name: str, tmp_path: Path) -> None:
     """A notebook runs to its end in a fresh kernel and leaves no error in any output."""
-    copy = tmp_path / path.name
-    shutil.copy(path, copy)
-    for module in MODULES:
-        shutil.copy(module, tmp_path)
+    for path in (FOLDER / name, *MODULES):
+        shutil.copy(path, tmp_path)
+    copy = tmp_path / name
     done = run("--inplace", copy, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr[-5000:]
-    kinds = [output["output_type"] for cell in cells(copy, "code") for output in cell["outputs"]]
-    assert kinds
-    assert "error" not in kinds
+    check_outputs(cells(copy, "code"), name)
 
 
-@each_notebook
-def test_stored_outputs_are_of_one_run_from_top_to_bottom(path: Path) -> None:
-    """The stored outputs were made by `make notebooks`: every code cell ran once, in order, without an error."""
-    code = cells(path, "code")
-    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "run `make notebooks`"
+def check_outputs(code: list[dict[str, Any]], name: str) -> None:
+    """Fail if the cells printed nothing at all, or an error."""
     kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
-    assert kinds
-    assert "error" not in kinds
+    assert kinds, name
+    assert "error" not in kinds, name
 
 
-@each_notebook
-def test_first_cell_says_what_the_notebook_is_about(path: Path) -> None:
+def test_stored_outputs_are_of_one_run_from_top_to_bottom() -> None:
+    """The stored outputs were made by `make notebooks`: every code cell ran once, in order, without an error."""
+    for path in NOTEBOOKS:
+        code = cells(path, "code")
+        counts = [cell["execution_count"] for cell in code]
+        assert counts == list(range(1, len(code) + 1)), f"{path.name}: run `make notebooks`"
+        check_outputs(code, path.name)
+
+
+def test_first_cell_says_what_the_notebook_is_about() -> None:
     """A notebook begins with a title and what the reader will be able to do."""
-    first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
-    assert first["cell_type"] == "markdown"
-    title, _, rest = source(first).partition("\n")
-    assert title.startswith("# ")
-    assert rest.strip()
+    firsts = {path.name: stored(path)["cells"][0] for path in NOTEBOOKS}
+    assert {cell["cell_type"] for cell in firsts.values()} == {"markdown"}
+    assert [name for name, cell in firsts.items() if not re.match(r"# .+\n\s*\S", source(cell))] == []
 
 
-@each_notebook
-def test_code_cells_are_short(path: Path) -> None:
+def test_code_cells_are_short() -> None:
     """A code cell has at most 14 lines."""
-    texts = [source(cell) for cell in cells(path, "code")]
-    assert [text for text in texts if len(text.splitlines()) > MAX_CELL_LINES] == []
+    texts = [(path.name, source(cell)) for path in NOTEBOOKS for cell in cells(path, "code")]
+    assert [(name, text) for name, text in texts if len(text.splitlines()) > MAX_CELL_LINES] == []
 
 
-@each_notebook
-def test_only_public_names_are_used(path: Path) -> None:
+def private_names(code: str) -> list[str]:
+    """Return the names with one underscore that code imports or takes from an object."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Attribute):
+            found.append(node.attr)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found += [part for alias in node.names for part in alias.name.split(".")]
+            found += (getattr(node, "module", None) or "").split(".")
+    return [name for name in found if re.match(r"_(?!_)", name)]
+
+
+def test_only_public_names_are_used() -> None:
     """A reader never needs a name that starts with an underscore."""
     transform = TransformerManager().transform_cell
-    private = []
-    for cell in cells(path, "code"):
-        for node in ast.walk(ast.parse(transform(source(cell)))):
-            names = [node.attr] if isinstance(node, ast.Attribute) else []
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-                names = ".".join([module, *(alias.name for alias in node.names)]).split(".")
-            private += [name for name in names if re.match(r"_(?!_)", name)]
-    assert private == []
+    code = [(path.name, transform(source(cell))) for path in NOTEBOOKS for cell in cells(path, "code")]
+    assert [(name, private) for name, text in code for private in private_names(text)] == []
 
 
-@each_notebook
-def test_stored_file_is_small_and_has_no_path_of_the_machine(path: Path) -> None:
+def test_stored_files_are_small_and_have_no_path_of_the_machine() -> None:
     """A notebook can be read in a diff, and no output names a folder of the machine that ran it."""
-    assert path.stat().st_size < MAX_BYTES
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    outputs = [line for cell in stored["cells"] for line in json.dumps(cell.get("outputs", []), indent=0).splitlines()]
-    # Pictures are random letters and digits, which may contain any of these.
-    text = [line for line in outputs if not line.startswith('"image/')]
-    assert [line[:200] for line in text if MACHINE_PATH.search(line)] == []
-    assert stored["metadata"]["language_info"] == {"name": "python"}, "run `make notebooks`"
+    assert [path.name for path in NOTEBOOKS if path.stat().st_size >= MAX_BYTES] == []
+    for path in NOTEBOOKS:
+        outputs = json.dumps([cell.get("outputs", []) for cell in stored(path)["cells"]], indent=0).splitlines()
+        # Pictures are random letters and digits, which may contain any of these.
+        text = [line for line in outputs if not line.startswith('"image/')]
+        assert [line[:200] for line in text if MACHINE_PATH.search(line)] == [], path.name
+        assert stored(path)["metadata"]["language_info"] == {"name": "python"}, f"{path.name}: run `make notebooks`"
 
 
-@each_notebook
-def test_stored_widgets_are_static(path: Path) -> None:
+def test_stored_widgets_are_static() -> None:
     """A stored panel is a table for viewers without a kernel: the file has its HTML, and no widget."""
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    kinds = {kind for cell in stored["cells"] for output in cell.get("outputs", []) for kind in output.get("data", {})}
-    assert "widgets" not in stored["metadata"]
-    assert not {kind for kind in kinds if "widget" in kind}
+    for path in NOTEBOOKS:
+        outputs = [output for cell in cells(path, "code") for output in cell["outputs"]]
+        assert "widgets" not in stored(path)["metadata"], path.name
+        assert [kind for output in outputs for kind in output.get("data", ()) if "widget" in kind] == [], path.name
 
 
 def test_run_prints_only_what_is_tagged(tmp_path: Path) -> None:
