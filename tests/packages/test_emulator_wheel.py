@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.environments import EMULATOR, ROOT, Environment, contents
+import cloudtasks_nb
 from tests.integration.conftest import LOCATION, Emulator, Target
+from tests.packages.environments import EMULATOR, ROOT, Environment, contents
+from tests.packages.test_wheel import OF_THE_EMULATORS_BUILD
 from tests.processes import run
-from tests.test_architecture import EMULATOR_KNOWS, MODULES, belongs, imports
+from tests.test_architecture import EMULATOR_KNOWS, belongs, modules
 from tests.test_environment import PROJECT, bounds
-from tests.test_wheel import OF_THE_EMULATORS_BUILD
 
 __all__: list[str] = []
 
@@ -27,16 +28,6 @@ ALONE: dict[str, Any] = tomllib.loads((EMULATOR / "pyproject.toml").read_text(en
 MAX_MEGABYTES = 70
 #: The libraries of frames, widgets and notebooks, and the toolkit itself.
 OF_THE_TOOLKIT = {"cloudtasks-nb", "pandas", "numpy", "ipywidgets", "anywidget", "ipython", "jupyterlab", "obstore"}
-#: Names and its modules: imported one by one, those of foreign libraries too.
-IMPORTS = sorted(
-    {
-        found.module
-        for name, module in MODULES.items()
-        if belongs(name, {*EMULATOR_KNOWS, "emulator."})
-        for found in imports(module)
-        if not found.ours and found.module.partition(".")[0] not in sys.stdlib_module_names
-    }
-)
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +55,22 @@ def wheel(place: Environment) -> Path:
 
 def test_it_depends_on_what_the_emulator_imports(place: Environment) -> None:
     """Each module that it imports is installed with it, and each dependency is imported, with the toolkit's bound."""
+    imported = sorted(
+        {
+            found.module
+            for module in modules()
+            if belongs(module.name, {*EMULATOR_KNOWS, "emulator."})
+            for found in module.imports
+            if not found.ours and found.module.partition(".")[0] not in sys.stdlib_module_names
+        }
+    )
     code = "import pkgutil, sys; print(*[pkgutil.resolve_name(name) and name for name in sys.argv[1:]])"
-    assert len(place.run(place.bin / "python", "-c", code, *IMPORTS).split()) >= len(IMPORTS)
+    assert len(place.run(place.bin / "python", "-c", code, *imported).split()) >= len(imported)
     for name, bound in bounds(ALONE["dependencies"]).items():
         assert bounds(PROJECT["dependencies"])[name] == bound
         files = {str(file) for file in importlib.metadata.files(name) or ()}
-        modules = {part.replace(".", "/") for found in IMPORTS for part in (found, found.rpartition(".")[0])}
-        assert any({f"{module}.py", f"{module}/__init__.py"} & files for module in modules), f"{name} is not imported"
+        origins = {part.replace(".", "/") for found in imported for part in (found, found.rpartition(".")[0])}
+        assert any({f"{module}.py", f"{module}/__init__.py"} & files for module in origins), f"{name} is not imported"
 
 
 def test_it_has_every_file_of_the_emulator_and_its_license(place: Environment) -> None:
@@ -102,7 +102,7 @@ def test_it_is_small(place: Environment) -> None:
 
 def test_its_version_is_the_toolkits(place: Environment) -> None:
     """The command, `python -m` and the metadata tell the version of the package that it was made of."""
-    version = MODULES["__init__"].text.partition('__version__ = "')[2].partition('"')[0]
+    version = cloudtasks_nb.__version__
     assert wheel(place).name == f"cloudtasks_emulator-{version}-py3-none-any.whl"
     assert place.run(place.bin / "cloudtasks-emulator", "--version") == f"cloudtasks-emulator {version}\n"
     assert place.run(place.bin / "python", "-m", "cloudtasks_emulator", "--version").endswith(f" {version}\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.environments import EMULATOR, ROOT, Environment, contents
+from tests.packages.environments import EMULATOR, ROOT, Environment, contents
 from tests.test_readme import PYTHON
 
 __all__: list[str] = []

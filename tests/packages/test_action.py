@@ -18,8 +18,8 @@ import yaml
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
-from tests.environments import PATIENCE, ROOT
 from tests.integration.conftest import LOCATION
+from tests.packages.environments import PATIENCE, ROOT
 from tests.processes import run
 from tests.test_readme import read, snippets
 

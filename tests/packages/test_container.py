@@ -11,14 +11,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
 
 from cloudtasks_nb.emulator.model.settings import Settings
-from tests.environments import EMULATOR, PATIENCE, ROOT
 from tests.integration.conftest import LOCATION, Emulator, Target
+from tests.packages.environments import EMULATOR, PATIENCE, ROOT
 from tests.processes import run
 
 __all__: list[str] = []
@@ -28,20 +28,15 @@ DOCKERFILE = EMULATOR / "Dockerfile"
 IMAGE_PATHS = re.compile(r"(?<![\w.])/(opt/emulator|data|source)\b")
 
 
-class Instruction(NamedTuple):
-    """One instruction of a Dockerfile."""
-
-    keyword: str
-    flags: str  #: `--from=build`
-    value: str
+def instructions() -> list[tuple[str, str]]:
+    """Read the Dockerfile: each instruction with the rest of its line."""
+    text = re.sub(r"^#.*\n|\\\n", "", DOCKERFILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return re.findall(r"^([A-Z]+)\s+(.+)$", text, flags=re.MULTILINE)
 
 
-def instructions() -> list[Instruction]:
-    """Read the Dockerfile."""
-    lines = [line for line in DOCKERFILE.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    text = "\n".join(lines).replace("\\\n", " ")
-    pattern = re.compile(r"^(?P<keyword>[A-Z]+)\s+(?P<flags>(?:--\S+\s+)*)(?P<value>.+)$", re.MULTILINE)
-    return [Instruction(*found.group("keyword", "flags", "value")) for found in pattern.finditer(text)]
+def copied() -> list[list[str]]:
+    """Return the paths of each COPY from the repository: what is copied, and the target."""
+    return [value.split() for keyword, value in instructions() if keyword == "COPY" and "--from=" not in value]
 
 
 class Image:
@@ -49,27 +44,25 @@ class Image:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.variables = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(root)}
-        self.workdir = root
+        self.variables = {
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "HOME": str(root),
+            "REPOSITORY": str(ROOT),
+        }
 
     def build(self) -> None:
-        """Run the instructions that copy files and run commands."""
-        for instruction in instructions():
-            if instruction.keyword == "WORKDIR":
-                self.workdir = Path(self.here(instruction.value))
-                self.workdir.mkdir(parents=True)
-            elif instruction.keyword == "COPY" and "--from=" not in instruction.flags:
-                self.copy(*instruction.value.split())
-            elif instruction.keyword == "RUN":
-                self.run("/bin/sh", "-e", "-c", self.here(instruction.value))
-
-    def copy(self, *paths: str) -> None:
-        """Copy files and folders from the repository, as COPY does."""
-        *sources, target = paths
-        for source in sources:
-            place = self.workdir / target / (Path(source).name if target.endswith("/") else "")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, place)
+        """Run the steps that copy files and run commands, as one script."""
+        script = []
+        for keyword, value in instructions():
+            if keyword == "WORKDIR":
+                script.append(f"mkdir {value}; cd {value}")
+            elif keyword == "COPY" and value.split() in copied():
+                *sources, target = value.split()
+                places = [f'"$REPOSITORY"/{name}{"/." if (ROOT / name).is_dir() else ""}' for name in sources]
+                script.append(f"mkdir -p {target}; cp -R {' '.join(places)} {target}")
+            elif keyword == "RUN":
+                script.append(value)
+        self.run("/bin/sh", "-e", "-c", self.here("\n".join(script)))
 
     def here(self, text: str) -> str:
         """Lead the paths of the image to this folder."""
@@ -77,12 +70,12 @@ class Image:
 
     def command(self, keyword: str) -> list[str]:
         """Return a command of the image in its list form."""
-        (found,) = (each for each in instructions() if each.keyword == keyword)
-        return [self.here(word) for word in json.loads(found.value.removeprefix("CMD"))]
+        value = self.here(dict(instructions())[keyword])
+        return list(json.loads(value[value.index("[") :]))
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the image."""
-        return run(*command, cwd=self.workdir, environment=self.variables, timeout=PATIENCE)
+        return run(*command, cwd=self.root, environment=self.variables, timeout=PATIENCE)
 
     def healthy(self) -> bool:
         """Run the health check."""
@@ -142,9 +135,9 @@ def test_a_service_of_the_compose_file_can_call_rest_by_name(image: Image) -> No
 
 def test_the_image_runs_without_rights() -> None:
     """It is not root; the data folder is a volume of that user; the ports are those that the emulator takes."""
-    last = {each.keyword: each.value for each in instructions()}
+    last = dict(instructions())
     assert last["USER"] == "10001:10001"
-    assert Instruction("COPY", f"--from=build --chown={last['USER']} ", "/data /data") in instructions()
+    assert ("COPY", f"--from=build --chown={last['USER']} /data /data") in instructions()
     assert last["VOLUME"] == "/data"
     port = Settings().port
     assert last["EXPOSE"] == f"{port} {port + 1}"
@@ -153,7 +146,7 @@ def test_the_image_runs_without_rights() -> None:
 
 def test_docker_stop_waits_for_attempts_in_flight() -> None:
     """The emulator's grace period ends before Docker kills it: after 10 s, and after that of the compose file."""
-    *_, grace = json.loads(next(each.value for each in instructions() if each.keyword == "ENTRYPOINT"))
+    *_, grace = json.loads(dict(instructions())["ENTRYPOINT"])
     assert float(grace) < 10 < float(service()["stop_grace_period"].removesuffix("s"))
 
 
@@ -161,8 +154,7 @@ def test_the_build_gets_the_files_that_it_copies() -> None:
     """Each file that a COPY names is let through to the build, and nothing else of the repository."""
     rules = (EMULATOR / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
     let = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
-    copies = [each.value.split()[:-1] for each in instructions() if each.keyword == "COPY" and not each.flags]
-    assert let == {source for sources in copies for source in sources}
+    assert let == {source for *sources, _ in copied() for source in sources}
     assert all((ROOT / name).exists() for name in let)
 
 

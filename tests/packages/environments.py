@@ -13,7 +13,7 @@ from tests import processes
 
 __all__ = ["EMULATOR", "PATIENCE", "ROOT", "Environment", "contents"]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 #: The project of the distribution cloudtasks-emulator.
 EMULATOR = ROOT / "cloudtasks_nb/emulator"
 #: Seconds after which a command counts as hung; the slowest one fetches the dependencies.
