@@ -8,8 +8,6 @@ from itertools import cycle, islice
 import orjson
 import pandas as pd
 
-from notebooks.nyc_flights import flights
-
 __all__ = ["URL", "bodies", "frame"]
 
 #: URL of the tasks; their queues are paused, and nothing listens there.
@@ -18,6 +16,8 @@ URL = "http://127.0.0.1:9/flights"
 
 def frame(rows: int | None = None) -> pd.DataFrame:
     """Return the first flights, all of them without a number."""
+    from notebooks.nyc_flights import flights  # noqa: PLC0415 - reads the data
+
     return flights if rows is None else flights.head(rows)
 
 

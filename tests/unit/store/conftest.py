@@ -16,7 +16,6 @@ import pytest
 from gcp_storage_emulator import server as gcs
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
-from moto.server import ThreadedMotoServer
 
 from cloudtasks_nb.store import store as store_module
 from cloudtasks_nb.store.store import Store
@@ -36,6 +35,8 @@ class _Server(ThreadingHTTPServer):
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """Give the URL of an S3 server with the bucket `team`."""
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - takes 1 s, which no collection of tests needs
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
