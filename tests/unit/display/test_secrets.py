@@ -6,8 +6,12 @@ import pytest
 
 from cloudtasks_nb.display.secrets import is_secret, is_secret_header, mask_headers, mask_text, mask_value
 
-NAMES = """token Password api_key apiKey API-KEY X-Api-Key access_token accessToken X-Goog-Signature sig signature
-secret client_secret Authorization Proxy-Authorization Cookie Set-Cookie X-Amz-Credential PASSWORD2 private_key jwt"""
+#: Each word that makes a name secret, alone; each word that does so before "key"; and other spellings.
+NAMES = """accesskey accesstoken apikey apitoken auth authorization authtoken bearer clientsecret cookie credential
+credentials idtoken jwt passcode passphrase passwd password privatekey pwd refreshtoken secret secretkey sig signature
+token access_key api_key auth_key client_key encryption_key private_key secret_key shared_key signing_key
+Password apiKey API-KEY X-Api-Key access_token accessToken X-Goog-Signature client_secret Proxy-Authorization Set-Cookie
+X-Amz-Credential PASSWORD2"""
 PLAIN = "tokens key sort_key keyboard signal author passenger secretary day url"
 #: Texts and how they are shown: by the toolkit, and by the emulator's console, which has the same rules.
 TEXTS = [
@@ -30,16 +34,10 @@ HEADERS = {"x-token": "a", "Idempotency-Key": "b", "Accept": "c", "Referer": "ht
 HEADERS_SHOWN = {**HEADERS, "x-token": "•••", "Idempotency-Key": "•••", "Referer": "https://x?sig=•••"}
 
 
-@pytest.mark.parametrize("name", NAMES.split())
-def test_secret_names(name: str) -> None:
-    """A name is secret if one of its words is, in any case and spelling."""
-    assert is_secret(name)
-
-
-@pytest.mark.parametrize("name", PLAIN.split())
-def test_names_that_are_not_secret(name: str) -> None:
-    """Words that only contain a secret one are shown, and so are keys of data."""
-    assert not is_secret(name)
+def test_names() -> None:
+    """A name is secret if one of its words is, in any case and spelling; words that only contain one are shown."""
+    assert [name for name in NAMES.split() if not is_secret(name)] == []
+    assert [name for name in PLAIN.split() if is_secret(name)] == []
 
 
 def test_headers() -> None:

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers import address
 from cloudtasks_nb.handlers.address import bind_address, derive_address, name_from_url
 
 __all__: list[str] = []
@@ -19,10 +20,19 @@ def test_the_same_home_and_name_give_the_same_address(tmp_path: Path) -> None:
     first, again, other = (derive_address(tmp_path, name) for name in ("report", "report", "other"))
     assert first == again
     assert first.path != other.path
-    assert all(20_000 <= address.port < 30_000 for address in (first, other))
+    assert all(20_000 <= one.port < 30_000 for one in (first, other))
     assert urlsplit(first.url).path == first.path
     assert first.url.startswith(f"http://127.0.0.1:{first.port}/report/")
     assert len(first.path.rsplit("/", 1)[1]) == 32
+
+
+def test_an_address_outlives_an_upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The URL of a home, its secret and a name is this one in every release: tasks that wait were sent there."""
+    monkeypatch.setattr(address, "_secret", lambda _home: bytes(32))
+    assert (
+        derive_address(Path("/no/home"), "report").url
+        == "http://127.0.0.1:28001/report/742c9983348e5740308aeb8ceeec9a61"
+    )
 
 
 def test_two_homes_have_different_addresses(tmp_path: Path) -> None:
@@ -30,17 +40,17 @@ def test_two_homes_have_different_addresses(tmp_path: Path) -> None:
     homes = [tmp_path / str(number) for number in range(20)]
     for home in homes:
         home.mkdir()
-    addresses = [derive_address(home, "report") for home in homes]
-    assert len({address.path for address in addresses}) == 20
-    assert len({address.port for address in addresses}) > 15
+    found = [derive_address(home, "report") for home in homes]
+    assert len({one.path for one in found}) == 20
+    assert len({one.port for one in found}) > 15
 
 
 def test_a_name_is_escaped_in_the_url_alone(tmp_path: Path) -> None:
     """A name with any characters makes a valid URL."""
-    address = derive_address(tmp_path, "größe & ?#")
-    assert urlsplit(address.url).query == ""
-    assert unquote(urlsplit(address.url).path) == address.path
-    assert address.url.isascii()
+    found = derive_address(tmp_path, "größe & ?#")
+    assert urlsplit(found.url).query == ""
+    assert unquote(urlsplit(found.url).path) == found.path
+    assert found.url.isascii()
 
 
 @pytest.mark.parametrize("name", ["report", "größe & ?#", "{a}"])
@@ -97,8 +107,8 @@ def test_a_port_in_use_gives_a_new_address(tmp_path: Path) -> None:
 
 def test_temporary_addresses_need_no_secret(tmp_path: Path) -> None:
     """A temporary handler needs no secret, and its port is bound at once."""
-    address, sock = bind_address(tmp_path, "lambda", lasting=False)
+    temporary, sock = bind_address(tmp_path, "lambda", lasting=False)
     with sock, socket.socket() as other:
         assert not (tmp_path / "handlers.key").exists()
         with pytest.raises(OSError, match="in use"):
-            other.bind(("127.0.0.1", address.port))
+            other.bind(("127.0.0.1", temporary.port))

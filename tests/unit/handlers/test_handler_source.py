@@ -307,6 +307,20 @@ def test_requirements_of_the_user(notebook: Notebook) -> None:
     assert (found["pandas"], found["Pyarrow"], found["gunicorn"]) == ("pandas>=2", "Pyarrow", "gunicorn==23.0.0")
 
 
+def test_a_package_that_was_installed_later(
+    notebook: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a cell installs after a first deploy is required by the next one."""
+    monkeypatch.syspath_prepend(tmp_path)
+    requirements("def report(): return 1", notebook)
+    (tmp_path / "late_library.py").touch()
+    (tmp_path / "late_library-1.5.dist-info").mkdir()
+    (tmp_path / "late_library-1.5.dist-info/METADATA").write_text("Name: late-library\nVersion: 1.5\n")
+    (tmp_path / "late_library-1.5.dist-info/RECORD").write_text("late_library.py,,\n")
+    importlib.invalidate_caches()
+    assert requirements("def report(): import late_library", notebook)["late-library"] == "late-library==1.5"
+
+
 def test_a_missing_requirement_is_named(notebook: Notebook) -> None:
     """A module of no installed distribution can be named with requirements=."""
     code = "def report():\n    from absent_library import something"
