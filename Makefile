@@ -18,7 +18,7 @@ PYTEST = -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab notebooks screenshots test test-unit test-lowest check bench soak chaos constraints emulator-wheel clean
+.PHONY: help demo lab notebooks screenshots test test-unit test-lowest check bench soak chaos constraints descriptors emulator-wheel clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ constraints: ## write constraints.txt anew, from the newest releases that fit py
 	$(PYTHON) -m venv "$$fresh" && "$$fresh/bin/python" -m pip install --quiet uv && \
 	"$$fresh/bin/python" -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml --output-file constraints.txt
+
+descriptors: $(VENV)/.installed-test ## write the emulator's messages anew, from Google's packages
+	$(BIN)/python -m tests.descriptors
 
 emulator-wheel: $(BIN)/pip ## build the wheel of the emulator alone, without the toolkit, in dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(DIST) ./cloudtasks_nb/emulator

@@ -45,14 +45,13 @@ PROTOBUF = {
     "fanout.plan.literal",
     "fanout.plan.render",
     "fanout.sender.request_sender",
-    "emulator.",
 }
 #: Foreign library -> the only modules that may import it. `x.` stands for every module of the package x.
 ONLY_IN = {
     "ipywidgets": {"panels."},
     "anywidget": {"panels.", "display.browser_tab"},
-    "google.protobuf": PROTOBUF,
-    "google.cloud": PROTOBUF,
+    "google.protobuf": {*PROTOBUF, "emulator."},
+    **dict.fromkeys(("google.cloud", "google.rpc", "google.iam", "google.longrunning"), PROTOBUF),
     "google.api_core": {"service.transport"},
     "google.auth": {
         "service.auth",

@@ -31,7 +31,7 @@ def test_it_has_every_file_of_the_package(place: Environment) -> None:
     packed = {name for name in contents(place.build(ROOT)) if ".dist-info/" not in name}
     others = {str((EMULATOR / name).relative_to(ROOT)) for name in OF_THE_EMULATORS_BUILD}
     assert packed == {name for name in files if "__pycache__" not in name} - others
-    assert {Path(name).suffix for name in packed} == {".py", ".css", ".html", ".js", ".typed"}
+    assert {Path(name).suffix for name in packed} == {".py", ".binpb", ".css", ".html", ".js", ".typed"}
 
 
 def test_the_ten_lines_run_from_it(place: Environment) -> None:

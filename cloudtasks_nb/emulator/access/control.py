@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from google.iam.v1 import policy_pb2
-
 from cloudtasks_nb.emulator.access.permissions import (
     ACT_AS,
     IAM,
@@ -40,6 +38,7 @@ from cloudtasks_nb.emulator.access.refusals import (
 from cloudtasks_nb.emulator.access.roles import permissions_of
 from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, GoogleState, is_in
 from cloudtasks_nb.emulator.access.tokens import AccessTokens, Caller, InvalidTokenError
+from cloudtasks_nb.emulator.model.apis import iam
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 from cloudtasks_nb.emulator.store.store import Store
 
@@ -198,7 +197,7 @@ class AccessControl:
             permission in permissions_of(binding.role) and is_in(caller.member, binding.members)
             for name in resources
             if (policy := self._store.setting(f"iam/{name}"))
-            for binding in policy_pb2.Policy.FromString(policy).bindings
+            for binding in iam.Policy.FromString(policy).bindings
         )
 
     def _check_roles(self, caller: Caller, method: Method, request: Any, resources: list[str]) -> None:

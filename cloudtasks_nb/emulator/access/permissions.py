@@ -6,11 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from google.cloud.location import locations_pb2
-from google.iam.v1 import iam_policy_pb2
-from google.longrunning import operations_pb2
-
-from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
+from cloudtasks_nb.emulator.model.apis import call_messages
 
 __all__ = [
     "ACT_AS",
@@ -61,7 +57,6 @@ _TABLE = {
     "ListLocations": ("locations.list", "name"),
     "GetOperation": ("operations.get", "name"),
 }
-_SHARED = (iam_policy_pb2, operations_pb2, locations_pb2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,18 +97,16 @@ def method_of(path: str) -> Method:
             service=LOGGING,
             permission="logging.logEntries.list",
             field="resource_names",
-            request=logs.ListLogEntriesRequest,
+            request=call_messages(path)[0],
         )
     permission, field = _TABLE[name]
-    message = f"{name}Request"
-    own = beta if ".v2beta3." in service else v2
     return Method(
         name=name,
         api_name=f"{service}.{name}",
         service=TASKS,
         permission=permission and f"cloudtasks.{permission}",
         field=field,
-        request=next(getattr(module, message) for module in (*_SHARED, own) if hasattr(module, message)),
+        request=call_messages(path)[0],
     )
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from google.rpc import error_details_pb2
-
+from cloudtasks_nb.emulator.model.apis import google_rpc
 from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link
 
 __all__ = [
@@ -42,11 +41,11 @@ _WAIT = "wait a few minutes for the action to propagate to our systems and retry
 
 
 def _error_info(reason: str, metadata: Mapping[str, str], domain: str = "googleapis.com") -> Any:
-    return error_details_pb2.ErrorInfo(reason=reason, domain=domain, metadata=metadata)
+    return google_rpc.ErrorInfo(reason=reason, domain=domain, metadata=metadata)
 
 
 def _refused(code: str, message: str, reason: str, metadata: Mapping[str, str], *more: Any) -> RefusedError:
-    localized = error_details_pb2.LocalizedMessage(locale="en-US", message=message)
+    localized = google_rpc.LocalizedMessage(locale="en-US", message=message)
     return RefusedError(code, message, (_error_info(reason, metadata), localized, *more))
 
 
@@ -132,13 +131,13 @@ def billing_disabled(service: str, project: str) -> RefusedError:
 def policy_violated(service: str, project: str, uid: str) -> RefusedError:
     """Return the error for a request that VPC Service Controls do not let in."""
     text = f"Request is prohibited by organization's policy. vpcServiceControlsUniqueIdentifier: {uid}"
-    violation = error_details_pb2.PreconditionFailure.Violation(type="VPC_SERVICE_CONTROLS", description=uid)
+    violation = google_rpc.PreconditionFailure.Violation(type="VPC_SERVICE_CONTROLS", description=uid)
     metadata = {"service": service, "consumer": f"projects/{project}", "uid": uid}
     return RefusedError(
         "PERMISSION_DENIED",
         text,
         (
-            error_details_pb2.PreconditionFailure(violations=[violation]),
+            google_rpc.PreconditionFailure(violations=[violation]),
             _error_info("SECURITY_POLICY_VIOLATED", metadata),
         ),
     )

@@ -6,14 +6,11 @@ import hashlib
 import re
 from typing import Any
 
-from google.cloud.location import locations_pb2
-from google.iam.v1 import iam_policy_pb2, policy_pb2
-from google.longrunning import operations_pb2
-
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import Service, parse_name
 from cloudtasks_nb.emulator.api.operations import load_operation
 from cloudtasks_nb.emulator.api.pages import page_token, read_number
+from cloudtasks_nb.emulator.model.apis import iam, locations, operations
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, malformed_name, not_found
 from cloudtasks_nb.emulator.model.regions import REGIONS
 
@@ -30,16 +27,16 @@ class AccessCalls(Service):
 
     async def get_iam_policy(self, wire: bytes) -> bytes:
         """Return the policy of a queue, an empty one if none was set."""
-        request = iam_policy_pb2.GetIamPolicyRequest.FromString(wire)
+        request = iam.GetIamPolicyRequest.FromString(wire)
         self._queue(request.resource)
-        return self._store.setting(f"iam/{request.resource}") or policy_pb2.Policy().SerializeToString()
+        return self._store.setting(f"iam/{request.resource}") or iam.Policy().SerializeToString()
 
     async def set_iam_policy(self, wire: bytes) -> bytes:
         """Replace the policy of a queue; nothing is enforced."""
-        request = iam_policy_pb2.SetIamPolicyRequest.FromString(wire)
+        request = iam.SetIamPolicyRequest.FromString(wire)
         self._queue(request.resource)
         policy = request.policy
-        known = policy_pb2.Policy.FromString(self._store.setting(f"iam/{request.resource}") or b"")
+        known = iam.Policy.FromString(self._store.setting(f"iam/{request.resource}") or b"")
         if policy.etag and known.etag and policy.etag != known.etag:
             raise RefusedError(
                 "ABORTED", "There were concurrent policy changes. Please retry the whole read-modify-write."
@@ -52,8 +49,8 @@ class AccessCalls(Service):
 
     async def test_iam_permissions(self, wire: bytes) -> bytes:
         """Return all permissions of the request, because an emulator allows everything; none for an unknown queue."""
-        request = iam_policy_pb2.TestIamPermissionsRequest.FromString(wire)
-        response = iam_policy_pb2.TestIamPermissionsResponse()
+        request = iam.TestIamPermissionsRequest.FromString(wire)
+        response = iam.TestIamPermissionsResponse()
         if request.resource in self._store.contents.queues:
             response.permissions.extend(request.permissions)
         else:
@@ -85,7 +82,7 @@ class OperationCalls(Service):
 
     async def get_operation(self, wire: bytes) -> bytes:
         """Return an operation; it is kept for an hour by default."""
-        name = operations_pb2.GetOperationRequest.FromString(wire).name
+        name = operations.GetOperationRequest.FromString(wire).name
         return self._engine.faults.unfinished.get(name) or load_operation(self._store, name)
 
 
@@ -94,7 +91,7 @@ class LocationCalls(Service):
 
     async def get_location(self, wire: bytes) -> bytes:
         """Return a location."""
-        name = locations_pb2.GetLocationRequest.FromString(wire).name
+        name = locations.GetLocationRequest.FromString(wire).name
         project, location = _check(_LOCATION, name).groups()
         if location not in REGIONS:
             raise not_found()
@@ -102,14 +99,14 @@ class LocationCalls(Service):
 
     async def list_locations(self, wire: bytes) -> bytes:
         """List the locations of Cloud Tasks."""
-        request = locations_pb2.ListLocationsRequest.FromString(wire)
+        request = locations.ListLocationsRequest.FromString(wire)
         if request.name:  # without a project the list is public
             _check(_PROJECT, request.name)
         now = self._engine.clock.now()
         skipped = read_number(request.page_token, request.name, now=now)
         size = request.page_size if request.page_size > 0 else len(REGIONS)
         shown = list(REGIONS)[skipped : skipped + size]
-        response = locations_pb2.ListLocationsResponse(locations=[_location(request.name, region) for region in shown])
+        response = locations.ListLocationsResponse(locations=[_location(request.name, region) for region in shown])
         if skipped + size < len(REGIONS):
             response.next_page_token = page_token(str(skipped + size), request.name, now=now)
         return bytes(response.SerializeToString())
@@ -123,7 +120,7 @@ def _check(pattern: re.Pattern[str], name: str) -> re.Match[str]:
 
 
 def _location(parent: str, region: str) -> Any:
-    return locations_pb2.Location(
+    return locations.Location(
         name=f"{parent}/locations/{region}".lstrip("/"),
         location_id=region,
         labels={"cloud.googleapis.com/region": region},

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cloudtasks_nb.emulator.model.apis import beta
 from cloudtasks_nb.emulator.model.config_file import ConfigFile
-from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import configured, declared
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.state import QueueState

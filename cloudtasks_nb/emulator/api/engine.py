@@ -14,8 +14,8 @@ from cloudtasks_nb.emulator.api.faults import Faults
 from cloudtasks_nb.emulator.api.replies import UnreadReplies
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
+from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import Clock
-from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.refusal import malformed_name
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.commit import Committer

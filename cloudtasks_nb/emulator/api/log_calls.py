@@ -28,11 +28,11 @@ from cloudtasks_nb.emulator.api.filter import (
     parse_time,
 )
 from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_number
+from cloudtasks_nb.emulator.model.apis import logs
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.protobuf import (
     int_field,
     len_field,
-    logs,
     struct_entry,
     struct_field,
     struct_key,

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
-from google.longrunning import operations_pb2
-
 from cloudtasks_nb._names import CODES
-from cloudtasks_nb.emulator.model.protobuf import any_message, beta, int_field, len_field, timestamp, v2
+from cloudtasks_nb.emulator.model.apis import beta, operations, v2
+from cloudtasks_nb.emulator.model.protobuf import any_message, int_field, len_field, timestamp
 from cloudtasks_nb.emulator.model.refusal import RefusedError, not_found
 from cloudtasks_nb.emulator.model.tasks import as_beta, task_wire
 from cloudtasks_nb.emulator.store.database import Statement
@@ -111,7 +110,7 @@ def load_operation(store: Store, name: str) -> bytes:
     rows = store.database.read("SELECT wire FROM operations WHERE seq = ?", (store.contents.operations.get(name, 0),))
     if not rows:
         raise not_found()
-    operation = operations_pb2.Operation.FromString(rows[0][0])
+    operation = operations.Operation.FromString(rows[0][0])
     for messages, encode in ((v2, bytes), (beta, as_beta)):
         response = messages.BatchCreateTasksResponse()
         if operation.response.Unpack(response):

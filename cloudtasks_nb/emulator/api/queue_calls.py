@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from google.protobuf import json_format
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from cloudtasks_nb.emulator.access.permissions import TASKS, project_of
@@ -16,8 +14,9 @@ from cloudtasks_nb.emulator.access.refusals import unknown_project
 from cloudtasks_nb.emulator.api.engine import EMPTY, Service
 from cloudtasks_nb.emulator.api.filter import compile_filter, parse_filter
 from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_token
+from cloudtasks_nb.emulator.model.apis import beta, well_known
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.protobuf import beta, len_field
+from cloudtasks_nb.emulator.model.protobuf import len_field
 from cloudtasks_nb.emulator.model.queues import (
     PAUSED,
     RUNNING,
@@ -221,7 +220,7 @@ def _check_format(name: str) -> str:
 
 
 def _check_mask(paths: list[str], descriptor: Any, message: str) -> None:
-    if not FieldMask(paths=paths).IsValidForDescriptor(descriptor):
+    if not well_known.FieldMask(paths=paths).IsValidForDescriptor(descriptor):
         raise invalid_argument(message)
 
 
@@ -246,7 +245,7 @@ def _getter(path: tuple[str, ...]) -> Callable[[Any], Any]:
             found = getattr(found, name)
             if field.enum_type is not None and found in field.enum_type.values_by_number:
                 found = field.enum_type.values_by_number[found].name
-        if isinstance(found, Duration):
+        if isinstance(found, well_known.Duration):
             return duration(found) / SECOND
         return json_format.MessageToDict(found) if isinstance(found, Message) else found
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.iam.v1 import iam_policy_pb2
-
 from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.api.access_calls import AccessCalls
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
 from cloudtasks_nb.emulator.api.queue_calls import QueueCalls
 from cloudtasks_nb.emulator.api.task_calls import TaskCalls
+from cloudtasks_nb.emulator.model.apis import iam
 from cloudtasks_nb.emulator.model.tasks import NewTask
 
 __all__ = ["StrictAccessCalls", "StrictLogCalls", "StrictQueueCalls", "StrictTaskCalls"]
@@ -52,8 +51,8 @@ class StrictAccessCalls(AccessCalls):
 
     async def test_iam_permissions(self, wire: bytes) -> bytes:
         """Return those permissions of the request that the caller has; none for an unknown queue."""
-        request = iam_policy_pb2.TestIamPermissionsRequest.FromString(wire)
-        response = iam_policy_pb2.TestIamPermissionsResponse()
+        request = iam.TestIamPermissionsRequest.FromString(wire)
+        response = iam.TestIamPermissionsResponse()
         if request.resource in self._store.contents.queues:
             response.permissions.extend(_access(self._engine).allowed(request.permissions, request.resource))
         return bytes(response.SerializeToString())

@@ -19,7 +19,8 @@ from cloudtasks_nb.emulator.api.operations import (
     save_operation,
 )
 from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_number
-from cloudtasks_nb.emulator.model.protobuf import beta, len_field, v2
+from cloudtasks_nb.emulator.model.apis import beta, v2
+from cloudtasks_nb.emulator.model.protobuf import len_field
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, not_found
 from cloudtasks_nb.emulator.model.tasks import FULL, NewTask, accept_task, as_beta, as_v2, name_wire, task_wire

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from cloudtasks_nb.emulator.model.apis import v2
 from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, Attempts, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.protobuf import v2
 from cloudtasks_nb.emulator.model.queues import QueueConfig, duration, policy
 from cloudtasks_nb.emulator.model.regions import app_engine_host
 from cloudtasks_nb.emulator.model.tasks import HTTP_AGENT, METHODS

@@ -19,8 +19,8 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Fault
 from cloudtasks_nb.emulator.dispatch.lapse import TimeLapse
+from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, SECOND
-from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.queues import configured, from_v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError

@@ -21,8 +21,8 @@ from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.dispatch.history import EndedAttempt
 from cloudtasks_nb.emulator.frontends.admin import answer_json
 from cloudtasks_nb.emulator.frontends.json_errors import error_response
+from cloudtasks_nb.emulator.model.apis import beta
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.store.oplog import Kind, LogRecord
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.errors import InvalidInputError

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from google.rpc import error_details_pb2
-
+from cloudtasks_nb.emulator.model.apis import google_rpc
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
 __all__ = ["Fields", "parse_fields", "select_fields"]
@@ -131,9 +130,9 @@ def _merge(selected: Fields, more: Fields) -> None:
 
 
 def _refused(mask: str, reason: str) -> RefusedError:
-    violation = error_details_pb2.BadRequest.FieldViolation(
+    violation = google_rpc.BadRequest.FieldViolation(
         field=mask, description=f"Error expanding 'fields' parameter. {reason}"
     )
     return invalid_argument(
-        "Request contains an invalid argument.", [error_details_pb2.BadRequest(field_violations=[violation])]
+        "Request contains an invalid argument.", [google_rpc.BadRequest(field_violations=[violation])]
     )

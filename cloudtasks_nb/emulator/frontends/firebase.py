@@ -15,7 +15,7 @@ from google.protobuf import json_format
 
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.frontends.rest import Rest, json_body, parsed
-from cloudtasks_nb.emulator.model.protobuf import v2
+from cloudtasks_nb.emulator.model.apis import v2
 from cloudtasks_nb.emulator.model.refusal import invalid_argument
 
 __all__ = ["Firebase"]

@@ -11,6 +11,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 from google.protobuf import json_format
 
 from cloudtasks_nb._names import CODES, code_name, code_of
+from cloudtasks_nb.emulator.model.apis import POOL
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 
 __all__ = ["UNREADABLE", "JsonErrorRunner", "answer_in_json", "error_document", "error_response"]
@@ -42,7 +43,7 @@ def error_document(error: RefusedError) -> tuple[int, dict[str, Any]]:
     status = _HTTP_STATUS.get(code, 500)
     fields: dict[str, Any] = {"code": status, "message": error.message, "status": code}
     if error.details:
-        fields["details"] = json_format.MessageToDict(error.status())["details"]
+        fields["details"] = json_format.MessageToDict(error.status(), descriptor_pool=POOL)["details"]
     return status, {"error": fields}
 
 

@@ -1,22 +1,17 @@
 """gRPC reflection, in its versions v1 and v1alpha: a client without proto files, such as grpcurl, asks for them.
 
-https://grpc.io/docs/guides/reflection/; v1 and v1alpha have the same messages. Google's packages describe messages
-only, so that the services are described here.
+https://grpc.io/docs/guides/reflection/; v1 and v1alpha have the same messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from functools import cached_property
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf import json_format
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
 
 from cloudtasks_nb.emulator.frontends.health import HEALTH
-from cloudtasks_nb.emulator.frontends.rest import messages_of_calls
+from cloudtasks_nb.emulator.model.apis import POOL
 from cloudtasks_nb.emulator.model.protobuf import fields, int_field, len_field, payloads, read_varint, varint
 
 __all__ = ["Reflection"]
@@ -28,52 +23,6 @@ _NOT_FOUND, _INVALID = 5, 3
 _EXTENSION = 2  # the number in a question about an extension
 # Fields of the response.
 _HOST, _REQUEST, _FILES, _NUMBERS, _SERVICES, _ERROR = 1, 2, 4, 5, 6, 7
-
-_STATUS = ".grpc.health.v1.HealthCheckResponse.ServingStatus"
-_STATUSES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")
-_HEALTH_FILE = {
-    "name": "grpc/health/v1/health.proto",
-    "package": "grpc.health.v1",
-    "syntax": "proto3",
-    "messageType": [
-        {
-            "name": "HealthCheckRequest",
-            "field": [{"name": "service", "number": 1, "label": "LABEL_OPTIONAL", "type": "TYPE_STRING"}],
-        },
-        {
-            "name": "HealthCheckResponse",
-            "field": [
-                {
-                    "name": "status",
-                    "number": 1,
-                    "label": "LABEL_OPTIONAL",
-                    "type": "TYPE_ENUM",
-                    "typeName": _STATUS,
-                }
-            ],
-            "enumType": [
-                {
-                    "name": "ServingStatus",
-                    "value": [{"name": name, "number": number} for number, name in enumerate(_STATUSES)],
-                }
-            ],
-        },
-    ],
-    "service": [
-        {
-            "name": "Health",
-            "method": [
-                {
-                    "name": name,
-                    "inputType": ".grpc.health.v1.HealthCheckRequest",
-                    "outputType": ".grpc.health.v1.HealthCheckResponse",
-                    "serverStreaming": name == "Watch",
-                }
-                for name in ("Check", "Watch")
-            ],
-        }
-    ],
-}
 
 
 class Reflection:
@@ -100,7 +49,7 @@ class Reflection:
     def _answer(self, given: dict[int, bytes]) -> bytes:
         """Return the answer to the one question of a request."""
         questions = {
-            3: lambda name: _files(self._pool.FindFileByName(name.decode())),
+            3: lambda name: _files(POOL.FindFileByName(name.decode())),
             4: lambda symbol: _files(self._file_of(symbol.decode())),
             5: lambda extension: _files(self._extension(extension).file),
             6: self._extension_numbers,
@@ -115,72 +64,22 @@ class Reflection:
 
     def _file_of(self, symbol: str) -> Any:
         try:
-            return self._pool.FindFileContainingSymbol(symbol)
+            return POOL.FindFileContainingSymbol(symbol)
         except KeyError:  # protobuf finds no methods by it
-            return self._pool.FindMethodByName(symbol).containing_service.file
+            return POOL.FindMethodByName(symbol).containing_service.file
 
     def _extension(self, request: bytes) -> Any:
-        extended = self._pool.FindMessageTypeByName(payloads(request).get(1, b"").decode())
+        extended = POOL.FindMessageTypeByName(payloads(request).get(1, b"").decode())
         number = next((read_varint(value, 0)[0] for field, _, value in fields(request) if field == _EXTENSION), 0)
-        return self._pool.FindExtensionByNumber(extended, number)
+        return POOL.FindExtensionByNumber(extended, number)
 
     def _extension_numbers(self, name: bytes) -> bytes:
-        found = self._pool.FindAllExtensions(self._pool.FindMessageTypeByName(name.decode()))
+        found = POOL.FindAllExtensions(POOL.FindMessageTypeByName(name.decode()))
         numbers = b"".join(varint(extension.number) for extension in found)
         return len_field(_NUMBERS, len_field(1, name) + len_field(2, numbers))
 
     def _list_services(self, _: bytes) -> bytes:
         return len_field(_SERVICES, b"".join(len_field(1, len_field(1, name.encode())) for name in self._services))
-
-    @cached_property
-    def _pool(self) -> Any:
-        """All files that describe the services and their messages; made for the first client that asks."""
-        pool = DescriptorPool()
-        services: dict[str, dict[str, tuple[Any, Any]]] = {}
-        for call, messages in messages_of_calls().items():
-            _, service, method = call.split("/")
-            services.setdefault(service, {})[method] = messages
-            for message in messages:
-                _add(pool, message.DESCRIPTOR.file)
-        pool.AddSerializedFile(json_format.ParseDict(_HEALTH_FILE, FileDescriptorProto()).SerializeToString())
-        for service, methods in services.items():
-            try:
-                pool.FindServiceByName(service)
-            except KeyError:  # the packages of some APIs describe messages only
-                pool.AddSerializedFile(_describe(service, methods).SerializeToString())
-        return pool
-
-
-def _add(pool: Any, file: Any) -> None:
-    """Add a file, and before it those that it imports."""
-    try:
-        pool.FindFileByName(file.name)
-    except KeyError:
-        for imported in file.dependencies:
-            _add(pool, imported)
-        pool.AddSerializedFile(file.serialized_pb)
-
-
-def _describe(service: str, methods: Mapping[str, tuple[Any, Any]]) -> FileDescriptorProto:
-    """Return a file with one service, whose methods have these request and response messages."""
-    package, _, name = service.rpartition(".")
-    imported = {message.DESCRIPTOR.file.name for messages in methods.values() for message in messages}
-    described = [
-        {
-            "name": method,
-            "inputType": f".{request.DESCRIPTOR.full_name}",
-            "outputType": f".{response.DESCRIPTOR.full_name}",
-        }
-        for method, (request, response) in methods.items()
-    ]
-    file = {
-        "name": f"{service.replace('.', '/')}.proto",
-        "package": package,
-        "syntax": "proto3",
-        "dependency": sorted(imported),
-        "service": [{"name": name, "method": described}],
-    }
-    return json_format.ParseDict(file, FileDescriptorProto())
 
 
 def _files(file: Any) -> bytes:

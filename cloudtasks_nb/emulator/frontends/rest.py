@@ -13,21 +13,17 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from google.cloud.location import locations_pb2
-from google.iam.v1 import iam_policy_pb2, policy_pb2
-from google.longrunning import operations_pb2
-from google.protobuf import empty_pb2, field_mask_pb2, json_format
-from google.rpc import error_details_pb2
+from google.protobuf import json_format
 
 from cloudtasks_nb._names import CLOCK_AHEAD_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.dispatch.request import overridden
 from cloudtasks_nb.emulator.frontends.fields import Fields, parse_fields, select_fields
 from cloudtasks_nb.emulator.frontends.json_errors import UNREADABLE, error_document
-from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
+from cloudtasks_nb.emulator.model.apis import POOL, beta, call_messages, google_rpc, v2, well_known
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
-__all__ = ["Rest", "Route", "find_route", "json_body", "messages_of_calls", "parsed"]
+__all__ = ["Rest", "Route", "find_route", "json_body", "parsed"]
 
 _log = logging.getLogger(__name__)
 # The query parameters of every REST API of Google (https://cloud.google.com/apis/docs/system-parameters).
@@ -81,7 +77,10 @@ class Rest:
         async def respond() -> Any:
             enums_as_numbers = _enums_as_numbers(request)
             message, fields = await self._response(request, request.match_info["api"], request.match_info["path"])
-            return select_fields(json_format.MessageToDict(message, use_integers_for_enums=enums_as_numbers), fields)
+            return select_fields(
+                json_format.MessageToDict(message, use_integers_for_enums=enums_as_numbers, descriptor_pool=POOL),
+                fields,
+            )
 
         return await self.answer(request, respond)
 
@@ -137,7 +136,7 @@ class Rest:
             create.task.http_request.headers["Content-Type"] = request.headers["Content-Type"]
         rpc = f"/google.cloud.tasks.{api}.CloudTasks/CreateTask"
         reply = await self.call(request, rpc, create.SerializeToString())
-        # The installed packages have no BufferTaskResponse; CreateTaskRequest has a field of the same name and JSON.
+        # Google's packages have no BufferTaskResponse; CreateTaskRequest has a field of the same name and JSON.
         return messages.CreateTaskRequest(task=messages.Task.FromString(reply))
 
     async def call(self, request: web.Request, rpc: str, wire: bytes) -> bytes:
@@ -282,10 +281,10 @@ def _bad_request(*violations: tuple[str, str]) -> RefusedError:
     """Return the refusal of JSON that is no request; a violation has a path, and what is wrong there."""
     texts = [f"Invalid JSON payload received. {text}" for _, text in violations]
     found = [
-        error_details_pb2.BadRequest.FieldViolation(field=path, description=text)
+        google_rpc.BadRequest.FieldViolation(field=path, description=text)
         for (path, _), text in zip(violations, texts, strict=True)
     ]
-    return invalid_argument("\n".join(texts), [error_details_pb2.BadRequest(field_violations=found)])
+    return invalid_argument("\n".join(texts), [google_rpc.BadRequest(field_violations=found)])
 
 
 def _field(descriptor: Any, name: str) -> Any:
@@ -308,7 +307,7 @@ def _query_field(descriptor: Any, key: str) -> Any:
 
 def _query_value(value: str, field: Any) -> str:
     """Return a query parameter as JSON has it: the paths of a mask, which may be in snake case, in camel case."""
-    if field.message_type is not field_mask_pb2.FieldMask.DESCRIPTOR:
+    if field.message_type is not well_known.FieldMask.DESCRIPTOR:
         return value
     return re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), value)
 
@@ -350,65 +349,32 @@ def find_route(verb: str, api: str, path: str) -> tuple[Route, str] | None:
     return None
 
 
-def messages_of_calls() -> dict[str, tuple[Any, Any]]:
-    """Return the classes of request and response of every call by its full name."""
-    return {route.rpc: (route.request, route.response) for routes in _ROUTES.values() for route in routes}
-
-
-# HTTP method, path (its group is the resource), call, field of the resource, field of the body, response.
-_TABLE: tuple[tuple[str, str, str, str, str | None, str], ...] = (
-    ("GET", f"({_LOCATION})/queues", "ListQueues", "parent", None, "ListQueuesResponse"),
-    ("POST", f"({_LOCATION})/queues", "CreateQueue", "parent", "queue", "Queue"),
-    ("GET", f"({_QUEUE})", "GetQueue", "name", None, "Queue"),
-    ("PATCH", f"({_QUEUE})", "UpdateQueue", "queue.name", "queue", "Queue"),
-    ("DELETE", f"({_QUEUE})", "DeleteQueue", "name", None, "Empty"),
-    ("POST", f"({_QUEUE}):purge", "PurgeQueue", "name", "*", "Queue"),
-    ("POST", f"({_QUEUE}):pause", "PauseQueue", "name", "*", "Queue"),
-    ("POST", f"({_QUEUE}):resume", "ResumeQueue", "name", "*", "Queue"),
-    ("POST", f"({_QUEUE}):getIamPolicy", "GetIamPolicy", "resource", "*", "Policy"),
-    ("POST", f"({_QUEUE}):setIamPolicy", "SetIamPolicy", "resource", "*", "Policy"),
-    (
-        "POST",
-        f"({_QUEUE}):testIamPermissions",
-        "TestIamPermissions",
-        "resource",
-        "*",
-        "TestIamPermissionsResponse",
-    ),
-    ("GET", f"({_QUEUE})/tasks", "ListTasks", "parent", None, "ListTasksResponse"),
-    ("POST", f"({_QUEUE})/tasks", "CreateTask", "parent", "*", "Task"),
-    ("GET", f"({_TASK})", "GetTask", "name", None, "Task"),
-    ("DELETE", f"({_TASK})", "DeleteTask", "name", None, "Empty"),
-    ("POST", f"({_TASK}):run", "RunTask", "name", "*", "Task"),
-    (
-        "POST",
-        f"({_QUEUE})/tasks:batchCreate",
-        "BatchCreateTasks",
-        "parent",
-        "*",
-        "Operation",
-    ),
-    (
-        "POST",
-        f"({_QUEUE})/tasks:batchDelete",
-        "BatchDeleteTasks",
-        "parent",
-        "*",
-        "Operation",
-    ),
-    ("GET", f"({_CMEK})", "GetCmekConfig", "name", None, "CmekConfig"),
-    (
-        "PATCH",
-        f"({_CMEK})",
-        "UpdateCmekConfig",
-        "cmekConfig.name",
-        "cmekConfig",
-        "CmekConfig",
-    ),
-    ("GET", f"({_PROJECT})/locations", "ListLocations", "name", None, "ListLocationsResponse"),
-    ("GET", f"({_LOCATION})", "GetLocation", "name", None, "Location"),
-    ("GET", f"({_LOCATION}/operations/[^/]+)", "GetOperation", "name", None, "Operation"),
-    ("POST", "(entries):list", "ListLogEntries", "", "*", "ListLogEntriesResponse"),
+# HTTP method, path (its group is the resource), call, field of the resource, field of the body.
+_TABLE: tuple[tuple[str, str, str, str, str | None], ...] = (
+    ("GET", f"({_LOCATION})/queues", "ListQueues", "parent", None),
+    ("POST", f"({_LOCATION})/queues", "CreateQueue", "parent", "queue"),
+    ("GET", f"({_QUEUE})", "GetQueue", "name", None),
+    ("PATCH", f"({_QUEUE})", "UpdateQueue", "queue.name", "queue"),
+    ("DELETE", f"({_QUEUE})", "DeleteQueue", "name", None),
+    ("POST", f"({_QUEUE}):purge", "PurgeQueue", "name", "*"),
+    ("POST", f"({_QUEUE}):pause", "PauseQueue", "name", "*"),
+    ("POST", f"({_QUEUE}):resume", "ResumeQueue", "name", "*"),
+    ("POST", f"({_QUEUE}):getIamPolicy", "GetIamPolicy", "resource", "*"),
+    ("POST", f"({_QUEUE}):setIamPolicy", "SetIamPolicy", "resource", "*"),
+    ("POST", f"({_QUEUE}):testIamPermissions", "TestIamPermissions", "resource", "*"),
+    ("GET", f"({_QUEUE})/tasks", "ListTasks", "parent", None),
+    ("POST", f"({_QUEUE})/tasks", "CreateTask", "parent", "*"),
+    ("GET", f"({_TASK})", "GetTask", "name", None),
+    ("DELETE", f"({_TASK})", "DeleteTask", "name", None),
+    ("POST", f"({_TASK}):run", "RunTask", "name", "*"),
+    ("POST", f"({_QUEUE})/tasks:batchCreate", "BatchCreateTasks", "parent", "*"),
+    ("POST", f"({_QUEUE})/tasks:batchDelete", "BatchDeleteTasks", "parent", "*"),
+    ("GET", f"({_CMEK})", "GetCmekConfig", "name", None),
+    ("PATCH", f"({_CMEK})", "UpdateCmekConfig", "cmekConfig.name", "cmekConfig"),
+    ("GET", f"({_PROJECT})/locations", "ListLocations", "name", None),
+    ("GET", f"({_LOCATION})", "GetLocation", "name", None),
+    ("GET", f"({_LOCATION}/operations/[^/]+)", "GetOperation", "name", None),
+    ("POST", "(entries):list", "ListLogEntries", "", "*"),
 )
 _SERVICES = {
     "ListLocations": "google.cloud.location.Locations",
@@ -416,27 +382,22 @@ _SERVICES = {
     "GetOperation": "google.longrunning.Operations",
     "ListLogEntries": "google.logging.v2.LoggingServiceV2",
 }
-_SHARED_MESSAGES = (empty_pb2, iam_policy_pb2, policy_pb2, operations_pb2, locations_pb2, logs)
 
 
-def _message(api: Any, name: str) -> Any:
-    return next(getattr(module, name) for module in (api, *_SHARED_MESSAGES) if hasattr(module, name))
-
-
-def _routes(api: str, messages: Any) -> list[Route]:
-    return [
-        Route(
+def _routes(api: str) -> Iterator[Route]:
+    for verb, pattern, name, resource, body in _TABLE:
+        rpc = f"/{_SERVICES.get(name, f'google.cloud.tasks.{api}.CloudTasks')}/{name}"
+        request, response = call_messages(rpc)
+        yield Route(
             verb=verb,
             pattern=re.compile(pattern),
-            rpc=f"/{_SERVICES.get(name, f'google.cloud.tasks.{api}.CloudTasks')}/{name}",
-            request=_message(messages, f"{name}Request"),
-            response=_message(messages, response),
+            rpc=rpc,
+            request=request,
+            response=response,
             resource=resource,
             body=body,
         )
-        for verb, pattern, name, resource, body, response in _TABLE
-    ]
 
 
-_ROUTES = {"v2": _routes("v2", v2), "v2beta3": _routes("v2beta3", beta)}
+_ROUTES = {api: list(_routes(api)) for api in ("v2", "v2beta3")}
 _ROUTES["v1"] = _ROUTES["v2"]  # only paths of locations come here

@@ -14,7 +14,7 @@ from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import FieldDescriptor
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.emulator.model.protobuf import beta
+from cloudtasks_nb.emulator.model.apis import beta
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.errors import InvalidInputError

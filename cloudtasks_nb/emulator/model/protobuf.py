@@ -1,7 +1,6 @@
-"""Protocol buffers: the message classes of the APIs as plain protobuf, and functions that encode bytes directly.
+"""Protocol buffers: functions that encode bytes where building messages costs more than the rest of a call.
 
-Proto-plus objects cost ten times the rest of a call, and where even building plain messages costs more than the rest of
-a call, the bytes are encoded without message objects. Parsers merge repeated submessages and take fields in any order
+Parsers merge repeated submessages and take fields in any order
 (https://protobuf.dev/programming-guides/encoding/#last-one-wins), so stored bytes can be completed by appending.
 """
 
@@ -9,23 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from types import SimpleNamespace
-from typing import Any
-
-from google.cloud.logging_v2.types import log_entry, logging
-from google.cloud.tasks_v2 import types as types_v2
-from google.cloud.tasks_v2beta3 import types as types_beta
-from google.cloud.tasks_v2beta3.types import queue as queue_beta
 
 from cloudtasks_nb.emulator.model.clock import SECOND
 
 __all__ = [
     "any_message",
-    "beta",
     "fields",
     "int_field",
     "len_field",
-    "logs",
     "payloads",
     "read_varint",
     "retag",
@@ -33,7 +23,6 @@ __all__ = [
     "struct_field",
     "struct_key",
     "timestamp",
-    "v2",
     "varint",
 ]
 
@@ -152,19 +141,3 @@ def struct_key(name: str) -> bytes:
 def struct_entry(key: bytes, value: bytes) -> bytes:
     """Encode a field of a `google.protobuf.Struct` from a serialized `google.protobuf.Value`."""
     return len_field(1, key + len_field(2, value))
-
-
-def _message_classes(module: Any) -> SimpleNamespace:
-    """Return the protobuf classes behind a module's proto-plus classes, by their names."""
-    wrappers = {name: getattr(module, name) for name in module.__all__}
-    return SimpleNamespace(**{name: cls.pb() for name, cls in wrappers.items() if hasattr(cls, "pb")})
-
-
-v2: Any = _message_classes(types_v2)
-beta: Any = _message_classes(types_beta)
-beta.QueueStats = queue_beta.QueueStats.pb()
-logs: Any = SimpleNamespace(
-    LogEntry=log_entry.LogEntry.pb(),
-    ListLogEntriesRequest=logging.ListLogEntriesRequest.pb(),
-    ListLogEntriesResponse=logging.ListLogEntriesResponse.pb(),
-)

@@ -10,11 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.field_mask_pb2 import FieldMask
-
+from cloudtasks_nb.emulator.model.apis import beta, v2, well_known
 from cloudtasks_nb.emulator.model.attempts import RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND
-from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.refusal import invalid_argument
 from cloudtasks_nb.emulator.model.regions import app_engine_host
 
@@ -235,12 +233,12 @@ def updated(old: Any, given: Any, paths: Sequence[str], *, is_v2: bool = False) 
         if old.HasField("purge_time"):
             fresh.purge_time.CopyFrom(old.purge_time)
         return fresh
-    mask = FieldMask(paths=paths)
+    mask = well_known.FieldMask(paths=paths)
     if not mask.IsValidForDescriptor(beta.Queue.DESCRIPTOR):
         raise invalid_argument("Invalid update mask.")
     if is_v2:
         paths = [path for path in paths if path != _BURST]
-    settings = FieldMask(paths=[path for path in paths if path.split(".")[0] in _SETTINGS])
+    settings = well_known.FieldMask(paths=[path for path in paths if path.split(".")[0] in _SETTINGS])
     queue = beta.Queue()
     queue.CopyFrom(old)
     settings.MergeMessage(given, queue, replace_message_field=True, replace_repeated_field=True)

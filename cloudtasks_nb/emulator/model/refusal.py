@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc import error_details_pb2, status_pb2
-
 from cloudtasks_nb._names import CODES
+from cloudtasks_nb.emulator.model.apis import google_rpc, well_known
 from cloudtasks_nb.errors import ServiceError
 
 __all__ = ["RefusedError", "help_link", "invalid_argument", "malformed_name", "not_found"]
@@ -34,9 +32,9 @@ class RefusedError(ServiceError):
 
     def status(self) -> Any:
         """Return the refusal as a `google.rpc.Status`."""
-        status = status_pb2.Status(code=self.number, message=self.message)
+        status = google_rpc.Status(code=self.number, message=self.message)
         for detail in self.details:
-            packed = AnyMessage()
+            packed = well_known.Any()
             packed.Pack(detail)
             status.details.append(packed)
         return status
@@ -59,4 +57,4 @@ def not_found() -> RefusedError:
 
 def help_link(description: str, url: str) -> Any:
     """Return a `google.rpc.Help` detail with one link."""
-    return error_details_pb2.Help(links=[error_details_pb2.Help.Link(description=description, url=url)])
+    return google_rpc.Help(links=[google_rpc.Help.Link(description=description, url=url)])

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from google.protobuf.duration_pb2 import Duration
-
+from cloudtasks_nb.emulator.model.apis import v2, well_known
 from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
-from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, read_varint, retag, timestamp, v2, varint
+from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, read_varint, retag, timestamp, varint
 from cloudtasks_nb.emulator.model.queues import check_duration, check_header_names, check_retry, duration
 from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link, invalid_argument
 from cloudtasks_nb.emulator.model.regions import app_engine_host
@@ -48,7 +47,7 @@ _NOT_ENCODED = ":/?#[]@!$&'()*+,;=%"
 _MAX_HEADERS = 80 * 1024
 _MAX_AHEAD = 30 * DAY
 _WITH_BODY = {"POST", "PUT", "PATCH"}
-_SERVICE_DEFAULT = Duration()  # App Engine's own deadline, which depends on its kind of scaling
+_SERVICE_DEFAULT = well_known.Duration()  # App Engine's own deadline, which depends on its kind of scaling
 # Fields of `Task`, and pieces that most tasks have in common.
 _APP_ENGINE_FIELD, _HTTP_FIELD = 2, 3
 _DEFAULT_DEADLINE = len_field(6, int_field(1, 600))

@@ -9,9 +9,9 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from cloudtasks_nb.emulator.model.apis import beta
 from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import RUNNING, QueueConfig
 from cloudtasks_nb.emulator.store.database import TaskDatabase
 

@@ -14,8 +14,8 @@ import pytest
 
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.rpcs import all_calls
+from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import Clock
-from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings

@@ -15,8 +15,8 @@ from google.protobuf import empty_pb2
 
 from cloudtasks_nb.emulator.api.faults import Fault, Faults
 from cloudtasks_nb.emulator.frontends.admin import Admin
+from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import HOUR, SECOND
-from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.errors import InvalidInputError
 from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, http_task, refusal, with_settings
 

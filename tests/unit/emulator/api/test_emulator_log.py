@@ -11,9 +11,9 @@ from google.protobuf import json_format
 
 from cloudtasks_nb.emulator.api import pages
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
+from cloudtasks_nb.emulator.model.apis import beta, logs, v2
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND, Clock
-from cloudtasks_nb.emulator.model.protobuf import beta, logs, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.tasks import FULL, accept_task, task_wire
 from cloudtasks_nb.emulator.store import oplog

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, refusal, with_settings
 

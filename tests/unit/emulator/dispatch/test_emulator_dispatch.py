@@ -14,9 +14,9 @@ from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
 from cloudtasks_nb.emulator.dispatch.request import HttpCall
 from cloudtasks_nb.emulator.dispatch.unreachable import UnreachableTargets
+from cloudtasks_nb.emulator.model.apis import beta
 from cloudtasks_nb.emulator.model.attempts import AttemptResult
 from cloudtasks_nb.emulator.model.clock import HOUR, Clock
-from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import PAUSED
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings

@@ -8,9 +8,9 @@ import pytest
 from google.protobuf import json_format
 
 from cloudtasks_nb.emulator.dispatch.request import HttpCall, overridden, prepare
+from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.queues import QueueConfig, configured
 from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, accept_task
 from cloudtasks_nb.emulator.store.state import Claim, QueueState, StoredTask

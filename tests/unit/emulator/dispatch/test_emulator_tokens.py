@@ -13,8 +13,8 @@ from google.auth import exceptions, jwt
 
 from cloudtasks_nb.emulator.dispatch import tokens as tokens_module
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
+from cloudtasks_nb.emulator.model.apis import v2
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, LAST_NOW, SECOND
-from cloudtasks_nb.emulator.model.protobuf import v2
 from tests.unit.emulator.conftest import NOW, URL
 
 ACCOUNT = "sa@p.iam.gserviceaccount.com"

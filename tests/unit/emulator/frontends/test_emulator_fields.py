@@ -8,7 +8,7 @@ import pytest
 from google.longrunning import operations_pb2
 
 from cloudtasks_nb.emulator.frontends.fields import parse_fields, select_fields
-from cloudtasks_nb.emulator.model.protobuf import v2
+from cloudtasks_nb.emulator.model.apis import v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 
 HTTP = {"url": "https://a/", "httpMethod": "POST", "headers": {"X-A": "1", "X-B": "2"}}

@@ -23,7 +23,7 @@ from cloudtasks_nb.emulator import server as server_module
 from cloudtasks_nb.emulator.api import replies
 from cloudtasks_nb.emulator.frontends import http as http_module
 from cloudtasks_nb.emulator.frontends.http import host_and_port
-from cloudtasks_nb.emulator.model.protobuf import v2
+from cloudtasks_nb.emulator.model.apis import v2
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError, InvalidInputError, PortInUseError
 from tests.unit.emulator.conftest import QUEUE

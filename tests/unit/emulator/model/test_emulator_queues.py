@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
+from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.attempts import RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND
-from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.queues import PAUSED, QueueConfig, configured, from_v2, policy, to_v2, updated
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from tests.unit.emulator.conftest import QUEUE

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format
-from google.protobuf.duration_pb2 import Duration
 
 from cloudtasks_nb.emulator.model import tasks as tasks_module
+from cloudtasks_nb.emulator.model.apis import beta, v2, well_known
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
-from cloudtasks_nb.emulator.model.protobuf import beta, v2
 from cloudtasks_nb.emulator.model.queues import configured, updated
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.tasks import (
@@ -47,7 +46,7 @@ def http(url: str = URL, **request: Any) -> Any:
 
 def with_deadline(task: Any, seconds: int) -> Any:
     """Set a task's deadline."""
-    task.dispatch_deadline.CopyFrom(Duration(seconds=seconds))
+    task.dispatch_deadline.CopyFrom(well_known.Duration(seconds=seconds))
     return task
 
 

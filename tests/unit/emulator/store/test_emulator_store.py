@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cloudtasks_nb.emulator.api.operations import save_operation
+from cloudtasks_nb.emulator.model.apis import beta
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND, Clock
-from cloudtasks_nb.emulator.model.protobuf import beta
 from cloudtasks_nb.emulator.model.queues import PAUSED, RUNNING, configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
