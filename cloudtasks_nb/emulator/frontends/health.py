@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import grpc
 
-from cloudtasks_nb.emulator.model.protobuf import int_field, payloads
+from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, payloads
 
 __all__ = ["HEALTH", "Health"]
 
@@ -39,6 +39,7 @@ class Health:
     def handlers(self) -> dict[str, Any]:
         """Return the handlers by the full names of the calls."""
         return {
+            f"/{HEALTH}/List": grpc.unary_unary_rpc_method_handler(self._list),
             f"/{HEALTH}/Check": grpc.unary_unary_rpc_method_handler(self._check, _service),
             f"/{HEALTH}/Watch": grpc.unary_stream_rpc_method_handler(self._watch, _service),
         }
@@ -47,6 +48,10 @@ class Health:
         if service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, f'The emulator has no service "{service}".')
         return self._status()
+
+    async def _list(self, *_: Any) -> bytes:
+        status = len_field(2, self._status())
+        return b"".join(len_field(1, len_field(1, service.encode()) + status) for service in self._services)
 
     async def _watch(self, service: str, _: Any) -> AsyncIterator[bytes]:
         known = service in self._services

@@ -65,6 +65,14 @@ def test_every_service_is_healthy(emulator: Emulator, service: str) -> None:
     assert health.Check(asked_for(service)).status == STATUS.SERVING
 
 
+def test_the_health_of_all_services(emulator: Emulator, pool: DescriptorPool) -> None:
+    """A client asks for the health of all services at once."""
+    response = GetMessageClass(pool.FindMessageTypeByName("grpc.health.v1.HealthListResponse"))
+    answer = response.FromString(emulator.channel.unary_unary("/grpc.health.v1.Health/List")(b"", timeout=PATIENCE))
+    found = {service: one.status for service, one in answer.statuses.items()}
+    assert found == dict.fromkeys({"", *SERVICES - {"grpc.health.v1.Health"}}, STATUS.SERVING)
+
+
 def test_an_unknown_service(emulator: Emulator) -> None:
     """Check refuses the name of no service, and Watch says that it is unknown and goes on."""
     health = health_pb2_grpc.HealthStub(emulator.channel)
