@@ -65,8 +65,7 @@ async def _run(settings: Settings) -> None:
 
 def _announce(endpoint: dict[str, Any]) -> None:
     """Print the endpoint; all data is loaded, and all servers are listening."""
-    # The loaded data is permanent, so the garbage collector need not scan it again and again.
-    gc.collect()
+    # Modules and loaded data are permanent, so the garbage collector need not scan them again and again.
     gc.freeze()
     sys.stdout.write(orjson.dumps(endpoint).decode() + "\n")
     sys.stdout.flush()
