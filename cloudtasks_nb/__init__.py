@@ -17,7 +17,8 @@ from cloudtasks_nb import errors
 from cloudtasks_nb.handlers.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from cloudtasks_nb.client.client import Client, connect, local
+    from cloudtasks_nb.client.client import Client, connect
+    from cloudtasks_nb.client.local import local
     from cloudtasks_nb.client.queue import Queue
     from cloudtasks_nb.fanout.batch.batch import Batch
     from cloudtasks_nb.fanout.batch.progress import Progress
@@ -59,7 +60,7 @@ _MODULES = {
     "connect": "client.client",
     "deploy": "handlers.deploy",
     "load_ipython_extension": "magics",
-    "local": "client.client",
+    "local": "client.local",
     "serve": "handlers",
     "url": "fanout.plan.url",
 }

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, store_place
-from cloudtasks_nb.client.client import Client, connect, local
+from cloudtasks_nb.client.client import Client, connect
+from cloudtasks_nb.client.local import local
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path

@@ -14,11 +14,11 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint, check_text, resolve, store_place
+from cloudtasks_nb._settings import Endpoint, resolve, store_place
 from cloudtasks_nb.client.checks.context import CheckContext, Target
 from cloudtasks_nb.client.clock import Clock
 from cloudtasks_nb.client.doctor import diagnose
-from cloudtasks_nb.client.emulator_process import Lease, attach
+from cloudtasks_nb.client.emulator_process import Lease
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.client.queue_settings import create_or_change
 from cloudtasks_nb.display.card import card
@@ -33,7 +33,7 @@ from cloudtasks_nb.service.convert import queue_values
 from cloudtasks_nb.service.rpcs import STATS_MASK
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["Client", "connect", "local"]
+__all__ = ["Client", "connect", "connect_to"]
 
 
 class Client:
@@ -495,48 +495,6 @@ def connect(
     return Client(Connection(target, auth, store=Store(store_place(store))))
 
 
-def local(
-    folder: str | os.PathLike[str] | None = None,
-    *,
-    project: str = LOCAL_PROJECT,
-    location: str = LOCAL_LOCATION,
-    store: str | os.PathLike[str] | None = None,
-) -> Client:
-    """Connect to the embedded emulator, and start it if it does not run.
-
-    Parameters
-    ----------
-    folder : path, optional
-        Where it keeps queues and tasks; kernels that use the same folder share one emulator. Without a folder the
-        emulator is temporary: when this kernel ends, its queues and tasks are lost, and so is what is known of its
-        batches; the same cells then send their rows again. A second call connects to the same emulator. Each call
-        makes its own connection: closing one leaves the others open.
-    project, location : str
-        Any names; they become part of the resource names.
-    store : path or str, optional
-        Where handlers store results, and `batch.results()` reads them: a folder, ``gs://bucket/prefix``,
-        ``s3://bucket/prefix`` or ``az://…``. By default ``CLOUDTASKS_NB_STORE``, else a folder in the home of this
-        package. Give the same to `serve`.
-
-    Raises
-    ------
-    EmulatorError
-        If it does not start; with its output.
-    InvalidInputError
-        If `folder` is not a path, a name is not a text, or `store` is not a folder or bucket.
-
-    Examples
-    --------
-    >>> tasks = ct.local()
-    >>> tasks
-    <Cloud Tasks in local / us-central1 [LOCAL 127.0.0.1:..., temporary]>
-    >>> queue = tasks.queue("reports", create=True, rate=50)
-    made queue reports with log_sampling_ratio=1.0 ...
-    """
-    check_text(project, "project", 'project="local"')
-    check_text(location, "location", 'location="us-central1"')
-    results = Store(store_place(store))
-    lease = attach(folder)
-    kept = None if lease.folder is None else str(lease.folder)
-    endpoint = Endpoint(project=project, location=location, target=lease.grpc, local=True, http=lease.http, folder=kept)
-    return Client(Connection(endpoint, Auth(), store=results), lease)
+def connect_to(endpoint: Endpoint, store: Store, lease: Lease) -> Client:
+    """Connect to an emulator that runs for this process."""
+    return Client(Connection(endpoint, Auth(), store=store), lease)

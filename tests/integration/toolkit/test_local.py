@@ -377,6 +377,20 @@ def test_an_interrupt_of_the_start_leaves_nobody(monkeypatch: pytest.MonkeyPatch
     assert started[0].returncode == -signal.SIGKILL
 
 
+def test_the_toolkit_is_imported_while_the_emulator_starts() -> None:
+    """What takes longer than the start is imported after the emulator's process was started."""
+    code = (
+        "import cloudtasks_nb as ct, subprocess, sys\n"
+        "class Child(subprocess.Popen):\n"
+        "    def __init__(self, command, **options):\n"
+        "        if 'cloudtasks_nb.emulator' in command: print(*{'pandas', 'google.cloud'} & {*sys.modules})\n"
+        "        super().__init__(command, **options)\n"
+        "subprocess.Popen = Child\n"
+        "with ct.local() as tasks: print(len(tasks.queues()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n0\n"
+
+
 def test_options_of_other_emulators_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The variables of an emulator that is started by hand do not change the one that `ct.local()` starts."""
     for name, value in {"STRICT": "true", "DATA_DIR": str(tmp_path), "NO_BATCH": "true", "HTTP_PORT": "1"}.items():
