@@ -41,6 +41,7 @@ from tests.benchmarks.memory import MEMORY
 from tests.benchmarks.paint import PAINT
 from tests.benchmarks.panels import PANEL, RUN
 from tests.benchmarks.soak import SOAK
+from tests.benchmarks.start import START
 from tests.benchmarks.store import STORE
 from tests.benchmarks.sweep import STORED, SWEEP
 from tests.benchmarks.table import document, section, section_of, verdict, with_section
@@ -66,6 +67,7 @@ CASES = (
     RUN,
     PAINT,
     IMPORT,
+    START,
     SOAK,
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")

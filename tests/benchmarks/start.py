@@ -1,0 +1,53 @@
+"""How long `ct.local()` takes until the emulator is ready."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from unittest.mock import patch
+
+import cloudtasks_nb as ct
+from tests.benchmarks.figures import Bench, Case, figures
+
+__all__ = ["START"]
+
+_FIRST = "import cloudtasks_nb as ct, time; start = time.perf_counter(); ct.local(); print(time.perf_counter() - start)"
+_GOOGLES = "import google.cloud.logging_v2.types, google.cloud.tasks_v2.types, google.cloud.tasks_v2beta3.types\n"
+
+
+def _start(bench: Bench) -> None:
+    bench.folder.joinpath("sitecustomize.py").write_text(_GOOGLES)  # every interpreter imports it at its start
+    ct.local().close()  # imports the toolkit
+    for _ in bench.rounds():
+        ours = _ready_after()
+        with patch.dict("os.environ", PYTHONPATH=str(bench.folder)):
+            theirs = _ready_after()
+        bench.report("share", 100 * ours / theirs)
+        bench.report("ours", 1000 * ours)
+        bench.report("theirs", 1000 * theirs)
+        first = subprocess.run([sys.executable, "-c", _FIRST], stdout=subprocess.PIPE, text=True, check=True)
+        bench.report("first", 1000 * float(first.stdout))
+
+
+def _ready_after() -> float:
+    """Return the seconds until a new temporary emulator is ready."""
+    start = time.perf_counter()
+    with ct.local():
+        return time.perf_counter() - start
+
+
+START = Case(
+    name="start",
+    title="Start of the embedded emulator",
+    how="`ct.local()` until it returns. The other emulator imports the messages from Google's packages, too.",
+    figures=figures(
+        """
+        share  | `ct.local()`, of the time | % | ≤ 60 | an emulator with google-cloud-tasks and google-cloud-logging
+        ours   | `ct.local()` | ms
+        theirs | the same with Google's packages in the emulator | ms
+        first  | the first `ct.local()` after `import cloudtasks_nb`, which loads the toolkit meanwhile | ms
+        """
+    ),
+    run=_start,
+)
