@@ -17,8 +17,6 @@ if sys.platform != "win32":
 import orjson
 
 from cloudtasks_nb.emulator.model.settings import Settings
-from cloudtasks_nb.emulator.options import PROGRAM, read_options
-from cloudtasks_nb.emulator.server import run
 from cloudtasks_nb.errors import CloudTasksError
 
 __all__ = ["main"]
@@ -26,13 +24,18 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run an emulator until it is stopped, and return its exit code."""
-    settings = read_options(arguments, os.environ)
-    _allow_many_files()
+    gc.disable()  # nothing that a start loads becomes garbage
     try:
+        from cloudtasks_nb.emulator import options  # noqa: PLC0415 - an import is quicker without the collector
+
+        settings = options.read_options(arguments, os.environ)
+        _allow_many_files()
         asyncio.run(_run(settings))
     except CloudTasksError as error:
-        sys.stderr.write(f"{PROGRAM}: {error.message}{f' → {error.hint}' if error.hint else ''}\n")
+        sys.stderr.write(f"{options.PROGRAM}: {error.message}{f' → {error.hint}' if error.hint else ''}\n")
         return 1
+    finally:
+        gc.enable()
     return 0
 
 
@@ -47,6 +50,8 @@ def _allow_many_files() -> None:
 
 
 async def _run(settings: Settings) -> None:
+    from cloudtasks_nb.emulator.server import run  # noqa: PLC0415 - as above
+
     stop, abort, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -67,6 +72,7 @@ def _announce(endpoint: dict[str, Any]) -> None:
     """Print the endpoint; all data is loaded, and all servers are listening."""
     # Modules and loaded data are permanent, so the garbage collector need not scan them again and again.
     gc.freeze()
+    gc.enable()
     sys.stdout.write(orjson.dumps(endpoint).decode() + "\n")
     sys.stdout.flush()
 

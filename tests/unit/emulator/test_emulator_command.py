@@ -17,6 +17,7 @@ import pytest
 from cloudtasks_nb import __version__
 from cloudtasks_nb._names import OPTION_VARIABLES
 from cloudtasks_nb.emulator import __main__ as command
+from cloudtasks_nb.emulator import server
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.options import _OPTIONS, Option, _boolean, read_options
@@ -76,7 +77,7 @@ def test_the_command(
         ready({"grpc": "127.0.0.1:1"})
         stop.set()
 
-    monkeypatch.setattr(command, "run", run_until_ready)
+    monkeypatch.setattr(server, "run", run_until_ready)
     monkeypatch.setattr(command, "_allow_many_files", lambda: None)
     monkeypatch.setattr(gc, "freeze", lambda: None)
     assert command.main(()) == bool(wrong)
