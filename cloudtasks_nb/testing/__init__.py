@@ -12,8 +12,9 @@ and in a test::
         done = cloud_tasks_emulator.history("reports", at_least=1)
         assert [task["status"] for task in done] == ["OK"]
 
-The emulator is started once for all tests and is emptied before each one. Other clients and languages can use it
-too: gRPC at ``cloud_tasks_emulator.grpc``, REST at ``cloud_tasks_emulator.http``.
+The emulator is started once for all tests and is emptied before each one; tests with other options get one of their
+own. Other clients and languages can use it too: gRPC at ``cloud_tasks_emulator.grpc``, REST at
+``cloud_tasks_emulator.http``.
 """
 
 from __future__ import annotations
@@ -43,33 +44,40 @@ __all__ = [
     "strict_emulator",
 ]
 
+#: Emulators with different options that are kept; each takes some 80 MB of memory.
+_MAX_KEPT = 8
+
 
 @pytest.fixture(scope="session")
 def cloud_tasks_emulator_arguments() -> list[str]:
-    """Return the emulator's options, none by default; override it to set some, such as ``["--no-batch"]``.
+    """Return the emulator's options, none by default; override it for all tests, for a file or for one test.
 
-    ``cloudtasks-nb emulator --help`` lists them.
+    ``cloudtasks-nb emulator --help`` lists the options. Tests with equal options share an emulator.
 
     Examples
     --------
     >>> cloud_tasks_emulator_arguments
     []
+    >>> import pytest
+    >>> one_by_one = pytest.mark.parametrize("cloud_tasks_emulator_arguments", [["--no-batch"]])
+    >>> @one_by_one
+    ... def test_report_is_made_once(cloud_tasks, cloud_tasks_emulator): ...
     """
     return []
 
 
 @pytest.fixture(scope="session")
-def _cloud_tasks_started() -> Iterator[list[Emulator]]:
-    """Give the list with the emulator that all tests share; empty before the first one."""
-    kept: list[Emulator] = []
+def _cloud_tasks_started() -> Iterator[dict[tuple[str, ...], Emulator]]:
+    """Give the emulators that all tests share, by their arguments; the one that was used last stands last."""
+    kept: dict[tuple[str, ...], Emulator] = {}
     yield kept
-    for emulator in kept:
+    for emulator in kept.values():
         emulator.close()
 
 
 @pytest.fixture
 def cloud_tasks_emulator(
-    _cloud_tasks_started: list[Emulator],
+    _cloud_tasks_started: dict[tuple[str, ...], Emulator],
     cloud_tasks_emulator_arguments: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Emulator:
@@ -81,11 +89,14 @@ def cloud_tasks_emulator(
     >>> ct.connect("test").queues().index.tolist()
     ['reports']
     """
-    if not (_cloud_tasks_started and _cloud_tasks_started[0].empty()):
-        for old in _cloud_tasks_started:
-            old.close()
-        _cloud_tasks_started[:] = [Emulator(cloud_tasks_emulator_arguments)]
-    emulator = _cloud_tasks_started[0]
+    kept, arguments = _cloud_tasks_started, tuple(cloud_tasks_emulator_arguments)
+    if arguments in kept and not kept[arguments].empty():
+        kept.pop(arguments).close()
+    if arguments not in kept:
+        if len(kept) >= _MAX_KEPT:
+            kept.pop(next(iter(kept))).close()
+        kept[arguments] = Emulator(arguments)
+    emulator = kept[arguments] = kept.pop(arguments)
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", emulator.grpc)
     return emulator
 

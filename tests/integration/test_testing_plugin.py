@@ -15,6 +15,7 @@ HEAD = """
 import datetime as dt, json, os, urllib.request
 import pytest
 import cloudtasks_nb as ct
+from cloudtasks_nb import testing
 
 NOWHERE = "http://127.0.0.1:9/never"
 
@@ -185,6 +186,46 @@ def test_options_are_the_users(tmp_path: Path) -> None:
         @pytest.fixture(scope="session")
         def cloud_tasks_emulator_arguments():
             return ["--create-queues-on-demand"]
+        """,
+    )
+
+
+def test_options_of_a_file_and_of_a_test(tmp_path: Path) -> None:
+    """A file or a test with other options gets an emulator that has them; equal options share one, and only some are kept."""
+    run_pytest(
+        tmp_path,
+        """
+        DEMAND = pytest.mark.parametrize("cloud_tasks_emulator_arguments", [["--create-queues-on-demand"]])
+        used = []
+        testing._MAX_KEPT = 2
+
+        def test_the_options_of_the_file(cloud_tasks, cloud_tasks_emulator):
+            used.append(cloud_tasks_emulator)
+            with pytest.raises(ct.errors.NotFoundError):
+                cloud_tasks.queue("nobody-made-it").enqueue(NOWHERE)
+
+        @DEMAND
+        def test_options_of_its_own(cloud_tasks, cloud_tasks_emulator):
+            used.append(cloud_tasks_emulator)
+            cloud_tasks.queue("nobody-made-it").enqueue(NOWHERE)
+
+        @DEMAND
+        def test_the_same_options(cloud_tasks, cloud_tasks_emulator):
+            used.append(cloud_tasks_emulator)
+            assert len(cloud_tasks.queues()) == 0
+
+        def test_the_options_of_the_file_again(cloud_tasks_emulator):
+            first, second, third = used
+            assert (cloud_tasks_emulator is first, second is third, first is second) == (True, True, False)
+
+        @pytest.mark.parametrize("cloud_tasks_emulator_arguments", [["--no-batch"]])
+        def test_more_options_than_are_kept(cloud_tasks_emulator):
+            used.append(cloud_tasks_emulator)
+
+        def test_those_that_were_used_last_are_kept(_cloud_tasks_started):
+            assert list(_cloud_tasks_started.values()) == [used[0], used[3]]
+            with pytest.raises(ct.errors.EmulatorError, match="does not answer"):
+                used[1].reset()
         """,
     )
 
