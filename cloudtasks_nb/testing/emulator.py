@@ -99,7 +99,9 @@ class Emulator:
         self._clock.advance(parse_duration(seconds, "seconds"), wait=wait, progress=False)
 
     def reset(self) -> None:
-        """Delete queues, tasks, task names and logs, correct the clock, and abort running attempts.
+        """Delete queues, tasks, task names and logs, remove faults, correct the clock, and abort running attempts.
+
+        A strict emulator also forgets users, service accounts, roles, Cloud Run services and what `set` has changed.
 
         Examples
         --------

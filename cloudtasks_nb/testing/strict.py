@@ -247,7 +247,7 @@ class StrictEmulator(Emulator):
         self._call("POST", "google/revoke", self._binding(member, role, resource))
 
     def set(self, **conditions: Any) -> None:
-        """Change what is wrong with the project; each setting stays until it is set again.
+        """Change what is wrong with the project; each setting stays until it is set again or `reset` is called.
 
         Parameters
         ----------

@@ -76,6 +76,11 @@ class AccessControl:
         self._store = store
         self._quotas = Quotas(time.monotonic)
 
+    def reset(self) -> None:
+        """Return to the state of an empty folder: nobody exists, nothing is wrong, and no call was counted."""
+        self.state.reset()
+        self._quotas = Quotas(time.monotonic)
+
     async def answer(self, path: str, call: _Call, wire: bytes, headers: Mapping[str, str]) -> bytes:
         """Execute a call if it is allowed.
 

@@ -79,7 +79,9 @@ class GoogleState:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        stored: dict[str, Any] = orjson.loads(file.read_bytes()) if file.exists() else {}
+        self._load(orjson.loads(file.read_bytes()) if file.exists() else {})
+
+    def _load(self, stored: dict[str, Any]) -> None:
         #: signs access tokens, so that they are valid after a restart
         self.secret: str = stored.get("secret") or secrets.token_hex(32)
         self.principals = {name: Principal(**one) for name, one in stored.get("principals", {}).items()}
@@ -97,6 +99,11 @@ class GoogleState:
             "services": self.services,
             "conditions": asdict(self.conditions),
         }
+
+    def reset(self) -> None:
+        """Delete all principals, roles and services, revoke all tokens, and set the conditions back."""
+        self._load({})
+        self._save()
 
     def serve(self, url: str, port: int, audiences: list[str]) -> None:
         """Let the URL of a Cloud Run service lead to a port of this machine, for tokens of more audiences.

@@ -111,7 +111,10 @@ class Admin:
         return {**await self.clock({}), "done": done, "waiting": waiting}
 
     async def reset(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Delete all queues, tasks, names, logs, faults and advances, and create the declared queues again."""
+        """Delete all queues, tasks, names, logs, faults and advances, and create the declared queues again.
+
+        A strict emulator also forgets principals, roles and what is wrong with the project.
+        """
 
         def erase() -> None:
             self._engine.store.database.erase()
@@ -119,6 +122,8 @@ class Admin:
 
         await self._replace(erase)
         self._engine.faults.clear()
+        if self._engine.access is not None:
+            self._engine.access.reset()
         names = self._engine.declared.put()
         await self._engine.committer.commit()
         self._engine.dispatcher.wake_all()

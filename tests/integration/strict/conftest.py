@@ -20,30 +20,18 @@ from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 from tests.integration.conftest import Target
 from tests.processes import run
 
-__all__ = ["ADMIN", "LOCATION", "NOTHING_WRONG", "QUEUE", "Connect", "Load", "in_a_process", "refused", "task"]
+__all__ = ["ADMIN", "LOCATION", "QUEUE", "Connect", "Load", "in_a_process", "refused", "task"]
 
 LOCATION = "projects/demo/locations/us-central1"
 QUEUE = f"{LOCATION}/queues/reports"
 ADMIN = "roles/cloudtasks.admin"
-NOTHING_WRONG = {
-    "projects": [],
-    "log_excluded": False,
-    "api_disabled": False,
-    "billing": True,
-    "quota_project_denied": False,
-    "vpc_sc": False,
-    "quotas": False,
-    "latency_s": 0,
-    "service_agent": True,
-    "clock_offset_s": 0,
-}
 Connect = Callable[..., Any]
 Load = Callable[[Path], Any]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def started() -> Iterator[StrictEmulator]:
-    """Run one strict emulator for the file."""
+    """Run one strict emulator for all tests; a file with other options has its own."""
     with strict_emulator() as emulator:
         yield emulator
 
@@ -54,7 +42,6 @@ def emulator(started: StrictEmulator, monkeypatch: pytest.MonkeyPatch) -> Strict
     for name, value in started.environment.items():
         monkeypatch.setenv(name, value)
     started.reset()
-    started.set(**NOTHING_WRONG)
     started.seed({"reports": {"state": "PAUSED"}})
     return started
 

@@ -11,7 +11,7 @@ import google.auth
 import google.auth.exceptions
 import google.auth.transport.requests
 import pytest
-from google.api_core.exceptions import Forbidden, GoogleAPICallError, ResourceExhausted, ServiceUnavailable
+from google.api_core.exceptions import Forbidden, GoogleAPICallError, ResourceExhausted, ServiceUnavailable, Unauthenticated
 from google.auth.transport.requests import AuthorizedSession
 from google.cloud import tasks_v2
 from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
@@ -19,7 +19,7 @@ from google.oauth2 import service_account
 
 from cloudtasks_nb.errors import EmulatorError
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.strict.conftest import ADMIN, NOTHING_WRONG, QUEUE, Connect, refused, task
+from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, refused, task
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 CONSOLE = "https://console.developers.google.com"
@@ -54,7 +54,7 @@ def test_conditions_of_the_project(
     assert text in message
     assert found == reason
     assert (metadata["service"], metadata["consumer"]) == ("cloudtasks.googleapis.com", "projects/demo")
-    emulator.set(**NOTHING_WRONG)
+    emulator.set(api_disabled=False, billing=True, vpc_sc=False, projects=[])
     assert client.get_queue(name=QUEUE).name == QUEUE
 
 
@@ -141,6 +141,26 @@ def reason_of(call: Callable[[], Any]) -> str | None:
     except GoogleAPICallError as error:
         return str(error.reason) if error.reason else None
     return None
+
+
+def test_a_reset_forgets_everybody_and_everything(emulator: StrictEmulator, connect: Connect) -> None:
+    """After a reset nobody exists, no token is valid, no role is left, and nothing is wrong or counted."""
+    before = connect(emulator.user("ann@example.com", ADMIN))
+    emulator.cloud_run("https://job.a.run.app", 9)
+    emulator.set(quotas=True)
+    assert {reason_of(lambda: before.run_task(name=TASK)) for _ in range(60)} == {None}
+    emulator.set(latency_s=0.1, machine="workbench@demo.iam.gserviceaccount.com")
+    emulator.reset()
+    with pytest.raises(Unauthenticated):
+        before.get_queue(name=QUEUE, retry=None)
+    emulator.seed("reports")
+    again = connect(emulator.user("ann@example.com"))
+    assert refused(lambda: again.get_queue(name=QUEUE))[1] == "IAM_PERMISSION_DENIED"
+    shown = emulator._call("GET", "google")
+    assert (shown["bindings"], shown["services"], shown["conditions"]["latency_s"]) == ({}, {}, 0)
+    emulator.set(quotas=True)
+    emulator.grant("ann@example.com", ADMIN)
+    assert reason_of(lambda: again.run_task(name=TASK)) is None
 
 
 def test_latency_and_faults(emulator: StrictEmulator, connect: Connect) -> None:
