@@ -19,6 +19,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.panels import AttemptsPanel, Dashboard, Panel, TasksPanel
 from cloudtasks_nb.panels.forms import notebook
 from tests.integration.conftest import Emulator
+from tests.unit.panels.conftest import confirm, look_at, show
 
 __all__: list[str] = []
 
@@ -41,12 +42,6 @@ def see(board: Dashboard, tab: str) -> Any:
     return board.parts[tab]
 
 
-def show(panel: Panel, *, visible: bool = True) -> None:
-    """Make a panel visible, or not, as the browser reports it; wait until it has done what that needs."""
-    panel.footer._on_message(None, {"do": "visible", "visible": visible}, None)
-    panel.settle()
-
-
 def click(panel: Panel, button: Any) -> None:
     """Click and wait until it is done."""
     button.click()
@@ -54,20 +49,9 @@ def click(panel: Panel, button: Any) -> None:
     assert panel.footer.alert == {}
 
 
-def look_at(table: Any, key: str) -> None:
-    """Click a row, which selects nothing."""
-    table._on_message(None, {"do": "show", "key": key}, None)
-
-
 def text(shown: widgets.HTML) -> str:
     """Return the text of a part of a panel, without its markup."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", shown.value)).split())
-
-
-def confirm(panel: Panel, typed: str = "") -> None:
-    """Answer the question of a panel with yes."""
-    panel.prompt.typed.value = typed
-    click(panel, panel.prompt.yes)
 
 
 def count(panel: Any) -> int:
@@ -127,22 +111,6 @@ def test_a_closed_panel_is_shown(tasks: ct.Client, paused: ct.Queue, kind: str) 
     assert data["text/plain"].endswith("(closed)>")
     assert "the panel is closed" in data["text/html"]
     assert paused.id in data["text/html"]
-
-
-def test_a_queue_is_paused_resumed_and_purged(board: Dashboard, paused: ct.Queue, tasks: ct.Client) -> None:
-    """The service has it, and the card shows it after the next look."""
-    fill(paused, 3)
-    panel = see(board, "Queue")
-    click(panel, panel.resume)
-    assert tasks.queues().state[paused.id] == "RUNNING"
-    panel.refresh()
-    click(panel, panel.pause)
-    assert tasks.queues().state[paused.id] == "PAUSED"
-    panel.purge.click()
-    confirm(panel, paused.id)
-    panel.refresh()
-    assert len(paused.tasks()) == 0
-    assert "0 tasks" in text(panel.card)
 
 
 def test_tasks_are_listed_inspected_and_deleted(board: Dashboard, paused: ct.Queue) -> None:

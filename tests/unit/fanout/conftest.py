@@ -7,16 +7,17 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
 
-from cloudtasks_nb._names import CODES, code_name
+from cloudtasks_nb._names import CODES, QueueName, code_name
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, ServiceError, UnavailableError
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec
@@ -26,6 +27,7 @@ from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.sender.sender import SendStats, send
 from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.watch import Pending, Snapshot
 
 __all__ = [
     "NOTHING",
@@ -34,6 +36,7 @@ __all__ = [
     "EmptyLog",
     "FakeClock",
     "FakeObserver",
+    "FakeWatcher",
     "Service",
     "all_rows",
     "assert_each_once",
@@ -361,6 +364,47 @@ class EmptyLog:
         """Have no entry of another home."""
         for _page in range(0):
             yield []
+
+
+@dataclass
+class FakeWatcher(EmptyLog):
+    """A fake watcher: the test publishes its snapshots."""
+
+    subscribed: list[Any] = field(default_factory=list)
+    refreshed: list[str] = field(default_factory=list)
+    there: dict[str, Pending | None] = field(default_factory=dict)  # what a lookup finds
+    asked: list[str] = field(default_factory=list)  # what was looked up
+
+    def subscribe(
+        self, queue: QueueName, listener: Callable[[Snapshot], None], *, since: int | None = None, every: float = 1.0
+    ) -> Any:
+        """Remember a subscription until it is closed."""
+        one = SimpleNamespace(queue=queue, listener=listener, since=since, every=every)
+        one.close = lambda: one in self.subscribed and self.subscribed.remove(one)
+        self.subscribed.append(one)
+        return one
+
+    def refresh(self, queue: QueueName) -> None:
+        """Record the call."""
+        self.refreshed.append(queue.queue)
+
+    async def lookup(self, _queue: QueueName, tasks: list[str]) -> dict[str, Pending | None]:
+        """Return what the test put into `there`."""
+        self.asked += tasks
+        return {task: self.there.get(task) for task in tasks}
+
+    async def listing(self, _queue: QueueName) -> dict[str, Pending]:
+        """Return all tasks in `there`."""
+        return {task: one for task, one in self.there.items() if one is not None}
+
+    async def read_queue(self, _queue: QueueName) -> dict[str, Any]:
+        """Return settings of a queue."""
+        return {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}
+
+    def publish(self, seen: Snapshot) -> None:
+        """Call the listeners of a queue with a snapshot."""
+        for one in [one for one in self.subscribed if one.queue == seen.queue]:
+            one.listener(seen)
 
 
 def run_send(

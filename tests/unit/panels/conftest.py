@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,7 +33,8 @@ from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.transport import Transport
 from cloudtasks_nb.service.watch import Pending, Snapshot
 from tests.log_entry import log_entry
-from tests.unit.fanout.conftest import EmptyLog, Service
+from tests.unit.fanout import conftest as fakes
+from tests.unit.fanout.conftest import Service
 
 __all__ = [
     "NOW",
@@ -69,47 +70,14 @@ def open_widgets() -> dict[str, Any]:
     return found
 
 
-@dataclass
-class FakeWatcher(EmptyLog):
-    """A fake watcher: the test publishes its snapshots."""
-
-    subscribed: list[Any] = field(default_factory=list)
-    refreshed: list[str] = field(default_factory=list)
-    there: dict[str, Pending | None] = field(default_factory=dict)  # what a lookup finds
-    asked: list[str] = field(default_factory=list)  # what was looked up
-
-    def subscribe(
-        self, queue: QueueName, listener: Callable[[Snapshot], None], *, since: int | None = None, every: float = 1.0
-    ) -> Any:
-        """Remember a subscription until it is closed."""
-        one = SimpleNamespace(queue=queue, listener=listener, since=since, every=every)
-        one.close = lambda: self.subscribed.remove(one)
-        self.subscribed.append(one)
-        return one
-
-    def refresh(self, queue: QueueName) -> None:
-        """Record the call."""
-        self.refreshed.append(queue.queue)
-
-    async def lookup(self, _queue: QueueName, tasks: list[str]) -> dict[str, Pending | None]:
-        """Return what the test put into `there`."""
-        self.asked += tasks
-        return {task: self.there.get(task) for task in tasks}
-
-    async def listing(self, _queue: QueueName) -> dict[str, Pending]:
-        """Return all tasks in `there`."""
-        return {task: one for task, one in self.there.items() if one is not None}
-
-    async def read_queue(self, _queue: QueueName) -> dict[str, Any]:
-        """Return settings of a queue."""
-        return {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}
+class FakeWatcher(fakes.FakeWatcher):
+    """A fake watcher that publishes on the background loop, as the real one does."""
 
     def publish(self, seen: Snapshot) -> None:
-        """Call the listeners of a queue with a snapshot, on the background loop as the real watcher does."""
+        """Call the listeners of a queue with a snapshot."""
 
         async def hand() -> None:
-            for one in [one for one in self.subscribed if one.queue == seen.queue]:
-                one.listener(seen)
+            fakes.FakeWatcher.publish(self, seen)
 
         _loop.run(hand())
 

@@ -18,7 +18,7 @@ from cloudtasks_nb.service.clock import ServiceClock, now_micros
 from cloudtasks_nb.service.watch import Snapshot
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
-from tests.unit.fanout.conftest import PLACE, EmptyLog, Service, all_rows
+from tests.unit.fanout.conftest import PLACE, FakeWatcher, Service, all_rows
 
 __all__ = ["FakeConnection", "Tracked"]
 
@@ -26,7 +26,7 @@ QUEUE = QueueName(project=PLACE.project, location=PLACE.location, queue=PLACE.qu
 VALUES = {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}
 
 
-class FakeConnection(EmptyLog):
+class FakeConnection:
     """A service of a few lines, and a watcher that publishes what the test says."""
 
     def __init__(self, service: Service) -> None:
@@ -39,43 +39,14 @@ class FakeConnection(EmptyLog):
             raw=self._raw,
             call=self._call,
         )
-        self.watcher = self
+        self.watcher = FakeWatcher()
         self.clock = ServiceClock(lambda: self.endpoint.target)
         self.store = Store("memory://fake")
-        self.listeners: list[Callable[[Snapshot], None]] = []
         self._service = service
-
-    def subscribe(self, _queue: QueueName, listener: Callable[[Snapshot], None], *, since: int, every: float) -> Any:  # noqa: ARG002 - as the watcher has it
-        """Keep a listener until its subscription is closed."""
-        self.listeners.append(listener)
-
-        def close() -> None:
-            if listener in self.listeners:
-                self.listeners.remove(listener)
-
-        return SimpleNamespace(close=close, every=every)
-
-    def publish(self, snapshot: Snapshot) -> None:
-        """Give a snapshot to every listener."""
-        for listener in tuple(self.listeners):
-            listener(snapshot)
-
-    def refresh(self, queue: QueueName) -> None:
-        """Do nothing: the test publishes."""
 
     def absent_handlers(self, queue: str) -> list[str]:  # noqa: ARG002 - as the connection has it
         """Miss no handler."""
         return []
-
-    async def lookup(self, _queue: QueueName, _tasks: Any) -> dict[str, Any]:
-        """Find no task."""
-        return {}
-
-    listing = lookup
-
-    async def read_queue(self, _queue: QueueName) -> dict[str, Any]:
-        """Return settings and statistics of the queue."""
-        return dict(VALUES)
 
     async def _call(self, rpc: str, **_: Any) -> Any:
         """Delete tasks."""
@@ -104,7 +75,9 @@ class Tracked:
             for task in all_rows(self.outbox, self.batch, "tasks")[rows]
         ]
         values = {**VALUES, **fields}
-        self.connection.publish(Snapshot(queue=QUEUE, at=now, values=values, entries=tuple(entries), log_until=now))
+        self.connection.watcher.publish(
+            Snapshot(queue=QUEUE, at=now, values=values, entries=tuple(entries), log_until=now)
+        )
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds, which is checked after each change."""

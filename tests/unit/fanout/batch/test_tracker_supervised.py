@@ -73,7 +73,7 @@ def test_a_failure_that_lasts(tracked: Tracked, monkeypatch: pytest.MonkeyPatch)
             await tracked.tracker.finished()
         assert f"watching batch {tracked.batch} failed with KeyError: 'x'" in tracked.tracker.blockers()
         await tracked.tracker.close()
-        assert not tracked.connection.listeners
+        assert not tracked.connection.watcher.subscribed
 
     _loop.run(run(), PATIENCE)
 
