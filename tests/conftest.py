@@ -14,6 +14,8 @@ from cloudtasks_nb.fanout.outbox import disk
 
 __all__: list[str] = []
 
+pytest_plugins = ["cloudtasks_nb.testing"]
+
 #: Variables that choose a project, an endpoint or credentials; a test that wants one sets it.
 PERSONAL = (
     "APP_ENGINE_EMULATOR_HOST",

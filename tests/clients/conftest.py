@@ -17,27 +17,15 @@ import platformdirs
 import pytest
 from filelock import FileLock
 
-from tests.integration.conftest import (
-    client,
-    emulator,
-    emulator_arguments,
-    enqueue,
-    make_queue,
-    queue,
-    start_emulator,
-    target,
-    transport,
-)
+from tests.integration.conftest import _connected, emulator, start_emulator, target, transport
+from tests.integration.emulator.conftest import queue
 from tests.processes import run
 
 __all__ = [
     "Node",
+    "_connected",
     "cached_folder",
-    "client",
     "emulator",
-    "emulator_arguments",
-    "enqueue",
-    "make_queue",
     "node",
     "queue",
     "start_emulator",

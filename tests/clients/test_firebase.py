@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import requests
-from google.cloud import tasks_v2
 
 from tests.clients.conftest import HERE, Node
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
@@ -31,9 +30,7 @@ def set_function(emulator: Emulator, url: str) -> None:
     assert answer.ok, answer.text
 
 
-def test_firebase_admin_for_node(
-    emulator: Emulator, client: tasks_v2.CloudTasksClient, node: Node, target: Target
-) -> None:
+def test_firebase_admin_for_node(emulator: Emulator, node: Node, target: Target) -> None:
     """It creates and deletes tasks, and gets the codes that its documentation names."""
     set_function(emulator, target.url)
     codes = node.run("firebase_admin.mjs", f"{target.url}/elsewhere", CLOUD_TASKS_EMULATOR_HOST=emulator.http)
@@ -48,7 +45,7 @@ def test_firebase_admin_for_node(
     assert json.loads(by_path["/job"].body) == {"data": {"width": 1}}
     assert by_path["/job"].headers["x-mine"] == "1"
     left = {f"{QUEUE}/tasks/three"}
-    emulator.until(lambda: {task.name for task in client.list_tasks(parent=QUEUE)} == left)
+    emulator.until(lambda: {task.name for task in emulator.client.list_tasks(parent=QUEUE)} == left)
 
 
 def test_firebase_admin_for_python(emulator: Emulator, target: Target, tmp_path: Path) -> None:

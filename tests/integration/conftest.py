@@ -1,4 +1,4 @@
-"""Fixtures of the integration tests: a started emulator, an HTTP target that records, Google's own clients."""
+"""Fixtures of the integration tests: an emulator, an HTTP target that records, a connection of the toolkit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,22 +22,32 @@ from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
+import pandas as pd
 import pytest
 from google.api_core.exceptions import GoogleAPICallError, NotFound
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import testing
+from cloudtasks_nb._settings import resolve
+from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.transport import Transport
 
 __all__ = [
     "LOCATION",
     "PATIENCE",
     "Answer",
     "Emulator",
-    "Enqueue",
-    "HeldAnswer",
-    "MakeQueue",
+    "Intercept",
     "Received",
     "StartEmulator",
     "Target",
+    "attempted",
+    "dtypes",
+    "impatient",
+    "options",
     "refusal",
     "until",
 ]
@@ -46,13 +56,16 @@ __all__ = [
 LOCATION = "projects/demo/locations/us-central1"
 #: Longest that a test waits for anything, in seconds; what is right takes milliseconds.
 PATIENCE = 20.0
+#: Longest that a start of an emulator may take, in seconds; it takes one, on a crowded machine many.
+START_WITHIN = 90.0
 NO_HEADERS: Mapping[str, str] = {}
 
 T = TypeVar("T")
 StartEmulator = Callable[..., "Emulator"]
-MakeQueue = Callable[..., str]
-Enqueue = Callable[..., tasks_v2.Task]
-HeldAnswer = Callable[[], "Answer"]
+#: Is called in place of each RPC, with a function that does the call, the name of the RPC and its fields.
+Hook = Callable[[Callable[[], Awaitable[Any]], str, dict[str, Any]], Awaitable[Any]]
+Intercept = Callable[[Hook], None]
+_numbers = itertools.count(1)
 
 
 def until(condition: Callable[[], T | None], errors: Callable[[], str] = str) -> T:
@@ -86,6 +99,8 @@ class Emulator:
         What starts another installation of the emulator.
     environment : mapping, optional
         Its environment variables.
+    running : testing.Emulator, optional
+        The emulator of the pytest plugin to use in place of a new one; it is not ended.
     """
 
     def __init__(
@@ -94,21 +109,26 @@ class Emulator:
         transport: str = "grpc",
         command: Sequence[str] = (sys.executable, "-m", "cloudtasks_nb.emulator"),
         environment: Mapping[str, str] | None = None,
+        running: testing.Emulator | None = None,
     ) -> None:
         self._transport = transport
         self._stack = ExitStack()
         # Appended to, because both processes share its position; a pipe that nobody reads would block the child.
         self._errors = self._stack.enter_context(tempfile.TemporaryFile("a+"))  # noqa: SIM115 - the stack closes it
-        self.process = subprocess.Popen(
-            [*command, "--port", "0", "--grace", "0", *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-        self._stack.callback(self._end)
-        self.ready: dict[str, Any] = self._read_ready_line()
+        self.ready: Mapping[str, Any]
+        if running is None:
+            self.process = subprocess.Popen(
+                [*command, "--port", "0", "--grace", "0", *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+            )
+            self._stack.callback(self._end)
+            self.ready = self._read_ready_line()
+        else:
+            self.process, self.ready = running._process, running._facts
         self.http = urlsplit(self.ready["http"]).netloc
         # Frames of 100 tasks in FULL view are larger than the 4 MiB that a bare channel receives.
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -119,7 +139,7 @@ class Emulator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self._stack.close()
 
     def connect(self, kind: Any) -> Any:
         """Return a client of one of Google's classes, over the emulator's transport."""
@@ -131,7 +151,7 @@ class Emulator:
 
     def _read_ready_line(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        timer = threading.Timer(PATIENCE, self.process.kill)
+        timer = threading.Timer(START_WITHIN, self.process.kill)
         timer.start()
         line = self.process.stdout.readline()
         timer.cancel()
@@ -183,6 +203,19 @@ class Emulator:
             return answer.status, json.loads(text) if text else None
         finally:
             connection.close()
+
+    def make_queue(self, **fields: object) -> str:
+        """Create a queue from the fields given, under a name of its own, and return its name."""
+        name = f"{LOCATION}/queues/q-{next(_numbers)}"
+        self.client.create_queue({"parent": LOCATION, "queue": {"name": name, **fields}})
+        return name
+
+    def enqueue(
+        self, queue: str, url: str, http: Mapping[str, object] | None = None, **fields: object
+    ) -> tasks_v2.Task:
+        """Create an HTTP task: its queue, its URL, further fields of the request in `http`, of the task by name."""
+        task = {"http_request": {"url": url, **(http or {})}, **fields}
+        return self.client.create_task({"parent": queue, "task": task})
 
     def advance(self, seconds: float) -> None:
         """Move the emulator's clock forward."""
@@ -322,6 +355,7 @@ class Target:
     def __init__(self, port: int = 0, *, certificate: Path | None = None, key: Path | None = None) -> None:
         self.received: list[Received] = []
         self._script: deque[Answer] = deque()
+        self._held: list[Answer] = []
         self._changed = threading.Condition()
         self._server = _Server(port, self)
         if certificate is not None:
@@ -337,6 +371,8 @@ class Target:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for answer in self._held:
+            answer.release()
         self._server.close()
         self._thread.join()
 
@@ -344,6 +380,11 @@ class Target:
         """Answer the next requests with these, one after the other."""
         with self._changed:
             self._script.extend(a if isinstance(a, Answer) else Answer(status=a) for a in answers)
+
+    def hold(self) -> Answer:
+        """Return an answer for the script that is held back until it is released, at the latest when the test ends."""
+        self._held.append(Answer(hold=threading.Event()))
+        return self._held[-1]
 
     def take(self, request: Received) -> Answer:
         """Record a request and return its answer."""
@@ -360,69 +401,59 @@ class Target:
             return list(self.received)
 
 
+def options(*arguments: str) -> pytest.MarkDecorator:
+    """Give the emulator of a test, or of all tests of a file, a command line of their own."""
+    return pytest.mark.parametrize("cloud_tasks_emulator_arguments", [list(arguments)], ids=[" ".join(arguments)])
+
+
+def dtypes(made: pd.DataFrame) -> dict[str, str]:
+    """Name the dtypes of the columns, in their order."""
+    return {str(name): str(dtype) for name, dtype in made.dtypes.items()}
+
+
+def attempted(emulator: Emulator, queue: ct.Queue, count: int) -> pd.DataFrame:
+    """Wait until the log has so many attempts of a queue, and return them."""
+    emulator.until(lambda: len(queue.attempts()) >= count)
+    return queue.attempts()
+
+
+def impatient(project: str | None = None, location: str | None = None, endpoint: str | None = None) -> ct.Client:
+    """Connect as `ct.connect` does, but wait only a moment for an endpoint that does not answer."""
+    connection = Connection(resolve(project, location, endpoint), Auth())
+    connection.transport.connect_timeout = 0.3
+    return ct.Client(connection)
+
+
 @pytest.fixture
 def start_emulator(transport: str) -> Iterator[StartEmulator]:
-    """Start further emulators with a command line of the test's own; all are ended after it."""
+    """Start emulators that are ended after the test, for tests that end one or need its folder or its output."""
     with ExitStack() as stack:
         yield lambda *arguments: stack.enter_context(Emulator(*arguments, transport=transport))
 
 
-@pytest.fixture(scope="module")
-def emulator_arguments() -> list[str]:
-    """Give the command line of the file's emulator; a file may override it."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def emulator(emulator_arguments: list[str], transport: str) -> Iterator[Emulator]:
-    """Run one temporary emulator for all tests of a file, with `BOTH_TRANSPORTS` one for each protocol."""
-    with Emulator(*emulator_arguments, transport=transport) as child:
-        yield child
-
-
-@pytest.fixture(scope="module")
-def client(emulator: Emulator) -> tasks_v2.CloudTasksClient:
-    """Give Google's own client of the file's emulator."""
-    return emulator.client
-
-
-_numbers = itertools.count(1)
-
-
-@pytest.fixture
-def make_queue(client: tasks_v2.CloudTasksClient) -> Iterator[MakeQueue]:
-    """Create queues with names of their own, from the fields given; they are deleted after the test."""
-    made: list[str] = []
-
-    def make(**fields: object) -> str:
-        name = f"{LOCATION}/queues/q-{next(_numbers)}"
-        client.create_queue({"parent": LOCATION, "queue": {"name": name, **fields}})
-        made.append(name)
-        return name
-
-    yield make
-    for name in made:
-        try:
-            client.delete_queue(name=name)
-        except NotFound:
+@pytest.fixture(scope="session")
+def _connected() -> Iterator[dict[tuple[testing.Emulator, str], Emulator]]:
+    """Keep Google's clients of the plugin's emulators: the first call of each takes long."""
+    kept: dict[tuple[testing.Emulator, str], Emulator] = {}
+    yield kept
+    for connected in kept.values():
+        with connected:
             continue
 
 
 @pytest.fixture
-def queue(make_queue: MakeQueue) -> str:
-    """Create one queue with Google's defaults."""
-    return make_queue()
-
-
-@pytest.fixture
-def enqueue(client: tasks_v2.CloudTasksClient) -> Enqueue:
-    """Create an HTTP task: its queue, its URL, further fields of the request in `http`, of the task by name."""
-
-    def enqueue(parent: str, url: str, http: Mapping[str, object] | None = None, **fields: object) -> tasks_v2.Task:
-        task = {"http_request": {"url": url, **(http or {})}, **fields}
-        return client.create_task({"parent": parent, "task": task})
-
-    return enqueue
+def emulator(
+    cloud_tasks_emulator: testing.Emulator,
+    transport: str,
+    monkeypatch: pytest.MonkeyPatch,
+    _connected: dict[tuple[testing.Emulator, str], Emulator],
+) -> Emulator:
+    """Give the plugin's emulator, which is empty; the tests name its address, or set the variable themselves."""
+    monkeypatch.delenv("CLOUD_TASKS_EMULATOR_HOST")
+    key = (cloud_tasks_emulator, transport)
+    if key not in _connected:
+        _connected[key] = Emulator(transport=transport, running=cloud_tasks_emulator)
+    return _connected[key]
 
 
 @pytest.fixture
@@ -430,14 +461,6 @@ def target() -> Iterator[Target]:
     """Run an HTTP target."""
     with Target() as server:
         yield server
-
-
-@pytest.fixture
-def failed_once(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> tasks_v2.Task:
-    """Create a task whose first attempt the target refuses; the next one is due after 5 s, when the clock is moved."""
-    queue = make_queue(retry_config={"min_backoff": {"seconds": 5}})
-    target.script(500)
-    return emulator.answered(enqueue(queue, target.url).name, 1)
 
 
 @pytest.fixture
@@ -449,27 +472,49 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def held_answer() -> Iterator[HeldAnswer]:
-    """Make answers that a target holds back until their event is set, at the latest when the test ends."""
-    made: list[Answer] = []
+def tasks(emulator: Emulator, transport: str) -> Iterator[ct.Client]:
+    """Give a connection of the toolkit to the emulator."""
+    endpoint = emulator.ready["http" if transport == "rest" else "grpc"]
+    with ct.connect("demo", "us-central1", endpoint=endpoint, transport=transport) as connection:
+        yield connection
 
-    def make() -> Answer:
-        made.append(Answer(hold=threading.Event()))
-        return made[-1]
 
-    yield make
-    for answer in made:
-        answer.release()
+@pytest.fixture
+def queue(tasks: ct.Client, capsys: pytest.CaptureFixture[str]) -> ct.Queue:
+    """Give a new queue, without the notes of its creation in the captured output."""
+    made = tasks.queue("main", create=True)
+    capsys.readouterr()
+    return made
+
+
+@pytest.fixture
+def paused(queue: ct.Queue) -> ct.Queue:
+    """Give a queue whose tasks stay where they are."""
+    return queue.pause()
+
+
+@pytest.fixture
+def intercept(monkeypatch: pytest.MonkeyPatch) -> Intercept:
+    """Put a function between the toolkit and the service."""
+    call = Transport.call
+
+    def begin(hook: Hook) -> None:
+        async def intercepted(transport: Transport, rpc: str, /, **fields: Any) -> Any:
+            return await hook(lambda: call(transport, rpc, **fields), rpc, fields)
+
+        monkeypatch.setattr(Transport, "call", intercepted)
+
+    return begin
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the tests of a file with `BOTH_TRANSPORTS` over gRPC and over REST; those marked `grpc_only` over gRPC."""
     if "transport" in metafunc.fixturenames and getattr(metafunc.module, "BOTH_TRANSPORTS", False):
         grpc_only = metafunc.definition.get_closest_marker("grpc_only")
-        metafunc.parametrize("transport", ["grpc"] if grpc_only else ["grpc", "rest"], scope="module")
+        metafunc.parametrize("transport", ["grpc"] if grpc_only else ["grpc", "rest"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def transport() -> str:
     """Name the protocol between the emulator and its clients: the toolkit, or Google's own."""
     return "grpc"

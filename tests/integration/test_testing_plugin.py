@@ -191,7 +191,7 @@ def test_options_are_the_users(tmp_path: Path) -> None:
 
 
 def test_options_of_a_file_and_of_a_test(tmp_path: Path) -> None:
-    """A file or a test with other options gets an emulator that has them; equal options share one, and only some are kept."""
+    """A file or a test with other options gets an emulator that has them; equal options share one."""
     run_pytest(
         tmp_path,
         """

@@ -9,29 +9,27 @@ from google.api_core.exceptions import ServiceUnavailable
 from google.cloud import tasks_v2
 from google.longrunning.operations_pb2 import GetOperationRequest
 
-from tests.integration.conftest import LOCATION, Emulator, Enqueue, MakeQueue, Target
+from tests.integration.conftest import LOCATION, Emulator, Target
+from tests.integration.emulator.conftest import NOWHERE
 
-NOWHERE = "http://127.0.0.1:9/"
 QUICK = {"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}}
 
 
-def test_the_clock_jumps_over_nothing(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target) -> None:
+def test_the_clock_jumps_over_nothing(emulator: Emulator, queue: str, target: Target) -> None:
     """A task that became due during an advance is sent, even if its retention ended too."""
     due = datetime.now(UTC) + timedelta(days=10)  # an earlier test may have moved the clock already
-    task = enqueue(queue, target.url, schedule_time=due)
+    task = emulator.enqueue(queue, target.url, schedule_time=due)
     emulator.advance(40 * 86_400)
     emulator.advance(1)
     (received,) = target.wait(1)
     assert task.name.endswith(received.headers["x-cloudtasks-taskname"])
 
 
-def test_the_history_of_a_finished_task(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
-) -> None:
+def test_the_history_of_a_finished_task(emulator: Emulator, target: Target) -> None:
     """The history has every attempt of a finished task: status, headers, duration, and the body on request."""
-    queue = make_queue(retry_config=QUICK)
+    queue = emulator.make_queue(retry_config=QUICK)
     target.script(500, 204)
-    task = enqueue(queue, target.url, {"body": b"payload"})
+    task = emulator.enqueue(queue, target.url, {"body": b"payload"})
     emulator.gone(task.name)
     short = queue.rpartition("/")[2]
     (found,) = emulator.request("GET", f"/admin/history?queue={short}&body=1")["tasks"]
@@ -46,22 +44,22 @@ def test_the_history_of_a_finished_task(
     assert second["duration_s"] >= 0
 
 
-def test_reset_forgets_everything(emulator: Emulator, queue: str, enqueue: Enqueue) -> None:
+def test_reset_forgets_everything(emulator: Emulator, queue: str) -> None:
     """After a reset nothing is there, and every name is free."""
     emulator.client.pause_queue(name=queue)
-    enqueue(queue, NOWHERE)
+    emulator.enqueue(queue, NOWHERE)
     emulator.request("POST", "/admin/reset", {})
     assert list(emulator.client.list_queues(parent=LOCATION)) == []
     emulator.client.create_queue({"parent": LOCATION, "queue": {"name": queue}})
     assert list(emulator.client.list_tasks(parent=queue)) == []
 
 
-def test_a_snapshot_is_restored(emulator: Emulator, queue: str, enqueue: Enqueue) -> None:
+def test_a_snapshot_is_restored(emulator: Emulator, queue: str) -> None:
     """A restore brings back queues and tasks, and drops those that were created since."""
     emulator.client.pause_queue(name=queue)
-    kept = enqueue(queue, NOWHERE, {"body": b"kept"})
+    kept = emulator.enqueue(queue, NOWHERE, {"body": b"kept"})
     name = emulator.request("POST", "/admin/snapshot", {})["name"]
-    enqueue(queue, NOWHERE)
+    emulator.enqueue(queue, NOWHERE)
     emulator.client.delete_task(name=kept.name)
     emulator.request("POST", "/admin/restore", {"name": name})
     (task,) = emulator.client.list_tasks({"parent": queue, "response_view": "FULL"})
@@ -69,16 +67,14 @@ def test_a_snapshot_is_restored(emulator: Emulator, queue: str, enqueue: Enqueue
 
 
 @pytest.mark.parametrize(("after", "there"), [(False, 0), (True, 1)])
-def test_a_fault_before_or_after_the_call(
-    emulator: Emulator, queue: str, enqueue: Enqueue, *, after: bool, there: int
-) -> None:
+def test_a_fault_before_or_after_the_call(emulator: Emulator, queue: str, *, after: bool, there: int) -> None:
     """A call can be refused, or carried out and its answer lost; the next call is as ever."""
     emulator.client.pause_queue(name=queue)
     emulator.request("POST", "/admin/faults", {"method": "CreateTask", "code": "UNAVAILABLE", "after": after})
     with pytest.raises(ServiceUnavailable):
-        enqueue(queue, NOWHERE)
+        emulator.enqueue(queue, NOWHERE)
     assert len(list(emulator.client.list_tasks(parent=queue))) == there
-    assert enqueue(queue, NOWHERE).name
+    assert emulator.enqueue(queue, NOWHERE).name
 
 
 def test_an_operation_that_does_not_finish(emulator: Emulator, queue: str) -> None:

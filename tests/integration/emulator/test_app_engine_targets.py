@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from google.api_core.exceptions import BadRequest
 from google.cloud import tasks_v2
 
-from tests.integration.conftest import Emulator, HeldAnswer, MakeQueue, Target, refusal
+from tests.integration.conftest import Emulator, Target
 
 BOTH_TRANSPORTS = True
 AGENT = "AppEngine-Google; (+http://code.google.com/appengine)"
@@ -30,30 +29,21 @@ def target(application: Target) -> Target:
 
 
 @pytest.fixture(scope="module")
-def emulator_arguments(application: Target) -> list[str]:
-    """Run the file's emulator for that application."""
+def cloud_tasks_emulator_arguments(application: Target) -> list[str]:
+    """Run the emulator for that application."""
     return ["--app-engine-host", f"http://127.0.0.1:{application.port}"]
 
 
-def create(client: tasks_v2.CloudTasksClient, queue: str, request: dict[str, Any], **task: object) -> tasks_v2.Task:
+def create(emulator: Emulator, queue: str, request: dict[str, Any], **task: object) -> tasks_v2.Task:
     """Create an App Engine task; shows everything."""
-    return client.create_task(
+    return emulator.client.create_task(
         {"parent": queue, "task": {"app_engine_http_request": request, **task}, "response_view": "FULL"}
     )
 
 
-@pytest.mark.parametrize("seconds", [14, 86_416])
-def test_its_deadline_has_other_limits(client: tasks_v2.CloudTasksClient, queue: str, seconds: int) -> None:
-    """The deadline of an App Engine task is 15 s to 24 h 15 s."""
-    with pytest.raises(BadRequest) as caught:
-        create(client, queue, {}, dispatch_deadline={"seconds": seconds})
-    text = "Task.dispatchDeadline must be between [15s, 24h15s]."
-    assert refusal(caught.value) == ("INVALID_ARGUMENT", text)
-
-
-def test_the_request(client: tasks_v2.CloudTasksClient, queue: str, target: Target) -> None:
+def test_the_request(emulator: Emulator, queue: str, target: Target) -> None:
     """The application sees its own headers, and the user agent of App Engine."""
-    task = create(client, queue, {"relative_uri": "/do?x=1", "http_method": "PUT", "body": b"data"})
+    task = create(emulator, queue, {"relative_uri": "/do?x=1", "http_method": "PUT", "body": b"data"})
     (request,) = target.wait()
     assert (request.method, request.path, request.body) == ("PUT", "/do?x=1", b"data")
     assert request.headers["user-agent"] == AGENT
@@ -62,11 +52,11 @@ def test_the_request(client: tasks_v2.CloudTasksClient, queue: str, target: Targ
     assert not [name for name in request.headers if name.startswith("x-cloudtasks-")]
 
 
-def test_the_recorded_sequence_of_answers(emulator: Emulator, make_queue: MakeQueue, target: Target) -> None:
+def test_the_recorded_sequence_of_answers(emulator: Emulator, target: Target) -> None:
     """For App Engine every answer counts as an execution, and the reason is named."""
-    queue = make_queue(retry_config={"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}})
+    queue = emulator.make_queue(retry_config={"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}})
     target.script(503, 404, 429, 500, 302)
-    task = create(emulator.client, queue, {})
+    task = create(emulator, queue, {})
     names = ("taskretrycount", "taskexecutioncount", "taskpreviousresponse", "taskretryreason")
     seen = [tuple(request.headers.get(f"x-appengine-{name}") for name in names) for request in target.wait(6)]
     assert seen == [
@@ -80,11 +70,11 @@ def test_the_recorded_sequence_of_answers(emulator: Emulator, make_queue: MakeQu
     emulator.gone(task.name)
 
 
-def test_a_timeout(emulator: Emulator, queue: str, target: Target, held_answer: HeldAnswer) -> None:
+def test_a_timeout(emulator: Emulator, queue: str, target: Target) -> None:
     """After a timeout the previous response is 0, and nothing was executed."""
-    held = held_answer()
+    held = target.hold()
     target.script(held)
-    create(emulator.client, queue, {}, dispatch_deadline={"seconds": 15})
+    create(emulator, queue, {}, dispatch_deadline={"seconds": 15})
     target.wait()
     emulator.advance(16)
     headers = target.wait(2)[1].headers

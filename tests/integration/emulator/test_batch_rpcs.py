@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from google.api_core.exceptions import Aborted, BadRequest, NotFound
+from google.api_core.exceptions import Aborted
 from google.cloud import tasks_v2
 from google.longrunning.operations_pb2 import GetOperationRequest
 from google.rpc import code_pb2
 
-from tests.integration.conftest import LOCATION, Enqueue
+from tests.integration.conftest import LOCATION, Emulator
+from tests.integration.emulator.conftest import NOWHERE
 
 BOTH_TRANSPORTS = True
-NOWHERE = "http://127.0.0.1:9/"
 Created = tasks_v2.BatchCreateTasksMetadata.State
 Deleted = tasks_v2.BatchDeleteTasksMetadata.State
 
@@ -26,43 +26,36 @@ def requests(queue: str, *ids: str, **http: object) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture
-def paused(client: tasks_v2.CloudTasksClient, queue: str) -> str:
-    """Give a queue that sends nothing."""
-    client.pause_queue(name=queue)
-    return queue
-
-
-def test_batch_create(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+def test_batch_create(emulator: Emulator, paused: str) -> None:
     """BatchCreateTasks makes the tasks and its operation is done with the answer."""
     ids = [f"t{n}" for n in range(100)]
-    operation = client.batch_create_tasks({"parent": paused, "requests": requests(paused, *ids, body=b"x")})
+    operation = emulator.client.batch_create_tasks({"parent": paused, "requests": requests(paused, *ids, body=b"x")})
     result = operation.result()
     assert operation.operation.done
-    assert client.get_operation(GetOperationRequest(name=operation.operation.name)) == operation.operation
+    assert emulator.client.get_operation(GetOperationRequest(name=operation.operation.name)) == operation.operation
     assert operation.operation.name.startswith(f"{LOCATION}/operations/")
     assert [task.name for task in result.tasks] == [f"{paused}/tasks/{one}" for one in ids]
-    assert result.tasks[0] == client.get_task(name=f"{paused}/tasks/t0")
+    assert result.tasks[0] == emulator.client.get_task(name=f"{paused}/tasks/t0")
     assert operation.metadata.state == Created.SUCCEEDED
     assert dict(operation.metadata.failed_requests) == {}
     assert operation.metadata.start_time <= operation.metadata.end_time
-    assert len(list(client.list_tasks(parent=paused))) == 100
+    assert len(list(emulator.client.list_tasks(parent=paused))) == 100
 
 
-def test_batch_create_shows_the_view_of_each_request(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+def test_batch_create_shows_the_view_of_each_request(emulator: Emulator, paused: str) -> None:
     """The `response_view` of a request decides about its task's body in the answer."""
     first, second = requests(paused, "a", "b", body=b"body")
     second["response_view"] = "FULL"
-    result = client.batch_create_tasks({"parent": paused, "requests": [first, second]}).result()
+    result = emulator.client.batch_create_tasks({"parent": paused, "requests": [first, second]}).result()
     assert [task.http_request.body for task in result.tasks] == [b"", b"body"]
 
 
-def test_a_batch_may_succeed_in_part(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+def test_a_batch_may_succeed_in_part(emulator: Emulator, paused: str) -> None:
     """Refused items are listed by their positions, with code and text; the others are created."""
-    client.create_task(requests(paused, "there")[0])
+    emulator.client.create_task(requests(paused, "there")[0])
     bad_url = {"parent": paused, "task": {"http_request": {"url": "ftp://x"}}}
     mixed = [*requests(paused, "a", "there"), bad_url, *requests(paused, "b", "a")]
-    operation = client.batch_create_tasks({"parent": paused, "requests": mixed})
+    operation = emulator.client.batch_create_tasks({"parent": paused, "requests": mixed})
     assert [task.name.rpartition("/")[2] for task in operation.result().tasks] == ["a", "b"]
     assert operation.metadata.state == Created.PARTIALLY_SUCCEEDED == 5
     failed = {index: (status.code, status.message) for index, status in operation.metadata.failed_requests.items()}
@@ -73,64 +66,54 @@ def test_a_batch_may_succeed_in_part(client: tasks_v2.CloudTasksClient, paused: 
     }
 
 
-def test_a_batch_of_which_nothing_is_made_is_aborted(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+def test_a_batch_of_which_nothing_is_made_is_aborted(emulator: Emulator, paused: str) -> None:
     """When every request fails the operation fails, and its metadata says why for each."""
-    client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
-    operation = client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
+    emulator.client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
+    operation = emulator.client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
     with pytest.raises(Aborted, match="None of the requests succeeded"):
         operation.result()
     assert sorted(operation.metadata.failed_requests) == [0, 1]
 
 
-def test_get_operation_that_is_not_there(client: tasks_v2.CloudTasksClient) -> None:
-    """GetOperation of an unknown name is NOT_FOUND."""
-    with pytest.raises(NotFound):
-        client.get_operation(GetOperationRequest(name=f"{LOCATION}/operations/none"))
-
-
-def test_batch_create_in_a_queue_that_is_not_there(client: tasks_v2.CloudTasksClient) -> None:
-    """A batch for a missing queue is refused as a whole."""
-    missing = f"{LOCATION}/queues/missing"
-    with pytest.raises(NotFound, match="Queue does not exist"):
-        client.batch_create_tasks({"parent": missing, "requests": requests(missing, "a")})
-
-
-def test_messages_beyond_4_mib(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+def test_messages_beyond_4_mib(emulator: Emulator, paused: str) -> None:
     """A batch of 9 MB is accepted and its bodies come back whole."""
     body = b"0123456789abcdef" * 56_250
     ids = [f"t{number}" for number in range(10)]
-    client.batch_create_tasks({"parent": paused, "requests": requests(paused, *ids, body=body)})
-    listed = client.list_tasks({"parent": paused, "response_view": "FULL"})
+    emulator.client.batch_create_tasks({"parent": paused, "requests": requests(paused, *ids, body=body)})
+    listed = emulator.client.list_tasks({"parent": paused, "response_view": "FULL"})
     assert [task.http_request.body == body for task in listed] == [True] * 10
 
 
-def test_batch_delete(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+def test_batch_delete(emulator: Emulator, paused: str) -> None:
     """BatchDeleteTasks removes up to 1,000 tasks; its operation is done and empty."""
     names = []
     for start in range(0, 1_000, 100):
         batch = requests(paused, *(f"t{number}" for number in range(start, start + 100)))
-        names += [task.name for task in client.batch_create_tasks({"parent": paused, "requests": batch}).result().tasks]
-    kept = client.create_task(requests(paused, "kept")[0])
-    operation = client.batch_delete_tasks({"parent": paused, "names": names})
+        names += [
+            task.name
+            for task in emulator.client.batch_create_tasks({"parent": paused, "requests": batch}).result().tasks
+        ]
+    kept = emulator.client.create_task(requests(paused, "kept")[0])
+    operation = emulator.client.batch_delete_tasks({"parent": paused, "names": names})
     operation.result()
     assert operation.metadata.state == Deleted.SUCCEEDED
-    assert [task.name for task in client.list_tasks(parent=paused)] == [kept.name]
+    assert [task.name for task in emulator.client.list_tasks(parent=paused)] == [kept.name]
 
 
-def test_batch_delete_may_succeed_in_part(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+def test_batch_delete_may_succeed_in_part(emulator: Emulator, paused: str) -> None:
     """Missing names are listed by their positions; the others are deleted."""
-    client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
+    emulator.client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
     names = [f"{paused}/tasks/{one}" for one in ("a", "none", "b", "a")]
-    operation = client.batch_delete_tasks({"parent": paused, "names": names})
+    operation = emulator.client.batch_delete_tasks({"parent": paused, "names": names})
     operation.result()
     assert operation.metadata.state == Deleted.PARTIALLY_SUCCEEDED == 3
     failed = {index: status.code for index, status in operation.metadata.failed_requests.items()}
     assert failed == {1: code_pb2.NOT_FOUND, 3: code_pb2.NOT_FOUND}
 
 
-def test_batch_delete_of_nothing_that_is_there(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+def test_batch_delete_of_nothing_that_is_there(emulator: Emulator, paused: str) -> None:
     """When no name could be deleted the operation is aborted with the documented text."""
-    operation = client.batch_delete_tasks({"parent": paused, "names": [f"{paused}/tasks/none"]})
+    operation = emulator.client.batch_delete_tasks({"parent": paused, "names": [f"{paused}/tasks/none"]})
     text = (
         "None of the requests succeeded, refer to BatchDeleteTasksMetadata.failed_requests for individual error details"
     )
@@ -140,26 +123,10 @@ def test_batch_delete_of_nothing_that_is_there(client: tasks_v2.CloudTasksClient
     assert sorted(operation.metadata.failed_requests) == [0]
 
 
-def test_batch_delete_takes_1000_names(client: tasks_v2.CloudTasksClient, paused: str) -> None:
-    """A deletion that is too long is refused as a whole."""
-    with pytest.raises(BadRequest):
-        client.batch_delete_tasks({"parent": paused, "names": [f"{paused}/tasks/t{n}" for n in range(1_001)]})
-
-
-def test_batch_delete_refuses_names_of_another_queue(
-    client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue
-) -> None:
-    """All names are of the queue that the call names."""
-    task = enqueue(paused, NOWHERE)
-    with pytest.raises(BadRequest):
-        client.batch_delete_tasks({"parent": paused, "names": [task.name, f"{paused}-other/tasks/a"]})
-    assert client.get_task(name=task.name) == task
-
-
-def test_the_same_request_id_deletes_once(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+def test_the_same_request_id_deletes_once(emulator: Emulator, paused: str) -> None:
     """A deletion sent again under its `request_id` is answered as before."""
-    client.create_task(requests(paused, "a")[0])
+    emulator.client.create_task(requests(paused, "a")[0])
     deletion = {"parent": paused, "names": [f"{paused}/tasks/a"], "request_id": "b9a2ef70-5dd4-4a8f-8a2e-0c9f3a61d1c2"}
-    first, second = client.batch_delete_tasks(deletion), client.batch_delete_tasks(deletion)
+    first, second = emulator.client.batch_delete_tasks(deletion), emulator.client.batch_delete_tasks(deletion)
     assert first.operation == second.operation
     assert second.metadata.state == Deleted.SUCCEEDED

@@ -18,10 +18,10 @@ from cloudtasks_nb._names import CODES
 from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.emulator import __main__ as command
 from cloudtasks_nb.emulator.frontends import console
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Enqueue, MakeQueue, StartEmulator, Target
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target, options
+from tests.integration.emulator.conftest import NOWHERE
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-NOWHERE = "http://127.0.0.1:9/"
 FILES = Path(console.__file__).parent
 
 
@@ -60,11 +60,10 @@ def test_other_clients_get_no_page(emulator: Emulator) -> None:
         assert get(emulator, "/", {"Accept": accept})[0] == get(emulator, "/nothing", {"Accept": accept})[0] == 404
 
 
-def test_queues_of_all_projects_with_totals(start_emulator: StartEmulator, target: Target) -> None:
+def test_queues_of_all_projects_with_totals(emulator: Emulator, target: Target) -> None:
     """The answer has the queues of all projects and locations, each with its counts, and the totals of all."""
     names = [f"{LOCATION}/queues/a", "projects/other/locations/europe-west1/queues/b"]
-    emulator = start_emulator("--queue", names[0], "--queue", names[1])
-    emulator.client.pause_queue(name=names[1])
+    emulator.request("POST", "/admin/seed", {"queues": [{"name": names[0]}, {"name": names[1], "state": "PAUSED"}]})
     target.script(200, 404)
     for name in (*names[:1] * 2, *names[1:] * 3):
         emulator.client.create_task({"parent": name, "task": {"http_request": {"url": target.url}}})
@@ -82,16 +81,14 @@ def test_queues_of_all_projects_with_totals(start_emulator: StartEmulator, targe
     assert ([q["name"] for q in chosen["queues"]], chosen["totals"]["queues"]) == (names[1:], 2)
 
 
-def test_attempts_of_all_queues_the_newest_first(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
-) -> None:
+def test_attempts_of_all_queues_the_newest_first(emulator: Emulator, target: Target) -> None:
     """Attempts are there although the queues write no log; `after` leaves out those that were read before."""
-    one, other = (make_queue(retry_config={"max_attempts": 1}) for _ in range(2))
+    one, other = (emulator.make_queue(retry_config={"max_attempts": 1}) for _ in range(2))
     before = attempts(emulator)["newest"]
     target.script(500, 204)
-    bad = enqueue(one, target.url, {"body": b"\xff\x00", "headers": {"X-Own": "1"}}).name
+    bad = emulator.enqueue(one, target.url, {"body": b"\xff\x00", "headers": {"X-Own": "1"}}).name
     emulator.gone(bad)
-    emulator.gone(enqueue(other, target.url).name)
+    emulator.gone(emulator.enqueue(other, target.url).name)
     new = attempts(emulator, f"after={before}")
     good, failed = new["attempts"]
     assert [(a["queue"], a["status"], a["httpStatus"], a["attempt"], a["retry"]) for a in (failed, good)] == [
@@ -148,11 +145,9 @@ def test_after_a_restart_attempts_come_from_the_log(tmp_path: Path, target: Targ
         assert emulator.request("GET", "/console/queues")["run"] != run
 
 
-def test_a_reset_is_another_run(start_emulator: StartEmulator, target: Target) -> None:
+def test_a_reset_is_another_run(emulator: Emulator, queue: str, target: Target) -> None:
     """The page learns that what it knows is gone."""
-    name = f"{LOCATION}/queues/a"
-    emulator = start_emulator("--queue", name)
-    emulator.client.create_task({"parent": name, "task": {"http_request": {"url": target.url}}})
+    emulator.enqueue(queue, target.url)
     emulator.until(lambda: attempts(emulator)["attempts"])
     run = emulator.request("GET", "/console/queues")["run"]
     emulator.request("POST", "/admin/reset", {})
@@ -167,10 +162,10 @@ def test_a_bad_number_is_refused(emulator: Emulator, query: str) -> None:
     assert (status, bool(json.loads(text)["error"])) == (400, True)
 
 
-def test_without_the_flag_the_page_can_only_read(emulator: Emulator, queue: str, enqueue: Enqueue) -> None:
+def test_without_the_flag_the_page_can_only_read(emulator: Emulator, queue: str) -> None:
     """Writes below /console/ are refused with the way out; reads are answered, and REST is as before."""
     emulator.client.pause_queue(name=queue)
-    task = enqueue(queue, NOWHERE).name
+    task = emulator.enqueue(queue, NOWHERE).name
     writes = [("POST", f"{queue}:resume"), ("POST", f"{queue}:purge"), ("POST", f"{queue}/tasks"), ("DELETE", task)]
     for method, path in [*writes, ("PATCH", queue), ("PUT", queue), ("OPTIONS", queue)]:
         with pytest.raises(AssertionError, match=r"403 .*--console-writes"):
@@ -180,9 +175,9 @@ def test_without_the_flag_the_page_can_only_read(emulator: Emulator, queue: str,
     assert emulator.request("POST", f"/v2/{queue}:resume", {})["state"] == "RUNNING"
 
 
-def test_with_the_flag_it_writes_as_rest_does(start_emulator: StartEmulator) -> None:
+@options("--console-writes")
+def test_with_the_flag_it_writes_as_rest_does(emulator: Emulator) -> None:
     """Queues and tasks are created, changed and deleted by the calls of REST, and errors are those of REST."""
-    emulator = start_emulator("--console-writes")
     name = f"{LOCATION}/queues/made"
     assert emulator.request("GET", "/console/queues")["writes"]
     assert emulator.request("POST", f"/console/v2/{LOCATION}/queues", {"name": name})["state"] == "RUNNING"

@@ -21,7 +21,7 @@ from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 
 from cloudtasks_nb.emulator.dispatch.tokens import private_pem
-from tests.integration.conftest import LOCATION, Emulator, Enqueue, StartEmulator, Target
+from tests.integration.conftest import LOCATION, Emulator, StartEmulator, Target, options
 from tests.processes import run
 
 ACCOUNT = "runner@demo.iam.gserviceaccount.com"
@@ -44,9 +44,9 @@ def bearer(target: Target) -> str:
     return token
 
 
-def test_an_oidc_token_verifies(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target, web: Request) -> None:
+def test_an_oidc_token_verifies(emulator: Emulator, queue: str, target: Target, web: Request) -> None:
     """google-auth accepts the token with the emulator's certificates; its claims are Google's."""
-    enqueue(queue, target.url, OIDC)
+    emulator.enqueue(queue, target.url, OIDC)
     certs_url = emulator.ready["http"] + "/oauth2/v1/certs"
     claims = id_token.verify_token(bearer(target), web, audience="https://audience.example", certs_url=certs_url)
     assert claims["iss"] == "https://accounts.google.com"
@@ -57,17 +57,17 @@ def test_an_oidc_token_verifies(emulator: Emulator, queue: str, enqueue: Enqueue
     assert claims["sub"].isdigit()
 
 
-def test_the_default_audience_is_the_url(queue: str, enqueue: Enqueue, target: Target) -> None:
+def test_the_default_audience_is_the_url(emulator: Emulator, queue: str, target: Target) -> None:
     """Without an audience it is the task's URL, query included."""
     url = f"{target.url}?a=1&b=2"
-    enqueue(queue, url, {"oidc_token": {"service_account_email": ACCOUNT}})
+    emulator.enqueue(queue, url, {"oidc_token": {"service_account_email": ACCOUNT}})
     assert jwt.decode(bearer(target), verify=False)["aud"] == url
 
 
-def test_the_same_account_has_the_same_subject(queue: str, enqueue: Enqueue, target: Target) -> None:
+def test_the_same_account_has_the_same_subject(emulator: Emulator, queue: str, target: Target) -> None:
     """A service account keeps its numeric id; another one has another."""
     for account in (ACCOUNT, ACCOUNT, "other@demo.iam.gserviceaccount.com"):
-        enqueue(queue, target.url, {"oidc_token": {"service_account_email": account}})
+        emulator.enqueue(queue, target.url, {"oidc_token": {"service_account_email": account}})
     tokens = [request.headers["authorization"].partition(" ")[2] for request in target.wait(3)]
     subjects = {claims["email"]: claims["sub"] for claims in (jwt.decode(token, verify=False) for token in tokens)}
     assert len(subjects) == len(set(subjects.values())) == 2
@@ -125,25 +125,25 @@ def test_the_emulator_is_its_issuer(signed: Callable[..., tuple[Emulator, str]],
         assert verified["email"] == ACCOUNT
 
 
-def test_the_issuer_names_the_emulator(start_emulator: StartEmulator) -> None:
+@options("--openid-issuer", "http://tasks.internal:8980", "--http-port", "0")
+def test_the_issuer_names_the_emulator(emulator: Emulator) -> None:
     """The host of the issuer is a name of the emulator, and `--http-port` counts before the issuer's port."""
-    emulator = start_emulator("--openid-issuer", "http://tasks.internal:8980", "--http-port", "0")
     host = {"Host": "tasks.internal:8980"}
     document = emulator.request("GET", "/.well-known/openid-configuration", headers=host)
     assert document["jwks_uri"] == "http://tasks.internal:8980/oauth2/v3/certs"
 
 
-def test_keys_may_be_cached(start_emulator: StartEmulator, web: Request, tmp_path: Path) -> None:
+def test_keys_may_be_cached(emulator: Emulator, start_emulator: StartEmulator, web: Request, tmp_path: Path) -> None:
     """Keys that last are kept for hours; those of a temporary emulator are asked for again, and are the same or new."""
-    for arguments, age in (((), 0), (("--data-dir", str(tmp_path)), 21600)):
-        emulator = start_emulator(*arguments)
+    lasting = start_emulator("--data-dir", str(tmp_path))
+    for one, age in ((emulator, 0), (lasting, 21600)):
         for path in ("/jwks", "/certs", "/.well-known/openid-configuration"):
-            answer = web(emulator.ready["http"] + path)
+            answer = web(one.ready["http"] + path)
             assert answer.headers["Cache-Control"] == f"public, max-age={age}, must-revalidate, no-transform"
-            again = web(emulator.ready["http"] + path, headers={"If-None-Match": answer.headers["ETag"]})
+            again = web(one.ready["http"] + path, headers={"If-None-Match": answer.headers["ETag"]})
             assert (again.status, again.data, again.headers["ETag"]) == (304, b"", answer.headers["ETag"])
-    other = start_emulator().ready["http"]
-    assert web(f"{other}/jwks", headers={"If-None-Match": web(f"{emulator.ready['http']}/jwks").headers["ETag"]}).data
+    tag = web(f"{lasting.ready['http']}/jwks").headers["ETag"]
+    assert web(f"{emulator.ready['http']}/jwks", headers={"If-None-Match": tag}).data
 
 
 def test_a_signing_key_of_ones_own(

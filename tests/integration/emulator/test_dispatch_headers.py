@@ -7,7 +7,7 @@ import re
 import pytest
 from google.rpc import code_pb2
 
-from tests.integration.conftest import Emulator, Enqueue, HeldAnswer, MakeQueue, Received, Target
+from tests.integration.conftest import Emulator, Received, Target
 
 ALWAYS = {
     "x-cloudtasks-queuename",
@@ -35,10 +35,10 @@ def ours(request: Received) -> set[str]:
     return {name for name in request.headers if name.startswith("x-cloudtasks-")}
 
 
-def test_the_first_request(queue: str, enqueue: Enqueue, target: Target) -> None:
+def test_the_first_request(emulator: Emulator, queue: str, target: Target) -> None:
     """The request has the task's content, and five headers about the task."""
     http = {"body": b'{"day": 1}', "headers": {"Content-Type": "application/json", "X-Mine": "a b"}}
-    task = enqueue(queue, f"{target.url}/sub?q=1&r=%20", http)
+    task = emulator.enqueue(queue, f"{target.url}/sub?q=1&r=%20", http)
     (request,) = target.wait()
     assert (request.method, request.path, request.body) == ("POST", "/job/sub?q=1&r=%20", b'{"day": 1}')
     assert ours(request) == ALWAYS
@@ -51,9 +51,9 @@ def test_the_first_request(queue: str, enqueue: Enqueue, target: Target) -> None
     assert request.headers["host"] == f"127.0.0.1:{target.port}"
 
 
-def test_the_eta_is_the_schedule_time(queue: str, enqueue: Enqueue, target: Target) -> None:
+def test_the_eta_is_the_schedule_time(emulator: Emulator, queue: str, target: Target) -> None:
     """TaskETA is the schedule time in Unix seconds with six decimals."""
-    task = enqueue(queue, target.url)
+    task = emulator.enqueue(queue, target.url)
     eta = target.wait()[0].headers["x-cloudtasks-tasketa"]
     assert re.fullmatch(r"\d{10}\.\d{6}", eta)
     seconds, micros = eta.split(".")
@@ -62,21 +62,19 @@ def test_the_eta_is_the_schedule_time(queue: str, enqueue: Enqueue, target: Targ
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
-def test_every_method(queue: str, enqueue: Enqueue, target: Target, method: str) -> None:
+def test_every_method(emulator: Emulator, queue: str, target: Target, method: str) -> None:
     """A task is sent with its own method; POST, PUT and PATCH carry the body."""
     body = b"body" if method in {"POST", "PUT", "PATCH"} else b""
-    enqueue(queue, target.url, {"http_method": method, "body": body})
+    emulator.enqueue(queue, target.url, {"http_method": method, "body": body})
     (request,) = target.wait()
     assert (request.method, request.body) == (method, body)
 
 
-def test_the_recorded_sequence_of_answers(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
-) -> None:
+def test_the_recorded_sequence_of_answers(emulator: Emulator, target: Target) -> None:
     """The counts on each attempt are those recorded from the real service: 5xx do not count as executions."""
-    queue = make_queue(retry_config={"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}})
+    queue = emulator.make_queue(retry_config={"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}})
     target.script(503, 404, 429, 500, 302, 200)
-    task = enqueue(queue, target.url)
+    task = emulator.enqueue(queue, target.url)
     requests = target.wait(6)
     assert [counts(request) for request in requests] == [
         ("0", "0", None, None),
@@ -91,13 +89,11 @@ def test_the_recorded_sequence_of_answers(
     assert len(target.received) == 6
 
 
-def test_a_deadline_that_passes(
-    emulator: Emulator, queue: str, enqueue: Enqueue, target: Target, held_answer: HeldAnswer
-) -> None:
+def test_a_deadline_that_passes(emulator: Emulator, queue: str, target: Target) -> None:
     """An attempt without an answer ends at the deadline; the next one names 504, and no response is counted."""
-    held = held_answer()
+    held = target.hold()
     target.script(held)
-    task = enqueue(queue, target.url, dispatch_deadline={"seconds": 15})
+    task = emulator.enqueue(queue, target.url, dispatch_deadline={"seconds": 15})
     target.wait()
     emulator.client.pause_queue(name=queue)
     emulator.advance(16)
@@ -109,9 +105,9 @@ def test_a_deadline_that_passes(
     assert counts(target.wait(2)[1]) == ("1", "0", "504", "")
 
 
-def test_every_task_is_sent_once(emulator: Emulator, make_queue: MakeQueue, target: Target) -> None:
+def test_every_task_is_sent_once(emulator: Emulator, target: Target) -> None:
     """Many tasks of several queues all arrive, each of them once."""
-    queues = [make_queue() for _ in range(4)]
+    queues = [emulator.make_queue() for _ in range(4)]
     for number in range(3):
         for queue in queues:
             url = f"{target.url}/{queue.rpartition('/')[2]}/{number}"
@@ -124,10 +120,10 @@ def test_every_task_is_sent_once(emulator: Emulator, make_queue: MakeQueue, targ
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 206, 299, 304])
-def test_answers_that_end_a_task(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target, status: int) -> None:
+def test_answers_that_end_a_task(emulator: Emulator, queue: str, target: Target, status: int) -> None:
     """Every 2xx, and 304, is a success: the task is deleted after one attempt."""
     target.script(status)
-    task = enqueue(queue, target.url)
+    task = emulator.enqueue(queue, target.url)
     emulator.gone(task.name)
     assert len(target.received) == 1
 
@@ -141,13 +137,11 @@ def test_answers_that_end_a_task(emulator: Emulator, queue: str, enqueue: Enqueu
         (504, "DEADLINE_EXCEEDED(4)"),
     ],
 )  # fmt: skip
-def test_answers_that_fail_an_attempt(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, status: int, code: str
-) -> None:
+def test_answers_that_fail_an_attempt(emulator: Emulator, target: Target, status: int, code: str) -> None:
     """Any other answer is kept as the last attempt's status, in canonical form."""
-    queue = make_queue(retry_config={"min_backoff": {"seconds": 100}})
+    queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": 100}})
     target.script(status)
-    task = emulator.answered(enqueue(queue, target.url).name, 1)
+    task = emulator.answered(emulator.enqueue(queue, target.url).name, 1)
     attempt = task.last_attempt
     assert attempt.response_status.message == f"{code}: HTTP status code {status}"
     assert code.endswith(f"({attempt.response_status.code})")
@@ -157,9 +151,9 @@ def test_answers_that_fail_an_attempt(
     assert (task.dispatch_count, task.response_count) == (1, 1)
 
 
-def test_a_refused_connection(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, free_port: int) -> None:
+def test_a_refused_connection(emulator: Emulator, free_port: int) -> None:
     """A refused connection is an attempt without a response."""
-    queue = make_queue(retry_config={"min_backoff": {"seconds": 100}})
-    task = emulator.tried(enqueue(queue, f"http://127.0.0.1:{free_port}/").name)
+    queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": 100}})
+    task = emulator.tried(emulator.enqueue(queue, f"http://127.0.0.1:{free_port}/").name)
     assert task.last_attempt.response_status.message == "UNKNOWN(2): HTTP status code 0"
     assert (task.dispatch_count, task.response_count) == (1, 0)

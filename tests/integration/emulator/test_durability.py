@@ -15,9 +15,9 @@ from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2
 from google.cloud.logging_v2.services.logging_service_v2.transports import LoggingServiceV2GrpcTransport
 
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
+from tests.integration.emulator.conftest import NOWHERE
 
 QUEUE = f"{LOCATION}/queues/durable"
-NOWHERE = "http://127.0.0.1:9/"
 TASKS = 5_000
 WORKERS = 16
 NAMES = [f"{QUEUE}/tasks/t{number}" for number in range(TASKS)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from google.api_core.exceptions import AlreadyExists, FailedPrecondition, NotFound
 
-from tests.integration.conftest import LOCATION, StartEmulator, Target
+from tests.integration.conftest import LOCATION, Emulator, StartEmulator, Target, options
 
 QUEUE = f"{LOCATION}/queues/flags"
 TASK = {"parent": QUEUE, "task": {"name": f"{QUEUE}/tasks/a", "http_request": {"url": "http://127.0.0.1:9/"}}}
@@ -29,40 +29,42 @@ def test_hard_reset_on_purge(start_emulator: StartEmulator, tmp_path: Path) -> N
     assert second.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
 
 
-def test_lives_of_tombstones(start_emulator: StartEmulator) -> None:
+@options("--task-tombstone", "100", "--queue-tombstone", "50", "--queue", QUEUE)
+def test_lives_of_tombstones(emulator: Emulator) -> None:
     """`--task-tombstone` and `--queue-tombstone` say for how long names stay taken."""
-    emulator = start_emulator("--task-tombstone", "100", "--queue-tombstone", "50", "--queue", QUEUE)
-    client = emulator.client
-    client.pause_queue(name=QUEUE)
-    client.create_task(TASK)
-    client.delete_task(name=f"{QUEUE}/tasks/a")
+    emulator.client.pause_queue(name=QUEUE)
+    emulator.client.create_task(TASK)
+    emulator.client.delete_task(name=f"{QUEUE}/tasks/a")
     emulator.advance(90)
     with pytest.raises(AlreadyExists):
-        client.create_task(TASK)
+        emulator.client.create_task(TASK)
     emulator.advance(11)
-    client.create_task(TASK)
-    client.delete_queue(name=QUEUE)
+    emulator.client.create_task(TASK)
+    emulator.client.delete_queue(name=QUEUE)
     emulator.advance(40)
     with pytest.raises(FailedPrecondition):
-        client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
+        emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
     emulator.advance(11)
-    client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
-    assert client.create_task(TASK).name == f"{QUEUE}/tasks/a"
-
-
-def test_a_new_queue_takes_its_time(start_emulator: StartEmulator) -> None:
-    """With `--new-queue-delay` a new queue is not found at first, as on the service."""
-    emulator = start_emulator("--new-queue-delay", "60")
     emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
-    with pytest.raises(NotFound, match="wait at least a minute for the queue to initialize"):
-        emulator.client.create_task(TASK)
-    emulator.advance(61)
     assert emulator.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
 
 
-def test_queues_on_demand(start_emulator: StartEmulator, target: Target) -> None:
+@options("--new-queue-delay", "3600")
+def test_a_new_queue_takes_its_time(emulator: Emulator) -> None:
+    """With `--new-queue-delay` a new queue is not found at first, as on the service."""
+    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
+    with pytest.raises(NotFound, match="wait at least a minute for the queue to initialize"):
+        emulator.client.create_task(TASK)
+    emulator.advance(3590)
+    with pytest.raises(NotFound):
+        emulator.client.create_task(TASK)
+    emulator.advance(11)
+    assert emulator.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
+
+
+@options("--create-queues-on-demand")
+def test_queues_on_demand(emulator: Emulator, target: Target) -> None:
     """With `--create-queues-on-demand` a task makes its queue."""
-    emulator = start_emulator("--create-queues-on-demand")
     emulator.client.create_task({"parent": QUEUE, "task": {"http_request": {"url": target.url}}})
     assert target.wait()[0].headers["x-cloudtasks-queuename"] == "flags"
     assert emulator.client.get_queue(name=QUEUE).name == QUEUE

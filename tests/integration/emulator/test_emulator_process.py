@@ -17,7 +17,7 @@ from google.api_core.exceptions import ServiceUnavailable
 from google.cloud import tasks_v2
 
 from cloudtasks_nb.client.emulator_process import hold
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, HeldAnswer, StartEmulator, Target
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
 
 QUEUE = f"{LOCATION}/queues/seeded"
 #: Takes a lease and then waits for the end of its standard input.
@@ -174,13 +174,11 @@ def slow_queue(emulator: Emulator, target: Target) -> list[str]:
     return names
 
 
-def test_attempts_in_flight_may_end(
-    start_emulator: StartEmulator, tmp_path: Path, target: Target, held_answer: HeldAnswer
-) -> None:
+def test_attempts_in_flight_may_end(start_emulator: StartEmulator, tmp_path: Path, target: Target) -> None:
     """After a signal to stop no attempt starts, and the result of those in flight is kept."""
     arguments = ("--data-dir", str(tmp_path), "--grace", "600")
     emulator = start_emulator(*arguments)
-    answer = held_answer()
+    answer = target.hold()
     target.script(answer)
     done, left = slow_queue(emulator, target)
     emulator.process.terminate()
@@ -198,16 +196,11 @@ def test_attempts_in_flight_may_end(
 
 @pytest.mark.parametrize(("grace", "signals"), [("0", 1), ("600", 2)])
 def test_attempts_in_flight_are_cancelled(
-    start_emulator: StartEmulator,
-    tmp_path: Path,
-    target: Target,
-    held_answer: HeldAnswer,
-    grace: str,
-    signals: int,
+    start_emulator: StartEmulator, tmp_path: Path, target: Target, grace: str, signals: int
 ) -> None:
     """When the grace period is over, or after a second signal, the emulator ends; the task is due at the next start."""
     emulator = start_emulator("--data-dir", str(tmp_path), "--grace", grace)
-    target.script(held_answer(), held_answer())
+    target.script(target.hold(), target.hold())
     first, second = slow_queue(emulator, target)
     emulator.process.terminate()
     if signals > 1:
@@ -220,12 +213,10 @@ def test_attempts_in_flight_are_cancelled(
     assert {task.name for task in again.client.list_tasks(parent=QUEUE)} == {first, second}
 
 
-def test_an_emulator_that_stops_gives_no_lease(
-    start_emulator: StartEmulator, target: Target, held_answer: HeldAnswer
-) -> None:
+def test_an_emulator_that_stops_gives_no_lease(start_emulator: StartEmulator, target: Target) -> None:
     """Who asks for a lease during the grace period is refused, and starts an emulator of its own."""
     emulator = start_emulator("--grace", "600")
-    target.script(held_answer())
+    target.script(target.hold())
     slow_queue(emulator, target)
     emulator.process.terminate()
     emulator.until(lambda: stops(emulator))

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import requests
-from google.cloud import tasks_v2
 
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
 
@@ -34,21 +33,21 @@ def send(emulator: Emulator, method: str, path: str, body: Any = None) -> tuple[
     return answer.status_code, answer.json()
 
 
-def test_a_queue_has_the_settings_of_its_function(emulator: Emulator, client: tasks_v2.CloudTasksClient) -> None:
+def test_a_queue_has_the_settings_of_its_function(emulator: Emulator) -> None:
     """What `onTaskDispatched` says becomes the queue's settings; what it leaves out is as firebase-tools deploys it."""
     given = {"retryConfig": {"maxAttempts": 5, "maxRetrySeconds": None}, "rateLimits": {"maxDispatchesPerSecond": 7}}
     status, made = send(emulator, "POST", QUEUE, given | {"retry": False, "timeoutSeconds": 60})
     assert status == 200
     assert made["taskQueueConfig"]["retryConfig"]["maxAttempts"] == 5
     assert made["taskQueueConfig"]["rateLimits"] == {"maxConcurrentDispatches": 1000, "maxDispatchesPerSecond": 7}
-    queue = client.get_queue(name=QUEUE)
+    queue = emulator.client.get_queue(name=QUEUE)
     assert queue.rate_limits.max_dispatches_per_second == 7
     retry = queue.retry_config
     assert (retry.max_attempts, retry.max_doublings) == (5, 16)
     assert (retry.min_backoff.total_seconds(), retry.max_backoff.total_seconds()) == (0.1, 3600)
     # The functions emulator sends it again whenever the code of the functions changes.
     assert send(emulator, "POST", QUEUE, {"retryConfig": {"minBackoffSeconds": 2.5, "maxRetrySeconds": 60}})[0] == 200
-    changed = client.get_queue(name=QUEUE)
+    changed = emulator.client.get_queue(name=QUEUE)
     assert changed.retry_config.max_attempts == 3
     assert changed.retry_config.min_backoff.total_seconds() == 2.5
     assert changed.retry_config.max_retry_duration.total_seconds() == 60
@@ -99,10 +98,10 @@ def test_a_url_of_its_own_is_kept(emulator: Emulator, target: Target) -> None:
     target.wait()
 
 
-def test_duplicates_and_deletion(emulator: Emulator, client: tasks_v2.CloudTasksClient) -> None:
+def test_duplicates_and_deletion(emulator: Emulator) -> None:
     """An id that is taken is refused with 409; a task can be deleted once."""
     send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
-    client.pause_queue(name=QUEUE)
+    emulator.client.pause_queue(name=QUEUE)
     name = f"{QUEUE}/tasks/one"
     named = {"task": TASK | {"name": name, "scheduleTime": "2020-01-01T00:00:00.000Z", "dispatchDeadline": "30s"}}
     status, made = send(emulator, "POST", f"{QUEUE}/tasks", named)
@@ -111,7 +110,7 @@ def test_duplicates_and_deletion(emulator: Emulator, client: tasks_v2.CloudTasks
     assert (status, refused["error"]["status"]) == (409, "ALREADY_EXISTS")
     assert send(emulator, "DELETE", name) == (200, {})
     assert send(emulator, "DELETE", name)[0] == 404
-    client.resume_queue(name=QUEUE)
+    emulator.client.resume_queue(name=QUEUE)
 
 
 def test_a_queue_that_does_not_exist(emulator: Emulator) -> None:

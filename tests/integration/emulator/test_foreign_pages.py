@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import LOCATION, NO_HEADERS, PATIENCE, Emulator, StartEmulator
+from tests.integration.conftest import LOCATION, NO_HEADERS, PATIENCE, Emulator, options
 
 QUEUE = f"{LOCATION}/queues/mine"
 JSON = {"Content-Type": "application/json"}
@@ -74,13 +74,16 @@ def ask(
         connection.close()
 
 
-@pytest.mark.parametrize("foreign", FOREIGN, ids=str)
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(
+    ("route", "foreign"),
+    [*((route, FOREIGN[0]) for route in ROUTES), *((ROUTES[0], foreign) for foreign in FOREIGN[1:])],
+    ids=str,
+)
 def test_pages_of_other_sites_are_refused(
-    emulator: Emulator, method: str, path: str, foreign: Mapping[str, str]
+    emulator: Emulator, route: tuple[str, str], foreign: Mapping[str, str]
 ) -> None:
-    """On every route the answer is 403; its JSON says why and what to do."""
-    status, content = ask(emulator, method, path, {**JSON, **foreign})
+    """On every route, and for every foreign header, the answer is 403; its JSON says why and what to do."""
+    status, content = ask(emulator, *route, {**JSON, **foreign})
     assert (status, content["error"]["code"], content["error"]["status"]) == (403, 403, "PERMISSION_DENIED")
     assert "--allow-host" in content["error"]["message"] or "Send it from a program" in content["error"]["message"]
 
@@ -92,9 +95,9 @@ def test_programs_and_local_pages_are_answered(emulator: Emulator, own: Mapping[
     assert ask(emulator, "POST", "/admin/clock", {**JSON, **own}, b"{}") == (200, None)
 
 
-def test_names_that_are_allowed(start_emulator: StartEmulator) -> None:
+@options("--host", "127.0.0.2", "--allow-host", "Emulator", "--allow-host", "hub.example:443")
+def test_names_that_are_allowed(emulator: Emulator) -> None:
     """A host of `--allow-host` may be the Host or the Origin of a request; the address listened on is known too."""
-    emulator = start_emulator("--host", "127.0.0.2", "--allow-host", "Emulator", "--allow-host", "hub.example:443")
     for headers in ({"Host": "emulator:8124"}, {"Origin": "https://hub.example"}, {"Host": "127.0.0.2"}):
         assert ask(emulator, "GET", "/health", headers)[0] == 200
     status, content = ask(emulator, "GET", "/health", {"Host": "other:80"})

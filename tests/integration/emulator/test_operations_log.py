@@ -18,7 +18,7 @@ from google.protobuf.json_format import MessageToDict
 
 from cloudtasks_nb._names import LOG_IMMEDIATE_METADATA, QueueName
 from cloudtasks_nb.service.costs import log_bytes
-from tests.integration.conftest import LOCATION, Emulator, Enqueue, HeldAnswer, MakeQueue, StartEmulator, Target
+from tests.integration.conftest import LOCATION, Emulator, Target, options
 
 LOGGED = {"stackdriver_logging_config": {"sampling_ratio": 1.0}}
 QUICK = {"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}}
@@ -51,7 +51,7 @@ class Log:
         return entries
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def log(emulator: Emulator) -> Log:
     """Give a reader of the emulator's log."""
     return Log(emulator)
@@ -68,12 +68,10 @@ def kind(entry: LogEntry) -> str:
     return name
 
 
-def test_a_success_is_three_entries(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
-) -> None:
+def test_a_success_is_three_entries(emulator: Emulator, target: Target, log: Log) -> None:
     """Creation, dispatch and response are logged, with the names, labels and fields of the real service."""
-    queue = make_queue(**LOGGED)
-    task = enqueue(queue, target.url, {"http_method": "PUT"})
+    queue = emulator.make_queue(**LOGGED)
+    task = emulator.enqueue(queue, target.url, {"http_method": "PUT"})
     entries = log.wait(queue, 3)
     assert [kind(entry) for entry in entries] == list(KINDS)
     created, dispatched, answered = (payload(entry)[kind(entry)] for entry in entries)
@@ -102,24 +100,20 @@ def test_a_success_is_three_entries(
     emulator.gone(task.name)
 
 
-def test_entries_are_as_large_as_plans_assume(
-    make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
-) -> None:
+def test_entries_are_as_large_as_plans_assume(emulator: Emulator, target: Target, log: Log) -> None:
     """The bytes of log that a plan prices are those of a task's three entries as JSON."""
-    queue = make_queue(**LOGGED)
-    enqueue(queue, target.url, name=f"{queue}/tasks/{'a' * 31}")
+    queue = emulator.make_queue(**LOGGED)
+    emulator.enqueue(queue, target.url, name=f"{queue}/tasks/{'a' * 31}")
     entries = [orjson.dumps(MessageToDict(LogEntry.pb(entry))) for entry in log.wait(queue, 3)]
     assumed = log_bytes(QueueName.parse(queue), len(f"POST {target.url}"))
     assert sum(map(len, entries)) == pytest.approx(assumed, rel=0.01)
 
 
-def test_a_failure_tells_status_and_retry_time(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
-) -> None:
+def test_a_failure_tells_status_and_retry_time(emulator: Emulator, target: Target, log: Log) -> None:
     """A failed attempt is an ERROR with its canonical status and the time of the next attempt."""
-    queue = make_queue(**LOGGED, retry_config={"min_backoff": {"seconds": 60}})
+    queue = emulator.make_queue(**LOGGED, retry_config={"min_backoff": {"seconds": 60}})
     target.script(503)
-    task = emulator.answered(enqueue(queue, target.url).name, 1)
+    task = emulator.answered(emulator.enqueue(queue, target.url).name, 1)
     entry = log.wait(queue, 3)[-1]
     answered = payload(entry)["attemptResponseLog"]
     assert entry.severity == ERROR
@@ -128,26 +122,22 @@ def test_a_failure_tells_status_and_retry_time(
     assert abs((retry_time - task.schedule_time).total_seconds()) < 1e-3
 
 
-def test_the_last_failure_is_seen_by_its_count(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
-) -> None:
+def test_the_last_failure_is_seen_by_its_count(emulator: Emulator, target: Target, log: Log) -> None:
     """A task that was given up has as many dispatches as attempts allowed, and no retry time."""
-    queue = make_queue(**LOGGED, retry_config={"max_attempts": 3, **QUICK})
+    queue = emulator.make_queue(**LOGGED, retry_config={"max_attempts": 3, **QUICK})
     target.script(500, 404, 500)
-    emulator.gone(enqueue(queue, target.url).name)
+    emulator.gone(emulator.enqueue(queue, target.url).name)
     entries = [payload(entry)["attemptResponseLog"] for entry in log.wait(queue, 7) if kind(entry) == KINDS[2]]
     assert [entry["status"] for entry in entries] == ["INTERNAL", "NOT_FOUND", "INTERNAL"]
     assert [entry["dispatchCount"] for entry in entries] == ["1", "2", "3"]
     assert ["retryTime" in entry for entry in entries] == [True, True, False]
 
 
-def test_a_timeout_has_no_response(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log, held_answer: HeldAnswer
-) -> None:
+def test_a_timeout_has_no_response(emulator: Emulator, target: Target, log: Log) -> None:
     """An attempt that ran into its deadline counts no response."""
-    queue = make_queue(**LOGGED, retry_config={"max_attempts": 1})
-    target.script(held_answer())
-    task = enqueue(queue, target.url, dispatch_deadline={"seconds": 15})
+    queue = emulator.make_queue(**LOGGED, retry_config={"max_attempts": 1})
+    target.script(target.hold())
+    task = emulator.enqueue(queue, target.url, dispatch_deadline={"seconds": 15})
     target.wait()
     emulator.advance(15)
     emulator.gone(task.name)
@@ -155,24 +145,20 @@ def test_a_timeout_has_no_response(
     assert (answered["status"], answered["dispatchCount"], answered["responseCount"]) == ("DEADLINE_EXCEEDED", "1", "0")
 
 
-def test_no_sampling_no_log(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
-) -> None:
+def test_no_sampling_no_log(emulator: Emulator, target: Target, log: Log) -> None:
     """A queue with Google's default sampling ratio of 0 writes nothing."""
-    silent, loud = make_queue(), make_queue(**LOGGED)
+    silent, loud = emulator.make_queue(), emulator.make_queue(**LOGGED)
     for queue in (silent, loud):
-        emulator.gone(enqueue(queue, target.url).name)
+        emulator.gone(emulator.enqueue(queue, target.url).name)
     log.wait(loud, 3)
     assert log.read(silent) == []
 
 
-def test_pages_and_filters(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log
-) -> None:
+def test_pages_and_filters(emulator: Emulator, target: Target, log: Log) -> None:
     """The log is paged, ordered both ways, and filtered by time, status and task."""
-    queue = make_queue(**LOGGED, retry_config={"max_attempts": 2, **QUICK})
+    queue = emulator.make_queue(**LOGGED, retry_config={"max_attempts": 2, **QUICK})
     target.script(500, 500)
-    task = enqueue(queue, target.url)
+    task = emulator.enqueue(queue, target.url)
     emulator.gone(task.name)
     entries = log.wait(queue, 5)
     assert log.read(queue, page_size=2) == entries
@@ -192,49 +178,41 @@ def test_pages_and_filters(
     ]
 
 
-def test_other_projects_have_other_logs(make_queue: MakeQueue, enqueue: Enqueue, target: Target, log: Log) -> None:
+def test_other_projects_have_other_logs(emulator: Emulator, target: Target, log: Log) -> None:
     """Entries belong to the project of their queue."""
-    queue = make_queue(**LOGGED)
-    enqueue(queue, target.url)
+    queue = emulator.make_queue(**LOGGED)
+    emulator.enqueue(queue, target.url)
     log.wait(queue, 3)
     assert list(log.client.list_log_entries({"resource_names": ["projects/somebody-else"]})) == []
 
 
-def test_entries_come_late(start_emulator: StartEmulator, target: Target) -> None:
+@options("--log-delay", "3600")
+def test_entries_come_late(emulator: Emulator, target: Target, log: Log) -> None:
     """With `--log-delay` entries can be read only after the delay, as on the real service."""
-    queue = f"{LOCATION}/queues/late"
-    emulator = start_emulator("--log-delay", "300")
-    log = Log(emulator)
-    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": queue, **LOGGED}})
-    task = emulator.client.create_task({"parent": queue, "task": {"http_request": {"url": target.url}}})
-    emulator.gone(task.name)
+    queue = emulator.make_queue(**LOGGED)
+    emulator.gone(emulator.enqueue(queue, target.url).name)
     assert log.read(queue) == []
-    emulator.advance(301)
+    emulator.advance(3601)
     entries = log.wait(queue, 3)
-    assert (entries[0].receive_timestamp - entries[0].timestamp).total_seconds() >= 300
+    assert (entries[0].receive_timestamp - entries[0].timestamp).total_seconds() >= 3600
 
 
 @pytest.mark.parametrize(
-    ("arguments", "immediate"),
-    [((), "true"), (("--log-delay", "1"), "false"), (("--log-index-delay", "0.05:45", "0.01:600"), "false")],
+    ("cloud_tasks_emulator_arguments", "immediate"),
+    [([], "true"), (["--log-delay", "3600"], "false"), (["--log-index-delay", "0.05:45", "0.01:600"], "false")],
 )
-def test_metadata_says_whether_the_log_is_immediate(
-    start_emulator: StartEmulator, arguments: tuple[str, ...], immediate: str
-) -> None:
+def test_metadata_says_whether_the_log_is_immediate(emulator: Emulator, immediate: str) -> None:
     """The trailing metadata of each call says whether entries can be read at once."""
-    emulator = start_emulator(*arguments)
     method = emulator.channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/ListQueues")
     _, call = method.with_call(tasks_v2.ListQueuesRequest.serialize(tasks_v2.ListQueuesRequest(parent=LOCATION)))
     assert dict(call.trailing_metadata())[LOG_IMMEDIATE_METADATA] == immediate
 
 
-def test_a_regular_expression_takes_linear_time(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, log: Log
-) -> None:
+def test_a_regular_expression_takes_linear_time(emulator: Emulator, log: Log) -> None:
     """A pattern that a backtracking engine would try for ages is answered, and a wrong one is refused by RE2."""
-    queue = make_queue(**LOGGED)
+    queue = emulator.make_queue(**LOGGED)
     emulator.client.pause_queue(name=queue)
-    enqueue(queue, "http://127.0.0.1:9/" + 60 * "a")
+    emulator.enqueue(queue, "http://127.0.0.1:9/" + 60 * "a")
     address = "AND jsonPayload.taskCreationLog.targetAddress=~"
     assert len(log.read(queue, f'{address}"/a+$"')) == 1
     assert log.read(queue, f'{address}"(a|aa)+b"') == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.integration.conftest import Emulator, Enqueue, MakeQueue, Target
+from tests.integration.conftest import Emulator, Target
 
 BOTH_TRANSPORTS = True
 NOWHERE = "https://nowhere.invalid:1/old?a=1"
@@ -15,10 +15,10 @@ def override(target: Target, **fields: object) -> dict[str, Any]:
     return {"uri_override": {"scheme": "HTTP", "host": "127.0.0.1", "port": target.port, **fields}}
 
 
-def test_it_reroutes_tasks_that_wait_already(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target) -> None:
+def test_it_reroutes_tasks_that_wait_already(emulator: Emulator, queue: str, target: Target) -> None:
     """The override of a queue counts for tasks created before it."""
     emulator.client.pause_queue(name=queue)
-    task = enqueue(queue, NOWHERE, {"body": b"kept"})
+    task = emulator.enqueue(queue, NOWHERE, {"body": b"kept"})
     emulator.client.update_queue({"queue": {"name": queue, "http_target": override(target)}})
     emulator.client.resume_queue(name=queue)
     (request,) = target.wait()
@@ -27,30 +27,28 @@ def test_it_reroutes_tasks_that_wait_already(emulator: Emulator, queue: str, enq
     emulator.gone(task.name)
 
 
-def test_it_is_not_seen_in_the_task(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
-) -> None:
+def test_it_is_not_seen_in_the_task(emulator: Emulator, target: Target) -> None:
     """The task keeps its own URL in the API."""
-    queue = make_queue(http_target=override(target), retry_config={"min_backoff": {"seconds": 100}})
+    queue = emulator.make_queue(http_target=override(target), retry_config={"min_backoff": {"seconds": 100}})
     target.script(500)
-    task = emulator.answered(enqueue(queue, NOWHERE).name, 1)
+    task = emulator.answered(emulator.enqueue(queue, NOWHERE).name, 1)
     assert task.http_request.url == NOWHERE
     assert emulator.client.get_queue(name=queue).http_target.uri_override.port == target.port
 
 
-def test_method_and_headers(make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
+def test_method_and_headers(emulator: Emulator, target: Target) -> None:
     """The queue's method replaces the task's; its headers replace those of the same name and add others."""
     headers = [{"header": {"key": "X-A", "value": "queue"}}, {"header": {"key": "X-B", "value": "queue"}}]
-    queue = make_queue(http_target={**override(target), "http_method": "PUT", "header_overrides": headers})
-    enqueue(queue, NOWHERE, {"headers": {"x-a": "task", "X-C": "task"}, "body": b"body"})
+    queue = emulator.make_queue(http_target={**override(target), "http_method": "PUT", "header_overrides": headers})
+    emulator.enqueue(queue, NOWHERE, {"headers": {"x-a": "task", "X-C": "task"}, "body": b"body"})
     (request,) = target.wait()
     assert (request.method, request.body) == ("PUT", b"body")
     assert [request.headers.get(name) for name in ("x-a", "x-b", "x-c")] == ["queue", "queue", "task"]
 
 
-def test_a_get_override_drops_the_body(make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
+def test_a_get_override_drops_the_body(emulator: Emulator, target: Target) -> None:
     """A body is not sent with a method that has none."""
-    queue = make_queue(http_target={**override(target), "http_method": "GET"})
-    enqueue(queue, NOWHERE, {"body": b"body"})
+    queue = emulator.make_queue(http_target={**override(target), "http_method": "GET"})
+    emulator.enqueue(queue, NOWHERE, {"body": b"body"})
     (request,) = target.wait()
     assert (request.method, request.body) == ("GET", b"")

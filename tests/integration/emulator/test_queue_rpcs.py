@@ -7,16 +7,16 @@ from google.api_core.exceptions import BadRequest
 from google.cloud import tasks_v2
 from google.protobuf.duration_pb2 import Duration
 
-from tests.integration.conftest import LOCATION, Emulator, Enqueue, MakeQueue, Target
+from tests.integration.conftest import LOCATION, Emulator, Target
 
 BOTH_TRANSPORTS = True
 State = tasks_v2.Queue.State
 ELSEWHERE = "projects/demo/locations/europe-west1"
 
 
-def test_a_new_queue_has_googles_defaults(client: tasks_v2.CloudTasksClient, queue: str) -> None:
+def test_a_new_queue_has_googles_defaults(emulator: Emulator, queue: str) -> None:
     """CreateQueue fills in Google's defaults."""
-    made = client.get_queue(name=queue)
+    made = emulator.client.get_queue(name=queue)
     assert made.name == queue
     assert made.state == State.RUNNING
     assert made.rate_limits.max_dispatches_per_second == 500
@@ -31,14 +31,14 @@ def test_a_new_queue_has_googles_defaults(client: tasks_v2.CloudTasksClient, que
     assert made.stackdriver_logging_config.sampling_ratio == 0
 
 
-def test_create_queue_keeps_what_is_given(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
+def test_create_queue_keeps_what_is_given(emulator: Emulator) -> None:
     """CreateQueue and GetQueue show the settings that were sent."""
-    name = make_queue(
+    name = emulator.make_queue(
         rate_limits={"max_dispatches_per_second": 0.5, "max_concurrent_dispatches": 7},
         retry_config={"max_attempts": -1, "max_retry_duration": {"seconds": 90}, "min_backoff": {"seconds": 2}},
         stackdriver_logging_config={"sampling_ratio": 0.25},
     )
-    made = client.get_queue(name=name)
+    made = emulator.client.get_queue(name=name)
     assert made.rate_limits.max_dispatches_per_second == 0.5
     assert made.rate_limits.max_concurrent_dispatches == 7
     assert made.retry_config.max_attempts == -1
@@ -48,54 +48,54 @@ def test_create_queue_keeps_what_is_given(client: tasks_v2.CloudTasksClient, mak
     assert made.stackdriver_logging_config.sampling_ratio == 0.25
 
 
-def test_list_queues_is_sorted_and_paged(client: tasks_v2.CloudTasksClient) -> None:
+def test_list_queues_is_sorted_and_paged(emulator: Emulator) -> None:
     """ListQueues gives the location's queues by name, page after page."""
     for short in ("b", "c", "a", "a-1", "B"):
-        client.create_queue(parent=ELSEWHERE, queue=tasks_v2.Queue(name=f"{ELSEWHERE}/queues/{short}"))
-    pages = list(client.list_queues({"parent": ELSEWHERE, "page_size": 2}).pages)
+        emulator.client.create_queue(parent=ELSEWHERE, queue=tasks_v2.Queue(name=f"{ELSEWHERE}/queues/{short}"))
+    pages = list(emulator.client.list_queues({"parent": ELSEWHERE, "page_size": 2}).pages)
     assert [len(page.queues) for page in pages] == [2, 2, 1]
     names = [queue.name.rpartition("/")[2] for page in pages for queue in page.queues]
     assert names == ["B", "a", "a-1", "b", "c"]
 
 
-def test_update_queue_makes_a_queue_that_is_not_there(client: tasks_v2.CloudTasksClient) -> None:
+def test_update_queue_makes_a_queue_that_is_not_there(emulator: Emulator) -> None:
     """UpdateQueue creates the queue when it is absent."""
     name = f"{LOCATION}/queues/upserted"
-    made = client.update_queue(queue=tasks_v2.Queue(name=name, retry_config={"max_backoff": Duration(seconds=5)}))
+    made = emulator.client.update_queue(
+        queue=tasks_v2.Queue(name=name, retry_config={"max_backoff": Duration(seconds=5)})
+    )
     assert made.retry_config.max_backoff.total_seconds() == 5
-    assert client.get_queue(name=name) == made
-    client.delete_queue(name=name)
+    assert emulator.client.get_queue(name=name) == made
+    emulator.client.delete_queue(name=name)
 
 
-def test_update_queue_changes_what_its_mask_names(client: tasks_v2.CloudTasksClient, make_queue: MakeQueue) -> None:
+def test_update_queue_changes_what_its_mask_names(emulator: Emulator) -> None:
     """UpdateQueue with a mask leaves all other settings as they are."""
-    name = make_queue(retry_config={"max_attempts": 3})
+    name = emulator.make_queue(retry_config={"max_attempts": 3})
     change = {"name": name, "rate_limits": {"max_dispatches_per_second": 2}, "retry_config": {"max_attempts": 9}}
     mask = {"paths": ["rate_limits.max_dispatches_per_second"]}
-    made = client.update_queue({"queue": change, "update_mask": mask})
+    made = emulator.client.update_queue({"queue": change, "update_mask": mask})
     assert (made.rate_limits.max_dispatches_per_second, made.retry_config.max_attempts) == (2, 3)
-    assert client.get_queue(name=name) == made
+    assert emulator.client.get_queue(name=name) == made
 
 
-def test_pause_and_resume(client: tasks_v2.CloudTasksClient, queue: str, enqueue: Enqueue, target: Target) -> None:
+def test_pause_and_resume(emulator: Emulator, queue: str, target: Target) -> None:
     """A paused queue accepts tasks and sends them when it is resumed."""
-    assert client.pause_queue(name=queue).state == State.PAUSED
-    assert client.get_queue(name=queue).state == State.PAUSED
-    task = enqueue(queue, target.url)
-    assert client.get_task(name=task.name).dispatch_count == 0
-    assert client.resume_queue(name=queue).state == State.RUNNING
+    assert emulator.client.pause_queue(name=queue).state == State.PAUSED
+    assert emulator.client.get_queue(name=queue).state == State.PAUSED
+    task = emulator.enqueue(queue, target.url)
+    assert emulator.client.get_task(name=task.name).dispatch_count == 0
+    assert emulator.client.resume_queue(name=queue).state == State.RUNNING
     (request,) = target.wait()
     assert task.name.endswith("/" + request.headers["x-cloudtasks-taskname"])
 
 
-def test_a_paused_queue_holds_its_retries_back(
-    emulator: Emulator, failed_once: tasks_v2.Task, make_queue: MakeQueue, enqueue: Enqueue, target: Target
-) -> None:
+def test_a_paused_queue_holds_its_retries_back(emulator: Emulator, failed_once: tasks_v2.Task, target: Target) -> None:
     """A task that failed before a pause is retried only after it."""
     queue = failed_once.name.partition("/tasks/")[0]
     emulator.client.pause_queue(name=queue)
     emulator.advance(60)
-    other = enqueue(make_queue(), target.url)
+    other = emulator.enqueue(emulator.make_queue(), target.url)
     target.wait(2)
     emulator.gone(other.name)
     assert emulator.client.get_task(name=failed_once.name).dispatch_count == 1
@@ -103,28 +103,26 @@ def test_a_paused_queue_holds_its_retries_back(
     assert target.wait(3)[2].headers["x-cloudtasks-taskretrycount"] == "1"
 
 
-def test_purge_removes_what_was_there_before(client: tasks_v2.CloudTasksClient, queue: str, enqueue: Enqueue) -> None:
+def test_purge_removes_what_was_there_before(emulator: Emulator, queue: str) -> None:
     """PurgeQueue deletes the tasks, records the time and keeps tasks that are created after it."""
-    client.pause_queue(name=queue)
-    before = [enqueue(queue, "http://127.0.0.1:9/") for _ in range(5)]
-    purged = client.purge_queue(name=queue)
+    emulator.client.pause_queue(name=queue)
+    before = [emulator.enqueue(queue, "http://127.0.0.1:9/") for _ in range(5)]
+    purged = emulator.client.purge_queue(name=queue)
     assert purged.purge_time >= before[-1].create_time
-    assert client.get_queue(name=queue).purge_time == purged.purge_time
-    assert list(client.list_tasks(parent=queue)) == []
-    after = enqueue(queue, "http://127.0.0.1:9/")
-    assert [task.name for task in client.list_tasks(parent=queue)] == [after.name]
-    assert client.get_queue(name=queue).state == State.PAUSED
+    assert emulator.client.get_queue(name=queue).purge_time == purged.purge_time
+    assert list(emulator.client.list_tasks(parent=queue)) == []
+    after = emulator.enqueue(queue, "http://127.0.0.1:9/")
+    assert [task.name for task in emulator.client.list_tasks(parent=queue)] == [after.name]
+    assert emulator.client.get_queue(name=queue).state == State.PAUSED
 
 
-def test_a_queues_name_is_free_again_after_three_days(
-    emulator: Emulator, client: tasks_v2.CloudTasksClient, queue: str
-) -> None:
+def test_a_queues_name_is_free_again_after_three_days(emulator: Emulator, queue: str) -> None:
     """A deleted queue's name can be used again when its tombstone is gone, and the new queue is empty."""
     again = {"parent": LOCATION, "queue": {"name": queue}}
-    client.delete_queue(name=queue)
+    emulator.client.delete_queue(name=queue)
     emulator.advance(3 * 86_400 - 120)
     with pytest.raises(BadRequest, match="existed too recently"):
-        client.create_queue(again)
+        emulator.client.create_queue(again)
     emulator.advance(121)
-    client.create_queue(again)
-    assert list(client.list_tasks(parent=queue)) == []
+    emulator.client.create_queue(again)
+    assert list(emulator.client.list_tasks(parent=queue)) == []

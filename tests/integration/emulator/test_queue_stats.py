@@ -7,15 +7,15 @@ from datetime import timedelta
 import pytest
 from google.cloud import tasks_v2beta3
 
-from tests.integration.conftest import LOCATION, Emulator, Enqueue, HeldAnswer, MakeQueue, Target
+from tests.integration.conftest import LOCATION, Emulator, Target
+from tests.integration.emulator.conftest import NOWHERE
 
 BOTH_TRANSPORTS = True
-NOWHERE = "http://127.0.0.1:9/"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def beta(emulator: Emulator) -> tasks_v2beta3.CloudTasksClient:
-    """Give Google's v2beta3 client on the file's emulator."""
+    """Give Google's v2beta3 client on the emulator."""
     client: tasks_v2beta3.CloudTasksClient = emulator.connect(tasks_v2beta3.CloudTasksClient)
     return client
 
@@ -25,31 +25,22 @@ def stats(beta: tasks_v2beta3.CloudTasksClient, queue: str) -> tasks_v2beta3.Que
     return beta.get_queue({"name": queue, "read_mask": "stats"}).stats
 
 
-def test_list_queues_with_statistics(
-    beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue
-) -> None:
+def test_list_queues_with_statistics(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator) -> None:
     """ListQueues gives the statistics of every queue."""
-    filled, empty = make_queue(), make_queue()
+    filled, empty = emulator.make_queue(), emulator.make_queue()
     emulator.client.pause_queue(name=filled)
     for _ in range(3):
-        enqueue(filled, NOWHERE)
+        emulator.enqueue(filled, NOWHERE)
     listed = {q.name: q.stats.tasks_count for q in beta.list_queues({"parent": LOCATION, "read_mask": "name,stats"})}
     assert (listed[filled], listed[empty]) == (3, 0)
 
 
-def test_the_counts_follow_the_tasks(
-    beta: tasks_v2beta3.CloudTasksClient,
-    emulator: Emulator,
-    make_queue: MakeQueue,
-    enqueue: Enqueue,
-    target: Target,
-    held_answer: HeldAnswer,
-) -> None:
+def test_the_counts_follow_the_tasks(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, target: Target) -> None:
     """Waiting and running tasks, and the answers of the last minute, are counted."""
-    queue = make_queue(rate_limits={"max_concurrent_dispatches": 1})
-    held = held_answer()
+    queue = emulator.make_queue(rate_limits={"max_concurrent_dispatches": 1})
+    held = target.hold()
     target.script(held)
-    tasks = [enqueue(queue, target.url) for _ in range(3)]
+    tasks = [emulator.enqueue(queue, target.url) for _ in range(3)]
     target.wait()
     running = stats(beta, queue)
     assert (running.tasks_count, running.concurrent_dispatches_count) == (3, 1)
@@ -63,16 +54,14 @@ def test_the_counts_follow_the_tasks(
     assert stats(beta, queue).executed_last_minute_count == 0
 
 
-def test_the_next_schedule_time(
-    beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, queue: str, enqueue: Enqueue
-) -> None:
+def test_the_next_schedule_time(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, queue: str) -> None:
     """`oldest_estimated_arrival_time` is the nearest schedule time, and the rate is the queue's."""
     emulator.client.pause_queue(name=queue)
-    now = enqueue(queue, NOWHERE).schedule_time
+    now = emulator.enqueue(queue, NOWHERE).schedule_time
     (first,) = emulator.client.list_tasks(parent=queue)
     emulator.client.delete_task(name=first.name)
     for hours in (5, 2, 9):
-        enqueue(queue, NOWHERE, schedule_time=now + timedelta(hours=hours))
+        emulator.enqueue(queue, NOWHERE, schedule_time=now + timedelta(hours=hours))
     shown = stats(beta, queue)
     assert shown.oldest_estimated_arrival_time == now + timedelta(hours=2)
     assert shown.effective_execution_rate == 500
@@ -85,12 +74,10 @@ def test_an_empty_queue_has_no_oldest_task(beta: tasks_v2beta3.CloudTasksClient,
     assert "oldest_estimated_arrival_time" not in empty
 
 
-def test_tasks_of_v2_are_tasks_of_v2beta3(
-    beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, queue: str, enqueue: Enqueue
-) -> None:
+def test_tasks_of_v2_are_tasks_of_v2beta3(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, queue: str) -> None:
     """Both versions show the same tasks, each in its own form."""
     emulator.client.pause_queue(name=queue)
-    made = enqueue(queue, NOWHERE, {"body": b"body", "headers": {"X-A": "1"}})
+    made = emulator.enqueue(queue, NOWHERE, {"body": b"body", "headers": {"X-A": "1"}})
     for shown in (
         beta.get_task({"name": made.name, "response_view": "FULL"}),
         *beta.list_tasks({"parent": queue, "response_view": "FULL"}),

@@ -16,13 +16,13 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksRestTransport
 
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Enqueue, MakeQueue, Target
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Target
+from tests.integration.emulator.conftest import NOWHERE
 
-NOWHERE = "http://127.0.0.1:9/"
 State = tasks_v2.Queue.State
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def rest(emulator: Emulator) -> Iterator[tasks_v2.CloudTasksClient]:
     """Give Google's own client over REST."""
     transport = CloudTasksRestTransport(host=emulator.ready["http"], credentials=AnonymousCredentials())
@@ -30,27 +30,27 @@ def rest(emulator: Emulator) -> Iterator[tasks_v2.CloudTasksClient]:
         yield client
 
 
-def test_the_log(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue) -> None:
+def test_the_log(emulator: Emulator) -> None:
     """The operations log is read with the call of Cloud Logging's REST API."""
-    queue = make_queue(stackdriver_logging_config={"sampling_ratio": 1.0})
-    name = enqueue(queue, NOWHERE).name
+    queue = emulator.make_queue(stackdriver_logging_config={"sampling_ratio": 1.0})
+    name = emulator.enqueue(queue, NOWHERE).name
     request = {"resourceNames": ["projects/demo"], "filter": f'jsonPayload.task="{name}"', "orderBy": "timestamp asc"}
     (entry, *_) = emulator.request("POST", "/v2/entries:list", request)["entries"]
     assert (entry["jsonPayload"]["task"], entry["jsonPayload"]["taskCreationLog"]["status"]) == (name, "OK")
 
 
-def test_both_protocols_show_the_same(rest: tasks_v2.CloudTasksClient, client: tasks_v2.CloudTasksClient) -> None:
+def test_both_protocols_show_the_same(emulator: Emulator, rest: tasks_v2.CloudTasksClient) -> None:
     """Queues and tasks are the same over gRPC and over REST, with all that Google fills in."""
     queue = f"{LOCATION}/queues/both"
     made = rest.create_queue({"parent": LOCATION, "queue": {"name": queue, "retry_config": {"max_attempts": 3}}})
-    assert made == rest.get_queue(name=queue) == client.get_queue(name=queue)
+    assert made == rest.get_queue(name=queue) == emulator.client.get_queue(name=queue)
     paused = rest.pause_queue(name=queue)
-    assert paused == client.get_queue(name=queue) != made
+    assert paused == emulator.client.get_queue(name=queue) != made
     http = {"url": NOWHERE, "body": b"\x00\xff", "headers": {"X-A": "1"}, "http_method": "PUT"}
     task = rest.create_task({"parent": queue, "task": {"http_request": http}, "response_view": "FULL"})
-    assert task == client.get_task({"name": task.name, "response_view": "FULL"})
-    assert rest.get_task(name=task.name) == client.get_task(name=task.name) != task
-    assert list(rest.list_tasks(parent=queue)) == list(client.list_tasks(parent=queue))
+    assert task == emulator.client.get_task({"name": task.name, "response_view": "FULL"})
+    assert rest.get_task(name=task.name) == emulator.client.get_task(name=task.name) != task
+    assert list(rest.list_tasks(parent=queue)) == list(emulator.client.list_tasks(parent=queue))
 
 
 def test_plain_json(emulator: Emulator, queue: str, target: Target) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Answer, Emulator, Enqueue, HeldAnswer, MakeQueue, Target
+from tests.integration.conftest import Answer, Emulator, Target
 
 
 def delays(emulator: Emulator, name: str, count: int) -> list[float]:
@@ -34,13 +34,7 @@ def delays(emulator: Emulator, name: str, count: int) -> list[float]:
 )
 @pytest.mark.parametrize("level", ["queue", "task"])
 def test_the_documented_backoff(
-    emulator: Emulator,
-    make_queue: MakeQueue,
-    enqueue: Enqueue,
-    target: Target,
-    level: str,
-    config: dict[str, int],
-    expected: list[float],
+    emulator: Emulator, target: Target, level: str, config: dict[str, int], expected: list[float]
 ) -> None:
     """The delays double, then grow evenly, then stay at the maximum; a task's own configuration wins."""
     retry = {
@@ -50,9 +44,9 @@ def test_the_documented_backoff(
         "max_doublings": config["doublings"],
     }
     other: dict[str, Any] = {"retry_config": {"min_backoff": {"seconds": 1000}}}
-    queue = make_queue(**({"retry_config": retry} if level == "queue" else other))
+    queue = emulator.make_queue(**({"retry_config": retry} if level == "queue" else other))
     target.script(*[500] * len(expected))
-    task = enqueue(queue, target.url, **({"retry_config": retry} if level == "task" else {}))
+    task = emulator.enqueue(queue, target.url, **({"retry_config": retry} if level == "task" else {}))
     assert delays(emulator, task.name, len(expected)) == expected
     emulator.gone(task.name)
     assert len(target.received) == len(expected) + 1
@@ -70,47 +64,41 @@ def test_the_documented_backoff(
     ],
 )
 def test_the_target_says_when_to_retry(
-    emulator: Emulator,
-    make_queue: MakeQueue,
-    enqueue: Enqueue,
-    target: Target,
-    status: int,
-    header: str | timedelta,
-    expected: int,
+    emulator: Emulator, target: Target, status: int, header: str | timedelta, expected: int
 ) -> None:
     """`Retry-After`, seconds or a date, is considered with 429 and 503: the later of it and the backoff counts."""
-    queue = make_queue(retry_config={"min_backoff": {"seconds": 10}})
+    queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": 10}})
     dated = isinstance(header, timedelta)
     text = format_datetime(datetime.now(UTC) + header, usegmt=True) if isinstance(header, timedelta) else header
     target.script(Answer(status=status, headers={"Retry-After": text}))
-    (delay,) = delays(emulator, enqueue(queue, target.url).name, 1)
+    (delay,) = delays(emulator, emulator.enqueue(queue, target.url).name, 1)
     assert delay == pytest.approx(expected, abs=60 if dated and expected > 10 else 0.001)
 
 
-def test_no_doublings(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
+def test_no_doublings(emulator: Emulator, target: Target) -> None:
     """A queue whose doublings are set to 0 by name adds the minimum each time."""
-    queue = make_queue(retry_config={"min_backoff": {"seconds": 10}, "max_backoff": {"seconds": 45}})
+    queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": 10}, "max_backoff": {"seconds": 45}})
     mask = {"paths": ["retry_config.max_doublings"]}
     emulator.client.update_queue({"queue": {"name": queue, "retry_config": {"max_doublings": 0}}, "update_mask": mask})
     target.script(*[500] * 6)
-    assert delays(emulator, enqueue(queue, target.url).name, 6) == [10, 20, 30, 40, 45, 45]
+    assert delays(emulator, emulator.enqueue(queue, target.url).name, 6) == [10, 20, 30, 40, 45, 45]
 
 
-def test_the_next_attempts_eta(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
+def test_the_next_attempts_eta(emulator: Emulator, target: Target) -> None:
     """A retry's TaskETA is the schedule time that GetTask showed."""
-    queue = make_queue(retry_config={"min_backoff": {"seconds": 30}})
+    queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": 30}})
     target.script(500)
-    failed = emulator.answered(enqueue(queue, target.url).name, 1)
+    failed = emulator.answered(emulator.enqueue(queue, target.url).name, 1)
     emulator.advance(31)
     eta = float(target.wait(2)[1].headers["x-cloudtasks-tasketa"])
     assert abs(eta - failed.schedule_time.timestamp()) < 2e-6
 
 
-def test_a_future_task_is_sent_when_it_is_due(emulator: Emulator, queue: str, enqueue: Enqueue, target: Target) -> None:
+def test_a_future_task_is_sent_when_it_is_due(emulator: Emulator, queue: str, target: Target) -> None:
     """A task with a future schedule time waits; tasks that are due earlier are sent first."""
-    first = enqueue(queue, target.url)
-    later = enqueue(queue, target.url, schedule_time=first.schedule_time + timedelta(days=20))
-    sooner = enqueue(queue, target.url, schedule_time=first.schedule_time + timedelta(hours=1))
+    first = emulator.enqueue(queue, target.url)
+    later = emulator.enqueue(queue, target.url, schedule_time=first.schedule_time + timedelta(days=20))
+    sooner = emulator.enqueue(queue, target.url, schedule_time=first.schedule_time + timedelta(hours=1))
     emulator.gone(first.name)  # an advance ends what is still under way: its deadline is over
     emulator.advance(3_600)
     second = target.wait(2)[1]
@@ -122,15 +110,13 @@ def test_a_future_task_is_sent_when_it_is_due(emulator: Emulator, queue: str, en
 
 
 @pytest.mark.parametrize(("level", "attempts"), [("queue", 1), ("queue", 3), ("task", 1), ("task", 2)])
-def test_max_attempts(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, level: str, attempts: int
-) -> None:
+def test_max_attempts(emulator: Emulator, target: Target, level: str, attempts: int) -> None:
     """After its last attempt a task is deleted, whether the number is the queue's or its own."""
     quick = {"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}}
     limit = {"max_attempts": attempts}
-    queue = make_queue(retry_config={**quick, **(limit if level == "queue" else {})})
+    queue = emulator.make_queue(retry_config={**quick, **(limit if level == "queue" else {})})
     target.script(*[500] * 10)
-    task = enqueue(queue, target.url, **({"retry_config": {**quick, **limit}} if level == "task" else {}))
+    task = emulator.enqueue(queue, target.url, **({"retry_config": {**quick, **limit}} if level == "task" else {}))
     assert "no longer exists" in emulator.gone(task.name)
     assert len(target.received) == attempts
 
@@ -141,32 +127,23 @@ def test_max_attempts(
     ids=["both limits", "duration alone"],
 )
 def test_a_retry_duration_ends_a_task(
-    emulator: Emulator,
-    make_queue: MakeQueue,
-    enqueue: Enqueue,
-    target: Target,
-    attempts: int,
-    duration: int,
-    backoff: int,
-    expected: list[float],
+    emulator: Emulator, target: Target, attempts: int, duration: int, backoff: int, expected: list[float]
 ) -> None:
     """A task is retried until its attempts and its duration, counted from the first attempt, are both used up."""
     pause = {"min_backoff": {"seconds": backoff}, "max_backoff": {"seconds": backoff}}
     limits = {"max_attempts": attempts, "max_retry_duration": {"seconds": duration}}
     target.script(*[500] * 10)
-    task = enqueue(make_queue(retry_config={**limits, **pause}), target.url)
+    task = emulator.enqueue(emulator.make_queue(retry_config={**limits, **pause}), target.url)
     assert delays(emulator, task.name, len(expected)) == expected
     emulator.gone(task.name)
     assert len(target.received) == len(expected) + 1
 
 
-def test_a_changed_configuration_counts_for_waiting_tasks(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
-) -> None:
+def test_a_changed_configuration_counts_for_waiting_tasks(emulator: Emulator, target: Target) -> None:
     """UpdateQueue lowers the attempts of tasks that are in the queue already."""
-    queue = make_queue(retry_config={"max_attempts": 100, "min_backoff": {"seconds": 10}})
+    queue = emulator.make_queue(retry_config={"max_attempts": 100, "min_backoff": {"seconds": 10}})
     target.script(500, 500, 500)
-    task = enqueue(queue, target.url)
+    task = emulator.enqueue(queue, target.url)
     emulator.answered(task.name, 1)
     emulator.client.update_queue({"queue": {"name": queue, "retry_config": {"max_attempts": 2}}})
     emulator.advance(10)
@@ -174,15 +151,13 @@ def test_a_changed_configuration_counts_for_waiting_tasks(
     assert len(target.received) == 2
 
 
-def test_concurrency_is_bounded(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, held_answer: HeldAnswer
-) -> None:
+def test_concurrency_is_bounded(emulator: Emulator, target: Target) -> None:
     """No more attempts are open than `max_concurrent_dispatches`; the next begins when one ends."""
-    queue = make_queue(rate_limits={"max_concurrent_dispatches": 2})
-    held = [held_answer() for _ in range(4)]
+    queue = emulator.make_queue(rate_limits={"max_concurrent_dispatches": 2})
+    held = [target.hold() for _ in range(4)]
     target.script(*held)
     for _ in range(4):
-        enqueue(queue, target.url)
+        emulator.enqueue(queue, target.url)
     target.wait(2)
     assert _running(emulator, queue) == 2
     held[0].release()
@@ -197,14 +172,12 @@ def _running(emulator: Emulator, queue: str) -> int:
     return sum(task.dispatch_count - task.response_count for task in emulator.client.list_tasks(parent=queue))
 
 
-def test_the_rate_is_a_token_bucket(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
-) -> None:
+def test_the_rate_is_a_token_bucket(emulator: Emulator, target: Target) -> None:
     """A burst is sent at once; further tasks wait for the rate."""
-    queue = make_queue(rate_limits={"max_dispatches_per_second": 0.01})
+    queue = emulator.make_queue(rate_limits={"max_dispatches_per_second": 0.01})
     burst = emulator.client.get_queue(name=queue).rate_limits.max_burst_size
     for _ in range(burst + 2):
-        enqueue(queue, target.url)
+        emulator.enqueue(queue, target.url)
     target.wait(burst)
     (*_, last) = emulator.client.list_tasks(parent=queue)
     assert last.dispatch_count == 0

@@ -19,14 +19,10 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.client.emulator_process import hold
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Enqueue, StartEmulator, Target
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target, options
 from tests.processes import run
 
-
-@pytest.fixture(scope="module")
-def emulator_arguments() -> list[str]:
-    """Give the emulator of this file one port."""
-    return ["--single-port"]
+ONE_PORT = options("--single-port")
 
 
 @pytest.fixture
@@ -42,6 +38,7 @@ def connected(emulator: Emulator, stack: ExitStack) -> socket.socket:
     return stack.enter_context(socket.create_connection((host, int(port)), PATIENCE))
 
 
+@ONE_PORT
 def test_both_protocols_have_one_address(emulator: Emulator, queue: str) -> None:
     """The ready line has the same host and port twice; what is created over gRPC is found over REST."""
     assert emulator.ready["http"] == f"http://{emulator.ready['grpc']}"
@@ -49,6 +46,7 @@ def test_both_protocols_have_one_address(emulator: Emulator, queue: str) -> None
     assert emulator.request("GET", f"/v2/{queue}")["name"] == queue
 
 
+@ONE_PORT
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_the_toolkit_connects(
     emulator: Emulator, target: Target, monkeypatch: pytest.MonkeyPatch, queue: str, protocol: str
@@ -63,6 +61,7 @@ def test_the_toolkit_connects(
         assert tasks.certs_url == f"{emulator.ready['http']}/oauth2/v1/certs"
 
 
+@ONE_PORT
 def test_google_client_over_rest(emulator: Emulator, queue: str) -> None:
     """Google's client finds its queue at the same address over REST as over gRPC."""
     options = ClientOptions(api_endpoint=emulator.ready["http"])
@@ -71,6 +70,7 @@ def test_google_client_over_rest(emulator: Emulator, queue: str) -> None:
         assert client.get_queue(name=queue) == emulator.client.get_queue(name=queue)
 
 
+@ONE_PORT
 def test_many_connections_at_once(emulator: Emulator, queue: str, stack: ExitStack) -> None:
     """Two hundred connections of both protocols, and a hundred that say nothing, do not hold each other up."""
     for _ in range(100):
@@ -84,7 +84,8 @@ def test_many_connections_at_once(emulator: Emulator, queue: str, stack: ExitSta
         assert {*by_grpc, *by_http} == {queue}
 
 
-def test_large_messages(emulator: Emulator, queue: str, enqueue: Enqueue) -> None:
+@ONE_PORT
+def test_large_messages(emulator: Emulator, queue: str) -> None:
     """Pages and requests of many megabytes arrive whole."""
     emulator.client.pause_queue(name=queue)
     url, body = "http://127.0.0.1:9/", bytes(range(256)) * 3600

@@ -11,23 +11,16 @@ from google.api_core.exceptions import NotFound
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
-from tests.integration.conftest import Emulator, Enqueue, MakeQueue, Target
+from tests.integration.conftest import Emulator, Target
+from tests.integration.emulator.conftest import NOWHERE
 
 BOTH_TRANSPORTS = True
-NOWHERE = "http://127.0.0.1:9/"
 View = tasks_v2.Task.View
 
 
-@pytest.fixture
-def paused(client: tasks_v2.CloudTasksClient, queue: str) -> str:
-    """Give a queue that sends nothing."""
-    client.pause_queue(name=queue)
-    return queue
-
-
-def test_create_task_answers_what_is_stored(client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue) -> None:
+def test_create_task_answers_what_is_stored(emulator: Emulator, paused: str) -> None:
     """CreateTask fills name, times, deadline, method and User-Agent, and shows no body."""
-    task = enqueue(paused, "http://example.com/a", {"headers": {"content-type": "text/x"}, "body": b"secret"})
+    task = emulator.enqueue(paused, "http://example.com/a", {"headers": {"content-type": "text/x"}, "body": b"secret"})
     assert re.fullmatch(re.escape(paused) + r"/tasks/\d{17,20}", task.name)
     assert task.create_time.microsecond == 0
     assert timedelta(0) <= task.schedule_time - task.create_time < timedelta(seconds=1)
@@ -37,25 +30,25 @@ def test_create_task_answers_what_is_stored(client: tasks_v2.CloudTasksClient, p
     assert dict(task.http_request.headers) == {"content-type": "text/x", "User-Agent": "Google-Cloud-Tasks"}
     assert task.http_request.body == b""
     assert (task.dispatch_count, task.response_count) == (0, 0)
-    assert client.get_task(name=task.name) == task
+    assert emulator.client.get_task(name=task.name) == task
 
 
 @pytest.mark.parametrize(("view", "body"), [(View.BASIC, b""), (View.FULL, b"\x00\xffpayload")])
 def test_the_view_decides_about_the_body(
-    client: tasks_v2.CloudTasksClient, paused: str, view: tasks_v2.Task.View, body: bytes
+    emulator: Emulator, paused: str, view: tasks_v2.Task.View, body: bytes
 ) -> None:
     """Create, Get and List show the body in the FULL view only, and echo the view."""
     task = {"http_request": {"url": NOWHERE, "body": b"\x00\xffpayload"}}
-    made = client.create_task({"parent": paused, "task": task, "response_view": view})
-    got = client.get_task({"name": made.name, "response_view": view})
-    (listed,) = client.list_tasks({"parent": paused, "response_view": view})
+    made = emulator.client.create_task({"parent": paused, "task": task, "response_view": view})
+    got = emulator.client.get_task({"name": made.name, "response_view": view})
+    (listed,) = emulator.client.list_tasks({"parent": paused, "response_view": view})
     for shown in (made, got, listed):
         assert shown.http_request.body == body
         assert shown.view == view
     assert made == got == listed
 
 
-def test_a_task_keeps_everything_that_was_given(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+def test_a_task_keeps_everything_that_was_given(emulator: Emulator, paused: str) -> None:
     """A task with every field of an HTTP request comes back as it was sent."""
     sent = tasks_v2.Task(
         name=f"{paused}/tasks/my_own-ID",
@@ -69,8 +62,8 @@ def test_a_task_keeps_everything_that_was_given(client: tasks_v2.CloudTasksClien
         dispatch_deadline={"seconds": 20},
         retry_config={"max_attempts": 2, "min_backoff": {"seconds": 1}},
     )
-    client.create_task(parent=paused, task=sent)
-    got = client.get_task({"name": sent.name, "response_view": "FULL"})
+    emulator.client.create_task(parent=paused, task=sent)
+    got = emulator.client.get_task({"name": sent.name, "response_view": "FULL"})
     assert got.name == sent.name
     assert got.dispatch_deadline == timedelta(seconds=20)
     assert got.retry_config.max_attempts == 2
@@ -79,85 +72,75 @@ def test_a_task_keeps_everything_that_was_given(client: tasks_v2.CloudTasksClien
     assert got.http_request == sent.http_request
 
 
-def test_list_tasks_gives_every_task_once(client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue) -> None:
+def test_list_tasks_gives_every_task_once(emulator: Emulator, paused: str) -> None:
     """ListTasks pages through the whole queue."""
-    made = {enqueue(paused, NOWHERE).name for _ in range(25)}
-    pages = list(client.list_tasks({"parent": paused, "page_size": 10}).pages)
+    made = {emulator.enqueue(paused, NOWHERE).name for _ in range(25)}
+    pages = list(emulator.client.list_tasks({"parent": paused, "page_size": 10}).pages)
     listed = [task.name for page in pages for task in page.tasks]
     assert all(len(page.tasks) <= 10 for page in pages)
     assert len(listed) == 25
     assert set(listed) == made
 
 
-def test_list_tasks_goes_on_when_the_queue_changes(
-    client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue
-) -> None:
+def test_list_tasks_goes_on_when_the_queue_changes(emulator: Emulator, paused: str) -> None:
     """A task that stays in the queue is listed once although others go between two pages."""
-    made = [enqueue(paused, NOWHERE).name for _ in range(12)]
-    first = next(iter(client.list_tasks({"parent": paused, "page_size": 4}).pages))
+    made = [emulator.enqueue(paused, NOWHERE).name for _ in range(12)]
+    first = next(iter(emulator.client.list_tasks({"parent": paused, "page_size": 4}).pages))
     seen = [task.name for task in first.tasks]
     gone = [seen[-1], next(name for name in made if name not in seen)]
     for name in gone:
-        client.delete_task(name=name)
-    rest = client.list_tasks({"parent": paused, "page_size": 4, "page_token": first.next_page_token})
+        emulator.client.delete_task(name=name)
+    rest = emulator.client.list_tasks({"parent": paused, "page_size": 4, "page_token": first.next_page_token})
     seen += [task.name for task in rest]
     assert sorted(set(seen) - set(gone)) == sorted(set(made) - set(gone))
     assert len(seen) == len(set(seen))
 
 
-def test_delete_task(client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue, target: Target) -> None:
+def test_delete_task(emulator: Emulator, paused: str, target: Target) -> None:
     """A deleted task is never sent."""
-    deleted, kept = enqueue(paused, target.url), enqueue(paused, target.url)
-    client.delete_task(name=deleted.name)
-    assert [task.name for task in client.list_tasks(parent=paused)] == [kept.name]
-    client.resume_queue(name=paused)
+    deleted, kept = emulator.enqueue(paused, target.url), emulator.enqueue(paused, target.url)
+    emulator.client.delete_task(name=deleted.name)
+    assert [task.name for task in emulator.client.list_tasks(parent=paused)] == [kept.name]
+    emulator.client.resume_queue(name=paused)
     (request,) = target.wait()
     assert kept.name.endswith(request.headers["x-cloudtasks-taskname"])
 
 
-def test_delete_a_task_that_is_retried(
-    emulator: Emulator, failed_once: tasks_v2.Task, enqueue: Enqueue, target: Target
-) -> None:
+def test_delete_a_task_that_is_retried(emulator: Emulator, failed_once: tasks_v2.Task, target: Target) -> None:
     """A task deleted between two attempts is gone at once and not tried again."""
     emulator.client.delete_task(name=failed_once.name)
     emulator.advance(100)
-    last = enqueue(failed_once.name.partition("/tasks/")[0], target.url)
+    last = emulator.enqueue(failed_once.name.partition("/tasks/")[0], target.url)
     names = [request.headers["x-cloudtasks-taskname"] for request in target.wait(2)]
     assert names == [failed_once.name.rpartition("/")[2], last.name.rpartition("/")[2]]
 
 
-def test_run_task_sends_it_now_even_from_a_paused_queue(
-    emulator: Emulator, client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue, target: Target
-) -> None:
+def test_run_task_sends_it_now_even_from_a_paused_queue(emulator: Emulator, paused: str, target: Target) -> None:
     """RunTask ignores pause and schedule time; after success the task is gone."""
-    due = enqueue(paused, NOWHERE).schedule_time + timedelta(days=10)
-    task = enqueue(paused, target.url, {"body": b"run me"}, schedule_time=due)
-    assert client.run_task(name=task.name).name == task.name
+    due = emulator.enqueue(paused, NOWHERE).schedule_time + timedelta(days=10)
+    task = emulator.enqueue(paused, target.url, {"body": b"run me"}, schedule_time=due)
+    assert emulator.client.run_task(name=task.name).name == task.name
     (request,) = target.wait()
     assert request.body == b"run me"
     assert "existed recently" in emulator.gone(task.name)
 
 
-def test_run_task_answers_the_task_before_its_response(
-    client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue, target: Target
-) -> None:
+def test_run_task_answers_the_task_before_its_response(emulator: Emulator, paused: str, target: Target) -> None:
     """RunTask returns the task as dispatched and not yet answered, in the requested view."""
-    task = enqueue(paused, target.url, {"body": b"x"})
-    running = client.run_task({"name": task.name, "response_view": View.FULL})
+    task = emulator.enqueue(paused, target.url, {"body": b"x"})
+    running = emulator.client.run_task({"name": task.name, "response_view": View.FULL})
     assert (running.dispatch_count, running.response_count) == (1, 0)
     assert running.http_request.body == b"x"
     assert running.first_attempt.dispatch_time >= task.schedule_time
     target.wait()
 
 
-def test_a_failed_run_is_scheduled_from_the_call(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
-) -> None:
+def test_a_failed_run_is_scheduled_from_the_call(emulator: Emulator, target: Target) -> None:
     """After a failed RunTask the task is due a backoff after the call, not at its old time."""
-    queue = make_queue(retry_config={"min_backoff": {"seconds": 50}})
+    queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": 50}})
     emulator.client.pause_queue(name=queue)
-    now = enqueue(queue, NOWHERE).schedule_time
-    task = enqueue(queue, target.url, schedule_time=now + timedelta(days=3))
+    now = emulator.enqueue(queue, NOWHERE).schedule_time
+    task = emulator.enqueue(queue, target.url, schedule_time=now + timedelta(days=3))
     target.script(500)
     emulator.client.run_task(name=task.name)
     failed = emulator.answered(task.name, 1)
@@ -165,36 +148,34 @@ def test_a_failed_run_is_scheduled_from_the_call(
     assert failed.last_attempt.response_status.message == "INTERNAL(13): HTTP status code 500"
 
 
-def test_a_task_is_kept_31_days_and_no_longer(
-    emulator: Emulator, client: tasks_v2.CloudTasksClient, paused: str, enqueue: Enqueue
-) -> None:
+def test_a_task_is_kept_31_days_and_no_longer(emulator: Emulator, paused: str) -> None:
     """A task that was never sent is deleted 31 days after it was created."""
-    task = enqueue(paused, NOWHERE)
+    task = emulator.enqueue(paused, NOWHERE)
     emulator.advance(31 * 86_400 - 60)
-    assert client.get_task(name=task.name).name == task.name
+    assert emulator.client.get_task(name=task.name).name == task.name
     emulator.advance(120)
     with pytest.raises(NotFound):
-        client.get_task(name=task.name)
-    assert list(client.list_tasks(parent=paused)) == []
+        emulator.client.get_task(name=task.name)
+    assert list(emulator.client.list_tasks(parent=paused)) == []
 
 
-def test_a_large_page_is_cut(client: tasks_v2.CloudTasksClient, paused: str) -> None:
+def test_a_large_page_is_cut(emulator: Emulator, paused: str) -> None:
     """A page never holds more than 1,000 tasks."""
     requests = [{"parent": paused, "task": {"http_request": {"url": NOWHERE}}} for _ in range(100)]
     for _ in range(11):
-        client.batch_create_tasks({"parent": paused, "requests": requests})
-    pages = list(client.list_tasks({"parent": paused, "page_size": 5_000}).pages)
+        emulator.client.batch_create_tasks({"parent": paused, "requests": requests})
+    pages = list(emulator.client.list_tasks({"parent": paused, "page_size": 5_000}).pages)
     assert max(len(page.tasks) for page in pages) <= 1_000
     assert sum(len(page.tasks) for page in pages) == 1_100
 
 
 @pytest.mark.grpc_only("HTTP has no limit of a message's size")
-def test_pages_fit_a_default_channel(emulator: Emulator, client: tasks_v2.CloudTasksClient, paused: str) -> None:
+def test_pages_fit_a_default_channel(emulator: Emulator, paused: str) -> None:
     """Pages of large tasks are cut below the 4 MiB that clients receive by default, and go on with the next task."""
     task = {"http_request": {"url": NOWHERE, "body": b"x" * 20_000}}
     for _ in range(5):
-        client.batch_create_tasks({"parent": paused, "requests": [{"parent": paused, "task": task}] * 100})
-    made = [task.name for task in client.list_tasks(parent=paused)]
+        emulator.client.batch_create_tasks({"parent": paused, "requests": [{"parent": paused, "task": task}] * 100})
+    made = [task.name for task in emulator.client.list_tasks(parent=paused)]
     with grpc.insecure_channel(emulator.ready["grpc"]) as channel:
         bare = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
         pages = list(bare.list_tasks({"parent": paused, "response_view": "FULL"}).pages)

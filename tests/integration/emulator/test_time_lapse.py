@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Emulator, Enqueue, HeldAnswer, MakeQueue, Target
+from tests.integration.conftest import Emulator, Target
 
 __all__: list[str] = []
 
@@ -41,13 +41,11 @@ def etas(target: Target) -> list[float]:
 
 
 @pytest.mark.parametrize("idle", [True, False])
-def test_every_attempt_is_made_in_its_turn(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, *, idle: bool
-) -> None:
+def test_every_attempt_is_made_in_its_turn(emulator: Emulator, target: Target, *, idle: bool) -> None:
     """An hour with a backoff of 10, 20, 40 s … has an attempt at each of these times, and the last one succeeds."""
-    queue = make_queue(retry_config={"min_backoff": {"seconds": 10}, "max_attempts": 20})
+    queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": 10}, "max_attempts": 20})
     target.script(*[500] * 7)
-    enqueue(queue, target.url)
+    emulator.enqueue(queue, target.url)
     before = emulator.request("GET", "/admin/clock")
     answer = run(emulator, 1, idle=idle)
     assert etas(target) == [10, 20, 40, 80, 160, 320, 640]
@@ -57,29 +55,25 @@ def test_every_attempt_is_made_in_its_turn(
     assert least * SECOND <= answer["ahead_us"] <= most * SECOND
 
 
-def test_a_rate_holds_while_the_clock_moves(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target
-) -> None:
+def test_a_rate_holds_while_the_clock_moves(emulator: Emulator, target: Target) -> None:
     """Of 15 tasks in a queue of one a second, 10 are the burst, and the clock is moved by a second for each other."""
-    queue = make_queue(rate_limits={"max_dispatches_per_second": 1})
+    queue = emulator.make_queue(rate_limits={"max_dispatches_per_second": 1})
     for _ in range(15):
-        enqueue(queue, target.url)
+        emulator.enqueue(queue, target.url)
     answer = run(emulator)
     assert len(target.received) == 15
     assert 4 * SECOND <= answer["ahead_us"] <= 5 * SECOND
 
 
-def test_the_clock_waits_for_attempts(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, held_answer: HeldAnswer
-) -> None:
+def test_the_clock_waits_for_attempts(emulator: Emulator, target: Target) -> None:
     """While an attempt runs, the clock is not moved to the next dispatch: its deadline would pass."""
-    held = held_answer()
+    held = target.hold()
     target.script(held)
-    queue = make_queue()
-    enqueue(queue, target.url)
+    queue = emulator.make_queue()
+    emulator.enqueue(queue, target.url)
     target.wait(1)
     now = emulator.request("GET", "/admin/clock")["now_us"]
-    enqueue(queue, target.url, schedule_time={"seconds": now // SECOND + HOUR})
+    emulator.enqueue(queue, target.url, schedule_time={"seconds": now // SECOND + HOUR})
     until = now + 2 * HOUR * SECOND
     assert done(emulator, until, idle=True) is None
     assert emulator.request("GET", "/admin/clock")["ahead_us"] == 0
@@ -89,13 +83,13 @@ def test_the_clock_waits_for_attempts(
     emulator.drained(queue)
 
 
-def test_what_waits_and_why(emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target) -> None:
+def test_what_waits_and_why(emulator: Emulator, target: Target) -> None:
     """Tasks of paused queues stay, and tasks that are due beyond the limit; the answer says so."""
-    paused, later = make_queue(), make_queue()
+    paused, later = emulator.make_queue(), emulator.make_queue()
     emulator.client.pause_queue(name=paused)
-    enqueue(paused, target.url)
+    emulator.enqueue(paused, target.url)
     due = emulator.request("GET", "/admin/clock")["now_us"] // SECOND + 2 * HOUR
-    enqueue(later, target.url, schedule_time={"seconds": due})
+    emulator.enqueue(later, target.url, schedule_time={"seconds": due})
     answer = run(emulator, 1)
     assert [(queue["queue"], queue["tasks"], queue["state"]) for queue in answer["waiting"]] == [
         (paused, 1, "PAUSED"),

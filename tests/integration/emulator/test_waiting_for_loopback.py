@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+from tests.integration.conftest import Answer, Emulator, Target, options
 
-from tests.integration.conftest import Answer, Emulator, Enqueue, MakeQueue, Target
-
-
-@pytest.fixture(scope="module")
-def emulator_arguments() -> list[str]:
-    """Run the file's emulator with the flag."""
-    return ["--wait-for-loopback"]
+pytestmark = options("--wait-for-loopback")
 
 
-def test_no_attempt_is_spent_while_the_target_is_down(
-    emulator: Emulator,
-    make_queue: MakeQueue,
-    enqueue: Enqueue,
-    target: Target,
-    free_port: int,
-) -> None:
+def test_no_attempt_is_spent_while_the_target_is_down(emulator: Emulator, target: Target, free_port: int) -> None:
     """A refused loopback connection costs no attempt; when the target listens, the tasks arrive as first attempts."""
-    queue = make_queue(retry_config={"max_attempts": 1})
-    waiting = [enqueue(queue, f"http://127.0.0.1:{free_port}/{number}") for number in range(5)]
+    queue = emulator.make_queue(retry_config={"max_attempts": 1})
+    waiting = [emulator.enqueue(queue, f"http://127.0.0.1:{free_port}/{number}") for number in range(5)]
     emulator.advance(10)
-    served = enqueue(queue, target.url)
+    served = emulator.enqueue(queue, target.url)
     target.wait()
     emulator.gone(served.name)
     for task in waiting:
@@ -40,12 +28,10 @@ def test_no_attempt_is_spent_while_the_target_is_down(
             emulator.gone(task.name)
 
 
-def test_they_can_be_deleted_while_they_wait(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, free_port: int
-) -> None:
+def test_they_can_be_deleted_while_they_wait(emulator: Emulator, free_port: int) -> None:
     """Waiting tasks are listed, deleted and purged like others."""
-    queue = make_queue()
-    first, second = (enqueue(queue, f"http://localhost:{free_port}/") for _ in range(2))
+    queue = emulator.make_queue()
+    first, second = (emulator.enqueue(queue, f"http://localhost:{free_port}/") for _ in range(2))
     emulator.until(lambda: emulator.request("GET", "/admin/waiting")["targets"])
     waiting = list(emulator.client.list_tasks(parent=queue))
     assert {(task.name, task.dispatch_count) for task in waiting} == {(first.name, 0), (second.name, 0)}
@@ -54,14 +40,12 @@ def test_they_can_be_deleted_while_they_wait(
     assert list(emulator.client.list_tasks(parent=queue)) == []
 
 
-def test_a_server_that_goes_and_comes_back(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, free_port: int
-) -> None:
+def test_a_server_that_goes_and_comes_back(emulator: Emulator, free_port: int) -> None:
     """A task that failed while its function was served waits when the function is gone."""
-    queue = make_queue(retry_config={"max_attempts": 2, "min_backoff": {"seconds": 5}})
+    queue = emulator.make_queue(retry_config={"max_attempts": 2, "min_backoff": {"seconds": 5}})
     with Target(free_port) as early:
         early.script(500)
-        task = enqueue(queue, early.url)
+        task = emulator.enqueue(queue, early.url)
         emulator.answered(task.name, 1)
     emulator.advance(60)
     assert emulator.client.get_task(name=task.name).dispatch_count == 1
@@ -71,19 +55,15 @@ def test_a_server_that_goes_and_comes_back(
         emulator.gone(task.name)
 
 
-def test_a_redirect_to_a_closed_port_is_an_attempt(
-    emulator: Emulator, make_queue: MakeQueue, enqueue: Enqueue, target: Target, free_port: int
-) -> None:
+def test_a_redirect_to_a_closed_port_is_an_attempt(emulator: Emulator, target: Target, free_port: int) -> None:
     """The emulator waits only for the task's own address: a target that redirects to a closed port has been called."""
-    queue = make_queue(retry_config={"min_backoff": {"seconds": 100}})
+    queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": 100}})
     target.script(Answer(status=307, headers={"Location": f"http://127.0.0.1:{free_port}/"}))
-    task = emulator.tried(enqueue(queue, target.url).name)
+    task = emulator.tried(emulator.enqueue(queue, target.url).name)
     assert (task.dispatch_count, task.last_attempt.response_status.code) == (1, 2)
 
 
-def test_deleted_waiting_tasks_block_no_others(
-    emulator: Emulator, queue: str, enqueue: Enqueue, target: Target, free_port: int
-) -> None:
+def test_deleted_waiting_tasks_block_no_others(emulator: Emulator, queue: str, target: Target, free_port: int) -> None:
     """After thousands of tasks for an unreachable target were deleted, the queue sends to other targets at once."""
     waiting = {"parent": queue, "task": {"http_request": {"url": f"http://127.0.0.1:{free_port}/"}}}
     for _ in range(12):
@@ -92,7 +72,7 @@ def test_deleted_waiting_tasks_block_no_others(
     names = [task.name for task in emulator.client.list_tasks(parent=queue)]
     for start in range(0, len(names), 1_000):
         emulator.client.batch_delete_tasks({"parent": queue, "names": names[start : start + 1_000]})
-    emulator.gone(enqueue(queue, target.url).name)
+    emulator.gone(emulator.enqueue(queue, target.url).name)
     assert waiting_count(emulator) == 0
 
 

@@ -12,9 +12,8 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Emulator
-from tests.integration.toolkit.conftest import make_name, paused, queue, tasks
 
-__all__ = ["Proxy", "Serve", "make_name", "paused", "queue", "reached", "tasks"]
+__all__ = ["Proxy", "Serve", "reached"]
 
 Serve = Callable[..., ct.Handler]
 
@@ -111,7 +110,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy(emulator: Any) -> Iterator[Proxy]:
-    """Give a proxy in front of the file's emulator."""
+    """Give a proxy in front of the emulator."""
     made = Proxy(emulator.ready["grpc"])
     yield made
     made.close()
@@ -119,7 +118,7 @@ def proxy(emulator: Any) -> Iterator[Proxy]:
 
 @pytest.fixture
 def serve(emulator: Emulator) -> Iterator[Serve]:
-    """Serve functions that are closed after the test; the tokens they take are the file's emulator's."""
+    """Serve functions that are closed after the test; the tokens they take are the emulator's."""
     served: list[ct.Handler] = []
 
     def make(fn: Callable[..., Any], **words: Any) -> ct.Handler:
@@ -133,6 +132,6 @@ def serve(emulator: Emulator) -> Iterator[Serve]:
 
 
 @pytest.fixture
-def once(tasks: ct.Client, make_name: Callable[[], str]) -> ct.Queue:
+def once(tasks: ct.Client) -> ct.Queue:
     """Give a queue whose tasks are tried once."""
-    return tasks.queue(make_name(), create=True, max_attempts=1)
+    return tasks.queue("reports", create=True, max_attempts=1)

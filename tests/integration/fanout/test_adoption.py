@@ -21,11 +21,9 @@ Home = Callable[[str], ct.Queue]
 
 
 @pytest.fixture
-def home(
-    emulator: Emulator, make_name: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Home]:
+def home(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """Give the same queue from homes of different names, each on a connection of its own."""
-    name = make_name()
+    name = "reports"
     with ExitStack() as stack:
 
         def make(folder: str) -> ct.Queue:

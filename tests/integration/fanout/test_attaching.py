@@ -15,7 +15,7 @@ from cloudtasks_nb.errors import (
     RowsError,
     TemplateError,
 )
-from tests.integration.conftest import StartEmulator
+from tests.integration.conftest import Emulator, StartEmulator
 from tests.integration.fanout.conftest import reached
 
 #: Each test runs over gRPC and over REST.
@@ -62,12 +62,11 @@ def test_what_is_said_counts_in_words(paused: ct.Queue, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == f"there are no rows here; batch words ({batch.id}) stays as it is\n"
 
 
-def test_rehearsed_on_one_emulator_then_run_on_another(start_emulator: StartEmulator) -> None:
+def test_rehearsed_on_one_emulator_then_run_on_another(emulator: Emulator, start_emulator: StartEmulator) -> None:
     """A batch of one endpoint never answers for another."""
     counts = []
-    for _ in range(2):
-        emulator = start_emulator()
-        with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
+    for one in (emulator, start_emulator()):
+        with ct.connect("demo", "us-central1", endpoint=one.ready["grpc"]) as tasks:
             queue = tasks.queue("same", create=True).pause()
             reached(queue.fan_out(ROWS, url=URL, name="same"), sent)
             counts.append((in_queue(queue), len(tasks.batches())))

@@ -57,13 +57,13 @@ def test_attempts_wait_for_their_turn(queue: ct.Queue, serve: Any) -> None:
     assert second["wait"] >= first["wait"]
 
 
-def test_numbers_of_attempts(tasks: ct.Client, make_name: Callable[[], str], serve: Any) -> None:
+def test_numbers_of_attempts(tasks: ct.Client, serve: Any) -> None:
     """Each attempt on a task is a row."""
 
     def fails() -> None:
         raise ValueError("never")
 
-    queue = tasks.queue(make_name(), create=True, max_attempts=3, min_backoff="10ms")
+    queue = tasks.queue("reports", create=True, max_attempts=3, min_backoff="10ms")
     batch = queue.fan_out(pd.DataFrame({"n": [1]}), url=serve(fails), body={})
     batch.wait()
     found = batch.attempts()

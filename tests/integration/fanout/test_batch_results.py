@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -46,14 +46,14 @@ def check(found: pd.DataFrame) -> None:
 
 
 @pytest.fixture
-def silent(tasks: ct.Client, make_name: Callable[[], str]) -> ct.Queue:
+def silent(tasks: ct.Client) -> ct.Queue:
     """Give a queue that writes no log."""
-    return tasks.queue(make_name(), create=True, max_attempts=2, min_backoff="100ms", log_sampling_ratio=0.0)
+    return tasks.queue("reports", create=True, max_attempts=2, min_backoff="100ms", log_sampling_ratio=0.0)
 
 
-def test_a_sweep_is_one_expression(tasks: ct.Client, make_name: Callable[[], str], serve: Serve) -> None:
+def test_a_sweep_is_one_expression(tasks: ct.Client, serve: Serve) -> None:
     """2,000 combinations, and the best of them."""
-    queue = tasks.queue(make_name(), create=True, rate=500)
+    queue = tasks.queue("reports", create=True, rate=500)
     grid = pd.MultiIndex.from_product([range(50), range(40)], names=["a", "b"]).to_frame(index=False)
     handler = serve(lambda a, b: {"score": (a - 7) ** 2 + (b - 3.5) ** 2}, name=f"score-{queue.id}")
     batch = queue.fan_out(grid, url=handler, progress=False)
@@ -182,13 +182,11 @@ def deployed(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.0])
-def test_a_deployed_handler(
-    deployed: str, make_name: Callable[[], str], emulator: Emulator, tmp_path: Path, ratio: float
-) -> None:
+def test_a_deployed_handler(deployed: str, emulator: Emulator, tmp_path: Path, ratio: float) -> None:
     """Its results are in the store that its configuration names, with a log and without."""
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"], store=tmp_path / "bucket") as tasks:
         # wsgiref serves one request at a time, and lets five others wait: more would be reset on a slow machine.
-        queue = tasks.queue(make_name(), create=True, max_attempts=1, max_concurrent=4, log_sampling_ratio=ratio)
+        queue = tasks.queue("reports", create=True, max_attempts=1, max_concurrent=4, log_sampling_ratio=ratio)
         batch = queue.fan_out(ROWS, url=deployed, service_account=ACCOUNT, audience=AUDIENCE, progress=False)
         assert batch.wait("60s").succeeded == 15
         check(batch.results())

@@ -11,11 +11,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from tests.integration.conftest import Emulator
+from tests.integration.conftest import Emulator, Intercept
 from tests.integration.fanout.conftest import PATIENCE, Serve, reached
-from tests.integration.toolkit.conftest import Intercept, intercept
-
-__all__ = ["intercept"]
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from tests.integration.conftest import Emulator, StartEmulator, Target
+from tests.integration.conftest import Emulator, Target
 from tests.integration.fanout.conftest import reached
 
 TWO_DAYS = 172_800.0
@@ -46,9 +46,8 @@ def left_unanswered(emulator: Emulator, target: Target) -> str:
 
 
 @pytest.mark.parametrize("ran", [False, True], ids=["tasks that still wait", "tasks that have run"])
-def test_resumed_two_days_later(start_emulator: StartEmulator, target: Target, move: Move, *, ran: bool) -> None:
+def test_resumed_two_days_later(emulator: Emulator, target: Target, move: Move, *, ran: bool) -> None:
     """Requests without an answer are looked up first, in the queue and in the log, and no row is sent again."""
-    emulator = start_emulator()
     batch_id = left_unanswered(emulator, target)
     if ran:
         emulator.client.resume_queue(name="projects/demo/locations/us-central1/queues/old")

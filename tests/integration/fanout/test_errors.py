@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -193,13 +193,13 @@ def retried_rows(batch: ct.Batch) -> list[int]:
     return [int(row) for row in made.index[made["try"] == 2]]
 
 
-def test_rows_that_are_tried_again_have_causes_too(tasks: ct.Client, make_name: Callable[[], str], serve: Any) -> None:
+def test_rows_that_are_tried_again_have_causes_too(tasks: ct.Client, serve: Any) -> None:
     """One need not wait for the last attempt to see what is wrong."""
 
     def fails(row: int) -> None:
         raise ValueError(f"no shop {row}")
 
-    queue = tasks.queue(make_name(), create=True, max_attempts=3, min_backoff="1h")
+    queue = tasks.queue("reports", create=True, max_attempts=3, min_backoff="1h")
     batch = queue.fan_out(pd.DataFrame({"row": range(3)}), url=serve(fails))
     cause = "ValueError: no shop …"
     reached(batch, lambda progress: progress.retrying == 3 and cause in repr(batch))
@@ -210,11 +210,9 @@ def test_rows_that_are_tried_again_have_causes_too(tasks: ct.Client, make_name: 
 
 
 @pytest.mark.parametrize("look", [lambda queue, _: queue.tasks(), lambda _, batch: batch.tasks()])
-def test_messages_of_tasks_that_were_seen_are_kept(
-    tasks: ct.Client, make_name: Callable[[], str], site: Site, emulator: Emulator, look: Any
-) -> None:
+def test_messages_of_tasks_that_were_seen_are_kept(tasks: ct.Client, site: Site, emulator: Emulator, look: Any) -> None:
     """What the queue told of an attempt is known after a restart, also when the task has left the queue."""
-    queue = tasks.queue(make_name(), create=True, max_attempts=2, min_backoff="1h")
+    queue = tasks.queue("reports", create=True, max_attempts=2, min_backoff="1h")
     batch = queue.fan_out(pd.DataFrame({"n": [1]}), url=f"http://127.0.0.1:{site.port}/502/page", name="seen")
     reached(batch, lambda progress: progress.retrying == 1)
     look(queue, batch)
@@ -234,13 +232,11 @@ def test_a_batch_without_failures_has_no_causes(paused: ct.Queue) -> None:
     assert (len(found), list(found)) == (0, list(COLUMNS))
 
 
-def test_of_5000_pages_only_the_5xx_are_loaded_again(
-    tasks: ct.Client, make_name: Callable[[], str], site: Site
-) -> None:
+def test_of_5000_pages_only_the_5xx_are_loaded_again(tasks: ct.Client, site: Site) -> None:
     """The job of a scraper: what the site refuses stays failed, what it could not do is tried again."""
     statuses = ([200] * 40 + [404] * 6 + [500, 502, 503, 504]) * 100
     urls = pd.DataFrame({"url": [f"http://127.0.0.1:{site.port}/{status}/{n}" for n, status in enumerate(statuses)]})
-    queue = tasks.queue(make_name(), create=True, max_attempts=1, rate=500, max_concurrent=50)
+    queue = tasks.queue("reports", create=True, max_attempts=1, rate=500, max_concurrent=50)
     batch = queue.fan_out(urls, url="{url}", body=None)
     assert (batch.wait().succeeded, batch.progress().failed) == (4_000, 1_000)
     counts = batch.errors().set_index("cause").failed.to_dict()

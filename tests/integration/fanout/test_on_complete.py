@@ -309,15 +309,13 @@ def test_a_handler_takes_it(tmp_path: Path, target: Target) -> None:
     assert handler.calls()["status"].tolist() == [200]
 
 
-def test_a_queue_that_sends_elsewhere(
-    tasks: ct.Client, once: ct.Queue, make_name: Callable[[], str], emulator: Emulator, target: Target
-) -> None:
+def test_a_queue_that_sends_elsewhere(tasks: ct.Client, once: ct.Queue, emulator: Emulator, target: Target) -> None:
     """It would carry the notification away, so it is refused; another queue carries it."""
     once.route(target.url)
     batch = once.fan_out(ROWS, url="http://127.0.0.1:9/x")
     with pytest.raises(InvalidInputError, match="queue="):
         batch.on_complete(done_url(target))
-    notices = tasks.queue(make_name(), create=True)
+    notices = tasks.queue("reports", create=True)
     batch.on_complete(done_url(target), queue=notices).wait("60s")
     assert [summary["queue"] for summary in notifications(target, 1)] == [once.name]
     assert (created(emulator, once), created(emulator, notices)) == ([], ["1"])

@@ -10,7 +10,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchTimeoutError
 from cloudtasks_nb.fanout.batch import live, search
-from tests.integration.conftest import Emulator, StartEmulator, Target
+from tests.integration.conftest import Emulator, Target, options
 from tests.integration.fanout.conftest import reached
 
 ROWS = pd.DataFrame({"row": range(20)})
@@ -33,9 +33,9 @@ def send(queue: ct.Queue, serve: Callable[..., ct.Handler], failing: int = 5) ->
 
 
 @pytest.fixture
-def quick(tasks: ct.Client, make_name: Callable[[], str]) -> ct.Queue:
+def quick(tasks: ct.Client) -> ct.Queue:
     """Give a queue that gives up after two attempts, quickly."""
-    return tasks.queue(make_name(), create=True, max_attempts=2, min_backoff="100ms")
+    return tasks.queue("reports", create=True, max_attempts=2, min_backoff="100ms")
 
 
 def test_successes_and_failures(quick: ct.Queue, serve: Callable[..., ct.Handler]) -> None:
@@ -49,31 +49,29 @@ def test_successes_and_failures(quick: ct.Queue, serve: Callable[..., ct.Handler
     assert set(failed["last_status"]) == {"INTERNAL"}
 
 
+@options("--log-delay", "30")
 def test_entries_that_come_late(
-    start_emulator: StartEmulator,
+    emulator: Emulator,
+    tasks: ct.Client,
     serve: Callable[..., ct.Handler],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A log that is half a minute behind only makes it take longer, which is said; nothing is gone meanwhile."""
     monkeypatch.setattr(live, "_LASTING", 0.1)
-    emulator = start_emulator("--log-delay", "30")
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
-        batch = send(tasks.queue("late", create=True, max_attempts=1), serve)
-        with pytest.raises(BatchTimeoutError):
-            batch.wait("8s")
-        assert batch.progress().gone == 0
-        assert "are settling: their log entries are awaited" in "".join(capsys.readouterr())
-        emulator.advance(31)
-        progress = batch.wait("60s")
-        assert (progress.succeeded, progress.failed, progress.gone) == (15, 5, 0)
+    batch = send(tasks.queue("late", create=True, max_attempts=1), serve)
+    with pytest.raises(BatchTimeoutError):
+        batch.wait("8s")
+    assert batch.progress().gone == 0
+    assert "are settling: their log entries are awaited" in "".join(capsys.readouterr())
+    emulator.advance(31)
+    progress = batch.wait("60s")
+    assert (progress.succeeded, progress.failed, progress.gone) == (15, 5, 0)
 
 
-def test_a_log_of_half_the_operations(
-    tasks: ct.Client, make_name: Callable[[], str], serve: Callable[..., ct.Handler]
-) -> None:
+def test_a_log_of_half_the_operations(tasks: ct.Client, serve: Callable[..., ct.Handler]) -> None:
     """Rows have the outcome that the log has of their task; those that it does not mention are gone."""
-    queue = tasks.queue(make_name(), create=True, max_attempts=1, log_sampling_ratio=0.5)
+    queue = tasks.queue("reports", create=True, max_attempts=1, log_sampling_ratio=0.5)
     batch = send(queue, serve)
     progress = batch.wait("90s")
     assert 0 < progress.gone < 20
@@ -85,11 +83,9 @@ def test_a_log_of_half_the_operations(
     assert set(table.index[table["state"] == "succeeded"]) <= set(range(5, 20))
 
 
-def test_no_log_and_no_result(
-    tasks: ct.Client, make_name: Callable[[], str], target: Target, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_log_and_no_result(tasks: ct.Client, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is known, nothing is claimed, and the cell says so at the start."""
-    queue = tasks.queue(make_name(), create=True, max_attempts=1, log_sampling_ratio=0.0)
+    queue = tasks.queue("reports", create=True, max_attempts=1, log_sampling_ratio=0.0)
     batch = queue.fan_out(ROWS, url=target.url)
     assert "queue.update(log_sampling_ratio=1.0)" in capsys.readouterr().out
     assert batch.wait("60s").gone == 20
@@ -130,22 +126,21 @@ def test_rows_that_were_gone_are_corrected_from_a_new_connection(
         assert "20 rows had another outcome first" in repr(again)
 
 
+@options("--log-index-delay", "0.05:45", "0.01:600")
 def test_entries_that_can_be_read_late(
-    start_emulator: StartEmulator, serve: Callable[..., ct.Handler], monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator, tasks: ct.Client, serve: Callable[..., ct.Handler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 1,000 rows 5 % have their entry 45 s late, 1 % ten minutes late: none of them is gone, and all end."""
     monkeypatch.setattr(search, "_LONGEST_PAUSE", 1.0)
     monkeypatch.setattr(search, "_FIRST_PAUSE", 1.0)
-    emulator = start_emulator("--log-index-delay", "0.05:45", "0.01:600")
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
-        queue = tasks.queue("late", create=True, max_attempts=1)
-        rows = pd.DataFrame({"row": range(1000)})
-        batch = queue.fan_out(rows, url=serve(lambda row: row, name="late", store=UNREAD), progress=False)
-        reached(batch, lambda progress: progress.settling >= 40)
-        emulator.advance(46)
-        reached(batch, lambda progress: 0 < progress.settling < 30)
-        emulator.advance(600)
-        progress = batch.wait("60s")
+    queue = tasks.queue("late", create=True, max_attempts=1)
+    rows = pd.DataFrame({"row": range(1000)})
+    batch = queue.fan_out(rows, url=serve(lambda row: row, name="late", store=UNREAD), progress=False)
+    reached(batch, lambda progress: progress.settling >= 40)
+    emulator.advance(46)
+    reached(batch, lambda progress: 0 < progress.settling < 30)
+    emulator.advance(600)
+    progress = batch.wait("60s")
     assert (progress.succeeded, progress.gone) == (1000, 0)
 
 
@@ -156,11 +151,9 @@ def test_a_log_that_is_busy(quick: ct.Queue, emulator: Emulator, serve: Callable
     assert (progress.succeeded, progress.failed) == (15, 5)
 
 
-def test_tasks_deleted_while_they_retry(
-    tasks: ct.Client, make_name: Callable[[], str], serve: Callable[..., ct.Handler]
-) -> None:
+def test_tasks_deleted_while_they_retry(tasks: ct.Client, serve: Callable[..., ct.Handler]) -> None:
     """Somebody deletes them in the Console: neither failed nor succeeded, but with the status they had last."""
-    queue = tasks.queue(make_name(), create=True, max_attempts=5, min_backoff="10min")
+    queue = tasks.queue("reports", create=True, max_attempts=5, min_backoff="10min")
     batch = send(queue, serve)
     reached(batch, lambda progress: progress.succeeded == 15 and progress.retrying == 5)
     assert queue.delete_tasks(queue.tasks())["ok"].all()
@@ -169,24 +162,22 @@ def test_tasks_deleted_while_they_retry(
     assert set(batch.tasks().query("state == 'gone'")["last_status"]) == {"INTERNAL"}
 
 
-def test_nobody_listens_yet(start_emulator: StartEmulator, serve: Callable[..., ct.Handler]) -> None:
+@options("--wait-for-loopback")
+def test_nobody_listens_yet(emulator: Emulator, once: ct.Queue, serve: Callable[..., ct.Handler]) -> None:
     """With the embedded emulator no attempt is spent on a handler that is not served yet."""
-    emulator = start_emulator("--wait-for-loopback")
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
-        queue = tasks.queue("patient", create=True, max_attempts=1)
 
-        def later(row: int) -> int:
-            return row
+    def later(row: int) -> int:
+        return row
 
-        handler = ct.serve(later)
-        handler.close()
-        batch = queue.fan_out(ROWS, url=handler)
-        reached(batch, lambda progress: not progress.unsent and progress.ready == 20)
-        emulator.advance(60)
-        assert states(batch) == {"ready": 20}
-        serve(later)
-        assert batch.wait("60s").succeeded == 20
-        assert set(batch.tasks()["attempts"]) == {1}
+    handler = ct.serve(later)
+    handler.close()
+    batch = once.fan_out(ROWS, url=handler)
+    reached(batch, lambda progress: not progress.unsent and progress.ready == 20)
+    emulator.advance(60)
+    assert states(batch) == {"ready": 20}
+    serve(later)
+    assert batch.wait("60s").succeeded == 20
+    assert set(batch.tasks()["attempts"]) == {1}
 
 
 def test_cancelling_while_sending(paused: ct.Queue) -> None:

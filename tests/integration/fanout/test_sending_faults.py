@@ -17,7 +17,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import PreconditionError, QueueNotFoundError
-from tests.integration.conftest import Emulator, StartEmulator
+from tests.integration.conftest import Emulator, options
 from tests.integration.fanout.conftest import Proxy, reached
 
 Faults = Callable[..., object]
@@ -109,13 +109,11 @@ def test_slow_answers(paused: ct.Queue, proxy: Proxy) -> None:
     assert rows_in(paused) == list(range(2000))
 
 
-def test_an_emulator_without_batch_calls(start_emulator: StartEmulator) -> None:
+@options("--no-batch")
+def test_an_emulator_without_batch_calls(paused: ct.Queue) -> None:
     """An endpoint that knows no batch calls gets the tasks one by one."""
-    emulator = start_emulator("--no-batch")
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
-        queue = tasks.queue("singles", create=True).pause()
-        reached(queue.fan_out(MANY, url=TARGET), sent)
-        assert rows_in(queue) == list(range(2000))
+    reached(paused.fan_out(MANY, url=TARGET), sent)
+    assert rows_in(paused) == list(range(2000))
 
 
 def test_a_deleted_queue_stops_the_sending(queue: ct.Queue, proxy: Proxy, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def listed(tasks: ct.Client, batch: str) -> dict[str, Any]:
     return {str(name): value for name, value in found.astype(object).where(found.notna(), None).iloc[0].items()}
 
 
-def test_a_colleague_takes_over(connect: Connect, make_name: Callable[[], str], serve: Serve, tmp_path: Path) -> None:
+def test_a_colleague_takes_over(connect: Connect, serve: Serve, tmp_path: Path) -> None:
     """The batch is listed with its maker, opened with the states of the log, and its failures are retried there."""
     broken = set(range(5))
 
@@ -78,7 +78,7 @@ def test_a_colleague_takes_over(connect: Connect, make_name: Callable[[], str], 
         return 2 * day
 
     handler = serve(double, store=tmp_path / "store")
-    mine = cell(connect("ada"), make_name(), handler)
+    mine = cell(connect("ada"), "reports", handler)
     assert mine.wait("60s").failed == 5
     tasks = connect("bob")
     row = listed(tasks, mine.id)
@@ -95,9 +95,9 @@ def test_a_colleague_takes_over(connect: Connect, make_name: Callable[[], str], 
     assert theirs.results()["result"].tolist() == [2 * day for day in range(20)]
 
 
-def test_opening_sends_nothing(connect: Connect, make_name: Callable[[], str], target: Target) -> None:
+def test_opening_sends_nothing(connect: Connect, target: Target) -> None:
     """Rows that their maker did not send stay unsent until `resume()`; the name leads to the batch too."""
-    ada, name = connect("ada"), make_name()
+    ada, name = connect("ada"), "reports"
     ada.queue(name, create=True, max_attempts=1).pause()
     mine = cell(ada, name, target, pd.DataFrame({"day": range(250)}), send_rate=0.1)
     sent = 250 - reached(mine, lambda progress: progress.unsent < 250).unsent
@@ -113,9 +113,9 @@ def test_opening_sends_nothing(connect: Connect, make_name: Callable[[], str], t
     assert len(bob.queue(name).tasks()) == sent
 
 
-def test_rows_that_are_added_are_seen(connect: Connect, make_name: Callable[[], str], target: Target) -> None:
+def test_rows_that_are_added_are_seen(connect: Connect, target: Target) -> None:
     """A colleague who opens the batch again has the new rows too, with their states."""
-    ada, name = connect("ada"), make_name()
+    ada, name = connect("ada"), "reports"
     mine = cell(ada, name, target, ROWS.head(12))
     mine.wait("60s")
     bob = connect("bob")
@@ -132,17 +132,13 @@ def test_the_default_store_is_not_shared(tasks: ct.Client, once: ct.Queue, targe
 
 
 def test_a_store_that_does_not_answer(
-    connect: Connect,
-    make_name: Callable[[], str],
-    target: Target,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Batches of this home are sent and listed all the same, and a note says what is missing."""
     tasks = connect("ada")
     release = threading.Event()
     monkeypatch.setattr(Store, "get", fail)
-    batch = cell(tasks, make_name(), target)
+    batch = cell(tasks, "reports", target)
     assert f"others cannot see batch {batch.id} yet: the bucket does not answer" in capsys.readouterr().out
     assert batch.wait("60s").succeeded == 20
     monkeypatch.setattr(Store, "pages", fail)
@@ -157,13 +153,13 @@ def test_a_store_that_does_not_answer(
 
 
 def test_a_batch_that_was_not_stored_is_stored_later(
-    connect: Connect, make_name: Callable[[], str], target: Target, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`tasks.batch(id)` writes it."""
     ada = connect("ada")
     with monkeypatch.context() as patch:
         patch.setattr(Store, "put", fail)
-        mine = cell(ada, make_name(), target)
+        mine = cell(ada, "reports", target)
     mine.wait("60s")
     bob = connect("bob")
     assert mine.id not in bob.batches().index
@@ -171,9 +167,9 @@ def test_a_batch_that_was_not_stored_is_stored_later(
     assert mine.id in bob.batches().index
 
 
-def test_deleting_here_and_everywhere(connect: Connect, make_name: Callable[[], str], target: Target) -> None:
+def test_deleting_here_and_everywhere(connect: Connect, target: Target) -> None:
     """Old batches of others are deleted in this home only; `delete()` of one batch deletes it for all."""
-    mine = cell(connect("ada"), make_name(), target)
+    mine = cell(connect("ada"), "reports", target)
     mine.wait("60s")
     bob = connect("bob")
     theirs = bob.batch(mine.id)
@@ -188,9 +184,7 @@ def test_deleting_here_and_everywhere(connect: Connect, make_name: Callable[[], 
     assert mine.wait("60s").succeeded == 20
 
 
-def test_results_tell_what_a_queue_without_a_log_does_not(
-    connect: Connect, make_name: Callable[[], str], serve: Serve, tmp_path: Path
-) -> None:
+def test_results_tell_what_a_queue_without_a_log_does_not(connect: Connect, serve: Serve, tmp_path: Path) -> None:
     """A batch that a colleague has finished has the same states here, and only its failures are ever sent again."""
     broken, calls = set(range(5)), []
 
@@ -200,7 +194,7 @@ def test_results_tell_what_a_queue_without_a_log_does_not(
             raise LookupError(day)
         return 2 * day
 
-    handler, name, ada = serve(double, store=tmp_path / "store"), make_name(), connect("ada")
+    handler, name, ada = serve(double, store=tmp_path / "store"), "reports", connect("ada")
     ada.queue(name, create=True, max_attempts=1, log_sampling_ratio=0)
     mine = cell(ada, name, handler, ROWS.head(15))
     assert mine.wait("60s").failed == 5
@@ -217,10 +211,10 @@ def test_results_tell_what_a_queue_without_a_log_does_not(
 
 
 def test_a_batch_says_from_the_start_that_it_is_being_read(
-    connect: Connect, make_name: Callable[[], str], target: Target, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rows look unsent until then."""
-    mine = cell(connect("ada"), make_name(), target)
+    mine = cell(connect("ada"), "reports", target)
     mine.wait("60s")
     bob, release = connect("bob"), asyncio.Event()
 
@@ -235,14 +229,10 @@ def test_a_batch_says_from_the_start_that_it_is_being_read(
 
 
 def test_a_store_that_does_not_list_results(
-    connect: Connect,
-    make_name: Callable[[], str],
-    target: Target,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What the log has is adopted all the same."""
-    mine = cell(connect("ada"), make_name(), target)
+    mine = cell(connect("ada"), "reports", target)
     mine.wait("60s")
     bob = connect("bob")
     pages = Store.pages

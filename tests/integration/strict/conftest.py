@@ -17,12 +17,11 @@ from google.api_core.exceptions import PermissionDenied
 from google.cloud import tasks_v2
 
 from cloudtasks_nb.testing import StrictEmulator, strict_emulator
-from tests.integration.conftest import Target
+from tests.integration.conftest import LOCATION, Target
 from tests.processes import run
 
 __all__ = ["ADMIN", "LOCATION", "QUEUE", "Connect", "Load", "in_a_process", "refused", "task"]
 
-LOCATION = "projects/demo/locations/us-central1"
 QUEUE = f"{LOCATION}/queues/reports"
 ADMIN = "roles/cloudtasks.admin"
 Connect = Callable[..., Any]

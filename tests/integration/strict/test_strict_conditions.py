@@ -11,7 +11,13 @@ import google.auth
 import google.auth.exceptions
 import google.auth.transport.requests
 import pytest
-from google.api_core.exceptions import Forbidden, GoogleAPICallError, ResourceExhausted, ServiceUnavailable, Unauthenticated
+from google.api_core.exceptions import (
+    Forbidden,
+    GoogleAPICallError,
+    ResourceExhausted,
+    ServiceUnavailable,
+    Unauthenticated,
+)
 from google.auth.transport.requests import AuthorizedSession
 from google.cloud import tasks_v2
 from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client

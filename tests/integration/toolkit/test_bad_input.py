@@ -14,7 +14,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
-from tests.integration.toolkit.conftest import Intercept, MakeName, impatient
+from tests.integration.conftest import Intercept, impatient
 
 URL = "https://svc.example.com/run"
 NAIVE = dt.datetime(2026, 1, 2, 6)  # noqa: DTZ001 - the subject
@@ -92,9 +92,9 @@ def test_a_bad_fan_out(
         ({"rate": 501}, "rate=501 is not more than 0 and at most 500", "queue.pause()"),
     ],
 )
-def test_a_bad_setting(tasks: ct.Client, make_name: MakeName, settings: dict[str, Any], text: str, hint: str) -> None:
+def test_a_bad_setting(tasks: ct.Client, settings: dict[str, Any], text: str, hint: str) -> None:
     """The setting is named, and no queue is created."""
-    name = make_name()
+    name = "reports"
     with pytest.raises(errors.InvalidInputError) as caught:
         tasks.queue(name, create=True, **settings)
     assert text in str(caught.value)

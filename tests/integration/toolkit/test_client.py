@@ -19,22 +19,20 @@ from cloudtasks_nb import errors
 from cloudtasks_nb._frames import QUEUES
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import open_clients
-from tests.integration.conftest import PATIENCE, Emulator, StartEmulator
-from tests.integration.toolkit.conftest import Intercept, MakeName, dtypes
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Intercept, dtypes
 
 
-def test_queues_are_a_frame(start_emulator: StartEmulator) -> None:
+def test_queues_are_a_frame(tasks: ct.Client) -> None:
     """Columns and dtypes are the declared ones, the same without queues; statistics are there."""
-    with ct.connect("p", "l", endpoint=start_emulator().ready["grpc"]) as tasks:
-        empty = tasks.queues()
-        tasks.queue("q", create=True).pause().enqueue("http://127.0.0.1:9/")
-        full = tasks.queues()
+    empty = tasks.queues()
+    tasks.queue("q", create=True).pause().enqueue("http://127.0.0.1:9/")
+    full = tasks.queues()
     for frame in (empty, full):
         assert dtypes(frame) == dtypes(declared(QUEUES, {}, index="queue"))
         assert (frame.index.name, str(frame.index.dtype)) == ("queue", "string")
     assert (len(empty), full.index.tolist()) == (0, ["q"])
     assert full[["state", "tasks", "rate", "max_attempts", "name"]].to_numpy().tolist() == [
-        ["PAUSED", 1, 500.0, 5, "projects/p/locations/l/queues/q"]
+        ["PAUSED", 1, 500.0, 5, f"{LOCATION}/queues/q"]
     ]
     assert full.max_backoff["q"] == pd.Timedelta("1h")
 
@@ -54,9 +52,9 @@ def test_an_endpoint_without_statistics(tasks: ct.Client, queue: ct.Queue, inter
     assert found.rate[queue.id] == 500
 
 
-def test_a_new_queue(tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_queue(tasks: ct.Client, capsys: pytest.CaptureFixture[str]) -> None:
     """It gets a log and few attempts by default, and one line shows which defaults are the toolkit's."""
-    queue = tasks.queue(make_name(), create=True, rate=50, max_concurrent=8, min_backoff="1min")
+    queue = tasks.queue("reports", create=True, rate=50, max_concurrent=8, min_backoff="1min")
     assert capsys.readouterr().out == (
         f"made queue {queue.id} with log_sampling_ratio=1.0 (Cloud Tasks' own default: 0.0), "
         "max_attempts=5 (Cloud Tasks' own default: 100)\n"
@@ -66,19 +64,17 @@ def test_a_new_queue(tasks: ct.Client, make_name: MakeName, capsys: pytest.Captu
     assert row.min_backoff == pd.Timedelta("1min")
 
 
-def test_a_new_queue_that_is_told_everything(
-    tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_queue_that_is_told_everything(tasks: ct.Client, capsys: pytest.CaptureFixture[str]) -> None:
     """What was asked for is not remarked upon."""
-    queue = tasks.queue(make_name(), create=True, max_attempts=100, log_sampling_ratio=0.0)
+    queue = tasks.queue("reports", create=True, max_attempts=100, log_sampling_ratio=0.0)
     assert capsys.readouterr().out == f"made queue {queue.id}\n"
     row = tasks.queues().loc[queue.id]
     assert (row.max_attempts, row.log_sampling_ratio) == (100, 0)
 
 
-def test_the_same_cell_again(tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_cell_again(tasks: ct.Client, capsys: pytest.CaptureFixture[str]) -> None:
     """A queue that is as asked for is left alone, without a word, however its values are written."""
-    name = make_name()
+    name = "reports"
     for backoff in ("90s", 90, pd.Timedelta("1min 30s")):
         tasks.queue(name, create=True, rate=50, min_backoff=backoff)
     assert capsys.readouterr().out.count("\n") == 1
@@ -93,10 +89,10 @@ def test_the_same_cell_again(tasks: ct.Client, make_name: MakeName, capsys: pyte
     ],
 )
 def test_an_existing_queue_is_changed(
-    tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], text: str
+    tasks: ct.Client, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], text: str
 ) -> None:
     """Only the settings that differ are changed, and one line shows the values before and after."""
-    name = make_name()
+    name = "reports"
     tasks.queue(name, create=True, rate=50, max_concurrent=8, max_attempts=9).pause()
     capsys.readouterr()
     tasks.queue(name, create=True, **settings)
@@ -105,20 +101,18 @@ def test_an_existing_queue_is_changed(
     assert (row.state, row.max_attempts) == ("PAUSED", 9)
 
 
-def test_no_doublings(tasks: ct.Client, make_name: MakeName, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_doublings(tasks: ct.Client, capsys: pytest.CaptureFixture[str]) -> None:
     """Zero doublings hold from the beginning, though CreateQueue takes 0 for a missing value."""
-    name = make_name()
+    name = "reports"
     for _ in range(2):
         tasks.queue(name, create=True, max_doublings=0)
     assert tasks.queues().max_doublings[name] == 0
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_two_who_make_the_same_queue(
-    emulator: Emulator, make_name: MakeName, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_who_make_the_same_queue(emulator: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
     """All get it, one has made it, and it has the settings that were named."""
-    name, gate = make_name(), Barrier(4)
+    name, gate = "reports", Barrier(4)
 
     def make(_: int) -> str:
         with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
@@ -249,7 +243,6 @@ def test_how_a_connection_shows_itself(tasks: ct.Client, queue: ct.Queue) -> Non
             assert word in text
 
 
-def test_a_connection_without_queues_says_the_next_step(start_emulator: StartEmulator) -> None:
+def test_a_connection_without_queues_says_the_next_step(tasks: ct.Client) -> None:
     """The line to type is shown."""
-    with ct.connect("p", "l", endpoint=start_emulator().ready["grpc"]) as tasks:
-        assert 'tasks.queue("reports", create=True)' in tasks._repr_mimebundle_()["text/plain"]
+    assert 'tasks.queue("reports", create=True)' in tasks._repr_mimebundle_()["text/plain"]

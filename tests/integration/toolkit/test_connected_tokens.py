@@ -25,11 +25,10 @@ def deliver(emulator: Emulator, url: str) -> str:
 
 @pytest.mark.parametrize("by_variable", [False, True], ids=["endpoint", "CLOUD_TASKS_EMULATOR_HOST"])
 def test_the_tokens_of_the_endpoint(
-    start_emulator: StartEmulator, monkeypatch: pytest.MonkeyPatch, *, by_variable: bool
+    emulator: Emulator, start_emulator: StartEmulator, monkeypatch: pytest.MonkeyPatch, *, by_variable: bool
 ) -> None:
     """A handler takes the tokens of the emulator that was connected to, and refuses those of another."""
-    ours, foreign = start_emulator(), start_emulator()
-    endpoint = ours.ready["grpc"]
+    foreign, endpoint = start_emulator(), emulator.ready["grpc"]
     if by_variable:
         monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", endpoint)
     heard: list[int] = []
@@ -38,11 +37,11 @@ def test_the_tokens_of_the_endpoint(
         heard.append(x)
 
     with ct.connect("demo", "us-central1", endpoint=None if by_variable else endpoint) as tasks:
-        assert tasks.certs_url == f"{ours.ready['http']}/oauth2/v1/certs"
+        assert tasks.certs_url == f"{emulator.ready['http']}/oauth2/v1/certs"
         with ct.serve(hear, name="signed", service_account=ACCOUNT, tasks=tasks) as handler:
             assert deliver(foreign, handler.url) == "UNAUTHENTICATED"
             assert heard == []
-            assert deliver(ours, handler.url) == "OK"
+            assert deliver(emulator, handler.url) == "OK"
             assert heard == [1]
 
 

@@ -10,8 +10,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import EndpointError
 from cloudtasks_nb.service.costs import LOG_PRICE
-from tests.integration.conftest import PATIENCE, StartEmulator, Target
-from tests.integration.toolkit.conftest import Intercept, impatient
+from tests.integration.conftest import PATIENCE, Intercept, Target, impatient, options
 
 CHECKS = ["credentials", "principal", "project", "api", "location", "queues", "permissions", "log", "clock", "versions"]
 
@@ -21,12 +20,11 @@ def wrong(found: pd.DataFrame) -> list[str]:
     return found.index[~found.ok.astype(bool)].tolist()
 
 
-def test_an_emulator_is_well(start_emulator: StartEmulator) -> None:
+def test_an_emulator_is_well(tasks: ct.Client) -> None:
     """Everything is ok, checks that an emulator does not need are marked so, and the frame has the declared columns."""
-    with ct.connect("p", "l", endpoint=start_emulator().ready["grpc"]) as tasks:
-        found = tasks.doctor()
-        tasks.queue("reports", create=True)
-        assert tasks.doctor().detail["queues"] == "1 queue: reports"
+    found = tasks.doctor()
+    tasks.queue("reports", create=True)
+    assert tasks.doctor().detail["queues"] == "1 queue: reports"
     assert found.index.tolist() == CHECKS
     assert {name: str(dtype) for name, dtype in found.dtypes.items()} == {
         "ok": "boolean",
@@ -107,12 +105,11 @@ def test_a_queue_that_was_not_made(tasks: ct.Client) -> None:
     assert (found.ok, found.fix) == (False, 'tasks.queue("nowhere", create=True)')
 
 
-def test_a_queue_that_was_just_made(start_emulator: StartEmulator) -> None:
+@options("--new-queue-delay", "3600")
+def test_a_queue_that_was_just_made(tasks: ct.Client) -> None:
     """That it is not found for some minutes is no fault."""
-    address = start_emulator("--new-queue-delay", "600").ready["grpc"]
-    with ct.connect("p", "l", endpoint=address) as tasks:
-        tasks.queue("reports", create=True)
-        found = tasks.doctor()
+    tasks.queue("reports", create=True)
+    found = tasks.doctor()
     assert wrong(found) == []
     assert found.detail["queues"] == "reports was just made, and can take minutes to become available"
 

@@ -10,8 +10,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
-from tests.integration.conftest import Emulator, Target
-from tests.integration.toolkit.conftest import Intercept
+from tests.integration.conftest import Emulator, Intercept, Target
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True

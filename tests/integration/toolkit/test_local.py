@@ -22,7 +22,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb.client import emulator_process
 from cloudtasks_nb.fanout.outbox import disk
-from tests.integration.conftest import PATIENCE, StartEmulator
+from tests.integration.conftest import PATIENCE, Emulator, StartEmulator
 
 NOWHERE = "http://127.0.0.1:9/never"
 
@@ -245,13 +245,12 @@ def test_nothing_is_lost_when_it_is_killed(tmp_path: Path) -> None:
         assert again.queues().state["q"] == "PAUSED"
 
 
-def test_it_verifies_who_answers(tmp_path: Path, start_emulator: StartEmulator) -> None:
+def test_it_verifies_who_answers(tmp_path: Path, emulator: Emulator) -> None:
     """An address in the folder at which another emulator answers is not used."""
-    stranger = start_emulator()
-    facts = {**stranger.ready, "instance": "another"}
+    facts = {**emulator.ready, "instance": "another"}
     (tmp_path / "endpoint.json").write_text(json.dumps(facts))
     with ct.local(tmp_path) as tasks:
-        assert tasks.endpoint != stranger.ready["grpc"]
+        assert tasks.endpoint != emulator.ready["grpc"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"http": 5}', '{"http": "http://127.0.0.1:1", "instance": "x"}'])

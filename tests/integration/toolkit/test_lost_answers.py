@@ -139,10 +139,10 @@ def test_a_change_of_a_queue_that_was_deleted_since(proxy: LossyProxy, paused: c
     assert proxy.calls.count("UpdateQueue") == 1
 
 
-def test_a_queue_that_was_created(proxy: LossyProxy, through: ct.Queue, make_name: Callable[[], str]) -> None:
+def test_a_queue_that_was_created(proxy: LossyProxy, through: ct.Queue) -> None:
     """The queue exists after the call: it is not created again, and has the settings."""
     proxy.lose_answer("CreateQueue")
-    name = make_name()
+    name = "reports"
     with ct.connect("demo", "us-central1", endpoint=f"127.0.0.1:{proxy.port}") as connection:
         connection.queue(name, create=True, rate=3)
         assert connection.queues().rate[name] == 3

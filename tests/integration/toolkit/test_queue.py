@@ -17,8 +17,7 @@ from cloudtasks_nb._frames import ATTEMPTS, TASKS
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import connection as connection_module
 from cloudtasks_nb.service.costs import LOG_PRICE
-from tests.integration.conftest import Emulator, StartEmulator, Target
-from tests.integration.toolkit.conftest import Intercept, MakeName, attempted, dtypes
+from tests.integration.conftest import LOCATION, Emulator, Intercept, Target, attempted, dtypes, options
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
@@ -132,13 +131,11 @@ def test_none(queue: ct.Queue, verb: str) -> None:
     assert (len(done), dtypes(done)) == (0, {"task": "string", "ok": "boolean", "error": "string"})
 
 
-def test_delete_without_batch_calls(start_emulator: StartEmulator, capsys: pytest.CaptureFixture[str]) -> None:
+@options("--no-batch")
+def test_delete_without_batch_calls(paused: ct.Queue) -> None:
     """Where the endpoint has no batch calls, tasks are deleted one by one, with the same verdicts."""
-    emulator = start_emulator("--no-batch")
-    with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
-        queue = tasks.queue("q", create=True).pause()
-        queue.enqueue(NOWHERE, task_id="a")
-        done = queue.delete_tasks(["a", "missing"])
+    paused.enqueue(NOWHERE, task_id="a")
+    done = paused.delete_tasks(["a", "missing"])
     assert done.ok.tolist() == [True, False]
     assert "missing" in done.error[1]
 
@@ -329,9 +326,9 @@ MISSING: dict[str, Callable[[ct.Queue], Any]] = {
 
 
 @pytest.mark.parametrize("verb", MISSING.values(), ids=MISSING)
-def test_a_queue_that_is_not_there(tasks: ct.Client, make_name: MakeName, verb: Callable[[ct.Queue], Any]) -> None:
+def test_a_queue_that_is_not_there(tasks: ct.Client, verb: Callable[[ct.Queue], Any]) -> None:
     """Every verb names the queue and the call that makes it; none makes it by itself."""
-    queue = tasks.queue(make_name())
+    queue = tasks.queue("reports")
     with pytest.raises(errors.QueueNotFoundError, match=f'there is no queue "{queue.id}"') as caught:
         verb(queue)
     assert (caught.value.resource, caught.value.code) == (queue.name, "NOT_FOUND")
@@ -356,12 +353,12 @@ EARLY: dict[str, Callable[[ct.Client], Any]] = {
 }
 
 
+@options("--new-queue-delay", "3600")
 @pytest.mark.parametrize("verb", EARLY.values(), ids=EARLY)
 def test_a_new_queue_that_is_not_known_yet(
-    start_emulator: StartEmulator, monkeypatch: pytest.MonkeyPatch, verb: Callable[[ct.Client], Any]
+    emulator: Emulator, tasks: ct.Client, monkeypatch: pytest.MonkeyPatch, verb: Callable[[ct.Client], Any]
 ) -> None:
     """A service that does not know our new queue yet is asked again, and one line says why."""
-    emulator = start_emulator("--new-queue-delay", "3600")
     printed: list[str] = []
 
     def notify(line: str) -> None:
@@ -370,13 +367,10 @@ def test_a_new_queue_that_is_not_known_yet(
 
     monkeypatch.setattr(connection_module, "_NEW_QUEUE_PAUSE", 0.01)
     monkeypatch.setattr(connection_module, "notify", notify)
-    with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
-        tasks.queue("q", create=True)
-        verb(tasks)
-        assert tasks.queues().index.tolist() == ["q"]
-    assert printed == [
-        "waiting for the new queue projects/p/locations/l/queues/q: it can take minutes to become available"
-    ]
+    tasks.queue("q", create=True)
+    verb(tasks)
+    assert tasks.queues().index.tolist() == ["q"]
+    assert printed == [f"waiting for the new queue {LOCATION}/queues/q: it can take minutes to become available"]
 
 
 def test_how_a_queue_shows_itself(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
@@ -449,7 +443,7 @@ def test_the_price_of_a_log(intercept: Intercept, capsys: pytest.CaptureFixture[
         assert "which costs $46.33 a day" in queue._repr_mimebundle_()["text/plain"]
 
 
-def test_a_queue_that_is_not_there_shows_that(tasks: ct.Client, make_name: MakeName) -> None:
+def test_a_queue_that_is_not_there_shows_that(tasks: ct.Client) -> None:
     """Showing an object never raises."""
-    queue = tasks.queue(make_name())
+    queue = tasks.queue("reports")
     assert f'there is no queue "{queue.id}"' in queue._repr_mimebundle_()["text/plain"]

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from tests.integration.conftest import Emulator, Target
-from tests.integration.toolkit.conftest import attempted
+from tests.integration.conftest import Emulator, Target, attempted
 
 SECRETS = ("s3cr3t-url", "s3cr3t-body", "s3cr3t-head", "s3cr3t-cell")
 ROWS = pd.DataFrame({"day": ["d1", "d2"], "api_key": "s3cr3t-cell"})

@@ -14,7 +14,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.watch import Snapshot, Subscription
-from tests.integration.conftest import PATIENCE, StartEmulator, Target
+from tests.integration.conftest import PATIENCE, Emulator, StartEmulator, Target, options
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
@@ -100,19 +100,17 @@ def test_every_attempt_is_heard_once(queue: ct.Queue, listen: Listen, target: Ta
     assert last.lag is not None
 
 
-def test_a_slow_log(start_emulator: StartEmulator, target: Target) -> None:
+@options("--log-delay", "3600")
+def test_a_slow_log(emulator: Emulator, tasks: ct.Client, queue: ct.Queue, target: Target) -> None:
     """An entry that appears an hour late is delivered when it appears."""
-    emulator = start_emulator("--log-delay", "3600")
-    with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
-        queue = tasks.queue("q", create=True)
-        heard = Heard(tasks, queue, since=now_micros() - 1_000_000)
-        queue.enqueue(target.url, task_id="t")
-        emulator.gone(f"{queue.name}/tasks/t")
-        heard.until(values("done_last_minute", 1))
-        assert heard.entries == []
-        emulator.advance(3601)
-        heard.until(lambda _: bool(heard.entries))
-        heard.subscription.close()
+    heard = Heard(tasks, queue, since=now_micros() - 1_000_000)
+    queue.enqueue(target.url, task_id="t")
+    emulator.gone(f"{queue.name}/tasks/t")
+    heard.until(values("done_last_minute", 1))
+    assert heard.entries == []
+    emulator.advance(3601)
+    heard.until(lambda _: bool(heard.entries))
+    heard.subscription.close()
     assert [(entry.task, entry.status) for entry in heard.entries] == [("t", "OK")]
 
 
