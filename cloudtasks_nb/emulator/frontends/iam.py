@@ -6,7 +6,7 @@ https://cloud.google.com/iam/docs/reference/credentials/rest, and `testIamPermis
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -73,7 +73,7 @@ class IamApi:
         return respond
 
     def _access_token(self, caller: Caller, email: str, given: dict[str, Any]) -> dict[str, Any]:
-        self._check(caller, "iam.serviceAccounts.getAccessToken", email)
+        self._check(caller, "iam.serviceAccounts.getAccessToken", email, given)
         scopes = given.get("scope")
         if not scopes:
             raise invalid_argument("Request contains an invalid argument.")
@@ -85,7 +85,7 @@ class IamApi:
         return {"accessToken": token, "expireTime": expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
     def _id_token(self, caller: Caller, email: str, given: dict[str, Any]) -> dict[str, Any]:
-        self._check(caller, "iam.serviceAccounts.getOpenIdToken", email)
+        self._check(caller, "iam.serviceAccounts.getOpenIdToken", email, given)
         return {"token": self.signer.id_token(email, str(given.get("audience", "")))}
 
     def _on_account(self, caller: Caller, email: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +100,15 @@ class IamApi:
         found = [one for one in given.get("permissions", []) if self.access.allows(caller, one, resources)]
         return {"permissions": found} if found else {}
 
-    def _check(self, caller: Caller, permission: str, email: str) -> None:
+    def _check(self, caller: Caller, permission: str, email: str, given: dict[str, Any]) -> None:
+        """Check that the caller may make tokens of an account, through the `delegates` of the request if it has some.
+
+        https://cloud.google.com/iam/docs/create-short-lived-credentials-delegated
+        """
+        for delegate in given.get("delegates") or []:  # google-auth sends null if there are none
+            account = str(delegate).rpartition("/")[2]
+            self._check(caller, "iam.serviceAccounts.implicitDelegation", account, {})
+            caller = replace(caller, member=member_of(account))
         if not self.access.allows(caller, permission, account_resources(email)):
             raise iam_permission_denied(permission)
         if email not in self.access.state.principals:

@@ -23,11 +23,12 @@ ROWS = pd.DataFrame({"number": range(100)})
 class Work:
     """A function that is called for each row, and fails for those in a set."""
 
-    def __init__(self) -> None:
+    def __init__(self, *bad: int, held: bool = False) -> None:
         self.called: set[int] = set()
-        self.bad: set[int] = set()
+        self.bad = {*bad}
         self.may_end = threading.Event()
-        self.may_end.set()
+        if not held:
+            self.may_end.set()
         self.handler = ct.serve(self.work, name="work")
 
     def work(self, number: int) -> int:
@@ -126,9 +127,9 @@ def test_a_kernel_that_is_killed(tmp_path: Path, take_up: Callable[[ct.Client, W
         assert kernel.stdout is not None
         assert any(line.startswith("called") for line in kernel.stdout)
         kernel.kill()
-    work = Work()
-    work.bad = {3}
-    work.may_end.clear()  # else the canary may have failed when `resume` is called, which then sends the other rows
+    # Held from the start, as the tasks of the killed kernel come as soon as it listens: the canary may not have failed
+    # when `resume` is called, which would then send the other rows.
+    work = Work(3, held=True)
     with ct.local(tmp_path) as tasks, closing(work.handler):
         batch = take_up(tasks, work)
         work.may_end.set()

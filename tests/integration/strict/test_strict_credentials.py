@@ -83,10 +83,12 @@ def test_delegates(google: StrictEmulator, log_in: LogIn) -> None:
     """A chain of accounts works if each may make tokens of the next."""
     google.service_account("sender", VIEWER, key=False)
     google.service_account("between", key=False)
-    google.grant(ANN, "roles/iam.serviceAccountTokenCreator", google.email("between"))
-    google.grant(google.email("between"), "roles/iam.serviceAccountTokenCreator", SENDER)
     log_in(google.user(ANN, gcloud=True))
     with ct.connect("demo", "us-central1", impersonate=f"{google.email('between')}, {SENDER}") as tasks:
+        for member, account in ((ANN, google.email("between")), (google.email("between"), SENDER)):
+            with pytest.raises(errors.CredentialsError, match=f"{ANN} cannot impersonate {SENDER}"):
+                tasks.queues()
+            google.grant(member, "roles/iam.serviceAccountTokenCreator", account)
         assert tasks.queues().index.tolist() == ["reports"]
 
 
