@@ -44,8 +44,8 @@ __all__ = [
     "strict_emulator",
 ]
 
-#: Emulators with different options that are kept; each takes some 80 MB of memory.
-_MAX_KEPT = 8
+#: Emulators with different options that are kept; each takes some 100 MB of memory.
+_MAX_KEPT = 4
 
 
 @pytest.fixture(scope="session")
