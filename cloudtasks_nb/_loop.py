@@ -8,14 +8,28 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import math
 import os
+import queue
+import signal
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cloudtasks_nb.errors import CloudTasksError, ServiceError
 
-__all__ = ["Supervisor", "as_toolkit_error", "call_soon", "check_blocking", "loop", "run", "submit"]
+__all__ = [
+    "Supervisor",
+    "as_toolkit_error",
+    "call_soon",
+    "check_blocking",
+    "hold_interrupts",
+    "loop",
+    "run",
+    "submit",
+]
 
 T = TypeVar("T")
 
@@ -23,6 +37,8 @@ _LOGGER = logging.getLogger(__name__)
 _PERSISTENT = 3  # failures in a row after which `Supervisor.check` raises
 _PAUSE = 0.5  # seconds before work is run again after its first failure
 _LONGEST_PAUSE = 30.0
+_TICK = 0.25  # seconds between two calls of what `run` does meanwhile
+_PATIENCE = 1.0  # seconds for which an interrupt may be held
 
 _lock = threading.Lock()
 _state: dict[str, Any] = {"loop": None, "pid": None}
@@ -32,12 +48,13 @@ def loop() -> asyncio.AbstractEventLoop:
     """Return the background loop of this process; start it if this process has none, as after a fork."""
     with _lock:
         if _state["pid"] != os.getpid():
-            new = asyncio.new_event_loop()
-            ready = threading.Event()
-            new.call_soon(ready.set)
-            threading.Thread(target=new.run_forever, name="cloudtasks-nb", daemon=True).start()
-            ready.wait()
-            _state.update(loop=new, pid=os.getpid())
+            with hold_interrupts():
+                new = asyncio.new_event_loop()
+                ready = threading.Event()
+                new.call_soon(ready.set)
+                threading.Thread(target=new.run_forever, name="cloudtasks-nb", daemon=True).start()
+                ready.wait()
+                _state.update(loop=new, pid=os.getpid())
         running: asyncio.AbstractEventLoop = _state["loop"]
         return running
 
@@ -59,8 +76,45 @@ def submit(coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
     return asyncio.run_coroutine_threadsafe(coroutine, loop())
 
 
-def run(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-    """Run a coroutine on the background loop and wait for its result.
+@contextmanager
+def hold_interrupts(wake: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Raise an interrupt that comes inside the block at its end, and one that comes a second later at once.
+
+    Python raises KeyboardInterrupt between any two steps of the main thread. In the Python code of `threading` or of a
+    library this leaves a lock that nobody releases, and in a finalizer or a callback of a weak reference it is dropped.
+
+    Parameters
+    ----------
+    wake : callable
+        Called when an interrupt comes: it ends what the block waits for.
+    """
+    default = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not default:
+        yield  # no interrupt is raised here, or the block of a caller holds it
+        return
+    first = math.inf
+
+    def hold(*_: object) -> None:
+        nonlocal first
+        now = time.monotonic()
+        if now > first + _PATIENCE:
+            raise KeyboardInterrupt
+        first = min(first, now)
+        wake()
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, default)
+        if first < math.inf:
+            raise KeyboardInterrupt from None
+
+
+def run(
+    coroutine: Coroutine[Any, Any, T], timeout: float | None = None, meanwhile: Callable[[], object] = lambda: None
+) -> T:
+    """Run a coroutine on the background loop and wait for its result; call `meanwhile` four times a second.
 
     An interrupt, or the timeout in seconds, cancels the coroutine and is raised here.
 
@@ -74,12 +128,33 @@ def run(coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
     except RuntimeError:
         coroutine.close()
         raise
-    future = submit(coroutine)
+    woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # is written in C: it has no lock that an interrupt leaves
+    with hold_interrupts(lambda: woken.put(None)):
+        return _result(submit(coroutine), woken, math.inf if timeout is None else timeout, meanwhile)
+
+
+def _result(
+    future: concurrent.futures.Future[T],
+    woken: queue.SimpleQueue[None],
+    timeout: float,
+    meanwhile: Callable[[], object],
+) -> T:
+    """Return the result of a future when it is done; cancel it if something else wakes this thread, or in time."""
+    future.add_done_callback(lambda _: woken.put(None))
+    deadline = time.monotonic() + timeout
     try:
-        return future.result(timeout)
-    except BaseException:
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                woken.get(timeout=max(min(left, _TICK), 0))
+            except queue.Empty:
+                if left <= 0:
+                    raise TimeoutError from None
+                meanwhile()
+            else:
+                return future.result(0)
+    finally:
         future.cancel()
-        raise
 
 
 def call_soon(function: Any, *args: Any) -> None:

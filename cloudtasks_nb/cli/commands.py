@@ -68,8 +68,6 @@ def main(given: Sequence[str]) -> int:
             text = text.replace(call, command)
         sys.stderr.write(f"cloudtasks-nb: {text}\n")
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 def _run(given: Sequence[str]) -> int:

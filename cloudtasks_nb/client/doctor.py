@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +34,6 @@ from cloudtasks_nb.errors import CloudTasksError
 __all__ = ["diagnose"]
 
 _NOT_CHECKED = "not checked"
-_TICK = 0.2  # seconds between two updates of the progress bar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +71,8 @@ def diagnose(context: CheckContext) -> pd.DataFrame:
     asked = {"service_account": context.target.service_account, "target": context.target.url}
     names = [name for name in _CHECKS if asked.get(name, name) is not None]
     found: dict[str, Finding] = {}
-    _loop.check_blocking()
-    future = _loop.submit(_run(context, names, found))
-    try:
-        with Bar("checking", len(names), unit="checks") as bar:
-            while not concurrent.futures.wait([future], _TICK).done:
-                bar.to(len(found))
-    finally:
-        future.cancel()
+    with Bar("checking", len(names), unit="checks") as bar:
+        _loop.run(_run(context, names, found), meanwhile=lambda: bar.to(len(found)))
     for name, finding in found.items():  # in full: a notebook cuts long texts of a frame
         if not finding.ok and finding.detail != _NOT_CHECKED:
             notify(f"{name}: {finding.detail}" + (f"\n  → {finding.fix}" if finding.fix else ""))

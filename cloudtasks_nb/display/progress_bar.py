@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import current_output, notify
 
 __all__ = ["Bar", "Live", "bar_html", "in_notebook"]
@@ -118,21 +119,25 @@ class Bar:
         now = time.monotonic()
         if self._show and now >= self._next:
             self._next = now + _PACE
-            self._draw(now)
+            with _loop.hold_interrupts():  # tqdm releases its locks in Python
+                self._draw(now)
 
     def notify(self, line: str) -> None:
         """Show one line as `notify` does, above the bar if it is drawn as text."""
         if self._text is None or current_output() is not None:
             notify(line)
         else:
-            tqdm.write(line)
+            with _loop.hold_interrupts():
+                tqdm.write(line)
 
     def close(self) -> None:
         """Remove the bar."""
-        if self._live is not None:
-            self._live.clear()
-        if self._text is not None:
-            self._text.close()
+        with _loop.hold_interrupts():
+            if self._live is not None:
+                self._live.clear()
+            if self._text is not None:
+                self._text.close()
+                self._text = None  # tqdm has a finalizer: it runs here
         self._show = False
 
     def _draw(self, now: float) -> None:

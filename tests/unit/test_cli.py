@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import os
+import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from cloudtasks_nb import __version__, cli
+from cloudtasks_nb import __version__, _loop, cli
 from cloudtasks_nb._settings import store_place
 from cloudtasks_nb.cli import commands
 from cloudtasks_nb.client.client import Client
@@ -22,6 +25,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.store.store import Store
+from tests.interrupts import interruptible
 from tests.processes import run
 from tests.unit.fanout.conftest import chunks, put, refs, send_all, spool
 
@@ -283,6 +287,24 @@ def test_how_it_ends_when_it_cannot_go_on(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_an_interrupt_that_python_drops_is_sent_again(sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python ignores what a callback of a weak reference raises, and imports have such callbacks; the command ends."""
+
+    class Freed:
+        pass
+
+    def batch(_: Client, name: str) -> None:
+        freed = Freed()
+        _callback = weakref.ref(freed, lambda _: signal.raise_signal(signal.SIGINT))
+        del freed
+        _loop.run(asyncio.sleep(60))
+        pytest.fail("the interrupt was lost")
+
+    monkeypatch.setattr(Client, "batch", batch)
+    with interruptible():
+        assert cli.main(["watch", sent[1]]) == 130
 
 
 def test_emulator_becomes_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:

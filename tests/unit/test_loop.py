@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import OutboxError, ServiceError
+from tests.interrupts import interrupt, interrupted_everywhere, interruptible
 
 PATIENCE = 20.0
 
@@ -93,24 +94,70 @@ def test_a_timeout_cancels() -> None:
     assert work.cancelled.wait(PATIENCE)
 
 
-def test_an_interrupt_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_cancels() -> None:
     """Ctrl-C (a kernel's interrupt) stops the waiting and the work."""
     work = Endless()
 
-    def interrupted(coroutine: Coroutine[Any, Any, None]) -> Future[None]:
-        def result(timeout: float | None) -> None:
-            assert work.started.wait(PATIENCE)
-            raise KeyboardInterrupt
+    async def interrupted() -> None:
+        _loop.call_soon(interrupt)
+        await work.run()
 
-        future = submit(coroutine)
-        monkeypatch.setattr(future, "result", result)
-        return future
-
-    submit = _loop.submit
-    monkeypatch.setattr(_loop, "submit", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        _loop.run(work.run())
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        _loop.run(interrupted())
     assert work.cancelled.wait(PATIENCE)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'thread_name' was never awaited")
+def test_an_interrupt_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it comes, also while the loop is started, it is raised, and the next call gets its answer."""
+
+    def first_run() -> None:
+        _loop._state = {"loop": None, "pid": None}
+        _loop.run(thread_name())
+
+    monkeypatch.setattr(_loop, "_state", {"loop": None, "pid": None})
+    before = set(threading.enumerate())
+    for place in interrupted_everywhere(first_run):
+        assert _loop.run(thread_name(), timeout=PATIENCE) == "cloudtasks-nb", place
+        started = _loop.loop()
+        started.call_soon_threadsafe(started.stop)
+        for thread in set(threading.enumerate()) - before:
+            thread.join(PATIENCE)
+        started.close()
+
+
+def test_an_interrupt_ends_what_keeps_it_from_being_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is held is raised at the end of the block; if that does not come, another one is raised at once."""
+    monkeypatch.setattr(_loop, "_PATIENCE", 0.0)
+    reached = []
+
+    def work() -> None:
+        with _loop.hold_interrupts():
+            for at in range(3):
+                reached.append(at)
+                signal.raise_signal(signal.SIGINT)
+
+    with interruptible():
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert reached == [0, 1]
+
+
+def test_a_handler_of_the_users_own_stays() -> None:
+    """Who handles interrupts is called when one comes, and the work goes on."""
+    came = []
+
+    async def interrupted() -> str:
+        interrupt()
+        return "done"
+
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(1))
+    try:
+        assert _loop.run(interrupted()) == "done"
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert came == [1]
 
 
 def test_cancelling_the_future_cancels_the_work() -> None:

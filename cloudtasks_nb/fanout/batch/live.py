@@ -120,28 +120,22 @@ def wait(tracker: Tracker, bundle: Callable[[], Mapping[str, str]], seconds: flo
     _loop.check_blocking()
     shown = LiveReport(tracker, bundle) if in_notebook() else None
     blockers = _LastingBlockers(tracker)
-    future = _loop.submit(tracker.finished())
-    deadline = None if seconds is None else time.monotonic() + seconds
-    try:
-        with Bar(f"batch {tracker.batch}", tracker.progress.total, show=shown is None) as bar:
-            while True:
-                left = _TICK if deadline is None else min(_TICK, deadline - time.monotonic())
-                try:
-                    return future.result(max(left, 0))
-                except TimeoutError:
-                    if future.done():
-                        raise
-                    if left <= 0:
-                        if tracker.progress.finished and not tracker.sending:
-                            return tracker.progress  # with timeout=0: the batch is done
-                        raise
-                bar.to(tracker.progress.done, total=tracker.progress.total)
-                for line in blockers.new() if shown is None else ():
-                    bar.notify(line)
-    finally:
-        future.cancel()
-        if shown is not None:
-            shown.show()
+    with Bar(f"batch {tracker.batch}", tracker.progress.total, show=shown is None) as bar:
+
+        def show() -> None:
+            bar.to(tracker.progress.done, total=tracker.progress.total)
+            for line in blockers.new() if shown is None else ():
+                bar.notify(line)
+
+        try:
+            return _loop.run(tracker.finished(), seconds, show)
+        except TimeoutError:
+            if tracker.progress.finished and not tracker.sending:
+                return tracker.progress  # with timeout=0: the batch is done
+            raise
+        finally:
+            if shown is not None:
+                shown.show()
 
 
 class _LastingBlockers:

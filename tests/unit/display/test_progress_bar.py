@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.display.progress_bar import Bar, Live, bar_html, in_notebook
+from tests.interrupts import interrupted_everywhere
 
 
 @pytest.fixture
@@ -81,6 +83,24 @@ def test_text_in_a_terminal(clock: list[float], capsys: pytest.CaptureFixture[st
     assert "4/10" in drawn
     assert "tasks" in drawn
     assert capsys.readouterr().err.endswith("\r")
+
+
+def test_an_interrupt_leaves_no_lock(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it comes, it is raised, and other threads can draw their bars afterwards."""
+    monkeypatch.setattr(progress_bar, "_PACE", 0.0)
+
+    def work() -> None:
+        with Bar("listing", 10) as bar:
+            clock[0] += 1
+            bar.add(5)
+            bar.notify("half of it")
+            bar.add(5)
+
+    with ThreadPoolExecutor(1) as other:
+        for place in interrupted_everywhere(work):
+            for lock in tqdm.get_lock().locks:
+                assert other.submit(lock.acquire, False).result(), place
+                other.submit(lock.release).result()
 
 
 def test_tqdm_that_is_disabled(

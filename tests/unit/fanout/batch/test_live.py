@@ -12,11 +12,12 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import STATES
-from cloudtasks_nb.display import browser_tab
+from cloudtasks_nb.display import browser_tab, progress_bar
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.batch import live as live_module
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
+from tests.interrupts import interrupted_everywhere
 
 
 class FakeTracker:
@@ -177,3 +178,31 @@ def test_waiting_on_the_background_loop_is_refused() -> None:
 
     with pytest.raises(RuntimeError, match="await batch"):
         _loop.run(callback(), 30)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited")
+def test_an_interrupt_of_wait_is_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it comes, it ends the waiting, and the background loop goes on with the batch."""
+
+    class Blocked(FakeTracker):
+        looks = 0
+
+        def blockers(self) -> list[str]:
+            self.looks += 1
+            if self.looks == 2:  # two bars are drawn, and a line above them
+                _loop._TICK = 60.0
+                self.finish(self.at(10))
+            return ["the queue is paused"]
+
+    def waits() -> None:
+        _loop._TICK = 60.0
+        tracker: Any = Blocked()
+        _loop._TICK = 0.0
+        live_module.wait(tracker, tracker.bundle, None)
+
+    monkeypatch.setattr(live_module, "_LASTING", 0.0)
+    monkeypatch.setattr(progress_bar, "_DELAY", 0.0)
+    monkeypatch.setattr(progress_bar, "_PACE", 0.0)
+    monkeypatch.setattr(_loop, "_TICK", 60.0)
+    for place in interrupted_everywhere(waits):
+        assert _loop.submit(asyncio.sleep(0, "alive")).result(30) == "alive", place
