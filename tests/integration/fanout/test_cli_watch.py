@@ -20,7 +20,12 @@ from cloudtasks_nb import cli
 from tests.integration.conftest import Emulator, StartEmulator, Target
 from tests.integration.fanout.conftest import PATIENCE, reached
 
-COMMAND = [sys.executable, "-c", "import sys; from cloudtasks_nb.cli import main; sys.exit(main())"]
+COMMAND = """
+import signal, sys
+from cloudtasks_nb.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
+sys.exit(main())
+"""
 ROWS = pd.DataFrame({"day": range(3)})
 
 Run = Callable[..., "subprocess.Popen[str]"]
@@ -33,7 +38,7 @@ def start() -> Iterator[Run]:
 
         def start(*arguments: str) -> subprocess.Popen[str]:
             child = subprocess.Popen(
-                [*COMMAND, *arguments],
+                [sys.executable, "-c", COMMAND, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 stdin=subprocess.DEVNULL,
