@@ -8,6 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from cloudtasks_nb._loop import hold_interrupts
+
 __all__ = ["Hold", "announce", "announced", "hold"]
 
 
@@ -25,11 +27,7 @@ class Hold:
     def __init__(self, path: Path, lock: FileLock | None) -> None:
         self._path = path
         self._lock = lock
-
-    @property
-    def certain(self) -> bool:
-        """Whether no other process can hold it; False if the file system has no locks."""
-        return self._lock is not None
+        self.certain = lock is not None  #: whether no other process can hold it; False: the file system has no locks
 
     def release(self) -> None:
         """Remove the lock's file and release the lock.
@@ -38,9 +36,11 @@ class Hold:
         gets that of a new file. Two senders of a batch do no harm, because a task's name can be used once.
         """
         if self._lock is not None:
-            with suppress(OSError):  # Windows removes no file that is open; there, filelock removes it
-                self._path.unlink()
-            self._lock.release()
+            with hold_interrupts():
+                with suppress(OSError):  # Windows removes no file that is open; there, filelock removes it
+                    self._path.unlink()
+                self._lock.release()
+                self._lock = None  # a FileLock has a finalizer: it runs here
 
 
 def hold(outbox: Path, name: str) -> Hold | None:
@@ -48,9 +48,10 @@ def hold(outbox: Path, name: str) -> Hold | None:
     path = outbox.parent / "locks" / f"{name}.lock"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Taken on one thread and released on another, which the default would not see as the same.
-        lock = FileLock(path, thread_local=False)
-        lock.acquire(timeout=0)
+        with hold_interrupts():  # filelock has locks of its own, for all threads of the process
+            # Taken on one thread and released on another, which the default would not see as the same.
+            lock = FileLock(path, thread_local=False)
+            lock.acquire(timeout=0)
     except Timeout:
         return None
     except (OSError, NotImplementedError):

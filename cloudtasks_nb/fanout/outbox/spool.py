@@ -17,6 +17,7 @@ from pathlib import Path
 from struct import unpack
 from typing import Self, TypeVar
 
+from cloudtasks_nb._loop import hold_interrupts
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.attach import (
     INCOMING,
@@ -297,11 +298,14 @@ class Spool(Sorter):
     def _flush(self, waiting: int) -> None:
         """Start to compress the block; write compressed blocks until at most `waiting` are left."""
         if self._block.rows:
-            self._waiting.append((self._block, self._pool.submit(self._block.pack)))
+            with hold_interrupts():  # here and below: the pool's thread needs the same locks
+                self._waiting.append((self._block, self._pool.submit(self._block.pack)))
             self._block = NewBlock()
         while len(self._waiting) > waiting:
             block, packed = self._waiting.popleft()
-            transact(self._connection, self._write, block, *packed.result())
+            with hold_interrupts():
+                tasks, shown = packed.result()
+            transact(self._connection, self._write, block, tasks, shown)
             self._next += len(block.rows)
 
     def _write(self, connection: sqlite3.Connection, block: NewBlock, tasks: bytes, shown: bytes) -> None:

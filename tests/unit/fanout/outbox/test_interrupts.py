@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import itertools
 import signal
 import sqlite3
 import sys
@@ -17,8 +18,10 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError
+from cloudtasks_nb.fanout.outbox.locks import hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
+from tests import interrupts
 from tests.unit.fanout.conftest import chunks, put, refs, spool
 
 
@@ -119,4 +122,28 @@ def test_an_interrupt_while_another_process_writes_releases_the_outbox(
             interrupted.batches.set_setting(batch, "a", 1)
         thread.join()
         signal.signal(signal.SIGINT, before)
+        assert_unlocked(outbox.path)
+
+
+def test_an_interrupt_leaves_the_locks_of_other_threads_alone(tmp_path: Path) -> None:
+    """Wherever it comes while a lock is taken or released, it is raised, and other threads can take locks."""
+
+    def take(name: str) -> None:
+        taken = hold(tmp_path / "outbox.sqlite", name)
+        if taken is not None:
+            taken.release()
+
+    for place in interrupts.interrupted_everywhere(lambda: take("a")):
+        other = threading.Thread(target=take, args=["b"], daemon=True)
+        other.start()
+        other.join(20)
+        assert not other.is_alive(), place
+
+
+def test_an_interrupt_of_a_spool_does_not_stop_its_thread(outbox: Outbox) -> None:
+    """Wherever it comes while rows are handed to the thread that compresses them, it is raised."""
+    numbers = itertools.count()
+    for _place in interrupts.interrupted_everywhere(
+        lambda: spool(outbox, chunks([next(numbers)])), "threading.py", "futures"
+    ):
         assert_unlocked(outbox.path)
