@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import json
 import os
 import queue
 import random
@@ -45,6 +44,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain, pairwise, repeat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,10 +58,8 @@ MAY_SURVIVE = 4
 
 _LIMIT = 900  # seconds for one stage of tests: several times what the slowest takes
 _TEST_LIMIT = 180  # seconds for one test: several times what the slowest takes
-_PYTEST = (
-    *("-x", "-q", "--tb=no", "-p", "no:cacheprovider"),
-    *("-o", f"faulthandler_timeout={_TEST_LIMIT}", "-o", "faulthandler_exit_on_timeout=true"),
-)
+_PYTEST = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-o", f"faulthandler_timeout={_TEST_LIMIT}"]
+_PYTEST += ["-o", "faulthandler_exit_on_timeout=true"]
 
 #: Part of the package -> where its tests are, the nearest first. The longest name that fits counts.
 TESTS: dict[str, tuple[str, ...]] = {
@@ -180,7 +178,7 @@ def _constants(node: ast.AST) -> Iterator[Change]:
             strings = [*node.args.defaults, *node.args.kw_defaults]
     for string in strings:
         if isinstance(string, ast.Constant) and isinstance(string.value, str):
-            yield string, json.dumps(f"{string.value}x")
+            yield string, repr(f"{string.value}x")
 
 
 def mutants_of(file: str, source: bytes) -> Iterator[Mutant]:
@@ -201,10 +199,8 @@ def mutants_of(file: str, source: bytes) -> Iterator[Mutant]:
             yield Mutant(file, line, before.decode().strip(), after.decode().strip(), slice(start, end), new.encode())
 
 
-def _range(lines: Sequence[int], node: ast.expr | ast.stmt) -> tuple[int, int]:
+def _range(lines: Sequence[int], node: Any) -> tuple[int, int]:
     """Return the offsets of a node in bytes; `lines` has those of the lines."""
-    assert node.end_lineno is not None
-    assert node.end_col_offset is not None
     return lines[node.lineno - 1] + node.col_offset, lines[node.end_lineno - 1] + node.end_col_offset
 
 
@@ -285,14 +281,6 @@ def _outcome(folders: queue.Queue[Path], harmless: Mapping[tuple[str, str, str],
     return f"survived {' '.join(test for tests in stages for test in tests if not test.startswith('--'))}"
 
 
-def _copy(commit: str, folder: Path) -> Path:
-    """Unpack a commit into a folder."""
-    archive = folder.with_suffix(".tar")
-    subprocess.run(["git", "archive", f"--output={archive}", commit], cwd=ROOT, check=True)
-    shutil.unpack_archive(archive, folder)
-    return folder
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, required=True, help="chooses the mutants")
@@ -309,15 +297,16 @@ def main() -> int:
     listed = tomllib.loads(HARMLESS.read_text(encoding="utf-8"))["mutant"]
     harmless = {(one["file"], one["before"], one["after"]): one["reason"] for one in listed}
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(arguments.jobs) as pool:
+        archive = Path(temporary, "commit.tar")
+        subprocess.run(["git", "archive", f"--output={archive}", arguments.commit], cwd=ROOT, check=True)
         folders: queue.Queue[Path] = queue.Queue()
-        for job in range(arguments.jobs):
-            folders.put(_copy(arguments.commit, Path(temporary, f"copy{job}")))
-        sample = dict(enumerate(_sample(Path(temporary, "copy0"), arguments.seed), 1))
+        for folder in [Path(temporary, f"copy{job}") for job in range(arguments.jobs)]:
+            shutil.unpack_archive(archive, folder)
+            folders.put(folder)
+        sample = dict(enumerate(_sample(folder, arguments.seed), 1))
         chosen = {number: sample[number] for number in arguments.only or sample}
-        if arguments.list:
-            outcomes: Iterator[str] = repeat("")
-        else:
-            outcomes = pool.map(partial(_outcome, folders, harmless), chosen.values())
+        test = partial(_outcome, folders, harmless)
+        outcomes = repeat("not tested") if arguments.list else pool.map(test, chosen.values())
         words = Counter[str]()
         for (number, mutant), outcome in zip(chosen.items(), outcomes, strict=False):
             print(f"{number}. {mutant.file}:{mutant.line}\n  - {mutant.before}\n  + {mutant.after}", flush=True)

@@ -44,6 +44,18 @@ def test_times_have_round_labels(span: int, labels: list[str]) -> None:
     assert [label for _, label in time_ticks(NOON, NOON + span, 6, UTC)] == labels
 
 
+def test_the_steps_of_times_are_those_of_clocks_and_calendars() -> None:
+    """From 100 µs to a year, they are parts of a second, a minute, an hour and a day, and whole days and weeks."""
+    longest = [10 ** (places / 40) for places in range(2 * 40, 15 * 40)]  # microseconds
+    ticks = [[at for at, _ in time_ticks(0, round(span), 6, UTC)] for span in longest]
+    steps = dict.fromkeys(second - first for first, second, *_ in ticks)
+    assert [step / 1e6 for step in steps] == [
+        *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30),
+        *(60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200),
+        *(days * 86_400 for days in (1, 2, 7, 14, 28, 91, 182, 364)),
+    ]
+
+
 def test_days_begin_at_midnight_of_the_zone() -> None:
     """Ticks are round in the time zone of the axis, which its name tells."""
     tokyo = ZoneInfo("Asia/Tokyo")

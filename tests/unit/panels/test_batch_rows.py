@@ -347,6 +347,15 @@ def test_results_are_beside_the_inputs(panel: BatchPanel, batch: Batch) -> None:
     assert "&quot;sold&quot;: 18" in panel.view.story.value
 
 
+def test_the_first_five_fields_of_the_results_are_columns(panel: BatchPanel, batch: Batch) -> None:
+    """Results with many fields do not push the other columns out of sight."""
+    answer(panel.context.connection.store, batch.tasks()["task"][18], dict.fromkeys("abcdefgh", 1))
+    pick(panel, panel.view.rows.states, "succeeded")
+    table = panel.view.rows.table
+    assert table is not None
+    assert [column.name for column in table._columns if len(column.name) == 1] == [*"abcde"]
+
+
 def test_a_row_opens_with_its_error_and_its_payload(panel: BatchPanel, batch: Batch) -> None:
     """Traceback or message, request and attempts are below the table."""
     table: Any = panel.view.rows.table

@@ -218,6 +218,18 @@ def test_a_batch_is_cancelled_by_typing_its_id(harness: Harness, closing: CloseL
     assert panel.footer.line == f'tasks.batch("{batch.id}").cancel()'
 
 
+def test_a_batch_that_is_done_has_no_waiting_rows(harness: Harness) -> None:
+    """That is known of every batch without a look at its queue, also by a later kernel; of others it is not."""
+    done, sent = fan_out(harness), fan_out(harness, 2)
+    harness.finish(done)
+    harness.close()  # as the end of a kernel
+    later = Harness(harness.watcher)
+    waiting = later.catalog.frame()[["scheduled", "ready", "running", "retrying"]]
+    later.close()
+    assert list(waiting.loc[done.id]) == [0, 0, 0, 0]
+    assert waiting.loc[sent.id].isna().all()
+
+
 def test_what_is_unsent_is_sent_by_resume(harness: Harness, closing: CloseLater) -> None:
     """A batch of an ended kernel can be resumed; one that this kernel sends cannot."""
     harness.transport.open.clear()

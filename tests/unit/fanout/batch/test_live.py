@@ -123,6 +123,16 @@ def be_notebook(monkeypatch: pytest.MonkeyPatch) -> list[FakeLive]:
     return made
 
 
+def test_a_change_before_anybody_listens_is_shown(screens: list[FakeLive]) -> None:
+    """What changes between the first look at the batch and the listening to it is shown without another change."""
+    tracker = FakeTracker()
+    stale = tracker.bundle()
+    states = iter([stale])
+    tracker.progress = tracker.at(4)
+    live_module.LiveReport(tracker, lambda: next(states, tracker.bundle()))  # type: ignore[arg-type]  # as below
+    screens[0].until("40 %")
+
+
 def test_what_is_shown_follows_the_batch(screens: list[FakeLive]) -> None:
     """Each change is shown soon after."""
     tracker = FakeTracker()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -50,6 +51,15 @@ def test_every_row_is_in_one_span(found: list[Timing], size: int) -> None:
     assert sum(run.succeeded) + sum(run.failed) == len(found)
     assert len(run.succeeded) == len(run.failed) <= 120
     assert run.succeeded[0] + run.failed[0] > 0 < run.succeeded[-1] + run.failed[-1]
+
+
+def test_the_spans_are_parts_of_minutes_hours_and_days() -> None:
+    """However long a run is, its spans begin and end on round times: each length divides the next longer one."""
+    lengths = [round(10 ** (places / 10)) for places in range(40, 165)]  # microseconds
+    runs = [summary([[(0, 0, NOON, 0), (1, 0, NOON + length, 0)]]).throughput for length in lengths]
+    widths = list(dict.fromkeys(run.width for run in runs))
+    assert {one * SECOND for one in (1, 60, 3_600, 86_400)} < {*widths}
+    assert all(longer % shorter == 0 for shorter, longer in pairwise(widths))
 
 
 @given(st.lists(st.floats(0.001, 10_000), min_size=1))

@@ -11,6 +11,7 @@ import pytest
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, OutboxError
 from cloudtasks_nb.fanout.batch import send_supervisor
+from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
 from cloudtasks_nb.fanout.sender import sender
 from tests.unit.fanout.batch.conftest import Tracked
 
@@ -118,3 +119,38 @@ def test_the_last_outcome_at_the_moment_when_the_sending_ends(
     monkeypatch.setattr(send_supervisor, "send", send)
     monkeypatch.setattr(tracked.outbox.outcomes, "record", end_and_record)
     assert _loop.run(run(), PATIENCE) == ROWS
+
+
+def test_another_sender_is_a_reason_why_rows_are_not_done(tracked: Tracked) -> None:
+    """The batch names it while it waits for it, and no longer when it sends itself."""
+    tracked.outbox.batches.set_setting(tracked.batch, "sender", {"pid": 1, "target": "127.0.0.1:1"})
+    lock = tracked.outbox.requests.lock(tracked.batch)
+    assert lock is not None
+    note = "process 1 (127.0.0.1:1) sends the remaining rows; this connection continues when that stops"
+
+    async def run() -> None:
+        await tracked.tracker.start(sending=True)
+        await tracked.until(lambda: note in tracked.tracker.blockers())
+        lock.release()
+        await tracked.until(lambda: not tracked.tracker.sending)
+        assert note not in tracked.tracker.blockers()
+
+    _loop.run(run(), PATIENCE)
+
+
+def test_one_connection_that_sends_lets_the_others_watch_only(tracked: Tracked) -> None:
+    """Another connection of this process that has the batch open begins to watch its rows; it sends none."""
+    made: Any = tracked.connection
+    other = Tracker(made, tracked.outbox, tracked.outbox.batches.get(tracked.batch))
+
+    async def run() -> None:
+        await other.start(sending=False)
+        await tracked.tracker.start(sending=True)
+        await other._supervisor.join(_RESTARTING)
+        assert not other.sending
+        await tracked.until(lambda: not tracked.tracker.sending)
+        tracked.publish()
+        assert (await other.finished()).succeeded == ROWS
+        await other.close()
+
+    _loop.run(run(), PATIENCE)

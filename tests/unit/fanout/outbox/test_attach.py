@@ -138,6 +138,13 @@ def test_a_name_with_other_templates_is_refused_at_once(outbox: Outbox) -> None:
     assert "any new name sends all" in str(caught.value)
 
 
+def test_a_batch_without_a_name_is_called_by_its_id(outbox: Outbox) -> None:
+    """Its id may be given as a name too, and the error has no other name for it."""
+    first = spool(outbox, chunks(range(10)))
+    with pytest.raises(BatchExistsError, match=f"^the batch {first.batch} was made of other templates"):
+        outbox.spool(BatchSpec(place=PLACE, recipe=b"other", name=first.batch, description={})).__enter__()
+
+
 def test_a_key_with_another_request_is_refused(outbox: Outbox) -> None:
     """Under one name a key stands for one request: a row that changed raises, and nothing is added."""
     first = spool(outbox, chunks(range(300)), name="n")
