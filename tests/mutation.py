@@ -168,8 +168,8 @@ def _constants(node: ast.AST) -> Iterator[Change]:
             yield from ((node, str(other)) for other in (value - 1, value + 1))
         case ast.Compare():
             strings = node.comparators
-        case ast.Dict():
-            strings = node.keys
+        case ast.Dict(keys=found) | ast.Set(elts=found):
+            strings = found
         case ast.Subscript():
             strings = [node.slice]
         case ast.Call(func=ast.Attribute(attr="get" | "pop")):

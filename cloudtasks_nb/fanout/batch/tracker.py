@@ -121,11 +121,6 @@ class Tracker:
         """The error that ended the sending early."""
         return self._sending.error
 
-    @property
-    def watching(self) -> bool:
-        """Whether the log is read; a later entry may change an outcome."""
-        return self._state.watching
-
     def held(self) -> str | None:
         """Return why rows are not sent until `resume` is called, as a sentence; None if all may be sent."""
         gate = self._state.gate

@@ -24,7 +24,6 @@ class FakeTracker:
     """A batch of ten rows, moved on by the test."""
 
     batch = "a91f03c2"
-    watching = False
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[], None]] = []
