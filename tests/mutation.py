@@ -121,6 +121,8 @@ def _inside(node: ast.AST) -> Iterator[ast.AST]:
             yield from node.orelse
         case ast.JoinedStr():  # nearly always a text, and Python 3.11 does not know the places of its parts
             pass
+        case ast.keyword(arg="strict"):  # of `zip`, whose check does not fail
+            pass
         case _:
             yield from ast.iter_child_nodes(node)
 
