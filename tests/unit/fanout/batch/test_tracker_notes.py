@@ -1,0 +1,53 @@
+"""What the notes of a batch say about how its rows were sent and how their outcomes are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb import _loop
+from tests.unit.fanout.batch.conftest import Tracked
+
+__all__: list[str] = []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "note"),
+    [
+        ("already", 1_200, "1,200 tasks existed before: created from another machine"),
+        ("adopted", True, "rows were sent from elsewhere: their states are those of the log of the last 30 days"),
+        ("unseen", "no permission.", "rows that were sent from elsewhere cannot be seen: no permission; "),
+        ("corrected", 1, "1 row had another outcome first, corrected by log entries that came late"),
+    ],
+)
+def test_what_is_stored_of_the_sending(tracked: Tracked, setting: str, value: Any, note: str) -> None:
+    """Each fact that the outbox has of the sending is one sentence, and there is none without it."""
+    assert tracked.tracker.notes() == []
+    tracked.outbox.batches.set_setting(tracked.batch, setting, value)
+    (found,) = tracked.tracker.notes()
+    assert found.startswith(note)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "notes"),
+    [
+        (1.0, []),
+        (0.25, ["rows that were sent from elsewhere cannot be seen: the queue logs 25% of its operations"]),
+        (
+            0.0,
+            ["the queue writes no log", "rows that were sent from elsewhere cannot be seen: the queue writes no log"],
+        ),
+    ],
+)
+def test_what_the_log_of_the_queue_leaves_out(tracked: Tracked, ratio: float, notes: list[str]) -> None:
+    """A queue that logs some or none of its operations is noted, with what is not known then."""
+
+    async def run() -> None:
+        await tracked.tracker.start(sending=True)
+        await tracked.until(lambda: not tracked.tracker.sending)
+        tracked.publish(log_sampling_ratio=ratio)
+        await tracked.until(lambda: len(tracked.tracker.notes()) == len(notes))
+
+    _loop.run(run(), 30)
+    assert all(found.startswith(note) for found, note in zip(tracked.tracker.notes(), notes, strict=True))
