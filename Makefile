@@ -14,11 +14,14 @@ first-of = $(shell for python in $(1); do \
 PYTHON ?= $(call first-of,python3 python3.14 python3.13 python3.12 python3.11)
 OLDEST_PYTHON ?= $(or $(call first-of,python3.11 python3.12 python3.13 python3.14 python3),$(PYTHON))
 
-PYTEST = -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PYTEST = -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+# What a change needs first; those marked `nightly` and the other folders of tests are left to `make test-all`.
+FIRST_TESTS = tests/unit tests/integration tests/notebooks tests/test_*.py tests/browser/test_smoke.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab notebooks screenshots test test-unit test-lowest check bench soak chaos constraints descriptors emulator-wheel clean
+.PHONY: help demo lab notebooks screenshots test test-all test-unit test-browser test-clients test-packages test-lowest \
+	coverage check bench soak chaos mutation constraints descriptors emulator-wheel clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,19 +35,34 @@ lab: $(VENV)/.installed-lab ## open the notebooks in JupyterLab
 notebooks: $(VENV)/.installed-lab ## run every notebook and store its outputs in place
 	$(BIN)/python notebooks/run.py --inplace notebooks/*.ipynb
 
-screenshots: $(VENV)/.installed-test ## make the pictures of the documents anew, and others to look at in build/screenshots
-	tests/browser/ensure-browser.sh $(BIN)/python
+screenshots: browser ## make the pictures of the documents anew, and others to look at in build/screenshots
 	$(BIN)/python -m pytest tests/browser/screenshots.py
 
-test: $(VENV)/.installed-test ## run every test, with branch coverage
-	tests/browser/ensure-browser.sh $(BIN)/python
+test: browser ## run the tests that every change needs, in minutes
+	$(BIN)/python $(PYTEST) -m "not nightly" $(FIRST_TESTS)
+
+test-all: coverage test-lowest ## run every test, also with the lowest releases that are allowed
+
+coverage: browser ## run every test, and measure branch coverage
 	$(BIN)/python $(PYTEST) --cov --cov-fail-under=90 --durations=15
 
 test-unit: $(VENV)/.installed-test ## run the unit tests
 	$(BIN)/python $(PYTEST) tests/unit
 
+test-browser: browser ## run the tests of the panels in a real JupyterLab
+	$(BIN)/python $(PYTEST) tests/browser
+
+test-clients: $(VENV)/.installed-test ## run the tests with clients that others wrote
+	$(BIN)/python $(PYTEST) tests/clients
+
+test-packages: $(VENV)/.installed-test ## run the tests of the wheels, the container and the GitHub Action
+	$(BIN)/python $(PYTEST) tests/packages
+
 test-lowest: .venv-lowest/.installed ## run every test but those in a browser with the lowest releases that are allowed
 	.venv-lowest/bin/python $(PYTEST) --ignore=tests/browser
+
+mutation: $(VENV)/.installed-test ## change 40 places of the package, and see which changes no test finds; others: make mutation SEED=2
+	$(BIN)/python -m tests.mutation --seed $(or $(SEED),1)
 
 check: $(VENV)/.installed-dev ## lint, formatting, types and schemas
 	$(BIN)/python -m ruff check . notebooks/*.py
@@ -84,6 +102,10 @@ clean: ## remove .venv and everything else that a command here makes
 
 need-python = @test -n '$(PYTHON)' || { echo 'No Python >= 3.11 with the venv module was found.' \
 	'Install one (Debian and Ubuntu: apt-get install python3 python3-venv), or name one: make PYTHON=/path/to/python' >&2; exit 1; }
+
+.PHONY: browser
+browser: $(VENV)/.installed-test
+	tests/browser/ensure-browser.sh $(BIN)/python
 
 # pip is the last thing that venv writes: an interrupted venv is begun again.
 $(BIN)/pip:
