@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Emulator, Enqueue, HeldAnswer, MakeQueue, Target
+from tests.integration.conftest import Emulator, Target
 
 
 @pytest.mark.parametrize(
@@ -18,20 +18,13 @@ from tests.integration.conftest import Emulator, Enqueue, HeldAnswer, MakeQueue,
     ],
 )
 def test_higher_limits_count_at_once(
-    emulator: Emulator,
-    make_queue: MakeQueue,
-    enqueue: Enqueue,
-    target: Target,
-    held_answer: HeldAnswer,
-    before: dict[str, Any],
-    after: dict[str, Any],
-    first: int,
+    emulator: Emulator, target: Target, before: dict[str, Any], after: dict[str, Any], first: int
 ) -> None:
     """Tasks that wait for the rate of their queue, or for another attempt to end, are sent when the limit is raised."""
-    queue = make_queue(rate_limits=before)
-    target.script(*(held_answer() for _ in range(12)))
+    queue = emulator.make_queue(rate_limits=before)
+    target.script(*(target.hold() for _ in range(12)))
     for _ in range(12):
-        enqueue(queue, target.url)
+        emulator.enqueue(queue, target.url)
     assert len(target.wait(first)) == first
     emulator.client.update_queue({"queue": {"name": queue, "rate_limits": after}})
     assert len(target.wait(12)) == 12

@@ -11,7 +11,7 @@ import pytest
 from google.cloud.tasks_v2 import GetQueueRequest
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
-from tests.integration.conftest import LOCATION, Emulator, Enqueue, HeldAnswer, Target
+from tests.integration.conftest import LOCATION, Emulator, Target
 
 QUEUES = f"/v2/{LOCATION}/queues"
 #: The HTTP status of each code, as https://cloud.google.com/tasks/docs/reference/rpc/google.rpc lists them.
@@ -192,14 +192,12 @@ def test_named_snapshots(emulator: Emulator, queue: str) -> None:
     assert emulator.ask("POST", "/admin/restore", b'{"name": "two"}')[0] == 404
 
 
-def test_a_restore_that_fails(
-    emulator: Emulator, queue: str, enqueue: Enqueue, target: Target, held_answer: HeldAnswer
-) -> None:
+def test_a_restore_that_fails(emulator: Emulator, queue: str, target: Target) -> None:
     """A snapshot that cannot be used is refused, and attempts in flight are sent again."""
     admin(emulator, "snapshot", name="bad")
     (Path(emulator.ready["data_dir"]) / "snapshots" / "bad.sqlite3").write_bytes(b"no database at all" * 100)
-    target.script(held_answer())
-    task = enqueue(queue, target.url)
+    target.script(target.hold())
+    task = emulator.enqueue(queue, target.url)
     target.wait()
     status, content = emulator.ask("POST", "/admin/restore", b'{"name": "bad"}')
     assert (status, "bad.sqlite3 cannot be used" in content["error"]) == (400, True)

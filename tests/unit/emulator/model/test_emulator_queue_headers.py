@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloudtasks_nb.emulator.model.protobuf import beta
+from cloudtasks_nb.emulator.model.apis import beta
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from tests.unit.emulator.conftest import QUEUE
