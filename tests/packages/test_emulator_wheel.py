@@ -24,8 +24,8 @@ from tests.test_environment import PROJECT, bounds
 __all__: list[str] = []
 
 ALONE: dict[str, Any] = tomllib.loads((EMULATOR / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-#: Measured: 61 MB, and 222 MB for the toolkit. What takes ten more is a dependency that needs a reason.
-MAX_MEGABYTES = 70
+#: Measured: 56 MB, and 222 MB for the toolkit. What takes ten more is a dependency that needs a reason.
+MAX_MEGABYTES = 65
 #: The libraries of frames, widgets and notebooks, and the toolkit itself.
 OF_THE_TOOLKIT = {"cloudtasks-nb", "pandas", "numpy", "ipywidgets", "anywidget", "ipython", "jupyterlab", "obstore"}
 
