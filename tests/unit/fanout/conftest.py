@@ -379,8 +379,12 @@ class FakeWatcher(EmptyLog):
         self, queue: QueueName, listener: Callable[[Snapshot], None], *, since: int | None = None, every: float = 1.0
     ) -> Any:
         """Remember a subscription until it is closed."""
-        one = SimpleNamespace(queue=queue, listener=listener, since=since, every=every)
-        one.close = lambda: one in self.subscribed and self.subscribed.remove(one)
+
+        def close() -> None:
+            if one in self.subscribed:
+                self.subscribed.remove(one)
+
+        one = SimpleNamespace(queue=queue, listener=listener, since=since, every=every, close=close)
         self.subscribed.append(one)
         return one
 
