@@ -27,10 +27,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-import grpc
-from google.cloud import tasks_v2
-from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
-
+from tests.benchmarks.callers import google_client
+from tests.benchmarks.servers import Emulator
 from tests.integration.fanout.conftest import Proxy
 
 __all__ = ["EVENTS", "Kernels", "Verdict", "play"]
@@ -116,52 +114,12 @@ class Oracle:
         self._server.server_close()
 
 
-class Emulator:
-    """An emulator on a folder and on ports of its own, which can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._ports = [_free_port(), _free_port()]
-        self.grpc = f"127.0.0.1:{self._ports[0]}"
-        self.start()
-
-    def start(self) -> None:
-        """Start it, and wait until it is ready."""
-        port, http = map(str, self._ports)
-        folder = ["--data-dir", str(self._folder)]
-        with (self._folder.parent / "emulator.txt").open("ab") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", port, "--http-port", http, *folder],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                cwd=ROOT,
-            )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline(), "the emulator did not start"
-
-    def kill(self) -> None:
-        """End it as a crash would."""
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-    def make_queue(self, name: str) -> None:
-        """Create the queue; its tasks are tried twice, at short intervals."""
-        with grpc.insecure_channel(self.grpc) as channel:
-            client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
-            retry = {"max_attempts": 2, "min_backoff": {"nanos": 100_000_000}, "max_backoff": {"nanos": 200_000_000}}
-            log = {"sampling_ratio": 1.0}
-            queue = {"name": f"{LOCATION}/queues/{name}", "retry_config": retry, "stackdriver_logging_config": log}
-            client.create_queue({"parent": LOCATION, "queue": queue})
-
-    def advance(self, seconds: float) -> None:
-        """Move its clock forward."""
-        body = json.dumps({"advance_s": seconds}).encode()
-        url = f"http://127.0.0.1:{self._ports[1]}/admin/clock"
-        with suppress(OSError):  # it may be stopped, or on its way up
-            urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=5).close()
+def make_queue(emulator: Emulator, name: str) -> None:
+    """Create a queue; its tasks are tried twice, at short intervals."""
+    retry = {"max_attempts": 2, "min_backoff": {"nanos": 100_000_000}, "max_backoff": {"nanos": 200_000_000}}
+    queue = {"name": name, "retry_config": retry, "stackdriver_logging_config": {"sampling_ratio": 1.0}}
+    with google_client(emulator.grpc) as client:
+        client.create_queue({"parent": LOCATION, "queue": queue})
 
 
 class Kernels:
@@ -285,13 +243,18 @@ class _Round:
         self._moves, self._twins = elsewhere == "moves", elsewhere == "twins"
         self._rate = self._random.choice([None, None, 200.0, 1000.0])
         self._oracle = Oracle()
-        (folder / "data").mkdir()
-        self._emulator = Emulator(folder / "data")
-        self._emulator.make_queue("chaos")
+        self._ports = [str(_free_port()), str(_free_port())]
+        self._emulator = self._start_emulator()
+        make_queue(self._emulator, f"{LOCATION}/queues/chaos")
         self._proxy = Proxy(self._emulator.grpc)
         self._results = 0
         self._cancelled = float("inf")  # when the cancelling began
         self.verdict = Verdict(seed=seed, steps=self._steps, rows=self._rows)
+
+    def _start_emulator(self) -> Emulator:
+        """Start the emulator, on the same folder and ports each time."""
+        port, http = self._ports
+        return Emulator("--quiet", "--port", port, "--http-port", http, folder=self._folder / "data")
 
     def close(self) -> None:
         self._emulator.kill()
@@ -369,7 +332,7 @@ class _Round:
         if event == "kill emulator":
             self._emulator.kill()
             kernel.wait(pause / 3)
-            self._emulator.start()
+            self._emulator = self._start_emulator()
         elif event == "stop emulator":
             self._emulator.process.send_signal(signal.SIGSTOP)
             kernel.wait(pause)
@@ -381,7 +344,10 @@ class _Round:
         elif event == "cut connections":
             self._proxy.reset()
         elif event == "clock":
-            self._emulator.advance(self._random.choice([1, 30, 600, 4000]))
+            body = json.dumps({"advance_s": self._random.choice([1, 30, 600, 4000])}).encode()
+            url = f"http://127.0.0.1:{self._ports[1]}/admin/clock"
+            with suppress(OSError):  # it may be stopped, or on its way up
+                urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=5).close()
         elif event == "full disk":
             kernel.limit_files(self._random.choice([1_000, 60_000]))
             kernel.wait(pause / 3)

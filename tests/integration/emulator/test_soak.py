@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.soak import RATE, SOAK, Soak
 
 __all__: list[str] = []
@@ -11,6 +13,7 @@ __all__: list[str] = []
 SECONDS = 12
 
 
+@pytest.mark.nightly
 def test_a_short_soak(tmp_path: Path) -> None:
     """Each task is delivered exactly as often as it had to be, the log has every attempt, and files stay small."""
     verdict = Soak(SECONDS, tmp_path / "emulator").run()
