@@ -218,11 +218,14 @@ def _sample(folder: Path, seed: int) -> list[Mutant]:
 
 
 def _stages(folder: Path, file: str) -> Iterator[list[str]]:
-    """Yield what pytest runs: the unit tests that import the module, the others of its part, the integration tests."""
+    """Yield what pytest runs: the unit tests of the module, the others of its part, the integration tests."""
     parent, _, name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".").rpartition(".")
-    imports = re.compile(rf"from {parent}(\.{name}\b| import [^)]*?\b{name}\b)")
-    files = sorted((folder / "tests/unit").rglob("test_*.py"))
-    direct = [str(path.relative_to(folder)) for path in files if imports.search(path.read_text(encoding="utf-8"))]
+    imports = re.compile(rf"from {parent}(\.{name}\b| import (\([^)]*|[^(\n]*)\b{name}\b)")
+    direct = [
+        str(path.relative_to(folder))
+        for path in sorted((folder / "tests/unit").rglob("test_*.py"))
+        if imports.search(path.read_text(encoding="utf-8")) or (file.split("/")[1] in path.parts and name in path.stem)
+    ]
     if direct:
         yield direct
     part = max((part for part in TESTS if file.startswith(f"{PACKAGE}/{part}")), key=len)
