@@ -61,20 +61,21 @@ _TEST_LIMIT = 180  # seconds for one test: several times what the slowest takes
 _PYTEST = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-o", f"faulthandler_timeout={_TEST_LIMIT}"]
 _PYTEST += ["-o", "faulthandler_exit_on_timeout=true"]
 
+_API = "unit/test_public_api.py"
 #: Part of the package -> where its tests are, the nearest first. The longest name that fits counts.
 TESTS: dict[str, tuple[str, ...]] = {
     "": ("unit", "integration/toolkit"),
     "cli": ("unit/test_cli.py", "integration/fanout/test_cli_watch.py"),
-    "client": ("unit/client", "unit/panels", "integration/toolkit", "integration/fanout", "integration/strict"),
+    "client": ("unit/client", "unit/panels", _API, "integration/toolkit", "integration/fanout", "integration/strict"),
     "display": ("unit/display", "unit/panels", "integration/fanout"),
     "emulator": ("unit/emulator", "integration/emulator", "integration/strict"),
     "emulator/access": ("unit/emulator/access", "integration/strict"),
-    "fanout": ("unit/fanout", "unit/panels", "integration/fanout"),
-    "handlers": ("unit/handlers", "integration/fanout", "integration/strict"),
+    "fanout": ("unit/fanout", "unit/panels", _API, "integration/fanout"),
+    "handlers": ("unit/handlers", _API, "integration/fanout", "integration/strict"),
     "panels": ("unit/panels", "integration/toolkit/test_panels.py"),
     "service": ("unit/service", "unit/fanout/sender", "integration/toolkit", "integration/strict"),
     "store": ("unit/store", "unit/handlers", "integration/fanout"),
-    "testing": ("integration/test_testing_plugin.py", "integration/strict"),
+    "testing": (_API, "integration/test_testing_plugin.py", "integration/strict"),
 }
 
 _SWAPS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "in": "not in", "not in": "in"}
