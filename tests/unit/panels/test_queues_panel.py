@@ -57,6 +57,16 @@ def test_figures_follow_the_watcher(panel: QueuesPanel, watcher: FakeWatcher) ->
     assert "depth not known" in shown(panel)
 
 
+@pytest.mark.parametrize("local", [False, True])
+def test_what_the_log_of_a_busy_queue_costs(
+    make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher, *, local: bool
+) -> None:
+    """The card of a queue at Google shows it; the log of an emulator costs nothing."""
+    panel = show(closing(QueuesPanel(make_context("reports", local=local))))
+    watcher.publish(snapshot("reports", done_last_minute=1_000_000, log_sampling_ratio=1.0))
+    assert ("at 1,000,000 attempts a minute the log has" in shown(panel)) is not local
+
+
 def test_a_queue_that_is_deleted_goes(panel: QueuesPanel, watcher: FakeWatcher) -> None:
     """A deleted queue is removed and not watched any more."""
     watcher.publish(snapshot("reports", QueueNotFoundError("gone", code="NOT_FOUND")))
