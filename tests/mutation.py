@@ -82,9 +82,6 @@ _SWAPS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "i
 _SWAPS |= {"is": "is not", "is not": "is", "and": "or", "or": "and", "&": "|", "+=": "-=", "-=": "+="}
 _SWAPS |= {"+": "-", "-": "+", "*": "//", "/": "*", "//": "*", "%": "*", "**": "*"}
 
-#: A node to replace, and the new text.
-Change = tuple[ast.expr | ast.stmt, str]
-
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
@@ -135,14 +132,12 @@ def _operands(node: ast.AST) -> list[ast.expr]:
             return [node.left, *node.comparators]
         case ast.BoolOp():
             return node.values
-        case ast.BinOp():
-            return [node.left, node.right]
-        case ast.AugAssign():
-            return [node.target, node.value]
+        case ast.BinOp(left=left, right=right) | ast.AugAssign(target=left, value=right):
+            return [left, right]
     return []
 
 
-def _statements(node: ast.AST) -> Iterator[Change]:
+def _statements(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
     """Yield the changes of a condition, of a call whose result nobody uses, and of what is returned."""
     match node:
         case ast.If(test=test) | ast.IfExp(test=test):
@@ -161,7 +156,7 @@ def _statements(node: ast.AST) -> Iterator[Change]:
             yield value, "None"
 
 
-def _constants(node: ast.AST) -> Iterator[Change]:
+def _constants(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
     """Yield the changes of booleans, whole numbers, and strings that are data."""
     strings: Sequence[ast.expr | None] = ()
     match node:
