@@ -166,7 +166,7 @@ def _constants(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
             yield from ((node, str(other)) for other in (value - 1, value + 1))
         case ast.Compare():
             strings = node.comparators
-        case ast.Dict(keys=found) | ast.Set(elts=found):
+        case ast.Dict(keys=found) | ast.Set(elts=found) | ast.Tuple(elts=found):
             strings = found
         case ast.Subscript():
             strings = [node.slice]
