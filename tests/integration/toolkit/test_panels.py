@@ -5,8 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import getpass
 import html
+import json
+import os
 import re
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -18,7 +22,7 @@ from ipywidgets.embed import embed_data
 import cloudtasks_nb as ct
 from cloudtasks_nb.panels import AttemptsPanel, Dashboard, Panel, TasksPanel
 from cloudtasks_nb.panels.forms import notebook
-from tests.integration.conftest import Emulator
+from tests.integration.conftest import Emulator, until
 from tests.unit.panels.conftest import confirm, look_at, show
 
 __all__: list[str] = []
@@ -91,6 +95,29 @@ def test_the_whole_is_opened_by_the_client(tasks: ct.Client, paused: ct.Queue) -
     board = tasks.panel(read_only=True)
     assert paused.id in board._repr_mimebundle_()["text/html"]
     assert repr(board) == "<Dashboard Cloud Tasks in demo / us-central1 [LOCAL]>"
+    board.close()
+
+
+def buttons(part: widgets.Widget) -> set[str]:
+    """Name the buttons that are laid out in a widget."""
+    if part.layout.display == "none":
+        return set()
+    own = {part.description} if isinstance(part, widgets.Button) else set()
+    return own.union(*map(buttons, getattr(part, "children", ())))
+
+
+def test_read_only_has_no_button_that_changes_anything(tasks: ct.Client, paused: ct.Queue) -> None:
+    """Neither in a tab nor in a card."""
+    batch = paused.fan_out(pd.DataFrame({"day": [1]}), url=NOWHERE)
+    board = tasks.panel(read_only=True)
+    board.use(paused.id)
+    for tab, key in (("Queues", paused.id), ("Tasks", batch.tasks()["task"][0]), ("Batches", batch.id)):
+        panel = see(board, tab)
+        look_at(panel.table, key)
+        panel.settle()
+        assert key in panel.table.page_keys
+    assert set(map(board.tabs.get_title, range(len(board.tabs.children)))) == {*board.parts, "Attempts"}
+    assert buttons(board) == {"Refresh"}
     board.close()
 
 
@@ -175,6 +202,28 @@ def test_a_queue_that_is_gone_is_said(board: Dashboard, paused: ct.Queue) -> Non
     panel.settle()
     assert f'there is no queue "{paused.id}"' in panel.footer.alert["text"]
     assert "create=True" in panel.footer.alert["hint"]
+
+
+def test_a_panel_lives_on_after_its_emulator_was_killed(tmp_path: Path) -> None:
+    """It shows a warning and the last figures; when the emulator is there again, it goes on by itself."""
+    with ct.local(tmp_path) as tasks:
+        tasks.queue("reports", create=True).pause()
+        board = tasks.panel()
+        board.every = 1
+        panel = see(board, "Queues")
+        os.kill(json.loads((tmp_path / "endpoint.json").read_text())["pid"], signal.SIGKILL)
+        until(lambda: panel.footer.warning)
+        assert "PAUSED" in panel.table.html()
+        panel.resume.click()
+        panel.settle()
+        assert "nothing answers at" in panel.footer.alert["text"]
+        with ct.local(tmp_path):
+            until(lambda: not panel.footer.warning)
+            until(lambda: panel.footer.alert == {})
+            assert panel.footer.status.startswith("The service answers again. Before: nothing answers at")
+            click(panel, panel.resume)
+            assert tasks.queues().state["reports"] == "RUNNING"
+        board.close()
 
 
 class Lines:

@@ -19,6 +19,7 @@ from tests.unit.panels.conftest import (
     Harness,
     click,
     confirm,
+    entry,
     send,
     send_message,
     show,
@@ -125,6 +126,12 @@ def test_the_first_tasks_are_shown_while_it_is_filled(panel: FanOutPanel) -> Non
     fill(panel, url="https://svc/{origim}")
     assert "origim" in panel.preview.value
     assert "ctn-wrong" in panel.preview.value
+    click(panel, panel.make_plan)
+    assert "origim" in panel.footer.alert["text"]
+    assert "the columns are origin, day" in panel.footer.alert["hint"]
+    assert panel.send.disabled
+    fill(panel, url="https://svc/{origin}")
+    assert (panel.footer.alert, "ctn-wrong" in panel.preview.value) == ({}, False)
 
 
 def test_a_row_that_cannot_be_a_task_says_why(panel: FanOutPanel, shell: FakeShell) -> None:
@@ -213,6 +220,22 @@ def test_a_canary_is_sent_first(panel: FanOutPanel, harness: Harness, typed: str
     again = eval(panel.footer.line, names)  # noqa: S307 - the line is there to be run
     assert again == batch
     assert "canary: 0 of 2 done; 2 rows wait for it" in repr(again)
+
+
+def test_a_canary_that_failed_is_resumed(panel: FanOutPanel, shell: FakeShell, harness: Harness) -> None:
+    """The bar says why the other rows wait; a button sends them, after a question."""
+    shell.cell(flights=pd.DataFrame({"n": range(14)}))
+    fill(panel, url="https://svc/run", canary="2")
+    batch = send(panel)
+    harness.until(batch, lambda: batch.progress().unsent == 12)
+    good, bad = batch.tasks()["task"][:2]
+    with wait_for(panel.view.actions.resume, "description", lambda text: text == "Resume (12)"):
+        harness.publish("reports", [entry(1, good), entry(2, bad, attempt=5, status="NOT_FOUND")])
+    assert "canary: 1 of 2 rows failed (NOT_FOUND): the other 12 rows are not sent" in panel.view.bar.value
+    click(panel, panel.view.actions.resume)
+    assert confirm(panel).verb == "Send 12 rows"
+    harness.sent(batch)
+    assert panel.footer.line == f'tasks.batch("{batch.id}").resume()'
 
 
 def test_a_served_function_is_a_url(panel: FanOutPanel, shell: FakeShell, monkeypatch: pytest.MonkeyPatch) -> None:
