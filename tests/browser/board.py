@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
-__all__ = ["CONTRAST", "EVIL", "PANEL", "Board"]
+__all__ = ["CONTRAST", "EVIL", "PANEL", "Board", "violations"]
 
-#: Markup in data; where it ever becomes an element, `window.pwned` is set.
-EVIL = "<img src=x onerror=window.pwned=1>"
+#: Markup in data; where it ever becomes an element, the page logs an error, which fails the test.
+EVIL = "<img src=x onerror=console.error(1)>"
 
 #: The last cell of most notebooks: all of a connection, looked at every second.
 PANEL = "panel = tasks.panel(); panel.every = 1; panel"
@@ -31,16 +32,39 @@ CONTRAST = """(node) => {
   const [low, high] = [light(ground), light(text)].sort((a, b) => a - b);
   return (high + 0.05) / (low + 0.05);
 }"""
+#: Texts of a panel that are too pale, with their contrast. In one script: a refresh between finding and measuring an
+#: element may replace it.
+_PALE = f"""(panel) => {{
+  const texts = "button:enabled:not([aria-disabled=true]), label, h4, b, td, th, [role=heading], "
+    + ".lm-TabBar-tabLabel, .ctn-badge, .ctn-card [style*=opacity], .ctn-quiet, .ctn-age, .ctn-line code";
+  const seen = [...panel.querySelectorAll(texts)]
+    .filter((node) => node.offsetParent && node.innerText.trim().length > 1); // a sign alone counts as graphics
+  if (seen.length < 10) throw new Error(`only ${{seen.length}} texts are visible`);
+  return seen.map((node) => [node.innerText, ({CONTRAST})(node)]).filter(([, contrast]) => contrast < 4.5);
+}}"""
+#: Charts and bars that reach over the right edge of their panel.
+_TOO_WIDE = """(panel) => [...panel.querySelectorAll("[role=img], [role=progressbar]")]
+  .filter((node) => node.checkVisibility())
+  .filter((node) => node.getBoundingClientRect().right > panel.getBoundingClientRect().right + 1)
+  .map((node) => node.getAttribute("aria-label"))"""
+
+
+def violations(page: Page, context: str = "body") -> list[str]:
+    """Return which rules of axe-core, a checker of accessibility, a part of the page breaks seriously, and where."""
+    found = Axe().run(page, context=context, options={"resultTypes": ["violations"]}).response["violations"]
+    bad = [rule for rule in found if rule["impact"] in ("serious", "critical")]
+    return [f"{rule['id']}: {node['html']}: {node['failureSummary']}" for rule in bad for node in rule["nodes"]]
 
 
 class Board:
-    """A panel with tabs, and the panel of the open tab."""
+    """A panel with tabs, and the panel of the open tab; or a panel alone."""
 
-    def __init__(self, book: Any) -> None:
+    def __init__(self, book: Any, *, tabs: bool = True) -> None:
         self.book = book
         self.page: Page = book.page
         self.root: Locator = self.page.locator(".ctn-panel").first
-        self.part: Locator = self.root.locator(".ctn-panel:visible")  #: the panel of the open tab
+        #: The panel of the open tab.
+        self.part: Locator = self.root.locator(".ctn-panel:visible") if tabs else self.root
         self.rows: Locator = self.part.locator("tr[data-key]")  #: rows of the open tab's table
         self.status: Locator = self.part.locator(".ctn-status")  #: status in the footer of the open tab
         self.line: Locator = self.part.locator(".ctn-line code")  #: the line of Python
@@ -87,3 +111,18 @@ class Board:
     def at_rest(self) -> None:
         """Wait until the work of the open tab has ended."""
         expect(self.part).to_have_attribute("aria-busy", "false")
+
+    def check(self) -> None:
+        """Stop refreshing; check accessibility, the contrast of texts, and that charts fit in a narrow panel too."""
+        self.book.python("panel.every = 0")
+        expect(self.part.locator(".ctn-age")).to_contain_text("refreshing is off")
+        self.at_rest()
+        for width in (700, 1000):
+            self.page.set_viewport_size({"width": width, "height": 1400})
+            wide = self.part.evaluate(_TOO_WIDE)
+            assert not wide, f"at {width} px: {wide}"
+        self.page.mouse.move(0, 0)
+        pale = self.root.evaluate(_PALE)
+        assert not pale, pale
+        broken = violations(self.page, ".ctn-panel")
+        assert not broken, broken

@@ -15,7 +15,6 @@ logged no error and must have asked nobody but this machine.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
@@ -115,15 +114,3 @@ def voila(context: BrowserContext, lab: Server) -> Iterator[Callable[..., Page]]
     for page in pages:
         page.close()
     lab.end_kernels()
-
-
-@pytest.fixture
-def screenshot(tmp_path: Path) -> Callable[[Page, str], Path]:
-    """Write a picture of the page into the test's folder: ``screenshot(page, "dark")``."""
-
-    def take(page: Page, name: str) -> Path:
-        path = tmp_path / f"{name}.png"
-        page.screenshot(path=path)
-        return path
-
-    return take

@@ -218,19 +218,6 @@ class Server:
         blank: dict[str, Any] = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
         return self._save([blank | {"id": f"c{number}", "source": source} for number, source in enumerate(cells)])
 
-    def show(self, page: Page, bundle: dict[str, str]) -> None:
-        """Open a notebook that is not trusted and has an output with this MIME bundle, and wait for its kernel."""
-        output = {"output_type": "display_data", "metadata": {}, "data": bundle}
-        cell = {
-            "cell_type": "code",
-            "id": "c0",
-            "metadata": {},
-            "execution_count": 1,
-            "source": "",
-            "outputs": [output],
-        }
-        self.visit(page, self._save([cell]))
-
     def _save(self, code: list[dict[str, Any]]) -> str:
         name = f"{secrets.token_hex(4)}.ipynb"
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}

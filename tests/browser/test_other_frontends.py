@@ -1,0 +1,63 @@
+"""The dashboard where JupyterLab is not: in Notebook 7, and under Voilà."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.board import PANEL, Board
+from tests.browser.lab import Server, Watch
+from tests.browser.test_smoke import ALL_SENT, DEAD, SETUP, WAITING
+
+__all__: list[str] = []
+
+#: A batch that has ended: two of its rows failed.
+ENDED = "_ = batch.wait(); queue.pause()"
+
+
+def test_in_notebook_7(notebook: Callable[..., Any], lab: Server, watch: Watch) -> None:
+    """It is live, keys stay in the panel, a task is run; when saved, a static copy is there without the kernel."""
+    board = Board(notebook(SETUP, WAITING, PANEL, classic=True))
+    page = board.page
+    expect(page).to_have_title(re.compile("^[0-9a-f]+$"))
+    board.book.until(*ALL_SENT)
+    cells = page.locator(".jp-Notebook .jp-Cell").count()
+    board.open_table("Tasks")
+    name = board.keys[3]
+    board.row(name).click()
+    for key in ("d", "d", "x", "a", "b", "Control+a"):
+        page.keyboard.press(key)
+    expect(board.part.locator('tr[aria-selected="true"]')).to_have_count(50)
+    board.button("Clear").click()
+    board.tick(board.row(name))
+    board.button("Run now (1)").click()
+    expect(board.status).to_have_text("ran 1 task of reports")
+    board.book.until(f"queue.attempts().task.tolist() == [{name!r}]", "True")
+    assert page.locator(".jp-Notebook .jp-Cell").count() == cells
+    expect(page.locator("[data-ctn-copy]")).to_be_hidden()
+    saved = board.book.save()
+    lab.end_kernels()
+    lab.visit(page, saved, classic=True)
+    expect(page.get_by_text(DEAD)).to_be_hidden()
+    expect(page.locator(".jp-RenderedHTMLCommon:visible", has_text="as of 20")).to_contain_text("PAUSED")
+    watch.errors = [error for error in watch.errors if "widget model not found" not in error]
+
+
+def test_under_voila(voila: Callable[..., Page]) -> None:
+    """As a page of its own: a task is run in the dashboard; in the calendar of a batch a day is sent again."""
+    month = 'queue.backfill("2013-02-01", "2013-02-28", freq="D", url=report_url, progress=False)'
+    serve = "report_url = ct.serve(lambda partition, **period: report(partition)); queue.resume()"
+    mended = "broken.clear(); queue.enqueue(handler, {'day': 1}, task_id='mail')"
+    page = voila(SETUP, f"{serve}\nbatch = {month}\n{ENDED}\n{mended}", "tasks.panel()", "batch.panel()")
+    board, calendar = page.locator(".ctn-dashboard"), page.locator(".ctn-panel").last
+    board.get_by_role("tab", name="Tasks").click()
+    board.locator('tr[data-key="mail"] .ctn-mark').click()
+    board.get_by_role("button", name="Run now (1)").click()
+    expect(board.locator(".ctn-panel:visible .ctn-status")).to_have_text("ran 1 task of reports")
+    calendar.locator('.ctn-calendar button[data-key^="2013-02-13"]').click()
+    calendar.get_by_role("button", name="Send again (1)").click()
+    expect(calendar.locator(".ctn-status")).to_contain_text("1 row of batch")
+    expect(calendar.locator(".ctn-calendar button", has_text="✕")).to_have_count(0)
