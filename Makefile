@@ -7,6 +7,8 @@ DIST := dist
 ROOT_FLAG = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Each process that a test starts would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first Python >= 3.11 that can make virtual environments. Another one: make PYTHON=/path/to/python test
 first-of = $(shell for python in $(1); do \
