@@ -109,6 +109,7 @@ def buttons(part: widgets.Widget) -> set[str]:
 def test_read_only_has_no_button_that_changes_anything(tasks: ct.Client, paused: ct.Queue) -> None:
     """Neither in a tab nor in a card."""
     batch = paused.fan_out(pd.DataFrame({"day": [1]}), url=NOWHERE)
+    until(lambda: not batch.progress().unsent)
     board = tasks.panel(read_only=True)
     board.use(paused.id)
     for tab, key in (("Queues", paused.id), ("Tasks", batch.tasks()["task"][0]), ("Batches", batch.id)):
