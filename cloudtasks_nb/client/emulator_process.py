@@ -64,22 +64,8 @@ class Lease:
         self.held.close()
 
 
-def attach(
-    folder: str | os.PathLike[str] | None,
-    *,
-    meanwhile: Callable[[], object] = lambda: None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Lease:
+def attach(folder: str | os.PathLike[str] | None, *, clock: Callable[[], float] = time.monotonic) -> Lease:
     """Return the emulator of a folder, or the temporary one of this process; starts it if it does not run.
-
-    Parameters
-    ----------
-    folder : path, optional
-        Its data folder; None for the temporary one.
-    meanwhile : callable
-        Called while an emulator starts.
-    clock : callable
-        Returns seconds, for the time limit of the start.
 
     Raises
     ------
@@ -96,14 +82,12 @@ def attach(
         if lease is None or _instance_at(lease.http) != lease.instance:
             if lease is not None:
                 lease.held.close()
-            lease = _leases[path] = _join_or_start(path, meanwhile, clock)
+            lease = _leases[path] = _join_or_start(path, clock)
         lease.users += 1
         return lease
 
 
-def start(
-    arguments: Sequence[str], timeout: float, meanwhile: Callable[[], object] = lambda: None
-) -> tuple[Child | None, str]:
+def start(arguments: Sequence[str], timeout: float) -> tuple[Child | None, str]:
     """Start an emulator on free ports; it runs until its last lease is closed.
 
     Parameters
@@ -111,9 +95,7 @@ def start(
     arguments : sequence of str
         Further arguments of its command line.
     timeout : float
-        Seconds until it must be ready, from the return of `meanwhile` on.
-    meanwhile : callable
-        Called while it starts.
+        Seconds until it must be ready.
 
     Returns
     -------
@@ -134,7 +116,7 @@ def start(
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
-        line, late = _first_line(process, timeout, meanwhile)
+        line, late = _first_line(process, timeout)
         if line.startswith("{"):
             # Waited for in a thread, so that it does not stay as a zombie when it ends before this process.
             threading.Thread(target=process.wait, name="cloudtasks-nb-emulator", daemon=True).start()
@@ -206,7 +188,7 @@ def _make_folder(folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _join_or_start(folder: Path | None, meanwhile: Callable[[], object], clock: Callable[[], float]) -> Lease:
+def _join_or_start(folder: Path | None, clock: Callable[[], float]) -> Lease:
     """Join the emulator of a folder, or start one; if another process starts one at the same time, join that."""
     deadline = clock() + _START_TIMEOUT
     arguments = ["--wait-for-loopback", *([] if folder is None else ["--data-dir", str(folder)])]
@@ -215,7 +197,7 @@ def _join_or_start(folder: Path | None, meanwhile: Callable[[], object], clock: 
         lease = None if folder is None else _join(folder)
         if lease is not None:
             return lease
-        child, output = start(arguments, max(1.0, deadline - clock()), meanwhile)
+        child, output = start(arguments, max(1.0, deadline - clock()))
         if child is not None:
             lease = _lease(child.facts, folder)
             if lease is not None:
@@ -248,7 +230,7 @@ def _lease(facts: Mapping[str, Any], folder: Path | None) -> Lease | None:
     return Lease(**{name: facts[name] for name in ("grpc", "http", "pid", "instance")}, folder=folder, held=held)
 
 
-def _first_line(process: subprocess.Popen[str], timeout: float, meanwhile: Callable[[], object]) -> tuple[str, bool]:
+def _first_line(process: subprocess.Popen[str], timeout: float) -> tuple[str, bool]:
     """Return the first line that a child prints, and whether the child was killed because it printed none in time."""
     late = threading.Event()
 
@@ -258,9 +240,8 @@ def _first_line(process: subprocess.Popen[str], timeout: float, meanwhile: Calla
 
     timer = threading.Timer(timeout, give_up)
     timer.daemon = True
+    timer.start()
     try:
-        meanwhile()
-        timer.start()
         return process.stdout.readline() if process.stdout is not None else "", late.is_set()
     except BaseException:  # an interrupt: no lease will be taken
         process.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint, check_text, store_place
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from cloudtasks_nb.client.client import Client
 
 __all__ = ["local"]
+
+_IMPORTER = "cloudtasks-nb-import"
 
 
 def local(
@@ -56,14 +59,20 @@ def local(
     check_text(project, "project", 'project="local"')
     check_text(location, "location", 'location="us-central1"')
     results = Store(store_place(store))
-    lease = attach(folder, meanwhile=_load)
+    # In a thread, because an emulator ends that nobody holds ten seconds after its start.
+    threading.Thread(target=_load, name=_IMPORTER).start()
+    lease = attach(folder)
     kept = None if lease.folder is None else str(lease.folder)
     endpoint = Endpoint(project=project, location=location, target=lease.grpc, local=True, http=lease.http, folder=kept)
-    return _load().connect_to(endpoint, results, lease)
+    try:
+        return _load().connect_to(endpoint, results, lease)
+    except BaseException:  # an interrupt of the import: nobody will close the lease
+        lease.close()
+        raise
 
 
 def _load() -> Any:
     """Import the module of the connection, which takes longer than the emulator's start."""
-    from cloudtasks_nb.client import client  # noqa: PLC0415 - after the emulator's process was started
+    from cloudtasks_nb.client import client  # noqa: PLC0415 - while the emulator starts
 
     return client

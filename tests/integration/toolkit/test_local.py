@@ -377,17 +377,37 @@ def test_an_interrupt_of_the_start_leaves_nobody(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_toolkit_is_imported_while_the_emulator_starts() -> None:
-    """What takes longer than the start is imported after the emulator's process was started."""
+    """The emulator's ready line, which is held back until the thread of the import has ended, finds it imported."""
     code = (
-        "import cloudtasks_nb as ct, subprocess, sys\n"
+        "import cloudtasks_nb as ct, subprocess, sys, threading\n"
+        "class Pipe:\n"
+        "    def __init__(self, pipe): self.pipe, self.close = pipe, pipe.close\n"
+        "    def readline(self):\n"
+        "        for thread in threading.enumerate(): thread.name == 'cloudtasks-nb-import' and thread.join()\n"
+        "        print('cloudtasks_nb.client.client' in sys.modules)\n"
+        "        return self.pipe.readline()\n"
         "class Child(subprocess.Popen):\n"
         "    def __init__(self, command, **options):\n"
-        "        if 'cloudtasks_nb.emulator' in command: print(*{'pandas', 'google.cloud'} & {*sys.modules})\n"
         "        super().__init__(command, **options)\n"
+        "        if 'cloudtasks_nb.emulator' in command: self.stdout = Pipe(self.stdout)\n"
         "subprocess.Popen = Child\n"
         "with ct.local() as tasks: print(len(tasks.queues()))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n0\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n0\n"
+
+
+def test_an_interrupt_of_the_import_gives_the_lease_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is interrupted when the emulator is ready before the toolkit is imported does not keep it running."""
+
+    def load() -> None:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("cloudtasks_nb.client.local._load", load)
+    with pytest.raises(KeyboardInterrupt):
+        ct.local()
+    assert emulator_process._leases == {}
 
 
 def test_options_of_other_emulators_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
