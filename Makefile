@@ -37,21 +37,21 @@ lab: $(VENV)/.installed-lab ## open the notebooks in JupyterLab
 notebooks: $(VENV)/.installed-lab ## run every notebook and store its outputs in place
 	$(BIN)/python notebooks/run.py --inplace notebooks/*.ipynb
 
-screenshots: browser ## make the pictures of the documents anew, and others to look at in build/screenshots
+screenshots: .browser ## make the pictures of the documents anew, and others to look at in build/screenshots
 	$(BIN)/python -m pytest tests/browser/screenshots.py
 
-test: browser ## run the tests that every change needs, in minutes
+test: .browser ## run the tests that every change needs, in minutes
 	$(BIN)/python $(PYTEST) -m "not nightly" $(FIRST_TESTS)
 
 test-all: coverage test-lowest ## run every test, also with the lowest releases that are allowed
 
-coverage: browser ## run every test, and measure branch coverage
+coverage: .browser ## run every test, and measure branch coverage
 	$(BIN)/python $(PYTEST) --cov --cov-fail-under=90 --durations=15
 
 test-unit: $(VENV)/.installed-test ## run the unit tests
 	$(BIN)/python $(PYTEST) tests/unit
 
-test-browser: browser ## run the tests of the panels in a real JupyterLab
+test-browser: .browser ## run the tests of the panels in a real JupyterLab
 	$(BIN)/python $(PYTEST) tests/browser
 
 test-clients: $(VENV)/.installed-test ## run the tests with clients that others wrote
@@ -105,8 +105,8 @@ clean: ## remove .venv and everything else that a command here makes
 need-python = @test -n '$(PYTHON)' || { echo 'No Python >= 3.11 with the venv module was found.' \
 	'Install one (Debian and Ubuntu: apt-get install python3 python3-venv), or name one: make PYTHON=/path/to/python' >&2; exit 1; }
 
-.PHONY: browser
-browser: $(VENV)/.installed-test
+.PHONY: .browser
+.browser: $(VENV)/.installed-test
 	tests/browser/ensure-browser.sh $(BIN)/python
 
 # pip is the last thing that venv writes: an interrupted venv is begun again.
