@@ -315,7 +315,7 @@ def test_a_queue_that_sends_elsewhere(tasks: ct.Client, once: ct.Queue, emulator
     batch = once.fan_out(ROWS, url="http://127.0.0.1:9/x")
     with pytest.raises(InvalidInputError, match="queue="):
         batch.on_complete(done_url(target))
-    notices = tasks.queue("reports", create=True)
+    notices = tasks.queue("notices", create=True)
     batch.on_complete(done_url(target), queue=notices).wait("60s")
     assert [summary["queue"] for summary in notifications(target, 1)] == [once.name]
     assert (created(emulator, once), created(emulator, notices)) == ([], ["1"])
