@@ -16,7 +16,8 @@ first-of = $(shell for python in $(1); do \
 PYTHON ?= $(call first-of,python3 python3.14 python3.13 python3.12 python3.11)
 OLDEST_PYTHON ?= $(or $(call first-of,python3.11 python3.12 python3.13 python3.14 python3),$(PYTHON))
 
-PYTEST = -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+# Half as many processes again as there are cores: tests also wait for emulators, kernels and browsers.
+PYTEST = -m pytest --numprocesses=$(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2) --maxprocesses=6 --dist=worksteal
 # What a change needs first; those marked `nightly` and the other folders of tests are left to `make test-all`.
 FIRST_TESTS = tests/unit tests/integration tests/notebooks tests/test_*.py tests/browser/test_smoke.py
 
