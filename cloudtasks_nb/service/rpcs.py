@@ -5,11 +5,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, TypeAlias
 
 from google.cloud import tasks_v2beta3
 from google.cloud.location import locations_pb2
-from google.cloud.logging_v2.types import logging as logging_types
 from google.cloud.tasks_v2 import types
 from google.iam.v1 import iam_policy_pb2
 from google.longrunning import operations_pb2
@@ -54,14 +54,23 @@ class Method:
     """One RPC."""
 
     path: str  #: ``/package.Service/Method``
-    request: Any  #: raw protobuf class
-    response: Any  #: raw protobuf class
+    messages: Callable[[], tuple[Any, Any]]  #: returns the raw protobuf classes of request and answer
     permission: str  #: IAM permission that the caller needs
     role: str  #: smallest predefined role that has the permission
     resource: str = "queue"  #: kind of the resource that NOT_FOUND refers to: "queue", "task", "operation", "log", …
     route: str = "parent"  #: request field that the service wants repeated in the metadata; "": none
     idempotent: bool  #: may be called again when the answer was lost
     lost: LostAnswer | None = None  #: None: the call only reads
+
+    @property
+    def request(self) -> Any:
+        """Raw protobuf class of the request."""
+        return self.messages()[0]
+
+    @property
+    def response(self) -> Any:
+        """Raw protobuf class of the answer."""
+        return self.messages()[1]
 
 
 _QUEUE, _TASK, _OPERATION = types.Queue.pb(), types.Task.pb(), operations_pb2.Operation
@@ -75,8 +84,20 @@ _RUNNING, _PAUSED = types.Queue.State.RUNNING, types.Queue.State.PAUSED
 
 def _method(path: str, request: Any, response: Any, permission: str, role: str, **facts: Any) -> Method:
     """Build a method. Messages may be raw classes or proto-plus wrappers."""
-    raw = [message.pb() if hasattr(message, "pb") else message for message in (request, response)]
-    return Method(path=path, request=raw[0], response=raw[1], permission=permission, role=f"roles/{role}", **facts)
+    raw = _raw(request), _raw(response)
+    return Method(path=path, messages=lambda: raw, permission=permission, role=f"roles/{role}", **facts)
+
+
+def _raw(message: Any) -> Any:
+    return message.pb() if hasattr(message, "pb") else message
+
+
+@cache
+def _log_messages() -> tuple[Any, Any]:
+    """Import the messages of the log, which takes longer than all others together and is not needed to connect."""
+    from google.cloud.logging_v2.types import logging  # noqa: PLC0415 - see above
+
+    return logging.ListLogEntriesRequest.pb(), logging.ListLogEntriesResponse.pb()
 
 
 def _v2(name: str, response: Any, permission: str, role: str, **facts: Any) -> tuple[str, Method]:
@@ -202,12 +223,11 @@ METHODS: dict[str, Method] = {
         route="name",
         idempotent=True,
     ),
-    "ListLogEntries": _method(
-        "/google.logging.v2.LoggingServiceV2/ListLogEntries",
-        logging_types.ListLogEntriesRequest,
-        logging_types.ListLogEntriesResponse,
-        "logging.logEntries.list",
-        "logging.viewer",
+    "ListLogEntries": Method(
+        path="/google.logging.v2.LoggingServiceV2/ListLogEntries",
+        messages=_log_messages,
+        permission="logging.logEntries.list",
+        role="roles/logging.viewer",
         resource="log",
         route="",
         idempotent=True,
