@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["listening", "run", "serving"]
+__all__ = ["end", "free_port", "listening", "ready_line", "run", "serving"]
 
 _PATIENCE = 60.0  # seconds
 
@@ -46,9 +50,31 @@ def serving(
     try:
         yield process
     finally:
-        process.terminate()
+        end(process)
+
+
+def ready_line(process: subprocess.Popen[str], within: float) -> dict[str, Any]:
+    """Return the JSON line that a process prints when it is ready; nothing if it ends before, or is not so in time."""
+    assert process.stdout is not None
+    timer = threading.Timer(within, process.kill)
+    timer.start()
+    line = process.stdout.readline()
+    timer.cancel()
+    timer.join()
+    return dict(json.loads(line)) if line else {}
+
+
+def end(process: subprocess.Popen[Any], how: signal.Signals = signal.SIGTERM) -> None:
+    """End a process, by force if it does not end in time."""
+    with process:  # closes its pipes, and waits
+        process.send_signal(how)
         try:
             process.wait(_PATIENCE)
         finally:
             process.kill()
-            process.wait()
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])

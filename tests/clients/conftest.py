@@ -21,17 +21,7 @@ from tests.integration.conftest import _connected, emulator, start_emulator, tar
 from tests.integration.emulator.conftest import queue
 from tests.processes import run
 
-__all__ = [
-    "Node",
-    "_connected",
-    "cached_folder",
-    "emulator",
-    "node",
-    "queue",
-    "start_emulator",
-    "target",
-    "transport",
-]
+__all__ = ["Node", "_connected", "cached_folder", "emulator", "node", "queue", "start_emulator", "target", "transport"]
 
 HERE = Path(__file__).parent
 OLDEST_NODE = 18  # the packages need it

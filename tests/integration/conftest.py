@@ -34,6 +34,7 @@ from cloudtasks_nb._settings import resolve
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.transport import Transport
+from tests import processes
 
 __all__ = [
     "LOCATION",
@@ -125,8 +126,12 @@ class Emulator:
                 stderr=self._errors,
                 text=True,
             )
-            self._stack.callback(self._end)
-            self.ready = self._read_ready_line()
+            self._stack.callback(processes.end, self.process)
+            self.ready = processes.ready_line(self.process, START_WITHIN)
+            if not self.ready:
+                errors = self.errors()
+                self._stack.close()
+                pytest.fail(f"the emulator did not get ready:\n{errors}")
         else:
             self.process, self.ready = running._process, running._facts
         self.http = urlsplit(self.ready["http"]).netloc
@@ -148,27 +153,6 @@ class Emulator:
             return kind(transport=make(channel=self.channel))
         transport = make(host=self.ready["http"], credentials=AnonymousCredentials())
         return self._stack.enter_context(kind(transport=transport))
-
-    def _read_ready_line(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        timer = threading.Timer(START_WITHIN, self.process.kill)
-        timer.start()
-        line = self.process.stdout.readline()
-        timer.cancel()
-        timer.join()
-        if not line:
-            errors = self.errors()
-            self._stack.close()
-            pytest.fail(f"the emulator did not get ready:\n{errors}")
-        return dict(json.loads(line))
-
-    def _end(self) -> None:
-        with self.process:  # closes its pipe, and waits
-            self.process.terminate()
-            try:
-                self.process.wait(PATIENCE)
-            finally:
-                self.process.kill()
 
     def errors(self) -> str:
         """Return what the process wrote to its standard error so far."""
@@ -227,21 +211,13 @@ class Emulator:
 
     def answered(self, name: str, responses: int) -> tasks_v2.Task:
         """Return the task as soon as the given number of its attempts was answered."""
-
-        def answered() -> tasks_v2.Task | None:
-            task = self.client.get_task(name=name)
-            return task if task.response_count >= responses else None
-
-        return self.until(answered)
+        get = self.client.get_task
+        return self.until(lambda: task if (task := get(name=name)).response_count >= responses else None)
 
     def tried(self, name: str) -> tasks_v2.Task:
         """Return the task as soon as its last attempt has ended, answered or not."""
-
-        def tried() -> tasks_v2.Task | None:
-            task = self.client.get_task(name=name)
-            return task if "response_status" in task.last_attempt else None
-
-        return self.until(tried)
+        get = self.client.get_task
+        return self.until(lambda: task if "response_status" in (task := get(name=name)).last_attempt else None)
 
     def drained(self, queue: str) -> None:
         """Wait until the queue has no tasks."""
@@ -322,9 +298,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _reply(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {key.lower(): value for key, value in self.headers.items()}
-        answer = self.server.target.take(
-            Received(method=self.command, path=self.path, headers=headers, body=body),
-        )
+        answer = self.server.target.take(Received(method=self.command, path=self.path, headers=headers, body=body))
         if answer.hold is not None:
             answer.hold.wait(PATIENCE)
         self.send_response(answer.status)
@@ -466,9 +440,7 @@ def target() -> Iterator[Target]:
 @pytest.fixture
 def free_port() -> int:
     """Give a port at which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return processes.free_port()
 
 
 @pytest.fixture

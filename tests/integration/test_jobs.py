@@ -68,8 +68,7 @@ def test_sweep_of_2000_combinations(tasks: ct.Client) -> None:
     """What came back stands beside what went in, under the index of the input."""
     names = ["principal", "interest", "years"]
     grid = pd.DataFrame(
-        itertools.product(range(1000, 11_000, 1000), [rate / 100 for rate in range(1, 11)], range(1, 21)),
-        columns=names,
+        itertools.product(range(1000, 11_000, 1000), [rate / 100 for rate in range(1, 11)], range(1, 21)), columns=names
     )
     grid.index = pd.RangeIndex(5000, 7000, name="combination")
 

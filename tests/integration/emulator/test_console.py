@@ -129,9 +129,7 @@ def test_after_a_restart_attempts_come_from_the_log(tmp_path: Path, target: Targ
         target.script(500, 200)
         for task in ("bad", "good"):
             full = f"{name}/tasks/{task}"
-            emulator.client.create_task(
-                {"parent": name, "task": {"name": full, "http_request": {"url": target.url}}},
-            )
+            emulator.client.create_task({"parent": name, "task": {"name": full, "http_request": {"url": target.url}}})
             emulator.gone(full)
         live = attempts(emulator)["attempts"]
         run = emulator.request("GET", "/console/queues")["run"]

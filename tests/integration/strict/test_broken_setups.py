@@ -173,10 +173,7 @@ CASES = {
         fix=f"Set {BUNDLE} and {ROOTS}",
     ),
     "TLS interception, known to requests only": Case(
-        breaks=lambda setup: tls_interception(setup, ROOTS),
-        check="api",
-        detail="CERTIFICATE_VERIFY_FAILED",
-        fix=ROOTS,
+        breaks=lambda setup: tls_interception(setup, ROOTS), check="api", detail="CERTIFICATE_VERIFY_FAILED", fix=ROOTS
     ),
     "wrong project": Case(
         breaks=connect(project="demmo"),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +39,6 @@ class Service:
     python: Path  #: the interpreter of its environment
 
 
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as sock:
-        return int(sock.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def started() -> Iterator[StrictEmulator]:
     """Run Google; tasks wait for a service that is still starting."""
@@ -58,7 +50,7 @@ def started() -> Iterator[StrictEmulator]:
 def service(started: StrictEmulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Deploy the function with a stub of gcloud, and do what Cloud Run would: build the folder and start it."""
     place = tmp_path_factory.mktemp("service")
-    port = free_port()
+    port = processes.free_port()
     state = gcloud.install(place, url=f"https://localhost:{port}")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import re
-import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pandas as pd
@@ -15,6 +13,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from tests.integration.conftest import Intercept, impatient
+from tests.interrupts import interrupt, interruptible
 
 URL = "https://svc.example.com/run"
 NAIVE = dt.datetime(2026, 1, 2, 6)  # noqa: DTZ001 - the subject
@@ -173,24 +172,14 @@ def test_what_no_emulator_is_started_for(words: dict[str, Any]) -> None:
     assert caught.value.hint
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Have interrupts raised, also where the shell that began the tests has switched them off."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_an_interrupted_verb_leaves_the_connection_usable(
-    queue: ct.Queue, intercept: Intercept, interruptible: None
-) -> None:
+def test_an_interrupted_verb_leaves_the_connection_usable(queue: ct.Queue, intercept: Intercept) -> None:
     """After an interrupt the next cell works."""
     calls: list[str] = []
 
     async def interrupt_first(call: Callable[[], Awaitable[Any]], rpc: str, _: dict[str, Any]) -> Any:
         calls.append(rpc)
         if len(calls) == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            interrupt()
         return await call()
 
     def cell() -> None:
@@ -198,6 +187,6 @@ def test_an_interrupted_verb_leaves_the_connection_usable(
             queue.tasks()
 
     intercept(interrupt_first)
-    with pytest.raises(KeyboardInterrupt):
+    with interruptible(), pytest.raises(KeyboardInterrupt):
         cell()
     assert len(queue.tasks()) == 0

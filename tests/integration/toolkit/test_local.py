@@ -179,12 +179,7 @@ def test_batches_of_a_temporary_emulator_are_reported_as_lost(capsys: pytest.Cap
 
 @pytest.mark.parametrize(("colab", "hint"), [(False, "on a disk that stays"), (True, "mount Google Drive")])
 def test_a_temporary_disk_is_reported(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    *,
-    colab: bool,
-    hint: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, colab: bool, hint: str
 ) -> None:
     """The first fan-out of a process says what would be lost, and what to do; the second one says nothing."""
     (tmp_path / "mounts").write_text("overlay / overlay rw 0 0\n")

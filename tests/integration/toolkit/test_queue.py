@@ -202,11 +202,7 @@ def tried(emulator: Emulator, queue: ct.Queue, target: Target) -> ct.Queue:
 
 @pytest.mark.parametrize(
     ("limit", "count", "printed"),
-    [
-        (2, 2, "the newest 2 attempts; there are more: queue.attempts(limit=None)\n"),
-        (6, 6, ""),
-        (None, 6, ""),
-    ],
+    [(2, 2, "the newest 2 attempts; there are more: queue.attempts(limit=None)\n"), (6, 6, ""), (None, 6, "")],
 )
 def test_the_newest_attempts(
     tried: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None, count: int, printed: str

@@ -175,11 +175,7 @@ def test_invalid_values(text: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "nanoseconds"),
-    [
-        ("1970-01-01T01:00:00.5+01:00", 500_000_000),
-        ("1970-01-01t00:00:01z", 1_000_000_000),
-    ],
+    ("text", "nanoseconds"), [("1970-01-01T01:00:00.5+01:00", 500_000_000), ("1970-01-01t00:00:01z", 1_000_000_000)]
 )
 def test_times(text: str, nanoseconds: int) -> None:
     """Times are read with their zone, in small letters, too."""
