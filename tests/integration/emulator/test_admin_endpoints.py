@@ -10,9 +10,7 @@ from google.cloud import tasks_v2
 from google.longrunning.operations_pb2 import GetOperationRequest
 
 from tests.integration.conftest import LOCATION, Emulator, Target
-from tests.integration.emulator.conftest import NOWHERE
-
-QUICK = {"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}}
+from tests.integration.emulator.conftest import NOWHERE, QUICK, batch
 
 
 def test_the_clock_jumps_over_nothing(emulator: Emulator, queue: str, target: Target) -> None:
@@ -80,14 +78,13 @@ def test_a_fault_before_or_after_the_call(emulator: Emulator, queue: str, *, aft
 def test_an_operation_that_does_not_finish(emulator: Emulator, queue: str) -> None:
     """The operation of a batch stays unfinished until the faults are cleared; its tasks exist."""
     emulator.request("POST", "/admin/faults", {"method": "BatchCreateTasks", "unfinished": True})
-    requests = [{"parent": queue, "task": {"http_request": {"url": NOWHERE}}}]
-    batch = {"parent": queue, "requests": requests, "request_id": "held"}
-    operation = emulator.client.batch_create_tasks(batch)
+    request = {**batch(queue, 1), "request_id": "held"}
+    operation = emulator.client.batch_create_tasks(request)
     get = GetOperationRequest(name=operation.operation.name)
     assert not operation.operation.done
     assert operation.metadata.state == tasks_v2.BatchCreateTasksMetadata.State.RUNNING
     assert emulator.client.get_operation(get) == operation.operation
-    assert emulator.client.batch_create_tasks(batch).operation == operation.operation
+    assert emulator.client.batch_create_tasks(request).operation == operation.operation
     emulator.request("DELETE", "/admin/faults")
     assert emulator.client.get_operation(get).done
     assert len(operation.result().tasks) == 1

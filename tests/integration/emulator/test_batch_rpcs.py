@@ -86,13 +86,10 @@ def test_messages_beyond_4_mib(emulator: Emulator, paused: str) -> None:
 
 def test_batch_delete(emulator: Emulator, paused: str) -> None:
     """BatchDeleteTasks removes up to 1,000 tasks; its operation is done and empty."""
-    names = []
     for start in range(0, 1_000, 100):
-        batch = requests(paused, *(f"t{number}" for number in range(start, start + 100)))
-        names += [
-            task.name
-            for task in emulator.client.batch_create_tasks({"parent": paused, "requests": batch}).result().tasks
-        ]
+        made = requests(paused, *(f"t{number}" for number in range(start, start + 100)))
+        emulator.client.batch_create_tasks({"parent": paused, "requests": made})
+    names = [task.name for task in emulator.client.list_tasks(parent=paused)]
     kept = emulator.client.create_task(requests(paused, "kept")[0])
     operation = emulator.client.batch_delete_tasks({"parent": paused, "names": names})
     operation.result()
@@ -114,10 +111,8 @@ def test_batch_delete_may_succeed_in_part(emulator: Emulator, paused: str) -> No
 def test_batch_delete_of_nothing_that_is_there(emulator: Emulator, paused: str) -> None:
     """When no name could be deleted the operation is aborted with the documented text."""
     operation = emulator.client.batch_delete_tasks({"parent": paused, "names": [f"{paused}/tasks/none"]})
-    text = (
-        "None of the requests succeeded, refer to BatchDeleteTasksMetadata.failed_requests for individual error details"
-    )
-    with pytest.raises(Aborted, match=text):
+    details = "refer to BatchDeleteTasksMetadata.failed_requests for individual error details"
+    with pytest.raises(Aborted, match=f"None of the requests succeeded, {details}"):
         operation.result()
     assert operation.metadata.state == Deleted.PARTIALLY_SUCCEEDED
     assert sorted(operation.metadata.failed_requests) == [0]

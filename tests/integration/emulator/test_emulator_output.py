@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.integration.conftest import LOCATION, Emulator, StartEmulator, Target
+from tests.integration.emulator.conftest import QUICK
 
 QUEUE = f"{LOCATION}/queues/q"
 WRITE = f"POST /v2/{QUEUE}/tasks HTTP/1.1\r\nContent-Type: application/json\r\n"
@@ -26,8 +27,8 @@ CUT = {
 
 def fail(emulator: Emulator, target: Target, *statuses: int) -> str:
     """Run a task of two attempts that the target answers so, and return its name."""
-    retries = {"max_attempts": 2, "min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}}
-    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE, "retry_config": retries}})
+    queue = {"name": QUEUE, "retry_config": {"max_attempts": 2, **QUICK}}
+    emulator.client.create_queue({"parent": LOCATION, "queue": queue})
     target.script(*statuses)
     task = emulator.client.create_task({"parent": QUEUE, "task": {"http_request": {"url": target.url}}})
     emulator.gone(task.name)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Answer, Emulator, Target
+from tests.integration.emulator.conftest import QUICK
 
 
 def delays(emulator: Emulator, name: str, count: int) -> list[float]:
@@ -37,12 +38,8 @@ def test_the_documented_backoff(
     emulator: Emulator, target: Target, level: str, config: dict[str, int], expected: list[float]
 ) -> None:
     """The delays double, then grow evenly, then stay at the maximum; a task's own configuration wins."""
-    retry = {
-        "max_attempts": 50,
-        "min_backoff": {"seconds": config["min"]},
-        "max_backoff": {"seconds": config["max"]},
-        "max_doublings": config["doublings"],
-    }
+    backoffs = {f"{name}_backoff": {"seconds": config[name]} for name in ("min", "max")}
+    retry = {"max_attempts": 50, "max_doublings": config["doublings"], **backoffs}
     other: dict[str, Any] = {"retry_config": {"min_backoff": {"seconds": 1000}}}
     queue = emulator.make_queue(**({"retry_config": retry} if level == "queue" else other))
     target.script(*[500] * len(expected))
@@ -112,11 +109,10 @@ def test_a_future_task_is_sent_when_it_is_due(emulator: Emulator, queue: str, ta
 @pytest.mark.parametrize(("level", "attempts"), [("queue", 1), ("queue", 3), ("task", 1), ("task", 2)])
 def test_max_attempts(emulator: Emulator, target: Target, level: str, attempts: int) -> None:
     """After its last attempt a task is deleted, whether the number is the queue's or its own."""
-    quick = {"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}}
-    limit = {"max_attempts": attempts}
-    queue = emulator.make_queue(retry_config={**quick, **(limit if level == "queue" else {})})
+    limited = {"max_attempts": attempts, **QUICK}
+    queue = emulator.make_queue(retry_config=limited if level == "queue" else QUICK)
     target.script(*[500] * 10)
-    task = emulator.enqueue(queue, target.url, **({"retry_config": {**quick, **limit}} if level == "task" else {}))
+    task = emulator.enqueue(queue, target.url, **({"retry_config": limited} if level == "task" else {}))
     assert "no longer exists" in emulator.gone(task.name)
     assert len(target.received) == attempts
 
