@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -179,14 +179,11 @@ class Emulator:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = NO_HEADERS
     ) -> tuple[int, Any]:
         """Send one HTTP request and return status and decoded JSON, also of a refusal."""
-        connection = http.client.HTTPConnection(self.http, timeout=PATIENCE)
-        try:
+        with closing(http.client.HTTPConnection(self.http, timeout=PATIENCE)) as connection:
             connection.request(method, path, body, {"Content-Type": "application/json", **headers})
             answer = connection.getresponse()
             text = answer.read()
             return answer.status, json.loads(text) if text else None
-        finally:
-            connection.close()
 
     def make_queue(self, **fields: object) -> str:
         """Create a queue from the fields given, under a name of its own, and return its name."""

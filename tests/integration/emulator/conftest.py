@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
+
 import pytest
 from google.cloud import tasks_v2
 
@@ -20,6 +23,13 @@ def batch(queue: str, count: int = 100, **http: object) -> dict[str, object]:
     """Build a BatchCreateTasksRequest with tasks that are all the same."""
     task = {"http_request": {"url": NOWHERE, **http}}
     return {"parent": queue, "requests": [{"parent": queue, "task": task}] * count}
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Close what a test has opened."""
+    with ExitStack() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import json
 import re
-import ssl
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from cloudtasks_nb._names import CODES
 from cloudtasks_nb.display.colours import COLOURS, colour
@@ -25,12 +23,10 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 FILES = Path(console.__file__).parent
 
 
-def get(emulator: Emulator, path: str, headers: Mapping[str, str]) -> tuple[int, http.client.HTTPMessage, str]:
+def get(emulator: Emulator, path: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], str]:
     """Return status, headers and text of an answer."""
-    with closing(http.client.HTTPConnection(emulator.http, timeout=PATIENCE)) as connection:
-        connection.request("GET", path, headers=dict(headers))
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read().decode()
+    answer = requests.get(f"http://{emulator.http}{path}", headers=headers, timeout=PATIENCE)
+    return answer.status_code, answer.headers, answer.text
 
 
 def attempts(emulator: Emulator, query: str = "") -> Any:
@@ -111,12 +107,8 @@ def test_a_task_that_is_tried_again(emulator: Emulator, failed_once: Any) -> Non
     found = attempts(emulator, f"queue={queue}&task={task}")
     (attempt,) = found["attempts"]
     assert (found["there"], attempt["retry"] > attempt["ended"]) == (True, True)
-    assert attempts(emulator, f"queue={queue}&task=unknown") == {
-        "attempts": [],
-        "newest": found["newest"],
-        "there": False,
-        "request": None,
-    }
+    nothing = {"attempts": [], "newest": found["newest"], "there": False, "request": None}
+    assert attempts(emulator, f"queue={queue}&task=unknown") == nothing
 
 
 def test_after_a_restart_attempts_come_from_the_log(tmp_path: Path, target: Target) -> None:
@@ -203,12 +195,10 @@ def test_colours_and_codes_are_those_of_the_panels() -> None:
 def test_a_strict_emulator_has_no_console(start_emulator: StartEmulator, capsys: pytest.CaptureFixture[str]) -> None:
     """A browser is told why, there is nothing below /console/, and the command line refuses --console-writes."""
     emulator = start_emulator("--strict")
-    context = ssl.create_default_context(cafile=emulator.ready["ca"])
-    with closing(http.client.HTTPSConnection(emulator.http, timeout=PATIENCE, context=context)) as connection:
-        for path, text in (("/", "needs a bearer token"), ("/console/queues", "")):
-            connection.request("GET", path, headers=BROWSER)
-            answer = connection.getresponse()
-            assert (answer.status, text in answer.read().decode()) == (404, True)
+    for path, text in (("/", "needs a bearer token"), ("/console/queues", "")):
+        url, authorities = f"https://{emulator.http}{path}", emulator.ready["ca"]
+        answer = requests.get(url, headers=BROWSER, timeout=PATIENCE, verify=authorities)
+        assert (answer.status_code, text in answer.text) == (404, True)
     with pytest.raises(SystemExit):
         command.main(["--strict", "--console-writes"])
     assert "--console-writes cannot be used with --strict, which has no console" in capsys.readouterr().err

@@ -6,18 +6,19 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+import requests
 from google.api_core.exceptions import ServiceUnavailable
 from google.cloud import tasks_v2
 
 from cloudtasks_nb.client.emulator_process import hold
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
+from tests.processes import run
 
 QUEUE = f"{LOCATION}/queues/seeded"
 #: Takes a lease and then waits for the end of its standard input.
@@ -30,27 +31,13 @@ sys.stdin.read()
 """
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run an emulator that is expected to end by itself."""
-    command = [sys.executable, "-m", "cloudtasks_nb.emulator", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-
-
-@pytest.fixture
-def connections() -> Iterator[ExitStack]:
-    """Close HTTP connections after the test."""
-    with ExitStack() as stack:
-        yield stack
-
-
-def lease(emulator: Emulator, connections: ExitStack) -> HTTPConnection:
+def lease(emulator: Emulator, stack: ExitStack) -> HTTPConnection:
     """Take a lease."""
     connection = HTTPConnection(emulator.http, timeout=PATIENCE)
-    connections.callback(connection.close)
+    stack.callback(connection.close)
     connection.request("GET", "/lease")
     answer = connection.getresponse()
-    assert answer.status == 200
-    assert answer.getheader("X-Instance") == emulator.ready["instance"]
+    assert (answer.status, answer.getheader("X-Instance")) == (200, emulator.ready["instance"])
     return connection
 
 
@@ -59,11 +46,9 @@ def test_the_ready_line(start_emulator: StartEmulator, tmp_path: Path) -> None:
     emulator = start_emulator("--data-dir", str(tmp_path))
     ready = emulator.ready
     assert set(ready) == {"grpc", "http", "pid", "data_dir", "instance"}
-    assert ready["pid"] == emulator.process.pid
-    assert Path(ready["data_dir"]) == tmp_path
+    assert (ready["pid"], ready["data_dir"]) == (emulator.process.pid, str(tmp_path))
     assert str(UUID(ready["instance"])) == ready["instance"]
-    assert ready["grpc"].startswith("127.0.0.1:")
-    assert ready["http"].startswith("http://127.0.0.1:")
+    assert [ready[name].rpartition(":")[0] for name in ("grpc", "http")] == ["127.0.0.1", "http://127.0.0.1"]
     assert json.loads((tmp_path / "endpoint.json").read_text()) == ready
     assert emulator.request("GET", "/health") == {"status": "ok", "instance": ready["instance"]}
 
@@ -102,20 +87,18 @@ def test_a_graceful_stop(start_emulator: StartEmulator, tmp_path: Path, signal_:
 def test_a_folder_in_use(start_emulator: StartEmulator, tmp_path: Path) -> None:
     """A second emulator on a folder ends, names the folder and leaves the first one alone."""
     first = start_emulator("--data-dir", str(tmp_path), "--queue", QUEUE)
-    second = run("--port", "0", "--data-dir", str(tmp_path))
-    assert second.returncode != 0
+    second = run(sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", tmp_path)
+    assert (second.returncode != 0, second.stdout, "Traceback" in second.stderr) == (True, "", False)
     assert str(tmp_path) in second.stderr
     assert "in use" in second.stderr
-    assert "Traceback" not in second.stderr
-    assert second.stdout == ""
     assert first.client.get_queue(name=QUEUE).name == QUEUE
     assert json.loads((tmp_path / "endpoint.json").read_text()) == first.ready
 
 
-def test_the_lease_is_held_by_the_last_one(start_emulator: StartEmulator, connections: ExitStack) -> None:
+def test_the_lease_is_held_by_the_last_one(start_emulator: StartEmulator, stack: ExitStack) -> None:
     """With `--lease` the emulator serves until the last holder lets go, and ends soon after."""
     emulator = start_emulator("--lease", "--queue", QUEUE)
-    first, second = lease(emulator, connections), lease(emulator, connections)
+    first, second = lease(emulator, stack), lease(emulator, stack)
     first.close()
     with pytest.raises(subprocess.TimeoutExpired):
         emulator.process.wait(3)
@@ -125,11 +108,11 @@ def test_the_lease_is_held_by_the_last_one(start_emulator: StartEmulator, connec
     assert "Traceback" not in emulator.errors()
 
 
-def test_a_new_holder_in_time_keeps_it(start_emulator: StartEmulator, connections: ExitStack) -> None:
+def test_a_new_holder_in_time_keeps_it(start_emulator: StartEmulator, stack: ExitStack) -> None:
     """Who comes before the grace is over keeps the emulator."""
     emulator = start_emulator("--lease")
-    lease(emulator, connections).close()
-    kept = lease(emulator, connections)
+    lease(emulator, stack).close()
+    kept = lease(emulator, stack)
     with pytest.raises(subprocess.TimeoutExpired):
         emulator.process.wait(3)
     kept.close()
@@ -148,10 +131,10 @@ def test_a_killed_holder_lets_go(start_emulator: StartEmulator) -> None:
     assert not Path(emulator.ready["data_dir"]).exists()
 
 
-def test_without_lease_no_holder_is_needed(start_emulator: StartEmulator, connections: ExitStack) -> None:
+def test_without_lease_no_holder_is_needed(start_emulator: StartEmulator, stack: ExitStack) -> None:
     """Without `--lease` the emulator runs until it is stopped."""
     emulator = start_emulator()
-    lease(emulator, connections).close()
+    lease(emulator, stack).close()
     with pytest.raises(subprocess.TimeoutExpired):
         emulator.process.wait(3)
     assert emulator.stop() == 0
@@ -159,9 +142,8 @@ def test_without_lease_no_holder_is_needed(start_emulator: StartEmulator, connec
 
 def stops(emulator: Emulator) -> bool:
     """Ask whether the emulator has got the signal to stop."""
-    with closing(HTTPConnection(emulator.http, timeout=PATIENCE)) as connection:
-        connection.request("GET", "/lease")
-        return connection.getresponse().status == 503
+    with closing(requests.get(f"http://{emulator.http}/lease", stream=True, timeout=PATIENCE)) as answer:
+        return answer.status_code == 503
 
 
 def slow_queue(emulator: Emulator, target: Target) -> list[str]:

@@ -23,6 +23,14 @@ STATUSES = {
 }  # fmt: skip
 
 
+NEW = f"{LOCATION}/queues/new"
+NO_QUEUES: list[Any] = [
+    *(1, {}, {"name": "foo"}),
+    *({"name": f"{LOCATION}/queues/q", **it} for it in ({"state": "ASLEEP"}, {"colour": "red"})),
+    {"name": f"{LOCATION}/queues/q", "retryConfig": {"maxAttempts": -2}},
+]
+
+
 def admin(emulator: Emulator, path: str, **body: Any) -> Any:
     """Call an endpoint for tests."""
     return emulator.request("POST", f"/admin/{path}", body)
@@ -134,18 +142,7 @@ def test_instance_in_every_answer(emulator: Emulator, queue: str) -> None:
         (
             "POST",
             "seed",
-            [{"queues": "x"}]
-            + [
-                {"queues": [{"name": f"{LOCATION}/queues/new"}, wrong]}
-                for wrong in (
-                    1,
-                    {},
-                    {"name": "foo"},
-                    {"name": f"{LOCATION}/queues/q", "state": "ASLEEP"},
-                    {"name": f"{LOCATION}/queues/q", "retryConfig": {"maxAttempts": -2}},
-                    {"name": f"{LOCATION}/queues/q", "colour": "red"},
-                )
-            ],
+            [{"queues": "x"}, *({"queues": [{"name": NEW}, it]} for it in NO_QUEUES)],
         ),
         ("POST", "restore", [{"name": "../one"}]),
         ("POST", "faults", [{"code": "INTERNAL"}, [], "{"]),
@@ -157,9 +154,8 @@ def test_refusals_of_the_endpoints_for_tests(emulator: Emulator, verb: str, path
     """A wrong request is refused with the reason, and does nothing: not even the valid part of it."""
     emulator.request("POST", "/admin/reset", {})
     for body in bodies:
-        status, content = emulator.ask(
-            verb, f"/admin/{path}", body.encode() if body == "{" else json.dumps(body).encode()
-        )
+        text = body if body == "{" else json.dumps(body)
+        status, content = emulator.ask(verb, f"/admin/{path}", text.encode())
         assert (status, list(content)) == (400, ["error"])
     assert emulator.request("GET", "/admin/clock")["ahead_us"] == 0
     assert emulator.ask("GET", QUEUES) == (200, {})

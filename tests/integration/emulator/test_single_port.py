@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,16 +19,10 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 import cloudtasks_nb as ct
 from cloudtasks_nb.client.emulator_process import hold
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target, options
+from tests.integration.emulator.conftest import batch
 from tests.processes import run
 
 ONE_PORT = options("--single-port")
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    """Close what a test has opened."""
-    with ExitStack() as opened:
-        yield opened
 
 
 def connected(emulator: Emulator, stack: ExitStack) -> socket.socket:
@@ -88,12 +81,8 @@ def test_many_connections_at_once(emulator: Emulator, queue: str, stack: ExitSta
 def test_large_messages(emulator: Emulator, queue: str) -> None:
     """Pages and requests of many megabytes arrive whole."""
     emulator.client.pause_queue(name=queue)
-    url, body = "http://127.0.0.1:9/", bytes(range(256)) * 3600
-    request = {
-        "parent": queue,
-        "requests": [{"parent": queue, "task": {"http_request": {"url": url, "body": body}}}] * 40,
-    }
-    emulator.client.batch_create_tasks(request).result(PATIENCE)
+    body = bytes(range(256)) * 3600
+    emulator.client.batch_create_tasks(batch(queue, 40, body=body)).result(PATIENCE)
     listed = list(emulator.client.list_tasks({"parent": queue, "response_view": tasks_v2.Task.View.FULL}))
     assert [task.http_request.body for task in listed] == [body] * 40
 

@@ -89,10 +89,11 @@ def test_tokens_after_the_clock_is_set_back(tmp_path: Path, key: bytes) -> None:
 
 
 def test_many_audiences(tokens: TokenSigner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens for more URLs than are remembered are made all the same."""
+    """Without an audience it is the task's URL, query included, also for more URLs than are remembered."""
     monkeypatch.setattr(tokens_module, "_MAX_CACHED", 2)
-    made = [bearer(tokens, request_for(), f"http://h/{number}") for number in range(5)]
-    assert [jwt.decode(token, verify=False)["aud"] for token in made] == [f"http://h/{number}" for number in range(5)]
+    urls = [f"http://h/?a={number}&b=2" for number in range(5)]
+    made = [bearer(tokens, request_for(), url) for url in urls]
+    assert [jwt.decode(token, verify=False)["aud"] for token in made] == urls
 
 
 def test_the_key_is_kept(tmp_path: Path) -> None:
