@@ -25,13 +25,8 @@ ADC = "GOOGLE_APPLICATION_CREDENTIALS"
 ROOTS, BUNDLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "REQUESTS_CA_BUNDLE"
 CALLER = "caller@demo.iam.gserviceaccount.com"
 EVERYTHING = ("roles/cloudtasks.admin", "roles/logging.viewer")
-QUEUE_PERMISSIONS = tuple(
-    f"cloudtasks.{name}"
-    for name in (
-        *("tasks.create", "tasks.list", "tasks.get", "tasks.fullView", "tasks.delete", "tasks.run"),
-        *("queues.get", "queues.update", "locations.list"),
-    )
-)
+PERMISSIONS = tuple(f"cloudtasks.tasks.{verb}" for verb in ("create", "list", "get", "fullView", "delete", "run"))
+PERMISSIONS += tuple(f"cloudtasks.{verb}" for verb in ("queues.get", "queues.update", "locations.list"))
 _numbers = itertools.count(1)
 
 
@@ -72,6 +67,9 @@ class Setup:
             return tasks.doctor(**self.arguments)
 
 
+Breaks = Callable[[Setup], Any]
+
+
 @pytest.fixture
 def setup(emulator: StrictEmulator, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     """Give a project in which all is well."""
@@ -92,10 +90,14 @@ def malformed_key(setup: Setup) -> None:
     setup.key.write_text(json.dumps({**content, "private_key": content["private_key"][:200]}))
 
 
-def tls_interception(setup: Setup, *variables: str) -> None:
-    """A proxy shows certificates of an authority that this machine does not trust."""
-    for name in variables:
-        setup.patch.setenv(name, str(Authority(setup.folder / "other").ca))
+def intercepted(*variables: str) -> Breaks:
+    """Return a set-up in which a proxy shows certificates of an authority that this machine does not trust."""
+
+    def breaks(setup: Setup) -> None:
+        for name in variables:
+            setup.patch.setenv(name, str(Authority(setup.folder / "other").ca))
+
+    return breaks
 
 
 def few_scopes(setup: Setup) -> None:
@@ -104,36 +106,41 @@ def few_scopes(setup: Setup) -> None:
     setup.connection["credentials"] = Credentials.from_service_account_file(str(setup.key), scopes=scopes)
 
 
-def without(permission: str) -> Callable[[Setup], None]:
-    """Return a set-up in which the user lacks one permission."""
+def without(verb: str) -> Breaks:
+    """Return a set-up in which the user lacks one permission on tasks."""
 
     def breaks(setup: Setup) -> None:
-        setup.roles = (*(one for one in QUEUE_PERMISSIONS if one != permission), "roles/logging.viewer")
+        setup.roles = (*(one for one in PERMISSIONS if one != f"cloudtasks.tasks.{verb}"), "roles/logging.viewer")
 
     return breaks
 
 
-def set_(**conditions: Any) -> Callable[[Setup], None]:
+def set_(**conditions: Any) -> Breaks:
     """Return a set-up in which something is wrong with the project."""
     return lambda setup: setup.google.set(**conditions)
 
 
-def connect(**arguments: Any) -> Callable[[Setup], None]:
+def connect(**arguments: Any) -> Breaks:
     """Return a set-up in which the user connects with other arguments."""
     return lambda setup: setup.connection.update(arguments)
 
 
-def use(queue: str) -> Callable[[Setup], None]:
-    """Return a set-up in which the user names another queue."""
-    return lambda setup: setattr(setup, "queue", queue)
+def has(**values: Any) -> Breaks:
+    """Return a set-up with another queue, other roles, or other arguments of the doctor."""
+    return lambda setup: vars(setup).update(values)
 
 
-def no_act_as(setup: Setup) -> None:
-    """The user may not act as the account of the tasks."""
-    setup.arguments = {"service_account": CALLER}
+def account(email: str) -> Breaks:
+    """Return a set-up whose tasks are signed by an account that the user may not act as."""
+    return has(arguments={"service_account": email})
 
 
-def call(conditions: Mapping[str, Any] = MappingProxyType({}), **service: Any) -> Callable[[Setup], None]:
+def unsampled(setup: Setup) -> None:
+    """The queue writes no log."""
+    setup.google.seed({"reports": {"log_sampling_ratio": 0.0}})
+
+
+def call(conditions: Mapping[str, Any] = MappingProxyType({}), **service: Any) -> Breaks:
     """Return a set-up in which the target does not let the task in, or the task gets no token."""
 
     def breaks(setup: Setup) -> None:
@@ -143,191 +150,70 @@ def call(conditions: Mapping[str, Any] = MappingProxyType({}), **service: Any) -
     return breaks
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """What is broken, and what the doctor says about it."""
-
-    breaks: Callable[[Setup], Any]
-    check: str
-    detail: str
-    fix: str
-
-
-CASES = {
-    "no credentials": Case(
-        breaks=no_credentials,
-        check="credentials",
-        detail="no Google credentials were found",
-        fix="gcloud auth application-default login",
+LOGIN = "gcloud auth application-default login"
+ACCOUNTS, SERVICES = "gcloud iam service-accounts", "gcloud run services"
+USER, ROLE = "--member=serviceAccount:{email}", "--role=roles/cloudtasks"
+NO_QUEUE, NO_REGION = 'there is no queue "nowhere" in us-central1', "us-centrall is no location of Cloud Tasks"
+ELSEWHERE = 'there is no queue "reports" in europe-west1, but one in us-central1'
+UNTRUSTED, NO_PROJECT = "CERTIFICATE_VERIFY_FAILED", "Permission denied on resource project demmo"
+API_OFF = "Cloud Tasks API has not been used in project demo"
+API_ON = "gcloud services enable cloudtasks.googleapis.com --project=demo"
+CONSUMER = f"gcloud projects add-iam-policy-binding other {USER} --role=roles/serviceusage.serviceUsageConsumer"
+PERIMETER = "VPC Service Controls do not allow the call from here"
+CONNECT = 'ct.connect("demo", "us-central1")'
+ACT_AS = f"{ACCOUNTS} add-iam-policy-binding {CALLER} {USER} --role=roles/iam.serviceAccountUser"
+NO_ACCOUNT, CREATE_ACCOUNT = "there is no service account nobody@demo", f"{ACCOUNTS} create nobody --project=demo"
+INVOKER = f"--project=demo --member=serviceAccount:{CALLER} --role=roles/run.invoker"
+INVOKE = f"{SERVICES} add-iam-policy-binding report --region=us-central1 {INVOKER}"
+AUDIENCE = "answers 401: the audience of the token, https://reports, is not the one that it expects"
+SEE_AUDIENCE = f"{SERVICES} describe report --region=us-central1"
+NO_CREATE = "lacks cloudtasks.tasks.create (fan_out, enqueue)"
+NO_AGENT = "the service agent of Cloud Tasks cannot get a token"
+EXCLUDED = "gcloud logging sinks update _Default --remove-exclusions=NAME --project=demo"
+SAMPLE = 'tasks.queue("reports").update(log_sampling_ratio=1.0)'
+#: What is wrong, how it comes about, the first check that fails, its detail, and what mends it.
+CASES: list[tuple[str, Breaks, str, str, str]] = [
+    ("no credentials", no_credentials, "credentials", "no Google credentials were found", LOGIN),
+    ("malformed key", malformed_key, "credentials", "is a damaged key of a service account", f"{ACCOUNTS} keys create"),
+    ("TLS interception", intercepted(ROOTS, BUNDLE), "credentials", UNTRUSTED, f"Set {BUNDLE} and {ROOTS}"),
+    ("TLS interception, known to requests only", intercepted(ROOTS), "api", UNTRUSTED, ROOTS),
+    ("wrong project", connect(project="demmo"), "api", NO_PROJECT, "gcloud projects list"),
+    ("API off", set_(api_disabled=True), "api", API_OFF, API_ON),
+    ("billing off", set_(billing=False), "api", "requires billing to be enabled", "gcloud billing projects link demo"),
+    ("quota project", connect(quota_project="other"), "api", "permission to use project other", CONSUMER),
+    ("scopes", few_scopes, "api", "insufficient authentication scopes", LOGIN),
+    ("VPC Service Controls", set_(vpc_sc=True), "api", "prohibited by organization's policy", PERIMETER),
+    ("no such region", connect(location="us-centrall"), "location", NO_REGION, CONNECT),
+    ("wrong region", connect(location="europe-west1"), "queues", ELSEWHERE, CONNECT),
+    ("no queue", has(queue="nowhere"), "queues", NO_QUEUE, 'tasks.queue("nowhere", create=True)'),
+    ("no create", without("create"), "permissions", NO_CREATE, f"{USER} {ROLE}.enqueuer"),
+    ("no list", without("list"), "permissions", "lacks cloudtasks.tasks.list", f"{ROLE}.viewer"),
+    ("no fullView", without("fullView"), "permissions", "lacks cloudtasks.tasks.fullView", f"{ROLE}.viewer"),
+    ("no run", without("run"), "permissions", "lacks cloudtasks.tasks.run", f"{ROLE}.taskRunner"),
+    ("no right to act", account(CALLER), "service_account", f"lacks iam.serviceAccounts.actAs on {CALLER}", ACT_AS),
+    ("no such account", account("nobody@demo.iam.gserviceaccount.com"), "service_account", NO_ACCOUNT, CREATE_ACCOUNT),
+    ("no right to invoke", call(invoker="somebody"), "target", f"answers 403: {CALLER} may not invoke it", INVOKE),
+    ("wrong audience", call(audience="https://reports"), "target", AUDIENCE, SEE_AUDIENCE),
+    ("no service agent", call({"service_agent": False}), "target", NO_AGENT, f"{ROLE}.serviceAgent"),
+    ("no log", has(roles=EVERYTHING[:1]), "log", "logging.logEntries.list", f"{USER} --role=roles/logging.viewer"),
+    ("log routed elsewhere", set_(log_excluded=True), "log", "the entry of a new task did not appear", EXCLUDED),
+    ("sampling 0", unsampled, "log", "write no log: reports", SAMPLE),
+    ("clock behind", set_(clock_offset_s=300), "clock", "300 s behind the clock of the service", "timedatectl"),
+    (
+        *("clock ahead", set_(clock_offset_s=-300), "credentials"),
+        *("in a reasonable timeframe", "the clock of this machine is wrong"),
     ),
-    "malformed key": Case(
-        breaks=malformed_key,
-        check="credentials",
-        detail="is a damaged key of a service account",
-        fix="gcloud iam service-accounts keys create",
-    ),
-    "TLS interception": Case(
-        breaks=lambda setup: tls_interception(setup, ROOTS, BUNDLE),
-        check="credentials",
-        detail="CERTIFICATE_VERIFY_FAILED",
-        fix=f"Set {BUNDLE} and {ROOTS}",
-    ),
-    "TLS interception, known to requests only": Case(
-        breaks=lambda setup: tls_interception(setup, ROOTS), check="api", detail="CERTIFICATE_VERIFY_FAILED", fix=ROOTS
-    ),
-    "wrong project": Case(
-        breaks=connect(project="demmo"),
-        check="api",
-        detail="Permission denied on resource project demmo",
-        fix="gcloud projects list",
-    ),
-    "API off": Case(
-        breaks=set_(api_disabled=True),
-        check="api",
-        detail="Cloud Tasks API has not been used in project demo",
-        fix="gcloud services enable cloudtasks.googleapis.com --project=demo",
-    ),
-    "billing off": Case(
-        breaks=set_(billing=False),
-        check="api",
-        detail="requires billing to be enabled",
-        fix="gcloud billing projects link demo",
-    ),
-    "quota project": Case(
-        breaks=connect(quota_project="other"),
-        check="api",
-        detail="permission to use project other",
-        fix="gcloud projects add-iam-policy-binding other --member=serviceAccount:{email} "
-        "--role=roles/serviceusage.serviceUsageConsumer",
-    ),
-    "scopes": Case(
-        breaks=few_scopes,
-        check="api",
-        detail="insufficient authentication scopes",
-        fix="gcloud auth application-default login",
-    ),
-    "VPC Service Controls": Case(
-        breaks=set_(vpc_sc=True),
-        check="api",
-        detail="prohibited by organization's policy",
-        fix="VPC Service Controls do not allow the call from here",
-    ),
-    "no such region": Case(
-        breaks=connect(location="us-centrall"),
-        check="location",
-        detail="us-centrall is no location of Cloud Tasks",
-        fix='ct.connect("demo", "us-central1")',
-    ),
-    "wrong region": Case(
-        breaks=connect(location="europe-west1"),
-        check="queues",
-        detail='there is no queue "reports" in europe-west1, but one in us-central1',
-        fix='ct.connect("demo", "us-central1")',
-    ),
-    "no queue": Case(
-        breaks=use("nowhere"),
-        check="queues",
-        detail='there is no queue "nowhere" in us-central1',
-        fix='tasks.queue("nowhere", create=True)',
-    ),
-    "no create": Case(
-        breaks=without("cloudtasks.tasks.create"),
-        check="permissions",
-        detail="lacks cloudtasks.tasks.create (fan_out, enqueue)",
-        fix="--member=serviceAccount:{email} --role=roles/cloudtasks.enqueuer",
-    ),
-    "no list": Case(
-        breaks=without("cloudtasks.tasks.list"),
-        check="permissions",
-        detail="lacks cloudtasks.tasks.list",
-        fix="--role=roles/cloudtasks.viewer",
-    ),
-    "no fullView": Case(
-        breaks=without("cloudtasks.tasks.fullView"),
-        check="permissions",
-        detail="lacks cloudtasks.tasks.fullView",
-        fix="--role=roles/cloudtasks.viewer",
-    ),
-    "no run": Case(
-        breaks=without("cloudtasks.tasks.run"),
-        check="permissions",
-        detail="lacks cloudtasks.tasks.run",
-        fix="--role=roles/cloudtasks.taskRunner",
-    ),
-    "no right to act as the account": Case(
-        breaks=no_act_as,
-        check="service_account",
-        detail=f"lacks iam.serviceAccounts.actAs on {CALLER}",
-        fix=f"gcloud iam service-accounts add-iam-policy-binding {CALLER} --member=serviceAccount:{{email}} "
-        "--role=roles/iam.serviceAccountUser",
-    ),
-    "no such account": Case(
-        breaks=lambda setup: setup.arguments.update(service_account="nobody@demo.iam.gserviceaccount.com"),
-        check="service_account",
-        detail="there is no service account nobody@demo",
-        fix="gcloud iam service-accounts create nobody --project=demo",
-    ),
-    "no right to invoke the target": Case(
-        breaks=call(invoker="somebody"),
-        check="target",
-        detail=f"answers 403: {CALLER} may not invoke it",
-        fix="gcloud run services add-iam-policy-binding report --region=us-central1 "
-        f"--project=demo --member=serviceAccount:{CALLER} --role=roles/run.invoker",
-    ),
-    "wrong audience": Case(
-        breaks=call(audience="https://reports"),
-        check="target",
-        detail="answers 401: the audience of the token, https://reports, is not the one that it expects",
-        fix="gcloud run services describe report --region=us-central1",
-    ),
-    "no service agent": Case(
-        breaks=call({"service_agent": False}),
-        check="target",
-        detail="the service agent of Cloud Tasks cannot get a token",
-        fix="--role=roles/cloudtasks.serviceAgent",
-    ),
-    "log unreadable": Case(
-        breaks=lambda setup: setattr(setup, "roles", EVERYTHING[:1]),
-        check="log",
-        detail="logging.logEntries.list",
-        fix="--member=serviceAccount:{email} --role=roles/logging.viewer",
-    ),
-    "log routed elsewhere": Case(
-        breaks=set_(log_excluded=True),
-        check="log",
-        detail="the entry of a new task did not appear",
-        fix="gcloud logging sinks update _Default --remove-exclusions=NAME --project=demo",
-    ),
-    "sampling 0": Case(
-        breaks=lambda setup: setup.google.seed({"reports": {"log_sampling_ratio": 0.0}}),
-        check="log",
-        detail="write no log: reports",
-        fix='tasks.queue("reports").update(log_sampling_ratio=1.0)',
-    ),
-    "clock 5 minutes behind": Case(
-        breaks=set_(clock_offset_s=300),
-        check="clock",
-        detail="300 s behind the clock of the service",
-        fix="timedatectl",
-    ),
-    "clock 5 minutes ahead": Case(
-        breaks=set_(clock_offset_s=-300),
-        check="credentials",
-        detail="in a reasonable timeframe",
-        fix="the clock of this machine is wrong",
-    ),
-}
+]
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_cause_is_named(setup: Setup, case: Case) -> None:
+@pytest.mark.parametrize(("name", "breaks", "check", "detail", "fix"), CASES, ids=[name for name, *_ in CASES])
+def test_the_cause_is_named(setup: Setup, name: str, breaks: Breaks, check: str, detail: str, fix: str) -> None:
     """The first check that fails is that of the cause; its detail names it, and its fix has what mends it."""
-    case.breaks(setup)
+    breaks(setup)
     found = setup.doctor()
-    assert wrong(found)[:1] == [case.check]
-    row = found.loc[case.check]
-    assert case.detail in row.detail
-    assert case.fix.format(email=setup.email) in row.fix
+    assert wrong(found)[:1] == [check]
+    assert detail in found.loc[check].detail
+    assert fix.format(email=setup.email) in found.loc[check].fix
 
 
 def test_all_is_well(setup: Setup) -> None:
@@ -363,7 +249,7 @@ def test_permissions_without_a_queue(setup: Setup) -> None:
 
 def test_a_probe_that_cannot_be_deleted(setup: Setup) -> None:
     """Who may create but not delete a task learns its name."""
-    without("cloudtasks.tasks.delete")(setup)
+    without("delete")(setup)
     found = setup.doctor()
     assert wrong(found) == ["permissions"]
     assert "the probe, task doctor-" in found.detail["log"]

@@ -11,13 +11,7 @@ import google.auth
 import google.auth.exceptions
 import google.auth.transport.requests
 import pytest
-from google.api_core.exceptions import (
-    Forbidden,
-    GoogleAPICallError,
-    ResourceExhausted,
-    ServiceUnavailable,
-    Unauthenticated,
-)
+from google.api_core import exceptions
 from google.auth.transport.requests import AuthorizedSession
 from google.cloud import tasks_v2
 from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
@@ -56,7 +50,7 @@ def test_conditions_of_the_project(
     """A refusal has the text of Google, the reason, the service and the project, by gRPC and by REST."""
     client = connect(emulator.user("ann@example.com", ADMIN), transport=transport)
     emulator.set(**condition)
-    message, found, metadata = refused(lambda: client.get_queue(name=QUEUE), Forbidden)
+    message, found, metadata = refused(lambda: client.get_queue(name=QUEUE), exceptions.Forbidden)
     assert text in message
     assert found == reason
     assert (metadata["service"], metadata["consumer"]) == ("cloudtasks.googleapis.com", "projects/demo")
@@ -79,9 +73,8 @@ def test_quota_project(emulator: StrictEmulator, connect: Connect) -> None:
     file = emulator.user("ann@example.com", ADMIN)
     client = connect(file, quota_project_id="billed")
     text, reason, metadata = refused(lambda: client.get_queue(name=QUEUE))
-    assert text.startswith(
-        "Caller does not have required permission to use project billed. Grant the caller the roles/"
-    )
+    start = "Caller does not have required permission to use project billed. Grant the caller the roles/"
+    assert text.startswith(start)
     assert (reason, metadata["consumer"]) == ("USER_PROJECT_DENIED", "projects/billed")
     emulator.grant("ann@example.com", "roles/serviceusage.serviceUsageConsumer", "projects/billed")
     assert client.get_queue(name=QUEUE).name == QUEUE
@@ -135,7 +128,7 @@ def test_quotas(
     client = connect(emulator.user("ann@example.com", [ADMIN, "roles/logging.viewer"]), kind)
     emulator.set(quotas=True)
     assert {reason_of(lambda: call(client)) for _ in range(allowed)} == {None}
-    text, reason, _ = refused(lambda: call(client), ResourceExhausted)
+    text, reason, _ = refused(lambda: call(client), exceptions.ResourceExhausted)
     assert text.startswith(f"Quota exceeded for quota metric '{metric}' and limit '{metric} per minute")
     assert reason == "RATE_LIMIT_EXCEEDED"
 
@@ -144,7 +137,7 @@ def reason_of(call: Callable[[], Any]) -> str | None:
     """Return the reason for which a call was refused; None if it was executed, also if it found nothing."""
     try:
         call()
-    except GoogleAPICallError as error:
+    except exceptions.GoogleAPICallError as error:
         return str(error.reason) if error.reason else None
     return None
 
@@ -157,7 +150,7 @@ def test_a_reset_forgets_everybody_and_everything(emulator: StrictEmulator, conn
     assert {reason_of(lambda: before.run_task(name=TASK)) for _ in range(60)} == {None}
     emulator.set(latency_s=0.1, machine="workbench@demo.iam.gserviceaccount.com")
     emulator.reset()
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(exceptions.Unauthenticated):
         before.get_queue(name=QUEUE, retry=None)
     emulator.seed("reports")
     again = connect(emulator.user("ann@example.com"))
@@ -177,7 +170,7 @@ def test_latency_and_faults(emulator: StrictEmulator, connect: Connect) -> None:
     client.get_queue(name=QUEUE)
     assert time.monotonic() - before >= 0.3
     emulator.fault("GetQueue", code="UNAVAILABLE")
-    with pytest.raises(ServiceUnavailable):
+    with pytest.raises(exceptions.ServiceUnavailable):
         client.get_queue(name=QUEUE, retry=None)
 
 

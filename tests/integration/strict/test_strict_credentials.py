@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +11,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.strict.conftest import ADMIN
-from tests.processes import run
+from tests.integration.strict.conftest import ADMIN, in_a_process
 
 VIEWER = "roles/cloudtasks.viewer"
 ANN, SENDER = "ann@example.com", "sender@demo.iam.gserviceaccount.com"
@@ -144,11 +140,6 @@ with ct.connect(location="us-central1") as tasks:
 
 def test_a_machine_of_google(google: StrictEmulator, tmp_path: Path) -> None:
     """On Workbench, a VM or Colab Enterprise the metadata server gives account and project."""
-    variables = google.machine("workbench", [VIEWER, "roles/logging.viewer"])
-    unset = {"GOOGLE_CLOUD_PROJECT", "NO_GCE_CHECK"}
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
-    done = run(sys.executable, "-c", MACHINE, environment={**environment, **variables})
-    assert done.returncode == 0, done.stderr
+    found = in_a_process(MACHINE, tmp_path, google.machine("workbench", [VIEWER, "roles/logging.viewer"]))
     account = "workbench@demo.iam.gserviceaccount.com"
-    result = done.stdout.splitlines()[-1]  # doctor() prints before
-    assert json.loads(result) == [["reports"], "metadata server of this machine", account, "demo"]
+    assert found == [["reports"], "metadata server of this machine", account, "demo"]

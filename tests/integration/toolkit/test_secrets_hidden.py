@@ -37,13 +37,8 @@ def test_a_batch_and_its_queue(
     batch = plan.submit()
     batch.wait("60s")
     attempted(emulator, queue, 2)
-    seen += (
-        shown(batch)
-        + shown(queue)
-        + queue.attempts().to_string()
-        + batch.attempts().to_string()
-        + tasks.batches().to_string()
-    )
+    seen += shown(batch) + shown(queue)
+    seen += "".join(frame.to_string() for frame in (queue.attempts(), batch.attempts(), tasks.batches()))
     assert "•••" in seen
     assert not [secret for secret in SECRETS if secret in seen]
     assert "token=s3cr3t-url" in queue.attempts(secrets=True)["url"].iloc[0]
