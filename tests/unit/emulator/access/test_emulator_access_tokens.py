@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,12 +20,6 @@ from cloudtasks_nb.emulator.model.refusal import RefusedError
 NOW = 1_800_000_000.0
 ACCOUNT = "sender@p.iam.gserviceaccount.com"
 SERVICE = "cloudtasks.googleapis.com"
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> GoogleState:
-    """Give a state without principals."""
-    return GoogleState(tmp_path / "google.json")
 
 
 @pytest.fixture

@@ -18,12 +18,6 @@ ACCOUNT = "caller@p.iam.gserviceaccount.com"
 ANN = "user:ann@example.com"
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> GoogleState:
-    """Give a state without principals."""
-    return GoogleState(tmp_path / "google.json")
-
-
 #: A role, some permissions that it has, and some that it lacks.
 ROLES = """
 enqueuer: tasks.create tasks.fullView operations.get | queues.get tasks.get tasks.list
