@@ -22,22 +22,6 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import (
 
 from tests.benchmarks.flights import URL
 
-__all__ = [
-    "BATCH",
-    "batch_requests",
-    "by_async_client",
-    "by_batches",
-    "by_loop",
-    "by_raw_calls",
-    "by_raw_loop",
-    "by_threads",
-    "create_requests",
-    "fill",
-    "google_client",
-    "raw_calls",
-    "task",
-]
-
 #: Tasks in a batch call, the most that the service takes.
 BATCH = 100
 IN_FLIGHT = 16  # batch calls, as many as the toolkit's sender has

@@ -8,8 +8,6 @@ from itertools import cycle, islice
 import orjson
 import pandas as pd
 
-__all__ = ["URL", "bodies", "frame"]
-
 #: URL of the tasks; their queues are paused, and nothing listens there.
 URL = "http://127.0.0.1:9/flights"
 

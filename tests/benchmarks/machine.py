@@ -10,22 +10,9 @@ import statistics
 import time
 from pathlib import Path
 
-__all__ = ["busy_share", "cpu_seconds", "facts", "peak_mb", "resident_mb"]
-
 _PACKAGES = (
-    "cloudtasks-nb",
-    "google-cloud-tasks",
-    "google-api-core",
-    "grpcio",
-    "protobuf",
-    "proto-plus",
-    "pandas",
-    "numpy",
-    "pyarrow",
-    "orjson",
-    "aiohttp",
-    "ipywidgets",
-    "anywidget",
+    *("cloudtasks-nb", "google-cloud-tasks", "google-api-core", "grpcio", "protobuf", "proto-plus", "pandas", "numpy"),
+    *("pyarrow", "orjson", "aiohttp", "ipywidgets", "anywidget"),
 )
 _UTIME = 11  # place of utime in /proc/PID/stat behind the command's name; stime follows
 _IDLE = 3  # place of idle and iowait in the first line of /proc/stat

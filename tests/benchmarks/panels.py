@@ -21,12 +21,10 @@ from cloudtasks_nb.panels.run_summary import RunSummary
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.watch import Pending, Snapshot
 from tests.benchmarks.fan_out import home
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.flights import URL
 from tests.benchmarks.servers import connected, filled
 from tests.log_entry import log_entry
-
-__all__ = ["PANEL", "RUN"]
 
 _DONE = 500  # tasks that an update reports as done: what a queue dispatches in a second at most
 
@@ -101,21 +99,17 @@ def _snapshot(queue: QueueName, values: Mapping[str, Any], done: Sequence[str]) 
     return Snapshot(queue=queue, at=now, values=values, entries=entries, log_until=now)
 
 
-PANEL = Case(
-    name="panel",
-    title="Panel: a tick with 100,000 tasks",
-    how=(
-        f"A tasks panel that has loaded all tasks of its queue hears that {_DONE} of them are done, and how the 50 "
-        "on its page are now, which all have changed; from there until the widgets have their new state, without the "
-        "browser. The median of 20 ticks a round."
-    ),
-    figures=figures(
-        """
-        plain  | in the order in which tasks were loaded | ms | ≤ 50
-        sorted | sorted by time, filtered by a text      | ms | ≤ 50
-        """
-    ),
-    run=_ticks,
+PANEL = case(
+    "panel",
+    "Panel: a tick with 100,000 tasks",
+    _ticks,
+    f"A tasks panel that has loaded all tasks of its queue hears that {_DONE} of them are done, and how the 50 "
+    "on its page are now, which all have changed; from there until the widgets have their new state, without the "
+    "browser. The median of 20 ticks a round.",
+    """
+    plain  | in the order in which tasks were loaded | ms | ≤ 50
+    sorted | sorted by time, filtered by a text      | ms | ≤ 50
+    """,
 )
 
 
@@ -179,19 +173,15 @@ def _summary(batch: ct.Batch) -> float:
     return 1000 * taken
 
 
-RUN = Case(
-    name="run",
-    title="Panel: the run of a batch with 100,000 rows",
-    how=(
-        "A batch is cancelled when half of its rows are in the queue: the longest time between two changes of what is "
-        "shown as done, until all rows are cancelled. Then all rows have ended: the time in which the summary of the "
-        "run is read, and its charts are drawn for the first time, without the browser."
-    ),
-    figures=figures(
-        """
-        cancel  | longest pause between two steps of a cancel | s  | ≤ 1
-        summary | the summary of the run                      | ms | ≤ 200
-        """
-    ),
-    run=_run,
+RUN = case(
+    "run",
+    "Panel: the run of a batch with 100,000 rows",
+    _run,
+    "A batch is cancelled when half of its rows are in the queue: the longest time between two changes of what is "
+    "shown as done, until all rows are cancelled. Then all rows have ended: the time in which the summary of the "
+    "run is read, and its charts are drawn for the first time, without the browser.",
+    """
+    cancel  | longest pause between two steps of a cancel | s  | ≤ 1
+    summary | the summary of the run                      | ms | ≤ 200
+    """,
 )

@@ -19,8 +19,6 @@ from tests import processes
 from tests.benchmarks import callers, flights
 from tests.benchmarks.machine import cpu_seconds, resident_mb
 
-__all__ = ["LOCATION", "Cost", "Emulator", "Target", "client", "connected", "filled"]
-
 #: Where the queues are.
 LOCATION = "projects/bench/locations/us-central1"
 

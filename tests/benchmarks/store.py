@@ -13,10 +13,8 @@ from pathlib import Path
 
 from cloudtasks_nb.store.results import StoredResult, read_results, write_result
 from cloudtasks_nb.store.store import Store
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.machine import peak_mb
-
-__all__ = ["STORE", "main"]
 
 _RATED = 20_000  # results that are written and read to measure a rate
 _PAGE = 1000
@@ -93,24 +91,20 @@ def main() -> None:
     sys.stdout.write(json.dumps([peak_mb(), seconds]) + "\n")
 
 
-STORE = Case(
-    name="store",
-    title="Results in a folder",
-    how=(
-        f"Results of about 200 bytes: {_RATED:,} are written as handlers do and read by the ids of their tasks; then "
-        "many are read page by page in a process of its own, with the peak of its resident memory (`VmHWM`)."
-    ),
-    figures=figures(
-        f"""
-        write            | written by one thread                                    | results/s | ≥ 2,000
-        write in threads | written by {_WORKERS} threads                             | results/s
-        read             | read by the ids of tasks                                 | results/s | ≥ 2,000
-        pages            | many, read page by page                                  | results/s
-        few              | peak with few results, interpreter and libraries included | MB
-        more             | peak with many results less that with few                | MB        | ≤ 20
-        """
-    ),
-    run=_measure,
+STORE = case(
+    "store",
+    "Results in a folder",
+    _measure,
+    f"Results of about 200 bytes: {_RATED:,} are written as handlers do and read by the ids of their tasks; then "
+    "many are read page by page in a process of its own, with the peak of its resident memory (`VmHWM`).",
+    f"""
+    write            | written by one thread                                    | results/s | ≥ 2,000
+    write in threads | written by {_WORKERS} threads                             | results/s
+    read             | read by the ids of tasks                                 | results/s | ≥ 2,000
+    pages            | many, read page by page                                  | results/s
+    few              | peak with few results, interpreter and libraries included | MB
+    more             | peak with many results less that with few                | MB        | ≤ 20
+    """,
     seconds=900,
 )
 

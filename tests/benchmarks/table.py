@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tests.benchmarks.figures import Case, Figure, Result, compare, spread
 
-__all__ = ["document", "section", "section_of", "verdict", "with_section"]
-
 _HEAD = """# Figures
 
 Written by `make bench`; `tests/benchmarks/run.py` says how to measure single ones. What is compared was measured in the

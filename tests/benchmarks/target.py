@@ -10,8 +10,6 @@ from collections import defaultdict
 
 from aiohttp import web
 
-__all__ = ["main"]
-
 
 class _Arrivals:
     """The times at which requests arrived, by path."""

@@ -21,8 +21,6 @@ import pandas as pd
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import CloudTasksError
 
-__all__: list[str] = []
-
 _followed: list[ct.Batch] = []
 _round = os.dup(1)
 os.dup2(2, 1)  # what the toolkit prints is no line for the round

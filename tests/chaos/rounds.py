@@ -31,8 +31,6 @@ from tests.integration.conftest import Answer, Received, Target
 from tests.integration.fanout.conftest import Proxy
 from tests.processes import free_port
 
-__all__ = ["EVENTS", "Kernels", "Verdict", "play"]
-
 ROOT = Path(__file__).parents[2]
 LOCATION = "projects/demo/locations/us-central1"
 EVENTS = ("kill kernel", "kill emulator", "stop emulator", "stop kernel", "cut connections", "clock", "full disk")

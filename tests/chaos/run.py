@@ -13,8 +13,6 @@ from pathlib import Path
 from tests.benchmarks.machine import facts
 from tests.chaos.rounds import EVENTS, Kernels, Verdict, play
 
-__all__: list[str] = []
-
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _HEAD = """# Chaos
 

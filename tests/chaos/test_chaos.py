@@ -11,8 +11,6 @@ import pytest
 
 from tests.chaos.rounds import Kernels, Verdict, play
 
-__all__: list[str] = []
-
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernels]:

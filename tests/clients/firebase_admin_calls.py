@@ -10,8 +10,6 @@ from firebase_admin import functions, initialize_app
 from firebase_admin.exceptions import FirebaseError
 from firebase_admin.functions import TaskOptions
 
-__all__: list[str] = []
-
 
 def outcome(call: Callable[[], str | None]) -> str | None:
     """Return what a call returns, or the code of its refusal."""

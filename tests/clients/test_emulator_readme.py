@@ -15,8 +15,6 @@ from tests.integration.conftest import Emulator
 from tests.processes import run
 from tests.test_readme import snippets
 
-__all__: list[str] = []
-
 QUEUE = "projects/p/locations/us-central1/queues/q"
 EXAMPLES = {block.language: block.code for block in snippets("cloudtasks_nb/emulator/README.md")}
 #: Where Debian's package golang-google-cloud-dev has the client.

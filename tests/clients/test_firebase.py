@@ -18,8 +18,6 @@ from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulat
 from tests.processes import run
 from tests.test_readme import read, snippets
 
-__all__: list[str] = []
-
 QUEUE = f"{LOCATION}/queues/resize"
 ACCOUNT = "emulated-service-acct@email.com"  # which firebase-admin takes without credentials
 

@@ -13,8 +13,6 @@ from tests.clients.conftest import HERE, cached_folder
 from tests.integration.conftest import LOCATION, StartEmulator, Target
 from tests.processes import run
 
-__all__: list[str] = []
-
 SOURCES = Path("/usr/share/gocode")
 CLIENT = SOURCES / "src/cloud.google.com/go/cloudtasks/apiv2"
 BUILD_WITHIN = 900.0  # seconds; gRPC is compiled too, which is 35 s of CPU

@@ -10,8 +10,6 @@ from google.auth import jwt
 from tests.clients.conftest import Node
 from tests.integration.conftest import LOCATION, StartEmulator, Target
 
-__all__: list[str] = []
-
 #: The codes of ALREADY_EXISTS, NOT_FOUND and INVALID_ARGUMENT, as the client gives them.
 CODES = {"grpc": (6, 5, 3), "rest": (409, 404, 400)}
 

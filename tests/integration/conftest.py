@@ -36,24 +36,6 @@ from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.transport import Transport
 from tests import processes
 
-__all__ = [
-    "LOCATION",
-    "PATIENCE",
-    "Answer",
-    "Emulator",
-    "Intercept",
-    "Received",
-    "StartEmulator",
-    "Target",
-    "attempted",
-    "dtypes",
-    "hinted",
-    "impatient",
-    "options",
-    "refusal",
-    "until",
-]
-
 #: Where the tests' queues are; the emulator takes any project and location.
 LOCATION = "projects/demo/locations/us-central1"
 #: Longest that a test waits for anything, in seconds; what is right takes milliseconds.

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from tests import processes
 
-__all__ = ["EMULATOR", "PATIENCE", "ROOT", "Environment", "contents"]
-
 ROOT = Path(__file__).parents[2]
 #: The project of the distribution cloudtasks-emulator.
 EMULATOR = ROOT / "cloudtasks_nb/emulator"

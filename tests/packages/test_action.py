@@ -23,8 +23,6 @@ from tests.packages.environments import PATIENCE, ROOT
 from tests.processes import run
 from tests.test_readme import read, snippets
 
-__all__: list[str] = []
-
 ACTION = ROOT / ".github/actions/emulator/action.yml"
 #: An input in the environment of a step.
 INPUT = re.compile(r"\$\{\{ inputs\.([a-z-]+) \}\}")

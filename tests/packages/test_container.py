@@ -21,8 +21,6 @@ from tests.integration.conftest import LOCATION, Emulator, Target
 from tests.packages.environments import EMULATOR, PATIENCE, ROOT
 from tests.processes import run
 
-__all__: list[str] = []
-
 DOCKERFILE = EMULATOR / "Dockerfile"
 #: The folders of the image that the steps name.
 IMAGE_PATHS = re.compile(r"(?<![\w.])/(opt/emulator|data|source)\b")

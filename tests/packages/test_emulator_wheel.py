@@ -21,8 +21,6 @@ from tests.processes import run
 from tests.test_architecture import EMULATOR_KNOWS, belongs, modules
 from tests.test_environment import PROJECT, bounds
 
-__all__: list[str] = []
-
 ALONE: dict[str, Any] = tomllib.loads((EMULATOR / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 #: Measured: 56 MB, and 222 MB for the toolkit. What takes ten more is a dependency that needs a reason.
 MAX_MEGABYTES = 65

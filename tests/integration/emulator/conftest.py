@@ -10,8 +10,6 @@ from google.cloud import tasks_v2
 
 from tests.integration.conftest import Emulator, Target
 
-__all__ = ["LOGGED", "NOWHERE", "QUICK", "batch"]
-
 #: Nothing listens there.
 NOWHERE = "http://127.0.0.1:9/"
 #: Settings of a queue that retries at once, and of one that writes a log.

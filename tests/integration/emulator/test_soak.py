@@ -8,8 +8,6 @@ import pytest
 
 from tests.benchmarks.soak import RATE, SOAK, Soak
 
-__all__: list[str] = []
-
 SECONDS = 12
 
 

@@ -10,8 +10,6 @@ import pytest
 
 from tests.integration.conftest import Emulator, Target
 
-__all__: list[str] = []
-
 SECOND = 1_000_000
 HOUR = 3600
 

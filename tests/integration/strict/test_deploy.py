@@ -18,8 +18,6 @@ from tests import gcloud, processes
 from tests.integration.conftest import until
 from tests.integration.strict.conftest import ADMIN
 
-__all__: list[str] = []
-
 SUFFIX = "example"
 
 

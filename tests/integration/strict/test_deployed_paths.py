@@ -19,8 +19,6 @@ from tests.integration.conftest import until
 from tests.integration.strict.conftest import ADMIN
 from tests.processes import listening, serving
 
-__all__: list[str] = []
-
 NOTEBOOK = Path(__file__).parents[3] / "notebooks/03_fan_out.ipynb"
 SERVICE = "https://notes-abc123.a.run.app"
 

@@ -16,8 +16,6 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.client import emulator_process
 from tests.integration.conftest import PATIENCE, Emulator, Target
 
-__all__: list[str] = []
-
 BOTH_TRANSPORTS = True
 HOUR = pd.Timedelta("1h")
 

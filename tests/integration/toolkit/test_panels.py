@@ -25,8 +25,6 @@ from cloudtasks_nb.panels.forms import notebook
 from tests.integration.conftest import Emulator, until
 from tests.unit.panels.conftest import confirm, look_at, show
 
-__all__: list[str] = []
-
 NOWHERE = "http://127.0.0.1:9/run"
 
 

@@ -32,6 +32,8 @@ QUEUE = "projects/p/locations/us-central1/queues/q"
 LOCATION = QUEUE.rpartition("/queues/")[0]
 URL = "http://127.0.0.1:9/run"
 
+LOG_ALL = beta.StackdriverLoggingConfig(sampling_ratio=1.0)
+
 MakeStore = Callable[..., Store]
 
 

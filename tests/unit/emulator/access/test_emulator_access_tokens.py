@@ -15,7 +15,7 @@ from cloudtasks_nb.emulator.access.permissions import method_of
 from cloudtasks_nb.emulator.access.quotas import Quotas
 from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, GoogleState
 from cloudtasks_nb.emulator.access.tokens import AccessTokens, InvalidTokenError
-from cloudtasks_nb.emulator.model.refusal import RefusedError
+from tests.unit.emulator.conftest import refused
 
 NOW = 1_800_000_000.0
 ACCOUNT = "sender@p.iam.gserviceaccount.com"
@@ -115,7 +115,7 @@ def test_a_quota_is_that_of_a_minute_a_project_and_a_region(clock: SimpleNamespa
     for _ in range(60):
         quotas.count(method, "p", here)
     for _ in range(2):
-        with pytest.raises(RefusedError, match="Quota exceeded for quota metric 'Run task requests'"):
+        with refused("RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Run task requests'"):
             quotas.count(method, "p", here)
     quotas.count(method, "p", there)
     quotas.count(method, "other", here)
