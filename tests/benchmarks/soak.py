@@ -23,6 +23,7 @@ from typing import Any
 import grpc.aio
 import numpy as np
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcAsyncIOTransport
 
@@ -122,14 +123,8 @@ class _Target:
         """Listen, and yield the URL."""
         app = web.Application()
         app.router.add_post("/{number}", self.answer)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
-            host, port = runner.addresses[0][:2]
-            yield f"http://{host}:{port}"
-        finally:
-            await runner.cleanup()
+        async with TestServer(app, backlog=1024) as server:
+            yield str(server.make_url("")).rstrip("/")
 
 
 class _Reader:

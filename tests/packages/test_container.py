@@ -42,11 +42,8 @@ class Image:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.variables = {
-            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-            "HOME": str(root),
-            "REPOSITORY": str(ROOT),
-        }
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+        self.variables = {"PATH": path, "HOME": str(root), "REPOSITORY": str(ROOT)}
 
     def build(self) -> None:
         """Run the steps that copy files and run commands, as one script."""

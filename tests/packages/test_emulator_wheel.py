@@ -53,15 +53,9 @@ def wheel(place: Environment) -> Path:
 
 def test_it_depends_on_what_the_emulator_imports(place: Environment) -> None:
     """Each module that it imports is installed with it, and each dependency is imported, with the toolkit's bound."""
-    imported = sorted(
-        {
-            found.module
-            for module in modules()
-            if belongs(module.name, {*EMULATOR_KNOWS, "emulator."})
-            for found in module.imports
-            if not found.ours and found.module.partition(".")[0] not in sys.stdlib_module_names
-        }
-    )
+    ours = [module for module in modules() if belongs(module.name, {*EMULATOR_KNOWS, "emulator."})]
+    foreign = {found.module for module in ours for found in module.imports if not found.ours}
+    imported = sorted(name for name in foreign if name.partition(".")[0] not in sys.stdlib_module_names)
     code = "import pkgutil, sys; print(*[pkgutil.resolve_name(name) and name for name in sys.argv[1:]])"
     assert len(place.run(place.bin / "python", "-c", code, *imported).split()) >= len(imported)
     for name, bound in bounds(ALONE["dependencies"]).items():

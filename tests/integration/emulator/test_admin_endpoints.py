@@ -9,7 +9,7 @@ from google.api_core.exceptions import ServiceUnavailable
 from google.cloud import tasks_v2
 from google.longrunning.operations_pb2 import GetOperationRequest
 
-from tests.integration.conftest import LOCATION, Emulator, Target
+from tests.integration.conftest import Emulator, Target
 from tests.integration.emulator.conftest import NOWHERE, QUICK, batch
 
 
@@ -40,16 +40,6 @@ def test_the_history_of_a_finished_task(emulator: Emulator, target: Target) -> N
     assert second["headers"]["X-CloudTasks-TaskRetryCount"] == "1"
     assert (second["method"], second["url"], second["body"]) == ("POST", target.url, "payload")
     assert second["duration_s"] >= 0
-
-
-def test_reset_forgets_everything(emulator: Emulator, queue: str) -> None:
-    """After a reset nothing is there, and every name is free."""
-    emulator.client.pause_queue(name=queue)
-    emulator.enqueue(queue, NOWHERE)
-    emulator.request("POST", "/admin/reset", {})
-    assert list(emulator.client.list_queues(parent=LOCATION)) == []
-    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": queue}})
-    assert list(emulator.client.list_tasks(parent=queue)) == []
 
 
 def test_a_snapshot_is_restored(emulator: Emulator, queue: str) -> None:

@@ -13,7 +13,7 @@ from google.iam.v1 import iam_policy_pb2
 from google.iam.v1.policy_pb2 import Binding, Policy
 
 from cloudtasks_nb.emulator.model.settings import Settings
-from tests.integration.conftest import LOCATION, Answer, Emulator, Target
+from tests.integration.conftest import Answer, Emulator, Target
 from tests.integration.emulator.conftest import NOWHERE, batch
 
 HOUR = 3_600
@@ -29,14 +29,6 @@ def test_the_name_of_a_task_is_free_after_an_hour(emulator: Emulator, queue: str
         emulator.enqueue(queue, NOWHERE, name=name)
     emulator.advance(121)
     assert emulator.enqueue(queue, NOWHERE, name=name).name == name
-
-
-def test_a_new_queue_is_known_at_once(emulator: Emulator) -> None:
-    """Without `--new-queue-delay` a queue can be read, listed and filled as soon as it is created."""
-    name = emulator.make_queue()
-    assert emulator.client.get_queue(name=name).name == name
-    assert name in [queue.name for queue in emulator.client.list_queues(parent=LOCATION)]
-    assert emulator.enqueue(name, NOWHERE).name.startswith(f"{name}/tasks/")
 
 
 @pytest.mark.parametrize("status", [429, 503])

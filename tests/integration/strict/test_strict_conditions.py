@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import email.utils
 import time
 from collections.abc import Callable
 from typing import Any
 
-import google.auth
-import google.auth.exceptions
-import google.auth.transport.requests
 import pytest
 from google.api_core import exceptions
 from google.auth.transport.requests import AuthorizedSession
@@ -19,7 +15,7 @@ from google.oauth2 import service_account
 
 from cloudtasks_nb.errors import EmulatorError
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, refused, task
+from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, refused
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 CONSOLE = "https://console.developers.google.com"
@@ -91,24 +87,6 @@ def test_scopes(emulator: StrictEmulator) -> None:
     assert [detail["reason"] for detail in error["details"]] == ["ACCESS_TOKEN_SCOPE_INSUFFICIENT"]
 
 
-def test_a_log_that_is_routed_elsewhere(emulator: StrictEmulator, connect: Connect) -> None:
-    """Entries that the project excludes cannot be read, and that is no error."""
-    file = emulator.user("ann@example.com", [ADMIN, "roles/logging.viewer"])
-    connect(file).create_task(parent=QUEUE, task=task())
-    log = connect(file, LoggingServiceV2Client)
-    assert len(list(log.list_log_entries(READ_LOG))) == 1
-    emulator.set(log_excluded=True)
-    assert list(log.list_log_entries(READ_LOG)) == []
-
-
-def test_answers_are_dated_by_googles_clock(emulator: StrictEmulator) -> None:
-    """Who compares the date of an answer with his own clock sees how far that is off."""
-    emulator.set(clock_offset_s=7200)
-    answer = google.auth.transport.requests.Request()(f"{emulator.http}/health")
-    ahead = email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time()
-    assert 3600 < ahead < 10_800
-
-
 READ_LOG = {"resource_names": ["projects/demo"]}
 TASK = f"{QUEUE}/tasks/none"
 
@@ -172,15 +150,6 @@ def test_latency_and_faults(emulator: StrictEmulator, connect: Connect) -> None:
     emulator.fault("GetQueue", code="UNAVAILABLE")
     with pytest.raises(exceptions.ServiceUnavailable):
         client.get_queue(name=QUEUE, retry=None)
-
-
-def test_a_clock_that_is_wrong(emulator: StrictEmulator) -> None:
-    """A key cannot be used on a machine whose clock is five minutes behind Google's."""
-    file = emulator.service_account("sender", ADMIN)
-    emulator.set(clock_offset_s=-300)
-    credentials = service_account.Credentials.from_service_account_file(str(file), scopes=[SCOPE])
-    with pytest.raises(google.auth.exceptions.RefreshError, match="Check your iat and exp values in the JWT claim"):
-        credentials.refresh(google.auth.transport.requests.Request())
 
 
 def test_unknown_settings_are_named(emulator: StrictEmulator) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
 
 from tests.integration.conftest import Emulator
+from tests.processes import run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -29,6 +29,5 @@ with ct.connect() as tasks:
 def test_a_command_prints_no_warning_of_grpc(emulator: Emulator, imports: str) -> None:
     """`!command` in a cell forks the kernel, as this does; nothing is printed, whatever was imported first."""
     environment = {**os.environ, "CLOUD_TASKS_EMULATOR_HOST": emulator.ready["grpc"]}
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT.format(imports=imports)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stderr == ""
+    done = run(sys.executable, "-W", "ignore", "-c", SCRIPT.format(imports=imports), environment=environment)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -22,6 +22,7 @@ from cloudtasks_nb import errors
 from cloudtasks_nb.client import emulator_process
 from cloudtasks_nb.fanout.outbox import disk
 from tests.integration.conftest import PATIENCE, Emulator, StartEmulator, hinted, until
+from tests.processes import run
 
 NOWHERE = "http://127.0.0.1:9/never"
 
@@ -373,8 +374,7 @@ def test_the_toolkit_is_imported_while_the_emulator_starts() -> None:
         "subprocess.Popen = Child\n"
         "with ct.local() as tasks: print(len(tasks.queues()), 'google.cloud.logging_v2' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n0 False\n"
+    assert run(sys.executable, "-c", code).stdout == "True\n0 False\n"
 
 
 def test_an_interrupt_of_the_import_gives_the_lease_back(monkeypatch: pytest.MonkeyPatch) -> None:

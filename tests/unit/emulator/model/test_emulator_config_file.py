@@ -54,9 +54,15 @@ def test_merged_keys(tmp_path: Path) -> None:
     assert [(queue.name, queue.state) for queue in queues] == [(QUEUE, 2), (f"{QUEUE}-2", 2)]
 
 
+HEADERS = "headerOverrides: [{header: {key: A, value: on}}]"
 #: Lines of a queue, the error behind the queue's place in the file, and the hint.
 LINES: list[tuple[str, str, str | None]] = [
     ("rateLimit: 5", "rateLimit: there is no key rateLimit", "did you mean rateLimits?"),
+    (
+        "rateLimits: {maxDispatchPerSecond: 5}",
+        "rateLimits.maxDispatchPerSecond: there is no key maxDisp",
+        "did you mean maxD",
+    ),
     ("purgeTime: 2020-01-01", "purgeTime: there is no key purgeTime", "allowed are name, "),
     ("rateLimits: 5", "rateLimits: 5 is not a mapping", None),
     ("rateLimits: {maxDispatchesPerSecond: a}", 'rateLimits.maxDispatchesPerSecond: "a" is not a number', None),
@@ -66,11 +72,7 @@ LINES: list[tuple[str, str, str | None]] = [
     ("state: paused", 'state: "paused" is not one of RUNNING, PAUSED, DISABLED', None),
     ("state: !!set {a}", "state: ", None),
     ("httpTarget: {headerOverrides: 5}", "httpTarget.headerOverrides: this is not", None),
-    (
-        "httpTarget: {headerOverrides: [{header: {key: A, value: on}}]}",
-        "httpTarget.headerOverrides[0].header.value: true is not text",
-        None,
-    ),
+    (f"httpTarget: {{{HEADERS}}}", "httpTarget.headerOverrides[0].header.value: true is not text", None),
 ]
 
 

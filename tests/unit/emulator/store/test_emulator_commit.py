@@ -73,6 +73,14 @@ def rows(store: Store) -> int:
     return int(store.database.read("SELECT count(*) FROM tasks")[0][0])
 
 
+def noted_commits(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """Return a list that gets the thread of each commit of a store."""
+    threads: list[threading.Thread] = []
+    commit = store.database.commit
+    monkeypatch.setattr(store.database, "commit", lambda: threads.append(threading.current_thread()) or commit())
+    return threads
+
+
 async def test_a_caller_alone_is_committed_at_once(store: Store, committer: Committer, woken: Woken) -> None:
     """One caller gets its commit without a thread, and its queue is woken."""
     queue = new_queue(store)
@@ -89,40 +97,26 @@ async def test_a_slow_disk_is_committed_in_the_thread(
     queue = new_queue(store)
     monkeypatch.setattr(commit_module, "_SLOW", -1.0)
     monkeypatch.setattr(commit_module, "_ALONE_AFTER", -1.0)
-    threads: list[bool] = []
-    commit = store.database.commit
-
-    def noted() -> None:
-        threads.append(threading.current_thread() is threading.main_thread())
-        commit()
-
-    monkeypatch.setattr(store.database, "commit", noted)
+    threads = noted_commits(store, monkeypatch)
     for number in range(2):
         committer.note_call()
         store.add(queue, new_task(f"t{number}"), NOW)
         await committer.commit()
-    assert threads == [True, False]
+    assert [thread is threading.main_thread() for thread in threads] == [True, False]
 
 
 async def test_callers_share_a_commit(store: Store, committer: Committer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers that come while a commit is running share the next one, and are acknowledged after it."""
     queue = new_queue(store)
-    commits: list[int] = []
-    commit = store.database.commit
-
-    def counted() -> None:
-        commits.append(1)
-        commit()
+    commits = noted_commits(store, monkeypatch)
 
     async def one(number: int) -> None:
         store.add(queue, new_task(f"t{number}"), NOW)
         await committer.commit()
         assert store.task(queue, f"t{number}").id == f"t{number}"
 
-    monkeypatch.setattr(store.database, "commit", counted)
     await asyncio.gather(*map(one, range(50)))
-    assert rows(store) == 50
-    assert len(commits) <= 3
+    assert (rows(store), len(commits) <= 3) == (50, True)
 
 
 async def test_flushing(store: Store, committer: Committer) -> None:
