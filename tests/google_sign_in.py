@@ -24,22 +24,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.certificates import Authority
 
-__all__ = [
-    "ACCOUNT",
-    "IAM",
-    "KEY_PEM",
-    "METADATA",
-    "OAUTH",
-    "STS",
-    "TARGET",
-    "UNIVERSE",
-    "USER",
-    "VM_ACCOUNT",
-    "Answer",
-    "Asked",
-    "GoogleSignIn",
-]
-
 OAUTH, STS, IAM = "oauth2.googleapis.com", "sts.googleapis.com", "iamcredentials.googleapis.com"
 METADATA = "metadata.google.internal"
 #: Universe domain of a sovereign cloud.

@@ -15,10 +15,7 @@ import grpc
 import grpc.aio
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2 import types
-from google.cloud.tasks_v2.services.cloud_tasks.transports import (
-    CloudTasksGrpcAsyncIOTransport,
-    CloudTasksGrpcTransport,
-)
+from google.cloud.tasks_v2.services.cloud_tasks import transports
 
 from tests.benchmarks.flights import URL
 
@@ -36,7 +33,7 @@ _Create = types.CreateTaskRequest.pb()
 def google_client(target: str) -> Iterator[tasks_v2.CloudTasksClient]:
     """Connect Google's client to an emulator."""
     with grpc.insecure_channel(target, options=_OPTIONS) as channel:
-        yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+        yield tasks_v2.CloudTasksClient(transport=transports.CloudTasksGrpcTransport(channel=channel))
 
 
 def task(url: str, body: bytes) -> tasks_v2.Task:
@@ -68,7 +65,8 @@ def by_async_client(target: str, queue: str, url: str, bodies: Sequence[bytes], 
 
     async def create() -> float:
         async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
-            client = tasks_v2.CloudTasksAsyncClient(transport=CloudTasksGrpcAsyncIOTransport(channel=channel))
+            transport = transports.CloudTasksGrpcAsyncIOTransport(channel=channel)
+            client = tasks_v2.CloudTasksAsyncClient(transport=transport)
             start = time.perf_counter()
             await _send(lambda body: client.create_task(parent=queue, task=task(url, body)), bodies, in_flight)
             return len(bodies) / (time.perf_counter() - start)

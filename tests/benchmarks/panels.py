@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -79,23 +80,19 @@ def _tick(bench: Bench, tasks: ct.Client, panel: TasksPanel) -> float:
 def _apply(panel: TasksPanel, snapshot: Snapshot, found: Mapping[str, Pending | None]) -> None:
     panel.apply(snapshot)
     # Every task has been tried since, so that the whole page changes.
-    tried = {
-        task: Pending(state="retrying", attempts=one.attempts + 1, schedule_time=now_micros(), **_FAILED)
-        for task, one in found.items()
-        if one is not None
-    }
+    there = {task: one for task, one in found.items() if one is not None}
+    failed = partial(Pending, state="retrying", last_status="INTERNAL", last_message=_FAILED)
+    tried = {task: failed(attempts=one.attempts + 1, schedule_time=now_micros()) for task, one in there.items()}
     panel.apply_lookup(tried)
 
 
-_FAILED: dict[str, Any] = {"last_status": "INTERNAL", "last_message": "INTERNAL(13): HTTP status code 500"}
+_FAILED = "INTERNAL(13): HTTP status code 500"
 
 
 def _snapshot(queue: QueueName, values: Mapping[str, Any], done: Sequence[str]) -> Snapshot:
     now = now_micros()
-    entries = tuple(
-        log_entry(task, now, insert_id=f"{now}-{number}", queue=queue.queue, url=URL)
-        for number, task in enumerate(done)
-    )
+    entry = partial(log_entry, at=now, queue=queue.queue, url=URL)
+    entries = tuple(entry(task, insert_id=f"{now}-{number}") for number, task in enumerate(done))
     return Snapshot(queue=queue, at=now, values=values, entries=entries, log_until=now)
 
 
@@ -156,13 +153,8 @@ def _summary(batch: ct.Batch) -> float:
     times: list[dict[str, Any]] = [
         {"last_attempt_time": start + 5_000 * n, "duration": 20_000 + n % 977 * 1_000} for n in range(len(refs))
     ]
-    outbox.outcomes.record(
-        batch.id,
-        (
-            Outcome(ref=ref, attempt=1, state=State.SUCCEEDED, attempts=1, last_status=0, **at)
-            for ref, at in zip(refs, times, strict=True)
-        ),
-    )
+    succeeded = partial(Outcome, attempt=1, state=State.SUCCEEDED, attempts=1, last_status=0)
+    outbox.outcomes.record(batch.id, (succeeded(ref=ref, **at) for ref, at in zip(refs, times, strict=True)))
     shown, view = RunSummary(), batch_view(batch)
     began = time.perf_counter()
     shown.draw(view, batch.progress())

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from cloudtasks_nb.store.results import StoredResult, read_results, write_result
@@ -46,19 +47,12 @@ def _task(batch: str, number: int) -> str:
 def _write(store: Store, batch: str, count: int, *, workers: int) -> float:
     """Write results as handlers do, and return the seconds."""
     started = dt.datetime.now(dt.UTC)
+    succeeded = partial(StoredResult, attempt=1, status=200, started=started, duration=0.1, error=None)
 
     def write(numbers: Sequence[int]) -> None:
         for number in numbers:
-            result = StoredResult(
-                task=_task(batch, number),
-                attempt=1,
-                status=200,
-                started=started,
-                duration=0.1,
-                result={"day": "2013-01-01", "rows": number, "delay": 0.5},
-                error=None,
-            )
-            write_result(store, result)
+            value = {"day": "2013-01-01", "rows": number, "delay": 0.5}
+            write_result(store, succeeded(task=_task(batch, number), result=value))
 
     begun = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:

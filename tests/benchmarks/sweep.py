@@ -126,10 +126,8 @@ def _store(batch: ct.Batch, folder: os.PathLike[str]) -> None:
     store, started = Store(folder), dt.datetime.now(dt.UTC)
     for number, task in enumerate(batch.tasks()["task"]):
         value = {"y": number / 2, "label": f"row {number}"}
-        write_result(
-            store,
-            StoredResult(task=task, attempt=1, status=200, started=started, duration=0.1, result=value, error=None),
-        )
+        done = StoredResult(task=task, attempt=1, status=200, started=started, duration=0.1, result=value, error=None)
+        write_result(store, done)
 
 
 def _paged(batch: ct.Batch, size: int) -> float:

@@ -65,10 +65,7 @@ def verdict(figure: Figure, result: Result) -> tuple[str, str]:
 def section(case: Case, result: Result) -> str:
     """Return the figures of a case as Markdown."""
     lines = [
-        f"## {case.title}",
-        "",
-        case.how,
-        "",
+        *(f"## {case.title}", "", case.how, ""),
         _line("what", "against", "goal", "measured", ""),
         _line(*["---"] * 5),
         *(_line(one.what, one.against, one.goal, *verdict(one, result)) for one in case.figures),

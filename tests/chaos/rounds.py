@@ -96,15 +96,9 @@ class Kernels:
 
     def __init__(self, folder: Path) -> None:
         self.errors = folder / "kernels.txt"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.kernels"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,  # not a file: a full disk limits the files that a kernel writes
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "TQDM_DISABLE": "1"},
-        )
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)  # no file: a full disk limits files
+        command, variables = [sys.executable, "-m", "tests.chaos.kernels"], {**os.environ, "TQDM_DISABLE": "1"}
+        self._process = subprocess.Popen(command, text=True, cwd=ROOT, env=variables, **pipes)
         threading.Thread(target=self._copy_errors, daemon=True).start()
         self._changed = threading.Condition()
         self._started: list[int] = []
@@ -283,17 +277,9 @@ class _Round:
 
     def _order(self, verb: str) -> dict[str, Any]:
         self._results += 1
-        return {
-            "verb": verb,
-            "endpoint": self._proxy.address,
-            "queue": "chaos",
-            "rows": self._rows,
-            "url": self._oracle.url,
-            "send_rate": self._rate,
-            "again": self._again,
-            "home": str(self._homes[0]),
-            "result": str(self._folder / f"result-{self._results}.json"),
-        }
+        places = {"endpoint": self._proxy.address, "queue": "chaos", "url": self._oracle.url}
+        files = {"home": str(self._homes[0]), "result": str(self._folder / f"result-{self._results}.json")}
+        return {"verb": verb, "rows": self._rows, "send_rate": self._rate, "again": self._again, **places, **files}
 
     def _disturb(self, event: str, kernel: Kernel) -> None:
         pause = 40.0 if self._long and self._random.random() < 0.05 else self._random.choice([0.2, 0.5, 1.0, 3.0])

@@ -20,10 +20,8 @@ Deleted = tasks_v2.BatchDeleteTasksMetadata.State
 
 def requests(queue: str, *ids: str, **http: object) -> list[dict[str, Any]]:
     """Build one CreateTaskRequest an id."""
-    return [
-        {"parent": queue, "task": {"name": f"{queue}/tasks/{one}", "http_request": {"url": NOWHERE, **http}}}
-        for one in ids
-    ]
+    request = {"url": NOWHERE, **http}
+    return [{"parent": queue, "task": {"name": f"{queue}/tasks/{one}", "http_request": request}} for one in ids]
 
 
 def test_batch_create(emulator: Emulator, paused: str) -> None:
@@ -59,11 +57,9 @@ def test_a_batch_may_succeed_in_part(emulator: Emulator, paused: str) -> None:
     assert [task.name.rpartition("/")[2] for task in operation.result().tasks] == ["a", "b"]
     assert operation.metadata.state == Created.PARTIALLY_SUCCEEDED == 5
     failed = {index: (status.code, status.message) for index, status in operation.metadata.failed_requests.items()}
-    assert failed == {
-        1: (code_pb2.ALREADY_EXISTS, "Requested entity already exists"),
-        2: (code_pb2.INVALID_ARGUMENT, "HttpTarget.url must start with 'http://' or 'https://'."),
-        4: (code_pb2.ALREADY_EXISTS, "Requested entity already exists"),
-    }
+    exists = (code_pb2.ALREADY_EXISTS, "Requested entity already exists")
+    invalid = (code_pb2.INVALID_ARGUMENT, "HttpTarget.url must start with 'http://' or 'https://'.")
+    assert failed == {1: exists, 2: invalid, 4: exists}
 
 
 def test_a_batch_of_which_nothing_is_made_is_aborted(emulator: Emulator, paused: str) -> None:

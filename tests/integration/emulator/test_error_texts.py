@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from google.api_core.exceptions import BadRequest, GoogleAPICallError, InvalidArgument
 from google.cloud.location.locations_pb2 import GetLocationRequest
-from google.iam.v1 import iam_policy_pb2
 from google.longrunning.operations_pb2 import GetOperationRequest
 from google.protobuf.json_format import MessageToDict
 
@@ -118,12 +117,8 @@ def too_far(time: str) -> str:
 
 
 NOT_FOUND, INVALID, EXISTS = "NOT_FOUND", "INVALID_ARGUMENT", "ALREADY_EXISTS"
+POLICIES = ("get_iam_policy", "set_iam_policy", "test_iam_permissions")
 UNKNOWN_QUEUE = ("get_queue", "pause_queue", "resume_queue", "purge_queue")
-POLICIES = {
-    "get_iam_policy": iam_policy_pb2.GetIamPolicyRequest,
-    "set_iam_policy": iam_policy_pb2.SetIamPolicyRequest,
-    "test_iam_permissions": iam_policy_pb2.TestIamPermissionsRequest,
-}
 #: A call of Google's client, its request, and the code and the text with which it is refused.
 REFUSALS: list[tuple[str, Any, str, str]] = [
     *((rpc, {"name": name}, NOT_FOUND, NO_QUEUE) for rpc in UNKNOWN_QUEUE for name in (MISSING, DELETED)),
@@ -171,7 +166,7 @@ REFUSALS: list[tuple[str, Any, str, str]] = [
     ("get_operation", GetOperationRequest(name=f"{LOCATION}/operations/none"), NOT_FOUND, NO_ENTITY),
     ("get_location", GetLocationRequest(name="projects/demo/locations/atlantis"), NOT_FOUND, NO_ENTITY),
     ("update_cmek_config", {"cmek_config": {"name": KEY}, "update_mask": {"paths": ["colour"]}}, INVALID, NO_FIELD),
-    *((rpc, ask(resource=f"{LOCATION}/queues/under_score"), INVALID, BAD_RESOURCE) for rpc, ask in POLICIES.items()),
+    *((rpc, {"resource": f"{LOCATION}/queues/under_score"}, INVALID, BAD_RESOURCE) for rpc in POLICIES),
 ]
 
 

@@ -16,14 +16,10 @@ from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulat
 QUEUE = f"{LOCATION}/queues/resize"
 #: What firebase-admin sends without credentials.
 OWNER = {"Authorization": "Bearer owner"}
-TASK = {
-    "httpRequest": {
-        "url": "",
-        "oidcToken": {"serviceAccountEmail": "emulated-service-acct@email.com"},
-        "body": base64.b64encode(b'{"data": {"width": 100}}').decode(),
-        "headers": {"Content-Type": "application/json", "X-Mine": "1"},
-    }
-}
+TOKEN = {"oidcToken": {"serviceAccountEmail": "emulated-service-acct@email.com"}}
+HEADERS = {"Content-Type": "application/json", "X-Mine": "1"}
+BODY = base64.b64encode(b'{"data": {"width": 100}}').decode()
+TASK = {"httpRequest": {"url": "", "body": BODY, "headers": HEADERS, **TOKEN}}
 
 
 def send(emulator: Emulator, method: str, path: str, body: Any = None) -> tuple[int, Any]:

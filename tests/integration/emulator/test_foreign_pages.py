@@ -31,13 +31,10 @@ FOREIGN: list[Mapping[str, str]] = [
     *({"Host": host} for host in ("evil.example", "localhost.evil.example:8124", "evil.example@localhost")),
 ]
 OWN: list[Mapping[str, str]] = [
-    {},
-    {"Host": "LOCALHOST:1"},
-    {"Host": "[::1]:8124"},
+    *({}, {"Host": "LOCALHOST:1"}, {"Host": "[::1]:8124"}, {"Sec-Fetch-Site": "none"}),
     {"Origin": "http://localhost:8888", "Sec-Fetch-Site": "same-site"},
     {"Origin": "http://localhost:8888", "Sec-Fetch-Site": "cross-site"},  # to 127.0.0.1, as from Jupyter's own page
     {"Origin": "https://[::1]", "Sec-Fetch-Site": "same-origin"},
-    {"Sec-Fetch-Site": "none"},
 ]
 
 

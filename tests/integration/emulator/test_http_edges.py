@@ -93,12 +93,8 @@ def test_names_that_are_not_known(emulator: Emulator, queue: str) -> None:
     tasks = [{"task": {"httpRequest": http, "schedule_time": "2020-01-01T00:00:00Z"}}, {"size": 1}]
     body = json.dumps({"requests": tasks, "what": {}}).encode()
     status, content = emulator.ask("POST", f"/v2/{queue}/tasks:batchCreate", body)
-    texts = [
-        "Unknown name \"colour\" at 'requests[0].task.http_request': Cannot find field.",
-        "Unknown name \"size\" at 'requests[1]': Cannot find field.",
-        'Unknown name "what": Cannot find field.',
-    ]
-    texts = [f"Invalid JSON payload received. {text}" for text in texts]
+    names = ("\"colour\" at 'requests[0].task.http_request'", "\"size\" at 'requests[1]'", '"what"')
+    texts = [f"Invalid JSON payload received. Unknown name {name}: Cannot find field." for name in names]
     assert (status, content["error"]["message"].splitlines()) == (400, texts)
     (detail,) = content["error"]["details"]
     assert [violation["description"] for violation in detail["fieldViolations"]] == texts
@@ -122,11 +118,8 @@ def test_buffered_tasks(emulator: Emulator, api: str) -> None:
 
 def test_instance_in_every_answer(emulator: Emulator, queue: str) -> None:
     """Answers and refusals have the id, and over gRPC the HTTP port; bytes that are not a message are refused."""
-    expected = {
-        INSTANCE_METADATA: emulator.ready["instance"],
-        HTTP_PORT_METADATA: emulator.http.rpartition(":")[2],
-        LOG_IMMEDIATE_METADATA: "true",
-    }
+    expected = {INSTANCE_METADATA: emulator.ready["instance"], LOG_IMMEDIATE_METADATA: "true"}
+    expected[HTTP_PORT_METADATA] = emulator.http.rpartition(":")[2]
     method = emulator.channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/GetQueue")
     known, missing = (GetQueueRequest.serialize(GetQueueRequest(name=name)) for name in (queue, f"{queue}-2"))
     for wire, code in ((known, "OK"), (missing, "NOT_FOUND"), (b"\x0a\xff", "INVALID_ARGUMENT")):

@@ -89,11 +89,8 @@ def test_what_waits_and_why(emulator: Emulator, target: Target) -> None:
     due = emulator.request("GET", "/admin/clock")["now_us"] // SECOND + 2 * HOUR
     emulator.enqueue(later, target.url, schedule_time={"seconds": due})
     answer = run(emulator, 1)
-    assert [(queue["queue"], queue["tasks"], queue["state"]) for queue in answer["waiting"]] == [
-        (paused, 1, "PAUSED"),
-        (later, 1, "RUNNING"),
-    ]
-    assert [queue["next_us"] for queue in answer["waiting"]] == [None, due * SECOND]
+    waiting = [tuple(queue[key] for key in ("queue", "tasks", "state", "next_us")) for queue in answer["waiting"]]
+    assert waiting == [(paused, 1, "PAUSED", None), (later, 1, "RUNNING", due * SECOND)]
     assert (answer["ahead_us"], target.received) == (0, [])
 
 

@@ -61,11 +61,8 @@ def service(emulator: StrictEmulator, tmp_path: Path) -> Iterator[str]:
     with listening() as sock:
         url = f"https://localhost:{sock.getsockname()[1]}"
         (tmp_path / "main.py").write_text(MAIN % url)
-        environment = (
-            os.environ
-            | emulator.google_environment
-            | {"CLOUDTASKS_NB_STORE": str(tmp_path / "store"), "HOME": str(tmp_path)}
-        )
+        places = {"CLOUDTASKS_NB_STORE": str(tmp_path / "store"), "HOME": str(tmp_path)}
+        environment = os.environ | emulator.google_environment | places
         command = (sys.executable, "-m", "gunicorn", "--bind", f"fd://{sock.fileno()}", "--threads", "8")
         tls = ("--certfile", emulator.certificate, "--keyfile", emulator.key)
         with serving(

@@ -72,12 +72,11 @@ def test_an_account_that_signs_needs_act_as(
     batch = queue.fan_out([{"n": n} for n in range(rows)], url=https_target.url, service_account=signer)
     with pytest.raises(ct.errors.PermissionDeniedError, match="actAs") as caught:
         batch.wait(timeout=PATIENCE)
-    assert caught.value.hint == (
-        "the permission iam.serviceAccounts.actAs is needed on caller@demo.iam.gserviceaccount.com; "
-        "roles/iam.serviceAccountUser includes it: gcloud iam service-accounts add-iam-policy-binding "
-        "caller@demo.iam.gserviceaccount.com --project=demo "
-        "--member=serviceAccount:sender@demo.iam.gserviceaccount.com --role=roles/iam.serviceAccountUser"
-    )
+    role, member = "roles/iam.serviceAccountUser", f"serviceAccount:{emulator.email('sender')}"
+    grant = f"--project=demo --member={member} --role={role}"
+    command = f"gcloud iam service-accounts add-iam-policy-binding {signer} {grant}"
+    needed = f"the permission iam.serviceAccounts.actAs is needed on {signer}"
+    assert caught.value.hint == f"{needed}; {role} includes it: {command}"
 
 
 def test_the_whole_way_without_http2(emulator: StrictEmulator, login: Login, https_target: Target) -> None:

@@ -19,10 +19,7 @@ RECORD: dict[str, Any] = {
     "resource": {"type": "cloud_tasks_queue", "labels": {"queue_id": "Q-1"}},
     "severity": "ERROR",
     "timestamp": 1_767_323_045_000_000_000,
-    "jsonPayload": {
-        "@type": "type.googleapis.com/x",
-        "attemptResponseLog": {"status": "NOT_FOUND", "dispatchCount": "12"},
-    },
+    "jsonPayload": {"@type": "type.googleapis.com/x", "attemptResponseLog": {"status": "NOT_FOUND"}},
     "zero": 0,
 }
 

@@ -24,16 +24,8 @@ from tests.processes import free_port
 
 def call(url: str, *, method: str = "POST", body: bytes = b"", app_engine: bool = False, **headers: str) -> HttpCall:
     """Make a request."""
-    return HttpCall(
-        method=method,
-        url=url,
-        headers=headers,
-        body=body,
-        deadline=15 * SECOND,
-        retry=RetryPolicy(),
-        app_engine=app_engine,
-        target=f"{method} {url}",
-    )
+    task: dict[str, Any] = {"method": method, "url": url, "headers": headers, "body": body, "target": f"{method} {url}"}
+    return HttpCall(**task, deadline=15 * SECOND, retry=RetryPolicy(), app_engine=app_engine)
 
 
 @pytest.fixture
