@@ -42,27 +42,25 @@ def test_the_history_of_a_finished_task(emulator: Emulator, target: Target) -> N
     assert second["duration_s"] >= 0
 
 
-def test_a_snapshot_is_restored(emulator: Emulator, queue: str) -> None:
+def test_a_snapshot_is_restored(emulator: Emulator, paused: str) -> None:
     """A restore brings back queues and tasks, and drops those that were created since."""
-    emulator.client.pause_queue(name=queue)
-    kept = emulator.enqueue(queue, NOWHERE, {"body": b"kept"})
+    kept = emulator.enqueue(paused, NOWHERE, {"body": b"kept"})
     name = emulator.request("POST", "/admin/snapshot", {})["name"]
-    emulator.enqueue(queue, NOWHERE)
+    emulator.enqueue(paused, NOWHERE)
     emulator.client.delete_task(name=kept.name)
     emulator.request("POST", "/admin/restore", {"name": name})
-    (task,) = emulator.client.list_tasks({"parent": queue, "response_view": "FULL"})
+    (task,) = emulator.client.list_tasks({"parent": paused, "response_view": "FULL"})
     assert (task.name, task.http_request.body) == (kept.name, b"kept")
 
 
 @pytest.mark.parametrize(("after", "there"), [(False, 0), (True, 1)])
-def test_a_fault_before_or_after_the_call(emulator: Emulator, queue: str, *, after: bool, there: int) -> None:
+def test_a_fault_before_or_after_the_call(emulator: Emulator, paused: str, *, after: bool, there: int) -> None:
     """A call can be refused, or carried out and its answer lost; the next call is as ever."""
-    emulator.client.pause_queue(name=queue)
     emulator.request("POST", "/admin/faults", {"method": "CreateTask", "code": "UNAVAILABLE", "after": after})
     with pytest.raises(ServiceUnavailable):
-        emulator.enqueue(queue, NOWHERE)
-    assert len(list(emulator.client.list_tasks(parent=queue))) == there
-    assert emulator.enqueue(queue, NOWHERE).name
+        emulator.enqueue(paused, NOWHERE)
+    assert len(list(emulator.client.list_tasks(parent=paused))) == there
+    assert emulator.enqueue(paused, NOWHERE).name
 
 
 def test_an_operation_that_does_not_finish(emulator: Emulator, queue: str) -> None:

@@ -149,17 +149,16 @@ def test_a_bad_number_is_refused(emulator: Emulator, query: str) -> None:
     assert (status, bool(json.loads(text)["error"])) == (400, True)
 
 
-def test_without_the_flag_the_page_can_only_read(emulator: Emulator, queue: str) -> None:
+def test_without_the_flag_the_page_can_only_read(emulator: Emulator, paused: str) -> None:
     """Writes below /console/ are refused with the way out; reads are answered, and REST is as before."""
-    emulator.client.pause_queue(name=queue)
-    task = emulator.enqueue(queue, NOWHERE).name
-    writes = [("POST", f"{queue}:resume"), ("POST", f"{queue}:purge"), ("POST", f"{queue}/tasks"), ("DELETE", task)]
-    for method, path in [*writes, ("PATCH", queue), ("PUT", queue), ("OPTIONS", queue)]:
+    task = emulator.enqueue(paused, NOWHERE).name
+    writes = [("POST", f"{paused}:resume"), ("POST", f"{paused}:purge"), ("POST", f"{paused}/tasks"), ("DELETE", task)]
+    for method, path in [*writes, ("PATCH", paused), ("PUT", paused), ("OPTIONS", paused)]:
         with pytest.raises(AssertionError, match=r"403 .*--console-writes"):
             emulator.request(method, f"/console/v2/{path}", {})
-    assert emulator.request("GET", f"/console/v2/{queue}")["state"] == "PAUSED"
-    assert [one["name"] for one in emulator.request("GET", f"/console/v2/{queue}/tasks")["tasks"]] == [task]
-    assert emulator.request("POST", f"/v2/{queue}:resume", {})["state"] == "RUNNING"
+    assert emulator.request("GET", f"/console/v2/{paused}")["state"] == "PAUSED"
+    assert [one["name"] for one in emulator.request("GET", f"/console/v2/{paused}/tasks")["tasks"]] == [task]
+    assert emulator.request("POST", f"/v2/{paused}:resume", {})["state"] == "RUNNING"
 
 
 @options("--console-writes")

@@ -1,4 +1,4 @@
-"""The defaults in which the emulator differs from the service, as the README's table says."""
+"""The defaults in which the emulator differs from the service, as the README's table says, and its options."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from google.api_core.exceptions import AlreadyExists
+from google.api_core.exceptions import AlreadyExists, FailedPrecondition, NotFound
 from google.cloud import tasks_v2beta3
 from google.iam.v1 import iam_policy_pb2
 from google.iam.v1.policy_pb2 import Binding, Policy
 
 from cloudtasks_nb.emulator.model.settings import Settings
-from tests.integration.conftest import Answer, Emulator, Target
+from tests.integration.conftest import LOCATION, Answer, Emulator, StartEmulator, Target, options
 from tests.integration.emulator.conftest import NOWHERE, batch
 
 HOUR = 3_600
 
 
-def test_the_name_of_a_task_is_free_after_an_hour(emulator: Emulator, queue: str) -> None:
+def test_the_name_of_a_task_is_free_after_an_hour(emulator: Emulator, paused: str) -> None:
     """Without `--task-tombstone` the name of a task that is gone is reserved for an hour."""
-    emulator.client.pause_queue(name=queue)
-    name = emulator.enqueue(queue, NOWHERE, name=f"{queue}/tasks/a").name
+    name = emulator.enqueue(paused, NOWHERE, name=f"{paused}/tasks/a").name
     emulator.client.delete_task(name=name)
     emulator.advance(HOUR - 120)
     with pytest.raises(AlreadyExists, match="existed too recently"):
-        emulator.enqueue(queue, NOWHERE, name=name)
+        emulator.enqueue(paused, NOWHERE, name=name)
     emulator.advance(121)
-    assert emulator.enqueue(queue, NOWHERE, name=name).name == name
+    assert emulator.enqueue(paused, NOWHERE, name=name).name == name
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -81,3 +80,64 @@ def test_the_default_limit_of_the_log() -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     (limit,) = re.findall(r"\| entries of the log .*newest ([0-9,]+)", readme)
     assert Settings().log_limit == int(limit.replace(",", ""))
+
+
+QUEUE = f"{LOCATION}/queues/flags"
+TASK = {"parent": QUEUE, "task": {"name": f"{QUEUE}/tasks/a", "http_request": {"url": "http://127.0.0.1:9/"}}}
+
+
+def test_hard_reset_on_purge(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    """With `--hard-reset-on-purge-queue` a purge frees the names, also those of tasks that went before it."""
+    arguments = ("--hard-reset-on-purge-queue", "--queue", QUEUE, "--data-dir", str(tmp_path))
+    first = start_emulator(*arguments)
+    first.client.pause_queue(name=QUEUE)
+    first.client.create_task(TASK)
+    first.client.delete_task(name=f"{QUEUE}/tasks/a")
+    first.client.purge_queue(name=QUEUE)
+    first.client.create_task(TASK)
+    first.client.purge_queue(name=QUEUE)
+    first.kill()
+    second = start_emulator(*arguments)
+    assert list(second.client.list_tasks(parent=QUEUE)) == []
+    assert second.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
+
+
+@options("--task-tombstone", "100", "--queue-tombstone", "50", "--queue", QUEUE)
+def test_lives_of_tombstones(emulator: Emulator) -> None:
+    """`--task-tombstone` and `--queue-tombstone` say for how long names stay taken."""
+    emulator.client.pause_queue(name=QUEUE)
+    emulator.client.create_task(TASK)
+    emulator.client.delete_task(name=f"{QUEUE}/tasks/a")
+    emulator.advance(90)
+    with pytest.raises(AlreadyExists):
+        emulator.client.create_task(TASK)
+    emulator.advance(11)
+    emulator.client.create_task(TASK)
+    emulator.client.delete_queue(name=QUEUE)
+    emulator.advance(40)
+    with pytest.raises(FailedPrecondition):
+        emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
+    emulator.advance(11)
+    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
+    assert emulator.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
+
+
+@options("--new-queue-delay", "3600")
+def test_a_new_queue_takes_its_time(emulator: Emulator) -> None:
+    """With `--new-queue-delay` a new queue is not found at first, as on the service."""
+    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
+    with pytest.raises(NotFound, match="wait at least a minute for the queue to initialize"):
+        emulator.client.create_task(TASK)
+    emulator.advance(3590)
+    with pytest.raises(NotFound):
+        emulator.client.create_task(TASK)
+    emulator.advance(11)
+    assert emulator.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
+
+
+@options("--create-queues-on-demand")
+def test_queues_on_demand(emulator: Emulator, target: Target) -> None:
+    """With `--create-queues-on-demand` a task makes its queue."""
+    emulator.client.create_task({"parent": QUEUE, "task": {"http_request": {"url": target.url}}})
+    assert target.wait()[0].headers["x-cloudtasks-queuename"] == "flags"
+    assert emulator.client.get_queue(name=QUEUE).name == QUEUE

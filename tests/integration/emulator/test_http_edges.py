@@ -154,10 +154,9 @@ def test_refusals_of_the_endpoints_for_tests(emulator: Emulator, verb: str, path
     assert emulator.ask("GET", QUEUES) == (200, {})
 
 
-def test_reset_and_seed(emulator: Emulator, queue: str) -> None:
+def test_reset_and_seed(emulator: Emulator, paused: str) -> None:
     """A seed makes queues, or sets them anew, also deleted ones; a reset forgets all, also names and faults."""
-    emulator.client.pause_queue(name=queue)
-    emulator.enqueue(queue, "http://127.0.0.1:9/")
+    emulator.enqueue(paused, "http://127.0.0.1:9/")
     other = f"{LOCATION}/queues/seeded"
     routed = {"name": other, "appEngineRoutingOverride": {"service": "s"}, "rateLimits": {"maxBurstSize": 5}}
     assert admin(emulator, "seed", queues=[routed]) == {"queues": [other]}
@@ -167,11 +166,11 @@ def test_reset_and_seed(emulator: Emulator, queue: str) -> None:
     emulator.request("DELETE", f"/v2/{other}")
     admin(emulator, "seed", queues=[{"name": other}])
     admin(emulator, "faults", method="*", code="INTERNAL", count=None)
-    assert [emulator.ask("GET", f"/v2/{queue}")[0] for _ in range(2)] == [500, 500]
+    assert [emulator.ask("GET", f"/v2/{paused}")[0] for _ in range(2)] == [500, 500]
     assert admin(emulator, "reset") == {"queues": []}
     assert emulator.ask("GET", QUEUES) == (200, {})
-    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": queue}})
-    assert list(emulator.client.list_tasks(parent=queue)) == []
+    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": paused}})
+    assert list(emulator.client.list_tasks(parent=paused)) == []
     assert emulator.request("GET", "/admin/history?limit=5&body=1") == {"tasks": []}
     assert emulator.request("GET", "/admin/waiting") == {"targets": []}
 

@@ -15,12 +15,11 @@ def override(target: Target, **fields: object) -> dict[str, Any]:
     return {"uri_override": {"scheme": "HTTP", "host": "127.0.0.1", "port": target.port, **fields}}
 
 
-def test_it_reroutes_tasks_that_wait_already(emulator: Emulator, queue: str, target: Target) -> None:
+def test_it_reroutes_tasks_that_wait_already(emulator: Emulator, paused: str, target: Target) -> None:
     """The override of a queue counts for tasks created before it."""
-    emulator.client.pause_queue(name=queue)
-    task = emulator.enqueue(queue, NOWHERE, {"body": b"kept"})
-    emulator.client.update_queue({"queue": {"name": queue, "http_target": override(target)}})
-    emulator.client.resume_queue(name=queue)
+    task = emulator.enqueue(paused, NOWHERE, {"body": b"kept"})
+    emulator.client.update_queue({"queue": {"name": paused, "http_target": override(target)}})
+    emulator.client.resume_queue(name=paused)
     (request,) = target.wait()
     assert (request.path, request.body) == ("/old?a=1", b"kept")
     assert request.headers["host"] == f"127.0.0.1:{target.port}"

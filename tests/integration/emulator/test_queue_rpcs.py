@@ -84,17 +84,16 @@ def test_a_paused_queue_holds_its_retries_back(emulator: Emulator, failed_once: 
     assert target.wait(3)[2].headers["x-cloudtasks-taskretrycount"] == "1"
 
 
-def test_purge_removes_what_was_there_before(emulator: Emulator, queue: str) -> None:
+def test_purge_removes_what_was_there_before(emulator: Emulator, paused: str) -> None:
     """PurgeQueue deletes the tasks, records the time and keeps tasks that are created after it."""
-    emulator.client.pause_queue(name=queue)
-    before = [emulator.enqueue(queue, "http://127.0.0.1:9/") for _ in range(5)]
-    purged = emulator.client.purge_queue(name=queue)
+    before = [emulator.enqueue(paused, "http://127.0.0.1:9/") for _ in range(5)]
+    purged = emulator.client.purge_queue(name=paused)
     assert purged.purge_time >= before[-1].create_time
-    assert emulator.client.get_queue(name=queue).purge_time == purged.purge_time
-    assert list(emulator.client.list_tasks(parent=queue)) == []
-    after = emulator.enqueue(queue, "http://127.0.0.1:9/")
-    assert [task.name for task in emulator.client.list_tasks(parent=queue)] == [after.name]
-    assert emulator.client.get_queue(name=queue).state == State.PAUSED
+    assert emulator.client.get_queue(name=paused).purge_time == purged.purge_time
+    assert list(emulator.client.list_tasks(parent=paused)) == []
+    after = emulator.enqueue(paused, "http://127.0.0.1:9/")
+    assert [task.name for task in emulator.client.list_tasks(parent=paused)] == [after.name]
+    assert emulator.client.get_queue(name=paused).state == State.PAUSED
 
 
 def test_a_queues_name_is_free_again_after_three_days(emulator: Emulator, queue: str) -> None:

@@ -54,15 +54,14 @@ def test_the_counts_follow_the_tasks(beta: tasks_v2beta3.CloudTasksClient, emula
     assert stats(beta, queue).executed_last_minute_count == 0
 
 
-def test_the_next_schedule_time(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, queue: str) -> None:
+def test_the_next_schedule_time(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, paused: str) -> None:
     """`oldest_estimated_arrival_time` is the nearest schedule time, and the rate is the queue's."""
-    emulator.client.pause_queue(name=queue)
-    now = emulator.enqueue(queue, NOWHERE).schedule_time
-    (first,) = emulator.client.list_tasks(parent=queue)
+    now = emulator.enqueue(paused, NOWHERE).schedule_time
+    (first,) = emulator.client.list_tasks(parent=paused)
     emulator.client.delete_task(name=first.name)
     for hours in (5, 2, 9):
-        emulator.enqueue(queue, NOWHERE, schedule_time=now + timedelta(hours=hours))
-    shown = stats(beta, queue)
+        emulator.enqueue(paused, NOWHERE, schedule_time=now + timedelta(hours=hours))
+    shown = stats(beta, paused)
     assert shown.oldest_estimated_arrival_time == now + timedelta(hours=2)
     assert shown.effective_execution_rate == 500
 
@@ -74,17 +73,18 @@ def test_an_empty_queue_has_no_oldest_task(beta: tasks_v2beta3.CloudTasksClient,
     assert "oldest_estimated_arrival_time" not in empty
 
 
-def test_tasks_of_v2_are_tasks_of_v2beta3(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, queue: str) -> None:
+def test_tasks_of_v2_are_tasks_of_v2beta3(
+    beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, paused: str
+) -> None:
     """Both versions show the same tasks, each in its own form."""
-    emulator.client.pause_queue(name=queue)
-    made = emulator.enqueue(queue, NOWHERE, {"body": b"body", "headers": {"X-A": "1"}})
+    made = emulator.enqueue(paused, NOWHERE, {"body": b"body", "headers": {"X-A": "1"}})
     for shown in (
         beta.get_task({"name": made.name, "response_view": "FULL"}),
-        *beta.list_tasks({"parent": queue, "response_view": "FULL"}),
+        *beta.list_tasks({"parent": paused, "response_view": "FULL"}),
     ):
         assert (shown.name, shown.http_request.url, shown.http_request.body) == (made.name, NOWHERE, b"body")
         assert (shown.schedule_time, shown.dispatch_deadline) == (made.schedule_time, made.dispatch_deadline)
-    other = beta.create_task({"parent": queue, "task": {"http_request": {"url": NOWHERE}}})
+    other = beta.create_task({"parent": paused, "task": {"http_request": {"url": NOWHERE}}})
     assert emulator.client.get_task(name=other.name).http_request.url == NOWHERE
     beta.delete_task(name=made.name)
-    assert [task.name for task in emulator.client.list_tasks(parent=queue)] == [other.name]
+    assert [task.name for task in emulator.client.list_tasks(parent=paused)] == [other.name]

@@ -1,4 +1,4 @@
-"""Retries of failed tasks, and the limits that end them; the tests advance the emulator's clock."""
+"""Retries of failed tasks, the limits that end them, and limits of queues; the tests advance the emulator's clock."""
 
 from __future__ import annotations
 
@@ -182,3 +182,24 @@ def test_the_rate_is_a_token_bucket(emulator: Emulator, target: Target) -> None:
     emulator.until(lambda: len(list(emulator.client.list_tasks(parent=queue))) == 1)
     emulator.advance(100)
     target.wait(burst + 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "first"),
+    [
+        # The eleventh task would be sent after a hundred seconds, longer than a test waits.
+        ({"max_dispatches_per_second": 0.01}, {"max_dispatches_per_second": 500}, 10),
+        ({"max_concurrent_dispatches": 1}, {"max_concurrent_dispatches": 12}, 1),
+    ],
+)
+def test_higher_limits_count_at_once(
+    emulator: Emulator, target: Target, before: dict[str, Any], after: dict[str, Any], first: int
+) -> None:
+    """Tasks that wait for the rate of their queue, or for another attempt to end, are sent when the limit is raised."""
+    queue = emulator.make_queue(rate_limits=before)
+    target.script(*(target.hold() for _ in range(12)))
+    for _ in range(12):
+        emulator.enqueue(queue, target.url)
+    assert len(target.wait(first)) == first
+    emulator.client.update_queue({"queue": {"name": queue, "rate_limits": after}})
+    assert len(target.wait(12)) == 12

@@ -78,12 +78,11 @@ def test_many_connections_at_once(emulator: Emulator, queue: str, stack: ExitSta
 
 
 @ONE_PORT
-def test_large_messages(emulator: Emulator, queue: str) -> None:
+def test_large_messages(emulator: Emulator, paused: str) -> None:
     """Pages and requests of many megabytes arrive whole."""
-    emulator.client.pause_queue(name=queue)
     body = bytes(range(256)) * 3600
-    emulator.client.batch_create_tasks(batch(queue, 40, body=body)).result(PATIENCE)
-    listed = list(emulator.client.list_tasks({"parent": queue, "response_view": tasks_v2.Task.View.FULL}))
+    emulator.client.batch_create_tasks(batch(paused, 40, body=body)).result(PATIENCE)
+    listed = list(emulator.client.list_tasks({"parent": paused, "response_view": tasks_v2.Task.View.FULL}))
     assert [task.http_request.body for task in listed] == [body] * 40
 
 

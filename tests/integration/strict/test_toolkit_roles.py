@@ -1,8 +1,9 @@
-"""The toolkit with the roles that a careful administrator grants, against a strict emulator."""
+"""The toolkit takes a strict emulator for Google: Cloud Run, and the roles that a careful administrator grants."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from google.oauth2 import service_account
 import cloudtasks_nb as ct
 from cloudtasks_nb.testing import StrictEmulator
 from tests.integration.conftest import PATIENCE, Target
+from tests.integration.strict.conftest import in_a_process
 
 ENQUEUER, LOG = "roles/cloudtasks.enqueuer", "roles/logging.viewer"
 Login = Callable[..., ct.Client]
@@ -91,3 +93,37 @@ def test_the_whole_way_without_http2(emulator: StrictEmulator, login: Login, htt
         login("blind", ENQUEUER, **over_rest).queues()
     assert caught.value.reason == "IAM_PERMISSION_DENIED"
     assert "--role=roles/cloudtasks.viewer" in (caught.value.hint or "")
+
+
+RUN = "https://jobs-abc.a.run.app"
+FAN_OUT = """
+import json
+import pandas as pd
+import cloudtasks_nb as ct
+
+found = []
+with ct.connect("demo", "us-central1") as tasks:
+    queue = tasks.queue("jobs", create=True, max_attempts=2)
+    days = pd.DataFrame({"day": range(20)})
+    batch = queue.fan_out(days, url=f"{run}/job", service_account=caller, progress=False)
+    batch.wait("60s")
+    found += [repr(tasks), batch.progress().succeeded, len(queue.attempts())]
+with ct.connect("demo", "us-central1", impersonate=robot) as tasks:
+    found += [tasks.queues().index.tolist()]
+print(json.dumps(found))
+"""
+
+
+def test_a_fan_out_to_cloud_run(emulator: StrictEmulator, target: Target, tmp_path: Path) -> None:
+    """Connect without an endpoint, fan out with tokens to a service that only one account may invoke, read the log."""
+    emulator.reset()
+    emulator.cloud_run(RUN, target.port, invokers="caller")
+    emulator.service_account("caller", key=False)
+    emulator.service_account("robot", "roles/cloudtasks.viewer", key=False)
+    file = emulator.user("ann@example.com", "roles/owner", gcloud=True)
+    emulator.grant("ann@example.com", "roles/iam.serviceAccountTokenCreator", emulator.email("robot"))
+    code = f"run, caller, robot = {[RUN, emulator.email('caller'), emulator.email('robot')]!r}\n{FAN_OUT}"
+    variables = {**emulator.google_environment, "CLOUDTASKS_NB_HOME": str(tmp_path / "home")}
+    found = in_a_process(code, tmp_path, {**variables, "GOOGLE_APPLICATION_CREDENTIALS": str(file)})
+    assert found == ["<Cloud Tasks in demo / us-central1 [GOOGLE demo]>", 20, 20, ["jobs"]]
+    assert {request.headers["host"] for request in target.received} == {"jobs-abc.a.run.app"}

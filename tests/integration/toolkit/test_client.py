@@ -1,7 +1,9 @@
-"""The connection: what it talks to, queues made and listed, Google's own client beside it."""
+"""The connection: what it talks to, queues made and listed, Google's own client and forked commands beside it."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -20,6 +22,7 @@ from cloudtasks_nb._frames import QUEUES
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import open_clients
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Intercept, dtypes, hinted
+from tests.processes import run
 
 
 def test_queues_are_a_frame(tasks: ct.Client) -> None:
@@ -242,3 +245,25 @@ def test_how_a_connection_shows_itself(tasks: ct.Client, queue: ct.Queue) -> Non
 def test_a_connection_without_queues_says_the_next_step(tasks: ct.Client) -> None:
     """The line to type is shown."""
     assert 'tasks.queue("reports", create=True)' in tasks._repr_mimebundle_()["text/plain"]
+
+
+SCRIPT = """
+import os
+{imports}
+import cloudtasks_nb as ct
+with ct.connect() as tasks:
+    for _ in range(10):
+        tasks.queues()
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("imports", ["", "from cloudtasks_nb import *", "import cloudtasks_nb.fanout.plan.plan"])
+def test_a_command_prints_no_warning_of_grpc(emulator: Emulator, imports: str) -> None:
+    """`!command` in a cell forks the kernel, as this does; nothing is printed, whatever was imported first."""
+    environment = {**os.environ, "CLOUD_TASKS_EMULATOR_HOST": emulator.ready["grpc"]}
+    done = run(sys.executable, "-W", "ignore", "-c", SCRIPT.format(imports=imports), environment=environment)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -49,19 +49,13 @@ def test_tasks_are_a_frame(paused: ct.Queue) -> None:
     assert abs(pd.Timestamp(full.attrs["fetched_at"]) - pd.Timestamp.now("UTC")) < pd.Timedelta("1h")
 
 
-def test_a_list_that_is_longer_than_the_limit(filled: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """A note and the frame's `attrs` report that there is more."""
-    cut = filled.tasks(limit=2)
-    assert (len(cut), cut.attrs["truncated"]) == (2, True)
-    assert capsys.readouterr().out == "the first 2 tasks; there are more: queue.tasks(limit=None)\n"
-
-
-@pytest.mark.parametrize("limit", [3, 1000, None])
-def test_a_list_that_is_whole(filled: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None) -> None:
-    """A limit that is just enough cuts nothing, and no note is printed."""
-    whole = filled.tasks(limit)
-    assert (len(whole), whole.attrs["truncated"]) == (3, False)
-    assert capsys.readouterr().out == ""
+@pytest.mark.parametrize("limit", [2, 3, 1000, None])
+def test_a_limit(filled: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None) -> None:
+    """A note and the frame's `attrs` report that there is more; a limit that is just enough cuts nothing."""
+    found, cut = filled.tasks(limit), limit == 2
+    assert (len(found), found.attrs["truncated"]) == (2 if cut else 3, cut)
+    note = "the first 2 tasks; there are more: queue.tasks(limit=None)\n"
+    assert capsys.readouterr().out == (note if cut else "")
 
 
 @pytest.mark.parametrize("limit", [0, -1, "5", 1.5, True])

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.emulator.api.faults import Fault, Faults
+from cloudtasks_nb.emulator.api.pages import page_token, read_token
 from cloudtasks_nb.emulator.frontends.admin import Admin
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import HOUR, SECOND
 from cloudtasks_nb.errors import InvalidInputError
-from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, http_task, with_settings
+from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, http_task, refused, with_settings
 
 LOCATIONS = "/google.cloud.location.Locations"
 MALFORMED = ("INVALID_ARGUMENT", "Invalid resource field value in the request.")
@@ -202,3 +203,12 @@ async def test_positions_that_are_no_numbers(service: Service, position: str) ->
     await service.create_queue()
     for wrong in ({"page_token": token_of(position, 0, QUEUE)}, {"page_size": -1}):
         assert (await service.refused("ListTasks", parent=QUEUE, **wrong))[0] == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("form", ["{}!", " {}", "{:.10}"])
+def test_a_token_is_taken_only_as_it_was_given(form: str) -> None:
+    """Nothing is left out of it to make it readable, and nothing may be missing."""
+    token = page_token("there", "query")
+    assert read_token(token, "query") == "there"
+    with refused(text="The page token is invalid"):
+        read_token(form.format(token), "query")

@@ -34,10 +34,16 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def tokens(tmp_path: Path, key: bytes) -> TokenSigner:
-    """Give a tokens whose clock is right: the library compares with the real time."""
+def times() -> list[float]:
+    """Give the times that a clock shows: the last one counts. At first it is right, as the library compares with it."""
+    return [time.time()]
+
+
+@pytest.fixture
+def tokens(tmp_path: Path, key: bytes, times: list[float]) -> TokenSigner:
+    """Give a maker of tokens, whose clock a test may set."""
     (tmp_path / "signing-key.pem").write_bytes(key)
-    return TokenSigner(tmp_path, "https://accounts.google.com")
+    return TokenSigner(tmp_path, "https://accounts.google.com", lambda: times[-1])
 
 
 def bearer(tokens: TokenSigner, request: Any, url: str = URL) -> str:
@@ -56,26 +62,21 @@ def test_a_token_of_another_key_is_refused(tokens: TokenSigner, tmp_path: Path) 
         jwt.decode(bearer(other, request_for()), certs=tokens.certificates())
 
 
-def test_tokens_expire_by_the_clock(tmp_path: Path, key: bytes) -> None:
+def test_tokens_expire_by_the_clock(tokens: TokenSigner, times: list[float]) -> None:
     """A token is valid for an hour of the machine's clock; it is used again for a minute."""
-    (tmp_path / "signing-key.pem").write_bytes(key)
-    seconds = NOW // SECOND
-    times = [seconds, seconds + 59, seconds + 60]
-    tokens = TokenSigner(tmp_path, "issuer", lambda: times[0])
+    times.append(NOW // SECOND)
     first = bearer(tokens, request_for())
-    assert jwt.decode(first, verify=False)["exp"] == times.pop(0) + HOUR // SECOND
+    assert jwt.decode(first, verify=False)["exp"] == times[-1] + HOUR // SECOND
     with pytest.raises(exceptions.InvalidValue, match="expired"):
         jwt.decode(first, certs=tokens.certificates())
-    assert bearer(tokens, request_for()) == first
-    times.pop(0)
-    assert bearer(tokens, request_for()) != first
+    for seconds, same in ((59, True), (60, False)):
+        times.append(NOW // SECOND + seconds)
+        assert (bearer(tokens, request_for()) == first) is same
 
 
-def test_tokens_after_the_clock_is_set_back(tmp_path: Path, key: bytes) -> None:
+def test_tokens_after_the_clock_is_set_back(tokens: TokenSigner, times: list[float]) -> None:
     """A clock that is set back gets new tokens, and the certificate is good before and after."""
-    (tmp_path / "signing-key.pem").write_bytes(key)
-    times = [time.time() + 40 * DAY // SECOND]
-    tokens = TokenSigner(tmp_path, "https://accounts.google.com", lambda: times[-1])
+    times.append(time.time() + 40 * DAY // SECOND)
     ahead = bearer(tokens, request_for())
     certificate = x509.load_pem_x509_certificate(next(iter(tokens.certificates().values())).encode())
     times.append(time.time())
