@@ -96,7 +96,8 @@ class Kernels:
 
     def __init__(self, folder: Path) -> None:
         self.errors = folder / "kernels.txt"
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)  # no file: a full disk limits files
+        # Standard error is no file: a full disk limits the files that a kernel writes.
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         command, variables = [sys.executable, "-m", "tests.chaos.kernels"], {**os.environ, "TQDM_DISABLE": "1"}
         self._process = subprocess.Popen(command, text=True, cwd=ROOT, env=variables, **pipes)
         threading.Thread(target=self._copy_errors, daemon=True).start()

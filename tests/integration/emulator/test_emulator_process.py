@@ -17,7 +17,6 @@ from uuid import UUID
 import pytest
 import requests
 from google.api_core.exceptions import ServiceUnavailable
-from google.cloud import tasks_v2
 
 from cloudtasks_nb.client.emulator_process import hold
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
@@ -55,15 +54,6 @@ def test_the_ready_line(start_emulator: StartEmulator, tmp_path: Path) -> None:
     assert [ready[name].rpartition(":")[0] for name in ("grpc", "http")] == ["127.0.0.1", "http://127.0.0.1"]
     assert json.loads((tmp_path / "endpoint.json").read_text()) == ready
     assert emulator.request("GET", "/health") == {"status": "ok", "instance": ready["instance"]}
-
-
-def test_a_queue_of_the_command_line_may_be_there_already(start_emulator: StartEmulator, tmp_path: Path) -> None:
-    """A restart with the same `--queue` keeps the queue as it was."""
-    arguments = ("--data-dir", str(tmp_path), "--queue", QUEUE)
-    first = start_emulator(*arguments)
-    first.client.pause_queue(name=QUEUE)
-    assert first.stop() == 0
-    assert start_emulator(*arguments).client.get_queue(name=QUEUE).state == tasks_v2.Queue.State.PAUSED
 
 
 def test_a_temporary_folder_goes_with_the_emulator(start_emulator: StartEmulator) -> None:

@@ -50,6 +50,7 @@ def test_the_counts_follow_the_tasks(beta: tasks_v2beta3.CloudTasksClient, emula
         emulator.gone(task.name)
     done = stats(beta, queue)
     assert (done.tasks_count, done.concurrent_dispatches_count, done.executed_last_minute_count) == (0, 0, 3)
+    assert "oldest_estimated_arrival_time" not in done
     emulator.advance(61)
     assert stats(beta, queue).executed_last_minute_count == 0
 
@@ -64,13 +65,6 @@ def test_the_next_schedule_time(beta: tasks_v2beta3.CloudTasksClient, emulator: 
     shown = stats(beta, paused)
     assert shown.oldest_estimated_arrival_time == now + timedelta(hours=2)
     assert shown.effective_execution_rate == 500
-
-
-def test_an_empty_queue_has_no_oldest_task(beta: tasks_v2beta3.CloudTasksClient, queue: str) -> None:
-    """Statistics of an empty queue are zeroes and no time."""
-    empty = stats(beta, queue)
-    assert (empty.tasks_count, empty.concurrent_dispatches_count) == (0, 0)
-    assert "oldest_estimated_arrival_time" not in empty
 
 
 def test_tasks_of_v2_are_tasks_of_v2beta3(

@@ -14,6 +14,7 @@ from cloudtasks_nb.testing import StrictEmulator
 from tests.integration.strict.conftest import ADMIN, in_a_process
 
 VIEWER = "roles/cloudtasks.viewer"
+DENIED = r"Permission 'iam\.serviceAccounts\.getAccessToken' denied"
 ANN, SENDER = "ann@example.com", "sender@demo.iam.gserviceaccount.com"
 
 LogIn = Callable[[Path], None]
@@ -67,7 +68,7 @@ def test_impersonation(google: StrictEmulator, log_in: LogIn) -> None:
     google.service_account("sender", VIEWER, key=False)
     log_in(google.user(ANN, gcloud=True))
     with ct.connect("demo", "us-central1", impersonate=SENDER) as tasks:
-        with pytest.raises(errors.CredentialsError, match=f"{ANN} cannot impersonate {SENDER}: Permission") as caught:
+        with pytest.raises(errors.CredentialsError, match=f"{ANN} cannot impersonate {SENDER}: {DENIED}") as caught:
             tasks.queues()
         binding = f"add-iam-policy-binding {SENDER} --member=user:{ANN} --role=roles/iam.serviceAccountTokenCreator"
         assert binding in (caught.value.hint or "")

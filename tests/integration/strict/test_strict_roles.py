@@ -22,16 +22,6 @@ from tests.integration.strict.conftest import ADMIN, LOCATION, QUEUE, Connect, L
 TASK = f"{QUEUE}/tasks/t"
 
 
-@pytest.mark.parametrize(("kind", "name"), [("user", "ann@example.com"), ("service_account", "sender")])
-@pytest.mark.parametrize("transport", ["grpc", "rest"])
-def test_credentials_with_a_role_work(
-    emulator: StrictEmulator, connect: Connect, kind: str, name: str, transport: str
-) -> None:
-    """Google's client calls with the credentials of a user or a service account, by gRPC and by REST."""
-    client = connect(getattr(emulator, kind)(name, ADMIN), transport=transport)
-    assert [queue.name for queue in client.list_queues(parent=LOCATION)] == [QUEUE]
-
-
 @pytest.mark.parametrize(
     ("role", "call", "missing"),
     [

@@ -34,7 +34,7 @@ def test_queues_are_a_frame(tasks: ct.Client) -> None:
         assert dtypes(frame) == dtypes(declared(QUEUES, {}, index="queue"))
         assert (frame.index.name, str(frame.index.dtype)) == ("queue", "string")
     assert (len(empty), full.index.tolist()) == (0, ["q"])
-    row = full.loc["q", ["state", "tasks", "rate", "max_attempts", "name"]].tolist()
+    (row,) = full[["state", "tasks", "rate", "max_attempts", "name"]].to_numpy().tolist()
     assert row == ["PAUSED", 1, 500.0, 5, f"{LOCATION}/queues/q"]
     assert full.max_backoff["q"] == pd.Timedelta("1h")
 

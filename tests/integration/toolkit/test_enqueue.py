@@ -45,7 +45,8 @@ def test_literal_arguments(queue: ct.Queue, target: Target) -> None:
 
 def test_the_words_of_a_task(paused: ct.Queue, emulator: Emulator) -> None:
     """Every word reaches the service."""
-    retry, account = {"max_attempts": 3, "min_backoff": "2s"}, {"service_account": "sa@p.iam.gserviceaccount.com"}
+    retry: dict[str, Any] = {"max_attempts": 3, "min_backoff": "2s"}
+    account: dict[str, Any] = {"service_account": "sa@p.iam.gserviceaccount.com"}
     made = paused.enqueue(NOWHERE, task_id="t", audience="aud", dispatch_deadline="30s", retry=retry, **account)
     found = made[["dispatch_deadline", "service_account"]]
     assert found.to_dict("index") == {"t": {"dispatch_deadline": pd.Timedelta("30s"), **account}}

@@ -124,7 +124,8 @@ def test_read_only_has_no_button_that_changes_anything(tasks: ct.Client, paused:
 def test_a_closed_panel_is_shown(tasks: ct.Client, paused: ct.Queue, kind: str) -> None:
     """The value of a cell that was closed is what it showed last, in IPython as in any viewer."""
     batch = paused.fan_out(pd.DataFrame({"day": ["2026-01-01"]}), url=NOWHERE, progress=False)
-    panel = {"tasks": tasks, "queue": paused, "batch": batch}[kind].panel()
+    things: dict[str, Any] = {"tasks": tasks, "queue": paused, "batch": batch}
+    panel = things[kind].panel()
     panel.settle()
     panel.close()
     data, _ = DisplayFormatter().format(panel)

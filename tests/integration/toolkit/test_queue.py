@@ -153,7 +153,7 @@ def test_a_message_stays_with_its_attempt(emulator: Emulator, queue: ct.Queue, t
     queue.pause().enqueue(target.url, task_id="t")
     for responses in (1, 2):
         queue.run("t")
-        emulator.until(lambda wanted=responses: queue.tasks().responses["t"] == wanted)
+        emulator.answered(f"{queue.name}/tasks/t", responses)
         assert ("500", "404")[responses - 1] in attempted(emulator, queue, responses).message[0]
     queue.run("t")
     found = attempted(emulator, queue, 3).set_index("attempt").message

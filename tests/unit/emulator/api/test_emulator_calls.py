@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,9 @@ async def test_a_batch_in_v2beta3(service: Service) -> None:
 async def test_the_same_batch_again(service: Service) -> None:
     """A request id stands for one operation: sent again, the batch is answered and not carried out."""
     await service.create_queue()
-    batch = {"parent": QUEUE, "requests": [{"parent": QUEUE, "task": http_task()}], "request_id": "once"}
-    calls = [service.call("BatchCreateTasks", **batch) for _ in range(3)]
+    requests: list[Any] = [{"parent": QUEUE, "task": http_task()}]
+    once = partial(service.call, "BatchCreateTasks", parent=QUEUE, requests=requests, request_id="once")
+    calls = [once() for _ in range(3)]
     first, *others = await asyncio.gather(*calls)
     assert others == [first, first]
     assert len(service.engine.store.queue(QUEUE).live) == 1

@@ -153,6 +153,7 @@ async def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"port": "taken"}, PortInUseError, "--port 0"),
         ({"http_port": "taken"}, PortInUseError, "--http-port 0"),
+        ({"port": "taken", "single_port": True}, PortInUseError, "--port 0"),
         ({"queues": ("q",)}, InvalidInputError, ""),
         ({"host": "203.0.113.1"}, EmulatorError, ""),
         ({"data_dir": Path("/dev/null/x")}, EmulatorError, ""),

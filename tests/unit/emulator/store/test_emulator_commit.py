@@ -77,7 +77,12 @@ def noted_commits(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[threadi
     """Return a list that gets the thread of each commit of a store."""
     threads: list[threading.Thread] = []
     commit = store.database.commit
-    monkeypatch.setattr(store.database, "commit", lambda: threads.append(threading.current_thread()) or commit())
+
+    def noted() -> None:
+        threads.append(threading.current_thread())
+        commit()
+
+    monkeypatch.setattr(store.database, "commit", noted)
     return threads
 
 
