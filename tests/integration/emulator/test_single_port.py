@@ -92,7 +92,7 @@ def test_tls_clients_come_and_go_silently(start_emulator: StartEmulator, tmp_pat
     assert emulator.stop() == 0
 
 
-def test_the_lease(start_emulator: StartEmulator, stack: ExitStack) -> None:
+def test_the_lease(start_emulator: StartEmulator) -> None:
     """With `--lease` the emulator ends after its last holder has gone, though a gRPC client is connected."""
     emulator = start_emulator("--single-port", "--lease")
     held = hold(emulator.ready)

@@ -206,8 +206,10 @@ CASES: list[tuple[str, Breaks, str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "breaks", "check", "detail", "fix"), CASES, ids=[name for name, *_ in CASES])
-def test_the_cause_is_named(setup: Setup, name: str, breaks: Breaks, check: str, detail: str, fix: str) -> None:
+@pytest.mark.parametrize(
+    ("breaks", "check", "detail", "fix"), [row[1:] for row in CASES], ids=[row[0] for row in CASES]
+)
+def test_the_cause_is_named(setup: Setup, breaks: Breaks, check: str, detail: str, fix: str) -> None:
     """The first check that fails is that of the cause; its detail names it, and its fix has what mends it."""
     breaks(setup)
     found = setup.doctor()

@@ -145,7 +145,7 @@ def test_who_loses_the_race_brings_its_settings(
     assert capsys.readouterr().out == f"queue {queue.id}: rate 500 → 7\n"
 
 
-def test_full_names(tasks: ct.Client, emulator: Emulator) -> None:
+def test_full_names(tasks: ct.Client) -> None:
     """A full name is taken as it is, also of another project; Google's client spells it alike."""
     queue = tasks.queue("projects/other/locations/eu/queues/q")
     assert (queue.id, queue.name) == ("q", tasks_v2.CloudTasksClient.queue_path("other", "eu", "q"))

@@ -151,7 +151,7 @@ def test_a_queue_that_was_created(proxy: LossyProxy, connection: ct.Client) -> N
     assert proxy.calls.count("CreateQueue") == 1
 
 
-def test_a_queue_that_was_deleted(proxy: LossyProxy, paused: ct.Queue, through: ct.Queue) -> None:
+def test_a_queue_that_was_deleted(proxy: LossyProxy, through: ct.Queue) -> None:
     """That the queue does not exist when the deletion is repeated is success; without a lost answer it is an error."""
     proxy.lose_answer("DeleteQueue")
     through.delete()

@@ -114,6 +114,12 @@ def store(make_store: MakeStore) -> Store:
     return make_store()
 
 
+@pytest.fixture
+def queue(store: Store) -> QueueState:
+    """Give an empty queue."""
+    return new_queue(store)
+
+
 @dataclass(kw_only=True)
 class Service:
     """All calls of an engine without a network."""

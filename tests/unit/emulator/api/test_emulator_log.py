@@ -31,6 +31,12 @@ def logged_queue(store: Store, name: str = QUEUE) -> QueueState:
     return new_queue(store, name, stackdriver_logging_config=LOG_ALL)
 
 
+@pytest.fixture
+def queue(store: Store) -> QueueState:
+    """Give a queue that logs everything."""
+    return logged_queue(store)
+
+
 def read(store: Store, clock: Clock, text: str = "", **request: Any) -> tuple[list[dict[str, Any]], str]:
     """Read a page of entries as JSON, with the token of the next."""
     message = logs.ListLogEntriesRequest(**{"resource_names": ["projects/p"], "filter": text, **request})
@@ -66,9 +72,8 @@ def fail(store: Store, clock: Clock, queue: QueueState, task_id: str, policy: Re
     commit(store)
 
 
-def test_the_life_of_a_task(store: Store, clock: Clock) -> None:
+def test_the_life_of_a_task(store: Store, queue: QueueState, clock: Clock) -> None:
     """Creation, dispatch, answer and deletion are written as the service writes them."""
-    queue = logged_queue(store)
     put(store, queue, "a")
     fail(store, clock, queue, "a")
     store.delete(queue, "a")
@@ -92,9 +97,8 @@ def test_the_life_of_a_task(store: Store, clock: Clock) -> None:
     assert {entry["resource"]["labels"]["target_type"] for entry in entries} == {"HTTP"}
 
 
-def test_a_deleted_task_of_app_engine(store: Store, clock: Clock) -> None:
+def test_a_deleted_task_of_app_engine(store: Store, queue: QueueState, clock: Clock) -> None:
     """The entry of a deletion has the same target as that of the creation."""
-    queue = logged_queue(store)
     task = v2.Task(name=f"{QUEUE}/tasks/a", app_engine_http_request={"relative_uri": "/job", "http_method": 4})
     put(store, queue, accept_task(task, QUEUE, NOW))
     store.delete(queue, "a")
@@ -106,9 +110,8 @@ def test_a_deleted_task_of_app_engine(store: Store, clock: Clock) -> None:
     assert deleted == {"status": "OK", "targetAddress": created["targetAddress"], "targetType": created["targetType"]}
 
 
-def test_a_task_that_is_deleted_before_it_is_committed(store: Store, clock: Clock) -> None:
+def test_a_task_that_is_deleted_before_it_is_committed(store: Store, queue: QueueState, clock: Clock) -> None:
     """The entry of a deletion before the commit has no target."""
-    queue = logged_queue(store)
     store.add(queue, new_task("a"), NOW)
     store.delete(queue, "a")
     commit(store)
@@ -190,9 +193,8 @@ def test_the_log_goes_on_behind_the_entries_of_a_call(make_store: MakeStore, clo
     assert names(read(store, clock)[0]) == ["d"]
 
 
-def test_a_retry_after_all_calendars(store: Store, clock: Clock) -> None:
+def test_a_retry_after_all_calendars(store: Store, queue: QueueState, clock: Clock) -> None:
     """The longest backoff there is ends with the year 9999, the last that a time can show."""
-    queue = logged_queue(store)
     put(store, queue, "a")
     longest = 315_576_000_000 * SECOND
     fail(store, clock, queue, "a", RetryPolicy(min_backoff=longest, max_backoff=longest))
@@ -203,9 +205,8 @@ def test_a_retry_after_all_calendars(store: Store, clock: Clock) -> None:
     assert shown.schedule_time.ToJsonString() == "9999-12-31T23:59:59.999999Z"
 
 
-def test_long_reads_go_in_chunks(store: Store, clock: Clock) -> None:
+def test_long_reads_go_in_chunks(store: Store, queue: QueueState, clock: Clock) -> None:
     """An entry behind thousands of others is found, from both ends."""
-    queue = logged_queue(store)
     put(store, queue, *(f"t{number}" for number in range(2500)))
     for wanted, order in product(("t2400", "t3"), ("timestamp asc", "timestamp desc")):
         text = f'jsonPayload.task="{QUEUE}/tasks/{wanted}"'
@@ -289,17 +290,15 @@ def test_invalid_requests(store: Store, clock: Clock, request_: dict[str, Any]) 
         ("(jsonPayload.taskCreationLog:* severity=INFO) OR jsonPayload.attemptResponseLog:*", 2),
     ],
 )
-def test_fields_of_entries(store: Store, clock: Clock, text: str, count: int) -> None:
+def test_fields_of_entries(store: Store, queue: QueueState, clock: Clock, text: str, count: int) -> None:
     """Every field of an entry can be filtered by."""
-    queue = logged_queue(store)
     put(store, queue, "a")
     fail(store, clock, queue, "a")
     assert len(read(store, clock, text.format(f"{NOW:016x}"))[0]) == count
 
 
-def test_pages_of_long_entries_are_cut(store: Store, clock: Clock) -> None:
+def test_pages_of_long_entries_are_cut(store: Store, queue: QueueState, clock: Clock) -> None:
     """A page ends before it is larger than clients receive by default, and the next one goes on after it."""
-    queue = logged_queue(store)
     request = {"relative_uri": "/" + "\N{GRINNING FACE}" * 2000}
     for number in range(600):
         task = v2.Task(app_engine_http_request=request, name=f"{QUEUE}/tasks/t{number}")
@@ -311,9 +310,10 @@ def test_pages_of_long_entries_are_cut(store: Store, clock: Clock) -> None:
     assert (300 < len(first) < 500, end) == (True, "")
 
 
-def test_a_slow_filter_is_answered_in_parts(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_filter_is_answered_in_parts(
+    store: Store, queue: QueueState, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A call ends with what it has found in time, perhaps nothing, and the pages together have every entry."""
-    queue = logged_queue(store)
     put(store, queue, *(f"t{number}" for number in range(40)))
     monkeypatch.setattr(pages, "_MOST_SECONDS", -1)
     found, token = read(store, clock, '"t30"')

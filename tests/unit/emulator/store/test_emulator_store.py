@@ -191,9 +191,8 @@ StoreModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 test_store_behaves_like_its_model = StoreModel.TestCase
 
 
-def test_a_task_is_shown_when_it_is_safe(store: Store) -> None:
+def test_a_task_is_shown_when_it_is_safe(store: Store, queue: QueueState) -> None:
     """Between submission and commit a task is not there, and its name is taken."""
-    queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
     with refused("NOT_FOUND"):
         store.task(queue, "a")
@@ -239,9 +238,8 @@ def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock:
     assert store.database.read("SELECT seq FROM tasks UNION SELECT q FROM purged_ranges") == []
 
 
-def test_a_page_leaves_out_uncommitted_deletions(store: Store) -> None:
+def test_a_page_leaves_out_uncommitted_deletions(store: Store, queue: QueueState) -> None:
     """A task whose deletion is not committed yet is not listed any more."""
-    queue = new_queue(store)
     put(store, queue, *("a", "b", "c"))
     store.delete(queue, "b")
     assert [task.id for task in chain.from_iterable(store.tasks(queue, 0))] == ["a", "c"]
@@ -306,12 +304,10 @@ def test_attempts_in_flight_survive_a_lost_transaction(store: Store) -> None:
     assert (rebuilt.in_flight, rebuilt.attempts[claim.task.number].failures) == (0, 1)
 
 
-def test_executions_are_counted_for_a_minute(store: Store, clock: Clock) -> None:
+def test_executions_are_counted_for_a_minute(store: Store, queue: QueueState, clock: Clock) -> None:
     """Replies count for sixty seconds, good and bad ones."""
-    queue = new_queue(store)
     for task_id, status in (("a", 200), ("b", 500)):
-        store.add(queue, new_task(task_id), NOW)
-        commit(store)
+        put(store, queue, task_id)
         attempt(store, store.claim_now(queue, task_id), status)
         clock.advance(30 * SECOND)
     assert queue.executed_last_minute(clock.now()) == 1
@@ -377,9 +373,8 @@ def test_unusable_files(tmp_path: Path, content: bytes | None, *, snapshot: bool
         assert database.read("SELECT key FROM settings ORDER BY key") == [("three",), ("two",)]
 
 
-def test_refusals_have_the_keys_of_their_tasks(store: Store, clock: Clock) -> None:
+def test_refusals_have_the_keys_of_their_tasks(store: Store, queue: QueueState, clock: Clock) -> None:
     """Of many tasks those are refused whose names are taken, by others or by the first of them; the rest is there."""
-    queue = new_queue(store)
     store.add(queue, new_task("taken"), NOW)
     store.add(queue, new_task("gone"), NOW)
     store.delete(queue, "gone")
@@ -456,8 +451,7 @@ def test_names_of_two_purges(make_store: MakeStore, clock: Clock) -> None:
     fill(store, queue, 2)
     store.purge(queue)
     clock.advance(HOUR // 2)
-    store.add(queue, new_task("later", clock.now()), clock.now())
-    commit(store)
+    put(store, queue, "later", now=clock.now())
     store.purge(queue)
     sweep(store, clock.now())
     sweep(store, clock.now())
@@ -513,8 +507,7 @@ def test_the_log_has_a_limit(make_store: MakeStore, clock: Clock) -> None:
         store.add(queue, new_task(f"t{number}"), NOW + number)
     commit(store)
     store = make_store(log_limit=8)
-    store.add(store.queue(QUEUE), new_task("newest"), NOW + 20)
-    commit(store)
+    put(store, store.queue(QUEUE), "newest", now=NOW + 20)
     sweep_all(store, clock.now())
     left = [task for (task,) in store.database.read("SELECT task FROM log")]
     assert left == [*(f"t{number}" for number in range(13, 20)), "newest"]
@@ -522,7 +515,7 @@ def test_the_log_has_a_limit(make_store: MakeStore, clock: Clock) -> None:
     assert store.database.read("SELECT count(*) FROM log") == [(8,)]
 
 
-def test_a_file_shrinks(make_store: MakeStore, tmp_path: Path) -> None:
+def test_a_file_shrinks(make_store: MakeStore) -> None:
     """The file gives its free pages back while it is in use, step by step."""
     store = make_store()
     queue = new_queue(store)
