@@ -12,8 +12,6 @@ from hypothesis import settings
 from cloudtasks_nb._names import OPTION_VARIABLES
 from cloudtasks_nb.fanout.outbox import disk
 
-__all__: list[str] = []
-
 pytest_plugins = ["cloudtasks_nb.testing"]
 
 #: Variables that choose a project, an endpoint or credentials; a test that wants one sets it.

@@ -20,8 +20,6 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 
-__all__ = ["FILE", "descriptor_set"]
-
 FILE = Path(__file__).parents[1] / "cloudtasks_nb" / "emulator" / "model" / "apis.binpb"
 
 _WHOLE = (error_details_pb2, health_pb2, locations_pb2, operations_pb2)

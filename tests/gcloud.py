@@ -12,8 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["install"]
-
 #: Options of each command, without those of every command (https://cloud.google.com/sdk/gcloud/reference).
 COMMANDS: dict[str, set[str]] = {
     "config get-value": set(),

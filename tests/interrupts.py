@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-__all__ = ["interrupt", "interrupted_everywhere", "interruptible"]
-
 
 @contextmanager
 def interruptible() -> Iterator[None]:

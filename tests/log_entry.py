@@ -6,8 +6,6 @@ from typing import Any
 
 from cloudtasks_nb.service.oplog import Entry
 
-__all__ = ["log_entry"]
-
 
 def log_entry(task: str, at: int, **changes: Any) -> Entry:
     """Return an entry about the first attempt on a task, which succeeded; the log received it at once."""

@@ -48,8 +48,6 @@ from typing import Any
 
 import pytest
 
-__all__ = ["Mutant", "mutants_of"]
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = "cloudtasks_nb"
 HARMLESS = Path(__file__).with_name("harmless_mutants.toml")

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["end", "free_port", "listening", "ready_line", "run", "serving"]
-
 _PATIENCE = 60.0  # seconds
 
 

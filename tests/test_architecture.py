@@ -17,8 +17,6 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-__all__: list[str] = []
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = "cloudtasks_nb"
 
@@ -80,7 +78,7 @@ NEVER_IN = {
         "fanout.sender.",
         "fanout.batch.progress",
         "emulator.",
-    },
+    }
 }
 #: The emulator is a program of its own: of the toolkit it knows these, and the toolkit starts it as a child process.
 EMULATOR_KNOWS = {"errors", "_names"}

@@ -13,8 +13,6 @@ import pytest
 from cloudtasks_nb._names import code_name, code_of
 from tests.processes import run
 
-__all__: list[str] = []
-
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"),

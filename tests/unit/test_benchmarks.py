@@ -7,8 +7,6 @@ import pytest
 from tests.benchmarks.figures import Bench, Case, Figure, Result, compare, number, spread
 from tests.benchmarks.table import document, section, section_of, verdict, with_section
 
-__all__: list[str] = []
-
 RATE = Figure("rate", "rows a second", "rows/s", low=50)
 LAG = Figure("lag", "lag", "ms", against="the others", high=5)
 BOTH = Figure("both", "share", "%", low=98, high=102)

@@ -87,16 +87,7 @@ def test_values_and_gaps() -> None:
     assert made.attempts.isna().all()
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        [[1, 2], [3, 4]],
-        [[1]],
-        [{"a": 1}, "text", b"\xff", None],
-        [[[1, 2], [3, 4]]],
-        [],
-    ],
-)
+@pytest.mark.parametrize("values", [[[1, 2], [3, 4]], [[1]], [{"a": 1}, "text", b"\xff", None], [[[1, 2], [3, 4]]], []])
 def test_bodies_stay_what_they_are(values: list[Any]) -> None:
     """Lists of the same length are not spread over a matrix; nothing is missing."""
     made = column(values, "any")

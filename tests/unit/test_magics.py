@@ -123,8 +123,7 @@ def tasks(shell: InteractiveShell) -> Connection:
 
 
 @pytest.mark.parametrize(
-    ("line", "index"),
-    [("queues", ["reports", "mails"]), ("tasks reports", ["t1"]), ("batches", [])],
+    ("line", "index"), [("queues", ["reports", "mails"]), ("tasks reports", ["t1"]), ("batches", [])]
 )
 def test_a_line_gives_what_the_method_gives(run: Run, tasks: Connection, line: str, index: list[str]) -> None:
     """A verb returns the frame of its method, which an assignment keeps."""

@@ -15,14 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb import _settings
-from cloudtasks_nb._settings import (
-    Endpoint,
-    check_names,
-    parse_duration,
-    parse_time,
-    parse_zone,
-    resolve,
-)
+from cloudtasks_nb._settings import Endpoint, check_names, parse_duration, parse_time, parse_zone, resolve
 from cloudtasks_nb.errors import ConfigurationError, CredentialsError, InvalidInputError, NaiveTimeError
 
 

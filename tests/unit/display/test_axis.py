@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb.display.axis import dates_text, log_ticks, round_step, time_ticks
 
-__all__: list[str] = []
-
 UTC = dt.UTC
 DAY = 86_400_000_000
 NOON = round(dt.datetime(2026, 1, 2, 12, tzinfo=UTC).timestamp() * 1e6)

@@ -9,8 +9,6 @@ import pytest
 
 from cloudtasks_nb.display.browser_tab import BrowserTab
 
-__all__: list[str] = []
-
 
 class Tab(BrowserTab):
     """A tab that keeps what it sends to the browser."""

@@ -14,8 +14,6 @@ import pytest
 from cloudtasks_nb.display.calendar import Calendar, Periods, Unit
 from cloudtasks_nb.display.colours import COLOURS
 
-__all__: list[str] = []
-
 EVIL = "</b><img src=x onerror=\"alert('1')\">"
 
 

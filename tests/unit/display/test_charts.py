@@ -12,8 +12,6 @@ import pytest
 from cloudtasks_nb.display.charts import sparkline, state_bar
 from cloudtasks_nb.display.colours import COLOURS
 
-__all__: list[str] = []
-
 EVIL = "</title><img src=x onerror=\"alert('1')\">"
 
 
@@ -111,11 +109,7 @@ def test_a_bar_counts_in_words_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "draw",
-    [
-        lambda: sparkline(timed(1, 2), label=EVIL),
-        lambda: state_bar({"failed": 1}, label=EVIL, share=1),
-    ],
+    "draw", [lambda: sparkline(timed(1, 2), label=EVIL), lambda: state_bar({"failed": 1}, label=EVIL, share=1)]
 )
 def test_everything_is_escaped(draw: Callable[[], str]) -> None:
     """Names from outside become text, never elements or attributes."""

@@ -10,8 +10,6 @@ from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.display.notify import Output, current_output, notify, redirect
 from cloudtasks_nb.display.progress_bar import Bar
 
-__all__: list[str] = []
-
 
 def test_lines_and_bars_are_redirected(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside the block nothing is printed or drawn; after it lines are printed again."""

@@ -10,8 +10,6 @@ import pytest
 from cloudtasks_nb.display.run_chart import Durations, Throughput, durations_chart, throughput_chart
 from tests.unit.display.test_charts import parsed
 
-__all__: list[str] = []
-
 NOON = 1_767_355_200_000_000  # 2026-01-02 12:00 UTC
 RUN = Throughput(start=NOON, width=5_000_000, succeeded=[40, 0, 20], failed=[0, 0, 30])
 TIMES = Durations(edges=[0.01, 0.1, 1.0, 10.0], counts=[5, 90, 5], log=True, p50=0.3, p95=0.9, longest=4.2)

@@ -56,13 +56,7 @@ def test_texts(text: str, shown: str) -> None:
 def test_values() -> None:
     """A body is masked at any depth, and the given one stays as it is."""
     given = {"a": [{"token": "x", "n": 1}], "secret": {"b": 2}, "password": None, "url": "https://x?sig=1", "b": b"t"}
-    shown = {
-        "a": [{"token": "•••", "n": 1}],
-        "secret": "•••",
-        "password": None,
-        "url": "https://x?sig=•••",
-        "b": b"t",
-    }
+    shown = {"a": [{"token": "•••", "n": 1}], "secret": "•••", "password": None, "url": "https://x?sig=•••", "b": b"t"}
     assert mask_value(given) == shown
     assert given["secret"] == {"b": 2}
 

@@ -10,8 +10,6 @@ from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted, percent_text
 
-__all__: list[str] = []
-
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
@@ -57,8 +55,7 @@ def test_one_is_singular(number: int, plural: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "text"),
-    [(0, "0 %"), (0.001, "<1 %"), (0.25, "25 %"), (0.99999, "99 %"), (1, "100 %")],
+    ("share", "text"), [(0, "0 %"), (0.001, "<1 %"), (0.25, "25 %"), (0.99999, "99 %"), (1, "100 %")]
 )
 def test_only_nothing_is_0_and_only_all_is_100(share: float, text: str) -> None:
     """A share that is nearly nothing or nearly all does not look as if it were."""

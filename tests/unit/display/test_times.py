@@ -8,8 +8,6 @@ import pytest
 
 from cloudtasks_nb.display.times import from_micros, time_html, time_text
 
-__all__: list[str] = []
-
 
 @pytest.mark.parametrize(
     ("value", "text"),

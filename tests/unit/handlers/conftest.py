@@ -24,8 +24,6 @@ from google.auth import crypt, jwt
 
 from cloudtasks_nb import handlers
 
-__all__: list[str] = []
-
 ACCOUNT = "runner@demo.iam.gserviceaccount.com"
 AUDIENCE = "https://reports.example/run"
 Serve = Callable[..., handlers.Handler]

@@ -12,8 +12,6 @@ from cloudtasks_nb import handlers
 from cloudtasks_nb.handlers import handler as handler_module
 from tests.unit.handlers.conftest import Gate, Serve, post, report
 
-__all__: list[str] = []
-
 
 def test_a_with_statement_closes() -> None:
     """A handler is a context manager; its text is its URL."""

@@ -12,8 +12,6 @@ from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import address
 from cloudtasks_nb.handlers.address import bind_address, derive_address, name_from_url
 
-__all__: list[str] = []
-
 
 def test_the_same_home_and_name_give_the_same_address(tmp_path: Path) -> None:
     """An address is derived from the home, its secret and the name, and from nothing else."""

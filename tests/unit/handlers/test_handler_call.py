@@ -17,8 +17,6 @@ from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.call import call, decode, status_of
 from cloudtasks_nb.handlers.convert import display_name
 
-__all__: list[str] = []
-
 
 def run(fn: Any, body: bytes) -> Answer:
     """Call with a clock that ticks half a second a reading."""

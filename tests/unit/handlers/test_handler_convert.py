@@ -24,8 +24,6 @@ import pytest
 from cloudtasks_nb.handlers.call import call
 from cloudtasks_nb.store.encode import to_json
 
-__all__: list[str] = []
-
 DAY = dt.date(2026, 1, 2)
 
 

@@ -17,8 +17,6 @@ from cloudtasks_nb.handlers.deploy import Deployment, deploy
 from tests import gcloud
 from tests.unit.handlers.conftest import report
 
-__all__: list[str] = []
-
 CALLER = "cloudtasks-caller@my-project.iam.gserviceaccount.com"
 RUNNER = "cloudtasks-handler@my-project.iam.gserviceaccount.com"
 DESCRIBE = ("iam", "service-accounts", "describe", "a@p.iam.gserviceaccount.com", "--project", "p")

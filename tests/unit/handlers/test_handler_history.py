@@ -13,8 +13,6 @@ from cloudtasks_nb.handlers.call import TaskRequest
 from cloudtasks_nb.handlers.history import Call, CallHistory
 from cloudtasks_nb.store.encode import to_json
 
-__all__: list[str] = []
-
 DTYPES = {
     "time": "datetime64[us, UTC]",
     "task": "string",

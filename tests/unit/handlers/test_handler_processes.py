@@ -19,8 +19,6 @@ from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import processes
 from tests.unit.handlers.conftest import Serve, post
 
-__all__: list[str] = []
-
 
 def test_a_call_runs_in_another_process(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
     """The function runs outside the kernel, with its arguments converted, and what it prints is no answer."""

@@ -7,8 +7,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from cloudtasks_nb.handlers.send import send
 
-__all__: list[str] = []
-
 _LARGE = b'"' + b"x" * 3_000_000 + b'"'
 
 

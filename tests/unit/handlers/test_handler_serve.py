@@ -25,8 +25,6 @@ from cloudtasks_nb.service import open_clients
 from tests.processes import run
 from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
 
-__all__: list[str] = []
-
 
 def test_a_request_while_the_workers_are_replaced(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that comes at the moment of the replacement is answered by the new workers; it does not hang."""

@@ -11,8 +11,6 @@ import pytest
 
 from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
 
-__all__: list[str] = []
-
 
 def test_a_task_becomes_a_call(serve: Serve) -> None:
     """The function is called with the task's body, its result is the answer, and the call is recorded."""

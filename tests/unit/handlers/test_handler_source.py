@@ -22,8 +22,6 @@ from cloudtasks_nb.handlers.convert import parameters_of
 from cloudtasks_nb.handlers.requirements import requirement_lines
 from cloudtasks_nb.handlers.source import module_source
 
-__all__: list[str] = []
-
 Notebook = Callable[[str], ModuleType]
 NUMBERS = itertools.count()
 JOB = "class Job:\n    def report(self): return 1"

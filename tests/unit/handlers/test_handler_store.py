@@ -18,8 +18,6 @@ from cloudtasks_nb.store.store import Store
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE, Serve, post, report
 from tests.unit.handlers.test_handler_wsgi import request
 
-__all__: list[str] = []
-
 BATCH = "a91f03c2"
 TASK = f"{'0123456789' * 2}-{BATCH}-1"
 

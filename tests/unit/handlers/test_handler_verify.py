@@ -15,8 +15,6 @@ from google.auth import exceptions
 from cloudtasks_nb.handlers.verify import GOOGLE_CERTS, Certificates, Verifier, fetch_certificates
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE
 
-__all__: list[str] = []
-
 
 class Clock:
     """Seconds that a test sets."""
@@ -24,6 +22,7 @@ class Clock:
     now = 1000.0
 
     def __call__(self) -> float:
+        """Return the time."""
         return self.now
 
 
@@ -231,10 +230,7 @@ def test_the_issuer_of_googles_tokens_is_checked(issuer: Any, issued_by: str, st
         return fetch_certificates(issuer.url)
 
     verifier = Verifier(
-        service_account=ACCOUNT,
-        audience=[AUDIENCE],
-        certs_url=lambda: None,
-        certificates=Certificates(fetch, clock),
+        service_account=ACCOUNT, audience=[AUDIENCE], certs_url=lambda: None, certificates=Certificates(fetch, clock)
     )
     assert checked(verifier, issuer.bearer(iss=issued_by))[0] == status
     assert asked == [GOOGLE_CERTS]

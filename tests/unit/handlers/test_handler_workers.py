@@ -11,8 +11,6 @@ import pytest
 
 from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers, WorkersClosedError
 
-__all__: list[str] = []
-
 
 def test_an_exception_is_in_the_future_and_the_thread_goes_on() -> None:
     """Even an exit in a job ends neither the thread nor the process."""

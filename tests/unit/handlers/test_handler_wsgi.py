@@ -18,8 +18,6 @@ from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import app, verify
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE
 
-__all__: list[str] = []
-
 
 def report(day: str) -> str:
     """Serve as an ordinary function."""

@@ -25,21 +25,6 @@ from cloudtasks_nb.service.transport import Transport
 from tests.certificates import Authority
 from tests.google_sign_in import ACCOUNT, KEY_PEM, METADATA, TARGET, USER, GoogleSignIn
 
-__all__ = [
-    "PARENT",
-    "QUEUE",
-    "Call",
-    "Fake",
-    "Fakes",
-    "MakeAuth",
-    "Pauses",
-    "WriteAdc",
-    "call",
-    "login",
-    "use",
-    "user_info",
-]
-
 PARENT = "projects/p/locations/l"
 QUEUE = f"{PARENT}/queues/q"
 

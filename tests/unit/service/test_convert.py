@@ -158,8 +158,7 @@ def test_the_http_status_of_an_attempt(message: str | None, status: int | None) 
 def test_settings_become_a_queue_and_its_mask() -> None:
     """The mask names exactly the words that were given."""
     message, mask = queue_message(
-        QUEUE,
-        {"rate": 0.5, "max_concurrent": 8, "max_attempts": -1, "min_backoff": "250ms", "log_sampling_ratio": 1},
+        QUEUE, {"rate": 0.5, "max_concurrent": 8, "max_attempts": -1, "min_backoff": "250ms", "log_sampling_ratio": 1}
     )
     assert mask == [
         "rate_limits.max_dispatches_per_second",

@@ -18,12 +18,7 @@ def test_operations(size: int, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("count", "size", "price"),
-    [
-        (1_000_000, 50 * 2**30, 0),
-        (2_000_000, 0, 0.40),
-        (0, 51 * 2**30, 0.50),
-        (200_000_000, 250 * 2**30, 79.60 + 100),
-    ],
+    [(1_000_000, 50 * 2**30, 0), (2_000_000, 0, 0.40), (0, 51 * 2**30, 0.50), (200_000_000, 250 * 2**30, 79.60 + 100)],
 )
 def test_price(count: int, size: int, price: float) -> None:
     """A million operations and 50 GiB of log are free in a month."""

@@ -165,12 +165,7 @@ def test_a_read_of_the_log(web: Webs) -> None:
     entries = {"entries": [{"insertId": "i", "jsonPayload": {"@type": "x", "task": TASK}}], "nextPageToken": "n"}
     server = web(Reply(body={**entries, "newField": 1}))
     answer = use(server.port, call("ListLogEntries", filter="x", resource_names=["projects/p"]), place=REST)
-    assert server.calls[0][:4] == (
-        "POST",
-        "/v2/entries:list",
-        {},
-        {"filter": "x", "resourceNames": ["projects/p"]},
-    )
+    assert server.calls[0][:4] == ("POST", "/v2/entries:list", {}, {"filter": "x", "resourceNames": ["projects/p"]})
     assert answer.entries[0].json_payload.fields["task"].string_value == TASK
     assert answer.next_page_token == "n"  # noqa: S105 - a page
 

@@ -208,9 +208,7 @@ def test_what_googles_client_repeats_is_idempotent(fake: Fakes, rpc: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("limit", "asked"),
-    [(None, [(2, ""), (2, "more")]), (3, [(2, ""), (1, "more")])],
-    ids=["all", "up to a limit"],
+    ("limit", "asked"), [(None, [(2, ""), (2, "more")]), (3, [(2, ""), (1, "more")])], ids=["all", "up to a limit"]
 )
 def test_pages(fake: Fakes, limit: int | None, asked: list[tuple[int, str]]) -> None:
     """Each request carries the token of the page before; no more is requested, and returned, than the limit."""

@@ -20,8 +20,6 @@ from gcp_storage_emulator.handlers import objects
 from cloudtasks_nb.store import store as store_module
 from cloudtasks_nb.store.store import Store
 
-__all__: list[str] = []
-
 PAGE = 10  # objects of a page
 
 

@@ -13,8 +13,6 @@ import pytest
 from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks, write_result
 from cloudtasks_nb.store.store import Store
 
-__all__: list[str] = []
-
 BATCH = "a91f03c2"
 NOON = dt.datetime(2026, 1, 2, 12, 0, 0, 250_000, tzinfo=dt.UTC)
 

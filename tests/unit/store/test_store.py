@@ -19,8 +19,6 @@ from cloudtasks_nb.store import store as store_module
 from cloudtasks_nb.store.store import Store
 from tests.unit.store.conftest import google_key
 
-__all__: list[str] = []
-
 
 def test_what_was_put_is_there(store: Store) -> None:
     """An object comes back as it was put last; one that does not exist is None."""
