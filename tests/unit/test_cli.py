@@ -100,16 +100,16 @@ def test_rows_without_an_outcome_are_pending(sent: list[str], capsys: pytest.Cap
     ]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "queues"),
-    [
-        (["--project", "p"], ["c", "b"]),
-        (["--project", "p", "--location", "l"], ["b"]),
-        (["--location", "l"], ["b", "a"]),
-        (["--local", "FOLDER"], ["a"]),
-        (["--local", "elsewhere"], []),
-    ],
-)
+PLACES = [
+    (["--project", "p"], ["c", "b"]),
+    (["--project", "p", "--location", "l"], ["b"]),
+    (["--location", "l"], ["b", "a"]),
+    (["--local", "FOLDER"], ["a"]),
+    (["--local", "elsewhere"], []),
+]
+
+
+@pytest.mark.parametrize(("arguments", "queues"), PLACES)
 def test_batches_of_one_place(
     sent: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], queues: list[str]
 ) -> None:
@@ -177,20 +177,20 @@ def test_an_unknown_batch_is_named(sent: list[str], capsys: pytest.CaptureFixtur
     assert "tasks." not in message
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "text"),
-    [
-        (["--help"], 0, "doctor"),
-        (["--version"], 0, f"cloudtasks-nb {importlib.metadata.version('cloudtasks-nb')}"),
-        (["--local", "D", "emulator"], 2, "options of the emulator come after its name: cloudtasks-nb emulator --help"),
-        (["--local", "D", "emulator", "--port", "0"], 2, "options of the emulator come after its name"),
-        (["watch", "--help"], 0, "1 if some failed"),
-        ([], 2, "required: COMMAND"),
-        (["watch"], 2, "required: batch"),
-        (["wach", "x"], 2, "invalid choice: 'wach'"),
-        (["doctor", "--folder", "x"], 2, "unrecognized arguments"),
-    ],
-)
+SLIPS = [
+    (["--help"], 0, "doctor"),
+    (["--version"], 0, f"cloudtasks-nb {importlib.metadata.version('cloudtasks-nb')}"),
+    (["--local", "D", "emulator"], 2, "options of the emulator come after its name: cloudtasks-nb emulator --help"),
+    (["--local", "D", "emulator", "--port", "0"], 2, "options of the emulator come after its name"),
+    (["watch", "--help"], 0, "1 if some failed"),
+    ([], 2, "required: COMMAND"),
+    (["watch"], 2, "required: batch"),
+    (["wach", "x"], 2, "invalid choice: 'wach'"),
+    (["doctor", "--folder", "x"], 2, "unrecognized arguments"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "text"), SLIPS)
 def test_help_and_slips(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, text: str) -> None:
     """The usual answers of a command line: help is no error, a slip is one and is named."""
     with pytest.raises(SystemExit) as ended:
@@ -262,13 +262,13 @@ def test_a_reader_that_ends_early_is_no_error(sent: list[str]) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-@pytest.mark.parametrize(
-    ("raised", "code", "message"),
-    [
-        (KeyboardInterrupt(), 130, ""),
-        (CredentialsError("there are no credentials", hint="gcloud auth login"), 2, "→ gcloud auth login"),
-    ],
-)
+ENDS = [
+    (KeyboardInterrupt(), 130, ""),
+    (CredentialsError("there are no credentials", hint="gcloud auth login"), 2, "→ gcloud auth login"),
+]
+
+
+@pytest.mark.parametrize(("raised", "code", "message"), ENDS)
 def test_how_it_ends_when_it_cannot_go_on(
     sent: list[str],
     monkeypatch: pytest.MonkeyPatch,

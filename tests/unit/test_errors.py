@@ -29,18 +29,18 @@ def test_facts_are_attributes_and_the_hint_is_printed_below(kind: type[CloudTask
     assert str(error) == "it is gone\n  → make it"
 
 
-@pytest.mark.parametrize(
-    ("kind", "also"),
-    [
-        (errors.InvalidInputError, ValueError),
-        (errors.NaiveTimeError, ValueError),
-        (errors.NotFoundError, LookupError),
-        (errors.QueueNotFoundError, LookupError),
-        (errors.BatchTimeoutError, TimeoutError),
-        (errors.EndpointError, errors.UnavailableError),
-        (errors.CredentialsError, errors.ConfigurationError),
-    ],
-)
+PARENTS = [
+    (errors.InvalidInputError, ValueError),
+    (errors.NaiveTimeError, ValueError),
+    (errors.NotFoundError, LookupError),
+    (errors.QueueNotFoundError, LookupError),
+    (errors.BatchTimeoutError, TimeoutError),
+    (errors.EndpointError, errors.UnavailableError),
+    (errors.CredentialsError, errors.ConfigurationError),
+]
+
+
+@pytest.mark.parametrize(("kind", "also"), PARENTS)
 def test_who_expects_an_error_of_python_catches_ours(kind: type[CloudTasksError], also: type[Exception]) -> None:
     """`except ValueError`, `LookupError` and `TimeoutError` catch the errors that are of this kind."""
     assert issubclass(kind, also)

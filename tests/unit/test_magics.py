@@ -136,19 +136,19 @@ def test_the_panel_is_the_value_of_its_line(run: Run, tasks: Connection) -> None
     assert run("%ct panel") == "the panel"
 
 
-@pytest.mark.parametrize(
-    ("cell", "body"),
-    [
-        ('{"day": "2026-01-01", "n": [1, 2.5, null]}', {"day": "2026-01-01", "n": [1, 2.5, None]}),
-        ("[1,\n 2]", [1, 2]),
-        ("7", 7),
-        ("day=2026-01-01\nagain", "day=2026-01-01\nagain"),
-        ('{"day": }', '{"day": }'),
-        ('"a text"', '"a text"'),
-        ("null", "null"),
-        ("", None),
-    ],
-)
+CELLS = [
+    ('{"day": "2026-01-01", "n": [1, 2.5, null]}', {"day": "2026-01-01", "n": [1, 2.5, None]}),
+    ("[1,\n 2]", [1, 2]),
+    ("7", 7),
+    ("day=2026-01-01\nagain", "day=2026-01-01\nagain"),
+    ('{"day": }', '{"day": }'),
+    ('"a text"', '"a text"'),
+    ("null", "null"),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("cell", "body"), CELLS)
 def test_a_cell_is_the_body(run: Run, tasks: Connection, cell: str, body: Any) -> None:
     """The cell is sent as JSON if it is an object, a list or a number, else as the text that it is."""
     made = run(f"%%ct enqueue reports {URL}\n{cell}\n")
@@ -180,26 +180,26 @@ def test_tasks_comes_before_the_newest(run: Run, tasks: Connection) -> None:
     assert run("%ct queues").index.tolist() == ["reports", "mails"]
 
 
-@pytest.mark.parametrize(
-    ("cell", "words"),
-    [
-        ("%ct", ["needs a command", "%ct queues | tasks QUEUE | batches | panel"]),
-        ("%ct quues", ['no "quues"', 'did you mean "queues"']),
-        ("%ct xyz", ['%ct has no "xyz"', "%ct queues"]),
-        ("%%ct enqeue reports u\n1", ['%%ct has no "enqeue"', 'did you mean "enqueue"']),
-        ("%ct enqueue reports u", ["%%ct enqueue is the first line of a cell"]),
-        ("%%ct tasks reports\n1", ["%ct tasks is a line without a cell"]),
-        ("%ct tasks", ["the usage is %ct tasks QUEUE", "queues: reports, mails"]),
-        ("%ct tasks reports mails", ["the usage is %ct tasks QUEUE"]),
-        ("%ct queues reports", ["%ct queues has no arguments", '"reports"', "→ %ct tasks reports lists"]),
-        ("%ct batches m1", ["%ct batches has no arguments", '→ tasks.batch("m1") is one batch']),
-        ("%ct panel m1", ["%ct panel has no arguments", '→ tasks.queue("m1").panel()']),
-        ("%%ct enqueue reports\n1", ["the usage is %%ct enqueue QUEUE URL", "queues: reports, mails"]),
-        ("%ct tasks reprots", ["queues/reprots", 'did you mean "reports"?', "make it"]),
-        ("%%ct enqueue mals u\n1", ["queues/mals", 'did you mean "mails"?', "make it"]),
-        ("%ct tasks xyz", ["queues/xyz", "make it"]),
-    ],
-)
+SLIPS = [
+    ("%ct", ["needs a command", "%ct queues | tasks QUEUE | batches | panel"]),
+    ("%ct quues", ['no "quues"', 'did you mean "queues"']),
+    ("%ct xyz", ['%ct has no "xyz"', "%ct queues"]),
+    ("%%ct enqeue reports u\n1", ['%%ct has no "enqeue"', 'did you mean "enqueue"']),
+    ("%ct enqueue reports u", ["%%ct enqueue is the first line of a cell"]),
+    ("%%ct tasks reports\n1", ["%ct tasks is a line without a cell"]),
+    ("%ct tasks", ["the usage is %ct tasks QUEUE", "queues: reports, mails"]),
+    ("%ct tasks reports mails", ["the usage is %ct tasks QUEUE"]),
+    ("%ct queues reports", ["%ct queues has no arguments", '"reports"', "→ %ct tasks reports lists"]),
+    ("%ct batches m1", ["%ct batches has no arguments", '→ tasks.batch("m1") is one batch']),
+    ("%ct panel m1", ["%ct panel has no arguments", '→ tasks.queue("m1").panel()']),
+    ("%%ct enqueue reports\n1", ["the usage is %%ct enqueue QUEUE URL", "queues: reports, mails"]),
+    ("%ct tasks reprots", ["queues/reprots", 'did you mean "reports"?', "make it"]),
+    ("%%ct enqueue mals u\n1", ["queues/mals", 'did you mean "mails"?', "make it"]),
+    ("%ct tasks xyz", ["queues/xyz", "make it"]),
+]
+
+
+@pytest.mark.parametrize(("cell", "words"), SLIPS)
 def test_errors_are_a_line_or_two_with_what_was_meant(
     shell: InteractiveShell, tasks: Connection, capsys: pytest.CaptureFixture[str], cell: str, words: list[str]
 ) -> None:
@@ -227,18 +227,18 @@ def test_another_error_keeps_its_traceback(
     assert "Traceback" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("%ct ", ["queues", "tasks", "batches", "panel"]),
-        ("%ct b", ["batches"]),
-        ("%%ct ", ["enqueue"]),
-        ("%ct tasks ", ["reports", "mails"]),
-        ("%ct tasks re", ["reports"]),
-        ("frame = %ct tasks m", ["mails"]),
-        ("%%ct enqueue ", ["reports", "mails"]),
-    ],
-)
+COMPLETIONS = [
+    ("%ct ", ["queues", "tasks", "batches", "panel"]),
+    ("%ct b", ["batches"]),
+    ("%%ct ", ["enqueue"]),
+    ("%ct tasks ", ["reports", "mails"]),
+    ("%ct tasks re", ["reports"]),
+    ("frame = %ct tasks m", ["mails"]),
+    ("%%ct enqueue ", ["reports", "mails"]),
+]
+
+
+@pytest.mark.parametrize(("line", "found"), COMPLETIONS)
 def test_verbs_and_queues_are_completed(complete: Complete, tasks: Connection, line: str, found: list[str]) -> None:
     """Tab gives the verbs, then the names of the queues, and nothing else."""
     assert complete(line) == found

@@ -32,19 +32,19 @@ def test_names_survive_a_round_trip(project: str, location: str, queue: str, tas
     assert TaskName.parse(str(whole)) == whole
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "reports",
-        f"{QUEUE}/",
-        f"{QUEUE}\n",
-        f"{QUEUE}/tasks/t",
-        QUEUE.replace("Reports-2", "a_b"),
-        QUEUE.replace("Reports-2", "q" * 101),
-        QUEUE.replace("us-central1", "us central1"),
-    ],
-)
+NO_QUEUE_NAMES = [
+    "",
+    "reports",
+    f"{QUEUE}/",
+    f"{QUEUE}\n",
+    f"{QUEUE}/tasks/t",
+    QUEUE.replace("Reports-2", "a_b"),
+    QUEUE.replace("Reports-2", "q" * 101),
+    QUEUE.replace("us-central1", "us central1"),
+]
+
+
+@pytest.mark.parametrize("name", NO_QUEUE_NAMES)
 def test_what_is_no_queue_name_is_refused(name: str) -> None:
     """The error names the text and says how a queue name is built."""
     with pytest.raises(InvalidInputError, match="is not a queue name") as caught:

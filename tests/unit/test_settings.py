@@ -43,22 +43,22 @@ def test_arguments_come_first(gcloud: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert place(resolve("p", "l", None)) == ("p", "l")
 
 
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        (
-            {
-                "CLOUDTASKS_NB_LOCATION": "ours",
-                "GOOGLE_CLOUD_LOCATION": "google",
-                "GOOGLE_CLOUD_PROJECT": "new",
-                "GCLOUD_PROJECT": "old",
-            },
-            ("new", "ours"),
-        ),
-        ({"GOOGLE_CLOUD_LOCATION": "google", "GCLOUD_PROJECT": "old"}, ("old", "google")),
-        ({}, ("gcloud-project", "gcloud-region")),
-    ],
-)
+SOURCES = [
+    (
+        {
+            "CLOUDTASKS_NB_LOCATION": "ours",
+            "GOOGLE_CLOUD_LOCATION": "google",
+            "GOOGLE_CLOUD_PROJECT": "new",
+            "GCLOUD_PROJECT": "old",
+        },
+        ("new", "ours"),
+    ),
+    ({"GOOGLE_CLOUD_LOCATION": "google", "GCLOUD_PROJECT": "old"}, ("old", "google")),
+    ({}, ("gcloud-project", "gcloud-region")),
+]
+
+
+@pytest.mark.parametrize(("variables", "expected"), SOURCES)
 def test_the_order_of_the_sources(
     gcloud: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: tuple[str, str]
 ) -> None:
@@ -96,13 +96,13 @@ def test_a_broken_gcloud_configuration_is_none(gcloud: Path, text: bytes) -> Non
     assert place(resolve(None, None, None)) == (None, None)
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "words"),
-    [
-        (Endpoint(project=None, location="l", target="t", local=False), "gcloud config set project"),
-        (Endpoint(project="p", location=None, target="t", local=False), 'ct.connect("p", "us-central1")'),
-    ],
-)
+NOT_KNOWN = [
+    (Endpoint(project=None, location="l", target="t", local=False), "gcloud config set project"),
+    (Endpoint(project="p", location=None, target="t", local=False), 'ct.connect("p", "us-central1")'),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "words"), NOT_KNOWN)
 def test_what_is_not_known_is_said_by_the_first_verb(endpoint: Endpoint, words: str) -> None:
     """The error has the line that mends it."""
     with pytest.raises(ConfigurationError, match="is not known") as caught:
@@ -131,17 +131,17 @@ def test_a_configured_region_is_used_instead_of_global(gcloud: Path, monkeypatch
     assert resolve("p", None, None).location == "gcloud-region"
 
 
-@pytest.mark.parametrize(
-    ("variable", "endpoint", "domain", "target", "log"),
-    [
-        ("", None, "googleapis.com", "cloudtasks.googleapis.com", "logging.googleapis.com"),
-        ("", None, "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
-        ("apis.example", None, "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
-        ("apis.example", "r.apis.example", "apis.example", "r.apis.example", "logging.apis.example"),
-        ("", "https://cloudtasks.apis.example", "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
-        ("", "https://127.0.0.1:1", "apis.example", "127.0.0.1:1", "127.0.0.1:1"),
-    ],
-)
+UNIVERSES = [
+    ("", None, "googleapis.com", "cloudtasks.googleapis.com", "logging.googleapis.com"),
+    ("", None, "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
+    ("apis.example", None, "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
+    ("apis.example", "r.apis.example", "apis.example", "r.apis.example", "logging.apis.example"),
+    ("", "https://cloudtasks.apis.example", "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
+    ("", "https://127.0.0.1:1", "apis.example", "127.0.0.1:1", "127.0.0.1:1"),
+]
+
+
+@pytest.mark.parametrize(("variable", "endpoint", "domain", "target", "log"), UNIVERSES)
 def test_the_universe_of_the_credentials(
     monkeypatch: pytest.MonkeyPatch, variable: str, endpoint: str | None, domain: str, target: str, log: str
 ) -> None:
@@ -151,14 +151,14 @@ def test_the_universe_of_the_credentials(
     assert (found.target, found.log_target, found.local) == (target, log, False)
 
 
-@pytest.mark.parametrize(
-    ("variable", "endpoint", "domain"),
-    [
-        ("apis.example", None, "googleapis.com"),
-        ("", "cloudtasks.mtls.googleapis.com", "apis.example"),
-        ("apis.example", None, "evilapis.example"),
-    ],
-)
+OTHER_UNIVERSES = [
+    ("apis.example", None, "googleapis.com"),
+    ("", "cloudtasks.mtls.googleapis.com", "apis.example"),
+    ("apis.example", None, "evilapis.example"),
+]
+
+
+@pytest.mark.parametrize(("variable", "endpoint", "domain"), OTHER_UNIVERSES)
 def test_credentials_of_another_universe(
     monkeypatch: pytest.MonkeyPatch, variable: str, endpoint: str | None, domain: str
 ) -> None:
@@ -169,22 +169,22 @@ def test_credentials_of_another_universe(
     assert f"GOOGLE_CLOUD_UNIVERSE_DOMAIN={domain}" in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "variable", "target", "local"),
-    [
-        (None, None, "cloudtasks.googleapis.com", False),
-        ("https://127.0.0.1:8443", None, "127.0.0.1:8443", False),
-        (None, "https://127.0.0.1:8443/", "127.0.0.1:8443", False),
-        (None, "localhost:8123", "localhost:8123", True),
-        (None, "http://localhost:8123/", "localhost:8123", True),
-        ("127.0.0.1:1", "localhost:8123", "127.0.0.1:1", True),
-        ("cloudtasks.googleapis.com", "localhost:8123", "cloudtasks.googleapis.com", False),
-        ("https://cloudtasks.mtls.googleapis.com/", None, "cloudtasks.mtls.googleapis.com", False),
-        ("us-central1-cloudtasks.googleapis.com:443", None, "us-central1-cloudtasks.googleapis.com:443", False),
-        ("notgoogleapis.com:443", None, "notgoogleapis.com:443", True),
-        ("[::1]:8123", None, "[::1]:8123", True),
-    ],
-)
+TARGETS = [
+    (None, None, "cloudtasks.googleapis.com", False),
+    ("https://127.0.0.1:8443", None, "127.0.0.1:8443", False),
+    (None, "https://127.0.0.1:8443/", "127.0.0.1:8443", False),
+    (None, "localhost:8123", "localhost:8123", True),
+    (None, "http://localhost:8123/", "localhost:8123", True),
+    ("127.0.0.1:1", "localhost:8123", "127.0.0.1:1", True),
+    ("cloudtasks.googleapis.com", "localhost:8123", "cloudtasks.googleapis.com", False),
+    ("https://cloudtasks.mtls.googleapis.com/", None, "cloudtasks.mtls.googleapis.com", False),
+    ("us-central1-cloudtasks.googleapis.com:443", None, "us-central1-cloudtasks.googleapis.com:443", False),
+    ("notgoogleapis.com:443", None, "notgoogleapis.com:443", True),
+    ("[::1]:8123", None, "[::1]:8123", True),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "variable", "target", "local"), TARGETS)
 def test_what_is_talked_to(
     monkeypatch: pytest.MonkeyPatch, endpoint: str | None, variable: str | None, target: str, *, local: bool
 ) -> None:
@@ -225,21 +225,21 @@ def test_a_transport_that_there_is_not() -> None:
     assert caught.value.hint == 'use "grpc" or "rest"'
 
 
-@pytest.mark.parametrize(
-    "endpoint",
-    [
-        "",
-        "http://",
-        "host:port",
-        "host:99999",
-        "host/path",
-        ":80",
-        " host:80",
-        "evil.com?.googleapis.com",
-        "https://evil.com#.googleapis.com",
-        "ann@host",
-    ],
-)
+NO_ENDPOINTS = [
+    "",
+    "http://",
+    "host:port",
+    "host:99999",
+    "host/path",
+    ":80",
+    " host:80",
+    "evil.com?.googleapis.com",
+    "https://evil.com#.googleapis.com",
+    "ann@host",
+]
+
+
+@pytest.mark.parametrize("endpoint", NO_ENDPOINTS)
 def test_what_is_no_endpoint(endpoint: str) -> None:
     """A malformed endpoint raises before anything is called."""
     with pytest.raises(InvalidInputError, match="is not an endpoint"):
@@ -269,13 +269,13 @@ def test_a_home_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "CLOUDTASKS_NB_HOME" in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("word", "words"),
-    [
-        ("max_atempts", '"max_atempts" is not a queue setting; did you mean "max_attempts"'),
-        ("xyz", '"xyz" is not a queue setting'),
-    ],
-)
+UNKNOWN_WORDS = [
+    ("max_atempts", '"max_atempts" is not a queue setting; did you mean "max_attempts"'),
+    ("xyz", '"xyz" is not a queue setting'),
+]
+
+
+@pytest.mark.parametrize(("word", "words"), UNKNOWN_WORDS)
 def test_an_unknown_word_is_refused_with_near_ones(word: str, words: str) -> None:
     """A slip is corrected; the hint lists all words there are."""
     with pytest.raises(InvalidInputError) as caught:
@@ -285,25 +285,25 @@ def test_an_unknown_word_is_refused_with_near_ones(word: str, words: str) -> Non
     assert "log_sampling_ratio" in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("10min", 600),
-        ("1h 30min", 5400),
-        ("1.5 h", 5400),
-        (" 2 days ", 172_800),
-        ("250ms", 0.25),
-        ("1D", 86_400),
-        (90, 90),
-        (0.5, 0.5),
-        (np.int64(3), 3),
-        (np.float32(0.5), 0.5),
-        (pd.Timedelta("1min"), 60),
-        (np.timedelta64(90, "s"), 90),
-        (dt.timedelta(hours=1), 3600),
-        (0, 0),
-    ],
-)
+DURATIONS = [
+    ("10min", 600),
+    ("1h 30min", 5400),
+    ("1.5 h", 5400),
+    (" 2 days ", 172_800),
+    ("250ms", 0.25),
+    ("1D", 86_400),
+    (90, 90),
+    (0.5, 0.5),
+    (np.int64(3), 3),
+    (np.float32(0.5), 0.5),
+    (pd.Timedelta("1min"), 60),
+    (np.timedelta64(90, "s"), 90),
+    (dt.timedelta(hours=1), 3600),
+    (0, 0),
+]
+
+
+@pytest.mark.parametrize(("value", "seconds"), DURATIONS)
 def test_durations(value: Any, seconds: float) -> None:
     """Text with units, timedeltas of Python and pandas, and seconds."""
     assert parse_duration(value, "delay").total_seconds() == seconds
@@ -326,17 +326,17 @@ def test_a_timedelta_is_taken_as_it_is(value: dt.timedelta) -> None:
     assert abs(parse_duration(value, "delay") - value) <= dt.timedelta(microseconds=1)
 
 
-@pytest.mark.parametrize(
-    ("value", "tz"),
-    [
-        ("2026-01-02 06:00+09:00", None),
-        (" 2026-01-01T21:00Z ", None),
-        ("2026-01-02 06:00", "Asia/Tokyo"),
-        (dt.datetime(2026, 1, 1, 21, tzinfo=dt.UTC), None),
-        (pd.Timestamp("2026-01-01 22:00", tz="Europe/Zurich"), "UTC"),
-        (pd.Timestamp("2026-01-01 21:00"), dt.UTC),
-    ],
-)
+TIMES = [
+    ("2026-01-02 06:00+09:00", None),
+    (" 2026-01-01T21:00Z ", None),
+    ("2026-01-02 06:00", "Asia/Tokyo"),
+    (dt.datetime(2026, 1, 1, 21, tzinfo=dt.UTC), None),
+    (pd.Timestamp("2026-01-01 22:00", tz="Europe/Zurich"), "UTC"),
+    (pd.Timestamp("2026-01-01 21:00"), dt.UTC),
+]
+
+
+@pytest.mark.parametrize(("value", "tz"), TIMES)
 def test_times(value: Any, tz: Any) -> None:
     """Text, datetime and Timestamp; an offset of its own comes before `tz`."""
     assert parse_time(value, "at", tz) == dt.datetime(2026, 1, 1, 21, tzinfo=dt.UTC)
@@ -358,17 +358,17 @@ def test_what_is_no_time(value: Any) -> None:
         parse_time(value, "at", "UTC")
 
 
-@pytest.mark.parametrize(
-    ("tz", "name"),
-    [
-        ("UTC", "UTC"),
-        ("Europe/Zurich", "Europe/Zurich"),
-        (ZoneInfo("Europe/Zurich"), "Europe/Zurich"),
-        ("UTC-03:30", "UTC-03:30"),
-        (dt.UTC, "UTC"),
-        (dt.timezone(dt.timedelta(hours=9), "JST"), "UTC+09:00"),
-    ],
-)
+ZONES = [
+    ("UTC", "UTC"),
+    ("Europe/Zurich", "Europe/Zurich"),
+    (ZoneInfo("Europe/Zurich"), "Europe/Zurich"),
+    ("UTC-03:30", "UTC-03:30"),
+    (dt.UTC, "UTC"),
+    (dt.timezone(dt.timedelta(hours=9), "JST"), "UTC+09:00"),
+]
+
+
+@pytest.mark.parametrize(("tz", "name"), ZONES)
 def test_zones(tz: Any, name: str) -> None:
     """A name, an offset or a tzinfo is a zone whose own name leads to it again."""
     zone = parse_zone(tz)

@@ -36,17 +36,17 @@ def see(tab: Tab, batch: str, done: int, total: int = 10, **rows: int) -> str:
     return str(tab.text)
 
 
-@pytest.mark.parametrize(
-    ("rows", "text"),
-    [
-        ({"succeeded": 10}, "\u2713 done"),
-        ({"succeeded": 7, "failed": 3}, "\u2715 3 failed"),
-        ({"failed": 1_000, "gone": 3}, "\u2715 1,000 failed"),
-        ({"rejected": 2}, "\u2715 2 rejected"),
-        ({"gone": 2, "cancelled": 1}, "? 2 gone"),
-        ({"cancelled": 4}, "\u2013 4 cancelled"),
-    ],
-)
+ENDS = [
+    ({"succeeded": 10}, "\u2713 done"),
+    ({"succeeded": 7, "failed": 3}, "\u2715 3 failed"),
+    ({"failed": 1_000, "gone": 3}, "\u2715 1,000 failed"),
+    ({"rejected": 2}, "\u2715 2 rejected"),
+    ({"gone": 2, "cancelled": 1}, "? 2 gone"),
+    ({"cancelled": 4}, "\u2013 4 cancelled"),
+]
+
+
+@pytest.mark.parametrize(("rows", "text"), ENDS)
 def test_the_end_of_a_batch_is_told(tab: Tab, rows: dict[str, int], text: str) -> None:
     """The title has the share, then the end until the user is back; the page is told once."""
     tab.watch("a")

@@ -56,16 +56,16 @@ def test_a_sparkline_has_its_ranges() -> None:
     assert "last" not in "".join(parsed(sparkline(timed(7), label="depth")).itertext())
 
 
-@pytest.mark.parametrize(
-    ("values", "name"),
-    [
-        ([0, 2000, 1234], "depth of q, last 4 s: 1,234 tasks now, between 0 and 2,000 before"),
-        ([5], "depth of q: 5 tasks now, between 5 and 5 before"),
-        ([5, None], "depth of q, last 2 s: not known now, between 5 and 5 before"),
-        ([None], "depth of q: not known yet"),
-        ([], "depth of q: not known yet"),
-    ],
-)
+ACCESSIBLE_NAMES = [
+    ([0, 2000, 1234], "depth of q, last 4 s: 1,234 tasks now, between 0 and 2,000 before"),
+    ([5], "depth of q: 5 tasks now, between 5 and 5 before"),
+    ([5, None], "depth of q, last 2 s: not known now, between 5 and 5 before"),
+    ([None], "depth of q: not known yet"),
+    ([], "depth of q: not known yet"),
+]
+
+
+@pytest.mark.parametrize(("values", "name"), ACCESSIBLE_NAMES)
 def test_a_sparkline_has_an_accessible_name(values: list[float | None], name: str) -> None:
     """Name and tooltip have the figures."""
     svg = parsed(sparkline(timed(*values), label="depth of q"))[0]

@@ -68,14 +68,14 @@ def test_a_card_is_escaped_and_bounded(serve: Serve) -> None:
     assert len(html) < 5000
 
 
-@pytest.mark.parametrize(
-    ("fn", "arguments"),
-    [
-        (lambda day, origin="JFK", *, shop: None, '{"day": ..., "shop": ...}'),  # noqa: ARG005 - only its parameters matter
-        (lambda *rest, **more: None, "{}"),  # noqa: ARG005 - only its parameters matter
-        (dict, "{...}"),
-    ],
-)
+NEXT_LINES = [
+    (lambda day, origin="JFK", *, shop: None, '{"day": ..., "shop": ...}'),  # noqa: ARG005 - only its parameters matter
+    (lambda *rest, **more: None, "{}"),  # noqa: ARG005 - only its parameters matter
+    (dict, "{...}"),
+]
+
+
+@pytest.mark.parametrize(("fn", "arguments"), NEXT_LINES)
 def test_the_next_line_fits_the_function(serve: Serve, fn: Any, arguments: str) -> None:
     """Before the first call, the next line has the function's own arguments."""
     assert shown(serve(fn, name="fn"))[0][-1] == f"→ queue.enqueue(handler, {arguments})"

@@ -24,27 +24,27 @@ def run(fn: Any, body: bytes) -> Answer:
     return call(fn, body, run=asyncio.run, clock=lambda: next(ticks))
 
 
-@pytest.mark.parametrize(
-    ("body", "args", "kwargs"),
-    [
-        (b"", (), {}),
-        (b"{}", (), {}),
-        (b'{"day": "2026-01-01", "n": [1]}', (), {"day": "2026-01-01", "n": [1]}),
-        ('{"größe": "日本"}'.encode(), (), {"größe": "日本"}),
-        (b"[1, 2]", ([1, 2],), {}),
-        (b'"text"', ("text",), {}),
-        (b"3.5", (3.5,), {}),
-        (b"123456789012345678901", (123456789012345678901,), {}),
-        (b"null", (None,), {}),
-        (b"true", (True,), {}),
-        (b"plain text", ("plain text",), {}),
-        ("não".encode(), ("não",), {}),
-        (b"\xff\x00", (b"\xff\x00",), {}),
-        (b" ", (" ",), {}),
-        (b'{"day": ', ('{"day": ',), {}),
-        (b"[" * 100_000, ("[" * 100_000,), {}),
-    ],
-)
+BODIES = [
+    (b"", (), {}),
+    (b"{}", (), {}),
+    (b'{"day": "2026-01-01", "n": [1]}', (), {"day": "2026-01-01", "n": [1]}),
+    ('{"größe": "日本"}'.encode(), (), {"größe": "日本"}),
+    (b"[1, 2]", ([1, 2],), {}),
+    (b'"text"', ("text",), {}),
+    (b"3.5", (3.5,), {}),
+    (b"123456789012345678901", (123456789012345678901,), {}),
+    (b"null", (None,), {}),
+    (b"true", (True,), {}),
+    (b"plain text", ("plain text",), {}),
+    ("não".encode(), ("não",), {}),
+    (b"\xff\x00", (b"\xff\x00",), {}),
+    (b" ", (" ",), {}),
+    (b'{"day": ', ('{"day": ',), {}),
+    (b"[" * 100_000, ("[" * 100_000,), {}),
+]
+
+
+@pytest.mark.parametrize(("body", "args", "kwargs"), BODIES)
 def test_an_object_becomes_keyword_arguments_and_anything_else_one_argument(
     body: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
@@ -71,32 +71,35 @@ class TwoKindsError(KeyError, ValueError):
     """An error with two bases, of which the first decides."""
 
 
+STATUSES = [
+    (ValueError("x"), 400),
+    (TypeError("x"), 400),
+    (UnicodeDecodeError("utf-8", b"", 0, 1, "x"), 400),
+    (json.JSONDecodeError("x", "", 0), 400),
+    (errors.InvalidInputError("x"), 400),
+    (PermissionError("x"), 403),
+    (LookupError("x"), 404),
+    (KeyError("x"), 404),
+    (IndexError("x"), 404),
+    (FileNotFoundError("x"), 404),
+    (errors.QueueNotFoundError("x"), 404),
+    (TwoKindsError("x"), 404),
+    (NotImplementedError("x"), 501),
+    (TimeoutError("x"), 504),
+    (errors.BatchTimeoutError("x"), 504),
+    (RuntimeError("x"), 500),
+    (OSError("x"), 500),
+    (ConnectionResetError("x"), 500),
+    (ZeroDivisionError("x"), 500),
+    (ExceptionGroup("x", [ValueError("y")]), 500),
+    (SystemExit(3), 500),
+    (KeyboardInterrupt(), 500),
+]
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
-    [
-        (ValueError("x"), 400),
-        (TypeError("x"), 400),
-        (UnicodeDecodeError("utf-8", b"", 0, 1, "x"), 400),
-        (json.JSONDecodeError("x", "", 0), 400),
-        (errors.InvalidInputError("x"), 400),
-        (PermissionError("x"), 403),
-        (LookupError("x"), 404),
-        (KeyError("x"), 404),
-        (IndexError("x"), 404),
-        (FileNotFoundError("x"), 404),
-        (errors.QueueNotFoundError("x"), 404),
-        (TwoKindsError("x"), 404),
-        (NotImplementedError("x"), 501),
-        (TimeoutError("x"), 504),
-        (errors.BatchTimeoutError("x"), 504),
-        (RuntimeError("x"), 500),
-        (OSError("x"), 500),
-        (ConnectionResetError("x"), 500),
-        (ZeroDivisionError("x"), 500),
-        (ExceptionGroup("x", [ValueError("y")]), 500),
-        (SystemExit(3), 500),
-        (KeyboardInterrupt(), 500),
-    ],
+    STATUSES,
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )
 def test_the_class_of_an_exception_decides_the_status(error: BaseException, status: int) -> None:
@@ -154,15 +157,15 @@ def test_other_awaitables_are_results() -> None:
     assert run(Batch, b"").result == b'"a91f03c2"'
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        (b"{}", ["report(day, origin)", "missing a required argument: 'day'", "no names"]),
-        (b'{"day": 1, "shop": 2}', ["unexpected keyword argument 'shop'", "the names day, shop"]),
-        (b"[1, 2]", []),
-        (b"", ["missing a required argument: 'day'"]),
-    ],
-)
+UNFIT_ARGUMENTS = [
+    (b"{}", ["report(day, origin)", "missing a required argument: 'day'", "no names"]),
+    (b'{"day": 1, "shop": 2}', ["unexpected keyword argument 'shop'", "the names day, shop"]),
+    (b"[1, 2]", []),
+    (b"", ["missing a required argument: 'day'"]),
+]
+
+
+@pytest.mark.parametrize(("body", "words"), UNFIT_ARGUMENTS)
 def test_arguments_that_do_not_fit_are_named(body: bytes, words: list[str]) -> None:
     """A body that does not fit the function is a 400 that names the argument; the function is not called."""
 
@@ -214,20 +217,19 @@ def test_an_exception_that_cannot_be_shown_is_still_an_answer() -> None:
     assert len(run(fail, b'"long"').content()[0]) < 3000
 
 
-@pytest.mark.parametrize(
-    ("result", "content"),
-    [
-        (None, b"null"),
-        ({"n": 1, "day": dt.date(2026, 1, 2)}, b'{"n":1,"day":"2026-01-02"}'),
-        ({1: "é"}, '{"1":"é"}'.encode()),
-        (np.float32(0.5), b"0.5"),
-        (pd.DataFrame({"n": [1, 2]}), b'[{"n":1},{"n":2}]'),
-        (pd.Timestamp("2026-01-02", tz="UTC"), b'"2026-01-02T00:00:00+00:00"'),
-        ([float("nan")], b"[null]"),
-        (2**70, b"1180591620717411303424"),
-    ],
-    ids=repr,
-)
+RESULTS = [
+    (None, b"null"),
+    ({"n": 1, "day": dt.date(2026, 1, 2)}, b'{"n":1,"day":"2026-01-02"}'),
+    ({1: "é"}, '{"1":"é"}'.encode()),
+    (np.float32(0.5), b"0.5"),
+    (pd.DataFrame({"n": [1, 2]}), b'[{"n":1},{"n":2}]'),
+    (pd.Timestamp("2026-01-02", tz="UTC"), b'"2026-01-02T00:00:00+00:00"'),
+    ([float("nan")], b"[null]"),
+    (2**70, b"1180591620717411303424"),
+]
+
+
+@pytest.mark.parametrize(("result", "content"), RESULTS, ids=repr)
 def test_a_result_is_answered_as_json(result: Any, content: bytes) -> None:
     """The answer has the result as JSON, written as the body of a task is."""
     assert run(lambda: result, b"").content() == (content, "application/json")
@@ -238,14 +240,14 @@ class _Unreadable(dict[str, int]):
         raise RuntimeError("closed")
 
 
-@pytest.mark.parametrize(
-    ("result", "words"),
-    [
-        (object(), ["returned a object", "object cannot be written as JSON", "return its path"]),
-        ({"model": {1, 2}}, ["returned a dict", "set cannot be written as JSON", "sorted(value)"]),
-        (_Unreadable(a=1), ["_Unreadable", "RuntimeError: closed"]),
-    ],
-)
+NO_JSON = [
+    (object(), ["returned a object", "object cannot be written as JSON", "return its path"]),
+    ({"model": {1, 2}}, ["returned a dict", "set cannot be written as JSON", "sorted(value)"]),
+    (_Unreadable(a=1), ["_Unreadable", "RuntimeError: closed"]),
+]
+
+
+@pytest.mark.parametrize(("result", "words"), NO_JSON)
 def test_a_result_without_a_form_in_json_is_an_error(result: Any, words: list[str]) -> None:
     """The task fails with a status 500, whose text names the type and the way out: nothing is dropped silently."""
     answer = run(lambda: result, b"")

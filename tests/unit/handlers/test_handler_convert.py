@@ -117,27 +117,27 @@ def test_converted(annotation: Any, value: Any, expected: Any) -> None:
     assert (type(done.arguments[0]), done.arguments) == (type(expected), [expected])
 
 
-@pytest.mark.parametrize(
-    ("annotation", "value", "words"),
-    [
-        (pd.Timestamp, "soon", r"run: x='soon' \(str\) cannot be converted to .*Timestamp"),
-        (pd.Timestamp, 5, "it is of type int"),
-        (dt.date, None, r"x=None \(NoneType\).*it is null"),
-        (dt.date, "2026-01-02T03:00:00", "it has a time of day"),
-        (dt.date | None, "x", "Invalid isoformat"),
-        (dt.timedelta, "ten minutes", "ISO 8601 duration"),
-        (decimal.Decimal, "x", "Decimal"),
-        (decimal.Decimal, True, "it is of type bool"),
-        (Shop, "west", "'west' is not a valid"),
-        (Job, {"shop": "n"}, r"Job\(day, shop, after\): missing a required argument: 'day'"),
-        (Job, {"day": "x"}, "day='x'"),
-        (Job, "x", "it is of type str"),
-        (list[dt.date], "2026-01-02", "it is of type str"),
-        (tuple[dt.date, dt.date], ["2026-01-02"], "it has 1 values"),
-        (list[int], "x", "it is of type str"),
-        (npt.NDArray[np.float64], ["x"], "could not convert"),
-    ],
-)
+REFUSED = [
+    (pd.Timestamp, "soon", r"run: x='soon' \(str\) cannot be converted to .*Timestamp"),
+    (pd.Timestamp, 5, "it is of type int"),
+    (dt.date, None, r"x=None \(NoneType\).*it is null"),
+    (dt.date, "2026-01-02T03:00:00", "it has a time of day"),
+    (dt.date | None, "x", "Invalid isoformat"),
+    (dt.timedelta, "ten minutes", "ISO 8601 duration"),
+    (decimal.Decimal, "x", "Decimal"),
+    (decimal.Decimal, True, "it is of type bool"),
+    (Shop, "west", "'west' is not a valid"),
+    (Job, {"shop": "n"}, r"Job\(day, shop, after\): missing a required argument: 'day'"),
+    (Job, {"day": "x"}, "day='x'"),
+    (Job, "x", "it is of type str"),
+    (list[dt.date], "2026-01-02", "it is of type str"),
+    (tuple[dt.date, dt.date], ["2026-01-02"], "it has 1 values"),
+    (list[int], "x", "it is of type str"),
+    (npt.NDArray[np.float64], ["x"], "could not convert"),
+]
+
+
+@pytest.mark.parametrize(("annotation", "value", "words"), REFUSED)
 def test_refused(annotation: Any, value: Any, words: str) -> None:
     """A value that cannot be converted is a 400, which names the parameter, the value and the type."""
     answer = called(annotation, value).answer

@@ -182,24 +182,24 @@ def test_nobody_is_logged_in(stub: Stub) -> None:
     assert [call[0] for call in state()["calls"]] == ["config get-value"]
 
 
-@pytest.mark.parametrize(
-    ("fn", "words", "message"),
-    [
-        (with_a_frame, {}, "with_a_frame uses FRAME, a DataFrame"),
-        (lambda day: day, {"service": "x"}, "a lambda has no source"),
-        (report, {"service": "Report_1"}, "'Report_1' is not a name for a service"),
-        (report, {"service": "x" * 50}, "is not a name for a service"),
-        (report, {"store": "results"}, "'results' is on this machine"),
-        (report, {"store": "memory://x"}, "is on this machine"),
-        (report, {"caller": 5}, "caller=5"),
-        (report, {"caller": "ann@example.com"}, "caller='ann@example.com' is not the e-mail address of a service"),
-        (report, {"service_account": f"serviceAccount:{CALLER}"}, "service_account='serviceAccount:"),
-        (report, {"caller": ""}, "caller=''"),
-        (report, {"requirements": "pandas"}, "requirements='pandas' is not a list"),
-        (report, {"requirements": [5]}, "is not a list of lines"),
-        (report, {"store": "gs://"}, "store='gs://' has no bucket"),
-    ],
-)
+REFUSALS = [
+    (with_a_frame, {}, "with_a_frame uses FRAME, a DataFrame"),
+    (lambda day: day, {"service": "x"}, "a lambda has no source"),
+    (report, {"service": "Report_1"}, "'Report_1' is not a name for a service"),
+    (report, {"service": "x" * 50}, "is not a name for a service"),
+    (report, {"store": "results"}, "'results' is on this machine"),
+    (report, {"store": "memory://x"}, "is on this machine"),
+    (report, {"caller": 5}, "caller=5"),
+    (report, {"caller": "ann@example.com"}, "caller='ann@example.com' is not the e-mail address of a service"),
+    (report, {"service_account": f"serviceAccount:{CALLER}"}, "service_account='serviceAccount:"),
+    (report, {"caller": ""}, "caller=''"),
+    (report, {"requirements": "pandas"}, "requirements='pandas' is not a list"),
+    (report, {"requirements": [5]}, "is not a list of lines"),
+    (report, {"store": "gs://"}, "store='gs://' has no bucket"),
+]
+
+
+@pytest.mark.parametrize(("fn", "words", "message"), REFUSALS)
 def test_refusals(fn: Any, words: dict[str, Any], message: str, place: Path) -> None:
     """Nothing is written."""
     with pytest.raises(CloudTasksError, match=message) as caught:

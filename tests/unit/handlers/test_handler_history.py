@@ -44,15 +44,14 @@ def recorded(*calls: Call, newest: int = 100) -> CallHistory:
     return history
 
 
-@pytest.mark.parametrize(
-    "history",
-    [
-        recorded(),
-        recorded(made(1)),
-        recorded(made([1]), made([2]), made(status=500, error="x", message="x", duration=None)),
-    ],
-    ids=["empty", "one", "three"],
-)
+HISTORIES = [
+    recorded(),
+    recorded(made(1)),
+    recorded(made([1]), made([2]), made(status=500, error="x", message="x", duration=None)),
+]
+
+
+@pytest.mark.parametrize("history", HISTORIES, ids=["empty", "one", "three"])
 def test_columns_and_dtypes_are_always_the_same(history: CallHistory) -> None:
     """A frame of no calls has the columns and dtypes of one of many."""
     frame = history.frame()

@@ -151,28 +151,28 @@ async def generated_async() -> AsyncIterator[int]:
     yield 1
 
 
-@pytest.mark.parametrize(
-    ("fn", "settings", "words"),
-    [
-        (report("1"), {}, "is not a function"),
-        (None, {}, "None is not a function"),
-        (generated, {}, "generated yields"),
-        (generated_async, {}, "generated_async yields"),
-        (report, {"workers": 0}, "workers=0"),
-        (report, {"workers": True}, "workers=True"),
-        (report, {"workers": "8"}, "workers='8'"),
-        (report, {"name": ""}, "name=''"),
-        (report, {"name": "a/b"}, "name='a/b'"),
-        (report, {"name": ".."}, "name='..'"),
-        (report, {"name": "a\n"}, "cannot be a handler's name"),
-        (report, {"name": 3}, "name=3"),
-        (report, {"name": "x" * 101}, "cannot be a handler's name"),
-        (report, {"audience": "https://x"}, "audience= alone"),
-        (report, {"service_account": ""}, "service_account=''"),
-        (report, {"service_account": ACCOUNT}, "there is no connection"),
-        (report, {"service_account": ACCOUNT, "tasks": object()}, "tasks=object is not a connection"),
-    ],
-)
+BAD_ARGUMENTS = [
+    (report("1"), {}, "is not a function"),
+    (None, {}, "None is not a function"),
+    (generated, {}, "generated yields"),
+    (generated_async, {}, "generated_async yields"),
+    (report, {"workers": 0}, "workers=0"),
+    (report, {"workers": True}, "workers=True"),
+    (report, {"workers": "8"}, "workers='8'"),
+    (report, {"name": ""}, "name=''"),
+    (report, {"name": "a/b"}, "name='a/b'"),
+    (report, {"name": ".."}, "name='..'"),
+    (report, {"name": "a\n"}, "cannot be a handler's name"),
+    (report, {"name": 3}, "name=3"),
+    (report, {"name": "x" * 101}, "cannot be a handler's name"),
+    (report, {"audience": "https://x"}, "audience= alone"),
+    (report, {"service_account": ""}, "service_account=''"),
+    (report, {"service_account": ACCOUNT}, "there is no connection"),
+    (report, {"service_account": ACCOUNT, "tasks": object()}, "tasks=object is not a connection"),
+]
+
+
+@pytest.mark.parametrize(("fn", "settings", "words"), BAD_ARGUMENTS)
 def test_bad_arguments_are_refused(fn: Any, settings: dict[str, Any], words: str, home: Path) -> None:
     """An error names the argument and the next step, and no port stays open."""
     with pytest.raises(HandlerError) as caught:

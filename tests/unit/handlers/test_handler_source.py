@@ -56,68 +56,68 @@ def deployed(notebook: Notebook) -> Callable[[Any], Any]:
     return lambda fn: getattr(notebook(module_source(fn).text), fn.__name__)
 
 
-@pytest.mark.parametrize(
-    ("code", "result"),
-    [
-        ("def report(): return 1", 1),
-        ("import math\nimport os.path as p\ndef report(): return p.join('a', str(math.floor(2.5)))", "a/2"),
-        ("from math import sqrt as root\ndef report(): return root(4)", 2.0),
-        ("import xml.etree.ElementTree\ndef report(): return xml.etree.ElementTree.fromstring('<a/>').tag", "a"),
-        ("def one(): return 1\ndef two(): return one() + one()\ndef report(): return two() + one()", 3),
+DEPLOYED = [
+    ("def report(): return 1", 1),
+    ("import math\nimport os.path as p\ndef report(): return p.join('a', str(math.floor(2.5)))", "a/2"),
+    ("from math import sqrt as root\ndef report(): return root(4)", 2.0),
+    ("import xml.etree.ElementTree\ndef report(): return xml.etree.ElementTree.fromstring('<a/>').tag", "a"),
+    ("def one(): return 1\ndef two(): return one() + one()\ndef report(): return two() + one()", 3),
+    (
+        "def odd(n): return n and even(n - 1)\ndef even(n): return n < 1 or odd(n-1)\ndef report(): return odd(3)",
+        True,
+    ),
+    (
+        "LIMIT = 5\nNAMES = {'a': (1, [None, 2.5]), 'b': {True}}\ndef report(): return NAMES, LIMIT, 'x'",
+        ({"a": (1, [None, 2.5]), "b": {True}}, 5, "x"),
+    ),
+    ("EMPTY, BEST = (), float('-inf')\ndef report(): return EMPTY, BEST", ((), float("-inf"))),
+    (
         (
-            "def odd(n): return n and even(n - 1)\ndef even(n): return n < 1 or odd(n-1)\ndef report(): return odd(3)",
-            True,
+            "import datetime as dt\nFROM = dt.date(2013, 1, 1)\nAT = dt.datetime(2013, 1, 1, tzinfo=dt.UTC)\n"
+            "def report(): return f'{FROM} {AT}'"
         ),
+        "2013-01-01 2013-01-01 00:00:00+00:00",
+    ),
+    (
         (
-            "LIMIT = 5\nNAMES = {'a': (1, [None, 2.5]), 'b': {True}}\ndef report(): return NAMES, LIMIT, 'x'",
-            ({"a": (1, [None, 2.5]), "b": {True}}, 5, "x"),
+            "import functools\ndef twice(fn):\n    @functools.wraps(fn)\n    def call(): return 2 * fn()\n"
+            "    return call\n@twice\ndef other(): return 3\nDAYS = 2\ndef report(days=DAYS): return days * other()"
         ),
-        ("EMPTY, BEST = (), float('-inf')\ndef report(): return EMPTY, BEST", ((), float("-inf"))),
+        12,
+    ),
+    ("import functools\n@functools.lru_cache\ndef slow(n): return n\ndef report(): return slow(3)", 3),
+    (
         (
-            (
-                "import datetime as dt\nFROM = dt.date(2013, 1, 1)\nAT = dt.datetime(2013, 1, 1, tzinfo=dt.UTC)\n"
-                "def report(): return f'{FROM} {AT}'"
-            ),
-            "2013-01-01 2013-01-01 00:00:00+00:00",
+            "import dataclasses, enum\nclass Kind(enum.Enum):\n    A = 1\n@dataclasses.dataclass\nclass Item:\n"
+            "    kind: Kind\ndef report(item: Item = None): return Item(Kind.A).kind.name"
         ),
+        "A",
+    ),
+    ("class Base:\n    x = 1\nclass Sub(Base):\n    def y(self): return self.x\ndef report(): return Sub().y()", 1),
+    ("def load(): return 1\nfetch = load\ndef report(): return fetch()", 1),
+    ("if True:\n    def report():\n        return '''\nselect'''", "\nselect"),
+    ("def report(day: 'a day of 2013' = 1): return day", 1),
+    (
         (
-            (
-                "import functools\ndef twice(fn):\n    @functools.wraps(fn)\n    def call(): return 2 * fn()\n"
-                "    return call\n@twice\ndef other(): return 3\nDAYS = 2\ndef report(days=DAYS): return days * other()"
-            ),
-            12,
+            "import decimal, logging, re\nLOG, WORD = logging.getLogger('a.b'), re.compile('a+', re.I)\n"
+            "RATE = {'x': decimal.Decimal('1.50')}\ndef report(): return LOG.name,WORD.findall('A'),str(RATE['x'])"
         ),
-        ("import functools\n@functools.lru_cache\ndef slow(n): return n\ndef report(): return slow(3)", 3),
-        (
-            (
-                "import dataclasses, enum\nclass Kind(enum.Enum):\n    A = 1\n@dataclasses.dataclass\nclass Item:\n"
-                "    kind: Kind\ndef report(item: Item = None): return Item(Kind.A).kind.name"
-            ),
-            "A",
-        ),
-        ("class Base:\n    x = 1\nclass Sub(Base):\n    def y(self): return self.x\ndef report(): return Sub().y()", 1),
-        ("def load(): return 1\nfetch = load\ndef report(): return fetch()", 1),
-        ("if True:\n    def report():\n        return '''\nselect'''", "\nselect"),
-        ("def report(day: 'a day of 2013' = 1): return day", 1),
-        (
-            (
-                "import decimal, logging, re\nLOG, WORD = logging.getLogger('a.b'), re.compile('a+', re.I)\n"
-                "RATE = {'x': decimal.Decimal('1.50')}\ndef report(): return LOG.name,WORD.findall('A'),str(RATE['x'])"
-            ),
-            ("a.b", ["A"], "1.50"),
-        ),
-        ("def display(x): return x\ndef report(): return display(2)", 2),
-        (
-            "tokenizer, HEADERS = 'bpe', ['a://b/c:d@e']\ndef report(): return tokenizer, HEADERS",
-            ("bpe", ["a://b/c:d@e"]),
-        ),
-        ("df = 'a global of the same name'\ndef report():\n    df = [1]\n    return [df for df in df]", [1]),
-        (
-            "def report():\n    import json\n    def inner(x): return json.dumps([x, N])\n    return inner(1)\nN = 2",
-            "[1, 2]",
-        ),
-    ],
-)
+        ("a.b", ["A"], "1.50"),
+    ),
+    ("def display(x): return x\ndef report(): return display(2)", 2),
+    (
+        "tokenizer, HEADERS = 'bpe', ['a://b/c:d@e']\ndef report(): return tokenizer, HEADERS",
+        ("bpe", ["a://b/c:d@e"]),
+    ),
+    ("df = 'a global of the same name'\ndef report():\n    df = [1]\n    return [df for df in df]", [1]),
+    (
+        "def report():\n    import json\n    def inner(x): return json.dumps([x, N])\n    return inner(1)\nN = 2",
+        "[1, 2]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "result"), DEPLOYED)
 def test_what_a_function_uses_is_written_along(
     notebook: Notebook, deployed: Callable[[Any], Any], code: str, result: Any
 ) -> None:
@@ -147,67 +147,67 @@ def test_a_function_of_an_installed_package_is_imported() -> None:
     assert set(source.modules) == {"textwrap"}
 
 
-@pytest.mark.parametrize(
-    ("code", "words", "hint"),
-    [
+NOT_DEPLOYED = [
+    (
+        "import pandas as pd\ndf = pd.DataFrame({'a': [1]})\ndef report(): return len(df)",
+        "report uses df, a DataFrame of this kernel",
+        "load it inside the function",
+    ),
+    (
+        "import threading\nlock = threading.Lock()\ndef inner():\n    with lock: pass\ndef report(): inner()",
+        "inner uses lock, a lock of this kernel",
+        "make it inside the function",
+    ),
+    (
+        "f = open(__file__)\nf.close()\ndef report(): return f.read()",
+        "report uses f, a TextIOWrapper",
+        "inside the function",
+    ),
+    ("big = list(range(9999))\ndef report(): return big", "10,000 are deployed at most", "load it inside"),
+    ("report = lambda day: day", "a lambda has no source", "def report"),
+    (
+        "def outer():\n    rows = []\n    def report(): return rows\n    return report\nreport = outer()",
+        "report uses rows of the function around it",
+        "at the top of a cell, or make it a parameter; a decorator needs functools.wraps",
+    ),
+    *(
+        (f"{JOB}\nreport = {method}", "report is a method", "makes the object")
+        for method in ("Job().report", "Job.report")
+    ),
+    ("class Job:\n    def __call__(self): return 1\nreport = Job()", "Job is a Job, not a function", "def run"),
+    ("import functools\nreport = functools.partial(print, 1)", "partial is a partial, not a function", "def run"),
+    ("exec('def report(): return 1')", "the source of report is not known", "not with exec"),
+    ("twice = lambda x: 2 * x\ndef report(): return twice(1)", "report uses twice, a lambda", "def twice(…)"),
+    (
         (
-            "import pandas as pd\ndf = pd.DataFrame({'a': [1]})\ndef report(): return len(df)",
-            "report uses df, a DataFrame of this kernel",
-            "load it inside the function",
+            "def wrap(fn):\n    def call(): return fn()\n    return call\n"
+            "@wrap\ndef other(): return 3\ndef report(): return other()"
         ),
+        "call uses fn of the function around it",
+        "functools.wraps",
+    ),
+    ("def report(): return missing + 1", "report uses missing, which is not defined", "define missing first"),
+    ("def report():\n    yield 1", "report yields", ""),
+    ("report = 'report'", "'report' is not a function", ""),
+    *(
         (
-            "import threading\nlock = threading.Lock()\ndef inner():\n    with lock: pass\ndef report(): inner()",
-            "inner uses lock, a lock of this kernel",
-            "make it inside the function",
-        ),
-        (
-            "f = open(__file__)\nf.close()\ndef report(): return f.read()",
-            "report uses f, a TextIOWrapper",
-            "inside the function",
-        ),
-        ("big = list(range(9999))\ndef report(): return big", "10,000 are deployed at most", "load it inside"),
-        ("report = lambda day: day", "a lambda has no source", "def report"),
-        (
-            "def outer():\n    rows = []\n    def report(): return rows\n    return report\nreport = outer()",
-            "report uses rows of the function around it",
-            "at the top of a cell, or make it a parameter; a decorator needs functools.wraps",
-        ),
-        *(
-            (f"{JOB}\nreport = {method}", "report is a method", "makes the object")
-            for method in ("Job().report", "Job.report")
-        ),
-        ("class Job:\n    def __call__(self): return 1\nreport = Job()", "Job is a Job, not a function", "def run"),
-        ("import functools\nreport = functools.partial(print, 1)", "partial is a partial, not a function", "def run"),
-        ("exec('def report(): return 1')", "the source of report is not known", "not with exec"),
-        ("twice = lambda x: 2 * x\ndef report(): return twice(1)", "report uses twice, a lambda", "def twice(…)"),
-        (
-            (
-                "def wrap(fn):\n    def call(): return fn()\n    return call\n"
-                "@wrap\ndef other(): return 3\ndef report(): return other()"
-            ),
-            "call uses fn of the function around it",
-            "functools.wraps",
-        ),
-        ("def report(): return missing + 1", "report uses missing, which is not defined", "define missing first"),
-        ("def report():\n    yield 1", "report yields", ""),
-        ("report = 'report'", "'report' is not a function", ""),
-        *(
-            (
-                f"import functools\ndef load(): return 1\n{code}",
-                "load is decorated by an assignment",
-                "above the function",
-            )
-            for code in (
-                "report = functools.lru_cache(load)",
-                "fetch = functools.cache(load)\ndef report(): return fetch()",
-            )
-        ),
-        ("def report():\n    from .local import clean", "has a relative import, from .local import clean", "the top"),
-        ("def report(): get_ipython().system('ls')", "get_ipython, which only a notebook has", "subprocess.run"),
-        ("def report(): display(1)", "display, which only a notebook has", "take it out"),
-        ("def application(): return 1\ndef report(): return application()", "for something else", "rename"),
-    ],
-)
+            f"import functools\ndef load(): return 1\n{code}",
+            "load is decorated by an assignment",
+            "above the function",
+        )
+        for code in (
+            "report = functools.lru_cache(load)",
+            "fetch = functools.cache(load)\ndef report(): return fetch()",
+        )
+    ),
+    ("def report():\n    from .local import clean", "has a relative import, from .local import clean", "the top"),
+    ("def report(): get_ipython().system('ls')", "get_ipython, which only a notebook has", "subprocess.run"),
+    ("def report(): display(1)", "display, which only a notebook has", "take it out"),
+    ("def application(): return 1\ndef report(): return application()", "for something else", "rename"),
+]
+
+
+@pytest.mark.parametrize(("code", "words", "hint"), NOT_DEPLOYED)
 def test_what_cannot_be_deployed_is_refused(notebook: Notebook, code: str, words: str, hint: str) -> None:
     """The error names what the function uses, and the way out."""
     with pytest.raises(HandlerError) as caught:
@@ -216,15 +216,15 @@ def test_what_cannot_be_deployed_is_refused(notebook: Notebook, code: str, words
     assert hint in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("constant", "secret"),
-    [
-        ("API_KEY = 'abc'", "API_KEY"),
-        ("CONFIG = {'db': [{'host': 'h', 'password': 'x'}]}", "password"),
-        ("DB = 'postgresql://ann:x@db/flights'", "DB"),
-        ("PEM = '-----BEGIN PRIVATE KEY-----'", "PEM"),
-    ],
-)
+SECRETS = [
+    ("API_KEY = 'abc'", "API_KEY"),
+    ("CONFIG = {'db': [{'host': 'h', 'password': 'x'}]}", "password"),
+    ("DB = 'postgresql://ann:x@db/flights'", "DB"),
+    ("PEM = '-----BEGIN PRIVATE KEY-----'", "PEM"),
+]
+
+
+@pytest.mark.parametrize(("constant", "secret"), SECRETS)
 def test_secrets_are_not_written(notebook: Notebook, constant: str, secret: str) -> None:
     """A constant that looks like a secret is refused; the hint is the option of gcloud that sets it."""
     name = constant.partition(" ")[0]
@@ -276,20 +276,20 @@ def requirements(code: str, notebook: Notebook, *extra: str) -> dict[str, str]:
 ALWAYS = {"./ours.whl", "cryptography", "google-auth", "gunicorn", "obstore", "orjson", "requests"}
 
 
-@pytest.mark.parametrize(
-    ("code", "names"),
-    [
-        ("import os\ndef report(): return os.name", set()),
-        ("import pandas as pd\ndef report(): return pd.NA", {"pandas"}),
-        ("from pandas import Timestamp\ndef report(): return Timestamp(0)", {"pandas"}),
-        ("def report():\n    import numpy.linalg\n    from pandas.api import types", {"numpy", "pandas"}),
-        ("from google.cloud import logging\ndef report(): return logging.Client", {"google-cloud-logging"}),
-        ("def report():\n    from google.cloud import tasks_v2", {"google-cloud-tasks"}),
-        ("def report():\n    import google.cloud.logging_v2", {"google-cloud-logging"}),
-        ("def report():\n    from google.protobuf.message import Message", {"protobuf"}),
-        ("import cloudtasks_nb as ct\ndef report(): return ct.connect", {"pandas", "google-cloud-tasks", "tqdm"}),
-    ],
-)
+REQUIRED = [
+    ("import os\ndef report(): return os.name", set()),
+    ("import pandas as pd\ndef report(): return pd.NA", {"pandas"}),
+    ("from pandas import Timestamp\ndef report(): return Timestamp(0)", {"pandas"}),
+    ("def report():\n    import numpy.linalg\n    from pandas.api import types", {"numpy", "pandas"}),
+    ("from google.cloud import logging\ndef report(): return logging.Client", {"google-cloud-logging"}),
+    ("def report():\n    from google.cloud import tasks_v2", {"google-cloud-tasks"}),
+    ("def report():\n    import google.cloud.logging_v2", {"google-cloud-logging"}),
+    ("def report():\n    from google.protobuf.message import Message", {"protobuf"}),
+    ("import cloudtasks_nb as ct\ndef report(): return ct.connect", {"pandas", "google-cloud-tasks", "tqdm"}),
+]
+
+
+@pytest.mark.parametrize(("code", "names"), REQUIRED)
 def test_requirements(notebook: Notebook, code: str, names: set[str]) -> None:
     """Each imported distribution is required in the version that is installed here, beside those of every handler."""
     found = requirements(code, notebook)

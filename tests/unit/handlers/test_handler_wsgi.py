@@ -55,17 +55,17 @@ def request(application: WSGIApplication, body: bytes = b"", **environ: Any) -> 
     return status, headers, content
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "content"),
-    [
-        (b'{"day": "mon"}', 200, b'"MON"'),
-        ('{"day": "größe"}'.encode(), 200, '"GRÖSSE"'.encode()),
-        (b'"tue"', 200, b'"TUE"'),
-        (b'{"day": "never"}', 404, b"LookupError: never"),
-        (b'{"day": 1}', 500, b"AttributeError: 'int' object has no attribute 'upper'"),
-        (b"", 400, b"TypeError: report(day): missing a required argument: 'day'; the body gave no names"),
-    ],
-)
+ANSWERS = [
+    (b'{"day": "mon"}', 200, b'"MON"'),
+    ('{"day": "größe"}'.encode(), 200, '"GRÖSSE"'.encode()),
+    (b'"tue"', 200, b'"TUE"'),
+    (b'{"day": "never"}', 404, b"LookupError: never"),
+    (b'{"day": 1}', 500, b"AttributeError: 'int' object has no attribute 'upper'"),
+    (b"", 400, b"TypeError: report(day): missing a required argument: 'day'; the body gave no names"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "content"), ANSWERS)
 def test_bodies_and_exceptions_are_handled_as_by_serve(
     application: WSGIApplication, issuer: Any, body: bytes, status: int, content: bytes
 ) -> None:
@@ -74,15 +74,15 @@ def test_bodies_and_exceptions_are_handled_as_by_serve(
     assert (answer[0], answer[2]) == (status, content)
 
 
-@pytest.mark.parametrize(
-    ("claims", "status"),
-    [
-        (None, 401),
-        ({"aud": "https://elsewhere.example"}, 401),
-        ({"iss": "https://evil.example"}, 401),
-        ({"email": "thief@demo.iam.gserviceaccount.com"}, 403),
-    ],
-)
+OTHER_TOKENS = [
+    (None, 401),
+    ({"aud": "https://elsewhere.example"}, 401),
+    ({"iss": "https://evil.example"}, 401),
+    ({"email": "thief@demo.iam.gserviceaccount.com"}, 403),
+]
+
+
+@pytest.mark.parametrize(("claims", "status"), OTHER_TOKENS)
 def test_other_tokens_are_refused(
     application: WSGIApplication, issuer: Any, claims: dict[str, Any] | None, status: int
 ) -> None:
@@ -124,18 +124,21 @@ def test_a_get_tests_path_and_token(issuer: Any, path: str, claims: dict[str, st
     assert request(application, REQUEST_METHOD="GET", PATH_INFO=path, HTTP_AUTHORIZATION=bearer)[0] == status
 
 
+LENGTHS = [
+    (b'"mon"', {"CONTENT_LENGTH": "x"}, 400),
+    (b'"mon"', {"CONTENT_LENGTH": "-1"}, 400),
+    (b'"mon"', {"CONTENT_LENGTH": "50"}, 400),
+    (b'"mon"', {"CONTENT_LENGTH": str(3 * 1024 * 1024)}, 413),
+    (b'"mon" and the next request', {"CONTENT_LENGTH": "5"}, 200),
+    (b'"mon"', {"CONTENT_LENGTH": None}, 400),
+    (b'"mon"', {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}, 200),
+    (b"x" * (3 * 1024 * 1024), {"CONTENT_LENGTH": None, "wsgi.input_terminated": True}, 413),
+]
+
+
 @pytest.mark.parametrize(
     ("body", "environ", "status"),
-    [
-        (b'"mon"', {"CONTENT_LENGTH": "x"}, 400),
-        (b'"mon"', {"CONTENT_LENGTH": "-1"}, 400),
-        (b'"mon"', {"CONTENT_LENGTH": "50"}, 400),
-        (b'"mon"', {"CONTENT_LENGTH": str(3 * 1024 * 1024)}, 413),
-        (b'"mon" and the next request', {"CONTENT_LENGTH": "5"}, 200),
-        (b'"mon"', {"CONTENT_LENGTH": None}, 400),
-        (b'"mon"', {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}, 200),
-        (b"x" * (3 * 1024 * 1024), {"CONTENT_LENGTH": None, "wsgi.input_terminated": True}, 413),
-    ],
+    LENGTHS,
     ids=["word", "negative", "cut", "announced", "exact", "no length", "chunked", "chunked too large"],
 )
 def test_a_body_is_read_to_its_end_and_no_further(
@@ -157,20 +160,20 @@ def test_an_async_function_is_run(issuer: Any) -> None:
     application._coroutines.close(20)  # type: ignore[attr-defined]  # the test leaves no thread running
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "content"),
-    [
-        ("/run", 200, b'"MON"'),
-        ("/run/", 200, b'"MON"'),
-        ("/run/JFK", 200, b'"MON"'),
-        ("/run/done", 200, b'"done: mon"'),
-        ("/run/done/x", 200, b'"done: mon"'),
-        ("/gr\xc3\xb6\xc3\x9fe", 200, b'"done: mon"'),
-        ("/runs", 404, b"there is no function at this path"),
-        ("/", 404, b"there is no function at this path"),
-        ("", 404, b"there is no function at this path"),
-    ],
-)
+PATHS = [
+    ("/run", 200, b'"MON"'),
+    ("/run/", 200, b'"MON"'),
+    ("/run/JFK", 200, b'"MON"'),
+    ("/run/done", 200, b'"done: mon"'),
+    ("/run/done/x", 200, b'"done: mon"'),
+    ("/gr\xc3\xb6\xc3\x9fe", 200, b'"done: mon"'),
+    ("/runs", 404, b"there is no function at this path"),
+    ("/", 404, b"there is no function at this path"),
+    ("", 404, b"there is no function at this path"),
+]
+
+
+@pytest.mark.parametrize(("path", "status", "content"), PATHS)
 def test_functions_by_path(issuer: Any, path: str, status: int, content: bytes) -> None:
     """The longest path of the mapping that a request's path begins with decides, and whole segments count."""
 
@@ -192,19 +195,19 @@ def test_one_function_has_all_paths(application: WSGIApplication, issuer: Any) -
             assert (answer[0], answer[2]) == (200, b'"MON"')
 
 
-@pytest.mark.parametrize(
-    ("fn", "settings", "words"),
-    [
-        ({}, {"service_account": ACCOUNT, "audience": AUDIENCE}, "has no function"),
-        ({"run": report}, {"service_account": ACCOUNT, "audience": AUDIENCE}, "'run' is not a path"),
-        ({"/run": "report"}, {"service_account": ACCOUNT, "audience": AUDIENCE}, "'report' is not a function"),
-        ({"/run": report, "/done": print}, {"audience": AUDIENCE}, "call report and print"),
-        (report, {}, "audience=None"),
-        (report, {"audience": AUDIENCE}, "service_account=None"),
-        (report, {"service_account": ACCOUNT, "audience": ""}, "audience=''"),
-        ("report", {"service_account": ACCOUNT, "audience": AUDIENCE}, "'report' is not a function"),
-    ],
-)
+UNPROTECTED = [
+    ({}, {"service_account": ACCOUNT, "audience": AUDIENCE}, "has no function"),
+    ({"run": report}, {"service_account": ACCOUNT, "audience": AUDIENCE}, "'run' is not a path"),
+    ({"/run": "report"}, {"service_account": ACCOUNT, "audience": AUDIENCE}, "'report' is not a function"),
+    ({"/run": report, "/done": print}, {"audience": AUDIENCE}, "call report and print"),
+    (report, {}, "audience=None"),
+    (report, {"audience": AUDIENCE}, "service_account=None"),
+    (report, {"service_account": ACCOUNT, "audience": ""}, "audience=''"),
+    ("report", {"service_account": ACCOUNT, "audience": AUDIENCE}, "'report' is not a function"),
+]
+
+
+@pytest.mark.parametrize(("fn", "settings", "words"), UNPROTECTED)
 def test_an_application_that_anybody_could_call_is_refused(fn: Any, settings: dict[str, Any], words: str) -> None:
     """Audience and account are both required, and the error gives the reason."""
     with pytest.raises(HandlerError) as caught:

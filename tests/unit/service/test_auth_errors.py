@@ -127,13 +127,13 @@ def test_a_sign_in_that_is_down(sign_in: GoogleSignIn, make_auth: MakeAuth) -> N
     assert caught.value.hint == "try again"
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "hint"),
-    [
-        ("REQUESTS_CA_BUNDLE", "", "does a proxy of this network inspect TLS"),
-        ("https_proxy", "http://127.0.0.1:1", "check HTTPS_PROXY and NO_PROXY"),
-    ],
-)
+BLOCKED = [
+    ("REQUESTS_CA_BUNDLE", "", "does a proxy of this network inspect TLS"),
+    ("https_proxy", "http://127.0.0.1:1", "check HTTPS_PROXY and NO_PROXY"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "hint"), BLOCKED)
 def test_a_network_that_blocks_the_sign_in(
     make_auth: MakeAuth, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, hint: str
 ) -> None:
@@ -145,24 +145,24 @@ def test_a_network_that_blocks_the_sign_in(
     assert hint in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("content", "message", "hint"),
-    [
-        ("{'type':", "is not JSON: Expecting property name", "login"),
-        ("", "is not JSON", "login"),
-        ("[]", "is not a JSON object", "login"),
-        ({}, "has the type null; the types are authorized_user", "login"),
-        ({"type": ["service_account"]}, 'has the type ["service_account"]', "login"),
-        ({"type": "servce_account"}, 'has the type "servce_account"', "login"),
-        ({"installed": {"client_id": "id"}}, "is an OAuth client", "login --client-id-file="),
-        ({"type": "authorized_user"}, "is a damaged login: Authorized user info was not in the expected", "login"),
-        ({**KEY, "private_key": "-----BEGIN"}, "is a damaged key of a service account:", NEW_KEY),
-        ({**KEY, "private_key": None}, "is a damaged key of a service account:", NEW_KEY),
-        ({"type": "service_account"}, "is a damaged key of a service account:", "--iam-account=EMAIL"),
-        ({"type": "external_account"}, "is a damaged configuration of workload identity federation", "login"),
-        ({"type": "impersonated_service_account"}, "is a damaged login that impersonates", "login"),
-    ],
-)
+DAMAGED = [
+    ("{'type':", "is not JSON: Expecting property name", "login"),
+    ("", "is not JSON", "login"),
+    ("[]", "is not a JSON object", "login"),
+    ({}, "has the type null; the types are authorized_user", "login"),
+    ({"type": ["service_account"]}, 'has the type ["service_account"]', "login"),
+    ({"type": "servce_account"}, 'has the type "servce_account"', "login"),
+    ({"installed": {"client_id": "id"}}, "is an OAuth client", "login --client-id-file="),
+    ({"type": "authorized_user"}, "is a damaged login: Authorized user info was not in the expected", "login"),
+    ({**KEY, "private_key": "-----BEGIN"}, "is a damaged key of a service account:", NEW_KEY),
+    ({**KEY, "private_key": None}, "is a damaged key of a service account:", NEW_KEY),
+    ({"type": "service_account"}, "is a damaged key of a service account:", "--iam-account=EMAIL"),
+    ({"type": "external_account"}, "is a damaged configuration of workload identity federation", "login"),
+    ({"type": "impersonated_service_account"}, "is a damaged login that impersonates", "login"),
+]
+
+
+@pytest.mark.parametrize(("content", "message", "hint"), DAMAGED)
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.usefixtures("sign_in")
 def test_a_damaged_file(

@@ -24,22 +24,22 @@ ROWS = {"task": ["a", "b", "a"], "queue": ["q", "q", "q"]}
 BATCH = pd.DataFrame({"queue": ["of", "the", "user"], "task": ["a", "b", None], "try": [1, 1, 1]})
 
 
-@pytest.mark.parametrize(
-    "tasks",
-    [
-        frame(TASKS, {"task": ["a", "b"], "name": [A, B]}, index="task"),
-        frame(TASKS, {"task": ["a", "b"], "queue": ["q", "q"]}, index="task")[["queue", "state"]],
-        frame(TASKS, {"task": ["a", "b"]}, index="task")[["state"]],
-        frame(ATTEMPTS, ROWS),
-        frame(ATTEMPTS, ROWS)[["task", "status"]],
-        frame(ACTION_RESULTS, {"task": ["a", "b"]}),
-        BATCH,
-        pd.Series([A, None, B]),
-        pd.Index(["a", "b"]),
-        ["a", A, "b"],
-        ("a", "b"),
-    ],
-)
+NAMED = [
+    frame(TASKS, {"task": ["a", "b"], "name": [A, B]}, index="task"),
+    frame(TASKS, {"task": ["a", "b"], "queue": ["q", "q"]}, index="task")[["queue", "state"]],
+    frame(TASKS, {"task": ["a", "b"]}, index="task")[["state"]],
+    frame(ATTEMPTS, ROWS),
+    frame(ATTEMPTS, ROWS)[["task", "status"]],
+    frame(ACTION_RESULTS, {"task": ["a", "b"]}),
+    BATCH,
+    pd.Series([A, None, B]),
+    pd.Index(["a", "b"]),
+    ["a", A, "b"],
+    ("a", "b"),
+]
+
+
+@pytest.mark.parametrize("tasks", NAMED)
 def test_what_names_tasks(tasks: Any) -> None:
     """Every frame that a verb returns, and lists of ids or names; each task once, gaps left out."""
     assert task_ids(tasks, QUEUE) == ["a", "b"]
@@ -50,15 +50,15 @@ def test_one_name() -> None:
     assert task_ids("a", QUEUE) == task_ids(A, QUEUE) == ["a"]
 
 
-@pytest.mark.parametrize(
-    "tasks",
-    [
-        frame(TASKS, {"task": ["a"], "name": ["projects/p/locations/l/queues/r/tasks/a"]}, index="task"),
-        frame(TASKS, {"task": ["a"], "queue": ["r"]}, index="task")[["queue"]],
-        frame(ATTEMPTS, {"task": ["a"], "queue": ["r"]}),
-        ["a", "projects/p/locations/l/queues/r/tasks/a"],
-    ],
-)
+OF_ANOTHER_QUEUE = [
+    frame(TASKS, {"task": ["a"], "name": ["projects/p/locations/l/queues/r/tasks/a"]}, index="task"),
+    frame(TASKS, {"task": ["a"], "queue": ["r"]}, index="task")[["queue"]],
+    frame(ATTEMPTS, {"task": ["a"], "queue": ["r"]}),
+    ["a", "projects/p/locations/l/queues/r/tasks/a"],
+]
+
+
+@pytest.mark.parametrize("tasks", OF_ANOTHER_QUEUE)
 def test_tasks_of_another_queue(tasks: Any) -> None:
     """They are refused; the hint leads to their own queue."""
     with pytest.raises(InvalidInputError, match="queues/r, not of projects/p/locations/l/queues/q") as caught:
@@ -73,14 +73,14 @@ def test_tasks_of_another_project() -> None:
     assert 'tasks.queue("projects/other/locations/l/queues/q") has the verbs' in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("tasks", "words"),
-    [
-        (5, "int does not name tasks"),
-        (pd.DataFrame({"a": [1]}), "no column or index `task`"),
-        (["a b"], "not a task name"),
-    ],
-)
+NOT_NAMED = [
+    (5, "int does not name tasks"),
+    (pd.DataFrame({"a": [1]}), "no column or index `task`"),
+    (["a b"], "not a task name"),
+]
+
+
+@pytest.mark.parametrize(("tasks", "words"), NOT_NAMED)
 def test_what_names_none(tasks: Any, words: str) -> None:
     """The error says what is accepted."""
     with pytest.raises(InvalidInputError, match=words):

@@ -41,22 +41,22 @@ def task(text: str = "", **fields: Any) -> Any:
     return text_format.Parse(text, made)
 
 
-@pytest.mark.parametrize(
-    ("text", "state"),
-    [
-        ("schedule_time { seconds: 1767225601 }", "scheduled"),
-        ("schedule_time { seconds: 1767225600 }", "ready"),
-        ("", "ready"),
-        ("dispatch_count: 1 " + ATTEMPT + "}", "running"),
-        (
-            "dispatch_count: 2 response_count: 1 "
-            + ATTEMPT
-            + "response_time { seconds: 1767225591 } response_status { code: 13 } }",
-            "retrying",
-        ),
-        ("dispatch_count: 1 " + ATTEMPT + "response_status { code: 4 } }", "retrying"),
-    ],
-)
+TASK_STATES = [
+    ("schedule_time { seconds: 1767225601 }", "scheduled"),
+    ("schedule_time { seconds: 1767225600 }", "ready"),
+    ("", "ready"),
+    ("dispatch_count: 1 " + ATTEMPT + "}", "running"),
+    (
+        "dispatch_count: 2 response_count: 1 "
+        + ATTEMPT
+        + "response_time { seconds: 1767225591 } response_status { code: 13 } }",
+        "retrying",
+    ),
+    ("dispatch_count: 1 " + ATTEMPT + "response_status { code: 4 } }", "retrying"),
+]
+
+
+@pytest.mark.parametrize(("text", "state"), TASK_STATES)
 def test_states(text: str, state: str) -> None:
     """Due later, due, in flight, and waiting for another attempt, also after one without an answer."""
     assert task_state(task(text), NOW) == state
@@ -116,40 +116,40 @@ def test_secrets_on_request() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("body", "value"),
-    [
-        (b"", None),
-        (b'{"a": [1, null]}', {"a": [1, None]}),
-        (b"[1, 2]", [1, 2]),
-        (b"12", 12),
-        (b'"x"', "x"),
-        (b"a=1&b=2", "a=1&b=2"),
-        ("grüezi".encode(), "grüezi"),
-        (b"\xff\xfe", b"\xff\xfe"),
-        (b"NaN", "NaN"),
-        (b"[18446744073709551616, -9223372036854775809]", [2**64, -(2**63) - 1]),
-        (
-            b"[123456789012345678901234567890, 0.12345678901234567890]",
-            [123456789012345678901234567890, 0.12345678901234568],
-        ),
-    ],
-)
+BODIES = [
+    (b"", None),
+    (b'{"a": [1, null]}', {"a": [1, None]}),
+    (b"[1, 2]", [1, 2]),
+    (b"12", 12),
+    (b'"x"', "x"),
+    (b"a=1&b=2", "a=1&b=2"),
+    ("grüezi".encode(), "grüezi"),
+    (b"\xff\xfe", b"\xff\xfe"),
+    (b"NaN", "NaN"),
+    (b"[18446744073709551616, -9223372036854775809]", [2**64, -(2**63) - 1]),
+    (
+        b"[123456789012345678901234567890, 0.12345678901234567890]",
+        [123456789012345678901234567890, 0.12345678901234568],
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "value"), BODIES)
 def test_bodies_are_decoded(body: bytes, value: Any) -> None:
     """JSON, else text, else the bytes; integers stay integers."""
     found = decode_body(body)
     assert (found, repr(found)) == (value, repr(value))
 
 
-@pytest.mark.parametrize(
-    ("message", "status"),
-    [
-        ("INTERNAL(13): HTTP status code 502", 502),
-        ("UNKNOWN(2): HTTP status code 0", None),
-        ("ValueError: HTTP status code 502", None),
-        (None, None),
-    ],
-)
+HTTP_STATUSES = [
+    ("INTERNAL(13): HTTP status code 502", 502),
+    ("UNKNOWN(2): HTTP status code 0", None),
+    ("ValueError: HTTP status code 502", None),
+    (None, None),
+]
+
+
+@pytest.mark.parametrize(("message", "status"), HTTP_STATUSES)
 def test_the_http_status_of_an_attempt(message: str | None, status: int | None) -> None:
     """Only the service's own text names the status; 0 is no answer."""
     assert http_status(message) == status
@@ -192,20 +192,20 @@ def test_numpy_numbers_are_numbers() -> None:
     assert queue_values(message)["max_concurrent"] == 8
 
 
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        ({"max_attempts": 2.5}, "max_attempts=2.5 is not a whole number"),
-        ({"max_attempts": "5"}, "max_attempts='5' is not a number"),
-        ({"max_attempts": float("nan")}, "max_attempts=nan is not a number"),
-        ({"max_doublings": 2**31}, "max_doublings=2147483648 is not a whole number"),
-        ({"max_concurrent": True}, "max_concurrent=True is not a number"),
-        ({"rate": None}, "rate=None is not a number"),
-        ({"rate": float("inf")}, "rate=inf is not a number"),
-        ({"log_sampling_ratio": "all"}, "log_sampling_ratio='all' is not a number"),
-        ({"min_backoff": "soon"}, "min_backoff='soon' is not a duration"),
-    ],
-)
+BAD_SETTINGS = [
+    ({"max_attempts": 2.5}, "max_attempts=2.5 is not a whole number"),
+    ({"max_attempts": "5"}, "max_attempts='5' is not a number"),
+    ({"max_attempts": float("nan")}, "max_attempts=nan is not a number"),
+    ({"max_doublings": 2**31}, "max_doublings=2147483648 is not a whole number"),
+    ({"max_concurrent": True}, "max_concurrent=True is not a number"),
+    ({"rate": None}, "rate=None is not a number"),
+    ({"rate": float("inf")}, "rate=inf is not a number"),
+    ({"log_sampling_ratio": "all"}, "log_sampling_ratio='all' is not a number"),
+    ({"min_backoff": "soon"}, "min_backoff='soon' is not a duration"),
+]
+
+
+@pytest.mark.parametrize(("words", "text"), BAD_SETTINGS)
 def test_bad_settings_are_named(words: dict[str, Any], text: str) -> None:
     """The error has word and value, before anything is sent."""
     with pytest.raises(InvalidInputError) as caught:
@@ -239,14 +239,14 @@ def test_statistics_where_there_are_some() -> None:
     assert queue_values(beta)["oldest_due"] == 7_000_000
 
 
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("https://other.example.com", "https://other.example.com:443/*"),
-        ("http://127.0.0.1:8080/run?x=1", "http://127.0.0.1:8080/run?x=1"),
-        ("http://[::1]/", "http://::1:80/*"),
-    ],
-)
+ROUTES = [
+    ("https://other.example.com", "https://other.example.com:443/*"),
+    ("http://127.0.0.1:8080/run?x=1", "http://127.0.0.1:8080/run?x=1"),
+    ("http://[::1]/", "http://::1:80/*"),
+]
+
+
+@pytest.mark.parametrize(("url", "shown"), ROUTES)
 def test_a_route_overrides_what_its_url_has(url: str, shown: str) -> None:
     """What the URL leaves out stays each task's own, which the queue's `target` says with a star."""
     queue = types.Queue.pb()(name=QUEUE, http_target=http_target(url, "sa@p", None))
@@ -255,20 +255,20 @@ def test_a_route_overrides_what_its_url_has(url: str, shown: str) -> None:
     assert queue.http_target.oidc_token.audience == default_audience(url)
 
 
-@pytest.mark.parametrize(
-    ("url", "audience"),
-    [
-        ("https://svc-abc123.a.run.app/JFK?x=1", "https://svc-abc123.a.run.app"),
-        ("https://svc-abc123.a.run.app", "https://svc-abc123.a.run.app"),
-        ("https://svc.example?x=/y#z", "https://svc.example"),
-        ("HTTPS://user:pw@SVC.example:443/Run", "https://svc.example"),
-        ("https://svc.example:8443/run", "https://svc.example:8443"),
-        ("http://svc.example:80/", "http://svc.example"),
-        ("http://[::1]:8080/run", "http://[::1]:8080"),
-        ("https://us-central1-p.cloudfunctions.net/Report/a?x=1", "https://us-central1-p.cloudfunctions.net/Report/a"),
-        ("svc/run", ""),
-    ],
-)
+AUDIENCES = [
+    ("https://svc-abc123.a.run.app/JFK?x=1", "https://svc-abc123.a.run.app"),
+    ("https://svc-abc123.a.run.app", "https://svc-abc123.a.run.app"),
+    ("https://svc.example?x=/y#z", "https://svc.example"),
+    ("HTTPS://user:pw@SVC.example:443/Run", "https://svc.example"),
+    ("https://svc.example:8443/run", "https://svc.example:8443"),
+    ("http://svc.example:80/", "http://svc.example"),
+    ("http://[::1]:8080/run", "http://[::1]:8080"),
+    ("https://us-central1-p.cloudfunctions.net/Report/a?x=1", "https://us-central1-p.cloudfunctions.net/Report/a"),
+    ("svc/run", ""),
+]
+
+
+@pytest.mark.parametrize(("url", "audience"), AUDIENCES)
 def test_the_default_audience(url: str, audience: str) -> None:
     """It is the origin, so that it is the same for all paths of a service; for Cloud Functions all but the query."""
     assert default_audience(url) == audience

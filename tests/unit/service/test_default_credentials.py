@@ -30,31 +30,31 @@ def owner(auth: Auth) -> str:
     return headers(auth)["authorization"].partition(" of ")[2]
 
 
-@pytest.mark.parametrize(
-    ("form", "token_of", "principal", "member"),
-    [
-        ("user", USER, USER, f"user:{USER}"),
-        ("key", ACCOUNT, ACCOUNT, f"serviceAccount:{ACCOUNT}"),
-        (
-            "federation",
-            "workload 7",
-            f"principalSet://iam.googleapis.com/{POOL}/*",
-            f"'principalSet://iam.googleapis.com/{POOL}/*'",
-        ),
-        (
-            "workforce",
-            USER,
-            f"principalSet://iam.googleapis.com/{WORKFORCE_POOL}/*",
-            f"'principalSet://iam.googleapis.com/{WORKFORCE_POOL}/*'",
-        ),
-        ("federated account", TARGET, TARGET, f"serviceAccount:{TARGET}"),
-        ("file", TARGET, TARGET, f"serviceAccount:{TARGET}"),
-        ("argument", TARGET, TARGET, f"serviceAccount:{TARGET}"),
-        ("nested", TARGET, TARGET, f"serviceAccount:{TARGET}"),
-        ("delegated", TARGET, TARGET, f"serviceAccount:{TARGET}"),
-        ("metadata", VM_ACCOUNT, VM_ACCOUNT, f"serviceAccount:{VM_ACCOUNT}"),
-    ],
-)
+FORMS = [
+    ("user", USER, USER, f"user:{USER}"),
+    ("key", ACCOUNT, ACCOUNT, f"serviceAccount:{ACCOUNT}"),
+    (
+        "federation",
+        "workload 7",
+        f"principalSet://iam.googleapis.com/{POOL}/*",
+        f"'principalSet://iam.googleapis.com/{POOL}/*'",
+    ),
+    (
+        "workforce",
+        USER,
+        f"principalSet://iam.googleapis.com/{WORKFORCE_POOL}/*",
+        f"'principalSet://iam.googleapis.com/{WORKFORCE_POOL}/*'",
+    ),
+    ("federated account", TARGET, TARGET, f"serviceAccount:{TARGET}"),
+    ("file", TARGET, TARGET, f"serviceAccount:{TARGET}"),
+    ("argument", TARGET, TARGET, f"serviceAccount:{TARGET}"),
+    ("nested", TARGET, TARGET, f"serviceAccount:{TARGET}"),
+    ("delegated", TARGET, TARGET, f"serviceAccount:{TARGET}"),
+    ("metadata", VM_ACCOUNT, VM_ACCOUNT, f"serviceAccount:{VM_ACCOUNT}"),
+]
+
+
+@pytest.mark.parametrize(("form", "token_of", "principal", "member"), FORMS)
 def test_each_form(make_auth: MakeAuth, form: str, token_of: str, principal: str, member: str) -> None:
     """A call carries a token of the account, and `principal` names it, for a login too."""
     auth = make_auth(form)
@@ -63,16 +63,16 @@ def test_each_form(make_auth: MakeAuth, form: str, token_of: str, principal: str
     assert (auth.principal(), auth.member()) == (principal, member)
 
 
-@pytest.mark.parametrize(
-    ("form", "named"),
-    [
-        ("user", "login of a user"),
-        ("key", "key of a service account"),
-        ("federated account", "workload identity federation"),
-        ("argument", "impersonation of a service account"),
-        ("metadata", "metadata server of this machine"),
-    ],
-)
+FORM_NAMES = [
+    ("user", "login of a user"),
+    ("key", "key of a service account"),
+    ("federated account", "workload identity federation"),
+    ("argument", "impersonation of a service account"),
+    ("metadata", "metadata server of this machine"),
+]
+
+
+@pytest.mark.parametrize(("form", "named"), FORM_NAMES)
 def test_the_form_has_a_name(make_auth: MakeAuth, form: str, named: str) -> None:
     """`doctor` says which credentials were found."""
     assert make_auth(form).form() == named
@@ -87,15 +87,15 @@ def test_nothing_is_asked_before_the_first_need(sign_in: GoogleSignIn, make_auth
     assert [asked.host for asked in sign_in.asked] == [OAUTH]
 
 
-@pytest.mark.parametrize(
-    ("form", "chain"),
-    [
-        ("argument", [(OAUTH, "", ""), (IAM, f"of {USER}", TARGET)]),
-        ("nested", [(OAUTH, "", ""), (IAM, f"of {USER}", ACCOUNT), (IAM, f"of {ACCOUNT}", TARGET)]),
-        ("delegated", [(OAUTH, "", ""), (IAM, f"of {USER}", TARGET)]),
-        ("federated account", [(STS, "", ""), (IAM, "of workload 7", TARGET)]),
-    ],
-)
+CHAINS = [
+    ("argument", [(OAUTH, "", ""), (IAM, f"of {USER}", TARGET)]),
+    ("nested", [(OAUTH, "", ""), (IAM, f"of {USER}", ACCOUNT), (IAM, f"of {ACCOUNT}", TARGET)]),
+    ("delegated", [(OAUTH, "", ""), (IAM, f"of {USER}", TARGET)]),
+    ("federated account", [(STS, "", ""), (IAM, "of workload 7", TARGET)]),
+]
+
+
+@pytest.mark.parametrize(("form", "chain"), CHAINS)
 def test_a_chain_of_impersonations(
     sign_in: GoogleSignIn, make_auth: MakeAuth, form: str, chain: list[tuple[str, str, str]]
 ) -> None:
@@ -124,15 +124,15 @@ def test_the_project_of_the_credentials(
     assert make_auth(form).project() == project
 
 
-@pytest.mark.parametrize(
-    ("argument", "variable", "file", "expected"),
-    [
-        ("by-argument", "by-variable", "by-file", "by-argument"),
-        (None, "by-variable", "by-file", "by-variable"),
-        (None, None, "by-file", "by-file"),
-        (None, None, None, None),
-    ],
-)
+QUOTA_PROJECTS = [
+    ("by-argument", "by-variable", "by-file", "by-argument"),
+    (None, "by-variable", "by-file", "by-variable"),
+    (None, None, "by-file", "by-file"),
+    (None, None, None, None),
+]
+
+
+@pytest.mark.parametrize(("argument", "variable", "file", "expected"), QUOTA_PROJECTS)
 @pytest.mark.usefixtures("sign_in")
 def test_the_quota_project(
     write_adc: WriteAdc,

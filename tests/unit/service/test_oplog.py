@@ -181,18 +181,18 @@ def test_an_attempt() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("left_out", "name", "value"),
-    [
-        ("retryTime", "retry_time", None),
-        ("scheduleTime", "due", None),
-        ("attemptDuration", "duration", None),
-        ("maxAttempts", "max_attempts", 0),
-        ("status", "status", ""),
-        ("targetAddress", "url", ""),
-        ("dispatchCount", "attempt", 0),
-    ],
-)
+LEFT_OUT = [
+    ("retryTime", "retry_time", None),
+    ("scheduleTime", "due", None),
+    ("attemptDuration", "duration", None),
+    ("maxAttempts", "max_attempts", 0),
+    ("status", "status", ""),
+    ("targetAddress", "url", ""),
+    ("dispatchCount", "attempt", 0),
+]
+
+
+@pytest.mark.parametrize(("left_out", "name", "value"), LEFT_OUT)
 def test_what_an_entry_leaves_out(left_out: str, name: str, value: Any) -> None:
     """A field that is not there is not known, and nothing fails."""
     facts = {key: text for key, text in ATTEMPT.items() if key != left_out}

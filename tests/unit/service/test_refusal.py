@@ -43,99 +43,99 @@ def raised(fake: Fakes, trusted: Authority, status: Any, *, rpc: str = "GetQueue
     return caught.value
 
 
-@pytest.mark.parametrize(
-    ("code", "reason", "facts", "kind", "hint"),
-    [
-        (
-            DENIED,
-            "SERVICE_DISABLED",
-            CONSUMER,
-            errors.PreconditionError,
-            "gcloud services enable cloudtasks.googleapis.com --project=123",
-        ),
-        (DENIED, "BILLING_DISABLED", CONSUMER, errors.PreconditionError, "gcloud billing projects link 123"),
-        (
-            DENIED,
-            "USER_PROJECT_DENIED",
-            CONSUMER,
-            errors.PermissionDeniedError,
-            "add-iam-policy-binding 123 --member=user:ann@example.com --role=roles/serviceusage.serviceUsageConsumer",
-        ),
-        (DENIED, "SECURITY_POLICY_VIOLATED", {"uid": "x7Qd"}, errors.PermissionDeniedError, "with the number x7Qd"),
-        (
-            DENIED,
-            "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
-            {},
-            errors.CredentialsError,
-            "lack the scope https://www.googleapis.com/auth/cloud-platform",
-        ),
-        (
-            DENIED,
-            "IAM_PERMISSION_DENIED",
-            {"permission": "cloudtasks.tasks.create", "resource": "projects/other/locations/l/queues/q"},
-            errors.PermissionDeniedError,
-            "add-iam-policy-binding other --member=user:ann@example.com --role=roles/cloudtasks.enqueuer",
-        ),
-        (
-            DENIED,
-            "IAM_PERMISSION_DENIED",
-            {"permission": "iam.serviceAccounts.actAs", "resource": f"projects/-/serviceAccounts/{ROBOT}"},
-            errors.PermissionDeniedError,
-            f"{ROBOT} --project=other --member=user:ann@example.com --role=roles/iam.serviceAccountUser",
-        ),
-        (
-            DENIED,
-            "IAM_PERMISSION_DENIED",
-            {"permission": "spanner.databases.get"},
-            errors.PermissionDeniedError,
-            "permission spanner.databases.get is needed",
-        ),
-        (DENIED, "IAM_PERMISSION_DENIED", {}, errors.PermissionDeniedError, "binding p --member=user:ann@example.com"),
-        (DENIED, "CONSUMER_INVALID", CONSUMER, errors.ConfigurationError, "does project 123 exist"),
-        (DENIED, "RESOURCE_PROJECT_INVALID", {}, errors.ConfigurationError, "does project p exist"),
-        (DENIED, "CONSUMER_SUSPENDED", CONSUMER, errors.PreconditionError, "project 123 is suspended"),
-        (DENIED, "GCP_SUSPENDED", CONSUMER, errors.PreconditionError, "project 123 is suspended"),
-        (ANONYMOUS, "CREDENTIALS_MISSING", {}, errors.CredentialsError, "the call had no token; run: gcloud auth"),
-        *(
-            (ANONYMOUS, reason, {}, errors.CredentialsError, "not valid any more; run: gcloud auth")
-            for reason in ("ACCESS_TOKEN_EXPIRED", "JWT_TOKEN_INVALID", "SESSION_COOKIE_INVALID")
-        ),
-        (ANONYMOUS, "ACCESS_TOKEN_TYPE_UNSUPPORTED", {}, errors.CredentialsError, "access tokens, and no ID tokens"),
-        (ANONYMOUS, "CREDENTIAL_TYPE_UNSUPPORTED", {}, errors.CredentialsError, "credentials of this kind"),
-        (ANONYMOUS, "OVERLOADED_CREDENTIALS", {}, errors.CredentialsError, "give only one kind"),
-        (
-            ANONYMOUS,
-            "ACCOUNT_STATE_INVALID",
-            {"email": "bob@example.com"},
-            errors.CredentialsError,
-            "the account bob@example.com is disabled",
-        ),
-        (ANONYMOUS, "ACCOUNT_STATE_INVALID", {}, errors.CredentialsError, "the account ann@example.com is disabled"),
-        (ANONYMOUS, "ACCOUNT_TYPE_UNSUPPORTED", {}, errors.CredentialsError, "takes no such account"),
-        (ANONYMOUS, "API_KEY_INVALID", {}, errors.CredentialsError, "an API key does not work here"),
-        (DENIED, "USER_BLOCKED_BY_ADMIN", {}, errors.PermissionDeniedError, "has blocked cloudtasks.googleapis.com"),
-        (
-            EXHAUSTED,
-            "RATE_LIMIT_EXCEEDED",
-            {**CONSUMER, "quota_limit": "ListCallsPerMinutePerRegion"},
-            errors.QuotaError,
-            "quota ListCallsPerMinutePerRegion of project 123 is used up: https://console.cloud.google.com/iam-admin",
-        ),
-        (EXHAUSTED, "RESOURCE_QUOTA_EXCEEDED", CONSUMER, errors.QuotaError, "quotas?project=123"),
-        (DENIED, "RESOURCE_USAGE_RESTRICTION_VIOLATED", CONSUMER, errors.PermissionDeniedError, "in project 123: ask"),
-        (DENIED, "ENDPOINT_USAGE_RESTRICTION_VIOLATED", CONSUMER, errors.PermissionDeniedError, "policy of the organi"),
-        (DENIED, "ORG_RESTRICTION_VIOLATION", {}, errors.PermissionDeniedError, "a proxy of this network allows only"),
-        *(
-            (DENIED, f"LOCATION_{kind}POLICY_VIOLATED", {}, errors.PermissionDeniedError, "not allow this location")
-            for kind in ("", "ORG_", "TAX_")
-        ),
-        (DENIED, "TLS_ORG_POLICY_VIOLATED", {}, errors.PermissionDeniedError, "this version of TLS"),
-        (DENIED, "SERVICE_NOT_VISIBLE", CONSUMER, errors.PermissionDeniedError, "project 123 may not use cloudtasks"),
-        ("INVALID_ARGUMENT", "SYSTEM_PARAMETER_UNSUPPORTED", {}, errors.InvalidInputError, "please report this"),
-        ("INVALID_ARGUMENT", "NEW_REASON", {}, errors.InvalidInputError, "limits of the service"),
-        (DENIED, "NEW_REASON", {}, errors.PermissionDeniedError, "binding p --member=user:ann@example.com"),
-    ],
-)
+REASONS = [
+    (
+        DENIED,
+        "SERVICE_DISABLED",
+        CONSUMER,
+        errors.PreconditionError,
+        "gcloud services enable cloudtasks.googleapis.com --project=123",
+    ),
+    (DENIED, "BILLING_DISABLED", CONSUMER, errors.PreconditionError, "gcloud billing projects link 123"),
+    (
+        DENIED,
+        "USER_PROJECT_DENIED",
+        CONSUMER,
+        errors.PermissionDeniedError,
+        "add-iam-policy-binding 123 --member=user:ann@example.com --role=roles/serviceusage.serviceUsageConsumer",
+    ),
+    (DENIED, "SECURITY_POLICY_VIOLATED", {"uid": "x7Qd"}, errors.PermissionDeniedError, "with the number x7Qd"),
+    (
+        DENIED,
+        "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+        {},
+        errors.CredentialsError,
+        "lack the scope https://www.googleapis.com/auth/cloud-platform",
+    ),
+    (
+        DENIED,
+        "IAM_PERMISSION_DENIED",
+        {"permission": "cloudtasks.tasks.create", "resource": "projects/other/locations/l/queues/q"},
+        errors.PermissionDeniedError,
+        "add-iam-policy-binding other --member=user:ann@example.com --role=roles/cloudtasks.enqueuer",
+    ),
+    (
+        DENIED,
+        "IAM_PERMISSION_DENIED",
+        {"permission": "iam.serviceAccounts.actAs", "resource": f"projects/-/serviceAccounts/{ROBOT}"},
+        errors.PermissionDeniedError,
+        f"{ROBOT} --project=other --member=user:ann@example.com --role=roles/iam.serviceAccountUser",
+    ),
+    (
+        DENIED,
+        "IAM_PERMISSION_DENIED",
+        {"permission": "spanner.databases.get"},
+        errors.PermissionDeniedError,
+        "permission spanner.databases.get is needed",
+    ),
+    (DENIED, "IAM_PERMISSION_DENIED", {}, errors.PermissionDeniedError, "binding p --member=user:ann@example.com"),
+    (DENIED, "CONSUMER_INVALID", CONSUMER, errors.ConfigurationError, "does project 123 exist"),
+    (DENIED, "RESOURCE_PROJECT_INVALID", {}, errors.ConfigurationError, "does project p exist"),
+    (DENIED, "CONSUMER_SUSPENDED", CONSUMER, errors.PreconditionError, "project 123 is suspended"),
+    (DENIED, "GCP_SUSPENDED", CONSUMER, errors.PreconditionError, "project 123 is suspended"),
+    (ANONYMOUS, "CREDENTIALS_MISSING", {}, errors.CredentialsError, "the call had no token; run: gcloud auth"),
+    *(
+        (ANONYMOUS, reason, {}, errors.CredentialsError, "not valid any more; run: gcloud auth")
+        for reason in ("ACCESS_TOKEN_EXPIRED", "JWT_TOKEN_INVALID", "SESSION_COOKIE_INVALID")
+    ),
+    (ANONYMOUS, "ACCESS_TOKEN_TYPE_UNSUPPORTED", {}, errors.CredentialsError, "access tokens, and no ID tokens"),
+    (ANONYMOUS, "CREDENTIAL_TYPE_UNSUPPORTED", {}, errors.CredentialsError, "credentials of this kind"),
+    (ANONYMOUS, "OVERLOADED_CREDENTIALS", {}, errors.CredentialsError, "give only one kind"),
+    (
+        ANONYMOUS,
+        "ACCOUNT_STATE_INVALID",
+        {"email": "bob@example.com"},
+        errors.CredentialsError,
+        "the account bob@example.com is disabled",
+    ),
+    (ANONYMOUS, "ACCOUNT_STATE_INVALID", {}, errors.CredentialsError, "the account ann@example.com is disabled"),
+    (ANONYMOUS, "ACCOUNT_TYPE_UNSUPPORTED", {}, errors.CredentialsError, "takes no such account"),
+    (ANONYMOUS, "API_KEY_INVALID", {}, errors.CredentialsError, "an API key does not work here"),
+    (DENIED, "USER_BLOCKED_BY_ADMIN", {}, errors.PermissionDeniedError, "has blocked cloudtasks.googleapis.com"),
+    (
+        EXHAUSTED,
+        "RATE_LIMIT_EXCEEDED",
+        {**CONSUMER, "quota_limit": "ListCallsPerMinutePerRegion"},
+        errors.QuotaError,
+        "quota ListCallsPerMinutePerRegion of project 123 is used up: https://console.cloud.google.com/iam-admin",
+    ),
+    (EXHAUSTED, "RESOURCE_QUOTA_EXCEEDED", CONSUMER, errors.QuotaError, "quotas?project=123"),
+    (DENIED, "RESOURCE_USAGE_RESTRICTION_VIOLATED", CONSUMER, errors.PermissionDeniedError, "in project 123: ask"),
+    (DENIED, "ENDPOINT_USAGE_RESTRICTION_VIOLATED", CONSUMER, errors.PermissionDeniedError, "policy of the organi"),
+    (DENIED, "ORG_RESTRICTION_VIOLATION", {}, errors.PermissionDeniedError, "a proxy of this network allows only"),
+    *(
+        (DENIED, f"LOCATION_{kind}POLICY_VIOLATED", {}, errors.PermissionDeniedError, "not allow this location")
+        for kind in ("", "ORG_", "TAX_")
+    ),
+    (DENIED, "TLS_ORG_POLICY_VIOLATED", {}, errors.PermissionDeniedError, "this version of TLS"),
+    (DENIED, "SERVICE_NOT_VISIBLE", CONSUMER, errors.PermissionDeniedError, "project 123 may not use cloudtasks"),
+    ("INVALID_ARGUMENT", "SYSTEM_PARAMETER_UNSUPPORTED", {}, errors.InvalidInputError, "please report this"),
+    ("INVALID_ARGUMENT", "NEW_REASON", {}, errors.InvalidInputError, "limits of the service"),
+    (DENIED, "NEW_REASON", {}, errors.PermissionDeniedError, "binding p --member=user:ann@example.com"),
+]
+
+
+@pytest.mark.parametrize(("code", "reason", "facts", "kind", "hint"), REASONS)
 def test_a_reason_decides_the_error_and_the_next_step(
     fake: Fakes,
     trusted: Authority,
@@ -153,13 +153,13 @@ def test_a_reason_decides_the_error_and_the_next_step(
     assert "{" not in error.hint
 
 
-@pytest.mark.parametrize(
-    ("permission", "resource", "hint"),
-    [
-        ("cloudtasks.tasks.create", QUEUE, "binding p --member=user:ann@example.com --role=roles/cloudtasks.enqueuer"),
-        ("iam.serviceAccounts.actAs", ROBOT, f"service-accounts add-iam-policy-binding {ROBOT} --project=other"),
-    ],
-)
+PERMISSIONS = [
+    ("cloudtasks.tasks.create", QUEUE, "binding p --member=user:ann@example.com --role=roles/cloudtasks.enqueuer"),
+    ("iam.serviceAccounts.actAs", ROBOT, f"service-accounts add-iam-policy-binding {ROBOT} --project=other"),
+]
+
+
+@pytest.mark.parametrize(("permission", "resource", "hint"), PERMISSIONS)
 def test_a_permission_in_a_text(fake: Fakes, trusted: Authority, permission: str, resource: str, hint: str) -> None:
     """Cloud Tasks names the permission that is lacking in its text, without a reason."""
     text = f'The principal (user or service account) lacks IAM permission "{permission}" for the resource "{resource}" '

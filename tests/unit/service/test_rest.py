@@ -195,17 +195,17 @@ ERROR = {
 }
 
 
-@pytest.mark.parametrize(
-    ("reply", "kind", "code", "text"),
-    [
-        (Reply(status=403, body={"error": ERROR}), errors.PreconditionError, "PERMISSION_DENIED", "--project=7"),
-        (Reply(status=404, body=MISSING), errors.QueueNotFoundError, "NOT_FOUND", "there is no queue"),
-        (Reply(status=403, body=b"<h1>No"), errors.PermissionDeniedError, "PERMISSION_DENIED", "403 Forbidden: <h1>No"),
-        (Reply(status=502, body=b""), errors.UnavailableError, "UNAVAILABLE", "HTTP 502 Bad Gateway"),
-        (Reply(status=500, body=[1]), errors.ServiceError, "INTERNAL", "HTTP 500"),
-        (None, errors.UnavailableError, "UNAVAILABLE", "Connection aborted"),
-    ],
-)
+ANSWERS = [
+    (Reply(status=403, body={"error": ERROR}), errors.PreconditionError, "PERMISSION_DENIED", "--project=7"),
+    (Reply(status=404, body=MISSING), errors.QueueNotFoundError, "NOT_FOUND", "there is no queue"),
+    (Reply(status=403, body=b"<h1>No"), errors.PermissionDeniedError, "PERMISSION_DENIED", "403 Forbidden: <h1>No"),
+    (Reply(status=502, body=b""), errors.UnavailableError, "UNAVAILABLE", "HTTP 502 Bad Gateway"),
+    (Reply(status=500, body=[1]), errors.ServiceError, "INTERNAL", "HTTP 500"),
+    (None, errors.UnavailableError, "UNAVAILABLE", "Connection aborted"),
+]
+
+
+@pytest.mark.parametrize(("reply", "kind", "code", "text"), ANSWERS)
 def test_what_an_answer_means(
     web: Webs, reply: Reply | None, kind: type[errors.CloudTasksError], code: str, text: str
 ) -> None:

@@ -30,35 +30,35 @@ def test_what_a_batch_repeats() -> None:
     assert {"INTERNAL", "UNKNOWN", "CANCELLED", "DATA_LOSS"} == RETRIED_SOME
 
 
-@pytest.mark.parametrize(
-    ("code", "rpc", "kind", "hint"),
-    [
-        ("NOT_FOUND", "GetQueue", errors.QueueNotFoundError, 'tasks.queue("q", create=True)'),
-        ("NOT_FOUND", "GetTask", errors.TaskNotFoundError, "queue.attempts()"),
-        ("NOT_FOUND", "GetOperation", errors.ServiceError, None),
-        ("ALREADY_EXISTS", "GetQueue", errors.AlreadyExistsError, None),
-        ("INVALID_ARGUMENT", "GetQueue", errors.InvalidInputError, "quotas"),
-        ("OUT_OF_RANGE", "GetQueue", errors.InvalidInputError, None),
-        ("FAILED_PRECONDITION", "GetQueue", errors.PreconditionError, None),
-        (
-            "PERMISSION_DENIED",
-            "GetQueue",
-            errors.PermissionDeniedError,
-            "binding p --member=user:YOU --role=roles/clou",
-        ),
-        ("PERMISSION_DENIED", "GetTask", errors.PermissionDeniedError, "cloudtasks.tasks.get"),
-        ("RESOURCE_EXHAUSTED", "GetQueue", errors.QuotaError, "quotas"),
-        ("UNAUTHENTICATED", "GetQueue", errors.CredentialsError, "gcloud auth application-default login"),
-        ("UNAVAILABLE", "GetQueue", errors.UnavailableError, "try again"),
-        ("DEADLINE_EXCEEDED", "GetQueue", errors.UnavailableError, "try again"),
-        ("UNIMPLEMENTED", "GetQueue", errors.ServiceError, "does not support the call"),
-        ("CANCELLED", "GetQueue", errors.ServiceError, None),
-        ("INTERNAL", "GetQueue", errors.ServiceError, None),
-        ("UNKNOWN", "GetQueue", errors.ServiceError, None),
-        ("DATA_LOSS", "GetQueue", errors.ServiceError, None),
-        ("ABORTED", "GetQueue", errors.ServiceError, None),
-    ],
-)
+ERRORS_BY_CODE = [
+    ("NOT_FOUND", "GetQueue", errors.QueueNotFoundError, 'tasks.queue("q", create=True)'),
+    ("NOT_FOUND", "GetTask", errors.TaskNotFoundError, "queue.attempts()"),
+    ("NOT_FOUND", "GetOperation", errors.ServiceError, None),
+    ("ALREADY_EXISTS", "GetQueue", errors.AlreadyExistsError, None),
+    ("INVALID_ARGUMENT", "GetQueue", errors.InvalidInputError, "quotas"),
+    ("OUT_OF_RANGE", "GetQueue", errors.InvalidInputError, None),
+    ("FAILED_PRECONDITION", "GetQueue", errors.PreconditionError, None),
+    (
+        "PERMISSION_DENIED",
+        "GetQueue",
+        errors.PermissionDeniedError,
+        "binding p --member=user:YOU --role=roles/clou",
+    ),
+    ("PERMISSION_DENIED", "GetTask", errors.PermissionDeniedError, "cloudtasks.tasks.get"),
+    ("RESOURCE_EXHAUSTED", "GetQueue", errors.QuotaError, "quotas"),
+    ("UNAUTHENTICATED", "GetQueue", errors.CredentialsError, "gcloud auth application-default login"),
+    ("UNAVAILABLE", "GetQueue", errors.UnavailableError, "try again"),
+    ("DEADLINE_EXCEEDED", "GetQueue", errors.UnavailableError, "try again"),
+    ("UNIMPLEMENTED", "GetQueue", errors.ServiceError, "does not support the call"),
+    ("CANCELLED", "GetQueue", errors.ServiceError, None),
+    ("INTERNAL", "GetQueue", errors.ServiceError, None),
+    ("UNKNOWN", "GetQueue", errors.ServiceError, None),
+    ("DATA_LOSS", "GetQueue", errors.ServiceError, None),
+    ("ABORTED", "GetQueue", errors.ServiceError, None),
+]
+
+
+@pytest.mark.parametrize(("code", "rpc", "kind", "hint"), ERRORS_BY_CODE)
 def test_an_error_for_each_code(code: str, rpc: str, kind: type[errors.CloudTasksError], hint: str | None) -> None:
     """The class fits the code; the resource, the code and the next step are attributes."""
     name = NAMES[rpc]

@@ -179,21 +179,21 @@ def http1() -> Iterator[Callable[..., int]]:
     _loop.run(stop())
 
 
-@pytest.mark.parametrize(
-    ("kind", "message", "hint"),
-    [
-        ("certificate of an unknown authority", "is not trusted: .*CERTIFICATE_VERIFY_FAILED", "ca.pem, which lacks"),
-        ("unknown authority, none named", "is not trusted: .*CERTIFICATE_VERIFY_FAILED", f"set {ROOTS} to a PEM file"),
-        ("no HTTP/2", "does not speak HTTP/2: .*ALPN", 'transport="rest"'),
-        ("no TLS", "does not speak TLS: .*WRONG_VERSION_NUMBER", "without https://"),
-        ("nothing listens", "nothing answers at 127.0.0.1:.*Connection refused", "check the network"),
-        ("no answer", "nothing answers at 127.0.0.1:.*: Deadline Exceeded", "a firewall may drop"),
-        ("unknown host", "the host of cloudtasks.nowhere.invalid:443 is not found: errors resolving", "VPN, DNS"),
-        ("proxy that refuses", "the proxy that https_proxy names, http://127.*, does not let .* 403", "no_proxy"),
-        ("proxy that wants a password", "wants a password: .*407", "USER:PASSWORD@HOST"),
-        ("proxy that is not there", "https_proxy names, http://127.* does not answer: .*refused", "unset the variable"),
-    ],
-)
+OBSTACLES = [
+    ("certificate of an unknown authority", "is not trusted: .*CERTIFICATE_VERIFY_FAILED", "ca.pem, which lacks"),
+    ("unknown authority, none named", "is not trusted: .*CERTIFICATE_VERIFY_FAILED", f"set {ROOTS} to a PEM file"),
+    ("no HTTP/2", "does not speak HTTP/2: .*ALPN", 'transport="rest"'),
+    ("no TLS", "does not speak TLS: .*WRONG_VERSION_NUMBER", "without https://"),
+    ("nothing listens", "nothing answers at 127.0.0.1:.*Connection refused", "check the network"),
+    ("no answer", "nothing answers at 127.0.0.1:.*: Deadline Exceeded", "a firewall may drop"),
+    ("unknown host", "the host of cloudtasks.nowhere.invalid:443 is not found: errors resolving", "VPN, DNS"),
+    ("proxy that refuses", "the proxy that https_proxy names, http://127.*, does not let .* 403", "no_proxy"),
+    ("proxy that wants a password", "wants a password: .*407", "USER:PASSWORD@HOST"),
+    ("proxy that is not there", "https_proxy names, http://127.* does not answer: .*refused", "unset the variable"),
+]
+
+
+@pytest.mark.parametrize(("kind", "message", "hint"), OBSTACLES)
 def test_why_no_connection_comes_about(
     obstacle: Obstacles, monkeypatch: pytest.MonkeyPatch, kind: str, message: str, hint: str
 ) -> None:

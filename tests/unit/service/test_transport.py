@@ -95,14 +95,14 @@ def test_an_idempotent_call_is_repeated(fake: Fakes, code: grpc.StatusCode) -> N
     assert all(0 < pause <= limit for pause, limit in zip(pauses, (0.1, 0.16, 0.256), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("rpc", "fields", "code"),
-    [
-        ("BatchCreateTasks", {"parent": QUEUE}, "UNAVAILABLE"),
-        ("GetQueue", {"name": QUEUE}, "RESOURCE_EXHAUSTED"),
-        ("PauseQueue", {"name": QUEUE}, "INVALID_ARGUMENT"),
-    ],
-)
+MADE_ONCE = [
+    ("BatchCreateTasks", {"parent": QUEUE}, "UNAVAILABLE"),
+    ("GetQueue", {"name": QUEUE}, "RESOURCE_EXHAUSTED"),
+    ("PauseQueue", {"name": QUEUE}, "INVALID_ARGUMENT"),
+]
+
+
+@pytest.mark.parametrize(("rpc", "fields", "code"), MADE_ONCE)
 def test_other_calls_are_made_once(fake: Fakes, rpc: str, fields: dict[str, Any], code: str) -> None:
     """A call that may have done its work, and a call that was answered, are not repeated."""
     server, pauses = fake(grpc.StatusCode[code]), Pauses()
@@ -354,13 +354,13 @@ class Refreshing(google.auth.credentials.Credentials):
         self.token = "token"  # noqa: S105 - nobody's
 
 
-@pytest.mark.parametrize(
-    ("error", "kind", "hint"),
-    [
-        (google.auth.exceptions.RefreshError("expired"), errors.CredentialsError, "application-default login"),
-        (google.auth.exceptions.TransportError("no route"), errors.EndpointError, "check the network"),
-    ],
-)
+NOT_RENEWED = [
+    (google.auth.exceptions.RefreshError("expired"), errors.CredentialsError, "application-default login"),
+    (google.auth.exceptions.TransportError("no route"), errors.EndpointError, "check the network"),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "hint"), NOT_RENEWED)
 def test_credentials_that_cannot_be_renewed(error: Exception, kind: type[errors.CloudTasksError], hint: str) -> None:
     """An expired login and a service that is down raise different errors."""
     with pytest.raises(kind) as caught:

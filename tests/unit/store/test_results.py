@@ -48,17 +48,17 @@ def test_json_that_is_written_already_is_not_written_again(store: Store) -> None
     assert found.result == {"n": 2**70}
 
 
-@pytest.mark.parametrize(
-    ("written", "kept"),
-    [
-        ([(500, 1), (200, 2)], (200, 2)),
-        ([(200, 1), (500, 2)], (200, 1)),
-        ([(200, 1), (200, 2)], (200, 2)),
-        ([(500, 1), (404, 2)], (404, 2)),
-        ([(404, 2), (500, 1)], (404, 2)),
-        ([(500, None), (404, None)], (404, None)),
-    ],
-)
+WRITTEN = [
+    ([(500, 1), (200, 2)], (200, 2)),
+    ([(200, 1), (500, 2)], (200, 1)),
+    ([(200, 1), (200, 2)], (200, 2)),
+    ([(500, 1), (404, 2)], (404, 2)),
+    ([(404, 2), (500, 1)], (404, 2)),
+    ([(500, None), (404, None)], (404, None)),
+]
+
+
+@pytest.mark.parametrize(("written", "kept"), WRITTEN)
 def test_an_error_replaces_no_success(
     store: Store, written: list[tuple[int, int | None]], kept: tuple[int, int | None]
 ) -> None:

@@ -90,19 +90,19 @@ def test_a_bucket_that_does_not_exist(url: str) -> None:
         assert "check the name of the bucket" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize(
-    ("place", "url"),
-    [
-        ("gs://team/tasks/", "gs://team/tasks"),
-        ("S3://team", "s3://team"),
-        ("az://box/x", "az://box/x"),
-        ("file:///data/my%20store", "/data/my store"),
-        ("/data/store", "/data/store"),
-        (Path("/data/store"), "/data/store"),
-        ("~/store", os.path.expanduser("~/store")),  # noqa: PTH111 - the same by another way
-        ("store", os.path.abspath("store")),  # noqa: PTH100 - as above
-    ],
-)
+PLACES = [
+    ("gs://team/tasks/", "gs://team/tasks"),
+    ("S3://team", "s3://team"),
+    ("az://box/x", "az://box/x"),
+    ("file:///data/my%20store", "/data/my store"),
+    ("/data/store", "/data/store"),
+    (Path("/data/store"), "/data/store"),
+    ("~/store", os.path.expanduser("~/store")),  # noqa: PTH111 - the same by another way
+    ("store", os.path.abspath("store")),  # noqa: PTH100 - as above
+]
+
+
+@pytest.mark.parametrize(("place", "url"), PLACES)
 def test_a_store_has_one_url(place: Any, url: str) -> None:
     """Messages and comparisons use one form of a place."""
     assert Store(place).url == url
