@@ -19,8 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import google.auth.crypt
 import google.auth.jwt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+import trustme
 
 from tests.certificates import Authority
 
@@ -33,11 +32,7 @@ USER, ACCOUNT = "ada@example.com", "key@p.iam.gserviceaccount.com"
 TARGET, VM_ACCOUNT = "worker@p.iam.gserviceaccount.com", "vm@p.iam.gserviceaccount.com"
 
 #: Private key of a service account.
-KEY_PEM = (
-    rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    .decode()
-)
+KEY_PEM = trustme.CA(key_type=trustme.KeyType.RSA).private_key_pem.bytes().decode()
 
 #: What a host answers: a status, and JSON or text; or a function of the request.
 Answer = tuple[int, Any]
@@ -66,7 +61,7 @@ class GoogleSignIn:
         #: Host -> its answer in place of a token.
         self.answers: dict[str, Answer | Callable[[Asked], Answer]] = {}
         self._lock = threading.Lock()
-        authority = Authority(folder / "google", ["*.googleapis.com", f"*.{UNIVERSE}"])
+        authority = Authority(folder / "google", "*.googleapis.com", f"*.{UNIVERSE}")
         self._server = _Proxy(self, authority.context())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self.environment = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import http.client
 import json
 import os
@@ -16,10 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
+import trustme
 from google.auth import crypt, jwt
 
 from cloudtasks_nb import handlers
@@ -112,25 +108,16 @@ class Key:
     """A signing key with its certificate."""
 
     name: str
-    private: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+    made: trustme.CA = field(default_factory=lambda: trustme.CA(key_type=trustme.KeyType.RSA))
 
     def certificate(self) -> str:
         """Return the certificate as PEM, as Google publishes it."""
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
-        now = dt.datetime.now(dt.UTC)
-        builder = (
-            x509.CertificateBuilder(subject, subject, self.private.public_key(), 1)
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-        )
-        return builder.sign(self.private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+        return self.made.cert_pem.bytes().decode()
 
     def sign(self, claims: dict[str, Any]) -> str:
         """Return a signed token."""
-        pem = self.private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-        )
-        return str(jwt.encode(crypt.RSASigner.from_string(pem, self.name), claims).decode())
+        signer = crypt.RSASigner.from_string(self.made.private_key_pem.bytes(), self.name)
+        return str(jwt.encode(signer, claims).decode())
 
 
 @dataclass
