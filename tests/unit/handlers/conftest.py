@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ import trustme
 from google.auth import crypt, jwt
 
 from cloudtasks_nb import handlers
+from tests.web import Reply, Request, http_server
 
 ACCOUNT = "runner@demo.iam.gserviceaccount.com"
 AUDIENCE = "https://reports.example/run"
@@ -167,24 +167,11 @@ def issuer(keys: tuple[Key, Key]) -> Iterator[Issuer]:
     """Return an issuer whose certificates are served."""
     made = Issuer(key=keys[0], other=keys[1], published=[keys[0]])
 
-    class Certs(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            made.fetches += 1
-            certificates = {key.name: key.certificate() for key in made.published}
-            content = made.content or json.dumps(certificates).encode()
-            self.send_response(made.status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def answer(_: Request) -> Reply:
+        made.fetches += 1
+        certificates = {key.name: key.certificate() for key in made.published}
+        return Reply(body=made.content or json.dumps(certificates).encode(), status=made.status)
 
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Certs)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    made.url = f"http://127.0.0.1:{server.server_address[1]}/certs"
-    yield made
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with http_server(answer) as port:
+        made.url = f"http://127.0.0.1:{port}/certs"
+        yield made

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
@@ -20,22 +19,21 @@ from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import CloudTask
 
 from cloudtasks_nb import errors
 from cloudtasks_nb._names import INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
+from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.service.rpcs import METHODS, STATS_MASK
 from cloudtasks_nb.service.transport import Transport
 from tests.certificates import Authority
+from tests.raising import raises
 from tests.unit.service.conftest import PARENT, QUEUE, call, login, use
+from tests.web import Reply, Request, http_server
 
 TASK = f"{QUEUE}/tasks/t"
 OURS = {INSTANCE_METADATA: "0b7c", LOG_IMMEDIATE_METADATA: "true"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """An answer of the server."""
-
-    body: Any = field(default_factory=dict)  #: JSON, or bytes
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
+def reply(body: Any, status: int = 200, **headers: str) -> Reply:
+    """Return an answer with JSON, or with bytes."""
+    return Reply(body=body if isinstance(body, bytes) else json.dumps(body).encode(), status=status, headers=headers)
 
 
 @dataclass(slots=True)
@@ -43,8 +41,15 @@ class Web:
     """A server that answers every request from its script, the last answer again and again."""
 
     script: list[Reply | None]  #: None: no answer, the connection is closed
-    calls: list[tuple[str, str, dict[str, str], Any, dict[str, str]]] = field(default_factory=list)
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
     port: int = 0
+
+    def answer(self, request: Request) -> Reply | None:
+        """Record a request, and answer it."""
+        query = {key: value for key, value in parse_qsl(request.url.query) if not key.startswith("$")}
+        body = json.loads(request.body or b"null")
+        self.calls.append((request.method, request.url.path, query, body, request.headers))
+        return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
 
 Webs = Callable[..., Web]
@@ -53,50 +58,14 @@ Webs = Callable[..., Web]
 @pytest.fixture
 def web() -> Iterator[Webs]:
     """Start servers; they are stopped after the test."""
-    started: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+    with ExitStack() as servers:
 
-    def start(*script: Reply | None, tls: Authority | None = None) -> Web:
-        made = Web(list(script) or [Reply()])
+        def start(*script: Reply | None, tls: Authority | None = None) -> Web:
+            made = Web(list(script) or [reply({})])
+            made.port = servers.enter_context(http_server(made.answer, tls.context() if tls else None))
+            return made
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                url = urlsplit(self.path)
-                raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                query = {key: value for key, value in parse_qsl(url.query) if not key.startswith("$")}
-                made.calls.append((self.command, url.path, query, json.loads(raw or b"null"), dict(self.headers)))
-                reply = made.script.pop(0) if len(made.script) > 1 else made.script[0]
-                if reply is None:
-                    self.close_connection = True
-                    return
-                body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
-                self.send_response(reply.status)
-                for name, value in {**reply.headers, "Content-Length": str(len(body))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-                """Print nothing."""
-
-        for verb in ("GET", "POST", "PATCH", "DELETE"):
-            setattr(Handler, f"do_{verb}", Handler.answer)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        if tls is not None:
-            server.socket = tls.context().wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        started.append((server, thread))
-        made.port = server.server_port
-        return made
-
-    yield start
-    for server, thread in started:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        yield start
 
 
 REST = {"rest": True}
@@ -163,7 +132,7 @@ def test_a_request_is_the_one_of_googles_client(web: Webs, rpc: str) -> None:
 def test_a_read_of_the_log(web: Webs) -> None:
     """Google's client for the log has no REST; the path is that of the documentation."""
     entries = {"entries": [{"insertId": "i", "jsonPayload": {"@type": "x", "task": TASK}}], "nextPageToken": "n"}
-    server = web(Reply(body={**entries, "newField": 1}))
+    server = web(reply({**entries, "newField": 1}))
     answer = use(server.port, call("ListLogEntries", filter="x", resource_names=["projects/p"]), place=REST)
     assert server.calls[0][:4] == ("POST", "/v2/entries:list", {}, {"filter": "x", "resourceNames": ["projects/p"]})
     assert answer.entries[0].json_payload.fields["task"].string_value == TASK
@@ -174,7 +143,7 @@ def test_a_raw_call_gives_bytes(web: Webs) -> None:
     """A batch sends bytes and reads bytes, whatever the protocol."""
     kind = "type.googleapis.com/google.cloud.tasks.v2.BatchCreateTasksMetadata"
     operation = {"name": "o", "done": True, "metadata": {"@type": kind, "state": "SUCCEEDED"}}
-    server, method = web(Reply(body=operation)), METHODS["BatchCreateTasks"]
+    server, method = web(reply(operation)), METHODS["BatchCreateTasks"]
     request = method.request(**REQUESTS["BatchCreateTasks"]).SerializeToString()
     answer = use(server.port, lambda transport: transport.raw("BatchCreateTasks", request), place=REST)
     assert method.response.FromString(answer).metadata.type_url == kind
@@ -196,30 +165,28 @@ ERROR = {
 
 
 ANSWERS = [
-    (Reply(status=403, body={"error": ERROR}), errors.PreconditionError, "PERMISSION_DENIED", "--project=7"),
-    (Reply(status=404, body=MISSING), errors.QueueNotFoundError, "NOT_FOUND", "there is no queue"),
-    (Reply(status=403, body=b"<h1>No"), errors.PermissionDeniedError, "PERMISSION_DENIED", "403 Forbidden: <h1>No"),
-    (Reply(status=502, body=b""), errors.UnavailableError, "UNAVAILABLE", "HTTP 502 Bad Gateway"),
-    (Reply(status=500, body=[1]), errors.ServiceError, "INTERNAL", "HTTP 500"),
+    (reply({"error": ERROR}, 403), errors.PreconditionError, "PERMISSION_DENIED", "--project=7"),
+    (reply(MISSING, 404), errors.QueueNotFoundError, "NOT_FOUND", "there is no queue"),
+    (reply(b"<h1>No", 403), errors.PermissionDeniedError, "PERMISSION_DENIED", "403 Forbidden: <h1>No"),
+    (reply(b"", 502), errors.UnavailableError, "UNAVAILABLE", "HTTP 502 Bad Gateway"),
+    (reply([1], 500), errors.ServiceError, "INTERNAL", "HTTP 500"),
     (None, errors.UnavailableError, "UNAVAILABLE", "Connection aborted"),
 ]
 
 
-@pytest.mark.parametrize(("reply", "kind", "code", "text"), ANSWERS)
+@pytest.mark.parametrize(("answer", "kind", "code", "text"), ANSWERS)
 def test_what_an_answer_means(
-    web: Webs, reply: Reply | None, kind: type[errors.CloudTasksError], code: str, text: str
+    web: Webs, answer: Reply | None, kind: type[CloudTasksError], code: str, text: str
 ) -> None:
     """The errors are those of gRPC; what a proxy answers is shown."""
-    server = web(reply)
-    with pytest.raises(kind) as caught:
+    server = web(answer)
+    with raises(kind, text, code=code):
         use(server.port, call("GetQueue", name=QUEUE, timeout=1.0), place=REST)
-    assert caught.value.code == code
-    assert text in str(caught.value)
 
 
 def test_a_lost_answer_is_asked_for_again(web: Webs) -> None:
     """An idempotent call is repeated, as over gRPC."""
-    server = web(None, Reply(body={"name": QUEUE}))
+    server = web(None, reply({"name": QUEUE}))
     assert use(server.port, call("GetQueue", name=QUEUE), place=REST).name == QUEUE
 
 
@@ -238,7 +205,7 @@ def test_a_slow_answer(silent: int) -> None:
 @pytest.mark.parametrize(("headers", "expected"), [(OURS, ("0b7c", True)), ({}, ("address", False))])
 def test_identity_over_rest(web: Webs, headers: dict[str, str], expected: tuple[str, bool]) -> None:
     """Our emulator says in each answer who it is, also in a refusal."""
-    server = web(Reply(status=404, body=MISSING, headers=headers))
+    server = web(reply(MISSING, 404, **headers))
     address = f"127.0.0.1:{server.port}"
 
     async def ask(transport: Transport) -> tuple[str, bool, str | None]:
@@ -254,13 +221,12 @@ def test_tls_and_a_token(
     web: Webs, authority: Authority, monkeypatch: pytest.MonkeyPatch, trusted_by: str | None
 ) -> None:
     """A server that is no emulator gets a token over TLS, if its certificate is of an authority that is trusted."""
-    server = web(Reply(body={"name": QUEUE}), tls=authority)
+    server = web(reply({"name": QUEUE}), tls=authority)
     place = {"local": False, "rest": True}
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     if trusted_by is None:
-        with pytest.raises(errors.EndpointError, match="is not trusted") as caught:
+        with raises(errors.EndpointError, "is not trusted", hint="set REQUESTS_CA_BUNDLE to a PEM file"):
             use(server.port, call("GetQueue", name=QUEUE), place=place, auth=login())
-        assert "set REQUESTS_CA_BUNDLE to a PEM file" in (caught.value.hint or "")
         return
     monkeypatch.setenv(trusted_by, str(authority.ca))
     assert use(server.port, call("GetQueue", name=QUEUE), place=place, auth=login()).name == QUEUE
@@ -269,7 +235,7 @@ def test_tls_and_a_token(
 
 def test_googles_client_over_rest(web: Webs) -> None:
     """`tasks.client` has the protocol of the connection."""
-    server = web(Reply(body={"name": QUEUE}))
+    server = web(reply({"name": QUEUE}))
 
     async def story(transport: Transport) -> str:
         return str((await asyncio.to_thread(transport.client().get_queue, name=QUEUE)).name)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from cloudtasks_nb.errors import InvalidInputError, StoreError
 from cloudtasks_nb.store import store as store_module
 from cloudtasks_nb.store.store import Store
 from tests.unit.store.conftest import google_key
+from tests.web import Reply, http_server
 
 
 def test_what_was_put_is_there(store: Store) -> None:
@@ -156,25 +155,8 @@ def broken(request: pytest.FixtureRequest) -> Iterator[str]:
             else:
                 yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         return
-    status = 500 if request.param == "answers 500" else 403
-
-    class Failing(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_PUT = do_GET  # noqa: N815 - the name is http.server's
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with http_server(lambda _: Reply(status=500 if request.param == "answers 500" else 403)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.usefixtures("bucket_servers", "impatient")
