@@ -14,6 +14,7 @@ import google.oauth2.credentials
 import grpc
 import grpc.aio
 import pytest
+from google.cloud.logging_v2.types import LogEntry
 from google.cloud.tasks_v2 import types
 from google.rpc import status_pb2
 
@@ -132,6 +133,15 @@ def fake() -> Iterator[Fakes]:
         _loop.run(server.server.stop(None))
 
 
+def raw_entry(name: str, time: int, received: int, task: str = "") -> Any:
+    """Make a raw log entry about the first attempt on a task; times in microseconds."""
+    made = LogEntry.pb()(insert_id=name)
+    made.timestamp.FromMicroseconds(time)
+    made.receive_timestamp.FromMicroseconds(received)
+    made.json_payload.update({"task": task or f"{QUEUE}/tasks/{name}", "attemptResponseLog": {"dispatchCount": "1"}})
+    return made
+
+
 class Pauses(list[float]):
     """Records the pauses of a transport instead of making them."""
 
@@ -144,9 +154,8 @@ def use(port: int, work: Callable[[Transport], Awaitable[T]], *, place: Place | 
     """Run work with a transport to a port of this machine, and close it."""
 
     async def run() -> T:
-        endpoint = Endpoint(
-            **{"project": "p", "location": "l", "target": f"127.0.0.1:{port}", "local": True, **(place or {})}
-        )
+        usual = {"project": "p", "location": "l", "target": f"127.0.0.1:{port}", "local": True}
+        endpoint = Endpoint(**{**usual, **(place or {})})
         transport = Transport(endpoint, options.pop("auth", Auth()), **options)
         try:
             return await work(transport)

@@ -11,6 +11,7 @@ import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service.auth import SCOPE, Auth
+from tests.raising import raises
 
 
 class ServiceAccount(google.auth.credentials.Credentials, google.auth.credentials.Scoped):
@@ -34,9 +35,7 @@ class ServiceAccount(google.auth.credentials.Credentials, google.auth.credential
 def test_given_credentials_are_used_as_they_are() -> None:
     """Who brings credentials is not asked for others; they name no project."""
     given = google.oauth2.credentials.Credentials("token")
-    auth = Auth(given)
-    assert auth.credentials() is given
-    assert auth.project() is None
+    assert (Auth(given).credentials(), Auth(given).project()) == (given, None)
 
 
 def test_scopes_are_added_where_they_are_missing() -> None:
@@ -72,10 +71,8 @@ NO_CREDENTIALS = [
 @pytest.mark.parametrize(("given", "what", "hint"), NO_CREDENTIALS)
 def test_what_are_no_credentials(given: Any, what: str, hint: str) -> None:
     """A key, or where it lies, is refused at once, with the call that makes credentials of it; no key is shown."""
-    with pytest.raises(InvalidInputError) as caught:
+    with raises(InvalidInputError, hint=hint, message=f"credentials={what} is not a credentials object"):
         Auth(given)
-    assert caught.value.message == f"credentials={what} is not a credentials object"
-    assert hint in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("given", ["", " ", "robot", "a@p.iam.gserviceaccount.com,", "serviceAccount:a@p.example.com"])

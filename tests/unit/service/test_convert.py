@@ -16,19 +16,8 @@ from google.rpc import status_pb2
 from cloudtasks_nb._frames import TASKS
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service import convert
-from cloudtasks_nb.service.convert import (
-    decode_body,
-    default_audience,
-    delete_failures,
-    http_status,
-    http_target,
-    queue_json,
-    queue_message,
-    queue_values,
-    retry_message,
-    task_columns,
-    task_state,
-)
+from cloudtasks_nb.service.convert import decode_body, default_audience, http_target, queue_message, queue_values
+from tests.raising import raises
 
 QUEUE = "projects/p/locations/l/queues/q"
 NOW = 1_767_225_600_000_000
@@ -45,21 +34,19 @@ TASK_STATES = [
     ("schedule_time { seconds: 1767225601 }", "scheduled"),
     ("schedule_time { seconds: 1767225600 }", "ready"),
     ("", "ready"),
-    ("dispatch_count: 1 " + ATTEMPT + "}", "running"),
+    (f"dispatch_count: 1 {ATTEMPT} }}", "running"),
     (
-        "dispatch_count: 2 response_count: 1 "
-        + ATTEMPT
-        + "response_time { seconds: 1767225591 } response_status { code: 13 } }",
+        f"dispatch_count: 2 {ATTEMPT} response_time {{ seconds: 1 }} response_status {{ code: 13 }} }}",
         "retrying",
     ),
-    ("dispatch_count: 1 " + ATTEMPT + "response_status { code: 4 } }", "retrying"),
+    (f"dispatch_count: 1 {ATTEMPT} response_status {{ code: 4 }} }}", "retrying"),
 ]
 
 
 @pytest.mark.parametrize(("text", "state"), TASK_STATES)
 def test_states(text: str, state: str) -> None:
     """Due later, due, in flight, and waiting for another attempt, also after one without an answer."""
-    assert task_state(task(text), NOW) == state
+    assert convert.task_state(task(text), NOW) == state
 
 
 def test_a_task_in_columns() -> None:
@@ -72,26 +59,26 @@ def test_a_task_in_columns() -> None:
         + ATTEMPT
         + ' response_time { seconds: 1767225591 } response_status { code: 13 message: "INTERNAL(13): HTTP 500" } }'
     )
-    columns = task_columns([message], now=NOW, body=True)
+    columns = convert.task_columns([message], now=NOW, body=True)
     assert list(columns) == list(TASKS)
     assert {name: values[0] for name, values in columns.items()} == {
         "task": "t",
         "queue": "q",
+        "name": f"{QUEUE}/tasks/t",
         "state": "retrying",
-        "schedule_time": 1_767_225_605_000_005,
-        "create_time": 1_767_225_500_000_000,
         "attempts": 2,
         "responses": 1,
+        "schedule_time": 1_767_225_605_000_005,
+        "create_time": 1_767_225_500_000_000,
+        "dispatch_deadline": 30.0,
         "last_status": "INTERNAL",
         "last_message": "INTERNAL(13): HTTP 500",
+        "service_account": "sa@p",
         "last_attempt_time": 1_767_225_590_000_000,
         "method": "PUT",
         "url": "https://svc/run",
         "headers": {"X-Api-Key": "•••", "A": "b"},
         "body": {"day": 1},
-        "service_account": "sa@p",
-        "dispatch_deadline": 30.0,
-        "name": f"{QUEUE}/tasks/t",
     }
 
 
@@ -101,19 +88,11 @@ def test_secrets_on_request() -> None:
         'http_request { url: "https://u?sig=s" headers { key: "Authorization" value: "Bearer x" } '
         """body: '{"user": {"password": "p"}, "n": 1}' }"""
     )
-    names = ("headers", "url", "body")
-    shown = task_columns([message], now=NOW, body=True)
-    assert [shown[name][0] for name in names] == [
-        {"Authorization": "•••"},
-        "https://u?sig=•••",
-        {"user": {"password": "•••"}, "n": 1},
-    ]
-    true = task_columns([message], now=NOW, body=True, secrets=True)
-    assert [true[name][0] for name in names] == [
-        {"Authorization": "Bearer x"},
-        "https://u?sig=s",
-        {"user": {"password": "p"}, "n": 1},
-    ]
+    dots = ({"Authorization": "•••"}, "https://u?sig=•••", {"user": {"password": "•••"}, "n": 1})
+    plain = ({"Authorization": "Bearer x"}, "https://u?sig=s", {"user": {"password": "p"}, "n": 1})
+    for secrets, shown in ((False, dots), (True, plain)):
+        columns = convert.task_columns([message], now=NOW, body=True, secrets=secrets)
+        assert (columns["headers"], columns["url"], columns["body"]) == tuple([one] for one in shown)
 
 
 BODIES = [
@@ -127,10 +106,7 @@ BODIES = [
     (b"\xff\xfe", b"\xff\xfe"),
     (b"NaN", "NaN"),
     (b"[18446744073709551616, -9223372036854775809]", [2**64, -(2**63) - 1]),
-    (
-        b"[123456789012345678901234567890, 0.12345678901234567890]",
-        [123456789012345678901234567890, 0.12345678901234568],
-    ),
+    (b"[123456789012345678901, 0.12345678901234567890]", [123456789012345678901, 0.12345678901234568]),
 ]
 
 
@@ -152,34 +128,24 @@ HTTP_STATUSES = [
 @pytest.mark.parametrize(("message", "status"), HTTP_STATUSES)
 def test_the_http_status_of_an_attempt(message: str | None, status: int | None) -> None:
     """Only the service's own text names the status; 0 is no answer."""
-    assert http_status(message) == status
+    assert convert.http_status(message) == status
 
 
 def test_settings_become_a_queue_and_its_mask() -> None:
     """The mask names exactly the words that were given."""
-    message, mask = queue_message(
-        QUEUE, {"rate": 0.5, "max_concurrent": 8, "max_attempts": -1, "min_backoff": "250ms", "log_sampling_ratio": 1}
-    )
+    words = {"rate": 0.5, "max_concurrent": 8, "max_attempts": -1, "min_backoff": "250ms", "log_sampling_ratio": 1}
+    message, mask = queue_message(QUEUE, words)
     assert mask == [
-        "rate_limits.max_dispatches_per_second",
-        "rate_limits.max_concurrent_dispatches",
-        "retry_config.max_attempts",
-        "retry_config.min_backoff",
-        "stackdriver_logging_config.sampling_ratio",
+        *("rate_limits.max_dispatches_per_second", "rate_limits.max_concurrent_dispatches"),
+        *("retry_config.max_attempts", "retry_config.min_backoff", "stackdriver_logging_config.sampling_ratio"),
     ]
-    shown = queue_values(message)
-    assert {name: shown[name] for name in ("rate", "max_concurrent", "max_attempts", "min_backoff")} == {
-        "rate": 0.5,
-        "max_concurrent": 8,
-        "max_attempts": -1,
-        "min_backoff": 0.25,
-    }
-    assert (shown["log_sampling_ratio"], shown["name"], shown["queue"]) == (1.0, QUEUE, "q")
+    expected = {**words, "min_backoff": 0.25, "log_sampling_ratio": 1.0, "name": QUEUE, "queue": "q"}
+    assert {name: queue_values(message)[name] for name in expected} == expected
 
 
 def test_a_queue_as_rest_writes_it() -> None:
     """The same words in the field names of the REST API, and only those that were given."""
-    assert queue_json(QUEUE, {"rate": 0.5, "max_attempts": 3, "min_backoff": "250ms"}) == {
+    assert convert.queue_json(QUEUE, {"rate": 0.5, "max_attempts": 3, "min_backoff": "250ms"}) == {
         "name": QUEUE,
         "rateLimits": {"maxDispatchesPerSecond": 0.5},
         "retryConfig": {"maxAttempts": 3, "minBackoff": "0.250s"},
@@ -208,16 +174,14 @@ BAD_SETTINGS = [
 @pytest.mark.parametrize(("words", "text"), BAD_SETTINGS)
 def test_bad_settings_are_named(words: dict[str, Any], text: str) -> None:
     """The error has word and value, before anything is sent."""
-    with pytest.raises(InvalidInputError) as caught:
+    with raises(InvalidInputError, message=text, resource=next(iter(words))):
         queue_message(QUEUE, words)
-    assert caught.value.message == text
-    assert caught.value.resource == next(iter(words))
 
 
 def test_an_unknown_retry_word() -> None:
     """`retry=` takes the words of a queue's retry settings and no others."""
     with pytest.raises(InvalidInputError, match='"rate" is not a retry setting'):
-        retry_message({"rate": 5})
+        convert.retry_message({"rate": 5})
 
 
 def test_statistics_where_there_are_some() -> None:
@@ -227,14 +191,8 @@ def test_statistics_where_there_are_some() -> None:
     assert "tasks" not in queue_values(beta)
     beta.stats.tasks_count = 5
     beta.stats.effective_execution_rate = 2.5
-    shown = queue_values(beta)
-    assert {name: shown[name] for name in ("state", "tasks", "oldest_due", "running", "effective_rate")} == {
-        "state": "PAUSED",
-        "tasks": 5,
-        "oldest_due": None,
-        "running": 0,
-        "effective_rate": 2.5,
-    }
+    expected = {"state": "PAUSED", "tasks": 5, "oldest_due": None, "running": 0, "effective_rate": 2.5}
+    assert {name: queue_values(beta)[name] for name in expected} == expected
     beta.stats.oldest_estimated_arrival_time.seconds = 7
     assert queue_values(beta)["oldest_due"] == 7_000_000
 
@@ -300,7 +258,7 @@ def test_failures_of_a_batch_delete() -> None:
     facts.failed_requests[7].CopyFrom(status_pb2.Status(code=7))
     operation = operations_pb2.Operation(done=True)
     operation.metadata.Pack(facts)
-    assert delete_failures(operation) == {3: "not there", 7: "PERMISSION_DENIED"}
+    assert convert.delete_failures(operation) == {3: "not there", 7: "PERMISSION_DENIED"}
 
 
 def test_methods_are_googles() -> None:

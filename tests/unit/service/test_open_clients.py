@@ -23,10 +23,10 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_last_one_counts() -> None:
     """The newest is found, also by those to whom nobody gave it."""
     older, newer = Thing(), Thing()
-    open_clients.add(older)
-    open_clients.add(newer)
+    for one in (older, newer):
+        open_clients.add(one)
     assert open_clients.newest() is newer
-    del newer
+    del newer, one
     gc.collect()
     assert isinstance(open_clients.newest(), Thing)
     assert open_clients.newest() is not older
@@ -38,12 +38,9 @@ def test_the_one_before_it_follows() -> None:
     first, second, third = Thing(), Thing(), Thing()
     for one in (first, second, third):
         open_clients.add(one)
-    open_clients.remove(second)
-    assert open_clients.newest() is third
-    open_clients.remove(third)
-    assert open_clients.newest() is first
-    open_clients.remove(first)
-    assert open_clients.newest() is None
+    for removed, newest in ((second, third), (third, first), (first, None)):
+        open_clients.remove(removed)
+        assert open_clients.newest() is newest
 
 
 def test_older_ones_may_go() -> None:
