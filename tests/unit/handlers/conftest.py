@@ -18,6 +18,7 @@ import trustme
 from google.auth import crypt, jwt
 
 from cloudtasks_nb import handlers
+from cloudtasks_nb.handlers import verify
 from tests.web import Reply, Request, http_server
 
 ACCOUNT = "runner@demo.iam.gserviceaccount.com"
@@ -140,15 +141,8 @@ class Issuer:
     def claims(self, **other: Any) -> dict[str, Any]:
         """Return the claims of a good token, save those given; None leaves one out."""
         now = int(time.time())
-        good = {
-            "iss": "https://accounts.google.com",
-            "aud": AUDIENCE,
-            "email": ACCOUNT,
-            "email_verified": True,
-            "sub": "1",
-            "iat": now,
-            "exp": now + 3600,
-        }
+        good = {"iss": "https://accounts.google.com", "aud": AUDIENCE, "email": ACCOUNT, "email_verified": True}
+        good |= {"sub": "1", "iat": now, "exp": now + 3600}
         return {name: value for name, value in (good | other).items() if value is not None}
 
     def bearer(self, **other: Any) -> str:
@@ -175,3 +169,9 @@ def issuer(keys: tuple[Key, Key]) -> Iterator[Issuer]:
     with http_server(answer) as port:
         made.url = f"http://127.0.0.1:{port}/certs"
         yield made
+
+
+@pytest.fixture
+def google_certs(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use the certificates of the tests' issuer in place of Google's."""
+    monkeypatch.setattr(verify, "GOOGLE_CERTS", issuer.url)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import re
 from collections.abc import Coroutine
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -45,21 +47,12 @@ BODIES = [
 
 
 @pytest.mark.parametrize(("body", "args", "kwargs"), BODIES)
-def test_an_object_becomes_keyword_arguments_and_anything_else_one_argument(
-    body: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """The body decides with which arguments the function is called."""
-    seen = []
-
-    def see(*args: Any, **kwargs: Any) -> bool:
-        seen.append((args, kwargs))
-        return True
-
+def test_a_body_becomes_arguments(body: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """An object becomes keyword arguments, and anything else one argument."""
+    see = Mock(return_value=True)
     answer = run(see, body)
-    assert answer.result == b"true"
-    assert seen == [(args, kwargs)]
-    assert answer.ok
-    assert answer.error is None
+    assert (answer.result, answer.ok, answer.error) == (b"true", True, None)
+    see.assert_called_once_with(*args, **kwargs)
 
 
 def test_an_empty_body_decodes_to_none() -> None:
@@ -71,47 +64,24 @@ class TwoKindsError(KeyError, ValueError):
     """An error with two bases, of which the first decides."""
 
 
-STATUSES = [
-    (ValueError("x"), 400),
-    (TypeError("x"), 400),
-    (UnicodeDecodeError("utf-8", b"", 0, 1, "x"), 400),
-    (json.JSONDecodeError("x", "", 0), 400),
-    (errors.InvalidInputError("x"), 400),
-    (PermissionError("x"), 403),
-    (LookupError("x"), 404),
-    (KeyError("x"), 404),
-    (IndexError("x"), 404),
-    (FileNotFoundError("x"), 404),
-    (errors.QueueNotFoundError("x"), 404),
-    (TwoKindsError("x"), 404),
-    (NotImplementedError("x"), 501),
-    (TimeoutError("x"), 504),
-    (errors.BatchTimeoutError("x"), 504),
-    (RuntimeError("x"), 500),
-    (OSError("x"), 500),
-    (ConnectionResetError("x"), 500),
-    (ZeroDivisionError("x"), 500),
-    (ExceptionGroup("x", [ValueError("y")]), 500),
-    (SystemExit(3), 500),
-    (KeyboardInterrupt(), 500),
-]
+DECODING = [UnicodeDecodeError("utf-8", b"", 0, 1, "x"), json.JSONDecodeError("x", "", 0)]
+LOOKUPS = [LookupError("x"), KeyError("x"), IndexError("x"), FileNotFoundError("x"), TwoKindsError("x")]
+OTHERS = [RuntimeError("x"), OSError("x"), ConnectionResetError("x"), ZeroDivisionError("x"), SystemExit(3)]
+STATUSES: dict[int, list[BaseException]] = {
+    400: [ValueError("x"), TypeError("x"), errors.InvalidInputError("x"), *DECODING],
+    403: [PermissionError("x")],
+    404: [errors.QueueNotFoundError("x"), *LOOKUPS],
+    500: [ExceptionGroup("x", [ValueError("y")]), KeyboardInterrupt(), *OTHERS],
+    501: [NotImplementedError("x")],
+    504: [TimeoutError("x"), errors.BatchTimeoutError("x")],
+}
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
-    STATUSES,
-    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
-)
+@pytest.mark.parametrize(("status", "error"), [(status, one) for status, some in STATUSES.items() for one in some])
 def test_the_class_of_an_exception_decides_the_status(error: BaseException, status: int) -> None:
     """Every exception becomes an answer with the status of its nearest known class; never 429 or 503."""
-
-    def fail() -> None:
-        raise error
-
-    answer = run(fail, b"")
-    assert (answer.status, status_of(error)) == (status, status)
-    assert not answer.ok
-    assert answer.duration == 0.5
+    answer = run(Mock(side_effect=error), b"")
+    assert (answer.status, status_of(error), answer.ok, answer.duration) == (status, status, False, 0.5)
 
 
 def test_the_traceback_begins_in_the_function_and_the_answer_has_one_line() -> None:
@@ -124,10 +94,7 @@ def test_the_traceback_begins_in_the_function_and_the_answer_has_one_line() -> N
         inner(day)
 
     answer = run(outer, b'{"day": "monday"}')
-    lines = str(answer.error).splitlines()
-    assert lines[0] == "Traceback (most recent call last):"
-    assert lines[1].endswith("in outer")
-    assert "in inner" in str(answer.error)
+    assert re.match(r"Traceback \(most recent call last\):\n.*in outer\n[\s\S]*in inner", str(answer.error))
     assert "handlers/call.py" not in str(answer.error)
     assert answer.content() == (b"KeyError: 'monday'", "text/plain")
 
@@ -173,8 +140,7 @@ def test_arguments_that_do_not_fit_are_named(body: bytes, words: list[str]) -> N
         return f"{day} {origin}"
 
     answer = run(report, body)
-    assert answer.status == (400 if words else 200)
-    assert (answer.duration is None) is bool(words)
+    assert (answer.status, answer.duration is None) == ((400, True) if words else (200, False))
     assert all(word in str(answer.message) for word in words)
 
 
@@ -198,8 +164,7 @@ def test_a_type_error_of_the_function_keeps_its_traceback() -> None:
         return a + "x"
 
     answer = run(add, b'{"a": 1}')
-    assert answer.status == 400
-    assert "in add" in str(answer.error)
+    assert (answer.status, "in add" in str(answer.error)) == (400, True)
 
 
 def test_an_exception_that_cannot_be_shown_is_still_an_answer() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import gc
+import re
 import socket
 import sys
 import threading
@@ -23,6 +24,7 @@ from cloudtasks_nb.handlers.call import TaskRequest
 from cloudtasks_nb.handlers.serving import name_at
 from cloudtasks_nb.service import open_clients
 from tests.processes import run
+from tests.raising import raises
 from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
 
 
@@ -87,12 +89,10 @@ def test_a_port_in_use_is_reported(serve: Serve, home: Path, capsys: pytest.Capt
     port = derive_address(home, "report").port
     with socket.create_server(("127.0.0.1", port)):
         handler = serve(report)
-    assert not handler.lasting
-    assert post(handler.url, b'{"day": "1"}').status == 200
+    assert (handler.lasting, post(handler.url, b'{"day": "1"}').status) == (False, 200)
     out = capsys.readouterr().out
     assert out.startswith(f"port {port} of report is in use: {handler.url} is new")
-    assert "tasks that were sent before will not reach it" in out
-    assert out.count("\n") == 1
+    assert ("tasks that were sent before will not reach it" in out, out.count("\n")) == (True, 1)
 
 
 def test_the_name_at_a_url(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,18 +119,13 @@ class Callable1:
     [(lambda: 1, "lambda-"), (functools.partial(int, "1"), "partial-"), (Callable1(), "Callable1-")],
     ids=["lambda", "partial", "object"],
 )
-def test_a_function_without_a_name_gets_a_temporary_url(
-    serve: Serve, capsys: pytest.CaptureFixture[str], fn: Any, prefix: str
-) -> None:
+def test_a_function_without_a_name(serve: Serve, capsys: pytest.CaptureFixture[str], fn: Any, prefix: str) -> None:
     """The same nameless function served twice is two handlers, with a message that their URLs are new."""
     first, second = serve(fn), serve(fn)
-    assert first.url != second.url
-    assert first.name != second.name
-    assert first.name.startswith(prefix)
+    assert (first.url != second.url, first.name != second.name, first.name[: len(prefix)]) == (True, True, prefix)
     assert post(second.url, b"").body == b"1"
     out = capsys.readouterr().out
-    assert out.count("without a name of its own") == 2
-    assert 'name="..." gives it a URL that stays' in out
+    assert (out.count("without a name of its own"), 'name="..." gives it a URL that stays' in out) == (2, True)
 
 
 def test_a_name_gives_a_lasting_url(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,17 +170,13 @@ BAD_ARGUMENTS = [
 @pytest.mark.parametrize(("fn", "settings", "words"), BAD_ARGUMENTS)
 def test_bad_arguments_are_refused(fn: Any, settings: dict[str, Any], words: str, home: Path) -> None:
     """An error names the argument and the next step, and no port stays open."""
-    with pytest.raises(HandlerError) as caught:
+    with raises(HandlerError, rf"{re.escape(words)}[\s\S]*\n  → ."):
         handlers.serve(fn, **settings)
-    assert words in caught.value.message
-    assert caught.value.hint
     assert list(home.iterdir()) == []
 
 
-def test_a_server_that_cannot_start_leaves_nothing_open(
-    home: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve
-) -> None:
-    """An interrupt while the server starts closes the port, ends the threads and registers no handler."""
+def test_a_server_that_cannot_start(home: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    """An interrupt while it starts leaves nothing open: it closes the port, ends the threads and registers no handler."""
 
     def interrupted(coroutine: Any) -> None:
         coroutine.close()
