@@ -62,7 +62,7 @@ REQUESTS = [
 
 @pytest.mark.parametrize(("change", "headers", "status"), REQUESTS)
 def test_who_reaches_the_function(serve: Serve, change: Any, headers: dict[str, str], status: int) -> None:
-    """Only requests to its address from this machine do. Web pages, foreign host names and guessed paths get an answer that does not contain the secret."""
+    """Web pages, foreign host names and guessed paths get an answer that does not contain the secret."""
     handler = serve(report)
     secret = handler.url.rsplit("/", 1)[1]
     answer = post(change(handler.url), b'{"day": "1"}', **headers)
