@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-import subprocess
 import sys
 import threading
 import weakref
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import OutboxError, ServiceError
 from tests.interrupts import interrupt, interrupted_everywhere, interruptible
+from tests.processes import run
 
 PATIENCE = 20.0
 
@@ -50,25 +52,16 @@ def test_one_loop_a_process() -> None:
 def test_submit_does_not_wait() -> None:
     """The caller goes on and asks for the result later."""
     gate = threading.Event()
-
-    async def later() -> int:
-        await asyncio.to_thread(gate.wait, PATIENCE)
-        return 7
-
-    future = _loop.submit(later())
+    future = _loop.submit(asyncio.to_thread(gate.wait, PATIENCE))
     assert not future.done()
     gate.set()
-    assert future.result(PATIENCE) == 7
+    assert future.result(PATIENCE)
 
 
 def test_errors_come_out_where_it_was_called() -> None:
     """What a coroutine raises is raised by `run`."""
-
-    async def fails() -> None:
-        raise KeyError("x")
-
     with pytest.raises(KeyError):
-        _loop.run(fails())
+        _loop.run(AsyncMock(side_effect=KeyError("x"))())
 
 
 class Endless:
@@ -264,20 +257,16 @@ def test_work_that_is_not_run_again_keeps_its_error(caplog: pytest.LogCaptureFix
 
 def test_only_a_lasting_failure_is_raised() -> None:
     """The first two failures are shown and not raised; the third is raised."""
-    raised: list[bool] = []
     work = Failing(3, OutboxError("locked"))
 
     async def sleep(_: float) -> None:
-        try:
+        with pytest.raises(OutboxError) if work.left == 0 else nullcontext():
             work.supervisor.check()
-        except OutboxError:
-            raised.append(True)
-        else:
-            raised.append(False)
+        work.pauses.append(0)
 
     work.supervisor = _loop.Supervisor("it", work._changed, sleep=sleep)
     work.run()
-    assert raised == [False, False, True]
+    assert len(work.pauses) == 3
 
 
 def test_a_closed_supervisor_raises_nothing() -> None:
@@ -304,19 +293,12 @@ def _collect_and_finish(weak: weakref.ref[asyncio.Future[None]]) -> None:
 
 def test_call_soon() -> None:
     """A plain function is called on the loop's thread."""
-    called: list[str] = []
-    done = threading.Event()
-
-    def note(word: str) -> None:
-        called.extend([word, threading.current_thread().name])
-        done.set()
-
-    _loop.call_soon(note, "x")
-    assert done.wait(PATIENCE)
-    assert called == ["x", "cloudtasks-nb"]
+    called: Future[list[str]] = Future()
+    _loop.call_soon(lambda word: called.set_result([word, threading.current_thread().name]), "x")
+    assert called.result(PATIENCE) == ["x", "cloudtasks-nb"]
 
 
 def test_a_forked_process_gets_its_own() -> None:
     """After a fork the parent's loop does not run in the child: it starts one of its own."""
-    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = run(sys.executable, "-c", FORKS)
     assert (done.returncode, done.stdout) == (0, "parent child parent ")

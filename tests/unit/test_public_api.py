@@ -7,9 +7,7 @@ import importlib
 import importlib.metadata
 import inspect
 import re
-import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -17,16 +15,20 @@ import pytest
 
 import cloudtasks_nb as ct
 import cloudtasks_nb.handlers
+from tests.processes import run
 
+CONNECTED = "quota_project=None, store=None, transport=None"
+DEPLOYED = "requirements=None, store=None, run=False"
+SENT = "audience=None, dispatch_deadline=None, retry=None"
+RUN = "name=None, errors='raise', send_rate=None, stop_after_failures=None, canary=None, pause_at=None, "
+RUN += "progress=True, dry_run=False, **unknown"
 #: Every public function and method with its parameters: a change here is a change for every user.
 SIGNATURES = {
-    "connect": "project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, quota_project=None, "
-    "store=None, transport=None",
+    "connect": f"project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, {CONNECTED}",
     "local": "folder=None, *, project='local', location='us-central1', store=None",
     "serve": "fn, *, name=None, workers=8, processes=None, service_account=None, audience=None, tasks=None, store=None",
     "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None",
-    "deploy": "fn, *, service=None, project=None, region=None, service_account=None, caller=None, requirements=None, "
-    "store=None, run=False",
+    "deploy": f"fn, *, service=None, project=None, region=None, service_account=None, caller=None, {DEPLOYED}",
     "url": "fn",
     "Client.queue": "name, *, create=False, **settings",
     "Client.queues": "",
@@ -37,7 +39,7 @@ SIGNATURES = {
     "Client.panel": "*, read_only=False",
     "Client.close": "",
     "Queue.enqueue": "url, body=None, *, method=None, headers=None, task_id=None, at=None, delay=None, tz=None, "
-    "service_account=None, audience=None, dispatch_deadline=None, retry=None",
+    f"service_account=None, {SENT}",
     "Queue.schedule": "url, body=None, *, at=None, delay=None, **words",
     "Queue.tasks": "limit=1000, *, body=False, secrets=False",
     "Queue.attempts": "since=None, limit=1000, *, batch=None, task=None, status=None, secrets=False",
@@ -51,12 +53,9 @@ SIGNATURES = {
     "Queue.delete_tasks": "df",
     "Queue.panel": "*, read_only=False",
     "Queue.fan_out": "data, *, url, body=None, key=None, at=None, delay=None, tz=None, headers=None, method=None, "
-    "service_account=None, audience=None, dispatch_deadline=None, retry=None, name=None, errors='raise', "
-    "send_rate=None, stop_after_failures=None, canary=None, pause_at=None, progress=True, dry_run=False, **unknown",
+    f"service_account=None, {SENT}, {RUN}",
     "Queue.backfill": "start, end, *, freq, url, across=None, tz='UTC', newest_first=False, body=None, at=None, "
-    "delay=None, headers=None, method=None, service_account=None, audience=None, dispatch_deadline=None, retry=None, "
-    "name=None, errors='raise', send_rate=None, stop_after_failures=None, canary=None, pause_at=None, progress=True, "
-    "dry_run=False, **unknown",
+    f"delay=None, headers=None, method=None, service_account=None, {SENT}, {RUN}",
     "Batch.wait": "timeout=None",
     "Batch.progress": "",
     "Batch.tasks": "",
@@ -122,8 +121,7 @@ def test_all_is_what_there_is() -> None:
 def test_all_names_are_had_by_a_star_in_a_fresh_process() -> None:
     """`from cloudtasks_nb import *` loads everything; names that nobody used yet are found the same way."""
     code = "from cloudtasks_nb import *; import cloudtasks_nb as ct; print(set(ct.__all__) - set(globals()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "set()"
+    assert run(sys.executable, "-c", code).stdout.strip() == "set()"
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:
@@ -162,8 +160,7 @@ def test_parameters_and_defaults(name: str) -> None:
 @each_callable
 def test_parameters_have_types(name: str) -> None:
     """An editor shows what may be given and what comes back."""
-    bare = [one.name for one in parameters(name) if one.annotation is inspect.Parameter.empty]
-    assert bare == []
+    assert [one.name for one in parameters(name) if one.annotation is inspect.Parameter.empty] == []
     assert inspect.signature(public(name)).return_annotation is not inspect.Signature.empty
 
 
@@ -179,15 +176,8 @@ def test_attributes(kind: str) -> None:
 
 def test_progress_has_a_field_for_each_state() -> None:
     """Counts come in the order of the states, then what is known about pace, end and sources."""
-    assert [field.name for field in fields(ct.Progress)] == [
-        "total",
-        *STATES,
-        "settling",
-        "done_per_second",
-        "eta",
-        "sources",
-        "at",
-    ]
+    others = ["settling", "done_per_second", "eta", "sources", "at"]
+    assert [field.name for field in fields(ct.Progress)] == ["total", *STATES, *others]
 
 
 def test_handles_are_context_managers() -> None:
@@ -225,14 +215,10 @@ def test_the_errors_are_a_module_of_their_own() -> None:
     assert all(issubclass(getattr(ct.errors, name), ct.errors.CloudTasksError) for name in ct.errors.__all__)
 
 
-def test_words_of_fan_out_and_backfill_are_the_same() -> None:
-    """A backfill has the options of a fan-out."""
-    fan_out = {one.name for one in parameters("Queue.fan_out")} - {"data", "key"}
-    backfill = {one.name for one in parameters("Queue.backfill")}
-    assert fan_out <= backfill
-
-
-def test_enqueue_and_fan_out_share_the_words_of_a_task() -> None:
-    """A word learned with one task is the word for many."""
-    words: Callable[[str], set[str]] = lambda name: {one.name for one in parameters(name)}  # noqa: E731 - short here
-    assert words("Queue.enqueue") - {"task_id"} <= words("Queue.fan_out")
+def test_verbs_share_their_words() -> None:
+    """A word learned with one task is the word for many; a backfill has the options of a fan-out."""
+    enqueue, fan_out, backfill = (
+        {one.name for one in parameters(f"Queue.{verb}")} for verb in ("enqueue", "fan_out", "backfill")
+    )
+    assert enqueue - {"task_id"} <= fan_out
+    assert fan_out - {"data", "key"} <= backfill
