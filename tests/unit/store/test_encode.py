@@ -41,6 +41,7 @@ class _Word(str, enum.Enum):  # noqa: UP042 - the older spelling has another str
     A = "a"
 
 
+DAY = pd.Interval(pd.Timestamp("2026-01-01"), pd.Timestamp("2026-01-02"), closed="left")
 VALUES: list[tuple[Any, Any]] = [
     (None, None),
     (pd.NA, None),
@@ -75,10 +76,7 @@ VALUES: list[tuple[Any, Any]] = [
     (np.timedelta64(10, "m"), "P0DT0H10M0S"),
     (pd.Period("2026-01", "M"), "2026-01"),
     (pd.Interval(0, 1), {"left": 0, "right": 1, "closed": "right"}),
-    (
-        pd.Interval(pd.Timestamp("2026-01-01"), pd.Timestamp("2026-01-02"), closed="left"),
-        {"left": "2026-01-01T00:00:00", "right": "2026-01-02T00:00:00", "closed": "left"},
-    ),
+    (DAY, {"left": "2026-01-01T00:00:00", "right": "2026-01-02T00:00:00", "closed": "left"}),
     (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
     ([1, (2, [None, math.nan])], [1, [2, [None, None]]]),
     (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
