@@ -9,22 +9,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
 #: Options of each command, without those of every command (https://cloud.google.com/sdk/gcloud/reference).
-COMMANDS: dict[str, set[str]] = {
-    "config get-value": set(),
-    "services enable": set(),
-    "iam service-accounts describe": set(),
-    "iam service-accounts create": set(),
-    "iam service-accounts add-iam-policy-binding": {"--member", "--role"},
-    "storage buckets add-iam-policy-binding": {"--member", "--role"},
+NONE, POLICY = frozenset[str](), frozenset({"--member", "--role"})
+COMMANDS: dict[str, AbstractSet[str]] = {
+    **dict.fromkeys(("config get-value", "services enable"), NONE),
+    **dict.fromkeys(("iam service-accounts describe", "iam service-accounts create"), NONE),
+    **dict.fromkeys(("iam service-accounts add-iam-policy-binding", "storage buckets add-iam-policy-binding"), POLICY),
     "run deploy": {
         *("--source", "--region", "--service-account", "--add-custom-audiences", "--update-env-vars"),
         *("--no-allow-unauthenticated", "--concurrency", "--timeout"),
     },
-    "run services add-iam-policy-binding": {"--member", "--role", "--region"},
+    "run services add-iam-policy-binding": {*POLICY, "--region"},
     "run services describe": {"--region"},
 }
 FLAGS = {"--no-allow-unauthenticated", "--quiet"}

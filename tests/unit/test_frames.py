@@ -63,7 +63,7 @@ def test_the_contract_of_the_columns() -> None:
             "last_attempt_time method url headers body service_account dispatch_deadline name",
             "queues": "queue state tasks oldest_due running done_last_minute effective_rate rate burst max_concurrent "
             "max_attempts max_retry_duration min_backoff max_backoff max_doublings log_sampling_ratio target "
-            "name",
+            "purge_time name",
             "batch tasks": "url task try state attempts last_status last_http_status last_message schedule_time "
             "last_attempt_time duration",
             "verdicts": "task ok error",

@@ -54,8 +54,8 @@ class Log:
         visible = [line for line in self.lines if line.visible <= self.now]
         found = (line for line in visible if line.time >= since and line.received >= received)
         there = sorted(found, key=lambda line: (line.time, line.id))
-        time, _, name = page_token.partition("|")
-        at = bisect_right(there, (int(time or -1), name), key=lambda line: (line.time, line.id))
+        time, name = page_token.split("|") if page_token else ("-1", "")
+        at = bisect_right(there, (int(time), name), key=lambda line: (line.time, line.id))
         more = f"{there[at + 2].time}|{there[at + 2].id}" if at + 3 < len(there) else ""
         entries = [raw_entry(one.id, START + one.time, START + one.received) for one in there[at : at + 3]]
         return logging_types.ListLogEntriesResponse.pb()(entries=entries, next_page_token=more)

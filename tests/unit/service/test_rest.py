@@ -28,6 +28,7 @@ from tests.unit.service.conftest import PARENT, QUEUE, call, login, use
 from tests.web import Reply, Request, http_server
 
 TASK = f"{QUEUE}/tasks/t"
+GET = call("GetQueue", name=QUEUE)
 OURS = {INSTANCE_METADATA: "0b7c", LOG_IMMEDIATE_METADATA: "true"}
 
 
@@ -70,15 +71,14 @@ def web() -> Iterator[Webs]:
 
 REST = {"rest": True}
 TASK_FIELDS = {"name": TASK, "http_request": {"url": "https://x.example/", "body": b"\x00\xff", "headers": {"A": "b"}}}
+RETRIES = {"max_attempts": -1, "min_backoff": {"seconds": 3}}
+RETRY_PATHS = [f"retry_config.{name}" for name in RETRIES]
 #: A request of each RPC that Google's own REST client has too.
 REQUESTS: dict[str, dict[str, Any]] = {
     **{rpc: {method.route: QUEUE} for rpc, method in METHODS.items() if method.resource != "log"},
     "ListQueues": {"parent": PARENT, "page_size": 5, "page_token": "a/b+c"},
     "CreateQueue": {"parent": PARENT, "queue": {"name": QUEUE, "rate_limits": {"max_dispatches_per_second": 2.5}}},
-    "UpdateQueue": {
-        "queue": {"name": QUEUE, "retry_config": {"max_attempts": -1, "min_backoff": {"seconds": 3}}},
-        "update_mask": {"paths": ["retry_config.max_attempts", "retry_config.min_backoff"]},
-    },
+    "UpdateQueue": {"queue": {"name": QUEUE, "retry_config": RETRIES}, "update_mask": {"paths": RETRY_PATHS}},
     "ListTasks": {"parent": QUEUE, "page_size": 1000, "response_view": 2},
     "GetTask": {"name": TASK, "response_view": 1},
     "CreateTask": {"parent": QUEUE, "task": TASK_FIELDS},
@@ -150,18 +150,9 @@ def test_a_raw_call_gives_bytes(web: Webs) -> None:
 
 
 MISSING = {"error": {"status": "NOT_FOUND", "message": ""}}
-ERROR = {
-    "code": 403,
-    "status": "PERMISSION_DENIED",
-    "message": "no",
-    "details": [
-        {
-            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-            "reason": "SERVICE_DISABLED",
-            "metadata": {"consumer": "projects/7", "service": "cloudtasks.googleapis.com"},
-        }
-    ],
-}
+DISABLED = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED"}
+METADATA = {"consumer": "projects/7", "service": "cloudtasks.googleapis.com"}
+ERROR = {"code": 403, "status": "PERMISSION_DENIED", "message": "no", "details": [{**DISABLED, "metadata": METADATA}]}
 
 
 ANSWERS = [
@@ -187,13 +178,13 @@ def test_what_an_answer_means(
 def test_a_lost_answer_is_asked_for_again(web: Webs) -> None:
     """An idempotent call is repeated, as over gRPC."""
     server = web(None, reply({"name": QUEUE}))
-    assert use(server.port, call("GetQueue", name=QUEUE), place=REST).name == QUEUE
+    assert use(server.port, GET, place=REST).name == QUEUE
 
 
 def test_nothing_listens(closed: int) -> None:
     """A call that was not sent is told apart from one whose answer was lost."""
     with pytest.raises(errors.EndpointError, match=f"nothing answers at 127.0.0.1:{closed}"):
-        use(closed, call("GetQueue", name=QUEUE), place=REST)
+        use(closed, GET, place=REST)
 
 
 def test_a_slow_answer(silent: int) -> None:
@@ -217,19 +208,17 @@ def test_identity_over_rest(web: Webs, headers: dict[str, str], expected: tuple[
 
 
 @pytest.mark.parametrize("trusted_by", ["REQUESTS_CA_BUNDLE", None])
-def test_tls_and_a_token(
-    web: Webs, authority: Authority, monkeypatch: pytest.MonkeyPatch, trusted_by: str | None
-) -> None:
+def test_tls_and_a_token(web: Webs, authority: Authority, monkeypatch: Any, trusted_by: str | None) -> None:
     """A server that is no emulator gets a token over TLS, if its certificate is of an authority that is trusted."""
     server = web(reply({"name": QUEUE}), tls=authority)
     place = {"local": False, "rest": True}
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     if trusted_by is None:
         with raises(errors.EndpointError, "is not trusted", hint="set REQUESTS_CA_BUNDLE to a PEM file"):
-            use(server.port, call("GetQueue", name=QUEUE), place=place, auth=login())
+            use(server.port, GET, place=place, auth=login())
         return
     monkeypatch.setenv(trusted_by, str(authority.ca))
-    assert use(server.port, call("GetQueue", name=QUEUE), place=place, auth=login()).name == QUEUE
+    assert use(server.port, GET, place=place, auth=login()).name == QUEUE
     assert server.calls[0][4]["authorization"] == "Bearer a-token"
 
 
