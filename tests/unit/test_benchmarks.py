@@ -21,18 +21,10 @@ def nothing(_: Bench) -> None:
 CASE = Case(name="c", title="Sending", how="As it is.", figures=(RATE, LAG, BOTH, FREE, LONG), run=nothing)
 
 
-NUMBERS = [
-    (336_776.4, "336,776"),
-    (100.0, "100"),
-    (99.95, "100.0"),
-    (12.34, "12.3"),
-    (5, "5"),
-    (0.1234, "0.12"),
-    (-3.5, "-3.50"),
-]
+NUMBERS = {336_776.4: "336,776", 100.0: "100", 99.95: "100.0", 12.34: "12.3", 5: "5", 0.1234: "0.12", -3.5: "-3.50"}
 
 
-@pytest.mark.parametrize(("value", "text"), NUMBERS)
+@pytest.mark.parametrize(("value", "text"), NUMBERS.items())
 def test_large_numbers_have_no_decimals_and_small_ones_two(value: float, text: str) -> None:
     """Numbers have about three figures; whole ones have no decimals."""
     assert number(value) == text

@@ -47,22 +47,21 @@ KEY = {
     "type": "service_account",
     "client_email": ACCOUNT,
     "private_key": KEY_PEM,
-    "token_uri": "https://oauth2.googleapis.com/token",
     "project_id": "key-project",
+    "token_uri": "https://oauth2.googleapis.com/token",
 }
 FEDERATION = {
     "type": "external_account",
-    "audience": f"//iam.googleapis.com/{POOL}/providers/github",
     "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+    "audience": f"//iam.googleapis.com/{POOL}/providers/github",
     "token_url": "https://sts.googleapis.com/v1/token",
 }
+SECRETS = {"client_id": "id", "client_secret": "s", "refresh_token": f"refresh {USER}"}
 WORKFORCE = {
     "type": "external_account_authorized_user",
+    **SECRETS,
     "audience": f"//iam.googleapis.com/{WORKFORCE_POOL}/providers/okta",
     "token_url": "https://sts.googleapis.com/v1/oauthtoken",
-    "client_id": "id",
-    "client_secret": "s",
-    "refresh_token": f"refresh {USER}",
 }
 
 
@@ -197,8 +196,7 @@ def login(account: str = "") -> Auth:
 
 def user_info(email: str = USER, **more: Any) -> dict[str, Any]:
     """Return the content of the file that `gcloud auth application-default login` writes."""
-    facts = {"type": "authorized_user", "client_id": "id", "client_secret": "s", "refresh_token": f"refresh {email}"}
-    return {**facts, **more}
+    return {"type": "authorized_user", **SECRETS, "refresh_token": f"refresh {email}", **more}
 
 
 @pytest.fixture

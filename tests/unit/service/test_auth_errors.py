@@ -20,6 +20,7 @@ from tests.google_sign_in import ACCOUNT, IAM, METADATA, OAUTH, STS, TARGET, USE
 from tests.raising import raises
 from tests.unit.service.conftest import KEY, POOL, WORKFORCE_POOL, MakeAuth, WriteAdc
 
+pytestmark = pytest.mark.usefixtures("sign_in")
 Patch = pytest.MonkeyPatch
 LOGIN = "run: gcloud auth application-default login"
 NEW_KEY = f"--iam-account={ACCOUNT}"
@@ -145,7 +146,6 @@ DAMAGED = [
 
 @pytest.mark.parametrize(("content", "message", "hint"), DAMAGED)
 @pytest.mark.parametrize("named", [False, True])
-@pytest.mark.usefixtures("sign_in")
 def test_a_damaged_file(
     write_adc: WriteAdc, monkeypatch: Patch, content: Any, message: str, hint: str, *, named: bool
 ) -> None:
@@ -160,7 +160,6 @@ def test_a_damaged_file(
     assert ("GOOGLE_APPLICATION_CREDENTIALS" in caught.value.message) == named
 
 
-@pytest.mark.usefixtures("sign_in")
 def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: Patch) -> None:
     """A wrong path, and the path of a folder, are told with the variable that names them."""
     for path, fault in ((tmp_path / "none.json", "does not exist"), (tmp_path, "cannot be read: Is a directory")):
@@ -169,7 +168,6 @@ def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: Patch) -> None:
             Auth().credentials()
 
 
-@pytest.mark.usefixtures("sign_in")
 def test_a_key_in_place_of_its_path(monkeypatch: Patch) -> None:
     """The variable has the text of the key, as a secret of a pipeline gives it: the error does not show it."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", json.dumps(KEY))
@@ -178,7 +176,6 @@ def test_a_key_in_place_of_its_path(monkeypatch: Patch) -> None:
     assert "PRIVATE KEY" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("sign_in")
 def test_no_credentials() -> None:
     """The error has the command that makes some, and the way to work without an account."""
     hint = f"{LOGIN}   (or work without an account: ct.local())"

@@ -17,6 +17,7 @@ from cloudtasks_nb.service.auth import SCOPE, Auth
 from tests.google_sign_in import ACCOUNT, IAM, METADATA, OAUTH, STS, TARGET, UNIVERSE, USER, VM_ACCOUNT, GoogleSignIn
 from tests.unit.service.conftest import KEY, POOL, WORKFORCE_POOL, MakeAuth, WriteAdc, user_info
 
+pytestmark = pytest.mark.usefixtures("sign_in")
 BOB = "bob@example.com"
 
 
@@ -174,7 +175,6 @@ def test_a_login_during_a_renewal(sign_in: GoogleSignIn, make_auth: MakeAuth, wr
     assert owner(auth) == BOB
 
 
-@pytest.mark.usefixtures("sign_in")
 def test_a_login_as_somebody_else_is_noticed(make_auth: MakeAuth, write_adc: WriteAdc) -> None:
     """A token that is still good is not used after a login as another account."""
     auth = make_auth("user")
@@ -184,7 +184,6 @@ def test_a_login_as_somebody_else_is_noticed(make_auth: MakeAuth, write_adc: Wri
     assert owner(auth) == BOB
 
 
-@pytest.mark.usefixtures("sign_in")
 def test_another_file_is_named_later(
     make_auth: MakeAuth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_adc: WriteAdc
 ) -> None:

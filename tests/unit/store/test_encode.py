@@ -43,13 +43,8 @@ class _Word(str, enum.Enum):  # noqa: UP042 - the older spelling has another str
 
 DAY = pd.Interval(pd.Timestamp("2026-01-01"), pd.Timestamp("2026-01-02"), closed="left")
 VALUES: list[tuple[Any, Any]] = [
-    (None, None),
-    (pd.NA, None),
-    (pd.NaT, None),
-    (math.nan, None),
-    (np.float64("nan"), None),
+    *((missing, None) for missing in (None, pd.NA, pd.NaT, math.nan, np.float64("nan"), decimal.Decimal("NaN"))),
     (np.datetime64("NaT", "ns"), None),
-    (decimal.Decimal("NaN"), None),
     (True, True),
     (np.True_, True),
     (2**64 - 1, 2**64 - 1),
@@ -131,30 +126,22 @@ def _deep() -> list[Any]:
     return made
 
 
-REFUSED = [
-    (b"x", "base64"),
-    (bytearray(b"x"), "base64"),
-    (np.bytes_(b"x"), "base64"),
-    ({1, 2}, "sorted"),
-    (frozenset(), "sorted"),
-    (math.inf, "infinity"),
-    (np.float32("-inf"), "infinity"),
-    (decimal.Decimal("Infinity"), "infinity"),
-    ([10**5000], "4,300 digits"),
-    ("\ud800", "surrogate"),
-    (1 + 2j, "complex"),
-    (np.complex128(1), "complex"),
-    (fractions.Fraction(1, 3), "Fraction"),
-    (object(), "object"),
-    (pd.DataFrame([[1, 2]], columns=["a", "a"]), "same name"),
-    (np.array([1.0, math.inf]), "infinity"),
-    ({"a": [b"x"]}, "bytes"),
-    (_cyclic(), "nested"),
-    (_deep(), "nested"),
-]
+REFUSED: dict[str, list[Any]] = {
+    "base64": [b"x", bytearray(b"x"), np.bytes_(b"x")],
+    "sorted": [{1, 2}, frozenset()],
+    "infinity": [math.inf, np.float32("-inf"), decimal.Decimal("Infinity"), np.array([1.0, math.inf])],
+    "4,300 digits": [[10**5000]],
+    "surrogate": ["\ud800"],
+    "complex": [1 + 2j, np.complex128(1)],
+    "Fraction": [fractions.Fraction(1, 3)],
+    "object": [object()],
+    "same name": [pd.DataFrame([[1, 2]], columns=["a", "a"])],
+    "bytes": [{"a": [b"x"]}],
+    "nested": [_cyclic(), _deep()],
+}
 
 
-@pytest.mark.parametrize(("value", "word"), REFUSED)
+@pytest.mark.parametrize(("word", "value"), [(word, value) for word, values in REFUSED.items() for value in values])
 def test_refused(value: Any, word: str) -> None:
     """What JSON cannot hold is refused by its name, with a way out."""
     with pytest.raises(NotSerializableError, match=word):
