@@ -146,11 +146,6 @@ def test_which_batch_is_watched(
     assert f'there is no batch "{sent[1]}"' in printed("watch", sent[1], *given, code=2)
 
 
-def test_no_batches_is_said(printed: Run) -> None:
-    """An empty outbox is no empty table."""
-    assert printed("batches") == "no batches were sent from this machine yet\n"
-
-
 def test_an_unknown_batch_is_named(sent: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, and the error on one line with the next step below it; nothing is printed as a result."""
     assert cli.main(["watch", "nothing"]) == 2
@@ -263,14 +258,6 @@ def test_an_interrupt_that_python_drops_is_sent_again(sent: list[str], monkeypat
     monkeypatch.setattr(Client, "batch", batch)
     with interruptible():
         assert cli.main(["watch", sent[1]]) == 130
-
-
-def test_emulator_becomes_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process is replaced, with every option handed on as it is."""
-    become = Mock()
-    monkeypatch.setattr("os.execv", become)
-    cli.main(["emulator", *EMULATOR[2:]])
-    become.assert_called_once_with(sys.executable, [sys.executable, *EMULATOR])
 
 
 def test_emulator_starts_without_pandas() -> None:

@@ -163,12 +163,6 @@ def test_progress_has_a_field_for_each_state() -> None:
     assert [field.name for field in fields(ct.Progress)] == ["total", *STATES, *others]
 
 
-def test_handles_are_context_managers() -> None:
-    """What holds something open can be closed by a `with` block."""
-    for kind in (ct.Client, ct.Handler):
-        assert {"__enter__", "__exit__"} <= set(dir(kind))
-
-
 @pytest.mark.parametrize("name", [*SIGNATURES, "Client", "Queue", "Batch", "Plan", "Progress", "Handler", "errors"])
 def test_help_begins_with_a_sentence(name: str) -> None:
     """`help()` opens with one line that says what it is or does."""

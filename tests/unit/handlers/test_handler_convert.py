@@ -9,7 +9,6 @@ import enum
 import functools
 import pathlib
 import re
-import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ import pytest
 
 from cloudtasks_nb.handlers.call import call
 from cloudtasks_nb.store.encode import to_json
-from tests.processes import run as run_command
 
 DAY = dt.date(2026, 1, 2)
 
@@ -208,10 +206,3 @@ def test_an_exception_of_the_users_type_is_a_refusal() -> None:
 
     answer = called(Odd, {"n": 1}).answer
     assert (answer.status, answer.message and answer.message.endswith("Odd: odd")) == (400, True)
-
-
-def test_pandas_is_not_loaded() -> None:
-    """The conversion imports neither pandas nor numpy."""
-    code = "import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit(bool({'pandas', 'numpy'} & set(sys.modules)))"
-    path = pathlib.Path(sys.modules["cloudtasks_nb.handlers.convert"].__file__ or "")
-    assert run_command(sys.executable, "-c", code, path).returncode == 0

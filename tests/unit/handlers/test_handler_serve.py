@@ -77,8 +77,7 @@ def test_a_closed_handler_is_served_anew_at_the_old_address(serve: Serve) -> Non
     with pytest.raises(ConnectionRefusedError):
         post(handler.url)
     again = serve(report)
-    assert again is not handler
-    assert again.url == handler.url
+    assert (again is handler, again.url) == (False, handler.url)
     assert (len(handler.calls()), len(again.calls())) == (1, 0)
     handler.close()
     assert serve(report) is again, "closing the old one does not forget the new one"
@@ -114,15 +113,14 @@ class Callable1:
         return 1
 
 
-@pytest.mark.parametrize(
-    ("fn", "prefix"),
-    [(lambda: 1, "lambda-"), (functools.partial(int, "1"), "partial-"), (Callable1(), "Callable1-")],
-    ids=["lambda", "partial", "object"],
-)
+NAMELESS = {"lambda": lambda: 1, "partial": functools.partial(int, "1"), "Callable1": Callable1()}
+
+
+@pytest.mark.parametrize(("prefix", "fn"), NAMELESS.items(), ids=NAMELESS)
 def test_a_function_without_a_name(serve: Serve, capsys: pytest.CaptureFixture[str], fn: Any, prefix: str) -> None:
     """The same nameless function served twice is two handlers, with a message that their URLs are new."""
     first, second = serve(fn), serve(fn)
-    assert (first.url != second.url, first.name != second.name, first.name[: len(prefix)]) == (True, True, prefix)
+    assert (first.url != second.url, first.name != second.name, first.name.partition("-")[0]) == (True, True, prefix)
     assert post(second.url, b"").body == b"1"
     out = capsys.readouterr().out
     assert (out.count("without a name of its own"), 'name="..." gives it a URL that stays' in out) == (2, True)
@@ -131,9 +129,7 @@ def test_a_function_without_a_name(serve: Serve, capsys: pytest.CaptureFixture[s
 def test_a_name_gives_a_lasting_url(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """A lambda with name= has a lasting URL, whatever characters the name has."""
     handler = serve(lambda: 1, name="größe & co?")
-    assert handler.lasting
-    assert post(handler.url, b"").body == b"1"
-    assert capsys.readouterr().out == ""
+    assert (handler.lasting, post(handler.url, b"").body, capsys.readouterr().out) == (True, b"1", "")
 
 
 def generated() -> Iterator[int]:
@@ -146,20 +142,14 @@ async def generated_async() -> AsyncIterator[int]:
     yield 1
 
 
-BAD_ARGUMENTS = [
+BAD_ARGUMENTS: list[tuple[Any, dict[str, Any], str]] = [
     (report("1"), {}, "is not a function"),
     (None, {}, "None is not a function"),
     (generated, {}, "generated yields"),
     (generated_async, {}, "generated_async yields"),
-    (report, {"workers": 0}, "workers=0"),
-    (report, {"workers": True}, "workers=True"),
-    (report, {"workers": "8"}, "workers='8'"),
-    (report, {"name": ""}, "name=''"),
-    (report, {"name": "a/b"}, "name='a/b'"),
-    (report, {"name": ".."}, "name='..'"),
-    (report, {"name": "a\n"}, "cannot be a handler's name"),
-    (report, {"name": 3}, "name=3"),
-    (report, {"name": "x" * 101}, "cannot be a handler's name"),
+    *((report, {"workers": workers}, f"workers={workers!r}") for workers in (0, True, "8")),
+    *((report, {"name": name}, f"name={name!r}") for name in ("", "a/b", "..", 3)),
+    *((report, {"name": name}, "cannot be a handler's name") for name in ("a\n", "x" * 101)),
     (report, {"audience": "https://x"}, "audience= alone"),
     (report, {"service_account": ""}, "service_account=''"),
     (report, {"service_account": ACCOUNT}, "there is no connection"),
@@ -210,10 +200,9 @@ def test_replacing_can_add_and_remove_the_check(serve: Serve, issuer: Any) -> No
     """The settings of the last serve() hold."""
     tasks = SimpleNamespace(certs_url=issuer.url)
     handler = serve(report)
-    serve(report, service_account=ACCOUNT, tasks=tasks)
-    assert post(handler.url, b'{"day": "1"}').status == 401
-    serve(report)
-    assert post(handler.url, b'{"day": "1"}').status == 200
+    for settings, status in (({"service_account": ACCOUNT, "tasks": tasks}, 401), ({}, 200)):
+        serve(report, **settings)
+        assert post(handler.url, b'{"day": "1"}').status == status
 
 
 def python(code: str) -> str:

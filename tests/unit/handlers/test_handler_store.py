@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,6 @@ from cloudtasks_nb.handlers import app
 from cloudtasks_nb.service import open_clients
 from cloudtasks_nb.store.results import StoredResult, read_results
 from cloudtasks_nb.store.store import Store
-from tests.processes import run
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE, Serve, post, report
 from tests.unit.handlers.test_handler_wsgi import request
 
@@ -103,13 +101,6 @@ def test_an_application_without_a_store(issuer: Any, monkeypatch: Any, home: Pat
     request(application, b'"mon"', HTTP_AUTHORIZATION=issuer.bearer(), HTTP_X_CLOUDTASKS_TASKNAME=TASK)
     assert list(home.rglob("*.json")) == []
     assert named is None or stored(named).result == {"day": "mon", "origin": "JFK"}
-
-
-def test_a_deployed_handler_loads_neither_pandas_nor_grpc() -> None:
-    """An instance starts quickly: frames and the API are for notebooks."""
-    code = "import sys, cloudtasks_nb.handlers, cloudtasks_nb.store.results; print(*sys.modules)"
-    loaded = set(run(sys.executable, "-c", code).stdout.split())
-    assert (loaded >= {"sys"}, {"pandas", "grpc", "google.cloud"} & loaded) == (True, set())
 
 
 def test_an_error_of_any_text_is_stored(serve: Serve, tmp_path: Path) -> None:

@@ -42,8 +42,7 @@ class Service:
     """A transport that notes when the log of which queue is read; answers take so many seconds."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, latency: float, pages: dict[str, int]) -> None:
-        self._loop = loop
-        self._latency = latency
+        self._loop, self._latency = loop, latency
         self._pages = pages  # pages of each queue's log that nobody has read yet
         self.reads: list[float] = []
         self.by_queue: defaultdict[str, list[float]] = defaultdict(list)
@@ -137,7 +136,7 @@ def test_a_long_log_is_read_to_its_end(simulate: Simulate) -> None:
 
 
 def test_without_subscriptions_nothing_is_called(simulate: Simulate) -> None:
-    """The work ends with the last subscription and begins again with the next; closing twice does no harm."""
+    """The work ends with the last subscription, begins again with the next, and ends with `close()`."""
 
     async def story(watcher: Watcher, service: Service) -> None:
         heard: list[Snapshot] = []
@@ -149,11 +148,13 @@ def test_without_subscriptions_nothing_is_called(simulate: Simulate) -> None:
         calls, snapshots = len(service.calls), len(heard)
         await asyncio.sleep(MINUTE)
         assert (len(service.calls), len(heard)) == (calls, snapshots)
-        third = watcher.subscribe(QUEUES[0], heard.append)
+        watcher.subscribe(QUEUES[0], heard.append)
         await asyncio.sleep(MINUTE)
         assert len(heard) > snapshots + 50
-        third.close()
-        await asyncio.sleep(1)
+        await watcher.close()
+        calls, snapshots = len(service.calls), len(heard)
+        await asyncio.sleep(MINUTE)
+        assert (len(service.calls), len(heard)) == (calls, snapshots)
 
     simulate(story)
 
@@ -171,21 +172,6 @@ def test_many_that_subscribe_one_after_another_share_reads(simulate: Simulate) -
 
     simulate(story)
     assert 0 < len(heard) < 100 * 100 / 10
-
-
-def test_closing(simulate: Simulate) -> None:
-    """After `close()` no service is called and no listener."""
-
-    async def story(watcher: Watcher, service: Service) -> None:
-        heard: list[Snapshot] = []
-        watcher.subscribe(QUEUES[0], heard.append)
-        await asyncio.sleep(MINUTE)
-        await watcher.close()
-        calls, snapshots = len(service.calls), len(heard)
-        await asyncio.sleep(MINUTE)
-        assert (len(service.calls), len(heard)) == (calls, snapshots)
-
-    simulate(story)
 
 
 @pytest.mark.parametrize("error", [QuotaError("wait"), UnavailableError("down")])
