@@ -19,6 +19,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import OutboxError, ServiceError
 from tests.interrupts import interrupt, interrupted_everywhere, interruptible
 from tests.processes import run
+from tests.raising import raises
 
 PATIENCE = 20.0
 
@@ -164,23 +165,16 @@ def test_cancelling_the_future_cancels_the_work() -> None:
         future.result()
 
 
-def test_the_loop_cannot_wait_for_itself() -> None:
-    """A blocking call on the loop's own thread is refused instead of hanging for ever."""
+async def blocks() -> str:
+    """Make a blocking call on the thread of a loop."""
+    return _loop.run(thread_name())
 
-    async def blocks() -> None:
-        _loop.run(thread_name())
 
+def test_who_may_wait() -> None:
+    """A notebook's own running loop may wait; on the loop's own thread a blocking call is refused: it would hang."""
+    assert asyncio.run(blocks()) == "cloudtasks-nb"
     with pytest.raises(RuntimeError, match="background loop itself"):
         _loop.run(blocks())
-
-
-def test_another_loop_may_wait() -> None:
-    """A notebook's own running loop does not keep the verbs from blocking."""
-
-    async def cell() -> str:
-        return _loop.run(thread_name())
-
-    assert asyncio.run(cell()) == "cloudtasks-nb"
 
 
 def test_supervised_work_is_held_until_done() -> None:
@@ -191,15 +185,11 @@ def test_supervised_work_is_held_until_done() -> None:
     async def work() -> None:
         # Nothing but the task refers to this future, so without a reference to the task both are garbage.
         future = asyncio.get_running_loop().create_future()
-        weak = weakref.ref(future)
-        asyncio.get_running_loop().call_soon(_collect_and_finish, weak)
+        asyncio.get_running_loop().call_soon(_collect_and_finish, weakref.ref(future))
         await future
         done.set()
 
-    async def start() -> None:
-        supervisor.start("work", work)
-
-    _loop.run(start())
+    _loop.call_soon(supervisor.start, "work", work)
     assert done.wait(PATIENCE)
 
 
@@ -247,9 +237,8 @@ def test_work_that_is_not_run_again_keeps_its_error(caplog: pytest.LogCaptureFix
     """An exception of any kind is logged, kept and raised by `check`, as an error of this package with its cause."""
     work = Failing(1, KeyError("x"))
     work.run(again=False)
-    with pytest.raises(ServiceError, match="work it failed with KeyError: 'x'") as caught:
+    with raises(ServiceError, "work it failed with KeyError: 'x'", __cause__=work.error):
         work.supervisor.check()
-    assert caught.value.__cause__ is work.error
     assert "KeyError: 'x'" in caplog.text
     work.run(again=False)
     work.supervisor.check()

@@ -24,18 +24,6 @@ Set = Callable[..., None]
 
 
 @pytest.fixture
-def gcloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the folder of a gcloud configuration that knows a project and a region."""
-    (tmp_path / "configurations").mkdir()
-    (tmp_path / "active_config").write_text("work\n")
-    (tmp_path / "configurations" / "config_work").write_text(
-        "[core]\nproject = gcloud-project\naccount = 50%@example.com\n[run]\nregion = gcloud-region\n"
-    )
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
 def set_variables(monkeypatch: pytest.MonkeyPatch) -> Set:
     """Set environment variables; None leaves one as it is."""
 
@@ -52,49 +40,37 @@ def place(endpoint: Endpoint) -> tuple[str | None, str | None]:
     return endpoint.project, endpoint.location
 
 
+WORK = "[core]\nproject = gcloud-project\naccount = 50%@example.com\n[run]\nregion = gcloud-region\n"
+BOTH = {"config_work": WORK, "config_home": "[core]\nproject = home-project\n"}
 GENERAL = {"GOOGLE_CLOUD_LOCATION": "google", "GCLOUD_PROJECT": "old"}
-SOURCES = [
-    ({**GENERAL, "CLOUDTASKS_NB_LOCATION": "ours", "GOOGLE_CLOUD_PROJECT": "new"}, ("new", "ours")),
-    (GENERAL, ("old", "google")),
-    ({}, ("gcloud-project", "gcloud-region")),
-]
+#: Configurations of gcloud, of which `work` is active if it is there; variables; and the project and location.
+SOURCES: dict[str, tuple[dict[str, Any], dict[str, str], tuple[str | None, str | None]]] = {
+    "our own": (BOTH, {**GENERAL, "CLOUDTASKS_NB_LOCATION": "ours", "GOOGLE_CLOUD_PROJECT": "new"}, ("new", "ours")),
+    "general": (BOTH, GENERAL, ("old", "google")),
+    "gcloud": (BOTH, {}, ("gcloud-project", "gcloud-region")),
+    "global": (BOTH, {"GOOGLE_CLOUD_LOCATION": "global"}, ("gcloud-project", "gcloud-region")),
+    "named": (BOTH, {"CLOUDSDK_ACTIVE_CONFIG_NAME": "home"}, ("home-project", None)),
+    "default": ({"config_default": WORK}, {}, ("gcloud-project", "gcloud-region")),
+    "location": ({"config_work": f"{WORK}[tasks]\nlocation = europe-west6\n"}, {}, ("gcloud-project", "europe-west6")),
+    "broken": ({"config_work": "no section"}, {}, (None, None)),
+    "no text": ({"config_work": b"\xff\xfe\x00"}, {}, (None, None)),
+    "cut": ({"config_work": "[core]\nproject"}, {}, (None, None)),
+}
 
 
-@pytest.mark.parametrize(("variables", "expected"), SOURCES)
-@pytest.mark.usefixtures("gcloud")
-def test_the_order_of_the_sources(set_variables: Set, variables: dict[str, str], expected: tuple[str, str]) -> None:
-    """Environment before gcloud's configuration, our own variable before the general ones; arguments before all."""
-    set_variables(**variables)
+@pytest.mark.parametrize(("files", "variables", "expected"), SOURCES.values(), ids=SOURCES)
+def test_the_order_of_the_sources(
+    tmp_path: Path, set_variables: Set, files: Any, variables: Any, expected: Any
+) -> None:
+    """Arguments, our own variables, the general ones, and gcloud's configuration: its location before its region."""
+    (tmp_path / "configurations").mkdir()
+    if "config_work" in files:
+        (tmp_path / "active_config").write_text("work\n")
+    for name, text in files.items():
+        (tmp_path / "configurations" / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    set_variables(CLOUDSDK_CONFIG=str(tmp_path), **variables)
     assert place(resolve(None, None, None)) == expected
     assert place(resolve("p", "l", None)) == ("p", "l")
-
-
-def test_the_tasks_location_of_gcloud_comes_before_a_region(gcloud: Path) -> None:
-    """A location that was set for Cloud Tasks is more to the point than Cloud Run's region."""
-    with (gcloud / "configurations" / "config_work").open("a") as file:
-        file.write("[tasks]\nlocation = europe-west6\n")
-    assert resolve(None, None, None).location == "europe-west6"
-
-
-def test_another_gcloud_configuration_may_be_named(gcloud: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`CLOUDSDK_ACTIVE_CONFIG_NAME` chooses among the configurations, as for gcloud."""
-    (gcloud / "configurations" / "config_home").write_text("[core]\nproject = home-project\n")
-    monkeypatch.setenv("CLOUDSDK_ACTIVE_CONFIG_NAME", "home")
-    assert place(resolve(None, None, None)) == ("home-project", None)
-
-
-def test_the_default_gcloud_configuration(gcloud: Path) -> None:
-    """Without an active one gcloud uses `default`, and so do we."""
-    (gcloud / "active_config").unlink()
-    (gcloud / "configurations" / "config_work").rename(gcloud / "configurations" / "config_default")
-    assert place(resolve(None, None, None)) == ("gcloud-project", "gcloud-region")
-
-
-@pytest.mark.parametrize("text", [b"no section", b"\xff\xfe\x00", b"[core]\nproject"])
-def test_a_broken_gcloud_configuration_is_none(gcloud: Path, text: bytes) -> None:
-    """A file that cannot be read leaves project and location unknown; the first verb says so."""
-    (gcloud / "configurations" / "config_work").write_bytes(text)
-    assert place(resolve(None, None, None)) == (None, None)
 
 
 NOT_KNOWN = [
@@ -121,13 +97,6 @@ def test_a_location_of_other_products_is_not_one_of_queues(monkeypatch: pytest.M
         resolve("p", value, None)
     monkeypatch.setenv("CLOUDTASKS_NB_LOCATION", "europe-west6")
     assert resolve("p", None, None).location == "europe-west6"
-
-
-def test_a_configured_region_is_used_instead_of_global(gcloud: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next source of a location is asked."""
-    assert gcloud.exists()
-    monkeypatch.setenv("GOOGLE_CLOUD_LOCATION", "global")
-    assert resolve("p", None, None).location == "gcloud-region"
 
 
 UNIVERSES = [
@@ -233,15 +202,11 @@ def test_what_is_no_endpoint(endpoint: str) -> None:
         resolve("p", "l", endpoint)
 
 
-def test_home_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`CLOUDTASKS_NB_HOME` names the home, which is made when needed."""
-    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / "a" / "b"))
-    assert _settings.home() == tmp_path / "a" / "b"
-    assert _settings.home().is_dir()
-
-
-def test_home_of_the_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the variable it is the platform's folder for user data."""
+def test_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made when needed: where `CLOUDTASKS_NB_HOME` says, else in the platform's folder for user data."""
+    home = tmp_path / "a" / "b"
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(home))
+    assert (_settings.home(), home.is_dir()) == (home, True)
     monkeypatch.delenv("CLOUDTASKS_NB_HOME")
     monkeypatch.setattr("platformdirs.user_data_dir", lambda name, **_: str(tmp_path / name))
     assert _settings.home() == tmp_path / "cloudtasks_nb"
@@ -249,7 +214,7 @@ def test_home_of_the_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_home_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file in its place is named, together with the variable that mends it."""
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").touch()
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / "file" / "home"))
     with raises(ConfigurationError, "cannot be created", hint="CLOUDTASKS_NB_HOME"):
         _settings.home()

@@ -39,11 +39,8 @@ def test_the_longest_wait_is_served_first() -> None:
     """A caller that asks more often does not get more; one that leaves does not hold up the others."""
     clock = Clock()
     budget = CallBudget(60, 1, clock=clock)
-    for callers, served in (
-        ("quick slow quick gone", "quick"),
-        ("quick gone slow quick", "slow"),
-        ("slow gone quick", "quick"),
-    ):
+    turns = {"quick slow quick gone": "quick", "quick gone slow quick": "slow", "slow gone quick": "quick"}
+    for callers, served in turns.items():
         assert [caller for caller in callers.split() if budget.take(caller)] == [served]
         clock.now += 1.1
     budget.leave("gone")
