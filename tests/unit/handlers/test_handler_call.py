@@ -124,47 +124,54 @@ def test_other_awaitables_are_results() -> None:
     assert run(Batch, b"").result == b'"a91f03c2"'
 
 
-UNFIT_ARGUMENTS = [
-    (b"{}", ["report(day, origin)", "missing a required argument: 'day'", "no names"]),
-    (b'{"day": 1, "shop": 2}', ["unexpected keyword argument 'shop'", "the names day, shop"]),
-    (b"[1, 2]", []),
-    (b"", ["missing a required argument: 'day'"]),
+def report(day: Any, origin: str = "JFK") -> str:
+    """Serve as an ordinary function."""
+    return f"{day + 'x'} {origin}"
+
+
+class _Unreadable(dict[str, int]):
+    def items(self) -> Any:
+        raise RuntimeError("closed")
+
+
+#: A function, a body, whether the function is called, and what the answer says.
+FAILURES: list[tuple[Any, bytes, bool, list[str]]] = [
+    (report, b"{}", False, ["report(day, origin)", "missing a required argument: 'day'", "no names"]),
+    (report, b'{"day": 1, "shop": 2}', False, ["unexpected keyword argument 'shop'", "the names day, shop"]),
+    (report, b"", False, ["missing a required argument: 'day'"]),
+    (
+        lambda: None,
+        b"[1]",
+        False,
+        ["too many positional arguments", "one value (list); only a JSON object becomes keyw"],
+    ),
+    (report, b"1", True, ["in report"]),
+    (dict, b"1", True, ["TypeError"]),
+    (object, b"", True, ["returned a object", "object cannot be written as JSON", "return its path"]),
+    (lambda: {"model": {1, 2}}, b"", True, ["returned a dict", "set cannot be written as JSON", "sorted(value)"]),
+    (lambda: _Unreadable(a=1), b"", True, ["_Unreadable", "RuntimeError: closed"]),
 ]
 
 
-@pytest.mark.parametrize(("body", "words"), UNFIT_ARGUMENTS)
-def test_arguments_that_do_not_fit_are_named(body: bytes, words: list[str]) -> None:
-    """A body that does not fit the function is a 400 that names the argument; the function is not called."""
-
-    def report(day: Any, origin: str = "JFK") -> str:
-        return f"{day} {origin}"
-
-    answer = run(report, body)
-    assert (answer.status, answer.duration is None) == ((400, True) if words else (200, False))
-    assert all(word in str(answer.message) for word in words)
+@pytest.mark.parametrize(("fn", "body", "called", "words"), FAILURES)
+def test_failures(fn: Any, body: bytes, *, called: bool, words: list[str]) -> None:
+    """What does not fit is a 400 that names the argument, without a call; a result without a form in JSON is a 500."""
+    answer = run(fn, body)
+    assert (answer.status, answer.result) == (400 if body or not called else 500, None)
+    assert (answer.duration is not None) == called
+    assert [word for word in words if word not in f"{answer.message} {answer.error}"] == []
 
 
-def test_one_value_too_many_is_explained() -> None:
-    """A list for a function without parameters is a 400 that explains what becomes keyword arguments."""
-    answer = run(lambda: None, b"[1]")
-    assert "too many positional arguments" in str(answer.error)
-    assert "one value (list); only a JSON object becomes keyword arguments" in str(answer.error)
+def test_functions_of_any_kind_are_called() -> None:
+    """Builtins without a signature, and objects, whose class is their name; one value is the first argument."""
 
+    class Report:
+        def __call__(self) -> int:
+            return 1
 
-def test_a_function_without_a_signature_is_called_all_the_same() -> None:
-    """Some builtins have no signature; they raise their own TypeError."""
     assert run(dict, b'{"a": 1}').result == b'{"a":1}'
-    assert run(dict, b"1").status == 400
-
-
-def test_a_type_error_of_the_function_keeps_its_traceback() -> None:
-    """Only binding is checked before the call; a TypeError inside is the function's own."""
-
-    def add(a: Any) -> Any:
-        return a + "x"
-
-    answer = run(add, b'{"a": 1}')
-    assert (answer.status, "in add" in str(answer.error)) == (400, True)
+    assert run(report, b'"mon"').result == b'"monx JFK"'
+    assert (display_name(Report()), run(Report(), b"").result) == ("Report", b"1")
 
 
 def test_an_exception_that_cannot_be_shown_is_still_an_answer() -> None:
@@ -198,37 +205,6 @@ RESULTS = [
 def test_a_result_is_answered_as_json(result: Any, content: bytes) -> None:
     """The answer has the result as JSON, written as the body of a task is."""
     assert run(lambda: result, b"").content() == (content, "application/json")
-
-
-class _Unreadable(dict[str, int]):
-    def items(self) -> Any:
-        raise RuntimeError("closed")
-
-
-NO_JSON = [
-    (object(), ["returned a object", "object cannot be written as JSON", "return its path"]),
-    ({"model": {1, 2}}, ["returned a dict", "set cannot be written as JSON", "sorted(value)"]),
-    (_Unreadable(a=1), ["_Unreadable", "RuntimeError: closed"]),
-]
-
-
-@pytest.mark.parametrize(("result", "words"), NO_JSON)
-def test_a_result_without_a_form_in_json_is_an_error(result: Any, words: list[str]) -> None:
-    """The task fails with a status 500, whose text names the type and the way out: nothing is dropped silently."""
-    answer = run(lambda: result, b"")
-    assert (answer.status, answer.result) == (500, None)
-    assert [word for word in words if word not in str(answer.message)] == []
-
-
-def test_a_callable_object_has_its_class_for_a_name() -> None:
-    """Messages about a callable object name its class."""
-
-    class Report:
-        def __call__(self) -> int:
-            return 1
-
-    assert display_name(Report()) == "Report"
-    assert run(Report(), b"").result == b"1"
 
 
 def test_our_own_frames_are_in_the_traceback_only_if_there_are_no_others() -> None:

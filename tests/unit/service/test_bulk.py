@@ -27,18 +27,11 @@ ROWS = {"task": ["a", "b", "a"], "queue": ["q", "q", "q"]}
 BATCH = pd.DataFrame({"queue": ["of", "the", "user"], "task": ["a", "b", None], "try": [1, 1, 1]})
 
 
+LISTED = frame(TASKS, {"task": ["a", "b"], "queue": ["q", "q"], "name": [A, B]}, index="task")
 NAMED = [
-    frame(TASKS, {"task": ["a", "b"], "name": [A, B]}, index="task"),
-    frame(TASKS, {"task": ["a", "b"], "queue": ["q", "q"]}, index="task")[["queue", "state"]],
-    frame(TASKS, {"task": ["a", "b"]}, index="task")[["state"]],
-    frame(ATTEMPTS, ROWS),
-    frame(ATTEMPTS, ROWS)[["task", "status"]],
-    frame(ACTION_RESULTS, {"task": ["a", "b"]}),
-    BATCH,
-    pd.Series([A, None, B]),
-    pd.Index(["a", "b"]),
-    ["a", A, "b"],
-    ("a", "b"),
+    *(LISTED, LISTED[["queue", "state"]], LISTED[["state"]]),
+    *(frame(ATTEMPTS, ROWS), frame(ATTEMPTS, ROWS)[["task", "status"]], frame(ACTION_RESULTS, {"task": ["a", "b"]})),
+    *(BATCH, pd.Series([A, None, B]), pd.Index(["a", "b"]), ["a", A, "b"], ("a", "b")),
 ]
 
 
@@ -118,29 +111,19 @@ def run_delete(answer: Any, ids: list[str]) -> tuple[list[str | None], list[int]
 
 def test_deleting_by_the_thousand() -> None:
     """A call takes a thousand names; a reason goes to the task that it is about."""
-    calls: list[list[str]] = []
-
-    def answer(rpc: str, *, parent: str, names: list[str], **_: Any) -> Any:
-        assert (rpc, parent) == ("BatchDeleteTasks", str(QUEUE))
-        calls.append(names)
-        return operation(failed={1: "not there"})
-
+    answer = Mock(return_value=operation(failed={1: "not there"}))
     errors, counted = run_delete(answer, [f"t{n}" for n in range(1001)])
-    assert ([len(names) for names in calls], counted) == ([1000, 1], [1000, 1])
-    assert [n for n, error in enumerate(errors) if error] == [1]
-    assert errors[1] == "not there"
+    assert [(one.args[0], one.kwargs["parent"]) for one in answer.mock_calls] == [("BatchDeleteTasks", str(QUEUE))] * 2
+    assert ([len(one.kwargs["names"]) for one in answer.mock_calls], counted) == ([1000, 1], [1000, 1])
+    assert {n: error for n, error in enumerate(errors) if error} == {1: "not there"}
 
 
 def test_an_operation_that_takes_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked for until it is done."""
-    pauses: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-
-    monkeypatch.setattr(bulk, "asyncio", SimpleNamespace(sleep=sleep))
+    pauses = Pauses()
+    monkeypatch.setattr(bulk, "asyncio", pauses)
     answers = [operation(done=False), operation(done=False), operation(failed={0: "gone"})]
-    errors, _ = run_delete(lambda *_, **__: answers.pop(0), ["a", "b"])
+    errors, _ = run_delete(Mock(side_effect=answers), ["a", "b"])
     assert (errors, pauses) == (["gone", None], [0.5, 0.5])
 
 

@@ -35,10 +35,7 @@ TASK_STATES = [
     ("schedule_time { seconds: 1767225600 }", "ready"),
     ("", "ready"),
     (f"dispatch_count: 1 {ATTEMPT} }}", "running"),
-    (
-        f"dispatch_count: 2 {ATTEMPT} response_time {{ seconds: 1 }} response_status {{ code: 13 }} }}",
-        "retrying",
-    ),
+    (f"dispatch_count: 2 {ATTEMPT} response_time {{ seconds: 1 }} response_status {{ code: 13 }} }}", "retrying"),
     (f"dispatch_count: 1 {ATTEMPT} response_status {{ code: 4 }} }}", "retrying"),
 ]
 

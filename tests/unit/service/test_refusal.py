@@ -75,7 +75,7 @@ REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str
         ("RESOURCE_PROJECT_INVALID", {}, "does project p exist"),
     ],
     (errors.CredentialsError, DENIED): [
-        ("ACCESS_TOKEN_SCOPE_INSUFFICIENT", {}, "lack the scope https://www.googleapis.com/auth/cloud-platform"),
+        ("ACCESS_TOKEN_SCOPE_INSUFFICIENT", {}, "lack the scope https://www.googleapis.com/auth/cloud-platform")
     ],
     (errors.CredentialsError, ANONYMOUS): [
         ("CREDENTIALS_MISSING", {}, "the call had no token; run: gcloud auth"),
