@@ -100,18 +100,12 @@ def test_an_interrupt_leaves_no_lock(clock: list[float], monkeypatch: pytest.Mon
                 other.submit(lock.release).result()
 
 
-def test_tqdm_that_is_disabled(clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """A setting that disables every tqdm of the process disables this one too."""
-    monkeypatch.setattr(progress_bar, "tqdm", lambda **how: tqdm(**how, disable=True))
-    with Bar("listing", 10) as bar:
-        clock[0] += 1
-        bar.add()
-    assert capsys.readouterr().err == ""
-
-
-def test_a_bar_that_is_not_shown(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    """`show=False` counts without output."""
-    with Bar("listing", show=False) as bar:
+@pytest.mark.parametrize("options", [{}, {"show": False}], ids=["tqdm disabled", "not shown"])
+def test_a_bar_that_is_not_shown(clock: list[float], capsys: Any, monkeypatch: Any, options: dict[str, bool]) -> None:
+    """A setting that disables every tqdm of the process disables this one too; `show=False` counts without output."""
+    if not options:
+        monkeypatch.setattr(progress_bar, "tqdm", lambda **how: tqdm(**how, disable=True))
+    with Bar("listing", 10, **options) as bar:
         clock[0] += 10
         bar.add()
     assert capsys.readouterr() == ("", "")

@@ -143,7 +143,7 @@ FAILURES: list[tuple[Any, bytes, bool, list[str]]] = [
         lambda: None,
         b"[1]",
         False,
-        ["too many positional arguments", "one value (list); only a JSON object becomes keyw"],
+        ["too many positional arguments", "one value (list); only a JSON object becomes key"],
     ),
     (report, b"1", True, ["in report"]),
     (dict, b"1", True, ["TypeError"]),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import importlib
 import itertools
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -30,26 +30,19 @@ JOB = "class Job:\n    def report(self): return 1"
 
 
 @pytest.fixture
-def notebook(tmp_path: Path) -> Iterator[Notebook]:
+def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notebook:
     """Define what code defines, in a module that is not installed, as a notebook's `__main__` is not."""
-    made: list[str] = []
 
     def define(code: str) -> ModuleType:
-        name = f"notebook_{next(NUMBERS)}"
-        path = tmp_path / f"{name}.py"
+        path = tmp_path / f"notebook_{next(NUMBERS)}.py"
         path.write_text(code)
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        made.append(name)
-        spec.loader.exec_module(module)
+        module = ModuleType(path.stem)
+        module.__file__ = str(path)
+        monkeypatch.setitem(sys.modules, path.stem, module)
+        exec(compile(code, path, "exec"), vars(module))  # noqa: S102 - our own code
         return module
 
-    yield define
-    for name in made:
-        del sys.modules[name]
+    return define
 
 
 @pytest.fixture
