@@ -17,10 +17,7 @@ QUEUE = QueueName(project="p", location="l", queue="q")
 
 
 OUT_OF_RANGE = [
-    *(
-        ({"rate": rate}, f"rate={rate} is not more than 0 and at most 500 dis", "queue.pause()")
-        for rate in (0, -1, 501)
-    ),
+    *(({"rate": rate}, f"rate={rate} is not more than 0 and at most 500", "queue.pause()") for rate in (0, -1, 501)),
     *(({"max_concurrent": most}, f"max_concurrent={most} is not from 1 to 5,000", "pause()") for most in (0, -1, 5001)),
     *(
         ({"max_attempts": most}, f"max_attempts={most} is not 1 or more, or -1", "-1 means without end")

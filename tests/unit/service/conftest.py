@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ import google.oauth2.credentials
 import grpc
 import grpc.aio
 import pytest
+from google.cloud import tasks_v2, tasks_v2beta3
+from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
 from google.cloud.logging_v2.types import LogEntry
 from google.cloud.tasks_v2 import types
 from google.rpc import status_pb2
@@ -22,6 +25,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
 from tests.certificates import Authority
 from tests.google_sign_in import ACCOUNT, KEY_PEM, METADATA, TARGET, USER, GoogleSignIn
@@ -31,6 +35,9 @@ QUEUE = f"{PARENT}/queues/q"
 
 #: The codes of gRPC by their numbers.
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+#: Clients of services other than `tasks.v2`, by a part of their path.
+CLIENTS = {".v2beta3.": tasks_v2beta3.CloudTasksClient, ".logging.": LoggingServiceV2Client}
 
 T = TypeVar("T")
 Place = dict[str, Any]
@@ -139,6 +146,15 @@ def raw_entry(name: str, time: int, received: int, task: str = "") -> Any:
     made.receive_timestamp.FromMicroseconds(received)
     made.json_payload.update({"task": task or f"{QUEUE}/tasks/{name}", "attemptResponseLog": {"dispatchCount": "1"}})
     return made
+
+
+def google_method(rpc: str, protocol: str, **how: Any) -> Callable[..., Any]:
+    """Return the method of the client that Google generated for an RPC, with a transport of this protocol."""
+    path = METHODS[rpc].path
+    client = next((made for part, made in CLIENTS.items() if part in path), tasks_v2.CloudTasksClient)
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path.rpartition("/")[2]).lower()
+    method: Callable[..., Any] = getattr(client(transport=client.get_transport_class(protocol)(**how)), name)
+    return method
 
 
 class Pauses(list[float]):

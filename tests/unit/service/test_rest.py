@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,9 +12,6 @@ from urllib.parse import parse_qsl
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
-from google.cloud import tasks_v2, tasks_v2beta3
-from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksRestTransport
-from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import CloudTasksRestTransport as BetaRestTransport
 
 from cloudtasks_nb import errors
 from cloudtasks_nb._names import INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
@@ -24,7 +20,7 @@ from cloudtasks_nb.service.rpcs import METHODS, STATS_MASK
 from cloudtasks_nb.service.transport import Transport
 from tests.certificates import Authority
 from tests.raising import raises
-from tests.unit.service.conftest import PARENT, QUEUE, call, login, use
+from tests.unit.service.conftest import PARENT, QUEUE, call, google_method, login, use
 from tests.web import Reply, Request, http_server
 
 TASK = f"{QUEUE}/tasks/t"
@@ -94,23 +90,6 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 
 
-#: The clients that Google generated, with their transports.
-GOOGLES: dict[str, tuple[Any, Any]] = {
-    "v2": (tasks_v2.CloudTasksClient, CloudTasksRestTransport),
-    "v2beta3": (tasks_v2beta3.CloudTasksClient, BetaRestTransport),
-}
-
-
-def by_google(server: Web, rpc: str, fields: dict[str, Any]) -> None:
-    """Call an RPC with the REST client that Google generated."""
-    method = METHODS[rpc]
-    client, made_of = GOOGLES["v2beta3" if ".v2beta3." in method.path else "v2"]
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", method.path.rpartition("/")[2]).lower()
-    transport = made_of(host=f"http://127.0.0.1:{server.port}", credentials=AnonymousCredentials())
-    getattr(client(transport=transport), name)(request=fields)
-    transport.close()
-
-
 def meaning(sent: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a request, with the names of enum values in place of numbers, without what says nothing."""
     verb, path, query, body, _ = sent
@@ -123,7 +102,8 @@ def meaning(sent: tuple[Any, ...]) -> tuple[Any, ...]:
 def test_a_request_is_the_one_of_googles_client(web: Webs, rpc: str) -> None:
     """HTTP method, path, query and body are those of the client that Google generated."""
     server, fields = web(), REQUESTS[rpc]
-    by_google(server, rpc, fields)
+    transport = {"host": f"http://127.0.0.1:{server.port}", "credentials": AnonymousCredentials()}
+    google_method(rpc, "rest", **transport)(request=fields)
     use(server.port, call(rpc, **fields), place=REST)
     theirs, *ours = (meaning(sent) for sent in server.calls)
     assert theirs in ours  # some calls read the state before
