@@ -36,18 +36,14 @@ class Queue:
 
     def tasks(self) -> pd.DataFrame:
         """List one task."""
-        self._check()
+        if not self.there:
+            raise QueueNotFoundError(f"there is no queue {self.name}", resource=self.name, hint="make it")
         return pd.DataFrame({"queue": [self.name]}, index=["t1"])
 
     def enqueue(self, url: str, body: Any) -> pd.DataFrame:
         """Keep it."""
-        self._check()
         self.enqueued.append((url, body))
-        return pd.DataFrame({"url": [url]}, index=["t2"])
-
-    def _check(self) -> None:
-        if not self.there:
-            raise QueueNotFoundError(f"there is no queue {self.name}", resource=self.name, hint="make it")
+        return self.tasks().assign(url=url)
 
 
 class Connection(Client):

@@ -233,21 +233,13 @@ def test_an_unknown_word_is_refused_with_near_ones(word: str, words: str) -> Non
         check_names({"rate": 1, word: 2}, _settings.QUEUE_SETTINGS, "queue setting")
 
 
-DURATIONS = [
-    ("10min", 600),
-    ("1h 30min", 5400),
-    ("1.5 h", 5400),
-    (" 2 days ", 172_800),
-    ("250ms", 0.25),
-    ("1D", 86_400),
-    (90, 90),
-    (0.5, 0.5),
-    (np.int64(3), 3),
-    (np.float32(0.5), 0.5),
+TEXTS = {"10min": 600, "1h 30min": 5400, "1.5 h": 5400, " 2 days ": 172_800, "250ms": 0.25, "1D": 86_400}
+DURATIONS: list[tuple[Any, float]] = [
+    *TEXTS.items(),
+    *((number, number) for number in (90, 0.5, np.int64(3), np.float32(0.5), 0)),
     (pd.Timedelta("1min"), 60),
     (np.timedelta64(90, "s"), 90),
     (dt.timedelta(hours=1), 3600),
-    (0, 0),
 ]
 
 
@@ -303,11 +295,9 @@ def test_what_is_no_time(value: Any) -> None:
         parse_time(value, "at", "UTC")
 
 
-ZONES = [
-    ("UTC", "UTC"),
-    ("Europe/Zurich", "Europe/Zurich"),
+ZONES: list[tuple[Any, str]] = [
+    *((name, name) for name in ("UTC", "Europe/Zurich", "UTC-03:30")),
     (ZoneInfo("Europe/Zurich"), "Europe/Zurich"),
-    ("UTC-03:30", "UTC-03:30"),
     (dt.UTC, "UTC"),
     (dt.timezone(dt.timedelta(hours=9), "JST"), "UTC+09:00"),
 ]

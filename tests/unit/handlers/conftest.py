@@ -48,19 +48,14 @@ class Gate:
     def __init__(self) -> None:
         self._entered, self._open = threading.Event(), threading.Event()
 
-    def wait(self) -> None:
-        """Wait until the gate is open."""
+    def wait(self) -> bool:
+        """Wait until the gate is open; return whether it is."""
         self._entered.set()
-        self._open.wait(20)
+        return self._open.wait(20)
 
     def function(self, result: str) -> Callable[[], str]:
         """Return a function that waits, and then returns `result`."""
-
-        def held() -> str:
-            self.wait()
-            return result
-
-        return held
+        return lambda: result if self.wait() else "nobody opened the gate"
 
     def entered(self) -> bool:
         """Return once a function waits."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,12 +142,11 @@ def test_closing_ends_a_call_that_hangs(serve: Serve, capsys: pytest.CaptureFixt
     handler = serve(hang, processes=1)
     pool = handler._function.processes
     assert pool is not None
-    call = threading.Thread(target=pool.call, args=(f'{{"path": "{fifo}"}}'.encode(),))
-    call.start()
-    assert fifo.read_text() == "began"
-    handler.close()
-    call.join(20)
-    assert not call.is_alive()
+    with ThreadPoolExecutor(1) as caller:
+        call = caller.submit(pool.call, f'{{"path": "{fifo}"}}'.encode())
+        assert fifo.read_text() == "began"
+        handler.close()
+        assert call.result(20).status == 500
     assert "was ended while it ran (calls: 1)" in capsys.readouterr().out
 
 

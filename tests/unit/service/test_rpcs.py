@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
-from google.cloud import tasks_v2
 
 from cloudtasks_nb.service.rpcs import METHODS, STATS_MASK, Method
 
@@ -23,13 +20,6 @@ def test_request_and_response_belong_to_the_call(method: Method) -> None:
     package = MIXINS.get(name, service.rpartition(".")[0])
     assert method.request.DESCRIPTOR.full_name == f"{package}.{name}Request"
     assert method.response.DESCRIPTOR.full_name.startswith((f"{package}.", "google.protobuf.", "google.longrunning."))
-
-
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "tasks.v2." in method.path])
-def test_googles_client_has_the_call(name: str) -> None:
-    """Every call of the service is one that Google's client makes too."""
-    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-    assert callable(getattr(tasks_v2.CloudTasksClient, snake))
 
 
 @each_method
