@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import grpc
@@ -15,7 +14,7 @@ __all__ = ["Authority"]
 class Authority:
     """An authority with one server certificate, for this machine and `hosts`, as an emulator makes; trust `ca`."""
 
-    def __init__(self, folder: Path, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, folder: Path, *hosts: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._files = server_certificate(folder, hosts)
         self.ca = self._files.ca

@@ -30,14 +30,10 @@ def test_large_numbers_have_no_decimals_and_small_ones_two(value: float, text: s
     assert number(value) == text
 
 
-JUDGED = [
-    (RATE, [10, 50, 70], "met"),
-    (RATE, [40, 45, 70], "**not met**: 10 % below"),
-    (LAG, [5, 5, 90], "met"),
-    (LAG, [6, 6, 6], "**not met**: 20 % above"),
-    (BOTH, [98.5], "met"),
-    (BOTH, [49], "**not met**: 50 % below"),
-    (BOTH, [153], "**not met**: 50 % above"),
+JUDGED: list[tuple[Figure, list[float], str]] = [
+    *((RATE, [10, 50, 70], "met"), (RATE, [40, 45, 70], "**not met**: 10 % below")),
+    *((LAG, [5, 5, 90], "met"), (LAG, [6, 6, 6], "**not met**: 20 % above")),
+    *((BOTH, [98.5], "met"), (BOTH, [49], "**not met**: 50 % below"), (BOTH, [153], "**not met**: 50 % above")),
     (FREE, [1.0], ""),
 ]
 

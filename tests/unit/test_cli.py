@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -99,19 +100,14 @@ def test_rows_without_an_outcome_are_pending(sent: list[str], printed: Run) -> N
     assert [" ".join(line[-5:]) for line in listed(out)] == ["500 499 0 0 1", "4 0 4 0 0", "3 0 0 3 0"]
 
 
-PLACES = [
-    (["--project", "p"], ["c", "b"]),
-    (["--project", "p", "--location", "l"], ["b"]),
-    (["--location", "l"], ["b", "a"]),
-    (["--local", "FOLDER"], ["a"]),
-    (["--local", "elsewhere"], []),
+PLACES: list[tuple[list[str], list[str]]] = [
+    *((["--project", "p"], ["c", "b"]), (["--project", "p", "--location", "l"], ["b"])),
+    *((["--location", "l"], ["b", "a"]), (["--local", "FOLDER"], ["a"]), (["--local", "elsewhere"], [])),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "queues"), PLACES)
-def test_batches_of_one_place(
-    sent: list[str], tmp_path: Path, printed: Run, arguments: list[str], queues: list[str]
-) -> None:
+def test_batches_of_one_place(sent: Any, tmp_path: Path, printed: Run, arguments: list[str], queues: list[str]) -> None:
     """Project, location and the emulator's folder each leave out the others' batches."""
     out = printed("batches", *(str(tmp_path) if argument == "FOLDER" else argument for argument in arguments))
     assert [queue for queue in "cba" if f" {queue} " in out] == queues

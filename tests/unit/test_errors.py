@@ -30,12 +30,9 @@ def test_facts_are_attributes_and_the_hint_is_printed_below(kind: type[CloudTask
 
 
 PARENTS = [
-    (errors.InvalidInputError, ValueError),
-    (errors.NaiveTimeError, ValueError),
-    (errors.NotFoundError, LookupError),
-    (errors.QueueNotFoundError, LookupError),
-    (errors.BatchTimeoutError, TimeoutError),
-    (errors.EndpointError, errors.UnavailableError),
+    *((errors.InvalidInputError, ValueError), (errors.NaiveTimeError, ValueError)),
+    *((errors.NotFoundError, LookupError), (errors.QueueNotFoundError, LookupError)),
+    *((errors.BatchTimeoutError, TimeoutError), (errors.EndpointError, errors.UnavailableError)),
     (errors.CredentialsError, errors.ConfigurationError),
 ]
 

@@ -132,15 +132,10 @@ def test_the_panel_is_the_value_of_its_line(run: Run, tasks: Connection) -> None
     assert run("%ct panel") == "the panel"
 
 
-CELLS = [
+CELLS: list[tuple[str, Any]] = [
     ('{"day": "2026-01-01", "n": [1, 2.5, null]}', {"day": "2026-01-01", "n": [1, 2.5, None]}),
-    ("[1,\n 2]", [1, 2]),
-    ("7", 7),
-    ("day=2026-01-01\nagain", "day=2026-01-01\nagain"),
-    ('{"day": }', '{"day": }'),
-    ('"a text"', '"a text"'),
-    ("null", "null"),
-    ("", None),
+    *(("[1,\n 2]", [1, 2]), ("7", 7), ("", None)),
+    *((text, text) for text in ("day=2026-01-01\nagain", '{"day": }', '"a text"', "null")),
 ]
 
 
@@ -218,14 +213,10 @@ def test_another_error_keeps_its_traceback(shell: InteractiveShell, tasks: Conne
     assert "Traceback" in capsys.readouterr().out
 
 
-COMPLETIONS = [
-    ("%ct ", ["queues", "tasks", "batches", "panel"]),
-    ("%ct b", ["batches"]),
-    ("%%ct ", ["enqueue"]),
-    ("%ct tasks ", ["reports", "mails"]),
-    ("%ct tasks re", ["reports"]),
-    ("frame = %ct tasks m", ["mails"]),
-    ("%%ct enqueue ", ["reports", "mails"]),
+COMPLETIONS: list[tuple[str, list[str]]] = [
+    *(("%ct ", ["queues", "tasks", "batches", "panel"]), ("%ct b", ["batches"]), ("%%ct ", ["enqueue"])),
+    *((line, ["reports", "mails"]) for line in ("%ct tasks ", "%%ct enqueue ")),
+    *(("%ct tasks re", ["reports"]), ("frame = %ct tasks m", ["mails"])),
 ]
 
 

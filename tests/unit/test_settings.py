@@ -59,9 +59,7 @@ SOURCES: dict[str, tuple[dict[str, Any], dict[str, str], tuple[str | None, str |
 
 
 @pytest.mark.parametrize(("files", "variables", "expected"), SOURCES.values(), ids=SOURCES)
-def test_the_order_of_the_sources(
-    tmp_path: Path, set_variables: Set, files: Any, variables: Any, expected: Any
-) -> None:
+def test_sources_in_order(tmp_path: Path, set_variables: Set, files: Any, variables: Any, expected: Any) -> None:
     """Arguments, our own variables, the general ones, and gcloud's configuration: its location before its region."""
     (tmp_path / "configurations").mkdir()
     if "config_work" in files:
@@ -110,9 +108,7 @@ UNIVERSES = [
 
 
 @pytest.mark.parametrize(("variable", "endpoint", "domain", "target", "log"), UNIVERSES)
-def test_universe_of_the_credentials(
-    set_variables: Set, variable: str, endpoint: str | None, domain: str, target: str, log: str
-) -> None:
+def test_the_universe(set_variables: Set, variable: str, endpoint: Any, domain: str, target: str, log: str) -> None:
     """The services of a sovereign cloud are Google's: called with credentials, the log at its own host."""
     set_variables(GOOGLE_CLOUD_UNIVERSE_DOMAIN=variable)
     found = resolve("p", "l", endpoint).in_universe(domain)
@@ -151,9 +147,7 @@ TARGETS = [
 
 
 @pytest.mark.parametrize(("endpoint", "variable", "target", "local"), TARGETS)
-def test_what_is_talked_to(
-    set_variables: Set, endpoint: str | None, variable: str | None, target: str, *, local: bool
-) -> None:
+def test_what_is_talked_to(set_variables: Set, endpoint: Any, variable: Any, target: str, *, local: bool) -> None:
     """The argument, else the emulator of the environment, else Google; credentials are for Google's hosts only."""
     set_variables(CLOUD_TASKS_EMULATOR_HOST=variable)
     found = resolve("p", "l", endpoint)
@@ -265,11 +259,9 @@ def test_a_timedelta_is_taken_as_it_is(value: dt.timedelta) -> None:
     assert abs(parse_duration(value, "delay") - value) <= dt.timedelta(microseconds=1)
 
 
-TIMES = [
-    ("2026-01-02 06:00+09:00", None),
-    (" 2026-01-01T21:00Z ", None),
-    ("2026-01-02 06:00", "Asia/Tokyo"),
-    (dt.datetime(2026, 1, 1, 21, tzinfo=dt.UTC), None),
+TIMES: list[tuple[Any, Any]] = [
+    *((text, None) for text in ("2026-01-02 06:00+09:00", " 2026-01-01T21:00Z ")),
+    *(("2026-01-02 06:00", "Asia/Tokyo"), (dt.datetime(2026, 1, 1, 21, tzinfo=dt.UTC), None)),
     (pd.Timestamp("2026-01-01 22:00", tz="Europe/Zurich"), "UTC"),
     (pd.Timestamp("2026-01-01 21:00"), dt.UTC),
 ]

@@ -36,13 +36,10 @@ def see(tab: Tab, batch: str, done: int, total: int = 10, **rows: int) -> str:
     return str(tab.text)
 
 
-ENDS = [
-    ({"succeeded": 10}, "\u2713 done"),
-    ({"succeeded": 7, "failed": 3}, "\u2715 3 failed"),
-    ({"failed": 1_000, "gone": 3}, "\u2715 1,000 failed"),
-    ({"rejected": 2}, "\u2715 2 rejected"),
-    ({"gone": 2, "cancelled": 1}, "? 2 gone"),
-    ({"cancelled": 4}, "\u2013 4 cancelled"),
+ENDS: list[tuple[dict[str, int], str]] = [
+    *(({"succeeded": 10}, "\u2713 done"), ({"succeeded": 7, "failed": 3}, "\u2715 3 failed")),
+    *(({"failed": 1_000, "gone": 3}, "\u2715 1,000 failed"), ({"rejected": 2}, "\u2715 2 rejected")),
+    *(({"gone": 2, "cancelled": 1}, "? 2 gone"), ({"cancelled": 4}, "\u2013 4 cancelled")),
 ]
 
 

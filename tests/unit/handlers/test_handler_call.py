@@ -26,23 +26,14 @@ def run(fn: Any, body: bytes) -> Answer:
     return call(fn, body, run=asyncio.run, clock=lambda: next(ticks))
 
 
-BODIES = [
-    (b"", (), {}),
-    (b"{}", (), {}),
+BODIES: list[tuple[bytes, tuple[Any, ...], dict[str, Any]]] = [
+    *((body, (), {}) for body in (b"", b"{}")),
     (b'{"day": "2026-01-01", "n": [1]}', (), {"day": "2026-01-01", "n": [1]}),
     ('{"größe": "日本"}'.encode(), (), {"größe": "日本"}),
-    (b"[1, 2]", ([1, 2],), {}),
-    (b'"text"', ("text",), {}),
-    (b"3.5", (3.5,), {}),
-    (b"123456789012345678901", (123456789012345678901,), {}),
-    (b"null", (None,), {}),
-    (b"true", (True,), {}),
-    (b"plain text", ("plain text",), {}),
-    ("não".encode(), ("não",), {}),
+    *((b"[1, 2]", ([1, 2],), {}), (b'"text"', ("text",), {}), (b"3.5", (3.5,), {}), (b"null", (None,), {})),
+    *((b"true", (True,), {}), (b"123456789012345678901", (123456789012345678901,), {})),
     (b"\xff\x00", (b"\xff\x00",), {}),
-    (b" ", (" ",), {}),
-    (b'{"day": ', ('{"day": ',), {}),
-    (b"[" * 100_000, ("[" * 100_000,), {}),
+    *((text.encode(), (text,), {}) for text in ("plain text", "não", " ", '{"day": ', "[" * 100_000)),
 ]
 
 

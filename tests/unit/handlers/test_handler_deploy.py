@@ -166,17 +166,14 @@ def test_nobody_is_logged_in(stub: Stub) -> None:
     assert [call[0] for call in state()["calls"]] == ["config get-value"]
 
 
-REFUSALS = [
+REFUSALS: list[tuple[Any, dict[str, Any], str]] = [
     (with_a_frame, {}, "with_a_frame uses FRAME, a DataFrame"),
     (lambda day: day, {"service": "x"}, "a lambda has no source"),
-    (report, {"service": "Report_1"}, "'Report_1' is not a name for a service"),
-    (report, {"service": "x" * 50}, "is not a name for a service"),
-    (report, {"store": "results"}, "'results' is on this machine"),
-    (report, {"store": "memory://x"}, "is on this machine"),
-    (report, {"caller": 5}, "caller=5"),
+    *((report, {"service": name}, f"{name!r} is not a name for a service") for name in ("Report_1", "x" * 50)),
+    *((report, {"store": place}, f"{place!r} is on this machine") for place in ("results", "memory://x")),
+    *((report, {"caller": caller}, f"caller={caller!r}") for caller in (5, "")),
     (report, {"caller": "ann@example.com"}, "caller='ann@example.com' is not the e-mail address of a service"),
     (report, {"service_account": f"serviceAccount:{CALLER}"}, "service_account='serviceAccount:"),
-    (report, {"caller": ""}, "caller=''"),
     (report, {"requirements": "pandas"}, "requirements='pandas' is not a list"),
     (report, {"requirements": [5]}, "is not a list of lines"),
     (report, {"store": "gs://"}, "store='gs://' has no bucket"),

@@ -13,17 +13,8 @@ from cloudtasks_nb.handlers.call import TaskRequest
 from cloudtasks_nb.handlers.history import Call, CallHistory
 from cloudtasks_nb.store.encode import to_json
 
-DTYPES = {
-    "time": "datetime64[us, UTC]",
-    "task": "string",
-    "queue": "string",
-    "attempt": "Int64",
-    "body": "object",
-    "status": "Int64",
-    "result": "object",
-    "error": "string",
-    "duration": "timedelta64[us]",
-}
+DTYPES = {"time": "datetime64[us, UTC]", "task": "string", "queue": "string", "attempt": "Int64", "body": "object"}
+DTYPES |= {"status": "Int64", "result": "object", "error": "string", "duration": "timedelta64[us]"}
 NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
 
 

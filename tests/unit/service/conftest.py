@@ -50,26 +50,14 @@ MakeAuth = Callable[[str], Auth]
 POOL = "projects/123/locations/global/workloadIdentityPools/pool"
 WORKFORCE_POOL = "locations/global/workforcePools/staff"
 IMPERSONATION_URL = f"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{TARGET}:generateAccessToken"
-KEY = {
-    "type": "service_account",
-    "client_email": ACCOUNT,
-    "private_key": KEY_PEM,
-    "project_id": "key-project",
-    "token_uri": "https://oauth2.googleapis.com/token",
-}
-FEDERATION = {
-    "type": "external_account",
-    "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
-    "audience": f"//iam.googleapis.com/{POOL}/providers/github",
-    "token_url": "https://sts.googleapis.com/v1/token",
-}
+KEY = {"type": "service_account", "client_email": ACCOUNT, "private_key": KEY_PEM, "project_id": "key-project"}
+KEY |= {"token_uri": "https://oauth2.googleapis.com/token"}
+FEDERATION = {"type": "external_account", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt"}
+FEDERATION |= {"audience": f"//iam.googleapis.com/{POOL}/providers/github"}
+FEDERATION |= {"token_url": "https://sts.googleapis.com/v1/token"}
 SECRETS = {"client_id": "id", "client_secret": "s", "refresh_token": f"refresh {USER}"}
-WORKFORCE = {
-    "type": "external_account_authorized_user",
-    **SECRETS,
-    "audience": f"//iam.googleapis.com/{WORKFORCE_POOL}/providers/okta",
-    "token_url": "https://sts.googleapis.com/v1/oauthtoken",
-}
+WORKFORCE = {"type": "external_account_authorized_user", "token_url": "https://sts.googleapis.com/v1/oauthtoken"}
+WORKFORCE |= {"audience": f"//iam.googleapis.com/{WORKFORCE_POOL}/providers/okta", **SECRETS}
 
 
 @dataclass(slots=True, kw_only=True)

@@ -147,7 +147,7 @@ DAMAGED = [
 @pytest.mark.parametrize(("content", "message", "hint"), DAMAGED)
 @pytest.mark.parametrize("named", [False, True])
 def test_a_damaged_file(
-    write_adc: WriteAdc, monkeypatch: Patch, content: Any, message: str, hint: str, *, named: bool
+    write_adc: WriteAdc, monkeypatch: Any, content: Any, message: str, hint: str, *, named: bool
 ) -> None:
     """The error names the file, what is wrong in it, and how to get a good one."""
     file = write_adc(content)

@@ -58,25 +58,13 @@ def test_a_task_in_columns() -> None:
     )
     columns = convert.task_columns([message], now=NOW, body=True)
     assert list(columns) == list(TASKS)
-    assert {name: values[0] for name, values in columns.items()} == {
-        "task": "t",
-        "queue": "q",
-        "name": f"{QUEUE}/tasks/t",
-        "state": "retrying",
-        "attempts": 2,
-        "responses": 1,
-        "schedule_time": 1_767_225_605_000_005,
-        "create_time": 1_767_225_500_000_000,
-        "dispatch_deadline": 30.0,
-        "last_status": "INTERNAL",
-        "last_message": "INTERNAL(13): HTTP 500",
-        "service_account": "sa@p",
-        "last_attempt_time": 1_767_225_590_000_000,
-        "method": "PUT",
-        "url": "https://svc/run",
-        "headers": {"X-Api-Key": "•••", "A": "b"},
-        "body": {"day": 1},
-    }
+    expected: dict[str, Any] = {"task": "t", "queue": "q", "name": f"{QUEUE}/tasks/t", "state": "retrying"}
+    expected |= {"attempts": 2, "responses": 1, "dispatch_deadline": 30.0, "service_account": "sa@p"}
+    expected |= {"schedule_time": 1_767_225_605_000_005, "create_time": 1_767_225_500_000_000}
+    expected |= {"last_status": "INTERNAL", "last_message": "INTERNAL(13): HTTP 500", "method": "PUT"}
+    expected |= {"last_attempt_time": 1_767_225_590_000_000, "url": "https://svc/run", "body": {"day": 1}}
+    expected |= {"headers": {"X-Api-Key": "•••", "A": "b"}}
+    assert {name: values[0] for name, values in columns.items()} == expected
 
 
 def test_secrets_on_request() -> None:
@@ -207,15 +195,11 @@ def test_a_route_overrides_what_its_url_has(url: str, shown: str) -> None:
 
 
 AUDIENCES = [
-    ("https://svc-abc123.a.run.app/JFK?x=1", "https://svc-abc123.a.run.app"),
-    ("https://svc-abc123.a.run.app", "https://svc-abc123.a.run.app"),
-    ("https://svc.example?x=/y#z", "https://svc.example"),
-    ("HTTPS://user:pw@SVC.example:443/Run", "https://svc.example"),
-    ("https://svc.example:8443/run", "https://svc.example:8443"),
-    ("http://svc.example:80/", "http://svc.example"),
-    ("http://[::1]:8080/run", "http://[::1]:8080"),
+    *((f"https://svc-abc123.a.run.app{path}", "https://svc-abc123.a.run.app") for path in ("/JFK?x=1", "")),
+    *((url, "https://svc.example") for url in ("https://svc.example?x=/y#z", "HTTPS://user:pw@SVC.example:443/Run")),
+    *(("https://svc.example:8443/run", "https://svc.example:8443"), ("http://svc.example:80/", "http://svc.example")),
+    *(("http://[::1]:8080/run", "http://[::1]:8080"), ("svc/run", "")),
     ("https://us-central1-p.cloudfunctions.net/Report/a?x=1", "https://us-central1-p.cloudfunctions.net/Report/a"),
-    ("svc/run", ""),
 ]
 
 

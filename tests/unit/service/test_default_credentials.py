@@ -128,9 +128,7 @@ def test_the_quota_project(paying: Callable[..., Auth], argument: Any, variable:
 
 
 @pytest.mark.parametrize(("argument", "variable"), [("paying", None), (None, "paying"), (None, None)])
-def test_the_quota_project_of_an_impersonated_account(
-    sign_in: GoogleSignIn, paying: Callable[..., Auth], argument: str | None, variable: str | None
-) -> None:
+def test_who_pays_for_an_impersonation(sign_in: GoogleSignIn, paying: Any, argument: Any, variable: Any) -> None:
     """The quota project of the caller's file pays for the impersonation, not for the account's calls."""
     auth = paying(argument, variable, "of-the-caller", impersonate=TARGET)
     assert headers(auth).get("x-goog-user-project") == (argument or variable)
@@ -184,9 +182,7 @@ def test_a_login_as_somebody_else_is_noticed(make_auth: MakeAuth, write_adc: Wri
     assert owner(auth) == BOB
 
 
-def test_another_file_is_named_later(
-    make_auth: MakeAuth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_adc: WriteAdc
-) -> None:
+def test_another_file(make_auth: MakeAuth, tmp_path: Path, monkeypatch: Any, write_adc: WriteAdc) -> None:
     """A cell that sets `GOOGLE_APPLICATION_CREDENTIALS` changes the account of the running kernel."""
     auth = make_auth("user")
     assert owner(auth) == USER

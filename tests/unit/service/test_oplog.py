@@ -32,17 +32,9 @@ def entry(number: int = 1, **payload: Any) -> Any:
     return json_format.ParseDict(text, LogEntry.pb()())
 
 
-ATTEMPT = {
-    "attemptDuration": "0.001250s",
-    "dispatchCount": "2",
-    "maxAttempts": 5,
-    "responseCount": "1",
-    "retryTime": "2026-01-01T00:01:00.123456789Z",
-    "scheduleTime": "2026-01-01T00:00:00Z",
-    "status": "INTERNAL",
-    "targetAddress": "POST http://127.0.0.1:8080/run",
-    "targetType": "HTTP",
-}
+ATTEMPT: dict[str, Any] = {"attemptDuration": "0.001250s", "dispatchCount": "2", "maxAttempts": 5, "responseCount": "1"}
+ATTEMPT |= {"retryTime": "2026-01-01T00:01:00.123456789Z", "scheduleTime": "2026-01-01T00:00:00Z"}
+ATTEMPT |= {"status": "INTERNAL", "targetAddress": "POST http://127.0.0.1:8080/run", "targetType": "HTTP"}
 
 
 class Log:

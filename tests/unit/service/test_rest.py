@@ -146,9 +146,7 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("answer", "kind", "code", "text"), ANSWERS)
-def test_what_an_answer_means(
-    web: Webs, answer: Reply | None, kind: type[CloudTasksError], code: str, text: str
-) -> None:
+def test_what_an_answer_means(web: Webs, answer: Any, kind: type[CloudTasksError], code: str, text: str) -> None:
     """The errors are those of gRPC; what a proxy answers is shown."""
     server = web(answer)
     with raises(kind, text, code=code):

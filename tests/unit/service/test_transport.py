@@ -340,13 +340,7 @@ def test_credentials_that_cannot_be_renewed(error: Exception, kind: type[errors.
 
 @pytest.mark.parametrize(("refused", "kind"), [(False, errors.EndpointError), (True, errors.CredentialsError)])
 def test_concurrent_calls_renew_a_token_once(
-    sign_in: GoogleSignIn,
-    make_auth: MakeAuth,
-    monkeypatch: pytest.MonkeyPatch,
-    closed: int,
-    kind: Any,
-    *,
-    refused: bool,
+    sign_in: GoogleSignIn, make_auth: MakeAuth, monkeypatch: Any, closed: int, kind: Any, *, refused: bool
 ) -> None:
     """A hundred calls without credentials look for them once and make one request of a token, also if it is refused."""
     auth = make_auth("user")

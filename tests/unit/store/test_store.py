@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,8 @@ def test_objects_are_deleted(store: Store) -> None:
 def test_a_bucket_that_does_not_exist(url: str) -> None:
     """A missing bucket is an error, also where a missing object is none."""
     store = Store(url)
-    calls: list[Callable[[], object]] = [
-        lambda: store.put("a", b"1"),
-        lambda: store.get("a"),
-        lambda: store.get_many(["a", "b"]),
-        lambda: list(store.pages("a/")),
-    ]
-    for call in calls:
+    calls = (lambda: store.put("a", b"1"), lambda: store.get("a"), lambda: store.get_many(["a", "b"]))
+    for call in (*calls, lambda: list(store.pages("a/"))):
         with raises(StoreError, rf"cannot be \w+ in {url}: .*bucket", hint="check the name of the bucket"):
             call()
 
