@@ -115,17 +115,13 @@ def test_each_period_of_a_day_has_its_place(freq: str, end: str, count: int) -> 
 
 
 #: Counts, the mark in the square, and the state of its colour or the parts of its gradient.
-FILLS = [
-    ({"unsent": 3}, "", "none"),
-    ({"succeeded": 3}, "", "{succeeded}"),
+FILLS: list[tuple[dict[str, int], str, str]] = [
+    *(({"unsent": 3}, "", "none"), ({"new": 1}, "", "none"), ({"succeeded": 3}, "", "{succeeded}")),
+    *(({"failed": 2}, "✕", "{failed}"), ({"rejected": 1}, "✕", "{rejected}")),
+    *(({"queued": 1}, "", "{queued}"), ({"retrying": 1}, "↻", "{retrying}")),
     ({"succeeded": 1, "unsent": 1}, "", "{up}{succeeded} 0% 50%,transparent 50%) border-box"),
-    ({"failed": 2}, "✕", "{failed}"),
     ({"succeeded": 99, "failed": 1}, "✕", "{up}{succeeded} 0% 66%,{failed} 66% 100%{end}"),
-    ({"queued": 1}, "", "{queued}"),
-    ({"rejected": 1}, "✕", "{rejected}"),
-    ({"retrying": 1}, "↻", "{retrying}"),
     ({"retrying": 1, "failed": 1}, "✕", "{up}{failed} 0% 50%,{retrying} 50% 100%{end}"),
-    ({"new": 1}, "", "none"),
 ]
 GRADIENT = {"up": "linear-gradient(0deg,", "end": ",transparent 100%) border-box"}
 

@@ -112,23 +112,17 @@ def test_a_get_tests_path_and_token(issuer: Any, path: str, claims: dict[str, st
     assert request(application, REQUEST_METHOD="GET", PATH_INFO=path, HTTP_AUTHORIZATION=bearer)[0] == status
 
 
-LENGTHS = [
-    (b'"mon"', {"CONTENT_LENGTH": "x"}, 400),
-    (b'"mon"', {"CONTENT_LENGTH": "-1"}, 400),
-    (b'"mon"', {"CONTENT_LENGTH": "50"}, 400),
-    (b'"mon"', {"CONTENT_LENGTH": str(3 * 1024 * 1024)}, 413),
-    (b'"mon" and the next request', {"CONTENT_LENGTH": "5"}, 200),
-    (b'"mon"', {"CONTENT_LENGTH": None}, 400),
-    (b'"mon"', {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}, 200),
-    (b"x" * (3 * 1024 * 1024), {"CONTENT_LENGTH": None, "wsgi.input_terminated": True}, 413),
-]
+LENGTHS: dict[str, tuple[bytes, dict[str, Any], int]] = {
+    **{length: (b'"mon"', {"CONTENT_LENGTH": length}, 400) for length in ("x", "-1", "50")},
+    "announced": (b'"mon"', {"CONTENT_LENGTH": str(3 * 1024 * 1024)}, 413),
+    "exact": (b'"mon" and the next request', {"CONTENT_LENGTH": "5"}, 200),
+    "no length": (b'"mon"', {"CONTENT_LENGTH": None}, 400),
+    "chunked": (b'"mon"', {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}, 200),
+    "too large": (b"x" * (3 * 1024 * 1024), {"CONTENT_LENGTH": None, "wsgi.input_terminated": True}, 413),
+}
 
 
-@pytest.mark.parametrize(
-    ("body", "environ", "status"),
-    LENGTHS,
-    ids=["word", "negative", "cut", "announced", "exact", "no length", "chunked", "chunked too large"],
-)
+@pytest.mark.parametrize(("body", "environ", "status"), LENGTHS.values(), ids=LENGTHS)
 def test_the_end_of_a_body(application: Any, issuer: Any, body: bytes, environ: dict[str, Any], status: int) -> None:
     """Half a body is not taken for a whole one, and one without an announced length only from a server that ends it."""
     assert request(application, body, HTTP_AUTHORIZATION=issuer.bearer(), **environ)[0] == status

@@ -31,23 +31,21 @@ def test_what_a_batch_repeats() -> None:
 
 
 DENIED = errors.PermissionDeniedError
-OTHERS = ("INTERNAL", "UNKNOWN", "DATA_LOSS", "ABORTED")
-ERRORS_BY_CODE = [
+FAULT, INVALID = errors.ServiceError, errors.InvalidInputError
+ERRORS_BY_CODE: list[tuple[str, str, type[errors.CloudTasksError], str | None]] = [
     ("NOT_FOUND", "GetQueue", errors.QueueNotFoundError, 'tasks.queue("q", create=True)'),
     ("NOT_FOUND", "GetTask", errors.TaskNotFoundError, "queue.attempts()"),
     ("NOT_FOUND", "GetOperation", errors.ServiceError, None),
-    ("ALREADY_EXISTS", "GetQueue", errors.AlreadyExistsError, None),
-    ("INVALID_ARGUMENT", "GetQueue", errors.InvalidInputError, "quotas"),
-    ("OUT_OF_RANGE", "GetQueue", errors.InvalidInputError, None),
+    *(("ALREADY_EXISTS", "GetQueue", errors.AlreadyExistsError, None), ("ABORTED", "GetQueue", FAULT, None)),
+    *(("INVALID_ARGUMENT", "GetQueue", INVALID, "quotas"), ("OUT_OF_RANGE", "GetQueue", INVALID, None)),
     ("FAILED_PRECONDITION", "GetQueue", errors.PreconditionError, None),
     ("PERMISSION_DENIED", "GetQueue", DENIED, "binding p --member=user:YOU --role=roles/clou"),
     ("PERMISSION_DENIED", "GetTask", DENIED, "cloudtasks.tasks.get"),
     ("RESOURCE_EXHAUSTED", "GetQueue", errors.QuotaError, "quotas"),
     ("UNAUTHENTICATED", "GetQueue", errors.CredentialsError, "gcloud auth application-default login"),
-    ("UNAVAILABLE", "GetQueue", errors.UnavailableError, "try again"),
-    ("DEADLINE_EXCEEDED", "GetQueue", errors.UnavailableError, "try again"),
-    ("UNIMPLEMENTED", "GetQueue", errors.ServiceError, "does not support the call"),
-    *((code, "GetQueue", errors.ServiceError, None) for code in ("CANCELLED", *OTHERS)),
+    *((code, "GetQueue", errors.UnavailableError, "try again") for code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")),
+    ("UNIMPLEMENTED", "GetQueue", FAULT, "does not support the call"),
+    *((code, "GetQueue", FAULT, None) for code in ("CANCELLED", "INTERNAL", "UNKNOWN", "DATA_LOSS")),
 ]
 
 

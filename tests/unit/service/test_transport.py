@@ -188,9 +188,10 @@ def test_what_googles_client_repeats_is_idempotent(fake: Fakes, rpc: str) -> Non
     assert METHODS[rpc].idempotent == (len(server.calls) == 2 or rpc in ("CreateTask", "GetOperation", "ListLocations"))
 
 
-@pytest.mark.parametrize(
-    ("limit", "asked"), [(None, [(2, ""), (2, "more")]), (3, [(2, ""), (1, "more")])], ids=["all", "up to a limit"]
-)
+PAGES = {"all": (None, [(2, ""), (2, "more")]), "up to a limit": (3, [(2, ""), (1, "more")])}
+
+
+@pytest.mark.parametrize(("limit", "asked"), PAGES.values(), ids=PAGES)
 def test_pages(fake: Fakes, limit: int | None, asked: list[tuple[int, str]]) -> None:
     """Each request carries the token of the page before; no more is requested, and returned, than the limit."""
     tasks = [{"name": f"{TASK}{n}"} for n in range(2)]
@@ -267,9 +268,10 @@ def test_an_endpoint_that_went_away(fake: Fakes) -> None:
     assert use(server.port, story, connect_timeout=0.3) == QUEUE
 
 
-@pytest.mark.parametrize(
-    ("asked", "instance", "followed"), [(True, "ours", True), (False, "ours", True), (True, "another", False)]
-)
+RESTARTS = [(True, "ours", True), (False, "ours", True), (True, "another", False)]
+
+
+@pytest.mark.parametrize(("asked", "instance", "followed"), RESTARTS)
 def test_a_restarted_emulator(fake: Fakes, tmp_path: Path, *, asked: bool, instance: str, followed: bool) -> None:
     """It is followed to its new port; another emulator in the same folder does not have our tasks."""
     old, new = fake(instance="ours"), fake(instance=instance)
