@@ -14,9 +14,9 @@ from cloudtasks_nb import _frames
 from cloudtasks_nb._frames import column, frame
 
 #: By kind: the dtype, and a value.
-KINDS: dict[str, tuple[str, Any]] = {"text": ("string", "a"), "time": ("datetime64[us, UTC]", 1_767_225_600_000_001)}
-KINDS |= {"span": ("timedelta64[us]", 1.5), "count": ("Int64", 3), "float": ("Float64", 0.5)}
-KINDS |= {"ok": ("boolean", True), "any": ("object", {"a": 1})}
+KINDS: dict[str, tuple[str, Any]] = {"text": ("string", "a"), "ok": ("boolean", True), "any": ("object", {"a": 1})}
+KINDS |= {"time": ("datetime64[us, UTC]", 1_767_225_600_000_001), "span": ("timedelta64[us]", 1.5)}
+KINDS |= {"count": ("Int64", 3), "float": ("Float64", 0.5)}
 TABLES: dict[str, tuple[Mapping[str, str], str | None]] = {
     "queues": (_frames.QUEUES, "queue"),
     "tasks": (_frames.TASKS, "task"),

@@ -107,13 +107,9 @@ def test_all_names_are_had_by_a_star_in_a_fresh_process() -> None:
     assert run(sys.executable, "-c", code).stdout.strip() == "set()"
 
 
-def test_the_version_is_that_of_the_installed_package() -> None:
-    """`ct.__version__` is what pip shows."""
+def test_version_and_loaded_names() -> None:
+    """`ct.__version__` is what pip shows; the second use of a name is an attribute like any other."""
     assert ct.__version__ == importlib.metadata.version("cloudtasks-nb")
-
-
-def test_a_name_is_loaded_once() -> None:
-    """The second use of a name is an attribute like any other."""
     assert ct.connect is ct.connect
     assert vars(ct)["connect"] is ct.connect
 
@@ -134,15 +130,10 @@ def test_what_is_public_is_defined_here(name: str) -> None:
 
 
 @each_callable
-def test_parameters_and_defaults(name: str) -> None:
-    """Each callable takes what it promises, with these defaults, by name where promised so."""
+def test_parameters(name: str) -> None:
+    """Each callable takes what it promises, with these defaults, by name where promised so, and all have types."""
     bare = [one.replace(annotation=inspect.Parameter.empty) for one in parameters(name)]
     assert str(inspect.Signature(bare)) == f"({SIGNATURES[name]})"
-
-
-@each_callable
-def test_parameters_have_types(name: str) -> None:
-    """An editor shows what may be given and what comes back."""
     assert [one.name for one in parameters(name) if one.annotation is inspect.Parameter.empty] == []
     assert inspect.signature(public(name)).return_annotation is not inspect.Signature.empty
 
@@ -172,16 +163,11 @@ def test_help_begins_with_a_sentence(name: str) -> None:
 
 
 @each_callable
-def test_help_describes_every_parameter(name: str) -> None:
-    """Each parameter stands in the section "Parameters", several of a kind together."""
+def test_help_describes_parameters_and_frames(name: str) -> None:
+    """Each parameter is described, and of a frame the index and columns, or a frame with the same ones is named."""
     heads = re.findall(r"^(\S.*?)(?: : .*)?$", section(name, "Parameters"), flags=re.MULTILINE)
     described = {word.strip().lstrip("*") for head in heads for word in head.split(",")}
     assert {one.name for one in parameters(name)} - described - NOT_FOR_USE == set()
-
-
-@each_callable
-def test_help_describes_a_frame_that_comes_back(name: str) -> None:
-    """Where a frame is returned, the docstring lists its index and columns, or names a frame with the same ones."""
     if inspect.signature(public(name)).return_annotation == "pd.DataFrame":
         assert section(name, "Returns") or "with the columns of" in (inspect.getdoc(public(name)) or "")
 

@@ -131,18 +131,15 @@ def test_credentials_of_another_universe(set_variables: Set, variable: str, endp
         resolve("p", "l", endpoint).in_universe(domain)
 
 
-TARGETS = [
-    (None, None, "cloudtasks.googleapis.com", False),
+GOOGLE, MTLS = "cloudtasks.googleapis.com", "cloudtasks.mtls.googleapis.com"
+TARGETS: list[tuple[str | None, str | None, str, bool]] = [
+    *((None, None, GOOGLE, False), (GOOGLE, "localhost:8123", GOOGLE, False), (f"https://{MTLS}/", None, MTLS, False)),
     ("https://127.0.0.1:8443", None, "127.0.0.1:8443", False),
     (None, "https://127.0.0.1:8443/", "127.0.0.1:8443", False),
-    (None, "localhost:8123", "localhost:8123", True),
-    (None, "http://localhost:8123/", "localhost:8123", True),
+    *((None, variable, "localhost:8123", True) for variable in ("localhost:8123", "http://localhost:8123/")),
     ("127.0.0.1:1", "localhost:8123", "127.0.0.1:1", True),
-    ("cloudtasks.googleapis.com", "localhost:8123", "cloudtasks.googleapis.com", False),
-    ("https://cloudtasks.mtls.googleapis.com/", None, "cloudtasks.mtls.googleapis.com", False),
-    ("us-central1-cloudtasks.googleapis.com:443", None, "us-central1-cloudtasks.googleapis.com:443", False),
-    ("notgoogleapis.com:443", None, "notgoogleapis.com:443", True),
-    ("[::1]:8123", None, "[::1]:8123", True),
+    (f"us-central1-{GOOGLE}:443", None, f"us-central1-{GOOGLE}:443", False),
+    *((host, None, host, True) for host in ("notgoogleapis.com:443", "[::1]:8123")),
 ]
 
 

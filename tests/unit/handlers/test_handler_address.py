@@ -71,17 +71,14 @@ def test_only_the_owner_can_read_the_secret(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_damaged_secret_is_named(tmp_path: Path) -> None:
-    """Half a secret would silently change every URL; it is an error that names the file."""
+def test_a_secret_of_no_use_is_named(tmp_path: Path) -> None:
+    """Half a secret would silently change every URL; one that cannot be read leads to the variable to set."""
     file = tmp_path / "handlers.key"
     file.write_bytes(b"short")
     with raises(HandlerError, "is damaged", resource=str(file)):
         derive_address(tmp_path, "report")
-
-
-def test_a_secret_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A secret that cannot be read or written is an error that names the variable to set."""
-    (tmp_path / "handlers.key").mkdir()
+    file.unlink()
+    file.mkdir()
     with raises(HandlerError, "cannot be read or written", hint="CLOUDTASKS_NB_HOME"):
         derive_address(tmp_path, "report")
 

@@ -39,10 +39,8 @@ FORMS = [
     ("federation", "workload 7", f"principalSet://iam.googleapis.com/{POOL}/*", "workload identity federation"),
     ("workforce", USER, f"principalSet://iam.googleapis.com/{WORKFORCE_POOL}/*", None),
     ("federated account", TARGET, f"serviceAccount:{TARGET}", "workload identity federation"),
-    ("file", TARGET, f"serviceAccount:{TARGET}", None),
+    *((form, TARGET, f"serviceAccount:{TARGET}", None) for form in ("file", "nested", "delegated")),
     ("argument", TARGET, f"serviceAccount:{TARGET}", "impersonation of a service account"),
-    ("nested", TARGET, f"serviceAccount:{TARGET}", None),
-    ("delegated", TARGET, f"serviceAccount:{TARGET}", None),
     ("metadata", VM_ACCOUNT, f"serviceAccount:{VM_ACCOUNT}", "metadata server of this machine"),
 ]
 

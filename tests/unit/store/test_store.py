@@ -84,13 +84,10 @@ def test_a_bucket_that_does_not_exist(url: str) -> None:
             call()
 
 
-PLACES = [
-    ("gs://team/tasks/", "gs://team/tasks"),
-    ("S3://team", "s3://team"),
-    ("az://box/x", "az://box/x"),
+PLACES: list[tuple[Any, str]] = [
+    *(("gs://team/tasks/", "gs://team/tasks"), ("S3://team", "s3://team"), ("az://box/x", "az://box/x")),
+    *((place, "/data/store") for place in ("/data/store", Path("/data/store"))),
     ("file:///data/my%20store", "/data/my store"),
-    ("/data/store", "/data/store"),
-    (Path("/data/store"), "/data/store"),
     ("~/store", os.path.expanduser("~/store")),  # noqa: PTH111 - the same by another way
     ("store", os.path.abspath("store")),  # noqa: PTH100 - as above
 ]
