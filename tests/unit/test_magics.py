@@ -122,13 +122,9 @@ def tasks(shell: InteractiveShell) -> Connection:
     ("line", "index"), [("queues", ["reports", "mails"]), ("tasks reports", ["t1"]), ("batches", [])]
 )
 def test_a_line_gives_what_the_method_gives(run: Run, tasks: Connection, line: str, index: list[str]) -> None:
-    """A verb returns the frame of its method, which an assignment keeps."""
+    """A verb returns the frame of its method, which an assignment keeps; `%ct panel` ends a cell with the widget."""
     assert run(f"%ct {line}").index.tolist() == index
     assert run(f"frame = %ct {line}\nframe").index.tolist() == index
-
-
-def test_the_panel_is_the_value_of_its_line(run: Run, tasks: Connection) -> None:
-    """`%ct panel` ends a cell with the widget, as `tasks.panel()` does."""
     assert run("%ct panel") == "the panel"
 
 

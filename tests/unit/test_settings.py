@@ -225,7 +225,7 @@ def test_an_unknown_word_is_refused_with_near_ones(word: str, words: str) -> Non
 
 
 TEXTS = {"10min": 600, "1h 30min": 5400, "1.5 h": 5400, " 2 days ": 172_800, "250ms": 0.25, "1D": 86_400}
-DURATIONS: list[tuple[Any, float]] = [
+DURATIONS: list[Any] = [
     *TEXTS.items(),
     *((number, number) for number in (90, 0.5, np.int64(3), np.float32(0.5), 0)),
     (pd.Timedelta("1min"), 60),

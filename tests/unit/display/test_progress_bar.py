@@ -101,7 +101,7 @@ def test_an_interrupt_leaves_no_lock(clock: list[float], monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("options", [{}, {"show": False}], ids=["tqdm disabled", "not shown"])
-def test_a_bar_that_is_not_shown(clock: list[float], capsys: Any, monkeypatch: Any, options: dict[str, bool]) -> None:
+def test_a_bar_that_is_not_shown(clock: list[float], capsys: Any, monkeypatch: Any, options: Any) -> None:
     """A setting that disables every tqdm of the process disables this one too; `show=False` counts without output."""
     if not options:
         monkeypatch.setattr(progress_bar, "tqdm", lambda **how: tqdm(**how, disable=True))

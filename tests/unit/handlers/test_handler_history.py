@@ -77,10 +77,6 @@ def test_values_of_the_newest_calls_are_kept() -> None:
     words = "the newest 3 of 5 calls; bodies and results of the newest 2 only; batch.results()"
     assert str(frame.attrs["cut"]).startswith(words)
     assert history.summary().cut == frame.attrs["cut"]
-
-
-def test_a_value_beyond_the_bound_is_not_kept() -> None:
-    """One result that is larger than all that may be kept has a row without it."""
     assert list(recorded(made("x" * 200), most_bytes=100).frame()["result"].isna()) == [True]
     assert "cut" not in recorded(made()).frame().attrs
 

@@ -139,7 +139,7 @@ def raw_entry(name: str, time: int, received: int, task: str = "") -> Any:
 def google_method(rpc: str, protocol: str, **how: Any) -> Callable[..., Any]:
     """Return the method of the client that Google generated for an RPC, with a transport of this protocol."""
     path = METHODS[rpc].path
-    client = next((made for part, made in CLIENTS.items() if part in path), tasks_v2.CloudTasksClient)
+    client: Any = next((made for part, made in CLIENTS.items() if part in path), tasks_v2.CloudTasksClient)
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path.rpartition("/")[2]).lower()
     method: Callable[..., Any] = getattr(client(transport=client.get_transport_class(protocol)(**how)), name)
     return method
