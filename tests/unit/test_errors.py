@@ -14,17 +14,11 @@ CLASSES = [getattr(errors, name) for name in errors.__all__]
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_the_docstring_is_the_default_message(kind: type[CloudTasksError]) -> None:
-    """An error that is raised without words says what its class is about."""
-    error = kind()
-    assert str(error) == error.message == (inspect.getdoc(kind) or "").splitlines()[0]
-    assert (error.resource, error.code, error.hint) == (None, None, None)
-
-
-@pytest.mark.parametrize("kind", CLASSES)
-def test_facts_are_attributes_and_the_hint_is_printed_below(kind: type[CloudTasksError]) -> None:
-    """Nobody has to read a fact out of a text, and the text shows the next step."""
-    error = kind("it is gone", resource="q", code="NOT_FOUND", hint="make it")
+def test_words_and_facts(kind: type[CloudTasksError]) -> None:
+    """Without words it says what its class is about; facts are attributes, and the hint is printed below the text."""
+    bare, error = kind(), kind("it is gone", resource="q", code="NOT_FOUND", hint="make it")
+    assert str(bare) == bare.message == (inspect.getdoc(kind) or "").splitlines()[0]
+    assert (bare.resource, bare.code, bare.hint) == (None, None, None)
     assert (error.message, error.resource, error.code, error.hint) == ("it is gone", "q", "NOT_FOUND", "make it")
     assert str(error) == "it is gone\n  → make it"
 

@@ -204,11 +204,6 @@ def test_files_of_others_are_kept(place: Path) -> None:
         deploy(report, service="other")
 
 
-def test_a_project_of_a_domain() -> None:
-    """Its accounts have the domain behind the name."""
-    assert deploy(report, project="example.com:p").service_account.endswith("@p.example.com.iam.gserviceaccount.com")
-
-
 def test_no_store_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a store the service keeps no results; an empty variable is none, as elsewhere."""
     monkeypatch.setenv("CLOUDTASKS_NB_STORE", "")
@@ -218,6 +213,7 @@ def test_no_store_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_a_project_is_needed(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     """It is that of the argument, the environment or gcloud; without it the error says how to name it."""
+    assert deploy(report, project="example.com:p").service_account.endswith("@p.example.com.iam.gserviceaccount.com")
     monkeypatch.delenv("GOOGLE_CLOUD_PROJECT")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(place))
     with pytest.raises(ConfigurationError, match="the project is not known"):

@@ -33,9 +33,10 @@ class ServiceAccount(google.auth.credentials.Credentials, google.auth.credential
 
 
 def test_given_credentials_are_used_as_they_are() -> None:
-    """Who brings credentials is not asked for others; they name no project."""
-    given = google.oauth2.credentials.Credentials("token")
+    """Who brings credentials is not asked for others, also if they know no quota project; they name no project."""
+    given, anonymous = google.oauth2.credentials.Credentials("token"), google.auth.credentials.AnonymousCredentials()
     assert (Auth(given).credentials(), Auth(given).project()) == (given, None)
+    assert Auth(anonymous, quota_project="paying").credentials() is anonymous
 
 
 def test_scopes_are_added_where_they_are_missing() -> None:
@@ -43,12 +44,6 @@ def test_scopes_are_added_where_they_are_missing() -> None:
     auth = Auth(ServiceAccount())
     assert auth.credentials().given == (SCOPE,)
     assert auth.principal() == "sa@p.iam.gserviceaccount.com"
-
-
-def test_a_quota_project_that_the_credentials_cannot_have() -> None:
-    """Credentials that know no quota project are used without."""
-    given = google.auth.credentials.AnonymousCredentials()
-    assert Auth(given, quota_project="paying").credentials() is given
 
 
 @pytest.mark.parametrize("account", ["", "default", None])

@@ -37,12 +37,8 @@ NAMED = [
 
 @pytest.mark.parametrize("tasks", NAMED)
 def test_what_names_tasks(tasks: Any) -> None:
-    """Every frame that a verb returns, and lists of ids or names; each task once, gaps left out."""
+    """Every frame that a verb returns, and lists of ids or names; each task once, gaps left out; a text is one task."""
     assert task_ids(tasks, QUEUE) == ["a", "b"]
-
-
-def test_one_name() -> None:
-    """A text is one task."""
     assert task_ids("a", QUEUE) == task_ids(A, QUEUE) == ["a"]
 
 

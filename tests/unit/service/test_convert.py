@@ -117,7 +117,7 @@ def test_the_http_status_of_an_attempt(message: str | None, status: int | None) 
 
 
 def test_settings_become_a_queue_and_its_mask() -> None:
-    """The mask names exactly the words that were given."""
+    """The mask names exactly the words that were given; a value that comes out of a frame can be a setting."""
     words = {"rate": 0.5, "max_concurrent": 8, "max_attempts": -1, "min_backoff": "250ms", "log_sampling_ratio": 1}
     message, mask = queue_message(QUEUE, words)
     assert mask == [
@@ -126,6 +126,8 @@ def test_settings_become_a_queue_and_its_mask() -> None:
     ]
     expected = {**words, "min_backoff": 0.25, "log_sampling_ratio": 1.0, "name": QUEUE, "queue": "q"}
     assert {name: queue_values(message)[name] for name in expected} == expected
+    numpy, _ = queue_message(QUEUE, {"rate": np.float32(0.5), "max_concurrent": pd.Series([8]).iloc[0]})
+    assert queue_values(numpy)["max_concurrent"] == 8
 
 
 def test_a_queue_as_rest_writes_it() -> None:
@@ -135,12 +137,6 @@ def test_a_queue_as_rest_writes_it() -> None:
         "rateLimits": {"maxDispatchesPerSecond": 0.5},
         "retryConfig": {"maxAttempts": 3, "minBackoff": "0.250s"},
     }
-
-
-def test_numpy_numbers_are_numbers() -> None:
-    """A value that comes out of a frame can be a setting."""
-    message, _ = queue_message(QUEUE, {"rate": np.float32(0.5), "max_concurrent": pd.Series([8]).iloc[0]})
-    assert queue_values(message)["max_concurrent"] == 8
 
 
 BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [

@@ -15,16 +15,11 @@ MIXINS = {"TestIamPermissions": "google.iam.v1"}
 
 @each_method
 def test_request_and_response_belong_to_the_call(method: Method) -> None:
-    """The request is the one of the RPC's name, in the version of the RPC's service."""
+    """The request is the one of the RPC's name, in the version of the RPC's service, and the route is a field of it."""
     _, service, name = method.path.split("/")
     package = MIXINS.get(name, service.rpartition(".")[0])
     assert method.request.DESCRIPTOR.full_name == f"{package}.{name}Request"
     assert method.response.DESCRIPTOR.full_name.startswith((f"{package}.", "google.protobuf.", "google.longrunning."))
-
-
-@each_method
-def test_the_route_is_a_field_of_the_request(method: Method) -> None:
-    """What is repeated in the metadata is there, however deep."""
     fields = method.request.DESCRIPTOR
     for part in method.route.split(".") if method.route else ():
         found = fields.fields_by_name[part]
