@@ -41,8 +41,7 @@ def test_a_frame_is_the_same_when_empty(declared: Mapping[str, str], index: str 
     full = frame(declared, {name: [KINDS[kind][1], None] for name, kind in declared.items()}, index=index)
     unknown = frame(declared, {next(iter(declared)): [None, None]}, index=index)
     for made in (full, unknown, frame(declared, {}, index=index)):
-        assert dtypes(made) == expected
-        assert made.index.name == index
+        assert (dtypes(made), made.index.name) == (expected, index)
         assert list(made.reset_index().columns[-len(declared) :]) == list(declared)
 
 

@@ -152,19 +152,14 @@ def test_python_in_braces_is_filled_in(run: Run, shell: InteractiveShell, tasks:
 
 @pytest.mark.parametrize("named", [None, 7, pd.DataFrame({"task": ["t1"]})], ids=["none", "a number", "a frame"])
 def test_without_tasks_the_newest_connection_is_used(run: Run, shell: InteractiveShell, named: Any) -> None:
-    """A notebook that has no `tasks`, or calls something else so, uses the connection that was made last."""
+    """A notebook without `tasks`, or that calls something else so, uses the last connection; else `tasks` is used."""
     shell.user_ns["tasks"] = named
     held = [Connection("older"), Connection("newer")]
     for connection in held:
         open_clients.add(connection)
     assert run("%ct queues").index.tolist() == ["newer"]
-
-
-def test_tasks_comes_before_the_newest(run: Run, tasks: Connection) -> None:
-    """The connection that the notebook calls `tasks` is used even when a newer one was made."""
-    newer = Connection("other")
-    open_clients.add(newer)
-    assert run("%ct queues").index.tolist() == ["reports", "mails"]
+    shell.user_ns["tasks"] = Connection("reports")
+    assert run("%ct queues").index.tolist() == ["reports"]
 
 
 SLIPS = [

@@ -30,8 +30,7 @@ def texts(chart: str) -> list[Any]:
 def test_failed_rows_stand_on_succeeded_ones() -> None:
     """Bars are as high as their counts; those of failed rows are striped, so colour is not all that tells them."""
     chart = throughput_chart(RUN)
-    good, bad = bars(chart, "#2e9e5b"), bars(chart, "stroke-dasharray:2.5")
-    (first, second), (above,) = good, bad
+    (first, second), (above,) = bars(chart, "#2e9e5b"), bars(chart, "stroke-dasharray:2.5")
     assert first[1] - first[2] == pytest.approx(2 * (second[1] - second[2]), abs=0.1)
     assert above[:2] == (second[0], second[2])
     assert above[1] - above[2] == pytest.approx(1.5 * (second[1] - second[2]), abs=0.1)

@@ -16,8 +16,7 @@ from tests.unit.handlers.conftest import Gate, Serve, post, report
 def test_a_with_statement_closes() -> None:
     """A handler is a context manager; its text is its URL."""
     with handlers.serve(report) as handler:
-        assert str(handler) == handler.url
-        assert handler.name == "report"
+        assert (str(handler), handler.name) == (handler.url, "report")
         assert repr(handler) == f"<Handler report at {handler.url}>"
     assert handler.closed
     with pytest.raises(ConnectionRefusedError):

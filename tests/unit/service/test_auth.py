@@ -42,8 +42,7 @@ def test_given_credentials_are_used_as_they_are() -> None:
 def test_scopes_are_added_where_they_are_missing() -> None:
     """A service account's key works without the caller naming a scope."""
     auth = Auth(ServiceAccount())
-    assert auth.credentials().given == (SCOPE,)
-    assert auth.principal() == "sa@p.iam.gserviceaccount.com"
+    assert (auth.credentials().given, auth.principal()) == ((SCOPE,), "sa@p.iam.gserviceaccount.com")
 
 
 @pytest.mark.parametrize("account", ["", "default", None])

@@ -38,5 +38,4 @@ LOG_NOTES = [
 def test_the_log_of_a_busy_queue(done: int, ratio: float, words: str) -> None:
     """The price of a day is given where the log grows beyond the free amount of a month."""
     note = log_note(QUEUE, done, ratio)
-    assert words in note
-    assert bool(note) == bool(words)
+    assert (words in note, bool(note)) == (True, bool(words))

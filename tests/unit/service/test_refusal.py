@@ -132,17 +132,12 @@ def test_a_permission_in_a_text(fake: Fakes, trusted: Authority, permission: str
 
 
 def test_a_page_that_helps(fake: Fakes, trusted: Authority) -> None:
-    """Without a reason the link in the answer is the next step."""
+    """Without a reason the link in the answer is the next step; a detail of another kind changes nothing."""
     link = error_details_pb2.Help.Link(description="Definition of queue name", url="https://cloud.google.com/x")
     error = raised(fake, trusted, refusal("INVALID_ARGUMENT", "bad name", error_details_pb2.Help(links=[link])))
     assert error.hint == "Definition of queue name: https://cloud.google.com/x"
-
-
-def test_details_of_other_kinds_are_left_out(fake: Fakes, trusted: Authority) -> None:
-    """A detail that is not known here changes nothing."""
     details = error_details_pb2.LocalizedMessage(message="x"), info("BILLING_DISABLED", CONSUMER)
-    error = raised(fake, trusted, refusal(DENIED, "no", *details))
-    assert isinstance(error, errors.PreconditionError)
+    assert isinstance(raised(fake, trusted, refusal(DENIED, "no", *details)), errors.PreconditionError)
 
 
 def test_the_reason_in_json() -> None:

@@ -165,15 +165,11 @@ def test_a_listener_that_fails(watch: Watch, caplog: pytest.LogCaptureFixture) -
 
 
 def test_what_may_not_be_read(watch: Watch) -> None:
-    """The snapshot has the error, and of the log and the statistics what may be read all the same."""
+    """The snapshot has the error, and what may be read all the same; that there is no queue is a fact of it."""
     found = watch(Service(ListLogEntries=DENIED), since=0).next()
     assert (found.errors, found.log_until, found.entries, found.values is None) == ((DENIED,), None, (), False)
     found = watch(Service(GetQueueStats=DENIED, ListLogEntries=log("a")), since=0).next()
     assert (found.errors, found.values, found.gone, inserts(found)) == ((DENIED,), None, False, ["a"])
-
-
-def test_a_queue_that_is_gone(watch: Watch) -> None:
-    """That the queue does not exist is a fact of the snapshot."""
     assert watch(Service(GetQueueStats=MISSING)).next().gone
 
 
