@@ -1,25 +1,31 @@
-"""A certificate authority and the certificate of a server on this machine, for tests of TLS."""
+"""A certificate authority and the certificates of servers on this machine, for tests of TLS."""
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import grpc
-
-from cloudtasks_nb.emulator.access.certificates import server_certificate
-
-__all__ = ["Authority"]
+import trustme
 
 
 class Authority:
-    """An authority with one server certificate, for this machine and `hosts`, as an emulator makes; trust `ca`."""
+    """An authority with one server certificate, for ``127.0.0.1``, ``localhost`` and `hosts`; `ca` is to be trusted."""
 
     def __init__(self, folder: Path, *hosts: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._files = server_certificate(folder, hosts)
-        self.ca = self._files.ca
-        self.context = self._files.context
+        authority = trustme.CA()
+        self.ca = folder / "ca.pem"
+        authority.cert_pem.write_to_path(self.ca)
+        self._server = authority.issue_cert("127.0.0.1", "localhost", *hosts)
 
     def grpc(self) -> grpc.ServerCredentials:
         """Return the credentials of a gRPC server."""
-        return grpc.ssl_server_credentials([(self._files.key.read_bytes(), self._files.certificate.read_bytes())])
+        chain = b"".join(certificate.bytes() for certificate in self._server.cert_chain_pems)
+        return grpc.ssl_server_credentials([(self._server.private_key_pem.bytes(), chain)])
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context of an HTTPS server."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._server.configure_cert(context)
+        return context
