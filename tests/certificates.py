@@ -1,7 +1,5 @@
 """A certificate authority and the certificates of servers on this machine, for tests of TLS."""
 
-from __future__ import annotations
-
 import ssl
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What every test has: a home of its own, and no settings of the person who runs the tests."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

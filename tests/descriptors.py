@@ -4,8 +4,6 @@ The emulator loads its messages and services from this file, so that it needs no
 Cloud Tasks and of the log describe messages only: their services are described here, by the calls of Google's clients.
 """
 
-from __future__ import annotations
-
 from collections import abc
 from collections.abc import Iterator
 from pathlib import Path

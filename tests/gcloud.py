@@ -4,8 +4,6 @@ It keeps its state in `GCLOUD_STATE`, a JSON file: the account that is logged in
 URL that a deployed service has, the command that fails.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -4,8 +4,6 @@ A proxy that environment variables name answers in place of Google's hosts: the 
 service, the IAM Credentials API and the metadata server. Its certificate is one that `REQUESTS_CA_BUNDLE` trusts.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import ssl

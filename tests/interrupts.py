@@ -1,7 +1,5 @@
 """Interrupt an action at each place where Python may raise an interrupt."""
 
-from __future__ import annotations
-
 import gc
 import itertools
 import signal

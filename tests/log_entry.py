@@ -1,7 +1,5 @@
 """Entries of the operations log, as the toolkit reads them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from cloudtasks_nb.service.oplog import Entry

@@ -21,8 +21,6 @@ Each job unpacks the commit into a temporary folder and changes that copy: the c
 
 # ruff: noqa: T201 - a command line program
 
-from __future__ import annotations
-
 import argparse
 import ast
 import contextlib

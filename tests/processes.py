@@ -1,7 +1,5 @@
 """Run a command as a test does: without input, with a time limit, and with its output as text; and run services."""
 
-from __future__ import annotations
-
 import json
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Expect an error with its next step."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -4,8 +4,6 @@ The order of the packages is the table under "Layers" in ARCHITECTURE.md. What r
 docstrings, order of `__all__`, complexity, nesting, imports in functions.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib
 import re

@@ -1,7 +1,5 @@
 """The lists of dependencies agree: pyproject.toml, environment.yml, constraints.txt and ARCHITECTURE.md."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

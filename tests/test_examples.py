@@ -4,8 +4,6 @@ An example may use the names below without making them: `ct`, `pd` and the fixtu
 its own connection to an empty emulator, in its own home and in an empty folder.
 """
 
-from __future__ import annotations
-
 import ast
 import datetime as dt
 import doctest

@@ -1,7 +1,5 @@
 """The documents are correct: snippets run, commands exist, links have a target."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

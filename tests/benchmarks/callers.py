@@ -1,7 +1,5 @@
 """The ways to create many tasks that are compared, and raw calls that use almost no CPU of the client."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import time

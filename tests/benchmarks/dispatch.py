@@ -1,7 +1,5 @@
 """How well the emulator keeps a queue's rate, and how long a task waits until it is dispatched."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

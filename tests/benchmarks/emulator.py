@@ -1,7 +1,5 @@
 """The emulator alone: how fast it creates tasks, and what a million of them cost."""
 
-from __future__ import annotations
-
 import asyncio
 import statistics
 import time

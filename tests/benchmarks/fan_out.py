@@ -1,7 +1,5 @@
 """A fan-out of every flight, against what one writes with Google's client alone."""
 
-from __future__ import annotations
-
 import queue as queues
 import time
 import uuid

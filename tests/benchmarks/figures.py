@@ -1,7 +1,5 @@
 """Figures with their goals, how values are judged against them, and how a measurement reports values."""
 
-from __future__ import annotations
-
 import json
 import re
 import statistics

@@ -1,7 +1,5 @@
 """The data of the measurements: the flights that left New York in 2013, as a DataFrame and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import cycle, islice
 

@@ -1,7 +1,5 @@
 """The cost of listing into a DataFrame, and of the import."""
 
-from __future__ import annotations
-
 import gc
 import subprocess
 import sys

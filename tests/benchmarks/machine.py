@@ -1,7 +1,5 @@
 """Facts about the machine, and the CPU and memory of processes. Linux only: everything is read from /proc."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -1,7 +1,5 @@
 """The memory of a fan-out from an iterator: the same for a hundred thousand rows and for millions."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

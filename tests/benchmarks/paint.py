@@ -1,7 +1,5 @@
 """The time until a panel is painted, in a real JupyterLab and a real browser."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """The time that panels take with many tasks and rows: an update, a summary, and the steps of a cancel."""
 
-from __future__ import annotations
-
 import statistics
 import threading
 import time

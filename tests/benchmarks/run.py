@@ -13,8 +13,6 @@ end with it. It writes to a temporary folder, which is removed: set TMPDIR to ch
 on a quiet machine: the table says how busy it was before. Linux only.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Emulators and targets for the measurements, each in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -3,8 +3,6 @@
 The client, the target and the reader run in one process, the emulator in its own.
 """
 
-from __future__ import annotations
-
 import asyncio
 import datetime as dt
 import itertools

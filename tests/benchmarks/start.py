@@ -1,7 +1,5 @@
 """How long `ct.local()` takes until the emulator is ready."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

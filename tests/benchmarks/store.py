@@ -1,7 +1,5 @@
 """Results of tasks in a folder: how fast they are written and read, and the memory of reading a million of them."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """A sweep of a function over many rows, against joblib, and the results of a large batch."""
 
-from __future__ import annotations
-
 import datetime as dt
 import gc
 import os

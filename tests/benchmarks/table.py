@@ -1,7 +1,5 @@
 """The figures as a Markdown document. Pure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 

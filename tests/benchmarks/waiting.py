@@ -1,7 +1,5 @@
 """How soon `wait()` returns after the last task of a batch was answered."""
 
-from __future__ import annotations
-
 import statistics
 import time
 

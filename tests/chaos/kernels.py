@@ -5,8 +5,6 @@ what the order says, waits for the end, and writes what it sees to a file. Lines
 ``{"kernel": pid}`` when one starts, ``{"asked": pid}`` before it asks for another try of rows, ``{"error": text}``.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import json
 import os

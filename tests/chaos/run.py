@@ -2,8 +2,6 @@
 
 # ruff: noqa: T201 - a command line program
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from collections import Counter

@@ -1,7 +1,5 @@
 """Some rounds of chaos; `make chaos` plays many."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Uses task queues with firebase-admin, and writes what each call returns, or the code of its refusal, as JSON."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The examples for Python, Node and Go in the emulator's README run as they stand there."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

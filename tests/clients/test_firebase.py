@@ -1,7 +1,5 @@
 """Firebase's own packages with the emulator: firebase-admin for Node and for Python, and functions as targets."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Google's clients for Node and for Go (of Debian's golang-google-cloud-dev), with two ports and with one."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Three jobs of an analyst from beginning to end, through public names only; none of them merges by hand."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Iterator

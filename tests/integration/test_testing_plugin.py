@@ -1,7 +1,5 @@
 """The pytest plugin for users' tests: each case is a test file of theirs, run by a pytest of its own."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from textwrap import dedent

@@ -1,7 +1,5 @@
 """A virtual environment outside the repository, into which a test installs wheels."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import sys

@@ -1,7 +1,5 @@
 """The step for GitHub Actions: its scripts run as a runner runs them, and an emulator answers after that."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -3,8 +3,6 @@
 The steps of the Dockerfile run in a folder that stands for the root of the image, with the Python of the tests.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

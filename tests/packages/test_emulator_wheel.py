@@ -1,7 +1,5 @@
 """The distribution cloudtasks-emulator: all of the emulator, without what only the toolkit needs."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import sys

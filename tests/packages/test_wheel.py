@@ -1,7 +1,5 @@
 """The wheel, installed in a clean environment outside the repository, is all that a user needs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

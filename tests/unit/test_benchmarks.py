@@ -1,7 +1,5 @@
 """How benchmark values are written and judged, and the table that is made of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The command line, as far as it needs no service."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib.metadata
 import os

@@ -1,7 +1,5 @@
 """The error tree: what a class says by itself, which facts it carries, and which of Python's own errors it is."""
 
-from __future__ import annotations
-
 import inspect
 import re
 

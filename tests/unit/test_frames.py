@@ -1,7 +1,5 @@
 """Declared frames: columns and dtypes, with rows and without."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

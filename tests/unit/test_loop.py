@@ -1,7 +1,5 @@
 """The background event loop."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import signal

@@ -1,7 +1,5 @@
 """The magics, in a real IPython shell."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path

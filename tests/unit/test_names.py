@@ -1,7 +1,5 @@
 """Resource names and status codes."""
 
-from __future__ import annotations
-
 import grpc
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """What the package promises: its names, their parameters and defaults, and the help on each."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.metadata

@@ -1,7 +1,5 @@
 """Arguments, environment and defaults."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """Fixtures of the emulator's tests: queues and tasks that Google's own client makes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack
 

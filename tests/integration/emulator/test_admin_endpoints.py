@@ -1,7 +1,5 @@
 """The endpoints for tests: clock, seeds, snapshots, faults, and the history of finished tasks."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 import pytest

@@ -1,7 +1,5 @@
 """App Engine tasks: their stored form and the requests that the application receives."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The configuration file of an emulator that runs: at its start, after SIGHUP, after a reset."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal

@@ -1,7 +1,5 @@
 """The server side of the console: who gets the page, what the page is told, and what it may change."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

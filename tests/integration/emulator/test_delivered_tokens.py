@@ -1,7 +1,5 @@
 """Tokens that tasks carry to their targets verify with google-auth against the emulator's certificates."""
 
-from __future__ import annotations
-
 import base64
 import json
 import sys

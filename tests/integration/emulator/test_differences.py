@@ -1,7 +1,5 @@
 """The defaults in which the emulator differs from the service, as the README's table says, and its options."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from pathlib import Path

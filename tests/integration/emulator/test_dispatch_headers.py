@@ -1,7 +1,5 @@
 """The requests that a target receives: method, headers and body of each attempt."""
 
-from __future__ import annotations
-
 import pytest
 from google.rpc import code_pb2
 

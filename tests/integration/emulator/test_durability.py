@@ -1,7 +1,5 @@
 """Nothing that was acknowledged is lost, not even by SIGKILL."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The emulator as a process: ready line, folder, port, lease, end, and what it writes to its standard error."""
 
-from __future__ import annotations
-
 import json
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Refusals carry the code and the exact text of the real service (and its links, where it gives some)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

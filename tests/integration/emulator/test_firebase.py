@@ -1,7 +1,5 @@
 """The routes of Firebase's own emulator of Cloud Tasks, as plain HTTP."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Mapping

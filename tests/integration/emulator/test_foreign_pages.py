@@ -1,7 +1,5 @@
 """HTTP requests that a page of another site has a browser send: they are refused, whatever they ask for."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import socket

@@ -1,7 +1,5 @@
 """gRPC health checks and reflection, asked by the packages that gRPC has for them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

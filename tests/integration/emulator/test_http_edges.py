@@ -1,7 +1,5 @@
 """HTTP at its edges: refusals of REST and of the endpoints for tests, parameters of every call, buffered tasks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

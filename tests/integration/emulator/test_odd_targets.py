@@ -1,7 +1,5 @@
 """Targets that redirect, cut the connection, or answer with something that is not HTTP."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from collections.abc import Iterator

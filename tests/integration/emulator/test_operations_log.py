@@ -1,7 +1,5 @@
 """ListLogEntries of `google.logging.v2` over the operations log, through Google's own client."""
 
-from __future__ import annotations
-
 import re
 from datetime import datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """IAM policies, locations and encryption settings, through Google's own client."""
 
-from __future__ import annotations
-
 import pytest
 from google.api_core.exceptions import Conflict
 from google.cloud import tasks_v2

@@ -1,7 +1,5 @@
 """A queue's `http_target` changes requests at the moment they are sent."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tests.integration.conftest import Emulator, Target

@@ -1,7 +1,5 @@
 """Every RPC on queues, called through Google's own client."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Queues with statistics: `google.cloud.tasks.v2beta3`, through Google's own client."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

@@ -1,7 +1,5 @@
 """The same API as REST: through Google's client with `transport="rest"`, and as plain JSON."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import http.client

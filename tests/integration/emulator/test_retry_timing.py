@@ -1,7 +1,5 @@
 """Retries of failed tasks, the limits that end them, and limits of queues; the tests advance the emulator's clock."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any

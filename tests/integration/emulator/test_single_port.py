@@ -1,7 +1,5 @@
 """`--single-port`: every client uses the same address, whatever protocol it speaks."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Every RPC on single tasks, called through Google's own client."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 

@@ -1,7 +1,5 @@
 """The emulator's clock moves from dispatch to dispatch: no attempt of the time that passes is left out."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """`--wait-for-loopback`: tasks for a function that is not served yet wait for it."""
 
-from __future__ import annotations
-
 from tests.integration.conftest import Answer, Emulator, Target, options
 from tests.integration.emulator.conftest import batch
 

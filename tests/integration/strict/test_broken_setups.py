@@ -1,7 +1,5 @@
 """`tasks.doctor()` on a strict emulator: each broken set-up is told apart, with the line that mends it."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Mapping

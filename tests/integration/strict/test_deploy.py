@@ -1,7 +1,5 @@
 """A deployed folder, built in a clean environment, served as Cloud Run serves it, and called by tasks with tokens."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

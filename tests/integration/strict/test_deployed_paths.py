@@ -1,7 +1,5 @@
 """What notebook 03 shows for Google, against `handlers.app` under gunicorn, where google-auth verifies the tokens."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

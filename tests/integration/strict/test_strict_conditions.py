@@ -1,7 +1,5 @@
 """What else than a missing role makes Google refuse a call, each with its own text and reason."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The toolkit at Google's own addresses, with each form of credentials; google-auth and gRPC are not patched."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A strict emulator is Google for Google's own libraries: TLS, tokens, roles, and the texts of refusals."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.strict.conftest import ADMIN, LOCATION, QUEUE, Connect, Load, refused, task
+from tests.integration.conftest import LOCATION
+from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, Load, refused, task
 
 TASK = f"{QUEUE}/tasks/t"
 

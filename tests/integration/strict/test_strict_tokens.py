@@ -1,7 +1,5 @@
 """The ways to a token that google-auth knows, each against the strict emulator, and tokens of tasks."""
 
-from __future__ import annotations
-
 import json
 import socket
 from contextlib import closing
@@ -21,8 +19,8 @@ from google.oauth2 import id_token
 from google.oauth2.service_account import IDTokenCredentials
 
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.conftest import Target
-from tests.integration.strict.conftest import ADMIN, LOCATION, QUEUE, Connect, Load, in_a_process, task
+from tests.integration.conftest import LOCATION, Target
+from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, Load, in_a_process, task
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 VIEWER = "roles/cloudtasks.viewer"

@@ -1,7 +1,5 @@
 """The toolkit takes a strict emulator for Google: Cloud Run, and the roles that a careful administrator grants."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Bad input: one clear error that names the thing and the next step, and nothing half-done stays behind."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Awaitable, Callable

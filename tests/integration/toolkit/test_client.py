@@ -1,7 +1,5 @@
 """The connection: what it talks to, queues made and listed, Google's own client and forked commands beside it."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Awaitable, Callable

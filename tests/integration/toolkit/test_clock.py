@@ -1,7 +1,5 @@
 """`tasks.clock`: the clock of an emulator is moved, and everything the toolkit says stays true."""
 
-from __future__ import annotations
-
 import re
 import sys
 import threading

@@ -1,7 +1,5 @@
 """`tasks.doctor()`: one row a check, whatever is wrong."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """`Queue.enqueue` and `Queue.schedule`: what arrives at the target, and what is in the queue."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any
 

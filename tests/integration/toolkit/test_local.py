@@ -1,7 +1,5 @@
 """`ct.local()`: the embedded emulator as a child that kernels share."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

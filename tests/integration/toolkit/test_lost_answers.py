@@ -1,7 +1,5 @@
 """Calls that the service carried out and whose answers were lost on the way, through a proxy that drops them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

@@ -1,7 +1,5 @@
 """The panels on a real emulator: what they list, look up and read, and what their buttons do."""
 
-from __future__ import annotations
-
 import datetime as dt
 import getpass
 import html

@@ -1,7 +1,5 @@
 """The methods of `Queue`, over gRPC to the emulator."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable
 from typing import Any

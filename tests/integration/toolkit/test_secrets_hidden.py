@@ -1,7 +1,5 @@
 """Secrets are sent, and shown nowhere unless they are asked for; files are for their owner, as SECURITY.md says."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterator

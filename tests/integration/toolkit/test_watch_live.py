@@ -1,7 +1,5 @@
 """The watcher of a connection, against the emulator's statistics and log."""
 
-from __future__ import annotations
-
 import queue as queues
 import time
 from collections import Counter

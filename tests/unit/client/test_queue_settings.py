@@ -1,7 +1,5 @@
 """Checks of the settings of a queue."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The chart of the attempts on a task: waits, runs, the next try, and now."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Round ticks of axes, and the labels of times."""
 
-from __future__ import annotations
-
 import datetime as dt
 from zoneinfo import ZoneInfo
 

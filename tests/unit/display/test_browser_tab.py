@@ -1,7 +1,5 @@
 """The title of the browser's tab."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The calendar of periods: where its squares stand, what they say, and how they are filled."""
 
-from __future__ import annotations
-
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Charts as HTML: geometry, accessible names, and escaping."""
 
-from __future__ import annotations
-
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable

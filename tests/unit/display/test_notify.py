@@ -1,7 +1,5 @@
 """Messages and progress of a thread go to one output: a panel's, or the notebook's."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

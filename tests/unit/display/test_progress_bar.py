@@ -1,7 +1,5 @@
 """The progress bar: tqdm's text in a terminal, an output that is replaced in place in a notebook."""
 
-from __future__ import annotations
-
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Charts of a run: bars, axes, marks, and their figures in words."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is shown has dots in place of secrets."""
 
-from __future__ import annotations
-
 import pytest
 
 from cloudtasks_nb.display.secrets import is_secret, is_secret_header, mask_headers, mask_text, mask_value

@@ -1,7 +1,5 @@
 """Counts, durations and colours: the forms in which every card, panel and message has them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Times as text and as HTML."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest

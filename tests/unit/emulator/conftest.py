@@ -1,7 +1,5 @@
 """Fixtures of the emulator's unit tests: a clock that stands still, a store on a file, an engine without a network."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Iterator

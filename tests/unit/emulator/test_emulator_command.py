@@ -1,7 +1,5 @@
 """The command line: options become settings, errors one line."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import json

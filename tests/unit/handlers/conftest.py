@@ -1,7 +1,5 @@
 """A function to serve, a client, handlers that are closed, and an issuer of tokens with its certificates."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

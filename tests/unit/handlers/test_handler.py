@@ -1,7 +1,5 @@
 """A Handler: what it shows, and how it closes."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

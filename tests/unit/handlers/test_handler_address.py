@@ -1,7 +1,5 @@
 """The URLs of handlers, and the file with the secret from which they are derived."""
 
-from __future__ import annotations
-
 import socket
 from pathlib import Path
 from urllib.parse import unquote, urlsplit

@@ -1,7 +1,5 @@
 """A body becomes arguments, and a result or an exception becomes an answer."""
 
-from __future__ import annotations
-
 import asyncio
 import datetime as dt
 import json

@@ -1,7 +1,5 @@
 """`deploy`: the folder of a service, and the commands that deploy it."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Callable

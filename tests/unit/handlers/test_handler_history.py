@@ -1,7 +1,5 @@
 """The history of a handler's calls, as a frame and as counts."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Functions that run in processes."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal

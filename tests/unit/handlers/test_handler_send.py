@@ -1,7 +1,5 @@
 """`send`: the answer of a target."""
 
-from __future__ import annotations
-
 from cloudtasks_nb.handlers.send import send
 from tests.web import Reply, http_server
 

@@ -1,7 +1,5 @@
 """`serve`: names, URLs, and what it refuses."""
 
-from __future__ import annotations
-
 import datetime as dt
 import functools
 import gc

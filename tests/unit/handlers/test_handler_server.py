@@ -1,7 +1,5 @@
 """Requests to a handler: which reach the function, and how many at a time."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

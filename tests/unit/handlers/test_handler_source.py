@@ -1,7 +1,5 @@
 """The source of a function and of what it uses."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import itertools

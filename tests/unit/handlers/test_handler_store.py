@@ -1,7 +1,5 @@
 """Handlers store what a task of a batch became before they answer it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Which tokens are accepted, and when certificates are fetched."""
 
-from __future__ import annotations
-
 import base64
 import json
 import socket

@@ -1,7 +1,5 @@
 """Worker threads and the event loop for coroutines."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`app`: a function behind a WSGI server."""
 
-from __future__ import annotations
-
 import io
 import logging
 import re

@@ -1,7 +1,5 @@
 """A gRPC server in this process that answers from a script, and credentials in each of their forms."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What each form of credentials says when it is missing, damaged, expired or refused; google-auth is not patched."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

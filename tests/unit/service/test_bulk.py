@@ -1,7 +1,5 @@
 """What is done to many tasks: which tasks are meant, and a verdict for each."""
 
-from __future__ import annotations
-
 import asyncio
 from types import SimpleNamespace
 from typing import Any

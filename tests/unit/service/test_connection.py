@@ -1,7 +1,5 @@
 """What all parts of a connection share: patience with a new queue, work side by side, what was last seen of a task."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any

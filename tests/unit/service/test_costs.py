@@ -1,7 +1,5 @@
 """What tasks and their log cost on Google."""
 
-from __future__ import annotations
-
 import pytest
 
 from cloudtasks_nb._names import QueueName

@@ -1,7 +1,5 @@
 """Application Default Credentials in each of their forms: what calls carry, and who they are made as."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The log is read forward: every entry once, within the quota, whatever comes late or in between."""
 
-from __future__ import annotations
-
 import asyncio
 import datetime as dt
 import re

@@ -1,7 +1,5 @@
 """The connection that was made last."""
 
-from __future__ import annotations
-
 import gc
 
 import pytest

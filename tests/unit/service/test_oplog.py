@@ -1,7 +1,5 @@
 """Reading the operations log: the filter that is asked with, and entries taken apart."""
 
-from __future__ import annotations
-
 import asyncio
 from contextlib import nullcontext
 from typing import Any

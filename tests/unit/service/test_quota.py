@@ -1,7 +1,5 @@
 """A budget of calls keeps within its quota, and serves its callers in turn."""
 
-from __future__ import annotations
-
 import asyncio
 from bisect import bisect_right
 

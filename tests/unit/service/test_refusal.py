@@ -1,7 +1,5 @@
 """A refusal of the service: its reason decides which error it becomes, and the next step."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

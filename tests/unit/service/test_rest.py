@@ -1,7 +1,5 @@
 """Calls over REST, against a small HTTP server in this process that records requests and answers from a script."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """What the toolkit knows of each RPC, held against Google's own descriptors."""
 
-from __future__ import annotations
-
 import pytest
 
 from cloudtasks_nb.service.rpcs import METHODS, STATS_MASK, Method

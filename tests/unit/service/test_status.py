@@ -1,7 +1,5 @@
 """Every status code of the service becomes an error with the resource and the next step."""
 
-from __future__ import annotations
-
 import grpc
 import pytest
 

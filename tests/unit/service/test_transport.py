@@ -1,7 +1,5 @@
 """Channels, retries and relocation, against a small gRPC server in this process that answers from a script."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """The one watcher of a connection, over a service that lives in this file."""
 
-from __future__ import annotations
-
 import queue as queues
 import time
 from collections.abc import Callable, Coroutine, Iterator

@@ -1,7 +1,5 @@
 """Watching in simulated time: many queues within the quota of log reads, pauses, and the end of the work."""
 
-from __future__ import annotations
-
 import asyncio
 import selectors
 from bisect import bisect_right

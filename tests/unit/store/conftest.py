@@ -1,7 +1,5 @@
 """Stores of each kind: a folder, memory, and buckets of real servers on loopback."""
 
-from __future__ import annotations
-
 import http.client
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The JSON encoder, value by value."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime as dt
 import decimal

@@ -1,7 +1,5 @@
 """Results of tasks in a store."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A folder or a bucket of objects: the same behaviour for each kind."""
 
-from __future__ import annotations
-
 import os
 import socket
 import stat

@@ -1,7 +1,5 @@
 """Access tokens and quotas, with a clock that stands still."""
 
-from __future__ import annotations
-
 import base64
 import json
 from types import SimpleNamespace

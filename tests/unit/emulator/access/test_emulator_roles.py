@@ -1,7 +1,5 @@
 """Roles and bindings: who may do what on which resource."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

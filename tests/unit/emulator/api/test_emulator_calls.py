@@ -1,7 +1,5 @@
 """The calls of the API on a real engine, without a network: what the integration tests do not reach."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 from functools import partial

@@ -1,7 +1,5 @@
 """The filter language: its syntax, its comparisons and its errors."""
 
-from __future__ import annotations
-
 import operator
 import re
 from itertools import product

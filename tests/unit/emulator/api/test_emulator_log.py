@@ -1,7 +1,5 @@
 """The operations log: its entries, their fields, and pages."""
 
-from __future__ import annotations
-
 import asyncio
 from itertools import product
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Operations: their names, and how long they are kept."""
 
-from __future__ import annotations
-
 import itertools
 import re
 

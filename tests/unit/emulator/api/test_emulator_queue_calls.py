@@ -1,7 +1,5 @@
 """The calls about queues on a real engine, without a network: names, masks, filters and pages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

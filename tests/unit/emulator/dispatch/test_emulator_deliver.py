@@ -1,7 +1,5 @@
 """The HTTP client, with a real server on this machine."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The dispatcher, with a target that answers when the test says so."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The request of an attempt: headers and their counts, and what the queue overrides."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Tokens, verified by Google's own library as a handler would."""
 
-from __future__ import annotations
-
 import time
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An emulator in the process of the test: what needs a limit or a function of it changed, and cheap restarts."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import json

@@ -1,7 +1,5 @@
 """The emulator's messages and services: what Google's packages have, without these packages."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import sys
 from collections.abc import Iterator

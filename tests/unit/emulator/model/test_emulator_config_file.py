@@ -1,7 +1,5 @@
 """The configuration file: what it may say, and the errors for what it may not."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Settings of queues: defaults, limits, update masks and the two versions."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """New tasks: refusals, defaults and size limits; stored tasks as both versions show them."""
 
-from __future__ import annotations
-
 import bisect
 import re
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Group commit: waiting callers, shared commits, and commits that fail."""
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 import threading

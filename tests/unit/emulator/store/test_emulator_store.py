@@ -1,7 +1,5 @@
 """The store against a plain model, through restarts; and what its rules say in single steps."""
 
-from __future__ import annotations
-
 import re
 import sqlite3
 import sys
