@@ -29,6 +29,7 @@ __all__ = [
     "EMULATOR_VARIABLE",
     "LOCAL_LOCATION",
     "LOCAL_PROJECT",
+    "PRIVATE_VARIABLE",
     "QUEUE_SETTINGS",
     "RETRY_SETTINGS",
     "STORE_VARIABLE",
@@ -60,6 +61,9 @@ EMULATOR_VARIABLE = "CLOUD_TASKS_EMULATOR_HOST"
 
 #: Environment variable with the folder or bucket of the results of tasks.
 STORE_VARIABLE = "CLOUDTASKS_NB_STORE"
+
+#: Environment variable, "1" in a service of Cloud Run that is not public.
+PRIVATE_VARIABLE = "CLOUDTASKS_NB_PRIVATE"
 
 #: Project and location of an emulator's queues when none are given. An emulator accepts any names.
 LOCAL_PROJECT, LOCAL_LOCATION = "local", "us-central1"

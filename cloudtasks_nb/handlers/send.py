@@ -53,7 +53,8 @@ async def _request(method: str, url: str, headers: Mapping[str, str], body: byte
     own = {"User-Agent": "Google-Cloud-Tasks", **headers}
     limit = aiohttp.ClientTimeout(total=timeout)
     async with (
-        aiohttp.ClientSession(timeout=limit) as session,
+        # A proxy of the environment cannot reach this machine, whose handlers have no TLS.
+        aiohttp.ClientSession(timeout=limit, trust_env=url.startswith("https://")) as session,
         session.request(method, url, data=body or None, headers=own, allow_redirects=False) as response,
     ):
         content = bytearray()

@@ -182,7 +182,7 @@ class StrictEmulator(Emulator):
         """Let a server on this machine be a service of Cloud Run: tasks reach it at its URL.
 
         A task needs an OIDC token for this URL, of an account that may invoke the service; others are refused with 401
-        or 403. The server is called by plain HTTP, as a container is.
+        or 403. The server is called by plain HTTP, as a container is, and gets the token without its signature.
 
         Parameters
         ----------
@@ -256,7 +256,8 @@ class StrictEmulator(Emulator):
             ``quota_project_denied``, ``vpc_sc``, ``quotas`` (600 lists, 60 reads of the log and 60 RunTask a minute),
             ``latency_s``, ``service_agent=False`` (Cloud Tasks cannot make tokens for tasks), ``token_lifetime_s``,
             ``clock_offset_s`` (Google's clock is ahead of this machine's), ``projects`` (those that exist; none: all),
-            and ``log_excluded`` (the entries of the log are routed elsewhere).
+            ``log_excluded`` (the entries of the log are routed elsewhere), and ``signatures_kept`` (Cloud Run does not
+            remove the signatures of the tokens that it has checked).
 
         Raises
         ------

@@ -39,6 +39,7 @@ class Conditions:
     quotas: bool = False  #: the quotas of Google are enforced: 600 lists, 60 reads of the log, 60 RunTask a minute
     latency_s: float = 0.0  #: seconds that each call takes longer
     service_agent: bool = True  #: the service agent of Cloud Tasks can make tokens of service accounts
+    signatures_kept: bool = False  #: Cloud Run gives a container the tokens that it has checked with their signatures
     log_excluded: bool = False  #: entries of the log are routed elsewhere, or excluded: nobody can read them
     token_lifetime_s: int = 3600  #: of access tokens that are made from now on
     clock_offset_s: float = 0.0  #: how far Google's clock is ahead of this machine's

@@ -204,6 +204,31 @@ def test_the_door_of_cloud_run(
     assert found == ([("/job?day=1", url.removeprefix("https://"))] if status == "OK" else [])
 
 
+@pytest.mark.parametrize(
+    ("kept", "serverless", "removed"),
+    [(False, False, [True]), (True, False, [False]), (False, True, [False, True])],
+    ids=["removed", "kept", "another header"],
+)
+def test_the_signature_of_a_checked_token(
+    emulator: StrictEmulator, connect: Connect, target: Target, *, kept: bool, serverless: bool, removed: list[bool]
+) -> None:
+    """The container gets the token that Cloud Run has checked without its signature, and another one as it was."""
+    url = "https://g.run.app"
+    key = emulator.service_account("caller", "roles/run.invoker")
+    emulator.cloud_run(url, target.port, invokers="caller")
+    emulator.set(signatures_kept=kept)
+    emulator.seed({"reports": {"max_attempts": 1}})
+    created = task(url, oidc_token={"service_account_email": emulator.email("caller"), "audience": url})
+    if serverless:
+        own = IDTokenCredentials.from_service_account_file(str(key), target_audience=url)
+        own.refresh(google.auth.transport.requests.Request())
+        created["http_request"]["headers"] = {"X-Serverless-Authorization": f"Bearer {own.token}"}
+    connect(emulator.user("ann@example.com", "roles/owner")).create_task(parent=QUEUE, task=created)
+    headers = target.wait()[0].headers
+    found = [headers[name] for name in ("authorization", "x-serverless-authorization") if name in headers]
+    assert [value.endswith(".SIGNATURE_REMOVED_BY_GOOGLE") for value in found] == removed
+
+
 def test_a_restart_keeps_principals_roles_and_tokens(
     tmp_path: Path, credentials: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,9 @@ import pytest
 
 from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, HandlerError
 from cloudtasks_nb.handlers import gcloud as commands
+from cloudtasks_nb.handlers.admission import wait_until_admitted
 from cloudtasks_nb.handlers.deploy import Deployment, deploy
+from cloudtasks_nb.handlers.gcloud import Service, account_member, run_steps
 from tests import gcloud
 from tests.unit.handlers.conftest import report
 
@@ -22,6 +28,20 @@ __all__: list[str] = []
 CALLER = "cloudtasks-caller@my-project.iam.gserviceaccount.com"
 RUNNER = "cloudtasks-handler@my-project.iam.gserviceaccount.com"
 DESCRIBE = ("iam", "service-accounts", "describe", "a@p.iam.gserviceaccount.com", "--project", "p")
+#: A service without what `deploy` finds out.
+FACTS: dict[str, Any] = {
+    "name": "report",
+    "project": "p",
+    "region": "r",
+    "runner": RUNNER,
+    "caller": CALLER,
+    "new_accounts": (),
+    "audience": "https://a",
+    "folder": "deploy/report",
+    "environment": {"A": "1"},
+    "bucket": None,
+    "python": "3.12",
+}
 Stub = Callable[..., Callable[[], dict[str, Any]]]
 FRAME = pd.DataFrame({"a": [1]})
 
@@ -55,6 +75,34 @@ def stub(place: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
     return put
 
 
+@pytest.fixture
+def service_of() -> Iterator[Callable[[list[int]], tuple[str, list[str]]]]:
+    """Run a service with these answers, and return its URL and the tokens that it gets."""
+    with ExitStack() as stack:
+
+        def start(answers: list[int]) -> tuple[str, list[str]]:
+            seen: list[str] = []
+
+            class Handler(BaseHTTPRequestHandler):
+                def do_GET(self) -> None:
+                    seen.append(str(self.headers["Authorization"]))
+                    self.send_response(answers[len(seen) - 1])
+                    self.send_header("Content-Length", "2")
+                    self.end_headers()
+                    self.wfile.write(b"no")
+
+                def log_message(self, *_args: object) -> None:
+                    """Write no line for each request."""
+
+            server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_address[1]}", seen
+
+        yield start
+
+
 def test_the_folder_of_a_service(capsys: pytest.CaptureFixture[str]) -> None:
     """It has the source, the requirements, the command to start and this package; the commands are printed."""
     service = deploy(report)
@@ -79,16 +127,19 @@ def test_the_commands_are_those_of_gcloud() -> None:
     grants = [(one[1][0], one[2]["--member"], one[2]["--role"]) for one in found if "binding" in one[0]]
     assert grants == [
         (CALLER, person, "roles/iam.serviceAccountUser"),
+        (CALLER, person, "roles/iam.serviceAccountOpenIdTokenCreator"),
         (RUNNER, person, "roles/iam.serviceAccountUser"),
         ("gs://team", f"serviceAccount:{RUNNER}", "roles/storage.objectUser"),
+        ("gs://team", person, "roles/storage.objectUser"),
         ("report", f"serviceAccount:{CALLER}", "roles/run.invoker"),
     ]
     ((_, positional, options),) = [one for one in found if one[0] == "run deploy"]
     assert positional == ["report"]
-    assert {name: options[name] for name in ("--source", "--service-account", "--update-env-vars")} == {
-        "--source": "deploy/report",
-        "--service-account": RUNNER,
-        "--update-env-vars": "CLOUDTASKS_NB_STORE=gs://team/tasks",
+    assert options.items() >= {
+        ("--source", "deploy/report"),
+        ("--service-account", RUNNER),
+        ("--update-env-vars", "CLOUDTASKS_NB_PRIVATE=1,CLOUDTASKS_NB_STORE=gs://team/tasks"),
+        ("--base-image", f"python3{sys.version_info.minor}"),
     }
     assert "--no-allow-unauthenticated" in options
     assert {one[2].get("--project") for one in found} == {"my-project"}
@@ -104,8 +155,8 @@ def test_run_deploys_it(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     assert first["accounts"] == [CALLER, RUNNER]
     assert [call[2]["--member"] for call in first["calls"] if "service-accounts add" in call[0]] == [
         "user:ann@example.com"
-    ] * 2
-    assert "9/9 gcloud run services describe report" in capsys.readouterr().out
+    ] * 3
+    assert "12/12 gcloud run services describe report" in capsys.readouterr().out
     assert deploy(report, run=True).url == service.url
     calls = [call[0] for call in state()["calls"][len(first["calls"]) :]]
     assert "iam service-accounts create" not in calls
@@ -148,7 +199,8 @@ def test_a_new_account_is_not_known_everywhere_at_once(stub: Stub, failures: int
     """A command that fails after an account was created is tried again for a while."""
     stub(fails="iam service-accounts add-iam-policy-binding", failures=failures)
     create = commands.Step(words=("iam", "service-accounts", "create", "a", "--project", "p"), unless=DESCRIBE)
-    grant = commands.Step(words=("iam", "service-accounts", "add-iam-policy-binding", "a", "--member=b", "--role=c"))
+    words = ("iam", "service-accounts", "add-iam-policy-binding", "a", "--member=b", "--role=c", "--condition=None")
+    grant = commands.Step(words=words)
     if failures == 2:
         assert commands.run_steps([create, grant], pauses=(0.0, 0.0)) == ""
     else:
@@ -200,6 +252,11 @@ def test_nobody_is_logged_in(stub: Stub) -> None:
         (report, {"requirements": "pandas"}, "requirements='pandas' is not a list"),
         (report, {"requirements": [5]}, "is not a list of lines"),
         (report, {"store": "gs://"}, "store='gs://' has no bucket"),
+        (report, {"gcloud": "--memory=2Gi"}, "gcloud='--memory=2Gi' is not a list of options"),
+        (report, {"gcloud": ["--memory 2Gi"]}, "gcloud='--memory 2Gi' is not a list of options"),
+        (report, {"gcloud": ["--allow-unauthenticated"]}, "--allow-unauthenticated in gcloud= cannot be given"),
+        (report, {"gcloud": ["--set-env-vars=A=1"]}, "--set-env-vars=A=1 in gcloud= cannot be given"),
+        (report, {"gcloud": ["--region=r"]}, "--region=r in gcloud= cannot be given"),
     ],
 )
 def test_refusals(fn: Any, words: dict[str, Any], message: str, place: Path) -> None:
@@ -233,10 +290,85 @@ def test_a_project_of_a_domain() -> None:
     assert deploy(report, project="example.com:p").service_account.endswith("@p.example.com.iam.gserviceaccount.com")
 
 
+def test_more_options() -> None:
+    """They replace ours of the same name, and a comma in a value separates no variables."""
+    service = deploy(report, gcloud=["--memory=2Gi", "--concurrency=1", "--update-env-vars=A=1"], store="gs://team/a,b")
+    (line,) = [line for line in service.commands if line.startswith("gcloud run deploy")]
+    words = shlex.split(line)
+    assert [word for word in words if "concurrency" in word or "memory" in word] == ["--memory=2Gi", "--concurrency=1"]
+    assert [word for word in words if "env-vars" in word] == [
+        "--update-env-vars=^;^CLOUDTASKS_NB_PRIVATE=1;CLOUDTASKS_NB_STORE=gs://team/a,b",
+        "--update-env-vars=A=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "token", "words"),
+    [
+        ([403, 401, 405], "t", []),
+        (
+            [403, 403, 403],
+            "t",
+            ["waiting until", "not seen that the service lets", "it answers 403: no"],
+        ),
+        ([], "", ["not seen that the service lets", "no such account"]),
+    ],
+    ids=["let in", "never", "no token"],
+)
+def test_it_waits_until_the_caller_is_let_in(
+    stub: Stub,
+    service_of: Callable[[list[int]], tuple[str, list[str]]],
+    capsys: pytest.CaptureFixture[str],
+    answers: list[int],
+    token: str,
+    words: list[str],
+) -> None:
+    """Requests with a token of the caller are sent until one is let in; without that, it is said and nothing fails."""
+    url, seen = service_of(answers)
+    stub(token=token, url=url)
+    about = Service(**FACTS)
+    wait_until_admitted(about, url, pauses=(0.0, 0.001))
+    assert seen == ["Bearer t"] * len(answers)
+    out = capsys.readouterr().out
+    assert [one for one in words if one not in out] == []
+    assert ("not seen" in out) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"invokers": ["allUsers"]}, "its policy gives roles/run.invoker to allUsers"),
+        ({"invokers": ["user:a@b.c", "allAuthenticatedUsers"]}, "to allAuthenticatedUsers"),
+        ({"unchecked": True}, "its check of callers is switched off"),
+        ({"invokers": ["user:a@b.c"]}, None),
+    ],
+)
+def test_a_public_service_is_reported(
+    stub: Stub, capsys: pytest.CaptureFixture[str], state: dict[str, Any], words: str | None
+) -> None:
+    """Who deploys it learns that anybody could write a token for it, and how to close it."""
+    stub(**state)
+    deploy(report, run=True)
+    out = capsys.readouterr().out
+    assert ("is public" in out) == (words is not None)
+    assert words is None or words in out
+
+
+def test_a_login_that_ended(stub: Stub) -> None:
+    """Is told with the command that makes another one."""
+    state = stub()
+    account_member()
+    stub(account=None)
+    with pytest.raises(HandlerError, match="do not currently have an active account") as caught:
+        run_steps(commands.commands(Service(**FACTS))[:1])
+    assert (caught.value.hint or "").startswith("gcloud auth login")
+    assert state()["account"] is None
+
+
 def test_no_store_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a store the service keeps no results; an empty variable is none, as elsewhere."""
     monkeypatch.setenv("CLOUDTASKS_NB_STORE", "")
-    assert "--update-env-vars" not in "".join(deploy(report).commands)
+    assert "--update-env-vars=CLOUDTASKS_NB_PRIVATE=1 " in "".join(deploy(report).commands)
     assert "results are not stored" in capsys.readouterr().out
 
 
