@@ -491,7 +491,7 @@ def connect(
     'projects/my-project/locations/us-central1/queues/reports'
     """
     target = resolve(project, location, endpoint, transport)
-    auth = Auth(credentials, impersonate=impersonate, quota_project=quota_project)
+    auth = Auth(credentials, impersonate=impersonate, quota_project=quota_project, project=target.project)
     return Client(Connection(target, auth, store=Store(store_place(store))))
 
 

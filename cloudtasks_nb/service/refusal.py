@@ -114,6 +114,13 @@ _ADMINISTRATOR = "ask an administrator of the organization"
 _ACCOUNT = "the account {email} is disabled or deleted, or is no longer in the organization: use another one; "
 _BLOCKED_KEY = Cure(error=CredentialsError, hint="an API key does not work here; {login}")
 _SUSPENDED = Cure(error=PreconditionError, hint="project {consumer} is suspended: https://cloud.google.com/support")
+#: Google's own project, for which calls count that name no quota project.
+_GCLOUD_PROJECT = "764086051850"
+_NO_QUOTA_PROJECT = Cure(
+    error=PreconditionError,
+    hint="the login names no project whose quota its calls use: run: gcloud auth application-default set-quota-project "
+    "{project}; or ct.connect(…, quota_project={project!r})",
+)
 _BAD_PROJECT = Cure(
     error=ConfigurationError,
     hint="does project {consumer} exist, and is it spelled right? gcloud projects list shows those that you may see; "
@@ -245,9 +252,12 @@ def cure(refusal: Refusal, *, method: Method, endpoint: Endpoint, member: str) -
         hint = _permission_hint(permission, refusal.facts.get("resource", ""), project=endpoint.project, member=member)
         return Cure(error=PermissionDeniedError, hint=hint)
     found = _CURES.get(refusal.reason)
+    if _GCLOUD_PROJECT in refusal.facts.get("consumer", "") or "requires a quota project" in refusal.message:
+        found = _NO_QUOTA_PROJECT
     if found is None:
         return None
     facts = {
+        "project": endpoint.project,
         "consumer": endpoint.project,
         "service": "cloudtasks.googleapis.com",
         "login": login_hint(),

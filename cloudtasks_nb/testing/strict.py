@@ -65,7 +65,14 @@ class StrictEmulator(Emulator):
         }
         self._folder = folder
 
-    def user(self, email: str, roles: str | Iterable[str] = (), *, gcloud: bool = False) -> Path:
+    def user(
+        self,
+        email: str,
+        roles: str | Iterable[str] = (),
+        *,
+        gcloud: bool = False,
+        quota_project: str | None = None,
+    ) -> Path:
         """Create a user, or log in again, and return the path of Application Default Credentials.
 
         Parameters
@@ -77,6 +84,10 @@ class StrictEmulator(Emulator):
         gcloud : bool
             Return the file that gcloud writes, which works with `google_environment` only: google-auth gets its
             tokens at Google's own address. Without it, it is the file of a workforce identity.
+        quota_project : str, optional
+            Project that gcloud writes into its file, if one is set in gcloud at the login. Calls that name no quota
+            project are refused (https://cloud.google.com/docs/authentication/adc-troubleshooting/user-creds), and who
+            names one needs ``serviceusage.services.use`` there.
 
         Raises
         ------
@@ -88,7 +99,7 @@ class StrictEmulator(Emulator):
         >>> file = google.user("ann@example.com", roles=["roles/cloudtasks.viewer", "roles/logging.viewer"])
         >>> monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
         """
-        return self._credentials(email, roles, "gcloud" if gcloud else "user")
+        return self._credentials(email, roles, "gcloud" if gcloud else "user", quota_project)
 
     def service_account(self, email: str, roles: str | Iterable[str] = (), *, key: bool = True) -> Path:
         """Create a service account, and return the path of a new key file.
@@ -312,8 +323,9 @@ class StrictEmulator(Emulator):
         for role in [roles] if isinstance(roles, str) else roles:
             self.grant(member, role)
 
-    def _credentials(self, email: str, roles: str | Iterable[str], kind: str) -> Path:
-        content = self._call("POST", "google/principals", {"email": email, "credentials": kind})
+    def _credentials(self, email: str, roles: str | Iterable[str], kind: str, quota_project: str | None = None) -> Path:
+        asked = {"email": email, "credentials": kind, "quota_project": quota_project}
+        content = self._call("POST", "google/principals", asked)
         self._grant_all(email, roles)
         file = self._folder / f"{email}.json"
         if kind:

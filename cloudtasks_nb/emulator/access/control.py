@@ -32,6 +32,7 @@ from cloudtasks_nb.emulator.access.refusals import (
     permission_denied,
     policy_violated,
     quota_project_denied,
+    quota_project_missing,
     scope_insufficient,
     unknown_project,
 )
@@ -154,6 +155,8 @@ class AccessControl:
             allowed = self.state.allows(caller.member, _USE_PROJECT, [f"projects/{quota_project}"])
             if conditions.quota_project_denied or not allowed:
                 raise quota_project_denied(service, quota_project)
+        elif caller.gcloud:
+            raise quota_project_missing(service)
         consumer = quota_project or project
         if conditions.projects and consumer not in conditions.projects:
             raise unknown_project(service, consumer)

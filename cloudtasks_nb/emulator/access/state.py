@@ -154,9 +154,9 @@ class GoogleState:
             for role, members in self.bindings.get(_resource(resource), {}).items()
         )
 
-    def log_in(self, email: str) -> str:
+    def log_in(self, email: str, prefix: str = "1//") -> str:
         """Create a user or a workload if there is none, and return a new refresh token or subject token."""
-        token = f"1//{secrets.token_urlsafe(48)}"
+        token = f"{prefix}{secrets.token_urlsafe(48)}"
         self._principal(email).logins.append(token)
         self._save()
         return token

@@ -154,7 +154,8 @@ print(json.dumps([names, len(entries), len(keys), type(google.auth.default()[0])
 
 def test_google_by_its_own_names(emulator: StrictEmulator, tmp_path: Path) -> None:
     """Behind its proxy the emulator is Google: clients without an endpoint, with the file that gcloud writes."""
-    file = emulator.user("ann@example.com", [VIEWER, "roles/logging.viewer"], gcloud=True)
+    roles = [VIEWER, "roles/logging.viewer", "roles/serviceusage.serviceUsageConsumer"]
+    file = emulator.user("ann@example.com", roles, gcloud=True, quota_project="demo")
     variables = {**emulator.google_environment, "GOOGLE_APPLICATION_CREDENTIALS": str(file)}
     found = in_a_process(f"location = {LOCATION!r}\n{THROUGH_PROXY}", tmp_path, variables)
     assert found == [[QUEUE, QUEUE], 0, 1, "google.oauth2.credentials"]

@@ -53,6 +53,13 @@ def raised(fake: Fakes, trusted: Authority, status: Any, *, rpc: str = "GetQueue
             errors.PreconditionError,
             "gcloud services enable cloudtasks.googleapis.com --project=123",
         ),
+        (
+            DENIED,
+            "SERVICE_DISABLED",
+            {"consumer": "projects/764086051850"},
+            errors.PreconditionError,
+            "gcloud auth application-default set-quota-project p; or ct.connect(…, quota_project='p')",
+        ),
         (DENIED, "BILLING_DISABLED", CONSUMER, errors.PreconditionError, "gcloud billing projects link 123"),
         (
             DENIED,
