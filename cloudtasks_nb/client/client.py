@@ -14,7 +14,7 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import Endpoint, resolve, store_place
+from cloudtasks_nb._settings import Endpoint, resolve
 from cloudtasks_nb.client.checks.context import CheckContext, Target
 from cloudtasks_nb.client.clock import Clock
 from cloudtasks_nb.client.doctor import diagnose
@@ -31,7 +31,6 @@ from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_values
 from cloudtasks_nb.service.rpcs import STATS_MASK
-from cloudtasks_nb.store.store import Store
 
 __all__ = ["Client", "connect", "connect_to"]
 
@@ -492,9 +491,9 @@ def connect(
     """
     target = resolve(project, location, endpoint, transport)
     auth = Auth(credentials, impersonate=impersonate, quota_project=quota_project, project=target.project)
-    return Client(Connection(target, auth, store=Store(store_place(store))))
+    return Client(Connection(target, auth, store=store))
 
 
-def connect_to(endpoint: Endpoint, store: Store, lease: Lease) -> Client:
+def connect_to(endpoint: Endpoint, store: str | os.PathLike[str] | None, lease: Lease) -> Client:
     """Connect to an emulator that runs for this process."""
     return Client(Connection(endpoint, Auth(), store=store), lease)

@@ -133,7 +133,7 @@ def change_route(
     check_text(service_account, "service_account", 'service_account="name@project.iam.gserviceaccount.com"')
     check_text(audience, "audience", 'audience="https://service.example.com"')
     target = http_target(address, service_account, audience)
-    connection.check_reachable(url)
+    connection.check_target(name, url, service_account)
     connection.call("GetQueue", name=str(name))
     connection.call(
         "UpdateQueue",

@@ -57,8 +57,12 @@ class Deployment:
     ----------
     name : str
         The name of the service.
+    project, region : str
+        Where it is.
     service_account : str
         E-mail address of the account that signs the tasks: the only one that the service accepts.
+    runner : str
+        E-mail address of the account that the service runs as.
     audience : str
         The audience of the tasks' tokens, which is known before the service has a URL.
     folder : Path
@@ -86,7 +90,10 @@ class Deployment:
 
     def __init__(self, service: Service, fn: Callable[..., Any]) -> None:
         self.name: Final = service.name
+        self.project: Final = service.project
+        self.region: Final = service.region
         self.service_account: Final = service.caller
+        self.runner: Final = service.runner
         self.audience: Final = service.audience
         self.folder: Final = Path(service.folder)
         self.commands: Final = [step.text for step in commands(service)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import os
 import re
@@ -78,7 +79,7 @@ class Auth:
         self._impersonate = impersonate
         self._quota_project = quota_project
         self._project = project
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._credentials: Any = None
 
     def credentials(self) -> Any:
@@ -107,7 +108,9 @@ class Auth:
         EndpointError
             If the sign-in does not answer.
         """
-        credentials = self.credentials()
+        self._renew(self.credentials())
+
+    def _renew(self, credentials: Any) -> None:
         try:
             credentials.refresh(functools.partial(google.auth.transport.requests.Request(), timeout=_TIMEOUT))
         except FOREIGN as error:
@@ -116,6 +119,21 @@ class Auth:
     def token(self) -> str | None:
         """Return the access token of the next call; None if there is none yet."""
         return self._credentials and self._credentials.token
+
+    def storage_token(self) -> tuple[str, dt.datetime | None]:
+        """Return an access token that is valid now, and when it expires; several threads may call it.
+
+        Raises
+        ------
+        CredentialsError, EndpointError
+            If there is none.
+        """
+        credentials = self.credentials()
+        with self._lock:
+            if not credentials.valid:
+                self._renew(credentials)
+            expiry = credentials.expiry  # google-auth's times are in UTC, without a zone
+            return str(credentials.token), expiry and expiry.replace(tzinfo=dt.UTC)
 
     def drop_token(self, token: str | None) -> bool:
         """Forget a token that the service has refused, so that the next call gets another one.

@@ -188,7 +188,13 @@ class StrictEmulator(Emulator):
         return {"GCE_METADATA_HOST": self._facts["metadata"], "GCE_METADATA_IP": self._facts["metadata"]}
 
     def cloud_run(
-        self, url: str, port: int, *, invokers: str | Iterable[str] = (), audiences: Iterable[str] = ()
+        self,
+        url: str,
+        port: int,
+        *,
+        invokers: str | Iterable[str] = (),
+        audiences: Iterable[str] = (),
+        unchecked: bool = False,
     ) -> None:
         """Let a server on this machine be a service of Cloud Run: tasks reach it at its URL.
 
@@ -205,12 +211,15 @@ class StrictEmulator(Emulator):
             Service accounts that get ``roles/run.invoker``; ``allUsers`` for a public service.
         audiences : iterable of str
             Custom audiences, which tokens may have in place of the URL.
+        unchecked : bool
+            Switch off the check of callers, as ``--no-invoker-iam-check`` does.
 
         Examples
         --------
         >>> google.cloud_run("https://report-abc.a.run.app", 8080, invokers="caller")
         """
-        self._call("POST", "google/services", {"url": url, "port": port, "audiences": list(audiences)})
+        service = {"url": url, "port": port, "audiences": list(audiences), "unchecked": unchecked}
+        self._call("POST", "google/services", service)
         for member in [invokers] if isinstance(invokers, str) else invokers:
             self.grant(member if member == "allUsers" else self.email(member), "roles/run.invoker", url)
 

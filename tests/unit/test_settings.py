@@ -400,3 +400,12 @@ def test_the_type_of_an_argument(check: Any, good: Any, bad: Any, kind: str) -> 
     with pytest.raises(InvalidInputError, match=f"^name={bad!r} is not {kind}") as caught:
         check(bad, "name", "name=...")
     assert caught.value.hint == f"use {kind}: name=..."
+
+
+@pytest.mark.parametrize("project", ["My Project", "a/b", "café"])
+def test_a_name_that_is_no_id_of_a_project(project: str) -> None:
+    """Commands with a display name would be broken, and Google would not know it."""
+    with pytest.raises(InvalidInputError, match="is not the id of a project: it may be its display name") as caught:
+        resolve(project, "us-central1", None)
+    assert "gcloud projects list" in (caught.value.hint or "")
+    assert resolve("example.com:p-1", "us-central1", None).project == "example.com:p-1"

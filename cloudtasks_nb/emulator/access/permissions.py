@@ -28,6 +28,7 @@ IAM, IAM_CREDENTIALS = "iam.googleapis.com", "iamcredentials.googleapis.com"
 GOOGLE_HOSTS = (
     *(TASKS, LOGGING, IAM, IAM_CREDENTIALS),
     *("oauth2.googleapis.com", "sts.googleapis.com", "cloudresourcemanager.googleapis.com", "www.googleapis.com"),
+    *("run.googleapis.com", "storage.googleapis.com"),
 )
 ACT_AS = "iam.serviceAccounts.actAs"
 _FULL = 2

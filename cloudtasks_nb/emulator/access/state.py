@@ -88,7 +88,8 @@ class GoogleState:
         self.principals = {name: Principal(**one) for name, one in stored.get("principals", {}).items()}
         #: resource -> role -> members
         self.bindings: dict[str, dict[str, list[str]]] = stored.get("bindings", {})
-        #: URL of a Cloud Run service -> ``port`` of the server on this machine, custom ``audiences``
+        #: URL of a Cloud Run service -> ``port`` of the server on this machine, custom ``audiences``, and whether its
+        #: callers are not checked (``unchecked``)
         self.services: dict[str, dict[str, Any]] = stored.get("services", {})
         self.conditions = Conditions(**stored.get("conditions", {}))
 
@@ -106,7 +107,7 @@ class GoogleState:
         self._load({})
         self._save()
 
-    def serve(self, url: str, port: int, audiences: list[str]) -> None:
+    def serve(self, url: str, port: int, audiences: list[str], *, unchecked: bool = False) -> None:
         """Let the URL of a Cloud Run service lead to a port of this machine, for tokens of more audiences.
 
         Raises
@@ -116,7 +117,7 @@ class GoogleState:
         """
         if _ORIGIN.fullmatch(url) is None:
             raise InvalidInputError(f'"{url}" is not https://HOST')
-        self.services[url] = {"port": port, "audiences": audiences}
+        self.services[url] = {"port": port, "audiences": audiences, "unchecked": unchecked}
         self._save()
 
     def configure(self, given: dict[str, Any]) -> None:
@@ -145,6 +146,11 @@ class GoogleState:
             raise InvalidInputError(f"{member_of(member)} does not have {role} on {resource}")
         members.remove(member_of(member))
         self._save()
+
+    def policy(self, resource: str) -> list[dict[str, Any]]:
+        """Return the bindings of a resource."""
+        found = self.bindings.get(_resource(resource), {})
+        return [{"role": role, "members": members} for role, members in found.items() if members]
 
     def allows(self, member: str, permission: str, resources: Iterable[str]) -> bool:
         """Return whether a member has a permission on one of the resources: the resource itself, or its parents."""

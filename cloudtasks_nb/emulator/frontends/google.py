@@ -76,7 +76,7 @@ class Google:
         (url,), port, audiences = _texts(given, "url"), given.get("port"), given.get("audiences", [])
         if not (isinstance(port, int) and isinstance(audiences, list)):
             raise InvalidInputError("port must be a number, audiences must be a list")
-        self._state.serve(url, port, audiences)
+        self._state.serve(url, port, audiences, unchecked=given.get("unchecked") is True)
         return {}
 
     async def _create(self, request: web.Request) -> web.Response:

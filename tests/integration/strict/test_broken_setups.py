@@ -18,8 +18,11 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.testing import StrictEmulator
 from tests.certificates import Authority
-from tests.integration.conftest import Target
+from tests.integration.conftest import Answer, Target
 from tests.integration.toolkit.test_doctor import wrong
+from tests.unit.store.conftest import gs_server
+
+__all__ = ["gs_server"]
 
 ADC = "GOOGLE_APPLICATION_CREDENTIALS"
 ROOTS, BUNDLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "REQUESTS_CA_BUNDLE"
@@ -43,6 +46,7 @@ class Setup:
     folder: Path
     patch: pytest.MonkeyPatch
     target: Target
+    storage: str  #: URL of a Cloud Storage with the bucket `team`
     roles: tuple[str, ...] = EVERYTHING
     connection: dict[str, Any] = field(default_factory=lambda: {"project": "demo", "location": "us-central1"})
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -55,10 +59,10 @@ class Setup:
         self.patch.setenv(ADC, str(self.key))
         self.google.service_account(CALLER, key=False)
 
-    def call_a_service(self, invoker: str = "caller", audience: str | None = None) -> None:
+    def call_a_service(self, invoker: str = "caller", audience: str | None = None, **service: Any) -> None:
         """Ask for the target too: a service of Cloud Run, which one account may invoke."""
         url = f"https://report-{next(_numbers)}.us-central1.run.app"
-        self.google.cloud_run(url, self.target.port, invokers=invoker)
+        self.google.cloud_run(url, self.target.port, invokers=invoker, **service)
         self.google.grant(self.email, "roles/iam.serviceAccountUser", CALLER)
         self.arguments = {"url": f"{url}/run", "service_account": CALLER, "audience": audience}
 
@@ -73,12 +77,14 @@ class Setup:
 
 
 @pytest.fixture
-def setup(emulator: StrictEmulator, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+def setup(
+    emulator: StrictEmulator, target: Target, gs_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Setup:
     """Give a project in which all is well."""
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     emulator.set(projects=["demo"])
     emulator.seed("reports")
-    return Setup(emulator, tmp_path, monkeypatch, target)
+    return Setup(emulator, tmp_path, monkeypatch, target, gs_server)
 
 
 def no_credentials(setup: Setup) -> None:
@@ -141,6 +147,62 @@ def call(conditions: Mapping[str, Any] = MappingProxyType({}), **service: Any) -
         setup.google.set(**conditions)
 
     return breaks
+
+
+def answering(status: int) -> Callable[[Setup], None]:
+    """Return a set-up in which the service answers with a status."""
+
+    def breaks(setup: Setup) -> None:
+        setup.call_a_service()
+        setup.target.script(status)
+
+    return breaks
+
+
+def public(invoker: str = "caller", **service: Any) -> Callable[[Setup], None]:
+    """Return a set-up in which everybody may call the service."""
+
+    def breaks(setup: Setup) -> None:
+        setup.call_a_service(**service)
+        setup.google.grant(setup.email, "roles/run.viewer")
+        if invoker != "caller":
+            setup.google.grant(invoker, "roles/run.invoker", setup.arguments["url"].removesuffix("/run"))
+
+    return breaks
+
+
+def redirecting(setup: Setup) -> None:
+    """The target sends everybody on to a server that does not answer."""
+    moved = Answer(status=302, headers={"Location": "http://127.0.0.1:9/gone"})
+    setup.target.script(moved, moved)
+    setup.arguments = {"url": setup.target.url}
+
+
+def blocked(folder: Path) -> Path:
+    """Return a folder that cannot be made."""
+    (folder / "file").touch()
+    return folder / "file/store"
+
+
+def report(day: str) -> str:
+    """Be deployed."""
+    return day
+
+
+def deployed(setup: Setup, store: str = "gs://team/tasks", role: str | None = None) -> None:
+    """The function was deployed with a store, and the runner has a role on its bucket."""
+    setup.patch.chdir(setup.folder)
+    setup.patch.setenv("GOOGLE_BASE_URL", setup.storage)
+    service = ct.deploy(report, project="demo", region="us-central1", store="gs://team/tasks")
+    setup.google.service_account(service.service_account, key=False)
+    setup.google.grant(setup.email, "roles/storage.admin", "gs://team")
+    setup.google.grant(setup.email, "roles/iam.serviceAccountUser", service.service_account)
+    url = "https://report-7.us-central1.run.app"
+    setup.google.cloud_run(url, setup.target.port, invokers=service.service_account, audiences=[service.audience])
+    setup.patch.setattr(ct.Deployment, "url", url)
+    if role is not None:
+        setup.google.grant(service.runner, role, "gs://team")
+    setup.arguments, setup.connection["store"] = {"url": service}, store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +332,85 @@ CASES = {
         detail="there is no service account nobody@demo",
         fix="gcloud iam service-accounts create nobody --project=demo",
     ),
+    "an account of another project": Case(
+        breaks=lambda setup: setup.arguments.update(service_account="caller@other.iam.gserviceaccount.com"),
+        check="service_account",
+        detail="caller@other.iam.gserviceaccount.com is of the project other",
+        fix="gcloud iam service-accounts create caller --project=demo",
+    ),
+    "a user as the account": Case(
+        breaks=lambda setup: setup.arguments.update(service_account="ann@example.com"),
+        check="service_account",
+        detail="ann@example.com is not a service account",
+        fix="gcloud iam service-accounts list --project=demo",
+    ),
+    "the queue is paused": Case(
+        breaks=lambda setup: setup.google.seed({"reports": {"state": "PAUSED"}}),
+        check="queues",
+        detail="reports is paused",
+        fix='tasks.queue("reports").resume()',
+    ),
+    "the service is gone": Case(
+        breaks=answering(404),
+        check="target",
+        detail="the service was deleted, or its ingress does not let Cloud Tasks in",
+        fix="gcloud run services update report --region=us-central1 --project=demo --ingress=all",
+    ),
+    "no free instance": Case(
+        breaks=answering(429),
+        check="target",
+        detail="answers 429: no instance is free",
+        fix="--max-instances=100",
+    ),
+    "a signature is wanted": Case(
+        breaks=answering(401),
+        check="target",
+        detail="or it wants a signature, which Cloud Run has removed",
+        fix="--update-env-vars=CLOUDTASKS_NB_PRIVATE=1",
+    ),
+    "everybody may invoke the service": Case(
+        breaks=public("allUsers"),
+        check="target",
+        detail="is public: allUsers may invoke it",
+        fix="remove-iam-policy-binding report --region=us-central1 --project=demo --member=allUsers",
+    ),
+    "everybody with an account may": Case(
+        breaks=public("allAuthenticatedUsers"),
+        check="target",
+        detail="is public: allAuthenticatedUsers may invoke it",
+        fix="--member=allUsers --role=roles/run.invoker; gcloud run services update",
+    ),
+    "nobody's right is checked": Case(
+        breaks=public(unchecked=True),
+        check="target",
+        detail="is public: its check of callers is switched off",
+        fix="--invoker-iam-check",
+    ),
+    "a redirect that fails": Case(
+        breaks=redirecting,
+        check="target",
+        detail="redirects to http://127.0.0.1:9/gone, which fails",
+        fix='url="http://127.0.0.1:9/gone"',
+    ),
+    "a store that cannot be used": Case(
+        breaks=lambda setup: setup.connection.update(store=blocked(setup.folder)),
+        check="store",
+        detail="cannot be written in",
+        fix="check that the folder can be written",
+    ),
+    "the runner may not write": Case(
+        breaks=deployed,
+        check="store",
+        detail="cloudtasks-handler@demo.iam.gserviceaccount.com, as which the service runs, has no role on gs://team",
+        fix="gcloud storage buckets add-iam-policy-binding gs://team "
+        "--member=serviceAccount:cloudtasks-handler@demo.iam.gserviceaccount.com --role=roles/storage.objectUser",
+    ),
+    "the service stores elsewhere": Case(
+        breaks=lambda setup: deployed(setup, store="gs://team/other"),
+        check="store",
+        detail="report stores results in gs://team/tasks, and this connection reads gs://team/other",
+        fix='ct.connect(…, store="gs://team/tasks")',
+    ),
     "no right to invoke the target": Case(
         breaks=call(invoker="somebody"),
         check="target",
@@ -342,6 +483,19 @@ def test_all_is_well(setup: Setup) -> None:
     assert "a task reached it after" in found.detail["target"]
     with ct.connect(**setup.connection) as tasks:
         assert len(tasks.queue("reports").tasks()) == 0  # the probes are gone
+
+
+def test_the_runner_of_a_deployment(setup: Setup) -> None:
+    """That it may write is seen in the bucket's policy; who may not read that policy learns that it is not known."""
+    deployed(setup, role="roles/storage.objectCreator")
+    found = setup.doctor()
+    assert wrong(found) == []
+    runner = "cloudtasks-handler@demo.iam.gserviceaccount.com"
+    assert found.detail["store"].endswith(f"listed and cleared, and {runner} may write")
+    setup.google.revoke(setup.email, "roles/storage.admin", "gs://team")
+    found = setup.doctor()
+    assert wrong(found) == []
+    assert f"whether {runner} may write is not known: " in found.detail["store"]
 
 
 def test_apis_that_only_the_doctor_needs(setup: Setup) -> None:
@@ -419,5 +573,5 @@ def test_progress_of_slow_checks(setup: Setup) -> None:
     seen: list[tuple[str, int, int | None]] = []
     with redirect(Output(message=print, progress=lambda *step: seen.append(step))):
         assert wrong(setup.doctor()) == []
-    assert {(what, total) for what, _, total in seen} == {("checking", 10)}
+    assert {(what, total) for what, _, total in seen} == {("checking", 11)}
     assert len({done for _, done, _ in seen}) > 1

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from google.api_core.exceptions import InvalidArgument
+
+import cloudtasks_nb as ct
 from cloudtasks_nb.testing import StrictEmulator
 from tests.integration.conftest import Target
-from tests.integration.strict.conftest import in_a_process
+from tests.integration.strict.conftest import QUEUE, Connect, in_a_process, task
 
 RUN = "https://jobs-abc.a.run.app"
 FAN_OUT = """
@@ -25,6 +29,33 @@ with ct.connect("demo", "us-central1", impersonate=robot) as tasks:
     found += [tasks.queues().index.tolist()]
 print(json.dumps(found))
 """
+
+
+def test_a_signing_account_of_another_project(
+    emulator: StrictEmulator, monkeypatch: pytest.MonkeyPatch, connect: Connect
+) -> None:
+    """The service refuses it in a task and in a queue's target; each verb refuses it first, and names both projects."""
+    file = emulator.user("ann@example.com", "roles/owner")
+    other = "caller@other.iam.gserviceaccount.com"
+    emulator.service_account(other, key=False)
+    emulator.grant("ann@example.com", "roles/iam.serviceAccountUser", other)
+    client, token = connect(file), {"service_account_email": other}
+    with pytest.raises(InvalidArgument, match="same project as the queue"):
+        client.create_task(parent=QUEUE, task=task(oidc_token=token))
+    with pytest.raises(InvalidArgument, match="same project as the queue"):
+        client.update_queue(queue={"name": QUEUE, "http_target": {"oidc_token": token}})
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    with ct.connect("demo", "us-central1") as tasks:
+        queue = tasks.queue("reports")
+        for verb in (
+            lambda: queue.enqueue(RUN, service_account=other),
+            lambda: queue.schedule(RUN, delay="1h", service_account=other),
+            lambda: queue.fan_out([{"a": 1}], url=RUN, service_account=other),
+            lambda: queue.backfill("2026-01-01", "2026-01-02", freq="D", url=RUN, service_account=other),
+            lambda: queue.route(RUN, service_account=other),
+        ):
+            with pytest.raises(ct.errors.InvalidInputError, match=r"is of the project other: .* project, demo, only"):
+                verb()
 
 
 def test_a_fan_out_to_cloud_run(emulator: StrictEmulator, target: Target, tmp_path: Path) -> None:

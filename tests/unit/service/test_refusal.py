@@ -81,7 +81,7 @@ def raised(fake: Fakes, trusted: Authority, status: Any, *, rpc: str = "GetQueue
             "IAM_PERMISSION_DENIED",
             {"permission": "cloudtasks.tasks.create", "resource": "projects/other/locations/l/queues/q"},
             errors.PermissionDeniedError,
-            "add-iam-policy-binding other --member=user:ann@example.com --role=roles/cloudtasks.enqueuer",
+            "binding q --location=l --project=other --member=user:ann@example.com --role=roles/cloudtasks.enqueuer",
         ),
         (
             DENIED,
@@ -140,7 +140,13 @@ def raised(fake: Fakes, trusted: Authority, status: Any, *, rpc: str = "GetQueue
         (DENIED, "SERVICE_NOT_VISIBLE", CONSUMER, errors.PermissionDeniedError, "project 123 may not use cloudtasks"),
         ("INVALID_ARGUMENT", "SYSTEM_PARAMETER_UNSUPPORTED", {}, errors.InvalidInputError, "please report this"),
         ("INVALID_ARGUMENT", "NEW_REASON", {}, errors.InvalidInputError, "limits of the service"),
-        (DENIED, "NEW_REASON", {}, errors.PermissionDeniedError, "binding p --member=user:ann@example.com"),
+        (
+            DENIED,
+            "NEW_REASON",
+            {},
+            errors.PermissionDeniedError,
+            "binding q --location=l --project=p --member=user:ann@example.com",
+        ),
     ],
 )
 def test_a_reason_decides_the_error_and_the_next_step(
@@ -163,7 +169,13 @@ def test_a_reason_decides_the_error_and_the_next_step(
 @pytest.mark.parametrize(
     ("permission", "resource", "hint"),
     [
-        ("cloudtasks.tasks.create", QUEUE, "binding p --member=user:ann@example.com --role=roles/cloudtasks.enqueuer"),
+        (
+            "cloudtasks.tasks.create",
+            QUEUE,
+            "binding q --location=l --project=p --member=user:ann@example.com --role=roles/cloudtasks.enqueuer",
+        ),
+        ("cloudtasks.queues.list", "projects/p/locations/l", "projects add-iam-policy-binding p --member=user:ann@"),
+        ("iam.serviceAccounts.actAs", "projects/p", "service-accounts add-iam-policy-binding ACCOUNT@p.iam"),
         ("iam.serviceAccounts.actAs", ROBOT, f"service-accounts add-iam-policy-binding {ROBOT} --project=other"),
     ],
 )

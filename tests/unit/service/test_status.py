@@ -44,7 +44,7 @@ def test_what_a_batch_repeats() -> None:
             "PERMISSION_DENIED",
             "GetQueue",
             errors.PermissionDeniedError,
-            "binding p --member=user:YOU --role=roles/clou",
+            "binding q --location=l --project=p --member=user:YOU --role=roles/cloudtasks.viewer",
         ),
         ("PERMISSION_DENIED", "GetTask", errors.PermissionDeniedError, "cloudtasks.tasks.get"),
         ("RESOURCE_EXHAUSTED", "GetQueue", errors.QuotaError, "quotas"),
