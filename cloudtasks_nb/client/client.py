@@ -142,7 +142,8 @@ class Client:
             Letters, digits and hyphens; or a Queue, for its full name.
         create : bool
             Create the queue if it does not exist, with ``log_sampling_ratio=1.0`` and ``max_attempts=5`` as defaults;
-            change the given settings if it exists. A printed line shows what was done.
+            on Google with ``max_attempts=7, min_backoff="10s", max_backoff="600s", max_doublings=6``, so that a task is
+            tried for ten minutes. Change the given settings if it exists. A printed line shows what was done.
         **settings
             `rate` (dispatches a second), `max_concurrent`, `max_attempts`, `max_retry_duration`, `min_backoff`,
             `max_backoff`, `max_doublings`, `log_sampling_ratio`; only with `create`.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from google.api_core.exceptions import InvalidArgument
 
@@ -71,3 +73,28 @@ def test_a_fan_out_to_cloud_run(emulator: StrictEmulator, target: Target, tmp_pa
     found = in_a_process(code, tmp_path, {**variables, "GOOGLE_APPLICATION_CREDENTIALS": str(file)})
     assert found == ["<Cloud Tasks in demo / us-central1 [GOOGLE demo]>", 20, 20, ["jobs"]]
     assert {request.headers["host"] for request in target.received} == {"jobs-abc.a.run.app"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (7, 10.0, 600.0, 6)),
+        ({"max_attempts": 3}, (3, 10.0, 600.0, 6)),
+        ({"min_backoff": "20min"}, (7, 1200.0, 3600.0, 16)),
+    ],
+)
+def test_a_new_queue_outlasts_a_rollout(
+    emulator: StrictEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: dict[str, Any],
+    expected: tuple[float, ...],
+) -> None:
+    """On Google a task is tried for ten minutes, unless backoffs are given; the printed line has each default."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(emulator.user("ann@example.com", "roles/owner")))
+    with ct.connect("demo", "us-central1") as tasks:
+        tasks.queue("fresh", create=True, **given)
+        row = tasks.queues().loc["fresh"]
+    seconds = [row[name] / pd.Timedelta("1s") for name in ("min_backoff", "max_backoff")]
+    assert (row.max_attempts, *seconds, row.max_doublings) == expected
+    assert ("min_backoff=10s (Cloud Tasks' own default: 0.1s)" in capsys.readouterr().out) == (expected[1] == 10)
