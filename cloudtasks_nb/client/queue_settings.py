@@ -26,8 +26,11 @@ NEW_QUEUE: Mapping[str, Any] = {"log_sampling_ratio": 1.0, "max_attempts": 5}
 #: (https://cloud.google.com/iam/docs/access-change-propagation), and so does a new revision.
 _BACKOFF: Mapping[str, Any] = {"min_backoff": "10s", "max_backoff": "600s", "max_doublings": 6}
 _SERVICE_DEFAULTS: Mapping[str, Any] = {
-    **{"log_sampling_ratio": 0.0, "max_attempts": 100},
-    **{"min_backoff": "0.1s", "max_backoff": "3600s", "max_doublings": 16},
+    "log_sampling_ratio": 0.0,
+    "max_attempts": 100,
+    "min_backoff": "0.1s",
+    "max_backoff": "3600s",
+    "max_doublings": 16,
 }
 #: Smallest and largest value of each number (https://cloud.google.com/tasks/docs/quotas), in words, and a hint. The
 #: service reads 0 as "not given" and would use its default, which is the opposite of 0.
