@@ -16,7 +16,7 @@ from cloudtasks_nb.handlers.admission import public_because, wait_until_admitted
 from cloudtasks_nb.handlers.call import mismatch
 from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.gcloud import Service, account_member, ask, commands, run_steps
-from cloudtasks_nb.handlers.requirements import requirement_lines
+from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_lines
 from cloudtasks_nb.handlers.source import module_source
 from cloudtasks_nb.handlers.wheel import wheel_name, write_wheel
 
@@ -337,6 +337,7 @@ def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str]) -> None
     """Write the folder of a service; files of somebody else are not overwritten."""
     source = module_source(fn, "application", "_app")
     lines = requirement_lines(source.modules, extra, wheel_name())
+    lines += ["# What these need, in the versions of this kernel.", *dependency_lines(lines)]
     main = Path(about.folder, "main.py")
     if main.exists() and not main.read_bytes().startswith(_WRITTEN.encode()):
         raise HandlerError(

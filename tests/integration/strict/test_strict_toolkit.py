@@ -16,6 +16,7 @@ from tests.integration.strict.conftest import QUEUE, Connect, in_a_process, task
 RUN = "https://jobs-abc.a.run.app"
 FAN_OUT = """
 import json
+import pandas as pd
 import cloudtasks_nb as ct
 
 found = []
