@@ -1,7 +1,5 @@
 """What every test has: a home of its own, and no settings of the person who runs the tests."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,23 +10,13 @@ from hypothesis import settings
 from cloudtasks_nb._names import OPTION_VARIABLES
 from cloudtasks_nb.fanout.outbox import disk
 
-__all__: list[str] = []
-
 pytest_plugins = ["cloudtasks_nb.testing"]
 
 #: Variables that choose a project, an endpoint or credentials; a test that wants one sets it.
 PERSONAL = (
-    "APP_ENGINE_EMULATOR_HOST",
-    "CLOUDSDK_ACTIVE_CONFIG_NAME",
-    "CLOUDTASKS_NB_LOCATION",
-    "CLOUDTASKS_NB_STORE",
-    "CLOUD_TASKS_EMULATOR_HOST",
-    "GCLOUD_PROJECT",
-    "GOOGLE_APPLICATION_CREDENTIALS",
-    "GOOGLE_CLOUD_LOCATION",
-    "GOOGLE_CLOUD_PROJECT",
-    "GOOGLE_CLOUD_QUOTA_PROJECT",
-    "GOOGLE_CLOUD_UNIVERSE_DOMAIN",
+    *("APP_ENGINE_EMULATOR_HOST", "CLOUD_TASKS_EMULATOR_HOST", "CLOUDTASKS_NB_LOCATION", "CLOUDTASKS_NB_STORE"),
+    *("CLOUDSDK_ACTIVE_CONFIG_NAME", "GCLOUD_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_LOCATION"),
+    *("GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_QUOTA_PROJECT", "GOOGLE_CLOUD_UNIVERSE_DOMAIN"),
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 )
 

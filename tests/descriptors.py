@@ -4,8 +4,6 @@ The emulator loads its messages and services from this file, so that it needs no
 Cloud Tasks and of the log describe messages only: their services are described here, by the calls of Google's clients.
 """
 
-from __future__ import annotations
-
 from collections import abc
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +17,6 @@ from google.longrunning import operations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
-
-__all__ = ["FILE", "descriptor_set"]
 
 FILE = Path(__file__).parents[1] / "cloudtasks_nb" / "emulator" / "model" / "apis.binpb"
 

@@ -4,34 +4,28 @@ It keeps its state in `GCLOUD_STATE`, a JSON file: the account that is logged in
 URL that a deployed service has, whether policies have conditions, who may call the service, the command that fails.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-__all__ = ["environment", "install"]
-
-_BINDING = {"--member", "--role"}
 #: Options of each command, without those of every command (https://cloud.google.com/sdk/gcloud/reference).
-COMMANDS: dict[str, set[str]] = {
-    "config get-value": set(),
+NONE, POLICY = frozenset[str](), frozenset({"--member", "--role"})
+COMMANDS: dict[str, AbstractSet[str]] = {
+    **dict.fromkeys(("config get-value", "services enable"), NONE),
+    **dict.fromkeys(("iam service-accounts describe", "iam service-accounts create"), NONE),
+    "iam service-accounts add-iam-policy-binding": {*POLICY, "--condition"},
+    "storage buckets add-iam-policy-binding": {*POLICY, "--condition"},
     "auth print-identity-token": {"--impersonate-service-account", "--audiences", "--include-email"},
-    "services enable": set(),
-    "iam service-accounts describe": set(),
-    "iam service-accounts create": set(),
-    "iam service-accounts add-iam-policy-binding": _BINDING | {"--condition"},
-    "storage buckets add-iam-policy-binding": _BINDING | {"--condition"},
     "run deploy": {
         *("--source", "--region", "--service-account", "--add-custom-audiences", "--update-env-vars", "--base-image"),
         *("--no-allow-unauthenticated", "--concurrency", "--timeout", "--memory", "--cpu", "--max-instances"),
     },
     "run services update-traffic": {"--to-latest", "--region"},
-    "run services add-iam-policy-binding": _BINDING | {"--region"},
-    "run services get-iam-policy": {"--region"},
-    "run services describe": {"--region"},
+    "run services add-iam-policy-binding": {*POLICY, "--region"},
+    **dict.fromkeys(("run services get-iam-policy", "run services describe"), frozenset({"--region"})),
 }
 FLAGS = {"--no-allow-unauthenticated", "--quiet", "--include-email", "--to-latest"}
 #: The Pythons of the universal builder, and those that a base image chooses a builder for:

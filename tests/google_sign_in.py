@@ -4,41 +4,23 @@ A proxy that environment variables name answers in place of Google's hosts: the 
 service, the IAM Credentials API and the metadata server. Its certificate is one that `REQUESTS_CA_BUNDLE` trusts.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import ssl
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import google.auth.crypt
 import google.auth.jwt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+import trustme
 
 from tests.certificates import Authority
-
-__all__ = [
-    "ACCOUNT",
-    "IAM",
-    "KEY_PEM",
-    "METADATA",
-    "OAUTH",
-    "STS",
-    "TARGET",
-    "UNIVERSE",
-    "USER",
-    "VM_ACCOUNT",
-    "Answer",
-    "Asked",
-    "GoogleSignIn",
-]
+from tests.web import Handler, Reply, Request, http_server
 
 OAUTH, STS, IAM = "oauth2.googleapis.com", "sts.googleapis.com", "iamcredentials.googleapis.com"
 METADATA = "metadata.google.internal"
@@ -49,11 +31,7 @@ USER, ACCOUNT = "ada@example.com", "key@p.iam.gserviceaccount.com"
 TARGET, VM_ACCOUNT = "worker@p.iam.gserviceaccount.com", "vm@p.iam.gserviceaccount.com"
 
 #: Private key of a service account.
-KEY_PEM = (
-    rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    .decode()
-)
+KEY_PEM = trustme.CA(key_type=trustme.KeyType.RSA).private_key_pem.bytes().decode()
 
 #: What a host answers: a status, and JSON or text; or a function of the request.
 Answer = tuple[int, Any]
@@ -82,23 +60,35 @@ class GoogleSignIn:
         #: Host -> its answer in place of a token.
         self.answers: dict[str, Answer | Callable[[Asked], Answer]] = {}
         self._lock = threading.Lock()
-        authority = Authority(folder / "google", ["*.googleapis.com", f"*.{UNIVERSE}"])
-        self._server = _Proxy(self, authority.context())
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self.environment = {
-            **dict.fromkeys(("http_proxy", "https_proxy"), f"http://127.0.0.1:{self._server.server_port}"),
-            "no_proxy": "127.0.0.1,localhost",
-            "REQUESTS_CA_BUNDLE": str(authority.ca),
-        }
+        self._stack = ExitStack()
+        self._authority = Authority(folder / "google", "*.googleapis.com", f"*.{UNIVERSE}")
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        port = self._stack.enter_context(http_server(self.reply, handler=_tunnel(self._authority.context())))
+        self.environment = {
+            **dict.fromkeys(("http_proxy", "https_proxy"), f"http://127.0.0.1:{port}"),
+            "no_proxy": "127.0.0.1,localhost",
+            "REQUESTS_CA_BUNDLE": str(self._authority.ca),
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._stack.close()
+
+    def reply(self, request: Request) -> Reply:
+        """Answer a request."""
+        text, url = request.body.decode(), request.url
+        form = {key: values[0] for key, values in parse_qs(text).items()}
+        asked = Asked(
+            host=METADATA if url.hostname == "169.254.169.254" else url.hostname or "",
+            path=f"{url.path}?{url.query}" if url.query else url.path or "/",
+            headers=request.headers,
+            body=json.loads(text) if text.startswith("{") else form,
+        )
+        status, content = self.answer(asked)
+        kind = "text/plain" if isinstance(content, str) else "application/json"
+        data = (content if isinstance(content, str) else json.dumps(content)).encode()
+        return Reply(body=data, status=status, headers={"Content-Type": kind, "Metadata-Flavor": "Google"})
 
     def answer(self, asked: Asked) -> Answer:
         """Record a request and return its answer."""
@@ -145,58 +135,27 @@ def _token(token: str, **more: str) -> dict[str, Any]:
     return {"access_token": token, "expires_in": 3600, "token_type": "Bearer", **more}
 
 
-class _Proxy(ThreadingHTTPServer):
-    daemon_threads = True
+def _tunnel(tls: ssl.SSLContext) -> type[Handler]:
+    class Tunnel(Handler):
+        """Answers over TLS for the host that the client wants to reach."""
 
-    def __init__(self, sign_in: GoogleSignIn, tls: ssl.SSLContext) -> None:
-        self.sign_in, self.tls = sign_in, tls
-        super().__init__(("127.0.0.1", 0), _Handler)
+        host = ""
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log nothing: a client that does not trust the certificate ends the connection."""
+        def do_CONNECT(self) -> None:  # noqa: N802 - http.server's name
+            self.host = self.path.partition(":")[0]
+            self.send_response(200)
+            self.end_headers()
+            self.connection = tls.wrap_socket(self.connection, server_side=True)
+            self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb")
+            self.close_connection = False
 
+        def url(self) -> str:
+            """Name the host too, which a client names to a proxy only without TLS."""
+            return f"https://{self.host}{self.path}" if self.host else self.path
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Proxy
-    host = ""
+        def finish(self) -> None:
+            """Close the connection over TLS, which http.server does not know."""
+            super().finish()
+            self.connection.close()
 
-    def do_CONNECT(self) -> None:
-        """Answer over TLS for the host that the client wants to reach."""
-        self.host = self.path.partition(":")[0]
-        self.send_response(200)
-        self.end_headers()
-        self.connection = self.server.tls.wrap_socket(self.connection, server_side=True)
-        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb")
-        self.close_connection = False
-
-    def _reply(self) -> None:
-        url = urlsplit(self.path)
-        text = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-        form = {key: values[0] for key, values in parse_qs(text).items()}
-        host = self.host or url.hostname or ""
-        asked = Asked(
-            host=METADATA if host == "169.254.169.254" else host,
-            path=f"{url.path}?{url.query}" if url.query else url.path or "/",
-            headers={key.lower(): value for key, value in self.headers.items()},
-            body=json.loads(text) if text.startswith("{") else form,
-        )
-        status, content = self.server.sign_in.answer(asked)
-        data = (content if isinstance(content, str) else json.dumps(content)).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/plain" if isinstance(content, str) else "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("Metadata-Flavor", "Google")
-        self.end_headers()
-        self.wfile.write(data)
-        self.wfile.flush()
-
-    do_GET = do_POST = _reply  # noqa: N815 - http.server's names
-
-    def finish(self) -> None:
-        """Close the connection over TLS, which http.server does not know."""
-        super().finish()
-        self.connection.close()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-        """Log nothing."""
+    return Tunnel

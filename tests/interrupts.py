@@ -1,7 +1,5 @@
 """Interrupt an action at each place where Python may raise an interrupt."""
 
-from __future__ import annotations
-
 import gc
 import itertools
 import signal
@@ -13,8 +11,6 @@ from types import FrameType
 from typing import Any
 
 import pytest
-
-__all__ = ["interrupt", "interrupted_everywhere", "interruptible"]
 
 
 @contextmanager

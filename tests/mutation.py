@@ -21,8 +21,6 @@ Each job unpacks the commit into a temporary folder and changes that copy: the c
 
 # ruff: noqa: T201 - a command line program
 
-from __future__ import annotations
-
 import argparse
 import ast
 import contextlib
@@ -47,8 +45,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-__all__ = ["Mutant", "mutants_of"]
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "cloudtasks_nb"

@@ -1,14 +1,14 @@
 """Run a command as a test does: without input, with a time limit, and with its output as text; and run services."""
 
-from __future__ import annotations
-
+import json
+import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-__all__ = ["listening", "run", "serving"]
+from typing import Any
 
 _PATIENCE = 60.0  # seconds
 
@@ -17,16 +17,8 @@ def run(
     *command: str | Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; the caller checks the exit code."""
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout,
-    )
+    usual: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    return subprocess.run(command, cwd=cwd, env=environment, check=False, timeout=timeout, **usual)
 
 
 @contextmanager
@@ -46,9 +38,31 @@ def serving(
     try:
         yield process
     finally:
-        process.terminate()
+        end(process)
+
+
+def ready_line(process: subprocess.Popen[str], within: float) -> dict[str, Any]:
+    """Return the JSON line that a process prints when it is ready; nothing if it ends before, or is not so in time."""
+    assert process.stdout is not None
+    timer = threading.Timer(within, process.kill)
+    timer.start()
+    line = process.stdout.readline()
+    timer.cancel()
+    timer.join()
+    return dict(json.loads(line)) if line else {}
+
+
+def end(process: subprocess.Popen[Any], how: signal.Signals = signal.SIGTERM) -> None:
+    """End a process, by force if it does not end in time."""
+    with process:  # closes its pipes, and waits
+        process.send_signal(how)
         try:
             process.wait(_PATIENCE)
         finally:
             process.kill()
-            process.wait()
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])

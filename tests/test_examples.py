@@ -4,8 +4,6 @@ An example may use the names below without making them: `ct`, `pd` and the fixtu
 its own connection to an empty emulator, in its own home and in an empty folder.
 """
 
-from __future__ import annotations
-
 import ast
 import datetime as dt
 import doctest
@@ -39,14 +37,9 @@ MODULES: dict[str, ModuleType] = {
 #: Of the magics, users call only these; IPython calls the others.
 MAGICS = {"%load_ext": magics.load_ipython_extension, "%ct": magics.CloudTasksMagics.ct}
 #: Names without a docstring that could have an example, each with the reason.
-EXEMPT = {
-    "ROW": "a constant",
-    "errors": "a module",
-    "Deployment.url": "gcloud asks Google for it",
-    "Handler.answer_to": "`Plan.try_one` calls it",
-    "Handler.replace": "`serve` calls it",
-    "Progress.of": "the tracker calls it",
-}
+EXEMPT = {"ROW": "a constant", "errors": "a module", "Deployment.url": "gcloud asks Google for it"}
+EXEMPT |= {"Handler.answer_to": "`Plan.try_one` calls it", "Handler.replace": "`serve` calls it"}
+EXEMPT |= {"Progress.of": "the tracker calls it"}
 
 #: What an example may use without making it.
 NAMES = (

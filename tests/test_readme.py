@@ -1,7 +1,5 @@
 """The documents are correct: snippets run, commands exist, links have a target."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys
@@ -12,8 +10,6 @@ import pytest
 
 from cloudtasks_nb._names import code_name, code_of
 from tests.processes import run
-
-__all__: list[str] = []
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -89,12 +85,6 @@ def test_python_snippet_runs(snippet: Snippet, tmp_path: Path) -> None:
     assert done.returncode == 0, f"{snippet.where} ends with\n{done.stderr[-3000:]}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_make_commands_exist(document: str) -> None:
-    """Every `make x` in a document is a target of the Makefile."""
-    assert make_commands(document) - make_targets() == set()
-
-
 def test_make_help_lists_every_target() -> None:
     """`make help` lists each target of the Makefile."""
     done = run("make", "help", cwd=ROOT)
@@ -102,8 +92,9 @@ def test_make_help_lists_every_target() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_into_the_project_have_a_target(document: str) -> None:
-    """A link to a file of this project names an existing file."""
+def test_commands_and_links_exist(document: str) -> None:
+    """Every `make x` in a document is a target of the Makefile, and a link into this project names an existing file."""
+    assert make_commands(document) - make_targets() == set()
     links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", read(document))
     assert [link for link in links if not ((ROOT / document).parent / link).exists()] == []
 

@@ -141,11 +141,7 @@ class ModuleSource:
                 hint=f"write the decorator above the function: @decorator, and below it def {own}(…)",
             )
         _check_files(tree, own)
-        if changed := sorted(_changed_globals(text)):
-            notify(
-                f"{own} changes {', '.join(changed)}, a global variable: each instance of the service has its own, which "
-                "ends with the instance"
-            )
+        _notify_globals(text, own)
         names = _names(value)
         needed = _global_uses(text)
         for used in sorted(needed | set(_annotation_names(tree))):
@@ -312,13 +308,17 @@ def _global_names(table: symtable.SymbolTable, *, top: bool) -> Iterator[str]:
         yield from _global_names(child, top=False)
 
 
-def _changed_globals(text: str) -> set[str]:
-    """Return the names that a definition declares as global, and assigns."""
+def _notify_globals(text: str, user: str) -> None:
+    """Say which global variables a definition assigns: they are not one variable in a service."""
     tables = [symtable.symtable(text, "<deploy>", "exec")]
     for table in tables:
         tables += table.get_children()
     symbols = (symbol for table in tables[1:] for symbol in table.get_symbols())
-    return {symbol.get_name() for symbol in symbols if symbol.is_declared_global() and symbol.is_assigned()}
+    if changed := sorted({one.get_name() for one in symbols if one.is_declared_global() and one.is_assigned()}):
+        notify(
+            f"{user} changes {', '.join(changed)}, a global variable: each instance of the service has its own, which ends "
+            "with the instance"
+        )
 
 
 def _check_files(tree: ast.AST, user: str) -> None:

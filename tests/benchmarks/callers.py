@@ -1,7 +1,5 @@
 """The ways to create many tasks that are compared, and raw calls that use almost no CPU of the client."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import time
@@ -15,28 +13,9 @@ import grpc
 import grpc.aio
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2 import types
-from google.cloud.tasks_v2.services.cloud_tasks.transports import (
-    CloudTasksGrpcAsyncIOTransport,
-    CloudTasksGrpcTransport,
-)
+from google.cloud.tasks_v2.services.cloud_tasks import transports
 
 from tests.benchmarks.flights import URL
-
-__all__ = [
-    "BATCH",
-    "batch_requests",
-    "by_async_client",
-    "by_batches",
-    "by_loop",
-    "by_raw_calls",
-    "by_raw_loop",
-    "by_threads",
-    "create_requests",
-    "fill",
-    "google_client",
-    "raw_calls",
-    "task",
-]
 
 #: Tasks in a batch call, the most that the service takes.
 BATCH = 100
@@ -52,7 +31,7 @@ _Create = types.CreateTaskRequest.pb()
 def google_client(target: str) -> Iterator[tasks_v2.CloudTasksClient]:
     """Connect Google's client to an emulator."""
     with grpc.insecure_channel(target, options=_OPTIONS) as channel:
-        yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+        yield tasks_v2.CloudTasksClient(transport=transports.CloudTasksGrpcTransport(channel=channel))
 
 
 def task(url: str, body: bytes) -> tasks_v2.Task:
@@ -84,7 +63,8 @@ def by_async_client(target: str, queue: str, url: str, bodies: Sequence[bytes], 
 
     async def create() -> float:
         async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
-            client = tasks_v2.CloudTasksAsyncClient(transport=CloudTasksGrpcAsyncIOTransport(channel=channel))
+            transport = transports.CloudTasksGrpcAsyncIOTransport(channel=channel)
+            client = tasks_v2.CloudTasksAsyncClient(transport=transport)
             start = time.perf_counter()
             await _send(lambda body: client.create_task(parent=queue, task=task(url, body)), bodies, in_flight)
             return len(bodies) / (time.perf_counter() - start)

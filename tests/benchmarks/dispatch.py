@@ -1,7 +1,5 @@
 """How well the emulator keeps a queue's rate, and how long a task waits until it is dispatched."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np
@@ -9,10 +7,8 @@ from google.cloud import tasks_v2
 
 import cloudtasks_nb as ct
 from tests.benchmarks import callers, flights
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.servers import Cost, Emulator, Target, connected
-
-__all__ = ["DELAY", "DISPATCH"]
 
 _RATE = 500  # dispatches a second, the most that a queue may have
 _SPARE = 1.2  # times the tasks that are needed
@@ -73,38 +69,30 @@ def _delayed(client: tasks_v2.CloudTasksClient, target: Target, queue: str, path
     return (target.arrival(path) - answered) / 1e6
 
 
-DISPATCH = Case(
-    name="dispatch",
-    title="Emulator: dispatch at 500 a second",
-    how=(
-        "Emulator on a folder, every attempt logged, queues filled and resumed at second 0; requests are counted from "
-        "second 5 to 35 at an aiohttp target in its own process. Of four queues the one farthest from its rate counts."
-    ),
-    figures=figures(
-        """
-        one   | one queue                        | % of 500/s | 98 to 102 | peers: 417, 518, 525 a second (quoted)
-        four  | four queues, the worst           | % of 500/s | 95 to 105
-        cpu 1 | CPU of the emulator, one queue   | µs a task
-        cpu 4 | CPU of the emulator, four queues | µs a task
-        """
-    ),
-    run=_dispatch,
+DISPATCH = case(
+    "dispatch",
+    "Emulator: dispatch at 500 a second",
+    _dispatch,
+    "Emulator on a folder, every attempt logged, queues filled and resumed at second 0; requests are counted from "
+    "second 5 to 35 at an aiohttp target in its own process. Of four queues the one farthest from its rate counts.",
+    """
+    one   | one queue                        | % of 500/s | 98 to 102 | peers: 417, 518, 525 a second (quoted)
+    four  | four queues, the worst           | % of 500/s | 95 to 105
+    cpu 1 | CPU of the emulator, one queue   | µs a task
+    cpu 4 | CPU of the emulator, four queues | µs a task
+    """,
     seconds=420,
 )
 
-DELAY = Case(
-    name="delay",
-    title="Emulator: from CreateTask to the request",
-    how=(
-        "Google's client creates a task in an idle queue on a folder, waits until its request has come to an aiohttp "
-        "target in its own process, and creates the next, 200 times; from the answer of CreateTask to the request. It "
-        "can be negative: the request may be there before the caller has read the answer."
-    ),
-    figures=figures(
-        """
-        median | median          | ms | ≤ 5  | peers: 0.9, 1.2, 78, 1,000 ms (quoted)
-        p99    | 99th percentile | ms | ≤ 20
-        """
-    ),
-    run=_delay,
+DELAY = case(
+    "delay",
+    "Emulator: from CreateTask to the request",
+    _delay,
+    "Google's client creates a task in an idle queue on a folder, waits until its request has come to an aiohttp "
+    "target in its own process, and creates the next, 200 times; from the answer of CreateTask to the request. It "
+    "can be negative: the request may be there before the caller has read the answer.",
+    """
+    median | median          | ms | ≤ 5  | peers: 0.9, 1.2, 78, 1,000 ms (quoted)
+    p99    | 99th percentile | ms | ≤ 20
+    """,
 )

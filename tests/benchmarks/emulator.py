@@ -1,7 +1,5 @@
 """The emulator alone: how fast it creates tasks, and what a million of them cost."""
 
-from __future__ import annotations
-
 import asyncio
 import statistics
 import time
@@ -11,10 +9,8 @@ from google.cloud.tasks_v2 import types
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from tests.benchmarks import callers, flights
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.servers import LOCATION, Cost, Emulator
-
-__all__ = ["BATCH_CREATE", "CREATE", "PENDING"]
 
 _QUEUE = f"{LOCATION}/queues/q"
 _TAIL = 0.1  # share of the tasks that is the tail
@@ -147,64 +143,54 @@ async def _pages(emulator: Emulator, pages: int) -> tuple[float, float, float, i
 
 _PEER = "best peer 1.6 KB a task, so 1,600 MB, nothing on disk (quoted)"
 
-BATCH_CREATE = Case(
-    name="batch-create",
-    title="Emulator: BatchCreateTasks",
-    how=(
-        "336,776 tasks with random names and about 310 bytes of body, 100 a call, serialized before, 16 calls in "
-        "flight over `grpc.aio`; emulator on a folder, queue paused. The tail is the last tenth, the head the rest. "
-        "The queue logs nothing, Cloud Tasks' default, and then everything, which is what `create=True` sets."
-    ),
-    figures=figures(
-        """
-        rate | tasks a second | tasks/s | ≥ 75,000 | Go emulators' CreateTask: 2,464/s (quoted)
-        tail | rate of the tail | x | ≥ 0.9 | the head
-        cpu | CPU of the emulator | µs a task | ≤ 9
-        rate logged | tasks a second, every creation logged | tasks/s
-        tail logged | rate of the tail, every creation logged | x |  | the head
-        cpu logged | CPU of the emulator, every creation logged | µs a task
-        """
-    ),
-    run=_batch_create,
+BATCH_CREATE = case(
+    "batch-create",
+    "Emulator: BatchCreateTasks",
+    _batch_create,
+    "336,776 tasks with random names and about 310 bytes of body, 100 a call, serialized before, 16 calls in "
+    "flight over `grpc.aio`; emulator on a folder, queue paused. The tail is the last tenth, the head the rest. "
+    "The queue logs nothing, Cloud Tasks' default, and then everything, which is what `create=True` sets.",
+    """
+    rate | tasks a second | tasks/s | ≥ 75,000 | Go emulators' CreateTask: 2,464/s (quoted)
+    tail | rate of the tail | x | ≥ 0.9 | the head
+    cpu | CPU of the emulator | µs a task | ≤ 9
+    rate logged | tasks a second, every creation logged | tasks/s
+    tail logged | rate of the tail, every creation logged | x |  | the head
+    cpu logged | CPU of the emulator, every creation logged | µs a task
+    """,
 )
 
-CREATE = Case(
-    name="create",
-    title="Emulator: CreateTask",
-    how="Serialized calls over a synchronous channel one after the other, or over `grpc.aio` with 64 in flight.",
-    figures=figures(
-        """
-        one | on a folder, one caller | calls/s | ≥ 700 | Go emulators: 2,464/s, nothing on disk (quoted)
-        many | on a folder, 64 callers | calls/s | ≥ 3,500 | same
-        temporary | temporary, one caller | calls/s | ≥ 1,300 | same
-        cpu | CPU of the emulator, on a folder, 64 callers | µs a call
-        one single | on a folder, one caller, `--single-port` | calls/s
-        many single | on a folder, 64 callers, `--single-port` | calls/s
-        cpu single | CPU of the emulator, the same | µs a call
-        """
-    ),
-    run=_create,
+CREATE = case(
+    "create",
+    "Emulator: CreateTask",
+    _create,
+    "Serialized calls over a synchronous channel one after the other, or over `grpc.aio` with 64 in flight.",
+    """
+    one | on a folder, one caller | calls/s | ≥ 700 | Go emulators: 2,464/s, nothing on disk (quoted)
+    many | on a folder, 64 callers | calls/s | ≥ 3,500 | same
+    temporary | temporary, one caller | calls/s | ≥ 1,300 | same
+    cpu | CPU of the emulator, on a folder, 64 callers | µs a call
+    one single | on a folder, one caller, `--single-port` | calls/s
+    many single | on a folder, 64 callers, `--single-port` | calls/s
+    cpu single | CPU of the emulator, the same | µs a call
+    """,
 )
 
-PENDING = Case(
-    name="pending",
-    title="Emulator: a million pending tasks",
-    how=(
-        "On a folder; killed with SIGKILL and started again in each round, with what is on disk still in the system's "
-        "cache. Ready counts from the start of the interpreter to the line that says so. Pages are listed one after "
-        "the other in BASIC view; the first one after a start sorts the names."
-    ),
-    figures=figures(
-        f"""
-        memory | memory after a restart and the pages | MB | ≤ 300 | {_PEER}
-        filled | memory when all were created | MB | ≤ 300 | same
-        ready | ready after SIGKILL | s | ≤ 3
-        page | page of 1,000: CPU of the emulator | ms | ≤ 5
-        page wall | page of 1,000: by the caller's clock | ms
-        first | first page after a start: by the caller's clock | ms
-        disk | on disk | MB
-        """
-    ),
-    run=_pending,
+PENDING = case(
+    "pending",
+    "Emulator: a million pending tasks",
+    _pending,
+    "On a folder; killed with SIGKILL and started again in each round, with what is on disk still in the system's "
+    "cache. Ready counts from the start of the interpreter to the line that says so. Pages are listed one after "
+    "the other in BASIC view; the first one after a start sorts the names.",
+    f"""
+    memory | memory after a restart and the pages | MB | ≤ 300 | {_PEER}
+    filled | memory when all were created | MB | ≤ 300 | same
+    ready | ready after SIGKILL | s | ≤ 3
+    page | page of 1,000: CPU of the emulator | ms | ≤ 5
+    page wall | page of 1,000: by the caller's clock | ms
+    first | first page after a start: by the caller's clock | ms
+    disk | on disk | MB
+    """,
     seconds=300,
 )

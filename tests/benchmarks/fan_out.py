@@ -1,25 +1,21 @@
 """A fan-out of every flight, against what one writes with Google's client alone."""
 
-from __future__ import annotations
-
-import os
-import threading
+import queue as queues
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.fanout.wire import CreateEncoder
 from tests.benchmarks import callers, flights
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.servers import Cost, Emulator, connected
-
-__all__ = ["FAN_OUT", "WITHOUT_BATCH", "home", "until_sent"]
 
 _STUCK = 1200.0  # seconds without an answer
 
@@ -34,34 +30,26 @@ def until_sent(batch: ct.Batch) -> float:
     """
     # There is no public way to wait for that: `batch.wait()` waits until the tasks are done.
     tracker = batch._tracker
-    ended = threading.Event()
-    moments: list[float] = []
+    moments: queues.Queue[float] = queues.Queue()
 
     def check() -> None:
         if tracker.error is not None or not tracker.progress.unsent:
-            moments.append(time.perf_counter())
-            ended.set()
+            moments.put(time.perf_counter())
 
     stop = tracker.listen(check)
     check()
-    in_time = ended.wait(_STUCK)
-    stop()
+    try:
+        moment = moments.get(timeout=_STUCK)
+    finally:
+        stop()
     if tracker.error is not None:
         raise tracker.error
-    if not in_time:
-        raise TimeoutError(f"{batch.progress()!r} after {_STUCK:g} s")
-    return moments[0]
+    return moment
 
 
-@contextmanager
-def home(folder: Path) -> Iterator[None]:
+def home(folder: Path) -> AbstractContextManager[Any]:
     """Use a home, and so an outbox, of its own inside the block."""
-    before = os.environ.get("CLOUDTASKS_NB_HOME", "")
-    os.environ["CLOUDTASKS_NB_HOME"] = str(folder)
-    try:
-        yield
-    finally:
-        os.environ["CLOUDTASKS_NB_HOME"] = before
+    return patch.dict("os.environ", CLOUDTASKS_NB_HOME=str(folder))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +75,8 @@ def _fan_out(emulator: Emulator, tasks: ct.Client, rows: pd.DataFrame) -> _Run:
     batch = queue.fan_out(rows, url=flights.URL, progress=False)
     planned, sending = time.perf_counter(), Cost(emulator)
     sent = until_sent(batch)
-    run = _Run(
-        batch=batch,
-        rows=len(rows),
-        planning=planned - start,
-        sending=sent - planned,
-        client_cpu=cost.cpu,
-        emulator_cpu=sending.emulator_cpu,
-    )
+    times = {"planning": planned - start, "sending": sent - planned}
+    run = _Run(batch=batch, rows=len(rows), **times, client_cpu=cost.cpu, emulator_cpu=sending.emulator_cpu)
     _check(tasks, "fan-out", len(rows))
     return run
 
@@ -162,51 +144,45 @@ def _compare_without_batch(bench: Bench) -> None:
         _report(bench, ours)
 
 
-FAN_OUT = Case(
-    name="fan-out",
-    title="Fan-out of 336,776 flights",
-    how=(
-        "`queue.fan_out(flights, url=…)`: 19 columns as JSON, about 310 bytes a row, outbox on, emulator on a folder, "
-        "queue paused; from the call to the last acknowledgement, which is written down by then. The other ways get "
-        "ready bodies, fewer rows and their own queues on the same emulator; only their rate counts. The bare loop "
-        "sends the same tasks from memory, 16 calls in flight, over `grpc.aio`."
-    ),
-    figures=figures(
-        """
-        x loop | fan-out, how many times as fast | x | ≥ 50 | loop of `client.create_task`
-        x async | fan-out, how many times as fast | x | ≥ 15 | `CloudTasksAsyncClient`, 64 in flight
-        x threads | fan-out, how many times as fast | x |  | `client.create_task` in 64 threads
-        share | sending from the outbox | % of its rows/s | ≥ 70 | serialized batch calls in a bare loop
-        seconds | fan-out, whole | s
-        rate | fan-out, whole | rows/s
-        planning | of that in the call: planned and safe in the outbox | s
-        sending | of that in the background: sent and acknowledged | s
-        client cpu | CPU of the process that fans out | µs a row
-        emulator cpu | CPU of the emulator | µs a row
-        emulator busy | CPU of the emulator while rows are sent | % of a core
-        bare | bare loop of serialized batch calls | rows/s
-        loop | loop of `client.create_task` | rows/s
-        threads | `client.create_task` in 64 threads | rows/s
-        async | `CloudTasksAsyncClient`, 64 in flight | rows/s
-        """
-    ),
-    run=_compare,
+FAN_OUT = case(
+    "fan-out",
+    "Fan-out of 336,776 flights",
+    _compare,
+    "`queue.fan_out(flights, url=…)`: 19 columns as JSON, about 310 bytes a row, outbox on, emulator on a folder, "
+    "queue paused; from the call to the last acknowledgement, which is written down by then. The other ways get "
+    "ready bodies, fewer rows and their own queues on the same emulator; only their rate counts. The bare loop "
+    "sends the same tasks from memory, 16 calls in flight, over `grpc.aio`.",
+    """
+    x loop | fan-out, how many times as fast | x | ≥ 50 | loop of `client.create_task`
+    x async | fan-out, how many times as fast | x | ≥ 15 | `CloudTasksAsyncClient`, 64 in flight
+    x threads | fan-out, how many times as fast | x |  | `client.create_task` in 64 threads
+    share | sending from the outbox | % of its rows/s | ≥ 70 | serialized batch calls in a bare loop
+    seconds | fan-out, whole | s
+    rate | fan-out, whole | rows/s
+    planning | of that in the call: planned and safe in the outbox | s
+    sending | of that in the background: sent and acknowledged | s
+    client cpu | CPU of the process that fans out | µs a row
+    emulator cpu | CPU of the emulator | µs a row
+    emulator busy | CPU of the emulator while rows are sent | % of a core
+    bare | bare loop of serialized batch calls | rows/s
+    loop | loop of `client.create_task` | rows/s
+    threads | `client.create_task` in 64 threads | rows/s
+    async | `CloudTasksAsyncClient`, 64 in flight | rows/s
+    """,
     seconds=300,
 )
 
-WITHOUT_BATCH = Case(
-    name="no-batch",
-    title="Fan-out without batch calls",
-    how="The same with an emulator that answers batch calls with UNIMPLEMENTED, as endpoints did before 2026.",
-    figures=figures(
-        """
-        x loop       | fan-out, how many times as fast  | x        | ≥ 4 | loop of `client.create_task`
-        rate         | fan-out, whole                   | rows/s
-        loop         | loop of `client.create_task`     | rows/s
-        client cpu   | CPU of the process that fans out | µs a row
-        emulator cpu | CPU of the emulator              | µs a row
-        """
-    ),
-    run=_compare_without_batch,
+WITHOUT_BATCH = case(
+    "no-batch",
+    "Fan-out without batch calls",
+    _compare_without_batch,
+    "The same with an emulator that answers batch calls with UNIMPLEMENTED, as endpoints did before 2026.",
+    """
+    x loop       | fan-out, how many times as fast  | x        | ≥ 4 | loop of `client.create_task`
+    rate         | fan-out, whole                   | rows/s
+    loop         | loop of `client.create_task`     | rows/s
+    client cpu   | CPU of the process that fans out | µs a row
+    emulator cpu | CPU of the emulator              | µs a row
+    """,
     full_seconds=900,
 )

@@ -1,16 +1,12 @@
 """Figures with their goals, how values are judged against them, and how a measurement reports values."""
 
-from __future__ import annotations
-
 import json
 import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TextIO
-
-__all__ = ["Bench", "Case", "Figure", "Result", "Size", "compare", "figures", "number", "spread"]
+from typing import Any, TextIO
 
 _WHOLE, _TENTHS = 100, 10  # from here on a number is written with no decimals, and with one
 
@@ -129,6 +125,11 @@ class Case:
     seconds: float = 180.0  #: time limit
     full_seconds: float | None = None  #: same, with `--full`
     alone: bool = False  #: measured only when it is named; its section of the table is kept by other runs
+
+
+def case(name: str, title: str, run: Callable[[Bench], None], how: str, table: str, **limits: Any) -> Case:
+    """Return a case whose figures are the lines of a table, as `figures` reads them."""
+    return Case(name=name, title=title, run=run, how=how, figures=figures(table), **limits)
 
 
 def number(value: float) -> str:

@@ -1,14 +1,10 @@
 """The data of the measurements: the flights that left New York in 2013, as a DataFrame and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import cycle, islice
 
 import orjson
 import pandas as pd
-
-__all__ = ["URL", "bodies", "frame"]
 
 #: URL of the tasks; their queues are paused, and nothing listens there.
 URL = "http://127.0.0.1:9/flights"

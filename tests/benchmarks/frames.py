@@ -1,7 +1,5 @@
 """The cost of listing into a DataFrame, and of the import."""
 
-from __future__ import annotations
-
 import gc
 import subprocess
 import sys
@@ -11,10 +9,8 @@ import pandas as pd
 from google.cloud import tasks_v2
 
 from tests.benchmarks import callers
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.servers import Cost, filled
-
-__all__ = ["IMPORT", "LISTING"]
 
 _TIMED = "import {}, time; start = time.perf_counter(); {}; print(1000 * (time.perf_counter() - start))"
 
@@ -48,20 +44,18 @@ def _cost(listing: Callable[[], pd.DataFrame], expected: int) -> tuple[float, fl
     return cpu, wall
 
 
-LISTING = Case(
-    name="listing",
-    title="Listing 100,000 tasks into a DataFrame",
-    how="`queue.tasks(limit=None)`, pages of 1,000 in BASIC view; CPU of the listing process, all its threads.",
-    figures=figures(
-        """
-        x          | CPU, how many times less    | x | ≥ 10 | `Task.to_dict` over `client.list_tasks`
-        ours       | CPU of `queue.tasks`        | s
-        theirs     | CPU of `Task.to_dict`       | s
-        our wall   | `queue.tasks` by the clock  | s
-        their wall | `Task.to_dict` by the clock | s
-        """
-    ),
-    run=_listing,
+LISTING = case(
+    "listing",
+    "Listing 100,000 tasks into a DataFrame",
+    _listing,
+    "`queue.tasks(limit=None)`, pages of 1,000 in BASIC view; CPU of the listing process, all its threads.",
+    """
+    x          | CPU, how many times less    | x | ≥ 10 | `Task.to_dict` over `client.list_tasks`
+    ours       | CPU of `queue.tasks`        | s
+    theirs     | CPU of `Task.to_dict`       | s
+    our wall   | `queue.tasks` by the clock  | s
+    their wall | `Task.to_dict` by the clock | s
+    """,
 )
 
 
@@ -80,17 +74,15 @@ def _milliseconds(statement: str, loaded: str = "pandas") -> float:
     return float(done.stdout)
 
 
-IMPORT = Case(
-    name="import",
-    title="Import",
-    how="Each in a fresh interpreter that has imported pandas; that of the deployed handler has not.",
-    figures=figures(
-        """
-        ours | `import cloudtasks_nb` | ms | ≤ 150 | `import google.cloud.tasks_v2`
-        first | the same and the first `cloudtasks_nb.connect`, which loads the rest | ms
-        google | `import google.cloud.tasks_v2` | ms
-        handler | `from cloudtasks_nb.handlers import app`, as in a deployed handler | ms | ≤ 300
-        """
-    ),
-    run=_import,
+IMPORT = case(
+    "import",
+    "Import",
+    _import,
+    "Each in a fresh interpreter that has imported pandas; that of the deployed handler has not.",
+    """
+    ours | `import cloudtasks_nb` | ms | ≤ 150 | `import google.cloud.tasks_v2`
+    first | the same and the first `cloudtasks_nb.connect`, which loads the rest | ms
+    google | `import google.cloud.tasks_v2` | ms
+    handler | `from cloudtasks_nb.handlers import app`, as in a deployed handler | ms | ≤ 300
+    """,
 )

@@ -1,7 +1,5 @@
 """Facts about the machine, and the CPU and memory of processes. Linux only: everything is read from /proc."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform
@@ -10,22 +8,9 @@ import statistics
 import time
 from pathlib import Path
 
-__all__ = ["busy_share", "cpu_seconds", "facts", "peak_mb", "resident_mb"]
-
 _PACKAGES = (
-    "cloudtasks-nb",
-    "google-cloud-tasks",
-    "google-api-core",
-    "grpcio",
-    "protobuf",
-    "proto-plus",
-    "pandas",
-    "numpy",
-    "pyarrow",
-    "orjson",
-    "aiohttp",
-    "ipywidgets",
-    "anywidget",
+    *("cloudtasks-nb", "google-cloud-tasks", "google-api-core", "grpcio", "protobuf", "proto-plus", "pandas", "numpy"),
+    *("pyarrow", "orjson", "aiohttp", "ipywidgets", "anywidget"),
 )
 _UTIME = 11  # place of utime in /proc/PID/stat behind the command's name; stime follows
 _IDLE = 3  # place of idle and iowait in the first line of /proc/stat

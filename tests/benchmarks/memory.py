@@ -1,7 +1,5 @@
 """The memory of a fan-out from an iterator: the same for a hundred thousand rows and for millions."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -13,11 +11,9 @@ import pandas as pd
 
 from tests.benchmarks import flights
 from tests.benchmarks.fan_out import until_sent
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.machine import peak_mb
 from tests.benchmarks.servers import Emulator, client
-
-__all__ = ["MEMORY", "main"]
 
 _CHUNK = 10_000  # rows of a DataFrame that the iterator gives
 _MILLION = 1_000_000
@@ -64,23 +60,19 @@ def _frames(chunk: pd.DataFrame, rows: int) -> Iterator[pd.DataFrame]:
         yield part.assign(n=range(first, first + len(part)))
 
 
-MEMORY = Case(
-    name="memory",
-    title="Memory of a fan-out from an iterator",
-    how=(
-        f"`queue.fan_out(frames, url=…)` with an iterator of DataFrames of {_CHUNK:,} rows, in a process of its own, "
-        "until the last acknowledgement of a temporary emulator; the peak of resident memory (`VmHWM`)."
-    ),
-    figures=figures(
-        """
-        more            | peak with many rows less that with few                 | MB | ≤ 50
-        few             | peak with few rows, interpreter and libraries included | MB
-        many            | peak with many rows                                    | MB
-        10,000,000 more | same with 10,000,000 rows                              | MB | ≤ 50 |  | --full
-        10,000,000      | peak with 10,000,000 rows                              | MB |      |  | --full
-        """
-    ),
-    run=_measure,
+MEMORY = case(
+    "memory",
+    "Memory of a fan-out from an iterator",
+    _measure,
+    f"`queue.fan_out(frames, url=…)` with an iterator of DataFrames of {_CHUNK:,} rows, in a process of its own, "
+    "until the last acknowledgement of a temporary emulator; the peak of resident memory (`VmHWM`).",
+    """
+    more            | peak with many rows less that with few                 | MB | ≤ 50
+    few             | peak with few rows, interpreter and libraries included | MB
+    many            | peak with many rows                                    | MB
+    10,000,000 more | same with 10,000,000 rows                              | MB | ≤ 50 |  | --full
+    10,000,000      | peak with 10,000,000 rows                              | MB |      |  | --full
+    """,
     seconds=300,
     full_seconds=2400,
 )

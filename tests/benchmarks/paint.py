@@ -1,17 +1,13 @@
 """The time until a panel is painted, in a real JupyterLab and a real browser."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.servers import LOCATION, filled
 from tests.browser.lab import SETTINGS, Server, launch, window
-
-__all__ = ["PAINT"]
 
 #: Makes `window.painted`: milliseconds from the event of this name until the browser has painted a match.
 _WATCH = """([event, selector]) => {
@@ -69,19 +65,15 @@ def _browser() -> Iterator[Browser]:
         browser.close()
 
 
-PAINT = Case(
-    name="paint",
-    title="Panel: until it is seen",
-    how=(
-        "A queue with 100,000 tasks; a fresh kernel in JupyterLab has connected, and the cell `tasks.panel()` is run "
-        "in Chromium: from the key that runs it until the row of the queue is painted, loading the widget libraries "
-        "included. Then from a click on the tab Tasks until its first rows are painted."
-    ),
-    figures=figures(
-        """
-        panel | from running the cell to the painted queue | ms | ≤ 1,000
-        tasks | from the click to the first painted tasks  | ms | ≤ 1,000
-        """
-    ),
-    run=_paints,
+PAINT = case(
+    "paint",
+    "Panel: until it is seen",
+    _paints,
+    "A queue with 100,000 tasks; a fresh kernel in JupyterLab has connected, and the cell `tasks.panel()` is run "
+    "in Chromium: from the key that runs it until the row of the queue is painted, loading the widget libraries "
+    "included. Then from a click on the tab Tasks until its first rows are painted.",
+    """
+    panel | from running the cell to the painted queue | ms | ≤ 1,000
+    tasks | from the click to the first painted tasks  | ms | ≤ 1,000
+    """,
 )

@@ -1,11 +1,10 @@
 """The time that panels take with many tasks and rows: an update, a summary, and the steps of a cancel."""
 
-from __future__ import annotations
-
 import statistics
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,12 +20,10 @@ from cloudtasks_nb.panels.run_summary import RunSummary
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.watch import Pending, Snapshot
 from tests.benchmarks.fan_out import home
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.flights import URL
 from tests.benchmarks.servers import connected, filled
 from tests.log_entry import log_entry
-
-__all__ = ["PANEL", "RUN"]
 
 _DONE = 500  # tasks that an update reports as done: what a queue dispatches in a second at most
 
@@ -81,41 +78,33 @@ def _tick(bench: Bench, tasks: ct.Client, panel: TasksPanel) -> float:
 def _apply(panel: TasksPanel, snapshot: Snapshot, found: Mapping[str, Pending | None]) -> None:
     panel.apply(snapshot)
     # Every task has been tried since, so that the whole page changes.
-    tried = {
-        task: Pending(state="retrying", attempts=one.attempts + 1, schedule_time=now_micros(), **_FAILED)
-        for task, one in found.items()
-        if one is not None
-    }
+    there = {task: one for task, one in found.items() if one is not None}
+    failed = partial(Pending, state="retrying", last_status="INTERNAL", last_message=_FAILED)
+    tried = {task: failed(attempts=one.attempts + 1, schedule_time=now_micros()) for task, one in there.items()}
     panel.apply_lookup(tried)
 
 
-_FAILED: dict[str, Any] = {"last_status": "INTERNAL", "last_message": "INTERNAL(13): HTTP status code 500"}
+_FAILED = "INTERNAL(13): HTTP status code 500"
 
 
 def _snapshot(queue: QueueName, values: Mapping[str, Any], done: Sequence[str]) -> Snapshot:
     now = now_micros()
-    entries = tuple(
-        log_entry(task, now, insert_id=f"{now}-{number}", queue=queue.queue, url=URL)
-        for number, task in enumerate(done)
-    )
+    entry = partial(log_entry, at=now, queue=queue.queue, url=URL)
+    entries = tuple(entry(task, insert_id=f"{now}-{number}") for number, task in enumerate(done))
     return Snapshot(queue=queue, at=now, values=values, entries=entries, log_until=now)
 
 
-PANEL = Case(
-    name="panel",
-    title="Panel: a tick with 100,000 tasks",
-    how=(
-        f"A tasks panel that has loaded all tasks of its queue hears that {_DONE} of them are done, and how the 50 "
-        "on its page are now, which all have changed; from there until the widgets have their new state, without the "
-        "browser. The median of 20 ticks a round."
-    ),
-    figures=figures(
-        """
-        plain  | in the order in which tasks were loaded | ms | ≤ 50
-        sorted | sorted by time, filtered by a text      | ms | ≤ 50
-        """
-    ),
-    run=_ticks,
+PANEL = case(
+    "panel",
+    "Panel: a tick with 100,000 tasks",
+    _ticks,
+    f"A tasks panel that has loaded all tasks of its queue hears that {_DONE} of them are done, and how the 50 "
+    "on its page are now, which all have changed; from there until the widgets have their new state, without the "
+    "browser. The median of 20 ticks a round.",
+    """
+    plain  | in the order in which tasks were loaded | ms | ≤ 50
+    sorted | sorted by time, filtered by a text      | ms | ≤ 50
+    """,
 )
 
 
@@ -162,13 +151,8 @@ def _summary(batch: ct.Batch) -> float:
     times: list[dict[str, Any]] = [
         {"last_attempt_time": start + 5_000 * n, "duration": 20_000 + n % 977 * 1_000} for n in range(len(refs))
     ]
-    outbox.outcomes.record(
-        batch.id,
-        (
-            Outcome(ref=ref, attempt=1, state=State.SUCCEEDED, attempts=1, last_status=0, **at)
-            for ref, at in zip(refs, times, strict=True)
-        ),
-    )
+    succeeded = partial(Outcome, attempt=1, state=State.SUCCEEDED, attempts=1, last_status=0)
+    outbox.outcomes.record(batch.id, (succeeded(ref=ref, **at) for ref, at in zip(refs, times, strict=True)))
     shown, view = RunSummary(), batch_view(batch)
     began = time.perf_counter()
     shown.draw(view, batch.progress())
@@ -179,19 +163,15 @@ def _summary(batch: ct.Batch) -> float:
     return 1000 * taken
 
 
-RUN = Case(
-    name="run",
-    title="Panel: the run of a batch with 100,000 rows",
-    how=(
-        "A batch is cancelled when half of its rows are in the queue: the longest time between two changes of what is "
-        "shown as done, until all rows are cancelled. Then all rows have ended: the time in which the summary of the "
-        "run is read, and its charts are drawn for the first time, without the browser."
-    ),
-    figures=figures(
-        """
-        cancel  | longest pause between two steps of a cancel | s  | ≤ 1
-        summary | the summary of the run                      | ms | ≤ 200
-        """
-    ),
-    run=_run,
+RUN = case(
+    "run",
+    "Panel: the run of a batch with 100,000 rows",
+    _run,
+    "A batch is cancelled when half of its rows are in the queue: the longest time between two changes of what is "
+    "shown as done, until all rows are cancelled. Then all rows have ended: the time in which the summary of the "
+    "run is read, and its charts are drawn for the first time, without the browser.",
+    """
+    cancel  | longest pause between two steps of a cancel | s  | ≤ 1
+    summary | the summary of the run                      | ms | ≤ 200
+    """,
 )

@@ -13,8 +13,6 @@ end with it. It writes to a temporary folder, which is removed: set TMPDIR to ch
 on a quiet machine: the table says how busy it was before. Linux only.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json
@@ -47,28 +45,9 @@ from tests.benchmarks.sweep import STORED, SWEEP
 from tests.benchmarks.table import document, section, section_of, verdict, with_section
 from tests.benchmarks.waiting import WAIT
 
-__all__ = ["main"]
-
 CASES = (
-    FAN_OUT,
-    WITHOUT_BATCH,
-    LISTING,
-    BATCH_CREATE,
-    CREATE,
-    DISPATCH,
-    DELAY,
-    WAIT,
-    SWEEP,
-    STORED,
-    PENDING,
-    MEMORY,
-    STORE,
-    PANEL,
-    RUN,
-    PAINT,
-    IMPORT,
-    START,
-    SOAK,
+    *(FAN_OUT, WITHOUT_BATCH, LISTING, BATCH_CREATE, CREATE, DISPATCH, DELAY, WAIT, SWEEP, STORED, PENDING, MEMORY),
+    *(STORE, PANEL, RUN, PAINT, IMPORT, START, SOAK),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 ROOT = Path(__file__).parents[2]
@@ -95,13 +74,8 @@ QUICK = Size(
 FULL = Size(without_batch=None, streamed=(100_000, 1_000_000, 10_000_000), results=(100_000, 1_000_000))
 
 #: Variables that choose an endpoint, a project or a home; the measurements must not use the caller's.
-_PERSONAL = (
-    "CLOUD_TASKS_EMULATOR_HOST",
-    "CLOUDTASKS_NB_LOCATION",
-    "CLOUDTASKS_NB_HOME",
-    "CLOUDTASKS_NB_STORE",
-    "GOOGLE_CLOUD_PROJECT",
-)
+_PERSONAL = {"CLOUD_TASKS_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT"}
+_PERSONAL |= {f"CLOUDTASKS_NB_{name}" for name in ("LOCATION", "HOME", "STORE")}
 
 _SHOWN_FACTS = ("cores", "CPU", "memory", "file system", "Python", "load before", "measured")
 _SHOWN = 4_000  # characters of the standard error of a failed case

@@ -1,33 +1,26 @@
 """Emulators and targets for the measurements, each in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.parse
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import cloudtasks_nb as ct
+from tests import processes
 from tests.benchmarks import callers, flights
 from tests.benchmarks.machine import cpu_seconds, resident_mb
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["LOCATION", "Cost", "Emulator", "Target", "client", "connected", "filled"]
 
 #: Where the queues are.
 LOCATION = "projects/bench/locations/us-central1"
 
 _READY = 60.0  # seconds for a start
-_END = 10.0  # seconds for a graceful stop
 
 
 class _Child:
@@ -39,11 +32,10 @@ class _Child:
             [sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
         self.pid = self.process.pid
-        try:
-            self.ready = self._ready()
-        except BaseException:
+        self.ready = processes.ready_line(self.process, _READY)
+        if not self.ready:
             self.end()
-            raise
+            raise RuntimeError(f"{self.process.args!r} did not get ready")
         self.ready_after = time.perf_counter() - start  #: seconds, from the start of the interpreter
 
     def __enter__(self) -> Self:
@@ -53,24 +45,8 @@ class _Child:
         self.end()
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End the process, by force if it does not end in time."""
-        with self.process:
-            self.process.send_signal(how)
-            try:
-                self.process.wait(_END)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-
-    def _ready(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        timer = threading.Timer(_READY, self.process.kill)
-        timer.daemon = True
-        timer.start()
-        line = self.process.stdout.readline()
-        timer.cancel()
-        if not line:
-            raise RuntimeError(f"{self.process.args!r} did not get ready")
-        return dict(json.loads(line))
+        """End the process."""
+        processes.end(self.process, how)
 
 
 class Emulator(_Child):

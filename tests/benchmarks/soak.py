@@ -3,8 +3,6 @@
 The client, the target and the reader run in one process, the emulator in its own.
 """
 
-from __future__ import annotations
-
 import asyncio
 import datetime as dt
 import itertools
@@ -23,6 +21,7 @@ from typing import Any
 import grpc.aio
 import numpy as np
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcAsyncIOTransport
 
@@ -32,11 +31,9 @@ from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.machine import resident_mb
 from tests.benchmarks.servers import LOCATION, Emulator
-
-__all__ = ["RATE", "SOAK", "Soak", "Verdict"]
 
 # Tasks that are created in each second, 150 together.
 _NOW, _LATER, _RETRIED, _FAILING, _BATCH, _DELETED = 70, 20, 20, 5, 30, 5
@@ -124,14 +121,8 @@ class _Target:
         """Listen, and yield the URL."""
         app = web.Application()
         app.router.add_post("/{number}", self.answer)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
-            host, port = runner.addresses[0][:2]
-            yield f"http://{host}:{port}"
-        finally:
-            await runner.cleanup()
+        async with TestServer(app, backlog=1024) as server:
+            yield str(server.make_url("")).rstrip("/")
 
 
 class _Reader:
@@ -338,42 +329,38 @@ def _measure(bench: Bench) -> None:
     )
 
 
-SOAK = Case(
-    name="soak",
-    title="Soak",
-    how=(
-        f"By `make soak`: {RATE} tasks a second on one emulator on a folder, every attempt logged. Each second {_NOW} "
-        f"tasks are due at once, {_LATER} up to {_LATEST:g} s later, {_RETRIED} fail one to {_MOST_TRIES - 1} times "
-        f"before they succeed, {_FAILING} fail {_MOST_TRIES} times and are given up, {_BATCH} come in a batch call, "
-        f"and {_DELETED} are deleted before they are due. A reader reads statistics, log and a page of tasks a second, "
-        "as a panel does. Sizes are medians of a twentieth of the time before the half and the end."
-    ),
-    figures=figures(
-        """
-        memory growth | memory at the end | % of that at the half  | 95 to 105
-        folder growth | files at the end  | % of those at the half | 95 to 105
-        exact         | tasks delivered exactly as often as they had to be | % | ≥ 100
-        logged        | attempts that the reader found in the log          | % | ≥ 100
-        lost          | tasks delivered less often than they had to be     | tasks
-        repeated      | tasks delivered more often than they had to be     | tasks
-        deliveries    | attempts that arrived                   | attempts
-        rate          | tasks created                           | tasks/s
-        memory half   | memory at the half                      | MB
-        memory end    | memory at the end                       | MB
-        folder half   | all files at the half                   | MB
-        folder end    | all files at the end                    | MB
-        database half | database, the log included, at the half | MB
-        database end  | database, the log included, at the end  | MB
-        wal half      | write-ahead log at the half             | MB
-        wal end       | write-ahead log at the end              | MB
-        wal peak      | write-ahead log, its peak               | MB
-        call 50       | CreateTask, median                      | ms
-        call 99       | CreateTask, 99th percentile             | ms
-        delay 50      | from the due time to the arrival, median          | ms
-        delay 99      | from the due time to the arrival, 99th percentile | ms
-        """
-    ),
-    run=_measure,
+SOAK = case(
+    "soak",
+    "Soak",
+    _measure,
+    f"By `make soak`: {RATE} tasks a second on one emulator on a folder, every attempt logged. Each second {_NOW} "
+    f"tasks are due at once, {_LATER} up to {_LATEST:g} s later, {_RETRIED} fail one to {_MOST_TRIES - 1} times "
+    f"before they succeed, {_FAILING} fail {_MOST_TRIES} times and are given up, {_BATCH} come in a batch call, "
+    f"and {_DELETED} are deleted before they are due. A reader reads statistics, log and a page of tasks a second, "
+    "as a panel does. Sizes are medians of a twentieth of the time before the half and the end.",
+    """
+    memory growth | memory at the end | % of that at the half  | 95 to 105
+    folder growth | files at the end  | % of those at the half | 95 to 105
+    exact         | tasks delivered exactly as often as they had to be | % | ≥ 100
+    logged        | attempts that the reader found in the log          | % | ≥ 100
+    lost          | tasks delivered less often than they had to be     | tasks
+    repeated      | tasks delivered more often than they had to be     | tasks
+    deliveries    | attempts that arrived                   | attempts
+    rate          | tasks created                           | tasks/s
+    memory half   | memory at the half                      | MB
+    memory end    | memory at the end                       | MB
+    folder half   | all files at the half                   | MB
+    folder end    | all files at the end                    | MB
+    database half | database, the log included, at the half | MB
+    database end  | database, the log included, at the end  | MB
+    wal half      | write-ahead log at the half             | MB
+    wal end       | write-ahead log at the end              | MB
+    wal peak      | write-ahead log, its peak               | MB
+    call 50       | CreateTask, median                      | ms
+    call 99       | CreateTask, 99th percentile             | ms
+    delay 50      | from the due time to the arrival, median          | ms
+    delay 99      | from the due time to the arrival, 99th percentile | ms
+    """,
     seconds=900,
     alone=True,
 )

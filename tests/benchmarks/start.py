@@ -1,17 +1,13 @@
 """How long `ct.local()` takes until the emulator is ready."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time
 from unittest.mock import patch
 
 import cloudtasks_nb as ct
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.machine import cpu_seconds
-
-__all__ = ["START"]
 
 _FIRST = "import cloudtasks_nb as ct, time; start = time.perf_counter(); ct.local(); print(time.perf_counter() - start)"
 _GOOGLES = "import google.cloud.logging_v2.types, google.cloud.tasks_v2.types, google.cloud.tasks_v2beta3.types\n"
@@ -39,18 +35,16 @@ def _ready_after() -> tuple[float, float]:
         return time.perf_counter() - start, cpu_seconds(vars(tasks)["_lease"].pid)
 
 
-START = Case(
-    name="start",
-    title="Start of the embedded emulator",
-    how="`ct.local()` until it returns. The other emulator imports the messages from Google's packages, too.",
-    figures=figures(
-        """
-        share  | `ct.local()`, of the time | % | ≤ 60 | an emulator with google-cloud-tasks and google-cloud-logging
-        cpu share | CPU of the emulator until it is ready, of that | % | ≤ 60 | the same
-        ours   | `ct.local()` | ms
-        theirs | the same with Google's packages in the emulator | ms
-        first  | the first `ct.local()` after `import cloudtasks_nb`, which loads the toolkit meanwhile | ms
-        """
-    ),
-    run=_start,
+START = case(
+    "start",
+    "Start of the embedded emulator",
+    _start,
+    "`ct.local()` until it returns. The other emulator imports the messages from Google's packages, too.",
+    """
+    share  | `ct.local()`, of the time | % | ≤ 60 | an emulator with google-cloud-tasks and google-cloud-logging
+    cpu share | CPU of the emulator until it is ready, of that | % | ≤ 60 | the same
+    ours   | `ct.local()` | ms
+    theirs | the same with Google's packages in the emulator | ms
+    first  | the first `ct.local()` after `import cloudtasks_nb`, which loads the toolkit meanwhile | ms
+    """,
 )

@@ -1,7 +1,5 @@
 """Results of tasks in a folder: how fast they are written and read, and the memory of reading a million of them."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import subprocess
@@ -9,14 +7,13 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from cloudtasks_nb.store.results import StoredResult, read_results, write_result
 from cloudtasks_nb.store.store import Store
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.machine import peak_mb
-
-__all__ = ["STORE", "main"]
 
 _RATED = 20_000  # results that are written and read to measure a rate
 _PAGE = 1000
@@ -48,19 +45,12 @@ def _task(batch: str, number: int) -> str:
 def _write(store: Store, batch: str, count: int, *, workers: int) -> float:
     """Write results as handlers do, and return the seconds."""
     started = dt.datetime.now(dt.UTC)
+    succeeded = partial(StoredResult, attempt=1, status=200, started=started, duration=0.1, error=None)
 
     def write(numbers: Sequence[int]) -> None:
         for number in numbers:
-            result = StoredResult(
-                task=_task(batch, number),
-                attempt=1,
-                status=200,
-                started=started,
-                duration=0.1,
-                result={"day": "2013-01-01", "rows": number, "delay": 0.5},
-                error=None,
-            )
-            write_result(store, result)
+            value = {"day": "2013-01-01", "rows": number, "delay": 0.5}
+            write_result(store, succeeded(task=_task(batch, number), result=value))
 
     begun = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
@@ -93,24 +83,20 @@ def main() -> None:
     sys.stdout.write(json.dumps([peak_mb(), seconds]) + "\n")
 
 
-STORE = Case(
-    name="store",
-    title="Results in a folder",
-    how=(
-        f"Results of about 200 bytes: {_RATED:,} are written as handlers do and read by the ids of their tasks; then "
-        "many are read page by page in a process of its own, with the peak of its resident memory (`VmHWM`)."
-    ),
-    figures=figures(
-        f"""
-        write            | written by one thread                                    | results/s | ≥ 2,000
-        write in threads | written by {_WORKERS} threads                             | results/s
-        read             | read by the ids of tasks                                 | results/s | ≥ 2,000
-        pages            | many, read page by page                                  | results/s
-        few              | peak with few results, interpreter and libraries included | MB
-        more             | peak with many results less that with few                | MB        | ≤ 20
-        """
-    ),
-    run=_measure,
+STORE = case(
+    "store",
+    "Results in a folder",
+    _measure,
+    f"Results of about 200 bytes: {_RATED:,} are written as handlers do and read by the ids of their tasks; then "
+    "many are read page by page in a process of its own, with the peak of its resident memory (`VmHWM`).",
+    f"""
+    write            | written by one thread                                    | results/s | ≥ 2,000
+    write in threads | written by {_WORKERS} threads                             | results/s
+    read             | read by the ids of tasks                                 | results/s | ≥ 2,000
+    pages            | many, read page by page                                  | results/s
+    few              | peak with few results, interpreter and libraries included | MB
+    more             | peak with many results less that with few                | MB        | ≤ 20
+    """,
     seconds=900,
 )
 

@@ -1,7 +1,5 @@
 """A sweep of a function over many rows, against joblib, and the results of a large batch."""
 
-from __future__ import annotations
-
 import datetime as dt
 import gc
 import os
@@ -15,12 +13,10 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 from tests.benchmarks.fan_out import home, until_sent
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.flights import URL
 from tests.benchmarks.machine import resident_mb
 from tests.benchmarks.servers import Cost, connected
-
-__all__ = ["STORED", "SWEEP"]
 
 _WORKERS = 16
 _RATE = 500  # dispatches a second
@@ -76,27 +72,23 @@ def _joblib(function: Callable[[int], dict[str, int]], rows: pd.DataFrame) -> fl
     return time.perf_counter() - start
 
 
-SWEEP = Case(
-    name="sweep",
-    title="A sweep of 2,000 rows on 16 workers",
-    how=(
-        f"`queue.fan_out(rows, url=handler).wait()` and `batch.results()` with a function that sleeps {1000 * _WORK:g} "
-        "ms, dispatched at 500 a second, 32 at a time, so that each of the 16 workers finds a next request; handler in "
-        "the same process, emulator and store in folders; "
-        '`joblib.Parallel(16, prefer="threads")` and a join of its results in the same run. Then the same with a '
-        "function that does nothing, where the rate of the queue allows no less than 2 ms a task."
-    ),
-    figures=figures(
-        """
-        x | more time than joblib | % | ≤ 15 | joblib, 16 threads
-        ours | from the call of `fan_out` to the frame of `results()` | s
-        reading | of that `results()` | s
-        joblib | joblib, 16 threads | s
-        noop | a task that does nothing | ms a task | | joblib, 16 threads
-        noop joblib | the same with joblib | ms a task
-        """
-    ),
-    run=_sweep,
+SWEEP = case(
+    "sweep",
+    "A sweep of 2,000 rows on 16 workers",
+    _sweep,
+    f"`queue.fan_out(rows, url=handler).wait()` and `batch.results()` with a function that sleeps {1000 * _WORK:g} "
+    "ms, dispatched at 500 a second, 32 at a time, so that each of the 16 workers finds a next request; handler in "
+    "the same process, emulator and store in folders; "
+    '`joblib.Parallel(16, prefer="threads")` and a join of its results in the same run. Then the same with a '
+    "function that does nothing, where the rate of the queue allows no less than 2 ms a task.",
+    """
+    x | more time than joblib | % | ≤ 15 | joblib, 16 threads
+    ours | from the call of `fan_out` to the frame of `results()` | s
+    reading | of that `results()` | s
+    joblib | joblib, 16 threads | s
+    noop | a task that does nothing | ms a task | | joblib, 16 threads
+    noop joblib | the same with joblib | ms a task
+    """,
 )
 
 
@@ -132,10 +124,8 @@ def _store(batch: ct.Batch, folder: os.PathLike[str]) -> None:
     store, started = Store(folder), dt.datetime.now(dt.UTC)
     for number, task in enumerate(batch.tasks()["task"]):
         value = {"y": number / 2, "label": f"row {number}"}
-        write_result(
-            store,
-            StoredResult(task=task, attempt=1, status=200, started=started, duration=0.1, result=value, error=None),
-        )
+        done = StoredResult(task=task, attempt=1, status=200, started=started, duration=0.1, result=value, error=None)
+        write_result(store, done)
 
 
 def _paged(batch: ct.Batch, size: int) -> float:
@@ -150,23 +140,19 @@ def _paged(batch: ct.Batch, size: int) -> float:
     return most - before
 
 
-STORED = Case(
-    name="results",
-    title="`batch.results()` of 100,000 rows",
-    how=(
-        "Two columns of input, two fields a result, stored in a folder by the function that handlers use; read by the "
-        f"process that sent the batch. Page by page: `batch.results(page={_PAGE:,})`, the growth of resident memory."
-    ),
-    figures=figures(
-        """
-        results | `batch.results()` | s
-        tasks | `batch.tasks()`, the same rows without results | s
-        cpu | CPU of `batch.results()`, all threads | s
-        puts | results stored by one thread | results/s
-        paged | growth of memory, page by page | MB | ≤ 150
-        large paged | the same with 1,000,000 rows | MB | ≤ 150 | | --full
-        """
-    ),
-    run=_results,
+STORED = case(
+    "results",
+    "`batch.results()` of 100,000 rows",
+    _results,
+    "Two columns of input, two fields a result, stored in a folder by the function that handlers use; read by the "
+    f"process that sent the batch. Page by page: `batch.results(page={_PAGE:,})`, the growth of resident memory.",
+    """
+    results | `batch.results()` | s
+    tasks | `batch.tasks()`, the same rows without results | s
+    cpu | CPU of `batch.results()`, all threads | s
+    puts | results stored by one thread | results/s
+    paged | growth of memory, page by page | MB | ≤ 150
+    large paged | the same with 1,000,000 rows | MB | ≤ 150 | | --full
+    """,
     full_seconds=1800,
 )

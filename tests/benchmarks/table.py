@@ -1,13 +1,9 @@
 """The figures as a Markdown document. Pure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from tests.benchmarks.figures import Case, Figure, Result, compare, spread
-
-__all__ = ["document", "section", "section_of", "verdict", "with_section"]
 
 _HEAD = """# Figures
 
@@ -67,10 +63,7 @@ def verdict(figure: Figure, result: Result) -> tuple[str, str]:
 def section(case: Case, result: Result) -> str:
     """Return the figures of a case as Markdown."""
     lines = [
-        f"## {case.title}",
-        "",
-        case.how,
-        "",
+        *(f"## {case.title}", "", case.how, ""),
         _line("what", "against", "goal", "measured", ""),
         _line(*["---"] * 5),
         *(_line(one.what, one.against, one.goal, *verdict(one, result)) for one in case.figures),

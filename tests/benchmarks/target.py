@@ -1,7 +1,5 @@
 """A target for tasks, as a program: it answers 200 at once, and reports when each request arrived."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys
@@ -9,8 +7,6 @@ import time
 from collections import defaultdict
 
 from aiohttp import web
-
-__all__ = ["main"]
 
 
 class _Arrivals:

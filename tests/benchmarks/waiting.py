@@ -1,7 +1,5 @@
 """How soon `wait()` returns after the last task of a batch was answered."""
 
-from __future__ import annotations
-
 import statistics
 import time
 
@@ -9,10 +7,8 @@ import pandas as pd
 
 import cloudtasks_nb as ct
 from tests.benchmarks.fan_out import home
-from tests.benchmarks.figures import Bench, Case, figures
+from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.servers import Target, connected
-
-__all__ = ["WAIT"]
 
 _RATE = 500  # dispatches a second
 _SECOND = 1_000_000_000
@@ -37,19 +33,15 @@ def _delay(target: Target, queue: ct.Queue, rows: pd.DataFrame, name: str) -> fl
     return (returned - max(target.arrivals()[f"/{name}"])) / _SECOND
 
 
-WAIT = Case(
-    name="wait",
-    title="From the last answer to the end of `wait()`",
-    how=(
-        "`queue.fan_out(…).wait()`: 2,000 rows whose target does nothing, dispatched at 500 a second, 20 times; "
-        "emulator on a folder, the target in its own process, which answers each request as it arrives."
-    ),
-    figures=figures(
-        """
-        median | median | s | ≤ 0.3
-        worst  | worst  | s | ≤ 1
-        """
-    ),
-    run=_wait,
+WAIT = case(
+    "wait",
+    "From the last answer to the end of `wait()`",
+    _wait,
+    "`queue.fan_out(…).wait()`: 2,000 rows whose target does nothing, dispatched at 500 a second, 20 times; "
+    "emulator on a folder, the target in its own process, which answers each request as it arrives.",
+    """
+    median | median | s | ≤ 0.3
+    worst  | worst  | s | ≤ 1
+    """,
     seconds=300,
 )

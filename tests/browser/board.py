@@ -1,13 +1,9 @@
 """The dashboard in a browser: locators and waits that tests use in place of selectors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
-
-__all__ = ["CONTRAST", "EVIL", "PANEL", "Board", "violations"]
 
 #: Markup in data; where it ever becomes an element, the page logs an error, which fails the test.
 EVIL = "<img src=x onerror=console.error(1)>"

@@ -12,16 +12,12 @@ handled in another thread of the kernel than `book.python`, before or after it. 
 logged no error and must have asked nobody but this machine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.browser.lab import DARK, NOTEBOOK_7_ERRORS, PATIENCE, SETTINGS, Notebook, Server, Watch, launch, window
-
-__all__: list[str] = []
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """The emulator's console in a browser: what its tests share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +9,6 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.browser.board import violations
 from tests.integration.conftest import LOCATION, Emulator
-
-__all__ = ["OTHER", "QUEUE", "assert_headings", "check_console", "create", "open_console", "rows"]
 
 QUEUE = f"{LOCATION}/queues/reports"
 OTHER = "projects/shop/locations/europe-west1/queues/reports"

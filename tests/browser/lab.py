@@ -23,8 +23,6 @@ from typing import Any, Self
 
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright
 
-__all__ = ["DARK", "NOTEBOOK_7_ERRORS", "PATIENCE", "SETTINGS", "Notebook", "Server", "Watch", "launch", "window"]
-
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 PATIENCE = 90  # seconds; only a machine that does nothing else is quick

@@ -4,8 +4,6 @@ Those of the documents are stored with the notebooks, the others in ``build/scre
 asserts instead.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +13,6 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.board import Board
-
-__all__: list[str] = []
 
 IMAGES = Path(__file__).parents[2] / "notebooks" / "images"
 #: The pictures that documents show; the others are written to be looked at only.

@@ -1,7 +1,5 @@
 """The emulator's console in a browser: what it hides, what it changes, and when it asks; a journey is in the smoke."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Iterator
@@ -13,8 +11,6 @@ from tests.browser.console import OTHER, QUEUE, check_console, open_console, row
 from tests.browser.lab import PATIENCE, Watch
 from tests.integration.conftest import Answer, Emulator, Target
 from tests.unit.display.test_secrets import HEADERS, HEADERS_SHOWN, NAMES, PLAIN, TEXTS
-
-__all__: list[str] = []
 
 
 @pytest.fixture

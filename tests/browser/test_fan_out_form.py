@@ -1,7 +1,5 @@
 """The form of a fan-out with many columns, a large file and all its options, by mouse and keyboard."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +8,6 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.board import EVIL, PANEL, Board
-
-__all__: list[str] = []
 
 #: A function, a frame of 60 columns, and a batch whose URL has a secret.
 SETUP = """

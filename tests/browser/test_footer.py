@@ -1,7 +1,5 @@
 """What a panel and the browser's tab tell: an exception, a kernel that is silent or gone, the end of a batch."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -11,8 +9,6 @@ from typing import Any
 from playwright.sync_api import BrowserContext, expect
 
 from tests.browser.board import EVIL, Board
-
-__all__: list[str] = []
 
 #: A batch of ten rows that waits; one of them will fail.
 SETUP = """

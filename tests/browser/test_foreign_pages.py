@@ -1,7 +1,5 @@
 """A page of another site, in a real browser, tries to drive an emulator on the browser's machine."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

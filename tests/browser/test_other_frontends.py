@@ -1,7 +1,5 @@
 """The dashboard where JupyterLab is not: in Notebook 7, and under Voilà."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +9,6 @@ from playwright.sync_api import Page, expect
 from tests.browser.board import PANEL, Board
 from tests.browser.lab import Server, Watch
 from tests.browser.test_smoke import ALL_SENT, DEAD, SETUP, WAITING
-
-__all__: list[str] = []
 
 #: A batch that has ended: two of its rows failed.
 ENDED = "_ = batch.wait(); queue.pause()"

@@ -1,7 +1,5 @@
 """Rows are shown by what people know of them, and times in the zone that they choose."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +8,6 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from tests.browser.board import PANEL, Board
-
-__all__: list[str] = []
 
 #: A batch of 40 orders whose handler fails for one, and tasks that are no rows; two of them are due later.
 SETUP = """

@@ -3,8 +3,6 @@
 ``make test`` runs these of the tests in a browser. Each opens one page and does several things there.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import threading
@@ -22,8 +20,6 @@ from tests.browser.board import EVIL, PANEL, Board
 from tests.browser.console import OTHER, QUEUE, assert_headings, check_console, create, open_console, rows
 from tests.browser.lab import Server, Watch
 from tests.integration.conftest import Answer, Emulator, Target
-
-__all__: list[str] = []
 
 #: A queue that waits, and a handler: it fails on days that are broken, and holds up what follows its first 20 calls.
 SETUP = """

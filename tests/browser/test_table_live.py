@@ -1,7 +1,5 @@
 """The table in a real notebook, outside of a panel: by mouse and by keyboard, and while rows come and go."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +7,6 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.board import EVIL
-
-__all__: list[str] = []
 
 TABLE = """
 from cloudtasks_nb.panels.widgets.cells import Column

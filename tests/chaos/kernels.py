@@ -5,8 +5,6 @@ what the order says, waits for the end, and writes what it sees to a file. Lines
 ``{"kernel": pid}`` when one starts, ``{"asked": pid}`` before it asks for another try of rows, ``{"error": text}``.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import json
 import os
@@ -20,8 +18,6 @@ import pandas as pd
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import CloudTasksError
-
-__all__: list[str] = []
 
 _followed: list[ct.Batch] = []
 _round = os.dup(1)

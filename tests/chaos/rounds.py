@@ -12,26 +12,24 @@ import random
 import resource
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 from tests.benchmarks.callers import google_client
 from tests.benchmarks.servers import Emulator
+from tests.integration.conftest import Answer, Received, Target
 from tests.integration.fanout.conftest import Proxy
-
-__all__ = ["EVENTS", "Kernels", "Verdict", "play"]
+from tests.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 LOCATION = "projects/demo/locations/us-central1"
@@ -65,7 +63,7 @@ class Verdict:
         return not (self.lost or self.twice or self.false or self.hung)
 
 
-class Oracle:
+class Oracle(Target):
     """The target of the tasks, which records each request and its answer."""
 
     def __init__(self) -> None:
@@ -73,45 +71,16 @@ class Oracle:
         self.answered: dict[int, float] = {}  #: by row: when it was answered last
         self.mended = False
         self._lock = threading.Lock()
-        oracle = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                row = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["number"]
-                status = oracle.answer(row, self.headers["X-CloudTasks-TaskName"])
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-                """Say nothing."""
-
-        class Server(ThreadingHTTPServer):
-            request_queue_size = 512
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                """Say nothing: an emulator that is killed closes its connections."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/run"
-
-    def answer(self, row: int, task: str) -> int:
+    def take(self, request: Received) -> Answer:
         """Record one request; some rows fail until the target is mended."""
+        row = json.loads(request.body)["number"]
         status = 500 if row % _BAD == 0 and not self.mended else 200
         with self._lock:
-            self.answers[row].append((task, status))
+            self.answers[row].append((request.headers["x-cloudtasks-taskname"], status))
             self.answered[row] = time.monotonic()
-        return status
-
-    def close(self) -> None:
-        """End the server."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        return Answer(status=status)
 
 
 def make_queue(emulator: Emulator, name: str) -> None:
@@ -127,15 +96,10 @@ class Kernels:
 
     def __init__(self, folder: Path) -> None:
         self.errors = folder / "kernels.txt"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.kernels"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,  # not a file: a full disk limits the files that a kernel writes
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "TQDM_DISABLE": "1"},
-        )
+        # Standard error is no file: a full disk limits the files that a kernel writes.
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        command, variables = [sys.executable, "-m", "tests.chaos.kernels"], {**os.environ, "TQDM_DISABLE": "1"}
+        self._process = subprocess.Popen(command, text=True, cwd=ROOT, env=variables, **pipes)
         threading.Thread(target=self._copy_errors, daemon=True).start()
         self._changed = threading.Condition()
         self._started: list[int] = []
@@ -225,7 +189,7 @@ class Kernel:
 
 
 class _Round:
-    def __init__(self, seed: int, kernels: Kernels, folder: Path, *, long: bool) -> None:
+    def __init__(self, seed: int, kernels: Kernels, folder: Path, oracle: Oracle, *, long: bool) -> None:
         self._random = random.Random(seed)
         self._kernels = kernels
         self._folder = folder
@@ -242,8 +206,8 @@ class _Round:
         elsewhere = "nowhere" if "cancel" in self._steps else self._random.choice(["moves", "twins", "nowhere"])
         self._moves, self._twins = elsewhere == "moves", elsewhere == "twins"
         self._rate = self._random.choice([None, None, 200.0, 1000.0])
-        self._oracle = Oracle()
-        self._ports = [str(_free_port()), str(_free_port())]
+        self._oracle = oracle
+        self._ports = [str(free_port()), str(free_port())]
         self._emulator = self._start_emulator()
         make_queue(self._emulator, f"{LOCATION}/queues/chaos")
         self._proxy = Proxy(self._emulator.grpc)
@@ -259,7 +223,6 @@ class _Round:
     def close(self) -> None:
         self._emulator.kill()
         self._proxy.close()
-        self._oracle.close()
 
     def play(self) -> None:
         asked, raised = self._kernels.asked, self._kernels.raised.copy()
@@ -315,17 +278,9 @@ class _Round:
 
     def _order(self, verb: str) -> dict[str, Any]:
         self._results += 1
-        return {
-            "verb": verb,
-            "endpoint": self._proxy.address,
-            "queue": "chaos",
-            "rows": self._rows,
-            "url": self._oracle.url,
-            "send_rate": self._rate,
-            "again": self._again,
-            "home": str(self._homes[0]),
-            "result": str(self._folder / f"result-{self._results}.json"),
-        }
+        places = {"endpoint": self._proxy.address, "queue": "chaos", "url": self._oracle.url}
+        files = {"home": str(self._homes[0]), "result": str(self._folder / f"result-{self._results}.json")}
+        return {"verb": verb, "rows": self._rows, "send_rate": self._rate, "again": self._again, **places, **files}
 
     def _disturb(self, event: str, kernel: Kernel) -> None:
         pause = 40.0 if self._long and self._random.random() < 0.05 else self._random.choice([0.2, 0.5, 1.0, 3.0])
@@ -395,18 +350,6 @@ def _problem(state: str, answers: Sequence[tuple[str, int]], *, excused: bool) -
     return f"{state}, answered {statuses}"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
-        yield Path(name)
-
-
 def play(seed: int, kernels: Kernels, *, long: bool = False) -> Verdict:
     """Play the round of a seed, and return what it showed.
 
@@ -418,10 +361,10 @@ def play(seed: int, kernels: Kernels, *, long: bool = False) -> Verdict:
     long : bool
         Some processes are stopped for 40 s.
     """
-    with _folder() as folder:
-        one = _Round(seed, kernels, folder, long=long)
-        try:
-            one.play()
-        finally:
-            one.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-") as folder,
+        Oracle() as oracle,
+        closing(_Round(seed, kernels, Path(folder), oracle, long=long)) as one,
+    ):
+        one.play()
         return one.verdict

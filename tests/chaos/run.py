@@ -2,8 +2,6 @@
 
 # ruff: noqa: T201 - a command line program
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from collections import Counter
@@ -12,8 +10,6 @@ from pathlib import Path
 
 from tests.benchmarks.machine import facts
 from tests.chaos.rounds import EVENTS, Kernels, Verdict, play
-
-__all__: list[str] = []
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _HEAD = """# Chaos

@@ -1,7 +1,5 @@
 """Some rounds of chaos; `make chaos` plays many."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +8,6 @@ from typing import Any
 import pytest
 
 from tests.chaos.rounds import Kernels, Verdict, play
-
-__all__: list[str] = []
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Fixtures of the tests with clients in other languages: Node with packages from npm, and a started emulator."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -17,21 +15,7 @@ import platformdirs
 import pytest
 from filelock import FileLock
 
-from tests.integration.conftest import _connected, emulator, start_emulator, target, transport
-from tests.integration.emulator.conftest import queue
 from tests.processes import run
-
-__all__ = [
-    "Node",
-    "_connected",
-    "cached_folder",
-    "emulator",
-    "node",
-    "queue",
-    "start_emulator",
-    "target",
-    "transport",
-]
 
 HERE = Path(__file__).parent
 OLDEST_NODE = 18  # the packages need it

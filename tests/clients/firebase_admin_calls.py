@@ -1,7 +1,5 @@
 """Uses task queues with firebase-admin, and writes what each call returns, or the code of its refusal, as JSON."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable
@@ -9,8 +7,6 @@ from collections.abc import Callable
 from firebase_admin import functions, initialize_app
 from firebase_admin.exceptions import FirebaseError
 from firebase_admin.functions import TaskOptions
-
-__all__: list[str] = []
 
 
 def outcome(call: Callable[[], str | None]) -> str | None:

@@ -1,7 +1,5 @@
 """The examples for Python, Node and Go in the emulator's README run as they stand there."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
@@ -14,8 +12,6 @@ from tests.clients.conftest import Node
 from tests.integration.conftest import Emulator
 from tests.processes import run
 from tests.test_readme import snippets
-
-__all__: list[str] = []
 
 QUEUE = "projects/p/locations/us-central1/queues/q"
 EXAMPLES = {block.language: block.code for block in snippets("cloudtasks_nb/emulator/README.md")}

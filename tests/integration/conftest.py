@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,28 +29,12 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
 
 import cloudtasks_nb as ct
-from cloudtasks_nb import testing
+from cloudtasks_nb import errors, testing
 from cloudtasks_nb._settings import resolve
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.transport import Transport
-
-__all__ = [
-    "LOCATION",
-    "PATIENCE",
-    "Answer",
-    "Emulator",
-    "Intercept",
-    "Received",
-    "StartEmulator",
-    "Target",
-    "attempted",
-    "dtypes",
-    "impatient",
-    "options",
-    "refusal",
-    "until",
-]
+from tests import processes
 
 #: Where the tests' queues are; the emulator takes any project and location.
 LOCATION = "projects/demo/locations/us-central1"
@@ -125,8 +109,12 @@ class Emulator:
                 stderr=self._errors,
                 text=True,
             )
-            self._stack.callback(self._end)
-            self.ready = self._read_ready_line()
+            self._stack.callback(processes.end, self.process)
+            self.ready = processes.ready_line(self.process, START_WITHIN)
+            if not self.ready:
+                errors = self.errors()
+                self._stack.close()
+                pytest.fail(f"the emulator did not get ready:\n{errors}")
         else:
             self.process, self.ready = running._process, running._facts
         self.http = urlsplit(self.ready["http"]).netloc
@@ -148,27 +136,6 @@ class Emulator:
             return kind(transport=make(channel=self.channel))
         transport = make(host=self.ready["http"], credentials=AnonymousCredentials())
         return self._stack.enter_context(kind(transport=transport))
-
-    def _read_ready_line(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        timer = threading.Timer(START_WITHIN, self.process.kill)
-        timer.start()
-        line = self.process.stdout.readline()
-        timer.cancel()
-        timer.join()
-        if not line:
-            errors = self.errors()
-            self._stack.close()
-            pytest.fail(f"the emulator did not get ready:\n{errors}")
-        return dict(json.loads(line))
-
-    def _end(self) -> None:
-        with self.process:  # closes its pipe, and waits
-            self.process.terminate()
-            try:
-                self.process.wait(PATIENCE)
-            finally:
-                self.process.kill()
 
     def errors(self) -> str:
         """Return what the process wrote to its standard error so far."""
@@ -195,14 +162,11 @@ class Emulator:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = NO_HEADERS
     ) -> tuple[int, Any]:
         """Send one HTTP request and return status and decoded JSON, also of a refusal."""
-        connection = http.client.HTTPConnection(self.http, timeout=PATIENCE)
-        try:
+        with closing(http.client.HTTPConnection(self.http, timeout=PATIENCE)) as connection:
             connection.request(method, path, body, {"Content-Type": "application/json", **headers})
             answer = connection.getresponse()
             text = answer.read()
             return answer.status, json.loads(text) if text else None
-        finally:
-            connection.close()
 
     def make_queue(self, **fields: object) -> str:
         """Create a queue from the fields given, under a name of its own, and return its name."""
@@ -227,21 +191,13 @@ class Emulator:
 
     def answered(self, name: str, responses: int) -> tasks_v2.Task:
         """Return the task as soon as the given number of its attempts was answered."""
-
-        def answered() -> tasks_v2.Task | None:
-            task = self.client.get_task(name=name)
-            return task if task.response_count >= responses else None
-
-        return self.until(answered)
+        get = self.client.get_task
+        return self.until(lambda: task if (task := get(name=name)).response_count >= responses else None)
 
     def tried(self, name: str) -> tasks_v2.Task:
         """Return the task as soon as its last attempt has ended, answered or not."""
-
-        def tried() -> tasks_v2.Task | None:
-            task = self.client.get_task(name=name)
-            return task if "response_status" in task.last_attempt else None
-
-        return self.until(tried)
+        get = self.client.get_task
+        return self.until(lambda: task if "response_status" in (task := get(name=name)).last_attempt else None)
 
     def drained(self, queue: str) -> None:
         """Wait until the queue has no tasks."""
@@ -322,9 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _reply(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {key.lower(): value for key, value in self.headers.items()}
-        answer = self.server.target.take(
-            Received(method=self.command, path=self.path, headers=headers, body=body),
-        )
+        answer = self.server.target.take(Received(method=self.command, path=self.path, headers=headers, body=body))
         if answer.hold is not None:
             answer.hold.wait(PATIENCE)
         self.send_response(answer.status)
@@ -401,6 +355,15 @@ class Target:
             return list(self.received)
 
 
+@contextmanager
+def hinted(kind: type[errors.CloudTasksError], text: str, *hints: str) -> Iterator[pytest.ExceptionInfo[Any]]:
+    """Expect an error with a text, which is a regular expression, and with these words in its hint."""
+    with pytest.raises(kind, match=text) as caught:
+        yield caught
+    for hint in hints:
+        assert hint in (caught.value.hint or "")
+
+
 def options(*arguments: str) -> pytest.MarkDecorator:
     """Give the emulator of a test, or of all tests of a file, a command line of their own."""
     return pytest.mark.parametrize("cloud_tasks_emulator_arguments", [list(arguments)], ids=[" ".join(arguments)])
@@ -466,9 +429,7 @@ def target() -> Iterator[Target]:
 @pytest.fixture
 def free_port() -> int:
     """Give a port at which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return processes.free_port()
 
 
 @pytest.fixture

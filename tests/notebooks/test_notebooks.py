@@ -1,7 +1,5 @@
 """The notebooks run from top to bottom, follow the rules, and contain nothing of the machine that ran them."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -17,8 +15,6 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from tests import processes
-
-__all__: list[str] = []
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"

@@ -1,7 +1,5 @@
 """A virtual environment outside the repository, into which a test installs wheels."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import sys
@@ -10,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests import processes
-
-__all__ = ["EMULATOR", "PATIENCE", "ROOT", "Environment", "contents"]
 
 ROOT = Path(__file__).parents[2]
 #: The project of the distribution cloudtasks-emulator.

@@ -1,7 +1,5 @@
 """The step for GitHub Actions: its scripts run as a runner runs them, and an emulator answers after that."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -22,8 +20,6 @@ from tests.integration.conftest import LOCATION
 from tests.packages.environments import PATIENCE, ROOT
 from tests.processes import run
 from tests.test_readme import read, snippets
-
-__all__: list[str] = []
 
 ACTION = ROOT / ".github/actions/emulator/action.yml"
 #: An input in the environment of a step.

@@ -3,8 +3,6 @@
 The steps of the Dockerfile run in a folder that stands for the root of the image, with the Python of the tests.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -20,8 +18,6 @@ from cloudtasks_nb.emulator.model.settings import Settings
 from tests.integration.conftest import LOCATION, Emulator, Target
 from tests.packages.environments import EMULATOR, PATIENCE, ROOT
 from tests.processes import run
-
-__all__: list[str] = []
 
 DOCKERFILE = EMULATOR / "Dockerfile"
 #: The folders of the image that the steps name.
@@ -44,11 +40,8 @@ class Image:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.variables = {
-            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-            "HOME": str(root),
-            "REPOSITORY": str(ROOT),
-        }
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+        self.variables = {"PATH": path, "HOME": str(root), "REPOSITORY": str(ROOT)}
 
     def build(self) -> None:
         """Run the steps that copy files and run commands, as one script."""

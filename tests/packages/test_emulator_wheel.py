@@ -1,7 +1,5 @@
 """The distribution cloudtasks-emulator: all of the emulator, without what only the toolkit needs."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import sys
@@ -20,8 +18,6 @@ from tests.packages.test_wheel import OF_THE_EMULATORS_BUILD
 from tests.processes import run
 from tests.test_architecture import EMULATOR_KNOWS, belongs, modules
 from tests.test_environment import PROJECT, bounds
-
-__all__: list[str] = []
 
 ALONE: dict[str, Any] = tomllib.loads((EMULATOR / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 #: Measured: 56 MB, and 222 MB for the toolkit. What takes ten more is a dependency that needs a reason.
@@ -55,15 +51,9 @@ def wheel(place: Environment) -> Path:
 
 def test_it_depends_on_what_the_emulator_imports(place: Environment) -> None:
     """Each module that it imports is installed with it, and each dependency is imported, with the toolkit's bound."""
-    imported = sorted(
-        {
-            found.module
-            for module in modules()
-            if belongs(module.name, {*EMULATOR_KNOWS, "emulator."})
-            for found in module.imports
-            if not found.ours and found.module.partition(".")[0] not in sys.stdlib_module_names
-        }
-    )
+    ours = [module for module in modules() if belongs(module.name, {*EMULATOR_KNOWS, "emulator."})]
+    foreign = {found.module for module in ours for found in module.imports if not found.ours}
+    imported = sorted(name for name in foreign if name.partition(".")[0] not in sys.stdlib_module_names)
     code = "import pkgutil, sys; print(*[pkgutil.resolve_name(name) and name for name in sys.argv[1:]])"
     assert len(place.run(place.bin / "python", "-c", code, *imported).split()) >= len(imported)
     for name, bound in bounds(ALONE["dependencies"]).items():

@@ -1,15 +1,11 @@
 """The wheel, installed in a clean environment outside the repository, is all that a user needs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
 from tests.packages.environments import EMULATOR, ROOT, Environment, contents
 from tests.test_readme import PYTHON
-
-__all__: list[str] = []
 
 #: What builds and describes the emulator as a distribution of its own, and is no part of the package.
 OF_THE_EMULATORS_BUILD = {"hatch_build.py", "pyproject.toml", "README.md", "Dockerfile", "Dockerfile.dockerignore"}

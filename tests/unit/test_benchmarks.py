@@ -1,13 +1,11 @@
 """How benchmark values are written and judged, and the table that is made of them."""
 
-from __future__ import annotations
+from typing import Any
 
 import pytest
 
 from tests.benchmarks.figures import Bench, Case, Figure, Result, compare, number, spread
 from tests.benchmarks.table import document, section, section_of, verdict, with_section
-
-__all__: list[str] = []
 
 RATE = Figure("rate", "rows a second", "rows/s", low=50)
 LAG = Figure("lag", "lag", "ms", against="the others", high=5)
@@ -23,36 +21,24 @@ def nothing(_: Bench) -> None:
 CASE = Case(name="c", title="Sending", how="As it is.", figures=(RATE, LAG, BOTH, FREE, LONG), run=nothing)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (336_776.4, "336,776"),
-        (100.0, "100"),
-        (99.95, "100.0"),
-        (12.34, "12.3"),
-        (5, "5"),
-        (0.1234, "0.12"),
-        (-3.5, "-3.50"),
-    ],
-)
+NUMBERS = {336_776.4: "336,776", 100.0: "100", 99.95: "100.0", 12.34: "12.3", 5: "5", 0.1234: "0.12", -3.5: "-3.50"}
+
+
+@pytest.mark.parametrize(("value", "text"), NUMBERS.items())
 def test_large_numbers_have_no_decimals_and_small_ones_two(value: float, text: str) -> None:
     """Numbers have about three figures; whole ones have no decimals."""
     assert number(value) == text
 
 
-@pytest.mark.parametrize(
-    ("figure", "values", "judged"),
-    [
-        (RATE, [10, 50, 70], "met"),
-        (RATE, [40, 45, 70], "**not met**: 10 % below"),
-        (LAG, [5, 5, 90], "met"),
-        (LAG, [6, 6, 6], "**not met**: 20 % above"),
-        (BOTH, [98.5], "met"),
-        (BOTH, [49], "**not met**: 50 % below"),
-        (BOTH, [153], "**not met**: 50 % above"),
-        (FREE, [1.0], ""),
-    ],
-)
+JUDGED: list[Any] = [
+    *((RATE, [10, 50, 70], "met"), (RATE, [40, 45, 70], "**not met**: 10 % below")),
+    *((LAG, [5, 5, 90], "met"), (LAG, [6, 6, 6], "**not met**: 20 % above")),
+    *((BOTH, [98.5], "met"), (BOTH, [49], "**not met**: 50 % below"), (BOTH, [153], "**not met**: 50 % above")),
+    (FREE, [1.0], ""),
+]
+
+
+@pytest.mark.parametrize(("figure", "values", "judged"), JUDGED)
 def test_the_median_is_judged(figure: Figure, values: list[float], judged: str) -> None:
     """A goal is met, or missed by a share of it; a figure without a goal is not judged."""
     assert compare(figure, values) == judged

@@ -1,7 +1,5 @@
 """The error tree: what a class says by itself, which facts it carries, and which of Python's own errors it is."""
 
-from __future__ import annotations
-
 import inspect
 import re
 
@@ -14,33 +12,24 @@ CLASSES = [getattr(errors, name) for name in errors.__all__]
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_the_docstring_is_the_default_message(kind: type[CloudTasksError]) -> None:
-    """An error that is raised without words says what its class is about."""
-    error = kind()
-    assert str(error) == error.message == (inspect.getdoc(kind) or "").splitlines()[0]
-    assert (error.resource, error.code, error.hint) == (None, None, None)
-
-
-@pytest.mark.parametrize("kind", CLASSES)
-def test_facts_are_attributes_and_the_hint_is_printed_below(kind: type[CloudTasksError]) -> None:
-    """Nobody has to read a fact out of a text, and the text shows the next step."""
-    error = kind("it is gone", resource="q", code="NOT_FOUND", hint="make it")
+def test_words_and_facts(kind: type[CloudTasksError]) -> None:
+    """Without words it says what its class is about; facts are attributes, and the hint is printed below the text."""
+    bare, error = kind(), kind("it is gone", resource="q", code="NOT_FOUND", hint="make it")
+    assert str(bare) == bare.message == (inspect.getdoc(kind) or "").splitlines()[0]
+    assert (bare.resource, bare.code, bare.hint) == (None, None, None)
     assert (error.message, error.resource, error.code, error.hint) == ("it is gone", "q", "NOT_FOUND", "make it")
     assert str(error) == "it is gone\n  → make it"
 
 
-@pytest.mark.parametrize(
-    ("kind", "also"),
-    [
-        (errors.InvalidInputError, ValueError),
-        (errors.NaiveTimeError, ValueError),
-        (errors.NotFoundError, LookupError),
-        (errors.QueueNotFoundError, LookupError),
-        (errors.BatchTimeoutError, TimeoutError),
-        (errors.EndpointError, errors.UnavailableError),
-        (errors.CredentialsError, errors.ConfigurationError),
-    ],
-)
+PARENTS = [
+    *((errors.InvalidInputError, ValueError), (errors.NaiveTimeError, ValueError)),
+    *((errors.NotFoundError, LookupError), (errors.QueueNotFoundError, LookupError)),
+    *((errors.BatchTimeoutError, TimeoutError), (errors.EndpointError, errors.UnavailableError)),
+    (errors.CredentialsError, errors.ConfigurationError),
+]
+
+
+@pytest.mark.parametrize(("kind", "also"), PARENTS)
 def test_who_expects_an_error_of_python_catches_ours(kind: type[CloudTasksError], also: type[Exception]) -> None:
     """`except ValueError`, `LookupError` and `TimeoutError` catch the errors that are of this kind."""
     assert issubclass(kind, also)

@@ -1,7 +1,5 @@
 """Declared frames: columns and dtypes, with rows and without."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,24 +11,10 @@ import pytest
 from cloudtasks_nb import _frames
 from cloudtasks_nb._frames import column, frame
 
-DTYPES = {
-    "text": "string",
-    "time": "datetime64[us, UTC]",
-    "span": "timedelta64[us]",
-    "count": "Int64",
-    "float": "Float64",
-    "ok": "boolean",
-    "any": "object",
-}
-SAMPLES: dict[str, list[Any]] = {
-    "text": ["a", None],
-    "time": [1_767_225_600_000_001, None],
-    "span": [1.5, None],
-    "count": [3, None],
-    "float": [0.5, None],
-    "ok": [True, None],
-    "any": [{"a": 1}, None],
-}
+#: By kind: the dtype, and a value.
+KINDS: dict[str, tuple[str, Any]] = {"text": ("string", "a"), "ok": ("boolean", True), "any": ("object", {"a": 1})}
+KINDS |= {"time": ("datetime64[us, UTC]", 1_767_225_600_000_001), "span": ("timedelta64[us]", 1.5)}
+KINDS |= {"count": ("Int64", 3), "float": ("Float64", 0.5)}
 TABLES: dict[str, tuple[Mapping[str, str], str | None]] = {
     "queues": (_frames.QUEUES, "queue"),
     "tasks": (_frames.TASKS, "task"),
@@ -51,31 +35,31 @@ def dtypes(made: pd.DataFrame) -> dict[str, str]:
 @pytest.mark.parametrize(("declared", "index"), TABLES.values(), ids=TABLES)
 def test_a_frame_is_the_same_when_empty(declared: Mapping[str, str], index: str | None) -> None:
     """Columns, order and dtypes are the declared ones, with rows, without, and where nothing is known."""
-    expected = {name: DTYPES[kind] for name, kind in declared.items()}
-    full = frame(declared, {name: SAMPLES[kind] for name, kind in declared.items()}, index=index)
+    expected = {name: KINDS[kind][0] for name, kind in declared.items()}
+    full = frame(declared, {name: [KINDS[kind][1], None] for name, kind in declared.items()}, index=index)
     unknown = frame(declared, {next(iter(declared)): [None, None]}, index=index)
     for made in (full, unknown, frame(declared, {}, index=index)):
-        assert dtypes(made) == expected
-        assert made.index.name == index
+        assert (dtypes(made), made.index.name) == (expected, index)
         assert list(made.reset_index().columns[-len(declared) :]) == list(declared)
 
 
 def test_the_contract_of_the_columns() -> None:
     """The names that analysts type."""
     columns = {name: " ".join(declared) for name, (declared, _) in TABLES.items()}
-    assert columns["attempts"] == "time task queue attempt status message wait duration retry_time url"
-    assert columns["tasks"] == (
-        "task queue state schedule_time create_time attempts responses last_status last_message last_attempt_time "
-        "method url headers body service_account dispatch_deadline name"
+    assert (
+        columns.items()
+        >= {
+            "attempts": "time task queue attempt status message wait duration retry_time url",
+            "tasks": "task queue state schedule_time create_time attempts responses last_status last_message "
+            "last_attempt_time method url headers body service_account dispatch_deadline name",
+            "queues": "queue state tasks oldest_due running done_last_minute effective_rate rate burst max_concurrent "
+            "max_attempts max_retry_duration min_backoff max_backoff max_doublings log_sampling_ratio target "
+            "purge_time name",
+            "batch tasks": "url task try state attempts last_status last_http_status last_message schedule_time "
+            "last_attempt_time duration",
+            "verdicts": "task ok error",
+        }.items()
     )
-    assert columns["queues"] == (
-        "queue state tasks oldest_due running done_last_minute effective_rate rate burst max_concurrent max_attempts "
-        "max_retry_duration min_backoff max_backoff max_doublings log_sampling_ratio target purge_time name"
-    )
-    assert columns["batch tasks"] == (
-        "url task try state attempts last_status last_http_status last_message schedule_time last_attempt_time duration"
-    )
-    assert columns["verdicts"] == "task ok error"
 
 
 def test_values_and_gaps() -> None:
@@ -87,16 +71,7 @@ def test_values_and_gaps() -> None:
     assert made.attempts.isna().all()
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        [[1, 2], [3, 4]],
-        [[1]],
-        [{"a": 1}, "text", b"\xff", None],
-        [[[1, 2], [3, 4]]],
-        [],
-    ],
-)
+@pytest.mark.parametrize("values", [[[1, 2], [3, 4]], [[1]], [{"a": 1}, "text", b"\xff", None], [[[1, 2], [3, 4]]], []])
 def test_bodies_stay_what_they_are(values: list[Any]) -> None:
     """Lists of the same length are not spread over a matrix; nothing is missing."""
     made = column(values, "any")

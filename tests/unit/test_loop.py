@@ -1,22 +1,23 @@
 """The background event loop."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import signal
-import subprocess
 import sys
 import threading
 import weakref
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import OutboxError, ServiceError
 from tests.interrupts import interrupt, interrupted_everywhere, interruptible
+from tests.processes import run
+from tests.raising import raises
 
 PATIENCE = 20.0
 
@@ -50,25 +51,16 @@ def test_one_loop_a_process() -> None:
 def test_submit_does_not_wait() -> None:
     """The caller goes on and asks for the result later."""
     gate = threading.Event()
-
-    async def later() -> int:
-        await asyncio.to_thread(gate.wait, PATIENCE)
-        return 7
-
-    future = _loop.submit(later())
+    future = _loop.submit(asyncio.to_thread(gate.wait, PATIENCE))
     assert not future.done()
     gate.set()
-    assert future.result(PATIENCE) == 7
+    assert future.result(PATIENCE)
 
 
 def test_errors_come_out_where_it_was_called() -> None:
     """What a coroutine raises is raised by `run`."""
-
-    async def fails() -> None:
-        raise KeyError("x")
-
     with pytest.raises(KeyError):
-        _loop.run(fails())
+        _loop.run(AsyncMock(side_effect=KeyError("x"))())
 
 
 class Endless:
@@ -171,23 +163,16 @@ def test_cancelling_the_future_cancels_the_work() -> None:
         future.result()
 
 
-def test_the_loop_cannot_wait_for_itself() -> None:
-    """A blocking call on the loop's own thread is refused instead of hanging for ever."""
+async def blocks() -> str:
+    """Make a blocking call on the thread of a loop."""
+    return _loop.run(thread_name())
 
-    async def blocks() -> None:
-        _loop.run(thread_name())
 
+def test_who_may_wait() -> None:
+    """A notebook's own running loop may wait; on the loop's own thread a blocking call is refused: it would hang."""
+    assert asyncio.run(blocks()) == "cloudtasks-nb"
     with pytest.raises(RuntimeError, match="background loop itself"):
         _loop.run(blocks())
-
-
-def test_another_loop_may_wait() -> None:
-    """A notebook's own running loop does not keep the verbs from blocking."""
-
-    async def cell() -> str:
-        return _loop.run(thread_name())
-
-    assert asyncio.run(cell()) == "cloudtasks-nb"
 
 
 def test_supervised_work_is_held_until_done() -> None:
@@ -198,15 +183,11 @@ def test_supervised_work_is_held_until_done() -> None:
     async def work() -> None:
         # Nothing but the task refers to this future, so without a reference to the task both are garbage.
         future = asyncio.get_running_loop().create_future()
-        weak = weakref.ref(future)
-        asyncio.get_running_loop().call_soon(_collect_and_finish, weak)
+        asyncio.get_running_loop().call_soon(_collect_and_finish, weakref.ref(future))
         await future
         done.set()
 
-    async def start() -> None:
-        supervisor.start("work", work)
-
-    _loop.run(start())
+    _loop.call_soon(supervisor.start, "work", work)
     assert done.wait(PATIENCE)
 
 
@@ -254,9 +235,8 @@ def test_work_that_is_not_run_again_keeps_its_error(caplog: pytest.LogCaptureFix
     """An exception of any kind is logged, kept and raised by `check`, as an error of this package with its cause."""
     work = Failing(1, KeyError("x"))
     work.run(again=False)
-    with pytest.raises(ServiceError, match="work it failed with KeyError: 'x'") as caught:
+    with raises(ServiceError, "work it failed with KeyError: 'x'", __cause__=work.error):
         work.supervisor.check()
-    assert caught.value.__cause__ is work.error
     assert "KeyError: 'x'" in caplog.text
     work.run(again=False)
     work.supervisor.check()
@@ -264,20 +244,16 @@ def test_work_that_is_not_run_again_keeps_its_error(caplog: pytest.LogCaptureFix
 
 def test_only_a_lasting_failure_is_raised() -> None:
     """The first two failures are shown and not raised; the third is raised."""
-    raised: list[bool] = []
     work = Failing(3, OutboxError("locked"))
 
     async def sleep(_: float) -> None:
-        try:
+        with pytest.raises(OutboxError) if work.left == 0 else nullcontext():
             work.supervisor.check()
-        except OutboxError:
-            raised.append(True)
-        else:
-            raised.append(False)
+        work.pauses.append(0)
 
     work.supervisor = _loop.Supervisor("it", work._changed, sleep=sleep)
     work.run()
-    assert raised == [False, False, True]
+    assert len(work.pauses) == 3
 
 
 def test_a_closed_supervisor_raises_nothing() -> None:
@@ -304,19 +280,12 @@ def _collect_and_finish(weak: weakref.ref[asyncio.Future[None]]) -> None:
 
 def test_call_soon() -> None:
     """A plain function is called on the loop's thread."""
-    called: list[str] = []
-    done = threading.Event()
-
-    def note(word: str) -> None:
-        called.extend([word, threading.current_thread().name])
-        done.set()
-
-    _loop.call_soon(note, "x")
-    assert done.wait(PATIENCE)
-    assert called == ["x", "cloudtasks-nb"]
+    called: Future[list[str]] = Future()
+    _loop.call_soon(lambda word: called.set_result([word, threading.current_thread().name]), "x")
+    assert called.result(PATIENCE) == ["x", "cloudtasks-nb"]
 
 
 def test_a_forked_process_gets_its_own() -> None:
     """After a fork the parent's loop does not run in the child: it starts one of its own."""
-    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = run(sys.executable, "-c", FORKS)
     assert (done.returncode, done.stdout) == (0, "parent child parent ")

@@ -1,7 +1,5 @@
 """The magics, in a real IPython shell."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,18 +34,14 @@ class Queue:
 
     def tasks(self) -> pd.DataFrame:
         """List one task."""
-        self._check()
+        if not self.there:
+            raise QueueNotFoundError(f"there is no queue {self.name}", resource=self.name, hint="make it")
         return pd.DataFrame({"queue": [self.name]}, index=["t1"])
 
     def enqueue(self, url: str, body: Any) -> pd.DataFrame:
         """Keep it."""
-        self._check()
         self.enqueued.append((url, body))
-        return pd.DataFrame({"url": [url]}, index=["t2"])
-
-    def _check(self) -> None:
-        if not self.there:
-            raise QueueNotFoundError(f"there is no queue {self.name}", resource=self.name, hint="make it")
+        return self.tasks().assign(url=url)
 
 
 class Connection(Client):
@@ -123,33 +117,23 @@ def tasks(shell: InteractiveShell) -> Connection:
 
 
 @pytest.mark.parametrize(
-    ("line", "index"),
-    [("queues", ["reports", "mails"]), ("tasks reports", ["t1"]), ("batches", [])],
+    ("line", "index"), [("queues", ["reports", "mails"]), ("tasks reports", ["t1"]), ("batches", [])]
 )
 def test_a_line_gives_what_the_method_gives(run: Run, tasks: Connection, line: str, index: list[str]) -> None:
-    """A verb returns the frame of its method, which an assignment keeps."""
+    """A verb returns the frame of its method, which an assignment keeps; `%ct panel` ends a cell with the widget."""
     assert run(f"%ct {line}").index.tolist() == index
     assert run(f"frame = %ct {line}\nframe").index.tolist() == index
-
-
-def test_the_panel_is_the_value_of_its_line(run: Run, tasks: Connection) -> None:
-    """`%ct panel` ends a cell with the widget, as `tasks.panel()` does."""
     assert run("%ct panel") == "the panel"
 
 
-@pytest.mark.parametrize(
-    ("cell", "body"),
-    [
-        ('{"day": "2026-01-01", "n": [1, 2.5, null]}', {"day": "2026-01-01", "n": [1, 2.5, None]}),
-        ("[1,\n 2]", [1, 2]),
-        ("7", 7),
-        ("day=2026-01-01\nagain", "day=2026-01-01\nagain"),
-        ('{"day": }', '{"day": }'),
-        ('"a text"', '"a text"'),
-        ("null", "null"),
-        ("", None),
-    ],
-)
+CELLS: list[tuple[str, Any]] = [
+    ('{"day": "2026-01-01", "n": [1, 2.5, null]}', {"day": "2026-01-01", "n": [1, 2.5, None]}),
+    *(("[1,\n 2]", [1, 2]), ("7", 7), ("", None)),
+    *((text, text) for text in ("day=2026-01-01\nagain", '{"day": }', '"a text"', "null")),
+]
+
+
+@pytest.mark.parametrize(("cell", "body"), CELLS)
 def test_a_cell_is_the_body(run: Run, tasks: Connection, cell: str, body: Any) -> None:
     """The cell is sent as JSON if it is an object, a list or a number, else as the text that it is."""
     made = run(f"%%ct enqueue reports {URL}\n{cell}\n")
@@ -166,51 +150,43 @@ def test_python_in_braces_is_filled_in(run: Run, shell: InteractiveShell, tasks:
 
 @pytest.mark.parametrize("named", [None, 7, pd.DataFrame({"task": ["t1"]})], ids=["none", "a number", "a frame"])
 def test_without_tasks_the_newest_connection_is_used(run: Run, shell: InteractiveShell, named: Any) -> None:
-    """A notebook that has no `tasks`, or calls something else so, uses the connection that was made last."""
+    """A notebook without `tasks`, or that calls something else so, uses the last connection; else `tasks` is used."""
     shell.user_ns["tasks"] = named
     held = [Connection("older"), Connection("newer")]
     for connection in held:
         open_clients.add(connection)
     assert run("%ct queues").index.tolist() == ["newer"]
+    shell.user_ns["tasks"] = Connection("reports")
+    assert run("%ct queues").index.tolist() == ["reports"]
 
 
-def test_tasks_comes_before_the_newest(run: Run, tasks: Connection) -> None:
-    """The connection that the notebook calls `tasks` is used even when a newer one was made."""
-    newer = Connection("other")
-    open_clients.add(newer)
-    assert run("%ct queues").index.tolist() == ["reports", "mails"]
+SLIPS = [
+    ("%ct", ["needs a command", "%ct queues | tasks QUEUE | batches | panel"]),
+    ("%ct quues", ['no "quues"', 'did you mean "queues"']),
+    ("%ct xyz", ['%ct has no "xyz"', "%ct queues"]),
+    ("%%ct enqeue reports u\n1", ['%%ct has no "enqeue"', 'did you mean "enqueue"']),
+    ("%ct enqueue reports u", ["%%ct enqueue is the first line of a cell"]),
+    ("%%ct tasks reports\n1", ["%ct tasks is a line without a cell"]),
+    ("%ct tasks", ["the usage is %ct tasks QUEUE", "queues: reports, mails"]),
+    ("%ct tasks reports mails", ["the usage is %ct tasks QUEUE"]),
+    ("%ct queues reports", ["%ct queues has no arguments", '"reports"', "→ %ct tasks reports lists"]),
+    ("%ct batches m1", ["%ct batches has no arguments", '→ tasks.batch("m1") is one batch']),
+    ("%ct panel m1", ["%ct panel has no arguments", '→ tasks.queue("m1").panel()']),
+    ("%%ct enqueue reports\n1", ["the usage is %%ct enqueue QUEUE URL", "queues: reports, mails"]),
+    ("%ct tasks reprots", ["queues/reprots", 'did you mean "reports"?', "make it"]),
+    ("%%ct enqueue mals u\n1", ["queues/mals", 'did you mean "mails"?', "make it"]),
+    ("%ct tasks xyz", ["queues/xyz", "make it"]),
+]
 
 
-@pytest.mark.parametrize(
-    ("cell", "words"),
-    [
-        ("%ct", ["needs a command", "%ct queues | tasks QUEUE | batches | panel"]),
-        ("%ct quues", ['no "quues"', 'did you mean "queues"']),
-        ("%ct xyz", ['%ct has no "xyz"', "%ct queues"]),
-        ("%%ct enqeue reports u\n1", ['%%ct has no "enqeue"', 'did you mean "enqueue"']),
-        ("%ct enqueue reports u", ["%%ct enqueue is the first line of a cell"]),
-        ("%%ct tasks reports\n1", ["%ct tasks is a line without a cell"]),
-        ("%ct tasks", ["the usage is %ct tasks QUEUE", "queues: reports, mails"]),
-        ("%ct tasks reports mails", ["the usage is %ct tasks QUEUE"]),
-        ("%ct queues reports", ["%ct queues has no arguments", '"reports"', "→ %ct tasks reports lists"]),
-        ("%ct batches m1", ["%ct batches has no arguments", '→ tasks.batch("m1") is one batch']),
-        ("%ct panel m1", ["%ct panel has no arguments", '→ tasks.queue("m1").panel()']),
-        ("%%ct enqueue reports\n1", ["the usage is %%ct enqueue QUEUE URL", "queues: reports, mails"]),
-        ("%ct tasks reprots", ["queues/reprots", 'did you mean "reports"?', "make it"]),
-        ("%%ct enqueue mals u\n1", ["queues/mals", 'did you mean "mails"?', "make it"]),
-        ("%ct tasks xyz", ["queues/xyz", "make it"]),
-    ],
-)
-def test_errors_are_a_line_or_two_with_what_was_meant(
-    shell: InteractiveShell, tasks: Connection, capsys: pytest.CaptureFixture[str], cell: str, words: list[str]
-) -> None:
-    """An error has no traceback, but near names and the next step, and the cell counts as failed."""
+@pytest.mark.parametrize(("cell", "words"), SLIPS)
+def test_errors_are_short(shell: InteractiveShell, tasks: Connection, capsys: Any, cell: str, words: list[str]) -> None:
+    """An error is a line or two: no traceback, but near names and the next step, and the cell counts as failed."""
     done = shell.run_cell(cell)
     shown = capsys.readouterr().out.strip().splitlines()
     assert isinstance(done.error_in_exec, CloudTasksError)
-    assert shown == f"{type(done.error_in_exec).__name__}: {done.error_in_exec}".splitlines()
-    assert len(shown) <= 2
-    assert all(word in "\n".join(shown) for word in words)
+    assert shown == f"{type(done.error_in_exec).__name__}: {done.error_in_exec}".splitlines()[:2]
+    assert [word for word in words if word not in "\n".join(shown)] == []
 
 
 def test_no_connection_is_said(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,27 +195,21 @@ def test_no_connection_is_said(shell: InteractiveShell, capsys: pytest.CaptureFi
     assert "tasks = ct.local()" in capsys.readouterr().out
 
 
-def test_another_error_keeps_its_traceback(
-    shell: InteractiveShell, tasks: Connection, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_error_keeps_its_traceback(shell: InteractiveShell, tasks: Connection, capsys: Any) -> None:
     """An error that is none of ours is not hidden behind one line."""
     tasks.error = ZeroDivisionError("a fault in the library")
     shell.run_cell("%ct queues")
     assert "Traceback" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("%ct ", ["queues", "tasks", "batches", "panel"]),
-        ("%ct b", ["batches"]),
-        ("%%ct ", ["enqueue"]),
-        ("%ct tasks ", ["reports", "mails"]),
-        ("%ct tasks re", ["reports"]),
-        ("frame = %ct tasks m", ["mails"]),
-        ("%%ct enqueue ", ["reports", "mails"]),
-    ],
-)
+COMPLETIONS: list[tuple[str, list[str]]] = [
+    *(("%ct ", ["queues", "tasks", "batches", "panel"]), ("%ct b", ["batches"]), ("%%ct ", ["enqueue"])),
+    *((line, ["reports", "mails"]) for line in ("%ct tasks ", "%%ct enqueue ")),
+    *(("%ct tasks re", ["reports"]), ("frame = %ct tasks m", ["mails"])),
+]
+
+
+@pytest.mark.parametrize(("line", "found"), COMPLETIONS)
 def test_verbs_and_queues_are_completed(complete: Complete, tasks: Connection, line: str, found: list[str]) -> None:
     """Tab gives the verbs, then the names of the queues, and nothing else."""
     assert complete(line) == found
@@ -295,8 +265,7 @@ def test_a_service_that_fails_gives_what_was_known(tasks: Connection, error: Exc
     names = QueueNames(patience=PATIENCE, fresh=PATIENCE)
     names.of(tasks)
     tasks.error = error
-    assert names.of(tasks, anew=True) == ["reports", "mails"]
-    assert names.of(tasks) == ["reports", "mails"]
+    assert names.of(tasks, anew=True) == names.of(tasks) == ["reports", "mails"]
     assert tasks.asked == 2
 
 

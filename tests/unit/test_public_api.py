@@ -1,15 +1,11 @@
 """What the package promises: its names, their parameters and defaults, and the help on each."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.metadata
 import inspect
 import re
-import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -17,63 +13,47 @@ import pytest
 
 import cloudtasks_nb as ct
 import cloudtasks_nb.handlers
+from tests.processes import run
 
+CONNECTED = "quota_project=None, store=None, transport=None"
+DEPLOYED = "requirements=None, store=None, run=False"
+SENT = "audience=None, dispatch_deadline=None, retry=None"
+RUN = "name=None, errors='raise', send_rate=None, stop_after_failures=None, canary=None, pause_at=None, "
+RUN += "progress=True, dry_run=False, **unknown"
 #: Every public function and method with its parameters: a change here is a change for every user.
 SIGNATURES = {
-    "connect": "project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, quota_project=None, "
-    "store=None, transport=None",
+    "connect": f"project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, {CONNECTED}",
     "local": "folder=None, *, project='local', location='us-central1', store=None",
     "serve": "fn, *, name=None, workers=8, processes=None, service_account=None, audience=None, tasks=None, store=None",
     "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None",
-    "deploy": "fn, *, service=None, project=None, region=None, service_account=None, caller=None, requirements=None, "
-    "store=None, run=False",
+    "deploy": f"fn, *, service=None, project=None, region=None, service_account=None, caller=None, {DEPLOYED}",
     "url": "fn",
+    **dict.fromkeys(("Client.queues", "Client.batches", "Client.close", "Plan.submit"), ""),
+    **dict.fromkeys(("Queue.pause", "Queue.resume", "Queue.purge", "Queue.delete", "Handler.calls"), ""),
+    **dict.fromkeys(("Batch.progress", "Batch.tasks", "Batch.failed", "Batch.errors", "Handler.close"), ""),
+    **dict.fromkeys(("Batch.cancel", "Batch.delete", "Batch.resume"), ""),
+    **dict.fromkeys(("Queue.run", "Queue.delete_tasks", "Batch.resend"), "df"),
+    **dict.fromkeys(("Client.panel", "Queue.panel", "Batch.panel"), "*, read_only=False"),
     "Client.queue": "name, *, create=False, **settings",
-    "Client.queues": "",
-    "Client.batches": "",
     "Client.batch": "id=None",
     "Client.delete_batches": "older_than, *, dry_run=False",
     "Client.doctor": "url=None, service_account=None, *, audience=None",
-    "Client.panel": "*, read_only=False",
-    "Client.close": "",
     "Queue.enqueue": "url, body=None, *, method=None, headers=None, task_id=None, at=None, delay=None, tz=None, "
-    "service_account=None, audience=None, dispatch_deadline=None, retry=None",
+    f"service_account=None, {SENT}",
     "Queue.schedule": "url, body=None, *, at=None, delay=None, **words",
     "Queue.tasks": "limit=1000, *, body=False, secrets=False",
     "Queue.attempts": "since=None, limit=1000, *, batch=None, task=None, status=None, secrets=False",
-    "Queue.pause": "",
-    "Queue.resume": "",
-    "Queue.purge": "",
-    "Queue.delete": "",
     "Queue.update": "**settings",
     "Queue.route": "url=None, *, service_account=None, audience=None",
-    "Queue.run": "df",
-    "Queue.delete_tasks": "df",
-    "Queue.panel": "*, read_only=False",
     "Queue.fan_out": "data, *, url, body=None, key=None, at=None, delay=None, tz=None, headers=None, method=None, "
-    "service_account=None, audience=None, dispatch_deadline=None, retry=None, name=None, errors='raise', "
-    "send_rate=None, stop_after_failures=None, canary=None, pause_at=None, progress=True, dry_run=False, **unknown",
+    f"service_account=None, {SENT}, {RUN}",
     "Queue.backfill": "start, end, *, freq, url, across=None, tz='UTC', newest_first=False, body=None, at=None, "
-    "delay=None, headers=None, method=None, service_account=None, audience=None, dispatch_deadline=None, retry=None, "
-    "name=None, errors='raise', send_rate=None, stop_after_failures=None, canary=None, pause_at=None, progress=True, "
-    "dry_run=False, **unknown",
+    f"delay=None, headers=None, method=None, service_account=None, {SENT}, {RUN}",
     "Batch.wait": "timeout=None",
-    "Batch.progress": "",
-    "Batch.tasks": "",
-    "Batch.failed": "",
-    "Batch.errors": "",
     "Batch.attempts": "limit=10000, *, status=None, secrets=False",
     "Batch.retry_failed": "where=None",
-    "Batch.resend": "df",
-    "Batch.cancel": "",
-    "Batch.delete": "",
-    "Batch.resume": "",
     "Batch.on_complete": "url, *, service_account=None, audience=None, queue=None",
-    "Batch.panel": "*, read_only=False",
-    "Plan.submit": "",
     "Plan.try_one": "row=0",
-    "Handler.calls": "",
-    "Handler.close": "",
 }
 
 #: Public attributes of each class that are no methods.
@@ -122,17 +102,12 @@ def test_all_is_what_there_is() -> None:
 def test_all_names_are_had_by_a_star_in_a_fresh_process() -> None:
     """`from cloudtasks_nb import *` loads everything; names that nobody used yet are found the same way."""
     code = "from cloudtasks_nb import *; import cloudtasks_nb as ct; print(set(ct.__all__) - set(globals()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "set()"
+    assert run(sys.executable, "-c", code).stdout.strip() == "set()"
 
 
-def test_the_version_is_that_of_the_installed_package() -> None:
-    """`ct.__version__` is what pip shows."""
+def test_version_and_loaded_names() -> None:
+    """`ct.__version__` is what pip shows; the second use of a name is an attribute like any other."""
     assert ct.__version__ == importlib.metadata.version("cloudtasks-nb")
-
-
-def test_a_name_is_loaded_once() -> None:
-    """The second use of a name is an attribute like any other."""
     assert ct.connect is ct.connect
     assert vars(ct)["connect"] is ct.connect
 
@@ -153,17 +128,11 @@ def test_what_is_public_is_defined_here(name: str) -> None:
 
 
 @each_callable
-def test_parameters_and_defaults(name: str) -> None:
-    """Each callable takes what it promises, with these defaults, by name where promised so."""
+def test_parameters(name: str) -> None:
+    """Each callable takes what it promises, with these defaults, by name where promised so, and all have types."""
     bare = [one.replace(annotation=inspect.Parameter.empty) for one in parameters(name)]
     assert str(inspect.Signature(bare)) == f"({SIGNATURES[name]})"
-
-
-@each_callable
-def test_parameters_have_types(name: str) -> None:
-    """An editor shows what may be given and what comes back."""
-    bare = [one.name for one in parameters(name) if one.annotation is inspect.Parameter.empty]
-    assert bare == []
+    assert [one.name for one in parameters(name) if one.annotation is inspect.Parameter.empty] == []
     assert inspect.signature(public(name)).return_annotation is not inspect.Signature.empty
 
 
@@ -179,21 +148,8 @@ def test_attributes(kind: str) -> None:
 
 def test_progress_has_a_field_for_each_state() -> None:
     """Counts come in the order of the states, then what is known about pace, end and sources."""
-    assert [field.name for field in fields(ct.Progress)] == [
-        "total",
-        *STATES,
-        "settling",
-        "done_per_second",
-        "eta",
-        "sources",
-        "at",
-    ]
-
-
-def test_handles_are_context_managers() -> None:
-    """What holds something open can be closed by a `with` block."""
-    for kind in (ct.Client, ct.Handler):
-        assert {"__enter__", "__exit__"} <= set(dir(kind))
+    others = ["settling", "done_per_second", "eta", "sources", "at"]
+    assert [field.name for field in fields(ct.Progress)] == ["total", *STATES, *others]
 
 
 @pytest.mark.parametrize("name", [*SIGNATURES, "Client", "Queue", "Batch", "Plan", "Progress", "Handler", "errors"])
@@ -205,16 +161,11 @@ def test_help_begins_with_a_sentence(name: str) -> None:
 
 
 @each_callable
-def test_help_describes_every_parameter(name: str) -> None:
-    """Each parameter stands in the section "Parameters", several of a kind together."""
+def test_help_describes_parameters_and_frames(name: str) -> None:
+    """Each parameter is described, and of a frame the index and columns, or a frame with the same ones is named."""
     heads = re.findall(r"^(\S.*?)(?: : .*)?$", section(name, "Parameters"), flags=re.MULTILINE)
     described = {word.strip().lstrip("*") for head in heads for word in head.split(",")}
     assert {one.name for one in parameters(name)} - described - NOT_FOR_USE == set()
-
-
-@each_callable
-def test_help_describes_a_frame_that_comes_back(name: str) -> None:
-    """Where a frame is returned, the docstring lists its index and columns, or names a frame with the same ones."""
     if inspect.signature(public(name)).return_annotation == "pd.DataFrame":
         assert section(name, "Returns") or "with the columns of" in (inspect.getdoc(public(name)) or "")
 
@@ -225,14 +176,10 @@ def test_the_errors_are_a_module_of_their_own() -> None:
     assert all(issubclass(getattr(ct.errors, name), ct.errors.CloudTasksError) for name in ct.errors.__all__)
 
 
-def test_words_of_fan_out_and_backfill_are_the_same() -> None:
-    """A backfill has the options of a fan-out."""
-    fan_out = {one.name for one in parameters("Queue.fan_out")} - {"data", "key"}
-    backfill = {one.name for one in parameters("Queue.backfill")}
-    assert fan_out <= backfill
-
-
-def test_enqueue_and_fan_out_share_the_words_of_a_task() -> None:
-    """A word learned with one task is the word for many."""
-    words: Callable[[str], set[str]] = lambda name: {one.name for one in parameters(name)}  # noqa: E731 - short here
-    assert words("Queue.enqueue") - {"task_id"} <= words("Queue.fan_out")
+def test_verbs_share_their_words() -> None:
+    """A word learned with one task is the word for many; a backfill has the options of a fan-out."""
+    enqueue, fan_out, backfill = (
+        {one.name for one in parameters(f"Queue.{verb}")} for verb in ("enqueue", "fan_out", "backfill")
+    )
+    assert enqueue - {"task_id"} <= fan_out
+    assert fan_out - {"data", "key"} <= backfill

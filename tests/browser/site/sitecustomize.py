@@ -4,8 +4,6 @@ import os
 import sys
 from typing import Any
 
-__all__: list[str] = []
-
 _LOG = os.environ.get("OUTSIDE_CALLS")
 _HERE = ("127.", "::1", "localhost", "0.0.0.0")  # noqa: S104 - compared with other hosts, not bound
 

@@ -1,7 +1,5 @@
 """The endpoints for tests: clock, seeds, snapshots, faults, and the history of finished tasks."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,10 +7,8 @@ from google.api_core.exceptions import ServiceUnavailable
 from google.cloud import tasks_v2
 from google.longrunning.operations_pb2 import GetOperationRequest
 
-from tests.integration.conftest import LOCATION, Emulator, Target
-from tests.integration.emulator.conftest import NOWHERE
-
-QUICK = {"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}}
+from tests.integration.conftest import Emulator, Target
+from tests.integration.emulator.conftest import NOWHERE, QUICK, batch
 
 
 def test_the_clock_jumps_over_nothing(emulator: Emulator, queue: str, target: Target) -> None:
@@ -44,50 +40,37 @@ def test_the_history_of_a_finished_task(emulator: Emulator, target: Target) -> N
     assert second["duration_s"] >= 0
 
 
-def test_reset_forgets_everything(emulator: Emulator, queue: str) -> None:
-    """After a reset nothing is there, and every name is free."""
-    emulator.client.pause_queue(name=queue)
-    emulator.enqueue(queue, NOWHERE)
-    emulator.request("POST", "/admin/reset", {})
-    assert list(emulator.client.list_queues(parent=LOCATION)) == []
-    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": queue}})
-    assert list(emulator.client.list_tasks(parent=queue)) == []
-
-
-def test_a_snapshot_is_restored(emulator: Emulator, queue: str) -> None:
+def test_a_snapshot_is_restored(emulator: Emulator, paused: str) -> None:
     """A restore brings back queues and tasks, and drops those that were created since."""
-    emulator.client.pause_queue(name=queue)
-    kept = emulator.enqueue(queue, NOWHERE, {"body": b"kept"})
+    kept = emulator.enqueue(paused, NOWHERE, {"body": b"kept"})
     name = emulator.request("POST", "/admin/snapshot", {})["name"]
-    emulator.enqueue(queue, NOWHERE)
+    emulator.enqueue(paused, NOWHERE)
     emulator.client.delete_task(name=kept.name)
     emulator.request("POST", "/admin/restore", {"name": name})
-    (task,) = emulator.client.list_tasks({"parent": queue, "response_view": "FULL"})
+    (task,) = emulator.client.list_tasks({"parent": paused, "response_view": "FULL"})
     assert (task.name, task.http_request.body) == (kept.name, b"kept")
 
 
 @pytest.mark.parametrize(("after", "there"), [(False, 0), (True, 1)])
-def test_a_fault_before_or_after_the_call(emulator: Emulator, queue: str, *, after: bool, there: int) -> None:
+def test_a_fault_before_or_after_the_call(emulator: Emulator, paused: str, *, after: bool, there: int) -> None:
     """A call can be refused, or carried out and its answer lost; the next call is as ever."""
-    emulator.client.pause_queue(name=queue)
     emulator.request("POST", "/admin/faults", {"method": "CreateTask", "code": "UNAVAILABLE", "after": after})
     with pytest.raises(ServiceUnavailable):
-        emulator.enqueue(queue, NOWHERE)
-    assert len(list(emulator.client.list_tasks(parent=queue))) == there
-    assert emulator.enqueue(queue, NOWHERE).name
+        emulator.enqueue(paused, NOWHERE)
+    assert len(list(emulator.client.list_tasks(parent=paused))) == there
+    assert emulator.enqueue(paused, NOWHERE).name
 
 
 def test_an_operation_that_does_not_finish(emulator: Emulator, queue: str) -> None:
     """The operation of a batch stays unfinished until the faults are cleared; its tasks exist."""
     emulator.request("POST", "/admin/faults", {"method": "BatchCreateTasks", "unfinished": True})
-    requests = [{"parent": queue, "task": {"http_request": {"url": NOWHERE}}}]
-    batch = {"parent": queue, "requests": requests, "request_id": "held"}
-    operation = emulator.client.batch_create_tasks(batch)
+    request = {**batch(queue, 1), "request_id": "held"}
+    operation = emulator.client.batch_create_tasks(request)
     get = GetOperationRequest(name=operation.operation.name)
     assert not operation.operation.done
     assert operation.metadata.state == tasks_v2.BatchCreateTasksMetadata.State.RUNNING
     assert emulator.client.get_operation(get) == operation.operation
-    assert emulator.client.batch_create_tasks(batch).operation == operation.operation
+    assert emulator.client.batch_create_tasks(request).operation == operation.operation
     emulator.request("DELETE", "/admin/faults")
     assert emulator.client.get_operation(get).done
     assert len(operation.result().tasks) == 1

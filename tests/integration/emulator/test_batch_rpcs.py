@@ -1,7 +1,5 @@
 """BatchCreateTasks, BatchDeleteTasks and their operations, called through Google's own client."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -20,10 +18,8 @@ Deleted = tasks_v2.BatchDeleteTasksMetadata.State
 
 def requests(queue: str, *ids: str, **http: object) -> list[dict[str, Any]]:
     """Build one CreateTaskRequest an id."""
-    return [
-        {"parent": queue, "task": {"name": f"{queue}/tasks/{one}", "http_request": {"url": NOWHERE, **http}}}
-        for one in ids
-    ]
+    request = {"url": NOWHERE, **http}
+    return [{"parent": queue, "task": {"name": f"{queue}/tasks/{one}", "http_request": request}} for one in ids]
 
 
 def test_batch_create(emulator: Emulator, paused: str) -> None:
@@ -59,11 +55,9 @@ def test_a_batch_may_succeed_in_part(emulator: Emulator, paused: str) -> None:
     assert [task.name.rpartition("/")[2] for task in operation.result().tasks] == ["a", "b"]
     assert operation.metadata.state == Created.PARTIALLY_SUCCEEDED == 5
     failed = {index: (status.code, status.message) for index, status in operation.metadata.failed_requests.items()}
-    assert failed == {
-        1: (code_pb2.ALREADY_EXISTS, "Requested entity already exists"),
-        2: (code_pb2.INVALID_ARGUMENT, "HttpTarget.url must start with 'http://' or 'https://'."),
-        4: (code_pb2.ALREADY_EXISTS, "Requested entity already exists"),
-    }
+    exists = (code_pb2.ALREADY_EXISTS, "Requested entity already exists")
+    invalid = (code_pb2.INVALID_ARGUMENT, "HttpTarget.url must start with 'http://' or 'https://'.")
+    assert failed == {1: exists, 2: invalid, 4: exists}
 
 
 def test_a_batch_of_which_nothing_is_made_is_aborted(emulator: Emulator, paused: str) -> None:
@@ -86,13 +80,10 @@ def test_messages_beyond_4_mib(emulator: Emulator, paused: str) -> None:
 
 def test_batch_delete(emulator: Emulator, paused: str) -> None:
     """BatchDeleteTasks removes up to 1,000 tasks; its operation is done and empty."""
-    names = []
     for start in range(0, 1_000, 100):
-        batch = requests(paused, *(f"t{number}" for number in range(start, start + 100)))
-        names += [
-            task.name
-            for task in emulator.client.batch_create_tasks({"parent": paused, "requests": batch}).result().tasks
-        ]
+        made = requests(paused, *(f"t{number}" for number in range(start, start + 100)))
+        emulator.client.batch_create_tasks({"parent": paused, "requests": made})
+    names = [task.name for task in emulator.client.list_tasks(parent=paused)]
     kept = emulator.client.create_task(requests(paused, "kept")[0])
     operation = emulator.client.batch_delete_tasks({"parent": paused, "names": names})
     operation.result()
@@ -114,10 +105,8 @@ def test_batch_delete_may_succeed_in_part(emulator: Emulator, paused: str) -> No
 def test_batch_delete_of_nothing_that_is_there(emulator: Emulator, paused: str) -> None:
     """When no name could be deleted the operation is aborted with the documented text."""
     operation = emulator.client.batch_delete_tasks({"parent": paused, "names": [f"{paused}/tasks/none"]})
-    text = (
-        "None of the requests succeeded, refer to BatchDeleteTasksMetadata.failed_requests for individual error details"
-    )
-    with pytest.raises(Aborted, match=text):
+    details = "refer to BatchDeleteTasksMetadata.failed_requests for individual error details"
+    with pytest.raises(Aborted, match=f"None of the requests succeeded, {details}"):
         operation.result()
     assert operation.metadata.state == Deleted.PARTIALLY_SUCCEEDED
     assert sorted(operation.metadata.failed_requests) == [0]

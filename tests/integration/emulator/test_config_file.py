@@ -1,7 +1,5 @@
 """The configuration file of an emulator that runs: at its start, after SIGHUP, after a reset."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal
@@ -15,7 +13,6 @@ from google.cloud import tasks_v2, tasks_v2beta3
 from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from tests.integration.conftest import LOCATION, Emulator, StartEmulator, Target
-from tests.processes import run
 
 QUEUE, OTHER = f"{LOCATION}/queues/declared", f"{LOCATION}/queues/other"
 README = Path(__file__).parents[3] / "README.md"
@@ -141,13 +138,3 @@ def test_a_reset_declares_again(start_emulator: StartEmulator, tmp_path: Path) -
     assert set(emulator.request("POST", "/admin/reset", {})["queues"]) == {QUEUE, OTHER}
     queue = emulator.client.get_queue(name=QUEUE)
     assert (queue.retry_config.max_attempts, queue.state.name) == (3, "PAUSED")
-
-
-def test_a_bad_file_at_the_start(tmp_path: Path) -> None:
-    """The emulator does not start, and one line says where the mistake is and what was meant."""
-    file = tmp_path / "c.yaml"
-    file.write_text(f"port: 0\nqueues:\n  - name: {QUEUE}\n    rateLimits:\n      maxDispatchPerSecond: 5\n")
-    done = run(sys.executable, "-m", "cloudtasks_nb.emulator", "--config", file)
-    place = f"{file}:5: queues[0].rateLimits.maxDispatchPerSecond"
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"error: {place}: there is no key maxDispatchPerSecond here → did you mean maxDispatches" in done.stderr

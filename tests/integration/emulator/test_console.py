@@ -1,18 +1,14 @@
 """The server side of the console: who gets the page, what the page is told, and what it may change."""
 
-from __future__ import annotations
-
 import base64
-import http.client
 import json
 import re
-import ssl
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from cloudtasks_nb._names import CODES
 from cloudtasks_nb.display.colours import COLOURS, colour
@@ -25,12 +21,10 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 FILES = Path(console.__file__).parent
 
 
-def get(emulator: Emulator, path: str, headers: Mapping[str, str]) -> tuple[int, http.client.HTTPMessage, str]:
+def get(emulator: Emulator, path: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], str]:
     """Return status, headers and text of an answer."""
-    with closing(http.client.HTTPConnection(emulator.http, timeout=PATIENCE)) as connection:
-        connection.request("GET", path, headers=dict(headers))
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read().decode()
+    answer = requests.get(f"http://{emulator.http}{path}", headers=headers, timeout=PATIENCE)
+    return answer.status_code, answer.headers, answer.text
 
 
 def attempts(emulator: Emulator, query: str = "") -> Any:
@@ -69,10 +63,9 @@ def test_queues_of_all_projects_with_totals(emulator: Emulator, target: Target) 
         emulator.client.create_task({"parent": name, "task": {"http_request": {"url": target.url}}})
     found = emulator.until(lambda: (f := emulator.request("GET", "/console/queues"))["totals"]["attempts"] >= 2 and f)
     first, second = found["queues"]
-    assert [(q["name"], q["state"], q["attempts"], q["failed"]) for q in (first, second)] == [
-        (names[0], "RUNNING", found["totals"]["attempts"], found["totals"]["failed"]),
-        (names[1], "PAUSED", 0, 0),
-    ]
+    running = (names[0], "RUNNING", found["totals"]["attempts"], found["totals"]["failed"])
+    shown = [(q["name"], q["state"], q["attempts"], q["failed"]) for q in (first, second)]
+    assert shown == [running, (names[1], "PAUSED", 0, 0)]
     assert (second["tasks"], second["rate"], second["maxConcurrent"], second["maxAttempts"]) == (3, 500, 1000, 100)
     assert found["totals"]["queues"] == found["found"] == 2
     assert found["totals"]["failed"] >= 1
@@ -91,10 +84,8 @@ def test_attempts_of_all_queues_the_newest_first(emulator: Emulator, target: Tar
     emulator.gone(emulator.enqueue(other, target.url).name)
     new = attempts(emulator, f"after={before}")
     good, failed = new["attempts"]
-    assert [(a["queue"], a["status"], a["httpStatus"], a["attempt"], a["retry"]) for a in (failed, good)] == [
-        (one, "INTERNAL", 500, 1, 0),
-        (other, "OK", 204, 1, 0),
-    ]
+    shown = [(a["queue"], a["status"], a["httpStatus"], a["attempt"], a["retry"]) for a in (failed, good)]
+    assert shown == [(one, "INTERNAL", 500, 1, 0), (other, "OK", 204, 1, 0)]
     assert failed["target"] == f"POST {target.url}"
     assert attempts(emulator, f"after={new['newest']}") == {"attempts": [], "newest": new["newest"]}
     assert attempts(emulator, f"after={before}&failed=1")["attempts"] == [failed]
@@ -111,12 +102,8 @@ def test_a_task_that_is_tried_again(emulator: Emulator, failed_once: Any) -> Non
     found = attempts(emulator, f"queue={queue}&task={task}")
     (attempt,) = found["attempts"]
     assert (found["there"], attempt["retry"] > attempt["ended"]) == (True, True)
-    assert attempts(emulator, f"queue={queue}&task=unknown") == {
-        "attempts": [],
-        "newest": found["newest"],
-        "there": False,
-        "request": None,
-    }
+    nothing = {"attempts": [], "newest": found["newest"], "there": False, "request": None}
+    assert attempts(emulator, f"queue={queue}&task=unknown") == nothing
 
 
 def test_after_a_restart_attempts_come_from_the_log(tmp_path: Path, target: Target) -> None:
@@ -129,9 +116,7 @@ def test_after_a_restart_attempts_come_from_the_log(tmp_path: Path, target: Targ
         target.script(500, 200)
         for task in ("bad", "good"):
             full = f"{name}/tasks/{task}"
-            emulator.client.create_task(
-                {"parent": name, "task": {"name": full, "http_request": {"url": target.url}}},
-            )
+            emulator.client.create_task({"parent": name, "task": {"name": full, "http_request": {"url": target.url}}})
             emulator.gone(full)
         live = attempts(emulator)["attempts"]
         run = emulator.request("GET", "/console/queues")["run"]
@@ -162,17 +147,16 @@ def test_a_bad_number_is_refused(emulator: Emulator, query: str) -> None:
     assert (status, bool(json.loads(text)["error"])) == (400, True)
 
 
-def test_without_the_flag_the_page_can_only_read(emulator: Emulator, queue: str) -> None:
+def test_without_the_flag_the_page_can_only_read(emulator: Emulator, paused: str) -> None:
     """Writes below /console/ are refused with the way out; reads are answered, and REST is as before."""
-    emulator.client.pause_queue(name=queue)
-    task = emulator.enqueue(queue, NOWHERE).name
-    writes = [("POST", f"{queue}:resume"), ("POST", f"{queue}:purge"), ("POST", f"{queue}/tasks"), ("DELETE", task)]
-    for method, path in [*writes, ("PATCH", queue), ("PUT", queue), ("OPTIONS", queue)]:
+    task = emulator.enqueue(paused, NOWHERE).name
+    writes = [("POST", f"{paused}:resume"), ("POST", f"{paused}:purge"), ("POST", f"{paused}/tasks"), ("DELETE", task)]
+    for method, path in [*writes, ("PATCH", paused), ("PUT", paused), ("OPTIONS", paused)]:
         with pytest.raises(AssertionError, match=r"403 .*--console-writes"):
             emulator.request(method, f"/console/v2/{path}", {})
-    assert emulator.request("GET", f"/console/v2/{queue}")["state"] == "PAUSED"
-    assert [one["name"] for one in emulator.request("GET", f"/console/v2/{queue}/tasks")["tasks"]] == [task]
-    assert emulator.request("POST", f"/v2/{queue}:resume", {})["state"] == "RUNNING"
+    assert emulator.request("GET", f"/console/v2/{paused}")["state"] == "PAUSED"
+    assert [one["name"] for one in emulator.request("GET", f"/console/v2/{paused}/tasks")["tasks"]] == [task]
+    assert emulator.request("POST", f"/v2/{paused}:resume", {})["state"] == "RUNNING"
 
 
 @options("--console-writes")
@@ -205,12 +189,10 @@ def test_colours_and_codes_are_those_of_the_panels() -> None:
 def test_a_strict_emulator_has_no_console(start_emulator: StartEmulator, capsys: pytest.CaptureFixture[str]) -> None:
     """A browser is told why, there is nothing below /console/, and the command line refuses --console-writes."""
     emulator = start_emulator("--strict")
-    context = ssl.create_default_context(cafile=emulator.ready["ca"])
-    with closing(http.client.HTTPSConnection(emulator.http, timeout=PATIENCE, context=context)) as connection:
-        for path, text in (("/", "needs a bearer token"), ("/console/queues", "")):
-            connection.request("GET", path, headers=BROWSER)
-            answer = connection.getresponse()
-            assert (answer.status, text in answer.read().decode()) == (404, True)
+    for path, text in (("/", "needs a bearer token"), ("/console/queues", "")):
+        url, authorities = f"https://{emulator.http}{path}", emulator.ready["ca"]
+        answer = requests.get(url, headers=BROWSER, timeout=PATIENCE, verify=authorities)
+        assert (answer.status_code, text in answer.text) == (404, True)
     with pytest.raises(SystemExit):
         command.main(["--strict", "--console-writes"])
     assert "--console-writes cannot be used with --strict, which has no console" in capsys.readouterr().err

@@ -1,42 +1,31 @@
-"""The defaults in which the emulator differs from the service, as the README's table says."""
-
-from __future__ import annotations
+"""The defaults in which the emulator differs from the service, as the README's table says, and its options."""
 
 import re
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from google.api_core.exceptions import AlreadyExists
-from google.cloud import tasks_v2, tasks_v2beta3
+from google.api_core.exceptions import AlreadyExists, FailedPrecondition, NotFound
+from google.cloud import tasks_v2beta3
 from google.iam.v1 import iam_policy_pb2
 from google.iam.v1.policy_pb2 import Binding, Policy
 
 from cloudtasks_nb.emulator.model.settings import Settings
-from tests.integration.conftest import LOCATION, Answer, Emulator, Target, options
-from tests.integration.emulator.conftest import NOWHERE
+from tests.integration.conftest import LOCATION, Answer, Emulator, StartEmulator, Target, options
+from tests.integration.emulator.conftest import NOWHERE, batch
 
-HOUR, DAY = 3_600, 86_400
+HOUR = 3_600
 
 
-def test_the_name_of_a_task_is_free_after_an_hour(emulator: Emulator, queue: str) -> None:
+def test_the_name_of_a_task_is_free_after_an_hour(emulator: Emulator, paused: str) -> None:
     """Without `--task-tombstone` the name of a task that is gone is reserved for an hour."""
-    emulator.client.pause_queue(name=queue)
-    name = emulator.enqueue(queue, NOWHERE, name=f"{queue}/tasks/a").name
+    name = emulator.enqueue(paused, NOWHERE, name=f"{paused}/tasks/a").name
     emulator.client.delete_task(name=name)
     emulator.advance(HOUR - 120)
     with pytest.raises(AlreadyExists, match="existed too recently"):
-        emulator.enqueue(queue, NOWHERE, name=name)
+        emulator.enqueue(paused, NOWHERE, name=name)
     emulator.advance(121)
-    assert emulator.enqueue(queue, NOWHERE, name=name).name == name
-
-
-def test_a_new_queue_is_known_at_once(emulator: Emulator) -> None:
-    """Without `--new-queue-delay` a queue can be read, listed and filled as soon as it is created."""
-    name = emulator.make_queue()
-    assert emulator.client.get_queue(name=name).name == name
-    assert name in [queue.name for queue in emulator.client.list_queues(parent=LOCATION)]
-    assert emulator.enqueue(name, NOWHERE).name.startswith(f"{name}/tasks/")
+    assert emulator.enqueue(paused, NOWHERE, name=name).name == name
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -44,19 +33,14 @@ def test_a_queue_is_not_slowed_down(emulator: Emulator, target: Target, status: 
     """A backlog is sent without a ramp, whatever the target answers; `Retry-After` delays the one task."""
     queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": HOUR}, "max_backoff": {"seconds": HOUR}})
     emulator.client.pause_queue(name=queue)
-    tasks = [{"parent": queue, "task": {"http_request": {"url": target.url}}}] * 80
-    emulator.client.batch_create_tasks({"parent": queue, "requests": tasks})
+    emulator.client.batch_create_tasks(batch(queue, 80, url=target.url))
     later = Answer(status=status, headers={"Retry-After": str(2 * HOUR)})
     target.script(later, *[status] * 40)
     emulator.client.resume_queue(name=queue)
     target.wait(80)
-
-    def answered() -> list[tasks_v2.Task] | None:
-        tasks = list(emulator.client.list_tasks(parent=queue))
-        return tasks if len(tasks) == 41 and all(task.response_count for task in tasks) else None
-
-    left = emulator.until(answered)
-    delays = sorted(task.schedule_time - task.last_attempt.response_time for task in left)
+    tasks = emulator.client.list_tasks
+    emulator.until(lambda: [bool(task.response_count) for task in tasks(parent=queue)] == [True] * 41)
+    delays = sorted(task.schedule_time - task.last_attempt.response_time for task in tasks(parent=queue))
     assert [round(delay / timedelta(hours=1), 2) for delay in delays] == [1] * 40 + [2]
     client = emulator.connect(tasks_v2beta3.CloudTasksClient)
     assert client.get_queue({"name": queue, "read_mask": "stats"}).stats.effective_execution_rate == 500
@@ -89,51 +73,69 @@ def test_an_encryption_key_changes_nothing(emulator: Emulator, target: Target) -
     assert emulator.client.get_cmek_config(name=name).kms_key == key
 
 
-def read_log(emulator: Emulator, queue: str) -> list[str]:
-    """Return the ids of the tasks that the log's entries of a queue are about, oldest entry first."""
-    condition = f'resource.labels.queue_id="{queue.rpartition("/")[2]}"'
-    query = {"resourceNames": ["projects/demo"], "filter": condition, "orderBy": "timestamp asc"}
-    entries = emulator.request("POST", "/v2/entries:list", query).get("entries", [])
-    return [entry["jsonPayload"]["task"].rpartition("/")[2] for entry in entries]
-
-
-def fill_log(emulator: Emulator, *ids: str) -> str:
-    """Create a paused queue with a log, and in it tasks with these ids."""
-    queue = f"{LOCATION}/queues/logged"
-    emulator.client.create_queue(
-        {"parent": LOCATION, "queue": {"name": queue, "stackdriver_logging_config": {"sampling_ratio": 1.0}}}
-    )
-    emulator.client.pause_queue(name=queue)
-    for one in ids:
-        task = {"name": f"{queue}/tasks/{one}", "http_request": {"url": NOWHERE}}
-        emulator.client.create_task({"parent": queue, "task": task})
-    return queue
-
-
-def test_the_log_is_there_at_once(emulator: Emulator) -> None:
-    """Without `--log-delay` and `--log-index-delay` an entry can be read as soon as its operation has ended."""
-    assert read_log(emulator, fill_log(emulator, "a", "b")) == ["a", "b"]
-
-
-def test_entries_of_the_log_are_kept_for_30_days(emulator: Emulator) -> None:
-    """An entry can be read for thirty days."""
-    queue = fill_log(emulator, "a")
-    emulator.advance(30 * DAY - 120)
-    assert read_log(emulator, queue) == ["a"]
-    emulator.advance(121)
-    emulator.until(lambda: read_log(emulator, queue) == [])
-
-
-@options("--log-limit", "3")
-def test_the_newest_entries_of_the_log_are_kept(emulator: Emulator) -> None:
-    """With `--log-limit` the oldest entries above the limit are deleted."""
-    queue = fill_log(emulator, "a", "b", "c", "d", "e")
-    emulator.advance(60)
-    emulator.until(lambda: read_log(emulator, queue) == ["c", "d", "e"])
-
-
 def test_the_default_limit_of_the_log() -> None:
     """The limit that the README's table names is the emulator's own."""
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     (limit,) = re.findall(r"\| entries of the log .*newest ([0-9,]+)", readme)
     assert Settings().log_limit == int(limit.replace(",", ""))
+
+
+QUEUE = f"{LOCATION}/queues/flags"
+TASK = {"parent": QUEUE, "task": {"name": f"{QUEUE}/tasks/a", "http_request": {"url": "http://127.0.0.1:9/"}}}
+
+
+def test_hard_reset_on_purge(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    """With `--hard-reset-on-purge-queue` a purge frees the names, also those of tasks that went before it."""
+    arguments = ("--hard-reset-on-purge-queue", "--queue", QUEUE, "--data-dir", str(tmp_path))
+    first = start_emulator(*arguments)
+    first.client.pause_queue(name=QUEUE)
+    first.client.create_task(TASK)
+    first.client.delete_task(name=f"{QUEUE}/tasks/a")
+    first.client.purge_queue(name=QUEUE)
+    first.client.create_task(TASK)
+    first.client.purge_queue(name=QUEUE)
+    first.kill()
+    second = start_emulator(*arguments)
+    assert list(second.client.list_tasks(parent=QUEUE)) == []
+    assert second.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
+
+
+@options("--task-tombstone", "100", "--queue-tombstone", "50", "--queue", QUEUE)
+def test_lives_of_tombstones(emulator: Emulator) -> None:
+    """`--task-tombstone` and `--queue-tombstone` say for how long names stay taken."""
+    emulator.client.pause_queue(name=QUEUE)
+    emulator.client.create_task(TASK)
+    emulator.client.delete_task(name=f"{QUEUE}/tasks/a")
+    emulator.advance(90)
+    with pytest.raises(AlreadyExists):
+        emulator.client.create_task(TASK)
+    emulator.advance(11)
+    emulator.client.create_task(TASK)
+    emulator.client.delete_queue(name=QUEUE)
+    emulator.advance(40)
+    with pytest.raises(FailedPrecondition):
+        emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
+    emulator.advance(11)
+    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
+    assert emulator.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
+
+
+@options("--new-queue-delay", "3600")
+def test_a_new_queue_takes_its_time(emulator: Emulator) -> None:
+    """With `--new-queue-delay` a new queue is not found at first, as on the service."""
+    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
+    with pytest.raises(NotFound, match="wait at least a minute for the queue to initialize"):
+        emulator.client.create_task(TASK)
+    emulator.advance(3590)
+    with pytest.raises(NotFound):
+        emulator.client.create_task(TASK)
+    emulator.advance(11)
+    assert emulator.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
+
+
+@options("--create-queues-on-demand")
+def test_queues_on_demand(emulator: Emulator, target: Target) -> None:
+    """With `--create-queues-on-demand` a task makes its queue."""
+    emulator.client.create_task({"parent": QUEUE, "task": {"http_request": {"url": target.url}}})
+    assert target.wait()[0].headers["x-cloudtasks-queuename"] == "flags"
+    assert emulator.client.get_queue(name=QUEUE).name == QUEUE

@@ -1,7 +1,5 @@
 """Nothing that was acknowledged is lost, not even by SIGKILL."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -136,21 +134,3 @@ def test_state_after_a_restart(start_emulator: StartEmulator, tmp_path: Path, ta
     assert retried.headers["x-cloudtasks-taskretrycount"] == "1"
     assert retried.headers["x-cloudtasks-taskpreviousresponse"] == "500"
     assert retried.body == b"\x00body"
-
-
-def test_a_deleted_queue_stays_deleted(start_emulator: StartEmulator, tmp_path: Path) -> None:
-    """Deletions, purges and queue tombstones survive a kill as well."""
-    first = start_emulator("--data-dir", str(tmp_path))
-    make_queue(first)
-    first.client.create_task(request(NAMES[0]))
-    first.client.delete_queue(name=QUEUE)
-    other = f"{QUEUE}-other"
-    first.client.create_queue({"parent": LOCATION, "queue": {"name": other}})
-    first.client.pause_queue(name=other)
-    first.client.create_task({"parent": other, "task": {"http_request": {"url": NOWHERE}}})
-    purged = first.client.purge_queue(name=other)
-    first.kill()
-
-    second = start_emulator("--data-dir", str(tmp_path))
-    assert list(second.client.list_queues(parent=LOCATION)) == [purged]
-    assert list(second.client.list_tasks(parent=other)) == []

@@ -1,23 +1,25 @@
-"""The emulator as a process: ready line, folder, port, lease, end."""
-
-from __future__ import annotations
+"""The emulator as a process: ready line, folder, port, lease, end, and what it writes to its standard error."""
 
 import json
 import signal
+import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+import requests
 from google.api_core.exceptions import ServiceUnavailable
-from google.cloud import tasks_v2
 
 from cloudtasks_nb.client.emulator_process import hold
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
+from tests.integration.emulator.conftest import QUICK
+from tests.processes import run
 
 QUEUE = f"{LOCATION}/queues/seeded"
 #: Takes a lease and then waits for the end of its standard input.
@@ -30,27 +32,13 @@ sys.stdin.read()
 """
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run an emulator that is expected to end by itself."""
-    command = [sys.executable, "-m", "cloudtasks_nb.emulator", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-
-
-@pytest.fixture
-def connections() -> Iterator[ExitStack]:
-    """Close HTTP connections after the test."""
-    with ExitStack() as stack:
-        yield stack
-
-
-def lease(emulator: Emulator, connections: ExitStack) -> HTTPConnection:
+def lease(emulator: Emulator, stack: ExitStack) -> HTTPConnection:
     """Take a lease."""
     connection = HTTPConnection(emulator.http, timeout=PATIENCE)
-    connections.callback(connection.close)
+    stack.callback(connection.close)
     connection.request("GET", "/lease")
     answer = connection.getresponse()
-    assert answer.status == 200
-    assert answer.getheader("X-Instance") == emulator.ready["instance"]
+    assert (answer.status, answer.getheader("X-Instance")) == (200, emulator.ready["instance"])
     return connection
 
 
@@ -59,22 +47,11 @@ def test_the_ready_line(start_emulator: StartEmulator, tmp_path: Path) -> None:
     emulator = start_emulator("--data-dir", str(tmp_path))
     ready = emulator.ready
     assert set(ready) == {"grpc", "http", "pid", "data_dir", "instance"}
-    assert ready["pid"] == emulator.process.pid
-    assert Path(ready["data_dir"]) == tmp_path
+    assert (ready["pid"], ready["data_dir"]) == (emulator.process.pid, str(tmp_path))
     assert str(UUID(ready["instance"])) == ready["instance"]
-    assert ready["grpc"].startswith("127.0.0.1:")
-    assert ready["http"].startswith("http://127.0.0.1:")
+    assert [ready[name].rpartition(":")[0] for name in ("grpc", "http")] == ["127.0.0.1", "http://127.0.0.1"]
     assert json.loads((tmp_path / "endpoint.json").read_text()) == ready
     assert emulator.request("GET", "/health") == {"status": "ok", "instance": ready["instance"]}
-
-
-def test_a_queue_of_the_command_line_may_be_there_already(start_emulator: StartEmulator, tmp_path: Path) -> None:
-    """A restart with the same `--queue` keeps the queue as it was."""
-    arguments = ("--data-dir", str(tmp_path), "--queue", QUEUE)
-    first = start_emulator(*arguments)
-    first.client.pause_queue(name=QUEUE)
-    assert first.stop() == 0
-    assert start_emulator(*arguments).client.get_queue(name=QUEUE).state == tasks_v2.Queue.State.PAUSED
 
 
 def test_a_temporary_folder_goes_with_the_emulator(start_emulator: StartEmulator) -> None:
@@ -102,20 +79,18 @@ def test_a_graceful_stop(start_emulator: StartEmulator, tmp_path: Path, signal_:
 def test_a_folder_in_use(start_emulator: StartEmulator, tmp_path: Path) -> None:
     """A second emulator on a folder ends, names the folder and leaves the first one alone."""
     first = start_emulator("--data-dir", str(tmp_path), "--queue", QUEUE)
-    second = run("--port", "0", "--data-dir", str(tmp_path))
-    assert second.returncode != 0
+    second = run(sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", tmp_path)
+    assert (second.returncode != 0, second.stdout, "Traceback" in second.stderr) == (True, "", False)
     assert str(tmp_path) in second.stderr
     assert "in use" in second.stderr
-    assert "Traceback" not in second.stderr
-    assert second.stdout == ""
     assert first.client.get_queue(name=QUEUE).name == QUEUE
     assert json.loads((tmp_path / "endpoint.json").read_text()) == first.ready
 
 
-def test_the_lease_is_held_by_the_last_one(start_emulator: StartEmulator, connections: ExitStack) -> None:
+def test_the_lease_is_held_by_the_last_one(start_emulator: StartEmulator, stack: ExitStack) -> None:
     """With `--lease` the emulator serves until the last holder lets go, and ends soon after."""
     emulator = start_emulator("--lease", "--queue", QUEUE)
-    first, second = lease(emulator, connections), lease(emulator, connections)
+    first, second = lease(emulator, stack), lease(emulator, stack)
     first.close()
     with pytest.raises(subprocess.TimeoutExpired):
         emulator.process.wait(3)
@@ -125,11 +100,11 @@ def test_the_lease_is_held_by_the_last_one(start_emulator: StartEmulator, connec
     assert "Traceback" not in emulator.errors()
 
 
-def test_a_new_holder_in_time_keeps_it(start_emulator: StartEmulator, connections: ExitStack) -> None:
+def test_a_new_holder_in_time_keeps_it(start_emulator: StartEmulator, stack: ExitStack) -> None:
     """Who comes before the grace is over keeps the emulator."""
     emulator = start_emulator("--lease")
-    lease(emulator, connections).close()
-    kept = lease(emulator, connections)
+    lease(emulator, stack).close()
+    kept = lease(emulator, stack)
     with pytest.raises(subprocess.TimeoutExpired):
         emulator.process.wait(3)
     kept.close()
@@ -148,10 +123,10 @@ def test_a_killed_holder_lets_go(start_emulator: StartEmulator) -> None:
     assert not Path(emulator.ready["data_dir"]).exists()
 
 
-def test_without_lease_no_holder_is_needed(start_emulator: StartEmulator, connections: ExitStack) -> None:
+def test_without_lease_no_holder_is_needed(start_emulator: StartEmulator, stack: ExitStack) -> None:
     """Without `--lease` the emulator runs until it is stopped."""
     emulator = start_emulator()
-    lease(emulator, connections).close()
+    lease(emulator, stack).close()
     with pytest.raises(subprocess.TimeoutExpired):
         emulator.process.wait(3)
     assert emulator.stop() == 0
@@ -159,9 +134,8 @@ def test_without_lease_no_holder_is_needed(start_emulator: StartEmulator, connec
 
 def stops(emulator: Emulator) -> bool:
     """Ask whether the emulator has got the signal to stop."""
-    with closing(HTTPConnection(emulator.http, timeout=PATIENCE)) as connection:
-        connection.request("GET", "/lease")
-        return connection.getresponse().status == 503
+    with closing(requests.get(f"http://{emulator.http}/lease", stream=True, timeout=PATIENCE)) as answer:
+        return answer.status_code == 503
 
 
 def slow_queue(emulator: Emulator, target: Target) -> list[str]:
@@ -221,3 +195,68 @@ def test_an_emulator_that_stops_gives_no_lease(start_emulator: StartEmulator, ta
     emulator.process.terminate()
     emulator.until(lambda: stops(emulator))
     assert hold(emulator.ready) is None
+
+
+QUEUE = f"{LOCATION}/queues/q"
+WRITE = f"POST /v2/{QUEUE}/tasks HTTP/1.1\r\nContent-Type: application/json\r\n"
+#: Beginnings of requests, after which the client disconnects.
+CUT = {
+    "half a body": f"{WRITE}Host: HOST\r\nContent-Length: 1000\r\n\r\n{{",
+    "half a chunk": f"{WRITE}Host: HOST\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{{",
+    "no chunk": f"{WRITE}Host: HOST\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{{",
+    "no gzip": f"{WRITE}Host: HOST\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nabcde",
+    "admin": "POST /admin/clock HTTP/1.1\r\nContent-Type: application/json\r\nHost: HOST\r\nContent-Length: 9\r\n\r\n{",
+    "lease": "GET /lease HTTP/1.1\r\nHost: HOST\r\n\r\n",
+    "no HTTP": "\x16\x03\x01\x02",
+}
+
+
+def fail(emulator: Emulator, target: Target, *statuses: int) -> str:
+    """Run a task of two attempts that the target answers so, and return its name."""
+    queue = {"name": QUEUE, "retry_config": {"max_attempts": 2, **QUICK}}
+    emulator.client.create_queue({"parent": LOCATION, "queue": queue})
+    target.script(*statuses)
+    task = emulator.client.create_task({"parent": QUEUE, "task": {"http_request": {"url": target.url}}})
+    emulator.gone(task.name)
+    return str(task.name)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "reasons"),
+    [((503, 200), ["UNAVAILABLE(14): HTTP status code 503; next attempt 20"]), ((404, 500), ["404; next", "500; no"])],
+)
+def test_a_line_for_each_failed_attempt(
+    start_emulator: StartEmulator, target: Target, statuses: Sequence[int], reasons: Sequence[str]
+) -> None:
+    """A failed attempt is one line that names task, target, reason and what follows; a success is none."""
+    emulator = start_emulator()
+    name = fail(emulator, target, *statuses)
+    emulator.until(lambda: emulator.errors().count("\n") >= len(reasons))
+    lines = emulator.errors().splitlines()
+    assert len(lines) == len(reasons)
+    for number, (line, reason) in enumerate(zip(lines, reasons, strict=True), 1):
+        assert f" {name}: attempt {number} of POST {target.url} failed with " in line
+        assert reason in line
+
+
+def test_quiet(start_emulator: StartEmulator, target: Target) -> None:
+    """With `--quiet` failed attempts are not written."""
+    emulator = start_emulator("--quiet")
+    fail(emulator, target, 500, 500)
+    assert emulator.errors() == ""
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_lost_connections_are_no_errors(start_emulator: StartEmulator, *, reset: bool) -> None:
+    """A client that disconnects in the middle of a request, or sends none, leaves nothing on the standard error."""
+    emulator = start_emulator("--queue", QUEUE)
+    host, _, port = emulator.http.rpartition(":")
+    for start in CUT.values():
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(start.replace("HOST", emulator.http).encode("latin-1"))
+            emulator.request("GET", "/health")  # until it has read what was sent
+            if reset:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    emulator.request("GET", "/health")
+    emulator.process.terminate()
+    assert (emulator.process.wait(), emulator.errors()) == (0, "")

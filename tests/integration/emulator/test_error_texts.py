@@ -1,13 +1,10 @@
 """Refusals carry the code and the exact text of the real service (and its links, where it gives some)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 from google.api_core.exceptions import BadRequest, GoogleAPICallError, InvalidArgument
 from google.cloud.location.locations_pb2 import GetLocationRequest
-from google.iam.v1 import iam_policy_pb2
 from google.longrunning.operations_pb2 import GetOperationRequest
 from google.protobuf.json_format import MessageToDict
 
@@ -18,6 +15,7 @@ QUEUE = f"{LOCATION}/queues/here"  # it holds the task `live`; the task `dead` w
 OTHER = f"{LOCATION}/queues/other"
 DELETED = f"{LOCATION}/queues/deleted"
 MISSING = f"{LOCATION}/queues/missing"
+BAD_TASK = f"{QUEUE}/tasks/a b"
 ELSEWHERE = "projects/demo/locations/asia-east1/queues/new"
 KEY = f"{LOCATION}/cmekConfig"
 URL = "https://example.com/"
@@ -37,7 +35,7 @@ QUEUE_TOO_RECENT = "The queue cannot be created because a queue with this name e
 OTHER_QUEUE = (
     f"The queue name from request ('{QUEUE}') must be the same as the queue name in the named task ('{OTHER}')."
 )
-ODD = {"X A": "1"}
+ODD_TASK = {"parent": QUEUE, "task": {"http_request": {"url": URL, "headers": {"X A": "1"}}}}
 ODD_OVERRIDE = {"header_overrides": [{"header": {"key": "X A", "value": "1"}}]}
 ODD_HEADER = '"X A" is not the name of an HTTP header.'
 ODD_ROUTE = f"HttpTarget.headerOverrides: {ODD_HEADER}"
@@ -117,12 +115,8 @@ def too_far(time: str) -> str:
 
 
 NOT_FOUND, INVALID, EXISTS = "NOT_FOUND", "INVALID_ARGUMENT", "ALREADY_EXISTS"
+POLICIES = ("get_iam_policy", "set_iam_policy", "test_iam_permissions")
 UNKNOWN_QUEUE = ("get_queue", "pause_queue", "resume_queue", "purge_queue")
-POLICIES = {
-    "get_iam_policy": iam_policy_pb2.GetIamPolicyRequest,
-    "set_iam_policy": iam_policy_pb2.SetIamPolicyRequest,
-    "test_iam_permissions": iam_policy_pb2.TestIamPermissionsRequest,
-}
 #: A call of Google's client, its request, and the code and the text with which it is refused.
 REFUSALS: list[tuple[str, Any, str, str]] = [
     *((rpc, {"name": name}, NOT_FOUND, NO_QUEUE) for rpc in UNKNOWN_QUEUE for name in (MISSING, DELETED)),
@@ -136,28 +130,18 @@ REFUSALS: list[tuple[str, Any, str, str]] = [
     ("create_queue", limits(max_dispatches_per_second=-1), INVALID, NEGATIVE_RATE),
     ("create_queue", limits(max_dispatches_per_second=500.5), INVALID, f"{RATE} must be less than or equal to 500."),
     ("create_queue", limits(max_concurrent_dispatches=-1), INVALID, f"{CONCURRENT} cannot be negative."),
-    (
-        "create_queue",
-        limits(max_concurrent_dispatches=5001),
-        INVALID,
-        f"{CONCURRENT} must be less than or equal to 5000.",
-    ),
+    ("create_queue", limits(max_concurrent_dispatches=5001), INVALID, MANY),
     ("create_queue", retry(max_attempts=-2), INVALID, "RetryConfig.maxAttempts must be greater or equal to -1."),
     ("create_queue", retry(max_doublings=-1), INVALID, "RetryConfig.maxDoublings cannot be negative."),
     ("create_queue", retry(min_backoff=seconds(-1)), INVALID, "RetryConfig.minBackoff cannot be negative."),
     ("create_queue", retry(min_backoff=seconds(10), max_backoff=seconds(5)), INVALID, BACKOFFS),
-    (
-        "create_queue",
-        named(f"{QUEUE}-odd", http_target=ODD_OVERRIDE),
-        INVALID,
-        f"HttpTarget.headerOverrides: {ODD_HEADER}",
-    ),
+    ("create_queue", named(f"{QUEUE}-odd", http_target=ODD_OVERRIDE), INVALID, ODD_ROUTE),
     ("update_queue", {"queue": limits(max_dispatches_per_second=-1)["queue"]}, INVALID, NEGATIVE_RATE),
     ("create_task", create(parent=MISSING), NOT_FOUND, NO_QUEUE),
     ("create_task", create(parent=DELETED), NOT_FOUND, NO_QUEUE),
     ("create_task", create(name=f"{QUEUE}/tasks/live"), EXISTS, "Requested entity already exists"),
     ("create_task", create(name=f"{QUEUE}/tasks/dead"), EXISTS, TASK_TOO_RECENT),
-    ("create_task", create(name=f"{QUEUE}/tasks/a b"), INVALID, bad_id("a b")),
+    ("create_task", create(name=BAD_TASK), INVALID, bad_id("a b")),
     ("create_task", create(name=f"{QUEUE}/tasks/{'x' * 501}"), INVALID, bad_id("x" * 501)),
     ("create_task", create(name="wrong"), INVALID, TASK_FORMAT),
     ("create_task", create(name=f"{OTHER}/tasks/a"), INVALID, OTHER_QUEUE),
@@ -170,12 +154,7 @@ REFUSALS: list[tuple[str, Any, str, str]] = [
     ("create_task", create(dispatch_deadline=seconds(1801)), INVALID, DEADLINE),
     ("create_task", app_engine(dispatch_deadline=seconds(14)), INVALID, LONG_DEADLINE),
     ("create_task", app_engine(dispatch_deadline=seconds(86_416)), INVALID, LONG_DEADLINE),
-    (
-        "create_task",
-        {"parent": QUEUE, "task": {"http_request": {"url": URL, "headers": ODD}}},
-        INVALID,
-        f"HttpRequest.headers: {ODD_HEADER}",
-    ),
+    ("create_task", ODD_TASK, INVALID, f"HttpRequest.headers: {ODD_HEADER}"),
     *((rpc, {"name": f"{QUEUE}/tasks/none"}, NOT_FOUND, NO_ENTITY) for rpc in ("get_task", "delete_task", "run_task")),
     *((rpc, {"name": f"{QUEUE}/tasks/dead"}, NOT_FOUND, TASK_WAS) for rpc in ("get_task", "delete_task", "run_task")),
     ("list_tasks", {"parent": MISSING}, NOT_FOUND, NO_QUEUE),
@@ -184,16 +163,8 @@ REFUSALS: list[tuple[str, Any, str, str]] = [
     ("batch_delete_tasks", {"parent": QUEUE, "names": [f"{QUEUE}/tasks/live", f"{OTHER}/tasks/a"]}, INVALID, NO_BATCH),
     ("get_operation", GetOperationRequest(name=f"{LOCATION}/operations/none"), NOT_FOUND, NO_ENTITY),
     ("get_location", GetLocationRequest(name="projects/demo/locations/atlantis"), NOT_FOUND, NO_ENTITY),
-    (
-        "update_cmek_config",
-        {"cmek_config": {"name": KEY}, "update_mask": {"paths": ["colour"]}},
-        INVALID,
-        "Invalid update mask.",
-    ),
-    *(
-        (rpc, ask(resource=f"{LOCATION}/queues/under_score"), INVALID, "Invalid resource field value in the request.")
-        for rpc, ask in POLICIES.items()
-    ),
+    ("update_cmek_config", {"cmek_config": {"name": KEY}, "update_mask": {"paths": ["colour"]}}, INVALID, NO_FIELD),
+    *((rpc, {"resource": f"{LOCATION}/queues/under_score"}, INVALID, BAD_RESOURCE) for rpc in POLICIES),
 ]
 
 
@@ -218,12 +189,7 @@ def everything(emulator: Emulator) -> list[Any]:
     ("rpc", "message", "description", "link"),
     [
         ("create_queue", named("wrong"), "Definition of queue name", f"{REFERENCE}#Queue.FIELDS.name"),
-        (
-            "create_task",
-            create(name=f"{QUEUE}/tasks/a b"),
-            "Definition of task ID",
-            f"{REFERENCE}.tasks#Task.FIELDS.name",
-        ),
+        ("create_task", create(name=BAD_TASK), "Definition of task ID", f"{REFERENCE}.tasks#Task.FIELDS.name"),
     ],
 )
 def test_a_bad_name_comes_with_a_link(

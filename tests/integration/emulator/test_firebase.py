@@ -1,7 +1,5 @@
 """The routes of Firebase's own emulator of Cloud Tasks, as plain HTTP."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Mapping
@@ -16,14 +14,10 @@ from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulat
 QUEUE = f"{LOCATION}/queues/resize"
 #: What firebase-admin sends without credentials.
 OWNER = {"Authorization": "Bearer owner"}
-TASK = {
-    "httpRequest": {
-        "url": "",
-        "oidcToken": {"serviceAccountEmail": "emulated-service-acct@email.com"},
-        "body": base64.b64encode(b'{"data": {"width": 100}}').decode(),
-        "headers": {"Content-Type": "application/json", "X-Mine": "1"},
-    }
-}
+TOKEN = {"oidcToken": {"serviceAccountEmail": "emulated-service-acct@email.com"}}
+HEADERS = {"Content-Type": "application/json", "X-Mine": "1"}
+BODY = base64.b64encode(b'{"data": {"width": 100}}').decode()
+TASK = {"httpRequest": {"url": "", "body": BODY, "headers": HEADERS, **TOKEN}}
 
 
 def send(emulator: Emulator, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -37,21 +31,18 @@ def test_a_queue_has_the_settings_of_its_function(emulator: Emulator) -> None:
     """What `onTaskDispatched` says becomes the queue's settings; what it leaves out is as firebase-tools deploys it."""
     given = {"retryConfig": {"maxAttempts": 5, "maxRetrySeconds": None}, "rateLimits": {"maxDispatchesPerSecond": 7}}
     status, made = send(emulator, "POST", QUEUE, given | {"retry": False, "timeoutSeconds": 60})
-    assert status == 200
-    assert made["taskQueueConfig"]["retryConfig"]["maxAttempts"] == 5
+    assert (status, made["taskQueueConfig"]["retryConfig"]["maxAttempts"]) == (200, 5)
     assert made["taskQueueConfig"]["rateLimits"] == {"maxConcurrentDispatches": 1000, "maxDispatchesPerSecond": 7}
     queue = emulator.client.get_queue(name=QUEUE)
-    assert queue.rate_limits.max_dispatches_per_second == 7
     retry = queue.retry_config
-    assert (retry.max_attempts, retry.max_doublings) == (5, 16)
+    assert (queue.rate_limits.max_dispatches_per_second, retry.max_attempts, retry.max_doublings) == (7, 5, 16)
     assert (retry.min_backoff.total_seconds(), retry.max_backoff.total_seconds()) == (0.1, 3600)
     # The functions emulator sends it again whenever the code of the functions changes.
     assert send(emulator, "POST", QUEUE, {"retryConfig": {"minBackoffSeconds": 2.5, "maxRetrySeconds": 60}})[0] == 200
     changed = emulator.client.get_queue(name=QUEUE)
-    assert changed.retry_config.max_attempts == 3
-    assert changed.retry_config.min_backoff.total_seconds() == 2.5
-    assert changed.retry_config.max_retry_duration.total_seconds() == 60
-    assert changed.rate_limits.max_dispatches_per_second == 500
+    retry = changed.retry_config
+    assert (changed.rate_limits.max_dispatches_per_second, retry.max_attempts) == (500, 3)
+    assert (retry.min_backoff.total_seconds(), retry.max_retry_duration.total_seconds()) == (2.5, 60)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +72,10 @@ def test_an_empty_url_is_that_of_the_function(emulator: Emulator, target: Target
     """A task without a URL goes to the queue's `defaultUri`, with its body, its headers and a token."""
     send(emulator, "POST", QUEUE, {"defaultUri": target.url})
     status, made = send(emulator, "POST", f"{QUEUE}/tasks", {"task": TASK})
-    assert status == 200
-    assert made["task"]["name"].startswith(f"/{QUEUE}/tasks/")
+    assert (status, made["task"]["name"].rpartition("/")[0]) == (200, f"/{QUEUE}/tasks")
     (request,) = target.wait()
     assert json.loads(request.body) == {"data": {"width": 100}}
-    assert request.headers["x-mine"] == "1"
-    assert request.headers["x-cloudtasks-queuename"] == "resize"
+    assert (request.headers["x-mine"], request.headers["x-cloudtasks-queuename"]) == ("1", "resize")
     assert request.headers["authorization"].startswith("Bearer ey")
 
 

@@ -1,11 +1,10 @@
 """HTTP requests that a page of another site has a browser send: they are refused, whatever they ask for."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import socket
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -14,50 +13,26 @@ from tests.integration.conftest import LOCATION, NO_HEADERS, PATIENCE, Emulator,
 
 QUEUE = f"{LOCATION}/queues/mine"
 JSON = {"Content-Type": "application/json"}
+KEYS = ("/.well-known/openid-configuration", "/oauth2/v3/certs", "/oauth2/v1/certs")
 ROUTES = [
-    ("GET", "/"),
-    ("GET", "/console/console.js"),
-    ("GET", "/console/queues"),
-    ("GET", "/console/attempts"),
-    ("POST", f"/console/v2/{QUEUE}:purge"),
-    ("GET", "/health"),
-    ("GET", "/lease"),
-    ("GET", "/.well-known/openid-configuration"),
-    ("GET", "/oauth2/v3/certs"),
-    ("GET", "/oauth2/v1/certs"),
-    ("GET", "/admin/clock"),
-    ("POST", "/admin/clock"),
-    ("POST", "/admin/reset"),
-    ("POST", "/admin/seed"),
-    ("POST", "/admin/snapshot"),
-    ("POST", "/admin/restore"),
-    ("POST", "/admin/faults"),
-    ("DELETE", "/admin/faults"),
-    ("GET", "/admin/history?body=1"),
-    ("GET", "/admin/waiting"),
-    ("GET", f"/v2/{QUEUE}"),
-    ("DELETE", f"/v2/{QUEUE}"),
-    ("POST", f"/v2/{QUEUE}/tasks:buffer"),
+    *(("GET", path) for path in ("/", "/health", "/lease", *KEYS, f"/v2/{QUEUE}", "/nothing")),
+    *(("GET", f"/console/{path}") for path in ("console.js", "queues", "attempts")),
+    *(("GET", f"/admin/{path}") for path in ("clock", "history?body=1", "waiting")),
+    *(("POST", f"/admin/{path}") for path in ("clock", "reset", "seed", "snapshot", "restore", "faults")),
+    *(("POST", path) for path in (f"/console/v2/{QUEUE}:purge", f"/v2/{QUEUE}/tasks:buffer")),
+    *(("DELETE", path) for path in ("/admin/faults", f"/v2/{QUEUE}")),
     ("OPTIONS", f"/v2beta3/{QUEUE}/tasks"),
-    ("GET", "/nothing"),
 ]
 FOREIGN: list[Mapping[str, str]] = [
-    {"Origin": "https://evil.example"},
-    {"Origin": "http://localhost.evil.example:8888"},
-    {"Origin": "null"},
+    *({"Origin": page} for page in ("https://evil.example", "http://localhost.evil.example:8888", "null")),
     {"Sec-Fetch-Site": "cross-site"},
-    {"Host": "evil.example"},
-    {"Host": "localhost.evil.example:8124"},
-    {"Host": "evil.example@localhost"},
+    *({"Host": host} for host in ("evil.example", "localhost.evil.example:8124", "evil.example@localhost")),
 ]
 OWN: list[Mapping[str, str]] = [
-    {},
-    {"Host": "LOCALHOST:1"},
-    {"Host": "[::1]:8124"},
+    *({}, {"Host": "LOCALHOST:1"}, {"Host": "[::1]:8124"}, {"Sec-Fetch-Site": "none"}),
     {"Origin": "http://localhost:8888", "Sec-Fetch-Site": "same-site"},
     {"Origin": "http://localhost:8888", "Sec-Fetch-Site": "cross-site"},  # to 127.0.0.1, as from Jupyter's own page
     {"Origin": "https://[::1]", "Sec-Fetch-Site": "same-origin"},
-    {"Sec-Fetch-Site": "none"},
 ]
 
 
@@ -65,13 +40,10 @@ def ask(
     emulator: Emulator, method: str, path: str, headers: Mapping[str, str] = NO_HEADERS, body: bytes = b""
 ) -> tuple[int, Any]:
     """Send a request; return the status and, of a refusal, the JSON."""
-    connection = http.client.HTTPConnection(emulator.http, timeout=PATIENCE)
-    try:
+    with closing(http.client.HTTPConnection(emulator.http, timeout=PATIENCE)) as connection:
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read()) if answer.status in {403, 415} else None
-    finally:
-        connection.close()
 
 
 @pytest.mark.parametrize(

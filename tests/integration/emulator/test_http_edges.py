@@ -1,7 +1,5 @@
 """HTTP at its edges: refusals of REST and of the endpoints for tests, parameters of every call, buffered tasks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +19,14 @@ STATUSES = {
     "ABORTED": 409, "OUT_OF_RANGE": 400, "UNIMPLEMENTED": 501, "INTERNAL": 500, "UNAVAILABLE": 503, "DATA_LOSS": 500,
     "UNAUTHENTICATED": 401,
 }  # fmt: skip
+
+
+NEW = f"{LOCATION}/queues/new"
+NO_QUEUES: list[Any] = [
+    *(1, {}, {"name": "foo"}),
+    *({"name": f"{LOCATION}/queues/q", **it} for it in ({"state": "ASLEEP"}, {"colour": "red"})),
+    {"name": f"{LOCATION}/queues/q", "retryConfig": {"maxAttempts": -2}},
+]
 
 
 def admin(emulator: Emulator, path: str, **body: Any) -> Any:
@@ -85,12 +91,8 @@ def test_names_that_are_not_known(emulator: Emulator, queue: str) -> None:
     tasks = [{"task": {"httpRequest": http, "schedule_time": "2020-01-01T00:00:00Z"}}, {"size": 1}]
     body = json.dumps({"requests": tasks, "what": {}}).encode()
     status, content = emulator.ask("POST", f"/v2/{queue}/tasks:batchCreate", body)
-    texts = [
-        "Unknown name \"colour\" at 'requests[0].task.http_request': Cannot find field.",
-        "Unknown name \"size\" at 'requests[1]': Cannot find field.",
-        'Unknown name "what": Cannot find field.',
-    ]
-    texts = [f"Invalid JSON payload received. {text}" for text in texts]
+    names = ("\"colour\" at 'requests[0].task.http_request'", "\"size\" at 'requests[1]'", '"what"')
+    texts = [f"Invalid JSON payload received. Unknown name {name}: Cannot find field." for name in names]
     assert (status, content["error"]["message"].splitlines()) == (400, texts)
     (detail,) = content["error"]["details"]
     assert [violation["description"] for violation in detail["fieldViolations"]] == texts
@@ -114,11 +116,8 @@ def test_buffered_tasks(emulator: Emulator, api: str) -> None:
 
 def test_instance_in_every_answer(emulator: Emulator, queue: str) -> None:
     """Answers and refusals have the id, and over gRPC the HTTP port; bytes that are not a message are refused."""
-    expected = {
-        INSTANCE_METADATA: emulator.ready["instance"],
-        HTTP_PORT_METADATA: emulator.http.rpartition(":")[2],
-        LOG_IMMEDIATE_METADATA: "true",
-    }
+    expected = {INSTANCE_METADATA: emulator.ready["instance"], LOG_IMMEDIATE_METADATA: "true"}
+    expected[HTTP_PORT_METADATA] = emulator.http.rpartition(":")[2]
     method = emulator.channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/GetQueue")
     known, missing = (GetQueueRequest.serialize(GetQueueRequest(name=name)) for name in (queue, f"{queue}-2"))
     for wire, code in ((known, "OK"), (missing, "NOT_FOUND"), (b"\x0a\xff", "INVALID_ARGUMENT")):
@@ -134,18 +133,7 @@ def test_instance_in_every_answer(emulator: Emulator, queue: str) -> None:
         (
             "POST",
             "seed",
-            [{"queues": "x"}]
-            + [
-                {"queues": [{"name": f"{LOCATION}/queues/new"}, wrong]}
-                for wrong in (
-                    1,
-                    {},
-                    {"name": "foo"},
-                    {"name": f"{LOCATION}/queues/q", "state": "ASLEEP"},
-                    {"name": f"{LOCATION}/queues/q", "retryConfig": {"maxAttempts": -2}},
-                    {"name": f"{LOCATION}/queues/q", "colour": "red"},
-                )
-            ],
+            [{"queues": "x"}, *({"queues": [{"name": NEW}, it]} for it in NO_QUEUES)],
         ),
         ("POST", "restore", [{"name": "../one"}]),
         ("POST", "faults", [{"code": "INTERNAL"}, [], "{"]),
@@ -157,16 +145,16 @@ def test_refusals_of_the_endpoints_for_tests(emulator: Emulator, verb: str, path
     """A wrong request is refused with the reason, and does nothing: not even the valid part of it."""
     emulator.request("POST", "/admin/reset", {})
     for body in bodies:
-        status, content = emulator.ask(
-            verb, f"/admin/{path}", body.encode() if body == "{" else json.dumps(body).encode()
-        )
+        text = body if body == "{" else json.dumps(body)
+        status, content = emulator.ask(verb, f"/admin/{path}", text.encode())
         assert (status, list(content)) == (400, ["error"])
     assert emulator.request("GET", "/admin/clock")["ahead_us"] == 0
     assert emulator.ask("GET", QUEUES) == (200, {})
 
 
-def test_reset_and_seed(emulator: Emulator, queue: str) -> None:
-    """A seed makes queues, or sets them anew, also deleted ones; a reset forgets all, the faults too."""
+def test_reset_and_seed(emulator: Emulator, paused: str) -> None:
+    """A seed makes queues, or sets them anew, also deleted ones; a reset forgets all, also names and faults."""
+    emulator.enqueue(paused, "http://127.0.0.1:9/")
     other = f"{LOCATION}/queues/seeded"
     routed = {"name": other, "appEngineRoutingOverride": {"service": "s"}, "rateLimits": {"maxBurstSize": 5}}
     assert admin(emulator, "seed", queues=[routed]) == {"queues": [other]}
@@ -176,9 +164,11 @@ def test_reset_and_seed(emulator: Emulator, queue: str) -> None:
     emulator.request("DELETE", f"/v2/{other}")
     admin(emulator, "seed", queues=[{"name": other}])
     admin(emulator, "faults", method="*", code="INTERNAL", count=None)
-    assert [emulator.ask("GET", f"/v2/{queue}")[0] for _ in range(2)] == [500, 500]
+    assert [emulator.ask("GET", f"/v2/{paused}")[0] for _ in range(2)] == [500, 500]
     assert admin(emulator, "reset") == {"queues": []}
-    assert emulator.ask("GET", f"/v2/{other}")[0] == 404
+    assert emulator.ask("GET", QUEUES) == (200, {})
+    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": paused}})
+    assert list(emulator.client.list_tasks(parent=paused)) == []
     assert emulator.request("GET", "/admin/history?limit=5&body=1") == {"tasks": []}
     assert emulator.request("GET", "/admin/waiting") == {"targets": []}
 

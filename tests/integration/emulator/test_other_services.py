@@ -1,7 +1,5 @@
 """IAM policies, locations and encryption settings, through Google's own client."""
 
-from __future__ import annotations
-
 import pytest
 from google.api_core.exceptions import Conflict
 from google.cloud import tasks_v2
@@ -15,13 +13,9 @@ BOTH_TRANSPORTS = True
 ENQUEUER = Policy(bindings=[Binding(role="roles/cloudtasks.enqueuer", members=["user:a@example.com"])])
 
 
-def test_a_queue_has_no_policy_at_first(emulator: Emulator, queue: str) -> None:
-    """GetIamPolicy of a queue without a policy is an empty policy."""
-    assert list(emulator.client.get_iam_policy(iam_policy_pb2.GetIamPolicyRequest(resource=queue)).bindings) == []
-
-
 def test_a_policy_is_kept(emulator: Emulator, queue: str) -> None:
-    """SetIamPolicy replaces the policy that GetIamPolicy returns, unless the policy's etag is out of date."""
+    """SetIamPolicy replaces the policy, empty at first, that GetIamPolicy returns, unless its etag is out of date."""
+    assert list(emulator.client.get_iam_policy(iam_policy_pb2.GetIamPolicyRequest(resource=queue)).bindings) == []
     saved = emulator.client.set_iam_policy(iam_policy_pb2.SetIamPolicyRequest(resource=queue, policy=ENQUEUER))
     assert saved.bindings == ENQUEUER.bindings
     assert emulator.client.get_iam_policy(iam_policy_pb2.GetIamPolicyRequest(resource=queue)) == saved
@@ -66,12 +60,8 @@ def test_encryption_settings(emulator: Emulator) -> None:
     name = f"{LOCATION}/cmekConfig"
     assert emulator.client.get_cmek_config(name=name).kms_key == ""
     key = "projects/demo/locations/us-central1/keyRings/r/cryptoKeys/k"
-    emulator.client.update_cmek_config(
-        {"cmek_config": {"name": name, "kms_key": key}, "update_mask": {"paths": ["kms_key"]}}
-    )
-    assert emulator.client.get_cmek_config(name=name) == tasks_v2.CmekConfig(name=name, kms_key=key)
-    for paths, kept in ((["name"], key), (["*"], "other"), ([], "")):
-        config = {"name": name, "kms_key": "other" if paths else ""}
-        assert (
-            emulator.client.update_cmek_config({"cmek_config": config, "update_mask": {"paths": paths}}).kms_key == kept
-        )
+    for path, given, kept in (("kms_key", key, key), ("name", "other", key), ("*", "other", "other"), ("", "", "")):
+        mask = {"paths": [path] if path else []}
+        request = {"cmek_config": {"name": name, "kms_key": given}, "update_mask": mask}
+        assert emulator.client.update_cmek_config(request).kms_key == kept
+        assert emulator.client.get_cmek_config(name=name) == tasks_v2.CmekConfig(name=name, kms_key=kept)

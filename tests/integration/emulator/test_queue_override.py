@@ -1,7 +1,5 @@
 """A queue's `http_target` changes requests at the moment they are sent."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tests.integration.conftest import Emulator, Target
@@ -15,12 +13,11 @@ def override(target: Target, **fields: object) -> dict[str, Any]:
     return {"uri_override": {"scheme": "HTTP", "host": "127.0.0.1", "port": target.port, **fields}}
 
 
-def test_it_reroutes_tasks_that_wait_already(emulator: Emulator, queue: str, target: Target) -> None:
+def test_it_reroutes_tasks_that_wait_already(emulator: Emulator, paused: str, target: Target) -> None:
     """The override of a queue counts for tasks created before it."""
-    emulator.client.pause_queue(name=queue)
-    task = emulator.enqueue(queue, NOWHERE, {"body": b"kept"})
-    emulator.client.update_queue({"queue": {"name": queue, "http_target": override(target)}})
-    emulator.client.resume_queue(name=queue)
+    task = emulator.enqueue(paused, NOWHERE, {"body": b"kept"})
+    emulator.client.update_queue({"queue": {"name": paused, "http_target": override(target)}})
+    emulator.client.resume_queue(name=paused)
     (request,) = target.wait()
     assert (request.path, request.body) == ("/old?a=1", b"kept")
     assert request.headers["host"] == f"127.0.0.1:{target.port}"

@@ -1,11 +1,12 @@
 """Every RPC on queues, called through Google's own client."""
 
-from __future__ import annotations
+from typing import Any
 
 import pytest
 from google.api_core.exceptions import BadRequest
 from google.cloud import tasks_v2
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from tests.integration.conftest import LOCATION, Emulator, Target
 
@@ -14,38 +15,26 @@ State = tasks_v2.Queue.State
 ELSEWHERE = "projects/demo/locations/europe-west1"
 
 
-def test_a_new_queue_has_googles_defaults(emulator: Emulator, queue: str) -> None:
-    """CreateQueue fills in Google's defaults."""
-    made = emulator.client.get_queue(name=queue)
-    assert made.name == queue
-    assert made.state == State.RUNNING
-    assert made.rate_limits.max_dispatches_per_second == 500
-    assert made.rate_limits.max_concurrent_dispatches == 1000
-    assert made.rate_limits.max_burst_size == 100
-    assert made.retry_config.max_attempts == 100
-    assert made.retry_config.max_doublings == 16
-    assert made.retry_config.min_backoff.total_seconds() == 0.1
-    assert made.retry_config.max_backoff.total_seconds() == 3600
-    assert "max_retry_duration" not in made.retry_config
-    assert "purge_time" not in made
-    assert made.stackdriver_logging_config.sampling_ratio == 0
+DEFAULTS: dict[str, Any] = {
+    "rateLimits": {"maxDispatchesPerSecond": 500.0, "maxConcurrentDispatches": 1000, "maxBurstSize": 100},
+    "retryConfig": {"maxAttempts": 100, "maxDoublings": 16, "minBackoff": "0.100s", "maxBackoff": "3600s"},
+}
+GIVEN: dict[str, Any] = {
+    "rateLimits": {"maxDispatchesPerSecond": 0.5, "maxConcurrentDispatches": 7},
+    "retryConfig": {"maxAttempts": -1, "maxRetryDuration": "90s", "minBackoff": "2s"},
+    "stackdriverLoggingConfig": {"samplingRatio": 0.25},
+}
 
 
-def test_create_queue_keeps_what_is_given(emulator: Emulator) -> None:
-    """CreateQueue and GetQueue show the settings that were sent."""
-    name = emulator.make_queue(
-        rate_limits={"max_dispatches_per_second": 0.5, "max_concurrent_dispatches": 7},
-        retry_config={"max_attempts": -1, "max_retry_duration": {"seconds": 90}, "min_backoff": {"seconds": 2}},
-        stackdriver_logging_config={"sampling_ratio": 0.25},
-    )
-    made = emulator.client.get_queue(name=name)
-    assert made.rate_limits.max_dispatches_per_second == 0.5
-    assert made.rate_limits.max_concurrent_dispatches == 7
-    assert made.retry_config.max_attempts == -1
-    assert made.retry_config.max_retry_duration.total_seconds() == 90
-    assert made.retry_config.min_backoff.total_seconds() == 2
-    assert made.retry_config.max_backoff.total_seconds() == 3600
-    assert made.stackdriver_logging_config.sampling_ratio == 0.25
+@pytest.mark.parametrize("given", [{}, GIVEN], ids=["defaults", "given"])
+def test_a_new_queue(emulator: Emulator, given: dict[str, Any]) -> None:
+    """CreateQueue and GetQueue show the settings that were sent; CreateQueue fills in Google's defaults."""
+    fields = MessageToDict(ParseDict(given, tasks_v2.Queue.pb()()), preserving_proto_field_name=True)
+    name = emulator.make_queue(**fields)
+    shown = MessageToDict(tasks_v2.Queue.pb(emulator.client.get_queue(name=name)))
+    expected = {group: {**DEFAULTS.get(group, {}), **given.get(group, {})} for group in DEFAULTS | given}
+    expected["rateLimits"]["maxBurstSize"] = 10 if given else 100  # it follows the rate
+    assert shown == {"name": name, "state": "RUNNING", **expected}
 
 
 def test_list_queues_is_sorted_and_paged(emulator: Emulator) -> None:
@@ -67,16 +56,6 @@ def test_update_queue_makes_a_queue_that_is_not_there(emulator: Emulator) -> Non
     assert made.retry_config.max_backoff.total_seconds() == 5
     assert emulator.client.get_queue(name=name) == made
     emulator.client.delete_queue(name=name)
-
-
-def test_update_queue_changes_what_its_mask_names(emulator: Emulator) -> None:
-    """UpdateQueue with a mask leaves all other settings as they are."""
-    name = emulator.make_queue(retry_config={"max_attempts": 3})
-    change = {"name": name, "rate_limits": {"max_dispatches_per_second": 2}, "retry_config": {"max_attempts": 9}}
-    mask = {"paths": ["rate_limits.max_dispatches_per_second"]}
-    made = emulator.client.update_queue({"queue": change, "update_mask": mask})
-    assert (made.rate_limits.max_dispatches_per_second, made.retry_config.max_attempts) == (2, 3)
-    assert emulator.client.get_queue(name=name) == made
 
 
 def test_pause_and_resume(emulator: Emulator, queue: str, target: Target) -> None:
@@ -103,17 +82,16 @@ def test_a_paused_queue_holds_its_retries_back(emulator: Emulator, failed_once: 
     assert target.wait(3)[2].headers["x-cloudtasks-taskretrycount"] == "1"
 
 
-def test_purge_removes_what_was_there_before(emulator: Emulator, queue: str) -> None:
+def test_purge_removes_what_was_there_before(emulator: Emulator, paused: str) -> None:
     """PurgeQueue deletes the tasks, records the time and keeps tasks that are created after it."""
-    emulator.client.pause_queue(name=queue)
-    before = [emulator.enqueue(queue, "http://127.0.0.1:9/") for _ in range(5)]
-    purged = emulator.client.purge_queue(name=queue)
+    before = [emulator.enqueue(paused, "http://127.0.0.1:9/") for _ in range(5)]
+    purged = emulator.client.purge_queue(name=paused)
     assert purged.purge_time >= before[-1].create_time
-    assert emulator.client.get_queue(name=queue).purge_time == purged.purge_time
-    assert list(emulator.client.list_tasks(parent=queue)) == []
-    after = emulator.enqueue(queue, "http://127.0.0.1:9/")
-    assert [task.name for task in emulator.client.list_tasks(parent=queue)] == [after.name]
-    assert emulator.client.get_queue(name=queue).state == State.PAUSED
+    assert emulator.client.get_queue(name=paused).purge_time == purged.purge_time
+    assert list(emulator.client.list_tasks(parent=paused)) == []
+    after = emulator.enqueue(paused, "http://127.0.0.1:9/")
+    assert [task.name for task in emulator.client.list_tasks(parent=paused)] == [after.name]
+    assert emulator.client.get_queue(name=paused).state == State.PAUSED
 
 
 def test_a_queues_name_is_free_again_after_three_days(emulator: Emulator, queue: str) -> None:

@@ -1,6 +1,4 @@
-"""Retries of failed tasks, and the limits that end them; the tests advance the emulator's clock."""
-
-from __future__ import annotations
+"""Retries of failed tasks, the limits that end them, and limits of queues; the tests advance the emulator's clock."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -9,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Answer, Emulator, Target
+from tests.integration.emulator.conftest import QUICK
 
 
 def delays(emulator: Emulator, name: str, count: int) -> list[float]:
@@ -37,12 +36,8 @@ def test_the_documented_backoff(
     emulator: Emulator, target: Target, level: str, config: dict[str, int], expected: list[float]
 ) -> None:
     """The delays double, then grow evenly, then stay at the maximum; a task's own configuration wins."""
-    retry = {
-        "max_attempts": 50,
-        "min_backoff": {"seconds": config["min"]},
-        "max_backoff": {"seconds": config["max"]},
-        "max_doublings": config["doublings"],
-    }
+    backoffs = {f"{name}_backoff": {"seconds": config[name]} for name in ("min", "max")}
+    retry = {"max_attempts": 50, "max_doublings": config["doublings"], **backoffs}
     other: dict[str, Any] = {"retry_config": {"min_backoff": {"seconds": 1000}}}
     queue = emulator.make_queue(**({"retry_config": retry} if level == "queue" else other))
     target.script(*[500] * len(expected))
@@ -112,11 +107,10 @@ def test_a_future_task_is_sent_when_it_is_due(emulator: Emulator, queue: str, ta
 @pytest.mark.parametrize(("level", "attempts"), [("queue", 1), ("queue", 3), ("task", 1), ("task", 2)])
 def test_max_attempts(emulator: Emulator, target: Target, level: str, attempts: int) -> None:
     """After its last attempt a task is deleted, whether the number is the queue's or its own."""
-    quick = {"min_backoff": {"nanos": 1_000_000}, "max_backoff": {"nanos": 1_000_000}}
-    limit = {"max_attempts": attempts}
-    queue = emulator.make_queue(retry_config={**quick, **(limit if level == "queue" else {})})
+    limited = {"max_attempts": attempts, **QUICK}
+    queue = emulator.make_queue(retry_config=limited if level == "queue" else QUICK)
     target.script(*[500] * 10)
-    task = emulator.enqueue(queue, target.url, **({"retry_config": {**quick, **limit}} if level == "task" else {}))
+    task = emulator.enqueue(queue, target.url, **({"retry_config": limited} if level == "task" else {}))
     assert "no longer exists" in emulator.gone(task.name)
     assert len(target.received) == attempts
 
@@ -186,3 +180,24 @@ def test_the_rate_is_a_token_bucket(emulator: Emulator, target: Target) -> None:
     emulator.until(lambda: len(list(emulator.client.list_tasks(parent=queue))) == 1)
     emulator.advance(100)
     target.wait(burst + 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "first"),
+    [
+        # The eleventh task would be sent after a hundred seconds, longer than a test waits.
+        ({"max_dispatches_per_second": 0.01}, {"max_dispatches_per_second": 500}, 10),
+        ({"max_concurrent_dispatches": 1}, {"max_concurrent_dispatches": 12}, 1),
+    ],
+)
+def test_higher_limits_count_at_once(
+    emulator: Emulator, target: Target, before: dict[str, Any], after: dict[str, Any], first: int
+) -> None:
+    """Tasks that wait for the rate of their queue, or for another attempt to end, are sent when the limit is raised."""
+    queue = emulator.make_queue(rate_limits=before)
+    target.script(*(target.hold() for _ in range(12)))
+    for _ in range(12):
+        emulator.enqueue(queue, target.url)
+    assert len(target.wait(first)) == first
+    emulator.client.update_queue({"queue": {"name": queue, "rate_limits": after}})
+    assert len(target.wait(12)) == 12

@@ -1,14 +1,10 @@
 """A short soak; `make soak` runs ten minutes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks.soak import RATE, SOAK, Soak
-
-__all__: list[str] = []
 
 SECONDS = 12
 

@@ -1,7 +1,5 @@
 """Every RPC on single tasks, called through Google's own client."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 
@@ -12,7 +10,7 @@ from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from tests.integration.conftest import Emulator, Target
-from tests.integration.emulator.conftest import NOWHERE
+from tests.integration.emulator.conftest import NOWHERE, batch
 
 BOTH_TRANSPORTS = True
 View = tasks_v2.Task.View
@@ -24,11 +22,9 @@ def test_create_task_answers_what_is_stored(emulator: Emulator, paused: str) -> 
     assert re.fullmatch(re.escape(paused) + r"/tasks/\d{17,20}", task.name)
     assert task.create_time.microsecond == 0
     assert timedelta(0) <= task.schedule_time - task.create_time < timedelta(seconds=1)
-    assert task.dispatch_deadline == timedelta(minutes=10)
-    assert task.view == View.BASIC
-    assert task.http_request.http_method == tasks_v2.HttpMethod.POST
+    assert (task.dispatch_deadline, task.view) == (timedelta(minutes=10), View.BASIC)
+    assert (task.http_request.http_method, task.http_request.body) == (tasks_v2.HttpMethod.POST, b"")
     assert dict(task.http_request.headers) == {"content-type": "text/x", "User-Agent": "Google-Cloud-Tasks"}
-    assert task.http_request.body == b""
     assert (task.dispatch_count, task.response_count) == (0, 0)
     assert emulator.client.get_task(name=task.name) == task
 
@@ -50,26 +46,20 @@ def test_the_view_decides_about_the_body(
 
 def test_a_task_keeps_everything_that_was_given(emulator: Emulator, paused: str) -> None:
     """A task with every field of an HTTP request comes back as it was sent."""
+    token = {"service_account_email": "sa@demo.iam.gserviceaccount.com", "audience": "https://a"}
+    http = {"url": "https://example.com/run?day=1", "http_method": "PUT", "headers": {"X-One": "1"}, "body": b"{}"}
     sent = tasks_v2.Task(
         name=f"{paused}/tasks/my_own-ID",
-        http_request={
-            "url": "https://example.com/run?day=1",
-            "http_method": "PUT",
-            "headers": {"X-One": "1", "User-Agent": "mine"},
-            "body": b"{}",
-            "oidc_token": {"service_account_email": "sa@demo.iam.gserviceaccount.com", "audience": "https://a"},
-        },
+        http_request={**http, "oidc_token": token},
         dispatch_deadline={"seconds": 20},
         retry_config={"max_attempts": 2, "min_backoff": {"seconds": 1}},
     )
     emulator.client.create_task(parent=paused, task=sent)
     got = emulator.client.get_task({"name": sent.name, "response_view": "FULL"})
-    assert got.name == sent.name
-    assert got.dispatch_deadline == timedelta(seconds=20)
-    assert got.retry_config.max_attempts == 2
-    assert got.retry_config.min_backoff == timedelta(seconds=1)
-    got.http_request.headers["User-Agent"] = "mine"
-    assert got.http_request == sent.http_request
+    sent.http_request.headers["User-Agent"] = "Google-Cloud-Tasks"
+    for field in ("name", "http_request", "dispatch_deadline"):
+        assert getattr(got, field) == getattr(sent, field)
+    assert (got.retry_config.max_attempts, got.retry_config.min_backoff) == (2, timedelta(seconds=1))
 
 
 def test_list_tasks_gives_every_task_once(emulator: Emulator, paused: str) -> None:
@@ -161,9 +151,8 @@ def test_a_task_is_kept_31_days_and_no_longer(emulator: Emulator, paused: str) -
 
 def test_a_large_page_is_cut(emulator: Emulator, paused: str) -> None:
     """A page never holds more than 1,000 tasks."""
-    requests = [{"parent": paused, "task": {"http_request": {"url": NOWHERE}}} for _ in range(100)]
     for _ in range(11):
-        emulator.client.batch_create_tasks({"parent": paused, "requests": requests})
+        emulator.client.batch_create_tasks(batch(paused))
     pages = list(emulator.client.list_tasks({"parent": paused, "page_size": 5_000}).pages)
     assert max(len(page.tasks) for page in pages) <= 1_000
     assert sum(len(page.tasks) for page in pages) == 1_100
@@ -172,9 +161,8 @@ def test_a_large_page_is_cut(emulator: Emulator, paused: str) -> None:
 @pytest.mark.grpc_only("HTTP has no limit of a message's size")
 def test_pages_fit_a_default_channel(emulator: Emulator, paused: str) -> None:
     """Pages of large tasks are cut below the 4 MiB that clients receive by default, and go on with the next task."""
-    task = {"http_request": {"url": NOWHERE, "body": b"x" * 20_000}}
     for _ in range(5):
-        emulator.client.batch_create_tasks({"parent": paused, "requests": [{"parent": paused, "task": task}] * 100})
+        emulator.client.batch_create_tasks(batch(paused, body=b"x" * 20_000))
     made = [task.name for task in emulator.client.list_tasks(parent=paused)]
     with grpc.insecure_channel(emulator.ready["grpc"]) as channel:
         bare = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))

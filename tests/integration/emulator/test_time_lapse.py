@@ -1,7 +1,5 @@
 """The emulator's clock moves from dispatch to dispatch: no attempt of the time that passes is left out."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from typing import Any
@@ -9,8 +7,6 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Emulator, Target
-
-__all__: list[str] = []
 
 SECOND = 1_000_000
 HOUR = 3600
@@ -91,11 +87,8 @@ def test_what_waits_and_why(emulator: Emulator, target: Target) -> None:
     due = emulator.request("GET", "/admin/clock")["now_us"] // SECOND + 2 * HOUR
     emulator.enqueue(later, target.url, schedule_time={"seconds": due})
     answer = run(emulator, 1)
-    assert [(queue["queue"], queue["tasks"], queue["state"]) for queue in answer["waiting"]] == [
-        (paused, 1, "PAUSED"),
-        (later, 1, "RUNNING"),
-    ]
-    assert [queue["next_us"] for queue in answer["waiting"]] == [None, due * SECOND]
+    waiting = [tuple(queue[key] for key in ("queue", "tasks", "state", "next_us")) for queue in answer["waiting"]]
+    assert waiting == [(paused, 1, "PAUSED", None), (later, 1, "RUNNING", due * SECOND)]
     assert (answer["ahead_us"], target.received) == (0, [])
 
 

@@ -1,8 +1,7 @@
 """`--wait-for-loopback`: tasks for a function that is not served yet wait for it."""
 
-from __future__ import annotations
-
 from tests.integration.conftest import Answer, Emulator, Target, options
+from tests.integration.emulator.conftest import batch
 
 pytestmark = options("--wait-for-loopback")
 
@@ -65,9 +64,8 @@ def test_a_redirect_to_a_closed_port_is_an_attempt(emulator: Emulator, target: T
 
 def test_deleted_waiting_tasks_block_no_others(emulator: Emulator, queue: str, target: Target, free_port: int) -> None:
     """After thousands of tasks for an unreachable target were deleted, the queue sends to other targets at once."""
-    waiting = {"parent": queue, "task": {"http_request": {"url": f"http://127.0.0.1:{free_port}/"}}}
     for _ in range(12):
-        emulator.client.batch_create_tasks({"parent": queue, "requests": [waiting] * 100})
+        emulator.client.batch_create_tasks(batch(queue, url=f"http://127.0.0.1:{free_port}/"))
     emulator.until(lambda: waiting_count(emulator) >= 1_000)
     names = [task.name for task in emulator.client.list_tasks(parent=queue)]
     for start in range(0, len(names), 1_000):

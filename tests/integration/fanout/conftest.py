@@ -1,7 +1,5 @@
 """Fixtures of fan-outs against a real emulator."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
@@ -12,8 +10,6 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Emulator
-
-__all__ = ["Proxy", "Serve", "reached"]
 
 Serve = Callable[..., ct.Handler]
 

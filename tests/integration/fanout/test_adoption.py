@@ -1,7 +1,5 @@
 """A batch is known on every machine: what was sent from one home is not sent again from another."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing

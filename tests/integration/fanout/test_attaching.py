@@ -1,7 +1,5 @@
 """The same cell again, another cell, another kernel, another endpoint: nothing sent twice, nothing silently dropped."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every attempt on the tasks of a batch, or of a queue, from the log."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Backfills against the emulator and a function: what is called for which days, and what is called again."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from collections.abc import Iterator

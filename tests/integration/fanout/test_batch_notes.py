@@ -1,7 +1,5 @@
 """The notes of a batch: what happened to its rows, and which line continues."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

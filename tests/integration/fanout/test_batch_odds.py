@@ -1,7 +1,5 @@
 """Verbs of a batch at the edge: what is done already, what is another's, what makes no sense."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`batch.results()`: what came back, beside what went in, whatever happened in between."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Cancelling a batch: many rows, others in the queue, and kernels that end before the deletion does."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator

@@ -1,7 +1,5 @@
 """The command line on a real emulator: watching a batch to its end, the doctor, becoming the emulator."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

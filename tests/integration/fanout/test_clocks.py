@@ -1,7 +1,5 @@
 """A batch is taken up long after, or after the clock was moved: nothing is sent twice without being asked."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from types import SimpleNamespace

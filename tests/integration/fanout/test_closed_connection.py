@@ -1,7 +1,5 @@
 """A batch kept after its connection was closed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

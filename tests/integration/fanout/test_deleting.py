@@ -1,7 +1,5 @@
 """Batches are deleted with what belongs to them."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

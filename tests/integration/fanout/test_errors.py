@@ -1,7 +1,5 @@
 """Why rows failed, and new tries for those that failed in one way."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every frame of the public API can be written to a file, and is read back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +9,6 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.fanout.conftest import Serve
-
-__all__: list[str] = []
 
 
 class Made(NamedTuple):

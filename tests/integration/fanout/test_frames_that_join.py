@@ -1,7 +1,5 @@
 """Frames of a batch join to its input: by the labels of the input's own index."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

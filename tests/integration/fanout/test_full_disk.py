@@ -1,7 +1,5 @@
 """Rows that cannot be stored are not sent: a full disk or a locked outbox is an error, and nothing has happened."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Tokens of tasks for handlers on this machine: a task with the token of another account is refused."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

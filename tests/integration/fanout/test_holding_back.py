@@ -1,7 +1,5 @@
 """`canary` and `pause_at` against the emulator and a function: which rows are called, and when the others are."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading

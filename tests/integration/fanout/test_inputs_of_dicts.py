@@ -1,7 +1,5 @@
 """Rows that are dictionaries with different keys, and rows that a queue would delete before it dispatches them."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -10,8 +8,6 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError
 from tests.integration.conftest import Target
-
-__all__: list[str] = []
 
 MIXED: list[dict[str, Any]] = [{"day": "a"}, {"day": "b", "kind": "x"}, {"day": "c", "kind": None}]
 SENT: list[dict[str, Any]] = [{"day": "a"}, {"day": "b", "kind": "x"}, {"day": "c", "kind": None}]

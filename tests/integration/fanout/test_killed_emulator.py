@@ -1,7 +1,5 @@
 """An emulator that was killed and started again on its folder is sent the rest, once; nobody waits without a word."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

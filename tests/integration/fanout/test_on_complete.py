@@ -1,7 +1,5 @@
 """A notification that a batch is done is created once a round, by any process that watches the batch."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import os

@@ -1,7 +1,5 @@
 """No row that succeeded is shown as failed, and none that is unknown as either, whatever the log does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """What a dry run says of tasks, held against those that are made."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,15 +1,11 @@
 """The memory of a fan-out does not grow with the number of rows."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 from typing import Any
-
-__all__: list[str] = []
 
 ROOT = Path(__file__).parents[3]
 FEW, MANY = 100_000, 1_000_000

@@ -1,7 +1,5 @@
 """Rows that come while a sending is just ending are sent all the same."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Nothing is lost and nothing sent twice, whatever happens between the outbox and the service."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import random

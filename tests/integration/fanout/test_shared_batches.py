@@ -1,7 +1,5 @@
 """Batches in a store that two homes share."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """What each verb does to a row in each state: the table of the documentation, row by row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Fixtures of the tests against a strict emulator: Google's own clients, unpatched."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -19,8 +17,6 @@ from google.cloud import tasks_v2
 from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 from tests.integration.conftest import LOCATION, Target
 from tests.processes import run
-
-__all__ = ["ADMIN", "LOCATION", "QUEUE", "Connect", "Load", "in_a_process", "refused", "task"]
 
 QUEUE = f"{LOCATION}/queues/reports"
 ADMIN = "roles/cloudtasks.admin"

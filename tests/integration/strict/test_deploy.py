@@ -1,12 +1,8 @@
 """A deployed folder, built in a clean environment, served behind Cloud Run's door, and called by tasks with tokens."""
 
-from __future__ import annotations
-
 import os
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +15,6 @@ from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 from tests import gcloud, processes
 from tests.integration.conftest import until
 from tests.integration.strict.conftest import ADMIN
-
-__all__: list[str] = []
 
 SUFFIX = "example"
 URL = "https://domain-1.us-central1.run.app"
@@ -43,12 +37,6 @@ class Service:
     python: Path  #: the interpreter of its environment
 
 
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as sock:
-        return int(sock.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def started() -> Iterator[StrictEmulator]:
     """Run Google; tasks wait for a service that is still starting."""
@@ -60,7 +48,7 @@ def started() -> Iterator[StrictEmulator]:
 def service(started: StrictEmulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Deploy the function with a stub of gcloud, and do what Cloud Run would: build the folder and start it."""
     place = tmp_path_factory.mktemp("service")
-    port = free_port()
+    port = processes.free_port()
     state = gcloud.install(place, url=URL)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)

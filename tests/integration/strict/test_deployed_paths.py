@@ -1,7 +1,5 @@
 """What notebook 03 shows for Google, against `handlers.app` under gunicorn, where google-auth verifies the tokens."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -18,8 +16,6 @@ from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 from tests.integration.conftest import until
 from tests.integration.strict.conftest import ADMIN
 from tests.processes import listening, serving
-
-__all__: list[str] = []
 
 NOTEBOOK = Path(__file__).parents[3] / "notebooks/03_fan_out.ipynb"
 SERVICE = "https://notes-abc123.a.run.app"
@@ -63,11 +59,8 @@ def service(emulator: StrictEmulator, tmp_path: Path) -> Iterator[str]:
     with listening() as sock:
         url = f"https://localhost:{sock.getsockname()[1]}"
         (tmp_path / "main.py").write_text(MAIN % url)
-        environment = (
-            os.environ
-            | emulator.google_environment
-            | {"CLOUDTASKS_NB_STORE": str(tmp_path / "store"), "HOME": str(tmp_path)}
-        )
+        places = {"CLOUDTASKS_NB_STORE": str(tmp_path / "store"), "HOME": str(tmp_path)}
+        environment = os.environ | emulator.google_environment | places
         command = (sys.executable, "-m", "gunicorn", "--bind", f"fd://{sock.fileno()}", "--threads", "8")
         tls = ("--certfile", emulator.certificate, "--keyfile", emulator.key)
         with serving(

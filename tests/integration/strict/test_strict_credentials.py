@@ -1,10 +1,5 @@
 """The toolkit at Google's own addresses, with each form of credentials; google-auth and gRPC are not patched."""
 
-from __future__ import annotations
-
-import json
-import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,10 +9,10 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.strict.conftest import ADMIN
-from tests.processes import run
+from tests.integration.strict.conftest import ADMIN, in_a_process
 
 VIEWER, CONSUMER = "roles/cloudtasks.viewer", "roles/serviceusage.serviceUsageConsumer"
+DENIED = r"Permission 'iam\.serviceAccounts\.getAccessToken' denied"
 ANN, SENDER = "ann@example.com", "sender@demo.iam.gserviceaccount.com"
 
 LogIn = Callable[[Path], None]
@@ -81,7 +76,7 @@ def test_impersonation(google: StrictEmulator, log_in: LogIn) -> None:
     google.service_account("sender", VIEWER, key=False)
     log_in(google.user(ANN, CONSUMER, gcloud=True))
     with ct.connect("demo", "us-central1", impersonate=SENDER) as tasks:
-        with pytest.raises(errors.CredentialsError, match=f"{ANN} cannot impersonate {SENDER}: Permission") as caught:
+        with pytest.raises(errors.CredentialsError, match=f"{ANN} cannot impersonate {SENDER}: {DENIED}") as caught:
             tasks.queues()
         binding = f"add-iam-policy-binding {SENDER} --member=user:{ANN} --role=roles/iam.serviceAccountTokenCreator"
         assert binding in (caught.value.hint or "")
@@ -154,11 +149,6 @@ with ct.connect(location="us-central1") as tasks:
 
 def test_a_machine_of_google(google: StrictEmulator, tmp_path: Path) -> None:
     """On Workbench, a VM or Colab Enterprise the metadata server gives account and project."""
-    variables = google.machine("workbench", [VIEWER, "roles/logging.viewer"])
-    unset = {"GOOGLE_CLOUD_PROJECT", "NO_GCE_CHECK"}
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
-    done = run(sys.executable, "-c", MACHINE, environment={**environment, **variables})
-    assert done.returncode == 0, done.stderr
+    found = in_a_process(MACHINE, tmp_path, google.machine("workbench", [VIEWER, "roles/logging.viewer"]))
     account = "workbench@demo.iam.gserviceaccount.com"
-    result = done.stdout.splitlines()[-1]  # doctor() prints before
-    assert json.loads(result) == [["reports"], "metadata server of this machine", account, "demo"]
+    assert found == [["reports"], "metadata server of this machine", account, "demo"]

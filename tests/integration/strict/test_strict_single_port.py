@@ -1,7 +1,5 @@
 """`--strict --single-port`: TLS ends at the one port, and tokens and roles are those of two ports."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The ways to a token that google-auth knows, each against the strict emulator, and tokens of tasks."""
 
-from __future__ import annotations
-
 import json
 import socket
 from contextlib import closing
@@ -21,8 +19,8 @@ from google.oauth2 import id_token
 from google.oauth2.service_account import IDTokenCredentials
 
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.conftest import Target
-from tests.integration.strict.conftest import ADMIN, LOCATION, QUEUE, Connect, Load, in_a_process, task
+from tests.integration.conftest import LOCATION, Target
+from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, Load, in_a_process, task
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 VIEWER = "roles/cloudtasks.viewer"
@@ -33,36 +31,12 @@ def session(loaded: Any) -> AuthorizedSession:
     return AuthorizedSession(loaded, refresh_status_codes=())
 
 
-@pytest.mark.parametrize("account", [None, "sender"])
-def test_workload_identity(emulator: StrictEmulator, connect: Connect, account: str | None) -> None:
-    """A token of another identity provider is exchanged, and may become that of a service account."""
-    client = connect(emulator.workload(f"build-{account}", VIEWER, service_account=account))
-    assert client.get_queue(name=QUEUE).name == QUEUE
-
-
 def test_a_subject_token_that_is_not_known(emulator: StrictEmulator, credentials: Load) -> None:
     """The exchange of an unknown token is refused."""
     file = emulator.workload("thief", VIEWER)
     Path(json.loads(file.read_text())["credential_source"]["file"]).write_text("stolen")
     with pytest.raises(google.auth.exceptions.OAuthError, match="invalid_grant"):
         credentials(file).refresh(google.auth.transport.requests.Request())
-
-
-def test_impersonation(emulator: StrictEmulator, credentials: Load) -> None:
-    """Who may create tokens of a service account calls as that account; who may not is refused by name."""
-    user, target = emulator.user("imp@example.com"), emulator.email("target")
-    emulator.service_account("target", VIEWER, key=False)
-    impersonated = google.auth.impersonated_credentials.Credentials(
-        source_credentials=credentials(user),
-        target_principal=target,
-        target_scopes=[SCOPE],
-        iam_endpoint_override=f"{emulator.http}/v1/projects/-/serviceAccounts/{target}:generateAccessToken",
-    )
-    with pytest.raises(google.auth.exceptions.RefreshError, match=r"iam\.serviceAccounts\.getAccessToken"):
-        impersonated.refresh(google.auth.transport.requests.Request())
-    emulator.grant("imp@example.com", "roles/iam.serviceAccountTokenCreator", target)
-    with session(impersonated) as http:
-        assert http.get(f"{emulator.http}/v2/{QUEUE}").json()["name"] == QUEUE
 
 
 def test_permissions_on_service_accounts_and_projects(emulator: StrictEmulator, credentials: Load) -> None:

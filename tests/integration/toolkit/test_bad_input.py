@@ -1,12 +1,8 @@
 """Bad input: one clear error that names the thing and the next step, and nothing half-done stays behind."""
 
-from __future__ import annotations
-
 import datetime as dt
-import os
 import re
-import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pandas as pd
@@ -14,7 +10,8 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
-from tests.integration.conftest import Intercept, impatient
+from tests.integration.conftest import Intercept, hinted, impatient
+from tests.interrupts import interrupt, interruptible
 
 URL = "https://svc.example.com/run"
 NAIVE = dt.datetime(2026, 1, 2, 6)  # noqa: DTZ001 - the subject
@@ -31,10 +28,8 @@ FRAME = pd.DataFrame({"day": ["a", "b", "c"], "when": [NAIVE] * 3})
 )
 def test_a_bad_task(paused: ct.Queue, options: dict[str, Any], text: str, hint: str) -> None:
     """The argument is named, the hint shows the way out, and no task is created."""
-    with pytest.raises(errors.InvalidInputError) as caught:
+    with hinted(errors.InvalidInputError, re.escape(text), hint):
         paused.enqueue(URL, **options)
-    assert text in str(caught.value)
-    assert hint in (caught.value.hint or "")
     assert len(paused.tasks()) == 0
 
 
@@ -57,9 +52,8 @@ def test_an_unknown_word_of_schedule(paused: ct.Queue, word: str, rest: str) -> 
 def test_an_id_that_is_taken(paused: ct.Queue) -> None:
     """The error names the id and the time when it is free again."""
     paused.enqueue(URL, {"n": 1}, task_id="t")
-    with pytest.raises(errors.AlreadyExistsError, match='a task "t" in queue') as caught:
+    with hinted(errors.AlreadyExistsError, 'a task "t" in queue', "another task_id"):
         paused.enqueue(URL, {"n": 2}, task_id="t")
-    assert "another task_id" in (caught.value.hint or "")
     assert paused.tasks(body=True).body.to_list() == [{"n": 1}]
 
 
@@ -78,9 +72,8 @@ def test_a_bad_fan_out(
     tasks: ct.Client, paused: ct.Queue, words: dict[str, Any], kind: type[errors.CloudTasksError], text: str
 ) -> None:
     """Nothing was sent, and there is no batch."""
-    with pytest.raises(kind) as caught:
+    with pytest.raises(kind, match=re.escape(text)):
         paused.fan_out(FRAME, **{"url": URL, **words})
-    assert text in str(caught.value)
     assert len(paused.tasks()) == 0
     assert len(tasks.batches()) == 0
 
@@ -94,12 +87,9 @@ def test_a_bad_fan_out(
 )
 def test_a_bad_setting(tasks: ct.Client, settings: dict[str, Any], text: str, hint: str) -> None:
     """The setting is named, and no queue is created."""
-    name = "reports"
-    with pytest.raises(errors.InvalidInputError) as caught:
-        tasks.queue(name, create=True, **settings)
-    assert text in str(caught.value)
-    assert hint in (caught.value.hint or "")
-    assert name not in tasks.queues().index
+    with hinted(errors.InvalidInputError, re.escape(text), hint):
+        tasks.queue("reports", create=True, **settings)
+    assert "reports" not in tasks.queues().index
 
 
 def test_a_bad_update(tasks: ct.Client, queue: ct.Queue) -> None:
@@ -112,9 +102,9 @@ def test_a_bad_update(tasks: ct.Client, queue: ct.Queue) -> None:
 
 def test_settings_without_create(tasks: ct.Client, queue: ct.Queue) -> None:
     """Settings that would be ignored are refused, with the two ways to apply them."""
-    with pytest.raises(errors.InvalidInputError, match="rate= changes nothing without create=True") as caught:
+    way = f'tasks.queue("{queue.id}").update(…)'
+    with hinted(errors.InvalidInputError, "rate= changes nothing without create=True", way):
         tasks.queue(queue.id, rate=5)
-    assert f'tasks.queue("{queue.id}").update(…)' in (caught.value.hint or "")
     assert tasks.queues().rate[queue.id] == 500
 
 
@@ -122,18 +112,15 @@ def test_settings_without_create(tasks: ct.Client, queue: ct.Queue) -> None:
 @pytest.mark.parametrize("create", [False, True])
 def test_a_bad_name(tasks: ct.Client, name: str, create: bool) -> None:  # noqa: FBT001 - a table's column
     """A malformed queue name is refused at once, with the rule for names."""
-    with pytest.raises(errors.InvalidInputError, match="is not a queue name") as caught:
+    with hinted(errors.InvalidInputError, "is not a queue name", "1 to 100 letters, digits or hyphens"):
         tasks.queue(name, create=create)
-    assert "1 to 100 letters, digits or hyphens" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("name", [None, 5, ["q"]])
 def test_a_name_that_is_no_text(tasks: ct.Client, name: Any) -> None:
     """It is named, with what is meant."""
-    with pytest.raises(errors.InvalidInputError, match="is not a queue name") as caught:
+    with hinted(errors.InvalidInputError, f"^{re.escape(str(name))}.*is not a queue name", 'tasks.queue("reports")'):
         tasks.queue(name)
-    assert caught.value.message.startswith(str(name))
-    assert 'tasks.queue("reports")' in (caught.value.hint or "")
 
 
 def test_a_queue_for_a_name(tasks: ct.Client, queue: ct.Queue) -> None:
@@ -160,9 +147,8 @@ def test_an_emulator_of_the_environment_that_does_not_answer(monkeypatch: pytest
 @pytest.mark.parametrize("word", ["project", "location", "endpoint", "impersonate", "quota_project"])
 def test_what_is_no_text(word: str) -> None:
     """`connect` names the argument at once, not the first verb somewhere below."""
-    with pytest.raises(errors.InvalidInputError, match=f"{word}=5 is not a string") as caught:
+    with hinted(errors.InvalidInputError, f"{word}=5 is not a string", f"{word}="):
         ct.connect(**{word: 5})  # type: ignore[arg-type]  # the subject
-    assert f"{word}=" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("words", [{"folder": 5}, {"folder": ""}, {"folder": True}, {"project": 5}, {"location": 5}])
@@ -173,24 +159,14 @@ def test_what_no_emulator_is_started_for(words: dict[str, Any]) -> None:
     assert caught.value.hint
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Have interrupts raised, also where the shell that began the tests has switched them off."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_an_interrupted_verb_leaves_the_connection_usable(
-    queue: ct.Queue, intercept: Intercept, interruptible: None
-) -> None:
+def test_an_interrupted_verb_leaves_the_connection_usable(queue: ct.Queue, intercept: Intercept) -> None:
     """After an interrupt the next cell works."""
     calls: list[str] = []
 
     async def interrupt_first(call: Callable[[], Awaitable[Any]], rpc: str, _: dict[str, Any]) -> Any:
         calls.append(rpc)
         if len(calls) == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            interrupt()
         return await call()
 
     def cell() -> None:
@@ -198,6 +174,6 @@ def test_an_interrupted_verb_leaves_the_connection_usable(
             queue.tasks()
 
     intercept(interrupt_first)
-    with pytest.raises(KeyboardInterrupt):
+    with interruptible(), pytest.raises(KeyboardInterrupt):
         cell()
     assert len(queue.tasks()) == 0

@@ -1,7 +1,7 @@
-"""The connection: what it talks to, queues made and listed, Google's own client beside it."""
+"""The connection: what it talks to, queues made and listed, Google's own client and forked commands beside it."""
 
-from __future__ import annotations
-
+import os
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -19,7 +19,8 @@ from cloudtasks_nb import errors
 from cloudtasks_nb._frames import QUEUES
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import open_clients
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Intercept, dtypes
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Intercept, dtypes, hinted
+from tests.processes import run
 
 
 def test_queues_are_a_frame(tasks: ct.Client) -> None:
@@ -31,9 +32,8 @@ def test_queues_are_a_frame(tasks: ct.Client) -> None:
         assert dtypes(frame) == dtypes(declared(QUEUES, {}, index="queue"))
         assert (frame.index.name, str(frame.index.dtype)) == ("queue", "string")
     assert (len(empty), full.index.tolist()) == (0, ["q"])
-    assert full[["state", "tasks", "rate", "max_attempts", "name"]].to_numpy().tolist() == [
-        ["PAUSED", 1, 500.0, 5, f"{LOCATION}/queues/q"]
-    ]
+    (row,) = full[["state", "tasks", "rate", "max_attempts", "name"]].to_numpy().tolist()
+    assert row == ["PAUSED", 1, 500.0, 5, f"{LOCATION}/queues/q"]
     assert full.max_backoff["q"] == pd.Timedelta("1h")
 
 
@@ -55,10 +55,8 @@ def test_an_endpoint_without_statistics(tasks: ct.Client, queue: ct.Queue, inter
 def test_a_new_queue(tasks: ct.Client, capsys: pytest.CaptureFixture[str]) -> None:
     """It gets a log and few attempts by default, and one line shows which defaults are the toolkit's."""
     queue = tasks.queue("reports", create=True, rate=50, max_concurrent=8, min_backoff="1min")
-    assert capsys.readouterr().out == (
-        f"made queue {queue.id} with log_sampling_ratio=1.0 (Cloud Tasks' own default: 0.0), "
-        "max_attempts=5 (Cloud Tasks' own default: 100)\n"
-    )
+    ours = "log_sampling_ratio=1.0 (Cloud Tasks' own default: 0.0), max_attempts=5 (Cloud Tasks' own default: 100)"
+    assert capsys.readouterr().out == f"made queue {queue.id} with {ours}\n"
     row = tasks.queues().loc[queue.id]
     assert (row.rate, row.max_concurrent, row.max_attempts, row.log_sampling_ratio) == (50, 8, 5, 1)
     assert row.min_backoff == pd.Timedelta("1min")
@@ -123,9 +121,8 @@ def test_two_who_make_the_same_queue(emulator: Emulator, capsys: pytest.CaptureF
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(make, range(4)))) == 1
     assert capsys.readouterr().out.count(f"made queue {name}") == 1
-    assert emulator.client.get_queue(name=f"projects/demo/locations/us-central1/queues/{name}").rate_limits == (
-        tasks_v2.RateLimits(max_dispatches_per_second=7, max_burst_size=10, max_concurrent_dispatches=1000)
-    )
+    limits = tasks_v2.RateLimits(max_dispatches_per_second=7, max_burst_size=10, max_concurrent_dispatches=1000)
+    assert emulator.client.get_queue(name=f"{LOCATION}/queues/{name}").rate_limits == limits
 
 
 def test_who_loses_the_race_brings_its_settings(
@@ -146,7 +143,7 @@ def test_who_loses_the_race_brings_its_settings(
     assert capsys.readouterr().out == f"queue {queue.id}: rate 500 → 7\n"
 
 
-def test_full_names(tasks: ct.Client, emulator: Emulator) -> None:
+def test_full_names(tasks: ct.Client) -> None:
     """A full name is taken as it is, also of another project; Google's client spells it alike."""
     queue = tasks.queue("projects/other/locations/eu/queues/q")
     assert (queue.id, queue.name) == ("q", tasks_v2.CloudTasksClient.queue_path("other", "eu", "q"))
@@ -214,11 +211,11 @@ def test_without_credentials_the_first_verb_says_so(nobody: list[str]) -> None:
     with ct.connect("p", "us-central1") as tasks:
         queue = tasks.queue("reports")
         assert (repr(tasks), nobody) == ("<Cloud Tasks in p / us-central1 [GOOGLE p]>", [])
+        login = "gcloud auth application-default login"
         for verb in (tasks.queues, queue.tasks, queue.attempts, queue.pause):
-            with pytest.raises(errors.CredentialsError) as caught:
+            with hinted(errors.CredentialsError, "no Google credentials were found", login):
                 verb()
-            assert "gcloud auth application-default login" in (caught.value.hint or "")
-        assert "gcloud auth application-default login" in tasks._repr_mimebundle_()["text/plain"]
+        assert login in tasks._repr_mimebundle_()["text/plain"]
 
 
 def test_an_emulator_needs_no_credentials(tasks: ct.Client, nobody: list[str]) -> None:
@@ -246,3 +243,25 @@ def test_how_a_connection_shows_itself(tasks: ct.Client, queue: ct.Queue) -> Non
 def test_a_connection_without_queues_says_the_next_step(tasks: ct.Client) -> None:
     """The line to type is shown."""
     assert 'tasks.queue("reports", create=True)' in tasks._repr_mimebundle_()["text/plain"]
+
+
+SCRIPT = """
+import os
+{imports}
+import cloudtasks_nb as ct
+with ct.connect() as tasks:
+    for _ in range(10):
+        tasks.queues()
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("imports", ["", "from cloudtasks_nb import *", "import cloudtasks_nb.fanout.plan.plan"])
+def test_a_command_prints_no_warning_of_grpc(emulator: Emulator, imports: str) -> None:
+    """`!command` in a cell forks the kernel, as this does; nothing is printed, whatever was imported first."""
+    environment = {**os.environ, "CLOUD_TASKS_EMULATOR_HOST": emulator.ready["grpc"]}
+    done = run(sys.executable, "-W", "ignore", "-c", SCRIPT.format(imports=imports), environment=environment)
+    assert (done.returncode, done.stderr) == (0, "")

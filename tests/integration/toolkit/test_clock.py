@@ -1,9 +1,6 @@
 """`tasks.clock`: the clock of an emulator is moved, and everything the toolkit says stays true."""
 
-from __future__ import annotations
-
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,9 +11,8 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.client import emulator_process
-from tests.integration.conftest import PATIENCE, Emulator, Target
-
-__all__: list[str] = []
+from tests.integration.conftest import Emulator, Target
+from tests.processes import run
 
 BOTH_TRANSPORTS = True
 HOUR = pd.Timedelta("1h")
@@ -90,9 +86,8 @@ def test_the_first_call_knows_the_time(emulator: Emulator, queue: ct.Queue) -> N
         "    task = tasks.queue(sys.argv[2]).enqueue('http://127.0.0.1:9/never', delay='10min')\n"
         "    print((task['schedule_time'].iloc[0] - tasks.clock.now).round('min'))\n"
     )
-    command = [sys.executable, "-c", code, emulator.ready["grpc"], queue.id]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE)
-    assert done.stdout == "0 days 00:10:00\n"
+    done = run(sys.executable, "-c", code, emulator.ready["grpc"], queue.id)
+    assert done.stdout == "0 days 00:10:00\n", done.stderr
 
 
 def test_attempts_of_the_last_hour(tasks: ct.Client, queue: ct.Queue, target: Target) -> None:

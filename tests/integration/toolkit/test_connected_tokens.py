@@ -1,7 +1,5 @@
 """Handlers of a connection by endpoint: they take the tokens of that emulator, and of no other."""
 
-from __future__ import annotations
-
 import pytest
 
 import cloudtasks_nb as ct

@@ -1,7 +1,5 @@
 """`tasks.doctor()`: one row a check, whatever is wrong."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd
@@ -10,7 +8,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import EndpointError
 from cloudtasks_nb.service.costs import LOG_PRICE
-from tests.integration.conftest import PATIENCE, Intercept, Target, impatient, options
+from tests.integration.conftest import PATIENCE, Intercept, Target, dtypes, impatient, options
 
 CHECKS = [
     *("credentials", "principal", "project", "api", "location", "queues", "permissions", "log", "store", "clock"),
@@ -29,11 +27,7 @@ def test_an_emulator_is_well(tasks: ct.Client) -> None:
     tasks.queue("reports", create=True)
     assert tasks.doctor().detail["queues"] == "1 queue: reports"
     assert found.index.tolist() == CHECKS
-    assert {name: str(dtype) for name, dtype in found.dtypes.items()} == {
-        "ok": "boolean",
-        "detail": "string",
-        "fix": "string",
-    }
+    assert dtypes(found) == {"ok": "boolean", "detail": "string", "fix": "string"}
     assert wrong(found) == []
     unneeded = found.index[found.detail.str.contains("not needed")]
     assert unneeded.tolist() == ["credentials", "principal", "permissions", "clock"]
@@ -135,12 +129,7 @@ def test_the_queue_of_a_batch(tasks: ct.Client, queue: ct.Queue, target: Target)
     ],
 )
 def test_the_answer_of_a_target(
-    tasks: ct.Client,
-    queue: ct.Queue,
-    target: Target,
-    status: int,
-    ok: bool,  # noqa: FBT001 - a column of the table
-    detail: str,
+    tasks: ct.Client, queue: ct.Queue, target: Target, status: int, detail: str, *, ok: bool
 ) -> None:
     """One task is sent to it with a GET request, its answer is explained, and the task is removed."""
     target.script(status)

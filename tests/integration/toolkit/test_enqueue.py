@@ -1,7 +1,5 @@
 """`Queue.enqueue` and `Queue.schedule`: what arrives at the target, and what is in the queue."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -45,17 +43,11 @@ def test_literal_arguments(queue: ct.Queue, target: Target) -> None:
 
 def test_the_words_of_a_task(paused: ct.Queue, emulator: Emulator) -> None:
     """Every word reaches the service."""
-    made = paused.enqueue(
-        NOWHERE,
-        task_id="t",
-        service_account="sa@p.iam.gserviceaccount.com",
-        audience="aud",
-        dispatch_deadline="30s",
-        retry={"max_attempts": 3, "min_backoff": "2s"},
-    )
-    assert made.index.tolist() == ["t"]
-    assert made.dispatch_deadline["t"] == pd.Timedelta("30s")
-    assert made.service_account["t"] == "sa@p.iam.gserviceaccount.com"
+    retry: dict[str, Any] = {"max_attempts": 3, "min_backoff": "2s"}
+    account: dict[str, Any] = {"service_account": "sa@p.iam.gserviceaccount.com"}
+    made = paused.enqueue(NOWHERE, task_id="t", audience="aud", dispatch_deadline="30s", retry=retry, **account)
+    found = made[["dispatch_deadline", "service_account"]]
+    assert found.to_dict("index") == {"t": {"dispatch_deadline": pd.Timedelta("30s"), **account}}
     stored = emulator.client.get_task(name=f"{paused.name}/tasks/t")
     assert stored.http_request.oidc_token.audience == "aud"
     assert (stored.retry_config.max_attempts, stored.retry_config.min_backoff.total_seconds()) == (3, 2)
@@ -73,12 +65,7 @@ def test_when_it_is_due(paused: ct.Queue) -> None:
 
 
 @pytest.mark.parametrize("left", [False, True])
-def test_an_answer_that_was_lost(
-    paused: ct.Queue,
-    emulator: Emulator,
-    intercept: Intercept,
-    left: bool,  # noqa: FBT001 - a table's column
-) -> None:
+def test_an_answer_that_was_lost(paused: ct.Queue, emulator: Emulator, intercept: Intercept, *, left: bool) -> None:
     """A task whose creation was not confirmed is created once; one that has left the queue already is `gone`."""
 
     async def lose(call: Callable[[], Awaitable[Any]], rpc: str, _: dict[str, Any]) -> Any:

@@ -1,7 +1,5 @@
 """Calls that the service carried out and whose answers were lost on the way, through a proxy that drops them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +9,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import AlreadyExistsError, QueueNotFoundError, UnavailableError
-from tests.integration.conftest import Emulator, Target
+from tests.integration.conftest import Emulator, Target, hinted
 
 URL = "http://127.0.0.1:9/run"
 
@@ -70,10 +68,16 @@ def proxy(emulator: Emulator) -> Iterator[LossyProxy]:
 
 
 @pytest.fixture
-def through(proxy: LossyProxy, paused: ct.Queue) -> Iterator[ct.Queue]:
+def connection(proxy: LossyProxy) -> Iterator[ct.Client]:
+    """Give a connection through the proxy."""
+    with ct.connect("demo", "us-central1", endpoint=f"127.0.0.1:{proxy.port}") as connected:
+        yield connected
+
+
+@pytest.fixture
+def through(connection: ct.Client, paused: ct.Queue) -> ct.Queue:
     """Give a paused queue of the emulator, used through the proxy."""
-    with ct.connect("demo", "us-central1", endpoint=f"127.0.0.1:{proxy.port}") as connection:
-        yield connection.queue(paused.id)
+    return connection.queue(paused.id)
 
 
 def ids(queue: ct.Queue) -> list[str]:
@@ -81,30 +85,28 @@ def ids(queue: ct.Queue) -> list[str]:
     return sorted(queue.tasks().index)
 
 
-def test_a_purge_is_not_repeated(proxy: LossyProxy, paused: ct.Queue, through: ct.Queue) -> None:
-    """A task that was created after the purge stays; the time of the purge shows that it was carried out."""
+@pytest.mark.parametrize(("carried_out", "left", "calls"), [(True, ["after"], 1), (False, [], 2)])
+def test_a_purge(
+    proxy: LossyProxy, paused: ct.Queue, through: ct.Queue, left: list[str], calls: int, *, carried_out: bool
+) -> None:
+    """The time of the last purge shows whether it was carried out: a task that was created after it stays."""
     paused.enqueue(URL, task_id="before")
-    proxy.lose_answer("PurgeQueue", lambda: paused.enqueue(URL, task_id="after"))
+    if carried_out:
+        proxy.lose_answer("PurgeQueue", lambda: paused.enqueue(URL, task_id="after"))
+    else:
+        proxy.lose_call("PurgeQueue")
     assert through.purge() is through
-    assert (ids(paused), proxy.calls.count("PurgeQueue")) == (["after"], 1)
-
-
-def test_a_purge_that_was_not_carried_out_is_repeated(proxy: LossyProxy, paused: ct.Queue, through: ct.Queue) -> None:
-    """The time of the last purge shows that it is needed."""
-    paused.enqueue(URL, task_id="before")
-    proxy.lose_call("PurgeQueue")
-    through.purge()
-    assert (ids(paused), proxy.calls.count("PurgeQueue")) == ([], 2)
+    assert (ids(paused), proxy.calls.count("PurgeQueue")) == (left, calls)
 
 
 def test_a_purge_of_which_nothing_is_known(proxy: LossyProxy, paused: ct.Queue, through: ct.Queue) -> None:
     """Without the permission to read the queue the purge is not repeated, and the error says what is unknown."""
     proxy.lose_call("GetQueue", grpc.StatusCode.PERMISSION_DENIED)
     proxy.lose_answer("PurgeQueue", lambda: paused.enqueue(URL, task_id="after"))
-    with pytest.raises(UnavailableError, match="it is not known whether it was purged") as caught:
+    unknown = "it is not known whether it was purged"
+    with hinted(UnavailableError, unknown, "tasks that were created since") as caught:
         through.purge()
     assert (caught.value.resource, ids(paused), proxy.calls.count("PurgeQueue")) == (paused.name, ["after"], 1)
-    assert "tasks that were created since" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("carried_out", [True, False])
@@ -139,17 +141,15 @@ def test_a_change_of_a_queue_that_was_deleted_since(proxy: LossyProxy, paused: c
     assert proxy.calls.count("UpdateQueue") == 1
 
 
-def test_a_queue_that_was_created(proxy: LossyProxy, through: ct.Queue) -> None:
+def test_a_queue_that_was_created(proxy: LossyProxy, connection: ct.Client) -> None:
     """The queue exists after the call: it is not created again, and has the settings."""
     proxy.lose_answer("CreateQueue")
-    name = "reports"
-    with ct.connect("demo", "us-central1", endpoint=f"127.0.0.1:{proxy.port}") as connection:
-        connection.queue(name, create=True, rate=3)
-        assert connection.queues().rate[name] == 3
+    connection.queue("reports", create=True, rate=3)
+    assert connection.queues().rate["reports"] == 3
     assert proxy.calls.count("CreateQueue") == 1
 
 
-def test_a_queue_that_was_deleted(proxy: LossyProxy, paused: ct.Queue, through: ct.Queue) -> None:
+def test_a_queue_that_was_deleted(proxy: LossyProxy, through: ct.Queue) -> None:
     """That the queue does not exist when the deletion is repeated is success; without a lost answer it is an error."""
     proxy.lose_answer("DeleteQueue")
     through.delete()
@@ -170,21 +170,16 @@ def test_tasks_that_were_deleted(proxy: LossyProxy, paused: ct.Queue, through: c
     assert through.delete_tasks(["b"]).ok.tolist() == [False]
 
 
-def test_a_task_that_was_run(proxy: LossyProxy, paused: ct.Queue, through: ct.Queue, target: Target) -> None:
-    """The number of its dispatches shows that it was, and the target is called once."""
+@pytest.mark.parametrize("carried_out", [True, False])
+def test_a_task_that_was_run(
+    proxy: LossyProxy, paused: ct.Queue, through: ct.Queue, target: Target, *, carried_out: bool
+) -> None:
+    """The number of its dispatches shows whether it was, and the target is called once."""
     target.script(500)
     paused.enqueue(target.url, task_id="a")
-    proxy.lose_answer("RunTask", target.wait)
+    proxy.lose_answer("RunTask", target.wait) if carried_out else proxy.lose_call("RunTask")
     assert through.run(["a"]).ok.tolist() == [True]
-    assert (len(target.received), proxy.calls.count("RunTask")) == (1, 1)
-
-
-def test_a_task_that_was_not_run(proxy: LossyProxy, paused: ct.Queue, through: ct.Queue, target: Target) -> None:
-    """The number of its dispatches shows that the call is needed."""
-    paused.enqueue(target.url, task_id="a")
-    proxy.lose_call("RunTask")
-    assert through.run(["a"]).ok.tolist() == [True]
-    assert (len(target.wait()), proxy.calls.count("RunTask")) == (1, 2)
+    assert (len(target.wait()), proxy.calls.count("RunTask")) == (1, 1 if carried_out else 2)
 
 
 def test_a_task_that_left_its_queue(

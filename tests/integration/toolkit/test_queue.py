@@ -1,7 +1,5 @@
 """The methods of `Queue`, over gRPC to the emulator."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from google.cloud import tasks_v2, tasks_v2beta3
-from google.cloud.logging_v2.types import logging as logging_types
+from google.cloud.logging_v2.types import ListLogEntriesResponse
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
@@ -17,7 +15,7 @@ from cloudtasks_nb._frames import ATTEMPTS, TASKS
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import connection as connection_module
 from cloudtasks_nb.service.costs import LOG_PRICE
-from tests.integration.conftest import LOCATION, Emulator, Intercept, Target, attempted, dtypes, options
+from tests.integration.conftest import LOCATION, Emulator, Intercept, Target, attempted, dtypes, hinted, options
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
@@ -49,35 +47,20 @@ def test_tasks_are_a_frame(paused: ct.Queue) -> None:
     assert abs(pd.Timestamp(full.attrs["fetched_at"]) - pd.Timestamp.now("UTC")) < pd.Timedelta("1h")
 
 
-def test_a_list_that_is_longer_than_the_limit(filled: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """A note and the frame's `attrs` report that there is more."""
-    cut = filled.tasks(limit=2)
-    assert (len(cut), cut.attrs["truncated"]) == (2, True)
-    assert capsys.readouterr().out == "the first 2 tasks; there are more: queue.tasks(limit=None)\n"
+@pytest.mark.parametrize("limit", [2, 3, 1000, None])
+def test_a_limit(filled: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None) -> None:
+    """A note and the frame's `attrs` report that there is more; a limit that is just enough cuts nothing."""
+    found, cut = filled.tasks(limit), limit == 2
+    assert (len(found), found.attrs["truncated"]) == (2 if cut else 3, cut)
+    note = "the first 2 tasks; there are more: queue.tasks(limit=None)\n"
+    assert capsys.readouterr().out == (note if cut else "")
 
 
-@pytest.mark.parametrize("limit", [3, 1000, None])
-def test_a_list_that_is_whole(filled: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None) -> None:
-    """A limit that is just enough cuts nothing, and no note is printed."""
-    whole = filled.tasks(limit)
-    assert (len(whole), whole.attrs["truncated"]) == (3, False)
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize(
-    ("limit", "fault"),
-    [
-        (0, "not a whole number from 1 on"),
-        (-1, "not a whole"),
-        ("5", "not a whole"),
-        (1.5, "not a whole"),
-        (True, "not a whole"),
-    ],
-)
+@pytest.mark.parametrize("limit", [0, -1, "5", 1.5, True])
 @pytest.mark.parametrize("verb", ["tasks", "attempts"])
-def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any, fault: str) -> None:
+def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any) -> None:
     """A limit is a whole number from 1."""
-    with pytest.raises(errors.InvalidInputError, match=f"limit={limit!r} is {fault}"):
+    with pytest.raises(errors.InvalidInputError, match=f"limit={limit!r} is not a whole number from 1 on"):
         getattr(queue, verb)(limit=limit)
 
 
@@ -151,15 +134,12 @@ def test_attempts(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
     queue.enqueue(target.url, task_id="bad")
     found = attempted(emulator, queue, 2)
     assert dtypes(found) == expected
-    assert found[["task", "queue", "attempt", "status", "url"]].to_numpy().tolist() == [
-        ["bad", queue.id, 1, "UNAVAILABLE", target.url],
-        ["good", queue.id, 1, "OK", target.url],
-    ]
+    rows = [[task, queue.id, 1, status, target.url] for task, status in (("bad", "UNAVAILABLE"), ("good", "OK"))]
+    assert found[["task", "queue", "attempt", "status", "url"]].to_numpy().tolist() == rows
     bad, good = (row for _, row in found.iterrows())
     assert "503" in bad.message
-    assert pd.isna(good.message)
     assert bad.retry_time - bad.time > pd.Timedelta("50min")
-    assert pd.isna(good.retry_time)
+    assert good[["message", "retry_time"]].isna().all()
     assert good.duration >= pd.Timedelta(0)
     assert found.time.is_monotonic_decreasing
 
@@ -168,13 +148,11 @@ def test_a_message_stays_with_its_attempt(emulator: Emulator, queue: ct.Queue, t
     """What was last seen on a task is not put on the attempts before or after it."""
     queue.update(min_backoff="0.1s", max_backoff="0.1s")
     target.script(500, 404)
-    queue.pause()
-    queue.enqueue(target.url, task_id="t")
-    queue.run("t")
-    emulator.until(lambda: queue.tasks().responses["t"] == 1)
-    assert "500" in attempted(emulator, queue, 1).message[0]
-    queue.run("t")
-    emulator.until(lambda: queue.tasks().responses["t"] == 2)
+    queue.pause().enqueue(target.url, task_id="t")
+    for responses in (1, 2):
+        queue.run("t")
+        emulator.answered(f"{queue.name}/tasks/t", responses)
+        assert ("500", "404")[responses - 1] in attempted(emulator, queue, responses).message[0]
     queue.run("t")
     found = attempted(emulator, queue, 3).set_index("attempt").message
     assert pd.isna(found[3])
@@ -202,11 +180,7 @@ def tried(emulator: Emulator, queue: ct.Queue, target: Target) -> ct.Queue:
 
 @pytest.mark.parametrize(
     ("limit", "count", "printed"),
-    [
-        (2, 2, "the newest 2 attempts; there are more: queue.attempts(limit=None)\n"),
-        (6, 6, ""),
-        (None, 6, ""),
-    ],
+    [(2, 2, "the newest 2 attempts; there are more: queue.attempts(limit=None)\n"), (6, 6, ""), (None, 6, "")],
 )
 def test_the_newest_attempts(
     tried: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None, count: int, printed: str
@@ -264,9 +238,8 @@ def test_delete(tasks: ct.Client, queue: ct.Queue) -> None:
     """The queue is deleted, and creating it again reports for how long its name is blocked."""
     assert queue.delete() is queue
     assert queue.id not in tasks.queues().index
-    with pytest.raises(errors.PreconditionError, match=f'the queue "{queue.id}" cannot be created') as caught:
+    with hinted(errors.PreconditionError, f'the queue "{queue.id}" cannot be created', "use another name"):
         tasks.queue(queue.id, create=True)
-    assert "use another name" in (caught.value.hint or "")
 
 
 def test_update(tasks: ct.Client, queue: ct.Queue) -> None:
@@ -308,31 +281,23 @@ def test_google_cannot_be_routed_to_this_machine() -> None:
         tasks.queue("q").route("http://127.0.0.1:9/run")
 
 
-MISSING: dict[str, Callable[[ct.Queue], Any]] = {
-    "tasks": lambda queue: queue.tasks(),
-    "attempts": lambda queue: queue.attempts(),
-    "enqueue": lambda queue: queue.enqueue(NOWHERE),
-    "schedule": lambda queue: queue.schedule(NOWHERE, delay="1min"),
-    "pause": lambda queue: queue.pause(),
-    "resume": lambda queue: queue.resume(),
-    "purge": lambda queue: queue.purge(),
-    "update": lambda queue: queue.update(rate=5),
-    "route": lambda queue: queue.route("https://svc.example.com"),
-    "clear the route": lambda queue: queue.route(),
-    "delete": lambda queue: queue.delete(),
-    "run": lambda queue: queue.run(["a", "b"]),
-    "delete_tasks": lambda queue: queue.delete_tasks(["a", "b"]),
-}
+MISSING: list[tuple[str, list[Any], dict[str, Any]]] = [
+    *((verb, [], {}) for verb in ("tasks", "attempts", "pause", "resume", "purge", "route", "delete")),
+    *((verb, [["a", "b"]], {}) for verb in ("run", "delete_tasks")),
+    *((verb, [NOWHERE], words) for verb, words in (("enqueue", {}), ("schedule", {"delay": "1min"}))),
+    ("update", [], {"rate": 5}),
+    ("route", ["https://svc.example.com"], {}),
+]
 
 
-@pytest.mark.parametrize("verb", MISSING.values(), ids=MISSING)
-def test_a_queue_that_is_not_there(tasks: ct.Client, verb: Callable[[ct.Queue], Any]) -> None:
+@pytest.mark.parametrize(("verb", "values", "words"), MISSING)
+def test_a_queue_that_is_not_there(tasks: ct.Client, verb: str, values: list[Any], words: dict[str, Any]) -> None:
     """Every verb names the queue and the call that makes it; none makes it by itself."""
     queue = tasks.queue("reports")
-    with pytest.raises(errors.QueueNotFoundError, match=f'there is no queue "{queue.id}"') as caught:
-        verb(queue)
+    create = f'tasks.queue("{queue.id}", create=True)'
+    with hinted(errors.QueueNotFoundError, f'there is no queue "{queue.id}"', create) as caught:
+        getattr(queue, verb)(*values, **words)
     assert (caught.value.resource, caught.value.code) == (queue.name, "NOT_FOUND")
-    assert f'tasks.queue("{queue.id}", create=True)' in (caught.value.hint or "")
     assert queue.id not in tasks.queues().index
 
 
@@ -340,9 +305,9 @@ def test_a_queue_of_another_project_that_is_not_there(tasks: ct.Client) -> None:
     """The call that makes it has its full name: the short one would be made in the connection's project."""
     name = "projects/other/locations/us-central1/queues/zz"
     for verb in ("tasks", "pause", "attempts"):
-        with pytest.raises(errors.QueueNotFoundError, match='no queue "zz"') as caught:
+        create = f'tasks.queue("{name}", create=True) creates it'
+        with hinted(errors.QueueNotFoundError, 'no queue "zz"', create) as caught:
             getattr(tasks.queue(name), verb)()
-        assert f'tasks.queue("{name}", create=True) creates it' in (caught.value.hint or "")
         assert "tasks.queues()" not in (caught.value.hint or "")
 
 
@@ -402,13 +367,9 @@ def test_whom_tasks_wait_for(emulator: Emulator, free_port: int) -> None:
             shown = queue._repr_mimebundle_()["text/plain"].splitlines()
             return sorted(line for line in shown if line.startswith("no handler listens"))
 
-        emulator.until(lambda: len(lines()) == 2)
-        assert lines() == sorted(
-            [
-                f"no handler listens at {address} (report): run ct.serve(report)",
-                f"no handler listens at 127.0.0.1:{free_port}: its tasks wait, and no attempt is spent",
-            ]
-        )
+        served = f"no handler listens at {address} (report): run ct.serve(report)"
+        unserved = f"no handler listens at 127.0.0.1:{free_port}: its tasks wait, and no attempt is spent"
+        emulator.until(lambda: lines() == sorted([served, unserved]))
 
 
 def test_a_queue_without_a_log_says_so(queue: ct.Queue) -> None:
@@ -422,19 +383,15 @@ def test_the_price_of_a_log(intercept: Intercept, capsys: pytest.CaptureFixture[
     name, log = "projects/p/locations/us-central1/queues/reports", {"sampling_ratio": 1.0}
     busy = tasks_v2beta3.Queue(name=name, stackdriver_logging_config=log)
     busy.stats.executed_last_minute_count = 30_000
-    answers: dict[str, Any] = {
-        "GetQueue": errors.QueueNotFoundError("no", resource=name),
-        "CreateQueue": tasks_v2.Queue.pb()(name=name, stackdriver_logging_config=log),
-        "GetQueueStats": tasks_v2beta3.Queue.pb(busy),
-        "ListLogEntries": logging_types.ListLogEntriesResponse.pb()(),
-    }
+    made = tasks_v2.Queue.pb()(name=name, stackdriver_logging_config=log)
+    answers = {"CreateQueue": made, "GetQueueStats": tasks_v2beta3.Queue.pb(busy)}
+    answers["ListLogEntries"] = ListLogEntriesResponse.pb()()
 
     async def answer(_: Any, rpc: str, __: dict[str, Any]) -> Any:
-        found = answers[rpc]
-        if isinstance(found, Exception):
-            answers[rpc] = answers["CreateQueue"]
-            raise found
-        return found
+        if rpc not in answers:
+            answers[rpc] = made
+            raise errors.QueueNotFoundError("no", resource=name)
+        return answers[rpc]
 
     intercept(answer)
     with ct.connect("p", "us-central1") as tasks:

@@ -1,7 +1,5 @@
 """The watcher of a connection, against the emulator's statistics and log."""
 
-from __future__ import annotations
-
 import queue as queues
 import time
 from collections import Counter
@@ -90,11 +88,8 @@ def test_every_attempt_is_heard_once(queue: ct.Queue, listen: Listen, target: Ta
     queue.delete_tasks("deleted")
     last = heard.until(lambda _: any(entry.deleted for entry in heard.entries))
     assert max(Counter(entry.insert_id for entry in heard.entries).values()) == 1
-    assert Counter(entry.status for entry in heard.entries if not entry.deleted) == {
-        "OK": 12,
-        "INTERNAL": 4,
-        "NOT_FOUND": 4,
-    }
+    statuses = Counter(entry.status for entry in heard.entries if not entry.deleted)
+    assert statuses == {"OK": 12, "INTERNAL": 4, "NOT_FOUND": 4}
     assert [entry.task for entry in heard.entries if entry.deleted] == ["deleted"]
     assert last.log_until is not None
     assert last.lag is not None

@@ -1,7 +1,5 @@
 """The chart of the attempts on a task: waits, runs, the next try, and now."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 
@@ -9,8 +7,6 @@ import pytest
 
 from cloudtasks_nb.display.attempt_chart import Attempt, attempts_chart
 from tests.unit.display.test_charts import EVIL, parsed
-
-__all__: list[str] = []
 
 SECOND = 1_000_000
 NOON = 1_767_355_200 * SECOND  # 2026-01-02 12:00 UTC

@@ -1,15 +1,11 @@
 """The title of the browser's tab."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from cloudtasks_nb.display.browser_tab import BrowserTab
-
-__all__: list[str] = []
 
 
 class Tab(BrowserTab):
@@ -38,17 +34,14 @@ def see(tab: Tab, batch: str, done: int, total: int = 10, **rows: int) -> str:
     return str(tab.text)
 
 
-@pytest.mark.parametrize(
-    ("rows", "text"),
-    [
-        ({"succeeded": 10}, "\u2713 done"),
-        ({"succeeded": 7, "failed": 3}, "\u2715 3 failed"),
-        ({"failed": 1_000, "gone": 3}, "\u2715 1,000 failed"),
-        ({"rejected": 2}, "\u2715 2 rejected"),
-        ({"gone": 2, "cancelled": 1}, "? 2 gone"),
-        ({"cancelled": 4}, "\u2013 4 cancelled"),
-    ],
-)
+ENDS: list[tuple[dict[str, int], str]] = [
+    *(({"succeeded": 10}, "\u2713 done"), ({"succeeded": 7, "failed": 3}, "\u2715 3 failed")),
+    *(({"failed": 1_000, "gone": 3}, "\u2715 1,000 failed"), ({"rejected": 2}, "\u2715 2 rejected")),
+    *(({"gone": 2, "cancelled": 1}, "? 2 gone"), ({"cancelled": 4}, "\u2013 4 cancelled")),
+]
+
+
+@pytest.mark.parametrize(("rows", "text"), ENDS)
 def test_the_end_of_a_batch_is_told(tab: Tab, rows: dict[str, int], text: str) -> None:
     """The title has the share, then the end until the user is back; the page is told once."""
     tab.watch("a")
@@ -74,13 +67,12 @@ def test_several_batches_share_the_title(tab: Tab) -> None:
 
 def test_nobody_looks_any_more(tab: Tab) -> None:
     """The last one who leaves takes a running batch along; one that has ended stays until the user is back."""
-    tab.watch("a")
-    tab.watch("a")
+    for _ in range(2):
+        tab.watch("a")
     assert see(tab, "a", 4) == "40 %"
-    tab.unwatch("a")
-    assert tab.text == "40 %"
-    tab.unwatch("a")
-    assert tab.text == ""
+    for text in ("40 %", ""):
+        tab.unwatch("a")
+        assert tab.text == text
     tab.watch("a")
     see(tab, "a", 4)
     see(tab, "a", 10)

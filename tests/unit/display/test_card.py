@@ -1,7 +1,5 @@
 """Cards: an object as text and as HTML."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from cloudtasks_nb.display.card import card

@@ -1,7 +1,5 @@
 """Messages and progress of a thread go to one output: a panel's, or the notebook's."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest
@@ -9,8 +7,6 @@ import pytest
 from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.display.notify import Output, current_output, notify, redirect
 from cloudtasks_nb.display.progress_bar import Bar
-
-__all__: list[str] = []
 
 
 def test_lines_and_bars_are_redirected(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

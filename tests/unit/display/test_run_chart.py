@@ -1,7 +1,5 @@
 """Charts of a run: bars, axes, marks, and their figures in words."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -9,8 +7,6 @@ import pytest
 
 from cloudtasks_nb.display.run_chart import Durations, Throughput, durations_chart, throughput_chart
 from tests.unit.display.test_charts import parsed
-
-__all__: list[str] = []
 
 NOON = 1_767_355_200_000_000  # 2026-01-02 12:00 UTC
 RUN = Throughput(start=NOON, width=5_000_000, succeeded=[40, 0, 20], failed=[0, 0, 30])
@@ -32,8 +28,7 @@ def texts(chart: str) -> list[Any]:
 def test_failed_rows_stand_on_succeeded_ones() -> None:
     """Bars are as high as their counts; those of failed rows are striped, so colour is not all that tells them."""
     chart = throughput_chart(RUN)
-    good, bad = bars(chart, "#2e9e5b"), bars(chart, "stroke-dasharray:2.5")
-    (first, second), (above,) = good, bad
+    (first, second), (above,) = bars(chart, "#2e9e5b"), bars(chart, "stroke-dasharray:2.5")
     assert first[1] - first[2] == pytest.approx(2 * (second[1] - second[2]), abs=0.1)
     assert above[:2] == (second[0], second[2])
     assert above[1] - above[2] == pytest.approx(1.5 * (second[1] - second[2]), abs=0.1)
@@ -55,9 +50,8 @@ def test_a_throughput_has_axes_units_and_words() -> None:
 def test_a_histogram_has_its_quantiles() -> None:
     """p50 and p95 are marked with their values at their places on the axis."""
     chart = durations_chart(TIMES)
-    assert {"p50 300 ms", "p95 900 ms", "10 ms", "1 s", "duration of the last attempt (logarithmic axis)"} <= set(
-        texts(chart)
-    )
+    words = {"p50 300 ms", "p95 900 ms", "10 ms", "1 s", "duration of the last attempt (logarithmic axis)"}
+    assert words <= set(texts(chart))
     assert "half took at most 300 ms (p50), 95 % at most 900 ms (p95), the longest 4.2 s" in chart
     assert len(bars(chart, "stroke-opacity:.75")) == 3
 
@@ -83,6 +77,5 @@ def test_the_texts_of_marks_stand_above_the_bars() -> None:
 def test_a_single_row_is_a_chart_too() -> None:
     """One span and one duration have axes without a division by zero."""
     assert "1" in texts(throughput_chart(Throughput(start=NOON, width=1000, succeeded=[1], failed=[0])))
-    assert "1" in texts(
-        durations_chart(Durations(edges=[0.0, 0.1], counts=[1], log=False, p50=0.1, p95=0.1, longest=0.1))
-    )
+    single = Durations(edges=[0.0, 0.1], counts=[1], log=False, p50=0.1, p95=0.1, longest=0.1)
+    assert "1" in texts(durations_chart(single))

@@ -1,7 +1,5 @@
 """What is shown has dots in place of secrets."""
 
-from __future__ import annotations
-
 import pytest
 
 from cloudtasks_nb.display.secrets import is_secret, is_secret_header, mask_headers, mask_text, mask_value
@@ -56,13 +54,7 @@ def test_texts(text: str, shown: str) -> None:
 def test_values() -> None:
     """A body is masked at any depth, and the given one stays as it is."""
     given = {"a": [{"token": "x", "n": 1}], "secret": {"b": 2}, "password": None, "url": "https://x?sig=1", "b": b"t"}
-    shown = {
-        "a": [{"token": "•••", "n": 1}],
-        "secret": "•••",
-        "password": None,
-        "url": "https://x?sig=•••",
-        "b": b"t",
-    }
+    shown = {"a": [{"token": "•••", "n": 1}], "secret": "•••", "password": None, "url": "https://x?sig=•••", "b": b"t"}
     assert mask_value(given) == shown
     assert given["secret"] == {"b": 2}
 

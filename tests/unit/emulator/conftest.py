@@ -1,20 +1,19 @@
 """Fixtures of the emulator's unit tests: a clock that stands still, a store on a file, an engine without a network."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloudtasks_nb.emulator.access.state import GoogleState
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.rpcs import all_calls
-from cloudtasks_nb.emulator.model.apis import beta, v2
+from cloudtasks_nb.emulator.model.apis import beta, call_messages, v2
 from cloudtasks_nb.emulator.model.clock import Clock
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
@@ -30,6 +29,8 @@ NOW = 1_767_323_045_678_901
 QUEUE = "projects/p/locations/us-central1/queues/q"
 LOCATION = QUEUE.rpartition("/queues/")[0]
 URL = "http://127.0.0.1:9/run"
+
+LOG_ALL = beta.StackdriverLoggingConfig(sampling_ratio=1.0)
 
 MakeStore = Callable[..., Store]
 
@@ -57,12 +58,33 @@ def new_queue(store: Store, name: str = QUEUE, **settings: Any) -> QueueState:
     return queue
 
 
+def put(store: Store, queue: QueueState, *tasks: str | NewTask, now: int = NOW) -> None:
+    """Put tasks, which may be given by their ids, into a queue, and commit them."""
+    for task in tasks:
+        store.add(queue, new_task(task, now) if isinstance(task, str) else task, now)
+    commit(store)
+
+
 def commit(store: Store) -> None:
     """Commit what was put into the store's database."""
     store.database.apply()
     store.applied()
     store.database.commit()
     store.committed()
+
+
+@contextmanager
+def refused(code: str = "INVALID_ARGUMENT", text: str = ".") -> Iterator[pytest.ExceptionInfo[RefusedError]]:
+    """Expect a refusal with a code, and with a text, which is a regular expression."""
+    with pytest.raises(RefusedError, match=text) as caught:
+        yield caught
+    assert caught.value.code == code
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> GoogleState:
+    """Give a state of Google's access control without principals."""
+    return GoogleState(tmp_path / "google.json")
 
 
 @pytest.fixture
@@ -90,6 +112,12 @@ def store(make_store: MakeStore) -> Store:
     return make_store()
 
 
+@pytest.fixture
+def queue(store: Store) -> QueueState:
+    """Give an empty queue."""
+    return new_queue(store)
+
+
 @dataclass(kw_only=True)
 class Service:
     """All calls of an engine without a network."""
@@ -100,19 +128,26 @@ class Service:
     def __post_init__(self) -> None:
         self.calls = dict(all_calls(self.engine))  # type: ignore[arg-type]  # every call is a coroutine function
 
-    async def call(self, name: str, request: Any, response: Any, *, api: str = "v2") -> Any:
-        """Call a method by its name, a short one of Cloud Tasks or a full one."""
-        full = name if name.startswith("/") else f"/google.cloud.tasks.{api}.CloudTasks/{name}"
-        return response.FromString(await self.calls[full](request.SerializeToString()))
+    async def call(self, method: str, /, *, api: str = "v2", **fields: Any) -> Any:
+        """Call a method by its name, a short one of Cloud Tasks or a full one, with the fields of its request."""
+        full = method if method.startswith("/") else f"/google.cloud.tasks.{api}.CloudTasks/{method}"
+        request, response = call_messages(full)
+        return response.FromString(await self.calls[full](request(**fields).SerializeToString()))
+
+    async def refused(self, method: str, /, **fields: Any) -> tuple[str | None, str]:
+        """Return code and text with which a call is refused; the parameters are those of `call`."""
+        with pytest.raises(RefusedError) as caught:
+            await self.call(method, **fields)
+        return caught.value.code, caught.value.message
 
     async def create_queue(self, name: str = QUEUE) -> Any:
         """Make a queue that is paused."""
-        await self.call("CreateQueue", v2.CreateQueueRequest(parent=LOCATION, queue=v2.Queue(name=name)), v2.Queue)
-        return await self.call("PauseQueue", v2.PauseQueueRequest(name=name), v2.Queue)
+        await self.call("CreateQueue", parent=LOCATION, queue={"name": name})
+        return await self.call("PauseQueue", name=name)
 
     async def create_task(self, task_id: str = "") -> Any:
         """Make a task."""
-        return await self.call("CreateTask", v2.CreateTaskRequest(parent=QUEUE, task=http_task(task_id)), v2.Task)
+        return await self.call("CreateTask", parent=QUEUE, task=http_task(task_id))
 
 
 def with_settings(fixture: str, **settings: Any) -> pytest.MarkDecorator:
@@ -150,10 +185,3 @@ def service(
 
     yield runner.run(start())
     runner.run(stack.aclose())
-
-
-async def refusal(calling: Coroutine[Any, Any, Any]) -> tuple[str | None, str]:
-    """Return code and text with which a call is refused."""
-    with pytest.raises(RefusedError) as refused:
-        await calling
-    return refused.value.code, refused.value.message

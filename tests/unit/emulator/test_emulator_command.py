@@ -1,7 +1,5 @@
 """The command line: options become settings, errors one line."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import json
@@ -135,12 +133,10 @@ def test_invalid_values(error: Callable[..., str], option: str, value: str) -> N
     assert f"error: variable {variable}: {found['text']}\n" in error(**{variable: value})
 
 
+LOCAL = {"host": "localhost", "port": 8000}
 #: Command lines that the documents of other emulators show, and the settings that they ask for.
 PUBLISHED = [
-    (
-        f"-host localhost -port 8000 -queue {FIRST} -queue {ANOTHER}",
-        {"host": "localhost", "port": 8000, "queues": (FIRST, ANOTHER)},
-    ),
+    (f"-host localhost -port 8000 -queue {FIRST} -queue {ANOTHER}", {**LOCAL, "queues": (FIRST, ANOTHER)}),
     (f"-host=0.0.0.0 -port=8123 -queue={FIRST}", {"host": "0.0.0.0", "queues": (FIRST,)}),  # noqa: S104
     ("-hard-reset-on-purge-queue -port 1", {"hard_reset_on_purge": True, "port": 1}),
     ("-hard-reset-on-purge-queue=false", {}),

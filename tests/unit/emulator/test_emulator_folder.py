@@ -1,7 +1,5 @@
 """The folder of an emulator: what is in it while the emulator runs, and what becomes of folders that are left."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Rows without a DataFrame, and a fake Cloud Tasks that can be made to fail."""
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 from collections import Counter
@@ -28,32 +26,6 @@ from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.sender.sender import SendStats, send
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
-
-__all__ = [
-    "NOTHING",
-    "NOW",
-    "PLACE",
-    "EmptyLog",
-    "FakeClock",
-    "FakeObserver",
-    "FakeWatcher",
-    "Service",
-    "all_rows",
-    "assert_each_once",
-    "chunk",
-    "chunks",
-    "digest",
-    "error",
-    "put",
-    "raising",
-    "refs",
-    "run_send",
-    "send_all",
-    "spool",
-    "tables",
-    "take",
-    "task",
-]
 
 #: Seconds since 1970.
 NOW = 1_800_000_000.0

@@ -1,7 +1,5 @@
 """Encoded tasks and requests are those that protobuf writes."""
 
-from __future__ import annotations
-
 import datetime as dt
 from itertools import repeat
 from typing import Any

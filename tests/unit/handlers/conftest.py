@@ -1,8 +1,5 @@
 """A function to serve, a client, handlers that are closed, and an issuer of tokens with its certificates."""
 
-from __future__ import annotations
-
-import datetime as dt
 import http.client
 import json
 import os
@@ -10,21 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
+import trustme
 from google.auth import crypt, jwt
 
 from cloudtasks_nb import handlers
-
-__all__: list[str] = []
+from cloudtasks_nb.handlers import verify
+from tests.web import Reply, Request, http_server
 
 ACCOUNT = "runner@demo.iam.gserviceaccount.com"
 AUDIENCE = "https://reports.example/run"
@@ -53,19 +46,14 @@ class Gate:
     def __init__(self) -> None:
         self._entered, self._open = threading.Event(), threading.Event()
 
-    def wait(self) -> None:
-        """Wait until the gate is open."""
+    def wait(self) -> bool:
+        """Wait until the gate is open; return whether it is."""
         self._entered.set()
-        self._open.wait(20)
+        return self._open.wait(20)
 
     def function(self, result: str) -> Callable[[], str]:
         """Return a function that waits, and then returns `result`."""
-
-        def held() -> str:
-            self.wait()
-            return result
-
-        return held
+        return lambda: result if self.wait() else "nobody opened the gate"
 
     def entered(self) -> bool:
         """Return once a function waits."""
@@ -114,25 +102,16 @@ class Key:
     """A signing key with its certificate."""
 
     name: str
-    private: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+    made: trustme.CA = field(default_factory=lambda: trustme.CA(key_type=trustme.KeyType.RSA))
 
     def certificate(self) -> str:
         """Return the certificate as PEM, as Google publishes it."""
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
-        now = dt.datetime.now(dt.UTC)
-        builder = (
-            x509.CertificateBuilder(subject, subject, self.private.public_key(), 1)
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-        )
-        return builder.sign(self.private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+        return self.made.cert_pem.bytes().decode()
 
     def sign(self, claims: dict[str, Any]) -> str:
         """Return a signed token."""
-        pem = self.private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-        )
-        return str(jwt.encode(crypt.RSASigner.from_string(pem, self.name), claims).decode())
+        signer = crypt.RSASigner.from_string(self.made.private_key_pem.bytes(), self.name)
+        return str(jwt.encode(signer, claims).decode())
 
 
 @dataclass
@@ -155,15 +134,8 @@ class Issuer:
     def claims(self, **other: Any) -> dict[str, Any]:
         """Return the claims of a good token, save those given; None leaves one out."""
         now = int(time.time())
-        good = {
-            "iss": "https://accounts.google.com",
-            "aud": AUDIENCE,
-            "email": ACCOUNT,
-            "email_verified": True,
-            "sub": "1",
-            "iat": now,
-            "exp": now + 3600,
-        }
+        good = {"iss": "https://accounts.google.com", "aud": AUDIENCE, "email": ACCOUNT, "email_verified": True}
+        good |= {"sub": "1", "iat": now, "exp": now + 3600}
         return {name: value for name, value in (good | other).items() if value is not None}
 
     def bearer(self, **other: Any) -> str:
@@ -182,24 +154,17 @@ def issuer(keys: tuple[Key, Key]) -> Iterator[Issuer]:
     """Return an issuer whose certificates are served."""
     made = Issuer(key=keys[0], other=keys[1], published=[keys[0]])
 
-    class Certs(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            made.fetches += 1
-            certificates = {key.name: key.certificate() for key in made.published}
-            content = made.content or json.dumps(certificates).encode()
-            self.send_response(made.status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def answer(_: Request) -> Reply:
+        made.fetches += 1
+        certificates = {key.name: key.certificate() for key in made.published}
+        return Reply(body=made.content or json.dumps(certificates).encode(), status=made.status)
 
-        def log_message(self, *_args: object) -> None:
-            pass
+    with http_server(answer) as port:
+        made.url = f"http://127.0.0.1:{port}/certs"
+        yield made
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Certs)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    made.url = f"http://127.0.0.1:{server.server_address[1]}/certs"
-    yield made
-    server.shutdown()
-    server.server_close()
-    thread.join()
+
+@pytest.fixture
+def google_certs(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use the certificates of the tests' issuer in place of Google's."""
+    monkeypatch.setattr(verify, "GOOGLE_CERTS", issuer.url)

@@ -1,7 +1,5 @@
 """A Handler: what it shows, and how it closes."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,14 +10,11 @@ from cloudtasks_nb import handlers
 from cloudtasks_nb.handlers import handler as handler_module
 from tests.unit.handlers.conftest import Gate, Serve, post, report
 
-__all__: list[str] = []
-
 
 def test_a_with_statement_closes() -> None:
     """A handler is a context manager; its text is its URL."""
     with handlers.serve(report) as handler:
-        assert str(handler) == handler.url
-        assert handler.name == "report"
+        assert (str(handler), handler.name) == (handler.url, "report")
         assert repr(handler) == f"<Handler report at {handler.url}>"
     assert handler.closed
     with pytest.raises(ConnectionRefusedError):
@@ -39,13 +34,8 @@ def test_a_card_has_state_url_counts_last_error_and_the_next_line(serve: Serve) 
     assert "1 call: 1 succeeded, 0 failed" in shown(handler)[0]
     post(handler.url, b'{"day": "never"}')
     text, html = shown(handler)
-    assert text == [
-        "report: waiting for tasks",
-        handler.url,
-        "2 calls: 1 succeeded, 1 failed",
-        "last error: LookupError: no such day: never",
-        "→ handler.calls()",
-    ]
+    counts = ["2 calls: 1 succeeded, 1 failed", "last error: LookupError: no such day: never"]
+    assert text == ["report: waiting for tasks", handler.url, *counts, "→ handler.calls()"]
     assert all(line.removeprefix("report: ").removeprefix("→ ") in html for line in text)
 
 
@@ -64,20 +54,18 @@ def test_a_card_is_escaped_and_bounded(serve: Serve) -> None:
         post(handler.url, f'{{"fail": {fail}}}'.encode(), X_CloudTasks_TaskName=evil)
     text, html = shown(handler)
     assert text[3].startswith("last error: RuntimeError: two lines <img")
-    assert "<img" not in html
-    assert "&lt;img src=x onerror" in html
-    assert html.count("<tr>") == 6
+    assert ("<img" in html, "&lt;img src=x onerror" in html, html.count("<tr>")) == (False, True, 6)
     assert len(html) < 5000
 
 
-@pytest.mark.parametrize(
-    ("fn", "arguments"),
-    [
-        (lambda day, origin="JFK", *, shop: None, '{"day": ..., "shop": ...}'),  # noqa: ARG005 - only its parameters matter
-        (lambda *rest, **more: None, "{}"),  # noqa: ARG005 - only its parameters matter
-        (dict, "{...}"),
-    ],
-)
+NEXT_LINES = [
+    (lambda day, origin="JFK", *, shop: None, '{"day": ..., "shop": ...}'),  # noqa: ARG005 - only its parameters matter
+    (lambda *rest, **more: None, "{}"),  # noqa: ARG005 - only its parameters matter
+    (dict, "{...}"),
+]
+
+
+@pytest.mark.parametrize(("fn", "arguments"), NEXT_LINES)
 def test_the_next_line_fits_the_function(serve: Serve, fn: Any, arguments: str) -> None:
     """Before the first call, the next line has the function's own arguments."""
     assert shown(serve(fn, name="fn"))[0][-1] == f"→ queue.enqueue(handler, {arguments})"
@@ -122,12 +110,15 @@ def test_closing_waits_for_calls_that_run(serve: Serve) -> None:
         closing.result(20)
 
 
-def test_closing_does_not_wait_for_ever(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The connection of a call that hangs is closed, with a message; when the call ends at last, it is recorded."""
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the times for which closing waits."""
     monkeypatch.setattr(handler_module, "_GRACE", 0.05)
     monkeypatch.setattr(handler_module, "_JOIN", 0.05)
+
+
+def test_closing_does_not_wait_for_ever(serve: Serve, impatient: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """The connection of a call that hangs is closed, with a message; when the call ends at last, it is recorded."""
     gate = Gate()
     handler = serve(gate.function("late"), name="stuck")
     with ThreadPoolExecutor(1) as pool:

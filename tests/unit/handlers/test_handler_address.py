@@ -1,7 +1,5 @@
 """The URLs of handlers, and the file with the secret from which they are derived."""
 
-from __future__ import annotations
-
 import socket
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -11,15 +9,13 @@ import pytest
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import address
 from cloudtasks_nb.handlers.address import bind_address, derive_address, name_from_url
-
-__all__: list[str] = []
+from tests.raising import raises
 
 
 def test_the_same_home_and_name_give_the_same_address(tmp_path: Path) -> None:
     """An address is derived from the home, its secret and the name, and from nothing else."""
     first, again, other = (derive_address(tmp_path, name) for name in ("report", "report", "other"))
-    assert first == again
-    assert first.path != other.path
+    assert (first, first.path == other.path) == (again, False)
     assert all(20_000 <= one.port < 30_000 for one in (first, other))
     assert urlsplit(first.url).path == first.path
     assert first.url.startswith(f"http://127.0.0.1:{first.port}/report/")
@@ -29,10 +25,8 @@ def test_the_same_home_and_name_give_the_same_address(tmp_path: Path) -> None:
 def test_an_address_outlives_an_upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
     """The URL of a home, its secret and a name is this one in every release: tasks that wait were sent there."""
     monkeypatch.setattr(address, "_secret", lambda _home: bytes(32))
-    assert (
-        derive_address(Path("/no/home"), "report").url
-        == "http://127.0.0.1:28001/report/742c9983348e5740308aeb8ceeec9a61"
-    )
+    url = "http://127.0.0.1:28001/report/742c9983348e5740308aeb8ceeec9a61"
+    assert derive_address(Path("/no/home"), "report").url == url
 
 
 def test_two_homes_have_different_addresses(tmp_path: Path) -> None:
@@ -74,21 +68,16 @@ def test_only_the_owner_can_read_the_secret(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_damaged_secret_is_named(tmp_path: Path) -> None:
-    """Half a secret would silently change every URL; it is an error that names the file."""
+def test_a_secret_of_no_use_is_named(tmp_path: Path) -> None:
+    """Half a secret would silently change every URL; one that cannot be read leads to the variable to set."""
     file = tmp_path / "handlers.key"
     file.write_bytes(b"short")
-    with pytest.raises(HandlerError, match="is damaged") as caught:
+    with raises(HandlerError, "is damaged", resource=str(file)):
         derive_address(tmp_path, "report")
-    assert caught.value.resource == str(file)
-
-
-def test_a_secret_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A secret that cannot be read or written is an error that names the variable to set."""
-    (tmp_path / "handlers.key").mkdir()
-    with pytest.raises(HandlerError, match="cannot be read or written") as caught:
+    file.unlink()
+    file.mkdir()
+    with raises(HandlerError, "cannot be read or written", hint="CLOUDTASKS_NB_HOME"):
         derive_address(tmp_path, "report")
-    assert "CLOUDTASKS_NB_HOME" in str(caught.value.hint)
 
 
 def test_a_port_in_use_gives_a_new_address(tmp_path: Path) -> None:

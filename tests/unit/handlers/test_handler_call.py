@@ -1,12 +1,12 @@
 """A body becomes arguments, and a result or an exception becomes an answer."""
 
-from __future__ import annotations
-
 import asyncio
 import datetime as dt
 import json
+import re
 from collections.abc import Coroutine
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,6 @@ from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.call import call, decode, status_of
 from cloudtasks_nb.handlers.convert import display_name
 
-__all__: list[str] = []
-
 
 def run(fn: Any, body: bytes) -> Answer:
     """Call with a clock that ticks half a second a reading."""
@@ -26,91 +24,49 @@ def run(fn: Any, body: bytes) -> Answer:
     return call(fn, body, run=asyncio.run, clock=lambda: next(ticks))
 
 
-@pytest.mark.parametrize(
-    ("body", "args", "kwargs"),
-    [
-        (b"", (), {}),
-        (b"{}", (), {}),
-        (b'{"day": "2026-01-01", "n": [1]}', (), {"day": "2026-01-01", "n": [1]}),
-        ('{"größe": "日本"}'.encode(), (), {"größe": "日本"}),
-        (b"[1, 2]", ([1, 2],), {}),
-        (b'"text"', ("text",), {}),
-        (b"3.5", (3.5,), {}),
-        (b"123456789012345678901", (123456789012345678901,), {}),
-        (b"null", (None,), {}),
-        (b"true", (True,), {}),
-        (b"plain text", ("plain text",), {}),
-        ("não".encode(), ("não",), {}),
-        (b"\xff\x00", (b"\xff\x00",), {}),
-        (b" ", (" ",), {}),
-        (b'{"day": ', ('{"day": ',), {}),
-        (b"[" * 100_000, ("[" * 100_000,), {}),
-    ],
-)
-def test_an_object_becomes_keyword_arguments_and_anything_else_one_argument(
-    body: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """The body decides with which arguments the function is called."""
-    seen = []
+BODIES: list[tuple[bytes, tuple[Any, ...], dict[str, Any]]] = [
+    *((body, (), {}) for body in (b"", b"{}")),
+    (b'{"day": "2026-01-01", "n": [1]}', (), {"day": "2026-01-01", "n": [1]}),
+    ('{"größe": "日本"}'.encode(), (), {"größe": "日本"}),
+    *((b"[1, 2]", ([1, 2],), {}), (b'"text"', ("text",), {}), (b"3.5", (3.5,), {}), (b"null", (None,), {})),
+    *((b"true", (True,), {}), (b"123456789012345678901", (123456789012345678901,), {})),
+    (b"\xff\x00", (b"\xff\x00",), {}),
+    *((text.encode(), (text,), {}) for text in ("plain text", "não", " ", '{"day": ', "[" * 100_000)),
+]
 
-    def see(*args: Any, **kwargs: Any) -> bool:
-        seen.append((args, kwargs))
-        return True
 
+@pytest.mark.parametrize(("body", "args", "kwargs"), BODIES)
+def test_a_body_becomes_arguments(body: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """An object becomes keyword arguments, anything else one argument; in `calls()` an empty body is None."""
+    see = Mock(return_value=True)
     answer = run(see, body)
-    assert answer.result == b"true"
-    assert seen == [(args, kwargs)]
-    assert answer.ok
-    assert answer.error is None
-
-
-def test_an_empty_body_decodes_to_none() -> None:
-    """In `calls()` an empty body is None."""
-    assert decode(b"") is None
+    assert (answer.result, answer.ok, answer.error) == (b"true", True, None)
+    see.assert_called_once_with(*args, **kwargs)
+    assert body or decode(body) is None
 
 
 class TwoKindsError(KeyError, ValueError):
     """An error with two bases, of which the first decides."""
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (ValueError("x"), 400),
-        (TypeError("x"), 400),
-        (UnicodeDecodeError("utf-8", b"", 0, 1, "x"), 400),
-        (json.JSONDecodeError("x", "", 0), 400),
-        (errors.InvalidInputError("x"), 400),
-        (PermissionError("x"), 403),
-        (LookupError("x"), 404),
-        (KeyError("x"), 404),
-        (IndexError("x"), 404),
-        (FileNotFoundError("x"), 404),
-        (errors.QueueNotFoundError("x"), 404),
-        (TwoKindsError("x"), 404),
-        (NotImplementedError("x"), 501),
-        (TimeoutError("x"), 504),
-        (errors.BatchTimeoutError("x"), 504),
-        (RuntimeError("x"), 500),
-        (OSError("x"), 500),
-        (ConnectionResetError("x"), 500),
-        (ZeroDivisionError("x"), 500),
-        (ExceptionGroup("x", [ValueError("y")]), 500),
-        (SystemExit(3), 500),
-        (KeyboardInterrupt(), 500),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
-)
+DECODING = [UnicodeDecodeError("utf-8", b"", 0, 1, "x"), json.JSONDecodeError("x", "", 0)]
+LOOKUPS = [LookupError("x"), KeyError("x"), IndexError("x"), FileNotFoundError("x"), TwoKindsError("x")]
+OTHERS = [RuntimeError("x"), OSError("x"), ConnectionResetError("x"), ZeroDivisionError("x"), SystemExit(3)]
+STATUSES: dict[int, list[BaseException]] = {
+    400: [ValueError("x"), TypeError("x"), errors.InvalidInputError("x"), *DECODING],
+    403: [PermissionError("x")],
+    404: [errors.QueueNotFoundError("x"), *LOOKUPS],
+    500: [ExceptionGroup("x", [ValueError("y")]), KeyboardInterrupt(), *OTHERS],
+    501: [NotImplementedError("x")],
+    504: [TimeoutError("x"), errors.BatchTimeoutError("x")],
+}
+
+
+@pytest.mark.parametrize(("status", "error"), [(status, one) for status, some in STATUSES.items() for one in some])
 def test_the_class_of_an_exception_decides_the_status(error: BaseException, status: int) -> None:
     """Every exception becomes an answer with the status of its nearest known class; never 429 or 503."""
-
-    def fail() -> None:
-        raise error
-
-    answer = run(fail, b"")
-    assert (answer.status, status_of(error)) == (status, status)
-    assert not answer.ok
-    assert answer.duration == 0.5
+    answer = run(Mock(side_effect=error), b"")
+    assert (answer.status, status_of(error), answer.ok, answer.duration) == (status, status, False, 0.5)
 
 
 def test_the_traceback_begins_in_the_function_and_the_answer_has_one_line() -> None:
@@ -123,10 +79,7 @@ def test_the_traceback_begins_in_the_function_and_the_answer_has_one_line() -> N
         inner(day)
 
     answer = run(outer, b'{"day": "monday"}')
-    lines = str(answer.error).splitlines()
-    assert lines[0] == "Traceback (most recent call last):"
-    assert lines[1].endswith("in outer")
-    assert "in inner" in str(answer.error)
+    assert re.match(r"Traceback \(most recent call last\):\n.*in outer\n[\s\S]*in inner", str(answer.error))
     assert "handlers/call.py" not in str(answer.error)
     assert answer.content() == (b"KeyError: 'monday'", "text/plain")
 
@@ -156,49 +109,54 @@ def test_other_awaitables_are_results() -> None:
     assert run(Batch, b"").result == b'"a91f03c2"'
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        (b"{}", ["report(day, origin)", "missing a required argument: 'day'", "no names"]),
-        (b'{"day": 1, "shop": 2}', ["unexpected keyword argument 'shop'", "the names day, shop"]),
-        (b"[1, 2]", []),
-        (b"", ["missing a required argument: 'day'"]),
-    ],
-)
-def test_arguments_that_do_not_fit_are_named(body: bytes, words: list[str]) -> None:
-    """A body that does not fit the function is a 400 that names the argument; the function is not called."""
-
-    def report(day: Any, origin: str = "JFK") -> str:
-        return f"{day} {origin}"
-
-    answer = run(report, body)
-    assert answer.status == (400 if words else 200)
-    assert (answer.duration is None) is bool(words)
-    assert all(word in str(answer.message) for word in words)
+def report(day: Any, origin: str = "JFK") -> str:
+    """Serve as an ordinary function."""
+    return f"{day + 'x'} {origin}"
 
 
-def test_one_value_too_many_is_explained() -> None:
-    """A list for a function without parameters is a 400 that explains what becomes keyword arguments."""
-    answer = run(lambda: None, b"[1]")
-    assert "too many positional arguments" in str(answer.error)
-    assert "one value (list); only a JSON object becomes keyword arguments" in str(answer.error)
+class _Unreadable(dict[str, int]):
+    def items(self) -> Any:
+        raise RuntimeError("closed")
 
 
-def test_a_function_without_a_signature_is_called_all_the_same() -> None:
-    """Some builtins have no signature; they raise their own TypeError."""
+#: A function, a body, whether the function is called, and what the answer says.
+FAILURES: list[tuple[Any, bytes, bool, list[str]]] = [
+    (report, b"{}", False, ["report(day, origin)", "missing a required argument: 'day'", "no names"]),
+    (report, b'{"day": 1, "shop": 2}', False, ["unexpected keyword argument 'shop'", "the names day, shop"]),
+    (report, b"", False, ["missing a required argument: 'day'"]),
+    (
+        lambda: None,
+        b"[1]",
+        False,
+        ["too many positional arguments", "one value (list); only a JSON object becomes key"],
+    ),
+    (report, b"1", True, ["in report"]),
+    (dict, b"1", True, ["TypeError"]),
+    (object, b"", True, ["returned a object", "object cannot be written as JSON", "return its path"]),
+    (lambda: {"model": {1, 2}}, b"", True, ["returned a dict", "set cannot be written as JSON", "sorted(value)"]),
+    (lambda: _Unreadable(a=1), b"", True, ["_Unreadable", "RuntimeError: closed"]),
+]
+
+
+@pytest.mark.parametrize(("fn", "body", "called", "words"), FAILURES)
+def test_failures(fn: Any, body: bytes, *, called: bool, words: list[str]) -> None:
+    """What does not fit is a 400 that names the argument, without a call; a result without a form in JSON is a 500."""
+    answer = run(fn, body)
+    assert (answer.status, answer.result) == (400 if body or not called else 500, None)
+    assert (answer.duration is not None) == called
+    assert [word for word in words if word not in f"{answer.message} {answer.error}"] == []
+
+
+def test_functions_of_any_kind_are_called() -> None:
+    """Builtins without a signature, and objects, whose class is their name; one value is the first argument."""
+
+    class Report:
+        def __call__(self) -> int:
+            return 1
+
     assert run(dict, b'{"a": 1}').result == b'{"a":1}'
-    assert run(dict, b"1").status == 400
-
-
-def test_a_type_error_of_the_function_keeps_its_traceback() -> None:
-    """Only binding is checked before the call; a TypeError inside is the function's own."""
-
-    def add(a: Any) -> Any:
-        return a + "x"
-
-    answer = run(add, b'{"a": 1}')
-    assert answer.status == 400
-    assert "in add" in str(answer.error)
+    assert run(report, b'"mon"').result == b'"monx JFK"'
+    assert (display_name(Report()), run(Report(), b"").result) == ("Report", b"1")
 
 
 def test_an_exception_that_cannot_be_shown_is_still_an_answer() -> None:
@@ -216,54 +174,22 @@ def test_an_exception_that_cannot_be_shown_is_still_an_answer() -> None:
     assert len(run(fail, b'"long"').content()[0]) < 3000
 
 
-@pytest.mark.parametrize(
-    ("result", "content"),
-    [
-        (None, b"null"),
-        ({"n": 1, "day": dt.date(2026, 1, 2)}, b'{"n":1,"day":"2026-01-02"}'),
-        ({1: "é"}, '{"1":"é"}'.encode()),
-        (np.float32(0.5), b"0.5"),
-        (pd.DataFrame({"n": [1, 2]}), b'[{"n":1},{"n":2}]'),
-        (pd.Timestamp("2026-01-02", tz="UTC"), b'"2026-01-02T00:00:00+00:00"'),
-        ([float("nan")], b"[null]"),
-        (2**70, b"1180591620717411303424"),
-    ],
-    ids=repr,
-)
+RESULTS = [
+    (None, b"null"),
+    ({"n": 1, "day": dt.date(2026, 1, 2)}, b'{"n":1,"day":"2026-01-02"}'),
+    ({1: "é"}, '{"1":"é"}'.encode()),
+    (np.float32(0.5), b"0.5"),
+    (pd.DataFrame({"n": [1, 2]}), b'[{"n":1},{"n":2}]'),
+    (pd.Timestamp("2026-01-02", tz="UTC"), b'"2026-01-02T00:00:00+00:00"'),
+    ([float("nan")], b"[null]"),
+    (2**70, b"1180591620717411303424"),
+]
+
+
+@pytest.mark.parametrize(("result", "content"), RESULTS, ids=repr)
 def test_a_result_is_answered_as_json(result: Any, content: bytes) -> None:
     """The answer has the result as JSON, written as the body of a task is."""
     assert run(lambda: result, b"").content() == (content, "application/json")
-
-
-class _Unreadable(dict[str, int]):
-    def items(self) -> Any:
-        raise RuntimeError("closed")
-
-
-@pytest.mark.parametrize(
-    ("result", "words"),
-    [
-        (object(), ["returned a object", "object cannot be written as JSON", "return its path"]),
-        ({"model": {1, 2}}, ["returned a dict", "set cannot be written as JSON", "sorted(value)"]),
-        (_Unreadable(a=1), ["_Unreadable", "RuntimeError: closed"]),
-    ],
-)
-def test_a_result_without_a_form_in_json_is_an_error(result: Any, words: list[str]) -> None:
-    """The task fails with a status 500, whose text names the type and the way out: nothing is dropped silently."""
-    answer = run(lambda: result, b"")
-    assert (answer.status, answer.result) == (500, None)
-    assert [word for word in words if word not in str(answer.message)] == []
-
-
-def test_a_callable_object_has_its_class_for_a_name() -> None:
-    """Messages about a callable object name its class."""
-
-    class Report:
-        def __call__(self) -> int:
-            return 1
-
-    assert display_name(Report()) == "Report"
-    assert run(Report(), b"").result == b"1"
 
 
 def test_our_own_frames_are_in_the_traceback_only_if_there_are_no_others() -> None:

@@ -8,8 +8,7 @@ import decimal
 import enum
 import functools
 import pathlib
-import subprocess
-import sys
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ import pytest
 
 from cloudtasks_nb.handlers.call import call
 from cloudtasks_nb.store.encode import to_json
-
-__all__: list[str] = []
 
 DAY = dt.date(2026, 1, 2)
 
@@ -68,12 +65,16 @@ def called(annotation: Any, value: Any) -> Called:
     return Called(run, orjson.dumps({"x": value}))
 
 
+UNCHANGED: list[tuple[Any, Any]] = [(int, 3.5), (int, "3"), (str, 5), (bool, None), (Literal["a"], "b"), (Any, "x")]
+UNCHANGED += [("Missing", "x"), ("1 / 0", "x")]
 CASES: list[tuple[Any, Any, Any]] = [
+    *((annotation, value, value) for annotation, value in UNCHANGED),
+    *((day, "2026-01-02", DAY) for day in (dt.date, dt.date | None, Optional[dt.date], "dt.date")),  # noqa: UP045 - old
+    *((days, ["2026-01-02"], [DAY]) for days in (list[dt.date], Sequence[dt.date], "list['dt.date']")),
     (pd.Timestamp, "2026-01-02T03:00:00+01:00", pd.Timestamp("2026-01-02 03:00", tz="+01:00")),
     (pd.Timedelta, "P0DT0H10M0S", pd.Timedelta("10min")),
     (pd.Period, "2026-01", pd.Period("2026-01", "M")),
     (dt.datetime, "2026-01-02T03:04:05", dt.datetime(2026, 1, 2, 3, 4, 5)),  # noqa: DTZ001 - a time without a zone
-    (dt.date, "2026-01-02", DAY),
     (dt.date, "2026-01-02T00:00:00", DAY),
     (dt.time, "03:04", dt.time(3, 4)),
     (dt.timedelta, "P1DT2H30M0.5S", dt.timedelta(days=1, hours=2, minutes=30, seconds=0.5)),
@@ -86,28 +87,14 @@ CASES: list[tuple[Any, Any, Any]] = [
     (Shop, "SOUTH", Shop.SOUTH),
     (Job, {"day": "2026-01-02", "after": {"day": "2026-01-02", "shop": "s"}}, Job(DAY, after=Job(DAY, Shop.SOUTH))),
     (dt.date | None, None, None),
-    (dt.date | None, "2026-01-02", DAY),
-    (Optional[dt.date], "2026-01-02", DAY),  # noqa: UP045 - the older form
     (dt.date | str, "2026-01-02", "2026-01-02"),
     (dt.date | dt.time, "03:04", dt.time(3, 4)),
-    (list[dt.date], ["2026-01-02"], [DAY]),
-    (Sequence[dt.date], ["2026-01-02"], [DAY]),
     (tuple[dt.date, ...], ["2026-01-02"], (DAY,)),
     (tuple[dt.date, int], ["2026-01-02", 1.0], (DAY, 1)),
     (set[int], [1, 2], {1, 2}),
     (dict[str, dt.date], {"a": "2026-01-02"}, {"a": DAY}),
     (Mapping[dt.date, int], {"2026-01-02": 1}, {DAY: 1}),
     (int, 3.0, 3),
-    (int, 3.5, 3.5),
-    (int, "3", "3"),
-    (str, 5, 5),
-    (bool, None, None),
-    (Literal["a"], "b", "b"),
-    (Any, "x", "x"),
-    ("dt.date", "2026-01-02", DAY),
-    ("list['dt.date']", ["2026-01-02"], [DAY]),
-    ("Missing", "x", "x"),
-    ("1 / 0", "x", "x"),
 ]
 
 
@@ -119,33 +106,32 @@ def test_converted(annotation: Any, value: Any, expected: Any) -> None:
     assert (type(done.arguments[0]), done.arguments) == (type(expected), [expected])
 
 
-@pytest.mark.parametrize(
-    ("annotation", "value", "words"),
-    [
-        (pd.Timestamp, "soon", r"run: x='soon' \(str\) cannot be converted to .*Timestamp"),
-        (pd.Timestamp, 5, "it is of type int"),
-        (dt.date, None, r"x=None \(NoneType\).*it is null"),
-        (dt.date, "2026-01-02T03:00:00", "it has a time of day"),
-        (dt.date | None, "x", "Invalid isoformat"),
-        (dt.timedelta, "ten minutes", "ISO 8601 duration"),
-        (decimal.Decimal, "x", "Decimal"),
-        (decimal.Decimal, True, "it is of type bool"),
-        (Shop, "west", "'west' is not a valid"),
-        (Job, {"shop": "n"}, r"Job\(day, shop, after\): missing a required argument: 'day'"),
-        (Job, {"day": "x"}, "day='x'"),
-        (Job, "x", "it is of type str"),
-        (list[dt.date], "2026-01-02", "it is of type str"),
-        (tuple[dt.date, dt.date], ["2026-01-02"], "it has 1 values"),
-        (list[int], "x", "it is of type str"),
-        (npt.NDArray[np.float64], ["x"], "could not convert"),
-    ],
-)
+REFUSED = [
+    (pd.Timestamp, "soon", r"run: x='soon' \(str\) cannot be converted to .*Timestamp"),
+    (pd.Timestamp, 5, "it is of type int"),
+    (dt.date, None, r"x=None \(NoneType\).*it is null"),
+    (dt.date, "2026-01-02T03:00:00", "it has a time of day"),
+    (dt.date | None, "x", "Invalid isoformat"),
+    (dt.timedelta, "ten minutes", "ISO 8601 duration"),
+    (decimal.Decimal, "x", "Decimal"),
+    (decimal.Decimal, True, "it is of type bool"),
+    (Shop, "west", "'west' is not a valid"),
+    (Job, {"shop": "n"}, r"Job\(day, shop, after\): missing a required argument: 'day'"),
+    (Job, {"day": "x"}, "day='x'"),
+    (Job, "x", "it is of type str"),
+    (list[dt.date], "2026-01-02", "it is of type str"),
+    (tuple[dt.date, dt.date], ["2026-01-02"], "it has 1 values"),
+    (list[int], "x", "it is of type str"),
+    (npt.NDArray[np.float64], ["x"], "could not convert"),
+]
+
+
+@pytest.mark.parametrize(("annotation", "value", "words"), REFUSED)
 def test_refused(annotation: Any, value: Any, words: str) -> None:
     """A value that cannot be converted is a 400, which names the parameter, the value and the type."""
     answer = called(annotation, value).answer
-    assert answer.status == 400
-    assert answer.duration is None
-    assert pd.Series([answer.message]).str.contains(words).all(), answer.message
+    assert (answer.status, answer.duration) == (400, None)
+    assert re.search(words, str(answer.message))
 
 
 def test_arrays() -> None:
@@ -162,32 +148,19 @@ def test_rows_of_a_frame_come_back() -> None:
     def run(day: dt.date, at: pd.Timestamp, span: dt.timedelta, price: decimal.Decimal, shop: Shop) -> None:
         """Do nothing."""
 
-    row = {
-        "day": pd.Timestamp(DAY),
-        "at": pd.Timestamp("2026-01-02", tz="UTC"),
-        "span": pd.Timedelta("-90s"),
-        "price": decimal.Decimal("1.10"),
-        "shop": Shop.SOUTH,
-    }
-    assert Called(run, to_json(row)).arguments == [DAY, *list(row.values())[1:]]
+    values = [pd.Timestamp("2026-01-02", tz="UTC"), pd.Timedelta("-90s"), decimal.Decimal("1.10"), Shop.SOUTH]
+    row = dict(zip(("day", "at", "span", "price", "shop"), (pd.Timestamp(DAY), *values), strict=True))
+    assert Called(run, to_json(row)).arguments == [DAY, *values]
 
 
 def test_one_value_is_converted_for_the_first_parameter() -> None:
-    """A body that is no object is the only argument, and is converted, too."""
+    """A body that is no object is the only argument, and is converted, too; a default of None allows null."""
 
-    def run(day: dt.date, n: int = 1) -> None:
+    def run(day: dt.date = None, n: int = 1) -> None:  # type: ignore[assignment]  # noqa: RUF013 - the subject
         """Do nothing."""
 
     assert Called(run, b'"2026-01-02"').arguments == [DAY]
-
-
-def test_a_default_of_none_allows_null() -> None:
-    """Many write `day: date = None`."""
-
-    def run(day: dt.date = None) -> Any:  # type: ignore[assignment]  # noqa: RUF013 - the subject
-        return day
-
-    assert call(run, b'{"day": null}', run=asyncio.run).status == 200
+    assert Called(run, b'{"day": null}').arguments == [None]
 
 
 class Report:
@@ -195,18 +168,17 @@ class Report:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __call__(self, day: dt.date) -> int:
-        """Return the year."""
-        return day.year
-
     def method(self, day: dt.date) -> int:
         """Return the year."""
         return day.year
 
+    __call__ = method
 
-@pytest.mark.parametrize(
-    "fn", [Report(), Report().method, functools.partial(Report().method)], ids=["object", "method", "partial"]
-)
+
+CALLABLES = {"object": Report(), "method": Report().method, "partial": functools.partial(Report().method)}
+
+
+@pytest.mark.parametrize("fn", CALLABLES.values(), ids=CALLABLES)
 def test_other_callables(fn: Any) -> None:
     """Objects, methods and partial functions have annotations, too."""
     assert call(fn, b'{"day": "2026-01-02"}', run=asyncio.run).result == b"2026"
@@ -224,10 +196,3 @@ def test_an_exception_of_the_users_type_is_a_refusal() -> None:
 
     answer = called(Odd, {"n": 1}).answer
     assert (answer.status, answer.message and answer.message.endswith("Odd: odd")) == (400, True)
-
-
-def test_pandas_is_not_loaded() -> None:
-    """The conversion imports neither pandas nor numpy."""
-    code = "import runpy, sys; runpy.run_path(sys.argv[1]); sys.exit(bool({'pandas', 'numpy'} & set(sys.modules)))"
-    path = pathlib.Path(sys.modules["cloudtasks_nb.handlers.convert"].__file__ or "")
-    assert subprocess.run([sys.executable, "-c", code, path], check=False, timeout=60).returncode == 0

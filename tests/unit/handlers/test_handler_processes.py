@@ -1,7 +1,5 @@
 """Functions that run in processes."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal
@@ -9,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ import pytest
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import processes
 from tests.unit.handlers.conftest import Serve, post
-
-__all__: list[str] = []
 
 
 def test_a_call_runs_in_another_process(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
@@ -31,11 +28,9 @@ def test_a_call_runs_in_another_process(serve: Serve, capfd: pytest.CaptureFixtu
         return [n + offset, os.getpid()]
 
     handler = serve(add, processes=1)
-    answers = [post(handler.url, b'{"n": 4.0}') for _ in range(2)]
-    assert [answer.status for answer in answers] == [200, 200]
-    results: list[Any] = handler.calls()["result"].tolist()
-    assert results[0] == results[1] == [5, results[0][1]]
-    assert results[0][1] != os.getpid()
+    assert [post(handler.url, b'{"n": 4.0}').status for _ in range(2)] == [200, 200]
+    (number, process), again = handler.calls()["result"].tolist()
+    assert (number, process != os.getpid(), again) == (5, True, [5, process])
     handler.close()
     assert "added" in capfd.readouterr().err
 
@@ -66,8 +61,7 @@ def test_a_process_that_dies_fails_its_own_task(serve: Serve) -> None:
         return how
 
     handler = serve(run, processes=1)
-    bodies = [b'{"how": "exit"}', b'{"how": "kill"}', b'{"how": "fine"}']
-    answers = [post(handler.url, body) for body in bodies]
+    answers = [post(handler.url, b'{"how": "%s"}' % how) for how in (b"exit", b"kill", b"fine")]
     assert [answer.status for answer in answers] == [500, 500, 200]
     assert b"ended: exit code 3" in answers[0].body
     assert b"killed by SIGKILL, as the system does when memory runs out" in answers[1].body
@@ -94,16 +88,14 @@ def test_a_process_that_is_just_started_is_killed_too(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(processes, "_start", start_late)
     answer = pool.call(b"")
-    assert answer.status == 500
-    assert "killed by SIGKILL" in (answer.error or "")
+    assert (answer.status, "killed by SIGKILL" in (answer.error or "")) == (500, True)
 
 
 def test_a_result_that_is_no_json(serve: Serve) -> None:
     """A result that cannot travel is an error of the task, as without processes."""
     handler = serve(lambda: threading.Lock(), name="lock", processes=1)  # noqa: PLW0108 - a lock cannot be copied
     answer = post(handler.url)
-    assert answer.status == 500
-    assert b"lock" in answer.body
+    assert (answer.status, b"lock" in answer.body) == (500, True)
 
 
 def test_what_cannot_be_copied_is_said_when_serving(serve: Serve) -> None:
@@ -148,12 +140,11 @@ def test_closing_ends_a_call_that_hangs(serve: Serve, capsys: pytest.CaptureFixt
     handler = serve(hang, processes=1)
     pool = handler._function.processes
     assert pool is not None
-    call = threading.Thread(target=pool.call, args=(f'{{"path": "{fifo}"}}'.encode(),))
-    call.start()
-    assert fifo.read_text() == "began"
-    handler.close()
-    call.join(20)
-    assert not call.is_alive()
+    with ThreadPoolExecutor(1) as caller:
+        call = caller.submit(pool.call, f'{{"path": "{fifo}"}}'.encode())
+        assert fifo.read_text() == "began"
+        handler.close()
+        assert call.result(20).status == 500
     assert "was ended while it ran (calls: 1)" in capsys.readouterr().out
 
 

@@ -1,10 +1,9 @@
 """`serve`: names, URLs, and what it refuses."""
 
-from __future__ import annotations
-
 import datetime as dt
 import functools
 import gc
+import re
 import socket
 import sys
 import threading
@@ -23,9 +22,8 @@ from cloudtasks_nb.handlers.call import TaskRequest
 from cloudtasks_nb.handlers.serving import name_at
 from cloudtasks_nb.service import open_clients
 from tests.processes import run
+from tests.raising import raises
 from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
-
-__all__: list[str] = []
 
 
 def test_a_request_while_the_workers_are_replaced(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +75,7 @@ def test_a_closed_handler_is_served_anew_at_the_old_address(serve: Serve) -> Non
     with pytest.raises(ConnectionRefusedError):
         post(handler.url)
     again = serve(report)
-    assert again is not handler
-    assert again.url == handler.url
+    assert (again is handler, again.url) == (False, handler.url)
     assert (len(handler.calls()), len(again.calls())) == (1, 0)
     handler.close()
     assert serve(report) is again, "closing the old one does not forget the new one"
@@ -89,12 +86,10 @@ def test_a_port_in_use_is_reported(serve: Serve, home: Path, capsys: pytest.Capt
     port = derive_address(home, "report").port
     with socket.create_server(("127.0.0.1", port)):
         handler = serve(report)
-    assert not handler.lasting
-    assert post(handler.url, b'{"day": "1"}').status == 200
+    assert (handler.lasting, post(handler.url, b'{"day": "1"}').status) == (False, 200)
     out = capsys.readouterr().out
     assert out.startswith(f"port {port} of report is in use: {handler.url} is new")
-    assert "tasks that were sent before will not reach it" in out
-    assert out.count("\n") == 1
+    assert ("tasks that were sent before will not reach it" in out, out.count("\n")) == (True, 1)
 
 
 def test_the_name_at_a_url(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,31 +111,23 @@ class Callable1:
         return 1
 
 
-@pytest.mark.parametrize(
-    ("fn", "prefix"),
-    [(lambda: 1, "lambda-"), (functools.partial(int, "1"), "partial-"), (Callable1(), "Callable1-")],
-    ids=["lambda", "partial", "object"],
-)
-def test_a_function_without_a_name_gets_a_temporary_url(
-    serve: Serve, capsys: pytest.CaptureFixture[str], fn: Any, prefix: str
-) -> None:
+NAMELESS = {"lambda": lambda: 1, "partial": functools.partial(int, "1"), "Callable1": Callable1()}
+
+
+@pytest.mark.parametrize(("prefix", "fn"), NAMELESS.items(), ids=NAMELESS)
+def test_a_function_without_a_name(serve: Serve, capsys: pytest.CaptureFixture[str], fn: Any, prefix: str) -> None:
     """The same nameless function served twice is two handlers, with a message that their URLs are new."""
     first, second = serve(fn), serve(fn)
-    assert first.url != second.url
-    assert first.name != second.name
-    assert first.name.startswith(prefix)
+    assert (first.url != second.url, first.name != second.name, first.name.partition("-")[0]) == (True, True, prefix)
     assert post(second.url, b"").body == b"1"
     out = capsys.readouterr().out
-    assert out.count("without a name of its own") == 2
-    assert 'name="..." gives it a URL that stays' in out
+    assert (out.count("without a name of its own"), 'name="..." gives it a URL that stays' in out) == (2, True)
 
 
 def test_a_name_gives_a_lasting_url(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """A lambda with name= has a lasting URL, whatever characters the name has."""
     handler = serve(lambda: 1, name="größe & co?")
-    assert handler.lasting
-    assert post(handler.url, b"").body == b"1"
-    assert capsys.readouterr().out == ""
+    assert (handler.lasting, post(handler.url, b"").body, capsys.readouterr().out) == (True, b"1", "")
 
 
 def generated() -> Iterator[int]:
@@ -153,41 +140,31 @@ async def generated_async() -> AsyncIterator[int]:
     yield 1
 
 
-@pytest.mark.parametrize(
-    ("fn", "settings", "words"),
-    [
-        (report("1"), {}, "is not a function"),
-        (None, {}, "None is not a function"),
-        (generated, {}, "generated yields"),
-        (generated_async, {}, "generated_async yields"),
-        (report, {"workers": 0}, "workers=0"),
-        (report, {"workers": True}, "workers=True"),
-        (report, {"workers": "8"}, "workers='8'"),
-        (report, {"name": ""}, "name=''"),
-        (report, {"name": "a/b"}, "name='a/b'"),
-        (report, {"name": ".."}, "name='..'"),
-        (report, {"name": "a\n"}, "cannot be a handler's name"),
-        (report, {"name": 3}, "name=3"),
-        (report, {"name": "x" * 101}, "cannot be a handler's name"),
-        (report, {"audience": "https://x"}, "audience= alone"),
-        (report, {"service_account": ""}, "service_account=''"),
-        (report, {"service_account": ACCOUNT}, "there is no connection"),
-        (report, {"service_account": ACCOUNT, "tasks": object()}, "tasks=object is not a connection"),
-    ],
-)
+BAD_ARGUMENTS: list[tuple[Any, dict[str, Any], str]] = [
+    (report("1"), {}, "is not a function"),
+    (None, {}, "None is not a function"),
+    (generated, {}, "generated yields"),
+    (generated_async, {}, "generated_async yields"),
+    *((report, {"workers": workers}, f"workers={workers!r}") for workers in (0, True, "8")),
+    *((report, {"name": name}, f"name={name!r}") for name in ("", "a/b", "..", 3)),
+    *((report, {"name": name}, "cannot be a handler's name") for name in ("a\n", "x" * 101)),
+    (report, {"audience": "https://x"}, "audience= alone"),
+    (report, {"service_account": ""}, "service_account=''"),
+    (report, {"service_account": ACCOUNT}, "there is no connection"),
+    (report, {"service_account": ACCOUNT, "tasks": object()}, "tasks=object is not a connection"),
+]
+
+
+@pytest.mark.parametrize(("fn", "settings", "words"), BAD_ARGUMENTS)
 def test_bad_arguments_are_refused(fn: Any, settings: dict[str, Any], words: str, home: Path) -> None:
     """An error names the argument and the next step, and no port stays open."""
-    with pytest.raises(HandlerError) as caught:
+    with raises(HandlerError, rf"{re.escape(words)}[\s\S]*\n  → ."):
         handlers.serve(fn, **settings)
-    assert words in caught.value.message
-    assert caught.value.hint
     assert list(home.iterdir()) == []
 
 
-def test_a_server_that_cannot_start_leaves_nothing_open(
-    home: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve
-) -> None:
-    """An interrupt while the server starts closes the port, ends the threads and registers no handler."""
+def test_a_server_that_cannot_start(home: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    """An interrupt while it starts closes the port, ends the threads and registers no handler."""
 
     def interrupted(coroutine: Any) -> None:
         coroutine.close()
@@ -221,10 +198,9 @@ def test_replacing_can_add_and_remove_the_check(serve: Serve, issuer: Any) -> No
     """The settings of the last serve() hold."""
     tasks = SimpleNamespace(certs_url=issuer.url)
     handler = serve(report)
-    serve(report, service_account=ACCOUNT, tasks=tasks)
-    assert post(handler.url, b'{"day": "1"}').status == 401
-    serve(report)
-    assert post(handler.url, b'{"day": "1"}').status == 200
+    for settings, status in (({"service_account": ACCOUNT, "tasks": tasks}, 401), ({}, 200)):
+        serve(report, **settings)
+        assert post(handler.url, b'{"day": "1"}').status == status
 
 
 def python(code: str) -> str:

@@ -1,40 +1,42 @@
 """Worker threads and the event loop for coroutines."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
-from concurrent.futures import CancelledError, Future
-from typing import Any
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from functools import partial
+from unittest.mock import Mock
 
 import pytest
 
 from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers, WorkersClosedError
 
-__all__: list[str] = []
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    """Give two threads, which end after the test."""
+    made = Workers(2, "test")
+    yield made
+    assert made.close(20) == 0
 
 
 def test_an_exception_is_in_the_future_and_the_thread_goes_on() -> None:
-    """Even an exit in a job ends neither the thread nor the process."""
-
-    def leave() -> None:
-        raise SystemExit(1)
-
+    """Even an exit in a job ends neither the thread nor the process; closed workers take no job."""
     workers = Workers(1, "test")
     with pytest.raises(SystemExit):
-        workers.submit(leave).result(20)
+        workers.submit(Mock(side_effect=SystemExit(1))).result(20)
     assert workers.submit(lambda: 7).result(20) == 7
     assert workers.close(20) == 0
+    with pytest.raises(WorkersClosedError):
+        workers.submit(lambda: 1)
 
 
 def test_a_cancelled_job_does_not_run() -> None:
     """A request that was cancelled while it was queued is left out."""
     workers = Workers(1, "test")
-    go = threading.Event()
-    ran: list[str] = []
+    go, ran = threading.Event(), list[str]()
     workers.submit(lambda: go.wait(20))
-    second: Future[Any] = workers.submit(lambda: ran.append("second"))
-    third = workers.submit(lambda: ran.append("third"))
+    second, third = (workers.submit(partial(ran.append, name)) for name in ("second", "third"))
     assert second.cancel()
     go.set()
     third.result(20)
@@ -42,9 +44,8 @@ def test_a_cancelled_job_does_not_run() -> None:
     workers.close(20)
 
 
-def test_closing_counts_jobs_that_still_run() -> None:
+def test_closing_counts_jobs_that_still_run(workers: Workers) -> None:
     """A thread that does not end is not waited for longer than allowed."""
-    workers = Workers(2, "test")
     go, began = threading.Event(), threading.Event()
 
     def stuck() -> None:
@@ -56,14 +57,11 @@ def test_closing_counts_jobs_that_still_run() -> None:
     assert workers.close(0.01) == 1
     go.set()
     future.result(20)
-    assert workers.close(20) == 0
 
 
-def test_a_job_may_close_its_own_threads() -> None:
+def test_a_job_may_close_its_own_threads(workers: Workers) -> None:
     """A thread does not wait for itself."""
-    workers = Workers(2, "test")
     assert workers.submit(lambda: workers.close(20)).result(20) == 0
-    assert workers.close(20) == 0
 
 
 def test_coroutines_share_one_loop_in_a_daemon_thread() -> None:
@@ -75,11 +73,9 @@ def test_coroutines_share_one_loop_in_a_daemon_thread() -> None:
 
     (loop, thread), again = coroutines.run(where()), coroutines.run(where())
     assert (loop, thread) == again
-    assert thread.daemon
-    assert thread is not threading.current_thread()
+    assert (thread.daemon, thread is threading.current_thread()) == (True, False)
     coroutines.close(20)
-    assert not thread.is_alive()
-    assert loop.is_closed()
+    assert (thread.is_alive(), loop.is_closed()) == (False, True)
 
 
 def test_closing_cancels_coroutines_that_run() -> None:
@@ -104,28 +100,16 @@ def test_closing_cancels_coroutines_that_run() -> None:
     workers.close(20)
 
 
-def test_a_loop_that_was_not_started_can_be_closed() -> None:
-    """Most handlers never run a coroutine; closing their runner does nothing, however often."""
+def test_a_loop_is_closed_by_anybody() -> None:
+    """One that was not started can be closed, however often; the loop's own thread does not wait for itself."""
     coroutines = CoroutineRunner("test")
-    coroutines.close(20)
-    coroutines.close(20)
+    for _ in range(2):
+        coroutines.close(20)
     assert not [thread for thread in threading.enumerate() if thread.name == "test"]
-
-
-def test_a_coroutine_may_close_the_loop_it_runs_on() -> None:
-    """The loop's own thread does not wait for itself."""
-    coroutines = CoroutineRunner("test")
+    started = CoroutineRunner("test")
 
     async def close() -> str:
-        coroutines.close(20)
+        started.close(20)
         return "returned"
 
-    assert coroutines.run(close()) == "returned"
-
-
-def test_closed_workers_take_no_job() -> None:
-    """A job that no thread would take is refused, so that nobody waits for its result."""
-    workers = Workers(1, "test")
-    workers.close(20)
-    with pytest.raises(WorkersClosedError):
-        workers.submit(lambda: 1)
+    assert started.run(close()) == "returned"

@@ -1,7 +1,5 @@
 """Tokens whose signature Cloud Run has removed after its own check: when they are accepted, and what a refusal says."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -10,8 +8,6 @@ from cloudtasks_nb.handlers import app
 from cloudtasks_nb.handlers.verify import Verifier
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE
 from tests.unit.handlers.test_handler_wsgi import request
-
-__all__: list[str] = []
 
 GOOGLE = "https://accounts.google.com"
 ALLOWED = "CLOUDTASKS_NB_PRIVATE"

@@ -1,7 +1,5 @@
 """Fakes for panels: a context that records calls, a connection to a fake Cloud Tasks, and the user who clicks."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -35,28 +33,6 @@ from cloudtasks_nb.service.watch import Pending, Snapshot
 from tests.log_entry import log_entry
 from tests.unit.fanout import conftest as fakes
 from tests.unit.fanout.conftest import Service
-
-__all__ = [
-    "NOW",
-    "CloseLater",
-    "FakeContext",
-    "FakeQueue",
-    "FakeShell",
-    "FakeWatcher",
-    "Harness",
-    "MakeContext",
-    "click",
-    "confirm",
-    "entry",
-    "look_at",
-    "open_widgets",
-    "pending",
-    "send",
-    "send_message",
-    "show",
-    "snapshot",
-    "wait_for",
-]
 
 MakeContext = Callable[..., "FakeContext"]
 CloseLater = Callable[[Any], Any]

@@ -1,7 +1,5 @@
 """The attempts of a queue: newest first, filtered, and opened with the error of the handler in this kernel."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +11,6 @@ from cloudtasks_nb.panels import AttemptsPanel
 from cloudtasks_nb.panels.cards import task
 from cloudtasks_nb.service.oplog import Entry, Wanted
 from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, entry, look_at, show, snapshot
-
-__all__: list[str] = []
 
 EVIL = "<img src=x onerror=alert(1)>"
 

@@ -1,7 +1,5 @@
 """The form of a backfill, and the calendar from which what failed is sent again."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 import threading
@@ -27,8 +25,6 @@ from tests.unit.panels.conftest import (
     show,
     wait_for,
 )
-
-__all__: list[str] = []
 
 
 @pytest.fixture

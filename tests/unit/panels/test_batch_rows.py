@@ -1,7 +1,5 @@
 """All rows of a batch in its panel: why they failed, which are chosen, and what is done with all of them at once."""
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 from array import array
@@ -19,8 +17,6 @@ from cloudtasks_nb.panels import BatchPanel, batch_rows
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 from tests.unit.panels.conftest import NOW, CloseLater, Harness, click, confirm, look_at, send_message, show
-
-__all__: list[str] = []
 
 KEY, SHOP, BAD = "KeyError: …", "ValueError: no shop", "INTERNAL"
 ROWS = pd.DataFrame({"shop": ["bern", "basel", "chur", "<b>", "bern"] * 6, "day": range(30)})

@@ -1,7 +1,5 @@
 """The list of batches, one batch as a panel, and what can be done about it by how much it touches."""
 
-from __future__ import annotations
-
 import datetime as dt
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,8 +15,6 @@ from cloudtasks_nb.fanout.outbox.batches import Batches
 from cloudtasks_nb.panels import BatchesPanel, BatchPanel, batch_rows
 from cloudtasks_nb.panels.cards import task
 from tests.unit.panels.conftest import CloseLater, Harness, click, confirm, look_at, show, wait_for
-
-__all__: list[str] = []
 
 ROWS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA"], "note": ["<b>", "x", "y"]})
 

@@ -1,7 +1,5 @@
 """A constructor of a panel that raises leaves nothing behind."""
 
-from __future__ import annotations
-
 import gc
 import sys
 from collections.abc import Callable
@@ -22,8 +20,6 @@ from cloudtasks_nb.panels import (
     panel,
 )
 from tests.unit.panels.conftest import FakeContext, FakeWatcher, Harness, open_widgets
-
-__all__: list[str] = []
 
 MAKERS: dict[str, Callable[[FakeContext], Panel]] = {
     "attempts": lambda context: AttemptsPanel(context, queue="reports"),

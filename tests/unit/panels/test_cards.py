@@ -1,7 +1,5 @@
 """The HTML parts of cards: values as text, everything escaped."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd
@@ -12,8 +10,6 @@ from cloudtasks_nb.panels.cards.task import timeline
 from cloudtasks_nb.panels.forms import notebook
 from cloudtasks_nb.panels.widgets.cells import code_html
 from tests.unit.panels.conftest import NOW, entry
-
-__all__: list[str] = []
 
 EVIL = "<img src=x onerror=alert(1)>"
 

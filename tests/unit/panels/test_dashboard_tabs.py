@@ -1,7 +1,5 @@
 """The tabs: made when they are opened, for one queue, with one interval."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 
@@ -11,8 +9,6 @@ from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.panels import Dashboard, Panel
 from cloudtasks_nb.panels import dashboard as dashboard_module
 from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, MakeContext, look_at, open_widgets, show
-
-__all__: list[str] = []
 
 
 def titles(dashboard: Dashboard) -> list[str]:

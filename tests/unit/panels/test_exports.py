@@ -1,7 +1,5 @@
 """A saved notebook without a kernel: a table, not a dead widget."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import threading
@@ -16,8 +14,6 @@ from IPython.core.formatters import DisplayFormatter
 from cloudtasks_nb.panels import Dashboard, Panel, QueuesPanel, static_copy
 from cloudtasks_nb.panels import panel as panel_module
 from tests.unit.panels.conftest import CloseLater, FakeContext, Harness
-
-__all__: list[str] = []
 
 #: What GitHub shows of an output that has several forms; the first is the richest.
 GITHUB = ("text/html", "image/svg+xml", "image/png", "text/markdown", "text/plain")

@@ -1,7 +1,5 @@
 """The form of a fan-out: choices, first tasks, plan, question, and the batch."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,8 +23,6 @@ from tests.unit.panels.conftest import (
     show,
     wait_for,
 )
-
-__all__: list[str] = []
 
 FLIGHTS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA", "EWR"], "day": ["d1", "d1", "d1", "d2"]})
 

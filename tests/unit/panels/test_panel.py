@@ -1,7 +1,5 @@
 """The base class of panels: errors, work in threads, questions, read-only, and updates while visible."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -28,8 +26,6 @@ from tests.unit.panels.conftest import (
     show,
     snapshot,
 )
-
-__all__: list[str] = []
 
 QUESTION = Question(
     title="Purge <b>?", scope="about 2 tasks", verb="Purge 2 tasks", typed="reports", line="queue.purge()"

@@ -1,7 +1,5 @@
 """The queues: figures that follow the watcher, and the buttons for selected queues."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -19,8 +17,6 @@ from tests.unit.panels.conftest import (
     show,
     snapshot,
 )
-
-__all__: list[str] = []
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The rows of batches are named by their values, wherever their tasks are listed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd
@@ -12,8 +10,6 @@ from cloudtasks_nb._names import ROW_TASK
 from cloudtasks_nb.fanout.batch.row_names import RowName
 from cloudtasks_nb.panels.row_columns import row_columns
 from tests.unit.panels.conftest import Harness
-
-__all__: list[str] = []
 
 ORDERS = pd.DataFrame(
     {

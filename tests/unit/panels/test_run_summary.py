@@ -1,7 +1,5 @@
 """The run of a batch in its panel: figures, charts and slowest rows, and the progress of a cancellation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd
@@ -13,8 +11,6 @@ from cloudtasks_nb.panels import BatchPanel
 from tests.unit.display.test_charts import parsed
 from tests.unit.panels.conftest import CloseLater, Harness, wait_for
 from tests.unit.panels.test_batches_panel import fan_out, own
-
-__all__: list[str] = []
 
 
 def charts(panel: BatchPanel) -> list[str]:

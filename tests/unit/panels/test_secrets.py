@@ -1,7 +1,5 @@
 """Secrets are masked by one rule wherever a panel shows them or a saved notebook would keep them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any
@@ -31,8 +29,6 @@ from tests.unit.panels.conftest import (
     send_message,
     show,
 )
-
-__all__: list[str] = []
 
 SECRET = "s3cr3t"  # noqa: S105 - it is looked for
 TEXTS = [

@@ -1,7 +1,5 @@
 """One batch in several views: what one of them changes, all show."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pandas as pd
@@ -13,8 +11,6 @@ from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.outbox.records import State
 from tests.unit.fanout.batch.test_live import FakeLive, be_notebook
 from tests.unit.panels.conftest import CloseLater, FakeWatcher, Harness, click, show
-
-__all__: list[str] = []
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The Python side of the table: messages to and from the browser, and callbacks."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,8 +11,6 @@ from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.table import Table
-
-__all__: list[str] = []
 
 COLUMNS = [Column("task"), Column("state", kind="state"), Column("attempts", kind="count")]
 

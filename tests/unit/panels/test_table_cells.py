@@ -1,7 +1,5 @@
 """Values become the text of cells."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -11,8 +9,6 @@ import pytest
 from cloudtasks_nb.display.colours import COLOURS
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, Kind, cell, json_text, static_table
-
-__all__: list[str] = []
 
 NONE = "\u2013"
 

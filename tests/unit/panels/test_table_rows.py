@@ -1,7 +1,5 @@
 """Rows are found by key, filtered, sorted and cut into pages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,6 @@ from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.rows import Query, Rows, Selection
-
-__all__: list[str] = []
 
 COLUMNS = [
     Column("task"),

@@ -1,7 +1,5 @@
 """The request of a task as curl, JSON and Python, and the form that sends it again."""
 
-from __future__ import annotations
-
 import base64
 import getpass
 import json
@@ -16,8 +14,6 @@ from cloudtasks_nb.panels import PanelContext
 from cloudtasks_nb.panels.cards.task import hex_html
 from cloudtasks_nb.panels.forms.task_form import TaskForm
 from cloudtasks_nb.panels.forms.task_request import TaskRequest
-
-__all__: list[str] = []
 
 JSON = TaskRequest(
     url="https://svc/run?day=1&token=hush",

@@ -1,7 +1,5 @@
 """The tasks of a queue: loaded on demand, kept up to date, run and deleted."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Iterator
@@ -33,8 +31,6 @@ from tests.unit.panels.conftest import (
     show,
     snapshot,
 )
-
-__all__: list[str] = []
 
 
 class Book:

@@ -1,9 +1,8 @@
 """A gRPC server in this process that answers from a script, and credentials in each of their forms."""
 
-from __future__ import annotations
-
 import json
 import os
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,9 @@ import google.oauth2.credentials
 import grpc
 import grpc.aio
 import pytest
+from google.cloud import tasks_v2, tasks_v2beta3
+from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
+from google.cloud.logging_v2.types import LogEntry
 from google.cloud.tasks_v2 import types
 from google.rpc import status_pb2
 
@@ -21,30 +23,19 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
 from tests.certificates import Authority
 from tests.google_sign_in import ACCOUNT, KEY_PEM, METADATA, TARGET, USER, GoogleSignIn
-
-__all__ = [
-    "PARENT",
-    "QUEUE",
-    "Call",
-    "Fake",
-    "Fakes",
-    "MakeAuth",
-    "Pauses",
-    "WriteAdc",
-    "call",
-    "login",
-    "use",
-    "user_info",
-]
 
 PARENT = "projects/p/locations/l"
 QUEUE = f"{PARENT}/queues/q"
 
 #: The codes of gRPC by their numbers.
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+#: Clients of services other than `tasks.v2`, by a part of their path.
+CLIENTS = {".v2beta3.": tasks_v2beta3.CloudTasksClient, ".logging.": LoggingServiceV2Client}
 
 T = TypeVar("T")
 Place = dict[str, Any]
@@ -57,27 +48,14 @@ MakeAuth = Callable[[str], Auth]
 POOL = "projects/123/locations/global/workloadIdentityPools/pool"
 WORKFORCE_POOL = "locations/global/workforcePools/staff"
 IMPERSONATION_URL = f"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{TARGET}:generateAccessToken"
-KEY = {
-    "type": "service_account",
-    "client_email": ACCOUNT,
-    "private_key": KEY_PEM,
-    "token_uri": "https://oauth2.googleapis.com/token",
-    "project_id": "key-project",
-}
-FEDERATION = {
-    "type": "external_account",
-    "audience": f"//iam.googleapis.com/{POOL}/providers/github",
-    "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
-    "token_url": "https://sts.googleapis.com/v1/token",
-}
-WORKFORCE = {
-    "type": "external_account_authorized_user",
-    "audience": f"//iam.googleapis.com/{WORKFORCE_POOL}/providers/okta",
-    "token_url": "https://sts.googleapis.com/v1/oauthtoken",
-    "client_id": "id",
-    "client_secret": "s",
-    "refresh_token": f"refresh {USER}",
-}
+KEY = {"type": "service_account", "client_email": ACCOUNT, "private_key": KEY_PEM, "project_id": "key-project"}
+KEY |= {"token_uri": "https://oauth2.googleapis.com/token"}
+FEDERATION = {"type": "external_account", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt"}
+FEDERATION |= {"audience": f"//iam.googleapis.com/{POOL}/providers/github"}
+FEDERATION |= {"token_url": "https://sts.googleapis.com/v1/token"}
+SECRETS = {"client_id": "id", "client_secret": "s", "refresh_token": f"refresh {USER}"}
+WORKFORCE = {"type": "external_account_authorized_user", "token_url": "https://sts.googleapis.com/v1/oauthtoken"}
+WORKFORCE |= {"audience": f"//iam.googleapis.com/{WORKFORCE_POOL}/providers/okta", **SECRETS}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,6 +125,24 @@ def fake() -> Iterator[Fakes]:
         _loop.run(server.server.stop(None))
 
 
+def raw_entry(name: str, time: int, received: int, task: str = "") -> Any:
+    """Make a raw log entry about the first attempt on a task; times in microseconds."""
+    made = LogEntry.pb()(insert_id=name)
+    made.timestamp.FromMicroseconds(time)
+    made.receive_timestamp.FromMicroseconds(received)
+    made.json_payload.update({"task": task or f"{QUEUE}/tasks/{name}", "attemptResponseLog": {"dispatchCount": "1"}})
+    return made
+
+
+def google_method(rpc: str, protocol: str, **how: Any) -> Callable[..., Any]:
+    """Return the method of the client that Google generated for an RPC, with a transport of this protocol."""
+    path = METHODS[rpc].path
+    client: Any = next((made for part, made in CLIENTS.items() if part in path), tasks_v2.CloudTasksClient)
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path.rpartition("/")[2]).lower()
+    method: Callable[..., Any] = getattr(client(transport=client.get_transport_class(protocol)(**how)), name)
+    return method
+
+
 class Pauses(list[float]):
     """Records the pauses of a transport instead of making them."""
 
@@ -159,9 +155,8 @@ def use(port: int, work: Callable[[Transport], Awaitable[T]], *, place: Place | 
     """Run work with a transport to a port of this machine, and close it."""
 
     async def run() -> T:
-        endpoint = Endpoint(
-            **{"project": "p", "location": "l", "target": f"127.0.0.1:{port}", "local": True, **(place or {})}
-        )
+        usual = {"project": "p", "location": "l", "target": f"127.0.0.1:{port}", "local": True}
+        endpoint = Endpoint(**{**usual, **(place or {})})
         transport = Transport(endpoint, options.pop("auth", Auth()), **options)
         try:
             return await work(transport)
@@ -203,8 +198,7 @@ def login(account: str = "") -> Auth:
 
 def user_info(email: str = USER, **more: Any) -> dict[str, Any]:
     """Return the content of the file that `gcloud auth application-default login` writes."""
-    facts = {"type": "authorized_user", "client_id": "id", "client_secret": "s", "refresh_token": f"refresh {email}"}
-    return {**facts, **more}
+    return {"type": "authorized_user", **SECRETS, "refresh_token": f"refresh {email}", **more}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service.auth import SCOPE, Auth
+from tests.raising import raises
 
 
 class ServiceAccount(google.auth.credentials.Credentials, google.auth.credentials.Scoped):
@@ -32,11 +33,10 @@ class ServiceAccount(google.auth.credentials.Credentials, google.auth.credential
 
 
 def test_given_credentials_are_used_as_they_are() -> None:
-    """Who brings credentials is not asked for others; they name no project."""
-    given = google.oauth2.credentials.Credentials("token")
-    auth = Auth(given)
-    assert auth.credentials() is given
-    assert auth.project() is None
+    """Who brings credentials is not asked for others, also if they know no quota project; they name no project."""
+    given, anonymous = google.oauth2.credentials.Credentials("token"), google.auth.credentials.AnonymousCredentials()
+    assert (Auth(given).credentials(), Auth(given).project()) == (given, None)
+    assert Auth(anonymous, quota_project="paying").credentials() is anonymous
 
 
 def test_a_login_counts_for_the_project_of_the_connection() -> None:
@@ -53,14 +53,7 @@ def test_a_login_counts_for_the_project_of_the_connection() -> None:
 def test_scopes_are_added_where_they_are_missing() -> None:
     """A service account's key works without the caller naming a scope."""
     auth = Auth(ServiceAccount())
-    assert auth.credentials().given == (SCOPE,)
-    assert auth.principal() == "sa@p.iam.gserviceaccount.com"
-
-
-def test_a_quota_project_that_the_credentials_cannot_have() -> None:
-    """Credentials that know no quota project are used without."""
-    given = google.auth.credentials.AnonymousCredentials()
-    assert Auth(given, quota_project="paying").credentials() is given
+    assert (auth.credentials().given, auth.principal()) == ((SCOPE,), "sa@p.iam.gserviceaccount.com")
 
 
 @pytest.mark.parametrize("account", ["", "default", None])
@@ -70,23 +63,21 @@ def test_an_account_that_is_not_known(account: str | None) -> None:
     assert Auth(given).principal() is None
 
 
-@pytest.mark.parametrize(
-    ("given", "what", "hint"),
-    [
-        ("/key.json", '"/key.json"', 'from_service_account_file("/key.json") reads a key'),
-        (Path("/key.json"), '"/key.json"', "GOOGLE_APPLICATION_CREDENTIALS=/key.json"),
-        ({"type": "service_account"}, "a dictionary", "from_service_account_info"),
-        ('{"type": "service_account"}', "a text of JSON", "from_service_account_info(json.loads"),
-        ((None, "p"), "a tuple", "the first of the two"),
-        (5, "int", "Application Default Credentials"),
-    ],
-)
+NO_CREDENTIALS = [
+    ("/key.json", '"/key.json"', 'from_service_account_file("/key.json") reads a key'),
+    (Path("/key.json"), '"/key.json"', "GOOGLE_APPLICATION_CREDENTIALS=/key.json"),
+    ({"type": "service_account"}, "a dictionary", "from_service_account_info"),
+    ('{"type": "service_account"}', "a text of JSON", "from_service_account_info(json.loads"),
+    ((None, "p"), "a tuple", "the first of the two"),
+    (5, "int", "Application Default Credentials"),
+]
+
+
+@pytest.mark.parametrize(("given", "what", "hint"), NO_CREDENTIALS)
 def test_what_are_no_credentials(given: Any, what: str, hint: str) -> None:
     """A key, or where it lies, is refused at once, with the call that makes credentials of it; no key is shown."""
-    with pytest.raises(InvalidInputError) as caught:
+    with raises(InvalidInputError, hint=hint, message=f"credentials={what} is not a credentials object"):
         Auth(given)
-    assert caught.value.message == f"credentials={what} is not a credentials object"
-    assert hint in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("given", ["", " ", "robot", "a@p.iam.gserviceaccount.com,", "serviceAccount:a@p.example.com"])

@@ -1,10 +1,9 @@
 """What is done to many tasks: which tasks are meant, and a verdict for each."""
 
-from __future__ import annotations
-
 import asyncio
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -17,6 +16,8 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, ServiceError, TaskNotFoundError
 from cloudtasks_nb.service import bulk
 from cloudtasks_nb.service.bulk import delete, delete_tasks, run_tasks, task_ids
+from tests.raising import raises
+from tests.unit.service.conftest import Pauses
 
 QUEUE = QueueName(project="p", location="l", queue="q")
 A, B = f"{QUEUE}/tasks/a", f"{QUEUE}/tasks/b"
@@ -24,63 +25,50 @@ ROWS = {"task": ["a", "b", "a"], "queue": ["q", "q", "q"]}
 BATCH = pd.DataFrame({"queue": ["of", "the", "user"], "task": ["a", "b", None], "try": [1, 1, 1]})
 
 
-@pytest.mark.parametrize(
-    "tasks",
-    [
-        frame(TASKS, {"task": ["a", "b"], "name": [A, B]}, index="task"),
-        frame(TASKS, {"task": ["a", "b"], "queue": ["q", "q"]}, index="task")[["queue", "state"]],
-        frame(TASKS, {"task": ["a", "b"]}, index="task")[["state"]],
-        frame(ATTEMPTS, ROWS),
-        frame(ATTEMPTS, ROWS)[["task", "status"]],
-        frame(ACTION_RESULTS, {"task": ["a", "b"]}),
-        BATCH,
-        pd.Series([A, None, B]),
-        pd.Index(["a", "b"]),
-        ["a", A, "b"],
-        ("a", "b"),
-    ],
-)
+LISTED = frame(TASKS, {"task": ["a", "b"], "queue": ["q", "q"], "name": [A, B]}, index="task")
+NAMED = [
+    *(LISTED, LISTED[["queue", "state"]], LISTED[["state"]]),
+    *(frame(ATTEMPTS, ROWS), frame(ATTEMPTS, ROWS)[["task", "status"]], frame(ACTION_RESULTS, {"task": ["a", "b"]})),
+    *(BATCH, pd.Series([A, None, B]), pd.Index(["a", "b"]), ["a", A, "b"], ("a", "b")),
+]
+
+
+@pytest.mark.parametrize("tasks", NAMED)
 def test_what_names_tasks(tasks: Any) -> None:
-    """Every frame that a verb returns, and lists of ids or names; each task once, gaps left out."""
+    """Every frame that a verb returns, and lists of ids or names; each task once, gaps left out; a text is one task."""
     assert task_ids(tasks, QUEUE) == ["a", "b"]
-
-
-def test_one_name() -> None:
-    """A text is one task."""
     assert task_ids("a", QUEUE) == task_ids(A, QUEUE) == ["a"]
 
 
-@pytest.mark.parametrize(
-    "tasks",
-    [
-        frame(TASKS, {"task": ["a"], "name": ["projects/p/locations/l/queues/r/tasks/a"]}, index="task"),
-        frame(TASKS, {"task": ["a"], "queue": ["r"]}, index="task")[["queue"]],
-        frame(ATTEMPTS, {"task": ["a"], "queue": ["r"]}),
-        ["a", "projects/p/locations/l/queues/r/tasks/a"],
-    ],
-)
+OF_ANOTHER_QUEUE = [
+    frame(TASKS, {"task": ["a"], "name": ["projects/p/locations/l/queues/r/tasks/a"]}, index="task"),
+    frame(TASKS, {"task": ["a"], "queue": ["r"]}, index="task")[["queue"]],
+    frame(ATTEMPTS, {"task": ["a"], "queue": ["r"]}),
+    ["a", "projects/p/locations/l/queues/r/tasks/a"],
+]
+
+
+@pytest.mark.parametrize("tasks", OF_ANOTHER_QUEUE)
 def test_tasks_of_another_queue(tasks: Any) -> None:
     """They are refused; the hint leads to their own queue."""
-    with pytest.raises(InvalidInputError, match="queues/r, not of projects/p/locations/l/queues/q") as caught:
+    with raises(InvalidInputError, "queues/r, not of projects/p/locations/l/queues/q", hint='tasks.queue("r")'):
         task_ids(tasks, QUEUE)
-    assert 'tasks.queue("r")' in (caught.value.hint or "")
 
 
 def test_tasks_of_another_project() -> None:
     """The hint has the queue's full name: the short one is of this project."""
-    with pytest.raises(InvalidInputError) as caught:
+    with raises(InvalidInputError, hint='tasks.queue("projects/other/locations/l/queues/q") has the verbs'):
         task_ids("projects/other/locations/l/queues/q/tasks/a", QUEUE)
-    assert 'tasks.queue("projects/other/locations/l/queues/q") has the verbs' in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize(
-    ("tasks", "words"),
-    [
-        (5, "int does not name tasks"),
-        (pd.DataFrame({"a": [1]}), "no column or index `task`"),
-        (["a b"], "not a task name"),
-    ],
-)
+NOT_NAMED = [
+    (5, "int does not name tasks"),
+    (pd.DataFrame({"a": [1]}), "no column or index `task`"),
+    (["a b"], "not a task name"),
+]
+
+
+@pytest.mark.parametrize(("tasks", "words"), NOT_NAMED)
 def test_what_names_none(tasks: Any, words: str) -> None:
     """The error says what is accepted."""
     with pytest.raises(InvalidInputError, match=words):
@@ -93,11 +81,7 @@ def connect(answer: Any, *, local: bool = True) -> Any:
     async def call(rpc: str, **fields: Any) -> Any:
         return answer(rpc, **fields)
 
-    return SimpleNamespace(
-        transport=SimpleNamespace(call=call),
-        endpoint=SimpleNamespace(local=local),
-        watcher=SimpleNamespace(refresh=lambda _: None),
-    )
+    return Mock(**{"transport.call": call, "endpoint.local": local})
 
 
 def operation(*, failed: dict[int, str] | None = None, error: str = "", done: bool = True) -> Any:
@@ -115,35 +99,24 @@ def operation(*, failed: dict[int, str] | None = None, error: str = "", done: bo
 def run_delete(answer: Any, ids: list[str]) -> tuple[list[str | None], list[int]]:
     """Delete, and count as it goes."""
     counted: list[int] = []
-    errors = asyncio.run(delete(connect(answer), QUEUE, ids, counted.append))
-    return errors, counted
+    return asyncio.run(delete(connect(answer), QUEUE, ids, counted.append)), counted
 
 
 def test_deleting_by_the_thousand() -> None:
     """A call takes a thousand names; a reason goes to the task that it is about."""
-    calls: list[list[str]] = []
-
-    def answer(rpc: str, *, parent: str, names: list[str], **_: Any) -> Any:
-        assert (rpc, parent) == ("BatchDeleteTasks", str(QUEUE))
-        calls.append(names)
-        return operation(failed={1: "not there"})
-
+    answer = Mock(return_value=operation(failed={1: "not there"}))
     errors, counted = run_delete(answer, [f"t{n}" for n in range(1001)])
-    assert ([len(names) for names in calls], counted) == ([1000, 1], [1000, 1])
-    assert [n for n, error in enumerate(errors) if error] == [1]
-    assert errors[1] == "not there"
+    assert [(one.args[0], one.kwargs["parent"]) for one in answer.mock_calls] == [("BatchDeleteTasks", str(QUEUE))] * 2
+    assert ([len(one.kwargs["names"]) for one in answer.mock_calls], counted) == ([1000, 1], [1000, 1])
+    assert {n: error for n, error in enumerate(errors) if error} == {1: "not there"}
 
 
 def test_an_operation_that_takes_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked for until it is done."""
-    pauses: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-
-    monkeypatch.setattr(bulk, "asyncio", SimpleNamespace(sleep=sleep))
+    pauses = Pauses()
+    monkeypatch.setattr(bulk, "asyncio", pauses)
     answers = [operation(done=False), operation(done=False), operation(failed={0: "gone"})]
-    errors, _ = run_delete(lambda *_, **__: answers.pop(0), ["a", "b"])
+    errors, _ = run_delete(Mock(side_effect=answers), ["a", "b"])
     assert (errors, pauses) == (["gone", None], [0.5, 0.5])
 
 
@@ -181,20 +154,15 @@ def test_verdicts(verb: Any) -> None:
     made = verb(connect(one_by_one), QUEUE, ["c", "b", "a"])
     assert made.task.tolist() == ["c", "b", "a"]
     assert made.ok.tolist() == [True, False, True]
-    assert made.error.isna().tolist() == [True, False, True]
-    assert made.error[1] == "b is not there"
+    assert made.error.fillna("").tolist() == ["", "b is not there", ""]
 
 
 def test_running_keeps_to_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Google one task a second is run, on an emulator as fast as it goes."""
-    pauses: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-
-    monkeypatch.setattr(bulk, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
-    run_tasks(connect(lambda *_, **__: None), QUEUE, ["a", "b"])
-    run_tasks(connect(lambda *_, **__: None, local=False), QUEUE, ["a", "b"])
+    pauses = Pauses()
+    monkeypatch.setattr(bulk, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": pauses.sleep}))
+    for local in (True, False):
+        run_tasks(connect(lambda *_, **__: None, local=local), QUEUE, ["a", "b"])
     assert pauses == [0.0, 1.0]
 
 
@@ -225,8 +193,6 @@ def test_a_refusal_is_heard_of(*, batching: bool) -> None:
             raise TaskNotFoundError("not there", code="NOT_FOUND")
         raise ServiceError("no right", code="PERMISSION_DENIED")
 
-    heard: list[tuple[str, int]] = []
-    asyncio.run(
-        delete(connect(answer), QUEUE, ["a", "b"], lambda _: None, lambda error, n: heard.append((error.message, n)))
-    )
-    assert heard == [("no right", 2 if batching else 1)]
+    heard = Mock()
+    asyncio.run(delete(connect(answer), QUEUE, ["a", "b"], lambda _: None, heard))
+    assert [(call.args[0].message, call.args[1]) for call in heard.mock_calls] == [("no right", 2 if batching else 1)]

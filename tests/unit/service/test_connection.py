@@ -1,10 +1,9 @@
 """What all parts of a connection share: patience with a new queue, work side by side, what was last seen of a task."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -22,49 +21,35 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     """Give a connection to nobody, that waits for nothing."""
     monkeypatch.setattr(connection_module, "_NEW_QUEUE_PAUSE", 0.0)
     made = Connection(Endpoint(project="p", location="l", target="127.0.0.1:1", local=True), Auth())
+    monkeypatch.setattr(made.transport, "call", AsyncMock())
     yield made
     made.close()
 
 
-def fail(connection: Connection, monkeypatch: pytest.MonkeyPatch, *script: Any) -> list[str]:
-    """Answer calls from a script of errors and answers; return the calls."""
-    answers, calls = list(script), []
-
-    async def call(rpc: str, **_: Any) -> Any:
-        calls.append(rpc)
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(connection.transport, "call", call)
-    return calls
+def calls(connection: Connection) -> Any:
+    """Return the calls of a connection, whose answers a test may set."""
+    return connection.transport.call
 
 
-def test_a_new_queue_is_waited_for(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_queue_is_waited_for(connection: Connection, capsys: pytest.CaptureFixture[str]) -> None:
     """A queue that we have just made is asked for again, and one line says why, however long it takes."""
-    missing = QueueNotFoundError(resource=QUEUE)
-    calls = fail(connection, monkeypatch, missing, missing, missing, "there")
+    calls(connection).side_effect = [QueueNotFoundError(resource=QUEUE)] * 3 + ["there"]
     connection.transport.mark_new(QUEUE)
     assert connection.call("GetQueue", name=QUEUE) == "there"
-    assert calls == ["GetQueue"] * 4
+    assert [call.args for call in calls(connection).mock_calls] == [("GetQueue",)] * 4
     assert capsys.readouterr().out.count("waiting for the new queue") == 1
 
 
 @pytest.mark.parametrize(
     "error", [QueueNotFoundError(resource=f"{QUEUE}2"), QueueNotFoundError(), TaskNotFoundError(resource=QUEUE)]
 )
-def test_nothing_else_is_waited_for(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
-) -> None:
+def test_nothing_else_is_waited_for(connection: Connection, capsys: Any, error: Exception) -> None:
     """Another queue, or a task, that is not there is not there."""
-    calls = fail(connection, monkeypatch, error)
+    calls(connection).side_effect = [error]
     connection.transport.mark_new(QUEUE)
     with pytest.raises(type(error)):
         connection.call("GetQueue", name=QUEUE)
-    assert (calls, capsys.readouterr().out) == (["GetQueue"], "")
+    assert (len(calls(connection).mock_calls), capsys.readouterr().out) == (1, "")
 
 
 def columns(*rows: tuple[str, str, int, str | None]) -> dict[str, list[Any]]:
@@ -101,9 +86,7 @@ def test_an_emulators_log_has_no_quota() -> None:
 
 
 @pytest.mark.parametrize(("place", "noted"), [("gs://team/tasks", True), (None, False), ("mine", False)])
-def test_a_handler_with_another_store_is_noted(
-    connection: Connection, capsys: pytest.CaptureFixture[str], place: str | None, *, noted: bool
-) -> None:
+def test_another_store_is_noted(connection: Connection, capsys: Any, place: str | None, *, noted: bool) -> None:
     """Results that the connection would not read are said before anything is sent; a URL has no store."""
     mine = connection.store.url
     handler = SimpleNamespace(name="report", url="http://127.0.0.1:1/report", store=mine if place == "mine" else place)

@@ -1,7 +1,5 @@
 """The log is read forward: every entry once, within the quota, whatever comes late or in between."""
 
-from __future__ import annotations
-
 import asyncio
 import datetime as dt
 import re
@@ -9,7 +7,6 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
-from google.cloud.logging_v2.types import LogEntry
 from google.cloud.logging_v2.types import logging as logging_types
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +15,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, QuotaError
 from cloudtasks_nb.service.oplog import LogReader
 from cloudtasks_nb.service.quota import CallBudget
+from tests.unit.service.conftest import raw_entry
 
 QUEUE = QueueName(project="p", location="l", queue="q")
 SECOND = 1_000_000
@@ -51,19 +49,14 @@ class Log:
         if error is not None:
             raise error
         since, received = (bound(filter, name) for name in ("timestamp", "receiveTimestamp"))
-        there = sorted(
-            (line.time, line.id, line)
-            for line in self.lines
-            if line.visible <= self.now and line.time >= since and line.received >= received
-        )
-        keys = [key[:2] for key in there]
-        token = tuple(page_token.split("|")) if page_token else ("-1", "")
-        at = bisect_right(keys, (int(token[0]), token[1])) if page_token else 0
-        page = there[at : at + 3]
-        more = f"{page[-1][0]}|{page[-1][1]}" if at + 3 < len(there) else ""
-        return logging_types.ListLogEntriesResponse.pb()(
-            entries=[entry(line) for *_, line in page], next_page_token=more
-        )
+        visible = [line for line in self.lines if line.visible <= self.now]
+        found = (line for line in visible if line.time >= since and line.received >= received)
+        there = sorted(found, key=lambda line: (line.time, line.id))
+        time, name = page_token.split("|") if page_token else ("-1", "")
+        at = bisect_right(there, (int(time), name), key=lambda line: (line.time, line.id))
+        more = f"{there[at + 2].time}|{there[at + 2].id}" if at + 3 < len(there) else ""
+        entries = [raw_entry(one.id, START + one.time, START + one.received) for one in there[at : at + 3]]
+        return logging_types.ListLogEntriesResponse.pb()(entries=entries, next_page_token=more)
 
 
 def bound(where: str, name: str) -> int:
@@ -71,18 +64,7 @@ def bound(where: str, name: str) -> int:
     found = re.search(rf'\b{name}>="([^"]*)"', where)
     if found is None:
         return -(10**18)
-    return (dt.datetime.fromisoformat(found[1]) - dt.datetime(2026, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(
-        microseconds=1
-    )
-
-
-def entry(line: Line) -> Any:
-    """Make the raw entry of a line."""
-    made = LogEntry.pb()(insert_id=line.id)
-    made.timestamp.FromMicroseconds(START + line.time)
-    made.receive_timestamp.FromMicroseconds(START + line.received)
-    made.json_payload.update({"task": f"{QUEUE}/tasks/{line.id}", "attemptResponseLog": {"dispatchCount": "1"}})
-    return made
+    return round(dt.datetime.fromisoformat(found[1]).timestamp() * SECOND) - START
 
 
 class Allowance(CallBudget):
@@ -135,9 +117,8 @@ def test_a_long_log_takes_several_reads() -> None:
 
 def test_late_and_out_of_order() -> None:
     """An entry that arrives late, or before an older one, is returned as well."""
-    reading = Reading(
-        Log(line("a", 1), line("b", 2), line("late", 1, received=300), line("unordered", 3, received=3, visible=4.9))
-    )
+    odd = line("late", 1, received=300), line("unordered", 3, received=3, visible=4.9)
+    reading = Reading(Log(line("a", 1), line("b", 2), *odd))
     for now in (3, 5, 301):
         reading.read(now)
     assert reading.entries == ["a", "b", "unordered", "late"]
@@ -180,8 +161,7 @@ def test_a_page_that_fails_loses_nothing() -> None:
     quota = QuotaError("wait")
     reading.log.errors = [None, quota]
     assert reading.read(10) is quota
-    assert reading.entries == ["00", "01", "02"]
-    assert reading.reader.until is None
+    assert (reading.entries, reading.reader.until) == (["00", "01", "02"], None)
     assert reading.read(10.5, allowance=0) is quota
     assert reading.read(11) is None
     assert reading.entries == [f"{n:02}" for n in range(8)]
@@ -207,11 +187,8 @@ def test_memory_is_bounded() -> None:
     assert reading.reader.remembered < 20
 
 
-lines = st.tuples(
-    st.floats(0, 60),  # time of the attempt
-    st.floats(0, 590),  # how late the log took it
-    st.floats(0, 1.9),  # how much out of order it is indexed
-)
+# Time of the attempt, how late the log took it, how much out of order it is indexed.
+lines = st.tuples(st.floats(0, 60), st.floats(0, 590), st.floats(0, 1.9))
 looks = st.tuples(st.floats(0, 30), st.integers(0, 3))  # pause, pages that the budget allows
 
 

@@ -1,7 +1,5 @@
 """The connection that was made last."""
 
-from __future__ import annotations
-
 import gc
 
 import pytest
@@ -21,15 +19,19 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_last_one_counts() -> None:
-    """The newest is found, also by those to whom nobody gave it."""
+    """The newest is found, also by those to whom nobody gave it; one that was replaced in its variable is not kept."""
     older, newer = Thing(), Thing()
-    open_clients.add(older)
-    open_clients.add(newer)
+    for one in (older, newer):
+        open_clients.add(one)
     assert open_clients.newest() is newer
-    del newer
+    del newer, one
     gc.collect()
-    assert isinstance(open_clients.newest(), Thing)
-    assert open_clients.newest() is not older
+    last = open_clients.newest()
+    assert (isinstance(last, Thing), last is older) == (True, False)
+    del older
+    gc.collect()
+    open_clients.remove(last)
+    assert open_clients.newest() is None
 
 
 def test_the_one_before_it_follows() -> None:
@@ -38,19 +40,6 @@ def test_the_one_before_it_follows() -> None:
     first, second, third = Thing(), Thing(), Thing()
     for one in (first, second, third):
         open_clients.add(one)
-    open_clients.remove(second)
-    assert open_clients.newest() is third
-    open_clients.remove(third)
-    assert open_clients.newest() is first
-    open_clients.remove(first)
-    assert open_clients.newest() is None
-
-
-def test_older_ones_may_go() -> None:
-    """A connection that was replaced in its variable is not kept."""
-    open_clients.add(Thing())
-    last = Thing()
-    open_clients.add(last)
-    gc.collect()
-    open_clients.remove(last)
-    assert open_clients.newest() is None
+    for removed, newest in ((second, third), (third, first), (first, None)):
+        open_clients.remove(removed)
+        assert open_clients.newest() is newest

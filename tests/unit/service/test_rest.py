@@ -1,41 +1,34 @@
 """Calls over REST, against a small HTTP server in this process that records requests and answers from a script."""
 
-from __future__ import annotations
-
 import asyncio
 import json
-import re
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
-from google.cloud import tasks_v2, tasks_v2beta3
-from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksRestTransport
-from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import CloudTasksRestTransport as BetaRestTransport
 
 from cloudtasks_nb import errors
 from cloudtasks_nb._names import INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
+from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.service.rpcs import METHODS, STATS_MASK
 from cloudtasks_nb.service.transport import Transport
 from tests.certificates import Authority
-from tests.unit.service.conftest import PARENT, QUEUE, call, login, use
+from tests.raising import raises
+from tests.unit.service.conftest import PARENT, QUEUE, call, google_method, login, use
+from tests.web import Reply, Request, http_server
 
 TASK = f"{QUEUE}/tasks/t"
+GET = call("GetQueue", name=QUEUE)
 OURS = {INSTANCE_METADATA: "0b7c", LOG_IMMEDIATE_METADATA: "true"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """An answer of the server."""
-
-    body: Any = field(default_factory=dict)  #: JSON, or bytes
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
+def reply(body: Any, status: int = 200, **headers: str) -> Reply:
+    """Return an answer with JSON, or with bytes."""
+    return Reply(body=body if isinstance(body, bytes) else json.dumps(body).encode(), status=status, headers=headers)
 
 
 @dataclass(slots=True)
@@ -43,8 +36,15 @@ class Web:
     """A server that answers every request from its script, the last answer again and again."""
 
     script: list[Reply | None]  #: None: no answer, the connection is closed
-    calls: list[tuple[str, str, dict[str, str], Any, dict[str, str]]] = field(default_factory=list)
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
     port: int = 0
+
+    def answer(self, request: Request) -> Reply | None:
+        """Record a request, and answer it."""
+        query = {key: value for key, value in parse_qsl(request.url.query) if not key.startswith("$")}
+        body = json.loads(request.body or b"null")
+        self.calls.append((request.method, request.url.path, query, body, request.headers))
+        return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
 
 Webs = Callable[..., Web]
@@ -53,63 +53,26 @@ Webs = Callable[..., Web]
 @pytest.fixture
 def web() -> Iterator[Webs]:
     """Start servers; they are stopped after the test."""
-    started: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+    with ExitStack() as servers:
 
-    def start(*script: Reply | None, tls: Authority | None = None) -> Web:
-        made = Web(list(script) or [Reply()])
+        def start(*script: Reply | None, tls: Authority | None = None) -> Web:
+            made = Web(list(script) or [reply({})])
+            made.port = servers.enter_context(http_server(made.answer, tls.context() if tls else None))
+            return made
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                url = urlsplit(self.path)
-                raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                query = {key: value for key, value in parse_qsl(url.query) if not key.startswith("$")}
-                made.calls.append((self.command, url.path, query, json.loads(raw or b"null"), dict(self.headers)))
-                reply = made.script.pop(0) if len(made.script) > 1 else made.script[0]
-                if reply is None:
-                    self.close_connection = True
-                    return
-                body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
-                self.send_response(reply.status)
-                for name, value in {**reply.headers, "Content-Length": str(len(body))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-                """Print nothing."""
-
-        for verb in ("GET", "POST", "PATCH", "DELETE"):
-            setattr(Handler, f"do_{verb}", Handler.answer)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        if tls is not None:
-            server.socket = tls.context().wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        started.append((server, thread))
-        made.port = server.server_port
-        return made
-
-    yield start
-    for server, thread in started:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        yield start
 
 
 REST = {"rest": True}
 TASK_FIELDS = {"name": TASK, "http_request": {"url": "https://x.example/", "body": b"\x00\xff", "headers": {"A": "b"}}}
+RETRIES = {"max_attempts": -1, "min_backoff": {"seconds": 3}}
+RETRY_PATHS = [f"retry_config.{name}" for name in RETRIES]
 #: A request of each RPC that Google's own REST client has too.
 REQUESTS: dict[str, dict[str, Any]] = {
     **{rpc: {method.route: QUEUE} for rpc, method in METHODS.items() if method.resource != "log"},
     "ListQueues": {"parent": PARENT, "page_size": 5, "page_token": "a/b+c"},
     "CreateQueue": {"parent": PARENT, "queue": {"name": QUEUE, "rate_limits": {"max_dispatches_per_second": 2.5}}},
-    "UpdateQueue": {
-        "queue": {"name": QUEUE, "retry_config": {"max_attempts": -1, "min_backoff": {"seconds": 3}}},
-        "update_mask": {"paths": ["retry_config.max_attempts", "retry_config.min_backoff"]},
-    },
+    "UpdateQueue": {"queue": {"name": QUEUE, "retry_config": RETRIES}, "update_mask": {"paths": RETRY_PATHS}},
     "ListTasks": {"parent": QUEUE, "page_size": 1000, "response_view": 2},
     "GetTask": {"name": TASK, "response_view": 1},
     "CreateTask": {"parent": QUEUE, "task": TASK_FIELDS},
@@ -125,23 +88,6 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 
 
-#: The clients that Google generated, with their transports.
-GOOGLES: dict[str, tuple[Any, Any]] = {
-    "v2": (tasks_v2.CloudTasksClient, CloudTasksRestTransport),
-    "v2beta3": (tasks_v2beta3.CloudTasksClient, BetaRestTransport),
-}
-
-
-def by_google(server: Web, rpc: str, fields: dict[str, Any]) -> None:
-    """Call an RPC with the REST client that Google generated."""
-    method = METHODS[rpc]
-    client, made_of = GOOGLES["v2beta3" if ".v2beta3." in method.path else "v2"]
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", method.path.rpartition("/")[2]).lower()
-    transport = made_of(host=f"http://127.0.0.1:{server.port}", credentials=AnonymousCredentials())
-    getattr(client(transport=transport), name)(request=fields)
-    transport.close()
-
-
 def meaning(sent: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a request, with the names of enum values in place of numbers, without what says nothing."""
     verb, path, query, body, _ = sent
@@ -154,7 +100,8 @@ def meaning(sent: tuple[Any, ...]) -> tuple[Any, ...]:
 def test_a_request_is_the_one_of_googles_client(web: Webs, rpc: str) -> None:
     """HTTP method, path, query and body are those of the client that Google generated."""
     server, fields = web(), REQUESTS[rpc]
-    by_google(server, rpc, fields)
+    transport = {"host": f"http://127.0.0.1:{server.port}", "credentials": AnonymousCredentials()}
+    google_method(rpc, "rest", **transport)(request=fields)
     use(server.port, call(rpc, **fields), place=REST)
     theirs, *ours = (meaning(sent) for sent in server.calls)
     assert theirs in ours  # some calls read the state before
@@ -163,75 +110,57 @@ def test_a_request_is_the_one_of_googles_client(web: Webs, rpc: str) -> None:
 def test_a_read_of_the_log(web: Webs) -> None:
     """Google's client for the log has no REST; the path is that of the documentation."""
     entries = {"entries": [{"insertId": "i", "jsonPayload": {"@type": "x", "task": TASK}}], "nextPageToken": "n"}
-    server = web(Reply(body={**entries, "newField": 1}))
+    server = web(reply({**entries, "newField": 1}))
     answer = use(server.port, call("ListLogEntries", filter="x", resource_names=["projects/p"]), place=REST)
-    assert server.calls[0][:4] == (
-        "POST",
-        "/v2/entries:list",
-        {},
-        {"filter": "x", "resourceNames": ["projects/p"]},
-    )
-    assert answer.entries[0].json_payload.fields["task"].string_value == TASK
-    assert answer.next_page_token == "n"  # noqa: S105 - a page
+    assert server.calls[0][:4] == ("POST", "/v2/entries:list", {}, {"filter": "x", "resourceNames": ["projects/p"]})
+    task = answer.entries[0].json_payload.fields["task"]
+    assert (task.string_value, answer.next_page_token) == (TASK, "n")
 
 
 def test_a_raw_call_gives_bytes(web: Webs) -> None:
     """A batch sends bytes and reads bytes, whatever the protocol."""
     kind = "type.googleapis.com/google.cloud.tasks.v2.BatchCreateTasksMetadata"
     operation = {"name": "o", "done": True, "metadata": {"@type": kind, "state": "SUCCEEDED"}}
-    server, method = web(Reply(body=operation)), METHODS["BatchCreateTasks"]
+    server, method = web(reply(operation)), METHODS["BatchCreateTasks"]
     request = method.request(**REQUESTS["BatchCreateTasks"]).SerializeToString()
     answer = use(server.port, lambda transport: transport.raw("BatchCreateTasks", request), place=REST)
     assert method.response.FromString(answer).metadata.type_url == kind
 
 
 MISSING = {"error": {"status": "NOT_FOUND", "message": ""}}
-ERROR = {
-    "code": 403,
-    "status": "PERMISSION_DENIED",
-    "message": "no",
-    "details": [
-        {
-            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-            "reason": "SERVICE_DISABLED",
-            "metadata": {"consumer": "projects/7", "service": "cloudtasks.googleapis.com"},
-        }
-    ],
-}
+DISABLED = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED"}
+METADATA = {"consumer": "projects/7", "service": "cloudtasks.googleapis.com"}
+ERROR = {"code": 403, "status": "PERMISSION_DENIED", "message": "no", "details": [{**DISABLED, "metadata": METADATA}]}
 
 
-@pytest.mark.parametrize(
-    ("reply", "kind", "code", "text"),
-    [
-        (Reply(status=403, body={"error": ERROR}), errors.PreconditionError, "PERMISSION_DENIED", "--project=7"),
-        (Reply(status=404, body=MISSING), errors.QueueNotFoundError, "NOT_FOUND", "there is no queue"),
-        (Reply(status=403, body=b"<h1>No"), errors.PermissionDeniedError, "PERMISSION_DENIED", "403 Forbidden: <h1>No"),
-        (Reply(status=502, body=b""), errors.UnavailableError, "UNAVAILABLE", "HTTP 502 Bad Gateway"),
-        (Reply(status=500, body=[1]), errors.ServiceError, "INTERNAL", "HTTP 500"),
-        (None, errors.UnavailableError, "UNAVAILABLE", "Connection aborted"),
-    ],
-)
-def test_what_an_answer_means(
-    web: Webs, reply: Reply | None, kind: type[errors.CloudTasksError], code: str, text: str
-) -> None:
+ANSWERS = [
+    (reply({"error": ERROR}, 403), errors.PreconditionError, "PERMISSION_DENIED", "--project=7"),
+    (reply(MISSING, 404), errors.QueueNotFoundError, "NOT_FOUND", "there is no queue"),
+    (reply(b"<h1>No", 403), errors.PermissionDeniedError, "PERMISSION_DENIED", "403 Forbidden: <h1>No"),
+    (reply(b"", 502), errors.UnavailableError, "UNAVAILABLE", "HTTP 502 Bad Gateway"),
+    (reply([1], 500), errors.ServiceError, "INTERNAL", "HTTP 500"),
+    (None, errors.UnavailableError, "UNAVAILABLE", "Connection aborted"),
+]
+
+
+@pytest.mark.parametrize(("answer", "kind", "code", "text"), ANSWERS)
+def test_what_an_answer_means(web: Webs, answer: Any, kind: type[CloudTasksError], code: str, text: str) -> None:
     """The errors are those of gRPC; what a proxy answers is shown."""
-    server = web(reply)
-    with pytest.raises(kind) as caught:
+    server = web(answer)
+    with raises(kind, text, code=code):
         use(server.port, call("GetQueue", name=QUEUE, timeout=1.0), place=REST)
-    assert caught.value.code == code
-    assert text in str(caught.value)
 
 
 def test_a_lost_answer_is_asked_for_again(web: Webs) -> None:
     """An idempotent call is repeated, as over gRPC."""
-    server = web(None, Reply(body={"name": QUEUE}))
-    assert use(server.port, call("GetQueue", name=QUEUE), place=REST).name == QUEUE
+    server = web(None, reply({"name": QUEUE}))
+    assert use(server.port, GET, place=REST).name == QUEUE
 
 
 def test_nothing_listens(closed: int) -> None:
     """A call that was not sent is told apart from one whose answer was lost."""
     with pytest.raises(errors.EndpointError, match=f"nothing answers at 127.0.0.1:{closed}"):
-        use(closed, call("GetQueue", name=QUEUE), place=REST)
+        use(closed, GET, place=REST)
 
 
 def test_a_slow_answer(silent: int) -> None:
@@ -243,7 +172,7 @@ def test_a_slow_answer(silent: int) -> None:
 @pytest.mark.parametrize(("headers", "expected"), [(OURS, ("0b7c", True)), ({}, ("address", False))])
 def test_identity_over_rest(web: Webs, headers: dict[str, str], expected: tuple[str, bool]) -> None:
     """Our emulator says in each answer who it is, also in a refusal."""
-    server = web(Reply(status=404, body=MISSING, headers=headers))
+    server = web(reply(MISSING, 404, **headers))
     address = f"127.0.0.1:{server.port}"
 
     async def ask(transport: Transport) -> tuple[str, bool, str | None]:
@@ -255,26 +184,23 @@ def test_identity_over_rest(web: Webs, headers: dict[str, str], expected: tuple[
 
 
 @pytest.mark.parametrize("trusted_by", ["REQUESTS_CA_BUNDLE", None])
-def test_tls_and_a_token(
-    web: Webs, authority: Authority, monkeypatch: pytest.MonkeyPatch, trusted_by: str | None
-) -> None:
+def test_tls_and_a_token(web: Webs, authority: Authority, monkeypatch: Any, trusted_by: str | None) -> None:
     """A server that is no emulator gets a token over TLS, if its certificate is of an authority that is trusted."""
-    server = web(Reply(body={"name": QUEUE}), tls=authority)
+    server = web(reply({"name": QUEUE}), tls=authority)
     place = {"local": False, "rest": True}
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     if trusted_by is None:
-        with pytest.raises(errors.EndpointError, match="is not trusted") as caught:
-            use(server.port, call("GetQueue", name=QUEUE), place=place, auth=login())
-        assert "set REQUESTS_CA_BUNDLE to a PEM file" in (caught.value.hint or "")
+        with raises(errors.EndpointError, "is not trusted", hint="set REQUESTS_CA_BUNDLE to a PEM file"):
+            use(server.port, GET, place=place, auth=login())
         return
     monkeypatch.setenv(trusted_by, str(authority.ca))
-    assert use(server.port, call("GetQueue", name=QUEUE), place=place, auth=login()).name == QUEUE
+    assert use(server.port, GET, place=place, auth=login()).name == QUEUE
     assert server.calls[0][4]["authorization"] == "Bearer a-token"
 
 
 def test_googles_client_over_rest(web: Webs) -> None:
     """`tasks.client` has the protocol of the connection."""
-    server = web(Reply(body={"name": QUEUE}))
+    server = web(reply({"name": QUEUE}))
 
     async def story(transport: Transport) -> str:
         return str((await asyncio.to_thread(transport.client().get_queue, name=QUEUE)).name)

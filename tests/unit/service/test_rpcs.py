@@ -1,11 +1,6 @@
 """What the toolkit knows of each RPC, held against Google's own descriptors."""
 
-from __future__ import annotations
-
-import re
-
 import pytest
-from google.cloud import tasks_v2
 
 from cloudtasks_nb.service.rpcs import METHODS, STATS_MASK, Method
 
@@ -18,23 +13,11 @@ MIXINS = {"TestIamPermissions": "google.iam.v1"}
 
 @each_method
 def test_request_and_response_belong_to_the_call(method: Method) -> None:
-    """The request is the one of the RPC's name, in the version of the RPC's service."""
+    """The request is the one of the RPC's name, in the version of the RPC's service, and the route is a field of it."""
     _, service, name = method.path.split("/")
     package = MIXINS.get(name, service.rpartition(".")[0])
     assert method.request.DESCRIPTOR.full_name == f"{package}.{name}Request"
     assert method.response.DESCRIPTOR.full_name.startswith((f"{package}.", "google.protobuf.", "google.longrunning."))
-
-
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "tasks.v2." in method.path])
-def test_googles_client_has_the_call(name: str) -> None:
-    """Every call of the service is one that Google's client makes too."""
-    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-    assert callable(getattr(tasks_v2.CloudTasksClient, snake))
-
-
-@each_method
-def test_the_route_is_a_field_of_the_request(method: Method) -> None:
-    """What is repeated in the metadata is there, however deep."""
     fields = method.request.DESCRIPTOR
     for part in method.route.split(".") if method.route else ():
         found = fields.fields_by_name[part]
@@ -43,18 +26,13 @@ def test_the_route_is_a_field_of_the_request(method: Method) -> None:
 
 
 @each_method
-def test_permission_and_role(method: Method) -> None:
-    """Each RPC names the permission that it needs and a role that has it."""
-    assert method.permission.startswith(("cloudtasks.", "logging."))
-    assert method.role.startswith("roles/")
-
-
-@each_method
 def test_what_a_lost_answer_means(method: Method) -> None:
-    """Each RPC that changes something says what is not known when its answer is lost; one that reads has no need to."""
+    """Each RPC that changes something says what is not known when its answer is lost; each has permission and role."""
     reads = method.path.rpartition("/")[2].startswith(("Get", "List", "Test"))
     assert reads == (method.lost is None)
     assert method.lost is None or not method.lost.read or METHODS[method.lost.read].response is method.response
+    assert method.permission.startswith(("cloudtasks.", "logging."))
+    assert method.role.startswith("roles/")
 
 
 def test_the_mask_names_fields() -> None:

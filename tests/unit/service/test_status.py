@@ -1,7 +1,5 @@
 """Every status code of the service becomes an error with the resource and the next step."""
 
-from __future__ import annotations
-
 import grpc
 import pytest
 
@@ -30,43 +28,42 @@ def test_what_a_batch_repeats() -> None:
     assert {"INTERNAL", "UNKNOWN", "CANCELLED", "DATA_LOSS"} == RETRIED_SOME
 
 
-@pytest.mark.parametrize(
-    ("code", "rpc", "kind", "hint"),
-    [
-        ("NOT_FOUND", "GetQueue", errors.QueueNotFoundError, 'tasks.queue("q", create=True)'),
-        ("NOT_FOUND", "GetTask", errors.TaskNotFoundError, "queue.attempts()"),
-        ("NOT_FOUND", "GetOperation", errors.ServiceError, None),
-        ("ALREADY_EXISTS", "GetQueue", errors.AlreadyExistsError, None),
-        ("INVALID_ARGUMENT", "GetQueue", errors.InvalidInputError, "quotas"),
-        ("OUT_OF_RANGE", "GetQueue", errors.InvalidInputError, None),
-        ("FAILED_PRECONDITION", "GetQueue", errors.PreconditionError, None),
-        (
-            "PERMISSION_DENIED",
-            "GetQueue",
-            errors.PermissionDeniedError,
-            "binding q --location=l --project=p --member=user:YOU --role=roles/cloudtasks.viewer",
-        ),
-        ("PERMISSION_DENIED", "GetTask", errors.PermissionDeniedError, "cloudtasks.tasks.get"),
-        ("RESOURCE_EXHAUSTED", "GetQueue", errors.QuotaError, "quotas"),
-        ("UNAUTHENTICATED", "GetQueue", errors.CredentialsError, "gcloud auth application-default login"),
-        ("UNAVAILABLE", "GetQueue", errors.UnavailableError, "try again"),
-        ("DEADLINE_EXCEEDED", "GetQueue", errors.UnavailableError, "try again"),
-        ("UNIMPLEMENTED", "GetQueue", errors.ServiceError, "does not support the call"),
-        ("CANCELLED", "GetQueue", errors.ServiceError, None),
-        ("INTERNAL", "GetQueue", errors.ServiceError, None),
-        ("UNKNOWN", "GetQueue", errors.ServiceError, None),
-        ("DATA_LOSS", "GetQueue", errors.ServiceError, None),
-        ("ABORTED", "GetQueue", errors.ServiceError, None),
-    ],
-)
+DENIED = errors.PermissionDeniedError
+FAULT, INVALID = errors.ServiceError, errors.InvalidInputError
+ERRORS_BY_CODE: list[tuple[str, str, type[errors.CloudTasksError], str | None]] = [
+    ("NOT_FOUND", "GetQueue", errors.QueueNotFoundError, 'tasks.queue("q", create=True)'),
+    ("NOT_FOUND", "GetTask", errors.TaskNotFoundError, "queue.attempts()"),
+    ("NOT_FOUND", "GetOperation", errors.ServiceError, None),
+    *(("ALREADY_EXISTS", "GetQueue", errors.AlreadyExistsError, None), ("ABORTED", "GetQueue", FAULT, None)),
+    *(("INVALID_ARGUMENT", "GetQueue", INVALID, "quotas"), ("OUT_OF_RANGE", "GetQueue", INVALID, None)),
+    ("FAILED_PRECONDITION", "GetQueue", errors.PreconditionError, None),
+    (
+        "PERMISSION_DENIED",
+        "GetQueue",
+        DENIED,
+        "--location=l --project=p --member=user:YOU --role=roles/cloudtasks.v",
+    ),
+    ("PERMISSION_DENIED", "GetTask", DENIED, "cloudtasks.tasks.get"),
+    ("RESOURCE_EXHAUSTED", "GetQueue", errors.QuotaError, "quotas"),
+    ("UNAUTHENTICATED", "GetQueue", errors.CredentialsError, "gcloud auth application-default login"),
+    *((code, "GetQueue", errors.UnavailableError, "try again") for code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")),
+    ("UNIMPLEMENTED", "GetQueue", FAULT, "does not support the call"),
+    *((code, "GetQueue", FAULT, None) for code in ("CANCELLED", "INTERNAL", "UNKNOWN", "DATA_LOSS")),
+]
+
+
+def error_of(code: str, rpc: str, name: str) -> errors.CloudTasksError:
+    """Return the error of a refused call."""
+    refusal = Refusal(code=code, message="some details")
+    return service_error(refusal, method=METHODS[rpc], resource=name, endpoint=ENDPOINT)
+
+
+@pytest.mark.parametrize(("code", "rpc", "kind", "hint"), ERRORS_BY_CODE)
 def test_an_error_for_each_code(code: str, rpc: str, kind: type[errors.CloudTasksError], hint: str | None) -> None:
     """The class fits the code; the resource, the code and the next step are attributes."""
-    name = NAMES[rpc]
-    error = service_error(
-        Refusal(code=code, message="some details"), method=METHODS[rpc], resource=name, endpoint=ENDPOINT
-    )
-    assert (type(error), error.code, error.resource) == (kind, code, name)
-    assert name.rpartition("/")[2] in error.message
+    error = error_of(code, rpc, NAMES[rpc])
+    assert (type(error), error.code, error.resource) == (kind, code, NAMES[rpc])
+    assert NAMES[rpc].rpartition("/")[2] in error.message
     assert (hint or "") in (error.hint or "")
     assert (error.hint is None) == (hint is None)
 
@@ -74,6 +71,4 @@ def test_an_error_for_each_code(code: str, rpc: str, kind: type[errors.CloudTask
 def test_a_queue_of_another_project_is_named_in_full() -> None:
     """The short name would create the queue in the connection's own project."""
     name = "projects/other/locations/l/queues/q"
-    refusal = Refusal(code="NOT_FOUND")
-    error = service_error(refusal, method=METHODS["GetQueue"], resource=name, endpoint=ENDPOINT)
-    assert error.hint == f'tasks.queue("{name}", create=True) creates it'
+    assert error_of("NOT_FOUND", "GetQueue", name).hint == f'tasks.queue("{name}", create=True) creates it'

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from cloudtasks_nb._settings import resolve
 from cloudtasks_nb.service.no_connection import no_connection
 from cloudtasks_nb.service.transport import Transport
 from tests.certificates import Authority
+from tests.raising import raises
 from tests.unit.service.conftest import QUEUE, Fakes, call, login, use
 
 SECURE = {"local": False}
@@ -32,8 +32,7 @@ def test_a_custom_endpoint_is_called_as_google_is(fake: Fakes, trusted: Authorit
 
     async def story(transport: Transport) -> tuple[Any, ...]:
         await transport.call("GetQueue", name=QUEUE)
-        server.script.append(ListLogEntriesResponse.pb()())
-        server.script.pop(0)
+        server.script[:] = [ListLogEntriesResponse.pb()()]
         await transport.call("ListLogEntries", filter="x")
         return await transport.identity(), await transport.http(), transport.google
 
@@ -115,42 +114,40 @@ def test_a_connection_that_broke_in_a_sleep_is_replaced(fake: Fakes, trusted: Au
     assert use(server.port, story, place=SECURE, auth=login(), keepalive=(1.0, 1.0)) == 2
 
 
-@dataclass(frozen=True)
-class Obstacle:
-    """What stands between a client and the service."""
-
-    port: int
-    endpoint: str = ""  #: the address that is called, by default the port of this machine
-    variables: Mapping[str, str] = field(default_factory=dict)
-
-
-Obstacles = Callable[[str], Obstacle]
+#: Puts an obstacle of a kind between a client and the service; returns the port, and the address that is called.
+Obstacles = Callable[[str], tuple[int, dict[str, str]]]
 
 
 @pytest.fixture
 def obstacle(
-    fake: Fakes, trusted: Authority, closed: int, tmp_path: Path, http1: Callable[..., int]
-) -> Callable[[str], Obstacle]:
+    fake: Fakes, trusted: Authority, closed: int, tmp_path: Path, http1: Callable[..., int], monkeypatch: Any
+) -> Obstacles:
     """Return a function that puts an obstacle of a kind in the way."""
     other = Authority(tmp_path / "other")
-    google = "cloudtasks.googleapis.com:443"
 
-    def proxy(port: int, user: str = "") -> Obstacle:
-        return Obstacle(port, google, {"https_proxy": f"http://{user}127.0.0.1:{port}"})
+    def unnamed() -> int:
+        monkeypatch.setenv(ROOTS, "")
+        return fake(tls=other.grpc()).port
 
-    kinds: dict[str, Callable[[], Obstacle]] = {
-        "certificate of an unknown authority": lambda: Obstacle(fake(tls=other.grpc()).port),
-        "unknown authority, none named": lambda: Obstacle(fake(tls=other.grpc()).port, variables={ROOTS: ""}),
-        "no HTTP/2": lambda: Obstacle(http1(tls=trusted)),
-        "no TLS": lambda: Obstacle(fake().port),
-        "nothing listens": lambda: Obstacle(closed),
-        "no answer": lambda: Obstacle(http1()),
-        "unknown host": lambda: Obstacle(1, "cloudtasks.nowhere.invalid:443"),
+    def proxy(port: int, user: str = "") -> int:
+        monkeypatch.setenv("https_proxy", f"http://{user}127.0.0.1:{port}")
+        return port
+
+    kinds: dict[str, Callable[[], int]] = {
+        "certificate of an unknown authority": lambda: fake(tls=other.grpc()).port,
+        "unknown authority, none named": unnamed,
+        "no HTTP/2": lambda: http1(tls=trusted),
+        "no TLS": lambda: fake().port,
+        "nothing listens": lambda: closed,
+        "no answer": http1,
+        "unknown host": lambda: 1,
         "proxy that refuses": lambda: proxy(http1(b"HTTP/1.1 403 Forbidden\r\n\r\n")),
         "proxy that wants a password": lambda: proxy(http1(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")),
         "proxy that is not there": lambda: proxy(closed, "ann:secret@"),
     }
-    return lambda kind: kinds[kind]()
+    hosts = {"unknown": "cloudtasks.nowhere.invalid:443", "proxy": "cloudtasks.googleapis.com:443"}
+    targets = {kind: {"target": hosts[kind.split()[0]]} for kind in kinds if kind.startswith(("unknown host", "proxy"))}
+    return lambda kind: (kinds[kind](), targets.get(kind, {}))
 
 
 @pytest.fixture
@@ -179,41 +176,34 @@ def http1() -> Iterator[Callable[..., int]]:
     _loop.run(stop())
 
 
-@pytest.mark.parametrize(
-    ("kind", "message", "hint"),
-    [
-        ("certificate of an unknown authority", "is not trusted: .*CERTIFICATE_VERIFY_FAILED", "ca.pem, which lacks"),
-        ("unknown authority, none named", "is not trusted: .*CERTIFICATE_VERIFY_FAILED", f"set {ROOTS} to a PEM file"),
-        ("no HTTP/2", "does not speak HTTP/2: .*ALPN", 'transport="rest"'),
-        ("no TLS", "does not speak TLS: .*WRONG_VERSION_NUMBER", "without https://"),
-        ("nothing listens", "nothing answers at 127.0.0.1:.*Connection refused", "check the network"),
-        ("no answer", "nothing answers at 127.0.0.1:.*: Deadline Exceeded", "a firewall may drop"),
-        ("unknown host", "the host of cloudtasks.nowhere.invalid:443 is not found: errors resolving", "VPN, DNS"),
-        ("proxy that refuses", "the proxy that https_proxy names, http://127.*, does not let .* 403", "no_proxy"),
-        ("proxy that wants a password", "wants a password: .*407", "USER:PASSWORD@HOST"),
-        ("proxy that is not there", "https_proxy names, http://127.* does not answer: .*refused", "unset the variable"),
-    ],
-)
-def test_why_no_connection_comes_about(
-    obstacle: Obstacles, monkeypatch: pytest.MonkeyPatch, kind: str, message: str, hint: str
-) -> None:
+OBSTACLES = [
+    ("certificate of an unknown authority", "is not trusted: .*CERTIFICATE_VERIFY_FAILED", "ca.pem, which lacks"),
+    ("unknown authority, none named", "is not trusted: .*CERTIFICATE_VERIFY_FAILED", f"set {ROOTS} to a PEM file"),
+    ("no HTTP/2", "does not speak HTTP/2: .*ALPN", 'transport="rest"'),
+    ("no TLS", "does not speak TLS: .*WRONG_VERSION_NUMBER", "without https://"),
+    ("nothing listens", "nothing answers at 127.0.0.1:.*Connection refused", "check the network"),
+    ("no answer", "nothing answers at 127.0.0.1:.*: Deadline Exceeded", "a firewall may drop"),
+    ("unknown host", "the host of cloudtasks.nowhere.invalid:443 is not found: errors resolving", "VPN, DNS"),
+    ("proxy that refuses", "the proxy that https_proxy names, http://127.*, does not let .* 403", "no_proxy"),
+    ("proxy that wants a password", "wants a password: .*407", "USER:PASSWORD@HOST"),
+    ("proxy that is not there", "https_proxy names, http://127.* does not answer: .*refused", "unset the variable"),
+]
+
+
+@pytest.mark.parametrize(("kind", "message", "hint"), OBSTACLES)
+def test_why_no_connection_comes_about(obstacle: Obstacles, kind: str, message: str, hint: str) -> None:
     """The error says what gRPC says of it, and what helps; a password in the address of a proxy is not shown."""
-    found = obstacle(kind)
-    for name, value in found.variables.items():
-        monkeypatch.setenv(name, value)
-    place = {**SECURE, **({"target": found.endpoint} if found.endpoint else {})}
-    with pytest.raises(errors.EndpointError, match=message) as caught:
-        use(found.port, call("GetQueue", name=QUEUE), place=place, auth=login(), connect_timeout=0.3)
-    assert hint in (caught.value.hint or "")
+    port, target = obstacle(kind)
+    with raises(errors.EndpointError, message, hint=hint) as caught:
+        use(port, call("GetQueue", name=QUEUE), place={**SECURE, **target}, auth=login(), connect_timeout=0.3)
     assert "secret" not in str(caught.value)
 
 
 def test_a_server_with_tls_that_is_called_without(fake: Fakes, trusted: Authority) -> None:
     """An address without ``https://`` is an emulator's; the hint is the address that works."""
     port = fake(tls=trusted.grpc()).port
-    with pytest.raises(errors.EndpointError) as caught:
+    with raises(errors.EndpointError, hint=f'if it speaks TLS: endpoint="https://127.0.0.1:{port}"'):
         use(port, call("GetQueue", name=QUEUE), connect_timeout=0.3)
-    assert caught.value.hint == f'if it speaks TLS: endpoint="https://127.0.0.1:{port}"'
 
 
 @pytest.mark.parametrize(

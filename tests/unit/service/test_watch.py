@@ -1,30 +1,24 @@
 """The one watcher of a connection, over a service that lives in this file."""
 
-from __future__ import annotations
-
 import queue as queues
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from google.cloud import tasks_v2beta3
-from google.cloud.logging_v2.types import LogEntry
 from google.cloud.logging_v2.types import logging as logging_types
 from google.cloud.tasks_v2 import types
 
-from cloudtasks_nb import _loop
+from cloudtasks_nb import _loop, errors
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.errors import (
-    PermissionDeniedError,
-    QueueNotFoundError,
-    ServiceError,
-    TaskNotFoundError,
-    UnavailableError,
-)
-from cloudtasks_nb.service.watch import Pending, Snapshot, Subscription, Watcher
+from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, ServiceError, TaskNotFoundError
+from cloudtasks_nb.service.watch import Pending, Snapshot, Watcher
+from tests.unit.service.conftest import raw_entry
 
 PATIENCE = 20.0
+SECOND = 1_000_000
 QUEUE = QueueName(project="p", location="l", queue="q")
 OTHER = QueueName(project="p", location="l", queue="other")
 Answerer = Callable[..., Any]
@@ -78,12 +72,7 @@ def queue_stats(name: str, **_: Any) -> Any:
 
 def log(*inserts: str) -> Answerer:
     """Answer with entries of these ids."""
-    entries = []
-    for number, insert_id in enumerate(inserts):
-        entry = LogEntry.pb()(insert_id=insert_id, timestamp={"seconds": 1000 + number})
-        entry.receive_timestamp.seconds = 1003 + number
-        entry.json_payload.update({"task": f"{QUEUE}/tasks/{insert_id}", "attemptResponseLog": {"dispatchCount": "1"}})
-        entries.append(entry)
+    entries = [raw_entry(one, (1000 + n) * SECOND, (1003 + n) * SECOND) for n, one in enumerate(inserts)]
     return lambda **_: logging_types.ListLogEntriesResponse.pb()(entries=entries)
 
 
@@ -99,28 +88,31 @@ def start(service: Service, **budgets: Any) -> Watcher:
 
 
 @pytest.fixture
-def watching() -> Iterator[Callable[..., Subscription]]:
-    """Subscribe; the watchers are closed after the test."""
+def watch() -> Iterator[Callable[..., Heard]]:
+    """Subscribe to a queue of a service, or of a watcher; the watchers are closed after the test."""
     watchers: list[Watcher] = []
 
-    def subscribe(watcher: Watcher, listener: Any, queue: QueueName = QUEUE, **how: Any) -> Subscription:
-        watchers.append(watcher)
-        return watcher.subscribe(queue, listener, **{"every": 0.001, **how})
+    def subscribe(of: Service | Watcher, queue: QueueName = QUEUE, listener: Any = None, **how: Any) -> Heard:
+        heard = Heard()
+        watchers.append(start(of, log_reads=100_000) if isinstance(of, Service) else of)
+        watchers[-1].subscribe(queue, listener or heard, **{"every": 0.001, **how})
+        return heard
 
     yield subscribe
     for watcher in watchers:
         _loop.run(watcher.close(), PATIENCE)
 
 
-Subscribe = Callable[..., Subscription]
+Watch = Callable[..., Heard]
+DENIED = PermissionDeniedError("no", code="PERMISSION_DENIED")
+MISSING = QueueNotFoundError("no", code="NOT_FOUND")
 
 
-def test_snapshots_arrive(watching: Subscribe) -> None:
+def test_snapshots_arrive(watch: Watch) -> None:
     """Settings and statistics come again and again; the log is not read unless a subscriber asks for it."""
-    service, heard = Service(), Heard()
-    watcher = start(service)
+    watcher = start(service := Service())
     assert watcher.latest(QUEUE) is None
-    watching(watcher, heard)
+    heard = watch(watcher)
     first, second = heard.next(), heard.next()
     assert (first.queue, first.gone, first.errors, first.log_until, first.entries) == (QUEUE, False, (), None, ())
     assert first.values is not None
@@ -130,10 +122,10 @@ def test_snapshots_arrive(watching: Subscribe) -> None:
     assert set(service.calls) == {"GetQueueStats"}
 
 
-def test_entries_come_once(watching: Subscribe) -> None:
+def test_entries_come_once(watch: Watch) -> None:
     """However often the log delivers an entry, only one snapshot has it; `lag` is how late it arrived."""
-    service, heard = Service(ListLogEntries=log("a", "b")), Heard()
-    watching(start(service, log_reads=100_000), heard, since=1_000_000_000)
+    service = Service(ListLogEntries=log("a", "b"))
+    heard = watch(service, since=1_000_000_000)
     first = heard.next()
     assert inserts(first) == ["a", "b"]
     assert (first.entries[0].task, first.lag) == ("a", 3_000_000)
@@ -142,135 +134,88 @@ def test_entries_come_once(watching: Subscribe) -> None:
     assert inserts(heard.until(lambda snapshot: bool(snapshot.entries))) == ["c"]
 
 
-def test_entries_from_before_are_left_out(watching: Subscribe) -> None:
-    """The log is read further back than was asked for, because entries arrive late; subscribers do not see that."""
-    heard = Heard()
-    watching(start(Service(ListLogEntries=log("a", "b"))), heard, since=1_001_000_000)
-    assert inserts(heard.next()) == ["b"]
-
-
-def test_a_later_subscriber_gets_all(watching: Subscribe) -> None:
-    """A subscriber gets every entry since the time that it asked for, whatever others got before."""
-    early, late = Heard(), Heard()
+def test_a_later_subscriber_gets_all(watch: Watch) -> None:
+    """The log is read further back than was asked for; a subscriber gets every entry since the time that it gave."""
     watcher = start(Service(ListLogEntries=log("a", "b")), log_reads=100_000)
-    watching(watcher, early, since=1_001_000_000)
-    assert inserts(early.next()) == ["b"]
-    watching(watcher, late, since=1_000_000_000)
+    assert inserts(watch(watcher, since=1_001_000_000).next()) == ["b"]
+    late = watch(watcher, since=1_000_000_000)
     assert inserts(late.until(lambda snapshot: bool(snapshot.entries))) == ["a", "b"]
 
 
-def test_queues_do_not_mix(watching: Subscribe) -> None:
+def test_queues_do_not_mix(watch: Watch) -> None:
     """Each listener gets the snapshots of its own queue."""
-    one, other = Heard(), Heard()
     watcher = start(Service())
-    watching(watcher, one)
-    watching(watcher, other, OTHER)
-    assert {one.next().queue for _ in range(3)} == {QUEUE}
-    assert {other.next().queue for _ in range(3)} == {OTHER}
+    heard = {queue: watch(watcher, queue) for queue in (QUEUE, OTHER)}
+    for queue, one in heard.items():
+        assert {one.next().queue for _ in range(3)} == {queue}
 
 
-def test_a_listener_that_fails(watching: Subscribe, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_that_fails(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     """Its exception is logged; it and the others get the next snapshots."""
-    calls: list[Snapshot] = []
-
-    def fails(snapshot: Snapshot) -> None:
-        calls.append(snapshot)
-        raise RuntimeError("a bug of a panel")
-
-    heard = Heard()
+    fails = Mock(side_effect=RuntimeError("a bug of a panel"))
     watcher = start(Service())
-    watching(watcher, fails)
-    watching(watcher, heard)
+    watch(watcher, listener=fails)
+    heard = watch(watcher)
     heard.next()
     heard.next()
-    assert len(calls) >= 2
+    assert fails.call_count >= 2
     assert "a listener of queue projects/p/locations/l/queues/q failed" in {r.getMessage() for r in caplog.records}
 
 
-def test_a_log_that_may_not_be_read(watching: Subscribe) -> None:
-    """The snapshot has the error, no entries, and the statistics all the same."""
-    denied = PermissionDeniedError("no", code="PERMISSION_DENIED")
-    heard = Heard()
-    watching(start(Service(ListLogEntries=denied)), heard, since=0)
-    found = heard.next()
-    assert (found.errors, found.log_until, found.entries) == ((denied,), None, ())
-    assert found.values is not None
+def test_what_may_not_be_read(watch: Watch) -> None:
+    """The snapshot has the error, and what may be read all the same; that there is no queue is a fact of it."""
+    found = watch(Service(ListLogEntries=DENIED), since=0).next()
+    assert (found.errors, found.log_until, found.entries, found.values is None) == ((DENIED,), None, (), False)
+    found = watch(Service(GetQueueStats=DENIED, ListLogEntries=log("a")), since=0).next()
+    assert (found.errors, found.values, found.gone, inserts(found)) == ((DENIED,), None, False, ["a"])
+    assert watch(Service(GetQueueStats=MISSING)).next().gone
 
 
-def test_statistics_that_may_not_be_read(watching: Subscribe) -> None:
-    """The snapshot has the error, and the log all the same."""
-    denied = PermissionDeniedError("no", code="PERMISSION_DENIED")
-    heard = Heard()
-    watching(start(Service(GetQueueStats=denied, ListLogEntries=log("a"))), heard, since=0)
-    found = heard.next()
-    assert (found.errors, found.values, found.gone, inserts(found)) == ((denied,), None, False, ["a"])
-
-
-def test_a_queue_that_is_gone(watching: Subscribe) -> None:
-    """That the queue does not exist is a fact of the snapshot."""
-    missing = QueueNotFoundError("no", code="NOT_FOUND")
-    heard = Heard()
-    watching(start(Service(GetQueueStats=missing)), heard)
-    assert heard.next().gone
-
-
-def test_an_endpoint_without_statistics(watching: Subscribe) -> None:
+def test_an_endpoint_without_statistics(watch: Watch) -> None:
     """Where v2beta3 is not served, v2 gives the settings, and the depth is not known."""
-    service = Service(
-        GetQueueStats=ServiceError("no", code="UNIMPLEMENTED"),
-        GetQueue=lambda name: types.Queue.pb()(name=name, state=2),
-    )
-    heard = Heard()
-    watching(start(service), heard)
-    found = heard.next()
+    queue = types.Queue.pb()(name=str(QUEUE), state=2)
+    unknown = ServiceError("no", code="UNIMPLEMENTED")
+    found = watch(Service(GetQueueStats=unknown, GetQueue=lambda **_: queue)).next()
     assert found.errors == ()
     assert found.values is not None
     assert (found.values["state"], found.values.get("tasks")) == ("PAUSED", None)
 
 
-def test_a_read_at_once(watching: Subscribe) -> None:
+def test_a_read_at_once(watch: Watch) -> None:
     """After a change one need not wait for the next read."""
-    watcher, heard = start(Service()), Heard()
-    watching(watcher, heard, every=3600.0)
+    watcher = start(Service())
+    heard = watch(watcher, every=3600.0)
     first = heard.next()
     watcher.refresh(OTHER)
     watcher.refresh(QUEUE)
     assert heard.next().at >= first.at
 
 
-def test_the_quickest_subscriber_sets_the_pace(watching: Subscribe) -> None:
+def test_the_quickest_subscriber_sets_the_pace(watch: Watch) -> None:
     """A slow subscriber does not slow down a quick one."""
-    slow, quick = Heard(), Heard()
     watcher = start(Service())
-    watching(watcher, slow, every=3600.0)
-    slow.next()
-    watching(watcher, quick)
+    watch(watcher, every=3600.0).next()
+    quick = watch(watcher)
     assert [quick.next().queue for _ in range(3)] == [QUEUE] * 3
 
 
-def test_an_unknown_enum_value_is_unknown(watching: Subscribe) -> None:
+def test_an_unknown_enum_value_is_unknown(watch: Watch) -> None:
     """A state that a newer service has is shown as no state; the queue is watched on."""
-    service, heard = Service(GetQueueStats=lambda name, **_: tasks_v2beta3.Queue.pb()(name=name, state=99)), Heard()
-    watching(start(service), heard)
+    heard = watch(Service(GetQueueStats=lambda name, **_: tasks_v2beta3.Queue.pb()(name=name, state=99)))
     for snapshot in (heard.next(), heard.next()):
         assert snapshot.values is not None
         assert (snapshot.values["state"], snapshot.errors) == ("STATE_UNSPECIFIED", ())
 
 
-def test_subscribers_hear_of_any_failing_read(watching: Subscribe) -> None:
+def test_subscribers_hear_of_any_failing_read(watch: Watch) -> None:
     """An exception of our own code is an error in the snapshot, and the queue is watched on."""
-
-    def broken(**_: Any) -> Any:
-        raise IndexError("ours")
-
-    service, heard = Service(GetQueueStats=broken), Heard()
-    watching(start(service), heard)
+    heard = watch(service := Service(GetQueueStats=IndexError("ours")))
     assert [str(error) for error in heard.next().errors] == ["reading queue q failed with IndexError: ours"]
     service.answers["GetQueueStats"] = queue_stats
     assert heard.until(lambda snapshot: not snapshot.errors).values is not None
 
 
-def test_a_log_of_which_the_second_page_fails(watching: Subscribe) -> None:
+def test_a_log_of_which_the_second_page_fails(watch: Watch) -> None:
     """The subscribers hear of it, and entries of earlier pages are delivered when the log can be read again."""
     good = log("a")()
     good.next_page_token = "more"  # noqa: S105 - no password
@@ -280,9 +225,7 @@ def test_a_log_of_which_the_second_page_fails(watching: Subscribe) -> None:
             raise IndexError("ours")
         return good
 
-    service = Service(ListLogEntries=page)
-    heard = Heard()
-    watching(start(service, log_reads=100_000), heard, since=1_000_000_000)
+    heard = watch(service := Service(ListLogEntries=page), since=1_000_000_000)
     first = heard.next()
     assert (inserts(first), first.log_until) == ([], None)
     assert str(first.errors[0]).startswith("reading the log of queue q failed with IndexError")
@@ -298,9 +241,8 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 def test_one_read() -> None:
     """A queue can be read without a subscription; an error is raised."""
     assert run(start(Service()).read_queue(QUEUE))["tasks"] == 7
-    missing = QueueNotFoundError("no", code="NOT_FOUND")
     with pytest.raises(QueueNotFoundError):
-        run(start(Service(GetQueueStats=missing)).read_queue(QUEUE))
+        run(start(Service(GetQueueStats=MISSING)).read_queue(QUEUE))
 
 
 def task(name: str, **fields: Any) -> Any:
@@ -318,11 +260,10 @@ def test_a_listing() -> None:
         "more": types.ListTasksResponse.pb()(tasks=[task("b", dispatch_count=2, last_attempt=FAILED)]),
     }
     watcher = start(Service(ListTasks=lambda page_token, **_: pages[page_token]))
+    failed = {"last_status": "INTERNAL", "last_message": "INTERNAL(13)"}
     assert run(watcher.listing(QUEUE)) == {
         "a": Pending(state="ready", attempts=0, schedule_time=9_000_000, last_status=None, last_message=None),
-        "b": Pending(
-            state="retrying", attempts=2, schedule_time=0, last_status="INTERNAL", last_message="INTERNAL(13)"
-        ),
+        "b": Pending(state="retrying", attempts=2, schedule_time=0, **failed),
     }
 
 
@@ -344,7 +285,7 @@ def test_a_lookup() -> None:
 @pytest.mark.parametrize("work", ["listing", "lookup"])
 def test_what_cannot_be_looked_up(work: str) -> None:
     """An error is not an answer."""
-    broken = UnavailableError("down")
+    broken = errors.UnavailableError("down")
     watcher = start(Service(ListTasks=broken, GetTask=broken))
-    with pytest.raises(UnavailableError):
+    with pytest.raises(errors.UnavailableError):
         run(watcher.listing(QUEUE) if work == "listing" else watcher.lookup(QUEUE, ["a"]))

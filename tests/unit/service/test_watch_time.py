@@ -1,24 +1,22 @@
 """Watching in simulated time: many queues within the quota of log reads, pauses, and the end of the work."""
 
-from __future__ import annotations
-
 import asyncio
 import selectors
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from google.cloud import tasks_v2beta3
-from google.cloud.logging_v2.types import LogEntry
 from google.cloud.logging_v2.types import logging as logging_types
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import CloudTasksError, QuotaError, UnavailableError
 from cloudtasks_nb.service.watch import Snapshot, Watcher
+from tests.unit.service.conftest import raw_entry
 
 QUEUES = [QueueName(project="p", location="l", queue=f"q{number}") for number in range(8)]
 MINUTE = 60.0
@@ -42,8 +40,7 @@ class Service:
     """A transport that notes when the log of which queue is read; answers take so many seconds."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, latency: float, pages: dict[str, int]) -> None:
-        self._loop = loop
-        self._latency = latency
+        self._loop, self._latency = loop, latency
         self._pages = pages  # pages of each queue's log that nobody has read yet
         self.reads: list[float] = []
         self.by_queue: defaultdict[str, list[float]] = defaultdict(list)
@@ -66,58 +63,54 @@ class Service:
         if not left:
             return logging_types.ListLogEntriesResponse.pb()()
         self._pages[queue] = left - 1
-        entry = LogEntry.pb()(insert_id=f"{queue}-{left}")
-        entry.timestamp.FromMicroseconds(int(START * 1e6))
-        entry.receive_timestamp.FromMicroseconds(int(START * 1e6))
-        entry.json_payload.update({"task": f"t-{left}", "attemptResponseLog": {"dispatchCount": "1"}})
+        entry = raw_entry(f"{queue}-{left}", int(START * 1e6), int(START * 1e6))
         return logging_types.ListLogEntriesResponse.pb()(entries=[entry], next_page_token=str(left))
 
 
-def simulate(
-    monkeypatch: pytest.MonkeyPatch,
-    story: Callable[[Watcher, Service], Awaitable[None]],
-    *,
-    latency: float = 0.0,
-    pages: dict[str, int] | None = None,
-) -> Service:
+Story = Callable[[Watcher, Service], Awaitable[None]]
+Simulate = Callable[..., Service]
+
+
+@pytest.fixture
+def simulate(monkeypatch: pytest.MonkeyPatch) -> Simulate:
     """Run a story with a watcher on a loop whose time passes at once; no task is left at the end."""
-    selector = Hurried()
-    loop = asyncio.SelectorEventLoop(selector)
-    monkeypatch.setattr(loop, "time", lambda: selector.now)
-    monkeypatch.setattr(_loop, "call_soon", loop.call_soon)
-    service = Service(loop, latency, dict(pages or {}))
 
-    async def run() -> None:
-        transport: Any = service
-        await story(Watcher(transport, clock=loop.time, now=lambda: int((START + loop.time()) * 1e6)), service)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+    def run(story: Story, latency: float = 0.0, pages: dict[str, int] | None = None) -> Service:
+        selector = Hurried()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+            loop = runner.get_loop()
+            monkeypatch.setattr(loop, "time", lambda: selector.now)
+            monkeypatch.setattr(_loop, "call_soon", loop.call_soon)
+            transport: Any = Service(loop, latency, dict(pages or {}))
+            watcher = Watcher(transport, clock=loop.time, now=lambda: int((START + loop.time()) * 1e6))
 
-    try:
-        loop.run_until_complete(run())
-    finally:
-        loop.close()
-    return service
+            async def tell() -> None:
+                await story(watcher, transport)
+                assert asyncio.all_tasks() == {asyncio.current_task()}
+
+            runner.run(tell())
+            return cast("Service", transport)
+
+    return run
 
 
-def watch(
-    monkeypatch: pytest.MonkeyPatch, minutes: float, *, latency: float = 0.0, pages: dict[str, int] | None = None
-) -> tuple[Service, dict[str, list[Snapshot]]]:
-    """Watch all queues for some minutes."""
+def watch(simulate: Simulate, **how: Any) -> tuple[Service, dict[str, list[Snapshot]]]:
+    """Watch all queues for ten minutes."""
     heard: dict[str, list[Snapshot]] = {queue.queue: [] for queue in QUEUES}
 
     async def story(watcher: Watcher, _: Service) -> None:
         for queue in QUEUES:
             watcher.subscribe(queue, heard[queue.queue].append, since=int(START * 1e6), every=1.0)
-        await asyncio.sleep(minutes * MINUTE)
+        await asyncio.sleep(10 * MINUTE)
         await watcher.close()
 
-    return simulate(monkeypatch, story, latency=latency, pages=pages), heard
+    return simulate(story, **how), heard
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.08])
-def test_no_minute_has_more_reads_than_the_quota(monkeypatch: pytest.MonkeyPatch, latency: float) -> None:
+def test_no_minute_has_more_reads_than_the_quota(simulate: Simulate, latency: float) -> None:
     """Eight queues share what one may read; the rest of a look, the statistics, comes every second all the same."""
-    service, heard = watch(monkeypatch, 10, latency=latency)
+    service, heard = watch(simulate, latency=latency)
     reads = service.reads
     assert max(bisect_right(reads, at + MINUTE - 0.001) - number for number, at in enumerate(reads)) <= 60
     assert len(reads) > 10 * 50
@@ -125,23 +118,23 @@ def test_no_minute_has_more_reads_than_the_quota(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.08])
-def test_every_queue_has_its_turn(monkeypatch: pytest.MonkeyPatch, latency: float) -> None:
+def test_every_queue_has_its_turn(simulate: Simulate, latency: float) -> None:
     """No queue's log stays unread while others are read again and again, also when one is very long."""
-    service, _ = watch(monkeypatch, 10, latency=latency, pages={"q3": 200})
+    service, _ = watch(simulate, latency=latency, pages={"q3": 200})
     for queue in QUEUES:
         times = [1_000.0, *service.by_queue[queue.queue], 1_600.0]
         assert max(after - before for before, after in pairwise(times)) < 15, queue
 
 
-def test_a_long_log_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_log_is_read_to_its_end(simulate: Simulate) -> None:
     """Every page of it is handed over once, however long it takes."""
-    _, heard = watch(monkeypatch, 10, pages={"q3": 40})
+    _, heard = watch(simulate, pages={"q3": 40})
     entries = [entry.insert_id for snapshot in heard["q3"] for entry in snapshot.entries]
     assert entries == [f"q3-{left}" for left in range(40, 0, -1)]
 
 
-def test_without_subscriptions_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work ends with the last subscription and begins again with the next; closing twice does no harm."""
+def test_without_subscriptions_nothing_is_called(simulate: Simulate) -> None:
+    """The work ends with the last subscription, begins again with the next, and ends with `close()`."""
 
     async def story(watcher: Watcher, service: Service) -> None:
         heard: list[Snapshot] = []
@@ -153,16 +146,18 @@ def test_without_subscriptions_nothing_is_called(monkeypatch: pytest.MonkeyPatch
         calls, snapshots = len(service.calls), len(heard)
         await asyncio.sleep(MINUTE)
         assert (len(service.calls), len(heard)) == (calls, snapshots)
-        third = watcher.subscribe(QUEUES[0], heard.append)
+        watcher.subscribe(QUEUES[0], heard.append)
         await asyncio.sleep(MINUTE)
         assert len(heard) > snapshots + 50
-        third.close()
-        await asyncio.sleep(1)
+        await watcher.close()
+        calls, snapshots = len(service.calls), len(heard)
+        await asyncio.sleep(MINUTE)
+        assert (len(service.calls), len(heard)) == (calls, snapshots)
 
-    simulate(monkeypatch, story)
+    simulate(story)
 
 
-def test_many_that_subscribe_one_after_another_share_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_that_subscribe_one_after_another_share_reads(simulate: Simulate) -> None:
     """The snapshots that a hundred batches get do not grow with the square of their number."""
     heard: list[Snapshot] = []
 
@@ -173,30 +168,13 @@ def test_many_that_subscribe_one_after_another_share_reads(monkeypatch: pytest.M
             await asyncio.sleep(0.01)
         await watcher.close()
 
-    simulate(monkeypatch, story)
+    simulate(story)
     assert 0 < len(heard) < 100 * 100 / 10
-
-
-def test_closing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After `close()` no service is called and no listener."""
-
-    async def story(watcher: Watcher, service: Service) -> None:
-        heard: list[Snapshot] = []
-        watcher.subscribe(QUEUES[0], heard.append)
-        await asyncio.sleep(MINUTE)
-        await watcher.close()
-        calls, snapshots = len(service.calls), len(heard)
-        await asyncio.sleep(MINUTE)
-        assert (len(service.calls), len(heard)) == (calls, snapshots)
-
-    simulate(monkeypatch, story)
 
 
 @pytest.mark.parametrize("error", [QuotaError("wait"), UnavailableError("down")])
 @pytest.mark.parametrize("rpc", ["GetQueueStats", "ListLogEntries"])
-def test_an_overloaded_service_is_read_less_often(
-    monkeypatch: pytest.MonkeyPatch, error: CloudTasksError, rpc: str
-) -> None:
+def test_an_overloaded_service_is_read_less_often(simulate: Simulate, error: CloudTasksError, rpc: str) -> None:
     """The pause doubles up to half a minute; after a success it is what the subscriber asked for."""
 
     async def story(watcher: Watcher, service: Service) -> None:
@@ -205,6 +183,6 @@ def test_an_overloaded_service_is_read_less_often(
         await asyncio.sleep(3 * MINUTE)
         await watcher.close()
 
-    service = simulate(monkeypatch, story)
+    service = simulate(story)
     starts = sorted(set(service.calls))
     assert [after - before for before, after in pairwise(starts)][:8] == [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 1.0]

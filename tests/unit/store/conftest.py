@@ -1,7 +1,5 @@
 """Stores of each kind: a folder, memory, and buckets of real servers on loopback."""
 
-from __future__ import annotations
-
 import http.client
 import json
 from collections.abc import Iterator
@@ -20,9 +18,8 @@ from gcp_storage_emulator.handlers import objects
 from cloudtasks_nb.store import store as store_module
 from cloudtasks_nb.store.store import Store
 
-__all__: list[str] = []
-
 PAGE = 10  # objects of a page
+MISSING = "<Error><Code>NoSuchBucket</Code><Message>The bucket is missing.</Message></Error>"
 
 
 class _Server(ThreadingHTTPServer):
@@ -78,7 +75,7 @@ def _complete(request: Any, response: Any, storage: Any) -> None:
     response["ETag"], response["x-goog-generation"] = f'"{generation}"', generation
     response["Last-Modified"] = formatdate(usegmt=True)
     if response.status == HTTPStatus.NOT_FOUND and storage.get_bucket(request.params["bucket_name"]) is None:
-        response.write_file("<Error><Code>NoSuchBucket</Code><Message>The bucket is missing.</Message></Error>")
+        response.write_file(MISSING)
 
 
 def _list(request: Any, response: Any, storage: Any) -> None:
@@ -88,7 +85,7 @@ def _list(request: Any, response: Any, storage: Any) -> None:
         found, _ = storage.get_file_list(request.params["bucket_name"], query.get("prefix"), None)
     except NotFound:
         response.status = HTTPStatus.NOT_FOUND
-        response.write_file("<Error><Code>NoSuchBucket</Code><Message>The bucket is missing.</Message></Error>")
+        response.write_file(MISSING)
         return
     after = max(query.get("start-after", ""), query.get("continuation-token", ""))
     page = sorted((each for each in found if each["name"] > after), key=lambda each: each["name"])
@@ -126,14 +123,9 @@ def google_key(url: str) -> str:
 @pytest.fixture
 def bucket_servers(s3_server: str, gs_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send requests for buckets to the servers of the tests."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-        "GOOGLE_BASE_URL": gs_server,
-        "GOOGLE_SERVICE_ACCOUNT_KEY": google_key(gs_server),
-    }.items():
+    amazon = {"ENDPOINT_URL": s3_server, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "REGION": "us-east-1"}
+    google = {"GOOGLE_BASE_URL": gs_server, "GOOGLE_SERVICE_ACCOUNT_KEY": google_key(gs_server)}
+    for name, value in {**{f"AWS_{name}": value for name, value in amazon.items()}, **google}.items():
         monkeypatch.setenv(name, value)
 
 

@@ -1,7 +1,5 @@
 """Results of tasks in a store."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from pathlib import Path
@@ -12,8 +10,6 @@ import pytest
 
 from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks, write_result
 from cloudtasks_nb.store.store import Store
-
-__all__: list[str] = []
 
 BATCH = "a91f03c2"
 NOON = dt.datetime(2026, 1, 2, 12, 0, 0, 250_000, tzinfo=dt.UTC)
@@ -32,6 +28,13 @@ def made(task_id: str, *, status: int = 200, attempt: int | None = 1, result: An
     )
 
 
+def only(store: Store) -> StoredResult:
+    """Return the result of the first row."""
+    (found,) = read_results(store, BATCH, [task()])
+    assert found is not None
+    return found
+
+
 def test_a_result_is_read_as_it_was_written(store: Store) -> None:
     """Every field comes back, for each kind of store; a task without a result has None."""
     good = made(task(1), result={"n": [1, None, "é"]})
@@ -45,31 +48,21 @@ def test_a_result_is_read_as_it_was_written(store: Store) -> None:
 def test_json_that_is_written_already_is_not_written_again(store: Store) -> None:
     """A handler gives the JSON that it answers; integers of any size stay what they are."""
     write_result(store, made(task(), result=orjson.Fragment(b'{"n":1180591620717411303424}')))
-    (found,) = read_results(store, BATCH, [task()])
-    assert found is not None
-    assert found.result == {"n": 2**70}
+    assert only(store).result == {"n": 2**70}
 
 
-@pytest.mark.parametrize(
-    ("written", "kept"),
-    [
-        ([(500, 1), (200, 2)], (200, 2)),
-        ([(200, 1), (500, 2)], (200, 1)),
-        ([(200, 1), (200, 2)], (200, 2)),
-        ([(500, 1), (404, 2)], (404, 2)),
-        ([(404, 2), (500, 1)], (404, 2)),
-        ([(500, None), (404, None)], (404, None)),
-    ],
-)
-def test_an_error_replaces_no_success(
-    store: Store, written: list[tuple[int, int | None]], kept: tuple[int, int | None]
-) -> None:
+WRITTEN: list[Any] = [
+    *(([(500, 1), (200, 2)], (200, 2)), ([(200, 1), (500, 2)], (200, 1)), ([(200, 1), (200, 2)], (200, 2))),
+    *(([(500, 1), (404, 2)], (404, 2)), ([(404, 2), (500, 1)], (404, 2)), ([(500, None), (404, None)], (404, None))),
+]
+
+
+@pytest.mark.parametrize(("written", "kept"), WRITTEN)
+def test_an_error_replaces_no_success(store: Store, written: list[tuple[int, int | None]], kept: Any) -> None:
     """A late error does not hide a success, nor the error of a later attempt; else the newest result counts."""
     for status, attempt in written:
         write_result(store, made(task(), status=status, attempt=attempt))
-    (found,) = read_results(store, BATCH, [task()])
-    assert found is not None
-    assert (found.status, found.attempt) == kept
+    assert (only(store).status, only(store).attempt) == kept
 
 
 @pytest.mark.parametrize("task_id", ["", "mine", f"../{task()}", f"{task()}/x", f"{task()}\n", task().upper() + "X"])
@@ -112,5 +105,4 @@ def test_a_damaged_result_does_not_hide_the_others(data: bytes, caplog: pytest.L
     assert [each and each.result for each in found] == [None, 1]
     assert f"{task()}.json in memory://damaged is not a result" in caplog.text
     write_result(store, made(task(), status=500))
-    (found_now,) = read_results(store, BATCH, [task()])
-    assert found_now is not None
+    assert only(store).status == 500

@@ -1,14 +1,10 @@
 """A folder or a bucket of objects: the same behaviour for each kind."""
 
-from __future__ import annotations
-
 import os
 import socket
 import stat
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +13,9 @@ import pytest
 from cloudtasks_nb.errors import InvalidInputError, StoreError
 from cloudtasks_nb.store import store as store_module
 from cloudtasks_nb.store.store import Store
+from tests.raising import raises
 from tests.unit.store.conftest import google_key
-
-__all__: list[str] = []
+from tests.web import Reply, http_server
 
 
 def test_what_was_put_is_there(store: Store) -> None:
@@ -80,31 +76,22 @@ def test_objects_are_deleted(store: Store) -> None:
 def test_a_bucket_that_does_not_exist(url: str) -> None:
     """A missing bucket is an error, also where a missing object is none."""
     store = Store(url)
-    calls: list[Callable[[], object]] = [
-        lambda: store.put("a", b"1"),
-        lambda: store.get("a"),
-        lambda: store.get_many(["a", "b"]),
-        lambda: list(store.pages("a/")),
-    ]
-    for call in calls:
-        with pytest.raises(StoreError, match=rf"cannot be \w+ in {url}: .*bucket") as caught:
+    calls = (lambda: store.put("a", b"1"), lambda: store.get("a"), lambda: store.get_many(["a", "b"]))
+    for call in (*calls, lambda: list(store.pages("a/"))):
+        with raises(StoreError, rf"cannot be \w+ in {url}: .*bucket", hint="check the name of the bucket"):
             call()
-        assert "check the name of the bucket" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize(
-    ("place", "url"),
-    [
-        ("gs://team/tasks/", "gs://team/tasks"),
-        ("S3://team", "s3://team"),
-        ("az://box/x", "az://box/x"),
-        ("file:///data/my%20store", "/data/my store"),
-        ("/data/store", "/data/store"),
-        (Path("/data/store"), "/data/store"),
-        ("~/store", os.path.expanduser("~/store")),  # noqa: PTH111 - the same by another way
-        ("store", os.path.abspath("store")),  # noqa: PTH100 - as above
-    ],
-)
+PLACES: list[tuple[Any, str]] = [
+    *(("gs://team/tasks/", "gs://team/tasks"), ("S3://team", "s3://team"), ("az://box/x", "az://box/x")),
+    *((place, "/data/store") for place in ("/data/store", Path("/data/store"))),
+    ("file:///data/my%20store", "/data/my store"),
+    ("~/store", os.path.expanduser("~/store")),  # noqa: PTH111 - the same by another way
+    ("store", os.path.abspath("store")),  # noqa: PTH100 - as above
+]
+
+
+@pytest.mark.parametrize(("place", "url"), PLACES)
 def test_a_store_has_one_url(place: Any, url: str) -> None:
     """Messages and comparisons use one form of a place."""
     assert Store(place).url == url
@@ -114,9 +101,8 @@ def test_a_store_has_one_url(place: Any, url: str) -> None:
 @pytest.mark.parametrize("place", ["", "gs://", "gs:///x", "ftp://x/y", "https://x/y", "file://host/x", 3, b"/x"])
 def test_what_is_no_store(place: Any) -> None:
     """Another place is refused at once, by an error that shows the forms."""
-    with pytest.raises(InvalidInputError, match="is not a folder or a bucket") as caught:
+    with raises(InvalidInputError, "is not a folder or a bucket", hint="gs://bucket/prefix"):
         Store(place)
-    assert "gs://bucket/prefix" in str(caught.value.hint)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -124,9 +110,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = Store(tmp_path / "file" / "store")
     for call in (lambda: store.put("a", b""), lambda: store.get("a"), lambda: list(store.pages("a/"))):
-        with pytest.raises(StoreError, match="cannot be") as caught:
+        with raises(StoreError, "cannot be", hint="CLOUDTASKS_NB_STORE"):
             call()
-        assert "CLOUDTASKS_NB_STORE" in str(caught.value.hint)
 
 
 def test_the_rights_of_a_folder_are_those_of_the_user(tmp_path: Path) -> None:
@@ -152,31 +137,10 @@ def broken(request: pytest.FixtureRequest) -> Iterator[str]:
     """Give the URL of a server that is of no use."""
     if request.param in {"refuses", "hangs"}:
         with socket.create_server(("127.0.0.1", 0)) as listening:
-            if request.param == "refuses":
-                listening.close()
-                yield "http://127.0.0.1:1"
-            else:
-                yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            yield f"http://127.0.0.1:{1 if request.param == 'refuses' else listening.getsockname()[1]}"
         return
-    status = 500 if request.param == "answers 500" else 403
-
-    class Failing(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_PUT = do_GET  # noqa: N815 - the name is http.server's
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with http_server(lambda _: Reply(status=500 if request.param == "answers 500" else 403)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.usefixtures("bucket_servers", "impatient")
@@ -186,9 +150,8 @@ def test_a_server_of_no_use_is_an_error(broken: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", google_key(broken))
     store = Store("gs://team/x")
     for call in (lambda: store.put("a", b"1"), lambda: store.get("a"), lambda: store.get_many(["a"])):
-        with pytest.raises(StoreError, match=r"a cannot be \w+ in gs://team/x") as caught:
+        with raises(StoreError, r"a cannot be \w+ in gs://team/x", hint="gcloud auth application-default login"):
             call()
-        assert "gcloud auth application-default login" in str(caught.value.hint)
 
 
 def test_a_call_ends_within_seconds() -> None:

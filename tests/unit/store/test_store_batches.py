@@ -1,21 +1,12 @@
 """The objects of a batch in a store."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cloudtasks_nb.errors import StoreError
-from cloudtasks_nb.store.batches import (
-    block_names,
-    delete_batch,
-    read_blocks,
-    read_record,
-    read_records,
-    write_batch,
-)
+from cloudtasks_nb.store.batches import block_names, delete_batch, read_blocks, read_record, read_records, write_batch
 from cloudtasks_nb.store.store import Store
 
 BATCH = "1a2b3c4d"

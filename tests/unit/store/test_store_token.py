@@ -1,11 +1,7 @@
 """A bucket of Cloud Storage is used with the tokens of a connection, of whatever form its credentials are."""
 
-from __future__ import annotations
-
 import datetime as dt
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import google.auth.credentials
@@ -15,8 +11,7 @@ from cloudtasks_nb.errors import CredentialsError
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.store.store import Store
 from tests.unit.store.conftest import google_key
-
-__all__: list[str] = []
+from tests.web import Reply, Request, http_server
 
 
 class Renewed(google.auth.credentials.Credentials):
@@ -36,31 +31,20 @@ class Renewed(google.auth.credentials.Credentials):
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
     """Run a Cloud Storage without objects, and list the tokens that it gets."""
-    headers: list[str] = []
+    tokens: list[str | None] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(request: Request) -> Reply:
+        tokens.append(request.headers.get("authorization"))
+        return Reply(status=404)
 
-        def do_GET(self) -> None:
-            headers.append(str(self.headers["Authorization"]))
-            self.send_response(404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_args: object) -> None:
-            """Write no line for each request."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("GOOGLE_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
-    yield headers
-    server.shutdown()
-    server.server_close()
+    with http_server(answer) as port:
+        monkeypatch.setenv("GOOGLE_BASE_URL", f"http://127.0.0.1:{port}")
+        yield tokens
 
 
-def test_the_tokens_of_a_connection(seen: list[str]) -> None:
+def test_the_tokens_of_a_connection(seen: list[str | None]) -> None:
     """They are renewed when they have expired; a login that has ended is that error, and not one of the store."""
     credentials = Renewed()
     store = Store("gs://team/x", Auth(credentials).storage_token)
@@ -76,12 +60,12 @@ def test_the_tokens_of_a_connection(seen: list[str]) -> None:
     assert len(seen) == 3
 
 
-def test_credentials_for_the_library_come_first(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_for_the_library_come_first(seen: list[str | None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Who sets the variables of `obstore` wants them for the bucket."""
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", google_key("http://127.0.0.1:9"))
     credentials = Renewed()
     assert Store("gs://team/x", Auth(credentials).storage_token).get("a") is None
-    assert (credentials.renewals, seen) == (0, ["None"])
+    assert (credentials.renewals, seen) == (0, [None])
 
 
 def test_other_buckets_need_no_google_credentials() -> None:

@@ -1,7 +1,5 @@
 """Roles and bindings: who may do what on which resource."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -16,12 +14,6 @@ PROJECT = "projects/p"
 QUEUE = f"{PROJECT}/locations/us-central1/queues/q"
 ACCOUNT = "caller@p.iam.gserviceaccount.com"
 ANN = "user:ann@example.com"
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> GoogleState:
-    """Give a state without principals."""
-    return GoogleState(tmp_path / "google.json")
 
 
 #: A role, some permissions that it has, and some that it lacks.

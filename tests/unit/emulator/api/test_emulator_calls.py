@@ -1,65 +1,55 @@
 """The calls of the API on a real engine, without a network: what the integration tests do not reach."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from google.cloud.location import locations_pb2
-from google.iam.v1 import iam_policy_pb2, policy_pb2
-from google.longrunning import operations_pb2
-from google.protobuf import empty_pb2
 
 from cloudtasks_nb.emulator.api.faults import Fault, Faults
+from cloudtasks_nb.emulator.api.pages import page_token, read_token
 from cloudtasks_nb.emulator.frontends.admin import Admin
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import HOUR, SECOND
 from cloudtasks_nb.errors import InvalidInputError
-from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, http_task, refusal, with_settings
+from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, http_task, refused, with_settings
 
-LOCATIONS = "/google.cloud.location.Locations/ListLocations"
-LISTED_LOCATIONS = locations_pb2.ListLocationsResponse
+LOCATIONS = "/google.cloud.location.Locations"
 MALFORMED = ("INVALID_ARGUMENT", "Invalid resource field value in the request.")
 
 
 @pytest.mark.parametrize(
-    ("method", "request_", "response"),
+    ("method", "field", "name"),
     [
-        ("GetQueue", v2.GetQueueRequest(name="q"), v2.Queue),
-        ("DeleteQueue", v2.DeleteQueueRequest(name="q"), v2.Queue),
-        ("ListQueues", v2.ListQueuesRequest(parent="p"), v2.ListQueuesResponse),
-        ("ListTasks", v2.ListTasksRequest(parent="p"), v2.ListTasksResponse),
-        ("GetTask", v2.GetTaskRequest(name=QUEUE), v2.Task),
-        (LOCATIONS, locations_pb2.ListLocationsRequest(name="somewhere/else"), v2.Queue),
-        ("RunTask", v2.RunTaskRequest(name="t"), v2.Task),
-        ("GetCmekConfig", v2.GetCmekConfigRequest(name="c"), v2.CmekConfig),
-        ("GetIamPolicy", iam_policy_pb2.GetIamPolicyRequest(resource="q"), policy_pb2.Policy),
-        ("/google.cloud.location.Locations/GetLocation", locations_pb2.GetLocationRequest(name="l"), v2.Queue),
+        *((method, "name", "x") for method in ("GetQueue", "DeleteQueue", "RunTask", "GetCmekConfig")),
+        *((method, "parent", "p") for method in ("ListQueues", "ListTasks")),
+        ("GetTask", "name", QUEUE),
+        ("GetIamPolicy", "resource", "q"),
+        (f"{LOCATIONS}/ListLocations", "name", "somewhere/else"),
+        (f"{LOCATIONS}/GetLocation", "name", "l"),
     ],
 )
-async def test_malformed_names(service: Service, method: str, request_: Any, response: Any) -> None:
+async def test_malformed_names(service: Service, method: str, field: str, name: str) -> None:
     """A malformed resource name is INVALID_ARGUMENT in every call."""
-    assert await refusal(service.call(method, request_, response)) == MALFORMED
+    assert await service.refused(method, **{field: name}) == MALFORMED
 
 
 @with_settings("service", queues_on_demand=True)
 @pytest.mark.parametrize(
-    ("method", "messages", "request_"),
+    ("method", "api", "fields"),
     [
-        ("CreateTask", v2, v2.CreateTaskRequest(parent=QUEUE)),
-        ("CreateTask", v2, v2.CreateTaskRequest(parent="x")),
-        ("CreateTask", beta, beta.CreateTaskRequest(parent=QUEUE)),
-        ("BatchCreateTasks", v2, v2.BatchCreateTasksRequest(parent=QUEUE, requests=[{"parent": "x"}])),
-        ("BatchCreateTasks", v2, v2.BatchCreateTasksRequest(parent=QUEUE, requests=[{}] * 101)),
+        ("CreateTask", "v2", {"parent": QUEUE}),
+        ("CreateTask", "v2", {"parent": "x"}),
+        ("CreateTask", "v2beta3", {"parent": QUEUE}),
+        ("BatchCreateTasks", "v2", {"parent": QUEUE, "requests": [{"parent": "x"}]}),
+        ("BatchCreateTasks", "v2", {"parent": QUEUE, "requests": [{}] * 101}),
     ],
 )
-async def test_no_queue_for_a_refused_call(service: Service, method: str, messages: Any, request_: Any) -> None:
+async def test_no_queue_for_a_refused_call(service: Service, method: str, api: str, fields: dict[str, Any]) -> None:
     """A refused call creates no queue, even with `queues_on_demand`."""
-    api = "v2" if messages is v2 else "v2beta3"
-    code, _ = await refusal(service.call(method, request_, v2.Task, api=api))
+    code, _ = await service.refused(method, api=api, **fields)
     assert (code, service.engine.store.contents.queues) == ("INVALID_ARGUMENT", {})
 
 
@@ -67,21 +57,21 @@ async def test_no_queue_for_a_refused_call(service: Service, method: str, messag
 async def test_a_queue_on_demand_is_usable_at_once(service: Service) -> None:
     """The task that makes a queue gets into it, even where new queues are not known for a while."""
     assert (await service.create_task("a")).name == f"{QUEUE}/tasks/a"
-    assert (await refusal(service.call("GetQueue", v2.GetQueueRequest(name=QUEUE), v2.Queue)))[0] == "NOT_FOUND"
+    assert (await service.refused("GetQueue", name=QUEUE))[0] == "NOT_FOUND"
 
 
 async def test_a_run_by_hand_waits_for_a_reset(service: Service) -> None:
     """RunTask during a reset waits for its end."""
-    dispatcher, request = service.engine.dispatcher, v2.RunTaskRequest(name=f"{QUEUE}/tasks/a")
+    dispatcher, name = service.engine.dispatcher, f"{QUEUE}/tasks/a"
     await service.create_queue()
     await service.create_task("a")
     await dispatcher.abort(hold=True)
-    called = asyncio.create_task(service.call("RunTask", request, v2.Task))
+    called = asyncio.create_task(service.call("RunTask", name=name))
     await asyncio.sleep(0)
     assert (called.done(), dispatcher._running) == (False, {})
     service.engine.store.reload(keep_running=False)
     dispatcher.release()
-    assert (await called).name == request.name
+    assert (await called).name == name
     assert next(iter(dispatcher._running)).claim.queue is service.engine.store.queue(QUEUE)
 
 
@@ -102,9 +92,8 @@ async def test_one_replacement_after_the_other(service: Service, tmp_path: Path)
 async def test_a_batch_in_v2beta3(service: Service) -> None:
     """A batch of the other version answers in its own messages."""
     await service.create_queue()
-    task = beta.Task(http_request=beta.HttpRequest(url="http://x"))
-    request = beta.BatchCreateTasksRequest(parent=QUEUE, requests=[beta.CreateTaskRequest(parent=QUEUE, task=task)])
-    operation = await service.call("BatchCreateTasks", request, operations_pb2.Operation, api="v2beta3")
+    requests = [{"parent": QUEUE, "task": {"http_request": {"url": "http://x"}}}]
+    operation = await service.call("BatchCreateTasks", api="v2beta3", parent=QUEUE, requests=requests)
     response = beta.BatchCreateTasksResponse()
     assert operation.response.Unpack(response)
     assert response.tasks[0].http_request.url == "http://x"
@@ -113,9 +102,9 @@ async def test_a_batch_in_v2beta3(service: Service) -> None:
 async def test_the_same_batch_again(service: Service) -> None:
     """A request id stands for one operation: sent again, the batch is answered and not carried out."""
     await service.create_queue()
-    item = v2.CreateTaskRequest(parent=QUEUE, task=http_task())
-    request = v2.BatchCreateTasksRequest(parent=QUEUE, requests=[item], request_id="once")
-    calls = [service.call("BatchCreateTasks", request, operations_pb2.Operation) for _ in range(3)]
+    requests: list[Any] = [{"parent": QUEUE, "task": http_task()}]
+    once = partial(service.call, "BatchCreateTasks", parent=QUEUE, requests=requests, request_id="once")
+    calls = [once() for _ in range(3)]
     first, *others = await asyncio.gather(*calls)
     assert others == [first, first]
     assert len(service.engine.store.queue(QUEUE).live) == 1
@@ -124,13 +113,12 @@ async def test_the_same_batch_again(service: Service) -> None:
 async def test_operations_keep_names_only(service: Service) -> None:
     """A stored operation answers with its tasks as they are now, and with the names of those that are gone."""
     await service.create_queue()
-    items = [v2.CreateTaskRequest(parent=QUEUE, task=http_task(i, body=b"x" * 9999), response_view=2) for i in "ab"]
-    request = v2.BatchCreateTasksRequest(parent=QUEUE, requests=items)
-    operation = await service.call("BatchCreateTasks", request, operations_pb2.Operation)
+    tasks = [http_task(task_id, body=b"x" * 9999) for task_id in "ab"]
+    items = [{"parent": QUEUE, "task": task, "response_view": 2} for task in tasks]
+    operation = await service.call("BatchCreateTasks", parent=QUEUE, requests=items)
     assert service.engine.store.database.read("SELECT max(length(wire)) < 1000 FROM operations") == [(True,)]
-    await service.call("DeleteTask", v2.DeleteTaskRequest(name=f"{QUEUE}/tasks/a"), empty_pb2.Empty)
-    get = operations_pb2.GetOperationRequest(name=operation.name)
-    stored = await service.call("/google.longrunning.Operations/GetOperation", get, operations_pb2.Operation)
+    await service.call("DeleteTask", name=f"{QUEUE}/tasks/a")
+    stored = await service.call("/google.longrunning.Operations/GetOperation", name=operation.name)
     response = v2.BatchCreateTasksResponse()
     assert stored.response.Unpack(response)
     assert [task.name.rpartition("/")[2] for task in response.tasks] == ["a", "b"]
@@ -175,8 +163,7 @@ async def test_a_delayed_call(service: Service) -> None:
 @pytest.mark.parametrize("api", ["v2", "v2beta3"])
 async def test_no_batch(service: Service, api: str, method: str) -> None:
     """An emulator without batch calls answers them as a service that does not know them."""
-    code, _ = await refusal(service.call(method, v2.GetQueueRequest(), v2.Queue, api=api))
-    assert code == "UNIMPLEMENTED"
+    assert (await service.refused(method, api=api))[0] == "UNIMPLEMENTED"
 
 
 def token_of(*parts: object) -> str:
@@ -185,34 +172,29 @@ def token_of(*parts: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("method", "first", "again", "response"),
+    ("method", "place", "other"),
     [
-        ("ListTasks", v2.ListTasksRequest(parent=QUEUE), {"parent": f"{QUEUE}-2"}, v2.ListTasksResponse),
-        ("ListQueues", v2.ListQueuesRequest(parent=LOCATION), {"parent": f"{LOCATION}2"}, v2.ListQueuesResponse),
-        (LOCATIONS, locations_pb2.ListLocationsRequest(name="projects/p"), {"name": "projects/q"}, LISTED_LOCATIONS),
+        ("ListTasks", {"parent": QUEUE}, {"parent": f"{QUEUE}-2"}),
+        ("ListQueues", {"parent": LOCATION}, {"parent": f"{LOCATION}2"}),
+        (f"{LOCATIONS}/ListLocations", {"name": "projects/p"}, {"name": "projects/q"}),
     ],
 )
-async def test_page_tokens(service: Service, method: str, first: Any, again: dict[str, str], response: Any) -> None:
+async def test_page_tokens(service: Service, method: str, place: dict[str, Any], other: dict[str, str]) -> None:
     """A page token is valid for the same request and for two hours; a made-up one is refused."""
     for queue in (QUEUE, f"{QUEUE}-2"):
         await service.create_queue(queue)
     for _ in range(2):
         await service.create_task()
-    first.page_size = 1
-    token = (await service.call(method, first, response)).next_page_token
-    other = type(first)(page_token=token, **again)
-    assert (await refusal(service.call(method, other, response)))[0] == "INVALID_ARGUMENT"
-    same = type(first)(page_token=token, page_size=1)
-    for name in again:
-        setattr(same, name, getattr(first, name))
+    token = (await service.call(method, **place, page_size=1)).next_page_token
+    assert (await service.refused(method, **other, page_token=token))[0] == "INVALID_ARGUMENT"
+    same = {**place, "page_size": 1, "page_token": token}
     service.engine.clock.advance(2 * HOUR)
-    assert await service.call(method, same, response) != response()
+    assert (await service.call(method, **same)).ByteSize()
     service.engine.clock.advance(1)
-    assert (await refusal(service.call(method, same, response)))[1].endswith("it has expired.")
+    assert (await service.refused(method, **same))[1].endswith("it has expired.")
     query = base64.urlsafe_b64decode(token).decode().rpartition("\n")[2]
     for made_up in ("?", "YWJj", token_of(1), token_of("", 0, query), token_of(1, "x", query)):
-        same.page_token = made_up
-        assert (await refusal(service.call(method, same, response)))[0] == "INVALID_ARGUMENT"
+        assert (await service.refused(method, **{**same, "page_token": made_up}))[0] == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize("position", ["9" * 25, "\N{SUPERSCRIPT TWO}", "-1", "1.5", "x"])
@@ -220,5 +202,13 @@ async def test_positions_that_are_no_numbers(service: Service, position: str) ->
     """A token whose position is no number that a row could have is refused."""
     await service.create_queue()
     for wrong in ({"page_token": token_of(position, 0, QUEUE)}, {"page_size": -1}):
-        asked = v2.ListTasksRequest(parent=QUEUE, **wrong)
-        assert (await refusal(service.call("ListTasks", asked, v2.ListTasksResponse)))[0] == "INVALID_ARGUMENT"
+        assert (await service.refused("ListTasks", parent=QUEUE, **wrong))[0] == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("form", ["{}!", " {}", "{:.10}"])
+def test_a_token_is_taken_only_as_it_was_given(form: str) -> None:
+    """Nothing is left out of it to make it readable, and nothing may be missing."""
+    token = page_token("there", "query")
+    assert read_token(token, "query") == "there"
+    with refused(text="The page token is invalid"):
+        read_token(form.format(token), "query")

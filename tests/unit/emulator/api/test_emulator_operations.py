@@ -1,7 +1,5 @@
 """Operations: their names, and how long they are kept."""
 
-from __future__ import annotations
-
 import itertools
 import re
 
@@ -10,9 +8,8 @@ from google.longrunning import operations_pb2
 
 from cloudtasks_nb.emulator.api.operations import CREATE, DELETE, load_operation, operation_name, save_operation
 from cloudtasks_nb.emulator.model.clock import SECOND, Clock
-from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.store.sweep import sweep
-from tests.unit.emulator.conftest import LOCATION, NOW, QUEUE, MakeStore, commit
+from tests.unit.emulator.conftest import LOCATION, NOW, QUEUE, MakeStore, commit, refused
 
 
 def test_names_of_operations() -> None:
@@ -41,5 +38,5 @@ def test_operations_are_kept_like_names(make_store: MakeStore, clock: Clock, tom
         for _ in range(2):  # before and after a restart
             assert {name: load_operation(store, name) for name in store.contents.operations} == left
             store = make_store(task_tombstone=tombstone * SECOND)
-    with pytest.raises(RefusedError, match=r"^Requested entity was not found\.$"):
+    with refused("NOT_FOUND", r"^Requested entity was not found\.$"):
         load_operation(store, "one")

@@ -1,15 +1,11 @@
 """The calls about queues on a real engine, without a network: names, masks, filters and pages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.refusal import RefusedError
-from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, refusal, with_settings
+from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, refused, with_settings
 
 BAD_NAME = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'
 
@@ -18,20 +14,17 @@ BAD_NAME = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCA
 async def test_new_queues_need_a_project(service: Service, project: str) -> None:
     """A parent without a project, or with one that cannot be, is refused, and the details name it as a consumer."""
     parent, shown = (f"projects/{project}/locations/us-central1", project) if project else ("nowhere", "nowhere")
-    with pytest.raises(RefusedError, match=f"^Permission denied on resource project {shown}[.]$") as refused:
-        await service.call("CreateQueue", v2.CreateQueueRequest(parent=parent, queue=v2.Queue(name=QUEUE)), v2.Queue)
-    metadata = refused.value.details[0].metadata
-    found = (refused.value.code, metadata["consumer"], metadata["containerInfo"])
-    assert found == ("PERMISSION_DENIED", f"projects/{shown}", shown)
+    with refused("PERMISSION_DENIED", f"^Permission denied on resource project {shown}[.]$") as caught:
+        await service.call("CreateQueue", parent=parent, queue={"name": QUEUE})
+    metadata = caught.value.details[0].metadata
+    assert (metadata["consumer"], metadata["containerInfo"]) == (f"projects/{shown}", shown)
 
 
 @pytest.mark.parametrize("name", ["", "bad", f"{LOCATION}/queues/a_b", "projects/bad_id/locations/l/queues/q"])
 async def test_queues_need_a_name(service: Service, name: str) -> None:
     """A new or changed queue with a malformed name is refused with the format of names."""
-    request = v2.UpdateQueueRequest(queue=v2.Queue(name=name))
-    assert await refusal(service.call("UpdateQueue", request, v2.Queue)) == ("INVALID_ARGUMENT", BAD_NAME)
-    nameless = v2.CreateQueueRequest(parent=LOCATION)
-    assert await refusal(service.call("CreateQueue", nameless, v2.Queue)) == ("INVALID_ARGUMENT", BAD_NAME)
+    assert await service.refused("UpdateQueue", queue={"name": name}) == ("INVALID_ARGUMENT", BAD_NAME)
+    assert await service.refused("CreateQueue", parent=LOCATION) == ("INVALID_ARGUMENT", BAD_NAME)
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -46,11 +39,8 @@ async def test_unknown_mask_paths(service: Service, api: str, path: str, *, ther
     """A mask with a field that queues of the version do not have is refused, also where it would make the queue."""
     if there:
         await service.create_queue()
-    messages = v2 if api == "v2" else beta
-    request = messages.UpdateQueueRequest(queue=messages.Queue(name=QUEUE))
-    request.update_mask.paths.append(path)
-    refused = await refusal(service.call("UpdateQueue", request, messages.Queue, api=api))
-    assert refused == ("INVALID_ARGUMENT", "Invalid update mask.")
+    found = await service.refused("UpdateQueue", api=api, queue={"name": QUEUE}, update_mask={"paths": [path]})
+    assert found == ("INVALID_ARGUMENT", "Invalid update mask.")
 
 
 @pytest.mark.parametrize(
@@ -60,19 +50,9 @@ async def test_invalid_lists(service: Service, wrong: dict[str, Any]) -> None:
     """A made-up token, a token of another filter, a negative size and a malformed filter are refused."""
     for letter in "ab":
         await service.create_queue(f"{LOCATION}/queues/{letter}")
-
-    async def page(**request: Any) -> Any:
-        asked = v2.ListQueuesRequest(parent=LOCATION, **request)
-        return await service.call("ListQueues", asked, v2.ListQueuesResponse)
-
-    token = (await page(page_size=1)).next_page_token
+    token = (await service.call("ListQueues", parent=LOCATION, page_size=1)).next_page_token
     wrong = {key: token if value == "{next}" else value for key, value in wrong.items()}
-    assert (await refusal(page(**wrong)))[0] == "INVALID_ARGUMENT"
-
-
-def queues_with(messages: Any, **settings: Any) -> Any:
-    """Make the request for a queue with settings."""
-    return messages.CreateQueueRequest(parent=LOCATION, queue={"name": QUEUE, **settings})
+    assert (await service.refused("ListQueues", parent=LOCATION, **wrong))[0] == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize(
@@ -101,11 +81,8 @@ def queues_with(messages: Any, **settings: Any) -> Any:
 async def test_filters_of_queues(service: Service, api: str, text: str, *, found: bool) -> None:
     """A filter reads the fields of the version's queues; durations are compared as durations, and zeros are present."""
     settings = {"app_engine_routing_override": {"service": "svc"}, "stackdriver_logging_config": {}}
-    await service.call("CreateQueue", queues_with(v2, **settings), v2.Queue)
-    messages = v2 if api == "v2" else beta
-    asked = messages.ListQueuesRequest(parent=LOCATION, filter=text)
-    answer = await service.call("ListQueues", asked, messages.ListQueuesResponse, api=api)
-    assert len(answer.queues) == found
+    await service.call("CreateQueue", parent=LOCATION, queue={"name": QUEUE, **settings})
+    assert len((await service.call("ListQueues", api=api, parent=LOCATION, filter=text)).queues) == found
 
 
 @pytest.mark.parametrize("method", ["GetQueue", "ListQueues"])
@@ -114,20 +91,18 @@ async def test_unknown_read_mask_paths(service: Service, method: str, *, there: 
     """A mask with a field that queues do not have is refused, also where there is no queue to show."""
     if there or method == "GetQueue":
         await service.create_queue()
-    asked = beta.GetQueueRequest(name=QUEUE) if method == "GetQueue" else beta.ListQueuesRequest(parent=LOCATION)
-    asked.read_mask.paths.extend(["name", "bogus"])
-    refused = await refusal(service.call(method, asked, beta.Queue, api="v2beta3"))
-    assert refused == ("INVALID_ARGUMENT", "Invalid read mask.")
+    place = {"name": QUEUE} if method == "GetQueue" else {"parent": LOCATION}
+    found = await service.refused(method, api="v2beta3", read_mask={"paths": ["name", "bogus"]}, **place)
+    assert found == ("INVALID_ARGUMENT", "Invalid read mask.")
 
 
 @pytest.mark.parametrize(("path", "rate"), [("*", 500), ("rateLimits", 500), ("type", 5), ("type_", 5)])
 async def test_update_masks_of_v2beta3(service: Service, path: str, rate: int) -> None:
     """A star is a mask of everything; paths may be in camel case, and the type is named as in other languages."""
-    made = queues_with(beta, rate_limits={"max_dispatches_per_second": 5})
-    await service.call("CreateQueue", made, beta.Queue, api="v2beta3")
-    request = beta.UpdateQueueRequest(queue=beta.Queue(name=QUEUE))
-    request.update_mask.paths.append(path)
-    changed = await service.call("UpdateQueue", request, beta.Queue, api="v2beta3")
+    slow = {"name": QUEUE, "rate_limits": {"max_dispatches_per_second": 5}}
+    await service.call("CreateQueue", api="v2beta3", parent=LOCATION, queue=slow)
+    mask = {"paths": [path]}
+    changed = await service.call("UpdateQueue", api="v2beta3", queue={"name": QUEUE}, update_mask=mask)
     assert changed.rate_limits.max_dispatches_per_second == rate
 
 
@@ -136,13 +111,12 @@ async def test_update_masks_of_v2beta3(service: Service, path: str, rate: int) -
 async def test_a_queue_comes_back_as_it_was_shown(service: Service, paths: list[str]) -> None:
     """Where names are free sooner than a queue may ask for, a queue can still be read and written back."""
     await service.create_queue()
-    shown = await service.call("GetQueue", beta.GetQueueRequest(name=QUEUE), beta.Queue, api="v2beta3")
+    shown = await service.call("GetQueue", api="v2beta3", name=QUEUE)
     assert shown.tombstone_ttl.seconds == 120
-    request = beta.UpdateQueueRequest(queue=shown)
-    request.update_mask.paths.extend(paths)
-    assert await service.call("UpdateQueue", request, beta.Queue, api="v2beta3") == shown
-    request.queue.tombstone_ttl.seconds = 121
-    assert (await refusal(service.call("UpdateQueue", request, beta.Queue, api="v2beta3")))[1].startswith("Queue.tomb")
+    request: dict[str, Any] = {"api": "v2beta3", "queue": shown, "update_mask": {"paths": paths}}
+    assert await service.call("UpdateQueue", **request) == shown
+    shown.tombstone_ttl.seconds = 121
+    assert (await service.refused("UpdateQueue", **request))[1].startswith("Queue.tomb")
 
 
 async def test_masks_of_v2beta3(service: Service) -> None:
@@ -151,9 +125,7 @@ async def test_masks_of_v2beta3(service: Service) -> None:
     await service.create_task("a")
 
     async def get(*paths: str) -> Any:
-        request = beta.GetQueueRequest(name=QUEUE)
-        request.read_mask.paths.extend(paths)
-        return await service.call("GetQueue", request, beta.Queue, api="v2beta3")
+        return await service.call("GetQueue", api="v2beta3", name=QUEUE, read_mask={"paths": paths})
 
     assert not (await get()).HasField("stats")
     assert (await get("*")).stats.tasks_count == 1
@@ -167,16 +139,13 @@ async def test_pages_of_large_queues_are_cut(service: Service) -> None:
     headers = [{"header": {"key": "X-A", "value": "x" * 80_000}}]
     named = [f"{LOCATION}/queues/q-{number:02}" for number in range(60)]
     for name in named:
-        create = v2.CreateQueueRequest(
-            parent=LOCATION, queue={"name": name, "http_target": {"header_overrides": headers}}
-        )
-        await service.call("CreateQueue", create, v2.Queue)
-    request = v2.ListQueuesRequest(parent=LOCATION)
+        queue = {"name": name, "http_target": {"header_overrides": headers}}
+        await service.call("CreateQueue", parent=LOCATION, queue=queue)
     pages: list[Any] = []
-    while request.page_token or not pages:
-        pages.append(await service.call("ListQueues", request, v2.ListQueuesResponse))
-        request.page_token = pages[-1].next_page_token
+    while not pages or pages[-1].next_page_token:
+        token = pages[-1].next_page_token if pages else ""
+        pages.append(await service.call("ListQueues", parent=LOCATION, page_token=token))
     assert [queue.name for page in pages for queue in page.queues] == named
     assert [page.ByteSize() < 3_600_000 for page in pages] == [True, True]
-    filtered = v2.ListQueuesRequest(parent=LOCATION, filter='name:"q-5"', page_size=10)
-    assert len((await service.call("ListQueues", filtered, v2.ListQueuesResponse)).queues) == 10
+    filtered = await service.call("ListQueues", parent=LOCATION, filter='name:"q-5"', page_size=10)
+    assert len(filtered.queues) == 10

@@ -1,9 +1,6 @@
 """The HTTP client, with a real server on this machine."""
 
-from __future__ import annotations
-
 import asyncio
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,20 +17,13 @@ from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError
+from tests.processes import free_port
 
 
 def call(url: str, *, method: str = "POST", body: bytes = b"", app_engine: bool = False, **headers: str) -> HttpCall:
     """Make a request."""
-    return HttpCall(
-        method=method,
-        url=url,
-        headers=headers,
-        body=body,
-        deadline=15 * SECOND,
-        retry=RetryPolicy(),
-        app_engine=app_engine,
-        target=f"{method} {url}",
-    )
+    task: dict[str, Any] = {"method": method, "url": url, "headers": headers, "body": body, "target": f"{method} {url}"}
+    return HttpCall(**task, deadline=15 * SECOND, retry=RetryPolicy(), app_engine=app_engine)
 
 
 @pytest.fixture
@@ -70,12 +60,6 @@ def deliverer(runner: asyncio.Runner) -> Iterator[Deliverer]:
     deliverer = runner.run(start())
     yield deliverer
     runner.run(deliverer.close())
-
-
-def free_port() -> int:
-    """Return a port that refuses connections."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 async def test_what_is_sent(deliverer: Deliverer, url: str, received: list[Any]) -> None:

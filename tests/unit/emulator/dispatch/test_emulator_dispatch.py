@@ -1,7 +1,5 @@
 """The dispatcher, with a target that answers when the test says so."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,11 +16,10 @@ from cloudtasks_nb.emulator.model.apis import beta
 from cloudtasks_nb.emulator.model.attempts import AttemptResult
 from cloudtasks_nb.emulator.model.clock import HOUR, Clock
 from cloudtasks_nb.emulator.model.queues import PAUSED
-from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
-from tests.unit.emulator.conftest import NOW, QUEUE, URL, commit, new_queue, new_task, with_settings
+from tests.unit.emulator.conftest import NOW, QUEUE, URL, commit, new_queue, new_task, refused, with_settings
 
 
 class Target(Deliverer):
@@ -144,7 +141,7 @@ async def test_a_run_by_hand(harness: Harness, queue: QueueState) -> None:
     assert (harness.target.ids, queue.in_flight) == (["a", "a"], 2)
     await harness.target.answer(200, 2)
     assert queue.live == {}
-    with pytest.raises(RefusedError, match="no longer exists"):
+    with refused("NOT_FOUND", "no longer exists"):
         harness.dispatcher.run_now(queue, "a")
 
 

@@ -1,7 +1,5 @@
 """The request of an attempt: headers and their counts, and what the queue overrides."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -84,6 +82,10 @@ def test_routing_of_the_queue_wins() -> None:
     assert prepared(app_engine(), **override).url == "https://worker.p.uc.r.appspot.com/"
 
 
+GAPS: dict[str, Any] = {"pathOverride": {"path": "/p"}, "queryOverride": {"queryParams": "q"}}
+GAPS |= {"uriOverrideEnforceMode": "IF_NOT_EXISTS"}
+
+
 @pytest.mark.parametrize(
     ("url", "override", "result"),
     [
@@ -103,20 +105,10 @@ def test_routing_of_the_queue_wins() -> None:
         ("http://a.com/x?y=1", {"queryOverride": {}}, "http://a.com/x"),
         ("http://[::1]:8080/x", {"scheme": "HTTP"}, "http://[::1]:8080/x"),
         ("http://a.com:bad/x", {"scheme": "HTTP"}, "http://a.com/x"),
-        (
-            "http://a.com/x?y",
-            {"host": "b", "port": "1", "scheme": "HTTPS", "pathOverride": {"path": "/p"},
-             "queryOverride": {"queryParams": "q"}, "uriOverrideEnforceMode": "IF_NOT_EXISTS"},
-            "http://a.com:1/x?y",
-        ),
-        (
-            "http://a.com",
-            {"pathOverride": {"path": "/p"}, "queryOverride": {"queryParams": "q"},
-             "uriOverrideEnforceMode": "IF_NOT_EXISTS"},
-            "http://a.com/p?q",
-        ),
+        ("http://a.com/x?y", {"host": "b", "port": "1", "scheme": "HTTPS", **GAPS}, "http://a.com:1/x?y"),
+        ("http://a.com", GAPS, "http://a.com/p?q"),
     ],
-)  # fmt: skip
+)
 def test_overridden_urls(url: str, override: dict[str, Any], result: str) -> None:
     """The parts that the queue sets replace the task's, or fill its gaps; the others stay."""
     assert overridden(url, json_format.ParseDict(override, beta.UriOverride())) == result

@@ -1,7 +1,5 @@
 """Tokens, verified by Google's own library as a handler would."""
 
-from __future__ import annotations
-
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,10 +32,16 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def tokens(tmp_path: Path, key: bytes) -> TokenSigner:
-    """Give a tokens whose clock is right: the library compares with the real time."""
+def times() -> list[float]:
+    """Give the times that a clock shows: the last one counts. At first it is right, as the library compares with it."""
+    return [time.time()]
+
+
+@pytest.fixture
+def tokens(tmp_path: Path, key: bytes, times: list[float]) -> TokenSigner:
+    """Give a maker of tokens, whose clock a test may set."""
     (tmp_path / "signing-key.pem").write_bytes(key)
-    return TokenSigner(tmp_path, "https://accounts.google.com")
+    return TokenSigner(tmp_path, "https://accounts.google.com", lambda: times[-1])
 
 
 def bearer(tokens: TokenSigner, request: Any, url: str = URL) -> str:
@@ -56,26 +60,21 @@ def test_a_token_of_another_key_is_refused(tokens: TokenSigner, tmp_path: Path) 
         jwt.decode(bearer(other, request_for()), certs=tokens.certificates())
 
 
-def test_tokens_expire_by_the_clock(tmp_path: Path, key: bytes) -> None:
+def test_tokens_expire_by_the_clock(tokens: TokenSigner, times: list[float]) -> None:
     """A token is valid for an hour of the machine's clock; it is used again for a minute."""
-    (tmp_path / "signing-key.pem").write_bytes(key)
-    seconds = NOW // SECOND
-    times = [seconds, seconds + 59, seconds + 60]
-    tokens = TokenSigner(tmp_path, "issuer", lambda: times[0])
+    times.append(NOW // SECOND)
     first = bearer(tokens, request_for())
-    assert jwt.decode(first, verify=False)["exp"] == times.pop(0) + HOUR // SECOND
+    assert jwt.decode(first, verify=False)["exp"] == times[-1] + HOUR // SECOND
     with pytest.raises(exceptions.InvalidValue, match="expired"):
         jwt.decode(first, certs=tokens.certificates())
-    assert bearer(tokens, request_for()) == first
-    times.pop(0)
-    assert bearer(tokens, request_for()) != first
+    for seconds, same in ((59, True), (60, False)):
+        times.append(NOW // SECOND + seconds)
+        assert (bearer(tokens, request_for()) == first) is same
 
 
-def test_tokens_after_the_clock_is_set_back(tmp_path: Path, key: bytes) -> None:
+def test_tokens_after_the_clock_is_set_back(tokens: TokenSigner, times: list[float]) -> None:
     """A clock that is set back gets new tokens, and the certificate is good before and after."""
-    (tmp_path / "signing-key.pem").write_bytes(key)
-    times = [time.time() + 40 * DAY // SECOND]
-    tokens = TokenSigner(tmp_path, "https://accounts.google.com", lambda: times[-1])
+    times.append(time.time() + 40 * DAY // SECOND)
     ahead = bearer(tokens, request_for())
     certificate = x509.load_pem_x509_certificate(next(iter(tokens.certificates().values())).encode())
     times.append(time.time())
@@ -89,10 +88,11 @@ def test_tokens_after_the_clock_is_set_back(tmp_path: Path, key: bytes) -> None:
 
 
 def test_many_audiences(tokens: TokenSigner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens for more URLs than are remembered are made all the same."""
+    """Without an audience it is the task's URL, query included, also for more URLs than are remembered."""
     monkeypatch.setattr(tokens_module, "_MAX_CACHED", 2)
-    made = [bearer(tokens, request_for(), f"http://h/{number}") for number in range(5)]
-    assert [jwt.decode(token, verify=False)["aud"] for token in made] == [f"http://h/{number}" for number in range(5)]
+    urls = [f"http://h/?a={number}&b=2" for number in range(5)]
+    made = [bearer(tokens, request_for(), url) for url in urls]
+    assert [jwt.decode(token, verify=False)["aud"] for token in made] == urls
 
 
 def test_the_key_is_kept(tmp_path: Path) -> None:

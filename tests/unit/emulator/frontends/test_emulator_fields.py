@@ -1,7 +1,5 @@
 """Masks of partial responses: what they select, and which are refused."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -9,13 +7,14 @@ from google.longrunning import operations_pb2
 
 from cloudtasks_nb.emulator.frontends.fields import parse_fields, select_fields
 from cloudtasks_nb.emulator.model.apis import v2
-from cloudtasks_nb.emulator.model.refusal import RefusedError
+from tests.unit.emulator.conftest import refused
 
 HTTP = {"url": "https://a/", "httpMethod": "POST", "headers": {"X-A": "1", "X-B": "2"}}
 TASKS = {"tasks": [{"name": "a", "httpRequest": HTTP}, {"name": "b"}], "nextPageToken": "t"}
 
 
 NAMES = {"tasks": [{"name": "a"}, {"name": "b"}]}
+SOME = {**TASKS, "tasks": [{"name": "a", "httpRequest": {"url": "https://a/", "httpMethod": "POST"}}, {"name": "b"}]}
 
 
 @pytest.mark.parametrize(
@@ -31,13 +30,7 @@ NAMES = {"tasks": [{"name": "a"}, {"name": "b"}]}
         ("tasks/name,tasks", {"tasks": TASKS["tasks"]}),
         ("tasks/httpRequest/headers", {"tasks": [{"httpRequest": {"headers": HTTP["headers"]}}, {}]}),
         ("tasks/httpRequest/headers/X_A", {"tasks": [{"httpRequest": {"headers": {}}}, {}]}),
-        (
-            "tasks(name, http_request(url)),nextPageToken,tasks/httpRequest/httpMethod",
-            {
-                "tasks": [{"name": "a", "httpRequest": {"url": "https://a/", "httpMethod": "POST"}}, {"name": "b"}],
-                "nextPageToken": "t",
-            },
-        ),
+        ("tasks(name, http_request(url)),nextPageToken,tasks/httpRequest/httpMethod", SOME),
     ],
 )
 def test_selected_fields(mask: str, selected: dict[str, Any]) -> None:
@@ -69,7 +62,7 @@ def test_fields_below_any() -> None:
 )
 def test_masks_that_are_refused(mask: str, reason: str) -> None:
     """The details of the refusal name what is wrong, as Google's do."""
-    with pytest.raises(RefusedError, match=r"Request contains an invalid argument\.") as refused:
+    with refused(text=r"Request contains an invalid argument\.") as caught:
         parse_fields(mask, v2.ListTasksResponse.DESCRIPTOR)
-    (violation,) = refused.value.details[0].field_violations
+    (violation,) = caught.value.details[0].field_violations
     assert (violation.field, violation.description) == (mask, f"Error expanding 'fields' parameter. {reason}")

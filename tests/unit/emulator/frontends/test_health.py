@@ -1,7 +1,5 @@
 """The answers of the gRPC health service, without a server."""
 
-from __future__ import annotations
-
 import asyncio
 
 from cloudtasks_nb.emulator.frontends.health import HEALTH, Health

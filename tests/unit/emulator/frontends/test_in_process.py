@@ -1,7 +1,5 @@
 """An emulator in the process of the test: what needs a limit or a function of it changed, and cheap restarts."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import json
@@ -153,6 +151,7 @@ async def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"port": "taken"}, PortInUseError, "--port 0"),
         ({"http_port": "taken"}, PortInUseError, "--http-port 0"),
+        ({"port": "taken", "single_port": True}, PortInUseError, "--port 0"),
         ({"queues": ("q",)}, InvalidInputError, ""),
         ({"host": "203.0.113.1"}, EmulatorError, ""),
         ({"data_dir": Path("/dev/null/x")}, EmulatorError, ""),

@@ -1,7 +1,5 @@
 """REST paths against those of Google's own client."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

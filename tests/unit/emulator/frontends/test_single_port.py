@@ -1,7 +1,5 @@
 """One port for two protocols: which server a connection goes to, and how bytes are relayed to the gRPC server."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress

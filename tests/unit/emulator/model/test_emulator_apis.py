@@ -1,9 +1,6 @@
 """The emulator's messages and services: what Google's packages have, without these packages."""
 
-from __future__ import annotations
-
 import importlib.metadata
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from cloudtasks_nb.emulator.model.apis import POOL, call_messages, v2
 from tests.descriptors import FILE, descriptor_set
+from tests.processes import run
 from tests.test_environment import pins
 
 #: The distributions that the descriptor set is made of.
@@ -72,8 +70,7 @@ def test_googles_package_may_be_in_the_same_process(first: str) -> None:
         "task = types.Task(name='a', dispatch_deadline={'seconds': 5})\n"
         "print(v2.Task.FromString(types.Task.serialize(task)).dispatch_deadline.ToTimedelta())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "0:00:05\n"
+    assert run(sys.executable, "-c", code).stdout == "0:00:05\n"
 
 
 def test_all_messages_are_of_one_pool() -> None:
@@ -87,6 +84,6 @@ def test_all_messages_are_of_one_pool() -> None:
 def test_the_emulator_loads_none_of_googles_packages() -> None:
     """Of Google's it imports protobuf and gRPC only at its start: the others would double the time that it takes."""
     code = "import sys, cloudtasks_nb.emulator.server; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    loaded = {".".join(name.split(".")[:2]) for name in done.stdout.split() if name.startswith(("google.", "proto."))}
+    names = run(sys.executable, "-c", code).stdout.split()
+    loaded = {".".join(name.split(".")[:2]) for name in names if name.startswith(("google.", "proto."))}
     assert loaded == {"google.protobuf", "google._upb"}

@@ -1,7 +1,5 @@
 """The clock, backoff, tokens and due times: arithmetic without anything around it."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The configuration file: what it may say, and the errors for what it may not."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -31,13 +29,9 @@ def read(file: Path, text: str) -> ConfigFile:
 @pytest.mark.parametrize("suffix", ["yaml", "yml", "json", "conf"])
 def test_what_a_file_says(tmp_path: Path, suffix: str) -> None:
     """Options and queues are read, from YAML and JSON alike; null stands for what is not given."""
-    queue = {
-        "name": QUEUE,
-        "rateLimits": {"maxBurstSize": 5, "maxDispatchesPerSecond": 0.5},
-        "retryConfig": None,
-        "appEngineRoutingOverride": {"service": "s"},
-        "state": "DISABLED",
-    }
+    limits = {"maxBurstSize": 5, "maxDispatchesPerSecond": 0.5}
+    queue: dict[str, Any] = {"name": QUEUE, "rateLimits": limits, "retryConfig": None, "state": "DISABLED"}
+    queue["appEngineRoutingOverride"] = {"service": "s"}
     document = {"port": 5, "strict": None, "queues": [queue]}
     found = read(tmp_path / f"c.{suffix}", json.dumps(document) if suffix == "json" else yaml.safe_dump(document))
     assert found.options == {"port": 5}
@@ -54,9 +48,11 @@ def test_merged_keys(tmp_path: Path) -> None:
     assert [(queue.name, queue.state) for queue in queues] == [(QUEUE, 2), (f"{QUEUE}-2", 2)]
 
 
+HEADERS = "headerOverrides: [{header: {key: A, value: on}}]"
 #: Lines of a queue, the error behind the queue's place in the file, and the hint.
 LINES: list[tuple[str, str, str | None]] = [
     ("rateLimit: 5", "rateLimit: there is no key rateLimit", "did you mean rateLimits?"),
+    ("rateLimits: {maxBurst: 5}", "rateLimits.maxBurst: there is no key maxBurst", "did you mean maxBurstSize?"),
     ("purgeTime: 2020-01-01", "purgeTime: there is no key purgeTime", "allowed are name, "),
     ("rateLimits: 5", "rateLimits: 5 is not a mapping", None),
     ("rateLimits: {maxDispatchesPerSecond: a}", 'rateLimits.maxDispatchesPerSecond: "a" is not a number', None),
@@ -66,11 +62,7 @@ LINES: list[tuple[str, str, str | None]] = [
     ("state: paused", 'state: "paused" is not one of RUNNING, PAUSED, DISABLED', None),
     ("state: !!set {a}", "state: ", None),
     ("httpTarget: {headerOverrides: 5}", "httpTarget.headerOverrides: this is not", None),
-    (
-        "httpTarget: {headerOverrides: [{header: {key: A, value: on}}]}",
-        "httpTarget.headerOverrides[0].header.value: true is not text",
-        None,
-    ),
+    (f"httpTarget: {{{HEADERS}}}", "httpTarget.headerOverrides[0].header.value: true is not text", None),
 ]
 
 

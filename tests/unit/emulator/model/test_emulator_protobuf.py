@@ -1,7 +1,5 @@
 """Bytes put together by hand are the bytes that protobuf writes; attempts come back from theirs."""
 
-from __future__ import annotations
-
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given

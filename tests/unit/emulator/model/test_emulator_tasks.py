@@ -1,8 +1,8 @@
 """New tasks: refusals, defaults and size limits; stored tasks as both versions show them."""
 
-from __future__ import annotations
-
 import bisect
+import re
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,20 +10,12 @@ import pytest
 from google.protobuf import json_format
 
 from cloudtasks_nb.emulator.model import tasks as tasks_module
-from cloudtasks_nb.emulator.model.apis import beta, v2, well_known
+from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
 from cloudtasks_nb.emulator.model.queues import configured, updated
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.emulator.model.tasks import (
-    APP_ENGINE_AGENT,
-    FULL,
-    accept_task,
-    as_beta,
-    as_v2,
-    is_app_engine,
-    task_wire,
-)
-from tests.unit.emulator.conftest import NOW, QUEUE, URL, http_task
+from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, FULL, accept_task, task_wire
+from tests.unit.emulator.conftest import NOW, QUEUE, URL, http_task, refused
 
 POST, GET, DELETE, PATCH = 1, 2, 5, 6
 
@@ -44,43 +36,29 @@ def http(url: str = URL, **request: Any) -> Any:
     return v2.Task(http_request=v2.HttpRequest(url=url, **request))
 
 
-def with_deadline(task: Any, seconds: int) -> Any:
-    """Set a task's deadline."""
-    task.dispatch_deadline.CopyFrom(well_known.Duration(seconds=seconds))
-    return task
-
-
 BAD_ID = (
     'Task ID "{}" can contain only letters ([A-Za-z]), numbers ([0-9]), hyphens (-), or underscores (_). '
     "Task ID must between 1 and 500 characters."
 )
+NO_BODY, LONG = "HttpRequest.body is not allowed with HTTP method", {"seconds": 10**17}
+LONG_URL = "HttpRequest.url must be at most 2083 characters."
+BAD_PATH = "AppEngineHttpRequest.relativeUri must begin with '/', hold no spaces and have at most 2083 characters."
 
 
 @pytest.mark.parametrize(
     ("task", "text"),
     [
         (http("ftp://x/y"), "HttpTarget.url must start with 'http://' or 'https://'."),
-        (http("http://x/" + "y" * 2075), "HttpRequest.url must be at most 2083 characters."),
-        (http("http://x/" + " " * 692), "HttpRequest.url must be at most 2083 characters."),
-        (http("http://x/" + "\N{EURO SIGN}" * 231), "HttpRequest.url must be at most 2083 characters."),
+        *((http(f"http://x/{path}"), LONG_URL) for path in ("y" * 2075, " " * 692, "\N{EURO SIGN}" * 231)),
         (v2.Task(name=f"{QUEUE}/tasks/", http_request={"url": URL}), BAD_ID.format("")),
         (http_task("a\n"), BAD_ID.format("a\n")),
-        (http(http_method=GET, body=b"x"), "HttpRequest.body is not allowed with HTTP method GET."),
-        (
-            app_engine_task(http_method=PATCH, body=b"x"),
-            "AppEngineHttpRequest.body is not allowed with HTTP method PATCH.",
-        ),
-        (
-            app_engine_task(relative_uri="x"),
-            "AppEngineHttpRequest.relativeUri must begin with '/', hold no spaces and have at most 2083 characters.",
-        ),
+        (http(http_method=GET, body=b"x"), f"{NO_BODY} GET."),
+        (app_engine_task(http_method=PATCH, body=b"x"), f"AppEngine{NO_BODY} PATCH."),
+        (app_engine_task(relative_uri="x"), BAD_PATH),
         (http(http_method=8), "8 is not a valid HttpMethod."),
         (app_engine_task(http_method=-1), "-1 is not a valid HttpMethod."),
         (http_task(retry_config={"max_attempts": -2}), "RetryConfig.maxAttempts must be greater or equal to -1."),
-        (
-            http_task(retry_config={"max_backoff": {"seconds": 10**17}}),
-            "RetryConfig.maxBackoff is not a valid duration.",
-        ),
+        (http_task(retry_config={"max_backoff": LONG}), "RetryConfig.maxBackoff is not a valid duration."),
         (http_task(dispatch_deadline={"seconds": 20, "nanos": -5}), "Task.dispatchDeadline is not a valid duration."),
         (http_task(body=b"x" * 2**20), "Task size too large"),
         (http(headers={"a": "x" * 81_920}), "The size of the headers must be less than 80KB."),
@@ -88,9 +66,8 @@ BAD_ID = (
 )
 def test_refused_tasks(task: Any, text: str) -> None:
     """An invalid task is refused with the service's text."""
-    with pytest.raises(RefusedError) as refused:
+    with refused(text=f"^{re.escape(text)}$"):
         accept_task(task, QUEUE, NOW)
-    assert (refused.value.code, refused.value.message) == ("INVALID_ARGUMENT", text)
 
 
 @pytest.mark.parametrize(
@@ -147,35 +124,32 @@ def test_times_that_are_too_far_ahead(asked: int) -> None:
     """A microsecond more than thirty days is refused, and so is a time that no calendar has."""
     task = http_task()
     task.schedule_time.seconds, task.schedule_time.nanos = asked // SECOND, asked % SECOND * 1000
-    with pytest.raises(RefusedError, match="too far in the future"):
+    with refused(text="too far in the future"):
         accept_task(task, QUEUE, NOW)
 
 
 def test_deadlines_are_kept_in_milliseconds() -> None:
     """A deadline is cut to milliseconds."""
-    task = with_deadline(http_task(), 20)
-    task.dispatch_deadline.nanos = 123_456_789
+    task = http_task(dispatch_deadline={"seconds": 20, "nanos": 123_456_789})
     assert stored(task).dispatch_deadline.nanos == 123_000_000
 
 
 def test_no_deadline_of_an_app_engine_task() -> None:
     """A deadline of zero is the application's own for App Engine, and none that an HTTP task may have."""
-    assert not stored(with_deadline(app_engine_task(), 0)).HasField("dispatch_deadline")
-    with pytest.raises(RefusedError, match="must be between"):
-        accept_task(with_deadline(http_task(), 0), QUEUE, NOW)
+    none = v2.Task(app_engine_http_request={}, dispatch_deadline={"seconds": 0})
+    assert none.HasField("dispatch_deadline")
+    assert not stored(none).HasField("dispatch_deadline")
+    with refused(text="must be between"):
+        accept_task(http_task(dispatch_deadline={"seconds": 0}), QUEUE, NOW)
 
 
 def test_an_app_engine_task_keeps_its_own_headers() -> None:
     """A type of any spelling is kept, an agent gets the service's appended, and routing becomes the host."""
-    given = app_engine_task(headers={"content-type": "application/json", "user-agent": "mine"}, body=b"{}")
-    given.app_engine_http_request.app_engine_routing.service = "worker"
-    given.app_engine_http_request.app_engine_routing.version = "v1"
-    request = stored(given).app_engine_http_request
-    assert dict(request.headers) == {
-        "Content-Length": "2",
-        "User-Agent": f"mine {APP_ENGINE_AGENT}",
-        "content-type": "application/json",
-    }
+    headers = {"content-type": "application/json", "user-agent": "mine"}
+    routing = {"service": "worker", "version": "v1"}
+    request = stored(app_engine_task(headers=headers, body=b"{}", app_engine_routing=routing)).app_engine_http_request
+    given = {"content-type": "application/json", "User-Agent": f"mine {APP_ENGINE_AGENT}"}
+    assert dict(request.headers) == {**given, "Content-Length": "2"}
     assert request.app_engine_routing.host == "v1.worker.p.uc.r.appspot.com"
 
 
@@ -184,17 +158,14 @@ def test_the_largest_task(kind: str) -> None:
     """The stored task, with everything that was added, has at most 1,048,569 bytes."""
 
     def make(size: int) -> Any:
-        task = v2.Task(name=f"{QUEUE}/tasks/a")
-        getattr(task, kind).body = b"x" * size
-        if kind == "http_request":
-            task.http_request.url = URL
-        return task
+        place = {"url": URL} if kind == "http_request" else {}
+        return v2.Task(name=f"{QUEUE}/tasks/a", **{kind: {"body": b"x" * size, **place}})
 
     size = 2**20 - 1000
     free = 2**20 - 7 - (stored(make(size)).ByteSize() - 2)  # the view is not stored
     # The length of the body is inside the header Content-Length too, with the same number of digits.
     assert accept_task(make(size + free), QUEUE, NOW).body == b"x" * (size + free)
-    with pytest.raises(RefusedError, match="Task size too large"):
+    with refused(text="Task size too large"):
         accept_task(make(size + free + 1), QUEUE, NOW)
 
 
@@ -220,10 +191,7 @@ def test_long_requests_are_not_remembered() -> None:
     for size, kept in ((100_000, 0), (5000, 0), (100, 1)):
         task = http_task(body=b"x" * 100_000)
         task.http_request.headers["A"] = "x" * size
-        if size == 100_000:
-            with pytest.raises(RefusedError, match="size of the headers"):
-                accept_task(task, QUEUE, NOW)
-        else:
+        with refused(text="size of the headers") if size == 100_000 else nullcontext():
             accept_task(task, QUEUE, NOW)
         assert len(tasks_module._cached) == kept
 
@@ -239,9 +207,8 @@ def test_header_names_that_http_does_not_allow(name: str) -> None:
         lambda: configured(beta.Queue(name=QUEUE, http_target=target)),
         lambda: updated(configured(beta.Queue(name=QUEUE)), beta.Queue(http_target=target), ["http_target"]),
     ):
-        with pytest.raises(RefusedError, match="is not the name of an HTTP header") as refused:
+        with refused(text="is not the name of an HTTP header"):
             create()
-        assert refused.value.code == "INVALID_ARGUMENT"
 
 
 def test_versions_differ_in_their_numbers_only() -> None:
@@ -253,22 +220,22 @@ def test_versions_differ_in_their_numbers_only() -> None:
     task.dispatch_count, task.view = 4, 2
     task.last_attempt.response_status.code = 5
     wire = task.SerializeToString()
-    shown = beta.Task.FromString(as_beta(wire))
+    shown = beta.Task.FromString(tasks_module.as_beta(wire))
     assert json_format.MessageToDict(shown) == json_format.MessageToDict(task)
-    assert v2.Task.FromString(as_v2(as_beta(wire))) == task
+    assert v2.Task.FromString(tasks_module.as_v2(tasks_module.as_beta(wire))) == task
 
 
 def test_versions_drop_unknown_fields() -> None:
     """The payload of a pull task has no place in v2."""
     pull = beta.Task(name="n", pull_message=beta.PullMessage(payload=b"x"))
-    assert v2.Task.FromString(as_v2(pull.SerializeToString())) == v2.Task(name="n")
+    assert v2.Task.FromString(tasks_module.as_v2(pull.SerializeToString())) == v2.Task(name="n")
 
 
 def test_app_engine_tasks_are_recognized() -> None:
     """The kind of a stored task is seen in its bytes, also behind a long name."""
     name = f"{QUEUE}/tasks/{'x' * 500}"
-    assert not is_app_engine(http_task("x" * 500).SerializeToString())
+    assert not tasks_module.is_app_engine(http_task("x" * 500).SerializeToString())
     engine = v2.Task(name=name, app_engine_http_request=v2.AppEngineHttpRequest(relative_uri="/a"))
-    assert is_app_engine(engine.SerializeToString())
+    assert tasks_module.is_app_engine(engine.SerializeToString())
     shown = v2.Task.FromString(task_wire(engine.SerializeToString(), NOW, None, b"body", 2))
     assert (shown.app_engine_http_request.relative_uri, shown.app_engine_http_request.body) == ("/a", b"body")

@@ -1,7 +1,5 @@
 """Group commit: waiting callers, shared commits, and commits that fail."""
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 import threading
@@ -9,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from cloudtasks_nb.emulator.model.clock import Clock
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.store import commit as commit_module
 from cloudtasks_nb.emulator.store.commit import Committer
@@ -73,9 +70,23 @@ def rows(store: Store) -> int:
     return int(store.database.read("SELECT count(*) FROM tasks")[0][0])
 
 
-async def test_a_caller_alone_is_committed_at_once(store: Store, committer: Committer, woken: Woken) -> None:
+def noted_commits(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """Return a list that gets the thread of each commit of a store."""
+    threads: list[threading.Thread] = []
+    commit = store.database.commit
+
+    def noted() -> None:
+        threads.append(threading.current_thread())
+        commit()
+
+    monkeypatch.setattr(store.database, "commit", noted)
+    return threads
+
+
+async def test_a_caller_alone_is_committed_at_once(
+    store: Store, queue: QueueState, committer: Committer, woken: Woken
+) -> None:
     """One caller gets its commit without a thread, and its queue is woken."""
-    queue = new_queue(store)
     committer.note_call()
     store.add(queue, new_task("a"), NOW)
     await committer.commit()
@@ -83,51 +94,36 @@ async def test_a_caller_alone_is_committed_at_once(store: Store, committer: Comm
 
 
 async def test_a_slow_disk_is_committed_in_the_thread(
-    store: Store, committer: Committer, monkeypatch: pytest.MonkeyPatch
+    store: Store, queue: QueueState, committer: Committer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a commit that took long, the next one leaves the loop free."""
-    queue = new_queue(store)
     monkeypatch.setattr(commit_module, "_SLOW", -1.0)
     monkeypatch.setattr(commit_module, "_ALONE_AFTER", -1.0)
-    threads: list[bool] = []
-    commit = store.database.commit
-
-    def noted() -> None:
-        threads.append(threading.current_thread() is threading.main_thread())
-        commit()
-
-    monkeypatch.setattr(store.database, "commit", noted)
+    threads = noted_commits(store, monkeypatch)
     for number in range(2):
         committer.note_call()
         store.add(queue, new_task(f"t{number}"), NOW)
         await committer.commit()
-    assert threads == [True, False]
+    assert [thread is threading.main_thread() for thread in threads] == [True, False]
 
 
-async def test_callers_share_a_commit(store: Store, committer: Committer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callers_share_a_commit(
+    store: Store, queue: QueueState, committer: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Callers that come while a commit is running share the next one, and are acknowledged after it."""
-    queue = new_queue(store)
-    commits: list[int] = []
-    commit = store.database.commit
-
-    def counted() -> None:
-        commits.append(1)
-        commit()
+    commits = noted_commits(store, monkeypatch)
 
     async def one(number: int) -> None:
         store.add(queue, new_task(f"t{number}"), NOW)
         await committer.commit()
         assert store.task(queue, f"t{number}").id == f"t{number}"
 
-    monkeypatch.setattr(store.database, "commit", counted)
     await asyncio.gather(*map(one, range(50)))
-    assert rows(store) == 50
-    assert len(commits) <= 3
+    assert (rows(store), len(commits) <= 3) == (50, True)
 
 
-async def test_flushing(store: Store, committer: Committer) -> None:
+async def test_flushing(store: Store, queue: QueueState, committer: Committer) -> None:
     """After a flush all changes are committed, those of waiting callers too."""
-    queue = new_queue(store)
     await asyncio.gather(*(committer.commit() for _ in range(3)))  # now a caller waits for others
     store.add(queue, new_task("a"), NOW)
     waiting = asyncio.create_task(committer.commit())
@@ -156,10 +152,9 @@ async def test_a_wait_for_the_disk_is_cancelled(store: Store, woken: Woken, monk
 
 
 async def test_callers_gather_while_the_disk_works(
-    store: Store, committer: Committer, woken: Woken, monkeypatch: pytest.MonkeyPatch
+    store: Store, queue: QueueState, committer: Committer, woken: Woken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who comes while a commit is under way waits for the next one, and is not answered by the first."""
-    queue = new_queue(store)
     disk = HeldDisk(store, monkeypatch)
 
     def one(number: int) -> asyncio.Future[None]:
@@ -179,9 +174,10 @@ async def test_callers_gather_while_the_disk_works(
     assert (rows(store), set(woken)) == (5, {queue})
 
 
-async def test_changes_without_a_caller_are_committed_soon(store: Store, committer: Committer, woken: Woken) -> None:
+async def test_changes_without_a_caller_are_committed_soon(
+    store: Store, queue: QueueState, committer: Committer, woken: Woken
+) -> None:
     """A change without a waiter is committed in a moment, and once for many calls."""
-    queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
     committer.commit_soon()
     committer.commit_soon()
@@ -204,6 +200,7 @@ async def test_closing_writes_what_is_left(store: Store, committer: Committer) -
 @pytest.mark.parametrize("callers", [1, 5])
 async def test_a_disk_that_says_no(
     store: Store,
+    queue: QueueState,
     committer: Committer,
     woken: Woken,
     monkeypatch: pytest.MonkeyPatch,
@@ -212,7 +209,6 @@ async def test_a_disk_that_says_no(
     error: Exception,
 ) -> None:
     """When a commit fails, every caller gets the error, nothing of it is kept, and the store stays usable."""
-    queue = new_queue(store)
 
     def full() -> None:
         raise error
@@ -235,9 +231,8 @@ async def test_a_disk_that_says_no(
     assert store.queue(QUEUE).live.keys() == {"t99"}
 
 
-async def test_settling_waits_for_the_thread(store: Store, committer: Committer, clock: Clock) -> None:
+async def test_settling_waits_for_the_thread(store: Store, queue: QueueState, committer: Committer) -> None:
     """After settling no commit is under way, and the database may be replaced."""
-    queue = new_queue(store)
     for number in range(3):
         store.add(queue, new_task(f"t{number}"), NOW)
     waiting = [asyncio.ensure_future(committer.commit()) for _ in range(3)]

@@ -1,7 +1,5 @@
 """The store against a plain model, through restarts; and what its rules say in single steps."""
 
-from __future__ import annotations
-
 import re
 import sqlite3
 import sys
@@ -21,7 +19,6 @@ from cloudtasks_nb.emulator.model.apis import beta
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND, Clock
 from cloudtasks_nb.emulator.model.queues import PAUSED, RUNNING, configured
-from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.database import Statement, TaskDatabase
 from cloudtasks_nb.emulator.store.oplog import LogSubject
@@ -29,7 +26,7 @@ from cloudtasks_nb.emulator.store.state import Claim, QueueState
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
 from cloudtasks_nb.errors import EmulatorError
-from tests.unit.emulator.conftest import NOW, QUEUE, MakeStore, commit, new_queue, new_task
+from tests.unit.emulator.conftest import LOG_ALL, NOW, QUEUE, MakeStore, commit, new_queue, new_task, put, refused
 
 POLICY = RetryPolicy(max_attempts=2, min_backoff=10 * SECOND)
 IDS = st.sampled_from(["a", "b", "c", "d"])
@@ -38,20 +35,18 @@ IDS = st.sampled_from(["a", "b", "c", "d"])
 def begin(store: Store, *ids: str) -> tuple[QueueState, list[Claim]]:
     """Create a queue with tasks, and begin an attempt of each."""
     queue = new_queue(store)
-    for task_id in ids:
-        store.add(queue, new_task(task_id), NOW)
-    commit(store)
+    put(store, queue, *ids)
     claims = [store.claim_now(queue, task_id) for task_id in ids]
     for claim in claims:
         store.begin_attempt(claim)
     return queue, claims
 
 
-def attempt(store: Store, queue: QueueState, task_id: str, status: int) -> bool:
-    """Run a task by hand once and return whether it is gone."""
-    claim = store.claim_now(queue, task_id)
+def attempt(store: Store, claim: Claim, status: int) -> None:
+    """Make an attempt of a task, which is answered at once."""
     store.begin_attempt(claim)
-    return store.end_attempt(claim, AttemptResult(http_status=status), POLICY, LogSubject(queue.q, 0.0, task_id))
+    subject = LogSubject(claim.queue.q, 0.0, claim.task.id)
+    store.end_attempt(claim, AttemptResult(http_status=status), POLICY, subject)
 
 
 def sweep_all(store: Store, now: int) -> None:
@@ -104,21 +99,18 @@ class StoreModel(RuleBasedStateMachine):
         """Create a task: refused while its name is taken."""
         task = new_task(task_id, self.now, due=self.now + delay)
         if task_id in self.live or self.taken.get(task_id, 0) > self.now:
-            with pytest.raises(RefusedError) as refused:
+            with refused("ALREADY_EXISTS"):
                 self.store.add(self.queue, task, self.now)
-            assert refused.value.code == "ALREADY_EXISTS"
             return
-        self.store.add(self.queue, task, self.now)
-        commit(self.store)
+        put(self.store, self.queue, task, now=self.now)
         self.live[task_id] = max(self.now + delay, self.now), 0
 
     @rule(task_id=IDS)
     def delete(self, task_id: str) -> None:
         """Delete a task: refused when it is not there."""
         if task_id not in self.live:
-            with pytest.raises(RefusedError) as refused:
+            with refused("NOT_FOUND"):
                 self.store.delete(self.queue, task_id)
-            assert refused.value.code == "NOT_FOUND"
             return
         self.store.delete(self.queue, task_id)
         commit(self.store)
@@ -133,10 +125,7 @@ class StoreModel(RuleBasedStateMachine):
             if claim is None:
                 continue
             sent.add(claim.task.id)
-            self.store.begin_attempt(claim)
-            self.store.end_attempt(
-                claim, AttemptResult(http_status=status), POLICY, LogSubject(self.queue.q, 0.0, claim.task.id)
-            )
+            attempt(self.store, claim, status)
         commit(self.store)
         assert sent == {task_id for task_id, (due, _) in self.live.items() if due <= self.now}
         for task_id in sent:
@@ -200,13 +189,12 @@ StoreModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 test_store_behaves_like_its_model = StoreModel.TestCase
 
 
-def test_a_task_is_shown_when_it_is_safe(store: Store) -> None:
+def test_a_task_is_shown_when_it_is_safe(store: Store, queue: QueueState) -> None:
     """Between submission and commit a task is not there, and its name is taken."""
-    queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
-    with pytest.raises(RefusedError, match="not found"):
+    with refused("NOT_FOUND"):
         store.task(queue, "a")
-    with pytest.raises(RefusedError, match="already exists"):
+    with refused("ALREADY_EXISTS"):
         store.add(queue, new_task("a"), NOW)
     assert queue.due.take(NOW) is None
     commit(store)
@@ -217,12 +205,10 @@ def test_a_deleted_queue_takes_its_tasks_along(make_store: MakeStore) -> None:
     """A queue that is created again has none of the old one's tasks and names, also after a restart."""
     store = make_store(queue_tombstone=0)
     queue = new_queue(store)
-    store.add(queue, new_task("a"), NOW)
-    commit(store)
+    put(store, queue, "a")
     store.delete_queue(QUEUE)
     queue = new_queue(store)
-    store.add(queue, new_task("a"), NOW)
-    commit(store)
+    put(store, queue, "a")
     store = make_store(queue_tombstone=0)
     assert store.queue(QUEUE).live == {"a": 1}
     sweep_all(store, NOW)
@@ -250,12 +236,9 @@ def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock:
     assert store.database.read("SELECT seq FROM tasks UNION SELECT q FROM purged_ranges") == []
 
 
-def test_a_page_leaves_out_uncommitted_deletions(store: Store) -> None:
+def test_a_page_leaves_out_uncommitted_deletions(store: Store, queue: QueueState) -> None:
     """A task whose deletion is not committed yet is not listed any more."""
-    queue = new_queue(store)
-    for task_id in ("a", "b", "c"):
-        store.add(queue, new_task(task_id), NOW)
-    commit(store)
+    put(store, queue, *("a", "b", "c"))
     store.delete(queue, "b")
     assert [task.id for task in chain.from_iterable(store.tasks(queue, 0))] == ["a", "c"]
 
@@ -275,8 +258,7 @@ def test_tasks_that_fall_due_during_an_advance(
     """A clock that jumps from before a task's time to after its retention leaves it to be sent, if it could be."""
     queue = new_queue(store, **settings)
     queue.message.state = PAUSED if paused else RUNNING
-    store.add(queue, new_task("a", due=due), NOW)
-    commit(store)
+    put(store, queue, new_task("a", due=due))
     clock.advance(40 * DAY)
     sweep(store, clock.now(), keep_due=True)
     assert ("a" in queue.live) is spared
@@ -320,13 +302,11 @@ def test_attempts_in_flight_survive_a_lost_transaction(store: Store) -> None:
     assert (rebuilt.in_flight, rebuilt.attempts[claim.task.number].failures) == (0, 1)
 
 
-def test_executions_are_counted_for_a_minute(store: Store, clock: Clock) -> None:
+def test_executions_are_counted_for_a_minute(store: Store, queue: QueueState, clock: Clock) -> None:
     """Replies count for sixty seconds, good and bad ones."""
-    queue = new_queue(store)
     for task_id, status in (("a", 200), ("b", 500)):
-        store.add(queue, new_task(task_id), NOW)
-        commit(store)
-        attempt(store, queue, task_id, status)
+        put(store, queue, task_id)
+        attempt(store, store.claim_now(queue, task_id), status)
         clock.advance(30 * SECOND)
     assert queue.executed_last_minute(clock.now()) == 1
     assert queue.executed_last_minute(clock.now() - SECOND) == 2
@@ -345,8 +325,7 @@ def test_a_database_is_copied_and_erased(tmp_path: Path, size: int) -> None:
     """The content of a copy replaces that of a file, which keeps its own page size; a closed file has everything."""
     file, copy = tmp_path / "tasks.sqlite3", tmp_path / "copy.sqlite3"
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute(f"PRAGMA page_size = {size}")
-        connection.execute("CREATE TABLE unused(n)")
+        connection.executescript(f"PRAGMA page_size = {size}; CREATE TABLE unused(n)")
     with TaskDatabase(tmp_path / "other.sqlite3", durable=True) as other:
         _write(other, "one")
         other.save_to(copy)
@@ -392,25 +371,18 @@ def test_unusable_files(tmp_path: Path, content: bytes | None, *, snapshot: bool
         assert database.read("SELECT key FROM settings ORDER BY key") == [("three",), ("two",)]
 
 
-def test_refusals_have_the_keys_of_their_tasks(store: Store, clock: Clock) -> None:
+def test_refusals_have_the_keys_of_their_tasks(store: Store, queue: QueueState, clock: Clock) -> None:
     """Of many tasks those are refused whose names are taken, by others or by the first of them; the rest is there."""
-    queue = new_queue(store)
     store.add(queue, new_task("taken"), NOW)
     store.add(queue, new_task("gone"), NOW)
     store.delete(queue, "gone")
     ids = ("taken", "a", "gone", "a", "b")
-    refused = store.add_all(queue, {10 * place: new_task(task_id) for place, task_id in enumerate(ids)}, NOW)
+    errors = store.add_all(queue, {10 * place: new_task(task_id) for place, task_id in enumerate(ids)}, NOW)
     commit(store)
-    assert {key: error.message[:29] for key, error in refused.items()} == {
-        0: "Requested entity already exists"[:29],
-        20: "The task cannot be created be",
-        30: "Requested entity already exists"[:29],
-    }
-    assert [(task.number, task.id) for task in chain.from_iterable(store.tasks(queue, 0))] == [
-        (1, "taken"),
-        (3, "a"),
-        (4, "b"),
-    ]
+    there, recent = "Requested entity already exists", "The task cannot be created because"
+    assert {key: error.message[:34] for key, error in errors.items()} == {0: there, 20: recent, 30: there}
+    left = [(task.number, task.id) for task in chain.from_iterable(store.tasks(queue, 0))]
+    assert left == [(1, "taken"), (3, "a"), (4, "b")]
     assert [queue.due.take(clock.now()) for _ in range(5)] == [1, 2, 3, 4, None]
 
 
@@ -439,7 +411,7 @@ def fill(store: Store, queue: QueueState, count: int, *, body: bytes = b"") -> N
 
 def test_a_sweep_says_that_there_is_more(store: Store, clock: Clock) -> None:
     """A sweep goes on until all names, operations and log entries that have expired are deleted."""
-    queue = new_queue(store, stackdriver_logging_config=beta.StackdriverLoggingConfig(sampling_ratio=1.0))
+    queue = new_queue(store, stackdriver_logging_config=LOG_ALL)
     fill(store, queue, 12_000)
     for task_id in list(queue.live):
         store.delete(queue, task_id)
@@ -477,8 +449,7 @@ def test_names_of_two_purges(make_store: MakeStore, clock: Clock) -> None:
     fill(store, queue, 2)
     store.purge(queue)
     clock.advance(HOUR // 2)
-    store.add(queue, new_task("later", clock.now()), clock.now())
-    commit(store)
+    put(store, queue, "later", now=clock.now())
     store.purge(queue)
     sweep(store, clock.now())
     sweep(store, clock.now())
@@ -492,8 +463,7 @@ def test_names_with_different_lives(store: Store, clock: Clock) -> None:
     long = new_queue(store, f"{QUEUE}-long", tombstone_ttl={"seconds": 24 * 3600})
     short = new_queue(store)
     for queue in (long, short):
-        store.add(queue, new_task("a"), NOW)
-        commit(store)
+        put(store, queue, "a")
         store.delete(queue, "a")
     commit(store)
     clock.advance(HOUR)
@@ -505,8 +475,7 @@ def test_expired_tasks_behind_kept_ones(store: Store, clock: Clock) -> None:
     """Tasks past their retention that can still be sent hide none behind them, not even the first after a slice."""
     queue = new_queue(store, task_ttl={"seconds": 10 * 24 * 3600})
     fill(store, queue, 5000)
-    store.add(queue, new_task("far", due=NOW + 20 * DAY), NOW)
-    commit(store)
+    put(store, queue, new_task("far", due=NOW + 20 * DAY))
     clock.advance(queue.config.task_ttl + SECOND)
     while sweep(store, clock.now(), keep_due=True):
         commit(store)
@@ -531,23 +500,20 @@ def test_deleted_tasks_use_no_memory(store: Store, clock: Clock) -> None:
 def test_the_log_has_a_limit(make_store: MakeStore, clock: Clock) -> None:
     """The oldest entries above the limit are deleted, also those that an earlier start has written."""
     store = make_store()
-    queue = new_queue(store, stackdriver_logging_config=beta.StackdriverLoggingConfig(sampling_ratio=1.0))
+    queue = new_queue(store, stackdriver_logging_config=LOG_ALL)
     for number in range(20):
         store.add(queue, new_task(f"t{number}"), NOW + number)
     commit(store)
     store = make_store(log_limit=8)
-    store.add(store.queue(QUEUE), new_task("newest"), NOW + 20)
-    commit(store)
+    put(store, store.queue(QUEUE), "newest", now=NOW + 20)
     sweep_all(store, clock.now())
-    assert [task for (task,) in store.database.read("SELECT task FROM log")] == [
-        *(f"t{n}" for n in range(13, 20)),
-        "newest",
-    ]
+    left = [task for (task,) in store.database.read("SELECT task FROM log")]
+    assert left == [*(f"t{number}" for number in range(13, 20)), "newest"]
     sweep_all(store, clock.now())
     assert store.database.read("SELECT count(*) FROM log") == [(8,)]
 
 
-def test_a_file_shrinks(make_store: MakeStore, tmp_path: Path) -> None:
+def test_a_file_shrinks(make_store: MakeStore) -> None:
     """The file gives its free pages back while it is in use, step by step."""
     store = make_store()
     queue = new_queue(store)

@@ -1,7 +1,5 @@
 """A connection whose snapshots are made by the test."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -19,8 +17,6 @@ from cloudtasks_nb.service.watch import Snapshot
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
 from tests.unit.fanout.conftest import PLACE, FakeWatcher, Service, all_rows
-
-__all__ = ["FakeConnection", "Tracked"]
 
 QUEUE = QueueName(project=PLACE.project, location=PLACE.location, queue=PLACE.queue)
 VALUES = {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}

@@ -1,7 +1,5 @@
 """What was sent from elsewhere is read before this home sends, and in as few reads as possible."""
 
-from __future__ import annotations
-
 import asyncio
 import datetime as dt
 import itertools

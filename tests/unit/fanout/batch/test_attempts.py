@@ -1,7 +1,5 @@
 """The error messages of attempts."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 import pytest
@@ -11,8 +9,6 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
-
-__all__: list[str] = []
 
 TASKS = [f"{number:020x}-a91f03c2-1" for number in range(5)]
 

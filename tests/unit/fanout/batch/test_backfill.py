@@ -1,7 +1,5 @@
 """What a backfill asks a fan-out for, what a dry run says of it, and what makes two calls the same series."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Batches that are deleted because they did not change for long."""
 
-from __future__ import annotations
-
 import datetime as dt
 from dataclasses import replace
 

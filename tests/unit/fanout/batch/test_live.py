@@ -1,7 +1,5 @@
 """A batch on the screen."""
 
-from __future__ import annotations
-
 import asyncio
 import queue
 import threading

@@ -1,7 +1,5 @@
 """Log, statistics and queue decide what became of each row."""
 
-from __future__ import annotations
-
 import asyncio
 import datetime as dt
 import itertools

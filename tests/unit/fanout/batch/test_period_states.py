@@ -1,7 +1,5 @@
 """The rows of a backfill by period and state: what is counted, and when the calendar is drawn anew."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Sequence

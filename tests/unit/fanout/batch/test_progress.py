@@ -1,7 +1,5 @@
 """Counts, rate and time left of a batch."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

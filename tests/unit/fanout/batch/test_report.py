@@ -1,7 +1,5 @@
 """What a batch shows of itself."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Stored results become columns beside the rows of a batch."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
 from typing import Any

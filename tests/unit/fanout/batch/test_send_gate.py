@@ -1,7 +1,5 @@
 """`canary` and `pause_at` hold rows back, in every round of a batch, and after a restart."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The sending of one batch is supervised in the background, as often as rows are added to it."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Two homes that share batches through a store."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which effects follow which events of a batch, without an event loop, a clock or an outbox."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import TypeAlias

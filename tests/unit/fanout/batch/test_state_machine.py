@@ -1,7 +1,5 @@
 """The state machine of a batch under any order of events, against a plain model of the outbox."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`stop_after_failures` holds in every round of a batch, and after a restart."""
 
-from __future__ import annotations
-
 import pytest
 
 from cloudtasks_nb import _loop

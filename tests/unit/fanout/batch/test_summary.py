@@ -1,7 +1,5 @@
 """The summary of a run: throughput, durations, slowest rows, and when it is made anew."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,8 +14,6 @@ from cloudtasks_nb.fanout.batch.summary import SummaryReader, summarise
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from tests.unit.fanout.conftest import refs, send_all
-
-__all__: list[str] = []
 
 #: Ref, whether the row failed, start of its last attempt, and its duration; in microseconds.
 Timing = tuple[int, int, int, int]

@@ -1,15 +1,11 @@
 """What the notes of a batch say about how its rows were sent and how their outcomes are known."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 
 from cloudtasks_nb import _loop
 from tests.unit.fanout.batch.conftest import Tracked
-
-__all__: list[str] = []
 
 
 @pytest.mark.parametrize(

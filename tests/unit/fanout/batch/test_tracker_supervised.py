@@ -1,7 +1,5 @@
 """No failure in the background is silent: it is shown, raised where one waits, and survived where it goes away."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """What is said when nothing answers at the endpoint of a batch."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

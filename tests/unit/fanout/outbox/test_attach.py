@@ -1,7 +1,5 @@
 """A frame meets the batches that are there: the same cell, a longer frame, and what is refused."""
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 from dataclasses import replace

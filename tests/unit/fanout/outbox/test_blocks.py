@@ -1,7 +1,5 @@
 """Tasks packed together, and found again one by one."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,7 +1,5 @@
 """Why rows failed or are gone: counted as it becomes known, so that showing it does not read the rows."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Notifications that a batch is done: each address gets one a round."""
 
-from __future__ import annotations
-
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox

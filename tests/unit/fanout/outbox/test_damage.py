@@ -1,7 +1,5 @@
 """Damage to the outbox's file is noticed before a row is sent under another name, and the error says what to do."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing

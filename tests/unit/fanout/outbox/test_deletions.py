@@ -1,7 +1,5 @@
 """Tasks that a cancelled batch deletes: what is stored of them before and after, whoever is killed in between."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

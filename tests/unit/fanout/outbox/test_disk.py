@@ -1,7 +1,5 @@
 """What kind of disk the outbox is on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Messages that differ only in numbers, ids and quoted values are one cause."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """An interrupt while the outbox is written leaves no transaction open, which would lock the file for every process."""
 
-from __future__ import annotations
-
 import _thread
 import itertools
 import signal

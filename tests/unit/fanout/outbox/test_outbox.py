@@ -1,7 +1,5 @@
 """What the outbox keeps of batches and rows, and how they are found."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path

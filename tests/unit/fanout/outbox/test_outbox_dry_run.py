@@ -1,7 +1,5 @@
 """What a dry run finds out, compared with what a spool of the same rows does."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing

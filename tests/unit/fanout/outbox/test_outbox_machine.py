@@ -1,7 +1,5 @@
 """Spools, senders, outcomes, new tries and cancels in any order: what must hold after each step."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory

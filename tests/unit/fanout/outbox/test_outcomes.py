@@ -1,7 +1,5 @@
 """What becomes of rows: outcomes that were heard of, and new tries that were asked for."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

@@ -1,7 +1,5 @@
 """What is sent together, and what becomes of it when it is answered, left, or cancelled."""
 
-from __future__ import annotations
-
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox

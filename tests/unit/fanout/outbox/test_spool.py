@@ -1,7 +1,5 @@
 """How rows come into the outbox: all or none, each key once, and never unseen twice."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sqlite3

@@ -1,7 +1,5 @@
 """A batch as bytes that another outbox reads."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Partitions crossed with other values."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

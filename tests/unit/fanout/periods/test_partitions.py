@@ -1,7 +1,5 @@
 """Whole periods on the clock of a zone: where they start, that none is missing, and what they are called."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 from zoneinfo import ZoneInfo

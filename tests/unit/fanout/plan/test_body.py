@@ -1,7 +1,5 @@
 """What a task carries."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import orjson

@@ -1,7 +1,5 @@
 """Ids that are derived, so that the same thing has the same id in every process."""
 
-from __future__ import annotations
-
 import re
 import uuid
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What a fan-out reads."""
 
-from __future__ import annotations
-
 import builtins
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One task of literal options."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a fan-out would do."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import replace

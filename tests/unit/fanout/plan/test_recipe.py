@@ -1,7 +1,5 @@
 """The arguments of a fan-out."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from typing import Any

@@ -1,7 +1,5 @@
 """From the data to chunks of tasks."""
 
-from __future__ import annotations
-
 import datetime as dt
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """When each row is due."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 from zoneinfo import ZoneInfo

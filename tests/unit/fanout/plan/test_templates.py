@@ -1,7 +1,5 @@
 """Templates of text and URLs."""
 
-from __future__ import annotations
-
 import datetime as dt
 import urllib.parse
 from typing import Any

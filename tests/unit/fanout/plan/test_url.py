@@ -1,7 +1,5 @@
 """Where the rows of a fan-out go."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """A batch that is to be sent."""
 
-from __future__ import annotations
-
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox

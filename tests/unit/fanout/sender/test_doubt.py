@@ -1,7 +1,5 @@
 """Requests of which nobody knows whether they arrived: looked up before anything is sent again, or cancelled."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How fast to send: concurrency that adapts, pauses with jitter, the ramp of a cold queue."""
 
-from __future__ import annotations
-
 import random
 from itertools import islice
 

@@ -1,7 +1,5 @@
 """Sending a batch: every row's task once, whatever the service answers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Sending where there is no batch call, at a given pace, and with several senders: still every task once."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest
