@@ -316,8 +316,8 @@ def _notify_globals(text: str, user: str) -> None:
     symbols = (symbol for table in tables[1:] for symbol in table.get_symbols())
     if changed := sorted({one.get_name() for one in symbols if one.is_declared_global() and one.is_assigned()}):
         notify(
-            f"{user} changes {', '.join(changed)}, a global variable: each instance of the service has its own, which ends "
-            "with the instance"
+            f"{user} changes {', '.join(changed)}, a global variable: each instance of the service has its own, which "
+            "ends with the instance"
         )
 
 

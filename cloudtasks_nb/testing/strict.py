@@ -196,10 +196,11 @@ class StrictEmulator(Emulator):
         audiences: Iterable[str] = (),
         unchecked: bool = False,
     ) -> None:
-        """Let a server on this machine be a service of Cloud Run: tasks reach it at its URL.
+        """Let a server on this machine be a service of Cloud Run.
 
-        A task needs an OIDC token for this URL, of an account that may invoke the service; others are refused with 401
-        or 403. The server is called by plain HTTP, as a container is, and gets the token without its signature.
+        Tasks reach it at its URL, and with `google_environment` so does everybody. A request needs an OIDC token for
+        this URL, of an account that may invoke the service; others are refused with 401 or 403. The server is called by
+        plain HTTP, as a container is, and gets the token without its signature.
 
         Parameters
         ----------
@@ -276,8 +277,9 @@ class StrictEmulator(Emulator):
             ``quota_project_denied``, ``vpc_sc``, ``quotas`` (600 lists, 60 reads of the log and 60 RunTask a minute),
             ``latency_s``, ``service_agent=False`` (Cloud Tasks cannot make tokens for tasks), ``token_lifetime_s``,
             ``clock_offset_s`` (Google's clock is ahead of this machine's), ``projects`` (those that exist; none: all),
-            ``log_excluded`` (the entries of the log are routed elsewhere), and ``signatures_kept`` (Cloud Run does not
-            remove the signatures of the tokens that it has checked).
+            ``log_excluded`` (the entries of the log are routed elsewhere), ``grants_after_s`` (a new role works so much
+            later: https://cloud.google.com/iam/docs/access-change-propagation), and ``signatures_kept`` (Cloud Run
+            does not remove the signatures of the tokens that it has checked).
 
         Raises
         ------

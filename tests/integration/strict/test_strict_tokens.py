@@ -19,7 +19,7 @@ from google.oauth2 import id_token
 from google.oauth2.service_account import IDTokenCredentials
 
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.conftest import LOCATION, Target
+from tests.integration.conftest import LOCATION, Answer, Target
 from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, Load, in_a_process, task
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -202,6 +202,37 @@ def test_the_signature_of_a_checked_token(
     headers = target.wait()[0].headers
     found = [headers[name] for name in ("authorization", "x-serverless-authorization") if name in headers]
     assert [value.endswith(".SIGNATURE_REMOVED_BY_GOOGLE") for value in found] == removed
+
+
+def test_a_request_of_somebody_else(emulator: StrictEmulator, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the proxy a service is reached by those who may invoke it, once their right works."""
+    url = "https://report-7.us-central1.run.app"
+    key = emulator.service_account("caller")
+    own = IDTokenCredentials.from_service_account_file(str(key), target_audience=url)
+    own.refresh(google.auth.transport.requests.Request())
+    emulator.set(grants_after_s=3600)
+    emulator.cloud_run(url, target.port, invokers="caller")
+    for name, value in emulator.google_environment.items():
+        monkeypatch.setenv(name, value)
+    bearer = {"Authorization": f"Bearer {own.token}", "X-Own": "1"}
+    target.script(Answer(status=418, headers={"X-Reply": "yes"}, body=b"short and stout"))
+
+    def post(headers: dict[str, str] = bearer) -> requests.Response:
+        return requests.post(f"{url}/a?b=1", data=b"tea", headers=headers, timeout=30)
+
+    assert post().status_code == 403  # the role does not work yet
+    emulator.set(grants_after_s=0)
+    emulator.revoke(emulator.email("caller"), "roles/run.invoker", url)
+    emulator.cloud_run(url, target.port, invokers="caller")
+    assert post({"X-Own": "1"}).status_code == 403
+    assert post({"Authorization": "Bearer nonsense"}).status_code == 401
+    answer = post()
+    assert (answer.status_code, answer.headers["X-Reply"], answer.content) == (418, "yes", b"short and stout")
+    (request,) = target.received
+    assert (request.method, request.path, request.body, request.headers["x-own"]) == ("POST", "/a?b=1", b"tea", "1")
+    emulator.cloud_run(url, 9, invokers="caller")
+    assert post().status_code == 503
+    assert requests.get("https://other-7.us-central1.run.app/", timeout=30).status_code == 403
 
 
 def test_a_restart_keeps_principals_roles_and_tokens(

@@ -111,3 +111,10 @@ def test_a_newer_format_is_named(outbox: Outbox, batch: str) -> None:
     with pytest.raises(OutboxError, match="newer cloudtasks_nb") as caught:
         SharedRecord.read(data)
     assert caught.value.hint == "pip install -U cloudtasks-nb"
+
+
+def test_a_block_that_grows_without_end() -> None:
+    """A part of somebody else's home that would fill the memory is damaged: a megabyte can become a gigabyte."""
+    bomb = zlib.compress(bytes(300_000_000), 1)
+    with pytest.raises(OutboxError, match="more than 268,435,456 bytes"):
+        list(read_block(len(bomb).to_bytes(4, "big") + bomb))
