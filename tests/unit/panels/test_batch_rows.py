@@ -1,5 +1,7 @@
 """All rows of a batch in its panel: why they failed, which are chosen, and what is done with all of them at once."""
 
+from __future__ import annotations
+
 import datetime as dt
 import threading
 from array import array

@@ -1,5 +1,7 @@
 """Columns of every dtype to JSON."""
 
+from __future__ import annotations
+
 import datetime as dt
 import decimal
 import uuid

@@ -1,5 +1,7 @@
 """The columns and the index of the input that a batch shows again."""
 
+from __future__ import annotations
+
 import datetime as dt
 import decimal
 from typing import Any

@@ -1,5 +1,7 @@
 """Templates of text and URLs."""
 
+from __future__ import annotations
+
 import datetime as dt
 import urllib.parse
 from typing import Any
