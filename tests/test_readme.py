@@ -54,7 +54,7 @@ def make_commands(document: str) -> set[str]:
 
 PYTHON = [block for block in snippets("README.md") if block.language == "python"]
 #: The commands that the README wants typed before the snippet for Google.
-GCLOUD = re.findall(r"^gcloud .*", read("README.md"), flags=re.MULTILINE)
+GCLOUD = re.findall(r"^gcloud (?:.*\\\n)*.*", read("README.md"), flags=re.MULTILINE)
 #: Runs a script with stand-ins for Google.
 ON_GOOGLE = f"""
 import runpy, subprocess, sys
