@@ -163,8 +163,8 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     caller: str | None = None,
     requirements: Iterable[str] | None = None,
     store: str | os.PathLike[str] | None = None,
-    gcloud: Iterable[str] = (),
     run: bool = False,
+    gcloud: Iterable[str] = (),
 ) -> Deployment:
     """Write a function as a service for Cloud Run, and print or run the commands that deploy it.
 
@@ -209,13 +209,13 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     store : str, optional
         Where results are stored: ``gs://bucket/prefix``, the same as in ``ct.connect(..., store=...)``; by default
         ``CLOUDTASKS_NB_STORE``. Without both, results are not stored.
+    run : bool
+        Run the commands, which takes some minutes, instead of printing them, and wait until the service lets `caller`
+        in.
     gcloud : iterable of str
         More options of ``gcloud run deploy``, such as ``"--memory=2Gi"``, ``"--max-instances=20"``
         or ``"--build-service-account=…"``; each replaces the one of its name
         (https://cloud.google.com/sdk/gcloud/reference/run/deploy).
-    run : bool
-        Run the commands, which takes some minutes, instead of printing them, and wait until the service lets `caller`
-        in.
 
     Returns
     -------
