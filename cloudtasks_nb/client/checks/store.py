@@ -25,14 +25,13 @@ async def check_store(context: CheckContext) -> Finding:
     store = context.connection.store
     await asyncio.to_thread(_use, store)
     deployment = context.target.url
-    if not isinstance(deployment, Deployment):
+    if not isinstance(deployment, Deployment) or not deployment.store:
         return Finding(ok=True, detail=f"{store.url} can be written, read, listed and cleared")
-    if deployment.store != store.url:
+    if Store(deployment.store).url != store.url:
         return Finding(
             ok=False,
-            detail=f"{deployment.name} stores results in {deployment.store or 'no store'}, and this connection reads "
-            f"{store.url}",
-            fix=f'ct.connect(…, store="{deployment.store or "gs://bucket/prefix"}"), and the same store= in ct.deploy',
+            detail=f"{deployment.name} stores results in {deployment.store}, and this connection reads {store.url}",
+            fix=f'ct.connect(…, store="{deployment.store}"), or the same store= in ct.deploy',
         )
     return await _runner(context, deployment)
 

@@ -342,6 +342,9 @@ def test_the_runner_of_a_deployment(setup: Setup) -> None:
     found = setup.doctor()
     assert wrong(found) == []
     assert f"whether {runner} may write is not known: " in found.detail["store"]
+    setup.google.grant(setup.email, "roles/storage.objectUser", "gs://team")
+    setup.patch.setattr(setup.arguments["url"], "store", "")
+    assert setup.doctor().detail["store"].endswith("listed and cleared")
 
 
 def test_apis_that_only_the_doctor_needs(setup: Setup) -> None:
