@@ -63,7 +63,7 @@ def test_each_form_of_credentials(google: StrictEmulator, log_in: LogIn, tasks: 
 
 def test_impersonation(google: StrictEmulator, log_in: LogIn) -> None:
     """`impersonate=` needs a right, which the error tells how to give, and then works in the same connection."""
-    google.service_account("sender", VIEWER, key=False)
+    assert not google.service_account("sender", VIEWER, key=False).exists()
     log_in(google.user(ANN, gcloud=True))
     with ct.connect("demo", "us-central1", impersonate=SENDER) as tasks:
         with pytest.raises(errors.CredentialsError, match=f"{ANN} cannot impersonate {SENDER}: {DENIED}") as caught:
