@@ -5,19 +5,7 @@ import pytest
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
 from cloudtasks_nb.fanout.plan.identity import task_id
-from tests.unit.fanout.conftest import (
-    NOW,
-    all_rows,
-    chunk,
-    chunks,
-    digest,
-    put,
-    refs,
-    send_all,
-    spool,
-    take,
-    task,
-)
+from tests.unit.fanout.conftest import NOW, all_rows, chunk, chunks, digest, put, refs, send_all, spool, take, task
 
 
 def test_rows_are_given_out_a_hundred_at_a_time(outbox: Outbox, batch: str) -> None:
