@@ -127,9 +127,9 @@ def test_quotas(
     client = connect(emulator.user("ann@example.com", [ADMIN, "roles/logging.viewer"]), kind)
     emulator.set(quotas=True)
     assert {reason_of(lambda: call(client)) for _ in range(allowed)} == {None}
-    text, reason, _ = refused(lambda: call(client), exceptions.ResourceExhausted)
+    text, reason, metadata = refused(lambda: call(client), exceptions.ResourceExhausted)
     assert text.startswith(f"Quota exceeded for quota metric '{metric}' and limit '{metric} per minute")
-    assert reason == "RATE_LIMIT_EXCEEDED"
+    assert (reason, "{region}" in metadata["quota_unit"]) == ("RATE_LIMIT_EXCEEDED", metric != "Read requests")
 
 
 def reason_of(call: Callable[[], Any]) -> str | None:
