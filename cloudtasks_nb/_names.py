@@ -19,6 +19,7 @@ __all__ = [
     "ROW_TASK",
     "QueueName",
     "TaskName",
+    "account_project",
     "code_name",
     "code_of",
     "log_name",
@@ -66,6 +67,8 @@ OPERATIONS_LOG = "cloudtasks.googleapis.com%2Ftask_operations_log"
 #: The id of the task of a batch's row: a digest of the row's key, the batch and the try, which the outbox can store.
 ROW_TASK = re.compile(r"(?P<head>[0-9a-f]{20})-(?P<batch>[0-9a-f]{8})-(?P<try>[1-9][0-9]{0,8})")
 
+_ACCOUNT = re.compile(r"[^@]+@(?P<id>[^@.]+)(\.(?P<domain>.+))?\.iam\.gserviceaccount\.com")
+
 _HTTP_CODES = {
     304: "OK",
     400: "INVALID_ARGUMENT",
@@ -90,6 +93,17 @@ _QUEUE_NAME = re.compile(
     rf"projects/(?P<project>{_PROJECT})/locations/(?P<location>{_LOCATION})/queues/(?P<queue>{_QUEUE})"
 )
 _TASK_NAME = re.compile(rf"(?P<parent>{_QUEUE_NAME.pattern})/tasks/(?P<task>{_TASK})")
+
+
+def account_project(email: str) -> str | None:
+    """Return the project of a service account; None if its address does not name one, as those of Google's own.
+
+    https://cloud.google.com/iam/docs/service-accounts-create: of ``example.com:p`` it is ``name@p.example.com.iam…``.
+    """
+    found = _ACCOUNT.fullmatch(email)
+    if found is None:
+        return None
+    return found["id"] if found["domain"] is None else f"{found['domain']}:{found['id']}"
 
 
 def code_name(number: int) -> str:

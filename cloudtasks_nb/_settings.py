@@ -29,6 +29,7 @@ __all__ = [
     "EMULATOR_VARIABLE",
     "LOCAL_LOCATION",
     "LOCAL_PROJECT",
+    "PRIVATE_VARIABLE",
     "QUEUE_SETTINGS",
     "RETRY_SETTINGS",
     "STORE_VARIABLE",
@@ -61,6 +62,9 @@ EMULATOR_VARIABLE = "CLOUD_TASKS_EMULATOR_HOST"
 #: Environment variable with the folder or bucket of the results of tasks.
 STORE_VARIABLE = "CLOUDTASKS_NB_STORE"
 
+#: Environment variable, "1" in a service of Cloud Run that is not public.
+PRIVATE_VARIABLE = "CLOUDTASKS_NB_PRIVATE"
+
 #: Project and location of an emulator's queues when none are given. An emulator accepts any names.
 LOCAL_PROJECT, LOCAL_LOCATION = "local", "us-central1"
 
@@ -80,6 +84,7 @@ _UNITS: dict[str, float] = {
     **dict.fromkeys(("h", "hour", "hours"), 3600),
     **dict.fromkeys(("d", "day", "days"), 86400),
 }
+_PROJECT = re.compile(r"[A-Za-z0-9.:_-]+")
 _PART = re.compile(r"\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)\s*")
 
 
@@ -209,13 +214,14 @@ def resolve(project: str | None, location: str | None, endpoint: str | None, tra
     Raises
     ------
     InvalidInputError
-        If an argument is not a string, the endpoint is not an address, or there is no such transport.
+        If an argument is not a string, the project is not an id, the endpoint is not an address, or there is no such
+        transport.
     """
     if transport not in {None, "grpc", "rest"}:
         raise InvalidInputError(
             f"transport={transport!r} is not a transport", resource="transport", hint='use "grpc" or "rest"'
         )
-    check_text(project, "project", 'project="my-project"')
+    _check_project(project)
     check_text(location, "location", 'location="us-central1"')
     check_text(endpoint, "endpoint", 'endpoint="host:port"')
     emulator = os.environ.get(EMULATOR_VARIABLE) if endpoint is None else None
@@ -251,6 +257,16 @@ def resolve(project: str | None, location: str | None, endpoint: str | None, tra
         rest=transport == "rest",
         ignored=", ".join(ignored) or None,
     )
+
+
+def _check_project(project: str | None) -> None:
+    check_text(project, "project", 'project="my-project"')
+    if project and not _PROJECT.fullmatch(project):
+        raise InvalidInputError(
+            f'project="{project}" is not the id of a project: it may be its display name',
+            resource="project",
+            hint="use the id, of letters, digits and hyphens; gcloud projects list shows names and ids",
+        )
 
 
 def _cloud_tasks_in(domain: str) -> str:

@@ -5,10 +5,12 @@ Google              here
 ==================  ====================================================================================
 Cloud Tasks, IAM,   the emulator with ``--strict``: TLS, tokens, roles, and Google's refusals. Google's own
 tokens, the log     addresses lead to it through a proxy
-``gcloud``          a command on the ``PATH``, which knows the commands that the notebook and the toolkit name
+``gcloud``          a command on the ``PATH``, which knows the commands that the notebook and the toolkit name, and
+                    refuses what gcloud refuses: first of all, everybody who has not logged in
 Cloud Run           the deployed folder, served by the line of its ``Procfile``, with the packages of the kernel;
-                    the emulator admits callers with ``roles/run.invoker`` only
-Cloud Storage       a folder that can be read and written by the protocol of Cloud Storage
+                    the emulator admits callers with ``roles/run.invoker`` only, and removes signatures
+Cloud Storage       a folder that can be read and written by the protocol of Cloud Storage, with a token of somebody
+                    who has a role on the bucket
 ==================  ====================================================================================
 """
 
@@ -16,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import json
 import os
 import shutil
 import socket
@@ -34,15 +35,26 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+import google.auth
+import orjson
+import requests
+from google.auth.transport.requests import AuthorizedSession
+
 from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 
 __all__ = ["GoogleCloud", "start"]
 
 _OPTIONS = (
     *("--project", "--region", "--member", "--role", "--source", "--service-account", "--add-custom-audiences"),
-    *("--update-env-vars", "--format", "--concurrency", "--timeout", "--location", "--limit"),
+    *("--update-env-vars", "--format", "--concurrency", "--timeout", "--location", "--limit", "--condition"),
+    *("--base-image", "--impersonate-service-account", "--audiences"),
 )
-_FLAGS = ("--quiet", "--no-allow-unauthenticated")
+_FLAGS = (
+    *("--quiet", "--no-allow-unauthenticated", "--to-latest", "--include-email"),
+    "--uniform-bucket-level-access",
+)
+#: The Pythons that the builder has without a base image: https://cloud.google.com/run/docs/runtimes/python
+_UNIVERSAL = ("3.13", "3.14")
 #: The command `gcloud`: it hands its words to the process that started the stand-in.
 _COMMAND = """
 import os, sys
@@ -53,6 +65,9 @@ with Client(os.environ["GCLOUD_ADDRESS"]) as connection:
 (sys.stderr if code else sys.stdout).write(text and f"{text}\\n")
 sys.exit(code)
 """
+
+
+_DEFAULT, _SCOPE = "application-default", "https://www.googleapis.com/auth/cloud-platform"
 
 
 def start(project: str, user: str) -> GoogleCloud:
@@ -84,20 +99,20 @@ class GoogleCloud:
         self.emulator = emulator
         self.folder = folder
         self._user = user
+        self._logged_in = False
+        self._project = ""
         self._accounts: set[str] = set()
         self._services: dict[str, subprocess.Popen[bytes]] = {}
         self._disabled = {"cloudtasks.googleapis.com", "run.googleapis.com"}
         emulator.set(api_disabled=sorted(self._disabled))
-        emulator.user(user, roles=["roles/cloudtasks.admin"])
+        emulator.user(user, roles=["roles/cloudtasks.admin", "roles/serviceusage.serviceUsageConsumer"])
         self._listener = Listener()
-        self._storage = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Storage,), {"folder": folder}))
-        storage = f"http://127.0.0.1:{self._storage.server_address[1]}"
-        key = {"gcs_base_url": storage, "disable_oauth": True, "client_email": "", "private_key": ""}
+        handler = type("Handler", (_Storage,), {"folder": folder, "google": emulator})
+        self._storage = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.environment = {
             "CLOUDSDK_CONFIG": str(folder),
             "GCLOUD_ADDRESS": str(self._listener.address),
-            "GOOGLE_BASE_URL": storage,
-            "GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps({**key, "private_key_id": ""}),
+            "GOOGLE_BASE_URL": f"http://127.0.0.1:{self._storage.server_address[1]}",
         }
         command = folder / "gcloud"
         command.write_text(f"#!{sys.executable}\n{_COMMAND}")
@@ -132,13 +147,21 @@ class GoogleCloud:
         for flag in _FLAGS:
             parser.add_argument(flag, action="store_true")
         options, unknown = parser.parse_known_intermixed_args(words)
-        match [*options.words, *unknown]:
+        asked = [*options.words, *unknown]
+        self._check(asked, options)
+        match asked:
             case ["config", "get-value", "account"]:
-                return self._user
+                return self._user if self._logged_in else "(unset)"
             case ["config", "set", "project", project] if project == self.emulator.project:
+                self._project = project
                 return "Updated property [core/project]."
+            case ["auth", "login"]:
+                self._logged_in = True
+                return f"You are now logged in as [{self._user}]."
+            case ["auth", "print-identity-token"] if account := options.impersonate_service_account:
+                return self._identity_token(account, options.audiences)
             case ["auth", "application-default", "login"]:
-                file = self.emulator.user(self._user, gcloud=True)
+                file = self.emulator.user(self._user, gcloud=True, quota_project=self._project or None)
                 shutil.copy(file, self.folder / "application_default_credentials.json")
                 return "Credentials saved: these will be used by any library that requests them."
             case ["services", "enable", *apis]:
@@ -159,21 +182,69 @@ class GoogleCloud:
                 return f"Updated IAM policy for serviceAccount [{email}]."
             case ["storage", "buckets", "create", url]:
                 (self.folder / "buckets" / url.removeprefix("gs://")).mkdir(parents=True)
+                self.emulator.grant(self._user, "roles/storage.admin", url)
                 return f"Creating {url}/..."
-            case ["storage", "buckets", "add-iam-policy-binding", _]:
+            case ["storage", "buckets", "add-iam-policy-binding", url]:
+                self.emulator.grant(options.member, options.role, url)
                 return "Updated IAM policy."
             case ["run", "deploy", name]:
+                self._build(folder / options.source, options.base_image)
                 self._deploy(name, folder / options.source, options)
                 return f"Service [{name}] has been deployed and is serving 100 percent of traffic."
             case ["run", "services", "add-iam-policy-binding", name] if name in self._services:
                 self.emulator.grant(options.member, options.role, self._url(name))
                 return f"Updated IAM policy for service [{name}]."
+            case ["run", "services", "update-traffic", name] if name in self._services:
+                return f"Traffic: 100% LATEST. URL: {self._url(name)}"
+            case ["run", "services", "get-iam-policy", name] if name in self._services:
+                return orjson.dumps({"bindings": self._policy(self._url(name))}).decode()
             case ["run", "services", "describe", name] if name in self._services:
-                return self._url(name)
+                found = {"metadata": {"annotations": {}}, "status": {"url": self._url(name)}}
+                return orjson.dumps(found).decode() if options.format == "json" else self._url(name)
             case ["run", "services", "logs", "read", name] if name in self._services:
                 return "\n".join(self._log(name).read_text().splitlines()[-int(options.limit or 100) :])
             case _:
                 raise ValueError(f"this stand-in cannot do: gcloud {' '.join(words)}")
+
+    def _check(self, words: list[str], options: argparse.Namespace) -> None:
+        """Refuse what gcloud refuses whatever the command does: no login, and a question that nobody can answer."""
+        if not (self._logged_in or words[:1] == ["config"] or words[:2] in (["auth", "login"], ["auth", _DEFAULT])):
+            raise ValueError(
+                "You do not currently have an active account selected.\nPlease run:\n\n  $ gcloud auth login"
+            )
+        if words[:2] in (["storage", "buckets"], ["services", "enable"]) and not (options.project or self._project):
+            raise ValueError("The required property [project] is not currently set.")
+        # The policies of this project have conditions.
+        if words[2:3] == ["add-iam-policy-binding"] and words[0] != "run" and options.condition != "None":
+            raise ValueError(
+                "Adding a binding without specifying a condition to a policy containing conditions is prohibited in "
+                "non-interactive mode. Run the command again with `--condition=None`"
+            )
+
+    def _identity_token(self, account: str, audience: str) -> str:
+        """Return an ID token of an account, if the user may make one."""
+        file = self.folder / f"{self._user}.json"
+        shutil.copy(self.emulator.user(self._user), file)
+        source, _ = google.auth.load_credentials_from_file(str(file), [_SCOPE])
+        with AuthorizedSession(source) as session:
+            url = f"{self.emulator.http}/v1/projects/-/serviceAccounts/{account}:generateIdToken"
+            answer = session.post(url, json={"audience": audience, "includeEmail": True}).json()
+        if "token" not in answer:
+            raise ValueError(f"PERMISSION_DENIED: {answer['error']['message']}")
+        return str(answer["token"])
+
+    def _policy(self, resource: str) -> list[dict[str, object]]:
+        state = requests.get(f"{self.emulator.http}/admin/google", timeout=30).json()
+        bindings = state["bindings"].get(resource, {})
+        return [{"role": role, "members": members} for role, members in bindings.items()]
+
+    def _build(self, source: Path, base_image: str) -> None:
+        """Choose the builder of a folder, as Cloud Run does: some lack this Python."""
+        wanted = (source / ".python-version").read_text().strip()
+        if base_image not in ("", f"python{wanted.replace('.', '')}"):
+            raise ValueError(f"Build failed: {base_image} is no base image for Python {wanted}")
+        if not base_image and wanted not in _UNIVERSAL:
+            raise ValueError(f"Build failed: Failed to resolve version {wanted} for Python against [3.14.5 3.13.0]")
 
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -191,6 +262,8 @@ class GoogleCloud:
         environment = {
             **os.environ,
             **given,
+            "K_SERVICE": name,
+            "GOOGLE_APPLICATION_CREDENTIALS": str(self.emulator.service_account(options.service_account)),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PORT": str(port),
             "GUNICORN_CMD_ARGS": "--no-control-socket --log-level=warning",
@@ -216,11 +289,14 @@ class _Storage(BaseHTTPRequestHandler):
     """The XML API of Cloud Storage over a folder, as far as a store of results needs it."""
 
     folder: Path
+    google: StrictEmulator
     protocol_version = "HTTP/1.1"
 
     def do_PUT(self) -> None:
         """Write an object."""
         content = self.rfile.read(int(self.headers["Content-Length"]))
+        if not self._allowed("create"):
+            return
         wanted = self.headers.get("x-goog-if-generation-match")
         if wanted not in {None, self._generation()}:
             self._send(412)
@@ -231,6 +307,8 @@ class _Storage(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Read an object, or list those with a prefix."""
+        if not self._allowed("list" if "list-type" in self.path else "get"):
+            return
         if "list-type" in parse_qs(urlsplit(self.path).query):
             self._list()
         elif self._file.is_file():
@@ -242,11 +320,25 @@ class _Storage(BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         """Delete an object."""
+        if not self._allowed("delete"):
+            return
         self._file.unlink(missing_ok=True)
         self._send(204)
 
     def log_message(self, *_: object) -> None:
         """Write no line for each request."""
+
+    def _allowed(self, verb: str) -> bool:
+        """Return whether the caller has a permission on objects of the bucket; else the request is refused."""
+        bucket, permission = self.path.split("?")[0].split("/")[1], f"storage.objects.{verb}"
+        url = f"{self.google.http}/storage/v1/b/{bucket}/iam/testPermissions"
+        token = {"Authorization": self.headers.get("Authorization", "")}
+        answer = requests.get(url, params={"permissions": permission}, headers=token, timeout=30)
+        if answer.ok and answer.json().get("permissions"):
+            return True
+        message = f"{permission} on gs://{bucket} is denied: {answer.text}"
+        self._send(403, f"<Error><Code>AccessDenied</Code><Message>{escape(message)}</Message></Error>".encode())
+        return False
 
     @property
     def _file(self) -> Path:

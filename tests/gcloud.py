@@ -1,7 +1,7 @@
-"""A `gcloud` that knows the commands and options that `ct.deploy` may use, and records what it is asked for.
+"""A `gcloud` that knows what `ct.deploy` may use of it, refuses what Google refuses, and records its calls.
 
 It keeps its state in `GCLOUD_STATE`, a JSON file: the account that is logged in, the service accounts that exist, the
-URL that a deployed service has, the command that fails.
+URL that a deployed service has, whether policies have conditions, who may call the service, the command that fails.
 """
 
 import json
@@ -16,15 +16,22 @@ NONE, POLICY = frozenset[str](), frozenset({"--member", "--role"})
 COMMANDS: dict[str, AbstractSet[str]] = {
     **dict.fromkeys(("config get-value", "services enable"), NONE),
     **dict.fromkeys(("iam service-accounts describe", "iam service-accounts create"), NONE),
-    **dict.fromkeys(("iam service-accounts add-iam-policy-binding", "storage buckets add-iam-policy-binding"), POLICY),
+    "iam service-accounts add-iam-policy-binding": {*POLICY, "--condition"},
+    "storage buckets add-iam-policy-binding": {*POLICY, "--condition"},
+    "auth print-identity-token": {"--impersonate-service-account", "--audiences", "--include-email"},
     "run deploy": {
-        *("--source", "--region", "--service-account", "--add-custom-audiences", "--update-env-vars"),
-        *("--no-allow-unauthenticated", "--concurrency", "--timeout"),
+        *("--source", "--region", "--service-account", "--add-custom-audiences", "--update-env-vars", "--base-image"),
+        *("--no-allow-unauthenticated", "--concurrency", "--timeout", "--memory", "--cpu", "--max-instances"),
     },
+    "run services update-traffic": {"--to-latest", "--region"},
     "run services add-iam-policy-binding": {*POLICY, "--region"},
-    "run services describe": {"--region"},
+    **dict.fromkeys(("run services get-iam-policy", "run services describe"), frozenset({"--region"})),
 }
-FLAGS = {"--no-allow-unauthenticated", "--quiet"}
+FLAGS = {"--no-allow-unauthenticated", "--quiet", "--include-email", "--to-latest"}
+#: The Pythons of the universal builder, and those that a base image chooses a builder for:
+#: https://cloud.google.com/run/docs/runtimes/python
+UNIVERSAL = ("3.13", "3.14")
+BASE_IMAGES = ("python310", "python311", "python312", "python313", "python314")
 
 
 def parse(words: list[str]) -> tuple[str, list[str], dict[str, str]]:
@@ -53,17 +60,58 @@ def answer(state: dict[str, Any], words: list[str]) -> str:
     if command == state["fails"] and state["failures"]:
         state["failures"] -= 1
         sys.exit(f"ERROR: (gcloud.{command}) it is broken today")
+    if not state["account"] and not command.startswith("config "):
+        # https://cloud.google.com/sdk/docs/authorizing
+        sys.exit(
+            f"ERROR: (gcloud.{command}) You do not currently have an active account selected.\n"
+            "Please run:\n\n  $ gcloud auth login\n\nto obtain new credentials."
+        )
+    if "--condition" in COMMANDS[command] and state["conditions"] and "--condition" not in options:
+        # https://cloud.google.com/iam/docs/managing-conditional-role-bindings
+        sys.exit(
+            f"ERROR: (gcloud.{command}) Adding a binding without specifying a condition to a policy containing "
+            "conditions is prohibited in non-interactive mode. Run the command again with `--condition=None`"
+        )
+    return _answer(state, command, positional, options)
+
+
+def _answer(state: dict[str, Any], command: str, positional: list[str], options: dict[str, str]) -> str:
     if command == "config get-value":
         return str(state["account"] or "(unset)")
+    if command == "auth print-identity-token":
+        return str(state["token"]) if state["token"] else sys.exit("ERROR: NOT_FOUND: no such account")
     if command == "iam service-accounts describe" and positional[0] not in state["accounts"]:
         sys.exit("ERROR: NOT_FOUND: Unknown service account")
     if command == "iam service-accounts create":
         state["accounts"].append(f"{positional[0]}@{options['--project']}.iam.gserviceaccount.com")
     if command == "run deploy":
+        build(Path(options["--source"]), options.get("--base-image"))
         state["deployed"] = True
+    if command == "run services get-iam-policy":
+        return json.dumps({"bindings": [{"role": "roles/run.invoker", "members": state["invokers"]}]})
     if command == "run services describe":
-        return str(state["url"]) if state["deployed"] else sys.exit("ERROR: Cannot find service")
+        if not state["deployed"]:
+            sys.exit("ERROR: Cannot find service")
+        annotations = {"run.googleapis.com/invoker-iam-disabled": "true"} if state["unchecked"] else {}
+        found = {"metadata": {"annotations": annotations}, "status": {"url": state["url"]}}
+        return json.dumps(found) if options.get("--format") == "json" else str(state["url"])
     return ""
+
+
+def build(source: Path, base_image: str | None) -> None:
+    """Choose the builder of a folder; end as a build does for a Python that the builder lacks.
+
+    Without a base image it is the universal builder, on Ubuntu 24 since February 2026
+    (https://github.com/GoogleCloudPlatform/buildpacks/issues/597).
+    """
+    wanted = (source / ".python-version").read_text().strip()
+    if base_image not in (None, f"python{wanted.replace('.', '')}") or base_image not in (None, *BASE_IMAGES):
+        sys.exit(f"ERROR: (gcloud.run.deploy) Build failed: {base_image} is not a base image for Python {wanted}")
+    if base_image is None and wanted not in UNIVERSAL:
+        sys.exit(
+            "Building Container... failed\nERROR: (gcloud.run.deploy) Build failed: Failed to resolve version "
+            f"{wanted} for Python on stack ubuntu2404 against [3.14.5 3.13.0]"
+        )
 
 
 def main() -> None:
@@ -76,11 +124,18 @@ def main() -> None:
         path.write_text(json.dumps(state))
 
 
+def environment(state: Path) -> dict[str, str]:
+    """Return the variables that the deployed service has."""
+    deployed = [options for name, _, options in json.loads(state.read_text())["calls"] if name == "run deploy"]
+    return dict(pair.split("=", 1) for pair in deployed[-1].get("--update-env-vars", "").split(",") if pair)
+
+
 def install(folder: Path, **state: Any) -> Path:
     """Write the command into a folder, and return the file of its state."""
     path = folder / "gcloud.json"
     known = {"account": "ann@example.com", "accounts": [], "deployed": False, "fails": "", "failures": 99}
-    path.write_text(json.dumps({**known, "url": "https://report-1.run.app", "calls": [], **state}))
+    known |= {"url": "https://report-1.run.app", "token": "", "conditions": True, "invokers": [], "unchecked": False}
+    path.write_text(json.dumps({**known, "calls": [], **state}))
     command = folder / "gcloud"
     command.write_text(f"#!{sys.executable}\nimport runpy\nrunpy.run_path({__file__!r}, run_name='__main__')\n")
     command.chmod(0o755)

@@ -54,7 +54,7 @@ def make_commands(document: str) -> set[str]:
 
 PYTHON = [block for block in snippets("README.md") if block.language == "python"]
 #: The commands that the README wants typed before the snippet for Google.
-GCLOUD = re.findall(r"^gcloud .*", read("README.md"), flags=re.MULTILINE)
+GCLOUD = re.findall(r"^gcloud (?:.*\\\n)*.*", read("README.md"), flags=re.MULTILINE)
 #: Runs a script with stand-ins for Google.
 ON_GOOGLE = f"""
 import runpy, subprocess, sys
@@ -64,6 +64,7 @@ google = google_stand_in.start(project="my-project", user="ann@example.com")
 google.emulator.grant("ann@example.com", "roles/logging.viewer")
 for command in {GCLOUD!r}:
     subprocess.run(command, shell=True, check=True)
+google.emulator.set(grants_after_s=2)  # rights that ct.deploy gives work later
 names = runpy.run_path(sys.argv[1])
 assert names["batch"].results()["state"].tolist() == ["succeeded", "succeeded"]
 """

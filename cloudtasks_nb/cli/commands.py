@@ -22,6 +22,7 @@ from cloudtasks_nb.fanout.batch.deletion import delete, delete_old, in_use, noti
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["main"]
@@ -199,7 +200,8 @@ def _delete(options: argparse.Namespace) -> int:
     with Outbox(outbox_path()) as outbox:
 
         def delete_one(record: BatchRecord, *, shared: bool = False) -> int:
-            store = Store(_reach(outbox, record.id).get("store") or store_place(None))
+            place = _reach(outbox, record.id).get("store") or store_place(None)
+            store = Store(place, Auth().storage_token)
             return delete(outbox, store, record, shared=shared)
 
         found = _select(outbox, options)

@@ -14,7 +14,7 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import Endpoint, resolve, store_place
+from cloudtasks_nb._settings import Endpoint, resolve
 from cloudtasks_nb.client.checks.context import CheckContext, Target
 from cloudtasks_nb.client.clock import Clock
 from cloudtasks_nb.client.doctor import diagnose
@@ -31,7 +31,6 @@ from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_values
 from cloudtasks_nb.service.rpcs import STATS_MASK
-from cloudtasks_nb.store.store import Store
 
 __all__ = ["Client", "connect", "connect_to"]
 
@@ -143,7 +142,8 @@ class Client:
             Letters, digits and hyphens; or a Queue, for its full name.
         create : bool
             Create the queue if it does not exist, with ``log_sampling_ratio=1.0`` and ``max_attempts=5`` as defaults;
-            change the given settings if it exists. A printed line shows what was done.
+            on Google with ``max_attempts=7, min_backoff="10s", max_backoff="600s", max_doublings=6``, so that a task is
+            tried for ten minutes. Change the given settings if it exists. A printed line shows what was done.
         **settings
             `rate` (dispatches a second), `max_concurrent`, `max_attempts`, `max_retry_duration`, `min_backoff`,
             `max_backoff`, `max_doublings`, `log_sampling_ratio`; only with `create`.
@@ -491,10 +491,10 @@ def connect(
     'projects/my-project/locations/us-central1/queues/reports'
     """
     target = resolve(project, location, endpoint, transport)
-    auth = Auth(credentials, impersonate=impersonate, quota_project=quota_project)
-    return Client(Connection(target, auth, store=Store(store_place(store))))
+    auth = Auth(credentials, impersonate=impersonate, quota_project=quota_project, project=target.project)
+    return Client(Connection(target, auth, store=store))
 
 
-def connect_to(endpoint: Endpoint, store: Store, lease: Lease) -> Client:
+def connect_to(endpoint: Endpoint, store: str | os.PathLike[str] | None, lease: Lease) -> Client:
     """Connect to an emulator that runs for this process."""
     return Client(Connection(endpoint, Auth(), store=store), lease)

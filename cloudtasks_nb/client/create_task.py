@@ -43,7 +43,7 @@ def create_task(connection: Connection, queue: QueueName, options: TaskOptions, 
     """
     now = connection.clock.now() if options.delay is None else connection.service_now()
     message = literal_task(options, now=now)
-    connection.check_reachable(options.url)
+    connection.check_target(queue, options.url, options.service_account)
     message.name = str(_task_name(queue, task_id))
     try:
         made = connection.call("CreateTask", parent=str(queue), task=message, resource_name=str(queue))

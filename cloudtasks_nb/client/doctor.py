@@ -26,6 +26,7 @@ from cloudtasks_nb.client.checks.sign_in import (
     check_project,
     check_versions,
 )
+from cloudtasks_nb.client.checks.store import check_store
 from cloudtasks_nb.client.checks.target import check_target
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
@@ -54,6 +55,7 @@ _CHECKS = {
     "permissions": _Check(run=check_permissions, after=("location",), emulator=False),
     "service_account": _Check(run=check_service_account, after=("credentials",), emulator=False, served=True),
     "log": _Check(run=check_log, after=("location",)),
+    "store": _Check(run=check_store),
     "target": _Check(run=check_target, after=("queues",)),
     "clock": _Check(run=check_clock, emulator=False, served=True),
     "versions": _Check(run=check_versions),
@@ -100,7 +102,7 @@ async def _run(context: CheckContext, names: list[str], found: dict[str, Finding
             found[name] = Finding(ok=False, detail=_NOT_CHECKED, fix=f'mend "{cause}" first')
             continue
         found[name] = await _safely(check, context)
-        if not found[name].ok:
+        if not found[name].ok and found[name].blocks:
             causes[name] = name
 
 

@@ -58,14 +58,14 @@ def local(
     """
     check_text(project, "project", 'project="local"')
     check_text(location, "location", 'location="us-central1"')
-    results = Store(store_place(store))
+    place = Store(store_place(store)).url  # a bad one is refused before an emulator is started
     # In a thread, because an emulator ends that nobody holds ten seconds after its start.
     threading.Thread(target=_load, name=_IMPORTER).start()
     lease = attach(folder)
     kept = None if lease.folder is None else str(lease.folder)
     endpoint = Endpoint(project=project, location=location, target=lease.grpc, local=True, http=lease.http, folder=kept)
     try:
-        return _load().connect_to(endpoint, results, lease)
+        return _load().connect_to(endpoint, place, lease)
     except BaseException:  # an interrupt of the import: nobody will close the lease
         lease.close()
         raise

@@ -328,7 +328,7 @@ class Queue:
             progress=progress,
         )
         request = make_request(self._name, data, task, options)
-        self._connection.check_reachable(url)
+        self._connection.check_target(self._name, url, service_account)
         self._connection.check_store(url)
         return self._catalog.dry_run(request) if dry_run else self._catalog.fan_out(request)
 
@@ -452,7 +452,7 @@ class Queue:
         )
         partitions = partition(start, end, freq=freq, tz=tz)
         backfill = Backfill(self._catalog, self._name, partitions, across, task, options, newest_first=newest_first)
-        self._connection.check_reachable(url)
+        self._connection.check_target(self._name, url, service_account)
         self._connection.check_store(url)
         return backfill.plan() if dry_run else backfill.send()
 

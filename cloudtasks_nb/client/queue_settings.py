@@ -21,8 +21,17 @@ from cloudtasks_nb.service.costs import LOG_PRICE
 __all__ = ["NEW_QUEUE", "change_route", "change_settings", "check_settings", "create_or_change"]
 
 #: Our defaults for a new queue: without a log no outcome is known, and 100 attempts may take days.
-NEW_QUEUE = {"log_sampling_ratio": 1.0, "max_attempts": 5}
-_SERVICE_DEFAULTS = {"log_sampling_ratio": 0.0, "max_attempts": 100}
+NEW_QUEUE: Mapping[str, Any] = {"log_sampling_ratio": 1.0, "max_attempts": 5}
+#: On Google a task is tried for ten minutes: a new right to call a service takes some of them
+#: (https://cloud.google.com/iam/docs/access-change-propagation), and so does a new revision.
+_BACKOFF: Mapping[str, Any] = {"min_backoff": "10s", "max_backoff": "600s", "max_doublings": 6}
+_SERVICE_DEFAULTS: Mapping[str, Any] = {
+    "log_sampling_ratio": 0.0,
+    "max_attempts": 100,
+    "min_backoff": "0.1s",
+    "max_backoff": "3600s",
+    "max_doublings": 16,
+}
 #: Smallest and largest value of each number (https://cloud.google.com/tasks/docs/quotas), in words, and a hint. The
 #: service reads 0 as "not given" and would use its default, which is the opposite of 0.
 _LIMITS: dict[str, tuple[float, float, str, str]] = {
@@ -85,7 +94,8 @@ def _check_limits(settings: Mapping[str, Any]) -> None:
 
 def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> bool:
     """Create a queue and print that; return False if it exists, even if parts of the service do not find it yet."""
-    message, _ = queue_message(str(name), {**NEW_QUEUE, **settings})
+    defaults = _defaults(settings, local=connection.endpoint.local)
+    message, _ = queue_message(str(name), {**defaults, **settings})
     try:
         made = connection.call("CreateQueue", parent=name.parent, queue=message, resource_name=str(name))
     except AlreadyExistsError:
@@ -102,14 +112,20 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
     created = queue_values(made)
     if ignored := {key: value for key, value in settings.items() if not _same(created[key], value)}:
         change_settings(connection, name, ignored)  # CreateQueue ignores max_doublings=0; UpdateQueue has a mask
-    defaults = ", ".join(
-        f"{key}={value} (Cloud Tasks' own default: {_SERVICE_DEFAULTS[key]})"
-        for key, value in NEW_QUEUE.items()
-        if key not in settings
+    own = ", ".join(
+        f"{key}={value} (Cloud Tasks' own default: {_SERVICE_DEFAULTS[key]})" for key, value in defaults.items()
     )
     price = "" if connection.endpoint.local or not created["log_sampling_ratio"] else f"; {LOG_PRICE}"
-    notify(f"made queue {name.queue}{f' with {defaults}' if defaults else ''}{price}")
+    notify(f"made queue {name.queue}{f' with {own}' if own else ''}{price}")
     return True
+
+
+def _defaults(settings: Mapping[str, Any], *, local: bool) -> dict[str, Any]:
+    """Return our defaults for settings that were not given; who gives a backoff has the service's others with it."""
+    chosen = {**NEW_QUEUE} if local else {**NEW_QUEUE, "max_attempts": 7}
+    if not local and _BACKOFF.keys().isdisjoint(settings):
+        chosen |= _BACKOFF
+    return {key: value for key, value in chosen.items() if key not in settings}
 
 
 def change_settings(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> None:
@@ -133,7 +149,7 @@ def change_route(
     check_text(service_account, "service_account", 'service_account="name@project.iam.gserviceaccount.com"')
     check_text(audience, "audience", 'audience="https://service.example.com"')
     target = http_target(address, service_account, audience)
-    connection.check_reachable(url)
+    connection.check_target(name, url, service_account)
     connection.call("GetQueue", name=str(name))
     connection.call(
         "UpdateQueue",

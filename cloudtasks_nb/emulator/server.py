@@ -16,7 +16,7 @@ from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMME
 from cloudtasks_nb.emulator.access.certificates import ServerCertificate, server_certificate
 from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.access.delivery import StrictDeliverer, authorize_as
-from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS
+from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS, RUN_HOSTS
 from cloudtasks_nb.emulator.api.declared_queues import DeclaredQueues
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Faults
@@ -86,7 +86,9 @@ async def run(
         async with AsyncExitStack() as stack:
             certificate = None
             if settings.strict:
-                certificate = server_certificate(folder.path, (settings.host, *settings.allow_hosts, *GOOGLE_HOSTS))
+                certificate = server_certificate(
+                    folder.path, (settings.host, *settings.allow_hosts, *GOOGLE_HOSTS, *RUN_HOSTS)
+                )
                 settings = replace(settings, https_ca=settings.https_ca or certificate.ca)
             engine = await _start_engine(folder, database, settings, stack)
             endpoint = await _listen(folder, engine, certificate, stop, stack)

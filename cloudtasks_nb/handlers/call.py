@@ -50,6 +50,7 @@ class TaskRequest:
     time: dt.datetime  #: of its arrival
     body: bytes  #: as received: the function may change the value that is decoded from it
     authorization: str | None = None  #: header
+    serverless: str | None = None  #: header X-Serverless-Authorization
     task: str | None = None  #: short id; None: the request was not sent by a queue
     queue: str | None = None
     attempt: int | None = None  #: 1 for the first
@@ -66,7 +67,7 @@ class TaskFunction:
 
     def answer(self, request: TaskRequest, *, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Answer:
         """Check the token, if one is required, call the function and store its result; never raises. Blocks."""
-        refusal = None if self.verifier is None else self.verifier.check(request.authorization)
+        refusal = None if self.verifier is None else self.verifier.check(request.authorization, request.serverless)
         if refusal is not None:
             return refusal
         started = dt.datetime.now(dt.UTC)

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from cloudtasks_nb._settings import STORE_VARIABLE, check_text, make_folder, resolve
+from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE, check_text, make_folder, resolve
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers import gcloud
+from cloudtasks_nb.handlers.admission import public_because, wait_until_admitted
 from cloudtasks_nb.handlers.call import mismatch
 from cloudtasks_nb.handlers.convert import display_name
-from cloudtasks_nb.handlers.requirements import requirement_lines
+from cloudtasks_nb.handlers.gcloud import Service, account_member, ask, commands, run_steps
+from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_lines
 from cloudtasks_nb.handlers.source import module_source
 from cloudtasks_nb.handlers.wheel import wheel_name, write_wheel
 
@@ -28,6 +29,22 @@ _PROCFILE = "web: gunicorn --bind :$PORT --workers 1 --threads 8 --timeout 0 mai
 _GOOGLE = "https://cloudtasks.googleapis.com"
 _ACCOUNT = re.compile(r"[^@:\s]+@[^@:\s]+\.gserviceaccount\.com")
 _RUNNER, _CALLER = "cloudtasks-handler", "cloudtasks-caller"
+_OPTION = re.compile(r"--[a-z0-9-]+(=\S.*)?")
+#: Options of ``gcloud run deploy`` that cannot be given, and why.
+_TAKEN = {
+    **dict.fromkeys(
+        ("--allow-unauthenticated", "--no-invoker-iam-check"),
+        "the service would be public, and it accepts tokens whose signature Cloud Run has checked",
+    ),
+    **dict.fromkeys(
+        ("--set-env-vars", "--env-vars-file", "--clear-env-vars", "--remove-env-vars"),
+        'variables of the service would be lost: gcloud=["--update-env-vars=NAME=VALUE"] adds one',
+    ),
+    **dict.fromkeys(
+        ("--source", "--image", "--project", "--region", "--service-account", "--add-custom-audiences", "--base-image"),
+        "ct.deploy sets it: project=, region=, service= and service_account= are its own arguments",
+    ),
+}
 
 
 class Deployment:
@@ -40,8 +57,12 @@ class Deployment:
     ----------
     name : str
         The name of the service.
+    project, region : str
+        Where it is.
     service_account : str
         E-mail address of the account that signs the tasks: the only one that the service accepts.
+    runner : str
+        E-mail address of the account that the service runs as.
     audience : str
         The audience of the tasks' tokens, which is known before the service has a URL.
     folder : Path
@@ -67,12 +88,15 @@ class Deployment:
     "gcloud run services describe report ... '--format=value(status.url)'"
     """
 
-    def __init__(self, service: gcloud.Service, fn: Callable[..., Any]) -> None:
+    def __init__(self, service: Service, fn: Callable[..., Any]) -> None:
         self.name: Final = service.name
+        self.project: Final = service.project
+        self.region: Final = service.region
         self.service_account: Final = service.caller
+        self.runner: Final = service.runner
         self.audience: Final = service.audience
         self.folder: Final = Path(service.folder)
-        self.commands: Final = [step.text for step in gcloud.commands(service)]
+        self.commands: Final = [step.text for step in commands(service)]
         self.store: Final = service.environment.get(STORE_VARIABLE, "")
         self._service = service
         self._fn = fn
@@ -90,7 +114,7 @@ class Deployment:
             If there is no gcloud.
         """
         if self._url is None:
-            self._url = gcloud.ask(self._service.find_url) or None
+            self._url = ask(self._service.find_url) or None
         if self._url is None:
             raise HandlerError(
                 f"the service {self.name} has no URL: it is not deployed in {self._service.project}, or gcloud may not "
@@ -113,7 +137,16 @@ class Deployment:
         return mismatch(self._fn, body)
 
     def _run(self) -> None:
-        self._url = gcloud.run_steps(gcloud.commands(self._service, gcloud.account_member())) or None
+        self._url = run_steps(commands(self._service, account_member())) or None
+        if reason := public_because(self._service):
+            notify(
+                f"service {self.name} is public, because {reason}: anybody can call it with a token that they wrote "
+                "themselves, since CLOUDTASKS_NB_PRIVATE=1 lets Cloud Run check the signatures. Take that right away: "
+                f"gcloud run services remove-iam-policy-binding {self.name} --member=allUsers "
+                f"--role=roles/run.invoker {' '.join(self._service.place)}"
+            )
+        if self._url is not None:
+            wait_until_admitted(self._service, self._url)
 
     def __repr__(self) -> str:
         where = self._url or "not known to be deployed"
@@ -131,6 +164,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     requirements: Iterable[str] | None = None,
     store: str | os.PathLike[str] | None = None,
     run: bool = False,
+    gcloud: Iterable[str] = (),
 ) -> Deployment:
     """Write a function as a service for Cloud Run, and print or run the commands that deploy it.
 
@@ -139,16 +173,17 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     and anything else (a DataFrame, a client, an open file) is refused. ``requirements.txt`` has what is imported, in
     the versions of this kernel. The same call again writes the folder again and updates the service.
 
-    The service is not public: Cloud Run lets only `caller` call it, and the service itself verifies the token of each
-    task as `handlers.app` does. Who deploys it gets the right to create tasks with such tokens.
+    The service is not public: Cloud Run lets only `caller` call it, and the service itself checks the token of each
+    task as `handlers.app` does with ``private=True``. Who deploys it gets the right to create tasks with such tokens.
+    It is built with the Python of this kernel: https://cloud.google.com/run/docs/runtimes/python has those that can be.
 
     Without this function, in Terraform or a pipeline of your own, these must exist:
 
     1. A service account as `caller`, and one that the service runs as.
     2. A container that runs ``gunicorn main:application``, where ``application = handlers.app(fn, audience=URL,
        service_account=CALLER)``. `requirements.txt` in the folder lists what it needs.
-    3. The Cloud Run service, without public access, with the second account, ``CLOUDTASKS_NB_STORE=gs://…`` in its
-       environment, and a timeout as long as the longest task.
+    3. The Cloud Run service, without public access, with the second account, ``CLOUDTASKS_NB_STORE=gs://…`` and
+       ``CLOUDTASKS_NB_PRIVATE=1`` in its environment, and a timeout as long as the longest task.
     4. ``roles/run.invoker`` on the service for `caller`.
     5. ``roles/storage.objectUser`` on the bucket for the account that the service runs as, and for the analysts.
     6. ``roles/iam.serviceAccountUser`` on `caller` for the analysts, and ``roles/cloudtasks.enqueuer`` on the queue.
@@ -175,7 +210,12 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
         Where results are stored: ``gs://bucket/prefix``, the same as in ``ct.connect(..., store=...)``; by default
         ``CLOUDTASKS_NB_STORE``. Without both, results are not stored.
     run : bool
-        Run the commands, which takes some minutes, instead of printing them.
+        Run the commands, which takes some minutes, instead of printing them, and wait until the service lets `caller`
+        in.
+    gcloud : iterable of str
+        More options of ``gcloud run deploy``, such as ``"--memory=2Gi"``, ``"--max-instances=20"``
+        or ``"--build-service-account=…"``; each replaces the one of its name
+        (https://cloud.google.com/sdk/gcloud/reference/run/deploy).
 
     Returns
     -------
@@ -185,7 +225,8 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     Raises
     ------
     HandlerError
-        If the function, or something that it uses, cannot be deployed; or if a command fails.
+        If the function, or something that it uses, cannot be deployed; if an option of `gcloud` is none, or would make
+        the service public; or if a command fails.
     ConfigurationError
         If project or region are not known; with ``run=True`` also if there is no gcloud, or nobody is logged in.
 
@@ -215,7 +256,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     domain = f"{'.'.join(reversed(project.split(':')))}.iam.gserviceaccount.com"
     runner, signer = service_account or f"{_RUNNER}@{domain}", caller or f"{_CALLER}@{domain}"
     new = tuple(made for given, made in ((caller, signer), (service_account, runner)) if given is None)
-    about = gcloud.Service(
+    about = Service(
         name=name,
         project=project,
         region=region,
@@ -224,8 +265,10 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
         new_accounts=new,
         audience=f"https://{name}.{region}.{project.replace(':', '.')}.internal",
         folder=f"deploy/{name}",
-        environment={} if place is None else {STORE_VARIABLE: place},
+        environment={PRIVATE_VARIABLE: "1", **({} if place is None else {STORE_VARIABLE: place})},
         bucket=bucket,
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        options=_options(gcloud),
     )
     _write(fn, about, _requirements(requirements))
     deployment = Deployment(about, fn)
@@ -246,6 +289,18 @@ def _requirements(given: Iterable[str] | None) -> list[str]:
         hint = 'requirements=["pandas>=2", "pyarrow"]'
         raise HandlerError(f"requirements={given!r} is not a list of lines", resource="requirements", hint=hint)
     return lines
+
+
+def _options(given: Iterable[str]) -> tuple[str, ...]:
+    """Check more options of ``gcloud run deploy``."""
+    options = tuple(given)
+    hint = 'gcloud=["--memory=2Gi", "--max-instances=20"]'
+    for option in (given,) if isinstance(given, str) else options:
+        if isinstance(given, str) or not isinstance(option, str) or not _OPTION.fullmatch(option):
+            raise HandlerError(f"gcloud={option!r} is not a list of options", resource="gcloud", hint=hint)
+        if reason := _TAKEN.get(option.partition("=")[0]):
+            raise HandlerError(f"{option} in gcloud= cannot be given", resource=option, hint=reason)
+    return options
 
 
 def _service_name(fn: Any, given: str | None) -> str:
@@ -278,10 +333,11 @@ def _store(given: str | os.PathLike[str] | None) -> tuple[str | None, str | None
     return text, f"gs://{bucket}" if scheme == "gs" else None
 
 
-def _write(fn: Callable[..., Any], about: gcloud.Service, extra: Iterable[str]) -> None:
+def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str]) -> None:
     """Write the folder of a service; files of somebody else are not overwritten."""
     source = module_source(fn, "application", "_app")
     lines = requirement_lines(source.modules, extra, wheel_name())
+    lines += ["# What these need, in the versions of this kernel.", *dependency_lines(lines)]
     main = Path(about.folder, "main.py")
     if main.exists() and not main.read_bytes().startswith(_WRITTEN.encode()):
         raise HandlerError(
@@ -297,6 +353,5 @@ def _write(fn: Callable[..., Any], about: gcloud.Service, extra: Iterable[str]) 
     main.write_text(f"{_WRITTEN}\n{source.text}\n\n{application}", encoding="utf-8")
     main.with_name("requirements.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
     main.with_name("Procfile").write_text(_PROCFILE, encoding="utf-8")
-    version = f"{sys.version_info.major}.{sys.version_info.minor}\n"
-    main.with_name(".python-version").write_text(version, encoding="utf-8")
+    main.with_name(".python-version").write_text(f"{about.python}\n", encoding="utf-8")
     write_wheel(main.parent)

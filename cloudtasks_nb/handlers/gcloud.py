@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import ConfigurationError, HandlerError
 
-__all__ = ["ACCOUNT", "Service", "Step", "account_member", "ask", "commands", "run_steps"]
+__all__ = ["ACCOUNT", "Service", "Step", "account_member", "ask", "commands", "run", "run_steps"]
 
 #: The member of the person who types the commands, as a shell finds it.
 ACCOUNT = "user:$(gcloud config get-value account)"
 
-_APIS = ("run", "cloudbuild", "artifactregistry", "cloudtasks", "iam")
+_APIS = ("run", "cloudbuild", "artifactregistry", "cloudtasks", "iam", "iamcredentials")
 _BIND = "add-iam-policy-binding"
-_ROLE_ACT_AS = "roles/iam.serviceAccountUser"
+#: gcloud asks for a condition if the policy has others, and fails where nobody can answer:
+#: https://cloud.google.com/iam/docs/managing-conditional-role-bindings
+_ALWAYS = "--condition=None"
+_ROLE_ACT_AS, _ROLE_ID_TOKEN = "roles/iam.serviceAccountUser", "roles/iam.serviceAccountOpenIdTokenCreator"
+_ROLE_STORE = "roles/storage.objectUser"
 _PAUSES = (5.0, 20.0, 40.0)  # seconds: a new account is not known everywhere for up to a minute
 _INSTALL = "https://cloud.google.com/sdk/docs/install has gcloud; or type the commands in Cloud Shell"
 
@@ -52,6 +56,8 @@ class Service:
     folder: str
     environment: dict[str, str]
     bucket: str | None  #: ``gs://name``: where it stores results
+    python: str  #: version of the kernel: ``3.12``
+    options: tuple[str, ...] = ()  #: more options of ``gcloud run deploy``; they replace ours
 
     @property
     def place(self) -> tuple[str, ...]:
@@ -73,28 +79,51 @@ def commands(service: Service, member: str = ACCOUNT) -> list[Step]:
         Who deploys it and creates tasks for it, as a member of an IAM policy.
     """
     project = ("--project", service.project)
-    binding: tuple[str, ...]
     steps = [Step(words=("services", "enable", *(f"{api}.googleapis.com" for api in _APIS), *project))]
     for account in service.new_accounts:
         short = account.partition("@")[0]
         described = ("iam", "service-accounts", "describe", account, *project)
         steps.append(Step(words=("iam", "service-accounts", "create", short, *project), unless=described))
-    for account in dict.fromkeys((service.caller, service.runner)):
-        binding = ("iam", "service-accounts", _BIND, account)
-        steps.append(Step(words=(*binding, f"--member={member}", f"--role={_ROLE_ACT_AS}", *project)))
-    if service.bucket is not None:
-        binding = ("storage", "buckets", _BIND, service.bucket)
-        runner = f"--member=serviceAccount:{service.runner}"
-        steps.append(Step(words=(*binding, runner, "--role=roles/storage.objectUser", *project)))
-    environment = [f"--update-env-vars={name}={value}" for name, value in service.environment.items()]
-    deploy = ("run", "deploy", service.name, f"--source={service.folder}", *service.place)
-    # Eight threads answer; Cloud Tasks waits for 30 minutes at most, Cloud Run by itself for five.
-    options = ("--no-allow-unauthenticated", "--concurrency=8", "--timeout=1800", "--quiet")
-    identity = (f"--service-account={service.runner}", f"--add-custom-audiences={service.audience}")
-    steps.append(Step(words=(*deploy, *identity, *environment, *options)))
-    binding = ("run", "services", _BIND, service.name, f"--member=serviceAccount:{service.caller}")
-    steps.append(Step(words=(*binding, "--role=roles/run.invoker", *service.place)))
+    # Who may act as the caller can have its tokens sent anywhere; to make one here shows when the service lets it in.
+    roles = {service.caller: (_ROLE_ACT_AS, _ROLE_ID_TOKEN), service.runner: (_ROLE_ACT_AS,)}
+    for account, role in dict.fromkeys((account, role) for account, given in roles.items() for role in given):
+        binding = ("iam", "service-accounts", _BIND, account, f"--member={member}", f"--role={role}")
+        steps.append(Step(words=(*binding, _ALWAYS, *project)))
+    for user in () if service.bucket is None else (f"serviceAccount:{service.runner}", member):
+        binding = ("storage", "buckets", _BIND, str(service.bucket), f"--member={user}", f"--role={_ROLE_STORE}")
+        steps.append(Step(words=(*binding, _ALWAYS, *project)))
+    steps.append(Step(words=_deploy(service)))
+    # After a rollback the service gives a new revision no traffic.
+    steps.append(Step(words=("run", "services", "update-traffic", service.name, "--to-latest", *service.place)))
+    invoker = f"--member=serviceAccount:{service.caller}"
+    steps.append(
+        Step(words=("run", "services", _BIND, service.name, invoker, "--role=roles/run.invoker", *service.place))
+    )
     return [*steps, Step(words=service.find_url)]
+
+
+def _deploy(service: Service) -> tuple[str, ...]:
+    """Return the command that builds and starts a service."""
+    pairs = [f"{name}={value}" for name, value in service.environment.items()]
+    # https://cloud.google.com/sdk/gcloud/reference/topic/escaping: another separator, where a value has a comma
+    separator = next(one for one in (",", ";", "|") if not any(one in pair for pair in pairs))
+    environment = f"--update-env-vars={'' if separator == ',' else f'^{separator}^'}{separator.join(pairs)}"
+    options = (
+        # Without it the builder of all languages is used, which lacks older Pythons:
+        # https://cloud.google.com/run/docs/runtimes/python
+        f"--base-image=python{service.python.replace('.', '')}",
+        f"--service-account={service.runner}",
+        f"--add-custom-audiences={service.audience}",
+        environment,
+        "--no-allow-unauthenticated",
+        # Eight threads answer; Cloud Tasks waits for 30 minutes at most, Cloud Run by itself for five.
+        "--concurrency=8",
+        "--timeout=1800",
+        "--quiet",
+    )
+    given = {option.partition("=")[0] for option in service.options} - {"--update-env-vars"}  # whose values add up
+    ours = (option for option in options if option.partition("=")[0] not in given)
+    return ("run", "deploy", service.name, f"--source={service.folder}", *service.place, *ours, *service.options)
 
 
 def account_member() -> str:
@@ -127,14 +156,14 @@ def run_steps(steps: Sequence[Step], pauses: Sequence[float] = _PAUSES) -> str:
     printed, created, left = "", False, list(pauses)
     for number, step in enumerate(steps, 1):
         notify(f"{number}/{len(steps)} {step.text}")
-        if step.unless and _run(step.unless).returncode == 0:
+        if step.unless and run(step.unless).returncode == 0:
             continue
-        done = _run(step.words)
+        done = run(step.words)
         while done.returncode and created and left and _BIND in step.words:
             pause = left.pop(0)
             notify(f"Google does not know the new account everywhere yet: the same again in {pause:g} s")
             time.sleep(pause)
-            done = _run(step.words)
+            done = run(step.words)
         if done.returncode:
             raise _failure(step, done.stderr)
         created = created or bool(step.unless)
@@ -150,11 +179,18 @@ def ask(words: tuple[str, ...]) -> str:
     ConfigurationError
         If there is no gcloud.
     """
-    done = _run(words)
+    done = run(words)
     return "" if done.returncode else done.stdout.strip()
 
 
-def _run(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+def run(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Run a command; nobody can answer its questions.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no gcloud.
+    """
     gcloud = shutil.which("gcloud")
     if gcloud is None:
         raise ConfigurationError("gcloud is not on the PATH of this kernel", resource="gcloud", hint=_INSTALL)
@@ -165,10 +201,16 @@ def _run(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
 
 def _failure(step: Step, told: str) -> HandlerError:
     hint = "mend it and call ct.deploy(…, run=True) again: commands that were run before do no harm"
+    if "active account" in told:
+        hint = f"gcloud auth login; then {hint}"
     if step.words[:2] == ("run", "deploy"):
+        project = step.words[step.words.index("--project") + 1]
+        # https://cloud.google.com/run/docs/deploying-source-code#permissions_required_to_deploy
         hint += (
-            "; if the build lacks permissions, an administrator grants roles/run.builder to the account that builds: "
-            "https://cloud.google.com/run/docs/deploying-source-code#permissions_required_to_deploy"
+            "; if the build lacks permissions, an administrator gives them to the account that builds: "
+            f"gcloud projects {_BIND} {project} --role=roles/run.builder {_ALWAYS} "
+            f"--member=serviceAccount:$(gcloud projects describe {project} --format='value(projectNumber)')"
+            "-compute@developer.gserviceaccount.com"
         )
     return HandlerError(f"{_text(step.words)} failed:\n{told.strip()[-2000:]}", resource=step.words[0], hint=hint)
 

@@ -7,18 +7,24 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from cloudtasks_nb.errors import HandlerError
 
-__all__ = ["distributions", "is_installed", "requirement_lines"]
+__all__ = ["dependency_lines", "distributions", "is_installed", "requirement_lines"]
 
 _OURS = "cloudtasks_nb"
 #: What `handlers.app` imports; the rest of what the package depends on is not installed in a deployed service.
 _HANDLERS = ("cryptography", "google-auth", "obstore", "orjson", "requests")
-_SERVER = "gunicorn>=23"
+_SERVER = "gunicorn==27.0.1"
+#: Where the service runs, for the markers of requirements.
+_LINUX = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "extra": ""}
 
 
 def is_installed(module: str) -> bool:
@@ -57,6 +63,29 @@ def requirement_lines(modules: Mapping[str, Any], extra: Iterable[str], wheel: s
             names.add(_distribution(module, loaded, own))
     found = {_name(name): _pin(name) for name in names if _name(name) not in own}
     return sorted({f"./{wheel}", own.get("gunicorn", _SERVER), *found.values(), *own.values()})
+
+
+def dependency_lines(lines: Iterable[str]) -> list[str]:
+    """Return pins for what the distributions of ``requirements.txt`` need, in the versions that fit together here.
+
+    What is not installed here, or from a folder, is left to the build.
+    """
+    waiting = [_name(line) for line in lines if not line.startswith("./")]
+    given = len(waiting)
+    for name in waiting:
+        try:
+            requires = metadata.requires(name) or ()
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, requires):
+            other = canonicalize_name(requirement.name)
+            if other not in waiting and (requirement.marker is None or requirement.marker.evaluate(_LINUX)):
+                waiting.append(other)
+    pins = []
+    for name in waiting[given:]:
+        with suppress(metadata.PackageNotFoundError, HandlerError):
+            pins.append(_pin(name))
+    return sorted(pins)
 
 
 def _distribution(module: str, loaded: Any, own: Mapping[str, str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +17,7 @@ from cloudtasks_nb.handlers.serving import served_at
 
 __all__ = ["send"]
 
+_BUNDLE = "REQUESTS_CA_BUNDLE"  #: variable with the file of the authorities that are trusted, as for requests
 _LARGEST = 10_000_000  # bytes of an answer that are read
 
 
@@ -51,9 +54,12 @@ def send(method: str, url: str, headers: Mapping[str, str], body: bytes, timeout
 async def _request(method: str, url: str, headers: Mapping[str, str], body: bytes, timeout: float) -> tuple[int, bytes]:
     # The service sends this name, follows no redirect, and calls a body without a type a stream of bytes.
     own = {"User-Agent": "Google-Cloud-Tasks", **headers}
-    limit = aiohttp.ClientTimeout(total=timeout)
+    limit, tls = aiohttp.ClientTimeout(total=timeout), url.startswith("https://")
+    # aiohttp's own context is made when it is imported, from the variables of that time.
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=os.environ.get(_BUNDLE)) if tls else True)
     async with (
-        aiohttp.ClientSession(timeout=limit) as session,
+        # A proxy of the environment cannot reach this machine, whose handlers have no TLS.
+        aiohttp.ClientSession(timeout=limit, connector=connector, trust_env=tls) as session,
         session.request(method, url, data=body or None, headers=own, allow_redirects=False) as response,
     ):
         content = bytearray()

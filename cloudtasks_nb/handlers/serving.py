@@ -20,6 +20,7 @@ from cloudtasks_nb.handlers.handler import Handler
 from cloudtasks_nb.handlers.processes import ProcessPool
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.service import open_clients
+from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["name_at", "serve", "served_at"]
@@ -118,7 +119,8 @@ def serve(
     pool = None if processes is None else _process_pool(fn, processes)
     certs_url = None if service_account is None else _certs_url(tasks)
     connection = open_clients.newest() if tasks is None else tasks
-    results = Store(_settings.store_place(store if store is not None else getattr(connection, "store", None)))
+    place = _settings.store_place(store if store is not None else getattr(connection, "store", None))
+    results = Store(place, Auth().storage_token)
     lasting_name = name or _own_name(fn)
 
     def task_function(url: str) -> TaskFunction:  # the default audience is the URL, which is known later

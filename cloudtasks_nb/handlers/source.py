@@ -15,8 +15,10 @@ import sys
 import textwrap
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.call import check_function
 from cloudtasks_nb.handlers.convert import display_name
@@ -28,7 +30,15 @@ __all__ = ["LARGEST_CONSTANT", "ModuleSource", "module_source"]
 LARGEST_CONSTANT = 10_000
 
 _SECRET_NAME = re.compile(r"passw(or)?d|secret|token(?!iz)|(api|access|private)_?key|credential", re.IGNORECASE)
-_SECRET_TEXT = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/@\s:]*:[^/@\s]+@")  # a key; a URL with a password
+#: A private key; a URL with a password; the forms of tokens of well-known services.
+_SECRET_TEXT = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/@\s:]*:[^/@\s]+@|^(Bearer|Basic)\s+\S{8}|\bAKIA[0-9A-Z]{16}\b"
+    r"|\bAIza[\w-]{35}|\bya29\.[\w-]{20}|\bgh[pousr]_\w{20}|\bgithub_pat_\w{20}|\bglpat-[\w-]{20}|\bxox[abprs]-[\w-]{10}"
+    r"|\bsk[-_](live|test|proj|ant|or)[-_][\w-]{8}|\bsk-[A-Za-z0-9]{20}|\bhf_\w{20}|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\."
+)
+#: Names of secrets that also name other things: then the value must look like one, long, of letters and digits.
+_MAYBE_NAME = re.compile(r"(?:^|_)(?:auth|key|bearer|pwd)(?:$|_)", re.IGNORECASE)
+_MAYBE_TEXT = re.compile(r"(?=\S*[0-9])(?=\S*[A-Za-z])[\w+/=.-]{16,}")
 #: What IPython defines, with the way to do without it; a line with % or ! calls `get_ipython`.
 _NOTEBOOK = {
     "display": "take it out, or return what it shows",
@@ -130,6 +140,8 @@ class ModuleSource:
                 resource=own,
                 hint=f"write the decorator above the function: @decorator, and below it def {own}(…)",
             )
+        _check_files(tree, own)
+        _notify_globals(text, own)
         names = _names(value)
         needed = _global_uses(text)
         for used in sorted(needed | set(_annotation_names(tree))):
@@ -296,6 +308,42 @@ def _global_names(table: symtable.SymbolTable, *, top: bool) -> Iterator[str]:
         yield from _global_names(child, top=False)
 
 
+def _notify_globals(text: str, user: str) -> None:
+    """Say which global variables a definition assigns: they are not one variable in a service."""
+    tables = [symtable.symtable(text, "<deploy>", "exec")]
+    for table in tables:
+        tables += table.get_children()
+    symbols = (symbol for table in tables[1:] for symbol in table.get_symbols())
+    if changed := sorted({one.get_name() for one in symbols if one.is_declared_global() and one.is_assigned()}):
+        notify(
+            f"{user} changes {', '.join(changed)}, a global variable: each instance of the service has its own, which "
+            "ends with the instance"
+        )
+
+
+def _check_files(tree: ast.AST, user: str) -> None:
+    """Refuse a file of this machine that a function opens or reads by its name: it is not deployed.
+
+    Raises
+    ------
+    HandlerError
+        If there is such a file.
+    """
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = _chain(node.func)[-1]
+        given = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        reads = called in ("open", "Path") or called.startswith("read_")
+        writes = called == "open" and set("wax").intersection("".join(given[1:2]))
+        if reads and given and not writes and Path(given[0]).is_file():
+            raise HandlerError(
+                f"{user} reads {given[0]}, a file of this machine, which is not deployed",
+                resource=given[0],
+                hint="put it into a bucket, and read it from there inside the function",
+            )
+
+
 def _annotation_names(tree: ast.AST) -> Iterator[str]:
     """Yield the names in the annotations of parameters, results and fields: arguments are converted to these types."""
     for node in ast.walk(tree):
@@ -368,8 +416,10 @@ def _constant(name: str, value: Any, user: str) -> str:
         raise HandlerError(
             f"{user} uses {name}, which {looks}: it would be readable in the deployed source",
             resource=name,
-            hint=f'read it inside the function, os.environ["{secret}"], and give it to the service with '
-            f"gcloud run services update … --update-secrets={secret}=my-secret:latest",
+            hint=f'read it inside the function, os.environ["{secret}"], and give it to the service: '
+            f'ct.deploy(…, gcloud=["--update-secrets={secret}=my-secret:latest"]); the account that it runs as needs '
+            "gcloud secrets add-iam-policy-binding my-secret --member=serviceAccount:… "
+            "--role=roles/secretmanager.secretAccessor",
         )
     return text
 
@@ -382,8 +432,11 @@ def _secrets(name: str, value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
             yield from _secrets(name, item)
-    elif isinstance(value, str | bytes) and value and (_SECRET_NAME.search(name) or _SECRET_TEXT.search(str(value))):
-        yield name
+    elif isinstance(value, str | bytes) and value:
+        text = value if isinstance(value, str) else value.decode("latin-1")
+        maybe = _MAYBE_NAME.search(name) and _MAYBE_TEXT.fullmatch(text)
+        if _SECRET_NAME.search(name) or _SECRET_TEXT.search(text) or maybe:
+            yield name
 
 
 def _literal(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,14 @@ _CLOCK_SKEW = 10  # seconds between the issuer's clock and ours
 _FETCH_TIMEOUT = 5.0
 _LIFETIME = 3600.0  # seconds for which certificates are kept; Google's own max-age is longer
 _PAUSE = 5.0  # seconds before a new fetch after a failure or an unknown key
+
+#: What a container gets in place of the signature of a token that Cloud Run has checked:
+#: https://cloud.google.com/run/docs/troubleshooting#signature-removed
+_REMOVED = "SIGNATURE_REMOVED_BY_GOOGLE"
+_EXPLAINED = (
+    f"it has no signature but {_REMOVED}: Cloud Run checks the tokens of a service that is not public itself, "
+    "and hands them over without it. "
+)
 
 
 class Certificates:
@@ -83,6 +92,9 @@ class Verifier:
         emulator may have another URL after a restart.
     certificates : Certificates, optional
         The cache of certificates.
+    private : bool
+        The service is on Cloud Run, and not public: a token is accepted without its signature if Cloud Run has
+        removed it after its own check.
     """
 
     def __init__(
@@ -92,20 +104,27 @@ class Verifier:
         audience: list[str],
         certs_url: Callable[[], str | None],
         certificates: Certificates | None = None,
+        private: bool = False,
     ) -> None:
         self.service_account = service_account
         self.audience = audience
         self._certs_url = certs_url
         self._certificates = certificates or Certificates()
+        self._private = private
 
-    def check(self, authorization: str | None) -> Answer | None:
-        """Check an Authorization header, and return the answer that refuses it; None if it is accepted. May block."""
+    def check(self, authorization: str | None, serverless: str | None = None) -> Answer | None:
+        """Check an Authorization header, and return the answer that refuses it; None if it is accepted. May block.
+
+        Parameters
+        ----------
+        serverless : str, optional
+            The header X-Serverless-Authorization: where it is, Cloud Run has checked its token, and no other.
+        """
         kind, _, token = (authorization or "").strip().partition(" ")
         if kind.lower() != "bearer" or not token:
             return refuse(401, "the request has no Bearer token")
         try:
-            url = self._certs_url() or GOOGLE_CERTS
-            claims = self._claims(token.strip(), url)
+            claims, url = self._verified(token.strip(), serverless)
         except (exceptions.TransportError, CloudTasksError) as error:
             # The token may be valid, so the task must be retried; 503 would slow the whole queue down.
             return refuse(500, f"the certificates to verify the token cannot be fetched: {error}")
@@ -116,10 +135,35 @@ class Verifier:
             return refuse(401, f"the token is malformed or not signed by the issuer ({type(error).__name__})")
         return self._check_claims(claims, url)
 
-    def _claims(self, token: str, url: str) -> Mapping[str, Any]:
+    def _verified(self, token: str, serverless: str | None) -> tuple[Mapping[str, Any], str]:
+        """Return the claims of a token, and the URL of the certificates that stand for its signature."""
+        if token.endswith(f".{_REMOVED}"):
+            if unchecked := self._unchecked(serverless):
+                raise exceptions.InvalidValue(_EXPLAINED + unchecked)
+            return self._unsigned_claims(token), GOOGLE_CERTS
+        url = self._certs_url() or GOOGLE_CERTS
         # The header is not verified yet; its key id is used only to fetch the certificates again if they lack the key.
         certificates = self._certificates.get(url, jwt.decode_header(token).get("kid"))
-        return jwt.decode(token, certificates, audience=self.audience, clock_skew_in_seconds=_CLOCK_SKEW)
+        claims = jwt.decode(token, certificates, audience=self.audience, clock_skew_in_seconds=_CLOCK_SKEW)
+        return claims, url
+
+    def _unchecked(self, serverless: str | None) -> str | None:
+        """Return why Cloud Run cannot be relied on to have checked a token without a signature; None if it can."""
+        if not self._private:
+            return "Such tokens are accepted with handlers.app(…, private=True) or CLOUDTASKS_NB_PRIVATE=1 only"
+        if "K_SERVICE" not in os.environ:  # https://cloud.google.com/run/docs/container-contract#env-vars
+            return "But this is not a service of Cloud Run: K_SERVICE is not set"
+        return (
+            None if serverless is None else "But it has checked the token in X-Serverless-Authorization, not this one"
+        )
+
+    def _unsigned_claims(self, token: str) -> Mapping[str, Any]:
+        claims = jwt.decode(token, verify=False)
+        if not claims["iat"] - _CLOCK_SKEW <= time.time() <= claims["exp"] + _CLOCK_SKEW:
+            raise exceptions.InvalidValue(f"it is for {claims['iat']} to {claims['exp']}, in seconds since 1970")
+        if claims.get("aud") not in self.audience:
+            raise exceptions.InvalidValue(f"it has the wrong audience {claims.get('aud')}, not {self.audience}")
+        return claims
 
     def _check_claims(self, claims: Mapping[str, Any], url: str) -> Answer | None:
         if url == GOOGLE_CERTS and claims.get("iss") not in _GOOGLE_ISSUERS:

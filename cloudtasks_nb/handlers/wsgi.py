@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
-from cloudtasks_nb._settings import STORE_VARIABLE
+from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
 from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, attempt_of, check_function
@@ -33,6 +33,7 @@ def app(
     service_account: str | None = None,
     name: str | None = None,
     store: str | os.PathLike[str] | None = None,
+    private: bool = False,
 ) -> WSGIApplication:
     """Make a WSGI application of functions, for Cloud Run or any other place that Cloud Tasks reaches.
 
@@ -58,6 +59,14 @@ def app(
         Where the results of batches are stored before the task is answered: ``gs://bucket/prefix``, the same as in
         ``ct.connect(..., store=...)``. By default ``CLOUDTASKS_NB_STORE``; without both, results are not stored,
         because a disk of Cloud Run ends with its instance.
+    private : bool
+        Say so if this is a service of Cloud Run that is not public; ``CLOUDTASKS_NB_PRIVATE=1`` in its environment does
+        the same. Cloud Run checks the tokens of such a service, and then hands them over with
+        ``SIGNATURE_REMOVED_BY_GOOGLE`` in place of the signature
+        (https://cloud.google.com/run/docs/troubleshooting#signature-removed). Such a token is accepted then, if its
+        audience, account, issuer and times are right, the variable ``K_SERVICE`` is set, and the request has no
+        ``X-Serverless-Authorization``, which Cloud Run would have checked in its place. A token with a signature is
+        verified as ever. Never set it for a public service: anybody could write such a token.
 
     Returns
     -------
@@ -89,7 +98,12 @@ def app(
                 hint='app(fn, audience="https://my-service.run.app", '
                 'service_account="sa@my-project.iam.gserviceaccount.com")',
             )
-    verifier = Verifier(service_account=str(service_account), audience=[str(audience)], certs_url=lambda: None)
+    verifier = Verifier(
+        service_account=str(service_account),
+        audience=[str(audience)],
+        certs_url=lambda: None,
+        private=private or os.environ.get(PRIVATE_VARIABLE) == "1",
+    )
     place = store if store is not None else os.environ.get(STORE_VARIABLE) or None
     kept = None if place is None else Store(place)
     called = {path: TaskFunction(fn=one, verifier=verifier, store=kept) for path, one in functions.items()}
@@ -133,7 +147,8 @@ class _App:
         function = self._function_at(environ.get("PATH_INFO", ""))
         if function is None:
             return _NO_FUNCTION
-        return (function.verifier and function.verifier.check(token)) or refusal
+        serverless = environ.get("HTTP_X_SERVERLESS_AUTHORIZATION")
+        return (function.verifier and function.verifier.check(token, serverless)) or refusal
 
     def _answer(self, environ: WSGIEnvironment) -> Answer:
         function = self._function_at(environ.get("PATH_INFO", ""))
@@ -146,6 +161,7 @@ class _App:
             time=dt.datetime.now(dt.UTC),
             body=body,
             authorization=environ.get("HTTP_AUTHORIZATION"),
+            serverless=environ.get("HTTP_X_SERVERLESS_AUTHORIZATION"),
             task=environ.get("HTTP_X_CLOUDTASKS_TASKNAME"),
             attempt=attempt_of(environ.get("HTTP_X_CLOUDTASKS_TASKRETRYCOUNT")),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import os
 import re
@@ -19,7 +20,7 @@ import google.auth.transport.requests
 from cloudtasks_nb._settings import check_text
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service.auth_errors import FOREIGN, load_error, refresh_error
-from cloudtasks_nb.service.principal import adc_file, form_of, iam_member, principal_of
+from cloudtasks_nb.service.principal import adc_file, form_of, iam_member, is_login, principal_of
 
 __all__ = ["SCOPE", "Auth"]
 
@@ -46,6 +47,9 @@ class Auth:
         several, separated by commas, each impersonates the next, as for gcloud.
     quota_project : str, optional
         Project whose quota the calls use. Default: ``GOOGLE_CLOUD_QUOTA_PROJECT``, else that of the credentials' file.
+    project : str, optional
+        Project whose quota the calls of a user's login use if nothing else names one: without any they are refused
+        (https://cloud.google.com/docs/authentication/adc-troubleshooting/user-creds). By default gcloud's.
 
     Raises
     ------
@@ -54,7 +58,12 @@ class Auth:
     """
 
     def __init__(
-        self, credentials: Any = None, *, impersonate: str | None = None, quota_project: str | None = None
+        self,
+        credentials: Any = None,
+        *,
+        impersonate: str | None = None,
+        quota_project: str | None = None,
+        project: str | None = None,
     ) -> None:
         _check_credentials(credentials)
         check_text(impersonate, "impersonate", 'impersonate="name@project.iam.gserviceaccount.com"')
@@ -69,7 +78,8 @@ class Auth:
         self._given = credentials
         self._impersonate = impersonate
         self._quota_project = quota_project
-        self._lock = threading.Lock()
+        self._project = project
+        self._lock = threading.RLock()
         self._credentials: Any = None
 
     def credentials(self) -> Any:
@@ -83,7 +93,9 @@ class Auth:
         with self._lock:
             if self._credentials is None:
                 given = self._given is not None
-                self._credentials = self._complete(self._given) if given else _DefaultCredentials(self._find)
+                self._credentials = (
+                    self._complete(self._given, self._project) if given else _DefaultCredentials(self._find)
+                )
             return self._credentials
 
     def renew(self) -> None:
@@ -96,7 +108,9 @@ class Auth:
         EndpointError
             If the sign-in does not answer.
         """
-        credentials = self.credentials()
+        self._renew(self.credentials())
+
+    def _renew(self, credentials: Any) -> None:
         try:
             credentials.refresh(functools.partial(google.auth.transport.requests.Request(), timeout=_TIMEOUT))
         except FOREIGN as error:
@@ -105,6 +119,21 @@ class Auth:
     def token(self) -> str | None:
         """Return the access token of the next call; None if there is none yet."""
         return self._credentials and self._credentials.token
+
+    def storage_token(self) -> tuple[str, dt.datetime | None]:
+        """Return an access token that is valid now, and when it expires; several threads may call it.
+
+        Raises
+        ------
+        CredentialsError, EndpointError
+            If there is none.
+        """
+        credentials = self.credentials()
+        with self._lock:
+            if not credentials.valid:
+                self._renew(credentials)
+            expiry = credentials.expiry  # google-auth's times are in UTC, without a zone
+            return str(credentials.token), expiry and expiry.replace(tzinfo=dt.UTC)
 
     def drop_token(self, token: str | None) -> bool:
         """Forget a token that the service has refused, so that the next call gets another one.
@@ -161,10 +190,12 @@ class Auth:
             found, project = google.auth.default(quota_project_id=quota_project)
         except FOREIGN as error:
             raise load_error(error) from error
-        return self._complete(found), project
+        return self._complete(found, self._project or project), project
 
-    def _complete(self, credentials: Any) -> Any:
-        """Return credentials with the scope, and with what the arguments ask for."""
+    def _complete(self, credentials: Any, project: str | None) -> Any:
+        """Return credentials with the scope, with what the arguments ask for, and a login with a quota project."""
+        if project is not None and is_login(credentials) and credentials.quota_project_id is None:
+            credentials = credentials.with_quota_project(project)
         if self._impersonate is not None:
             *delegates, target = (email.strip() for email in self._impersonate.split(","))
             try:

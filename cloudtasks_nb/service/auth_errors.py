@@ -128,7 +128,7 @@ def _network_error(error: Exception) -> CloudTasksError:
     """Return the error for a sign-in that cannot be reached, by what requests says of it."""
     hints = {
         requests.exceptions.SSLError: "does a proxy of this network inspect TLS? Set REQUESTS_CA_BUNDLE and "
-        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH to the file with its certificate",
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, and SSL_CERT_FILE for a gs:// store, to the file with its certificate",
         requests.exceptions.ProxyError: "check HTTPS_PROXY and NO_PROXY",
     }
     hint = next((hints[kind] for kind in hints if isinstance(error.__cause__, kind)), "check the network")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import ipaddress
+import os
 import socket
 import threading
 import urllib.parse
@@ -13,7 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._names import QueueName, account_project
 from cloudtasks_nb._settings import Endpoint, store_place
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.secrets import mask_url
@@ -40,9 +41,9 @@ _NEW_QUEUE_PAUSE = 2.0  # seconds between two calls for a queue that was just cr
 class Connection:
     """The transport, the watcher and the store of one connection, and the last error messages of its tasks."""
 
-    def __init__(self, endpoint: Endpoint, auth: Auth, *, store: Store | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, auth: Auth, *, store: str | os.PathLike[str] | None = None) -> None:
         self.auth = auth
-        self.store = store or Store(store_place(None))
+        self.store = Store(store_place(store), auth.storage_token)
         self.transport = Transport(endpoint, auth)
         self.watcher = Watcher(
             self.transport,
@@ -91,8 +92,32 @@ class Connection:
         http = self.endpoint.http
         return [] if http is None else self._absent_handlers.addresses(http, queue)
 
-    def check_reachable(self, url: Any) -> None:
-        """Raise InvalidInputError if Google's service would have to call a `url` (or Handler) on this machine."""
+    def check_target(self, queue: QueueName, url: Any, service_account: Any = None) -> None:
+        """Refuse a target that Google's service cannot call for a queue, or not with a token of the account.
+
+        Parameters
+        ----------
+        url : str, Handler or Deployment
+            What is called.
+        service_account : str, optional
+            Who signs; by default the account that a Deployment names.
+
+        Raises
+        ------
+        InvalidInputError
+            If the URL is on this machine, or the account is of another project than the queue: see OidcToken in
+            https://cloud.google.com/tasks/docs/reference/rpc/google.cloud.tasks.v2#oidctoken.
+        """
+        account = service_account or getattr(url, "service_account", None)
+        project = account_project(account) if isinstance(account, str) else None
+        if not self.endpoint.local and project not in {None, queue.project} and not queue.project.isdigit():
+            raise InvalidInputError(
+                f"{account} is of the project {project}: Cloud Tasks makes tokens of accounts of the queue's project, "
+                f"{queue.project}, only",
+                resource=account,
+                hint=f"gcloud iam service-accounts create caller --project={queue.project} makes one there; give "
+                "it the rights that this one has",
+            )
         address = getattr(url, "url", url)
         if self.transport.google and isinstance(address, str) and _is_loopback(address):
             raise InvalidInputError(

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from google.auth.transport.requests import AuthorizedSession
@@ -46,8 +46,28 @@ class GoogleApis:
         CloudTasksError
             If the API refuses the question, or does not answer.
         """
-        answer = await self._post(service, f"{path}:testIamPermissions", {"permissions": list(permissions)})
+        asked = {"permissions": list(permissions)}
+        answer = await self._call("POST", service, f"{path}:testIamPermissions", json=asked)
         return set(answer.get("permissions", ()))
+
+    async def read(self, service: str, path: str) -> dict[str, Any]:
+        """Return a resource, or its policy.
+
+        Raises
+        ------
+        CloudTasksError
+            If the API refuses the question, or does not answer.
+        """
+        return await self._call("GET", service, path)
+
+    async def redirect(self, url: str) -> str | None:
+        """Return where a URL redirects to; None if it does not, or nothing answers here."""
+        options = {"allow_redirects": False}
+        try:
+            answer = await asyncio.to_thread(_request, requests.Session(), url, "GET", **options)
+        except EndpointError:
+            return None
+        return urljoin(url, answer.headers["Location"]) if answer.is_redirect else None
 
     async def time(self) -> float:
         """Return the time of the service in whole seconds since 1970, by the date of an answer.
@@ -61,14 +81,14 @@ class GoogleApis:
         answer = await asyncio.to_thread(_request, requests.Session(), url, "HEAD")
         return email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp()
 
-    async def _post(self, service: str, path: str, content: dict[str, Any]) -> dict[str, Any]:
+    async def _call(self, verb: str, service: str, path: str, **options: Any) -> dict[str, Any]:
         base = await self._base(service)
         session = AuthorizedSession(self._transport.auth.credentials())
-        answer = await asyncio.to_thread(_request, session, f"{base}/{path}", "POST", json=content)
+        answer = await asyncio.to_thread(_request, session, f"{base}/{path}", verb, **options)
         found = answer.json()
         if answer.status_code == HTTPStatus.OK:
             return dict(found)
-        error = found["error"]
+        error = {"status": "UNKNOWN", **found["error"]}  # Cloud Storage gives no status
         raise service_error(
             Refusal.of_json(error["status"], error["message"], error.get("details", ())),
             method=_TEST,

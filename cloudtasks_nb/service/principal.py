@@ -24,6 +24,7 @@ __all__ = [
     "delegates_of",
     "form_of",
     "iam_member",
+    "is_login",
     "pool_members",
     "principal_of",
     "sources",
@@ -53,6 +54,11 @@ _FORMS: dict[type, Form] = {
     google.auth.compute_engine.Credentials: Form.METADATA,
 }
 _POOL = re.compile(r"(?P<pool>//iam\.googleapis\.com/.+Pools/[^/]+)")
+
+
+def is_login(credentials: Any) -> bool:
+    """Return whether credentials are a user's own login, which belongs to no project."""
+    return type(credentials) is google.oauth2.credentials.Credentials
 
 
 def adc_file() -> str:

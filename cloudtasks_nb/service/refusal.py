@@ -30,7 +30,7 @@ from cloudtasks_nb.errors import (
 from cloudtasks_nb.service.auth_errors import login_hint
 from cloudtasks_nb.service.rpcs import METHODS, Method
 
-__all__ = ["IAM", "Cure", "Refusal", "cure", "role_of"]
+__all__ = ["IAM", "Cure", "Refusal", "cure", "grant_command", "role_of"]
 
 #: Trailing metadata of gRPC with a ``google.rpc.Status``.
 _DETAILS = "grpc-status-details-bin"
@@ -40,6 +40,7 @@ IAM = "IAM_PERMISSION_DENIED"
 
 #: The service's text for a lacking permission, which comes without a reason in some answers.
 _LACKS = re.compile(r'lacks (?:IAM )?permission "(?P<permission>[^"]+)" for the resource "(?P<resource>[^"]+)"')
+_ACT_AS = "iam.serviceAccounts.actAs"
 _SERVICE_ACCOUNT = re.compile(r"[^/@]+@(?P<project>[a-z0-9.:-]+)\.iam\.gserviceaccount\.com$")
 
 
@@ -114,6 +115,13 @@ _ADMINISTRATOR = "ask an administrator of the organization"
 _ACCOUNT = "the account {email} is disabled or deleted, or is no longer in the organization: use another one; "
 _BLOCKED_KEY = Cure(error=CredentialsError, hint="an API key does not work here; {login}")
 _SUSPENDED = Cure(error=PreconditionError, hint="project {consumer} is suspended: https://cloud.google.com/support")
+#: Google's own project, for which calls count that name no quota project.
+_GCLOUD_PROJECT = "764086051850"
+_NO_QUOTA_PROJECT = Cure(
+    error=PreconditionError,
+    hint="the login names no project whose quota its calls use: run: gcloud auth application-default set-quota-project "
+    "{project}; or ct.connect(…, quota_project={project!r})",
+)
 _BAD_PROJECT = Cure(
     error=ConfigurationError,
     hint="does project {consumer} exist, and is it spelled right? gcloud projects list shows those that you may see; "
@@ -245,9 +253,12 @@ def cure(refusal: Refusal, *, method: Method, endpoint: Endpoint, member: str) -
         hint = _permission_hint(permission, refusal.facts.get("resource", ""), project=endpoint.project, member=member)
         return Cure(error=PermissionDeniedError, hint=hint)
     found = _CURES.get(refusal.reason)
+    if _GCLOUD_PROJECT in refusal.facts.get("consumer", "") or "requires a quota project" in refusal.message:
+        found = _NO_QUOTA_PROJECT
     if found is None:
         return None
     facts = {
+        "project": endpoint.project,
         "consumer": endpoint.project,
         "service": "cloudtasks.googleapis.com",
         "login": login_hint(),
@@ -270,12 +281,32 @@ def _permission_hint(permission: str, resource: str, *, project: str | None, mem
     role = role_of(permission)
     if role is None:
         return f"the permission {permission} is needed: https://cloud.google.com/iam/docs/permissions-reference"
-    if account := _SERVICE_ACCOUNT.search(resource):
-        grant = f"gcloud iam service-accounts add-iam-policy-binding {account[0]} --project={account['project']}"
-        where = f" on {account[0]}"
-    else:
-        parts = resource.rpartition("googleapis.com/")[2].split("/")
-        named = parts[1] if parts[0] == "projects" and len(parts) > 1 else project
-        grant, where = f"gcloud projects add-iam-policy-binding {named}", ""
-    grant += f" --member={shlex.quote(member)} --role={role}"
+    if permission == _ACT_AS and not _SERVICE_ACCOUNT.search(resource):  # on the project it would be for all accounts
+        resource = f"ACCOUNT@{project}.iam.gserviceaccount.com"
+    account = _SERVICE_ACCOUNT.search(resource)
+    where = f" on {account[0]}" if account else ""
+    grant = grant_command(resource, role, project, shlex.quote(member))
     return f"the permission {permission} is needed{where}; {role} includes it: {grant}"
+
+
+def grant_command(resource: str | None, role: str, project: str | None, member: str) -> str:
+    """Return the command that gives a member a role where it is needed: on an account, a queue, or else a project.
+
+    Parameters
+    ----------
+    resource : str or None
+        As a refusal names it: a service account, or ``projects/P/locations/L/queues/Q/…``.
+    member : str
+        Quoted for a shell.
+    """
+    binding = f"--member={member} --role={role}"
+    if account := _SERVICE_ACCOUNT.search(resource or ""):
+        place = f"{account[0]} --project={account['project']}"
+        return f"gcloud iam service-accounts add-iam-policy-binding {place} {binding}"
+    parts = (resource or "").rpartition("googleapis.com/")[2].split("/")
+    names = dict(zip(parts[::2], parts[1::2], strict=False))
+    named = names.get("projects", project)
+    if "queues" in names:
+        place = f"{names['queues']} --location={names['locations']} --project={named}"
+        return f"gcloud tasks queues add-iam-policy-binding {place} {binding}"
+    return f"gcloud projects add-iam-policy-binding {named} {binding}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from cloudtasks_nb.errors import (
     UnavailableError,
 )
 from cloudtasks_nb.service.auth_errors import login_hint
-from cloudtasks_nb.service.refusal import Refusal, cure
+from cloudtasks_nb.service.refusal import Refusal, cure, grant_command
 from cloudtasks_nb.service.rpcs import Method
 
 __all__ = ["LOST", "RETRIED", "RETRIED_SOME", "STATUSES", "Status", "lost_answer", "service_error"]
@@ -33,7 +34,7 @@ class Status:
     """What a code means to the toolkit."""
 
     error: type[CloudTasksError] = ServiceError
-    hint: str | None = None  #: the next step; `method`, `endpoint`, `member` and `login` are filled in
+    hint: str | None = None  #: the next step; `method`, how to `grant` its role, and how to `login` are filled in
     answered: bool = True  #: False: the service did not answer, and may not have received the call
     retry: Literal["always", "some", "never"] = "never"  #: how often a request of a batch is repeated
 
@@ -50,8 +51,7 @@ STATUSES: dict[str, Status] = {
     "ALREADY_EXISTS": Status(error=AlreadyExistsError),
     "PERMISSION_DENIED": Status(
         error=PermissionDeniedError,
-        hint="the permission {method.permission} is needed; {method.role} includes it: "
-        "gcloud projects add-iam-policy-binding {endpoint.project} --member={member} --role={method.role}",
+        hint="the permission {method.permission} is needed; {method.role} includes it: {grant}",
     ),
     "RESOURCE_EXHAUSTED": Status(
         error=QuotaError, hint="wait a minute; quotas: https://cloud.google.com/tasks/docs/quotas", retry="always"
@@ -105,7 +105,8 @@ def service_error(
     if found := cure(refusal, method=method, endpoint=endpoint, member=member):
         return found.error(message, resource=resource, code=code, reason=reason, hint=found.hint)
     status = STATUSES[code]
-    hint = status.hint and status.hint.format(method=method, endpoint=endpoint, member=member, login=login_hint())
+    grant = grant_command(resource, method.role, endpoint.project, shlex.quote(member))
+    hint = status.hint and status.hint.format(method=method, grant=grant, login=login_hint())
     for description, url in refusal.links[:1]:
         hint = f"{description}: {url}"
     return status.error(message, resource=resource, code=code, reason=reason, hint=hint)

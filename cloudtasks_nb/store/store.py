@@ -7,16 +7,18 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import InvalidInputError, StoreError
 
-__all__ = ["Store"]
+__all__ = ["Store", "Token"]
+
+Token: TypeAlias = Callable[[], tuple[str, datetime | None]]
 
 _SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", flags=re.IGNORECASE | re.DOTALL)
 _MESSAGE = re.compile(r"<Message>([^<]+)</Message>")  # in the answers of all three
@@ -35,6 +37,9 @@ _RETRIES = {
 
 #: Environment variables by which the library takes another server than the cloud's.
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT")
+
+#: Environment variables with credentials for the library alone.
+_OWN_CREDENTIALS = ("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_SERVICE_ACCOUNT_PATH")
 
 #: The objects of ``memory://`` stores, by URL, so that all stores of this process with one URL have the same objects.
 _in_memory: dict[str, Any] = {}
@@ -55,6 +60,9 @@ class Store:
     place : path or str
         A folder, ``file:///folder``, ``gs://bucket/prefix``, ``s3://bucket/prefix``, ``az://container/prefix``, or
         ``memory://name``, which ends with the process.
+    token : callable, optional
+        Returns a valid access token for Cloud Storage, and the time when it expires; it may raise a `CloudTasksError`.
+        Without it `obstore` looks for credentials.
 
     Raises
     ------
@@ -63,10 +71,10 @@ class Store:
 
     Notes
     -----
-    Credentials are those that `obstore` finds. For ``gs://``: a service account's key or the login of ``gcloud auth
-    application-default login``, in the file that ``GOOGLE_APPLICATION_CREDENTIALS`` names or in gcloud's own folder,
-    or the service account of the machine (Cloud Run, Compute Engine). For ``s3://`` and ``az://``: the environment
-    variables ``AWS_*`` and ``AZURE_STORAGE_*``, or the role of the machine; not ``~/.aws/credentials``.
+    Credentials for ``gs://`` are those of the connection, of whatever form; a deployed service has those of the account
+    that it runs as. For ``s3://`` and ``az://`` they are what `obstore` finds: the environment variables ``AWS_*`` and
+    ``AZURE_STORAGE_*``, or the role of the machine; not ``~/.aws/credentials``. Its variables
+    ``GOOGLE_SERVICE_ACCOUNT`` and ``GOOGLE_SERVICE_ACCOUNT_KEY`` come before a connection.
 
     Examples
     --------
@@ -76,8 +84,10 @@ class Store:
     b'first'
     """
 
-    def __init__(self, place: str | os.PathLike[str]) -> None:
+    def __init__(self, place: str | os.PathLike[str], token: Token | None = None) -> None:
         self._scheme, self.url = _normalise(place)
+        own = any(os.environ.get(name) for name in _OWN_CREDENTIALS)
+        self._token = token if self._scheme == "gs" and not own else None
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object, in place of one with the same path; readers see the old or the new one, never a part."""
@@ -216,6 +226,8 @@ class Store:
         # A server of one's own may have no TLS; the clouds have it.
         plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
         options: Any = {"client_options": {**_CLIENT_OPTIONS, "allow_http": plain}, "retry_config": _RETRIES}
+        if self._token is not None:
+            options["credential_provider"] = _provider(self._token)
         return store.from_url(self.url, **options)
 
     def _update(self, meta: Any) -> Any:
@@ -226,7 +238,9 @@ class Store:
 
     @contextmanager
     def _errors(self, done: str, path: str) -> Iterator[None]:
-        """Turn errors of the library into `StoreError`."""
+        """Turn errors of the library into `StoreError`; those of a token are raised as they are."""
+        if self._token is not None:
+            self._token()
         try:
             yield
         except (OSError, ValueError, self._exceptions.BaseError) as error:
@@ -244,10 +258,20 @@ class Store:
 
 
 _CREDENTIALS = {
-    "gs": " (gcloud auth application-default login; roles/storage.objectUser)",
+    "gs": " (gcloud auth application-default login; roles/storage.objectUser; if a proxy inspects TLS: SSL_CERT_FILE)",
     "s3": " (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION)",
     "az": " (AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY)",
 }
+
+
+def _provider(token: Token) -> Callable[[], dict[str, Any]]:
+    """Return what the library calls for a token."""
+
+    def provide() -> dict[str, Any]:
+        value, expires = token()
+        return {"token": value, "expires_at": expires}
+
+    return provide
 
 
 def _normalise(place: Any) -> tuple[str, str]:

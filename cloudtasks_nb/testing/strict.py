@@ -65,7 +65,14 @@ class StrictEmulator(Emulator):
         }
         self._folder = folder
 
-    def user(self, email: str, roles: str | Iterable[str] = (), *, gcloud: bool = False) -> Path:
+    def user(
+        self,
+        email: str,
+        roles: str | Iterable[str] = (),
+        *,
+        gcloud: bool = False,
+        quota_project: str | None = None,
+    ) -> Path:
         """Create a user, or log in again, and return the path of Application Default Credentials.
 
         Parameters
@@ -77,6 +84,10 @@ class StrictEmulator(Emulator):
         gcloud : bool
             Return the file that gcloud writes, which works with `google_environment` only: google-auth gets its
             tokens at Google's own address. Without it, it is the file of a workforce identity.
+        quota_project : str, optional
+            Project that gcloud writes into its file, if one is set in gcloud at the login. Calls that name no quota
+            project are refused (https://cloud.google.com/docs/authentication/adc-troubleshooting/user-creds), and who
+            names one needs ``serviceusage.services.use`` there.
 
         Raises
         ------
@@ -88,7 +99,7 @@ class StrictEmulator(Emulator):
         >>> file = google.user("ann@example.com", roles=["roles/cloudtasks.viewer", "roles/logging.viewer"])
         >>> monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
         """
-        return self._credentials(email, roles, "gcloud" if gcloud else "user")
+        return self._credentials(email, roles, "gcloud" if gcloud else "user", quota_project)
 
     def service_account(self, email: str, roles: str | Iterable[str] = (), *, key: bool = True) -> Path:
         """Create a service account, and return the path of a new key file.
@@ -177,12 +188,19 @@ class StrictEmulator(Emulator):
         return {"GCE_METADATA_HOST": self._facts["metadata"], "GCE_METADATA_IP": self._facts["metadata"]}
 
     def cloud_run(
-        self, url: str, port: int, *, invokers: str | Iterable[str] = (), audiences: Iterable[str] = ()
+        self,
+        url: str,
+        port: int,
+        *,
+        invokers: str | Iterable[str] = (),
+        audiences: Iterable[str] = (),
+        unchecked: bool = False,
     ) -> None:
-        """Let a server on this machine be a service of Cloud Run: tasks reach it at its URL.
+        """Let a server on this machine be a service of Cloud Run.
 
-        A task needs an OIDC token for this URL, of an account that may invoke the service; others are refused with 401
-        or 403. The server is called by plain HTTP, as a container is.
+        Tasks reach it at its URL, and with `google_environment` so does everybody. A request needs an OIDC token for
+        this URL, of an account that may invoke the service; others are refused with 401 or 403. The server is called by
+        plain HTTP, as a container is, and gets the token without its signature.
 
         Parameters
         ----------
@@ -194,12 +212,15 @@ class StrictEmulator(Emulator):
             Service accounts that get ``roles/run.invoker``; ``allUsers`` for a public service.
         audiences : iterable of str
             Custom audiences, which tokens may have in place of the URL.
+        unchecked : bool
+            Switch off the check of callers, as ``--no-invoker-iam-check`` does.
 
         Examples
         --------
         >>> google.cloud_run("https://report-abc.a.run.app", 8080, invokers="caller")
         """
-        self._call("POST", "google/services", {"url": url, "port": port, "audiences": list(audiences)})
+        service = {"url": url, "port": port, "audiences": list(audiences), "unchecked": unchecked}
+        self._call("POST", "google/services", service)
         for member in [invokers] if isinstance(invokers, str) else invokers:
             self.grant(member if member == "allUsers" else self.email(member), "roles/run.invoker", url)
 
@@ -256,7 +277,9 @@ class StrictEmulator(Emulator):
             ``quota_project_denied``, ``vpc_sc``, ``quotas`` (600 lists, 60 reads of the log and 60 RunTask a minute),
             ``latency_s``, ``service_agent=False`` (Cloud Tasks cannot make tokens for tasks), ``token_lifetime_s``,
             ``clock_offset_s`` (Google's clock is ahead of this machine's), ``projects`` (those that exist; none: all),
-            and ``log_excluded`` (the entries of the log are routed elsewhere).
+            ``log_excluded`` (the entries of the log are routed elsewhere), ``grants_after_s`` (a new role works so much
+            later: https://cloud.google.com/iam/docs/access-change-propagation), and ``signatures_kept`` (Cloud Run
+            does not remove the signatures of the tokens that it has checked).
 
         Raises
         ------
@@ -311,8 +334,9 @@ class StrictEmulator(Emulator):
         for role in [roles] if isinstance(roles, str) else roles:
             self.grant(member, role)
 
-    def _credentials(self, email: str, roles: str | Iterable[str], kind: str) -> Path:
-        content = self._call("POST", "google/principals", {"email": email, "credentials": kind})
+    def _credentials(self, email: str, roles: str | Iterable[str], kind: str, quota_project: str | None = None) -> Path:
+        asked = {"email": email, "credentials": kind, "quota_project": quota_project}
+        content = self._call("POST", "google/principals", asked)
         self._grant_all(email, roles)
         file = self._folder / f"{email}.json"
         if kind:

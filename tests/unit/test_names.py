@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb._names import CODES, QueueName, TaskName, code_name, log_name
+from cloudtasks_nb._names import CODES, QueueName, TaskName, account_project, code_name, log_name
 from cloudtasks_nb.errors import InvalidInputError
 from tests.raising import raises
 
@@ -50,6 +50,21 @@ def test_what_is_no_task_name_is_refused(task: str) -> None:
     """A task id has letters, digits, hyphens and underscores only."""
     with pytest.raises(InvalidInputError, match="is not a task name"):
         TaskName.parse(f"{QUEUE}/tasks/{task}")
+
+
+@pytest.mark.parametrize(
+    ("email", "project"),
+    [
+        ("caller@demo.iam.gserviceaccount.com", "demo"),
+        ("caller@p.example.com.iam.gserviceaccount.com", "example.com:p"),
+        ("123-compute@developer.gserviceaccount.com", None),
+        ("demo@appspot.gserviceaccount.com", None),
+        ("ann@example.com", None),
+    ],
+)
+def test_the_project_of_a_service_account(email: str, project: str | None) -> None:
+    """It is in the address of an account that a project has made, and not in those of Google's own."""
+    assert account_project(email) == project
 
 
 def test_codes_have_the_numbers_of_grpc() -> None:

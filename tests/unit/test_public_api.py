@@ -16,7 +16,7 @@ import cloudtasks_nb.handlers
 from tests.processes import run
 
 CONNECTED = "quota_project=None, store=None, transport=None"
-DEPLOYED = "requirements=None, store=None, run=False"
+DEPLOYED = "requirements=None, store=None, run=False, gcloud=()"
 SENT = "audience=None, dispatch_deadline=None, retry=None"
 RUN = "name=None, errors='raise', send_rate=None, stop_after_failures=None, canary=None, pause_at=None, "
 RUN += "progress=True, dry_run=False, **unknown"
@@ -25,7 +25,7 @@ SIGNATURES = {
     "connect": f"project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, {CONNECTED}",
     "local": "folder=None, *, project='local', location='us-central1', store=None",
     "serve": "fn, *, name=None, workers=8, processes=None, service_account=None, audience=None, tasks=None, store=None",
-    "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None",
+    "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None, private=False",
     "deploy": f"fn, *, service=None, project=None, region=None, service_account=None, caller=None, {DEPLOYED}",
     "url": "fn",
     **dict.fromkeys(("Client.queues", "Client.batches", "Client.close", "Plan.submit"), ""),

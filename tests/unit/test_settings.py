@@ -314,3 +314,11 @@ def test_the_type_of_an_argument(check: Any, good: Any, bad: Any, kind: str) -> 
     check(good, "name", "name=...")
     with raises(InvalidInputError, f"^name={bad!r} is not {kind}", hint=f"use {kind}: name=..."):
         check(bad, "name", "name=...")
+
+
+@pytest.mark.parametrize("project", ["My Project", "a/b", "café"])
+def test_a_name_that_is_no_id_of_a_project(project: str) -> None:
+    """Commands with a display name would be broken, and Google would not know it."""
+    with raises(InvalidInputError, "is not the id of a project: it may be its display", hint="gcloud projects list"):
+        resolve(project, "us-central1", None)
+    assert resolve("example.com:p-1", "us-central1", None).project == "example.com:p-1"

@@ -32,6 +32,7 @@ _EDITOR = "roles/cloudtasks.editor"
 _MOST_QUEUES = 50  # that are looked at
 _MOST_ROLES = 2  # that are advised; more are one larger role
 _SHOWN = 5  # names in a text
+_RUNNING, _PAUSED = 1, 2  # states of a queue
 
 
 async def check_api(context: CheckContext) -> Finding:
@@ -88,6 +89,11 @@ async def check_queues(context: CheckContext) -> Finding:
         return await _absent(context, absent)
     if failed := [error for name, error in errors.items() if name not in missing]:
         return Finding(ok=False, detail=failed[0].message, fix=failed[0].hint)
+    # https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#State
+    if stopped := [name for name, queue in context.queues.items() if queue.state != _RUNNING]:
+        verb = "is paused" if context.queues[stopped[0]].state == _PAUSED else "is disabled by its queue.yaml"
+        fix = f'tasks.queue("{stopped[0].queue}").resume()'
+        return Finding(ok=False, detail=f"{_listed(stopped)} {verb}: its tasks wait", fix=fix, blocks=False)
     found = f"{counted(len(context.queues), 'queues')}: {_listed(context.queues)}" if context.queues else ""
     waiting = f"{_listed(new)} was just made, and can take minutes to become available" if new else ""
     return Finding(ok=True, detail="; ".join(filter(None, [found, waiting])) or "none that is in use exists")
@@ -113,7 +119,8 @@ async def check_permissions(context: CheckContext) -> Finding:
         return Finding(ok=True, detail=f"all {len(_USES)} that the toolkit uses, on {resource}")
     roles = {role_of(permission) or _EDITOR for permission in _USES if permission not in granted}
     wanted = [_EDITOR] if len(roles) > _MOST_ROLES else sorted(roles)
-    fix = " && ".join(context.grant(role) for role in wanted)
+    short: list[QueueName | None] = [name for name in asked if not answers[name].issuperset(_USES)]
+    fix = " && ".join(context.grant(role, name) for role in wanted for name in short[:_SHOWN] or [None])
     sends = "; fan_out and enqueue work without them" if "cloudtasks.tasks.create" in granted else ""
     return Finding(ok=False, detail=f"on {resource} the caller lacks {', '.join(lacking)}{sends}", fix=fix)
 
@@ -121,6 +128,12 @@ async def check_permissions(context: CheckContext) -> Finding:
 async def check_service_account(context: CheckContext) -> Finding:
     """Ask whether the caller may let tasks have tokens of the service account."""
     account = check_delivery(TaskOptions(url=None, service_account=context.target.service_account)).service_account
+    project = context.endpoint.project
+    if not str(account).endswith(".gserviceaccount.com"):
+        fix = f"gcloud iam service-accounts list --project={project} shows those that there are"
+        return Finding(ok=False, detail=f"{account} is not a service account", fix=fix)
+    queue = QueueName(project=str(project), location=str(context.endpoint.location), queue="any")
+    context.connection.check_target(queue, None, account)
     path = f"v1/projects/-/serviceAccounts/{account}"
     try:
         granted = await context.google.permissions("iam", path, [_ACT_AS])
@@ -129,8 +142,8 @@ async def check_service_account(context: CheckContext) -> Finding:
             return _not_asked(error, "not checked")
         if error.code != "NOT_FOUND":
             raise
-        name, _, domain = str(account).partition("@")
-        create = f"gcloud iam service-accounts create {name} --project={domain.partition('.')[0]}"
+        name = str(account).partition("@")[0]
+        create = f"gcloud iam service-accounts create {name} --project={project}"
         return Finding(ok=False, detail=f"there is no service account {account}", fix=create)
     if _ACT_AS not in granted:
         grant = (

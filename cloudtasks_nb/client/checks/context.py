@@ -11,6 +11,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.google_apis import GoogleApis
+from cloudtasks_nb.service.refusal import grant_command
 
 __all__ = ["CheckContext", "Finding", "Target"]
 
@@ -24,6 +25,7 @@ class Finding:
     ok: bool
     detail: str
     fix: str | None = None  #: a command or a line of Python; None: there is nothing to fix
+    blocks: bool = True  #: if it is not ok: later checks that depend on it say nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,6 @@ class CheckContext:
         """Return the principal as IAM policies name it, quoted for a shell, or a placeholder."""
         return shlex.quote(self.auth.member() or "user:YOU")
 
-    def grant(self, role: str) -> str:
-        """Return the command that gives the principal a role on the project."""
-        project, member = self.endpoint.project, self.member()
-        return f"gcloud projects add-iam-policy-binding {project} --member={member} --role={role}"
+    def grant(self, role: str, queue: QueueName | None = None) -> str:
+        """Return the command that gives the principal a role on a queue; on the project if there is none."""
+        return grant_command(None if queue is None else str(queue), role, self.endpoint.project, self.member())

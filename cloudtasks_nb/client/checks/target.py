@@ -13,8 +13,11 @@ from cloudtasks_nb._names import TaskName
 from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.client.checks.probe import can_probe, with_probe
 from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.url import literal_url
+from cloudtasks_nb.handlers.admission import PUBLIC
+from cloudtasks_nb.handlers.deploy import Deployment
 from cloudtasks_nb.service.convert import default_audience, http_status
 from cloudtasks_nb.service.watch import Pending
 
@@ -30,32 +33,89 @@ _REACHED = (400, 405, 415, 422, 501)
 _RUN_HOST = re.compile(r"(?P<name>.+?)-(?:\d+\.(?P<region>[a-z0-9-]+)|[a-z0-9]+-[a-z]+\.a)\.run\.app")
 
 
+_BIND, _UPDATE = "add-iam-policy-binding", "gcloud run services update {service}"
+#: Status -> why a target answers with it, and the fix.
+_REASONS: dict[int, tuple[str, str]] = {
+    401: (
+        "the audience of the token, {audience}, is not the one that it expects",
+        'audience="…", with the URL that gcloud run services describe {service} shows, or that of handlers.app',
+    ),
+    403: (
+        "{account} may not invoke it; a new right takes some minutes",
+        f"gcloud run services {_BIND} {{service}} --member=serviceAccount:{{account}} --role=roles/run.invoker",
+    ),
+    404: ("nothing is there for a GET request", "check the path of the URL"),
+}
+#: What is added for a service of Cloud Run: https://cloud.google.com/run/docs/troubleshooting
+_RUN_REASONS: dict[int, tuple[str, str]] = {
+    401: (
+        "; or it wants a signature, which Cloud Run has removed",
+        f"; does its log say SIGNATURE_REMOVED_BY_GOOGLE? {_UPDATE} --update-env-vars=CLOUDTASKS_NB_PRIVATE=1",
+    ),
+    404: (
+        ", or the service was deleted, or its ingress does not let Cloud Tasks in",
+        f"; gcloud run services describe {{service}} shows the service; {_UPDATE} --ingress=all",
+    ),
+    429: (
+        "no instance is free for the request",
+        f"{_UPDATE} --max-instances=100 --concurrency=8; or a lower rate of the queue",
+    ),
+}
+_READ_LOG = 'gcloud logging read "httpRequest.requestUrl:{host}" --limit=5 --project={project}'
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RunService:
     """A service of Cloud Run."""
 
     name: str
-    region: str | None
+    project: str
+    region: str
 
     @classmethod
-    def of(cls, url: str) -> _RunService:
-        """Read the host of a URL; a placeholder if it does not name a service."""
+    def of(cls, context: CheckContext, url: str) -> _RunService | None:
+        """Return the service that a deployment or the host of a URL names; its project may be another than it says."""
+        target = context.target.url
+        if isinstance(target, Deployment):
+            return cls(name=target.name, project=target.project, region=target.region)
         found = _RUN_HOST.fullmatch(urlsplit(url).hostname or "")
-        return cls(name=found["name"], region=found["region"]) if found else cls(name="SERVICE", region=None)
+        endpoint = context.endpoint
+        if found is None or endpoint.project is None:
+            return None
+        return cls(name=found["name"], project=endpoint.project, region=found["region"] or str(endpoint.location))
+
+    @property
+    def words(self) -> str:
+        """The words of a command that name it."""
+        return f"{self.name} --region={self.region} --project={self.project}"
+
+    async def public_because(self, context: CheckContext) -> str | None:
+        """Return why everybody may call it; None if only some may, or this caller may not know."""
+        path = f"v2/projects/{self.project}/locations/{self.region}/services/{self.name}"
+        try:
+            policy = await context.google.read("run", f"{path}:getIamPolicy")
+            service = await context.google.read("run", path)
+        except CloudTasksError:
+            return None
+        members = {member for binding in policy.get("bindings", ()) for member in binding["members"]}
+        if everybody := PUBLIC.intersection(members):
+            return f"{' and '.join(sorted(everybody))} may invoke it"
+        return "its check of callers is switched off" if service.get("invokerIamDisabled") else None
 
 
 async def check_target(context: CheckContext) -> Finding:
     """Send a task with a GET request to the target, and explain the answer."""
     target = context.target
     url = await asyncio.to_thread(literal_url, target.url)  # that of a deployed function is asked for
-    context.connection.check_reachable(url)
     queue = next((name for name, queue in context.queues.items() if can_probe(queue)), None)
     if queue is None:
+        stopped = next(iter(context.queues), None)
         return Finding(
             ok=False,
             detail="not checked: it takes a queue that runs and does not send its tasks to another URL",
-            fix='tasks.queue("reports", create=True)',
+            fix=f'tasks.queue("{stopped.queue}").resume()' if stopped else 'tasks.queue("reports", create=True)',
         )
+    context.connection.check_target(queue, url, target.service_account)
     options = TaskOptions(
         url=url,
         method="GET",
@@ -64,7 +124,19 @@ async def check_target(context: CheckContext) -> Finding:
         dispatch_deadline=_DEADLINE,
         retry=_RETRY,
     )
-    return await with_probe(context, queue, options, lambda task: _wait(context, url, task))
+    finding = await with_probe(context, queue, options, lambda task: _wait(context, url, task))
+    service = _RunService.of(context, url)
+    if not finding.ok or service is None or target.service_account is None or context.endpoint.local:
+        return finding
+    if reason := await service.public_because(context):
+        return Finding(
+            ok=False,
+            detail=f"{service.name} is public: {reason}. With CLOUDTASKS_NB_PRIVATE=1 or private=True anybody can call "
+            "it with a token that they wrote themselves",
+            fix=f"gcloud run services remove-iam-policy-binding {service.words} --member=allUsers "
+            f"--role=roles/run.invoker; gcloud run services update {service.words} --invoker-iam-check",
+        )
+    return finding
 
 
 async def _wait(context: CheckContext, url: str, task: TaskName) -> Finding:
@@ -75,7 +147,7 @@ async def _wait(context: CheckContext, url: str, task: TaskName) -> Finding:
         if found is None:
             return Finding(ok=True, detail=f"answers; a task reached it after {duration_text(waited)}")
         if found.last_status is not None:
-            return _explained(context, url, found)
+            return await _explained(context, url, found)
         if waited > _PATIENCE:
             return Finding(
                 ok=False,
@@ -85,11 +157,12 @@ async def _wait(context: CheckContext, url: str, task: TaskName) -> Finding:
         await asyncio.sleep(_PAUSE)
 
 
-def _explained(context: CheckContext, url: str, task: Pending) -> Finding:
+async def _explained(context: CheckContext, url: str, task: Pending) -> Finding:
     """Explain the status of an attempt that has failed."""
     status = http_status(task.last_message)
     if status is None:
-        return _not_reached(context, url, task)
+        other = await context.google.redirect(url)
+        return _not_reached(context, url, other, task)
     if status in _REACHED:
         return Finding(ok=True, detail=f"is reached, and answers {status} to a GET request")
     cause, fix = _refusal(context, url, status)
@@ -98,30 +171,23 @@ def _explained(context: CheckContext, url: str, task: Pending) -> Finding:
 
 def _refusal(context: CheckContext, url: str, status: int) -> tuple[str, str]:
     """Return why a target answers with an error, and the fix."""
-    account, service, project = context.target.service_account, _RunService.of(url), context.endpoint.project
+    account, project, service = context.target.service_account, context.endpoint.project, _RunService.of(context, url)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and account is None:
         return "it wants a token", f'service_account="NAME@{project}.iam.gserviceaccount.com" sends one'
-    region = service.region or context.endpoint.location
-    if status == HTTPStatus.UNAUTHORIZED:
-        audience = context.target.audience or default_audience(url)
-        fix = (
-            f'audience="…", with the URL that gcloud run services describe {service.name} --region={region} '
-            f"--project={project} shows, or the audience that was given to handlers.app"
-        )
-        return f"the audience of the token, {audience}, is not the one that it expects", fix
-    if status == HTTPStatus.FORBIDDEN:
-        fix = (
-            f"gcloud run services add-iam-policy-binding {service.name} --region={region} "
-            f"--project={project} --member=serviceAccount:{account} --role=roles/run.invoker"
-        )
-        return f"{account} may not invoke it; a new right takes some minutes", fix
-    if status == HTTPStatus.NOT_FOUND:
-        return "nothing is there for a GET request", "check the path of the URL"
-    host = urlsplit(url).hostname
-    return "the service fails", f'gcloud logging read "httpRequest.requestUrl:{host}" --limit=5 --project={project}'
+    cause, fix = _REASONS.get(status, ("", ""))
+    if service is not None:
+        cause, fix = (text + more for text, more in zip((cause, fix), _RUN_REASONS.get(status, ("", "")), strict=True))
+    facts = {
+        "account": account,
+        "audience": context.target.audience or default_audience(url),
+        "service": service.words if service else f"SERVICE --region={context.endpoint.location} --project={project}",
+        "host": urlsplit(url).hostname,
+        "project": project,
+    }
+    return (cause or "the service fails").format_map(facts), (fix or _READ_LOG).format_map(facts)
 
 
-def _not_reached(context: CheckContext, url: str, task: Pending) -> Finding:
+def _not_reached(context: CheckContext, url: str, redirect: str | None, task: Pending) -> Finding:
     """Explain an attempt without an answer of the target."""
     project, host = context.endpoint.project, urlsplit(url).hostname
     if task.last_status in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
@@ -139,6 +205,9 @@ def _not_reached(context: CheckContext, url: str, task: Pending) -> Finding:
     if task.last_status == "DEADLINE_EXCEEDED":
         fix = "does its handler answer a GET request? Is its start quick enough?"
         return Finding(ok=False, detail=f"{host} did not answer within {_DEADLINE}", fix=fix)
+    if redirect is not None:
+        fix = f'url="{redirect}" if that is right, and check that it can be reached'
+        return Finding(ok=False, detail=f"{url} redirects to {redirect}, which fails: {task.last_message}", fix=fix)
     return Finding(
         ok=False,
         detail=f"{host} cannot be reached from Cloud Tasks: {task.last_message}",

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cloudtasks_nb._names import account_project
 from cloudtasks_nb.emulator.access.permissions import (
     ACT_AS,
     IAM,
@@ -32,6 +33,7 @@ from cloudtasks_nb.emulator.access.refusals import (
     permission_denied,
     policy_violated,
     quota_project_denied,
+    quota_project_missing,
     scope_insufficient,
     unknown_project,
 )
@@ -154,6 +156,8 @@ class AccessControl:
             allowed = self.state.allows(caller.member, _USE_PROJECT, [f"projects/{quota_project}"])
             if conditions.quota_project_denied or not allowed:
                 raise quota_project_denied(service, quota_project)
+        elif caller.gcloud:
+            raise quota_project_missing(service)
         consumer = quota_project or project
         if conditions.projects and consumer not in conditions.projects:
             raise unknown_project(service, consumer)
@@ -166,13 +170,15 @@ class AccessControl:
             uid = hashlib.sha256(f"{caller.member} {consumer}".encode()).hexdigest()[:54]
             raise policy_violated(service, consumer, uid)
 
-    def check_target(self, target: Any, url: str = "") -> None:
+    def check_target(self, target: Any, queue: str, url: str = "") -> None:
         """Check that the caller may use the service account of a target, and that the target's URL has TLS.
 
         Parameters
         ----------
         target : HttpRequest or HttpTarget
             Names the service account.
+        queue : str
+            Name of the queue.
         url : str
             Of the task; "" for a queue, which has none.
 
@@ -180,13 +186,16 @@ class AccessControl:
         ------
         RefusedError
             ``PERMISSION_DENIED`` without ``iam.serviceAccounts.actAs``, ``NOT_FOUND`` for an unknown account, and
-            ``INVALID_ARGUMENT`` for an ``http://`` URL.
+            ``INVALID_ARGUMENT`` for an ``http://`` URL or an account of another project.
         """
         for email in service_accounts(target):
             if url and not url.startswith("https://"):
                 raise invalid_argument(
                     "HttpRequest.url must start with 'https://' for request with HttpRequest.authorization_header"
                 )
+            if account_project(email) not in {None, project_of(queue)}:
+                # So says OidcToken in google/cloud/tasks/v2/target.proto.
+                raise invalid_argument("The service account must be within the same project as the queue.")
             if not self.allows(_caller.get(), ACT_AS, account_resources(email)):
                 raise permission_denied(ACT_AS, email)
             if email not in self.state.principals:

@@ -14,6 +14,7 @@ __all__ = [
     "IAM",
     "IAM_CREDENTIALS",
     "LOGGING",
+    "RUN_HOSTS",
     "TASKS",
     "Method",
     "method_of",
@@ -28,7 +29,10 @@ IAM, IAM_CREDENTIALS = "iam.googleapis.com", "iamcredentials.googleapis.com"
 GOOGLE_HOSTS = (
     *(TASKS, LOGGING, IAM, IAM_CREDENTIALS),
     *("oauth2.googleapis.com", "sts.googleapis.com", "cloudresourcemanager.googleapis.com", "www.googleapis.com"),
+    *("run.googleapis.com", "storage.googleapis.com"),
 )
+#: The hosts of services of Cloud Run, as certificates name them.
+RUN_HOSTS = ("*.run.app", "*.a.run.app", "*.us-central1.run.app")
 ACT_AS = "iam.serviceAccounts.actAs"
 _FULL = 2
 # RPC -> permission after "cloudtasks.", field of the resource.

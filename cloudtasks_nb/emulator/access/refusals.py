@@ -20,6 +20,7 @@ __all__ = [
     "permission_denied",
     "policy_violated",
     "quota_project_denied",
+    "quota_project_missing",
     "rate_limited",
     "scope_insufficient",
     "unknown_project",
@@ -32,6 +33,7 @@ _TITLES = {
     "iamcredentials.googleapis.com": "IAM Service Account Credentials API",
     "iam.googleapis.com": "Identity and Access Management (IAM) API",
 }
+_GCLOUD_PROJECT = 764086051850  #: for which the calls of gcloud's logins count
 _CONSOLE = "https://console.developers.google.com"
 _EXPECTED = (
     "Expected OAuth 2 access token, login cookie or other valid authentication credential. "
@@ -114,6 +116,17 @@ def api_disabled(service: str, project: str) -> RefusedError:
     }
     link = help_link("Google developers console API activation", url)
     return _refused("PERMISSION_DENIED", text, "SERVICE_DISABLED", metadata, link)
+
+
+def quota_project_missing(service: str) -> RefusedError:
+    """Return the error for a call with a login of gcloud that names no quota project: it counts for gcloud's own."""
+    text = (
+        "Your application is authenticating by using local Application Default Credentials. The "
+        f"{service} API requires a quota project, which is not set by default. To learn how to set your quota project, "
+        "see https://cloud.google.com/docs/authentication/adc-troubleshooting/user-creds ."
+    )
+    metadata = {"service": service, "consumer": f"projects/{_GCLOUD_PROJECT}"}
+    return _refused("PERMISSION_DENIED", text, "SERVICE_DISABLED", metadata)
 
 
 def billing_disabled(service: str, project: str) -> RefusedError:

@@ -38,10 +38,15 @@ _TOKENS = _ID_TOKEN | {
 }
 _USE_PROJECT = frozenset({"serviceusage.services.use"})
 _INVOKE = frozenset({"run.routes.invoke"})
+_SERVICES = frozenset({"run.services.get", "run.services.getIamPolicy"})
+_WRITE_OBJECTS = frozenset({"storage.objects.create"})
+_READ_OBJECTS = frozenset({"storage.objects.get", "storage.objects.list"})
+_OBJECTS = _WRITE_OBJECTS | _READ_OBJECTS | {"storage.objects.delete", "storage.objects.update"}
+_BUCKETS = frozenset({"storage.buckets.get", "storage.buckets.getIamPolicy"})
 _EDITOR = _TASKS_EDITOR | _READ_LOG | _WRITE_LOG | _ACT_AS | _USE_PROJECT
 
 _ROLES: dict[str, frozenset[str]] = {
-    "roles/owner": _EDITOR | _TASKS_ADMIN | _INVOKE,
+    "roles/owner": _EDITOR | _TASKS_ADMIN | _INVOKE | _SERVICES | _OBJECTS | _BUCKETS,
     "roles/editor": _EDITOR,
     "roles/viewer": _TASKS_VIEWER | _READ_LOG | {"iam.serviceAccounts.get", "iam.serviceAccounts.list"},
     "roles/cloudtasks.admin": _TASKS_ADMIN,
@@ -62,8 +67,13 @@ _ROLES: dict[str, frozenset[str]] = {
     "roles/iam.workloadIdentityUser": _ID_TOKEN | {"iam.serviceAccounts.getAccessToken"},
     "roles/serviceusage.serviceUsageConsumer": _USE_PROJECT,
     "roles/run.invoker": _INVOKE,
-    "roles/run.developer": frozenset(),
-    "roles/run.admin": _INVOKE,
+    "roles/run.developer": _SERVICES,
+    "roles/run.viewer": _SERVICES,
+    "roles/run.admin": _INVOKE | _SERVICES,
+    "roles/storage.objectCreator": _WRITE_OBJECTS,
+    "roles/storage.objectViewer": _READ_OBJECTS,
+    "roles/storage.objectUser": _OBJECTS,
+    "roles/storage.admin": _OBJECTS | _BUCKETS,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +40,8 @@ class Conditions:
     quotas: bool = False  #: the quotas of Google are enforced: 600 lists, 60 reads of the log, 60 RunTask a minute
     latency_s: float = 0.0  #: seconds that each call takes longer
     service_agent: bool = True  #: the service agent of Cloud Tasks can make tokens of service accounts
+    grants_after_s: float = 0.0  #: seconds until a new role works
+    signatures_kept: bool = False  #: Cloud Run gives a container the tokens that it has checked with their signatures
     log_excluded: bool = False  #: entries of the log are routed elsewhere, or excluded: nobody can read them
     token_lifetime_s: int = 3600  #: of access tokens that are made from now on
     clock_offset_s: float = 0.0  #: how far Google's clock is ahead of this machine's
@@ -87,7 +90,10 @@ class GoogleState:
         self.principals = {name: Principal(**one) for name, one in stored.get("principals", {}).items()}
         #: resource -> role -> members
         self.bindings: dict[str, dict[str, list[str]]] = stored.get("bindings", {})
-        #: URL of a Cloud Run service -> ``port`` of the server on this machine, custom ``audiences``
+        #: when a role that somebody was given begins to work, by resource, role and member
+        self._works: dict[tuple[str, str, str], float] = {}
+        #: URL of a Cloud Run service -> ``port`` of the server on this machine, custom ``audiences``, and whether its
+        #: callers are not checked (``unchecked``)
         self.services: dict[str, dict[str, Any]] = stored.get("services", {})
         self.conditions = Conditions(**stored.get("conditions", {}))
 
@@ -105,7 +111,7 @@ class GoogleState:
         self._load({})
         self._save()
 
-    def serve(self, url: str, port: int, audiences: list[str]) -> None:
+    def serve(self, url: str, port: int, audiences: list[str], *, unchecked: bool = False) -> None:
         """Let the URL of a Cloud Run service lead to a port of this machine, for tokens of more audiences.
 
         Raises
@@ -115,7 +121,7 @@ class GoogleState:
         """
         if _ORIGIN.fullmatch(url) is None:
             raise InvalidInputError(f'"{url}" is not https://HOST')
-        self.services[url] = {"port": port, "audiences": audiences}
+        self.services[url] = {"port": port, "audiences": audiences, "unchecked": unchecked}
         self._save()
 
     def configure(self, given: dict[str, Any]) -> None:
@@ -129,6 +135,8 @@ class GoogleState:
         members = self.bindings.setdefault(_resource(resource), {}).setdefault(role, [])
         if member_of(member) not in members:
             members.append(member_of(member))
+            if delay := self.conditions.grants_after_s:
+                self._works[_resource(resource), role, member_of(member)] = time.monotonic() + delay
         self._save()
 
     def revoke(self, member: str, role: str, resource: str) -> None:
@@ -143,19 +151,27 @@ class GoogleState:
         if member_of(member) not in members:
             raise InvalidInputError(f"{member_of(member)} does not have {role} on {resource}")
         members.remove(member_of(member))
+        self._works.pop((_resource(resource), role, member_of(member)), None)
         self._save()
+
+    def policy(self, resource: str) -> list[dict[str, Any]]:
+        """Return the bindings of a resource."""
+        found = self.bindings.get(_resource(resource), {})
+        return [{"role": role, "members": members} for role, members in found.items() if members]
 
     def allows(self, member: str, permission: str, resources: Iterable[str]) -> bool:
         """Return whether a member has a permission on one of the resources: the resource itself, or its parents."""
+        now = time.monotonic()
         return any(
-            permission in permissions_of(role) and is_in(member, members)
-            for resource in resources
-            for role, members in self.bindings.get(_resource(resource), {}).items()
+            permission in permissions_of(role)
+            and is_in(member, [one for one in members if self._works.get((name, role, one), 0.0) <= now])
+            for name in map(_resource, resources)
+            for role, members in self.bindings.get(name, {}).items()
         )
 
-    def log_in(self, email: str) -> str:
+    def log_in(self, email: str, prefix: str = "1//") -> str:
         """Create a user or a workload if there is none, and return a new refresh token or subject token."""
-        token = f"1//{secrets.token_urlsafe(48)}"
+        token = f"{prefix}{secrets.token_urlsafe(48)}"
         self._principal(email).logins.append(token)
         self._save()
         return token

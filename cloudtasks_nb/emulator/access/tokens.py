@@ -38,6 +38,7 @@ class Caller:
 
     member: str  #: as in policies: ``user:ann@example.com``
     scopes: frozenset[str]
+    gcloud: bool = False  #: with the login that gcloud writes, whose calls count for a project that they name
 
 
 class AccessTokens:
@@ -59,7 +60,9 @@ class AccessTokens:
         """Return the time of Google's clock in seconds since 1970."""
         return self._clock() + self._state.conditions.clock_offset_s
 
-    def issue(self, member: str, scopes: Iterable[str], lifetime: int | None = None) -> tuple[str, int]:
+    def issue(
+        self, member: str, scopes: Iterable[str], lifetime: int | None = None, *, gcloud: bool = False
+    ) -> tuple[str, int]:
         """Return an access token of a member, and its lifetime in seconds."""
         lifetime = lifetime or self._state.conditions.token_lifetime_s
         claims = {
@@ -67,6 +70,7 @@ class AccessTokens:
             "scopes": sorted(scopes),
             "exp": self._clock() + lifetime,
             "generation": self._generation(member),
+            "gcloud": gcloud,
         }
         body = base64.urlsafe_b64encode(orjson.dumps(claims)).decode().rstrip("=")
         return f"{_PREFIX}{body}.{self._mac(body)}", lifetime
@@ -95,7 +99,7 @@ class AccessTokens:
         member = claims["member"]
         if self._clock() >= claims["exp"] or claims["generation"] != self._generation(member):
             raise InvalidTokenError("expired or revoked", "ACCESS_TOKEN_EXPIRED")
-        return Caller(member=member, scopes=frozenset(claims["scopes"]))
+        return Caller(member=member, scopes=frozenset(claims["scopes"]), gcloud=claims["gcloud"])
 
     def assertion(self, token: str) -> dict[str, Any]:
         """Return the claims of a JWT that a service account has signed.

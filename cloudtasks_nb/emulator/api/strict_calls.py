@@ -20,7 +20,7 @@ class StrictTaskCalls(TaskCalls):
     """Refuses tasks with tokens of service accounts that the caller may not use."""
 
     def _accepted(self, request: Any, queue: str, now: int) -> NewTask:
-        _access(self._engine).check_target(request.task.http_request, request.task.http_request.url)
+        _access(self._engine).check_target(request.task.http_request, queue, request.task.http_request.url)
         return super()._accepted(request, queue, now)
 
 
@@ -29,12 +29,14 @@ class StrictQueueCalls(QueueCalls):
 
     async def create_queue(self, wire: bytes) -> bytes:
         """Create a queue."""
-        _access(self._engine).check_target(self._pb.CreateQueueRequest.FromString(wire).queue.http_target)
+        queue = self._pb.CreateQueueRequest.FromString(wire).queue
+        _access(self._engine).check_target(queue.http_target, queue.name)
         return await super().create_queue(wire)
 
     async def update_queue(self, wire: bytes) -> bytes:
         """Change a queue."""
-        _access(self._engine).check_target(self._pb.UpdateQueueRequest.FromString(wire).queue.http_target)
+        queue = self._pb.UpdateQueueRequest.FromString(wire).queue
+        _access(self._engine).check_target(queue.http_target, queue.name)
         return await super().update_queue(wire)
 
 

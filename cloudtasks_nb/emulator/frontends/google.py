@@ -21,6 +21,7 @@ __all__ = ["Google"]
 
 _JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+_GCLOUD = "1//gcloud-"  #: how the refresh tokens of gcloud's logins begin
 _ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - the name of a type
 
 
@@ -75,7 +76,7 @@ class Google:
         (url,), port, audiences = _texts(given, "url"), given.get("port"), given.get("audiences", [])
         if not (isinstance(port, int) and isinstance(audiences, list)):
             raise InvalidInputError("port must be a number, audiences must be a list")
-        self._state.serve(url, port, audiences)
+        self._state.serve(url, port, audiences, unchecked=given.get("unchecked") is True)
         return {}
 
     async def _create(self, request: web.Request) -> web.Response:
@@ -88,7 +89,7 @@ class Google:
             if given.get("credentials") == "user":
                 return _user_file(self._state.log_in(email), token_url)
             if given.get("credentials") == "gcloud":
-                return _gcloud_file(self._state.log_in(email))
+                return _gcloud_file(self._state.log_in(email, _GCLOUD), given.get("quota_project"))
             if given.get("credentials") == "workload":
                 return {"token": self._state.log_in(email)}
             if given.get("credentials") == "key":
@@ -128,7 +129,8 @@ class Google:
         if email is None:
             return _oauth_error("invalid_grant", "Token has been expired or revoked.")
         id_token = self._signer.id_token(email, "emulator")
-        return json_response(200, {**self._access_token(email, scope or CLOUD_PLATFORM), "id_token": id_token})
+        answer = self._access_token(email, scope or CLOUD_PLATFORM, gcloud=login.startswith(_GCLOUD))
+        return json_response(200, {**answer, "id_token": id_token})
 
     def _for_assertion(self, assertion: str) -> web.Response:
         try:
@@ -141,8 +143,8 @@ class Google:
             return _oauth_error("invalid_scope", "Empty or missing scope not allowed.")
         return json_response(200, self._access_token(claims["iss"], claims["scope"]))
 
-    def _access_token(self, name: str, scope: str) -> dict[str, Any]:
-        token, lifetime = self._access.tokens.issue(member_of(name), scope.split())
+    def _access_token(self, name: str, scope: str, *, gcloud: bool = False) -> dict[str, Any]:
+        token, lifetime = self._access.tokens.issue(member_of(name), scope.split(), gcloud=gcloud)
         return {"access_token": token, "expires_in": lifetime, "scope": scope, "token_type": "Bearer"}
 
 
@@ -172,9 +174,10 @@ def _user_file(login: str, token_url: str) -> dict[str, Any]:
     }
 
 
-def _gcloud_file(login: str) -> dict[str, Any]:
+def _gcloud_file(login: str, quota_project: str | None) -> dict[str, Any]:
     """Return the file that ``gcloud auth application-default login`` writes; it leads to ``oauth2.googleapis.com``."""
     return {
+        **({"quota_project_id": quota_project} if quota_project else {}),
         "type": "authorized_user",
         "client_id": "emulator",
         "client_secret": secrets.token_hex(8),

@@ -22,6 +22,7 @@ from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.admin import Admin
+from cloudtasks_nb.emulator.frontends.cloud_run import pass_on
 from cloudtasks_nb.emulator.frontends.console import Console
 from cloudtasks_nb.emulator.frontends.firebase import Firebase
 from cloudtasks_nb.emulator.frontends.google import Google
@@ -71,7 +72,8 @@ class HttpServer:
             *(GOOGLE_HOSTS if engine.access else ()),
             *([issuer.hostname] if issuer and issuer.hostname else ()),
         )
-        self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[guard(known), self._send])
+        door = [pass_on(engine.access, engine.tokens)] if engine.access else []
+        self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[*door, guard(known), self._send])
         self._app.on_response_prepare.append(answer_in_json)
         add = self._app.router.add_get
         add("/health", self._health)

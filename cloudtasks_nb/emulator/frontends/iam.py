@@ -1,6 +1,8 @@
-"""The IAM APIs of a strict emulator: tokens of service accounts, and what a caller may do with them.
+"""The IAM APIs of a strict emulator: tokens of service accounts, what a caller may do with them, and policies.
 
-https://cloud.google.com/iam/docs/reference/credentials/rest, and `testIamPermissions` of service accounts and projects.
+https://cloud.google.com/iam/docs/reference/credentials/rest, `testIamPermissions` of service accounts and projects, and
+who may use a bucket (https://cloud.google.com/storage/docs/json_api/v1/buckets/getIamPolicy) or call a service
+(https://cloud.google.com/run/docs/reference/rest/v2/projects.locations.services).
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 __all__ = ["IamApi"]
 
 _ACCOUNT = "/v1/projects/{project}/serviceAccounts/{email}"
+_SERVICE = "/v2/projects/{project}/locations/{location}/services/{name:[^/:]+}"
+_BUCKET = "/storage/v1/b/{name}/iam"
 _MAX_LIFE = 3600  # seconds
 _Answer = Callable[[Caller, str, dict[str, Any]], dict[str, Any]]
 
@@ -54,7 +58,52 @@ class IamApi:
                 "/v1/projects/{project}:testIamPermissions",
                 self._answer(projects, "TestIamPermissions", self._on_project),
             ),
+            web.get(f"{_SERVICE}:getIamPolicy", self._policy("run.services.getIamPolicy", self._service_policy)),
+            web.get(_SERVICE, self._policy("run.services.get", self._service)),
+            web.get(_BUCKET, self._policy("storage.buckets.getIamPolicy", self._bucket_policy)),
+            web.get(f"{_BUCKET}/testPermissions", self._policy("", self._on_bucket)),
         ]
+
+    def _policy(
+        self, permission: str, answer: Callable[[Caller, web.Request], tuple[str, dict[str, Any]]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """Return what answers a question about a resource that its caller may ask with a permission there."""
+        service = (
+            "storage.googleapis.com" if permission.startswith("storage") or not permission else "run.googleapis.com"
+        )
+
+        async def respond(request: web.Request) -> web.Response:
+            try:
+                headers = {key.lower(): value for key, value in request.headers.items()}
+                caller = self.access.authenticate(service, f"{service}.{permission}", headers)
+                resource, found = answer(caller, request)
+                project = request.match_info.get("project", "-")
+                if permission and not self.access.allows(caller, permission, [resource, f"projects/{project}"]):
+                    raise iam_permission_denied(permission)
+                return json_response(200, found)
+            except RefusedError as error:
+                return json_response(*error_document(error))
+
+        return respond
+
+    def _service(self, _: Caller, request: web.Request) -> tuple[str, dict[str, Any]]:
+        name = request.match_info["name"]
+        for url, service in self.access.state.services.items():
+            if url.startswith((f"https://{name}-", f"https://{name}.")):
+                return url, {"uri": url, "invokerIamDisabled": service["unchecked"]}
+        raise RefusedError("NOT_FOUND", f"Resource '{name}' of kind 'SERVICE' does not exist.")
+
+    def _service_policy(self, caller: Caller, request: web.Request) -> tuple[str, dict[str, Any]]:
+        url, _ = self._service(caller, request)
+        return url, {"bindings": self.access.state.policy(url)}
+
+    def _bucket_policy(self, _: Caller, request: web.Request) -> tuple[str, dict[str, Any]]:
+        bucket = f"gs://{request.match_info['name']}"
+        return bucket, {"bindings": self.access.state.policy(bucket)}
+
+    def _on_bucket(self, caller: Caller, request: web.Request) -> tuple[str, dict[str, Any]]:
+        bucket = f"gs://{request.match_info['name']}"
+        return bucket, self._allowed(caller, [bucket], {"permissions": request.query.getall("permissions", [])})
 
     def _answer(self, api: str, method: str, answer: _Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
         service, _, interface = api.partition(" ")

@@ -1,4 +1,4 @@
-"""An HTTP proxy that leads the names of Google's hosts to a strict emulator (``--proxy-port``).
+"""An HTTP proxy that leads the names of Google's hosts and of services to a strict emulator (``--proxy-port``).
 
 With ``HTTPS_PROXY`` a client that knows only Google's own addresses uses the emulator: no endpoint is configured, and
 the files of ``gcloud auth application-default login`` work.
@@ -15,6 +15,7 @@ from cloudtasks_nb.emulator.frontends.http import cannot_listen
 __all__ = ["Proxy"]
 
 _CHUNK = 65_536
+_RUN = ".run.app"  # services of Cloud Run
 _WITHIN = 10.0  # seconds
 # As a client offers it in its first TLS message. gRPC offers nothing else, and HTTP clients of Python do not offer it.
 _HTTP2 = b"\x02h2"
@@ -70,7 +71,7 @@ class Proxy:
                 head = await reader.readuntil(b"\r\n\r\n")
                 method, _, rest = head.decode("latin-1").partition(" ")
                 host = rest.partition(" ")[0].rpartition(":")[0]
-                if method != "CONNECT" or host not in GOOGLE_HOSTS:
+                if method != "CONNECT" or (host not in GOOGLE_HOSTS and not host.endswith(_RUN)):
                     writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
                     writer.close()
                     return

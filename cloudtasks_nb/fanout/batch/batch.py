@@ -492,8 +492,8 @@ class Batch:
         service_account, audience = token_options(url, service_account, audience)
         address = getattr(url, "url", url)
         check_url(address, service_account=service_account, audience=audience)
-        self._connection.check_reachable(address)
         target_queue = completion_queue(queue, self._tracker.queue)
+        self._connection.check_target(target_queue, address, service_account)
         check_route(self._connection, target_queue, address, service_account=service_account, audience=audience)
         self._outbox.completions.register(
             self.id, address, service_account=service_account, audience=audience, queue=target_queue.queue

@@ -11,7 +11,7 @@ import reprlib
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from cloudtasks_nb.fanout.plan.identity import Place, batch_of
 from cloudtasks_nb.fanout.plan.options import Delivery
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
 from cloudtasks_nb.fanout.plan.render import plan_chunks
+from cloudtasks_nb.fanout.plan.schedule import check_drain
 from cloudtasks_nb.fanout.plan.trial import Trial
 from cloudtasks_nb.service.connection import Connection, has_ended
 from cloudtasks_nb.service.convert import queue_values
@@ -102,9 +103,11 @@ class Catalog:
         ------
         RowsError, DuplicateRowsError, BatchExistsError, QueueNotFoundError
             Nothing is stored then.
+        InvalidInputError
+            If the queue is too slow to dispatch the rows before they expire; nothing is stored then.
         """
         limits = self._limits(request.queue)
-        result = self._spool(request)
+        result = self._spool(request, partial(self._check_drain, request, limits))
         if not result.created:
             self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
         framed = isinstance(request.data, pd.DataFrame) and request.series is None  # the caller has the frame
@@ -147,6 +150,7 @@ class Catalog:
                 errors=request.options.errors,
                 rate=limits.get("rate"),
                 max_concurrent=limits.get("max_concurrent"),
+                check=partial(self._check_drain, request, limits),
                 log_ratio=limits.get("log_sampling_ratio", 1.0),
                 verdicts=verdicts,
                 halted="" if limits.get("state", "RUNNING") == "RUNNING" else limits["state"].lower(),
@@ -330,7 +334,10 @@ class Catalog:
             skip=request.options.errors == "skip",
         )
 
-    def _spool(self, request: FanOutRequest) -> Spooled:
+    def _check_drain(self, request: FanOutRequest, limits: Mapping[str, Any], tasks: int) -> None:
+        check_drain(tasks, request.queue.queue, limits.get("rate"), request.options.send_rate)
+
+    def _spool(self, request: FanOutRequest, check: Callable[[int], None]) -> Spooled:
         spec = self._spec(request)  # first, because it asks an emulator, which says how far its clock is ahead
         recipe, options, now = request.recipe, request.options, self._connection.clock.now()
         retry = recipe.delivery.retry or {}
@@ -341,7 +348,7 @@ class Catalog:
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,
         }
-        spool = self.outbox.spool(replace(spec, description={**spec.description, **facts}))
+        spool = self.outbox.spool(replace(spec, description={**spec.description, **facts}, check=check))
         with spool, Bar("storing", _length(request.data), show=options.progress) as bar:
             chunks = plan_chunks(
                 request.data, recipe, now=now, errors=options.errors, on_progress=bar.add, on_note=notify

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
@@ -79,6 +79,7 @@ class BatchSpec:
     description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
     skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
     origin: Origin | None = None  #: of a batch that comes from another home; its rows may be in other batches too
+    check: Callable[[int], None] = lambda _added: None  #: refuses the rows that would be added, by their number
 
     @property
     def by_rows(self) -> bool:

@@ -14,10 +14,12 @@ import orjson
 
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE
 
-__all__ = ["ChunkPreview", "StoredBlock", "pack_keys", "pack_previews", "pack_tasks", "unpack_previews"]
+__all__ = ["ChunkPreview", "StoredBlock", "inflate", "pack_keys", "pack_previews", "pack_tasks", "unpack_previews"]
 
 _LEVEL = 1  # the quickest: bodies of one batch are much alike, so it halves and halves again even so
 _WORD = 4
+#: Bytes of a decompressed part of a block, several times what is written: a part may come from somebody else's home.
+_LARGEST = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +130,24 @@ class StoredBlock:
         return raw, list(accumulate(lengths, initial=head))
 
 
+def inflate(packed: bytes) -> bytes:
+    """Decompress, within the memory that a block may need.
+
+    Raises
+    ------
+    zlib.error
+        If it is damaged, or larger.
+    """
+    whole = zlib.decompressobj()
+    raw = whole.decompress(packed, _LARGEST)
+    if not whole.eof:
+        raise zlib.error(f"it has more than {_LARGEST:,} bytes, or its end is missing")
+    return raw
+
+
 def _decompress(packed: bytes) -> bytes:
     try:
-        return zlib.decompress(packed)
+        return inflate(packed)
     except zlib.error as error:
         raise _damaged(str(error)) from error
 

@@ -251,6 +251,8 @@ class Spool(Sorter):
             If rows have the same key.
         BatchExistsError
             If the batch has a key with another request, or another batch has some of the rows.
+        CloudTasksError
+            That of the check in the spec.
         OutboxError
             If the disk is full, or the outbox cannot be written for another reason.
         """
@@ -277,7 +279,9 @@ class Spool(Sorter):
         decision = decide(connection, self._spec, self._intake)
         if decision.errors:
             raise decision.errors[0]
-        return apply(connection, self._spec, self._intake, decision)
+        spooled = apply(connection, self._spec, self._intake, decision)
+        self._spec.check(spooled.added)
+        return spooled
 
     def _compared(self, spooled: Spooled) -> Spooled:
         """Add what tells whether the rows that the batch had came with another index."""

@@ -17,7 +17,7 @@ import orjson
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.attach import BatchSpec, Origin
-from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, unpack_previews
+from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate, unpack_previews
 from cloudtasks_nb.fanout.outbox.counters import as_json, number, number_of
 from cloudtasks_nb.fanout.outbox.database import Repository
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord, State
@@ -166,7 +166,7 @@ def read_block(data: bytes) -> Iterator[Chunk]:
     """
     try:
         at = _WORD + int.from_bytes(data[:_WORD], "big")
-        head = orjson.loads(zlib.decompress(data[_WORD:at]))
+        head = orjson.loads(inflate(data[_WORD:at]))
         keys, tasks, shown = (data[at + start : at + end] for start, end in pairwise([0, *accumulate(head["lengths"])]))
         block = StoredBlock(0, keys, tasks)
         found = {index: rest for index, *rest in head["rows"]}

@@ -141,14 +141,21 @@ class _Columns:
         canonical = [column.canonical for column in columns]
         for column in columns:
             problems.add_bad(column)
-        bodies = _objects(names, values, block.length)
+        lacking = [column.lacking for column in columns]
+        bodies = _objects(names, values, lacking, block.length)
         same = all(one is other for one, other in zip(values, canonical, strict=True))
-        return bodies, bodies if same else _objects(names, canonical, block.length)
+        return bodies, bodies if same else _objects(names, canonical, lacking, block.length)
 
 
-def _objects(names: tuple[str, ...], values: list[list[Any]], length: int) -> list[bytes]:
+def _objects(
+    names: tuple[str, ...], values: list[list[Any]], lacking: list[frozenset[int]], length: int
+) -> list[bytes]:
+    """Return the rows as JSON objects, without the names that their dictionaries do not have."""
     if not names:
         return [b"{}"] * length
+    if any(lacking):
+        cells = list(zip(names, values, lacking, strict=True))
+        return [_dumps({name: column[row] for name, column, gone in cells if row not in gone}) for row in range(length)]
     return [_dumps(dict(zip(names, row))) for row in zip(*values)]  # noqa: B905 - strict costs a tenth, and is checked above
 
 

@@ -99,7 +99,8 @@ class Table:
                 self.sources[name] = level
         self._levels = list(self.sources)
         for position, name in enumerate(names):
-            self.sources[name] = Source(name, frame.iloc[:, position])
+            lacking = frame.attrs.get(_LACKING, {}).get(name, frozenset())
+            self.sources[name] = Source(name, frame.iloc[:, position], lacking)
         self.fault = ""
         if levels and labelled is not False:
             kept = all(level.is_label for _, level in levels)
@@ -189,9 +190,14 @@ def read_input(data: Any) -> Any:
 
 
 def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
-    """Return dictionaries as a frame; large integers beside a missing value keep their digits."""
+    """Return dictionaries as a frame; large integers beside a missing value keep their digits.
+
+    Its `attrs` have the positions of the rows that lack a key: a body without it is another one than with null.
+    """
     given = pd.DataFrame([dict(row) for row in rows], dtype=object)
     frame = given.infer_objects()
+    lacking = {name: frozenset(at for at, row in enumerate(rows) if name not in row) for name in frame}
+    frame.attrs[_LACKING] = {str(name): found for name, found in lacking.items() if found}
     for name in frame:
         lossy = frame[name].dtype == np.float64 and any(
             type(cell) is int and abs(cell) > _EXACT for cell in given[name]
@@ -310,6 +316,9 @@ def _pyarrow(what: str) -> ModuleType:
     return module
 
 
+#: Name of the attribute of a frame that was made of dictionaries.
+_LACKING = "cloudtasks_nb.lacking"
+
 #: Kinds whose cells JSON holds as they are.
 _PLAIN = ("bool", "int", "float", "text")
 
@@ -318,10 +327,17 @@ _EXACT = 2.0**53
 
 
 class Source:
-    """One column of an input frame, with facts that depend on the whole column."""
+    """One column of an input frame, with facts that depend on the whole column.
 
-    def __init__(self, name: str, series: pd.Series[Any]) -> None:
+    Parameters
+    ----------
+    lacking : set of int
+        Positions of the rows whose dictionary does not have the column.
+    """
+
+    def __init__(self, name: str, series: pd.Series[Any], lacking: frozenset[int] = frozenset()) -> None:
         self.name = name
+        self.lacking = lacking
         self.series = pd.Series(np.asarray(series)) if isinstance(series.dtype, pd.SparseDtype) else series
         self.kind = _kind(self.series.dtype)
 
@@ -353,14 +369,16 @@ class Source:
 
     def block(self, start: int, stop: int) -> Column:
         """Return the cells from `start` up to `stop`."""
-        return Column(self, self.series.iloc[start:stop])
+        lacking = (at - start for at in range(start, stop) if at in self.lacking) if self.lacking else ()
+        return Column(self, self.series.iloc[start:stop], frozenset(lacking))
 
 
 class Column:
     """The cells of one column in a block of rows; each form of them is computed when it is first used."""
 
-    def __init__(self, source: Source, series: pd.Series[Any]) -> None:
+    def __init__(self, source: Source, series: pd.Series[Any], lacking: frozenset[int] = frozenset()) -> None:
         self.source = source
+        self.lacking = lacking  #: indexes of the rows whose dictionary does not have the column
         self.name = source.name
         self.series = series
         self.bad: dict[int, str] = {}  #: index -> why the cell is not JSON; complete after `json` was computed

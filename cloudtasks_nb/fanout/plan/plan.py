@@ -339,6 +339,14 @@ def _row_task(data: Any, recipe: Recipe, row: int, now: dt.datetime) -> Any:
     return task
 
 
+def _refusal(check: Callable[[int], None], tasks: int) -> str:
+    try:
+        check(tasks)
+    except InvalidInputError as error:
+        return f"{error.message}: {error.hint}"
+    return ""
+
+
 def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     data: Any,
     recipe: Recipe,
@@ -351,6 +359,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     errors: Errors = "raise",
     rate: float | None = None,
     max_concurrent: int | None = None,
+    check: Callable[[int], None] = lambda _tasks: None,
     log_ratio: float = 1.0,
     verdicts: bool = False,
     halted: str = "",
@@ -375,6 +384,8 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         What `submit` will do with bad rows and duplicates.
     rate, max_concurrent : number, optional
         The queue's limits; None if they are not known.
+    check : callable
+        Raises what `submit` would raise for so many tasks.
     log_ratio : float
         Share of the operations that the queue logs.
     verdicts : bool
@@ -396,7 +407,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         first_rejected=summary.first_rejected,
         duplicates=forecast.duplicates,
         sendable=forecast.sendable,
-        refusal=forecast.refusal,
+        refusal=forecast.refusal or _refusal(check, forecast.sendable),
         body_bytes=summary.sizes(),
         costs=summary.costs(forecast.sendable, queue, recipe.delivery.method, log_ratio),
         log_ratio=log_ratio,

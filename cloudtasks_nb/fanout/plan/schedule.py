@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,18 +11,53 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb._settings import parse_duration, parse_time, parse_zone
+from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
 from cloudtasks_nb.fanout.plan.columns import Block, Column
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, parse
 
-__all__ = ["LONGEST", "Schedule", "compile_schedule", "literal_schedule"]
+__all__ = ["LONGEST", "Schedule", "check_drain", "compile_schedule", "literal_schedule"]
 
 #: How far ahead the service takes a task (https://cloud.google.com/tasks/docs/quotas).
 LONGEST = dt.timedelta(days=30)
 
+#: The service deletes a task that is 31 days old (https://cloud.google.com/tasks/docs/quotas); a day is for retries.
+_DRAINED_WITHIN = dt.timedelta(days=30)
+
 _ZONE_HINT = 'add the time zone: tz="UTC", tz="Europe/Zurich"'
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICRO = dt.timedelta(microseconds=1)
+_FASTEST = 500  # dispatches a second that a queue may have
+
+
+def check_drain(tasks: int, queue: str, rate: float | None, send_rate: float | None) -> None:
+    """Refuse tasks that a queue would delete, as too old, before it has dispatched them.
+
+    Parameters
+    ----------
+    queue : str
+        Its id.
+    rate : float or None
+        Dispatches a second that it allows; None: not known.
+    send_rate : float or None
+        Tasks created a second. If they are not more than are dispatched, none grows old in the queue.
+
+    Raises
+    ------
+    InvalidInputError
+        With the settings that would do.
+    """
+    limit = _DRAINED_WITHIN.total_seconds()
+    if rate is None or tasks <= rate * limit or (send_rate is not None and send_rate <= rate):
+        return
+    enough = math.ceil(tasks / limit * 1000) / 1000
+    wider = f'tasks.queue("{queue}").update(rate={enough:g}), ' if enough <= _FASTEST else ""
+    raise InvalidInputError(
+        f"{tasks:,} tasks at {rate:g} a second take {duration_text(tasks / rate)}, and Cloud Tasks deletes tasks that "
+        "are 31 days old, so many would never be dispatched",
+        resource=queue,
+        hint=f"{wider}or send_rate={rate:g}: rows wait here then, and are sent as fast as the queue dispatches them",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

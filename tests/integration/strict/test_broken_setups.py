@@ -16,8 +16,11 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.testing import StrictEmulator
 from tests.certificates import Authority
-from tests.integration.conftest import Target
+from tests.integration.conftest import Answer, Target
 from tests.integration.toolkit.test_doctor import wrong
+from tests.unit.store.conftest import gs_server
+
+__all__ = ["gs_server"]
 
 ADC = "GOOGLE_APPLICATION_CREDENTIALS"
 ROOTS, BUNDLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "REQUESTS_CA_BUNDLE"
@@ -36,6 +39,7 @@ class Setup:
     folder: Path
     patch: pytest.MonkeyPatch
     target: Target
+    storage: str  #: URL of a Cloud Storage with the bucket `team`
     roles: tuple[str, ...] = EVERYTHING
     connection: dict[str, Any] = field(default_factory=lambda: {"project": "demo", "location": "us-central1"})
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -48,10 +52,10 @@ class Setup:
         self.patch.setenv(ADC, str(self.key))
         self.google.service_account(CALLER, key=False)
 
-    def call_a_service(self, invoker: str = "caller", audience: str | None = None) -> None:
+    def call_a_service(self, invoker: str = "caller", audience: str | None = None, **service: Any) -> None:
         """Ask for the target too: a service of Cloud Run, which one account may invoke."""
         url = f"https://report-{next(_numbers)}.us-central1.run.app"
-        self.google.cloud_run(url, self.target.port, invokers=invoker)
+        self.google.cloud_run(url, self.target.port, invokers=invoker, **service)
         self.google.grant(self.email, "roles/iam.serviceAccountUser", CALLER)
         self.arguments = {"url": f"{url}/run", "service_account": CALLER, "audience": audience}
 
@@ -69,12 +73,14 @@ Breaks = Callable[[Setup], Any]
 
 
 @pytest.fixture
-def setup(emulator: StrictEmulator, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+def setup(
+    emulator: StrictEmulator, target: Target, gs_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Setup:
     """Give a project in which all is well."""
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     emulator.set(projects=["demo"])
     emulator.seed("reports")
-    return Setup(emulator, tmp_path, monkeypatch, target)
+    return Setup(emulator, tmp_path, monkeypatch, target, gs_server)
 
 
 def no_credentials(setup: Setup) -> None:
@@ -148,6 +154,72 @@ def call(conditions: Mapping[str, Any] = MappingProxyType({}), **service: Any) -
     return breaks
 
 
+def answering(status: int) -> Breaks:
+    """Return a set-up in which the service answers with a status."""
+
+    def breaks(setup: Setup) -> None:
+        setup.call_a_service()
+        setup.target.script(status)
+
+    return breaks
+
+
+def public(invoker: str = "caller", **service: Any) -> Breaks:
+    """Return a set-up in which everybody may call the service."""
+
+    def breaks(setup: Setup) -> None:
+        setup.call_a_service(**service)
+        setup.google.grant(setup.email, "roles/run.viewer")
+        if invoker != "caller":
+            setup.google.grant(invoker, "roles/run.invoker", setup.arguments["url"].removesuffix("/run"))
+
+    return breaks
+
+
+def redirecting(setup: Setup) -> None:
+    """The target sends everybody on to a server that does not answer."""
+    moved = Answer(status=302, headers={"Location": "http://127.0.0.1:9/gone"})
+    setup.target.script(moved, moved)
+    setup.arguments = {"url": setup.target.url}
+
+
+def unusable(setup: Setup) -> None:
+    """The store is below a file."""
+    (setup.folder / "file").touch()
+    setup.connection["store"] = setup.folder / "file/store"
+
+
+def paused(setup: Setup) -> None:
+    """The queue dispatches nothing."""
+    setup.google.seed({"reports": {"state": "PAUSED"}})
+
+
+def report(day: str) -> str:
+    """Be deployed."""
+    return day
+
+
+def deployed(setup: Setup, store: str = "gs://team/tasks", role: str | None = None) -> None:
+    """The function was deployed with a store, and the runner has a role on its bucket."""
+    setup.patch.chdir(setup.folder)
+    setup.patch.setenv("GOOGLE_BASE_URL", setup.storage)
+    service = ct.deploy(report, project="demo", region="us-central1", store="gs://team/tasks")
+    setup.google.service_account(service.service_account, key=False)
+    setup.google.grant(setup.email, "roles/storage.admin", "gs://team")
+    setup.google.grant(setup.email, "roles/iam.serviceAccountUser", service.service_account)
+    url = "https://report-7.us-central1.run.app"
+    setup.google.cloud_run(url, setup.target.port, invokers=service.service_account, audiences=[service.audience])
+    setup.patch.setattr(ct.Deployment, "url", url)
+    if role is not None:
+        setup.google.grant(service.runner, role, "gs://team")
+    setup.arguments, setup.connection["store"] = {"url": service}, store
+
+
+def elsewhere(setup: Setup) -> None:
+    """The connection reads results elsewhere."""
+    deployed(setup, store="gs://team/other")
+
+
 LOGIN = "gcloud auth application-default login"
 ACCOUNTS, SERVICES = "gcloud iam service-accounts", "gcloud run services"
 USER, ROLE = "--member=serviceAccount:{email}", "--role=roles/cloudtasks"
@@ -165,6 +237,13 @@ INVOKER = f"--project=demo --member=serviceAccount:{CALLER} --role=roles/run.inv
 INVOKE = f"{SERVICES} add-iam-policy-binding report --region=us-central1 {INVOKER}"
 AUDIENCE = "answers 401: the audience of the token, https://reports, is not the one that it expects"
 SEE_AUDIENCE = f"{SERVICES} describe report --region=us-central1"
+FOREIGN, CREATE_CALLER = "is of the project other", f"{ACCOUNTS} create caller --project=demo"
+UPDATE, GONE = f"{SERVICES} update report --region=us-central1 --project=demo", "http://127.0.0.1:9/gone"
+PRIVATE = f"{UPDATE} --update-env-vars=CLOUDTASKS_NB_PRIVATE=1"
+CLOSE = "--member=allUsers --role=roles/run.invoker; gcloud run services update"
+RUNNER = "cloudtasks-handler@demo.iam.gserviceaccount.com"
+WRITE = f"buckets add-iam-policy-binding gs://team --member=serviceAccount:{RUNNER} --role=roles/storage.objectUser"
+READS = "report stores results in gs://team/tasks, and this connection reads gs://team/other"
 NO_CREATE = "lacks cloudtasks.tasks.create (fan_out, enqueue)"
 NO_AGENT = "the service agent of Cloud Tasks cannot get a token"
 EXCLUDED = "gcloud logging sinks update _Default --remove-exclusions=NAME --project=demo"
@@ -190,8 +269,33 @@ CASES: list[tuple[str, Breaks, str, str, str]] = [
     ("no run", without("run"), "permissions", "lacks cloudtasks.tasks.run", f"{ROLE}.taskRunner"),
     ("no right to act", account(CALLER), "service_account", f"lacks iam.serviceAccounts.actAs on {CALLER}", ACT_AS),
     ("no such account", account("nobody@demo.iam.gserviceaccount.com"), "service_account", NO_ACCOUNT, CREATE_ACCOUNT),
+    (
+        "foreign account",
+        account("caller@other.iam.gserviceaccount.com"),
+        "service_account",
+        FOREIGN,
+        CREATE_CALLER,
+    ),
+    (
+        "a user",
+        account("ann@example.com"),
+        "service_account",
+        "is not a service account",
+        f"{ACCOUNTS} list",
+    ),
     ("no right to invoke", call(invoker="somebody"), "target", f"answers 403: {CALLER} may not invoke it", INVOKE),
     ("wrong audience", call(audience="https://reports"), "target", AUDIENCE, SEE_AUDIENCE),
+    ("signature wanted", answering(401), "target", "or it wants a signature, which Cloud Run has removed", PRIVATE),
+    ("service gone", answering(404), "target", "its ingress does not let Cloud Tasks in", f"{UPDATE} --ingress=all"),
+    ("no free instance", answering(429), "target", "answers 429: no instance is free", f"{UPDATE} --max-instances="),
+    ("everybody may invoke", public("allUsers"), "target", "is public: allUsers may invoke it", CLOSE),
+    ("all accounts may invoke", public("allAuthenticatedUsers"), "target", "public: allAuthenticatedUsers may", CLOSE),
+    ("callers are not checked", public(unchecked=True), "target", "its check of callers is switched off", CLOSE),
+    ("redirect that fails", redirecting, "target", f"redirects to {GONE}, which fails", f'url="{GONE}"'),
+    ("unusable store", unusable, "store", "cannot be written in", "check that the folder can be written"),
+    ("no right of the runner", deployed, "store", f"{RUNNER}, as which the service runs, has no role", WRITE),
+    ("another store", elsewhere, "store", READS, 'ct.connect(…, store="gs://team/tasks")'),
+    ("paused queue", paused, "queues", "reports is paused", 'tasks.queue("reports").resume()'),
     ("no service agent", call({"service_agent": False}), "target", NO_AGENT, f"{ROLE}.serviceAgent"),
     ("no log", has(roles=EVERYTHING[:1]), "log", "logging.logEntries.list", f"{USER} --role=roles/logging.viewer"),
     ("log routed elsewhere", set_(log_excluded=True), "log", "the entry of a new task did not appear", EXCLUDED),
@@ -225,6 +329,22 @@ def test_all_is_well(setup: Setup) -> None:
     assert "a task reached it after" in found.detail["target"]
     with ct.connect(**setup.connection) as tasks:
         assert len(tasks.queue("reports").tasks()) == 0  # the probes are gone
+
+
+def test_the_runner_of_a_deployment(setup: Setup) -> None:
+    """That it may write is seen in the bucket's policy; who may not read that policy learns that it is not known."""
+    deployed(setup, role="roles/storage.objectCreator")
+    found = setup.doctor()
+    assert wrong(found) == []
+    runner = "cloudtasks-handler@demo.iam.gserviceaccount.com"
+    assert found.detail["store"].endswith(f"listed and cleared, and {runner} may write")
+    setup.google.revoke(setup.email, "roles/storage.admin", "gs://team")
+    found = setup.doctor()
+    assert wrong(found) == []
+    assert f"whether {runner} may write is not known: " in found.detail["store"]
+    setup.google.grant(setup.email, "roles/storage.objectUser", "gs://team")
+    setup.patch.setattr(setup.arguments["url"], "store", "")
+    assert setup.doctor().detail["store"].endswith("listed and cleared")
 
 
 def test_apis_that_only_the_doctor_needs(setup: Setup) -> None:
@@ -302,5 +422,5 @@ def test_progress_of_slow_checks(setup: Setup) -> None:
     seen: list[tuple[str, int, int | None]] = []
     with redirect(Output(message=print, progress=lambda *step: seen.append(step))):
         assert wrong(setup.doctor()) == []
-    assert {(what, total) for what, _, total in seen} == {("checking", 10)}
+    assert {(what, total) for what, _, total in seen} == {("checking", 11)}
     assert len({done for _, done, _ in seen}) > 1

@@ -1,4 +1,4 @@
-"""A deployed folder, built in a clean environment, served as Cloud Run serves it, and called by tasks with tokens."""
+"""A deployed folder, built in a clean environment, served behind Cloud Run's door, and called by tasks with tokens."""
 
 import os
 import sys
@@ -17,6 +17,7 @@ from tests.integration.conftest import until
 from tests.integration.strict.conftest import ADMIN
 
 SUFFIX = "example"
+URL = "https://domain-1.us-central1.run.app"
 
 
 def domain(name: str = "", **_rest: object) -> dict[str, str]:
@@ -31,6 +32,7 @@ class Service:
     """A deployed service."""
 
     deployment: ct.Deployment
+    port: int
     store: Path  #: where it stores results
     python: Path  #: the interpreter of its environment
 
@@ -47,7 +49,7 @@ def service(started: StrictEmulator, tmp_path_factory: pytest.TempPathFactory) -
     """Deploy the function with a stub of gcloud, and do what Cloud Run would: build the folder and start it."""
     place = tmp_path_factory.mktemp("service")
     port = processes.free_port()
-    state = gcloud.install(place, url=f"https://localhost:{port}")
+    state = gcloud.install(place, url=URL)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
@@ -62,16 +64,20 @@ def service(started: StrictEmulator, tmp_path_factory: pytest.TempPathFactory) -
     ):
         done = processes.run(*command, cwd=folder, environment=environment, timeout=600)
         assert done.returncode == 0, done.stderr
-    environment |= started.google_environment | {
-        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-        "PORT": str(port),
-        "HOME": str(place),
-        "CLOUDTASKS_NB_STORE": str(place / "store"),  # --update-env-vars, on this machine
-        "GUNICORN_CMD_ARGS": f"--certfile={started.certificate} --keyfile={started.key}",  # as Cloud Run has TLS
-    }
+    environment |= (
+        started.google_environment
+        | gcloud.environment(state)
+        | {
+            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+            "PORT": str(port),
+            "K_SERVICE": "domain",
+            "HOME": str(place),
+            "CLOUDTASKS_NB_STORE": str(place / "store"),  # on this machine
+        }
+    )
     line = (folder / "Procfile").read_text().removeprefix("web: ")
     with processes.serving("sh", "-c", f"exec {line}", cwd=folder, environment=environment):
-        yield Service(deployment=deployed, store=place / "store", python=bin_folder / "python")
+        yield Service(deployment=deployed, port=port, store=place / "store", python=bin_folder / "python")
 
 
 @pytest.fixture
@@ -81,13 +87,20 @@ def queue(service: Service, emulator: StrictEmulator, monkeypatch: pytest.Monkey
     for name in (service.deployment.service_account, "thief@demo.iam.gserviceaccount.com"):
         emulator.service_account(name, key=False)
         emulator.grant(emulator.email("analyst"), "roles/iam.serviceAccountUser", name)
+    emulator.cloud_run(
+        URL, service.port, invokers=service.deployment.service_account, audiences=[service.deployment.audience]
+    )
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(analyst))
     with ct.connect("demo", "us-central1", endpoint=emulator.endpoint, store=service.store) as tasks:
         yield tasks.queue("deployed", create=True, max_attempts=1)
 
 
-def test_tasks_reach_it_and_results_land_in_the_store(queue: ct.Queue, service: Service) -> None:
+@pytest.mark.parametrize("kept", [False, True], ids=["signature removed", "signature kept"])
+def test_tasks_reach_it_and_results_land_in_the_store(
+    queue: ct.Queue, service: Service, emulator: StrictEmulator, *, kept: bool
+) -> None:
     """The deployment is given like a handler: its account signs for its audience, also for the notification."""
+    emulator.set(signatures_kept=kept)
     batch = queue.fan_out(pd.DataFrame({"name": ["größe", "bad"]}), url=service.deployment, progress=False)
     batch.on_complete(service.deployment).wait("120s")
     results = batch.results()

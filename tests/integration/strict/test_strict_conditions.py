@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from google.oauth2 import service_account
 
 from cloudtasks_nb.errors import EmulatorError
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, refused
+from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, in_a_process, refused
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 CONSOLE = "https://console.developers.google.com"
@@ -52,6 +53,18 @@ def test_conditions_of_the_project(
     assert client.get_queue(name=QUEUE).name == QUEUE
 
 
+GET_QUEUE = """
+import json
+from google.api_core.exceptions import PermissionDenied
+from google.cloud import tasks_v2
+try:
+    print(json.dumps([tasks_v2.CloudTasksClient().get_queue(name=queue).name]))
+except PermissionDenied as error:
+    assert "requires a quota project" in error.message
+    print(json.dumps([error.reason, error.metadata["consumer"]]))
+"""
+
+
 def test_one_service_is_disabled(emulator: StrictEmulator, connect: Connect) -> None:
     """The log can be disabled while Cloud Tasks works."""
     file = emulator.user("ann@example.com", [ADMIN, "roles/logging.viewer"])
@@ -72,6 +85,16 @@ def test_quota_project(emulator: StrictEmulator, connect: Connect) -> None:
     assert (reason, metadata["consumer"]) == ("USER_PROJECT_DENIED", "projects/billed")
     emulator.grant("ann@example.com", "roles/serviceusage.serviceUsageConsumer", "projects/billed")
     assert client.get_queue(name=QUEUE).name == QUEUE
+
+
+def test_a_login_of_gcloud_without_a_quota_project(emulator: StrictEmulator, tmp_path: Path) -> None:
+    """Its calls count for a project of Google's own, where the service is not enabled."""
+    variables = dict(emulator.google_environment)
+    for named, expected in [(None, ["SERVICE_DISABLED", "projects/764086051850"]), ("demo", [QUEUE])]:
+        roles = [ADMIN, "roles/serviceusage.serviceUsageConsumer"]
+        file = emulator.user("ann@example.com", roles, gcloud=True, quota_project=named)
+        variables["GOOGLE_APPLICATION_CREDENTIALS"] = str(file)
+        assert in_a_process(f"queue = {QUEUE!r}\n{GET_QUEUE}", tmp_path, variables) == expected
 
 
 def test_scopes(emulator: StrictEmulator) -> None:
@@ -104,9 +127,9 @@ def test_quotas(
     client = connect(emulator.user("ann@example.com", [ADMIN, "roles/logging.viewer"]), kind)
     emulator.set(quotas=True)
     assert {reason_of(lambda: call(client)) for _ in range(allowed)} == {None}
-    text, reason, _ = refused(lambda: call(client), exceptions.ResourceExhausted)
+    text, reason, metadata = refused(lambda: call(client), exceptions.ResourceExhausted)
     assert text.startswith(f"Quota exceeded for quota metric '{metric}' and limit '{metric} per minute")
-    assert reason == "RATE_LIMIT_EXCEEDED"
+    assert (reason, "{region}" in metadata["quota_unit"]) == ("RATE_LIMIT_EXCEEDED", metric != "Read requests")
 
 
 def reason_of(call: Callable[[], Any]) -> str | None:

@@ -11,7 +11,7 @@ from cloudtasks_nb import errors
 from cloudtasks_nb.testing import StrictEmulator
 from tests.integration.strict.conftest import ADMIN, in_a_process
 
-VIEWER = "roles/cloudtasks.viewer"
+VIEWER, CONSUMER = "roles/cloudtasks.viewer", "roles/serviceusage.serviceUsageConsumer"
 DENIED = r"Permission 'iam\.serviceAccounts\.getAccessToken' denied"
 ANN, SENDER = "ann@example.com", "sender@demo.iam.gserviceaccount.com"
 
@@ -46,7 +46,7 @@ def tasks(google: StrictEmulator) -> Iterator[ct.Client]:
 
 
 FORMS: dict[str, Callable[[StrictEmulator], Path]] = {
-    "gcloud": lambda google: google.user(ANN, VIEWER, gcloud=True),
+    "gcloud": lambda google: google.user(ANN, [VIEWER, CONSUMER], gcloud=True),
     "workforce": lambda google: google.user(ANN, VIEWER),
     "key": lambda google: google.service_account("sender", VIEWER),
     "federation": lambda google: google.workload("build-7", VIEWER),
@@ -61,10 +61,20 @@ def test_each_form_of_credentials(google: StrictEmulator, log_in: LogIn, tasks: 
     assert tasks.queues().index.tolist() == ["reports"]
 
 
+def test_a_login_names_a_project_for_its_calls(google: StrictEmulator, log_in: LogIn, tasks: ct.Client) -> None:
+    """It is the connection's, since gcloud's file names none; who may not use it learns which role that takes."""
+    log_in(google.user(ANN, VIEWER, gcloud=True))
+    with pytest.raises(errors.PermissionDeniedError, match="permission to use project demo") as caught:
+        tasks.queues()
+    assert f"--member=user:{ANN} --role={CONSUMER}" in (caught.value.hint or "")
+    google.grant(ANN, CONSUMER)
+    assert tasks.queues().index.tolist() == ["reports"]
+
+
 def test_impersonation(google: StrictEmulator, log_in: LogIn) -> None:
     """`impersonate=` needs a right, which the error tells how to give, and then works in the same connection."""
-    google.service_account("sender", VIEWER, key=False)
-    log_in(google.user(ANN, gcloud=True))
+    assert not google.service_account("sender", VIEWER, key=False).exists()
+    log_in(google.user(ANN, CONSUMER, gcloud=True))
     with ct.connect("demo", "us-central1", impersonate=SENDER) as tasks:
         with pytest.raises(errors.CredentialsError, match=f"{ANN} cannot impersonate {SENDER}: {DENIED}") as caught:
             tasks.queues()
@@ -78,7 +88,7 @@ def test_delegates(google: StrictEmulator, log_in: LogIn) -> None:
     """A chain of accounts works if each may make tokens of the next."""
     google.service_account("sender", VIEWER, key=False)
     google.service_account("between", key=False)
-    log_in(google.user(ANN, gcloud=True))
+    log_in(google.user(ANN, CONSUMER, gcloud=True))
     with ct.connect("demo", "us-central1", impersonate=f"{google.email('between')}, {SENDER}") as tasks:
         for member, account in ((ANN, google.email("between")), (google.email("between"), SENDER)):
             with pytest.raises(errors.CredentialsError, match=f"{ANN} cannot impersonate {SENDER}"):
@@ -89,7 +99,7 @@ def test_delegates(google: StrictEmulator, log_in: LogIn) -> None:
 
 def test_a_login_that_is_revoked_and_renewed(google: StrictEmulator, log_in: LogIn, tasks: ct.Client) -> None:
     """After a new login the connection, and Google's own client beside it, go on without a restart."""
-    log_in(google.user(ANN, ADMIN, gcloud=True))
+    log_in(google.user(ANN, [ADMIN, CONSUMER], gcloud=True))
     assert tasks.queues().index.tolist() == ["reports"]
     parent = "projects/demo/locations/us-central1"
     assert len(list(tasks.client.list_queues(parent=parent))) == 1
@@ -97,7 +107,7 @@ def test_a_login_that_is_revoked_and_renewed(google: StrictEmulator, log_in: Log
     with pytest.raises(errors.CredentialsError, match="the login has expired, or was revoked") as caught:
         tasks.queues()
     assert caught.value.hint == "run: gcloud auth application-default login"
-    log_in(google.user(ANN, gcloud=True))
+    log_in(google.user(ANN, CONSUMER, gcloud=True))
     assert tasks.queues().index.tolist() == ["reports"]
     assert len(list(tasks.client.list_queues(parent=parent))) == 1
 
@@ -106,7 +116,7 @@ def test_a_token_that_is_revoked_before_its_time(google: StrictEmulator, log_in:
     """A refused token is replaced once, and the call is made again."""
     google.service_account("sender", VIEWER, key=False)
     google.grant(ANN, "roles/iam.serviceAccountTokenCreator", SENDER)
-    log_in(google.user(ANN, gcloud=True))
+    log_in(google.user(ANN, CONSUMER, gcloud=True))
     with ct.connect("demo", "us-central1", impersonate=SENDER) as tasks:
         assert tasks.queues().index.tolist() == ["reports"]
         google.log_out(SENDER)
@@ -115,14 +125,14 @@ def test_a_token_that_is_revoked_before_its_time(google: StrictEmulator, log_in:
 
 def test_a_batch_goes_on_after_a_new_login(google: StrictEmulator, log_in: LogIn, tasks: ct.Client) -> None:
     """Rows that were not sent for want of a login are sent after it, by the same batch in the same kernel."""
-    log_in(google.user(ANN, [ADMIN, "roles/logging.viewer"], gcloud=True))
+    log_in(google.user(ANN, [ADMIN, CONSUMER, "roles/logging.viewer"], gcloud=True))
     queue = tasks.queue("fresh", create=True, max_attempts=1)
     batch = queue.fan_out(pd.DataFrame({"day": range(5)}), url="https://svc.invalid/run", send_rate=1)
     google.log_out(ANN)
     with pytest.raises(errors.CredentialsError, match="the login has expired"):
         batch.wait(60)
     assert batch.progress().unsent > 0
-    log_in(google.user(ANN, gcloud=True))
+    log_in(google.user(ANN, CONSUMER, gcloud=True))
     batch.resume().wait(60)
     assert (batch.progress().unsent, batch.progress().failed) == (0, 5)
 

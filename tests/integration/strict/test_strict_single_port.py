@@ -13,7 +13,7 @@ from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 from tests.integration.conftest import PATIENCE
 from tests.integration.strict.conftest import QUEUE, Connect, in_a_process, refused
 
-VIEWER = "roles/cloudtasks.viewer"
+VIEWER, CONSUMER = "roles/cloudtasks.viewer", "roles/serviceusage.serviceUsageConsumer"
 #: Lists queues at Google's own addresses, over both protocols.
 LIST = """
 import json
@@ -46,7 +46,7 @@ def test_roles_are_enforced(emulator: StrictEmulator, connect: Connect, transpor
 
 def test_at_the_addresses_of_google(emulator: StrictEmulator, tmp_path: Path) -> None:
     """Clients that know only Google's addresses reach both protocols through the proxy."""
-    file = emulator.user("ann@example.com", VIEWER, gcloud=True)
+    file = emulator.user("ann@example.com", [VIEWER, CONSUMER], gcloud=True, quota_project="demo")
     variables = {**emulator.google_environment, "CLOUDTASKS_NB_HOME": str(tmp_path / "home")}
     found = in_a_process(LIST, tmp_path, {**variables, "GOOGLE_APPLICATION_CREDENTIALS": str(file)})
     assert found == ["reports", "reports"]

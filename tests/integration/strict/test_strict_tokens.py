@@ -19,7 +19,7 @@ from google.oauth2 import id_token
 from google.oauth2.service_account import IDTokenCredentials
 
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.conftest import LOCATION, Target
+from tests.integration.conftest import LOCATION, Answer, Target
 from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, Load, in_a_process, task
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -128,7 +128,8 @@ print(json.dumps([names, len(entries), len(keys), type(google.auth.default()[0])
 
 def test_google_by_its_own_names(emulator: StrictEmulator, tmp_path: Path) -> None:
     """Behind its proxy the emulator is Google: clients without an endpoint, with the file that gcloud writes."""
-    file = emulator.user("ann@example.com", [VIEWER, "roles/logging.viewer"], gcloud=True)
+    roles = [VIEWER, "roles/logging.viewer", "roles/serviceusage.serviceUsageConsumer"]
+    file = emulator.user("ann@example.com", roles, gcloud=True, quota_project="demo")
     variables = {**emulator.google_environment, "GOOGLE_APPLICATION_CREDENTIALS": str(file)}
     found = in_a_process(f"location = {LOCATION!r}\n{THROUGH_PROXY}", tmp_path, variables)
     assert found == [[QUEUE, QUEUE], 0, 1, "google.oauth2.credentials"]
@@ -176,6 +177,62 @@ def test_the_door_of_cloud_run(
     assert [done["status"] for done in emulator.history(QUEUE, at_least=1)] == [status]
     found = [(request.path, request.headers["host"]) for request in target.received]
     assert found == ([("/job?day=1", url.removeprefix("https://"))] if status == "OK" else [])
+
+
+@pytest.mark.parametrize(
+    ("kept", "serverless", "removed"),
+    [(False, False, [True]), (True, False, [False]), (False, True, [False, True])],
+    ids=["removed", "kept", "another header"],
+)
+def test_the_signature_of_a_checked_token(
+    emulator: StrictEmulator, connect: Connect, target: Target, *, kept: bool, serverless: bool, removed: list[bool]
+) -> None:
+    """The container gets the token that Cloud Run has checked without its signature, and another one as it was."""
+    url = "https://g.run.app"
+    key = emulator.service_account("caller", "roles/run.invoker")
+    emulator.cloud_run(url, target.port, invokers="caller")
+    emulator.set(signatures_kept=kept)
+    emulator.seed({"reports": {"max_attempts": 1}})
+    created = task(url, oidc_token={"service_account_email": emulator.email("caller"), "audience": url})
+    if serverless:
+        own = IDTokenCredentials.from_service_account_file(str(key), target_audience=url)
+        own.refresh(google.auth.transport.requests.Request())
+        created["http_request"]["headers"] = {"X-Serverless-Authorization": f"Bearer {own.token}"}
+    connect(emulator.user("ann@example.com", "roles/owner")).create_task(parent=QUEUE, task=created)
+    headers = target.wait()[0].headers
+    found = [headers[name] for name in ("authorization", "x-serverless-authorization") if name in headers]
+    assert [value.endswith(".SIGNATURE_REMOVED_BY_GOOGLE") for value in found] == removed
+
+
+def test_a_request_of_somebody_else(emulator: StrictEmulator, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the proxy a service is reached by those who may invoke it, once their right works."""
+    url = "https://report-7.us-central1.run.app"
+    key = emulator.service_account("caller")
+    own = IDTokenCredentials.from_service_account_file(str(key), target_audience=url)
+    own.refresh(google.auth.transport.requests.Request())
+    emulator.set(grants_after_s=3600)
+    emulator.cloud_run(url, target.port, invokers="caller")
+    for name, value in emulator.google_environment.items():
+        monkeypatch.setenv(name, value)
+    bearer = {"Authorization": f"Bearer {own.token}", "X-Own": "1"}
+    target.script(Answer(status=418, headers={"X-Reply": "yes"}, body=b"short and stout"))
+
+    def post(headers: dict[str, str] = bearer) -> requests.Response:
+        return requests.post(f"{url}/a?b=1", data=b"tea", headers=headers, timeout=30)
+
+    assert post().status_code == 403  # the role does not work yet
+    emulator.set(grants_after_s=0)
+    emulator.revoke(emulator.email("caller"), "roles/run.invoker", url)
+    emulator.cloud_run(url, target.port, invokers="caller")
+    assert post({"X-Own": "1"}).status_code == 403
+    assert post({"Authorization": "Bearer nonsense"}).status_code == 401
+    answer = post()
+    assert (answer.status_code, answer.headers["X-Reply"], answer.content) == (418, "yes", b"short and stout")
+    (request,) = target.received
+    assert (request.method, request.path, request.body, request.headers["x-own"]) == ("POST", "/a?b=1", b"tea", "1")
+    emulator.cloud_run(url, 9, invokers="caller")
+    assert post().status_code == 503
+    assert requests.get("https://other-7.us-central1.run.app/", timeout=30).status_code == 403
 
 
 def test_a_restart_keeps_principals_roles_and_tokens(

@@ -6,12 +6,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from google.api_core.exceptions import InvalidArgument
 from google.oauth2 import service_account
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.testing import StrictEmulator
 from tests.integration.conftest import PATIENCE, Target
-from tests.integration.strict.conftest import in_a_process
+from tests.integration.strict.conftest import QUEUE, Connect, in_a_process, task
 
 ENQUEUER, LOG = "roles/cloudtasks.enqueuer", "roles/logging.viewer"
 Login = Callable[..., ct.Client]
@@ -94,6 +95,35 @@ def test_the_whole_way_without_http2(emulator: StrictEmulator, login: Login, htt
 
 
 RUN = "https://jobs-abc.a.run.app"
+
+
+def test_a_signing_account_of_another_project(
+    emulator: StrictEmulator, monkeypatch: pytest.MonkeyPatch, connect: Connect
+) -> None:
+    """The service refuses it in a task and in a queue's target; each verb refuses it first, and names both projects."""
+    file = emulator.user("ann@example.com", "roles/owner")
+    other = "caller@other.iam.gserviceaccount.com"
+    emulator.service_account(other, key=False)
+    emulator.grant("ann@example.com", "roles/iam.serviceAccountUser", other)
+    client, token = connect(file), {"service_account_email": other}
+    with pytest.raises(InvalidArgument, match="same project as the queue"):
+        client.create_task(parent=QUEUE, task=task(oidc_token=token))
+    with pytest.raises(InvalidArgument, match="same project as the queue"):
+        client.update_queue(queue={"name": QUEUE, "http_target": {"oidc_token": token}})
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    with ct.connect("demo", "us-central1") as tasks:
+        queue = tasks.queue("reports")
+        for verb in (
+            lambda: queue.enqueue(RUN, service_account=other),
+            lambda: queue.schedule(RUN, delay="1h", service_account=other),
+            lambda: queue.fan_out([{"a": 1}], url=RUN, service_account=other),
+            lambda: queue.backfill("2026-01-01", "2026-01-02", freq="D", url=RUN, service_account=other),
+            lambda: queue.route(RUN, service_account=other),
+        ):
+            with pytest.raises(ct.errors.InvalidInputError, match=r"is of the project other: .* project, demo, only"):
+                verb()
+
+
 FAN_OUT = """
 import json
 import pandas as pd
@@ -125,3 +155,28 @@ def test_a_fan_out_to_cloud_run(emulator: StrictEmulator, target: Target, tmp_pa
     found = in_a_process(code, tmp_path, {**variables, "GOOGLE_APPLICATION_CREDENTIALS": str(file)})
     assert found == ["<Cloud Tasks in demo / us-central1 [GOOGLE demo]>", 20, 20, ["jobs"]]
     assert {request.headers["host"] for request in target.received} == {"jobs-abc.a.run.app"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (7, 10.0, 600.0, 6)),
+        ({"max_attempts": 3}, (3, 10.0, 600.0, 6)),
+        ({"min_backoff": "20min"}, (7, 1200.0, 3600.0, 16)),
+    ],
+)
+def test_a_new_queue_outlasts_a_rollout(
+    emulator: StrictEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: dict[str, Any],
+    expected: tuple[float, ...],
+) -> None:
+    """On Google a task is tried for ten minutes, unless backoffs are given; the printed line has each default."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(emulator.user("ann@example.com", "roles/owner")))
+    with ct.connect("demo", "us-central1") as tasks:
+        tasks.queue("fresh", create=True, **given)
+        row = tasks.queues().loc["fresh"].to_dict()
+    seconds = [row[name].total_seconds() for name in ("min_backoff", "max_backoff")]
+    assert (row["max_attempts"], *seconds, row["max_doublings"]) == expected
+    assert ("min_backoff=10s (Cloud Tasks' own default: 0.1s)" in capsys.readouterr().out) == (expected[1] == 10)

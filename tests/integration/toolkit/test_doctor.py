@@ -10,7 +10,10 @@ from cloudtasks_nb.errors import EndpointError
 from cloudtasks_nb.service.costs import LOG_PRICE
 from tests.integration.conftest import PATIENCE, Intercept, Target, dtypes, impatient, options
 
-CHECKS = ["credentials", "principal", "project", "api", "location", "queues", "permissions", "log", "clock", "versions"]
+CHECKS = [
+    *("credentials", "principal", "project", "api", "location", "queues", "permissions", "log", "store", "clock"),
+    "versions",
+]
 
 
 def wrong(found: pd.DataFrame) -> list[str]:
@@ -72,7 +75,7 @@ def test_nothing_is_known(monkeypatch: pytest.MonkeyPatch, free_port: int) -> No
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port}")
     with ct.connect() as tasks:
         found = tasks.doctor()
-    assert wrong(found) == CHECKS[:-1]
+    assert wrong(found) == [check for check in CHECKS[:-1] if check != "store"]  # which is a folder
     assert "gcloud auth application-default login" in found.fix["credentials"]
     assert (found.detail["log"], found.fix["log"]) == ("not checked", 'mend "credentials" first')
     assert "does not answer" in found.detail["clock"]
@@ -138,6 +141,9 @@ def test_the_answer_of_a_target(
 
 def test_a_target_without_a_queue(tasks: ct.Client, paused: ct.Queue, target: Target) -> None:
     """A paused queue cannot carry the task: nothing is sent, and the doctor says so."""
-    found = tasks.doctor(target.url).loc["target"]
+    checks = tasks.doctor(target.url)
+    found = checks.loc["target"]
     assert (found.ok, target.received) == (False, [])
     assert "a queue that runs" in found.detail
+    assert (checks.ok["queues"], "is paused" in checks.detail["queues"]) == (False, True)
+    assert list(checks.fix[["queues", "target"]]) == [f'tasks.queue("{paused.name.rpartition("/")[2]}").resume()'] * 2

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,15 +13,32 @@ import pytest
 
 from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, HandlerError
 from cloudtasks_nb.handlers import gcloud as commands
+from cloudtasks_nb.handlers.admission import wait_until_admitted
 from cloudtasks_nb.handlers.deploy import Deployment, deploy
+from cloudtasks_nb.handlers.gcloud import Service, account_member, run_steps
 from tests import gcloud
 from tests.raising import raises
 from tests.unit.handlers.conftest import report
+from tests.web import Reply, Request, http_server
 
 ACCOUNTS = "p.iam.gserviceaccount.com"
 CALLER = "cloudtasks-caller@my-project.iam.gserviceaccount.com"
 RUNNER = "cloudtasks-handler@my-project.iam.gserviceaccount.com"
 DESCRIBE = ("iam", "service-accounts", "describe", "a@p.iam.gserviceaccount.com", "--project", "p")
+#: A service without what `deploy` finds out.
+FACTS: dict[str, Any] = {
+    "name": "report",
+    "project": "p",
+    "region": "r",
+    "runner": RUNNER,
+    "caller": CALLER,
+    "new_accounts": (),
+    "audience": "https://a",
+    "folder": "deploy/report",
+    "environment": {"A": "1"},
+    "bucket": None,
+    "python": "3.12",
+}
 Stub = Callable[..., Callable[[], dict[str, Any]]]
 FRAME = pd.DataFrame({"a": [1]})
 
@@ -77,13 +95,16 @@ def test_the_commands_are_those_of_gcloud() -> None:
     grants = [(one[1][0], one[2]["--member"], one[2]["--role"]) for one in found if "binding" in one[0]]
     assert grants == [
         (CALLER, person, "roles/iam.serviceAccountUser"),
+        (CALLER, person, "roles/iam.serviceAccountOpenIdTokenCreator"),
         (RUNNER, person, "roles/iam.serviceAccountUser"),
         ("gs://team", f"serviceAccount:{RUNNER}", "roles/storage.objectUser"),
+        ("gs://team", person, "roles/storage.objectUser"),
         ("report", f"serviceAccount:{CALLER}", "roles/run.invoker"),
     ]
     ((_, positional, options),) = [one for one in found if one[0] == "run deploy"]
-    variables = {"--update-env-vars": "CLOUDTASKS_NB_STORE=gs://team/tasks"}
+    variables = {"--update-env-vars": "CLOUDTASKS_NB_PRIVATE=1,CLOUDTASKS_NB_STORE=gs://team/tasks"}
     expected = {"--source": "deploy/report", "--service-account": RUNNER, **variables}
+    expected["--base-image"] = f"python3{sys.version_info.minor}"
     assert (positional, expected.items() <= options.items()) == (["report"], True)
     assert "--no-allow-unauthenticated" in options
     assert {one[2].get("--project") for one in found} == {"my-project"}
@@ -98,8 +119,8 @@ def test_run_deploys_it(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     first = state()
     assert first["accounts"] == [CALLER, RUNNER]
     members = [call[2]["--member"] for call in first["calls"] if "service-accounts add" in call[0]]
-    assert members == ["user:ann@example.com"] * 2
-    assert "9/9 gcloud run services describe report" in capsys.readouterr().out
+    assert members == ["user:ann@example.com"] * 3
+    assert "12/12 gcloud run services describe report" in capsys.readouterr().out
     assert deploy(report, run=True).url == service.url
     calls = [call[0] for call in state()["calls"][len(first["calls"]) :]]
     assert (calls.count("iam service-accounts create"), calls.count("run deploy")) == (0, 1)
@@ -131,7 +152,8 @@ def test_a_new_account_is_not_known_everywhere_at_once(stub: Stub, failures: int
     """A command that fails after an account was created is tried again for a while."""
     stub(fails="iam service-accounts add-iam-policy-binding", failures=failures)
     create = commands.Step(words=("iam", "service-accounts", "create", "a", "--project", "p"), unless=DESCRIBE)
-    grant = commands.Step(words=("iam", "service-accounts", "add-iam-policy-binding", "a", "--member=b", "--role=c"))
+    words = ("iam", "service-accounts", "add-iam-policy-binding", "a", "--member=b", "--role=c", "--condition=None")
+    grant = commands.Step(words=words)
     with nullcontext() if failures == 2 else pytest.raises(HandlerError, match="it is broken today"):
         assert commands.run_steps([create, grant], pauses=(0.0, 0.0)) == ""
 
@@ -173,6 +195,12 @@ REFUSALS: list[tuple[Any, dict[str, Any], str]] = [
     (report, {"requirements": "pandas"}, "requirements='pandas' is not a list"),
     (report, {"requirements": [5]}, "is not a list of lines"),
     (report, {"store": "gs://"}, "store='gs://' has no bucket"),
+    (report, {"gcloud": "--memory=2Gi"}, "gcloud='--memory=2Gi' is not a list of options"),
+    (report, {"gcloud": ["--memory 2Gi"]}, "gcloud='--memory 2Gi' is not a list of options"),
+    *(
+        (report, {"gcloud": [option]}, f"{option} in gcloud= cannot be given")
+        for option in ("--allow-unauthenticated", "--set-env-vars=A=1", "--region=r")
+    ),
 ]
 
 
@@ -202,10 +230,80 @@ def test_files_of_others_are_kept(place: Path) -> None:
         deploy(report, service="other")
 
 
+def test_more_options() -> None:
+    """They replace ours of the same name, and a comma in a value separates no variables."""
+    service = deploy(report, gcloud=["--memory=2Gi", "--concurrency=1", "--update-env-vars=A=1"], store="gs://team/a,b")
+    (line,) = [line for line in service.commands if line.startswith("gcloud run deploy")]
+    words = shlex.split(line)
+    assert [word for word in words if "concurrency" in word or "memory" in word] == ["--memory=2Gi", "--concurrency=1"]
+    assert [word for word in words if "env-vars" in word] == [
+        "--update-env-vars=^;^CLOUDTASKS_NB_PRIVATE=1;CLOUDTASKS_NB_STORE=gs://team/a,b",
+        "--update-env-vars=A=1",
+    ]
+
+
+WAITS: dict[str, tuple[list[int], str, list[str]]] = {
+    "let in": ([403, 401, 405], "t", []),
+    "never": ([403, 403, 403], "t", ["waiting until", "not seen that the service lets", "it answers 403: no"]),
+    "no token": ([], "", ["not seen that the service lets", "no such account"]),
+}
+
+
+@pytest.mark.parametrize(("answers", "token", "words"), WAITS.values(), ids=WAITS)
+def test_it_waits_until_the_caller_is_let_in(
+    stub: Stub, capsys: pytest.CaptureFixture[str], answers: list[int], token: str, words: list[str]
+) -> None:
+    """Requests with a token of the caller are sent until one is let in; without that, it is said and nothing fails."""
+    seen: list[str] = []
+
+    def answer(request: Request) -> Reply:
+        seen.append(request.headers["authorization"])
+        return Reply(body=b"no", status=answers[len(seen) - 1])
+
+    with http_server(answer) as port:
+        stub(token=token)
+        wait_until_admitted(Service(**FACTS), f"http://127.0.0.1:{port}", pauses=(0.0, 0.001))
+    assert seen == ["Bearer t"] * len(answers)
+    out = capsys.readouterr().out
+    assert [one for one in words if one not in out] == []
+    assert ("not seen" in out) == bool(words)
+
+
+PUBLIC: list[tuple[dict[str, Any], str | None]] = [
+    ({"invokers": ["allUsers"]}, "its policy gives roles/run.invoker to allUsers"),
+    ({"invokers": ["user:a@b.c", "allAuthenticatedUsers"]}, "to allAuthenticatedUsers"),
+    ({"unchecked": True}, "its check of callers is switched off"),
+    ({"invokers": ["user:a@b.c"]}, None),
+]
+
+
+@pytest.mark.parametrize(("state", "words"), PUBLIC)
+def test_a_public_service_is_reported(
+    stub: Stub, capsys: pytest.CaptureFixture[str], state: dict[str, Any], words: str | None
+) -> None:
+    """Who deploys it learns that anybody could write a token for it, and how to close it."""
+    stub(**state)
+    deploy(report, run=True)
+    out = capsys.readouterr().out
+    assert ("is public" in out) == (words is not None)
+    assert words is None or words in out
+
+
+def test_a_login_that_ended(stub: Stub) -> None:
+    """Is told with the command that makes another one."""
+    state = stub()
+    account_member()
+    stub(account=None)
+    with pytest.raises(HandlerError, match="do not currently have an active account") as caught:
+        run_steps(commands.commands(Service(**FACTS))[:1])
+    assert (caught.value.hint or "").startswith("gcloud auth login")
+    assert state()["account"] is None
+
+
 def test_no_store_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a store the service keeps no results; an empty variable is none, as elsewhere."""
     monkeypatch.setenv("CLOUDTASKS_NB_STORE", "")
-    assert "--update-env-vars" not in "".join(deploy(report).commands)
+    assert "--update-env-vars=CLOUDTASKS_NB_PRIVATE=1 " in "".join(deploy(report).commands)
     assert "results are not stored" in capsys.readouterr().out
 
 

@@ -17,7 +17,7 @@ import pytest
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.call import call
 from cloudtasks_nb.handlers.convert import parameters_of
-from cloudtasks_nb.handlers.requirements import requirement_lines
+from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_lines
 from cloudtasks_nb.handlers.source import module_source
 from tests.processes import run
 from tests.raising import raises
@@ -171,6 +171,61 @@ def test_secrets_are_not_written(notebook: Notebook, constant: str, secret: str)
         module_source(notebook(f"{constant}\ndef report(): return {name}").report)
 
 
+#: Texts that are secrets under any name, and texts that are none under a name that may be one's.
+SHAPES = {
+    "KEY": ("sk-live-4f9d8a7b6c5e", "sk_live_51H8xYzAbCdEf", "AbCd1234EfGh5678"),
+    "AUTH": ("Bearer abcdefgh1", "Basic dXNlcjpwYXNz"),
+    "AWS": ("AKIAIOSFODNN7EXAMPLE", "AIza" + "a1B2c3D4e5" * 3 + "a1B2c", "ghp_" + "a1" * 10, "xoxb-123456789012"),
+    "A": ("eyJhbGciOiJI.eyJzdWIiOiIx.sig", "hf_" + "aB3" * 8, "glpat-" + "a1" * 10, "sk-" + "aB1" * 8),
+}
+HARMLESS = (
+    "KEY = 'origin'",
+    "KEYS = ['day', 'shop']",
+    "AUTH = 'none'",
+    "KEY = 'a-long-name-of-a-column'",
+    "A = 'sky-1'",
+)
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in SHAPES.items() for text in texts])
+def test_the_forms_of_secrets(notebook: Notebook, name: str, text: str) -> None:
+    """Tokens of well-known services are known by their form, whatever their name; so are long values of a key."""
+    for value in (repr(text), repr(text.encode()), f"[{text!r}]"):
+        with raises(HandlerError, "looks like a secret", hint="roles/secretmanager.secretAccessor"):
+            module_source(notebook(f"{name} = {value}\ndef report(): return {name}").report)
+
+
+@pytest.mark.parametrize("line", HARMLESS)
+def test_what_is_no_secret(notebook: Notebook, line: str) -> None:
+    """Names of columns are deployed."""
+    assert line in module_source(notebook(f"{line}\ndef report(): return {line.partition(' ')[0]}").report).text
+
+
+READS = ("open('data.csv')", "open('data.csv', 'rb')", "pd.read_csv('data.csv')", "Path('data.csv').read_text()")
+KEEPS = ("open('data.csv', 'w')", "open('absent.csv')", "open(day)", "'data.csv'.strip()")
+
+
+@pytest.mark.parametrize("call", [*READS, *KEEPS])
+def test_a_file_of_this_machine(notebook: Notebook, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that reads one by its name is refused; it may write one, and read what is not here."""
+    monkeypatch.chdir(tmp_path)
+    Path("data.csv").touch()
+    fn = notebook(f"import pandas as pd\nfrom pathlib import Path\ndef report(day): return {call}").report
+    if call in KEEPS:
+        assert call in module_source(fn).text
+    else:
+        with raises(HandlerError, r"report reads data\.csv, a file of this machine", hint="put it into a bucket"):
+            module_source(fn)
+
+
+def test_a_global_variable_that_changes(notebook: Notebook, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each instance of the service has its own: that is said; one that is only read is not."""
+    module_source(notebook("N = 0\ndef report():\n    global N\n    N += 1").report)
+    assert "report changes N, a global variable: each instance" in capsys.readouterr().out
+    module_source(notebook("N = 0\ndef report():\n    global N\n    return N").report)
+    assert capsys.readouterr().out == ""
+
+
 def test_functions_of_local_files(notebook: Notebook, deployed: Callable[[Any], Any]) -> None:
     """A function of a file beside the notebook is written along, with its own globals; the module itself is refused."""
     helpers = notebook("LIMIT = 3\ndef clean(x): return x + LIMIT")
@@ -235,6 +290,12 @@ def test_requirements(notebook: Notebook, code: str, names: set[str]) -> None:
     assert names | ALWAYS <= set(found)
     assert "cloudtasks_nb" in code or names | ALWAYS == set(found)
     assert all(found[name] == f"{name}=={metadata.version(name)}" for name in names)
+
+
+def test_what_the_requirements_need() -> None:
+    """It is pinned too, as it is installed here; what is named, or not installed, is not."""
+    found = dependency_lines(["./ours.whl", "requests==2.0", "absent-library>=1", "idna"])
+    assert {f"{name}=={metadata.version(name)}" for name in ("certifi", "charset-normalizer", "urllib3")} == set(found)
 
 
 def test_requirements_of_the_user(notebook: Notebook) -> None:

@@ -34,8 +34,7 @@ def clock() -> Clock:
 
 def verifier_of(url: Callable[[], str | None], certificates: Certificates | None = None) -> Verifier:
     """Return a verifier that accepts the tokens of our account."""
-    more = {} if certificates is None else {"certificates": certificates}
-    return Verifier(service_account=ACCOUNT, audience=[AUDIENCE], certs_url=url, **more)
+    return Verifier(service_account=ACCOUNT, audience=[AUDIENCE], certs_url=url, certificates=certificates)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.raising import raises
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE
 
 pytestmark = pytest.mark.usefixtures("google_certs")
-BOTH = {"service_account": ACCOUNT, "audience": AUDIENCE}
+BOTH: dict[str, Any] = {"service_account": ACCOUNT, "audience": AUDIENCE}
 
 
 def report(day: str) -> str:

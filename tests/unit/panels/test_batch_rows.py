@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
@@ -158,7 +159,7 @@ def test_another_batch_does_not_wait_for_a_search(panel: BatchPanel, monkeypatch
     """The search in the rows of the one before ends."""
     searching, given_up = threading.Event(), threading.Event()
 
-    def search(_reader: RowReader, _query: RowQuery, _keep: Any, stopped: Any, **_options: Any) -> array[int]:
+    def search(_reader: RowReader, _query: RowQuery, _keep: Any, stopped: Any, **_options: Any) -> "array[int]":
         searching.set()
         while not stopped() and not given_up.is_set():
             pass
@@ -213,13 +214,8 @@ def test_read_only_causes_have_no_button(batch: Batch, closing: CloseLater) -> N
 def test_rows_are_chosen_by_state(panel: BatchPanel) -> None:
     """Each state has its count; at first the failed rows are shown, and another click shows all rows."""
     states = panel.view.rows.states
-    assert [(item["key"], item["count"]) for item in states.items] == [
-        ("all", "30"),
-        ("failed", "15"),
-        ("retrying", "2"),
-        ("queued", "3"),
-        ("succeeded", "10"),
-    ]
+    counts = [(item["key"], item["count"]) for item in states.items]
+    assert counts == [("all", "30"), ("failed", "15"), ("retrying", "2"), ("queued", "3"), ("succeeded", "10")]
     assert states.picked == "failed"
     assert days(panel) == [*range(12), 13, 14, 15]
     for state, wanted in (("retrying", [16, 17]), ("queued", [12, 28, 29]), ("succeeded", [*range(18, 28)])):
@@ -277,7 +273,8 @@ def test_all_rows_are_searched(panel: BatchPanel, state: str, text: str, wanted:
         pick(panel, panel.view.rows.states, state)
     find(panel, text)
     assert days(panel) == wanted
-    assert f"with “{text}”".replace("<", "&lt;").replace(">", "&gt;") in panel.static_html()
+    words = f"{counted(len(wanted), f'{state} rows'.removeprefix('all '))} with “{text}”"
+    assert words.replace("<", "&lt;").replace(">", "&gt;") in panel.static_html()
 
 
 def run(harness: Harness, line: str) -> None:

@@ -171,7 +171,8 @@ def test_the_secret_of_a_url_is_not_kept_on_the_page(panel: FanOutPanel) -> None
 
 
 def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:
-    """The error is shown in place of the first tasks."""
+    """The error is shown in place of the first tasks; the empty field shows how a header is written."""
+    assert panel.request.headers.placeholder == "X-Team: data"
     fill(panel, url="https://svc/run", headers="X-Team data")
     assert "X-Team data" in panel.preview.value
     assert panel.footer.line == ""

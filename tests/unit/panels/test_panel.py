@@ -76,8 +76,7 @@ def test_work_runs_in_a_thread_of_its_own(panel: Sample) -> None:
 
 def test_one_work_at_a_time(panel: Sample) -> None:
     """Buttons are disabled while work runs; a late click is refused with a message."""
-    go = threading.Event()
-    began = threading.Event()
+    began, go = threading.Event(), threading.Event()
 
     def slow(name: str) -> None:
         panel.done.append(name)
@@ -147,8 +146,8 @@ def test_an_error_has_its_message_and_hint(panel: Sample, error: Exception, aler
     assert panel.footer.alert == {}
 
 
-def test_errors_from_elsewhere_are_shown_too(panel: Sample, watcher: FakeWatcher) -> None:
-    """Exceptions of `apply` and of a coroutine are shown."""
+def test_errors_from_elsewhere_are_shown_too(panel: Sample, watcher: FakeWatcher, monkeypatch: Any) -> None:
+    """Exceptions of `apply`, of a coroutine and of `watched_queues` are shown."""
 
     async def broken() -> None:
         raise ValueError("in the background")
@@ -158,6 +157,9 @@ def test_errors_from_elsewhere_are_shown_too(panel: Sample, watcher: FakeWatcher
     panel.spawn(broken())
     panel.settle()
     assert panel.footer.alert["text"] == "ValueError: in the background"
+    monkeypatch.setattr(panel, "watched_queues", lambda: 1 / 0)
+    panel.guarded(panel.resubscribe)
+    assert panel.footer.alert["text"] == "ZeroDivisionError: division by zero"
 
 
 def test_an_error_of_a_service_that_did_not_answer_goes_when_it_answers(panel: Sample, watcher: FakeWatcher) -> None:

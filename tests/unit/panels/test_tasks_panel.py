@@ -326,6 +326,7 @@ def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: lis
     panel.settle()
     assert panel.actions.delete.disabled
     assert panel.detail.value == "card of reports00002, 1"
+    assert "ctn-follow" in panel.detail._dom_classes, "the browser scrolls to it"
     publish(panel, watcher)
     publish(panel, watcher)
     seen = len(cards)

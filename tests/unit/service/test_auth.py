@@ -39,6 +39,17 @@ def test_given_credentials_are_used_as_they_are() -> None:
     assert Auth(anonymous, quota_project="paying").credentials() is anonymous
 
 
+def test_a_login_counts_for_the_project_of_the_connection() -> None:
+    """A user's login without a quota project gets the connection's; one that has it, and other forms, keep theirs."""
+    given = google.oauth2.credentials.Credentials("token")
+    assert Auth(given, project="demo").credentials().quota_project_id == "demo"
+    assert Auth(given, project="demo", quota_project="paying").credentials().quota_project_id == "paying"
+    own = given.with_quota_project("own")
+    assert Auth(own, project="demo").credentials() is own
+    other = google.auth.credentials.AnonymousCredentials()
+    assert Auth(other, project="demo").credentials() is other
+
+
 def test_scopes_are_added_where_they_are_missing() -> None:
     """A service account's key works without the caller naming a scope."""
     auth = Auth(ServiceAccount())

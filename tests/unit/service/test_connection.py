@@ -1,5 +1,7 @@
 """What all parts of a connection share: patience with a new queue, work side by side, what was last seen of a task."""
 
+import asyncio
+import queue
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +9,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import QueueNotFoundError, TaskNotFoundError
 from cloudtasks_nb.service import connection as connection_module
@@ -75,6 +78,21 @@ def test_the_newest_messages_are_kept(connection: Connection, monkeypatch: pytes
     for task in ("a", "b", "a", "c"):
         connection.remember(columns(("q", task, 1, task)))
     assert [connection.message("q", task, 1) for task in "abc"] == ["a", None, "c"]
+
+
+def test_a_closed_connection_watches_nothing(connection: Connection) -> None:
+    """The read of a watched queue that is under way ends, and no other follows."""
+    reading: queue.Queue[Any] = queue.Queue()
+
+    async def read(*_: Any, **__: Any) -> None:
+        reading.put(asyncio.current_task())
+        await asyncio.Event().wait()
+
+    calls(connection).side_effect = read
+    connection.watcher.subscribe(QueueName.parse(QUEUE), print)
+    work = reading.get(timeout=30)
+    connection.close()
+    assert work.done()
 
 
 def test_an_emulators_log_has_no_quota() -> None:

@@ -48,6 +48,11 @@ BINDING, ANN = "add-iam-policy-binding", "--member=user:ann@example.com"
 REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str, str], str]]] = {
     (errors.PreconditionError, DENIED): [
         ("SERVICE_DISABLED", CONSUMER, "gcloud services enable cloudtasks.googleapis.com --project=123"),
+        (
+            "SERVICE_DISABLED",
+            {"consumer": "projects/764086051850"},
+            "set-quota-project p; or ct.connect(…, quota",
+        ),
         ("BILLING_DISABLED", CONSUMER, "gcloud billing projects link 123"),
         ("CONSUMER_SUSPENDED", CONSUMER, "project 123 is suspended"),
         ("GCP_SUSPENDED", CONSUMER, "project 123 is suspended"),
@@ -55,7 +60,7 @@ REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str
     (errors.PermissionDeniedError, DENIED): [
         ("USER_PROJECT_DENIED", CONSUMER, f"{BINDING} 123 {ANN} --role=roles/serviceusage.serviceUsageConsumer"),
         ("SECURITY_POLICY_VIOLATED", {"uid": "x7Qd"}, "with the number x7Qd"),
-        (IAM, CREATE, f"{BINDING} other {ANN} --role=roles/cloudtasks.enqueuer"),
+        (IAM, CREATE, f"{BINDING} q --location=l --project=other {ANN} --role=roles/cloudtasks.enqueuer"),
         (IAM, ACT_AS, f"{ROBOT} --project=other {ANN} --role=roles/iam.serviceAccountUser"),
         (IAM, {"permission": "spanner.databases.get"}, "permission spanner.databases.get is needed"),
         (IAM, {}, f"binding p {ANN}"),
@@ -66,7 +71,7 @@ REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str
         *((f"LOCATION_{kind}POLICY_VIOLATED", {}, "not allow this location") for kind in ("", "ORG_", "TAX_")),
         ("TLS_ORG_POLICY_VIOLATED", {}, "this version of TLS"),
         ("SERVICE_NOT_VISIBLE", CONSUMER, "project 123 may not use cloudtasks"),
-        ("NEW_REASON", {}, f"binding p {ANN}"),
+        ("NEW_REASON", {}, f"queues {BINDING} q --location=l --project=p {ANN}"),
     ],
     (errors.ConfigurationError, DENIED): [
         ("CONSUMER_INVALID", CONSUMER, "does project 123 exist"),
@@ -114,7 +119,9 @@ def test_a_reason_decides_the_error_and_the_next_step(fake: Fakes, trusted: Auth
 
 
 PERMISSIONS = [
-    ("cloudtasks.tasks.create", QUEUE, "binding p --member=user:ann@example.com --role=roles/cloudtasks.enqueuer"),
+    ("cloudtasks.tasks.create", QUEUE, f"q --location=l --project=p {ANN} --role=roles/cloudtasks.enqueuer"),
+    ("cloudtasks.queues.list", "projects/p/locations/l", f"projects {BINDING} p {ANN}"),
+    ("iam.serviceAccounts.actAs", "projects/p", f"service-accounts {BINDING} ACCOUNT@p.iam"),
     ("iam.serviceAccounts.actAs", ROBOT, f"service-accounts add-iam-policy-binding {ROBOT} --project=other"),
 ]
 

@@ -44,11 +44,13 @@ def test_a_call_carries_its_route(fake: Fakes) -> None:
 
 
 def test_a_raw_call_is_the_same_on_the_wire(fake: Fakes) -> None:
-    """Bytes go out as they are, with the route, and the answer comes back as bytes."""
-    server = fake(types.Queue.pb()(name=QUEUE))
+    """Bytes go out as they are, with the route, and the answer comes back as bytes; an error names the resource."""
+    server = fake(types.Queue.pb()(name=QUEUE), DENIED)
     request = types.GetQueueRequest.serialize(types.GetQueueRequest(name=QUEUE))
-    answer = use(server.port, lambda transport: transport.raw("GetQueue", request, resource_name=QUEUE))
+    answer = use(server.port, lambda transport: transport.raw("GetQueue", request))
     assert types.Queue.deserialize(answer).name == QUEUE
+    with raises(errors.PermissionDeniedError, resource=QUEUE):
+        use(server.port, lambda transport: transport.raw("GetQueue", request))
     assert (server.calls[0].request, server.calls[0].metadata["x-goog-request-params"]) == (request, f"name={QUEUE}")
 
 
@@ -347,6 +349,15 @@ def test_concurrent_calls_renew_a_token_once(
 
     found = use(closed, together, place={"local": False}, auth=auth, connect_timeout=0.2)
     assert ({type(one) for one in found}, look.call_count, len(sign_in.asked)) == ({kind}, 1, 1)
+
+
+def test_a_refused_token_is_replaced_once(fake: Fakes, make_auth: MakeAuth) -> None:
+    """If the service refuses the new token too, the call fails."""
+    server, auth = fake(grpc.StatusCode.UNAUTHENTICATED), make_auth("user")
+    auth.credentials()
+    with raises(errors.CredentialsError, code="UNAUTHENTICATED"):
+        use(server.port, GET, auth=auth)
+    assert len(server.calls) == 2
 
 
 def test_credentials_go_to_google_only_over_tls(fake: Fakes) -> None:

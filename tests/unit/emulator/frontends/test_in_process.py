@@ -78,6 +78,16 @@ async def test_the_garbage_collector_is_left_alone(tmp_path: Path) -> None:
         assert gc.get_freeze_count() == before
 
 
+async def test_a_sweep_goes_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one step of a sweep leaves does not wait for the next sweep; at the end memory is given back."""
+    steps, done = iter((True, True)), asyncio.Event()
+    monkeypatch.setattr(server_module, "_SWEEP_EVERY", 3600)
+    monkeypatch.setattr(server_module, "sweep", lambda *_, **__: next(steps, False))
+    monkeypatch.setattr(server_module, "_trim_heap", done.set)
+    async with emulator(), asyncio.timeout(10):
+        await done.wait()
+
+
 @pytest.mark.parametrize(
     ("broken", "path", "message"),
     [

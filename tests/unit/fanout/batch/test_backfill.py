@@ -69,7 +69,7 @@ class FakeCatalog:
 class FakeConnection:
     """A connection from which every URL can be reached."""
 
-    def check_reachable(self, url: Any) -> None:
+    def check_target(self, queue: Any, url: Any, service_account: Any = None) -> None:
         """Refuse nothing."""
 
     def check_store(self, url: Any) -> None:

@@ -10,18 +10,7 @@ from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.identity import task_id
-from tests.unit.fanout.conftest import (
-    NOTHING,
-    PLACE,
-    all_rows,
-    chunks,
-    digest,
-    put,
-    refs,
-    spool,
-    tables,
-    task,
-)
+from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunks, digest, put, refs, spool, tables, task
 
 
 def test_batches_are_listed_newest_first(outbox: Outbox) -> None:

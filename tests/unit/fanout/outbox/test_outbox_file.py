@@ -21,15 +21,7 @@ from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, RowFilter, Spooled, State
 from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
-from tests.unit.fanout.conftest import (
-    NOW,
-    PLACE,
-    chunk,
-    chunks,
-    refs,
-    send_all,
-    spool,
-)
+from tests.unit.fanout.conftest import NOW, PLACE, chunk, chunks, refs, send_all, spool
 
 
 @pytest.mark.parametrize("slice_", [20_000, 1_000])

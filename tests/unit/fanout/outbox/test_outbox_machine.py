@@ -11,13 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, Request, State
-from tests.unit.fanout.conftest import (
-    NOW,
-    all_rows,
-    chunks,
-    refs,
-    spool,
-)
+from tests.unit.fanout.conftest import NOW, all_rows, chunks, refs, spool
 
 
 class Anything(RuleBasedStateMachine):
