@@ -159,7 +159,7 @@ def test_another_batch_does_not_wait_for_a_search(panel: BatchPanel, monkeypatch
     """The search in the rows of the one before ends."""
     searching, given_up = threading.Event(), threading.Event()
 
-    def search(_reader: RowReader, _query: RowQuery, _keep: Any, stopped: Any, **_options: Any) -> "array[int]":
+    def search(_reader: RowReader, _query: RowQuery, _keep: Any, stopped: Any, **_options: Any) -> array[int]:
         searching.set()
         while not stopped() and not given_up.is_set():
             pass
