@@ -245,8 +245,10 @@ def test_a_question_can_be_left(panel: Sample) -> None:
     assert (panel.prompt.typed.value, panel.prompt.yes.disabled) == ("", True)
 
 
-def test_it_watches_only_while_visible(panel: Sample, watcher: FakeWatcher) -> None:
-    """Nothing is watched while the panel is hidden, refreshing is off, or the panel is closed."""
+def test_it_watches_only_while_visible(panel: Sample, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is watched while it is hidden, closed, or not refreshed; what it has missed by then is shown."""
+    shown: list[bool] = []
+    monkeypatch.setattr(panel, "became_visible", lambda: shown.append(panel.live))
 
     def watching() -> int:
         return len(watcher.subscribed)
@@ -257,9 +259,11 @@ def test_it_watches_only_while_visible(panel: Sample, watcher: FakeWatcher) -> N
     show(panel)
     panel.every = 0
     assert (watching(), panel.footer.paused) == (0, "refreshing is off")
+    assert len(shown) == 1
     panel.every = 30
     assert ([one.every for one in watcher.subscribed], panel.footer.paused) == ([30], "")
     panel.every = 3
+    assert shown == [True, True]
     assert (panel.interval.value, panel.interval.label, watcher.subscribed[0].every) == (3, "3 s", 3)
     panel.interval.value = 10
     assert panel.every == 10
