@@ -361,12 +361,10 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
     def every(self, seconds: float) -> None:
         if seconds and not 1 <= seconds <= 30:  # noqa: PLR2004 - the limits are in the message
             raise InvalidInputError(f"every={seconds!r} is not 1 to 30 seconds", hint="use 0 to switch refreshing off")
-        was_live, self._every = self.live, float(seconds)
+        self._every = float(seconds)
         self._show_interval()
         self.footer.paused = "" if seconds else "refreshing is off"
-        if self.live and not was_live:  # what has changed while it was off is not told again
-            self.guarded(self.became_visible)
-        self.resubscribe()
+        (self._visibility_changed if self.live else self.resubscribe)()  # shows what has changed while it was off
         self.interval_changed()
 
     def use(self, queue: str | None) -> None:

@@ -262,8 +262,8 @@ def test_it_watches_only_while_visible(panel: Sample, watcher: FakeWatcher, monk
     assert len(shown) == 1
     panel.every = 30
     assert ([one.every for one in watcher.subscribed], panel.footer.paused) == ([30], "")
-    panel.every = 3
     assert shown == [True, True]
+    panel.every = 3
     assert (panel.interval.value, panel.interval.label, watcher.subscribed[0].every) == (3, "3 s", 3)
     panel.interval.value = 10
     assert panel.every == 10
