@@ -189,6 +189,12 @@ def unusable(setup: Setup) -> None:
     setup.connection["store"] = setup.folder / "file/store"
 
 
+def no_bucket(setup: Setup) -> None:
+    """The store is in a bucket that nobody has made."""
+    setup.patch.setenv("GOOGLE_BASE_URL", setup.storage)
+    setup.connection["store"] = "gs://nobody/x"
+
+
 def paused(setup: Setup) -> None:
     """The queue dispatches nothing."""
     setup.google.seed({"reports": {"state": "PAUSED"}})
@@ -293,6 +299,7 @@ CASES: list[tuple[str, Breaks, str, str, str]] = [
     ("callers are not checked", public(unchecked=True), "target", "its check of callers is switched off", CLOSE),
     ("redirect that fails", redirecting, "target", f"redirects to {GONE}, which fails", f'url="{GONE}"'),
     ("unusable store", unusable, "store", "cannot be written in", "check that the folder can be written"),
+    ("no bucket", no_bucket, "store", "The bucket is missing", "check the name of the bucket"),
     ("no right of the runner", deployed, "store", f"{RUNNER}, as which the service runs, has no role", WRITE),
     ("another store", elsewhere, "store", READS, 'ct.connect(…, store="gs://team/tasks")'),
     ("paused queue", paused, "queues", "reports is paused", 'tasks.queue("reports").resume()'),
