@@ -57,6 +57,8 @@ def test_days_begin_at_midnight_of_the_zone() -> None:
     tokyo = ZoneInfo("Asia/Tokyo")
     (at, label), *_ = time_ticks(NOON, NOON + 5 * DAY, 6, tokyo)
     assert (at, label) == (NOON + DAY // 8, "2026-01-03")
+    hours = [label for _, label in time_ticks(NOON, NOON + DAY // 6, 6, tokyo)]
+    assert hours == ["21:00", "22:00", "23:00", "2026-01-03", "01:00"]
     assert dates_text(NOON, NOON, tokyo) == "2026-01-02, JST"
     assert dates_text(NOON, NOON + DAY, UTC) == "2026-01-02 to 2026-01-03, UTC"
 

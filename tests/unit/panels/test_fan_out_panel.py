@@ -306,6 +306,7 @@ def test_options_that_are_seldom_needed_are_folded(panel: FanOutPanel) -> None:
     assert "deadline 1 min" in panel.preview.value
     toggle.click()
     assert toggle.description == "More options (delay=1h, dispatch_deadline=60s)"
+    assert "ctn-fields" in panel.request._dom_classes, "by which the style sheet aligns the fields"
 
 
 def stop_at_the_first_report(panel: FanOutPanel, monkeypatch: pytest.MonkeyPatch) -> list[str]:

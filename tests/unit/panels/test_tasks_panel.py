@@ -341,6 +341,8 @@ def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: lis
     look_at(panel.table, "reports00003")
     panel.settle()
     assert panel.detail.value.startswith("card of reports00003")
+    panel.detail.hide()
+    assert (panel.detail.value, panel.detail.children[1].layout.display) == ("", "none")
 
 
 def test_another_queue_is_loaded(panel: TasksPanel) -> None:

@@ -177,15 +177,17 @@ async def test_callers_gather_while_the_disk_works(
 async def test_changes_without_a_caller_are_committed_soon(
     store: Store, queue: QueueState, committer: Committer, woken: Woken
 ) -> None:
-    """A change without a waiter is committed in a moment, and once for many calls."""
-    store.add(queue, new_task("a"), NOW)
-    committer.commit_soon()
-    committer.commit_soon()
-    await committer.wait_idle()
-    assert (rows(store), woken) == (0, [])
-    async with asyncio.timeout(5):
-        await woken.event.wait()
-    assert (rows(store), woken) == (1, [queue])
+    """A change without a waiter is committed in a moment, and once for many calls; so is the next one."""
+    for before, name in enumerate("ab"):
+        store.add(queue, new_task(name), NOW)
+        committer.commit_soon()
+        committer.commit_soon()
+        await committer.wait_idle()
+        assert (rows(store), woken) == (before, [queue] * before)
+        woken.event.clear()
+        async with asyncio.timeout(5):
+            await woken.event.wait()
+        assert (rows(store), woken) == (before + 1, [queue] * (before + 1))
 
 
 async def test_closing_writes_what_is_left(store: Store, committer: Committer) -> None:
