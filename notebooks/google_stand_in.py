@@ -38,7 +38,7 @@ from xml.sax.saxutils import escape
 import google.auth
 import orjson
 import requests
-from google.auth.transport.requests import AuthorizedSession
+from google.auth.transport.requests import Request
 
 from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 
@@ -47,11 +47,10 @@ __all__ = ["GoogleCloud", "start"]
 _OPTIONS = (
     *("--project", "--region", "--member", "--role", "--source", "--service-account", "--add-custom-audiences"),
     *("--update-env-vars", "--format", "--concurrency", "--timeout", "--location", "--limit", "--condition"),
-    *("--base-image", "--impersonate-service-account", "--audiences"),
+    "--base-image",
 )
 _FLAGS = (
-    *("--quiet", "--no-allow-unauthenticated", "--to-latest", "--include-email"),
-    "--uniform-bucket-level-access",
+    *("--quiet", "--no-allow-unauthenticated", "--to-latest", "--uniform-bucket-level-access"),
 )
 #: The Pythons that the builder has without a base image: https://cloud.google.com/run/docs/runtimes/python
 _UNIVERSAL = ("3.13", "3.14")
@@ -158,8 +157,8 @@ class GoogleCloud:
             case ["auth", "login"]:
                 self._logged_in = True
                 return f"You are now logged in as [{self._user}]."
-            case ["auth", "print-identity-token"] if account := options.impersonate_service_account:
-                return self._identity_token(account, options.audiences)
+            case ["auth", "print-access-token"]:
+                return self._access_token()
             case ["auth", "application-default", "login"]:
                 file = self.emulator.user(self._user, gcloud=True, quota_project=self._project or None)
                 shutil.copy(file, self.folder / "application_default_credentials.json")
@@ -221,17 +220,13 @@ class GoogleCloud:
                 "non-interactive mode. Run the command again with `--condition=None`"
             )
 
-    def _identity_token(self, account: str, audience: str) -> str:
-        """Return an ID token of an account, if the user may make one."""
+    def _access_token(self) -> str:
+        """Return an access token of the user."""
         file = self.folder / f"{self._user}.json"
         shutil.copy(self.emulator.user(self._user), file)
         source, _ = google.auth.load_credentials_from_file(str(file), [_SCOPE])
-        with AuthorizedSession(source) as session:
-            url = f"{self.emulator.http}/v1/projects/-/serviceAccounts/{account}:generateIdToken"
-            answer = session.post(url, json={"audience": audience, "includeEmail": True}).json()
-        if "token" not in answer:
-            raise ValueError(f"PERMISSION_DENIED: {answer['error']['message']}")
-        return str(answer["token"])
+        source.refresh(Request())
+        return str(source.token)
 
     def _policy(self, resource: str) -> list[dict[str, object]]:
         state = requests.get(f"{self.emulator.http}/admin/google", timeout=30).json()

@@ -18,7 +18,7 @@ COMMANDS: dict[str, AbstractSet[str]] = {
     **dict.fromkeys(("iam service-accounts describe", "iam service-accounts create"), NONE),
     "iam service-accounts add-iam-policy-binding": {*POLICY, "--condition"},
     "storage buckets add-iam-policy-binding": {*POLICY, "--condition"},
-    "auth print-identity-token": {"--impersonate-service-account", "--audiences", "--include-email"},
+    "auth print-access-token": set(),
     "run deploy": {
         *("--source", "--region", "--service-account", "--add-custom-audiences", "--update-env-vars", "--base-image"),
         *("--no-allow-unauthenticated", "--concurrency", "--timeout", "--memory", "--cpu", "--max-instances"),
@@ -27,7 +27,7 @@ COMMANDS: dict[str, AbstractSet[str]] = {
     "run services add-iam-policy-binding": {*POLICY, "--region"},
     **dict.fromkeys(("run services get-iam-policy", "run services describe"), frozenset({"--region"})),
 }
-FLAGS = {"--no-allow-unauthenticated", "--quiet", "--include-email", "--to-latest"}
+FLAGS = {"--no-allow-unauthenticated", "--quiet", "--to-latest"}
 #: The Pythons of the universal builder, and those that a base image chooses a builder for:
 #: https://cloud.google.com/run/docs/runtimes/python
 UNIVERSAL = ("3.13", "3.14")
@@ -36,7 +36,7 @@ BASE_IMAGES = ("python310", "python311", "python312", "python313", "python314")
 
 def parse(words: list[str]) -> tuple[str, list[str], dict[str, str]]:
     """Return command, positional arguments and options; end with 2 for what gcloud does not know."""
-    command = next((name for name in COMMANDS if " ".join(words).startswith(f"{name} ")), "")
+    command = next((name for name in COMMANDS if f"{' '.join(words)} ".startswith(f"{name} ")), "")
     if not command:
         sys.exit(f"gcloud: no such command: {words}")
     options: dict[str, str] = {}
@@ -78,8 +78,8 @@ def answer(state: dict[str, Any], words: list[str]) -> str:
 def _answer(state: dict[str, Any], command: str, positional: list[str], options: dict[str, str]) -> str:
     if command == "config get-value":
         return str(state["account"] or "(unset)")
-    if command == "auth print-identity-token":
-        return str(state["token"]) if state["token"] else sys.exit("ERROR: NOT_FOUND: no such account")
+    if command == "auth print-access-token":
+        return str(state["token"]) if state["token"] else sys.exit("ERROR: no such account")
     if command == "iam service-accounts describe" and positional[0] not in state["accounts"]:
         sys.exit("ERROR: NOT_FOUND: Unknown service account")
     if command == "iam service-accounts create":

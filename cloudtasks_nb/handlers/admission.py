@@ -7,8 +7,11 @@ import time
 from collections.abc import Sequence
 from http import HTTPStatus
 
+import orjson
+
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.handlers import gcloud
+from cloudtasks_nb.handlers.answer import Answer, refuse
 from cloudtasks_nb.handlers.send import send
 
 __all__ = ["PUBLIC", "public_because", "wait_until_admitted"]
@@ -20,7 +23,14 @@ PUBLIC = frozenset({"allUsers", "allAuthenticatedUsers"})
 #: (https://cloud.google.com/iam/docs/access-change-propagation).
 _PAUSES = (5.0, 10.0, 15.0, *(30.0,) * 14)
 _TIMEOUT = 30.0  # seconds for one request, which may have to start an instance
-_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+#: https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateIdToken
+_TOKENS = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{account}:generateIdToken"
+_ASKED = HTTPStatus.METHOD_NOT_ALLOWED  # the application explains itself to a GET request whose token is right
+#: While a right is new, or an instance starts.
+_LATER = (
+    *(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
+    *(HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE),
+)
 _NOT_CHECKED = "tasks.doctor(service) sends a signed task to it"
 
 
@@ -39,27 +49,40 @@ def wait_until_admitted(service: gcloud.Service, url: str, pauses: Sequence[floa
     ConfigurationError
         If there is no gcloud.
     """
-    words = ("auth", "print-identity-token", f"--impersonate-service-account={service.caller}")
     refusal, notified = "", False
     for pause in (0.0, *pauses):
         if pause and not notified:
             notified = True
             notify(f"waiting until the service lets {service.caller} in: a new right takes some minutes")
         time.sleep(pause)
-        made = gcloud.run((*words, f"--audiences={service.audience}", "--include-email"))
-        refusal = made.stderr.strip()
-        if made.returncode and "PERMISSION_DENIED" not in refusal:
+        answer = _request(service, url)
+        let_in = _arrived(answer) or answer.status == _ASKED
+        refusal = "" if let_in else f"{answer.status or 'no answer'}: {(answer.message or '').strip()}"
+        if answer.status not in _LATER:
             break
-        if not made.returncode:
-            answer = send("GET", url, {"Authorization": f"Bearer {made.stdout.strip()}"}, b"", _TIMEOUT)
-            refusal = answer.message or ""
-            if answer.status not in _REFUSED:
-                refusal = "" if answer.status else refusal
-                break
-            refusal = f"it answers {answer.status}: {refusal}"
     if refusal:
-        lines = refusal.splitlines()
-        notify(f"it was not seen that the service lets {service.caller} in ({lines[0][:300]}); {_NOT_CHECKED}")
+        notify(f"it was not seen that the service lets {service.caller} in ({refusal[:300]}); {_NOT_CHECKED}")
+
+
+def _request(service: gcloud.Service, url: str) -> Answer:
+    """Send a GET request with a token of the caller; return its answer, or that of IAM if it makes no token.
+
+    gcloud can make such a token itself, but asks for a right to act as the account in everything.
+    """
+    made = gcloud.run(("auth", "print-access-token"))
+    if made.returncode:
+        return refuse(0, made.stderr.strip().splitlines()[-1] if made.stderr.strip() else "gcloud has no token")
+    asked = orjson.dumps({"audience": service.audience, "includeEmail": True})
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}", "Content-Type": "application/json"}
+    token = send("POST", _TOKENS.format(account=service.caller), headers, asked, _TIMEOUT)
+    if not _arrived(token):
+        return token
+    found = orjson.loads(token.result or b"{}")["token"]
+    return send("GET", url, {"Authorization": f"Bearer {found}"}, b"", _TIMEOUT)
+
+
+def _arrived(answer: Answer) -> bool:
+    return answer.ok and answer.status > 0  # 0: there was no answer
 
 
 def public_because(service: gcloud.Service) -> str | None:

@@ -225,8 +225,8 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     Raises
     ------
     HandlerError
-        If the function, or something that it uses, cannot be deployed; if an option of `gcloud` is none, or would make
-        the service public; or if a command fails.
+        If the function, or something that it uses, cannot be deployed; if an option in `gcloud` is not one, or would
+        make the service public; or if a command fails.
     ConfigurationError
         If project or region are not known; with ``run=True`` also if there is no gcloud, or nobody is logged in.
 

@@ -6,13 +6,13 @@ import functools
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from cloudtasks_nb.errors import HandlerError
@@ -70,22 +70,37 @@ def dependency_lines(lines: Iterable[str]) -> list[str]:
 
     What is not installed here, or from a folder, is left to the build.
     """
-    waiting = [_name(line) for line in lines if not line.startswith("./")]
-    given = len(waiting)
+    given = {_name(line): line for line in lines if not line.startswith("./")}
+    waiting = [name for name, line in given.items() if _is_here(line)]
     for name in waiting:
-        try:
-            requires = metadata.requires(name) or ()
-        except metadata.PackageNotFoundError:
-            continue
-        for requirement in map(Requirement, requires):
+        for requirement in _requirements_of(name):
             other = canonicalize_name(requirement.name)
-            if other not in waiting and (requirement.marker is None or requirement.marker.evaluate(_LINUX)):
+            if other not in {*waiting, *given} and (requirement.marker is None or requirement.marker.evaluate(_LINUX)):
                 waiting.append(other)
     pins = []
-    for name in waiting[given:]:
+    for name in waiting:
+        if name in given:
+            continue
         with suppress(metadata.PackageNotFoundError, HandlerError):
             pins.append(_pin(name))
     return sorted(pins)
+
+
+def _is_here(line: str) -> bool:
+    """Return whether the version that is installed here is one that a requirement allows."""
+    try:
+        requirement = Requirement(line)
+        return requirement.url is None and requirement.specifier.contains(metadata.version(requirement.name), True)
+    except (InvalidRequirement, metadata.PackageNotFoundError):
+        return False
+
+
+def _requirements_of(name: str) -> Iterator[Requirement]:
+    """Yield what a distribution needs; metadata of old ones may have lines that are none."""
+    with suppress(metadata.PackageNotFoundError):
+        for line in metadata.requires(name) or ():
+            with suppress(InvalidRequirement):
+                yield Requirement(line)
 
 
 def _distribution(module: str, loaded: Any, own: Mapping[str, str]) -> str:

@@ -9,13 +9,13 @@ import datetime as dt
 import decimal
 import inspect
 import logging
+import os
 import re
 import symtable
 import sys
 import textwrap
 import types
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from cloudtasks_nb.display.notify import notify
@@ -32,13 +32,14 @@ LARGEST_CONSTANT = 10_000
 _SECRET_NAME = re.compile(r"passw(or)?d|secret|token(?!iz)|(api|access|private)_?key|credential", re.IGNORECASE)
 #: A private key; a URL with a password; the forms of tokens of well-known services.
 _SECRET_TEXT = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/@\s:]*:[^/@\s]+@|^(Bearer|Basic)\s+\S{8}|\bAKIA[0-9A-Z]{16}\b"
-    r"|\bAIza[\w-]{35}|\bya29\.[\w-]{20}|\bgh[pousr]_\w{20}|\bgithub_pat_\w{20}|\bglpat-[\w-]{20}|\bxox[abprs]-[\w-]{10}"
-    r"|\bsk[-_](live|test|proj|ant|or)[-_][\w-]{8}|\bsk-[A-Za-z0-9]{20}|\bhf_\w{20}|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\."
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/@\s:]*:[^/@\s]+@|^(Bearer|Basic)\s+(?=\S*\d)\S{12,}$"
+    r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[\w-]{35}|\bya29\.[\w-]{20}|\bgh[pousr]_[A-Za-z0-9]{36}|\bgithub_pat_\w{22}"
+    r"|\bglpat-[\w-]{20}|\bxox[abprs]-\d[\w-]{9}|\bsk[-_](live|test|proj|ant|or)[-_][A-Za-z0-9]*\d[A-Za-z0-9]{7}"
+    r"|\bsk-[A-Za-z0-9]{20}|\bhf_[A-Za-z0-9]{30}|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\."
 )
 #: Names of secrets that also name other things: then the value must look like one, long, of letters and digits.
 _MAYBE_NAME = re.compile(r"(?:^|_)(?:auth|key|bearer|pwd)(?:$|_)", re.IGNORECASE)
-_MAYBE_TEXT = re.compile(r"(?=\S*[0-9])(?=\S*[A-Za-z])[\w+/=.-]{16,}")
+_MAYBE_TEXT = re.compile(r"(?=\S*[0-9])(?=\S*[A-Za-z])[A-Za-z0-9+=]{16,}")
 #: What IPython defines, with the way to do without it; a line with % or ! calls `get_ipython`.
 _NOTEBOOK = {
     "display": "take it out, or return what it shows",
@@ -50,6 +51,8 @@ _CALLS: dict[type, Callable[[Any], str]] = {
     logging.Logger: lambda value: f"__import__('logging').getLogger({value.name!r})",
     re.Pattern: lambda value: f"__import__('re').compile({value.pattern!r}, {value.flags})",
 }
+#: Where every system has files.
+_EVERYWHERE = ("/dev/", "/etc/", "/proc/", "/sys/", "/tmp/")  # noqa: S108 - nothing is written there
 _DATES = (dt.date, dt.datetime, dt.time, dt.timedelta, dt.timezone)
 
 
@@ -330,16 +333,22 @@ def _check_files(tree: ast.AST, user: str) -> None:
         If there is such a file.
     """
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        called = _chain(node.func)[-1]
-        given = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-        reads = called in ("open", "Path") or called.startswith("read_")
-        writes = called == "open" and set("wax").intersection("".join(given[1:2]))
-        if reads and given and not writes and Path(given[0]).is_file():
+        match node:
+            case ast.Call(func=ast.Name("open") as called, args=[ast.Constant(str() as path), *more], keywords=named):
+                modes = [*more[:1], *(one.value for one in named if one.arg == "mode")]
+                reads = not any(isinstance(one, ast.Constant) and set("wax") & set(str(one.value)) for one in modes)
+            case ast.Call(func=ast.Attribute(attr=called), args=[ast.Constant(str() as path), *_]):
+                reads = called.startswith("read_")
+            case ast.Attribute(
+                attr="read_text" | "read_bytes", value=ast.Call(func=called, args=[ast.Constant(str() as path), *_])
+            ):
+                reads = _chain(called)[-1] == "Path" if isinstance(called, ast.AST) else False
+            case _:
+                continue
+        if reads and os.path.isfile(path) and not path.startswith(_EVERYWHERE):  # noqa: PTH113 - a Path raises for a long text
             raise HandlerError(
-                f"{user} reads {given[0]}, a file of this machine, which is not deployed",
-                resource=given[0],
+                f"{user} reads {path}, a file of this machine, which is not deployed",
+                resource=path,
                 hint="put it into a bucket, and read it from there inside the function",
             )
 

@@ -60,7 +60,7 @@ def app(
         ``ct.connect(..., store=...)``. By default ``CLOUDTASKS_NB_STORE``; without both, results are not stored,
         because a disk of Cloud Run ends with its instance.
     private : bool
-        Say so if this is a service of Cloud Run that is not public; ``CLOUDTASKS_NB_PRIVATE=1`` in its environment does
+        Set it if this is a service of Cloud Run that is not public; ``CLOUDTASKS_NB_PRIVATE=1`` in its environment does
         the same. Cloud Run checks the tokens of such a service, and then hands them over with
         ``SIGNATURE_REMOVED_BY_GOOGLE`` in place of the signature
         (https://cloud.google.com/run/docs/troubleshooting#signature-removed). Such a token is accepted then, if its

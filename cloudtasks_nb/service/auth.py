@@ -194,7 +194,8 @@ class Auth:
 
     def _complete(self, credentials: Any, project: str | None) -> Any:
         """Return credentials with the scope, with what the arguments ask for, and a login with a quota project."""
-        if project is not None and is_login(credentials) and credentials.quota_project_id is None:
+        own = self._impersonate is None and is_login(credentials)  # an impersonated account has a project
+        if project is not None and own and credentials.quota_project_id is None:
             credentials = credentials.with_quota_project(project)
         if self._impersonate is not None:
             *delegates, target = (email.strip() for email in self._impersonate.split(","))

@@ -58,7 +58,7 @@ _POOL = re.compile(r"(?P<pool>//iam\.googleapis\.com/.+Pools/[^/]+)")
 
 def is_login(credentials: Any) -> bool:
     """Return whether credentials are a user's own login, which belongs to no project."""
-    return type(credentials) is google.oauth2.credentials.Credentials
+    return type(credentials) is google.oauth2.credentials.Credentials and bool(credentials.refresh_token)
 
 
 def adc_file() -> str:

@@ -7,14 +7,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import InvalidInputError, StoreError
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, StoreError
 
 __all__ = ["Store", "Token"]
 
@@ -39,7 +39,11 @@ _RETRIES = {
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT")
 
 #: Environment variables with credentials for the library alone.
-_OWN_CREDENTIALS = ("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_SERVICE_ACCOUNT_PATH")
+_OWN_CREDENTIALS = (
+    *("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_SERVICE_ACCOUNT_PATH"),
+    "GOOGLE_SKIP_SIGNATURE",
+)
+_ASKED_AGAIN = timedelta(minutes=1)  # after which the library asks for a token again
 
 #: The objects of ``memory://`` stores, by URL, so that all stores of this process with one URL have the same objects.
 _in_memory: dict[str, Any] = {}
@@ -74,7 +78,7 @@ class Store:
     Credentials for ``gs://`` are those of the connection, of whatever form; a deployed service has those of the account
     that it runs as. For ``s3://`` and ``az://`` they are what `obstore` finds: the environment variables ``AWS_*`` and
     ``AZURE_STORAGE_*``, or the role of the machine; not ``~/.aws/credentials``. Its variables
-    ``GOOGLE_SERVICE_ACCOUNT`` and ``GOOGLE_SERVICE_ACCOUNT_KEY`` come before a connection.
+    ``GOOGLE_SERVICE_ACCOUNT``, ``…_KEY``, ``…_PATH`` and ``GOOGLE_SKIP_SIGNATURE`` come before a connection.
 
     Examples
     --------
@@ -91,13 +95,13 @@ class Store:
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object, in place of one with the same path; readers see the old or the new one, never a part."""
-        with self._errors("written", path):
+        with self._use("written", path):
             self._library.put(self._client, path, data, use_multipart=False)
 
     def put_unless(self, path: str, data: bytes, keep: Callable[[bytes], bool]) -> None:
         """Write an object, unless there is one and `keep` returns true for its content."""
         for _ in range(_UPDATES):
-            with self._errors("written", path):
+            with self._use("written", path):
                 try:
                     self._library.put(self._client, path, data, mode="create", use_multipart=False)
                 except self._exceptions.AlreadyExistsError:
@@ -117,7 +121,7 @@ class Store:
 
     def get(self, path: str) -> bytes | None:
         """Return the content of an object; None if there is no such object."""
-        with self._errors("read", path):
+        with self._use("read", path):
             try:
                 return self._library.get(self._client, path).bytes().to_bytes()
             except self._missing as error:
@@ -131,6 +135,7 @@ class Store:
             return [self._read_file(path) for path in paths]
         if self._scheme not in _BUCKETS:
             return [self.get(path) for path in paths]
+        self._log_in()
         return _loop.run(self._get_many(paths))
 
     def _read_file(self, path: str) -> bytes | None:
@@ -169,10 +174,10 @@ class Store:
 
         Buckets list them in order, folders in no order. Memory is needed for one page only.
         """
-        with self._errors("listed", prefix):
+        with self._use("listed", prefix):
             listed = iter(self._library.list(self._client, prefix, chunk_size=_PAGE))
         while True:
-            with self._errors("listed", prefix):
+            with self._use("listed", prefix):
                 page = next(listed, None)
             if page is None:
                 return
@@ -182,7 +187,7 @@ class Store:
         """Delete objects; those that do not exist are ignored."""
         for at in range(0, len(paths), _PAGE):
             page = list(paths[at : at + _PAGE])
-            with self._errors("deleted", page[0]):
+            with self._use("deleted", page[0]):
                 try:
                     self._library.delete(self._client, page)
                 except self._missing:
@@ -190,7 +195,7 @@ class Store:
                         self._delete(path)
 
     def _delete(self, path: str) -> None:
-        with self._errors("deleted", path):
+        with self._use("deleted", path):
             try:
                 self._library.delete(self._client, path)
             except self._missing as error:
@@ -237,14 +242,26 @@ class Store:
         return {key: meta[key] for key in ("e_tag", "version") if meta[key] is not None}
 
     @contextmanager
+    def _use(self, done: str, path: str) -> Iterator[None]:
+        """Get a token before the library asks for one, which would hide why there is none; turn errors into ours."""
+        self._log_in()
+        with self._errors(done, path):
+            yield
+
+    @contextmanager
     def _errors(self, done: str, path: str) -> Iterator[None]:
-        """Turn errors of the library into `StoreError`; those of a token are raised as they are."""
-        if self._token is not None:
-            self._token()
+        """Turn errors of the library into `StoreError`."""
         try:
             yield
         except (OSError, ValueError, self._exceptions.BaseError) as error:
             raise self._error(done, path, _problem(error)) from error
+
+    def _log_in(self) -> None:
+        try:
+            if self._token is not None:
+                self._token()
+        except CloudTasksError as error:
+            raise StoreError(error.message, resource=self.url, hint=error.hint) from error
 
     def _error(self, done: str, path: str, problem: str) -> StoreError:
         hint = (
@@ -269,7 +286,8 @@ def _provider(token: Token) -> Callable[[], dict[str, Any]]:
 
     def provide() -> dict[str, Any]:
         value, expires = token()
-        return {"token": value, "expires_at": expires}
+        soon = datetime.now(UTC) + _ASKED_AGAIN  # a new login is used without a restart
+        return {"token": value, "expires_at": soon if expires is None else min(soon, expires)}
 
     return provide
 

@@ -156,7 +156,7 @@ class AccessControl:
             allowed = self.state.allows(caller.member, _USE_PROJECT, [f"projects/{quota_project}"])
             if conditions.quota_project_denied or not allowed:
                 raise quota_project_denied(service, quota_project)
-        elif caller.gcloud:
+        elif caller.gcloud and service != IAM_CREDENTIALS:  # which counts for the project of the account
             raise quota_project_missing(service)
         consumer = quota_project or project
         if conditions.projects and consumer not in conditions.projects:

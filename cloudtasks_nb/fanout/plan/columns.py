@@ -91,6 +91,10 @@ class Table:
                 resource=twice[0],
                 hint="rename them, or keep the first: df.loc[:, ~df.columns.duplicated()]",
             )
+        lacking = frame.attrs.get(_LACKING, {})
+        if lacking:  # pandas copies the attributes with every slice
+            frame = frame.copy(deep=False)
+            frame.attrs = {}
         self.length = len(frame)
         self.sources: dict[str, Source] = {}
         levels = [] if _counts(frame.index) and not labelled else _levels(frame.index)
@@ -99,8 +103,7 @@ class Table:
                 self.sources[name] = level
         self._levels = list(self.sources)
         for position, name in enumerate(names):
-            lacking = frame.attrs.get(_LACKING, {}).get(name, frozenset())
-            self.sources[name] = Source(name, frame.iloc[:, position], lacking)
+            self.sources[name] = Source(name, frame.iloc[:, position], lacking.get(name, frozenset()))
         self.fault = ""
         if levels and labelled is not False:
             kept = all(level.is_label for _, level in levels)

@@ -90,7 +90,7 @@ class Renderer:
         problems = Problems()
         urls, stand_ins = self._recipe.url.render(block, problems)
         bodies, canonical = self._recipe.body.render(block, problems)
-        self._calls.check(bodies, block.levels, problems)
+        self._calls.check(bodies, block, problems)
         heads = self._heads(block, problems)
         moments = self._recipe.schedule.render(block, self._now, problems)
         made = http_requests(urls, heads or repeat(self._head), bodies)
@@ -164,17 +164,18 @@ class _CallCheck:
         self._uniform = recipe.body.uniform
         self._reasons: dict[object, str | None] = {}
 
-    def check(self, bodies: Sequence[bytes], levels: Sequence[str], problems: Problems) -> None:
+    def check(self, bodies: Sequence[bytes], block: Block, problems: Problems) -> None:
         """Raise InvalidInputError if no row fits to the function; note those that do not fit, if rows differ."""
         if self._mismatch is None:
             return
-        for index, body in enumerate(bodies[:1] if self._uniform else bodies):
+        uniform = self._uniform and not any(column.lacking for column in block.columns.values())
+        for index, body in enumerate(bodies[:1] if uniform else bodies):
             names = _names(body)
             if names not in self._reasons:
                 reason = self._mismatch(body)
-                self._reasons[names] = reason and reason + _index_hint(reason, names, levels)
+                self._reasons[names] = reason and reason + _index_hint(reason, names, block.levels)
             reason = self._reasons[names]
-            if reason is not None and self._uniform:
+            if reason is not None and uniform:
                 raise InvalidInputError(
                     f"the function cannot be called with these bodies: {reason}",
                     resource="body",

@@ -48,15 +48,16 @@ def check_drain(tasks: int, queue: str, rate: float | None, send_rate: float | N
         With the settings that would do.
     """
     limit = _DRAINED_WITHIN.total_seconds()
-    if rate is None or tasks <= rate * limit or (send_rate is not None and send_rate <= rate):
+    if not rate or tasks <= rate * limit or (send_rate is not None and send_rate <= rate):
         return
     enough = math.ceil(tasks / limit * 1000) / 1000
+    paced = math.floor(rate * 1e6) / 1e6
     wider = f'tasks.queue("{queue}").update(rate={enough:g}), ' if enough <= _FASTEST else ""
     raise InvalidInputError(
         f"{tasks:,} tasks at {rate:g} a second take {duration_text(tasks / rate)}, and Cloud Tasks deletes tasks that "
         "are 31 days old, so many would never be dispatched",
         resource=queue,
-        hint=f"{wider}or send_rate={rate:g}: rows wait here then, and are sent as fast as the queue dispatches them",
+        hint=f"{wider}or send_rate={paced:g}: rows wait here then, and are sent as fast as the queue dispatches them",
     )
 
 

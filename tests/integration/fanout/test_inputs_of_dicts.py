@@ -7,6 +7,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.plan.schedule import check_drain
 from tests.integration.conftest import Target
 
 MIXED: list[dict[str, Any]] = [{"day": "a"}, {"day": "b", "kind": "x"}, {"day": "c", "kind": None}]
@@ -35,6 +36,19 @@ def test_the_default_of_a_function(queue: ct.Queue) -> None:
     assert [plan.try_one(row=row).result for row in (0, 2997)] == ["0 default", "2997 default"]
 
 
+def test_a_function_that_needs_the_key(queue: ct.Queue) -> None:
+    """Only the rows that lack it are refused, whichever comes first."""
+
+    def both(day: str, kind: str) -> str:
+        return day + kind
+
+    handler = ct.serve(both)
+    for name, rows in {"lacking first": MIXED[:2], "lacking last": MIXED[1::-1]}.items():
+        batch = queue.fan_out(rows, url=handler, errors="skip", name=name)
+        batch.wait(60)
+        assert sorted(batch.tasks()["state"]) == ["rejected", "succeeded"]
+
+
 def test_rows_that_would_expire(tasks: ct.Client, target: Target) -> None:
     """A queue that needs more than 30 days is refused before anything is stored; the error has what would do."""
     queue = tasks.queue("slow", create=True, rate=0.001)
@@ -46,6 +60,11 @@ def test_rows_that_would_expire(tasks: ct.Client, target: Target) -> None:
             call()
         assert 'tasks.queue("slow").update(rate=0.002), or send_rate=0.001' in (caught.value.hint or "")
     assert len(tasks.batches()) == 0
+    thirds = tasks.queue("thirds", create=True, rate=2 / 3)
+    check_drain(10_000_000, thirds.id, 2 / 3, 0.666666)  # what the hint says is taken
+    with pytest.raises(InvalidInputError, match="10,000,000 tasks") as caught:
+        check_drain(10_000_000, thirds.id, 2 / 3, None)
+    assert "send_rate=0.666666:" in (caught.value.hint or "")
     batch = queue.fan_out(rows[:-1], url=target.url, send_rate=1)
     batch.cancel()
     paced = queue.fan_out(rows, url=target.url, send_rate=0.001, name="paced")

@@ -242,28 +242,42 @@ def test_more_options() -> None:
     ]
 
 
-WAITS: dict[str, tuple[list[int], str, list[str]]] = {
-    "let in": ([403, 401, 405], "t", []),
-    "never": ([403, 403, 403], "t", ["waiting until", "not seen that the service lets", "it answers 403: no"]),
-    "no token": ([], "", ["not seen that the service lets", "no such account"]),
+#: What the service answers, IAM before it, the access token, and what is said.
+WAITS: dict[str, tuple[list[int], int, str, list[str]]] = {
+    "let in": ([403, 401, 503, 405], 200, "t", []),
+    "never": ([403] * 4, 200, "t", ["waiting until", "not seen that the service lets", "403: no"]),
+    "not there": ([404], 200, "t", ["not seen that the service lets", "404: no"]),
+    "no ID token": ([], 403, "t", ["waiting until", "not seen that the service lets", "403: no"]),
+    "no token": ([], 200, "", ["not seen that the service lets", "no such account"]),
 }
 
 
-@pytest.mark.parametrize(("answers", "token", "words"), WAITS.values(), ids=WAITS)
+@pytest.mark.parametrize(("answers", "iam", "token", "words"), WAITS.values(), ids=WAITS)
 def test_it_waits_until_the_caller_is_let_in(
-    stub: Stub, capsys: pytest.CaptureFixture[str], answers: list[int], token: str, words: list[str]
+    stub: Stub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answers: list[int],
+    iam: int,
+    token: str,
+    words: list[str],
 ) -> None:
     """Requests with a token of the caller are sent until one is let in; without that, it is said and nothing fails."""
     seen: list[str] = []
 
     def answer(request: Request) -> Reply:
+        if request.method == "POST":
+            assert (request.headers["authorization"], json.loads(request.body)["audience"]) == ("Bearer t", "https://a")
+            assert request.url.path == f"/{CALLER}"
+            return Reply(body=b'{"token": "id"}' if iam == 200 else b"no", status=iam)
         seen.append(request.headers["authorization"])
         return Reply(body=b"no", status=answers[len(seen) - 1])
 
     with http_server(answer) as port:
+        monkeypatch.setattr("cloudtasks_nb.handlers.admission._TOKENS", f"http://127.0.0.1:{port}/{{account}}")
         stub(token=token)
-        wait_until_admitted(Service(**FACTS), f"http://127.0.0.1:{port}", pauses=(0.0, 0.001))
-    assert seen == ["Bearer t"] * len(answers)
+        wait_until_admitted(Service(**FACTS), f"http://127.0.0.1:{port}", pauses=(0.0, 0.001, 0.0))
+    assert seen == ["Bearer id"] * len(answers)
     out = capsys.readouterr().out
     assert [one for one in words if one not in out] == []
     assert ("not seen" in out) == bool(words)

@@ -174,16 +174,14 @@ def test_secrets_are_not_written(notebook: Notebook, constant: str, secret: str)
 #: Texts that are secrets under any name, and texts that are none under a name that may be one's.
 SHAPES = {
     "KEY": ("sk-live-4f9d8a7b6c5e", "sk_live_51H8xYzAbCdEf", "AbCd1234EfGh5678"),
-    "AUTH": ("Bearer abcdefgh1", "Basic dXNlcjpwYXNz"),
-    "AWS": ("AKIAIOSFODNN7EXAMPLE", "AIza" + "a1B2c3D4e5" * 3 + "a1B2c", "ghp_" + "a1" * 10, "xoxb-123456789012"),
-    "A": ("eyJhbGciOiJI.eyJzdWIiOiIx.sig", "hf_" + "aB3" * 8, "glpat-" + "a1" * 10, "sk-" + "aB1" * 8),
+    "AUTH": ("Bearer abcdefgh1jkl", "Basic dXNlcjpwYXNzMTIz"),
+    "AWS": ("AKIAIOSFODNN7EXAMPLE", "AIza" + "a1B2c3D4e5" * 3 + "a1B2c", "ghp_" + "a1" * 18, "xoxb-123456789012"),
+    "A": ("eyJhbGciOiJI.eyJzdWIiOiIx.sig", "hf_" + "aB3" * 10, "glpat-" + "a1" * 10, "sk-" + "aB1" * 8),
 }
 HARMLESS = (
-    "KEY = 'origin'",
-    "KEYS = ['day', 'shop']",
-    "AUTH = 'none'",
-    "KEY = 'a-long-name-of-a-column'",
-    "A = 'sky-1'",
+    *("KEY = 'origin'", "KEYS = ['day', 'shop']", "AUTH = 'none'", "KEY = 'a-long-name-of-a-column'", "A = 'sky-1'"),
+    *("S3_KEY = 'exports/2024/report.parquet'", "KEY_COLUMN = 'customer_id_sha256'", "PLAN = 'Basic analytics'"),
+    *("M = 'sk_test_accuracy'", "D = 'ghs_population_grid_2020'", "T = 'hf_internal_testing_tiny_random'"),
 )
 
 
@@ -202,7 +200,15 @@ def test_what_is_no_secret(notebook: Notebook, line: str) -> None:
 
 
 READS = ("open('data.csv')", "open('data.csv', 'rb')", "pd.read_csv('data.csv')", "Path('data.csv').read_text()")
-KEEPS = ("open('data.csv', 'w')", "open('absent.csv')", "open(day)", "'data.csv'.strip()")
+KEEPS = (
+    *("open('data.csv', 'w')", "open('data.csv', mode='a')", "open('absent.csv')", "open(day)", "open('/etc/passwd')"),
+    *(
+        "'data.csv'.strip()",
+        "day.open('data.csv')",
+        "Path('data.csv').write_text('')",
+        f"pd.read_sql('{'x' * 500}', day)",
+    ),
+)
 
 
 @pytest.mark.parametrize("call", [*READS, *KEEPS])
@@ -294,8 +300,9 @@ def test_requirements(notebook: Notebook, code: str, names: set[str]) -> None:
 
 def test_what_the_requirements_need() -> None:
     """It is pinned too, as it is installed here; what is named, or not installed, is not."""
-    found = dependency_lines(["./ours.whl", "requests==2.0", "absent-library>=1", "idna"])
+    found = dependency_lines(["./ours.whl", "requests>=2", "absent-library>=1", "idna", "no requirement"])
     assert {f"{name}=={metadata.version(name)}" for name in ("certifi", "charset-normalizer", "urllib3")} == set(found)
+    assert dependency_lines(["pandas<1", "requests @ git+https://example.com/requests"]) == []
 
 
 def test_requirements_of_the_user(notebook: Notebook) -> None:

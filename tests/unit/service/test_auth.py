@@ -41,13 +41,14 @@ def test_given_credentials_are_used_as_they_are() -> None:
 
 def test_a_login_counts_for_the_project_of_the_connection() -> None:
     """A user's login without a quota project gets the connection's; one that has it, and other forms, keep theirs."""
-    given = google.oauth2.credentials.Credentials("token")
+    given = google.oauth2.credentials.Credentials("token", refresh_token="r")  # noqa: S106 - of nobody
     assert Auth(given, project="demo").credentials().quota_project_id == "demo"
     assert Auth(given, project="demo", quota_project="paying").credentials().quota_project_id == "paying"
-    own = given.with_quota_project("own")
-    assert Auth(own, project="demo").credentials() is own
-    other = google.auth.credentials.AnonymousCredentials()
-    assert Auth(other, project="demo").credentials() is other
+    own, token = given.with_quota_project("own"), google.oauth2.credentials.Credentials("token")
+    for other in (own, token, google.auth.credentials.AnonymousCredentials()):
+        assert Auth(other, project="demo").credentials() is other
+    impersonated = Auth(given, project="demo", impersonate="sa@p.iam.gserviceaccount.com").credentials()
+    assert (impersonated.quota_project_id, given.quota_project_id) == (None, None)
 
 
 def test_scopes_are_added_where_they_are_missing() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import google.auth.credentials
 import pytest
 
-from cloudtasks_nb.errors import CredentialsError
+from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.store.store import Store
 from tests.unit.store.conftest import google_key
@@ -45,18 +45,24 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
 
 
 def test_the_tokens_of_a_connection(seen: list[str | None]) -> None:
-    """They are renewed when they have expired; a login that has ended is that error, and not one of the store."""
+    """They are renewed when they have expired; a login that has ended is told as it is."""
     credentials = Renewed()
     store = Store("gs://team/x", Auth(credentials).storage_token)
     assert [store.get("a"), store.get("b")] == [None, None]
     assert seen == ["Bearer token-1"] * 2
-    credentials.expiry = None
     credentials.token = None
-    assert store.get("c") is None
-    assert credentials.renewals == 2
+    assert Store("gs://team/x", Auth(credentials).storage_token).get("c") is None
+    assert (credentials.renewals, seen[-1]) == (2, "Bearer token-2")
     credentials.token = None
-    with pytest.raises(CredentialsError, match="the login has ended"):
-        store.get("d")
+    for call in (
+        lambda: store.get("d"),
+        lambda: store.get_many(["d"]),
+        lambda: store.put("d", b""),
+        lambda: store.delete(["d"]),
+    ):
+        credentials.renewals = 2
+        with pytest.raises(StoreError, match="the login has ended"):
+            call()
     assert len(seen) == 3
 
 
