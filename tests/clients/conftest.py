@@ -15,7 +15,11 @@ import platformdirs
 import pytest
 from filelock import FileLock
 
+from tests.integration.conftest import _connected, emulator, start_emulator, target, transport
+from tests.integration.emulator.conftest import queue
 from tests.processes import run
+
+__all__ = ["_connected", "emulator", "queue", "start_emulator", "target", "transport"]
 
 HERE = Path(__file__).parent
 OLDEST_NODE = 18  # the packages need it
