@@ -352,6 +352,9 @@ def test_the_runner_of_a_deployment(setup: Setup) -> None:
     setup.google.grant(setup.email, "roles/storage.objectUser", "gs://team")
     setup.patch.setattr(setup.arguments["url"], "store", "")
     assert setup.doctor().detail["store"].endswith("listed and cleared")
+    setup.patch.setattr(setup.arguments["url"], "store", "memory://runner")
+    setup.connection["store"] = "memory://runner"
+    assert setup.doctor().detail["store"] == "memory://runner can be written, read, listed and cleared"
 
 
 def test_apis_that_only_the_doctor_needs(setup: Setup) -> None:

@@ -204,6 +204,26 @@ def test_the_signature_of_a_checked_token(
     assert [value.endswith(".SIGNATURE_REMOVED_BY_GOOGLE") for value in found] == removed
 
 
+def test_policies_of_services_and_buckets(emulator: StrictEmulator, credentials: Load) -> None:
+    """Who may read them sees who may call a service, or use a bucket; others and what is not there are refused."""
+    emulator.cloud_run("https://other-7.us-central1.run.app", 9)
+    emulator.cloud_run("https://report-7.us-central1.run.app", 9, invokers="caller")
+    emulator.grant("caller@demo.iam.gserviceaccount.com", "roles/storage.objectUser", "gs://team")
+    reader, nobody = emulator.user("ann@example.com", "roles/run.viewer"), emulator.user("bob@example.com")
+    emulator.grant("ann@example.com", "roles/storage.admin", "gs://team")
+    services, team = "v2/projects/demo/locations/us-central1/services", "storage/v1/b/team/iam"
+    asked = (f"{services}/report:getIamPolicy", f"{services}/none:getIamPolicy", f"{services}/report", team)
+    with session(credentials(reader)) as http:
+        found = [http.get(f"{emulator.http}/{path}") for path in asked]
+        assert [one.status_code for one in found] == [200, 404, 200, 200]
+        members = ["serviceAccount:caller@demo.iam.gserviceaccount.com"]
+        assert found[0].json() == {"bindings": [{"role": "roles/run.invoker", "members": members}]}
+        assert found[2].json()["invokerIamDisabled"] is False
+        assert {"role": "roles/storage.objectUser", "members": members} in found[3].json()["bindings"]
+    with session(credentials(nobody)) as http:
+        assert [http.get(f"{emulator.http}/{path}").status_code for path in asked] == [403, 404, 403, 403]
+
+
 def test_a_request_of_somebody_else(emulator: StrictEmulator, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the proxy a service is reached by those who may invoke it, once their right works."""
     url = "https://report-7.us-central1.run.app"

@@ -163,6 +163,9 @@ def test_the_url_is_asked_for(stub: Stub) -> None:
     stub()
     with raises(HandlerError, "the service daily has no URL", hint="ct.deploy(report, …, run=True)"):
         _ = deploy(report, service="daily").url
+    stub(url="")
+    with raises(HandlerError, "the service report has no URL"):
+        deploy(report, run=True)
     service = deploy(report)
     stub(deployed=True)
     assert (service.url, str(service)) == ("https://report-1.run.app", repr(service))
