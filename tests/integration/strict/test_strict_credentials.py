@@ -73,7 +73,8 @@ def test_a_login_names_a_project_for_its_calls(google: StrictEmulator, log_in: L
 
 def test_impersonation(google: StrictEmulator, log_in: LogIn) -> None:
     """`impersonate=` needs a right, which the error tells how to give, and then works in the same connection."""
-    assert not google.service_account("sender", VIEWER, key=False).exists()
+    assert not google.service_account("keyless", key=False).exists()
+    google.service_account("sender", VIEWER, key=False)
     log_in(google.user(ANN, CONSUMER, gcloud=True))
     with ct.connect("demo", "us-central1", impersonate=SENDER) as tasks:
         with pytest.raises(errors.CredentialsError, match=f"{ANN} cannot impersonate {SENDER}: {DENIED}") as caught:
