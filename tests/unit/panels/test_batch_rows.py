@@ -212,7 +212,7 @@ def test_read_only_causes_have_no_button(batch: Batch, closing: CloseLater) -> N
 
 
 def test_rows_are_chosen_by_state(panel: BatchPanel) -> None:
-    """Each state has its count; at first the failed rows are shown, and another click shows all rows."""
+    """Each state has its count; failed rows are shown first, another click shows all, and nothing stays selected."""
     states = panel.view.rows.states
     counts = [(item["key"], item["count"]) for item in states.items]
     assert counts == [("all", "30"), ("failed", "15"), ("retrying", "2"), ("queued", "3"), ("succeeded", "10")]
@@ -223,8 +223,11 @@ def test_rows_are_chosen_by_state(panel: BatchPanel) -> None:
         assert (states.picked, days(panel)) == (state, wanted)
     pick(panel, states, "succeeded")
     assert states.picked == "all"
-    assert panel.view.rows.table is not None
-    assert panel.view.rows.table.total == 30
+    table: Any = panel.view.rows.table
+    assert table.total == 30
+    table.select(table.page_keys)
+    pick(panel, states, "failed")
+    assert (panel.view.rows.table, table.selected) == (table, [])
 
 
 def test_rows_that_fail_later_are_shown_unless_the_user_has_chosen(harness: Harness, closing: CloseLater) -> None:

@@ -63,9 +63,10 @@ def test_what_is_shown(gate: SendGate, note: str | None, reason: str | None) -> 
     ],
 )
 def test_the_share_of_failures(rows: dict[str, int], paused: tuple[int, int] | None) -> None:
-    """More than the share, of rows that succeeded or failed, of which there have to be 20; only if rows are unsent."""
-    gate = SendGate(pause_at=0.05)
-    assert gate.after(counts(unsent=1, **rows)).paused == paused
+    """More than the share, of rows that succeeded or failed, of which there have to be 20; only if a row is unsent."""
+    gate = SendGate(pause_at=0.05, unsent=1)
+    after = gate.after(counts(unsent=1, **rows))
+    assert (after.paused, after.held) == (paused, paused is not None)
     assert gate.after(counts(**rows)) == gate
     later = SendGate(pause_at=0.05, failed=100, ended=300)
     assert later.after(counts(unsent=1, failed=100, succeeded=250)) == later

@@ -88,10 +88,11 @@ def test_what_could_not_be_written_is_written_after_rows_were_fetched(
 def test_fetched_rows_are_not_written_again(
     outbox: Outbox, theirs: Outbox, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store has them."""
-    batch = add(outbox, 100)
-    Sharing(outbox, store).publish(batch)
-    other = Sharing(theirs, store)
-    other.fetch(batch)
+    """The store has them, also those that were added later."""
+    mine, other = Sharing(outbox, store), Sharing(theirs, store)
+    for rows in (100, 120):
+        batch = add(outbox, rows)
+        mine.publish(batch)
+        other.fetch(batch)
     monkeypatch.delattr(sharing, "write_batch")
     other.publish(batch)
