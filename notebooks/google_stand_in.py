@@ -49,9 +49,7 @@ _OPTIONS = (
     *("--update-env-vars", "--format", "--concurrency", "--timeout", "--location", "--limit", "--condition"),
     "--base-image",
 )
-_FLAGS = (
-    *("--quiet", "--no-allow-unauthenticated", "--to-latest", "--uniform-bucket-level-access"),
-)
+_FLAGS = ("--quiet", "--no-allow-unauthenticated", "--to-latest", "--uniform-bucket-level-access")
 #: The Pythons that the builder has without a base image: https://cloud.google.com/run/docs/runtimes/python
 _UNIVERSAL = ("3.13", "3.14")
 #: The command `gcloud`: it hands its words to the process that started the stand-in.
