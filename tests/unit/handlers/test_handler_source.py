@@ -174,7 +174,7 @@ def test_secrets_are_not_written(notebook: Notebook, constant: str, secret: str)
 #: Texts that are secrets under any name, and texts that are none under a name that may be one's.
 SHAPES = {
     "KEY": ("sk-live-4f9d8a7b6c5e", "sk_live_51H8xYzAbCdEf", "AbCd1234EfGh5678"),
-    "AUTH": ("Bearer abcdefgh1jkl", "Basic dXNlcjpwYXNzMTIz"),
+    "AUTH": ("Bearer abcdefgh1jkl", "Basic dXNlcjpw4567YXNz"),
     "AWS": ("AKIAIOSFODNN7EXAMPLE", "AIza" + "a1B2c3D4e5" * 3 + "a1B2c", "ghp_" + "a1" * 18, "xoxb-123456789012"),
     "A": ("eyJhbGciOiJI.eyJzdWIiOiIx.sig", "hf_" + "aB3" * 10, "glpat-" + "a1" * 10, "sk-" + "aB1" * 8),
 }
