@@ -8,8 +8,10 @@ has sent of it is recorded as if this one had sent it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -34,6 +36,8 @@ _LOGGER = logging.getLogger(__name__)
 _SECOND = 1_000_000
 _OVERLAP = 900.0  # seconds by which entries may be late, and clocks differ
 _FRESH = 60.0  # seconds after a read in which rows in their first try are sent without another one
+_LATE = 120.0  # seconds by which an entry is late at most, while all are logged
+_COMMIT = 1.0  # seconds in which an emulator surely stores the entry of a task that it has just removed
 _ENDPOINT_POLL = 2.0  # seconds between two tries while nothing answers
 _WEAKER = (
     "a row that was sent from elsewhere is sent again once the name of its task is free, about an hour after that ended"
@@ -69,11 +73,28 @@ class Adoption:
         self._clock = clock or Clock()
         self._notified: tuple[int, int] = (0, 0)  # the last round whose end was notified, and when
         self._active = 0  # time of the last attempt of a row
+        self._again, self._read_again = asyncio.Lock(), -math.inf  # when the log was last read for tasks in doubt
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
 
-    async def seen(self, tasks: Sequence[str]) -> dict[str, bool | None]:
-        """Return True for the tasks that have a log entry; None for the others, which are not known."""
-        return await self._outbox.run(self._outcomes.seen, tasks)
+    async def seen(self, tasks: Sequence[str], since: float) -> dict[str, bool | None]:
+        """Return which tasks that are not in the queue have an entry in the log, which is read again.
+
+        True for those that have one. False for the others if the log has every entry since a time (in seconds since
+        1970), so that these tasks were never created; else None, which is not known.
+        """
+        asked, complete = self._clock.ticks(), False
+        with contextlib.suppress(CloudTasksError):
+            values = await self._reader.read_queue(self._queue)
+            immediate = await self._reader.log_is_immediate()
+            complete = values["log_sampling_ratio"] == 1 and (immediate or self._clock.now() - since > _LATE)
+            async with self._again:  # one read for all that ask meanwhile
+                if asked >= self._read_again:
+                    await self._clock.sleep(_COMMIT if immediate else 0)
+                    self._read_again = self._clock.ticks()
+                    await self._read_log(round((since - _OVERLAP) * _SECOND), first=False)
+        self.reading = None
+        seen: dict[str, bool | None] = dict(await self._outbox.run(self._outcomes.seen, tasks))
+        return {task: True if known else False if complete else None for task, known in seen.items()}
 
     async def run(self, will_retry: Callable[[CloudTasksError], None]) -> None:
         """Adopt what was sent from elsewhere since the last time, if rows are unsent; the log may be unreadable.
@@ -110,8 +131,7 @@ class Adoption:
 
     def _last_read(self) -> float | None:
         """Return when the log was read last, 0 for never; None if it need not be read now."""
-        counts = self._outbox.batches.counts(self._batch)
-        if not counts[State.UNSENT]:
+        if not self._outbox.requests.waiting(self._batch):
             return None
         last = float(self._outbox.batches.settings(self._batch).get("read_elsewhere", 0.0))
         fresh = 0 <= self._clock.now() - last <= _FRESH

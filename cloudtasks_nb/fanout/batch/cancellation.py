@@ -97,7 +97,7 @@ class Cancellation:
                 while await self._outbox.run(self._outbox.requests.cancel, self._batch, _CANCELLED_TOGETHER):
                     await self._publish()  # a sending that waits for the canary ends with the last of them
                 # Wait for the results of the requests that are under way: their tasks have to be deleted too.
-                if (await self._counts())[State.UNSENT]:
+                if await self._outbox.run(self._outbox.requests.waiting, self._batch):
                     self._sending.begin()
                 await self._sending.join()
                 refusal = await self._delete_tasks()

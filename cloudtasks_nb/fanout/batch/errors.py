@@ -15,7 +15,7 @@ from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import InvalidInputError, StoreError
 from cloudtasks_nb.fanout.batch.table import IndexLabels, label_column
-from cloudtasks_nb.fanout.outbox.causes import NO_STATUS
+from cloudtasks_nb.fanout.causes import NO_STATUS
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.store.results import read_results

@@ -22,8 +22,8 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.search import QueueReader, Search
 from cloudtasks_nb.fanout.clock import Clock
-from cloudtasks_nb.fanout.outbox.causes import exception_line
-from cloudtasks_nb.fanout.outbox.counters import paged
+from cloudtasks_nb.fanout.causes import exception_line
+from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
 from cloudtasks_nb.fanout.plan.identity import batch_of, try_of

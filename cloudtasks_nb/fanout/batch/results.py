@@ -10,7 +10,7 @@ import pandas as pd
 from pandas.api.types import infer_dtype
 
 from cloudtasks_nb._frames import BATCH_TASKS, column
-from cloudtasks_nb.fanout.outbox.causes import exception_line
+from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.store.results import StoredResult
 
 __all__ = ["Joined", "ReadResults", "join_results", "result_notes"]

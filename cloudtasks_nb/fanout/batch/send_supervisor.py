@@ -16,7 +16,7 @@ from cloudtasks_nb.fanout.batch.send_gate import SendGate
 from cloudtasks_nb.fanout.batch.unanswered import Unanswered
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import send
 from cloudtasks_nb.service.transport import Transport
 
@@ -129,7 +129,7 @@ class SendSupervisor:
         """Return whether rows are unsent and no process sends them."""
         if self._outbox.requests.has_sender(self._batch):
             return False
-        return self._outbox.batches.counts(self._batch)[State.UNSENT] > 0
+        return self._outbox.requests.waiting(self._batch)
 
     async def _send(self) -> None:
         announced = self._outbox.requests.announce_sender(self._batch)
@@ -202,9 +202,9 @@ class SendSupervisor:
         """Return whether the queue was just created and the service does not find it yet."""
         return isinstance(error, QueueNotFoundError) and self._transport.is_new(self._queue)
 
-    async def were_created(self, tasks: Sequence[str]) -> Mapping[str, bool | None]:
-        """Return which tasks have an entry in the log."""
-        return await self._adoption.seen(tasks)
+    async def were_created(self, tasks: Sequence[str], since: float) -> Mapping[str, bool | None]:
+        """Return which tasks have an entry in the log; False only if the log has every entry."""
+        return await self._adoption.seen(tasks, since)
 
 
 class _QueueClient:

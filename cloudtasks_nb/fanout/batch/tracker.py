@@ -221,6 +221,8 @@ class Tracker:
         self._supervisor.start(_RESTARTING, lambda: self._start(sending=False), again=False)
 
     async def _start(self, *, sending: bool, adopting: bool = False) -> None:
+        if not self._loaded:
+            await self.outbox.run(self.outbox.requests.find_doubtful, self.batch)
         limit = await self.outbox.run(load_limit, self.outbox, self.batch)
         gate = await self.outbox.run(update_gate, self.outbox, self.batch)
         self.record = await self.outbox.run(self.outbox.batches.get, self.batch)

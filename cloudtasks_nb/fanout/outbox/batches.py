@@ -12,23 +12,25 @@ import orjson
 
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.outbox import counters
-from cloudtasks_nb.fanout.outbox.counters import number_of
-from cloudtasks_nb.fanout.outbox.database import Repository, transaction
+from cloudtasks_nb.fanout.outbox import tallies
+from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.outbox.sweep import forget
+from cloudtasks_nb.fanout.outbox.tallies import number_of
 from cloudtasks_nb.fanout.plan.identity import Place
 
 __all__ = ["Batches", "choose"]
 
-_ROW_BYTES = 100  # about what a row takes besides its block: its state, its outcome and its key
+_ROW_BYTES = 100  # about what a row takes besides its block: what is known of it, and its key
 
 
 class Batches(Repository):
     """The batches of an outbox."""
 
+    @reading
     def find(
         self,
+        connection: sqlite3.Connection,
         *,
         endpoint: str | None = None,
         project: str | None = None,
@@ -37,16 +39,15 @@ class Batches(Repository):
         batch: str | None = None,
     ) -> list[BatchRecord]:
         """Return the batches, newest first; only those of a place if parts of it are given, only the one with an id."""
-        with self._database.reading() as connection:
-            found = connection.execute(
-                """SELECT num, id, endpoint, project, location, queue, name, description, created, changed, round,
-                          snapshot_at FROM batches
-                   WHERE endpoint = coalesce(?, endpoint) AND project = coalesce(?, project)
-                     AND location = coalesce(?, location) AND queue = coalesce(?, queue) AND id = coalesce(?, id)
-                   ORDER BY created DESC, num DESC""",
-                (endpoint, project, location, queue, batch),
-            ).fetchall()
-            return [_record(connection, *row) for row in found]
+        found = connection.execute(
+            """SELECT num, id, endpoint, project, location, queue, name, description, created, changed, round,
+                      snapshot_at FROM batches
+               WHERE endpoint = coalesce(?, endpoint) AND project = coalesce(?, project)
+                 AND location = coalesce(?, location) AND queue = coalesce(?, queue) AND id = coalesce(?, id)
+               ORDER BY created DESC, num DESC""",
+            (endpoint, project, location, queue, batch),
+        )
+        return [_record(connection, *row) for row in found.fetchall()]
 
     def get(self, batch: str | None = None, **place: str | None) -> BatchRecord:
         """Return a batch by its id, the beginning of its id or its name; without any of them the newest one.
@@ -64,45 +65,36 @@ class Batches(Repository):
         exact = [] if batch is None else self.find(batch=batch, **place)
         return choose(exact or self.find(**place), batch)
 
-    def counts(self, batch: str) -> dict[State, int]:
-        """Return how many rows are in each state. The counts are stored, so that this is cheap."""
-        with self._database.reading() as connection:
-            return counters.counts(connection, number_of(connection, batch))
+    @reading
+    def counts(self, connection: sqlite3.Connection, batch: str) -> dict[State, int]:
+        """Return how many rows are in each state. Reads tallies only."""
+        return tallies.counts(connection, number_of(connection, batch))
 
-    def changed(self, batch: str) -> float:
+    @reading
+    def changed(self, connection: sqlite3.Connection, batch: str) -> float:
         """Return when a row of a batch was changed last, by any process, in seconds since 1970."""
-        with self._database.reading() as connection:
-            return counters.number(connection, "SELECT changed FROM batches WHERE id = ?", batch)
+        return tallies.number(connection, "SELECT changed FROM batches WHERE id = ?", batch)
 
     def sizes(self) -> dict[str, int]:
         """Return about how many bytes of the file each batch takes, by its id."""
-        with self._database.reading() as connection:
-            found = connection.execute(
-                """SELECT b.id, total(length(k.keys) + length(k.tasks) + length(k.shown) + k.n * ?)
-                   FROM batches b LEFT JOIN parts p ON p.num = b.num AND p.status = 1
-                   LEFT JOIN blocks k ON k.first BETWEEN p.part << 32 AND p.last GROUP BY b.id""",
-                (_ROW_BYTES,),
-            )
-            return {batch: round(size) for batch, size in found}
+        return self._database.read_long(_sizes)
 
     @transaction
     def delete(self, connection: sqlite3.Connection, batch: str) -> None:
         """Remove a batch; `Outbox.sweep` gives its space back to the disk."""
         forget(connection, number_of(connection, batch))
 
-    def settings(self, batch: str) -> dict[str, Any]:
+    @reading
+    def settings(self, connection: sqlite3.Connection, batch: str) -> dict[str, Any]:
         """Return the settings of a batch."""
-        with self._database.reading() as connection:
-            found = connection.execute("SELECT key, value FROM settings WHERE num = ?", (number_of(connection, batch),))
-            return {key: orjson.loads(value) for key, value in found}
+        found = connection.execute("SELECT key, value FROM settings WHERE num = ?", (number_of(connection, batch),))
+        return {key: orjson.loads(value) for key, value in found}
 
-    def with_setting(self, key: str) -> dict[str, Any]:
+    @reading
+    def with_setting(self, connection: sqlite3.Connection, key: str) -> dict[str, Any]:
         """Return one setting of all batches that have it, by the id of the batch."""
-        with self._database.reading() as connection:
-            found = connection.execute(
-                "SELECT b.id, s.value FROM settings AS s JOIN batches AS b ON b.num = s.num WHERE s.key = ?", (key,)
-            )
-            return {batch: orjson.loads(value) for batch, value in found}
+        found = connection.execute("SELECT id, value FROM settings JOIN batches USING (num) WHERE key = ?", (key,))
+        return {batch: orjson.loads(value) for batch, value in found}
 
     @transaction
     def set_setting(self, connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
@@ -112,13 +104,12 @@ class Batches(Repository):
             (number_of(connection, batch), key, orjson.dumps(value).decode()),
         )
 
-    def snapshot(self, batch: str) -> bytes | None:
+    @reading
+    def snapshot(self, connection: sqlite3.Connection, batch: str) -> bytes | None:
         """Return the newest snapshot of a batch."""
-        with self._database.reading() as connection:
-            found: tuple[bytes | None] = connection.execute(
-                "SELECT snapshot FROM batches WHERE num = ?", (number_of(connection, batch),)
-            ).fetchone()
-            return found[0]
+        query = "SELECT snapshot FROM batches WHERE num = ?"
+        found: bytes | None = connection.execute(query, (number_of(connection, batch),)).fetchone()[0]
+        return found
 
     @transaction
     def save_snapshot(self, connection: sqlite3.Connection, batch: str, snapshot: bytes) -> None:
@@ -127,6 +118,16 @@ class Batches(Repository):
             "UPDATE batches SET snapshot = ?, snapshot_at = ? WHERE num = ?",
             (snapshot, time.time(), number_of(connection, batch)),
         )
+
+
+def _sizes(connection: sqlite3.Connection) -> dict[str, int]:
+    found = connection.execute(
+        """SELECT b.id, total(length(k.keys) + length(k.tasks) + length(k.shown) + k.n * ?)
+           FROM batches b LEFT JOIN parts p ON p.num = b.num AND p.phase = 1
+           LEFT JOIN blocks k ON k.first BETWEEN p.part << 32 AND p.last GROUP BY b.id""",
+        (_ROW_BYTES,),
+    )
+    return {batch: round(size) for batch, size in found}
 
 
 def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
@@ -177,7 +178,7 @@ def _record(connection: sqlite3.Connection, num: int, batch: str, *columns: Any)
         description=orjson.loads(description),
         created=_moment(created),
         changed=_moment(changed),
-        counts=counters.counts(connection, num),
+        counts=tallies.counts(connection, num),
         round=round_,
         snapshot_at=None if snapshot_at is None else _moment(snapshot_at),
     )

@@ -14,7 +14,10 @@ import orjson
 
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE
 
-__all__ = ["ChunkPreview", "StoredBlock", "inflate", "pack_keys", "pack_previews", "pack_tasks", "unpack_previews"]
+__all__ = ["BLOCK_ROWS", "ChunkPreview", "StoredBlock", "inflate", "pack_keys", "pack_previews", "pack_tasks", "unpack_previews"]
+
+#: Most rows in a block; a multiple of the 100 tasks of a request.
+BLOCK_ROWS = 2_000
 
 _LEVEL = 1  # the quickest: bodies of one batch are much alike, so it halves and halves again even so
 _WORD = 4
@@ -66,7 +69,7 @@ class StoredBlock:
     first : int
         Ref of its first row.
     keys : bytes
-        What `pack_keys` made; the first versions stored no checksum.
+        What `pack_keys` made.
     packed : bytes
         What `pack_tasks` made.
 
@@ -78,8 +81,8 @@ class StoredBlock:
 
     def __init__(self, first: int, keys: bytes, packed: bytes) -> None:
         self.first = first
-        self.n, checked = divmod(len(keys), KEY_SIZE)
-        if checked and zlib.crc32(keys[:-_WORD]) != int.from_bytes(keys[-_WORD:], "big"):
+        self.n = len(keys) // KEY_SIZE
+        if zlib.crc32(keys[:-_WORD]) != int.from_bytes(keys[-_WORD:], "big"):
             raise _damaged("the checksum of its keys does not fit")
         self._keys = keys
         self._packed = packed
@@ -99,6 +102,11 @@ class StoredBlock:
         if _gapless(refs):
             return self._keys[(refs[0] - self.first) * KEY_SIZE : (refs[-1] - self.first + 1) * KEY_SIZE]
         return b"".join(map(self.key, refs))
+
+    def weight(self, refs: Sequence[int]) -> int:
+        """Return how many bytes the tasks of some rows have."""
+        _, ends = self._unpacked
+        return sum(ends[ref - self.first + 1] - ends[ref - self.first] for ref in refs)
 
     def tasks(self, refs: Sequence[int]) -> list[bytes]:
         """Return the tasks of some rows, without their names."""

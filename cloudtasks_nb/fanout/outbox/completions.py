@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from cloudtasks_nb.fanout.outbox.counters import counts, number_of, touch
-from cloudtasks_nb.fanout.outbox.database import Repository, transaction
+from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.records import FINAL, Completion, State
+from cloudtasks_nb.fanout.outbox.tallies import counts, number, number_of, touch
 
 __all__ = ["Completions"]
 
@@ -42,25 +42,21 @@ class Completions(Repository):
                 "INSERT INTO completions (service_account, audience, queue, num, url) VALUES (?, ?, ?, ?, ?)", values
             )
 
-    def registered(self, batch: str) -> list[Completion]:
+    @reading
+    def registered(self, connection: sqlite3.Connection, batch: str) -> list[Completion]:
         """Return the registrations; `round` is the last one that was notified, 0 for none."""
-        with self._database.reading() as connection:
-            found = connection.execute(
-                "SELECT id, url, service_account, audience, queue, told FROM completions WHERE num = ? ORDER BY id",
-                (number_of(connection, batch),),
-            )
-            return [_completion(row[:-1], row[-1]) for row in found]
+        found = connection.execute(
+            "SELECT id, url, service_account, audience, queue, told FROM completions WHERE num = ? ORDER BY id",
+            (number_of(connection, batch),),
+        )
+        return [_completion(row[:-1], row[-1]) for row in found]
 
-    def due(self, batch: str) -> bool:
+    @reading
+    def due(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether every row is final and a notification of this round is missing."""
-        with self._database.reading() as connection:
-            num = number_of(connection, batch)
-            (waiting,) = connection.execute(
-                """SELECT EXISTS (SELECT 1 FROM completions c JOIN batches b ON b.num = c.num
-                   WHERE c.num = ? AND c.told < b.round)""",
-                (num,),
-            ).fetchone()
-            return bool(waiting) and _final(counts(connection, num))
+        num = number_of(connection, batch)
+        query = "SELECT count(*) FROM completions JOIN batches USING (num) WHERE num = ? AND told < round"
+        return number(connection, query, num) > 0 and _final(counts(connection, num))
 
     @transaction
     def claim(self, connection: sqlite3.Connection, batch: str) -> list[Completion]:

@@ -1,4 +1,4 @@
-"""The SQLite file of the outbox: its tables, one connection for each thread, transactions and errors."""
+"""The SQLite file of the outbox: its tables, transactions and errors, and one connection to read and one to write."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import os
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial, wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.outbox.disk import on_network
+from cloudtasks_nb.fanout.disk import on_network
 
-__all__ = ["VERSION", "Database", "Repository", "guard", "transact", "transaction"]
+__all__ = ["VERSION", "Database", "Repository", "guard", "reading", "snapshot", "transact", "transaction"]
 
 P = ParamSpec("P")
 R = TypeVar("R", bound="Repository")
@@ -24,7 +23,7 @@ T = TypeVar("T")
 
 # Every table that grows with the rows is written in ascending order. The one index on random keys is filled by a sort
 # when a spool ends. A row's ref is its part's number (upper half) and its place in the part (lower half), so that a
-# part is one range in each table. A batch is visible once `batches` has it, a part once its status is 1.
+# part is one range in each table. A batch is visible once `batches` has it, a part once its phase is 1.
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
     """CREATE TABLE batches (
@@ -33,35 +32,37 @@ _TABLES = (
         endpoint TEXT NOT NULL, project TEXT NOT NULL, location TEXT NOT NULL, queue TEXT NOT NULL,
         name TEXT, recipe BLOB NOT NULL, description TEXT NOT NULL,
         created REAL NOT NULL, changed REAL NOT NULL,
-        issued INTEGER NOT NULL DEFAULT 0,  -- number of the newest request
+        begun INTEGER NOT NULL DEFAULT 0,  -- whether there ever was a request
         void INTEGER NOT NULL DEFAULT 0,  -- requests up to this one are cancelled
-        cancelled_at REAL, round INTEGER NOT NULL DEFAULT 1, snapshot BLOB, snapshot_at REAL)""",
+        round INTEGER NOT NULL DEFAULT 1, snapshot BLOB, snapshot_at REAL)""",
     """CREATE TABLE parts (
-        part INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER, queue TEXT NOT NULL,
-        status INTEGER NOT NULL,  -- 0 spooling, 1 live, 2 to be removed
-        next INTEGER NOT NULL, last INTEGER NOT NULL,  -- refs from `next` to `last` are in no request yet
-        touched REAL NOT NULL)""",
+        part INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER,
+        phase INTEGER NOT NULL,  -- 0 spooling, 1 live, 2 to be removed
+        last INTEGER NOT NULL, touched REAL NOT NULL)""",
     "CREATE INDEX parts_of_batch ON parts (num, part)",
     # keys, tasks and shown: see `blocks.py`
     """CREATE TABLE blocks (
-        first INTEGER PRIMARY KEY, n INTEGER NOT NULL, raw INTEGER NOT NULL,
-        keys BLOB NOT NULL, tasks BLOB NOT NULL, shown BLOB NOT NULL)""",
+        first INTEGER PRIMARY KEY, n INTEGER NOT NULL, keys BLOB NOT NULL, tasks BLOB NOT NULL, shown BLOB NOT NULL)""",
+    # All that is known of a row. Times are microseconds.
     """CREATE TABLE rows (
-        ref INTEGER PRIMARY KEY, row INTEGER NOT NULL, try INTEGER NOT NULL, state INTEGER NOT NULL)""",
-    """CREATE TABLE outcomes (
-        ref INTEGER PRIMARY KEY, attempts INTEGER, last_status INTEGER, last_message TEXT,
-        schedule_time INTEGER, last_attempt_time INTEGER, duration INTEGER, reason TEXT)""",
+        ref INTEGER PRIMARY KEY, pos INTEGER NOT NULL,  -- position in the input
+        try INTEGER NOT NULL, state INTEGER NOT NULL,
+        reason TEXT,  -- why it was rejected, or how its task left the queue
+        deleting INTEGER,  -- the try whose task the batch has asked to delete
+        attempts INTEGER, status INTEGER, http INTEGER, upstream INTEGER,  -- of the last attempt
+        message TEXT, cause TEXT,  -- NULL: the message tells no more than the status
+        due INTEGER, began INTEGER, duration INTEGER,
+        gave_up INTEGER, version TEXT)""",
+    """CREATE TABLE tallies (
+        part INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (part, state, cause)) WITHOUT ROWID""",
     """CREATE TABLE keys (
         num INTEGER NOT NULL, k1 INTEGER NOT NULL, k2 INTEGER NOT NULL,  -- the key's halves
         digest INTEGER NOT NULL,  -- of the request; 0: the row is no request
         ref INTEGER NOT NULL, PRIMARY KEY (num, k1, k2)) WITHOUT ROWID""",
-    "CREATE TABLE counts (num INTEGER, state INTEGER, n INTEGER NOT NULL, PRIMARY KEY (num, state)) WITHOUT ROWID",
-    """CREATE TABLE requests (
-        num INTEGER, seq INTEGER, queue TEXT NOT NULL,
-        try INTEGER NOT NULL, refs BLOB NOT NULL,  -- rows, all in the same try; 8 bytes each
-        started REAL,  -- NULL: not sent
-        tried INTEGER NOT NULL,  -- an earlier request had these rows
-        PRIMARY KEY (num, seq)) WITHOUT ROWID""",
+    # Requests that may have been sent and are not answered: unsent rows in one try, from one ref to another.
+    """CREATE TABLE flights (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+        try INTEGER NOT NULL, started REAL NOT NULL)""",
     """CREATE TABLE completions (
         id INTEGER PRIMARY KEY, num INTEGER NOT NULL, url TEXT NOT NULL, service_account TEXT, audience TEXT,
         queue TEXT,
@@ -69,74 +70,8 @@ _TABLES = (
     "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
 )
 
-# How many failed rows (state 5) and rows that are tried again (counted as state 3) have which cause, and how many gone
-# rows (state 8) which reason; '' for none. They are counted as they change, because they are read several times a
-# second. The cause of a failure is that of its message, else its status.
-_CAUSES = (
-    """CREATE TABLE causes (
-        num INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (num, state, cause)) WITHOUT ROWID""",
-)
-
-
-def _count(change: int, row: str, outcome: str, tables: str, where: str) -> str:
-    """Return the statement that adds `change` to the cause of each row in these tables that has one."""
-    state = f"""CASE WHEN {row}.state IN (5, 8) THEN {row}.state
-        WHEN {row}.state IN (2, 3) AND {outcome}.last_status > 0 THEN 3 END"""
-    cause = f"coalesce(iif({row}.state = 8, {outcome}.reason, coalesce({outcome}.cause, {outcome}.last_status)), '')"
-    return f"""INSERT INTO causes SELECT p.num, {state} AS counted, {cause}, {change} * count(*)
-        FROM {tables} WHERE {where} AND counted IS NOT NULL GROUP BY 1, 2, 3
-        ON CONFLICT DO UPDATE SET n = n + excluded.n;"""  # noqa: S608 - names of our tables
-
-
-def _count_state(change: int, row: str) -> str:
-    tables = f"parts p LEFT JOIN outcomes o ON o.ref = {row}.ref"
-    return _count(change, row, "o", tables, f"p.part = {row}.ref >> 32")
-
-
-def _count_outcome(change: int, outcome: str) -> str:
-    return _count(change, "r", outcome, "rows r JOIN parts p ON p.part = r.ref >> 32", f"r.ref = {outcome}.ref")
-
-
-def _count_none(change: int, outcome: str) -> str:
-    """Return the statement that counts a final row as one without an outcome."""
-    return f"""INSERT INTO causes SELECT p.num, r.state, '', {change}
-        FROM rows r JOIN parts p ON p.part = r.ref >> 32 WHERE r.ref = {outcome}.ref AND r.state IN (5, 8)
-        ON CONFLICT DO UPDATE SET n = n + excluded.n;"""  # noqa: S608 - names of our tables
-
-
-_CAUSES_OF_ERRORS = (
-    "ALTER TABLE outcomes ADD COLUMN cause TEXT",  # of last_message; NULL: it tells no more than the status
-    *(f"DROP TRIGGER IF EXISTS {name}" for name in ("states_changed", "outcomes_made", "outcomes_changed")),
-    "DELETE FROM causes",
-    _count(
-        1,
-        "r",
-        "o",
-        "parts p CROSS JOIN rows r ON r.ref BETWEEN p.part << 32 AND p.last LEFT JOIN outcomes o ON o.ref = r.ref",
-        "p.status = 1",
-    ),
-    f"""CREATE TRIGGER states_changed AFTER UPDATE OF state ON rows
-        WHEN NOT (OLD.state IN (2, 3) AND NEW.state IN (2, 3)) BEGIN
-        {_count_state(-1, "OLD")} {_count_state(1, "NEW")} END""",
-    f"""CREATE TRIGGER outcomes_made AFTER INSERT ON outcomes BEGIN
-        {_count_none(-1, "NEW")} {_count_outcome(1, "NEW")} END""",
-    f"""CREATE TRIGGER outcomes_changed AFTER UPDATE OF last_status, cause, reason ON outcomes BEGIN
-        {_count_outcome(-1, "OLD")} {_count_outcome(1, "NEW")} END""",
-    f"""CREATE TRIGGER outcomes_removed AFTER DELETE ON outcomes BEGIN
-        {_count_outcome(-1, "OLD")} {_count_none(1, "OLD")} END""",
-)
-
-#: The statements that bring a file from each version to the next.
-_STEPS = (
-    _TABLES,
-    ("CREATE TABLE deletions (ref INTEGER PRIMARY KEY, try INTEGER NOT NULL)",),  # tasks that are to be deleted
-    _CAUSES,
-    ("ALTER TABLE outcomes ADD COLUMN http_status INTEGER",),  # of the last attempt; NULL: not known
-    _CAUSES_OF_ERRORS,
-)
-
-#: `PRAGMA user_version` of a file with all tables.
-VERSION = len(_STEPS)
+#: `PRAGMA user_version` of a file with these tables.
+VERSION = 6
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {
@@ -175,6 +110,7 @@ def _failure(path: Path, error: sqlite3.Error) -> OutboxError:
 def transact(
     connection: sqlite3.Connection,
     function: Callable[Concatenate[sqlite3.Connection, P], T],
+    /,
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
@@ -190,6 +126,15 @@ def transact(
     return result
 
 
+def snapshot(connection: sqlite3.Connection, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in one transaction that sees one moment of the file, and writes temporary tables only."""
+    with connection:
+        connection.execute("BEGIN")
+        result = function(*args, **kwargs)
+        connection.commit()
+    return result
+
+
 def transaction(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Callable[Concatenate[R, P], T]:
     """Make a method of a repository one transaction that may write: it is called with the connection."""
 
@@ -200,8 +145,53 @@ def transaction(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> C
     return run
 
 
+def reading(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Callable[Concatenate[R, P], T]:
+    """Make a method of a repository one that reads: it is called with the connection."""
+
+    @wraps(method)
+    def run(self: R, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._database.read(partial(method, self), *args, **kwargs)
+
+    return run
+
+
+class _Shared:
+    """A connection that threads use one after the other."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.RLock()  # entered and left in C, where no interrupt is raised
+        self._closed = False
+
+    def call(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function with the connection; after `close` with one that is closed behind it."""
+        with self._lock:
+            if self._closed:
+                with closing(self._connect()) as connection:
+                    return function(connection, *args, **kwargs)
+            if self._connection is None:
+                self._connection = self._connect()
+            try:
+                return function(self._connection, *args, **kwargs)
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+                    # It stays so when the file can be written again; the next call opens another one.
+                    self._connection.close()
+                    self._connection = None
+                raise
+
+    def close(self) -> None:
+        """Close the connection, as soon as nobody uses it."""
+        with self._lock:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+
 class Database:
-    """The connections to one SQLite file. Methods may be called from any thread.
+    """The connections to one SQLite file: one for reading, one for writing. Methods may be called from any thread.
 
     Parameters
     ----------
@@ -215,12 +205,7 @@ class Database:
         self.path = path
         self._name = str(path)
         self._timeout = timeout
-        self.writes = 0  #: grows after each write of this object
-        self._local = threading.local()
-        self._open: dict[sqlite3.Connection, threading.Thread] = {}
-        self._used: Counter[sqlite3.Connection] = Counter()  # how many calls use a connection now
-        self._lock = threading.RLock()  # a generator that is collected may end its use inside of a use
-        self._closed = False
+        self._reader, self._writer = _Shared(self.connect), _Shared(self.connect)
         self._file: tuple[int, int] | None = None  # device and inode of the file that has the tables
 
     def prepare(self) -> bool:
@@ -229,7 +214,7 @@ class Database:
         Raises
         ------
         OutboxError
-            If the file cannot be opened, is damaged, or was written by a newer version of this package.
+            If the file cannot be opened, is damaged, or was written by another version of this package.
         """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -242,57 +227,35 @@ class Database:
         with suppress(OSError):  # SQLite tells why
             if not self.path.exists():
                 self.path.touch(mode=0o600)  # it holds bodies and headers
-        with self.reading() as connection:
-            if _version(connection, self.path) == 0:
-                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            kind = "DELETE" if on_network(self.path) else "WAL"
-            mode = _set_journal(connection, kind, time.monotonic() + self._timeout)
+        mode = self.read(self._set_up)
         self.write(_make_tables, self.path)
         self._file = self._found()
         return mode == "wal"
 
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """Yield the calling thread's connection; errors of SQLite become `OutboxError`."""
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        with ExitStack() as stack:
-            try:
-                if found is None:
-                    found = stack.enter_context(closing(self.connect()))
-                    if self._keep(found):
-                        stack.pop_all()
-                else:
-                    self._check()
-                with self._using(found):
-                    yield found
-            except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
-                    # It stays so when the file can be written again; the next call opens another one.
-                    self._local.__dict__.pop("connection", None)
-                raise _failure(self.path, error) from error
+    def _set_up(self, connection: sqlite3.Connection) -> str:
+        if _version(connection, self.path) == 0:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        kind = "DELETE" if on_network(self.path) else "WAL"
+        return _set_journal(connection, kind, time.monotonic() + self._timeout)
 
-    @contextmanager
-    def _using(self, connection: sqlite3.Connection) -> Iterator[None]:
-        """Keep a connection open while it is used: Python crashes when another thread closes it then."""
-        with self._lock:
-            self._used[connection] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._used[connection] -= 1
-                if not self._used[connection]:
-                    del self._used[connection]
-                    if self._closed and connection not in self._open:
-                        connection.close()
+    def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function with the connection for reading; errors of SQLite become `OutboxError`."""
+        self._check()
+        with guard(self.path):
+            return self._reader.call(function, *args, **kwargs)
+
+    def read_long(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `read`, for what takes longer than a moment: with a connection of its own, so that nobody waits for it."""
+        with guard(self.path), closing(self.connect()) as connection:
+            return function(connection, *args, **kwargs)
 
     def write(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function with the calling thread's connection, as `transact`; errors become `OutboxError`."""
-        try:
-            with self.reading() as connection:
-                return transact(connection, function, *args, **kwargs)
-        finally:
-            self.writes += 1
+        """Call a function in a transaction of the connection for writing; errors of SQLite become `OutboxError`."""
+        self._check()
+        with guard(self.path):
+            return self._writer.call(transact, function, *args, **kwargs)
 
     def connect(self) -> sqlite3.Connection:
         """Open another connection, which the caller closes."""
@@ -308,18 +271,9 @@ class Database:
         return connection
 
     def close(self) -> None:
-        """Close the connections of all threads, those that are used now when that has ended.
-
-        What is read later opens a connection for the moment.
-        """
-        with self._lock:
-            self._closed = True
-            for connection, thread in self._open.items():
-                # An interrupt may leave a use of the calling thread uncounted; it runs no statement now.
-                if connection not in self._used or thread is threading.current_thread() or not thread.is_alive():
-                    connection.close()
-            self._open.clear()
-            self._local = threading.local()
+        """Close the connections. What is read later opens one for the moment."""
+        self._reader.close()
+        self._writer.close()
 
     def _check(self) -> None:
         """Raise OutboxError if the file was deleted or replaced: what is written to an open deleted file is lost."""
@@ -337,19 +291,6 @@ class Database:
             return None
         return found.st_dev, found.st_ino
 
-    def _keep(self, opened: sqlite3.Connection) -> bool:
-        """Keep a connection for the calling thread, unless the file is closed; close those of threads that ended."""
-        with self._lock:
-            if self._closed:
-                return False
-            ended = [connection for connection, thread in self._open.items() if not thread.is_alive()]
-            for connection in ended:
-                self._open.pop(connection).join()
-                connection.close()
-            self._open[opened] = threading.current_thread()
-            self._local.connection = opened
-        return True
-
 
 class Repository:
     """The base class for access to one part of the outbox."""
@@ -360,21 +301,22 @@ class Repository:
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:
+    if version not in (0, VERSION):
         raise OutboxError(
-            f"the outbox {path} was written by a newer cloudtasks_nb (format {version}; this one reads {VERSION})",
+            f"the outbox {path} was written by another version of cloudtasks_nb (format {version}; this one reads "
+            f"{VERSION})",
             resource=str(path),
-            hint=f"pip install -U cloudtasks-nb, or use {_ELSEWHERE}",
+            hint=f"pip install -U cloudtasks-nb if it is newer, move the file away if it is older, or use {_ELSEWHERE}",
         )
     return version
 
 
 def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables that a new or older file does not have."""
-    for step in _STEPS[_version(connection, path) :]:
-        for statement in step:
+    """Make the tables of a new file."""
+    if _version(connection, path) == 0:
+        for statement in _TABLES:
             connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> str:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
-from cloudtasks_nb.fanout.outbox.blocks import StoredBlock
-from cloudtasks_nb.fanout.outbox.counters import add_counts, as_json, number_of, touch
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import State
-from cloudtasks_nb.fanout.outbox.rows import ranges
-from cloudtasks_nb.fanout.plan.identity import task_ids
+from cloudtasks_nb.fanout.outbox.rows import with_tasks
+from cloudtasks_nb.fanout.outbox.tallies import as_json, causes, counted, number_of, ranges, touch
 
-__all__ = ["DeletionPage", "DeletionQueue", "ask_for", "asked_for", "correct_gone"]
+__all__ = ["DeletionPage", "DeletionQueue", "correct_gone"]
+
+_AMONG = "ref IN (SELECT value FROM json_each(?))"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,82 +63,47 @@ class DeletionQueue(Repository):
         """
         num = number_of(connection, self._batch)
         if page is not None:
-            _finish(connection, num, page, results)
-        found: list[tuple[int, int]] = []
+            _finish(connection, page, results)
+            touch(connection, num)
+        found: list[tuple[int, int, int | None]] = []
         for first, last in ranges(connection, num):
-            if len(found) < size and self._after < last:
-                found += connection.execute(
-                    "SELECT ref, try FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?",
-                    (max(first, self._after + 1), last, State.SENT, size - len(found)),
-                ).fetchall()
+            found += connection.execute(
+                "SELECT ref, try, deleting FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?",
+                (max(first, self._after + 1), last, State.SENT, size - len(found)),
+            )
         if not found:
             return None
-        self._after = found[-1][0]
-        refs = [ref for ref, _ in found]
-        earlier = asked_for(connection, refs)
-        ask_for(connection, refs)
-        return DeletionPage(refs=refs, tasks=_tasks(connection, self._batch, found), earlier=earlier)
-
-
-def ask_for(connection: sqlite3.Connection, refs: Iterable[int]) -> None:
-    """Note that the newest tasks of these rows are to be deleted."""
-    connection.execute(
-        "INSERT OR REPLACE INTO deletions SELECT ref, try FROM rows WHERE ref IN (SELECT value FROM json_each(?))",
-        (as_json(refs),),
-    )
-
-
-def asked_for(connection: sqlite3.Connection, refs: Iterable[int]) -> set[int]:
-    """Return those of the rows whose newest task was to be deleted."""
-    found = connection.execute(
-        """SELECT r.ref FROM json_each(?) j CROSS JOIN deletions d ON d.ref = j.value
-           CROSS JOIN rows r ON r.ref = d.ref AND r.try = d.try""",
-        (as_json(refs),),
-    )
-    return {ref for (ref,) in found}
+        refs = [ref for ref, _, _ in found]
+        self._after = refs[-1]
+        connection.execute(f"UPDATE rows SET deleting = try WHERE {_AMONG}", (as_json(refs),))
+        return DeletionPage(
+            refs=refs,
+            tasks=[task for _, task, _ in with_tasks(connection, self._batch, [row[:2] for row in found])],
+            earlier={ref for ref, attempt, deleting in found if deleting == attempt},
+        )
 
 
 def correct_gone(connection: sqlite3.Connection, num: int) -> None:
     """Count rows as cancelled that were found to be gone, but whose tasks the batch itself was to delete."""
-    for bounds in ranges(connection, num):
-        _to_cancelled(connection, num, State.GONE, "ref BETWEEN ? AND ?", bounds)
+    if causes(connection, num, State.GONE):
+        for bounds in ranges(connection, num):
+            _to_cancelled(connection, State.GONE, "ref BETWEEN ? AND ?", *bounds)
 
 
-def _to_cancelled(
-    connection: sqlite3.Connection, num: int, before: State, which: str, values: Sequence[int | str]
-) -> None:
-    """Cancel the rows in a state whose newest tasks are among those deletions that a condition selects."""
-    moved = connection.execute(
-        f"""UPDATE rows SET state = ? WHERE ref IN (SELECT ref FROM deletions WHERE {which}) AND state = ?
-            AND try = (SELECT d.try FROM deletions d WHERE d.ref = rows.ref)""",  # noqa: S608 - our own condition
-        (State.CANCELLED, *values, before),
-    ).rowcount
-    add_counts(connection, num, {before: -moved, State.CANCELLED: moved})
+def _to_cancelled(connection: sqlite3.Connection, before: State, where: str, *values: int | str) -> None:
+    """Cancel those of the rows that are in a state, and whose newest tasks were to be deleted."""
+    with counted(connection, where, *values):
+        connection.execute(
+            f"UPDATE rows SET state = ?, reason = NULL WHERE {where} AND state = ? AND deleting = try",
+            (State.CANCELLED, *values, before),
+        )
 
 
-def _finish(connection: sqlite3.Connection, num: int, page: DeletionPage, results: Iterable[bool | None]) -> None:
+def _finish(connection: sqlite3.Connection, page: DeletionPage, results: Iterable[bool | None]) -> None:
     by_result: dict[bool | None, list[int]] = {True: [], False: [], None: []}
     for ref, result in zip(page.refs, results, strict=True):
         by_result[result].append(ref)
     # A row that another process has recorded meanwhile, or that has a newer try, stays as it is.
-    among = "ref IN (SELECT value FROM json_each(?))"
-    _to_cancelled(connection, num, State.SENT, among, (as_json(by_result[True]),))
+    _to_cancelled(connection, State.SENT, _AMONG, as_json(by_result[True]))
     settled = by_result[True] + [ref for ref in by_result[False] if ref not in page.earlier]
-    connection.execute(f"DELETE FROM deletions WHERE {among}", (as_json(settled),))  # noqa: S608 - our own condition
-    touch(connection, num)
-
-
-def _tasks(connection: sqlite3.Connection, batch: str, rows: Sequence[tuple[int, int]]) -> list[str]:
-    """Return the ids of the tasks of rows, which are given by ref and try in ascending order."""
-    tasks: list[str] = []
-    at = 0
-    while at < len(rows):
-        first, keys = connection.execute(
-            "SELECT first, keys FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1", (rows[at][0],)
-        ).fetchone()
-        block = StoredBlock(first, keys, b"")
-        inside = [row for row in rows[at : at + block.n] if row[0] <= block.last]
-        for attempt, same in groupby(inside, key=lambda row: row[1]):
-            tasks += task_ids(batch, block.keys([ref for ref, _ in same]), attempt)
-        at += len(inside)
-    return tasks
+    connection.execute(f"UPDATE rows SET deleting = NULL WHERE {_AMONG}", (as_json(settled),))

@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.outbox.attach import BatchSpec
 from cloudtasks_nb.fanout.outbox.batches import Batches
 from cloudtasks_nb.fanout.outbox.causes import Causes
 from cloudtasks_nb.fanout.outbox.completions import Completions
 from cloudtasks_nb.fanout.outbox.database import Database, guard
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
-from cloudtasks_nb.fanout.outbox.dry_run import DryRun
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outcomes import Outcomes
 from cloudtasks_nb.fanout.outbox.requests import Requests
 from cloudtasks_nb.fanout.outbox.rows import Rows
-from cloudtasks_nb.fanout.outbox.spool import Spool
+from cloudtasks_nb.fanout.outbox.spool import DryRun, Spool
 from cloudtasks_nb.fanout.outbox.sweep import sweep
 from cloudtasks_nb.fanout.outbox.timings import Timings
 from cloudtasks_nb.fanout.outbox.transfer import Transfers
@@ -125,8 +124,7 @@ class Outbox:
         limit : float
             Seconds after which the rest is left for the next time.
         """
-        with self._database.reading() as connection:
-            return sweep(connection, self.path, now=time.time(), limit=limit)
+        return self._database.read_long(sweep, self.path, now=time.time(), limit=limit)
 
     def note(self) -> str | None:
         """Return a warning about this outbox, once for each file; None the next time."""

@@ -14,6 +14,7 @@ from cloudtasks_nb.fanout.plan.identity import Place
 __all__ = [
     "FINAL",
     "IMPORTED",
+    "IN_DOUBT",
     "MADE_BY",
     "Ack",
     "BatchRecord",
@@ -23,7 +24,6 @@ __all__ = [
     "Page",
     "Request",
     "RowFilter",
-    "Sample",
     "Spooled",
     "State",
 ]
@@ -51,22 +51,15 @@ class State(IntEnum):
         )
 
 
+#: The number that is stored for an unsent row in a request of a sender that has ended: its task may have been created.
+#: Everywhere else such a row is `SENT`, until a sender has found out.
+IN_DOUBT = 10
+
 #: The parts of a batch's description that say who made it, and that it came from another home.
 MADE_BY, IMPORTED = "_made_by", "_imported"
 
 #: States in which nothing more happens by itself.
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """Rows of a chunk that the batch may have; all sequences have one item a row."""
-
-    keys: Sequence[bytes]
-    rows: Sequence[int]  #: positions in the input
-    indexes: Sequence[int]  #: places in `shown`
-    shown: bytes  #: as in `Chunk`
-    refs: Sequence[int | None] = ()  #: in the batch; None: it did not have the row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +73,6 @@ class Spooled:
     duplicates: int  #: rows left out because an earlier one sends the same request
     rejected: int  #: rows left out because they are no valid task
     left: Mapping[State, int] = field(default_factory=dict)  #: of the known rows, how many are in which state
-    repeats: str = ""  #: which batch sent the same requests under another key; empty: none
-    moved: bool = False  #: known rows were at other positions in the input that added them
-    samples: Sequence[Sample] = field(default=(), compare=False)  #: the first known rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +91,7 @@ class BatchRecord:
 
     @property
     def made_by(self) -> str | None:
-        """Who made it: user@host; None for a batch of an older version."""
+        """Who made it: user@host."""
         return self.description.get(MADE_BY)
 
     @property
@@ -182,14 +172,13 @@ class RowFilter:
 class Request:
     """Up to 100 rows that are sent together."""
 
-    seq: int  #: number in the batch, in the order of sending
-    queue: str  #: short id
+    seq: int  #: grows with each request of an outbox
     refs: Sequence[int]
     attempt: int  #: the try that all its rows are in
     tasks: Sequence[str]  #: id of each task
     wire: Sequence[bytes]  #: each Task without its name
     started: float  #: when it may first have been sent, seconds since 1970
-    tried: bool  #: it, or a request with the same rows, may have reached the service before
+    tried: bool  #: a sender that has ended may have sent it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

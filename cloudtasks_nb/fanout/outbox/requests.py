@@ -1,29 +1,25 @@
-"""Requests of up to 100 rows: they are stored before they are sent, and removed when they are answered."""
+"""Requests of up to 100 rows: what may have been sent is stored before it is sent, and forgotten when it is answered.
+
+A stored request is a flight: a range of rows in one try. Of a sender that has ended without an answer, its unsent rows
+are in doubt (`IN_DOUBT`): the service may have their tasks.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock
-from cloudtasks_nb.fanout.outbox.counters import (
-    add_counts,
-    as_json,
-    move,
-    number,
-    number_of,
-    read_refs,
-    set_reasons,
-    touch,
-    write_refs,
-)
-from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
-from cloudtasks_nb.fanout.outbox.deletions import ask_for, correct_gone
+from cloudtasks_nb.fanout.outbox.deletions import correct_gone
+from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
-from cloudtasks_nb.fanout.outbox.records import Ack, Request, State
+from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, Ack, Request, State
+from cloudtasks_nb.fanout.outbox.tallies import as_json, counted, number, number_of, ranges, touch
 from cloudtasks_nb.fanout.plan.identity import task_ids
 
 __all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
@@ -32,9 +28,10 @@ __all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
 MAX_TASKS = 100
 
 _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay below the 4 MiB that servers take
-_ALL = 1 << 60  # more than any ref, and more rows than a batch can have
+_ALL = 1 << 62  # more than any ref, and more rows than a batch can have
 _VOID_SECONDS = 0.05  # for which it is not read again which requests are cancelled
 _CACHED = 4  # blocks of about a megabyte
+_WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
 
 
 class Requests(Repository):
@@ -42,7 +39,8 @@ class Requests(Repository):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._void: dict[str, tuple[int, float, int]] = {}  # newest cancelled request, until when, after which write
+        self._void: dict[str, tuple[int, float]] = {}  # newest cancelled request, and until when that is certain
+        self._cancelled: dict[str, int] = {}  # ref of the last row that a cancellation in steps has looked at
 
     def lock(self, batch: str) -> Hold | None:
         """Become the sender of a batch until the lock is released, or the process ends; None: another one is."""
@@ -63,65 +61,114 @@ class Requests(Repository):
         """Become the one that cancels a batch until the lock is released, or the process ends; None: another one is."""
         return hold(self._database.path, f"{batch}-cancel")
 
-    def begun(self, batch: str) -> bool:
+    @reading
+    def begun(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether there ever was a request of this batch."""
-        with self._database.reading() as connection:
-            num = number_of(connection, batch)
-            return number(connection, "SELECT issued FROM batches WHERE num = ?", num) > 0
+        return number(connection, "SELECT begun FROM batches WHERE num = ?", number_of(connection, batch)) > 0
 
-    def repeats(self, batch: str) -> bool:
-        """Return whether requests of this batch are another try of their rows."""
-        with self._database.reading() as connection:
-            query = "SELECT EXISTS (SELECT 1 FROM requests WHERE num = ? AND try > 1)"
-            return number(connection, query, number_of(connection, batch)) > 0
+    @reading
+    def waiting(self, connection: sqlite3.Connection, batch: str) -> bool:
+        """Return whether rows are to be sent, or may have been sent by a sender that has ended."""
+        query = f"SELECT EXISTS (SELECT 1 FROM parts JOIN tallies USING (part) WHERE num = ? AND {_WAITING})"
+        return number(connection, query, number_of(connection, batch)) > 0
+
+    @reading
+    def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
+        """Return whether rows are to be sent that had another try before."""
+        query = f"""SELECT EXISTS (SELECT 1 FROM parts CROSS JOIN rows ON ref BETWEEN part << 32 AND last
+                    WHERE num = ? AND phase = 1 AND try > 1 AND {_WAITING})"""
+        return number(connection, query, number_of(connection, batch)) > 0
 
     def queue(self, batch: str) -> RequestQueue:
         """Return the requests of a batch, for one sender."""
         return RequestQueue(self._database, batch)
 
-    @transaction
-    def cancel(self, connection: sqlite3.Connection, batch: str, size: int | None = None) -> int:
-        """Cancel the rows that are not sent, or about `size` of them; return how many, 0 if there are no more.
+    def find_doubtful(self, batch: str) -> None:
+        """Put the unsent rows of requests in doubt whose sender has ended."""
+        held = self.lock(batch)
+        if held is not None:
+            try:
+                self._database.write(_find_doubtful, batch)
+            finally:
+                held.release()
 
-        Rows of requests in flight stay unsent until their sender, or the next one, finds out whether they were
+    def cancel(self, batch: str, size: int | None = None) -> int:
+        """Cancel the rows that are not sent, or `size` of them; return how many, 0 if there are no more.
+
+        Rows of requests in flight stay as they are until their sender, or the next one, finds out whether they were
         created. Those that were become sent, and the caller has to delete them.
         """
-        num = number_of(connection, batch)
-        most = _ALL if size is None else size
-        cancelled = 0
-        for cancel_some in (_cancel_requests, _cancel_fresh):
-            while cancelled < most and (found := cancel_some(connection, num, most - cancelled)) is not None:
-                cancelled += found
-        connection.execute("UPDATE batches SET void = issued WHERE num = ?", (num,))
-        correct_gone(connection, num)
-        touch(connection, num)
+        cancelled, last = self._database.write(
+            _cancel, batch, _ALL if size is None else size, self._cancelled.pop(batch, -1)
+        )
+        if cancelled:
+            self._cancelled[batch] = last
+        self._void.pop(batch, None)
         return cancelled
 
-    def void_until(self, batch: str) -> int:
-        """Return the number of the newest request that was cancelled, 0 if none was. Quick enough for an event loop.
+    def known_void(self, batch: str) -> int | None:
+        """Return what `void_until` has returned less than 50 ms ago; None: it has to be read."""
+        value, until = self._void.get(batch, (0, 0.0))
+        return value if time.monotonic() <= until else None
 
-        It is read anew after each write of this outbox; what another process has cancelled is seen 50 ms later at most.
-        """
-        now, writes = time.monotonic(), self._database.writes
-        value, until, seen = self._void.get(batch, (0, 0.0, -1))
-        if now > until or writes != seen:
-            with self._database.reading() as connection:
-                value = number(connection, "SELECT coalesce(max(void), 0) FROM batches WHERE id = ?", batch)
-            self._void[batch] = value, now + _VOID_SECONDS, writes
+    def void_until(self, batch: str) -> int:
+        """Return the number of the newest request that was cancelled, 0 if none was."""
+        value = self.known_void(batch)
+        if value is None:
+            value = self._database.read(number, "SELECT coalesce(max(void), 0) FROM batches WHERE id = ?", batch)
+            self._void[batch] = value, time.monotonic() + _VOID_SECONDS
         return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Flight:
+    """A request that may have been sent and is not answered."""
+
+    seq: int
+    refs: range  #: its rows are among these
+    attempt: int
+    started: float
+
+    def has(self, ref: int, attempt: int) -> bool:
+        """Return whether it may have a row in this try."""
+        return ref in self.refs and attempt == self.attempt
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pile:
+    """Rows in one try that are sent together, with their blocks."""
+
+    attempt: int
+    pieces: list[tuple[StoredBlock, Sequence[int]]] = field(default_factory=list)
+    rows: int = 0
+    weight: int = 0  #: bytes of their tasks, as far as more rows may follow
+
+    @property
+    def first(self) -> int:
+        """The ref of the first row."""
+        return self.pieces[0][1][0]
+
+    @property
+    def last(self) -> int:
+        """The ref of the last row."""
+        return self.pieces[-1][1][-1]
 
 
 class RequestQueue(Repository):
     """Gives the requests of a batch to one sender, and stores its answers.
 
-    Requests that an earlier sender has left come first, then those of new tries, then rows that were never sent, in
-    input order. Not for use by two threads at once.
+    Requests that an earlier sender has left come first, then rows that are to be sent, in input order. Not for use by
+    two threads at once.
     """
 
     def __init__(self, database: Database, batch: str) -> None:
         super().__init__(database)
         self.batch = batch
-        self._seen = 0  # newest request that was given out
+        self._left: list[_Flight] | None = None  # of earlier senders; None: not read yet
+        self._flying: dict[int, _Flight] = {}  # given out and not answered, by number
+        self._round = 0
+        self._after = -1  # all rows up to this ref were given out in this pass over the rows
+        self._begun = False  # this sender has given out rows
         self._blocks: OrderedDict[int, StoredBlock] = OrderedDict()
 
     @transaction
@@ -144,113 +191,146 @@ class RequestQueue(Repository):
         size : int
             Rows in a request that was never sent.
         until : int, optional
-            The last ref whose row may be sent; rows that may have been sent before are given out all the same.
+            The last ref whose row may be sent; rows in doubt are given out all the same.
         """
-        num, until = number_of(connection, self.batch), _ALL if until is None else until
+        num = number_of(connection, self.batch)
+        if self._left is None:
+            self._left = _find_doubtful(connection, self.batch)
         for ack in acks:
-            _settle(connection, num, ack)
+            self._settle(connection, num, ack)
         if acks:
             touch(connection, num)
+        round_ = number(connection, "SELECT round FROM batches WHERE num = ?", num)
+        if round_ != self._round:  # rows anywhere may have a new try
+            self._round, self._after = round_, -1
         requests: list[Request] = []
-        while len(requests) < want:
-            more = self._left(connection, num, size, now, until)
-            if more is None:
-                more = self._fresh(connection, num, want - len(requests), size, now, until)
-            if more is None:
+        while self._left and len(requests) < want:
+            requests += self._again(connection, self._left.pop(0))
+        for pile in self._unsent(connection, num, size, _ALL if until is None else until) if len(requests) < want else ():
+            requests.append(self._begin(connection, num, pile, now))
+            if len(requests) == want:
                 break
-            requests.extend(more)
         return requests
 
     @transaction
     def hand_back(self, connection: sqlite3.Connection, requests: Iterable[Request]) -> None:
         """Note that these requests were not sent after all."""
-        num = number_of(connection, self.batch)
-        connection.executemany(
-            "UPDATE requests SET started = NULL WHERE num = ? AND seq = ?",
-            [(num, request.seq) for request in requests if not request.tried],
-        )
+        void = number(connection, "SELECT void FROM batches WHERE num = ?", number_of(connection, self.batch))
+        for request in requests:
+            if not request.tried:
+                if request.seq <= void:
+                    _move(connection, request.refs, State.CANCELLED, request.attempt)
+                self._forget(connection, request.seq)
 
-    def _left(
-        self, connection: sqlite3.Connection, num: int, size: int, now: float, until: int
-    ) -> list[Request] | None:
-        """Give out the next request that is stored already, if any of its rows is still unsent."""
+    def _settle(self, connection: sqlite3.Connection, num: int, ack: Ack) -> None:
+        """Store the answer to one request. A row whose outcome is known by now keeps it."""
+        flight = connection.execute("SELECT try FROM flights WHERE seq = ?", (ack.seq,)).fetchone()
+        if flight is None:
+            return  # another sender of this batch has stored it
+        (attempt,) = flight
+        void = ack.seq <= number(connection, "SELECT void FROM batches WHERE num = ?", num)
+        _move(connection, ack.sent, State.SENT, attempt)
+        _move(connection, sorted(ack.rejected), State.REJECTED, attempt)
+        connection.executemany(
+            "UPDATE rows SET reason = ? WHERE ref = ? AND state = ?",
+            [(reason, ref, State.REJECTED) for ref, reason in ack.rejected.items()],
+        )
+        _move(connection, ack.cancelled, State.CANCELLED, attempt)
+        # Those of a cancelled request stay in question, as tasks that were to be deleted: the log may have their outcome.
+        _move(connection, ack.gone, State.SENT if void else State.GONE, attempt, deleting=void)
+        if ack.again:
+            _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt)
+            self._after = min(self._after, ack.again[0] - 1)
+        self._forget(connection, ack.seq)
+
+    def _forget(self, connection: sqlite3.Connection, seq: int) -> None:
+        connection.execute("DELETE FROM flights WHERE seq = ?", (seq,))
+        self._flying.pop(seq, None)
+
+    def _again(self, connection: sqlite3.Connection, flight: _Flight) -> Iterator[Request]:
+        """Yield the request that an earlier sender has left, unless all its rows are known by now."""
         found = connection.execute(
-            """SELECT seq, queue, try, refs, started, tried FROM requests
-               WHERE num = ? AND seq > ? ORDER BY seq LIMIT 1""",
-            (num, self._seen),
-        ).fetchone()
-        if found is None:
-            return None
-        seq, queue, attempt, refs, started, tried = found
-        self._seen = seq
-        # A row whose outcome is known was created.
-        cursor = connection.execute(
-            """SELECT ref FROM rows
-               WHERE ref IN (SELECT value FROM json_each(?)) AND state = ? AND try = ? ORDER BY ref""",
-            (as_json(read_refs(refs)), State.UNSENT, attempt),
+            "SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND try = ? AND state = ? ORDER BY ref",
+            (flight.refs[0], flight.refs[-1], flight.attempt, IN_DOUBT),
         )
-        unsent = [ref for (ref,) in cursor]
-        if not unsent:
-            connection.execute("DELETE FROM requests WHERE num = ? AND seq = ?", (num, seq))
-            return []
-        if started is None:
-            size = min(size, bisect_right(unsent, until))
-            if not size:
-                return []
-            if not tried and len(unsent) > size and _split(connection, num, seq, unsent, size):
-                del unsent[size:]
-            connection.execute("UPDATE requests SET started = ? WHERE num = ? AND seq = ?", (now, num, seq))
-        blocks = [(ref, self._block(connection, ref)) for ref in unsent]
-        request = Request(
-            seq=seq,
-            queue=queue,
-            refs=[ref for ref, _ in blocks],
-            attempt=attempt,
-            tasks=task_ids(self.batch, b"".join(block.key(ref) for ref, block in blocks), attempt),
-            wire=[task for ref, block in blocks for task in block.tasks([ref])],
-            started=now if started is None else started,
-            tried=bool(tried) or started is not None,
-        )
-        return [request]
+        others = [*self._flying.values()]
+        refs = [ref for (ref,) in found if not any(other.has(ref, flight.attempt) for other in others)]
+        if not refs:
+            self._forget(connection, flight.seq)
+            return
+        self._flying[flight.seq] = flight
+        pieces = [(self._block(connection, ref), [ref]) for ref in refs]
+        yield self._request(flight, pieces, tried=True)
 
-    def _fresh(
-        self, connection: sqlite3.Connection, num: int, want: int, size: int, now: float, until: int
-    ) -> list[Request] | None:
-        """Make requests of rows of one block that are in no request yet; None when there are no more such rows."""
-        part = connection.execute(
-            """SELECT part, next, last, queue FROM parts
-               WHERE num = ? AND status = 1 AND next <= min(last, ?) ORDER BY part LIMIT 1""",
-            (num, until),
-        ).fetchone()
-        if part is None:
-            return None
-        number, start, last, queue = part
-        block = self._block(connection, start)
-        end = min(block.last, last, until)
-        groups = list(block.cut(_unsent(connection, start, end), size, _BYTES))
-        issued: int = connection.execute("SELECT issued FROM batches WHERE num = ?", (num,)).fetchone()[0]
-        requests = [
-            Request(
-                seq=seq,
-                queue=queue,
-                refs=refs,
-                attempt=1,
-                tasks=task_ids(self.batch, block.keys(refs), 1),
-                wire=block.tasks(refs),
-                started=now,
-                tried=False,
-            )
-            for seq, refs in enumerate(groups[:want], issued + 1)
-        ]
-        connection.executemany(
-            "INSERT INTO requests VALUES (?, ?, ?, 1, ?, ?, 0)",
-            [(num, request.seq, queue, write_refs(request.refs), now) for request in requests],
+    def _begin(self, connection: sqlite3.Connection, num: int, pile: _Pile, now: float) -> Request:
+        """Store that rows may be sent from now on."""
+        inserted = connection.execute(
+            "INSERT INTO flights (num, first, last, try, started) VALUES (?, ?, ?, ?, ?)",
+            (num, pile.first, pile.last, pile.attempt, now),
         )
-        following = groups[want][0] if len(groups) > want else end + 1
-        connection.execute("UPDATE parts SET next = ? WHERE part = ?", (following, number))
-        self._seen = issued + len(requests)
-        connection.execute("UPDATE batches SET issued = ? WHERE num = ?", (self._seen, num))
-        return requests
+        seq, refs = inserted.lastrowid or 0, range(pile.first, pile.last + 1)
+        flight = self._flying[seq] = _Flight(seq=seq, refs=refs, attempt=pile.attempt, started=now)
+        if not self._begun:
+            connection.execute("UPDATE batches SET begun = 1 WHERE num = ?", (num,))
+            self._begun = True
+        return self._request(flight, pile.pieces, tried=False)
+
+    def _request(
+        self, flight: _Flight, pieces: Sequence[tuple[StoredBlock, Sequence[int]]], *, tried: bool
+    ) -> Request:
+        return Request(
+            seq=flight.seq,
+            refs=pieces[0][1] if len(pieces) == 1 else [ref for _, refs in pieces for ref in refs],
+            attempt=flight.attempt,
+            tasks=task_ids(self.batch, b"".join(block.keys(refs) for block, refs in pieces), flight.attempt),
+            wire=[task for block, refs in pieces for task in block.tasks(refs)],
+            started=flight.started,
+            tried=tried,
+        )
+
+    def _unsent(self, connection: sqlite3.Connection, num: int, size: int, until: int) -> Iterator[_Pile]:
+        """Yield what can be sent together: all unsent rows of one try from the first to the last of them."""
+        piles: dict[int, _Pile] = {}  # by try
+        for attempt, block, refs in self._unsent_of_blocks(connection, num, until):
+            for piece in block.cut(refs, size, _BYTES):
+                weight = 0 if len(piece) == size else block.weight(piece)
+                pile = piles.get(attempt)
+                if pile and (pile.rows + len(piece) > size or pile.weight + weight > _BYTES):
+                    yield self._complete(piles, attempt)
+                pile = piles.setdefault(attempt, _Pile(attempt=attempt))
+                pile.pieces.append((block, piece))
+                pile.rows += len(piece)
+                pile.weight += weight
+        for attempt in list(piles):
+            yield self._complete(piles, attempt)
+
+    def _complete(self, piles: dict[int, _Pile], attempt: int) -> _Pile:
+        """Take a pile that is sent now; rows of other piles behind its first row are read again the next time."""
+        pile = piles.pop(attempt)
+        self._after = min([pile.last, *(other.first - 1 for other in piles.values())])
+        return pile
+
+    def _unsent_of_blocks(
+        self, connection: sqlite3.Connection, num: int, until: int
+    ) -> Iterator[tuple[int, StoredBlock, Sequence[int]]]:
+        """Yield the unsent rows behind the last one that was given out: their try, block and refs."""
+        after, flying = self._after, [*self._flying.values()]
+        for first, last in ranges(connection, num):
+            after, end = max(after, first - 1), min(last, until)
+            while after < end:
+                found = connection.execute(
+                    "SELECT ref FROM rows WHERE ref > ? AND ref <= ? AND state = ? ORDER BY ref LIMIT 1",
+                    (after, end, State.UNSENT),
+                ).fetchone()
+                if found is None:
+                    break
+                block = self._block(connection, found[0])
+                after = min(block.last, end)
+                for attempt, refs in _unsent(connection, found[0], after):
+                    if any(refs[0] <= other.refs[-1] and other.refs[0] <= refs[-1] for other in flying):
+                        refs = [ref for ref in refs if not any(other.has(ref, attempt) for other in flying)]
+                    if refs:
+                        yield attempt, block, refs
 
     def _block(self, connection: sqlite3.Connection, ref: int) -> StoredBlock:
         for first, block in self._blocks.items():
@@ -266,88 +346,79 @@ class RequestQueue(Repository):
         return block
 
 
-def _cancel_requests(connection: sqlite3.Connection, num: int, most: int) -> int | None:
-    """Cancel rows of requests that were not sent, and remove these; return how many rows, None if there are none."""
-    waiting = connection.execute(
-        "SELECT seq, refs, try FROM requests WHERE num = ? AND started IS NULL ORDER BY seq LIMIT ?",
-        (num, -(-most // MAX_TASKS)),
-    ).fetchall()
-    cancelled = sum(move(connection, num, read_refs(refs), State.CANCELLED, attempt) for _, refs, attempt in waiting)
-    connection.executemany("DELETE FROM requests WHERE num = ? AND seq = ?", [(num, seq) for seq, _, _ in waiting])
-    return cancelled if waiting else None
+def _unsent(connection: sqlite3.Connection, first: int, last: int) -> Iterator[tuple[int, Sequence[int]]]:
+    """Yield try and refs of the unsent rows of a range; usually one step of SQLite, as each releases the interpreter."""
+    where = "FROM rows WHERE ref BETWEEN ? AND ? AND state = ?"
+    found = (first, last, State.UNSENT)
+    n, lowest, highest = connection.execute(f"SELECT count(*), min(try), max(try) {where}", found).fetchone()
+    if n == last - first + 1 and lowest == highest:
+        yield lowest, range(first, last + 1)
+        return
+    rows = connection.execute(f"SELECT try, ref {where} ORDER BY ref", found)
+    for attempt, group in groupby(rows, key=itemgetter(0)):
+        yield attempt, [ref for _, ref in group]
 
 
-def _cancel_fresh(connection: sqlite3.Connection, num: int, most: int) -> int | None:
-    """Cancel rows of one part that are in no request yet; return how many, None if there is no such part."""
+def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
+    """Put the unsent rows of all requests of a batch in doubt, and return these."""
+    num = number_of(connection, batch)
     found = connection.execute(
-        "SELECT part, next, last FROM parts WHERE num = ? AND status = 1 AND next <= last ORDER BY part LIMIT 1", (num,)
-    ).fetchone()
-    if found is None:
-        return None
-    part, start, last = found
-    end = min(last, start + most - 1)
-    fresh = connection.execute(
-        "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND state = ?",
-        (State.CANCELLED, start, end, State.UNSENT),
-    ).rowcount
-    add_counts(connection, num, {State.UNSENT: -fresh, State.CANCELLED: fresh})
-    connection.execute("UPDATE parts SET next = ? WHERE part = ?", (end + 1, part))
-    return fresh
+        "SELECT seq, first, last, try, started FROM flights WHERE num = ? ORDER BY seq", (num,)
+    ).fetchall()
+    for _, first, last, attempt, _ in found:
+        with counted(connection, "ref BETWEEN ? AND ?", first, last):
+            connection.execute(
+                "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ?",
+                (IN_DOUBT, first, last, attempt, State.UNSENT),
+            )
+    return [
+        _Flight(seq=seq, refs=range(first, last + 1), attempt=attempt, started=started)
+        for seq, first, last, attempt, started in found
+    ]
 
 
-def _settle(connection: sqlite3.Connection, num: int, ack: Ack) -> None:
-    """Store the answer to one request. A row whose outcome is known by now keeps it."""
-    found = connection.execute("SELECT queue, try FROM requests WHERE num = ? AND seq = ?", (num, ack.seq)).fetchone()
-    if found is None:
-        return  # another sender of this batch has stored it
-    queue, attempt = found
-    move(connection, num, ack.sent, State.SENT, attempt)
-    move(connection, num, sorted(ack.rejected), State.REJECTED, attempt)
-    set_reasons(connection, ack.rejected.items())
-    move(connection, num, ack.cancelled, State.CANCELLED, attempt)
-    _leave(connection, num, ack, attempt)
-    connection.execute("DELETE FROM requests WHERE num = ? AND seq = ?", (num, ack.seq))
-    if ack.again:
-        connection.execute("UPDATE batches SET issued = issued + 1 WHERE num = ?", (num,))
+def _move(
+    connection: sqlite3.Connection, refs: Sequence[int], to: State, attempt: int, *, deleting: bool = False
+) -> None:
+    """Bring rows from unsent, or from doubt, into another state, if they are in this try."""
+    if not refs:
+        return
+    where, values = "ref IN (SELECT value FROM json_each(?))", tuple[int | str, ...]((as_json(refs),))
+    if refs[-1] - refs[0] + 1 == len(refs):
+        where, values = "ref BETWEEN ? AND ?", (refs[0], refs[-1])
+    asked = "deleting = try, " if deleting else ""
+    with counted(connection, where, *values):
         connection.execute(
-            """INSERT INTO requests (num, seq, queue, try, refs, tried)
-               SELECT num, issued, ?, ?, ?, 1 FROM batches WHERE num = ?""",
-            (queue, attempt, write_refs(ack.again), num),
+            f"UPDATE rows SET {asked}state = ? WHERE {where} AND try = ? AND {_WAITING}",
+            (to, *values, attempt),
         )
 
 
-def _leave(connection: sqlite3.Connection, num: int, ack: Ack, attempt: int) -> None:
-    """Store the rows of which it is not known whether they were created.
-
-    Those of a cancelled request stay in question, as tasks that were to be deleted: the log may have their outcome.
-    """
-    if ack.gone and ack.seq <= number(connection, "SELECT void FROM batches WHERE num = ?", num):
-        move(connection, num, ack.gone, State.SENT, attempt)
-        ask_for(connection, ack.gone)
-    else:
-        move(connection, num, ack.gone, State.GONE, attempt)
-
-
-def _split(connection: sqlite3.Connection, num: int, seq: int, refs: Sequence[int], size: int) -> bool:
-    """Leave the first rows in a request, and put the others into a new one; return False if it is cancelled."""
-    issue = "UPDATE batches SET issued = issued + 1 WHERE num = ? AND void < ?"
-    if not connection.execute(issue, (num, seq)).rowcount:
-        return False
+def _cancel(connection: sqlite3.Connection, batch: str, most: int, after: int) -> tuple[int, int]:
+    """Cancel unsent rows behind a ref, except those of requests; return how many, and the ref of the last one."""
+    num, cancelled = number_of(connection, batch), 0
+    free = f"""state = {State.UNSENT:d} AND NOT EXISTS (SELECT 1 FROM flights f
+        WHERE f.num = {num} AND f.try = rows.try AND rows.ref BETWEEN f.first AND f.last)"""
+    for first, end in ranges(connection, num):
+        n, start, last = connection.execute(
+            f"""SELECT count(*), min(ref), max(ref) FROM
+                (SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND {free} ORDER BY ref LIMIT ?)""",
+            (max(first, after + 1), end, most - cancelled),
+        ).fetchone()
+        if n:
+            with counted(connection, "ref BETWEEN ? AND ?", start, last):
+                connection.execute(
+                    f"UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND {free}", (State.CANCELLED, start, last)
+                )
+            cancelled, after = cancelled + n, last
+        if cancelled == most:
+            break
     connection.execute(
-        """INSERT INTO requests (num, seq, queue, try, refs, tried)
-           SELECT num, (SELECT issued FROM batches b WHERE b.num = r.num), queue, try, ?, 0
-           FROM requests r WHERE num = ? AND seq = ?""",
-        (write_refs(refs[size:]), num, seq),
+        "UPDATE batches SET void = max(void, (SELECT coalesce(max(seq), 0) FROM flights f WHERE f.num = batches.num)) "
+        "WHERE num = ?",
+        (num,),
     )
-    connection.execute("UPDATE requests SET refs = ? WHERE num = ? AND seq = ?", (write_refs(refs[:size]), num, seq))
-    return True
-
-
-def _unsent(connection: sqlite3.Connection, first: int, last: int) -> Sequence[int]:
-    """Return the unsent rows of a range; in one step of SQLite, because each step releases the interpreter."""
-    where = "FROM rows WHERE ref BETWEEN ? AND ? AND state = ? AND try = 1"
-    found = (first, last, State.UNSENT)
-    n: int = connection.execute(f"SELECT count(*) {where}", found).fetchone()[0]
-    if n == last - first + 1:
-        return range(first, last + 1)
-    return [ref for (ref,) in connection.execute(f"SELECT ref {where} ORDER BY ref", found)]
+    if not cancelled:
+        correct_gone(connection, num)
+    touch(connection, num)
+    return cancelled, after

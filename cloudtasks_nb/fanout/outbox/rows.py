@@ -1,4 +1,4 @@
-"""Read the rows of a batch in input order, or find them by their tasks."""
+"""The rows of batches: pages of them in input order, their states, and the rows that tasks belong to."""
 
 from __future__ import annotations
 
@@ -6,41 +6,29 @@ import sqlite3
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 from struct import unpack
 from typing import Any
 
 from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, StoredBlock, unpack_previews
-from cloudtasks_nb.fanout.outbox.counters import as_json, number_of, paged
-from cloudtasks_nb.fanout.outbox.database import Repository, guard
+from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, StoredBlock, unpack_previews
+from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading
 from cloudtasks_nb.fanout.outbox.records import Page, RowFilter, State
+from cloudtasks_nb.fanout.outbox.tallies import CAUSE, SHOWN_STATE, as_json, number, number_of, paged, ranges
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
 
-__all__ = ["RETRYING", "Rows", "locate", "ranges"]
+__all__ = ["RETRYING", "Rows", "locate", "with_tasks"]
 
 #: In `Rows.states`: a sent row whose last attempt failed, and which is tried again.
 RETRYING = 9
 
 _PAGE = 1_000
-
-_SELECT = """
-    SELECT r.ref, r.row, r.try, r.state, o.attempts, o.last_status, o.last_message, o.schedule_time,
-           o.last_attempt_time, o.duration, o.http_status, o.reason
-    FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref"""
-_IN_STATES = f"""{_SELECT}
-    WHERE r.ref BETWEEN ? AND ? AND r.state IN (SELECT value FROM json_each(?)) ORDER BY r.ref"""  # noqa: S608 - one select
-_MATCHING = """
-    SELECT r.ref FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
-    WHERE r.ref > :after AND r.ref <= :last AND r.state IN (SELECT value FROM json_each(:states))
-      AND (:tried IS NULL OR coalesce(o.last_status > 0, 0) = :tried)
-      AND (:cause IS NULL OR coalesce(o.cause, o.last_status, '') = :cause)
-    ORDER BY r.ref LIMIT :size"""
-_NAMED = f"{_SELECT} WHERE r.ref IN (SELECT value FROM json_each(?)) ORDER BY r.ref"  # noqa: S608 - one select
-_STATES_WITH_RETRYING = f"""
-    SELECT CASE WHEN state = {State.SENT:d} AND EXISTS
-                     (SELECT 1 FROM outcomes o WHERE o.ref = rows.ref AND o.last_status > 0)
-                THEN {RETRYING} ELSE state END
-    FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref"""  # noqa: S608 - numbers of ours
+_AMONG = "ref IN (SELECT value FROM json_each(?))"
+_COLUMNS = f"ref, pos, try, {SHOWN_STATE}, attempts, status, message, due, began, duration, http, reason"
+_MATCHING = f"""
+    SELECT ref FROM rows WHERE ref > :after AND ref <= :last AND {SHOWN_STATE} IN (SELECT value FROM json_each(:states))
+      AND (:tried IS NULL OR coalesce(status > 0, 0) = :tried) AND (:cause IS NULL OR {CAUSE} = :cause)
+    ORDER BY ref LIMIT :size"""
 
 
 class Rows(Repository):
@@ -49,7 +37,7 @@ class Rows(Repository):
     def pages(
         self, batch: str, states: Collection[int] | None = None, after: int = 0, *, wire: bool = False
     ) -> Iterator[Page]:
-        """Yield the rows of a batch in input order, up to a hundred at a time.
+        """Yield the rows of a batch in input order, those that were planned together at a time.
 
         Parameters
         ----------
@@ -60,20 +48,26 @@ class Rows(Repository):
         wire : bool
             Also the tasks as they are sent.
         """
+        chosen = f"{SHOWN_STATE} IN (SELECT value FROM json_each(?))"
         codes = as_json(State if states is None else states)
         for first, last in self.parts(batch):
             at = max(first - 1, after)
-            while at < last:
-                with self._database.reading() as connection:
-                    found = _block_around(connection, at + 1)
-                    if found is None or found[0] > last:
-                        break
-                    start, n, keys, tasks, shown = found
-                    block = StoredBlock(start, keys, tasks)
-                    rows = connection.execute(_IN_STATES, (max(start, at + 1), start + n - 1, codes)).fetchall()
+            while at < last and (found := self._database.read(_rows_of_block, at + 1, chosen, codes)):
+                block, shown, rows = found
+                if block.first > last:
+                    break
                 with guard(self._database.path):  # the block may be damaged
                     yield from _split(batch, block, shown, rows, wire=wire)
                 at = block.last
+
+    def pages_of(self, batch: str, refs: Iterable[int], *, wire: bool = False) -> Iterator[Page]:
+        """Yield some rows of a batch in input order, as `pages`; with `wire` also their tasks."""
+        left = sorted(refs)
+        while left and (found := self._database.read(_rows_of_block, left[0], _AMONG, as_json(left[:BLOCK_ROWS]))):
+            block, shown, rows = found
+            with guard(self._database.path):
+                yield from _split(batch, block, shown, rows, wire=wire)
+            left = left[bisect_left(left, block.last + 1) :]
 
     def matching(self, batch: str, wanted: RowFilter, size: int = 10_000) -> Iterator[int]:
         """Yield the refs of the rows that a filter lets through, in input order; `size` of them are read together."""
@@ -81,87 +75,61 @@ class Rows(Repository):
         for first, last in self.parts(batch):
             found = [first - 1]
             while found:
-                with self._database.reading() as connection:
-                    cursor = connection.execute(_MATCHING, {"after": found[-1], "last": last, **values})
-                    found = [ref for (ref,) in cursor]
+                found = self._database.read(_refs, _MATCHING, {"after": found[-1], "last": last, **values})
                 yield from found
 
-    def pages_of(self, batch: str, refs: Iterable[int], *, wire: bool = False) -> Iterator[Page]:
-        """Yield some rows of a batch in input order, up to a hundred at a time; with `wire` also their tasks."""
-        left = sorted(refs)
-        while left:
-            with self._database.reading() as connection:
-                start, n, keys, tasks, shown = _block_around(connection, left[0])
-                count = bisect_left(left, start + n)
-                rows = connection.execute(_NAMED, (as_json(left[:count]),)).fetchall()
-            with guard(self._database.path):
-                yield from _split(batch, StoredBlock(start, keys, tasks), shown, rows, wire=wire)
-            left = left[count:]
-
-    def repeated(self, batch: str) -> bool:
+    @reading
+    def repeated(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether several rows of a batch have the same position, each in its own input."""
-        with self._database.reading() as connection:
-            found = connection.execute(
-                """SELECT count(*) > count(DISTINCT r.row) FROM parts p
-                   CROSS JOIN rows r ON r.ref BETWEEN p.part << 32 AND p.last WHERE p.num = ? AND p.status = 1""",
-                (number_of(connection, batch),),
-            )
-            return bool(found.fetchone()[0])
+        query = """SELECT count(*) > count(DISTINCT pos) FROM parts CROSS JOIN rows ON ref BETWEEN part << 32 AND last
+                   WHERE num = ? AND phase = 1"""
+        return bool(number(connection, query, number_of(connection, batch)))
 
     def states(self, batch: str, *, retrying: bool = False) -> bytes:
         """Return the `State` of each row, one byte a row, in the order of `pages`.
 
         With `retrying`, sent rows whose last attempt failed have the byte `RETRYING`.
         """
-        found = bytearray()
-        query = _STATES_WITH_RETRYING if retrying else "SELECT state FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref"
-        with self._database.reading() as connection:
-            for bounds in ranges(connection, number_of(connection, batch)):
-                cursor = connection.execute(query, bounds)
-                found.extend(state for (state,) in cursor)
-        return bytes(found)
+        return self._database.read_long(_states, batch, retrying=retrying)
 
-    def parts(self, batch: str) -> list[tuple[int, int]]:
+    @reading
+    def parts(self, connection: sqlite3.Connection, batch: str) -> list[tuple[int, int]]:
         """Return the first and the last ref of what each `fan_out` has added to a batch."""
-        with self._database.reading() as connection:
-            return ranges(connection, number_of(connection, batch))
+        return ranges(connection, number_of(connection, batch))
 
-    def last_of_first(self, batch: str, count: int) -> int:
+    @reading
+    def last_of_first(self, connection: sqlite3.Connection, batch: str, count: int) -> int:
         """Return the ref of the last of the first `count` rows that are valid tasks, 0 if there is none."""
         last = 0
-        with self._database.reading() as connection:
-            for bounds in ranges(connection, number_of(connection, batch)):
-                found, newest = connection.execute(
-                    """SELECT count(*), max(ref) FROM
-                       (SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND try > 0 ORDER BY ref LIMIT ?)""",
-                    (*bounds, count),
-                ).fetchone()
-                count -= found
-                last = newest or last
+        for bounds in ranges(connection, number_of(connection, batch)):
+            found, newest = connection.execute(
+                """SELECT count(*), max(ref) FROM
+                   (SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND try > 0 ORDER BY ref LIMIT ?)""",
+                (*bounds, count),
+            ).fetchone()
+            count -= found
+            last = newest or last
         return last
 
-    def counts_until(self, batch: str, ref: int) -> dict[State, int]:
+    @reading
+    def counts_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> dict[State, int]:
         """Return how many of the valid tasks up to a row are in each state."""
         found = dict.fromkeys(State, 0)
-        with self._database.reading() as connection:
-            for first, last in ranges(connection, number_of(connection, batch)):
-                cursor = connection.execute(
-                    "SELECT state, count(*) FROM rows WHERE ref BETWEEN ? AND ? AND try > 0 GROUP BY state",
-                    (first, min(last, ref)),
-                )
-                for state, count in cursor:
-                    found[State(state)] += count
+        query = f"SELECT {SHOWN_STATE}, count(*) FROM rows WHERE ref BETWEEN ? AND ? AND try > 0 GROUP BY 1"
+        for first, last in ranges(connection, number_of(connection, batch)):
+            for state, count in connection.execute(query, (first, min(last, ref))):
+                found[State(state)] += count
         return found
 
-    def of_any_try(self, batch: str, tasks: Iterable[str]) -> dict[str, int]:
+    @reading
+    def of_any_try(self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> dict[str, int]:
         """Return the refs of the rows that have, had or will have a task with one of these ids."""
-        with self._database.reading() as connection:
-            return locate(connection, batch, tasks, any_try=True)
+        return locate(connection, batch, tasks, any_try=True)
 
-    def locate(self, batch: str, tasks: Iterable[str]) -> dict[str, int]:
+    @reading
+    def locate(self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> dict[str, int]:
         """Return the refs of the rows whose newest task has one of these ids; other ids are left out."""
-        with self._database.reading() as connection:
-            return locate(connection, batch, tasks)
+        return locate(connection, batch, tasks)
 
     def wire(self, task: str) -> bytes:
         """Return the Task of a row, without its name, by the id of its task of any try; empty if it is not known."""
@@ -174,52 +142,38 @@ class Rows(Repository):
             return b""
         return b"" if ref is None else next(self.pages_of(batch, [ref], wire=True)).wire[0]
 
-    def refs(self, batch: str, state: State, after: int = 0, limit: int = 10_000) -> list[int]:
-        """Return the refs of rows in a state, ascending: those behind `after`, at most `limit`."""
+    @reading
+    def refs(
+        self, connection: sqlite3.Connection, batch: str, state: State, after: int = 0, limit: int = 10_000
+    ) -> list[int]:
+        """Return the refs of rows in a state, ascending: those behind `after`, at most `limit`.
+
+        A row in a request of a sender that has ended is in none of them: it is looked up by the next sender.
+        """
         found: list[int] = []
-        with self._database.reading() as connection:
-            for first, last in ranges(connection, number_of(connection, batch)):
-                cursor = connection.execute(
-                    "SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?",
-                    (max(first, after + 1), last, state, limit - len(found)),
-                )
-                found += [ref for (ref,) in cursor]
+        query = "SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?"
+        for first, last in ranges(connection, number_of(connection, batch)):
+            found += _refs(connection, query, (max(first, after + 1), last, state, limit - len(found)))
         return found
 
-    def tasks(self, batch: str, refs: Iterable[int]) -> list[tuple[int, str, int]]:
+    @reading
+    def tasks(self, connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[tuple[int, str, int]]:
         """Return ref, newest task and its try of rows of a batch, given in ascending order."""
-        found = []
-        with self._database.reading() as connection:
-            block = StoredBlock(0, b"", b"")
-            cursor = connection.execute(
-                "SELECT ref, try FROM rows WHERE ref IN (SELECT value FROM json_each(?)) AND try > 0 ORDER BY ref",
-                (as_json(refs),),
-            )
-            for ref, attempt in cursor.fetchall():
-                if ref > block.last:
-                    first, _, keys, tasks, _ = _block_around(connection, ref)
-                    block = StoredBlock(first, keys, tasks)
-                found.append((ref, task_id(batch, block.key(ref), attempt), attempt))
-        return found
+        query = f"SELECT ref, try FROM rows WHERE {_AMONG} AND try > 0 ORDER BY ref"
+        return with_tasks(connection, batch, connection.execute(query, (as_json(refs),)).fetchall())
 
-    def states_of(self, refs: Iterable[int]) -> dict[int, State]:
+    @reading
+    def states_of(self, connection: sqlite3.Connection, refs: Iterable[int]) -> dict[int, State]:
         """Return the states of rows."""
-        with self._database.reading() as connection:
-            cursor = connection.execute(
-                "SELECT ref, state FROM rows WHERE ref IN (SELECT value FROM json_each(?))", (as_json(refs),)
-            )
-            return {ref: State(state) for ref, state in cursor}
+        query = f"SELECT ref, {SHOWN_STATE} FROM rows WHERE {_AMONG}"
+        return {ref: State(state) for ref, state in connection.execute(query, (as_json(refs),))}
 
-    def tried(self, batch: str, tasks: Iterable[str]) -> set[str]:
-        """Return those of the tasks that are the newest ones of their rows, and of which the log has an attempt."""
-        with self._database.reading() as connection:
-            located = locate(connection, batch, tasks)
-            cursor = connection.execute(
-                """SELECT r.ref FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
-                   WHERE r.ref IN (SELECT value FROM json_each(?)) AND (o.attempts OR r.state IN (?, ?))""",
-                (as_json(located.values()), State.SUCCEEDED, State.FAILED),
-            )
-            known = {ref for (ref,) in cursor}
+    @reading
+    def tried(self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> set[str]:
+        """Return those of the tasks that are the newest ones of their rows, and of which an attempt is known."""
+        located = locate(connection, batch, tasks)
+        query = f"SELECT ref FROM rows WHERE {_AMONG} AND (attempts OR state IN (?, ?))"
+        known = set(_refs(connection, query, (as_json(located.values()), State.SUCCEEDED, State.FAILED)))
         return {task for task, ref in located.items() if ref in known}
 
 
@@ -255,49 +209,68 @@ def locate(
     return found
 
 
-def ranges(connection: sqlite3.Connection, num: int) -> list[tuple[int, int]]:
-    """Return the first and the last ref of each part of a batch."""
-    return connection.execute(
-        "SELECT part << 32, last FROM parts WHERE num = ? AND status = 1 ORDER BY part", (num,)
-    ).fetchall()
+def with_tasks(
+    connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[int, int]]
+) -> list[tuple[int, str, int]]:
+    """Return ref, task and try of rows, which are given by ref and try in ascending order."""
+    found, block = [], StoredBlock(0, b"", b"")
+    for ref, attempt in rows:
+        if ref > block.last:
+            first, keys = connection.execute(
+                "SELECT first, keys FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1", (ref,)
+            ).fetchone()
+            block = StoredBlock(first, keys, b"")
+        found.append((ref, task_id(batch, block.key(ref), attempt), attempt))
+    return found
 
 
-def _block_around(connection: sqlite3.Connection, ref: int) -> Any:
-    """Return the block that holds a ref, else the next one."""
+def _refs(connection: sqlite3.Connection, query: str, values: Any) -> list[int]:
+    return [ref for (ref,) in connection.execute(query, values)]
+
+
+def _states(connection: sqlite3.Connection, batch: str, *, retrying: bool) -> bytes:
+    state = SHOWN_STATE
+    if retrying:
+        state = f"iif({SHOWN_STATE} = {State.SENT:d} AND status > 0, {RETRYING}, {SHOWN_STATE})"
+    query = f"SELECT {state} FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref"
+    found = bytearray()
+    for bounds in ranges(connection, number_of(connection, batch)):
+        found.extend(state for (state,) in connection.execute(query, bounds))
+    return bytes(found)
+
+
+def _rows_of_block(
+    connection: sqlite3.Connection, ref: int, condition: str, *values: Any
+) -> tuple[StoredBlock, bytes, list[tuple[Any, ...]]] | None:
+    """Return the block that holds a ref, else the next one, with those of its rows that a condition selects."""
     columns = "SELECT first, n, keys, tasks, shown FROM blocks"
     found = connection.execute(f"{columns} WHERE first <= ? ORDER BY first DESC LIMIT 1", (ref,)).fetchone()
     if found is None or found[0] + found[1] <= ref:
         found = connection.execute(f"{columns} WHERE first > ? ORDER BY first LIMIT 1", (ref,)).fetchone()
-    return found
+    if found is None:
+        return None
+    first, n, keys, tasks, shown = found
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM rows WHERE ref BETWEEN ? AND ? AND {condition} ORDER BY ref",
+        (max(first, ref), first + n - 1, *values),
+    )
+    return StoredBlock(first, keys, tasks), shown, rows.fetchall()
 
 
 def _split(
     batch: str, block: StoredBlock, shown: bytes, rows: Sequence[tuple[Any, ...]], *, wire: bool
 ) -> Iterator[Page]:
     """Yield one page for each chunk of a block that has rows."""
-    if not rows:
-        return
-    ends = []
-    previews: list[ChunkPreview] = list(unpack_previews(shown))
-    end = block.first
-    for preview in previews:
-        end += preview.n
-        ends.append(end)
-    place = iter(zip(previews, ends, strict=True))
-    preview, end = next(place)
-    page: list[tuple[Any, ...]] = []
-    for row in rows:
-        while row[0] >= end:
-            if page:
-                yield _page(batch, block, preview, end - preview.n, page, wire=wire)
-                page = []
-            preview, end = next(place)
-        page.append(row)
-    yield _page(batch, block, preview, end - preview.n, page, wire=wire)
+    first, at = block.first, 0
+    for preview in unpack_previews(shown) if rows else ():
+        end = bisect_left(rows, first + preview.n, at, key=itemgetter(0))
+        if at < end:
+            yield _page(batch, block, preview, first, rows[at:end], wire=wire)
+        first, at = first + preview.n, end
 
 
 def _page(
-    batch: str, block: StoredBlock, preview: ChunkPreview, start: int, rows: list[tuple[Any, ...]], *, wire: bool
+    batch: str, block: StoredBlock, preview: ChunkPreview, start: int, rows: Sequence[tuple[Any, ...]], *, wire: bool
 ) -> Page:
     refs, positions, tries, codes, *outcome = zip(*rows, strict=True)
     ids: list[str | None] = []

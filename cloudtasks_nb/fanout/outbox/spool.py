@@ -1,7 +1,7 @@
 """Store planned rows in the outbox: written in blocks during planning, made visible together at the end.
 
 A spool holds a lock that the system releases when its process ends. So the next process that opens the outbox can
-remove the rows of a killed one.
+remove the rows of a killed one. A dry run decides the same, in a transaction that is rolled back.
 """
 
 from __future__ import annotations
@@ -12,54 +12,40 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from struct import unpack
 from typing import Self, TypeVar
 
 from cloudtasks_nb._loop import hold_interrupts
-from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.outbox.attach import (
-    INCOMING,
-    NAMED,
-    BatchSpec,
-    Intake,
-    apply,
-    attach_all,
-    decide,
-    find,
-    prepare,
-)
-from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, pack_keys, pack_previews, pack_tasks
-from cloudtasks_nb.fanout.outbox.counters import as_json, number, number_of
-from cloudtasks_nb.fanout.outbox.database import guard, transact
+from cloudtasks_nb.errors import BatchExistsError, OutboxError
+from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, pack_keys, pack_previews, pack_tasks
+from cloudtasks_nb.fanout.outbox.database import guard, snapshot, transact
+from cloudtasks_nb.fanout.outbox.incoming import KNOWN, BatchSpec, Incoming, plain_reason
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
-from cloudtasks_nb.fanout.outbox.records import Sample, Spooled, State
-from cloudtasks_nb.fanout.plan.chunk import Chunk
-from cloudtasks_nb.fanout.plan.identity import row_sum
+from cloudtasks_nb.fanout.outbox.records import Spooled, State
+from cloudtasks_nb.fanout.outbox.tallies import SHOWN_STATE, number
+from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
+from cloudtasks_nb.fanout.plan.identity import task_id
 
-__all__ = ["NewBlock", "Sorted", "Sorter", "Spool"]
+__all__ = ["DryRun", "Spool"]
 
 T = TypeVar("T")
 
-_ROWS = 2_000  # most rows in a block; a multiple of the 100 tasks of a request
 _BYTES = 1 << 20  # most bytes of tasks in a block; more would only use memory
 _WAITING = 3  # most blocks that wait for their compression
-_COMPARED = 200  # rows whose index labels are compared with stored ones, each of which may be in another block
 _TOUCH = 60.0  # seconds between two updates of `parts.touched`
 
 
 @dataclass(slots=True, kw_only=True)
-class NewBlock:
+class _Block:
     """Rows that are compressed and written together."""
 
     rows: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)  #: the first half of each; zeros for a row that is no task
-    states: list[int] = field(default_factory=list)
     tasks: list[bytes] = field(default_factory=list)
     previews: list[ChunkPreview] = field(default_factory=list)
-    reasons: list[tuple[int, str]] = field(default_factory=list)  #: (index in the block, why it is not a valid task)
+    reasons: dict[int, str] = field(default_factory=dict)  #: index in the block -> why it is not a valid task
     raw: int = 0  #: bytes of tasks
 
     def take(self, chunk: Chunk, wanted: Sequence[int] | None) -> None:
@@ -71,32 +57,25 @@ class NewBlock:
         tasks = _chosen(chunk.tasks, wanted)
         self.tasks += tasks
         self.raw += sum(map(len, tasks))
-        self.states += [State.UNSENT] * len(tasks)
         indexes = wanted if chunk.indexes is None else _chosen(chunk.indexes, wanted)
         self.previews.append(ChunkPreview(n=len(tasks), indexes=indexes, shown=chunk.shown))
         for index, reason in chunk.rejected.items():
             if wanted is None or index in wanted:
                 place = start + (index if wanted is None else wanted.index(index))
                 self.digests[place] = bytes(8)
-                self.states[place] = State.REJECTED
-                self.reasons.append((place, reason))
+                self.reasons[place] = reason
+
+    def put_into(self, incoming: Incoming, refs: Sequence[int]) -> None:
+        """Hand the rows to those that are compared with the batch."""
+        incoming.insert(refs, self.rows, b"".join(self.keys), b"".join(self.digests), self.reasons)
 
     def pack(self) -> tuple[bytes, bytes]:
         """Compress the tasks and previews; runs in a thread during planning."""
         return pack_tasks(self.tasks), pack_previews(self.previews)
 
 
-@dataclass(slots=True, kw_only=True)
-class Sorted:
-    """The rows of a chunk, compared with the batch; each row is its index in the chunk."""
-
-    new: list[int] | None  #: rows that the batch does not have; None: all
-    known: list[tuple[int, int]] = field(default_factory=list)  #: valid rows that the batch has, with their refs there
-    conflicts: list[int] = field(default_factory=list)  #: rows whose key the batch has with another request
-
-
-class Sorter:
-    """Sorts rows into those that the batch of their name has and those that it does not have.
+class Spool:
+    """Stores the chunks of a plan; a context manager that removes them unless `commit` was called.
 
     Parameters
     ----------
@@ -104,121 +83,35 @@ class Sorter:
         Used only by this spool, and closed at its end.
     path : Path
         The outbox's file.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, path: Path, spec: BatchSpec) -> None:
-        self._connection = connection
-        self._path = path
-        self._spec = spec
-        self._intake = Intake(part=0)
-
-    def _begin(self) -> None:
-        """Make the temporary tables, and find the batch of this name."""
-        for table in INCOMING:
-            self._connection.execute(table)
-        self._intake.target = find(self._connection, self._spec)
-
-    def _sort(self, chunk: Chunk) -> Sorted:
-        """Sort the rows of a chunk, and count those that the batch has."""
-        intake = self._intake
-        intake.rows += len(chunk.rows)
-        known = {} if intake.target is None else self._lookup(chunk.keys, intake.target.num)
-        if self._spec.by_rows:
-            self._keep(chunk, range(len(chunk.rows)))
-        found = Sorted(new=None if not known else [])
-        if found.new is None:
-            return found
-        for index, pair in enumerate(_halves(chunk.keys)):
-            digest, state, ref, row = known.get(pair, (0, State.UNSENT, 0, 0))
-            own = 0 if index in chunk.rejected else _number(chunk.digests[index])
-            if pair not in known or (digest == 0 and own):
-                found.new.append(index)
-            elif own and own != digest and not (self._spec.skip and intake.met.has(ref)):
-                found.conflicts.append(index)
-                intake.conflicting += 1
-                intake.conflicts += [chunk.rows[index]] if len(intake.conflicts) < NAMED else []
-            else:
-                if own:
-                    intake.moved |= row != chunk.rows[index] and not intake.met.has(ref)
-                    intake.met.add(ref)
-                    found.known.append((index, ref))
-                intake.known += 1
-                intake.left[State(state)] = intake.left.get(State(state), 0) + 1
-        self._keep(chunk, [index for index, _ in found.known])
-        return found
-
-    def _keep(self, chunk: Chunk, places: Sequence[int]) -> None:
-        """Keep rows that the batch may have, the first of them only."""
-        samples = self._intake.samples
-        if places and sum(len(sample.keys) for sample in samples) < _COMPARED:
-            samples.append(
-                Sample(
-                    keys=_chosen(chunk.keys, places),
-                    rows=_chosen(chunk.rows, places),
-                    indexes=places if chunk.indexes is None else _chosen(chunk.indexes, places),
-                    shown=chunk.shown,
-                )
-            )
-
-    def _lookup(self, keys: Sequence[bytes], num: int) -> dict[tuple[int, int], tuple[int, int, int, int]]:
-        """Return digest, state, ref and position of the rows that a batch has, by the halves of their keys."""
-        pairs = set(_halves(keys))
-        found = self._connection.execute(
-            """SELECT k.k1, k.k2, k.digest, r.state, k.ref, r.row FROM json_each(?) j
-               CROSS JOIN keys k ON k.num = ? AND k.k1 = j.value CROSS JOIN rows r ON r.ref = k.ref""",
-            (as_json({first for first, _ in pairs}), num),
-        )
-        return {(k1, k2): (digest, state, ref, row) for k1, k2, digest, state, ref, row in found if (k1, k2) in pairs}
-
-    def _insert(self, refs: Sequence[int], block: NewBlock) -> None:
-        """Put rows into the temporary tables."""
-        halves = unpack(f">{2 * len(refs)}q", b"".join(block.keys))
-        digests = b"".join(block.digests)
-        numbers = unpack(f">{len(refs)}q", digests)
-        self._connection.executemany(
-            "INSERT INTO incoming VALUES (?, ?, ?, ?, ?, ?)",
-            zip(refs, block.rows, halves[::2], halves[1::2], numbers, block.states, strict=True),
-        )
-        self._connection.executemany(
-            "INSERT INTO reasons VALUES (?, ?)", [(refs[place], reason) for place, reason in block.reasons]
-        )
-        self._intake.total += row_sum(block.keys, unpack(f">{len(refs)}Q", digests))
-
-
-class Spool(Sorter):
-    """Stores the chunks of a plan; a context manager that removes them unless `commit` was called.
-
-    Parameters
-    ----------
-    connection, path, spec
-        As for `Sorter`.
     sweep : callable
         Removes rows that do not belong to a batch.
     """
 
+    _incoming: Incoming
+
     def __init__(
         self, connection: sqlite3.Connection, path: Path, spec: BatchSpec, sweep: Callable[[], object]
     ) -> None:
-        super().__init__(connection, path, spec)
+        self._connection = connection
+        self._path = path
+        self._spec = spec
         self._sweep = sweep
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-spool")
         self._lock: Hold | None = None
-        self._block = NewBlock()
-        self._waiting: deque[tuple[NewBlock, Future[tuple[bytes, bytes]]]] = deque()
-        self._next = 0
+        self._block = _Block()
+        self._waiting: deque[tuple[_Block, Future[tuple[bytes, bytes]]]] = deque()
+        self._part = self._next = 0
         self._touched = time.monotonic()
 
     def __enter__(self) -> Self:
         try:
             with guard(self._path):
-                self._begin()
                 # Rows need not survive a power cut before `commit`.
                 self._connection.execute("PRAGMA synchronous = NORMAL")
-                transact(self._connection, self._begin_part)
+                self._incoming = Incoming(self._connection, self._spec, transact(self._connection, self._begin))
         except BaseException:
             self._close()
             raise
-        self._next = self._intake.part << 32
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -236,10 +129,13 @@ class Spool(Sorter):
             If the disk is full, or the outbox cannot be written for another reason.
         """
         with guard(self._path):
-            new = self._sort(chunk).new
-            if new is None or new:
-                self._block.take(chunk, new)
-            if len(self._block.rows) >= _ROWS or self._block.raw >= _BYTES:
+            new = snapshot(self._connection, self._incoming.sort, chunk)
+            if new == []:
+                return
+            if len(self._block.rows) + len(chunk.rows if new is None else new) > BLOCK_ROWS:
+                self._flush(_WAITING)
+            self._block.take(chunk, new)
+            if self._block.raw >= _BYTES:
                 self._flush(_WAITING)
 
     def commit(self) -> Spooled:
@@ -259,52 +155,35 @@ class Spool(Sorter):
         with guard(self._path):
             self._flush(0)
             self._connection.execute("PRAGMA synchronous = FULL")
-            if not attach_all(self._connection, self._spec, self._intake):
-                prepare(self._connection, self._spec, self._intake)
-            spooled = transact(self._connection, self._attach)
-            return self._compared(spooled) if spooled.known and not spooled.created else spooled
+            if not self._incoming.attach():
+                self._incoming.prepare()
+            return transact(self._connection, self._attach)
 
-    def _begin_part(self, connection: sqlite3.Connection) -> None:
+    def _begin(self, connection: sqlite3.Connection) -> int:
         """Make an invisible part, and hold its lock until the end."""
-        inserted = connection.execute(
-            "INSERT INTO parts (queue, status, next, last, touched) VALUES (?, 0, 0, -1, ?)",
-            (self._spec.place.queue, time.time()),
-        )
-        self._intake.part = inserted.lastrowid or 0
-        self._lock = hold(self._path, f"spool-{self._intake.part}")
+        inserted = connection.execute("INSERT INTO parts (phase, last, touched) VALUES (0, -1, ?)", (time.time(),))
+        self._part = inserted.lastrowid or 0
+        self._next = self._part << 32
+        self._lock = hold(self._path, f"spool-{self._part}")
+        return self._part
 
-    def _attach(self, connection: sqlite3.Connection) -> Spooled:
-        if attached := attach_all(connection, self._spec, self._intake):
+    def _attach(self, _: sqlite3.Connection) -> Spooled:
+        incoming = self._incoming
+        if attached := incoming.attach():
             return attached
-        decision = decide(connection, self._spec, self._intake)
-        if decision.errors:
-            raise decision.errors[0]
-        spooled = apply(connection, self._spec, self._intake, decision)
+        incoming.decide()
+        if incoming.errors:
+            raise incoming.errors[0]
+        spooled = incoming.apply()
         self._spec.check(spooled.added)
         return spooled
-
-    def _compared(self, spooled: Spooled) -> Spooled:
-        """Add what tells whether the rows that the batch had came with another index."""
-        intake, samples = self._intake, list[Sample]()
-        num = number_of(self._connection, spooled.batch)
-        for sample in intake.samples:
-            found = self._lookup(sample.keys, num)
-            refs = [found[pair][2] if pair in found else intake.part << 32 for pair in _halves(sample.keys)]
-            samples.append(replace(sample, refs=[None if ref >> 32 == intake.part else ref for ref in refs]))
-        moved = intake.moved
-        if self._spec.by_rows and not moved:
-            others = """SELECT EXISTS (SELECT 1 FROM incoming i
-                        CROSS JOIN keys k ON k.num = ? AND k.k1 = i.k1 AND k.k2 = i.k2
-                        CROSS JOIN rows r ON r.ref = k.ref WHERE r.row <> i.row)"""
-            moved = bool(number(self._connection, others, num))
-        return replace(spooled, moved=moved, samples=samples)
 
     def _flush(self, waiting: int) -> None:
         """Start to compress the block; write compressed blocks until at most `waiting` are left."""
         if self._block.rows:
             with hold_interrupts():  # here and below: the pool's thread needs the same locks
                 self._waiting.append((self._block, self._pool.submit(self._block.pack)))
-            self._block = NewBlock()
+            self._block = _Block()
         while len(self._waiting) > waiting:
             block, packed = self._waiting.popleft()
             with hold_interrupts():
@@ -312,15 +191,13 @@ class Spool(Sorter):
             transact(self._connection, self._write, block, tasks, shown)
             self._next += len(block.rows)
 
-    def _write(self, connection: sqlite3.Connection, block: NewBlock, tasks: bytes, shown: bytes) -> None:
+    def _write(self, connection: sqlite3.Connection, block: _Block, tasks: bytes, shown: bytes) -> None:
         first, n = self._next, len(block.rows)
-        self._insert(range(first, first + n), block)
-        connection.execute(
-            "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", (first, n, block.raw, pack_keys(block.keys), tasks, shown)
-        )
+        block.put_into(self._incoming, range(first, first + n))
+        connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", (first, n, pack_keys(block.keys), tasks, shown))
         if time.monotonic() > self._touched + _TOUCH:
             self._touched = time.monotonic()
-            connection.execute("UPDATE parts SET touched = ? WHERE part = ?", (time.time(), self._intake.part))
+            connection.execute("UPDATE parts SET touched = ? WHERE part = ?", (time.time(), self._part))
 
     def _close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -329,16 +206,120 @@ class Spool(Sorter):
             self._lock.release()
 
 
+class DryRun:
+    """Takes the chunks of a plan as a `Spool` does, and reports what would happen to their rows.
+
+    It writes temporary tables only, so that it neither changes the outbox nor waits for those that do. In these tables
+    the ref of a row is its place in the input.
+
+    Parameters
+    ----------
+    connection, path, spec
+        As for `Spool`.
+    """
+
+    _incoming: Incoming
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, spec: BatchSpec) -> None:
+        self._connection = connection
+        self._path = path
+        self._spec = spec
+
+    def __enter__(self) -> Self:
+        try:
+            with guard(self._path):
+                self._incoming = Incoming(self._connection, self._spec, 0)
+        except BaseException:
+            self._connection.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def add(self, chunk: Chunk) -> None:
+        """Take a chunk."""
+        with guard(self._path):
+            snapshot(self._connection, self._add, chunk)
+
+    def _add(self, chunk: Chunk) -> None:
+        first, new, block = self._incoming.rows, self._incoming.sort(chunk), _Block()
+        block.take(chunk, new)
+        block.put_into(self._incoming, [first + place for place in (range(len(chunk.rows)) if new is None else new)])
+
+    def forecast(self, keys: Sequence[bytes]) -> Forecast:
+        """Return what would become of all rows, and of the first ones one by one; `keys` are those of the first rows.
+
+        Raises
+        ------
+        BatchExistsError
+            If the batch of this name was made of other templates.
+        """
+        with guard(self._path):
+            self._connection.execute("BEGIN")  # one moment of the outbox for all that follows
+            try:
+                self._incoming.decide()
+                return self._forecast(keys)
+            finally:
+                self._connection.execute("ROLLBACK")
+
+    def _forecast(self, keys: Sequence[bytes]) -> Forecast:
+        incoming, connection, n = self._incoming, self._connection, len(keys)
+        problems: dict[int, str] = dict(
+            connection.execute("SELECT ref, reason FROM incoming WHERE reason IS NOT NULL AND ref < ?", (n,))
+        )
+        new = number(connection, "SELECT count(*) FROM incoming WHERE theirs IS NULL AND reason IS NULL")
+        rejected = number(connection, "SELECT count(*) FROM incoming WHERE reason IS NOT NULL")
+        if self._spec.name is None and not self._spec.skip and rejected:
+            # The rows that are left over would be another batch than the one that the user means.
+            return Forecast(tasks=[None] * n, problems=problems, sendable=new, duplicates=incoming.repeated or 0)
+        if incoming.overlaps:
+            return self._overlapping(problems, new, n)
+        target = incoming.target
+        for (place,) in connection.execute("SELECT ref FROM incoming WHERE conflict AND ref < ?", (n,)):
+            problems[place] = f"the batch {target.label if target else ''} has its key with another request"
+        known = f"{KNOWN} AND i.reason IS NULL"
+        counted = connection.execute(f"SELECT {SHOWN_STATE}, count(*) {known} GROUP BY 1")
+        there = {State(state): count for state, count in counted}
+        found = connection.execute(f"SELECT i.ref, {SHOWN_STATE}, try {known} AND i.ref < ?", (n,))
+        states = {place: (State(state), attempt) for place, state, attempt in found}
+        batch = target.id if target else incoming.new_id()
+        new += there.pop(State.UNSENT, 0)  # the sending goes on with these
+        return Forecast(
+            tasks=[task_id(batch, key, states.get(place, (None, 1))[1]) for place, key in enumerate(keys)],
+            states=[_word(states[place][0]) if place in states else "new" for place in range(n)],
+            known={_word(state): count for state, count in there.items()},
+            problems=problems,
+            sendable=new,
+            duplicates=incoming.repeated or 0,
+            refusal=self._refusal(),
+        )
+
+    def _overlapping(self, problems: dict[int, str], new: int, n: int) -> Forecast:
+        """Return the forecast for rows without a name of which other batches have some."""
+        connection, overlaps = self._connection, self._incoming.overlaps
+        connection.execute("CREATE TEMP TABLE shared (ref INTEGER PRIMARY KEY, label TEXT)")
+        for one in overlaps:
+            connection.execute(f"INSERT OR IGNORE INTO shared SELECT a.ref, ? {one.rows}", (one.label,))
+        for ref, label in connection.execute("SELECT ref, label FROM shared WHERE ref < ?", (n,)):
+            problems[ref] = f"the batch {label} has this row"
+        return Forecast(
+            tasks=[None] * n,
+            known={f"in {one.label}": one.shared for one in overlaps},
+            problems=problems,
+            sendable=new - number(connection, "SELECT count(*) FROM shared"),
+            duplicates=self._incoming.repeated or 0,
+            refusal=self._refusal(),
+        )
+
+    def _refusal(self) -> str:
+        errors = self._incoming.errors
+        return next((plain_reason(error) for error in errors if isinstance(error, BatchExistsError)), "")
+
+
 def _chosen(items: Sequence[T], wanted: Sequence[int] | None) -> Sequence[T]:
     return items if wanted is None else [items[index] for index in wanted]
 
 
-def _halves(keys: Sequence[bytes]) -> list[tuple[int, int]]:
-    """Return the halves of keys as two integers each, as the tables store them."""
-    halves = unpack(f">{2 * len(keys)}q", b"".join(keys))
-    return list(zip(halves[::2], halves[1::2], strict=True))
-
-
-def _number(digest: bytes) -> int:
-    number: int = unpack(">q", digest[:8])[0]
-    return number
+def _word(state: State) -> str:
+    return "in the queue" if state is State.SENT else state.name.lower()

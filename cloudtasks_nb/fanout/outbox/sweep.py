@@ -7,9 +7,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from cloudtasks_nb.fanout.outbox.counters import number
+from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS
 from cloudtasks_nb.fanout.outbox.database import transact
 from cloudtasks_nb.fanout.outbox.locks import hold
+from cloudtasks_nb.fanout.outbox.tallies import number
 
 __all__ = ["KEPT_DAYS", "forget", "sweep"]
 
@@ -37,17 +38,16 @@ def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: floa
     if connection.execute("SELECT 1 FROM batches WHERE changed < ? LIMIT 1", (before,)).fetchone() is not None:
         transact(connection, _forget_old, before)
     removed = 0
-    for part, status, touched in connection.execute(
-        "SELECT part, status, touched FROM parts WHERE status <> 1"
-    ).fetchall():
+    parts = connection.execute("SELECT part, phase, touched FROM parts WHERE phase <> 1")
+    for part, phase, touched in parts.fetchall():
         lock = hold(path, f"spool-{part}")
         # Without locks, only the time since its last update shows that a spool has ended.
-        if lock is None or (status == 0 and not lock.certain and now - touched < _DAY):
+        if lock is None or (phase == 0 and not lock.certain and now - touched < _DAY):
             continue
         gone = True
         try:
             # It may have ended between the query and the lock.
-            if number(connection, "SELECT count(*) FROM parts WHERE part = ? AND status <> 1", part):
+            if number(connection, "SELECT count(*) FROM parts WHERE part = ? AND phase <> 1", part):
                 gone = _remove(connection, part, deadline)
                 removed += gone
         finally:
@@ -83,9 +83,9 @@ def _forget_old(connection: sqlite3.Connection, before: float) -> None:
 
 def forget(connection: sqlite3.Connection, num: int) -> None:
     """Remove a batch; its rows are invisible from now on, and are removed in slices by `sweep`."""
-    connection.execute("UPDATE parts SET status = 2 WHERE num = ?", (num,))
-    for table in ("counts", "requests", "completions", "settings", "causes", "batches"):
-        connection.execute(f"DELETE FROM {table} WHERE num = ?", (num,))  # noqa: S608 - names of our tables
+    connection.execute("UPDATE parts SET phase = 2 WHERE num = ?", (num,))
+    for table in ("flights", "completions", "settings", "batches"):
+        connection.execute(f"DELETE FROM {table} WHERE num = ?", (num,))
 
 
 def _remove(connection: sqlite3.Connection, part: int, deadline: float) -> bool:
@@ -104,11 +104,11 @@ def _remove_rows(connection: sqlite3.Connection, part: int) -> bool:
     end = (part + 1) << 32
     left = connection.execute(
         "SELECT first + n FROM blocks WHERE first >= ? AND first < ? ORDER BY first LIMIT 1 OFFSET ?",
-        (part << 32, end, _SLICE // 2_000),
+        (part << 32, end, _SLICE // BLOCK_ROWS),
     ).fetchone()
-    for table, column in (("rows", "ref"), ("outcomes", "ref"), ("deletions", "ref"), ("blocks", "first")):
+    for table, column in (("rows", "ref"), ("blocks", "first")):
         connection.execute(
-            f"DELETE FROM {table} WHERE {column} >= ? AND {column} < ?",  # noqa: S608 - names of our tables
+            f"DELETE FROM {table} WHERE {column} >= ? AND {column} < ?",
             (part << 32, end if left is None else left[0]),
         )
     return left is None
@@ -121,7 +121,8 @@ def _remove_keys(connection: sqlite3.Connection, part: int) -> bool:
     ).fetchone()
     if border is None:
         connection.execute("DELETE FROM keys WHERE num = ?", (part,))
-        connection.execute("DELETE FROM parts WHERE part = ?", (part,))
+        for table in ("tallies", "parts"):
+            connection.execute(f"DELETE FROM {table} WHERE part = ?", (part,))
         return True
     connection.execute("DELETE FROM keys WHERE num = ? AND k1 < ?", (part, border[0]))
     return False

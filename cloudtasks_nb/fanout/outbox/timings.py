@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 
 import orjson
 
-from cloudtasks_nb.fanout.outbox.counters import number_of
 from cloudtasks_nb.fanout.outbox.database import Repository
-from cloudtasks_nb.fanout.outbox.rows import ranges
+from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.outbox.tallies import number_of, ranges
 
 __all__ = ["Timings", "TimingsPage"]
 
@@ -19,11 +20,10 @@ TimingsPage = Sequence[Sequence[int]]
 _PAGE = 20_000
 # SQLite makes one JSON list of each column: it takes half of the time that a tuple for each row takes.
 _SELECT = f"""
-    SELECT json_group_array(ref), json_group_array(failed), json_group_array(start), json_group_array(duration)
-    FROM (SELECT r.ref, r.state = 5 AS failed, o.last_attempt_time AS start, coalesce(o.duration, -1) AS duration
-        FROM rows r CROSS JOIN outcomes o ON o.ref = r.ref
-        WHERE r.ref BETWEEN ? AND ? AND r.state IN (4, 5) AND o.last_attempt_time IS NOT NULL
-        ORDER BY r.ref LIMIT {_PAGE})"""  # noqa: S608 - our own number
+    SELECT json_group_array(ref), json_group_array(failed), json_group_array(began), json_group_array(duration)
+    FROM (SELECT ref, state = {State.FAILED:d} AS failed, began, coalesce(duration, -1) AS duration FROM rows
+        WHERE ref BETWEEN ? AND ? AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
+        ORDER BY ref LIMIT {_PAGE})"""
 
 
 class Timings(Repository):
@@ -31,14 +31,15 @@ class Timings(Repository):
 
     def pages(self, batch: str) -> Iterator[TimingsPage]:
         """Yield the times of rows that succeeded or failed, up to 20,000 at a time."""
-        with self._database.reading() as connection:
-            parts = ranges(connection, number_of(connection, batch))
-        for first, last in parts:
+        for first, last in self._database.read(lambda connection: ranges(connection, number_of(connection, batch))):
             refs: Sequence[int] = [first - 1]
             while refs:
-                with self._database.reading() as connection:
-                    found = connection.execute(_SELECT, (refs[-1] + 1, last)).fetchone()
-                page = [orjson.loads(column) for column in found]
+                page = self._database.read(_page, refs[-1] + 1, last)
                 refs = page[0]
                 if refs:
                     yield page
+
+
+def _page(connection: sqlite3.Connection, first: int, last: int) -> TimingsPage:
+    found = connection.execute(_SELECT, (first, last)).fetchone()
+    return [orjson.loads(column) for column in found]

@@ -16,12 +16,11 @@ from typing import Any
 import orjson
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.outbox.attach import BatchSpec, Origin
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate, unpack_previews
-from cloudtasks_nb.fanout.outbox.counters import as_json, number, number_of
-from cloudtasks_nb.fanout.outbox.database import Repository
+from cloudtasks_nb.fanout.outbox.database import Repository, reading
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, Origin
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord, State
-from cloudtasks_nb.fanout.outbox.rows import ranges
+from cloudtasks_nb.fanout.outbox.tallies import as_json, number, number_of, ranges
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
 
@@ -88,7 +87,8 @@ class SharedRecord:
 class Transfers(Repository):
     """The batches of an outbox as bytes."""
 
-    def record(self, batch: str, earlier: SharedRecord | None = None) -> bytes:
+    @reading
+    def record(self, connection: sqlite3.Connection, batch: str, earlier: SharedRecord | None = None) -> bytes:
         """Return the record of a batch.
 
         Parameters
@@ -96,13 +96,12 @@ class Transfers(Repository):
         earlier : SharedRecord, optional
             The record that another home has written: it says who made the batch, and when.
         """
-        with self._database.reading() as connection:
-            num = number_of(connection, batch)
-            identity, *place, name, recipe, description, created, rows = connection.execute(
-                """SELECT identity, endpoint, project, location, queue, name, recipe, description, created,
-                   (SELECT total(n) FROM counts c WHERE c.num = b.num) FROM batches b WHERE num = ?""",
-                (num,),
-            ).fetchone()
+        identity, *place, name, recipe, description, created, rows = connection.execute(
+            """SELECT identity, endpoint, project, location, queue, name, recipe, description, created,
+               (SELECT total(n) FROM parts p JOIN tallies USING (part) WHERE p.num = b.num)
+               FROM batches b WHERE num = ?""",
+            (number_of(connection, batch),),
+        ).fetchone()
         described = orjson.loads(description) if earlier is None else dict(earlier.spec.description)
         described.pop(IMPORTED, None)
         return orjson.dumps(
@@ -119,41 +118,45 @@ class Transfers(Repository):
             }
         )
 
-    def newest_part(self, batch: str) -> int:
+    @reading
+    def newest_part(self, connection: sqlite3.Connection, batch: str) -> int:
         """Return a number that grows whenever rows are added to a batch."""
-        with self._database.reading() as connection:
-            query = "SELECT coalesce(max(part), 0) FROM parts WHERE num = ? AND status = 1"
-            return number(connection, query, number_of(connection, batch))
+        query = "SELECT coalesce(max(part), 0) FROM parts WHERE num = ? AND phase = 1"
+        return number(connection, query, number_of(connection, batch))
 
     def blocks(self, batch: str, known: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of each block of a batch, without those that are known, in input order.
 
         A block has the same name in every outbox; names sort as the rows of the input.
         """
-        with self._database.reading() as connection:
-            num = number_of(connection, batch)
-            parts = ranges(connection, num)
-        for start, last in parts:
-            at = start - 1
-            while at < last:
-                with self._database.reading() as connection:
-                    found = connection.execute(_BLOCK, (at, last)).fetchone()
-                    if found is None:
-                        break
-                    first, keys, tasks, shown = found
-                    block = StoredBlock(first, keys, tasks)
-                    at = block.last
-                    rows = connection.execute(_ROWS, (first, at)).fetchall()
-                    name = f"{rows[0][1] if rows else 0:09d}-{blake2b(keys, digest_size=8).hexdigest()}"
-                    if not rows or name in known:
-                        continue
-                    packed = _pack(block, rows, _digests(connection, num, block), keys, tasks, shown)
-                yield name, packed
+        for first, last in self._database.read(lambda connection: ranges(connection, number_of(connection, batch))):
+            at = first - 1
+            while found := self._database.read(_block, batch, at, last, known):
+                at, *block = found
+                if block:
+                    yield block[0]
 
 
-_BLOCK = "SELECT first, keys, tasks, shown FROM blocks WHERE first > ? AND first <= ? ORDER BY first LIMIT 1"
-_ROWS = """SELECT r.ref, r.row, r.try, o.reason FROM rows r LEFT JOIN outcomes o ON o.ref = r.ref
-           WHERE r.ref BETWEEN ? AND ? ORDER BY r.ref"""
+def _block(
+    connection: sqlite3.Connection, batch: str, after: int, last: int, known: Collection[str]
+) -> tuple[int] | tuple[int, tuple[str, bytes]] | None:
+    """Return the last ref of the next block, and its name and content unless it is known; None if there is none."""
+    found = connection.execute(
+        "SELECT first, keys, tasks, shown FROM blocks WHERE first > ? AND first <= ? ORDER BY first LIMIT 1",
+        (after, last),
+    ).fetchone()
+    if found is None:
+        return None
+    first, keys, tasks, shown = found
+    block = StoredBlock(first, keys, tasks)
+    rows = connection.execute(
+        "SELECT ref, pos, try, reason FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref", (first, block.last)
+    ).fetchall()
+    name = f"{rows[0][1] if rows else 0:09d}-{blake2b(keys, digest_size=8).hexdigest()}"
+    if not rows or name in known:
+        return (block.last,)
+    digests = _digests(connection, number_of(connection, batch), block)
+    return block.last, (name, _pack(block, rows, digests, keys, tasks, shown))
 
 
 def read_block(data: bytes) -> Iterator[Chunk]:

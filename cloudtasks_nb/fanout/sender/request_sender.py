@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -150,9 +150,15 @@ class RequestSender:
         return self._batches.concurrency.limit if self._batching else _WITHOUT_BATCH
 
     async def send(self, request: Request) -> Ack | None:
-        """Send a request and return the results of its rows; None if some are not known."""
+        """Send a request and return the results of its rows; None if some are not known.
+
+        While its rows are held back, those that may have been sent before are looked up, and none is sent.
+        """
         results = _Results()
-        encoder = CreateEncoder(replace(self._place, queue=request.queue).queue_name)
+        if request.tried and self._is_held(request):
+            await self._check_created(request, results, unclear=True)
+            return results.ack(request.seq)
+        encoder = CreateEncoder(self._place.queue_name)
         for part in encoder.cut(request.tasks, request.wire):
             piece = replace(request, refs=request.refs[part], tasks=request.tasks[part], wire=request.wire[part])
             if self._batching:
@@ -187,12 +193,14 @@ class RequestSender:
     async def _wait_for(self, operation: _Operation, rows: int) -> Mapping[int, Any] | None:
         """Wait for an operation; return the status of the rows that failed, None if it does not name them."""
         deadline, pause = self._clock.ticks() + _OPERATION_TIMEOUT, _POLL
+
+        async def in_time(_: bool) -> bool:  # noqa: FBT001 - its only argument
+            return self._clock.ticks() < deadline
+
         while not operation.done:
             await self._stop.sleep(pause)
             pause = min(_POLL_LONGEST, 1.5 * pause)
-            reply = await self._batches.call(
-                "GetOperation", name_request(operation.name), lambda _: self._clock.ticks() < deadline
-            )
+            reply = await self._batches.call("GetOperation", name_request(operation.name), in_time)
             if reply.data is None:
                 return None
             operation = _Operation.parse(reply.data)
@@ -265,23 +273,26 @@ class RequestSender:
         self._stop.set(error)
 
     async def _resolve_unsent(self, request: Request, results: _Results, *, unclear: bool) -> None:
-        """Find out the result of rows whose call was not made: sending ends, they are cancelled, or it is too late."""
+        """Find out the result of rows whose call was not made.
+
+        Sending ends, they are cancelled or held back, or it is too late.
+        """
         if self._stop.is_set:
             results.postpone(request.refs, maybe_created=request.tried or unclear)
         else:
             await self._check_created(request, results, unclear=unclear)
 
     async def _check_created(self, request: Request, results: _Results, *, unclear: bool) -> None:
-        """Find out whether rows that were cancelled, or may have been sent long ago, were created."""
-        is_cancelled = self._is_cancelled(request)
+        """Find out whether rows that are cancelled or held back, or may have been sent long ago, were created."""
+        is_cancelled, is_held = await self._is_cancelled(request), self._is_held(request)
         if not (request.tried or unclear):
-            results.cancelled += request.refs
+            (results.cancelled if is_cancelled else results.again).extend(request.refs)
             return
         missing: list[tuple[int, str]] = []
-        name = replace(self._place, queue=request.queue).queue_name
+        name = self._place.queue_name
 
         async def get(ref: int, task: str) -> None:
-            reply = await self._singles.call("GetTask", name_request(f"{name}/tasks/{task}"), lambda _: True)
+            reply = await self._singles.call("GetTask", name_request(f"{name}/tasks/{task}"), _always)
             if reply.data is not None:
                 results.sent.append(ref)
             elif reply.error is None:
@@ -294,30 +305,45 @@ class RequestSender:
         await _gather(get(ref, task) for ref, task in zip(request.refs, request.tasks, strict=True))
         known: Mapping[str, bool | None] = {}
         if missing and not results.unclear:
-            known = await self._observer.were_created([task for _, task in missing])
+            known = await self._observer.were_created([task for _, task in missing], request.started)
         for ref, task in missing:
             was_created = known.get(task)
             if was_created:
                 results.sent.append(ref)
-            elif was_created is None:
-                results.gone.append(ref)
-            else:
+            elif was_created is not None:
                 (results.cancelled if is_cancelled else results.again).append(ref)
+            elif is_held and not is_cancelled:
+                results.unclear = True
+            else:
+                results.gone.append(ref)
 
-    def _is_cancelled(self, request: Request) -> bool:
-        return self._outbox.requests.void_until(self._batch) >= request.seq
+    async def _is_cancelled(self, request: Request) -> bool:
+        requests = self._outbox.requests
+        void = requests.known_void(self._batch)
+        if void is None:
+            void = await self._outbox.run(requests.void_until, self._batch)
+        return void >= request.seq
 
-    def _may_send(self, request: Request) -> Callable[[bool], bool]:
+    def _is_held(self, request: Request) -> bool:
+        """Return whether rows of the request may not be sent now."""
+        until = self._observer.send_until()
+        return until is not None and request.refs[-1] > until
+
+    def _may_send(self, request: Request) -> Callable[[bool], Awaitable[bool]]:
         """Return a function that is called before each try and returns whether the request may be sent."""
 
-        def may_send(unclear: bool) -> bool:  # noqa: FBT001 - its only argument
-            if self._is_cancelled(request):
+        async def may_send(unclear: bool) -> bool:  # noqa: FBT001 - its only argument
+            if await self._is_cancelled(request) or self._is_held(request):
                 return False
             return (
                 not (unclear or request.tried) or -_MAX_CLOCK_STEP <= self._clock.now() - request.started <= _REPEATABLE
             )
 
         return may_send
+
+
+async def _always(_: bool) -> bool:  # noqa: FBT001 - its only argument
+    return True
 
 
 def _only(request: Request, indexes: Sequence[int]) -> Request:

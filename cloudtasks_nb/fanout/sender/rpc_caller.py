@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,8 +59,11 @@ class SendObserver(Protocol):
     def is_temporary(self, error: CloudTasksError) -> bool:
         """Return whether to retry after an error that would end the sending, as for a queue just created."""
 
-    async def were_created(self, tasks: Sequence[str]) -> Mapping[str, bool | None]:
-        """Return whether tasks that are not in the queue were created; None, or left out: not known."""
+    async def were_created(self, tasks: Sequence[str], since: float) -> Mapping[str, bool | None]:
+        """Return whether tasks that are not in the queue were created; None, or left out: not known.
+
+        They may have been created since a time, in seconds since 1970.
+        """
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the stop signal was set
@@ -130,12 +133,12 @@ class RpcCaller:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._pauses = backoff(_RNG)
 
-    async def call(self, rpc: str, request: bytes, wanted: Callable[[bool], bool]) -> Reply:
+    async def call(self, rpc: str, request: bytes, wanted: Callable[[bool], Awaitable[bool]]) -> Reply:
         """Call until the service answers; if nothing answers at the endpoint, end the sending.
 
         Parameters
         ----------
-        wanted : callable
+        wanted : coroutine function
             Called before each try, with True if the result of an earlier one is unclear. If it returns False, or if
             the sending ends, the call ends without an answer.
 
@@ -149,7 +152,7 @@ class RpcCaller:
         while True:
             await self._enter()
             try:
-                if self._stop.is_set or not wanted(unclear):
+                if self._stop.is_set or not await wanted(unclear):
                     return Reply(unclear=unclear)
                 epoch = self.concurrency.epoch
                 data = await self._client.raw(rpc, request)

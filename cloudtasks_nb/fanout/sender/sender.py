@@ -19,7 +19,7 @@ from cloudtasks_nb.errors import CloudTasksError, EndpointError, UnavailableErro
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.locks import Hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Request, State
+from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Request
 from cloudtasks_nb.fanout.outbox.requests import MAX_TASKS
 from cloudtasks_nb.fanout.sender.pace import Meter, constant, ramp
 from cloudtasks_nb.fanout.sender.request_sender import RequestSender
@@ -141,7 +141,6 @@ class SendLoop:
             self._meter = Meter(ramp, clock.ticks())
         self._reserve = _RESERVE if self._meter is None else 1
         self._ready: deque[Request] = deque()
-        self._held: list[Request] = []  # were surely not sent, and may not be sent any more
         self._flying = 0
         self._acks: list[Ack] = []
         self._exchanging: asyncio.Future[None] | None = None
@@ -164,7 +163,6 @@ class SendLoop:
                     self._changed.clear()
                     if self._fault is not None:
                         raise self._fault
-                    self._hold_back()
         except ExceptionGroup as group:
             raise _first(group) from group
         finally:
@@ -176,12 +174,6 @@ class SendLoop:
         if self._flying or self._exchanging is not None or self._acks:
             return False
         return self._stop.is_set or (self._exhausted and not self._ready)
-
-    def _hold_back(self) -> None:
-        """Set aside the requests that were read ahead, if no more rows may be sent."""
-        if self._ready and self._observer.send_until() == 0:
-            self._held += [request for request in self._ready if not request.tried]
-            self._ready = deque(request for request in self._ready if request.tried)
 
     def _launch(self, group: asyncio.TaskGroup) -> None:
         """Start the requests that may be sent now."""
@@ -252,9 +244,9 @@ class SendLoop:
             await asyncio.wait({self._exchanging})
         if self._acks:
             await self._exchange(0)
-        if self._ready or self._held:
+        if self._ready:
             with contextlib.suppress(CloudTasksError):
-                await self._outbox.run(self._requests.hand_back, [*self._ready, *self._held])
+                await self._outbox.run(self._requests.hand_back, [*self._ready])
 
 
 def _first(error: Exception) -> Exception:
@@ -269,15 +261,15 @@ async def _become_sender(outbox: Outbox, batch: str, observer: SendObserver, clo
     while True:
         lock = outbox.requests.lock(batch)
         try:
-            unsent = (await outbox.run(outbox.batches.counts, batch))[State.UNSENT]
+            waiting = await outbox.run(outbox.requests.waiting, batch)
         except BaseException:  # the sending is cancelled
             if lock is not None:
                 lock.release()
             raise
-        if lock is not None and unsent:
+        if lock is not None and waiting:
             observer.other_sender(None)
             return lock
-        if not unsent:
+        if not waiting:
             if lock is not None:
                 lock.release()
             return None
@@ -289,7 +281,7 @@ async def _until_answered(
     outbox: Outbox, record: BatchRecord, client: RawClient, observer: SendObserver, clock: Clock
 ) -> None:
     """Wait until the service answers again, also with an error, or another sender has sent all rows."""
-    while (await outbox.run(outbox.batches.counts, record.id))[State.UNSENT]:
+    while await outbox.run(outbox.requests.waiting, record.id):
         await clock.sleep(_ENDPOINT_POLL)
         try:
             await client.raw("GetQueue", name_request(record.place.queue_name))

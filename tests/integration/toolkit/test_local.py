@@ -18,7 +18,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb.client import emulator_process
-from cloudtasks_nb.fanout.outbox import disk
+from cloudtasks_nb.fanout import disk
 from tests.integration.conftest import PATIENCE, Emulator, StartEmulator, hinted, until
 from tests.processes import run
 

@@ -18,7 +18,7 @@ from google.longrunning import operations_pb2
 from cloudtasks_nb._names import CODES, QueueName, code_name
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, ServiceError, UnavailableError
 from cloudtasks_nb.fanout.clock import Clock
-from cloudtasks_nb.fanout.outbox.attach import BatchSpec
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk

@@ -13,7 +13,7 @@ from cloudtasks_nb.errors import BatchExistsError, InvalidInputError, TemplateEr
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.period_states import ASKED
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
-from cloudtasks_nb.fanout.outbox.attach import BatchSpec
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Outcome, Spooled, State
 from cloudtasks_nb.fanout.plan.identity import Place

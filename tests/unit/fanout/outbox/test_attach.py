@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError, DuplicateRowsError
-from cloudtasks_nb.fanout.outbox import attach
-from cloudtasks_nb.fanout.outbox.attach import BatchSpec, Intake
+from cloudtasks_nb.fanout.outbox import incoming
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, Intake
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudtasks_nb.fanout.outbox import disk
+from cloudtasks_nb.fanout import disk
 
 MOUNTS = """\
 overlay / overlay rw 0 0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError
-from cloudtasks_nb.fanout.outbox.attach import BatchSpec, plain_reason
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, plain_reason
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast

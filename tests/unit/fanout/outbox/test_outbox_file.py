@@ -15,7 +15,7 @@ import pytest
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox import database
-from cloudtasks_nb.fanout.outbox.attach import BatchSpec
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.database import Database
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox

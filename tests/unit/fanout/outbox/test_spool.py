@@ -16,8 +16,8 @@ from typing import Literal
 import pytest
 
 from cloudtasks_nb.errors import DuplicateRowsError, OutboxError
-from cloudtasks_nb.fanout.outbox import attach
-from cloudtasks_nb.fanout.outbox.attach import BatchSpec
+from cloudtasks_nb.fanout.outbox import incoming
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
@@ -187,7 +187,7 @@ PLANNER = """
     import sys, time
     from pathlib import Path
     from tests.unit.fanout.conftest import PLACE, chunk
-    from cloudtasks_nb.fanout.outbox.attach import BatchSpec
+    from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
     from cloudtasks_nb.fanout.outbox.outbox import Outbox
     outbox = Outbox(sys.argv[1])
     stop = int(sys.argv[2])

@@ -1,0 +1,144 @@
+"""How many rows of each part of a batch are in which state, and why: counted anew whenever rows change.
+
+Also small helpers for SQL.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, TypeVar
+
+import orjson
+
+from cloudtasks_nb.errors import BatchNotFoundError
+from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, State
+
+__all__ = [
+    "CAUSE",
+    "SHOWN_STATE",
+    "as_json",
+    "causes",
+    "counted",
+    "counts",
+    "number",
+    "number_of",
+    "paged",
+    "ranges",
+    "touch",
+]
+
+T = TypeVar("T")
+
+#: The state of a row as others see it: a row in doubt counts as sent.
+SHOWN_STATE = f"iif(state = {IN_DOUBT}, {State.SENT:d}, state)"
+
+#: Why a row failed, or its last attempt did: the cause of its message, else its status; '' for neither.
+CAUSE = "coalesce(cause, status, '')"
+
+# What a row counts as, besides its state: the cause of a failure, also of one that is tried again, or how the task of a
+# row that is gone has left its queue.
+_COUNTED = f"""CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN state = {State.FAILED:d} THEN {CAUSE}
+    WHEN state IN ({State.UNSENT:d}, {State.SENT:d}, {IN_DOUBT}) AND status > 0 THEN {CAUSE} ELSE '' END"""
+
+
+@contextmanager
+def counted(connection: sqlite3.Connection, where: str, *values: Any) -> Iterator[None]:
+    """Bring the tallies up to date with what the block changes in the rows for which a condition is true.
+
+    Parameters
+    ----------
+    where : str
+        A condition in SQL on `ref` alone, so that it selects the same rows before and after.
+    """
+    before = _tally(connection, where, values)
+    yield
+    change = _tally(connection, where, values)
+    change.subtract(before)
+    changes = [(*key, n) for key, n in change.items() if n]
+    connection.executemany(
+        "INSERT INTO tallies VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", changes
+    )
+    connection.executemany(
+        "DELETE FROM tallies WHERE part = ? AND state = ? AND cause = ? AND n = 0",
+        [key for *key, n in changes if n < 0],
+    )
+
+
+def _tally(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> Counter[tuple[int, int, int | str]]:
+    found = connection.execute(
+        f"SELECT ref >> 32, state, {_COUNTED}, count(*) FROM rows WHERE {where} GROUP BY 1, 2, 3",
+        values,
+    )
+    return Counter({(part, state, cause): n for part, state, cause, n in found})
+
+
+def counts(connection: sqlite3.Connection, num: int) -> dict[State, int]:
+    """Return how many rows of a batch are in each state."""
+    found = connection.execute(
+        f"""SELECT {SHOWN_STATE}, sum(n) FROM parts JOIN tallies USING (part)
+            WHERE num = ? AND phase = 1 GROUP BY 1""",
+        (num,),
+    )
+    return dict.fromkeys(State, 0) | {State(state): n for state, n in found}
+
+
+def causes(connection: sqlite3.Connection, num: int, *states: int) -> list[tuple[Any, int]]:
+    """Return the causes of the rows in some states and their numbers, the most frequent first."""
+    found = connection.execute(
+        """SELECT cause, sum(n) FROM parts JOIN tallies USING (part)
+           WHERE num = ? AND phase = 1 AND state IN (SELECT value FROM json_each(?)) GROUP BY 1 ORDER BY 2 DESC""",
+        (num, as_json(states)),
+    )
+    return found.fetchall()
+
+
+def number_of(connection: sqlite3.Connection, batch: str) -> int:
+    """Return the number under which the tables know a batch.
+
+    Raises
+    ------
+    BatchNotFoundError
+        If the outbox does not have it.
+    """
+    found = connection.execute("SELECT num FROM batches WHERE id = ?", (batch,)).fetchone()
+    if found is None:
+        raise BatchNotFoundError(
+            f'there is no batch "{batch}" in this outbox', resource=batch, hint="tasks.batches() lists those there are"
+        )
+    number: int = found[0]
+    return number
+
+
+def ranges(connection: sqlite3.Connection, num: int) -> list[tuple[int, int]]:
+    """Return the first and the last ref of each part of a batch, in input order."""
+    return connection.execute(
+        "SELECT part << 32, last FROM parts WHERE num = ? AND phase = 1 ORDER BY part", (num,)
+    ).fetchall()
+
+
+def touch(connection: sqlite3.Connection, num: int) -> None:
+    """Note that the batch has changed now."""
+    connection.execute("UPDATE batches SET changed = ? WHERE num = ?", (time.time(), num))
+
+
+def number(connection: sqlite3.Connection, query: str, *values: Any) -> int:
+    """Return the one number that a query gives."""
+    found: int = connection.execute(query, values).fetchone()[0]
+    return found
+
+
+def as_json(values: Iterable[int | str]) -> str:
+    """Write numbers or texts in the form that `json_each` reads: one parameter, and one step of SQLite, for all."""
+    return orjson.dumps(list(values)).decode()
+
+
+def paged(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield the items in lists of at most `size`."""
+    left = iter(items)
+    while page := list(islice(left, size)):
+        yield page
