@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 from cloudtasks_nb._names import OPTION_VARIABLES
-from cloudtasks_nb.fanout.outbox import disk
+from cloudtasks_nb.fanout import disk
 
 pytest_plugins = ["cloudtasks_nb.testing"]
 

@@ -296,19 +296,19 @@ class RequestQueue(Repository):
                 weight = 0 if len(piece) == size else block.weight(piece)
                 pile = piles.get(attempt)
                 if pile and (pile.rows + len(piece) > size or pile.weight + weight > _BYTES):
-                    yield self._complete(piles, attempt)
+                    yield from self._complete(piles)
                 pile = piles.setdefault(attempt, _Pile(attempt=attempt))
                 pile.pieces.append((block, piece))
                 pile.rows += len(piece)
                 pile.weight += weight
-        for attempt in list(piles):
-            yield self._complete(piles, attempt)
+        yield from self._complete(piles)
 
-    def _complete(self, piles: dict[int, _Pile], attempt: int) -> _Pile:
-        """Take a pile that is sent now; rows of other piles behind its first row are read again the next time."""
-        pile = piles.pop(attempt)
-        self._after = min([pile.last, *(other.first - 1 for other in piles.values())])
-        return pile
+    def _complete(self, piles: dict[int, _Pile]) -> Iterator[_Pile]:
+        """Yield all piles in input order; of those that nobody takes the rows are read again the next time."""
+        for pile in sorted(piles.values(), key=lambda pile: pile.first):
+            del piles[pile.attempt]
+            self._after = min([pile.last, *(other.first - 1 for other in piles.values())])
+            yield pile
 
     def _unsent_of_blocks(
         self, connection: sqlite3.Connection, num: int, until: int

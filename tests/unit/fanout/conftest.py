@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled, State
+from cloudtasks_nb.fanout.outbox.tallies import counted
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.sender.sender import SendStats, send
@@ -93,7 +94,7 @@ def tables(path: Path) -> dict[str, int]:
 
 
 #: The tables that grow.
-TABLES = ("batches", "parts", "blocks", "rows", "keys", "outcomes", "counts")
+TABLES = ("batches", "parts", "blocks", "rows", "keys", "tallies")
 #: What `tables` gives for an outbox without anything in it.
 NOTHING = dict.fromkeys(TABLES, 0)
 
@@ -123,15 +124,9 @@ def refs(outbox: Outbox, batch: str) -> list[int]:
 
 def put(outbox: Outbox, batch: str, rows: int | Iterable[int], state: State) -> None:
     """Bring rows into a state, without asking whether that can be."""
-    with closing(sqlite3.connect(outbox.path)) as connection, connection:
-        (num,) = connection.execute("SELECT num FROM batches WHERE id = ?", (batch,)).fetchone()
-        for ref in [rows] if isinstance(rows, int) else rows:
-            (before,) = connection.execute("SELECT state FROM rows WHERE ref = ?", (ref,)).fetchone()
+    for ref in [rows] if isinstance(rows, int) else rows:
+        with closing(sqlite3.connect(outbox.path)) as connection, connection, counted(connection, "ref = ?", ref):
             connection.execute("UPDATE rows SET state = ? WHERE ref = ?", (state, ref))
-            connection.executemany(
-                "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
-                [(num, before, -1), (num, state, 1)],
-            )
 
 
 class FakeClock(Clock):
@@ -201,7 +196,7 @@ class FakeObserver:
         """Compare the code."""
         return error.code == self.temporary
 
-    async def were_created(self, tasks: Sequence[str]) -> Mapping[str, bool | None]:
+    async def were_created(self, tasks: Sequence[str], since: float) -> Mapping[str, bool | None]:
         """Answer as it was made to."""
         self.asked += tasks
         return self.created
@@ -410,18 +405,6 @@ def assert_each_once(outbox: Outbox, batch: str, service: Service, rows: int = 1
     """Every row is sent, and its task was created once."""
     assert outbox.batches.counts(batch)[State.SENT] == rows
     assert dict(service.created) == dict.fromkeys(all_rows(outbox, batch, "tasks"), 1)
-
-
-def make_earlier(path: Path, version: int, *missing: str) -> None:
-    """Make the file of an outbox one of an earlier version, which does not count causes and has not these tables."""
-    with closing(sqlite3.connect(path)) as connection:
-        for name in ("states_changed", "outcomes_made", "outcomes_changed", "outcomes_removed"):
-            connection.execute(f"DROP TRIGGER {name}")
-        for name in ("cause", "http_status"):
-            connection.execute(f"ALTER TABLE outcomes DROP COLUMN {name}")
-        for name in ("causes", *missing):
-            connection.execute(f"DROP TABLE {name}")
-        connection.execute(f"PRAGMA user_version = {version}")
 
 
 @pytest.fixture

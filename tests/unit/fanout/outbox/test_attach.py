@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError, DuplicateRowsError
-from cloudtasks_nb.fanout.outbox import incoming
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, Intake
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, Incoming
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
@@ -212,18 +211,18 @@ def test_other_batches_are_compared_before_the_write_lock(outbox: Outbox, monkey
     for at in range(0, 500, 100):
         spool(outbox, chunks(range(at, at + 100)))
     read: set[str | None] = set()
-    prepare = attach.prepare
+    prepare = Incoming.prepare
 
     def note(action: int, table: str | None, *_: object) -> int:
         if action == sqlite3.SQLITE_READ:
             read.add(table)
         return sqlite3.SQLITE_OK
 
-    def watched(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> None:
-        prepare(connection, spec, intake)
-        connection.set_authorizer(note)
+    def watched(incoming: Incoming) -> None:
+        prepare(incoming)
+        incoming._connection.set_authorizer(note)
 
-    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.spool.prepare", watched)
+    monkeypatch.setattr(Incoming, "prepare", watched)
     assert spool(outbox, chunks(range(500, 600))).added == 100
     assert "batches" in read
     assert "keys" not in read
@@ -236,13 +235,13 @@ def test_rows_that_others_add_meanwhile_are_compared_too(
     """A batch that is made or lengthened after the comparison, and before the lock, is compared again."""
     if name:
         spool(outbox, chunks(range(100)), name=name)
-    prepare = attach.prepare
+    prepare = Incoming.prepare
 
-    def late(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> None:
-        prepare(connection, spec, intake)
-        monkeypatch.setattr("cloudtasks_nb.fanout.outbox.spool.prepare", prepare)
+    def late(incoming: Incoming) -> None:
+        prepare(incoming)
+        monkeypatch.setattr(Incoming, "prepare", prepare)
         spool(outbox, chunks(range(550, 560)), name=name)
 
-    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.spool.prepare", late)
+    monkeypatch.setattr(Incoming, "prepare", late)
     with pytest.raises(BatchExistsError, match="10 of 100 are in"):
         spool(outbox, chunks(range(500, 600)))

@@ -9,25 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudtasks_nb._names import CODES
-from cloudtasks_nb.fanout.outbox.causes import MOST_CAUSES, NO_STATUS
+from cloudtasks_nb.fanout.causes import NO_STATUS, cause_of
+from cloudtasks_nb.fanout.outbox.outcomes import MOST_CAUSES
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import FINAL, Outcome, State
-from tests.unit.fanout.conftest import all_rows, chunks, make_earlier, refs, send_all, spool
+from tests.unit.fanout.conftest import all_rows, chunks, refs, send_all, spool
 
 
 def assert_counted(outbox: Outbox, batch: str) -> None:
     """Assert that the causes that are counted are those of the rows."""
-    with outbox._database.reading() as connection:
-        rows = connection.execute(
-            """SELECT r.state, coalesce(o.cause, o.last_status), o.last_status, o.reason FROM parts p
-               JOIN rows r ON r.ref BETWEEN p.part << 32 AND p.last LEFT JOIN outcomes o ON o.ref = r.ref
-               WHERE p.num = (SELECT num FROM batches WHERE id = ?)""",
-            (batch,),
-        ).fetchall()
-    failed = Counter(_name(cause) for state, cause, _, _ in rows if state == State.FAILED)
-    retrying = Counter(
-        _name(cause) for state, cause, status, _ in rows if state in (State.UNSENT, State.SENT) and status
-    )
+    columns = ("states", "last_status", "last_message", "reasons")
+    rows = list(zip(*(all_rows(outbox, batch, column) for column in columns), strict=True))
+    failed = Counter(_name(status, text) for state, status, text, _ in rows if state == State.FAILED)
+    open_ = [row for row in rows if row[0] in (State.UNSENT, State.SENT) and row[1]]
+    retrying = Counter(_name(status, text) for _, status, text, _ in open_)
     counted: list[Any] = [outbox.causes.failed(batch), outbox.causes.retrying(batch), outbox.causes.lost(batch)]
     assert counted == [failed, retrying, Counter(reason for state, _, _, reason in rows if state == State.GONE)]
     assert all(list(one.values()) == sorted(one.values(), reverse=True) for one in counted)
@@ -36,8 +31,8 @@ def assert_counted(outbox: Outbox, batch: str) -> None:
     assert {one.cause: one.retrying for one in found if one.retrying} == retrying
 
 
-def _name(cause: Any) -> str:
-    return CODES[cause] if isinstance(cause, int) else cause or NO_STATUS
+def _name(status: int | None, message: str | None) -> str:
+    return cause_of(message or "") or (NO_STATUS if status is None else CODES[status])
 
 
 OUTCOMES = st.lists(
@@ -79,24 +74,8 @@ def test_causes_are_those_of_the_rows(tmp_path_factory: Any, first: Any, second:
         assert (outbox.causes.failed(other), outbox.causes.retrying(other), outbox.causes.lost(other)) == ({}, {}, {})
 
 
-def test_causes_of_an_earlier_file_are_counted_once(path: Path) -> None:
-    """A file of an earlier version has them when it is opened."""
-    with Outbox(path) as outbox:
-        batch = spool(outbox, chunks(range(8))).batch
-        found = refs(outbox, batch)
-        outbox.outcomes.record(
-            batch, [Outcome(ref=ref, attempt=1, state=State.FAILED, last_status=4) for ref in found[:3]]
-        )
-        outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.GONE) for ref in found[3:5]])
-    make_earlier(path, 2)
-    with Outbox(path) as outbox:
-        assert outbox.causes.failed(batch) == {"DEADLINE_EXCEEDED": 3}
-        assert outbox.causes.lost(batch) == {None: 2}
-        assert_counted(outbox, batch)
-
-
 def test_showing_the_causes_reads_no_rows(outbox: Outbox, batch: str) -> None:
-    """The work does not grow with the rows: neither their table nor that of their outcomes is read."""
+    """The work does not grow with the rows: their table is not read."""
     send_all(outbox, batch)
     outbox.outcomes.record(
         batch, [Outcome(ref=ref, attempt=1, state=State.FAILED, last_status=4) for ref in refs(outbox, batch)]
@@ -107,12 +86,11 @@ def test_showing_the_causes_reads_no_rows(outbox: Outbox, batch: str) -> None:
         read.add(table)
         return sqlite3.SQLITE_OK
 
-    with outbox._database.reading() as connection:
-        connection.set_authorizer(note)
-        assert outbox.causes.failed(batch) == {"DEADLINE_EXCEEDED": 250}
-        assert outbox.causes.retrying(batch) == outbox.causes.lost(batch) == {}
-        connection.set_authorizer(None)
-    assert read & {"rows", "outcomes", "causes"} == {"causes"}
+    outbox._database.read(lambda connection: connection.set_authorizer(note))
+    assert outbox.causes.failed(batch) == {"DEADLINE_EXCEEDED": 250}
+    assert outbox.causes.retrying(batch) == outbox.causes.lost(batch) == {}
+    assert outbox.batches.counts(batch)[State.FAILED] == 250
+    assert read & {"rows", "tallies"} == {"tallies"}
 
 
 def test_messages_that_differ_in_every_row_are_counted_by_their_type(outbox: Outbox) -> None:
@@ -126,7 +104,6 @@ def test_messages_that_differ_in_every_row_are_counted_by_their_type(outbox: Out
             for ref, word in zip(refs(outbox, batch), words, strict=True)
         ],
     )
-    assert_counted(outbox, batch)
     found = outbox.causes.failed(batch)
     assert next(iter(found)) == "ValueError: …"
     assert (sum(found.values()), len(found) <= MOST_CAUSES + 1) == (1_500, True)

@@ -52,7 +52,7 @@ READS: dict[str, Callable[[Outbox, str], object]] = {
 def test_a_state_that_does_not_exist_is_noticed(outbox: Outbox, name: str) -> None:
     """A state that no version has written is damage too."""
     batch = spool(outbox, chunks(range(250)), name="n").batch
-    change(outbox, "UPDATE counts SET state = 77")
+    change(outbox, "UPDATE tallies SET state = 77")
     change(outbox, "UPDATE rows SET state = 77")
     with pytest.raises(OutboxError, match="77 is not the state of any row") as caught:
         READS[name](outbox, batch)
@@ -83,7 +83,7 @@ def test_a_file_that_can_be_written_again_is_written(
         return found
 
     with Outbox(outbox.path) as fresh:
-        fresh._database._local.__dict__.clear()
+        fresh._database._writer._connection = None
         monkeypatch.setattr(sqlite3, "connect", read_only)
         with pytest.raises(OutboxError, match="cannot be written"):
             fresh.batches.set_setting(batch, "a", 1)

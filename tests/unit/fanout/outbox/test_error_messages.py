@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.outbox.causes import cause_of, kind_of
+from cloudtasks_nb.fanout.causes import cause_of, kind_of
 
 NO_FILE = "FileNotFoundError: [Errno 2] No such file or directory: "
 SERVER_ERROR = "requests.exceptions.HTTPError: 503 Server Error: Service Unavailable for url: https://a.test/items?id="

@@ -27,11 +27,11 @@ def test_a_batch_is_read_without_the_others(outbox: Outbox) -> None:
     for at in (0, 10):
         for number in range(at):
             spool(outbox, chunks(range(3)), name=f"batch {number}")
-        with outbox._database.reading() as connection:
-            read.append([])
-            connection.set_trace_callback(read[-1].append)
-            assert outbox.batches.get(batch).total == 3
-            connection.set_trace_callback(None)
+        statements = list[str]()
+        outbox._database.read(lambda connection, note: connection.set_trace_callback(note), statements.append)
+        assert outbox.batches.get(batch).total == 3
+        outbox._database.read(lambda connection: connection.set_trace_callback(None))
+        read.append(statements)
     assert len(read[0]) == len(read[1])
 
 
@@ -80,7 +80,7 @@ def test_a_deleted_batch_leaves_nothing(outbox: Outbox, batch: str, path: Path) 
     with pytest.raises(BatchNotFoundError):
         outbox.batches.counts(batch)
     assert outbox.sweep() == 1
-    assert tables(path) == {**NOTHING, "batches": 1, "parts": 1, "blocks": 1, "rows": 3, "keys": 3, "counts": 1}
+    assert tables(path) == {**NOTHING, "batches": 1, "parts": 1, "blocks": 1, "rows": 3, "keys": 3, "tallies": 1}
     assert [record.id for record in outbox.batches.find()] == [other]
     assert spool(outbox, chunks(range(250))).batch == batch
 

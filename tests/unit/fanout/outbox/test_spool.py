@@ -115,7 +115,7 @@ def test_two_batches_may_have_the_same_short_id(outbox: Outbox, monkeypatch: pyt
         yield "00000000"
         yield identity.hex()[:8]
 
-    monkeypatch.setattr(attach, "batch_ids", ids)
+    monkeypatch.setattr(incoming, "batch_ids", ids)
     one, two = spool(outbox, chunks(range(10))), spool(outbox, chunks(range(10, 20)))
     assert one.batch == "00000000" != two.batch
     assert spool(outbox, chunks(range(10, 20))).batch == two.batch
