@@ -20,7 +20,7 @@ from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, InvalidI
 from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks, read_attempts
 from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
 from cloudtasks_nb.fanout.batch.errors import errors_frame, status_codes
-from cloudtasks_nb.fanout.batch.live import LiveReport, show_in_tab, wait
+from cloudtasks_nb.fanout.batch.live import display_report, show_in_tab, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
@@ -585,7 +585,7 @@ class Batch:
         if self._own_tracker.deleted or not in_notebook():
             print(repr(self))  # noqa: T201 - IPython asks to be shown the object
             return
-        LiveReport(self._tracker, self._repr_mimebundle_)
+        display_report(self._tracker, self._repr_mimebundle_)
 
 
 def batch_view(batch: Batch) -> BatchView:

@@ -515,12 +515,10 @@ def _warn_about_outcomes(limits: Mapping[str, Any], request: FanOutRequest) -> N
     """Print at the start which outcomes cannot be known with the queue's settings."""
     if not limits:
         return  # a note said that they are not known
-    queue, ratio, retry = request.queue.queue, limits["log_sampling_ratio"], request.recipe.delivery.retry or {}
+    queue, ratio = request.queue.queue, limits["log_sampling_ratio"]
     if names_handler(request.description):
         pass  # it stores results, from which outcomes are known
     elif not ratio:
         notify(NO_LOG.format(queue=f"queue {queue}"))
     elif ratio < 1:
         notify(f"queue {queue} logs {percent_text(ratio)} of its operations: rows without a log entry end as gone")
-    if retry.get("max_attempts", limits["max_attempts"]) == -1 or limits["max_retry_duration"]:
-        notify(f"queue {queue} has no limit of attempts, so a failed row cannot be recognised: it ends as gone")

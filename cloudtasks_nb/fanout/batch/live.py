@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,15 +14,19 @@ from cloudtasks_nb.display.progress_bar import Bar, Live, in_notebook
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 
-__all__ = ["LiveReport", "show_in_tab", "wait"]
+__all__ = ["display_report", "show_in_tab", "wait"]
 
 _TICK = 0.25  # seconds between two updates
 _TAB_TICK = 1.0  # seconds between two updates of the title of the browser's tab
+_OUTPUTS = 50  # of one batch that are kept up to date; most of the older ones were replaced, as their cells ran again
 _LASTING = 2.0  # seconds for which something must block a batch before a line about it is printed
 
 
-class LiveReport:
-    """A batch in a notebook's output, kept up to date while the kernel lives: rows may be tried again after the end.
+class _LiveReport:
+    """A batch in all outputs of a notebook that show it, kept up to date while the kernel lives.
+
+    A tracker has one, which stays: rows may be tried again after the end. It does nothing until something has changed;
+    then it renders the batch once, whatever the number of outputs. Of very many outputs only the newest are updated.
 
     Parameters
     ----------
@@ -33,18 +38,25 @@ class LiveReport:
 
     def __init__(self, tracker: Tracker, bundle: Callable[[], Mapping[str, str]]) -> None:
         self._bundle = bundle
-        self._live = Live(bundle())
+        self._outputs: deque[Live] = deque(maxlen=_OUTPUTS)
         self._supervisor = _loop.Supervisor(f"batch {tracker.batch}", lambda: None)
         self._stale = False
         self._lock = threading.Lock()
         tracker.listen(self._changed)
         show_in_tab(tracker)
+
+    def add_output(self) -> None:
+        """Show the batch in one more output."""
+        with self._lock:
+            self._outputs.append(Live(self._bundle()))
         _loop.call_soon(self._changed)
 
     def show(self) -> None:
         """Show the current state."""
         with self._lock:  # so that what was read last is also shown last
-            self._live.show(self._bundle())
+            bundle = self._bundle()
+            for output in self._outputs:
+                output.show(bundle)
 
     def _changed(self) -> None:
         """Show the change after a moment; changes until then are shown with it."""
@@ -56,6 +68,21 @@ class LiveReport:
             await asyncio.sleep(_TICK)
             self._stale = False
             await asyncio.to_thread(self.show)
+
+
+def display_report(tracker: Tracker, bundle: Callable[[], Mapping[str, str]]) -> Callable[[], None]:
+    """Show a batch in the current output and keep it up to date; return a function that shows the current state now.
+
+    Parameters
+    ----------
+    tracker : Tracker
+    bundle : callable
+        Returns the current state of the batch as a MIME bundle.
+    """
+    if tracker.report is None:
+        tracker.report = _LiveReport(tracker, bundle)
+    tracker.report.add_output()
+    return tracker.report.show
 
 
 class _TabProgress:
@@ -118,13 +145,13 @@ def wait(tracker: Tracker, bundle: Callable[[], Mapping[str, str]], seconds: flo
         If called on the background loop.
     """
     _loop.check_blocking()
-    shown = LiveReport(tracker, bundle) if in_notebook() else None
+    show_now = display_report(tracker, bundle) if in_notebook() else None
     blockers = _LastingBlockers(tracker)
-    with Bar(f"batch {tracker.batch}", tracker.progress.total, show=shown is None) as bar:
+    with Bar(f"batch {tracker.batch}", tracker.progress.total, show=show_now is None) as bar:
 
         def show() -> None:
             bar.to(tracker.progress.done, total=tracker.progress.total)
-            for line in blockers.new() if shown is None else ():
+            for line in blockers.new() if show_now is None else ():
                 bar.notify(line)
 
         try:
@@ -134,8 +161,8 @@ def wait(tracker: Tracker, bundle: Callable[[], Mapping[str, str]], seconds: flo
                 return tracker.progress  # with timeout=0: the batch is done
             raise
         finally:
-            if shown is not None:
-                shown.show()
+            if show_now is not None:
+                show_now()
 
 
 class _LastingBlockers:

@@ -1,9 +1,10 @@
 """Decide from the log, the stored results, the statistics and the queue what became of each row of a batch.
 
-Cloud Tasks deletes a task when it succeeds and when it gives up. The operations log distinguishes the two: *succeeded*
-is a task with an OK entry, *failed* one without, whose last possible attempt is in the log. So does a result that its
-handler stored, once the task has left the queue; a stored success counts even if the log has a failure. Every other row
-that left the queue is *gone*.
+A task leaves its queue when it succeeds, when it is deleted and when it is given up. The operations log has the first
+two. So a task with an OK entry has *succeeded*, and one that left without either has *failed* if its last attempt did:
+at once if that attempt is the last possible one, else after it was searched for. A result that its handler stored tells
+the same, once the task has left the queue; a stored success counts even if the log has a failure. Every other row that
+left the queue is *gone*.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def decide(entries: Sequence[Entry], max_attempts: int | None) -> tuple[State | 
         return State.SUCCEEDED, max(answered, key=lambda entry: entry.attempt)
     attempts = [entry for entry in entries if entry.status and not entry.deleted]
     last = max(attempts or entries, key=lambda entry: (entry.attempt, entry.time))
-    if attempts and max_attempts is not None and last.attempt >= max_attempts:
+    # An attempt that is made again was not the last one, whatever the limit is by now.
+    if attempts and max_attempts is not None and last.attempt >= max_attempts and last.retry_time is None:
         return State.FAILED, last
     return (State.GONE if any(entry.deleted for entry in entries) else None), last
 
@@ -109,13 +111,9 @@ class OutcomeTracker:
         self._queue = QueueName.parse(record.place.queue_name)
         self._results = store
         self._clock = clock or Clock()
-        self._search = Search(outbox, record, reader, self._clock, self._store_found, self._store_left)
-        retry = record.description.get("_retry") or {}
-        self._own_attempts: int | None = retry.get("max_attempts")
-        self._own_duration = bool(retry.get("max_retry_duration"))
-        pause = retry.get("max_backoff")
-        self._own_pause = None if pause is None else parse_duration(pause, "max_backoff").total_seconds()
-        self._lasting = False  # the queue repeats attempts for a duration, whatever their number
+        self._search = Search(outbox, record, reader, self._clock, self._store_found, self._store_left, self._forget)
+        self._values: Mapping[str, Any] = {}  # settings of the queue, as far as they were read
+        self._retry: Mapping[str, Any] = record.description.get("_retry") or {}  # of the tasks, instead of the queue's
         self._due: int | None = record.description.get("_due")
         self._spread = bool(record.description.get("_spread"))
         self._retrying: dict[int, tuple[int, int | None]] = {}
@@ -125,17 +123,15 @@ class OutcomeTracker:
         self._explain_from = 0.0
         self._sent: int | None = None  # as far as was known when the last snapshot was taken
         self.has_results = False  #: a task of the batch has a stored result
-        self.max_attempts: int | None = None
         self.snapshot: Snapshot | None = None
         self.sources: dict[str, dt.datetime] = {}
 
     def load(self) -> None:
         """Read from the outbox which rows were tried before."""
         settings = self._outbox.batches.settings(self._batch)
-        known = settings.get("max_attempts")
+        self._search.sampled = bool(settings.get("sampled"))
         self._search.adopted = bool(settings.get("adopted"))
         self.has_results = bool(settings.get("results"))
-        self.max_attempts = int(known) if known is not None else None
         for page in self._outbox.rows.pages(self._batch, states={State.SENT}):
             for ref, attempts, due in zip(page.refs, page.attempts, page.schedule_time, strict=True):
                 if attempts:
@@ -157,8 +153,10 @@ class OutcomeTracker:
         `sent` rows are in the queue as far as is known.
         """
         self.snapshot = snapshot
-        if snapshot.values is not None:
-            await self._learn_limit(snapshot.values)
+        self._values = snapshot.values or self._values
+        if self._values.get("log_sampling_ratio", 1) < 1 and not self._search.sampled:
+            self._search.sampled = True
+            await self._outbox.run(self._outbox.batches.set_setting, self._batch, "sampled", True)
         for entry in snapshot.entries:
             if batch_of(entry.task) == self._batch:
                 self._unstored[entry.task].append(entry)
@@ -181,13 +179,13 @@ class OutcomeTracker:
     async def recheck(self) -> None:
         """Read the log again for the rows that are gone."""
         await self.learn_queue()
-        await self._search.recheck()
+        await self._search.recheck(self.snapshot)
 
     async def learn_queue(self) -> None:
         """Read after how many attempts the queue gives up, unless a snapshot had it or it may not be read."""
-        if self.snapshot is None:
+        if not self._values:
             with contextlib.suppress(PermissionDeniedError):
-                await self._learn_limit(await self._reader.read_queue(self._queue))
+                self._values = await self._reader.read_queue(self._queue)
 
     async def stored_tasks(self, *, all_rows: bool) -> AsyncIterator[Sequence[str]]:
         """Yield the tasks of the batch that have a stored result, page by page.
@@ -257,24 +255,21 @@ class OutcomeTracker:
     @property
     def _longest_pause(self) -> float:
         """The most seconds between two attempts, as far as is known."""
-        values = self.snapshot.values if self.snapshot is not None else None
-        known = self._own_pause or (values.get("max_backoff") if values else None)
+        own = self._retry.get("max_backoff")
+        known = parse_duration(own, "max_backoff").total_seconds() if own else self._values.get("max_backoff")
         return known or math.inf
 
     @property
     def _limit(self) -> int | None:
-        """After how many attempts a task is given up; None: no such number."""
-        limit = self._own_attempts if self._own_attempts is not None else self.max_attempts
-        return limit if limit is not None and limit > 0 and not (self._own_duration or self._lasting) else None
+        """After how many attempts a task is given up now; None: no such number, or it is not known."""
+        settings = {**self._values, **self._retry}
+        limit = settings.get("max_attempts", -1)
+        return limit if limit > 0 and not settings.get("max_retry_duration") else None
 
-    async def _learn_limit(self, values: Mapping[str, Any]) -> None:
-        """Remember the largest number of attempts that the queue had since sending."""
-        now = values["max_attempts"]
-        self._lasting = bool(values.get("max_retry_duration"))
-        if self.max_attempts == -1 or (self.max_attempts is not None and 0 <= now <= self.max_attempts):
-            return
-        self.max_attempts = now
-        await self._outbox.run(self._outbox.batches.set_setting, self._batch, "max_attempts", str(now))
+    def _forget(self, ref: int) -> None:
+        """Forget what was noted of a row, which is final now."""
+        self._retrying.pop(ref, None)
+        self._search.settling.discard(ref)
 
     async def _store_found(self, tasks: Mapping[str, Sequence[Entry]]) -> None:
         """Store what a search has found in the log."""
@@ -290,13 +285,12 @@ class OutcomeTracker:
         failed = dict(self._unexplained)
         if not failed or self._clock.ticks() < self._explain_from:
             return
-        rows = {last: [(ref, *row[:2]) for ref, row in failed.items() if row[2] is last] for last in (True, False)}
         try:
-            for page in paged(rows[True], _TOGETHER):
-                await self._store_results(page)
-            # Most handlers that are not ours store nothing.
-            for page in paged(rows[False] if self.has_results else rows[False][:_PROBED], _TOGETHER):
-                await self._store_errors(page)
+            for last in (True, False):
+                rows = [(ref, *row[:2]) for ref, row in failed.items() if row[2] is last]
+                # Most handlers that are not ours store nothing.
+                for page in paged(rows if last or self.has_results else rows[:_PROBED], _TOGETHER):
+                    await self._store_results(page, left=last)
         except StoreError:
             self._explain_from = self._clock.ticks() + _STORE_PAUSE
             self._unexplained = dict(list(self._unexplained.items())[-_MOST_UNEXPLAINED:])
@@ -309,26 +303,20 @@ class OutcomeTracker:
         """Store the outcomes that stored results show of rows whose tasks left the queue."""
         await self._store_results(await self._outbox.run(self._outbox.rows.tasks, self._batch, refs))
 
-    async def _store_results(self, rows: Sequence[tuple[int, str, int]]) -> None:
-        """Store what the results of rows show, given by ref, newest task and its try."""
+    async def _store_results(self, rows: Sequence[tuple[int, str, int]], *, left: bool = True) -> None:
+        """Store what the results of rows show, given by ref, newest task and its try.
+
+        Those that have not `left` their queue stay open.
+        """
         outcomes = [
-            _outcome_of(ref, attempt, decide_result(result, self._limit), result)
+            _outcome_of(ref, attempt, decide_result(result, self._limit) if left else None, result)
             for ref, attempt, result in await self._results_of(rows)
+            if left or not result.ok
         ]
         await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
         for outcome in outcomes:
             if outcome.state is not None:
-                self._retrying.pop(outcome.ref, None)
-                self._search.settling.discard(outcome.ref)
-
-    async def _store_errors(self, rows: Sequence[tuple[int, str, int]]) -> None:
-        """Store what the results of rows that are tried again say of their last attempts."""
-        outcomes = [
-            _outcome_of(ref, attempt, None, result)
-            for ref, attempt, result in await self._results_of(rows)
-            if not result.ok
-        ]
-        await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
+                self._forget(outcome.ref)
 
     async def _results_of(self, rows: Sequence[tuple[int, str, int]]) -> list[tuple[int, int, StoredResult]]:
         """Return ref, try and result of those rows that have one."""
@@ -348,9 +336,10 @@ class OutcomeTracker:
         outcomes, ended = [], 0
         for task, ref in located.items():
             state, entry = decide(tasks[task], self._limit)
+            if state is State.GONE or not all(one.status for one in tasks[task]):
+                self._search.unclear.add(ref)
             if state is not None:
-                self._retrying.pop(ref, None)
-                self._search.settling.discard(ref)
+                self._forget(ref)
                 ended += before[ref] is State.SENT
             elif before[ref] in _LEFT and entry.attempt >= self._retrying.get(ref, (0, None))[0]:
                 self._retrying[ref] = (entry.attempt, entry.retry_time)

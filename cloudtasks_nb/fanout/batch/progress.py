@@ -45,7 +45,7 @@ class Progress:
     running: int | None  #: an attempt is in flight
     retrying: int | None  #: at least one attempt failed, another will come
     succeeded: int  #: the log or a stored result has an attempt that was answered with 2xx
-    failed: int  #: the log or a stored result has the last attempt, and none succeeded
+    failed: int  #: given up: the last attempt failed, by the log or a stored result
     cancelled: int  #: deleted by `cancel()`
     gone: int  #: no longer in the queue, outcome unknown
     settling: int = 0  #: not final: no longer in the queue, and the log entry with the outcome is awaited

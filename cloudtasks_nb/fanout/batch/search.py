@@ -1,7 +1,8 @@
 """Search the queue for the rows of a batch, and stored results and the log for those that left it without an entry.
 
-Such a row is *settling*: its entry is awaited. A stored result decides it at once. It is *gone* only after a read of
-the log by task name that finds nothing, and that is made long enough after the row was missed.
+Such a row is *settling*: its entry is awaited. A stored result decides it at once. Only a read of the log by task name
+that finds neither a success nor a deletion, and that is made long enough after the row was missed, decides the others:
+if the log has every entry, a row whose last attempt failed was given up, so it has *failed*. The rest is *gone*.
 """
 
 from __future__ import annotations
@@ -109,6 +110,8 @@ class Search:
         Is awaited with the log entries of tasks, and stores their outcomes.
     store_results : callable
         Is awaited with rows whose tasks left the queue, and stores the outcomes that their stored results show.
+    ended : callable
+        Is called with each row that is final.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class Search:
         clock: Clock,
         store: Callable[[Mapping[str, Sequence[Entry]]], Awaitable[None]],
         store_results: Callable[[Sequence[int]], Awaitable[None]],
+        ended: Callable[[int], None],
     ) -> None:
         self._outbox = outbox
         self._batch = record.id
@@ -128,6 +132,7 @@ class Search:
         self._clock = clock
         self._store = store
         self._store_results = store_results
+        self._row_ended = ended
         self._unread = Refs()  # settling rows whose stored results are not read yet
         self._missing_since: float | None = None
         self._ended = clock.ticks()
@@ -135,6 +140,8 @@ class Search:
         self._pause = 0.0
         self._lateness = 0
         self.settling = Settling()
+        self.unclear = Refs()  #: rows that were deleted by the log, or of which an attempt ended nobody knows how
+        self.sampled = False  #: the queue did not always log every operation
         self.adopted = False  #: rows were sent from elsewhere, maybe before this home knew the batch
 
     def wanted(self, snapshot: Snapshot, sent: int, fresh: int) -> bool:
@@ -164,7 +171,7 @@ class Search:
         return now - self._ended > max(_ROUTINE, 20 * self._took)
 
     async def run(self, snapshot: Snapshot | None) -> None:
-        """Search the queue, then results and the log; rows for which all were searched for long enough are gone.
+        """Search the queue, then results and the log; rows for which all were searched for long enough are final.
 
         This takes long if the queue is large: the service allows few list calls a minute.
 
@@ -197,7 +204,7 @@ class Search:
         if unreadable is not None:
             raise unreadable
 
-    async def recheck(self) -> None:
+    async def recheck(self, snapshot: Snapshot | None) -> None:
         """Read the log by name and the results for the rows that are gone: what comes late corrects them.
 
         Raises
@@ -209,6 +216,8 @@ class Search:
         try:
             if gone:
                 await self._read(gone, None)
+                if snapshot is not None:
+                    await self._record_left(await self._in_state(State.GONE), snapshot, readable=True)
         finally:
             for page in paged(await self._in_state(State.GONE), _TOGETHER):
                 await self._store_results(page)
@@ -250,7 +259,7 @@ class Search:
         yield {task: pending for task, pending in found.items() if pending is not None}
 
     async def _settle(self, snapshot: Snapshot, now: int, *, unreadable: bool) -> None:
-        """Read the log for the rows that are missing; those that have waited long enough for their entry are gone.
+        """Read the log for the rows that are missing; those that have waited long enough for their entry are final.
 
         If their results are `unreadable`, they wait as for an entry that comes late.
         """
@@ -269,21 +278,46 @@ class Search:
             return
         if not wait:
             await self._clock.sleep(_COMMIT)
+        readable = True
         try:
             await self._read(read, snapshot.log_until)
         except PermissionDeniedError:
-            wait = wait if silent else _SHORTEST_WAIT
-        due = Refs(self.settling.until(now - wait))
+            readable, wait = False, wait if silent else _SHORTEST_WAIT
+        await self._record_left(Refs(self.settling.until(now - wait)), snapshot, readable=readable)
+
+    async def _record_left(self, refs: Refs, snapshot: Snapshot, *, readable: bool) -> None:
+        """Record rows of which no entry tells how their tasks left the queue.
+
+        If the log has everything that happened, those whose last attempt failed have failed; the others are gone.
+        """
         reason = _CLOSED if snapshot.gone else _PURGED if self._purged(snapshot) else None
-        for page in paged(due, _TOGETHER):
-            rows = await self._outbox.run(self._outbox.rows.tasks, self._batch, page)
-            gone = [Outcome(ref=ref, attempt=attempt, state=State.GONE, reason=reason) for ref, _, attempt in rows]
-            await self._outbox.run(self._outbox.outcomes.record, self._batch, gone)
+        old = self._created < self._clock.now() * _SECOND - RETENTION
+        complete = readable and snapshot.values is not None and not (reason or self.sampled or old)
+        for page in paged(refs, _TOGETHER):
+            outcomes = []
+            for ref, attempt, failed in await self._outbox.run(self._last_attempts, page):
+                # First of all it is gone: that cancels it, for good, if the batch itself was to delete its task.
+                outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE, reason=reason))
+                if failed and complete:
+                    outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.FAILED))
+            await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
             for ref in page:
-                self.settling.discard(ref)
+                self._row_ended(ref)
+
+    def _last_attempts(self, refs: Iterable[int]) -> list[tuple[int, int, bool]]:
+        """Return ref and try of rows, and whether the last thing that is known of their tasks is a failed attempt."""
+        found = []
+        for page in self._outbox.rows.pages_of(self._batch, refs):
+            rows = zip(page.refs, page.tries, page.states, page.last_status, page.reasons, strict=True)
+            for ref, attempt, state, status, reason in rows:
+                if state in (State.SENT, State.GONE):  # else it was tried again, or corrected, meanwhile
+                    found.append((ref, attempt, bool(status) and reason is None and not self.unclear.has(ref)))
+        return found
 
     async def _read(self, refs: Refs, read_until: int | None) -> None:
         """Read the log for rows by the names of their tasks, or that of the whole batch if this takes fewer reads."""
+        for ref in refs:
+            self.unclear.discard(ref)
         since = self._first_logged()
         counts = await self._outbox.run(self._outbox.batches.counts, self._batch)
         if len(refs) / NAMES > 1 + (sum(counts.values()) - len(refs)) / PAGE:

@@ -57,6 +57,7 @@ class Tracker:
     """Sends and watches one batch, and counts its rows."""
 
     deleted = False  #: whether the batch was deleted in this process
+    report: Any = None  #: what shows it in the outputs of a notebook; `live.py` makes it
 
     def __init__(self, connection: Connection, outbox: Outbox, record: BatchRecord) -> None:
         self.connection = connection

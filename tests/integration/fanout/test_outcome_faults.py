@@ -1,6 +1,7 @@
 """No row that succeeded is shown as failed, and none that is unknown as either, whatever the log does."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -45,6 +46,27 @@ def test_successes_and_failures(quick: ct.Queue, serve: Callable[..., ct.Handler
     assert list(failed["row_in"]) == [0, 1, 2, 3, 4]
     assert list(failed["attempts"]) == [2] * 5
     assert set(failed["last_status"]) == {"INTERNAL"}
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [({"max_attempts": 5}, {"max_attempts": 2}), ({"max_attempts": -1}, {"max_retry_duration": "1s"})],
+)
+def test_rows_that_were_given_up_have_failed_whatever_the_limit_was(
+    tasks: ct.Client, serve: Callable[..., ct.Handler], first: dict[str, int], then: dict[str, Any]
+) -> None:
+    """The limit was lowered meanwhile, or is a duration: their tasks have left without a success or a deletion."""
+    queue = tasks.queue("reports", create=True, min_backoff="100ms", **first)
+    batch = send(queue.pause(), serve)
+    reached(batch, lambda progress: not progress.unsent)
+    queue.update(**then)
+    queue.resume()
+    progress = batch.wait("60s")
+    assert (progress.succeeded, progress.failed, progress.gone) == (15, 5, 0)
+    assert "batch.retry_failed()" in repr(batch)
+    batch.retry_failed()
+    assert reached(batch, lambda progress: not progress.failed).total == 20
+    assert batch.wait("60s").failed == 5
 
 
 @options("--log-delay", "30")

@@ -22,6 +22,7 @@ class FakeTracker:
     """A batch of ten rows, moved on by the test."""
 
     batch = "a91f03c2"
+    report: Any = None
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[], None]] = []
@@ -126,16 +127,38 @@ def test_a_change_before_anybody_listens_is_shown(screens: list[FakeLive]) -> No
     stale = tracker.bundle()
     states = iter([stale])
     tracker.progress = tracker.at(4)
-    live_module.LiveReport(tracker, lambda: next(states, tracker.bundle()))  # type: ignore[arg-type]  # as below
+    live_module.display_report(tracker, lambda: next(states, tracker.bundle()))  # type: ignore[arg-type]  # as below
     screens[0].until("40 %")
 
 
 def test_what_is_shown_follows_the_batch(screens: list[FakeLive]) -> None:
     """Each change is shown soon after."""
     tracker = FakeTracker()
-    live_module.LiveReport(tracker, tracker.bundle)  # type: ignore[arg-type]  # all that it uses of one
+    live_module.display_report(tracker, tracker.bundle)  # type: ignore[arg-type]  # all that it uses of one
     tracker.move(4)
     screens[0].until("40 %")
+
+
+def test_many_waits_and_displays_listen_once(screens: list[FakeLive]) -> None:
+    """All outputs of a batch show the same, so that it is rendered once for a change, and heard of once."""
+    tracker: Any = FakeTracker()
+    tracker.finish(tracker.at(10))
+    rendered: list[int] = []
+
+    def bundle() -> dict[str, str]:
+        rendered.append(tracker.progress.done)
+        return tracker.bundle()  # type: ignore[no-any-return]  # all that it uses of one
+
+    for _ in range(31):
+        live_module.wait(tracker, bundle, None)
+    for _ in range(30):
+        live_module.display_report(tracker, bundle)
+    assert len(tracker._listeners) == 1
+    for done in (4, 7):
+        tracker.move(done)
+        for screen in screens[-50:]:
+            screen.until(f"{done}0 %")
+        assert rendered.count(done) <= 2  # once more if the change came while the batch was rendered
 
 
 def test_the_browsers_tab_shows_a_batch_while_somebody_looks(tab: browser_tab.BrowserTab) -> None:

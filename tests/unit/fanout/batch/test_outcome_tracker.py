@@ -26,7 +26,7 @@ from cloudtasks_nb.service.watch import Pending, Snapshot
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
-from tests.unit.fanout.conftest import FakeClock
+from tests.unit.fanout.conftest import NOW, FakeClock
 
 QUEUE = QueueName(project="p", location="l", queue="q")
 PLACE = Place(endpoint="google", project="p", location="l", queue="q")
@@ -49,6 +49,7 @@ RULE: list[tuple[str, list[Entry], int | None, State | None]] = [
     ("the last failure", [entry(attempt=5)], 5, State.FAILED),
     ("failures out of order", [entry(attempt=5), entry(attempt=4)], 5, State.FAILED),
     ("more attempts than allowed", [entry(attempt=7)], 5, State.FAILED),
+    ("one more attempt than allowed will be made", [entry(attempt=5, retry_time=9 * SECOND)], 5, None),
     ("the last attempt, and how it ended is not known", [entry(attempt=4), entry(attempt=5, status="")], 5, None),
     ("no attempt of which it is known how it ended", [entry(attempt=1, status="")], 1, None),
     ("no fixed number of attempts", [entry(attempt=100)], None, None),
@@ -174,7 +175,8 @@ def new(world: World, **description: Any) -> OutcomeTracker:
     """Return the tracker of the batch, as after a restart of the kernel."""
     store: Any = world
     record = world.outbox.batches.get(world.batch)
-    record = replace(record, description={**record.description, **description})
+    created = dt.datetime.fromtimestamp(NOW, dt.UTC)
+    record = replace(record, description={**record.description, **description}, created=created)
     tracker = OutcomeTracker(world.outbox, record, world, store, world.clock)
     tracker.load()
     return tracker
@@ -210,7 +212,6 @@ def test_what_could_not_be_stored_is_not_forgotten(world: World, monkeypatch: py
     async def full(*_: Any) -> Any:
         raise OutboxError("the disk is full")
 
-    tracker.max_attempts = 3
     with monkeypatch.context() as patched:
         patched.setattr(world.outbox, "run", full)
         with pytest.raises(OutboxError):
@@ -234,20 +235,12 @@ def test_tasks_of_others_are_none_of_our_business(world: World) -> None:
     assert world.counts() == {"sent": 5}
 
 
-def test_the_largest_number_of_attempts_since_sending_counts(world: World) -> None:
-    """Tasks sent under five attempts do not fail after three, also after a restart."""
-    apply(new(world), world, snapshot(values={"max_attempts": 5}))
-    tracker = new(world)
-    apply(tracker, world, snapshot(entries=(entry(world.tasks[0], attempt=3),)))
-    assert world.counts() == {"sent": 5}
-    apply(tracker, world, snapshot(entries=(entry(world.tasks[0], attempt=5),)))
-    assert world.counts() == {"failed": 1, "sent": 4}
-
-
-@pytest.mark.parametrize("values", [{"max_attempts": -1}, {"max_retry_duration": 3600.0}])
-def test_without_a_fixed_number_of_attempts_nothing_fails(world: World, values: dict[str, Any]) -> None:
-    """Unlimited attempts, or a duration that goes on top, leave no last attempt to be seen."""
-    apply(new(world), world, snapshot(values=values, entries=(entry(world.tasks[0], attempt=99),)))
+def test_an_attempt_that_is_made_again_is_not_the_last(world: World) -> None:
+    """A limit that was lowered does not end tasks that are already retrying; nor does one that was never there."""
+    waits = entry(world.tasks[0], attempt=4, retry_time=9 * SECOND)
+    apply(new(world), world, snapshot(entries=(waits,)))
+    for values in ({"max_attempts": -1}, {"max_retry_duration": 3600.0}):
+        apply(new(world), world, snapshot(values=values, entries=(entry(world.tasks[1], attempt=99),)))
     assert world.counts() == {"sent": 5}
 
 
@@ -302,6 +295,76 @@ def test_entries_that_can_be_read_late_make_no_row_gone(world: World) -> None:
     seen = watch(tracker, world, 1000)
     assert not any("gone" in counts for counts in seen)
     assert world.counts() == {"succeeded": 5}
+
+
+@pytest.mark.parametrize("values", [{"max_attempts": 5}, {"max_attempts": -1}, {"max_retry_duration": 3.0}])
+def test_a_task_that_left_after_a_failure_has_failed(world: World, values: dict[str, Any]) -> None:
+    """It did not succeed and was not deleted, so it was given up; the others are not known, or were deleted."""
+    first, second, third, fourth, _ = world.tasks
+    late(world, first, 0, status="UNAVAILABLE")
+    late(world, second, 0, status="UNAVAILABLE")
+    late(world, second, 0, **DELETED)
+    late(world, third, 0, status="UNAVAILABLE")
+    late(world, third, 0, status="", attempt=2)
+    late(world, fourth, 60, status="UNAVAILABLE", attempt=2)
+    tracker = new(world)
+    watch(tracker, world, 120, **values)
+    assert world.counts() == {"sent": 4, "gone": 1}
+    assert tracker.retry_note(0) is not None
+    watch(tracker, world, 900, **values)
+    assert world.counts() == {"failed": 2, "gone": 3}
+    assert tracker.retry_note(0) is None
+    assert world.outbox.causes.failed(world.batch) == {"UNAVAILABLE": 2}
+    world.outbox.outcomes.new_try(world.batch)
+    assert world.counts() == {"unsent": 2, "gone": 3}
+
+
+def test_a_success_corrects_what_failed_as_its_task_had_left(world: World) -> None:
+    """Its entry came later than anything that was waited for."""
+    world.immediate = True
+    late(world, world.tasks[0], 0, status="UNAVAILABLE")
+    tracker = new(world)
+    watch(tracker, world, 10)
+    assert world.counts() == {"failed": 1, "gone": 4}
+    apply(tracker, world, snapshot(entries=(entry(world.tasks[0], attempt=2, status="OK"),)))
+    assert world.counts() == {"succeeded": 1, "gone": 4}
+
+
+@pytest.mark.parametrize(
+    "words", [{"purge_time": 9e15}, {"log_sampling_ratio": 0.5}, {"log_sampling_ratio": 0.0}], ids=str
+)
+def test_only_a_log_that_has_everything_shows_what_failed(world: World, words: dict[str, Any]) -> None:
+    """A purge, or an operation that was not logged, may have ended the task; also if it is logged by now."""
+    world.immediate = True
+    late(world, world.tasks[0], 0, status="UNAVAILABLE")
+    apply(new(world), world, snapshot(values=words))
+    words.pop("log_sampling_ratio", None)
+    watch(new(world), world, 10, **words)
+    assert world.counts() == {"gone": 5}
+
+
+def test_a_row_whose_deletion_was_asked_for_is_cancelled_though_its_last_attempt_failed(world: World) -> None:
+    """The process was killed before it knew that the task was deleted."""
+    world.immediate = True
+    late(world, world.tasks[0], 0, status="UNAVAILABLE")
+    world.outbox.deletions(world.batch).turn(None, (), size=5)
+    watch(new(world), world, 10)
+    assert world.counts() == {"cancelled": 5}
+
+
+def test_a_log_that_can_be_read_again_shows_what_failed(world: World) -> None:
+    """What was gone without it is corrected, except for a task that somebody deleted."""
+    world.denied = True
+    watch(new(world), world, 200)
+    assert world.counts() == {"gone": 5}
+    world.denied = False
+    for task in world.tasks[:2]:
+        late(world, task, 0, status="UNAVAILABLE")
+    late(world, world.tasks[1], 0, **DELETED)
+    tracker = new(world)
+    apply(tracker, world, snapshot())
+    asyncio.run(tracker.recheck())
+    assert world.counts() == {"failed": 1, "gone": 4}
 
 
 def test_an_immediate_log_needs_no_waiting(world: World) -> None:
