@@ -11,14 +11,14 @@ import pandas as pd
 from cloudtasks_nb._frames import BATCH_TASKS, column, frame
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.fanout.outbox.records import Page, Spooled, State
+from cloudtasks_nb.fanout.outbox.records import Page, State
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.watch import Pending
 
-__all__ = ["IndexLabels", "RowFrames", "label_column", "reindexed", "row_names", "rows_frame"]
+__all__ = ["IndexLabels", "RowFrames", "label_column", "row_names", "rows_frame"]
 
 _WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
@@ -176,29 +176,6 @@ def row_names(rows: Rows, batch: str, refs: Iterable[int]) -> dict[int, str]:
         for position, text in zip(positions, values or [""] * len(positions), strict=True)
     ]
     return dict(zip((ref for page in pages for ref in page.refs), names, strict=True))
-
-
-def reindexed(rows: Rows, result: Spooled) -> bool:
-    """Return whether rows that a batch had came with another index than the one with which it shows them.
-
-    Labels are compared of the first rows only, since the stored ones are compressed; positions of all.
-    """
-    ours: dict[int, Any] = {}
-    labelled = False
-    for sample in result.samples:
-        stored = StoredPreview()
-        stored.add(sample.shown, sample.indexes)
-        index = stored.index(sample.rows)
-        labelled |= index is not None
-        for ref, label in zip(sample.refs, sample.rows if index is None else index, strict=True):
-            if ref is not None:
-                ours.setdefault(ref, label)
-    stored, positions = _read(rows.pages_of(result.batch, ours))
-    theirs = stored.index(positions)
-    if theirs is None and not labelled:
-        return result.moved
-    shown = pd.Index(positions if theirs is None else theirs.tolist(), dtype=object)
-    return not pd.Index([ours[ref] for ref in sorted(ours)], dtype=object).equals(shown)
 
 
 def label_column(labels: Sequence[Any]) -> Any:

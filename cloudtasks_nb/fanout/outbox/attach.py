@@ -17,7 +17,7 @@ import orjson
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
 from cloudtasks_nb.fanout.outbox.counters import add_counts, counts, number, set_reasons, touch
-from cloudtasks_nb.fanout.outbox.records import Sample, Spooled, State
+from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, batch_ids, named_identity, row_sum, rows_identity
 
 __all__ = [
@@ -40,9 +40,6 @@ __all__ = [
 ]
 
 NAMED = 5  #: most rows that a message lists
-
-_RECENT = 7 * 86_400  # seconds since the creation of a batch that another key would send again
-_COMPARED = 20  # most batches that are compared for this
 
 _ANY_NAME = "any new name sends all"  # the hint that always applies
 _NOTHING_SENT = "nothing was sent; "
@@ -156,9 +153,6 @@ class Intake:
     errors: list[CloudTasksError] = field(default_factory=list)  #: why these rows may not be sent
     apart: set[tuple[int, int, int]] = field(default_factory=set)
     """Number, round and size of the batches that were compared and have none of the rows."""
-    repeats: str = ""  #: which batch sent the same requests under another key; empty: none
-    moved: bool = False  #: whether rows that the batch has were at other positions
-    samples: list[Sample] = field(default_factory=list)  #: the first rows that it may have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,8 +238,8 @@ def prepare(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> 
     It needs no lock: `decide` compares again only with batches that have changed since.
     """
     intake.repeated = _sort_keys(connection, spec, intake, intake.errors)
-    if spec.by_rows and not _overlaps(connection, spec, intake):
-        intake.repeats = _repeats(connection, spec)
+    if spec.by_rows:
+        _overlaps(connection, spec, intake)
 
 
 def decide(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -> Decision:
@@ -307,7 +301,6 @@ def apply(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, decis
         duplicates=decision.duplicates,
         rejected=added.get(State.REJECTED, 0) - decision.duplicates,
         left=intake.left,
-        repeats=intake.repeats if created else "",
     )
 
 
@@ -386,12 +379,10 @@ def _leave_known(
     # A row of the batch that was not a valid task is replaced by one that is.
     connection.execute(f"INSERT INTO known SELECT i.ref, k.ref {both} WHERE i.digest = 0 OR k.digest <> 0")
     left = connection.execute(
-        """SELECT r.state, count(*), total(i.row <> r.row AND i.state <> ?)
-           FROM known k JOIN rows r ON r.ref = k.theirs JOIN incoming i ON i.ref = k.ref GROUP BY r.state""",
-        (State.REJECTED,),  # a duplicate, too
+        """SELECT r.state, count(*) FROM known k JOIN rows r ON r.ref = k.theirs JOIN incoming i ON i.ref = k.ref
+           GROUP BY r.state"""
     )
-    for state, n, moved in left.fetchall():
-        intake.moved |= moved > 0
+    for state, n in left.fetchall():
         intake.known += n
         intake.left[State(state)] = intake.left.get(State(state), 0) + n
     connection.execute("DELETE FROM incoming WHERE ref IN (SELECT ref FROM known)")
@@ -462,26 +453,6 @@ def _overlaps(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake) -
         else:
             intake.apart.add((num, round_, theirs))
     return sorted(found, key=lambda one: -one.shared)
-
-
-def _repeats(connection: sqlite3.Connection, spec: BatchSpec) -> str:
-    """Return which recent batch without a name sent the same requests under another key; empty if none did."""
-    others = connection.execute(
-        """SELECT num, id, description FROM batches WHERE endpoint = ? AND project = ? AND location = ? AND queue = ?
-           AND name IS NULL AND created > ? ORDER BY num DESC LIMIT ?""",
-        (*astuple(spec.place), time.time() - _RECENT, _COMPARED),
-    ).fetchall()
-    for num, batch, description in others:
-        before = orjson.loads(description)
-        words = {word for word in before.keys() | spec.description if not word.startswith("_")}
-        if {word for word in words if _differs(before, spec.description, word)} != {"key"}:
-            continue
-        same = "SELECT count(*) FROM keys WHERE num = ? AND digest <> 0 AND digest IN (SELECT digest FROM new_keys)"
-        many = number(connection, same, num)
-        if many:
-            key = "ct.ROW" if before["key"] == "ROW" else before["key"]
-            return f"{many:,} of these requests were already sent as batch {batch} with key={key}"
-    return ""
 
 
 def _overlap_error(found: Sequence[Overlap], total: int) -> BatchExistsError:

@@ -23,7 +23,6 @@ __all__ = [
     "Page",
     "Request",
     "RowFilter",
-    "Sample",
     "Spooled",
     "State",
 ]
@@ -59,17 +58,6 @@ FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """Rows of a chunk that the batch may have; all sequences have one item a row."""
-
-    keys: Sequence[bytes]
-    rows: Sequence[int]  #: positions in the input
-    indexes: Sequence[int]  #: places in `shown`
-    shown: bytes  #: as in `Chunk`
-    refs: Sequence[int | None] = ()  #: in the batch; None: it did not have the row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Spooled:
     """What became of the rows of one `fan_out`."""
 
@@ -80,9 +68,6 @@ class Spooled:
     duplicates: int  #: rows left out because an earlier one sends the same request
     rejected: int  #: rows left out because they are no valid task
     left: Mapping[State, int] = field(default_factory=dict)  #: of the known rows, how many are in which state
-    repeats: str = ""  #: which batch sent the same requests under another key; empty: none
-    moved: bool = False  #: known rows were at other positions in the input that added them
-    samples: Sequence[Sample] = field(default=(), compare=False)  #: the first known rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from struct import unpack
 from typing import Self, TypeVar
@@ -31,10 +31,10 @@ from cloudtasks_nb.fanout.outbox.attach import (
     prepare,
 )
 from cloudtasks_nb.fanout.outbox.blocks import ChunkPreview, pack_keys, pack_previews, pack_tasks
-from cloudtasks_nb.fanout.outbox.counters import as_json, number, number_of
+from cloudtasks_nb.fanout.outbox.counters import as_json
 from cloudtasks_nb.fanout.outbox.database import guard, transact
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
-from cloudtasks_nb.fanout.outbox.records import Sample, Spooled, State
+from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import row_sum
 
@@ -45,7 +45,6 @@ T = TypeVar("T")
 _ROWS = 2_000  # most rows in a block; a multiple of the 100 tasks of a request
 _BYTES = 1 << 20  # most bytes of tasks in a block; more would only use memory
 _WAITING = 3  # most blocks that wait for their compression
-_COMPARED = 200  # rows whose index labels are compared with stored ones, each of which may be in another block
 _TOUCH = 60.0  # seconds between two updates of `parts.touched`
 
 
@@ -123,13 +122,11 @@ class Sorter:
         intake = self._intake
         intake.rows += len(chunk.rows)
         known = {} if intake.target is None else self._lookup(chunk.keys, intake.target.num)
-        if self._spec.by_rows:
-            self._keep(chunk, range(len(chunk.rows)))
         found = Sorted(new=None if not known else [])
         if found.new is None:
             return found
         for index, pair in enumerate(_halves(chunk.keys)):
-            digest, state, ref, row = known.get(pair, (0, State.UNSENT, 0, 0))
+            digest, state, ref = known.get(pair, (0, State.UNSENT, 0))
             own = 0 if index in chunk.rejected else _number(chunk.digests[index])
             if pair not in known or (digest == 0 and own):
                 found.new.append(index)
@@ -139,36 +136,21 @@ class Sorter:
                 intake.conflicts += [chunk.rows[index]] if len(intake.conflicts) < NAMED else []
             else:
                 if own:
-                    intake.moved |= row != chunk.rows[index] and not intake.met.has(ref)
                     intake.met.add(ref)
                     found.known.append((index, ref))
                 intake.known += 1
                 intake.left[State(state)] = intake.left.get(State(state), 0) + 1
-        self._keep(chunk, [index for index, _ in found.known])
         return found
 
-    def _keep(self, chunk: Chunk, places: Sequence[int]) -> None:
-        """Keep rows that the batch may have, the first of them only."""
-        samples = self._intake.samples
-        if places and sum(len(sample.keys) for sample in samples) < _COMPARED:
-            samples.append(
-                Sample(
-                    keys=_chosen(chunk.keys, places),
-                    rows=_chosen(chunk.rows, places),
-                    indexes=places if chunk.indexes is None else _chosen(chunk.indexes, places),
-                    shown=chunk.shown,
-                )
-            )
-
-    def _lookup(self, keys: Sequence[bytes], num: int) -> dict[tuple[int, int], tuple[int, int, int, int]]:
-        """Return digest, state, ref and position of the rows that a batch has, by the halves of their keys."""
+    def _lookup(self, keys: Sequence[bytes], num: int) -> dict[tuple[int, int], tuple[int, int, int]]:
+        """Return digest, state and ref of the rows that a batch has, by the halves of their keys."""
         pairs = set(_halves(keys))
         found = self._connection.execute(
-            """SELECT k.k1, k.k2, k.digest, r.state, k.ref, r.row FROM json_each(?) j
+            """SELECT k.k1, k.k2, k.digest, r.state, k.ref FROM json_each(?) j
                CROSS JOIN keys k ON k.num = ? AND k.k1 = j.value CROSS JOIN rows r ON r.ref = k.ref""",
             (as_json({first for first, _ in pairs}), num),
         )
-        return {(k1, k2): (digest, state, ref, row) for k1, k2, digest, state, ref, row in found if (k1, k2) in pairs}
+        return {(k1, k2): (digest, state, ref) for k1, k2, digest, state, ref in found if (k1, k2) in pairs}
 
     def _insert(self, refs: Sequence[int], block: NewBlock) -> None:
         """Put rows into the temporary tables."""
@@ -261,8 +243,7 @@ class Spool(Sorter):
             self._connection.execute("PRAGMA synchronous = FULL")
             if not attach_all(self._connection, self._spec, self._intake):
                 prepare(self._connection, self._spec, self._intake)
-            spooled = transact(self._connection, self._attach)
-            return self._compared(spooled) if spooled.known and not spooled.created else spooled
+            return transact(self._connection, self._attach)
 
     def _begin_part(self, connection: sqlite3.Connection) -> None:
         """Make an invisible part, and hold its lock until the end."""
@@ -282,22 +263,6 @@ class Spool(Sorter):
         spooled = apply(connection, self._spec, self._intake, decision)
         self._spec.check(spooled.added)
         return spooled
-
-    def _compared(self, spooled: Spooled) -> Spooled:
-        """Add what tells whether the rows that the batch had came with another index."""
-        intake, samples = self._intake, list[Sample]()
-        num = number_of(self._connection, spooled.batch)
-        for sample in intake.samples:
-            found = self._lookup(sample.keys, num)
-            refs = [found[pair][2] if pair in found else intake.part << 32 for pair in _halves(sample.keys)]
-            samples.append(replace(sample, refs=[None if ref >> 32 == intake.part else ref for ref in refs]))
-        moved = intake.moved
-        if self._spec.by_rows and not moved:
-            others = """SELECT EXISTS (SELECT 1 FROM incoming i
-                        CROSS JOIN keys k ON k.num = ? AND k.k1 = i.k1 AND k.k2 = i.k2
-                        CROSS JOIN rows r ON r.ref = k.ref WHERE r.row <> i.row)"""
-            moved = bool(number(self._connection, others, num))
-        return replace(spooled, moved=moved, samples=samples)
 
     def _flush(self, waiting: int) -> None:
         """Start to compress the block; write compressed blocks until at most `waiting` are left."""

@@ -1,7 +1,6 @@
 """A frame meets the batches that are there: the same cell, a longer frame, and what is refused."""
 
 import sqlite3
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,39 +246,3 @@ def test_rows_that_others_add_meanwhile_are_compared_too(
     monkeypatch.setattr("cloudtasks_nb.fanout.outbox.spool.prepare", late)
     with pytest.raises(BatchExistsError, match="10 of 100 are in"):
         spool(outbox, chunks(range(500, 600)))
-
-
-def _described(key: object, url: str = "https://svc") -> dict[str, object]:
-    return {"url": url, "method": "POST", "body": None, "key": key, "_due": None}
-
-
-@pytest.mark.parametrize(("key", "word"), [(None, "None"), (["day"], "['day']"), ("ROW", "ct.ROW")])
-def test_another_key_for_the_same_requests_is_reported(outbox: Outbox, key: object, word: str) -> None:
-    """A new key makes another batch of the same requests: the earlier one is named, with its key."""
-    first = spool(outbox, chunks(range(250)), recipe=b"1", description=_described(key))
-
-    def fan_out() -> Spooled:
-        rows = chunks(range(50, 300), key=lambda row: f"key {row}")
-        return spool(outbox, rows, recipe=b"2", description=_described(["shop"]))
-
-    again = fan_out()
-    assert again.created
-    assert again.repeats == f"200 of these requests were already sent as batch {first.batch} with key={word}"
-    assert fan_out().repeats == ""
-
-
-@pytest.mark.parametrize("other", ["url", "name", "requests", "age"])
-def test_no_repeat_is_reported(outbox: Outbox, other: str) -> None:
-    """Another URL, a name, other requests and an old batch are no mistake."""
-    spool(outbox, chunks(range(9)), recipe=b"1", description=_described(None))
-    if other == "age":
-        with closing(sqlite3.connect(outbox.path)) as connection, connection:
-            connection.execute("UPDATE batches SET created = 0")
-    again = spool(
-        outbox,
-        chunks(range(100, 109) if other == "requests" else range(9), key=lambda row: f"key {row}"),
-        recipe=b"2",
-        name="again" if other == "name" else None,
-        description=_described(["shop"], "https://other" if other == "url" else "https://svc"),
-    )
-    assert (again.created, again.repeats) == (True, "")
