@@ -49,7 +49,7 @@ class Rows(Repository):
     def pages(
         self, batch: str, states: Collection[int] | None = None, after: int = 0, *, wire: bool = False
     ) -> Iterator[Page]:
-        """Yield the rows of a batch in input order, up to a hundred at a time.
+        """Yield the rows of a batch in input order, a page for each chunk of the plan.
 
         Parameters
         ----------
@@ -87,7 +87,7 @@ class Rows(Repository):
                 yield from found
 
     def pages_of(self, batch: str, refs: Iterable[int], *, wire: bool = False) -> Iterator[Page]:
-        """Yield some rows of a batch in input order, up to a hundred at a time; with `wire` also their tasks."""
+        """Yield some rows of a batch in input order, a page for each chunk; with `wire` also their tasks."""
         left = sorted(refs)
         while left:
             with self._database.reading() as connection:
@@ -319,7 +319,7 @@ def _page(
         duration=duration,
         http_status=http_status,
         reasons=reasons,
-        indexes=[ref - start if preview.indexes is None else preview.indexes[ref - start] for ref in refs],
+        indexes=[ref - start for ref in refs],
         shown=preview.shown,
         wire=block.tasks(refs) if wire else [b""] * len(refs),
     )

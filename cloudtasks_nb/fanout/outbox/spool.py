@@ -37,13 +37,14 @@ from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import row_sum
+from cloudtasks_nb.fanout.plan.preview import shown_rows
 
 __all__ = ["NewBlock", "Sorted", "Sorter", "Spool"]
 
 T = TypeVar("T")
 
-_ROWS = 2_000  # most rows in a block; a multiple of the 100 tasks of a request
-_BYTES = 1 << 20  # most bytes of tasks in a block; more would only use memory
+_ROWS = 2_000  # most rows in a block
+_BYTES = 1 << 20  # most bytes of tasks in a block, unless one chunk has more
 _WAITING = 3  # most blocks that wait for their compression
 _TOUCH = 60.0  # seconds between two updates of `parts.touched`
 
@@ -63,22 +64,24 @@ class NewBlock:
 
     def take(self, chunk: Chunk, wanted: Sequence[int] | None) -> None:
         """Add rows of a chunk, all of them if `wanted` is None."""
+        tasks = _chosen(chunk.tasks, wanted)
+        if not tasks:
+            return
         start = len(self.rows)
         self.rows += _chosen(chunk.rows, wanted)
         self.keys += _chosen(chunk.keys, wanted)
         self.digests += [digest[:8] for digest in _chosen(chunk.digests, wanted)]
-        tasks = _chosen(chunk.tasks, wanted)
         self.tasks += tasks
         self.raw += sum(map(len, tasks))
         self.states += [State.UNSENT] * len(tasks)
-        indexes = wanted if chunk.indexes is None else _chosen(chunk.indexes, wanted)
-        self.previews.append(ChunkPreview(n=len(tasks), indexes=indexes, shown=chunk.shown))
-        for index, reason in chunk.rejected.items():
-            if wanted is None or index in wanted:
-                place = start + (index if wanted is None else wanted.index(index))
-                self.digests[place] = bytes(8)
-                self.states[place] = State.REJECTED
-                self.reasons.append((place, reason))
+        shown = chunk.shown if wanted is None else shown_rows(chunk.shown, wanted)
+        self.previews.append(ChunkPreview(n=len(tasks), shown=shown))
+        if chunk.rejected:
+            for place, index in enumerate(wanted or range(len(tasks)), start):
+                if index in chunk.rejected:
+                    self.digests[place] = bytes(8)
+                    self.states[place] = State.REJECTED
+                    self.reasons.append((place, chunk.rejected[index]))
 
     def pack(self) -> tuple[bytes, bytes]:
         """Compress the tasks and previews; runs in a thread during planning."""
@@ -219,10 +222,10 @@ class Spool(Sorter):
         """
         with guard(self._path):
             new = self._sort(chunk).new
-            if new is None or new:
-                self._block.take(chunk, new)
-            if len(self._block.rows) >= _ROWS or self._block.raw >= _BYTES:
+            tasks = _chosen(chunk.tasks, new)
+            if len(self._block.rows) + len(tasks) > _ROWS or self._block.raw + sum(map(len, tasks)) > _BYTES:
                 self._flush(_WAITING)
+            self._block.take(chunk, new)
 
     def commit(self) -> Spooled:
         """Add all rows to their batch in one transaction.
