@@ -94,6 +94,7 @@ _NO_REGIONS = frozenset({"global", "us", "eu"})
 
 #: A sign or a digit, then 19 digits: they may be an integer of more than 64 bits.
 _LARGE = re.compile(rb"[-0-9][0-9]{19}")
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")  # to find quickly that a text has no 19 digits, as most have none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,7 +421,7 @@ def parse_json(text: str | bytes) -> Any:
     """
     value = orjson.loads(text)
     raw = text.encode() if isinstance(text, str) else text
-    if _LARGE.search(raw) is None:
+    if b"0" * 19 not in raw.translate(_ZEROS) or _LARGE.search(raw) is None:
         return value
     try:
         return json.loads(raw)  # orjson reads integers of more than 64 bits as rounded floats

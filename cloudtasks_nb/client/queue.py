@@ -476,7 +476,8 @@ class Queue:
         -------
         pandas.DataFrame
             One row a task, index `task`. ``attrs["fetched_at"]`` is the time of reading as ISO text,
-            ``attrs["truncated"]`` is True if there are more. In files that Arrow writes, `headers` and `body` are JSON.
+            ``attrs["truncated"]`` is True if there are more. A file that Arrow writes cannot hold bodies of several
+            types; ``frame.assign(body=frame["body"].map(json.dumps))`` makes them text.
 
         Examples
         --------

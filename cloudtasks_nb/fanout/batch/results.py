@@ -71,7 +71,7 @@ def join_results(tasks: pd.DataFrame, read: ReadResults, progress: Callable[[int
         names[name] = new
         taken.add(new)
     columns = {new: results.take(name) for name, new in names.items()} | {_ERROR: errors.take(_ERROR, "text")}
-    joined = pd.concat([rows, pd.DataFrame(columns, index=rows.index, copy=False)], axis=1)
+    joined = pd.concat([rows, pd.DataFrame(columns, copy=False).set_axis(rows.index)], axis=1)
     joined.attrs = dict(rows.attrs)
     renamed = {name: new for name, new in names.items() if name != new}
     return Joined(frame=joined, renamed=renamed, succeeded=sum(done), missing=missing)
@@ -167,11 +167,11 @@ class _Columns:
                 parts.append((start, "any", column(values, "any")))
 
     def take(self, name: str, kind: str = "any") -> Any:
-        """Return the array of a column, and forget it; `kind` is that of values of several types, or of none."""
+        """Return a column, and forget it; `kind` is that of values of several types, or of none."""
         parts = self._parts.pop(name, [])
         kinds = {kind for _, kind, _ in parts}
         kind = kinds.pop() if len(kinds) == 1 else "float" if kinds == {"count", "float"} else kind
         whole = pd.Series(column([None] * self._length, kind))
         for start, part_kind, values in parts:
             whole.iloc[start : start + len(values)] = values if part_kind == kind else values.astype(whole.dtype)
-        return whole.array
+        return whole

@@ -89,18 +89,16 @@ class IndexLabels:
 
     def of(self, refs: Iterable[int]) -> dict[int, Any]:
         """Return the labels of some rows by their refs: those of the index of the input, else the positions in it."""
-        pages = list(self._rows.pages_of(self._batch, refs))
-        stored, positions = _read(pages)
+        stored, positions, found = _read(self._rows.pages_of(self._batch, refs))
         index = stored.index(positions) if self.usable() else None
-        found = (ref for page in pages for ref in page.refs)
         return dict(zip(found, positions if index is None else index.tolist(), strict=True))
 
     def _usable(self, parts: Sequence[tuple[int, int]]) -> bool:
         firsts = [_read(islice(self._rows.pages(self._batch, after=first - 1), 1)) for first, _ in parts]
         if len(firsts) == 1 and firsts[0][0].complete:
             return True
-        if any(stored.labelled for stored, _ in firsts):
-            stored, rows = _read(self._rows.pages(self._batch))
+        if any(stored.labelled for stored, *_ in firsts):
+            stored, rows, _ = _read(self._rows.pages(self._batch))
             if stored.index(rows) is not None:
                 return True
         elif len(firsts) == 1 or not self._framed or not self._rows.repeated(self._batch):
@@ -167,15 +165,14 @@ class RowFrames:
 
 def row_names(rows: Rows, batch: str, refs: Iterable[int]) -> dict[int, str]:
     """Return the names of some rows by their refs: ``row 7: day=2013-01-08, origin=JFK``."""
-    pages = list(rows.pages_of(batch, refs))
-    stored, positions = _read(pages)
+    stored, positions, found = _read(rows.pages_of(batch, refs))
     shown = stored.columns().iloc[:, :_NAMED_BY]
     values = [", ".join(f"{name}={value}" for name, value in row.items()) for row in shown.to_dict("records")]
     names = [
         f"row {position}: {text}" if text else f"row {position}"
         for position, text in zip(positions, values or [""] * len(positions), strict=True)
     ]
-    return dict(zip((ref for page in pages for ref in page.refs), names, strict=True))
+    return dict(zip(found, names, strict=True))
 
 
 def label_column(labels: Sequence[Any]) -> Any:
@@ -183,13 +180,16 @@ def label_column(labels: Sequence[Any]) -> Any:
     return column(labels, "any") if any(isinstance(label, tuple) for label in labels) else pd.Series(labels).array
 
 
-def _read(pages: Iterable[Page]) -> tuple[StoredPreview, list[int]]:
+def _read(pages: Iterable[Page]) -> tuple[StoredPreview, list[int], list[int]]:
+    """Return what is shown of the rows of pages, their positions and their refs."""
     stored = StoredPreview()
-    rows: list[int] = []
+    positions: list[int] = []
+    refs: list[int] = []
     for page in pages:
         stored.add(page.shown, page.indexes)
-        rows += page.rows
-    return stored, rows
+        positions += page.rows
+        refs += page.refs
+    return stored, positions, refs
 
 
 def _page(page: Page, pending: Mapping[str, Pending | None], now: int) -> dict[str, list[Any]]:

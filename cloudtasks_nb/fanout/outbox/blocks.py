@@ -27,10 +27,9 @@ _LARGEST = 1 << 28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkPreview:
-    """The preview columns of the rows of one chunk."""
+    """The preview columns of the rows of one chunk that are in a block."""
 
-    n: int  #: rows of the chunk that are in the block
-    indexes: Sequence[int] | None  #: their places in the chunk; None: it is there as a whole
+    n: int  #: rows
     shown: bytes
 
 
@@ -47,7 +46,7 @@ def pack_tasks(tasks: Sequence[bytes]) -> bytes:
 
 def pack_previews(previews: Sequence[ChunkPreview]) -> bytes:
     """Compress the preview columns of a block's rows, with a table of contents in front."""
-    contents = orjson.dumps([(preview.n, preview.indexes, len(preview.shown)) for preview in previews])
+    contents = orjson.dumps([(preview.n, len(preview.shown)) for preview in previews])
     head = len(contents).to_bytes(_WORD, "big")
     return zlib.compress(head + contents + b"".join(preview.shown for preview in previews), _LEVEL)
 
@@ -56,8 +55,8 @@ def unpack_previews(packed: bytes) -> Iterator[ChunkPreview]:
     """Yield what `pack_previews` was given."""
     raw = _decompress(packed)
     at = _WORD + int.from_bytes(raw[:_WORD], "big")
-    for n, indexes, length in orjson.loads(raw[_WORD:at]):
-        yield ChunkPreview(n=n, indexes=indexes, shown=raw[at : at + length])
+    for n, length in orjson.loads(raw[_WORD:at]):
+        yield ChunkPreview(n=n, shown=raw[at : at + length])
         at += length
 
 

@@ -37,7 +37,7 @@ class Rows(Repository):
     def pages(
         self, batch: str, states: Collection[int] | None = None, after: int = 0, *, wire: bool = False
     ) -> Iterator[Page]:
-        """Yield the rows of a batch in input order, those that were planned together at a time.
+        """Yield the rows of a batch in input order, a page for each chunk of the plan.
 
         Parameters
         ----------
@@ -292,7 +292,7 @@ def _page(
         duration=duration,
         http_status=http_status,
         reasons=reasons,
-        indexes=[ref - start if preview.indexes is None else preview.indexes[ref - start] for ref in refs],
+        indexes=[ref - start for ref in refs],
         shown=preview.shown,
         wire=block.tasks(refs) if wire else [b""] * len(refs),
     )

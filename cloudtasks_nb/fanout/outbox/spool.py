@@ -26,6 +26,7 @@ from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from cloudtasks_nb.fanout.outbox.tallies import SHOWN_STATE, number
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
+from cloudtasks_nb.fanout.plan.preview import shown_rows
 
 __all__ = ["DryRun", "Spool"]
 
@@ -50,20 +51,22 @@ class _Block:
 
     def take(self, chunk: Chunk, wanted: Sequence[int] | None) -> None:
         """Add rows of a chunk, all of them if `wanted` is None."""
+        tasks = _chosen(chunk.tasks, wanted)
+        if not tasks:
+            return
         start = len(self.rows)
         self.rows += _chosen(chunk.rows, wanted)
         self.keys += _chosen(chunk.keys, wanted)
         self.digests += [digest[:8] for digest in _chosen(chunk.digests, wanted)]
-        tasks = _chosen(chunk.tasks, wanted)
         self.tasks += tasks
         self.raw += sum(map(len, tasks))
-        indexes = wanted if chunk.indexes is None else _chosen(chunk.indexes, wanted)
-        self.previews.append(ChunkPreview(n=len(tasks), indexes=indexes, shown=chunk.shown))
-        for index, reason in chunk.rejected.items():
-            if wanted is None or index in wanted:
-                place = start + (index if wanted is None else wanted.index(index))
-                self.digests[place] = bytes(8)
-                self.reasons[place] = reason
+        shown = chunk.shown if wanted is None else shown_rows(chunk.shown, wanted)
+        self.previews.append(ChunkPreview(n=len(tasks), shown=shown))
+        if chunk.rejected:
+            for place, index in enumerate(wanted or range(len(tasks)), start):
+                if index in chunk.rejected:
+                    self.digests[place] = bytes(8)
+                    self.reasons[place] = chunk.rejected[index]
 
     def put_into(self, incoming: Incoming, refs: Sequence[int]) -> None:
         """Hand the rows to those that are compared with the batch."""

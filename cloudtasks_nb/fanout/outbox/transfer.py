@@ -23,6 +23,7 @@ from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord, State
 from cloudtasks_nb.fanout.outbox.tallies import as_json, number, number_of, ranges
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
+from cloudtasks_nb.fanout.plan.preview import shown_rows
 
 __all__ = ["SharedRecord", "Transfers", "read_block"]
 
@@ -176,15 +177,14 @@ def read_block(data: bytes) -> Iterator[Chunk]:
         start = 0
         for preview in unpack_previews(shown):
             places = [place for place in range(start, start + preview.n) if place in found]
-            shown_at = range(preview.n) if preview.indexes is None else preview.indexes
+            whole = len(places) == preview.n
             yield Chunk(
                 rows=[found[place][0] for place in places],
                 keys=[block.key(place) for place in places],
                 digests=[found[place][1].to_bytes(8, "big", signed=True) + bytes(8) for place in places],
                 tasks=block.tasks(places),
-                shown=preview.shown,
+                shown=preview.shown if whole else shown_rows(preview.shown, [place - start for place in places]),
                 rejected={n: found[place][2] for n, place in enumerate(places) if found[place][2] is not None},
-                indexes=[shown_at[place - start] for place in places],
             )
             start += preview.n
     except (

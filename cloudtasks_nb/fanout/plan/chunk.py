@@ -1,4 +1,4 @@
-"""What the plan gives to the outbox, a slice of rendered rows, and what a dry run gets back."""
+"""What the plan gives to the outbox, rendered rows, and what a dry run gets back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Chunk", "DryRun", "Forecast"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Up to 100 rows of the input, rendered; all sequences have one item a row, in input order."""
+    """Up to 2,000 rows of a frame of the input, rendered; all sequences have one item a row, in input order."""
 
     rows: Sequence[int]  #: position of each row in the whole input
     keys: Sequence[bytes]  #: 16 bytes that identify the row in its batch (what ``key=`` names, digested)
@@ -19,7 +19,6 @@ class Chunk:
     tasks: Sequence[bytes]  #: `google.cloud.tasks.v2.Task` on the wire, without its name; empty for a rejected row
     shown: bytes  #: the columns of the input that `batch.tasks()` shows, encoded by `Preview`; opaque elsewhere
     rejected: Mapping[int, str] = field(default_factory=dict)  #: index in this chunk -> why the row is no task
-    indexes: Sequence[int] | None = None  #: place of each row in `shown`; None: it has these rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

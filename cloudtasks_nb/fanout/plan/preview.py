@@ -4,14 +4,15 @@ Numbers, text, times and durations come back as they were (Arrow times as pandas
 the values that are there, everything else as what JSON makes of it. Integers with missing values are `Int64`. Labels of
 an index come back equal, so that frames join by them; also dates and periods.
 
-A line holds some rows: ``[length, names, dtypes, cells of each column]``. Behind that comes nothing if the index cannot
-identify them (earlier versions stored none), ``[]`` if it only counts them, else names, dtypes and labels of its levels
-and whether the index of the whole input is known to be unique.
+The rows of a chunk are ``[length, names, dtypes, cells of each column]``. Behind that comes nothing if the index cannot
+identify them, ``[]`` if it only counts them, else names, dtypes and labels of its levels and whether the index of the
+whole input is known to be unique.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from cloudtasks_nb._frames import BATCH_TASKS
 from cloudtasks_nb._settings import parse_json
 from cloudtasks_nb.fanout.plan.columns import Block, Column, Table
 
-__all__ = ["RESERVED", "Preview", "StoredPreview", "preview_names", "shown_names"]
+__all__ = ["RESERVED", "Preview", "StoredPreview", "preview_names", "shown_names", "shown_rows"]
 
 #: Columns of `batch.tasks()` that are ours; one of the input with such a name gets the suffix ``_in``.
 RESERVED = frozenset({"row", *BATCH_TASKS})
@@ -90,7 +91,7 @@ class Preview:
         )
 
     def encode(self, start: int, stop: int) -> bytes:
-        """Return the rows from `start` up to `stop` as one line."""
+        """Return the rows from `start` up to `stop` as JSON."""
         line: list[Any] = [stop - start, self.names, self.tags, [values[start:stop] for values in self.values]]
         if self.labels:
             names, tags, values = zip(*self.labels, strict=True)
@@ -134,17 +135,12 @@ class StoredPreview:
     """What the outbox has stored of the columns and the index of rows of one batch."""
 
     def __init__(self) -> None:
-        self._lines: list[Any] = []
-        self._length = 0  # rows in these lines
-        self._chosen: list[int] = []  # ascending
+        self._lines: list[Any] = []  # one a chunk, with the chosen rows only
 
     def add(self, shown: bytes, indexes: Sequence[int] | None = None) -> None:
         """Add rows of a chunk: those at these places in its `shown`, in ascending order; None: all."""
-        lines = [parse_json(line) for line in shown.splitlines()]
-        length = sum(line[0] for line in lines)
-        self._chosen += [self._length + place for place in (range(length) if indexes is None else indexes)]
-        self._lines += lines
-        self._length += length
+        line = parse_json(shown)
+        self._lines.append(line if indexes is None or len(indexes) == line[0] else _chosen(line, indexes))
 
     def columns(self, *, levels: bool = True) -> pd.DataFrame:
         """Return the columns of the rows, with the dtypes that they had.
@@ -172,8 +168,7 @@ class StoredPreview:
                 _append(pieces.setdefault(name, []), tag, cells, total)
             total += length
         columns = {name: _column(found, total) for name, found in pieces.items()}
-        made = pd.DataFrame(columns, index=pd.RangeIndex(total))
-        return made if len(self._chosen) == total else made.take(self._chosen).reset_index(drop=True)
+        return pd.DataFrame(columns, index=pd.RangeIndex(total))
 
     @property
     def labelled(self) -> bool:
@@ -193,22 +188,35 @@ class StoredPreview:
         positions : sequence of int
             The position of each row in the input, which is the label of a row whose index only counted it.
         """
-        rows, end = np.asarray(self._chosen, dtype=np.intp), 0
+        end = 0
         found: list[pd.Index[Any]] = []
         for _, group in groupby(self._lines, key=_level_dtypes):
             lines = list(group)
             start, end = end, end + sum(line[0] for line in lines)
-            first, last = np.searchsorted(rows, (start, end)).tolist()
             labels = _stored_labels(lines[0])
-            if first == last:
-                continue
             if labels is None:
                 return None
-            if labels:
-                found.append(_index(lines).take(rows[first:last] - start))
-            else:
-                found.append(pd.Index(np.asarray(positions[first:last], dtype=np.int64)))
+            counted = np.asarray(positions[start:end], dtype=np.int64)
+            found.append(_index(lines) if labels else pd.Index(counted))
         return _combined(found) if any(map(_stored_labels, self._lines)) else None
+
+
+def shown_rows(shown: bytes, places: Sequence[int]) -> bytes:
+    """Return some rows of a chunk: those at these places in its `shown`, in ascending order."""
+    return json.dumps(_chosen(parse_json(shown), places)).encode()  # orjson writes no integers of more than 64 bits
+
+
+def _chosen(line: Sequence[Any], places: Sequence[int]) -> list[Any]:
+    _, names, tags, values, *labels = line
+    chosen = [len(places), names, tags, _cut(values, places)]
+    if any(labels):
+        levels, level_tags, cells, complete = labels[0]
+        labels = [[levels, level_tags, _cut(cells, places), complete]]
+    return [*chosen, *labels]
+
+
+def _cut(columns: Sequence[Sequence[Any]], places: Sequence[int]) -> list[list[Any]]:
+    return [[cells[place] for place in places] for cells in columns]
 
 
 def _stored_labels(line: Sequence[Any]) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import accumulate, repeat
 from typing import Any, Literal
 
 import orjson
@@ -206,9 +207,8 @@ def _names(body: bytes) -> frozenset[str] | None:
 #: What to do with rows that cannot become tasks.
 Errors = Literal["raise", "skip"]
 
-#: A batch call takes 100 tasks; 4 MiB, less their names, are what common servers take in one message.
-_ROWS = 100
-_BYTES = 4 * 2**20 - 2**17
+_BYTES = 1 << 20  # of the tasks in a chunk; one of a single row may have more
+_REQUEST = 100  # tasks of a call; a slice of a block has a multiple of them if its tasks are small enough
 
 _NAMED = 5  # rows that an error names
 
@@ -222,7 +222,7 @@ def plan_chunks(
     on_progress: Callable[[int], object] | None = None,
     on_note: Callable[[str], object] | None = None,
 ) -> Iterator[Chunk]:
-    """Render the input, which is read once, into chunks of up to 100 tasks and 4 MiB.
+    """Render the input, which is read once, into chunks of up to 2,000 tasks and 1 MiB.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def _chunks(
     on_progress: Callable[[int], object],
     on_note: Callable[[str], object],
 ) -> Iterator[Chunk]:
-    packer, position, labelled = _Packer(), 0, None
+    position, labelled = 0, None
     for frame in frames(data):
         table = Table(frame, labelled=labelled)
         recipe.check(table.sources)
@@ -272,12 +272,11 @@ def _chunks(
             if bad is not None:
                 bad.note(rendered)
             if bad is None or not bad.count:
-                yield from packer.add(rendered)
+                yield from _slices(rendered)
             on_progress(block.length)
         position += table.length
         if bad is not None and bad.count:
             raise bad.error(position, whole=isinstance(data, pd.DataFrame))
-    yield from packer.rest()
 
 
 def _notes(table: Table, recipe: Recipe) -> Iterator[str]:
@@ -372,62 +371,21 @@ class _BadRows:
         return RowsError("\n  ".join(lines), hint=f"nothing was sent; {drop}{skip}")
 
 
-class _Packer:
-    """Collects rendered rows into chunks, across blocks and frames."""
-
-    def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
-        self._rows: list[int] = []
-        self._keys: list[bytes] = []
-        self._digests: list[bytes] = []
-        self._tasks: list[bytes] = []
-        self._shown: list[bytes] = []
-        self._rejected: dict[int, str] = {}
-        self._bytes = 0
-
-    def add(self, rendered: Rendered) -> Iterator[Chunk]:
-        """Add the rows of a block, and yield the chunks that are full."""
-        sizes = [len(task) for task in rendered.tasks]
-        start = 0
-        while start < len(sizes):
-            stop = self._fit(sizes, start)
-            self._take(rendered, start, stop)
-            self._bytes += sum(sizes[start:stop])
-            if stop == start or len(self._rows) == _ROWS:
-                yield from self.rest()
-            start = stop
-
-    def rest(self) -> Iterator[Chunk]:
-        """Yield the last chunk, if any row is left."""
-        if self._rows:
-            yield Chunk(
-                rows=self._rows,
-                keys=self._keys,
-                digests=self._digests,
-                tasks=self._tasks,
-                shown=b"\n".join(self._shown),
-                rejected=self._rejected,
-            )
-            self._start()
-
-    def _fit(self, sizes: list[int], start: int) -> int:
-        """Return up to which row, from `start`, the rows fit into the chunk."""
-        stop = min(len(sizes), start + _ROWS - len(self._rows))
-        room = _BYTES - self._bytes
-        while sum(sizes[start:stop]) > room:  # rare: only where bodies are larger than 40 KB
-            stop -= 1
-        return stop
-
-    def _take(self, rendered: Rendered, start: int, stop: int) -> None:
-        shift = len(self._rows) - start
-        if rendered.problems.reasons:
-            reasons = rendered.problems.reasons
-            self._rejected |= {index + shift: reasons[index] for index in range(start, stop) if index in reasons}
-        self._rows += range(rendered.first + start, rendered.first + stop)
-        self._keys += rendered.keys[start:stop]
-        self._digests += rendered.digests[start:stop]
-        self._tasks += rendered.tasks[start:stop]
-        if stop > start:
-            self._shown.append(rendered.shown.encode(start, stop))
+def _slices(rendered: Rendered) -> Iterator[Chunk]:
+    """Yield the rows of a block, in slices only where their tasks are too large together."""
+    ends = [0, *accumulate(map(len, rendered.tasks))]
+    start, length = 0, len(rendered.tasks)
+    while start < length:
+        stop = max(bisect_right(ends, ends[start] + _BYTES) - 1, start + 1)
+        if start + _REQUEST <= stop < length:
+            stop -= (stop - start) % _REQUEST
+        reasons = rendered.problems.reasons.items()
+        yield Chunk(
+            rows=range(rendered.first + start, rendered.first + stop),
+            keys=rendered.keys[start:stop],
+            digests=rendered.digests[start:stop],
+            tasks=rendered.tasks[start:stop],
+            shown=rendered.shown.encode(start, stop),
+            rejected={index - start: reason for index, reason in reasons if start <= index < stop},
+        )
+        start = stop

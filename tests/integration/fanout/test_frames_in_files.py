@@ -1,4 +1,4 @@
-"""Every frame of the public API can be written to a file, and is read back."""
+"""Every frame of the public API whose values are alike can be written to a file, and is read back."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,14 +26,14 @@ def made(tasks: ct.Client, once: ct.Queue, serve: Serve) -> Made:
     """Give a batch that is done, with a row that failed, and a queue with a task that waits."""
 
     def work(n: int, state: str) -> Any:
-        return [["a list"], {}, {"n": n}][n]
+        return [{"parts": [1]}, None, {"half": 0.5}][n]
 
     handler = serve(work)
     rows = pd.DataFrame({"n": [0, 1, 2, 3], "state": pd.Categorical(list("abca"))})
     batch = once.fan_out(rows.set_index(pd.date_range("2026-03-28", periods=4, tz="Europe/Zurich")), url=handler)
     batch.wait(timeout="60s")
-    once.enqueue("http://127.0.0.1:9/x", {"a": []}, delay="1h")
-    once.enqueue("http://127.0.0.1:9/x", "text", delay="1h")
+    once.enqueue("http://127.0.0.1:9/x", {"a": [1]}, delay="1h")
+    once.enqueue("http://127.0.0.1:9/x", {"b": "text"}, delay="1h")
     plan = once.backfill("2026-01-01", "2026-01-03", freq="D", url="http://127.0.0.1:9/x", dry_run=True)
     return Made(tasks, once, batch, handler, plan)
 

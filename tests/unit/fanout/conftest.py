@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
@@ -65,7 +66,7 @@ def chunk(
         keys=[digest(key(row)) for row in positions],
         digests=[bytes(16) if index in bad else digest(request(row)) for index, row in enumerate(positions)],
         tasks=[b"" if index in bad else task(request(row)) for index, row in enumerate(positions)],
-        shown=",".join(map(str, positions)).encode(),
+        shown=orjson.dumps([len(positions), ["n"], ["int64"], [positions]]),
         rejected=bad,
     )
 

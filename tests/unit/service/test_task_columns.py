@@ -11,7 +11,7 @@ from google.cloud.tasks_v2 import types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb._frames import TASKS, ObjectDtype, column, frame
+from cloudtasks_nb._frames import TASKS, column, frame
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.display.secrets import mask_headers, mask_url, mask_value
 from cloudtasks_nb.service.convert import HTTP_METHODS, decode_body, task_columns
@@ -19,7 +19,7 @@ from cloudtasks_nb.service.convert import HTTP_METHODS, decode_body, task_column
 NOW = 1_767_225_600_000_000
 EPOCH = "1970-01-01T00:00:00Z"
 DTYPES: dict[str, Any] = {"text": pd.StringDtype(), "time": "datetime64[us, UTC]", "span": "timedelta64[us]"}
-DTYPES |= {"count": "Int64", "any": ObjectDtype()}
+DTYPES |= {"count": "Int64", "any": object}
 
 ids = st.text(string.ascii_letters + string.digits + "-_", min_size=1, max_size=500)
 names = st.builds("projects/p-1/locations/l/queues/{}/tasks/{}".format, st.sampled_from(["q", "q", "Q-2"]), ids)

@@ -228,5 +228,5 @@ def test_large_rows_make_smaller_blocks(outbox: Outbox) -> None:
     """Rows of a megabyte each do not wait for two thousand of their kind."""
     large = b"x" * 1_000_000
     done = spool(outbox, [replace(chunk([row]), tasks=[large]) for row in range(6)])
-    assert tables(outbox.path)["blocks"] == 3
+    assert tables(outbox.path)["blocks"] == 6
     assert all_rows(outbox, done.batch, "wire", wire=True) == [large] * 6

@@ -116,28 +116,22 @@ def test_schedule_by_row() -> None:
 
 
 def test_chunks() -> None:
-    """Chunks have up to 100 rows, whose positions count on through the whole input."""
-    chunks = _chunks(pd.DataFrame({"a": range(250)}))
-    assert [list(chunk.rows) for chunk in chunks] == [[*range(100)], [*range(100, 200)], [*range(200, 250)]]
+    """Chunks have up to 2,000 rows of one frame, whose positions count on through the whole input."""
+    chunks = _chunks([pd.DataFrame({"a": range(4_100)}), pd.DataFrame({"a": [4_100]})])
+    assert [len(chunk.rows) for chunk in chunks] == [2_000, 2_000, 100, 1]
+    assert _shown(*chunks)["a"].tolist() == [row for chunk in chunks for row in chunk.rows] == [*range(4_101)]
     for chunk in chunks:
         assert len({len(chunk.rows), len(chunk.keys), len(chunk.digests), len(chunk.tasks)}) == 1
         assert all(len(key) == 16 for key in (*chunk.keys, *chunk.digests))
 
 
-def test_chunks_across_frames() -> None:
-    """Small frames share chunks, and what is shown of them stays in order."""
-    chunks = _chunks(pd.DataFrame({"a": [n]}) for n in range(130))
-    assert [len(chunk.rows) for chunk in chunks] == [100, 30]
-    assert list(chunks[1].rows) == [*range(100, 130)]
-    assert _shown(*chunks)["a"].tolist() == [*range(130)]
-
-
-def test_chunks_by_size() -> None:
-    """Large bodies make a chunk end at 4 MiB, whatever the number of rows."""
-    chunks = _chunks(pd.DataFrame({"a": ["x" * 900_000] * 10, "n": range(10)}))
-    assert [len(chunk.rows) for chunk in chunks] == [4, 4, 2]
-    assert all(sum(map(len, chunk.tasks)) <= 4 * 2**20 for chunk in chunks)
-    assert [row for chunk in chunks for row in chunk.rows] == [*range(10)]
+@pytest.mark.parametrize(("size", "lengths"), [(900_000, [1] * 5), (15_000, [69, 69, 69, 43]), (2_500, [400, 250])])
+def test_chunks_by_size(size: int, lengths: list[int]) -> None:
+    """Large tasks make a chunk end at 1 MiB; where it has 100 rows or more, it has a multiple of 100."""
+    count = sum(lengths)
+    chunks = _chunks(pd.DataFrame({"a": ["x" * size] * count, "n": range(count)}))
+    assert [len(chunk.rows) for chunk in chunks] == lengths
+    assert _shown(*chunks)["n"].tolist() == [row for chunk in chunks for row in chunk.rows] == [*range(count)]
 
 
 def test_nothing() -> None:
@@ -384,10 +378,10 @@ def test_bad_row_of_an_iterator() -> None:
 
 def test_rejected_across_chunks() -> None:
     """Reasons stand at the index in their chunk, and rejected rows without a key stay apart from each other."""
-    frame = pd.DataFrame({"x": ["ok"] * 99 + [None, None] + ["ok"] * 5, "n": range(106)})
+    frame = pd.DataFrame({"x": ["ok"] * 1_999 + [None, None] + ["ok"] * 5, "n": range(2_006)})
     first, second = _chunks(frame, errors="skip", url="https://svc/{x}", body=["n"])
-    assert (list(first.rejected), list(second.rejected)) == ([99], [0])
-    assert first.keys[99] != second.keys[0]
+    assert (list(first.rejected), list(second.rejected)) == ([1_999], [0])
+    assert first.keys[1_999] != second.keys[0]
 
 
 @pytest.mark.parametrize(
