@@ -2,22 +2,27 @@
 
 An order is a line of JSON on standard input. A kernel runs the same cell as every other kernel of its round, then does
 what the order says, waits for the end, and writes what it sees to a file. Lines on standard output say what happened:
-``{"kernel": pid}`` when one starts, ``{"asked": pid}`` before it asks for another try of rows, ``{"error": text}``.
+``{"kernel": pid}`` when one starts, ``{"asked": pid}`` before it asks for another try of rows, ``{"closed": pid}`` when
+so many rows have failed that the others are to be held back, ``{"error": text}``.
 """
 
 import faulthandler
 import json
 import os
+import random
 import signal
+import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.errors import CloudTasksError, OutboxError, PreconditionError
 
 _followed: list[ct.Batch] = []
 _round = os.dup(1)
@@ -31,12 +36,22 @@ def write(**line: object) -> None:
 
 def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
     """Run the cell, and then what the order asks for."""
+    queue = tasks.queue(order["queue"])
+    words: dict[str, Any] = {"url": order["url"], "progress": False}
     frame = pd.DataFrame({"number": range(order["rows"])})
-    batch = tasks.queue(order["queue"]).fan_out(
-        frame, url=order["url"], name="chaos", send_rate=order["send_rate"], progress=False
-    )
+    if "too_large" in order:
+        with suppress(OutboxError):
+            queue.fan_out(ballast(-frame - 1, order["too_large"]), name="too large", **words)
+    frame = ballast(frame, order.get("ballast", 0))
+    words |= order.get("brake", {})
+    batch: ct.Batch = queue.fan_out(frame, name="chaos", send_rate=order["send_rate"], **words)
     _followed[:] = [batch]
-    if order["verb"] == "cancel":
+    if "brake" in order and order["verb"] == "send":
+        wait_for_brake(batch)
+        return batch
+    if order["verb"] == "resume":
+        batch.resume()
+    elif order["verb"] == "cancel":
         batch.cancel()
     elif order["verb"] in ("retry", "resend"):
         batch.wait()
@@ -48,6 +63,35 @@ def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
             batch.resend(rows[rows.index.isin(order["again"])])
     batch.wait()
     return batch
+
+
+def ballast(frame: pd.DataFrame, size: int) -> pd.DataFrame:
+    """Return a frame with a text of this size in each row, half of which is random, but always the same."""
+    if not size:
+        return frame
+    texts = [random.Random(number).randbytes(size // 2).hex() for number in frame["number"].tolist()]
+    return frame.assign(text=texts)
+
+
+def wait_for_brake(batch: ct.Batch) -> None:
+    """Wait until all rows are done, or it is known of all that are not that they are held back."""
+    threading.Thread(target=tell_when_closed, args=(batch,), daemon=True).start()
+    try:
+        batch.wait()
+    except PreconditionError as error:
+        if not error.message.startswith(("paused", "canary")):
+            raise
+        while (progress := batch.progress()).done + progress.unsent < progress.total:
+            time.sleep(0.05)
+
+
+def tell_when_closed(batch: ct.Batch) -> None:
+    """Say when so many rows have failed that `pause_at` holds the others back: 5 % of at least 20."""
+    while (progress := batch.progress()).failed <= 0.05 * (progress.failed + progress.succeeded) or (
+        progress.failed + progress.succeeded < 20
+    ):
+        time.sleep(0.01)
+    write(closed=os.getpid())
 
 
 def describe(*_: object) -> None:
@@ -79,11 +123,29 @@ def run(order: dict[str, Any]) -> None:
             return
 
 
+def set_disk(folder: str, size: str) -> None:
+    """Mount a disk in a folder, or change its size; only this process and its kernels see it."""
+    if size == "none":
+        command = ["umount", "--lazy", folder]
+    elif os.path.ismount(folder):
+        found = os.statvfs(folder)
+        used = max(found.f_blocks - found.f_bfree, 1) * found.f_frsize  # of 0, a disk would have no end
+        command = ["mount", "-o", f"remount,size={used if size == 'full' else size}", folder]
+    else:
+        Path(folder).mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder]
+    subprocess.run(command, check=False)  # it cannot be made smaller than what was written meanwhile
+
+
 def main() -> None:
-    """Fork a kernel for each line; the end of standard input ends this process, not its kernels."""
+    """Fork a kernel for each line, or change a disk; the end of standard input ends this process, not its kernels."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a kernel here: the round watches it
     write(ready=os.getpid())
     for line in sys.stdin:
+        order = json.loads(line)
+        if "disk" in order:
+            set_disk(order["disk"], order["size"])
+            continue
         pid = os.fork()
         if pid:
             write(kernel=pid)
@@ -91,7 +153,7 @@ def main() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         code = 1
         try:
-            run(json.loads(line))
+            run(order)
             code = 0
         except BaseException:  # noqa: BLE001 - a forked child must not go on as its parent
             sys.excepthook(*sys.exc_info())

@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +34,8 @@ from tests.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 LOCATION = "projects/demo/locations/us-central1"
+QUEUE = f"{LOCATION}/queues/chaos"
 EVENTS = ("kill kernel", "kill emulator", "stop emulator", "stop kernel", "cut connections", "clock", "full disk")
-_BAD = 7  # of so many rows one fails, until the target is mended
 _PATIENCE = 240.0  # seconds after which a kernel that was left alone hangs
 
 
@@ -45,11 +46,13 @@ class Verdict:
     seed: int
     steps: list[str]
     rows: int
+    kind: str = "events"
     deliveries: int = 0
     events: Counter[str] = field(default_factory=Counter)
     states: Counter[str] = field(default_factory=Counter)
     lost: int = 0  #: rows that were not cancelled and never delivered
     twice: int = 0  #: rows that were delivered again without being asked
+    past: int = 0  #: rows that were sent while a brake was on
     overtaken: int = 0  #: rows that were cancelled while an attempt ran, which succeeded
     redelivered: int = 0  #: answers of one task that were lost with a killed emulator or after a deadline
     false: Counter[str] = field(default_factory=Counter)  #: what is not so, and of how many rows
@@ -59,14 +62,17 @@ class Verdict:
 
     @property
     def good(self) -> bool:
-        """Whether nothing was lost, repeated, false or hung."""
-        return not (self.lost or self.twice or self.false or self.hung)
+        """Whether nothing was lost, repeated, sent past a brake, false or hung."""
+        return not (self.lost or self.twice or self.past or self.false or self.hung)
 
 
 class Oracle(Target):
     """The target of the tasks, which records each request and its answer."""
 
+    bad = 7  #: of so many rows one fails, until the target is mended
+
     def __init__(self) -> None:
+        self.order: list[tuple[int, str, int]] = []  #: all requests as they came: row, task, status
         self.answers: dict[int, list[tuple[str, int]]] = defaultdict(list)  #: by row: task, status
         self.answered: dict[int, float] = {}  #: by row: when it was answered last
         self.mended = False
@@ -76,9 +82,10 @@ class Oracle(Target):
     def take(self, request: Received) -> Answer:
         """Record one request; some rows fail until the target is mended."""
         row = json.loads(request.body)["number"]
-        status = 500 if row % _BAD == 0 and not self.mended else 200
+        task, status = request.headers["x-cloudtasks-taskname"], 200 if self.mended or (row + 1) % self.bad else 500
         with self._lock:
-            self.answers[row].append((request.headers["x-cloudtasks-taskname"], status))
+            self.order.append((row, task, status))
+            self.answers[row].append((task, status))
             self.answered[row] = time.monotonic()
         return Answer(status=status)
 
@@ -92,18 +99,25 @@ def make_queue(emulator: Emulator, name: str) -> None:
 
 
 class Kernels:
-    """A process that forks kernels; many rounds share one."""
+    """A process that forks kernels; many rounds share one.
+
+    Where that is possible, it has mounts of its own: `disks` says so.
+    """
 
     def __init__(self, folder: Path) -> None:
+        own = ["unshare", "-rm"]
+        self.disks = bool(shutil.which(own[0])) and not subprocess.run([*own, "true"], check=False).returncode
         self.errors = folder / "kernels.txt"
         # Standard error is no file: a full disk limits the files that a kernel writes.
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        command, variables = [sys.executable, "-m", "tests.chaos.kernels"], {**os.environ, "TQDM_DISABLE": "1"}
+        command = [*(own if self.disks else []), sys.executable, "-m", "tests.chaos.kernels"]
+        variables = {**os.environ, "TQDM_DISABLE": "1"}
         self._process = subprocess.Popen(command, text=True, cwd=ROOT, env=variables, **pipes)
         threading.Thread(target=self._copy_errors, daemon=True).start()
         self._changed = threading.Condition()
         self._started: list[int] = []
         self.asked = 0
+        self.closed = 0  #: how often a kernel has seen that a brake is on
         self.raised: Counter[str] = Counter()
         self._ready = False
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -125,6 +139,7 @@ class Kernels:
             with self._changed:
                 self._ready |= "ready" in said
                 self.asked += "asked" in said
+                self.closed += "closed" in said
                 if "error" in said:
                     self.raised[said["error"].split(":")[0]] += 1
                 if "kernel" in said:
@@ -133,13 +148,25 @@ class Kernels:
 
     def start(self, order: dict[str, Any]) -> Kernel:
         """Start a kernel that follows an order."""
-        assert self._process.stdin is not None
         with self._changed:
             before = len(self._started)
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
+            self._write(order)
             assert self._changed.wait_for(lambda: len(self._started) > before, _PATIENCE)
             return Kernel(self._started[-1])
+
+    def set_disk(self, folder: Path, size: str) -> None:
+        """Make a folder a disk of this size, or change its size; ``full``: it has no room; ``none``: it is no disk."""
+        self._write({"disk": str(folder), "size": size})
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Return whether what kernels say has fulfilled a condition, after so many seconds at most."""
+        with self._changed:
+            return self._changed.wait_for(condition, seconds)
+
+    def _write(self, order: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
 
     def close(self) -> None:
         """End the process."""
@@ -188,32 +215,42 @@ class Kernel:
             resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-class _Round:
+class Round:
+    """A batch is sent and tried again or cancelled, among all events."""
+
+    kind = "events"
+    events: tuple[str, ...] = EVENTS
+
     def __init__(self, seed: int, kernels: Kernels, folder: Path, oracle: Oracle, *, long: bool) -> None:
         self._random = random.Random(seed)
         self._kernels = kernels
         self._folder = folder
         self._long = long
+        self._oracle = oracle
+        self._more: dict[str, Any] = {}  # fields of all orders
+        self._homes = [folder / "home", folder / "other"]
+        self._plan()
+        self._ports = [str(free_port()), str(free_port())]
+        self._emulator = self._start_emulator()
+        make_queue(self._emulator, QUEUE)
+        self._proxy = Proxy(self._emulator.grpc)
+        self._results = 0
+        self._cancelled = float("inf")  # when the cancelling began
+        self.verdict = Verdict(seed=seed, steps=self._steps, rows=self._rows, kind=self.kind)
+
+    def _plan(self) -> None:
+        """Decide what is done with how many rows."""
         again: list[list[str]] = [[], ["retry"], ["cancel"], ["resend"], ["retry", "resend"], ["retry", "cancel"]]
         self._steps = ["send", *self._random.choice(again)]
         if self._random.random() < 0.3:
             self._steps[0] = "cancel"  # while it is sent
         self._rows = self._random.choice([60, 150, 400, 1200])
         self._again = sorted(self._random.sample(range(self._rows), 20))
-        self._homes = [folder / "home", folder / "other"]
         # Another home does not know of a cancel: it sends the rows that were not sent, and finds the others gone. And a
         # home that has seen the end of a batch reads the log again only when it is to send something.
         elsewhere = "nowhere" if "cancel" in self._steps else self._random.choice(["moves", "twins", "nowhere"])
         self._moves, self._twins = elsewhere == "moves", elsewhere == "twins"
         self._rate = self._random.choice([None, None, 200.0, 1000.0])
-        self._oracle = oracle
-        self._ports = [str(free_port()), str(free_port())]
-        self._emulator = self._start_emulator()
-        make_queue(self._emulator, f"{LOCATION}/queues/chaos")
-        self._proxy = Proxy(self._emulator.grpc)
-        self._results = 0
-        self._cancelled = float("inf")  # when the cancelling began
-        self.verdict = Verdict(seed=seed, steps=self._steps, rows=self._rows)
 
     def _start_emulator(self) -> Emulator:
         """Start the emulator, on the same folder and ports each time."""
@@ -221,18 +258,20 @@ class _Round:
         return Emulator("--quiet", "--port", port, "--http-port", http, folder=self._folder / "data")
 
     def close(self) -> None:
+        """End what it has started."""
         self._emulator.kill()
         self._proxy.close()
 
     def play(self) -> None:
+        """Do every step, look at the end, and judge."""
         asked, raised = self._kernels.asked, self._kernels.raised.copy()
         started = time.monotonic()
         for step in self._steps:
-            self._oracle.mended = step in ("retry", "resend")
+            self._oracle.mended = step in ("retry", "resend", "resume")
             self._step(step)
             if self.verdict.hung:
-                return
-        found = self._step("look", events=0)
+                break
+        found = None if self.verdict.hung else self._step("look", events=0)
         self.verdict.seconds = time.monotonic() - started
         self.verdict.errors = self._kernels.raised - raised
         if found is not None:
@@ -254,12 +293,12 @@ class _Round:
             twin = {**order, "home": str(self._homes[1]), "result": f"{order['result']}.other"}
             kernels.append(self._kernels.start(twin))
         for _ in range(number):
-            if kernels[0].wait(self._random.expovariate(1 / 0.5)):
+            if self._leave_alone(kernels[0]):
                 break
-            event = self._random.choice(EVENTS)
+            event = self._random.choice(self.events)
             self.verdict.events[event] += 1
             if event == "kill kernel":
-                kernels[0].kill()
+                self._kill(kernels[0])
                 kernels[0] = self._kernels.start(order)
             else:
                 self._disturb(event, kernels[0])
@@ -276,11 +315,19 @@ class _Round:
             return None
         return dict(json.loads(result.read_text(encoding="utf-8")))
 
+    def _leave_alone(self, kernel: Kernel) -> bool:
+        """Let a kernel work until the next event; return whether it has ended."""
+        return kernel.wait(self._random.expovariate(1 / 0.5))
+
+    def _kill(self, kernel: Kernel) -> None:
+        kernel.kill()
+
     def _order(self, verb: str) -> dict[str, Any]:
         self._results += 1
         places = {"endpoint": self._proxy.address, "queue": "chaos", "url": self._oracle.url}
         files = {"home": str(self._homes[0]), "result": str(self._folder / f"result-{self._results}.json")}
-        return {"verb": verb, "rows": self._rows, "send_rate": self._rate, "again": self._again, **places, **files}
+        what = {"verb": verb, "rows": self._rows, "send_rate": self._rate, "again": self._again}
+        return {**what, **places, **files, **self._more}
 
     def _disturb(self, event: str, kernel: Kernel) -> None:
         pause = 40.0 if self._long and self._random.random() < 0.05 else self._random.choice([0.2, 0.5, 1.0, 3.0])
@@ -350,7 +397,7 @@ def _problem(state: str, answers: Sequence[tuple[str, int]], *, excused: bool) -
     return f"{state}, answered {statuses}"
 
 
-def play(seed: int, kernels: Kernels, *, long: bool = False) -> Verdict:
+def play(seed: int, kernels: Kernels, kind: type[Round] = Round, *, long: bool = False) -> Verdict:
     """Play the round of a seed, and return what it showed.
 
     Parameters
@@ -358,13 +405,14 @@ def play(seed: int, kernels: Kernels, *, long: bool = False) -> Verdict:
     seed : int
         Decides what is done and what happens; not when exactly, because machines differ.
     kernels : Kernels
+    kind : type
     long : bool
         Some processes are stopped for 40 s.
     """
     with (
         tempfile.TemporaryDirectory(prefix="chaos-") as folder,
         Oracle() as oracle,
-        closing(_Round(seed, kernels, Path(folder), oracle, long=long)) as one,
+        closing(kind(seed, kernels, Path(folder), oracle, long=long)) as one,
     ):
         one.play()
         return one.verdict

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.rounds import Kernels, Verdict, play
+from tests.chaos.kinds import KINDS, DiskRound
+from tests.chaos.rounds import Kernels, Round, Verdict, play
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +26,25 @@ def why(verdict: Verdict, errors: Path) -> str:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(6))
-def test_a_round(seed: int, kernels: Kernels) -> None:
-    """No row is lost or sent again unasked, no state is false, and nothing hangs, whatever is killed or stopped."""
-    verdict = play(seed, kernels)
+@pytest.mark.parametrize("kind", dict.fromkeys(KINDS), ids=lambda kind: kind.kind)
+def test_a_round(kind: type[Round], seed: int, kernels: Kernels) -> None:
+    """No row is lost, sent again unasked or past a brake, no state is false, and nothing hangs, whatever is killed."""
+    if kind is DiskRound and not kernels.disks:
+        pytest.skip("no disk can be mounted here")
+    verdict = play(seed, kernels, kind)
     assert verdict.good, why(verdict, kernels.errors)
     assert verdict.states.total() == verdict.rows
 
 
 def test_the_oracle_sees_what_is_false() -> None:
-    """A verdict with a lost, repeated, false or hanging row is not good."""
+    """A verdict with a row that is lost, repeated, sent past a brake, false or hanging is not good."""
     assert Verdict(seed=0, steps=["send"], rows=1).good
-    problems: list[dict[str, Any]] = [{"lost": 1}, {"twice": 1}, {"hung": ["send"]}, {"false": Counter(["failed"])}]
+    problems: list[dict[str, Any]] = [
+        {"lost": 1},
+        {"twice": 1},
+        {"past": 1},
+        {"hung": ["send"]},
+        {"false": Counter(["failed"])},
+    ]
     for problem in problems:
         assert not Verdict(seed=0, steps=["send"], rows=1, **problem).good

@@ -1,0 +1,126 @@
+"""A kill while a gate closes: rows that were read ahead stay unsent until the gate opens, then each is sent once."""
+
+import copy
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import State
+from tests.unit.fanout.conftest import (
+    FakeObserver,
+    Service,
+    all_rows,
+    assert_each_once,
+    chunks,
+    error,
+    refs,
+    run_send,
+    spool,
+    take,
+)
+
+MANY = 5_000
+
+
+@pytest.fixture
+def batch(outbox: Outbox) -> str:
+    """Make a batch of 250 rows, of which a sender had read all ahead when it was killed."""
+    made = spool(outbox, chunks(range(250))).batch
+    take(outbox, made)
+    return made
+
+
+def log_of(outbox: Outbox, batch: str, service: Service) -> dict[str, bool | None]:
+    """Return what a complete log says: whether each task was created."""
+    return {task: task in service.created for task in all_rows(outbox, batch, "tasks")}
+
+
+@pytest.mark.parametrize("logged", [False, None], ids=["the log knows", "nobody knows"])
+def test_no_row_that_was_read_ahead(outbox: Outbox, batch: str, *, logged: bool | None) -> None:
+    """Nothing is created while the gate is closed, and all rows are when it opens."""
+    service = Service()
+    observer = FakeObserver(created=dict.fromkeys(all_rows(outbox, batch, "tasks"), logged))
+    observer.until = 0
+    run_send(outbox, batch, service, observer=observer)
+    assert len(service.created) == 0
+    observer.until = None
+    run_send(outbox, batch, service, observer=observer)
+    assert_each_once(outbox, batch, service, 250)
+
+
+def test_rows_that_may_have_been_sent_are_looked_up(outbox: Outbox, batch: str) -> None:
+    """Those that are in the queue, or in the log because they have run, are sent; the others wait."""
+    service, tasks = Service(), all_rows(outbox, batch, "tasks")
+    for task in tasks[:60]:
+        service.create(task)
+    service.live -= set(tasks[:20])  # these have run
+    observer = FakeObserver(created=log_of(outbox, batch, service))
+    observer.until = 0
+    run_send(outbox, batch, service, observer=observer)
+    assert set(service.calls) == {"GetTask"}
+    assert outbox.rows.states(batch) == bytes([State.SENT] * 60 + [State.UNSENT] * 190)
+    observer.until = None
+    run_send(outbox, batch, service, observer=observer)
+    assert_each_once(outbox, batch, service, 250)
+
+
+def test_no_row_behind_a_canary(outbox: Outbox, batch: str) -> None:
+    """Of a request that has rows of the canary and others, the canary alone is sent."""
+    service, tasks = Service(), all_rows(outbox, batch, "tasks")
+    observer = FakeObserver(created=log_of(outbox, batch, service))
+    observer.until = refs(outbox, batch)[19]
+    run_send(outbox, batch, service, observer=observer)
+    assert len(service.created) == 20
+    assert set(service.created) == set(tasks[:20])
+    observer.until = None
+    run_send(outbox, batch, service, observer=observer)
+    assert_each_once(outbox, batch, service, 250)
+
+
+@pytest.mark.parametrize("send_rate", [None, 60.0])
+@pytest.mark.parametrize("call", [1, 17, 30])
+def test_a_kill_while_a_call_is_made(outbox: Outbox, call: int, send_rate: float | None) -> None:
+    """While the gate is closed, the next sender creates nothing; a copy of the file is what a kill would leave."""
+    batch = spool(outbox, chunks(range(MANY))).batch
+    left, path = Service(), outbox.path.with_name("left.sqlite3")
+
+    def kill(rpc: str, number: int) -> None:
+        if rpc == "BatchCreateTasks" and number == call:
+            with closing(sqlite3.connect(outbox.path)) as source, closing(sqlite3.connect(path)) as target:
+                source.backup(target)
+            for name in ("created", "live", "requests", "operations"):
+                setattr(left, name, copy.deepcopy(getattr(service, name)))
+
+    service = Service(before=kill)
+    run_send(outbox, batch, service, send_rate=send_rate)
+    before = left.created.copy()
+    with Outbox(path, timeout=5.0) as again:
+        observer = FakeObserver(created=log_of(again, batch, left))
+        observer.until = 0
+        run_send(again, batch, left, observer=observer)
+        assert len(left.created - before) == 0
+        counts = again.batches.counts(batch)
+        assert (counts[State.SENT], counts[State.UNSENT]) == (len(before), MANY - len(before))
+        observer.until = None
+        run_send(again, batch, left, observer=observer)
+        assert_each_once(again, batch, left, MANY)
+
+
+def test_an_answer_that_is_lost_while_the_gate_closes(outbox: Outbox) -> None:
+    """The request is not tried again before the gate opens."""
+    batch, observer = spool(outbox, chunks(range(250))).batch, FakeObserver()
+    observer.created = dict.fromkeys(all_rows(outbox, batch, "tasks"), False)
+
+    def lose(rpc: str, number: int) -> None:
+        if rpc == "BatchCreateTasks" and number == 1:
+            observer.until = 0
+            raise error("UNAVAILABLE")
+
+    service = Service(before=lose)
+    run_send(outbox, batch, service, observer=observer, in_flight=1)
+    assert len(service.created) == 0
+    observer.until = None
+    run_send(outbox, batch, service, observer=observer)
+    assert_each_once(outbox, batch, service, 250)
