@@ -34,9 +34,9 @@ from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
 from cloudtasks_nb.fanout.batch.send_gate import update_gate
 from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
-from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.disk import temporary_kind
+from cloudtasks_nb.fanout.outbox.batches import choose
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Spooled, State
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of

@@ -22,11 +22,11 @@ from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.search import QueueReader, Search
-from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.causes import exception_line
-from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
+from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of, try_of
 from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.oplog import Entry

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 from cloudtasks_nb._names import CODES, QueueName
 from cloudtasks_nb.errors import PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.clock import Clock
-from cloudtasks_nb.fanout.refs import Refs
-from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
+from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.refs import Refs
 from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.oplog import NAMES, PAGE, RETENTION, Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot

@@ -14,7 +14,16 @@ import orjson
 
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE
 
-__all__ = ["BLOCK_ROWS", "ChunkPreview", "StoredBlock", "inflate", "pack_keys", "pack_previews", "pack_tasks", "unpack_previews"]
+__all__ = [
+    "BLOCK_ROWS",
+    "ChunkPreview",
+    "StoredBlock",
+    "inflate",
+    "pack_keys",
+    "pack_previews",
+    "pack_tasks",
+    "unpack_previews",
+]
 
 #: Most rows in a block; a multiple of the 100 tasks of a request.
 BLOCK_ROWS = 2_000

@@ -207,7 +207,9 @@ class Incoming:
             )
         if self.target is not None:
             errors += self._compare(self.target)
-            self.duplicates = self._number("SELECT count(*) FROM incoming WHERE theirs IS NULL AND digest AND reason <> ''")
+            self.duplicates = self._number(
+                "SELECT count(*) FROM incoming WHERE theirs IS NULL AND digest AND reason <> ''"
+            )
         elif spec.by_rows and (overlaps := self._find_overlaps()):
             self.overlaps = overlaps
             errors.append(_overlap_error(overlaps, self._number("SELECT count(*) FROM first WHERE digest <> 0")))
@@ -223,9 +225,7 @@ class Incoming:
         created, left = self.target is None, self._left()
         if not created:
             self._replace_rejected(target)
-            connection.execute(
-                "DELETE FROM first WHERE ref IN (SELECT ref FROM incoming WHERE theirs IS NOT NULL)"
-            )
+            connection.execute("DELETE FROM first WHERE ref IN (SELECT ref FROM incoming WHERE theirs IS NOT NULL)")
         connection.execute("INSERT INTO keys SELECT ?, k1, k2, digest, ref FROM first ORDER BY k1, k2", (target.num,))
         with counted(connection, "ref BETWEEN ? AND ?", part << 32, (part + 1 << 32) - 1):
             connection.execute(

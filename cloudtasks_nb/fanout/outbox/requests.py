@@ -15,8 +15,8 @@ from itertools import groupby
 from operator import itemgetter
 
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock
-from cloudtasks_nb.fanout.outbox.deletions import correct_gone
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, transaction
+from cloudtasks_nb.fanout.outbox.deletions import correct_gone
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, Ack, Request, State
 from cloudtasks_nb.fanout.outbox.tallies import as_json, counted, number, number_of, ranges, touch
@@ -206,7 +206,9 @@ class RequestQueue(Repository):
         requests: list[Request] = []
         while self._left and len(requests) < want:
             requests += self._again(connection, self._left.pop(0))
-        for pile in self._unsent(connection, num, size, _ALL if until is None else until) if len(requests) < want else ():
+        for pile in (
+            self._unsent(connection, num, size, _ALL if until is None else until) if len(requests) < want else ()
+        ):
             requests.append(self._begin(connection, num, pile, now))
             if len(requests) == want:
                 break
@@ -275,9 +277,7 @@ class RequestQueue(Repository):
             self._begun = True
         return self._request(flight, pile.pieces, tried=False)
 
-    def _request(
-        self, flight: _Flight, pieces: Sequence[tuple[StoredBlock, Sequence[int]]], *, tried: bool
-    ) -> Request:
+    def _request(self, flight: _Flight, pieces: Sequence[tuple[StoredBlock, Sequence[int]]], *, tried: bool) -> Request:
         return Request(
             seq=flight.seq,
             refs=pieces[0][1] if len(pieces) == 1 else [ref for _, refs in pieces for ref in refs],

@@ -15,8 +15,8 @@ from cloudtasks_nb.errors import OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch import outcome_tracker
 from cloudtasks_nb.fanout.batch import search as search_module
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, decide
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.causes import exception_line
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk

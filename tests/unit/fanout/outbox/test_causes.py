@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
@@ -10,8 +9,8 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb._names import CODES
 from cloudtasks_nb.fanout.causes import NO_STATUS, cause_of
-from cloudtasks_nb.fanout.outbox.outcomes import MOST_CAUSES
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.outcomes import MOST_CAUSES
 from cloudtasks_nb.fanout.outbox.records import FINAL, Outcome, State
 from tests.unit.fanout.conftest import all_rows, chunks, refs, send_all, spool
 
