@@ -206,6 +206,11 @@ class Supervisor:
         """Return whether the work of this name runs, or waits to run again."""
         return name in self._tasks and not self._tasks[name].done()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no work runs, or waits to run again."""
+        return all(task.done() for task in self._tasks.values())
+
     def start(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], *, again: bool = True) -> None:
         """Run work in the background until it returns, unless work of this name runs already.
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import pandas as pd
 
@@ -70,7 +71,8 @@ class Catalog:
         self._open_panel = open_panel
         self._lock = threading.Lock()
         self._outbox: Outbox | None = None
-        self._trackers: dict[str, Tracker] = {}
+        self._trackers: WeakValueDictionary[str, Tracker] = WeakValueDictionary()  # a tracker with work keeps itself
+        self._opened: set[str] = set()  # ids of the batches that were opened here
         self._shared: Sharing | None = None
 
     @property
@@ -254,7 +256,7 @@ class Catalog:
 
     async def close(self) -> None:
         """Stop sending and watching, and close the outbox."""
-        for tracker in self._trackers.values():
+        for tracker in list(self._trackers.values()):
             await tracker.close()
         self._trackers.clear()
         with self._lock:
@@ -302,7 +304,7 @@ class Catalog:
     def _listed(self) -> list[BatchRecord]:
         """Return the records of this home that `frame` lists."""
         records = self.outbox.batches.find(endpoint=self._endpoint())
-        return [record for record in records if record.id in self._trackers or self._is_here(record)]
+        return [record for record in records if record.id in self._opened or self._is_here(record)]
 
     def _others(self) -> list[BatchRecord]:
         """Return the records of the store for this endpoint, project and location, the newest first."""
@@ -358,7 +360,8 @@ class Catalog:
         outbox = self.outbox
         with self._lock:
             tracker = self._trackers.get(batch)
-            if tracker is None:
+            if tracker is None or tracker.deleted:
+                self._opened.add(batch)
                 endpoint = self._connection.endpoint
                 reach = {"target": endpoint.target, "folder": endpoint.folder, "store": self._connection.store.url}
                 outbox.batches.set_setting(batch, "reach", reach)

@@ -3,6 +3,8 @@
 `state.py` decides what to do; this module hands it the events and carries out the effects. Lasting state is in the
 outbox; state in memory can be read again from it and from the service. All of it runs on the background loop; work on
 the outbox runs in a thread of its own, so that it does not block the loop.
+
+A tracker keeps itself alive while it has work; afterwards it lives as long as somebody refers to it.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakMethod, WeakSet, WeakValueDictionary
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
@@ -50,7 +52,8 @@ _FOLLOWING, _RESTARTING = "following what others do with", "following another co
 _FOLLOW = 2.0  # seconds between two looks into the outbox for what others do
 
 #: The trackers of this process by outbox and batch: connections do not share theirs.
-_trackers: defaultdict[tuple[Path, str], WeakSet[Tracker]] = defaultdict(WeakSet)
+_trackers: WeakValueDictionary[tuple[Path, str], WeakSet[Tracker]] = WeakValueDictionary()
+_busy: set[Tracker] = set()  # those that have work, or open rows
 
 
 class Tracker:
@@ -69,8 +72,10 @@ class Tracker:
         self._subscription: Subscription | None = None
         self._pending: dict[str, deque[Callable[[], Awaitable[None]]]] = {_WATCHING: deque(), _COUNTING: deque()}
         self._timer: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
         self._listeners: list[Callable[[], None]] = []
-        self._supervisor = _loop.Supervisor(f"batch {record.id}", self._call_listeners)
+        self._supervisor = _loop.Supervisor(f"batch {record.id}", self._work_reported)
+        self._follower = _loop.Supervisor(f"batch {record.id}", lambda: None)  # for work that calls no listener
         self._adoption = Adoption(outbox, record, self._outcomes, connection.watcher, changed=self._rows_changed)
         self._sending = SendSupervisor(
             connection.transport,
@@ -91,11 +96,11 @@ class Tracker:
             ended=self._work_changed,
         )
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
-        self._loaded = False
+        self._loaded = self._closed = False
         self.progress = self._stored_progress()
         self._read_until = self.progress.sources.get("log")
         self._effects = self._by_effect()
-        self._peers = _trackers[outbox.path, record.id]
+        self._peers = _trackers.setdefault((outbox.path, record.id), WeakSet())
 
     @property
     def batch(self) -> str:
@@ -138,7 +143,7 @@ class Tracker:
         unanswered = self.unanswered
         shown = None if unanswered is None else unanswered.error.message
         lines = [trouble for trouble in troubles if trouble not in (None, shown)][:1]
-        lines += [error.message for error in self._supervisor.errors]
+        lines += [error.message for error in (*self._supervisor.errors, *self._follower.errors)]
         if self.error is not None and not self.sending:
             lines.append(str(self.error))
         if self.progress.finished:
@@ -199,7 +204,7 @@ class Tracker:
         While somebody listens, changes by other processes are noticed too, also when the batch is not watched.
         """
         self._listeners.append(listener)
-        _loop.call_soon(self._supervisor.start, _FOLLOWING, self._follow)
+        _loop.call_soon(self._look_later)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
     # The following run on the background loop.
@@ -247,10 +252,13 @@ class Tracker:
     async def close(self) -> None:
         """Stop sending and watching, and wake threads that wait for the end; the outbox allows resuming later."""
         self._peers.discard(self)
+        self._closed = True
+        _busy.discard(self)
         await self._supervisor.close()
+        await self._follower.close()
         self._stop_watching()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in filter(None, (self._timer, self._next_look)):
+            timer.cancel()
         self._call_listeners()
 
     async def finished(self) -> Progress:
@@ -319,21 +327,31 @@ class Tracker:
         snapshot = self._outcomes.snapshot
         return not state.stale and snapshot is not None and snapshot.at >= since
 
-    async def _follow(self) -> None:
-        """While somebody listens, look into the outbox for what other processes do with the batch."""
-        while self._listeners:
-            await asyncio.sleep(_FOLLOW)
-            try:
-                record = await self.outbox.run(self.outbox.batches.get, self.batch)
-            except BatchNotFoundError:
-                self.deleted = True
-                self._call_listeners()
-                return
-            state = self._state
-            # While the batch is watched, its rows are counted with each snapshot.
-            changed = record.round != self.record.round or (not state.watching and record.counts != state.counts)
-            if changed and not state.working:
-                await self._start(sending=False)
+    def _look_later(self) -> None:
+        """While somebody listens, look now and then into the outbox for what other processes do with the batch."""
+        if self._listeners and self._next_look is None:
+            look = WeakMethod(self._look_now)  # so that the timer does not keep the tracker alive
+            self._next_look = asyncio.get_running_loop().call_later(_FOLLOW, lambda: (call := look()) and call())
+
+    def _look_now(self) -> None:
+        self._next_look = None
+        self._follower.start(_FOLLOWING, self._look)
+
+    async def _look(self) -> None:
+        try:
+            record = await self.outbox.run(self.outbox.batches.get, self.batch)
+        except BatchNotFoundError:
+            self.deleted = True
+            _busy.discard(self)
+            self._stop_watching()
+            self._call_listeners()
+            return
+        state = self._state
+        # While the batch is watched, its rows are counted with each snapshot.
+        changed = record.round != self.record.round or (not state.watching and record.counts != state.counts)
+        if changed and not state.working:
+            await self._start(sending=False)
+        self._look_later()
 
     async def begin_cancel(self) -> None:
         """Begin to cancel; from now on the batch counts as being cancelled."""
@@ -355,6 +373,16 @@ class Tracker:
         wake, self._timer = self._state.wake, None
         if wake is not None:
             self._timer = asyncio.get_running_loop().call_at(wake, lambda: self._handle(machine.TimePassed(at=_now())))
+        asyncio.get_running_loop().call_soon(self._stay_or_go)
+
+    def _work_reported(self) -> None:
+        self._call_listeners()
+        asyncio.get_running_loop().call_soon(self._stay_or_go)  # when the work that reports has ended
+
+    def _stay_or_go(self) -> None:
+        """Keep the tracker alive only while it has work or open rows; others may refer to it longer."""
+        ended = self._closed or self.deleted or (self._state.finished and self._supervisor.idle)
+        (_busy.discard if ended else _busy.add)(self)
 
     def _by_effect(self) -> Mapping[Effect, Callable[[], None]]:
         """Return what carries out each effect."""
