@@ -453,10 +453,10 @@ def _overlap_error(found: Sequence[Overlap], total: int) -> BatchExistsError:
 
 def _conflict_error(rows: Sequence[int], many: int, total: int, target: FoundBatch) -> BatchExistsError:
     """Return the error for rows whose key the batch has with another request."""
-    one = many == 1
+    have, which = ("has a key", "row") if many == 1 else ("have keys", "rows")
+    shown = ", ".join(map(str, rows)) + (", ..." if many > len(rows) else "")
     return BatchExistsError(
-        f"{many:,} of {total:,} rows {'has a key' if one else 'have keys'} that the batch {target.label} has with "
-        f"another request ({'row' if one else 'rows'} {', '.join(map(str, rows))}{', ...' if many > len(rows) else ''})",
+        f"{many:,} of {total:,} rows {have} that the batch {target.label} has with another request ({which} {shown})",
         resource=target.id,
         hint=f"{_NOTHING_SENT}{_ANY_NAME}, and key=[...] may name more columns that distinguish rows",
     )

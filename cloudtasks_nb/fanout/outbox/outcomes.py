@@ -177,17 +177,13 @@ class Outcomes(Repository):
             The tasks are in the queue, so that a row that was thought to be final is not.
         """
         num, adopted = number_of(connection, batch), 0
-        open_ = f"({State.UNSENT:d}, {IN_DOUBT}" + (f", {State.FAILED:d}, {State.GONE:d})" if pending else ")")
+        open_ = f"{State.UNSENT:d}, {IN_DOUBT}" + (f", {State.FAILED:d}, {State.GONE:d}" if pending else "")
+        sent = f"UPDATE rows SET state = {State.SENT:d}"
         for page in paged(tries.items(), _PAGE):
-            refs, pairs = as_json(ref for ref, _ in page), [(attempt, ref) for ref, attempt in page]
-            with counted(connection, _AMONG, refs):
-                adopted += connection.executemany(
-                    f"UPDATE rows SET state = {State.SENT:d}, try = ?1, {_FORGET} WHERE ref = ?2 AND try BETWEEN 1 AND ?1 - 1",
-                    pairs,
-                ).rowcount
-                connection.executemany(
-                    f"UPDATE rows SET state = {State.SENT:d} WHERE ref = ?2 AND try = ?1 AND state IN {open_}", pairs
-                )
+            with counted(connection, _AMONG, as_json(ref for ref, _ in page)):
+                newer = f"{sent}, try = ?2, {_FORGET} WHERE ref = ?1 AND try > 0 AND try < ?2"
+                adopted += connection.executemany(newer, page).rowcount
+                connection.executemany(f"{sent} WHERE ref = ?1 AND try = ?2 AND state IN ({open_})", page)
         if adopted:
             touch(connection, num)
         return adopted

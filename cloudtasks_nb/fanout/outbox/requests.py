@@ -238,7 +238,7 @@ class RequestQueue(Repository):
             [(reason, ref, State.REJECTED) for ref, reason in ack.rejected.items()],
         )
         _move(connection, ack.cancelled, State.CANCELLED, attempt)
-        # Those of a cancelled request stay in question, as tasks that were to be deleted: the log may have their outcome.
+        # Those of a cancelled request stay in question, as tasks to be deleted: the log may have their outcome.
         _move(connection, ack.gone, State.SENT if void else State.GONE, attempt, deleting=void)
         if ack.again:
             _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt)
@@ -327,10 +327,10 @@ class RequestQueue(Repository):
                 block = self._block(connection, found[0])
                 after = min(block.last, end)
                 for attempt, refs in _unsent(connection, found[0], after):
-                    if any(refs[0] <= other.refs[-1] and other.refs[0] <= refs[-1] for other in flying):
-                        refs = [ref for ref in refs if not any(other.has(ref, attempt) for other in flying)]
-                    if refs:
-                        yield attempt, block, refs
+                    near = [other for other in flying if refs[0] <= other.refs[-1] and other.refs[0] <= refs[-1]]
+                    free = [ref for ref in refs if not any(other.has(ref, attempt) for other in near)] if near else refs
+                    if free:
+                        yield attempt, block, free
 
     def _block(self, connection: sqlite3.Connection, ref: int) -> StoredBlock:
         for first, block in self._blocks.items():
@@ -347,7 +347,7 @@ class RequestQueue(Repository):
 
 
 def _unsent(connection: sqlite3.Connection, first: int, last: int) -> Iterator[tuple[int, Sequence[int]]]:
-    """Yield try and refs of the unsent rows of a range; usually one step of SQLite, as each releases the interpreter."""
+    """Yield try and refs of the unsent rows of a range; usually in one step of SQLite: each frees the interpreter."""
     where = "FROM rows WHERE ref BETWEEN ? AND ? AND state = ?"
     found = (first, last, State.UNSENT)
     n, lowest, highest = connection.execute(f"SELECT count(*), min(try), max(try) {where}", found).fetchone()

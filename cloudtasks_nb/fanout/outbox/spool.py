@@ -135,11 +135,10 @@ class Spool:
             new = snapshot(self._connection, self._incoming.sort, chunk)
             if new == []:
                 return
-            if len(self._block.rows) + len(chunk.rows if new is None else new) > BLOCK_ROWS:
+            chosen = _chosen(chunk.tasks, new)
+            if len(self._block.rows) + len(chosen) > BLOCK_ROWS or self._block.raw + sum(map(len, chosen)) > _BYTES:
                 self._flush(_WAITING)
             self._block.take(chunk, new)
-            if self._block.raw >= _BYTES:
-                self._flush(_WAITING)
 
     def commit(self) -> Spooled:
         """Add all rows to their batch in one transaction.

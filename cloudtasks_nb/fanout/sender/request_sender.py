@@ -285,14 +285,30 @@ class RequestSender:
     async def _check_created(self, request: Request, results: _Results, *, unclear: bool) -> None:
         """Find out whether rows that are cancelled or held back, or may have been sent long ago, were created."""
         is_cancelled, is_held = await self._is_cancelled(request), self._is_held(request)
+        not_created = results.cancelled if is_cancelled else results.again
         if not (request.tried or unclear):
-            (results.cancelled if is_cancelled else results.again).extend(request.refs)
+            not_created += request.refs
             return
+        missing = await self._look_up(request, results)
+        known: Mapping[str, bool | None] = {}
+        if missing and not results.unclear:
+            known = await self._observer.were_created([task for _, task in missing], request.started)
+        for ref, task in missing:
+            was_created = known.get(task)
+            if was_created is not None:
+                (results.sent if was_created else not_created).append(ref)
+            elif is_held and not is_cancelled:
+                results.unclear = True
+            else:
+                results.gone.append(ref)
+
+    async def _look_up(self, request: Request, results: _Results) -> list[tuple[int, str]]:
+        """Ask for each task of a request; return refs and tasks of those that are not in the queue."""
         missing: list[tuple[int, str]] = []
-        name = self._place.queue_name
 
         async def get(ref: int, task: str) -> None:
-            reply = await self._singles.call("GetTask", name_request(f"{name}/tasks/{task}"), _always)
+            name = f"{self._place.queue_name}/tasks/{task}"
+            reply = await self._singles.call("GetTask", name_request(name), _always)
             if reply.data is not None:
                 results.sent.append(ref)
             elif reply.error is None:
@@ -303,19 +319,7 @@ class RequestSender:
                 self._give_up([ref], reply.error, results, maybe_created=True)
 
         await _gather(get(ref, task) for ref, task in zip(request.refs, request.tasks, strict=True))
-        known: Mapping[str, bool | None] = {}
-        if missing and not results.unclear:
-            known = await self._observer.were_created([task for _, task in missing], request.started)
-        for ref, task in missing:
-            was_created = known.get(task)
-            if was_created:
-                results.sent.append(ref)
-            elif was_created is not None:
-                (results.cancelled if is_cancelled else results.again).append(ref)
-            elif is_held and not is_cancelled:
-                results.unclear = True
-            else:
-                results.gone.append(ref)
+        return missing
 
     async def _is_cancelled(self, request: Request) -> bool:
         requests = self._outbox.requests

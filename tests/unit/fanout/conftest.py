@@ -197,7 +197,7 @@ class FakeObserver:
         """Compare the code."""
         return error.code == self.temporary
 
-    async def were_created(self, tasks: Sequence[str], since: float) -> Mapping[str, bool | None]:
+    async def were_created(self, tasks: Sequence[str], since: float) -> Mapping[str, bool | None]:  # noqa: ARG002 - as a sender calls it
         """Answer as it was made to."""
         self.asked += tasks
         return self.created
