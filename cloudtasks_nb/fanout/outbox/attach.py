@@ -292,7 +292,7 @@ def apply(connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, decis
         _replace_rejected(connection, target)
         connection.execute("DELETE FROM new_keys WHERE ref NOT IN (SELECT ref FROM incoming)")
     connection.execute("INSERT INTO keys SELECT ?, k1, k2, digest, ref FROM new_keys ORDER BY k1, k2", (target.num,))
-    added = _add_rows(connection, spec, intake, target, created=created)
+    added = _add_rows(connection, intake, target, created=created)
     return Spooled(
         batch=target.id,
         created=created,
@@ -400,9 +400,7 @@ def _replace_rejected(connection: sqlite3.Connection, target: FoundBatch) -> Non
     connection.execute("DELETE FROM keys WHERE num = ? AND (k1, k2) IN (SELECT k1, k2 FROM replaced)", (target.num,))
 
 
-def _add_rows(
-    connection: sqlite3.Connection, spec: BatchSpec, intake: Intake, target: FoundBatch, *, created: bool
-) -> dict[State, int]:
+def _add_rows(connection: sqlite3.Connection, intake: Intake, target: FoundBatch, *, created: bool) -> dict[State, int]:
     """Add the rows in `incoming` to the batch; return how many there are in each state."""
     connection.execute("INSERT INTO rows SELECT ref, row, state = ?, state FROM incoming ORDER BY ref", (State.UNSENT,))
     set_reasons(
@@ -414,9 +412,9 @@ def _add_rows(
     last = connection.execute("SELECT max(ref) FROM incoming").fetchone()[0]
     if last is not None or created:
         connection.execute(
-            """UPDATE parts SET num = ?, queue = ?, status = 1, next = part << 32, last = coalesce(?, (part << 32) - 1)
+            """UPDATE parts SET num = ?, status = 1, next = part << 32, last = coalesce(?, (part << 32) - 1)
                WHERE part = ?""",
-            (target.num, spec.place.queue, last, intake.part),
+            (target.num, last, intake.part),
         )
     if added and not created:
         connection.execute("UPDATE batches SET round = round + 1, snapshot = NULL WHERE num = ?", (target.num,))

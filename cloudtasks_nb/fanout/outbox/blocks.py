@@ -65,7 +65,7 @@ class StoredBlock:
     first : int
         Ref of its first row.
     keys : bytes
-        What `pack_keys` made; the first versions stored no checksum.
+        What `pack_keys` made.
     packed : bytes
         What `pack_tasks` made.
 
@@ -77,8 +77,8 @@ class StoredBlock:
 
     def __init__(self, first: int, keys: bytes, packed: bytes) -> None:
         self.first = first
-        self.n, checked = divmod(len(keys), KEY_SIZE)
-        if checked and zlib.crc32(keys[:-_WORD]) != int.from_bytes(keys[-_WORD:], "big"):
+        self.n = len(keys) // KEY_SIZE
+        if zlib.crc32(keys[:-_WORD]) != int.from_bytes(keys[-_WORD:], "big"):
             raise _damaged("the checksum of its keys does not fit")
         self._keys = keys
         self._packed = packed

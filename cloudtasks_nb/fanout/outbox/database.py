@@ -37,7 +37,7 @@ _TABLES = (
         void INTEGER NOT NULL DEFAULT 0,  -- requests up to this one are cancelled
         cancelled_at REAL, round INTEGER NOT NULL DEFAULT 1, snapshot BLOB, snapshot_at REAL)""",
     """CREATE TABLE parts (
-        part INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER, queue TEXT NOT NULL,
+        part INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER,
         status INTEGER NOT NULL,  -- 0 spooling, 1 live, 2 to be removed
         next INTEGER NOT NULL, last INTEGER NOT NULL,  -- refs from `next` to `last` are in no request yet
         touched REAL NOT NULL)""",
@@ -50,14 +50,16 @@ _TABLES = (
         ref INTEGER PRIMARY KEY, row INTEGER NOT NULL, try INTEGER NOT NULL, state INTEGER NOT NULL)""",
     """CREATE TABLE outcomes (
         ref INTEGER PRIMARY KEY, attempts INTEGER, last_status INTEGER, last_message TEXT,
-        schedule_time INTEGER, last_attempt_time INTEGER, duration INTEGER, reason TEXT)""",
+        schedule_time INTEGER, last_attempt_time INTEGER, duration INTEGER, reason TEXT,
+        http_status INTEGER,  -- of the last attempt; NULL: not known
+        cause TEXT)""",  # of last_message; NULL: it tells no more than the status
     """CREATE TABLE keys (
         num INTEGER NOT NULL, k1 INTEGER NOT NULL, k2 INTEGER NOT NULL,  -- the key's halves
         digest INTEGER NOT NULL,  -- of the request; 0: the row is no request
         ref INTEGER NOT NULL, PRIMARY KEY (num, k1, k2)) WITHOUT ROWID""",
     "CREATE TABLE counts (num INTEGER, state INTEGER, n INTEGER NOT NULL, PRIMARY KEY (num, state)) WITHOUT ROWID",
     """CREATE TABLE requests (
-        num INTEGER, seq INTEGER, queue TEXT NOT NULL,
+        num INTEGER, seq INTEGER,
         try INTEGER NOT NULL, refs BLOB NOT NULL,  -- rows, all in the same try; 8 bytes each
         started REAL,  -- NULL: not sent
         tried INTEGER NOT NULL,  -- an earlier request had these rows
@@ -67,15 +69,14 @@ _TABLES = (
         queue TEXT,
         told INTEGER NOT NULL DEFAULT 0, claimed INTEGER NOT NULL DEFAULT 0, claimed_at REAL)""",
     "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
-)
-
-# How many failed rows (state 5) and rows that are tried again (counted as state 3) have which cause, and how many gone
-# rows (state 8) which reason; '' for none. They are counted as they change, because they are read several times a
-# second. The cause of a failure is that of its message, else its status.
-_CAUSES = (
+    "CREATE TABLE deletions (ref INTEGER PRIMARY KEY, try INTEGER NOT NULL)",  # tasks that are to be deleted
     """CREATE TABLE causes (
         num INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (num, state, cause)) WITHOUT ROWID""",
 )
+
+# The table `causes` has how many failed rows (state 5) and rows that are tried again (counted as state 3) have which
+# cause, and how many gone rows (state 8) which reason; '' for none. They are counted as they change, because they are
+# read several times a second. The cause of a failure is that of its message, else its status.
 
 
 def _count(change: int, row: str, outcome: str, tables: str, where: str) -> str:
@@ -104,17 +105,7 @@ def _count_none(change: int, outcome: str) -> str:
         ON CONFLICT DO UPDATE SET n = n + excluded.n;"""  # noqa: S608 - names of our tables
 
 
-_CAUSES_OF_ERRORS = (
-    "ALTER TABLE outcomes ADD COLUMN cause TEXT",  # of last_message; NULL: it tells no more than the status
-    *(f"DROP TRIGGER IF EXISTS {name}" for name in ("states_changed", "outcomes_made", "outcomes_changed")),
-    "DELETE FROM causes",
-    _count(
-        1,
-        "r",
-        "o",
-        "parts p CROSS JOIN rows r ON r.ref BETWEEN p.part << 32 AND p.last LEFT JOIN outcomes o ON o.ref = r.ref",
-        "p.status = 1",
-    ),
+_TRIGGERS = (
     f"""CREATE TRIGGER states_changed AFTER UPDATE OF state ON rows
         WHEN NOT (OLD.state IN (2, 3) AND NEW.state IN (2, 3)) BEGIN
         {_count_state(-1, "OLD")} {_count_state(1, "NEW")} END""",
@@ -126,17 +117,8 @@ _CAUSES_OF_ERRORS = (
         {_count_outcome(-1, "OLD")} {_count_none(1, "OLD")} END""",
 )
 
-#: The statements that bring a file from each version to the next.
-_STEPS = (
-    _TABLES,
-    ("CREATE TABLE deletions (ref INTEGER PRIMARY KEY, try INTEGER NOT NULL)",),  # tasks that are to be deleted
-    _CAUSES,
-    ("ALTER TABLE outcomes ADD COLUMN http_status INTEGER",),  # of the last attempt; NULL: not known
-    _CAUSES_OF_ERRORS,
-)
-
-#: `PRAGMA user_version` of a file with all tables.
-VERSION = len(_STEPS)
+#: `PRAGMA user_version` of a file with these tables and triggers.
+VERSION = 1
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {
@@ -229,7 +211,7 @@ class Database:
         Raises
         ------
         OutboxError
-            If the file cannot be opened, is damaged, or was written by a newer version of this package.
+            If the file cannot be opened, is damaged, or was written by another version of this package.
         """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -360,21 +342,22 @@ class Repository:
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:
+    if version not in (0, VERSION):
         raise OutboxError(
-            f"the outbox {path} was written by a newer cloudtasks_nb (format {version}; this one reads {VERSION})",
+            f"the outbox {path} was written by another version of cloudtasks_nb (format {version}; this one reads "
+            f"{VERSION})",
             resource=str(path),
-            hint=f"pip install -U cloudtasks-nb, or use {_ELSEWHERE}",
+            hint=f"pip install -U cloudtasks-nb if it was a newer one, or use {_ELSEWHERE}",
         )
     return version
 
 
 def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables that a new or older file does not have."""
-    for step in _STEPS[_version(connection, path) :]:
-        for statement in step:
+    """Make the tables and triggers of a new file."""
+    if _version(connection, path) == 0:
+        for statement in (*_TABLES, *_TRIGGERS):
             connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> str:

@@ -262,29 +262,29 @@ def _unchanged(connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[
 def _reopen(connection: sqlite3.Connection, num: int, refs: list[int], codes: str) -> int:
     # A row without any try is no valid task, and what did not pass once cannot be sent now either.
     found = connection.execute(
-        """SELECT r.ref, r.state, p.queue, r.try FROM json_each(?) j CROSS JOIN rows r ON r.ref = j.value
+        """SELECT r.ref, r.state, r.try FROM json_each(?) j CROSS JOIN rows r ON r.ref = j.value
            JOIN parts p ON p.part = r.ref >> 32
            WHERE p.num = ? AND p.status = 1 AND r.try > 0 AND r.state IN (SELECT value FROM json_each(?))
            ORDER BY r.ref""",
         (as_json(refs), num, codes),
     ).fetchall()
-    left = Counter(state for _, state, _, _ in found)
-    chosen = as_json(ref for ref, _, _, _ in found)
+    left = Counter(state for _, state, _ in found)
+    chosen = as_json(ref for ref, _, _ in found)
     connection.execute(
         "UPDATE rows SET try = try + 1, state = ? WHERE ref IN (SELECT value FROM json_each(?))", (State.UNSENT, chosen)
     )
     connection.execute("DELETE FROM outcomes WHERE ref IN (SELECT value FROM json_each(?))", (chosen,))
     add_counts(connection, num, {State.UNSENT: len(found)} | {state: -n for state, n in left.items()})
-    alike: dict[tuple[str, int], list[int]] = {}
-    for ref, _, queue, attempt in found:
-        alike.setdefault((queue, attempt + 1), []).append(ref)
-    for (queue, attempt), group in alike.items():
+    alike: dict[int, list[int]] = {}
+    for ref, _, attempt in found:
+        alike.setdefault(attempt + 1, []).append(ref)
+    for attempt, group in alike.items():
         for request in _packed(connection, group):
             connection.execute("UPDATE batches SET issued = issued + 1 WHERE num = ?", (num,))
             connection.execute(
-                """INSERT INTO requests (num, seq, queue, try, refs, tried)
-                   SELECT num, issued, ?, ?, ?, 0 FROM batches WHERE num = ?""",
-                (queue, attempt, write_refs(request), num),
+                """INSERT INTO requests (num, seq, try, refs, tried)
+                   SELECT num, issued, ?, ?, 0 FROM batches WHERE num = ?""",
+                (attempt, write_refs(request), num),
             )
     return len(found)
 

@@ -86,7 +86,7 @@ class BatchRecord:
 
     @property
     def made_by(self) -> str | None:
-        """Who made it: user@host; None for a batch of an older version."""
+        """Who made it: user@host."""
         return self.description.get(MADE_BY)
 
     @property
@@ -168,7 +168,6 @@ class Request:
     """Up to 100 rows that are sent together."""
 
     seq: int  #: number in the batch, in the order of sending
-    queue: str  #: short id
     refs: Sequence[int]
     attempt: int  #: the try that all its rows are in
     tasks: Sequence[str]  #: id of each task

@@ -175,13 +175,13 @@ class RequestQueue(Repository):
     ) -> list[Request] | None:
         """Give out the next request that is stored already, if any of its rows is still unsent."""
         found = connection.execute(
-            """SELECT seq, queue, try, refs, started, tried FROM requests
+            """SELECT seq, try, refs, started, tried FROM requests
                WHERE num = ? AND seq > ? ORDER BY seq LIMIT 1""",
             (num, self._seen),
         ).fetchone()
         if found is None:
             return None
-        seq, queue, attempt, refs, started, tried = found
+        seq, attempt, refs, started, tried = found
         self._seen = seq
         # A row whose outcome is known was created.
         cursor = connection.execute(
@@ -203,7 +203,6 @@ class RequestQueue(Repository):
         blocks = [(ref, self._block(connection, ref)) for ref in unsent]
         request = Request(
             seq=seq,
-            queue=queue,
             refs=[ref for ref, _ in blocks],
             attempt=attempt,
             tasks=task_ids(self.batch, b"".join(block.key(ref) for ref, block in blocks), attempt),
@@ -218,13 +217,13 @@ class RequestQueue(Repository):
     ) -> list[Request] | None:
         """Make requests of rows of one block that are in no request yet; None when there are no more such rows."""
         part = connection.execute(
-            """SELECT part, next, last, queue FROM parts
+            """SELECT part, next, last FROM parts
                WHERE num = ? AND status = 1 AND next <= min(last, ?) ORDER BY part LIMIT 1""",
             (num, until),
         ).fetchone()
         if part is None:
             return None
-        number, start, last, queue = part
+        number, start, last = part
         block = self._block(connection, start)
         end = min(block.last, last, until)
         groups = list(block.cut(_unsent(connection, start, end), size, _BYTES))
@@ -232,7 +231,6 @@ class RequestQueue(Repository):
         requests = [
             Request(
                 seq=seq,
-                queue=queue,
                 refs=refs,
                 attempt=1,
                 tasks=task_ids(self.batch, block.keys(refs), 1),
@@ -243,8 +241,8 @@ class RequestQueue(Repository):
             for seq, refs in enumerate(groups[:want], issued + 1)
         ]
         connection.executemany(
-            "INSERT INTO requests VALUES (?, ?, ?, 1, ?, ?, 0)",
-            [(num, request.seq, queue, write_refs(request.refs), now) for request in requests],
+            "INSERT INTO requests VALUES (?, ?, 1, ?, ?, 0)",
+            [(num, request.seq, write_refs(request.refs), now) for request in requests],
         )
         following = groups[want][0] if len(groups) > want else end + 1
         connection.execute("UPDATE parts SET next = ? WHERE part = ?", (following, number))
@@ -297,10 +295,10 @@ def _cancel_fresh(connection: sqlite3.Connection, num: int, most: int) -> int | 
 
 def _settle(connection: sqlite3.Connection, num: int, ack: Ack) -> None:
     """Store the answer to one request. A row whose outcome is known by now keeps it."""
-    found = connection.execute("SELECT queue, try FROM requests WHERE num = ? AND seq = ?", (num, ack.seq)).fetchone()
+    found = connection.execute("SELECT try FROM requests WHERE num = ? AND seq = ?", (num, ack.seq)).fetchone()
     if found is None:
         return  # another sender of this batch has stored it
-    queue, attempt = found
+    attempt: int = found[0]
     move(connection, num, ack.sent, State.SENT, attempt)
     move(connection, num, sorted(ack.rejected), State.REJECTED, attempt)
     set_reasons(connection, ack.rejected.items())
@@ -310,9 +308,9 @@ def _settle(connection: sqlite3.Connection, num: int, ack: Ack) -> None:
     if ack.again:
         connection.execute("UPDATE batches SET issued = issued + 1 WHERE num = ?", (num,))
         connection.execute(
-            """INSERT INTO requests (num, seq, queue, try, refs, tried)
-               SELECT num, issued, ?, ?, ?, 1 FROM batches WHERE num = ?""",
-            (queue, attempt, write_refs(ack.again), num),
+            """INSERT INTO requests (num, seq, try, refs, tried)
+               SELECT num, issued, ?, ?, 1 FROM batches WHERE num = ?""",
+            (attempt, write_refs(ack.again), num),
         )
 
 
@@ -334,8 +332,8 @@ def _split(connection: sqlite3.Connection, num: int, seq: int, refs: Sequence[in
     if not connection.execute(issue, (num, seq)).rowcount:
         return False
     connection.execute(
-        """INSERT INTO requests (num, seq, queue, try, refs, tried)
-           SELECT num, (SELECT issued FROM batches b WHERE b.num = r.num), queue, try, ?, 0
+        """INSERT INTO requests (num, seq, try, refs, tried)
+           SELECT num, (SELECT issued FROM batches b WHERE b.num = r.num), try, ?, 0
            FROM requests r WHERE num = ? AND seq = ?""",
         (write_refs(refs[size:]), num, seq),
     )

@@ -251,8 +251,7 @@ class Spool(Sorter):
     def _begin_part(self, connection: sqlite3.Connection) -> None:
         """Make an invisible part, and hold its lock until the end."""
         inserted = connection.execute(
-            "INSERT INTO parts (queue, status, next, last, touched) VALUES (?, 0, 0, -1, ?)",
-            (self._spec.place.queue, time.time()),
+            "INSERT INTO parts (status, next, last, touched) VALUES (0, 0, -1, ?)", (time.time(),)
         )
         self._intake.part = inserted.lastrowid or 0
         self._lock = hold(self._path, f"spool-{self._intake.part}")

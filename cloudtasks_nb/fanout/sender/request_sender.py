@@ -152,7 +152,7 @@ class RequestSender:
     async def send(self, request: Request) -> Ack | None:
         """Send a request and return the results of its rows; None if some are not known."""
         results = _Results()
-        encoder = CreateEncoder(replace(self._place, queue=request.queue).queue_name)
+        encoder = CreateEncoder(self._place.queue_name)
         for part in encoder.cut(request.tasks, request.wire):
             piece = replace(request, refs=request.refs[part], tasks=request.tasks[part], wire=request.wire[part])
             if self._batching:
@@ -278,7 +278,7 @@ class RequestSender:
             results.cancelled += request.refs
             return
         missing: list[tuple[int, str]] = []
-        name = replace(self._place, queue=request.queue).queue_name
+        name = self._place.queue_name
 
         async def get(ref: int, task: str) -> None:
             reply = await self._singles.call("GetTask", name_request(f"{name}/tasks/{task}"), lambda _: True)

@@ -413,18 +413,6 @@ def assert_each_once(outbox: Outbox, batch: str, service: Service, rows: int = 1
     assert dict(service.created) == dict.fromkeys(all_rows(outbox, batch, "tasks"), 1)
 
 
-def make_earlier(path: Path, version: int, *missing: str) -> None:
-    """Make the file of an outbox one of an earlier version, which does not count causes and has not these tables."""
-    with closing(sqlite3.connect(path)) as connection:
-        for name in ("states_changed", "outcomes_made", "outcomes_changed", "outcomes_removed"):
-            connection.execute(f"DROP TRIGGER {name}")
-        for name in ("cause", "http_status"):
-            connection.execute(f"ALTER TABLE outcomes DROP COLUMN {name}")
-        for name in ("causes", *missing):
-            connection.execute(f"DROP TABLE {name}")
-        connection.execute(f"PRAGMA user_version = {version}")
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Where an outbox can be."""

@@ -58,8 +58,3 @@ def test_rows_are_cut_by_weight() -> None:
     refs = range(FIRST, FIRST + 4)
     assert [[ref - FIRST for ref in group] for group in block.cut(refs, 100, 100)] == [[0, 1], [2], [3]]
     assert list(block.cut([], 100, 100)) == []
-
-
-def test_keys_without_a_checksum_are_read() -> None:
-    """Blocks of the first versions have none."""
-    assert StoredBlock(FIRST, digest("0") + digest("1"), b"").keys([FIRST + 1]) == digest("1")

@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
@@ -12,7 +11,7 @@ from cloudtasks_nb._names import CODES
 from cloudtasks_nb.fanout.outbox.causes import MOST_CAUSES, NO_STATUS
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import FINAL, Outcome, State
-from tests.unit.fanout.conftest import all_rows, chunks, make_earlier, refs, send_all, spool
+from tests.unit.fanout.conftest import all_rows, chunks, refs, send_all, spool
 
 
 def assert_counted(outbox: Outbox, batch: str) -> None:
@@ -77,22 +76,6 @@ def test_causes_are_those_of_the_rows(tmp_path_factory: Any, first: Any, second:
             outbox.outcomes.adopt(batch, dict.fromkeys(refs(outbox, batch)[:3], attempt), pending=True)
             assert_counted(outbox, batch)
         assert (outbox.causes.failed(other), outbox.causes.retrying(other), outbox.causes.lost(other)) == ({}, {}, {})
-
-
-def test_causes_of_an_earlier_file_are_counted_once(path: Path) -> None:
-    """A file of an earlier version has them when it is opened."""
-    with Outbox(path) as outbox:
-        batch = spool(outbox, chunks(range(8))).batch
-        found = refs(outbox, batch)
-        outbox.outcomes.record(
-            batch, [Outcome(ref=ref, attempt=1, state=State.FAILED, last_status=4) for ref in found[:3]]
-        )
-        outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.GONE) for ref in found[3:5]])
-    make_earlier(path, 2)
-    with Outbox(path) as outbox:
-        assert outbox.causes.failed(batch) == {"DEADLINE_EXCEEDED": 3}
-        assert outbox.causes.lost(batch) == {None: 2}
-        assert_counted(outbox, batch)
 
 
 def test_showing_the_causes_reads_no_rows(outbox: Outbox, batch: str) -> None:

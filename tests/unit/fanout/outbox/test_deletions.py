@@ -1,12 +1,10 @@
 """Tasks that a cancelled batch deletes: what is stored of them before and after, whoever is killed in between."""
 
-from pathlib import Path
-
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
-from tests.unit.fanout.conftest import NOW, all_rows, chunks, make_earlier, put, refs, send_all, spool, take
+from tests.unit.fanout.conftest import NOW, all_rows, chunks, put, refs, send_all, spool, take
 
 
 @pytest.fixture
@@ -108,15 +106,3 @@ def test_a_second_cancel_corrects_rows_that_are_gone(outbox: Outbox, sent: str) 
     put(outbox, sent, refs(outbox, sent)[:150], State.GONE)
     outbox.requests.cancel(sent)
     assert counted(outbox, sent) == {State.CANCELLED: 100, State.GONE: 50, State.SENT: 100}
-
-
-def test_a_file_of_the_first_version_gets_the_table(path: Path) -> None:
-    """What an earlier version has stored is kept, and can be cancelled."""
-    with Outbox(path) as outbox:
-        batch = spool(outbox, chunks(range(10))).batch
-        send_all(outbox, batch)
-    make_earlier(path, 1, "deletions")
-    with Outbox(path) as outbox:
-        page = outbox.deletions(batch).turn(None, [], size=100)
-        assert page is not None
-        assert len(page.tasks) == 10

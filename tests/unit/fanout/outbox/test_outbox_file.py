@@ -166,12 +166,13 @@ def test_the_journal_is_chosen_when_the_others_are_done(monkeypatch: pytest.Monk
         database._set_journal(cast("Any", Busy(3)), "WAL", 0.0)
 
 
-def test_a_newer_file_is_refused(path: Path) -> None:
-    """A file that a newer version has written is left alone, and the error says what to do."""
+@pytest.mark.parametrize("version", [database.VERSION + 1, -1])
+def test_a_file_of_another_version_is_refused(path: Path, version: int) -> None:
+    """It is left alone, and the error says what to do."""
     Outbox(path).close()
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version = {database.VERSION + 1}")
-    with pytest.raises(OutboxError, match="newer cloudtasks_nb") as caught:
+        connection.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(OutboxError, match="another version of cloudtasks_nb") as caught:
         Outbox(path)
     assert "pip install -U cloudtasks-nb" in str(caught.value)
 
