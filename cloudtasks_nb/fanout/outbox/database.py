@@ -15,7 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.disk import on_network
 
-__all__ = ["VERSION", "Database", "Repository", "guard", "reading", "snapshot", "transact", "transaction"]
+__all__ = ["VERSION", "Database", "Repository", "disk_full", "guard", "reading", "snapshot", "transact", "transaction"]
 
 P = ParamSpec("P")
 R = TypeVar("R", bound="Repository")
@@ -105,6 +105,13 @@ def _failure(path: Path, error: sqlite3.Error) -> OutboxError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     what, hint = _FAILURES.get(code, (f"cannot be used: {error}", _ELSEWHERE))
     return OutboxError(f"the outbox {path} {what}", resource=str(path), hint=hint)
+
+
+def disk_full() -> sqlite3.Error:
+    """Return the error of SQLite for a full disk."""
+    error = sqlite3.OperationalError("the disk is nearly full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    return error
 
 
 def transact(

@@ -6,6 +6,7 @@ remove the rows of a killed one. A dry run decides the same, in a transaction th
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from typing import Self, TypeVar
 from cloudtasks_nb._loop import hold_interrupts
 from cloudtasks_nb.errors import BatchExistsError, OutboxError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, pack_keys, pack_previews, pack_tasks
-from cloudtasks_nb.fanout.outbox.database import guard, snapshot, transact
+from cloudtasks_nb.fanout.outbox.database import disk_full, guard, snapshot, transact
 from cloudtasks_nb.fanout.outbox.incoming import KNOWN, BatchSpec, Incoming, plain_reason
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 _BYTES = 1 << 20  # most bytes of tasks in a block; more would only use memory
 _WAITING = 3  # most blocks that wait for their compression
+_ROW_BYTES = 200  # about what a row takes besides its task: in the log of the file, and then in the file
+_ROOM = 1 << 20  # bytes that are left free
 _TOUCH = 60.0  # seconds between two updates of `parts.touched`
 
 
@@ -156,6 +159,7 @@ class Spool:
         """
         with guard(self._path):
             self._flush(0)
+            self._check_room(_ROW_BYTES * self._incoming.rows)
             self._connection.execute("PRAGMA synchronous = FULL")
             if not self._incoming.attach():
                 self._incoming.prepare()
@@ -190,8 +194,17 @@ class Spool:
             block, packed = self._waiting.popleft()
             with hold_interrupts():
                 tasks, shown = packed.result()
+            self._check_room(len(tasks) + len(shown) + _ROW_BYTES * len(block.rows))
             transact(self._connection, self._write, block, tasks, shown)
             self._next += len(block.rows)
+
+    def _check_room(self, size: int) -> None:
+        """Raise the error of a full disk while what this spool has written can still be removed, which takes room."""
+        log = self._path.with_name(f"{self._path.name}-wal")
+        with suppress(OSError):
+            size += log.stat().st_size  # all of it is copied to the file
+        if shutil.disk_usage(self._path.parent).free < size + _ROOM:
+            raise disk_full()
 
     def _write(self, connection: sqlite3.Connection, block: _Block, tasks: bytes, shown: bytes) -> None:
         first, n = self._next, len(block.rows)

@@ -57,6 +57,9 @@ def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: floa
     _remove_locks(path, now)
     if removed or number(connection, "PRAGMA freelist_count") > _PAGES:
         _shrink(connection, deadline)
+    if removed:  # what was removed may have filled the log of the file
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return removed
 
 
