@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
+from dataclasses import dataclass
 
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, transaction
@@ -134,26 +133,6 @@ class _Flight:
         return ref in self.refs and attempt == self.attempt
 
 
-@dataclass(slots=True, kw_only=True)
-class _Pile:
-    """Rows in one try that are sent together, with their blocks."""
-
-    attempt: int
-    pieces: list[tuple[StoredBlock, Sequence[int]]] = field(default_factory=list)
-    rows: int = 0
-    weight: int = 0  #: bytes of their tasks, as far as more rows may follow
-
-    @property
-    def first(self) -> int:
-        """The ref of the first row."""
-        return self.pieces[0][1][0]
-
-    @property
-    def last(self) -> int:
-        """The ref of the last row."""
-        return self.pieces[-1][1][-1]
-
-
 class RequestQueue(Repository):
     """Gives the requests of a batch to one sender, and stores its answers.
 
@@ -206,12 +185,8 @@ class RequestQueue(Repository):
         requests: list[Request] = []
         while self._left and len(requests) < want:
             requests += self._again(connection, self._left.pop(0))
-        for pile in (
-            self._unsent(connection, num, size, _ALL if until is None else until) if len(requests) < want else ()
-        ):
-            requests.append(self._begin(connection, num, pile, now))
-            if len(requests) == want:
-                break
+        if len(requests) < want:
+            requests += self._fresh(connection, num, want - len(requests), size, now, _ALL if until is None else until)
         return requests
 
     @transaction
@@ -264,18 +239,66 @@ class RequestQueue(Repository):
         pieces = [(self._block(connection, ref), [ref]) for ref in refs]
         yield self._request(flight, pieces, tried=True)
 
-    def _begin(self, connection: sqlite3.Connection, num: int, pile: _Pile, now: float) -> Request:
-        """Store that rows may be sent from now on."""
-        inserted = connection.execute(
-            "INSERT INTO flights (num, first, last, try, started) VALUES (?, ?, ?, ?, ?)",
-            (num, pile.first, pile.last, pile.attempt, now),
-        )
-        seq, refs = inserted.lastrowid or 0, range(pile.first, pile.last + 1)
-        flight = self._flying[seq] = _Flight(seq=seq, refs=refs, attempt=pile.attempt, started=now)
-        if not self._begun:
+    def _fresh(
+        self, connection: sqlite3.Connection, num: int, want: int, size: int, now: float, until: int
+    ) -> list[Request]:
+        """Give out the next unsent rows, those of each try apart; store that they may be sent from now on."""
+        rows = self._unsent(connection, num, want * size, until)
+        by_try: dict[int, list[int]] = {}
+        for ref, attempt in rows:
+            by_try.setdefault(attempt, []).append(ref)
+        requests: list[Request] = []
+        for attempt, refs in by_try.items():
+            for pieces in self._cut(connection, refs, size):
+                first, last = pieces[0][1][0], pieces[-1][1][-1]
+                if len(requests) == want:  # these rows are read again the next time
+                    self._after = min(self._after, first - 1)
+                    break
+                inserted = connection.execute(
+                    "INSERT INTO flights (num, first, last, try, started) VALUES (?, ?, ?, ?, ?)",
+                    (num, first, last, attempt, now),
+                )
+                flight = _Flight(seq=inserted.lastrowid or 0, refs=range(first, last + 1), attempt=attempt, started=now)
+                self._flying[flight.seq] = flight
+                requests.append(self._request(flight, pieces, tried=False))
+        if requests and not self._begun:
             connection.execute("UPDATE batches SET begun = 1 WHERE num = ?", (num,))
             self._begun = True
-        return self._request(flight, pile.pieces, tried=False)
+        return requests
+
+    def _unsent(self, connection: sqlite3.Connection, num: int, most: int, until: int) -> list[tuple[int, int]]:
+        """Return ref and try of the unsent rows behind those that were given out, except those that are in flight."""
+        found: list[tuple[int, int]] = []
+        query = "SELECT ref, try FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?"
+        for first, last in ranges(connection, num):
+            page = [(0, 0)]
+            while page and len(found) < most:
+                bounds = max(first, self._after + 1), min(last, until)
+                page = connection.execute(query, (*bounds, State.UNSENT, most - len(found))).fetchall()
+                if page:
+                    self._after = page[-1][0]
+                    flying = [one for one in self._flying.values() if one.refs[-1] >= page[0][0]]
+                    found += [row for row in page if not any(one.has(*row) for one in flying)] if flying else page
+        return found
+
+    def _cut(
+        self, connection: sqlite3.Connection, refs: Sequence[int], size: int
+    ) -> Iterator[list[tuple[StoredBlock, Sequence[int]]]]:
+        """Yield rows with their blocks in requests of up to `size` rows, of which the service takes the bytes."""
+        pieces, rows, weight, at = list[tuple[StoredBlock, Sequence[int]]](), 0, 0, 0
+        while at < len(refs):
+            block = self._block(connection, refs[at])
+            end = bisect_right(refs, block.last, at)
+            for piece in block.cut(refs[at:end], size, _BYTES):
+                own = 0 if len(piece) == size else block.weight(piece)
+                if pieces and (rows + len(piece) > size or weight + own > _BYTES):
+                    yield pieces
+                    pieces, rows, weight = [], 0, 0
+                pieces.append((block, piece))
+                rows, weight = rows + len(piece), weight + own
+            at = end
+        if pieces:
+            yield pieces
 
     def _request(self, flight: _Flight, pieces: Sequence[tuple[StoredBlock, Sequence[int]]], *, tried: bool) -> Request:
         return Request(
@@ -287,50 +310,6 @@ class RequestQueue(Repository):
             started=flight.started,
             tried=tried,
         )
-
-    def _unsent(self, connection: sqlite3.Connection, num: int, size: int, until: int) -> Iterator[_Pile]:
-        """Yield what can be sent together: all unsent rows of one try from the first to the last of them."""
-        piles: dict[int, _Pile] = {}  # by try
-        for attempt, block, refs in self._unsent_of_blocks(connection, num, until):
-            for piece in block.cut(refs, size, _BYTES):
-                weight = 0 if len(piece) == size else block.weight(piece)
-                pile = piles.get(attempt)
-                if pile and (pile.rows + len(piece) > size or pile.weight + weight > _BYTES):
-                    yield from self._complete(piles)
-                pile = piles.setdefault(attempt, _Pile(attempt=attempt))
-                pile.pieces.append((block, piece))
-                pile.rows += len(piece)
-                pile.weight += weight
-        yield from self._complete(piles)
-
-    def _complete(self, piles: dict[int, _Pile]) -> Iterator[_Pile]:
-        """Yield all piles in input order; of those that nobody takes the rows are read again the next time."""
-        for pile in sorted(piles.values(), key=lambda pile: pile.first):
-            del piles[pile.attempt]
-            self._after = min([pile.last, *(other.first - 1 for other in piles.values())])
-            yield pile
-
-    def _unsent_of_blocks(
-        self, connection: sqlite3.Connection, num: int, until: int
-    ) -> Iterator[tuple[int, StoredBlock, Sequence[int]]]:
-        """Yield the unsent rows behind the last one that was given out: their try, block and refs."""
-        after, flying = self._after, [*self._flying.values()]
-        for first, last in ranges(connection, num):
-            after, end = max(after, first - 1), min(last, until)
-            while after < end:
-                found = connection.execute(
-                    "SELECT ref FROM rows WHERE ref > ? AND ref <= ? AND state = ? ORDER BY ref LIMIT 1",
-                    (after, end, State.UNSENT),
-                ).fetchone()
-                if found is None:
-                    break
-                block = self._block(connection, found[0])
-                after = min(block.last, end)
-                for attempt, refs in _unsent(connection, found[0], after):
-                    near = [other for other in flying if refs[0] <= other.refs[-1] and other.refs[0] <= refs[-1]]
-                    free = [ref for ref in refs if not any(other.has(ref, attempt) for other in near)] if near else refs
-                    if free:
-                        yield attempt, block, free
 
     def _block(self, connection: sqlite3.Connection, ref: int) -> StoredBlock:
         for first, block in self._blocks.items():
@@ -344,19 +323,6 @@ class RequestQueue(Repository):
         if len(self._blocks) > _CACHED:
             self._blocks.popitem(last=False)
         return block
-
-
-def _unsent(connection: sqlite3.Connection, first: int, last: int) -> Iterator[tuple[int, Sequence[int]]]:
-    """Yield try and refs of the unsent rows of a range; usually in one step of SQLite: each frees the interpreter."""
-    where = "FROM rows WHERE ref BETWEEN ? AND ? AND state = ?"
-    found = (first, last, State.UNSENT)
-    n, lowest, highest = connection.execute(f"SELECT count(*), min(try), max(try) {where}", found).fetchone()
-    if n == last - first + 1 and lowest == highest:
-        yield lowest, range(first, last + 1)
-        return
-    rows = connection.execute(f"SELECT try, ref {where} ORDER BY ref", found)
-    for attempt, group in groupby(rows, key=itemgetter(0)):
-        yield attempt, [ref for _, ref in group]
 
 
 def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
