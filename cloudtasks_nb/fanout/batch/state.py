@@ -121,7 +121,7 @@ class Started:
     """The tracking begins, or goes on after rows were added or tried again."""
 
     counts: Mapping[State, int]
-    sending: bool  #: send the unsent rows
+    sending: bool  #: send rows: some are unsent, or in doubt
     limit: FailureLimit
     gate: SendGate = field(default_factory=SendGate)
 
@@ -269,7 +269,7 @@ def _changed(state: BatchState, *effects: Effect) -> _Step:
 def _start(state: BatchState, event: Started) -> _Step:
     state = _limited(replace(state, counts=event.counts, notified=False, ended_at=None), event.limit)
     state, effects = _gated(replace(state, required=state.changes + 1), event.gate)
-    if event.sending and state.counts[State.UNSENT]:
+    if event.sending:
         state = replace(state, sending=True)
         effects.append(Effect.BEGIN_SENDING)
     if state.open and not state.watching:

@@ -238,8 +238,9 @@ class Tracker:
             await self._cancellation.take_up()
             if self._cancellation.active:
                 self._work_changed()
-        self._handle(machine.Started(counts=self.record.counts, sending=sending, limit=limit, gate=gate))
-        if adopting and not sending and self.record.counts[State.UNSENT]:
+        waiting = await self.outbox.run(self.outbox.requests.waiting, self.batch)
+        self._handle(machine.Started(counts=self.record.counts, sending=sending and waiting, limit=limit, gate=gate))
+        if adopting and not sending and waiting:
             self._supervisor.start(_ADOPTING, self._adopt)
         await self._count()
 

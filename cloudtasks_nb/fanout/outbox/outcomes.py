@@ -12,7 +12,17 @@ from cloudtasks_nb.fanout.outbox.causes import chosen
 from cloudtasks_nb.fanout.outbox.database import Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import FINAL, IN_DOUBT, Choice, Outcome, State
 from cloudtasks_nb.fanout.outbox.rows import locate
-from cloudtasks_nb.fanout.outbox.tallies import as_json, counted, number_of, paged, ranges, touch
+from cloudtasks_nb.fanout.outbox.tallies import (
+    COUNTED,
+    as_json,
+    counted,
+    number_of,
+    paged,
+    ranges,
+    replace,
+    tally,
+    touch,
+)
 
 __all__ = ["MOST_CAUSES", "Outcomes", "Row", "fold"]
 
@@ -49,12 +59,13 @@ class Row(NamedTuple):
     began: int | None = None
     duration: int | None = None
     reason: str | None = None
+    counted: int | str = ""  #: what it counted as when it was read
 
 
-_READ = f"""SELECT ref, try, state, deleting, attempts, status, http, message, cause, due, began, duration, reason
-    FROM rows WHERE {_AMONG}"""
-_WRITE = """UPDATE rows SET try = ?, state = ?, deleting = ?, attempts = ?, status = ?, http = ?, message = ?,
-    cause = ?, due = ?, began = ?, duration = ?, reason = ? WHERE ref = ?"""
+_READ = f"""SELECT ref, try, state, deleting, attempts, status, http, message, cause, due, began, duration, reason,
+    {COUNTED} FROM rows WHERE {_AMONG}"""
+_WRITE = """UPDATE rows SET state = ?, attempts = ?, status = ?, http = ?, message = ?, cause = ?, due = ?, began = ?,
+    duration = ?, reason = ? WHERE ref = ?"""
 _FORGET = """deleting = NULL, attempts = NULL, status = NULL, http = NULL, upstream = NULL, message = NULL,
     cause = NULL, due = NULL, began = NULL, duration = NULL, reason = NULL, gave_up = NULL, version = NULL"""
 
@@ -89,20 +100,24 @@ def fold(row: Row, news: Outcome, cause: str | None) -> Row:
     message, why = row.message, row.cause
     if other or (news.last_message and (cause is not None or why is None)):
         message, why = news.last_message or None, cause
-    return Row(
-        row.ref,
-        row.attempt,
-        number,
-        row.deleting,
-        old if new is None else new,
-        _known(news.last_status, row.status),
-        http,
-        message,
-        why,
-        _known(news.schedule_time, row.due),
-        _known(news.last_attempt_time, row.began),
-        _known(news.duration, row.duration),
-        kept,
+    # `Row._make` takes half of the time of `Row`.
+    return Row._make(
+        (
+            row.ref,
+            row.attempt,
+            number,
+            row.deleting,
+            old if new is None else new,
+            _known(news.last_status, row.status),
+            http,
+            message,
+            why,
+            _known(news.schedule_time, row.due),
+            _known(news.last_attempt_time, row.began),
+            _known(news.duration, row.duration),
+            kept,
+            row.counted,
+        )
     )
 
 
@@ -199,7 +214,7 @@ class Outcomes(Repository):
 def _record_page(connection: sqlite3.Connection, num: int, page: Sequence[Outcome]) -> Counter[int]:
     """Store some outcomes; return how many rows left which state."""
     refs = as_json({outcome.ref for outcome in page})
-    before = {row[0]: Row(*row) for row in connection.execute(_READ, (refs,))}
+    before = {row[0]: Row._make(row) for row in connection.execute(_READ, (refs,))}
     causes = _causes(connection, num, {outcome.last_message for outcome in page if outcome.last_message})
     left: Counter[int] = Counter()
     after = dict(before)
@@ -209,9 +224,10 @@ def _record_page(connection: sqlite3.Connection, num: int, page: Sequence[Outcom
             new = after[news.ref] = fold(row, news, causes.get(news.last_message))
             if new.state != row.state:
                 left[row.state] += 1
-    changed = [(*row[1:], ref) for ref, row in after.items() if row is not before[ref]]
-    with counted(connection, _AMONG, refs):
-        connection.executemany(_WRITE, changed)
+    changed = [(row[2], *row[4:-1], ref) for ref, row in after.items() if row is not before[ref]]
+    connection.executemany(_WRITE, changed)
+    counted = Counter((row[0] >> 32, row[2], row[-1]) for row in before.values())
+    replace(connection, counted, tally(connection, _AMONG, refs))
     return left
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, 
 from cloudtasks_nb.fanout.outbox.deletions import correct_gone
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, Ack, Request, State
-from cloudtasks_nb.fanout.outbox.tallies import as_json, counted, number, number_of, ranges, touch
+from cloudtasks_nb.fanout.outbox.tallies import as_json, counted, number, number_of, ranges, replace, touch
 from cloudtasks_nb.fanout.plan.identity import task_ids
 
 __all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
@@ -175,11 +175,11 @@ class RequestQueue(Repository):
         num = number_of(connection, self.batch)
         if self._left is None:
             self._left = _find_doubtful(connection, self.batch)
+        round_, void = connection.execute("SELECT round, void FROM batches WHERE num = ?", (num,)).fetchone()
         for ack in acks:
-            self._settle(connection, num, ack)
+            self._settle(connection, ack, void=ack.seq <= void)
         if acks:
             touch(connection, num)
-        round_ = number(connection, "SELECT round FROM batches WHERE num = ?", num)
         if round_ != self._round:  # rows anywhere may have a new try
             self._round, self._after = round_, -1
         requests: list[Request] = []
@@ -199,13 +199,13 @@ class RequestQueue(Repository):
                     _move(connection, request.refs, State.CANCELLED, request.attempt)
                 self._forget(connection, request.seq)
 
-    def _settle(self, connection: sqlite3.Connection, num: int, ack: Ack) -> None:
+    def _settle(self, connection: sqlite3.Connection, ack: Ack, *, void: bool) -> None:
         """Store the answer to one request. A row whose outcome is known by now keeps it."""
-        flight = connection.execute("SELECT try FROM flights WHERE seq = ?", (ack.seq,)).fetchone()
-        if flight is None:
+        self._flying.pop(ack.seq, None)
+        found = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING try", (ack.seq,)).fetchone()
+        if found is None:
             return  # another sender of this batch has stored it
-        (attempt,) = flight
-        void = ack.seq <= number(connection, "SELECT void FROM batches WHERE num = ?", num)
+        (attempt,) = found
         _move(connection, ack.sent, State.SENT, attempt)
         _move(connection, sorted(ack.rejected), State.REJECTED, attempt)
         connection.executemany(
@@ -218,7 +218,6 @@ class RequestQueue(Repository):
         if ack.again:
             _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt)
             self._after = min(self._after, ack.again[0] - 1)
-        self._forget(connection, ack.seq)
 
     def _forget(self, connection: sqlite3.Connection, seq: int) -> None:
         connection.execute("DELETE FROM flights WHERE seq = ?", (seq,))
@@ -349,14 +348,22 @@ def _move(
     """Bring rows from unsent, or from doubt, into another state, if they are in this try."""
     if not refs:
         return
-    where, values = "ref IN (SELECT value FROM json_each(?))", tuple[int | str, ...]((as_json(refs),))
-    if refs[-1] - refs[0] + 1 == len(refs):
-        where, values = "ref BETWEEN ? AND ?", (refs[0], refs[-1])
+    first, last, n = refs[0], refs[-1], len(refs)
+    if last - first + 1 == n and last >> 32 == first >> 32 and not deleting:
+        # The usual case: a whole request, none of whose rows has failed before.
+        moved = connection.execute(
+            "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ? AND status IS NULL",
+            (to, first, last, attempt, State.UNSENT),
+        ).rowcount
+        part = first >> 32
+        replace(connection, Counter({(part, State.UNSENT, ""): moved}), Counter({(part, to, ""): moved}))
+        if moved == n:
+            return
+    where, among = "ref IN (SELECT value FROM json_each(?))", as_json(refs)
     asked = "deleting = try, " if deleting else ""
-    with counted(connection, where, *values):
+    with counted(connection, where, among):
         connection.execute(
-            f"UPDATE rows SET {asked}state = ? WHERE {where} AND try = ? AND {_WAITING}",
-            (to, *values, attempt),
+            f"UPDATE rows SET {asked}state = ? WHERE {where} AND try = ? AND {_WAITING}", (to, among, attempt)
         )
 
 

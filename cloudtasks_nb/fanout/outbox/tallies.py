@@ -20,6 +20,7 @@ from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, State
 
 __all__ = [
     "CAUSE",
+    "COUNTED",
     "SHOWN_STATE",
     "as_json",
     "causes",
@@ -29,10 +30,13 @@ __all__ = [
     "number_of",
     "paged",
     "ranges",
+    "replace",
+    "tally",
     "touch",
 ]
 
 T = TypeVar("T")
+_Tally = Counter[tuple[int, int, int | str]]  # part, state and what a row counts as -> how many rows
 
 #: The state of a row as others see it: a row in doubt counts as sent.
 SHOWN_STATE = f"iif(state = {IN_DOUBT}, {State.SENT:d}, state)"
@@ -40,9 +44,9 @@ SHOWN_STATE = f"iif(state = {IN_DOUBT}, {State.SENT:d}, state)"
 #: Why a row failed, or its last attempt did: the cause of its message, else its status; '' for neither.
 CAUSE = "coalesce(cause, status, '')"
 
-# What a row counts as, besides its state: the cause of a failure, also of one that is tried again, or how the task of a
-# row that is gone has left its queue.
-_COUNTED = f"""CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN state = {State.FAILED:d} THEN {CAUSE}
+#: What a row counts as, besides its state: the cause of a failure, also of one that is tried again, or how the task of
+#: a row that is gone has left its queue.
+COUNTED = f"""CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN state = {State.FAILED:d} THEN {CAUSE}
     WHEN state IN ({State.UNSENT:d}, {State.SENT:d}, {IN_DOUBT}) AND status > 0 THEN {CAUSE} ELSE '' END"""
 
 
@@ -55,11 +59,23 @@ def counted(connection: sqlite3.Connection, where: str, *values: Any) -> Iterato
     where : str
         A condition in SQL on `ref` alone, so that it selects the same rows before and after.
     """
-    before = _tally(connection, where, values)
+    before = tally(connection, where, *values)
     yield
-    change = _tally(connection, where, values)
-    change.subtract(before)
-    changes = [(*key, n) for key, n in change.items() if n]
+    replace(connection, before, tally(connection, where, *values))
+
+
+def tally(connection: sqlite3.Connection, where: str, *values: Any) -> _Tally:
+    """Return how many of some rows are in which part, in which state and why."""
+    found = connection.execute(
+        f"SELECT ref >> 32, state, {COUNTED}, count(*) FROM rows WHERE {where} GROUP BY 1, 2, 3", values
+    )
+    return Counter({(part, state, cause): n for part, state, cause, n in found})
+
+
+def replace(connection: sqlite3.Connection, before: _Tally, after: _Tally) -> None:
+    """Change the tallies by what some rows were before and are now."""
+    after.subtract(before)
+    changes = [(*key, n) for key, n in after.items() if n]
     connection.executemany(
         "INSERT INTO tallies VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", changes
     )
@@ -67,14 +83,6 @@ def counted(connection: sqlite3.Connection, where: str, *values: Any) -> Iterato
         "DELETE FROM tallies WHERE part = ? AND state = ? AND cause = ? AND n = 0",
         [key for *key, n in changes if n < 0],
     )
-
-
-def _tally(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> Counter[tuple[int, int, int | str]]:
-    found = connection.execute(
-        f"SELECT ref >> 32, state, {_COUNTED}, count(*) FROM rows WHERE {where} GROUP BY 1, 2, 3",
-        values,
-    )
-    return Counter({(part, state, cause): n for part, state, cause, n in found})
 
 
 def counts(connection: sqlite3.Connection, num: int) -> dict[State, int]:
