@@ -52,7 +52,7 @@ _DELETED = "deleted from the queue"  #: how a task left its queue: the reason of
 _LEFT = (State.UNSENT, State.SENT)  # states that are not final
 
 
-def decide(entries: Sequence[Entry], max_attempts: int | None) -> tuple[State | None, Entry]:
+def decide(entries: Sequence[Entry], max_attempts: int | None, *, lowered: bool = False) -> tuple[State | None, Entry]:
     """Return the state of one task by its log entries (None: not known yet), and the entry that shows it.
 
     Parameters
@@ -61,14 +61,16 @@ def decide(entries: Sequence[Entry], max_attempts: int | None) -> tuple[State | 
         All of one task, in any order.
     max_attempts : int, optional
         How many attempts end a task; None: there is no such number.
+    lowered : bool
+        Whether it was more before: then an attempt may be made that is beyond it.
     """
     answered = [entry for entry in entries if entry.status == "OK" and not entry.deleted]
     if answered:
         return State.SUCCEEDED, max(answered, key=lambda entry: entry.attempt)
     attempts = [entry for entry in entries if entry.status and not entry.deleted]
     last = max(attempts or entries, key=lambda entry: (entry.attempt, entry.time))
-    # An attempt that is made again was not the last one, whatever the limit is by now.
-    if attempts and max_attempts is not None and last.attempt >= max_attempts and last.retry_time is None:
+    beyond = lowered and last.retry_time is not None
+    if attempts and max_attempts is not None and last.attempt >= max_attempts and not beyond:
         return State.FAILED, last
     return (State.GONE if any(entry.deleted for entry in entries) else None), last
 
@@ -113,6 +115,7 @@ class OutcomeTracker:
         self._clock = clock or Clock()
         self._search = Search(outbox, record, reader, self._clock, self._store_found, self._store_left, self._forget)
         self._values: Mapping[str, Any] = {}  # settings of the queue, as far as they were read
+        self._lowered = False  # the queue gives up after fewer attempts than before
         self._retry: Mapping[str, Any] = record.description.get("_retry") or {}  # of the tasks, instead of the queue's
         self._due: int | None = record.description.get("_due")
         self._spread = bool(record.description.get("_spread"))
@@ -152,8 +155,9 @@ class OutcomeTracker:
 
         `sent` rows are in the queue as far as is known.
         """
-        self.snapshot = snapshot
+        self.snapshot, before = snapshot, self._limit
         self._values = snapshot.values or self._values
+        self._lowered |= before is not None and (self._limit or before) < before
         if self._values.get("log_sampling_ratio", 1) < 1 and not self._search.sampled:
             self._search.sampled = True
             await self._outbox.run(self._outbox.batches.set_setting, self._batch, "sampled", True)
@@ -335,7 +339,7 @@ class OutcomeTracker:
         before = self._outbox.rows.states_of(located.values())
         outcomes, ended = [], 0
         for task, ref in located.items():
-            state, entry = decide(tasks[task], self._limit)
+            state, entry = decide(tasks[task], self._limit, lowered=self._lowered)
             if state is State.GONE or not all(one.status for one in tasks[task]):
                 self._search.unclear.add(ref)
             if state is not None:

@@ -48,11 +48,12 @@ class Rows(Repository):
         wire : bool
             Also the tasks as they are sent.
         """
-        chosen = f"{SHOWN_STATE} IN (SELECT value FROM json_each(?))"
-        codes = as_json(State if states is None else states)
+        chosen = (
+            (f"{SHOWN_STATE} IN (SELECT value FROM json_each(?))", as_json(states)) if states is not None else ("1",)
+        )
         for first, last in self.parts(batch):
             at = max(first - 1, after)
-            while at < last and (found := self._database.read(_rows_of_block, at + 1, chosen, codes)):
+            while at < last and (found := self._database.read(_rows_of_block, at + 1, *chosen)):
                 block, shown, rows = found
                 if block.first > last:
                     break

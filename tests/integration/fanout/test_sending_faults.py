@@ -223,7 +223,7 @@ def test_a_killed_sender(tasks: ct.Client, emulator: Emulator, kernels: Kernels)
         assert batch.queue == queue.id
         batch.resume()
         # The rows of the killed sender's requests count as sent before they are.
-        reached(batch, lambda progress: sent(progress) and not batch._tracker.sending)
+        reached(batch, lambda progress, tracker=batch._tracker: sent(progress) and not tracker.sending)
         assert rows_in(queue) == list(range(2000))
 
 

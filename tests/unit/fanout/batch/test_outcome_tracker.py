@@ -49,7 +49,12 @@ RULE: list[tuple[str, list[Entry], int | None, State | None]] = [
     ("the last failure", [entry(attempt=5)], 5, State.FAILED),
     ("failures out of order", [entry(attempt=5), entry(attempt=4)], 5, State.FAILED),
     ("more attempts than allowed", [entry(attempt=7)], 5, State.FAILED),
-    ("one more attempt than allowed will be made", [entry(attempt=5, retry_time=9 * SECOND)], 5, None),
+    (
+        "the last failure, with the time at which there would be another",
+        [entry(attempt=5, retry_time=9)],
+        5,
+        State.FAILED,
+    ),
     ("the last attempt, and how it ended is not known", [entry(attempt=4), entry(attempt=5, status="")], 5, None),
     ("no attempt of which it is known how it ended", [entry(attempt=1, status="")], 1, None),
     ("no fixed number of attempts", [entry(attempt=100)], None, None),
@@ -64,6 +69,12 @@ RULE: list[tuple[str, list[Entry], int | None, State | None]] = [
 def test_rule(what: str, entries: list[Entry], limit: int | None, state: State | None) -> None:
     """Any OK is a success; a last possible attempt without one a failure; a deletion is gone; the rest is not known."""
     assert decide(entries, limit)[0] is state
+
+
+def test_an_attempt_beyond_a_limit_that_was_lowered() -> None:
+    """It is made at the time that the entry of the attempt before names, so that this one was not the last."""
+    assert decide([entry(attempt=5, retry_time=9 * SECOND)], 2, lowered=True)[0] is None
+    assert decide([entry(attempt=5)], 2, lowered=True)[0] is State.FAILED
 
 
 @dataclass
@@ -238,7 +249,7 @@ def test_tasks_of_others_are_none_of_our_business(world: World) -> None:
 def test_an_attempt_that_is_made_again_is_not_the_last(world: World) -> None:
     """A limit that was lowered does not end tasks that are already retrying; nor does one that was never there."""
     waits = entry(world.tasks[0], attempt=4, retry_time=9 * SECOND)
-    apply(new(world), world, snapshot(entries=(waits,)))
+    apply(new(world), world, snapshot(values={"max_attempts": 9}), snapshot(entries=(waits,)))
     for values in ({"max_attempts": -1}, {"max_retry_duration": 3600.0}):
         apply(new(world), world, snapshot(values=values, entries=(entry(world.tasks[1], attempt=99),)))
     assert world.counts() == {"sent": 5}
