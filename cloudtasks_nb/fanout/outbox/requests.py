@@ -10,8 +10,9 @@ import sqlite3
 import time
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, transaction
@@ -80,7 +81,7 @@ class Requests(Repository):
 
     def queue(self, batch: str) -> RequestQueue:
         """Return the requests of a batch, for one sender."""
-        return RequestQueue(self._database, batch)
+        return RequestQueue(self._database, batch, partial(self._note_void, batch))
 
     def find_doubtful(self, batch: str) -> None:
         """Put the unsent rows of requests in doubt whose sender has ended."""
@@ -115,8 +116,11 @@ class Requests(Repository):
         value = self.known_void(batch)
         if value is None:
             value = self._database.read(number, "SELECT coalesce(max(void), 0) FROM batches WHERE id = ?", batch)
-            self._void[batch] = value, time.monotonic() + _VOID_SECONDS
+            self._note_void(batch, value)
         return value
+
+    def _note_void(self, batch: str, value: int) -> None:
+        self._void[batch] = value, time.monotonic() + _VOID_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,11 +142,17 @@ class RequestQueue(Repository):
 
     Requests that an earlier sender has left come first, then rows that are to be sent, in input order. Not for use by
     two threads at once.
+
+    Parameters
+    ----------
+    note_void : callable
+        Is called with the number of the newest request that is cancelled.
     """
 
-    def __init__(self, database: Database, batch: str) -> None:
+    def __init__(self, database: Database, batch: str, note_void: Callable[[int], None]) -> None:
         super().__init__(database)
         self.batch = batch
+        self._note_void = note_void
         self._left: list[_Flight] | None = None  # of earlier senders; None: not read yet
         self._flying: dict[int, _Flight] = {}  # given out and not answered, by number
         self._round = 0
@@ -176,6 +186,7 @@ class RequestQueue(Repository):
         if self._left is None:
             self._left = _find_doubtful(connection, self.batch)
         round_, void = connection.execute("SELECT round, void FROM batches WHERE num = ?", (num,)).fetchone()
+        self._note_void(void)
         for ack in acks:
             self._settle(connection, ack, void=ack.seq <= void)
         if acks:
