@@ -13,7 +13,7 @@ import orjson
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox import tallies
-from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
+from cloudtasks_nb.fanout.outbox.database import Repository, reading, scanning, transaction
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.outbox.sweep import forget
 from cloudtasks_nb.fanout.outbox.tallies import number_of
@@ -75,9 +75,16 @@ class Batches(Repository):
         """Return when a row of a batch was changed last, by any process, in seconds since 1970."""
         return tallies.number(connection, "SELECT changed FROM batches WHERE id = ?", batch)
 
-    def sizes(self) -> dict[str, int]:
+    @scanning
+    def sizes(self, connection: sqlite3.Connection) -> dict[str, int]:
         """Return about how many bytes of the file each batch takes, by its id."""
-        return self._database.read_long(_sizes)
+        found = connection.execute(
+            """SELECT b.id, total(length(k.keys) + length(k.tasks) + length(k.shown) + k.n * ?)
+               FROM batches b LEFT JOIN parts p ON p.num = b.num AND p.phase = 1
+               LEFT JOIN blocks k ON k.first BETWEEN p.part << 32 AND p.last GROUP BY b.id""",
+            (_ROW_BYTES,),
+        )
+        return {batch: round(size) for batch, size in found}
 
     @transaction
     def delete(self, connection: sqlite3.Connection, batch: str) -> None:
@@ -118,16 +125,6 @@ class Batches(Repository):
             "UPDATE batches SET snapshot = ?, snapshot_at = ? WHERE num = ?",
             (snapshot, time.time(), number_of(connection, batch)),
         )
-
-
-def _sizes(connection: sqlite3.Connection) -> dict[str, int]:
-    found = connection.execute(
-        """SELECT b.id, total(length(k.keys) + length(k.tasks) + length(k.shown) + k.n * ?)
-           FROM batches b LEFT JOIN parts p ON p.num = b.num AND p.phase = 1
-           LEFT JOIN blocks k ON k.first BETWEEN p.part << 32 AND p.last GROUP BY b.id""",
-        (_ROW_BYTES,),
-    )
-    return {batch: round(size) for batch, size in found}
 
 
 def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS
-from cloudtasks_nb.fanout.outbox.database import Repository, reading
+from cloudtasks_nb.fanout.outbox.database import Repository, reading, scanning
 from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, Choice, State
 from cloudtasks_nb.fanout.outbox.tallies import CAUSE, as_json, causes, number_of
 
@@ -54,33 +54,27 @@ class Causes(Repository):
         """Return how many gone rows left their queue how, the most frequent first; None: that is not known."""
         return {cause or None: n for cause, n in causes(connection, number_of(connection, batch), State.GONE)}
 
-    def errors(self, batch: str) -> list[Cause]:
+    @scanning
+    def errors(self, connection: sqlite3.Connection, batch: str) -> list[Cause]:
         """Return the causes of failed rows and of those that are tried again, the most frequent first.
 
         Reads all rows, in constant memory.
         """
-        return self._database.read_long(_errors, batch)
+        found = connection.execute(_ERRORS, (number_of(connection, batch), as_json(_OPEN)))
+        rows = [
+            Cause(cause=_name(cause), failed=failed, retrying=retrying, first=first, last=last, ref=ref)
+            for cause, failed, retrying, first, last, ref in found
+        ]
+        return sorted(rows, key=lambda row: (-row.failed - row.retrying, row.cause))
 
-    def matching(self, batch: str, choice: Choice) -> int:
+    @scanning
+    def matching(self, connection: sqlite3.Connection, batch: str, choice: Choice) -> int:
         """Return how many failed rows a choice has."""
-        return self._database.read_long(_matching, batch, choice)
-
-
-def _errors(connection: sqlite3.Connection, batch: str) -> list[Cause]:
-    found = connection.execute(_ERRORS, (number_of(connection, batch), as_json(_OPEN)))
-    rows = [
-        Cause(cause=_name(cause), failed=failed, retrying=retrying, first=first, last=last, ref=ref)
-        for cause, failed, retrying, first, last, ref in found
-    ]
-    return sorted(rows, key=lambda row: (-row.failed - row.retrying, row.cause))
-
-
-def _matching(connection: sqlite3.Connection, batch: str, choice: Choice) -> int:
-    condition, values = chosen(choice)
-    query = f"""SELECT count(*) FROM parts p CROSS JOIN rows ON ref BETWEEN p.part << 32 AND p.last
-        WHERE p.num = :num AND p.phase = 1 AND state = {State.FAILED:d} AND ({condition})"""
-    found: int = connection.execute(query, {"num": number_of(connection, batch), **values}).fetchone()[0]
-    return found
+        condition, values = chosen(choice)
+        query = f"""SELECT count(*) FROM parts p CROSS JOIN rows ON ref BETWEEN p.part << 32 AND p.last
+            WHERE p.num = :num AND p.phase = 1 AND state = {State.FAILED:d} AND ({condition})"""
+        found: int = connection.execute(query, {"num": number_of(connection, batch), **values}).fetchone()[0]
+        return found
 
 
 def chosen(choice: Choice) -> tuple[str, dict[str, str]]:

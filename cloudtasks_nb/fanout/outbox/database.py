@@ -15,7 +15,18 @@ from typing import Concatenate, ParamSpec, TypeVar
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.disk import on_network
 
-__all__ = ["VERSION", "Database", "Repository", "disk_full", "guard", "reading", "snapshot", "transact", "transaction"]
+__all__ = [
+    "VERSION",
+    "Database",
+    "Repository",
+    "disk_full",
+    "guard",
+    "reading",
+    "scanning",
+    "snapshot",
+    "transact",
+    "transaction",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R", bound="Repository")
@@ -162,6 +173,16 @@ def reading(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Calla
     return run
 
 
+def scanning(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Callable[Concatenate[R, P], T]:
+    """As `reading`, for a method that may read all rows of a batch: nobody waits for its end."""
+
+    @wraps(method)
+    def run(self: R, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._database.scan(partial(method, self), *args, **kwargs)
+
+    return run
+
+
 class _Shared:
     """A connection that threads use one after the other."""
 
@@ -251,9 +272,7 @@ class Database:
         with guard(self.path):
             return self._reader.call(function, *args, **kwargs)
 
-    def read_long(
-        self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def scan(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `read`, for what takes longer than a moment: with a connection of its own, so that nobody waits for it."""
         with guard(self.path), closing(self.connect()) as connection:
             return function(connection, *args, **kwargs)

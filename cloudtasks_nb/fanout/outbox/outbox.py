@@ -124,7 +124,7 @@ class Outbox:
         limit : float
             Seconds after which the rest is left for the next time.
         """
-        return self._database.read_long(sweep, self.path, now=time.time(), limit=limit)
+        return self._database.scan(sweep, self.path, now=time.time(), limit=limit)
 
     def note(self) -> str | None:
         """Return a warning about this outbox, once for each file; None the next time."""

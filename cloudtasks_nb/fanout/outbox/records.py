@@ -110,13 +110,12 @@ class BatchRecord:
         return not any(n for state, n in self.counts.items() if state not in FINAL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Page:
     """Rows that were planned together; all sequences have one item a row, in input order."""
 
     refs: Sequence[int]  #: what identifies a row in this outbox; they ascend
     rows: Sequence[int]  #: position in the input that brought the row
-    tasks: Sequence[str | None]  #: id of the newest task; None: there never was one
     tries: Sequence[int]  #: number of the newest task, from 1; 0: there never was one
     states: Sequence[int]  #: `State` numbers
     attempts: Sequence[int | None]
@@ -127,6 +126,7 @@ class Page:
     duration: Sequence[int | None]  #: microseconds
     http_status: Sequence[int | None]  #: of the last attempt
     reasons: Sequence[str | None]  #: why the row was rejected, or how its task left the queue
+    tasks: Sequence[str | None]  #: id of the newest task; None: there never was one
     indexes: Sequence[int]  #: place of each row in `shown`
     shown: bytes  #: as the plan gave it, for all rows of its chunk
     wire: Sequence[bytes]  #: each row's Task without its name; empty if it never was one, or was not asked for

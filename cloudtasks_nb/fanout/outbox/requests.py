@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock
-from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, transaction
+from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, scanning, transaction
 from cloudtasks_nb.fanout.outbox.deletions import correct_gone
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, Ack, Request, State
@@ -72,7 +72,7 @@ class Requests(Repository):
         query = f"SELECT EXISTS (SELECT 1 FROM parts JOIN tallies USING (part) WHERE num = ? AND {_WAITING})"
         return number(connection, query, number_of(connection, batch)) > 0
 
-    @reading
+    @scanning
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether rows are to be sent that had another try before."""
         query = f"""SELECT EXISTS (SELECT 1 FROM parts CROSS JOIN rows ON ref BETWEEN part << 32 AND last

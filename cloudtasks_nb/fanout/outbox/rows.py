@@ -12,7 +12,7 @@ from typing import Any
 
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, StoredBlock, unpack_previews
-from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading
+from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, scanning
 from cloudtasks_nb.fanout.outbox.records import Page, RowFilter, State
 from cloudtasks_nb.fanout.outbox.tallies import CAUSE, SHOWN_STATE, as_json, number, number_of, paged, ranges
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
@@ -76,29 +76,38 @@ class Rows(Repository):
         for first, last in self.parts(batch):
             found = [first - 1]
             while found:
-                found = self._database.read(_refs, _MATCHING, {"after": found[-1], "last": last, **values})
+                found = self._database.scan(_firsts, _MATCHING, {"after": found[-1], "last": last, **values})
                 yield from found
 
-    @reading
+    @scanning
     def repeated(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether several rows of a batch have the same position, each in its own input."""
         query = """SELECT count(*) > count(DISTINCT pos) FROM parts CROSS JOIN rows ON ref BETWEEN part << 32 AND last
                    WHERE num = ? AND phase = 1"""
         return bool(number(connection, query, number_of(connection, batch)))
 
-    def states(self, batch: str, *, retrying: bool = False) -> bytes:
+    @scanning
+    def states(self, connection: sqlite3.Connection, batch: str, *, retrying: bool = False) -> bytes:
         """Return the `State` of each row, one byte a row, in the order of `pages`.
 
         With `retrying`, sent rows whose last attempt failed have the byte `RETRYING`.
         """
-        return self._database.read_long(_states, batch, retrying=retrying)
+        state = SHOWN_STATE
+        if retrying:
+            state = f"iif({SHOWN_STATE} = {State.SENT:d} AND status > 0, {RETRYING}, {SHOWN_STATE})"
+        found = bytearray()
+        for bounds in ranges(connection, number_of(connection, batch)):
+            found.extend(
+                _firsts(connection, f"SELECT {state} FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref", bounds)
+            )
+        return bytes(found)
 
     @reading
     def parts(self, connection: sqlite3.Connection, batch: str) -> list[tuple[int, int]]:
         """Return the first and the last ref of what each `fan_out` has added to a batch."""
         return ranges(connection, number_of(connection, batch))
 
-    @reading
+    @scanning
     def last_of_first(self, connection: sqlite3.Connection, batch: str, count: int) -> int:
         """Return the ref of the last of the first `count` rows that are valid tasks, 0 if there is none."""
         last = 0
@@ -112,7 +121,7 @@ class Rows(Repository):
             last = newest or last
         return last
 
-    @reading
+    @scanning
     def counts_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> dict[State, int]:
         """Return how many of the valid tasks up to a row are in each state."""
         found = dict.fromkeys(State, 0)
@@ -143,7 +152,7 @@ class Rows(Repository):
             return b""
         return b"" if ref is None else next(self.pages_of(batch, [ref], wire=True)).wire[0]
 
-    @reading
+    @scanning
     def refs(
         self, connection: sqlite3.Connection, batch: str, state: State, after: int = 0, limit: int = 10_000
     ) -> list[int]:
@@ -154,7 +163,7 @@ class Rows(Repository):
         found: list[int] = []
         query = "SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?"
         for first, last in ranges(connection, number_of(connection, batch)):
-            found += _refs(connection, query, (max(first, after + 1), last, state, limit - len(found)))
+            found += _firsts(connection, query, (max(first, after + 1), last, state, limit - len(found)))
         return found
 
     @reading
@@ -174,7 +183,7 @@ class Rows(Repository):
         """Return those of the tasks that are the newest ones of their rows, and of which an attempt is known."""
         located = locate(connection, batch, tasks)
         query = f"SELECT ref FROM rows WHERE {_AMONG} AND (attempts OR state IN (?, ?))"
-        known = set(_refs(connection, query, (as_json(located.values()), State.SUCCEEDED, State.FAILED)))
+        known = set(_firsts(connection, query, (as_json(located.values()), State.SUCCEEDED, State.FAILED)))
         return {task for task, ref in located.items() if ref in known}
 
 
@@ -225,19 +234,8 @@ def with_tasks(
     return found
 
 
-def _refs(connection: sqlite3.Connection, query: str, values: Any) -> list[int]:
-    return [ref for (ref,) in connection.execute(query, values)]
-
-
-def _states(connection: sqlite3.Connection, batch: str, *, retrying: bool) -> bytes:
-    state = SHOWN_STATE
-    if retrying:
-        state = f"iif({SHOWN_STATE} = {State.SENT:d} AND status > 0, {RETRYING}, {SHOWN_STATE})"
-    query = f"SELECT {state} FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref"
-    found = bytearray()
-    for bounds in ranges(connection, number_of(connection, batch)):
-        found.extend(state for (state,) in connection.execute(query, bounds))
-    return bytes(found)
+def _firsts(connection: sqlite3.Connection, query: str, values: Any) -> list[int]:
+    return [value for (value,) in connection.execute(query, values)]
 
 
 def _rows_of_block(
@@ -273,27 +271,12 @@ def _split(
 def _page(
     batch: str, block: StoredBlock, preview: ChunkPreview, start: int, rows: Sequence[tuple[Any, ...]], *, wire: bool
 ) -> Page:
-    refs, positions, tries, codes, *outcome = zip(*rows, strict=True)
+    columns = tuple(zip(*rows, strict=True))
+    refs, _, tries = columns[:3]
     ids: list[str | None] = []
     for attempt, same in groupby(range(len(refs)), key=tries.__getitem__):
         group = [refs[i] for i in same]
         ids.extend(task_ids(batch, block.keys(group), attempt) if attempt else [None] * len(group))
-    attempts, status, message, scheduled, last_attempt, duration, http_status, reasons = outcome
-    return Page(
-        refs=refs,
-        rows=positions,
-        tasks=ids,
-        tries=tries,
-        states=codes,
-        attempts=attempts,
-        last_status=status,
-        last_message=message,
-        schedule_time=scheduled,
-        last_attempt_time=last_attempt,
-        duration=duration,
-        http_status=http_status,
-        reasons=reasons,
-        indexes=[ref - start for ref in refs],
-        shown=preview.shown,
-        wire=block.tasks(refs) if wire else [b""] * len(refs),
-    )
+    wires = block.tasks(refs) if wire else [b""] * len(refs)
+    values: list[Any] = [*columns, ids, [ref - start for ref in refs], preview.shown, wires]
+    return Page(*values)

@@ -34,7 +34,7 @@ class Timings(Repository):
         for first, last in self._database.read(lambda connection: ranges(connection, number_of(connection, batch))):
             refs: Sequence[int] = [first - 1]
             while refs:
-                page = self._database.read(_page, refs[-1] + 1, last)
+                page = self._database.scan(_page, refs[-1] + 1, last)
                 refs = page[0]
                 if refs:
                     yield page

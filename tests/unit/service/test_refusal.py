@@ -123,6 +123,7 @@ PERMISSIONS = [
     ("cloudtasks.queues.list", "projects/p/locations/l", f"projects {BINDING} p {ANN}"),
     ("iam.serviceAccounts.actAs", "projects/p", f"service-accounts {BINDING} ACCOUNT@p.iam"),
     ("iam.serviceAccounts.actAs", ROBOT, f"service-accounts add-iam-policy-binding {ROBOT} --project=other"),
+    ("iam.serviceAccounts.getAccessToken", ROBOT, "--role=roles/iam.serviceAccountTokenCreator"),
 ]
 
 

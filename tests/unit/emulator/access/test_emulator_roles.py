@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudtasks_nb.emulator.access.permissions import parents
+from cloudtasks_nb.emulator.access.permissions import method_of, parents
 from cloudtasks_nb.emulator.access.roles import permissions_of
 from cloudtasks_nb.emulator.access.state import GoogleState
 from cloudtasks_nb.errors import InvalidInputError
@@ -35,6 +35,15 @@ def test_roles_of_cloud_tasks(role: str) -> None:
     found = permissions_of(f"roles/cloudtasks.{name}")
     assert found >= {f"cloudtasks.{name}" for name in has.split()}
     assert not found & {f"cloudtasks.{name}" for name in lacks.split()}
+
+
+@pytest.mark.parametrize("rpc", ["GetIamPolicy", "SetIamPolicy"])
+def test_the_policy_of_a_queue_has_permissions_of_its_own(rpc: str) -> None:
+    """Who may read a queue may not read its policy by that."""
+    method = method_of(f"/google.cloud.tasks.v2.CloudTasks/{rpc}")
+    request = method.request(resource=QUEUE)
+    assert list(method.needed(request)) == [f"cloudtasks.queues.{rpc[0].lower()}{rpc[1:]}"]
+    assert method.resources(request) == [QUEUE]
 
 
 def test_parents_of_a_task() -> None:

@@ -23,6 +23,7 @@ from cloudtasks_nb.emulator.frontends import http as http_module
 from cloudtasks_nb.emulator.frontends.http import host_and_port
 from cloudtasks_nb.emulator.model.apis import v2
 from cloudtasks_nb.emulator.model.settings import Settings
+from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.errors import EmulatorError, InvalidInputError, PortInUseError
 from tests.unit.emulator.conftest import QUEUE
 
@@ -260,3 +261,19 @@ async def test_an_absent_reader_is_disconnected(monkeypatch: pytest.MonkeyPatch)
     head, _, body = received.partition(b"\r\n\r\n")
     length = int(head.lower().partition(b"content-length: ")[2].split()[0])
     assert 0 < len(body) < length
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_what_is_kept_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, kept: bool
+) -> None:
+    """Tasks in a folder are on the disk before their call is answered; those of a temporary emulator need not be."""
+    durable: list[bool] = []
+
+    def opened(path: Path, **words: bool) -> TaskDatabase:
+        durable.append(words["durable"])
+        return TaskDatabase(path, **words)
+
+    monkeypatch.setattr(server_module, "TaskDatabase", opened)
+    async with emulator(**({"data_dir": tmp_path} if kept else {})):
+        assert durable == [kept]
