@@ -34,6 +34,7 @@ _SHARE = 4  # times as long as its last search took, a queue without a log is le
 _COMMIT = 1.0  # seconds in which an emulator surely stores the entry of a task that it has just removed
 _SHORTEST_WAIT, _LONGEST_WAIT = 120 * _SECOND, 900 * _SECOND  # for the entry of a row that was missed
 _LATENESS_FACTOR = 20  # by which the longest delay seen is multiplied to get that wait
+_EVER = 0  # the time from which all that is left of a log is read: no clock of this machine can be ahead of it
 _CLOCK_MARGIN = 300 * _SECOND  # by which this machine's clock may be ahead of the service's
 _TOGETHER = 1_000  # rows that are recorded together
 _COHORTS = 16  # times of missing that are kept apart
@@ -215,7 +216,7 @@ class Search:
         gone = await self._in_state(State.GONE)
         try:
             if gone:
-                await self._read(gone, None)
+                await self._read(gone, None, _EVER)
                 if snapshot is not None:
                     await self._record_left(await self._in_state(State.GONE), snapshot, readable=True)
         finally:
@@ -280,7 +281,9 @@ class Search:
             await self._clock.sleep(_COMMIT)
         readable = True
         try:
-            await self._read(read, snapshot.log_until)
+            await self._read(read, snapshot.log_until, self._first_logged())
+            if due := Refs(self.settling.until(now - wait)):
+                await self._read(due, snapshot.log_until, _EVER)
         except PermissionDeniedError:
             readable, wait = False, wait if silent else _SHORTEST_WAIT
         await self._record_left(Refs(self.settling.until(now - wait)), snapshot, readable=readable)
@@ -314,11 +317,10 @@ class Search:
                     found.append((ref, attempt, bool(status) and reason is None and not self.unclear.has(ref)))
         return found
 
-    async def _read(self, refs: Refs, read_until: int | None) -> None:
+    async def _read(self, refs: Refs, read_until: int | None, since: int) -> None:
         """Read the log for rows by the names of their tasks, or that of the whole batch if this takes fewer reads."""
         for ref in refs:
             self.unclear.discard(ref)
-        since = self._first_logged()
         counts = await self._outbox.run(self._outbox.batches.counts, self._batch)
         if len(refs) / NAMES > 1 + (sum(counts.values()) - len(refs)) / PAGE:
             await self._read_tasks([f"-{self._batch}-"], since, read_until)

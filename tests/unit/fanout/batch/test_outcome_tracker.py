@@ -407,6 +407,15 @@ def test_a_verdict_that_was_early_is_corrected_and_said(world: World) -> None:
     assert world.outbox.batches.settings(world.batch)["corrected"] == 2
 
 
+@pytest.mark.parametrize("ahead", [360, 40 * 86_400])
+def test_a_clock_that_is_ahead_makes_no_row_gone(world: World, ahead: int) -> None:
+    """By this machine's clock the batch is younger than the entries of its tasks; they count all the same."""
+    for task in world.tasks:
+        world.log.append((0.0, log_entry(task, round((NOW - ahead) * SECOND), attempt=1, status="OK")))
+    watch(new(world), world, 700)
+    assert world.counts() == {"succeeded": 5}
+
+
 def test_two_connections_correct_the_same_rows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each corrected row is counted once, by the connection that changes it."""
     watch(new(world), world, 700)
@@ -533,7 +542,7 @@ def test_a_deleted_queue_takes_its_tasks_along(world: World) -> None:
     assert apply(tracker, world, Snapshot(at=1, log_until=world.micros(), queue=QUEUE, gone=True)) == [True]
     search(tracker)
     assert world.counts() == {"gone": 5}
-    assert world.asked == ["results", "log"]
+    assert set(world.asked) == {"results", "log"}
 
 
 def test_messages_of_retrying_tasks_are_kept(world: World) -> None:
