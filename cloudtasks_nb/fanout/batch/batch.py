@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, Self, overload
@@ -16,7 +17,7 @@ from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar, in_notebook
-from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, InvalidInputError
+from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, InvalidInputError, OutboxError
 from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks, read_attempts
 from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
 from cloudtasks_nb.fanout.batch.errors import errors_frame, status_codes
@@ -290,6 +291,7 @@ class Batch:
         >>> batch.results()["error"].dropna().item()
         'ValueError: day ...'
         """
+        self._read_failed()
         notified: set[str] = set()
         if page is None:
             return self._with_results(self._frames.all(self._pending), notified)
@@ -356,6 +358,8 @@ class Batch:
     def retry_failed(self, where: Any = None) -> Self:
         """Make a new try for rows in state `failed`, in the background.
 
+        Their stored results are read first: a row that has succeeded after its last attempt was given up is not sent.
+
         Parameters
         ----------
         where : str, int, list or DataFrame, optional
@@ -378,6 +382,7 @@ class Batch:
         3 rows: 3 succeeded
         """
         self._connection.transport.check_open()
+        self._read_failed()
         return self._go(sending=retry_failed(self._outbox, self.id, where, self.tasks))
 
     def resend(self, df: pd.DataFrame) -> Self:
@@ -525,6 +530,12 @@ class Batch:
         if not self._outbox.batches.counts(self.id)[State.SENT]:
             return {}
         return pending_tasks(self._connection, self._tracker.queue, self._outbox, self.id)
+
+    def _read_failed(self) -> None:
+        """Find out which failed rows have succeeded after all."""
+        with suppress(OutboxError):  # after `close`: what is stored is shown
+            if self._outbox.batches.counts(self.id)[State.FAILED]:
+                _loop.run(self._tracker.read_failed())
 
     def _with_results(self, rows: pd.DataFrame, notified: set[str]) -> pd.DataFrame:
         store = self._connection.store

@@ -185,6 +185,16 @@ class OutcomeTracker:
         await self.learn_queue()
         await self._search.recheck(self.snapshot)
 
+    async def read_failed(self) -> None:
+        """Read the stored results of failed rows: one may be a success that came after the last failure in the log.
+
+        Raises
+        ------
+        StoreError
+            If the results cannot be read.
+        """
+        await self._search.read_results(State.FAILED)
+
     async def learn_queue(self) -> None:
         """Read after how many attempts the queue gives up, unless a snapshot had it or it may not be read."""
         if not self._values:

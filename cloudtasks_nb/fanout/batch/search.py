@@ -220,8 +220,18 @@ class Search:
                 if snapshot is not None:
                     await self._record_left(await self._in_state(State.GONE), snapshot, readable=True)
         finally:
-            for page in paged(await self._in_state(State.GONE), _TOGETHER):
-                await self._store_results(page)
+            await self.read_results(State.GONE)
+
+    async def read_results(self, state: State) -> None:
+        """Read the stored results of the rows in a state, as far as they have some.
+
+        Raises
+        ------
+        StoreError
+            If the results cannot be read.
+        """
+        for page in paged(await self._in_state(state), _TOGETHER):
+            await self._store_results(page)
 
     async def _read_results(self) -> StoreError | None:
         """Read the stored results of the rows that were just missed; return the error if that is not possible."""

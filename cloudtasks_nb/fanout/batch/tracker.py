@@ -20,8 +20,9 @@ from weakref import WeakMethod, WeakSet, WeakValueDictionary
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, OutboxError, PreconditionError
+from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, OutboxError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
@@ -243,6 +244,14 @@ class Tracker:
         if adopting and not sending and waiting:
             self._supervisor.start(_ADOPTING, self._adopt)
         await self._count()
+
+    async def read_failed(self) -> None:
+        """Find out which failed rows have succeeded after all; say so if the stored results cannot be read."""
+        try:
+            await self._outcomes.read_failed()
+        except StoreError as error:
+            notify(f"the results of the failed rows of batch {self.batch} were not read: {error.message}")
+        await self._rows_changed()
 
     async def resume(self) -> None:
         """Begin to send all unsent rows, also those that are held back."""

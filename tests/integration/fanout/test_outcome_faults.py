@@ -1,5 +1,6 @@
 """No row that succeeded is shown as failed, and none that is unknown as either, whatever the log does."""
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchTimeoutError
 from cloudtasks_nb.fanout.batch import live, search
+from cloudtasks_nb.store.results import StoredResult, write_result
 from tests.integration.conftest import Emulator, Target, options
 from tests.integration.fanout.conftest import reached
 
@@ -46,6 +48,25 @@ def test_successes_and_failures(quick: ct.Queue, serve: Callable[..., ct.Handler
     assert list(failed["row_in"]) == [0, 1, 2, 3, 4]
     assert list(failed["attempts"]) == [2] * 5
     assert set(failed["last_status"]) == {"INTERNAL"}
+
+
+@pytest.mark.parametrize("verb", ["results", "retry_failed"])
+def test_a_success_that_was_stored_after_the_last_failure(
+    quick: ct.Queue, serve: Callable[..., ct.Handler], verb: str
+) -> None:
+    """A call ended after the deadline of its last attempt: its row has succeeded, and does not run again."""
+    batch = send(quick, serve)
+    batch.wait("60s")
+    task = str(batch.failed()["task"].iloc[0])
+    late: dict[str, Any] = {"attempt": 3, "status": 200, "started": dt.datetime.now(dt.UTC), "duration": 9.0}
+    write_result(batch._connection.store, StoredResult(task=task, result=7, error=None, **late))
+    if verb == "results":
+        found = batch.results()
+        assert found.set_index("row_in").loc[0, ["state", "result"]].tolist() == ["succeeded", 7]
+    else:
+        batch.retry_failed().wait("60s")
+        assert batch.tasks()["try"].tolist() == [1, 2, 2, 2, 2, *[1] * 15]
+    assert states(batch) == {"succeeded": 16, "failed": 4}
 
 
 @pytest.mark.parametrize(
