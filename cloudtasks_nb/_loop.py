@@ -195,6 +195,7 @@ class Supervisor:
         self._sleep = sleep
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, tuple[CloudTasksError, int]] = {}  # the last error, and the failures in a row
+        self._pauses: dict[str, asyncio.Future[None]] = {}  # of work that has failed
         self._closed = False
 
     @property
@@ -232,6 +233,12 @@ class Supervisor:
     def succeeded(self, name: str) -> None:
         """Forget the failures of some work, which goes on."""
         self._failures.pop(name, None)
+
+    def wake(self) -> None:
+        """Run work that pauses after a failure at once, and forget its failures: what was wrong may be mended."""
+        for name, pause in self._pauses.items():
+            self._failures.pop(name, None)
+            pause.cancel()
 
     def check(self) -> None:
         """Raise an error that is unlikely to go away by itself.
@@ -275,7 +282,16 @@ class Supervisor:
             self._report(what)
             if not again:
                 return
-            await self._sleep(min(_PAUSE * 2 ** (count - 1), _LONGEST_PAUSE))
+            self._pauses[name] = pause = asyncio.ensure_future(
+                self._sleep(min(_PAUSE * 2 ** (count - 1), _LONGEST_PAUSE))
+            )
+            try:
+                await asyncio.wait({pause})
+            finally:
+                pause.cancel()
+                del self._pauses[name]
+            if not pause.cancelled():
+                pause.result()
 
     def _report(self, what: str) -> None:
         try:

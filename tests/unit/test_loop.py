@@ -256,6 +256,30 @@ def test_only_a_lasting_failure_is_raised() -> None:
     assert len(work.pauses) == 3
 
 
+def test_work_that_pauses_is_woken() -> None:
+    """A verb or a wait runs it at once, without the error of before; it counts its failures anew."""
+    work, paused = Failing(3, OutboxError("full")), asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        if not work.left:
+            paused.set()
+            await asyncio.Event().wait()
+
+    work.supervisor = _loop.Supervisor("it", work._changed, sleep=sleep)
+
+    async def wake() -> None:
+        work.supervisor.start("work", work._work)
+        await paused.wait()
+        with pytest.raises(OutboxError):
+            work.supervisor.check()
+        work.supervisor.wake()
+        work.supervisor.check()
+        await work.supervisor.join("work")
+
+    _loop.run(wake(), PATIENCE)
+    assert work.supervisor.errors == []
+
+
 def test_a_closed_supervisor_raises_nothing() -> None:
     """Closing cancels the work, raises no error that it had before, and no work begins afterwards."""
     work, endless = Failing(1, KeyError("x")), Endless()

@@ -217,6 +217,7 @@ class Tracker:
         the batch in this process begin to watch it too.
         """
         self.connection.transport.check_open()
+        self._supervisor.wake()
         await self._start(sending=sending, adopting=adopting)
         self._peers.add(self)
         for peer in self._peers:
@@ -283,6 +284,7 @@ class Tracker:
             connection is closed.
         """
         changed = asyncio.Event()
+        self._supervisor.wake()
         end = self.listen(changed.set)
         try:
             while self.sending or not self._state.finished:
