@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.sender.pace import Concurrency, Meter, backoff, constant, ramp
+from cloudtasks_nb.fanout.sender.pace import Concurrency, Meter, backoff, ramp
 
 
 def test_concurrency_doubles_at_first() -> None:
@@ -76,7 +76,7 @@ def test_the_ramp_is_500_and_half_as_much_again_every_five_minutes(elapsed: floa
 
 def test_a_meter_saves_nothing_up() -> None:
     """After a long silence it goes on at the same rate, not with a burst."""
-    meter = Meter(constant(100.0), 0.0)
+    meter = Meter(lambda _: 100.0, 0.0)
     meter.spend(100, 1_000.0)
     assert meter.wait(1_000.0) == pytest.approx(1.0)
 
