@@ -166,9 +166,8 @@ class SendSupervisor:
                 owner={"pid": os.getpid(), "target": self._transport.endpoint.target},
                 clock=self._clock,
             )
-            stats = await sender.run()
-            if stats.already_there:
-                await self._outbox.run(self._outbox.batches.set_setting, self._batch, "already", stats.already_there)
+            if already := await sender.run():
+                await self._outbox.run(self._outbox.batches.set_setting, self._batch, "already", already)
         except Exception as error:
             if not isinstance(error, CloudTasksError):
                 _LOGGER.exception("sending batch %s failed", self._batch)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
 
-__all__ = ["Operation", "parse_operation"]
+__all__ = ["parse_operation"]
 
 # Raw messages: those of the client library cost ten times the rest of a call.
 _Metadata = types.BatchCreateTasksMetadata.pb()
@@ -17,7 +17,7 @@ _State = types.BatchCreateTasksMetadata.State
 _ENDED = (int(_State.SUCCEEDED), int(_State.PARTIALLY_SUCCEEDED))
 
 
-class Operation(NamedTuple):
+class _Operation(NamedTuple):
     """The state of a batch call."""
 
     name: str
@@ -25,7 +25,7 @@ class Operation(NamedTuple):
     failed: Mapping[int, Any] | None  #: index in the request -> raw ``google.rpc.Status``; None: not all are known
 
 
-def parse_operation(data: bytes, rows: int) -> Operation:
+def parse_operation(data: bytes, rows: int) -> _Operation:
     """Read an answer of `BatchCreateTasks` or `GetOperation` about a request with so many rows."""
     operation = operations_pb2.Operation.FromString(data)
     metadata = _Metadata.FromString(operation.metadata.value)
@@ -36,4 +36,4 @@ def parse_operation(data: bytes, rows: int) -> Operation:
         complete = metadata.state in _ENDED or (
             len(_Response.FromString(operation.response.value).tasks) + len(failed) == rows
         )
-    return Operation(operation.name, operation.done, failed if complete else None)
+    return _Operation(operation.name, operation.done, failed if complete else None)

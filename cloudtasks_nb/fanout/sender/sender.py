@@ -23,13 +23,13 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Request
 from cloudtasks_nb.fanout.outbox.requests import MAX_TASKS
 from cloudtasks_nb.fanout.plan.identity import request_id
-from cloudtasks_nb.fanout.sender.operation import Operation, parse_operation
+from cloudtasks_nb.fanout.sender.operation import parse_operation
 from cloudtasks_nb.fanout.sender.pace import Concurrency, Meter, backoff, ramp
 from cloudtasks_nb.fanout.wire import MAX_BYTES, CreateEncoder, name_request
 from cloudtasks_nb.service.status import RETRIED, RETRIED_SOME
 from cloudtasks_nb.service.transport import Transport
 
-__all__ = ["Report", "SendStats", "Sender"]
+__all__ = ["Report", "Sender"]
 
 #: Seconds for which a request may be repeated without creating a task twice: the name of a task that was deleted cannot
 #: be used again for about an hour, as the service documents.
@@ -52,15 +52,6 @@ _REFUSED = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
 _UNKNOWN_TASK = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "UNIMPLEMENTED"})
 
 _RNG = random.Random()  # noqa: S311 - jitter is no secret
-
-
-@dataclass(slots=True, kw_only=True)
-class SendStats:
-    """Counts of one sending, as stored in the outbox."""
-
-    sent: int = 0  #: rows whose task exists
-    already_there: int = 0  #: of these, the tasks that existed before the first sending, created from another outbox
-    rejected: int = 0  #: rows that the service refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +136,12 @@ class Sender:
         self._batch = self.record.id
         self._queue = self.record.place.queue_name
         self._encoder = CreateEncoder(self._queue)
-        self._stats = SendStats()
+        self._already = 0
 
-    async def run(self) -> SendStats:
+    async def run(self) -> int:
         """Send all rows; while another process does that, wait until it has ended.
+
+        Returns how many tasks existed before the first sending, created from another outbox.
 
         While nothing answers at the endpoint, another connection or process may send: its address may work.
 
@@ -176,7 +169,7 @@ class Sender:
             if not isinstance(error, EndpointError):
                 raise error
             await self._until_answered()
-        return self._stats
+        return self._already
 
     async def _until_answered(self) -> None:
         """Wait until the service answers again, also with an error, or another sender has sent all rows."""
@@ -225,7 +218,7 @@ class Sender:
         self._singles = Concurrency(_SINGLES, start=_SINGLES // 4)
         self._batching = True  # the service knows BatchCreateTasks
         self._pauses = backoff(_RNG)  # after answers with failed rows
-        self._end: asyncio.Future[CloudTasksError] = asyncio.get_running_loop().create_future()
+        self._end: asyncio.Future[Any] = asyncio.get_running_loop().create_future()  # gets the error
         self._requests = self.outbox.requests.queue(self._batch)
         self._ready: deque[Request] = deque()
         self._flying = 0
@@ -269,11 +262,8 @@ class Sender:
         self._ready.extend(requests)
         self._exhausted = (self._exhausted or len(requests) < want) and not any(ack.again for ack in acks)
         self._changed.set()
-        sent = sum(len(ack.sent) for ack in acks)
-        self._stats.sent += sent
-        self._stats.already_there += sum(ack.already for ack in acks)
-        self._stats.rejected += sum(len(ack.rejected) for ack in acks)
-        if sent:
+        self._already += sum(ack.already for ack in acks)
+        if sent := sum(len(ack.sent) for ack in acks):
             self.report(Report(sent=sent))
 
     async def _store_rest(self) -> None:
@@ -297,16 +287,10 @@ class Sender:
             group.create_task(self._send(self._ready.popleft()))
 
     async def _send(self, request: Request) -> None:
-        """Send a request, and keep the results of its rows if all are known.
-
-        While its rows are held back, those that may have been sent before are looked up, and none is sent.
-        """
+        """Send a request, and keep the results of its rows if all are known."""
         results = _Results()
         try:
-            if request.tried and self._is_held(request):
-                await self._resolve(request, _rows(request), results, maybe_created=True)
-            else:
-                await self._send_rows(request, results)
+            await self._send_rows(request, results)
             if ack := results.ack(request):
                 self._acks.append(ack)
         finally:
@@ -325,7 +309,7 @@ class Sender:
         reply = await self._call(self._batches, "BatchCreateTasks", data, request)
         maybe_created = request.tried or reply.unclear
         if reply.data is not None:
-            failed = await self._wait_for(parse_operation(reply.data, len(request.refs)), len(request.refs))
+            failed = await self._wait_for(reply.data, len(request.refs))
             if failed is None:
                 await self._one_by_one(request, results, maybe_created=True)
             else:
@@ -339,16 +323,16 @@ class Sender:
                 self._stop(reply.error)
             await self._resolve(request, _rows(request), results, maybe_created=maybe_created)
 
-    async def _wait_for(self, operation: Operation, rows: int) -> Mapping[int, Any] | None:
+    async def _wait_for(self, data: bytes, rows: int) -> Mapping[int, Any] | None:
         """Wait for an operation; return the status of the rows that failed, None if it does not name them."""
         deadline, pause = self.clock.ticks() + _OPERATION_TIMEOUT, _POLL
-        while not operation.done:
+        while not (operation := parse_operation(data, rows)).done:
             await self._sleep(pause)
             pause = min(_POLL_LONGEST, 1.5 * pause)
             reply = await self._call(self._batches, "GetOperation", name_request(operation.name), deadline=deadline)
             if reply.data is None:
                 return None
-            operation = parse_operation(reply.data, rows)
+            data = reply.data
         return operation.failed
 
     async def _read_failures(
@@ -493,10 +477,9 @@ class Sender:
 
     async def _sleep(self, seconds: float) -> None:
         """Wait for some seconds, or until the sending ends."""
-        waking = asyncio.ensure_future(self.clock.sleep(seconds))
-        waits: set[asyncio.Future[Any]] = {waking, self._end}
+        waking: asyncio.Future[Any] = asyncio.ensure_future(self.clock.sleep(seconds))
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({waking, self._end}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waking.cancel()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
@@ -25,7 +25,7 @@ from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled, Sta
 from cloudtasks_nb.fanout.outbox.tallies import counted
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
-from cloudtasks_nb.fanout.sender.sender import Report, Sender, SendStats
+from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 
@@ -375,6 +375,14 @@ class FakeWatcher(EmptyLog):
             one.listener(seen)
 
 
+class Sent(NamedTuple):
+    """Rows after a sending."""
+
+    sent: int  #: by this sending
+    already_there: int  #: of these, the tasks that existed before
+    rejected: int
+
+
 async def send(
     outbox: Outbox,
     batch: str,
@@ -382,9 +390,10 @@ async def send(
     observer: FakeObserver | None = None,
     clock: Clock | None = None,
     **options: Any,
-) -> SendStats:
+) -> Sent:
     """Send a batch, and let an observer see it."""
     observer = observer or FakeObserver()
+    before = observer.sent
     sender = Sender(
         outbox=outbox,
         record=outbox.batches.get(batch),
@@ -395,7 +404,8 @@ async def send(
         clock=clock or Clock(),
         **options,
     )
-    return await sender.run()
+    already = await sender.run()
+    return Sent(observer.sent - before, already, outbox.batches.counts(batch)[State.REJECTED])
 
 
 def run_send(
@@ -405,7 +415,7 @@ def run_send(
     clock: Clock | None = None,
     observer: FakeObserver | None = None,
     **options: Any,
-) -> SendStats:
+) -> Sent:
     """Send a batch, on a clock that does not make anybody wait."""
     return asyncio.run(send(outbox, batch, service, observer, clock or FakeClock(), **options))
 

@@ -10,9 +10,9 @@ from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
 from cloudtasks_nb.fanout.sender import sender
-from cloudtasks_nb.fanout.sender.sender import SendStats
 from tests.unit.fanout.conftest import (
     FakeClock,
+    Sent,
     Service,
     all_rows,
     assert_each_once,
@@ -181,10 +181,10 @@ def test_google_gets_500_a_second_at_first(outbox: Outbox) -> None:
     assert clock.elapsed == pytest.approx(9.8, abs=0.5)
 
 
-def send_twice(outbox: Outbox, batch: str, service: Service) -> list[SendStats]:
+def send_twice(outbox: Outbox, batch: str, service: Service) -> list[Sent]:
     """Send a batch with two senders at the same time."""
 
-    async def both() -> list[SendStats]:
+    async def both() -> list[Sent]:
         senders = (send(outbox, batch, service, clock=FakeClock()) for _ in range(2))
         return await asyncio.gather(*senders)
 
