@@ -1,6 +1,5 @@
 """Sending a batch: every row's task once, whatever the service answers."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -46,21 +45,15 @@ def test_calls_in_flight_grow_to_their_bound(outbox: Outbox) -> None:
     assert_each_once(outbox, batch, service, 10_000)
 
 
-@pytest.mark.parametrize(("rate", "calls"), [(None, 8), (300, 64)], ids=["some rows are read ahead", "all rows are"])
-def test_it_stops_when_no_more_rows_may_be_sent(outbox: Outbox, batch: str, rate: float | None, calls: int) -> None:
+def test_it_stops_when_no_more_rows_may_be_sent(outbox: Outbox, batch: str) -> None:
     """Rows that were read ahead are given back, and the next sending sends them."""
     observer = FakeObserver()
-
-    class Slow(FakeClock):
-        async def sleep(self, seconds: float) -> None:
-            await asyncio.sleep(0.01)  # calls end meanwhile
-            await super().sleep(seconds)
 
     def stop(_rpc: str, number: int) -> None:
         observer.until = 0 if number == 3 else observer.until
 
     service = Service(after=stop)
-    sent = run_send(outbox, batch, service, Slow(), observer, send_rate=rate, in_flight=calls).sent
+    sent = run_send(outbox, batch, service, observer=observer, in_flight=8).sent
     assert 300 <= sent < ROWS
     assert outbox.batches.counts(batch) == dict.fromkeys(State, 0) | {State.SENT: sent, State.UNSENT: ROWS - sent}
     observer.until = None
