@@ -1,5 +1,6 @@
 """How fast to send: concurrency that adapts, pauses with jitter, the ramp of a cold queue."""
 
+import asyncio
 import random
 from itertools import islice
 
@@ -40,6 +41,22 @@ def test_calls_that_fail_together_are_one_trouble() -> None:
     for _ in range(16):
         pace.failed(epoch)
     assert pace.limit == 8
+
+
+def test_a_lower_limit_holds_at_once() -> None:
+    """Places that were free before the limit was halved are no longer there."""
+
+    async def run() -> None:
+        pace = Concurrency(4, start=4)
+        async with pace as epoch:
+            pace.failed(epoch)
+            async with pace:
+                third = asyncio.ensure_future(pace.__aenter__())
+                await asyncio.sleep(0)
+                assert not third.done()
+            await third
+
+    asyncio.run(run())
 
 
 @given(st.lists(st.booleans(), max_size=200), st.integers(1, 64))
