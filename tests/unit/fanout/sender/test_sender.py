@@ -253,7 +253,7 @@ def test_an_outbox_that_fails_ends_the_sending(outbox: Outbox, batch: str, monke
 
     def failing(*args: Any, **options: Any) -> Any:
         turns.append(args)
-        if len(turns) > 3:
+        if len(turns) > 2:
             raise CloudTasksError("the disk is full")
         return turn(*args, **options)
 
