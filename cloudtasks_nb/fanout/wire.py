@@ -8,7 +8,7 @@ protobuf itself writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 
 __all__ = [
@@ -33,7 +33,6 @@ _SECONDS, _NANOS = b"\x08", b"\x10"  # Timestamp 1, 2
 _BASIC_VIEW = b"\x18\x01"  # CreateTaskRequest.response_view
 
 _MASK = 2**64 - 1  # negative numbers are written as their two's complement
-_OVERHEAD = 64  # tags and lengths around a task, and the request's own id
 
 
 def _varint(number: int) -> bytes:
@@ -150,18 +149,6 @@ class CreateEncoder:
             pieces += (head, task.encode(), content, _BASIC_VIEW)
         pieces.append(_field(_THIRD, request_id.encode()))
         return b"".join(pieces)
-
-    def cut(self, tasks: Sequence[str], wire: Sequence[bytes]) -> Iterator[slice]:
-        """Yield the slices of a request that are small enough for one call each; nearly always there is one."""
-        extra = len(self._parent) + len(self._prefix) + _OVERHEAD
-        start, total = 0, extra
-        for at, (task, content) in enumerate(zip(tasks, wire, strict=True)):
-            size = len(content) + len(task) + extra
-            if at > start and total + size > MAX_BYTES:
-                yield slice(start, at)
-                start, total = at, extra
-            total += size
-        yield slice(start, len(tasks))
 
     def _head(self, task: int, content: int) -> bytes:
         """Return what stands before the id of a task, by the lengths of the id and of the rest of the task."""

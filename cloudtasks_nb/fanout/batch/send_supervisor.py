@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import CloudTasksError, PreconditionError, QueueNotFoundError
+from cloudtasks_nb.errors import CloudTasksError, PreconditionError
 from cloudtasks_nb.fanout.batch.adoption import Adoption
 from cloudtasks_nb.fanout.batch.request import lasting_options
 from cloudtasks_nb.fanout.batch.send_gate import SendGate
@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.batch.unanswered import Unanswered
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.sender.sender import send
+from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.service.transport import Transport
 
 __all__ = ["SendSupervisor"]
@@ -55,11 +55,10 @@ class SendSupervisor:
         self._outbox = outbox
         self._record = record
         self._batch = record.id
-        self._queue = record.place.queue_name
         self._adoption = adoption
         self._supervisor = supervisor
         self._changed, self._ended = changed, ended
-        self._clock = clock
+        self._clock = clock or Clock()
         self._requested = False
         self._gate, self._gate_changed = SendGate(), asyncio.Event()
         self._other: Mapping[str, Any] | None = None
@@ -118,7 +117,7 @@ class SendSupervisor:
         for _ in range(_LOOKS):  # a process that has just stored rows is about to send them
             if self.active or not await self._outbox.run(self._is_idle):
                 return
-            await (self._clock or Clock()).sleep(_LOOK_PAUSE)
+            await self._clock.sleep(_LOOK_PAUSE)
         raise PreconditionError(
             f"{unsent:,} rows of batch {self._batch} are unsent, and no process sends them",
             resource=self._batch,
@@ -156,17 +155,19 @@ class SendSupervisor:
         try:
             await self._adoption.run(self.will_retry)
             options = lasting_options(self._record, await self._outbox.run(self._outbox.batches.settings, self._batch))
-            stats = await send(
-                self._outbox,
-                self._batch,
-                _QueueClient(self._transport, self._queue),
-                self,
+            sender = Sender(
+                outbox=self._outbox,
+                record=self._record,
+                transport=self._transport,
+                report=self._note,
+                until=lambda: self._gate.until,
+                were_created=self._adoption.seen,
                 send_rate=options["send_rate"],
                 owner={"pid": os.getpid(), "target": self._transport.endpoint.target},
                 clock=self._clock,
             )
-            if stats.already_there:
-                await self._outbox.run(self._outbox.batches.set_setting, self._batch, "already", stats.already_there)
+            if already := await sender.run():
+                await self._outbox.run(self._outbox.batches.set_setting, self._batch, "already", already)
         except Exception as error:
             if not isinstance(error, CloudTasksError):
                 _LOGGER.exception("sending batch %s failed", self._batch)
@@ -175,47 +176,14 @@ class SendSupervisor:
             self._other, self.unanswered, self.trouble = None, None, None
             self._changed(0)
 
-    # The methods of `SendObserver`, which `send` calls.
-
-    def send_until(self) -> int | None:
-        """Return the last ref whose row may be sent now."""
-        return self._gate.until
-
-    def rows_sent(self, count: int) -> None:
-        """Report more sent rows."""
-        self.unanswered, self.trouble = None, None
-        self._changed(count)
-
     def will_retry(self, error: CloudTasksError) -> None:
         """Keep the error until rows are sent."""
-        self.unanswered = Unanswered.after(self.unanswered, [error])
-        self.trouble = error.message
-        self._changed(0)
+        self._note(Report(error=error))
 
-    def other_sender(self, owner: Mapping[str, Any] | None) -> None:
-        """Keep the owner of the other sender; None: this process sends now."""
-        if owner != self._other or self.unanswered:
-            self._other, self.unanswered, self.trouble = owner, None, None
-            self._changed(0)
-
-    def is_temporary(self, error: CloudTasksError) -> bool:
-        """Return whether the queue was just created and the service does not find it yet."""
-        return isinstance(error, QueueNotFoundError) and self._transport.is_new(self._queue)
-
-    async def were_created(self, tasks: Sequence[str], since: float) -> Mapping[str, bool | None]:
-        """Return which tasks have an entry in the log; False only if the log has every entry."""
-        return await self._adoption.seen(tasks, since)
-
-
-class _QueueClient:
-    """Implements `RawClient` with the transport; errors name the queue."""
-
-    def __init__(self, transport: Transport, queue: str) -> None:
-        self.google = transport.google
-        self._transport, self._queue = transport, queue
-
-    async def raw(self, rpc: str, request: bytes, /, *, timeout: float | None = 20.0) -> bytes:
-        return await self._transport.raw(rpc, request, timeout=timeout, resource_name=self._queue)
-
-    def refused(self, rpc: str, status: Any, /) -> CloudTasksError:
-        return self._transport.refused(rpc, status, resource_name=self._queue)
+    def _note(self, report: Report) -> None:
+        if report == Report(other=self._other) and not self.unanswered:
+            return
+        self._other = report.other
+        self.unanswered = Unanswered.after(self.unanswered, [report.error] if report.error else [])
+        self.trouble = report.error.message if report.error else None
+        self._changed(report.sent)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Iterator
 
-__all__ = ["Concurrency", "Meter", "backoff", "constant", "ramp"]
+__all__ = ["Concurrency", "Meter", "backoff", "ramp"]
 
 _RAMP_START = 500.0  # rows a second on a queue that was idle
 _RAMP_GROWTH = 1.5
@@ -14,6 +15,8 @@ _RAMP_STEP = 300.0  # seconds
 
 class Concurrency:
     """Limits the calls in flight: one more after each answer, half after a failure, then one more per round of answers.
+
+    Each call is made within `async with`, which waits for its place.
 
     Parameters
     ----------
@@ -28,6 +31,22 @@ class Concurrency:
         self._limit = float(min(start, ceiling))
         self._careful = False
         self._epoch = 0
+        self._places = asyncio.Semaphore(self.limit)
+        self._made = self.limit  # places, free or taken
+
+    async def __aenter__(self) -> int:
+        """Wait until one more call may be in flight, and return `epoch`."""
+        await self._places.acquire()
+        while self._made > self.limit:  # this place is no longer there
+            self._made -= 1
+            await self._places.acquire()
+        return self._epoch
+
+    async def __aexit__(self, *_: object) -> None:
+        self._made -= 1
+        while self._made < self.limit:
+            self._made += 1
+            self._places.release()
 
     @property
     def limit(self) -> int:
@@ -60,11 +79,6 @@ def backoff(rng: random.Random, *, first: float = 0.25, longest: float = 30.0) -
     while True:
         yield rng.uniform(0, bound)
         bound = min(longest, 2 * bound)
-
-
-def constant(rate: float) -> Callable[[float], float]:
-    """Return a pace that stays the same, in rows a second."""
-    return lambda _: rate
 
 
 def ramp(elapsed: float) -> float:

@@ -8,286 +8,495 @@ they are sent again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
+import random
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, NamedTuple
 
-from cloudtasks_nb.errors import CloudTasksError, EndpointError, UnavailableError
+from cloudtasks_nb._names import code_name
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, QueueNotFoundError, UnavailableError
 from cloudtasks_nb.fanout.clock import Clock
-from cloudtasks_nb.fanout.outbox.locks import Hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Request
 from cloudtasks_nb.fanout.outbox.requests import MAX_TASKS
-from cloudtasks_nb.fanout.sender.pace import Meter, constant, ramp
-from cloudtasks_nb.fanout.sender.request_sender import RequestSender
-from cloudtasks_nb.fanout.sender.rpc_caller import RawClient, SendObserver, Stopped, StopSignal
-from cloudtasks_nb.fanout.wire import name_request
+from cloudtasks_nb.fanout.plan.identity import request_id
+from cloudtasks_nb.fanout.sender.operation import parse_operation
+from cloudtasks_nb.fanout.sender.pace import Concurrency, Meter, backoff, ramp
+from cloudtasks_nb.fanout.wire import MAX_BYTES, CreateEncoder, name_request
+from cloudtasks_nb.service.status import RETRIED, RETRIED_SOME
+from cloudtasks_nb.service.transport import Transport
 
-__all__ = ["SendLoop", "SendStats", "send"]
+__all__ = ["Report", "Sender"]
 
+#: Seconds for which a request may be repeated without creating a task twice: the name of a task that was deleted cannot
+#: be used again for about an hour, as the service documents.
+_REPEATABLE = 50 * 60.0
+_MAX_CLOCK_STEP = 60.0  # seconds that a clock may be set back
 _LOCK_POLL = 0.5  # seconds between two checks whether another sender has ended
 _ENDPOINT_POLL = 2.0  # seconds between two checks whether the service answers again
 _RESERVE = 4  # requests that are read before a call ends, so that no call waits for the disk
+_SINGLES = 64  # calls of CreateTask and GetTask in flight
+_WITHOUT_BATCH = 4  # requests that are sent row by row at the same time
+_SOME_TRIES = 8  # most tries after codes that may mean a permanent fault
+_OPERATION_TIMEOUT = 120.0  # seconds
+_POLL = 0.1  # seconds before the first poll of an operation, the pause grows by half each time
+_POLL_LONGEST = 5.0
+
+#: Codes with which the service refuses a single task for good.
+_REFUSED = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
+
+#: Codes of GetTask after which it is not known whether the task ever existed.
+_UNKNOWN_TASK = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "UNIMPLEMENTED"})
+
+_RNG = random.Random()  # noqa: S311 - jitter is no secret
 
 
-@dataclass(slots=True, kw_only=True)
-class SendStats:
-    """Counts of one sending, as stored in the outbox."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What has just happened in a sending."""
 
-    sent: int = 0  #: rows whose task exists
-    already_there: int = 0  #: of these, the tasks that existed before the first sending, created from another outbox
-    rejected: int = 0  #: rows that the service refused
-
-    def add(self, ack: Ack) -> None:
-        """Count the rows of an answer."""
-        self.sent += len(ack.sent)
-        self.already_there += ack.already
-        self.rejected += len(ack.rejected)
+    sent: int = 0  #: so many more rows are stored as sent
+    error: CloudTasksError | None = None  #: after this the sender tries again
+    other: Mapping[str, Any] | None = None  #: the owner of another sender that this one waits for
 
 
-async def send(
-    outbox: Outbox,
-    batch: str,
-    client: RawClient,
-    observer: SendObserver,
-    *,
-    send_rate: float | None = None,
-    in_flight: int = 16,
-    owner: Mapping[str, Any] | None = None,
-    clock: Clock | None = None,
-) -> SendStats:
-    """Send the unsent rows of a batch; while another process does that, wait until it has ended.
+class _Reply(NamedTuple):
+    """The result of a call."""
 
-    While nothing answers at the endpoint, another connection or process may send: its address may work.
+    data: bytes | None = None  #: the answer
+    error: CloudTasksError | None = None  #: why there is no answer; if both are None, the call was not wanted any more
+    unclear: bool = False  #: an earlier try got no answer, so it may have been executed
+
+
+@dataclass(slots=True)
+class _Results:
+    """The refs of one request's rows, by their result. A row that may have been created is left out."""
+
+    sent: list[int] = field(default_factory=list)
+    already: int = 0
+    rejected: dict[int, str] = field(default_factory=dict)
+    again: list[int] = field(default_factory=list)  #: surely not created
+    gone: list[int] = field(default_factory=list)
+
+    def settle(self, ref: int, code: str, text: str, *, maybe_created: bool) -> bool:
+        """Note the result of a failed row, and return True, if another try would not change it."""
+        if code == "ALREADY_EXISTS":
+            self.sent.append(ref)
+            self.already += not maybe_created  # somebody else created it
+        elif code in _REFUSED:
+            self.rejected[ref] = text if text.startswith(code) else f"{code}: {text}"
+        else:
+            return False
+        return True
+
+    def ack(self, request: Request) -> Ack | None:
+        """Return the results for the outbox; None if a row is left out: the same request has to be sent again."""
+        rows = {name: sorted(getattr(self, name)) for name in ("sent", "again", "gone")}
+        if sum(map(len, rows.values())) + len(self.rejected) < len(request.refs):
+            return None
+        return Ack(seq=request.seq, already=self.already, rejected=self.rejected, **rows)
+
+
+@dataclass(eq=False, kw_only=True)
+class Sender:
+    """Sends the unsent rows of one batch.
 
     Parameters
     ----------
+    report : callable
+        Called after each change.
+    until : callable
+        Returns the last ref whose row may be sent now; None: all rows, 0: none, so that the sending ends.
+    were_created : coroutine function
+        Called with tasks that are not in the queue, and the time in seconds since 1970 since when they may have been
+        created; returns whether they were. None, or left out: not known.
     send_rate : float, optional
         Rows a second. Without it, as fast as possible; on Google's endpoint 500 a second, more with time.
     in_flight : int
         The most batch calls at the same time.
     owner : mapping, optional
         Description of this sender for other senders; stored as JSON.
-
-    Raises
-    ------
-    CloudTasksError
-        The error that ended the sending early, such as a missing queue, a missing permission or an unwritable outbox.
-        Rows that were not sent stay unsent.
-    """
-    clock = clock or Clock()
-    stats = SendStats()
-    while lock := await _become_sender(outbox, batch, observer, clock):
-        try:
-            await outbox.run(outbox.batches.set_setting, batch, "sender", owner)
-            record = await outbox.run(outbox.batches.get, batch)
-            loop = SendLoop(
-                outbox, record, client, observer, clock=clock, stats=stats, send_rate=send_rate, in_flight=in_flight
-            )
-            error = await loop.run()
-        finally:
-            lock.release()
-        if error is None:
-            break
-        if not isinstance(error, EndpointError):
-            raise error
-        await _until_answered(outbox, record, client, observer, clock)
-    return stats
-
-
-class SendLoop:
-    """Sends the unsent rows of a batch: keeps requests in flight and stores their answers in groups.
-
-    Parameters
-    ----------
-    stats : SendStats
-        Rows are counted here once their answer is stored.
-    send_rate : float, optional
-        Rows a second.
-    in_flight : int
-        The most batch calls at the same time.
     """
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        record: BatchRecord,
-        client: RawClient,
-        observer: SendObserver,
-        *,
-        clock: Clock,
-        stats: SendStats,
-        send_rate: float | None,
-        in_flight: int,
-    ) -> None:
-        self._outbox = outbox
-        self._requests = outbox.requests.queue(record.id)
-        self._stop = StopSignal(clock)
-        self._sender = RequestSender(
-            outbox, record, client, self._stop, observer=observer, clock=clock, in_flight=in_flight
-        )
-        self._observer = observer
-        self._clock = clock
-        self._stats = stats
-        self._meter: Meter | None = None
-        self._rows = MAX_TASKS  # in a request
-        if send_rate is not None:
-            self._meter = Meter(constant(send_rate), clock.ticks())
-            self._rows = min(MAX_TASKS, max(1, math.ceil(send_rate)))
-        elif client.google:
-            self._meter = Meter(ramp, clock.ticks())
-        self._reserve = _RESERVE if self._meter is None else 1
-        self._ready: deque[Request] = deque()
-        self._flying = 0
-        self._acks: list[Ack] = []
-        self._exchanging: asyncio.Future[None] | None = None
-        self._pausing: asyncio.Task[None] | None = None
-        self._fault: Exception | None = None
-        self._exhausted = False  # the outbox has no more requests
-        self._changed = asyncio.Event()
+    outbox: Outbox
+    record: BatchRecord
+    transport: Transport
+    report: Callable[[Report], None]
+    until: Callable[[], int | None]
+    were_created: Callable[[Sequence[str], float], Awaitable[Mapping[str, bool | None]]]
+    send_rate: float | None = None
+    in_flight: int = 16
+    owner: Mapping[str, Any] | None = None
+    clock: Clock = field(default_factory=Clock)
 
-    async def run(self) -> CloudTasksError | None:
+    def __post_init__(self) -> None:
+        self._batch = self.record.id
+        self._queue = self.record.place.queue_name
+        self._encoder = CreateEncoder(self._queue)
+        self._already = 0
+
+    async def run(self) -> int:
+        """Send all rows; while another process does that, wait until it has ended.
+
+        Returns how many tasks existed before the first sending, created from another outbox.
+
+        While nothing answers at the endpoint, another connection or process may send: its address may work.
+
+        Raises
+        ------
+        CloudTasksError
+            The error that ended the sending early, such as a missing queue, a missing permission or an unwritable
+            outbox. Rows that were not sent stay unsent.
+        """
+        run, batches = self.outbox.run, self.outbox.batches
+        while await run(self.outbox.requests.waiting, self._batch):
+            lock = self.outbox.requests.lock(self._batch)
+            if lock is None:
+                self.report(Report(other=(await run(batches.settings, self._batch)).get("sender") or {}))
+                await self.clock.sleep(_LOCK_POLL)
+                continue
+            try:
+                self.report(Report())
+                await run(batches.set_setting, self._batch, "sender", self.owner)
+                error = await self._send_all()
+            finally:
+                lock.release()
+            if error is None:
+                break
+            if not isinstance(error, EndpointError):
+                raise error
+            await self._until_answered()
+        return self._already
+
+    async def _until_answered(self) -> None:
+        """Wait until the service answers again, also with an error, or another sender has sent all rows."""
+        while await self.outbox.run(self.outbox.requests.waiting, self._batch):
+            await self.clock.sleep(_ENDPOINT_POLL)
+            try:
+                await self.transport.raw("GetQueue", name_request(self._queue), resource_name=self._queue)
+            except UnavailableError as error:
+                self.report(Report(error=error))
+            except CloudTasksError:
+                return
+            else:
+                return
+
+    # From the outbox and back
+
+    async def _send_all(self) -> CloudTasksError | None:
         """Send until no row is left, or until an error that retrying cannot fix; return that error.
 
         All answers are stored before this ends, also if it is cancelled.
         """
+        self._begin()
         try:
             async with asyncio.TaskGroup() as group:
-                while not self._done():
-                    self._launch(group)
-                    self._begin_exchange()
-                    await self._changed.wait()
-                    self._changed.clear()
-                    if self._fault is not None:
-                        raise self._fault
+                launching = group.create_task(self._launch(group))
+                await self._feed()
+                launching.cancel()
         except ExceptionGroup as group:
-            raise _first(group) from group
+            error: Exception = group
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            raise error from group
         finally:
             # Shielded: a cancelled sending also stores its answers.
-            await asyncio.shield(asyncio.ensure_future(self._finish()))
-        return self._stop.error
+            await asyncio.shield(asyncio.ensure_future(self._store_rest()))
+        return self._end.result() if self._end.done() else None
 
-    def _done(self) -> bool:
-        if self._flying or self._exchanging is not None or self._acks:
-            return False
-        return self._stop.is_set or (self._exhausted and not self._ready)
+    def _begin(self) -> None:
+        rate = self.send_rate
+        pace = ramp if rate is None else lambda _: rate
+        limited = rate is not None or self.transport.google
+        self._meter = Meter(pace, self.clock.ticks()) if limited else None
+        self._rows = MAX_TASKS if rate is None else min(MAX_TASKS, max(1, math.ceil(rate)))  # in a request
+        self._reserve = 1 if limited else _RESERVE
+        self._batches = Concurrency(self.in_flight, start=max(2, self.in_flight // 4))
+        self._singles = Concurrency(_SINGLES, start=_SINGLES // 4)
+        self._batching = True  # the service knows BatchCreateTasks
+        self._pauses = backoff(_RNG)  # after answers with failed rows
+        self._end: asyncio.Future[Any] = asyncio.get_running_loop().create_future()  # gets the error
+        self._requests = self.outbox.requests.queue(self._batch)
+        self._ready: deque[Request] = deque()
+        self._flying = 0
+        self._acks: list[Ack] = []
+        self._exchanging: asyncio.Future[None] | None = None
+        self._exhausted = False  # the outbox has no more requests
+        self._changed = asyncio.Event()
 
-    def _launch(self, group: asyncio.TaskGroup) -> None:
-        """Start the requests that may be sent now."""
-        while self._ready and self._flying < self._sender.limit() and not self._stop.is_set:
-            if self._meter is not None:
-                now = self._clock.ticks()
-                wait = self._meter.wait(now)
-                if wait > 0:
-                    if self._pausing is None:
-                        self._pausing = group.create_task(self._pause(wait))
-                    return
-                self._meter.spend(len(self._ready[0].refs), now)
-            self._flying += 1
-            group.create_task(self._send(self._ready.popleft()))
+    @property
+    def _limit(self) -> int:
+        """How many requests may be in flight."""
+        return self._batches.limit if self._batching else _WITHOUT_BATCH
 
-    async def _send(self, request: Request) -> None:
-        try:
-            ack = await self._sender.send(request)
-            if ack is not None:
-                self._acks.append(ack)
-        except Stopped:
-            pass
-        finally:
-            self._flying -= 1
-            self._changed.set()
+    async def _feed(self) -> None:
+        """Store answers and read requests until all rows are sent, or the sending ends."""
+        while True:
+            last = self._exhausted or self._end.done()
+            want = 0 if last else max(0, self._limit + self._reserve - self._flying - len(self._ready))
+            if self._acks or want:
+                # Cancelling must not lose requests that the outbox has marked as taken.
+                self._exchanging = asyncio.ensure_future(self._exchange(want))
+                await asyncio.shield(self._exchanging)
+            elif last and not self._flying and not self._ready:
+                return
+            else:
+                await self._wait()
 
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(Stopped):
-            await self._stop.sleep(seconds)
-        self._pausing = None
-        self._changed.set()
-
-    def _begin_exchange(self) -> None:
-        """Start to store answers and read more requests, unless that is running."""
-        if self._exchanging is not None:
-            return
-        free = self._sender.limit() + self._reserve - self._flying - len(self._ready)
-        want = 0 if self._stop.is_set or self._exhausted else max(0, free)
-        if self._acks or want:
-            # Not a task of the group: cancelling the group must not lose requests that the outbox has marked as taken.
-            self._exchanging = asyncio.ensure_future(self._exchange(want))
+    async def _wait(self) -> None:
+        """Wait until requests have come or a request has ended."""
+        self._changed.clear()
+        await self._changed.wait()
 
     async def _exchange(self, want: int) -> None:
         acks, self._acks = self._acks, []
         try:
-            until = self._observer.send_until()
-            requests = await self._outbox.run(
-                self._requests.turn, acks, want, now=self._clock.now(), size=self._rows, until=until
-            )
+            now, until = self.clock.now(), self.until()
+            requests = await self.outbox.run(self._requests.turn, acks, want, now=now, size=self._rows, until=until)
         except CloudTasksError as error:
-            self._stop.set(error)
-        except Exception as error:  # noqa: BLE001 - raised by `run`
-            self._fault = error
-        else:
-            self._ready.extend(requests)
-            self._exhausted = (self._exhausted or len(requests) < want) and not any(ack.again for ack in acks)
-            for ack in acks:
-                self._stats.add(ack)
-            if sent := sum(len(ack.sent) for ack in acks):
-                self._observer.rows_sent(sent)
-        finally:
-            self._exchanging = None
-            self._changed.set()
+            self._stop(error)
+            return
+        self._ready.extend(requests)
+        self._exhausted = (self._exhausted or len(requests) < want) and not any(ack.again for ack in acks)
+        self._changed.set()
+        self._already += sum(ack.already for ack in acks)
+        if sent := sum(len(ack.sent) for ack in acks):
+            self.report(Report(sent=sent))
 
-    async def _finish(self) -> None:
+    async def _store_rest(self) -> None:
         """Store the last answers, and return unsent requests to the outbox."""
-        while self._exchanging is not None:
+        if self._exchanging is not None:
             await asyncio.wait({self._exchanging})
+        self._acks += [Ack(seq=request.seq, again=request.refs) for request in self._ready if not request.tried]
         if self._acks:
             await self._exchange(0)
-        if self._ready:
-            with contextlib.suppress(CloudTasksError):
-                await self._outbox.run(self._requests.hand_back, [*self._ready])
 
+    async def _launch(self, group: asyncio.TaskGroup) -> None:
+        """Start to send each request as soon as it may be sent; at the end of the sending, they come back unsent."""
+        while True:
+            while not self._ready or self._flying >= self._limit:
+                await self._wait()
+            if self._meter is not None:
+                if wait := self._meter.wait(self.clock.ticks()):
+                    await self._sleep(wait)
+                self._meter.spend(len(self._ready[0].refs), self.clock.ticks())
+            self._flying += 1
+            group.create_task(self._send(self._ready.popleft()))
 
-def _first(error: Exception) -> Exception:
-    """Return the first single error of a group."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-async def _become_sender(outbox: Outbox, batch: str, observer: SendObserver, clock: Clock) -> Hold | None:
-    """Wait for the lock on sending the batch; None if no row is left to send."""
-    while True:
-        lock = outbox.requests.lock(batch)
+    async def _send(self, request: Request) -> None:
+        """Send a request, and keep the results of its rows if all are known."""
+        results = _Results()
         try:
-            waiting = await outbox.run(outbox.requests.waiting, batch)
-        except BaseException:  # the sending is cancelled
-            if lock is not None:
-                lock.release()
-            raise
-        if lock is not None and waiting:
-            observer.other_sender(None)
-            return lock
-        if not waiting:
-            if lock is not None:
-                lock.release()
-            return None
-        observer.other_sender((await outbox.run(outbox.batches.settings, batch)).get("sender") or {})
-        await clock.sleep(_LOCK_POLL)
+            await self._send_rows(request, results)
+            if ack := results.ack(request):
+                self._acks.append(ack)
+        finally:
+            self._flying -= 1
+            self._changed.set()
 
+    # To the service and back
 
-async def _until_answered(
-    outbox: Outbox, record: BatchRecord, client: RawClient, observer: SendObserver, clock: Clock
-) -> None:
-    """Wait until the service answers again, also with an error, or another sender has sent all rows."""
-    while await outbox.run(outbox.requests.waiting, record.id):
-        await clock.sleep(_ENDPOINT_POLL)
-        try:
-            await client.raw("GetQueue", name_request(record.place.queue_name))
-        except UnavailableError as error:
-            observer.will_retry(error)
-        except CloudTasksError:
+    async def _send_rows(self, request: Request, results: _Results) -> None:
+        """Create the tasks of a request: in one call, or row by row if the service does not take that."""
+        key = request_id(self._batch, request.seq, request.tasks)
+        data = self._encoder.batch(request.tasks, request.wire, key) if self._batching else b""
+        if not 0 < len(data) <= MAX_BYTES:
+            await self._one_by_one(request, results, maybe_created=request.tried)
             return
+        reply = await self._call(self._batches, "BatchCreateTasks", data, request)
+        maybe_created = request.tried or reply.unclear
+        if reply.data is not None:
+            failed = await self._wait_for(reply.data, len(request.refs))
+            if failed is None:
+                await self._one_by_one(request, results, maybe_created=True)
+            else:
+                await self._read_failures(request, failed, results, maybe_created=maybe_created)
+        elif reply.error is not None and reply.error.code in {"UNIMPLEMENTED", *_REFUSED}:
+            # A single bad task causes a refusal; separate calls find out which one it is.
+            self._batching = self._batching and reply.error.code != "UNIMPLEMENTED"
+            await self._one_by_one(request, results, maybe_created=maybe_created)
         else:
+            if reply.error is not None:
+                self._stop(reply.error)
+            await self._resolve(request, _rows(request), results, maybe_created=maybe_created)
+
+    async def _wait_for(self, data: bytes, rows: int) -> Mapping[int, Any] | None:
+        """Wait for an operation; return the status of the rows that failed, None if it does not name them."""
+        deadline, pause = self.clock.ticks() + _OPERATION_TIMEOUT, _POLL
+        while not (operation := parse_operation(data, rows)).done:
+            await self._sleep(pause)
+            pause = min(_POLL_LONGEST, 1.5 * pause)
+            reply = await self._call(self._batches, "GetOperation", name_request(operation.name), deadline=deadline)
+            if reply.data is None:
+                return None
+            data = reply.data
+        return operation.failed
+
+    async def _read_failures(
+        self, request: Request, failed: Mapping[int, Any], results: _Results, *, maybe_created: bool
+    ) -> None:
+        transient = None
+        for index, ref in enumerate(request.refs):
+            status = failed.get(index)
+            if status is None:
+                results.sent.append(ref)
+                continue
+            code, text = code_name(status.code), status.message
+            if results.settle(ref, code, text, maybe_created=maybe_created):
+                continue
+            results.again.append(ref)
+            if code in RETRIED or code in RETRIED_SOME:
+                transient = UnavailableError(f"{self._queue}: {text}", code=code)
+            else:
+                self._stop(self.transport.refused("BatchCreateTasks", status, resource_name=self._queue))
+        if transient is None:
+            self._pauses = backoff(_RNG)
+        else:
+            self._batches.failed(self._batches.epoch)
+            self.report(Report(error=transient))
+            await self._sleep(next(self._pauses))
+
+    async def _one_by_one(self, request: Request, results: _Results, *, maybe_created: bool) -> None:
+        """Create each task with a call of its own."""
+        unsent: dict[bool, dict[int, str]] = {False: {}, True: {}}  # by whether they may have been created
+
+        async def create(ref: int, task: str, wire: bytes) -> None:
+            reply = await self._call(self._singles, "CreateTask", self._encoder.create(task, wire), request)
+            uncertain, error = maybe_created or reply.unclear, reply.error
+            if reply.data is not None:
+                results.sent.append(ref)
+            elif error is None or not results.settle(ref, error.code or "", error.message, maybe_created=uncertain):
+                unsent[uncertain][ref] = task
+                if error is not None:
+                    self._stop(error)
+
+        await _gather(map(create, request.refs, request.tasks, request.wire))
+        for uncertain, rows in unsent.items():
+            if rows:
+                await self._resolve(request, rows, results, maybe_created=uncertain)
+
+    async def _resolve(
+        self, request: Request, rows: Mapping[int, str], results: _Results, *, maybe_created: bool
+    ) -> None:
+        """Find out the result of rows whose call was not made.
+
+        The sending ends, they are cancelled or held back, or they may have been sent long ago.
+        """
+        if not maybe_created:
+            results.again += rows
             return
+        is_kept = self._is_held(request) and not await self._is_cancelled(request)
+        missing = await self._look_up(rows, results)
+        if not missing or self._end.done():
+            return
+        known = await self.were_created([*missing.values()], request.started)
+        for ref, task in missing.items():
+            was_created = known.get(task)
+            if was_created is not None:
+                (results.sent if was_created else results.again).append(ref)
+            elif not is_kept:
+                results.gone.append(ref)
+
+    async def _look_up(self, rows: Mapping[int, str], results: _Results) -> Mapping[int, str]:
+        """Ask for the task of each row, and return the rows whose task is not in the queue."""
+        missing: dict[int, str] = {}
+
+        async def get(ref: int, task: str) -> None:
+            reply = await self._call(self._singles, "GetTask", name_request(f"{self._queue}/tasks/{task}"))
+            if reply.data is not None:
+                results.sent.append(ref)
+            elif reply.error is not None and reply.error.code in _UNKNOWN_TASK:
+                missing[ref] = task
+            elif reply.error is not None:
+                self._stop(reply.error)
+
+        await _gather(map(get, rows.keys(), rows.values()))
+        return missing
+
+    async def _is_cancelled(self, request: Request) -> bool:
+        requests = self.outbox.requests
+        void = requests.known_void(self._batch)
+        if void is None:
+            void = await self.outbox.run(requests.void_until, self._batch)
+        return void >= request.seq
+
+    def _is_held(self, request: Request) -> bool:
+        """Return whether rows of the request may not be sent now."""
+        until = self.until()
+        return until is not None and request.refs[-1] > until
+
+    async def _may_send(self, request: Request, *, unclear: bool) -> bool:
+        """Return whether a request may be sent, of which an earlier try may have been executed if it is `unclear`."""
+        if self._is_held(request) or await self._is_cancelled(request):
+            return False
+        age = self.clock.now() - request.started
+        return not (unclear or request.tried) or -_MAX_CLOCK_STEP <= age <= _REPEATABLE
+
+    async def _call(
+        self, pace: Concurrency, rpc: str, data: bytes, request: Request | None = None, *, deadline: float = math.inf
+    ) -> _Reply:
+        """Call until the service answers; if nothing answers at the endpoint, end the sending.
+
+        No more call is made when the sending ends, `request` may not be sent any more, or the clock has passed
+        `deadline`.
+        """
+        unclear, pauses = False, backoff(_RNG)
+        for tries in count(1):
+            async with pace as epoch:
+                if self._end.done() or self.clock.ticks() >= deadline:
+                    break
+                if request is not None and not await self._may_send(request, unclear=unclear):
+                    break
+                try:
+                    answer = await self.transport.raw(rpc, data, resource_name=self._queue)
+                except EndpointError as error:
+                    # Nothing was sent. Retrying here would block other senders, which may have a working address.
+                    self.report(Report(error=error))
+                    self._stop(error)
+                    break
+                except CloudTasksError as error:
+                    is_new = isinstance(error, QueueNotFoundError) and self.transport.is_new(self._queue)
+                    if not (is_new or _is_temporary(error, tries)):
+                        return _Reply(error=error, unclear=unclear)
+                    unclear = unclear or not (is_new or error.code == "RESOURCE_EXHAUSTED")
+                    pace.failed(epoch)
+                    self.report(Report(error=error))
+                else:
+                    pace.succeeded()
+                    return _Reply(data=answer, unclear=unclear)
+            await self._sleep(next(pauses))
+        return _Reply(unclear=unclear)
+
+    def _stop(self, error: CloudTasksError) -> None:
+        """End the sending: no new call begins, and every wait ends."""
+        if not self._end.done():
+            self._end.set_result(error)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait for some seconds, or until the sending ends."""
+        waking: asyncio.Future[Any] = asyncio.ensure_future(self.clock.sleep(seconds))
+        try:
+            await asyncio.wait({waking, self._end}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waking.cancel()
+
+
+def _is_temporary(error: CloudTasksError, tries: int) -> bool:
+    if error.code in RETRIED_SOME:
+        return tries < _SOME_TRIES
+    return error.code in RETRIED or isinstance(error, UnavailableError)
+
+
+def _rows(request: Request) -> dict[int, str]:
+    """Return ref and task of each row."""
+    return dict(zip(request.refs, request.tasks, strict=True))
+
+
+async def _gather(coroutines: Iterable[Coroutine[None, None, None]]) -> None:
+    """Run coroutines concurrently; if one fails, cancel the others."""
+    async with asyncio.TaskGroup() as group:
+        for coroutine in coroutines:
+            group.create_task(coroutine)

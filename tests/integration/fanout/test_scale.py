@@ -24,8 +24,7 @@ CHILD = """
     from cloudtasks_nb.fanout.plan.recipe import compile_recipe
     from cloudtasks_nb.fanout.plan.render import plan_chunks
     from cloudtasks_nb.fanout.outbox.records import State
-    from cloudtasks_nb.fanout.sender.sender import send
-    from tests.unit.fanout.conftest import FakeObserver
+    from tests.unit.fanout.conftest import send
 
     path, rows = sys.argv[1], int(sys.argv[2])
     done = operations_pb2.Operation(done=True)
@@ -36,7 +35,7 @@ CHILD = """
         google = False
         calls = 0
 
-        async def raw(self, rpc, request, /, *, timeout=20.0):
+        async def raw(self, rpc, request, *, resource_name):
             self.calls += 1
             await asyncio.sleep(0)
             return answer
@@ -54,7 +53,7 @@ CHILD = """
                 spool.add(chunk)
             batch = spool.commit().batch
         channel = Acknowledging()
-        asyncio.run(send(outbox, batch, channel, FakeObserver()))
+        asyncio.run(send(outbox, batch, channel))
         sent = outbox.batches.counts(batch)[State.SENT]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps({"sent": sent, "calls": channel.calls, "peak": peak}))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
@@ -25,7 +25,7 @@ from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled, Sta
 from cloudtasks_nb.fanout.outbox.tallies import counted
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
-from cloudtasks_nb.fanout.sender.sender import SendStats, send
+from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 
@@ -163,39 +163,24 @@ class FakeObserver:
     ----------
     created : mapping
         Whether tasks that are not in the queue were created, by their ids.
-    temporary : str
-        Code of an error that goes away.
     """
 
     until: int | None = None  #: the last ref whose row may be sent
 
-    def __init__(self, created: Mapping[str, bool | None] | None = None, temporary: str = "") -> None:
+    def __init__(self, created: Mapping[str, bool | None] | None = None) -> None:
         self.created = created or {}
-        self.temporary = temporary
-        self.sent: list[int] = []
-        self.errors: list[CloudTasksError] = []
-        self.others: list[Mapping[str, Any] | None] = []
+        self.reports: list[Report] = []
         self.asked: list[str] = []
 
-    def send_until(self) -> int | None:
-        """Return what the test has set."""
-        return self.until
+    @property
+    def sent(self) -> int:
+        """The rows that were reported as sent."""
+        return sum(report.sent for report in self.reports)
 
-    def rows_sent(self, count: int) -> None:
-        """Keep the number of rows."""
-        self.sent.append(count)
-
-    def will_retry(self, error: CloudTasksError) -> None:
-        """Keep the error."""
-        self.errors.append(error)
-
-    def other_sender(self, owner: Mapping[str, Any] | None) -> None:
-        """Keep the other sender's owner."""
-        self.others.append(owner)
-
-    def is_temporary(self, error: CloudTasksError) -> bool:
-        """Compare the code."""
-        return error.code == self.temporary
+    @property
+    def errors(self) -> list[CloudTasksError]:
+        """The errors after which it was tried again."""
+        return [report.error for report in self.reports if report.error]
 
     async def were_created(self, tasks: Sequence[str], since: float) -> Mapping[str, bool | None]:  # noqa: ARG002 - as a sender calls it
         """Answer as it was made to."""
@@ -231,6 +216,8 @@ class Service:
         Whether it knows `BatchCreateTasks`.
     unfinished : int
         How often an operation is looked at before it is done; -1: it never is, and nothing is created.
+    new : bool
+        Whether the queue was just created.
     """
 
     before: Callable[[str, int], None] = _nothing
@@ -238,20 +225,24 @@ class Service:
     refuse: Callable[[str], tuple[str, str] | None] = _accept
     batching: bool = True
     unfinished: int = 0
+    new: bool = False
     google = False
+    endpoint = SimpleNamespace(target="127.0.0.1:8123")
 
     def __post_init__(self) -> None:
         self.created: Counter[str] = Counter()  # short id -> times created
         self.live: set[str] = set()
+        self.named: set[str] = set()  # the queues that calls were about
         self.calls: Counter[str] = Counter()
         self.sizes: list[int] = []
         self.flying = self.most = 0
         self.requests: dict[str, bytes] = {}
         self.operations: dict[str, list[Any]] = {}
 
-    async def raw(self, rpc: str, request: bytes, /, *, timeout: float | None = 20.0) -> bytes:  # noqa: ARG002 - as the channel has it
+    async def raw(self, rpc: str, request: bytes, *, resource_name: str) -> bytes:
         """Answer one call."""
         self.calls[rpc] += 1
+        self.named.add(resource_name)
         number = self.calls[rpc]
         self.flying += 1
         self.most = max(self.most, self.flying)
@@ -264,8 +255,13 @@ class Service:
         finally:
             self.flying -= 1
 
-    def refused(self, rpc: str, status: Any, /) -> CloudTasksError:
+    def is_new(self, _queue: str) -> bool:
+        """Return whether the queue was just created."""
+        return self.new
+
+    def refused(self, rpc: str, status: Any, *, resource_name: str) -> CloudTasksError:
         """Return the error for a part of a batch call."""
+        self.named.add(resource_name)
         return PermissionDeniedError(f"{rpc}: {status.message}", code=code_name(status.code))
 
     def create(self, name: str) -> tuple[str, str] | None:
@@ -379,6 +375,39 @@ class FakeWatcher(EmptyLog):
             one.listener(seen)
 
 
+class Sent(NamedTuple):
+    """Rows after a sending."""
+
+    sent: int  #: by this sending
+    already_there: int  #: of these, the tasks that existed before
+    rejected: int
+
+
+async def send(
+    outbox: Outbox,
+    batch: str,
+    service: Any,
+    observer: FakeObserver | None = None,
+    clock: Clock | None = None,
+    **options: Any,
+) -> Sent:
+    """Send a batch, and let an observer see it."""
+    observer = observer or FakeObserver()
+    before = observer.sent
+    sender = Sender(
+        outbox=outbox,
+        record=outbox.batches.get(batch),
+        transport=service,
+        report=observer.reports.append,
+        until=lambda: observer.until,
+        were_created=observer.were_created,
+        clock=clock or Clock(),
+        **options,
+    )
+    already = await sender.run()
+    return Sent(observer.sent - before, already, outbox.batches.counts(batch)[State.REJECTED])
+
+
 def run_send(
     outbox: Outbox,
     batch: str,
@@ -386,9 +415,9 @@ def run_send(
     clock: Clock | None = None,
     observer: FakeObserver | None = None,
     **options: Any,
-) -> SendStats:
+) -> Sent:
     """Send a batch, on a clock that does not make anybody wait."""
-    return asyncio.run(send(outbox, batch, service, observer or FakeObserver(), clock=clock or FakeClock(), **options))
+    return asyncio.run(send(outbox, batch, service, observer, clock or FakeClock(), **options))
 
 
 def raising(code: str, times: int | range = 3, rpc: str = "BatchCreateTasks") -> Callable[[str, int], None]:

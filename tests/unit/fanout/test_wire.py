@@ -4,14 +4,12 @@ import datetime as dt
 from itertools import repeat
 from typing import Any
 
-import pytest
 from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.fanout.wire import (
-    MAX_BYTES,
     CreateEncoder,
     header,
     http_requests,
@@ -131,16 +129,3 @@ def test_requests_name_request() -> None:
     """GetTask and GetOperation are asked for by name alone."""
     assert name_request("n" * 200) == types.GetTaskRequest.pb()(name="n" * 200).SerializeToString()
     assert name_request("op") == operations_pb2.GetOperationRequest(name="op").SerializeToString()
-
-
-@pytest.mark.parametrize(
-    ("size", "rows", "pieces"),
-    [(0, 0, 1), (300, 100, 1), (40_000, 100, 1), (42_000, 100, 2), (1_048_000, 9, 3), (1_048_569, 1, 1)],
-)
-def test_a_call_stays_within_what_servers_take(size: int, rows: int, pieces: int) -> None:
-    """However large the tasks, no call is over 4 MiB, and none is cut without need."""
-    tasks, wires = [f"{row:020x}-a91f03c2-1" for row in range(rows)], [b"x" * size] * rows
-    slices = list(ENCODER.cut(tasks, wires))
-    assert len(slices) == pieces
-    assert [task for part in slices for task in tasks[part]] == tasks
-    assert all(len(ENCODER.batch(tasks[part], wires[part], "r" * 36)) <= MAX_BYTES for part in slices)

@@ -199,10 +199,10 @@ class FakeTransport(Transport):
         """Return which service it is."""
         return "e-1"
 
-    async def raw(self, rpc: str, request: bytes, **_options: Any) -> bytes:
+    async def raw(self, rpc: str, request: bytes, **options: Any) -> bytes:
         """Answer a call of the sender, as soon as it is open."""
         await _loop.loop().run_in_executor(None, self.open.wait, PATIENCE)
-        return await self.service.raw(rpc, request)
+        return await self.service.raw(rpc, request, **options)
 
     async def call(self, rpc: str, /, **fields: Any) -> Any:
         """Answer a call of a panel."""

@@ -32,13 +32,12 @@ class FakeConnection:
             endpoint=self.endpoint,
             check_open=lambda: None,
             is_new=lambda _: False,
-            raw=self._raw,
+            raw=service.raw,
             call=self._call,
         )
         self.watcher = FakeWatcher()
         self.clock = ServiceClock(lambda: self.endpoint.target)
         self.store = Store("memory://fake")
-        self._service = service
 
     def absent_handlers(self, queue: str) -> list[str]:  # noqa: ARG002 - as the connection has it
         """Miss no handler."""
@@ -48,9 +47,6 @@ class FakeConnection:
         """Delete tasks."""
         assert rpc == "BatchDeleteTasks"
         return operations_pb2.Operation(done=True)
-
-    async def _raw(self, rpc: str, request: bytes, *, timeout: float | None, resource_name: str) -> bytes:  # noqa: ARG002 - as the transport has it
-        return await self._service.raw(rpc, request, timeout=timeout)
 
 
 class Tracked:

@@ -12,6 +12,7 @@ from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, update_gate
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.sender.sender import Report
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.batch.test_state import counts
 from tests.unit.fanout.conftest import chunks, put, refs, spool
@@ -136,19 +137,20 @@ def test_the_canary_is_sent_while_its_rows_are_counted(make: Make, monkeypatch: 
     async def run() -> None:
         tracked, acknowledged = make(canary=FIRST), asyncio.Event()
         tracker, call = tracked.tracker, tracked.outbox.run
-        rows_sent = tracker._sending.rows_sent
+        keep = tracker._sending._note
 
         async def call_late(work: Any, *args: Any, **options: Any) -> Any:
             if work is update_gate and tracker.sending:
                 await acknowledged.wait()
             return await call(work, *args, **options)
 
-        def note(count: int) -> None:
-            rows_sent(count)
-            acknowledged.set()
+        def note(report: Report) -> None:
+            keep(report)
+            if report.sent:
+                acknowledged.set()
 
         monkeypatch.setattr(tracked.outbox, "run", call_late)
-        monkeypatch.setattr(tracker._sending, "rows_sent", note)
+        monkeypatch.setattr(tracker._sending, "_note", note)
         await tracker.start(sending=True)
         await tracked.until(lambda: tracker._state.gate.rows[State.SENT] == FIRST)
         settling = asyncio.create_task(tracker.settle(drained=True))

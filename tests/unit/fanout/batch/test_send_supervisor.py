@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,38 +27,17 @@ from tests.unit.fanout.conftest import (
 ROWS = 250
 
 
-class Transport:
-    """A connection's channels, with a service of a few lines behind them."""
-
-    google = False
-
-    def __init__(self, service: Service, *, fresh: bool = False) -> None:
-        self.service, self.fresh = service, fresh
-        self.resource_names: set[str | None] = set()
-        self.endpoint = SimpleNamespace(target="127.0.0.1:8123")
-
-    async def raw(self, rpc: str, request: bytes, *, timeout: float | None, resource_name: str | None) -> bytes:
-        """Answer one call, and keep about which queue it was."""
-        self.resource_names.add(resource_name)
-        return await self.service.raw(rpc, request, timeout=timeout)
-
-    def is_new(self, queue: str) -> bool:
-        """Return whether the queue is new."""
-        return self.fresh and queue == PLACE.queue_name
-
-
 class Supervised:
     """A supervisor, and what it has reported."""
 
-    def __init__(self, outbox: Outbox, batch: str, service: Service, *, fresh: bool = False) -> None:
-        self.transport = Transport(service, fresh=fresh)
+    def __init__(self, outbox: Outbox, batch: str, service: Service) -> None:
         self.rows: list[int] = []
         self.troubles: set[str | None] = set()
         self.ends = 0
         self.changed = asyncio.Event()
         self.clock = FakeClock()
         self.supervisor = SendSupervisor(
-            self.transport,  # type: ignore[arg-type]  # all that it uses of one
+            service,  # type: ignore[arg-type]  # all that it uses of one
             outbox,
             outbox.batches.get(batch),
             Nothing(),  # type: ignore[arg-type]  # all that is used of one
@@ -96,6 +74,8 @@ class Supervised:
 class Nothing:
     """An adoption that finds nothing."""
 
+    seen = None
+
     async def run(self, _will_retry: Any) -> None:
         """Find nothing."""
 
@@ -122,7 +102,7 @@ def test_rows_are_sent_and_counted(outbox: Outbox, batch: str) -> None:
     sending.run()
     assert_each_once(outbox, batch, service, ROWS)
     assert sum(sending.rows) == ROWS
-    assert sending.transport.resource_names == {PLACE.queue_name}
+    assert service.named == {PLACE.queue_name}
     assert (sending.ends, sending.troubles, sending.supervisor.error) == (1, {None}, None)
 
 
@@ -159,7 +139,7 @@ def test_a_fault_of_ours_ends_it_with_an_error(outbox: Outbox, batch: str, caplo
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_queue_that_is_not_there(outbox: Outbox, batch: str, *, fresh: bool) -> None:
     """A queue that was just made is waited for; another one ends the sending."""
-    sending = Supervised(outbox, batch, Service(before=missing(3)), fresh=fresh)
+    sending = Supervised(outbox, batch, Service(before=missing(3), new=fresh))
     sending.run()
     assert sum(sending.rows) == (ROWS if fresh else 0)
     assert isinstance(sending.supervisor.error, QueueNotFoundError) != fresh

@@ -8,9 +8,8 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, OutboxError
-from cloudtasks_nb.fanout.batch import send_supervisor
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
-from cloudtasks_nb.fanout.sender import sender
+from cloudtasks_nb.fanout.sender.sender import Sender
 from tests.unit.fanout.batch.conftest import Tracked
 
 PATIENCE = 30.0
@@ -97,12 +96,12 @@ def test_the_last_outcome_at_the_moment_when_the_sending_ends(
 ) -> None:
     """Whichever is counted last, `wait` ends at once: it does not wait for notifications that nobody begins."""
     loop, over = _loop.loop(), asyncio.Event()
-    really_send, record = sender.send, tracked.outbox.outcomes.record
+    run_sender, record = Sender.run, tracked.outbox.outcomes.record
 
-    async def send(*args: Any, **options: Any) -> Any:
-        stats = await really_send(*args, **options)
+    async def run_and_wait(sender: Sender) -> int:
+        already = await run_sender(sender)
         await over.wait()
-        return stats
+        return already
 
     def end_and_record(*args: Any, **options: Any) -> int:
         loop.call_soon_threadsafe(over.set)
@@ -114,7 +113,7 @@ def test_the_last_outcome_at_the_moment_when_the_sending_ends(
         tracked.publish()
         return (await tracked.tracker.finished()).succeeded
 
-    monkeypatch.setattr(send_supervisor, "send", send)
+    monkeypatch.setattr(Sender, "run", run_and_wait)
     monkeypatch.setattr(tracked.outbox.outcomes, "record", end_and_record)
     assert _loop.run(run(), PATIENCE) == ROWS
 

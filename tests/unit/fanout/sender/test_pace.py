@@ -1,5 +1,6 @@
 """How fast to send: concurrency that adapts, pauses with jitter, the ramp of a cold queue."""
 
+import asyncio
 import random
 from itertools import islice
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.sender.pace import Concurrency, Meter, backoff, constant, ramp
+from cloudtasks_nb.fanout.sender.pace import Concurrency, Meter, backoff, ramp
 
 
 def test_concurrency_doubles_at_first() -> None:
@@ -40,6 +41,22 @@ def test_calls_that_fail_together_are_one_trouble() -> None:
     for _ in range(16):
         pace.failed(epoch)
     assert pace.limit == 8
+
+
+def test_a_lower_limit_holds_at_once() -> None:
+    """Places that were free before the limit was halved are no longer there."""
+
+    async def run() -> None:
+        pace = Concurrency(4, start=4)
+        async with pace as epoch:
+            pace.failed(epoch)
+            async with pace:
+                third = asyncio.ensure_future(pace.__aenter__())
+                await asyncio.sleep(0)
+                assert not third.done()
+            await third
+
+    asyncio.run(run())
 
 
 @given(st.lists(st.booleans(), max_size=200), st.integers(1, 64))
@@ -76,7 +93,7 @@ def test_the_ramp_is_500_and_half_as_much_again_every_five_minutes(elapsed: floa
 
 def test_a_meter_saves_nothing_up() -> None:
     """After a long silence it goes on at the same rate, not with a burst."""
-    meter = Meter(constant(100.0), 0.0)
+    meter = Meter(lambda _: 100.0, 0.0)
     meter.spend(100, 1_000.0)
     assert meter.wait(1_000.0) == pytest.approx(1.0)
 

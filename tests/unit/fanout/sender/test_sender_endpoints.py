@@ -9,10 +9,10 @@ from google.longrunning import operations_pb2
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Outcome, State
-from cloudtasks_nb.fanout.sender.sender import SendStats, send
+from cloudtasks_nb.fanout.sender import sender
 from tests.unit.fanout.conftest import (
     FakeClock,
-    FakeObserver,
+    Sent,
     Service,
     all_rows,
     assert_each_once,
@@ -21,6 +21,7 @@ from tests.unit.fanout.conftest import (
     raising,
     refs,
     run_send,
+    send,
     spool,
 )
 from tests.unit.fanout.sender.conftest import ROWS
@@ -180,11 +181,11 @@ def test_google_gets_500_a_second_at_first(outbox: Outbox) -> None:
     assert clock.elapsed == pytest.approx(9.8, abs=0.5)
 
 
-def send_twice(outbox: Outbox, batch: str, service: Service) -> list[SendStats]:
+def send_twice(outbox: Outbox, batch: str, service: Service) -> list[Sent]:
     """Send a batch with two senders at the same time."""
 
-    async def both() -> list[SendStats]:
-        senders = (send(outbox, batch, service, FakeObserver(), clock=FakeClock()) for _ in range(2))
+    async def both() -> list[Sent]:
+        senders = (send(outbox, batch, service, clock=FakeClock()) for _ in range(2))
         return await asyncio.gather(*senders)
 
     return asyncio.run(both())
@@ -216,7 +217,7 @@ def test_a_sending_that_is_cancelled_can_be_taken_up(outbox: Outbox, batch: str)
     async def begin() -> None:
         reached = asyncio.Event()
         service.before = lambda rpc, number: reached.set() if number == 6 else None  # noqa: ARG005 - the signature of what it stands for
-        sending = asyncio.create_task(send(outbox, batch, service, FakeObserver()))
+        sending = asyncio.create_task(send(outbox, batch, service))
         await reached.wait()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -239,3 +240,11 @@ def test_rows_tried_again_are_sent(outbox: Outbox, batch: str) -> None:
     report = run_send(outbox, batch, service)
     assert (report.sent, len(service.created)) == (150, ROWS + 150)
     assert set(service.created.values()) == {1}
+
+
+def test_a_call_that_is_too_large_is_not_made(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that together are larger than servers take are created one by one."""
+    monkeypatch.setattr(sender, "MAX_BYTES", 9_000)
+    service = Service()
+    assert run_send(outbox, batch, service).sent == ROWS
+    assert service.calls == {"BatchCreateTasks": 1, "CreateTask": ROWS - 50}
