@@ -28,7 +28,7 @@ from cloudtasks_nb.fanout.batch.resend import resend, retry_failed
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.summary import Summary, SummaryReader
-from cloudtasks_nb.fanout.batch.table import IndexLabels, RowFrames, label_column
+from cloudtasks_nb.fanout.batch.table import RowFrames, label_column
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.records import FINAL, State
 from cloudtasks_nb.fanout.plan.options import token_options
@@ -84,8 +84,7 @@ class Batch:
         series = tracker.record.description.get("backfill")
         now = self._connection.clock.micros
         self._reader = RowReader(self._outbox, tracker.record, self._connection.store, now)
-        self._labels = IndexLabels(self._outbox.rows, tracker.batch, framed=not series)
-        self._frames = RowFrames(self._outbox.rows, tracker.batch, self._labels, now)
+        self._frames = RowFrames(self._outbox.rows, tracker.batch, now, framed=not series)
         self._period_states = PeriodStates(self._outbox, tracker.batch, series) if series else None
         self._summary = SummaryReader(self._outbox, tracker.record)
 
@@ -319,7 +318,7 @@ class Batch:
         ...
         ValueError: day ...
         """
-        return errors_frame(self._outbox, self._connection.store, self.id, self._labels)
+        return errors_frame(self._outbox, self._connection.store, self.id, self._frames)
 
     def attempts(self, limit: int | None = 10_000, *, status: Any = None, secrets: bool = False) -> pd.DataFrame:
         """Read the attempts on the batch's tasks from the operations log, also those of earlier tries, newest first.
@@ -347,7 +346,7 @@ class Batch:
         shown = {"truncated": truncated, "secrets": secrets}
         made = attempts_frame(self._connection, self._tracker.queue, lambda: self._outbox, entries, **shown)
         refs = self._outbox.rows.of_any_try(self.id, made["task"].unique())
-        labels = self._labels.of(set(refs.values()))
+        labels = self._frames.labels(set(refs.values()))
         made.insert(0, "row", label_column([labels.get(refs.get(task, -1)) for task in made["task"]]))
         if truncated:
             notify(f"the newest {len(made):,} attempts; there are more: batch.attempts(limit=None)")

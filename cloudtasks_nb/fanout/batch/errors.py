@@ -14,7 +14,7 @@ from cloudtasks_nb._names import CODES, code_name, code_of
 from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import InvalidInputError, StoreError
-from cloudtasks_nb.fanout.batch.table import IndexLabels, label_column
+from cloudtasks_nb.fanout.batch.table import RowFrames, label_column
 from cloudtasks_nb.fanout.causes import NO_STATUS
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Choice
@@ -32,11 +32,11 @@ _FORMS = (
 )
 
 
-def errors_frame(outbox: Outbox, store: Store, batch: str, labels: IndexLabels) -> pd.DataFrame:
+def errors_frame(outbox: Outbox, store: Store, batch: str, frames: RowFrames) -> pd.DataFrame:
     """Return a row for each cause of failures, the most frequent first, with an error that is in the store."""
     causes = outbox.causes.errors(batch)
     refs = [cause.ref for cause in causes]
-    rows = labels.of(refs)
+    rows = frames.labels(refs)
     examples = {
         ref: (task, attempts, message)
         for page in outbox.rows.pages_of(batch, refs)

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb.display.secrets import MASK, is_secret, mask_text
+from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.identity import batch_of
-from cloudtasks_nb.fanout.plan.preview import StoredPreview
 
 __all__ = ["RowName", "row_names"]
 
@@ -49,14 +49,8 @@ def row_names(outbox: Outbox, tasks: Iterable[str]) -> dict[str, RowName]:
 
 
 def _texts(outbox: Outbox, record: BatchRecord, refs: Collection[int]) -> dict[int, str]:
-    stored = StoredPreview()
-    order: list[int] = []
-    positions: list[int] = []
-    for page in outbox.rows.pages_of(record.id, refs):
-        stored.add(page.shown, page.indexes)
-        order += page.refs
-        positions += page.rows
-    values = stored.columns()
+    read = ReadRows(outbox.rows.pages_of(record.id, refs))
+    values = read.stored.columns()
     key: Any = record.description.get("key")
     if "backfill" in record.description and "partition" in values:
         key = ["partition"]
@@ -64,8 +58,8 @@ def _texts(outbox: Outbox, record: BatchRecord, refs: Collection[int]) -> dict[i
     first = [name for name in (key if isinstance(key, list) else ()) if name in values]
     names = [*first, *(str(name) for name in values.columns if name not in first)]
     columns = [[_pair(name, value) for value in values[name].tolist()] for name in names]
-    columns = columns or [[f"row={position}" for position in positions]]
-    return {ref: " · ".join(filter(None, pairs)) for ref, *pairs in zip(order, *columns, strict=True)}
+    columns = columns or [[f"row={position}" for position in read.positions]]
+    return {ref: " · ".join(filter(None, pairs)) for ref, *pairs in zip(read.refs, *columns, strict=True)}
 
 
 def _pair(name: str, value: Any) -> str:
