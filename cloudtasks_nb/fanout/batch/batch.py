@@ -18,7 +18,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar, in_notebook
 from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, InvalidInputError
 from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks, read_attempts
-from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
+from cloudtasks_nb.fanout.batch.completion import register
 from cloudtasks_nb.fanout.batch.errors import errors_frame, status_codes
 from cloudtasks_nb.fanout.batch.live import display_report, show_in_tab, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
@@ -31,7 +31,7 @@ from cloudtasks_nb.fanout.batch.summary import Summary, SummaryReader
 from cloudtasks_nb.fanout.batch.table import RowFrames, label_column
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.records import FINAL, State
-from cloudtasks_nb.fanout.plan.options import token_options
+from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 from cloudtasks_nb.service.watch import Pending
@@ -489,16 +489,8 @@ class Batch:
         >>> batch = batch.on_complete(finished)
         the batch is done: http://127.0.0.1:.../finished/... is notified now
         """
-        service_account, audience = token_options(url, service_account, audience)
-        address = getattr(url, "url", url)
-        check_url(address, service_account=service_account, audience=audience)
-        target_queue = completion_queue(queue, self._tracker.queue)
-        self._connection.check_target(target_queue, address, service_account)
-        check_route(self._connection, target_queue, address, service_account=service_account, audience=audience)
-        self._outbox.completions.register(
-            self.id, address, service_account=service_account, audience=audience, queue=target_queue.queue
-        )
-        notify(registered(self._outbox, self.id, address))
+        task = TaskOptions(url=url, service_account=service_account, audience=audience)
+        notify(register(self._connection, self._outbox, self._tracker.record, task, queue))
         return self._go(sending=False)
 
     def _go(self, *, sending: bool) -> Self:
