@@ -89,7 +89,8 @@ class Tracker:
         self._cancellation = Cancellation(
             connection,
             outbox,
-            record,
+            record.id,
+            self.queue,
             self._sending,
             supervisor=self._supervisor,
             publish=self._rows_changed,
