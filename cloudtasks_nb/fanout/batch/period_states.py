@@ -133,13 +133,11 @@ class PeriodStates:
         read = self._places((round_, len(states)))
         if len(read.periods) != len(states):  # rows came in between
             return None
-        codes, rows = _CODES[np.frombuffer(states, dtype=np.uint8)], read.bands
-        together = not bands and len(read.names) > _MOST_BANDS
-        names, across = ([""], ()) if together else (bands or read.names, self._across)
-        if together:
-            rows = np.zeros_like(rows)
-        elif bands:
-            rows = pd.Index(names).get_indexer(pd.Index(read.names))[rows]
+        codes, names, across, rows = _CODES[np.frombuffer(states, dtype=np.uint8)], read.names, self._across, read.bands
+        if bands:
+            names, rows = list(bands), pd.Index(bands).get_indexer(pd.Index(names))[rows]
+        elif len(names) > _MOST_BANDS:
+            names, across, rows = [""], [], np.zeros_like(rows)
         shape = (len(names), len(read.starts), len(_STATES))
         cells = (rows * shape[1] + read.periods) * shape[2] + codes
         table = np.bincount(cells[rows >= 0], minlength=shape[0] * shape[1] * shape[2]).reshape(shape)
