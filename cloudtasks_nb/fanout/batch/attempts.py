@@ -13,6 +13,7 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ATTEMPTS, frame
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import (
     BatchNotFoundError,
@@ -35,7 +36,7 @@ from cloudtasks_nb.service.oplog import Entry, Wanted
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["attempts_frame", "pending_tasks", "read_attempts", "see", "store_pending"]
+__all__ = ["attempts_frame", "pending_tasks", "see", "store_pending"]
 
 _SECOND = 1_000_000
 _LISTED = 1000  # tasks of the queue that are listed for their messages
@@ -44,10 +45,28 @@ _MOST_PENDING = 10_000  # pending rows for which the queue is listed: more would
 _TOGETHER = 1_000  # stored errors that are read together: a traceback may have 100 KB
 
 
-def read_attempts(
-    connection: Connection, queue: QueueName, wanted: Wanted, limit: int | None
-) -> tuple[list[Entry], bool]:
-    """Return the newest attempts of a queue, and whether there are more; see `oplog.read`.
+def attempts_frame(
+    connection: Connection,
+    queue: QueueName,
+    outbox: Callable[[], Outbox],
+    wanted: Wanted,
+    limit: int | None,
+    *,
+    method: str = "",
+    secrets: bool = False,
+) -> pd.DataFrame:
+    """Read the newest attempts of a queue, as `oplog.read`; return a row for each.
+
+    The log has no messages: they are those of the newest attempts of tasks in the queue, and those in the outbox.
+
+    Parameters
+    ----------
+    outbox : callable
+        Returns the outbox; it is not opened unless it may know something.
+    method : str
+        With it a note says that there are more, and that it reads them.
+    secrets : bool
+        Show secrets in URLs.
 
     Raises
     ------
@@ -57,29 +76,9 @@ def read_attempts(
     if wanted.batch is not None and wanted.tasks is not None:
         wanted = replace(wanted, tasks=[task for task in wanted.tasks if batch_of(task) == wanted.batch])
     found = _loop.run(oplog.read(connection.transport, queue, wanted, None if limit is None else limit + 1))
-    return found[:limit], limit is not None and len(found) > limit
-
-
-def attempts_frame(
-    connection: Connection,
-    queue: QueueName,
-    outbox: Callable[[], Outbox],
-    entries: Sequence[Entry],
-    *,
-    truncated: bool = False,
-    secrets: bool = False,
-) -> pd.DataFrame:
-    """Return a row for each attempt.
-
-    The log has no messages: they are those of the newest attempts of tasks in the queue, and those in the outbox.
-
-    Parameters
-    ----------
-    outbox : callable
-        Returns the outbox; it is not opened unless it may know something.
-    secrets : bool
-        Show secrets in URLs.
-    """
+    entries, truncated = found[:limit], limit is not None and len(found) > limit
+    if truncated and method:
+        notify(f"the newest {limit:,} attempts; there are more: {method}(limit=None)")
     _see_messages(connection, queue, outbox, entries)
     stored = _stored_messages(connection.store, outbox, entries)
     columns: dict[str, Sequence[Any]] = {

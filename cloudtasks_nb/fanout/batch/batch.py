@@ -16,7 +16,7 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar, in_notebook
 from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, InvalidInputError
-from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks, read_attempts
+from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks
 from cloudtasks_nb.fanout.batch.completion import register
 from cloudtasks_nb.fanout.batch.errors import errors_frame, status_codes
 from cloudtasks_nb.fanout.batch.live import display_report, show_in_tab, wait
@@ -379,14 +379,11 @@ class Batch:
         """
         statuses = () if status is None else status_codes(status)
         wanted = Wanted(since=now_micros() - RETENTION, batch=self.id, statuses=statuses)
-        entries, truncated = read_attempts(self._connection, self._tracker.queue, wanted, check_limit(limit))
-        shown = {"truncated": truncated, "secrets": secrets}
-        made = attempts_frame(self._connection, self._tracker.queue, lambda: self._outbox, entries, **shown)
+        asked = (self._connection, self._tracker.queue, lambda: self._outbox, wanted, check_limit(limit))
+        made = attempts_frame(*asked, method="batch.attempts", secrets=secrets)
         refs = self._outbox.rows.of_any_try(self.id, made["task"].unique())
         labels = self._frames.labels(set(refs.values()))
         made.insert(0, "row", label_column([labels.get(refs.get(task, -1)) for task in made["task"]]))
-        if truncated:
-            notify(f"the newest {len(made):,} attempts; there are more: batch.attempts(limit=None)")
         return made
 
     def retry_failed(self, where: Any = None) -> Self:

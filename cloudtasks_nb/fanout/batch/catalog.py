@@ -25,7 +25,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_url
-from cloudtasks_nb.errors import BatchNotFoundError, InvalidInputError
+from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import TEMPORARY, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
@@ -276,22 +276,15 @@ class Catalog:
                 resource="id",
                 hint='tasks.batches() lists the batches: tasks.batch("a91f03c2") or tasks.batch("march")',
             )
-        here = self._listed()
-        try:
-            return choose(here, batch)
-        except BatchNotFoundError:
-            if batch is not None and any(record.id.startswith(batch) for record in here):
-                raise
-            try:
-                # A queue may be named in full, and be of another project.
-                return self.outbox.batches.get(batch, endpoint=self._endpoint())
-            except BatchNotFoundError:
-                others = self._others()
-                if not others:
-                    raise
-        found = choose(others, batch).id
-        self._sharing.fetch(found)
-        return self.outbox.batches.get(found)
+        # A queue may be named in full, and be of another project.
+        for source in (self._listed, lambda: self.outbox.batches.find(endpoint=self._endpoint()), self._others):
+            found = source()
+            if any(batch is None or record.id.startswith(batch) or record.name == batch for record in found):
+                break
+        record = choose(found, batch)
+        if not self.outbox.batches.find(batch=record.id):
+            self._sharing.fetch(record.id)
+        return self.outbox.batches.get(record.id)
 
     def _listed(self) -> list[BatchRecord]:
         """Return the records of this home that `frame` lists."""
