@@ -81,21 +81,15 @@ def attempts_frame(
         notify(f"the newest {limit:,} attempts; there are more: {method}(limit=None)")
     _see_messages(connection, queue, outbox, entries)
     stored = _stored_messages(connection.store, outbox, entries)
-    columns: dict[str, Sequence[Any]] = {
-        "time": [entry.time for entry in entries],
-        "task": [entry.task for entry in entries],
-        "queue": [entry.queue for entry in entries],
-        "attempt": [entry.attempt for entry in entries],
-        "status": [entry.status or None for entry in entries],
-        "message": [
-            stored.get((entry.task, entry.attempt)) or connection.message(entry.queue, entry.task, entry.attempt)
-            for entry in entries
-        ],
-        "wait": [_wait(entry) for entry in entries],
-        "duration": [entry.duration for entry in entries],
-        "retry_time": [entry.retry_time for entry in entries],
-        "url": [entry.url if secrets else mask_url(entry.url or "") for entry in entries],
-    }
+    names = ("time", "task", "queue", "attempt", "duration", "retry_time")
+    columns: dict[str, Sequence[Any]] = {name: [getattr(entry, name) for entry in entries] for name in names}
+    columns["status"] = [entry.status or None for entry in entries]
+    columns["message"] = [
+        stored.get((entry.task, entry.attempt)) or connection.message(entry.queue, entry.task, entry.attempt)
+        for entry in entries
+    ]
+    columns["wait"] = [_wait(entry) for entry in entries]
+    columns["url"] = [entry.url if secrets else mask_url(entry.url or "") for entry in entries]
     made = frame(ATTEMPTS, columns)
     made.attrs.update(fetched_at=pd.Timestamp.now("UTC").isoformat(), truncated=truncated)
     return made

@@ -270,7 +270,7 @@ class Batch:
         1    2013-01-02    LGA  succeeded         1
         2    2013-02-30    EWR     failed         1
         """
-        return self._frames.all(self._pending)
+        return self._frames.frame(pending=self._pending())
 
     def failed(self) -> pd.DataFrame:
         """Return the rows in state `failed`, with the columns of `tasks()`.
@@ -283,7 +283,7 @@ class Batch:
         >>> batch.failed()["last_status"].to_dict()
         {2: 'INVALID_ARGUMENT'}
         """
-        return self._frames.of({State.FAILED})
+        return self._frames.frame({State.FAILED})
 
     @overload
     def results(self) -> pd.DataFrame: ...
@@ -328,7 +328,7 @@ class Batch:
         """
         notified: set[str] = set()
         if page is None:
-            return self._with_results(self._frames.all(self._pending), notified)
+            return self._with_results(self._frames.frame(pending=self._pending()), notified)
         if page < 1:
             raise InvalidInputError(f"page={page!r} is not a number of rows", hint="batch.results(page=50_000)")
         return (self._with_results(rows, notified) for rows in self._frames.pages(page))

@@ -37,31 +37,23 @@ def errors_frame(outbox: Outbox, store: Store, batch: str, frames: RowFrames) ->
     """Return a row for each cause of failures, the most frequent first, with an error that is in the store."""
     causes = outbox.causes.errors(batch)
     refs = [cause.ref for cause in causes]
-    rows = frames.labels(refs)
-    examples = {
-        ref: (task, attempts, message)
+    labels = frames.labels(refs)
+    rows = [
+        row
         for page in outbox.rows.pages_of(batch, refs)
-        for ref, task, attempts, message in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
-    }
+        for row in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
+    ]
     try:
-        stored = stored_errors(store, batch, [(task, attempts) for task, attempts, _ in examples.values() if task])
+        stored = stored_errors(store, batch, [(task, attempts) for _, task, attempts, _ in rows if task])
     except StoreError as error:
         stored = {}
         notify(f"tracebacks are missing: {error.message}")
-    found = [(task and stored.get(task)) or message for task, _, message in map(examples.__getitem__, refs)]
-    made = frame(
-        ERRORS,
-        {
-            "cause": [cause.cause for cause in causes],
-            "rows": [cause.failed + cause.retrying for cause in causes],
-            "failed": [cause.failed for cause in causes],
-            "retrying": [cause.retrying for cause in causes],
-            "first": [cause.first for cause in causes],
-            "last": [cause.last for cause in causes],
-            "error": found,
-        },
-    )
-    return made.assign(row=label_column([rows[ref] for ref in refs]))
+    texts = {ref: (task and stored.get(task)) or message for ref, task, _, message in rows}
+    names = ("cause", "failed", "retrying", "first", "last")
+    columns = {name: [getattr(cause, name) for cause in causes] for name in names}
+    columns["rows"] = [cause.failed + cause.retrying for cause in causes]
+    columns["error"] = [texts[ref] for ref in refs]
+    return frame(ERRORS, columns).assign(row=label_column([labels[ref] for ref in refs]))
 
 
 def stored_errors(store: Store, batch: str, attempts: Sequence[tuple[str, int | None]]) -> dict[str, str]:

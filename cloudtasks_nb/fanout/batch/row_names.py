@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -33,19 +34,19 @@ def row_names(outbox: Outbox, tasks: Iterable[str]) -> dict[str, RowName]:
 
     The columns of the key come first, or the label of the period, then those of body, URL and headers.
     """
-    batches: dict[str, list[str]] = {}
-    for task in tasks:
-        batch = batch_of(task)
-        if batch is not None:
-            batches.setdefault(batch, []).append(task)
     found: dict[str, RowName] = {}
-    for batch, ids in batches.items():
+    for batch, group in groupby(sorted(tasks, key=_batch), _batch):
+        ids = list(group)
         for record in outbox.batches.find(batch=batch):
             refs = outbox.rows.of_any_try(batch, ids)
             texts = _texts(outbox, record, set(refs.values()))
             name = record.name or record.id
             found |= {task: RowName(batch=name, text=texts[ref]) for task, ref in refs.items()}
     return found
+
+
+def _batch(task: str) -> str:
+    return batch_of(task) or ""
 
 
 def _texts(outbox: Outbox, record: BatchRecord, refs: Collection[int]) -> dict[int, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -99,13 +99,14 @@ class RowFrames:
         self._rows, self._batch, self._now, self._framed = rows, batch, now, framed
         self._known: tuple[list[tuple[int, int]], bool] | None = None
 
-    def all(self, look_up: Callable[[], Mapping[str, Pending | None]]) -> pd.DataFrame:
-        """Return all rows; `look_up` tells what is known of the tasks that are in the queue."""
-        return self._frame(None, look_up())
-
-    def of(self, states: set[State]) -> pd.DataFrame:
-        """Return the rows in some states."""
-        return self._frame(states, {})
+    def frame(
+        self, states: Collection[State] | None = None, pending: Mapping[str, Pending | None] | None = None
+    ) -> pd.DataFrame:
+        """Return all rows, or those in some states; `pending` is what is known of tasks that are in the queue."""
+        made = self._made(self._rows.pages(self._batch, states=states, wire=True), pending or {})
+        if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
+            made = self._made(islice(self._rows.pages(self._batch, wire=True), 1), {}).head(0)
+        return made
 
     def pages(self, size: int) -> Iterator[pd.DataFrame]:
         """Yield all rows, so many at a time, without a look into the queue."""
@@ -128,12 +129,6 @@ class RowFrames:
         read = ReadRows(self._rows.pages_of(self._batch, refs))
         index = read.stored.index(read.positions) if self._labelled() else None
         return dict(zip(read.refs, read.positions if index is None else index.tolist(), strict=True))
-
-    def _frame(self, states: set[State] | None, pending: Mapping[str, Pending | None]) -> pd.DataFrame:
-        made = self._made(self._rows.pages(self._batch, states=states, wire=True), pending)
-        if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
-            made = self._made(islice(self._rows.pages(self._batch, wire=True), 1), {}).head(0)
-        return made
 
     def _made(self, pages: Iterable[Page], pending: Mapping[str, Pending | None]) -> pd.DataFrame:
         return rows_frame(pages, pending, self._now(), labelled=self._labelled())
