@@ -15,11 +15,12 @@ import pandas as pd
 
 from cloudtasks_nb._settings import parse_zone
 from cloudtasks_nb.display.calendar import Calendar, Periods, Unit, band_labels
+from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.outbox.rows import RETRYING
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, parse_freq, partition
-from cloudtasks_nb.fanout.plan.preview import StoredPreview, preview_names
+from cloudtasks_nb.fanout.plan.preview import preview_names
 
 __all__ = ["ASKED", "CalendarText", "PeriodStates", "upcoming"]
 
@@ -126,8 +127,7 @@ class PeriodStates:
         bands : sequence of str
             The labels of the bands to return; none for all, in one band if there are more than 12.
         """
-        retrying = bool(self._outbox.causes.retrying(self._batch))
-        states = self._outbox.rows.states(self._batch, retrying=retrying)
+        states = self._outbox.rows.states(self._batch, retrying=True)
         if not states:
             return None
         read = self._places((round_, len(states)))
@@ -156,10 +156,7 @@ class PeriodStates:
     def _places(self, version: tuple[int, int]) -> _Places:
         """Read in which period and band each row is, unless that is known."""
         if self._read is None or self._read.version != version:
-            stored = StoredPreview()
-            for page in self._outbox.rows.pages(self._batch):
-                stored.add(page.shown, page.indexes)
-            columns = stored.columns()
+            columns = ReadRows(self._outbox.rows.pages(self._batch)).stored.columns()
             moments = pd.DatetimeIndex(columns["start"]).tz_convert(self._tz)
             starts = moments.unique().sort_values()
             whole = partition(starts[0], starts[-1], freq=self._freq.name, tz=self._tz)
