@@ -106,15 +106,14 @@ def _see_messages(
     connection: Connection, queue: QueueName, outbox: Callable[[], Outbox], entries: Sequence[Entry]
 ) -> None:
     """List tasks that will be tried again, for their messages; without entries check at least that the queue exists."""
+    name = str(queue)
     if not entries:
         with contextlib.suppress(PermissionDeniedError):
-            connection.call("GetQueue", name=str(queue))
+            connection.call("GetQueue", name=name)
     elif any(entry.retry_time for entry in entries):
         # The queue may be deleted, and some may read its log only.
         with contextlib.suppress(QueueNotFoundError, PermissionDeniedError):
-            call = connection.transport.call(
-                "ListTasks", parent=str(queue), page_size=_LISTED, resource_name=str(queue)
-            )
+            call = connection.transport.call("ListTasks", parent=name, page_size=_LISTED, resource_name=name)
             see(connection, outbox, task_columns(_loop.run(call).tasks, now=connection.clock.micros()))
 
 

@@ -18,7 +18,7 @@ from cloudtasks_nb.errors import CloudTasksError, UnavailableError
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.service.bulk import delete
 from cloudtasks_nb.service.connection import Connection
@@ -37,14 +37,15 @@ class Cancellation:
 
     connection: Connection
     outbox: Outbox
-    batch: str  #: its id
-    queue: QueueName
+    record: BatchRecord
     sending: SendSupervisor
     supervisor: _loop.Supervisor
     publish: Callable[[], Awaitable[None]]  #: awaited after each change of the batch in the outbox
     ended: Callable[[], None]  #: called when a cancellation in the background has ended
 
     def __post_init__(self) -> None:
+        self.batch = self.record.id
+        self.queue = QueueName.parse(self.record.place.queue_name)
         self._running = 0
         self._numbers = itertools.count(1)
         self.trouble: str | None = None
