@@ -121,13 +121,10 @@ def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[s
     """Keep the error messages of tasks that were read from a queue; those of batches also in the outbox."""
     connection.remember(columns)
     batches: dict[str, dict[str, Pending]] = defaultdict(dict)
-    names = ("task", "state", "attempts", "schedule_time", "last_status", "last_message")
-    for task, state, attempts, due, status, message in zip(*(columns[name] for name in names), strict=True):
-        batch = batch_of(task) if message else None
-        if batch is not None:
-            batches[batch][task] = Pending(
-                state=state, attempts=attempts, schedule_time=due, last_status=status, last_message=message
-            )
+    names = ("state", "attempts", "schedule_time", "last_status", "last_message")
+    for task, *known in zip(*(columns[name] for name in ("task", *names)), strict=True):
+        if known[-1] and (batch := batch_of(task)):
+            batches[batch][task] = Pending(**dict(zip(names, known, strict=True)))
     for batch, pending in batches.items():
         with contextlib.suppress(BatchNotFoundError):  # it was made elsewhere
             store_pending(outbox(), batch, pending)

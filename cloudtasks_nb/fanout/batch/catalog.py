@@ -219,8 +219,7 @@ class Catalog:
         """Return the queues of the listed batches, and whether a batch of each is not done."""
         found: dict[QueueName, bool] = {}
         for record in self._listed():
-            place = record.place
-            name = QueueName(project=place.project, location=place.location, queue=place.queue)
+            name = QueueName.parse(record.place.queue_name)
             found[name] = found.get(name, False) or not record.done
         return found
 
