@@ -13,7 +13,7 @@ from cloudtasks_nb._settings import check_limit, check_text, parse_duration, par
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
-from cloudtasks_nb.fanout.batch.attempts import attempts_frame, read_attempts, see
+from cloudtasks_nb.fanout.batch.attempts import attempts_frame, see
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.errors import status_codes
@@ -92,17 +92,13 @@ def queue_attempts(  # noqa: PLR0913 - the arguments of `Queue.attempts`
     if since is None:
         since = "1h" if batch is None and task is None else pd.Timedelta(RETENTION, "us")
     wanted = Wanted(since=_since(connection, since), batch=found, tasks=tasks, statuses=statuses)
-    entries, truncated = read_attempts(connection, queue, wanted, limit)
-    made = attempts_frame(connection, queue, lambda: catalog.outbox, entries, truncated=truncated, secrets=secrets)
-    if truncated:
-        notify(f"the newest {len(made):,} attempts; there are more: queue.attempts(limit=None)")
-    return made
+    asked = (connection, queue, lambda: catalog.outbox, wanted, limit)
+    return attempts_frame(*asked, method="queue.attempts", secrets=secrets)
 
 
 def newest_attempts(connection: Connection, catalog: Catalog, queue: QueueName, limit: int) -> pd.DataFrame:
     """Read the newest attempts of the last hour, with one read of the log."""
-    entries, _ = read_attempts(connection, queue, Wanted(since=_since(connection, "1h")), limit)
-    return attempts_frame(connection, queue, lambda: catalog.outbox, entries)
+    return attempts_frame(connection, queue, lambda: catalog.outbox, Wanted(since=_since(connection, "1h")), limit)
 
 
 def _batch_id(catalog: Catalog, queue: QueueName, batch: Any) -> str:

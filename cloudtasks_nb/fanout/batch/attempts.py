@@ -13,6 +13,7 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ATTEMPTS, frame
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import (
     BatchNotFoundError,
@@ -35,7 +36,7 @@ from cloudtasks_nb.service.oplog import Entry, Wanted
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["attempts_frame", "pending_tasks", "read_attempts", "see", "store_pending"]
+__all__ = ["attempts_frame", "pending_tasks", "see", "store_pending"]
 
 _SECOND = 1_000_000
 _LISTED = 1000  # tasks of the queue that are listed for their messages
@@ -44,10 +45,28 @@ _MOST_PENDING = 10_000  # pending rows for which the queue is listed: more would
 _TOGETHER = 1_000  # stored errors that are read together: a traceback may have 100 KB
 
 
-def read_attempts(
-    connection: Connection, queue: QueueName, wanted: Wanted, limit: int | None
-) -> tuple[list[Entry], bool]:
-    """Return the newest attempts of a queue, and whether there are more; see `oplog.read`.
+def attempts_frame(
+    connection: Connection,
+    queue: QueueName,
+    outbox: Callable[[], Outbox],
+    wanted: Wanted,
+    limit: int | None,
+    *,
+    method: str = "",
+    secrets: bool = False,
+) -> pd.DataFrame:
+    """Read the newest attempts of a queue, as `oplog.read`; return a row for each.
+
+    The log has no messages: they are those of the newest attempts of tasks in the queue, and those in the outbox.
+
+    Parameters
+    ----------
+    outbox : callable
+        Returns the outbox; it is not opened unless it may know something.
+    method : str
+        With it a note says that there are more, and that it reads them.
+    secrets : bool
+        Show secrets in URLs.
 
     Raises
     ------
@@ -57,46 +76,20 @@ def read_attempts(
     if wanted.batch is not None and wanted.tasks is not None:
         wanted = replace(wanted, tasks=[task for task in wanted.tasks if batch_of(task) == wanted.batch])
     found = _loop.run(oplog.read(connection.transport, queue, wanted, None if limit is None else limit + 1))
-    return found[:limit], limit is not None and len(found) > limit
-
-
-def attempts_frame(
-    connection: Connection,
-    queue: QueueName,
-    outbox: Callable[[], Outbox],
-    entries: Sequence[Entry],
-    *,
-    truncated: bool = False,
-    secrets: bool = False,
-) -> pd.DataFrame:
-    """Return a row for each attempt.
-
-    The log has no messages: they are those of the newest attempts of tasks in the queue, and those in the outbox.
-
-    Parameters
-    ----------
-    outbox : callable
-        Returns the outbox; it is not opened unless it may know something.
-    secrets : bool
-        Show secrets in URLs.
-    """
+    entries, truncated = found[:limit], limit is not None and len(found) > limit
+    if truncated and method:
+        notify(f"the newest {limit:,} attempts; there are more: {method}(limit=None)")
     _see_messages(connection, queue, outbox, entries)
     stored = _stored_messages(connection.store, outbox, entries)
-    columns: dict[str, Sequence[Any]] = {
-        "time": [entry.time for entry in entries],
-        "task": [entry.task for entry in entries],
-        "queue": [entry.queue for entry in entries],
-        "attempt": [entry.attempt for entry in entries],
-        "status": [entry.status or None for entry in entries],
-        "message": [
-            stored.get((entry.task, entry.attempt)) or connection.message(entry.queue, entry.task, entry.attempt)
-            for entry in entries
-        ],
-        "wait": [_wait(entry) for entry in entries],
-        "duration": [entry.duration for entry in entries],
-        "retry_time": [entry.retry_time for entry in entries],
-        "url": [entry.url if secrets else mask_url(entry.url or "") for entry in entries],
-    }
+    names = ("time", "task", "queue", "attempt", "duration", "retry_time")
+    columns: dict[str, Sequence[Any]] = {name: [getattr(entry, name) for entry in entries] for name in names}
+    columns["status"] = [entry.status or None for entry in entries]
+    columns["message"] = [
+        stored.get((entry.task, entry.attempt)) or connection.message(entry.queue, entry.task, entry.attempt)
+        for entry in entries
+    ]
+    columns["wait"] = [_wait(entry) for entry in entries]
+    columns["url"] = [entry.url if secrets else mask_url(entry.url or "") for entry in entries]
     made = frame(ATTEMPTS, columns)
     made.attrs.update(fetched_at=pd.Timestamp.now("UTC").isoformat(), truncated=truncated)
     return made
@@ -113,15 +106,14 @@ def _see_messages(
     connection: Connection, queue: QueueName, outbox: Callable[[], Outbox], entries: Sequence[Entry]
 ) -> None:
     """List tasks that will be tried again, for their messages; without entries check at least that the queue exists."""
+    name = str(queue)
     if not entries:
         with contextlib.suppress(PermissionDeniedError):
-            connection.call("GetQueue", name=str(queue))
+            connection.call("GetQueue", name=name)
     elif any(entry.retry_time for entry in entries):
         # The queue may be deleted, and some may read its log only.
         with contextlib.suppress(QueueNotFoundError, PermissionDeniedError):
-            call = connection.transport.call(
-                "ListTasks", parent=str(queue), page_size=_LISTED, resource_name=str(queue)
-            )
+            call = connection.transport.call("ListTasks", parent=name, page_size=_LISTED, resource_name=name)
             see(connection, outbox, task_columns(_loop.run(call).tasks, now=connection.clock.micros()))
 
 
@@ -129,13 +121,10 @@ def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[s
     """Keep the error messages of tasks that were read from a queue; those of batches also in the outbox."""
     connection.remember(columns)
     batches: dict[str, dict[str, Pending]] = defaultdict(dict)
-    names = ("task", "state", "attempts", "schedule_time", "last_status", "last_message")
-    for task, state, attempts, due, status, message in zip(*(columns[name] for name in names), strict=True):
-        batch = batch_of(task) if message else None
-        if batch is not None:
-            batches[batch][task] = Pending(
-                state=state, attempts=attempts, schedule_time=due, last_status=status, last_message=message
-            )
+    names = ("state", "attempts", "schedule_time", "last_status", "last_message")
+    for task, *known in zip(*(columns[name] for name in ("task", *names)), strict=True):
+        if known[-1] and (batch := batch_of(task)):
+            batches[batch][task] = Pending(**dict(zip(names, known, strict=True)))
     for batch, pending in batches.items():
         with contextlib.suppress(BatchNotFoundError):  # it was made elsewhere
             store_pending(outbox(), batch, pending)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, Self, overload
 
@@ -18,8 +17,8 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar, in_notebook
 from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, InvalidInputError, OutboxError
-from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks, read_attempts
-from cloudtasks_nb.fanout.batch.completion import check_route, check_url, completion_queue, registered
+from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks
+from cloudtasks_nb.fanout.batch.completion import register
 from cloudtasks_nb.fanout.batch.errors import errors_frame, status_codes
 from cloudtasks_nb.fanout.batch.live import display_report, show_in_tab, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
@@ -28,11 +27,11 @@ from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.resend import resend, retry_failed
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
-from cloudtasks_nb.fanout.batch.summary import Summary, SummaryReader
-from cloudtasks_nb.fanout.batch.table import IndexLabels, RowFrames, label_column
+from cloudtasks_nb.fanout.batch.summary import SummaryReader
+from cloudtasks_nb.fanout.batch.table import RowFrames, label_column
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.records import FINAL, State
-from cloudtasks_nb.fanout.plan.options import token_options
+from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 from cloudtasks_nb.service.watch import Pending
@@ -43,20 +42,67 @@ __all__ = ["Batch", "BatchView", "batch_view"]
 _LOG = "https://console.cloud.google.com/logs/query;query="
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchView:
-    """What a panel shows of a batch. None of it calls the service."""
+    """What is shown of a batch, by itself and in panels. Only `send_again` calls the service."""
 
-    report: Callable[[], Report]  #: without the picture of its partitions
-    periods: Callable[[Sequence[str]], Periods | None]  #: its partitions, in these bands; None if it is no backfill
-    reader: RowReader  #: chooses and reads rows
-    send_again: Callable[[RowQuery, Sequence[int] | None], int]  #: as `Batch._send_again`
-    changed: Callable[[], float]  #: when a row was changed last, seconds since 1970
-    listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as `Tracker.listen`
-    working: Callable[[], bool]  #: as `Tracker.sending`
-    summary: Callable[[], tuple[Summary | None, float]]  #: as `SummaryReader.read`
-    now: Callable[[], int]  #: the time of the service, microseconds since 1970
-    show_in_tab: Callable[[], Callable[[], None]]  #: in the title of the browser's tab; the result ends it
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker, self._outbox = tracker, tracker.outbox
+        series = tracker.record.description.get("backfill")
+        self._periods = PeriodStates(self._outbox, tracker.batch, series) if series else None
+        self.now = tracker.connection.clock.micros  #: the time of the service, microseconds since 1970
+        self.reader = RowReader(self._outbox, tracker.record, tracker.connection.store, self.now)
+        self.summary = SummaryReader(self._outbox, tracker.record).read
+        self.listen = tracker.listen
+
+    def working(self) -> bool:
+        """Return whether this process works on the batch, as `Tracker.sending`."""
+        return self._tracker.sending
+
+    def changed(self) -> float:
+        """Return when a row was changed last, in seconds since 1970."""
+        return self._outbox.batches.changed(self._tracker.batch)
+
+    def show_in_tab(self) -> Callable[[], None]:
+        """Show the progress in the title of the browser's tab; return a function that ends that."""
+        return show_in_tab(self._tracker)
+
+    def send_again(self, query: RowQuery, refs: Sequence[int] | None) -> int:
+        """Make a new try for the final rows that a query chooses, or for rows by their refs; return how many."""
+        tracker = _there(self._tracker)
+        tracker.connection.transport.check_open()
+        chosen = self.reader.each(query) if refs is None else refs
+        opened = self._outbox.outcomes.new_try(tracker.batch, ((ref, None) for ref in chosen), FINAL)
+        _loop.run(tracker.start(sending=True))
+        return opened
+
+    def periods(self, bands: Sequence[str]) -> Periods | None:
+        """Return the partitions, in these bands; None if it is no backfill."""
+        return self._periods.periods(_there(self._tracker).record.round, bands) if self._periods else None
+
+    def report(self, *, drawn: bool = False) -> Report:
+        """Return the state of the batch; `drawn` is with the picture of its partitions."""
+        tracker = _there(self._tracker)
+        record, progress, causes = tracker.record, tracker.progress, self._outbox.causes
+        local = tracker.connection.endpoint.local
+        picture = self._periods.draw(round_=record.round, fresh=progress.finished) if drawn and self._periods else None
+        return Report(
+            batch=record.id,
+            name=record.name,
+            queue=tracker.queue.queue,
+            badge="LOCAL" if local else record.place.project,
+            progress=progress,
+            sending=tracker.sending,
+            causes=causes.failed(record.id) if progress.failed else {},
+            retry_causes={} if progress.finished else causes.retrying(record.id),
+            lost=causes.lost(record.id) if progress.gone else {},
+            retry_note=tracker.retry_note(),
+            blockers=tracker.blockers(),
+            notes=tracker.notes(),
+            held=tracker.held(),
+            log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{record.id}%22",
+            partitions=picture.line if picture else None,
+            grid=picture.grid if picture else "",
+        )
 
 
 class Batch:
@@ -82,13 +128,9 @@ class Batch:
         self._connection, self._outbox = tracker.connection, tracker.outbox
         self._open_panel = open_panel
         self._delete = delete
-        series = tracker.record.description.get("backfill")
-        now = self._connection.clock.micros
-        self._reader = RowReader(self._outbox, tracker.record, self._connection.store, now)
-        self._labels = IndexLabels(self._outbox.rows, tracker.batch, framed=not series)
-        self._frames = RowFrames(self._outbox.rows, tracker.batch, self._labels, now)
-        self._period_states = PeriodStates(self._outbox, tracker.batch, series) if series else None
-        self._summary = SummaryReader(self._outbox, tracker.record)
+        self._view = BatchView(tracker)
+        framed = not tracker.record.description.get("backfill")
+        self._frames = RowFrames(self._outbox.rows, tracker.batch, self._view.now, framed=framed)
 
     @property
     def id(self) -> str:
@@ -192,9 +234,7 @@ class Batch:
             ) from None
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Batch):
-            return NotImplemented
-        return self._key() == other._key()
+        return self._key() == other._key() if isinstance(other, Batch) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self._key())
@@ -204,11 +244,7 @@ class Batch:
 
     @property
     def _tracker(self) -> Tracker:
-        if self._own_tracker.deleted:
-            raise BatchNotFoundError(
-                f"batch {self.id} was deleted", resource=self.id, hint="tasks.batches() lists those there are"
-            )
-        return self._own_tracker
+        return _there(self._own_tracker)
 
     def __await__(self) -> Generator[Any, None, Progress]:
         return asyncio.wrap_future(_loop.submit(self._tracker.finished())).__await__()
@@ -235,7 +271,7 @@ class Batch:
         1    2013-01-02    LGA  succeeded         1
         2    2013-02-30    EWR     failed         1
         """
-        return self._frames.all(self._pending)
+        return self._frames.frame(pending=self._pending())
 
     def failed(self) -> pd.DataFrame:
         """Return the rows in state `failed`, with the columns of `tasks()`.
@@ -248,7 +284,7 @@ class Batch:
         >>> batch.failed()["last_status"].to_dict()
         {2: 'INVALID_ARGUMENT'}
         """
-        return self._frames.of({State.FAILED})
+        return self._frames.frame({State.FAILED})
 
     @overload
     def results(self) -> pd.DataFrame: ...
@@ -294,7 +330,7 @@ class Batch:
         self._read_failed()
         notified: set[str] = set()
         if page is None:
-            return self._with_results(self._frames.all(self._pending), notified)
+            return self._with_results(self._frames.frame(pending=self._pending()), notified)
         if page < 1:
             raise InvalidInputError(f"page={page!r} is not a number of rows", hint="batch.results(page=50_000)")
         return (self._with_results(rows, notified) for rows in self._frames.pages(page))
@@ -321,7 +357,7 @@ class Batch:
         ...
         ValueError: day ...
         """
-        return errors_frame(self._outbox, self._connection.store, self.id, self._labels)
+        return errors_frame(self._outbox, self._connection.store, self.id, self._frames)
 
     def attempts(self, limit: int | None = 10_000, *, status: Any = None, secrets: bool = False) -> pd.DataFrame:
         """Read the attempts on the batch's tasks from the operations log, also those of earlier tries, newest first.
@@ -345,14 +381,11 @@ class Batch:
         """
         statuses = () if status is None else status_codes(status)
         wanted = Wanted(since=now_micros() - RETENTION, batch=self.id, statuses=statuses)
-        entries, truncated = read_attempts(self._connection, self._tracker.queue, wanted, check_limit(limit))
-        shown = {"truncated": truncated, "secrets": secrets}
-        made = attempts_frame(self._connection, self._tracker.queue, lambda: self._outbox, entries, **shown)
+        asked = (self._connection, self._tracker.queue, lambda: self._outbox, wanted, check_limit(limit))
+        made = attempts_frame(*asked, method="batch.attempts", secrets=secrets)
         refs = self._outbox.rows.of_any_try(self.id, made["task"].unique())
-        labels = self._labels.of(set(refs.values()))
+        labels = self._frames.labels(set(refs.values()))
         made.insert(0, "row", label_column([labels.get(refs.get(task, -1)) for task in made["task"]]))
-        if truncated:
-            notify(f"the newest {len(made):,} attempts; there are more: batch.attempts(limit=None)")
         return made
 
     def retry_failed(self, where: Any = None) -> Self:
@@ -495,35 +528,13 @@ class Batch:
         >>> batch = batch.on_complete(finished)
         the batch is done: http://127.0.0.1:.../finished/... is notified now
         """
-        service_account, audience = token_options(url, service_account, audience)
-        address = getattr(url, "url", url)
-        check_url(address, service_account=service_account, audience=audience)
-        target_queue = completion_queue(queue, self._tracker.queue)
-        self._connection.check_target(target_queue, address, service_account)
-        check_route(self._connection, target_queue, address, service_account=service_account, audience=audience)
-        self._outbox.completions.register(
-            self.id, address, service_account=service_account, audience=audience, queue=target_queue.queue
-        )
-        notify(registered(self._outbox, self.id, address))
+        task = TaskOptions(url=url, service_account=service_account, audience=audience)
+        notify(register(self._connection, self._outbox, self._tracker.record, task, queue))
         return self._go(sending=False)
 
     def _go(self, *, sending: bool) -> Self:
         _loop.run(self._tracker.start(sending=sending))
         return self
-
-    def _view(self) -> BatchView:
-        return BatchView(
-            report=lambda: self._report(drawn=False),
-            periods=self._periods,
-            reader=self._reader,
-            send_again=self._send_again,
-            changed=lambda: self._outbox.batches.changed(self.id),
-            listen=self._tracker.listen,
-            working=lambda: self._own_tracker.sending,
-            summary=self._summary.read,
-            now=self._connection.clock.micros,
-            show_in_tab=partial(show_in_tab, self._tracker),
-        )
 
     def _pending(self) -> dict[str, Pending | None]:
         """Look up the tasks that are in the queue."""
@@ -547,51 +558,14 @@ class Batch:
                 notify(note)
         return joined.frame
 
-    def _send_again(self, query: RowQuery, refs: Sequence[int] | None) -> int:
-        """Make a new try for the final rows that a query chooses, or for rows by their refs; return how many."""
-        self._connection.transport.check_open()
-        chosen = self._reader.each(query) if refs is None else refs
-        opened = self._outbox.outcomes.new_try(self.id, ((ref, None) for ref in chosen), FINAL)
-        self._go(sending=True)
-        return opened
-
-    def _periods(self, bands: Sequence[str]) -> Periods | None:
-        return self._period_states.periods(self._tracker.record.round, bands) if self._period_states else None
-
-    def _report(self, *, drawn: bool = True) -> Report:
-        tracker = self._tracker
-        record = tracker.record
-        local = self._connection.endpoint.local
-        progress = tracker.progress
-        states = self._period_states if drawn else None
-        picture = states.draw(round_=record.round, fresh=progress.finished) if states else None
-        return Report(
-            batch=self.id,
-            name=record.name,
-            queue=self.queue,
-            badge="LOCAL" if local else record.place.project,
-            progress=progress,
-            sending=tracker.sending,
-            causes=self._outbox.causes.failed(self.id) if progress.failed else {},
-            retry_causes={} if progress.finished else self._outbox.causes.retrying(self.id),
-            lost=self._outbox.causes.lost(self.id) if progress.gone else {},
-            retry_note=tracker.retry_note(),
-            blockers=tracker.blockers(),
-            notes=tracker.notes(),
-            held=tracker.held(),
-            log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{self.id}%22",
-            partitions=picture.line if picture else None,
-            grid=picture.grid if picture else "",
-        )
-
     def __reduce__(self) -> NoReturn:
         raise TypeError(f'a Batch belongs to its process: hand on the id, tasks.batch("{self.id}") is the batch there')
 
     def __repr__(self) -> str:
-        return f"<batch {self.id}, deleted>" if self._own_tracker.deleted else self._report().text()
+        return f"<batch {self.id}, deleted>" if self._own_tracker.deleted else self._view.report(drawn=True).text()
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return {"text/plain": repr(self)} if self._own_tracker.deleted else self._report().bundle()
+        return {"text/plain": repr(self)} if self._own_tracker.deleted else self._view.report(drawn=True).bundle()
 
     def _ipython_display_(self) -> None:
         if self._own_tracker.deleted or not in_notebook():
@@ -601,5 +575,15 @@ class Batch:
 
 
 def batch_view(batch: Batch) -> BatchView:
-    """Return what a panel shows of a batch."""
-    return batch._view()  # noqa: SLF001 - not for users, so it is no public name of Batch
+    """Return what a panel shows of a batch that was not deleted."""
+    _there(batch._own_tracker)  # noqa: SLF001 - not for users, so it is no public name of Batch
+    return batch._view  # noqa: SLF001 - same
+
+
+def _there(tracker: Tracker) -> Tracker:
+    """Return the tracker of a batch that was not deleted."""
+    if tracker.deleted:
+        raise BatchNotFoundError(
+            f"batch {tracker.batch} was deleted", resource=tracker.batch, hint="tasks.batches() lists those there are"
+        )
+    return tracker

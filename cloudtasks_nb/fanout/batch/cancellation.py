@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb import _loop
@@ -30,36 +31,21 @@ _IN_FLIGHT = 3  # calls at the same time
 _SETTING = "cancelling"  #: of the batch, while it is being cancelled: `paused` is whether the queue was paused for that
 
 
+@dataclass(eq=False)
 class Cancellation:
-    """Cancels one batch. All of it runs on the background loop.
+    """Cancels one batch. All of it runs on the background loop."""
 
-    Parameters
-    ----------
-    publish : callable
-        Is awaited after each change of the batch in the outbox.
-    ended : callable
-        Is called when a cancellation in the background has ended.
-    """
+    connection: Connection
+    outbox: Outbox
+    record: BatchRecord
+    sending: SendSupervisor
+    supervisor: _loop.Supervisor
+    publish: Callable[[], Awaitable[None]]  #: awaited after each change of the batch in the outbox
+    ended: Callable[[], None]  #: called when a cancellation in the background has ended
 
-    def __init__(
-        self,
-        connection: Connection,
-        outbox: Outbox,
-        record: BatchRecord,
-        sending: SendSupervisor,
-        *,
-        supervisor: _loop.Supervisor,
-        publish: Callable[[], Awaitable[None]],
-        ended: Callable[[], None],
-    ) -> None:
-        self._connection = connection
-        self._outbox = outbox
-        self._batch = record.id
-        self._queue = QueueName.parse(record.place.queue_name)
-        self._sending = sending
-        self._supervisor = supervisor
-        self._publish = publish
-        self._ended = ended
+    def __post_init__(self) -> None:
+        self.batch = self.record.id
+        self.queue = QueueName.parse(self.record.place.queue_name)
         self._running = 0
         self._numbers = itertools.count(1)
         self.trouble: str | None = None
@@ -72,44 +58,44 @@ class Cancellation:
     def begin(self) -> None:
         """Begin to cancel in the background; from now on the batch counts as being cancelled."""
         self._running += 1
-        self._supervisor.start(f"cancellation {next(self._numbers)} of", self._run_in_the_background, again=False)
+        self.supervisor.start(f"cancellation {next(self._numbers)} of", self._run_in_the_background, again=False)
 
     async def take_up(self) -> None:
         """Go on with a cancellation in the background that a process which has ended has begun."""
         stored = await self._stored()
-        lock = self._outbox.requests.cancel_lock(self._batch) if stored else None
+        lock = self.outbox.requests.cancel_lock(self.batch) if stored else None
         if lock is None:
             return
         lock.release()
-        line = f"batch {self._batch} was being cancelled when its kernel ended: the remaining tasks are deleted now"
+        line = f"batch {self.batch} was being cancelled when its kernel ended: the remaining tasks are deleted now"
         if stored.get("paused"):
-            line += f"; queue {self._queue.queue} was paused for that, and is resumed at the end"
+            line += f"; queue {self.queue.queue} was paused for that, and is resumed at the end"
         notify(line)
         self.begin()
 
     async def run(self) -> None:
         """Stop sending, delete the tasks in the queue, and record which were deleted."""
         self.trouble = None
-        lock = self._outbox.requests.cancel_lock(self._batch)
+        lock = self.outbox.requests.cancel_lock(self.batch)
         try:
             paused = lock is not None and await self._prepare()  # without the lock, its holder does that
             try:
-                while await self._outbox.run(self._outbox.requests.cancel, self._batch, _CANCELLED_TOGETHER):
-                    await self._publish()  # a sending that waits for the canary ends with the last of them
+                while await self.outbox.run(self.outbox.requests.cancel, self.batch, _CANCELLED_TOGETHER):
+                    await self.publish()  # a sending that waits for the canary ends with the last of them
                 # Wait for the results of the requests that are under way: their tasks have to be deleted too.
-                if await self._outbox.run(self._outbox.requests.waiting, self._batch):
-                    self._sending.begin()
-                await self._sending.join()
+                if await self.outbox.run(self.outbox.requests.waiting, self.batch):
+                    self.sending.begin()
+                await self.sending.join()
                 refusal = await self._delete_tasks()
             finally:
                 resumed = not paused or await self._resume()
             if lock is not None and resumed and not isinstance(refusal, UnavailableError):
-                await self._outbox.run(self._outbox.batches.set_setting, self._batch, _SETTING, None)
+                await self.outbox.run(self.outbox.batches.set_setting, self.batch, _SETTING, None)
         finally:
             if lock is not None:
                 lock.release()
-        self._connection.watcher.refresh(self._queue)
-        await self._publish()
+        self.connection.watcher.refresh(self.queue)
+        await self.publish()
 
     async def _run_in_the_background(self) -> None:
         try:
@@ -118,14 +104,14 @@ class Cancellation:
             self.trouble = f"not all rows are cancelled: {_loop.as_toolkit_error('the cancellation', error).message}"
         finally:
             self._running -= 1
-        self._ended()  # the batch may be finished now, and notifications due
+        self.ended()  # the batch may be finished now, and notifications due
 
     async def _counts(self) -> dict[State, int]:
-        return await self._outbox.run(self._outbox.batches.counts, self._batch)
+        return await self.outbox.run(self.outbox.batches.counts, self.batch)
 
     async def _stored(self) -> Mapping[str, Any]:
         """Return what is stored of a cancellation that has not ended; empty if there is none."""
-        return (await self._outbox.run(self._outbox.batches.settings, self._batch)).get(_SETTING) or {}
+        return (await self.outbox.run(self.outbox.batches.settings, self.batch)).get(_SETTING) or {}
 
     async def _prepare(self) -> bool:
         """Store that the batch is being cancelled; pause its queue if that is useful; return whether it is paused.
@@ -133,10 +119,10 @@ class Cancellation:
         In a queue that has other tasks too, the tasks are deleted in the order of their dispatch.
         """
         paused: bool = (await self._stored()).get("paused") or await self._is_alone()
-        await self._outbox.run(self._outbox.batches.set_setting, self._batch, _SETTING, {"paused": paused})
+        await self.outbox.run(self.outbox.batches.set_setting, self.batch, _SETTING, {"paused": paused})
         if paused:
             try:
-                await self._connection.transport.call("PauseQueue", name=str(self._queue))
+                await self.connection.transport.call("PauseQueue", name=str(self.queue))
             except CloudTasksError:  # such as a missing permission: tasks may run before they are deleted
                 paused = False
         return paused
@@ -144,11 +130,11 @@ class Cancellation:
     async def _resume(self) -> bool:
         """Resume the queue that was paused for the deletion; return whether that was possible."""
         try:
-            await self._connection.transport.call("ResumeQueue", name=str(self._queue))
+            await self.connection.transport.call("ResumeQueue", name=str(self.queue))
         except CloudTasksError as error:
             notify(
-                f"queue {self._queue.queue} stays paused: it was paused to cancel batch {self._batch}, and could not "
-                f'be resumed: {error.message}; tasks.batch("{self._batch}") or queue.resume() resumes it'
+                f"queue {self.queue.queue} stays paused: it was paused to cancel batch {self.batch}, and could not "
+                f'be resumed: {error.message}; tasks.batch("{self.batch}") or queue.resume() resumes it'
             )
             return False
         return True
@@ -160,7 +146,7 @@ class Cancellation:
         if ours <= _DELETED_TOGETHER:
             return False
         try:
-            values = await self._connection.watcher.read_queue(self._queue)
+            values = await self.connection.watcher.read_queue(self.queue)
         except CloudTasksError:
             return False
         tasks = values.get("tasks")
@@ -168,7 +154,7 @@ class Cancellation:
 
     async def _delete_tasks(self) -> CloudTasksError | None:
         """Delete the tasks that are in the queue; return the error of a call that failed as a whole."""
-        pages, refusals = self._outbox.deletions(self._batch), list[CloudTasksError]()
+        pages, refusals = self.outbox.deletions(self.batch), list[CloudTasksError]()
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(_IN_FLIGHT):
@@ -184,20 +170,20 @@ class Cancellation:
     async def _delete_pages(self, pages: DeletionQueue, refusals: list[CloudTasksError]) -> None:
         """Delete the tasks of one page after the other until there are no more, or a call fails as a whole."""
         page, results = None, list[bool | None]()
-        while page := await self._outbox.run(pages.turn, page, results, size=0 if refusals else _DELETED_TOGETHER):
-            await self._publish()
+        while page := await self.outbox.run(pages.turn, page, results, size=0 if refusals else _DELETED_TOGETHER):
+            await self.publish()
             results = await self._delete_page(page.tasks, refusals)
 
     async def _delete_page(self, tasks: Sequence[str], refusals: list[CloudTasksError]) -> list[bool | None]:
         """Delete some tasks; return for each whether it was deleted, None if that is not known."""
         before = len(refusals)
         errors = await delete(
-            self._connection,
-            self._queue,
+            self.connection,
+            self.queue,
             tasks,
             lambda _: None,
             lambda error, _: refusals.append(error),
-            request_id=request_id(self._batch, 0, tasks),
+            request_id=request_id(self.batch, 0, tasks),
         )
         # After an error of a call it is not known whether the call had an effect.
         failed = None if len(refusals) > before else False

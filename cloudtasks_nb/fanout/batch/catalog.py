@@ -25,10 +25,11 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_url
-from cloudtasks_nb.errors import BatchNotFoundError, InvalidInputError
+from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import TEMPORARY, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
+from cloudtasks_nb.fanout.batch.progress import PENDING
 from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
@@ -51,9 +52,7 @@ from cloudtasks_nb.service.convert import queue_values
 
 __all__ = ["Catalog", "outbox_path"]
 
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _DISPATCH_DEADLINE = dt.timedelta(minutes=10)  # of a task without one
-_MICRO = dt.timedelta(microseconds=1)
 _LEFT = (State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)  # states of known rows that are reported
 
 
@@ -79,8 +78,7 @@ class Catalog:
     def _sharing(self) -> Sharing:
         outbox = self.outbox
         with self._lock:
-            if self._shared is None:
-                self._shared = Sharing(outbox, self._connection.store)
+            self._shared = self._shared or Sharing(outbox, self._connection.store)
             return self._shared
 
     @property
@@ -90,8 +88,7 @@ class Catalog:
             if self._outbox is None:
                 self._connection.transport.check_open()
                 self._outbox = Outbox(outbox_path())
-                note = self._outbox.note()
-                if note:
+                if note := self._outbox.note():
                     notify(note)
                 if self._connection.endpoint.temporary:
                     _report_ended(self._outbox)
@@ -211,7 +208,7 @@ class Catalog:
         rows = [self._row(record) for record in listed]
         if shared:
             known, store = {record.id for record in listed}, self._connection.store.url
-            rows += [_shared_row(record, store) for record in self._others() if record.id not in known]
+            rows += [_facts(record) | {"where": store} for record in self._others() if record.id not in known]
             rows.sort(key=lambda row: -row["created"])
         known_sizes = self.outbox.batches.sizes() if sizes else {}
         columns = {name: [row.get(name) for row in rows] for name in BATCHES}
@@ -222,8 +219,7 @@ class Catalog:
         """Return the queues of the listed batches, and whether a batch of each is not done."""
         found: dict[QueueName, bool] = {}
         for record in self._listed():
-            place = record.place
-            name = QueueName(project=place.project, location=place.location, queue=place.queue)
+            name = QueueName.parse(record.place.queue_name)
             found[name] = found.get(name, False) or not record.done
         return found
 
@@ -241,13 +237,8 @@ class Catalog:
     def delete_old(self, older_than: Any, *, dry_run: bool) -> pd.DataFrame:
         """Delete the listed batches that did not change for a time; return them as `frame` listed them."""
         records, before = self._listed(), self.frame()
-        deleted = delete_old(
-            self.outbox,
-            records,
-            lambda record: self._delete(record, shared=False),
-            older_than=older_than,
-            dry_run=dry_run,
-        )
+        delete_one = partial(self._delete, shared=False)
+        deleted = delete_old(self.outbox, records, delete_one, older_than=older_than, dry_run=dry_run)
         return before.loc[[record.id for record in deleted]]
 
     def place(self, queue: QueueName) -> Place:
@@ -284,22 +275,15 @@ class Catalog:
                 resource="id",
                 hint='tasks.batches() lists the batches: tasks.batch("a91f03c2") or tasks.batch("march")',
             )
-        here = self._listed()
-        try:
-            return choose(here, batch)
-        except BatchNotFoundError:
-            if batch is not None and any(record.id.startswith(batch) for record in here):
-                raise
-            try:
-                # A queue may be named in full, and be of another project.
-                return self.outbox.batches.get(batch, endpoint=self._endpoint())
-            except BatchNotFoundError:
-                others = self._others()
-                if not others:
-                    raise
-        found = choose(others, batch).id
-        self._sharing.fetch(found)
-        return self.outbox.batches.get(found)
+        # A queue may be named in full, and be of another project.
+        for source in (self._listed, lambda: self.outbox.batches.find(endpoint=self._endpoint()), self._others):
+            found = source()
+            if any(batch is None or record.id.startswith(batch) or record.name == batch for record in found):
+                break
+        record = choose(found, batch)
+        if not self.outbox.batches.find(batch=record.id):
+            self._sharing.fetch(record.id)
+        return self.outbox.batches.get(record.id)
 
     def _listed(self) -> list[BatchRecord]:
         """Return the records of this home that `frame` lists."""
@@ -365,8 +349,8 @@ class Catalog:
                 endpoint = self._connection.endpoint
                 reach = {"target": endpoint.target, "folder": endpoint.folder, "store": self._connection.store.url}
                 outbox.batches.set_setting(batch, "reach", reach)
-                if self._connection.endpoint.temporary:
-                    where = {"machine": platform.node(), "target": self._connection.endpoint.target}
+                if endpoint.temporary:
+                    where = {"machine": platform.node(), "target": endpoint.target}
                     outbox.batches.set_setting(batch, TEMPORARY, where)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
         _loop.run(tracker.start(sending=sending, adopting=adopting))
@@ -376,32 +360,19 @@ class Catalog:
         tracker = self._trackers.get(record.id)
         pending: Mapping[str, Any] = {} if tracker is None else tracker.progress.counts()
         if not record.counts[State.SENT]:
-            pending = dict.fromkeys(("scheduled", "ready", "running", "retrying"), 0)
+            pending = dict.fromkeys(PENDING, 0)
         final = {state.name.lower(): count for state, count in record.counts.items() if state is not State.SENT}
-        return {
-            **pending,
-            **final,
-            "batch": record.id,
-            "name": record.name,
-            "who": record.made_by,
-            "queue": record.place.queue,
-            "url": mask_url(str(record.description.get("url") or "")) or None,
-            "created": _micros(record.created),
-            "seen": _micros(record.snapshot_at),
-            "total": record.total,
-            "done": record.done,
-        }
+        return {**_facts(record), **pending, **final, "seen": _micros(record.snapshot_at), "done": record.done}
 
 
-def _shared_row(record: BatchRecord, store: str) -> dict[str, Any]:
-    """Return the row of a batch that only the store has: its states are not known."""
+def _facts(record: BatchRecord) -> dict[str, Any]:
+    """Return what is known of a batch without the states of its rows."""
     return {
         "batch": record.id,
         "name": record.name,
+        "who": record.made_by,
         "queue": record.place.queue,
         "url": mask_url(str(record.description.get("url") or "")) or None,
-        "who": record.made_by,
-        "where": store,
         "created": _micros(record.created),
         "total": record.total,
     }
@@ -428,11 +399,14 @@ def _try(task: Any, delivery: Delivery) -> Trial:
 
 def _report_ended(outbox: Outbox) -> None:
     """Say once which batches were lost with a temporary emulator, as after a restart of the kernel."""
-    places = {batch: where for batch, where in outbox.batches.with_setting(TEMPORARY).items() if where}
     # Machines may share the outbox; what runs on another one is not known here.
-    targets = {batch: where["target"] for batch, where in places.items() if where["machine"] == platform.node()}
-    ended = {target for target in set(targets.values()) if has_ended(target)}
-    batches = [batch for batch, target in targets.items() if target in ended]
+    here = {
+        batch: where["target"]
+        for batch, where in outbox.batches.with_setting(TEMPORARY).items()
+        if where and where["machine"] == platform.node()
+    }
+    ended = set(filter(has_ended, set(here.values())))
+    batches = [batch for batch, target in here.items() if target in ended]
     if not batches:
         return
     for batch in batches:
@@ -478,7 +452,7 @@ def _user() -> str:
 
 
 def _micros(moment: dt.datetime | None) -> int | None:
-    return None if moment is None else (moment - _EPOCH) // _MICRO
+    return None if moment is None else round(moment.timestamp() * 1_000_000)
 
 
 def _length(data: Any) -> int | None:
@@ -493,17 +467,14 @@ def _notify_spooled(result: Spooled, name: str | None, *, held: bool) -> None:
         parts.append(f"there are no rows here; {batch} stays as it is")
     elif not result.created:
         parts.append(f"{batch} has {result.known:,} of these rows already")
-        unsent = result.left.get(State.UNSENT, 0)
         parts.append(f"{counted(result.added, 'new ones')} will be sent" if result.added else "nothing new to send")
-        if unsent:
+        if unsent := result.left.get(State.UNSENT, 0):
             then = f"they are held back: {RESUME}" if held else "the sending goes on"
             parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: {then}")
         left = ((count, state.name.lower()) for state, count in result.left.items() if state in _LEFT)
         parts += [f"{count:,} {state} {_are(count)} left" for count, state in left]
-    if result.rejected:
-        parts.append(
-            f"{counted(result.rejected, 'rows')} {_are(result.rejected)} rejected: batch.tasks() has the reasons"
-        )
+    if rejected := result.rejected:
+        parts.append(f"{counted(rejected, 'rows')} {_are(rejected)} rejected: batch.tasks() has the reasons")
     if result.duplicates:
         parts.append(f"{counted(result.duplicates, 'duplicates')} {_are(result.duplicates)} left out")
     if parts:
@@ -516,12 +487,10 @@ def _are(count: int) -> str:
 
 def _warn_about_outcomes(limits: Mapping[str, Any], request: FanOutRequest) -> None:
     """Print at the start which outcomes cannot be known with the queue's settings."""
-    if not limits:
-        return  # a note said that they are not known
+    if not limits or names_handler(request.description):
+        return  # a note said that they are not known; a handler stores results, from which outcomes are known
     queue, ratio = request.queue.queue, limits["log_sampling_ratio"]
-    if names_handler(request.description):
-        pass  # it stores results, from which outcomes are known
-    elif not ratio:
+    if not ratio:
         notify(NO_LOG.format(queue=f"queue {queue}"))
     elif ratio < 1:
         notify(f"queue {queue} logs {percent_text(ratio)} of its operations: rows without a log entry end as gone")

@@ -16,13 +16,13 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Completion, State
 from cloudtasks_nb.fanout.plan.identity import completion_id
 from cloudtasks_nb.fanout.plan.literal import literal_task
-from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.options import TaskOptions, token_options
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import default_audience
 from cloudtasks_nb.service.oplog import RETENTION
 
-__all__ = ["CompletionNotifier", "check_route", "check_url", "completion_queue", "registered"]
+__all__ = ["CompletionNotifier", "register"]
 
 _RETRY = 1.0  # seconds before another try
 _RETRY_LONGEST = 60.0  # longest pause after repeated refusals
@@ -30,14 +30,43 @@ _FINISH_TIMEOUT = 75.0  # most seconds that `finish` waits for the notifications
 _SUMMARY_STATES = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)
 
 
-def completion_queue(queue: Any, own: QueueName) -> QueueName:
-    """Return the queue for notifications, from a Queue or a short or full name; None: the batch's own queue.
+def register(connection: Connection, outbox: Outbox, record: BatchRecord, task: TaskOptions, queue: Any) -> str:
+    """Have a URL notified of the end of a batch; return a text: when that will be, and which others are notified.
+
+    Parameters
+    ----------
+    task : TaskOptions
+        The URL, or what stands for it, and the options of its token.
+    queue : object
+        A Queue or a short or full name; None: the batch's own queue.
 
     Raises
     ------
     InvalidInputError
-        If it is not a queue, or is in another project or location.
+        For a bad argument, or a queue that would send the notification to another URL or with another token.
     """
+    account, audience = token_options(task.url, task.service_account, task.audience)
+    url = getattr(task.url, "url", task.url)
+    if not isinstance(url, str):
+        raise InvalidInputError(
+            f"{url!r} is neither an http(s) URL nor a handler", resource="url", hint='batch.on_complete("https://…")'
+        )
+    literal_task(TaskOptions(url=url, service_account=account, audience=audience), now=dt.datetime.now(dt.UTC))
+    target_queue = _target_queue(queue, QueueName.parse(record.place.queue_name))
+    connection.check_target(target_queue, url, account)
+    found = connection.read_queue(target_queue, "it is not known whether it sends the notification to another URL")
+    does = None if found is None else _rerouting(found.http_target, (account, audience or default_audience(url)))
+    if does is not None:
+        raise InvalidInputError(
+            f"queue {target_queue.queue} {does}, including the notification",
+            resource=str(target_queue),
+            hint='name another queue: batch.on_complete(url, queue="notices")',
+        )
+    outbox.completions.register(record.id, url, service_account=account, audience=audience, queue=target_queue.queue)
+    return _registered(outbox, record.id, url)
+
+
+def _target_queue(queue: Any, own: QueueName) -> QueueName:
     name = getattr(queue, "name", queue)
     if name is None:
         return own
@@ -55,43 +84,18 @@ def completion_queue(queue: Any, own: QueueName) -> QueueName:
     return target_queue
 
 
-def check_route(
-    connection: Connection, queue: QueueName, url: str, *, service_account: str | None, audience: str | None
-) -> None:
-    """Refuse a queue that would send the notification to another URL or with another token.
-
-    A queue that this account may not read is taken.
-
-    Raises
-    ------
-    InvalidInputError
-        With a hint to use another queue.
-    """
-    found = connection.read_queue(queue, "it is not known whether it sends the notification to another URL")
-    if found is None:
-        return
-    target = found.http_target
+def _rerouting(target: Any, own: tuple[str | None, str]) -> str | None:
+    """Return what a queue with this target does to a task with a token of its own account and audience, if anything."""
     token = target.oidc_token
-    audience = audience or default_audience(url)
-    other = target.HasField("oauth_token") or (
-        target.HasField("oidc_token")
-        and (token.service_account_email, token.audience or audience) != (service_account, audience)
-    )
+    other = target.HasField("oidc_token") and (token.service_account_email, token.audience or own[1]) != own
     if target.HasField("uri_override"):
-        does = "sends all its tasks to another URL"
-    elif service_account is not None and other:
-        does = "sends all its tasks with a token of another account or audience"
-    else:
-        return
-    raise InvalidInputError(
-        f"queue {queue.queue} {does}, including the notification",
-        resource=str(queue),
-        hint='name another queue: batch.on_complete(url, queue="notices")',
-    )
+        return "sends all its tasks to another URL"
+    if own[0] is not None and (other or target.HasField("oauth_token")):
+        return "sends all its tasks with a token of another account or audience"
+    return None
 
 
-def registered(outbox: Outbox, batch: str, url: str) -> str:
-    """Return the text that `on_complete` shows: when this URL is notified, and which other URLs are."""
+def _registered(outbox: Outbox, batch: str, url: str) -> str:
     record, known = outbox.batches.get(batch), outbox.completions.registered(batch)
     notified = any(one.round >= record.round for one in known if one.url == url)
     others = [one.url for one in known if one.url != url]
@@ -103,21 +107,6 @@ def registered(outbox: Outbox, batch: str, url: str) -> str:
             f"it: cloudtasks-nb watch {batch}"
         )
     return when + (f"; so {'is' if len(others) == 1 else 'are'} {', '.join(others)}" if others else "")
-
-
-def check_url(url: Any, *, service_account: str | None = None, audience: str | None = None) -> None:
-    """Refuse a value that is not an http(s) URL, and invalid token options.
-
-    Raises
-    ------
-    InvalidInputError
-        With the argument.
-    """
-    if not isinstance(url, str):
-        raise InvalidInputError(
-            f"{url!r} is neither an http(s) URL nor a handler", resource="url", hint='batch.on_complete("https://…")'
-        )
-    literal_task(TaskOptions(url=url, service_account=service_account, audience=audience), now=dt.datetime.now(dt.UTC))
 
 
 @dataclass(eq=False)
@@ -153,7 +142,9 @@ class CompletionNotifier:
         try:
             while await self._due():
                 error = await self._attempt()
-                self._report(error)
+                sentence = "a notification of the batch's end was not created: "
+                self.trouble = None if error is None else sentence + error.message
+                self.changed()
                 if error is not None and not isinstance(error, (QuotaError, UnavailableError)):
                     self._settled.set()
                 if await self._due():
@@ -165,17 +156,13 @@ class CompletionNotifier:
     async def _due(self) -> bool:
         return await self.outbox.run(self.outbox.completions.due, self.batch)
 
-    def _report(self, error: CloudTasksError | None) -> None:
-        self.trouble = None if error is None else f"a notification of the batch's end was not created: {error.message}"
-        self.changed()
-
     async def _attempt(self) -> CloudTasksError | None:
         """Create the notifications that no other process has claimed; return the last error."""
         outbox, wrong = self.outbox, None
         for completion in await outbox.run(outbox.completions.claim, self.batch):
             record = await outbox.run(outbox.batches.get, self.batch)
             try:
-                await _create(self.connection, record, completion, _summary(record, completion))
+                await _create(self.connection, record, completion)
             except CloudTasksError as error:
                 wrong = error
                 await outbox.run(outbox.completions.release, self.batch, completion)
@@ -184,22 +171,20 @@ class CompletionNotifier:
         return wrong
 
 
-async def _create(connection: Connection, record: BatchRecord, completion: Completion, summary: Any) -> None:
+async def _create(connection: Connection, record: BatchRecord, completion: Completion) -> None:
     place = record.place
     queue = QueueName(project=place.project, location=place.location, queue=completion.queue or place.queue)
-    options = TaskOptions(
-        url=completion.url, body=summary, service_account=completion.service_account, audience=completion.audience
-    )
+    account, audience = completion.service_account, completion.audience
+    body = _summary(record, completion)
+    options = TaskOptions(url=completion.url, body=body, service_account=account, audience=audience)
     task = literal_task(options, now=connection.clock.now())
     short = completion_id(record.id, completion.url, completion.round)
     task.name = str(TaskName(queue=queue, task=short))
     with contextlib.suppress(CloudTasksError):  # without a log only the name of the task tells that it was created
         if await connection.watcher.is_logged(queue, since=now_micros() - RETENTION, task=short):
             return  # by another home, maybe so long ago that the name is free again
-    try:
+    with contextlib.suppress(AlreadyExistsError):  # by another process, or an earlier call whose answer was lost
         await connection.transport.call("CreateTask", parent=str(queue), task=task, resource_name=str(queue))
-    except AlreadyExistsError:
-        return  # created by another process, or by an earlier call whose answer was lost
 
 
 def _summary(record: BatchRecord, completion: Completion) -> dict[str, Any]:

@@ -79,7 +79,13 @@ def delete_old(
     if dry_run:
         notify(f"would delete {_batches(chosen)}, and their results")
     else:
-        _delete_all(chosen, delete_one)
+        deleted, results = [], 0
+        try:
+            for record in chosen:
+                results += delete_one(record)
+                deleted.append(record)
+        finally:  # also if one cannot be deleted
+            notify_deleted(_batches(deleted), results)
     left = [f"{batch}: {reason}" for batch, reason in reasons.items() if reason is not None]
     if left:
         more = "; …" if len(left) > _NAMED else ""
@@ -110,17 +116,6 @@ def in_use(outbox: Outbox, record: BatchRecord) -> str | None:
 def notify_deleted(what: str, results: int) -> None:
     """Print how much was deleted."""
     notify(f"deleted {what}, {counted(results, 'results')}")
-
-
-def _delete_all(records: Iterable[BatchRecord], delete_one: Callable[[BatchRecord], int]) -> None:
-    """Delete batches, and print how much was deleted, also if one cannot be."""
-    deleted, results = [], 0
-    try:
-        for record in records:
-            results += delete_one(record)
-            deleted.append(record)
-    finally:
-        notify_deleted(_batches(deleted), results)
 
 
 def _batches(records: Sequence[BatchRecord]) -> str:

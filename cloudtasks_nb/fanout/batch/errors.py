@@ -14,7 +14,7 @@ from cloudtasks_nb._names import CODES, code_name, code_of
 from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import InvalidInputError, StoreError
-from cloudtasks_nb.fanout.batch.table import IndexLabels, label_column
+from cloudtasks_nb.fanout.batch.table import RowFrames, label_column
 from cloudtasks_nb.fanout.causes import NO_STATUS
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Choice
@@ -23,44 +23,37 @@ from cloudtasks_nb.store.store import Store
 
 __all__ = ["causes_hint", "choose", "errors_frame", "names_of", "status_codes", "stored_cause", "stored_errors"]
 
-_CLASS = re.compile(r"([345])xx", re.IGNORECASE)
+_CLASS = re.compile(r"[345]XX")
 _LARGEST = 599  # HTTP status
 _SHOWN = 5  # causes that an error names
+_STATUSES = 'a status is "OK", "INTERNAL", 503, "5xx", or a list of these'
 _FORMS = (
     'give a status ("UNAVAILABLE", 503, "5xx"), a cause of batch.errors(), its exception ("KeyError"), '
     "a list of these, or a frame of rows"
 )
 
 
-def errors_frame(outbox: Outbox, store: Store, batch: str, labels: IndexLabels) -> pd.DataFrame:
+def errors_frame(outbox: Outbox, store: Store, batch: str, frames: RowFrames) -> pd.DataFrame:
     """Return a row for each cause of failures, the most frequent first, with an error that is in the store."""
     causes = outbox.causes.errors(batch)
     refs = [cause.ref for cause in causes]
-    rows = labels.of(refs)
-    examples = {
-        ref: (task, attempts, message)
+    labels = frames.labels(refs)
+    rows = [
+        row
         for page in outbox.rows.pages_of(batch, refs)
-        for ref, task, attempts, message in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
-    }
+        for row in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
+    ]
     try:
-        stored = stored_errors(store, batch, [(task, attempts) for task, attempts, _ in examples.values() if task])
+        stored = stored_errors(store, batch, [(task, attempts) for _, task, attempts, _ in rows if task])
     except StoreError as error:
         stored = {}
         notify(f"tracebacks are missing: {error.message}")
-    found = [(task and stored.get(task)) or message for task, _, message in map(examples.__getitem__, refs)]
-    made = frame(
-        ERRORS,
-        {
-            "cause": [cause.cause for cause in causes],
-            "rows": [cause.failed + cause.retrying for cause in causes],
-            "failed": [cause.failed for cause in causes],
-            "retrying": [cause.retrying for cause in causes],
-            "first": [cause.first for cause in causes],
-            "last": [cause.last for cause in causes],
-            "error": found,
-        },
-    )
-    return made.assign(row=label_column([rows[ref] for ref in refs]))
+    texts = {ref: (task and stored.get(task)) or message for ref, task, _, message in rows}
+    names = ("cause", "failed", "retrying", "first", "last")
+    columns = {name: [getattr(cause, name) for cause in causes] for name in names}
+    columns["rows"] = [cause.failed + cause.retrying for cause in causes]
+    columns["error"] = [texts[ref] for ref in refs]
+    return frame(ERRORS, columns).assign(row=label_column([labels[ref] for ref in refs]))
 
 
 def stored_errors(store: Store, batch: str, attempts: Sequence[tuple[str, int | None]]) -> dict[str, str]:
@@ -98,21 +91,17 @@ def choose(where: Any, causes: Mapping[str, int], batch: str) -> Choice:
     if isinstance(where, (pd.DataFrame, pd.Series)) and "cause" in where:
         named = [where["cause"]] if isinstance(where, pd.Series) else where["cause"].tolist()
         return Choice(causes=frozenset(stored_cause(cause) for cause in named))
+    statuses, http, others = _sort_out(where, "where", _FORMS)
     found: set[str | int] = set()
-    statuses, http = set(), set()
-    for item in _listed(where, "where", _FORMS):
-        if (ours := _http_statuses(item)) is not None:
-            http |= ours
-        elif (code := _code(item)) is not None:
-            statuses.add(code)
-        elif same := [cause for cause in causes if item in (cause, cause.partition(":")[0])]:
-            found.update(map(stored_cause, same))
-        else:
+    for item in others:
+        same = [cause for cause in causes if item in (cause, cause.partition(":")[0])]
+        if not same:
             raise InvalidInputError(
                 f"where={item!r} is no status and no cause of a failed row{did_you_mean(str(item), causes)}",
                 resource=batch,
                 hint=causes_hint(causes),
             )
+        found.update(map(stored_cause, same))
     return Choice(causes=frozenset(found), statuses=frozenset(statuses), http=frozenset(http), assumed=_codes_of(http))
 
 
@@ -131,18 +120,10 @@ def status_codes(status: Any) -> list[str]:
     InvalidInputError
         If it names no status.
     """
-    codes, http = set(), set()
-    for item in _listed(status, "status", 'a status is "OK", "INTERNAL", 503, "5xx", or a list of these'):
-        if (code := _code(item)) is not None:
-            codes.add(code)
-        elif (ours := _http_statuses(item)) is not None:
-            http |= ours
-        else:
-            raise InvalidInputError(
-                f"status={item!r} is no status{did_you_mean(str(item).upper(), CODES)}",
-                resource="status",
-                hint='a status is "OK", "INTERNAL", 503, "5xx", or a list of these',
-            )
+    codes, http, others = _sort_out(status, "status", _STATUSES)
+    if others:
+        wrong = f"status={others[0]!r} is no status{did_you_mean(str(others[0]).upper(), CODES)}"
+        raise InvalidInputError(wrong, resource="status", hint=_STATUSES)
     assumed = _codes_of(http)
     if assumed:
         notify(f"the log has no HTTP statuses: status={status!r} is read as {names_of(assumed)}")
@@ -159,30 +140,23 @@ def _codes_of(http: Iterable[int]) -> frozenset[int]:
     return frozenset(map(code_of, http)) - {0}
 
 
-def _listed(given: Any, name: str, hint: str) -> list[Any]:
-    """Return the statuses and causes that are given."""
-    items = (
-        list(given) if isinstance(given, (list, tuple, set, frozenset, pd.Series, pd.Index, np.ndarray)) else [given]
-    )
-    for item in items:
+def _sort_out(given: Any, name: str, hint: str) -> tuple[set[int], set[int], list[Any]]:
+    """Return the canonical codes and the HTTP statuses that are given, and what is neither."""
+    codes, http, others = set[int](), set[int](), list[Any]()
+    several = isinstance(given, (list, tuple, set, frozenset, pd.Series, pd.Index, np.ndarray))
+    for item in given if several else [given]:
         if isinstance(item, bool) or not isinstance(item, (str, int, np.integer)):
             raise InvalidInputError(f"{name}={item!r} is no status", resource=name, hint=hint)
-    return items
-
-
-def _http_statuses(item: Any) -> set[int] | None:
-    """Return the HTTP statuses that are meant; None if it is something else."""
-    text = str(item)
-    if found := _CLASS.fullmatch(text):
-        first = 100 * int(found[1])
-        return set(range(first, first + 100))
-    if text.isdecimal() and 100 <= int(text) <= _LARGEST:  # noqa: PLR2004 - the first HTTP status
-        return {int(text)}
-    return None
-
-
-def _code(item: Any) -> int | None:
-    return CODES.index(item.upper()) if isinstance(item, str) and item.upper() in CODES else None
+        text = str(item).upper()
+        if text in CODES:
+            codes.add(CODES.index(text))
+        elif _CLASS.fullmatch(text):
+            http.update(range(100 * int(text[0]), 100 * int(text[0]) + 100))
+        elif text.isdecimal() and 100 <= int(text) <= _LARGEST:  # noqa: PLR2004 - the first HTTP status
+            http.add(int(text))
+        else:
+            others.append(item)
+    return codes, http, others
 
 
 def stored_cause(cause: str) -> str | int:

@@ -46,8 +46,7 @@ def load_limit(outbox: Outbox, batch: str) -> FailureLimit:
     """Read the limit and the round of a batch; if a round has begun, store how many rows had failed before it."""
     record, settings = outbox.batches.get(batch), outbox.batches.settings(batch)
     limit = lasting_options(record, settings)["stop_after_failures"]
-    stored = settings.get(_SETTING, {"number": 1, "failed": 0, "stopped": False})
-    found = FailureLimit(limit=limit, round=stored["number"], failed=stored["failed"], stopped=stored["stopped"])
+    found = FailureLimit(limit=limit, **settings.get(_SETTING, {}))
     if found.round == record.round:
         return found
     begun = FailureLimit(limit=limit, round=record.round, failed=record.counts[State.FAILED])
@@ -57,5 +56,5 @@ def load_limit(outbox: Outbox, batch: str) -> FailureLimit:
 
 def store_limit(outbox: Outbox, batch: str, limit: FailureLimit) -> None:
     """Store the round of a batch."""
-    stored = {"number": limit.round, "failed": limit.failed, "stopped": limit.stopped}
+    stored = {"round": limit.round, "failed": limit.failed, "stopped": limit.stopped}
     outbox.batches.set_setting(batch, _SETTING, stored)

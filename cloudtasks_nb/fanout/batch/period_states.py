@@ -15,11 +15,12 @@ import pandas as pd
 
 from cloudtasks_nb._settings import parse_zone
 from cloudtasks_nb.display.calendar import Calendar, Periods, Unit, band_labels
+from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.outbox.rows import RETRYING
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, parse_freq, partition
-from cloudtasks_nb.fanout.plan.preview import StoredPreview, preview_names
+from cloudtasks_nb.fanout.plan.preview import preview_names
 
 __all__ = ["ASKED", "CalendarText", "PeriodStates", "upcoming"]
 
@@ -126,20 +127,17 @@ class PeriodStates:
         bands : sequence of str
             The labels of the bands to return; none for all, in one band if there are more than 12.
         """
-        retrying = bool(self._outbox.causes.retrying(self._batch))
-        states = self._outbox.rows.states(self._batch, retrying=retrying)
+        states = self._outbox.rows.states(self._batch, retrying=True)
         if not states:
             return None
         read = self._places((round_, len(states)))
         if len(read.periods) != len(states):  # rows came in between
             return None
-        codes, rows = _CODES[np.frombuffer(states, dtype=np.uint8)], read.bands
-        together = not bands and len(read.names) > _MOST_BANDS
-        names, across = ([""], ()) if together else (bands or read.names, self._across)
-        if together:
-            rows = np.zeros_like(rows)
-        elif bands:
-            rows = pd.Index(names).get_indexer(pd.Index(read.names))[rows]
+        codes, names, across, rows = _CODES[np.frombuffer(states, dtype=np.uint8)], read.names, self._across, read.bands
+        if bands:
+            names, rows = list(bands), pd.Index(bands).get_indexer(pd.Index(names))[rows]
+        elif len(names) > _MOST_BANDS:
+            names, across, rows = [""], [], np.zeros_like(rows)
         shape = (len(names), len(read.starts), len(_STATES))
         cells = (rows * shape[1] + read.periods) * shape[2] + codes
         table = np.bincount(cells[rows >= 0], minlength=shape[0] * shape[1] * shape[2]).reshape(shape)
@@ -158,10 +156,7 @@ class PeriodStates:
     def _places(self, version: tuple[int, int]) -> _Places:
         """Read in which period and band each row is, unless that is known."""
         if self._read is None or self._read.version != version:
-            stored = StoredPreview()
-            for page in self._outbox.rows.pages(self._batch):
-                stored.add(page.shown, page.indexes)
-            columns = stored.columns()
+            columns = ReadRows(self._outbox.rows.pages(self._batch)).stored.columns()
             moments = pd.DatetimeIndex(columns["start"]).tz_convert(self._tz)
             starts = moments.unique().sort_values()
             whole = partition(starts[0], starts[-1], freq=self._freq.name, tz=self._tz)

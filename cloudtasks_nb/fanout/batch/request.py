@@ -94,10 +94,20 @@ class BatchOptions:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check_rate(self.send_rate)
-        _check_stop(self.stop_after_failures)
+        if self.send_rate is not None and not _is_positive(self.send_rate):
+            hint = (
+                "send_rate=200, or leave it out; how fast tasks are dispatched is set on the queue: "
+                "queue.update(rate=5)"
+            )
+            raise _wrong("send_rate", self.send_rate, "is not a number of tasks created a second", hint)
+        limit = self.stop_after_failures
+        if limit is not None and (not _is_positive(limit) or (limit > 1 and limit != int(limit))):
+            hint = "stop_after_failures=10, or 0.05 for a twentieth of all rows"
+            raise _wrong("stop_after_failures", limit, "is neither a number of rows nor a share of them", hint)
         _check_canary(self.canary)
-        _check_pause(self.pause_at)
+        if self.pause_at is not None and not _is_share(share_of(self.pause_at)):
+            hint = 'pause_at="5%" or 0.05; stop_after_failures=10 cancels the rest after a number of failures'
+            raise _wrong("pause_at", self.pause_at, "is not a share of failures", hint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,37 +186,19 @@ def _as_handler(url: Any) -> Any:
     return url if name is None else HandlerAddress(url=url, name=name)
 
 
+def _wrong(name: str, value: Any, why: str, hint: str) -> InvalidInputError:
+    return InvalidInputError(f"{name}={value!r} {why}", resource=name, hint=hint)
+
+
 def _check_name(name: str | None) -> None:
     if name is None:
         return
     if not (isinstance(name, str) and name.strip() and name.isprintable()):
-        raise InvalidInputError(
-            f"name={name!r} cannot name a batch",
-            resource="name",
-            hint='use one line of text, such as name="march", or leave it out',
-        )
+        hint = 'use one line of text, such as name="march", or leave it out'
+        raise _wrong("name", name, "cannot name a batch", hint)
     if len(name) > _LONGEST_NAME:
         raise InvalidInputError(
             f'name="{name[:20]}…" has {len(name):,} characters', resource="name", hint=f"use up to {_LONGEST_NAME}"
-        )
-
-
-def _check_rate(rate: float | None) -> None:
-    if rate is not None and not _is_positive(rate):
-        raise InvalidInputError(
-            f"send_rate={rate!r} is not a number of tasks created a second",
-            resource="send_rate",
-            hint="send_rate=200, or leave it out; how fast tasks are dispatched is set on the queue: "
-            "queue.update(rate=5)",
-        )
-
-
-def _check_stop(limit: float | None) -> None:
-    if limit is not None and (not _is_positive(limit) or (limit > 1 and limit != int(limit))):
-        raise InvalidInputError(
-            f"stop_after_failures={limit!r} is neither a number of rows nor a share of them",
-            resource="stop_after_failures",
-            hint="stop_after_failures=10, or 0.05 for a twentieth of all rows",
         )
 
 
@@ -214,25 +206,12 @@ def _check_canary(canary: float | str | None, rows: int = 0) -> None:
     """Check the option; with a number of rows also that it is below that."""
     if canary is None or _is_share(share_of(canary)):
         return
-    wrong = "is neither a number of rows nor a share of them"
+    why = "is neither a number of rows nor a share of them"
     if _is_positive(canary) and canary == int(canary):
         if not rows or int(canary) < rows:
             return
-        wrong = f"leaves no row for later: there are {rows:,}"
-    raise InvalidInputError(
-        f"canary={canary!r} {wrong}",
-        resource="canary",
-        hint='canary=20 sends 20 rows first, canary="1%" a hundredth of all rows',
-    )
-
-
-def _check_pause(share: float | str | None) -> None:
-    if share is not None and not _is_share(share_of(share)):
-        raise InvalidInputError(
-            f"pause_at={share!r} is not a share of failures",
-            resource="pause_at",
-            hint='pause_at="5%" or 0.05; stop_after_failures=10 cancels the rest after a number of failures',
-        )
+        why = f"leaves no row for later: there are {rows:,}"
+    raise _wrong("canary", canary, why, 'canary=20 sends 20 rows first, canary="1%" a hundredth of all rows')
 
 
 def _is_share(value: Any) -> bool:

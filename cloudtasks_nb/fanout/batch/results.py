@@ -70,7 +70,7 @@ def join_results(tasks: pd.DataFrame, read: ReadResults, progress: Callable[[int
             new += _SUFFIX
         names[name] = new
         taken.add(new)
-    columns = {new: results.take(name) for name, new in names.items()} | {_ERROR: errors.take(_ERROR, "text")}
+    columns = {new: results.take(name) for name, new in names.items()} | {_ERROR: column(errors, "text")}
     joined = pd.concat([rows, pd.DataFrame(columns, copy=False).set_axis(rows.index)], axis=1)
     joined.attrs = dict(rows.attrs)
     renamed = {name: new for name, new in names.items() if name != new}
@@ -99,31 +99,29 @@ def _collect(
     progress: Callable[[int], None],
     *,
     fields: bool,
-) -> tuple[_Columns, _Columns, int]:
+) -> tuple[_Columns, list[str | None], int]:
     """Read the results of tasks into columns, one for each of their `fields`, or one in all.
 
-    Return them with the column of errors, and how many of the rows that are `done` have no result.
+    Return them with the errors, and how many of the rows that are `done` have no result.
 
     Raises
     ------
     _NoFieldsError
         If the results are not all dicts, or have too many fields.
     """
-    results, errors = _Columns(len(ids)), _Columns(len(ids))
-    missing = 0
+    results, missing = _Columns(len(ids)), 0
+    errors: list[str | None] = []
     for start in range(0, len(ids), _PAGE):
         wanted = ids[start : start + _PAGE]
         known = iter(read([task for task in wanted if task is not None]))
         values: list[Mapping[str, Any]] = []
-        lines: list[Mapping[str, Any]] = []
         for task, succeeded in zip(wanted, done[start : start + _PAGE], strict=True):
             found = None if task is None else next(known)
             ok = found is not None and found.ok
             missing += succeeded and not ok
-            lines.append({} if found is None or ok or succeeded else {_ERROR: exception_line(found.error or "")})
+            errors.append(None if found is None or ok or succeeded else exception_line(found.error or ""))
             values.append(_fields(found.result) if fields and found is not None else {_RESULT: found and found.result})
         results.add(start, values)
-        errors.add(start, lines)
         if len(results.names) > _MOST_FIELDS:
             raise _NoFieldsError
         progress(min(start + _PAGE, len(ids)))
@@ -166,11 +164,11 @@ class _Columns:
             except OverflowError:  # integers beyond 64 bits
                 parts.append((start, "any", column(values, "any")))
 
-    def take(self, name: str, kind: str = "any") -> Any:
-        """Return a column, and forget it; `kind` is that of values of several types, or of none."""
+    def take(self, name: str) -> Any:
+        """Return a column, and forget it; one of values of several types, or of none, has values of any type."""
         parts = self._parts.pop(name, [])
         kinds = {kind for _, kind, _ in parts}
-        kind = kinds.pop() if len(kinds) == 1 else "float" if kinds == {"count", "float"} else kind
+        kind = kinds.pop() if len(kinds) == 1 else "float" if kinds == {"count", "float"} else "any"
         whole = pd.Series(column([None] * self._length, kind))
         for start, part_kind, values in parts:
             whole.iloc[start : start + len(values)] = values if part_kind == kind else values.astype(whole.dtype)

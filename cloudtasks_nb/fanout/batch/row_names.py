@@ -5,15 +5,16 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
 
 from cloudtasks_nb.display.secrets import MASK, is_secret, mask_text
+from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.identity import batch_of
-from cloudtasks_nb.fanout.plan.preview import StoredPreview
 
 __all__ = ["RowName", "row_names"]
 
@@ -33,13 +34,9 @@ def row_names(outbox: Outbox, tasks: Iterable[str]) -> dict[str, RowName]:
 
     The columns of the key come first, or the label of the period, then those of body, URL and headers.
     """
-    batches: dict[str, list[str]] = {}
-    for task in tasks:
-        batch = batch_of(task)
-        if batch is not None:
-            batches.setdefault(batch, []).append(task)
     found: dict[str, RowName] = {}
-    for batch, ids in batches.items():
+    for batch, group in groupby(sorted(tasks, key=_batch), _batch):
+        ids = list(group)
         for record in outbox.batches.find(batch=batch):
             refs = outbox.rows.of_any_try(batch, ids)
             texts = _texts(outbox, record, set(refs.values()))
@@ -48,15 +45,13 @@ def row_names(outbox: Outbox, tasks: Iterable[str]) -> dict[str, RowName]:
     return found
 
 
+def _batch(task: str) -> str:
+    return batch_of(task) or ""
+
+
 def _texts(outbox: Outbox, record: BatchRecord, refs: Collection[int]) -> dict[int, str]:
-    stored = StoredPreview()
-    order: list[int] = []
-    positions: list[int] = []
-    for page in outbox.rows.pages_of(record.id, refs):
-        stored.add(page.shown, page.indexes)
-        order += page.refs
-        positions += page.rows
-    values = stored.columns()
+    read = ReadRows(outbox.rows.pages_of(record.id, refs))
+    values = read.stored.columns()
     key: Any = record.description.get("key")
     if "backfill" in record.description and "partition" in values:
         key = ["partition"]
@@ -64,8 +59,8 @@ def _texts(outbox: Outbox, record: BatchRecord, refs: Collection[int]) -> dict[i
     first = [name for name in (key if isinstance(key, list) else ()) if name in values]
     names = [*first, *(str(name) for name in values.columns if name not in first)]
     columns = [[_pair(name, value) for value in values[name].tolist()] for name in names]
-    columns = columns or [[f"row={position}" for position in positions]]
-    return {ref: " · ".join(filter(None, pairs)) for ref, *pairs in zip(order, *columns, strict=True)}
+    columns = columns or [[f"row={position}" for position in read.positions]]
+    return {ref: " · ".join(filter(None, pairs)) for ref, *pairs in zip(read.refs, *columns, strict=True)}
 
 
 def _pair(name: str, value: Any) -> str:

@@ -13,11 +13,14 @@ from typing import Any
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.request import lasting_options, share_of
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import FINAL, BatchRecord, State
+from cloudtasks_nb.fanout.outbox.records import FINAL, State
 
 __all__ = ["SendGate", "lift_gate", "update_gate"]
 
-_CANARY, _PAUSE = "canary", "pause"  # settings of the batch
+_SETTING = "gate"  #: of the batch
+#: What is stored of a new batch: the canary's option, its last row and whether the other rows may be sent; the round in
+#: which failures count, what had failed and ended before, and what had when the sending paused.
+_NEW = {"canary": None, "last": 0, "open": False, "round": 1, "failed": 0, "ended": 0, "paused": None}
 _LEAST_ENDED = 20  # rows; with fewer, a single failure would pause most batches
 _ENDED_OTHERWISE = (State.REJECTED, State.GONE, State.CANCELLED)
 
@@ -30,7 +33,6 @@ class SendGate:
     rows: Mapping[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))  #: of the canary, by state
     unsent: int = 0  #: unsent rows of the batch
     pause_at: float | None = None  #: a share of failures; None: the sending never pauses
-    round: int = 1  #: the round in which failures count
     failed: int = 0  #: rows that had failed before failures began to count
     ended: int = 0  #: rows that had succeeded or failed before that
     paused: tuple[int, int] | None = None  #: how many rows had failed, and ended, when the sending paused
@@ -119,17 +121,30 @@ class SendGate:
 def update_gate(outbox: Outbox, batch: str) -> SendGate:
     """Read the gate of a batch, decide by its rows as they are now, and store what has changed."""
     record, settings = outbox.batches.get(batch), outbox.batches.settings(batch)
-    options = lasting_options(record, settings)
-    before = SendGate(unsent=record.counts[State.UNSENT], pause_at=share_of(options["pause_at"]))
-    if before.pause_at is not None:
-        before = replace(before, **_pause(record, settings.get(_PAUSE)))
-    if options["canary"] is not None:
-        before = _with_canary(outbox, record, before, options["canary"], settings.get(_CANARY))
+    options, stored = lasting_options(record, settings), {**_NEW, **settings.get(_SETTING, {})}
+    canary, pause_at, known = options["canary"], share_of(options["pause_at"]), dict(stored)
+    if canary is not None and canary != known["canary"]:
+        share = share_of(canary) or 0
+        count = math.ceil(round(share * record.total, 6)) if share < 1 else int(share)
+        known |= {"canary": canary, "last": outbox.rows.last_of_first(batch, count), "open": False}
+    if pause_at is not None and record.round != known["round"]:
+        known |= {"round": record.round, **_anew(record.counts)}
+    last = 0 if canary is None or known["open"] else known["last"]
+    before = SendGate(
+        last=last,
+        rows=outbox.rows.counts_until(batch, last),
+        unsent=record.counts[State.UNSENT],
+        pause_at=pause_at,
+        failed=known["failed"],
+        ended=known["ended"],
+        paused=tuple(known["paused"]) if known["paused"] and pause_at is not None else None,
+    )
     gate = before.after(record.counts)
-    if before.last and not gate.last:
-        _open(outbox, batch)
-    if gate.pause_at is not None and settings.get(_PAUSE) != (stored := _stored_pause(gate)):
-        outbox.batches.set_setting(batch, _PAUSE, stored)
+    known["open"] |= gate.last != last
+    if gate.paused:
+        known["paused"] = list(gate.paused)
+    if known != stored:
+        outbox.batches.set_setting(batch, _SETTING, known)
     return gate
 
 
@@ -138,45 +153,17 @@ def lift_gate(outbox: Outbox, batch: str) -> None:
 
     The canary of a batch that no process sends goes on: its process was killed.
     """
-    gate, counts = update_gate(outbox, batch), outbox.batches.counts(batch)
-    if gate.paused:
-        gate = replace(gate, failed=counts[State.FAILED], ended=_ended(counts), paused=None)
-        outbox.batches.set_setting(batch, _PAUSE, _stored_pause(gate))
+    gate = update_gate(outbox, batch)
+    lifted = _anew(outbox.batches.counts(batch)) if gate.paused else {}
     if gate.last and (not gate.running or outbox.requests.has_sender(batch)):
-        _open(outbox, batch)
+        lifted["open"] = True
+    if lifted:
+        outbox.batches.set_setting(batch, _SETTING, {**outbox.batches.settings(batch)[_SETTING], **lifted})
 
 
-def _with_canary(
-    outbox: Outbox, record: BatchRecord, gate: SendGate, option: float | str, stored: Mapping[str, Any] | None
-) -> SendGate:
-    """Return a gate with the rows of its canary; which ones these are is stored when they are first asked for."""
-    if stored is None or stored["option"] != option:
-        share = share_of(option) or 0
-        count = math.ceil(round(share * record.total, 6)) if share < 1 else int(share)
-        stored = {"option": option, "last": outbox.rows.last_of_first(record.id, count), "open": False}
-        outbox.batches.set_setting(record.id, _CANARY, stored)
-    if stored["open"]:
-        return gate
-    return replace(gate, last=stored["last"], rows=outbox.rows.counts_until(record.id, stored["last"]))
-
-
-def _open(outbox: Outbox, batch: str) -> None:
-    stored = outbox.batches.settings(batch)[_CANARY]
-    outbox.batches.set_setting(batch, _CANARY, {**stored, "open": True})
-
-
-def _pause(record: BatchRecord, stored: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return since when failures count, and whether the sending has paused; a new round counts them anew."""
-    if stored is None and record.round == 1:
-        return {}
-    if stored is None or stored["round"] != record.round:
-        return {"round": record.round, "failed": record.counts[State.FAILED], "ended": _ended(record.counts)}
-    return {**stored, "paused": tuple(stored["paused"]) if stored["paused"] else None}
-
-
-def _stored_pause(gate: SendGate) -> dict[str, Any]:
-    paused = None if gate.paused is None else list(gate.paused)
-    return {"round": gate.round, "failed": gate.failed, "ended": gate.ended, "paused": paused}
+def _anew(counts: Mapping[State, int]) -> dict[str, Any]:
+    """Return what is stored when failures begin to count."""
+    return {"failed": counts[State.FAILED], "ended": _ended(counts), "paused": None}
 
 
 def _ended(counts: Mapping[State, int]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
@@ -40,13 +39,10 @@ class Sharing:
 
     def publish(self, batch: str) -> None:
         """Write the rows of a batch that the store does not have; say so if that fails."""
-        if not self.active:
-            return
-        part, known = self._outbox.transfers.newest_part(batch), self._known(batch)
-        if known.get("part") == part:
-            return
-        names: set[str] = set(known.get("blocks", ()))
         transfers = self._outbox.transfers
+        part, (known, names) = transfers.newest_part(batch), self._known(batch)
+        if not self.active or known == part:
+            return
         try:
             data = read_record(self._store, batch)
             record = transfers.record(batch, earlier=None if data is None else _read(data))
@@ -89,10 +85,8 @@ class Sharing:
             If they cannot be read or stored.
         """
         found, newest_part = self._outbox.batches.find(batch=batch), self._outbox.transfers.newest_part
-        known = self._known(batch) if found else {}
-        part = known.get("part")
+        part, blocks = self._known(batch) if found else (None, set[str]())
         published = not found or part == newest_part(batch)
-        blocks: set[str] = set(known.get("blocks", ()))
         names = [name for name in block_names(self._store, batch) if name not in blocks]
         data = read_record(self._store, batch)
         if data is None or not names:
@@ -107,10 +101,10 @@ class Sharing:
         # Rows of this home that could not be written before are not in the store now either.
         self._remember(batch, blocks.union(names), newest_part(batch) if published else part)
 
-    def _known(self, batch: str) -> dict[str, Any]:
+    def _known(self, batch: str) -> tuple[int | None, set[str]]:
         """Return the newest part of a batch that is in the store, and the names of its blocks there."""
         found = self._outbox.batches.settings(batch).get(_SHARED, {})
-        return found if found.get("store") == self._store.url else {}
+        return (found["part"], set(found["blocks"])) if found.get("store") == self._store.url else (None, set())
 
     def _remember(self, batch: str, names: Iterable[str], part: int | None) -> None:
         value = {"store": self._store.url, "part": part, "blocks": sorted(names)}

@@ -22,15 +22,16 @@ from cloudtasks_nb.fanout.outbox.timings import TimingsPage
 
 __all__ = ["SlowRow", "Summary", "SummaryReader", "summarise"]
 
-_SECOND, _MINUTE, _HOUR, _DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000  # microseconds
+_SECOND = 1_000_000  # microseconds
+_UNITS = {
+    1_000: (1, 5, 10, 50, 100, 500),
+    _SECOND: (1, 5, 15, 30),
+    60 * _SECOND: (1, 5, 15, 30),
+    3_600 * _SECOND: (1, 3, 6, 12),
+    86_400 * _SECOND: (1, 7, 28, 364),
+}
 #: Spans of the throughput: each is a multiple of the one before, so that counts of short spans add up to longer ones.
-_WIDTHS = (
-    *(number * 1_000 for number in (1, 5, 10, 50, 100, 500)),
-    *(number * _SECOND for number in (1, 5, 15, 30)),
-    *(number * _MINUTE for number in (1, 5, 15, 30)),
-    *(number * _HOUR for number in (1, 3, 6, 12)),
-    *(number * _DAY for number in (1, 7, 28, 364)),
-)
+_WIDTHS = tuple(number * unit for unit, numbers in _UNITS.items() for number in numbers)
 _MOST_SPANS = 120
 _FINE = 512  # bins for each doubling of a duration: 0.14 % wide
 _FINE_BINS = 45 * _FINE  # up to a year
@@ -107,7 +108,7 @@ class SummaryReader:
 
 def summarise(pages: Iterable[TimingsPage], *, created: int) -> Summary | None:
     """Summarise rows page by page, in bounded memory; return None if there are none."""
-    times, durations = _TimeBins(), _DurationBins()
+    spans, fine = _Spans(), np.zeros(_FINE_BINS, dtype=np.int64)
     slowest: list[list[int]] = []
     rows, started = 0, created
     for page in pages:
@@ -115,92 +116,70 @@ def summarise(pages: Iterable[TimingsPage], *, created: int) -> Summary | None:
         rows += len(ref)
         started = min(started, int(start.min()))
         ended = start + np.maximum(duration, 0)
-        times.add(ended, failed)
-        durations.add(duration[duration >= 0])
+        spans.add(ended, failed)
+        fine += _fine_bins(duration[duration >= 0])
         longest = np.argsort(duration)[-_SLOWEST:]
         slowest += np.stack([duration, -ref, failed, ended])[:, longest].T.tolist()
         slowest = heapq.nlargest(_SLOWEST, slowest)
     if not rows:
         return None
+    slow = [
+        SlowRow(ref=-ref, seconds=duration / _SECOND, failed=bool(failed), ended=ended)
+        for duration, ref, failed, ended in slowest
+        if duration >= 0
+    ]
     return Summary(
         rows=rows,
         started=started,
-        ended=times.last,
-        throughput=times.throughput(),
-        durations=durations.histogram(),
-        slowest=[
-            SlowRow(ref=-ref, seconds=duration / _SECOND, failed=bool(failed), ended=ended)
-            for duration, ref, failed, ended in slowest
-            if duration >= 0
-        ],
+        ended=spans.last,
+        throughput=spans.throughput(),
+        durations=_histogram(fine, slow[0].seconds) if slow else None,
+        slowest=slow,
     )
 
 
-class _TimeBins:
+class _Spans:
     """Counts rows in spans of time, which grow so that there are at most `_MOST_SPANS`."""
 
     def __init__(self) -> None:
         self._widths = iter(_WIDTHS)
         self._width = next(self._widths)
-        self._counts: Counter[int] = Counter()  # by the number of the span times two, plus one for rows that failed
-        self._first: int | None = None
+        self._counts: Counter[int] = Counter()  # by the start of the span times two, plus one for rows that failed
+        self._first = 1 << 62
         self.last = 0  #: when the last row was done
 
     def add(self, ended: _Ints, failed: _Ints) -> None:
-        low = int(ended.min())
-        self._first = low if self._first is None else min(self._first, low)
-        self.last = max(self.last, int(ended.max()))
+        self._first, self.last = min(self._first, int(ended.min())), max(self.last, int(ended.max()))
         while self.last // self._width - self._first // self._width >= _MOST_SPANS:
-            before, self._width = self._width, next(self._widths, 2 * self._width)
+            self._width = next(self._widths, 2 * self._width)
             wider: Counter[int] = Counter()
             for key, count in self._counts.items():
-                wider[2 * (key // 2 * before // self._width) + key % 2] += count
+                wider[2 * (key // 2 // self._width * self._width) + key % 2] += count
             self._counts = wider
-        keys, counts = np.unique(ended // self._width * 2 + failed, return_counts=True)
+        keys, counts = np.unique(ended // self._width * self._width * 2 + failed, return_counts=True)
         self._counts.update(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
 
     def throughput(self) -> Throughput:
-        first, last = (self._first or 0) // self._width, self.last // self._width
-        spans = range(2 * first, 2 * last + 1, 2)
-        return Throughput(
-            start=first * self._width,
-            width=self._width,
-            succeeded=[self._counts[key] for key in spans],
-            failed=[self._counts[key + 1] for key in spans],
-        )
+        start = self._first // self._width * self._width
+        keys = range(2 * start, 2 * self.last + 1, 2 * self._width)
+        succeeded, failed = ([self._counts[key + one] for key in keys] for one in (0, 1))
+        return Throughput(start=start, width=self._width, succeeded=succeeded, failed=failed)
 
 
-class _DurationBins:
-    """Counts durations in many narrow bins, of which quantiles and a histogram are made."""
+def _fine_bins(durations: _Ints) -> _Ints:
+    """Return how many durations are in each of many narrow bins, of which quantiles and a histogram are made."""
+    fine = (np.log2(np.maximum(durations, _SHORTEST)) * _FINE).astype(np.int64)
+    return np.bincount(np.minimum(fine, _FINE_BINS - 1), minlength=_FINE_BINS)
 
-    def __init__(self) -> None:
-        self._counts = np.zeros(_FINE_BINS, dtype=np.int64)
-        self._longest = 0
 
-    def add(self, durations: _Ints) -> None:
-        if len(durations):
-            self._longest = max(self._longest, int(durations.max()))
-            fine = (np.log2(np.maximum(durations, _SHORTEST)) * _FINE).astype(np.int64)
-            self._counts += np.bincount(np.minimum(fine, _FINE_BINS - 1), minlength=_FINE_BINS)
-
-    def histogram(self) -> Durations | None:
-        if not self._counts.any():
-            return None
-        used = np.flatnonzero(self._counts)
-        counts = self._counts[used]
-        seconds = 2 ** ((used + 0.5) / _FINE) / _SECOND
-        p50, p95 = seconds[np.searchsorted(counts.cumsum(), counts.sum() * np.array([0.5, 0.95]))].tolist()
-        longest = self._longest / _SECOND
-        edges, log = _edges(float(seconds[0]), float(seconds[-1]), p50)
-        found = np.histogram(seconds, edges, weights=counts)[0]
-        return Durations(
-            edges=edges,
-            counts=found.round().astype(int).tolist(),
-            log=log,
-            p50=min(p50, longest),
-            p95=min(p95, longest),
-            longest=longest,
-        )
+def _histogram(fine: _Ints, longest: float) -> Durations:
+    used = np.flatnonzero(fine)
+    counts = fine[used]
+    seconds = 2 ** ((used + 0.5) / _FINE) / _SECOND
+    p50, p95 = seconds[np.searchsorted(counts.cumsum(), counts.sum() * np.array([0.5, 0.95]))].tolist()
+    edges, log = _edges(float(seconds[0]), float(seconds[-1]), p50)
+    found = np.histogram(seconds, edges, weights=counts)[0].round().astype(int).tolist()
+    return Durations(edges=edges, counts=found, log=log, p50=min(p50, longest), p95=min(p95, longest), longest=longest)
 
 
 def _edges(shortest: float, longest: float, median: float) -> tuple[list[float], bool]:

@@ -88,13 +88,7 @@ class Tracker:
             ended=lambda: self._work_changed(sending=False),
         )
         self._cancellation = Cancellation(
-            connection,
-            outbox,
-            record,
-            self._sending,
-            supervisor=self._supervisor,
-            publish=self._rows_changed,
-            ended=self._work_changed,
+            connection, outbox, record, self._sending, self._supervisor, self._rows_changed, self._work_changed
         )
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
         self._loaded = self._closed = False
