@@ -102,6 +102,8 @@ def test_bodies_that_are_alike_in_files(tmp_path: Path, bodies: list[Any]) -> No
     """Parquet keeps text, lists and dicts; Arrow fills up the fields of dicts."""
     made = frame(_frames.TASKS, {"task": list("abc")[: len(bodies)], "body": bodies}, index="task")
     made.to_parquet(tmp_path / "tasks.parquet")
-    read = json.loads(pd.read_parquet(tmp_path / "tasks.parquet")["body"].to_json(orient="values"))
+    read = json.loads(
+        pd.read_parquet(tmp_path / "tasks.parquet")["body"].reset_index(drop=True).to_json(orient="records")
+    )
     known = [{name: value for name, value in one.items() if value} if isinstance(one, dict) else one for one in read]
     assert known == bodies

@@ -32,6 +32,7 @@ class SendGate:
     last: int = 0  #: ref of the last row of the canary; 0: there is none, or the other rows may be sent too
     rows: Mapping[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))  #: of the canary, by state
     unsent: int = 0  #: unsent rows of the batch
+    doubtful: int = 0  #: rows that may have been sent by a sender that has ended
     pause_at: float | None = None  #: a share of failures; None: the sending never pauses
     failed: int = 0  #: rows that had failed before failures began to count
     ended: int = 0  #: rows that had succeeded or failed before that
@@ -62,7 +63,7 @@ class SendGate:
     @property
     def held(self) -> bool:
         """Whether rows are held back until `Batch.resume` is called."""
-        return self.waiting > 0 and not self.running
+        return (self.waiting > 0 or (bool(self.paused) and self.doubtful > 0)) and not self.running
 
     @property
     def note(self) -> str | None:
@@ -86,7 +87,8 @@ class SendGate:
         rest = f"{counted(self.waiting, 'rows')} {'is' if self.waiting == 1 else 'are'} not sent"
         if self.paused:
             limit = f"more than {100 * (self.pause_at or 0):.6g} %"
-            return f"paused: {self.paused[0]:,} of {self.paused[1]:,} rows {failed}, {limit}: the other {rest}"
+            doubt = f"; {counted(self.doubtful, 'rows')} may have been sent" if self.doubtful else ""
+            return f"paused: {self.paused[0]:,} of {self.paused[1]:,} rows {failed}, {limit}: the other {rest}{doubt}"
         words = {State.FAILED: failed} | {state: f"ended as {state.name.lower()}" for state in _ENDED_OTHERWISE}
         first, *more = [(self.rows[state], text) for state, text in words.items() if self.rows[state]]
         ends = [f"{first[0]:,} of {self._size:,} rows {first[1]}", *(f"{count:,} {text}" for count, text in more)]
@@ -107,7 +109,8 @@ class SendGate:
             gate = replace(gate, last=0)
         failed, ended = counts[State.FAILED] - self.failed, _ended(counts) - self.ended
         few = self.pause_at is None or ended < _LEAST_ENDED or failed <= self.pause_at * ended
-        return gate if few or self.paused or not counts[State.UNSENT] else replace(gate, paused=(failed, ended))
+        none = not (counts[State.UNSENT] or self.doubtful)  # is left to send
+        return gate if few or self.paused or none else replace(gate, paused=(failed, ended))
 
     @property
     def _size(self) -> int:
@@ -134,6 +137,7 @@ def update_gate(outbox: Outbox, batch: str) -> SendGate:
         last=last,
         rows=outbox.rows.counts_until(batch, last),
         unsent=record.counts[State.UNSENT],
+        doubtful=outbox.requests.doubtful(batch),
         pause_at=pause_at,
         failed=known["failed"],
         ended=known["ended"],

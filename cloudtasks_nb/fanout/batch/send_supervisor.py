@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from cloudtasks_nb import _loop
@@ -23,6 +24,7 @@ from cloudtasks_nb.service.transport import Transport
 __all__ = ["SendSupervisor"]
 
 _LOGGER = logging.getLogger(__name__)
+_LOOK_AGAIN = 30.0  # seconds after which rows in doubt are looked up again
 _LOOKS, _LOOK_PAUSE = 3, 0.5  # looks for a process that sends, and seconds after each
 
 
@@ -137,11 +139,22 @@ class SendSupervisor:
                 self._requested = False
                 limited = self._gate.until is not None
                 await self._send_once()
-                if limited and self.error is None:
-                    await self._wait_for_canary()
+                if self.error is None:
+                    await self._look_again()
+                    if limited:
+                        await self._wait_for_canary()
         finally:
             announced.release()
         self._ended()
+
+    async def _look_again(self) -> None:
+        """While rows are held back, look up again those of which it is not known whether they were sent."""
+        doubtful = await self._outbox.run(self._outbox.requests.doubtful, self._batch)
+        if doubtful and self._gate.held:
+            self._gate_changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._gate_changed.wait(), _LOOK_AGAIN)
+            self._requested = True
 
     async def _wait_for_canary(self) -> None:
         """Wait for the end of the canary, and have the other rows sent if it has succeeded."""

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,6 +71,12 @@ class Requests(Repository):
         """Return whether rows are to be sent, or may have been sent by a sender that has ended."""
         query = f"SELECT EXISTS (SELECT 1 FROM parts JOIN tallies USING (part) WHERE num = ? AND {_WAITING})"
         return number(connection, query, number_of(connection, batch)) > 0
+
+    @reading
+    def doubtful(self, connection: sqlite3.Connection, batch: str) -> int:
+        """Return how many rows may have been sent by a sender that has ended."""
+        query = f"SELECT coalesce(sum(n), 0) FROM parts JOIN tallies USING (part) WHERE num = ? AND state = {IN_DOUBT}"
+        return number(connection, query, number_of(connection, batch))
 
     @scanning
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
@@ -200,16 +206,6 @@ class RequestQueue(Repository):
             requests += self._fresh(connection, num, want - len(requests), size, now, _ALL if until is None else until)
         return requests
 
-    @transaction
-    def hand_back(self, connection: sqlite3.Connection, requests: Iterable[Request]) -> None:
-        """Note that these requests were not sent after all."""
-        void = number(connection, "SELECT void FROM batches WHERE num = ?", number_of(connection, self.batch))
-        for request in requests:
-            if not request.tried:
-                if request.seq <= void:
-                    _move(connection, request.refs, State.CANCELLED, request.attempt)
-                self._forget(connection, request.seq)
-
     def _settle(self, connection: sqlite3.Connection, ack: Ack, *, void: bool) -> None:
         """Store the answer to one request. A row whose outcome is known by now keeps it."""
         self._flying.pop(ack.seq, None)
@@ -223,7 +219,6 @@ class RequestQueue(Repository):
             "UPDATE rows SET reason = ? WHERE ref = ? AND state = ?",
             [(reason, ref, State.REJECTED) for ref, reason in ack.rejected.items()],
         )
-        _move(connection, ack.cancelled, State.CANCELLED, attempt)
         # Those of a cancelled request stay in question, as tasks to be deleted: the log may have their outcome.
         _move(connection, ack.gone, State.SENT if void else State.GONE, attempt, deleting=void)
         if ack.again:

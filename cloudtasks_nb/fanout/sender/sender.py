@@ -388,7 +388,7 @@ class Sender:
         if not maybe_created:
             results.again += rows
             return
-        is_kept = self._is_held(request) and not await self._is_cancelled(request)
+        is_kept = not await self._is_cancelled(request) and self._is_held(request)
         missing = await self._look_up(rows, results)
         if not missing or self._end.done():
             return
@@ -430,7 +430,7 @@ class Sender:
 
     async def _may_send(self, request: Request, *, unclear: bool) -> bool:
         """Return whether a request may be sent, of which an earlier try may have been executed if it is `unclear`."""
-        if self._is_held(request) or await self._is_cancelled(request):
+        if await self._is_cancelled(request) or self._is_held(request):
             return False
         age = self.clock.now() - request.started
         return not (unclear or request.tried) or -_MAX_CLOCK_STEP <= age <= _REPEATABLE

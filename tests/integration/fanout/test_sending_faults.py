@@ -29,6 +29,11 @@ def sent(progress: Any) -> bool:
     return not progress.unsent
 
 
+def all_sent(tracker: Any, progress: Any) -> bool:
+    """Return whether every row has been acknowledged, and the sending has ended."""
+    return sent(progress) and not tracker.sending
+
+
 def at_most(unsent: int, progress: Any) -> bool:
     """Return whether at most so many rows are unsent."""
     return bool(progress.unsent <= unsent)
@@ -221,9 +226,9 @@ def test_a_killed_sender(tasks: ct.Client, emulator: Emulator, kernels: Kernels)
         kernels.kill_when(kernel, moment.__ge__)
         batch = tasks.batch()
         assert batch.queue == queue.id
-        batch.resume()
+        tracker = batch.resume()._tracker
         # The rows of the killed sender's requests count as sent before they are.
-        reached(batch, lambda progress, tracker=batch._tracker: sent(progress) and not tracker.sending)
+        reached(batch, partial(all_sent, tracker))
         assert rows_in(queue) == list(range(2000))
 
 

@@ -47,25 +47,13 @@ class Anything(RuleBasedStateMachine):
         """Begin to send anew."""
         self.queues[who] = self.outbox.requests.queue(self.batch)
 
-    @rule(who=st.integers(0, 1), request=consumes(requests), cut=st.lists(st.integers(0, 4), min_size=4, max_size=4))
+    @rule(who=st.integers(0, 1), request=consumes(requests), cut=st.lists(st.integers(0, 3), min_size=3, max_size=3))
     def answer(self, who: int, request: Request, cut: list[int]) -> None:
         """Hear what became of the rows of a request."""
-        parts = [request.refs[at::5] for at in range(5)]
-        sent, again, rejected, cancelled, gone = (parts[at] for at in sorted(range(5), key=lambda at: [*cut, 0][at]))
-        ack = Ack(
-            seq=request.seq,
-            sent=sent,
-            again=again,
-            rejected=dict.fromkeys(rejected, "no"),
-            cancelled=cancelled,
-            gone=gone,
-        )
+        parts = [request.refs[at::4] for at in range(4)]
+        sent, again, rejected, gone = (parts[at] for at in sorted(range(4), key=lambda at: [*cut, 0][at]))
+        ack = Ack(seq=request.seq, sent=sent, again=again, rejected=dict.fromkeys(rejected, "no"), gone=gone)
         self.queues[who].turn([ack], 0, now=NOW)
-
-    @rule(who=st.integers(0, 1), request=consumes(requests))
-    def hand_back(self, who: int, request: Request) -> None:
-        """Leave a request unsent."""
-        self.queues[who].hand_back([request])
 
     @rule(at=st.integers(0, 30), attempt=st.integers(1, 3), state=st.sampled_from([*State, None]))
     def hear(self, at: int, attempt: int, state: State | None) -> None:

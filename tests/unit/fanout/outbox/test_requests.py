@@ -36,14 +36,6 @@ def test_what_a_sender_left_comes_first_and_unchanged(outbox: Outbox, batch: str
     ]
 
 
-def test_what_was_handed_back_was_never_sent(outbox: Outbox, batch: str) -> None:
-    """Requests that a sender did not come to are as new for the next."""
-    queue = outbox.requests.queue(batch)
-    queue.hand_back(queue.turn([], 1, now=NOW))
-    again = outbox.requests.queue(batch).turn([], 1, now=NOW + 60)
-    assert (again[0].tried, again[0].started) == (False, NOW + 60)
-
-
 def test_answers_are_written_down(outbox: Outbox, batch: str) -> None:
     """Each row of an answered request is where the answer puts it; refused ones keep the reason."""
     queue = outbox.requests.queue(batch)
@@ -54,16 +46,15 @@ def test_answers_are_written_down(outbox: Outbox, batch: str) -> None:
         sent=known[:50] + known[60:96],
         rejected={known[51]: "INVALID_ARGUMENT: too large", known[50]: "INVALID_ARGUMENT: no"},
         again=known[52:60],
-        cancelled=known[96:98],
-        gone=known[98:],
+        gone=known[96:],
     )
     after = queue.turn([ack], 1, now=NOW)
     assert outbox.batches.counts(batch) == {
         State.UNSENT: 158,
         State.SENT: 86,
         State.REJECTED: 2,
-        State.CANCELLED: 2,
-        State.GONE: 2,
+        State.CANCELLED: 0,
+        State.GONE: 4,
         State.SUCCEEDED: 0,
         State.FAILED: 0,
     }
@@ -227,12 +218,12 @@ def test_a_new_try_in_small_requests(outbox: Outbox, batch: str) -> None:
     assert [list(one.refs) for one in again] == [list(one.refs) for one in taken]
 
 
-def test_a_request_that_is_handed_back_after_a_cancellation_is_cancelled(outbox: Outbox, batch: str) -> None:
-    """Its rows were certainly not sent."""
+def test_a_request_that_was_not_sent_before_a_cancellation_is_cancelled(outbox: Outbox, batch: str) -> None:
+    """Its rows were certainly not created."""
     queue = outbox.requests.queue(batch)
     taken = queue.turn([], 1, now=NOW)
     outbox.requests.cancel(batch)
-    queue.hand_back(taken)
+    queue.turn([Ack(seq=request.seq, again=request.refs) for request in taken], 0, now=NOW)
     assert take(outbox, batch) == []
     assert outbox.batches.counts(batch)[State.CANCELLED] == 250
 
