@@ -11,10 +11,10 @@ import orjson
 
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan.columns import Block
-from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, function_name, parse
+from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, constant, function_name, parse
 from cloudtasks_nb.store.encode import json_text, plain, to_json
 
-__all__ = ["Body", "check_has_body", "check_literal", "compile_body"]
+__all__ = ["Body", "check_literal", "compile_body", "literal_body"]
 
 #: Methods whose requests the service refuses to give a body.
 _BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
@@ -56,7 +56,7 @@ def compile_body(body: Any, method: str) -> Body:
     """
     if body is None:
         return _constant(b"", json=False) if method in _BODILESS else _columns(None)
-    check_has_body(method)
+    _check_has_body(method)
     if isinstance(body, Mapping):
         return _template(body)
     if isinstance(body, str):
@@ -77,14 +77,23 @@ def compile_body(body: Any, method: str) -> Body:
     )
 
 
-def check_has_body(method: str) -> None:
-    """Refuse a body for a method whose requests have none.
+def literal_body(body: Any, method: str) -> Body:
+    """Return the body of a single task: text and bytes as they are, None for none, everything else as JSON.
 
     Raises
     ------
     InvalidInputError
-        With a hint how to avoid that.
+        If it cannot be sent, or the method has no body.
     """
+    if body is not None:
+        _check_has_body(method)
+    if isinstance(body, str):
+        body = constant(body, "body").source.encode()
+    json = not (body is None or isinstance(body, bytes))
+    return _constant(to_json(body) if json else body or b"", json=json)
+
+
+def _check_has_body(method: str) -> None:
     if method in _BODILESS:
         raise InvalidInputError(
             f"a {method} request has no body",

@@ -18,18 +18,19 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table, frames
-from cloudtasks_nb.fanout.plan.options import LARGEST_TASK
+from cloudtasks_nb.fanout.plan.options import LARGEST_TASK, TaskOptions
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
-from cloudtasks_nb.fanout.plan.recipe import Recipe, Row
+from cloudtasks_nb.fanout.plan.recipe import Recipe, Row, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
 from cloudtasks_nb.fanout.wire import header, http_requests, schedule_time, tasks
-from cloudtasks_nb.service.convert import HTTP_METHODS, micros
+from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, micros, retry_message
 
 __all__ = [
     "NOTHING",
     "Errors",
     "Rendered",
     "Renderer",
+    "literal_task",
     "plan_chunks",
     "plan_few",
     "plan_row",
@@ -79,11 +80,14 @@ class Renderer:
         self._due = b"" if due is None else schedule_time(due)
         self._varying = any(text.fields for _, text in recipe.headers)
         settings = types.Task.pb()()
-        recipe.delivery.write(settings)
+        if recipe.dispatch_deadline is not None:
+            settings.dispatch_deadline.FromTimedelta(recipe.dispatch_deadline)
+        if recipe.retry is not None:
+            settings.retry_config.CopyFrom(retry_message(recipe.retry))
         self._settings = settings.SerializeToString()
-        method = HTTP_METHODS.index(recipe.delivery.method)
+        method = HTTP_METHODS.index(recipe.method)
         self._method = types.HttpRequest.pb()(http_method=method).SerializeToString()
-        self._tokens: dict[str | None, bytes] = {}  # by audience
+        self._tokens: dict[str, bytes] = {}  # by audience
         self._head = self._method + b"".join(header(name, text.literals[0]) for name, text in recipe.headers)
 
     def render(self, block: Block) -> Rendered:
@@ -110,15 +114,18 @@ class Renderer:
 
     def _sign(self, urls: list[str]) -> list[bytes] | bytes:
         """Return the field `oidc_token` of the requests: one for all rows, or one a row if the URL decides."""
-        delivery = self._recipe.delivery
-        if delivery.service_account is None or delivery.audience is not None:
-            return self._token(delivery.audience_of(""))
-        return [self._token(delivery.audience_of(url)) for url in urls]
+        recipe = self._recipe
+        if recipe.service_account is None:
+            return b""
+        if recipe.audience is not None:
+            return self._token(recipe.audience)
+        return [self._token(default_audience(url)) for url in urls]
 
-    def _token(self, audience: str | None) -> bytes:
+    def _token(self, audience: str) -> bytes:
         if audience not in self._tokens:
             request = types.HttpRequest.pb()()
-            self._recipe.delivery.sign(request, audience)
+            request.oidc_token.service_account_email = self._recipe.service_account
+            request.oidc_token.audience = audience
             self._tokens[audience] = request.SerializeToString()
         return self._tokens[audience]
 
@@ -291,6 +298,25 @@ def _notes(table: Table, recipe: Recipe) -> Iterator[str]:
             "wrong: these have the position of each row as their index. Call df.reset_index(drop=True) before fan_out, "
             "or join by columns: df.merge(batch.results(), on=[...])"
         )
+
+
+def literal_task(options: TaskOptions, *, now: dt.datetime) -> Any:
+    """Return the raw Task of a single task, without a name: a row without columns, in whose options a brace is a brace.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the argument that is wrong.
+    """
+    renderer = Renderer(compile_recipe(options, literal=True), now, complete=False)
+    rendered = renderer.render(Block(first=0, length=1, columns={}))
+    for reason in rendered.problems.reasons.values():
+        raise InvalidInputError(
+            reason,
+            hint="shorten the headers or the body: put the data where the target can read it, and send where the data "
+            'lies: {"file": "gs://bucket/day.parquet"}',
+        )
+    return types.Task.pb().FromString(rendered.tasks[0])
 
 
 def plan_few(data: Any, recipe: Recipe, *, now: dt.datetime) -> list[Any]:

@@ -16,7 +16,7 @@ from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
 from cloudtasks_nb.fanout.plan.columns import Block, Column
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, parse
 
-__all__ = ["LONGEST", "Schedule", "check_drain", "compile_schedule", "literal_schedule"]
+__all__ = ["LONGEST", "Schedule", "check_drain", "compile_schedule"]
 
 #: How far ahead the service takes a task (https://cloud.google.com/tasks/docs/quotas).
 LONGEST = dt.timedelta(days=30)
@@ -131,7 +131,7 @@ class Schedule:
         raise InvalidInputError(f"at: {type(cell).__name__} is not a time")
 
 
-def compile_schedule(*, at: Any, delay: Any, tz: Any) -> Schedule:
+def compile_schedule(*, at: Any, delay: Any, tz: Any, literal: bool = False) -> Schedule:
     """Return the `Schedule` that the arguments mean.
 
     Parameters
@@ -142,30 +142,21 @@ def compile_schedule(*, at: Any, delay: Any, tz: Any) -> Schedule:
         ``"10min"``, a Timedelta, or seconds; ``"{column}"`` for a duration a row.
     tz : str or tzinfo, optional
         The zone of times that have none.
+    literal : bool
+        Whether a text in braces is no column.
 
     Raises
     ------
     InvalidInputError
         If both are given, or one is no time or no duration.
     """
-    what, value = ("at", at) if delay is None else ("delay", delay)
-    text = parse(value, what) if isinstance(value, str) and "{" in value else None
-    if text is None or not text.fields or None not in (at, delay):
-        return literal_schedule(at=at, delay=delay, tz=tz)
-    return Schedule(template=text, what=what, tz=None if tz is None else parse_zone(tz))
-
-
-def literal_schedule(*, at: Any, delay: Any, tz: Any) -> Schedule:
-    """Return the `Schedule` of one time or duration for every row: no text in braces is a column.
-
-    Raises
-    ------
-    InvalidInputError
-        If both are given, or one is no time or no duration.
-    """
+    zone = None if tz is None else parse_zone(tz)
     if at is not None and delay is not None:
         raise InvalidInputError("at= and delay= exclude each other", resource="at", hint="give one of them")
-    zone = None if tz is None else parse_zone(tz)
+    what, value = ("at", at) if delay is None else ("delay", delay)
+    text = parse(value, what) if not literal and isinstance(value, str) and "{" in value else None
+    if text is not None and text.fields:
+        return Schedule(template=text, what=what, tz=zone)
     return Schedule(
         at=None if at is None else parse_time(at, "at", zone),
         delay=None if delay is None else parse_duration(delay, "delay"),

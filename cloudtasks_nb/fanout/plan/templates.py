@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from cloudtasks_nb._settings import did_you_mean
-from cloudtasks_nb.errors import NotSerializableError, TemplateError
+from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan.columns import Block, Column
 from cloudtasks_nb.store.encode import json_text
 
@@ -182,13 +182,13 @@ def constant(source: str, what: str) -> Text:
 
     Raises
     ------
-    TemplateError
+    InvalidInputError
         If it cannot be sent.
     """
     try:
         source.encode()
     except UnicodeEncodeError as error:
-        raise TemplateError(
+        raise InvalidInputError(
             f"{what}: text with half a surrogate pair cannot be sent",
             resource=what,
             hint='repair it: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',

@@ -110,19 +110,23 @@ def url(fn: Callable[[dict[str, Any]], str]) -> UrlFunction:
     return UrlFunction(fn)
 
 
-def compile_url(given: Any) -> Url:
+def compile_url(given: Any, *, literal: bool = False) -> Url:
     """Return the `Url` that the argument means.
 
     Parameters
     ----------
     given : str, object with `url` and `name`, or UrlFunction
         A template; a handler; a function of the row.
+    literal : bool
+        Whether a text is no template.
 
     Raises
     ------
     InvalidInputError
         If it is none of these, or no row could make it an http(s) URL.
     """
+    if literal:
+        return Url(source=constant(literal_url(given), "url"), identity="")
     if isinstance(given, str):
         text = parse_url(given)
         sent = text if text.fields else constant(literal_url(text.literals[0]), "url")

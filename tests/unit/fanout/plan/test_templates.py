@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.errors import TemplateError
+from cloudtasks_nb.errors import InvalidInputError, TemplateError
 from cloudtasks_nb.fanout.plan.columns import Block, Table
 from cloudtasks_nb.fanout.plan.templates import Problems, check_columns, parse
 from cloudtasks_nb.fanout.plan.url import parse_url
@@ -126,7 +126,7 @@ def test_no_template(template: str) -> None:
 
 def test_text_that_cannot_be_sent() -> None:
     """Half a surrogate pair is refused, with how to repair it."""
-    with pytest.raises(TemplateError, match=r"url: text with half a surrogate pair[\s\S]*repair"):
+    with pytest.raises(InvalidInputError, match=r"url: text with half a surrogate pair[\s\S]*repair"):
         parse("{a}\ud800", "url")
 
 
