@@ -158,22 +158,19 @@ def _objects(
     return [_dumps(dict(zip(names, row))) for row in zip(*values)]  # noqa: B905 - strict costs a tenth, and is checked above
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Placeholder:
-    """A text of a JSON template that names columns."""
+#: A text of a JSON template that names columns, and whether it is one column and nothing else, which keeps its type.
+_Placeholder: TypeAlias = tuple[Text, bool]
 
-    text: Text
-    typed: bool  #: whether it is one column and nothing else, which keeps its type
 
-    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        if not self.typed:
-            cells = [_dumps(text) for text in self.text.render(block, problems)]
-            return cells, cells
-        column = block.columns[self.text.columns[0]]
-        cells = [_dumps(value) for value in column.json]
-        problems.add_bad(column)
-        same = column.canonical is column.json
-        return cells, cells if same else [_dumps(value) for value in column.canonical]
+def _filled(text: Text, block: Block, problems: Problems, *, typed: bool) -> tuple[list[bytes], list[bytes]]:
+    if not typed:
+        cells = [_dumps(value) for value in text.render(block, problems)]
+        return cells, cells
+    column = block.columns[text.columns[0]]
+    cells = [_dumps(value) for value in column.json]
+    problems.add_bad(column)
+    same = column.canonical is column.json
+    return cells, cells if same else [_dumps(value) for value in column.canonical]
 
 
 def _template(body: Any) -> Body:
@@ -189,13 +186,13 @@ def _template(body: Any) -> Body:
         return _constant(pattern % (), identity, uniform=uniform)
 
     def render(block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        both = [placeholder.render(block, problems) for placeholder in placeholders]
+        both = [_filled(text, block, problems, typed=typed) for text, typed in placeholders]
         bodies = [pattern % row for row in zip(*(cells for cells, _ in both), strict=True)]
         if all(cells is canonical for cells, canonical in both):
             return bodies, bodies
         return bodies, [pattern % row for row in zip(*(canonical for _, canonical in both), strict=True)]
 
-    names = tuple(name for placeholder in placeholders for name in placeholder.text.columns)
+    names = tuple(name for text, _ in placeholders for name in text.columns)
     return Body(identity=identity, columns=names, render=render, uniform=uniform)
 
 
@@ -218,7 +215,7 @@ def _text_pattern(source: str, placeholders: list[_Placeholder], *, typed: bool)
     text = parse(source, "body")
     if not text.fields:
         return _dumps(text.literals[0]).replace(b"%", b"%%")
-    placeholders.append(_Placeholder(text=text, typed=typed and text.lone is not None))
+    placeholders.append((text, typed and text.lone is not None))
     return b"%b"
 
 

@@ -258,37 +258,38 @@ def frames(data: Any) -> Iterator[pd.DataFrame]:
     InvalidInputError
         If it is none of these.
     """
-    if isinstance(data, pd.DataFrame):
-        yield data
-    elif hasattr(data, "__arrow_c_stream__") and not isinstance(data, pd.Series):
-        yield from _arrow(data)
-    elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping, pd.Series)):
-        for number, part in enumerate(data):
-            yield from _part(part, number)
-    else:
+    single = isinstance(data, pd.DataFrame) or _is_arrow(data)
+    if not single and (not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping, pd.Series))):
         raise InvalidInputError(
             f"{type(data).__name__} is not a DataFrame",
             hint="give a DataFrame (pd.DataFrame(...)), an iterable of DataFrames, an Arrow table, a Series, a list of "
             "dictionaries, or the path of a CSV or Parquet file",
         )
+    for number, part in enumerate([data] if single else data):
+        computed = part.compute() if callable(getattr(part, "compute", None)) else part
+        if isinstance(computed, pd.DataFrame):
+            yield computed
+        elif _is_arrow(computed):
+            yield from _arrow(computed)
+        else:
+            raise InvalidInputError(
+                f"part {number} of the input is of type {type(computed).__name__}, not a DataFrame",
+                hint="give an iterable of DataFrames, or make one frame of the rows: pd.DataFrame(rows)",
+            )
 
 
-def _part(part: Any, number: int) -> Iterator[pd.DataFrame]:
-    computed = part.compute() if callable(getattr(part, "compute", None)) else part
-    if isinstance(computed, pd.DataFrame):
-        yield computed
-    elif hasattr(computed, "__arrow_c_stream__") and not isinstance(computed, pd.Series):
-        yield from _arrow(computed)
-    else:
-        raise InvalidInputError(
-            f"part {number} of the input is of type {type(computed).__name__}, not a DataFrame",
-            hint="give an iterable of DataFrames, or make one frame of the rows: pd.DataFrame(rows)",
-        )
+def _is_arrow(data: Any) -> bool:
+    return hasattr(data, "__arrow_c_stream__") and not isinstance(data, pd.Series)
 
 
 def _arrow(data: Any) -> Iterator[pd.DataFrame]:
     """Read an Arrow stream batch by batch; the cells keep their Arrow types, so that integers stay integers."""
-    pyarrow = _pyarrow(type(data).__name__)
+    try:
+        import pyarrow  # noqa: ICN001, PLC0415 - optional: only needed for Arrow data
+    except ImportError as error:
+        raise InvalidInputError(
+            f"reading a {type(data).__name__} needs pyarrow", resource="pyarrow", hint="pip install pyarrow"
+        ) from error
     with pyarrow.RecordBatchReader.from_stream(data) as reader:
         for batch in reader:
             names = batch.schema.names
@@ -306,17 +307,6 @@ def _plain_type(pyarrow: ModuleType, column: Any) -> Any:
     if types.is_string_view(column.type):
         return column.cast(pyarrow.large_string())
     return column.cast(pyarrow.large_binary()) if types.is_binary_view(column.type) else column
-
-
-def _pyarrow(what: str) -> ModuleType:
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - optional: only needed for Arrow data
-    except ImportError as error:
-        raise InvalidInputError(
-            f"reading a {what} needs pyarrow", resource="pyarrow", hint="pip install pyarrow"
-        ) from error
-    module: ModuleType = pa
-    return module
 
 
 #: Name of the attribute of a frame that was made of dictionaries.
@@ -421,12 +411,6 @@ class Column:
         cells = self.series.astype(object)
         return [None if gone else cell for cell, gone in zip(cells.tolist(), self.series.isna().tolist(), strict=True)]
 
-    def refuse(self, index: int, error: NotSerializableError | RecursionError) -> None:
-        """Note why a cell is not JSON."""
-        deep = "the value holds itself, or is nested too deeply for JSON"
-        why = deep if isinstance(error, RecursionError) else f"{error.message} ({error.hint})"
-        self.bad[index] = f'column "{self.name}": {why}'
-
     def by_code(self, of_categories: list[Any]) -> list[Any]:
         """Return for each cell of a category column the value of its category."""
         lookup = [*of_categories, None]  # code -1 is a missing value
@@ -510,7 +494,9 @@ def _objects(column: Column) -> list[Any]:
             values.append(plain(cell))
         except (NotSerializableError, RecursionError) as error:
             values.append(None)
-            column.refuse(index, error)
+            deep = "the value holds itself, or is nested too deeply for JSON"
+            why = deep if isinstance(error, RecursionError) else f"{error.message} ({error.hint})"
+            column.bad[index] = f'column "{column.name}": {why}'
     return values
 
 

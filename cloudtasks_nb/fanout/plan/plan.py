@@ -93,11 +93,7 @@ class Plan:
         >>> plan.submit().wait()
         3 rows: 2 succeeded, 1 failed
         """
-        if self.spent:
-            raise InvalidInputError(
-                "the dry run has read the iterator to its end",
-                hint="call fan_out with a new iterator and without dry_run=True",
-            )
+        self._check_unread("call fan_out with a new iterator and without dry_run=True")
         return self.action()
 
     def try_one(self, row: int = 0) -> Trial:
@@ -130,16 +126,16 @@ class Plan:
         >>> plan.try_one(row=1).result
         4
         """
-        if self.spent:
-            raise InvalidInputError(
-                "the dry run has read the iterator to its end",
-                hint="plan a few rows in a DataFrame: queue.fan_out(df, ..., dry_run=True).try_one()",
-            )
+        self._check_unread("plan a few rows in a DataFrame: queue.fan_out(df, ..., dry_run=True).try_one()")
         if not isinstance(row, (int, np.integer)) or isinstance(row, bool) or row < 0:
             raise InvalidInputError(
                 f"row={row!r} is not the position of a row", resource="row", hint="the first is plan.try_one(row=0)"
             )
         return self.attempt(int(row))
+
+    def _check_unread(self, hint: str) -> None:
+        if self.spent:
+            raise InvalidInputError("the dry run has read the iterator to its end", hint=hint)
 
     @property
     def time_to_drain(self) -> pd.Timedelta | None:
@@ -361,8 +357,8 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     errors: Errors = "raise",
     check: Callable[[int], None] = lambda _tasks: None,
     verdicts: bool = False,
-    on_progress: Callable[[int], object] | None = None,
-    on_note: Callable[[str], object] | None = None,
+    on_progress: Callable[[int], object] = lambda _: None,
+    on_note: Callable[[str], object] = lambda _: None,
 ) -> Plan:
     """Render the whole input as `plan_chunks` does, find out what sending it would do, send nothing.
 

@@ -7,6 +7,7 @@ import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate, repeat
 from typing import Any, Literal
 
@@ -61,7 +62,6 @@ class Renderer:
         self._settings = settings.SerializeToString()
         method = HTTP_METHODS.index(recipe.method)
         self._method = types.HttpRequest.pb()(http_method=method).SerializeToString()
-        self._tokens: dict[str, bytes] = {}  # by audience
         self._head = self._method + b"".join(header(name, text.literals[0]) for name, text in recipe.headers)
 
     def render(self, block: Block) -> Iterator[Chunk]:
@@ -101,20 +101,10 @@ class Renderer:
 
     def _sign(self, urls: list[str]) -> list[bytes] | bytes:
         """Return the field `oidc_token` of the requests: one for all rows, or one a row if the URL decides."""
-        recipe = self._recipe
-        if recipe.service_account is None:
+        account, audience = self._recipe.service_account, self._recipe.audience
+        if account is None:
             return b""
-        if recipe.audience is not None:
-            return self._token(recipe.audience)
-        return [self._token(default_audience(url)) for url in urls]
-
-    def _token(self, audience: str) -> bytes:
-        if audience not in self._tokens:
-            request = types.HttpRequest.pb()()
-            request.oidc_token.service_account_email = self._recipe.service_account
-            request.oidc_token.audience = audience
-            self._tokens[audience] = request.SerializeToString()
-        return self._tokens[audience]
+        return _token(account, audience) if audience else [_token(account, default_audience(url)) for url in urls]
 
     def _heads(self, block: Block, problems: Problems) -> list[bytes] | None:
         """Return method and headers of each row; None if the rows do not differ."""
@@ -140,6 +130,15 @@ class Renderer:
         for column in columns:
             problems.add_bad(column)
         return [_digest(orjson.dumps(row)) for row in zip(*values, strict=True)]
+
+
+@lru_cache(maxsize=4_096)
+def _token(account: str, audience: str) -> bytes:
+    request = types.HttpRequest.pb()()
+    request.oidc_token.service_account_email = account
+    request.oidc_token.audience = audience
+    serialized: bytes = request.SerializeToString()
+    return serialized
 
 
 class _CallCheck:
@@ -204,8 +203,8 @@ def plan_chunks(
     *,
     now: dt.datetime,
     errors: Errors = "raise",
-    on_progress: Callable[[int], object] | None = None,
-    on_note: Callable[[str], object] | None = None,
+    on_progress: Callable[[int], object] = lambda _: None,
+    on_note: Callable[[str], object] = lambda _: None,
 ) -> Iterator[Chunk]:
     """Render the input, which is read once, into chunks of up to 2,000 tasks and 1 MiB.
 
@@ -231,19 +230,8 @@ def plan_chunks(
         raise InvalidInputError(
             f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='use errors="skip"'
         )
-    renderer = Renderer(recipe, now, complete=isinstance(data, pd.DataFrame))
-    bad = _BadRows() if errors == "raise" else None
-    return _chunks(data, recipe, renderer, bad, on_progress or (lambda _: None), on_note or (lambda _: None))
-
-
-def _chunks(
-    data: Any,
-    recipe: Recipe,
-    renderer: Renderer,
-    bad: _BadRows | None,
-    on_progress: Callable[[int], object],
-    on_note: Callable[[str], object],
-) -> Iterator[Chunk]:
+    whole = isinstance(data, pd.DataFrame)
+    renderer, bad = Renderer(recipe, now, complete=whole), _BadRows()
     position, labelled = 0, None
     for frame in frames(data):
         table = Table(frame, labelled=labelled)
@@ -254,14 +242,14 @@ def _chunks(
                 on_note(note)
         for block in table.blocks(position):
             for chunk in renderer.render(block):
-                if bad is not None:
+                if errors == "raise":
                     bad.note(chunk)
-                if bad is None or not bad.count:
+                if not bad.count:
                     yield chunk
             on_progress(block.length)
         position += table.length
-        if bad is not None and bad.count:
-            raise bad.error(position, renderer.missing, whole=isinstance(data, pd.DataFrame))
+        if bad.count:
+            raise bad.error(position, renderer.missing, whole=whole)
 
 
 def _notes(table: Table, recipe: Recipe) -> Iterator[str]:

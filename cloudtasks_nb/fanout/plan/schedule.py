@@ -13,7 +13,7 @@ import pandas as pd
 from cloudtasks_nb._settings import parse_duration, parse_time, parse_zone
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
-from cloudtasks_nb.fanout.plan.columns import Block, Column
+from cloudtasks_nb.fanout.plan.columns import Block
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, parse
 
 __all__ = ["LONGEST", "Schedule", "check_drain", "compile_schedule"]
@@ -103,12 +103,14 @@ class Schedule:
         if self.template is None:
             return None
         lone = self.template.lone
-        cells = _cells(block.columns[lone], problems, self.what) if lone else self.template.render(block, problems)
+        cells: list[Any] = block.columns[lone].raw if lone else self.template.render(block, problems)
         start, latest = _micros(now), _micros(now + LONGEST)
         moments = []
         for index, cell in enumerate(cells):
             moment = start
-            if index not in problems.reasons:
+            if cell is None:
+                problems.add_missing(index, self.what, lone or "")
+            elif index not in problems.reasons:
                 try:
                     moment = self._read(cell, start)
                 except NaiveTimeError as error:
@@ -162,13 +164,6 @@ def compile_schedule(*, at: Any, delay: Any, tz: Any, literal: bool = False) -> 
         delay=None if delay is None else parse_duration(delay, "delay"),
         tz=zone,
     )
-
-
-def _cells(column: Column, problems: Problems, what: str) -> list[Any]:
-    for index, cell in enumerate(column.raw):
-        if cell is None:
-            problems.add_missing(index, what, column.name)
-    return column.raw
 
 
 def _micros(moment: dt.datetime) -> int:
