@@ -158,12 +158,6 @@ def once(data: Any) -> bool:
     return isinstance(data, Iterator)
 
 
-#: The readers of files, by the ending of the name.
-_READERS: dict[str, Callable[[str], pd.DataFrame]] = {
-    ".csv": pd.read_csv,
-    ".parquet": pd.read_parquet,
-    ".pq": pd.read_parquet,
-}
 _UNNAMED_SERIES = "value"
 
 
@@ -213,15 +207,14 @@ def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
 def _read_file(path: str) -> pd.DataFrame:
     """Read a file of rows."""
     name = re.sub(r"\.(gz|bz2|zip|xz|zst)$", "", path.lower())
-    reader = next((reader for ending, reader in _READERS.items() if name.endswith(ending)), None)
-    if reader is None:
+    if not name.endswith((".csv", ".parquet", ".pq")):
         raise InvalidInputError(
             f"data={path!r} is not a path to a CSV or Parquet file",
             resource=path,
             hint='a path ends with ".csv" or ".parquet"; read other files first, and give the DataFrame',
         )
     try:
-        return reader(path)
+        return pd.read_csv(path) if name.endswith(".csv") else pd.read_parquet(path)
     except FileNotFoundError as error:
         raise InvalidInputError(
             f"the file {path} does not exist", resource=path, hint=f"relative paths start at {Path.cwd()}"
@@ -379,7 +372,7 @@ class Column:
     @cached_property
     def json(self) -> list[Any]:
         """The values for a JSON body; None where missing or `bad`."""
-        return _JSON[self.source.kind](self)
+        return _JSON.get(self.source.kind, _objects)(self)
 
     @cached_property
     def canonical(self) -> list[Any]:
@@ -472,16 +465,12 @@ def _floats(column: Column) -> list[Any]:
 
 def _datetimes(column: Column) -> list[Any]:
     index = pd.DatetimeIndex(column.series)
-    cells: list[Any] = column.raw if index.unit == "ns" and (index.asi8 % 1_000).any() else _python_times(index, column)
-    return [None if cell is None or cell is pd.NaT else cell.isoformat() for cell in cells]
-
-
-def _python_times(index: pd.DatetimeIndex, column: Column) -> list[Any]:
-    """Return Python's own datetimes, which are made three times faster than Timestamps."""
-    try:
-        return index.to_pydatetime().tolist()
+    exact = index.unit != "ns" or not (index.asi8 % 1_000).any()
+    try:  # Python's own datetimes are made three times faster than Timestamps
+        cells = index.to_pydatetime().tolist() if exact else column.raw
     except ValueError:  # beyond the year 9999
-        return column.raw
+        cells = column.raw
+    return [None if cell is None or cell is pd.NaT else cell.isoformat() for cell in cells]
 
 
 def _objects(column: Column) -> list[Any]:
@@ -503,10 +492,8 @@ def _objects(column: Column) -> list[Any]:
 def _category(column: Column) -> list[Any]:
     categories = column.source.categories
     values = column.by_code(categories.json)
-    if categories.bad:
-        for index, code in enumerate(column.series.cat.codes.tolist()):
-            if code in categories.bad:
-                column.bad[index] = categories.bad[code]
+    codes = enumerate(column.series.cat.codes.tolist() if categories.bad else ())
+    column.bad = {index: categories.bad[code] for index, code in codes if code in categories.bad}
     return values
 
 
@@ -516,7 +503,5 @@ _JSON: dict[str, Callable[[Column], list[Any]]] = {
     "float": _floats,
     "text": _scalars,
     "datetime": _datetimes,
-    "timedelta": _objects,
     "category": _category,
-    "object": _objects,
 }

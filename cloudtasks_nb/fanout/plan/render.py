@@ -126,7 +126,7 @@ class Renderer:
         if isinstance(key, Row):
             return [_digest(b"row %d" % position) for position in range(block.first, block.first + block.length)]
         columns = [block.columns[name] for name in key]
-        values: Sequence[list[object]] = [column.canonical for column in columns]
+        values = [column.canonical for column in columns]
         for column in columns:
             problems.add_bad(column)
         return [_digest(orjson.dumps(row)) for row in zip(*values, strict=True)]
