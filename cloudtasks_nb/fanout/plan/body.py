@@ -24,7 +24,7 @@ _dumps = orjson.dumps
 
 #: Returns each row's body, and its canonical bytes, from which the row's identity is made. Both lists are one object
 #: where they are equal, which saves their comparison and half of the work.
-Render: TypeAlias = Callable[[Block, Problems], tuple[list[bytes], list[bytes]]]
+_Render: TypeAlias = Callable[[Block, Problems], tuple[list[bytes], list[bytes]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Body:
 
     identity: Any  #: a JSON value that describes it; it is the same when the same cell runs again
     columns: tuple[str, ...] | None  #: those it names; None: it sees the whole row
-    render: Render
+    render: _Render
     json: bool = True  #: whether the bodies are JSON
     uniform: bool = False  #: whether the bodies of a block are objects with the same names, or all of them are empty
 

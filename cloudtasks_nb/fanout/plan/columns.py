@@ -118,9 +118,7 @@ class Table:
     def block(self, first: int, start: int, stop: int) -> Block:
         """Return the rows from `start` up to `stop`; `first` is the position of the table's first row."""
         columns = {name: source.block(start, stop) for name, source in self.sources.items()}
-        labels: Labels[Column] | None = None
-        if self.labels is not None:
-            labels = [(name, level.block(start, stop)) for name, level in self.labels]
+        labels = None if self.labels is None else [(name, level.block(start, stop)) for name, level in self.labels]
         return Block(first=first + start, length=stop - start, columns=columns, labels=labels, levels=self._levels)
 
 
@@ -440,9 +438,7 @@ def _scalars(column: Column) -> list[Any]:
 
 
 def _integers(column: Column) -> list[Any]:
-    if isinstance(column.series.dtype, np.dtype):
-        return column.series.tolist()
-    return _scalars(column)
+    return column.series.tolist() if isinstance(column.series.dtype, np.dtype) else _scalars(column)
 
 
 def _numbers(column: Column) -> list[Any]:
