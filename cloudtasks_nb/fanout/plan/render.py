@@ -274,14 +274,15 @@ def literal_task(options: TaskOptions, *, now: dt.datetime) -> Any:
     InvalidInputError
         Naming the argument that is wrong.
     """
-    task = plan_row(pd.DataFrame(index=range(1)), compile_recipe(options, literal=True), 0, now=now)
-    if isinstance(task, str):
+    renderer = Renderer(compile_recipe(options, literal=True), now, complete=False)
+    (chunk,) = renderer.render(Block(first=0, length=1, columns={}))
+    if chunk.rejected:
         raise InvalidInputError(
-            task,
+            chunk.rejected[0],
             hint="shorten the headers or the body: put the data where the target can read it, and send where the data "
             'lies: {"file": "gs://bucket/day.parquet"}',
         )
-    return task
+    return read_message(chunk.tasks[0])
 
 
 def plan_row(data: Any, recipe: Recipe, row: int, *, now: dt.datetime) -> Any:
