@@ -9,8 +9,8 @@ import pandas as pd
 from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PermissionDeniedError, TaskNotFoundError
-from cloudtasks_nb.fanout.plan.literal import literal_task
 from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.render import literal_task
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
 

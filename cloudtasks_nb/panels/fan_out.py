@@ -20,7 +20,7 @@ from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
-from cloudtasks_nb.fanout.plan.render import plan_few
+from cloudtasks_nb.fanout.plan.render import plan_row
 from cloudtasks_nb.panels.batch_details import BatchDetails
 from cloudtasks_nb.panels.cards.plan import blocked, error_html, plan_html, tasks_html
 from cloudtasks_nb.panels.context import PanelContext
@@ -183,9 +183,8 @@ class SendPanel(Panel):
         try:
             rows, arguments = self.sample(_FIRST)
             options = {name: arguments[name] for name in _TASK_OPTIONS if name in arguments}
-            found = tasks_html(
-                plan_few(rows, compile_recipe(TaskOptions(**options)), now=self.context.connection.clock.now())
-            )
+            recipe, now = compile_recipe(TaskOptions(**options)), self.context.connection.clock.now()
+            found = tasks_html([plan_row(rows, recipe, row, now=now) for row in range(len(rows))])
         except CloudTasksError as error:
             self._filled = False
             return error_html(error, quiet=isinstance(error, IncompleteError))

@@ -11,7 +11,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError
-from cloudtasks_nb.fanout.plan.options import TaskOptions, check_delivery
+from cloudtasks_nb.fanout.plan.options import TaskOptions, check_token
 from cloudtasks_nb.service.refusal import role_of
 
 __all__ = ["check_api", "check_location", "check_permissions", "check_queues", "check_service_account"]
@@ -127,7 +127,7 @@ async def check_permissions(context: CheckContext) -> Finding:
 
 async def check_service_account(context: CheckContext) -> Finding:
     """Ask whether the caller may let tasks have tokens of the service account."""
-    account = check_delivery(TaskOptions(url=None, service_account=context.target.service_account)).service_account
+    account, _ = check_token(TaskOptions(url=None, service_account=context.target.service_account))
     project = context.endpoint.project
     if not str(account).endswith(".gserviceaccount.com"):
         fix = f"gcloud iam service-accounts list --project={project} shows those that there are"

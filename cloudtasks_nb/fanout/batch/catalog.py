@@ -42,8 +42,8 @@ from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Spooled, State
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
-from cloudtasks_nb.fanout.plan.options import Delivery
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
+from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.plan.schedule import check_drain
 from cloudtasks_nb.fanout.plan.trial import Trial
@@ -138,18 +138,16 @@ class Catalog:
             return make_plan(
                 request.data,
                 request.recipe,
-                dry_run,
+                add=dry_run.add,
+                forecast=dry_run.forecast,
                 now=self._connection.clock.now(),
                 queue=request.queue,
                 submit=submit or (lambda: self.fan_out(request)),
-                send=lambda task: _try(task, request.recipe.delivery),
+                send=lambda task: _try(task, request.recipe),
                 errors=request.options.errors,
-                rate=limits.get("rate"),
-                max_concurrent=limits.get("max_concurrent"),
+                limits=limits,
                 check=partial(self._check_drain, request, limits),
-                log_ratio=limits.get("log_sampling_ratio", 1.0),
                 verdicts=verdicts,
-                halted="" if limits.get("state", "RUNNING") == "RUNNING" else limits["state"].lower(),
                 on_progress=bar.add,
                 on_note=notify,
             )
@@ -323,7 +321,7 @@ class Catalog:
     def _spool(self, request: FanOutRequest, check: Callable[[int], None]) -> Spooled:
         spec = self._spec(request)  # first, because it asks an emulator, which says how far its clock is ahead
         recipe, options, now = request.recipe, request.options, self._connection.clock.now()
-        retry = recipe.delivery.retry or {}
+        retry = recipe.retry or {}
         facts = {
             f"_{LASTING}": options.lasting,
             "_retry": {key: value if isinstance(value, int) else str(value) for key, value in retry.items()},
@@ -378,21 +376,21 @@ def _facts(record: BatchRecord) -> dict[str, Any]:
     }
 
 
-def _try(task: Any, delivery: Delivery) -> Trial:
+def _try(task: Any, recipe: Recipe) -> Trial:
     """Send the request of a raw Task, and return the answer."""
     from cloudtasks_nb.handlers.call import decode  # noqa: PLC0415 - loads aiohttp, which only handlers need
     from cloudtasks_nb.handlers.send import send  # noqa: PLC0415 - same
 
     request = task.http_request
-    timeout = delivery.dispatch_deadline or _DISPATCH_DEADLINE
-    answer = send(delivery.method, request.url, dict(request.headers), request.body, timeout.total_seconds())
-    account = delivery.service_account
+    timeout = recipe.dispatch_deadline or _DISPATCH_DEADLINE
+    answer = send(recipe.method, request.url, dict(request.headers), request.body, timeout.total_seconds())
+    account = recipe.service_account
     return Trial(
         status=answer.status or None,
         result=decode(answer.result or b""),
         error=answer.error,
         duration=answer.duration,
-        request=f"{delivery.method} {request.url} {request.body.decode(errors='replace')}".rstrip(),
+        request=f"{recipe.method} {request.url} {request.body.decode(errors='replace')}".rstrip(),
         note=f"sent without the token of {account}, which Cloud Tasks adds" if account else "",
     )
 

@@ -15,8 +15,8 @@ from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, InvalidInp
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Completion, State
 from cloudtasks_nb.fanout.plan.identity import completion_id
-from cloudtasks_nb.fanout.plan.literal import literal_task
 from cloudtasks_nb.fanout.plan.options import TaskOptions, token_options
+from cloudtasks_nb.fanout.plan.render import literal_task
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import default_audience

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, TypeAlias
 
 import orjson
 
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan.columns import Block
-from cloudtasks_nb.fanout.plan.templates import FunctionPart, Problems, RowPart, Text, TextPart, parse
+from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, constant, function_name, parse
 from cloudtasks_nb.store.encode import json_text, plain, to_json
 
-__all__ = ["Body", "check_has_body", "check_literal", "compile_body"]
+__all__ = ["Body", "check_literal", "compile_body", "literal_body"]
 
 #: Methods whose requests the service refuses to give a body.
 _BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
@@ -21,25 +22,20 @@ _BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
 _dumps = orjson.dumps
 
 
-class Body(RowPart, Protocol):
+#: Returns each row's body, and its canonical bytes, from which the row's identity is made. Both lists are one object
+#: where they are equal, which saves their comparison and half of the work.
+_Render: TypeAlias = Callable[[Block, Problems], tuple[list[bytes], list[bytes]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
     """Makes the body of each row."""
 
-    @property
-    def json(self) -> bool:
-        """Whether the bodies are JSON."""
-        ...
-
-    @property
-    def uniform(self) -> bool:
-        """Whether the bodies of a block are objects with the same names, or all of them are empty."""
-        ...
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        """Return each row's body, and its canonical bytes, from which the row's identity is made.
-
-        Both lists are one object where they are equal, which saves their comparison and half of the work.
-        """
-        ...
+    identity: Any  #: a JSON value that describes it; it is the same when the same cell runs again
+    columns: tuple[str, ...] | None  #: those it names; None: it sees the whole row
+    render: _Render
+    json: bool = True  #: whether the bodies are JSON
+    uniform: bool = False  #: whether the bodies of a block are objects with the same names, or all of them are empty
 
 
 def compile_body(body: Any, method: str) -> Body:
@@ -59,17 +55,20 @@ def compile_body(body: Any, method: str) -> Body:
         If it is none of these, or the method has no body.
     """
     if body is None:
-        return _Empty() if method in _BODILESS else _Columns(columns=None)
-    check_has_body(method)
+        return _constant(b"", json=False) if method in _BODILESS else _columns(None)
+    _check_has_body(method)
     if isinstance(body, Mapping):
         return _template(body)
     if isinstance(body, str):
         text = parse(body, "body")
-        return _Text(text=text) if text.lone is None else _template(body)
+        if text.lone is not None:
+            return _template(body)
+        return Body(identity=body, columns=text.columns, render=partial(_texts, text), json=False)
     if callable(body):
-        return _Function(function=body)
+        identity = f"function:{function_name(body)}"
+        return Body(identity=identity, columns=None, render=partial(_returned, body))
     if isinstance(body, (list, tuple)) and body and all(isinstance(name, (str, int)) for name in body):
-        return _Columns(columns=tuple(map(str, body)))
+        return _columns(tuple(map(str, body)))
     raise InvalidInputError(
         f"body={body!r} is not a body",
         resource="body",
@@ -78,14 +77,23 @@ def compile_body(body: Any, method: str) -> Body:
     )
 
 
-def check_has_body(method: str) -> None:
-    """Refuse a body for a method whose requests have none.
+def literal_body(body: Any, method: str) -> Body:
+    """Return the body of a single task: text and bytes as they are, None for none, everything else as JSON.
 
     Raises
     ------
     InvalidInputError
-        With a hint how to avoid that.
+        If it cannot be sent, or the method has no body.
     """
+    if body is not None:
+        _check_has_body(method)
+    if isinstance(body, str):
+        body = constant(body, "body").source.encode()
+    json = not (body is None or isinstance(body, bytes))
+    return _constant(to_json(body) if json else body or b"", json=json)
+
+
+def _check_has_body(method: str) -> None:
     if method in _BODILESS:
         raise InvalidInputError(
             f"a {method} request has no body",
@@ -102,7 +110,7 @@ def check_literal(body: Body, available: Collection[str]) -> None:
     TemplateError
         With a hint at what was probably meant.
     """
-    name = body.text.literals[0] if isinstance(body, _Text) and not body.text.fields else ""
+    name = "" if body.json or body.columns else body.identity
     if name and name in available:
         raise TemplateError(
             f'body="{name}" sends the word "{name}" for every row, but "{name}" is a column',
@@ -112,30 +120,19 @@ def check_literal(body: Body, available: Collection[str]) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Empty:
-    columns: tuple[str, ...] = ()
-    identity: Any = ""
-    json: bool = False
-    uniform: bool = True
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:  # noqa: ARG002 - the protocol's
-        bodies = [b""] * block.length
+def _constant(content: bytes, identity: Any = "", *, json: bool = True, uniform: bool = True) -> Body:
+    def render(block: Block, _: Problems) -> tuple[list[bytes], list[bytes]]:
+        bodies = [content] * block.length
         return bodies, bodies
 
+    return Body(identity=identity, columns=(), render=render, json=json, uniform=uniform)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Columns:
-    columns: tuple[str, ...] | None  #: None: all
-    json: bool = True
-    uniform: bool = True
 
-    @property
-    def identity(self) -> Any:
-        return None if self.columns is None else list(self.columns)
+def _columns(chosen: tuple[str, ...] | None) -> Body:
+    """Return the body of some columns; None: of all."""
 
-    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        names = tuple(block.columns) if self.columns is None else self.columns
+    def render(block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
+        names = tuple(block.columns) if chosen is None else chosen
         columns = [block.columns[name] for name in names]
         values = [column.json for column in columns]
         canonical = [column.canonical for column in columns]
@@ -145,6 +142,8 @@ class _Columns:
         bodies = _objects(names, values, lacking, block.length)
         same = all(one is other for one, other in zip(values, canonical, strict=True))
         return bodies, bodies if same else _objects(names, canonical, lacking, block.length)
+
+    return Body(identity=chosen and list(chosen), columns=chosen, render=render, uniform=True)
 
 
 def _objects(
@@ -159,57 +158,42 @@ def _objects(
     return [_dumps(dict(zip(names, row))) for row in zip(*values)]  # noqa: B905 - strict costs a tenth, and is checked above
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Placeholder:
-    """A text of a JSON template that names columns."""
-
-    text: Text
-    typed: bool  #: whether it is one column and nothing else, which keeps its type
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        if not self.typed:
-            cells = [_dumps(text) for text in self.text.render(block, problems)]
-            return cells, cells
-        column = block.columns[self.text.columns[0]]
-        cells = [_dumps(value) for value in column.json]
-        problems.add_bad(column)
-        same = column.canonical is column.json
-        return cells, cells if same else [_dumps(value) for value in column.canonical]
+#: A text of a JSON template that names columns, and whether it is one column and nothing else, which keeps its type.
+_Placeholder: TypeAlias = tuple[Text, bool]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Json:
-    """A JSON template: its constant parts are encoded once, and each row fills in its cells."""
-
-    identity: Any
-    pattern: bytes  #: with ``%b`` for each of `placeholders`
-    placeholders: tuple[_Placeholder, ...]
-    uniform: bool
-    json: bool = True
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return tuple(name for placeholder in self.placeholders for name in placeholder.text.columns)
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        if not self.placeholders:
-            bodies = [self.pattern % ()] * block.length
-            return bodies, bodies
-        both = [placeholder.render(block, problems) for placeholder in self.placeholders]
-        bodies = [self.pattern % row for row in zip(*(cells for cells, _ in both), strict=True)]
-        if all(cells is canonical for cells, canonical in both):
-            return bodies, bodies
-        return bodies, [self.pattern % row for row in zip(*(canonical for _, canonical in both), strict=True)]
+def _filled(text: Text, block: Block, problems: Problems, *, typed: bool) -> tuple[list[bytes], list[bytes]]:
+    if not typed:
+        cells = [_dumps(value) for value in text.render(block, problems)]
+        return cells, cells
+    column = block.columns[text.columns[0]]
+    cells = [_dumps(value) for value in column.json]
+    problems.add_bad(column)
+    same = column.canonical is column.json
+    return cells, cells if same else [_dumps(value) for value in column.canonical]
 
 
-def _template(body: Any) -> _Json:
+def _template(body: Any) -> Body:
+    """Return the body of a JSON template: its constant parts are encoded once, and each row fills in its cells."""
     placeholders: list[_Placeholder] = []
     try:
         pattern = _pattern(body, placeholders)
-        uniform = isinstance(body, Mapping) and not any(isinstance(name, str) and "{" in name for name in body)
-        return _Json(identity=plain(body), pattern=pattern, placeholders=tuple(placeholders), uniform=uniform)
+        identity = plain(body)
     except NotSerializableError as error:
         raise NotSerializableError(f"body: {error.message}", resource=error.resource, hint=error.hint) from error
+    uniform = isinstance(body, Mapping) and not any(isinstance(name, str) and "{" in name for name in body)
+    if not placeholders:
+        return _constant(pattern % (), identity, uniform=uniform)
+
+    def render(block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
+        both = [_filled(text, block, problems, typed=typed) for text, typed in placeholders]
+        bodies = [pattern % row for row in zip(*(cells for cells, _ in both), strict=True)]
+        if all(cells is canonical for cells, canonical in both):
+            return bodies, bodies
+        return bodies, [pattern % row for row in zip(*(canonical for _, canonical in both), strict=True)]
+
+    names = tuple(name for text, _ in placeholders for name in text.columns)
+    return Body(identity=identity, columns=names, render=render, uniform=uniform)
 
 
 def _pattern(node: Any, placeholders: list[_Placeholder]) -> bytes:
@@ -231,34 +215,18 @@ def _text_pattern(source: str, placeholders: list[_Placeholder], *, typed: bool)
     text = parse(source, "body")
     if not text.fields:
         return _dumps(text.literals[0]).replace(b"%", b"%%")
-    placeholders.append(_Placeholder(text=text, typed=typed and text.lone is not None))
+    placeholders.append((text, typed and text.lone is not None))
     return b"%b"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Text(TextPart):
-    json: bool = False
-    uniform: bool = False
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        bodies = [text.encode() for text in self.text.render(block, problems)]
-        return bodies, bodies
+def _texts(text: Text, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
+    bodies = [body.encode() for body in text.render(block, problems)]
+    return bodies, bodies
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Function(FunctionPart):
-    json: bool = True
-    uniform: bool = False
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        bodies = []
-        for index, row in enumerate(block.rows()):
-            body = b""
-            try:
-                body = to_json(self.function(row))
-            except NotSerializableError as error:
-                problems.add(index, f"body: {error.message} ({error.hint})")
-            except Exception as error:  # noqa: BLE001 - the user's function may raise anything; the message is stored with the row
-                problems.add(index, f"body: the function raised {type(error).__name__}: {error}")
-            bodies.append(body)
-        return bodies, bodies
+def _returned(
+    function: Callable[[dict[str, Any]], Any], block: Block, problems: Problems
+) -> tuple[list[bytes], list[bytes]]:
+    made = call_by_row(lambda row: to_json(function(row)), block, problems, "body")
+    bodies = [body or b"" for body in made]
+    return bodies, bodies

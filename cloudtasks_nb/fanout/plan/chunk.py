@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-__all__ = ["Chunk", "DryRun", "Forecast"]
+__all__ = ["Chunk", "Forecast"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +31,3 @@ class Forecast:
     states: Sequence[str] = ()  #: "new", or the state of the row that the batch has
     known: Mapping[str, int] = field(default_factory=dict)  #: where or in which state -> how many are there already
     refusal: str = ""  #: text of the error for which no row would be sent; empty: they would be sent
-
-
-class DryRun(Protocol):
-    """Receives the chunks of a plan and returns what spooling them would do."""
-
-    def add(self, chunk: Chunk, /) -> None:
-        """Take a chunk."""
-        ...
-
-    def forecast(self, keys: Sequence[bytes], /) -> Forecast:
-        """Return what would become of all rows, and of the first ones, which have these keys, one by one."""
-        ...

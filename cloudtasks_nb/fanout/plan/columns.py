@@ -118,9 +118,7 @@ class Table:
     def block(self, first: int, start: int, stop: int) -> Block:
         """Return the rows from `start` up to `stop`; `first` is the position of the table's first row."""
         columns = {name: source.block(start, stop) for name, source in self.sources.items()}
-        labels: Labels[Column] | None = None
-        if self.labels is not None:
-            labels = [(name, level.block(start, stop)) for name, level in self.labels]
+        labels = None if self.labels is None else [(name, level.block(start, stop)) for name, level in self.labels]
         return Block(first=first + start, length=stop - start, columns=columns, labels=labels, levels=self._levels)
 
 
@@ -158,12 +156,6 @@ def once(data: Any) -> bool:
     return isinstance(data, Iterator)
 
 
-#: The readers of files, by the ending of the name.
-_READERS: dict[str, Callable[[str], pd.DataFrame]] = {
-    ".csv": pd.read_csv,
-    ".parquet": pd.read_parquet,
-    ".pq": pd.read_parquet,
-}
 _UNNAMED_SERIES = "value"
 
 
@@ -213,15 +205,14 @@ def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
 def _read_file(path: str) -> pd.DataFrame:
     """Read a file of rows."""
     name = re.sub(r"\.(gz|bz2|zip|xz|zst)$", "", path.lower())
-    reader = next((reader for ending, reader in _READERS.items() if name.endswith(ending)), None)
-    if reader is None:
+    if not name.endswith((".csv", ".parquet", ".pq")):
         raise InvalidInputError(
             f"data={path!r} is not a path to a CSV or Parquet file",
             resource=path,
             hint='a path ends with ".csv" or ".parquet"; read other files first, and give the DataFrame',
         )
     try:
-        return reader(path)
+        return pd.read_csv(path) if name.endswith(".csv") else pd.read_parquet(path)
     except FileNotFoundError as error:
         raise InvalidInputError(
             f"the file {path} does not exist", resource=path, hint=f"relative paths start at {Path.cwd()}"
@@ -258,37 +249,38 @@ def frames(data: Any) -> Iterator[pd.DataFrame]:
     InvalidInputError
         If it is none of these.
     """
-    if isinstance(data, pd.DataFrame):
-        yield data
-    elif hasattr(data, "__arrow_c_stream__") and not isinstance(data, pd.Series):
-        yield from _arrow(data)
-    elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping, pd.Series)):
-        for number, part in enumerate(data):
-            yield from _part(part, number)
-    else:
+    single = isinstance(data, pd.DataFrame) or _is_arrow(data)
+    if not single and (not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping, pd.Series))):
         raise InvalidInputError(
             f"{type(data).__name__} is not a DataFrame",
             hint="give a DataFrame (pd.DataFrame(...)), an iterable of DataFrames, an Arrow table, a Series, a list of "
             "dictionaries, or the path of a CSV or Parquet file",
         )
+    for number, part in enumerate([data] if single else data):
+        computed = part.compute() if callable(getattr(part, "compute", None)) else part
+        if isinstance(computed, pd.DataFrame):
+            yield computed
+        elif _is_arrow(computed):
+            yield from _arrow(computed)
+        else:
+            raise InvalidInputError(
+                f"part {number} of the input is of type {type(computed).__name__}, not a DataFrame",
+                hint="give an iterable of DataFrames, or make one frame of the rows: pd.DataFrame(rows)",
+            )
 
 
-def _part(part: Any, number: int) -> Iterator[pd.DataFrame]:
-    computed = part.compute() if callable(getattr(part, "compute", None)) else part
-    if isinstance(computed, pd.DataFrame):
-        yield computed
-    elif hasattr(computed, "__arrow_c_stream__") and not isinstance(computed, pd.Series):
-        yield from _arrow(computed)
-    else:
-        raise InvalidInputError(
-            f"part {number} of the input is of type {type(computed).__name__}, not a DataFrame",
-            hint="give an iterable of DataFrames, or make one frame of the rows: pd.DataFrame(rows)",
-        )
+def _is_arrow(data: Any) -> bool:
+    return hasattr(data, "__arrow_c_stream__") and not isinstance(data, pd.Series)
 
 
 def _arrow(data: Any) -> Iterator[pd.DataFrame]:
     """Read an Arrow stream batch by batch; the cells keep their Arrow types, so that integers stay integers."""
-    pyarrow = _pyarrow(type(data).__name__)
+    try:
+        import pyarrow  # noqa: ICN001, PLC0415 - optional: only needed for Arrow data
+    except ImportError as error:
+        raise InvalidInputError(
+            f"reading a {type(data).__name__} needs pyarrow", resource="pyarrow", hint="pip install pyarrow"
+        ) from error
     with pyarrow.RecordBatchReader.from_stream(data) as reader:
         for batch in reader:
             names = batch.schema.names
@@ -306,17 +298,6 @@ def _plain_type(pyarrow: ModuleType, column: Any) -> Any:
     if types.is_string_view(column.type):
         return column.cast(pyarrow.large_string())
     return column.cast(pyarrow.large_binary()) if types.is_binary_view(column.type) else column
-
-
-def _pyarrow(what: str) -> ModuleType:
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - optional: only needed for Arrow data
-    except ImportError as error:
-        raise InvalidInputError(
-            f"reading a {what} needs pyarrow", resource="pyarrow", hint="pip install pyarrow"
-        ) from error
-    module: ModuleType = pa
-    return module
 
 
 #: Name of the attribute of a frame that was made of dictionaries.
@@ -389,7 +370,7 @@ class Column:
     @cached_property
     def json(self) -> list[Any]:
         """The values for a JSON body; None where missing or `bad`."""
-        return _JSON[self.source.kind](self)
+        return _JSON.get(self.source.kind, _objects)(self)
 
     @cached_property
     def canonical(self) -> list[Any]:
@@ -420,12 +401,6 @@ class Column:
             return self.json
         cells = self.series.astype(object)
         return [None if gone else cell for cell, gone in zip(cells.tolist(), self.series.isna().tolist(), strict=True)]
-
-    def refuse(self, index: int, error: NotSerializableError | RecursionError) -> None:
-        """Note why a cell is not JSON."""
-        deep = "the value holds itself, or is nested too deeply for JSON"
-        why = deep if isinstance(error, RecursionError) else f"{error.message} ({error.hint})"
-        self.bad[index] = f'column "{self.name}": {why}'
 
     def by_code(self, of_categories: list[Any]) -> list[Any]:
         """Return for each cell of a category column the value of its category."""
@@ -463,9 +438,7 @@ def _scalars(column: Column) -> list[Any]:
 
 
 def _integers(column: Column) -> list[Any]:
-    if isinstance(column.series.dtype, np.dtype):
-        return column.series.tolist()
-    return _scalars(column)
+    return column.series.tolist() if isinstance(column.series.dtype, np.dtype) else _scalars(column)
 
 
 def _numbers(column: Column) -> list[Any]:
@@ -488,16 +461,12 @@ def _floats(column: Column) -> list[Any]:
 
 def _datetimes(column: Column) -> list[Any]:
     index = pd.DatetimeIndex(column.series)
-    cells: list[Any] = column.raw if index.unit == "ns" and (index.asi8 % 1_000).any() else _python_times(index, column)
-    return [None if cell is None or cell is pd.NaT else cell.isoformat() for cell in cells]
-
-
-def _python_times(index: pd.DatetimeIndex, column: Column) -> list[Any]:
-    """Return Python's own datetimes, which are made three times faster than Timestamps."""
-    try:
-        return index.to_pydatetime().tolist()
+    exact = index.unit != "ns" or not (index.asi8 % 1_000).any()
+    try:  # Python's own datetimes are made three times faster than Timestamps
+        cells = index.to_pydatetime().tolist() if exact else column.raw
     except ValueError:  # beyond the year 9999
-        return column.raw
+        cells = column.raw
+    return [None if cell is None or cell is pd.NaT else cell.isoformat() for cell in cells]
 
 
 def _objects(column: Column) -> list[Any]:
@@ -510,17 +479,17 @@ def _objects(column: Column) -> list[Any]:
             values.append(plain(cell))
         except (NotSerializableError, RecursionError) as error:
             values.append(None)
-            column.refuse(index, error)
+            deep = "the value holds itself, or is nested too deeply for JSON"
+            why = deep if isinstance(error, RecursionError) else f"{error.message} ({error.hint})"
+            column.bad[index] = f'column "{column.name}": {why}'
     return values
 
 
 def _category(column: Column) -> list[Any]:
     categories = column.source.categories
     values = column.by_code(categories.json)
-    if categories.bad:
-        for index, code in enumerate(column.series.cat.codes.tolist()):
-            if code in categories.bad:
-                column.bad[index] = categories.bad[code]
+    codes = enumerate(column.series.cat.codes.tolist() if categories.bad else ())
+    column.bad = {index: categories.bad[code] for index, code in codes if code in categories.bad}
     return values
 
 
@@ -530,7 +499,5 @@ _JSON: dict[str, Callable[[Column], list[Any]]] = {
     "float": _floats,
     "text": _scalars,
     "datetime": _datetimes,
-    "timedelta": _objects,
     "category": _category,
-    "object": _objects,
 }

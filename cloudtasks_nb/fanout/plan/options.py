@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloudtasks_nb._settings import check_mapping, check_text, did_you_mean, parse_duration
+from cloudtasks_nb._settings import check_mapping, check_text
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, retry_message
 
-__all__ = ["LARGEST_TASK", "Delivery", "TaskOptions", "check_delivery", "check_headers", "token_options"]
+__all__ = ["LARGEST_TASK", "TaskOptions", "check_headers", "check_token", "token_options"]
 
 #: Bytes of a stored task that the service accepts, less what it adds itself: the name, times and its User-Agent header.
 LARGEST_TASK = 1_048_569 - 700
 
-#: https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks#Task
-_SHORTEST, _LONGEST = dt.timedelta(seconds=15), dt.timedelta(minutes=30)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_BYTES = 80 * 1024
 _ACCOUNT = re.compile(r"[^@\s{}]+@[^@\s{}]+")
@@ -43,36 +39,8 @@ class TaskOptions:
     retry: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """The checked options of a task that are the same for every row: its method, token, deadline and retries."""
-
-    method: str
-    service_account: str | None
-    audience: str | None  #: None: `default_audience` of the task's URL
-    dispatch_deadline: dt.timedelta | None  #: None: the service's 10 minutes
-    retry: Mapping[str, Any] | None  #: retry settings of the task itself, with the names of a queue's
-
-    def audience_of(self, url: str) -> str | None:
-        """Return the audience of a task's token by the URL of the task; None: it has no token."""
-        return None if self.service_account is None else self.audience or default_audience(url)
-
-    def sign(self, request: Any, audience: str | None) -> None:
-        """Set the token of a raw HttpRequest, if it has an audience."""
-        if audience is not None:
-            request.oidc_token.service_account_email = self.service_account
-            request.oidc_token.audience = audience
-
-    def write(self, task: Any) -> None:
-        """Set the deadline and the retry settings of a raw Task."""
-        if self.dispatch_deadline is not None:
-            task.dispatch_deadline.FromTimedelta(self.dispatch_deadline)
-        if self.retry is not None:
-            task.retry_config.CopyFrom(retry_message(self.retry))
-
-
-def check_delivery(options: TaskOptions) -> Delivery:
-    """Check the options that are the same for every row.
+def check_token(options: TaskOptions) -> tuple[str | None, str | None]:
+    """Return account and audience of the tasks' tokens, checked.
 
     Raises
     ------
@@ -94,13 +62,7 @@ def check_delivery(options: TaskOptions) -> Delivery:
             resource="audience",
             hint=f"add service_account={_ACCOUNT_HINT}",
         )
-    return Delivery(
-        method=_method(options.method),
-        service_account=account,
-        audience=audience,
-        dispatch_deadline=_deadline(options.dispatch_deadline),
-        retry=_retry(options.retry),
-    )
+    return account, audience
 
 
 def token_options(url: Any, service_account: Any, audience: Any) -> tuple[Any, Any]:
@@ -139,42 +101,3 @@ def check_headers(headers: Any, *, json: bool) -> dict[str, str]:
     if json and "content-type" not in {name.lower() for name in found}:
         found["Content-Type"] = "application/json"
     return dict(sorted(found.items()))
-
-
-def _method(given: str | None) -> str:
-    method = "POST" if given is None else str(given).upper()
-    if method not in HTTP_METHODS[1:]:
-        raise InvalidInputError(
-            f'method="{given}" is not an HTTP method{did_you_mean(method, HTTP_METHODS[1:])}',
-            resource="method",
-            hint="there are " + ", ".join(HTTP_METHODS[1:]),
-        )
-    return method
-
-
-def _deadline(given: Any) -> dt.timedelta | None:
-    if given is None:
-        return None
-    span = parse_duration(given, "dispatch_deadline")
-    if not _SHORTEST <= span <= _LONGEST:
-        raise InvalidInputError(
-            f"dispatch_deadline={given!r} is not between 15 seconds and 30 minutes",
-            resource="dispatch_deadline",
-            hint='leave it out for 10 minutes, or use "30min"',
-        )
-    return span
-
-
-def _retry(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if given is None:
-        return None
-    check_mapping(given, "retry", 'retry={"max_attempts": 3}')
-    settings = dict(given)
-    retry_message(settings)  # for its checks
-    if settings.get("max_attempts", 1) < -1:
-        raise InvalidInputError(
-            f"retry: max_attempts={settings['max_attempts']!r} is no number of attempts",
-            resource="max_attempts",
-            hint="1 means no retry, -1 means without end",
-        )
-    return settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.chunk import Chunk, DryRun, Forecast
+from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.columns import once
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, plan_row, read_task
@@ -93,11 +93,7 @@ class Plan:
         >>> plan.submit().wait()
         3 rows: 2 succeeded, 1 failed
         """
-        if self.spent:
-            raise InvalidInputError(
-                "the dry run has read the iterator to its end",
-                hint="call fan_out with a new iterator and without dry_run=True",
-            )
+        self._check_unread("call fan_out with a new iterator and without dry_run=True")
         return self.action()
 
     def try_one(self, row: int = 0) -> Trial:
@@ -130,16 +126,16 @@ class Plan:
         >>> plan.try_one(row=1).result
         4
         """
-        if self.spent:
-            raise InvalidInputError(
-                "the dry run has read the iterator to its end",
-                hint="plan a few rows in a DataFrame: queue.fan_out(df, ..., dry_run=True).try_one()",
-            )
+        self._check_unread("plan a few rows in a DataFrame: queue.fan_out(df, ..., dry_run=True).try_one()")
         if not isinstance(row, (int, np.integer)) or isinstance(row, bool) or row < 0:
             raise InvalidInputError(
                 f"row={row!r} is not the position of a row", resource="row", hint="the first is plan.try_one(row=0)"
             )
         return self.attempt(int(row))
+
+    def _check_unread(self, hint: str) -> None:
+        if self.spent:
+            raise InvalidInputError("the dry run has read the iterator to its end", hint=hint)
 
     @property
     def time_to_drain(self) -> pd.Timedelta | None:
@@ -350,21 +346,19 @@ def _refusal(check: Callable[[int], None], tasks: int) -> str:
 def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     data: Any,
     recipe: Recipe,
-    dry_run: DryRun,
     *,
+    add: Callable[[Chunk], object],
+    forecast: Callable[[Sequence[bytes]], Forecast],
     now: dt.datetime,
     queue: QueueName,
+    limits: Mapping[str, Any],
     submit: Callable[[], Any],
     send: Callable[[Any], Trial],
     errors: Errors = "raise",
-    rate: float | None = None,
-    max_concurrent: int | None = None,
     check: Callable[[int], None] = lambda _tasks: None,
-    log_ratio: float = 1.0,
     verdicts: bool = False,
-    halted: str = "",
-    on_progress: Callable[[int], object] | None = None,
-    on_note: Callable[[str], object] | None = None,
+    on_progress: Callable[[int], object] = lambda _: None,
+    on_note: Callable[[str], object] = lambda _: None,
 ) -> Plan:
     """Render the whole input as `plan_chunks` does, find out what sending it would do, send nothing.
 
@@ -372,52 +366,49 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     ----------
     data, recipe, now, on_progress, on_note
         As for `plan_chunks`. Bad rows never raise here: they are what a dry run is to show.
-    dry_run : DryRun
-        Finds out which rows are there already, what their tasks are, and what `submit` would raise because of that.
+    add, forecast : callable
+        Take each chunk, and return what spooling all of them would do, by the keys of the first rows.
     queue : QueueName
         The queue that the tasks would be created in.
+    limits : mapping
+        The queue's settings and its state; empty if they are not known.
     submit : callable
         Does it for real; `Plan.submit` returns what it returns.
     send : callable
         Called with the raw Task of a row; sends its request without creating the task.
     errors : {"raise", "skip"}
         What `submit` will do with bad rows and duplicates.
-    rate, max_concurrent : number, optional
-        The queue's limits; None if they are not known.
     check : callable
         Raises what `submit` would raise for so many tasks.
-    log_ratio : float
-        Share of the operations that the queue logs.
     verdicts : bool
         Whether the frame has the columns `verdict` ("send" or "skip") and `why`.
-    halted : str
-        The queue's state, if it dispatches nothing in it.
     """
     summary = _Summary(limit=None if isinstance(data, pd.DataFrame) else _KEPT)
     for chunk in plan_chunks(data, recipe, now=now, errors="skip", on_progress=on_progress, on_note=on_note):
-        dry_run.add(chunk)
+        add(chunk)
         summary.add(chunk)
-    forecast = dry_run.forecast(summary.keys)
-    known = ", ".join(f"{n:,} {where}" for where, n in forecast.known.items())
+    found = forecast(summary.keys)
+    log_ratio, state = limits.get("log_sampling_ratio", 1.0), limits.get("state", "RUNNING")
+    known = ", ".join(f"{n:,} {where}" for where, n in found.known.items())
     return Plan(
         about={"known": known} if known else {},
-        frame=summary.frame(forecast, verdicts=verdicts),
+        frame=summary.frame(found, verdicts=verdicts),
         rows=summary.rows,
         rejected=summary.rejected,
         first_rejected=summary.first_rejected,
-        duplicates=forecast.duplicates,
-        sendable=forecast.sendable,
-        refusal=forecast.refusal or _refusal(check, forecast.sendable),
+        duplicates=found.duplicates,
+        sendable=found.sendable,
+        refusal=found.refusal or _refusal(check, found.sendable),
         body_bytes=summary.sizes(),
-        costs=summary.costs(forecast.sendable, queue, recipe.delivery.method, log_ratio),
+        costs=summary.costs(found.sendable, queue, recipe.method, log_ratio),
         log_ratio=log_ratio,
         queue=queue.queue,
-        method=recipe.delivery.method,
+        method=recipe.method,
         action=submit,
         attempt=lambda row: send(_row_task(data, recipe, row, now)),
         spent=once(data),
         errors=errors,
-        rate=rate,
-        max_concurrent=max_concurrent,
-        halted=halted,
+        rate=limits.get("rate"),
+        max_concurrent=limits.get("max_concurrent"),
+        halted="" if state == "RUNNING" else state.lower(),
     )

@@ -1,12 +1,8 @@
 """The columns and the index of the input that a batch shows again later, as bytes without pickle, and back.
 
 Numbers, text, times and durations come back as they were (Arrow times as pandas' own), categories as categories of
-the values that are there, everything else as what JSON makes of it. Integers with missing values are `Int64`. Labels of
-an index come back equal, so that frames join by them; also dates and periods.
-
-The rows of a chunk are ``[length, names, dtypes, cells of each column]``. Behind that comes nothing if the index cannot
-identify them, ``[]`` if it only counts them, else names, dtypes and labels of its levels and whether the index of the
-whole input is known to be unique.
+the values that are there, everything else as what JSON makes of it. Labels of an index come back equal, so that frames
+join by them; also dates and periods. Integers with missing values are `Int64`.
 """
 
 from __future__ import annotations
@@ -14,10 +10,10 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -33,10 +29,9 @@ __all__ = ["RESERVED", "Preview", "StoredPreview", "preview_names", "shown_names
 #: Columns of `batch.tasks()` that are ours; one of the input with such a name gets the suffix ``_in``.
 RESERVED = frozenset({"row", *BATCH_TASKS})
 
-_TIMES = re.compile(r"(?P<kind>datetime64|timedelta64)\[(?P<unit>\w+)(?:, (?P<tz>.+))?\]")
+_TICKS = ("datetime64[", "timedelta64[", "period[")  #: these are stored as numbers
 _NAT = np.iinfo(np.int64).min
 _DATE = "date"
-_WITHOUT_LABELS = 4  # items of a line
 _CUT = 200  # characters of a cell that has no form in JSON
 
 
@@ -63,48 +58,61 @@ def shown_names(block: Block | Table, chosen: Iterable[str] | None) -> dict[str,
     return names | {name: name for name in levels if name == "row"}  # the name of the index, which is no column there
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preview:
-    """The shown columns of a block, and the labels of its index, ready to be cut into rows."""
+class Preview(NamedTuple):
+    """The labels of the index and the shown columns of some rows: the levels first, as they are stored."""
 
-    names: list[str]
-    tags: list[str]  #: how each column is restored: its dtype, or nearly
-    values: list[list[Any]]
-    labels: list[tuple[str | None, str, list[Any]]] | None  #: name, tag and labels of each level; as in `Table`
-    complete: bool  #: whether the labels of the whole input are known to be unique
+    length: int
+    names: list[str | None]  #: under which they are shown; None: a level without a name
+    tags: list[str]  #: how each is restored: its dtype, or nearly
+    cells: list[list[Any]]
+    levels: int | None = None  #: of the index; 0: it only counts the rows; None: it cannot identify them
+    complete: bool = False  #: whether the labels of the whole input are known to be unique
 
     @classmethod
     def of(cls, block: Block, chosen: Iterable[str] | None = None, *, complete: bool = True) -> Preview:
         """Take columns of a block, all of them if `chosen` is None; levels of the index are not repeated."""
-        shown, labels = shown_names(block, chosen), block.labels
-        levels = {level.source for _, level in labels or ()}
+        shown, labels = shown_names(block, chosen), block.labels or []
+        levels = {level.source for _, level in labels}
         names = [name for name in shown if block.columns[name].source not in levels]
-        cells = [_cells(block.columns[name]) for name in names]
+        tagged = [_labels(level) for _, level in labels] + [_cells(block.columns[name]) for name in names]
         return cls(
-            names=[shown[name] for name in names],
-            tags=[tag for tag, _ in cells],
-            values=[values for _, values in cells],
-            labels=None
-            if labels is None
-            else [(None if name is None else shown[name], *_labels(level)) for name, level in labels],
+            length=block.length,
+            names=[None if name is None else shown[name] for name in (*(level for level, _ in labels), *names)],
+            tags=[tag for tag, _ in tagged],
+            cells=[cells for _, cells in tagged],
+            levels=None if block.labels is None else len(labels),
             complete=complete,
         )
 
     def encode(self, start: int, stop: int) -> bytes:
         """Return the rows from `start` up to `stop` as JSON."""
-        line: list[Any] = [stop - start, self.names, self.tags, [values[start:stop] for values in self.values]]
-        if self.labels:
-            names, tags, values = zip(*self.labels, strict=True)
-            line.append([names, tags, [labels[start:stop] for labels in values], self.complete])
-        elif self.labels is not None:
-            line.append([])
-        return orjson.dumps(line)
+        cut = self._replace(length=stop - start, cells=[column[start:stop] for column in self.cells])
+        return orjson.dumps(list(cut))
+
+    def pick(self, places: Sequence[int]) -> Preview:
+        """Return the rows at these places."""
+        return self._replace(length=len(places), cells=[[column[place] for place in places] for column in self.cells])
+
+    def named(self, *, levels: bool) -> Mapping[str, tuple[str, list[Any]]]:
+        """Return tag and cells of each column by its name; with `levels` also of the levels that have a name."""
+        first, found = self.levels or 0, {}
+        for number, (name, tag, cells) in enumerate(zip(self.names, self.tags, self.cells, strict=True)):
+            if name is not None and (levels or number >= first):
+                while number < first and (name == "row" or name in self.names[first:]):
+                    name += "_in"  # noqa: PLW2901 - the next name that is free
+                found[name] = tag, cells
+        return found
+
+    @property
+    def kinds(self) -> tuple[int | None, list[str | None], list[str]]:
+        """Number, names and tags of the levels."""
+        return self.levels, self.names[: self.levels or 0], self.tags[: self.levels or 0]
 
 
 def _cells(column: Column) -> tuple[str, list[Any]]:
     kind = column.source.kind
     if kind in ("datetime", "timedelta"):
-        return _ticks(column, kind)
+        return _ticks(pd.DatetimeIndex(column.series) if kind == "datetime" else pd.TimedeltaIndex(column.series))
     values = column.json
     if column.bad:  # shown all the same: the row may be rejected for this very cell, or a function may not use it
         values = list(values)
@@ -115,8 +123,7 @@ def _cells(column: Column) -> tuple[str, list[Any]]:
     return "Int64" if column.source.whole else str(column.series.dtype), values
 
 
-def _ticks(column: Column, kind: str) -> tuple[str, list[Any]]:
-    index: Any = pd.DatetimeIndex(column.series) if kind == "datetime" else pd.TimedeltaIndex(column.series)
+def _ticks(index: Any) -> tuple[str, list[Any]]:
     return str(index.dtype), [None if tick == _NAT else tick for tick in index.asi8.tolist()]
 
 
@@ -124,7 +131,7 @@ def _labels(column: Column) -> tuple[str, list[Any]]:
     """Return the cells of a level, and a tag by which they come back equal."""
     dtype = column.series.dtype
     if isinstance(dtype, pd.PeriodDtype):
-        return str(dtype), [None if tick == _NAT else tick for tick in pd.PeriodIndex(column.series).asi8.tolist()]
+        return _ticks(pd.PeriodIndex(column.series))
     if column.source.kind == "object" and any(type(cell) is dt.date for cell in column.raw):
         return _DATE, column.json
     tag, cells = _cells(column)
@@ -135,12 +142,12 @@ class StoredPreview:
     """What the outbox has stored of the columns and the index of rows of one batch."""
 
     def __init__(self) -> None:
-        self._lines: list[Any] = []  # one a chunk, with the chosen rows only
+        self._parts: list[Preview] = []  # one a chunk, with the chosen rows only
 
     def add(self, shown: bytes, indexes: Sequence[int] | None = None) -> None:
         """Add rows of a chunk: those at these places in its `shown`, in ascending order; None: all."""
-        line = parse_json(shown)
-        self._lines.append(line if indexes is None or len(indexes) == line[0] else _chosen(line, indexes))
+        part = Preview(*parse_json(shown))
+        self._parts.append(part if indexes is None or len(indexes) == part.length else part.pick(indexes))
 
     def columns(self, *, levels: bool = True) -> pd.DataFrame:
         """Return the columns of the rows, with the dtypes that they had.
@@ -155,30 +162,23 @@ class StoredPreview:
         pandas.DataFrame
             A row each, numbered from 0. A part that lacks a column of another one has missing values there.
         """
-        pieces: dict[str, list[tuple[str, list[Any]]]] = {}
-        total = 0
-        for length, names, tags, values, *labels in self._lines:
-            for level, tag, cells in zip(*labels[0][:3], strict=True) if levels and any(labels) else ():
-                if level is not None:
-                    name = level
-                    while name == "row" or name in names:
-                        name += "_in"
-                    _append(pieces.setdefault(name, []), tag, cells, total)
-            for name, tag, cells in zip(names, tags, values, strict=True):
-                _append(pieces.setdefault(name, []), tag, cells, total)
-            total += length
-        columns = {name: _column(found, total) for name, found in pieces.items()}
-        return pd.DataFrame(columns, index=pd.RangeIndex(total))
+        parts = [(part.named(levels=levels), part.length) for part in self._parts]
+        names = dict.fromkeys(name for part, _ in parts for name in part)
+        columns = {
+            name: _column([part[name] if name in part else ("object", [None] * length) for part, length in parts])
+            for name in names
+        }
+        return pd.DataFrame(columns, index=pd.RangeIndex(sum(length for _, length in parts)))
 
     @property
     def labelled(self) -> bool:
         """Whether the first row has labels of an index."""
-        return bool(self._lines) and bool(_stored_labels(self._lines[0]))
+        return bool(self._parts) and bool(self._parts[0].levels)
 
     @property
     def complete(self) -> bool:
         """Whether the first row has labels that no other row of its input has."""
-        return self.labelled and self._lines[0][4][3]
+        return self.labelled and self._parts[0].complete
 
     def index(self, positions: Sequence[int]) -> pd.Index[Any] | None:
         """Return the index of the rows; None if it would not tell them apart, or only counted them.
@@ -190,62 +190,22 @@ class StoredPreview:
         """
         end = 0
         found: list[pd.Index[Any]] = []
-        for _, group in groupby(self._lines, key=_level_dtypes):
-            lines = list(group)
-            start, end = end, end + sum(line[0] for line in lines)
-            labels = _stored_labels(lines[0])
-            if labels is None:
+        for (levels, names, tags), group in groupby(self._parts, key=lambda part: part.kinds):
+            parts = list(group)
+            start, end = end, end + sum(part.length for part in parts)
+            if levels is None:
                 return None
-            counted = np.asarray(positions[start:end], dtype=np.int64)
-            found.append(_index(lines) if labels else pd.Index(counted))
-        return _combined(found) if any(map(_stored_labels, self._lines)) else None
+            restored = [_column([(tag, part.cells[at]) for part in parts]) for at, tag in enumerate(tags)]
+            indexes = [pd.Index(one, dtype=one.dtype, name=name) for one, name in zip(restored, names, strict=True)]
+            counted = pd.Index(np.asarray(positions[start:end], dtype=np.int64))
+            found.append(pd.MultiIndex.from_arrays(indexes) if levels > 1 else indexes[0] if levels else counted)
+        return _combined(found) if any(part.levels for part in self._parts) else None
 
 
 def shown_rows(shown: bytes, places: Sequence[int]) -> bytes:
     """Return some rows of a chunk: those at these places in its `shown`, in ascending order."""
-    return json.dumps(_chosen(parse_json(shown), places)).encode()  # orjson writes no integers of more than 64 bits
-
-
-def _chosen(line: Sequence[Any], places: Sequence[int]) -> list[Any]:
-    _, names, tags, values, *labels = line
-    chosen = [len(places), names, tags, _cut(values, places)]
-    if any(labels):
-        levels, level_tags, cells, complete = labels[0]
-        labels = [[levels, level_tags, _cut(cells, places), complete]]
-    return [*chosen, *labels]
-
-
-def _cut(columns: Sequence[Sequence[Any]], places: Sequence[int]) -> list[list[Any]]:
-    return [[cells[place] for place in places] for cells in columns]
-
-
-def _stored_labels(line: Sequence[Any]) -> Any:
-    """Return what a line has of the index; empty if the index only counts the rows, None if it cannot identify them."""
-    return line[4] if len(line) > _WITHOUT_LABELS else None
-
-
-def _level_dtypes(line: Sequence[Any]) -> Any:
-    labels = _stored_labels(line)
-    return labels and labels[:2]
-
-
-def _index(lines: Sequence[Sequence[Any]]) -> pd.Index[Any]:
-    """Return the index of lines whose levels have the same names and dtypes."""
-    names, tags, *_ = lines[0][4]
-    levels = []
-    for number, tag in enumerate(tags):
-        restored = _restore_labels(tag, [label for line in lines for label in line[4][2][number]])
-        levels.append(pd.Index(restored, dtype=restored.dtype, name=names[number]))
-    return levels[0] if len(levels) == 1 else pd.MultiIndex.from_arrays(levels)
-
-
-def _restore_labels(tag: str, values: list[Any]) -> Any:
-    if tag == _DATE:
-        return pd.Series([None if value is None else dt.date.fromisoformat(value) for value in values], dtype=object)
-    if tag.startswith("period["):
-        ticks = np.array([_NAT if value is None else value for value in values], dtype=np.int64)
-        return pd.PeriodIndex.from_ordinals(ticks, freq=pd.PeriodDtype(tag).freq)  # type: ignore[attr-defined]  # the stubs lack it
-    return _restore(tag, values)
+    # orjson writes no integers of more than 64 bits
+    return json.dumps(Preview(*parse_json(shown)).pick(places)).encode()
 
 
 def _combined(indexes: Sequence[pd.Index[Any]]) -> pd.Index[Any] | None:
@@ -261,49 +221,28 @@ def _combined(indexes: Sequence[pd.Index[Any]]) -> pd.Index[Any] | None:
     return made if made.is_unique else None
 
 
-def _append(pieces: list[tuple[str, list[Any]]], tag: str, cells: list[Any], before: int) -> None:
-    """Add cells to a column of which `before` rows are expected; longer runs of one tag are kept as one list."""
-    known = sum(len(values) for _, values in pieces)
-    if known < before:
-        pieces.append(("object", [None] * (before - known)))
-    if pieces and pieces[-1][0] == tag:
-        pieces[-1][1].extend(cells)
-    else:
-        pieces.append((tag, list(cells)))
-
-
-def _column(pieces: Sequence[tuple[str, list[Any]]], total: int) -> Any:
-    known = sum(len(values) for _, values in pieces)
-    if len(pieces) == 1 and known == total:
-        return _restore(*pieces[0])
-    cells: list[Any] = []
-    for tag, values in pieces:
-        cells += pd.Series(_restore(tag, values)).astype(object).tolist()
-    cells += [None] * (total - known)
-    return pd.Series(cells, dtype=object).convert_dtypes()
+def _column(pieces: Iterable[tuple[str, list[Any]]]) -> Any:
+    """Return the cells of pieces with their tags as one column."""
+    runs = [(tag, [cell for _, cells in run for cell in cells]) for tag, run in groupby(pieces, key=itemgetter(0))]
+    if len(runs) == 1:
+        return _restore(*runs[0])
+    return pd.Series(
+        [cell for run in runs for cell in pd.Series(_restore(*run)).astype(object)], dtype=object
+    ).convert_dtypes()
 
 
 def _restore(tag: str, values: list[Any]) -> Any:
-    times = _TIMES.fullmatch(tag)
-    if times is not None:
-        return _restore_times(values, times["kind"], times["unit"], times["tz"])
     if tag == "category":
         return pd.Categorical(values)
+    if tag == _DATE:
+        return pd.Series([None if value is None else dt.date.fromisoformat(value) for value in values], dtype=object)
+    cells: Any = values
+    if tag.startswith(_TICKS):
+        cells = np.array([_NAT if value is None else value for value in values], dtype=np.int64)
+    if tag.startswith("period["):
+        return pd.PeriodIndex.from_ordinals(cells, freq=pd.PeriodDtype(tag).freq)  # type: ignore[attr-defined]  # the stubs lack it
     try:
-        return pd.Series(values, dtype=tag)
+        return pd.Series(cells, dtype=tag)
     except (TypeError, ImportError):  # a dtype that this pandas, or this machine without pyarrow, does not know
-        return pd.Series(values, dtype=object).convert_dtypes()
-
-
-def _restore_times(values: list[Any], kind: str, unit: str, tz: str | None) -> Any:
-    ticks = np.array([_NAT if value is None else value for value in values], dtype=np.int64)
-    if kind == "timedelta64":
-        return pd.TimedeltaIndex(ticks.view(f"timedelta64[{unit}]"))
-    moments = pd.DatetimeIndex(ticks.view(f"datetime64[{unit}]"))
-    if tz is None:
-        return moments
-    moments = moments.tz_localize("UTC")
-    try:
-        return moments.tz_convert(tz)
-    except (KeyError, ValueError, OSError):  # a zone of dateutil or pytz, whose name says nothing
-        return moments
+        utc = re.sub(r"(datetime64\[\w+), .+", r"\1, UTC]", tag)  # the names of dateutil's and pytz' zones say nothing
+        return pd.Series(values, dtype=object).convert_dtypes() if utc == tag else pd.Series(cells, dtype=utc)

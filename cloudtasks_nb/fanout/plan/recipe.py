@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 import orjson
 
+from cloudtasks_nb._settings import check_mapping, did_you_mean, parse_duration
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.body import Body, check_literal, compile_body
-from cloudtasks_nb.fanout.plan.options import Delivery, TaskOptions, check_delivery, check_headers
+from cloudtasks_nb.fanout.plan.body import Body, check_literal, compile_body, literal_body
+from cloudtasks_nb.fanout.plan.options import TaskOptions, check_headers, check_token
 from cloudtasks_nb.fanout.plan.schedule import Schedule, compile_schedule
-from cloudtasks_nb.fanout.plan.templates import Text, check_columns, parse
+from cloudtasks_nb.fanout.plan.templates import Text, check_columns, constant, parse
 from cloudtasks_nb.fanout.plan.url import Url, compile_url
+from cloudtasks_nb.service.convert import HTTP_METHODS, retry_message
 
 __all__ = ["ROW", "Recipe", "Row", "compile_recipe"]
+
+#: https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks#Task
+_SHORTEST, _LONGEST = dt.timedelta(seconds=15), dt.timedelta(minutes=30)
 
 
 @final
@@ -40,20 +46,27 @@ class Recipe:
     body: Body
     key: tuple[str, ...] | Row | None  #: None: what is rendered identifies a row
     schedule: Schedule
-    delivery: Delivery
+    method: str
+    service_account: str | None
+    audience: str | None  #: None: that of the task's URL
+    dispatch_deadline: dt.timedelta | None  #: None: the service's 10 minutes
+    retry: Mapping[str, Any] | None  #: retry settings of the task itself, with the names of a queue's
     shown: tuple[str, ...] = ()  #: columns that are shown later, whether anything names them or not
 
     @property
     def columns_used(self) -> tuple[str, ...] | None:
         """The columns that templates and key name, and those to be shown, each once; None: the whole row."""
-        parts = [self.url.columns, *(text.columns for _, text in self.headers), self.body.columns]
-        parts += [self.schedule.columns, self.columns_of_key, self.shown]
-        names: list[str] = []
-        for part in parts:
-            if part is None:
-                return None
-            names += part
-        return tuple(dict.fromkeys(names))
+        parts = [*(names for _, names in self._named()), self.shown]
+        return None if None in parts else tuple(dict.fromkeys(name for part in parts for name in part or ()))
+
+    def _named(self) -> Iterator[tuple[str, tuple[str, ...] | None]]:
+        """Yield what names columns, and which."""
+        yield "url", self.url.columns
+        for name, text in self.headers:
+            yield f'the header "{name}"', text.columns
+        yield "body", self.body.columns
+        yield self.schedule.what, self.schedule.columns
+        yield "key", self.key if isinstance(self.key, tuple) else ()
 
     @property
     def identity(self) -> bytes:
@@ -66,11 +79,11 @@ class Recipe:
         key = "ROW" if isinstance(self.key, Row) else self.key and list(self.key)
         return {
             "url": self.url.identity,
-            "method": self.delivery.method,
+            "method": self.method,
             "body": self.body.identity,
             "key": key,
-            "service_account": self.delivery.service_account,
-            "audience": self.delivery.audience,
+            "service_account": self.service_account,
+            "audience": self.audience,
         }
 
     def check(self, available: Iterable[str]) -> None:
@@ -82,41 +95,44 @@ class Recipe:
             With the column, similar names, and the columns of the data.
         """
         there = list(available)
-        named = [("url", self.url.columns), ("body", self.body.columns)]
-        named += [(f'the header "{name}"', text.columns) for name, text in self.headers]
-        named += [(self.schedule.what, self.schedule.columns), ("key", self.columns_of_key)]
-        for what, names in named:
+        for what, names in self._named():
             check_columns(names or (), there, what)
         check_literal(self.body, there)
 
-    @property
-    def columns_of_key(self) -> tuple[str, ...]:
-        """The columns of the key; empty if it has none."""
-        return self.key if isinstance(self.key, tuple) else ()
 
-
-def compile_recipe(options: TaskOptions) -> Recipe:
+def compile_recipe(options: TaskOptions, *, literal: bool = False) -> Recipe:
     """Check the options of a fan-out's tasks, and parse their templates.
 
     `url`, `body`, header values, `at` and `delay` may name columns in braces: ``"https://svc/run/{origin}"``. `url`
     may also be a `UrlFunction`, and `body` a function of the row; without a `body` the whole row is sent as JSON, with
     a list these columns.
 
+    Parameters
+    ----------
+    literal : bool
+        Whether a brace is a brace: the options are those of a single task, see `literal_body`.
+
     Raises
     ------
     InvalidInputError
         Naming the argument that is wrong.
     """
-    delivery = check_delivery(options)
-    body = compile_body(options.body, delivery.method)
+    account, audience = check_token(options)
+    method = _method(options.method)
+    body = (literal_body if literal else compile_body)(options.body, method)
     headers = check_headers(options.headers, json=body.json)
+    read = constant if literal else parse
     return Recipe(
-        url=compile_url(options.url),
-        headers=tuple((name, parse(value, f'the header "{name}"')) for name, value in headers.items()),
+        url=compile_url(options.url, literal=literal),
+        headers=tuple((name, read(value, f'the header "{name}"')) for name, value in headers.items()),
         body=body,
         key=_key(options.key),
-        schedule=compile_schedule(at=options.at, delay=options.delay, tz=options.tz),
-        delivery=delivery,
+        schedule=compile_schedule(at=options.at, delay=options.delay, tz=options.tz, literal=literal),
+        method=method,
+        service_account=account,
+        audience=audience,
+        dispatch_deadline=_deadline(options.dispatch_deadline),
+        retry=_retry(options.retry),
     )
 
 
@@ -131,3 +147,42 @@ def _key(key: Any) -> tuple[str, ...] | Row | None:
             hint='give a list of columns (key=["day", "shop"]), or key=ct.ROW if each row is its own',
         )
     return tuple(map(str, names))
+
+
+def _method(given: str | None) -> str:
+    method = "POST" if given is None else str(given).upper()
+    if method not in HTTP_METHODS[1:]:
+        raise InvalidInputError(
+            f'method="{given}" is not an HTTP method{did_you_mean(method, HTTP_METHODS[1:])}',
+            resource="method",
+            hint="there are " + ", ".join(HTTP_METHODS[1:]),
+        )
+    return method
+
+
+def _deadline(given: Any) -> dt.timedelta | None:
+    if given is None:
+        return None
+    span = parse_duration(given, "dispatch_deadline")
+    if not _SHORTEST <= span <= _LONGEST:
+        raise InvalidInputError(
+            f"dispatch_deadline={given!r} is not between 15 seconds and 30 minutes",
+            resource="dispatch_deadline",
+            hint='leave it out for 10 minutes, or use "30min"',
+        )
+    return span
+
+
+def _retry(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if given is None:
+        return None
+    check_mapping(given, "retry", 'retry={"max_attempts": 3}')
+    settings = dict(given)
+    retry_message(settings)  # for its checks
+    if settings.get("max_attempts", 1) < -1:
+        raise InvalidInputError(
+            f"retry: max_attempts={settings['max_attempts']!r} is no number of attempts",
+            resource="max_attempts",
+            hint="1 means no retry, -1 means without end",
+        )
+    return settings

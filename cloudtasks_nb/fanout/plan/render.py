@@ -7,7 +7,7 @@ import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, repeat
 from typing import Any, Literal
 
@@ -18,45 +18,20 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table, frames
-from cloudtasks_nb.fanout.plan.options import LARGEST_TASK
+from cloudtasks_nb.fanout.plan.options import LARGEST_TASK, TaskOptions
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
-from cloudtasks_nb.fanout.plan.recipe import Recipe, Row
+from cloudtasks_nb.fanout.plan.recipe import Recipe, Row, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
 from cloudtasks_nb.fanout.wire import header, http_requests, schedule_time, tasks
-from cloudtasks_nb.service.convert import HTTP_METHODS, micros
+from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, micros, retry_message
 
-__all__ = [
-    "NOTHING",
-    "Errors",
-    "Rendered",
-    "Renderer",
-    "plan_chunks",
-    "plan_few",
-    "plan_row",
-    "read_message",
-    "read_task",
-]
-
-#: Stands in `Rendered.digests` for a row that is no task.
-NOTHING = bytes(16)
+__all__ = ["Errors", "Renderer", "literal_task", "plan_chunks", "plan_row", "read_message", "read_task"]
 
 _BREAK = re.compile(r"[\r\n\0]")
 
 
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rendered:
-    """The rows of a block as tasks; all sequences have one item a row."""
-
-    first: int  #: position of the first row in the whole input
-    keys: list[bytes]
-    digests: list[bytes]
-    tasks: list[bytes]  #: empty for a row that is no task
-    problems: Problems
-    shown: Preview
 
 
 class Renderer:
@@ -71,6 +46,7 @@ class Renderer:
     """
 
     def __init__(self, recipe: Recipe, now: dt.datetime, *, complete: bool) -> None:
+        self.missing: set[str] = set()  #: columns whose missing cells are why rows cannot become tasks
         self._recipe = recipe
         self._now = now
         self._complete = complete
@@ -79,15 +55,17 @@ class Renderer:
         self._due = b"" if due is None else schedule_time(due)
         self._varying = any(text.fields for _, text in recipe.headers)
         settings = types.Task.pb()()
-        recipe.delivery.write(settings)
+        if recipe.dispatch_deadline is not None:
+            settings.dispatch_deadline.FromTimedelta(recipe.dispatch_deadline)
+        if recipe.retry is not None:
+            settings.retry_config.CopyFrom(retry_message(recipe.retry))
         self._settings = settings.SerializeToString()
-        method = HTTP_METHODS.index(recipe.delivery.method)
+        method = HTTP_METHODS.index(recipe.method)
         self._method = types.HttpRequest.pb()(http_method=method).SerializeToString()
-        self._tokens: dict[str | None, bytes] = {}  # by audience
         self._head = self._method + b"".join(header(name, text.literals[0]) for name, text in recipe.headers)
 
-    def render(self, block: Block) -> Rendered:
-        """Turn the rows of a block into tasks; rows that cannot become one are in `problems`."""
+    def render(self, block: Block) -> Iterator[Chunk]:
+        """Turn the rows of a block into tasks, in several chunks only where these are too large together."""
         problems = Problems()
         urls, stand_ins = self._recipe.url.render(block, problems)
         bodies, canonical = self._recipe.body.render(block, problems)
@@ -104,23 +82,29 @@ class Renderer:
         for index, task in enumerate(ready):
             if len(task) > LARGEST_TASK:
                 problems.add(index, f"{len(task):,} bytes are too many for a task; the service takes up to 1 MiB")
-        self._clear(block, keys, digests, ready, problems)
+        for index in problems.reasons:  # without a key, the position of a row that is no task identifies it
+            digests[index], ready[index] = bytes(16), b""
+            if self._recipe.key is None:
+                keys[index] = _digest(b"rejected %d" % (block.first + index))
+        self.missing |= problems.missing
         shown = Preview.of(block, self._recipe.columns_used, complete=self._complete)
-        return Rendered(first=block.first, keys=keys, digests=digests, tasks=ready, problems=problems, shown=shown)
+        for start, stop in _slices(ready):
+            rejected = {index - start: why for index, why in problems.reasons.items() if start <= index < stop}
+            yield Chunk(
+                rows=range(block.first + start, block.first + stop),
+                keys=keys[start:stop],
+                digests=digests[start:stop],
+                tasks=ready[start:stop],
+                shown=shown.encode(start, stop),
+                rejected=rejected,
+            )
 
     def _sign(self, urls: list[str]) -> list[bytes] | bytes:
         """Return the field `oidc_token` of the requests: one for all rows, or one a row if the URL decides."""
-        delivery = self._recipe.delivery
-        if delivery.service_account is None or delivery.audience is not None:
-            return self._token(delivery.audience_of(""))
-        return [self._token(delivery.audience_of(url)) for url in urls]
-
-    def _token(self, audience: str | None) -> bytes:
-        if audience not in self._tokens:
-            request = types.HttpRequest.pb()()
-            self._recipe.delivery.sign(request, audience)
-            self._tokens[audience] = request.SerializeToString()
-        return self._tokens[audience]
+        account, audience = self._recipe.service_account, self._recipe.audience
+        if account is None:
+            return b""
+        return _token(account, audience) if audience else [_token(account, default_audience(url)) for url in urls]
 
     def _heads(self, block: Block, problems: Problems) -> list[bytes] | None:
         """Return method and headers of each row; None if the rows do not differ."""
@@ -142,19 +126,19 @@ class Renderer:
         if isinstance(key, Row):
             return [_digest(b"row %d" % position) for position in range(block.first, block.first + block.length)]
         columns = [block.columns[name] for name in key]
-        values: Sequence[list[object]] = [column.canonical for column in columns]
+        values = [column.canonical for column in columns]
         for column in columns:
             problems.add_bad(column)
         return [_digest(orjson.dumps(row)) for row in zip(*values, strict=True)]
 
-    def _clear(
-        self, block: Block, keys: list[bytes], digests: list[bytes], ready: list[bytes], problems: Problems
-    ) -> None:
-        """Empty the results of rows that are not valid tasks; without a key, their position identifies them."""
-        for index in problems.reasons:
-            digests[index], ready[index] = NOTHING, b""
-            if self._recipe.key is None:
-                keys[index] = _digest(b"rejected %d" % (block.first + index))
+
+@lru_cache(maxsize=4_096)
+def _token(account: str, audience: str) -> bytes:
+    request = types.HttpRequest.pb()()
+    request.oidc_token.service_account_email = account
+    request.oidc_token.audience = audience
+    serialized: bytes = request.SerializeToString()
+    return serialized
 
 
 class _CallCheck:
@@ -219,8 +203,8 @@ def plan_chunks(
     *,
     now: dt.datetime,
     errors: Errors = "raise",
-    on_progress: Callable[[int], object] | None = None,
-    on_note: Callable[[str], object] | None = None,
+    on_progress: Callable[[int], object] = lambda _: None,
+    on_note: Callable[[str], object] = lambda _: None,
 ) -> Iterator[Chunk]:
     """Render the input, which is read once, into chunks of up to 2,000 tasks and 1 MiB.
 
@@ -246,19 +230,8 @@ def plan_chunks(
         raise InvalidInputError(
             f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='use errors="skip"'
         )
-    renderer = Renderer(recipe, now, complete=isinstance(data, pd.DataFrame))
-    bad = _BadRows() if errors == "raise" else None
-    return _chunks(data, recipe, renderer, bad, on_progress or (lambda _: None), on_note or (lambda _: None))
-
-
-def _chunks(
-    data: Any,
-    recipe: Recipe,
-    renderer: Renderer,
-    bad: _BadRows | None,
-    on_progress: Callable[[int], object],
-    on_note: Callable[[str], object],
-) -> Iterator[Chunk]:
+    whole = isinstance(data, pd.DataFrame)
+    renderer, bad = Renderer(recipe, now, complete=whole), _BadRows()
     position, labelled = 0, None
     for frame in frames(data):
         table = Table(frame, labelled=labelled)
@@ -268,15 +241,15 @@ def _chunks(
             for note in _notes(table, recipe):
                 on_note(note)
         for block in table.blocks(position):
-            rendered = renderer.render(block)
-            if bad is not None:
-                bad.note(rendered)
-            if bad is None or not bad.count:
-                yield from _slices(rendered)
+            for chunk in renderer.render(block):
+                if errors == "raise":
+                    bad.note(chunk)
+                if not bad.count:
+                    yield chunk
             on_progress(block.length)
         position += table.length
-        if bad is not None and bad.count:
-            raise bad.error(position, whole=isinstance(data, pd.DataFrame))
+        if bad.count:
+            raise bad.error(position, renderer.missing, whole=whole)
 
 
 def _notes(table: Table, recipe: Recipe) -> Iterator[str]:
@@ -293,20 +266,23 @@ def _notes(table: Table, recipe: Recipe) -> Iterator[str]:
         )
 
 
-def plan_few(data: Any, recipe: Recipe, *, now: dt.datetime) -> list[Any]:
-    """Render each row of a small frame to a raw Task without a name, or to the reason why it cannot be one (text).
+def literal_task(options: TaskOptions, *, now: dt.datetime) -> Any:
+    """Return the raw Task of a single task, without a name: a row without columns, in whose options a brace is a brace.
 
     Raises
     ------
-    TemplateError, NaiveTimeError, InvalidInputError
-        If the data or the arguments as a whole are wrong.
+    InvalidInputError
+        Naming the argument that is wrong.
     """
-    read = types.Task.pb().FromString
-    return [
-        chunk.rejected[index] if index in chunk.rejected else read(wire)
-        for chunk in plan_chunks(data, recipe, now=now, errors="skip")
-        for index, wire in enumerate(chunk.tasks)
-    ]
+    renderer = Renderer(compile_recipe(options, literal=True), now, complete=False)
+    (chunk,) = renderer.render(Block(first=0, length=1, columns={}))
+    if chunk.rejected:
+        raise InvalidInputError(
+            chunk.rejected[0],
+            hint="shorten the headers or the body: put the data where the target can read it, and send where the data "
+            'lies: {"file": "gs://bucket/day.parquet"}',
+        )
+    return read_message(chunk.tasks[0])
 
 
 def plan_row(data: Any, recipe: Recipe, row: int, *, now: dt.datetime) -> Any:
@@ -314,17 +290,16 @@ def plan_row(data: Any, recipe: Recipe, row: int, *, now: dt.datetime) -> Any:
 
     Raises
     ------
-    InvalidInputError
-        If the input does not have so many rows.
+    TemplateError, NaiveTimeError, InvalidInputError
+        If the input does not have so many rows, or the arguments as a whole are wrong.
     """
     renderer, position = Renderer(recipe, now, complete=False), 0
     for frame in frames(data):
         if row < position + len(frame):
             table = Table(frame)
             recipe.check(table.sources)
-            rendered = renderer.render(table.block(position, row - position, row - position + 1))
-            reason: str | None = rendered.problems.reasons.get(0)
-            return types.Task.pb().FromString(rendered.tasks[0]) if reason is None else reason
+            (chunk,) = renderer.render(table.block(position, row - position, row - position + 1))
+            return chunk.rejected.get(0) or read_message(chunk.tasks[0])
         position += len(frame)
     rows = f"{position:,} rows, from 0 to {position - 1:,}" if position else "no rows"
     raise InvalidInputError(
@@ -332,7 +307,7 @@ def plan_row(data: Any, recipe: Recipe, row: int, *, now: dt.datetime) -> Any:
     )
 
 
-def read_message(wire: bytes, name: str) -> Any:
+def read_message(wire: bytes, name: str = "") -> Any:
     """Return a task on the wire as a message with this name."""
     task = types.Task.pb().FromString(wire)
     task.name = name
@@ -341,7 +316,7 @@ def read_message(wire: bytes, name: str) -> Any:
 
 def read_task(wire: bytes) -> tuple[str, bytes, int | None]:
     """Return URL, body and schedule of a task on the wire; the schedule in microseconds since 1970, if it has one."""
-    task = types.Task.pb().FromString(wire)
+    task = read_message(wire)
     due = micros(task.schedule_time) if task.HasField("schedule_time") else None
     return task.http_request.url, task.http_request.body, due
 
@@ -352,40 +327,29 @@ class _BadRows:
     def __init__(self) -> None:
         self.count = 0
         self._named: list[str] = []
-        self._missing: set[str] = set()
 
-    def note(self, rendered: Rendered) -> None:
-        reasons = rendered.problems.reasons
-        for index in sorted(reasons)[: _NAMED - len(self._named)]:
-            self._named.append(f"row {rendered.first + index}: {reasons[index]}")
-        self.count += len(reasons)
-        self._missing |= rendered.problems.missing
+    def note(self, chunk: Chunk) -> None:
+        for index in sorted(chunk.rejected)[: _NAMED - len(self._named)]:
+            self._named.append(f"row {chunk.rows[index]}: {chunk.rejected[index]}")
+        self.count += len(chunk.rejected)
 
-    def error(self, read: int, *, whole: bool) -> RowsError:
+    def error(self, read: int, missing: set[str], *, whole: bool) -> RowsError:
         """Return the error; `read` rows were looked at, which may be the `whole` input."""
         lines = [f"{self.count:,} of the {'' if whole else 'first '}{read:,} rows cannot become tasks", *self._named]
         if self.count > len(self._named):
             lines.append(f"… and {self.count - len(self._named):,} more")
         skip = 'errors="skip" sends the other rows and lists these as rejected'
-        drop = f"leave them out first: df.dropna(subset={sorted(self._missing)}); or " if self._missing else ""
+        drop = f"leave them out first: df.dropna(subset={sorted(missing)}); or " if missing else ""
         return RowsError("\n  ".join(lines), hint=f"nothing was sent; {drop}{skip}")
 
 
-def _slices(rendered: Rendered) -> Iterator[Chunk]:
-    """Yield the rows of a block, in slices only where their tasks are too large together."""
-    ends = [0, *accumulate(map(len, rendered.tasks))]
-    start, length = 0, len(rendered.tasks)
+def _slices(tasks: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """Yield first and last index plus one of chunks that are not too large."""
+    ends = [0, *accumulate(map(len, tasks))]
+    start, length = 0, len(tasks)
     while start < length:
         stop = max(bisect_right(ends, ends[start] + _BYTES) - 1, start + 1)
         if start + _REQUEST <= stop < length:
             stop -= (stop - start) % _REQUEST
-        reasons = rendered.problems.reasons.items()
-        yield Chunk(
-            rows=range(rendered.first + start, rendered.first + stop),
-            keys=rendered.keys[start:stop],
-            digests=rendered.digests[start:stop],
-            tasks=rendered.tasks[start:stop],
-            shown=rendered.shown.encode(start, stop),
-            rejected={index - start: reason for index, reason in reasons if start <= index < stop},
-        )
+        yield start, stop
         start = stop

@@ -13,10 +13,10 @@ import pandas as pd
 from cloudtasks_nb._settings import parse_duration, parse_time, parse_zone
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
-from cloudtasks_nb.fanout.plan.columns import Block, Column
+from cloudtasks_nb.fanout.plan.columns import Block
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, parse
 
-__all__ = ["LONGEST", "Schedule", "check_drain", "compile_schedule", "literal_schedule"]
+__all__ = ["LONGEST", "Schedule", "check_drain", "compile_schedule"]
 
 #: How far ahead the service takes a task (https://cloud.google.com/tasks/docs/quotas).
 LONGEST = dt.timedelta(days=30)
@@ -103,12 +103,14 @@ class Schedule:
         if self.template is None:
             return None
         lone = self.template.lone
-        cells = _cells(block.columns[lone], problems, self.what) if lone else self.template.render(block, problems)
+        cells: list[Any] = block.columns[lone].raw if lone else self.template.render(block, problems)
         start, latest = _micros(now), _micros(now + LONGEST)
         moments = []
         for index, cell in enumerate(cells):
             moment = start
-            if index not in problems.reasons:
+            if cell is None:
+                problems.add_missing(index, self.what, lone or "")
+            elif index not in problems.reasons:
                 try:
                     moment = self._read(cell, start)
                 except NaiveTimeError as error:
@@ -131,7 +133,7 @@ class Schedule:
         raise InvalidInputError(f"at: {type(cell).__name__} is not a time")
 
 
-def compile_schedule(*, at: Any, delay: Any, tz: Any) -> Schedule:
+def compile_schedule(*, at: Any, delay: Any, tz: Any, literal: bool = False) -> Schedule:
     """Return the `Schedule` that the arguments mean.
 
     Parameters
@@ -142,42 +144,26 @@ def compile_schedule(*, at: Any, delay: Any, tz: Any) -> Schedule:
         ``"10min"``, a Timedelta, or seconds; ``"{column}"`` for a duration a row.
     tz : str or tzinfo, optional
         The zone of times that have none.
+    literal : bool
+        Whether a text in braces is no column.
 
     Raises
     ------
     InvalidInputError
         If both are given, or one is no time or no duration.
     """
-    what, value = ("at", at) if delay is None else ("delay", delay)
-    text = parse(value, what) if isinstance(value, str) and "{" in value else None
-    if text is None or not text.fields or None not in (at, delay):
-        return literal_schedule(at=at, delay=delay, tz=tz)
-    return Schedule(template=text, what=what, tz=None if tz is None else parse_zone(tz))
-
-
-def literal_schedule(*, at: Any, delay: Any, tz: Any) -> Schedule:
-    """Return the `Schedule` of one time or duration for every row: no text in braces is a column.
-
-    Raises
-    ------
-    InvalidInputError
-        If both are given, or one is no time or no duration.
-    """
+    zone = None if tz is None else parse_zone(tz)
     if at is not None and delay is not None:
         raise InvalidInputError("at= and delay= exclude each other", resource="at", hint="give one of them")
-    zone = None if tz is None else parse_zone(tz)
+    what, value = ("at", at) if delay is None else ("delay", delay)
+    text = parse(value, what) if not literal and isinstance(value, str) and "{" in value else None
+    if text is not None and text.fields:
+        return Schedule(template=text, what=what, tz=zone)
     return Schedule(
         at=None if at is None else parse_time(at, "at", zone),
         delay=None if delay is None else parse_duration(delay, "delay"),
         tz=zone,
     )
-
-
-def _cells(column: Column, problems: Problems, what: str) -> list[Any]:
-    for index, cell in enumerate(column.raw):
-        if cell is None:
-            problems.add_missing(index, what, column.name)
-    return column.raw
 
 
 def _micros(moment: dt.datetime) -> int:

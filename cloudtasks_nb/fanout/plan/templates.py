@@ -5,27 +5,18 @@ from __future__ import annotations
 import string
 import urllib.parse
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 from cloudtasks_nb._settings import did_you_mean
-from cloudtasks_nb.errors import TemplateError
+from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan.columns import Block, Column
 from cloudtasks_nb.store.encode import json_text
 
-__all__ = [
-    "HOST",
-    "Field",
-    "FunctionPart",
-    "Problems",
-    "RowPart",
-    "Text",
-    "TextPart",
-    "check_columns",
-    "function_name",
-    "parse",
-]
+__all__ = ["HOST", "Field", "Problems", "Text", "call_by_row", "check_columns", "constant", "function_name", "parse"]
+
+T = TypeVar("T")
 
 _LISTED = 30  # columns that an error lists
 
@@ -129,48 +120,19 @@ class Text:
         return texts
 
 
-class RowPart(Protocol):
-    """Makes a part of each row's request."""
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        """The columns it names; None: it sees the whole row."""
-        ...
-
-    @property
-    def identity(self) -> Any:
-        """A JSON value that describes it; it is the same when the same cell runs again."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextPart:
-    """A `RowPart` that is a template."""
-
-    text: Text
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """As in `RowPart`."""
-        return self.text.columns
-
-    @property
-    def identity(self) -> str:
-        """As in `RowPart`."""
-        return self.text.source
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionPart:
-    """A `RowPart` that a function of the row returns."""
-
-    function: Callable[[dict[str, Any]], Any]
-    columns: None = None
-
-    @property
-    def identity(self) -> str:
-        """As in `RowPart`."""
-        return f"function:{function_name(self.function)}"
+def call_by_row(function: Callable[[dict[str, Any]], T], block: Block, problems: Problems, what: str) -> list[T | None]:
+    """Return what a function of the user returns for each row; None where it raises, which is one of the `problems`."""
+    made: list[T | None] = []
+    for index, row in enumerate(block.rows()):
+        value = None
+        try:
+            value = function(row)
+        except NotSerializableError as error:
+            problems.add(index, f"{what}: {error.message} ({error.hint})")
+        except Exception as error:  # noqa: BLE001 - the user's function may raise anything; the message is stored with the row
+            problems.add(index, f"{what}: the function raised {type(error).__name__}: {error}")
+        made.append(value)
+    return made
 
 
 def _integral(value: Any) -> Any:
@@ -200,9 +162,9 @@ def parse(source: str, what: str) -> Text:
     TemplateError
         If the braces do not match, or hold something else than a column.
     """
+    text = constant(source, what)
     literals, fields = [""], []
     try:
-        source.encode()  # half a surrogate pair is a ValueError
         for literal, name, spec, conversion in string.Formatter().parse(source):
             literals[-1] += literal
             if name is not None:
@@ -212,7 +174,26 @@ def parse(source: str, what: str) -> Text:
         if isinstance(error, TemplateError):
             raise
         raise _wrong(source, what, str(error)) from error
-    return Text(source=source, what=what, literals=tuple(literals), fields=tuple(fields))
+    return replace(text, literals=tuple(literals), fields=tuple(fields))
+
+
+def constant(source: str, what: str) -> Text:
+    """Return the same text for each row: a brace is a brace.
+
+    Raises
+    ------
+    InvalidInputError
+        If it cannot be sent.
+    """
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{what}: text with half a surrogate pair cannot be sent",
+            resource=what,
+            hint='repair it: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
+        ) from error
+    return Text(source=source, what=what, literals=(source,), fields=())
 
 
 def _field(source: str, what: str, name: str, spec: str, conversion: str | None) -> Field:

@@ -7,14 +7,14 @@ import string
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import idna
 
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.columns import Block
-from cloudtasks_nb.fanout.plan.templates import HOST, Field, FunctionPart, Problems, RowPart, Text, TextPart, parse
+from cloudtasks_nb.fanout.plan.templates import HOST, Problems, Text, call_by_row, constant, function_name, parse
 
 __all__ = ["HandlerAddress", "Url", "UrlFunction", "compile_url", "literal_url", "parse_url", "url"]
 
@@ -27,17 +27,38 @@ _CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
 _FORM = 'a URL begins with "https://" or "http://" and a host'
 
 
-class Url(RowPart, Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Url:
     """Makes the URL of each row."""
 
+    source: Text | Callable[[dict[str, Any]], Any]  #: a template, or a function of the row
+    identity: str  #: describes it; it is the same when the same cell runs again
+    handler: bool = False  #: whether the identity is in that of the rows, because the address may change
+    mismatch: Callable[[bytes], str | None] | None = None  #: of a function that is served here: why it takes no body
+
     @property
-    def mismatch(self) -> Callable[[bytes], str | None] | None:
-        """Of a function that is served here: returns why it cannot be called with a body; None for other targets."""
-        ...
+    def columns(self) -> tuple[str, ...] | None:
+        """The columns it names; None: it sees the whole row."""
+        return self.source.columns if isinstance(self.source, Text) else None
 
     def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
         """Return each row's URL, and the text that represents it in the row's identity."""
-        ...
+        urls = self._urls(block, problems)
+        return urls, [self.identity] * block.length if self.handler else urls
+
+    def _urls(self, block: Block, problems: Problems) -> list[str]:
+        if isinstance(self.source, Text):
+            urls = self.source.render(block, problems)
+            if not self.source.fields:
+                return urls
+        else:
+            urls = []
+            for index, address in enumerate(call_by_row(self.source, block, problems, "url")):
+                if not isinstance(address, str):
+                    problems.add(index, f"url: the function returned {type(address).__name__}, not text")
+                urls.append(address if isinstance(address, str) else "")
+        _check(urls, problems)
+        return urls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,27 +110,33 @@ def url(fn: Callable[[dict[str, Any]], str]) -> UrlFunction:
     return UrlFunction(fn)
 
 
-def compile_url(given: Any) -> Url:
+def compile_url(given: Any, *, literal: bool = False) -> Url:
     """Return the `Url` that the argument means.
 
     Parameters
     ----------
     given : str, object with `url` and `name`, or UrlFunction
         A template; a handler; a function of the row.
+    literal : bool
+        Whether a text is no template.
 
     Raises
     ------
     InvalidInputError
         If it is none of these, or no row could make it an http(s) URL.
     """
+    if literal:
+        return Url(source=constant(literal_url(given), "url"), identity="")
     if isinstance(given, str):
         text = parse_url(given)
-        return _Template(text=text if text.fields else replace(text, literals=(literal_url(text.literals[0]),)))
+        sent = text if text.fields else constant(literal_url(text.literals[0]), "url")
+        return Url(source=sent, identity=given)
     address, name = getattr(given, "url", None), getattr(given, "name", None)
     if isinstance(address, str) and isinstance(name, str):
-        return _Handler(address=address, name=name, mismatch=getattr(given, "mismatch", None))
+        mismatch = getattr(given, "mismatch", None)
+        return Url(source=constant(address, "url"), identity=f"handler:{name}", handler=True, mismatch=mismatch)
     if isinstance(given, UrlFunction):
-        return _Function(function=given.function)
+        return Url(source=given.function, identity=f"function:{function_name(given.function)}")
     raise _no_url(given, '"https://svc/run/{origin}"')
 
 
@@ -155,7 +182,7 @@ def parse_url(source: str) -> Text:
     before, fields = "", []
     for literal, field in zip(text.literals, text.fields, strict=False):
         before += literal
-        fields.append(Field(column=field.column, spec=field.spec, safe=_safe(before)))
+        fields.append(replace(field, safe=_safe(before)))
         before += "\0"
     return replace(text, fields=tuple(fields))
 
@@ -224,51 +251,3 @@ def _check(urls: list[str], problems: Problems) -> None:
             except ValueError as error:
                 problems.add(index, f"url: {error}")
                 urls[index] = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Template(TextPart):
-    mismatch: None = None
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
-        urls = self.text.render(block, problems)
-        if self.text.fields:
-            _check(urls, problems)
-        return urls, urls
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Handler:
-    """A handler, identified by its name, because its address may change."""
-
-    address: str
-    name: str
-    mismatch: Callable[[bytes], str | None] | None
-    columns: tuple[str, ...] = ()
-
-    @property
-    def identity(self) -> str:
-        return f"handler:{self.name}"
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:  # noqa: ARG002 - the protocol's
-        return [self.address] * block.length, [self.identity] * block.length
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Function(FunctionPart):
-    mismatch: None = None
-
-    def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
-        urls: list[str] = []
-        for index, row in enumerate(block.rows()):
-            address: Any = ""
-            try:
-                address = self.function(row)
-            except Exception as error:  # noqa: BLE001 - the user's function may raise anything; the message is stored with the row
-                problems.add(index, f"url: the function raised {type(error).__name__}: {error}")
-            if not isinstance(address, str):
-                problems.add(index, f"url: the function returned {type(address).__name__}, not text")
-                address = ""
-            urls.append(address)
-        _check(urls, problems)
-        return urls, urls

@@ -100,7 +100,7 @@ def tasks_html(tasks: Sequence[Any]) -> str:
     Parameters
     ----------
     tasks : sequence of google.cloud.tasks.v2.Task (raw protobuf) or str
-        As `plan_few` returns them; a text is the reason why a row cannot be a task.
+        As `plan_row` returns them; a text is the reason why a row cannot be a task.
     """
     parts = [_problem(task) if isinstance(task, str) else _request(task) for task in tasks]
     numbered = (f'<section aria-label="task {number}">{part}</section>' for number, part in enumerate(parts, start=1))

@@ -57,9 +57,11 @@ class FakeCatalog:
             return make_plan(
                 request.data,
                 recipe,
-                dry_run,
+                add=dry_run.add,
+                forecast=dry_run.forecast,
                 now=NOW,
                 queue=request.queue,
+                limits={},
                 submit=submit,
                 send=lambda _: Trial(status=None),
                 verdicts=verdicts,

@@ -60,8 +60,11 @@ def _plan(
     data: Any = FRAME, *, recipe: dict[str, Any] | None = None, found: Forecast | None = None, **arguments: Any
 ) -> Plan:
     recipe = {"url": "https://svc/{x}", "body": ["x"], **(recipe or {})}
-    given_ = {"now": NOW, "queue": QUEUE, "submit": lambda: "sent", "send": _answer, **arguments}
-    return make_plan(data, compile_recipe(TaskOptions(**recipe)), Fresh(found), **given_)
+    fresh = Fresh(found)
+    arguments = {"add": fresh.add, "forecast": fresh.forecast, "send": _answer, "limits": {}, **arguments}
+    return make_plan(
+        data, compile_recipe(TaskOptions(**recipe)), now=NOW, queue=QUEUE, submit=lambda: "sent", **arguments
+    )
 
 
 def test_try_one_sends_the_request_of_a_row() -> None:
@@ -123,7 +126,7 @@ def test_dtypes(data: pd.DataFrame) -> None:
 
 def test_nothing() -> None:
     """A plan of no rows has its figures too."""
-    plan = _plan(FRAME.head(0), rate=5)
+    plan = _plan(FRAME.head(0), limits={"rate": 5})
     assert (plan.rows, plan.sendable, plan.duplicates, plan.price) == (0, 0, 0, 0)
     assert plan.body_bytes.total == 0
     assert "plan.submit()" in repr(plan)
@@ -142,7 +145,7 @@ def test_sizes(cells: list[Any], sizes: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("rate", "seconds"), [(1, 3), (500, 0.006), (0.1, 30)])
 def test_time_to_drain(rate: float, seconds: float) -> None:
     """The queue's rate says how long it takes at least."""
-    assert _plan(rate=rate).time_to_drain == pd.Timedelta(seconds=seconds)
+    assert _plan(limits={"rate": rate}).time_to_drain == pd.Timedelta(seconds=seconds)
 
 
 def test_time_to_drain_without_a_rate() -> None:
@@ -164,7 +167,7 @@ def test_time_to_drain_without_a_rate() -> None:
 def test_price(tasks: int, ratio: float, price: float, log: str) -> None:
     """Two operations a task beyond a million, and what the queue logs beyond 50 GiB."""
     found = Forecast(tasks=["t"], problems={}, sendable=tasks, duplicates=0)
-    many = _plan(pd.DataFrame({"x": ["a"]}), found=found, log_ratio=ratio)
+    many = _plan(pd.DataFrame({"x": ["a"]}), found=found, limits={"log_sampling_ratio": ratio})
     assert many.price == pytest.approx(price, abs=0.01)
     assert f"{2 * tasks:,} operations" in many.cost
     assert log in many.cost
@@ -193,7 +196,7 @@ def test_verdicts() -> None:
     [
         ({}, ["Plan for queue reports", "nothing was sent", 'url: "x" is missing', "plan.submit() would raise"]),
         ({"errors": "skip"}, ["→ plan.submit()"]),
-        ({"rate": 2, "max_concurrent": 8}, ["1.5 s at 2 a second, at most 8 at once"]),
+        ({"limits": {"rate": 2, "max_concurrent": 8}}, ["1.5 s at 2 a second, at most 8 at once"]),
         ({"data": iter([FRAME])}, ["new iterator"]),
         ({"data": FRAME.head(2)}, ["→ plan.submit()", 'POST https://svc/a {"x":"a"}', "9 B median"]),
     ],
@@ -206,9 +209,8 @@ def test_repr(arguments: dict[str, Any], words: list[str]) -> None:
 
 def test_html_is_escaped() -> None:
     """What comes from the data shows as text in a notebook."""
-    bundle = _plan(
-        pd.DataFrame({"x": ["<img src=x onerror=alert(1)>", None]}), queue=replace(QUEUE, queue="<b>")
-    )._repr_mimebundle_()
+    plan = _plan(pd.DataFrame({"x": ["<img src=x onerror=alert(1)>", None]}))
+    bundle = replace(plan, queue="<b>")._repr_mimebundle_()
     assert set(bundle) == {"text/plain", "text/html"}
     assert "<img" not in bundle["text/html"]
     assert "&lt;img" in bundle["text/html"]
@@ -254,7 +256,7 @@ def test_the_reason_of_rejected_rows() -> None:
 
 def test_a_paused_queue() -> None:
     """For a queue that dispatches nothing the plan shows that and what to do, in place of the time to drain."""
-    drain = _plan(rate=1, halted="paused").facts()["time to drain"]
+    drain = _plan(limits={"rate": 1, "state": "PAUSED"}).facts()["time to drain"]
     assert drain == (
         "the queue is paused and dispatches nothing: queue.resume(); then 3 s at 1 a second; "
         "longer if the target is slower"

@@ -231,8 +231,8 @@ def test_indexes_of_several_frames(indexes: list[pd.Index[Any]], together: list[
     assert (None if found is None else found.tolist()) == together
 
 
-def test_rows_of_an_earlier_version() -> None:
-    """They came without labels, so that those of later rows are no index of all."""
+def test_rows_without_labels() -> None:
+    """Where rows of one input came without labels, those of other rows are no index of all."""
     labelled = _shown(pd.DataFrame({"x": [1]}, index=[5])).encode(0, 1)
     stored = _stored(b'[1,["x"],["int64"],[[0]]]', labelled)
     assert stored.index([0, 0]) is None

@@ -106,9 +106,9 @@ def test_accepted() -> None:
         method="put",
         service_account="sa@p.iam.gserviceaccount.com",
     )
-    assert recipe.delivery.method == "PUT"
-    assert recipe.delivery.dispatch_deadline is not None
-    assert recipe.delivery.dispatch_deadline.total_seconds() == 15
+    assert recipe.method == "PUT"
+    assert recipe.dispatch_deadline is not None
+    assert recipe.dispatch_deadline.total_seconds() == 15
 
 
 @pytest.mark.parametrize(
