@@ -15,7 +15,7 @@ from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.sender.sender import Report
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.batch.test_state import counts
-from tests.unit.fanout.conftest import chunks, put, refs, spool
+from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
 
 ROWS, FIRST = 250, 20
 REST = ROWS - FIRST
@@ -71,6 +71,19 @@ def test_the_share_of_failures(rows: dict[str, int], paused: tuple[int, int] | N
     assert gate.after(counts(**rows)) == gate
     later = SendGate(pause_at=0.05, failed=100, ended=300)
     assert later.after(counts(unsent=1, failed=100, succeeded=250)) == later
+
+
+def test_a_pause_holds_rows_in_doubt_back(outbox: Outbox) -> None:
+    """A killed sender had taken all rows: those of which no task is known are not sent before `resume`."""
+    batch = spool(outbox, chunks(range(ROWS)), name="n", description={"_options": {"pause_at": "5%"}}).batch
+    outbox.requests.queue(batch).turn([], 9, now=NOW)
+    outbox.requests.find_doubtful(batch)
+    put(outbox, batch, refs(outbox, batch)[:20], State.FAILED)
+    gate = update_gate(outbox, batch)
+    assert (gate.paused, gate.until, gate.held) == ((20, 20), 0, True)
+    assert gate.reason("").endswith("the other 0 rows are not sent; 230 rows may have been sent")
+    lift_gate(outbox, batch)
+    assert update_gate(outbox, batch).until is None
 
 
 @pytest.fixture
