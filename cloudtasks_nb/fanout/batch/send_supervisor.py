@@ -112,7 +112,8 @@ class SendSupervisor:
         PreconditionError
             If no process sends the batch.
         """
-        if self.active or not unsent:
+        doubtful = await self._outbox.run(self._outbox.requests.doubtful, self._batch)
+        if self.active or not (unsent or doubtful):
             return
         if self.error is not None:
             raise self.error
@@ -120,8 +121,9 @@ class SendSupervisor:
             if self.active or not await self._outbox.run(self._is_idle):
                 return
             await self._clock.sleep(_LOOK_PAUSE)
+        rows, are = (unsent, "are unsent") if unsent else (doubtful, "may have been sent by a process that has ended")
         raise PreconditionError(
-            f"{unsent:,} rows of batch {self._batch} are unsent, and no process sends them",
+            f"{rows:,} rows of batch {self._batch} {are}, and no process sends them",
             resource=self._batch,
             hint="batch.resume() sends them",
         )

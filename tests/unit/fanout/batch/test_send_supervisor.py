@@ -12,6 +12,7 @@ from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from tests.unit.fanout.conftest import (
+    NOW,
     PLACE,
     FakeClock,
     Service,
@@ -203,6 +204,14 @@ def test_no_process_sends(outbox: Outbox, batch: str) -> None:
         announced = elsewhere.requests.announce_sender(batch)
         sending.check(ROWS)  # also while it does not hold the lock on sending
         announced.release()
+
+
+def test_no_process_looks_rows_in_doubt_up(outbox: Outbox, batch: str) -> None:
+    """Of a killed sender's rows nobody would ever know more: a wait for them ends."""
+    outbox.requests.queue(batch).turn([], 9, now=NOW)
+    outbox.requests.find_doubtful(batch)
+    with pytest.raises(PreconditionError, match=r"250 rows of batch .* may have been sent by a process that has ended"):
+        Supervised(outbox, batch, Service()).check(0)
 
 
 @pytest.mark.parametrize(
