@@ -36,6 +36,7 @@ from tests.benchmarks.figures import Bench, Case, Result, Size
 from tests.benchmarks.frames import IMPORT, LISTING
 from tests.benchmarks.machine import facts
 from tests.benchmarks.memory import MEMORY
+from tests.benchmarks.outbox import OUTBOX
 from tests.benchmarks.paint import PAINT
 from tests.benchmarks.panels import PANEL, RUN
 from tests.benchmarks.soak import SOAK
@@ -46,7 +47,21 @@ from tests.benchmarks.table import document, section, section_of, verdict, with_
 from tests.benchmarks.waiting import WAIT
 
 CASES = (
-    *(FAN_OUT, WITHOUT_BATCH, LISTING, BATCH_CREATE, CREATE, DISPATCH, DELAY, WAIT, SWEEP, STORED, PENDING, MEMORY),
+    *(
+        FAN_OUT,
+        WITHOUT_BATCH,
+        LISTING,
+        BATCH_CREATE,
+        CREATE,
+        DISPATCH,
+        DELAY,
+        WAIT,
+        SWEEP,
+        STORED,
+        PENDING,
+        MEMORY,
+        OUTBOX,
+    ),
     *(STORE, PANEL, RUN, PAINT, IMPORT, START, SOAK),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")

@@ -1,0 +1,83 @@
+"""What the outbox costs a row: storing, giving out and acknowledging it, recording its outcome, opening a new try."""
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
+from cloudtasks_nb.fanout.plan.chunk import Chunk
+from cloudtasks_nb.fanout.plan.identity import Place
+from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from cloudtasks_nb.fanout.plan.render import plan_chunks
+from tests.benchmarks import flights
+from tests.benchmarks.figures import Bench, case
+
+_SPEC = BatchSpec(place=Place(endpoint="e", project="p", location="l", queue="q"), recipe=b"recipe")
+_TURN, _PAGE = 24, 1_000  # requests, and outcomes, that are stored together
+
+
+def _measure(bench: Bench) -> None:
+    rows, recipe = bench.size.listed, compile_recipe(TaskOptions(url=flights.URL))
+    data = flights.frame(rows)
+    for folder in bench.rounds():
+        with Outbox(folder / "outbox.sqlite3") as outbox:
+            spent, batch = _cpu(_store, outbox, plan_chunks(data, recipe, now=dt.datetime.now(dt.UTC)))
+            bench.report("plan", spent / rows)
+            spent, refs = _cpu(_send, outbox, batch)
+            bench.report("send", spent / rows)
+            spent, _ = _cpu(_record, outbox, batch, refs)
+            bench.report("record", spent / rows)
+            spent, opened = _cpu(outbox.outcomes.new_try, batch)
+            bench.report("retry", spent / opened)
+
+
+def _cpu(work: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    """Return the CPU microseconds of some work, and its result."""
+    start = time.process_time()
+    result = work(*arguments)
+    return 1e6 * (time.process_time() - start), result
+
+
+def _store(outbox: Outbox, chunks: Iterable[Chunk]) -> str:
+    with outbox.spool(_SPEC) as spool:
+        for chunk in chunks:
+            spool.add(chunk)
+        return spool.commit().batch
+
+
+def _send(outbox: Outbox, batch: str) -> list[int]:
+    queue, refs, acks = outbox.requests.queue(batch), list[int](), list[Ack]()
+    while requests := queue.turn(acks, _TURN, now=time.time()):
+        acks = [Ack(seq=request.seq, sent=request.refs) for request in requests]
+        refs += [ref for request in requests for ref in request.refs]
+    return refs
+
+
+def _record(outbox: Outbox, batch: str, refs: list[int]) -> None:
+    for start in range(0, len(refs), _PAGE):
+        outbox.outcomes.record(batch, [_outcome(ref) for ref in refs[start : start + _PAGE]])
+
+
+def _outcome(ref: int) -> Outcome:
+    """Return a success, or in one of ten rows a failure."""
+    failure: dict[str, Any] = {"last_status": 13, "last_message": f"ValueError: no {ref}"} if ref % 10 == 0 else {}
+    state = State.FAILED if failure else State.SUCCEEDED
+    return Outcome(ref=ref, attempt=1, state=state, attempts=1, last_attempt_time=1 << 50, duration=1_000, **failure)
+
+
+OUTBOX = case(
+    "outbox",
+    "What the outbox costs a row",
+    _measure,
+    "100,000 flights of 19 columns; CPU of the process. One outcome in ten is a failure with a message of its own.",
+    """
+    plan   | plan and store a row                  | µs
+    send   | give a row out, and store its answer  | µs
+    record | record the outcome of a row           | µs
+    retry  | open a new try for a failed row       | µs
+    """,
+)
