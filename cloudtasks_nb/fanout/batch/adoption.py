@@ -26,17 +26,19 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.plan.identity import round_of, try_of
 from cloudtasks_nb.service.oplog import RETENTION, Entry
 
-__all__ = ["READING", "Adoption", "unseen_note"]
+__all__ = ["LATE", "READING", "Adoption", "unseen_note"]
 
 #: What is done while the unsent rows of a batch may have been sent from elsewhere.
 READING = "reading what was sent from elsewhere"
+
+#: Seconds by which a log entry is late at most.
+LATE = 120.0
 
 _LOGGER = logging.getLogger(__name__)
 
 _SECOND = 1_000_000
 _OVERLAP = 900.0  # seconds by which entries may be late, and clocks differ
 _FRESH = 60.0  # seconds after a read in which rows in their first try are sent without another one
-_LATE = 120.0  # seconds by which an entry is late at most, while all are logged
 _COMMIT = 1.0  # seconds in which an emulator surely stores the entry of a task that it has just removed
 _ENDPOINT_POLL = 2.0  # seconds between two tries while nothing answers
 _WEAKER = (
@@ -74,6 +76,7 @@ class Adoption:
         self._notified: tuple[int, int] = (0, 0)  # the last round whose end was notified, and when
         self._active = 0  # time of the last attempt of a row
         self._again, self._read_again = asyncio.Lock(), -math.inf  # when the log was last read for tasks in doubt
+        self.known_later = False  #: of some tasks the log may tell later whether they were created
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
 
     async def seen(self, tasks: Sequence[str], since: float) -> dict[str, bool | None]:
@@ -86,7 +89,9 @@ class Adoption:
         with contextlib.suppress(CloudTasksError):
             values = await self._reader.read_queue(self._queue)
             immediate = await self._reader.log_is_immediate()
-            complete = values["log_sampling_ratio"] == 1 and (immediate or self._clock.now() - since > _LATE)
+            logged = values["log_sampling_ratio"] == 1
+            complete = logged and (immediate or self._clock.now() - since > LATE)
+            self.known_later |= logged and not complete
             async with self._again:  # one read for all that ask meanwhile
                 if asked >= self._read_again:
                     await self._clock.sleep(_COMMIT if immediate else 0)

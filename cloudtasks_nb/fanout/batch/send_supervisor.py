@@ -11,7 +11,7 @@ from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, PreconditionError
-from cloudtasks_nb.fanout.batch.adoption import Adoption
+from cloudtasks_nb.fanout.batch.adoption import LATE, Adoption
 from cloudtasks_nb.fanout.batch.request import lasting_options
 from cloudtasks_nb.fanout.batch.send_gate import SendGate
 from cloudtasks_nb.fanout.batch.unanswered import Unanswered
@@ -24,7 +24,6 @@ from cloudtasks_nb.service.transport import Transport
 __all__ = ["SendSupervisor"]
 
 _LOGGER = logging.getLogger(__name__)
-_LOOK_AGAIN = 30.0  # seconds after which rows in doubt are looked up again
 _LOOKS, _LOOK_PAUSE = 3, 0.5  # looks for a process that sends, and seconds after each
 
 
@@ -150,13 +149,12 @@ class SendSupervisor:
         self._ended()
 
     async def _look_again(self) -> None:
-        """While rows are held back, look up again those of which it is not known whether they were sent."""
-        doubtful = await self._outbox.run(self._outbox.requests.doubtful, self._batch)
-        if doubtful and self._gate.held:
+        """While rows are held back, look those up once more of which the log may tell later whether they were sent."""
+        if self._adoption.known_later and self._gate.held:
             self._gate_changed.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._gate_changed.wait(), _LOOK_AGAIN)
-            self._requested = True
+                await asyncio.wait_for(self._gate_changed.wait(), LATE)
+            self._adoption.known_later, self._requested = False, True
 
     async def _wait_for_canary(self) -> None:
         """Wait for the end of the canary, and have the other rows sent if it has succeeded."""

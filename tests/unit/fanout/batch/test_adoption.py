@@ -37,6 +37,7 @@ class Elsewhere:
         self.there: dict[str, Pending] = {}
         self.reads: list[str] = []
         self.errors: list[CloudTasksError] = []
+        self.ratio, self.immediate = 1.0, True
         self.store = Store(f"memory://{uuid.uuid4()}")
         self._numbers = itertools.count()
 
@@ -83,11 +84,11 @@ class Elsewhere:
 
     async def read_queue(self, _: QueueName) -> Mapping[str, Any]:
         """Return the settings of the queue."""
-        return {"max_attempts": 1}
+        return {"max_attempts": 1, "log_sampling_ratio": self.ratio}
 
     async def log_is_immediate(self) -> bool:
-        """Return what an emulator says."""
-        return True
+        """Return what an emulator says, or Google."""
+        return self.immediate
 
 
 @pytest.fixture
@@ -96,18 +97,52 @@ def elsewhere(batch: str) -> Elsewhere:
     return Elsewhere(batch, FakeClock())
 
 
-def adopt(outbox: Outbox, elsewhere: Elsewhere) -> list[CloudTasksError]:
-    """Adopt what was sent from elsewhere; return the errors that were retried."""
-    retried: list[CloudTasksError] = []
+def adoption_of(outbox: Outbox, elsewhere: Elsewhere) -> Adoption:
+    """Make the adoption of the batch."""
 
     async def changed() -> None:
         """Do nothing."""
 
     record = outbox.batches.get(elsewhere.batch)
     outcomes = OutcomeTracker(outbox, record, elsewhere, elsewhere.store, elsewhere.clock)
-    adoption = Adoption(outbox, record, outcomes, elsewhere, changed=changed, clock=elsewhere.clock)
-    asyncio.run(adoption.run(retried.append))
+    return Adoption(outbox, record, outcomes, elsewhere, changed=changed, clock=elsewhere.clock)
+
+
+def adopt(outbox: Outbox, elsewhere: Elsewhere) -> list[CloudTasksError]:
+    """Adopt what was sent from elsewhere; return the errors that were retried."""
+    retried: list[CloudTasksError] = []
+    asyncio.run(adoption_of(outbox, elsewhere).run(retried.append))
     return retried
+
+
+@pytest.mark.parametrize(
+    ("ratio", "immediate", "age", "others", "later"),
+    [
+        (1.0, True, 0, False, False),
+        (1.0, False, 60, None, True),
+        (1.0, False, 180, False, False),
+        (0.5, True, 180, None, False),
+    ],
+)
+def test_tasks_that_are_not_in_the_queue(
+    outbox: Outbox,
+    batch: str,
+    elsewhere: Elsewhere,
+    ratio: float,
+    *,
+    immediate: bool,
+    age: int,
+    others: Any,
+    later: bool,
+) -> None:
+    """Those with an entry were created; the others were not if the log has all entries, as it has after two minutes."""
+    elsewhere.ratio, elsewhere.immediate = ratio, immediate
+    elsewhere.attempt(3)
+    tasks = all_rows(outbox, batch, "tasks")[:5]
+    adoption = adoption_of(outbox, elsewhere)
+    found = asyncio.run(adoption.seen(tasks, elsewhere.clock.now() - age))
+    assert list(found.values()) == [others] * 3 + [True, others]
+    assert adoption.known_later is later
 
 
 def counts(outbox: Outbox, batch: str) -> dict[str, int]:
