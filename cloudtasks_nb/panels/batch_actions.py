@@ -36,7 +36,6 @@ class _Shown(Protocol):
     batch: Batch | None
     view: BatchView | None
     rows: BatchRows
-    sending: bool  #: whether this process sends it
 
     def draw(self) -> float:
         """Show the batch as it is now."""
@@ -91,11 +90,10 @@ class BatchActions:
         with self._showing:  # the last caller has the newest numbers
             batch = self._shown.batch
             progress = None if batch is None else batch.progress()
-            unsent = progress.unsent if progress is not None and not self._shown.sending else 0
             counts = {
                 self.retry: ("Retry failed", progress.failed if progress else 0),
                 self.resend: ("Send again", self._again().count),
-                self.resume: ("Resume", unsent),
+                self.resume: ("Resume", self._shown.view.waiting() if self._shown.view else 0),
                 self.cancel: ("Cancel rest", progress.total - progress.done if progress else 0),
             }
             for button, (verb, count) in counts.items():
@@ -219,16 +217,16 @@ class BatchActions:
 
     def _ask_resume(self) -> None:
         batch, code = self._batch()
-        progress = batch.progress()
-        rows = counted(progress.unsent, "rows")
+        count = self._shown.view.waiting() if self._shown.view else 0
+        rows = counted(count, "rows")
         question = Question(
             title=f"Send the remaining rows of batch {batch.id}?",
-            scope=f"Creates {counted(progress.unsent, 'tasks')} in {batch.queue}, of {progress.total:,} rows.",
+            scope=f"Creates {counted(count, 'tasks')} in {batch.queue}, of {batch.progress().total:,} rows.",
             verb=f"Send {rows}",
             line=f"{code}.resume()",
             danger=False,
         )
-        self._start(batch.resume, f"sending {rows} of batch {batch.id}", question, ask=progress.unsent > _ASK_ABOVE)
+        self._start(batch.resume, f"sending {rows} of batch {batch.id}", question, ask=count > _ASK_ABOVE)
 
     def _ask_cancel(self) -> None:
         batch, code = self._batch()

@@ -44,7 +44,6 @@ class BatchDetails(widgets.VBox):
         self._panel = panel
         self.batch: Batch | None = None
         self.view: BatchView | None = None
-        self.sending = False  #: whether this process sends it
         self._unsubscribe: Callable[[], None] | None = None
         self._leave_tab: Callable[[], None] = lambda: None  #: ends the progress in the title of the browser's tab
         self._drawing = threading.Lock()
@@ -111,7 +110,6 @@ class BatchDetails(widgets.VBox):
             self._draw_seconds = time.monotonic() - began
             run_after = self.run.draw(self.view, report.progress) if summary else 0.0
             rows_after = self.rows.draw(self._part(), self.view.changed(), progress=progress)
-            self.sending = report.sending
             self._panel.footer.batch = "" if report.progress.finished else report.batch
             self.actions.show()
         if report.progress.at is not None:

@@ -58,6 +58,12 @@ class BatchView:
         """Return whether this process works on the batch, as `Tracker.sending`."""
         return self._tracker.sending
 
+    def waiting(self) -> int:
+        """Return how many rows `Batch.resume` would send, or look up first; 0 if this process sends them."""
+        if self._tracker.sending:
+            return 0
+        return self._tracker.progress.unsent + self._outbox.requests.doubtful(self._tracker.batch)
+
     def changed(self) -> float:
         """Return when a row was changed last, in seconds since 1970."""
         return self._outbox.batches.changed(self._tracker.batch)
@@ -92,6 +98,7 @@ class BatchView:
             badge="LOCAL" if local else record.place.project,
             progress=progress,
             sending=tracker.sending,
+            doubtful=self._outbox.requests.doubtful(record.id),
             causes=causes.failed(record.id) if progress.failed else {},
             retry_causes={} if progress.finished else causes.retrying(record.id),
             lost=causes.lost(record.id) if progress.gone else {},

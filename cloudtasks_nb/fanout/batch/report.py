@@ -33,6 +33,7 @@ class Report:
     progress: Progress
     sending: bool  #: whether this process sends it
     causes: Mapping[str, int]  #: cause -> rows in state `failed` that have it
+    doubtful: int = 0  #: rows that may have been sent by a process that has ended
     retry_causes: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows that are tried again because of it
     lost: Mapping[str | None, int] = field(default_factory=dict)  #: how rows left the queue -> rows in state `gone`
     retry_note: str | None = None  #: "attempt 3 of 5, next in 12 min"
@@ -83,9 +84,11 @@ class Report:
         lines += map(mask_text, (*self.blockers, *self.notes))
         if self.held:
             lines.append(f"{self.held} → {RESUME}, {DROP}" if methods else self.held)
-        elif progress.unsent and not self.sending:
-            unsent = f"{progress.unsent:,} unsent"
-            lines.append(f"{unsent}: batch.resume()" if methods else f"{unsent}, and this kernel does not send them")
+        elif not self.sending and (progress.unsent or self.doubtful):
+            unsent = [f"{progress.unsent:,} unsent"] if progress.unsent else []
+            doubt = [f"{self.doubtful:,} may have been sent by a process that has ended"] if self.doubtful else []
+            left = ", ".join(unsent + doubt)
+            lines.append(f"{left}: batch.resume()" if methods else f"{left}, and this kernel does not send them")
         found = (
             (progress.gone, self.gone(), _again("gone")),
             (progress.cancelled, f"{progress.cancelled:,} cancelled", _again("cancelled")),
