@@ -17,7 +17,7 @@ import orjson
 
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
-from cloudtasks_nb.fanout.outbox.database import guard, snapshot
+from cloudtasks_nb.fanout.outbox.database import guard
 from cloudtasks_nb.fanout.outbox.tallies import number
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
@@ -173,9 +173,6 @@ class Incoming:
 
         A row of the batch that was not a valid task is replaced by one that is.
         """
-        return snapshot(self._connection, self._insert, chunk)
-
-    def _insert(self, chunk: Chunk) -> Sequence[int]:
         connection, started, n = self._connection, self._started, len(chunk.rows)
         heads = [digest[:8] for digest in chunk.digests]
         for place in chunk.rejected:

@@ -21,7 +21,7 @@ import orjson
 from cloudtasks_nb._loop import hold_interrupts
 from cloudtasks_nb.errors import BatchExistsError, OutboxError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, pack_keys, pack_previews, pack_tasks
-from cloudtasks_nb.fanout.outbox.database import disk_full, guard, transact
+from cloudtasks_nb.fanout.outbox.database import disk_full, guard, snapshot, transact
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, plain_reason
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
@@ -94,7 +94,7 @@ class Spool(Incoming):
             If the disk is full, or the outbox cannot be written for another reason.
         """
         with guard(self._path):
-            new = self._take(chunk)
+            new = snapshot(self._connection, self._take, chunk)
             if not new:
                 return
             keys, tasks, shown = chunk.keys, chunk.tasks, chunk.shown
@@ -294,7 +294,7 @@ class DryRun(Incoming):
     def add(self, chunk: Chunk) -> None:
         """Take a chunk."""
         with guard(self._path):
-            self._take(chunk)
+            snapshot(self._connection, self._take, chunk)
 
     def forecast(self, keys: Sequence[bytes]) -> Forecast:
         """Return what would become of all rows, and of the first ones one by one; `keys` are those of the first rows.
