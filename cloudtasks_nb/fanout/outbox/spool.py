@@ -13,25 +13,24 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Self, TypeVar
+
+import orjson
 
 from cloudtasks_nb._loop import hold_interrupts
 from cloudtasks_nb.errors import BatchExistsError, OutboxError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, pack_keys, pack_previews, pack_tasks
 from cloudtasks_nb.fanout.outbox.database import disk_full, guard, snapshot, transact
-from cloudtasks_nb.fanout.outbox.incoming import KNOWN, BatchSpec, Incoming, plain_reason
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, plain_reason
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
-from cloudtasks_nb.fanout.outbox.tallies import SHOWN_STATE, number
+from cloudtasks_nb.fanout.outbox.tallies import SHOWN_STATE, as_json, counted, counts, touch
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.plan.preview import shown_rows
 
 __all__ = ["DryRun", "Spool"]
-
-T = TypeVar("T")
 
 _BYTES = 1 << 20  # most bytes of tasks in a block; more would only use memory
 _WAITING = 3  # most blocks that wait for their compression
@@ -39,86 +38,46 @@ _ROW_BYTES = 200  # about what a row takes besides its task: in the log of the f
 _ROOM = 1 << 20  # bytes that are left free
 _TOUCH = 60.0  # seconds between two updates of `parts.touched`
 
+# The rows, as `i`, with what the batch has of them, as `r`.
+_COMPARED = "FROM incoming i LEFT JOIN rows r ON r.ref = i.theirs"
+
 
 @dataclass(slots=True, kw_only=True)
 class _Block:
     """Rows that are compressed and written together."""
 
-    rows: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)  #: the first half of each; zeros for a row that is no task
     tasks: list[bytes] = field(default_factory=list)
     previews: list[ChunkPreview] = field(default_factory=list)
-    reasons: dict[int, str] = field(default_factory=dict)  #: index in the block -> why it is not a valid task
     raw: int = 0  #: bytes of tasks
-
-    def take(self, chunk: Chunk, wanted: Sequence[int] | None) -> None:
-        """Add rows of a chunk, all of them if `wanted` is None."""
-        tasks = _chosen(chunk.tasks, wanted)
-        if not tasks:
-            return
-        start = len(self.rows)
-        self.rows += _chosen(chunk.rows, wanted)
-        self.keys += _chosen(chunk.keys, wanted)
-        self.digests += [digest[:8] for digest in _chosen(chunk.digests, wanted)]
-        self.tasks += tasks
-        self.raw += sum(map(len, tasks))
-        shown = chunk.shown if wanted is None else shown_rows(chunk.shown, wanted)
-        self.previews.append(ChunkPreview(n=len(tasks), shown=shown))
-        if chunk.rejected:
-            for place, index in enumerate(wanted or range(len(tasks)), start):
-                if index in chunk.rejected:
-                    self.digests[place] = bytes(8)
-                    self.reasons[place] = chunk.rejected[index]
-
-    def put_into(self, incoming: Incoming, refs: Sequence[int]) -> None:
-        """Hand the rows to those that are compared with the batch."""
-        incoming.insert(refs, self.rows, b"".join(self.keys), b"".join(self.digests), self.reasons)
 
     def pack(self) -> tuple[bytes, bytes]:
         """Compress the tasks and previews; runs in a thread during planning."""
         return pack_tasks(self.tasks), pack_previews(self.previews)
 
 
-class Spool:
+class Spool(Incoming):
     """Stores the chunks of a plan; a context manager that removes them unless `commit` was called.
 
     Parameters
     ----------
-    connection : sqlite3.Connection
-        Used only by this spool, and closed at its end.
-    path : Path
-        The outbox's file.
+    connection, path, spec
+        As for `Incoming`.
     sweep : callable
         Removes rows that do not belong to a batch.
     """
 
-    _incoming: Incoming
-
     def __init__(
         self, connection: sqlite3.Connection, path: Path, spec: BatchSpec, sweep: Callable[[], object]
     ) -> None:
-        self._connection = connection
-        self._path = path
-        self._spec = spec
+        super().__init__(connection, path, spec)
         self._sweep = sweep
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-spool")
         self._lock: Hold | None = None
         self._block = _Block()
         self._waiting: deque[tuple[_Block, Future[tuple[bytes, bytes]]]] = deque()
-        self._part = self._next = 0
+        self._first = 0  # ref of the first row of the next block that is written
         self._touched = time.monotonic()
-
-    def __enter__(self) -> Self:
-        try:
-            with guard(self._path):
-                # Rows need not survive a power cut before `commit`.
-                self._connection.execute("PRAGMA synchronous = NORMAL")
-                self._incoming = Incoming(self._connection, self._spec, transact(self._connection, self._begin))
-        except BaseException:
-            self._close()
-            raise
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._close()
@@ -135,13 +94,19 @@ class Spool:
             If the disk is full, or the outbox cannot be written for another reason.
         """
         with guard(self._path):
-            new = snapshot(self._connection, self._incoming.sort, chunk)
-            if new == []:
+            new = snapshot(self._connection, self._take, chunk)
+            if not new:
                 return
-            chosen = _chosen(chunk.tasks, new)
-            if len(self._block.rows) + len(chosen) > BLOCK_ROWS or self._block.raw + sum(map(len, chosen)) > _BYTES:
+            keys, tasks, shown = chunk.keys, chunk.tasks, chunk.shown
+            if len(new) < len(keys):
+                keys, tasks, shown = [keys[at] for at in new], [tasks[at] for at in new], shown_rows(shown, new)
+            size = sum(map(len, tasks))
+            if len(self._block.keys) + len(keys) > BLOCK_ROWS or self._block.raw + size > _BYTES:
                 self._flush(_WAITING)
-            self._block.take(chunk, new)
+            self._block.keys += keys
+            self._block.tasks += tasks
+            self._block.previews.append(ChunkPreview(n=len(keys), shown=shown))
+            self._block.raw += size
 
     def commit(self) -> Spooled:
         """Add all rows to their batch in one transaction.
@@ -159,34 +124,34 @@ class Spool:
         """
         with guard(self._path):
             self._flush(0)
-            self._check_room(_ROW_BYTES * self._incoming.rows)
+            self._check_room(_ROW_BYTES * self._rows)
             self._connection.execute("PRAGMA synchronous = FULL")
-            if not self._incoming.attach():
-                self._incoming.prepare()
-            return transact(self._connection, self._attach)
+            if not self._attach():
+                self.prepare()
+            return transact(self._connection, self._commit)
 
-    def _begin(self, connection: sqlite3.Connection) -> int:
+    def _begin(self) -> None:
+        # Rows need not survive a power cut before `commit`.
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        super()._begin()
+        transact(self._connection, self._make_part)
+
+    def _make_part(self, connection: sqlite3.Connection) -> None:
         """Make an invisible part, and hold its lock until the end."""
         inserted = connection.execute("INSERT INTO parts (phase, last, touched) VALUES (0, -1, ?)", (time.time(),))
         self._part = inserted.lastrowid or 0
-        self._next = self._part << 32
+        self._first = self._next = self._part << 32
         self._lock = hold(self._path, f"spool-{self._part}")
-        return self._part
 
-    def _attach(self, _: sqlite3.Connection) -> Spooled:
-        incoming = self._incoming
-        if attached := incoming.attach():
-            return attached
-        incoming.decide()
-        if incoming.errors:
-            raise incoming.errors[0]
-        spooled = incoming.apply()
-        self._spec.check(spooled.added)
-        return spooled
+    def _close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        super()._close()
+        if self._lock is not None:
+            self._lock.release()
 
     def _flush(self, waiting: int) -> None:
         """Start to compress the block; write compressed blocks until at most `waiting` are left."""
-        if self._block.rows:
+        if self._block.keys:
             with hold_interrupts():  # here and below: the pool's thread needs the same locks
                 self._waiting.append((self._block, self._pool.submit(self._block.pack)))
             self._block = _Block()
@@ -194,9 +159,9 @@ class Spool:
             block, packed = self._waiting.popleft()
             with hold_interrupts():
                 tasks, shown = packed.result()
-            self._check_room(len(tasks) + len(shown) + _ROW_BYTES * len(block.rows))
-            transact(self._connection, self._write, block, tasks, shown)
-            self._next += len(block.rows)
+            self._check_room(len(tasks) + len(shown) + _ROW_BYTES * len(block.keys))
+            transact(self._connection, self._write, block.keys, tasks, shown)
+            self._first += len(block.keys)
 
     def _check_room(self, size: int) -> None:
         """Raise the error of a full disk while what this spool has written can still be removed, which takes room."""
@@ -206,61 +171,130 @@ class Spool:
         if shutil.disk_usage(self._path.parent).free < size + _ROOM:
             raise disk_full()
 
-    def _write(self, connection: sqlite3.Connection, block: _Block, tasks: bytes, shown: bytes) -> None:
-        first, n = self._next, len(block.rows)
-        block.put_into(self._incoming, range(first, first + n))
-        connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", (first, n, pack_keys(block.keys), tasks, shown))
+    def _write(self, connection: sqlite3.Connection, keys: Sequence[bytes], tasks: bytes, shown: bytes) -> None:
+        block = (self._first, len(keys), pack_keys(keys), tasks, shown)
+        connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", block)
         if time.monotonic() > self._touched + _TOUCH:
             self._touched = time.monotonic()
             connection.execute("UPDATE parts SET touched = ? WHERE part = ?", (time.time(), self._part))
 
-    def _close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        self._connection.close()
-        if self._lock is not None:
-            self._lock.release()
+    def _attach(self) -> Spooled | None:
+        """Attach to the batch that has exactly these rows, without comparing each row; None if there is no such batch.
+
+        Raises
+        ------
+        BatchExistsError
+            If the batch was made of other templates.
+        """
+        target = self._find() if self._spec.by_rows else None
+        if target is None:
+            return None
+        left = {state: n for state, n in counts(self._connection, target.num).items() if n}
+        if sum(left.values()) != self._rows:
+            return None
+        return Spooled(batch=target.id, created=False, added=0, known=self._rows, duplicates=0, rejected=0, left=left)
+
+    def _commit(self, connection: sqlite3.Connection) -> Spooled:
+        if attached := self._attach():
+            return attached
+        self.decide()
+        if self._errors:
+            raise self._errors[0]
+        spooled = self._apply(connection)
+        self._spec.check(spooled.added)
+        return spooled
+
+    def _apply(self, connection: sqlite3.Connection) -> Spooled:
+        """Add the rows to their batch, which is created if it is new."""
+        part, created = self._part, self._target is None
+        target = self._target or self._create(connection)
+        left = {} if created else self._leave_known(connection, target)
+        connection.execute("INSERT INTO keys SELECT ?, k1, k2, digest, ref FROM first ORDER BY k1, k2", (target.num,))
+        with counted(connection, "ref BETWEEN ? AND ?", part << 32, (part + 1 << 32) - 1):
+            connection.execute(
+                """INSERT INTO rows (ref, pos, try, state, reason)
+                   SELECT ref, pos, reason IS NULL, iif(reason IS NULL, ?, ?), reason FROM incoming
+                   WHERE theirs IS NULL ORDER BY ref""",
+                (State.UNSENT, State.REJECTED),
+            )
+        grouped = connection.execute("SELECT state, sum(n) FROM tallies WHERE part = ? GROUP BY state", (part,))
+        added = {State(state): n for state, n in grouped}
+        if added or created:
+            connection.execute(
+                """UPDATE parts SET num = ?, phase = 1,
+                   last = coalesce((SELECT max(ref) FROM incoming WHERE theirs IS NULL), (part << 32) - 1)
+                   WHERE part = ?""",
+                (target.num, part),
+            )
+        if added and not created:
+            connection.execute("UPDATE batches SET round = round + 1, snapshot = NULL WHERE num = ?", (target.num,))
+            touch(connection, target.num)
+        duplicates = self._repeated or 0
+        if not created:  # without those that the batch has
+            duplicates = self._number("SELECT count(*) FROM incoming WHERE theirs IS NULL AND digest AND reason <> ''")
+        return Spooled(
+            batch=target.id,
+            created=created,
+            added=added.get(State.UNSENT, 0),
+            known=sum(left.values()),
+            duplicates=duplicates,
+            rejected=added.get(State.REJECTED, 0) - duplicates,
+            left=left,
+        )
+
+    def _create(self, connection: sqlite3.Connection) -> FoundBatch:
+        """Make a new batch."""
+        spec, now = self._spec, time.time()
+        batch, created = (self._new_id(), now) if spec.origin is None else (spec.origin.id, spec.origin.created)
+        connection.execute(
+            """INSERT INTO batches (num, id, identity, endpoint, project, location, queue, name, recipe, description,
+               created, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+            (
+                self._part,
+                batch,
+                self._identity(),
+                *astuple(spec.place),
+                spec.name,
+                spec.recipe,
+                orjson.dumps(dict(spec.description), default=str).decode(),
+                created,
+                now,
+            ),
+        )
+        return FoundBatch(num=self._part, id=batch, label=spec.name or batch)
+
+    def _leave_known(self, connection: sqlite3.Connection, target: FoundBatch) -> dict[State, int]:
+        """Leave out the rows that the batch has, and return how many of them are in which state.
+
+        Rows of the batch that were not valid tasks, and are now added as valid ones, are removed from it.
+        """
+        known = f"SELECT {SHOWN_STATE}, count(*) FROM incoming i JOIN rows r ON r.ref = i.theirs GROUP BY 1"
+        left = {State(state): n for state, n in connection.execute(known)}
+        found = connection.execute(
+            """SELECT k.ref, k.k1, k.k2 FROM first f JOIN keys k ON k.num = ? AND k.k1 = f.k1 AND k.k2 = f.k2
+               WHERE f.digest <> 0 AND k.digest = 0""",
+            (target.num,),
+        ).fetchall()
+        refs = as_json(ref for ref, _, _ in found)
+        with counted(connection, "ref IN (SELECT value FROM json_each(?))", refs):
+            connection.execute("DELETE FROM rows WHERE ref IN (SELECT value FROM json_each(?))", (refs,))
+        connection.executemany(
+            "DELETE FROM keys WHERE num = ? AND k1 = ? AND k2 = ?", [(target.num, k1, k2) for _, k1, k2 in found]
+        )
+        connection.execute("DELETE FROM first WHERE ref IN (SELECT ref FROM incoming WHERE theirs IS NOT NULL)")
+        return left
 
 
-class DryRun:
+class DryRun(Incoming):
     """Takes the chunks of a plan as a `Spool` does, and reports what would happen to their rows.
 
-    It writes temporary tables only, so that it neither changes the outbox nor waits for those that do. In these tables
-    the ref of a row is its place in the input.
-
-    Parameters
-    ----------
-    connection, path, spec
-        As for `Spool`.
+    It writes temporary tables only, so that it neither changes the outbox nor waits for those that do.
     """
-
-    _incoming: Incoming
-
-    def __init__(self, connection: sqlite3.Connection, path: Path, spec: BatchSpec) -> None:
-        self._connection = connection
-        self._path = path
-        self._spec = spec
-
-    def __enter__(self) -> Self:
-        try:
-            with guard(self._path):
-                self._incoming = Incoming(self._connection, self._spec, 0)
-        except BaseException:
-            self._connection.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
 
     def add(self, chunk: Chunk) -> None:
         """Take a chunk."""
         with guard(self._path):
-            snapshot(self._connection, self._add, chunk)
-
-    def _add(self, chunk: Chunk) -> None:
-        first, new, block = self._incoming.rows, self._incoming.sort(chunk), _Block()
-        block.take(chunk, new)
-        block.put_into(self._incoming, [first + place for place in (range(len(chunk.rows)) if new is None else new)])
+            snapshot(self._connection, self._take, chunk)
 
     def forecast(self, keys: Sequence[bytes]) -> Forecast:
         """Return what would become of all rows, and of the first ones one by one; `keys` are those of the first rows.
@@ -273,68 +307,51 @@ class DryRun:
         with guard(self._path):
             self._connection.execute("BEGIN")  # one moment of the outbox for all that follows
             try:
-                self._incoming.decide()
+                self.decide()
                 return self._forecast(keys)
             finally:
                 self._connection.execute("ROLLBACK")
 
     def _forecast(self, keys: Sequence[bytes]) -> Forecast:
-        incoming, connection, n = self._incoming, self._connection, len(keys)
-        problems: dict[int, str] = dict(
-            connection.execute("SELECT ref, reason FROM incoming WHERE reason IS NOT NULL AND ref < ?", (n,))
-        )
-        new = number(connection, "SELECT count(*) FROM incoming WHERE theirs IS NULL AND reason IS NULL")
-        rejected = number(connection, "SELECT count(*) FROM incoming WHERE reason IS NOT NULL")
-        if self._spec.name is None and not self._spec.skip and rejected:
-            # The rows that are left over would be another batch than the one that the user means.
-            return Forecast(tasks=[None] * n, problems=problems, sendable=new, duplicates=incoming.repeated or 0)
-        if incoming.overlaps:
-            return self._overlapping(problems, new, n)
-        target = incoming.target
-        for (place,) in connection.execute("SELECT ref FROM incoming WHERE conflict AND ref < ?", (n,)):
-            problems[place] = f"the batch {target.label if target else ''} has its key with another request"
-        known = f"{KNOWN} AND i.reason IS NULL"
-        counted = connection.execute(f"SELECT {SHOWN_STATE}, count(*) {known} GROUP BY 1")
-        there = {State(state): count for state, count in counted}
-        found = connection.execute(f"SELECT i.ref, {SHOWN_STATE}, try {known} AND i.ref < ?", (n,))
-        states = {place: (State(state), attempt) for place, state, attempt in found}
-        batch = target.id if target else incoming.new_id()
-        new += there.pop(State.UNSENT, 0)  # the sending goes on with these
-        return Forecast(
-            tasks=[task_id(batch, key, states.get(place, (None, 1))[1]) for place, key in enumerate(keys)],
-            states=[_word(states[place][0]) if place in states else "new" for place in range(n)],
-            known={_word(state): count for state, count in there.items()},
-            problems=problems,
-            sendable=new,
-            duplicates=incoming.repeated or 0,
-            refusal=self._refusal(),
-        )
-
-    def _overlapping(self, problems: dict[int, str], new: int, n: int) -> Forecast:
-        """Return the forecast for rows without a name of which other batches have some."""
-        connection, overlaps = self._connection, self._incoming.overlaps
-        connection.execute("CREATE TEMP TABLE shared (ref INTEGER PRIMARY KEY, label TEXT)")
+        connection, spec, n = self._connection, self._spec, len(keys)
+        refusals = [plain_reason(error) for error in self._errors if isinstance(error, BatchExistsError)]
+        overlaps = self._overlaps
+        # Without a name, the rows that are left over would be another batch than the one that the user means.
+        partial = spec.by_rows and not spec.skip and self._number("SELECT count(reason) FROM incoming") > 0
+        if partial:
+            overlaps, refusals = (), []
         for one in overlaps:
-            connection.execute(f"INSERT OR IGNORE INTO shared SELECT a.ref, ? {one.rows}", (one.label,))
-        for ref, label in connection.execute("SELECT ref, label FROM shared WHERE ref < ?", (n,)):
-            problems[ref] = f"the batch {label} has this row"
-        return Forecast(
+            connection.execute(
+                f"UPDATE incoming SET reason = ? WHERE reason IS NULL AND ref IN (SELECT a.ref {one.rows})",
+                (f"the batch {one.label} has this row",),
+            )
+        first = connection.execute(f"SELECT i.pos, i.reason, {SHOWN_STATE}, try {_COMPARED} WHERE i.pos < ?", (n,))
+        rows = {row: about for row, *about in first}
+        query = f"SELECT {SHOWN_STATE}, count(*) {_COMPARED} WHERE i.reason IS NULL GROUP BY 1"
+        numbers: dict[int | None, int] = dict(connection.execute(query).fetchall())
+        new, unsent = numbers.pop(None, 0), numbers.pop(State.UNSENT, 0)
+        found = Forecast(
             tasks=[None] * n,
             known={f"in {one.label}": one.shared for one in overlaps},
-            problems=problems,
-            sendable=new - number(connection, "SELECT count(*) FROM shared"),
-            duplicates=self._incoming.repeated or 0,
-            refusal=self._refusal(),
+            problems={row: reason for row, (reason, _, _) in rows.items() if reason is not None},
+            sendable=new,
+            duplicates=self._repeated or 0,
+            refusal="".join(refusals[:1]),
+        )
+        if partial or overlaps:
+            return found
+        batch = self._target.id if self._target else self._new_id()
+        return replace(
+            found,
+            tasks=[task_id(batch, key, rows[row][2] or 1) for row, key in enumerate(keys)],
+            states=[_word(rows[row][1]) for row in range(n)],
+            known={_word(state): count for state, count in numbers.items()},
+            sendable=new + unsent,  # the sending goes on with these
         )
 
-    def _refusal(self) -> str:
-        errors = self._incoming.errors
-        return next((plain_reason(error) for error in errors if isinstance(error, BatchExistsError)), "")
 
-
-def _chosen(items: Sequence[T], wanted: Sequence[int] | None) -> Sequence[T]:
-    return items if wanted is None else [items[index] for index in wanted]
-
-
-def _word(state: State) -> str:
-    return "in the queue" if state is State.SENT else state.name.lower()
+def _word(state: int | None) -> str:
+    """Return the word for the state of a row that the batch has; None: it does not have it."""
+    if state is None:
+        return "new"
+    return "in the queue" if state == State.SENT else State(state).name.lower()

@@ -90,7 +90,11 @@ def test_states_of_known_rows(outbox: Outbox) -> None:
     queue = outbox.requests.queue(batch)
     (request,) = queue.turn([], 1, now=1.0)
     queue.turn([Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
-    found = forecast(outbox, chunks([*range(2_600)][::-1]), name="days", shown=2_550)
+
+    def backwards(row: int) -> str:
+        return str(2_599 - row)
+
+    found = forecast(outbox, chunks(range(2_600), key=backwards, request=backwards), name="days", shown=2_550)
     assert found.states == ["new"] * 100 + ["unsent"] * 99 + ["new"] + ["unsent"] * 2_300 + ["in the queue"] * 50
     assert (found.known, found.sendable) == ({"in the queue": 100}, 2_500)
     assert forecast(outbox, chunks(range(1)), name=batch).states == ["in the queue"]
