@@ -10,6 +10,8 @@ from operator import itemgetter
 from struct import unpack
 from typing import Any
 
+import orjson
+
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, StoredBlock, unpack_previews
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, scanning
@@ -17,18 +19,29 @@ from cloudtasks_nb.fanout.outbox.records import Page, RowFilter, State
 from cloudtasks_nb.fanout.outbox.tallies import CAUSE, SHOWN_STATE, as_json, number, number_of, paged, ranges
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
 
-__all__ = ["RETRYING", "Rows", "locate", "with_tasks"]
+__all__ = ["RETRYING", "Rows", "TimingsPage", "locate", "with_tasks"]
 
 #: In `Rows.states`: a sent row whose last attempt failed, and which is tried again.
 RETRYING = 9
 
+#: Columns of equal length: refs, whether the row failed (0 or 1), start of the last attempt, and its duration (-1: not
+#: known), in microseconds.
+TimingsPage = Sequence[Sequence[int]]
+
 _PAGE = 1_000
+_RowsOfBlock = tuple[StoredBlock, bytes, list[tuple[Any, ...]]]  # a block, its preview columns, and rows of it
 _AMONG = "ref IN (SELECT value FROM json_each(?))"
 _COLUMNS = f"ref, pos, try, {SHOWN_STATE}, attempts, status, message, due, began, duration, http, reason"
 _MATCHING = f"""
     SELECT ref FROM rows WHERE ref > :after AND ref <= :last AND {SHOWN_STATE} IN (SELECT value FROM json_each(:states))
       AND (:tried IS NULL OR coalesce(status > 0, 0) = :tried) AND (:cause IS NULL OR {CAUSE} = :cause)
     ORDER BY ref LIMIT :size"""
+# SQLite makes one JSON list of each column: it takes half of the time that a tuple for each row takes.
+_TIMINGS = f"""
+    SELECT json_group_array(ref), json_group_array(failed), json_group_array(began), json_group_array(duration)
+    FROM (SELECT ref, state = {State.FAILED:d} AS failed, began, coalesce(duration, -1) AS duration FROM rows
+        WHERE ref BETWEEN ? AND ? AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
+        ORDER BY ref LIMIT 20000)"""
 
 
 class Rows(Repository):
@@ -48,18 +61,38 @@ class Rows(Repository):
         wire : bool
             Also the tasks as they are sent.
         """
-        chosen = (
-            (f"{SHOWN_STATE} IN (SELECT value FROM json_each(?))", as_json(states)) if states is not None else ("1",)
-        )
+        chosen = [] if states is None else [f"{SHOWN_STATE} IN (SELECT value FROM json_each(?))", as_json(states)]
+        for block, shown, rows in self.blocks(batch, after, *chosen):
+            with guard(self._database.path):  # the block may be damaged
+                yield from _split(batch, block, shown, rows, wire=wire)
+
+    def blocks(self, batch: str, after: int = 0, condition: str = "1", *values: Any) -> Iterator[_RowsOfBlock]:
+        """Yield the blocks of a batch in input order, with those of their rows behind `after` that are selected.
+
+        Parameters
+        ----------
+        condition : str
+            Selects rows, in SQL with these values.
+        """
         for first, last in self.parts(batch):
             at = max(first - 1, after)
-            while at < last and (found := self._database.read(_rows_of_block, at + 1, *chosen)):
-                block, shown, rows = found
+            while at < last and (found := self._database.read(_rows_of_block, at + 1, condition, *values)):
+                block = found[0]
                 if block.first > last:
                     break
-                with guard(self._database.path):  # the block may be damaged
-                    yield from _split(batch, block, shown, rows, wire=wire)
+                yield found
                 at = block.last
+
+    @reading
+    def digests(self, connection: sqlite3.Connection, batch: str, block: StoredBlock) -> dict[int, int]:
+        """Return the digests of the requests of a block's rows, by ref."""
+        halves = unpack(f">{2 * block.n}q", block.keys(range(block.first, block.last + 1)))
+        found = connection.execute(
+            """SELECT k.ref, k.digest FROM json_each(?) j CROSS JOIN keys k ON k.num = ? AND k.k1 = j.value
+               WHERE k.ref BETWEEN ? AND ?""",
+            (as_json(set(halves[::2])), number_of(connection, batch), block.first, block.last),
+        )
+        return dict(found.fetchall())
 
     def pages_of(self, batch: str, refs: Iterable[int], *, wire: bool = False) -> Iterator[Page]:
         """Yield some rows of a batch in input order, as `pages`; with `wire` also their tasks."""
@@ -78,6 +111,16 @@ class Rows(Repository):
             while found:
                 found = self._database.scan(_firsts, _MATCHING, {"after": found[-1], "last": last, **values})
                 yield from found
+
+    def timings(self, batch: str) -> Iterator[TimingsPage]:
+        """Yield when the last attempts of the rows that succeeded or failed began, and how long they took."""
+        for first, last in self.parts(batch):
+            refs: Sequence[int] = [first - 1]
+            while refs:
+                page = self._database.scan(_timings, refs[-1] + 1, last)
+                refs = page[0]
+                if refs:
+                    yield page
 
     @scanning
     def repeated(self, connection: sqlite3.Connection, batch: str) -> bool:
@@ -234,13 +277,16 @@ def with_tasks(
     return found
 
 
+def _timings(connection: sqlite3.Connection, first: int, last: int) -> TimingsPage:
+    found = connection.execute(_TIMINGS, (first, last)).fetchone()
+    return [orjson.loads(column) for column in found]
+
+
 def _firsts(connection: sqlite3.Connection, query: str, values: Any) -> list[int]:
     return [value for (value,) in connection.execute(query, values)]
 
 
-def _rows_of_block(
-    connection: sqlite3.Connection, ref: int, condition: str, *values: Any
-) -> tuple[StoredBlock, bytes, list[tuple[Any, ...]]] | None:
+def _rows_of_block(connection: sqlite3.Connection, ref: int, condition: str, *values: Any) -> _RowsOfBlock | None:
     """Return the block that holds a ref, else the next one, with those of its rows that a condition selects."""
     columns = "SELECT first, n, keys, tasks, shown FROM blocks"
     found = connection.execute(f"{columns} WHERE first <= ? ORDER BY first DESC LIMIT 1", (ref,)).fetchone()
