@@ -7,7 +7,6 @@ import re
 import sqlite3
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import accumulate, pairwise
 from typing import Any
@@ -23,30 +22,24 @@ from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.preview import shown_rows
 
-__all__ = ["SharedRecord", "pack_blocks", "pack_record", "unpack_block", "unpack_record"]
+__all__ = ["pack_blocks", "pack_record", "shared_spec", "unpack_block", "unpack_record"]
 
 _FORMAT = 1
 _WORD = 4
 _ID = re.compile("[0-9a-f]{8}")
+# What the bytes of another home raise if they are damaged.
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, sqlite3.Error, zlib.error)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedRecord:
-    """The record of a batch, as another home wrote it."""
-
-    spec: BatchSpec  #: with its origin
-    record: BatchRecord  #: as that of a batch of which nothing is known here
-
-
-def pack_record(record: BatchRecord, earlier: SharedRecord | None = None) -> bytes:
+def pack_record(record: BatchRecord, earlier: BatchRecord | None = None) -> bytes:
     """Return the record of a batch as bytes.
 
     Parameters
     ----------
-    earlier : SharedRecord, optional
+    earlier : BatchRecord, optional
         The record that another home has written: it says who made the batch, and when.
     """
-    first = record if earlier is None else earlier.record
+    first = earlier or record
     return orjson.dumps(
         {
             "format": _FORMAT,
@@ -62,8 +55,8 @@ def pack_record(record: BatchRecord, earlier: SharedRecord | None = None) -> byt
     )
 
 
-def unpack_record(data: bytes) -> SharedRecord:
-    """Read what `pack_record` returned in another home; nothing in it is certain.
+def unpack_record(data: bytes) -> BatchRecord:
+    """Read what `pack_record` returned in another home, as the record of a batch of which nothing is known here.
 
     Raises
     ------
@@ -77,7 +70,7 @@ def unpack_record(data: bytes) -> SharedRecord:
                 f"the batch {found['id']} was stored by a newer cloudtasks_nb", hint="pip install -U cloudtasks-nb"
             )
         created = dt.datetime.fromtimestamp(found["created"], dt.UTC)
-        record = BatchRecord(
+        return BatchRecord(
             id=_batch_id(found["id"]),
             identity=bytes.fromhex(found["identity"]),
             place=Place(**found["place"]),
@@ -90,17 +83,20 @@ def unpack_record(data: bytes) -> SharedRecord:
             round=1,
             snapshot_at=None,
         )
-    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+    except _DAMAGE as error:
         raise OutboxError(f"the stored record of a batch is damaged: {error!r}") from error
-    spec = BatchSpec(
+
+
+def shared_spec(record: BatchRecord) -> BatchSpec:
+    """Return the request for a batch that another home has made, by the record from there."""
+    return BatchSpec(
         place=record.place,
         recipe=record.recipe,
         name=record.name,
         description=record.description,
         skip=True,
-        origin=Origin(id=record.id, identity=record.identity, created=found["created"]),
+        origin=Origin(id=record.id, identity=record.identity, created=record.created.timestamp()),
     )
-    return SharedRecord(spec=spec, record=record)
 
 
 def _batch_id(text: str) -> str:
@@ -162,13 +158,5 @@ def unpack_block(data: bytes) -> Iterator[Chunk]:
                 rejected={n: found[place][2] for n, place in enumerate(places) if found[place][2] is not None},
             )
             start += preview.n
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        OverflowError,
-        zlib.error,
-        sqlite3.DatabaseError,
-    ) as error:
+    except _DAMAGE as error:
         raise OutboxError(f"stored rows of a batch are damaged: {error!r}") from error

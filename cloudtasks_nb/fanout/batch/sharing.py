@@ -9,13 +9,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import OutboxError, StoreError
-from cloudtasks_nb.fanout.batch.shared_batch import (
-    SharedRecord,
-    pack_blocks,
-    pack_record,
-    unpack_block,
-    unpack_record,
-)
+from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
@@ -40,7 +34,7 @@ class Sharing:
     def __init__(self, outbox: Outbox, store: Store) -> None:
         self._outbox = outbox
         self._store = store
-        self._records: dict[str, SharedRecord | None] = {}  # None: it cannot be read
+        self._records: dict[str, BatchRecord | None] = {}  # None: it cannot be read
         self.active = store.url != Store(outbox.path.parent / "store").url
 
     def publish(self, batch: str) -> None:
@@ -71,7 +65,7 @@ class Sharing:
             self._records = {
                 batch: self._records[batch] if data is None else _read(data) for batch, data in found.items()
             }
-        return [shared.record for shared in self._records.values() if shared is not None]
+        return [record for record in self._records.values() if record is not None]
 
     def update(self, batch: str) -> None:
         """Fetch what was added to a batch since; say so if that fails."""
@@ -96,8 +90,7 @@ class Sharing:
         data = read_record(self._store, batch)
         if data is None or not names:
             return
-        shared = unpack_record(data)
-        with self._outbox.spool(shared.spec) as spool, Bar("reading", None) as bar:
+        with self._outbox.spool(shared_spec(unpack_record(data))) as spool, Bar("reading", None) as bar:
             for data in read_blocks(self._store, batch, names):
                 for chunk in unpack_block(data):
                     spool.add(chunk)
@@ -120,7 +113,7 @@ class Sharing:
         self._outbox.batches.set_setting(batch, _SHARED, value)
 
 
-def _read(data: bytes) -> SharedRecord | None:
+def _read(data: bytes) -> BatchRecord | None:
     try:
         return unpack_record(data)
     except OutboxError as error:

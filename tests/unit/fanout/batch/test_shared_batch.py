@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, unpack_block, unpack_record
+from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
 from tests.unit.fanout.conftest import all_rows, chunks, put, refs, spool
@@ -25,7 +25,7 @@ def theirs(tmp_path: Path) -> Iterator[Outbox]:
 
 def copy(source: Outbox, target: Outbox, batch: str) -> Spooled:
     """Bring a batch from one outbox to another."""
-    with target.spool(unpack_record(pack_record(source.batches.get(batch))).spec) as spooling:
+    with target.spool(shared_spec(unpack_record(pack_record(source.batches.get(batch))))) as spooling:
         for _, data in pack_blocks(source.rows, batch):
             for chunk in unpack_block(data):
                 spooling.add(chunk)
@@ -69,7 +69,7 @@ def test_the_record_says_who_made_the_batch_first(outbox: Outbox, theirs: Outbox
     first = spool(outbox, chunks(range(3)), description={"_made_by": "ada@a"}).batch
     spool(theirs, chunks(range(3)), description={"_made_by": "bob@b"})
     earlier = unpack_record(pack_record(outbox.batches.get(first)))
-    record = unpack_record(pack_record(theirs.batches.get(first), earlier)).record
+    record = unpack_record(pack_record(theirs.batches.get(first), earlier))
     assert (record.made_by, record.created, record.total) == ("ada@a", outbox.batches.get(first).created, 3)
 
 
