@@ -107,14 +107,13 @@ class StoredBlock:
 
     def keys(self, refs: Sequence[int]) -> bytes:
         """Return the keys of some rows, one behind the other."""
-        if _gapless(refs):
+        if refs and len(refs) == refs[-1] - refs[0] + 1:  # without gaps
             return self.packed_keys[(refs[0] - self.first) * KEY_SIZE : (refs[-1] - self.first + 1) * KEY_SIZE]
         return b"".join(map(self.key, refs))
 
     def weight(self, refs: Sequence[int]) -> int:
         """Return how many bytes the tasks of some rows have."""
-        _, ends = self._unpacked
-        return sum(ends[ref - self.first + 1] - ends[ref - self.first] for ref in refs)
+        return sum(map(len, self.tasks(refs)))
 
     def tasks(self, refs: Sequence[int]) -> list[bytes]:
         """Return the tasks of some rows, without their names."""
@@ -172,7 +171,3 @@ def _damaged(why: str) -> sqlite3.DatabaseError:
     error = sqlite3.DatabaseError(f"a block is damaged: {why}")
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
-
-
-def _gapless(refs: Sequence[int]) -> bool:
-    return bool(refs) and refs[-1] - refs[0] + 1 == len(refs)
