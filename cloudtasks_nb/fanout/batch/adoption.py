@@ -219,7 +219,7 @@ class Adoption:
 
     def _raise_tries(self, tasks: Iterable[str], *, pending: bool) -> bool:
         tries: dict[int, int] = {}
-        for task, ref in self._outbox.rows.of_any_try(self._batch, tasks).items():
+        for task, ref in self._outbox.rows.locate(self._batch, tasks, any_try=True).items():
             tries[ref] = max(tries.get(ref, 0), try_of(task) or 0)
         return self._outbox.outcomes.adopt(self._batch, tries, pending=pending) > 0
 

@@ -390,7 +390,7 @@ class Batch:
         wanted = Wanted(since=now_micros() - RETENTION, batch=self.id, statuses=statuses)
         asked = (self._connection, self._tracker.queue, lambda: self._outbox, wanted, check_limit(limit))
         made = attempts_frame(*asked, method="batch.attempts", secrets=secrets)
-        refs = self._outbox.rows.of_any_try(self.id, made["task"].unique())
+        refs = self._outbox.rows.locate(self.id, made["task"].unique(), any_try=True)
         labels = self._frames.labels(set(refs.values()))
         made.insert(0, "row", label_column([labels.get(refs.get(task, -1)) for task in made["task"]]))
         return made

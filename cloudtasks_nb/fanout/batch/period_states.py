@@ -127,7 +127,7 @@ class PeriodStates:
         bands : sequence of str
             The labels of the bands to return; none for all, in one band if there are more than 12.
         """
-        states = self._outbox.rows.states(self._batch, retrying=True)
+        states = self._outbox.rows.states(self._batch)
         if not states:
             return None
         read = self._places((round_, len(states)))

@@ -38,7 +38,7 @@ def row_names(outbox: Outbox, tasks: Iterable[str]) -> dict[str, RowName]:
     for batch, group in groupby(sorted(tasks, key=_batch), _batch):
         ids = list(group)
         for record in outbox.batches.find(batch=batch):
-            refs = outbox.rows.of_any_try(batch, ids)
+            refs = outbox.rows.locate(batch, ids, any_try=True)
             texts = _texts(outbox, record, set(refs.values()))
             name = record.name or record.id
             found |= {task: RowName(batch=name, text=texts[ref]) for task, ref in refs.items()}

@@ -9,9 +9,9 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import OutboxError, StoreError
+from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.transfer import SharedRecord, read_block
 from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
 from cloudtasks_nb.store.store import Store
 
@@ -34,23 +34,22 @@ class Sharing:
     def __init__(self, outbox: Outbox, store: Store) -> None:
         self._outbox = outbox
         self._store = store
-        self._records: dict[str, SharedRecord | None] = {}  # None: it cannot be read
+        self._records: dict[str, BatchRecord | None] = {}  # None: it cannot be read
         self.active = store.url != Store(outbox.path.parent / "store").url
 
     def publish(self, batch: str) -> None:
         """Write the rows of a batch that the store does not have; say so if that fails."""
-        transfers = self._outbox.transfers
-        part, (known, names) = transfers.newest_part(batch), self._known(batch)
-        if not self.active or known == part:
+        parts, (known, names) = self._parts(batch), self._known(batch)
+        if not self.active or known == parts:
             return
         try:
             data = read_record(self._store, batch)
-            record = transfers.record(batch, earlier=None if data is None else _read(data))
-            names.update(write_batch(self._store, batch, record, transfers.blocks(batch, names)))
+            record = pack_record(self._outbox.batches.get(batch), None if data is None else _read(data))
+            names.update(write_batch(self._store, batch, record, pack_blocks(self._outbox.rows, batch, names)))
         except StoreError as error:
             notify(f'others cannot see batch {batch} yet: {error.message}\n  → tasks.batch("{batch}") writes it again')
             return
-        self._remember(batch, names, part)
+        self._remember(batch, names, parts)
 
     def records(self) -> Sequence[BatchRecord]:
         """Return the records of the batches in the store; those known so far, and a note, if it does not answer."""
@@ -66,7 +65,7 @@ class Sharing:
             self._records = {
                 batch: self._records[batch] if data is None else _read(data) for batch, data in found.items()
             }
-        return [shared.record for shared in self._records.values() if shared is not None]
+        return [record for record in self._records.values() if record is not None]
 
     def update(self, batch: str) -> None:
         """Fetch what was added to a batch since; say so if that fails."""
@@ -84,36 +83,39 @@ class Sharing:
         CloudTasksError
             If they cannot be read or stored.
         """
-        found, newest_part = self._outbox.batches.find(batch=batch), self._outbox.transfers.newest_part
-        part, blocks = self._known(batch) if found else (None, set[str]())
-        published = not found or part == newest_part(batch)
+        found = self._outbox.batches.find(batch=batch)
+        parts, blocks = self._known(batch) if found else (None, set[str]())
+        published = not found or parts == self._parts(batch)
         names = [name for name in block_names(self._store, batch) if name not in blocks]
         data = read_record(self._store, batch)
         if data is None or not names:
             return
-        shared = SharedRecord.read(data)
-        with self._outbox.spool(shared.spec) as spool, Bar("reading", None) as bar:
+        with self._outbox.spool(shared_spec(unpack_record(data))) as spool, Bar("reading", None) as bar:
             for data in read_blocks(self._store, batch, names):
-                for chunk in read_block(data):
+                for chunk in unpack_block(data):
                     spool.add(chunk)
                     bar.add(len(chunk.rows))
             spool.commit()
         # Rows of this home that could not be written before are not in the store now either.
-        self._remember(batch, blocks.union(names), newest_part(batch) if published else part)
+        self._remember(batch, blocks.union(names), self._parts(batch) if published else parts)
+
+    def _parts(self, batch: str) -> int:
+        """Return how often rows were added to a batch."""
+        return len(self._outbox.rows.parts(batch))
 
     def _known(self, batch: str) -> tuple[int | None, set[str]]:
-        """Return the newest part of a batch that is in the store, and the names of its blocks there."""
+        """Return how many parts of a batch are in the store, and the names of its blocks there."""
         found = self._outbox.batches.settings(batch).get(_SHARED, {})
-        return (found["part"], set(found["blocks"])) if found.get("store") == self._store.url else (None, set())
+        return (found["parts"], set(found["blocks"])) if found.get("store") == self._store.url else (None, set())
 
-    def _remember(self, batch: str, names: Iterable[str], part: int | None) -> None:
-        value = {"store": self._store.url, "part": part, "blocks": sorted(names)}
+    def _remember(self, batch: str, names: Iterable[str], parts: int | None) -> None:
+        value = {"store": self._store.url, "parts": parts, "blocks": sorted(names)}
         self._outbox.batches.set_setting(batch, _SHARED, value)
 
 
-def _read(data: bytes) -> SharedRecord | None:
+def _read(data: bytes) -> BatchRecord | None:
     try:
-        return SharedRecord.read(data)
+        return unpack_record(data)
     except OutboxError as error:
         notify(error.message)
         return None

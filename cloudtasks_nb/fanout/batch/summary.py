@@ -18,7 +18,7 @@ from cloudtasks_nb.display.run_chart import Durations, Throughput
 from cloudtasks_nb.fanout.batch.table import row_names
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.timings import TimingsPage
+from cloudtasks_nb.fanout.outbox.rows import TimingsPage
 
 __all__ = ["SlowRow", "Summary", "SummaryReader", "summarise"]
 
@@ -99,7 +99,7 @@ class SummaryReader:
             return self._summary, 0.0
 
     def _read(self) -> Summary | None:
-        found = summarise(self._outbox.timings.pages(self._batch), created=self._created)
+        found = summarise(self._outbox.rows.timings(self._batch), created=self._created)
         if found is None:
             return None
         names = row_names(self._outbox.rows, self._batch, [row.ref for row in found.slowest])

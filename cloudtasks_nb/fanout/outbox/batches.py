@@ -40,14 +40,14 @@ class Batches(Repository):
     ) -> list[BatchRecord]:
         """Return the batches, newest first; only those of a place if parts of it are given, only the one with an id."""
         found = connection.execute(
-            """SELECT num, id, endpoint, project, location, queue, name, description, created, changed, round,
-                      snapshot_at FROM batches
+            """SELECT num, id, identity, endpoint, project, location, queue, name, recipe, description,
+                      created, changed, round, snapshot_at FROM batches
                WHERE endpoint = coalesce(?, endpoint) AND project = coalesce(?, project)
                  AND location = coalesce(?, location) AND queue = coalesce(?, queue) AND id = coalesce(?, id)
                ORDER BY created DESC, num DESC""",
             (endpoint, project, location, queue, batch),
         )
-        return [_record(connection, *row) for row in found.fetchall()]
+        return [_record(connection, row) for row in found.fetchall()]
 
     def get(self, batch: str | None = None, **place: str | None) -> BatchRecord:
         """Return a batch by its id, the beginning of its id or its name; without any of them the newest one.
@@ -165,13 +165,15 @@ def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
     return found[0]
 
 
-def _record(connection: sqlite3.Connection, num: int, batch: str, *columns: Any) -> BatchRecord:
-    endpoint, project, location, queue, name, description, *rest = columns
-    created, changed, round_, snapshot_at = rest
+def _record(connection: sqlite3.Connection, row: Sequence[Any]) -> BatchRecord:
+    num, batch, identity, *place, name, recipe, description, created, changed, round_, snapshot_at = row
+    endpoint, project, location, queue = place
     return BatchRecord(
         id=batch,
+        identity=identity,
         place=Place(endpoint=endpoint, project=project, location=location, queue=queue),
         name=name,
+        recipe=recipe,
         description=orjson.loads(description),
         created=_moment(created),
         changed=_moment(changed),

@@ -78,7 +78,7 @@ class StoredBlock:
         Ref of its first row.
     keys : bytes
         What `pack_keys` made.
-    packed : bytes
+    tasks : bytes
         What `pack_tasks` made.
 
     Raises
@@ -87,13 +87,13 @@ class StoredBlock:
         As for any damage to the file, if a checksum does not fit; so do the methods that decompress.
     """
 
-    def __init__(self, first: int, keys: bytes, packed: bytes) -> None:
+    def __init__(self, first: int, keys: bytes, tasks: bytes) -> None:
         self.first = first
         self.n = len(keys) // KEY_SIZE
         if zlib.crc32(keys[:-_WORD]) != int.from_bytes(keys[-_WORD:], "big"):
             raise _damaged("the checksum of its keys does not fit")
-        self._keys = keys
-        self._packed = packed
+        self.packed_keys = keys
+        self.packed_tasks = tasks
 
     @property
     def last(self) -> int:
@@ -103,18 +103,17 @@ class StoredBlock:
     def key(self, ref: int) -> bytes:
         """Return the key of a row."""
         at = (ref - self.first) * KEY_SIZE
-        return self._keys[at : at + KEY_SIZE]
+        return self.packed_keys[at : at + KEY_SIZE]
 
     def keys(self, refs: Sequence[int]) -> bytes:
         """Return the keys of some rows, one behind the other."""
-        if _gapless(refs):
-            return self._keys[(refs[0] - self.first) * KEY_SIZE : (refs[-1] - self.first + 1) * KEY_SIZE]
+        if refs and len(refs) == refs[-1] - refs[0] + 1:  # without gaps
+            return self.packed_keys[(refs[0] - self.first) * KEY_SIZE : (refs[-1] - self.first + 1) * KEY_SIZE]
         return b"".join(map(self.key, refs))
 
     def weight(self, refs: Sequence[int]) -> int:
         """Return how many bytes the tasks of some rows have."""
-        _, ends = self._unpacked
-        return sum(ends[ref - self.first + 1] - ends[ref - self.first] for ref in refs)
+        return sum(map(len, self.tasks(refs)))
 
     def tasks(self, refs: Sequence[int]) -> list[bytes]:
         """Return the tasks of some rows, without their names."""
@@ -140,7 +139,7 @@ class StoredBlock:
 
     @cached_property
     def _unpacked(self) -> tuple[bytes, list[int]]:
-        raw = _decompress(self._packed)
+        raw = _decompress(self.packed_tasks)
         head = self.n * _WORD
         lengths = array("I", raw[:head])
         return raw, list(accumulate(lengths, initial=head))
@@ -172,7 +171,3 @@ def _damaged(why: str) -> sqlite3.DatabaseError:
     error = sqlite3.DatabaseError(f"a block is damaged: {why}")
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
-
-
-def _gapless(refs: Sequence[int]) -> bool:
-    return bool(refs) and refs[-1] - refs[0] + 1 == len(refs)

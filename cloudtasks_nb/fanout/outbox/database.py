@@ -109,13 +109,13 @@ def guard(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise _failure(path, error) from error
+        what, hint = _FAILURES.get(_code(error), (f"cannot be used: {error}", _ELSEWHERE))
+        raise OutboxError(f"the outbox {path} {what}", resource=str(path), hint=hint) from error
 
 
-def _failure(path: Path, error: sqlite3.Error) -> OutboxError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    what, hint = _FAILURES.get(code, (f"cannot be used: {error}", _ELSEWHERE))
-    return OutboxError(f"the outbox {path} {what}", resource=str(path), hint=hint)
+def _code(error: sqlite3.Error) -> int:
+    """Return the kind of an error; 0 for one that Python's own code has raised."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def disk_full() -> sqlite3.Error:
@@ -203,7 +203,7 @@ class _Shared:
             try:
                 return function(self._connection, *args, **kwargs)
             except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+                if _code(error) == sqlite3.SQLITE_READONLY:
                     # It stays so when the file can be written again; the next call opens another one.
                     self._connection.close()
                     self._connection = None
@@ -351,6 +351,6 @@ def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> 
         try:
             return str(connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0])
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.outbox.rows import with_tasks
-from cloudtasks_nb.fanout.outbox.tallies import as_json, causes, counted, number_of, ranges, touch
+from cloudtasks_nb.fanout.outbox.tallies import AMONG, as_json, causes, counted, number_of, ranges, touch
 
 __all__ = ["DeletionPage", "DeletionQueue", "correct_gone"]
-
-_AMONG = "ref IN (SELECT value FROM json_each(?))"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +73,7 @@ class DeletionQueue(Repository):
             return None
         refs = [ref for ref, _, _ in found]
         self._after = refs[-1]
-        connection.execute(f"UPDATE rows SET deleting = try WHERE {_AMONG}", (as_json(refs),))
+        connection.execute(f"UPDATE rows SET deleting = try WHERE {AMONG}", (as_json(refs),))
         return DeletionPage(
             refs=refs,
             tasks=[task for _, task, _ in with_tasks(connection, self._batch, [row[:2] for row in found])],
@@ -104,6 +102,6 @@ def _finish(connection: sqlite3.Connection, page: DeletionPage, results: Iterabl
     for ref, result in zip(page.refs, results, strict=True):
         by_result[result].append(ref)
     # A row that another process has recorded meanwhile, or that has a newer try, stays as it is.
-    _to_cancelled(connection, State.SENT, _AMONG, as_json(by_result[True]))
+    _to_cancelled(connection, State.SENT, AMONG, as_json(by_result[True]))
     settled = by_result[True] + [ref for ref in by_result[False] if ref not in page.earlier]
-    connection.execute(f"UPDATE rows SET deleting = NULL WHERE {_AMONG}", (as_json(settled),))
+    connection.execute(f"UPDATE rows SET deleting = NULL WHERE {AMONG}", (as_json(settled),))

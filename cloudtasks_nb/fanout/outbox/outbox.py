@@ -25,8 +25,6 @@ from cloudtasks_nb.fanout.outbox.requests import Requests
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.outbox.spool import DryRun, Spool
 from cloudtasks_nb.fanout.outbox.sweep import sweep
-from cloudtasks_nb.fanout.outbox.timings import Timings
-from cloudtasks_nb.fanout.outbox.transfer import Transfers
 
 __all__ = ["Outbox"]
 
@@ -46,7 +44,7 @@ class Outbox:
 
     Attributes
     ----------
-    batches, rows, requests, outcomes, causes, completions, timings, transfers
+    batches, rows, requests, outcomes, causes, completions
         What is stored, each part with its own methods.
     journal : bool
         Whether the file has a write-ahead log; not on a network file system.
@@ -67,8 +65,6 @@ class Outbox:
         self.outcomes = Outcomes(self._database)
         self.causes = Causes(self._database)
         self.completions = Completions(self._database)
-        self.timings = Timings(self._database)
-        self.transfers = Transfers(self._database)
         try:
             self.journal = self._database.prepare()
             self.sweep()

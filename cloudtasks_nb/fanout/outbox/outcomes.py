@@ -13,6 +13,7 @@ from cloudtasks_nb.fanout.outbox.database import Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import FINAL, IN_DOUBT, Choice, Outcome, State
 from cloudtasks_nb.fanout.outbox.rows import locate
 from cloudtasks_nb.fanout.outbox.tallies import (
+    AMONG,
     COUNTED,
     as_json,
     counted,
@@ -30,7 +31,6 @@ __all__ = ["MOST_CAUSES", "Outcomes", "Row", "fold"]
 MOST_CAUSES = 1_000
 
 _PAGE = 1_000
-_AMONG = "ref IN (SELECT value FROM json_each(?))"
 _OPEN = frozenset({State.UNSENT, State.SENT, IN_DOUBT})
 
 #: From which states an outcome may bring a row to a state. A late success corrects any other state.
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 
 _READ = f"""SELECT ref, try, state, deleting, attempts, status, http, message, cause, due, began, duration, reason,
-    {COUNTED} FROM rows WHERE {_AMONG}"""
+    {COUNTED} FROM rows WHERE {AMONG}"""
 _WRITE = """UPDATE rows SET state = ?, attempts = ?, status = ?, http = ?, message = ?, cause = ?, due = ?, began = ?,
     duration = ?, reason = ? WHERE ref = ?"""
 _FORGET = """deleting = NULL, attempts = NULL, status = NULL, http = NULL, upstream = NULL, message = NULL,
@@ -195,7 +195,7 @@ class Outcomes(Repository):
         open_ = f"{State.UNSENT:d}, {IN_DOUBT}" + (f", {State.FAILED:d}, {State.GONE:d}" if pending else "")
         sent = f"UPDATE rows SET state = {State.SENT:d}"
         for page in paged(tries.items(), _PAGE):
-            with counted(connection, _AMONG, as_json(ref for ref, _ in page)):
+            with counted(connection, AMONG, as_json(ref for ref, _ in page)):
                 newer = f"{sent}, try = ?2, {_FORGET} WHERE ref = ?1 AND try > 0 AND try < ?2"
                 adopted += connection.executemany(newer, page).rowcount
                 connection.executemany(f"{sent} WHERE ref = ?1 AND try = ?2 AND state IN ({open_})", page)
@@ -227,7 +227,7 @@ def _record_page(connection: sqlite3.Connection, num: int, page: Sequence[Outcom
     changed = [(row[2], *row[4:-1], ref) for ref, row in after.items() if row is not before[ref]]
     connection.executemany(_WRITE, changed)
     counted = Counter((row[0] >> 32, row[2], row[-1]) for row in before.values())
-    replace(connection, counted, tally(connection, _AMONG, refs))
+    replace(connection, counted, tally(connection, AMONG, refs))
     return left
 
 
@@ -265,9 +265,9 @@ def _unchanged(connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[
 
 def _reopen(connection: sqlite3.Connection, num: int, refs: str, codes: str) -> int:
     """Open a new try for some rows. A row without any try is no valid task, and never becomes one."""
-    with counted(connection, _AMONG, refs):
+    with counted(connection, AMONG, refs):
         return connection.execute(
-            f"""UPDATE rows SET try = try + 1, state = {State.UNSENT:d}, {_FORGET} WHERE {_AMONG} AND try > 0
+            f"""UPDATE rows SET try = try + 1, state = {State.UNSENT:d}, {_FORGET} WHERE {AMONG} AND try > 0
                 AND ref >> 32 IN (SELECT part FROM parts WHERE num = ? AND phase = 1)
                 AND state IN (SELECT value FROM json_each(?))""",
             (refs, num, codes),

@@ -80,8 +80,10 @@ class BatchRecord:
     """The record of a batch in the outbox, without its rows."""
 
     id: str
+    identity: bytes  #: what the id is made of
     place: Place
     name: str | None
+    recipe: bytes  #: digest of the templates
     description: Mapping[str, Any]  #: given by the caller when the batch was created
     created: dt.datetime
     changed: dt.datetime  #: when a row last changed; 90 days later the batch is forgotten

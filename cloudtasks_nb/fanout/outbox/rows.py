@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from struct import unpack
 from typing import Any
 
+import orjson
+
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, StoredBlock, unpack_previews
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, scanning
 from cloudtasks_nb.fanout.outbox.records import Page, RowFilter, State
-from cloudtasks_nb.fanout.outbox.tallies import CAUSE, SHOWN_STATE, as_json, number, number_of, paged, ranges
+from cloudtasks_nb.fanout.outbox.tallies import AMONG, CAUSE, SHOWN_STATE, as_json, number, number_of, paged, ranges
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
 
-__all__ = ["RETRYING", "Rows", "locate", "with_tasks"]
+__all__ = ["RETRYING", "Rows", "TimingsPage", "locate", "with_tasks"]
 
 #: In `Rows.states`: a sent row whose last attempt failed, and which is tried again.
 RETRYING = 9
 
+#: Columns of equal length: refs, whether the row failed (0 or 1), start of the last attempt, and its duration (-1: not
+#: known), in microseconds.
+TimingsPage = Sequence[Sequence[int]]
+
 _PAGE = 1_000
-_AMONG = "ref IN (SELECT value FROM json_each(?))"
+_RowsOfBlock = tuple[StoredBlock, bytes, list[tuple[Any, ...]]]  # a block, its preview columns, and rows of it
 _COLUMNS = f"ref, pos, try, {SHOWN_STATE}, attempts, status, message, due, began, duration, http, reason"
 _MATCHING = f"""
-    SELECT ref FROM rows WHERE ref > :after AND ref <= :last AND {SHOWN_STATE} IN (SELECT value FROM json_each(:states))
+    SELECT ref FROM rows WHERE ref BETWEEN :first AND :last AND {SHOWN_STATE} IN (SELECT value FROM json_each(:states))
       AND (:tried IS NULL OR coalesce(status > 0, 0) = :tried) AND (:cause IS NULL OR {CAUSE} = :cause)
     ORDER BY ref LIMIT :size"""
+# SQLite makes one JSON list of each column: it takes half of the time that a tuple for each row takes.
+_TIMINGS = f"""
+    SELECT json_group_array(ref), json_group_array(failed), json_group_array(began), json_group_array(duration)
+    FROM (SELECT ref, state = {State.FAILED:d} AS failed, began, coalesce(duration, -1) AS duration FROM rows
+        WHERE ref BETWEEN ? AND ? AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
+        ORDER BY ref LIMIT 20000)"""
 
 
 class Rows(Repository):
@@ -48,23 +61,43 @@ class Rows(Repository):
         wire : bool
             Also the tasks as they are sent.
         """
-        chosen = (
-            (f"{SHOWN_STATE} IN (SELECT value FROM json_each(?))", as_json(states)) if states is not None else ("1",)
-        )
+        chosen = [] if states is None else [f"{SHOWN_STATE} IN (SELECT value FROM json_each(?))", as_json(states)]
+        for block, shown, rows in self.blocks(batch, after, *chosen):
+            with guard(self._database.path):  # the block may be damaged
+                yield from _split(batch, block, shown, rows, wire=wire)
+
+    def blocks(self, batch: str, after: int = 0, condition: str = "1", *values: Any) -> Iterator[_RowsOfBlock]:
+        """Yield the blocks of a batch in input order, with those of their rows behind `after` that are selected.
+
+        Parameters
+        ----------
+        condition : str
+            Selects rows, in SQL with these values.
+        """
         for first, last in self.parts(batch):
             at = max(first - 1, after)
-            while at < last and (found := self._database.read(_rows_of_block, at + 1, *chosen)):
-                block, shown, rows = found
+            while at < last and (found := self._database.read(_rows_of_block, at + 1, condition, *values)):
+                block = found[0]
                 if block.first > last:
                     break
-                with guard(self._database.path):  # the block may be damaged
-                    yield from _split(batch, block, shown, rows, wire=wire)
+                yield found
                 at = block.last
+
+    @reading
+    def digests(self, connection: sqlite3.Connection, batch: str, block: StoredBlock) -> dict[int, int]:
+        """Return the digests of the requests of a block's rows, by ref."""
+        halves = unpack(f">{2 * block.n}q", block.keys(range(block.first, block.last + 1)))
+        found = connection.execute(
+            """SELECT k.ref, k.digest FROM json_each(?) j CROSS JOIN keys k ON k.num = ? AND k.k1 = j.value
+               WHERE k.ref BETWEEN ? AND ?""",
+            (as_json(set(halves[::2])), number_of(connection, batch), block.first, block.last),
+        )
+        return dict(found.fetchall())
 
     def pages_of(self, batch: str, refs: Iterable[int], *, wire: bool = False) -> Iterator[Page]:
         """Yield some rows of a batch in input order, as `pages`; with `wire` also their tasks."""
         left = sorted(refs)
-        while left and (found := self._database.read(_rows_of_block, left[0], _AMONG, as_json(left[:BLOCK_ROWS]))):
+        while left and (found := self._database.read(_rows_of_block, left[0], AMONG, as_json(left[:BLOCK_ROWS]))):
             block, shown, rows = found
             with guard(self._database.path):
                 yield from _split(batch, block, shown, rows, wire=wire)
@@ -74,10 +107,18 @@ class Rows(Repository):
         """Yield the refs of the rows that a filter lets through, in input order; `size` of them are read together."""
         values = {"states": as_json(wanted.states), "tried": wanted.tried, "cause": wanted.cause, "size": size}
         for first, last in self.parts(batch):
-            found = [first - 1]
-            while found:
-                found = self._database.scan(_firsts, _MATCHING, {"after": found[-1], "last": last, **values})
+            at = first
+            while found := self._database.scan(_firsts, _MATCHING, {"first": at, "last": last, **values}):
                 yield from found
+                at = found[-1] + 1
+
+    def timings(self, batch: str) -> Iterator[TimingsPage]:
+        """Yield when the last attempts of the rows that succeeded or failed began, and how long they took."""
+        for first, last in self.parts(batch):
+            at = first
+            while (page := self._database.scan(_timings, at, last))[0]:
+                yield page
+                at = page[0][-1] + 1
 
     @scanning
     def repeated(self, connection: sqlite3.Connection, batch: str) -> bool:
@@ -87,20 +128,12 @@ class Rows(Repository):
         return bool(number(connection, query, number_of(connection, batch)))
 
     @scanning
-    def states(self, connection: sqlite3.Connection, batch: str, *, retrying: bool = False) -> bytes:
-        """Return the `State` of each row, one byte a row, in the order of `pages`.
-
-        With `retrying`, sent rows whose last attempt failed have the byte `RETRYING`.
-        """
-        state = SHOWN_STATE
-        if retrying:
-            state = f"iif({SHOWN_STATE} = {State.SENT:d} AND status > 0, {RETRYING}, {SHOWN_STATE})"
-        found = bytearray()
-        for bounds in ranges(connection, number_of(connection, batch)):
-            found.extend(
-                _firsts(connection, f"SELECT {state} FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref", bounds)
-            )
-        return bytes(found)
+    def states(self, connection: sqlite3.Connection, batch: str) -> bytes:
+        """Return the `State` of each row, or `RETRYING`, one byte a row, in the order of `pages`."""
+        query = f"""SELECT iif({SHOWN_STATE} = {State.SENT:d} AND status > 0, {RETRYING}, {SHOWN_STATE})
+                    FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref"""
+        parts = ranges(connection, number_of(connection, batch))
+        return b"".join(bytes(_firsts(connection, query, bounds)) for bounds in parts)
 
     @reading
     def parts(self, connection: sqlite3.Connection, batch: str) -> list[tuple[int, int]]:
@@ -132,14 +165,14 @@ class Rows(Repository):
         return found
 
     @reading
-    def of_any_try(self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> dict[str, int]:
-        """Return the refs of the rows that have, had or will have a task with one of these ids."""
-        return locate(connection, batch, tasks, any_try=True)
+    def locate(
+        self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str], *, any_try: bool = False
+    ) -> dict[str, int]:
+        """Return the refs of the rows whose newest task has one of these ids; other ids are left out.
 
-    @reading
-    def locate(self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> dict[str, int]:
-        """Return the refs of the rows whose newest task has one of these ids; other ids are left out."""
-        return locate(connection, batch, tasks)
+        With `any_try`, also of the rows that had or will have such a task.
+        """
+        return locate(connection, batch, tasks, any_try=any_try)
 
     def wire(self, task: str) -> bytes:
         """Return the Task of a row, without its name, by the id of its task of any try; empty if it is not known."""
@@ -147,7 +180,7 @@ class Rows(Repository):
         if batch is None:
             return b""
         try:
-            ref = self.of_any_try(batch, [task]).get(task)
+            ref = self.locate(batch, [task], any_try=True).get(task)
         except BatchNotFoundError:
             return b""
         return b"" if ref is None else next(self.pages_of(batch, [ref], wire=True)).wire[0]
@@ -169,20 +202,20 @@ class Rows(Repository):
     @reading
     def tasks(self, connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[tuple[int, str, int]]:
         """Return ref, newest task and its try of rows of a batch, given in ascending order."""
-        query = f"SELECT ref, try FROM rows WHERE {_AMONG} AND try > 0 ORDER BY ref"
+        query = f"SELECT ref, try FROM rows WHERE {AMONG} AND try > 0 ORDER BY ref"
         return with_tasks(connection, batch, connection.execute(query, (as_json(refs),)).fetchall())
 
     @reading
     def states_of(self, connection: sqlite3.Connection, refs: Iterable[int]) -> dict[int, State]:
         """Return the states of rows."""
-        query = f"SELECT ref, {SHOWN_STATE} FROM rows WHERE {_AMONG}"
+        query = f"SELECT ref, {SHOWN_STATE} FROM rows WHERE {AMONG}"
         return {ref: State(state) for ref, state in connection.execute(query, (as_json(refs),))}
 
     @reading
     def tried(self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> set[str]:
         """Return those of the tasks that are the newest ones of their rows, and of which an attempt is known."""
         located = locate(connection, batch, tasks)
-        query = f"SELECT ref FROM rows WHERE {_AMONG} AND (attempts OR state IN (?, ?))"
+        query = f"SELECT ref FROM rows WHERE {AMONG} AND (attempts OR state IN (?, ?))"
         known = set(_firsts(connection, query, (as_json(located.values()), State.SUCCEEDED, State.FAILED)))
         return {task for task, ref in located.items() if ref in known}
 
@@ -197,25 +230,20 @@ def locate(
     num, found = number_of(connection, batch), {}
     for page in paged(tasks, _PAGE):
         # Tasks of several tries of a row lead to the same key.
-        by_half: dict[int, list[tuple[int, int | None, str]]] = {}
+        by_half: dict[int, list[tuple[int, str]]] = defaultdict(list)
         for task in page:
-            head = key_head(task)
-            if head and batch_of(task) == batch:
+            if (head := key_head(task)) and batch_of(task) == batch:
                 half, rest = unpack(">qH", head)
-                by_half.setdefault(half, []).append((rest, try_of(task), task))
+                by_half[half].append((rest, task))
         cursor = connection.execute(
             """SELECT k.k1, (k.k2 >> 48) & 65535, r.try, r.ref FROM json_each(?) j
                CROSS JOIN keys k ON k.num = ? AND k.k1 = j.value CROSS JOIN rows r ON r.ref = k.ref""",
             (as_json(by_half), num),
         )
         for half, rest, attempt, ref in cursor:
-            found.update(
-                {
-                    task: ref
-                    for key_rest, try_, task in by_half[half]
-                    if key_rest == rest and (any_try or try_ == attempt)
-                }
-            )
+            for task_rest, task in by_half[half]:
+                if task_rest == rest and (any_try or try_of(task) == attempt):
+                    found[task] = ref
     return found
 
 
@@ -234,26 +262,32 @@ def with_tasks(
     return found
 
 
+def _timings(connection: sqlite3.Connection, first: int, last: int) -> TimingsPage:
+    found = connection.execute(_TIMINGS, (first, last)).fetchone()
+    return [orjson.loads(column) for column in found]
+
+
 def _firsts(connection: sqlite3.Connection, query: str, values: Any) -> list[int]:
     return [value for (value,) in connection.execute(query, values)]
 
 
-def _rows_of_block(
-    connection: sqlite3.Connection, ref: int, condition: str, *values: Any
-) -> tuple[StoredBlock, bytes, list[tuple[Any, ...]]] | None:
+def _rows_of_block(connection: sqlite3.Connection, ref: int, condition: str, *values: Any) -> _RowsOfBlock | None:
     """Return the block that holds a ref, else the next one, with those of its rows that a condition selects."""
-    columns = "SELECT first, n, keys, tasks, shown FROM blocks"
-    found = connection.execute(f"{columns} WHERE first <= ? ORDER BY first DESC LIMIT 1", (ref,)).fetchone()
-    if found is None or found[0] + found[1] <= ref:
-        found = connection.execute(f"{columns} WHERE first > ? ORDER BY first LIMIT 1", (ref,)).fetchone()
+    found = connection.execute(
+        """SELECT first, keys, tasks, shown FROM blocks
+           WHERE first >= coalesce((SELECT max(first) FROM blocks WHERE first <= :ref), 0) AND first + n > :ref
+           ORDER BY first LIMIT 1""",
+        {"ref": ref},
+    ).fetchone()
     if found is None:
         return None
-    first, n, keys, tasks, shown = found
+    *stored, shown = found
+    block = StoredBlock(*stored)
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM rows WHERE ref BETWEEN ? AND ? AND {condition} ORDER BY ref",
-        (max(first, ref), first + n - 1, *values),
+        (max(block.first, ref), block.last, *values),
     )
-    return StoredBlock(first, keys, tasks), shown, rows.fetchall()
+    return block, shown, rows.fetchall()
 
 
 def _split(

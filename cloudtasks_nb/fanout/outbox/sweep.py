@@ -35,7 +35,7 @@ def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: floa
     """
     deadline = time.monotonic() + limit
     before = now - KEPT_DAYS * _DAY
-    if connection.execute("SELECT 1 FROM batches WHERE changed < ? LIMIT 1", (before,)).fetchone() is not None:
+    if number(connection, "SELECT count(*) FROM batches WHERE changed < ?", before):
         transact(connection, _forget_old, before)
     removed = 0
     parts = connection.execute("SELECT part, phase, touched FROM parts WHERE phase <> 1")
@@ -44,15 +44,13 @@ def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: floa
         # Without locks, only the time since its last update shows that a spool has ended.
         if lock is None or (phase == 0 and not lock.certain and now - touched < _DAY):
             continue
-        gone = True
         try:
             # It may have ended between the query and the lock.
             if number(connection, "SELECT count(*) FROM parts WHERE part = ? AND phase <> 1", part):
-                gone = _remove(connection, part, deadline)
-                removed += gone
+                removed += _remove(connection, part, deadline)
         finally:
             lock.release()
-        if not gone:
+        if time.monotonic() > deadline:
             break
     _remove_locks(path, now)
     if removed or number(connection, "PRAGMA freelist_count") > _PAGES:

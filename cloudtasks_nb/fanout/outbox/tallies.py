@@ -19,6 +19,7 @@ from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, State
 
 __all__ = [
+    "AMONG",
     "CAUSE",
     "COUNTED",
     "SHOWN_STATE",
@@ -37,6 +38,9 @@ __all__ = [
 
 T = TypeVar("T")
 _Tally = Counter[tuple[int, int, int | str]]  # part, state and what a row counts as -> how many rows
+
+#: Selects rows by their refs, which `as_json` writes.
+AMONG = "ref IN (SELECT value FROM json_each(?))"
 
 #: The state of a row as others see it: a row in doubt counts as sent.
 SHOWN_STATE = f"iif(state = {IN_DOUBT}, {State.SENT:d}, state)"

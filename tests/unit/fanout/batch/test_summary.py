@@ -141,5 +141,5 @@ def test_rows_without_an_end_are_left_out(outbox: Outbox, batch: str) -> None:
         Outcome(ref=ids[3], attempt=1, state=State.SUCCEEDED, last_attempt_time=NOON),
     ]
     outbox.outcomes.record(batch, outcomes)
-    pages = [row for page in outbox.timings.pages(batch) for row in zip(*page, strict=True)]
+    pages = [row for page in outbox.rows.timings(batch) for row in zip(*page, strict=True)]
     assert pages == [(ids[2], 1, NOON, SECOND), (ids[3], 0, NOON, -1)]

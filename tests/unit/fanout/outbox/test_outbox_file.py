@@ -314,8 +314,8 @@ def test_a_connection_that_is_used_is_closed_after_that(path: Path) -> None:
         lambda outbox, batch: outbox.rows.pages(batch),
         lambda outbox, batch: outbox.rows.pages_of(batch, refs(outbox, batch)),
         lambda outbox, batch: outbox.rows.matching(batch, RowFilter()),
-        lambda outbox, batch: outbox.transfers.blocks(batch),
-        lambda outbox, batch: outbox.timings.pages(batch),
+        lambda outbox, batch: outbox.rows.blocks(batch),
+        lambda outbox, batch: outbox.rows.timings(batch),
     ],
     ids=["pages", "pages_of", "matching", "blocks", "timings"],
 )

@@ -8,9 +8,9 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import OutboxError
+from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
-from cloudtasks_nb.fanout.outbox.transfer import SharedRecord, read_block
 from tests.unit.fanout.conftest import all_rows, chunks, put, refs, spool
 
 FIELDS = ("rows", "tasks", "tries", "states", "reasons", "indexes", "wire")
@@ -25,9 +25,9 @@ def theirs(tmp_path: Path) -> Iterator[Outbox]:
 
 def copy(source: Outbox, target: Outbox, batch: str) -> Spooled:
     """Bring a batch from one outbox to another."""
-    with target.spool(SharedRecord.read(source.transfers.record(batch)).spec) as spooling:
-        for _, data in source.transfers.blocks(batch):
-            for chunk in read_block(data):
+    with target.spool(shared_spec(unpack_record(pack_record(source.batches.get(batch))))) as spooling:
+        for _, data in pack_blocks(source.rows, batch):
+            for chunk in unpack_block(data):
                 spooling.add(chunk)
         return spooling.commit()
 
@@ -58,9 +58,9 @@ def test_a_batch_that_is_there_gets_the_new_rows_only(outbox: Outbox, theirs: Ou
     batch = spool(outbox, chunks(range(250)), name="nightly").batch
     assert copy(outbox, theirs, batch).added == 250
     assert copy(outbox, theirs, batch).added == 0
-    known = {name for name, _ in outbox.transfers.blocks(batch)}
+    known = {name for name, _ in pack_blocks(outbox.rows, batch)}
     spool(outbox, chunks(range(300)), name="nightly")
-    assert len(list(outbox.transfers.blocks(batch, known))) == 1
+    assert len(list(pack_blocks(outbox.rows, batch, known))) == 1
     assert copy(outbox, theirs, batch).added == 50
 
 
@@ -68,8 +68,8 @@ def test_the_record_says_who_made_the_batch_first(outbox: Outbox, theirs: Outbox
     """Another home that runs the same cell keeps maker and time of the record that was there."""
     first = spool(outbox, chunks(range(3)), description={"_made_by": "ada@a"}).batch
     spool(theirs, chunks(range(3)), description={"_made_by": "bob@b"})
-    earlier = SharedRecord.read(outbox.transfers.record(first))
-    record = SharedRecord.read(theirs.transfers.record(first, earlier=earlier)).record
+    earlier = unpack_record(pack_record(outbox.batches.get(first)))
+    record = unpack_record(pack_record(theirs.batches.get(first), earlier))
     assert (record.made_by, record.created, record.total) == ("ada@a", outbox.batches.get(first).created, 3)
 
 
@@ -79,37 +79,37 @@ def test_the_record_says_who_made_the_batch_first(outbox: Outbox, theirs: Outbox
 )
 def test_a_record_that_was_forged_is_an_error(outbox: Outbox, batch: str, name: str, value: object) -> None:
     """Its id becomes part of paths and filters, and one damaged record must not hide the list of batches."""
-    record = orjson.loads(outbox.transfers.record(batch))
+    record = orjson.loads(pack_record(outbox.batches.get(batch)))
     with pytest.raises(OutboxError, match="the stored record of a batch is damaged"):
-        SharedRecord.read(orjson.dumps(record | {name: value}))
+        unpack_record(orjson.dumps(record | {name: value}))
 
 
 @pytest.mark.parametrize("digest", ["x", 1 << 63, None])
 def test_a_block_that_was_forged_is_an_error(outbox: Outbox, batch: str, digest: object) -> None:
     """Whatever JSON has in it."""
-    _, data = next(outbox.transfers.blocks(batch))
+    _, data = next(pack_blocks(outbox.rows, batch))
     at = 4 + int.from_bytes(data[:4], "big")
     head = orjson.loads(zlib.decompress(data[4:at]))
     head["rows"][0][2] = digest
     packed = zlib.compress(orjson.dumps(head))
     with pytest.raises(OutboxError, match="damaged"):
-        list(read_block(len(packed).to_bytes(4, "big") + packed + data[at:]))
+        list(unpack_block(len(packed).to_bytes(4, "big") + packed + data[at:]))
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\x00\x00\x00\x02{}", b"\xff" * 40])
 def test_damaged_bytes_are_an_error(data: bytes) -> None:
     """Neither half a batch nor a traceback of a library."""
     with pytest.raises(OutboxError, match="damaged"):
-        list(read_block(data))
+        list(unpack_block(data))
     with pytest.raises(OutboxError, match="damaged"):
-        SharedRecord.read(data)
+        unpack_record(data)
 
 
 def test_a_newer_format_is_named(outbox: Outbox, batch: str) -> None:
     """The error says what to do."""
-    data = outbox.transfers.record(batch).replace(b'"format":1', b'"format":2')
+    data = pack_record(outbox.batches.get(batch)).replace(b'"format":1', b'"format":2')
     with pytest.raises(OutboxError, match="newer cloudtasks_nb") as caught:
-        SharedRecord.read(data)
+        unpack_record(data)
     assert caught.value.hint == "pip install -U cloudtasks-nb"
 
 
@@ -117,4 +117,4 @@ def test_a_block_that_grows_without_end() -> None:
     """A part of somebody else's home that would fill the memory is damaged: a megabyte can become a gigabyte."""
     bomb = zlib.compress(bytes(300_000_000), 1)
     with pytest.raises(OutboxError, match="more than 268,435,456 bytes"):
-        list(read_block(len(bomb).to_bytes(4, "big") + bomb))
+        list(unpack_block(len(bomb).to_bytes(4, "big") + bomb))
