@@ -62,8 +62,9 @@ class SendSupervisor:
         self._changed, self._ended = changed, ended
         self._clock = clock or Clock()
         self._requested = False
-        self._gate, self._gate_changed = SendGate(), asyncio.Event()
+        self._gate_changed = asyncio.Event()
         self._other: Mapping[str, Any] | None = None
+        self.gate = SendGate()  #: what holds rows back, as it was read last
         self.unanswered: Unanswered | None = None  #: nothing answers at the endpoint
         self.trouble: str | None = None  #: the last error that is being retried
         self.error: CloudTasksError | None = None  #: the error that ended the sending early
@@ -95,8 +96,9 @@ class SendSupervisor:
 
     def apply_gate(self, gate: SendGate) -> None:
         """Send by this gate from now on."""
-        self._gate = gate
-        self._gate_changed.set()
+        if gate != self.gate:
+            self.gate = gate
+            self._gate_changed.set()
 
     async def join(self) -> None:
         """Wait until the sending has ended."""
@@ -137,7 +139,7 @@ class SendSupervisor:
         try:
             while self._requested:
                 self._requested = False
-                limited = self._gate.until is not None
+                limited = self.gate.until is not None
                 await self._send_once()
                 if self.error is None:
                     await self._look_again()
@@ -150,7 +152,7 @@ class SendSupervisor:
     async def _look_again(self) -> None:
         """While rows are held back, look up again those of which it is not known whether they were sent."""
         doubtful = await self._outbox.run(self._outbox.requests.doubtful, self._batch)
-        if doubtful and self._gate.held:
+        if doubtful and self.gate.held:
             self._gate_changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._gate_changed.wait(), _LOOK_AGAIN)
@@ -158,10 +160,10 @@ class SendSupervisor:
 
     async def _wait_for_canary(self) -> None:
         """Wait for the end of the canary, and have the other rows sent if it has succeeded."""
-        while not self._requested and self._gate.running:
+        while not self._requested and self.gate.running:
             self._gate_changed.clear()
             await self._gate_changed.wait()
-        self._requested |= self._gate.until is None
+        self._requested |= self.gate.until is None
 
     async def _send_once(self) -> None:
         self.error = None
@@ -173,7 +175,7 @@ class SendSupervisor:
                 record=self._record,
                 transport=self._transport,
                 report=self._note,
-                until=lambda: self._gate.until,
+                until=lambda: self.gate.until,
                 were_created=self._adoption.seen,
                 send_rate=options["send_rate"],
                 owner={"pid": os.getpid(), "target": self._transport.endpoint.target},

@@ -27,11 +27,11 @@ from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
-from cloudtasks_nb.fanout.batch.failure_limit import load_limit, store_limit
+from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit, load_limit, store_limit
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, OutcomeTracker, names_handler
 from cloudtasks_nb.fanout.batch.progress import PENDING, Progress, pack, unpack
 from cloudtasks_nb.fanout.batch.report import DROP, RESUME, main_cause
-from cloudtasks_nb.fanout.batch.send_gate import lift_gate, update_gate
+from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, update_gate
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.batch.state import Effect
 from cloudtasks_nb.fanout.batch.unanswered import Unanswered
@@ -50,7 +50,9 @@ _LOGGER = logging.getLogger(__name__)
 _WATCHING, _COUNTING = "watching", "counting the rows of"
 _ADOPTING = "reading what was sent of"
 _FOLLOWING, _RESTARTING = "following what others do with", "following another connection to"
+_SEARCHING, _REREADING = "searching the queue for", "reading the log again for"
 _FOLLOW = 2.0  # seconds between two looks into the outbox for what others do
+_REREAD_PAUSES = (60.0, 120.0, 240.0, 480.0)  # seconds before the log is read once more for rows that are gone
 
 #: The trackers of this process by outbox and batch: connections do not share theirs.
 _trackers: WeakValueDictionary[tuple[Path, str], WeakSet[Tracker]] = WeakValueDictionary()
@@ -92,6 +94,8 @@ class Tracker:
         )
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
         self._loaded = self._closed = False
+        self._search_trouble: str | None = None  # why the last search failed
+        self._unanswered: Unanswered | None = None  # since when the watcher gets no answer
         self.progress = self._stored_progress()
         self._read_until = self.progress.sources.get("log")
         self._effects = self._by_effect()
@@ -115,7 +119,7 @@ class Tracker:
     @property
     def unanswered(self) -> Unanswered | None:
         """Since when nothing answers at the endpoint; None: it answers."""
-        return self._sending.unanswered or self._state.unanswered
+        return self._sending.unanswered or self._unanswered
 
     @property
     def error(self) -> CloudTasksError | None:
@@ -124,14 +128,14 @@ class Tracker:
 
     def held(self) -> str | None:
         """Return why rows are not sent until `resume` is called, as a sentence; None if all may be sent."""
-        gate = self._state.gate
+        gate = self._sending.gate
         return gate.reason(main_cause(self.outbox.causes.failed(self.batch))) if gate.held else None
 
     def blockers(self) -> list[str]:
         """Return the reasons why rows are not done, a sentence each."""
         troubles = [
             self._sending.trouble,
-            self._state.search_trouble,
+            self._search_trouble,
             self._cancellation.trouble,
             self._notifier.trouble,
         ]
@@ -183,7 +187,7 @@ class Tracker:
                 notes.append(NO_LOG.format(queue="the queue"))
             if not settings.get("adopted"):
                 notes.append(unseen_note("the queue writes no log"))
-        return [*notes, *filter(None, (self._state.gate.note, self._state.limit.note(self.progress.cancelled)))]
+        return [*notes, *filter(None, (self._sending.gate.note, self._state.limit.note(self.progress.cancelled)))]
 
     def _cancel_notes(self) -> list[str]:
         left = self.progress.total - self.progress.done
@@ -235,7 +239,8 @@ class Tracker:
             if self._cancellation.active:
                 self._work_changed()
         waiting = await self.outbox.run(self.outbox.requests.waiting, self.batch)
-        self._handle(machine.Started(counts=self.record.counts, sending=sending and waiting, limit=limit, gate=gate))
+        self._sending.apply_gate(gate)
+        self._handle(machine.Started(counts=self.record.counts, sending=sending and waiting, limit=limit))
         if adopting and not sending and waiting:
             self._supervisor.start(_ADOPTING, self._adopt)
         await self._count()
@@ -314,7 +319,7 @@ class Tracker:
             while not self._settled(since, drained=drained):
                 self.connection.transport.check_open()
                 self._supervisor.check()
-                if not self.sending or self._state.gate.running:
+                if not self.sending or self._sending.gate.running:
                     self.connection.watcher.refresh(self.queue)
                 await changed.wait()
                 changed.clear()
@@ -324,10 +329,10 @@ class Tracker:
             end()
 
     def _settled(self, since: int, *, drained: bool) -> bool:
-        state, gate = self._state, self._state.gate
+        state, gate = self._state, self._sending.gate
         if self.sending and (not gate.running or gate.rows[State.UNSENT]):
             return False  # rows are sent; those that wait for the canary are not
-        sent = state.counts[State.SENT] or gate.rows[State.SENT]  # the gate may be newer than the counts
+        sent = state.counts[State.SENT]
         if drained or not sent or not state.watching:
             return not (drained and sent)
         snapshot = self._outcomes.snapshot
@@ -372,6 +377,8 @@ class Tracker:
     def _handle(self, event: machine.Event) -> None:
         """Have the state machine handle an event, and carry out the effects."""
         self._state, effects = machine.handle(self._state, event)
+        if self._subscription is not None:
+            self._subscription.every = self._state.every
         for effect in effects:
             self._effects[effect]()
         if self._timer is not None:
@@ -392,18 +399,14 @@ class Tracker:
 
     def _by_effect(self) -> Mapping[Effect, Callable[[], None]]:
         """Return what carries out each effect."""
-        start = self._supervisor.start
         return {
-            Effect.APPLY_GATE: lambda: self._sending.apply_gate(self._state.gate),
             Effect.BEGIN_SENDING: self._sending.begin,
             Effect.BEGIN_CANCEL: self._stop,
             Effect.WATCH: self._watch,
             Effect.STOP_WATCHING: self._stop_watching,
-            Effect.SET_PACE: self._set_pace,
             Effect.REFRESH: lambda: self.connection.watcher.refresh(self.queue),
             Effect.COUNT: lambda: self._begin(_COUNTING, self._count),
-            Effect.SEARCH: lambda: start("searching the queue for", self._search),
-            Effect.REREAD: lambda: start("reading the log again for", self._reread),
+            Effect.REREAD: lambda: self._supervisor.start(_REREADING, self._reread),
             Effect.NOTIFY: self._notifier.begin,
             Effect.SAVE: lambda: self._begin(_COUNTING, self._save),
             Effect.PUBLISH: self._publish,
@@ -431,22 +434,28 @@ class Tracker:
 
     async def _apply(self, snapshot: Snapshot) -> None:
         """Store the outcomes that a snapshot shows."""
-        search = await self._outcomes.apply(snapshot, sent=self._state.counts[State.SENT])
-        unanswered = Unanswered.after(self._state.unanswered, snapshot.errors)
-        dispatching = self._queue_values().get("state", "RUNNING") == "RUNNING"
-        self._handle(machine.SnapshotApplied(search=search, dispatching=dispatching, unanswered=unanswered))
+        missing = await self._outcomes.apply(snapshot, sent=self._state.counts[State.SENT])
+        self._unanswered = Unanswered.after(self._unanswered, snapshot.errors)
+        if missing:
+            self._supervisor.start(_SEARCHING, self._search)
+        self._handle(machine.RowsChanged(dispatching=self._queue_values().get("state", "RUNNING") == "RUNNING"))
 
     async def _count(self) -> None:
         if self._state.stale:
             number = self._state.changes
-            counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
-            limit = self._state.limit
-            if limit.exceeded(counts):
-                limit = await self.outbox.run(load_limit, self.outbox, self.batch)
-            gate = self._state.gate
-            if gate.active:
-                gate = await self.outbox.run(update_gate, self.outbox, self.batch)
-            self._handle(machine.Counted(at=_now(), number=number, counts=counts, limit=limit, gate=gate))
+            counts, limit, gate = await self.outbox.run(self._read, self._state.limit, self._sending.gate)
+            self._sending.apply_gate(gate)
+            self._handle(machine.Counted(at=_now(), number=number, counts=counts, limit=limit))
+
+    def _read(self, limit: FailureLimit, gate: SendGate) -> tuple[Mapping[State, int], FailureLimit, SendGate]:
+        """Return the counts of the rows, and the failure limit and the gate by these counts.
+
+        Runs on the outbox's thread, like all that the sending stores: no row is sent in between.
+        """
+        counts = self.outbox.batches.counts(self.batch)
+        if limit.exceeded(counts):
+            limit = load_limit(self.outbox, self.batch)
+        return counts, limit, update_gate(self.outbox, self.batch) if gate.active else gate
 
     async def _save(self) -> None:
         await self.outbox.run(self.outbox.batches.save_snapshot, self.batch, pack(self.progress))
@@ -464,23 +473,28 @@ class Tracker:
         self._handle(machine.RowsChanged())
 
     async def _search(self) -> None:
-        trouble = None
+        self._search_trouble = None
         try:
             await self._outcomes.search()
         except OutboxError:
             raise
         except CloudTasksError as error:  # of the service: the next suspicious snapshot begins another search
-            trouble = error.message
-        self._handle(machine.SearchEnded(trouble=trouble))
+            self._search_trouble = error.message
+        self._handle(machine.RowsChanged())
 
     async def _reread(self) -> None:
-        try:
-            await self._outcomes.recheck()
-        except OutboxError:
-            raise
-        except CloudTasksError as error:
-            _LOGGER.info("the log was not read again for batch %s: %s", self.batch, error.message)
-        self._handle(machine.LogReread(at=_now()))
+        """Read the log again for the rows that are gone, with growing pauses as long as some are."""
+        for pause in (0.0, *_REREAD_PAUSES):
+            await asyncio.sleep(pause)
+            if not self._state.counts[State.GONE]:
+                return
+            try:
+                await self._outcomes.recheck()
+            except OutboxError:
+                raise
+            except CloudTasksError as error:
+                _LOGGER.info("the log was not read again for batch %s: %s", self.batch, error.message)
+            self._handle(machine.RowsChanged())
 
     def _watch(self) -> None:
         since = machine.unread_since(
@@ -498,16 +512,12 @@ class Tracker:
             self._subscription.close()
             self._subscription = None
 
-    def _set_pace(self) -> None:
-        if self._subscription is not None:
-            self._subscription.every = self._state.every
-
     def _publish(self) -> None:
         """Compute the progress anew and call the listeners."""
         counts, rate, now = self._state.counts, self._state.rate, dt.datetime.now(dt.UTC)
         split = self._outcomes.split(counts, self.connection.clock.micros())
         waiting = sum(split[name] or 0 for name in ("scheduled", "retrying"))
-        free = self._state.gate.until is None  # else it is not known when the other rows are sent
+        free = self._sending.gate.until is None  # else it is not known when the other rows are sent
         seconds = rate.seconds_left(self._state.open, waiting=waiting) if free else None
         self.progress = Progress.of(
             counts,

@@ -8,7 +8,7 @@ import pytest
 
 from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
-from cloudtasks_nb.fanout.batch.state import BatchState, Event, RowsChanged, RowsSent, SnapshotApplied, TimePassed
+from cloudtasks_nb.fanout.batch.state import BatchState, Event, RowsChanged, RowsSent, TimePassed
 from cloudtasks_nb.fanout.outbox.records import State
 
 HOUR = dt.timedelta(hours=1)
@@ -59,7 +59,7 @@ ONE_FAILED: _Story = [(started(sent=1), "WATCH COUNT"), (counted(1, failed=1), "
 COUNTING_AGAIN: _Story = [
     (started(sent=1), "WATCH COUNT"),
     (counted(1, sent=1), "SAVE PUBLISH"),
-    (SnapshotApplied(), "COUNT"),
+    (RowsChanged(), "COUNT"),
 ]
 
 STORIES: dict[str, _Story] = {
@@ -69,40 +69,40 @@ STORIES: dict[str, _Story] = {
         (RowsSent(at=1, count=2), "PUBLISH"),
         (working(), "REFRESH COUNT"),
         (counted(2, sent=2), "PUBLISH"),
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (counted(3, succeeded=2), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "the last outcome is counted while the batch is still being sent": [
         (started(sending=True, unsent=2), "BEGIN_SENDING WATCH COUNT"),
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (counted(1, succeeded=2), "SAVE PUBLISH"),
         (working(), "REFRESH COUNT"),
         (counted(2, succeeded=2), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "the sending ends while the last outcome is being counted": [
         (started(sending=True, unsent=2), "BEGIN_SENDING WATCH COUNT"),
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (working(), "REFRESH COUNT"),
         (counted(1, behind=1, succeeded=2), "SAVE PUBLISH"),
         (counted(2, succeeded=2), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "a count is one snapshot behind": [
         (started(sent=2), "WATCH COUNT"),
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (counted(1, behind=1, sent=2), "SAVE PUBLISH"),
         (counted(2, succeeded=2), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
         (counted(3, behind=1, sent=2), ""),
     ],
     "the outbox is locked: a count is made several changes later": [
         (started(sent=2), "WATCH COUNT"),
-        (SnapshotApplied(), "COUNT"),
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (TimePassed(at=500), ""),
         (counted(600, succeeded=2), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "a log entry comes late, after the end": [
         *ONE_FAILED,
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (counted(50, succeeded=1), "STOP_WATCHING SAVE PUBLISH"),
     ],
     "no log entry comes after the end": [
@@ -112,14 +112,14 @@ STORIES: dict[str, _Story] = {
     ],
     "snapshots go on to come after the end": [
         *ONE_FAILED,
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (TimePassed(at=61), "STOP_WATCHING PUBLISH"),
         (counted(62, failed=1), "SAVE PUBLISH"),
     ],
     "snapshots come faster than rows are counted": [
         (started(sent=1), "WATCH COUNT"),
-        (SnapshotApplied(), "COUNT"),
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (counted(1, behind=1, succeeded=1), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "rows are tried again after the end": [
@@ -152,10 +152,10 @@ STORIES: dict[str, _Story] = {
     ],
     "another process tries rows again": [
         *ONE_FAILED,
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (counted(2, unsent=1), "PUBLISH"),
         (TimePassed(at=61), ""),
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (counted(62, succeeded=1), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "a URL is registered after the end": [
@@ -176,15 +176,15 @@ STORIES: dict[str, _Story] = {
     "too many rows fail, in each of two rounds": [
         (started(limit=LIMIT, sent=9), "WATCH COUNT"),
         (counted(1, limit=LIMIT, failed=1, sent=8), "SAVE PUBLISH"),
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (counted(2, limit=LIMIT, failed=2, sent=7), "BEGIN_CANCEL PUBLISH"),
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (counted(3, limit=LIMIT, failed=3, sent=6), "PUBLISH"),
         (working(), "REFRESH COUNT"),
         (counted(4, limit=LIMIT, failed=2, sent=7), "PUBLISH"),
         (started(sending=True, limit=SECOND, failed=2, unsent=7), "BEGIN_SENDING COUNT"),
         (counted(5, limit=SECOND, failed=3, sent=6), "PUBLISH"),
-        (SnapshotApplied(), "COUNT"),
+        (RowsChanged(), "COUNT"),
         (counted(5.5, limit=SECOND, failed=4, sent=5), "BEGIN_CANCEL PUBLISH"),
     ],
     "another process has begun a round": [
@@ -195,24 +195,17 @@ STORIES: dict[str, _Story] = {
         (started(limit=LIMIT, sent=2), "WATCH COUNT"),
         (counted(1, limit=LIMIT, failed=2), "NOTIFY SAVE PUBLISH"),
     ],
-    "rows seem to be missing": [
-        (started(sent=1), "WATCH COUNT"),
-        (SnapshotApplied(search=True), "SEARCH COUNT"),
-        (SnapshotApplied(search=True), "COUNT"),
-        (machine.SearchEnded(trouble="no"), "COUNT"),
-        (SnapshotApplied(search=True), "SEARCH COUNT"),
-    ],
-    "the log is read again for rows that are gone": [
-        (started(sent=2), "WATCH COUNT"),
-        (counted(0, gone=1, sent=1), "REREAD SAVE PUBLISH"),
+    "more and more rows are gone": [
+        (started(sent=3), "WATCH COUNT"),
+        (counted(0, gone=1, sent=2), "REREAD SAVE PUBLISH"),
         (RowsChanged(), "COUNT"),
-        (counted(1, gone=2), "NOTIFY SAVE PUBLISH"),
-        (machine.LogReread(at=2), "COUNT"),
-        (TimePassed(at=61.9), "STOP_WATCHING PUBLISH"),
-        (TimePassed(at=62), "REREAD"),
-        (machine.LogReread(at=63), "COUNT"),
-        (counted(64, succeeded=2), "SAVE PUBLISH"),
-        (TimePassed(at=183), ""),
+        (counted(1, gone=1, sent=2), "PUBLISH"),
+        (RowsChanged(), "COUNT"),
+        (counted(2, gone=3), "NOTIFY REREAD SAVE PUBLISH"),
+        (RowsChanged(), "COUNT"),
+        (counted(3, succeeded=1, gone=2), "SAVE PUBLISH"),
+        (TimePassed(at=61.9), ""),
+        (TimePassed(at=62), "STOP_WATCHING PUBLISH"),
     ],
 }
 
@@ -222,21 +215,6 @@ def test_effects(story: str) -> None:
     """Each event has these effects, in this order."""
     events, effects = zip(*STORIES[story], strict=True)
     assert play(BatchState(counts=counts()), events)[1] == list(effects)
-
-
-def test_what_is_lost_for_good_is_read_five_times() -> None:
-    """The log is read again with growing pauses, then no more, until other rows are gone."""
-    state, _ = play(BatchState(counts=counts()), [started(sent=1), counted(0, gone=1)])
-    pauses, now = [], 0.0
-    while state.rereads:
-        state, _ = play(state, [machine.LogReread(at=now), counted(now, gone=1)])
-        if state.reread_at is not None:
-            pauses.append(state.reread_at - now)
-            now = state.reread_at
-            state, _ = play(state, [TimePassed(at=now)])
-    assert pauses == [60.0, 120.0, 240.0, 480.0]
-    assert play(state, [RowsChanged(), counted(now, gone=1)])[1][1] == "SAVE PUBLISH"
-    assert play(state, [RowsChanged(), counted(now, gone=2)])[1][1].startswith("REREAD")
 
 
 def test_the_limit_is_read_again_before_it_is_stored_that_it_is_reached() -> None:
@@ -256,16 +234,19 @@ def test_rows_that_were_counted_before_they_were_reported() -> None:
     assert (state.counts[State.UNSENT], state.counts[State.SENT]) == (0, 2)
 
 
-@pytest.mark.parametrize(("where", "effects"), [("here", "SET_PACE REFRESH PUBLISH"), ("Google", "PUBLISH")])
-def test_an_emulator_is_read_more_often_near_the_end(where: str, effects: str) -> None:
+@pytest.mark.parametrize(
+    ("local", "effects", "every"), [(True, "REFRESH PUBLISH", 0.2), (False, "PUBLISH", 1.0)], ids=["here", "Google"]
+)
+def test_an_emulator_is_read_more_often_near_the_end(*, local: bool, effects: str, every: float) -> None:
     """Google's service has a quota of reads; with no row left, an emulator is read as before."""
-    state, _ = play(BatchState(counts=counts(), local=where == "here"), [started(sent=100), counted(0, sent=100)])
-    state, made = play(state, [RowsChanged(), counted(1, sent=50, failed=50), RowsChanged(), counted(2, failed=100)])
-    assert made[1] == effects
+    state, _ = play(BatchState(counts=counts(), local=local), [started(sent=100), counted(0, sent=100)])
+    state, made = play(state, [RowsChanged(), counted(1, sent=50, failed=50)])
+    assert (made[1], state.every) == (effects, every)
+    state, _ = play(state, [RowsChanged(), counted(2, failed=100)])
     assert state.every == 1.0
 
 
-@pytest.mark.parametrize("event", [SnapshotApplied(dispatching=False), working(cancelling=True)])
+@pytest.mark.parametrize("event", [RowsChanged(dispatching=False), working(cancelling=True)])
 def test_nothing_is_estimated_while_nothing_is_dispatched(event: Event) -> None:
     """What was done before a pause or a cancellation says nothing of what comes after it."""
     state, _ = play(BatchState(counts=counts()), [started(sent=9), counted(0, sent=9), RowsChanged()])

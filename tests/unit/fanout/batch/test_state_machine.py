@@ -1,7 +1,6 @@
 """The state machine of a batch under any order of events, against a plain model of the outbox."""
 
 from collections import Counter
-from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -108,27 +107,17 @@ class BatchModel(RuleBasedStateMachine):
         self.tell(machine.WorkChanged(sending=self.sending, cancelling=False))
 
     @precondition(lambda self: self.state.watching)
-    @rule(end=ENDS, most=st.integers(0, ROWS), search=st.booleans())
-    def apply_snapshot(self, end: State, most: int, search: bool) -> None:  # noqa: FBT001 - drawn
+    @rule(end=ENDS, most=st.integers(0, ROWS), dispatching=st.booleans())
+    def apply_snapshot(self, end: State, most: int, dispatching: bool) -> None:  # noqa: FBT001 - drawn
         """Store outcomes."""
         self.set(State.SENT, end, most=most)
-        self.tell(machine.SnapshotApplied(search=search))
+        self.tell(machine.RowsChanged(dispatching=dispatching))
 
-    @precondition(lambda self: self.asked[Effect.SEARCH])
-    @rule(after=st.sampled_from([State.SUCCEEDED, State.GONE]))
-    def end_search(self, after: State) -> None:
-        """End the only search."""
-        assert self.asked.pop(Effect.SEARCH) == 1
-        self.set(State.SENT, after, most=1)
-        self.tell(machine.SearchEnded())
-
-    @precondition(lambda self: self.asked[Effect.REREAD])
-    @rule(found=st.integers(0, ROWS))
-    def end_reread(self, found: int) -> None:
-        """End the only new read of the log, with late entries."""
-        assert self.asked.pop(Effect.REREAD) == 1
-        self.set(State.GONE, State.SUCCEEDED, most=found)
-        self.tell(machine.LogReread(at=self.now))
+    @rule(before=st.sampled_from([State.SENT, State.GONE]), after=st.sampled_from([State.SUCCEEDED, State.GONE]))
+    def end_search(self, before: State, after: State) -> None:
+        """End a search for missing rows, or another read of the log for those that are gone."""
+        self.set(before, after, most=1)
+        self.tell(machine.RowsChanged())
 
     @precondition(lambda self: self.asked[Effect.COUNT] and self.counting is None)
     @rule()
@@ -172,16 +161,9 @@ class BatchModel(RuleBasedStateMachine):
         self.set(State.SENT, State.SUCCEEDED)
         self.sending = self.cancelling = False
         self.tell(machine.WorkChanged(sending=False, cancelling=False))
-        steps: dict[Effect, Any] = {
-            Effect.SEARCH: lambda: self.end_search(State.SUCCEEDED),
-            Effect.REREAD: lambda: self.end_reread(0),
-        }
         for _ in range(100):
             if self.cancelling:  # a count of before has the limit exceeded
                 self.end_cancelling(0)
-            for effect, step in steps.items():
-                if self.asked[effect]:
-                    step()
             if self.counting is not None:
                 self.end_count()
             elif self.asked[Effect.COUNT]:
