@@ -282,22 +282,16 @@ class Tracker:
             If rows are unsent and no process sends them, or the canary has failed, or the sending has paused, or the
             connection is closed.
         """
-        changed = asyncio.Event()
+        async def check() -> None:
+            if not self.sending:
+                if reason := await self.outbox.run(self.held):
+                    raise PreconditionError(reason, resource=self.batch, hint=f"{RESUME}, {DROP}")
+                await self._sending.check(self.progress.unsent)
+
         self._supervisor.wake()
-        end = self.listen(changed.set)
-        try:
-            while self.sending or not self._state.finished:
-                self.connection.transport.check_open()
-                self._supervisor.check()
-                if not self.sending:
-                    await self._check_held()
-                    await self._sending.check(self.progress.unsent)
-                await changed.wait()
-                changed.clear()
-            await self._notifier.finish()
-            return self.progress
-        finally:
-            end()
+        await self._until(lambda: self._state.finished and not self.sending, check)
+        await self._notifier.finish()
+        return self.progress
 
     async def settle(self, *, drained: bool) -> None:
         """Wait until all rows are sent that may be, and until it is known what became of them.
@@ -313,18 +307,32 @@ class Tracker:
         CloudTasksError
             What ended the sending early, or fails again and again.
         """
-        changed, since = asyncio.Event(), now_micros()
+        async def refresh() -> None:
+            if not self.sending or self._sending.gate.running:
+                self.connection.watcher.refresh(self.queue)
+
+        since = now_micros()
+        await self._until(lambda: self._settled(since, drained=drained), refresh)
+        if drained and self._state.finished:
+            await self._notifier.finish()
+
+    async def _until(self, ended: Callable[[], bool], check: Callable[[], Awaitable[None]]) -> None:
+        """Wait until something is true, which is looked at after each change; first call `check` each time.
+
+        Raises
+        ------
+        CloudTasksError
+            What work in the background raises again and again, besides what `check` raises.
+        """
+        changed = asyncio.Event()
         end = self.listen(changed.set)
         try:
-            while not self._settled(since, drained=drained):
+            while not ended():
                 self.connection.transport.check_open()
                 self._supervisor.check()
-                if not self.sending or self._sending.gate.running:
-                    self.connection.watcher.refresh(self.queue)
+                await check()
                 await changed.wait()
                 changed.clear()
-            if drained and self._state.finished:
-                await self._notifier.finish()
         finally:
             end()
 
@@ -369,10 +377,6 @@ class Tracker:
         await self.start(sending=False)
         self._cancellation.begin()
         self._work_changed()
-
-    async def _check_held(self) -> None:
-        if reason := await self.outbox.run(self.held):
-            raise PreconditionError(reason, resource=self.batch, hint=f"{RESUME}, {DROP}")
 
     def _handle(self, event: machine.Event) -> None:
         """Have the state machine handle an event, and carry out the effects."""
