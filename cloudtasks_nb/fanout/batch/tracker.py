@@ -282,6 +282,7 @@ class Tracker:
             If rows are unsent and no process sends them, or the canary has failed, or the sending has paused, or the
             connection is closed.
         """
+
         async def check() -> None:
             if not self.sending:
                 if reason := await self.outbox.run(self.held):
@@ -307,6 +308,7 @@ class Tracker:
         CloudTasksError
             What ended the sending early, or fails again and again.
         """
+
         async def refresh() -> None:
             if not self.sending or self._sending.gate.running:
                 self.connection.watcher.refresh(self.queue)

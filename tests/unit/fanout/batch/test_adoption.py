@@ -104,8 +104,9 @@ def adopt(outbox: Outbox, elsewhere: Elsewhere) -> list[CloudTasksError]:
         """Do nothing."""
 
     record = outbox.batches.get(elsewhere.batch)
-    outcomes = OutcomeTracker(outbox, record, elsewhere, elsewhere.store, elsewhere.clock)
-    adoption = Adoption(outbox, record, outcomes, elsewhere, changed=changed, clock=elsewhere.clock)
+    watcher: Any = elsewhere
+    outcomes = OutcomeTracker(outbox, record, watcher, elsewhere.store, elsewhere.clock)
+    adoption = Adoption(outbox, record, outcomes, watcher, changed=changed, clock=elsewhere.clock)
     asyncio.run(adoption.run(retried.append))
     return retried
 

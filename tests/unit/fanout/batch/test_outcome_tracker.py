@@ -184,11 +184,11 @@ def apply(tracker: OutcomeTracker, world: World, *snapshots: Snapshot) -> list[b
 
 def new(world: World, **description: Any) -> OutcomeTracker:
     """Return the tracker of the batch, as after a restart of the kernel."""
-    store: Any = world
+    fake: Any = world
     record = world.outbox.batches.get(world.batch)
     created = dt.datetime.fromtimestamp(NOW, dt.UTC)
     record = replace(record, description={**record.description, **description}, created=created)
-    tracker = OutcomeTracker(world.outbox, record, world, store, world.clock)
+    tracker = OutcomeTracker(world.outbox, record, fake, fake, world.clock)
     tracker.load()
     return tracker
 
@@ -420,7 +420,7 @@ def test_two_connections_correct_the_same_rows(world: World, monkeypatch: pytest
     """Each corrected row is counted once, by the connection that changes it."""
     watch(new(world), world, 700)
     assert world.counts() == {"gone": 5}
-    record, found = world.outbox.outcomes.record, {world.tasks[0]: [entry(world.tasks[0], status="OK")]}
+    record, found = world.outbox.outcomes.record, [entry(world.tasks[0], status="OK")]
 
     def record_second(*args: Any, **options: Any) -> int:
         monkeypatch.undo()
@@ -658,7 +658,7 @@ def test_an_attempt_that_fails_while_results_are_read_is_explained_too(
         found = read(paths)
         if paths:
             world.put(task, 3, "refused")
-            tracker.store({task: [entry(task, attempt=3)]})
+            tracker.store([entry(task, attempt=3)])
         return found
 
     monkeypatch.setattr(world, "get_many", read_and_fail)
