@@ -81,8 +81,8 @@ class Adoption:
                     self._read_again = self.clock.ticks()
                     await self._read_log(round((since - _OVERLAP) * _SECOND), first=False)
         self.reading = None
-        seen: dict[str, bool | None] = dict(await self.outbox.run(self.outcomes.seen, tasks))
-        return {task: True if known else False if complete else None for task, known in seen.items()}
+        tried = await self.outbox.run(self.outbox.rows.tried, self.batch, tasks)
+        return {task: True if task in tried else False if complete else None for task in tasks}
 
     async def run(self, will_retry: Callable[[CloudTasksError], None]) -> None:
         """Adopt what was sent from elsewhere since the last time, if rows are unsent; the log may be unreadable.

@@ -135,11 +135,6 @@ class OutcomeTracker:
         """How many rows left the queue without a log entry, which is awaited."""
         return len(self._search.settling)
 
-    def seen(self, tasks: Sequence[str]) -> dict[str, bool | None]:
-        """Return True for the tasks that have a log entry; None for the others, which are not known."""
-        tried = self.outbox.rows.tried(self.batch, tasks)
-        return {task: True if task in tried else None for task in tasks}
-
     async def apply(self, snapshot: Snapshot, *, sent: int) -> bool:
         """Decide the rows that one snapshot is about; return whether it is time to `search` the queue.
 

@@ -1,6 +1,6 @@
 """Track one batch in this process: send its rows, watch its tasks, and store their outcomes.
 
-`state.py` decides what to do; this module hands it the events and carries out the effects. Lasting state is in the
+`state.py` decides what to do; this module tells it the events and carries out the effects. Lasting state is in the
 outbox; state in memory can be read again from it and from the service. All of it runs on the background loop; work on
 the outbox runs in a thread of its own, so that it does not block the loop.
 
@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 from weakref import WeakMethod, WeakSet, WeakValueDictionary
 
 from cloudtasks_nb import _loop
@@ -43,6 +43,8 @@ from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot, Subscription
 
 __all__ = ["Tracker"]
+
+P = ParamSpec("P")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ class Tracker:
             record,
             self._adoption,
             supervisor=self._supervisor,
-            changed=lambda count: self._handle(machine.RowsSent(at=_now(), count=count)),
+            changed=lambda count: self._handle(machine.rows_sent, at=_now(), count=count),
             ended=lambda: self._work_changed(sending=False),
         )
         self._cancellation = Cancellation(
@@ -240,7 +242,7 @@ class Tracker:
                 self._work_changed()
         waiting = await self.outbox.run(self.outbox.requests.waiting, self.batch)
         self._sending.apply_gate(gate)
-        self._handle(machine.Started(counts=self.record.counts, sending=sending and waiting, limit=limit))
+        self._handle(machine.start, counts=self.record.counts, sending=sending and waiting, limit=limit)
         if adopting and not sending and waiting:
             self._supervisor.start(_ADOPTING, self._adopt)
         await self._count()
@@ -380,9 +382,11 @@ class Tracker:
         self._cancellation.begin()
         self._work_changed()
 
-    def _handle(self, event: machine.Event) -> None:
+    def _handle(
+        self, event: Callable[Concatenate[machine.BatchState, P], machine.Step], *args: P.args, **facts: P.kwargs
+    ) -> None:
         """Have the state machine handle an event, and carry out the effects."""
-        self._state, effects = machine.handle(self._state, event)
+        self._state, effects = event(self._state, *args, **facts)
         if self._subscription is not None:
             self._subscription.every = self._state.every
         for effect in effects:
@@ -391,7 +395,7 @@ class Tracker:
             self._timer.cancel()
         wake, self._timer = self._state.wake, None
         if wake is not None:
-            self._timer = asyncio.get_running_loop().call_at(wake, lambda: self._handle(machine.TimePassed(at=_now())))
+            self._timer = asyncio.get_running_loop().call_at(wake, lambda: self._handle(machine.time_passed, at=_now()))
         asyncio.get_running_loop().call_soon(self._stay_or_go)
 
     def _work_reported(self) -> None:
@@ -419,11 +423,11 @@ class Tracker:
         }
 
     async def _rows_changed(self) -> None:
-        self._handle(machine.RowsChanged())
+        self._handle(machine.rows_changed)
 
     def _work_changed(self, *, sending: bool | None = None) -> None:
         sending = self._state.sending if sending is None else sending
-        self._handle(machine.WorkChanged(sending=sending, cancelling=self._cancellation.active))
+        self._handle(machine.work_changed, sending=sending, cancelling=self._cancellation.active)
 
     def _begin(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Carry out some work, after that which was begun before under this name."""
@@ -444,14 +448,14 @@ class Tracker:
         self._unanswered = Unanswered.after(self._unanswered, snapshot.errors)
         if missing:
             self._supervisor.start(_SEARCHING, self._search)
-        self._handle(machine.RowsChanged(dispatching=self._queue_values().get("state", "RUNNING") == "RUNNING"))
+        self._handle(machine.rows_changed, dispatching=self._queue_values().get("state", "RUNNING") == "RUNNING")
 
     async def _count(self) -> None:
         if self._state.stale:
             number = self._state.changes
             counts, limit, gate = await self.outbox.run(self._read, self._state.limit, self._sending.gate)
             self._sending.apply_gate(gate)
-            self._handle(machine.Counted(at=_now(), number=number, counts=counts, limit=limit))
+            self._handle(machine.rows_counted, at=_now(), number=number, counts=counts, limit=limit)
 
     def _read(self, limit: FailureLimit, gate: SendGate) -> tuple[Mapping[State, int], FailureLimit, SendGate]:
         """Return the counts of the rows, and the failure limit and the gate by these counts.
@@ -467,16 +471,13 @@ class Tracker:
         await self.outbox.run(self.outbox.batches.save_snapshot, self.batch, pack(self.progress))
 
     def _stop(self) -> None:
-        self._begin(_COUNTING, self._store_limit)
+        self._begin(_COUNTING, lambda: self.outbox.run(store_limit, self.outbox, self.batch, self._state.limit))
         self._cancellation.begin()
-
-    async def _store_limit(self) -> None:
-        await self.outbox.run(store_limit, self.outbox, self.batch, self._state.limit)
 
     async def _adopt(self) -> None:
         """Find the rows that were sent from elsewhere."""
         await self._adoption.run(self._sending.will_retry)
-        self._handle(machine.RowsChanged())
+        self._handle(machine.rows_changed)
 
     async def _search(self) -> None:
         self._search_trouble = None
@@ -486,7 +487,7 @@ class Tracker:
             raise
         except CloudTasksError as error:  # of the service: the next suspicious snapshot begins another search
             self._search_trouble = error.message
-        self._handle(machine.RowsChanged())
+        self._handle(machine.rows_changed)
 
     async def _reread(self) -> None:
         """Read the log again for the rows that are gone, with growing pauses as long as some are."""
@@ -500,7 +501,7 @@ class Tracker:
                 raise
             except CloudTasksError as error:
                 _LOGGER.info("the log was not read again for batch %s: %s", self.batch, error.message)
-            self._handle(machine.RowsChanged())
+            self._handle(machine.rows_changed)
 
     def _watch(self) -> None:
         since = machine.unread_since(
