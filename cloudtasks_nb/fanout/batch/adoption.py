@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cloudtasks_nb._names import QueueName
@@ -53,7 +53,7 @@ class Adoption:
     record: BatchRecord
     outcomes: OutcomeTracker
     watcher: Watcher
-    changed: Callable[[], Awaitable[None]]  #: is awaited when rows have changed
+    changed: Callable[[], None]  #: called when rows have changed
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ class Adoption:
             with contextlib.suppress(PermissionDeniedError):
                 await self._read_queue()
         await self.outbox.run(self._set_round)
-        await self.changed()
+        self.changed()
 
     async def _read_log(self, since: int, *, first: bool) -> None:
         """Record what the log tells."""
@@ -150,7 +150,7 @@ class Adoption:
                 await self._set_adopted()
             await self.outcomes.explain()
             read += len(entries)
-            await self._report(f"{counted(read, 'log entries')} so far")
+            self._report(f"{counted(read, 'log entries')} so far")
 
     async def _read_results(self, *, first: bool) -> bool:
         """Record as sent the rows whose tasks have a stored result; return whether one was not known to be sent.
@@ -163,7 +163,7 @@ class Adoption:
             async for tasks in self.outcomes.stored_tasks(all_rows=first):
                 newer |= await self.outbox.run(self._raise_tries, tasks, pending=False)
                 read += len(tasks)
-                await self._report(f"{counted(read, 'results')} so far")
+                self._report(f"{counted(read, 'results')} so far")
         except StoreError as error:
             reason = error.message
             _LOGGER.warning("rows of batch %s that were sent from elsewhere may be missed: %s", self.batch, reason)
@@ -196,7 +196,7 @@ class Adoption:
                 await self._set_adopted()
             await self.outbox.run(record_pending, self.outbox, self.batch, page)
             seen += len(page)
-            await self._report(f"{counted(seen, 'tasks')} of the queue so far")
+            self._report(f"{counted(seen, 'tasks')} of the queue so far")
 
     def _raise_tries(self, tasks: Iterable[str], *, pending: bool) -> bool:
         tries: dict[int, int] = {}
@@ -212,12 +212,12 @@ class Adoption:
         if number:
             self.outbox.outcomes.raise_round(self.batch, number + bool(open_))
 
-    async def _report(self, progress: str) -> None:
+    def _report(self, progress: str) -> None:
         self.reading = f"{READING}: {progress}"
-        await self.changed()
+        self.changed()
 
     async def _set_adopted(self) -> None:
-        self.outcomes.set_adopted()
+        self.outcomes.search.adopted = True
         await self._set("adopted", True)
 
     async def _set(self, key: str, value: object) -> None:

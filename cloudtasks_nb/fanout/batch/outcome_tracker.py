@@ -103,7 +103,7 @@ class OutcomeTracker:
         self.has_results = False  #: a task of the batch has a stored result
         self.snapshot: Snapshot | None = None
         self.sources: dict[str, dt.datetime] = {}
-        self._search = Search(
+        self.search = Search(
             self.outbox, self.record, self.watcher, self.clock, self._store_found, self._store_left, self._forget
         )
         self._values: Mapping[str, Any] = {}  # settings of the queue, as far as they were read
@@ -122,18 +122,13 @@ class OutcomeTracker:
     def load(self) -> None:
         """Read from the outbox which rows were tried before."""
         settings = self.outbox.batches.settings(self.batch)
-        self._search.sampled = bool(settings.get("sampled"))
-        self._search.adopted = bool(settings.get("adopted"))
+        self.search.sampled = bool(settings.get("sampled"))
+        self.search.adopted = bool(settings.get("adopted"))
         self.has_results = bool(settings.get("results"))
         for page in self.outbox.rows.pages(self.batch, states={State.SENT}):
             for ref, attempts, due in zip(page.refs, page.attempts, page.schedule_time, strict=True):
                 if attempts:
                     self._retrying[ref] = (attempts, due)
-
-    @property
-    def settling(self) -> int:
-        """How many rows left the queue without a log entry, which is awaited."""
-        return len(self._search.settling)
 
     async def apply(self, snapshot: Snapshot, *, sent: int) -> bool:
         """Decide the rows that one snapshot is about; return whether it is time to `search` the queue.
@@ -143,8 +138,8 @@ class OutcomeTracker:
         self.snapshot, before = snapshot, self._limit
         self._values = snapshot.values or self._values
         self._lowered |= before is not None and (self._limit or before) < before
-        if self._values.get("log_sampling_ratio", 1) < 1 and not self._search.sampled:
-            self._search.sampled = True
+        if self._values.get("log_sampling_ratio", 1) < 1 and not self.search.sampled:
+            self.search.sampled = True
             await self.outbox.run(self.outbox.batches.set_setting, self.batch, "sampled", True)
         self._unstored += [entry for entry in snapshot.entries if batch_of(entry.task) == self.batch]
         # Rows that were acknowledged since the last snapshot: this one may have been made before they were there.
@@ -157,26 +152,12 @@ class OutcomeTracker:
         self.sources["queue"] = _moment(snapshot.at)
         if snapshot.log_until is not None:  # its outcomes are stored: tomorrow the log is read from here on
             self.sources["log"] = _moment(snapshot.log_until)
-        return sent > 0 and self._search.wanted(snapshot, sent, fresh)
-
-    async def search(self) -> None:
-        """Search the queue and the log for the rows that seem to be missing."""
-        await self._search.run(self.snapshot)
+        return sent > 0 and self.search.wanted(snapshot, sent, fresh)
 
     async def recheck(self) -> None:
         """Read the log again for the rows that are gone."""
         await self.learn_queue()
-        await self._search.recheck(self.snapshot)
-
-    async def read_failed(self) -> None:
-        """Read the stored results of failed rows: one may be a success that came after the last failure in the log.
-
-        Raises
-        ------
-        StoreError
-            If the results cannot be read.
-        """
-        await self._search.read_results(State.FAILED)
+        await self.search.recheck(self.snapshot)
 
     async def learn_queue(self) -> None:
         """Read after how many attempts the queue gives up, unless a snapshot had it or it may not be read."""
@@ -203,17 +184,13 @@ class OutcomeTracker:
             while (listed := await asyncio.to_thread(next, pages, None)) is not None:
                 yield listed
             return
-        for page in paged(await self._search.in_state(State.UNSENT), _TOGETHER):
+        for page in paged(await self.search.in_state(State.UNSENT), _TOGETHER):
             rows = await self.outbox.run(self.outbox.rows.tasks, self.batch, page)
             yield [result.task for _, _, result in await self._results_of(rows)]
 
-    def set_adopted(self) -> None:
-        """Note that rows were sent from elsewhere."""
-        self._search.adopted = True
-
     def split(self, counts: Mapping[State, int], now: int) -> dict[str, int | None]:
         """Return how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
-        sent = max(0, counts[State.SENT] - self.settling)
+        sent = max(0, counts[State.SENT] - len(self.search.settling))
         if sent == 0:
             return {"scheduled": 0, "ready": 0, "running": 0, "retrying": 0}
         snapshot = self.snapshot
@@ -264,7 +241,7 @@ class OutcomeTracker:
     def _forget(self, ref: int) -> None:
         """Forget what was noted of a row, which is final now."""
         self._retrying.pop(ref, None)
-        self._search.settling.discard(ref)
+        self.search.settling.discard(ref)
 
     async def _store_found(self, entries: Sequence[Entry]) -> None:
         """Store what a search has found in the log."""
@@ -335,7 +312,7 @@ class OutcomeTracker:
         for task, ref in located.items():
             state, entry = decide(tasks[task], self._limit, lowered=self._lowered)
             if state is State.GONE or not all(one.status for one in tasks[task]):
-                self._search.unclear.add(ref)
+                self.search.unclear.add(ref)
             if state is not None:
                 self._forget(ref)
                 ended += before[ref] is State.SENT

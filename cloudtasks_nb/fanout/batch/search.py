@@ -36,6 +36,7 @@ _LATENESS_FACTOR = 20  # by which the longest delay seen is multiplied to get th
 _EVER = 0  # the time from which all that is left of a log is read: no clock of this machine can be ahead of it
 _CLOCK_MARGIN = 300 * _SECOND  # by which this machine's clock may be ahead of the service's
 _TOGETHER = 1_000  # rows that are recorded together
+_WITHOUT_PAUSE = 10_000  # rows that are looked at before the event loop does other work
 _COHORTS = 16  # times of missing that are kept apart
 
 #: How a task left its queue: the reason of a row in state `gone`.
@@ -145,13 +146,14 @@ class Search:
         if snapshot is None or await self._round() != before:
             return  # rows that were sent again meanwhile look missing
         settling = Settling()
-        async for ref in _yielding(missing):
-            if sent.has(ref):
+        for page in paged(missing, _WITHOUT_PAUSE):
+            for ref in filter(sent.has, page):
                 since = self.settling.since(ref)
                 if since is None:  # once is enough: a result is stored before its task leaves the queue
                     self._unread.add(ref)
                 # A clock that was set back would let the row wait until it has caught up.
                 settling.add(ref, now if since is None else min(since, now))
+            await asyncio.sleep(0)
         self.settling = settling
         unreadable = await self._read_results()
         await self._settle(snapshot, now, unreadable=unreadable is not None)
@@ -181,6 +183,8 @@ class Search:
 
     async def read_results(self, state: State) -> None:
         """Read the stored results of the rows in a state, as far as they have some.
+
+        That of a failed row may be a success that came after the last failure in the log.
 
         Raises
         ------
@@ -322,14 +326,6 @@ class Search:
     def _purged(self, snapshot: Snapshot) -> bool:
         """Return whether the queue was purged after the batch was created."""
         return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._created
-
-
-async def _yielding(refs: Iterable[int]) -> AsyncIterator[int]:
-    """Yield refs, and let the event loop do other work now and then."""
-    for page in paged(refs, 10_000):
-        for ref in page:
-            yield ref
-        await asyncio.sleep(0)
 
 
 def record_pending(outbox: Outbox, batch: str, pending: Mapping[str, Pending]) -> Iterable[int]:

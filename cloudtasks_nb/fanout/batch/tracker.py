@@ -71,6 +71,7 @@ class Tracker:
         self.connection = connection
         self.outbox = outbox
         self.record = record
+        self.batch = record.id
         self.queue = QueueName.parse(record.place.queue_name)
         self._outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store)
         self._state = machine.BatchState(counts=record.counts, local=connection.endpoint.local)
@@ -102,11 +103,6 @@ class Tracker:
         self._read_until = self.progress.sources.get("log")
         self._effects = self._by_effect()
         self._peers = _trackers.setdefault((outbox.path, record.id), WeakSet())
-
-    @property
-    def batch(self) -> str:
-        """Id of the batch."""
-        return self.record.id
 
     @property
     def sending(self) -> bool:
@@ -166,8 +162,9 @@ class Tracker:
 
     def notes(self) -> list[str]:
         """Return other notes on the batch, a sentence each."""
-        notes = self._cancel_notes()
-        settings = self.outbox.batches.settings(self.batch)
+        left = self.progress.total - self.progress.done
+        notes = [f"being cancelled: {counted(left, 'rows')} left"] if self.cancelling and left else []
+        settings, ratio = self.outbox.batches.settings(self.batch), self._queue_values().get("log_sampling_ratio", 1)
         if already := settings.get("already"):
             notes.append(
                 f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
@@ -179,21 +176,17 @@ class Tracker:
             )
         if unseen := settings.get("unseen"):
             notes.append(unseen_note(unseen))
-        elif 0 < (ratio := self._queue_values().get("log_sampling_ratio", 1)) < 1:
+        elif 0 < ratio < 1:
             notes.append(unseen_note(f"the queue logs {ratio:.0%} of its operations"))
         if corrected := settings.get("corrected"):
             rows = counted(corrected, "rows")
             notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
-        if self._queue_values().get("log_sampling_ratio") == 0:
+        if ratio == 0:
             if not self._outcomes.has_results and (self.progress.gone or not names_handler(self.record.description)):
                 notes.append(NO_LOG.format(queue="the queue"))
             if not settings.get("adopted"):
                 notes.append(unseen_note("the queue writes no log"))
         return [*notes, *filter(None, (self._sending.gate.note, self._state.limit.note(self.progress.cancelled)))]
-
-    def _cancel_notes(self) -> list[str]:
-        left = self.progress.total - self.progress.done
-        return [f"being cancelled: {counted(left, 'rows')} left"] if self.cancelling and left else []
 
     def retry_note(self) -> str | None:
         """Return the attempt of the retrying rows and the time of the next one."""
@@ -250,10 +243,10 @@ class Tracker:
     async def read_failed(self) -> None:
         """Find out which failed rows have succeeded after all; say so if the stored results cannot be read."""
         try:
-            await self._outcomes.read_failed()
+            await self._outcomes.search.read_results(State.FAILED)
         except StoreError as error:
             notify(f"the results of the failed rows of batch {self.batch} were not read: {error.message}")
-        await self._rows_changed()
+        self._rows_changed()
 
     async def resume(self) -> None:
         """Begin to send all unsent rows, also those that are held back."""
@@ -422,7 +415,7 @@ class Tracker:
             Effect.PUBLISH: self._publish,
         }
 
-    async def _rows_changed(self) -> None:
+    def _rows_changed(self) -> None:
         self._handle(machine.rows_changed)
 
     def _work_changed(self, *, sending: bool | None = None) -> None:
@@ -477,17 +470,17 @@ class Tracker:
     async def _adopt(self) -> None:
         """Find the rows that were sent from elsewhere."""
         await self._adoption.run(self._sending.will_retry)
-        self._handle(machine.rows_changed)
+        self._rows_changed()
 
     async def _search(self) -> None:
         self._search_trouble = None
         try:
-            await self._outcomes.search()
+            await self._outcomes.search.run(self._outcomes.snapshot)
         except OutboxError:
             raise
         except CloudTasksError as error:  # of the service: the next suspicious snapshot begins another search
             self._search_trouble = error.message
-        self._handle(machine.rows_changed)
+        self._rows_changed()
 
     async def _reread(self) -> None:
         """Read the log again for the rows that are gone, with growing pauses as long as some are."""
@@ -501,7 +494,7 @@ class Tracker:
                 raise
             except CloudTasksError as error:
                 _LOGGER.info("the log was not read again for batch %s: %s", self.batch, error.message)
-            self._handle(machine.rows_changed)
+            self._rows_changed()
 
     def _watch(self) -> None:
         since = machine.unread_since(
@@ -528,7 +521,7 @@ class Tracker:
         seconds = rate.seconds_left(self._state.open, waiting=waiting) if free else None
         self.progress = Progress.of(
             counts,
-            settling=min(self._outcomes.settling, counts[State.SENT]),
+            settling=min(len(self._outcomes.search.settling), counts[State.SENT]),
             done_per_second=rate.per_second(),
             eta=now + dt.timedelta(seconds=seconds) if seconds is not None and seconds < 1e9 else None,  # noqa: PLR2004 - beyond it is no estimate
             sources=self._outcomes.sources,

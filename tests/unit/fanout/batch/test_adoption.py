@@ -100,13 +100,10 @@ def adopt(outbox: Outbox, elsewhere: Elsewhere) -> list[CloudTasksError]:
     """Adopt what was sent from elsewhere; return the errors that were retried."""
     retried: list[CloudTasksError] = []
 
-    async def changed() -> None:
-        """Do nothing."""
-
     record = outbox.batches.get(elsewhere.batch)
     watcher: Any = elsewhere
     outcomes = OutcomeTracker(outbox, record, watcher, elsewhere.store, elsewhere.clock)
-    adoption = Adoption(outbox, record, outcomes, watcher, changed=changed, clock=elsewhere.clock)
+    adoption = Adoption(outbox, record, outcomes, watcher, changed=lambda: None, clock=elsewhere.clock)
     asyncio.run(adoption.run(retried.append))
     return retried
 
