@@ -245,9 +245,10 @@ class Search:
             return
         if not wait:
             await self.clock.sleep(_COMMIT)
-        readable = True
+        readable, oldest = True, now - RETENTION
+        logged_since = oldest if self.adopted else max(self._created - _CLOCK_MARGIN, oldest)
         try:
-            await self._read(read, snapshot.log_until, self._first_logged())
+            await self._read(read, snapshot.log_until, logged_since)
             if due := Refs(self.settling.until(now - wait)):
                 await self._read(due, snapshot.log_until, _EVER)
         except PermissionDeniedError:
@@ -317,11 +318,6 @@ class Search:
 
     async def _round(self) -> int:
         return (await self.outbox.run(self.outbox.batches.get, self.batch)).round
-
-    def _first_logged(self) -> int:
-        """Return the time from which the log may have entries of the batch, in microseconds since 1970."""
-        oldest = round(self.clock.now() * _SECOND) - RETENTION
-        return oldest if self.adopted else max(self._created - _CLOCK_MARGIN, oldest)
 
     def _purged(self, snapshot: Snapshot) -> bool:
         """Return whether the queue was purged after the batch was created."""
