@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Cancellation:
     record: BatchRecord
     sending: SendSupervisor
     supervisor: _loop.Supervisor
-    publish: Callable[[], Awaitable[None]]  #: awaited after each change of the batch in the outbox
+    publish: Callable[[], None]  #: called after each change of the batch in the outbox
     ended: Callable[[], None]  #: called when a cancellation in the background has ended
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class Cancellation:
             paused = lock is not None and await self._prepare()  # without the lock, its holder does that
             try:
                 while await self.outbox.run(self.outbox.requests.cancel, self.batch, _CANCELLED_TOGETHER):
-                    await self.publish()  # a sending that waits for the canary ends with the last of them
+                    self.publish()  # a sending that waits for the canary ends with the last of them
                 # Wait for the results of the requests that are under way: their tasks have to be deleted too.
                 if await self.outbox.run(self.outbox.requests.waiting, self.batch):
                     self.sending.begin()
@@ -95,7 +95,7 @@ class Cancellation:
             if lock is not None:
                 lock.release()
         self.connection.watcher.refresh(self.queue)
-        await self.publish()
+        self.publish()
 
     async def _run_in_the_background(self) -> None:
         try:
@@ -171,7 +171,7 @@ class Cancellation:
         """Delete the tasks of one page after the other until there are no more, or a call fails as a whole."""
         page, results = None, list[bool | None]()
         while page := await self.outbox.run(pages.turn, page, results, size=0 if refusals else _DELETED_TOGETHER):
-            await self.publish()
+            self.publish()
             results = await self._delete_page(page.tasks, refusals)
 
     async def _delete_page(self, tasks: Sequence[str], refusals: list[CloudTasksError]) -> list[bool | None]:

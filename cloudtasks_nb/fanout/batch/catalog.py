@@ -11,7 +11,7 @@ import reprlib
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -72,14 +72,10 @@ class Catalog:
         self._outbox: Outbox | None = None
         self._trackers: WeakValueDictionary[str, Tracker] = WeakValueDictionary()  # a tracker with work keeps itself
         self._opened: set[str] = set()  # ids of the batches that were opened here
-        self._shared: Sharing | None = None
 
-    @property
+    @cached_property
     def _sharing(self) -> Sharing:
-        outbox = self.outbox
-        with self._lock:
-            self._shared = self._shared or Sharing(outbox, self._connection.store)
-            return self._shared
+        return Sharing(self.outbox, self._connection.store)
 
     @property
     def outbox(self) -> Outbox:
@@ -104,8 +100,8 @@ class Catalog:
         InvalidInputError
             If the queue is too slow to dispatch the rows before they expire; nothing is stored then.
         """
-        limits = self._limits(request.queue)
-        result = self._spool(request, partial(self._check_drain, request, limits))
+        limits, check = self._limits(request)
+        result = self._spool(request, check)
         if not result.created:
             self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
         _notify_spooled(result, request.options.name, held=update_gate(self.outbox, result.batch).held)
@@ -132,7 +128,7 @@ class Catalog:
         BatchExistsError
             If the batch of this name was made of other templates.
         """
-        limits = self._limits(request.queue)
+        limits, check = self._limits(request)
         bar = Bar("planning", _length(request.data), show=request.options.progress)
         with self.outbox.dry_run(self._spec(request)) as dry_run, bar:
             return make_plan(
@@ -146,7 +142,7 @@ class Catalog:
                 send=lambda task: _try(task, request.recipe),
                 errors=request.options.errors,
                 limits=limits,
-                check=partial(self._check_drain, request, limits),
+                check=check,
                 verdicts=verdicts,
                 on_progress=bar.add,
                 on_note=notify,
@@ -249,7 +245,7 @@ class Catalog:
             await tracker.close()
         self._trackers.clear()
         with self._lock:
-            outbox, self._outbox, self._shared = self._outbox, None, None
+            outbox, self._outbox = self._outbox, None
         if outbox is not None:
             outbox.close()
 
@@ -298,13 +294,15 @@ class Catalog:
         endpoint, place = self._connection.endpoint, record.place
         return endpoint.project in (None, place.project) and endpoint.location in (None, place.location)
 
-    def _limits(self, queue: QueueName) -> dict[str, Any]:
-        """Return the settings of a queue; raises if it does not exist, before anything is planned.
+    def _limits(self, request: FanOutRequest) -> tuple[Mapping[str, Any], Callable[[int], None]]:
+        """Return the settings of a queue, and a check of how many tasks they allow; raises if the queue does not exist.
 
         An account that may only create tasks cannot read them: a note says so, and they are empty.
         """
-        found = self._connection.read_queue(queue, "its limits and what it logs are not known")
-        return {} if found is None else queue_values(found)
+        found = self._connection.read_queue(request.queue, "its limits and what it logs are not known")
+        limits = {} if found is None else queue_values(found)
+        queue, rate, send_rate = request.queue.queue, limits.get("rate"), request.options.send_rate
+        return limits, lambda tasks: check_drain(tasks, queue, rate, send_rate)
 
     def _spec(self, request: FanOutRequest) -> BatchSpec:
         return BatchSpec(
@@ -314,9 +312,6 @@ class Catalog:
             description=request.description,
             skip=request.options.errors == "skip",
         )
-
-    def _check_drain(self, request: FanOutRequest, limits: Mapping[str, Any], tasks: int) -> None:
-        check_drain(tasks, request.queue.queue, limits.get("rate"), request.options.send_rate)
 
     def _spool(self, request: FanOutRequest, check: Callable[[int], None]) -> Spooled:
         spec = self._spec(request)  # first, because it asks an emulator, which says how far its clock is ahead

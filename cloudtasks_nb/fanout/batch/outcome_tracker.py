@@ -14,14 +14,15 @@ import contextlib
 import datetime as dt
 import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from cloudtasks_nb._names import CODES, QueueName, code_of
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import PermissionDeniedError, StoreError
-from cloudtasks_nb.fanout.batch.search import QueueReader, Search
+from cloudtasks_nb.fanout.batch.search import Search
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -30,7 +31,7 @@ from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of, try_of
 from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.oplog import Entry
-from cloudtasks_nb.service.watch import Snapshot
+from cloudtasks_nb.service.watch import Snapshot, Watcher
 from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks
 from cloudtasks_nb.store.store import Store
 
@@ -87,68 +88,47 @@ def decide_result(result: StoredResult, max_attempts: int | None) -> State | Non
     return State.FAILED if max_attempts is not None and (result.attempt or 0) >= max_attempts else None
 
 
+@dataclass(eq=False)
 class OutcomeTracker:
-    """Decides the states of the rows of one batch, snapshot by snapshot, and stores them.
+    """Decides the states of the rows of one batch, snapshot by snapshot, and stores them."""
 
-    Parameters
-    ----------
-    outbox : Outbox
-    record : BatchRecord
-    reader : QueueReader
-    store : Store
-        Where the handlers store their results.
-    """
+    outbox: Outbox
+    record: BatchRecord
+    watcher: Watcher
+    results: Store  #: where the handlers store their results
+    clock: Clock = field(default_factory=Clock)
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        record: BatchRecord,
-        reader: QueueReader,
-        store: Store,
-        clock: Clock | None = None,
-    ) -> None:
-        self._outbox = outbox
-        self._batch = record.id
-        self._reader = reader
-        self._queue = QueueName.parse(record.place.queue_name)
-        self._results = store
-        self._clock = clock or Clock()
-        self._search = Search(outbox, record, reader, self._clock, self._store_found, self._store_left, self._forget)
+    def __post_init__(self) -> None:
+        self.batch = self.record.id
+        self.has_results = False  #: a task of the batch has a stored result
+        self.snapshot: Snapshot | None = None
+        self.sources: dict[str, dt.datetime] = {}
+        self.search = Search(
+            self.outbox, self.record, self.watcher, self.clock, self._store_found, self._store_left, self._forget
+        )
         self._values: Mapping[str, Any] = {}  # settings of the queue, as far as they were read
         self._lowered = False  # the queue gives up after fewer attempts than before
-        self._retry: Mapping[str, Any] = record.description.get("_retry") or {}  # of the tasks, instead of the queue's
-        self._due: int | None = record.description.get("_due")
-        self._spread = bool(record.description.get("_spread"))
+        facts = self.record.description
+        self._retry: Mapping[str, Any] = facts.get("_retry") or {}  # of the tasks, instead of the queue's
+        self._due: int | None = facts.get("_due")
+        self._spread = bool(facts.get("_spread"))
         self._retrying: dict[int, tuple[int, int | None]] = {}
-        self._unstored: dict[str, list[Entry]] = defaultdict(list)  # by task, until their outcome is stored
+        self._unstored: list[Entry] = []  # until their outcomes are stored
         # By row, the task and the try of which an attempt has just failed, and whether it was the last one.
         self._unexplained: dict[int, tuple[str, int, bool]] = {}
         self._explain_from = 0.0
         self._sent: int | None = None  # as far as was known when the last snapshot was taken
-        self.has_results = False  #: a task of the batch has a stored result
-        self.snapshot: Snapshot | None = None
-        self.sources: dict[str, dt.datetime] = {}
 
     def load(self) -> None:
         """Read from the outbox which rows were tried before."""
-        settings = self._outbox.batches.settings(self._batch)
-        self._search.sampled = bool(settings.get("sampled"))
-        self._search.adopted = bool(settings.get("adopted"))
+        settings = self.outbox.batches.settings(self.batch)
+        self.search.sampled = bool(settings.get("sampled"))
+        self.search.adopted = bool(settings.get("adopted"))
         self.has_results = bool(settings.get("results"))
-        for page in self._outbox.rows.pages(self._batch, states={State.SENT}):
+        for page in self.outbox.rows.pages(self.batch, states={State.SENT}):
             for ref, attempts, due in zip(page.refs, page.attempts, page.schedule_time, strict=True):
                 if attempts:
                     self._retrying[ref] = (attempts, due)
-
-    @property
-    def settling(self) -> int:
-        """How many rows left the queue without a log entry, which is awaited."""
-        return len(self._search.settling)
-
-    def seen(self, tasks: Sequence[str]) -> dict[str, bool | None]:
-        """Return True for the tasks that have a log entry; None for the others, which are not known."""
-        tried = self._outbox.rows.tried(self._batch, tasks)
-        return {task: True if task in tried else None for task in tasks}
 
     async def apply(self, snapshot: Snapshot, *, sent: int) -> bool:
         """Decide the rows that one snapshot is about; return whether it is time to `search` the queue.
@@ -158,48 +138,32 @@ class OutcomeTracker:
         self.snapshot, before = snapshot, self._limit
         self._values = snapshot.values or self._values
         self._lowered |= before is not None and (self._limit or before) < before
-        if self._values.get("log_sampling_ratio", 1) < 1 and not self._search.sampled:
-            self._search.sampled = True
-            await self._outbox.run(self._outbox.batches.set_setting, self._batch, "sampled", True)
-        for entry in snapshot.entries:
-            if batch_of(entry.task) == self._batch:
-                self._unstored[entry.task].append(entry)
+        if self._values.get("log_sampling_ratio", 1) < 1 and not self.search.sampled:
+            self.search.sampled = True
+            await self.outbox.run(self.outbox.batches.set_setting, self.batch, "sampled", True)
+        self._unstored += [entry for entry in snapshot.entries if batch_of(entry.task) == self.batch]
         # Rows that were acknowledged since the last snapshot: this one may have been made before they were there.
         fresh = max(0, sent - self._sent) if self._sent is not None else 0
         if self._unstored:
-            sent -= await self._outbox.run(self.store, self._unstored)
+            sent -= await self.outbox.run(self.store, self._unstored)
             self._unstored.clear()
             await self.explain()
         self._sent = sent
         self.sources["queue"] = _moment(snapshot.at)
         if snapshot.log_until is not None:  # its outcomes are stored: tomorrow the log is read from here on
             self.sources["log"] = _moment(snapshot.log_until)
-        return sent > 0 and self._search.wanted(snapshot, sent, fresh)
-
-    async def search(self) -> None:
-        """Search the queue and the log for the rows that seem to be missing."""
-        await self._search.run(self.snapshot)
+        return sent > 0 and self.search.wanted(snapshot, sent, fresh)
 
     async def recheck(self) -> None:
         """Read the log again for the rows that are gone."""
         await self.learn_queue()
-        await self._search.recheck(self.snapshot)
-
-    async def read_failed(self) -> None:
-        """Read the stored results of failed rows: one may be a success that came after the last failure in the log.
-
-        Raises
-        ------
-        StoreError
-            If the results cannot be read.
-        """
-        await self._search.read_results(State.FAILED)
+        await self.search.recheck(self.snapshot)
 
     async def learn_queue(self) -> None:
         """Read after how many attempts the queue gives up, unless a snapshot had it or it may not be read."""
         if not self._values:
             with contextlib.suppress(PermissionDeniedError):
-                self._values = await self._reader.read_queue(self._queue)
+                self._values = await self.watcher.read_queue(QueueName.parse(self.record.place.queue_name))
 
     async def stored_tasks(self, *, all_rows: bool) -> AsyncIterator[Sequence[str]]:
         """Yield the tasks of the batch that have a stored result, page by page.
@@ -214,25 +178,19 @@ class OutcomeTracker:
         StoreError
             If the store cannot be read.
         """
-        counts = await self._outbox.run(self._outbox.batches.counts, self._batch)
+        counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
         if all_rows or counts[State.UNSENT] * _LISTED >= sum(counts.values()):
-            pages = result_tasks(self._results, self._batch)
-            while (page := await asyncio.to_thread(next, pages, None)) is not None:
-                yield page
+            pages = result_tasks(self.results, self.batch)
+            while (listed := await asyncio.to_thread(next, pages, None)) is not None:
+                yield listed
             return
-        after = 0
-        while refs := await self._outbox.run(self._outbox.rows.refs, self._batch, State.UNSENT, after, _TOGETHER):
-            after = refs[-1]
-            rows = await self._outbox.run(self._outbox.rows.tasks, self._batch, refs)
+        for page in paged(await self.search.in_state(State.UNSENT), _TOGETHER):
+            rows = await self.outbox.run(self.outbox.rows.tasks, self.batch, page)
             yield [result.task for _, _, result in await self._results_of(rows)]
-
-    def set_adopted(self) -> None:
-        """Note that rows were sent from elsewhere."""
-        self._search.adopted = True
 
     def split(self, counts: Mapping[State, int], now: int) -> dict[str, int | None]:
         """Return how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
-        sent = max(0, counts[State.SENT] - self.settling)
+        sent = max(0, counts[State.SENT] - len(self.search.settling))
         if sent == 0:
             return {"scheduled": 0, "ready": 0, "running": 0, "retrying": 0}
         snapshot = self.snapshot
@@ -283,11 +241,11 @@ class OutcomeTracker:
     def _forget(self, ref: int) -> None:
         """Forget what was noted of a row, which is final now."""
         self._retrying.pop(ref, None)
-        self._search.settling.discard(ref)
+        self.search.settling.discard(ref)
 
-    async def _store_found(self, tasks: Mapping[str, Sequence[Entry]]) -> None:
+    async def _store_found(self, entries: Sequence[Entry]) -> None:
         """Store what a search has found in the log."""
-        await self._outbox.run(self.store, tasks)
+        await self.outbox.run(self.store, entries)
         await self.explain()
 
     async def explain(self) -> None:
@@ -297,7 +255,7 @@ class OutcomeTracker:
         queue.
         """
         failed = dict(self._unexplained)
-        if not failed or self._clock.ticks() < self._explain_from:
+        if not failed or self.clock.ticks() < self._explain_from:
             return
         try:
             for last in (True, False):
@@ -306,7 +264,7 @@ class OutcomeTracker:
                 for page in paged(rows if last or self.has_results else rows[:_PROBED], _TOGETHER):
                     await self._store_results(page, left=last)
         except StoreError:
-            self._explain_from = self._clock.ticks() + _STORE_PAUSE
+            self._explain_from = self.clock.ticks() + _STORE_PAUSE
             self._unexplained = dict(list(self._unexplained.items())[-_MOST_UNEXPLAINED:])
             return
         for ref, row in failed.items():
@@ -315,7 +273,7 @@ class OutcomeTracker:
 
     async def _store_left(self, refs: Sequence[int]) -> None:
         """Store the outcomes that stored results show of rows whose tasks left the queue."""
-        await self._store_results(await self._outbox.run(self._outbox.rows.tasks, self._batch, refs))
+        await self._store_results(await self.outbox.run(self.outbox.rows.tasks, self.batch, refs))
 
     async def _store_results(self, rows: Sequence[tuple[int, str, int]], *, left: bool = True) -> None:
         """Store what the results of rows show, given by ref, newest task and its try.
@@ -327,31 +285,34 @@ class OutcomeTracker:
             for ref, attempt, result in await self._results_of(rows)
             if left or not result.ok
         ]
-        await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
+        await self.outbox.run(self.outbox.outcomes.record, self.batch, outcomes)
         for outcome in outcomes:
             if outcome.state is not None:
                 self._forget(outcome.ref)
 
     async def _results_of(self, rows: Sequence[tuple[int, str, int]]) -> list[tuple[int, int, StoredResult]]:
         """Return ref, try and result of those rows that have one."""
-        found = await asyncio.to_thread(read_results, self._results, self._batch, [task for _, task, _ in rows])
+        found = await asyncio.to_thread(read_results, self.results, self.batch, [task for _, task, _ in rows])
         results = [
             (ref, attempt, result) for (ref, _, attempt), result in zip(rows, found, strict=True) if result is not None
         ]
         if results and not self.has_results:
             self.has_results = True
-            await self._outbox.run(self._outbox.batches.set_setting, self._batch, "results", True)
+            await self.outbox.run(self.outbox.batches.set_setting, self.batch, "results", True)
         return results
 
-    def store(self, tasks: Mapping[str, Sequence[Entry]]) -> int:
+    def store(self, entries: Iterable[Entry]) -> int:
         """Store the outcomes that log entries show; return how many sent rows became final."""
-        located = self._outbox.rows.locate(self._batch, tasks)
-        before = self._outbox.rows.states_of(located.values())
+        tasks: dict[str, list[Entry]] = defaultdict(list)
+        for one in entries:
+            tasks[one.task].append(one)
+        located = self.outbox.rows.locate(self.batch, tasks)
+        before = self.outbox.rows.states_of(located.values())
         outcomes, ended = [], 0
         for task, ref in located.items():
             state, entry = decide(tasks[task], self._limit, lowered=self._lowered)
             if state is State.GONE or not all(one.status for one in tasks[task]):
-                self._search.unclear.add(ref)
+                self.search.unclear.add(ref)
             if state is not None:
                 self._forget(ref)
                 ended += before[ref] is State.SENT
@@ -364,7 +325,7 @@ class OutcomeTracker:
                     self._unexplained[ref] = task, attempt, True
                 elif state is None and before[ref] in _LEFT and entry.status:
                     self._unexplained[ref] = task, attempt, False
-        self._outbox.outcomes.record(self._batch, outcomes, from_log=True)
+        self.outbox.outcomes.record(self.batch, outcomes, from_log=True)
         return ended
 
     def _running(self, snapshot: Snapshot, sent: int) -> int | None:

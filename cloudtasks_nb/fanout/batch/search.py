@@ -8,9 +8,8 @@ if the log has every entry, a row whose last attempt failed was given up, so it 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
 
 from cloudtasks_nb._names import CODES, QueueName
 from cloudtasks_nb.errors import PermissionDeniedError, StoreError
@@ -21,9 +20,9 @@ from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.refs import Refs
 from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.oplog import NAMES, PAGE, RETENTION, Entry
-from cloudtasks_nb.service.watch import Pending, Snapshot
+from cloudtasks_nb.service.watch import Pending, Snapshot, Watcher
 
-__all__ = ["QueueReader", "Search", "Settling", "as_outcome"]
+__all__ = ["Search", "Settling", "as_outcome", "record_pending"]
 
 _SECOND = 1_000_000
 _SMALL = 300  # rows that are looked up one by one rather than with the whole queue
@@ -37,32 +36,11 @@ _LATENESS_FACTOR = 20  # by which the longest delay seen is multiplied to get th
 _EVER = 0  # the time from which all that is left of a log is read: no clock of this machine can be ahead of it
 _CLOCK_MARGIN = 300 * _SECOND  # by which this machine's clock may be ahead of the service's
 _TOGETHER = 1_000  # rows that are recorded together
+_WITHOUT_PAUSE = 10_000  # rows that are looked at before the event loop does other work
 _COHORTS = 16  # times of missing that are kept apart
 
 #: How a task left its queue: the reason of a row in state `gone`.
 _PURGED, _CLOSED = "not in the queue since it was purged", "the queue was deleted"
-
-
-class QueueReader(Protocol):
-    """What is needed of the watcher of queues."""
-
-    async def read_queue(self, queue: QueueName) -> Mapping[str, Any]:
-        """Return settings and statistics of a queue."""
-
-    def pages(self, queue: QueueName) -> AsyncIterator[Mapping[str, Pending]]:
-        """Yield the tasks in a queue, by short id, page by page."""
-
-    async def lookup(self, queue: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
-        """Return the named tasks (short ids) of a queue; None for those that are not in it."""
-
-    async def is_logged(self, queue: QueueName, *, since: int, task: str) -> bool:
-        """Return whether the log has an entry of any kind of a task whose short id contains a text."""
-
-    def task_log(self, queue: QueueName, *, since: int, tasks: Sequence[str]) -> AsyncIterator[Sequence[Entry]]:
-        """Yield attempts and deletions of tasks whose short ids contain one of the texts, page by page."""
-
-    async def log_is_immediate(self) -> bool:
-        """Return whether log entries can be read as soon as they are written."""
 
 
 class Settling:
@@ -98,52 +76,32 @@ class Settling:
             refs.discard(ref)
 
 
+@dataclass(eq=False)
 class Search:
-    """Searches for the rows of one batch.
+    """Searches for the rows of one batch."""
 
-    Parameters
-    ----------
-    outbox : Outbox
-    record : BatchRecord
-    reader : QueueReader
-    clock : Clock
-    store : callable
-        Is awaited with the log entries of tasks, and stores their outcomes.
-    store_results : callable
-        Is awaited with rows whose tasks left the queue, and stores the outcomes that their stored results show.
-    ended : callable
-        Is called with each row that is final.
-    """
+    outbox: Outbox
+    record: BatchRecord
+    watcher: Watcher
+    clock: Clock
+    store: Callable[[Sequence[Entry]], Awaitable[None]]  #: is awaited with log entries, and stores their outcomes
+    #: Is awaited with rows whose tasks left the queue, and stores the outcomes that their stored results show.
+    store_results: Callable[[Sequence[int]], Awaitable[None]]
+    row_ended: Callable[[int], None]  #: is called with each row that is final
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        record: BatchRecord,
-        reader: QueueReader,
-        clock: Clock,
-        store: Callable[[Mapping[str, Sequence[Entry]]], Awaitable[None]],
-        store_results: Callable[[Sequence[int]], Awaitable[None]],
-        ended: Callable[[int], None],
-    ) -> None:
-        self._outbox = outbox
-        self._batch = record.id
-        self._queue = QueueName.parse(record.place.queue_name)
-        self._created = int(record.created.timestamp() * _SECOND)
-        self._reader = reader
-        self._clock = clock
-        self._store = store
-        self._store_results = store_results
-        self._row_ended = ended
-        self._unread = Refs()  # settling rows whose stored results are not read yet
-        self._missing_since: float | None = None
-        self._ended = clock.ticks()
-        self._took = 0.0
-        self._pause = 0.0
-        self._lateness = 0
+    def __post_init__(self) -> None:
+        self.batch = self.record.id
+        self.queue = QueueName.parse(self.record.place.queue_name)
         self.settling = Settling()
         self.unclear = Refs()  #: rows that were deleted by the log, or of which an attempt ended nobody knows how
         self.sampled = False  #: the queue did not always log every operation
         self.adopted = False  #: rows were sent from elsewhere, maybe before this home knew the batch
+        self._created = int(self.record.created.timestamp() * _SECOND)
+        self._unread = Refs()  # settling rows whose stored results are not read yet
+        self._missing_since: float | None = None
+        self._ended = self.clock.ticks()
+        self._took = self._pause = 0.0
+        self._lateness = 0
 
     def wanted(self, snapshot: Snapshot, sent: int, fresh: int) -> bool:
         """Return whether to search now, because rows seem to have left the queue without an entry in the log.
@@ -151,7 +109,7 @@ class Search:
         While rows are sent, only those of the `sent` ones that are not `fresh` are certain to be there: to search the
         queue for all of them would cost more than the sending.
         """
-        now = self._clock.ticks()
+        now = self.clock.ticks()
         if now < self._ended + self._pause:
             return False
         if snapshot.gone:
@@ -181,24 +139,25 @@ class Search:
         CloudTasksError
             If the queue or the log cannot be read, or, after all else, the results.
         """
-        started, now = self._clock.ticks(), round(self._clock.now() * _SECOND)
+        started, now = self.clock.ticks(), round(self.clock.now() * _SECOND)
         before = await self._round()
         missing = await self._missing(snapshot)
-        sent = await self._in_state(State.SENT)
+        sent = await self.in_state(State.SENT)
         if snapshot is None or await self._round() != before:
             return  # rows that were sent again meanwhile look missing
         settling = Settling()
-        async for ref in _yielding(missing):
-            if sent.has(ref):
+        for page in paged(missing, _WITHOUT_PAUSE):
+            for ref in filter(sent.has, page):
                 since = self.settling.since(ref)
                 if since is None:  # once is enough: a result is stored before its task leaves the queue
                     self._unread.add(ref)
                 # A clock that was set back would let the row wait until it has caught up.
                 settling.add(ref, now if since is None else min(since, now))
+            await asyncio.sleep(0)
         self.settling = settling
         unreadable = await self._read_results()
         await self._settle(snapshot, now, unreadable=unreadable is not None)
-        self._ended = self._clock.ticks()
+        self._ended = self.clock.ticks()
         self._took = self._ended - started
         longer = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
         self._pause = longer if len(self.settling) else 0.0
@@ -213,31 +172,33 @@ class Search:
         CloudTasksError
             If the log or the results cannot be read.
         """
-        gone = await self._in_state(State.GONE)
+        gone = await self.in_state(State.GONE)
         try:
             if gone:
                 await self._read(gone, None, _EVER)
                 if snapshot is not None:
-                    await self._record_left(await self._in_state(State.GONE), snapshot, readable=True)
+                    await self._record_left(await self.in_state(State.GONE), snapshot, readable=True)
         finally:
             await self.read_results(State.GONE)
 
     async def read_results(self, state: State) -> None:
         """Read the stored results of the rows in a state, as far as they have some.
 
+        That of a failed row may be a success that came after the last failure in the log.
+
         Raises
         ------
         StoreError
             If the results cannot be read.
         """
-        for page in paged(await self._in_state(state), _TOGETHER):
-            await self._store_results(page)
+        for page in paged(await self.in_state(state), _TOGETHER):
+            await self.store_results(page)
 
     async def _read_results(self) -> StoreError | None:
         """Read the stored results of the rows that were just missed; return the error if that is not possible."""
         try:
             for page in paged(Refs(self._unread), _TOGETHER):
-                await self._store_results(page)
+                await self.store_results(page)
                 for ref in page:
                     self._unread.discard(ref)
         except StoreError as error:
@@ -246,27 +207,22 @@ class Search:
 
     async def _missing(self, snapshot: Snapshot | None) -> Refs:
         """Return the rows that were sent and are not in the queue; what the queue has of the others is recorded."""
-        sent = await self._in_state(State.SENT)
+        sent = await self.in_state(State.SENT)
         if snapshot is not None and snapshot.gone:
             return sent
         async for page in self._in_queue(sent):
-            outcomes = []
-            for task, ref in (await self._outbox.run(self._outbox.rows.locate, self._batch, page)).items():
+            for ref in await self.outbox.run(record_pending, self.outbox, self.batch, page):
                 sent.discard(ref)
-                if page[task].attempts and page[task].last_status:
-                    outcomes.append(as_outcome(ref, task, page[task]))
-            if outcomes:
-                await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
         return sent
 
     async def _in_queue(self, sent: Refs) -> AsyncIterator[Mapping[str, Pending]]:
         """Yield the tasks in the queue; if few rows are there, only those of these rows."""
         if len(sent) > _SMALL:
-            async for page in self._reader.pages(self._queue):
+            async for page in self.watcher.pages(self.queue):
                 yield page
             return
-        tasks = [task for _, task, _ in await self._outbox.run(self._outbox.rows.tasks, self._batch, sent)]
-        found = await self._reader.lookup(self._queue, tasks)
+        tasks = [task for _, task, _ in await self.outbox.run(self.outbox.rows.tasks, self.batch, sent)]
+        found = await self.watcher.lookup(self.queue, tasks)
         yield {task: pending for task, pending in found.items() if pending is not None}
 
     async def _settle(self, snapshot: Snapshot, now: int, *, unreadable: bool) -> None:
@@ -277,7 +233,7 @@ class Search:
         silent = snapshot.values is not None and not snapshot.values["log_sampling_ratio"]
         if unreadable:
             wait = _SHORTEST_WAIT
-        elif await self._reader.log_is_immediate():
+        elif await self.watcher.log_is_immediate():
             wait = 0
         elif silent:
             wait = round(_SUSPICION * _SECOND)
@@ -288,10 +244,11 @@ class Search:
         if not read:
             return
         if not wait:
-            await self._clock.sleep(_COMMIT)
-        readable = True
+            await self.clock.sleep(_COMMIT)
+        readable, oldest = True, now - RETENTION
+        logged_since = oldest if self.adopted else max(self._created - _CLOCK_MARGIN, oldest)
         try:
-            await self._read(read, snapshot.log_until, self._first_logged())
+            await self._read(read, snapshot.log_until, logged_since)
             if due := Refs(self.settling.until(now - wait)):
                 await self._read(due, snapshot.log_until, _EVER)
         except PermissionDeniedError:
@@ -304,23 +261,23 @@ class Search:
         If the log has everything that happened, those whose last attempt failed have failed; the others are gone.
         """
         reason = _CLOSED if snapshot.gone else _PURGED if self._purged(snapshot) else None
-        old = self._created < self._clock.now() * _SECOND - RETENTION
+        old = self._created < self.clock.now() * _SECOND - RETENTION
         complete = readable and snapshot.values is not None and not (reason or self.sampled or old)
         for page in paged(refs, _TOGETHER):
             outcomes = []
-            for ref, attempt, failed in await self._outbox.run(self._last_attempts, page):
+            for ref, attempt, failed in await self.outbox.run(self._last_attempts, page):
                 # First of all it is gone: that cancels it, for good, if the batch itself was to delete its task.
                 outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE, reason=reason))
                 if failed and complete:
                     outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.FAILED))
-            await self._outbox.run(self._outbox.outcomes.record, self._batch, outcomes)
+            await self.outbox.run(self.outbox.outcomes.record, self.batch, outcomes)
             for ref in page:
-                self._row_ended(ref)
+                self.row_ended(ref)
 
     def _last_attempts(self, refs: Iterable[int]) -> list[tuple[int, int, bool]]:
         """Return ref and try of rows, and whether the last thing that is known of their tasks is a failed attempt."""
         found = []
-        for page in self._outbox.rows.pages_of(self._batch, refs):
+        for page in self.outbox.rows.pages_of(self.batch, refs):
             rows = zip(page.refs, page.tries, page.states, page.last_status, page.reasons, strict=True)
             for ref, attempt, state, status, reason in rows:
                 if state in (State.SENT, State.GONE):  # else it was tried again, or corrected, meanwhile
@@ -331,54 +288,49 @@ class Search:
         """Read the log for rows by the names of their tasks, or that of the whole batch if this takes fewer reads."""
         for ref in refs:
             self.unclear.discard(ref)
-        counts = await self._outbox.run(self._outbox.batches.counts, self._batch)
+        counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
         if len(refs) / NAMES > 1 + (sum(counts.values()) - len(refs)) / PAGE:
-            await self._read_tasks([f"-{self._batch}-"], since, read_until)
+            await self._read_tasks([f"-{self.batch}-"], since, read_until)
             return
         for page in paged(refs, NAMES):
-            rows = await self._outbox.run(self._outbox.rows.tasks, self._batch, page)
+            rows = await self.outbox.run(self.outbox.rows.tasks, self.batch, page)
             await self._read_tasks([task for _, task, _ in rows], since, read_until)
 
     async def _read_tasks(self, tasks: Sequence[str], since: int, read_until: int | None) -> None:
-        async for entries in self._reader.task_log(self._queue, since=since, tasks=tasks):
-            found: dict[str, list[Entry]] = defaultdict(list)
-            for entry in entries:
-                found[entry.task].append(entry)
+        async for entries in self.watcher.task_log(self.queue, since=since, tasks=tasks):
             if read_until is not None:
                 # The log was read up to this time, and it did not have the entries then.
-                for task, ref in (await self._outbox.run(self._outbox.rows.locate, self._batch, found)).items():
-                    if self.settling.since(ref) is not None:
-                        late = read_until - min(entry.time for entry in found[task])
-                        self._lateness = max(self._lateness, late)
-            await self._store(found)
+                named = {entry.task for entry in entries}
+                located = await self.outbox.run(self.outbox.rows.locate, self.batch, named)
+                late = {task for task, ref in located.items() if self.settling.since(ref) is not None}
+                times = [entry.time for entry in entries if entry.task in late]
+                self._lateness = max(self._lateness, read_until - min(times, default=read_until))
+            await self.store(entries)
 
-    async def _in_state(self, state: State) -> Refs:
+    async def in_state(self, state: State) -> Refs:
+        """Return the rows in a state."""
         found, after = Refs(), 0
-        while page := await self._outbox.run(self._outbox.rows.refs, self._batch, state, after):
+        while page := await self.outbox.run(self.outbox.rows.refs, self.batch, state, after):
             for ref in page:
                 found.add(ref)
             after = page[-1]
         return found
 
     async def _round(self) -> int:
-        return (await self._outbox.run(self._outbox.batches.get, self._batch)).round
-
-    def _first_logged(self) -> int:
-        """Return the time from which the log may have entries of the batch, in microseconds since 1970."""
-        oldest = round(self._clock.now() * _SECOND) - RETENTION
-        return oldest if self.adopted else max(self._created - _CLOCK_MARGIN, oldest)
+        return (await self.outbox.run(self.outbox.batches.get, self.batch)).round
 
     def _purged(self, snapshot: Snapshot) -> bool:
         """Return whether the queue was purged after the batch was created."""
         return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._created
 
 
-async def _yielding(refs: Iterable[int]) -> AsyncIterator[int]:
-    """Yield refs, and let the event loop do other work now and then."""
-    for page in paged(refs, 10_000):
-        for ref in page:
-            yield ref
-        await asyncio.sleep(0)
+def record_pending(outbox: Outbox, batch: str, pending: Mapping[str, Pending]) -> Iterable[int]:
+    """Record what the queue tells of tasks that were tried; return the rows of all of them."""
+    located = outbox.rows.locate(batch, pending)
+    tried = {task: ref for task, ref in located.items() if pending[task].attempts and pending[task].last_status}
+    if tried:
+        outbox.outcomes.record(batch, [as_outcome(ref, task, pending[task]) for task, ref in tried.items()])
+    return located.values()
 
 
 def as_outcome(ref: int, task: str, found: Pending) -> Outcome:

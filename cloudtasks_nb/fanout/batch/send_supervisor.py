@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from cloudtasks_nb import _loop
@@ -27,50 +28,32 @@ _LOGGER = logging.getLogger(__name__)
 _LOOKS, _LOOK_PAUSE = 3, 0.5  # looks for a process that sends, and seconds after each
 
 
+@dataclass(eq=False)
 class SendSupervisor:
-    """Sends one batch on request, and keeps the state of the sending. Runs on the background loop.
+    """Sends one batch on request, and keeps the state of the sending. Runs on the background loop."""
 
-    Parameters
-    ----------
-    adoption : Adoption
-        Records before a sending what was sent from elsewhere, and returns which tasks were created.
-    changed : callable
-        Called after each change, with the number of rows that were sent since the last call.
-    ended : callable
-        Called when a sending ends.
-    """
+    transport: Transport
+    outbox: Outbox
+    record: BatchRecord
+    adoption: Adoption  #: records before a sending what was sent from elsewhere, and tells which tasks were created
+    supervisor: _loop.Supervisor
+    changed: Callable[[int], None]  #: called after each change, with the number of rows that were sent since the last
+    ended: Callable[[], None]  #: called when a sending ends
+    clock: Clock = field(default_factory=Clock)
 
-    def __init__(
-        self,
-        transport: Transport,
-        outbox: Outbox,
-        record: BatchRecord,
-        adoption: Adoption,
-        *,
-        supervisor: _loop.Supervisor,
-        changed: Callable[[int], None],
-        ended: Callable[[], None],
-        clock: Clock | None = None,
-    ) -> None:
-        self._transport = transport
-        self._outbox = outbox
-        self._record = record
-        self._batch = record.id
-        self._adoption = adoption
-        self._supervisor = supervisor
-        self._changed, self._ended = changed, ended
-        self._clock = clock or Clock()
-        self._requested = False
-        self._gate, self._gate_changed = SendGate(), asyncio.Event()
-        self._other: Mapping[str, Any] | None = None
+    def __post_init__(self) -> None:
+        self.gate = SendGate()  #: what holds rows back, as it was read last
         self.unanswered: Unanswered | None = None  #: nothing answers at the endpoint
         self.trouble: str | None = None  #: the last error that is being retried
         self.error: CloudTasksError | None = None  #: the error that ended the sending early
+        self._requested = False
+        self._gate_changed = asyncio.Event()
+        self._other: Mapping[str, Any] | None = None
 
     @property
     def active(self) -> bool:
         """Whether this process sends the batch, or waits to send it."""
-        return self._supervisor.running("sending")
+        return self.supervisor.running("sending")
 
     @property
     def other_sender_note(self) -> str | None:
@@ -90,16 +73,17 @@ class SendSupervisor:
         """Send the unsent rows; if a sending is just ending, it begins again."""
         self._requested = True
         self._gate_changed.set()
-        self._supervisor.start("sending", self._send)
+        self.supervisor.start("sending", self._send)
 
     def apply_gate(self, gate: SendGate) -> None:
         """Send by this gate from now on."""
-        self._gate = gate
-        self._gate_changed.set()
+        if gate != self.gate:
+            self.gate = gate
+            self._gate_changed.set()
 
     async def join(self) -> None:
         """Wait until the sending has ended."""
-        await self._supervisor.join("sending")
+        await self.supervisor.join("sending")
 
     async def check(self, unsent: int) -> None:
         """Make sure that some process sends the unsent rows.
@@ -111,34 +95,34 @@ class SendSupervisor:
         PreconditionError
             If no process sends the batch.
         """
-        doubtful = await self._outbox.run(self._outbox.requests.doubtful, self._batch)
+        doubtful = await self.outbox.run(self.outbox.requests.doubtful, self.record.id)
         if self.active or not (unsent or doubtful):
             return
         if self.error is not None:
             raise self.error
         for _ in range(_LOOKS):  # a process that has just stored rows is about to send them
-            if self.active or not await self._outbox.run(self._is_idle):
+            if self.active or not await self.outbox.run(self._is_idle):
                 return
-            await self._clock.sleep(_LOOK_PAUSE)
+            await self.clock.sleep(_LOOK_PAUSE)
         rows, are = (unsent, "are unsent") if unsent else (doubtful, "may have been sent by a process that has ended")
         raise PreconditionError(
-            f"{rows:,} rows of batch {self._batch} {are}, and no process sends them",
-            resource=self._batch,
+            f"{rows:,} rows of batch {self.record.id} {are}, and no process sends them",
+            resource=self.record.id,
             hint="batch.resume() sends them",
         )
 
     def _is_idle(self) -> bool:
         """Return whether rows are unsent and no process sends them."""
-        if self._outbox.requests.has_sender(self._batch):
+        if self.outbox.requests.has_sender(self.record.id):
             return False
-        return self._outbox.requests.waiting(self._batch)
+        return self.outbox.requests.waiting(self.record.id)
 
     async def _send(self) -> None:
-        announced = self._outbox.requests.announce_sender(self._batch)
+        announced = self.outbox.requests.announce_sender(self.record.id)
         try:
             while self._requested:
                 self._requested = False
-                limited = self._gate.until is not None
+                limited = self.gate.until is not None
                 await self._send_once()
                 if self.error is None:
                     await self._look_again()
@@ -146,48 +130,48 @@ class SendSupervisor:
                         await self._wait_for_canary()
         finally:
             announced.release()
-        self._ended()
+        self.ended()
 
     async def _look_again(self) -> None:
         """While rows are held back, look those up once more of which the log may tell later whether they were sent."""
-        if self._adoption.known_later and self._gate.held:
+        if self.adoption.known_later and self.gate.held:
             self._gate_changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._gate_changed.wait(), LATE)
-            self._adoption.known_later, self._requested = False, True
+            self.adoption.known_later, self._requested = False, True
 
     async def _wait_for_canary(self) -> None:
         """Wait for the end of the canary, and have the other rows sent if it has succeeded."""
-        while not self._requested and self._gate.running:
+        while not self._requested and self.gate.running:
             self._gate_changed.clear()
             await self._gate_changed.wait()
-        self._requested |= self._gate.until is None
+        self._requested |= self.gate.until is None
 
     async def _send_once(self) -> None:
         self.error = None
         try:
-            await self._adoption.run(self.will_retry)
-            options = lasting_options(self._record, await self._outbox.run(self._outbox.batches.settings, self._batch))
+            await self.adoption.run(self.will_retry)
+            options = lasting_options(self.record, await self.outbox.run(self.outbox.batches.settings, self.record.id))
             sender = Sender(
-                outbox=self._outbox,
-                record=self._record,
-                transport=self._transport,
+                outbox=self.outbox,
+                record=self.record,
+                transport=self.transport,
                 report=self._note,
-                until=lambda: self._gate.until,
-                were_created=self._adoption.seen,
+                until=lambda: self.gate.until,
+                were_created=self.adoption.seen,
                 send_rate=options["send_rate"],
-                owner={"pid": os.getpid(), "target": self._transport.endpoint.target},
-                clock=self._clock,
+                owner={"pid": os.getpid(), "target": self.transport.endpoint.target},
+                clock=self.clock,
             )
             if already := await sender.run():
-                await self._outbox.run(self._outbox.batches.set_setting, self._batch, "already", already)
+                await self.outbox.run(self.outbox.batches.set_setting, self.record.id, "already", already)
         except Exception as error:
             if not isinstance(error, CloudTasksError):
-                _LOGGER.exception("sending batch %s failed", self._batch)
-            self.error = _loop.as_toolkit_error(f"sending batch {self._batch}", error)
+                _LOGGER.exception("sending batch %s failed", self.record.id)
+            self.error = _loop.as_toolkit_error(f"sending batch {self.record.id}", error)
         finally:
             self._other, self.unanswered, self.trouble = None, None, None
-            self._changed(0)
+            self.changed(0)
 
     def will_retry(self, error: CloudTasksError) -> None:
         """Keep the error until rows are sent."""
@@ -199,4 +183,4 @@ class SendSupervisor:
         self._other = report.other
         self.unanswered = Unanswered.after(self.unanswered, [report.error] if report.error else [])
         self.trouble = report.error.message if report.error else None
-        self._changed(report.sent)
+        self.changed(report.sent)

@@ -1,6 +1,6 @@
 """Decide what happens next to a batch: a pure state machine, without an event loop, a clock or I/O.
 
-`handle` returns the state after an event, and the effects that the tracker carries out. Times are in the events.
+There is a function for each event. It returns the state after that, and the effects that the tracker carries out.
 """
 
 from __future__ import annotations
@@ -13,29 +13,22 @@ from dataclasses import dataclass, field, replace
 
 from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
 from cloudtasks_nb.fanout.batch.progress import Rate
-from cloudtasks_nb.fanout.batch.send_gate import SendGate
-from cloudtasks_nb.fanout.batch.unanswered import Unanswered
 from cloudtasks_nb.fanout.outbox.records import State
 
 __all__ = [
     "BatchState",
-    "Counted",
     "Effect",
-    "Event",
-    "LogReread",
-    "RowsChanged",
-    "RowsSent",
-    "SearchEnded",
-    "SnapshotApplied",
-    "Started",
-    "TimePassed",
-    "WorkChanged",
-    "handle",
+    "Step",
+    "rows_changed",
+    "rows_counted",
+    "rows_sent",
+    "start",
+    "time_passed",
     "unread_since",
+    "work_changed",
 ]
 
 _LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
-_REREAD_PAUSES = (60.0, 120.0, 240.0, 480.0)  # seconds before the log is read once more for rows that are gone
 _NEAR_END = 2.0  # seconds before the expected end
 _EVERY, _EVERY_NEAR_END = 1.0, 0.2  # seconds between two reads of the queue
 _SAVE = 5.0  # seconds between two snapshots in the outbox
@@ -46,16 +39,13 @@ _LATE_ENTRY = dt.timedelta(minutes=10)  # by which a log entry may arrive late
 class Effect(enum.Enum):
     """What the tracker has to do; what it needs for that is in the state."""
 
-    APPLY_GATE = enum.auto()  #: have the sending go by the gate, which has changed
     BEGIN_SENDING = enum.auto()
     BEGIN_CANCEL = enum.auto()  #: cancel the remaining rows, and store that the failure limit was reached
     WATCH = enum.auto()  #: subscribe to snapshots of the queue
     STOP_WATCHING = enum.auto()
-    SET_PACE = enum.auto()  #: have the queue read at the interval `BatchState.every`
     REFRESH = enum.auto()  #: have the queue read now
-    COUNT = enum.auto()  #: read the counts of the rows, and answer with `Counted`
-    SEARCH = enum.auto()  #: search the queue and the log for missing rows, and answer with `SearchEnded`
-    REREAD = enum.auto()  #: read the log again for the rows that are gone, and answer with `LogReread`
+    COUNT = enum.auto()  #: read the counts of the rows, and call `rows_counted`
+    REREAD = enum.auto()  #: read the log again for the rows that are gone, now and a few times later
     NOTIFY = enum.auto()  #: create the notifications of the end
     SAVE = enum.auto()  #: store the progress, for other processes
     PUBLISH = enum.auto()  #: compute the progress, and call the listeners
@@ -70,9 +60,6 @@ class BatchState:
     sending: bool = False
     cancelling: bool = False
     watching: bool = False  #: snapshots of the queue are applied
-    searching: bool = False
-    search_trouble: str | None = None  #: why the last search failed
-    unanswered: Unanswered | None = None  #: since when the watcher gets no answer
     dispatching: bool = True  #: the queue is not paused
     changes: int = 0  #: changes of rows in the outbox, so far
     counted: int = 0  #: how many of these changes `counts` includes
@@ -80,11 +67,8 @@ class BatchState:
     notified: bool = False  #: the notifications of this end were begun
     ended_at: float | None = None  #: when the batch was seen to be finished, while it is watched
     gone: int = 0  #: rows in state `gone` at the last count
-    rereads: int = 0  #: times that the log was read again, or is being read; 0: there is no need
-    reread_at: float | None = None  #: when the log is read again
     limit: FailureLimit = field(default_factory=FailureLimit)
     stopped_round: int = 0  #: the last round that was cancelled because of the failure limit
-    gate: SendGate = field(default_factory=SendGate)
     rate: Rate = field(default_factory=Rate)
     every: float = _EVERY  #: seconds between two reads of the queue
     saved_at: float = -math.inf  #: when the progress was stored last
@@ -111,132 +95,12 @@ class BatchState:
 
     @property
     def wake(self) -> float | None:
-        """When the next `TimePassed` is needed; None: not at all."""
-        linger_until = None if self.ended_at is None else self.ended_at + _LINGER
-        return min((at for at in (self.reread_at, linger_until) if at is not None), default=None)
+        """When `time_passed` is to be called; None: not at all."""
+        return None if self.ended_at is None else self.ended_at + _LINGER
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """The tracking begins, or goes on after rows were added or tried again."""
-
-    counts: Mapping[State, int]
-    sending: bool  #: send rows: some are unsent, or in doubt
-    limit: FailureLimit
-    gate: SendGate = field(default_factory=SendGate)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowsChanged:
-    """Rows have changed in the outbox."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowsSent:
-    """Rows were acknowledged, or the state of the sending has changed."""
-
-    at: float
-    count: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkChanged:
-    """The sending has ended, or a cancellation has begun or ended."""
-
-    sending: bool  #: whether the batch is sent now
-    cancelling: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotApplied:
-    """The outcomes of a snapshot are stored."""
-
-    search: bool = False  #: rows seem to be missing
-    dispatching: bool = True
-    unanswered: Unanswered | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchEnded:
-    """A search for missing rows has ended."""
-
-    trouble: str | None = None  #: why it failed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
-    """The rows were counted."""
-
-    at: float
-    number: int  #: `BatchState.changes` when the count began
-    counts: Mapping[State, int]
-    limit: FailureLimit  #: if it is exceeded, the stored one: another process may have begun a round
-    gate: SendGate = field(default_factory=SendGate)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogReread:
-    """The log was read again for the rows that are gone, or could not be read."""
-
-    at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimePassed:
-    """The time `BatchState.wake` has come."""
-
-    at: float
-
-
-Event = (
-    Started | RowsChanged | RowsSent | WorkChanged | SnapshotApplied | SearchEnded | Counted | LogReread | TimePassed
-)
-_Step = tuple[BatchState, tuple[Effect, ...]]
-
-
-def handle(state: BatchState, event: Event) -> _Step:  # noqa: C901, PLR0911 - one case for each event
-    """Return the state after an event, and what is to be done, in this order.
-
-    Examples
-    --------
-    >>> counts = dict.fromkeys(State, 0) | {State.SENT: 1}
-    >>> state, effects = handle(BatchState(counts=counts), RowsChanged())
-    >>> [effect.name for effect in effects]
-    ['COUNT']
-    >>> counts = dict.fromkeys(State, 0) | {State.SUCCEEDED: 1}
-    >>> state, effects = handle(state, Counted(at=1.0, number=1, counts=counts, limit=FailureLimit()))
-    >>> [effect.name for effect in effects]
-    ['NOTIFY', 'SAVE', 'PUBLISH']
-    """
-    match event:
-        case Started():
-            return _start(state, event)
-        case RowsChanged():
-            return _changed(state)
-        case RowsSent():
-            moved = min(event.count, state.counts[State.UNSENT])  # a count may include some of them
-            sent = {State.UNSENT: state.counts[State.UNSENT] - moved, State.SENT: state.counts[State.SENT] + moved}
-            return _rated(replace(state, counts={**state.counts, **sent}), event.at), (Effect.PUBLISH,)
-        case WorkChanged():
-            state = replace(state, sending=event.sending, cancelling=event.cancelling, required=state.changes + 1)
-            return _changed(state, Effect.REFRESH)
-        case SnapshotApplied():
-            state = replace(state, dispatching=event.dispatching, unanswered=event.unanswered)
-            if not event.search or state.searching:
-                return _changed(state)
-            return _changed(replace(state, searching=True, search_trouble=None), Effect.SEARCH)
-        case SearchEnded():
-            return _changed(replace(state, searching=False, search_trouble=event.trouble))
-        case Counted():
-            return _counted(state, event)
-        case LogReread():
-            last = state.rereads > len(_REREAD_PAUSES)
-            due = None if last else event.at + _REREAD_PAUSES[state.rereads - 1]
-            return _changed(replace(state, rereads=0 if last else state.rereads, reread_at=due))
-        case TimePassed():
-            state, read = _reread_due(state, event.at)
-            state, stop = _linger(state, event.at)
-            return state, (*read, *stop, *((Effect.PUBLISH,) if stop else ()))
+#: The state after an event, and what is to be done, in this order.
+Step = tuple[BatchState, tuple[Effect, ...]]
 
 
 def unread_since(created: dt.datetime, read: dt.datetime | None, now: dt.datetime) -> dt.datetime:
@@ -261,15 +125,17 @@ def unread_since(created: dt.datetime, read: dt.datetime | None, now: dt.datetim
     return max(created, read - _LATE_ENTRY) - _CLOCK_MARGIN
 
 
-def _changed(state: BatchState, *effects: Effect) -> _Step:
-    """Have the rows counted."""
-    return replace(state, changes=state.changes + 1), (*effects, Effect.COUNT)
+def start(state: BatchState, *, counts: Mapping[State, int], sending: bool, limit: FailureLimit) -> Step:
+    """Begin the tracking, or go on after rows were added or tried again.
 
-
-def _start(state: BatchState, event: Started) -> _Step:
-    state = _limited(replace(state, counts=event.counts, notified=False, ended_at=None), event.limit)
-    state, effects = _gated(replace(state, required=state.changes + 1), event.gate)
-    if event.sending:
+    Parameters
+    ----------
+    sending : bool
+        Send rows: some are unsent, or in doubt.
+    """
+    state = _limited(replace(state, counts=counts, notified=False, ended_at=None), limit)
+    state, effects = replace(state, required=state.changes + 1), list[Effect]()
+    if sending:
         state = replace(state, sending=True)
         effects.append(Effect.BEGIN_SENDING)
     if state.open and not state.watching:
@@ -278,28 +144,77 @@ def _start(state: BatchState, event: Started) -> _Step:
     return _changed(state, *effects)
 
 
-def _counted(state: BatchState, event: Counted) -> _Step:
-    """Decide by a count, unless a newer one was handled before it."""
-    if event.number <= state.counted:
+def rows_changed(state: BatchState, *, dispatching: bool | None = None) -> Step:
+    """Have the rows counted, which have changed in the outbox, or may have.
+
+    Parameters
+    ----------
+    dispatching : bool, optional
+        Whether the queue is not paused; None: as before.
+
+    Examples
+    --------
+    >>> state, effects = rows_changed(BatchState(counts=dict.fromkeys(State, 0) | {State.SENT: 1}))
+    >>> [effect.name for effect in effects]
+    ['COUNT']
+    >>> counts = dict.fromkeys(State, 0) | {State.SUCCEEDED: 1}
+    >>> state, effects = rows_counted(state, at=1.0, number=1, counts=counts, limit=FailureLimit())
+    >>> [effect.name for effect in effects]
+    ['NOTIFY', 'SAVE', 'PUBLISH']
+    """
+    return _changed(state if dispatching is None else replace(state, dispatching=dispatching))
+
+
+def rows_sent(state: BatchState, *, at: float, count: int = 0) -> Step:
+    """Note that rows were acknowledged, or that the state of the sending has changed."""
+    moved = min(count, state.counts[State.UNSENT])  # a count may include some of them
+    sent = {State.UNSENT: state.counts[State.UNSENT] - moved, State.SENT: state.counts[State.SENT] + moved}
+    return _rated(replace(state, counts={**state.counts, **sent}), at), (Effect.PUBLISH,)
+
+
+def work_changed(state: BatchState, *, sending: bool, cancelling: bool) -> Step:
+    """Note that the sending has ended, or that a cancellation has begun or ended."""
+    state = replace(state, sending=sending, cancelling=cancelling, required=state.changes + 1)
+    return _changed(state, Effect.REFRESH)
+
+
+def rows_counted(
+    state: BatchState, *, at: float, number: int, counts: Mapping[State, int], limit: FailureLimit
+) -> Step:
+    """Decide by a count of the rows, unless a newer one was handled before it.
+
+    Parameters
+    ----------
+    number : int
+        `BatchState.changes` when the count began.
+    limit : FailureLimit
+        If it is exceeded, the stored one: another process may have begun a round.
+    """
+    if number <= state.counted:
         return state, ()
-    state = _rated(replace(state, counts=event.counts, counted=event.number), event.at)
-    state, effects = _gated(_limited(state, event.limit), event.gate)
+    state, effects = _limited(_rated(replace(state, counts=counts, counted=number), at), limit), list[Effect]()
     # The notifications are begun before the listeners are called: these may end the process.
     for rule in (_notify, _linger, _set_pace, _reread, _stop_after_failures, _save):
-        state, more = rule(state, event.at)
+        state, more = rule(state, at)
         effects += more
     return state, (*effects, Effect.PUBLISH)
+
+
+def time_passed(state: BatchState, *, at: float) -> Step:
+    """Do what is due: the time `BatchState.wake` has come."""
+    state, stop = _linger(state, at)
+    return state, (*stop, Effect.PUBLISH) if stop else ()
+
+
+def _changed(state: BatchState, *effects: Effect) -> Step:
+    """Have the rows counted."""
+    return replace(state, changes=state.changes + 1), (*effects, Effect.COUNT)
 
 
 def _limited(state: BatchState, limit: FailureLimit) -> BatchState:
     """Take over the failure limit; it may have been read before it was stored that it is reached."""
     stopped = limit.stopped or limit.round == state.stopped_round
     return replace(state, limit=replace(limit, stopped=stopped))
-
-
-def _gated(state: BatchState, gate: SendGate) -> tuple[BatchState, list[Effect]]:
-    """Take over the gate."""
-    return replace(state, gate=gate), [] if gate == state.gate else [Effect.APPLY_GATE]
 
 
 def _rated(state: BatchState, at: float) -> BatchState:
@@ -309,7 +224,7 @@ def _rated(state: BatchState, at: float) -> BatchState:
     return replace(state, rate=state.rate.note(at, state.counts[State.SUCCEEDED] + state.counts[State.FAILED]))
 
 
-def _notify(state: BatchState, _at: float) -> _Step:
+def _notify(state: BatchState, _at: float) -> Step:
     """Notify of each end once; rows that are open again have another end."""
     if state.open:
         return replace(state, notified=False), ()
@@ -318,7 +233,7 @@ def _notify(state: BatchState, _at: float) -> _Step:
     return replace(state, notified=True), (Effect.NOTIFY,)
 
 
-def _linger(state: BatchState, at: float) -> _Step:
+def _linger(state: BatchState, at: float) -> Step:
     """Stop watching when no outcome can change any more."""
     if not state.watching:
         return state, ()
@@ -331,34 +246,22 @@ def _linger(state: BatchState, at: float) -> _Step:
     return replace(state, watching=False, ended_at=None), (Effect.STOP_WATCHING,)
 
 
-def _set_pace(state: BatchState, _at: float) -> _Step:
+def _set_pace(state: BatchState, _at: float) -> Step:
     """Have an emulator's queue read more often near the end, so that `wait` returns soon after it."""
     left = state.rate.seconds_left(state.open) if state.local and state.open else None
     every = _EVERY if left is None or left > _NEAR_END else _EVERY_NEAR_END
     if not state.watching or every == state.every:
         return state, ()
-    sooner = (Effect.REFRESH,) if every < state.every else ()
-    return replace(state, every=every), (Effect.SET_PACE, *sooner)
+    return replace(state, every=every), (Effect.REFRESH,) if every < state.every else ()
 
 
-def _reread(state: BatchState, _at: float) -> _Step:
+def _reread(state: BatchState, _at: float) -> Step:
     """Begin to read the log again when more rows are gone."""
-    begin = state.counts[State.GONE] > state.gone and not state.rereads
-    state = replace(state, gone=state.counts[State.GONE], rereads=1 if begin else state.rereads)
-    return state, ((Effect.REREAD,) if begin else ())
+    gone = state.counts[State.GONE]
+    return replace(state, gone=gone), (Effect.REREAD,) if gone > state.gone else ()
 
 
-def _reread_due(state: BatchState, at: float) -> _Step:
-    """Read the log again after the pause, unless no row is gone any more."""
-    if state.reread_at is None or at < state.reread_at:
-        return state, ()
-    state = replace(state, reread_at=None)
-    if not state.counts[State.GONE]:
-        return replace(state, rereads=0), ()
-    return replace(state, rereads=state.rereads + 1), (Effect.REREAD,)
-
-
-def _stop_after_failures(state: BatchState, _at: float) -> _Step:
+def _stop_after_failures(state: BatchState, _at: float) -> Step:
     """Cancel the remaining rows, once in each round."""
     limit = state.limit
     if not state.open or state.cancelling or state.stopped_round == limit.round or not limit.exceeded(state.counts):
@@ -367,7 +270,7 @@ def _stop_after_failures(state: BatchState, _at: float) -> _Step:
     return state, (Effect.BEGIN_CANCEL,)
 
 
-def _save(state: BatchState, at: float) -> _Step:
+def _save(state: BatchState, at: float) -> Step:
     """Store the progress now and then, and at the end."""
     if state.open and at - state.saved_at < _SAVE:
         return state, ()

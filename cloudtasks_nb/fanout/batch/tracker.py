@@ -1,6 +1,6 @@
 """Track one batch in this process: send its rows, watch its tasks, and store their outcomes.
 
-`state.py` decides what to do; this module hands it the events and carries out the effects. Lasting state is in the
+`state.py` decides what to do; this module tells it the events and carries out the effects. Lasting state is in the
 outbox; state in memory can be read again from it and from the service. All of it runs on the background loop; work on
 the outbox runs in a thread of its own, so that it does not block the loop.
 
@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 from weakref import WeakMethod, WeakSet, WeakValueDictionary
 
 from cloudtasks_nb import _loop
@@ -27,11 +27,11 @@ from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
-from cloudtasks_nb.fanout.batch.failure_limit import load_limit, store_limit
+from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit, load_limit, store_limit
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, OutcomeTracker, names_handler
 from cloudtasks_nb.fanout.batch.progress import PENDING, Progress, pack, unpack
 from cloudtasks_nb.fanout.batch.report import DROP, RESUME, main_cause
-from cloudtasks_nb.fanout.batch.send_gate import lift_gate, update_gate
+from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, update_gate
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.batch.state import Effect
 from cloudtasks_nb.fanout.batch.unanswered import Unanswered
@@ -44,13 +44,17 @@ from cloudtasks_nb.service.watch import Snapshot, Subscription
 
 __all__ = ["Tracker"]
 
+P = ParamSpec("P")
+
 _LOGGER = logging.getLogger(__name__)
 
 # Work that is done in the order in which it was begun, as errors name it.
 _WATCHING, _COUNTING = "watching", "counting the rows of"
 _ADOPTING = "reading what was sent of"
 _FOLLOWING, _RESTARTING = "following what others do with", "following another connection to"
+_SEARCHING, _REREADING = "searching the queue for", "reading the log again for"
 _FOLLOW = 2.0  # seconds between two looks into the outbox for what others do
+_REREAD_PAUSES = (60.0, 120.0, 240.0, 480.0)  # seconds before the log is read once more for rows that are gone
 
 #: The trackers of this process by outbox and batch: connections do not share theirs.
 _trackers: WeakValueDictionary[tuple[Path, str], WeakSet[Tracker]] = WeakValueDictionary()
@@ -67,6 +71,7 @@ class Tracker:
         self.connection = connection
         self.outbox = outbox
         self.record = record
+        self.batch = record.id
         self.queue = QueueName.parse(record.place.queue_name)
         self._outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store)
         self._state = machine.BatchState(counts=record.counts, local=connection.endpoint.local)
@@ -84,7 +89,7 @@ class Tracker:
             record,
             self._adoption,
             supervisor=self._supervisor,
-            changed=lambda count: self._handle(machine.RowsSent(at=_now(), count=count)),
+            changed=lambda count: self._handle(machine.rows_sent, at=_now(), count=count),
             ended=lambda: self._work_changed(sending=False),
         )
         self._cancellation = Cancellation(
@@ -92,15 +97,12 @@ class Tracker:
         )
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
         self._loaded = self._closed = False
+        self._search_trouble: str | None = None  # why the last search failed
+        self._unanswered: Unanswered | None = None  # since when the watcher gets no answer
         self.progress = self._stored_progress()
         self._read_until = self.progress.sources.get("log")
         self._effects = self._by_effect()
         self._peers = _trackers.setdefault((outbox.path, record.id), WeakSet())
-
-    @property
-    def batch(self) -> str:
-        """Id of the batch."""
-        return self.record.id
 
     @property
     def sending(self) -> bool:
@@ -115,7 +117,7 @@ class Tracker:
     @property
     def unanswered(self) -> Unanswered | None:
         """Since when nothing answers at the endpoint; None: it answers."""
-        return self._sending.unanswered or self._state.unanswered
+        return self._sending.unanswered or self._unanswered
 
     @property
     def error(self) -> CloudTasksError | None:
@@ -124,14 +126,14 @@ class Tracker:
 
     def held(self) -> str | None:
         """Return why rows are not sent until `resume` is called, as a sentence; None if all may be sent."""
-        gate = self._state.gate
+        gate = self._sending.gate
         return gate.reason(main_cause(self.outbox.causes.failed(self.batch))) if gate.held else None
 
     def blockers(self) -> list[str]:
         """Return the reasons why rows are not done, a sentence each."""
         troubles = [
             self._sending.trouble,
-            self._state.search_trouble,
+            self._search_trouble,
             self._cancellation.trouble,
             self._notifier.trouble,
         ]
@@ -160,8 +162,9 @@ class Tracker:
 
     def notes(self) -> list[str]:
         """Return other notes on the batch, a sentence each."""
-        notes = self._cancel_notes()
-        settings = self.outbox.batches.settings(self.batch)
+        left = self.progress.total - self.progress.done
+        notes = [f"being cancelled: {counted(left, 'rows')} left"] if self.cancelling and left else []
+        settings, ratio = self.outbox.batches.settings(self.batch), self._queue_values().get("log_sampling_ratio", 1)
         if already := settings.get("already"):
             notes.append(
                 f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
@@ -173,21 +176,17 @@ class Tracker:
             )
         if unseen := settings.get("unseen"):
             notes.append(unseen_note(unseen))
-        elif 0 < (ratio := self._queue_values().get("log_sampling_ratio", 1)) < 1:
+        elif 0 < ratio < 1:
             notes.append(unseen_note(f"the queue logs {ratio:.0%} of its operations"))
         if corrected := settings.get("corrected"):
             rows = counted(corrected, "rows")
             notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
-        if self._queue_values().get("log_sampling_ratio") == 0:
+        if ratio == 0:
             if not self._outcomes.has_results and (self.progress.gone or not names_handler(self.record.description)):
                 notes.append(NO_LOG.format(queue="the queue"))
             if not settings.get("adopted"):
                 notes.append(unseen_note("the queue writes no log"))
-        return [*notes, *filter(None, (self._state.gate.note, self._state.limit.note(self.progress.cancelled)))]
-
-    def _cancel_notes(self) -> list[str]:
-        left = self.progress.total - self.progress.done
-        return [f"being cancelled: {counted(left, 'rows')} left"] if self.cancelling and left else []
+        return [*notes, *filter(None, (self._sending.gate.note, self._state.limit.note(self.progress.cancelled)))]
 
     def retry_note(self) -> str | None:
         """Return the attempt of the retrying rows and the time of the next one."""
@@ -235,7 +234,8 @@ class Tracker:
             if self._cancellation.active:
                 self._work_changed()
         waiting = await self.outbox.run(self.outbox.requests.waiting, self.batch)
-        self._handle(machine.Started(counts=self.record.counts, sending=sending and waiting, limit=limit, gate=gate))
+        self._sending.apply_gate(gate)
+        self._handle(machine.start, counts=self.record.counts, sending=sending and waiting, limit=limit)
         if adopting and not sending and waiting:
             self._supervisor.start(_ADOPTING, self._adopt)
         await self._count()
@@ -243,10 +243,10 @@ class Tracker:
     async def read_failed(self) -> None:
         """Find out which failed rows have succeeded after all; say so if the stored results cannot be read."""
         try:
-            await self._outcomes.read_failed()
+            await self._outcomes.search.read_results(State.FAILED)
         except StoreError as error:
             notify(f"the results of the failed rows of batch {self.batch} were not read: {error.message}")
-        await self._rows_changed()
+        self._rows_changed()
 
     async def resume(self) -> None:
         """Begin to send all unsent rows, also those that are held back."""
@@ -277,22 +277,17 @@ class Tracker:
             If rows are unsent and no process sends them, or the canary has failed, or the sending has paused, or the
             connection is closed.
         """
-        changed = asyncio.Event()
+
+        async def check() -> None:
+            if not self.sending:
+                if reason := await self.outbox.run(self.held):
+                    raise PreconditionError(reason, resource=self.batch, hint=f"{RESUME}, {DROP}")
+                await self._sending.check(self.progress.unsent)
+
         self._supervisor.wake()
-        end = self.listen(changed.set)
-        try:
-            while self.sending or not self._state.finished:
-                self.connection.transport.check_open()
-                self._supervisor.check()
-                if not self.sending:
-                    await self._check_held()
-                    await self._sending.check(self.progress.unsent)
-                await changed.wait()
-                changed.clear()
-            await self._notifier.finish()
-            return self.progress
-        finally:
-            end()
+        await self._until(lambda: self._state.finished and not self.sending, check)
+        await self._notifier.finish()
+        return self.progress
 
     async def settle(self, *, drained: bool) -> None:
         """Wait until all rows are sent that may be, and until it is known what became of them.
@@ -308,26 +303,41 @@ class Tracker:
         CloudTasksError
             What ended the sending early, or fails again and again.
         """
-        changed, since = asyncio.Event(), now_micros()
+
+        async def refresh() -> None:
+            if not self.sending or self._sending.gate.running:
+                self.connection.watcher.refresh(self.queue)
+
+        since = now_micros()
+        await self._until(lambda: self._settled(since, drained=drained), refresh)
+        if drained and self._state.finished:
+            await self._notifier.finish()
+
+    async def _until(self, ended: Callable[[], bool], check: Callable[[], Awaitable[None]]) -> None:
+        """Wait until something is true, which is looked at after each change; first call `check` each time.
+
+        Raises
+        ------
+        CloudTasksError
+            What work in the background raises again and again, besides what `check` raises.
+        """
+        changed = asyncio.Event()
         end = self.listen(changed.set)
         try:
-            while not self._settled(since, drained=drained):
+            while not ended():
                 self.connection.transport.check_open()
                 self._supervisor.check()
-                if not self.sending or self._state.gate.running:
-                    self.connection.watcher.refresh(self.queue)
+                await check()
                 await changed.wait()
                 changed.clear()
-            if drained and self._state.finished:
-                await self._notifier.finish()
         finally:
             end()
 
     def _settled(self, since: int, *, drained: bool) -> bool:
-        state, gate = self._state, self._state.gate
+        state, gate = self._state, self._sending.gate
         if self.sending and (not gate.running or gate.rows[State.UNSENT]):
             return False  # rows are sent; those that wait for the canary are not
-        sent = state.counts[State.SENT] or gate.rows[State.SENT]  # the gate may be newer than the counts
+        sent = state.counts[State.SENT]
         if drained or not sent or not state.watching:
             return not (drained and sent)
         snapshot = self._outcomes.snapshot
@@ -365,20 +375,20 @@ class Tracker:
         self._cancellation.begin()
         self._work_changed()
 
-    async def _check_held(self) -> None:
-        if reason := await self.outbox.run(self.held):
-            raise PreconditionError(reason, resource=self.batch, hint=f"{RESUME}, {DROP}")
-
-    def _handle(self, event: machine.Event) -> None:
+    def _handle(
+        self, event: Callable[Concatenate[machine.BatchState, P], machine.Step], *args: P.args, **facts: P.kwargs
+    ) -> None:
         """Have the state machine handle an event, and carry out the effects."""
-        self._state, effects = machine.handle(self._state, event)
+        self._state, effects = event(self._state, *args, **facts)
+        if self._subscription is not None:
+            self._subscription.every = self._state.every
         for effect in effects:
             self._effects[effect]()
         if self._timer is not None:
             self._timer.cancel()
         wake, self._timer = self._state.wake, None
         if wake is not None:
-            self._timer = asyncio.get_running_loop().call_at(wake, lambda: self._handle(machine.TimePassed(at=_now())))
+            self._timer = asyncio.get_running_loop().call_at(wake, lambda: self._handle(machine.time_passed, at=_now()))
         asyncio.get_running_loop().call_soon(self._stay_or_go)
 
     def _work_reported(self) -> None:
@@ -392,29 +402,25 @@ class Tracker:
 
     def _by_effect(self) -> Mapping[Effect, Callable[[], None]]:
         """Return what carries out each effect."""
-        start = self._supervisor.start
         return {
-            Effect.APPLY_GATE: lambda: self._sending.apply_gate(self._state.gate),
             Effect.BEGIN_SENDING: self._sending.begin,
             Effect.BEGIN_CANCEL: self._stop,
             Effect.WATCH: self._watch,
             Effect.STOP_WATCHING: self._stop_watching,
-            Effect.SET_PACE: self._set_pace,
             Effect.REFRESH: lambda: self.connection.watcher.refresh(self.queue),
             Effect.COUNT: lambda: self._begin(_COUNTING, self._count),
-            Effect.SEARCH: lambda: start("searching the queue for", self._search),
-            Effect.REREAD: lambda: start("reading the log again for", self._reread),
+            Effect.REREAD: lambda: self._supervisor.start(_REREADING, self._reread),
             Effect.NOTIFY: self._notifier.begin,
             Effect.SAVE: lambda: self._begin(_COUNTING, self._save),
             Effect.PUBLISH: self._publish,
         }
 
-    async def _rows_changed(self) -> None:
-        self._handle(machine.RowsChanged())
+    def _rows_changed(self) -> None:
+        self._handle(machine.rows_changed)
 
     def _work_changed(self, *, sending: bool | None = None) -> None:
         sending = self._state.sending if sending is None else sending
-        self._handle(machine.WorkChanged(sending=sending, cancelling=self._cancellation.active))
+        self._handle(machine.work_changed, sending=sending, cancelling=self._cancellation.active)
 
     def _begin(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Carry out some work, after that which was begun before under this name."""
@@ -431,56 +437,64 @@ class Tracker:
 
     async def _apply(self, snapshot: Snapshot) -> None:
         """Store the outcomes that a snapshot shows."""
-        search = await self._outcomes.apply(snapshot, sent=self._state.counts[State.SENT])
-        unanswered = Unanswered.after(self._state.unanswered, snapshot.errors)
-        dispatching = self._queue_values().get("state", "RUNNING") == "RUNNING"
-        self._handle(machine.SnapshotApplied(search=search, dispatching=dispatching, unanswered=unanswered))
+        missing = await self._outcomes.apply(snapshot, sent=self._state.counts[State.SENT])
+        self._unanswered = Unanswered.after(self._unanswered, snapshot.errors)
+        if missing:
+            self._supervisor.start(_SEARCHING, self._search)
+        self._handle(machine.rows_changed, dispatching=self._queue_values().get("state", "RUNNING") == "RUNNING")
 
     async def _count(self) -> None:
         if self._state.stale:
             number = self._state.changes
-            counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
-            limit = self._state.limit
-            if limit.exceeded(counts):
-                limit = await self.outbox.run(load_limit, self.outbox, self.batch)
-            gate = self._state.gate
-            if gate.active:
-                gate = await self.outbox.run(update_gate, self.outbox, self.batch)
-            self._handle(machine.Counted(at=_now(), number=number, counts=counts, limit=limit, gate=gate))
+            counts, limit, gate = await self.outbox.run(self._read, self._state.limit, self._sending.gate)
+            self._sending.apply_gate(gate)
+            self._handle(machine.rows_counted, at=_now(), number=number, counts=counts, limit=limit)
+
+    def _read(self, limit: FailureLimit, gate: SendGate) -> tuple[Mapping[State, int], FailureLimit, SendGate]:
+        """Return the counts of the rows, and the failure limit and the gate by these counts.
+
+        Runs on the outbox's thread, like all that the sending stores: no row is sent in between.
+        """
+        counts = self.outbox.batches.counts(self.batch)
+        if limit.exceeded(counts):
+            limit = load_limit(self.outbox, self.batch)
+        return counts, limit, update_gate(self.outbox, self.batch) if gate.active else gate
 
     async def _save(self) -> None:
         await self.outbox.run(self.outbox.batches.save_snapshot, self.batch, pack(self.progress))
 
     def _stop(self) -> None:
-        self._begin(_COUNTING, self._store_limit)
+        self._begin(_COUNTING, lambda: self.outbox.run(store_limit, self.outbox, self.batch, self._state.limit))
         self._cancellation.begin()
-
-    async def _store_limit(self) -> None:
-        await self.outbox.run(store_limit, self.outbox, self.batch, self._state.limit)
 
     async def _adopt(self) -> None:
         """Find the rows that were sent from elsewhere."""
         await self._adoption.run(self._sending.will_retry)
-        self._handle(machine.RowsChanged())
+        self._rows_changed()
 
     async def _search(self) -> None:
-        trouble = None
+        self._search_trouble = None
         try:
-            await self._outcomes.search()
+            await self._outcomes.search.run(self._outcomes.snapshot)
         except OutboxError:
             raise
         except CloudTasksError as error:  # of the service: the next suspicious snapshot begins another search
-            trouble = error.message
-        self._handle(machine.SearchEnded(trouble=trouble))
+            self._search_trouble = error.message
+        self._rows_changed()
 
     async def _reread(self) -> None:
-        try:
-            await self._outcomes.recheck()
-        except OutboxError:
-            raise
-        except CloudTasksError as error:
-            _LOGGER.info("the log was not read again for batch %s: %s", self.batch, error.message)
-        self._handle(machine.LogReread(at=_now()))
+        """Read the log again for the rows that are gone, with growing pauses as long as some are."""
+        for pause in (0.0, *_REREAD_PAUSES):
+            await asyncio.sleep(pause)
+            if not self._state.counts[State.GONE]:
+                return
+            try:
+                await self._outcomes.recheck()
+            except OutboxError:
+                raise
+            except CloudTasksError as error:
+                _LOGGER.info("the log was not read again for batch %s: %s", self.batch, error.message)
+            self._rows_changed()
 
     def _watch(self) -> None:
         since = machine.unread_since(
@@ -498,20 +512,16 @@ class Tracker:
             self._subscription.close()
             self._subscription = None
 
-    def _set_pace(self) -> None:
-        if self._subscription is not None:
-            self._subscription.every = self._state.every
-
     def _publish(self) -> None:
         """Compute the progress anew and call the listeners."""
         counts, rate, now = self._state.counts, self._state.rate, dt.datetime.now(dt.UTC)
         split = self._outcomes.split(counts, self.connection.clock.micros())
         waiting = sum(split[name] or 0 for name in ("scheduled", "retrying"))
-        free = self._state.gate.until is None  # else it is not known when the other rows are sent
+        free = self._sending.gate.until is None  # else it is not known when the other rows are sent
         seconds = rate.seconds_left(self._state.open, waiting=waiting) if free else None
         self.progress = Progress.of(
             counts,
-            settling=min(self._outcomes.settling, counts[State.SENT]),
+            settling=min(len(self._outcomes.search.settling), counts[State.SENT]),
             done_per_second=rate.per_second(),
             eta=now + dt.timedelta(seconds=seconds) if seconds is not None and seconds < 1e9 else None,  # noqa: PLR2004 - beyond it is no estimate
             sources=self._outcomes.sources,

@@ -172,7 +172,8 @@ def test_many_tasks_wait_as_ids() -> None:
 
     async def call(_rpc: str, **__: Any) -> None:
         nonlocal most
-        files = [task.get_coro().cr_code.co_filename for task in asyncio.all_tasks()]
+        coroutines: list[Any] = [task.get_coro() for task in asyncio.all_tasks()]
+        files = [coroutine.cr_code.co_filename for coroutine in coroutines]
         most = max(most, files.count(bulk.__file__))
         for _ in range(50):  # a service that answers more slowly than tasks are started
             await asyncio.sleep(0)

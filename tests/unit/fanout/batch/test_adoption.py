@@ -99,13 +99,10 @@ def elsewhere(batch: str) -> Elsewhere:
 
 def adoption_of(outbox: Outbox, elsewhere: Elsewhere) -> Adoption:
     """Make the adoption of the batch."""
-
-    async def changed() -> None:
-        """Do nothing."""
-
     record = outbox.batches.get(elsewhere.batch)
-    outcomes = OutcomeTracker(outbox, record, elsewhere, elsewhere.store, elsewhere.clock)
-    return Adoption(outbox, record, outcomes, elsewhere, changed=changed, clock=elsewhere.clock)
+    watcher: Any = elsewhere
+    outcomes = OutcomeTracker(outbox, record, watcher, elsewhere.store, elsewhere.clock)
+    return Adoption(outbox, record, outcomes, watcher, changed=lambda: None, clock=elsewhere.clock)
 
 
 def adopt(outbox: Outbox, elsewhere: Elsewhere) -> list[CloudTasksError]:

@@ -184,11 +184,11 @@ def apply(tracker: OutcomeTracker, world: World, *snapshots: Snapshot) -> list[b
 
 def new(world: World, **description: Any) -> OutcomeTracker:
     """Return the tracker of the batch, as after a restart of the kernel."""
-    store: Any = world
+    fake: Any = world
     record = world.outbox.batches.get(world.batch)
     created = dt.datetime.fromtimestamp(NOW, dt.UTC)
     record = replace(record, description={**record.description, **description}, created=created)
-    tracker = OutcomeTracker(world.outbox, record, world, store, world.clock)
+    tracker = OutcomeTracker(world.outbox, record, fake, fake, world.clock)
     tracker.load()
     return tracker
 
@@ -257,7 +257,7 @@ def test_an_attempt_that_is_made_again_is_not_the_last(world: World) -> None:
 
 def search(tracker: OutcomeTracker) -> None:
     """Search the queue for the rows."""
-    asyncio.run(tracker.search())
+    asyncio.run(tracker.search.run(tracker.snapshot))
 
 
 def pending(state: str = "ready", **words: Any) -> Pending:
@@ -290,11 +290,11 @@ def test_rows_that_left_without_an_entry_are_settling_for_two_minutes(world: Wor
     tracker = new(world)
     world.there = {task: pending() for task in world.tasks[:3]}
     assert watch(tracker, world, 123) == [{"sent": 5}]
-    assert tracker.settling == 2
+    assert len(tracker.search.settling) == 2
     assert tracker.split(world.outbox.batches.counts(world.batch), SECOND)["ready"] == 3
     watch(tracker, world, 70)
     assert world.counts() == {"sent": 3, "gone": 2}
-    assert tracker.settling == 0
+    assert len(tracker.search.settling) == 0
     assert world.asked[-1] == "log"
 
 
@@ -420,7 +420,7 @@ def test_two_connections_correct_the_same_rows(world: World, monkeypatch: pytest
     """Each corrected row is counted once, by the connection that changes it."""
     watch(new(world), world, 700)
     assert world.counts() == {"gone": 5}
-    record, found = world.outbox.outcomes.record, {world.tasks[0]: [entry(world.tasks[0], status="OK")]}
+    record, found = world.outbox.outcomes.record, [entry(world.tasks[0], status="OK")]
 
     def record_second(*args: Any, **options: Any) -> int:
         monkeypatch.undo()
@@ -592,7 +592,7 @@ def test_a_stored_result_ends_the_settling(world: World) -> None:
     tracker = new(world)
     watch(tracker, world, 60)
     assert world.counts() == {"sent": 1, "succeeded": 4}
-    assert tracker.settling == 1
+    assert len(tracker.search.settling) == 1
     assert world.asked.count("results") == 1
 
 
@@ -658,7 +658,7 @@ def test_an_attempt_that_fails_while_results_are_read_is_explained_too(
         found = read(paths)
         if paths:
             world.put(task, 3, "refused")
-            tracker.store({task: [entry(task, attempt=3)]})
+            tracker.store([entry(task, attempt=3)])
         return found
 
     monkeypatch.setattr(world, "get_many", read_and_fail)

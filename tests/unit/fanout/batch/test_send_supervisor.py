@@ -189,7 +189,7 @@ def test_a_sender_that_is_about_to_begin(outbox: Outbox, batch: str) -> None:
             sending.supervisor.begin()
             await super().sleep(seconds)
 
-    sending.supervisor._clock = Later()
+    sending.supervisor.clock = Later()
     sending.check(ROWS)
     _loop.run(sending.supervisor.join())
 
@@ -273,7 +273,7 @@ def test_closed_while_it_sends(outbox: Outbox, batch: str) -> None:
 
     async def begin_and_close() -> None:
         sending.supervisor.begin()
-        await sending.supervisor._supervisor.close()
+        await sending.supervisor.supervisor.close()
 
     _loop.run(begin_and_close())
     assert not sending.supervisor.active

@@ -2,19 +2,20 @@
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import pytest
 
 from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
-from cloudtasks_nb.fanout.batch.state import BatchState, Event, RowsChanged, RowsSent, SnapshotApplied, TimePassed
+from cloudtasks_nb.fanout.batch.state import BatchState, Step, rows_changed, rows_sent, time_passed
 from cloudtasks_nb.fanout.outbox.records import State
 
 HOUR = dt.timedelta(hours=1)
 MARGIN = dt.timedelta(minutes=5)
 LOOK_BACK = dt.timedelta(minutes=10)
-_Made = Callable[[BatchState], Event]  # an event that needs to know the state
+_Event: TypeAlias = Callable[[BatchState], Step]
 
 
 def counts(**rows: int) -> dict[State, int]:
@@ -22,28 +23,28 @@ def counts(**rows: int) -> dict[State, int]:
     return dict.fromkeys(State, 0) | {State[name.upper()]: count for name, count in rows.items()}
 
 
-def started(*, sending: bool = False, limit: FailureLimit | None = None, **rows: int) -> Event:
+def started(*, sending: bool = False, limit: FailureLimit | None = None, **rows: int) -> _Event:
     """Take a batch up."""
-    return machine.Started(counts=counts(**rows), sending=sending, limit=limit or FailureLimit())
+    return partial(machine.start, counts=counts(**rows), sending=sending, limit=limit or FailureLimit())
 
 
-def counted(at: float, *, behind: int = 0, limit: FailureLimit | None = None, **rows: int) -> _Made:
+def counted(at: float, *, behind: int = 0, limit: FailureLimit | None = None, **rows: int) -> _Event:
     """Count the rows; `behind` changes are not included."""
-    return lambda state: machine.Counted(
-        at=at, number=state.changes - behind, counts=counts(**rows), limit=limit or FailureLimit()
+    return lambda state: machine.rows_counted(
+        state, at=at, number=state.changes - behind, counts=counts(**rows), limit=limit or FailureLimit()
     )
 
 
-def working(*, sending: bool = False, cancelling: bool = False) -> Event:
+def working(*, sending: bool = False, cancelling: bool = False) -> _Event:
     """Change what runs."""
-    return machine.WorkChanged(sending=sending, cancelling=cancelling)
+    return partial(machine.work_changed, sending=sending, cancelling=cancelling)
 
 
-def play(state: BatchState, events: Sequence[Event | _Made]) -> tuple[BatchState, list[str]]:
+def play(state: BatchState, events: Sequence[_Event]) -> tuple[BatchState, list[str]]:
     """Handle events one after the other; return the last state, and the effects of each event."""
     effects = []
     for event in events:
-        state, made = machine.handle(state, event(state) if callable(event) else event)
+        state, made = event(state)
         effects.append(" ".join(effect.name for effect in made))
     return state, effects
 
@@ -52,74 +53,74 @@ LIMIT = FailureLimit(limit=2)
 SECOND = FailureLimit(limit=2, round=2, failed=2)
 
 #: Events, and the effects of each.
-_Story: TypeAlias = list[tuple[Event | _Made, str]]
+_Story: TypeAlias = list[tuple[_Event, str]]
 
 #: How several stories begin.
 ONE_FAILED: _Story = [(started(sent=1), "WATCH COUNT"), (counted(1, failed=1), "NOTIFY SAVE PUBLISH")]
 COUNTING_AGAIN: _Story = [
     (started(sent=1), "WATCH COUNT"),
     (counted(1, sent=1), "SAVE PUBLISH"),
-    (SnapshotApplied(), "COUNT"),
+    (rows_changed, "COUNT"),
 ]
 
 STORIES: dict[str, _Story] = {
     "a batch is sent and succeeds": [
         (started(sending=True, unsent=2), "BEGIN_SENDING WATCH COUNT"),
         (counted(0, unsent=2), "SAVE PUBLISH"),
-        (RowsSent(at=1, count=2), "PUBLISH"),
+        (partial(rows_sent, at=1, count=2), "PUBLISH"),
         (working(), "REFRESH COUNT"),
         (counted(2, sent=2), "PUBLISH"),
-        (SnapshotApplied(), "COUNT"),
+        (rows_changed, "COUNT"),
         (counted(3, succeeded=2), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "the last outcome is counted while the batch is still being sent": [
         (started(sending=True, unsent=2), "BEGIN_SENDING WATCH COUNT"),
-        (SnapshotApplied(), "COUNT"),
+        (rows_changed, "COUNT"),
         (counted(1, succeeded=2), "SAVE PUBLISH"),
         (working(), "REFRESH COUNT"),
         (counted(2, succeeded=2), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "the sending ends while the last outcome is being counted": [
         (started(sending=True, unsent=2), "BEGIN_SENDING WATCH COUNT"),
-        (SnapshotApplied(), "COUNT"),
+        (rows_changed, "COUNT"),
         (working(), "REFRESH COUNT"),
         (counted(1, behind=1, succeeded=2), "SAVE PUBLISH"),
         (counted(2, succeeded=2), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "a count is one snapshot behind": [
         (started(sent=2), "WATCH COUNT"),
-        (SnapshotApplied(), "COUNT"),
+        (rows_changed, "COUNT"),
         (counted(1, behind=1, sent=2), "SAVE PUBLISH"),
         (counted(2, succeeded=2), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
         (counted(3, behind=1, sent=2), ""),
     ],
     "the outbox is locked: a count is made several changes later": [
         (started(sent=2), "WATCH COUNT"),
-        (SnapshotApplied(), "COUNT"),
-        (SnapshotApplied(), "COUNT"),
-        (TimePassed(at=500), ""),
+        (rows_changed, "COUNT"),
+        (rows_changed, "COUNT"),
+        (partial(time_passed, at=500), ""),
         (counted(600, succeeded=2), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "a log entry comes late, after the end": [
         *ONE_FAILED,
-        (SnapshotApplied(), "COUNT"),
+        (rows_changed, "COUNT"),
         (counted(50, succeeded=1), "STOP_WATCHING SAVE PUBLISH"),
     ],
     "no log entry comes after the end": [
         *ONE_FAILED,
-        (TimePassed(at=60.9), ""),
-        (TimePassed(at=61), "STOP_WATCHING PUBLISH"),
+        (partial(time_passed, at=60.9), ""),
+        (partial(time_passed, at=61), "STOP_WATCHING PUBLISH"),
     ],
     "snapshots go on to come after the end": [
         *ONE_FAILED,
-        (SnapshotApplied(), "COUNT"),
-        (TimePassed(at=61), "STOP_WATCHING PUBLISH"),
+        (rows_changed, "COUNT"),
+        (partial(time_passed, at=61), "STOP_WATCHING PUBLISH"),
         (counted(62, failed=1), "SAVE PUBLISH"),
     ],
     "snapshots come faster than rows are counted": [
         (started(sent=1), "WATCH COUNT"),
-        (SnapshotApplied(), "COUNT"),
-        (SnapshotApplied(), "COUNT"),
+        (rows_changed, "COUNT"),
+        (rows_changed, "COUNT"),
         (counted(1, behind=1, succeeded=1), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "rows are tried again after the end": [
@@ -127,8 +128,8 @@ STORIES: dict[str, _Story] = {
         (started(sending=True, unsent=1), "BEGIN_SENDING COUNT"),
         (counted(30, behind=1, failed=1), ""),
         (counted(31, unsent=1), "SAVE PUBLISH"),
-        (TimePassed(at=61), ""),
-        (RowsSent(at=62, count=1), "PUBLISH"),
+        (partial(time_passed, at=61), ""),
+        (partial(rows_sent, at=62, count=1), "PUBLISH"),
         (working(), "REFRESH COUNT"),
         (counted(63, succeeded=1), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
@@ -152,10 +153,10 @@ STORIES: dict[str, _Story] = {
     ],
     "another process tries rows again": [
         *ONE_FAILED,
-        (SnapshotApplied(), "COUNT"),
+        (rows_changed, "COUNT"),
         (counted(2, unsent=1), "PUBLISH"),
-        (TimePassed(at=61), ""),
-        (SnapshotApplied(), "COUNT"),
+        (partial(time_passed, at=61), ""),
+        (rows_changed, "COUNT"),
         (counted(62, succeeded=1), "NOTIFY STOP_WATCHING SAVE PUBLISH"),
     ],
     "a URL is registered after the end": [
@@ -167,24 +168,24 @@ STORIES: dict[str, _Story] = {
     "a batch is cancelled": [
         (started(sent=2), "WATCH COUNT"),
         (working(cancelling=True), "REFRESH COUNT"),
-        (RowsChanged(), "COUNT"),
+        (rows_changed, "COUNT"),
         (counted(1, cancelled=2), "SAVE PUBLISH"),
         (working(), "REFRESH COUNT"),
         (counted(2, cancelled=2), "NOTIFY SAVE PUBLISH"),
-        (TimePassed(at=62), "STOP_WATCHING PUBLISH"),
+        (partial(time_passed, at=62), "STOP_WATCHING PUBLISH"),
     ],
     "too many rows fail, in each of two rounds": [
         (started(limit=LIMIT, sent=9), "WATCH COUNT"),
         (counted(1, limit=LIMIT, failed=1, sent=8), "SAVE PUBLISH"),
-        (SnapshotApplied(), "COUNT"),
+        (rows_changed, "COUNT"),
         (counted(2, limit=LIMIT, failed=2, sent=7), "BEGIN_CANCEL PUBLISH"),
-        (SnapshotApplied(), "COUNT"),
+        (rows_changed, "COUNT"),
         (counted(3, limit=LIMIT, failed=3, sent=6), "PUBLISH"),
         (working(), "REFRESH COUNT"),
         (counted(4, limit=LIMIT, failed=2, sent=7), "PUBLISH"),
         (started(sending=True, limit=SECOND, failed=2, unsent=7), "BEGIN_SENDING COUNT"),
         (counted(5, limit=SECOND, failed=3, sent=6), "PUBLISH"),
-        (SnapshotApplied(), "COUNT"),
+        (rows_changed, "COUNT"),
         (counted(5.5, limit=SECOND, failed=4, sent=5), "BEGIN_CANCEL PUBLISH"),
     ],
     "another process has begun a round": [
@@ -195,24 +196,17 @@ STORIES: dict[str, _Story] = {
         (started(limit=LIMIT, sent=2), "WATCH COUNT"),
         (counted(1, limit=LIMIT, failed=2), "NOTIFY SAVE PUBLISH"),
     ],
-    "rows seem to be missing": [
-        (started(sent=1), "WATCH COUNT"),
-        (SnapshotApplied(search=True), "SEARCH COUNT"),
-        (SnapshotApplied(search=True), "COUNT"),
-        (machine.SearchEnded(trouble="no"), "COUNT"),
-        (SnapshotApplied(search=True), "SEARCH COUNT"),
-    ],
-    "the log is read again for rows that are gone": [
-        (started(sent=2), "WATCH COUNT"),
-        (counted(0, gone=1, sent=1), "REREAD SAVE PUBLISH"),
-        (RowsChanged(), "COUNT"),
-        (counted(1, gone=2), "NOTIFY SAVE PUBLISH"),
-        (machine.LogReread(at=2), "COUNT"),
-        (TimePassed(at=61.9), "STOP_WATCHING PUBLISH"),
-        (TimePassed(at=62), "REREAD"),
-        (machine.LogReread(at=63), "COUNT"),
-        (counted(64, succeeded=2), "SAVE PUBLISH"),
-        (TimePassed(at=183), ""),
+    "more and more rows are gone": [
+        (started(sent=3), "WATCH COUNT"),
+        (counted(0, gone=1, sent=2), "REREAD SAVE PUBLISH"),
+        (rows_changed, "COUNT"),
+        (counted(1, gone=1, sent=2), "PUBLISH"),
+        (rows_changed, "COUNT"),
+        (counted(2, gone=3), "NOTIFY REREAD SAVE PUBLISH"),
+        (rows_changed, "COUNT"),
+        (counted(3, succeeded=1, gone=2), "SAVE PUBLISH"),
+        (partial(time_passed, at=61.9), ""),
+        (partial(time_passed, at=62), "STOP_WATCHING PUBLISH"),
     ],
 }
 
@@ -224,25 +218,10 @@ def test_effects(story: str) -> None:
     assert play(BatchState(counts=counts()), events)[1] == list(effects)
 
 
-def test_what_is_lost_for_good_is_read_five_times() -> None:
-    """The log is read again with growing pauses, then no more, until other rows are gone."""
-    state, _ = play(BatchState(counts=counts()), [started(sent=1), counted(0, gone=1)])
-    pauses, now = [], 0.0
-    while state.rereads:
-        state, _ = play(state, [machine.LogReread(at=now), counted(now, gone=1)])
-        if state.reread_at is not None:
-            pauses.append(state.reread_at - now)
-            now = state.reread_at
-            state, _ = play(state, [TimePassed(at=now)])
-    assert pauses == [60.0, 120.0, 240.0, 480.0]
-    assert play(state, [RowsChanged(), counted(now, gone=1)])[1][1] == "SAVE PUBLISH"
-    assert play(state, [RowsChanged(), counted(now, gone=2)])[1][1].startswith("REREAD")
-
-
 def test_the_limit_is_read_again_before_it_is_stored_that_it_is_reached() -> None:
     """The note on the rows that were cancelled stays, and so does what is stored."""
     many = counted(1, limit=LIMIT, failed=2, sent=7)
-    state, effects = play(BatchState(counts=counts()), [started(limit=LIMIT, sent=9), many, RowsChanged(), many])
+    state, effects = play(BatchState(counts=counts()), [started(limit=LIMIT, sent=9), many, rows_changed, many])
     assert effects[1:] == ["BEGIN_CANCEL SAVE PUBLISH", "COUNT", "PUBLISH"]
     assert state.limit.note(cancelled=7) == "cancelled the remaining 7 rows: stop_after_failures=2"
     state, _ = play(state, [started(limit=SECOND, failed=2, unsent=7)])
@@ -252,23 +231,26 @@ def test_the_limit_is_read_again_before_it_is_stored_that_it_is_reached() -> Non
 def test_rows_that_were_counted_before_they_were_reported() -> None:
     """No count is ever negative."""
     state, _ = play(BatchState(counts=counts()), [started(unsent=2), counted(0, unsent=1, sent=1)])
-    state, _ = play(state, [RowsSent(at=1, count=2)])
+    state, _ = play(state, [partial(rows_sent, at=1, count=2)])
     assert (state.counts[State.UNSENT], state.counts[State.SENT]) == (0, 2)
 
 
-@pytest.mark.parametrize(("where", "effects"), [("here", "SET_PACE REFRESH PUBLISH"), ("Google", "PUBLISH")])
-def test_an_emulator_is_read_more_often_near_the_end(where: str, effects: str) -> None:
+@pytest.mark.parametrize(
+    ("local", "effects", "every"), [(True, "REFRESH PUBLISH", 0.2), (False, "PUBLISH", 1.0)], ids=["here", "Google"]
+)
+def test_an_emulator_is_read_more_often_near_the_end(*, local: bool, effects: str, every: float) -> None:
     """Google's service has a quota of reads; with no row left, an emulator is read as before."""
-    state, _ = play(BatchState(counts=counts(), local=where == "here"), [started(sent=100), counted(0, sent=100)])
-    state, made = play(state, [RowsChanged(), counted(1, sent=50, failed=50), RowsChanged(), counted(2, failed=100)])
-    assert made[1] == effects
+    state, _ = play(BatchState(counts=counts(), local=local), [started(sent=100), counted(0, sent=100)])
+    state, made = play(state, [rows_changed, counted(1, sent=50, failed=50)])
+    assert (made[1], state.every) == (effects, every)
+    state, _ = play(state, [rows_changed, counted(2, failed=100)])
     assert state.every == 1.0
 
 
-@pytest.mark.parametrize("event", [SnapshotApplied(dispatching=False), working(cancelling=True)])
-def test_nothing_is_estimated_while_nothing_is_dispatched(event: Event) -> None:
+@pytest.mark.parametrize("event", [partial(rows_changed, dispatching=False), working(cancelling=True)])
+def test_nothing_is_estimated_while_nothing_is_dispatched(event: _Event) -> None:
     """What was done before a pause or a cancellation says nothing of what comes after it."""
-    state, _ = play(BatchState(counts=counts()), [started(sent=9), counted(0, sent=9), RowsChanged()])
+    state, _ = play(BatchState(counts=counts()), [started(sent=9), counted(0, sent=9), rows_changed])
     state, _ = play(state, [counted(1, sent=5, failed=4)])
     assert state.rate.per_second() == 4.0
     state, _ = play(state, [event, counted(2, sent=5, failed=4)])
@@ -280,7 +262,7 @@ def test_progress_is_stored_now_and_then() -> None:
     state, _ = play(BatchState(counts=counts()), [started(sent=1)])
     saved = []
     for at in range(12):
-        state, (made, _) = play(state, [counted(at, sent=1), RowsChanged()])
+        state, (made, _) = play(state, [counted(at, sent=1), rows_changed])
         saved += [at] if "SAVE" in made else []
     assert saved == [0, 5, 10]
 

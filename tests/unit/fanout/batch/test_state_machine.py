@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
-from cloudtasks_nb.fanout.batch.state import BatchState, Effect, Event
+from cloudtasks_nb.fanout.batch.state import BatchState, Effect, Step
 from cloudtasks_nb.fanout.outbox.records import FINAL, State
 
 ROWS = 4
@@ -27,7 +27,7 @@ class BatchModel(RuleBasedStateMachine):
         self.sending, self.cancelling, self.limited = False, False, False
         self.asked: Counter[Effect] = Counter()  # effects of now that are not carried out
         self.notified = 0  # in this round
-        self.counting: Event | None = None
+        self.counting: dict[str, Any] | None = None
 
     def counts(self) -> dict[State, int]:
         """Count the rows in the outbox."""
@@ -37,9 +37,9 @@ class BatchModel(RuleBasedStateMachine):
         """Return what the outbox has of the failure limit."""
         return FailureLimit(limit=3, round=self.round, failed=self.failed, stopped=self.limited)
 
-    def tell(self, event: Event) -> None:
-        """Have an event handled, and check the effects that must not come at any time."""
-        self.state, effects = machine.handle(self.state, event)
+    def tell(self, step: Step) -> None:
+        """Take over the state after an event, and check the effects that must not come at any time."""
+        self.state, effects = step
         self.asked.update(effects)
         if Effect.NOTIFY in effects:
             self.notified += 1
@@ -68,7 +68,7 @@ class BatchModel(RuleBasedStateMachine):
     def start(self, *, sending: bool) -> None:
         """Begin a round, or call `on_complete`."""
         self.notified = 0
-        self.tell(machine.Started(counts=self.counts(), sending=sending, limit=self.limit()))
+        self.tell(machine.start(self.state, counts=self.counts(), sending=sending, limit=self.limit()))
 
     @rule(before=st.sampled_from([State.FAILED, State.GONE, State.CANCELLED]), sending=st.booleans())
     def try_again(self, before: State, sending: bool) -> None:  # noqa: FBT001 - drawn
@@ -81,14 +81,14 @@ class BatchModel(RuleBasedStateMachine):
     @rule(most=st.integers(1, ROWS))
     def send(self, most: int) -> None:
         """Send rows."""
-        self.tell(machine.RowsSent(at=self.now, count=self.set(State.UNSENT, State.SENT, most=most)))
+        self.tell(machine.rows_sent(self.state, at=self.now, count=self.set(State.UNSENT, State.SENT, most=most)))
 
     @precondition(lambda self: self.sending)
     @rule()
     def end_sending(self) -> None:
         """End the sending, whatever is sent."""
         self.sending = False
-        self.tell(machine.WorkChanged(sending=False, cancelling=self.cancelling))
+        self.tell(machine.work_changed(self.state, sending=False, cancelling=self.cancelling))
 
     @precondition(lambda self: not self.cancelling)
     @rule()
@@ -96,39 +96,29 @@ class BatchModel(RuleBasedStateMachine):
         """Begin to cancel, as a user does."""
         self.start(sending=False)
         self.cancelling = True
-        self.tell(machine.WorkChanged(sending=self.sending, cancelling=True))
+        self.tell(machine.work_changed(self.state, sending=self.sending, cancelling=True))
 
     @precondition(lambda self: self.cancelling)
     @rule(most=st.integers(0, ROWS))
     def end_cancelling(self, most: int) -> None:
         """Delete tasks, and end the cancellation."""
         self.set(State.SENT, State.CANCELLED, most=most)
-        self.tell(machine.RowsChanged())
+        self.tell(machine.rows_changed(self.state))
         self.cancelling = False
-        self.tell(machine.WorkChanged(sending=self.sending, cancelling=False))
+        self.tell(machine.work_changed(self.state, sending=self.sending, cancelling=False))
 
     @precondition(lambda self: self.state.watching)
-    @rule(end=ENDS, most=st.integers(0, ROWS), search=st.booleans())
-    def apply_snapshot(self, end: State, most: int, search: bool) -> None:  # noqa: FBT001 - drawn
+    @rule(end=ENDS, most=st.integers(0, ROWS), dispatching=st.booleans())
+    def apply_snapshot(self, end: State, most: int, dispatching: bool) -> None:  # noqa: FBT001 - drawn
         """Store outcomes."""
         self.set(State.SENT, end, most=most)
-        self.tell(machine.SnapshotApplied(search=search))
+        self.tell(machine.rows_changed(self.state, dispatching=dispatching))
 
-    @precondition(lambda self: self.asked[Effect.SEARCH])
-    @rule(after=st.sampled_from([State.SUCCEEDED, State.GONE]))
-    def end_search(self, after: State) -> None:
-        """End the only search."""
-        assert self.asked.pop(Effect.SEARCH) == 1
-        self.set(State.SENT, after, most=1)
-        self.tell(machine.SearchEnded())
-
-    @precondition(lambda self: self.asked[Effect.REREAD])
-    @rule(found=st.integers(0, ROWS))
-    def end_reread(self, found: int) -> None:
-        """End the only new read of the log, with late entries."""
-        assert self.asked.pop(Effect.REREAD) == 1
-        self.set(State.GONE, State.SUCCEEDED, most=found)
-        self.tell(machine.LogReread(at=self.now))
+    @rule(before=st.sampled_from([State.SENT, State.GONE]), after=st.sampled_from([State.SUCCEEDED, State.GONE]))
+    def end_search(self, before: State, after: State) -> None:
+        """End a search for missing rows, or another read of the log for those that are gone."""
+        self.set(before, after, most=1)
+        self.tell(machine.rows_changed(self.state))
 
     @precondition(lambda self: self.asked[Effect.COUNT] and self.counting is None)
     @rule()
@@ -136,17 +126,20 @@ class BatchModel(RuleBasedStateMachine):
         """Read the counts, which are handed to the machine later."""
         self.asked[Effect.COUNT] -= 1
         if self.state.stale:
-            self.counting = machine.Counted(
-                at=self.now, number=self.state.changes, counts=self.counts(), limit=self.limit()
-            )
+            self.counting = {
+                "at": self.now,
+                "number": self.state.changes,
+                "counts": self.counts(),
+                "limit": self.limit(),
+            }
 
     @precondition(lambda self: self.counting is not None)
     @rule()
     def end_count(self) -> None:
         """Hand over the counts that were read."""
-        event, self.counting = self.counting, None
-        assert event is not None
-        self.tell(event)
+        count, self.counting = self.counting, None
+        assert count is not None
+        self.tell(machine.rows_counted(self.state, **count))
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 30.0, 60.0, 500.0]))
     def wait(self, seconds: float) -> None:
@@ -154,7 +147,7 @@ class BatchModel(RuleBasedStateMachine):
         self.now += seconds
         wake = self.state.wake
         if wake is not None and wake <= self.now:
-            self.tell(machine.TimePassed(at=self.now))
+            self.tell(machine.time_passed(self.state, at=self.now))
             assert self.state.wake is None or self.state.wake > self.now, "the timer goes off without end"
 
     @invariant()
@@ -171,17 +164,10 @@ class BatchModel(RuleBasedStateMachine):
         self.set(State.UNSENT, State.SENT)
         self.set(State.SENT, State.SUCCEEDED)
         self.sending = self.cancelling = False
-        self.tell(machine.WorkChanged(sending=False, cancelling=False))
-        steps: dict[Effect, Any] = {
-            Effect.SEARCH: lambda: self.end_search(State.SUCCEEDED),
-            Effect.REREAD: lambda: self.end_reread(0),
-        }
+        self.tell(machine.work_changed(self.state, sending=False, cancelling=False))
         for _ in range(100):
             if self.cancelling:  # a count of before has the limit exceeded
                 self.end_cancelling(0)
-            for effect, step in steps.items():
-                if self.asked[effect]:
-                    step()
             if self.counting is not None:
                 self.end_count()
             elif self.asked[Effect.COUNT]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import CloudTasksError, OutboxError
+from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
 from cloudtasks_nb.fanout.sender.sender import Sender
 from tests.unit.fanout.batch.conftest import Tracked
@@ -151,3 +151,29 @@ def test_one_connection_that_sends_lets_the_others_watch_only(tracked: Tracked) 
         await other.close()
 
     _loop.run(run(), PATIENCE)
+
+
+def test_rows_seem_to_be_missing(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One search runs at a time; why it failed is shown until the next snapshot begins another one."""
+    tracker, ends, begun = tracked.tracker, asyncio.Event(), list[list[str]]()
+
+    async def search(_snapshot: Any) -> None:
+        begun.append(tracker.blockers())
+        if len(begun) == 1:
+            await ends.wait()
+            raise PermissionDeniedError("tasks may not be listed")
+
+    async def run() -> None:
+        await send_all(tracked)
+        tracked.publish(rows=slice(1))
+        tracked.publish(rows=slice(2))
+        await tracked.until(lambda: tracker.progress.succeeded == 2)
+        ends.set()
+        await tracked.until(lambda: "tasks may not be listed" in tracker.blockers())
+        tracked.publish(rows=slice(3))
+        await tracked.until(lambda: len(begun) == 2)
+
+    monkeypatch.setattr(tracker._outcomes.search, "wanted", lambda *_: True)
+    monkeypatch.setattr(tracker._outcomes.search, "run", search)
+    _loop.run(run(), PATIENCE)
+    assert "tasks may not be listed" not in str(begun)
