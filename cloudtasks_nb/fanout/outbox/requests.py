@@ -91,7 +91,7 @@ class Requests(Repository):
 
     def find_doubtful(self, batch: str) -> None:
         """Put the unsent rows of requests in doubt whose sender has ended."""
-        held = self.lock(batch)
+        held = self.lock(batch) if self._database.read(_flights, batch) else None
         if held is not None:
             try:
                 self._database.write(_find_doubtful, batch)
@@ -104,9 +104,10 @@ class Requests(Repository):
         Rows of requests in flight stay as they are until their sender, or the next one, finds out whether they were
         created. Those that were become sent, and the caller has to delete them.
         """
-        cancelled, last = self._database.write(
-            _cancel, batch, _ALL if size is None else size, self._cancelled.pop(batch, -1)
-        )
+        most, after = _ALL if size is None else size, self._cancelled.pop(batch, -1)
+        cancelled, last = self._database.write(_cancel, batch, most, after)
+        if not cancelled and after >= 0:  # an earlier cancellation did not come to its end, and rows were tried again
+            cancelled, last = self._database.write(_cancel, batch, most, -1)
         if cancelled:
             self._cancelled[batch] = last
         self._void.pop(batch, None)
@@ -330,22 +331,28 @@ class RequestQueue(Repository):
         return block
 
 
-def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
-    """Put the unsent rows of all requests of a batch in doubt, and return these."""
-    num = number_of(connection, batch)
+def _flights(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
+    """Return the requests of a batch that may have been sent and are not answered."""
     found = connection.execute(
-        "SELECT seq, first, last, try, started FROM flights WHERE num = ? ORDER BY seq", (num,)
-    ).fetchall()
-    for _, first, last, attempt, _ in found:
-        with counted(connection, "ref BETWEEN ? AND ?", first, last):
-            connection.execute(
-                "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ?",
-                (IN_DOUBT, first, last, attempt, State.UNSENT),
-            )
+        "SELECT seq, first, last, try, started FROM flights WHERE num = ? ORDER BY seq", (number_of(connection, batch),)
+    )
     return [
         _Flight(seq=seq, refs=range(first, last + 1), attempt=attempt, started=started)
         for seq, first, last, attempt, started in found
     ]
+
+
+def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
+    """Put the unsent rows of all requests of a batch in doubt, and return these."""
+    flights = _flights(connection, batch)
+    for flight in flights:
+        first, last = flight.refs[0], flight.refs[-1]
+        with counted(connection, "ref BETWEEN ? AND ?", first, last):
+            connection.execute(
+                "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ?",
+                (IN_DOUBT, first, last, flight.attempt, State.UNSENT),
+            )
+    return flights
 
 
 def _move(

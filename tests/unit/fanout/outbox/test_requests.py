@@ -152,6 +152,15 @@ def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str) -> None:
     assert outbox.batches.counts(batch)[State.CANCELLED] == 240
 
 
+def test_a_cancel_after_one_that_did_not_end(outbox: Outbox, batch: str) -> None:
+    """Rows that were tried again meanwhile are cancelled too."""
+    assert outbox.requests.cancel(batch, 70) == 70
+    assert outbox.outcomes.new_try(batch, [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
+    while outbox.requests.cancel(batch, 100):
+        pass
+    assert outbox.batches.counts(batch)[State.CANCELLED] == 250
+
+
 def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: str) -> None:
     """Rows of a request that may have arrived stay unsent until its sender knows; the request is void."""
     queue = outbox.requests.queue(batch)
