@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlite3
 import time
 from bisect import bisect_right
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -194,8 +194,10 @@ class RequestQueue(Repository):
             self._left = _find_doubtful(connection, self.batch)
         round_, void = connection.execute("SELECT round, void FROM batches WHERE num = ?", (num,)).fetchone()
         self._note_void(void)
+        moved: Counter[tuple[int, int, int | str]] = Counter()
         for ack in acks:
-            self._settle(connection, ack, void=ack.seq <= void)
+            self._settle(connection, ack, moved, void=ack.seq <= void)
+        replace(connection, Counter(), moved)
         if acks:
             touch(connection, num)
         if round_ != self._round:  # rows anywhere may have a new try
@@ -207,14 +209,25 @@ class RequestQueue(Repository):
             requests += self._fresh(connection, num, want - len(requests), size, now, _ALL if until is None else until)
         return requests
 
-    def _settle(self, connection: sqlite3.Connection, ack: Ack, *, void: bool) -> None:
-        """Store the answer to one request. A row whose outcome is known by now keeps it."""
+    def _settle(
+        self, connection: sqlite3.Connection, ack: Ack, moved: Counter[tuple[int, int, int | str]], *, void: bool
+    ) -> None:
+        """Store the answer to one request. A row whose outcome is known by now keeps it.
+
+        What is `moved` in the usual way is added to the tallies by the caller, once for all requests.
+        """
         self._flying.pop(ack.seq, None)
         found = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING try", (ack.seq,)).fetchone()
         if found is None:
             return  # another sender of this batch has stored it
         (attempt,) = found
-        _move(connection, ack.sent, State.SENT, attempt)
+        sent = _move_all(connection, ack.sent, attempt)
+        if sent:
+            part = ack.sent[0] >> 32
+            moved[part, State.UNSENT, ""] -= sent
+            moved[part, State.SENT, ""] += sent
+        if sent < len(ack.sent):
+            _move(connection, ack.sent, State.SENT, attempt)
         _move(connection, sorted(ack.rejected), State.REJECTED, attempt)
         connection.executemany(
             "UPDATE rows SET reason = ? WHERE ref = ? AND state = ?",
@@ -249,12 +262,8 @@ class RequestQueue(Repository):
         self, connection: sqlite3.Connection, num: int, want: int, size: int, now: float, until: int
     ) -> list[Request]:
         """Give out the next unsent rows, those of each try apart; store that they may be sent from now on."""
-        rows = self._unsent(connection, num, want * size, until)
-        by_try: dict[int, list[int]] = {}
-        for ref, attempt in rows:
-            by_try.setdefault(attempt, []).append(ref)
         requests: list[Request] = []
-        for attempt, refs in by_try.items():
+        for attempt, refs in self._unsent(connection, num, want * size, until).items():
             for pieces in self._cut(connection, refs, size):
                 first, last = pieces[0][1][0], pieces[-1][1][-1]
                 if len(requests) == want:  # these rows are read again the next time
@@ -272,19 +281,31 @@ class RequestQueue(Repository):
             self._begun = True
         return requests
 
-    def _unsent(self, connection: sqlite3.Connection, num: int, most: int, until: int) -> list[tuple[int, int]]:
-        """Return ref and try of the unsent rows behind those that were given out, except those that are in flight."""
-        found: list[tuple[int, int]] = []
-        query = "SELECT ref, try FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?"
+    def _unsent(self, connection: sqlite3.Connection, num: int, most: int, until: int) -> Mapping[int, Sequence[int]]:
+        """Return the next unsent rows by their try, behind those that were given out, without those in flight."""
+        found: dict[int, Sequence[int]] = {}
+        rows = "FROM (SELECT ref, try FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?)"
         for first, last in ranges(connection, num):
-            page = [(0, 0)]
-            while page and len(found) < most:
-                bounds = max(first, self._after + 1), min(last, until)
-                page = connection.execute(query, (*bounds, State.UNSENT, most - len(found))).fetchall()
-                if page:
-                    self._after = page[-1][0]
-                    flying = [one for one in self._flying.values() if one.refs[-1] >= page[0][0]]
-                    found += [row for row in page if not any(one.has(*row) for one in flying)] if flying else page
+            n = 1
+            while n and most:
+                start, end = max(first, self._after + 1), min(last, until)
+                values = (start, end, State.UNSENT, most)
+                query = f"SELECT count(*), min(ref), max(ref), min(try), max(try) {rows}"  # usually one step is enough
+                n, low, high, attempt, other = connection.execute(query, values).fetchone()
+                if not n:
+                    break
+                self._after = high
+                flying = [one for one in self._flying.values() if one.refs[-1] >= low and one.refs[0] <= high]
+                if attempt == other and n == high - low + 1 and not (flying or attempt in found):
+                    found[attempt] = range(low, high + 1)
+                    most -= n
+                    continue
+                by_try = defaultdict(list, {attempt: [*refs] for attempt, refs in found.items()})
+                for ref, attempt in connection.execute(f"SELECT ref, try {rows}", values):
+                    if not any(one.has(ref, attempt) for one in flying):
+                        by_try[attempt].append(ref)
+                        most -= 1
+                found.update(by_try)
         return found
 
     def _cut(
@@ -355,23 +376,25 @@ def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     return flights
 
 
+def _move_all(connection: sqlite3.Connection, refs: Sequence[int], attempt: int) -> int:
+    """Bring rows from unsent to sent if they are gapless and of one part, and if none of them has failed before.
+
+    This is the usual case of a request. Return how many were moved; the tallies are left to the caller.
+    """
+    if not refs or refs[-1] - refs[0] + 1 != len(refs) or refs[0] >> 32 != refs[-1] >> 32:
+        return 0
+    return connection.execute(
+        "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ? AND status IS NULL",
+        (State.SENT, refs[0], refs[-1], attempt, State.UNSENT),
+    ).rowcount
+
+
 def _move(
     connection: sqlite3.Connection, refs: Sequence[int], to: State, attempt: int, *, deleting: bool = False
 ) -> None:
     """Bring rows from unsent, or from doubt, into another state, if they are in this try."""
     if not refs:
         return
-    first, last, n = refs[0], refs[-1], len(refs)
-    if last - first + 1 == n and last >> 32 == first >> 32 and not deleting:
-        # The usual case: a whole request, none of whose rows has failed before.
-        moved = connection.execute(
-            "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ? AND status IS NULL",
-            (to, first, last, attempt, State.UNSENT),
-        ).rowcount
-        part = first >> 32
-        replace(connection, Counter({(part, State.UNSENT, ""): moved}), Counter({(part, to, ""): moved}))
-        if moved == n:
-            return
     where, among = "ref IN (SELECT value FROM json_each(?))", as_json(refs)
     asked = "deleting = try, " if deleting else ""
     with counted(connection, where, among):
