@@ -64,7 +64,10 @@ class Adoption:
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
         self._notified: tuple[int, int] = (0, 0)  # the last round whose end was notified, and when
         self._active = 0  # time of the last attempt of a row
-        self._again, self._read_again = asyncio.Lock(), -math.inf  # when the log was last read for tasks in doubt
+        self._again, self._read_again = (
+            asyncio.Lock(),
+            (-math.inf, math.inf),
+        )  # when it was read for tasks in doubt, since when
         self.known_later = False  #: of some tasks the log may tell later whether they were created
 
     async def seen(self, tasks: Sequence[str], since: float) -> dict[str, bool | None]:
@@ -73,18 +76,20 @@ class Adoption:
         True for those that have one. False for the others if the log has every entry since a time (in seconds since
         1970), so that these tasks were never created; else None, which is not known.
         """
-        asked, complete = self.clock.ticks(), False
-        with contextlib.suppress(CloudTasksError):
+        complete = False
+        with contextlib.suppress(CloudTasksError):  # then it is not known
             values = await self.watcher.read_queue(self.queue)
             immediate = await self.watcher.log_is_immediate()
             logged = values["log_sampling_ratio"] == 1
+            asked = self.clock.ticks()
+            async with self._again:  # one read for all that ask meanwhile
+                if asked >= self._read_again[0] or since < self._read_again[1]:
+                    await self.clock.sleep(_COMMIT if immediate else 0)
+                    read = self.clock.ticks(), since
+                    await self._read_log(round((since - _OVERLAP) * _SECOND), first=False)
+                    self._read_again = read
             complete = logged and (immediate or self.clock.now() - since > LATE)
             self.known_later |= logged and not complete
-            async with self._again:  # one read for all that ask meanwhile
-                if asked >= self._read_again:
-                    await self.clock.sleep(_COMMIT if immediate else 0)
-                    self._read_again = self.clock.ticks()
-                    await self._read_log(round((since - _OVERLAP) * _SECOND), first=False)
         self.reading = None
         tried = await self.outbox.run(self.outbox.rows.tried, self.batch, tasks)
         return {task: True if task in tried else False if complete else None for task in tasks}

@@ -58,12 +58,12 @@ class SendGate:
     @property
     def running(self) -> bool:
         """Whether rows wait for the end of the canary."""
-        return not self.paused and self.waiting > 0 and self._done < self._size
+        return not self.paused and self.waiting + self.doubtful > 0 and self._done < self._size
 
     @property
     def held(self) -> bool:
         """Whether rows are held back until `Batch.resume` is called."""
-        return (self.waiting > 0 or (bool(self.paused) and self.doubtful > 0)) and not self.running
+        return self.until is not None and self.waiting + self.doubtful > 0 and not self.running
 
     @property
     def note(self) -> str | None:

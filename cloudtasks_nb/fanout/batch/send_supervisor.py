@@ -134,7 +134,7 @@ class SendSupervisor:
 
     async def _look_again(self) -> None:
         """While rows are held back, look those up once more of which the log may tell later whether they were sent."""
-        if self.adoption.known_later and self.gate.held:
+        if self.adoption.known_later and self.gate.until is not None:
             self._gate_changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._gate_changed.wait(), LATE)

@@ -73,7 +73,7 @@ class Batches(Repository):
     @reading
     def changed(self, connection: sqlite3.Connection, batch: str) -> float:
         """Return when a row of a batch was changed last, by any process, in seconds since 1970."""
-        return tallies.number(connection, "SELECT changed FROM batches WHERE id = ?", batch)
+        return tallies.number(connection, "SELECT changed FROM batches WHERE num = ?", number_of(connection, batch))
 
     @scanning
     def sizes(self, connection: sqlite3.Connection) -> dict[str, int]:

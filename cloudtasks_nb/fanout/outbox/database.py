@@ -70,9 +70,10 @@ _TABLES = (
         num INTEGER NOT NULL, k1 INTEGER NOT NULL, k2 INTEGER NOT NULL,  -- the key's halves
         digest INTEGER NOT NULL,  -- of the request; 0: the row is no request
         ref INTEGER NOT NULL, PRIMARY KEY (num, k1, k2)) WITHOUT ROWID""",
-    # Requests that may have been sent and are not answered: unsent rows in one try, from one ref to another.
+    # Requests that may have been sent and are not answered.
     """CREATE TABLE flights (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL,
+        refs BLOB NOT NULL,  -- rows, all in the same try; 8 bytes each
         try INTEGER NOT NULL, started REAL NOT NULL)""",
     """CREATE TABLE completions (
         id INTEGER PRIMARY KEY, num INTEGER NOT NULL, url TEXT NOT NULL, service_account TEXT, audience TEXT,

@@ -1,6 +1,6 @@
 """Requests of up to 100 rows: what may have been sent is stored before it is sent, and forgotten when it is answered.
 
-A stored request is a flight: a range of rows in one try. Of a sender that has ended without an answer, its unsent rows
+A stored request is a flight: rows in one try. Of a sender that has ended without an answer, its unsent rows
 are in doubt (`IN_DOUBT`): the service may have their tasks.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, 
 from cloudtasks_nb.fanout.outbox.deletions import correct_gone
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, Ack, Request, State
-from cloudtasks_nb.fanout.outbox.tallies import as_json, counted, number, number_of, ranges, replace, touch
+from cloudtasks_nb.fanout.outbox.tallies import AMONG, as_json, counted, number, number_of, ranges, replace, touch
 from cloudtasks_nb.fanout.plan.identity import task_ids
 
 __all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
@@ -135,13 +136,14 @@ class _Flight:
     """A request that may have been sent and is not answered."""
 
     seq: int
-    refs: range  #: its rows are among these
+    refs: Sequence[int]  #: its rows, ascending
     attempt: int
     started: float
 
     def has(self, ref: int, attempt: int) -> bool:
-        """Return whether it may have a row in this try."""
-        return ref in self.refs and attempt == self.attempt
+        """Return whether it has a row in this try."""
+        at = bisect_left(self.refs, ref)
+        return attempt == self.attempt and at < len(self.refs) and self.refs[at] == ref
 
 
 class RequestQueue(Repository):
@@ -202,11 +204,11 @@ class RequestQueue(Repository):
             touch(connection, num)
         if round_ != self._round:  # rows anywhere may have a new try
             self._round, self._after = round_, -1
-        requests: list[Request] = []
+        requests, most = list[Request](), _ALL if until is None else until
         while self._left and len(requests) < want:
-            requests += self._again(connection, self._left.pop(0))
+            requests += self._again(connection, num, self._left.pop(0), most)
         if len(requests) < want:
-            requests += self._fresh(connection, num, want - len(requests), size, now, _ALL if until is None else until)
+            requests += self._fresh(connection, num, want - len(requests), size, now, most)
         return requests
 
     def _settle(
@@ -239,20 +241,26 @@ class RequestQueue(Repository):
             _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt)
             self._after = min(self._after, ack.again[0] - 1)
 
-    def _forget(self, connection: sqlite3.Connection, seq: int) -> None:
-        connection.execute("DELETE FROM flights WHERE seq = ?", (seq,))
-        self._flying.pop(seq, None)
+    def _again(self, connection: sqlite3.Connection, num: int, flight: _Flight, until: int) -> Iterator[Request]:
+        """Yield the request that an earlier sender has left, unless all its rows are known by now.
 
-    def _again(self, connection: sqlite3.Connection, flight: _Flight) -> Iterator[Request]:
-        """Yield the request that an earlier sender has left, unless all its rows are known by now."""
+        Rows that may be sent and rows that may not are in requests of their own.
+        """
         found = connection.execute(
-            "SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND try = ? AND state = ? ORDER BY ref",
-            (flight.refs[0], flight.refs[-1], flight.attempt, IN_DOUBT),
+            f"SELECT ref FROM rows WHERE {AMONG} AND try = ? AND state = ? ORDER BY ref",
+            (as_json(flight.refs), flight.attempt, IN_DOUBT),
         )
         others = [*self._flying.values()]
         refs = [ref for (ref,) in found if not any(other.has(ref, flight.attempt) for other in others)]
-        if not refs:
-            self._forget(connection, flight.seq)
+        border = bisect_right(refs, until)
+        if 0 < border < len(refs) or not refs:
+            connection.execute("DELETE FROM flights WHERE seq = ?", (flight.seq,))
+            parts = [
+                _depart(connection, num, part, flight.attempt, flight.started)
+                for part in (refs[:border], refs[border:])
+                if part
+            ]
+            self._left = [*parts, *(self._left or ())]
             return
         self._flying[flight.seq] = flight
         pieces = [(self._block(connection, ref), [ref]) for ref in refs]
@@ -265,15 +273,11 @@ class RequestQueue(Repository):
         requests: list[Request] = []
         for attempt, refs in self._unsent(connection, num, want * size, until).items():
             for pieces in self._cut(connection, refs, size):
-                first, last = pieces[0][1][0], pieces[-1][1][-1]
                 if len(requests) == want:  # these rows are read again the next time
-                    self._after = min(self._after, first - 1)
+                    self._after = min(self._after, pieces[0][1][0] - 1)
                     break
-                inserted = connection.execute(
-                    "INSERT INTO flights (num, first, last, try, started) VALUES (?, ?, ?, ?, ?)",
-                    (num, first, last, attempt, now),
-                )
-                flight = _Flight(seq=inserted.lastrowid or 0, refs=range(first, last + 1), attempt=attempt, started=now)
+                chosen = pieces[0][1] if len(pieces) == 1 else [ref for _, some in pieces for ref in some]
+                flight = _depart(connection, num, chosen, attempt, now)
                 self._flying[flight.seq] = flight
                 requests.append(self._request(flight, pieces, tried=False))
         if requests and not self._begun:
@@ -352,14 +356,23 @@ class RequestQueue(Repository):
         return block
 
 
+def _depart(connection: sqlite3.Connection, num: int, refs: Sequence[int], attempt: int, started: float) -> _Flight:
+    """Store that rows may be sent from now on."""
+    inserted = connection.execute(
+        "INSERT INTO flights (num, refs, try, started) VALUES (?, ?, ?, ?)",
+        (num, array("q", refs).tobytes(), attempt, started),
+    )
+    return _Flight(seq=inserted.lastrowid or 0, refs=refs, attempt=attempt, started=started)
+
+
 def _flights(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     """Return the requests of a batch that may have been sent and are not answered."""
     found = connection.execute(
-        "SELECT seq, first, last, try, started FROM flights WHERE num = ? ORDER BY seq", (number_of(connection, batch),)
+        "SELECT seq, refs, try, started FROM flights WHERE num = ? ORDER BY seq", (number_of(connection, batch),)
     )
     return [
-        _Flight(seq=seq, refs=range(first, last + 1), attempt=attempt, started=started)
-        for seq, first, last, attempt, started in found
+        _Flight(seq=seq, refs=array("q", refs).tolist(), attempt=attempt, started=started)
+        for seq, refs, attempt, started in found
     ]
 
 
@@ -367,11 +380,11 @@ def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     """Put the unsent rows of all requests of a batch in doubt, and return these."""
     flights = _flights(connection, batch)
     for flight in flights:
-        first, last = flight.refs[0], flight.refs[-1]
-        with counted(connection, "ref BETWEEN ? AND ?", first, last):
+        refs = as_json(flight.refs)
+        with counted(connection, AMONG, refs):
             connection.execute(
-                "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ?",
-                (IN_DOUBT, first, last, flight.attempt, State.UNSENT),
+                f"UPDATE rows SET state = ? WHERE {AMONG} AND try = ? AND state = ?",
+                (IN_DOUBT, refs, flight.attempt, State.UNSENT),
             )
     return flights
 
@@ -395,29 +408,32 @@ def _move(
     """Bring rows from unsent, or from doubt, into another state, if they are in this try."""
     if not refs:
         return
-    where, among = "ref IN (SELECT value FROM json_each(?))", as_json(refs)
-    asked = "deleting = try, " if deleting else ""
-    with counted(connection, where, among):
+    among, asked = as_json(refs), "deleting = try, " if deleting else ""
+    with counted(connection, AMONG, among):
         connection.execute(
-            f"UPDATE rows SET {asked}state = ? WHERE {where} AND try = ? AND {_WAITING}", (to, among, attempt)
+            f"UPDATE rows SET {asked}state = ? WHERE {AMONG} AND try = ? AND {_WAITING}", (to, among, attempt)
         )
 
 
 def _cancel(connection: sqlite3.Connection, batch: str, most: int, after: int) -> tuple[int, int]:
     """Cancel unsent rows behind a ref, except those of requests; return how many, and the ref of the last one."""
     num, cancelled = number_of(connection, batch), 0
-    free = f"""state = {State.UNSENT:d} AND NOT EXISTS (SELECT 1 FROM flights f
-        WHERE f.num = {num} AND f.try = rows.try AND rows.ref BETWEEN f.first AND f.last)"""
+    flying: list[tuple[int]] = []
+    for flight in _flights(connection, batch):
+        query = f"SELECT ref FROM rows WHERE {AMONG} AND try = ?"
+        flying += connection.execute(query, (as_json(flight.refs), flight.attempt))
+    free, busy = f"state = {State.UNSENT:d} AND NOT {AMONG}", as_json(ref for (ref,) in flying)
     for first, end in ranges(connection, num):
         n, start, last = connection.execute(
             f"""SELECT count(*), min(ref), max(ref) FROM
                 (SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND {free} ORDER BY ref LIMIT ?)""",
-            (max(first, after + 1), end, most - cancelled),
+            (max(first, after + 1), end, busy, most - cancelled),
         ).fetchone()
         if n:
             with counted(connection, "ref BETWEEN ? AND ?", start, last):
                 connection.execute(
-                    f"UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND {free}", (State.CANCELLED, start, last)
+                    f"UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND {free}",
+                    (State.CANCELLED, start, last, busy),
                 )
             cancelled, after = cancelled + n, last
         if cancelled == most:

@@ -164,11 +164,12 @@ class Sender:
                 error = await self._send_all()
             finally:
                 lock.release()
-            if error is None:
+            if error is None and (self.until() is not None or not self._left_out):
                 break
-            if not isinstance(error, EndpointError):
+            if isinstance(error, EndpointError):
+                await self._until_answered()
+            elif error is not None:
                 raise error
-            await self._until_answered()
         return self._already
 
     async def _until_answered(self) -> None:
@@ -225,6 +226,7 @@ class Sender:
         self._acks: list[Ack] = []
         self._exchanging: asyncio.Future[None] | None = None
         self._exhausted = False  # the outbox has no more requests
+        self._left_out = False  # it is not known of all rows whether they were created
         self._changed = asyncio.Event()
 
     @property
@@ -293,6 +295,8 @@ class Sender:
             await self._send_rows(request, results)
             if ack := results.ack(request):
                 self._acks.append(ack)
+            else:
+                self._left_out = True
         finally:
             self._flying -= 1
             self._changed.set()
@@ -388,7 +392,7 @@ class Sender:
         if not maybe_created:
             results.again += rows
             return
-        is_kept = not await self._is_cancelled(request) and self._is_held(request)
+        is_kept = not await self._is_cancelled(request) and (self._is_held(request) or self._is_repeatable(request))
         missing = await self._look_up(rows, results)
         if not missing or self._end.done():
             return
@@ -432,8 +436,11 @@ class Sender:
         """Return whether a request may be sent, of which an earlier try may have been executed if it is `unclear`."""
         if await self._is_cancelled(request) or self._is_held(request):
             return False
-        age = self.clock.now() - request.started
-        return not (unclear or request.tried) or -_MAX_CLOCK_STEP <= age <= _REPEATABLE
+        return not (unclear or request.tried) or self._is_repeatable(request)
+
+    def _is_repeatable(self, request: Request) -> bool:
+        """Return whether the names of its tasks are surely not free again, should it have been sent."""
+        return -_MAX_CLOCK_STEP <= self.clock.now() - request.started <= _REPEATABLE
 
     async def _call(
         self, pace: Concurrency, rpc: str, data: bytes, request: Request | None = None, *, deadline: float = math.inf

@@ -37,7 +37,7 @@ class Elsewhere:
         self.there: dict[str, Pending] = {}
         self.reads: list[str] = []
         self.errors: list[CloudTasksError] = []
-        self.ratio, self.immediate = 1.0, True
+        self.ratio, self.immediate, self.denied = 1.0, True, False
         self.store = Store(f"memory://{uuid.uuid4()}")
         self._numbers = itertools.count()
 
@@ -68,6 +68,8 @@ class Elsewhere:
 
     async def task_log(self, _: QueueName, *, since: int, tasks: Sequence[str]) -> AsyncIterator[Sequence[Entry]]:
         """Yield pages of entries."""
+        if self.denied:
+            raise PermissionDeniedError("no right to read the log")
         found = [entry for entry in self.entries if entry.time >= since and any(text in entry.task for text in tasks)]
         for start in range(0, max(len(found), 1), PAGE):
             self.reads.append("page")
@@ -103,6 +105,14 @@ def adoption_of(outbox: Outbox, elsewhere: Elsewhere) -> Adoption:
     watcher: Any = elsewhere
     outcomes = OutcomeTracker(outbox, record, watcher, elsewhere.store, elsewhere.clock)
     return Adoption(outbox, record, outcomes, watcher, changed=lambda: None, clock=elsewhere.clock)
+
+
+def test_a_log_that_cannot_be_read_tells_nothing(outbox: Outbox, batch: str, elsewhere: Elsewhere) -> None:
+    """Rows that may have been sent long ago are not sent again because nobody may read what became of them."""
+    elsewhere.denied = True
+    tasks = all_rows(outbox, batch, "tasks")[:3]
+    found = asyncio.run(adoption_of(outbox, elsewhere).seen(tasks, elsewhere.clock.now() - 7_200))
+    assert found == dict.fromkeys(tasks, None)
 
 
 def adopt(outbox: Outbox, elsewhere: Elsewhere) -> list[CloudTasksError]:

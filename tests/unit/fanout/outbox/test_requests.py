@@ -266,3 +266,36 @@ def test_rows_of_several_tries_are_sent_apart(outbox: Outbox, batch: str) -> Non
         2: known[::2],
     }
     assert len(found) <= 6
+
+
+def test_a_request_over_parts_has_no_rows_of_other_batches(outbox: Outbox) -> None:
+    """Rows of another batch lie between those of the request; they stay unsent when its sender is killed."""
+    ours = spool(outbox, chunks(range(50)), name="a").batch
+    others = spool(outbox, chunks(range(100, 130)), name="b").batch
+    spool(outbox, chunks(range(50, 80)), name="a")
+    assert [len(one.refs) for one in take(outbox, ours)] == [80]
+    outbox.requests.find_doubtful(ours)
+    assert outbox.batches.counts(others)[State.UNSENT] == 30
+    (again,) = take(outbox, ours)
+    assert (list(again.refs), again.tried) == (refs(outbox, ours), True)
+    assert outbox.requests.cancel(others) == 30
+
+
+def test_a_row_between_those_of_a_request_is_not_part_of_it(outbox: Outbox, batch: str) -> None:
+    """It is tried again while they are under way, and cancelled."""
+    known = refs(outbox, batch)
+    put(outbox, batch, known, State.FAILED)
+    queue = outbox.requests.queue(batch)
+    outbox.outcomes.new_try(batch, [(known[1], None), (known[3], None)])
+    assert [list(one.refs) for one in queue.turn([], 9, now=NOW)] == [[known[1], known[3]]]
+    outbox.outcomes.new_try(batch, [(known[2], None)])
+    assert outbox.requests.cancel(batch) == 1
+    assert outbox.rows.states(batch)[2] == State.CANCELLED
+
+
+def test_rows_in_doubt_on_both_sides_of_the_last_that_may_be_sent(outbox: Outbox, batch: str) -> None:
+    """Those that may be sent are in a request of their own."""
+    known = refs(outbox, batch)
+    take(outbox, batch, 1)
+    found = outbox.requests.queue(batch).turn([], 9, now=NOW, until=known[9])
+    assert [(list(one.refs), one.tried) for one in found] == [(known[:10], True), (known[10:100], True)]
