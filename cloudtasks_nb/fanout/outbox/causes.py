@@ -9,12 +9,10 @@ from typing import Any
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, scanning
-from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, Choice, State
+from cloudtasks_nb.fanout.outbox.records import OPEN, Choice, State
 from cloudtasks_nb.fanout.outbox.tallies import CAUSE, as_json, causes, number_of
 
 __all__ = ["Cause", "Causes", "chosen"]
-
-_OPEN = (State.UNSENT, State.SENT, IN_DOUBT)
 
 _ERRORS = f"""
     SELECT {CAUSE}, sum(state = {State.FAILED:d}), sum(state <> {State.FAILED:d}), min(began), max(began), min(ref)
@@ -46,7 +44,7 @@ class Causes(Repository):
     @reading
     def retrying(self, connection: sqlite3.Connection, batch: str) -> dict[str, int]:
         """Return how many rows that are tried again have which cause, the most frequent first. Reads tallies only."""
-        found = causes(connection, number_of(connection, batch), *_OPEN)
+        found = causes(connection, number_of(connection, batch), *OPEN)
         return _named([(cause, n) for cause, n in found if cause != ""])
 
     @reading
@@ -60,7 +58,7 @@ class Causes(Repository):
 
         Reads all rows, in constant memory.
         """
-        found = connection.execute(_ERRORS, (number_of(connection, batch), as_json(_OPEN)))
+        found = connection.execute(_ERRORS, (number_of(connection, batch), as_json(OPEN)))
         rows = [
             Cause(cause=_name(cause), failed=failed, retrying=retrying, first=first, last=last, ref=ref)
             for cause, failed, retrying, first, last, ref in found

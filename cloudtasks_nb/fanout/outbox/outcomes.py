@@ -10,7 +10,7 @@ from typing import NamedTuple
 from cloudtasks_nb.fanout.causes import cause_of, kind_of
 from cloudtasks_nb.fanout.outbox.causes import chosen
 from cloudtasks_nb.fanout.outbox.database import Repository, transaction
-from cloudtasks_nb.fanout.outbox.records import FINAL, IN_DOUBT, Choice, Outcome, State
+from cloudtasks_nb.fanout.outbox.records import FINAL, IN_DOUBT, OPEN, Choice, Outcome, State
 from cloudtasks_nb.fanout.outbox.rows import locate
 from cloudtasks_nb.fanout.outbox.tallies import (
     AMONG,
@@ -31,15 +31,14 @@ __all__ = ["MOST_CAUSES", "Outcomes", "Row", "fold"]
 MOST_CAUSES = 1_000
 
 _PAGE = 1_000
-_OPEN = frozenset({State.UNSENT, State.SENT, IN_DOUBT})
 
 #: From which states an outcome may bring a row to a state. A late success corrects any other state.
 _MAY_COME_FROM: dict[State, frozenset[int]] = {
     State.SENT: frozenset({State.UNSENT, IN_DOUBT}),
-    State.SUCCEEDED: _OPEN | {State.FAILED, State.GONE, State.CANCELLED},
-    State.FAILED: _OPEN | {State.GONE},
-    State.CANCELLED: _OPEN | {State.GONE},  # the deletion is certain, the log may lag
-    State.GONE: _OPEN,
+    State.SUCCEEDED: frozenset({*OPEN, State.FAILED, State.GONE, State.CANCELLED}),
+    State.FAILED: frozenset({*OPEN, State.GONE}),
+    State.CANCELLED: frozenset({*OPEN, State.GONE}),  # the deletion is certain, the log may lag
+    State.GONE: frozenset(OPEN),
 }
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "IMPORTED",
     "IN_DOUBT",
     "MADE_BY",
+    "OPEN",
     "Ack",
     "BatchRecord",
     "Choice",
@@ -54,6 +55,9 @@ class State(IntEnum):
 #: The number that is stored for an unsent row in a request of a sender that has ended: its task may have been created.
 #: Everywhere else such a row is `SENT`, until a sender has found out.
 IN_DOUBT = 10
+
+#: The stored states of rows that are not final.
+OPEN = (State.UNSENT, State.SENT, IN_DOUBT)
 
 #: The parts of a batch's description that say who made it, and that it came from another home.
 MADE_BY, IMPORTED = "_made_by", "_imported"

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, State
+from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, OPEN, State
 
 __all__ = [
     "AMONG",
@@ -51,7 +51,7 @@ CAUSE = "coalesce(cause, status, '')"
 #: What a row counts as, besides its state: the cause of a failure, also of one that is tried again, or how the task of
 #: a row that is gone has left its queue.
 COUNTED = f"""CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN state = {State.FAILED:d} THEN {CAUSE}
-    WHEN state IN ({State.UNSENT:d}, {State.SENT:d}, {IN_DOUBT}) AND status > 0 THEN {CAUSE} ELSE '' END"""
+    WHEN state IN ({", ".join(f"{state:d}" for state in OPEN)}) AND status > 0 THEN {CAUSE} ELSE '' END"""
 
 
 @contextmanager
