@@ -180,9 +180,9 @@ class Outcomes(Repository):
         sent = f"UPDATE rows SET state = {State.SENT:d}"
         for page in paged(tries.items(), _PAGE):
             with counted(connection, AMONG, as_json(ref for ref, _ in page)):
-                newer = f"{sent}, try = ?2, {_FORGET} WHERE ref = ?1 AND try > 0 AND try < ?2"
-                adopted += connection.executemany(newer, page).rowcount
-                connection.executemany(f"{sent} WHERE ref = ?1 AND try = ?2 AND state IN ({open_})", page)
+                newer = f"{sent}, try = ?, {_FORGET} WHERE ref = ? AND try BETWEEN 1 AND ? - 1"
+                adopted += connection.executemany(newer, [(newest, ref, newest) for ref, newest in page]).rowcount
+                connection.executemany(f"{sent} WHERE ref = ? AND try = ? AND state IN ({open_})", page)
         if adopted:
             touch(connection, num)
         return adopted
