@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from cloudtasks_nb._names import QueueName, log_name
+from cloudtasks_nb._names import QueueName, TaskName, log_name
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, QuotaError, UnavailableError
 from cloudtasks_nb.service.convert import micros
 from cloudtasks_nb.service.quota import CallBudget
@@ -30,6 +30,7 @@ __all__ = [
     "entries_of",
     "has_entry",
     "log_filter",
+    "named",
     "page",
     "read",
 ]
@@ -37,12 +38,13 @@ __all__ = [
 #: Entries a page; a page is one read of the quota of 60 a minute (https://cloud.google.com/logging/quotas).
 PAGE = 1000
 
-#: Task ids in one filter: a filter may have 20,000 characters (https://cloud.google.com/logging/quotas).
-NAMES = 300
+#: About as many tasks of a batch as one filter can name.
+NAMES = 100
 
 #: Errors after which the same read may succeed later.
 OVERLOADED = (QuotaError, UnavailableError)
 
+_FILTER = 18_000  # characters of names in one filter, which may have 20,000: https://cloud.google.com/logging/quotas
 _DELETIONS = ("taskDeletionLog", "taskDeleteLog")
 _SECOND = 1_000_000
 #: Microseconds for which the log keeps its entries: https://cloud.google.com/logging/quotas
@@ -51,6 +53,7 @@ RETENTION = 30 * 86_400 * _SECOND
 _LATENESS = 600 * _SECOND  # longest delay with which an entry may arrive in the log
 _SKEW = 300 * _SECOND  # largest difference by which our clock may be ahead of the service's
 _MOST = 20_000  # entries that are kept in memory before they are delivered; the next look goes on behind them
+_TIMEOUT = 60.0  # seconds for a read, as Google's own client allows
 _READ_TRIES = 8  # of one read that the service refuses because it is overloaded
 _LONGEST_PAUSE = 30.0  # seconds before another try
 _OVERLAP = 2 * _SECOND  # largest difference between arrivals whose order in the index may be reversed
@@ -91,6 +94,7 @@ def log_filter(
     since: int,
     received_from: int | None = None,
     tasks: Sequence[str] = (),
+    batch: str = "",
     statuses: Sequence[str] = (),
     every_kind: bool = False,
 ) -> str:
@@ -101,7 +105,9 @@ def log_filter(
     received_from : int, optional
         Only entries that the log received since then.
     tasks : sequence of str
-        Only entries of tasks whose names contain one of these texts.
+        Only entries of the tasks with these ids: by their full names, which are compared faster than parts of them.
+    batch : str
+        Without tasks, only entries of tasks that name this batch.
     statuses : sequence of str
         Only attempts that ended with one of these canonical codes.
     every_kind : bool
@@ -121,8 +127,24 @@ def log_filter(
     if received_from is not None:
         parts.append(f'receiveTimestamp>="{_iso(received_from)}"')
     if tasks:
-        parts.append(f"jsonPayload.task:({_any_of(tasks)})")
+        parts.append(f"jsonPayload.task=({_any_of([str(TaskName(queue=queue, task=task)) for task in tasks])})")
+    elif batch:
+        parts.append(f'jsonPayload.task:"-{batch}-"')
     return " AND ".join(parts)
+
+
+def named(queue: QueueName, tasks: Iterable[str]) -> Iterator[list[str]]:
+    """Yield tasks in lists whose full names fit into a filter."""
+    longer = len(str(TaskName(queue=queue, task="")) + '"" OR ')
+    part, length = list[str](), 0
+    for task in tasks:
+        if part and length + longer + len(task) > _FILTER:
+            yield part
+            part, length = [], 0
+        part.append(task)
+        length += longer + len(task)
+    if part:
+        yield part
 
 
 async def page(
@@ -204,6 +226,7 @@ async def _call(
     return await transport.call(
         "ListLogEntries",
         resource_name=log_name(queue.project),
+        timeout=_TIMEOUT,
         resource_names=[f"projects/{queue.project}"],
         filter=filter_,
         order_by="timestamp desc" if newest_first else "timestamp asc",
@@ -214,25 +237,20 @@ async def _call(
 
 async def read(transport: Transport, queue: QueueName, wanted: Wanted, limit: int | None) -> list[Entry]:
     """Return the newest `limit` of the attempts of a queue that are wanted, newest first; None: all."""
-    ids = None if wanted.tasks is None else list(wanted.tasks)
-    texts = [f"-{wanted.batch}-"] if wanted.batch else []
     found: list[Entry] = []
-    for names in [texts] if ids is None else [ids[at : at + NAMES] for at in range(0, len(ids), NAMES)]:
-        filter_ = log_filter(queue, since=wanted.since, tasks=names, statuses=wanted.statuses)
-        found += await _newest(transport, queue, filter_, limit, None if ids is None else set(names))
+    for names in [[]] if wanted.tasks is None else named(queue, wanted.tasks):
+        filter_ = log_filter(queue, since=wanted.since, tasks=names, batch=wanted.batch or "", statuses=wanted.statuses)
+        found += await _newest(transport, queue, filter_, limit)
     return sorted(found, key=lambda entry: -entry.time)[:limit]
 
 
-async def _newest(
-    transport: Transport, queue: QueueName, filter_: str, limit: int | None, tasks: Collection[str] | None
-) -> list[Entry]:
+async def _newest(transport: Transport, queue: QueueName, filter_: str, limit: int | None) -> list[Entry]:
     found: list[Entry] = []
     token = ""
     size = PAGE if limit is None else min(PAGE, limit)
     while True:
         entries, token = await page(transport, queue, filter_, token, newest_first=True, size=size)
-        # The filter also finds tasks whose ids contain one of the ids.
-        found += [entry for entry in entries if not entry.deleted and (tasks is None or entry.task in tasks)]
+        found += [entry for entry in entries if not entry.deleted]
         if not token or (limit is not None and len(found) >= limit):
             return found[:limit]
 

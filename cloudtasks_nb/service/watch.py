@@ -173,19 +173,25 @@ class Watcher:
         """Return whether log entries can be read as soon as they are written."""
         return await self._transport.log_is_immediate()
 
-    async def is_logged(self, queue: QueueName, *, since: int, task: str) -> bool:
-        """Return whether the log has an entry of any kind of a task whose short id contains a text.
+    def now(self) -> int:
+        """Return the time of the service in microseconds since 1970."""
+        return self._service_now()
+
+    async def is_logged(self, queue: QueueName, *, since: int, tasks: Sequence[str] = (), batch: str = "") -> bool:
+        """Return whether the log has an entry of any kind of one of some tasks (short ids), or else of a batch.
 
         Raises
         ------
         CloudTasksError
             If the log cannot be read.
         """
-        filter_ = oplog.log_filter(queue, since=since, tasks=[task], every_kind=True)
+        filter_ = oplog.log_filter(queue, since=since, tasks=tasks, batch=batch, every_kind=True)
         return await oplog.has_entry(self._transport, queue, filter_, self.log_budget)
 
-    async def task_log(self, queue: QueueName, *, since: int, tasks: Sequence[str]) -> AsyncIterator[list[Entry]]:
-        """Yield attempts and deletions of tasks whose short ids contain one of the texts, page by page.
+    async def task_log(
+        self, queue: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
+    ) -> AsyncIterator[list[Entry]]:
+        """Yield attempts and deletions of tasks (short ids), or of all tasks of a batch, page by page.
 
         Entries are found whenever the log received them, within the quota of log reads.
 
@@ -194,8 +200,8 @@ class Watcher:
         CloudTasksError
             If the log cannot be read.
         """
-        for start in range(0, len(tasks), oplog.NAMES):
-            filter_ = oplog.log_filter(queue, since=since, tasks=tasks[start : start + oplog.NAMES])
+        for page in [[]] if tasks is None else oplog.named(queue, tasks):
+            filter_ = oplog.log_filter(queue, since=since, tasks=page, batch=batch)
             async for entries in oplog.entries_of(self._transport, queue, filter_, self.log_budget):
                 yield entries
 

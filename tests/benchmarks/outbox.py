@@ -7,7 +7,7 @@ from typing import Any
 
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
+from cloudtasks_nb.fanout.outbox.records import Ack, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.options import TaskOptions
@@ -15,6 +15,7 @@ from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from tests.benchmarks import flights
 from tests.benchmarks.figures import Bench, case
+from tests.unit.fanout.conftest import Outcome, record_outcomes
 
 _SPEC = BatchSpec(place=Place(endpoint="e", project="p", location="l", queue="q"), recipe=b"recipe")
 _TURN, _PAGE = 24, 1_000  # requests, and outcomes, that are stored together
@@ -59,7 +60,7 @@ def _send(outbox: Outbox, batch: str) -> list[int]:
 
 def _record(outbox: Outbox, batch: str, refs: list[int]) -> None:
     for start in range(0, len(refs), _PAGE):
-        outbox.outcomes.record(batch, [_outcome(ref) for ref in refs[start : start + _PAGE]])
+        record_outcomes(outbox, batch, [_outcome(ref) for ref in refs[start : start + _PAGE]])
 
 
 def _outcome(ref: int) -> Outcome:

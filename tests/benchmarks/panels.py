@@ -14,7 +14,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.batch import batch_view
-from cloudtasks_nb.fanout.outbox.records import Outcome, State
+from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.panels import PanelContext, TasksPanel
 from cloudtasks_nb.panels.run_summary import RunSummary
 from cloudtasks_nb.service.clock import now_micros
@@ -24,6 +24,7 @@ from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.flights import URL
 from tests.benchmarks.servers import connected, filled
 from tests.log_entry import log_entry
+from tests.unit.fanout.conftest import Outcome, record_outcomes
 
 _DONE = 500  # tasks that an update reports as done: what a queue dispatches in a second at most
 
@@ -152,7 +153,7 @@ def _summary(batch: ct.Batch) -> float:
         {"last_attempt_time": start + 5_000 * n, "duration": 20_000 + n % 977 * 1_000} for n in range(len(refs))
     ]
     succeeded = partial(Outcome, attempt=1, state=State.SUCCEEDED, attempts=1, last_status=0)
-    outbox.outcomes.record(batch.id, (succeeded(ref=ref, **at) for ref, at in zip(refs, times, strict=True)))
+    record_outcomes(outbox, batch.id, (succeeded(ref=ref, **at) for ref, at in zip(refs, times, strict=True)))
     shown, view = RunSummary(), batch_view(batch)
     began = time.perf_counter()
     shown.draw(view, batch.progress())

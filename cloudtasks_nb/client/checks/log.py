@@ -72,7 +72,7 @@ async def _wait(context: CheckContext, task: TaskName, note: str) -> Finding:
     watcher, started, pause = context.connection.watcher, time.monotonic(), _FIRST_PAUSE
     immediate = await watcher.log_is_immediate()
     while True:
-        found = await watcher.is_logged(task.queue, since=now_micros() - _HOUR, task=task.task)
+        found = await watcher.is_logged(task.queue, since=now_micros() - _HOUR, tasks=[task.task])
         waited = time.monotonic() - started
         if found:
             return Finding(ok=True, detail=f"an entry can be read after {duration_text(waited)}{note}")

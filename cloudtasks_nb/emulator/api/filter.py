@@ -24,8 +24,8 @@ __all__ = [
     "Node",
     "Not",
     "Or",
+    "compared_texts",
     "compile_filter",
-    "contained_texts",
     "parse_filter",
     "parse_time",
 ]
@@ -110,9 +110,10 @@ def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -
     getter_of : callable
         Takes the path of a field and returns a function that reads the field of a record, or None if it is missing.
     """
-    path, texts = contained_texts(node)
-    if len(texts) > 1:
-        return _containing(texts, getter_of(path))
+    for op, test in ((":", _containing), ("=", _equal)):
+        path, texts = compared_texts(node, op)
+        if len(texts) > 1:
+            return test(texts, getter_of(path))
     if isinstance(node, And | Or):
         return _any_or_all([compile_filter(part, getter_of) for part in node.nodes], stop_at=isinstance(node, Or))
     if isinstance(node, Not):
@@ -121,18 +122,21 @@ def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -
     return _comparison(node, getter_of(node.path))
 
 
-def contained_texts(node: Node) -> tuple[tuple[str, ...], list[str]]:
-    """Return the field and the texts, in lower case, of ``field:("a" OR "b")``; no texts for any other node."""
+def compared_texts(node: Node, op: str) -> tuple[tuple[str, ...], list[str]]:
+    """Return the field and the texts, in lower case, of ``field:("a" OR "b")``; no texts for any other node.
+
+    The operator is `:` or `=`.
+    """
     parts = [part for part in (node.nodes if isinstance(node, Or) else (node,)) if isinstance(part, Compare)]
     path = parts[0].path if parts else ()
-    texts = [part.value.casefold() for part in parts if part.path == path and _is_contained_text(part)]
+    texts = [part.value.casefold() for part in parts if part.path == path and _is_text(part, op)]
     complete = len(texts) == len(node.nodes if isinstance(node, Or) else (node,))
     return path, texts if complete else []
 
 
-def _is_contained_text(node: Compare) -> bool:
+def _is_text(node: Compare, op: str) -> bool:
     special = not node.path or node.path[-1] in {*_TIMES, "severity"}
-    return node.op == ":" and node.value != "*" and not special and _number(node.value.removesuffix("s")) is None
+    return node.op == op and node.value != "*" and not special and _number(node.value.removesuffix("s")) is None
 
 
 def _containing(texts: Sequence[str], get: Getter) -> Callable[[Any], bool]:
@@ -142,6 +146,17 @@ def _containing(texts: Sequence[str], get: Getter) -> Callable[[Any], bool]:
         found = get(record)
         folded = "" if found is None else str(found).casefold()
         return any(text in folded for text in texts)
+
+    return test
+
+
+def _equal(texts: Sequence[str], get: Getter) -> Callable[[Any], bool]:
+    """Return a test whether a field is one of the texts."""
+    wanted = frozenset(texts)
+
+    def test(record: Any) -> bool:
+        found = get(record)
+        return found is not None and str(found).casefold() in wanted
 
     return test
 

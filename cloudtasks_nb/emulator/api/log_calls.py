@@ -22,8 +22,8 @@ from cloudtasks_nb.emulator.api.filter import (
     Compare,
     Node,
     Or,
+    compared_texts,
     compile_filter,
-    contained_texts,
     parse_filter,
     parse_time,
 )
@@ -134,7 +134,7 @@ def _scope(node: Node) -> _Scope:
     since = received = 0
     kinds, queues, text = _Scope().kinds, None, ""
     for part in parts:
-        path, texts = contained_texts(part)
+        path, texts = compared_texts(part, ":")
         if path == ("jsonPayload", "task") and len(texts) == 1:
             [text] = texts
         if isinstance(part, Compare) and part.op in {">", ">=", "="}:

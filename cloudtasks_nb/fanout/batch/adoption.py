@@ -12,19 +12,19 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
-from cloudtasks_nb.fanout.batch.search import record_pending
+from cloudtasks_nb.fanout.batch.witnesses import Witness
 from cloudtasks_nb.fanout.clock import Clock
+from cloudtasks_nb.fanout.evidence import Evidence
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
-from cloudtasks_nb.fanout.plan.identity import round_of, try_of
-from cloudtasks_nb.service.oplog import RETENTION, Entry
+from cloudtasks_nb.service.oplog import RETENTION
 from cloudtasks_nb.service.watch import Watcher
 
 __all__ = ["LATE", "READING", "Adoption", "unseen_note"]
@@ -40,6 +40,9 @@ _LOGGER = logging.getLogger(__name__)
 _SECOND = 1_000_000
 _OVERLAP = 900.0  # seconds by which entries may be late, and clocks differ
 _FRESH = 60.0  # seconds after a read in which rows in their first try are sent without another one
+_PATIENCE = 10.0  # seconds for which the first rows wait for the log
+_ASKED = 50  # rows, the first and the last ones, that are asked for by name when the log is slow
+_LISTED = 10  # results that are listed in the time in which one is looked up by name
 _COMMIT = 1.0  # seconds in which an emulator surely stores the entry of a task that it has just removed
 _ENDPOINT_POLL = 2.0  # seconds between two tries while nothing answers
 _WEAKER = (
@@ -56,18 +59,16 @@ class Adoption:
     outcomes: OutcomeTracker
     watcher: Watcher
     changed: Callable[[], None]  #: called when rows have changed
+    is_stored: Callable[[], bool] = bool  #: returns whether the store has a record of it that another home has written
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
         self.batch = self.record.id
         self.queue = QueueName.parse(self.record.place.queue_name)
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
-        self._notified: tuple[int, int] = (0, 0)  # the last round whose end was notified, and when
-        self._active = 0  # time of the last attempt of a row
-        self._again, self._read_again = (
-            asyncio.Lock(),
-            (-math.inf, math.inf),
-        )  # when it was read for tasks in doubt, since when
+        self.scan: asyncio.Task[bool] | None = None  #: looks for entries of the batch, while rows are sent already
+        self._again = asyncio.Lock()
+        self._read_again = -math.inf, math.inf  # when it was read for tasks in doubt, since when
         self.known_later = False  #: of some tasks the log may tell later whether they were created
 
     async def seen(self, tasks: Sequence[str], since: float) -> dict[str, bool | None]:
@@ -86,9 +87,9 @@ class Adoption:
                 if asked >= self._read_again[0] or since < self._read_again[1]:
                     await self.clock.sleep(_COMMIT if immediate else 0)
                     read = self.clock.ticks(), since
-                    await self._read_log(round((since - _OVERLAP) * _SECOND), first=False)
+                    await self._read(self.outcomes.witnesses.log, round((since - _OVERLAP) * _SECOND), "log entries")
                     self._read_again = read
-            complete = logged and (immediate or self.clock.now() - since > LATE)
+            complete = logged and (immediate or self.watcher.now() / _SECOND - since > LATE)
             self.known_later |= logged and not complete
         self.reading = None
         tried = await self.outbox.run(self.outbox.rows.tried, self.batch, tasks)
@@ -97,7 +98,8 @@ class Adoption:
     async def run(self, will_retry: Callable[[CloudTasksError], None]) -> None:
         """Adopt what was sent from elsewhere since the last time, if rows are unsent; the log may be unreadable.
 
-        While nothing answers at an emulator's endpoint, `will_retry` is called with the error.
+        While nothing answers at an emulator's endpoint, `will_retry` is called with the error. If the log is slow, it
+        may be read to its end by `finish`, after the first rows were sent.
 
         Raises
         ------
@@ -105,9 +107,8 @@ class Adoption:
             If the outbox cannot be used.
         """
         while (last := await self.outbox.run(self._last_read)) is not None:
-            started = self.clock.now()
             try:
-                await self._adopt(last, started)
+                await self._adopt(last)
             except OutboxError:
                 raise
             except CloudTasksError as error:
@@ -115,116 +116,132 @@ class Adoption:
                     will_retry(error)
                     await self.clock.sleep(_ENDPOINT_POLL)
                     continue
-                await self._read_results(first=not last)
-                settings = await self.outbox.run(self.outbox.batches.settings, self.batch)
-                by_results = not last and settings.get("adopted")  # the log was never read
-                await self._set("unseen", None if by_results else error.message)
-                return
+                await self._could_not_read(error, first=not last)
             finally:
                 self.reading = None
-            if (await self.outbox.run(self.outbox.batches.settings, self.batch)).get("unseen"):
-                await self._set("unseen", None)
-            await self._set("read_elsewhere", started)
             return
+
+    async def finish(self) -> None:
+        """Adopt what a log that is slow has of rows that were sent from elsewhere."""
+        scan, self.scan = self.scan, None
+        if scan is None:
+            return
+        try:
+            await self._adopt(0, scan)
+        except OutboxError:
+            raise
+        except CloudTasksError as error:
+            await self._could_not_read(error, first=True)
+        finally:
+            self.reading = None
+
+    async def _could_not_read(self, error: CloudTasksError, *, first: bool) -> None:
+        await self._read_results(first=first)
+        settings = await self.outbox.run(self.outbox.batches.settings, self.batch)
+        by_results = first and settings.get("adopted")  # the log was never read
+        await self._set("unseen", None if by_results else error.message)
 
     def _last_read(self) -> float | None:
         """Return when the log was read last, 0 for never; None if it need not be read now."""
-        if not self.outbox.requests.waiting(self.batch):
+        if self.scan is not None or not self.outbox.requests.waiting(self.batch):
             return None
         last = float(self.outbox.batches.settings(self.batch).get("read_elsewhere", 0.0))
-        fresh = 0 <= self.clock.now() - last <= _FRESH
+        fresh = 0 <= self.watcher.now() / _SECOND - last <= _FRESH
         return None if fresh and not self.outbox.requests.repeats(self.batch) else last
 
-    async def _adopt(self, last: float, now: float) -> None:
-        since = max(round(now * _SECOND) - RETENTION, round((last - _OVERLAP) * _SECOND))
-        logged = last or await self.watcher.is_logged(self.queue, since=since, task=f"-{self.batch}-")
-        if logged:
-            await self._read_log(since, first=not last)
+    async def _adopt(self, last: float, scan: asyncio.Task[bool] | None = None) -> None:
+        """Read the witnesses; `last` is when they were read before, `scan` finds out whether the log has an entry."""
+        await self.outcomes.learn_queue()  # its answer also tells the service's time
+        started = self.watcher.now()
+        since = max(started - RETENTION, round((last - _OVERLAP) * _SECOND))
+        if not self.outcomes.search.begun_at:
+            self.outcomes.search.begun_at = started
+            await self._set("begun_at", started)
+        if not last and scan is None:
+            scan = asyncio.create_task(self.watcher.is_logged(self.queue, since=since, batch=self.batch))
+            if not await self._scanned(scan, since):
+                self.scan = scan
+                return
+        if logged := last > 0 or (scan is not None and await scan):
+            await self._read(self.outcomes.witnesses.log, since, "log entries", first=not last)
         found = await self._read_results(first=not last)
-        if not (logged or found):
-            return
-        if not last:
-            with contextlib.suppress(PermissionDeniedError):
-                await self._read_queue()
-        await self.outbox.run(self._set_round)
-        self.changed()
+        if logged or found:
+            if not last:
+                with contextlib.suppress(PermissionDeniedError):  # names protect what the queue would tell
+                    await self._read(self.outcomes.witnesses.queue, since, "tasks of the queue")
+            await self.outbox.run(self._set_round)
+            self.changed()
+        if (await self.outbox.run(self.outbox.batches.settings, self.batch)).get("unseen"):
+            await self._set("unseen", None)
+        await self._set("read_elsewhere", started / _SECOND)
 
-    async def _read_log(self, since: int, *, first: bool) -> None:
-        """Record what the log tells."""
+    async def _scanned(self, scan: asyncio.Task[bool], since: int) -> bool:
+        """Wait for the scan of the log; return False if it is slow and rows may be sent before it ends.
+
+        They may if nothing tells that the batch was sent from elsewhere: no record that another home has stored, no
+        entry of the first and the last rows by their names. The names of tasks protect rows for an hour.
+        """
+        try:
+            done, _ = await asyncio.wait({scan}, timeout=_PATIENCE)
+            if not (done or self.record.imported or await asyncio.to_thread(self.is_stored)):
+                tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED)
+                if not await self.watcher.is_logged(self.queue, since=since, tasks=tasks):
+                    return scan.done()
+            await asyncio.wait({scan})
+        except BaseException:
+            scan.cancel()
+            raise
+        return True
+
+    async def _read(self, witness: Witness, since: int, what: str, *, first: bool = False) -> None:
+        """Record what a witness tells of all tasks of the batch."""
         if first and not await self.outbox.run(self.outbox.requests.begun, self.batch):
             await self._set_adopted()
         await self.outcomes.learn_queue()
         read = 0
-        async for entries in self.watcher.task_log(self.queue, since=since, tasks=[f"-{self.batch}-"]):
-            if await self.outbox.run(self._record, entries):
+        async for evidence in witness.read(None, since):
+            if (await self.outcomes.tell(evidence)).newer:
                 await self._set_adopted()
             await self.outcomes.explain()
-            read += len(entries)
-            self._report(f"{counted(read, 'log entries')} so far")
+            read += len(evidence)
+            self.reading = f"{READING}: {read:,} {what} so far"
+            self.changed()
 
     async def _read_results(self, *, first: bool) -> bool:
         """Record as sent the rows whose tasks have a stored result; return whether one was not known to be sent.
 
         What became of them is decided like that of all rows that were sent, once their tasks left the queue.
         """
-        newer, read = False, 0
-        unsent = await self.outbox.run(self._unsent)
+        newer, read = 0, 0
+        counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
+        tasks = None
+        if not first and counts[State.UNSENT] * _LISTED < sum(counts.values()):
+            tasks = await self.outcomes.search.tasks(await self.outcomes.search.in_state(State.UNSENT))
         try:
-            async for tasks in self.outcomes.stored_tasks(all_rows=first):
-                newer |= await self.outbox.run(self._raise_tries, tasks, pending=False)
-                read += len(tasks)
-                self._report(f"{counted(read, 'results')} so far")
+            for witness in self.outcomes.witnesses.stored:
+                async for evidence in witness.read(tasks, 0):
+                    created = [Evidence(task=one.task, source=one.source) for one in evidence]
+                    newer += (await self.outcomes.tell(created)).newer
+                    read += len(evidence)
+                    self.reading = f"{READING}: {counted(read, 'results')} so far"
+                    self.changed()
         except StoreError as error:
             reason = error.message
             _LOGGER.warning("rows of batch %s that were sent from elsewhere may be missed: %s", self.batch, reason)
-        found = newer or await self.outbox.run(self._unsent) < unsent
+        left = (await self.outbox.run(self.outbox.batches.counts, self.batch))[State.UNSENT]
+        found = newer > 0 or left < counts[State.UNSENT]
         if newer or (found and not await self.outbox.run(self.outbox.requests.begun, self.batch)):
             await self._set_adopted()  # else a killed kernel of this home may have sent them
         return found
 
-    def _unsent(self) -> int:
-        return self.outbox.batches.counts(self.batch)[State.UNSENT]
-
-    def _record(self, entries: Sequence[Entry]) -> bool:
-        """Record what the log tells of rows that were sent; return whether it has newer tries than this home."""
-        attempts: list[Entry] = []
-        for entry in entries:
-            if try_of(entry.task) is not None:
-                attempts.append(entry)
-                self._active = max(self._active, entry.time)
-            elif (round_of(entry.task) or 0) > self._notified[0]:
-                self._notified = round_of(entry.task) or 0, entry.time
-        newer = self._raise_tries({entry.task for entry in attempts}, pending=False)
-        self.outcomes.store(attempts)
-        return newer
-
-    async def _read_queue(self) -> None:
-        """Record the rows whose tasks are in the queue, tried or not, if it may be listed: names protect the others."""
-        seen = 0
-        async for page in self.watcher.pages(self.queue):
-            if await self.outbox.run(self._raise_tries, page, pending=True):
-                await self._set_adopted()
-            await self.outbox.run(record_pending, self.outbox, self.batch, page)
-            seen += len(page)
-            self._report(f"{counted(seen, 'tasks')} of the queue so far")
-
-    def _raise_tries(self, tasks: Iterable[str], *, pending: bool) -> bool:
-        tries: dict[int, int] = {}
-        for task, ref in self.outbox.rows.locate(self.batch, tasks, any_try=True).items():
-            tries[ref] = max(tries.get(ref, 0), try_of(task) or 0)
-        return self.outbox.outcomes.adopt(self.batch, tries, pending=pending) > 0
-
     def _set_round(self) -> None:
         """Continue the count of rounds: a notified round ended, and rows that were active later are in the next one."""
-        number, at = self._notified
+        log = self.outcomes.witnesses.log
+        number, at = log.notified
         counts = self.outbox.batches.counts(self.batch)
-        open_ = counts[State.UNSENT] or counts[State.SENT] or self._active > at
+        open_ = counts[State.UNSENT] or counts[State.SENT] or log.active > at
         if number:
             self.outbox.outcomes.raise_round(self.batch, number + bool(open_))
-
-    def _report(self, progress: str) -> None:
-        self.reading = f"{READING}: {progress}"
-        self.changed()
 
     async def _set_adopted(self) -> None:
         self.outcomes.search.adopted = True

@@ -23,7 +23,7 @@ from cloudtasks_nb.errors import (
     StoreError,
 )
 from cloudtasks_nb.fanout.batch.errors import stored_errors
-from cloudtasks_nb.fanout.batch.search import as_outcome
+from cloudtasks_nb.fanout.batch.witnesses import LOOKED_UP, pending_evidence
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
@@ -40,7 +40,6 @@ __all__ = ["attempts_frame", "pending_tasks", "see", "store_pending"]
 
 _SECOND = 1_000_000
 _LISTED = 1000  # tasks of the queue that are listed for their messages
-_LOOKED_UP = 300  # pending rows that are looked up one by one
 _MOST_PENDING = 10_000  # pending rows for which the queue is listed: more would take minutes of the list quota
 _TOGETHER = 1_000  # stored errors that are read together: a traceback may have 100 KB
 
@@ -127,7 +126,7 @@ def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[s
             batches[batch][task] = Pending(**dict(zip(names, known, strict=True)))
     for batch, pending in batches.items():
         with contextlib.suppress(BatchNotFoundError):  # it was made elsewhere
-            store_pending(outbox(), batch, pending)
+            store_pending(outbox(), batch, pending, connection.clock.micros())
 
 
 def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, batch: str) -> dict[str, Pending | None]:
@@ -136,21 +135,20 @@ def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, batc
     waiting = [task for page in pages for task in page.tasks if task is not None]
     found: dict[str, Pending | None] = {}
     try:
-        if len(waiting) <= _LOOKED_UP:
+        if len(waiting) <= LOOKED_UP:
             found = _loop.run(connection.watcher.lookup(queue, waiting))
         elif len(waiting) <= _MOST_PENDING:
             found = {**_loop.run(connection.watcher.listing(queue))}
     except CloudTasksError:
         return {}
-    store_pending(outbox, batch, found)
+    store_pending(outbox, batch, found, connection.clock.micros())
     return found
 
 
-def store_pending(outbox: Outbox, batch: str, pending: Mapping[str, Pending | None]) -> None:
-    """Store what the queue tells of the last attempts of rows that are in it."""
-    tried = {task: one for task, one in pending.items() if one is not None and one.last_message}
-    located = outbox.rows.locate(batch, tried)
-    outbox.outcomes.record(batch, [as_outcome(ref, task, tried[task]) for task, ref in located.items()])
+def store_pending(outbox: Outbox, batch: str, pending: Mapping[str, Pending | None], at: int) -> None:
+    """Record what the queue tells, at a time, of the last attempts of rows that are in it."""
+    tried = [(task, one) for task, one in pending.items() if one is not None and one.last_message]
+    outbox.outcomes.record(batch, [pending_evidence(task, one, at) for task, one in tried])
 
 
 def _stored_messages(

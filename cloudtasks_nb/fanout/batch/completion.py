@@ -181,7 +181,7 @@ async def _create(connection: Connection, record: BatchRecord, completion: Compl
     short = completion_id(record.id, completion.url, completion.round)
     task.name = str(TaskName(queue=queue, task=short))
     with contextlib.suppress(CloudTasksError):  # without a log only the name of the task tells that it was created
-        if await connection.watcher.is_logged(queue, since=now_micros() - RETENTION, task=short):
+        if await connection.watcher.is_logged(queue, since=now_micros() - RETENTION, tasks=[short]):
             return  # by another home, maybe so long ago that the name is free again
     with contextlib.suppress(AlreadyExistsError):  # by another process, or an earlier call whose answer was lost
         await connection.transport.call("CreateTask", parent=str(queue), task=task, resource_name=str(queue))

@@ -1,31 +1,31 @@
 """Search the queue for the rows of a batch, and stored results and the log for those that left it without an entry.
 
-Such a row is *settling*: its entry is awaited. A stored result decides it at once. Only a read of the log by task name
-that finds neither a success nor a deletion, and that is made long enough after the row was missed, decides the others:
-if the log has every entry, a row whose last attempt failed was given up, so it has *failed*. The rest is *gone*.
+Such a row is *settling*: its entry is awaited. A stored result decides it at once. The others are decided by a read of
+the log by task name that is made long enough after the row was missed: see `fanout/evidence.py` for what it means.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cloudtasks_nb._names import CODES, QueueName
+from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import PermissionDeniedError, StoreError
+from cloudtasks_nb.fanout.batch.witnesses import LOOKED_UP, Witnesses
 from cloudtasks_nb.fanout.clock import Clock
+from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Outcome, State
+from cloudtasks_nb.fanout.outbox.outcomes import Recorded
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.refs import Refs
-from cloudtasks_nb.service.convert import http_status
-from cloudtasks_nb.service.oplog import NAMES, PAGE, RETENTION, Entry
-from cloudtasks_nb.service.watch import Pending, Snapshot, Watcher
+from cloudtasks_nb.service.oplog import NAMES, PAGE, RETENTION
+from cloudtasks_nb.service.watch import Snapshot, Watcher
 
-__all__ = ["Search", "Settling", "as_outcome", "record_pending"]
+__all__ = ["Search", "Settling"]
 
 _SECOND = 1_000_000
-_SMALL = 300  # rows that are looked up one by one rather than with the whole queue
 _SUSPICION = 3.0  # seconds for which rows have to be missing from the statistics before the queue is searched
 _ROUTINE = 30.0  # seconds between two searches if the queue has no statistics
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0  # seconds between two searches while rows are settling
@@ -33,8 +33,8 @@ _SHARE = 4  # times as long as its last search took, a queue without a log is le
 _COMMIT = 1.0  # seconds in which an emulator surely stores the entry of a task that it has just removed
 _SHORTEST_WAIT, _LONGEST_WAIT = 120 * _SECOND, 900 * _SECOND  # for the entry of a row that was missed
 _LATENESS_FACTOR = 20  # by which the longest delay seen is multiplied to get that wait
-_EVER = 0  # the time from which all that is left of a log is read: no clock of this machine can be ahead of it
-_CLOCK_MARGIN = 300 * _SECOND  # by which this machine's clock may be ahead of the service's
+_EVER = 0  # the time from which all that is left of a log is read
+_MARGIN = 60 * _SECOND  # by which the service's times of two kinds may differ
 _TOGETHER = 1_000  # rows that are recorded together
 _WITHOUT_PAUSE = 10_000  # rows that are looked at before the event loop does other work
 _COHORTS = 16  # times of missing that are kept apart
@@ -83,19 +83,17 @@ class Search:
     outbox: Outbox
     record: BatchRecord
     watcher: Watcher
+    witnesses: Witnesses
+    tell: Callable[[Iterable[Evidence]], Awaitable[Recorded]]  #: is awaited with evidence, and records it
     clock: Clock
-    store: Callable[[Sequence[Entry]], Awaitable[None]]  #: is awaited with log entries, and stores their outcomes
-    #: Is awaited with rows whose tasks left the queue, and stores the outcomes that their stored results show.
-    store_results: Callable[[Sequence[int]], Awaitable[None]]
-    row_ended: Callable[[int], None]  #: is called with each row that is final
 
     def __post_init__(self) -> None:
         self.batch = self.record.id
         self.queue = QueueName.parse(self.record.place.queue_name)
         self.settling = Settling()
-        self.unclear = Refs()  #: rows that were deleted by the log, or of which an attempt ended nobody knows how
         self.sampled = False  #: the queue did not always log every operation
         self.adopted = False  #: rows were sent from elsewhere, maybe before this home knew the batch
+        self.begun_at = 0  #: when this home was about to send first, by the service's clock, in µs since 1970; 0: never
         self._created = int(self.record.created.timestamp() * _SECOND)
         self._unread = Refs()  # settling rows whose stored results are not read yet
         self._missing_since: float | None = None
@@ -139,7 +137,7 @@ class Search:
         CloudTasksError
             If the queue or the log cannot be read, or, after all else, the results.
         """
-        started, now = self.clock.ticks(), round(self.clock.now() * _SECOND)
+        started, now = self.clock.ticks(), self.watcher.now()
         before = await self._round()
         missing = await self._missing(snapshot)
         sent = await self.in_state(State.SENT)
@@ -155,7 +153,7 @@ class Search:
                 settling.add(ref, now if since is None else min(since, now))
             await asyncio.sleep(0)
         self.settling = settling
-        unreadable = await self._read_results()
+        unreadable = await self._read_new_results()
         await self._settle(snapshot, now, unreadable=unreadable is not None)
         self._ended = self.clock.ticks()
         self._took = self._ended - started
@@ -175,9 +173,10 @@ class Search:
         gone = await self.in_state(State.GONE)
         try:
             if gone:
-                await self._read(gone, None, _EVER)
+                now = self.watcher.now()
+                await self._read_log(gone, None, _EVER)
                 if snapshot is not None:
-                    await self._record_left(await self.in_state(State.GONE), snapshot, readable=True)
+                    await self._tell_left(await self.in_state(State.GONE), snapshot, now, readable=True)
         finally:
             await self.read_results(State.GONE)
 
@@ -192,13 +191,19 @@ class Search:
             If the results cannot be read.
         """
         for page in paged(await self.in_state(state), _TOGETHER):
-            await self.store_results(page)
+            await self._read_results(page)
 
-    async def _read_results(self) -> StoreError | None:
+    async def _read_results(self, refs: Sequence[int]) -> None:
+        tasks = await self.tasks(refs)
+        for witness in self.witnesses.stored:
+            async for evidence in witness.read(tasks, _EVER):
+                await self.tell(evidence)
+
+    async def _read_new_results(self) -> StoreError | None:
         """Read the stored results of the rows that were just missed; return the error if that is not possible."""
         try:
             for page in paged(Refs(self._unread), _TOGETHER):
-                await self.store_results(page)
+                await self._read_results(page)
                 for ref in page:
                     self._unread.discard(ref)
         except StoreError as error:
@@ -210,20 +215,14 @@ class Search:
         sent = await self.in_state(State.SENT)
         if snapshot is not None and snapshot.gone:
             return sent
-        async for page in self._in_queue(sent):
-            for ref in await self.outbox.run(record_pending, self.outbox, self.batch, page):
+        tasks = await self.tasks(sent) if len(sent) <= LOOKED_UP else None
+        async for evidence in self.witnesses.queue.read(tasks, _EVER):
+            located = await self.outbox.run(self.outbox.rows.locate, self.batch, [one.task for one in evidence])
+            for ref in located.values():
                 sent.discard(ref)
+            # That untried tasks are there is not stored: these rows are open, and there may be a million of them.
+            await self.tell([one for one in evidence if one.attempts])
         return sent
-
-    async def _in_queue(self, sent: Refs) -> AsyncIterator[Mapping[str, Pending]]:
-        """Yield the tasks in the queue; if few rows are there, only those of these rows."""
-        if len(sent) > _SMALL:
-            async for page in self.watcher.pages(self.queue):
-                yield page
-            return
-        tasks = [task for _, task, _ in await self.outbox.run(self.outbox.rows.tasks, self.batch, sent)]
-        found = await self.watcher.lookup(self.queue, tasks)
-        yield {task: pending for task, pending in found.items() if pending is not None}
 
     async def _settle(self, snapshot: Snapshot, now: int, *, unreadable: bool) -> None:
         """Read the log for the rows that are missing; those that have waited long enough for their entry are final.
@@ -245,67 +244,53 @@ class Search:
             return
         if not wait:
             await self.clock.sleep(_COMMIT)
-        readable, oldest = True, now - RETENTION
-        logged_since = oldest if self.adopted else max(self._created - _CLOCK_MARGIN, oldest)
+        readable = True
         try:
-            await self._read(read, snapshot.log_until, logged_since)
+            await self._read_log(read, snapshot.log_until, self.sent_since)
             if due := Refs(self.settling.until(now - wait)):
-                await self._read(due, snapshot.log_until, _EVER)
+                await self._read_log(due, snapshot.log_until, _EVER)
         except PermissionDeniedError:
             readable, wait = False, wait if silent else _SHORTEST_WAIT
-        await self._record_left(Refs(self.settling.until(now - wait)), snapshot, readable=readable)
+        await self._tell_left(Refs(self.settling.until(now - wait)), snapshot, now, readable=readable)
 
-    async def _record_left(self, refs: Refs, snapshot: Snapshot, *, readable: bool) -> None:
-        """Record rows of which no entry tells how their tasks left the queue.
-
-        If the log has everything that happened, those whose last attempt failed have failed; the others are gone.
-        """
+    async def _tell_left(self, refs: Refs, snapshot: Snapshot, now: int, *, readable: bool) -> None:
+        """Record that the tasks of rows had left the queue by now, and whether the log has all entries of them."""
         reason = _CLOSED if snapshot.gone else _PURGED if self._purged(snapshot) else None
-        old = self._created < self.clock.now() * _SECOND - RETENTION
+        old = self._oldest < now - RETENTION
         complete = readable and snapshot.values is not None and not (reason or self.sampled or old)
+        fact = Fact.LEFT_LOGGED if complete else Fact.LEFT
         for page in paged(refs, _TOGETHER):
-            outcomes = []
-            for ref, attempt, failed in await self.outbox.run(self._last_attempts, page):
-                # First of all it is gone: that cancels it, for good, if the batch itself was to delete its task.
-                outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.GONE, reason=reason))
-                if failed and complete:
-                    outcomes.append(Outcome(ref=ref, attempt=attempt, state=State.FAILED))
-            await self.outbox.run(self.outbox.outcomes.record, self.batch, outcomes)
-            for ref in page:
-                self.row_ended(ref)
+            await self.tell(
+                Evidence(task=task, source=Source.QUEUE, fact=fact, seen=now, reason=reason)
+                for task in await self.tasks(page)
+            )
 
-    def _last_attempts(self, refs: Iterable[int]) -> list[tuple[int, int, bool]]:
-        """Return ref and try of rows, and whether the last thing that is known of their tasks is a failed attempt."""
-        found = []
-        for page in self.outbox.rows.pages_of(self.batch, refs):
-            rows = zip(page.refs, page.tries, page.states, page.last_status, page.reasons, strict=True)
-            for ref, attempt, state, status, reason in rows:
-                if state in (State.SENT, State.GONE):  # else it was tried again, or corrected, meanwhile
-                    found.append((ref, attempt, bool(status) and reason is None and not self.unclear.has(ref)))
-        return found
-
-    async def _read(self, refs: Refs, read_until: int | None, since: int) -> None:
+    async def _read_log(self, refs: Refs, read_until: int | None, since: int) -> None:
         """Read the log for rows by the names of their tasks, or that of the whole batch if this takes fewer reads."""
-        for ref in refs:
-            self.unclear.discard(ref)
         counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
-        if len(refs) / NAMES > 1 + (sum(counts.values()) - len(refs)) / PAGE:
-            await self._read_tasks([f"-{self.batch}-"], since, read_until)
-            return
-        for page in paged(refs, NAMES):
-            rows = await self.outbox.run(self.outbox.rows.tasks, self.batch, page)
-            await self._read_tasks([task for _, task, _ in rows], since, read_until)
-
-    async def _read_tasks(self, tasks: Sequence[str], since: int, read_until: int | None) -> None:
-        async for entries in self.watcher.task_log(self.queue, since=since, tasks=tasks):
+        by_name = len(refs) / NAMES <= 1 + (sum(counts.values()) - len(refs)) / PAGE
+        tasks = await self.tasks(refs) if by_name else None
+        async for evidence in self.witnesses.log.read(tasks, since):
             if read_until is not None:
                 # The log was read up to this time, and it did not have the entries then.
-                named = {entry.task for entry in entries}
-                located = await self.outbox.run(self.outbox.rows.locate, self.batch, named)
+                located = await self.outbox.run(self.outbox.rows.locate, self.batch, {one.task for one in evidence})
                 late = {task for task, ref in located.items() if self.settling.since(ref) is not None}
-                times = [entry.time for entry in entries if entry.task in late]
+                times = [(one.began or read_until) + (one.duration or 0) for one in evidence if one.task in late]
                 self._lateness = max(self._lateness, read_until - min(times, default=read_until))
-            await self.store(entries)
+            await self.tell(evidence)
+
+    @property
+    def sent_since(self) -> int:
+        """The time before which no row was sent, of the service, in microseconds since 1970; 0: it is not known."""
+        return 0 if self.adopted else max(0, self.begun_at - _MARGIN)
+
+    @property
+    def _oldest(self) -> int:
+        """The time before which no row was sent, as far as is known.
+
+        That of creation is this machine's, whose clock may be wrong: it counts only for rows that others have sent.
+        """
+        return min(self._created, self.begun_at) if self.adopted else self.begun_at or self._created
 
     async def in_state(self, state: State) -> Refs:
         """Return the rows in a state."""
@@ -316,31 +301,13 @@ class Search:
             after = page[-1]
         return found
 
+    async def tasks(self, refs: Iterable[int]) -> list[str]:
+        """Return the newest tasks of rows."""
+        return [task for _, task, _ in await self.outbox.run(self.outbox.rows.tasks, self.batch, refs)]
+
     async def _round(self) -> int:
         return (await self.outbox.run(self.outbox.batches.get, self.batch)).round
 
     def _purged(self, snapshot: Snapshot) -> bool:
-        """Return whether the queue was purged after the batch was created."""
-        return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._created
-
-
-def record_pending(outbox: Outbox, batch: str, pending: Mapping[str, Pending]) -> Iterable[int]:
-    """Record what the queue tells of tasks that were tried; return the rows of all of them."""
-    located = outbox.rows.locate(batch, pending)
-    tried = {task: ref for task, ref in located.items() if pending[task].attempts and pending[task].last_status}
-    if tried:
-        outbox.outcomes.record(batch, [as_outcome(ref, task, pending[task]) for task, ref in tried.items()])
-    return located.values()
-
-
-def as_outcome(ref: int, task: str, found: Pending) -> Outcome:
-    """Return what the queue tells of a row's task, which is in it."""
-    return Outcome(
-        ref=ref,
-        attempt=int(task.rpartition("-")[2]),
-        attempts=found.attempts,
-        last_status=CODES.index(found.last_status) if found.last_status in CODES else None,
-        last_message=found.last_message,
-        http_status=http_status(found.last_message),
-        schedule_time=found.schedule_time,
-    )
+        """Return whether the queue was purged after a row may have been sent."""
+        return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._oldest

@@ -151,6 +151,8 @@ class SendSupervisor:
         self.error = None
         try:
             await self.adoption.run(self.will_retry)
+            if self.adoption.scan is not None:
+                self.supervisor.start("reading the log for", self.adoption.finish)
             options = lasting_options(self.record, await self.outbox.run(self.outbox.batches.settings, self.record.id))
             sender = Sender(
                 outbox=self.outbox,

@@ -15,7 +15,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["Sharing"]
+__all__ = ["Sharing", "made_elsewhere"]
 
 _SHARED = "shared"  # setting of a batch: what of it is in which store
 _MISSING = "batches that others have made may be missing"
@@ -111,6 +111,15 @@ class Sharing:
     def _remember(self, batch: str, names: Iterable[str], parts: int | None) -> None:
         value = {"store": self._store.url, "parts": parts, "blocks": sorted(names)}
         self._outbox.batches.set_setting(batch, _SHARED, value)
+
+
+def made_elsewhere(store: Store, record: BatchRecord) -> bool:
+    """Return whether the store has a record of a batch that another home has written, or cannot be read."""
+    try:
+        data = read_record(store, record.id)
+        return data is not None and unpack_record(data).created != record.created
+    except (OutboxError, StoreError):
+        return True
 
 
 def _read(data: bytes) -> BatchRecord | None:

@@ -5,7 +5,6 @@ There is a function for each event. It returns the state after that, and the eff
 
 from __future__ import annotations
 
-import datetime as dt
 import enum
 import math
 from collections.abc import Mapping
@@ -32,8 +31,8 @@ _LINGER = 60.0  # seconds after the end in which a late log entry may still corr
 _NEAR_END = 2.0  # seconds before the expected end
 _EVERY, _EVERY_NEAR_END = 1.0, 0.2  # seconds between two reads of the queue
 _SAVE = 5.0  # seconds between two snapshots in the outbox
-_CLOCK_MARGIN = dt.timedelta(minutes=5)  # by which this machine's clock may be ahead of the service's
-_LATE_ENTRY = dt.timedelta(minutes=10)  # by which a log entry may arrive late
+_CLOCK_MARGIN = 300_000_000  # microseconds by which the service's clock is known too late at most
+_LATE_ENTRY = 600_000_000  # microseconds by which a log entry may arrive late
 
 
 class Effect(enum.Enum):
@@ -103,26 +102,29 @@ class BatchState:
 Step = tuple[BatchState, tuple[Effect, ...]]
 
 
-def unread_since(created: dt.datetime, read: dt.datetime | None, now: dt.datetime) -> dt.datetime:
+def unread_since(begun: int, read: int | None, now: int) -> int:
     """Return the time from which the log may have outcomes that are not stored.
+
+    All times are those of the service, in microseconds since 1970.
 
     Parameters
     ----------
-    created : datetime
-        When the batch was created.
-    read : datetime, optional
+    begun : int
+        When rows were sent first; 0: none was.
+    read : int, optional
         Up to when the log was read; None: it was not.
-    now : datetime
+    now : int
 
     Examples
     --------
-    >>> day = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    >>> unread_since(day, day + dt.timedelta(hours=2), day + dt.timedelta(hours=9)).isoformat()
-    '2026-01-01T01:45:00+00:00'
+    >>> hour = 3_600_000_000
+    >>> unread_since(hour, 3 * hour, 9 * hour) / hour
+    2.75
     """
+    begun = min(begun or now, now)
     if read is None or read > now:  # the clock was set back
-        return created - _CLOCK_MARGIN
-    return max(created, read - _LATE_ENTRY) - _CLOCK_MARGIN
+        return begun - _CLOCK_MARGIN
+    return max(begun, read - _LATE_ENTRY) - _CLOCK_MARGIN
 
 
 def start(state: BatchState, *, counts: Mapping[State, int], sending: bool, limit: FailureLimit) -> Step:

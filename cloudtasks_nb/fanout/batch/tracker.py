@@ -33,6 +33,7 @@ from cloudtasks_nb.fanout.batch.progress import PENDING, Progress, pack, unpack
 from cloudtasks_nb.fanout.batch.report import DROP, RESUME, main_cause
 from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, update_gate
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
+from cloudtasks_nb.fanout.batch.sharing import made_elsewhere
 from cloudtasks_nb.fanout.batch.state import Effect
 from cloudtasks_nb.fanout.batch.unanswered import Unanswered
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -82,7 +83,14 @@ class Tracker:
         self._listeners: list[Callable[[], None]] = []
         self._supervisor = _loop.Supervisor(f"batch {record.id}", self._work_reported)
         self._follower = _loop.Supervisor(f"batch {record.id}", lambda: None)  # for work that calls no listener
-        self._adoption = Adoption(outbox, record, self._outcomes, connection.watcher, changed=self._rows_changed)
+        self._adoption = Adoption(
+            outbox,
+            record,
+            self._outcomes,
+            connection.watcher,
+            changed=self._rows_changed,
+            is_stored=lambda: made_elsewhere(connection.store, self.record),
+        )
         self._sending = SendSupervisor(
             connection.transport,
             outbox,
@@ -497,11 +505,14 @@ class Tracker:
             self._rows_changed()
 
     def _watch(self) -> None:
+        read = self._outcomes.sources.get("log") or self._read_until
         since = machine.unread_since(
-            self.record.created, self._outcomes.sources.get("log") or self._read_until, dt.datetime.now(dt.UTC)
+            self._outcomes.search.begun_at,
+            None if read is None else round(read.timestamp() * 1_000_000),
+            self.connection.watcher.now(),
         )
         self._subscription = self.connection.watcher.subscribe(
-            self.queue, self._arrived, since=round(since.timestamp() * 1_000_000), every=self._state.every
+            self.queue, self._arrived, since=since, every=self._state.every
         )
 
     def _arrived(self, snapshot: Snapshot) -> None:

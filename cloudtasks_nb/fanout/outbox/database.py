@@ -14,6 +14,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.disk import on_network
+from cloudtasks_nb.fanout.outbox.records import State
 
 __all__ = [
     "VERSION",
@@ -58,12 +59,14 @@ _TABLES = (
     """CREATE TABLE rows (
         ref INTEGER PRIMARY KEY, pos INTEGER NOT NULL,  -- position in the input
         try INTEGER NOT NULL, state INTEGER NOT NULL,
-        reason TEXT,  -- why it was rejected, or how its task left the queue
         deleting INTEGER,  -- the try whose task the batch has asked to delete
-        attempts INTEGER, status INTEGER, http INTEGER, upstream INTEGER,  -- of the last attempt
-        message TEXT, cause TEXT,  -- NULL: the message tells no more than the status
+        fact INTEGER, seen INTEGER,  -- what ended the task, and when the queue was looked at: see `evidence.Row`
+        reason TEXT,  -- why it was rejected, or how its task left the queue
+        attempts INTEGER, heard INTEGER, status INTEGER, http INTEGER, upstream INTEGER,  -- of the last attempt
         due INTEGER, began INTEGER, duration INTEGER,
-        gave_up INTEGER, version TEXT)""",
+        message TEXT, said INTEGER, code INTEGER, cause TEXT,  -- what an attempt tells of its failure
+        version TEXT)""",
+    f"CREATE INDEX retrying ON rows (attempts, due) WHERE state = {State.SENT:d} AND status > 0",
     """CREATE TABLE tallies (
         part INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (part, state, cause)) WITHOUT ROWID""",
     """CREATE TABLE keys (
@@ -83,7 +86,7 @@ _TABLES = (
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 6
+VERSION = 7
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {

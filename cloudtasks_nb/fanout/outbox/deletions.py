@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from cloudtasks_nb.fanout.evidence import Fact
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.outbox.rows import with_tasks
@@ -92,8 +93,8 @@ def _to_cancelled(connection: sqlite3.Connection, before: State, where: str, *va
     """Cancel those of the rows that are in a state, and whose newest tasks were to be deleted."""
     with counted(connection, where, *values):
         connection.execute(
-            f"UPDATE rows SET state = ?, reason = NULL WHERE {where} AND state = ? AND deleting = try",
-            (State.CANCELLED, *values, before),
+            f"UPDATE rows SET state = ?, fact = ?, reason = NULL WHERE {where} AND state = ? AND deleting = try",
+            (State.CANCELLED, Fact.DELETED, *values, before),
         )
 
 
@@ -103,5 +104,5 @@ def _finish(connection: sqlite3.Connection, page: DeletionPage, results: Iterabl
         by_result[result].append(ref)
     # A row that another process has recorded meanwhile, or that has a newer try, stays as it is.
     _to_cancelled(connection, State.SENT, AMONG, as_json(by_result[True]))
-    settled = by_result[True] + [ref for ref in by_result[False] if ref not in page.earlier]
-    connection.execute(f"UPDATE rows SET deleting = NULL WHERE {AMONG}", (as_json(settled),))
+    others = [ref for ref in by_result[False] if ref not in page.earlier]
+    connection.execute(f"UPDATE rows SET deleting = NULL WHERE {AMONG}", (as_json(others),))

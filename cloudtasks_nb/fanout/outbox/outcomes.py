@@ -1,16 +1,17 @@
-"""What becomes of rows: outcomes that were heard of, and new tries."""
+"""What becomes of rows: evidence that is added, and new tries."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from cloudtasks_nb.fanout.causes import cause_of, kind_of
+from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.causes import chosen
 from cloudtasks_nb.fanout.outbox.database import Repository, transaction
-from cloudtasks_nb.fanout.outbox.records import FINAL, IN_DOUBT, OPEN, Choice, Outcome, State
+from cloudtasks_nb.fanout.outbox.records import FINAL, Choice, State
 from cloudtasks_nb.fanout.outbox.rows import locate
 from cloudtasks_nb.fanout.outbox.tallies import (
     AMONG,
@@ -25,114 +26,53 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     touch,
 )
 
-__all__ = ["MOST_CAUSES", "Outcomes", "Row", "fold"]
+__all__ = ["MOST_CAUSES", "Outcomes", "Recorded"]
 
 #: The most causes that are counted for a batch; of further messages only the type of the exception counts.
 MOST_CAUSES = 1_000
 
 _PAGE = 1_000
 
-#: From which states an outcome may bring a row to a state. A late success corrects any other state.
-_MAY_COME_FROM: dict[State, frozenset[int]] = {
-    State.SENT: frozenset({State.UNSENT, IN_DOUBT}),
-    State.SUCCEEDED: frozenset({*OPEN, State.FAILED, State.GONE, State.CANCELLED}),
-    State.FAILED: frozenset({*OPEN, State.GONE}),
-    State.CANCELLED: frozenset({*OPEN, State.GONE}),  # the deletion is certain, the log may lag
-    State.GONE: frozenset(OPEN),
-}
+_READ = f"""SELECT ref, try, state, deleting, fact, seen, reason, attempts, heard, status, http, due, began, duration,
+    message, said, code, cause, {COUNTED} FROM rows WHERE {AMONG}"""
+_WRITE = """UPDATE rows SET try = ?, state = ?, deleting = ?, fact = ?, seen = ?, reason = ?, attempts = ?, heard = ?,
+    status = ?, http = ?, due = ?, began = ?, duration = ?, message = ?, said = ?, code = ?, cause = ? WHERE ref = ?"""
+_FORGET = """deleting = NULL, fact = NULL, seen = NULL, reason = NULL, attempts = NULL, heard = NULL, status = NULL,
+    http = NULL, upstream = NULL, due = NULL, began = NULL, duration = NULL, message = NULL, said = NULL, code = NULL,
+    cause = NULL, version = NULL"""
 
 
-class Row(NamedTuple):
-    """What is stored of a row, as the columns of the table are named."""
+@dataclass(slots=True)
+class Recorded:
+    """What evidence has changed."""
 
-    ref: int
-    attempt: int  #: the number of its newest try
-    state: int
-    deleting: int | None = None
-    attempts: int | None = None
-    status: int | None = None
-    http: int | None = None
-    message: str | None = None
-    cause: str | None = None
-    due: int | None = None
-    began: int | None = None
-    duration: int | None = None
-    reason: str | None = None
-    counted: int | str = ""  #: what it counted as when it was read
-
-
-_READ = f"""SELECT ref, try, state, deleting, attempts, status, http, message, cause, due, began, duration, reason,
-    {COUNTED} FROM rows WHERE {AMONG}"""
-_WRITE = """UPDATE rows SET state = ?, attempts = ?, status = ?, http = ?, message = ?, cause = ?, due = ?, began = ?,
-    duration = ?, reason = ? WHERE ref = ?"""
-_FORGET = """deleting = NULL, attempts = NULL, status = NULL, http = NULL, upstream = NULL, message = NULL,
-    cause = NULL, due = NULL, began = NULL, duration = NULL, reason = NULL, gave_up = NULL, version = NULL"""
-
-
-def fold(row: Row, news: Outcome, cause: str | None) -> Row:
-    """Return a row after an outcome of its task.
-
-    Outcomes of another try are ignored. Of two attempts the later one counts, whichever is known first. The message of
-    an attempt that ended otherwise is dropped with it. What a handler said is not replaced by a message that tells no
-    more than the status (`cause` None). A row that is gone after the deletion of its task was asked for is cancelled.
-
-    Parameters
-    ----------
-    cause : str, optional
-        The cause that the message tells.
-    """
-    # Unpacked, and packed by `_make`, because this runs for each row: names of fields take twice the time.
-    ref, attempt, state, deleting, attempts, status, http, message, why, due, began, duration, reason, counted = row
-    if news.attempt != attempt:
-        return row
-    to, said = news.state, news.reason
-    if to is State.GONE and deleting == attempt:
-        to, said = State.CANCELLED, ""
-    if to is not None and state in _MAY_COME_FROM.get(to, ()):
-        state, reason = to, reason if said is None else said or None
-    new = news.attempts
-    older = new is not None and attempts is not None and new < attempts
-    if not older:
-        later = new is not None and attempts is not None and new > attempts
-        if later or news.http_status is not None:
-            http = news.http_status
-        other = later and None not in (news.last_status, status) and news.last_status != status
-        if other or (news.last_message and (cause is not None or why is None)):
-            message, why = news.last_message or None, cause
-        attempts = attempts if new is None else new
-        status = status if news.last_status is None else news.last_status
-        due = due if news.schedule_time is None else news.schedule_time
-        began = began if news.last_attempt_time is None else news.last_attempt_time
-        duration = duration if news.duration is None else news.duration
-    return Row._make(
-        (ref, attempt, state, deleting, attempts, status, http, message, why, due, began, duration, reason, counted)
-    )
+    rows: set[int] = field(default_factory=set)  #: those that it is about, by ref
+    ended: set[int] = field(default_factory=set)  #: those that became final, or have another final state
+    newer: int = 0  #: how many are in a newer try than was known
+    #: Tasks whose newest attempt failed without a word of its handler, and whether they are final.
+    unexplained: dict[str, bool] = field(default_factory=dict)
 
 
 class Outcomes(Repository):
     """What became of the rows' tasks."""
 
     @transaction
-    def record(
-        self, connection: sqlite3.Connection, batch: str, outcomes: Iterable[Outcome], *, from_log: bool = False
-    ) -> int:
-        """Store what is known of tasks, as `fold` decides; return how many rows changed their state.
+    def record(self, connection: sqlite3.Connection, batch: str, evidence: Iterable[Evidence]) -> Recorded:
+        """Add evidence of tasks to what is stored of their rows, as `fold` decides.
 
-        Rows that were final and are corrected `from_log` are counted in the setting `corrected`.
+        Rows that were final and are corrected by the log are counted in the setting `corrected`.
         """
-        num = number_of(connection, batch)
-        left: Counter[int] = Counter()
-        for page in paged(outcomes, _PAGE):
-            left += _record_page(connection, num, page)
-        corrected = sum(count for state, count in left.items() if state in FINAL)
-        if from_log and corrected:
+        num, recorded, corrected = number_of(connection, batch), Recorded(), 0
+        for page in paged(evidence, _PAGE):
+            corrected += _record_page(connection, batch, num, page, recorded)
+        if corrected:
             connection.execute(
                 """INSERT INTO settings VALUES (?, 'corrected', ?)
                    ON CONFLICT DO UPDATE SET value = value + excluded.value""",
                 (num, corrected),
             )
         touch(connection, num)
-        return left.total()
+        return recorded
 
     @transaction
     def new_try(
@@ -165,29 +105,6 @@ class Outcomes(Repository):
         return opened
 
     @transaction
-    def adopt(self, connection: sqlite3.Connection, batch: str, tries: Mapping[int, int], *, pending: bool) -> int:
-        """Record that rows were sent from elsewhere; return how many of them are in a newer try than was known.
-
-        Parameters
-        ----------
-        tries : mapping
-            The try of a task of each row, by its ref. That of a row's newest task is never lowered.
-        pending : bool
-            The tasks are in the queue, so that a row that was thought to be final is not.
-        """
-        num, adopted = number_of(connection, batch), 0
-        open_ = f"{State.UNSENT:d}, {IN_DOUBT}" + (f", {State.FAILED:d}, {State.GONE:d}" if pending else "")
-        sent = f"UPDATE rows SET state = {State.SENT:d}"
-        for page in paged(tries.items(), _PAGE):
-            with counted(connection, AMONG, as_json(ref for ref, _ in page)):
-                newer = f"{sent}, try = ?, {_FORGET} WHERE ref = ? AND try BETWEEN 1 AND ? - 1"
-                adopted += connection.executemany(newer, [(newest, ref, newest) for ref, newest in page]).rowcount
-                connection.executemany(f"{sent} WHERE ref = ? AND try = ? AND state IN ({open_})", page)
-        if adopted:
-            touch(connection, num)
-        return adopted
-
-    @transaction
     def raise_round(self, connection: sqlite3.Connection, batch: str, least: int) -> None:
         """Bring the round of a batch to a number, if it is lower."""
         connection.execute(
@@ -195,34 +112,48 @@ class Outcomes(Repository):
         )
 
 
-def _record_page(connection: sqlite3.Connection, num: int, page: Sequence[Outcome]) -> Counter[int]:
-    """Store some outcomes; return how many rows left which state."""
-    refs = as_json({outcome.ref for outcome in page})
-    before = {row[0]: Row._make(row) for row in connection.execute(_READ, (refs,))}
-    causes = _causes(connection, num, {outcome.last_message for outcome in page if outcome.last_message})
-    left: list[int] = []
-    after = dict(before)
+def _record_page(
+    connection: sqlite3.Connection, batch: str, num: int, page: Sequence[Evidence], recorded: Recorded
+) -> int:
+    """Add some evidence; return how many rows were final and have another state by the log."""
+    located = locate(connection, batch, {news.task for news in page}, any_try=True)
+    before = {row[0]: Row._make(row) for row in connection.execute(_READ, (as_json({*located.values()}),))}
+    messages = {news.message for news in page} | {row.message for row in before.values() if row.cause is None}
+    causes = _causes(connection, num, messages)
+    after, corrected = dict(before), 0
     for news in page:
-        row = after.get(news.ref)
-        if row is not None:
-            new = after[news.ref] = fold(row, news, causes[news.last_message] if news.last_message else None)
-            if new.state != row.state:
-                left.append(row.state)
-    changed = [(row[2], *row[4:-1], ref) for ref, row in after.items() if row is not before[ref]]
-    connection.executemany(_WRITE, changed)
-    counted = Counter((row[0] >> 32, row[2], row[-1]) for row in before.values())
+        ref = located.get(news.task)
+        if ref is not None:
+            row = after[ref]
+            new = after[ref] = fold(row, news, int(news.task.rpartition("-")[2]), causes)
+            corrected += new.state != row.state and row.state in FINAL and news.source is Source.LOG
+            if (
+                news.source is Source.LOG
+                and new.status
+                and news.attempts == new.attempts
+                and not new.heard & Source.RESULTS
+            ):
+                recorded.unexplained[news.task] = new.state in FINAL
+    changed = [row for ref, row in after.items() if row != before[ref]]
+    connection.executemany(_WRITE, [(*row[1:-1], row.ref) for row in changed])
+    recorded.rows |= before.keys()
+    recorded.ended |= {row.ref for row in changed if row.state in FINAL and row.state != before[row.ref].state}
+    recorded.newer += sum(row.tries > before[row.ref].tries for row in changed)
+    counted = Counter((row.ref >> 32, row.state, row.counted) for row in before.values())
     # Of a row without status, cause and reason only the state counts.
     bare: Counter[tuple[int, int, int | str]] = Counter(
-        (row[0] >> 32, row[2], "") for row in after.values() if row[5] is row[8] is row[12] is None
+        (row.ref >> 32, row.state, "")
+        for row in after.values()
+        if row.status is None and row.cause is None and row.reason is None
     )
-    rich = as_json(ref for ref, row in after.items() if not row[5] is row[8] is row[12] is None)
+    rich = as_json(ref for ref, row in after.items() if not (row.status is row.cause is row.reason is None))
     replace(connection, counted, tally(connection, AMONG, rich) + bare)
-    return Counter(left)
+    return corrected
 
 
-def _causes(connection: sqlite3.Connection, num: int, messages: Collection[str]) -> dict[str | None, str | None]:
+def _causes(connection: sqlite3.Connection, num: int, messages: Collection[str | None]) -> dict[str | None, str | None]:
     """Return the cause of each message. Once a batch has `MOST_CAUSES`, new ones are only types of exceptions."""
-    found: dict[str | None, str | None] = {message: cause_of(message) for message in messages}
+    found = {message: cause_of(message) for message in messages if message}
     wanted = {cause for cause in found.values() if cause is not None}
     if not wanted:
         return found

@@ -21,9 +21,9 @@ __all__ = [
     "BatchRecord",
     "Choice",
     "Completion",
-    "Outcome",
     "Page",
     "Request",
+    "Retrying",
     "RowFilter",
     "Spooled",
     "State",
@@ -139,20 +139,12 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What is known of a row's task. What is None stays as it was."""
+class Retrying:
+    """The rows whose last attempt failed, and which are tried again."""
 
-    ref: int
-    attempt: int  #: the number of the try; an outcome of an older try is ignored
-    state: State | None = None
-    attempts: int | None = None
-    last_status: int | None = None  #: canonical code
-    http_status: int | None = None  #: of the same attempt, if it is known
-    last_message: str | None = None
-    schedule_time: int | None = None  #: microseconds since 1970
-    last_attempt_time: int | None = None  #: microseconds since 1970
-    duration: int | None = None  #: microseconds
-    reason: str | None = None  #: how the task left its queue, if that is known; empty: the stored reason was wrong
+    rows: int = 0
+    attempts: int = 0  #: the most that were made of a row
+    due: int | None = None  #: when the next attempt is due, microseconds since 1970; None: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,18 @@ import orjson
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, StoredBlock, unpack_previews
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, scanning
-from cloudtasks_nb.fanout.outbox.records import Page, RowFilter, State
-from cloudtasks_nb.fanout.outbox.tallies import AMONG, CAUSE, SHOWN_STATE, as_json, number, number_of, paged, ranges
+from cloudtasks_nb.fanout.outbox.records import Page, Retrying, RowFilter, State
+from cloudtasks_nb.fanout.outbox.tallies import (
+    AMONG,
+    CAUSE,
+    MESSAGE,
+    SHOWN_STATE,
+    as_json,
+    number,
+    number_of,
+    paged,
+    ranges,
+)
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
 
 __all__ = ["RETRYING", "Rows", "TimingsPage", "locate", "with_tasks"]
@@ -31,7 +41,7 @@ TimingsPage = Sequence[Sequence[int]]
 
 _PAGE = 1_000
 _RowsOfBlock = tuple[StoredBlock, bytes, list[tuple[Any, ...]]]  # a block, its preview columns, and rows of it
-_COLUMNS = f"ref, pos, try, {SHOWN_STATE}, attempts, status, message, due, began, duration, http, reason"
+_COLUMNS = f"ref, pos, try, {SHOWN_STATE}, attempts, status, {MESSAGE}, due, began, duration, http, reason"
 _MATCHING = f"""
     SELECT ref FROM rows WHERE ref BETWEEN :first AND :last AND {SHOWN_STATE} IN (SELECT value FROM json_each(:states))
       AND (:tried IS NULL OR coalesce(status > 0, 0) = :tried) AND (:cause IS NULL OR {CAUSE} = :cause)
@@ -141,6 +151,23 @@ class Rows(Repository):
         return ranges(connection, number_of(connection, batch))
 
     @scanning
+    def retrying(self, connection: sqlite3.Connection, batch: str, now: int) -> Retrying:
+        """Return what is known of the rows that are tried again; `now` is in microseconds since 1970."""
+        found = Retrying()
+        for bounds in ranges(connection, number_of(connection, batch)):
+            rows, attempts, due = connection.execute(
+                f"""SELECT count(*), coalesce(max(attempts), 0), min(iif(due > ?, due, NULL))
+                    FROM rows INDEXED BY retrying
+                    WHERE state = {State.SENT:d} AND status > 0 AND ref BETWEEN ? AND ?""",
+                (now, *bounds),
+            ).fetchone()
+            dues = [at for at in (due, found.due) if at is not None]
+            found = Retrying(
+                rows=found.rows + rows, attempts=max(found.attempts, attempts), due=min(dues, default=None)
+            )
+        return found
+
+    @scanning
     def last_of_first(self, connection: sqlite3.Connection, batch: str, count: int) -> int:
         """Return the ref of the last of the first `count` rows that are valid tasks, 0 if there is none."""
         last = 0
@@ -204,6 +231,16 @@ class Rows(Repository):
         """Return ref, newest task and its try of rows of a batch, given in ascending order."""
         query = f"SELECT ref, try FROM rows WHERE {AMONG} AND try > 0 ORDER BY ref"
         return with_tasks(connection, batch, connection.execute(query, (as_json(refs),)).fetchall())
+
+    @reading
+    def outermost_tasks(self, connection: sqlite3.Connection, batch: str, count: int) -> list[str]:
+        """Return the newest tasks of the first and the last rows of a batch, `count` of each."""
+        num, found = number_of(connection, batch), set[tuple[int, int]]()
+        for order in ("ASC", "DESC"):
+            query = f"""SELECT ref, try FROM parts CROSS JOIN rows ON ref BETWEEN part << 32 AND last
+                        WHERE num = ? AND phase = 1 AND try > 0 ORDER BY part {order}, ref {order} LIMIT ?"""
+            found.update(connection.execute(query, (num, count)).fetchall())
+        return [task for _, task, _ in with_tasks(connection, batch, sorted(found))]
 
     @reading
     def states_of(self, connection: sqlite3.Connection, refs: Iterable[int]) -> dict[int, State]:

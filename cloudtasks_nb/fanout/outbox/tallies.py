@@ -22,6 +22,7 @@ __all__ = [
     "AMONG",
     "CAUSE",
     "COUNTED",
+    "MESSAGE",
     "SHOWN_STATE",
     "as_json",
     "causes",
@@ -47,6 +48,9 @@ SHOWN_STATE = f"iif(state = {IN_DOUBT}, {State.SENT:d}, state)"
 
 #: Why a row failed, or its last attempt did: the cause of its message, else its status; '' for neither.
 CAUSE = "coalesce(cause, status, '')"
+
+#: The message of a row, unless it is of an earlier attempt that ended otherwise.
+MESSAGE = "iif(said = coalesce(attempts, 0) OR code IS status, message, NULL)"
 
 #: What a row counts as, besides its state: the cause of a failure, also of one that is tried again, or how the task of
 #: a row that is gone has left its queue.

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout.outbox.records import Outcome, State
+from cloudtasks_nb.fanout.outbox.records import State
 from tests.integration.fanout.conftest import reached
+from tests.unit.fanout.conftest import Outcome, record_outcomes
 
 FINAL = {
     "succeeded": State.SUCCEEDED,
@@ -70,7 +71,7 @@ def test_verb_on_a_row(paused: ct.Queue, before: str, verb: str, after: str, att
         paused.delete_tasks(batch.tasks())
         outbox = batch._outbox
         ref = next(outbox.rows.pages(batch.id)).refs[0]
-        outbox.outcomes.record(batch.id, [Outcome(ref=ref, attempt=1, state=FINAL[before])])
+        record_outcomes(outbox, batch.id, [Outcome(ref=ref, attempt=1, state=FINAL[before])])
     VERBS[verb](paused, batch)
     reached(batch, lambda progress: not progress.unsent and (verb != "cancel" or progress.finished))
     row = batch.tasks().iloc[0]

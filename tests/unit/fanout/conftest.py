@@ -2,11 +2,13 @@
 
 import asyncio
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,12 +21,14 @@ from google.longrunning import operations_pb2
 from cloudtasks_nb._names import CODES, QueueName, code_name
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, ServiceError, UnavailableError
 from cloudtasks_nb.fanout.clock import Clock
+from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled, State
 from cloudtasks_nb.fanout.outbox.tallies import counted
 from cloudtasks_nb.fanout.plan.chunk import Chunk
-from cloudtasks_nb.fanout.plan.identity import Place
+from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, key_head, task_id
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
@@ -123,11 +127,61 @@ def refs(outbox: Outbox, batch: str) -> list[int]:
     return all_rows(outbox, batch, "refs")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a row, as a witness tells it."""
+
+    ref: int
+    attempt: int = 1  #: the number of the try
+    state: State | None = None
+    attempts: int | None = None
+    last_status: int | None = None
+    http_status: int | None = None
+    last_message: str | None = None
+    schedule_time: int | None = None
+    last_attempt_time: int | None = None
+    duration: int | None = None
+    reason: str | None = None
+
+
+_FACTS = {State.SUCCEEDED: Fact.ANSWERED, State.FAILED: Fact.LAST_FAILED, State.GONE: Fact.LEFT}
+_looks = count(1)
+
+
+def record_outcomes(outbox: Outbox, batch: str, outcomes: Iterable[Outcome]) -> Recorded:
+    """Record outcomes: the queue tells that a task is gone, the handler what it said, and the log the rest."""
+    evidence = []
+    for one in outcomes:
+        if one.state is State.CANCELLED:
+            put(outbox, batch, one.ref, State.CANCELLED)
+            continue
+        [(_, newest, _)] = outbox.rows.tasks(batch, [one.ref])
+        fact = None if one.state is None else _FACTS.get(one.state)
+        gone, said = one.state is State.GONE, bool(one.last_message or one.http_status)
+        evidence.append(
+            Evidence(
+                task=task_id(batch, key_head(newest).ljust(KEY_SIZE), one.attempt),
+                source=Source.QUEUE if gone else Source.RESULTS if said else Source.LOG,
+                fact=fact,
+                seen=next(_looks) if gone else None,
+                reason=one.reason,
+                attempts=one.attempts,
+                status=one.last_status,
+                http=one.http_status,
+                message=one.last_message,
+                due=one.schedule_time,
+                began=one.last_attempt_time,
+                duration=one.duration,
+            )
+        )
+    return outbox.outcomes.record(batch, evidence)
+
+
 def put(outbox: Outbox, batch: str, rows: int | Iterable[int], state: State) -> None:
     """Bring rows into a state, without asking whether that can be."""
     for ref in [rows] if isinstance(rows, int) else rows:
         with closing(sqlite3.connect(outbox.path)) as connection, connection, counted(connection, "ref = ?", ref):
-            connection.execute("UPDATE rows SET state = ? WHERE ref = ?", (state, ref))
+            connection.execute("UPDATE rows SET state = ?, fact = ? WHERE ref = ?", (state, _FACTS.get(state), ref))
 
 
 class FakeClock(Clock):
@@ -364,6 +418,10 @@ class FakeWatcher(EmptyLog):
     async def listing(self, _queue: QueueName) -> dict[str, Pending]:
         """Return all tasks in `there`."""
         return {task: one for task, one in self.there.items() if one is not None}
+
+    def now(self) -> int:
+        """Return the time of the service."""
+        return time.time_ns() // 1000
 
     async def read_queue(self, _queue: QueueName) -> dict[str, Any]:
         """Return settings of a queue."""

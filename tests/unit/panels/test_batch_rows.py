@@ -15,10 +15,11 @@ import pytest
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
-from cloudtasks_nb.fanout.outbox.records import Outcome, State
+from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.panels import BatchPanel, batch_rows
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
+from tests.unit.fanout.conftest import Outcome, record_outcomes
 from tests.unit.panels.conftest import NOW, CloseLater, Harness, click, confirm, look_at, send_message, show
 
 KEY, SHOP, BAD = "KeyError: …", "ValueError: no shop", "INTERNAL"
@@ -33,7 +34,8 @@ def record(harness: Harness, batch: Batch, state: State | None, messages: Mappin
     tries = batch.tasks()["try"].tolist()
     found: Any = {"attempts": 2, "last_attempt_time": NOW, "duration": 250_000}
     status = 0 if state is State.SUCCEEDED else 13
-    harness.catalog.outbox.outcomes.record(
+    record_outcomes(
+        harness.catalog.outbox,
         batch.id,
         [
             Outcome(ref=refs[row], attempt=tries[row], state=state, last_status=status, last_message=text, **found)

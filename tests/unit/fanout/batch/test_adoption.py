@@ -59,18 +59,28 @@ class Elsewhere:
         at = round(self.clock.now() * SECOND)
         self.entries.append(log_entry(task, at, insert_id=str(next(self._numbers)), status=status, max_attempts=0))
 
-    async def is_logged(self, _: QueueName, *, since: int, task: str) -> bool:
+    def now(self) -> int:
+        """Return the time of the service."""
+        return round(self.clock.now() * SECOND)
+
+    async def is_logged(self, _: QueueName, *, since: int, tasks: Sequence[str] = (), batch: str = "") -> bool:
         """Return whether there is an entry."""
         self.reads.append("any")
         if self.errors:
             raise self.errors.pop()
-        return any(entry.time >= since and task in entry.task for entry in self.entries)
+        return any(one.time >= since and (one.task in tasks or batch in one.task) for one in self.entries)
 
-    async def task_log(self, _: QueueName, *, since: int, tasks: Sequence[str]) -> AsyncIterator[Sequence[Entry]]:
+    async def task_log(
+        self, _: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
+    ) -> AsyncIterator[Sequence[Entry]]:
         """Yield pages of entries."""
         if self.denied:
             raise PermissionDeniedError("no right to read the log")
-        found = [entry for entry in self.entries if entry.time >= since and any(text in entry.task for text in tasks)]
+        found = [
+            one
+            for one in self.entries
+            if one.time >= since and (batch in one.task if tasks is None else one.task in tasks)
+        ]
         for start in range(0, max(len(found), 1), PAGE):
             self.reads.append("page")
             yield found[start : start + PAGE]

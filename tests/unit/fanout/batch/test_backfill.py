@@ -15,14 +15,14 @@ from cloudtasks_nb.fanout.batch.period_states import ASKED
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Outcome, Spooled, State
+from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Spooled, State
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.plan.trial import Trial
 from cloudtasks_nb.service.connection import Connection
-from tests.unit.fanout.conftest import PLACE, all_rows, spool
+from tests.unit.fanout.conftest import PLACE, Outcome, all_rows, record_outcomes, spool
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 URL = "https://svc/{partition}"
@@ -267,8 +267,8 @@ def test_verdicts(backfills: Harness, outbox: Outbox) -> None:
     batch = backfills.run(end="2026-01-04").id
     send(outbox, batch, but=1)
     refs = all_rows(outbox, batch, "refs")
-    outbox.outcomes.record(batch, [Outcome(ref=refs[1], attempt=1, state=State.FAILED)])
-    outbox.outcomes.record(batch, [Outcome(ref=refs[2], attempt=1, state=State.SUCCEEDED)])
+    record_outcomes(outbox, batch, [Outcome(ref=refs[1], attempt=1, state=State.FAILED)])
+    record_outcomes(outbox, batch, [Outcome(ref=refs[2], attempt=1, state=State.SUCCEEDED)])
     plan = backfills.plan(end="2026-01-05")
     assert plan.frame[["partition", "verdict", "why"]].to_numpy().tolist() == [
         ["2026-01-01", "skip", "in the queue"],

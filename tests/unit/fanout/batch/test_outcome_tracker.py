@@ -12,13 +12,15 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import OutboxError, PermissionDeniedError, StoreError
-from cloudtasks_nb.fanout.batch import outcome_tracker
 from cloudtasks_nb.fanout.batch import search as search_module
-from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, decide
+from cloudtasks_nb.fanout.batch import witnesses
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.fanout.batch.witnesses import Limit, Log
 from cloudtasks_nb.fanout.causes import exception_line
+from cloudtasks_nb.fanout.evidence import Row, fold
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Outcome, State
+from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, task_id
 from cloudtasks_nb.service.oplog import Entry
@@ -26,7 +28,7 @@ from cloudtasks_nb.service.watch import Pending, Snapshot
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
-from tests.unit.fanout.conftest import NOW, FakeClock
+from tests.unit.fanout.conftest import NOW, FakeClock, Outcome, record_outcomes
 
 QUEUE = QueueName(project="p", location="l", queue="q")
 PLACE = Place(endpoint="google", project="p", location="l", queue="q")
@@ -68,13 +70,21 @@ RULE: list[tuple[str, list[Entry], int | None, State | None]] = [
 @pytest.mark.parametrize(("what", "entries", "limit", "state"), RULE, ids=[what for what, *_ in RULE])
 def test_rule(what: str, entries: list[Entry], limit: int | None, state: State | None) -> None:
     """Any OK is a success; a last possible attempt without one a failure; a deletion is gone; the rest is not known."""
-    assert decide(entries, limit)[0] is state
+    nobody: Any = None
+    log = Log(nobody, QUEUE, "abcdef01", Limit({} if limit is None else {"max_attempts": limit}))
+    for ordered in itertools.permutations(entries):
+        row = Row(ref=1, tries=1, state=State.SENT)
+        for news in log.evidence(replace(one, task=f"{'0' * 20}-abcdef01-1") for one in ordered):
+            row = fold(row, news, 1, {})
+        assert row.state is (state or State.SENT)
 
 
 def test_an_attempt_beyond_a_limit_that_was_lowered() -> None:
     """It is made at the time that the entry of the attempt before names, so that this one was not the last."""
-    assert decide([entry(attempt=5, retry_time=9 * SECOND)], 2, lowered=True)[0] is None
-    assert decide([entry(attempt=5)], 2, lowered=True)[0] is State.FAILED
+    limit = Limit({})
+    limit.learn({"max_attempts": 9})
+    limit.learn({"max_attempts": 2})
+    assert [limit.ends(5, at) for at in (9 * SECOND, None)] == [False, True]
 
 
 @dataclass
@@ -115,21 +125,20 @@ class World:
         self.asked.append("pages")
         yield self.there
 
-    async def task_log(self, _: QueueName, *, since: int, tasks: Sequence[str]) -> AsyncIterator[Sequence[Entry]]:
+    async def task_log(
+        self, _: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
+    ) -> AsyncIterator[Sequence[Entry]]:
         """Yield the entries that can be read by now."""
         self.asked.append("log")
         if self.denied:
             raise PermissionDeniedError("no")
         for at, one in self.log:
-            if at <= self.clock.now() and one.time >= since and any(text in one.task for text in tasks):
+            if (
+                at <= self.clock.now()
+                and one.time >= since
+                and (one.task in tasks if tasks is not None else batch in one.task)
+            ):
                 yield [one]
-
-    async def is_logged(self, _: QueueName, *, since: int, task: str) -> bool:
-        """Return whether an entry of the task can be read by now."""
-        self.asked.append("any")
-        if self.denied:
-            raise PermissionDeniedError("no")
-        return any(at <= self.clock.now() and one.time >= since and task in one.task for at, one in self.log)
 
     async def log_is_immediate(self) -> bool:
         """Return what was set."""
@@ -140,8 +149,8 @@ class World:
         self.asked.append("lookup")
         return {task: self.there.get(task) for task in tasks}
 
-    def micros(self) -> int:
-        """Return the time in microseconds since 1970."""
+    def now(self) -> int:
+        """Return the time of the service in microseconds since 1970."""
         return round(self.clock.now() * SECOND)
 
     def counts(self) -> dict[str, int]:
@@ -159,7 +168,7 @@ def world(tmp_path: Path) -> Iterator[World]:
             spool.add(chunk)
             batch = spool.commit().batch
         refs = [ref for page in outbox.rows.pages(batch) for ref in page.refs]
-        outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.SENT) for ref in refs])
+        record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, state=State.SENT) for ref in refs])
         yield World(outbox=outbox, batch=batch, tasks=[task_id(batch, key, 1) for key in keys])
 
 
@@ -240,8 +249,8 @@ def test_entries_heard_twice_count_once(world: World) -> None:
 
 
 def test_tasks_of_others_are_none_of_our_business(world: World) -> None:
-    """Other batches, earlier tries and hand-made tasks share the queue and its log."""
-    others = ("hand-made", "0" * 20 + "-ffffffff-1", world.tasks[0][:-1] + "2")
+    """Other batches and hand-made tasks share the queue and its log."""
+    others = ("hand-made", "0" * 20 + "-ffffffff-1", "0" * 20 + world.tasks[0][20:])
     apply(new(world), world, snapshot(entries=tuple(entry(task, status="OK") for task in others)))
     assert world.counts() == {"sent": 5}
 
@@ -268,7 +277,7 @@ def pending(state: str = "ready", **words: Any) -> Pending:
 
 def late(world: World, task: str, seconds: float, **words: Any) -> None:
     """Have the log receive an entry now that can be read later."""
-    words = {"status": "OK", "time": world.micros(), "received": world.micros(), **words}
+    words = {"status": "OK", "time": world.now(), "received": world.now(), **words}
     world.log.append((world.clock.now() + seconds, entry(task, **words)))
 
 
@@ -277,7 +286,7 @@ def watch(tracker: OutcomeTracker, world: World, seconds: int, **words: Any) -> 
     seen = []
     for _ in range(seconds):
         there = {"values": {"tasks": len(world.there), **words}}
-        if apply(tracker, world, snapshot(world.micros(), **there))[0]:
+        if apply(tracker, world, snapshot(world.now(), **there))[0]:
             search(tracker)
         if world.counts() not in seen:
             seen.append(world.counts())
@@ -420,15 +429,15 @@ def test_two_connections_correct_the_same_rows(world: World, monkeypatch: pytest
     """Each corrected row is counted once, by the connection that changes it."""
     watch(new(world), world, 700)
     assert world.counts() == {"gone": 5}
-    record, found = world.outbox.outcomes.record, [entry(world.tasks[0], status="OK")]
+    record, found = world.outbox.outcomes.record, snapshot(entries=(entry(world.tasks[0], status="OK"),))
 
-    def record_second(*args: Any, **options: Any) -> int:
+    def record_second(*args: Any) -> Any:
         monkeypatch.undo()
-        new(world).store(found)
-        return record(*args, **options)
+        record(*args)
+        return record(*args)
 
     monkeypatch.setattr(world.outbox.outcomes, "record", record_second)
-    new(world).store(found)
+    apply(new(world), world, found)
     assert world.counts() == {"gone": 4, "succeeded": 1}
     assert world.outbox.batches.settings(world.batch)["corrected"] == 1
 
@@ -444,9 +453,10 @@ def test_entries_out_of_order_and_twice_leave_a_final_row_alone(world: World) ->
 
 
 def test_many_missing_rows_are_read_with_the_whole_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By name a read has 300 rows; if that takes more reads than the log of the batch has pages, that is read."""
+    """By name a read has 100 rows; if that takes more reads than the log of the batch has pages, that is read."""
     monkeypatch.setattr(search_module, "NAMES", 2)
-    monkeypatch.setattr(search_module, "_SMALL", 2)
+    for module in (search_module, witnesses):
+        monkeypatch.setattr(module, "LOOKED_UP", 2)
     world.immediate = True
     for task in world.tasks:
         late(world, task, 0)
@@ -519,27 +529,23 @@ def test_a_log_that_can_be_read_again_has_the_truth(world: World) -> None:
     assert watch(tracker, world, 20) == [{"sent": 5}, {"succeeded": 5}]
 
 
-def test_entries_of_a_try_that_another_home_made_are_found(world: World) -> None:
-    """They were read before this home had that try; a search reads them again, by name."""
+def test_a_later_try_that_another_home_has_made_counts(world: World) -> None:
+    """Its entries are in the same log; those of the earlier try change nothing any more."""
     tracker = new(world)
-    apply(tracker, world, snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
-    theirs = [f"{task_id(world.batch, bytes([row]) * 16, 2)}" for row in range(1, 6)]
-    for task in theirs:
-        late(world, task, 0)
-    apply(tracker, world, snapshot(entries=tuple(one for _, one in world.log)))
+    first = tuple(entry(task, attempt=3) for task in world.tasks)
+    theirs = tuple(entry(task_id(world.batch, bytes([row]) * 16, 2), status="OK") for row in range(1, 6))
+    apply(tracker, world, snapshot(entries=first))
     assert world.counts() == {"failed": 5}
-    world.outbox.outcomes.new_try(world.batch)
-    refs = [ref for page in world.outbox.rows.pages(world.batch) for ref in page.refs]
-    world.outbox.outcomes.record(world.batch, [Outcome(ref=ref, attempt=2, state=State.SENT) for ref in refs])
-    seen = watch(tracker, world, 20)
-    assert seen == [{"sent": 5}, {"succeeded": 5}]
+    apply(tracker, world, snapshot(entries=theirs), snapshot(entries=first))
+    assert world.counts() == {"succeeded": 5}
+    assert {try_ for page in world.outbox.rows.pages(world.batch) for try_ in page.tries} == {2}
 
 
 def test_a_deleted_queue_takes_its_tasks_along(world: World) -> None:
     """Nobody needs to be asked for the tasks of a queue that is not there; the log is."""
     world.immediate = True
     tracker = new(world)
-    assert apply(tracker, world, Snapshot(at=1, log_until=world.micros(), queue=QUEUE, gone=True)) == [True]
+    assert apply(tracker, world, Snapshot(at=1, log_until=world.now(), queue=QUEUE, gone=True)) == [True]
     search(tracker)
     assert world.counts() == {"gone": 5}
     assert set(world.asked) == {"results", "log"}
@@ -604,7 +610,8 @@ def test_a_stored_success_counts_whatever_the_log_says(world: World) -> None:
     apply(new(world), world, snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
     assert world.counts() == {"succeeded": 1, "failed": 4}
     page = next(world.outbox.rows.pages(world.batch))
-    assert list(page.last_message) == [None, "ValueError: no", None, None, None]
+    earlier = "an error of an earlier attempt"  # which ended with the same status as the last one
+    assert list(page.last_message) == [None, "ValueError: no", earlier, None, None]
 
 
 def test_a_store_that_does_not_answer_makes_no_row_gone_at_once(world: World) -> None:
@@ -658,7 +665,8 @@ def test_an_attempt_that_fails_while_results_are_read_is_explained_too(
         found = read(paths)
         if paths:
             world.put(task, 3, "refused")
-            tracker.store([entry(task, attempt=3)])
+            world.outbox.outcomes.record(world.batch, last := tracker.witnesses.log.evidence([entry(task, attempt=3)]))
+            tracker._unexplained |= {one.task: True for one in last}
         return found
 
     monkeypatch.setattr(world, "get_many", read_and_fail)
@@ -670,7 +678,7 @@ def test_an_attempt_that_fails_while_results_are_read_is_explained_too(
 
 def test_error_texts_of_many_rows_are_not_read_all_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot may have a hundred thousand failures, each with a traceback."""
-    monkeypatch.setattr(outcome_tracker, "_TOGETHER", 2)
+    monkeypatch.setattr(witnesses, "_TOGETHER", 2)
     for task in world.tasks:
         world.put(task, 3, "refused")
     apply(new(world), world, snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from cloudtasks_nb.fanout.batch import summary as module
 from cloudtasks_nb.fanout.batch.summary import SummaryReader, summarise
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Outcome, State
-from tests.unit.fanout.conftest import refs, send_all
+from cloudtasks_nb.fanout.outbox.records import State
+from tests.unit.fanout.conftest import Outcome, record_outcomes, refs, send_all
 
 #: Ref, whether the row failed, start of its last attempt, and its duration; in microseconds.
 Timing = tuple[int, int, int, int]
@@ -100,7 +100,8 @@ def test_a_run_begins_with_its_batch() -> None:
 def record(outbox: Outbox, batch: str, *numbers: int) -> None:
     """Record that rows succeeded, at noon and after so many seconds."""
     ids = refs(outbox, batch)
-    outbox.outcomes.record(
+    record_outcomes(
+        outbox,
         batch,
         [
             Outcome(ref=ids[n], attempt=1, state=State.SUCCEEDED, last_attempt_time=NOON, duration=n * SECOND)
@@ -140,6 +141,6 @@ def test_rows_without_an_end_are_left_out(outbox: Outbox, batch: str) -> None:
         Outcome(ref=ids[2], attempt=1, state=State.FAILED, last_attempt_time=NOON, duration=SECOND),
         Outcome(ref=ids[3], attempt=1, state=State.SUCCEEDED, last_attempt_time=NOON),
     ]
-    outbox.outcomes.record(batch, outcomes)
+    record_outcomes(outbox, batch, outcomes)
     pages = [row for page in outbox.rows.timings(batch) for row in zip(*page, strict=True)]
     assert pages == [(ids[2], 1, NOON, SECOND), (ids[3], 0, NOON, -1)]

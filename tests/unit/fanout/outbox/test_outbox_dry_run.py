@@ -12,10 +12,21 @@ from hypothesis import strategies as st
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, plain_reason
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, State
+from cloudtasks_nb.fanout.outbox.records import Ack, State
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
-from tests.unit.fanout.conftest import PLACE, all_rows, chunk, chunks, digest, send_all, spool, tables
+from tests.unit.fanout.conftest import (
+    PLACE,
+    Outcome,
+    all_rows,
+    chunk,
+    chunks,
+    digest,
+    record_outcomes,
+    send_all,
+    spool,
+    tables,
+)
 
 
 def forecast(outbox: Outbox, planned: Iterable[Chunk], *, shown: int | None = None, **spec: Any) -> Forecast:
@@ -134,7 +145,7 @@ def test_ids_of_tasks(outbox: Outbox) -> None:
     queue = outbox.requests.queue(batch)
     (request,) = queue.turn([], 1, now=1.0)
     queue.turn([Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
-    outbox.outcomes.record(batch, [Outcome(ref=request.refs[0], attempt=1, state=State.FAILED)])
+    record_outcomes(outbox, batch, [Outcome(ref=request.refs[0], attempt=1, state=State.FAILED)])
     outbox.outcomes.new_try(batch)
     found = forecast(outbox, chunks(range(3)), name="days")
     assert found.tasks == [*ids(batch, [0], 2), *ids(batch, [1, 2])]

@@ -18,9 +18,9 @@ from cloudtasks_nb.fanout.outbox import database
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Outcome, RowFilter, Spooled, State
+from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled, State
 from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
-from tests.unit.fanout.conftest import NOW, PLACE, chunk, chunks, refs, send_all, spool
+from tests.unit.fanout.conftest import NOW, PLACE, Outcome, chunk, chunks, record_outcomes, refs, send_all, spool
 
 
 @pytest.mark.parametrize("slice_", [20_000, 1_000])
@@ -327,7 +327,7 @@ def test_pages_that_nobody_reads_to_the_end_hold_no_connection(
     one = Outcome(
         ref=refs(outbox, batch)[0], attempt=1, state=State.SUCCEEDED, last_attempt_time=round(NOW * 1e6), duration=1
     )
-    outbox.outcomes.record(batch, [one])
+    record_outcomes(outbox, batch, [one])
     pages = read(outbox, batch)
     assert next(pages)
     closing = threading.Thread(target=outbox.close, daemon=True)

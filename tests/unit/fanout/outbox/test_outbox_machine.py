@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, Outcome, Request, State
-from tests.unit.fanout.conftest import NOW, all_rows, chunks, refs, spool
+from cloudtasks_nb.fanout.outbox.records import Ack, Request, State
+from tests.unit.fanout.conftest import NOW, Outcome, all_rows, chunks, record_outcomes, refs, spool
 
 
 class Anything(RuleBasedStateMachine):
@@ -60,7 +60,7 @@ class Anything(RuleBasedStateMachine):
         """Hear an outcome, which may be old or impossible."""
         known = refs(self.outbox, self.batch)
         news = Outcome(ref=known[at % len(known)], attempt=attempt, state=state, attempts=1)
-        self.outbox.outcomes.record(self.batch, [news])
+        record_outcomes(self.outbox, self.batch, [news])
 
     @rule(at=st.none() | st.sets(st.integers(0, 30), max_size=4), allowed=st.sets(st.sampled_from(State)))
     def retry(self, at: set[int] | None, allowed: set[State]) -> None:

@@ -5,46 +5,16 @@ import threading
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import FINAL, Outcome, State
+from cloudtasks_nb.fanout.outbox.records import FINAL, State
 from cloudtasks_nb.fanout.plan.identity import task_id
-from tests.unit.fanout.conftest import all_rows, chunks, digest, put, refs, spool
-
-MOVES = {
-    (State.UNSENT, State.SENT),
-    (State.UNSENT, State.SUCCEEDED),
-    (State.UNSENT, State.FAILED),
-    (State.UNSENT, State.CANCELLED),
-    (State.UNSENT, State.GONE),
-    (State.SENT, State.SUCCEEDED),
-    (State.SENT, State.FAILED),
-    (State.SENT, State.CANCELLED),
-    (State.SENT, State.GONE),
-    (State.FAILED, State.SUCCEEDED),
-    (State.GONE, State.SUCCEEDED),
-    (State.GONE, State.FAILED),
-    (State.GONE, State.CANCELLED),
-    (State.CANCELLED, State.SUCCEEDED),
-}
-
-
-@pytest.mark.parametrize("before", State)
-@pytest.mark.parametrize("to", State)
-def test_which_outcome_changes_which_state(outbox: Outbox, before: State, to: State) -> None:
-    """Success is never taken back, a late success corrects every other verdict, and what is known stays known."""
-    batch = spool(outbox, chunks(range(1))).batch
-    (ref,) = refs(outbox, batch)
-    put(outbox, batch, ref, before)
-    moved = outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=to)])
-    expected = to if (before, to) in MOVES else before
-    assert outbox.rows.states(batch) == bytes([expected])
-    assert moved == ((before, to) in MOVES)
-    assert outbox.batches.counts(batch) == dict.fromkeys(State, 0) | {expected: 1}
+from tests.unit.fanout.conftest import Outcome, all_rows, digest, put, record_outcomes, refs
 
 
 def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None:
     """Attempts, status, message and times of a row are kept as they were heard of."""
     ref = refs(outbox, batch)[0]
-    outbox.outcomes.record(
+    record_outcomes(
+        outbox,
         batch,
         [
             Outcome(
@@ -69,14 +39,12 @@ def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None
 def test_of_two_attempts_the_later_counts(outbox: Outbox, batch: str) -> None:
     """News that come out of order do not undo those of a later attempt; what is left out stays."""
     ref = refs(outbox, batch)[0]
-    outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, attempts=3, last_status=14, last_attempt_time=30)])
-    outbox.outcomes.record(
-        batch, [Outcome(ref=ref, attempt=1, attempts=2, last_status=13, last_attempt_time=20, duration=9)]
-    )
-    outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, last_message="seen in the queue")])
+    record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, attempts=3, last_status=14, last_attempt_time=30)])
+    earlier = Outcome(ref=ref, attempts=2, last_status=13, last_attempt_time=20, duration=9)
+    record_outcomes(outbox, batch, [earlier, Outcome(ref=ref, attempts=3, last_message="why")])
     page = next(outbox.rows.pages(batch))
     assert (page.attempts[0], page.last_status[0], page.last_attempt_time[0], page.duration[0]) == (3, 14, 30, None)
-    assert page.last_message[0] == "seen in the queue"
+    assert page.last_message[0] == "why"
 
 
 def test_an_http_status_is_of_the_last_attempt(outbox: Outbox, batch: str) -> None:
@@ -84,7 +52,7 @@ def test_an_http_status_is_of_the_last_attempt(outbox: Outbox, batch: str) -> No
     ref = refs(outbox, batch)[0]
     found = []
     for attempts, status in [(1, None), (1, 502), (1, None), (2, None), (1, 502), (2, 500)]:
-        outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, attempts=attempts, http_status=status)])
+        record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, attempts=attempts, http_status=status)])
         found.append(next(outbox.rows.pages(batch)).http_status[0])
     assert found == [None, 502, 502, None, None, 500]
 
@@ -94,16 +62,8 @@ def test_news_of_an_older_try_are_ignored(outbox: Outbox, batch: str) -> None:
     ref = refs(outbox, batch)[0]
     put(outbox, batch, ref, State.FAILED)
     assert outbox.outcomes.new_try(batch) == 1
-    assert outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.SUCCEEDED, attempts=9)]) == 0
+    record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, state=State.SUCCEEDED, attempts=9)])
     assert (next(outbox.rows.pages(batch)).attempts[0], outbox.rows.states(batch)[0]) == (None, State.UNSENT)
-
-
-def test_two_outcomes_of_one_row_are_taken_in_order(outbox: Outbox, batch: str) -> None:
-    """A row that comes twice in one list ends where the list leads."""
-    ref = refs(outbox, batch)[0]
-    news = [Outcome(ref=ref, attempt=1, state=state) for state in (State.FAILED, State.SUCCEEDED, State.GONE)]
-    assert outbox.outcomes.record(batch, news) == 2
-    assert outbox.rows.states(batch)[0] == State.SUCCEEDED
 
 
 def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:
@@ -111,7 +71,7 @@ def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:
     known = refs(outbox, batch)
     for at in (5, 150):
         put(outbox, batch, known[at], State.FAILED)
-        outbox.outcomes.record(batch, [Outcome(ref=known[at], attempt=1, attempts=5, last_status=13)])
+        record_outcomes(outbox, batch, [Outcome(ref=known[at], attempt=1, attempts=5, last_status=13)])
     assert outbox.outcomes.new_try(batch) == 2
     assert outbox.outcomes.new_try(batch) == 0
     tries, tasks, attempts = (all_rows(outbox, batch, field) for field in ("tries", "tasks", "attempts"))

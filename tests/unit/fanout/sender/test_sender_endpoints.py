@@ -8,10 +8,11 @@ from google.longrunning import operations_pb2
 
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Outcome, State
+from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.sender import sender
 from tests.unit.fanout.conftest import (
     FakeClock,
+    Outcome,
     Sent,
     Service,
     all_rows,
@@ -19,6 +20,7 @@ from tests.unit.fanout.conftest import (
     chunks,
     error,
     raising,
+    record_outcomes,
     refs,
     run_send,
     send,
@@ -235,7 +237,7 @@ def test_rows_tried_again_are_sent(outbox: Outbox, batch: str) -> None:
     run_send(outbox, batch, service)
     outbox.requests.cancel(batch)
     rows = refs(outbox, batch)[:150]
-    outbox.outcomes.record(batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in rows])
+    record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in rows])
     assert outbox.outcomes.new_try(batch) == 150
     report = run_send(outbox, batch, service)
     assert (report.sent, len(service.created)) == (150, ROWS + 150)

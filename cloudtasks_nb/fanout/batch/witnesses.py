@@ -1,0 +1,211 @@
+"""The witnesses of what becomes of a batch's tasks: the operations log, the stored results, and the queue.
+
+A further one is a class with `read`, and an item of `Witnesses.stored`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from cloudtasks_nb._names import CODES, QueueName, code_of
+from cloudtasks_nb.fanout.causes import exception_line
+from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.plan.identity import batch_of, round_of
+from cloudtasks_nb.service.convert import http_status
+from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.watch import Pending, Watcher
+from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks
+from cloudtasks_nb.store.store import Store
+
+__all__ = ["LOOKED_UP", "Limit", "Log", "Queue", "Results", "Witness", "Witnesses", "pending_evidence", "witnesses_of"]
+
+_SECOND = 1_000_000
+_TOGETHER = 1_000  # results that are read together: a traceback may have 100 KB
+#: Tasks that are looked up one by one rather than with the whole queue.
+LOOKED_UP = 300
+
+
+class Witness(Protocol):
+    """Tells what it knows of tasks of one batch."""
+
+    def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:
+        """Yield evidence, page by page.
+
+        Parameters
+        ----------
+        tasks : sequence of str, optional
+            The tasks that are asked about; None: all of the batch that it knows.
+        since : int
+            The earliest time that is asked about, of the service, in microseconds since 1970.
+
+        Raises
+        ------
+        CloudTasksError
+            If it cannot be read.
+        """
+        ...
+
+
+@dataclass
+class Limit:
+    """After how many attempts the queue gives a task up, as far as is known."""
+
+    own: Mapping[str, Any]  #: retry settings of the batch's tasks, which count instead of the queue's
+    values: Mapping[str, Any] = field(default_factory=dict)  #: settings of the queue, as far as they were read
+    lowered: bool = False  #: it was more before: then an attempt may be made that is beyond it
+
+    @property
+    def attempts(self) -> int | None:
+        """The number; None: there is no such number, or it is not known."""
+        settings = {**self.values, **self.own}
+        limit = settings.get("max_attempts", -1)
+        return limit if limit > 0 and not settings.get("max_retry_duration") else None
+
+    def learn(self, values: Mapping[str, Any] | None) -> None:
+        """Take over settings of the queue."""
+        before = self.attempts
+        self.values = values or self.values
+        self.lowered |= before is not None and (self.attempts or before) < before
+
+    def ends(self, attempt: int | None, retry_time: int | None = None) -> bool:
+        """Return whether an attempt is the last possible one, by its number and the time of the next one."""
+        limit = self.attempts
+        return limit is not None and (attempt or 0) >= limit and not (self.lowered and retry_time is not None)
+
+
+@dataclass(eq=False)
+class Log:
+    """The operations log of the queue: attempts and deletions."""
+
+    watcher: Watcher
+    queue: QueueName
+    batch: str
+    limit: Limit
+    notified: tuple[int, int] = (0, 0)  #: the last round of which the log has the notification, and when it was sent
+    active: int = 0  #: time of the newest attempt in the log
+
+    async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:
+        """Yield what the log tells."""
+        async for entries in self.watcher.task_log(self.queue, since=since, tasks=tasks, batch=self.batch):
+            yield self.evidence(entries)
+
+    def evidence(self, entries: Iterable[Entry]) -> list[Evidence]:
+        """Return what log entries tell of tasks of the batch."""
+        found = []
+        for entry in entries:
+            if batch_of(entry.task) == self.batch:
+                self.active = max(self.active, entry.time)
+                found.append(self._of(entry))
+            elif (round_of(entry.task) or 0) > self.notified[0] and f"-{self.batch}-" in entry.task:
+                self.notified = round_of(entry.task) or 0, entry.time
+        return found
+
+    def _of(self, entry: Entry) -> Evidence:
+        if entry.deleted:
+            return Evidence(task=entry.task, source=Source.LOG, fact=Fact.DELETED)
+        if not entry.status:  # it is not known how the attempt ended
+            return Evidence(task=entry.task, source=Source.LOG, attempts=entry.attempt)
+        ended = Fact.ANSWERED if entry.status == "OK" else None
+        if ended is None and self.limit.ends(entry.attempt, entry.retry_time):
+            ended = Fact.LAST_FAILED
+        return Evidence(
+            task=entry.task,
+            source=Source.LOG,
+            fact=ended,
+            attempts=entry.attempt,
+            status=CODES.index(entry.status) if entry.status in CODES else 2,
+            due=entry.retry_time if ended is None else None,
+            began=entry.time - round((entry.duration or 0) * _SECOND),
+            duration=None if entry.duration is None else round(entry.duration * _SECOND),
+        )
+
+
+@dataclass(eq=False)
+class Results:
+    """What the handlers have stored, before they answered."""
+
+    store: Store
+    batch: str
+    limit: Limit
+
+    async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - results have no order in time
+        """Yield what results tell; of all tasks only that they have one, and so were created."""
+        if tasks is None:
+            pages = result_tasks(self.store, self.batch)
+            while (listed := await asyncio.to_thread(next, pages, None)) is not None:
+                yield [Evidence(task=task, source=Source.RESULTS) for task in listed]
+            return
+        for page in paged(tasks, _TOGETHER):
+            found = await asyncio.to_thread(read_results, self.store, self.batch, page)
+            yield [self._of(task, result) for task, result in zip(page, found, strict=True) if result is not None]
+
+    def _of(self, task: str, result: StoredResult) -> Evidence:
+        failed = Fact.LAST_FAILED if self.limit.ends(result.attempt) else None
+        return Evidence(
+            task=task,
+            source=Source.RESULTS,
+            fact=Fact.STORED if result.ok else failed,
+            attempts=result.attempt,
+            status=code_of(result.status),
+            http=result.status,
+            message=None if result.error is None else exception_line(result.error),
+            began=round(result.started.timestamp() * _SECOND),
+            duration=None if result.duration is None else round(result.duration * _SECOND),
+        )
+
+
+@dataclass(eq=False)
+class Queue:
+    """The queue: which tasks are in it, and what it has of their last attempts."""
+
+    watcher: Watcher
+    queue: QueueName
+    batch: str
+
+    async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - the queue knows only now
+        """Yield which tasks are there; if many are asked about, also others of the batch."""
+        at = self.watcher.now()
+        if tasks is not None and len(tasks) <= LOOKED_UP:
+            found = await self.watcher.lookup(self.queue, tasks)
+            yield [pending_evidence(task, one, at) for task, one in found.items() if one is not None]
+            return
+        async for page in self.watcher.pages(self.queue):
+            yield [pending_evidence(task, one, at) for task, one in page.items() if batch_of(task) == self.batch]
+
+
+def pending_evidence(task: str, found: Pending, at: int) -> Evidence:
+    """Return what the queue tells of a task that it has at a time."""
+    tried = found.attempts > 0 and found.last_status is not None
+    return Evidence(
+        task=task,
+        source=Source.QUEUE,
+        seen=at,
+        attempts=found.attempts if tried else None,
+        status=CODES.index(found.last_status) if tried and found.last_status in CODES else None,
+        http=http_status(found.last_message),
+        message=found.last_message,
+        due=found.schedule_time,
+    )
+
+
+class Witnesses(NamedTuple):
+    """The witnesses of one batch."""
+
+    log: Log
+    queue: Queue
+    stored: Sequence[Witness]  #: what handlers, or others, have stored of tasks before these left the queue
+
+
+def witnesses_of(record: BatchRecord, watcher: Watcher, store: Store, limit: Limit) -> Witnesses:
+    """Return the witnesses of a batch."""
+    queue = QueueName.parse(record.place.queue_name)
+    return Witnesses(
+        log=Log(watcher, queue, record.id, limit),
+        queue=Queue(watcher, queue, record.id),
+        stored=[Results(store, record.id, limit)],
+    )

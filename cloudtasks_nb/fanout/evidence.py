@@ -1,0 +1,190 @@
+"""What became of a row: what is told of its task, and how that adds up.
+
+Three witnesses tell of tasks: the queue, the stored results and the operations log (`batch/witnesses.py`). What they
+tell is evidence, and `fold` adds evidence to what is stored of a row. The same evidence gives the same row in any
+order, however late it comes and however often.
+
+A task leaves its queue when it succeeds, when it is deleted, and when it is given up after a failed attempt. The log
+has the first two, and an entry for each attempt. So a row is *gone* if its task has left the queue and nothing tells
+why: no result is stored, and the log has no success and no deletion, or it may lack entries. If the log has every entry
+and the last one is a failed attempt, the task was given up: the row has *failed*, by elimination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple, TypeVar
+
+from cloudtasks_nb.fanout.causes import cause_of
+from cloudtasks_nb.fanout.outbox.records import State
+
+__all__ = ["DELETED", "Evidence", "Fact", "Row", "Source", "fold"]
+
+T = TypeVar("T")
+
+#: The reason of a row that is gone because somebody else has deleted its task.
+DELETED = "deleted from the queue"
+
+
+class Source(IntEnum):
+    """Who tells it. Of what several tell of one attempt, the highest one counts. The numbers are stored, as bits."""
+
+    QUEUE = 1
+    RESULTS = 2
+    LOG = 4
+
+
+class Fact(IntEnum):
+    """What ended a task. Of several facts the highest one counts. The numbers are stored."""
+
+    LEFT = 1  #: the task left the queue; the log may lack entries
+    LEFT_LOGGED = 2  #: the task left the queue; all entries of the log were read
+    DELETED = 3  #: it was deleted
+    LAST_FAILED = 4  #: the last possible attempt failed
+    ANSWERED = 5  #: the log has a success
+    GAVE_UP = 6  #: the handler has stored that it gives up
+    STORED = 7  #: the handler has stored a result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a witness tells of a task at one time. Times are microseconds since 1970, of the service.
+
+    Evidence without a fact tells at least that the task was created.
+    """
+
+    task: str
+    source: Source
+    fact: Fact | None = None
+    seen: int | None = None  #: of the queue: when the task was there, or, with a fact, had left
+    reason: str | None = None  #: of the queue: how all of its tasks left
+    attempts: int | None = None  #: number of the attempt that the fields below are about
+    status: int | None = None  #: canonical code; 0: it succeeded
+    http: int | None = None  #: HTTP status
+    message: str | None = None
+    due: int | None = None  #: when there is another attempt
+    began: int | None = None
+    duration: int | None = None  #: microseconds
+
+
+class Row(NamedTuple):
+    """What is stored of a row, in the order of the columns that are read."""
+
+    ref: int
+    tries: int  #: number of its newest task
+    state: int
+    deleting: int | None = None  #: the try whose task the batch itself deletes
+    fact: int | None = None
+    seen: int | None = None  #: when its task was there, or had left, at last; None above `LEFT_LOGGED`
+    reason: str | None = None
+    attempts: int | None = None
+    heard: int | None = None  #: who has told of the newest attempt: a sum of `Source`
+    status: int | None = None
+    http: int | None = None
+    due: int | None = None
+    began: int | None = None
+    duration: int | None = None
+    message: str | None = None  #: the newest one that tells more than the status of its attempt, else the newest one
+    said: int | None = None  #: the attempt of the message
+    code: int | None = None  #: the status of that attempt; of another status than the row's the message is not shown
+    cause: str | None = None  #: what the message tells; None: no more than the status, or the message is not shown
+    counted: int | str = ""  #: what the row counts as in the tallies
+
+
+def fold(row: Row, news: Evidence, tries: int, causes: Mapping[str | None, str | None]) -> Row:
+    """Return a row after evidence of its task in one of its tries.
+
+    Parameters
+    ----------
+    tries : int
+        The try. A later one than the row's begins the row anew; an earlier one is ignored.
+    causes : mapping
+        The cause that a message tells, of each message that there is.
+    """
+    if tries < row.tries or (tries == row.tries and row.state == State.REJECTED):
+        return row
+    if tries > row.tries:
+        row = Row(ref=row.ref, tries=tries, state=State.SENT, counted=row.counted)
+    # Tuples rather than names of fields, which take twice the time: this runs for each row.
+    ref, _, state, deleting, *_ = row
+    fact, seen, reason = _end(row[4:7], news)
+    attempt = _attempt(row[7:14], news)
+    message = _message(row[14:18], attempt[0] or 0, attempt[2], news, causes)
+    state = _state_of(state, fact, attempt[2], own=deleting == tries)
+    if state != State.GONE:
+        reason = None
+    elif fact == Fact.DELETED:
+        reason = DELETED
+    return Row._make((ref, tries, state, deleting, fact, seen, reason, *attempt, *message, row[18]))
+
+
+def _end(known: tuple[Any, ...], news: Evidence) -> tuple[Any, ...]:
+    """Return what ended the task, and when and why: of what the queue tells, the latest counts."""
+    fact, seen, _ = known
+    if news.source is not Source.QUEUE:
+        return (int(news.fact), None, None) if news.fact is not None and news.fact > (fact or 0) else known
+    later = news.seen is not None and (news.seen, news.fact or 0) > (seen or 0, fact or 0)
+    if later and (fact is None or fact <= Fact.LEFT_LOGGED):
+        return None if news.fact is None else int(news.fact), news.seen, news.reason
+    return known
+
+
+def _attempt(known: tuple[Any, ...], news: Evidence) -> tuple[Any, ...]:
+    """Return what is known of the newest attempt: of each value, what the highest source tells that has it."""
+    if news.attempts is None and news.status is None:
+        return known
+    attempts, heard, status, http, due, began, duration = known
+    number, last, source = news.attempts or 0, attempts or 0, news.source
+    bit, heard = 0 if news.status is None else int(source), heard or 0
+    if number > last:
+        return number, bit, news.status, news.http, news.due, news.began, news.duration
+    if number < last:
+        return known
+    return (
+        attempts,
+        heard | bit,
+        _better(status, news.status, source, heard),
+        _better(http, news.http, source, heard & ~Source.LOG),  # the log has none
+        _better(due, news.due, source, heard & ~Source.RESULTS),
+        _better(began, news.began, source, heard & ~Source.QUEUE),
+        _better(duration, news.duration, source, heard & ~Source.QUEUE),
+    )
+
+
+def _message(
+    known: tuple[Any, ...], last: int, status: int | None, news: Evidence, causes: Mapping[str | None, str | None]
+) -> tuple[Any, ...]:
+    """Return the message that counts; `last` is the number of the newest attempt, and `status` how it ended."""
+    message, said, code, cause = known
+    number = news.attempts or 0
+    if news.message and (not message or _weight(news.message, number) > _weight(message, said)):
+        message, said, code, cause = news.message, number, news.status, causes[news.message]
+    if message:
+        shown = said == last or code == status
+        cause = (causes[message] if cause is None else cause) if shown else None
+    return message, said, code, cause
+
+
+def _state_of(state: int, fact: int | None, status: int | None, *, own: bool) -> int:
+    """Return the state of a row that was in a state, by all that is known of its task; `own`: the batch deletes it."""
+    if fact is not None and fact >= Fact.LAST_FAILED:
+        return State.SUCCEEDED if fact in (Fact.ANSWERED, Fact.STORED) else State.FAILED
+    if state == State.CANCELLED and not own:
+        return state  # it was cancelled before it was sent
+    if fact is None:
+        return State.SENT
+    if own:
+        return State.CANCELLED
+    return State.FAILED if fact == Fact.LEFT_LOGGED and status else State.GONE
+
+
+def _better(known: T | None, new: T | None, source: Source, others: int) -> T | None:
+    """Return which of two values counts: that of the higher source, if it has one."""
+    return known if new is None or (known is not None and others >= 2 * source) else new
+
+
+def _weight(message: str, attempt: int | None) -> tuple[bool, int, str]:
+    """Return what makes one message count instead of another one."""
+    return cause_of(message) is not None, attempt or 0, message
