@@ -24,6 +24,9 @@ __all__ = ["DELETED", "Evidence", "Fact", "Row", "Source", "fold"]
 
 T = TypeVar("T")
 
+_SOURCES = 7  # all bits of `Source`
+_LAST = 8  # a bit beside them: the newest attempt failed, and it is the last one that the queue allows
+
 #: The reason of a row that is gone because somebody else has deleted its task.
 DELETED = "deleted from the queue"
 
@@ -37,12 +40,16 @@ class Source(IntEnum):
 
 
 class Fact(IntEnum):
-    """What ended a task. Of several facts the highest one counts. The numbers are stored."""
+    """What ended a task. Of several facts the highest one counts. The numbers are stored, but that of `LAST_FAILED`.
+
+    That an attempt was the last possible one follows from the limit of the queue, which may have been a higher one. So
+    it counts only while no later attempt is known, and the queue has not shown the task after this attempt.
+    """
 
     LEFT = 1  #: the task left the queue; the log may lack entries
     LEFT_LOGGED = 2  #: the task left the queue; all entries of the log were read
     DELETED = 3  #: it was deleted
-    LAST_FAILED = 4  #: the last possible attempt failed
+    LAST_FAILED = 4  #: the attempt failed that the queue allows as the last one
     ANSWERED = 5  #: the log has a success
     GAVE_UP = 6  #: the handler has stored that it gives up
     STORED = 7  #: the handler has stored a result
@@ -80,7 +87,7 @@ class Row(NamedTuple):
     seen: int | None = None  #: when its task was there, or had left, at last; None above `LEFT_LOGGED`
     reason: str | None = None
     attempts: int | None = None
-    heard: int | None = None  #: who has told of the newest attempt: a sum of `Source`
+    heard: int | None = None  #: who has told of the newest attempt: a sum of `Source`, and `_LAST`
     status: int | None = None
     http: int | None = None
     due: int | None = None
@@ -112,7 +119,9 @@ def fold(row: Row, news: Evidence, tries: int, causes: Mapping[str | None, str |
     fact, seen, reason = _end(row[4:7], news)
     attempt = _attempt(row[7:14], news)
     message = _message(row[14:18], attempt[0] or 0, attempt[2], news, causes)
-    state = _state_of(state, fact, attempt[2], own=deleting == tries)
+    # The queue tells of an attempt that has ended only if there will be another one.
+    failed = bool(attempt[1]) and attempt[1] & (_LAST | Source.QUEUE) == _LAST
+    state = _state_of(state, fact, attempt[2], failed=failed, own=deleting == tries)
     if state != State.GONE:
         reason = None
     elif fact == Fact.DELETED:
@@ -124,7 +133,8 @@ def _end(known: tuple[Any, ...], news: Evidence) -> tuple[Any, ...]:
     """Return what ended the task, and when and why: of what the queue tells, the latest counts."""
     fact, seen, _ = known
     if news.source is not Source.QUEUE:
-        return (int(news.fact), None, None) if news.fact is not None and news.fact > (fact or 0) else known
+        told = news.fact is not None and news.fact is not Fact.LAST_FAILED
+        return (int(news.fact), None, None) if told and news.fact > (fact or 0) else known
     later = news.seen is not None and (news.seen, news.fact or 0) > (seen or 0, fact or 0)
     if later and (fact is None or fact <= Fact.LEFT_LOGGED):
         return None if news.fact is None else int(news.fact), news.seen, news.reason
@@ -137,19 +147,20 @@ def _attempt(known: tuple[Any, ...], news: Evidence) -> tuple[Any, ...]:
         return known
     attempts, heard, status, http, due, began, duration = known
     number, last, source = news.attempts or 0, attempts or 0, news.source
-    bit, heard = 0 if news.status is None else int(source), heard or 0
+    bit = 0 if news.status is None else source | (_LAST if news.fact is Fact.LAST_FAILED else 0)
+    others = (heard or 0) & _SOURCES
     if number > last:
         return number, bit, news.status, news.http, news.due, news.began, news.duration
     if number < last:
         return known
     return (
         attempts,
-        heard | bit,
-        _better(status, news.status, source, heard),
-        _better(http, news.http, source, heard & ~Source.LOG),  # the log has none
-        _better(due, news.due, source, heard & ~Source.RESULTS),
-        _better(began, news.began, source, heard & ~Source.QUEUE),
-        _better(duration, news.duration, source, heard & ~Source.QUEUE),
+        (heard or 0) | bit,
+        _better(status, news.status, source, others),
+        _better(http, news.http, source, others & ~Source.LOG),  # the log has none
+        _better(due, news.due, source, others & ~Source.RESULTS),
+        _better(began, news.began, source, others & ~Source.QUEUE),
+        _better(duration, news.duration, source, others & ~Source.QUEUE),
     )
 
 
@@ -167,12 +178,22 @@ def _message(
     return message, said, code, cause
 
 
-def _state_of(state: int, fact: int | None, status: int | None, *, own: bool) -> int:
-    """Return the state of a row that was in a state, by all that is known of its task; `own`: the batch deletes it."""
-    if fact is not None and fact >= Fact.LAST_FAILED:
-        return State.SUCCEEDED if fact in (Fact.ANSWERED, Fact.STORED) else State.FAILED
+def _state_of(state: int, fact: int | None, status: int | None, *, failed: bool, own: bool) -> int:
+    """Return the state of a row that was in a state, by all that is known of its task.
+
+    Parameters
+    ----------
+    failed : bool
+        The last possible attempt failed.
+    own : bool
+        The batch itself deletes the task.
+    """
+    if fact is not None and fact > Fact.LAST_FAILED:
+        return State.FAILED if fact == Fact.GAVE_UP else State.SUCCEEDED
     if state == State.CANCELLED and not own:
         return state  # it was cancelled before it was sent
+    if failed:
+        return State.FAILED
     if fact is None:
         return State.SENT
     if own:

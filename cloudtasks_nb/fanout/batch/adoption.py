@@ -66,7 +66,7 @@ class Adoption:
         self.batch = self.record.id
         self.queue = QueueName.parse(self.record.place.queue_name)
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
-        self.scan: asyncio.Task[bool] | None = None  #: looks for entries of the batch, while rows are sent already
+        self._scan: asyncio.Task[bool] | None = None  # looks for entries of the batch, while rows are sent already
         self._again = asyncio.Lock()
         self._read_again = -math.inf, math.inf  # when it was read for tasks in doubt, since when
         self.known_later = False  #: of some tasks the log may tell later whether they were created
@@ -95,11 +95,11 @@ class Adoption:
         tried = await self.outbox.run(self.outbox.rows.tried, self.batch, tasks)
         return {task: True if task in tried else False if complete else None for task in tasks}
 
-    async def run(self, will_retry: Callable[[CloudTasksError], None]) -> None:
+    async def run(self, will_retry: Callable[[CloudTasksError], None]) -> bool:
         """Adopt what was sent from elsewhere since the last time, if rows are unsent; the log may be unreadable.
 
-        While nothing answers at an emulator's endpoint, `will_retry` is called with the error. If the log is slow, it
-        may be read to its end by `finish`, after the first rows were sent.
+        While nothing answers at an emulator's endpoint, `will_retry` is called with the error. Return whether the log
+        is slow, so that rows may be sent while `finish` reads on.
 
         Raises
         ------
@@ -119,11 +119,12 @@ class Adoption:
                 await self._could_not_read(error, first=not last)
             finally:
                 self.reading = None
-            return
+            break
+        return self._scan is not None
 
     async def finish(self) -> None:
         """Adopt what a log that is slow has of rows that were sent from elsewhere."""
-        scan, self.scan = self.scan, None
+        scan, self._scan = self._scan, None
         if scan is None:
             return
         try:
@@ -143,7 +144,7 @@ class Adoption:
 
     def _last_read(self) -> float | None:
         """Return when the log was read last, 0 for never; None if it need not be read now."""
-        if self.scan is not None or not self.outbox.requests.waiting(self.batch):
+        if self._scan is not None or not self.outbox.requests.waiting(self.batch):
             return None
         last = float(self.outbox.batches.settings(self.batch).get("read_elsewhere", 0.0))
         fresh = 0 <= self.watcher.now() / _SECOND - last <= _FRESH
@@ -160,7 +161,7 @@ class Adoption:
         if not last and scan is None:
             scan = asyncio.create_task(self.watcher.is_logged(self.queue, since=since, batch=self.batch))
             if not await self._scanned(scan, since):
-                self.scan = scan
+                self._scan = scan
                 return
         if logged := last > 0 or (scan is not None and await scan):
             await self._read(self.outcomes.witnesses.log, since, "log entries", first=not last)

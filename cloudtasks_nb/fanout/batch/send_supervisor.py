@@ -150,8 +150,7 @@ class SendSupervisor:
     async def _send_once(self) -> None:
         self.error = None
         try:
-            await self.adoption.run(self.will_retry)
-            if self.adoption.scan is not None:
+            if await self.adoption.run(self.will_retry):
                 self.supervisor.start("reading the log for", self.adoption.finish)
             options = lasting_options(self.record, await self.outbox.run(self.outbox.batches.settings, self.record.id))
             sender = Sender(

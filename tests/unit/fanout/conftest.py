@@ -145,6 +145,7 @@ class Outcome:
 
 
 _FACTS = {State.SUCCEEDED: Fact.ANSWERED, State.FAILED: Fact.LAST_FAILED, State.GONE: Fact.LEFT}
+_STATUSES = {State.SUCCEEDED: 0, State.FAILED: 13}
 _looks = count(1)
 
 
@@ -166,7 +167,7 @@ def record_outcomes(outbox: Outbox, batch: str, outcomes: Iterable[Outcome]) -> 
                 seen=next(_looks) if gone else None,
                 reason=one.reason,
                 attempts=one.attempts,
-                status=one.last_status,
+                status=_STATUSES.get(one.state) if one.last_status is None and not gone else one.last_status,
                 http=one.http_status,
                 message=one.last_message,
                 due=one.schedule_time,
@@ -181,7 +182,8 @@ def put(outbox: Outbox, batch: str, rows: int | Iterable[int], state: State) -> 
     """Bring rows into a state, without asking whether that can be."""
     for ref in [rows] if isinstance(rows, int) else rows:
         with closing(sqlite3.connect(outbox.path)) as connection, connection, counted(connection, "ref = ?", ref):
-            connection.execute("UPDATE rows SET state = ?, fact = ? WHERE ref = ?", (state, _FACTS.get(state), ref))
+            fact, last = _FACTS.get(state), 8 if state is State.FAILED else None
+            connection.execute("UPDATE rows SET state = ?, fact = ?, heard = ? WHERE ref = ?", (state, fact, last, ref))
 
 
 class FakeClock(Clock):

@@ -71,7 +71,7 @@ def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:
     known = refs(outbox, batch)
     for at in (5, 150):
         put(outbox, batch, known[at], State.FAILED)
-        record_outcomes(outbox, batch, [Outcome(ref=known[at], attempt=1, attempts=5, last_status=13)])
+        record_outcomes(outbox, batch, [Outcome(ref=known[at], state=State.FAILED, attempts=5, last_status=13)])
     assert outbox.outcomes.new_try(batch) == 2
     assert outbox.outcomes.new_try(batch) == 0
     tries, tasks, attempts = (all_rows(outbox, batch, field) for field in ("tries", "tasks", "attempts"))
