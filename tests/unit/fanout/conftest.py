@@ -26,6 +26,7 @@ from cloudtasks_nb.fanout.outbox.tallies import counted
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
+from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 
@@ -319,6 +320,10 @@ class Service:
 
 class EmptyLog:
     """The part of a watcher that reads the log, where other homes have left no entry."""
+
+    def now(self) -> int:
+        """Return the time of the service, which is that of this machine."""
+        return now_micros()
 
     async def is_logged(self, *_: Any, **__: Any) -> bool:
         """Have no entry of another home."""
