@@ -38,7 +38,6 @@ from cloudtasks_nb.fanout.batch.unanswered import Unanswered
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.service.absent_handlers import describe_absent
-from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot, Subscription
 
@@ -308,7 +307,7 @@ class Tracker:
             if not self.sending or self._sending.gate.running:
                 self.connection.watcher.refresh(self.queue)
 
-        since = now_micros()
+        since = self.connection.clock.micros()
         await self._until(lambda: self._settled(since, drained=drained), refresh)
         if drained and self._state.finished:
             await self._notifier.finish()
@@ -498,7 +497,7 @@ class Tracker:
 
     def _watch(self) -> None:
         since = machine.unread_since(
-            self.record.created, self._outcomes.sources.get("log") or self._read_until, dt.datetime.now(dt.UTC)
+            self.record.created, self._outcomes.sources.get("log") or self._read_until, self.connection.clock.now()
         )
         self._subscription = self.connection.watcher.subscribe(
             self.queue, self._arrived, since=round(since.timestamp() * 1_000_000), every=self._state.every
@@ -514,7 +513,7 @@ class Tracker:
 
     def _publish(self) -> None:
         """Compute the progress anew and call the listeners."""
-        counts, rate, now = self._state.counts, self._state.rate, dt.datetime.now(dt.UTC)
+        counts, rate, now = self._state.counts, self._state.rate, self.connection.clock.now()
         split = self._outcomes.split(counts, self.connection.clock.micros())
         waiting = sum(split[name] or 0 for name in ("scheduled", "retrying"))
         free = self._sending.gate.until is None  # else it is not known when the other rows are sent
