@@ -46,7 +46,8 @@ CODES = (
     "UNAUTHENTICATED",
 )
 
-#: Response metadata key: microseconds by which an emulator's clock was moved forward; absent if it was not.
+#: Response metadata key: microseconds by which an emulator's clock was moved forward; absent if it was not. The time
+#: itself is in the `date` of an answer, as Google sends it.
 CLOCK_AHEAD_METADATA = "x-cloudtasks-clock-ahead"
 
 #: Response metadata key of an emulator's instance id. Google's service does not send it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,6 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import CloudTasksError, PreconditionError
-from cloudtasks_nb.service.clock import now_micros
 
 __all__ = ["Clock", "Lapse"]
 
@@ -68,6 +68,7 @@ class Clock:
         address: Callable[[], Mapping[str, Any] | None],
         *,
         moved: Callable[[int], None],
+        now: Callable[[], dt.datetime],
         settle: Callable[[Collection[str] | None, float], bool] = lambda *_: True,
     ) -> None:
         """Take over what is known of a service.
@@ -77,7 +78,9 @@ class Clock:
         address : callable
             Returns `http`, and of a strict emulator perhaps `ca`, of an emulator of ours; None for another service.
         moved : callable
-            Called with the microseconds by which the emulator's clock is ahead of this machine's.
+            Called with the microseconds by which the emulator's clock was moved forward.
+        now : callable
+            Returns the time of a service that is no emulator of ours.
         settle : callable
             Waits until the batches of a connection have sent their rows, for some seconds at most, and returns whether
             they have. Called with the full names of the queues that have tasks, it also waits until the batches of the
@@ -85,11 +88,12 @@ class Clock:
         """
         self._address = address
         self._moved = moved
+        self._now = now
         self._settle = settle
 
     @property
     def now(self) -> pd.Timestamp:
-        """The time of the service: the emulator's clock; of Google's service the clock of this machine.
+        """The time of the service: the emulator's clock; of Google's service as its answers so far tell it.
 
         Examples
         --------
@@ -98,8 +102,9 @@ class Clock:
         >>> (tasks.clock.now - before).days
         2
         """
-        now = now_micros() if self._address() is None else self._read("GET", "clock")["now_us"]
-        return pd.Timestamp(now, unit="us", tz="UTC")
+        if self._address() is None:
+            return pd.Timestamp(self._now())
+        return pd.Timestamp(self._read("GET", "clock")["now_us"], unit="us", tz="UTC")
 
     def advance(self, duration: Any, *, wait: bool = True, progress: bool = True) -> Lapse:
         """Move the clock forward. Tasks that fall due on the way are dispatched in the order of their times.

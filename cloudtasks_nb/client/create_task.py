@@ -41,8 +41,8 @@ def create_task(connection: Connection, queue: QueueName, options: TaskOptions, 
     AlreadyExistsError
         If a task with this id exists or existed lately.
     """
-    now = connection.clock.now() if options.delay is None else connection.service_now()
-    message = literal_task(options, now=now)
+    immediate = options.at is None and options.delay is None
+    message = literal_task(options, now=connection.clock.now() if immediate else connection.service_now())
     connection.check_target(queue, options.url, options.service_account)
     message.name = str(_task_name(queue, task_id))
     try:

@@ -57,7 +57,7 @@ _CHECKS = {
     "log": _Check(run=check_log, after=("location",)),
     "store": _Check(run=check_store),
     "target": _Check(run=check_target, after=("queues",)),
-    "clock": _Check(run=check_clock, emulator=False, served=True),
+    "clock": _Check(run=check_clock, served=True),
     "versions": _Check(run=check_versions),
 }
 

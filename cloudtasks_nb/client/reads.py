@@ -41,7 +41,7 @@ def tasks_frame(
     columns, truncated = connection.wait_for(lambda: _list(connection, queue, limit, body=body, secrets=secrets))
     see(connection, lambda: catalog.outbox, columns)
     made = frame(TASKS, columns, index="task")
-    made.attrs.update(fetched_at=pd.Timestamp.now("UTC").isoformat(), truncated=truncated)
+    made.attrs.update(fetched_at=connection.clock.now().isoformat(), truncated=truncated)
     if truncated:
         notify(f"the first {len(made):,} tasks; there are more: queue.tasks(limit=None)")
     return made
@@ -118,7 +118,8 @@ def _batch_id(catalog: Catalog, queue: QueueName, batch: Any) -> str:
 def _since(connection: Connection, since: Any) -> int:
     if isinstance(since, dt.datetime) or (isinstance(since, str) and since[:4].isdigit() and "-" in since):
         return int(_moment(since).timestamp() * 1_000_000)
-    return connection.clock.micros() - round(parse_duration(since, "since").total_seconds() * 1_000_000)
+    now = round(connection.service_now().timestamp() * 1_000_000)
+    return now - round(parse_duration(since, "since").total_seconds() * 1_000_000)
 
 
 def _moment(since: Any) -> dt.datetime:

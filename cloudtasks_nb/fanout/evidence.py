@@ -133,8 +133,9 @@ def _end(known: tuple[Any, ...], news: Evidence) -> tuple[Any, ...]:
     """Return what ended the task, and when and why: of what the queue tells, the latest counts."""
     fact, seen, _ = known
     if news.source is not Source.QUEUE:
-        told = news.fact is not None and news.fact is not Fact.LAST_FAILED
-        return (int(news.fact), None, None) if told and news.fact > (fact or 0) else known
+        if news.fact is None or news.fact is Fact.LAST_FAILED or news.fact <= (fact or 0):
+            return known
+        return int(news.fact), None, None
     later = news.seen is not None and (news.seen, news.fact or 0) > (seen or 0, fact or 0)
     if later and (fact is None or fact <= Fact.LEFT_LOGGED):
         return None if news.fact is None else int(news.fact), news.seen, news.reason

@@ -32,7 +32,6 @@ from cloudtasks_nb.panels.row_columns import (
 )
 from cloudtasks_nb.panels.widgets.cells import Column, code_html
 from cloudtasks_nb.panels.widgets.table import Table
-from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.oplog import Entry, Wanted, read
 from cloudtasks_nb.service.watch import Snapshot
@@ -99,7 +98,7 @@ class AttemptsPanel(Panel):
 
     def became_visible(self) -> None:
         """Read the log when the panel becomes visible, unless it was read within the last ten minutes."""
-        stale = self._since is None or now_micros() - self._since > 600 * _SECOND
+        stale = self._since is None or self.context.connection.clock.micros() - self._since > 600 * _SECOND
         if stale and not self.footer.busy:
             self.start(self.refresh, changes=False)
 
@@ -114,7 +113,7 @@ class AttemptsPanel(Panel):
     def refresh(self) -> None:
         """Read the newest attempts again."""
         while self.queue:
-            queue, now = self.context.name(self.queue), now_micros()
+            queue, now = self.context.name(self.queue), self.context.connection.clock.micros()
             status, period = self.status.value, self.back.value
             wanted = Wanted(since=now - period * _SECOND, statuses=_STATUSES.get(status, (status,)))
             found = _loop.run(read(self.context.connection.transport, queue, wanted, _KEPT + 1))

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import ipywidgets as widgets
@@ -268,7 +267,8 @@ class BatchRows(widgets.VBox):
         keep = part.keep if part is not None and part.keys else None
         found = reader.search(shown.query, keep, stopped, progress=progress)
         self._search_seconds = time.monotonic() - began
-        at = f", found at {datetime.now(UTC):%H:%M:%S} UTC" if self._search_seconds > _LONG_SEARCH else ""
+        now = self._panel.context.connection.clock.now()
+        at = f", found at {now:%H:%M:%S} UTC" if self._search_seconds > _LONG_SEARCH else ""
         at += ", and the search was stopped" if stopped() else ""
         return replace(shown, found=found, final=reader.final(found), found_at=at)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 import ipywidgets as widgets
@@ -18,7 +17,6 @@ from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.fanout.batch.batch import BatchView
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.summary import SlowRow, Summary
-from cloudtasks_nb.service.clock import now_micros
 
 __all__ = ["RunSummary"]
 
@@ -65,11 +63,10 @@ class RunSummary(widgets.VBox):
 def _facts(summary: Summary, progress: Progress, *, now: int) -> dict[str, Any]:
     """Return the figures; all times are of the clock of the service, by which it is `now`."""
     until = summary.ended if progress.finished else now
-    ahead = timedelta(microseconds=now - now_micros())
     return {
         "started": from_micros(summary.started),
         "last row done": from_micros(summary.ended),
-        "expected end": None if progress.finished or progress.eta is None else progress.eta + ahead,
+        "expected end": None if progress.finished else progress.eta,
         "elapsed": duration_text((until - summary.started) / _SECOND),
         "fastest": f"{counted(summary.throughput.most, 'rows')} per {summary.throughput.unit}",
         **({} if summary.durations is None else _quantiles(summary.durations)),

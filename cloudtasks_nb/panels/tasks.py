@@ -23,7 +23,6 @@ from cloudtasks_nb.panels.task_details import TaskDetails
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.table import Table
-from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.watch import Pending, Snapshot
@@ -62,7 +61,7 @@ class TasksPanel(Panel):
         self._listing: Listing | None = Listing(context.connection, context.name(queue))
         self._listed: Listing | None = None  # the list whose tasks are in the table
         self._ids: set[str] = set()  # the loaded tasks; changed under the lock
-        self._since = now_micros()
+        self._since = context.connection.clock.micros()
         self._depth: int | None = None
         self._errors: dict[str, str] = {}  # by task, the last exception of a handler in this kernel
         self._failed: dict[str, str] = {}  # by task, the URL of a failed attempt not explained yet
@@ -94,7 +93,7 @@ class TasksPanel(Panel):
 
     def became_visible(self) -> None:
         """Load the tasks of a queue when they are seen for the first time."""
-        self._since = now_micros()
+        self._since = self.context.connection.clock.micros()
         self.start_next(self._load_first)
 
     def queue_changed(self) -> None:
@@ -432,7 +431,7 @@ class Listing:
             yield frame(TASKS, columns, index="task")
 
     def _page(self, size: int) -> dict[str, list[Any]]:
-        now = now_micros()
+        now = self._connection.clock.micros()
         answer = self._connection.call(
             "ListTasks", parent=str(self.queue), page_size=size, page_token=self._token, resource_name=str(self.queue)
         )

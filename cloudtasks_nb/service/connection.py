@@ -48,7 +48,7 @@ class Connection:
         self.watcher = Watcher(
             self.transport,
             log_reads=_EMULATOR_READS if endpoint.local else _GOOGLE_READS,
-            service_now=self.transport.service_clock.micros,
+            now=self.transport.service_clock.micros,
         )
         self._absent_handlers = AbsentHandlers()
         self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
@@ -65,14 +65,15 @@ class Connection:
         return self.transport.service_clock
 
     def service_now(self) -> dt.datetime:
-        """Return the time of the service; an emulator that has not answered yet is asked how far ahead it is.
+        """Return the time of the service, which is asked if it has not told it since this machine's clock was set.
 
         Raises
         ------
-        CloudTasksError
-            If the emulator does not answer.
+        UnavailableError
+            If it does not answer.
         """
-        _loop.run(self.transport.identity())
+        if not self.clock.is_known:
+            _loop.run(self.transport.ask())
         return self.clock.now()
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from http import HTTPStatus
@@ -69,8 +69,8 @@ class GoogleApis:
             return None
         return urljoin(url, answer.headers["Location"]) if answer.is_redirect else None
 
-    async def time(self) -> float:
-        """Return the time of the service in whole seconds since 1970, by the date of an answer.
+    async def ask_time(self) -> None:
+        """Have the clock of the connection learn from an answer that needs no credentials.
 
         Raises
         ------
@@ -78,8 +78,9 @@ class GoogleApis:
             If there is no answer.
         """
         url = await self._base("cloudtasks")
+        sent = time.monotonic()
         answer = await asyncio.to_thread(_request, requests.Session(), url, "HEAD")
-        return email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        self._transport.service_clock.learn(answer.headers, time.monotonic() - sent)
 
     async def _call(self, verb: str, service: str, path: str, **options: Any) -> dict[str, Any]:
         base = await self._base(service)

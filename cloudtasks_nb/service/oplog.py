@@ -51,7 +51,7 @@ _SECOND = 1_000_000
 RETENTION = 30 * 86_400 * _SECOND
 
 _LATENESS = 600 * _SECOND  # longest delay with which an entry may arrive in the log
-_SKEW = 300 * _SECOND  # largest difference by which our clock may be ahead of the service's
+_SKEW = 300 * _SECOND  # by which what we take for the service's time may be ahead: it may not say it
 _MOST = 20_000  # entries that are kept in memory before they are delivered; the next look goes on behind them
 _TIMEOUT = 60.0  # seconds for a read, as Google's own client allows
 _READ_TRIES = 8  # of one read that the service refuses because it is overloaded
@@ -287,7 +287,7 @@ class LogReader:
     async def read(self, transport: Transport, queue: QueueName, budget: CallBudget, *, now: int) -> list[Entry]:
         """Return new entries: as many as the budget of reads and the memory allow. After a failure, `error` is set.
 
-        `now` is the time in microseconds since 1970.
+        `now` is the time of the service in microseconds since 1970.
         """
         fresh: list[Entry] = []
         if self._filter is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -69,19 +70,18 @@ class RestChannel:
     credentials : google.auth.credentials.Credentials, optional
         None for an emulator.
     answered : callable
-        Called with the headers of each answer.
+        Called with the headers of each answer, and the seconds that it took.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
         credentials: Any,
-        answered: Callable[[Mapping[str, str]], None],
+        answered: Callable[[Mapping[str, str], float], None],
         *,
         connect_timeout: float,
     ) -> None:
         self._answered = answered
-        self.headers: Mapping[str, str] = {}  #: of the last answer
         self._endpoint = endpoint
         self._credentials = credentials
         self._connect_timeout = connect_timeout
@@ -122,6 +122,7 @@ class RestChannel:
         if self._credentials is not None:
             self._credentials.apply(headers)
         limits = (min(self._connect_timeout, timeout), timeout)
+        sent = time.monotonic()
         try:
             answer = self._session.request(verb, url, params=query, json=body, headers=headers, timeout=limits)
         except (requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
@@ -132,8 +133,7 @@ class RestChannel:
             if _was_not_sent(error):
                 raise no_connection(self._endpoint, host, str(error)) from error
             raise RefusedCallError(Refusal(code="UNAVAILABLE", message=str(error))) from error
-        self.headers = answer.headers
-        self._answered(answer.headers)
+        self._answered(answer.headers, time.monotonic() - sent)
         if answer.status_code == HTTPStatus.OK:
             return json_format.Parse(answer.content, method.response(), ignore_unknown_fields=True)
         raise RefusedCallError(_refusal(answer))

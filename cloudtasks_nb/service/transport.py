@@ -8,6 +8,7 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -40,7 +41,7 @@ from cloudtasks_nb.service.no_connection import ROOTS_VARIABLE, no_connection
 from cloudtasks_nb.service.refusal import Refusal
 from cloudtasks_nb.service.rest import RefusedCallError, RestChannel
 from cloudtasks_nb.service.rpcs import METHODS, Method
-from cloudtasks_nb.service.status import LOST, STATUSES, lost_answer, service_error
+from cloudtasks_nb.service.status import LOST, lost_answer, service_error
 
 __all__ = ["Transport"]
 
@@ -107,6 +108,7 @@ class Transport:
         self._closed = False
         #: the clock of the service, as its answers tell it
         self.service_clock = ServiceClock(lambda: self.endpoint.target)
+        self._metadata: Mapping[str, Any] = {}  # of the last answer
         self._identity: str | None = None
         self._http: str | None = None
         self._log_immediate = False
@@ -254,9 +256,9 @@ class Transport:
             return "google"
         if self._identity is None:
             target = self.endpoint.target
-            metadata = await self._answer_metadata()
+            await self.ask()
+            metadata = self._metadata
             self._identity = metadata.get(INSTANCE_METADATA, target)
-            self.service_clock.learn(metadata)
             self._log_immediate = metadata.get(LOG_IMMEDIATE_METADATA) == "true"
             scheme = "http" if self.endpoint.local else "https"
             if self.endpoint.rest:
@@ -265,27 +267,16 @@ class Transport:
                 self._http = f"{scheme}://{target.rpartition(':')[0]}:{metadata[HTTP_PORT_METADATA]}"
         return self._identity
 
-    async def _answer_metadata(self) -> Mapping[str, Any]:
-        """Return the metadata of an answer, which an emulator of ours says in what it is; raise if there is none."""
-        method = METHODS["ListQueues"]
-        request = method.request(parent=self.endpoint.parent(), page_size=1)
-        refusal = None
-        if self.endpoint.rest:
-            channel = await self._rest_channel()
-            try:
-                await channel.call(method, request, timeout=_STATE_TIMEOUT)
-            except RefusedCallError as error:
-                refusal = error.refusal
-            metadata = channel.headers
-        else:
-            call = (await self._stub(method, serialized=False))(request, timeout=_STATE_TIMEOUT)
-            code = (await call.code()).name
-            metadata = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
-            refusal = None if code == "OK" else Refusal.of_grpc(code, await call.details(), ())
-        if refusal and not STATUSES[refusal.code].answered and INSTANCE_METADATA not in metadata:
-            # Without an answer it is not known whether the emulator is ours.
-            raise self._error(refusal, method, self.endpoint.target)
-        return metadata
+    async def ask(self) -> None:
+        """Have the service answer, and so say what it is and what time it has; raise if it does not."""
+        method, parent = METHODS["ListQueues"], self.endpoint.parent()
+        request, target = method.request(parent=parent, page_size=1), self.endpoint.target
+        try:
+            await self._once(method, request, timeout=_STATE_TIMEOUT, routed=parent, resource=target)
+        except CloudTasksError as error:
+            # Without an answer it is not known whether an emulator is ours.
+            if error.code in {None, *LOST} and INSTANCE_METADATA not in self._metadata:
+                raise
 
     async def http(self) -> str | None:
         """Return ``http://host:port`` of an emulator of ours; None for Google's service and other emulators."""
@@ -355,7 +346,7 @@ class Transport:
                 token = self.auth.token()
                 call = stub(request, timeout=timeout, metadata=_routing(method.route, routed))
                 # A request that is sent as bytes is one of very many, so its answer must cost little.
-                return await (call if self.google or isinstance(request, bytes) else self._answer(call))
+                return await (call if isinstance(request, bytes) else self._answer(call))
             except RefusedCallError as error:
                 refusal, cause = error.refusal, error.__cause__ or error
             except grpc.aio.AioRpcError as error:
@@ -368,10 +359,19 @@ class Transport:
         raise refused
 
     async def _answer(self, call: Any) -> Any:
-        """Return the answer to a call of an emulator, and take over what it says of the emulator's clock."""
-        answer = await call
-        self.service_clock.learn(dict(await call.trailing_metadata() or ()))
-        return answer
+        """Return the answer to a call, and take over what it says of the service's clock."""
+        sent = time.monotonic()
+        with suppress(grpc.aio.AioRpcError):
+            await call
+        metadata = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
+        if metadata or await call.code() is grpc.StatusCode.OK:  # a refusal is an answer too
+            self._heard(metadata, time.monotonic() - sent)
+        return await call
+
+    def _heard(self, metadata: Mapping[str, Any], elapsed: float) -> None:
+        """Take over what the metadata of an answer say, which came some seconds after its call was sent."""
+        self._metadata = metadata
+        self.service_clock.learn(metadata, elapsed)
 
     async def _rest_channel(self) -> RestChannel:
         self.check_open()
@@ -379,7 +379,7 @@ class Transport:
             await self._refresh_credentials()
         if self._rest is None:
             self._rest = RestChannel(
-                self.endpoint, self._credentials, self.service_clock.learn, connect_timeout=self.connect_timeout
+                self.endpoint, self._credentials, self._heard, connect_timeout=self.connect_timeout
             )
         return self._rest
 

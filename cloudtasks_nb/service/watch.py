@@ -38,7 +38,7 @@ class Snapshot:
     """What the watcher read of a queue at one time."""
 
     queue: QueueName
-    at: int  #: time of the read, microseconds since 1970
+    at: int  #: time of the read by the clock of the service, microseconds since 1970
     values: Mapping[str, Any] | None = None  #: settings and statistics as `queue_values` gives them; None: not known
     gone: bool = False  #: the queue does not exist
     entries: tuple[Entry, ...] = ()  #: log entries that were not in an earlier snapshot, oldest first
@@ -79,10 +79,10 @@ class Watcher:
     ----------
     log_reads, list_calls : int
         The most log reads, and list calls, in a minute.
-    service_now : callable
-        Returns the time of the service in microseconds since 1970; the states of tasks depend on it.
-    clock, now : callable
-        For tests: seconds of a monotonic clock; microseconds since 1970.
+    clock : callable
+        For tests: seconds of a monotonic clock.
+    now : callable
+        Returns the time of the service in microseconds since 1970.
     """
 
     def __init__(
@@ -91,15 +91,13 @@ class Watcher:
         *,
         log_reads: int = 60,
         list_calls: int = 60,
-        service_now: Callable[[], int] = now_micros,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], int] = now_micros,
     ) -> None:
         self.log_budget = CallBudget(log_reads, burst=5, clock=clock)
         self._list_budget = CallBudget(list_calls, burst=10, clock=clock)
         self._transport = transport
-        self._service_now = service_now
-        self._now = now
+        self.now = now  #: the time of the service, microseconds since 1970
         self._subscriptions: dict[QueueName, list[Subscription]] = {}
         self._readers: dict[QueueName, LogReader] = {}
         self._supervisor = _loop.Supervisor("queue", lambda: None)  # a failing read is in the snapshot
@@ -156,7 +154,7 @@ class Watcher:
             answer = await self._transport.call(
                 "ListTasks", parent=str(queue), page_size=1000, page_token=token, resource_name=str(queue)
             )
-            now = self._service_now()
+            now = self.now()
             yield {task.name.rpartition("/")[2]: _pending(task, now) for task in answer.tasks}
             token = answer.next_page_token
             if not token:
@@ -172,10 +170,6 @@ class Watcher:
     async def log_is_immediate(self) -> bool:
         """Return whether log entries can be read as soon as they are written."""
         return await self._transport.log_is_immediate()
-
-    def now(self) -> int:
-        """Return the time of the service in microseconds since 1970."""
-        return self._service_now()
 
     async def is_logged(self, queue: QueueName, *, since: int, tasks: Sequence[str] = (), batch: str = "") -> bool:
         """Return whether the log has an entry of any kind of one of some tasks (short ids), or else of a batch.
@@ -221,7 +215,7 @@ class Watcher:
                     found = await self._transport.call("GetTask", name=str(TaskName(queue=queue, task=task)))
                 except TaskNotFoundError:
                     return None
-                return _pending(found, self._service_now())
+                return _pending(found, self.now())
 
         names = list(tasks)
         return dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))
@@ -285,7 +279,7 @@ class Watcher:
             self.log_budget.leave(queue)
             return snapshot
         try:
-            entries = await reader.read(self._transport, queue, self.log_budget, now=self._now())
+            entries = await reader.read(self._transport, queue, self.log_budget, now=self.now())
             error = reader.error
         except Exception as caught:  # noqa: BLE001 - subscribers are told
             # A new reader also returns the entries that this one has read and not returned.
@@ -296,7 +290,7 @@ class Watcher:
         return replace(snapshot, entries=tuple(entries), log_until=reader.until, lag=reader.lag, errors=errors)
 
     async def _statistics(self, queue: QueueName) -> Snapshot:
-        at = self._now()
+        at = self.now()
         try:
             return Snapshot(queue=queue, at=at, values=queue_values(await self._queue(queue)))
         except Exception as caught:  # noqa: BLE001 - subscribers are told

@@ -60,7 +60,7 @@ class Emulator:
         self._held = emulator_process.hold(child.facts)
         self.grpc: str = child.facts["grpc"]
         self.http: str = child.facts["http"]
-        self._clock = Clock(lambda: self._facts, moved=self._moved)
+        self._clock = Clock(lambda: self._facts, moved=self._moved, now=ServiceClock(lambda: self.grpc).now)
 
     @property
     def now(self) -> dt.datetime:
@@ -260,7 +260,7 @@ class Emulator:
     def _call(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> Any:
         return emulator_process.call_admin(self._facts, method, path, content)
 
-    def _moved(self, ahead: int) -> None:
-        """Tell the connections of this process how far ahead the clock is; others learn it from the next answer."""
-        ServiceClock(lambda: self.grpc).ahead = ahead
-        ServiceClock(lambda: urllib.parse.urlsplit(self.http).netloc).ahead = ahead
+    def _moved(self, advanced: int) -> None:
+        """Tell the connections of this process how far the clock was moved; others learn it from the next answer."""
+        ServiceClock(lambda: self.grpc).advanced = advanced
+        ServiceClock(lambda: urllib.parse.urlsplit(self.http).netloc).advanced = advanced

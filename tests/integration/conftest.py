@@ -18,6 +18,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -49,6 +50,8 @@ StartEmulator = Callable[..., "Emulator"]
 #: Is called in place of each RPC, with a function that does the call, the name of the RPC and its fields.
 Hook = Callable[[Callable[[], Awaitable[Any]], str, dict[str, Any]], Awaitable[Any]]
 Intercept = Callable[[Hook], None]
+#: Sets the clock of this process so that it is ahead of the right time by some seconds.
+Move = Callable[[float], None]
 _numbers = itertools.count(1)
 
 
@@ -466,6 +469,20 @@ def intercept(monkeypatch: pytest.MonkeyPatch) -> Intercept:
         monkeypatch.setattr(Transport, "call", intercepted)
 
     return begin
+
+
+@pytest.fixture
+def move(monkeypatch: pytest.MonkeyPatch) -> Move:
+    """Give what sets the clock of this machine, as everything here reads it."""
+    times, nanoseconds = time.time, time.time_ns
+    # gRPC counts from it to the deadline, which its own clock would then see in two days: no call may wait that long.
+    monkeypatch.setattr("grpc.aio._utils.time", SimpleNamespace(time=times))
+
+    def by(seconds: float) -> None:
+        monkeypatch.setattr(time, "time", lambda: times() + seconds)
+        monkeypatch.setattr(time, "time_ns", lambda: nanoseconds() + round(seconds * 1e9))
+
+    return by
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -12,7 +12,6 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.oplog import log_filter
 
@@ -60,7 +59,7 @@ async def _read(context: CheckContext) -> bool:
     answer = await context.call(
         "ListLogEntries",
         resource_names=[f"projects/{any_queue.project}"],
-        filter=log_filter(any_queue, since=now_micros() - _HOUR, every_kind=True),
+        filter=log_filter(any_queue, since=context.connection.clock.micros() - _HOUR, every_kind=True),
         page_size=1,
         resource_name=log_name(any_queue.project),
     )
@@ -72,7 +71,7 @@ async def _wait(context: CheckContext, task: TaskName, note: str) -> Finding:
     watcher, started, pause = context.connection.watcher, time.monotonic(), _FIRST_PAUSE
     immediate = await watcher.log_is_immediate()
     while True:
-        found = await watcher.is_logged(task.queue, since=now_micros() - _HOUR, tasks=[task.task])
+        found = await watcher.is_logged(task.queue, since=context.connection.clock.micros() - _HOUR, tasks=[task.task])
         waited = time.monotonic() - started
         if found:
             return Finding(ok=True, detail=f"an entry can be read after {duration_text(waited)}{note}")

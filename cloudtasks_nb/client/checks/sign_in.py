@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import platform
-import time
 from dataclasses import replace
 
 from cloudtasks_nb.client.checks.context import CheckContext, Finding
 
 __all__ = ["check_clock", "check_credentials", "check_principal", "check_project", "check_versions"]
 
-_SKEW = 30.0  # seconds; if clocks differ by more, the service refuses calls because their deadline is too far away
 _PACKAGES = ("cloudtasks-nb", "google-cloud-tasks", "pandas", "ipywidgets", "grpcio")
 
 
@@ -43,14 +41,11 @@ async def check_project(context: CheckContext) -> Finding:
 
 async def check_clock(context: CheckContext) -> Finding:
     """Compare the clock of this machine with the date in an answer of the service."""
-    before = time.time()
-    found = await context.google.time()
-    off = (before + time.time()) / 2 - found - 0.5  # the date has no fractions of a second
-    if abs(off) > _SKEW:
-        way = "ahead of" if off > 0 else "behind"
-        fix = "set this machine's clock: sudo timedatectl set-ntp true"
-        return Finding(ok=False, detail=f"{abs(off):.0f} s {way} the clock of the service", fix=fix)
-    return Finding(ok=True, detail=f"{abs(off):.0f} s off")
+    transport, clock = context.connection.transport, context.connection.clock
+    await (context.google.ask_time() if transport.google else transport.ask())
+    if clock.warning is not None:
+        return Finding(ok=False, detail=clock.warning, fix="set this machine's clock: sudo timedatectl set-ntp true")
+    return Finding(ok=True, detail=f"{abs(clock.skew) / 1e6:.0f} s off")
 
 
 async def check_versions(_: CheckContext) -> Finding:

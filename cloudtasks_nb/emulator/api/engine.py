@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from email.utils import formatdate
+from functools import lru_cache
 from typing import TypeVar
 
 from cloudtasks_nb._names import QueueName, TaskName
@@ -15,7 +17,7 @@ from cloudtasks_nb.emulator.api.replies import UnreadReplies
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.apis import beta, v2
-from cloudtasks_nb.emulator.model.clock import Clock
+from cloudtasks_nb.emulator.model.clock import SECOND, Clock
 from cloudtasks_nb.emulator.model.refusal import malformed_name
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.commit import Committer
@@ -48,6 +50,16 @@ class Engine:
     tokens: TokenSigner
     access: AccessControl | None = None  #: None: every call is allowed
     unread: UnreadReplies = field(default_factory=UnreadReplies)
+
+    def date(self) -> str:
+        """Return the time as the header `date` of an answer has it."""
+        now = self.clock.now() / SECOND + (self.access.state.conditions.clock_offset_s if self.access else 0)
+        return _http_date(int(now))
+
+
+@lru_cache(maxsize=1)
+def _http_date(second: int) -> str:
+    return formatdate(second, usegmt=True)
 
 
 class Service:

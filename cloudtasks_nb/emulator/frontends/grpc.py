@@ -109,17 +109,20 @@ class _Handlers(grpc.GenericRpcHandler):
                 fixed=metadata,
                 longest=_LONGEST if name.startswith(_TASKS) else math.inf,
             )
-            behaviour = answering(call) if engine.access is None else _checked(engine.access, name, call, answering)
+            behaviour = (
+                answering(call) if engine.access is None else _checked(engine, engine.access, name, call, answering)
+            )
             self.by_name[name] = grpc.unary_unary_rpc_method_handler(behaviour)
 
     def service(self, handler_call_details: Any) -> Any:
         return self.by_name.get(handler_call_details.method)
 
 
-def _checked(access: AccessControl, name: str, call: Call, answering: Callable[[Call], Any]) -> Any:
-    """Return the behaviour of a call that only some callers may make."""
+def _checked(engine: Engine, access: AccessControl, name: str, call: Call, answering: Callable[[Call], Any]) -> Any:
+    """Return the behaviour of a call that only some callers may make. It is dated where Google dates it."""
 
     async def answer(wire: bytes, context: Any) -> bytes:
+        await context.send_initial_metadata((("date", engine.date()),))
         headers = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
         reply: bytes = await answering(lambda request: access.answer(name, call, request, headers))(wire, context)
         return reply
@@ -131,7 +134,8 @@ def _behaviour(call: Call, engine: Engine, fixed: tuple[tuple[str, str], ...], l
     unread, clock = engine.unread, engine.clock
 
     async def answer(wire: bytes, context: Any) -> bytes:
-        metadata = (*fixed, (CLOCK_AHEAD_METADATA, str(clock.advanced))) if clock.advanced else fixed
+        ahead = ((CLOCK_AHEAD_METADATA, str(clock.advanced)),) if clock.advanced else ()
+        metadata = (*fixed, ("date", engine.date()), *ahead)
         # Not as initial metadata: sending that would make small calls a tenth slower.
         context.set_trailing_metadata(metadata)
         try:

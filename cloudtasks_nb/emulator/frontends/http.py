@@ -6,8 +6,7 @@ import asyncio
 import errno
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from email.utils import formatdate
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from cloudtasks_nb.emulator.access.certificates import ServerCertificate
-from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
@@ -75,6 +73,7 @@ class HttpServer:
         door = [pass_on(engine.access, engine.tokens)] if engine.access else []
         self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[*door, guard(known), self._send])
         self._app.on_response_prepare.append(answer_in_json)
+        self._app.on_response_prepare.append(self._date)
         add = self._app.router.add_get
         add("/health", self._health)
         add("/lease", leases.hold)
@@ -91,7 +90,6 @@ class HttpServer:
         if engine.access is not None:
             self._app.add_routes(Google(engine.access, engine.tokens).routes())
             self._app.add_routes(IamApi(engine.access, engine.tokens).routes())
-            self._app.on_response_prepare.append(_date(engine.access))
         # Leases do not end by themselves: do not wait for them.
         self._runner = JsonErrorRunner(self._app, access_log=None, shutdown_timeout=0.1, logger=_log)
 
@@ -132,6 +130,10 @@ class HttpServer:
                 release()
         return answer
 
+    async def _date(self, _: web.Request, answer: web.StreamResponse) -> None:
+        """Date an answer by the clock of the service."""
+        answer.headers["Date"] = self._engine.date()
+
     async def _health(self, _: web.Request) -> web.Response:
         return _json({"status": "ok", "instance": self._instance})
 
@@ -154,15 +156,6 @@ class HttpServer:
         answer.etag = etag
         answer.headers["Cache-Control"] = f"public, max-age={age}, must-revalidate, no-transform"
         return answer
-
-
-def _date(access: AccessControl) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """Return what dates each answer by Google's clock."""
-
-    async def date(_: web.Request, answer: web.StreamResponse) -> None:
-        answer.headers["Date"] = formatdate(access.tokens.now(), usegmt=True)
-
-    return date
 
 
 async def listen(

@@ -152,12 +152,8 @@ class Adoption:
 
     async def _adopt(self, last: float, scan: asyncio.Task[bool] | None = None) -> None:
         """Read the witnesses; `last` is when they were read before, `scan` finds out whether the log has an entry."""
-        await self.outcomes.learn_queue()  # its answer also tells the service's time
         started = self.watcher.now()
         since = max(started - RETENTION, round((last - _OVERLAP) * _SECOND))
-        if not self.outcomes.search.begun_at:
-            self.outcomes.search.begun_at = started
-            await self._set("begun_at", started)
         if not last and scan is None:
             scan = asyncio.create_task(self.watcher.is_logged(self.queue, since=since, batch=self.batch))
             if not await self._scanned(scan, since):

@@ -90,7 +90,7 @@ def attempts_frame(
     columns["wait"] = [_wait(entry) for entry in entries]
     columns["url"] = [entry.url if secrets else mask_url(entry.url or "") for entry in entries]
     made = frame(ATTEMPTS, columns)
-    made.attrs.update(fetched_at=pd.Timestamp.now("UTC").isoformat(), truncated=truncated)
+    made.attrs.update(fetched_at=connection.clock.now().isoformat(), truncated=truncated)
     return made
 
 

@@ -32,7 +32,6 @@ from cloudtasks_nb.fanout.batch.table import RowFrames, label_column
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.records import FINAL, State
 from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.results import read_results
@@ -387,7 +386,7 @@ class Batch:
         [' row  attempt           status', '   0        1               OK', '   1        1               OK', ...]
         """
         statuses = () if status is None else status_codes(status)
-        wanted = Wanted(since=now_micros() - RETENTION, batch=self.id, statuses=statuses)
+        wanted = Wanted(since=self._connection.clock.micros() - RETENTION, batch=self.id, statuses=statuses)
         asked = (self._connection, self._tracker.queue, lambda: self._outbox, wanted, check_limit(limit))
         made = attempts_frame(*asked, method="batch.attempts", secrets=secrets)
         refs = self._outbox.rows.locate(self.id, made["task"].unique(), any_try=True)

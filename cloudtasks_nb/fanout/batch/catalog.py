@@ -136,7 +136,7 @@ class Catalog:
                 request.recipe,
                 add=dry_run.add,
                 forecast=dry_run.forecast,
-                now=self._connection.clock.now(),
+                now=self._now(request.recipe),
                 queue=request.queue,
                 submit=submit or (lambda: self.fan_out(request)),
                 send=lambda task: _try(task, request.recipe),
@@ -304,6 +304,11 @@ class Catalog:
         queue, rate, send_rate = request.queue.queue, limits.get("rate"), request.options.send_rate
         return limits, lambda tasks: check_drain(tasks, queue, rate, send_rate)
 
+    def _now(self, recipe: Recipe) -> dt.datetime:
+        """Return the time of the service, which is asked for it if tasks are due by it."""
+        connection = self._connection
+        return connection.clock.now() if recipe.schedule.immediate else connection.service_now()
+
     def _spec(self, request: FanOutRequest) -> BatchSpec:
         return BatchSpec(
             place=self.place(request.queue),
@@ -311,11 +316,12 @@ class Catalog:
             name=request.options.name,
             description=request.description,
             skip=request.options.errors == "skip",
+            clock=lambda: self._connection.clock.micros() / 1e6,
         )
 
     def _spool(self, request: FanOutRequest, check: Callable[[int], None]) -> Spooled:
-        spec = self._spec(request)  # first, because it asks an emulator, which says how far its clock is ahead
-        recipe, options, now = request.recipe, request.options, self._connection.clock.now()
+        spec, recipe, options = self._spec(request), request.recipe, request.options
+        now = self._now(recipe)
         retry = recipe.retry or {}
         facts = {
             f"_{LASTING}": options.lasting,

@@ -17,7 +17,6 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord, Completion, State
 from cloudtasks_nb.fanout.plan.identity import completion_id
 from cloudtasks_nb.fanout.plan.options import TaskOptions, token_options
 from cloudtasks_nb.fanout.plan.render import literal_task
-from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import default_audience
 from cloudtasks_nb.service.oplog import RETENTION
@@ -51,7 +50,7 @@ def register(connection: Connection, outbox: Outbox, record: BatchRecord, task: 
         raise InvalidInputError(
             f"{url!r} is neither an http(s) URL nor a handler", resource="url", hint='batch.on_complete("https://…")'
         )
-    literal_task(TaskOptions(url=url, service_account=account, audience=audience), now=dt.datetime.now(dt.UTC))
+    literal_task(TaskOptions(url=url, service_account=account, audience=audience), now=connection.clock.now())
     target_queue = _target_queue(queue, QueueName.parse(record.place.queue_name))
     connection.check_target(target_queue, url, account)
     found = connection.read_queue(target_queue, "it is not known whether it sends the notification to another URL")
@@ -175,19 +174,20 @@ async def _create(connection: Connection, record: BatchRecord, completion: Compl
     place = record.place
     queue = QueueName(project=place.project, location=place.location, queue=completion.queue or place.queue)
     account, audience = completion.service_account, completion.audience
-    body = _summary(record, completion)
+    now = connection.clock.now()
+    body = _summary(record, completion, now)
     options = TaskOptions(url=completion.url, body=body, service_account=account, audience=audience)
-    task = literal_task(options, now=connection.clock.now())
+    task = literal_task(options, now=now)
     short = completion_id(record.id, completion.url, completion.round)
     task.name = str(TaskName(queue=queue, task=short))
     with contextlib.suppress(CloudTasksError):  # without a log only the name of the task tells that it was created
-        if await connection.watcher.is_logged(queue, since=now_micros() - RETENTION, tasks=[short]):
+        if await connection.watcher.is_logged(queue, since=connection.clock.micros() - RETENTION, tasks=[short]):
             return  # by another home, maybe so long ago that the name is free again
     with contextlib.suppress(AlreadyExistsError):  # by another process, or an earlier call whose answer was lost
         await connection.transport.call("CreateTask", parent=str(queue), task=task, resource_name=str(queue))
 
 
-def _summary(record: BatchRecord, completion: Completion) -> dict[str, Any]:
+def _summary(record: BatchRecord, completion: Completion, now: dt.datetime) -> dict[str, Any]:
     return {
         "batch": record.id,
         "name": record.name,
@@ -196,5 +196,5 @@ def _summary(record: BatchRecord, completion: Completion) -> dict[str, Any]:
         "total": sum(completion.counts.values()),
         **{state.name.lower(): completion.counts[state] for state in _SUMMARY_STATES},
         "created": record.created.isoformat(),
-        "completed": dt.datetime.now(dt.UTC).isoformat(),
+        "completed": now.isoformat(),
     }

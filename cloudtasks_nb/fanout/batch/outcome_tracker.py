@@ -79,7 +79,6 @@ class OutcomeTracker:
         settings = self.outbox.batches.settings(self.batch)
         self.search.sampled = bool(settings.get("sampled"))
         self.search.adopted = bool(settings.get("adopted"))
-        self.search.begun_at = int(settings.get("begun_at", 0))
         self.has_results = bool(settings.get("results"))
         self.retrying = self.outbox.rows.retrying(self.batch, self.watcher.now())
 

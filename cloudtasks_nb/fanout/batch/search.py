@@ -34,7 +34,7 @@ _COMMIT = 1.0  # seconds in which an emulator surely stores the entry of a task 
 _SHORTEST_WAIT, _LONGEST_WAIT = 120 * _SECOND, 900 * _SECOND  # for the entry of a row that was missed
 _LATENESS_FACTOR = 20  # by which the longest delay seen is multiplied to get that wait
 _EVER = 0  # the time from which all that is left of a log is read
-_MARGIN = 60 * _SECOND  # by which the service's times of two kinds may differ
+_MARGIN = 300 * _SECOND  # by which the service's clock may have been behind what was known of it
 _TOGETHER = 1_000  # rows that are recorded together
 _WITHOUT_PAUSE = 10_000  # rows that are looked at before the event loop does other work
 _COHORTS = 16  # times of missing that are kept apart
@@ -93,7 +93,6 @@ class Search:
         self.settling = Settling()
         self.sampled = False  #: the queue did not always log every operation
         self.adopted = False  #: rows were sent from elsewhere, maybe before this home knew the batch
-        self.begun_at = 0  #: when this home was about to send first, by the service's clock, in µs since 1970; 0: never
         self._created = int(self.record.created.timestamp() * _SECOND)
         self._unread = Refs()  # settling rows whose stored results are not read yet
         self._missing_since: float | None = None
@@ -256,7 +255,7 @@ class Search:
     async def _tell_left(self, refs: Refs, snapshot: Snapshot, now: int, *, readable: bool) -> None:
         """Record that the tasks of rows had left the queue by now, and whether the log has all entries of them."""
         reason = _CLOSED if snapshot.gone else _PURGED if self._purged(snapshot) else None
-        old = self._oldest < now - RETENTION
+        old = self._created < now - RETENTION
         complete = readable and snapshot.values is not None and not (reason or self.sampled or old)
         fact = Fact.LEFT_LOGGED if complete else Fact.LEFT
         for page in paged(refs, _TOGETHER):
@@ -282,15 +281,7 @@ class Search:
     @property
     def sent_since(self) -> int:
         """The time before which no row was sent, of the service, in microseconds since 1970; 0: it is not known."""
-        return 0 if self.adopted else max(0, self.begun_at - _MARGIN)
-
-    @property
-    def _oldest(self) -> int:
-        """The time before which no row was sent, as far as is known.
-
-        That of creation is this machine's, whose clock may be wrong: it counts only for rows that others have sent.
-        """
-        return min(self._created, self.begun_at) if self.adopted else self.begun_at or self._created
+        return 0 if self.adopted else self._created - _MARGIN
 
     async def in_state(self, state: State) -> Refs:
         """Return the rows in a state."""
@@ -309,5 +300,5 @@ class Search:
         return (await self.outbox.run(self.outbox.batches.get, self.batch)).round
 
     def _purged(self, snapshot: Snapshot) -> bool:
-        """Return whether the queue was purged after a row may have been sent."""
-        return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._oldest
+        """Return whether the queue was purged after the batch was created."""
+        return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._created

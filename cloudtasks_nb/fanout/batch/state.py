@@ -102,15 +102,15 @@ class BatchState:
 Step = tuple[BatchState, tuple[Effect, ...]]
 
 
-def unread_since(begun: int, read: int | None, now: int) -> int:
+def unread_since(created: int, read: int | None, now: int) -> int:
     """Return the time from which the log may have outcomes that are not stored.
 
     All times are those of the service, in microseconds since 1970.
 
     Parameters
     ----------
-    begun : int
-        When rows were sent first; 0: none was.
+    created : int
+        When the batch was created.
     read : int, optional
         Up to when the log was read; None: it was not.
     now : int
@@ -121,10 +121,10 @@ def unread_since(begun: int, read: int | None, now: int) -> int:
     >>> unread_since(hour, 3 * hour, 9 * hour) / hour
     2.75
     """
-    begun = min(begun or now, now)
+    created = min(created, now)
     if read is None or read > now:  # the clock was set back
-        return begun - _CLOCK_MARGIN
-    return max(begun, read - _LATE_ENTRY) - _CLOCK_MARGIN
+        return created - _CLOCK_MARGIN
+    return max(created, read - _LATE_ENTRY) - _CLOCK_MARGIN
 
 
 def start(state: BatchState, *, counts: Mapping[State, int], sending: bool, limit: FailureLimit) -> Step:

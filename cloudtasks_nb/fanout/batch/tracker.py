@@ -36,10 +36,10 @@ from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.batch.sharing import made_elsewhere
 from cloudtasks_nb.fanout.batch.state import Effect
 from cloudtasks_nb.fanout.batch.unanswered import Unanswered
+from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.service.absent_handlers import describe_absent
-from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot, Subscription
 
@@ -74,7 +74,8 @@ class Tracker:
         self.record = record
         self.batch = record.id
         self.queue = QueueName.parse(record.place.queue_name)
-        self._outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store)
+        clock = Clock(connection.clock.micros)
+        self._outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store, clock)
         self._state = machine.BatchState(counts=record.counts, local=connection.endpoint.local)
         self._subscription: Subscription | None = None
         self._pending: dict[str, deque[Callable[[], Awaitable[None]]]] = {_WATCHING: deque(), _COUNTING: deque()}
@@ -90,6 +91,7 @@ class Tracker:
             connection.watcher,
             changed=self._rows_changed,
             is_stored=lambda: made_elsewhere(connection.store, self.record),
+            clock=clock,
         )
         self._sending = SendSupervisor(
             connection.transport,
@@ -99,6 +101,7 @@ class Tracker:
             supervisor=self._supervisor,
             changed=lambda count: self._handle(machine.rows_sent, at=_now(), count=count),
             ended=lambda: self._work_changed(sending=False),
+            clock=clock,
         )
         self._cancellation = Cancellation(
             connection, outbox, record, self._sending, self._supervisor, self._rows_changed, self._work_changed
@@ -194,7 +197,8 @@ class Tracker:
                 notes.append(NO_LOG.format(queue="the queue"))
             if not settings.get("adopted"):
                 notes.append(unseen_note("the queue writes no log"))
-        return [*notes, *filter(None, (self._sending.gate.note, self._state.limit.note(self.progress.cancelled)))]
+        held, stopped = self._sending.gate.note, self._state.limit.note(self.progress.cancelled)
+        return [*notes, *filter(None, (self.connection.clock.warning, held, stopped))]
 
     def retry_note(self) -> str | None:
         """Return the attempt of the retrying rows and the time of the next one."""
@@ -316,7 +320,7 @@ class Tracker:
             if not self.sending or self._sending.gate.running:
                 self.connection.watcher.refresh(self.queue)
 
-        since = now_micros()
+        since = self.connection.clock.micros()
         await self._until(lambda: self._settled(since, drained=drained), refresh)
         if drained and self._state.finished:
             await self._notifier.finish()
@@ -507,9 +511,9 @@ class Tracker:
     def _watch(self) -> None:
         read = self._outcomes.sources.get("log") or self._read_until
         since = machine.unread_since(
-            self._outcomes.search.begun_at,
+            round(self.record.created.timestamp() * 1_000_000),
             None if read is None else round(read.timestamp() * 1_000_000),
-            self.connection.watcher.now(),
+            self.connection.clock.micros(),
         )
         self._subscription = self.connection.watcher.subscribe(
             self.queue, self._arrived, since=since, every=self._state.every
@@ -525,7 +529,7 @@ class Tracker:
 
     def _publish(self) -> None:
         """Compute the progress anew and call the listeners."""
-        counts, rate, now = self._state.counts, self._state.rate, dt.datetime.now(dt.UTC)
+        counts, rate, now = self._state.counts, self._state.rate, self.connection.clock.now()
         split = self._outcomes.split(counts, self.connection.clock.micros())
         waiting = sum(split[name] or 0 for name in ("scheduled", "retrying"))
         free = self._sending.gate.until is None  # else it is not known when the other rows are sent

@@ -6,6 +6,7 @@ Nothing here writes to the outbox's own tables, so that a dry run can end after 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from itertools import count
@@ -57,6 +58,7 @@ class BatchSpec:
     name: str | None = None  #: name of a batch, or id of an existing one; None: the rows identify the batch
     description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
     skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
+    clock: Callable[[], float] = time.time  #: the service's, by which a new batch is created: seconds since 1970
     origin: Origin | None = None  #: of a batch that comes from another home; its rows may be in other batches too
     check: Callable[[int], None] = lambda _added: None  #: refuses the rows that would be added, by their number
 

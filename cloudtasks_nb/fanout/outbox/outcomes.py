@@ -127,12 +127,8 @@ def _record_page(
             row = after[ref]
             new = after[ref] = fold(row, news, int(news.task.rpartition("-")[2]), causes)
             corrected += new.state != row.state and row.state in FINAL and news.source is Source.LOG
-            if (
-                news.source is Source.LOG
-                and new.status
-                and news.attempts == new.attempts
-                and not new.heard & Source.RESULTS
-            ):
+            newest = news.source is Source.LOG and news.attempts == new.attempts
+            if newest and new.status and not (new.heard or 0) & Source.RESULTS:
                 recorded.unexplained[news.task] = new.state in FINAL
     changed = [row for ref, row in after.items() if row != before[ref]]
     connection.executemany(_WRITE, [(*row[1:-1], row.ref) for row in changed])
@@ -153,7 +149,7 @@ def _record_page(
 
 def _causes(connection: sqlite3.Connection, num: int, messages: Collection[str | None]) -> dict[str | None, str | None]:
     """Return the cause of each message. Once a batch has `MOST_CAUSES`, new ones are only types of exceptions."""
-    found = {message: cause_of(message) for message in messages if message}
+    found: dict[str | None, str | None] = {message: cause_of(message) for message in messages if message}
     wanted = {cause for cause in found.values() if cause is not None}
     if not wanted:
         return found

@@ -245,7 +245,8 @@ class Spool(Incoming):
     def _create(self, connection: sqlite3.Connection) -> FoundBatch:
         """Make a new batch."""
         spec, now = self._spec, time.time()
-        batch, created = (self._new_id(), now) if spec.origin is None else (spec.origin.id, spec.origin.created)
+        origin = spec.origin
+        batch, created = (self._new_id(), spec.clock()) if origin is None else (origin.id, origin.created)
         connection.execute(
             """INSERT INTO batches (num, id, identity, endpoint, project, location, queue, name, recipe, description,
                created, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",

@@ -76,6 +76,11 @@ class Schedule:
         """The columns it names."""
         return () if self.template is None else self.template.columns
 
+    @property
+    def immediate(self) -> bool:
+        """Whether every row is due at once."""
+        return self.at is None and self.delay is None and self.template is None
+
     def fixed(self, now: dt.datetime) -> int | None:
         """Return when every row is due, in microseconds since 1970; None if at once or if the rows differ.
 

@@ -16,7 +16,6 @@ from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.panels.widgets.cells import code_html
-from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.costs import PRICING
 
@@ -120,7 +119,7 @@ def _problem(reason: str) -> str:
 
 
 def _request(task: Any) -> str:
-    columns = task_columns([task], now=now_micros(), body=True)
+    columns = task_columns([task], now=0, body=True)  # its state is not shown
     shown = {name: values[0] for name, values in columns.items()}
     lines = sorted(f"{name}: {value}" for name, value in (shown["headers"] or {}).items())
     if shown["dispatch_deadline"]:

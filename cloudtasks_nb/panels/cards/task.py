@@ -17,7 +17,6 @@ from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, TaskNotFoundError
 from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels.widgets.cells import code_html
-from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import request_values, task_columns
 from cloudtasks_nb.service.oplog import Entry, log_filter, page
@@ -47,7 +46,7 @@ async def read_card(
     if message is not None:
         columns = task_columns([message], now=connection.clock.micros(), body=True)
         values = {name: column[0] for name, column in columns.items()}
-    since = now_micros() - _LONGEST_LIFE
+    since = connection.clock.micros() - _LONGEST_LIFE
     if not note:
         connection.remember(columns)
         since = values["create_time"]

@@ -9,8 +9,8 @@ const NO_ANSWER = "No answer from the kernel yet. While a cell runs, the answer 
 const notified = (globalThis[Symbol.for("cloudtasks_nb.notified")] ??= new Set());
 
 /** "seen 12:03:04, 2 s ago"; the header says in which zone. */
-function age(at) {
-  const ago = relativeText(Math.min(at * 1000, Date.now()));
+function age(at, now) {
+  const ago = relativeText(Math.min(at * 1000, now), now);
   return `seen ${timeMode() === "relative" ? "" : `${timeText(at * 1000)}, `}${ago}`;
 }
 
@@ -106,7 +106,7 @@ class FooterView {
   drawAge() {
     const at = this.model.get("at");
     const paused = this.model.get("paused");
-    setText(this.age, [at ? age(at) : "", paused].filter(Boolean).join(", "));
+    setText(this.age, [at ? age(at, serviceNow(this.root)) : "", paused].filter(Boolean).join(", "));
   }
 
   // -- the panel around ------------------------------------------------------------------------------------------------

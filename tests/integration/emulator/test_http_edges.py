@@ -2,6 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 from google.cloud.tasks_v2 import GetQueueRequest
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
-from tests.integration.conftest import LOCATION, Emulator, Target
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Target
 
 QUEUES = f"/v2/{LOCATION}/queues"
 #: The HTTP status of each code, as https://cloud.google.com/tasks/docs/reference/rpc/google.rpc lists them.
@@ -124,6 +127,23 @@ def test_instance_in_every_answer(emulator: Emulator, queue: str) -> None:
         call = method.future(wire)
         assert call.code().name == code
         assert expected.items() <= dict(call.trailing_metadata()).items()
+
+
+def test_every_answer_has_a_date(emulator: Emulator, queue: str) -> None:
+    """It is that of the emulator's clock, in the form of HTTP, over gRPC too."""
+    call = emulator.channel.unary_unary("/google.cloud.tasks.v2.CloudTasks/GetQueue")
+    for hours in (0, 2):
+        emulator.advance(hours * 3600)
+        before = admin(emulator, "clock")["now_us"] // 1_000_000
+        future = call.future(GetQueueRequest.serialize(GetQueueRequest(name=queue)))
+        dates = [dict(future.trailing_metadata())["date"]]
+        for path in (f"/v2/{queue}", "/health", "/v2/nothing"):
+            with closing(HTTPConnection(emulator.http, timeout=PATIENCE)) as connection:
+                connection.request("GET", path)
+                dates.append(connection.getresponse().headers["Date"])
+        after = admin(emulator, "clock")["now_us"] // 1_000_000
+        assert all(before <= parsedate_to_datetime(date).timestamp() <= after for date in dates)
+    admin(emulator, "reset")
 
 
 @pytest.mark.parametrize(

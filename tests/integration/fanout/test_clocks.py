@@ -1,33 +1,14 @@
 """A batch is taken up long after, or after the clock was moved: nothing is sent twice without being asked."""
 
-import time
-from collections.abc import Callable
-from types import SimpleNamespace
-
 import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from tests.integration.conftest import Emulator, Target
+from tests.integration.conftest import Emulator, Move, Target
 from tests.integration.fanout.conftest import reached
 
 TWO_DAYS = 172_800.0
 ROWS = pd.DataFrame({"row": range(120)})
-Move = Callable[[float], None]
-
-
-@pytest.fixture
-def move(monkeypatch: pytest.MonkeyPatch) -> Move:
-    """Give what sets the clock of this machine, as everything here reads it."""
-    times, nanoseconds = time.time, time.time_ns
-    # gRPC counts from it to the deadline, which its own clock would then see in two days: no call may wait that long.
-    monkeypatch.setattr("grpc.aio._utils.time", SimpleNamespace(time=times))
-
-    def by(seconds: float) -> None:
-        monkeypatch.setattr(time, "time", lambda: times() + seconds)
-        monkeypatch.setattr(time, "time_ns", lambda: nanoseconds() + round(seconds * 1e9))
-
-    return by
 
 
 def left_unanswered(emulator: Emulator, target: Target) -> str:

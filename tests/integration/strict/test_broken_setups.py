@@ -307,7 +307,13 @@ CASES: list[tuple[str, Breaks, str, str, str]] = [
     ("no log", has(roles=EVERYTHING[:1]), "log", "logging.logEntries.list", f"{USER} --role=roles/logging.viewer"),
     ("log routed elsewhere", set_(log_excluded=True), "log", "the entry of a new task did not appear", EXCLUDED),
     ("sampling 0", unsampled, "log", "write no log: reports", SAMPLE),
-    ("clock behind", set_(clock_offset_s=300), "clock", "300 s behind the clock of the service", "timedatectl"),
+    (
+        "clock behind",
+        set_(clock_offset_s=300),
+        "clock",
+        "this machine's clock is 5 min behind the service's",
+        "timedatectl",
+    ),
     (
         *("clock ahead", set_(clock_offset_s=-300), "credentials"),
         *("in a reasonable timeframe", "the clock of this machine is wrong"),

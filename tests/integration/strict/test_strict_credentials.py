@@ -1,5 +1,6 @@
 """The toolkit at Google's own addresses, with each form of credentials; google-auth and gRPC are not patched."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,6 +123,20 @@ def test_a_token_that_is_revoked_before_its_time(google: StrictEmulator, log_in:
         assert tasks.queues().index.tolist() == ["reports"]
         google.log_out(SENDER)
         assert tasks.queues().index.tolist() == ["reports"]
+
+
+@pytest.mark.parametrize("transport", ["grpc", "rest"])
+@pytest.mark.parametrize("role", [VIEWER, CONSUMER], ids=["answers", "refusals"])
+def test_the_date_of_an_answer(google: StrictEmulator, log_in: LogIn, transport: str, role: str) -> None:
+    """Google's frontends date answers and refusals over either protocol, and no clock of this machine is trusted."""
+    google.set(clock_offset_s=600)
+    log_in(google.user(ANN, [role, CONSUMER], gcloud=True))
+    with ct.connect("demo", "us-central1", transport=transport) as tasks:
+        with contextlib.suppress(errors.PermissionDeniedError):
+            tasks.queues()
+        off = tasks.clock.now - pd.Timestamp.now("UTC")
+        assert abs(off.total_seconds() - 600) < 5
+        assert tasks._connection.clock.warning == "this machine's clock is 10 min behind the service's"
 
 
 def test_a_batch_goes_on_after_a_new_login(google: StrictEmulator, log_in: LogIn, tasks: ct.Client) -> None:

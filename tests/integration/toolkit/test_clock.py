@@ -170,7 +170,7 @@ def test_an_interrupt_ends_it(
 
 
 def test_only_an_emulator_has_a_clock_to_move() -> None:
-    """With Google the time is that of this machine, and the error says what to do instead."""
+    """With Google the time is that of this machine until it has answered, and the error says what to do instead."""
     with ct.connect("my-project", "us-central1") as google:
         assert abs(google.clock.now - pd.Timestamp.now("UTC")) < HOUR
         for move in (google.clock.advance, google.clock.run_until_idle):

@@ -30,7 +30,7 @@ def test_an_emulator_is_well(tasks: ct.Client) -> None:
     assert dtypes(found) == {"ok": "boolean", "detail": "string", "fix": "string"}
     assert wrong(found) == []
     unneeded = found.index[found.detail.str.contains("not needed")]
-    assert unneeded.tolist() == ["credentials", "principal", "permissions", "clock"]
+    assert unneeded.tolist() == ["credentials", "principal", "permissions"]
     assert 'tasks.queue("reports", create=True)' in found.fix["queues"]
 
 
@@ -46,7 +46,7 @@ def test_nobody_answers(free_port: int) -> None:
     """It does not raise: the first call says what is wrong and what to do, and the checks after it are not made."""
     with impatient("p", "l", f"127.0.0.1:{free_port}") as tasks:
         found = tasks.doctor()
-    assert wrong(found) == ["api", "location", "queues", "log"]
+    assert wrong(found) == ["api", "location", "queues", "log", "clock"]
     assert found.detail["api"] == f"nothing answers at 127.0.0.1:{free_port}"
     assert "ct.local()" in found.fix["api"]
     assert set(found.detail[wrong(found)[1:]]) == {"not checked"}

@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -30,6 +29,7 @@ from cloudtasks_nb.fanout.outbox.tallies import counted
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, key_head, task_id
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
+from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 
@@ -167,7 +167,9 @@ def record_outcomes(outbox: Outbox, batch: str, outcomes: Iterable[Outcome]) -> 
                 seen=next(_looks) if gone else None,
                 reason=one.reason,
                 attempts=one.attempts,
-                status=_STATUSES.get(one.state) if one.last_status is None and not gone else one.last_status,
+                status=_STATUSES.get(one.state or State.SENT)
+                if one.last_status is None and not gone
+                else one.last_status,
                 http=one.http_status,
                 message=one.last_message,
                 due=one.schedule_time,
@@ -376,6 +378,10 @@ class Service:
 class EmptyLog:
     """The part of a watcher that reads the log, where other homes have left no entry."""
 
+    def now(self) -> int:
+        """Return the time of the service, which is that of this machine."""
+        return now_micros()
+
     async def is_logged(self, *_: Any, **__: Any) -> bool:
         """Have no entry of another home."""
         return False
@@ -420,10 +426,6 @@ class FakeWatcher(EmptyLog):
     async def listing(self, _queue: QueueName) -> dict[str, Pending]:
         """Return all tasks in `there`."""
         return {task: one for task, one in self.there.items() if one is not None}
-
-    def now(self) -> int:
-        """Return the time of the service."""
-        return time.time_ns() // 1000
 
     async def read_queue(self, _queue: QueueName) -> dict[str, Any]:
         """Return settings of a queue."""

@@ -199,6 +199,10 @@ class FakeTransport(Transport):
         """Return which service it is."""
         return "e-1"
 
+    async def ask(self) -> None:
+        """Answer, without a date."""
+        self._heard({}, 0.0)
+
     async def raw(self, rpc: str, request: bytes, **options: Any) -> bytes:
         """Answer a call of the sender, as soon as it is open."""
         await _loop.loop().run_in_executor(None, self.open.wait, PATIENCE)

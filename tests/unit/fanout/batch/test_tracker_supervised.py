@@ -103,9 +103,9 @@ def test_the_last_outcome_at_the_moment_when_the_sending_ends(
         await over.wait()
         return already
 
-    def end_and_record(*args: Any, **options: Any) -> int:
+    def end_and_record(*args: Any) -> Any:
         loop.call_soon_threadsafe(over.set)
-        return record(*args, **options)
+        return record(*args)
 
     async def run() -> int:
         await tracked.tracker.start(sending=True)
