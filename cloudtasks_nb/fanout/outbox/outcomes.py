@@ -46,8 +46,7 @@ _FORGET = """deleting = NULL, fact = NULL, seen = NULL, reason = NULL, attempts 
 class Recorded:
     """What evidence has changed."""
 
-    rows: set[int] = field(default_factory=set)  #: those that it is about, by ref
-    ended: set[int] = field(default_factory=set)  #: those that became final, or have another final state
+    ended: set[int] = field(default_factory=set)  #: rows that became final, or have another final state
     newer: int = 0  #: how many are in a newer try than was known
     #: Tasks whose newest attempt failed without a word of its handler, and whether they are final.
     unexplained: dict[str, bool] = field(default_factory=dict)
@@ -132,7 +131,6 @@ def _record_page(
                 recorded.unexplained[news.task] = new.state in FINAL
     changed = [row for ref, row in after.items() if row != before[ref]]
     connection.executemany(_WRITE, [(*row[1:-1], row.ref) for row in changed])
-    recorded.rows |= before.keys()
     recorded.ended |= {row.ref for row in changed if row.state in FINAL and row.state != before[row.ref].state}
     recorded.newer += sum(row.tries > before[row.ref].tries for row in changed)
     counted = Counter((row.ref >> 32, row.state, row.counted) for row in before.values())

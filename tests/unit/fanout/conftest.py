@@ -145,7 +145,6 @@ class Outcome:
 
 
 _FACTS = {State.SUCCEEDED: Fact.ANSWERED, State.FAILED: Fact.LAST_FAILED, State.GONE: Fact.LEFT}
-_STATUSES = {State.SUCCEEDED: 0, State.FAILED: 13}
 _looks = count(1)
 
 
@@ -158,6 +157,7 @@ def record_outcomes(outbox: Outbox, batch: str, outcomes: Iterable[Outcome]) -> 
             continue
         [(_, newest, _)] = outbox.rows.tasks(batch, [one.ref])
         fact = None if one.state is None else _FACTS.get(one.state)
+        usual: dict[State | None, int] = {State.SUCCEEDED: 0, State.FAILED: 13}
         gone, said = one.state is State.GONE, bool(one.last_message or one.http_status)
         evidence.append(
             Evidence(
@@ -167,9 +167,7 @@ def record_outcomes(outbox: Outbox, batch: str, outcomes: Iterable[Outcome]) -> 
                 seen=next(_looks) if gone else None,
                 reason=one.reason,
                 attempts=one.attempts,
-                status=_STATUSES.get(one.state or State.SENT)
-                if one.last_status is None and not gone
-                else one.last_status,
+                status=usual.get(one.state) if one.last_status is None else one.last_status,
                 http=one.http_status,
                 message=one.last_message,
                 due=one.schedule_time,

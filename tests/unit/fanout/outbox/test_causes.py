@@ -41,7 +41,7 @@ OUTCOMES = st.lists(
             {
                 "state": st.sampled_from([State.FAILED, State.GONE, State.SUCCEEDED, None]),
                 "last_status": st.sampled_from([None, 4, 14]),
-                "reason": st.sampled_from([None, "", "purged"]),
+                "reason": st.sampled_from([None, "purged"]),
                 "attempts": st.integers(1, 3),
                 "last_message": st.sampled_from(
                     [None, "KeyError: 'a17'", "KeyError: 5", "ValueError: no", "INTERNAL(13): HTTP status code 500"]

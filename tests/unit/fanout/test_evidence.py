@@ -1,0 +1,156 @@
+"""The same evidence gives the same row, in any order, however often and however late it comes."""
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudtasks_nb.fanout.causes import cause_of
+from cloudtasks_nb.fanout.evidence import Evidence, Fact, Row, Source, fold
+from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, State
+
+SECOND = 1_000_000
+MESSAGES = ("KeyError: 'a'", "ValueError: no", "INTERNAL(13): HTTP status code 500", None)
+CAUSES = {message: cause_of(message) for message in MESSAGES if message}
+
+Told = tuple[int, Evidence]  # a try, and what is told of its task
+
+
+def folded(row: Row, told: Sequence[Told]) -> Row:
+    """Add evidence to a row, one after the other."""
+    for tries, news in told:
+        row = fold(row, news, tries, CAUSES)
+    return row
+
+
+def attempt(source: Source, number: int, status: int, message: str | None, *, last: bool) -> Evidence:
+    """Return what a source tells of an attempt: a function of these, because a source does not change its mind."""
+    told: dict[str, Any] = {"attempts": number, "status": status}
+    if source is not Source.QUEUE:
+        told |= {"began": 100 * number + source, "duration": 10 * number + source}
+        told["fact"] = Fact.LAST_FAILED if last and status else None
+    if source is Source.LOG:
+        told |= {"due": 1000 * number, **({} if status else {"fact": Fact.ANSWERED})}
+    else:
+        told |= {"http": 500 + source, "message": message if status else None}
+    if source is Source.RESULTS and not status:
+        told["fact"] = Fact.STORED
+    if source is Source.QUEUE:
+        told |= {"seen": number * SECOND, "due": 7}
+    return Evidence(task="t", source=source, **told)
+
+
+@st.composite
+def evidence(draw: st.DrawFn) -> list[Told]:
+    """Draw what is told of the tasks of a row."""
+    said = {
+        (tries, number, source): (draw(st.sampled_from([0, 4, 13, 13])), draw(st.sampled_from(MESSAGES)))
+        for tries in (1, 2)
+        for number in (1, 2, 3)
+        for source in Source
+    }
+    limit = draw(st.integers(2, 4))
+    told = [
+        (tries, attempt(source, number, *said[tries, number, source], last=number >= limit))
+        for tries, number, source in draw(st.lists(st.sampled_from(sorted(said)), max_size=6))
+    ]
+    others = st.one_of(
+        st.builds(Evidence, task=st.just("t"), source=st.just(Source.LOG), fact=st.just(Fact.DELETED)),
+        st.builds(Evidence, task=st.just("t"), source=st.just(Source.LOG), attempts=st.integers(1, 3)),
+        st.builds(Evidence, task=st.just("t"), source=st.just(Source.RESULTS), fact=st.just(Fact.GAVE_UP)),
+        st.builds(
+            Evidence,
+            task=st.just("t"),
+            source=st.just(Source.QUEUE),
+            seen=st.integers(1, 4).map(lambda at: at * SECOND),
+            fact=st.sampled_from([None, Fact.LEFT, Fact.LEFT_LOGGED]),
+        ),
+    )
+    return told + draw(st.lists(st.tuples(st.integers(1, 2), others), max_size=5))
+
+
+ROWS = st.tuples(
+    st.integers(1, 2), st.sampled_from([State.UNSENT, State.SENT, IN_DOUBT]), st.sampled_from([None, 1, 2])
+).map(lambda drawn: Row(7, *drawn))
+
+
+@given(row=ROWS, told=evidence(), data=st.data())
+def test_order_repetition_and_delay_change_nothing(row: Row, told: list[Told], data: st.DataObject) -> None:
+    """Whatever comes first, and whatever comes again."""
+    expected = folded(row, told)
+    again = data.draw(st.lists(st.sampled_from(told), max_size=4)) if told else []
+    assert folded(row, data.draw(st.permutations(told + again))) == expected
+    assert folded(expected, again) == expected
+
+
+def log(fact: Fact | None = None, attempts: int | None = None, status: int | None = None) -> Evidence:
+    """Return an entry of the log."""
+    return Evidence(task="t", source=Source.LOG, fact=fact, attempts=attempts, status=status)
+
+
+def queue(fact: Fact | None, seen: int, attempts: int | None = None) -> Evidence:
+    """Return what the queue showed at a time."""
+    status = None if attempts is None else 13
+    return Evidence(task="t", source=Source.QUEUE, fact=fact, seen=seen, attempts=attempts, status=status)
+
+
+def stored(fact: Fact | None, attempts: int = 1, status: int = 13) -> Evidence:
+    """Return a stored result."""
+    return Evidence(task="t", source=Source.RESULTS, fact=fact, attempts=attempts, status=status)
+
+
+FAILED, OK, LAST = log(None, 1, 13), log(Fact.ANSWERED, 1, 0), log(Fact.LAST_FAILED, 1, 13)
+LEFT, LOGGED, DELETED = queue(Fact.LEFT, 9), queue(Fact.LEFT_LOGGED, 9), log(Fact.DELETED)
+RANKS: list[tuple[str, list[Evidence], State]] = [
+    ("nothing but its creation", [Evidence(task="t", source=Source.RESULTS)], State.SENT),
+    ("a stored success before all else", [stored(Fact.STORED, 1, 0), stored(Fact.GAVE_UP, 2), LAST], State.SUCCEEDED),
+    ("giving up before a logged success, which is its answer", [stored(Fact.GAVE_UP), OK], State.FAILED),
+    ("a success in the log before a final failure", [OK, log(Fact.LAST_FAILED, 2, 13)], State.SUCCEEDED),
+    ("a final failure before a deletion", [LAST, DELETED], State.FAILED),
+    ("a deletion before elimination", [FAILED, LOGGED, DELETED], State.GONE),
+    ("elimination: it left after a failure, and the log has everything", [FAILED, LOGGED], State.FAILED),
+    ("it left after a failure, and the log may lack entries", [FAILED, LEFT], State.GONE),
+    ("it left, and no attempt is known", [LOGGED], State.GONE),
+    ("it left, and how its last attempt ended is not known", [FAILED, log(None, 2), LOGGED], State.GONE),
+    ("it was there later", [FAILED, LOGGED, queue(None, 10)], State.SENT),
+    ("it was there before", [FAILED, LOGGED, queue(None, 8)], State.FAILED),
+    ("the last attempt by the limit, and yet there is another one", [LAST, log(None, 2, 13)], State.SENT),
+    ("the last attempt by the limit, and the queue will try again", [LAST, queue(None, 8, 1)], State.SENT),
+]
+
+
+@pytest.mark.parametrize(("what", "told", "state"), RANKS, ids=[what for what, *_ in RANKS])
+def test_ranks(what: str, told: list[Evidence], state: State) -> None:
+    """What counts more, in every order."""
+    for ordered in permutations(told):
+        assert folded(Row(ref=7, tries=1, state=State.SENT), [(1, one) for one in ordered]).state is state
+
+
+@pytest.mark.parametrize("ended", [LEFT, LOGGED, DELETED])
+def test_a_task_that_the_batch_deletes_is_cancelled(ended: Evidence) -> None:
+    """Whoever sees first that it is not there; only a known end of its attempts is told instead."""
+    row = Row(ref=7, tries=1, state=State.SENT, deleting=1)
+    assert folded(row, [(1, FAILED), (1, ended)]).state is State.CANCELLED
+    assert folded(row, [(1, ended), (1, OK)]).state is State.SUCCEEDED
+
+
+def test_a_later_try_counts() -> None:
+    """Nothing is left of the earlier one, and what comes late of that is ignored."""
+    row = folded(Row(ref=7, tries=1, state=State.SENT), [(1, LAST), (2, FAILED), (1, OK)])
+    assert (row.tries, row.state, row.attempts) == (2, State.SENT, 1)
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "after"),
+    [
+        (State.REJECTED, OK, State.REJECTED),
+        (State.CANCELLED, FAILED, State.CANCELLED),
+        (State.CANCELLED, OK, State.SUCCEEDED),
+    ],
+)
+def test_rows_that_were_never_sent_from_here(state: State, told: Evidence, after: State) -> None:
+    """A row that was cancelled before it was sent stays so, unless it has succeeded elsewhere."""
+    assert folded(Row(ref=7, tries=1, state=state), [(1, told)]).state is after
