@@ -11,6 +11,7 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, PermissionDeniedError
+from cloudtasks_nb.fanout.batch import adoption as adoption_module
 from cloudtasks_nb.fanout.batch.adoption import Adoption
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -37,6 +38,7 @@ class Elsewhere:
         self.there: dict[str, Pending] = {}
         self.reads: list[str] = []
         self.errors: list[CloudTasksError] = []
+        self.slow: asyncio.Event | None = None  # the log is scanned to its end when this is set
         self.ratio, self.immediate, self.denied = 1.0, True, False
         self.store = Store(f"memory://{uuid.uuid4()}")
         self._numbers = itertools.count()
@@ -65,10 +67,13 @@ class Elsewhere:
 
     async def is_logged(self, _: QueueName, *, since: int, tasks: Sequence[str] = (), batch: str = "") -> bool:
         """Return whether there is an entry."""
-        self.reads.append("any")
+        self.reads.append("named" if tasks else "any")
+        if self.slow and not tasks:
+            await self.slow.wait()
         if self.errors:
             raise self.errors.pop()
-        return any(one.time >= since and (one.task in tasks or batch in one.task) for one in self.entries)
+        wanted = [one for one in self.entries if (one.task in tasks if tasks else batch in one.task)]
+        return any(one.time >= since for one in wanted)
 
     async def task_log(
         self, _: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
@@ -274,6 +279,48 @@ def test_an_emulator_that_is_down_is_waited_for(outbox: Outbox, elsewhere: Elsew
     elsewhere.errors = [EndpointError("nothing answers")] * 3
     assert len(adopt(outbox, elsewhere)) == 3
     assert counts(outbox, elsewhere.batch) == {"succeeded": 1, "unsent": 249}
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_the_first_rows_do_not_wait_for_a_slow_log(
+    outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, *, sent: bool
+) -> None:
+    """If nothing tells that they were sent they are sent, and what the log has in its middle is adopted later."""
+    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
+    if sent:
+        elsewhere.attempt(100)
+
+    async def run() -> None:
+        elsewhere.slow, adoption = asyncio.Event(), adoption_of(outbox, elsewhere)
+        assert await adoption.run(lambda _: None)
+        assert counts(outbox, elsewhere.batch) == {"unsent": 250}
+        assert elsewhere.reads == ["any", "named"]
+        elsewhere.slow.set()
+        await adoption.finish()
+
+    asyncio.run(run())
+    assert counts(outbox, elsewhere.batch) == ({"succeeded": 1, "unsent": 249} if sent else {"unsent": 250})
+    assert "read_elsewhere" in outbox.batches.settings(elsewhere.batch)
+
+
+@pytest.mark.parametrize("told", ["the first rows", "a record in the store"])
+def test_rows_that_may_have_been_sent_wait_for_a_slow_log(
+    outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """An entry of one of the first rows, or a record that another home has stored, tells it."""
+    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
+    elsewhere.attempt(100)
+    elsewhere.attempt(0 if told == "the first rows" else 101)
+
+    async def run() -> None:
+        elsewhere.slow, adoption = asyncio.Event(), adoption_of(outbox, elsewhere)
+        adoption.is_stored = lambda: told == "a record in the store"
+        asyncio.get_running_loop().call_later(0.2, elsewhere.slow.set)
+        assert not await adoption.run(lambda _: None)
+
+    asyncio.run(run())
+    assert counts(outbox, elsewhere.batch) == {"succeeded": 2, "unsent": 248}
+    assert ("named" in elsewhere.reads) == (told == "the first rows")
 
 
 @pytest.mark.parametrize(("active", "round_"), [(False, 3), (True, 4)], ids=["nothing since", "a try since"])
