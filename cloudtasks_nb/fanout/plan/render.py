@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, repeat
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from cloudtasks_nb.fanout.plan.options import LARGEST_TASK, TaskOptions
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
 from cloudtasks_nb.fanout.plan.recipe import Recipe, Row, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
-from cloudtasks_nb.fanout.wire import header, http_requests, schedule_time, tasks
+from cloudtasks_nb.fanout.wire import http_requests, tasks
 from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, micros, retry_message
 
 __all__ = ["Errors", "Renderer", "literal_task", "plan_chunks", "plan_row", "read_message", "read_task"]
@@ -51,18 +51,14 @@ class Renderer:
         self._now = now
         self._complete = complete
         self._calls = _CallCheck(recipe)
-        due = recipe.schedule.fixed(now)
-        self._due = b"" if due is None else schedule_time(due)
-        self._varying = any(text.fields for _, text in recipe.headers)
-        settings = types.Task.pb()()
+        self._request = types.HttpRequest.pb()(http_method=HTTP_METHODS.index(recipe.method))
+        settings = types.Task.pb()()  # the same for all rows
         if recipe.dispatch_deadline is not None:
             settings.dispatch_deadline.FromTimedelta(recipe.dispatch_deadline)
         if recipe.retry is not None:
             settings.retry_config.CopyFrom(retry_message(recipe.retry))
-        self._settings = settings.SerializeToString()
-        method = HTTP_METHODS.index(recipe.method)
-        self._method = types.HttpRequest.pb()(http_method=method).SerializeToString()
-        self._head = self._method + b"".join(header(name, text.literals[0]) for name, text in recipe.headers)
+        due = recipe.schedule.fixed(now)
+        self._settings = settings.SerializeToString() + (b"" if due is None else _schedule_time(due))
 
     def render(self, block: Block) -> Iterator[Chunk]:
         """Turn the rows of a block into tasks, in several chunks only where these are too large together."""
@@ -72,12 +68,11 @@ class Renderer:
         self._calls.check(bodies, block, problems)
         heads = self._heads(block, problems)
         moments = self._recipe.schedule.render(block, self._now, problems)
-        made = http_requests(urls, heads or repeat(self._head), bodies)
+        made = http_requests(urls, heads, bodies)
         same = urls is stand_ins and bodies is canonical
-        identities = made if same else http_requests(stand_ins, heads or repeat(self._head), canonical)
-        digests = [_digest(identity) for identity in identities]
-        times = self._due if moments is None else [schedule_time(moment) for moment in moments]
-        ready = tasks(made, self._sign(urls), times, self._settings)
+        digests = [_digest(identity) for identity in (made if same else http_requests(stand_ins, heads, canonical))]
+        times = repeat(b"") if moments is None else map(_schedule_time, moments)
+        ready = tasks(made, self._tokens(urls), times, self._settings)
         keys = self._keys(block, digests, problems)
         for index, task in enumerate(ready):
             if len(task) > LARGEST_TASK:
@@ -99,25 +94,33 @@ class Renderer:
                 rejected=rejected,
             )
 
-    def _sign(self, urls: list[str]) -> list[bytes] | bytes:
-        """Return the field `oidc_token` of the requests: one for all rows, or one a row if the URL decides."""
+    def _tokens(self, urls: Iterable[str]) -> Iterable[bytes]:
+        """Return the field `oidc_token` of each request; without an audience its URL decides."""
         account, audience = self._recipe.service_account, self._recipe.audience
         if account is None:
-            return b""
-        return _token(account, audience) if audience else [_token(account, default_audience(url)) for url in urls]
+            return repeat(b"")
+        return (
+            repeat(_token(account, audience)) if audience else (_token(account, default_audience(url)) for url in urls)
+        )
 
-    def _heads(self, block: Block, problems: Problems) -> list[bytes] | None:
-        """Return method and headers of each row; None if the rows do not differ."""
-        if not self._varying:
-            return None
-        entries = []
-        for name, text in self._recipe.headers:
-            values = text.render(block, problems)
-            for index, value in enumerate(values):
+    def _heads(self, block: Block, problems: Problems) -> Iterable[bytes]:
+        """Return the HttpRequest of each row without URL and body."""
+        texts = self._recipe.headers
+        if not any(text.fields for _, text in texts):
+            return repeat(self._head([text.literals[0] for _, text in texts]))
+        columns = []
+        for name, text in texts:
+            columns.append(text.render(block, problems))
+            for index, value in enumerate(columns[-1]):
                 if _BREAK.search(value):
                     problems.add(index, f'the header "{name}" would have several lines')
-            entries.append([header(name, value) for value in values])
-        return [self._method + b"".join(row) for row in zip(*entries, strict=True)]
+        return list(map(self._head, zip(*columns, strict=True)))
+
+    def _head(self, values: Iterable[str]) -> bytes:
+        for (name, _), value in zip(self._recipe.headers, values, strict=True):
+            self._request.headers[name] = value
+        head: bytes = self._request.SerializeToString(deterministic=True)
+        return head
 
     def _keys(self, block: Block, digests: list[bytes], problems: Problems) -> list[bytes]:
         key = self._recipe.key
@@ -134,10 +137,17 @@ class Renderer:
 
 @lru_cache(maxsize=4_096)
 def _token(account: str, audience: str) -> bytes:
-    request = types.HttpRequest.pb()()
-    request.oidc_token.service_account_email = account
-    request.oidc_token.audience = audience
-    serialized: bytes = request.SerializeToString()
+    token = {"service_account_email": account, "audience": audience}
+    serialized: bytes = types.HttpRequest.pb()(oidc_token=token).SerializeToString()
+    return serialized
+
+
+@lru_cache(maxsize=4_096)
+def _schedule_time(moment: int) -> bytes:
+    """Return the field of a Task that schedules it for a time in microseconds since 1970."""
+    task = types.Task.pb()()
+    task.schedule_time.FromMicroseconds(moment)
+    serialized: bytes = task.SerializeToString()
     return serialized
 
 
