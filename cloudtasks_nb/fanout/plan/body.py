@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import orjson
 
@@ -22,9 +22,8 @@ _BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
 _dumps = orjson.dumps
 
 
-#: Returns each row's body, and its canonical bytes, from which the row's identity is made. Both lists are one object
-#: where they are equal, which saves their comparison and half of the work.
-_Render: TypeAlias = Callable[[Block, Problems], tuple[list[bytes], list[bytes]]]
+#: In which of the two forms that a `Column` has the cells are put into a body.
+_Form: TypeAlias = Literal["json", "canonical"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +32,21 @@ class Body:
 
     identity: Any  #: a JSON value that describes it; it is the same when the same cell runs again
     columns: tuple[str, ...] | None  #: those it names; None: it sees the whole row
-    render: _Render
+    make: Callable[[Block, Problems, _Form], list[bytes]]
     json: bool = True  #: whether the bodies are JSON
+    typed: bool = False  #: whether cells keep their type, so that its two forms may differ
     uniform: bool = False  #: whether the bodies of a block are objects with the same names, or all of them are empty
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
+        """Return each row's body, and its canonical bytes, from which the row's identity is made.
+
+        Both lists are one object where they are equal, which saves their comparison and half of the work.
+        """
+        bodies = self.make(block, problems, "json")
+        names = block.columns if self.columns is None else self.columns
+        if self.typed and any(block.columns[name].canonical is not block.columns[name].json for name in names):
+            return bodies, self.make(block, problems, "canonical")
+        return bodies, bodies
 
 
 def compile_body(body: Any, method: str) -> Body:
@@ -63,10 +74,9 @@ def compile_body(body: Any, method: str) -> Body:
         text = parse(body, "body")
         if text.lone is not None:
             return _template(body)
-        return Body(identity=body, columns=text.columns, render=partial(_texts, text), json=False)
+        return Body(identity=body, columns=text.columns, make=partial(_texts, text), json=False)
     if callable(body):
-        identity = f"function:{function_name(body)}"
-        return Body(identity=identity, columns=None, render=partial(_returned, body))
+        return Body(identity=f"function:{function_name(body)}", columns=None, make=partial(_returned, body))
     if isinstance(body, (list, tuple)) and body and all(isinstance(name, (str, int)) for name in body):
         return _columns(tuple(map(str, body)))
     raise InvalidInputError(
@@ -121,34 +131,27 @@ def check_literal(body: Body, available: Collection[str]) -> None:
 
 
 def _constant(content: bytes, identity: Any = "", *, json: bool = True, uniform: bool = True) -> Body:
-    def render(block: Block, _: Problems) -> tuple[list[bytes], list[bytes]]:
-        bodies = [content] * block.length
-        return bodies, bodies
-
-    return Body(identity=identity, columns=(), render=render, json=json, uniform=uniform)
+    return Body(
+        identity=identity, columns=(), make=lambda block, *_: [content] * block.length, json=json, uniform=uniform
+    )
 
 
 def _columns(chosen: tuple[str, ...] | None) -> Body:
     """Return the body of some columns; None: of all."""
 
-    def render(block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        names = tuple(block.columns) if chosen is None else chosen
-        columns = [block.columns[name] for name in names]
-        values = [column.json for column in columns]
-        canonical = [column.canonical for column in columns]
+    def make(block: Block, problems: Problems, form: _Form) -> list[bytes]:
+        columns = [block.columns[name] for name in (block.columns if chosen is None else chosen)]
+        values = [getattr(column, form) for column in columns]
         for column in columns:
             problems.add_bad(column)
-        lacking = [column.lacking for column in columns]
-        bodies = _objects(names, values, lacking, block.length)
-        same = all(one is other for one, other in zip(values, canonical, strict=True))
-        return bodies, bodies if same else _objects(names, canonical, lacking, block.length)
+        return _objects(
+            [column.name for column in columns], values, [column.lacking for column in columns], block.length
+        )
 
-    return Body(identity=chosen and list(chosen), columns=chosen, render=render, uniform=True)
+    return Body(identity=chosen and list(chosen), columns=chosen, make=make, typed=True, uniform=True)
 
 
-def _objects(
-    names: tuple[str, ...], values: list[list[Any]], lacking: list[frozenset[int]], length: int
-) -> list[bytes]:
+def _objects(names: list[str], values: list[list[Any]], lacking: list[frozenset[int]], length: int) -> list[bytes]:
     """Return the rows as JSON objects, without the names that their dictionaries do not have."""
     if not names:
         return [b"{}"] * length
@@ -162,15 +165,13 @@ def _objects(
 _Placeholder: TypeAlias = tuple[Text, bool]
 
 
-def _filled(text: Text, block: Block, problems: Problems, *, typed: bool) -> tuple[list[bytes], list[bytes]]:
+def _filled(text: Text, block: Block, problems: Problems, form: _Form, *, typed: bool) -> list[bytes]:
     if not typed:
-        cells = [_dumps(value) for value in text.render(block, problems)]
-        return cells, cells
+        return list(map(_dumps, text.render(block, problems)))
     column = block.columns[text.columns[0]]
-    cells = [_dumps(value) for value in column.json]
+    cells = list(map(_dumps, getattr(column, form)))
     problems.add_bad(column)
-    same = column.canonical is column.json
-    return cells, cells if same else [_dumps(value) for value in column.canonical]
+    return cells
 
 
 def _template(body: Any) -> Body:
@@ -185,15 +186,12 @@ def _template(body: Any) -> Body:
     if not placeholders:
         return _constant(pattern % (), identity, uniform=uniform)
 
-    def render(block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        both = [_filled(text, block, problems, typed=typed) for text, typed in placeholders]
-        bodies = [pattern % row for row in zip(*(cells for cells, _ in both), strict=True)]
-        if all(cells is canonical for cells, canonical in both):
-            return bodies, bodies
-        return bodies, [pattern % row for row in zip(*(canonical for _, canonical in both), strict=True)]
+    def make(block: Block, problems: Problems, form: _Form) -> list[bytes]:
+        cells = [_filled(text, block, problems, form, typed=typed) for text, typed in placeholders]
+        return [pattern % row for row in zip(*cells, strict=True)]
 
     names = tuple(name for text, _ in placeholders for name in text.columns)
-    return Body(identity=identity, columns=names, render=render, uniform=uniform)
+    return Body(identity=identity, columns=names, make=make, typed=True, uniform=uniform)
 
 
 def _pattern(node: Any, placeholders: list[_Placeholder]) -> bytes:
@@ -219,14 +217,10 @@ def _text_pattern(source: str, placeholders: list[_Placeholder], *, typed: bool)
     return b"%b"
 
 
-def _texts(text: Text, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-    bodies = [body.encode() for body in text.render(block, problems)]
-    return bodies, bodies
+def _texts(text: Text, block: Block, problems: Problems, _: _Form) -> list[bytes]:
+    return [body.encode() for body in text.render(block, problems)]
 
 
-def _returned(
-    function: Callable[[dict[str, Any]], Any], block: Block, problems: Problems
-) -> tuple[list[bytes], list[bytes]]:
+def _returned(function: Callable[[dict[str, Any]], Any], block: Block, problems: Problems, _: _Form) -> list[bytes]:
     made = call_by_row(lambda row: to_json(function(row)), block, problems, "body")
-    bodies = [body or b"" for body in made]
-    return bodies, bodies
+    return [body or b"" for body in made]
