@@ -1,8 +1,8 @@
 """The columns and the index of the input that a batch shows again later, as bytes without pickle, and back.
 
-Numbers, text, times and durations come back as they were (Arrow times as pandas' own), categories as categories of
-the values that are there, everything else as what JSON makes of it. Labels of an index come back equal, so that frames
-join by them; also dates and periods. Integers with missing values are `Int64`.
+Numbers, text, times and durations come back as they were (Arrow times as pandas' own), categories of numbers and text
+as categories of the values that are there, everything else as what JSON makes of it. Labels of an index come back
+equal, so that frames join by them; also dates and periods. Integers with missing values are `Int64`.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def _cells(column: Column) -> tuple[str, list[Any]]:
         values = list(values)
         for index in column.bad:
             values[index] = str(column.raw[index]).encode("utf-8", "replace").decode()[:_CUT]
-    if kind == "category" or (kind == "object" and not isinstance(column.series.dtype, pd.StringDtype)):
+    if column.source.category:
+        return "category", values
+    if kind == "object" and not isinstance(column.series.dtype, pd.StringDtype):
         return kind, values
     return "Int64" if column.source.whole else str(column.series.dtype), values
 
