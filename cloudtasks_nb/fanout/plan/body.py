@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
-from cloudtasks_nb.fanout.plan.columns import Block
+from cloudtasks_nb.fanout.plan.columns import Block, Form
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, constant, function_name, parse
 from cloudtasks_nb.store.encode import json_text, plain, to_json
 
@@ -22,17 +22,13 @@ _BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
 _dumps = orjson.dumps
 
 
-#: In which of the two forms that a `Column` has the cells are put into a body.
-_Form: TypeAlias = Literal["json", "canonical"]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
     """Makes the body of each row."""
 
     identity: Any  #: a JSON value that describes it; it is the same when the same cell runs again
     columns: tuple[str, ...] | None  #: those it names; None: it sees the whole row
-    make: Callable[[Block, Problems, _Form], list[bytes]]
+    make: Callable[[Block, Problems, Form], list[bytes]]
     json: bool = True  #: whether the bodies are JSON
     typed: bool = False  #: whether cells keep their type, so that its two forms may differ
     uniform: bool = False  #: whether the bodies of a block are objects with the same names, or all of them are empty
@@ -139,14 +135,11 @@ def _constant(content: bytes, identity: Any = "", *, json: bool = True, uniform:
 def _columns(chosen: tuple[str, ...] | None) -> Body:
     """Return the body of some columns; None: of all."""
 
-    def make(block: Block, problems: Problems, form: _Form) -> list[bytes]:
-        columns = [block.columns[name] for name in (block.columns if chosen is None else chosen)]
-        values = [getattr(column, form) for column in columns]
-        for column in columns:
-            problems.add_bad(column)
-        return _objects(
-            [column.name for column in columns], values, [column.lacking for column in columns], block.length
-        )
+    def make(block: Block, problems: Problems, form: Form) -> list[bytes]:
+        names = list(block.columns if chosen is None else chosen)
+        columns = [block.columns[name] for name in names]
+        values = [problems.cells(column, form) for column in columns]
+        return _objects(names, values, [column.lacking for column in columns], block.length)
 
     return Body(identity=chosen and list(chosen), columns=chosen, make=make, typed=True, uniform=True)
 
@@ -165,13 +158,10 @@ def _objects(names: list[str], values: list[list[Any]], lacking: list[frozenset[
 _Placeholder: TypeAlias = tuple[Text, bool]
 
 
-def _filled(text: Text, block: Block, problems: Problems, form: _Form, *, typed: bool) -> list[bytes]:
-    if not typed:
-        return list(map(_dumps, text.render(block, problems)))
-    column = block.columns[text.columns[0]]
-    cells = list(map(_dumps, getattr(column, form)))
-    problems.add_bad(column)
-    return cells
+def _filled(text: Text, block: Block, problems: Problems, form: Form, *, typed: bool) -> list[bytes]:
+    if typed:
+        return list(map(_dumps, problems.cells(block.columns[text.columns[0]], form)))
+    return list(map(_dumps, text.render(block, problems)))
 
 
 def _template(body: Any) -> Body:
@@ -186,7 +176,7 @@ def _template(body: Any) -> Body:
     if not placeholders:
         return _constant(pattern % (), identity, uniform=uniform)
 
-    def make(block: Block, problems: Problems, form: _Form) -> list[bytes]:
+    def make(block: Block, problems: Problems, form: Form) -> list[bytes]:
         cells = [_filled(text, block, problems, form, typed=typed) for text, typed in placeholders]
         return [pattern % row for row in zip(*cells, strict=True)]
 
@@ -217,10 +207,10 @@ def _text_pattern(source: str, placeholders: list[_Placeholder], *, typed: bool)
     return b"%b"
 
 
-def _texts(text: Text, block: Block, problems: Problems, _: _Form) -> list[bytes]:
+def _texts(text: Text, block: Block, problems: Problems, _: Form) -> list[bytes]:
     return [body.encode() for body in text.render(block, problems)]
 
 
-def _returned(function: Callable[[dict[str, Any]], Any], block: Block, problems: Problems, _: _Form) -> list[bytes]:
+def _returned(function: Callable[[dict[str, Any]], Any], block: Block, problems: Problems, _: Form) -> list[bytes]:
     made = call_by_row(lambda row: to_json(function(row)), block, problems, "body")
     return [body or b"" for body in made]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ __all__ = [
     "BLOCK",
     "Block",
     "Column",
+    "Form",
     "Labels",
     "Source",
     "Table",
@@ -39,6 +40,9 @@ T = TypeVar("T")
 
 #: The levels of an index, each with its name.
 Labels: TypeAlias = list[tuple[str | None, T]]
+
+#: In which form the cells of a `Column` are taken: for a body, or for the identity of a row.
+Form: TypeAlias = Literal["json", "canonical"]
 
 #: How pyarrow stores an index level that has no name.
 _UNNAMED = re.compile(r"__index_level_\d+__$")

@@ -128,10 +128,7 @@ class Renderer:
             return list(digests)
         if isinstance(key, Row):
             return [_digest(b"row %d" % position) for position in range(block.first, block.first + block.length)]
-        columns = [block.columns[name] for name in key]
-        values = [column.canonical for column in columns]
-        for column in columns:
-            problems.add_bad(column)
+        values = [problems.cells(block.columns[name]) for name in key]
         return [_digest(orjson.dumps(row)) for row in zip(*values, strict=True)]
 
 
@@ -241,8 +238,9 @@ def plan_chunks(
             f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='use errors="skip"'
         )
     whole = isinstance(data, pd.DataFrame)
-    renderer, bad = Renderer(recipe, now, complete=whole), _BadRows()
-    position, labelled = 0, None
+    renderer = Renderer(recipe, now, complete=whole)
+    named: list[str] = []
+    bad, position, labelled = 0, 0, None
     for frame in frames(data):
         table = Table(frame, labelled=labelled)
         recipe.check(table.sources)
@@ -253,13 +251,15 @@ def plan_chunks(
         for block in table.blocks(position):
             for chunk in renderer.render(block):
                 if errors == "raise":
-                    bad.note(chunk)
-                if not bad.count:
+                    bad += len(chunk.rejected)
+                    first = sorted(chunk.rejected.items())[: _NAMED - len(named)]
+                    named += [f"row {chunk.rows[index]}: {reason}" for index, reason in first]
+                if not bad:
                     yield chunk
             on_progress(block.length)
         position += table.length
-        if bad.count:
-            raise bad.error(position, renderer.missing, whole=whole)
+        if bad:
+            raise _rows_error(named, bad, position, renderer.missing, whole=whole)
 
 
 def _notes(table: Table, recipe: Recipe) -> Iterator[str]:
@@ -331,26 +331,14 @@ def read_task(wire: bytes) -> tuple[str, bytes, int | None]:
     return task.http_request.url, task.http_request.body, due
 
 
-class _BadRows:
-    """Counts the rows that cannot become tasks, and keeps the reasons of the first few."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._named: list[str] = []
-
-    def note(self, chunk: Chunk) -> None:
-        for index in sorted(chunk.rejected)[: _NAMED - len(self._named)]:
-            self._named.append(f"row {chunk.rows[index]}: {chunk.rejected[index]}")
-        self.count += len(chunk.rejected)
-
-    def error(self, read: int, missing: set[str], *, whole: bool) -> RowsError:
-        """Return the error; `read` rows were looked at, which may be the `whole` input."""
-        lines = [f"{self.count:,} of the {'' if whole else 'first '}{read:,} rows cannot become tasks", *self._named]
-        if self.count > len(self._named):
-            lines.append(f"… and {self.count - len(self._named):,} more")
-        skip = 'errors="skip" sends the other rows and lists these as rejected'
-        drop = f"leave them out first: df.dropna(subset={sorted(missing)}); or " if missing else ""
-        return RowsError("\n  ".join(lines), hint=f"nothing was sent; {drop}{skip}")
+def _rows_error(named: list[str], count: int, read: int, missing: set[str], *, whole: bool) -> RowsError:
+    """Return the error for bad rows, some of which are named; `read` rows were looked at, perhaps the `whole` input."""
+    lines = [f"{count:,} of the {'' if whole else 'first '}{read:,} rows cannot become tasks", *named]
+    if count > len(named):
+        lines.append(f"… and {count - len(named):,} more")
+    skip = 'errors="skip" sends the other rows and lists these as rejected'
+    drop = f"leave them out first: df.dropna(subset={sorted(missing)}); or " if missing else ""
+    return RowsError("\n  ".join(lines), hint=f"nothing was sent; {drop}{skip}")
 
 
 def _slices(tasks: Sequence[bytes]) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
-from cloudtasks_nb.fanout.plan.columns import Block, Column
+from cloudtasks_nb.fanout.plan.columns import Block, Column, Form
 from cloudtasks_nb.store.encode import json_text
 
 __all__ = ["HOST", "Field", "Problems", "Text", "call_by_row", "check_columns", "constant", "function_name", "parse"]
@@ -40,10 +40,12 @@ class Problems:
         self.add(index, f'{what}: "{column}" is missing')
         self.missing.add(column)
 
-    def add_bad(self, column: Column) -> None:
-        """Note the cells of a column that JSON cannot hold."""
+    def cells(self, column: Column, form: Form = "canonical") -> list[Any]:
+        """Return the cells of a column in one of its forms, and note those that JSON cannot hold."""
+        found: list[Any] = getattr(column, form)
         for index, reason in column.bad.items():
             self.add(index, reason)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +93,7 @@ class Text:
 
     def _plain(self, column: Column, problems: Problems) -> list[str]:
         texts = []
-        values = column.canonical
-        problems.add_bad(column)
-        for index, value in enumerate(values):
+        for index, value in enumerate(problems.cells(column)):
             if type(value) is str:
                 texts.append(value)
             elif value is None:
