@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan.columns import Block, Form
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, constant, function_name, parse
@@ -75,12 +76,8 @@ def compile_body(body: Any, method: str) -> Body:
         return Body(identity=f"function:{function_name(body)}", columns=None, make=partial(_returned, body))
     if isinstance(body, (list, tuple)) and body and all(isinstance(name, (str, int)) for name in body):
         return _columns(tuple(map(str, body)))
-    raise InvalidInputError(
-        f"body={body!r} is not a body",
-        resource="body",
-        hint="give a list of columns, a dictionary with columns in braces, a function of the row, "
-        "or nothing for the whole row",
-    )
+    hint = "a list of columns, a dictionary with columns in braces, a function of the row, or nothing for the whole row"
+    raise wrong_argument("body", body, "is not a body", f"give {hint}")
 
 
 def literal_body(body: Any, method: str) -> Body:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloudtasks_nb._settings import check_mapping, check_text
+from cloudtasks_nb._settings import check_mapping, check_text, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["LARGEST_TASK", "TaskOptions", "check_headers", "check_token", "token_options"]
@@ -50,11 +50,8 @@ def check_token(options: TaskOptions) -> tuple[str | None, str | None]:
     account, audience = token_options(options.url, options.service_account, options.audience)
     check_text(account, "service_account", f"service_account={_ACCOUNT_HINT}")
     if account is not None and not _ACCOUNT.fullmatch(account):
-        raise InvalidInputError(
-            f"service_account={account!r} is not an e-mail address",
-            resource="service_account",
-            hint=f"one account signs for all rows: service_account={_ACCOUNT_HINT}",
-        )
+        hint = f"one account signs for all rows: service_account={_ACCOUNT_HINT}"
+        raise wrong_argument("service_account", account, "is not an e-mail address", hint)
     check_text(audience, "audience", 'audience="https://service.example.com"')
     if audience is not None and account is None:
         raise InvalidInputError(
