@@ -179,12 +179,15 @@ def read_input(data: Any) -> Any:
     """
     if isinstance(data, (str, os.PathLike)):
         return _read_file(os.fspath(data))
-    if isinstance(data, pd.Series):
-        return data.to_frame(_UNNAMED_SERIES if data.name is None else data.name)
+    polars = type(data).__module__.partition(".")[0] == "polars"
+    if polars and hasattr(data, "collect"):
+        frame = data.collect()
+        notify(f"the LazyFrame was collected: {counted(len(frame), 'rows')}")
+        return frame
+    if isinstance(data, pd.Series) or (polars and hasattr(data, "to_frame")):
+        return data.to_frame(_UNNAMED_SERIES if data.name in (None, "") else data.name)
     if isinstance(data, (list, tuple)) and data and all(isinstance(row, Mapping) for row in data):
         return _from_rows(data)
-    if not isinstance(data, pd.DataFrame) and type(data).__module__.partition(".")[0] == "polars":
-        return _of_polars(data)
     return data
 
 
@@ -227,17 +230,6 @@ def _read_file(path: str) -> pd.DataFrame:
             resource=path,
             hint="the readers of pandas have options: read it with one of them, and give the DataFrame",
         ) from error
-
-
-def _of_polars(data: Any) -> Any:
-    """Return a Series of Polars as a frame, and a LazyFrame as what it computes."""
-    if callable(getattr(data, "collect", None)):
-        frame = data.collect()
-        notify(f"the LazyFrame was collected: {counted(len(frame), 'rows')}")
-        return frame
-    if callable(getattr(data, "to_frame", None)):
-        return data.to_frame(data.name or _UNNAMED_SERIES)
-    return data
 
 
 def frames(data: Any) -> Iterator[pd.DataFrame]:
@@ -428,12 +420,10 @@ def _as_floats(series: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _scalars(column: Column) -> list[Any]:
+    if isinstance(column.series.dtype, np.dtype):
+        return column.series.tolist()
     missing: Any = None  # the stubs forbid None here, pandas does not
     return column.series.to_numpy(dtype=object, na_value=missing).tolist()
-
-
-def _integers(column: Column) -> list[Any]:
-    return column.series.tolist() if isinstance(column.series.dtype, np.dtype) else _scalars(column)
 
 
 def _numbers(column: Column) -> list[Any]:
@@ -481,8 +471,8 @@ def _objects(column: Column) -> list[Any]:
 
 
 _JSON: dict[str, Callable[[Column], list[Any]]] = {
-    "bool": _integers,
-    "int": _integers,
+    "bool": _scalars,
+    "int": _scalars,
     "float": _floats,
     "text": _scalars,
     "datetime": _datetimes,
