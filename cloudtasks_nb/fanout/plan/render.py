@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -18,7 +17,7 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table, frames
-from cloudtasks_nb.fanout.plan.options import LARGEST_TASK, TaskOptions
+from cloudtasks_nb.fanout.plan.options import HEADER_BREAK, LARGEST_TASK, TaskOptions
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
 from cloudtasks_nb.fanout.plan.recipe import Recipe, Row, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
@@ -26,8 +25,6 @@ from cloudtasks_nb.fanout.wire import http_requests, tasks
 from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, micros, retry_message
 
 __all__ = ["Errors", "Renderer", "literal_task", "plan_chunks", "plan_row", "read_message", "read_task"]
-
-_BREAK = re.compile(r"[\r\n\0]")
 
 
 def _digest(data: bytes) -> bytes:
@@ -112,7 +109,7 @@ class Renderer:
         for name, text in texts:
             columns.append(text.render(block, problems))
             for index, value in enumerate(columns[-1]):
-                if _BREAK.search(value):
+                if HEADER_BREAK.search(value):
                     problems.add(index, f'the header "{name}" would have several lines')
         return list(map(self._head, zip(*columns, strict=True)))
 
