@@ -234,8 +234,6 @@ def _column(pieces: Iterable[tuple[str, list[Any]]]) -> Any:
 
 
 def _restore(tag: str, values: list[Any]) -> Any:
-    if tag == "category":
-        return pd.Categorical(values)
     if tag == _DATE:
         return pd.Series([None if value is None else dt.date.fromisoformat(value) for value in values], dtype=object)
     cells: Any = values
@@ -245,6 +243,6 @@ def _restore(tag: str, values: list[Any]) -> Any:
         return pd.PeriodIndex.from_ordinals(cells, freq=pd.PeriodDtype(tag).freq)  # type: ignore[attr-defined]  # the stubs lack it
     try:
         return pd.Series(cells, dtype=tag)
-    except (TypeError, ImportError):  # a dtype that this pandas, or this machine without pyarrow, does not know
+    except (TypeError, ImportError):  # no category, or a dtype that this pandas or a machine without pyarrow lacks
         utc = re.sub(r"(datetime64\[\w+), .+", r"\1, UTC]", tag)  # the names of dateutil's and pytz' zones say nothing
         return pd.Series(values, dtype=object).convert_dtypes() if utc == tag else pd.Series(cells, dtype=utc)
