@@ -48,6 +48,7 @@ __all__ = [
     "parse_zone",
     "resolve",
     "store_place",
+    "wrong_argument",
 ]
 
 #: Domain of Google's services; a sovereign cloud has another one.
@@ -219,9 +220,7 @@ def resolve(project: str | None, location: str | None, endpoint: str | None, tra
         transport.
     """
     if transport not in {None, "grpc", "rest"}:
-        raise InvalidInputError(
-            f"transport={transport!r} is not a transport", resource="transport", hint='use "grpc" or "rest"'
-        )
+        raise wrong_argument("transport", transport, "is not a transport", 'use "grpc" or "rest"')
     _check_project(project)
     check_text(location, "location", 'location="us-central1"')
     check_text(endpoint, "endpoint", 'endpoint="host:port"')
@@ -339,10 +338,13 @@ def check_limit(limit: Any) -> int | None:
     if limit is None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, numbers.Integral) or limit < 1:
-        raise InvalidInputError(
-            f"limit={limit!r} is not a whole number from 1 on", resource="limit", hint="limit=None reads all"
-        )
+        raise wrong_argument("limit", limit, "is not a whole number from 1 on", "limit=None reads all")
     return int(limit)
+
+
+def wrong_argument(name: str, value: Any, why: str, hint: str) -> InvalidInputError:
+    """Return the error for an argument whose value it cannot have: ``limit=0 is not a whole number from 1 on``."""
+    return InvalidInputError(f"{name}={value!r} {why}", resource=name, hint=hint)
 
 
 def check_text(value: Any, name: str, example: str) -> None:
@@ -357,9 +359,7 @@ def check_mapping(value: Any, name: str, example: str) -> None:
 
 def _check_type(value: Any, kind: type, name: str, expected: str) -> None:
     if value is not None and not isinstance(value, kind):
-        raise InvalidInputError(
-            f"{name}={value!r} is not {expected.partition(':')[0]}", resource=name, hint=f"use {expected}"
-        )
+        raise wrong_argument(name, value, f"is not {expected.partition(':')[0]}", f"use {expected}")
 
 
 def check_names(given: Iterable[str], allowed: Iterable[str], what: str) -> None:
@@ -387,9 +387,8 @@ def parse_duration(value: Any, name: str) -> dt.timedelta:
     """
     span = _seconds(value)
     if span is None or not 0 <= span < 3.2e9:  # noqa: PLR2004 - about a hundred years; a longer duration is a mistake
-        raise InvalidInputError(
-            f"{name}={value!r} is not a duration", resource=name, hint='use "10min", "1h 30min", a Timedelta or seconds'
-        )
+        hint = 'use "10min", "1h 30min", a Timedelta or seconds'
+        raise wrong_argument(name, value, "is not a duration", hint)
     return dt.timedelta(seconds=span)
 
 

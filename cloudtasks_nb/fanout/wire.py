@@ -1,42 +1,30 @@
-"""Encode tasks, and the requests that create them, as protobuf bytes without building a message for each row.
+"""Encode tasks, and the requests that create them, as protobuf bytes without building these messages for each row.
 
-Building a protobuf message a row costs more than everything else that a row needs: what is the same for all rows is
-serialized once, and a row adds its own bytes. The layout is that of `google.cloud.tasks.v2`
-(https://cloud.google.com/tasks/docs/reference/rpc/google.cloud.tasks.v2); the tests hold the result equal to what
-protobuf itself writes.
+What is the same for all rows is serialized once, and a row adds its own bytes. The layout is that of
+`google.cloud.tasks.v2` (https://cloud.google.com/tasks/docs/reference/rpc/google.cloud.tasks.v2); the tests hold the
+result equal to what protobuf itself writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import repeat
+from functools import lru_cache
 
-__all__ = [
-    "MAX_BYTES",
-    "CreateEncoder",
-    "header",
-    "http_requests",
-    "name_request",
-    "schedule_time",
-    "tasks",
-]
+__all__ = ["MAX_BYTES", "CreateEncoder", "http_requests", "name_request", "tasks"]
 
 #: Bytes of a request; gRPC servers refuse more than 4 MiB unless they are configured otherwise.
 MAX_BYTES = 4 << 20
 
 # Tags: a field's number times eight, plus 2 for bytes that follow their length, plus 0 for a varint.
 _FIRST, _SECOND, _THIRD, _FOURTH = b"\x0a", b"\x12", b"\x1a", b"\x22"
-_URL, _HEADER, _BODY = _FIRST, _THIRD, _FOURTH  # HttpRequest 1, 3, 4
-_KEY, _VALUE = _FIRST, _SECOND  # an entry of a map: 1, 2
-_REQUEST, _SCHEDULE = _THIRD, _FOURTH  # Task 3, 4
-_SECONDS, _NANOS = b"\x08", b"\x10"  # Timestamp 1, 2
+_URL, _BODY = _FIRST, _FOURTH  # HttpRequest 1, 4
+_REQUEST = _THIRD  # Task 3
 _BASIC_VIEW = b"\x18\x01"  # CreateTaskRequest.response_view
 
-_MASK = 2**64 - 1  # negative numbers are written as their two's complement
 
-
-def _varint(number: int) -> bytes:
-    number &= _MASK
+@lru_cache(maxsize=4_096)
+def _length(number: int) -> bytes:
+    """Return a length as a varint."""
     out = bytearray()
     while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
         out.append(number & 0x7F | 0x80)
@@ -45,71 +33,23 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-#: The varints of nearly all lengths, computed once.
-_SMALL = tuple(_varint(number) for number in range(4_096))
-
-
-def _length(number: int) -> bytes:
-    return _SMALL[number] if number < len(_SMALL) else _varint(number)
-
-
 def _field(tag: bytes, payload: bytes) -> bytes:
     return tag + _length(len(payload)) + payload
 
 
-def header(name: str, value: str) -> bytes:
-    """Return one entry of the field `headers`."""
-    return _field(_HEADER, _field(_KEY, name.encode()) + _field(_VALUE, value.encode()))
+def http_requests(urls: Iterable[str], heads: Iterable[bytes], bodies: Iterable[bytes]) -> list[bytes]:
+    """Return the HttpRequest of each row; a head is one with everything but URL and body, an empty body is none."""
+    return [
+        _URL + _length(len(raw := url.encode())) + raw + head + (_BODY + _length(len(body)) + body if body else b"")
+        for url, head, body in zip(urls, heads, bodies, strict=False)
+    ]
 
 
-def schedule_time(micros: int) -> bytes:
-    """Return the field `schedule_time` of a point in time, in microseconds since 1970."""
-    seconds, rest = divmod(micros, 1_000_000)
-    payload = _SECONDS + _varint(seconds) if seconds else b""
-    if rest:
-        payload += _NANOS + _varint(rest * 1_000)
-    return _field(_SCHEDULE, payload)
-
-
-def http_requests(urls: Sequence[str], heads: Iterable[bytes], bodies: Sequence[bytes]) -> list[bytes]:
-    """Return the HttpRequest of each row, without its token.
-
-    Parameters
-    ----------
-    heads : iterable of bytes
-        Method and headers of each row; may be endless.
-    bodies : sequence of bytes
-        Empty: no body.
-    """
-    out = []
-    for url, head, body in zip(urls, heads, bodies, strict=False):
-        raw = url.encode()
-        part = _URL + _length(len(raw)) + raw + head
-        if body:
-            part += _BODY + _length(len(body)) + body
-        out.append(part)
-    return out
-
-
-def tasks(
-    made: Sequence[bytes], tokens: Sequence[bytes] | bytes, times: Sequence[bytes] | bytes, settings: bytes
-) -> list[bytes]:
-    """Return the Task of each request.
-
-    Parameters
-    ----------
-    tokens : bytes or sequence of bytes
-        The field `oidc_token` of HttpRequest: one for all, or one a row.
-    times : bytes or sequence of bytes
-        The field `schedule_time`, in the same way.
-    settings : bytes
-        The fields `dispatch_deadline` and `retry_config` of Task.
-    """
-    signed = repeat(tokens, len(made)) if isinstance(tokens, bytes) else tokens
-    due = repeat(times, len(made)) if isinstance(times, bytes) else times
+def tasks(made: Iterable[bytes], tokens: Iterable[bytes], times: Iterable[bytes], settings: bytes) -> list[bytes]:
+    """Return the Task of each HttpRequest, with its `oidc_token`, `schedule_time`, and the `settings` of all tasks."""
     return [
         _REQUEST + _length(len(request) + len(token)) + request + token + time + settings
-        for request, token, time in zip(made, signed, due, strict=True)
+        for request, token, time in zip(made, tokens, times, strict=False)
     ]
 
 

@@ -123,7 +123,7 @@ class BackfillPanel(SendPanel):
         try:
             return _periods_html(self._upcoming(partitions, across), known=True)
         except IncompleteError:  # without a URL it is not known which batch this is
-            return _periods_html(upcoming(partitions, rows, None, 0), known=False)
+            return _periods_html(upcoming(partitions, rows, None), known=False)
         except InvalidInputError:  # the first tasks say so too
             return ""
         except CloudTasksError as error:

@@ -109,7 +109,7 @@ class Backfill:
     def upcoming(self, record: BatchRecord | None) -> Periods:
         """Return the periods to be sent, and the states of those that the batch has, as `known` returned it."""
         before = None if record is None else PeriodStates(self._catalog.outbox, record.id, self._series)
-        return upcoming(self._partitions, combinations(self._across), before, record.round if record else 0)
+        return upcoming(self._partitions, combinations(self._across), before)
 
     def known(self) -> BatchRecord | None:
         """Return the record of the batch to which the rows would be added; None if it does not exist yet.

@@ -82,14 +82,15 @@ class BatchView:
 
     def periods(self, bands: Sequence[str]) -> Periods | None:
         """Return the partitions, in these bands; None if it is no backfill."""
-        return self._periods.periods(_there(self._tracker).record.round, bands) if self._periods else None
+        _there(self._tracker)
+        return self._periods.periods(bands) if self._periods else None
 
     def report(self, *, drawn: bool = False) -> Report:
         """Return the state of the batch; `drawn` is with the picture of its partitions."""
         tracker = _there(self._tracker)
         record, progress, causes = tracker.record, tracker.progress, self._outbox.causes
         local = tracker.connection.endpoint.local
-        picture = self._periods.draw(round_=record.round, fresh=progress.finished) if drawn and self._periods else None
+        picture = self._periods.draw(fresh=progress.finished) if drawn and self._periods else None
         return Report(
             batch=record.id,
             name=record.name,

@@ -53,7 +53,6 @@ _CODES[list(_STATES)] = range(len(_STATES))
 class _Places:
     """In which period and band each row is."""
 
-    version: tuple[int, int]
     starts: pd.DatetimeIndex  #: of the periods that have rows
     labels: list[str]
     whole: Partitions  #: all periods from the first to the last
@@ -97,40 +96,36 @@ class PeriodStates:
         self._drawn: CalendarText | None = None
         self._until = 0.0
 
-    def draw(self, *, round_: int, fresh: bool) -> CalendarText | None:
+    def draw(self, *, fresh: bool) -> CalendarText | None:
         """Return the calendar as it is now; None if the batch has no rows.
 
         Parameters
         ----------
-        round_ : int
-            Grows when rows are added.
         fresh : bool
             Whether it has to be of this moment; else a drawing that took long is shown for a while.
         """
         began = self._clock()
         if not fresh and began < self._until:
             return self._drawn
-        found = self.periods(round_)
+        found = self.periods()
         if found is not None:
             self._drawn = CalendarText(line=found.line, grid=Calendar(found).html())
         now = self._clock()
         self._until = now + _RELAX * (now - began)
         return self._drawn
 
-    def periods(self, round_: int, bands: Sequence[str] = ()) -> Periods | None:
+    def periods(self, bands: Sequence[str] = ()) -> Periods | None:
         """Return the partitions as they are now; None if the batch has no rows, or gets new ones this moment.
 
         Parameters
         ----------
-        round_ : int
-            Grows when rows are added.
         bands : sequence of str
             The labels of the bands to return; none for all, in one band if there are more than 12.
         """
         states = self._outbox.rows.states(self._batch)
         if not states:
             return None
-        read = self._places((round_, len(states)))
+        read = self._places(len(states))
         if len(read.periods) != len(states):  # rows came in between
             return None
         codes, names, across, rows = _CODES[np.frombuffer(states, dtype=np.uint8)], read.names, self._across, read.bands
@@ -153,9 +148,9 @@ class PeriodStates:
             choices=read.names[:_MOST_CHOICES] if len(read.names) > _MOST_BANDS else (),
         )
 
-    def _places(self, version: tuple[int, int]) -> _Places:
-        """Read in which period and band each row is, unless that is known."""
-        if self._read is None or self._read.version != version:
+    def _places(self, rows: int) -> _Places:
+        """Read in which period and band each row is, unless that is known of so many rows: they only get more."""
+        if self._read is None or len(self._read.periods) != rows:
             columns = ReadRows(self._outbox.rows.pages(self._batch)).stored.columns()
             moments = pd.DatetimeIndex(columns["start"]).tz_convert(self._tz)
             starts = moments.unique().sort_values()
@@ -163,7 +158,7 @@ class PeriodStates:
             labels = band_labels(columns, self._across) if self._across else [""] * len(columns)
             bands, names = pd.factorize(pd.Index(labels, dtype=object))
             self._read = _Places(
-                version, starts, self._freq.labels(starts), whole, starts.get_indexer(moments), names.tolist(), bands
+                starts, self._freq.labels(starts), whole, starts.get_indexer(moments), names.tolist(), bands
             )
         return self._read
 
@@ -185,7 +180,7 @@ def _unit(freq: Freq) -> Unit:
     return "day" if freq.step % _WEEK else "week"
 
 
-def upcoming(partitions: Partitions, across: pd.DataFrame | None, before: PeriodStates | None, round_: int) -> Periods:
+def upcoming(partitions: Partitions, across: pd.DataFrame | None, before: PeriodStates | None) -> Periods:
     """Return the partitions that a backfill would make: what is new, and the states of what its batch has already.
 
     Parameters
@@ -198,7 +193,7 @@ def upcoming(partitions: Partitions, across: pd.DataFrame | None, before: Period
     starts = partitions.bounds[:-1]
     rows = Counter([""] if across is None else band_labels(across, list(across.columns)))  # of a partition in each band
     names = list(rows)
-    found = None if before is None else before.periods(round_, names)
+    found = None if before is None else before.periods(names)
     counts: dict[str, _Numbers] = {}
     if found is not None:
         places = found.starts.get_indexer(starts)

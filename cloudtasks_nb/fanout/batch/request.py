@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, TypedDict
 import pandas as pd
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, did_you_mean
+from cloudtasks_nb._settings import QUEUE_SETTINGS, did_you_mean, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.columns import read_input
@@ -99,15 +99,15 @@ class BatchOptions:
                 "send_rate=200, or leave it out; how fast tasks are dispatched is set on the queue: "
                 "queue.update(rate=5)"
             )
-            raise _wrong("send_rate", self.send_rate, "is not a number of tasks created a second", hint)
+            raise wrong_argument("send_rate", self.send_rate, "is not a number of tasks created a second", hint)
         limit = self.stop_after_failures
         if limit is not None and (not _is_positive(limit) or (limit > 1 and limit != int(limit))):
             hint = "stop_after_failures=10, or 0.05 for a twentieth of all rows"
-            raise _wrong("stop_after_failures", limit, "is neither a number of rows nor a share of them", hint)
+            raise wrong_argument("stop_after_failures", limit, "is neither a number of rows nor a share of them", hint)
         _check_canary(self.canary)
         if self.pause_at is not None and not _is_share(share_of(self.pause_at)):
             hint = 'pause_at="5%" or 0.05; stop_after_failures=10 cancels the rest after a number of failures'
-            raise _wrong("pause_at", self.pause_at, "is not a share of failures", hint)
+            raise wrong_argument("pause_at", self.pause_at, "is not a share of failures", hint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,16 +186,12 @@ def _as_handler(url: Any) -> Any:
     return url if name is None else HandlerAddress(url=url, name=name)
 
 
-def _wrong(name: str, value: Any, why: str, hint: str) -> InvalidInputError:
-    return InvalidInputError(f"{name}={value!r} {why}", resource=name, hint=hint)
-
-
 def _check_name(name: str | None) -> None:
     if name is None:
         return
     if not (isinstance(name, str) and name.strip() and name.isprintable()):
         hint = 'use one line of text, such as name="march", or leave it out'
-        raise _wrong("name", name, "cannot name a batch", hint)
+        raise wrong_argument("name", name, "cannot name a batch", hint)
     if len(name) > _LONGEST_NAME:
         raise InvalidInputError(
             f'name="{name[:20]}…" has {len(name):,} characters', resource="name", hint=f"use up to {_LONGEST_NAME}"
@@ -211,7 +207,7 @@ def _check_canary(canary: float | str | None, rows: int = 0) -> None:
         if not rows or int(canary) < rows:
             return
         why = f"leaves no row for later: there are {rows:,}"
-    raise _wrong("canary", canary, why, 'canary=20 sends 20 rows first, canary="1%" a hundredth of all rows')
+    raise wrong_argument("canary", canary, why, 'canary=20 sends 20 rows first, canary="1%" a hundredth of all rows')
 
 
 def _is_share(value: Any) -> bool:

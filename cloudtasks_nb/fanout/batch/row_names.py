@@ -1,4 +1,4 @@
-"""Name the rows of batches that tasks belong to, by the values of their key, body and URL."""
+"""Name rows of batches by the values of their key, body and URL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.identity import batch_of
 
-__all__ = ["RowName", "row_names"]
+__all__ = ["RowName", "row_names", "row_texts"]
 
 _LONGEST = 200  # characters of a value
 
@@ -30,18 +30,17 @@ class RowName:
 
 
 def row_names(outbox: Outbox, tasks: Iterable[str]) -> dict[str, RowName]:
-    """Return the rows that tasks belong to, by task id; tasks of no batch of this outbox are left out.
-
-    The columns of the key come first, or the label of the period, then those of body, URL and headers.
-    """
+    """Return the rows that tasks belong to, by task id; tasks of no batch of this outbox are left out."""
     found: dict[str, RowName] = {}
     for batch, group in groupby(sorted(tasks, key=_batch), _batch):
         ids = list(group)
         for record in outbox.batches.find(batch=batch):
             refs = outbox.rows.locate(batch, ids, any_try=True)
-            texts = _texts(outbox, record, set(refs.values()))
+            texts = row_texts(outbox, record, set(refs.values()))
             name = record.name or record.id
-            found |= {task: RowName(batch=name, text=texts[ref]) for task, ref in refs.items()}
+            for task, ref in refs.items():
+                position, text = texts[ref]
+                found[task] = RowName(batch=name, text=text or f"row={position}")
     return found
 
 
@@ -49,7 +48,14 @@ def _batch(task: str) -> str:
     return batch_of(task) or ""
 
 
-def _texts(outbox: Outbox, record: BatchRecord, refs: Collection[int]) -> dict[int, str]:
+def row_texts(
+    outbox: Outbox, record: BatchRecord, refs: Collection[int], most: int | None = None
+) -> dict[int, tuple[int, str]]:
+    """Return the positions in the input and the values of rows of a batch, by their refs.
+
+    The columns of the key come first, or the label of the period, then those of body, URL and headers; `most` is how
+    many there are at most. The text of a row without columns is empty.
+    """
     read = ReadRows(outbox.rows.pages_of(record.id, refs))
     values = read.stored.columns()
     key: Any = record.description.get("key")
@@ -57,10 +63,11 @@ def _texts(outbox: Outbox, record: BatchRecord, refs: Collection[int]) -> dict[i
         key = ["partition"]
         values = values.drop(columns=["start", "end"], errors="ignore")  # the label of the period says both
     first = [name for name in (key if isinstance(key, list) else ()) if name in values]
-    names = [*first, *(str(name) for name in values.columns if name not in first)]
-    columns = [[_pair(name, value) for value in values[name].tolist()] for name in names]
-    columns = columns or [[f"row={position}" for position in read.positions]]
-    return {ref: " · ".join(filter(None, pairs)) for ref, *pairs in zip(read.refs, *columns, strict=True)}
+    names = [*first, *(str(name) for name in values.columns if name not in first)][:most]
+    pairs = [[_pair(name, value) for value in values[name].tolist()] for name in names]
+    rows = zip(*pairs, strict=True) if pairs else [()] * len(read.refs)
+    texts = [" · ".join(filter(None, row)) for row in rows]
+    return dict(zip(read.refs, zip(read.positions, texts, strict=True), strict=True))
 
 
 def _pair(name: str, value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -59,7 +59,7 @@ class RowQuery:
             return (STATES[self.state] if self.state else RowFilter(),)
         states = [self.state] if self.state in _WITH_CAUSE else _WITH_CAUSE
         cause = stored_cause(self.cause)
-        return tuple(RowFilter(states=STATES[name].states, tried=STATES[name].tried, cause=cause) for name in states)
+        return tuple(replace(STATES[name], cause=cause) for name in states)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cloudtasks_nb.display.axis import round_step
 from cloudtasks_nb.display.run_chart import Durations, Throughput
-from cloudtasks_nb.fanout.batch.table import row_names
+from cloudtasks_nb.fanout.batch.row_names import row_texts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.rows import TimingsPage
@@ -40,6 +40,7 @@ _MOST_BINS = 30  # of the histogram
 _LOG_FROM = 10  # the longest duration is so many times the median: then the axis is logarithmic
 _PER_DECADE = 10  # bins of a logarithmic axis
 _SLOWEST = 5
+_NAMED_BY = 3  # columns of the input that are in the name of a row
 _SHARE = 20  # a new summary is made at most after this many times the seconds that the last one took
 _PAUSE = 1.0  # seconds between two summaries at least
 
@@ -74,7 +75,7 @@ class SummaryReader:
 
     def __init__(self, outbox: Outbox, record: BatchRecord) -> None:
         self._outbox = outbox
-        self._batch = record.id
+        self._record = record
         self._created = round(record.created.timestamp() * _SECOND)
         self._lock = threading.Lock()
         self._version: float | None = None
@@ -87,7 +88,7 @@ class SummaryReader:
         There is no summary before a row is done. The call blocks while it reads the outbox.
         """
         with self._lock:
-            version, began = self._outbox.batches.changed(self._batch), time.monotonic()
+            version, began = self._outbox.batches.changed(self._record.id), time.monotonic()
             if version == self._version:
                 return self._summary, 0.0
             if began < self._fresh_until:
@@ -99,10 +100,11 @@ class SummaryReader:
             return self._summary, 0.0
 
     def _read(self) -> Summary | None:
-        found = summarise(self._outbox.rows.timings(self._batch), created=self._created)
+        found = summarise(self._outbox.rows.timings(self._record.id), created=self._created)
         if found is None:
             return None
-        names = row_names(self._outbox.rows, self._batch, [row.ref for row in found.slowest])
+        texts = row_texts(self._outbox, self._record, [row.ref for row in found.slowest], _NAMED_BY)
+        names = {ref: f"row {place}: {text}" if text else f"row {place}" for ref, (place, text) in texts.items()}
         return replace(found, slowest=[replace(row, name=names[row.ref]) for row in found.slowest])
 
 

@@ -18,11 +18,10 @@ from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.watch import Pending
 
-__all__ = ["ReadRows", "RowFrames", "label_column", "row_names", "rows_frame"]
+__all__ = ["ReadRows", "RowFrames", "label_column", "rows_frame"]
 
 _WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
-_NAMED_BY = 3  # columns of the input that are in the name of a row
 
 
 def rows_frame(
@@ -157,17 +156,6 @@ class RowFrames:
             "df.merge(batch.results(), on=[...])"
         )
         return False
-
-
-def row_names(rows: Rows, batch: str, refs: Iterable[int]) -> dict[int, str]:
-    """Return the names of some rows by their refs: ``row 7: day=2013-01-08, origin=JFK``."""
-    read = ReadRows(rows.pages_of(batch, refs))
-    shown = read.stored.columns().iloc[:, :_NAMED_BY].to_dict("records") or [{} for _ in read.refs]
-    texts = [", ".join(f"{name}={value}" for name, value in row.items()) for row in shown]
-    names = [
-        f"row {place}: {text}" if text else f"row {place}" for place, text in zip(read.positions, texts, strict=True)
-    ]
-    return dict(zip(read.refs, names, strict=True))
 
 
 def label_column(labels: Sequence[Any]) -> Any:

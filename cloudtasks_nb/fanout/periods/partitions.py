@@ -17,7 +17,7 @@ import pandas as pd
 from pandas.tseries import offsets
 from pandas.tseries.frequencies import to_offset
 
-from cloudtasks_nb._settings import did_you_mean, parse_zone
+from cloudtasks_nb._settings import did_you_mean, parse_zone, wrong_argument
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 
@@ -217,7 +217,7 @@ def parse_freq(freq: Any) -> Freq:
     """
     offset = _offset(freq)
     if offset.n < 1:
-        raise InvalidInputError(f"freq={freq!r} does not go forward", resource="freq", hint=_FREQ_HINT)
+        raise wrong_argument("freq", freq, "does not go forward", _FREQ_HINT)
     if isinstance(offset, offsets.Day):
         return _of_fixed_length(freq, offset.n * 86_400 * 10**9)
     if isinstance(offset, offsets.Tick):
@@ -229,11 +229,8 @@ def parse_freq(freq: Any) -> Freq:
     if kind in _OF_MONTHS:
         months, ends = _OF_MONTHS[kind]
         return _monthly(offset.n * months, (_MONTHS.index(anchor) if anchor else 0) + ends)
-    raise InvalidInputError(
-        f"freq={freq!r} has gaps between its periods",
-        resource="freq",
-        hint=f"{_FREQ_HINT}; for days of your own choice use queue.fan_out with a DataFrame of them",
-    )
+    hint = f"{_FREQ_HINT}; for days of your own choice use queue.fan_out with a DataFrame of them"
+    raise wrong_argument("freq", freq, "has gaps between its periods", hint)
 
 
 def _offset(freq: Any) -> Any:
@@ -242,20 +239,17 @@ def _offset(freq: Any) -> Any:
             warnings.simplefilter("error")  # spellings that pandas is about to drop
             offset = to_offset(freq)
     except (ValueError, TypeError, FutureWarning, DeprecationWarning) as error:
-        raise InvalidInputError(
-            f"freq={freq!r} is not a pandas frequency{did_you_mean(str(freq), _ALIASES)}",
-            resource="freq",
-            hint=_FREQ_HINT,
-        ) from error
+        why = f"is not a pandas frequency{did_you_mean(str(freq), _ALIASES)}"
+        raise wrong_argument("freq", freq, why, _FREQ_HINT) from error
     if offset is None:
-        raise InvalidInputError("freq=None is not the length of a period", resource="freq", hint=_FREQ_HINT)
+        raise wrong_argument("freq", None, "is not the length of a period", _FREQ_HINT)
     return offset
 
 
 def _of_fixed_length(freq: Any, nanoseconds: int) -> Freq:
     seconds, rest = divmod(nanoseconds, 10**9)
     if rest:
-        raise InvalidInputError(f"freq={freq!r} is not in whole seconds", resource="freq", hint=_FREQ_HINT)
+        raise wrong_argument("freq", freq, "is not in whole seconds", _FREQ_HINT)
     unit, size = next((unit, size) for unit, size in _UNITS if not seconds % size)
     count = seconds // size
     return Freq(name=unit if count == 1 else f"{count}{unit}", step=seconds * _SECOND)

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
-from cloudtasks_nb.fanout.plan.columns import Block
+from cloudtasks_nb.fanout.plan.columns import Block, Form
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, constant, function_name, parse
 from cloudtasks_nb.store.encode import json_text, plain, to_json
 
@@ -22,20 +23,27 @@ _BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
 _dumps = orjson.dumps
 
 
-#: Returns each row's body, and its canonical bytes, from which the row's identity is made. Both lists are one object
-#: where they are equal, which saves their comparison and half of the work.
-_Render: TypeAlias = Callable[[Block, Problems], tuple[list[bytes], list[bytes]]]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
     """Makes the body of each row."""
 
     identity: Any  #: a JSON value that describes it; it is the same when the same cell runs again
     columns: tuple[str, ...] | None  #: those it names; None: it sees the whole row
-    render: _Render
+    make: Callable[[Block, Problems, Form], list[bytes]]
     json: bool = True  #: whether the bodies are JSON
+    typed: bool = False  #: whether cells keep their type, so that its two forms may differ
     uniform: bool = False  #: whether the bodies of a block are objects with the same names, or all of them are empty
+
+    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
+        """Return each row's body, and its canonical bytes, from which the row's identity is made.
+
+        Both lists are one object where they are equal, which saves their comparison and half of the work.
+        """
+        bodies = self.make(block, problems, "json")
+        names = block.columns if self.columns is None else self.columns
+        if self.typed and any(block.columns[name].canonical is not block.columns[name].json for name in names):
+            return bodies, self.make(block, problems, "canonical")
+        return bodies, bodies
 
 
 def compile_body(body: Any, method: str) -> Body:
@@ -63,18 +71,13 @@ def compile_body(body: Any, method: str) -> Body:
         text = parse(body, "body")
         if text.lone is not None:
             return _template(body)
-        return Body(identity=body, columns=text.columns, render=partial(_texts, text), json=False)
+        return Body(identity=body, columns=text.columns, make=partial(_texts, text), json=False)
     if callable(body):
-        identity = f"function:{function_name(body)}"
-        return Body(identity=identity, columns=None, render=partial(_returned, body))
+        return Body(identity=f"function:{function_name(body)}", columns=None, make=partial(_returned, body))
     if isinstance(body, (list, tuple)) and body and all(isinstance(name, (str, int)) for name in body):
         return _columns(tuple(map(str, body)))
-    raise InvalidInputError(
-        f"body={body!r} is not a body",
-        resource="body",
-        hint="give a list of columns, a dictionary with columns in braces, a function of the row, "
-        "or nothing for the whole row",
-    )
+    hint = "a list of columns, a dictionary with columns in braces, a function of the row, or nothing for the whole row"
+    raise wrong_argument("body", body, "is not a body", f"give {hint}")
 
 
 def literal_body(body: Any, method: str) -> Body:
@@ -121,34 +124,24 @@ def check_literal(body: Body, available: Collection[str]) -> None:
 
 
 def _constant(content: bytes, identity: Any = "", *, json: bool = True, uniform: bool = True) -> Body:
-    def render(block: Block, _: Problems) -> tuple[list[bytes], list[bytes]]:
-        bodies = [content] * block.length
-        return bodies, bodies
-
-    return Body(identity=identity, columns=(), render=render, json=json, uniform=uniform)
+    return Body(
+        identity=identity, columns=(), make=lambda block, *_: [content] * block.length, json=json, uniform=uniform
+    )
 
 
 def _columns(chosen: tuple[str, ...] | None) -> Body:
     """Return the body of some columns; None: of all."""
 
-    def render(block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        names = tuple(block.columns) if chosen is None else chosen
+    def make(block: Block, problems: Problems, form: Form) -> list[bytes]:
+        names = list(block.columns if chosen is None else chosen)
         columns = [block.columns[name] for name in names]
-        values = [column.json for column in columns]
-        canonical = [column.canonical for column in columns]
-        for column in columns:
-            problems.add_bad(column)
-        lacking = [column.lacking for column in columns]
-        bodies = _objects(names, values, lacking, block.length)
-        same = all(one is other for one, other in zip(values, canonical, strict=True))
-        return bodies, bodies if same else _objects(names, canonical, lacking, block.length)
+        values = [problems.cells(column, form) for column in columns]
+        return _objects(names, values, [column.lacking for column in columns], block.length)
 
-    return Body(identity=chosen and list(chosen), columns=chosen, render=render, uniform=True)
+    return Body(identity=chosen and list(chosen), columns=chosen, make=make, typed=True, uniform=True)
 
 
-def _objects(
-    names: tuple[str, ...], values: list[list[Any]], lacking: list[frozenset[int]], length: int
-) -> list[bytes]:
+def _objects(names: list[str], values: list[list[Any]], lacking: list[frozenset[int]], length: int) -> list[bytes]:
     """Return the rows as JSON objects, without the names that their dictionaries do not have."""
     if not names:
         return [b"{}"] * length
@@ -162,15 +155,10 @@ def _objects(
 _Placeholder: TypeAlias = tuple[Text, bool]
 
 
-def _filled(text: Text, block: Block, problems: Problems, *, typed: bool) -> tuple[list[bytes], list[bytes]]:
-    if not typed:
-        cells = [_dumps(value) for value in text.render(block, problems)]
-        return cells, cells
-    column = block.columns[text.columns[0]]
-    cells = [_dumps(value) for value in column.json]
-    problems.add_bad(column)
-    same = column.canonical is column.json
-    return cells, cells if same else [_dumps(value) for value in column.canonical]
+def _filled(text: Text, block: Block, problems: Problems, form: Form, *, typed: bool) -> list[bytes]:
+    if typed:
+        return list(map(_dumps, problems.cells(block.columns[text.columns[0]], form)))
+    return list(map(_dumps, text.render(block, problems)))
 
 
 def _template(body: Any) -> Body:
@@ -185,15 +173,12 @@ def _template(body: Any) -> Body:
     if not placeholders:
         return _constant(pattern % (), identity, uniform=uniform)
 
-    def render(block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        both = [_filled(text, block, problems, typed=typed) for text, typed in placeholders]
-        bodies = [pattern % row for row in zip(*(cells for cells, _ in both), strict=True)]
-        if all(cells is canonical for cells, canonical in both):
-            return bodies, bodies
-        return bodies, [pattern % row for row in zip(*(canonical for _, canonical in both), strict=True)]
+    def make(block: Block, problems: Problems, form: Form) -> list[bytes]:
+        cells = [_filled(text, block, problems, form, typed=typed) for text, typed in placeholders]
+        return [pattern % row for row in zip(*cells, strict=True)]
 
     names = tuple(name for text, _ in placeholders for name in text.columns)
-    return Body(identity=identity, columns=names, render=render, uniform=uniform)
+    return Body(identity=identity, columns=names, make=make, typed=True, uniform=uniform)
 
 
 def _pattern(node: Any, placeholders: list[_Placeholder]) -> bytes:
@@ -219,14 +204,10 @@ def _text_pattern(source: str, placeholders: list[_Placeholder], *, typed: bool)
     return b"%b"
 
 
-def _texts(text: Text, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-    bodies = [body.encode() for body in text.render(block, problems)]
-    return bodies, bodies
+def _texts(text: Text, block: Block, problems: Problems, _: Form) -> list[bytes]:
+    return [body.encode() for body in text.render(block, problems)]
 
 
-def _returned(
-    function: Callable[[dict[str, Any]], Any], block: Block, problems: Problems
-) -> tuple[list[bytes], list[bytes]]:
+def _returned(function: Callable[[dict[str, Any]], Any], block: Block, problems: Problems, _: Form) -> list[bytes]:
     made = call_by_row(lambda row: to_json(function(row)), block, problems, "body")
-    bodies = [body or b"" for body in made]
-    return bodies, bodies
+    return [body or b"" for body in made]

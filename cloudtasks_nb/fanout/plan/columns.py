@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ __all__ = [
     "BLOCK",
     "Block",
     "Column",
+    "Form",
     "Labels",
     "Source",
     "Table",
@@ -39,6 +40,9 @@ T = TypeVar("T")
 
 #: The levels of an index, each with its name.
 Labels: TypeAlias = list[tuple[str | None, T]]
+
+#: In which form the cells of a `Column` are taken: for a body, or for the identity of a row.
+Form: TypeAlias = Literal["json", "canonical"]
 
 #: How pyarrow stores an index level that has no name.
 _UNNAMED = re.compile(r"__index_level_\d+__$")
@@ -175,12 +179,15 @@ def read_input(data: Any) -> Any:
     """
     if isinstance(data, (str, os.PathLike)):
         return _read_file(os.fspath(data))
-    if isinstance(data, pd.Series):
-        return data.to_frame(_UNNAMED_SERIES if data.name is None else data.name)
+    polars = type(data).__module__.partition(".")[0] == "polars"
+    if polars and hasattr(data, "collect"):
+        frame = data.collect()
+        notify(f"the LazyFrame was collected: {counted(len(frame), 'rows')}")
+        return frame
+    if isinstance(data, pd.Series) or (polars and hasattr(data, "to_frame")):
+        return data.to_frame(_UNNAMED_SERIES if data.name in (None, "") else data.name)
     if isinstance(data, (list, tuple)) and data and all(isinstance(row, Mapping) for row in data):
         return _from_rows(data)
-    if not isinstance(data, pd.DataFrame) and type(data).__module__.partition(".")[0] == "polars":
-        return _of_polars(data)
     return data
 
 
@@ -223,17 +230,6 @@ def _read_file(path: str) -> pd.DataFrame:
             resource=path,
             hint="the readers of pandas have options: read it with one of them, and give the DataFrame",
         ) from error
-
-
-def _of_polars(data: Any) -> Any:
-    """Return a Series of Polars as a frame, and a LazyFrame as what it computes."""
-    if callable(getattr(data, "collect", None)):
-        frame = data.collect()
-        notify(f"the LazyFrame was collected: {counted(len(frame), 'rows')}")
-        return frame
-    if callable(getattr(data, "to_frame", None)):
-        return data.to_frame(data.name or _UNNAMED_SERIES)
-    return data
 
 
 def frames(data: Any) -> Iterator[pd.DataFrame]:
@@ -303,9 +299,6 @@ def _plain_type(pyarrow: ModuleType, column: Any) -> Any:
 #: Name of the attribute of a frame that was made of dictionaries.
 _LACKING = "cloudtasks_nb.lacking"
 
-#: Kinds whose cells JSON holds as they are.
-_PLAIN = ("bool", "int", "float", "text")
-
 #: Whole floats up to here are exactly one integer; beyond, neighbours share a float.
 _EXACT = 2.0**53
 
@@ -322,13 +315,14 @@ class Source:
     def __init__(self, name: str, series: pd.Series[Any], lacking: frozenset[int] = frozenset()) -> None:
         self.name = name
         self.lacking = lacking
-        self.series = pd.Series(np.asarray(series)) if isinstance(series.dtype, pd.SparseDtype) else series
+        self.category = isinstance(series.dtype, pd.CategoricalDtype)  #: whether it was given as one
+        self.series = _dense(series)
         self.kind = _kind(self.series.dtype)
 
     @cached_property
     def whole(self) -> bool:
         """Whether these are integers that a missing value turned into floats."""
-        if self.kind != "float":
+        if self.kind != "float" or self.category:
             return False
         numbers = _as_floats(self.series)
         missing = np.isnan(numbers)
@@ -338,18 +332,10 @@ class Source:
     @cached_property
     def is_label(self) -> bool:
         """Whether the outbox can store the cells as labels of rows that are equal to the old ones when read again."""
-        if self.kind == "category":
-            return self.categories.source.kind in _PLAIN or set(map(type, self.categories.raw)) <= {str}
         if self.kind != "object" or isinstance(self.series.dtype, pd.PeriodDtype):
             return True
         types = {type(cell) for cell, gone in zip(self.series, self.series.isna(), strict=True) if not gone}
         return types <= {dt.date} or types <= {str, int, float, bool}
-
-    @cached_property
-    def categories(self) -> Column:
-        """The values of which a category column is made."""
-        values = self.series.cat.categories.to_series()
-        return Source(self.name, values).block(0, len(values))
 
     def block(self, start: int, stop: int) -> Column:
         """Return the cells from `start` up to `stop`."""
@@ -380,9 +366,6 @@ class Column:
         longer frame brings a missing value or a fraction.
         """
         values = self.json
-        if self.source.kind == "category":
-            made = self.source.categories
-            return values if made.canonical is made.json else self.by_code(made.canonical)
         if self.source.kind != "float" or self.source.whole:
             return values
         numbers = _as_floats(self.series)
@@ -402,16 +385,20 @@ class Column:
         cells = self.series.astype(object)
         return [None if gone else cell for cell, gone in zip(cells.tolist(), self.series.isna().tolist(), strict=True)]
 
-    def by_code(self, of_categories: list[Any]) -> list[Any]:
-        """Return for each cell of a category column the value of its category."""
-        lookup = [*of_categories, None]  # code -1 is a missing value
-        return [lookup[code] for code in self.series.cat.codes.tolist()]
+
+def _dense(series: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column that stores each of few values once, a sparse one or a category, with a value for each cell."""
+    if isinstance(series.dtype, pd.SparseDtype):
+        return pd.Series(np.asarray(series))
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        dtype = series.cat.categories.dtype
+        holds_missing = _kind(dtype) in ("float", "text", "datetime", "timedelta")
+        return series.astype(dtype if holds_missing or not series.hasnans else object)
+    return series
 
 
 def _kind(dtype: Any) -> str:
     """Sort a dtype, numpy's, nullable or Arrow's, by the Python type of its cells."""
-    if isinstance(dtype, pd.CategoricalDtype):
-        return "category"
     if getattr(dtype, "storage", None) == "python":  # only these may hold text that is not UTF-8
         return "object"
     return next((kind for kind, types in _KINDS.items() if issubclass(dtype.type, types)), "object")
@@ -433,12 +420,10 @@ def _as_floats(series: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _scalars(column: Column) -> list[Any]:
+    if isinstance(column.series.dtype, np.dtype):
+        return column.series.tolist()
     missing: Any = None  # the stubs forbid None here, pandas does not
     return column.series.to_numpy(dtype=object, na_value=missing).tolist()
-
-
-def _integers(column: Column) -> list[Any]:
-    return column.series.tolist() if isinstance(column.series.dtype, np.dtype) else _scalars(column)
 
 
 def _numbers(column: Column) -> list[Any]:
@@ -485,19 +470,10 @@ def _objects(column: Column) -> list[Any]:
     return values
 
 
-def _category(column: Column) -> list[Any]:
-    categories = column.source.categories
-    values = column.by_code(categories.json)
-    codes = enumerate(column.series.cat.codes.tolist() if categories.bad else ())
-    column.bad = {index: categories.bad[code] for index, code in codes if code in categories.bad}
-    return values
-
-
 _JSON: dict[str, Callable[[Column], list[Any]]] = {
-    "bool": _integers,
-    "int": _integers,
+    "bool": _scalars,
+    "int": _scalars,
     "float": _floats,
     "text": _scalars,
     "datetime": _datetimes,
-    "category": _category,
 }

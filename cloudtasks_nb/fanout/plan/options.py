@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloudtasks_nb._settings import check_mapping, check_text
+from cloudtasks_nb._settings import check_mapping, check_text, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["LARGEST_TASK", "TaskOptions", "check_headers", "check_token", "token_options"]
+__all__ = ["HEADER_BREAK", "LARGEST_TASK", "TaskOptions", "check_headers", "check_token", "token_options"]
 
 #: Bytes of a stored task that the service accepts, less what it adds itself: the name, times and its User-Agent header.
 LARGEST_TASK = 1_048_569 - 700
+
+#: What the value of a header cannot have.
+HEADER_BREAK = re.compile(r"[\r\n\0]")
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_BYTES = 80 * 1024
@@ -50,11 +53,8 @@ def check_token(options: TaskOptions) -> tuple[str | None, str | None]:
     account, audience = token_options(options.url, options.service_account, options.audience)
     check_text(account, "service_account", f"service_account={_ACCOUNT_HINT}")
     if account is not None and not _ACCOUNT.fullmatch(account):
-        raise InvalidInputError(
-            f"service_account={account!r} is not an e-mail address",
-            resource="service_account",
-            hint=f"one account signs for all rows: service_account={_ACCOUNT_HINT}",
-        )
+        hint = f"one account signs for all rows: service_account={_ACCOUNT_HINT}"
+        raise wrong_argument("service_account", account, "is not an e-mail address", hint)
     check_text(audience, "audience", 'audience="https://service.example.com"')
     if audience is not None and account is None:
         raise InvalidInputError(
@@ -81,16 +81,16 @@ def check_headers(headers: Any, *, json: bool) -> dict[str, str]:
         If a name or a value is not one of a header.
     """
     check_mapping(headers, "headers", 'headers={"X-Shop": "north"}')
-    for name, value in (headers or {}).items():
-        if value is None:
+    found: dict[str, str] = {}
+    for name, given in ((str(name), given) for name, given in (headers or {}).items()):
+        if given is None:
             raise InvalidInputError(
-                f'the header "{name}" has no value', resource=str(name), hint='leave it out, or use "" for an empty one'
+                f'the header "{name}" has no value', resource=name, hint='leave it out, or use "" for an empty one'
             )
-    found = {str(name): str(value) for name, value in (headers or {}).items()}
-    for name, value in found.items():
         if not _HEADER_NAME.fullmatch(name):
             raise InvalidInputError(f'"{name}" is not the name of a header', resource=name, hint="for example X-Shop")
-        if re.search(r"[\r\n\0]", value):
+        found[name] = str(given)
+        if HEADER_BREAK.search(found[name]):
             raise InvalidInputError(
                 f'the value of the header "{name}" has several lines',
                 resource=name,

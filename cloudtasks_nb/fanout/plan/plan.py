@@ -14,6 +14,7 @@ import pandas as pd
 
 from cloudtasks_nb._frames import column
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.display.card import html_card, next_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import percent_text
@@ -128,9 +129,7 @@ class Plan:
         """
         self._check_unread("plan a few rows in a DataFrame: queue.fan_out(df, ..., dry_run=True).try_one()")
         if not isinstance(row, (int, np.integer)) or isinstance(row, bool) or row < 0:
-            raise InvalidInputError(
-                f"row={row!r} is not the position of a row", resource="row", hint="the first is plan.try_one(row=0)"
-            )
+            raise wrong_argument("row", row, "is not the position of a row", "the first is plan.try_one(row=0)")
         return self.attempt(int(row))
 
     def _check_unread(self, hint: str) -> None:

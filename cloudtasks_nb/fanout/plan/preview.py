@@ -1,8 +1,8 @@
 """The columns and the index of the input that a batch shows again later, as bytes without pickle, and back.
 
-Numbers, text, times and durations come back as they were (Arrow times as pandas' own), categories as categories of
-the values that are there, everything else as what JSON makes of it. Labels of an index come back equal, so that frames
-join by them; also dates and periods. Integers with missing values are `Int64`.
+Numbers, text, times and durations come back as they were (Arrow times as pandas' own), categories of numbers and text
+as categories of the values that are there, everything else as what JSON makes of it. Labels of an index come back
+equal, so that frames join by them; also dates and periods. Integers with missing values are `Int64`.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def _cells(column: Column) -> tuple[str, list[Any]]:
         values = list(values)
         for index in column.bad:
             values[index] = str(column.raw[index]).encode("utf-8", "replace").decode()[:_CUT]
-    if kind == "category" or (kind == "object" and not isinstance(column.series.dtype, pd.StringDtype)):
+    if column.source.category:
+        return "category", values
+    if kind == "object" and not isinstance(column.series.dtype, pd.StringDtype):
         return kind, values
     return "Int64" if column.source.whole else str(column.series.dtype), values
 
@@ -232,8 +234,6 @@ def _column(pieces: Iterable[tuple[str, list[Any]]]) -> Any:
 
 
 def _restore(tag: str, values: list[Any]) -> Any:
-    if tag == "category":
-        return pd.Categorical(values)
     if tag == _DATE:
         return pd.Series([None if value is None else dt.date.fromisoformat(value) for value in values], dtype=object)
     cells: Any = values
@@ -243,6 +243,6 @@ def _restore(tag: str, values: list[Any]) -> Any:
         return pd.PeriodIndex.from_ordinals(cells, freq=pd.PeriodDtype(tag).freq)  # type: ignore[attr-defined]  # the stubs lack it
     try:
         return pd.Series(cells, dtype=tag)
-    except (TypeError, ImportError):  # a dtype that this pandas, or this machine without pyarrow, does not know
+    except (TypeError, ImportError):  # no category, or a dtype that this pandas or a machine without pyarrow lacks
         utc = re.sub(r"(datetime64\[\w+), .+", r"\1, UTC]", tag)  # the names of dateutil's and pytz' zones say nothing
         return pd.Series(values, dtype=object).convert_dtypes() if utc == tag else pd.Series(cells, dtype=utc)

@@ -10,7 +10,7 @@ from typing import Any, Final, final
 
 import orjson
 
-from cloudtasks_nb._settings import check_mapping, did_you_mean, parse_duration
+from cloudtasks_nb._settings import check_mapping, did_you_mean, parse_duration, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.body import Body, check_literal, compile_body, literal_body
 from cloudtasks_nb.fanout.plan.options import TaskOptions, check_headers, check_token
@@ -141,11 +141,8 @@ def _key(key: Any) -> tuple[str, ...] | Row | None:
         return key
     names = [key] if isinstance(key, str) else list(key) if isinstance(key, (list, tuple)) else []
     if not names or not all(isinstance(name, (str, int)) for name in names):
-        raise InvalidInputError(
-            f"key={key!r} names no columns",
-            resource="key",
-            hint='give a list of columns (key=["day", "shop"]), or key=ct.ROW if each row is its own',
-        )
+        hint = 'give a list of columns (key=["day", "shop"]), or key=ct.ROW if each row is its own'
+        raise wrong_argument("key", key, "names no columns", hint)
     return tuple(map(str, names))
 
 
@@ -165,11 +162,8 @@ def _deadline(given: Any) -> dt.timedelta | None:
         return None
     span = parse_duration(given, "dispatch_deadline")
     if not _SHORTEST <= span <= _LONGEST:
-        raise InvalidInputError(
-            f"dispatch_deadline={given!r} is not between 15 seconds and 30 minutes",
-            resource="dispatch_deadline",
-            hint='leave it out for 10 minutes, or use "30min"',
-        )
+        hint = 'leave it out for 10 minutes, or use "30min"'
+        raise wrong_argument("dispatch_deadline", given, "is not between 15 seconds and 30 minutes", hint)
     return span
 
 

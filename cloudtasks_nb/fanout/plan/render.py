@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, repeat
 from typing import Any, Literal
@@ -18,16 +17,14 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table, frames
-from cloudtasks_nb.fanout.plan.options import LARGEST_TASK, TaskOptions
+from cloudtasks_nb.fanout.plan.options import HEADER_BREAK, LARGEST_TASK, TaskOptions
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
 from cloudtasks_nb.fanout.plan.recipe import Recipe, Row, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
-from cloudtasks_nb.fanout.wire import header, http_requests, schedule_time, tasks
+from cloudtasks_nb.fanout.wire import http_requests, tasks
 from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, micros, retry_message
 
 __all__ = ["Errors", "Renderer", "literal_task", "plan_chunks", "plan_row", "read_message", "read_task"]
-
-_BREAK = re.compile(r"[\r\n\0]")
 
 
 def _digest(data: bytes) -> bytes:
@@ -51,18 +48,14 @@ class Renderer:
         self._now = now
         self._complete = complete
         self._calls = _CallCheck(recipe)
-        due = recipe.schedule.fixed(now)
-        self._due = b"" if due is None else schedule_time(due)
-        self._varying = any(text.fields for _, text in recipe.headers)
-        settings = types.Task.pb()()
+        self._request = types.HttpRequest.pb()(http_method=HTTP_METHODS.index(recipe.method))
+        settings = types.Task.pb()()  # the same for all rows
         if recipe.dispatch_deadline is not None:
             settings.dispatch_deadline.FromTimedelta(recipe.dispatch_deadline)
         if recipe.retry is not None:
             settings.retry_config.CopyFrom(retry_message(recipe.retry))
-        self._settings = settings.SerializeToString()
-        method = HTTP_METHODS.index(recipe.method)
-        self._method = types.HttpRequest.pb()(http_method=method).SerializeToString()
-        self._head = self._method + b"".join(header(name, text.literals[0]) for name, text in recipe.headers)
+        due = recipe.schedule.fixed(now)
+        self._settings = settings.SerializeToString() + (b"" if due is None else _schedule_time(due))
 
     def render(self, block: Block) -> Iterator[Chunk]:
         """Turn the rows of a block into tasks, in several chunks only where these are too large together."""
@@ -72,12 +65,11 @@ class Renderer:
         self._calls.check(bodies, block, problems)
         heads = self._heads(block, problems)
         moments = self._recipe.schedule.render(block, self._now, problems)
-        made = http_requests(urls, heads or repeat(self._head), bodies)
+        made = http_requests(urls, heads, bodies)
         same = urls is stand_ins and bodies is canonical
-        identities = made if same else http_requests(stand_ins, heads or repeat(self._head), canonical)
-        digests = [_digest(identity) for identity in identities]
-        times = self._due if moments is None else [schedule_time(moment) for moment in moments]
-        ready = tasks(made, self._sign(urls), times, self._settings)
+        digests = [_digest(identity) for identity in (made if same else http_requests(stand_ins, heads, canonical))]
+        times = repeat(b"") if moments is None else map(_schedule_time, moments)
+        ready = tasks(made, self._tokens(urls), times, self._settings)
         keys = self._keys(block, digests, problems)
         for index, task in enumerate(ready):
             if len(task) > LARGEST_TASK:
@@ -99,25 +91,33 @@ class Renderer:
                 rejected=rejected,
             )
 
-    def _sign(self, urls: list[str]) -> list[bytes] | bytes:
-        """Return the field `oidc_token` of the requests: one for all rows, or one a row if the URL decides."""
+    def _tokens(self, urls: Iterable[str]) -> Iterable[bytes]:
+        """Return the field `oidc_token` of each request; without an audience its URL decides."""
         account, audience = self._recipe.service_account, self._recipe.audience
         if account is None:
-            return b""
-        return _token(account, audience) if audience else [_token(account, default_audience(url)) for url in urls]
+            return repeat(b"")
+        return (
+            repeat(_token(account, audience)) if audience else (_token(account, default_audience(url)) for url in urls)
+        )
 
-    def _heads(self, block: Block, problems: Problems) -> list[bytes] | None:
-        """Return method and headers of each row; None if the rows do not differ."""
-        if not self._varying:
-            return None
-        entries = []
-        for name, text in self._recipe.headers:
-            values = text.render(block, problems)
-            for index, value in enumerate(values):
-                if _BREAK.search(value):
+    def _heads(self, block: Block, problems: Problems) -> Iterable[bytes]:
+        """Return the HttpRequest of each row without URL and body."""
+        texts = self._recipe.headers
+        if not any(text.fields for _, text in texts):
+            return repeat(self._head([text.literals[0] for _, text in texts]))
+        columns = []
+        for name, text in texts:
+            columns.append(text.render(block, problems))
+            for index, value in enumerate(columns[-1]):
+                if HEADER_BREAK.search(value):
                     problems.add(index, f'the header "{name}" would have several lines')
-            entries.append([header(name, value) for value in values])
-        return [self._method + b"".join(row) for row in zip(*entries, strict=True)]
+        return list(map(self._head, zip(*columns, strict=True)))
+
+    def _head(self, values: Iterable[str]) -> bytes:
+        for (name, _), value in zip(self._recipe.headers, values, strict=True):
+            self._request.headers[name] = value
+        head: bytes = self._request.SerializeToString(deterministic=True)
+        return head
 
     def _keys(self, block: Block, digests: list[bytes], problems: Problems) -> list[bytes]:
         key = self._recipe.key
@@ -125,19 +125,23 @@ class Renderer:
             return list(digests)
         if isinstance(key, Row):
             return [_digest(b"row %d" % position) for position in range(block.first, block.first + block.length)]
-        columns = [block.columns[name] for name in key]
-        values = [column.canonical for column in columns]
-        for column in columns:
-            problems.add_bad(column)
+        values = [problems.cells(block.columns[name]) for name in key]
         return [_digest(orjson.dumps(row)) for row in zip(*values, strict=True)]
 
 
 @lru_cache(maxsize=4_096)
 def _token(account: str, audience: str) -> bytes:
-    request = types.HttpRequest.pb()()
-    request.oidc_token.service_account_email = account
-    request.oidc_token.audience = audience
-    serialized: bytes = request.SerializeToString()
+    token = {"service_account_email": account, "audience": audience}
+    serialized: bytes = types.HttpRequest.pb()(oidc_token=token).SerializeToString()
+    return serialized
+
+
+@lru_cache(maxsize=4_096)
+def _schedule_time(moment: int) -> bytes:
+    """Return the field of a Task that schedules it for a time in microseconds since 1970."""
+    task = types.Task.pb()()
+    task.schedule_time.FromMicroseconds(moment)
+    serialized: bytes = task.SerializeToString()
     return serialized
 
 
@@ -231,8 +235,9 @@ def plan_chunks(
             f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='use errors="skip"'
         )
     whole = isinstance(data, pd.DataFrame)
-    renderer, bad = Renderer(recipe, now, complete=whole), _BadRows()
-    position, labelled = 0, None
+    renderer = Renderer(recipe, now, complete=whole)
+    named: list[str] = []
+    bad, position, labelled = 0, 0, None
     for frame in frames(data):
         table = Table(frame, labelled=labelled)
         recipe.check(table.sources)
@@ -243,13 +248,15 @@ def plan_chunks(
         for block in table.blocks(position):
             for chunk in renderer.render(block):
                 if errors == "raise":
-                    bad.note(chunk)
-                if not bad.count:
+                    bad += len(chunk.rejected)
+                    first = sorted(chunk.rejected.items())[: _NAMED - len(named)]
+                    named += [f"row {chunk.rows[index]}: {reason}" for index, reason in first]
+                if not bad:
                     yield chunk
             on_progress(block.length)
         position += table.length
-        if bad.count:
-            raise bad.error(position, renderer.missing, whole=whole)
+        if bad:
+            raise _rows_error(named, bad, position, renderer.missing, whole=whole)
 
 
 def _notes(table: Table, recipe: Recipe) -> Iterator[str]:
@@ -321,26 +328,14 @@ def read_task(wire: bytes) -> tuple[str, bytes, int | None]:
     return task.http_request.url, task.http_request.body, due
 
 
-class _BadRows:
-    """Counts the rows that cannot become tasks, and keeps the reasons of the first few."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._named: list[str] = []
-
-    def note(self, chunk: Chunk) -> None:
-        for index in sorted(chunk.rejected)[: _NAMED - len(self._named)]:
-            self._named.append(f"row {chunk.rows[index]}: {chunk.rejected[index]}")
-        self.count += len(chunk.rejected)
-
-    def error(self, read: int, missing: set[str], *, whole: bool) -> RowsError:
-        """Return the error; `read` rows were looked at, which may be the `whole` input."""
-        lines = [f"{self.count:,} of the {'' if whole else 'first '}{read:,} rows cannot become tasks", *self._named]
-        if self.count > len(self._named):
-            lines.append(f"… and {self.count - len(self._named):,} more")
-        skip = 'errors="skip" sends the other rows and lists these as rejected'
-        drop = f"leave them out first: df.dropna(subset={sorted(missing)}); or " if missing else ""
-        return RowsError("\n  ".join(lines), hint=f"nothing was sent; {drop}{skip}")
+def _rows_error(named: list[str], count: int, read: int, missing: set[str], *, whole: bool) -> RowsError:
+    """Return the error for bad rows, some of which are named; `read` rows were looked at, perhaps the `whole` input."""
+    lines = [f"{count:,} of the {'' if whole else 'first '}{read:,} rows cannot become tasks", *named]
+    if count > len(named):
+        lines.append(f"… and {count - len(named):,} more")
+    skip = 'errors="skip" sends the other rows and lists these as rejected'
+    drop = f"leave them out first: df.dropna(subset={sorted(missing)}); or " if missing else ""
+    return RowsError("\n  ".join(lines), hint=f"nothing was sent; {drop}{skip}")
 
 
 def _slices(tasks: Sequence[bytes]) -> Iterator[tuple[int, int]]:

@@ -65,8 +65,7 @@ def check_drain(tasks: int, queue: str, rate: float | None, send_rate: float | N
 class Schedule:
     """The times given by `at`, `delay` and `tz`."""
 
-    at: dt.datetime | None = None  #: a literal time
-    delay: dt.timedelta | None = None  #: a literal duration
+    moment: dt.datetime | dt.timedelta | None = None  #: a literal time, or a literal duration from now on
     tz: dt.tzinfo | None = None  #: the zone of times that have none
     template: Text | None = None  #: columns in braces
     what: str = "at"  #: which of the two arguments the template is
@@ -89,7 +88,7 @@ class Schedule:
         InvalidInputError
             If it is more than 30 days ahead.
         """
-        moment = self.at if self.delay is None else now + self.delay
+        moment = now + self.moment if isinstance(self.moment, dt.timedelta) else self.moment
         if moment is not None and moment > now + LONGEST:
             raise InvalidInputError(
                 f"{moment.isoformat(sep=' ', timespec='seconds')} is more than 30 days ahead",
@@ -164,11 +163,9 @@ def compile_schedule(*, at: Any, delay: Any, tz: Any, literal: bool = False) -> 
     text = parse(value, what) if not literal and isinstance(value, str) and "{" in value else None
     if text is not None and text.fields:
         return Schedule(template=text, what=what, tz=zone)
-    return Schedule(
-        at=None if at is None else parse_time(at, "at", zone),
-        delay=None if delay is None else parse_duration(delay, "delay"),
-        tz=zone,
-    )
+    if delay is not None:
+        return Schedule(moment=parse_duration(delay, what))
+    return Schedule(moment=None if at is None else parse_time(at, what, zone))
 
 
 def _micros(moment: dt.datetime) -> int:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
-from cloudtasks_nb.fanout.plan.columns import Block, Column
+from cloudtasks_nb.fanout.plan.columns import Block, Column, Form
 from cloudtasks_nb.store.encode import json_text
 
 __all__ = ["HOST", "Field", "Problems", "Text", "call_by_row", "check_columns", "constant", "function_name", "parse"]
@@ -40,10 +40,12 @@ class Problems:
         self.add(index, f'{what}: "{column}" is missing')
         self.missing.add(column)
 
-    def add_bad(self, column: Column) -> None:
-        """Note the cells of a column that JSON cannot hold."""
+    def cells(self, column: Column, form: Form = "canonical") -> list[Any]:
+        """Return the cells of a column in one of its forms, and note those that JSON cannot hold."""
+        found: list[Any] = getattr(column, form)
         for index, reason in column.bad.items():
             self.add(index, reason)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,31 +86,13 @@ class Text:
         return [pattern % row for row in zip(*cells, strict=True)]
 
     def _cells(self, field: Field, column: Column, problems: Problems) -> list[str]:
-        texts = self._formatted(field, column, problems) if field.spec else self._plain(column, problems)
-        if field.safe is None:
-            return texts
-        return [_quote(text, field.safe) for text in texts]
-
-    def _plain(self, column: Column, problems: Problems) -> list[str]:
         texts = []
-        values = column.canonical
-        problems.add_bad(column)
-        for index, value in enumerate(values):
-            if type(value) is str:
-                texts.append(value)
-            elif value is None:
-                problems.add_missing(index, self.what, column.name)
-                texts.append("")
-            else:
-                texts.append(json_text(value))
-        return texts
-
-    def _formatted(self, field: Field, column: Column, problems: Problems) -> list[str]:
-        texts = []
-        for index, value in enumerate(column.raw):
+        for index, value in enumerate(column.raw if field.spec else problems.cells(column)):
             text = ""
             if value is None:
                 problems.add_missing(index, self.what, column.name)
+            elif not field.spec:
+                text = value if type(value) is str else json_text(value)
             else:
                 try:
                     text = format(_integral(value), field.spec)
@@ -117,7 +101,7 @@ class Text:
                     reason = f'{self.what}: "{column.name}" ({type(value).__name__}) has no format ":{field.spec}"'
                     problems.add(index, f"{reason}: {error}")
             texts.append(text)
-        return texts
+        return texts if field.safe is None else [_quote(text, field.safe) for text in texts]
 
 
 def call_by_row(function: Callable[[dict[str, Any]], T], block: Block, problems: Problems, what: str) -> list[T | None]:

@@ -43,22 +43,17 @@ class Url:
 
     def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
         """Return each row's URL, and the text that represents it in the row's identity."""
-        urls = self._urls(block, problems)
-        return urls, [self.identity] * block.length if self.handler else urls
-
-    def _urls(self, block: Block, problems: Problems) -> list[str]:
         if isinstance(self.source, Text):
             urls = self.source.render(block, problems)
-            if not self.source.fields:
-                return urls
         else:
             urls = []
             for index, address in enumerate(call_by_row(self.source, block, problems, "url")):
                 if not isinstance(address, str):
                     problems.add(index, f"url: the function returned {type(address).__name__}, not text")
                 urls.append(address if isinstance(address, str) else "")
-        _check(urls, problems)
-        return urls
+        if self.columns != ():  # one that is the same for all rows was checked before
+            _check(urls, problems)
+        return urls, [self.identity] * block.length if self.handler else urls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

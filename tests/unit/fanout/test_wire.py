@@ -1,7 +1,6 @@
 """Encoded tasks and requests are those that protobuf writes."""
 
 import datetime as dt
-from itertools import repeat
 from typing import Any
 
 from google.cloud.tasks_v2 import types
@@ -9,14 +8,7 @@ from google.longrunning import operations_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.wire import (
-    CreateEncoder,
-    header,
-    http_requests,
-    name_request,
-    schedule_time,
-    tasks,
-)
+from cloudtasks_nb.fanout.wire import CreateEncoder, http_requests, name_request, tasks
 
 TASK = types.Task.pb()
 CREATE = types.CreateTaskRequest.pb()
@@ -26,10 +18,6 @@ ENCODER = CreateEncoder(QUEUE)
 BODIES = st.binary(max_size=300) | st.sampled_from([b"x" * n for n in (100, 127, 128, 4_000, 16_383, 16_384, 70_000)])
 MOMENTS = st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(9999, 1, 1))  # noqa: DTZ001 - hypothesis adds the zone
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-
-
-def _micros(moment: dt.datetime) -> int:
-    return (moment.replace(tzinfo=dt.UTC) - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
 
 
 @given(
@@ -54,7 +42,8 @@ def test_encoding_equals_protobuf(
     attempts: int | None,
 ) -> None:
     """A encoded task reads as the one that protobuf builds of the same fields."""
-    whole, settings, token = TASK(), TASK(), types.HttpRequest.pb()()
+    whole, settings, time = TASK(), TASK(), TASK()
+    head, token = types.HttpRequest.pb()(http_method=method, headers=headers), types.HttpRequest.pb()()
     request = whole.http_request
     request.url, request.http_method, request.body = url, method, body
     for name, value in headers.items():
@@ -64,30 +53,22 @@ def test_encoding_equals_protobuf(
         request.oidc_token.service_account_email = email
     if due is not None:
         whole.schedule_time.FromDatetime(due)
+        time.schedule_time.FromDatetime(due)
     for task in (whole, settings):
         if deadline is not None:
             task.dispatch_deadline.FromTimedelta(deadline)
         if attempts is not None:
             task.retry_config.max_attempts = attempts
-    verb = types.HttpRequest.pb()(http_method=method).SerializeToString()
-    head = verb + b"".join(header(*item) for item in headers.items())
-    times = b"" if due is None else [schedule_time(_micros(due))]
-    (encoded,) = tasks(
-        http_requests([url], repeat(head), [body]), token.SerializeToString(), times, settings.SerializeToString()
-    )
+    made = http_requests([url], [head.SerializeToString()], [body])
+    (encoded,) = tasks(made, [token.SerializeToString()], [time.SerializeToString()], settings.SerializeToString())
     assert TASK.FromString(encoded) == whole
-
-
-@given(MOMENTS)
-def test_schedule_time(moment: dt.datetime) -> None:
-    """A schedule reads as the time it was made of, before 1970 too."""
-    assert TASK.FromString(schedule_time(_micros(moment))).schedule_time.ToDatetime() == moment
 
 
 def test_one_item_a_row() -> None:
     """Every row has its own head, body and time, in order."""
-    made = http_requests(["http://a", "http://b"], [header("X", "1"), header("X", "2")], [b"", b"body"])
-    times = [schedule_time(1_000_000), schedule_time(2_000_000)]
+    heads = [types.HttpRequest.pb()(headers={"X": value}).SerializeToString() for value in ("1", "2")]
+    made = http_requests(["http://a", "http://b"], heads, [b"", b"body"])
+    times = [TASK(schedule_time={"seconds": number}).SerializeToString() for number in (1, 2)]
     tokens = [types.HttpRequest.pb()(oidc_token={"audience": host}).SerializeToString() for host in ("a", "b")]
     read: list[Any] = [TASK.FromString(task) for task in tasks(made, tokens, times, b"")]
     assert [task.http_request.oidc_token.audience for task in read] == ["a", "b"]

@@ -173,7 +173,7 @@ def test_words_are_passed_on(backfills: Harness) -> None:
     assert (options.errors, options.send_rate, options.progress) == ("skip", 3, False)
     lasting = {"send_rate": 3, "stop_after_failures": 0.5, "canary": 2, "pause_at": "5%"}
     assert request.options.lasting == lasting
-    assert request.recipe.schedule.at == dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+    assert request.recipe.schedule.moment == dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
 
 def test_same_series(backfills: Harness) -> None:

@@ -53,7 +53,7 @@ def test_states_of_rows(outbox: Outbox) -> None:
     """Each partition has the state that the outbox has of its rows, whatever order they were planned in."""
     batch = plan(outbox, "2026-01-01", "2026-01-03", across={"shop": ["a", "b"]})
     settle(outbox, batch, {0: State.SUCCEEDED, 1: State.SUCCEEDED, 2: State.FAILED, 3: State.SUCCEEDED})
-    assert read(calendar(outbox, batch).draw(round_=1, fresh=True)) == [
+    assert read(calendar(outbox, batch).draw(fresh=True)) == [
         "2026-01-01: 2 rows: 2 succeeded",
         "2026-01-02: 2 rows: 1 succeeded, 1 failed",
         "2026-01-03: 2 rows: 2 queued",
@@ -64,9 +64,9 @@ def test_rows_that_come_later(outbox: Outbox) -> None:
     """A longer range is seen by the calendar that was drawn before; earlier days stand before the others."""
     batch = plan(outbox, "2026-01-02", "2026-01-02")
     made = calendar(outbox, batch)
-    assert len(read(made.draw(round_=1, fresh=True))) == 1
+    assert len(read(made.draw(fresh=True))) == 1
     plan(outbox, "2026-01-01", "2026-01-03")
-    assert read(made.draw(round_=2, fresh=True)) == [f"2026-01-0{day}: 1 row: 1 unsent" for day in (1, 2, 3)]
+    assert read(made.draw(fresh=True)) == [f"2026-01-0{day}: 1 row: 1 unsent" for day in (1, 2, 3)]
 
 
 def test_line(outbox: Outbox) -> None:
@@ -74,7 +74,7 @@ def test_line(outbox: Outbox) -> None:
     batch = plan(outbox, "2026-01-15", "2026-02-10", "MS")
     plan(outbox, "2026-05-01", "2026-05-31", "MS")
     outbox.batches.set_setting(batch, ASKED, ["2026-01-15T05:00:00+00:00", "2026-05-31T04:00:00+00:00"])
-    text = calendar(outbox, batch, "MS").draw(round_=1, fresh=True)
+    text = calendar(outbox, batch, "MS").draw(fresh=True)
     assert text is not None
     assert text.line == (
         "2026-01 … 2026-05, 5 months in America/New_York; 2 between them are not in this batch; "
@@ -84,7 +84,7 @@ def test_line(outbox: Outbox) -> None:
 
 def test_line_of_what_was_not_asked_for(outbox: Outbox) -> None:
     """A batch of which it is not known what was asked for says what it has."""
-    text = calendar(outbox, plan(outbox, "2026-01-01", "2026-01-03")).draw(round_=1, fresh=True)
+    text = calendar(outbox, plan(outbox, "2026-01-01", "2026-01-03")).draw(fresh=True)
     assert text is not None
     assert text.line == "2026-01-01 … 2026-01-03, 3 days in America/New_York"
 
@@ -94,28 +94,28 @@ def test_kept_for_a_while(outbox: Outbox) -> None:
     batch = plan(outbox, "2026-01-01", "2026-01-01")
     ticks = iter([0.0, 1.0, 20.9, 20.9, 21.0, 41.0, 42.0])
     made = calendar(outbox, batch, clock=lambda: next(ticks))
-    first = made.draw(round_=1, fresh=False)
+    first = made.draw(fresh=False)
     settle(outbox, batch, {0: State.FAILED})
-    assert made.draw(round_=1, fresh=False) is first
-    assert read(made.draw(round_=1, fresh=True)) == ["2026-01-01: 1 row: 1 failed"]
+    assert made.draw(fresh=False) is first
+    assert read(made.draw(fresh=True)) == ["2026-01-01: 1 row: 1 failed"]
     put(outbox, batch, refs(outbox, batch), State.SUCCEEDED)
-    assert read(made.draw(round_=1, fresh=False)) == ["2026-01-01: 1 row: 1 succeeded"]
+    assert read(made.draw(fresh=False)) == ["2026-01-01: 1 row: 1 succeeded"]
 
 
 def test_no_rows(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch without rows has no calendar."""
     batch = plan(outbox, "2026-01-01", "2026-01-01")
     monkeypatch.setattr(outbox.rows, "states", lambda *_, **__: b"")
-    assert calendar(outbox, batch).draw(round_=1, fresh=True) is None
+    assert calendar(outbox, batch).draw(fresh=True) is None
 
 
 def test_rows_in_between(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that come between two looks at the outbox spoil nothing: the drawing before stays."""
     batch = plan(outbox, "2026-01-01", "2026-01-02")
     made = calendar(outbox, batch)
-    before = made.draw(round_=1, fresh=True)
+    before = made.draw(fresh=True)
     monkeypatch.setattr(outbox.rows, "states", lambda *_, **__: bytes([State.UNSENT] * 3))
-    assert made.draw(round_=2, fresh=True) == before
+    assert made.draw(fresh=True) == before
 
 
 def test_report_shows_it() -> None:
@@ -153,7 +153,7 @@ def test_report_shows_it() -> None:
 def test_units(outbox: Outbox, freq: str, unit: str) -> None:
     """The frequency decides what a row of the calendar is."""
     batch = plan(outbox, "2026-01-01", "2026-01-20", freq)
-    found = calendar(outbox, batch, freq).periods(1)
+    found = calendar(outbox, batch, freq).periods()
     assert found is not None
     assert found.unit == unit
 
@@ -164,7 +164,7 @@ def test_a_band_for_each_value(outbox: Outbox) -> None:
     settle(outbox, batch, {0: State.SUCCEEDED, 1: State.FAILED})
     row = all_rows(outbox, batch, "refs")[2]
     record_outcomes(outbox, batch, [Outcome(ref=row, attempt=1, state=State.SENT, attempts=1, last_status=13)])
-    assert read(calendar(outbox, batch, across=["state"]).draw(round_=1, fresh=True)) == [
+    assert read(calendar(outbox, batch, across=["state"]).draw(fresh=True)) == [
         "b, 2026-01-01: 1 row: 1 succeeded",
         "b, 2026-01-02: 1 row: 1 retrying",
         "1, 2026-01-01: 1 row: 1 failed",
@@ -176,7 +176,7 @@ def test_many_values(outbox: Outbox) -> None:
     """More than twelve values are in one band, and each can be shown alone."""
     shops = [f"shop {number}" for number in range(13)]
     made = calendar(outbox, plan(outbox, "2026-01-01", "2026-01-02", across={"shop": shops}), across=["shop"])
-    together, alone = made.periods(1), made.periods(1, ["shop 4"])
+    together, alone = made.periods(), made.periods(["shop 4"])
     assert together is not None
     assert alone is not None
     assert (together.bands, together.choices, together.counts["unsent"].tolist()) == ([""], shops, [[13, 13]])
@@ -189,11 +189,11 @@ def test_periods_to_come(outbox: Outbox) -> None:
     settle(outbox, batch, {2: State.FAILED, 4: State.SUCCEEDED})
     before = calendar(outbox, batch, across=["shop"])
     partitions = partition("2026-01-02", "2026-01-05", freq="D", tz="America/New_York")
-    found = upcoming(partitions, combinations({"shop": ["a", "c"]}), before, 1)
+    found = upcoming(partitions, combinations({"shop": ["a", "c"]}), before)
     assert found.bands == ["a", "c"]
     assert {state: counts.tolist() for state, counts in found.counts.items()} == {
         "failed": [[1, 0, 0, 0], [0, 0, 0, 0]],
         "succeeded": [[0, 1, 0, 0], [0, 0, 0, 0]],
         "new": [[0, 0, 1, 1], [1, 1, 1, 1]],
     }
-    assert upcoming(partitions, None, None, 0).counts["new"].tolist() == [1, 1, 1, 1]
+    assert upcoming(partitions, None, None).counts["new"].tolist() == [1, 1, 1, 1]

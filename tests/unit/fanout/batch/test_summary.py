@@ -114,13 +114,13 @@ def test_a_summary_is_kept_while_nothing_changes(outbox: Outbox, batch: str, mon
     """It is read once for each change, and not more often than its time allows."""
     send_all(outbox, batch)
     reader = SummaryReader(outbox, outbox.batches.get(batch))
-    monkeypatch.setattr(module, "row_names", lambda _rows, _batch, refs: dict.fromkeys(refs, "a row"))
+    monkeypatch.setattr(module, "row_texts", lambda _outbox, _record, refs, _most: dict.fromkeys(refs, (7, "x=1")))
     monkeypatch.setattr(module, "_SHARE", 0)
     assert reader.read() == (None, 0)
     record(outbox, batch, 1)
     first, _ = reader.read()
     assert first is not None
-    assert (first.rows, first.started, first.slowest[0].name) == (1, NOON, "a row")
+    assert (first.rows, first.started, first.slowest[0].name) == (1, NOON, "row 7: x=1")
     assert reader.read() == (first, 0)
     record(outbox, batch, 2, 3)
     monkeypatch.setattr(reader, "_fresh_until", math.inf)

@@ -75,6 +75,15 @@ DTYPES: dict[str, tuple[pd.Series[Any], list[Any]]] = {
     "category of text": (pd.Series(["a", None, "b"], dtype="category"), ["a", None, "b"]),
     "category of times": (pd.Series([TOKYO, None]).astype("category"), ["2026-01-01T12:00:00+09:00", None]),
     "category of integers": (pd.Series([3, 1], dtype="category"), [3, 1]),
+    "category of integers, missing": (
+        pd.Series(pd.Categorical.from_codes([0, -1], pd.Index([2**60 + 1]))),
+        [2**60 + 1, None],
+    ),
+    "category of booleans, missing": (pd.Series([True, None], dtype="category"), [True, None]),
+    "category of intervals, missing": (
+        pd.cut(pd.Series([1, 9]), [0, 5]),
+        [{"left": 0, "right": 5, "closed": "right"}, None],
+    ),
     "period": (pd.Series(pd.period_range("2026-01", periods=1, freq="M")), ["2026-01"]),
     "interval": (pd.Series(pd.interval_range(0, 1)), [{"left": 0, "right": 1, "closed": "right"}]),
     "sparse": (pd.Series([0, 0, 1], dtype=pd.SparseDtype("int64")), [0, 0, 1]),

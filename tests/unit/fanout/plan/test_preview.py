@@ -81,6 +81,8 @@ def test_kept(series: pd.Series[Any]) -> None:
         (pd.Series([b"\xff"], dtype=object), pd.Series(["b'\\xff'"], dtype=object)),
         (pd.Series(["\ud800", "a"], dtype=object), pd.Series(["?", "a"], dtype=object)),
         (pd.Series(pd.period_range("2026-01", periods=1, freq="M")), pd.Series(["2026-01"], dtype=object)),
+        (pd.cut(pd.Series([1]), [0, 5]), pd.Series([{"left": 0, "right": 5, "closed": "right"}], dtype=object)),
+        (pd.Series(pd.to_datetime(["2026-01-01"])).astype("category"), pd.Series(pd.to_datetime(["2026-01-01"]))),
     ],
 )
 def test_changed(series: pd.Series[Any], expected: pd.Series[Any]) -> None:
