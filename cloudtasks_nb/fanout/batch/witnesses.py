@@ -198,7 +198,7 @@ class Witnesses(NamedTuple):
 
     log: Log
     queue: Queue
-    stored: Sequence[Witness]  #: what handlers, or others, have stored of tasks before these left the queue
+    stored: list[Witness]  #: what handlers, or others, have stored of tasks before these left the queue
 
 
 def witnesses_of(record: BatchRecord, watcher: Watcher, store: Store, limit: Limit) -> Witnesses:

@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.batch import witnesses
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Log
 from cloudtasks_nb.fanout.causes import exception_line
-from cloudtasks_nb.fanout.evidence import Row, fold
+from cloudtasks_nb.fanout.evidence import Evidence, Fact, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
@@ -239,6 +239,21 @@ def test_what_could_not_be_stored_is_not_forgotten(world: World, monkeypatch: py
     assert "log" not in tracker.sources
     apply(tracker, world, snapshot(2 * SECOND))
     assert world.counts() == {"sent": 4, "succeeded": 1}
+
+
+def test_a_further_witness_is_asked_like_the_results(world: World) -> None:
+    """One class, and one item in the list of witnesses."""
+
+    class File:
+        async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - as every witness is called
+            known = world.tasks[:3]
+            told: dict[str, Any] = {"source": Source.RESULTS, "fact": Fact.STORED, "attempts": 1, "status": 0}
+            yield [Evidence(task=task, **told) for task in known if tasks is None or task in tasks]
+
+    tracker = new(world)
+    tracker.witnesses.stored.append(File())
+    watch(tracker, world, 10)
+    assert world.counts() == {"succeeded": 3, "sent": 2}
 
 
 def test_entries_heard_twice_count_once(world: World) -> None:
