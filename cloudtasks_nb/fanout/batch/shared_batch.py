@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate, unpack_previews
+from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, Origin
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord, State
 from cloudtasks_nb.fanout.outbox.rows import Rows
@@ -111,14 +111,14 @@ def pack_blocks(rows: Rows, batch: str, known: Collection[str] = ()) -> Iterator
 
     A block has the same name in every outbox; names sort as the rows of the input.
     """
-    for block, shown, found in rows.blocks(batch):
+    for block, found in rows.blocks(batch):
         name = f"{found[0][1] if found else 0:09d}-{blake2b(block.packed_keys, digest_size=8).hexdigest()}"
         if found and name not in known:
-            yield name, _pack_block(block, shown, found, rows.digests(batch, block))
+            yield name, _pack_block(block, found, rows.digests(batch, block))
 
 
-def _pack_block(block: StoredBlock, shown: bytes, rows: Sequence[tuple[Any, ...]], digests: Mapping[int, int]) -> bytes:
-    parts = (block.packed_keys, block.packed_tasks, shown)
+def _pack_block(block: StoredBlock, rows: Sequence[tuple[Any, ...]], digests: Mapping[int, int]) -> bytes:
+    parts = (block.packed_keys, block.packed_tasks, block.packed_shown)
     head = {
         # Index in the block, position in the input, digest, and why the row was never a task.
         "rows": [
@@ -131,8 +131,8 @@ def _pack_block(block: StoredBlock, shown: bytes, rows: Sequence[tuple[Any, ...]
     return b"".join((len(packed).to_bytes(_WORD, "big"), packed, *parts))
 
 
-def unpack_block(data: bytes) -> Iterator[Chunk]:
-    """Yield the rows of a block that `pack_blocks` returned, to be spooled.
+def unpack_block(data: bytes) -> Chunk:
+    """Return the rows of a block that `pack_blocks` returned, to be spooled.
 
     Raises
     ------
@@ -142,21 +142,17 @@ def unpack_block(data: bytes) -> Iterator[Chunk]:
     try:
         at = _WORD + int.from_bytes(data[:_WORD], "big")
         head = orjson.loads(inflate(data[_WORD:at]))
-        keys, tasks, shown = (data[at + start : at + end] for start, end in pairwise([0, *accumulate(head["lengths"])]))
-        block = StoredBlock(0, keys, tasks)
+        parts = [data[at + start : at + end] for start, end in pairwise([0, *accumulate(head["lengths"])])]
+        block = StoredBlock(0, *parts)
         found = {index: rest for index, *rest in head["rows"]}
-        start = 0
-        for preview in unpack_previews(shown):
-            places = [place for place in range(start, start + preview.n) if place in found]
-            whole = len(places) == preview.n
-            yield Chunk(
-                rows=[found[place][0] for place in places],
-                keys=[block.key(place) for place in places],
-                digests=[found[place][1].to_bytes(8, "big", signed=True) + bytes(8) for place in places],
-                tasks=block.tasks(places),
-                shown=preview.shown if whole else shown_rows(preview.shown, [place - start for place in places]),
-                rejected={n: found[place][2] for n, place in enumerate(places) if found[place][2] is not None},
-            )
-            start += preview.n
+        places = sorted(found)
+        return Chunk(
+            rows=[found[place][0] for place in places],
+            keys=[block.key(place) for place in places],
+            digests=[found[place][1].to_bytes(8, "big", signed=True) + bytes(8) for place in places],
+            tasks=block.tasks(places),
+            shown=block.shown if len(places) == block.n else shown_rows(block.shown, places),
+            rejected={n: found[place][2] for n, place in enumerate(places) if found[place][2] is not None},
+        )
     except _DAMAGE as error:
         raise OutboxError(f"stored rows of a batch are damaged: {error!r}") from error

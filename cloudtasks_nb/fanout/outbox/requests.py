@@ -21,7 +21,7 @@ from cloudtasks_nb.fanout.outbox.deletions import correct_gone
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, Ack, Request, State
 from cloudtasks_nb.fanout.outbox.tallies import AMONG, as_json, counted, number, number_of, ranges, replace, touch
-from cloudtasks_nb.fanout.plan.identity import task_ids
+from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
 
 __all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
 
@@ -32,6 +32,7 @@ _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay belo
 _ALL = 1 << 62  # more than any ref, and more rows than a batch can have
 _VOID_SECONDS = 0.05  # for which it is not read again which requests are cancelled
 _CACHED = 4  # blocks of about a megabyte
+_Contents = tuple[Sequence[int], bytes, list[bytes]]  # refs of rows, their keys, and their tasks without names
 _WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
 
 
@@ -262,9 +263,9 @@ class RequestQueue(Repository):
             ]
             self._left = [*parts, *(self._left or ())]
             return
+        flight = _Flight(seq=flight.seq, refs=refs, attempt=flight.attempt, started=flight.started)
         self._flying[flight.seq] = flight
-        pieces = [(self._block(connection, ref), [ref]) for ref in refs]
-        yield self._request(flight, pieces, tried=True)
+        yield self._request(flight, *self._contents(connection, flight.refs), tried=True)
 
     def _fresh(
         self, connection: sqlite3.Connection, num: int, want: int, size: int, now: float, until: int
@@ -272,14 +273,13 @@ class RequestQueue(Repository):
         """Give out the next unsent rows, those of each try apart; store that they may be sent from now on."""
         requests: list[Request] = []
         for attempt, refs in self._unsent(connection, num, want * size, until).items():
-            for pieces in self._cut(connection, refs, size):
+            for some, keys, tasks in self._cut(connection, refs, size):
                 if len(requests) == want:  # these rows are read again the next time
-                    self._after = min(self._after, pieces[0][1][0] - 1)
+                    self._after = min(self._after, some[0] - 1)
                     break
-                chosen = pieces[0][1] if len(pieces) == 1 else [ref for _, some in pieces for ref in some]
-                flight = _depart(connection, num, chosen, attempt, now)
+                flight = _depart(connection, num, some, attempt, now)
                 self._flying[flight.seq] = flight
-                requests.append(self._request(flight, pieces, tried=False))
+                requests.append(self._request(flight, keys, tasks, tried=False))
         if requests and not self._begun:
             connection.execute("UPDATE batches SET begun = 1 WHERE num = ?", (num,))
             self._begun = True
@@ -312,32 +312,30 @@ class RequestQueue(Repository):
                 found.update(by_try)
         return found
 
-    def _cut(
-        self, connection: sqlite3.Connection, refs: Sequence[int], size: int
-    ) -> Iterator[list[tuple[StoredBlock, Sequence[int]]]]:
-        """Yield rows with their blocks in requests of up to `size` rows, of which the service takes the bytes."""
-        pieces, rows, weight, at = list[tuple[StoredBlock, Sequence[int]]](), 0, 0, 0
+    def _cut(self, connection: sqlite3.Connection, refs: Sequence[int], size: int) -> Iterator[_Contents]:
+        """Yield rows with their contents, up to `size` together."""
+        for at in range(0, len(refs), size):
+            some = refs[at : at + size]
+            yield from _halved(some, *self._contents(connection, some))
+
+    def _contents(self, connection: sqlite3.Connection, refs: Sequence[int]) -> tuple[bytes, list[bytes]]:
+        """Return the keys of rows, one behind the other, and their tasks."""
+        keys, tasks, at = b"", list[bytes](), 0
         while at < len(refs):
             block = self._block(connection, refs[at])
             end = bisect_right(refs, block.last, at)
-            for piece in block.cut(refs[at:end], size, _BYTES):
-                own = 0 if len(piece) == size else block.weight(piece)
-                if pieces and (rows + len(piece) > size or weight + own > _BYTES):
-                    yield pieces
-                    pieces, rows, weight = [], 0, 0
-                pieces.append((block, piece))
-                rows, weight = rows + len(piece), weight + own
+            keys += block.keys(refs[at:end])
+            tasks += block.tasks(refs[at:end])
             at = end
-        if pieces:
-            yield pieces
+        return keys, tasks
 
-    def _request(self, flight: _Flight, pieces: Sequence[tuple[StoredBlock, Sequence[int]]], *, tried: bool) -> Request:
+    def _request(self, flight: _Flight, keys: bytes, tasks: Sequence[bytes], *, tried: bool) -> Request:
         return Request(
             seq=flight.seq,
-            refs=pieces[0][1] if len(pieces) == 1 else [ref for _, refs in pieces for ref in refs],
+            refs=flight.refs,
             attempt=flight.attempt,
-            tasks=task_ids(self.batch, b"".join(block.keys(refs) for block, refs in pieces), flight.attempt),
-            wire=[task for block, refs in pieces for task in block.tasks(refs)],
+            tasks=task_ids(self.batch, keys, flight.attempt),
+            wire=tasks,
             started=flight.started,
             tried=tried,
         )
@@ -354,6 +352,16 @@ class RequestQueue(Repository):
         if len(self._blocks) > _CACHED:
             self._blocks.popitem(last=False)
         return block
+
+
+def _halved(refs: Sequence[int], keys: bytes, tasks: list[bytes]) -> Iterator[_Contents]:
+    """Yield rows in as few halves, quarters and so on as the service takes the bytes of."""
+    if len(refs) == 1 or sum(map(len, tasks)) <= _BYTES:
+        yield refs, keys, tasks
+    else:
+        half = len(refs) // 2
+        yield from _halved(refs[:half], keys[: half * KEY_SIZE], tasks[:half])
+        yield from _halved(refs[half:], keys[half * KEY_SIZE :], tasks[half:])
 
 
 def _depart(connection: sqlite3.Connection, num: int, refs: Sequence[int], attempt: int, started: float) -> _Flight:

@@ -7,14 +7,13 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
-from operator import itemgetter
 from struct import unpack
 from typing import Any
 
 import orjson
 
 from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, StoredBlock, unpack_previews
+from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, scanning
 from cloudtasks_nb.fanout.outbox.records import Page, RowFilter, State
 from cloudtasks_nb.fanout.outbox.tallies import AMONG, CAUSE, SHOWN_STATE, as_json, number, number_of, paged, ranges
@@ -30,7 +29,7 @@ RETRYING = 9
 TimingsPage = Sequence[Sequence[int]]
 
 _PAGE = 1_000
-_RowsOfBlock = tuple[StoredBlock, bytes, list[tuple[Any, ...]]]  # a block, its preview columns, and rows of it
+_RowsOfBlock = tuple[StoredBlock, list[tuple[Any, ...]]]  # a block, and rows of it
 _COLUMNS = f"ref, pos, try, {SHOWN_STATE}, attempts, status, message, due, began, duration, http, reason"
 _MATCHING = f"""
     SELECT ref FROM rows WHERE ref BETWEEN :first AND :last AND {SHOWN_STATE} IN (SELECT value FROM json_each(:states))
@@ -62,9 +61,9 @@ class Rows(Repository):
             Also the tasks as they are sent.
         """
         chosen = [] if states is None else [f"{SHOWN_STATE} IN (SELECT value FROM json_each(?))", as_json(states)]
-        for block, shown, rows in self.blocks(batch, after, *chosen):
-            with guard(self._database.path):  # the block may be damaged
-                yield from _split(batch, block, shown, rows, wire=wire)
+        for block, rows in self.blocks(batch, after, *chosen):
+            if rows:
+                yield self._page(batch, block, rows, wire=wire)
 
     def blocks(self, batch: str, after: int = 0, condition: str = "1", *values: Any) -> Iterator[_RowsOfBlock]:
         """Yield the blocks of a batch in input order, with those of their rows behind `after` that are selected.
@@ -98,10 +97,22 @@ class Rows(Repository):
         """Yield some rows of a batch in input order, as `pages`; with `wire` also their tasks."""
         left = sorted(refs)
         while left and (found := self._database.read(_rows_of_block, left[0], AMONG, as_json(left[:BLOCK_ROWS]))):
-            block, shown, rows = found
-            with guard(self._database.path):
-                yield from _split(batch, block, shown, rows, wire=wire)
+            block, rows = found
+            if rows:
+                yield self._page(batch, block, rows, wire=wire)
             left = left[bisect_left(left, block.last + 1) :]
+
+    def _page(self, batch: str, block: StoredBlock, rows: Sequence[tuple[Any, ...]], *, wire: bool) -> Page:
+        columns = tuple(zip(*rows, strict=True))
+        refs, _, tries = columns[:3]
+        ids: list[str | None] = []
+        with guard(self._database.path):  # the block may be damaged
+            for attempt, same in groupby(range(len(refs)), key=tries.__getitem__):
+                group = [refs[i] for i in same]
+                ids.extend(task_ids(batch, block.keys(group), attempt) if attempt else [None] * len(group))
+            wires = block.tasks(refs) if wire else [b""] * len(refs)
+            values: list[Any] = [*columns, ids, [ref - block.first for ref in refs], block.shown, wires]
+        return Page(*values)
 
     def matching(self, batch: str, wanted: RowFilter, size: int = 10_000) -> Iterator[int]:
         """Yield the refs of the rows that a filter lets through, in input order; `size` of them are read together."""
@@ -251,13 +262,13 @@ def with_tasks(
     connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[int, int]]
 ) -> list[tuple[int, str, int]]:
     """Return ref, task and try of rows, which are given by ref and try in ascending order."""
-    found, block = [], StoredBlock(0, b"", b"")
+    found, block = [], StoredBlock(0, b"")
     for ref, attempt in rows:
         if ref > block.last:
             first, keys = connection.execute(
                 "SELECT first, keys FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1", (ref,)
             ).fetchone()
-            block = StoredBlock(first, keys, b"")
+            block = StoredBlock(first, keys)
         found.append((ref, task_id(batch, block.key(ref), attempt), attempt))
     return found
 
@@ -281,36 +292,9 @@ def _rows_of_block(connection: sqlite3.Connection, ref: int, condition: str, *va
     ).fetchone()
     if found is None:
         return None
-    *stored, shown = found
-    block = StoredBlock(*stored)
+    block = StoredBlock(*found)
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM rows WHERE ref BETWEEN ? AND ? AND {condition} ORDER BY ref",
         (max(block.first, ref), block.last, *values),
     )
-    return block, shown, rows.fetchall()
-
-
-def _split(
-    batch: str, block: StoredBlock, shown: bytes, rows: Sequence[tuple[Any, ...]], *, wire: bool
-) -> Iterator[Page]:
-    """Yield one page for each chunk of a block that has rows."""
-    first, at = block.first, 0
-    for preview in unpack_previews(shown) if rows else ():
-        end = bisect_left(rows, first + preview.n, at, key=itemgetter(0))
-        if at < end:
-            yield _page(batch, block, preview, first, rows[at:end], wire=wire)
-        first, at = first + preview.n, end
-
-
-def _page(
-    batch: str, block: StoredBlock, preview: ChunkPreview, start: int, rows: Sequence[tuple[Any, ...]], *, wire: bool
-) -> Page:
-    columns = tuple(zip(*rows, strict=True))
-    refs, _, tries = columns[:3]
-    ids: list[str | None] = []
-    for attempt, same in groupby(range(len(refs)), key=tries.__getitem__):
-        group = [refs[i] for i in same]
-        ids.extend(task_ids(batch, block.keys(group), attempt) if attempt else [None] * len(group))
-    wires = block.tasks(refs) if wire else [b""] * len(refs)
-    values: list[Any] = [*columns, ids, [ref - start for ref in refs], preview.shown, wires]
-    return Page(*values)
+    return block, rows.fetchall()

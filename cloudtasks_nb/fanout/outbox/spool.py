@@ -13,14 +13,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import orjson
 
 from cloudtasks_nb._loop import hold_interrupts
 from cloudtasks_nb.errors import BatchExistsError, OutboxError
-from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, pack_keys, pack_previews, pack_tasks
+from cloudtasks_nb.fanout.outbox.blocks import pack_keys, pack_shown, pack_tasks
 from cloudtasks_nb.fanout.outbox.database import disk_full, guard, snapshot, transact
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, plain_reason
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
@@ -32,7 +32,6 @@ from cloudtasks_nb.fanout.plan.preview import shown_rows
 
 __all__ = ["DryRun", "Spool"]
 
-_BYTES = 1 << 20  # most bytes of tasks in a block; more would only use memory
 _WAITING = 3  # most blocks that wait for their compression
 _ROW_BYTES = 200  # about what a row takes besides its task: in the log of the file, and then in the file
 _ROOM = 1 << 20  # bytes that are left free
@@ -40,20 +39,6 @@ _TOUCH = 60.0  # seconds between two updates of `parts.touched`
 
 # The rows, as `i`, with what the batch has of them, as `r`.
 _COMPARED = "FROM incoming i LEFT JOIN rows r ON r.ref = i.theirs"
-
-
-@dataclass(slots=True, kw_only=True)
-class _Block:
-    """Rows that are compressed and written together."""
-
-    keys: list[bytes] = field(default_factory=list)
-    tasks: list[bytes] = field(default_factory=list)
-    previews: list[ChunkPreview] = field(default_factory=list)
-    raw: int = 0  #: bytes of tasks
-
-    def pack(self) -> tuple[bytes, bytes]:
-        """Compress the tasks and previews; runs in a thread during planning."""
-        return pack_tasks(self.tasks), pack_previews(self.previews)
 
 
 class Spool(Incoming):
@@ -74,8 +59,7 @@ class Spool(Incoming):
         self._sweep = sweep
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-spool")
         self._lock: Hold | None = None
-        self._block = _Block()
-        self._waiting: deque[tuple[_Block, Future[tuple[bytes, bytes]]]] = deque()
+        self._waiting: deque[tuple[Sequence[bytes], Future[tuple[bytes, bytes]]]] = deque()  # keys, and the rest
         self._first = 0  # ref of the first row of the next block that is written
         self._touched = time.monotonic()
 
@@ -100,13 +84,9 @@ class Spool(Incoming):
             keys, tasks, shown = chunk.keys, chunk.tasks, chunk.shown
             if len(new) < len(keys):
                 keys, tasks, shown = [keys[at] for at in new], [tasks[at] for at in new], shown_rows(shown, new)
-            size = sum(map(len, tasks))
-            if len(self._block.keys) + len(keys) > BLOCK_ROWS or self._block.raw + size > _BYTES:
-                self._flush(_WAITING)
-            self._block.keys += keys
-            self._block.tasks += tasks
-            self._block.previews.append(ChunkPreview(n=len(keys), shown=shown))
-            self._block.raw += size
+            with hold_interrupts():  # here and below: the pool's thread needs the same locks
+                self._waiting.append((keys, self._pool.submit(_pack, tasks, shown)))
+            self._store(_WAITING)
 
     def commit(self) -> Spooled:
         """Add all rows to their batch in one transaction.
@@ -123,7 +103,7 @@ class Spool(Incoming):
             If the disk is full, or the outbox cannot be written for another reason.
         """
         with guard(self._path):
-            self._flush(0)
+            self._store(0)
             self._check_room(_ROW_BYTES * self._rows)
             self._connection.execute("PRAGMA synchronous = FULL")
             if not self._attach():
@@ -149,19 +129,15 @@ class Spool(Incoming):
         if self._lock is not None:
             self._lock.release()
 
-    def _flush(self, waiting: int) -> None:
-        """Start to compress the block; write compressed blocks until at most `waiting` are left."""
-        if self._block.keys:
-            with hold_interrupts():  # here and below: the pool's thread needs the same locks
-                self._waiting.append((self._block, self._pool.submit(self._block.pack)))
-            self._block = _Block()
+    def _store(self, waiting: int) -> None:
+        """Write compressed blocks until at most `waiting` are left."""
         while len(self._waiting) > waiting:
-            block, packed = self._waiting.popleft()
+            keys, packed = self._waiting.popleft()
             with hold_interrupts():
                 tasks, shown = packed.result()
-            self._check_room(len(tasks) + len(shown) + _ROW_BYTES * len(block.keys))
-            transact(self._connection, self._write, block.keys, tasks, shown)
-            self._first += len(block.keys)
+            self._check_room(len(tasks) + len(shown) + _ROW_BYTES * len(keys))
+            transact(self._connection, self._write, keys, tasks, shown)
+            self._first += len(keys)
 
     def _check_room(self, size: int) -> None:
         """Raise the error of a full disk while what this spool has written can still be removed, which takes room."""
@@ -348,6 +324,11 @@ class DryRun(Incoming):
             known={_word(state): count for state, count in numbers.items()},
             sendable=new + unsent,  # the sending goes on with these
         )
+
+
+def _pack(tasks: Sequence[bytes], shown: bytes) -> tuple[bytes, bytes]:
+    """Compress the tasks and previews; runs in a thread during planning."""
+    return pack_tasks(tasks), pack_shown(shown)
 
 
 def _word(state: int | None) -> str:

@@ -266,7 +266,7 @@ def test_without_locks_everybody_may_send(outbox: Outbox, batch: str, monkeypatc
         monkeypatch.setattr("time.time", lambda: now)
         monkeypatch.setattr("cloudtasks_nb.fanout.outbox.spool._TOUCH", -1.0)
         spooling.add(chunk(range(1_010, 1_020)))
-        spooling._flush(0)
+        spooling._store(0)
         assert outbox.sweep() == 0, "it has shown that it is alive"
         monkeypatch.setattr("time.time", lambda: now + 2 * 86_400)
         assert outbox.sweep() == 1
