@@ -80,7 +80,8 @@ class Cancellation:
         try:
             paused = lock is not None and await self._prepare()  # without the lock, its holder does that
             try:
-                while await self.outbox.run(self.outbox.requests.cancel, self.batch, _CANCELLED_TOGETHER):
+                steps = self.outbox.requests.cancel(self.batch, _CANCELLED_TOGETHER)
+                while await self.outbox.run(next, steps, 0):
                     self.publish()  # a sending that waits for the canary ends with the last of them
                 # Wait for the results of the requests that are under way: their tasks have to be deleted too.
                 if await self.outbox.run(self.outbox.requests.waiting, self.batch):

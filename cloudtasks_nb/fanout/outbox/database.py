@@ -44,7 +44,6 @@ _TABLES = (
         name TEXT, recipe BLOB NOT NULL, description TEXT NOT NULL,
         created REAL NOT NULL, changed REAL NOT NULL,
         begun INTEGER NOT NULL DEFAULT 0,  -- whether there ever was a request
-        void INTEGER NOT NULL DEFAULT 0,  -- requests up to this one are cancelled
         round INTEGER NOT NULL DEFAULT 1, snapshot BLOB, snapshot_at REAL)""",
     """CREATE TABLE parts (
         part INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER,
@@ -73,8 +72,8 @@ _TABLES = (
     # Requests that may have been sent and are not answered.
     """CREATE TABLE flights (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL,
-        refs BLOB NOT NULL,  -- rows, all in the same try; 8 bytes each
-        try INTEGER NOT NULL, started REAL NOT NULL)""",
+        refs TEXT NOT NULL, try INTEGER NOT NULL,  -- rows, as JSON, and the try that all are in
+        started REAL NOT NULL, void INTEGER NOT NULL DEFAULT 0)  -- whether they are cancelled""",
     """CREATE TABLE completions (
         id INTEGER PRIMARY KEY, num INTEGER NOT NULL, url TEXT NOT NULL, service_account TEXT, audience TEXT,
         queue TEXT,

@@ -424,8 +424,8 @@ class Sender:
         requests = self.outbox.requests
         void = requests.known_void(self._batch)
         if void is None:
-            void = await self.outbox.run(requests.void_until, self._batch)
-        return void >= request.seq
+            void = await self.outbox.run(requests.read_void, self._batch)
+        return request.seq in void
 
     def _is_held(self, request: Request) -> bool:
         """Return whether rows of the request may not be sent now."""

@@ -63,7 +63,7 @@ def assert_unlocked(path: Path) -> None:
 ACTIONS: dict[str, Callable[[Outbox, str], object]] = {
     "setting": lambda outbox, batch: outbox.batches.set_setting(batch, "a", 1),
     "new_try": lambda outbox, batch: outbox.outcomes.new_try(batch),
-    "cancel": lambda outbox, batch: outbox.requests.cancel(batch),
+    "cancel": lambda outbox, batch: sum(outbox.requests.cancel(batch)),
     "register": lambda outbox, batch: outbox.completions.register(batch, "https://svc/done"),
     "note": lambda outbox, _: outbox.note(),
 }
