@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,42 +130,38 @@ class CompletionNotifier:
             self.supervisor.start("notifying of the end of", self._run)
 
     async def finish(self) -> None:
-        """Wait until all due notifications are created or refused; at most 75 s, as another process may be killed."""
+        """Wait until all due notifications are created or refused; at most 75 s."""
         self.begin()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FINISH_TIMEOUT):
                 await self._settled.wait()
 
     async def _run(self) -> None:
-        """Create the due notifications; retry while the service refuses or another process has claimed one."""
+        """Create the due notifications; retry while the service refuses."""
         pause = _RETRY
         try:
-            while await self._due():
-                error = await self._attempt()
+            while due := await self.outbox.run(self.outbox.completions.due, self.batch):
+                error = await self._attempt(due)
                 sentence = "a notification of the batch's end was not created: "
                 self.trouble = None if error is None else sentence + error.message
                 self.changed()
-                if error is not None and not isinstance(error, (QuotaError, UnavailableError)):
-                    self._settled.set()
-                if await self._due():
+                if error is not None:
+                    if not isinstance(error, (QuotaError, UnavailableError)):
+                        self._settled.set()
                     await asyncio.sleep(pause)
-                pause = _RETRY if error is None else min(2 * pause, _RETRY_LONGEST)
+                    pause = min(2 * pause, _RETRY_LONGEST)
         finally:
             self._settled.set()
 
-    async def _due(self) -> bool:
-        return await self.outbox.run(self.outbox.completions.due, self.batch)
-
-    async def _attempt(self) -> CloudTasksError | None:
-        """Create the notifications that no other process has claimed; return the last error."""
+    async def _attempt(self, due: Sequence[Completion]) -> CloudTasksError | None:
+        """Create notifications; return the last error."""
         outbox, wrong = self.outbox, None
-        for completion in await outbox.run(outbox.completions.claim, self.batch):
-            record = await outbox.run(outbox.batches.get, self.batch)
+        record = await outbox.run(outbox.batches.get, self.batch)
+        for completion in due:
             try:
                 await _create(self.connection, record, completion)
             except CloudTasksError as error:
                 wrong = error
-                await outbox.run(outbox.completions.release, self.batch, completion)
             else:
                 await outbox.run(outbox.completions.confirm, self.batch, completion)
         return wrong

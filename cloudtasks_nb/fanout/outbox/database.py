@@ -75,9 +75,9 @@ _TABLES = (
         refs TEXT NOT NULL, try INTEGER NOT NULL,  -- rows, as JSON, and the try that all are in
         started REAL NOT NULL, void INTEGER NOT NULL DEFAULT 0)  -- whether they are cancelled""",
     """CREATE TABLE completions (
-        id INTEGER PRIMARY KEY, num INTEGER NOT NULL, url TEXT NOT NULL, service_account TEXT, audience TEXT,
-        queue TEXT,
-        told INTEGER NOT NULL DEFAULT 0, claimed INTEGER NOT NULL DEFAULT 0, claimed_at REAL)""",
+        num INTEGER NOT NULL, url TEXT NOT NULL, service_account TEXT, audience TEXT, queue TEXT,
+        told INTEGER NOT NULL DEFAULT 0,  -- the last round that was notified
+        UNIQUE (num, url))""",
     "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
 )
 

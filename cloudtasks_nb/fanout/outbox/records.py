@@ -203,10 +203,9 @@ class Ack:
 class Completion:
     """A registered notification that a batch is done."""
 
-    id: int
     url: str
     service_account: str | None
     audience: str | None
     queue: str | None  #: short id of the queue that carries the notification; None: the batch's own
     round: int  #: the round whose end it notifies
-    counts: Mapping[State, int] = field(default_factory=dict)  #: how many rows ended in which state; of a claim only
+    counts: Mapping[State, int] = field(default_factory=dict)  #: how many rows ended in which state; of a due one only
