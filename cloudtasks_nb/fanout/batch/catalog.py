@@ -324,8 +324,8 @@ class Catalog:
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,
         }
-        spool = self.outbox.spool(replace(spec, description={**spec.description, **facts}, check=check))
-        with spool, Bar("storing", _length(request.data), show=options.progress) as bar:
+        spec = replace(spec, description={**spec.description, **facts}, check=check)
+        with self.outbox.spool(spec) as spool, Bar("storing", _length(request.data), show=options.progress) as bar:
             chunks = plan_chunks(
                 request.data, recipe, now=now, errors=options.errors, on_progress=bar.add, on_note=notify
             )

@@ -15,7 +15,7 @@ import orjson
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, Origin
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord, State
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.chunk import Chunk
@@ -95,7 +95,7 @@ def shared_spec(record: BatchRecord) -> BatchSpec:
         name=record.name,
         description=record.description,
         skip=True,
-        origin=Origin(id=record.id, identity=record.identity, created=record.created.timestamp()),
+        origin=record,
     )
 
 

@@ -29,41 +29,34 @@ class Batches(Repository):
 
     @reading
     def find(
-        self,
-        connection: sqlite3.Connection,
-        *,
-        endpoint: str | None = None,
-        project: str | None = None,
-        location: str | None = None,
-        queue: str | None = None,
-        batch: str | None = None,
+        self, connection: sqlite3.Connection, *, batch: str | None = None, **place: str | None
     ) -> list[BatchRecord]:
-        """Return the batches, newest first; only those of a place if parts of it are given, only the one with an id."""
-        found = connection.execute(
-            """SELECT num, id, identity, endpoint, project, location, queue, name, recipe, description,
-                      created, changed, round, snapshot_at FROM batches
-               WHERE endpoint = coalesce(?, endpoint) AND project = coalesce(?, project)
-                 AND location = coalesce(?, location) AND queue = coalesce(?, queue) AND id = coalesce(?, id)
-               ORDER BY created DESC, num DESC""",
-            (endpoint, project, location, queue, batch),
-        )
-        return [_record(connection, row) for row in found.fetchall()]
-
-    def get(self, batch: str | None = None, **place: str | None) -> BatchRecord:
-        """Return a batch by its id, the beginning of its id or its name; without any of them the newest one.
+        """Return the batches, newest first; only the one with an id, and only those of a place, if these are given.
 
         Parameters
         ----------
         place : str, optional
-            As for `find`.
+            Fields of a `Place`; None: any.
+        """
+        found = connection.execute(
+            """SELECT num, id, identity, place, name, recipe, description, created, changed, round, snapshot_at
+               FROM batches WHERE id = coalesce(?, id) ORDER BY created DESC, num DESC""",
+            (batch,),
+        )
+        wanted = {(name, value) for name, value in place.items() if value is not None}
+        rows = [(*row[:3], orjson.loads(row[3]), *row[4:]) for row in found.fetchall()]
+        return [_record(connection, row) for row in rows if wanted <= row[3].items()]
+
+    def get(self, batch: str | None = None) -> BatchRecord:
+        """Return a batch by its id, the beginning of its id or its name; without any of them the newest one.
 
         Raises
         ------
         BatchNotFoundError
             If there is none, or several ids begin so.
         """
-        exact = [] if batch is None else self.find(batch=batch, **place)
-        return choose(exact or self.find(**place), batch)
+        exact = [] if batch is None else self.find(batch=batch)
+        return choose(exact or self.find(), batch)
 
     @reading
     def counts(self, connection: sqlite3.Connection, batch: str) -> dict[State, int]:
@@ -166,12 +159,11 @@ def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
 
 
 def _record(connection: sqlite3.Connection, row: Sequence[Any]) -> BatchRecord:
-    num, batch, identity, *place, name, recipe, description, created, changed, round_, snapshot_at = row
-    endpoint, project, location, queue = place
+    num, batch, identity, place, name, recipe, description, created, changed, round_, snapshot_at = row
     return BatchRecord(
         id=batch,
         identity=identity,
-        place=Place(endpoint=endpoint, project=project, location=location, queue=queue),
+        place=Place(**place),
         name=name,
         recipe=recipe,
         description=orjson.loads(description),

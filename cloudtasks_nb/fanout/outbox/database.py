@@ -40,7 +40,7 @@ _TABLES = (
     """CREATE TABLE batches (
         num INTEGER PRIMARY KEY,  -- number of its first part
         id TEXT NOT NULL UNIQUE, identity BLOB NOT NULL UNIQUE,
-        endpoint TEXT NOT NULL, project TEXT NOT NULL, location TEXT NOT NULL, queue TEXT NOT NULL,
+        place TEXT NOT NULL,  -- as JSON
         name TEXT, recipe BLOB NOT NULL, description TEXT NOT NULL,
         created REAL NOT NULL, changed REAL NOT NULL,
         begun INTEGER NOT NULL DEFAULT 0,  -- whether there ever was a request

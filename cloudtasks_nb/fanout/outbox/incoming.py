@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from struct import pack, unpack
-from typing import Any, Self
+from typing import Any
 
 import orjson
 
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
-from cloudtasks_nb.fanout.outbox.database import guard
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.tallies import number
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
 
-__all__ = ["BatchSpec", "FoundBatch", "Incoming", "Origin", "plain_reason"]
+__all__ = ["BatchSpec", "FoundBatch", "Incoming", "place_text", "plain_reason"]
 
 _NAMED = 5  # most rows that a message lists
 _ANY_NAME = "any new name sends all"  # the hint that always applies
@@ -40,15 +40,6 @@ _FIRST = """CREATE TEMP TABLE first (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What identifies a batch that another home has made."""
-
-    id: str
-    identity: bytes
-    created: float  #: seconds since 1970
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSpec:
     """A request for a batch, without its rows."""
 
@@ -57,7 +48,7 @@ class BatchSpec:
     name: str | None = None  #: name of a batch, or id of an existing one; None: the rows identify the batch
     description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
     skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
-    origin: Origin | None = None  #: of a batch that comes from another home; its rows may be in other batches too
+    origin: BatchRecord | None = None  #: of a batch that comes from another home; its rows may be in other batches too
     check: Callable[[int], None] = lambda _added: None  #: refuses the rows that would be added, by their number
 
     @property
@@ -86,12 +77,12 @@ class _Overlap:
 
 
 class Incoming:
-    """The planned rows of one `fan_out`, compared with the batches of the outbox; a context manager.
+    """The planned rows of one `fan_out`, compared with the batches of the outbox.
 
     Parameters
     ----------
     connection : sqlite3.Connection
-        Used only by this object, and closed at its end.
+        Used only by this object.
     path : Path
         The outbox's file.
     """
@@ -110,18 +101,10 @@ class Incoming:
         self._target: FoundBatch | None = None  # the batch that the rows are added to; None: a new one
         self._overlaps: Sequence[_Overlap] = ()
         self._errors: list[CloudTasksError] = []  # why the rows may not be sent; a spool raises the first of them
-
-    def __enter__(self) -> Self:
-        try:
-            with guard(self._path):
-                self._begin()
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
+        connection.execute(_INCOMING)
+        connection.execute(_FIRST)
+        if not spec.by_rows:
+            self._started = self._find()
 
     def prepare(self) -> None:
         """Find duplicates, and batches that have none of the rows: all of `decide` that grows with the rows of others.
@@ -158,15 +141,6 @@ class Incoming:
             self._overlaps = overlaps
             total = self._number("SELECT count(*) FROM first WHERE digest <> 0")
             self._errors.append(_overlap_error(overlaps, total))
-
-    def _begin(self) -> None:
-        self._connection.execute(_INCOMING)
-        self._connection.execute(_FIRST)
-        if not self._spec.by_rows:
-            self._started = self._find()
-
-    def _close(self) -> None:
-        self._connection.close()
 
     def _take(self, chunk: Chunk) -> Sequence[int]:
         """Take a chunk; return the places of those of its rows that the batch of this name does not have.
@@ -221,11 +195,9 @@ class Incoming:
         """Find the batch by its name or id if one is given, else by its rows."""
         spec = self._spec
         found = self._connection.execute(
-            """SELECT num, id, name, recipe, description FROM batches WHERE identity = :identity
-               OR (id = :name AND endpoint = :endpoint AND project = :project AND location = :location
-                   AND queue = :queue)
-               ORDER BY identity <> :identity LIMIT 1""",
-            {"identity": self._identity(), "name": spec.name if spec.origin is None else None, **asdict(spec.place)},
+            """SELECT num, id, name, recipe, description FROM batches
+               WHERE identity = :identity OR (id = :name AND place = :place) ORDER BY identity <> :identity LIMIT 1""",
+            {"identity": self._identity(), "name": None if spec.origin else spec.name, "place": place_text(spec.place)},
         ).fetchone()
         if found is None:
             return None
@@ -292,9 +264,8 @@ class Incoming:
         others = self._connection.execute(
             """SELECT b.num, b.round, (SELECT total(n) FROM parts p JOIN tallies t USING (part) WHERE p.num = b.num),
                       b.id, b.name, b.recipe
-               FROM batches b
-               WHERE endpoint = ? AND project = ? AND location = ? AND queue = ? ORDER BY b.num DESC""",
-            astuple(self._spec.place),
+               FROM batches b WHERE place = ? ORDER BY b.num DESC""",
+            (place_text(self._spec.place),),
         ).fetchall()
         others = [row for row in others if row[:3] not in self._apart]
         size = self._number("SELECT count(*) FROM first") if others else 0
@@ -314,6 +285,11 @@ class Incoming:
             else:
                 self._apart.add((num, round_, theirs))
         return sorted(found, key=lambda one: -one.shared)
+
+
+def place_text(place: Place) -> str:
+    """Return a place as it is stored."""
+    return orjson.dumps(place).decode()
 
 
 def plain_reason(error: CloudTasksError) -> str:

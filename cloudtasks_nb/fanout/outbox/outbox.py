@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
@@ -102,15 +103,25 @@ class Outbox:
         """Return the tasks of a batch that are in the queue, page by page, to delete them."""
         return DeletionQueue(self._database, batch)
 
-    def spool(self, spec: BatchSpec) -> Spool:
-        """Begin to take planned rows: a context manager with `add(chunk)` and, at the end, `commit()`."""
-        with guard(self.path):
-            return Spool(self._database.connect(), self.path, spec, self.sweep)
+    @contextmanager
+    def spool(self, spec: BatchSpec) -> Iterator[Spool]:
+        """Take planned rows by `add(chunk)` and, at the end, `commit()`; without that they are removed."""
+        try:
+            with (
+                guard(self.path),
+                closing(self._database.connect()) as connection,
+                closing(Spool(connection, self.path, spec)) as spool,
+            ):
+                yield spool
+        finally:
+            with suppress(OutboxError):  # what was committed is safe, and the next process repeats the sweep
+                self.sweep()
 
-    def dry_run(self, spec: BatchSpec) -> DryRun:
-        """Begin to find out what `spool` would do: a context manager with `add(chunk)` and `forecast()`."""
-        with guard(self.path):
-            return DryRun(self._database.connect(), self.path, spec)
+    @contextmanager
+    def dry_run(self, spec: BatchSpec) -> Iterator[DryRun]:
+        """Find out what `spool` would do, by `add(chunk)` and `forecast()`."""
+        with guard(self.path), closing(self._database.connect()) as connection:
+            yield DryRun(connection, self.path, spec)
 
     def sweep(self, limit: float = 2.0) -> int:
         """Remove what no batch needs, batches unchanged for 90 days too; return how many parts were removed.

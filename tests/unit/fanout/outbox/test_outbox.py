@@ -38,12 +38,12 @@ def test_a_batch_is_read_without_the_others(outbox: Outbox) -> None:
 
 def test_batches_can_be_those_of_a_place(outbox: Outbox) -> None:
     """A connection sees the batches of its endpoint, project and location."""
+    with pytest.raises(BatchNotFoundError, match="no batch yet"):
+        outbox.batches.get()
     spool(outbox, chunks(range(3)))
     assert len(outbox.batches.find(endpoint="e-1", project="p", location="l", queue="q")) == 1
     for field in ("endpoint", "project", "location", "queue"):
         assert outbox.batches.find(**{field: "other"}) == []
-        with pytest.raises(BatchNotFoundError, match="no batch yet"):
-            outbox.batches.get(**{field: "other"})
 
 
 def test_a_batch_is_found_by_the_beginning_of_its_id_and_by_its_name(outbox: Outbox) -> None:
@@ -104,7 +104,7 @@ def test_a_beginning_that_two_batches_have_is_refused(outbox: Outbox) -> None:
         "batches.snapshot",
         "rows.states",
         "completions.registered",
-        "requests.cancel",
+        "requests.begun",
     ],
 )
 def test_a_batch_that_is_not_there_is_named(outbox: Outbox, verb: str) -> None:

@@ -97,10 +97,11 @@ def test_a_spool_that_ends_meanwhile_is_not_swept(outbox: Outbox, monkeypatch: p
     def slow_hold(path: Path, name: str) -> Hold | None:
         if not found:
             found.append(spooling.commit())
-            spooling.__exit__(None, None, None)
+            manager.__exit__(None, None, None)
         return hold(path, name)
 
-    spooling = outbox.spool(BatchSpec(place=PLACE, recipe=b"r")).__enter__()
+    manager = outbox.spool(BatchSpec(place=PLACE, recipe=b"r"))
+    spooling = manager.__enter__()
     spooling.add(chunk(range(100)))
     monkeypatch.setattr("cloudtasks_nb.fanout.outbox.sweep.hold", slow_hold)
     outbox.sweep()
@@ -264,7 +265,6 @@ def test_without_locks_everybody_may_send(outbox: Outbox, batch: str, monkeypatc
         assert outbox.sweep() == 0
         now = outbox.batches.get(batch).created.timestamp() + 2 * 86_400
         monkeypatch.setattr("time.time", lambda: now)
-        monkeypatch.setattr("cloudtasks_nb.fanout.outbox.spool._TOUCH", -1.0)
         spooling.add(chunk(range(1_010, 1_020)))
         spooling._store(0)
         assert outbox.sweep() == 0, "it has shown that it is alive"
