@@ -84,8 +84,8 @@ class Catalog:
             if self._outbox is None:
                 self._connection.transport.check_open()
                 self._outbox = Outbox(outbox_path())
-                if note := self._outbox.note():
-                    notify(note)
+                if self._outbox.note:
+                    notify(self._outbox.note)
                 if self._connection.endpoint.temporary:
                     _report_ended(self._outbox)
             return self._outbox

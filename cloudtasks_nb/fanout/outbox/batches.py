@@ -29,7 +29,7 @@ class Batches(Repository):
 
     @reading
     def find(
-        self, connection: sqlite3.Connection, *, batch: str | None = None, **place: str | None
+        self, connection: sqlite3.Connection, /, *, batch: str | None = None, **place: str | None
     ) -> list[BatchRecord]:
         """Return the batches, newest first; only the one with an id, and only those of a place, if these are given.
 

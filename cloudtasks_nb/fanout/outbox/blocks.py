@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 
+from cloudtasks_nb.fanout.outbox.database import sqlite_error
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE
 
 __all__ = ["BLOCK_ROWS", "StoredBlock", "inflate", "pack_keys", "pack_shown", "pack_tasks"]
@@ -120,7 +121,5 @@ def inflate(packed: bytes) -> bytes:
     return raw
 
 
-def _damaged(why: str) -> sqlite3.DatabaseError:
-    error = sqlite3.DatabaseError(f"a block is damaged: {why}")
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    return error
+def _damaged(why: str) -> sqlite3.Error:
+    return sqlite_error(sqlite3.SQLITE_CORRUPT, f"a block is damaged: {why}")

@@ -19,11 +19,11 @@ __all__ = [
     "VERSION",
     "Database",
     "Repository",
-    "disk_full",
     "guard",
     "reading",
     "scanning",
     "snapshot",
+    "sqlite_error",
     "transact",
     "transaction",
 ]
@@ -36,7 +36,6 @@ T = TypeVar("T")
 # when a spool ends. A row's ref is its part's number (upper half) and its place in the part (lower half), so that a
 # part is one range in each table. A batch is visible once `batches` has it, a part once its phase is 1.
 _TABLES = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
     """CREATE TABLE batches (
         num INTEGER PRIMARY KEY,  -- number of its first part
         id TEXT NOT NULL UNIQUE, identity BLOB NOT NULL UNIQUE,
@@ -118,10 +117,10 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def disk_full() -> sqlite3.Error:
-    """Return the error of SQLite for a full disk."""
-    error = sqlite3.OperationalError("the disk is nearly full")
-    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+def sqlite_error(code: int, text: str) -> sqlite3.Error:
+    """Return an error as SQLite raises it with a code."""
+    error = sqlite3.DatabaseError(text)
+    error.sqlite_errorcode = code
     return error
 
 
@@ -193,21 +192,21 @@ class _Shared:
         self._closed = False
 
     def call(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function with the connection; after `close` with one that is closed behind it."""
+        """Call a function with the connection; after an error, and after `close`, it is closed behind it.
+
+        A connection that was opened while the file could not be written would stay so.
+        """
         with self._lock:
-            if self._closed:
-                with closing(self._connect()) as connection:
-                    return function(connection, *args, **kwargs)
-            if self._connection is None:
-                self._connection = self._connect()
+            connection = self._connection = self._connection or self._connect()
+            kept = False
             try:
-                return function(self._connection, *args, **kwargs)
-            except sqlite3.Error as error:
-                if _code(error) == sqlite3.SQLITE_READONLY:
-                    # It stays so when the file can be written again; the next call opens another one.
-                    self._connection.close()
+                result = function(connection, *args, **kwargs)
+                kept = not self._closed
+            finally:
+                if not kept:
                     self._connection = None
-                raise
+                    connection.close()
+            return result
 
     def close(self) -> None:
         """Close the connection, as soon as nobody uses it."""
@@ -237,7 +236,7 @@ class Database:
         self._file: tuple[int, int] | None = None  # device and inode of the file that has the tables
 
     def prepare(self) -> bool:
-        """Create the folder and the tables if they do not exist; return whether the file has a write-ahead log.
+        """Create the folder and the tables if they do not exist; return whether the file is new and has no log.
 
         Raises
         ------
@@ -256,9 +255,9 @@ class Database:
             if not self.path.exists():
                 self.path.touch(mode=0o600)  # it holds bodies and headers
         mode = self.read(self._set_up)
-        self.write(_make_tables, self.path)
+        new = self.write(_make_tables, self.path)
         self._file = self._found()
-        return mode == "wal"
+        return new and mode != "wal"
 
     def _set_up(self, connection: sqlite3.Connection) -> str:
         if _version(connection, self.path) == 0:
@@ -337,12 +336,14 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables of a new file."""
-    if _version(connection, path) == 0:
+def _make_tables(connection: sqlite3.Connection, path: Path) -> bool:
+    """Make the tables of a new file; return whether it is new."""
+    new = _version(connection, path) == 0
+    if new:
         for statement in _TABLES:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {VERSION}")
+    return new
 
 
 def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> str:

@@ -47,8 +47,8 @@ class Outbox:
     ----------
     batches, rows, requests, outcomes, causes, completions
         What is stored, each part with its own methods.
-    journal : bool
-        Whether the file has a write-ahead log; not on a network file system.
+    note : str or None
+        A warning for who has made the file.
 
     Raises
     ------
@@ -67,11 +67,17 @@ class Outbox:
         self.causes = Causes(self._database)
         self.completions = Completions(self._database)
         try:
-            self.journal = self._database.prepare()
+            slow = self._database.prepare()
             self.sweep()
         except BaseException:
             self.close()
             raise
+        self.note = (
+            f"the outbox {self.path} is on a network file system: slower, and for one machine at a time; "
+            "CLOUDTASKS_NB_HOME chooses another folder"
+            if slow
+            else None
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -132,17 +138,3 @@ class Outbox:
             Seconds after which the rest is left for the next time.
         """
         return self._database.scan(sweep, self.path, now=time.time(), limit=limit)
-
-    def note(self) -> str | None:
-        """Return a warning about this outbox, once for each file; None the next time."""
-        if self.journal:
-            return None
-        first = self._database.write(
-            lambda connection: connection.execute("INSERT OR IGNORE INTO meta VALUES ('network', 'said')").rowcount > 0
-        )
-        return (
-            f"the outbox {self.path} is on a network file system: slower, and for one machine at a time; "
-            "CLOUDTASKS_NB_HOME chooses another folder"
-            if first
-            else None
-        )

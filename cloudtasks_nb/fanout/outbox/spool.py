@@ -21,7 +21,7 @@ import orjson
 from cloudtasks_nb._loop import hold_interrupts
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.outbox.blocks import pack_keys, pack_shown, pack_tasks
-from cloudtasks_nb.fanout.outbox.database import disk_full, guard, snapshot, transact
+from cloudtasks_nb.fanout.outbox.database import guard, snapshot, sqlite_error, transact
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text, plain_reason
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
@@ -128,7 +128,7 @@ class Spool(Incoming):
         with suppress(OSError):
             size += log.stat().st_size  # all of it is copied to the file
         if shutil.disk_usage(self._path.parent).free < size + _ROOM:
-            raise disk_full()
+            raise sqlite_error(sqlite3.SQLITE_FULL, "the disk is nearly full")
 
     def _write(self, connection: sqlite3.Connection, keys: Sequence[bytes], tasks: bytes, shown: bytes) -> None:
         block = (self._first, len(keys), pack_keys(keys), tasks, shown)
