@@ -26,7 +26,6 @@ from cloudtasks_nb.service.connection import Connection
 __all__ = ["Cancellation"]
 
 _DELETED_TOGETHER = 1000  # tasks in a call, the service's limit (https://cloud.google.com/tasks/docs/quotas)
-_CANCELLED_TOGETHER = 10_000  # unsent rows in a transaction: so many take about a tenth of a second
 _IN_FLIGHT = 3  # calls at the same time
 _SETTING = "cancelling"  #: of the batch, while it is being cancelled: `paused` is whether the queue was paused for that
 
@@ -80,7 +79,7 @@ class Cancellation:
         try:
             paused = lock is not None and await self._prepare()  # without the lock, its holder does that
             try:
-                steps = self.outbox.requests.cancel(self.batch, _CANCELLED_TOGETHER)
+                steps = self.outbox.requests.cancel(self.batch)
                 while await self.outbox.run(next, steps, 0):
                     self.publish()  # a sending that waits for the canary ends with the last of them
                 # Wait for the results of the requests that are under way: their tasks have to be deleted too.

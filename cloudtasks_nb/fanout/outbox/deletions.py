@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.outbox.rows import with_tasks
-from cloudtasks_nb.fanout.outbox.tallies import AMONG, as_json, causes, counted, number_of, ranges, touch
+from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, causes, counted, number_of, ranges, touch
 
 __all__ = ["DeletionPage", "DeletionQueue", "correct_gone"]
 
@@ -63,12 +63,10 @@ class DeletionQueue(Repository):
         if page is not None:
             _finish(connection, page, results)
             touch(connection, num)
-        found: list[tuple[int, int, int | None]] = []
-        for first, last in ranges(connection, num):
-            found += connection.execute(
-                "SELECT ref, try, deleting FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?",
-                (max(first, self._after + 1), last, State.SENT, size - len(found)),
-            )
+        found = connection.execute(
+            f"SELECT ref, try, deleting FROM {ROWS} AND state = ? ORDER BY part, ref LIMIT ?",
+            (self._after + 1, ALL, num, State.SENT, size),
+        ).fetchall()
         if not found:
             return None
         refs = [ref for ref, _, _ in found]

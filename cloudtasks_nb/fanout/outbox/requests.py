@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlite3
 import time
 from bisect import bisect_right
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, 
 from cloudtasks_nb.fanout.outbox.deletions import correct_gone
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, Ack, Request, State
-from cloudtasks_nb.fanout.outbox.tallies import AMONG, as_json, counted, number, number_of, ranges, replace, touch
+from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number, number_of, replace, touch
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
 
 __all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
@@ -29,7 +29,7 @@ __all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
 MAX_TASKS = 100
 
 _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay below the 4 MiB that servers take
-_ALL = 1 << 62  # more than any ref, and more rows than a batch can have
+_CANCELLED = 10_000  # unsent rows in a transaction: so many take about a tenth of a second
 _VOID_SECONDS = 0.05  # for which it is not read again which requests are cancelled
 _CACHED = 4  # blocks of about a megabyte
 #: Refs, and refs and tries, of the rows in requests of a batch.
@@ -85,9 +85,8 @@ class Requests(Repository):
     @scanning
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether rows are to be sent that had another try before."""
-        query = f"""SELECT EXISTS (SELECT 1 FROM parts CROSS JOIN rows ON ref BETWEEN part << 32 AND last
-                    WHERE num = ? AND phase = 1 AND try > 1 AND {_WAITING})"""
-        return number(connection, query, number_of(connection, batch)) > 0
+        query = f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND try > 1 AND {_WAITING})"
+        return number(connection, query, 0, ALL, number_of(connection, batch)) > 0
 
     def queue(self, batch: str) -> RequestQueue:
         """Return the requests of a batch, for one sender."""
@@ -102,21 +101,18 @@ class Requests(Repository):
             finally:
                 held.release()
 
-    def cancel(self, batch: str, size: int = _ALL) -> Iterator[int]:
+    def cancel(self, batch: str, size: int = _CANCELLED) -> Iterator[int]:
         """Cancel the rows that are not sent, `size` of them in a transaction; yield how many were, after each.
 
         Rows of requests in flight stay as they are until their sender, or the next one, finds out whether they were
         created. Those that were become sent, and the caller has to delete them.
         """
-        num, parts = self._database.read(_parts, batch)
-        for first, last in parts:
-            at, cancelled = first, 1
-            while cancelled:
-                cancelled, at = self._database.write(_cancel, num, at, last, size)
-                self._void.pop(batch, None)
-                if cancelled:
-                    yield cancelled
-        self._database.write(correct_gone, num)
+        cancelled, after = 1, -1
+        while cancelled:
+            cancelled, after = self._database.write(_cancel, batch, after, size)
+            self._void.pop(batch, None)
+            if cancelled:
+                yield cancelled
 
     def known_void(self, batch: str) -> Collection[int] | None:
         """Return what `read_void` has returned less than 50 ms ago; None: it has to be read."""
@@ -192,7 +188,7 @@ class RequestQueue(Repository):
             touch(connection, num)
         if round_ != self._round:  # rows anywhere may have a new try
             self._round, self._after = round_, -1
-        requests, most = list[Request](), _ALL if until is None else until
+        requests, most = list[Request](), ALL if until is None else until
         while self._left and len(requests) < want:
             requests += self._again(connection, num, self._left.pop(0), most)
         if len(requests) < want:
@@ -250,7 +246,7 @@ class RequestQueue(Repository):
     ) -> list[Request]:
         """Give out the next unsent rows, those of each try apart; store that they may be sent from now on."""
         requests: list[Request] = []
-        for attempt, refs in self._unsent(connection, num, want * size, until).items():
+        for refs, attempt in self._unsent(connection, num, want * size, until):
             for some, keys, tasks in self._cut(connection, refs, size):
                 if len(requests) == want:  # these rows are read again the next time
                     self._after = min(self._after, some[0] - 1)
@@ -262,23 +258,18 @@ class RequestQueue(Repository):
             connection.execute("UPDATE batches SET begun = 1 WHERE num = ? AND NOT begun", (num,))
         return requests
 
-    def _unsent(self, connection: sqlite3.Connection, num: int, most: int, until: int) -> Mapping[int, Sequence[int]]:
-        """Return the next unsent rows by their try, behind those that were given out, without those in flight."""
-        found: defaultdict[int, list[int]] = defaultdict(list)
-        for first, last in ranges(connection, num):
-            rows = connection.execute(
-                f"""SELECT try, json_group_array(ref) FROM
-                    (SELECT ref, try FROM rows WHERE ref BETWEEN ? AND ? AND state = ?
-                     AND (ref > ? OR (ref, try) NOT IN ({_FLYING})) ORDER BY ref LIMIT ?)
-                    GROUP BY try ORDER BY min(ref)""",
-                (max(first, self._after + 1), min(last, until), State.UNSENT, self._last, num, most),
-            )
-            for attempt, refs in rows.fetchall():
-                some = orjson.loads(refs)
-                found[attempt] += some
-                most -= len(some)
-                self._after = max(self._after, some[-1])
-        return found
+    def _unsent(self, connection: sqlite3.Connection, num: int, most: int, until: int) -> list[tuple[list[int], int]]:
+        """Return the next unsent rows behind those that were given out, without those in flight, and their try."""
+        unsent = f"""SELECT ref, try FROM {ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING}))
+                     ORDER BY part, ref LIMIT ?"""
+        values = (self._after + 1, until, num, State.UNSENT, self._last, num, most)
+        query = f"SELECT min(try), max(try), json_group_array(ref) FROM ({unsent})"
+        found = connection.execute(query, values).fetchall()
+        if found[0][0] != found[0][1]:  # only then, because GROUP BY sorts
+            found = connection.execute(f"{query} GROUP BY try", values).fetchall()
+        rows = sorted((sorted(orjson.loads(refs)), attempt) for attempt, _, refs in found if attempt)
+        self._after = max([self._after, *(refs[-1] for refs, _ in rows)])
+        return rows
 
     def _cut(self, connection: sqlite3.Connection, refs: Sequence[int], size: int) -> Iterator[_Contents]:
         """Yield rows with their contents, up to `size` together."""
@@ -347,12 +338,6 @@ def _flights(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     return [_Flight(seq, orjson.loads(refs), *rest) for seq, refs, *rest in found]
 
 
-def _parts(connection: sqlite3.Connection, batch: str) -> tuple[int, list[tuple[int, int]]]:
-    """Return the number of a batch, and the first and last ref of each of its parts."""
-    num = number_of(connection, batch)
-    return num, ranges(connection, num)
-
-
 def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     """Put the unsent rows of all requests of a batch in doubt, and return these."""
     num = number_of(connection, batch)
@@ -390,16 +375,18 @@ def _move(
         )
 
 
-def _cancel(connection: sqlite3.Connection, num: int, first: int, last: int, most: int) -> tuple[int, int]:
-    """Cancel unsent rows, and the requests in flight; return how many rows, and the ref behind the last one."""
+def _cancel(connection: sqlite3.Connection, batch: str, after: int, most: int) -> tuple[int, int]:
+    """Cancel unsent rows behind a ref, and the requests in flight; return how many rows, and the last one's ref."""
+    num = number_of(connection, batch)
     connection.execute("UPDATE flights SET void = 1 WHERE num = ? AND NOT void", (num,))
-    free = f"ref BETWEEN ? AND ? AND state = {State.UNSENT:d} AND (ref, try) NOT IN ({_FLYING})"
-    n, start, end = connection.execute(
-        f"SELECT count(*), min(ref), max(ref) FROM (SELECT ref FROM rows WHERE {free} ORDER BY ref LIMIT ?)",
-        (first, last, num, most),
+    free = f"{ROWS} AND state = ? AND (ref, try) NOT IN ({_FLYING}) ORDER BY part, ref LIMIT ?"
+    refs, n, last = connection.execute(
+        f"SELECT json_group_array(ref), count(*), max(ref) FROM (SELECT ref FROM {free})",
+        (after + 1, ALL, num, State.UNSENT, num, most),
     ).fetchone()
-    if n:
-        with counted(connection, "ref BETWEEN ? AND ?", start, end):
-            connection.execute(f"UPDATE rows SET state = ? WHERE {free}", (State.CANCELLED, start, end, num))
+    with counted(connection, AMONG, refs):
+        connection.execute(f"UPDATE rows SET state = ? WHERE {AMONG}", (State.CANCELLED, refs))
+    if not n:
+        correct_gone(connection, num)
     touch(connection, num)
-    return n, (end or last) + 1
+    return n, last or after

@@ -16,7 +16,18 @@ from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, scanning
 from cloudtasks_nb.fanout.outbox.records import Page, RowFilter, State
-from cloudtasks_nb.fanout.outbox.tallies import AMONG, CAUSE, SHOWN_STATE, as_json, number, number_of, paged, ranges
+from cloudtasks_nb.fanout.outbox.tallies import (
+    ALL,
+    AMONG,
+    CAUSE,
+    ROWS,
+    SHOWN_STATE,
+    as_json,
+    number,
+    number_of,
+    paged,
+    ranges,
+)
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
 
 __all__ = ["RETRYING", "Rows", "TimingsPage", "locate", "with_tasks"]
@@ -32,15 +43,15 @@ _PAGE = 1_000
 _RowsOfBlock = tuple[StoredBlock, list[tuple[Any, ...]]]  # a block, and rows of it
 _COLUMNS = f"ref, pos, try, {SHOWN_STATE}, attempts, status, message, due, began, duration, http, reason"
 _MATCHING = f"""
-    SELECT ref FROM rows WHERE ref BETWEEN :first AND :last AND {SHOWN_STATE} IN (SELECT value FROM json_each(:states))
-      AND (:tried IS NULL OR coalesce(status > 0, 0) = :tried) AND (:cause IS NULL OR {CAUSE} = :cause)
-    ORDER BY ref LIMIT :size"""
+    SELECT ref FROM {ROWS} AND {SHOWN_STATE} IN (SELECT value FROM json_each(?))
+      AND coalesce(status > 0, 0) = coalesce(?, status > 0, 0) AND {CAUSE} = coalesce(?, {CAUSE})
+    ORDER BY part, ref LIMIT ?"""
 # SQLite makes one JSON list of each column: it takes half of the time that a tuple for each row takes.
 _TIMINGS = f"""
     SELECT json_group_array(ref), json_group_array(failed), json_group_array(began), json_group_array(duration)
-    FROM (SELECT ref, state = {State.FAILED:d} AS failed, began, coalesce(duration, -1) AS duration FROM rows
-        WHERE ref BETWEEN ? AND ? AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
-        ORDER BY ref LIMIT 20000)"""
+    FROM (SELECT ref, state = {State.FAILED:d} AS failed, began, coalesce(duration, -1) AS duration FROM {ROWS}
+        AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
+        ORDER BY part, ref LIMIT 20000)"""
 
 
 class Rows(Repository):
@@ -116,35 +127,31 @@ class Rows(Repository):
 
     def matching(self, batch: str, wanted: RowFilter, size: int = 10_000) -> Iterator[int]:
         """Yield the refs of the rows that a filter lets through, in input order; `size` of them are read together."""
-        values = {"states": as_json(wanted.states), "tried": wanted.tried, "cause": wanted.cause, "size": size}
-        for first, last in self.parts(batch):
-            at = first
-            while found := self._database.scan(_firsts, _MATCHING, {"first": at, "last": last, **values}):
-                yield from found
-                at = found[-1] + 1
+        num, at = self._database.read(number_of, batch), -1
+        values = (as_json(wanted.states), wanted.tried, wanted.cause, size)
+        while found := self._database.scan(_firsts, _MATCHING, (at + 1, ALL, num, *values)):
+            yield from found
+            at = found[-1]
 
     def timings(self, batch: str) -> Iterator[TimingsPage]:
         """Yield when the last attempts of the rows that succeeded or failed began, and how long they took."""
-        for first, last in self.parts(batch):
-            at = first
-            while (page := self._database.scan(_timings, at, last))[0]:
-                yield page
-                at = page[0][-1] + 1
+        num, at = self._database.read(number_of, batch), -1
+        while (page := self._database.scan(_timings, at + 1, num))[0]:
+            yield page
+            at = page[0][-1]
 
     @scanning
     def repeated(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether several rows of a batch have the same position, each in its own input."""
-        query = """SELECT count(*) > count(DISTINCT pos) FROM parts CROSS JOIN rows ON ref BETWEEN part << 32 AND last
-                   WHERE num = ? AND phase = 1"""
-        return bool(number(connection, query, number_of(connection, batch)))
+        query = f"SELECT count(*) > count(DISTINCT pos) FROM {ROWS}"
+        return bool(number(connection, query, 0, ALL, number_of(connection, batch)))
 
     @scanning
     def states(self, connection: sqlite3.Connection, batch: str) -> bytes:
         """Return the `State` of each row, or `RETRYING`, one byte a row, in the order of `pages`."""
         query = f"""SELECT iif({SHOWN_STATE} = {State.SENT:d} AND status > 0, {RETRYING}, {SHOWN_STATE})
-                    FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref"""
-        parts = ranges(connection, number_of(connection, batch))
-        return b"".join(bytes(_firsts(connection, query, bounds)) for bounds in parts)
+                    FROM {ROWS} ORDER BY part, ref"""
+        return bytes(_firsts(connection, query, (0, ALL, number_of(connection, batch))))
 
     @reading
     def parts(self, connection: sqlite3.Connection, batch: str) -> list[tuple[int, int]]:
@@ -154,26 +161,16 @@ class Rows(Repository):
     @scanning
     def last_of_first(self, connection: sqlite3.Connection, batch: str, count: int) -> int:
         """Return the ref of the last of the first `count` rows that are valid tasks, 0 if there is none."""
-        last = 0
-        for bounds in ranges(connection, number_of(connection, batch)):
-            found, newest = connection.execute(
-                """SELECT count(*), max(ref) FROM
-                   (SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND try > 0 ORDER BY ref LIMIT ?)""",
-                (*bounds, count),
-            ).fetchone()
-            count -= found
-            last = newest or last
-        return last
+        first = f"SELECT ref FROM {ROWS} AND try > 0 ORDER BY part, ref LIMIT ?"
+        query = f"SELECT coalesce(max(ref), 0) FROM ({first})"
+        return number(connection, query, 0, ALL, number_of(connection, batch), count)
 
     @scanning
     def counts_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> dict[State, int]:
         """Return how many of the valid tasks up to a row are in each state."""
-        found = dict.fromkeys(State, 0)
-        query = f"SELECT {SHOWN_STATE}, count(*) FROM rows WHERE ref BETWEEN ? AND ? AND try > 0 GROUP BY 1"
-        for first, last in ranges(connection, number_of(connection, batch)):
-            for state, count in connection.execute(query, (first, min(last, ref))):
-                found[State(state)] += count
-        return found
+        query = f"SELECT {SHOWN_STATE}, count(*) FROM {ROWS} AND try > 0 GROUP BY 1"
+        found = connection.execute(query, (0, ref, number_of(connection, batch)))
+        return dict.fromkeys(State, 0) | {State(state): count for state, count in found}
 
     @reading
     def locate(
@@ -204,11 +201,8 @@ class Rows(Repository):
 
         A row in a request of a sender that has ended is in none of them: it is looked up by the next sender.
         """
-        found: list[int] = []
-        query = "SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?"
-        for first, last in ranges(connection, number_of(connection, batch)):
-            found += _firsts(connection, query, (max(first, after + 1), last, state, limit - len(found)))
-        return found
+        query = f"SELECT ref FROM {ROWS} AND state = ? ORDER BY part, ref LIMIT ?"
+        return _firsts(connection, query, (after + 1, ALL, number_of(connection, batch), state, limit))
 
     @reading
     def tasks(self, connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[tuple[int, str, int]]:
@@ -273,8 +267,8 @@ def with_tasks(
     return found
 
 
-def _timings(connection: sqlite3.Connection, first: int, last: int) -> TimingsPage:
-    found = connection.execute(_TIMINGS, (first, last)).fetchone()
+def _timings(connection: sqlite3.Connection, first: int, num: int) -> TimingsPage:
+    found = connection.execute(_TIMINGS, (first, ALL, num)).fetchone()
     return [orjson.loads(column) for column in found]
 
 
