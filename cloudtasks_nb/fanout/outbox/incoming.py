@@ -148,22 +148,16 @@ class Incoming:
         A row of the batch that was not a valid task is replaced by one that is.
         """
         connection, started, n = self._connection, self._started, len(chunk.rows)
-        heads = [digest[:8] for digest in chunk.digests]
-        for place in chunk.rejected:
-            heads[place] = bytes(8)
-        halves, digests = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(heads)
+        halves, heads = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(digest[:8] for digest in chunk.digests)
         first = self._next if started is None else _NOT_STORED + self._rows
+        refs, reasons = range(first, first + n), map(chunk.rejected.get, range(n))
         connection.executemany(
-            "INSERT INTO incoming (ref, pos, k1, k2, digest) VALUES (?, ?, ?, ?, ?)",
-            zip(range(first, first + n), chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", digests), strict=True),
-        )
-        connection.executemany(
-            "UPDATE incoming SET reason = ? WHERE ref = ?",
-            [(reason, first + place) for place, reason in chunk.rejected.items()],
+            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason) VALUES (?, ?, ?, ?, ?, ?)",
+            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, strict=True),
         )
         self._rows += n
         if self._spec.by_rows:
-            self._total += row_sum(chunk.keys, unpack(f">{n}Q", digests))
+            self._total += row_sum(chunk.keys, unpack(f">{n}Q", heads))
         if started is None:
             self._next += n
             return range(n)

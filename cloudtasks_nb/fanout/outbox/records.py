@@ -193,7 +193,6 @@ class Ack:
 
     seq: int
     sent: Sequence[int] = ()
-    already: int = 0  #: of `sent`, how many tasks were there before this batch was first sent
     rejected: Mapping[int, str] = field(default_factory=dict)  #: row -> the service's reason
     again: Sequence[int] = ()  #: surely not created: to be sent with another request, unless the request is cancelled
     gone: Sequence[int] = ()  #: whether they were created cannot be known

@@ -25,7 +25,7 @@ from cloudtasks_nb.fanout.outbox.database import guard, snapshot, sqlite_error, 
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text, plain_reason
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
-from cloudtasks_nb.fanout.outbox.tallies import SHOWN_STATE, as_json, counted, counts, touch
+from cloudtasks_nb.fanout.outbox.tallies import AMONG, SHOWN_STATE, as_json, counted, counts, touch
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.plan.preview import shown_rows
@@ -224,8 +224,8 @@ class Spool(Incoming):
             (target.num,),
         ).fetchall()
         refs = as_json(ref for ref, _, _ in found)
-        with counted(connection, "ref IN (SELECT value FROM json_each(?))", refs):
-            connection.execute("DELETE FROM rows WHERE ref IN (SELECT value FROM json_each(?))", (refs,))
+        with counted(connection, AMONG, refs):
+            connection.execute(f"DELETE FROM rows WHERE {AMONG}", (refs,))
         connection.executemany(
             "DELETE FROM keys WHERE num = ? AND k1 = ? AND k2 = ?", [(target.num, k1, k2) for _, k1, k2 in found]
         )
