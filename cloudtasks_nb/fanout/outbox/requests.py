@@ -17,7 +17,6 @@ import orjson
 
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, scanning, transaction
-from cloudtasks_nb.fanout.outbox.deletions import correct_gone
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, Ack, Request, State
 from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number, number_of, replace, touch
@@ -386,7 +385,5 @@ def _cancel(connection: sqlite3.Connection, batch: str, after: int, most: int) -
     ).fetchone()
     with counted(connection, AMONG, refs):
         connection.execute(f"UPDATE rows SET state = ? WHERE {AMONG}", (State.CANCELLED, refs))
-    if not n:
-        correct_gone(connection, num)
     touch(connection, num)
     return n, last or after
