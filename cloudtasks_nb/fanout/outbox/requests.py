@@ -35,6 +35,7 @@ _CACHED = 4  # blocks of about a megabyte
 _REFS = "SELECT value FROM flights JOIN json_each(refs) WHERE num = ?"
 _FLYING = "SELECT value, try FROM flights JOIN json_each(refs) WHERE num = ?"
 _Contents = tuple[Sequence[int], bytes, list[bytes]]  # refs of rows, their keys, and their tasks without names
+_Moved = Counter[tuple[int, int, int | str]]  # as the tallies count rows
 _WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
 
 
@@ -179,7 +180,7 @@ class RequestQueue(Repository):
         if self._left is None:
             self._left = _find_doubtful(connection, self.batch)
         round_ = number(connection, "SELECT round FROM batches WHERE num = ?", num)
-        moved: Counter[tuple[int, int, int | str]] = Counter()
+        moved: _Moved = Counter()
         for ack in acks:
             self._settle(connection, ack, moved)
         replace(connection, Counter(), moved)
@@ -194,7 +195,7 @@ class RequestQueue(Repository):
             requests += self._fresh(connection, num, want - len(requests), size, now, most)
         return requests
 
-    def _settle(self, connection: sqlite3.Connection, ack: Ack, moved: Counter[tuple[int, int, int | str]]) -> None:
+    def _settle(self, connection: sqlite3.Connection, ack: Ack, moved: _Moved) -> None:
         """Store the answer to one request. A row whose outcome is known by now keeps it.
 
         What is `moved` in the usual way is added to the tallies by the caller, once for all requests.
@@ -203,22 +204,21 @@ class RequestQueue(Repository):
         if found is None:
             return  # another sender of this batch has stored it
         attempt, void = found
-        sent = _move_all(connection, ack.sent, attempt)
-        if sent:
-            part = ack.sent[0] >> 32
-            moved[part, State.UNSENT, ""] -= sent
-            moved[part, State.SENT, ""] += sent
-        if sent < len(ack.sent):
-            _move(connection, ack.sent, State.SENT, attempt)
-        _move(connection, sorted(ack.rejected), State.REJECTED, attempt)
+        _move(connection, ack.sent, State.SENT, attempt, moved)
+        _move(connection, sorted(ack.rejected), State.REJECTED, attempt, moved)
         connection.executemany(
             "UPDATE rows SET reason = ? WHERE ref = ? AND state = ?",
             [(reason, ref, State.REJECTED) for ref, reason in ack.rejected.items()],
         )
         # Those of a cancelled request stay in question, as tasks to be deleted: the log may have their outcome.
-        _move(connection, ack.gone, State.SENT if void else State.GONE, attempt, deleting=void)
+        _move(connection, ack.gone, State.SENT if void else State.GONE, attempt, moved)
+        if void:
+            connection.execute(
+                f"UPDATE rows SET deleting = try WHERE {AMONG} AND try = ? AND state = ?",
+                (as_json(ack.gone), attempt, State.SENT),
+            )
         if ack.again:
-            _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt)
+            _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt, moved)
             self._after = min(self._after, ack.again[0] - 1)
 
     def _again(self, connection: sqlite3.Connection, num: int, flight: _Flight, until: int) -> Iterator[Request]:
@@ -348,30 +348,23 @@ def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     return _flights(connection, batch)
 
 
-def _move_all(connection: sqlite3.Connection, refs: Sequence[int], attempt: int) -> int:
-    """Bring rows from unsent to sent if they are gapless and of one part, and if none of them has failed before.
-
-    This is the usual case of a request. Return how many were moved; the tallies are left to the caller.
-    """
-    if not refs or refs[-1] - refs[0] + 1 != len(refs) or refs[0] >> 32 != refs[-1] >> 32:
-        return 0
-    return connection.execute(
-        "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ? AND status IS NULL",
-        (State.SENT, refs[0], refs[-1], attempt, State.UNSENT),
-    ).rowcount
-
-
-def _move(
-    connection: sqlite3.Connection, refs: Sequence[int], to: State, attempt: int, *, deleting: bool = False
-) -> None:
+def _move(connection: sqlite3.Connection, refs: Sequence[int], to: State, attempt: int, moved: _Moved) -> None:
     """Bring rows from unsent, or from doubt, into another state, if they are in this try."""
     if not refs:
         return
-    among, asked = as_json(refs), "deleting = try, " if deleting else ""
+    part = refs[0] >> 32
+    if refs[-1] - refs[0] + 1 == len(refs) and refs[-1] >> 32 == part:  # usually, and none has failed before
+        n = connection.execute(
+            "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ? AND status IS NULL",
+            (to, refs[0], refs[-1], attempt, State.UNSENT),
+        ).rowcount
+        moved[part, State.UNSENT, ""] -= n
+        moved[part, to, ""] += n
+        if n == len(refs):
+            return
+    among = as_json(refs)
     with counted(connection, AMONG, among):
-        connection.execute(
-            f"UPDATE rows SET {asked}state = ? WHERE {AMONG} AND try = ? AND {_WAITING}", (to, among, attempt)
-        )
+        connection.execute(f"UPDATE rows SET state = ? WHERE {AMONG} AND try = ? AND {_WAITING}", (to, among, attempt))
 
 
 def _cancel(connection: sqlite3.Connection, batch: str, after: int, most: int) -> tuple[int, int]:
