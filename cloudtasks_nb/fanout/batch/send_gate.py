@@ -157,6 +157,7 @@ def lift_gate(outbox: Outbox, batch: str) -> None:
 
     The canary of a batch that no process sends goes on: its process was killed.
     """
+    outbox.requests.allow(batch)
     gate = update_gate(outbox, batch)
     lifted = _anew(outbox.batches.counts(batch)) if gate.paused else {}
     if gate.last and (not gate.running or outbox.requests.has_sender(batch)):

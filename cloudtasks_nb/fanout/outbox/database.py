@@ -43,6 +43,7 @@ _TABLES = (
         name TEXT, recipe BLOB NOT NULL, description TEXT NOT NULL,
         created REAL NOT NULL, changed REAL NOT NULL,
         begun INTEGER NOT NULL DEFAULT 0,  -- whether there ever was a request
+        stopped INTEGER NOT NULL DEFAULT 0,  -- whether its unsent rows are being cancelled: none is given out
         round INTEGER NOT NULL DEFAULT 1, snapshot BLOB, snapshot_at REAL)""",
     """CREATE TABLE parts (
         part INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER,

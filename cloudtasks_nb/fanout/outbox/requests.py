@@ -104,8 +104,9 @@ class Requests(Repository):
     def cancel(self, batch: str, size: int = _CANCELLED) -> Iterator[int]:
         """Cancel the rows that are not sent, `size` of them in a transaction; yield how many were, after each.
 
-        Rows of requests in flight stay as they are until their sender, or the next one, finds out whether they were
-        created. Those that were become sent, and the caller has to delete them.
+        Until all are cancelled, no row of the batch is given out. Rows of requests in flight stay as they are until
+        their sender, or the next one, finds out whether they were created. Those that were become sent, and the caller
+        has to delete them.
         """
         cancelled, after = 1, -1
         while cancelled:
@@ -113,6 +114,11 @@ class Requests(Repository):
             self._void.pop(batch, None)
             if cancelled:
                 yield cancelled
+
+    @transaction
+    def allow(self, connection: sqlite3.Connection, batch: str) -> None:
+        """Have rows given out again after a cancellation whose process has ended."""
+        connection.execute("UPDATE batches SET stopped = 0 WHERE id = ?", (batch,))
 
     def known_void(self, batch: str) -> Collection[int] | None:
         """Return what `read_void` has returned less than 50 ms ago; None: it has to be read."""
@@ -179,7 +185,7 @@ class RequestQueue(Repository):
         num = number_of(connection, self.batch)
         if self._left is None:
             self._left = _find_doubtful(connection, self.batch)
-        round_ = number(connection, "SELECT round FROM batches WHERE num = ?", num)
+        round_, stopped = connection.execute("SELECT round, stopped FROM batches WHERE num = ?", (num,)).fetchone()
         moved: _Moved = Counter()
         for ack in acks:
             self._settle(connection, ack, moved)
@@ -191,7 +197,7 @@ class RequestQueue(Repository):
         requests, most = list[Request](), ALL if until is None else until
         while self._left and len(requests) < want:
             requests += self._again(connection, num, self._left.pop(0), most)
-        if len(requests) < want:
+        if len(requests) < want and not stopped:
             requests += self._fresh(connection, num, want - len(requests), size, now, most)
         return requests
 
@@ -378,5 +384,6 @@ def _cancel(connection: sqlite3.Connection, batch: str, after: int, most: int) -
     ).fetchone()
     with counted(connection, AMONG, refs):
         connection.execute(f"UPDATE rows SET state = ? WHERE {AMONG}", (State.CANCELLED, refs))
+    connection.execute("UPDATE batches SET stopped = ? WHERE num = ?", (n > 0, num))
     touch(connection, num)
     return n, last or after
