@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import sqlite3
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import orjson
 
@@ -20,6 +20,8 @@ from cloudtasks_nb.fanout.outbox.tallies import number_of
 from cloudtasks_nb.fanout.plan.identity import Place
 
 __all__ = ["Batches", "choose"]
+
+T = TypeVar("T")
 
 _ROW_BYTES = 100  # about what a row takes besides its block: what is known of it, and its key
 
@@ -99,10 +101,22 @@ class Batches(Repository):
     @transaction
     def set_setting(self, connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
         """Store a setting of a batch: any value that JSON has."""
-        connection.execute(
-            "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)",
-            (number_of(connection, batch), key, orjson.dumps(value).decode()),
-        )
+        _set(connection, batch, key, value)
+
+    @transaction
+    def decide_setting(
+        self, connection: sqlite3.Connection, batch: str, key: str, decide: Callable[[], tuple[Any, T]]
+    ) -> T:
+        """Store a setting by what is in the outbox, while no process writes there.
+
+        Parameters
+        ----------
+        decide : callable
+            Reads from the outbox; returns the value, and what is to be returned.
+        """
+        value, result = decide()
+        _set(connection, batch, key, value)
+        return result
 
     @reading
     def snapshot(self, connection: sqlite3.Connection, batch: str) -> bytes | None:
@@ -118,6 +132,14 @@ class Batches(Repository):
             "UPDATE batches SET snapshot = ?, snapshot_at = ? WHERE num = ?",
             (snapshot, time.time(), number_of(connection, batch)),
         )
+
+
+def _set(connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
+    connection.execute(
+        """INSERT INTO settings VALUES (?, ?, ?)
+           ON CONFLICT DO UPDATE SET value = excluded.value WHERE value != excluded.value""",
+        (number_of(connection, batch), key, orjson.dumps(value).decode()),
+    )
 
 
 def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:

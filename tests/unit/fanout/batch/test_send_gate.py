@@ -1,7 +1,8 @@
 """`canary` and `pause_at` hold rows back, in every round of a batch, and after a restart."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -310,6 +311,32 @@ def test_the_sending_pauses(make: Make, outbox: Outbox) -> None:
         await sent(later, REST)
 
     _loop.run(run(), PATIENCE)
+
+
+def test_a_pause_does_not_undo_what_another_process_resumes(
+    make: Make, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both see the failures at the same moment; one of them decides that the sending pauses, the other one resumes."""
+    batch = make(pause_at="10%").batch
+    put(outbox, batch, refs(outbox, batch)[:FIRST], State.FAILED)
+
+    def resume_elsewhere() -> None:
+        with Outbox(outbox.path) as other:
+            assert update_gate(other, batch).paused
+            lift_gate(other, batch)
+
+    decide, elsewhere = SendGate.after, threading.Thread(target=resume_elsewhere)
+
+    def decide_late(gate: SendGate, seen: Mapping[State, int]) -> SendGate:
+        if threading.current_thread() is not elsewhere and not elsewhere.ident:
+            elsewhere.start()
+            elsewhere.join(0.5)  # it waits for this transaction
+        return decide(gate, seen)
+
+    monkeypatch.setattr(SendGate, "after", decide_late)
+    assert update_gate(outbox, batch).paused
+    elsewhere.join(PATIENCE)
+    assert not update_gate(outbox, batch).paused
 
 
 def test_failures_count_anew(make: Make, outbox: Outbox) -> None:
