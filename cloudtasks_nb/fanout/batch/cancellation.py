@@ -62,7 +62,7 @@ class Cancellation:
     async def take_up(self) -> None:
         """Go on with a cancellation in the background that a process which has ended has begun."""
         stored = await self._stored()
-        lock = self.outbox.requests.cancel_lock(self.batch) if stored else None
+        lock = self.outbox.requests.lock(self.batch, "cancel") if stored else None
         if lock is None:
             return
         lock.release()
@@ -75,7 +75,7 @@ class Cancellation:
     async def run(self) -> None:
         """Stop sending, delete the tasks in the queue, and record which were deleted."""
         self.trouble = None
-        lock = self.outbox.requests.cancel_lock(self.batch)
+        lock = self.outbox.requests.lock(self.batch, "cancel")
         try:
             paused = lock is not None and await self._prepare()  # without the lock, its holder does that
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, InvalidInputError, QuotaError, UnavailableError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Completion, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.plan.identity import completion_id
 from cloudtasks_nb.fanout.plan.options import TaskOptions, token_options
 from cloudtasks_nb.fanout.plan.render import literal_task
@@ -22,8 +22,11 @@ from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import default_audience
 from cloudtasks_nb.service.oplog import RETENTION
 
-__all__ = ["CompletionNotifier", "register"]
+__all__ = ["CompletionNotifier", "register", "registered", "store_registration"]
 
+_SETTING = "completions"  #: of a batch: by URL, how it is notified, and of which round that was done last
+
+_Due = tuple[BatchRecord, str, Mapping[str, Any]]
 _RETRY = 1.0  # seconds before another try
 _RETRY_LONGEST = 60.0  # longest pause after repeated refusals
 _FINISH_TIMEOUT = 75.0  # most seconds that `finish` waits for the notifications
@@ -62,8 +65,8 @@ def register(connection: Connection, outbox: Outbox, record: BatchRecord, task: 
             resource=str(target_queue),
             hint='name another queue: batch.on_complete(url, queue="notices")',
         )
-    outbox.completions.register(record.id, url, service_account=account, audience=audience, queue=target_queue.queue)
-    return _registered(outbox, record.id, url)
+    store_registration(outbox, record.id, url, service_account=account, audience=audience, queue=target_queue.queue)
+    return _when(outbox, record.id, url)
 
 
 def _target_queue(queue: Any, own: QueueName) -> QueueName:
@@ -95,11 +98,27 @@ def _rerouting(target: Any, own: tuple[str | None, str]) -> str | None:
     return None
 
 
-def _registered(outbox: Outbox, batch: str, url: str) -> str:
-    record, known = outbox.batches.get(batch), outbox.completions.registered(batch)
-    notified = any(one.round >= record.round for one in known if one.url == url)
-    others = [one.url for one in known if one.url != url]
+def registered(outbox: Outbox, batch: str) -> dict[str, dict[str, Any]]:
+    """Return which URLs are notified of the end of a batch, how, and of which round that was done last."""
+    found: dict[str, dict[str, Any]] = outbox.batches.settings(batch).get(_SETTING, {})
+    return found
+
+
+def store_registration(outbox: Outbox, batch: str, url: str, **values: Any) -> None:
+    """Store how a URL is notified of the end of a batch, or what has become of that; the rest stays as it was."""
+
+    def change() -> tuple[dict[str, Any], None]:
+        known = registered(outbox, batch)
+        return {**known, url: {"told": 0, **known.get(url, {}), **values}}, None
+
+    outbox.batches.decide_setting(batch, _SETTING, change)
+
+
+def _when(outbox: Outbox, batch: str, url: str) -> str:
+    record, known = outbox.batches.get(batch), registered(outbox, batch)
+    others = [one for one in known if one != url]
     if record.done:
+        notified = known[url]["told"] >= record.round
         when = f"the batch is done: {url} {'was notified already' if notified else 'is notified now'}"
     else:
         when = (
@@ -137,10 +156,13 @@ class CompletionNotifier:
                 await self._settled.wait()
 
     async def _run(self) -> None:
-        """Create the due notifications; retry while the service refuses."""
+        """Create the due notifications; retry while the service refuses.
+
+        Several processes may create the same one: the name of its task is the same in all of them.
+        """
         pause = _RETRY
         try:
-            while due := await self.outbox.run(self.outbox.completions.due, self.batch):
+            while due := await self.outbox.run(self._due):
                 error = await self._attempt(due)
                 sentence = "a notification of the batch's end was not created: "
                 self.trouble = None if error is None else sentence + error.message
@@ -153,28 +175,32 @@ class CompletionNotifier:
         finally:
             self._settled.set()
 
-    async def _attempt(self, due: Sequence[Completion]) -> CloudTasksError | None:
+    def _due(self) -> list[_Due]:
+        """Return the URLs that have to be notified of the end of the present round, with their options."""
+        record = self.outbox.batches.get(self.batch)
+        known = registered(self.outbox, self.batch) if record.done else {}
+        return [(record, url, options) for url, options in known.items() if options["told"] < record.round]
+
+    async def _attempt(self, due: Sequence[_Due]) -> CloudTasksError | None:
         """Create notifications; return the last error."""
-        outbox, wrong = self.outbox, None
-        record = await outbox.run(outbox.batches.get, self.batch)
-        for completion in due:
+        wrong = None
+        for record, url, options in due:
             try:
-                await _create(self.connection, record, completion)
+                await _create(self.connection, record, url, options)
             except CloudTasksError as error:
                 wrong = error
             else:
-                await outbox.run(outbox.completions.confirm, self.batch, completion)
+                await self.outbox.run(store_registration, self.outbox, self.batch, url, told=record.round)
         return wrong
 
 
-async def _create(connection: Connection, record: BatchRecord, completion: Completion) -> None:
+async def _create(connection: Connection, record: BatchRecord, url: str, options: Mapping[str, Any]) -> None:
     place = record.place
-    queue = QueueName(project=place.project, location=place.location, queue=completion.queue or place.queue)
-    account, audience = completion.service_account, completion.audience
-    body = _summary(record, completion)
-    options = TaskOptions(url=completion.url, body=body, service_account=account, audience=audience)
-    task = literal_task(options, now=connection.clock.now())
-    short = completion_id(record.id, completion.url, completion.round)
+    queue = QueueName(project=place.project, location=place.location, queue=options["queue"])
+    account, audience = options["service_account"], options["audience"]
+    made = TaskOptions(url=url, body=_summary(record), service_account=account, audience=audience)
+    task = literal_task(made, now=connection.clock.now())
+    short = completion_id(record.id, url, record.round)
     task.name = str(TaskName(queue=queue, task=short))
     with contextlib.suppress(CloudTasksError):  # without a log only the name of the task tells that it was created
         if await connection.watcher.is_logged(queue, since=now_micros() - RETENTION, task=short):
@@ -183,14 +209,14 @@ async def _create(connection: Connection, record: BatchRecord, completion: Compl
         await connection.transport.call("CreateTask", parent=str(queue), task=task, resource_name=str(queue))
 
 
-def _summary(record: BatchRecord, completion: Completion) -> dict[str, Any]:
+def _summary(record: BatchRecord) -> dict[str, Any]:
     return {
         "batch": record.id,
         "name": record.name,
         "queue": record.place.queue_name,
-        "round": completion.round,
-        "total": sum(completion.counts.values()),
-        **{state.name.lower(): completion.counts[state] for state in _SUMMARY_STATES},
+        "round": record.round,
+        "total": record.total,
+        **{state.name.lower(): record.counts[state] for state in _SUMMARY_STATES},
         "created": record.created.isoformat(),
         "completed": dt.datetime.now(dt.UTC).isoformat(),
     }

@@ -103,7 +103,7 @@ def in_use(outbox: Outbox, record: BatchRecord) -> str | None:
     """Return why a batch must stay; None if it can be deleted."""
     if outbox.requests.has_sender(record.id):
         return "it is being sent"
-    lock = outbox.requests.cancel_lock(record.id)
+    lock = outbox.requests.lock(record.id, "cancel")
     if lock is None:
         return "it is being cancelled"
     lock.release()

@@ -74,15 +74,11 @@ _TABLES = (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL,
         refs TEXT NOT NULL, try INTEGER NOT NULL,  -- rows, as JSON, and the try that all are in
         started REAL NOT NULL, void INTEGER NOT NULL DEFAULT 0)  -- whether they are cancelled""",
-    """CREATE TABLE completions (
-        num INTEGER NOT NULL, url TEXT NOT NULL, service_account TEXT, audience TEXT, queue TEXT,
-        told INTEGER NOT NULL DEFAULT 0,  -- the last round that was notified
-        UNIQUE (num, url))""",
     "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 7
+VERSION = 8
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {

@@ -17,7 +17,6 @@ from typing import ParamSpec, Self, TypeVar
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.batches import Batches
 from cloudtasks_nb.fanout.outbox.causes import Causes
-from cloudtasks_nb.fanout.outbox.completions import Completions
 from cloudtasks_nb.fanout.outbox.database import Database, guard
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
@@ -45,7 +44,7 @@ class Outbox:
 
     Attributes
     ----------
-    batches, rows, requests, outcomes, causes, completions
+    batches, rows, requests, outcomes, causes
         What is stored, each part with its own methods.
     note : str or None
         A warning for who has made the file.
@@ -65,7 +64,6 @@ class Outbox:
         self.requests = Requests(self._database)
         self.outcomes = Outcomes(self._database)
         self.causes = Causes(self._database)
-        self.completions = Completions(self._database)
         try:
             slow = self._database.prepare()
             self.sweep()

@@ -20,7 +20,6 @@ __all__ = [
     "Ack",
     "BatchRecord",
     "Choice",
-    "Completion",
     "Outcome",
     "Page",
     "Request",
@@ -196,15 +195,3 @@ class Ack:
     rejected: Mapping[int, str] = field(default_factory=dict)  #: row -> the service's reason
     again: Sequence[int] = ()  #: surely not created: to be sent with another request, unless the request is cancelled
     gone: Sequence[int] = ()  #: whether they were created cannot be known
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """A registered notification that a batch is done."""
-
-    url: str
-    service_account: str | None
-    audience: str | None
-    queue: str | None  #: short id of the queue that carries the notification; None: the batch's own
-    round: int  #: the round whose end it notifies
-    counts: Mapping[State, int] = field(default_factory=dict)  #: how many rows ended in which state; of a due one only

@@ -46,9 +46,12 @@ class Requests(Repository):
         super().__init__(database)
         self._void: dict[str, tuple[Collection[int], float]] = {}  # cancelled requests, and until when that is certain
 
-    def lock(self, batch: str) -> Hold | None:
-        """Become the sender of a batch until the lock is released, or the process ends; None: another one is."""
-        return hold(self._database.path, batch)
+    def lock(self, batch: str, job: str = "send") -> Hold | None:
+        """Become the one that sends a batch, or does another job, until the lock is released or the process ends.
+
+        None: another one has the lock.
+        """
+        return hold(self._database.path, f"{batch}-{job}")
 
     def announce_sender(self, batch: str) -> Hold:
         """Note that this process sends the batch, or waits to send it, until the lock is released or the process ends.
@@ -60,10 +63,6 @@ class Requests(Repository):
     def has_sender(self, batch: str) -> bool:
         """Return whether a process sends the batch, or waits to send it."""
         return announced(self._database.path, f"{batch}-sender")
-
-    def cancel_lock(self, batch: str) -> Hold | None:
-        """Become the one that cancels a batch until the lock is released, or the process ends; None: another one is."""
-        return hold(self._database.path, f"{batch}-cancel")
 
     @reading
     def begun(self, connection: sqlite3.Connection, batch: str) -> bool:

@@ -64,7 +64,7 @@ ACTIONS: dict[str, Callable[[Outbox, str], object]] = {
     "setting": lambda outbox, batch: outbox.batches.set_setting(batch, "a", 1),
     "new_try": lambda outbox, batch: outbox.outcomes.new_try(batch),
     "cancel": lambda outbox, batch: sum(outbox.requests.cancel(batch)),
-    "register": lambda outbox, batch: outbox.completions.register(batch, "https://svc/done"),
+    "decision": lambda outbox, batch: outbox.batches.decide_setting(batch, "a", lambda: (1, None)),
 }
 
 

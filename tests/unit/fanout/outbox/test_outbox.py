@@ -76,7 +76,7 @@ def test_the_size_of_each_batch(outbox: Outbox) -> None:
 def test_a_deleted_batch_leaves_nothing(outbox: Outbox, batch: str, path: Path) -> None:
     """Its rows go, the others stay, and the same rows make it again under the same id."""
     other = spool(outbox, chunks(range(1_000, 1_003))).batch
-    outbox.completions.register(batch, "https://svc/done")
+    outbox.batches.set_setting(batch, "a", 1)
     outbox.batches.delete(batch)
     with pytest.raises(BatchNotFoundError):
         outbox.batches.counts(batch)
@@ -103,7 +103,6 @@ def test_a_beginning_that_two_batches_have_is_refused(outbox: Outbox) -> None:
         "batches.settings",
         "batches.snapshot",
         "rows.states",
-        "completions.registered",
         "requests.begun",
     ],
 )

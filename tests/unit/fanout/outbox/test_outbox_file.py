@@ -29,7 +29,7 @@ def test_a_batch_goes_90_days_after_its_last_change(
 ) -> None:
     """What nobody touched for three months goes whole; what was touched stays whole."""
     old, used = (spool(outbox, chunks(range(at, at + 3_000))).batch for at in (0, 10_000))
-    outbox.completions.register(old, "https://svc/done")
+    outbox.batches.set_setting(old, "a", 1)
     monkeypatch.setattr("cloudtasks_nb.fanout.outbox.sweep._SLICE", slice_)
     day = 86_400.0
     born = outbox.batches.get(old).created.timestamp()
@@ -42,9 +42,9 @@ def test_a_batch_goes_90_days_after_its_last_change(
     with closing(sqlite3.connect(outbox.path)) as connection:
         left = {
             table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 - our names
-            for table in ("rows", "keys", "parts", "completions")
+            for table in ("rows", "keys", "parts", "settings")
         }
-    assert left == {"rows": 3_000, "keys": 3_000, "parts": 1, "completions": 0}
+    assert left == {"rows": 3_000, "keys": 3_000, "parts": 1, "settings": 0}
     assert len(refs(outbox, used)) == 3_000
 
 
@@ -74,7 +74,7 @@ def test_what_a_batch_has_used_is_given_back_to_the_disk(outbox: Outbox, monkeyp
 def test_locks_leave_no_files(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file of a lock goes with its release, and that of a killed process with a later sweep."""
     folder = outbox.path.parent / "locks"
-    for lock in (outbox.requests.lock(batch), outbox.requests.cancel_lock(batch)):
+    for lock in (outbox.requests.lock(batch), outbox.requests.lock(batch, "cancel")):
         assert lock is not None
         lock.release()
     assert list(folder.iterdir()) == []
@@ -85,7 +85,7 @@ def test_locks_leave_no_files(outbox: Outbox, batch: str, monkeypatch: pytest.Mo
     later = outbox.batches.get().created.timestamp() + 86_400
     monkeypatch.setattr("time.time", lambda: later)
     outbox.sweep()
-    assert [file.name for file in folder.iterdir()] == [f"{batch}.lock"], "it is held"
+    assert [file.name for file in folder.iterdir()] == [f"{batch}-send.lock"], "it is held"
     assert held is not None
     held.release()
 
