@@ -6,7 +6,7 @@ What is under way is stored, so that the next process that takes the batch up go
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,19 +176,15 @@ class Cancellation:
         page, results = None, list[bool | None]()
         while page := await self.outbox.run(pages.turn, page, results, size=0 if refusals else _DELETED_TOGETHER):
             self.publish()
-            results = await self._delete_page(page.tasks, refusals)
-
-    async def _delete_page(self, tasks: Sequence[str], refusals: list[CloudTasksError]) -> list[bool | None]:
-        """Delete some tasks; return for each whether it was deleted, None if that is not known."""
-        before = len(refusals)
-        errors = await delete(
-            self.connection,
-            self.queue,
-            tasks,
-            lambda _: None,
-            lambda error, _: refusals.append(error),
-            request_id=request_id(self.batch, 0, tasks),
-        )
-        # After an error of a call it is not known whether the call had an effect.
-        failed = None if len(refusals) > before else False
-        return [True if error is None else failed for error in errors]
+            before = len(refusals)
+            errors = await delete(
+                self.connection,
+                self.queue,
+                page.tasks,
+                lambda _: None,
+                lambda error, _: refusals.append(error),
+                request_id=request_id(self.batch, 0, page.tasks),
+            )
+            # After an error of a call it is not known whether the call had an effect.
+            failed = None if len(refusals) > before else False
+            results = [True if error is None else failed for error in errors]
