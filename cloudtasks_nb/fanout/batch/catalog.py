@@ -27,7 +27,7 @@ from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.deletion import TEMPORARY, delete, delete_old, notify_deleted
+from cloudtasks_nb.fanout.batch.deletion import REACH, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
 from cloudtasks_nb.fanout.batch.progress import PENDING
 from cloudtasks_nb.fanout.batch.report import RESUME
@@ -341,10 +341,9 @@ class Catalog:
                 self._opened.add(batch)
                 endpoint = self._connection.endpoint
                 reach = {"target": endpoint.target, "folder": endpoint.folder, "store": self._connection.store.url}
-                outbox.batches.set_setting(batch, "reach", reach)
                 if endpoint.temporary:
-                    where = {"machine": platform.node(), "target": endpoint.target}
-                    outbox.batches.set_setting(batch, TEMPORARY, where)
+                    reach["machine"] = platform.node()
+                outbox.batches.set_setting(batch, REACH, reach)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
         _loop.run(tracker.start(sending=sending, adopting=adopting))
         return Batch(tracker, self._open_panel, self.delete)
@@ -393,17 +392,14 @@ def _try(task: Any, recipe: Recipe) -> Trial:
 def _report_ended(outbox: Outbox) -> None:
     """Say once which batches were lost with a temporary emulator, as after a restart of the kernel."""
     # Machines may share the outbox; what runs on another one is not known here.
-    here = {
-        batch: where["target"]
-        for batch, where in outbox.batches.with_setting(TEMPORARY).items()
-        if where and where["machine"] == platform.node()
-    }
-    ended = set(filter(has_ended, set(here.values())))
-    batches = [batch for batch, target in here.items() if target in ended]
+    found = outbox.batches.with_setting(REACH).items()
+    here = {batch: reach for batch, reach in found if reach.get("machine") == platform.node() and "ended" not in reach}
+    ended = set(filter(has_ended, {reach["target"] for reach in here.values()}))
+    batches = {batch: reach for batch, reach in here.items() if reach["target"] in ended}
     if not batches:
         return
-    for batch in batches:
-        outbox.batches.set_setting(batch, TEMPORARY, None)
+    for batch, reach in batches.items():
+        outbox.batches.set_setting(batch, REACH, reach | {"ended": True})
     notify(
         "ct.local() without a folder is temporary: an earlier emulator has ended with its queues, its tasks and "
         f'{counted(len(batches), "batches")}, and the same cells send their rows again; ct.local("folder") keeps them'
