@@ -286,9 +286,9 @@ class Catalog:
 
     def _others(self) -> list[BatchRecord]:
         """Return the records of the store for this endpoint, project and location, the newest first."""
-        endpoint = self._endpoint() if self._sharing.active else None
-        found = [record for record in self._sharing.records() if record.place.endpoint == endpoint]
-        return sorted(filter(self._is_here, found), key=lambda record: record.created, reverse=True)
+        endpoint = self._endpoint()
+        found = [one for one in self._sharing.records() if one.place.endpoint == endpoint and self._is_here(one)]
+        return sorted(found, key=lambda record: record.created, reverse=True)
 
     def _is_here(self, record: BatchRecord) -> bool:
         endpoint, place = self._connection.endpoint, record.place
