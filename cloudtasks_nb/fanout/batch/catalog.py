@@ -29,7 +29,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import REACH, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
-from cloudtasks_nb.fanout.batch.progress import PENDING
+from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, unpack
 from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
@@ -199,7 +199,8 @@ class Catalog:
             Fill the column `bytes`, which takes a read of every block of rows.
         """
         listed = self._listed()
-        rows = [self._row(record) for record in listed]
+        seen = {batch: unpack(stored).at for batch, stored in self.outbox.batches.with_setting(SNAPSHOT).items()}
+        rows = [self._row(record) | {"seen": _micros(seen.get(record.id))} for record in listed]
         if shared:
             known, store = {record.id for record in listed}, self._connection.store.url
             rows += [_facts(record) | {"where": store} for record in self._others() if record.id not in known]
@@ -354,7 +355,7 @@ class Catalog:
         if not record.counts[State.SENT]:
             pending = dict.fromkeys(PENDING, 0)
         final = {state.name.lower(): count for state, count in record.counts.items() if state is not State.SENT}
-        return {**_facts(record), **pending, **final, "seen": _micros(record.snapshot_at), "done": record.done}
+        return {**_facts(record), **pending, **final, "done": record.done}
 
 
 def _facts(record: BatchRecord) -> dict[str, Any]:

@@ -81,7 +81,6 @@ def unpack_record(data: bytes) -> BatchRecord:
             changed=created,
             counts={State.UNSENT: int(found["rows"])},
             round=1,
-            snapshot_at=None,
         )
     except _DAMAGE as error:
         raise OutboxError(f"the stored record of a batch is damaged: {error!r}") from error

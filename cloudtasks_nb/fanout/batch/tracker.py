@@ -29,7 +29,7 @@ from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, OutcomeTracker, names_handler
-from cloudtasks_nb.fanout.batch.progress import PENDING, Progress, pack, unpack
+from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, unpack
 from cloudtasks_nb.fanout.batch.report import DROP, RESUME, main_cause
 from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, store_stop, update_gate
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
@@ -461,7 +461,7 @@ class Tracker:
         return counts, limit, gate
 
     async def _save(self) -> None:
-        await self.outbox.run(self.outbox.batches.save_snapshot, self.batch, pack(self.progress))
+        await self.outbox.run(self.outbox.batches.set_setting, self.batch, SNAPSHOT, self.progress)
 
     def _stop(self) -> None:
         self._begin(_COUNTING, lambda: self.outbox.run(store_stop, self.outbox, self.batch, self._state.limit))
@@ -539,9 +539,9 @@ class Tracker:
 
     def _stored_progress(self) -> Progress:
         """Return the progress that an earlier process has stored, with its time; else the stored counts."""
-        packed = self.outbox.batches.snapshot(self.batch)
-        if packed is not None:
-            return unpack(packed)
+        stored = self.outbox.batches.settings(self.batch).get(SNAPSHOT)
+        if stored and stored["total"] == self.record.total:  # no rows were added since
+            return unpack(stored)
         unknown = None if self.record.counts[State.SENT] else 0
         return Progress.of(self.record.counts, **dict.fromkeys(PENDING, unknown))
 

@@ -1,10 +1,9 @@
-"""Batches as a whole: which ones there are, their counts, settings and snapshots."""
+"""Batches as a whole: which ones there are, their counts and settings."""
 
 from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -41,7 +40,7 @@ class Batches(Repository):
             Fields of a `Place`; None: any.
         """
         found = connection.execute(
-            """SELECT num, id, identity, place, name, recipe, description, created, changed, round, snapshot_at
+            """SELECT num, id, identity, place, name, recipe, description, created, changed, round
                FROM batches WHERE id = coalesce(?, id) ORDER BY created DESC, num DESC""",
             (batch,),
         )
@@ -118,21 +117,6 @@ class Batches(Repository):
         _set(connection, batch, key, value)
         return result
 
-    @reading
-    def snapshot(self, connection: sqlite3.Connection, batch: str) -> bytes | None:
-        """Return the newest snapshot of a batch."""
-        query = "SELECT snapshot FROM batches WHERE num = ?"
-        found: bytes | None = connection.execute(query, (number_of(connection, batch),)).fetchone()[0]
-        return found
-
-    @transaction
-    def save_snapshot(self, connection: sqlite3.Connection, batch: str, snapshot: bytes) -> None:
-        """Store a snapshot of a batch with the present time."""
-        connection.execute(
-            "UPDATE batches SET snapshot = ?, snapshot_at = ? WHERE num = ?",
-            (snapshot, time.time(), number_of(connection, batch)),
-        )
-
 
 def _set(connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
     connection.execute(
@@ -181,7 +165,7 @@ def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
 
 
 def _record(connection: sqlite3.Connection, row: Sequence[Any]) -> BatchRecord:
-    num, batch, identity, place, name, recipe, description, created, changed, round_, snapshot_at = row
+    num, batch, identity, place, name, recipe, description, created, changed, round_ = row
     return BatchRecord(
         id=batch,
         identity=identity,
@@ -193,7 +177,6 @@ def _record(connection: sqlite3.Connection, row: Sequence[Any]) -> BatchRecord:
         changed=_moment(changed),
         counts=tallies.counts(connection, num),
         round=round_,
-        snapshot_at=None if snapshot_at is None else _moment(snapshot_at),
     )
 
 

@@ -44,7 +44,7 @@ _TABLES = (
         created REAL NOT NULL, changed REAL NOT NULL,
         begun INTEGER NOT NULL DEFAULT 0,  -- whether there ever was a request
         stopped INTEGER NOT NULL DEFAULT 0,  -- whether its unsent rows are being cancelled: none is given out
-        round INTEGER NOT NULL DEFAULT 1, snapshot BLOB, snapshot_at REAL)""",
+        round INTEGER NOT NULL DEFAULT 1)""",
     """CREATE TABLE parts (
         part INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER,
         phase INTEGER NOT NULL,  -- 0 spooling, 1 live, 2 to be removed

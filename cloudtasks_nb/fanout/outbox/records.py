@@ -92,7 +92,6 @@ class BatchRecord:
     changed: dt.datetime  #: when a row last changed; 90 days later the batch is forgotten
     counts: Mapping[State, int]  #: every state, also those with no row
     round: int  #: grows with every new try and every added row; one notification a round
-    snapshot_at: dt.datetime | None
 
     @property
     def made_by(self) -> str | None:

@@ -180,7 +180,7 @@ class Spool(Incoming):
             values = (target.num, self._next - 1, part)
             connection.execute("UPDATE parts SET num = ?, phase = 1, last = ? WHERE part = ?", values)
         if added and not created:
-            connection.execute("UPDATE batches SET round = round + 1, snapshot = NULL WHERE num = ?", (target.num,))
+            connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (target.num,))
             touch(connection, target.num)
         duplicates = self._number("SELECT count(*) FROM incoming WHERE theirs IS NULL AND digest AND reason <> ''")
         return Spooled(

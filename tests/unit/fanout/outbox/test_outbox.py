@@ -101,7 +101,6 @@ def test_a_beginning_that_two_batches_have_is_refused(outbox: Outbox) -> None:
         "batches.counts",
         "batches.delete",
         "batches.settings",
-        "batches.snapshot",
         "rows.states",
         "requests.begun",
     ],
@@ -113,17 +112,13 @@ def test_a_batch_that_is_not_there_is_named(outbox: Outbox, verb: str) -> None:
     assert "tasks.batches()" in str(caught.value)
 
 
-def test_settings_and_snapshots_are_kept(outbox: Outbox, batch: str, path: Path) -> None:
-    """What is set for a batch, and the newest snapshot with its time, survive a restart."""
+def test_settings_are_kept(outbox: Outbox, batch: str, path: Path) -> None:
+    """What is set for a batch survives a restart."""
     outbox.batches.set_setting(batch, "send_rate", 7.5)
     outbox.batches.set_setting(batch, "send_rate", 8)
     outbox.batches.set_setting(batch, "who", ["a"])
-    assert (outbox.batches.snapshot(batch), outbox.batches.get(batch).snapshot_at) == (None, None)
-    outbox.batches.save_snapshot(batch, b"seen")
     with Outbox(path) as later:
         assert later.batches.settings(batch) == {"send_rate": 8, "who": ["a"]}
-        assert later.batches.snapshot(batch) == b"seen"
-        assert later.batches.get(batch).snapshot_at is not None
 
 
 def test_rows_are_paged_by_chunk(outbox: Outbox, batch: str) -> None:
