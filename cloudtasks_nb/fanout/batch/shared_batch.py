@@ -6,10 +6,9 @@ import datetime as dt
 import re
 import sqlite3
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from hashlib import blake2b
 from itertools import accumulate, pairwise
-from typing import Any
 
 import orjson
 
@@ -69,9 +68,11 @@ def unpack_record(data: bytes) -> BatchRecord:
             raise OutboxError(
                 f"the batch {found['id']} was stored by a newer cloudtasks_nb", hint="pip install -U cloudtasks-nb"
             )
+        if _ID.fullmatch(found["id"]) is None:  # it becomes part of paths and of filters of the log
+            raise ValueError(f"{found['id']!r} is not the id of a batch")
         created = dt.datetime.fromtimestamp(found["created"], dt.UTC)
         return BatchRecord(
-            id=_batch_id(found["id"]),
+            id=found["id"],
             identity=bytes.fromhex(found["identity"]),
             place=Place(**found["place"]),
             name=found["name"],
@@ -98,13 +99,6 @@ def shared_spec(record: BatchRecord) -> BatchSpec:
     )
 
 
-def _batch_id(text: str) -> str:
-    """Return the text if it is the id of a batch: it becomes part of paths and of filters of the log."""
-    if _ID.fullmatch(text) is None:
-        raise ValueError(f"{text!r} is not the id of a batch")
-    return text
-
-
 def pack_blocks(rows: Rows, batch: str, known: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of each block of a batch, without those that are known, in input order.
 
@@ -112,22 +106,19 @@ def pack_blocks(rows: Rows, batch: str, known: Collection[str] = ()) -> Iterator
     """
     for block, found in rows.blocks(batch):
         name = f"{found[0][1] if found else 0:09d}-{blake2b(block.packed_keys, digest_size=8).hexdigest()}"
-        if found and name not in known:
-            yield name, _pack_block(block, found, rows.digests(batch, block))
-
-
-def _pack_block(block: StoredBlock, rows: Sequence[tuple[Any, ...]], digests: Mapping[int, int]) -> bytes:
-    parts = (block.packed_keys, block.packed_tasks, block.packed_shown)
-    head = {
-        # Index in the block, position in the input, digest, and why the row was never a task.
-        "rows": [
-            (ref - block.first, row, digests.get(ref, 0) if attempt else 0, None if attempt else reason or "")
-            for ref, row, attempt, *_, reason in rows
-        ],
-        "lengths": list(map(len, parts)),
-    }
-    packed = zlib.compress(orjson.dumps(head), 1)
-    return b"".join((len(packed).to_bytes(_WORD, "big"), packed, *parts))
+        if not found or name in known:
+            continue
+        parts, digests = (block.packed_keys, block.packed_tasks, block.packed_shown), rows.digests(batch, block)
+        head = {
+            # Index in the block, position in the input, digest, and why the row was never a task.
+            "rows": [
+                (ref - block.first, row, digests.get(ref, 0) if attempt else 0, None if attempt else reason or "")
+                for ref, row, attempt, *_, reason in found
+            ],
+            "lengths": list(map(len, parts)),
+        }
+        packed = zlib.compress(orjson.dumps(head), 1)
+        yield name, b"".join((len(packed).to_bytes(_WORD, "big"), packed, *parts))
 
 
 def unpack_block(data: bytes) -> Chunk:
