@@ -29,7 +29,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import REACH, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
-from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, unpack
+from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, unpack
 from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
@@ -351,11 +351,9 @@ class Catalog:
 
     def _row(self, record: BatchRecord) -> dict[str, Any]:
         tracker = self._trackers.get(record.id)
-        pending: Mapping[str, Any] = {} if tracker is None else tracker.progress.counts()
-        if not record.counts[State.SENT]:
-            pending = dict.fromkeys(PENDING, 0)
-        final = {state.name.lower(): count for state, count in record.counts.items() if state is not State.SENT}
-        return {**_facts(record), **pending, **final, "done": record.done}
+        seen = {} if tracker is None else tracker.progress.counts()
+        pending = {name: seen.get(name) if record.counts[State.SENT] else 0 for name in PENDING}
+        return {**_facts(record), **Progress.of(record.counts, **pending).counts(), "done": record.done}
 
 
 def _facts(record: BatchRecord) -> dict[str, Any]:
