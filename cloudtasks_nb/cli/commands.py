@@ -18,7 +18,7 @@ from cloudtasks_nb.client.local import local
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
-from cloudtasks_nb.fanout.batch.deletion import delete, delete_old, in_use, notify_deleted, older
+from cloudtasks_nb.fanout.batch.deletion import REACH, delete, delete_old, in_use, notify_deleted, older
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
@@ -235,7 +235,7 @@ def _endpoint(record: BatchRecord, reach: Mapping[str, Any]) -> str:
 
 def _reach(outbox: Outbox, batch: str) -> dict[str, Any]:
     """Return ``target`` and ``folder`` of the endpoint of a batch, and the ``store`` of its results, if known."""
-    return outbox.batches.settings(batch).get("reach") or {}
+    return outbox.batches.settings(batch).get(REACH) or {}
 
 
 def _watch(options: argparse.Namespace) -> int:

@@ -6,8 +6,7 @@ What is under way is stored, so that the next process that takes the batch up go
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ from cloudtasks_nb.service.connection import Connection
 __all__ = ["Cancellation"]
 
 _DELETED_TOGETHER = 1000  # tasks in a call, the service's limit (https://cloud.google.com/tasks/docs/quotas)
-_CANCELLED_TOGETHER = 10_000  # unsent rows in a transaction: so many take about a tenth of a second
+_LOCK_POLL = 0.5  # seconds between two checks whether another process has ended to cancel the batch
 _IN_FLIGHT = 3  # calls at the same time
 _SETTING = "cancelling"  #: of the batch, while it is being cancelled: `paused` is whether the queue was paused for that
 
@@ -46,24 +45,19 @@ class Cancellation:
     def __post_init__(self) -> None:
         self.batch = self.record.id
         self.queue = QueueName.parse(self.record.place.queue_name)
-        self._running = 0
-        self._numbers = itertools.count(1)
+        self.active = False  #: the tasks of the batch are being deleted, or soon will be, in the background
         self.trouble: str | None = None
-
-    @property
-    def active(self) -> bool:
-        """Whether the tasks of the batch are being deleted, or soon will be, in the background."""
-        return self._running > 0
+        self._requested = False
 
     def begin(self) -> None:
-        """Begin to cancel in the background; from now on the batch counts as being cancelled."""
-        self._running += 1
-        self.supervisor.start(f"cancellation {next(self._numbers)} of", self._run_in_the_background, again=False)
+        """Begin to cancel in the background, once more if that is running; from now on the batch is being cancelled."""
+        self.active = self._requested = True
+        self.supervisor.start("the cancellation of", self._run)
 
     async def take_up(self) -> None:
         """Go on with a cancellation in the background that a process which has ended has begun."""
         stored = await self._stored()
-        lock = self.outbox.requests.cancel_lock(self.batch) if stored else None
+        lock = self.outbox.requests.lock(self.batch, "cancel") if stored else None
         if lock is None:
             return
         lock.release()
@@ -73,38 +67,48 @@ class Cancellation:
         notify(line)
         self.begin()
 
-    async def run(self) -> None:
-        """Stop sending, delete the tasks in the queue, and record which were deleted."""
-        self.trouble = None
-        lock = self.outbox.requests.cancel_lock(self.batch)
-        try:
-            paused = lock is not None and await self._prepare()  # without the lock, its holder does that
+    async def _run(self) -> None:
+        while self._requested:
+            self._requested, self.trouble = False, None
             try:
-                while await self.outbox.run(self.outbox.requests.cancel, self.batch, _CANCELLED_TOGETHER):
-                    self.publish()  # a sending that waits for the canary ends with the last of them
-                # Wait for the results of the requests that are under way: their tasks have to be deleted too.
-                if await self.outbox.run(self.outbox.requests.waiting, self.batch):
-                    self.sending.begin()
-                await self.sending.join()
-                refusal = await self._delete_tasks()
-            finally:
-                resumed = not paused or await self._resume()
-            if lock is not None and resumed and not isinstance(refusal, UnavailableError):
+                await self._cancel()
+            except Exception as error:  # noqa: BLE001 - shown
+                wrong = _loop.as_toolkit_error("the cancellation", error)
+                self.trouble = f"not all rows are cancelled: {wrong.message}"
+            self.active = self._requested
+            if not self.active:
+                self.ended()  # the batch may be finished now, and notifications due
+
+    async def _cancel(self) -> None:
+        """Cancel the batch, as the only process that does, and store whether that has come to its end."""
+        while (lock := self.outbox.requests.lock(self.batch, "cancel")) is None:  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(_LOCK_POLL)
+        try:
+            if await self._cancel_rows():
                 await self.outbox.run(self.outbox.batches.set_setting, self.batch, _SETTING, None)
         finally:
-            if lock is not None:
-                lock.release()
+            lock.release()
         self.connection.watcher.refresh(self.queue)
         self.publish()
 
-    async def _run_in_the_background(self) -> None:
+    async def _cancel_rows(self) -> bool:
+        """Stop sending, delete the tasks in the queue, and record which were deleted.
+
+        Return whether the next process has nothing left to do.
+        """
+        paused = await self._prepare()
         try:
-            await self.run()
-        except Exception as error:  # noqa: BLE001 - shown
-            self.trouble = f"not all rows are cancelled: {_loop.as_toolkit_error('the cancellation', error).message}"
+            steps = self.outbox.requests.cancel(self.batch)
+            while await self.outbox.run(next, steps, 0):
+                self.publish()  # a sending that waits for the canary ends with the last of them
+            # Wait for the results of the requests that are under way: their tasks have to be deleted too.
+            if await self.outbox.run(self.outbox.requests.waiting, self.batch):
+                self.sending.begin()
+            await self.sending.join()
+            refusal = await self._delete_tasks()
         finally:
-            self._running -= 1
-        self.ended()  # the batch may be finished now, and notifications due
+            resumed = not paused or await self._resume()
+        return resumed and not isinstance(refusal, UnavailableError)
 
     async def _counts(self) -> dict[State, int]:
         return await self.outbox.run(self.outbox.batches.counts, self.batch)
@@ -172,19 +176,15 @@ class Cancellation:
         page, results = None, list[bool | None]()
         while page := await self.outbox.run(pages.turn, page, results, size=0 if refusals else _DELETED_TOGETHER):
             self.publish()
-            results = await self._delete_page(page.tasks, refusals)
-
-    async def _delete_page(self, tasks: Sequence[str], refusals: list[CloudTasksError]) -> list[bool | None]:
-        """Delete some tasks; return for each whether it was deleted, None if that is not known."""
-        before = len(refusals)
-        errors = await delete(
-            self.connection,
-            self.queue,
-            tasks,
-            lambda _: None,
-            lambda error, _: refusals.append(error),
-            request_id=request_id(self.batch, 0, tasks),
-        )
-        # After an error of a call it is not known whether the call had an effect.
-        failed = None if len(refusals) > before else False
-        return [True if error is None else failed for error in errors]
+            before = len(refusals)
+            errors = await delete(
+                self.connection,
+                self.queue,
+                page.tasks,
+                lambda _: None,
+                lambda error, _: refusals.append(error),
+                request_id=request_id(self.batch, 0, page.tasks),
+            )
+            # After an error of a call it is not known whether the call had an effect.
+            failed = None if len(refusals) > before else False
+            results = [True if error is None else failed for error in errors]

@@ -27,9 +27,9 @@ from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.deletion import TEMPORARY, delete, delete_old, notify_deleted
+from cloudtasks_nb.fanout.batch.deletion import REACH, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
-from cloudtasks_nb.fanout.batch.progress import PENDING
+from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, unpack
 from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
@@ -84,8 +84,8 @@ class Catalog:
             if self._outbox is None:
                 self._connection.transport.check_open()
                 self._outbox = Outbox(outbox_path())
-                if note := self._outbox.note():
-                    notify(note)
+                if self._outbox.note:
+                    notify(self._outbox.note)
                 if self._connection.endpoint.temporary:
                     _report_ended(self._outbox)
             return self._outbox
@@ -199,7 +199,8 @@ class Catalog:
             Fill the column `bytes`, which takes a read of every block of rows.
         """
         listed = self._listed()
-        rows = [self._row(record) for record in listed]
+        seen = {batch: unpack(stored).at for batch, stored in self.outbox.batches.with_setting(SNAPSHOT).items()}
+        rows = [self._row(record) | {"seen": _micros(seen.get(record.id))} for record in listed]
         if shared:
             known, store = {record.id for record in listed}, self._connection.store.url
             rows += [_facts(record) | {"where": store} for record in self._others() if record.id not in known]
@@ -286,9 +287,9 @@ class Catalog:
 
     def _others(self) -> list[BatchRecord]:
         """Return the records of the store for this endpoint, project and location, the newest first."""
-        endpoint = self._endpoint() if self._sharing.active else None
-        found = [record for record in self._sharing.records() if record.place.endpoint == endpoint]
-        return sorted(filter(self._is_here, found), key=lambda record: record.created, reverse=True)
+        endpoint = self._endpoint()
+        found = [one for one in self._sharing.records() if one.place.endpoint == endpoint and self._is_here(one)]
+        return sorted(found, key=lambda record: record.created, reverse=True)
 
     def _is_here(self, record: BatchRecord) -> bool:
         endpoint, place = self._connection.endpoint, record.place
@@ -330,8 +331,8 @@ class Catalog:
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,
         }
-        spool = self.outbox.spool(replace(spec, description={**spec.description, **facts}, check=check))
-        with spool, Bar("storing", _length(request.data), show=options.progress) as bar:
+        spec = replace(spec, description={**spec.description, **facts}, check=check)
+        with self.outbox.spool(spec) as spool, Bar("storing", _length(request.data), show=options.progress) as bar:
             chunks = plan_chunks(
                 request.data, recipe, now=now, errors=options.errors, on_progress=bar.add, on_note=notify
             )
@@ -347,21 +348,18 @@ class Catalog:
                 self._opened.add(batch)
                 endpoint = self._connection.endpoint
                 reach = {"target": endpoint.target, "folder": endpoint.folder, "store": self._connection.store.url}
-                outbox.batches.set_setting(batch, "reach", reach)
                 if endpoint.temporary:
-                    where = {"machine": platform.node(), "target": endpoint.target}
-                    outbox.batches.set_setting(batch, TEMPORARY, where)
+                    reach["machine"] = platform.node()
+                outbox.batches.set_setting(batch, REACH, reach)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
         _loop.run(tracker.start(sending=sending, adopting=adopting))
         return Batch(tracker, self._open_panel, self.delete)
 
     def _row(self, record: BatchRecord) -> dict[str, Any]:
         tracker = self._trackers.get(record.id)
-        pending: Mapping[str, Any] = {} if tracker is None else tracker.progress.counts()
-        if not record.counts[State.SENT]:
-            pending = dict.fromkeys(PENDING, 0)
-        final = {state.name.lower(): count for state, count in record.counts.items() if state is not State.SENT}
-        return {**_facts(record), **pending, **final, "seen": _micros(record.snapshot_at), "done": record.done}
+        seen = {} if tracker is None else tracker.progress.counts()
+        pending = {name: seen.get(name) if record.counts[State.SENT] else 0 for name in PENDING}
+        return {**_facts(record), **Progress.of(record.counts, **pending).counts(), "done": record.done}
 
 
 def _facts(record: BatchRecord) -> dict[str, Any]:
@@ -399,17 +397,14 @@ def _try(task: Any, recipe: Recipe) -> Trial:
 def _report_ended(outbox: Outbox) -> None:
     """Say once which batches were lost with a temporary emulator, as after a restart of the kernel."""
     # Machines may share the outbox; what runs on another one is not known here.
-    here = {
-        batch: where["target"]
-        for batch, where in outbox.batches.with_setting(TEMPORARY).items()
-        if where and where["machine"] == platform.node()
-    }
-    ended = set(filter(has_ended, set(here.values())))
-    batches = [batch for batch, target in here.items() if target in ended]
+    found = outbox.batches.with_setting(REACH).items()
+    here = {batch: reach for batch, reach in found if reach.get("machine") == platform.node() and "ended" not in reach}
+    ended = set(filter(has_ended, {reach["target"] for reach in here.values()}))
+    batches = {batch: reach for batch, reach in here.items() if reach["target"] in ended}
     if not batches:
         return
-    for batch in batches:
-        outbox.batches.set_setting(batch, TEMPORARY, None)
+    for batch, reach in batches.items():
+        outbox.batches.set_setting(batch, REACH, reach | {"ended": True})
     notify(
         "ct.local() without a folder is temporary: an earlier emulator has ended with its queues, its tasks and "
         f'{counted(len(batches), "batches")}, and the same cells send their rows again; ct.local("folder") keeps them'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, InvalidInputError, QuotaError, UnavailableError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Completion, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
 from cloudtasks_nb.fanout.plan.identity import completion_id
 from cloudtasks_nb.fanout.plan.options import TaskOptions, token_options
 from cloudtasks_nb.fanout.plan.render import literal_task
@@ -21,8 +21,11 @@ from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import default_audience
 from cloudtasks_nb.service.oplog import RETENTION
 
-__all__ = ["CompletionNotifier", "register"]
+__all__ = ["CompletionNotifier", "register", "registered", "store_registration"]
 
+_SETTING = "completions"  #: of a batch: by URL, how it is notified, and of which round that was done last
+
+_Due = tuple[BatchRecord, str, Mapping[str, Any]]
 _RETRY = 1.0  # seconds before another try
 _RETRY_LONGEST = 60.0  # longest pause after repeated refusals
 _FINISH_TIMEOUT = 75.0  # most seconds that `finish` waits for the notifications
@@ -61,8 +64,8 @@ def register(connection: Connection, outbox: Outbox, record: BatchRecord, task: 
             resource=str(target_queue),
             hint='name another queue: batch.on_complete(url, queue="notices")',
         )
-    outbox.completions.register(record.id, url, service_account=account, audience=audience, queue=target_queue.queue)
-    return _registered(outbox, record.id, url)
+    store_registration(outbox, record.id, url, service_account=account, audience=audience, queue=target_queue.queue)
+    return _when(outbox, record.id, url)
 
 
 def _target_queue(queue: Any, own: QueueName) -> QueueName:
@@ -94,11 +97,27 @@ def _rerouting(target: Any, own: tuple[str | None, str]) -> str | None:
     return None
 
 
-def _registered(outbox: Outbox, batch: str, url: str) -> str:
-    record, known = outbox.batches.get(batch), outbox.completions.registered(batch)
-    notified = any(one.round >= record.round for one in known if one.url == url)
-    others = [one.url for one in known if one.url != url]
+def registered(outbox: Outbox, batch: str) -> dict[str, dict[str, Any]]:
+    """Return which URLs are notified of the end of a batch, how, and of which round that was done last."""
+    found: dict[str, dict[str, Any]] = outbox.batches.settings(batch).get(_SETTING, {})
+    return found
+
+
+def store_registration(outbox: Outbox, batch: str, url: str, **values: Any) -> None:
+    """Store how a URL is notified of the end of a batch, or what has become of that; the rest stays as it was."""
+
+    def change() -> tuple[dict[str, Any], None]:
+        known = registered(outbox, batch)
+        return {**known, url: {"told": 0, **known.get(url, {}), **values}}, None
+
+    outbox.batches.decide_setting(batch, _SETTING, change)
+
+
+def _when(outbox: Outbox, batch: str, url: str) -> str:
+    record, known = outbox.batches.get(batch), registered(outbox, batch)
+    others = [one for one in known if one != url]
     if record.done:
+        notified = known[url]["told"] >= record.round
         when = f"the batch is done: {url} {'was notified already' if notified else 'is notified now'}"
     else:
         when = (
@@ -129,56 +148,59 @@ class CompletionNotifier:
             self.supervisor.start("notifying of the end of", self._run)
 
     async def finish(self) -> None:
-        """Wait until all due notifications are created or refused; at most 75 s, as another process may be killed."""
+        """Wait until all due notifications are created or refused; at most 75 s."""
         self.begin()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FINISH_TIMEOUT):
                 await self._settled.wait()
 
     async def _run(self) -> None:
-        """Create the due notifications; retry while the service refuses or another process has claimed one."""
+        """Create the due notifications; retry while the service refuses.
+
+        Several processes may create the same one: the name of its task is the same in all of them.
+        """
         pause = _RETRY
         try:
-            while await self._due():
-                error = await self._attempt()
+            while due := await self.outbox.run(self._due):
+                error = await self._attempt(due)
                 sentence = "a notification of the batch's end was not created: "
                 self.trouble = None if error is None else sentence + error.message
                 self.changed()
-                if error is not None and not isinstance(error, (QuotaError, UnavailableError)):
-                    self._settled.set()
-                if await self._due():
+                if error is not None:
+                    if not isinstance(error, (QuotaError, UnavailableError)):
+                        self._settled.set()
                     await asyncio.sleep(pause)
-                pause = _RETRY if error is None else min(2 * pause, _RETRY_LONGEST)
+                    pause = min(2 * pause, _RETRY_LONGEST)
         finally:
             self._settled.set()
 
-    async def _due(self) -> bool:
-        return await self.outbox.run(self.outbox.completions.due, self.batch)
+    def _due(self) -> list[_Due]:
+        """Return the URLs that have to be notified of the end of the present round, with their options."""
+        record = self.outbox.batches.get(self.batch)
+        known = registered(self.outbox, self.batch) if record.done else {}
+        return [(record, url, options) for url, options in known.items() if options["told"] < record.round]
 
-    async def _attempt(self) -> CloudTasksError | None:
-        """Create the notifications that no other process has claimed; return the last error."""
-        outbox, wrong = self.outbox, None
-        for completion in await outbox.run(outbox.completions.claim, self.batch):
-            record = await outbox.run(outbox.batches.get, self.batch)
+    async def _attempt(self, due: Sequence[_Due]) -> CloudTasksError | None:
+        """Create notifications; return the last error."""
+        wrong = None
+        for record, url, options in due:
             try:
-                await _create(self.connection, record, completion)
+                await _create(self.connection, record, url, options)
             except CloudTasksError as error:
                 wrong = error
-                await outbox.run(outbox.completions.release, self.batch, completion)
             else:
-                await outbox.run(outbox.completions.confirm, self.batch, completion)
+                await self.outbox.run(store_registration, self.outbox, self.batch, url, told=record.round)
         return wrong
 
 
-async def _create(connection: Connection, record: BatchRecord, completion: Completion) -> None:
+async def _create(connection: Connection, record: BatchRecord, url: str, options: Mapping[str, Any]) -> None:
     place = record.place
-    queue = QueueName(project=place.project, location=place.location, queue=completion.queue or place.queue)
-    account, audience = completion.service_account, completion.audience
+    queue = QueueName(project=place.project, location=place.location, queue=options["queue"])
+    account, audience = options["service_account"], options["audience"]
     now = connection.clock.now()
-    body = _summary(record, completion, now)
-    options = TaskOptions(url=completion.url, body=body, service_account=account, audience=audience)
-    task = literal_task(options, now=now)
-    short = completion_id(record.id, completion.url, completion.round)
+    made = TaskOptions(url=url, body=_summary(record, now), service_account=account, audience=audience)
+    task = literal_task(made, now=now)
+    short = completion_id(record.id, url, record.round)
     task.name = str(TaskName(queue=queue, task=short))
     with contextlib.suppress(CloudTasksError):  # without a log only the name of the task tells that it was created
         if await connection.watcher.is_logged(queue, since=connection.clock.micros() - RETENTION, tasks=[short]):
@@ -187,14 +209,14 @@ async def _create(connection: Connection, record: BatchRecord, completion: Compl
         await connection.transport.call("CreateTask", parent=str(queue), task=task, resource_name=str(queue))
 
 
-def _summary(record: BatchRecord, completion: Completion, now: dt.datetime) -> dict[str, Any]:
+def _summary(record: BatchRecord, now: dt.datetime) -> dict[str, Any]:
     return {
         "batch": record.id,
         "name": record.name,
         "queue": record.place.queue_name,
-        "round": completion.round,
-        "total": sum(completion.counts.values()),
-        **{state.name.lower(): completion.counts[state] for state in _SUMMARY_STATES},
+        "round": record.round,
+        "total": record.total,
+        **{state.name.lower(): record.counts[state] for state in _SUMMARY_STATES},
         "created": record.created.isoformat(),
         "completed": now.isoformat(),
     }

@@ -17,10 +17,11 @@ from cloudtasks_nb.service.connection import has_ended
 from cloudtasks_nb.store.batches import delete_batch
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["TEMPORARY", "delete", "delete_old", "in_use", "notify_deleted", "older"]
+__all__ = ["REACH", "delete", "delete_old", "in_use", "notify_deleted", "older"]
 
-#: Setting of a batch: where its temporary emulator is; None after its end was reported.
-TEMPORARY = "temporary"
+#: Setting of a batch: address and folder of its endpoint, and the place of its results; of a temporary emulator also
+#: the machine that it runs on, and whether it was reported that it has ended.
+REACH = "reach"
 
 _NAMED = 5  # batches that a message names
 _SWEEP = 60.0  # seconds to remove the rows of a deleted batch; what is left goes when the outbox is opened
@@ -103,7 +104,7 @@ def in_use(outbox: Outbox, record: BatchRecord) -> str | None:
     """Return why a batch must stay; None if it can be deleted."""
     if outbox.requests.has_sender(record.id):
         return "it is being sent"
-    lock = outbox.requests.cancel_lock(record.id)
+    lock = outbox.requests.lock(record.id, "cancel")
     if lock is None:
         return "it is being cancelled"
     lock.release()
@@ -124,8 +125,5 @@ def _batches(records: Sequence[BatchRecord]) -> str:
 
 def _queue_has_ended(outbox: Outbox, batch: str) -> bool:
     """Return whether the batch was sent to a temporary emulator that has ended."""
-    settings = outbox.batches.settings(batch)
-    if TEMPORARY not in settings:
-        return False
-    where = settings[TEMPORARY]
-    return where is None or (where["machine"] == platform.node() and has_ended(where["target"]))
+    reach = outbox.batches.settings(batch).get(REACH, {})
+    return "ended" in reach or (reach.get("machine") == platform.node() and has_ended(reach["target"]))

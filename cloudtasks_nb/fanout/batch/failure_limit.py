@@ -1,21 +1,13 @@
-"""The limit of failures after which the other rows of a batch are cancelled: `stop_after_failures`.
-
-It counts the failures of the present round: since the last new try, or the last added row. The round is stored with the
-batch, so that the limit holds after a restart and for other processes.
-"""
+"""The limit of failures after which the other rows of a batch are cancelled: `stop_after_failures`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cloudtasks_nb.fanout.batch.request import lasting_options
-from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 
-__all__ = ["FailureLimit", "load_limit", "store_limit"]
-
-_SETTING = "round"
+__all__ = ["FailureLimit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +16,7 @@ class FailureLimit:
 
     limit: float | None = None  #: rows, or below 1 a share of all rows; None: there is no limit
     round: int = 1
-    failed: int = 0  #: rows that had failed before the round
+    failed: int = 0  #: rows that had failed before failures began to count
     stopped: bool = False  #: the limit was reached in this round
 
     def exceeded(self, counts: Mapping[State, int]) -> bool:
@@ -40,21 +32,3 @@ class FailureLimit:
             return None
         did = f"cancelled the remaining {cancelled:,} rows" if cancelled else "too many rows failed, and none remained"
         return f"{did}: stop_after_failures={self.limit}"
-
-
-def load_limit(outbox: Outbox, batch: str) -> FailureLimit:
-    """Read the limit and the round of a batch; if a round has begun, store how many rows had failed before it."""
-    record, settings = outbox.batches.get(batch), outbox.batches.settings(batch)
-    limit = lasting_options(record, settings)["stop_after_failures"]
-    found = FailureLimit(limit=limit, **settings.get(_SETTING, {}))
-    if found.round == record.round:
-        return found
-    begun = FailureLimit(limit=limit, round=record.round, failed=record.counts[State.FAILED])
-    store_limit(outbox, batch, begun)
-    return begun
-
-
-def store_limit(outbox: Outbox, batch: str, limit: FailureLimit) -> None:
-    """Store the round of a batch."""
-    stored = {"round": limit.round, "failed": limit.failed, "stopped": limit.stopped}
-    outbox.batches.set_setting(batch, _SETTING, stored)

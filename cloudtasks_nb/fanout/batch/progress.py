@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import orjson
-
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.outbox.records import State
 
-__all__ = ["FINAL", "PENDING", "Progress", "Rate", "pack", "unpack"]
+__all__ = ["FINAL", "PENDING", "SNAPSHOT", "Progress", "Rate", "unpack"]
+
+#: The setting of a batch that is its progress, as the process saw it that watched the batch last.
+SNAPSHOT = "progress"
 
 _WINDOW = 30.0  # seconds that a rate looks back
 _DENSITY = 0.25  # seconds between two points that a rate keeps
@@ -164,15 +165,8 @@ class Rate:
         return left / rate if rate and (left > waiting or not waiting) else None
 
 
-def pack(progress: Progress) -> bytes:
-    """Write a progress in the form that the outbox keeps."""
-    return orjson.dumps({name: getattr(progress, name) for name in Progress.__dataclass_fields__})
-
-
-def unpack(packed: bytes) -> Progress:
-    """Read what `pack` wrote."""
-    fields = orjson.loads(packed)
-    for name in ("eta", "at"):
-        fields[name] = None if fields[name] is None else dt.datetime.fromisoformat(fields[name])
-    fields["sources"] = {name: dt.datetime.fromisoformat(at) for name, at in fields["sources"].items()}
-    return Progress(**fields)
+def unpack(stored: Mapping[str, Any]) -> Progress:
+    """Return a progress that is stored as a setting, by its JSON values."""
+    moments = {name: stored[name] and dt.datetime.fromisoformat(stored[name]) for name in ("eta", "at")}
+    sources = {name: dt.datetime.fromisoformat(at) for name, at in stored["sources"].items()}
+    return Progress(**{**stored, **moments, "sources": sources})

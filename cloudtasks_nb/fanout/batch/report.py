@@ -129,19 +129,16 @@ class Report:
         return f"{pace}, the last one in about {duration_text(left)}"
 
 
-def _counted(causes: Mapping[str, int]) -> str:
+def _counted(causes: Mapping[str, int], most: int = _CAUSES, text: str = "{} {:,}") -> str:
     """Return the most frequent causes with their counts; long ones are cut."""
-    shown = [f"{_cut(mask_text(cause))} {count:,}" for cause, count in list(causes.items())[:_CAUSES]]
+    shown = [text.format(_cut(mask_text(cause)), count) for cause, count in list(causes.items())[:most]]
     rest = len(causes) - len(shown)
     return ", ".join(shown) + (f" and {counted(rest, 'other causes')}" if rest else "")
 
 
 def main_cause(causes: Mapping[str, int]) -> str:
     """Return the most frequent cause, and how many others there are; empty if there is none."""
-    if not causes:
-        return ""
-    rest = len(causes) - 1
-    return _cut(mask_text(next(iter(causes)))) + (f" and {counted(rest, 'other causes')}" if rest else "")
+    return _counted(causes, 1, "{}")
 
 
 def _cut(cause: str) -> str:

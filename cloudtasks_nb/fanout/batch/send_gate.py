@@ -1,26 +1,30 @@
 """Decide which rows of a batch may be sent now: the first ones alone (`canary`), none after many failures (`pause_at`).
 
-What was decided is stored with the batch, so that it holds after a restart and for other processes.
+With `stop_after_failures` the others are cancelled. Failures count since the last new try, the last added row or the
+last `Batch.resume` of a pause. What was decided is stored with the batch, so that it holds after a restart and for
+other processes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
 from cloudtasks_nb.fanout.batch.request import lasting_options, share_of
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import FINAL, State
 
-__all__ = ["SendGate", "lift_gate", "update_gate"]
+__all__ = ["SendGate", "lift_gate", "store_stop", "update_gate"]
 
 _SETTING = "gate"  #: of the batch
-#: What is stored of a new batch: the canary's option, its last row and whether the other rows may be sent; the round in
-#: which failures count, what had failed and ended before, and what had when the sending paused.
-_NEW = {"canary": None, "last": 0, "open": False, "round": 1, "failed": 0, "ended": 0, "paused": None}
+#: What is stored of a new batch: the canary's option and its last row (0: the other rows may be sent); the round in
+#: which failures count, what had failed and ended before, what had when the sending paused, and whether the rest was
+#: cancelled.
+_NEW = {"canary": None, "last": 0, "round": 1, "failed": 0, "ended": 0, "paused": None, "stopped": False}
 _LEAST_ENDED = 20  # rows; with fewer, a single failure would pause most batches
 _ENDED_OTHERWISE = (State.REJECTED, State.GONE, State.CANCELLED)
 
@@ -37,6 +41,7 @@ class SendGate:
     failed: int = 0  #: rows that had failed before failures began to count
     ended: int = 0  #: rows that had succeeded or failed before that
     paused: tuple[int, int] | None = None  #: how many rows had failed, and ended, when the sending paused
+    limit: FailureLimit = field(default_factory=FailureLimit)  #: of failures, after which the other rows are cancelled
 
     @property
     def active(self) -> bool:
@@ -123,33 +128,7 @@ class SendGate:
 
 def update_gate(outbox: Outbox, batch: str) -> SendGate:
     """Read the gate of a batch, decide by its rows as they are now, and store what has changed."""
-    record, settings = outbox.batches.get(batch), outbox.batches.settings(batch)
-    options, stored = lasting_options(record, settings), {**_NEW, **settings.get(_SETTING, {})}
-    canary, pause_at, known = options["canary"], share_of(options["pause_at"]), dict(stored)
-    if canary is not None and canary != known["canary"]:
-        share = share_of(canary) or 0
-        count = math.ceil(round(share * record.total, 6)) if share < 1 else int(share)
-        known |= {"canary": canary, "last": outbox.rows.last_of_first(batch, count), "open": False}
-    if pause_at is not None and record.round != known["round"]:
-        known |= {"round": record.round, **_anew(record.counts)}
-    last = 0 if canary is None or known["open"] else known["last"]
-    before = SendGate(
-        last=last,
-        rows=outbox.rows.counts_until(batch, last),
-        unsent=record.counts[State.UNSENT],
-        doubtful=outbox.requests.doubtful(batch),
-        pause_at=pause_at,
-        failed=known["failed"],
-        ended=known["ended"],
-        paused=tuple(known["paused"]) if known["paused"] and pause_at is not None else None,
-    )
-    gate = before.after(record.counts)
-    known["open"] |= gate.last != last
-    if gate.paused:
-        known["paused"] = list(gate.paused)
-    if known != stored:
-        outbox.batches.set_setting(batch, _SETTING, known)
-    return gate
+    return _change(outbox, batch, lambda _: {})
 
 
 def lift_gate(outbox: Outbox, batch: str) -> None:
@@ -157,12 +136,60 @@ def lift_gate(outbox: Outbox, batch: str) -> None:
 
     The canary of a batch that no process sends goes on: its process was killed.
     """
-    gate = update_gate(outbox, batch)
-    lifted = _anew(outbox.batches.counts(batch)) if gate.paused else {}
-    if gate.last and (not gate.running or outbox.requests.has_sender(batch)):
-        lifted["open"] = True
-    if lifted:
-        outbox.batches.set_setting(batch, _SETTING, {**outbox.batches.settings(batch)[_SETTING], **lifted})
+    outbox.requests.allow(batch)
+    sending = outbox.requests.has_sender(batch)
+
+    def lift(gate: SendGate) -> dict[str, Any]:
+        opened = {"last": 0} if gate.last and (not gate.running or sending) else {}
+        return opened | (_anew(outbox.batches.counts(batch)) if gate.paused else {})
+
+    _change(outbox, batch, lift)
+
+
+def store_stop(outbox: Outbox, batch: str, limit: FailureLimit) -> None:
+    """Store that the limit of failures was reached, unless another round has begun."""
+    _change(outbox, batch, lambda gate: {"stopped": gate.limit.stopped or gate.limit.round == limit.round})
+
+
+def _change(outbox: Outbox, batch: str, change: Callable[[SendGate], dict[str, Any]]) -> SendGate:
+    """Decide by the rows of a batch, and store the gate with some changes, in one transaction; return it as decided."""
+
+    def decide() -> tuple[dict[str, Any], SendGate]:
+        stored, gate = _decide(outbox, batch)
+        return stored | change(gate), gate
+
+    return outbox.batches.decide_setting(batch, _SETTING, decide)
+
+
+def _decide(outbox: Outbox, batch: str) -> tuple[dict[str, Any], SendGate]:
+    """Return what is to be stored of the gate of a batch, and the gate."""
+    record, settings = outbox.batches.get(batch), outbox.batches.settings(batch)
+    options, stored = lasting_options(record, settings), {**_NEW, **settings.get(_SETTING, {})}
+    canary, pause_at = options["canary"], share_of(options["pause_at"])
+    if canary is not None and canary != stored["canary"]:
+        share = share_of(canary) or 0
+        count = math.ceil(round(share * record.total, 6)) if share < 1 else int(share)
+        stored |= {"canary": canary, "last": outbox.rows.last_of_first(batch, count)}
+    if record.round != stored["round"]:
+        stored |= {"round": record.round, "stopped": False, **_anew(record.counts)}
+    last = 0 if canary is None else stored["last"]
+    gate = SendGate(
+        last=last,
+        rows=outbox.rows.counts_until(batch, last),
+        unsent=record.counts[State.UNSENT],
+        doubtful=outbox.requests.doubtful(batch),
+        pause_at=pause_at,
+        failed=stored["failed"],
+        ended=stored["ended"],
+        paused=tuple(stored["paused"]) if stored["paused"] and pause_at is not None else None,
+        limit=FailureLimit(
+            limit=options["stop_after_failures"],
+            **{name: stored[name] for name in ("round", "failed", "stopped")},
+        ),
+    ).after(record.counts)
+    if last:
+        stored["last"] = gate.last
+    return stored | {"paused": gate.paused or stored["paused"]}, gate
 
 
 def _anew(counts: Mapping[State, int]) -> dict[str, Any]:

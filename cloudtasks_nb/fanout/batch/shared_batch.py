@@ -6,16 +6,15 @@ import datetime as dt
 import re
 import sqlite3
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from hashlib import blake2b
 from itertools import accumulate, pairwise
-from typing import Any
 
 import orjson
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate, unpack_previews
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, Origin
+from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord, State
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.chunk import Chunk
@@ -69,9 +68,11 @@ def unpack_record(data: bytes) -> BatchRecord:
             raise OutboxError(
                 f"the batch {found['id']} was stored by a newer cloudtasks_nb", hint="pip install -U cloudtasks-nb"
             )
+        if _ID.fullmatch(found["id"]) is None:  # it becomes part of paths and of filters of the log
+            raise ValueError(f"{found['id']!r} is not the id of a batch")
         created = dt.datetime.fromtimestamp(found["created"], dt.UTC)
         return BatchRecord(
-            id=_batch_id(found["id"]),
+            id=found["id"],
             identity=bytes.fromhex(found["identity"]),
             place=Place(**found["place"]),
             name=found["name"],
@@ -81,7 +82,6 @@ def unpack_record(data: bytes) -> BatchRecord:
             changed=created,
             counts={State.UNSENT: int(found["rows"])},
             round=1,
-            snapshot_at=None,
         )
     except _DAMAGE as error:
         raise OutboxError(f"the stored record of a batch is damaged: {error!r}") from error
@@ -95,15 +95,8 @@ def shared_spec(record: BatchRecord) -> BatchSpec:
         name=record.name,
         description=record.description,
         skip=True,
-        origin=Origin(id=record.id, identity=record.identity, created=record.created.timestamp()),
+        origin=record,
     )
-
-
-def _batch_id(text: str) -> str:
-    """Return the text if it is the id of a batch: it becomes part of paths and of filters of the log."""
-    if _ID.fullmatch(text) is None:
-        raise ValueError(f"{text!r} is not the id of a batch")
-    return text
 
 
 def pack_blocks(rows: Rows, batch: str, known: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
@@ -111,28 +104,25 @@ def pack_blocks(rows: Rows, batch: str, known: Collection[str] = ()) -> Iterator
 
     A block has the same name in every outbox; names sort as the rows of the input.
     """
-    for block, shown, found in rows.blocks(batch):
+    for block, found in rows.blocks(batch):
         name = f"{found[0][1] if found else 0:09d}-{blake2b(block.packed_keys, digest_size=8).hexdigest()}"
-        if found and name not in known:
-            yield name, _pack_block(block, shown, found, rows.digests(batch, block))
+        if not found or name in known:
+            continue
+        parts, digests = (block.packed_keys, block.packed_tasks, block.packed_shown), rows.digests(batch, block)
+        head = {
+            # Index in the block, position in the input, digest, and why the row was never a task.
+            "rows": [
+                (ref - block.first, row, digests.get(ref, 0) if attempt else 0, None if attempt else reason or "")
+                for ref, row, attempt, *_, reason in found
+            ],
+            "lengths": list(map(len, parts)),
+        }
+        packed = zlib.compress(orjson.dumps(head), 1)
+        yield name, b"".join((len(packed).to_bytes(_WORD, "big"), packed, *parts))
 
 
-def _pack_block(block: StoredBlock, shown: bytes, rows: Sequence[tuple[Any, ...]], digests: Mapping[int, int]) -> bytes:
-    parts = (block.packed_keys, block.packed_tasks, shown)
-    head = {
-        # Index in the block, position in the input, digest, and why the row was never a task.
-        "rows": [
-            (ref - block.first, row, digests.get(ref, 0) if attempt else 0, None if attempt else reason or "")
-            for ref, row, attempt, *_, reason in rows
-        ],
-        "lengths": list(map(len, parts)),
-    }
-    packed = zlib.compress(orjson.dumps(head), 1)
-    return b"".join((len(packed).to_bytes(_WORD, "big"), packed, *parts))
-
-
-def unpack_block(data: bytes) -> Iterator[Chunk]:
-    """Yield the rows of a block that `pack_blocks` returned, to be spooled.
+def unpack_block(data: bytes) -> Chunk:
+    """Return the rows of a block that `pack_blocks` returned, to be spooled.
 
     Raises
     ------
@@ -142,21 +132,17 @@ def unpack_block(data: bytes) -> Iterator[Chunk]:
     try:
         at = _WORD + int.from_bytes(data[:_WORD], "big")
         head = orjson.loads(inflate(data[_WORD:at]))
-        keys, tasks, shown = (data[at + start : at + end] for start, end in pairwise([0, *accumulate(head["lengths"])]))
-        block = StoredBlock(0, keys, tasks)
+        parts = [data[at + start : at + end] for start, end in pairwise([0, *accumulate(head["lengths"])])]
+        block = StoredBlock(0, *parts)
         found = {index: rest for index, *rest in head["rows"]}
-        start = 0
-        for preview in unpack_previews(shown):
-            places = [place for place in range(start, start + preview.n) if place in found]
-            whole = len(places) == preview.n
-            yield Chunk(
-                rows=[found[place][0] for place in places],
-                keys=[block.key(place) for place in places],
-                digests=[found[place][1].to_bytes(8, "big", signed=True) + bytes(8) for place in places],
-                tasks=block.tasks(places),
-                shown=preview.shown if whole else shown_rows(preview.shown, [place - start for place in places]),
-                rejected={n: found[place][2] for n, place in enumerate(places) if found[place][2] is not None},
-            )
-            start += preview.n
+        places = sorted(found)
+        return Chunk(
+            rows=[found[place][0] for place in places],
+            keys=[block.key(place) for place in places],
+            digests=[found[place][1].to_bytes(8, "big", signed=True) + bytes(8) for place in places],
+            tasks=block.tasks(places),
+            shown=block.shown if len(places) == block.n else shown_rows(block.shown, places),
+            rejected={n: found[place][2] for n, place in enumerate(places) if found[place][2] is not None},
+        )
     except _DAMAGE as error:
         raise OutboxError(f"stored rows of a batch are damaged: {error!r}") from error

@@ -92,9 +92,9 @@ class Sharing:
             return
         with self._outbox.spool(shared_spec(unpack_record(data))) as spool, Bar("reading", None) as bar:
             for data in read_blocks(self._store, batch, names):
-                for chunk in unpack_block(data):
-                    spool.add(chunk)
-                    bar.add(len(chunk.rows))
+                chunk = unpack_block(data)
+                spool.add(chunk)
+                bar.add(len(chunk.rows))
             spool.commit()
         # Rows of this home that could not be written before are not in the store now either.
         self._remember(batch, blocks.union(names), self._parts(batch) if published else parts)

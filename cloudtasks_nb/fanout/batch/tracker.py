@@ -27,11 +27,11 @@ from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
-from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit, load_limit, store_limit
+from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, OutcomeTracker, names_handler
-from cloudtasks_nb.fanout.batch.progress import PENDING, Progress, pack, unpack
+from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, unpack
 from cloudtasks_nb.fanout.batch.report import DROP, RESUME, main_cause
-from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, update_gate
+from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, store_stop, update_gate
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.batch.sharing import made_elsewhere
 from cloudtasks_nb.fanout.batch.state import Effect
@@ -236,7 +236,6 @@ class Tracker:
     async def _start(self, *, sending: bool, adopting: bool = False) -> None:
         if not self._loaded:
             await self.outbox.run(self.outbox.requests.find_doubtful, self.batch)
-        limit = await self.outbox.run(load_limit, self.outbox, self.batch)
         gate = await self.outbox.run(update_gate, self.outbox, self.batch)
         self.record = await self.outbox.run(self.outbox.batches.get, self.batch)
         if not self._loaded:
@@ -247,7 +246,7 @@ class Tracker:
                 self._work_changed()
         waiting = await self.outbox.run(self.outbox.requests.waiting, self.batch)
         self._sending.apply_gate(gate)
-        self._handle(machine.start, counts=self.record.counts, sending=sending and waiting, limit=limit)
+        self._handle(machine.start, counts=self.record.counts, sending=sending and waiting, limit=gate.limit)
         if adopting and not sending and waiting:
             self._supervisor.start(_ADOPTING, self._adopt)
         await self._count()
@@ -468,15 +467,16 @@ class Tracker:
         Runs on the outbox's thread, like all that the sending stores: no row is sent in between.
         """
         counts = self.outbox.batches.counts(self.batch)
-        if limit.exceeded(counts):
-            limit = load_limit(self.outbox, self.batch)
-        return counts, limit, update_gate(self.outbox, self.batch) if gate.active else gate
+        if gate.active or limit.exceeded(counts):
+            gate = update_gate(self.outbox, self.batch)
+            limit = gate.limit
+        return counts, limit, gate
 
     async def _save(self) -> None:
-        await self.outbox.run(self.outbox.batches.save_snapshot, self.batch, pack(self.progress))
+        await self.outbox.run(self.outbox.batches.set_setting, self.batch, SNAPSHOT, self.progress)
 
     def _stop(self) -> None:
-        self._begin(_COUNTING, lambda: self.outbox.run(store_limit, self.outbox, self.batch, self._state.limit))
+        self._begin(_COUNTING, lambda: self.outbox.run(store_stop, self.outbox, self.batch, self._state.limit))
         self._cancellation.begin()
 
     async def _adopt(self) -> None:
@@ -554,9 +554,9 @@ class Tracker:
 
     def _stored_progress(self) -> Progress:
         """Return the progress that an earlier process has stored, with its time; else the stored counts."""
-        packed = self.outbox.batches.snapshot(self.batch)
-        if packed is not None:
-            return unpack(packed)
+        stored = self.outbox.batches.settings(self.batch).get(SNAPSHOT)
+        if stored and stored["total"] == self.record.total:  # no rows were added since
+            return unpack(stored)
         unknown = None if self.record.counts[State.SENT] else 0
         return Progress.of(self.record.counts, **dict.fromkeys(PENDING, unknown))
 

@@ -1,12 +1,11 @@
-"""Batches as a whole: which ones there are, their counts, settings and snapshots."""
+"""Batches as a whole: which ones there are, their counts and settings."""
 
 from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import orjson
 
@@ -21,6 +20,8 @@ from cloudtasks_nb.fanout.plan.identity import Place
 
 __all__ = ["Batches", "choose"]
 
+T = TypeVar("T")
+
 _ROW_BYTES = 100  # about what a row takes besides its block: what is known of it, and its key
 
 
@@ -29,41 +30,34 @@ class Batches(Repository):
 
     @reading
     def find(
-        self,
-        connection: sqlite3.Connection,
-        *,
-        endpoint: str | None = None,
-        project: str | None = None,
-        location: str | None = None,
-        queue: str | None = None,
-        batch: str | None = None,
+        self, connection: sqlite3.Connection, /, *, batch: str | None = None, **place: str | None
     ) -> list[BatchRecord]:
-        """Return the batches, newest first; only those of a place if parts of it are given, only the one with an id."""
-        found = connection.execute(
-            """SELECT num, id, identity, endpoint, project, location, queue, name, recipe, description,
-                      created, changed, round, snapshot_at FROM batches
-               WHERE endpoint = coalesce(?, endpoint) AND project = coalesce(?, project)
-                 AND location = coalesce(?, location) AND queue = coalesce(?, queue) AND id = coalesce(?, id)
-               ORDER BY created DESC, num DESC""",
-            (endpoint, project, location, queue, batch),
-        )
-        return [_record(connection, row) for row in found.fetchall()]
-
-    def get(self, batch: str | None = None, **place: str | None) -> BatchRecord:
-        """Return a batch by its id, the beginning of its id or its name; without any of them the newest one.
+        """Return the batches, newest first; only the one with an id, and only those of a place, if these are given.
 
         Parameters
         ----------
         place : str, optional
-            As for `find`.
+            Fields of a `Place`; None: any.
+        """
+        found = connection.execute(
+            """SELECT num, id, identity, place, name, recipe, description, created, changed, round
+               FROM batches WHERE id = coalesce(?, id) ORDER BY created DESC, num DESC""",
+            (batch,),
+        )
+        wanted = {(name, value) for name, value in place.items() if value is not None}
+        rows = [(*row[:3], orjson.loads(row[3]), *row[4:]) for row in found.fetchall()]
+        return [_record(connection, row) for row in rows if wanted <= row[3].items()]
+
+    def get(self, batch: str | None = None) -> BatchRecord:
+        """Return a batch by its id, the beginning of its id or its name; without any of them the newest one.
 
         Raises
         ------
         BatchNotFoundError
             If there is none, or several ids begin so.
         """
-        exact = [] if batch is None else self.find(batch=batch, **place)
-        return choose(exact or self.find(**place), batch)
+        exact = [] if batch is None else self.find(batch=batch)
+        return choose(exact or self.find(), batch)
 
     @reading
     def counts(self, connection: sqlite3.Connection, batch: str) -> dict[State, int]:
@@ -106,25 +100,30 @@ class Batches(Repository):
     @transaction
     def set_setting(self, connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
         """Store a setting of a batch: any value that JSON has."""
-        connection.execute(
-            "INSERT OR REPLACE INTO settings VALUES (?, ?, ?)",
-            (number_of(connection, batch), key, orjson.dumps(value).decode()),
-        )
-
-    @reading
-    def snapshot(self, connection: sqlite3.Connection, batch: str) -> bytes | None:
-        """Return the newest snapshot of a batch."""
-        query = "SELECT snapshot FROM batches WHERE num = ?"
-        found: bytes | None = connection.execute(query, (number_of(connection, batch),)).fetchone()[0]
-        return found
+        _set(connection, batch, key, value)
 
     @transaction
-    def save_snapshot(self, connection: sqlite3.Connection, batch: str, snapshot: bytes) -> None:
-        """Store a snapshot of a batch with the present time."""
-        connection.execute(
-            "UPDATE batches SET snapshot = ?, snapshot_at = ? WHERE num = ?",
-            (snapshot, time.time(), number_of(connection, batch)),
-        )
+    def decide_setting(
+        self, connection: sqlite3.Connection, batch: str, key: str, decide: Callable[[], tuple[Any, T]]
+    ) -> T:
+        """Store a setting by what is in the outbox, while no process writes there.
+
+        Parameters
+        ----------
+        decide : callable
+            Reads from the outbox; returns the value, and what is to be returned.
+        """
+        value, result = decide()
+        _set(connection, batch, key, value)
+        return result
+
+
+def _set(connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
+    connection.execute(
+        """INSERT INTO settings VALUES (?, ?, ?)
+           ON CONFLICT DO UPDATE SET value = excluded.value WHERE value != excluded.value""",
+        (number_of(connection, batch), key, orjson.dumps(value).decode()),
+    )
 
 
 def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
@@ -166,12 +165,11 @@ def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
 
 
 def _record(connection: sqlite3.Connection, row: Sequence[Any]) -> BatchRecord:
-    num, batch, identity, *place, name, recipe, description, created, changed, round_, snapshot_at = row
-    endpoint, project, location, queue = place
+    num, batch, identity, place, name, recipe, description, created, changed, round_ = row
     return BatchRecord(
         id=batch,
         identity=identity,
-        place=Place(endpoint=endpoint, project=project, location=location, queue=queue),
+        place=Place(**place),
         name=name,
         recipe=recipe,
         description=orjson.loads(description),
@@ -179,7 +177,6 @@ def _record(connection: sqlite3.Connection, row: Sequence[Any]) -> BatchRecord:
         changed=_moment(changed),
         counts=tallies.counts(connection, num),
         round=round_,
-        snapshot_at=None if snapshot_at is None else _moment(snapshot_at),
     )
 
 

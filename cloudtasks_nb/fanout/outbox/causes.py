@@ -10,14 +10,13 @@ from cloudtasks_nb._names import code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, scanning
 from cloudtasks_nb.fanout.outbox.records import OPEN, Choice, State
-from cloudtasks_nb.fanout.outbox.tallies import CAUSE, as_json, causes, number_of
+from cloudtasks_nb.fanout.outbox.tallies import ALL, CAUSE, ROWS, as_json, causes, number_of
 
 __all__ = ["Cause", "Causes", "chosen"]
 
 _ERRORS = f"""
     SELECT {CAUSE}, sum(state = {State.FAILED:d}), sum(state <> {State.FAILED:d}), min(began), max(began), min(ref)
-    FROM parts CROSS JOIN rows ON ref BETWEEN part << 32 AND last
-    WHERE num = ? AND phase = 1 AND
+    FROM {ROWS} AND
         (state = {State.FAILED:d} OR (state IN (SELECT value FROM json_each(?)) AND status > 0)) GROUP BY 1"""
 
 
@@ -58,7 +57,7 @@ class Causes(Repository):
 
         Reads all rows, in constant memory.
         """
-        found = connection.execute(_ERRORS, (number_of(connection, batch), as_json(OPEN)))
+        found = connection.execute(_ERRORS, (0, ALL, number_of(connection, batch), as_json(OPEN)))
         rows = [
             Cause(cause=_name(cause), failed=failed, retrying=retrying, first=first, last=last, ref=ref)
             for cause, failed, retrying, first, last, ref in found

@@ -20,11 +20,11 @@ __all__ = [
     "VERSION",
     "Database",
     "Repository",
-    "disk_full",
     "guard",
     "reading",
     "scanning",
     "snapshot",
+    "sqlite_error",
     "transact",
     "transaction",
 ]
@@ -37,16 +37,15 @@ T = TypeVar("T")
 # when a spool ends. A row's ref is its part's number (upper half) and its place in the part (lower half), so that a
 # part is one range in each table. A batch is visible once `batches` has it, a part once its phase is 1.
 _TABLES = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
     """CREATE TABLE batches (
         num INTEGER PRIMARY KEY,  -- number of its first part
         id TEXT NOT NULL UNIQUE, identity BLOB NOT NULL UNIQUE,
-        endpoint TEXT NOT NULL, project TEXT NOT NULL, location TEXT NOT NULL, queue TEXT NOT NULL,
+        place TEXT NOT NULL,  -- as JSON
         name TEXT, recipe BLOB NOT NULL, description TEXT NOT NULL,
         created REAL NOT NULL, changed REAL NOT NULL,
         begun INTEGER NOT NULL DEFAULT 0,  -- whether there ever was a request
-        void INTEGER NOT NULL DEFAULT 0,  -- requests up to this one are cancelled
-        round INTEGER NOT NULL DEFAULT 1, snapshot BLOB, snapshot_at REAL)""",
+        stopped INTEGER NOT NULL DEFAULT 0,  -- whether its unsent rows are being cancelled: none is given out
+        round INTEGER NOT NULL DEFAULT 1)""",
     """CREATE TABLE parts (
         part INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER,
         phase INTEGER NOT NULL,  -- 0 spooling, 1 live, 2 to be removed
@@ -76,17 +75,13 @@ _TABLES = (
     # Requests that may have been sent and are not answered.
     """CREATE TABLE flights (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL,
-        refs BLOB NOT NULL,  -- rows, all in the same try; 8 bytes each
-        try INTEGER NOT NULL, started REAL NOT NULL)""",
-    """CREATE TABLE completions (
-        id INTEGER PRIMARY KEY, num INTEGER NOT NULL, url TEXT NOT NULL, service_account TEXT, audience TEXT,
-        queue TEXT,
-        told INTEGER NOT NULL DEFAULT 0, claimed INTEGER NOT NULL DEFAULT 0, claimed_at REAL)""",
+        refs TEXT NOT NULL, try INTEGER NOT NULL,  -- rows, as JSON, and the try that all are in
+        started REAL NOT NULL, void INTEGER NOT NULL DEFAULT 0)  -- whether they are cancelled""",
     "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 7
+VERSION = 8
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {
@@ -122,10 +117,10 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def disk_full() -> sqlite3.Error:
-    """Return the error of SQLite for a full disk."""
-    error = sqlite3.OperationalError("the disk is nearly full")
-    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+def sqlite_error(code: int, text: str) -> sqlite3.Error:
+    """Return an error as SQLite raises it with a code."""
+    error = sqlite3.DatabaseError(text)
+    error.sqlite_errorcode = code
     return error
 
 
@@ -197,21 +192,21 @@ class _Shared:
         self._closed = False
 
     def call(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function with the connection; after `close` with one that is closed behind it."""
+        """Call a function with the connection; after an error, and after `close`, it is closed behind it.
+
+        A connection that was opened while the file could not be written would stay so.
+        """
         with self._lock:
-            if self._closed:
-                with closing(self._connect()) as connection:
-                    return function(connection, *args, **kwargs)
-            if self._connection is None:
-                self._connection = self._connect()
+            connection = self._connection = self._connection or self._connect()
+            kept = False
             try:
-                return function(self._connection, *args, **kwargs)
-            except sqlite3.Error as error:
-                if _code(error) == sqlite3.SQLITE_READONLY:
-                    # It stays so when the file can be written again; the next call opens another one.
-                    self._connection.close()
+                result = function(connection, *args, **kwargs)
+                kept = not self._closed
+            finally:
+                if not kept:
                     self._connection = None
-                raise
+                    connection.close()
+            return result
 
     def close(self) -> None:
         """Close the connection, as soon as nobody uses it."""
@@ -241,7 +236,7 @@ class Database:
         self._file: tuple[int, int] | None = None  # device and inode of the file that has the tables
 
     def prepare(self) -> bool:
-        """Create the folder and the tables if they do not exist; return whether the file has a write-ahead log.
+        """Create the folder and the tables if they do not exist; return whether the file is new and has no log.
 
         Raises
         ------
@@ -260,9 +255,9 @@ class Database:
             if not self.path.exists():
                 self.path.touch(mode=0o600)  # it holds bodies and headers
         mode = self.read(self._set_up)
-        self.write(_make_tables, self.path)
+        new = self.write(_make_tables, self.path)
         self._file = self._found()
-        return mode == "wal"
+        return new and mode != "wal"
 
     def _set_up(self, connection: sqlite3.Connection) -> str:
         if _version(connection, self.path) == 0:
@@ -341,12 +336,14 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables of a new file."""
-    if _version(connection, path) == 0:
+def _make_tables(connection: sqlite3.Connection, path: Path) -> bool:
+    """Make the tables of a new file; return whether it is new."""
+    new = _version(connection, path) == 0
+    if new:
         for statement in _TABLES:
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {VERSION}")
+    return new
 
 
 def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> str:

@@ -10,9 +10,9 @@ from cloudtasks_nb.fanout.evidence import Fact
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.outbox.rows import with_tasks
-from cloudtasks_nb.fanout.outbox.tallies import AMONG, as_json, causes, counted, number_of, ranges, touch
+from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number_of, touch
 
-__all__ = ["DeletionPage", "DeletionQueue", "correct_gone"]
+__all__ = ["DeletionPage", "DeletionQueue"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +64,10 @@ class DeletionQueue(Repository):
         if page is not None:
             _finish(connection, page, results)
             touch(connection, num)
-        found: list[tuple[int, int, int | None]] = []
-        for first, last in ranges(connection, num):
-            found += connection.execute(
-                "SELECT ref, try, deleting FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?",
-                (max(first, self._after + 1), last, State.SENT, size - len(found)),
-            )
+        found = connection.execute(
+            f"SELECT ref, try, deleting FROM {ROWS} AND state = ? ORDER BY part, ref LIMIT ?",
+            (self._after + 1, ALL, num, State.SENT, size),
+        ).fetchall()
         if not found:
             return None
         refs = [ref for ref, _, _ in found]
@@ -82,27 +80,16 @@ class DeletionQueue(Repository):
         )
 
 
-def correct_gone(connection: sqlite3.Connection, num: int) -> None:
-    """Count rows as cancelled that were found to be gone, but whose tasks the batch itself was to delete."""
-    if causes(connection, num, State.GONE):
-        for bounds in ranges(connection, num):
-            _to_cancelled(connection, State.GONE, "ref BETWEEN ? AND ?", *bounds)
-
-
-def _to_cancelled(connection: sqlite3.Connection, before: State, where: str, *values: int | str) -> None:
-    """Cancel those of the rows that are in a state, and whose newest tasks were to be deleted."""
-    with counted(connection, where, *values):
-        connection.execute(
-            f"UPDATE rows SET state = ?, fact = ?, reason = NULL WHERE {where} AND state = ? AND deleting = try",
-            (State.CANCELLED, Fact.DELETED, *values, before),
-        )
-
-
 def _finish(connection: sqlite3.Connection, page: DeletionPage, results: Iterable[bool | None]) -> None:
     by_result: dict[bool | None, list[int]] = {True: [], False: [], None: []}
     for ref, result in zip(page.refs, results, strict=True):
         by_result[result].append(ref)
     # A row that another process has recorded meanwhile, or that has a newer try, stays as it is.
-    _to_cancelled(connection, State.SENT, AMONG, as_json(by_result[True]))
+    deleted = as_json(by_result[True])
+    with counted(connection, AMONG, deleted):
+        connection.execute(
+            f"UPDATE rows SET state = ?, fact = ?, reason = NULL WHERE {AMONG} AND state = ? AND deleting = try",
+            (State.CANCELLED, Fact.DELETED, deleted, State.SENT),
+        )
     others = [ref for ref in by_result[False] if ref not in page.earlier]
     connection.execute(f"UPDATE rows SET deleting = NULL WHERE {AMONG}", (as_json(others),))

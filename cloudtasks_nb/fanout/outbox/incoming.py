@@ -8,22 +8,22 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from struct import pack, unpack
-from typing import Any, Self
+from typing import Any
 
 import orjson
 
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
-from cloudtasks_nb.fanout.outbox.database import guard
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.tallies import number
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
 
-__all__ = ["BatchSpec", "FoundBatch", "Incoming", "Origin", "plain_reason"]
+__all__ = ["BatchSpec", "FoundBatch", "Incoming", "place_text", "plain_reason"]
 
 _NAMED = 5  # most rows that a message lists
 _ANY_NAME = "any new name sends all"  # the hint that always applies
@@ -41,15 +41,6 @@ _FIRST = """CREATE TEMP TABLE first (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What identifies a batch that another home has made."""
-
-    id: str
-    identity: bytes
-    created: float  #: seconds since 1970
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSpec:
     """A request for a batch, without its rows."""
 
@@ -59,7 +50,7 @@ class BatchSpec:
     description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
     skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
     clock: Callable[[], float] = time.time  #: the service's, by which a new batch is created: seconds since 1970
-    origin: Origin | None = None  #: of a batch that comes from another home; its rows may be in other batches too
+    origin: BatchRecord | None = None  #: of a batch that comes from another home; its rows may be in other batches too
     check: Callable[[int], None] = lambda _added: None  #: refuses the rows that would be added, by their number
 
     @property
@@ -88,12 +79,12 @@ class _Overlap:
 
 
 class Incoming:
-    """The planned rows of one `fan_out`, compared with the batches of the outbox; a context manager.
+    """The planned rows of one `fan_out`, compared with the batches of the outbox.
 
     Parameters
     ----------
     connection : sqlite3.Connection
-        Used only by this object, and closed at its end.
+        Used only by this object.
     path : Path
         The outbox's file.
     """
@@ -112,18 +103,10 @@ class Incoming:
         self._target: FoundBatch | None = None  # the batch that the rows are added to; None: a new one
         self._overlaps: Sequence[_Overlap] = ()
         self._errors: list[CloudTasksError] = []  # why the rows may not be sent; a spool raises the first of them
-
-    def __enter__(self) -> Self:
-        try:
-            with guard(self._path):
-                self._begin()
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
+        connection.execute(_INCOMING)
+        connection.execute(_FIRST)
+        if not spec.by_rows:
+            self._started = self._find()
 
     def prepare(self) -> None:
         """Find duplicates, and batches that have none of the rows: all of `decide` that grows with the rows of others.
@@ -161,37 +144,22 @@ class Incoming:
             total = self._number("SELECT count(*) FROM first WHERE digest <> 0")
             self._errors.append(_overlap_error(overlaps, total))
 
-    def _begin(self) -> None:
-        self._connection.execute(_INCOMING)
-        self._connection.execute(_FIRST)
-        if not self._spec.by_rows:
-            self._started = self._find()
-
-    def _close(self) -> None:
-        self._connection.close()
-
     def _take(self, chunk: Chunk) -> Sequence[int]:
         """Take a chunk; return the places of those of its rows that the batch of this name does not have.
 
         A row of the batch that was not a valid task is replaced by one that is.
         """
         connection, started, n = self._connection, self._started, len(chunk.rows)
-        heads = [digest[:8] for digest in chunk.digests]
-        for place in chunk.rejected:
-            heads[place] = bytes(8)
-        halves, digests = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(heads)
+        halves, heads = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(digest[:8] for digest in chunk.digests)
         first = self._next if started is None else _NOT_STORED + self._rows
+        refs, reasons = range(first, first + n), map(chunk.rejected.get, range(n))
         connection.executemany(
-            "INSERT INTO incoming (ref, pos, k1, k2, digest) VALUES (?, ?, ?, ?, ?)",
-            zip(range(first, first + n), chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", digests), strict=True),
-        )
-        connection.executemany(
-            "UPDATE incoming SET reason = ? WHERE ref = ?",
-            [(reason, first + place) for place, reason in chunk.rejected.items()],
+            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason) VALUES (?, ?, ?, ?, ?, ?)",
+            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, strict=True),
         )
         self._rows += n
         if self._spec.by_rows:
-            self._total += row_sum(chunk.keys, unpack(f">{n}Q", digests))
+            self._total += row_sum(chunk.keys, unpack(f">{n}Q", heads))
         if started is None:
             self._next += n
             return range(n)
@@ -223,11 +191,9 @@ class Incoming:
         """Find the batch by its name or id if one is given, else by its rows."""
         spec = self._spec
         found = self._connection.execute(
-            """SELECT num, id, name, recipe, description FROM batches WHERE identity = :identity
-               OR (id = :name AND endpoint = :endpoint AND project = :project AND location = :location
-                   AND queue = :queue)
-               ORDER BY identity <> :identity LIMIT 1""",
-            {"identity": self._identity(), "name": spec.name if spec.origin is None else None, **asdict(spec.place)},
+            """SELECT num, id, name, recipe, description FROM batches
+               WHERE identity = :identity OR (id = :name AND place = :place) ORDER BY identity <> :identity LIMIT 1""",
+            {"identity": self._identity(), "name": None if spec.origin else spec.name, "place": place_text(spec.place)},
         ).fetchone()
         if found is None:
             return None
@@ -294,9 +260,8 @@ class Incoming:
         others = self._connection.execute(
             """SELECT b.num, b.round, (SELECT total(n) FROM parts p JOIN tallies t USING (part) WHERE p.num = b.num),
                       b.id, b.name, b.recipe
-               FROM batches b
-               WHERE endpoint = ? AND project = ? AND location = ? AND queue = ? ORDER BY b.num DESC""",
-            astuple(self._spec.place),
+               FROM batches b WHERE place = ? ORDER BY b.num DESC""",
+            (place_text(self._spec.place),),
         ).fetchall()
         others = [row for row in others if row[:3] not in self._apart]
         size = self._number("SELECT count(*) FROM first") if others else 0
@@ -316,6 +281,11 @@ class Incoming:
             else:
                 self._apart.add((num, round_, theirs))
         return sorted(found, key=lambda one: -one.shared)
+
+
+def place_text(place: Place) -> str:
+    """Return a place as it is stored."""
+    return orjson.dumps(place).decode()
 
 
 def plain_reason(error: CloudTasksError) -> str:

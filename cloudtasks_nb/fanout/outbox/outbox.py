@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.batches import Batches
 from cloudtasks_nb.fanout.outbox.causes import Causes
-from cloudtasks_nb.fanout.outbox.completions import Completions
 from cloudtasks_nb.fanout.outbox.database import Database, guard
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
@@ -44,10 +44,10 @@ class Outbox:
 
     Attributes
     ----------
-    batches, rows, requests, outcomes, causes, completions
+    batches, rows, requests, outcomes, causes
         What is stored, each part with its own methods.
-    journal : bool
-        Whether the file has a write-ahead log; not on a network file system.
+    note : str or None
+        A warning for who has made the file.
 
     Raises
     ------
@@ -64,13 +64,18 @@ class Outbox:
         self.requests = Requests(self._database)
         self.outcomes = Outcomes(self._database)
         self.causes = Causes(self._database)
-        self.completions = Completions(self._database)
         try:
-            self.journal = self._database.prepare()
+            slow = self._database.prepare()
             self.sweep()
         except BaseException:
             self.close()
             raise
+        self.note = (
+            f"the outbox {self.path} is on a network file system: slower, and for one machine at a time; "
+            "CLOUDTASKS_NB_HOME chooses another folder"
+            if slow
+            else None
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -102,15 +107,25 @@ class Outbox:
         """Return the tasks of a batch that are in the queue, page by page, to delete them."""
         return DeletionQueue(self._database, batch)
 
-    def spool(self, spec: BatchSpec) -> Spool:
-        """Begin to take planned rows: a context manager with `add(chunk)` and, at the end, `commit()`."""
-        with guard(self.path):
-            return Spool(self._database.connect(), self.path, spec, self.sweep)
+    @contextmanager
+    def spool(self, spec: BatchSpec) -> Iterator[Spool]:
+        """Take planned rows by `add(chunk)` and, at the end, `commit()`; without that they are removed."""
+        try:
+            with (
+                guard(self.path),
+                closing(self._database.connect()) as connection,
+                closing(Spool(connection, self.path, spec)) as spool,
+            ):
+                yield spool
+        finally:
+            with suppress(OutboxError):  # what was committed is safe, and the next process repeats the sweep
+                self.sweep()
 
-    def dry_run(self, spec: BatchSpec) -> DryRun:
-        """Begin to find out what `spool` would do: a context manager with `add(chunk)` and `forecast()`."""
-        with guard(self.path):
-            return DryRun(self._database.connect(), self.path, spec)
+    @contextmanager
+    def dry_run(self, spec: BatchSpec) -> Iterator[DryRun]:
+        """Find out what `spool` would do, by `add(chunk)` and `forecast()`."""
+        with guard(self.path), closing(self._database.connect()) as connection:
+            yield DryRun(connection, self.path, spec)
 
     def sweep(self, limit: float = 2.0) -> int:
         """Remove what no batch needs, batches unchanged for 90 days too; return how many parts were removed.
@@ -121,17 +136,3 @@ class Outbox:
             Seconds after which the rest is left for the next time.
         """
         return self._database.scan(sweep, self.path, now=time.time(), limit=limit)
-
-    def note(self) -> str | None:
-        """Return a warning about this outbox, once for each file; None the next time."""
-        if self.journal:
-            return None
-        first = self._database.write(
-            lambda connection: connection.execute("INSERT OR IGNORE INTO meta VALUES ('network', 'said')").rowcount > 0
-        )
-        return (
-            f"the outbox {self.path} is on a network file system: slower, and for one machine at a time; "
-            "CLOUDTASKS_NB_HOME chooses another folder"
-            if first
-            else None
-        )

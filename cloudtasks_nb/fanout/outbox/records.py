@@ -20,7 +20,6 @@ __all__ = [
     "Ack",
     "BatchRecord",
     "Choice",
-    "Completion",
     "Page",
     "Request",
     "Retrying",
@@ -93,7 +92,6 @@ class BatchRecord:
     changed: dt.datetime  #: when a row last changed; 90 days later the batch is forgotten
     counts: Mapping[State, int]  #: every state, also those with no row
     round: int  #: grows with every new try and every added row; one notification a round
-    snapshot_at: dt.datetime | None
 
     @property
     def made_by(self) -> str | None:
@@ -138,7 +136,7 @@ class Page:
     wire: Sequence[bytes]  #: each row's Task without its name; empty if it never was one, or was not asked for
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Retrying:
     """The rows whose last attempt failed, and which are tried again."""
 
@@ -185,20 +183,6 @@ class Ack:
 
     seq: int
     sent: Sequence[int] = ()
-    already: int = 0  #: of `sent`, how many tasks were there before this batch was first sent
     rejected: Mapping[int, str] = field(default_factory=dict)  #: row -> the service's reason
     again: Sequence[int] = ()  #: surely not created: to be sent with another request, unless the request is cancelled
     gone: Sequence[int] = ()  #: whether they were created cannot be known
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """A registered notification that a batch is done."""
-
-    id: int
-    url: str
-    service_account: str | None
-    audience: str | None
-    queue: str | None  #: short id of the queue that carries the notification; None: the batch's own
-    round: int  #: the round whose end it notifies
-    counts: Mapping[State, int] = field(default_factory=dict)  #: how many rows ended in which state; of a claim only

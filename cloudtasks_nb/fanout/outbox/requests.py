@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from array import array
-from bisect import bisect_left, bisect_right
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from bisect import bisect_right
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import orjson
 
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, scanning, transaction
-from cloudtasks_nb.fanout.outbox.deletions import correct_gone
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, Ack, Request, State
-from cloudtasks_nb.fanout.outbox.tallies import AMONG, as_json, counted, number, number_of, ranges, replace, touch
-from cloudtasks_nb.fanout.plan.identity import task_ids
+from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number, number_of, replace, touch
+from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
 
 __all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
 
@@ -29,9 +28,14 @@ __all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
 MAX_TASKS = 100
 
 _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay below the 4 MiB that servers take
-_ALL = 1 << 62  # more than any ref, and more rows than a batch can have
+_CANCELLED = 10_000  # unsent rows in a transaction: so many take about a tenth of a second
 _VOID_SECONDS = 0.05  # for which it is not read again which requests are cancelled
 _CACHED = 4  # blocks of about a megabyte
+#: Refs, and refs and tries, of the rows in requests of a batch.
+_REFS = "SELECT value FROM flights JOIN json_each(refs) WHERE num = ?"
+_FLYING = "SELECT value, try FROM flights JOIN json_each(refs) WHERE num = ?"
+_Contents = tuple[Sequence[int], bytes, list[bytes]]  # refs of rows, their keys, and their tasks without names
+_Moved = Counter[tuple[int, int, int | str]]  # as the tallies count rows
 _WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
 
 
@@ -40,12 +44,14 @@ class Requests(Repository):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._void: dict[str, tuple[int, float]] = {}  # newest cancelled request, and until when that is certain
-        self._cancelled: dict[str, int] = {}  # ref of the last row that a cancellation in steps has looked at
+        self._void: dict[str, tuple[Collection[int], float]] = {}  # cancelled requests, and until when that is certain
 
-    def lock(self, batch: str) -> Hold | None:
-        """Become the sender of a batch until the lock is released, or the process ends; None: another one is."""
-        return hold(self._database.path, batch)
+    def lock(self, batch: str, job: str = "send") -> Hold | None:
+        """Become the one that sends a batch, or does another job, until the lock is released or the process ends.
+
+        None: another one has the lock.
+        """
+        return hold(self._database.path, f"{batch}-{job}")
 
     def announce_sender(self, batch: str) -> Hold:
         """Note that this process sends the batch, or waits to send it, until the lock is released or the process ends.
@@ -57,10 +63,6 @@ class Requests(Repository):
     def has_sender(self, batch: str) -> bool:
         """Return whether a process sends the batch, or waits to send it."""
         return announced(self._database.path, f"{batch}-sender")
-
-    def cancel_lock(self, batch: str) -> Hold | None:
-        """Become the one that cancels a batch until the lock is released, or the process ends; None: another one is."""
-        return hold(self._database.path, f"{batch}-cancel")
 
     @reading
     def begun(self, connection: sqlite3.Connection, batch: str) -> bool:
@@ -82,13 +84,12 @@ class Requests(Repository):
     @scanning
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether rows are to be sent that had another try before."""
-        query = f"""SELECT EXISTS (SELECT 1 FROM parts CROSS JOIN rows ON ref BETWEEN part << 32 AND last
-                    WHERE num = ? AND phase = 1 AND try > 1 AND {_WAITING})"""
-        return number(connection, query, number_of(connection, batch)) > 0
+        query = f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND try > 1 AND {_WAITING})"
+        return number(connection, query, 0, ALL, number_of(connection, batch)) > 0
 
     def queue(self, batch: str) -> RequestQueue:
         """Return the requests of a batch, for one sender."""
-        return RequestQueue(self._database, batch, partial(self._note_void, batch))
+        return RequestQueue(self._database, batch)
 
     def find_doubtful(self, batch: str) -> None:
         """Put the unsent rows of requests in doubt whose sender has ended."""
@@ -99,51 +100,47 @@ class Requests(Repository):
             finally:
                 held.release()
 
-    def cancel(self, batch: str, size: int | None = None) -> int:
-        """Cancel the rows that are not sent, or `size` of them; return how many, 0 if there are no more.
+    def cancel(self, batch: str, size: int = _CANCELLED) -> Iterator[int]:
+        """Cancel the rows that are not sent, `size` of them in a transaction; yield how many were, after each.
 
-        Rows of requests in flight stay as they are until their sender, or the next one, finds out whether they were
-        created. Those that were become sent, and the caller has to delete them.
+        Until all are cancelled, no row of the batch is given out. Rows of requests in flight stay as they are until
+        their sender, or the next one, finds out whether they were created. Those that were become sent, and the caller
+        has to delete them.
         """
-        most, after = _ALL if size is None else size, self._cancelled.pop(batch, -1)
-        cancelled, last = self._database.write(_cancel, batch, most, after)
-        if not cancelled and after >= 0:  # an earlier cancellation did not come to its end, and rows were tried again
-            cancelled, last = self._database.write(_cancel, batch, most, -1)
-        if cancelled:
-            self._cancelled[batch] = last
-        self._void.pop(batch, None)
-        return cancelled
+        cancelled, after = 1, -1
+        while cancelled:
+            cancelled, after = self._database.write(_cancel, batch, after, size)
+            self._void.pop(batch, None)
+            if cancelled:
+                yield cancelled
 
-    def known_void(self, batch: str) -> int | None:
-        """Return what `void_until` has returned less than 50 ms ago; None: it has to be read."""
-        value, until = self._void.get(batch, (0, 0.0))
+    @transaction
+    def allow(self, connection: sqlite3.Connection, batch: str) -> None:
+        """Have rows given out again after a cancellation whose process has ended."""
+        connection.execute("UPDATE batches SET stopped = 0 WHERE id = ?", (batch,))
+
+    def known_void(self, batch: str) -> Collection[int] | None:
+        """Return what `read_void` has returned less than 50 ms ago; None: it has to be read."""
+        value, until = self._void.get(batch, ((), 0.0))
         return value if time.monotonic() <= until else None
 
-    def void_until(self, batch: str) -> int:
-        """Return the number of the newest request that was cancelled, 0 if none was."""
-        value = self.known_void(batch)
-        if value is None:
-            value = self._database.read(number, "SELECT coalesce(max(void), 0) FROM batches WHERE id = ?", batch)
-            self._note_void(batch, value)
+    @reading
+    def read_void(self, connection: sqlite3.Connection, batch: str) -> Collection[int]:
+        """Return the numbers of the requests in flight that are cancelled."""
+        found = connection.execute("SELECT seq FROM flights JOIN batches USING (num) WHERE id = ? AND void", (batch,))
+        value = {seq for (seq,) in found}
+        self._void[batch] = value, time.monotonic() + _VOID_SECONDS
         return value
 
-    def _note_void(self, batch: str, value: int) -> None:
-        self._void[batch] = value, time.monotonic() + _VOID_SECONDS
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Flight:
+class _Flight(NamedTuple):
     """A request that may have been sent and is not answered."""
 
-    seq: int
+    seq: int | None  #: None: it has no number yet
     refs: Sequence[int]  #: its rows, ascending
     attempt: int
     started: float
-
-    def has(self, ref: int, attempt: int) -> bool:
-        """Return whether it has a row in this try."""
-        at = bisect_left(self.refs, ref)
-        return attempt == self.attempt and at < len(self.refs) and self.refs[at] == ref
+    void: bool = False  #: it is cancelled
 
 
 class RequestQueue(Repository):
@@ -151,22 +148,15 @@ class RequestQueue(Repository):
 
     Requests that an earlier sender has left come first, then rows that are to be sent, in input order. Not for use by
     two threads at once.
-
-    Parameters
-    ----------
-    note_void : callable
-        Is called with the number of the newest request that is cancelled.
     """
 
-    def __init__(self, database: Database, batch: str, note_void: Callable[[int], None]) -> None:
+    def __init__(self, database: Database, batch: str) -> None:
         super().__init__(database)
         self.batch = batch
-        self._note_void = note_void
         self._left: list[_Flight] | None = None  # of earlier senders; None: not read yet
-        self._flying: dict[int, _Flight] = {}  # given out and not answered, by number
         self._round = 0
         self._after = -1  # all rows up to this ref were given out in this pass over the rows
-        self._begun = False  # this sender has given out rows
+        self._last = -1  # of all rows that were given out; those behind it are in no request
         self._blocks: OrderedDict[int, StoredBlock] = OrderedDict()
 
     @transaction
@@ -194,150 +184,121 @@ class RequestQueue(Repository):
         num = number_of(connection, self.batch)
         if self._left is None:
             self._left = _find_doubtful(connection, self.batch)
-        round_, void = connection.execute("SELECT round, void FROM batches WHERE num = ?", (num,)).fetchone()
-        self._note_void(void)
-        moved: Counter[tuple[int, int, int | str]] = Counter()
+        round_, stopped = connection.execute("SELECT round, stopped FROM batches WHERE num = ?", (num,)).fetchone()
+        moved: _Moved = Counter()
         for ack in acks:
-            self._settle(connection, ack, moved, void=ack.seq <= void)
+            self._settle(connection, ack, moved)
         replace(connection, Counter(), moved)
         if acks:
             touch(connection, num)
         if round_ != self._round:  # rows anywhere may have a new try
             self._round, self._after = round_, -1
-        requests, most = list[Request](), _ALL if until is None else until
+        requests, most = list[Request](), ALL if until is None else until
         while self._left and len(requests) < want:
             requests += self._again(connection, num, self._left.pop(0), most)
-        if len(requests) < want:
+        if len(requests) < want and not stopped:
             requests += self._fresh(connection, num, want - len(requests), size, now, most)
         return requests
 
-    def _settle(
-        self, connection: sqlite3.Connection, ack: Ack, moved: Counter[tuple[int, int, int | str]], *, void: bool
-    ) -> None:
+    def _settle(self, connection: sqlite3.Connection, ack: Ack, moved: _Moved) -> None:
         """Store the answer to one request. A row whose outcome is known by now keeps it.
 
         What is `moved` in the usual way is added to the tallies by the caller, once for all requests.
         """
-        self._flying.pop(ack.seq, None)
-        found = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING try", (ack.seq,)).fetchone()
+        found = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING try, void", (ack.seq,)).fetchone()
         if found is None:
             return  # another sender of this batch has stored it
-        (attempt,) = found
-        sent = _move_all(connection, ack.sent, attempt)
-        if sent:
-            part = ack.sent[0] >> 32
-            moved[part, State.UNSENT, ""] -= sent
-            moved[part, State.SENT, ""] += sent
-        if sent < len(ack.sent):
-            _move(connection, ack.sent, State.SENT, attempt)
-        _move(connection, sorted(ack.rejected), State.REJECTED, attempt)
+        attempt, void = found
+        _move(connection, ack.sent, State.SENT, attempt, moved)
+        _move(connection, sorted(ack.rejected), State.REJECTED, attempt, moved)
         connection.executemany(
             "UPDATE rows SET reason = ? WHERE ref = ? AND state = ?",
             [(reason, ref, State.REJECTED) for ref, reason in ack.rejected.items()],
         )
         # Those of a cancelled request stay in question, as tasks to be deleted: the log may have their outcome.
-        _move(connection, ack.gone, State.SENT if void else State.GONE, attempt, deleting=void)
+        _move(connection, ack.gone, State.SENT if void else State.GONE, attempt, moved)
+        if void:
+            connection.execute(
+                f"UPDATE rows SET deleting = try WHERE {AMONG} AND try = ? AND state = ?",
+                (as_json(ack.gone), attempt, State.SENT),
+            )
         if ack.again:
-            _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt)
+            _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt, moved)
             self._after = min(self._after, ack.again[0] - 1)
 
     def _again(self, connection: sqlite3.Connection, num: int, flight: _Flight, until: int) -> Iterator[Request]:
-        """Yield the request that an earlier sender has left, unless all its rows are known by now.
+        """Yield the request that an earlier sender has left, without rows that are known by now.
 
         Rows that may be sent and rows that may not are in requests of their own.
         """
+        left = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING void", (flight.seq,)).fetchone()
+        if left is None:
+            return  # another sender of this batch has stored its answer
         found = connection.execute(
             f"SELECT ref FROM rows WHERE {AMONG} AND try = ? AND state = ? ORDER BY ref",
             (as_json(flight.refs), flight.attempt, IN_DOUBT),
         )
-        others = [*self._flying.values()]
-        refs = [ref for (ref,) in found if not any(other.has(ref, flight.attempt) for other in others)]
+        refs, seq = [ref for (ref,) in found], flight.seq
         border = bisect_right(refs, until)
-        if 0 < border < len(refs) or not refs:
-            connection.execute("DELETE FROM flights WHERE seq = ?", (flight.seq,))
-            parts = [
-                _depart(connection, num, part, flight.attempt, flight.started)
-                for part in (refs[:border], refs[border:])
-                if part
-            ]
-            self._left = [*parts, *(self._left or ())]
-            return
-        self._flying[flight.seq] = flight
-        pieces = [(self._block(connection, ref), [ref]) for ref in refs]
-        yield self._request(flight, pieces, tried=True)
+        for part in filter(None, (refs[:border], refs[border:])):
+            one = _depart(connection, num, flight._replace(seq=seq, refs=part, void=left[0]))
+            yield self._request(one, *self._contents(connection, part), tried=True)
+            seq = None
 
     def _fresh(
         self, connection: sqlite3.Connection, num: int, want: int, size: int, now: float, until: int
     ) -> list[Request]:
         """Give out the next unsent rows, those of each try apart; store that they may be sent from now on."""
         requests: list[Request] = []
-        for attempt, refs in self._unsent(connection, num, want * size, until).items():
-            for pieces in self._cut(connection, refs, size):
+        for refs, attempt in self._unsent(connection, num, want * size, until):
+            for some, keys, tasks in self._cut(connection, refs, size):
                 if len(requests) == want:  # these rows are read again the next time
-                    self._after = min(self._after, pieces[0][1][0] - 1)
+                    self._after = min(self._after, some[0] - 1)
                     break
-                chosen = pieces[0][1] if len(pieces) == 1 else [ref for _, some in pieces for ref in some]
-                flight = _depart(connection, num, chosen, attempt, now)
-                self._flying[flight.seq] = flight
-                requests.append(self._request(flight, pieces, tried=False))
-        if requests and not self._begun:
-            connection.execute("UPDATE batches SET begun = 1 WHERE num = ?", (num,))
-            self._begun = True
+                flight = _depart(connection, num, _Flight(None, some, attempt, now))
+                self._last = max(self._last, some[-1])
+                requests.append(self._request(flight, keys, tasks, tried=False))
+        if requests:
+            connection.execute("UPDATE batches SET begun = 1 WHERE num = ? AND NOT begun", (num,))
         return requests
 
-    def _unsent(self, connection: sqlite3.Connection, num: int, most: int, until: int) -> Mapping[int, Sequence[int]]:
-        """Return the next unsent rows by their try, behind those that were given out, without those in flight."""
-        found: dict[int, Sequence[int]] = {}
-        rows = "FROM (SELECT ref, try FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?)"
-        for first, last in ranges(connection, num):
-            n = 1
-            while n and most:
-                start, end = max(first, self._after + 1), min(last, until)
-                values = (start, end, State.UNSENT, most)
-                query = f"SELECT count(*), min(ref), max(ref), min(try), max(try) {rows}"  # usually one step is enough
-                n, low, high, attempt, other = connection.execute(query, values).fetchone()
-                if not n:
-                    break
-                self._after = high
-                flying = [one for one in self._flying.values() if one.refs[-1] >= low and one.refs[0] <= high]
-                if attempt == other and n == high - low + 1 and not (flying or attempt in found):
-                    found[attempt] = range(low, high + 1)
-                    most -= n
-                    continue
-                by_try = defaultdict(list, {attempt: [*refs] for attempt, refs in found.items()})
-                for ref, attempt in connection.execute(f"SELECT ref, try {rows}", values):
-                    if not any(one.has(ref, attempt) for one in flying):
-                        by_try[attempt].append(ref)
-                        most -= 1
-                found.update(by_try)
-        return found
+    def _unsent(self, connection: sqlite3.Connection, num: int, most: int, until: int) -> list[tuple[list[int], int]]:
+        """Return the next unsent rows behind those that were given out, without those in flight, and their try."""
+        unsent = f"""SELECT ref, try FROM {ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING}))
+                     ORDER BY part, ref LIMIT ?"""
+        values = (self._after + 1, until, num, State.UNSENT, self._last, num, most)
+        query = f"SELECT min(try), max(try), json_group_array(ref) FROM ({unsent})"
+        found = connection.execute(query, values).fetchall()
+        if found[0][0] != found[0][1]:  # only then, because GROUP BY sorts
+            found = connection.execute(f"{query} GROUP BY try", values).fetchall()
+        rows = sorted((sorted(orjson.loads(refs)), attempt) for attempt, _, refs in found if attempt)
+        self._after = max([self._after, *(refs[-1] for refs, _ in rows)])
+        return rows
 
-    def _cut(
-        self, connection: sqlite3.Connection, refs: Sequence[int], size: int
-    ) -> Iterator[list[tuple[StoredBlock, Sequence[int]]]]:
-        """Yield rows with their blocks in requests of up to `size` rows, of which the service takes the bytes."""
-        pieces, rows, weight, at = list[tuple[StoredBlock, Sequence[int]]](), 0, 0, 0
+    def _cut(self, connection: sqlite3.Connection, refs: Sequence[int], size: int) -> Iterator[_Contents]:
+        """Yield rows with their contents, up to `size` together."""
+        for at in range(0, len(refs), size):
+            some = refs[at : at + size]
+            yield from _halved(some, *self._contents(connection, some))
+
+    def _contents(self, connection: sqlite3.Connection, refs: Sequence[int]) -> tuple[bytes, list[bytes]]:
+        """Return the keys of rows, one behind the other, and their tasks."""
+        keys, tasks, at = b"", list[bytes](), 0
         while at < len(refs):
             block = self._block(connection, refs[at])
             end = bisect_right(refs, block.last, at)
-            for piece in block.cut(refs[at:end], size, _BYTES):
-                own = 0 if len(piece) == size else block.weight(piece)
-                if pieces and (rows + len(piece) > size or weight + own > _BYTES):
-                    yield pieces
-                    pieces, rows, weight = [], 0, 0
-                pieces.append((block, piece))
-                rows, weight = rows + len(piece), weight + own
+            keys += block.keys(refs[at:end])
+            tasks += block.tasks(refs[at:end])
             at = end
-        if pieces:
-            yield pieces
+        return keys, tasks
 
-    def _request(self, flight: _Flight, pieces: Sequence[tuple[StoredBlock, Sequence[int]]], *, tried: bool) -> Request:
+    def _request(self, flight: _Flight, keys: bytes, tasks: Sequence[bytes], *, tried: bool) -> Request:
         return Request(
-            seq=flight.seq,
-            refs=pieces[0][1] if len(pieces) == 1 else [ref for _, refs in pieces for ref in refs],
+            seq=flight.seq or 0,
+            refs=flight.refs,
             attempt=flight.attempt,
-            tasks=task_ids(self.batch, b"".join(block.keys(refs) for block, refs in pieces), flight.attempt),
-            wire=[task for block, refs in pieces for task in block.tasks(refs)],
+            tasks=task_ids(self.batch, keys, flight.attempt),
+            wire=tasks,
             started=flight.started,
             tried=tried,
         )
@@ -356,13 +317,21 @@ class RequestQueue(Repository):
         return block
 
 
-def _depart(connection: sqlite3.Connection, num: int, refs: Sequence[int], attempt: int, started: float) -> _Flight:
-    """Store that rows may be sent from now on."""
-    inserted = connection.execute(
-        "INSERT INTO flights (num, refs, try, started) VALUES (?, ?, ?, ?)",
-        (num, array("q", refs).tobytes(), attempt, started),
-    )
-    return _Flight(seq=inserted.lastrowid or 0, refs=refs, attempt=attempt, started=started)
+def _halved(refs: Sequence[int], keys: bytes, tasks: list[bytes]) -> Iterator[_Contents]:
+    """Yield rows in as few halves, quarters and so on as the service takes the bytes of."""
+    if len(refs) == 1 or sum(map(len, tasks)) <= _BYTES:
+        yield refs, keys, tasks
+    else:
+        half = len(refs) // 2
+        yield from _halved(refs[:half], keys[: half * KEY_SIZE], tasks[:half])
+        yield from _halved(refs[half:], keys[half * KEY_SIZE :], tasks[half:])
+
+
+def _depart(connection: sqlite3.Connection, num: int, flight: _Flight) -> _Flight:
+    """Store that rows may be sent from now on; number the request unless it has a number."""
+    seq, refs, *rest = flight
+    inserted = connection.execute("INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?)", (seq, num, as_json(refs), *rest))
+    return flight._replace(seq=inserted.lastrowid)
 
 
 def _flights(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
@@ -370,80 +339,50 @@ def _flights(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     found = connection.execute(
         "SELECT seq, refs, try, started FROM flights WHERE num = ? ORDER BY seq", (number_of(connection, batch),)
     )
-    return [
-        _Flight(seq=seq, refs=array("q", refs).tolist(), attempt=attempt, started=started)
-        for seq, refs, attempt, started in found
-    ]
+    return [_Flight(seq, orjson.loads(refs), *rest) for seq, refs, *rest in found]
 
 
 def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     """Put the unsent rows of all requests of a batch in doubt, and return these."""
-    flights = _flights(connection, batch)
-    for flight in flights:
-        refs = as_json(flight.refs)
-        with counted(connection, AMONG, refs):
-            connection.execute(
-                f"UPDATE rows SET state = ? WHERE {AMONG} AND try = ? AND state = ?",
-                (IN_DOUBT, refs, flight.attempt, State.UNSENT),
-            )
-    return flights
+    num = number_of(connection, batch)
+    with counted(connection, f"ref IN ({_REFS})", num):
+        connection.execute(
+            f"UPDATE rows SET state = ? WHERE ref IN ({_REFS}) AND (ref, try) IN ({_FLYING}) AND state = ?",
+            (IN_DOUBT, num, num, State.UNSENT),
+        )
+    return _flights(connection, batch)
 
 
-def _move_all(connection: sqlite3.Connection, refs: Sequence[int], attempt: int) -> int:
-    """Bring rows from unsent to sent if they are gapless and of one part, and if none of them has failed before.
-
-    This is the usual case of a request. Return how many were moved; the tallies are left to the caller.
-    """
-    if not refs or refs[-1] - refs[0] + 1 != len(refs) or refs[0] >> 32 != refs[-1] >> 32:
-        return 0
-    return connection.execute(
-        "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ? AND status IS NULL",
-        (State.SENT, refs[0], refs[-1], attempt, State.UNSENT),
-    ).rowcount
-
-
-def _move(
-    connection: sqlite3.Connection, refs: Sequence[int], to: State, attempt: int, *, deleting: bool = False
-) -> None:
+def _move(connection: sqlite3.Connection, refs: Sequence[int], to: State, attempt: int, moved: _Moved) -> None:
     """Bring rows from unsent, or from doubt, into another state, if they are in this try."""
     if not refs:
         return
-    among, asked = as_json(refs), "deleting = try, " if deleting else ""
+    part = refs[0] >> 32
+    if refs[-1] - refs[0] + 1 == len(refs) and refs[-1] >> 32 == part:  # usually, and none has failed before
+        n = connection.execute(
+            "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ? AND status IS NULL",
+            (to, refs[0], refs[-1], attempt, State.UNSENT),
+        ).rowcount
+        moved[part, State.UNSENT, ""] -= n
+        moved[part, to, ""] += n
+        if n == len(refs):
+            return
+    among = as_json(refs)
     with counted(connection, AMONG, among):
-        connection.execute(
-            f"UPDATE rows SET {asked}state = ? WHERE {AMONG} AND try = ? AND {_WAITING}", (to, among, attempt)
-        )
+        connection.execute(f"UPDATE rows SET state = ? WHERE {AMONG} AND try = ? AND {_WAITING}", (to, among, attempt))
 
 
-def _cancel(connection: sqlite3.Connection, batch: str, most: int, after: int) -> tuple[int, int]:
-    """Cancel unsent rows behind a ref, except those of requests; return how many, and the ref of the last one."""
-    num, cancelled = number_of(connection, batch), 0
-    flying: list[tuple[int]] = []
-    for flight in _flights(connection, batch):
-        query = f"SELECT ref FROM rows WHERE {AMONG} AND try = ?"
-        flying += connection.execute(query, (as_json(flight.refs), flight.attempt))
-    free, busy = f"state = {State.UNSENT:d} AND NOT {AMONG}", as_json(ref for (ref,) in flying)
-    for first, end in ranges(connection, num):
-        n, start, last = connection.execute(
-            f"""SELECT count(*), min(ref), max(ref) FROM
-                (SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND {free} ORDER BY ref LIMIT ?)""",
-            (max(first, after + 1), end, busy, most - cancelled),
-        ).fetchone()
-        if n:
-            with counted(connection, "ref BETWEEN ? AND ?", start, last):
-                connection.execute(
-                    f"UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND {free}",
-                    (State.CANCELLED, start, last, busy),
-                )
-            cancelled, after = cancelled + n, last
-        if cancelled == most:
-            break
-    connection.execute(
-        "UPDATE batches SET void = max(void, (SELECT coalesce(max(seq), 0) FROM flights f WHERE f.num = batches.num)) "
-        "WHERE num = ?",
-        (num,),
-    )
-    if not cancelled:
-        correct_gone(connection, num)
+def _cancel(connection: sqlite3.Connection, batch: str, after: int, most: int) -> tuple[int, int]:
+    """Cancel unsent rows behind a ref, and the requests in flight; return how many rows, and the last one's ref."""
+    num = number_of(connection, batch)
+    connection.execute("UPDATE flights SET void = 1 WHERE num = ? AND NOT void", (num,))
+    free = f"{ROWS} AND state = ? AND (ref, try) NOT IN ({_FLYING}) ORDER BY part, ref LIMIT ?"
+    refs, n, last = connection.execute(
+        f"SELECT json_group_array(ref), count(*), max(ref) FROM (SELECT ref FROM {free})",
+        (after + 1, ALL, num, State.UNSENT, num, most),
+    ).fetchone()
+    with counted(connection, AMONG, refs):
+        connection.execute(f"UPDATE rows SET state = ? WHERE {AMONG}", (State.CANCELLED, refs))
+    connection.execute("UPDATE batches SET stopped = ? WHERE num = ?", (n > 0, num))
     touch(connection, num)
-    return cancelled, after
+    return n, last or after

@@ -7,20 +7,21 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
-from operator import itemgetter
 from struct import unpack
 from typing import Any
 
 import orjson
 
 from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, StoredBlock, unpack_previews
+from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, scanning
 from cloudtasks_nb.fanout.outbox.records import Page, Retrying, RowFilter, State
 from cloudtasks_nb.fanout.outbox.tallies import (
+    ALL,
     AMONG,
     CAUSE,
     MESSAGE,
+    ROWS,
     SHOWN_STATE,
     as_json,
     number,
@@ -40,18 +41,18 @@ RETRYING = 9
 TimingsPage = Sequence[Sequence[int]]
 
 _PAGE = 1_000
-_RowsOfBlock = tuple[StoredBlock, bytes, list[tuple[Any, ...]]]  # a block, its preview columns, and rows of it
+_RowsOfBlock = tuple[StoredBlock, list[tuple[Any, ...]]]  # a block, and rows of it
 _COLUMNS = f"ref, pos, try, {SHOWN_STATE}, attempts, status, {MESSAGE}, due, began, duration, http, reason"
 _MATCHING = f"""
-    SELECT ref FROM rows WHERE ref BETWEEN :first AND :last AND {SHOWN_STATE} IN (SELECT value FROM json_each(:states))
-      AND (:tried IS NULL OR coalesce(status > 0, 0) = :tried) AND (:cause IS NULL OR {CAUSE} = :cause)
-    ORDER BY ref LIMIT :size"""
+    SELECT ref FROM {ROWS} AND {SHOWN_STATE} IN (SELECT value FROM json_each(?))
+      AND coalesce(status > 0, 0) = coalesce(?, status > 0, 0) AND {CAUSE} = coalesce(?, {CAUSE})
+    ORDER BY part, ref LIMIT ?"""
 # SQLite makes one JSON list of each column: it takes half of the time that a tuple for each row takes.
 _TIMINGS = f"""
     SELECT json_group_array(ref), json_group_array(failed), json_group_array(began), json_group_array(duration)
-    FROM (SELECT ref, state = {State.FAILED:d} AS failed, began, coalesce(duration, -1) AS duration FROM rows
-        WHERE ref BETWEEN ? AND ? AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
-        ORDER BY ref LIMIT 20000)"""
+    FROM (SELECT ref, state = {State.FAILED:d} AS failed, began, coalesce(duration, -1) AS duration FROM {ROWS}
+        AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
+        ORDER BY part, ref LIMIT 20000)"""
 
 
 class Rows(Repository):
@@ -72,9 +73,9 @@ class Rows(Repository):
             Also the tasks as they are sent.
         """
         chosen = [] if states is None else [f"{SHOWN_STATE} IN (SELECT value FROM json_each(?))", as_json(states)]
-        for block, shown, rows in self.blocks(batch, after, *chosen):
-            with guard(self._database.path):  # the block may be damaged
-                yield from _split(batch, block, shown, rows, wire=wire)
+        for block, rows in self.blocks(batch, after, *chosen):
+            if rows:
+                yield self._page(batch, block, rows, wire=wire)
 
     def blocks(self, batch: str, after: int = 0, condition: str = "1", *values: Any) -> Iterator[_RowsOfBlock]:
         """Yield the blocks of a batch in input order, with those of their rows behind `after` that are selected.
@@ -108,42 +109,50 @@ class Rows(Repository):
         """Yield some rows of a batch in input order, as `pages`; with `wire` also their tasks."""
         left = sorted(refs)
         while left and (found := self._database.read(_rows_of_block, left[0], AMONG, as_json(left[:BLOCK_ROWS]))):
-            block, shown, rows = found
-            with guard(self._database.path):
-                yield from _split(batch, block, shown, rows, wire=wire)
+            block, rows = found
+            if rows:
+                yield self._page(batch, block, rows, wire=wire)
             left = left[bisect_left(left, block.last + 1) :]
+
+    def _page(self, batch: str, block: StoredBlock, rows: Sequence[tuple[Any, ...]], *, wire: bool) -> Page:
+        columns = tuple(zip(*rows, strict=True))
+        refs, _, tries = columns[:3]
+        ids: list[str | None] = []
+        with guard(self._database.path):  # the block may be damaged
+            for attempt, same in groupby(range(len(refs)), key=tries.__getitem__):
+                group = [refs[i] for i in same]
+                ids.extend(task_ids(batch, block.keys(group), attempt) if attempt else [None] * len(group))
+            wires = block.tasks(refs) if wire else [b""] * len(refs)
+            values: list[Any] = [*columns, ids, [ref - block.first for ref in refs], block.shown, wires]
+        return Page(*values)
 
     def matching(self, batch: str, wanted: RowFilter, size: int = 10_000) -> Iterator[int]:
         """Yield the refs of the rows that a filter lets through, in input order; `size` of them are read together."""
-        values = {"states": as_json(wanted.states), "tried": wanted.tried, "cause": wanted.cause, "size": size}
-        for first, last in self.parts(batch):
-            at = first
-            while found := self._database.scan(_firsts, _MATCHING, {"first": at, "last": last, **values}):
-                yield from found
-                at = found[-1] + 1
+        num, at = self._database.read(number_of, batch), -1
+        values = (as_json(wanted.states), wanted.tried, wanted.cause, size)
+        while found := self._database.scan(_firsts, _MATCHING, (at + 1, ALL, num, *values)):
+            yield from found
+            at = found[-1]
 
     def timings(self, batch: str) -> Iterator[TimingsPage]:
         """Yield when the last attempts of the rows that succeeded or failed began, and how long they took."""
-        for first, last in self.parts(batch):
-            at = first
-            while (page := self._database.scan(_timings, at, last))[0]:
-                yield page
-                at = page[0][-1] + 1
+        num, at = self._database.read(number_of, batch), -1
+        while (page := self._database.scan(_timings, at + 1, num))[0]:
+            yield page
+            at = page[0][-1]
 
     @scanning
     def repeated(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether several rows of a batch have the same position, each in its own input."""
-        query = """SELECT count(*) > count(DISTINCT pos) FROM parts CROSS JOIN rows ON ref BETWEEN part << 32 AND last
-                   WHERE num = ? AND phase = 1"""
-        return bool(number(connection, query, number_of(connection, batch)))
+        query = f"SELECT count(*) > count(DISTINCT pos) FROM {ROWS}"
+        return bool(number(connection, query, 0, ALL, number_of(connection, batch)))
 
     @scanning
     def states(self, connection: sqlite3.Connection, batch: str) -> bytes:
         """Return the `State` of each row, or `RETRYING`, one byte a row, in the order of `pages`."""
         query = f"""SELECT iif({SHOWN_STATE} = {State.SENT:d} AND status > 0, {RETRYING}, {SHOWN_STATE})
-                    FROM rows WHERE ref BETWEEN ? AND ? ORDER BY ref"""
-        parts = ranges(connection, number_of(connection, batch))
-        return b"".join(bytes(_firsts(connection, query, bounds)) for bounds in parts)
+                    FROM {ROWS} ORDER BY part, ref"""
+        return bytes(_firsts(connection, query, (0, ALL, number_of(connection, batch))))
 
     @reading
     def parts(self, connection: sqlite3.Connection, batch: str) -> list[tuple[int, int]]:
@@ -153,43 +162,27 @@ class Rows(Repository):
     @scanning
     def retrying(self, connection: sqlite3.Connection, batch: str, now: int) -> Retrying:
         """Return what is known of the rows that are tried again; `now` is in microseconds since 1970."""
-        found = Retrying()
-        for bounds in ranges(connection, number_of(connection, batch)):
-            rows, attempts, due = connection.execute(
-                f"""SELECT count(*), coalesce(max(attempts), 0), min(iif(due > ?, due, NULL))
-                    FROM rows INDEXED BY retrying
-                    WHERE state = {State.SENT:d} AND status > 0 AND ref BETWEEN ? AND ?""",
-                (now, *bounds),
-            ).fetchone()
-            dues = [at for at in (due, found.due) if at is not None]
-            found = Retrying(
-                rows=found.rows + rows, attempts=max(found.attempts, attempts), due=min(dues, default=None)
-            )
-        return found
+        found = connection.execute(
+            f"""SELECT count(*), coalesce(max(attempts), 0), min(iif(due > ?, due, NULL))
+                FROM rows INDEXED BY retrying CROSS JOIN parts ON part = ref >> 32
+                WHERE state = {State.SENT:d} AND status > 0 AND num = ? AND phase = 1""",
+            (now, number_of(connection, batch)),
+        ).fetchone()
+        return Retrying(*found)
 
     @scanning
     def last_of_first(self, connection: sqlite3.Connection, batch: str, count: int) -> int:
         """Return the ref of the last of the first `count` rows that are valid tasks, 0 if there is none."""
-        last = 0
-        for bounds in ranges(connection, number_of(connection, batch)):
-            found, newest = connection.execute(
-                """SELECT count(*), max(ref) FROM
-                   (SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND try > 0 ORDER BY ref LIMIT ?)""",
-                (*bounds, count),
-            ).fetchone()
-            count -= found
-            last = newest or last
-        return last
+        first = f"SELECT ref FROM {ROWS} AND try > 0 ORDER BY part, ref LIMIT ?"
+        query = f"SELECT coalesce(max(ref), 0) FROM ({first})"
+        return number(connection, query, 0, ALL, number_of(connection, batch), count)
 
     @scanning
     def counts_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> dict[State, int]:
         """Return how many of the valid tasks up to a row are in each state."""
-        found = dict.fromkeys(State, 0)
-        query = f"SELECT {SHOWN_STATE}, count(*) FROM rows WHERE ref BETWEEN ? AND ? AND try > 0 GROUP BY 1"
-        for first, last in ranges(connection, number_of(connection, batch)):
-            for state, count in connection.execute(query, (first, min(last, ref))):
-                found[State(state)] += count
-        return found
+        query = f"SELECT {SHOWN_STATE}, count(*) FROM {ROWS} AND try > 0 GROUP BY 1"
+        found = connection.execute(query, (0, ref, number_of(connection, batch)))
+        return dict.fromkeys(State, 0) | {State(state): count for state, count in found}
 
     @reading
     def locate(
@@ -220,11 +213,8 @@ class Rows(Repository):
 
         A row in a request of a sender that has ended is in none of them: it is looked up by the next sender.
         """
-        found: list[int] = []
-        query = "SELECT ref FROM rows WHERE ref BETWEEN ? AND ? AND state = ? ORDER BY ref LIMIT ?"
-        for first, last in ranges(connection, number_of(connection, batch)):
-            found += _firsts(connection, query, (max(first, after + 1), last, state, limit - len(found)))
-        return found
+        query = f"SELECT ref FROM {ROWS} AND state = ? ORDER BY part, ref LIMIT ?"
+        return _firsts(connection, query, (after + 1, ALL, number_of(connection, batch), state, limit))
 
     @reading
     def tasks(self, connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[tuple[int, str, int]]:
@@ -235,11 +225,10 @@ class Rows(Repository):
     @reading
     def outermost_tasks(self, connection: sqlite3.Connection, batch: str, count: int) -> list[str]:
         """Return the newest tasks of the first and the last rows of a batch, `count` of each."""
-        num, found = number_of(connection, batch), set[tuple[int, int]]()
+        found = set[tuple[int, int]]()
         for order in ("ASC", "DESC"):
-            query = f"""SELECT ref, try FROM parts CROSS JOIN rows ON ref BETWEEN part << 32 AND last
-                        WHERE num = ? AND phase = 1 AND try > 0 ORDER BY part {order}, ref {order} LIMIT ?"""
-            found.update(connection.execute(query, (num, count)).fetchall())
+            query = f"SELECT ref, try FROM {ROWS} AND try > 0 ORDER BY part {order}, ref {order} LIMIT ?"
+            found.update(connection.execute(query, (0, ALL, number_of(connection, batch), count)))
         return [task for _, task, _ in with_tasks(connection, batch, sorted(found))]
 
     @reading
@@ -288,19 +277,19 @@ def with_tasks(
     connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[int, int]]
 ) -> list[tuple[int, str, int]]:
     """Return ref, task and try of rows, which are given by ref and try in ascending order."""
-    found, block = [], StoredBlock(0, b"", b"")
+    found, block = [], StoredBlock(0, b"")
     for ref, attempt in rows:
         if ref > block.last:
             first, keys = connection.execute(
                 "SELECT first, keys FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1", (ref,)
             ).fetchone()
-            block = StoredBlock(first, keys, b"")
+            block = StoredBlock(first, keys)
         found.append((ref, task_id(batch, block.key(ref), attempt), attempt))
     return found
 
 
-def _timings(connection: sqlite3.Connection, first: int, last: int) -> TimingsPage:
-    found = connection.execute(_TIMINGS, (first, last)).fetchone()
+def _timings(connection: sqlite3.Connection, first: int, num: int) -> TimingsPage:
+    found = connection.execute(_TIMINGS, (first, ALL, num)).fetchone()
     return [orjson.loads(column) for column in found]
 
 
@@ -318,36 +307,9 @@ def _rows_of_block(connection: sqlite3.Connection, ref: int, condition: str, *va
     ).fetchone()
     if found is None:
         return None
-    *stored, shown = found
-    block = StoredBlock(*stored)
+    block = StoredBlock(*found)
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM rows WHERE ref BETWEEN ? AND ? AND {condition} ORDER BY ref",
         (max(block.first, ref), block.last, *values),
     )
-    return block, shown, rows.fetchall()
-
-
-def _split(
-    batch: str, block: StoredBlock, shown: bytes, rows: Sequence[tuple[Any, ...]], *, wire: bool
-) -> Iterator[Page]:
-    """Yield one page for each chunk of a block that has rows."""
-    first, at = block.first, 0
-    for preview in unpack_previews(shown) if rows else ():
-        end = bisect_left(rows, first + preview.n, at, key=itemgetter(0))
-        if at < end:
-            yield _page(batch, block, preview, first, rows[at:end], wire=wire)
-        first, at = first + preview.n, end
-
-
-def _page(
-    batch: str, block: StoredBlock, preview: ChunkPreview, start: int, rows: Sequence[tuple[Any, ...]], *, wire: bool
-) -> Page:
-    columns = tuple(zip(*rows, strict=True))
-    refs, _, tries = columns[:3]
-    ids: list[str | None] = []
-    for attempt, same in groupby(range(len(refs)), key=tries.__getitem__):
-        group = [refs[i] for i in same]
-        ids.extend(task_ids(batch, block.keys(group), attempt) if attempt else [None] * len(group))
-    wires = block.tasks(refs) if wire else [b""] * len(refs)
-    values: list[Any] = [*columns, ids, [ref - start for ref in refs], preview.shown, wires]
-    return Page(*values)
+    return block, rows.fetchall()

@@ -1,7 +1,7 @@
 """Store planned rows in the outbox: written in blocks during planning, made visible together at the end.
 
 A spool holds a lock that the system releases when its process ends. So the next process that opens the outbox can
-remove the rows of a killed one. A dry run decides the same, in a transaction that is rolled back.
+remove the rows of a killed one. A dry run decides the same, and writes temporary tables only.
 """
 
 from __future__ import annotations
@@ -10,80 +10,66 @@ import shutil
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 
 from cloudtasks_nb._loop import hold_interrupts
-from cloudtasks_nb.errors import BatchExistsError, OutboxError
-from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, ChunkPreview, pack_keys, pack_previews, pack_tasks
-from cloudtasks_nb.fanout.outbox.database import disk_full, guard, snapshot, transact
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, plain_reason
+from cloudtasks_nb.errors import BatchExistsError
+from cloudtasks_nb.fanout.outbox.blocks import pack_keys, pack_shown, pack_tasks
+from cloudtasks_nb.fanout.outbox.database import guard, snapshot, sqlite_error, transact
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text, plain_reason
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Spooled, State
-from cloudtasks_nb.fanout.outbox.tallies import SHOWN_STATE, as_json, counted, counts, touch
+from cloudtasks_nb.fanout.outbox.tallies import AMONG, SHOWN_STATE, as_json, counted, counts, touch
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.plan.preview import shown_rows
 
 __all__ = ["DryRun", "Spool"]
 
-_BYTES = 1 << 20  # most bytes of tasks in a block; more would only use memory
 _WAITING = 3  # most blocks that wait for their compression
 _ROW_BYTES = 200  # about what a row takes besides its task: in the log of the file, and then in the file
 _ROOM = 1 << 20  # bytes that are left free
-_TOUCH = 60.0  # seconds between two updates of `parts.touched`
 
 # The rows, as `i`, with what the batch has of them, as `r`.
 _COMPARED = "FROM incoming i LEFT JOIN rows r ON r.ref = i.theirs"
 
 
-@dataclass(slots=True, kw_only=True)
-class _Block:
-    """Rows that are compressed and written together."""
-
-    keys: list[bytes] = field(default_factory=list)
-    tasks: list[bytes] = field(default_factory=list)
-    previews: list[ChunkPreview] = field(default_factory=list)
-    raw: int = 0  #: bytes of tasks
-
-    def pack(self) -> tuple[bytes, bytes]:
-        """Compress the tasks and previews; runs in a thread during planning."""
-        return pack_tasks(self.tasks), pack_previews(self.previews)
-
-
 class Spool(Incoming):
-    """Stores the chunks of a plan; a context manager that removes them unless `commit` was called.
+    """Stores the chunks of a plan in an invisible part, until `commit` adds it to a batch.
 
     Parameters
     ----------
     connection, path, spec
         As for `Incoming`.
-    sweep : callable
-        Removes rows that do not belong to a batch.
     """
 
-    def __init__(
-        self, connection: sqlite3.Connection, path: Path, spec: BatchSpec, sweep: Callable[[], object]
-    ) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, spec: BatchSpec) -> None:
+        # Rows need not survive a power cut before `commit`.
+        connection.execute("PRAGMA synchronous = NORMAL")
         super().__init__(connection, path, spec)
-        self._sweep = sweep
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-spool")
+        self._waiting: deque[tuple[Sequence[bytes], Future[tuple[bytes, bytes]]]] = deque()  # keys, and the rest
         self._lock: Hold | None = None
-        self._block = _Block()
-        self._waiting: deque[tuple[_Block, Future[tuple[bytes, bytes]]]] = deque()
-        self._first = 0  # ref of the first row of the next block that is written
-        self._touched = time.monotonic()
+        transact(connection, self._make_part)
 
-    def __exit__(self, *_: object) -> None:
-        self._close()
-        # Committed rows are safe, and other errors were raised before; the next process repeats the sweep.
-        with suppress(OutboxError):
-            self._sweep()
+    def _make_part(self, connection: sqlite3.Connection) -> None:
+        """Make an invisible part, and hold its lock until the end."""
+        inserted = connection.execute("INSERT INTO parts (phase, last, touched) VALUES (0, -1, ?)", (time.time(),))
+        self._part = inserted.lastrowid or 0
+        self._first = self._next = self._part << 32  # refs of the next block that is written, and of the next row
+        self._lock = hold(self._path, f"spool-{self._part}")
+
+    def close(self) -> None:
+        """End the spool; what was not committed may be removed."""
+        self._pool.shutdown(cancel_futures=True)
+        if self._lock is not None:
+            self._lock.release()
 
     def add(self, chunk: Chunk) -> None:
         """Store a chunk.
@@ -100,13 +86,9 @@ class Spool(Incoming):
             keys, tasks, shown = chunk.keys, chunk.tasks, chunk.shown
             if len(new) < len(keys):
                 keys, tasks, shown = [keys[at] for at in new], [tasks[at] for at in new], shown_rows(shown, new)
-            size = sum(map(len, tasks))
-            if len(self._block.keys) + len(keys) > BLOCK_ROWS or self._block.raw + size > _BYTES:
-                self._flush(_WAITING)
-            self._block.keys += keys
-            self._block.tasks += tasks
-            self._block.previews.append(ChunkPreview(n=len(keys), shown=shown))
-            self._block.raw += size
+            with hold_interrupts():  # here and below: the pool's thread needs the same locks
+                self._waiting.append((keys, self._pool.submit(_pack, tasks, shown)))
+            self._store(_WAITING)
 
     def commit(self) -> Spooled:
         """Add all rows to their batch in one transaction.
@@ -123,45 +105,22 @@ class Spool(Incoming):
             If the disk is full, or the outbox cannot be written for another reason.
         """
         with guard(self._path):
-            self._flush(0)
+            self._store(0)
             self._check_room(_ROW_BYTES * self._rows)
             self._connection.execute("PRAGMA synchronous = FULL")
             if not self._attach():
                 self.prepare()
             return transact(self._connection, self._commit)
 
-    def _begin(self) -> None:
-        # Rows need not survive a power cut before `commit`.
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        super()._begin()
-        transact(self._connection, self._make_part)
-
-    def _make_part(self, connection: sqlite3.Connection) -> None:
-        """Make an invisible part, and hold its lock until the end."""
-        inserted = connection.execute("INSERT INTO parts (phase, last, touched) VALUES (0, -1, ?)", (time.time(),))
-        self._part = inserted.lastrowid or 0
-        self._first = self._next = self._part << 32
-        self._lock = hold(self._path, f"spool-{self._part}")
-
-    def _close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        super()._close()
-        if self._lock is not None:
-            self._lock.release()
-
-    def _flush(self, waiting: int) -> None:
-        """Start to compress the block; write compressed blocks until at most `waiting` are left."""
-        if self._block.keys:
-            with hold_interrupts():  # here and below: the pool's thread needs the same locks
-                self._waiting.append((self._block, self._pool.submit(self._block.pack)))
-            self._block = _Block()
+    def _store(self, waiting: int) -> None:
+        """Write compressed blocks until at most `waiting` are left."""
         while len(self._waiting) > waiting:
-            block, packed = self._waiting.popleft()
+            keys, packed = self._waiting.popleft()
             with hold_interrupts():
                 tasks, shown = packed.result()
-            self._check_room(len(tasks) + len(shown) + _ROW_BYTES * len(block.keys))
-            transact(self._connection, self._write, block.keys, tasks, shown)
-            self._first += len(block.keys)
+            self._check_room(len(tasks) + len(shown) + _ROW_BYTES * len(keys))
+            transact(self._connection, self._write, keys, tasks, shown)
+            self._first += len(keys)
 
     def _check_room(self, size: int) -> None:
         """Raise the error of a full disk while what this spool has written can still be removed, which takes room."""
@@ -169,14 +128,12 @@ class Spool(Incoming):
         with suppress(OSError):
             size += log.stat().st_size  # all of it is copied to the file
         if shutil.disk_usage(self._path.parent).free < size + _ROOM:
-            raise disk_full()
+            raise sqlite_error(sqlite3.SQLITE_FULL, "the disk is nearly full")
 
     def _write(self, connection: sqlite3.Connection, keys: Sequence[bytes], tasks: bytes, shown: bytes) -> None:
         block = (self._first, len(keys), pack_keys(keys), tasks, shown)
         connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", block)
-        if time.monotonic() > self._touched + _TOUCH:
-            self._touched = time.monotonic()
-            connection.execute("UPDATE parts SET touched = ? WHERE part = ?", (time.time(), self._part))
+        connection.execute("UPDATE parts SET touched = ? WHERE part = ?", (time.time(), self._part))
 
     def _attach(self) -> Spooled | None:
         """Attach to the batch that has exactly these rows, without comparing each row; None if there is no such batch.
@@ -220,18 +177,12 @@ class Spool(Incoming):
         grouped = connection.execute("SELECT state, sum(n) FROM tallies WHERE part = ? GROUP BY state", (part,))
         added = {State(state): n for state, n in grouped}
         if added or created:
-            connection.execute(
-                """UPDATE parts SET num = ?, phase = 1,
-                   last = coalesce((SELECT max(ref) FROM incoming WHERE theirs IS NULL), (part << 32) - 1)
-                   WHERE part = ?""",
-                (target.num, part),
-            )
+            values = (target.num, self._next - 1, part)
+            connection.execute("UPDATE parts SET num = ?, phase = 1, last = ? WHERE part = ?", values)
         if added and not created:
-            connection.execute("UPDATE batches SET round = round + 1, snapshot = NULL WHERE num = ?", (target.num,))
+            connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (target.num,))
             touch(connection, target.num)
-        duplicates = self._repeated or 0
-        if not created:  # without those that the batch has
-            duplicates = self._number("SELECT count(*) FROM incoming WHERE theirs IS NULL AND digest AND reason <> ''")
+        duplicates = self._number("SELECT count(*) FROM incoming WHERE theirs IS NULL AND digest AND reason <> ''")
         return Spooled(
             batch=target.id,
             created=created,
@@ -245,23 +196,19 @@ class Spool(Incoming):
     def _create(self, connection: sqlite3.Connection) -> FoundBatch:
         """Make a new batch."""
         spec, now = self._spec, time.time()
-        origin = spec.origin
-        batch, created = (self._new_id(), spec.clock()) if origin is None else (origin.id, origin.created)
-        connection.execute(
-            """INSERT INTO batches (num, id, identity, endpoint, project, location, queue, name, recipe, description,
-               created, changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-            (
-                self._part,
-                batch,
-                self._identity(),
-                *astuple(spec.place),
-                spec.name,
-                spec.recipe,
-                orjson.dumps(dict(spec.description), default=str).decode(),
-                created,
-                now,
-            ),
-        )
+        batch = spec.origin.id if spec.origin else self._new_id()
+        values = {
+            "num": self._part,
+            "id": batch,
+            "identity": self._identity(),
+            "place": place_text(spec.place),
+            "name": spec.name,
+            "recipe": spec.recipe,
+            "description": orjson.dumps(dict(spec.description), default=str).decode(),
+            "created": spec.origin.created.timestamp() if spec.origin else spec.clock(),
+            "changed": now,
+        }
+        connection.execute(f"INSERT INTO batches ({', '.join(values)}) VALUES (:{', :'.join(values)})", values)
         return FoundBatch(num=self._part, id=batch, label=spec.name or batch)
 
     def _leave_known(self, connection: sqlite3.Connection, target: FoundBatch) -> dict[State, int]:
@@ -277,8 +224,8 @@ class Spool(Incoming):
             (target.num,),
         ).fetchall()
         refs = as_json(ref for ref, _, _ in found)
-        with counted(connection, "ref IN (SELECT value FROM json_each(?))", refs):
-            connection.execute("DELETE FROM rows WHERE ref IN (SELECT value FROM json_each(?))", (refs,))
+        with counted(connection, AMONG, refs):
+            connection.execute(f"DELETE FROM rows WHERE {AMONG}", (refs,))
         connection.executemany(
             "DELETE FROM keys WHERE num = ? AND k1 = ? AND k2 = ?", [(target.num, k1, k2) for _, k1, k2 in found]
         )
@@ -289,7 +236,7 @@ class Spool(Incoming):
 class DryRun(Incoming):
     """Takes the chunks of a plan as a `Spool` does, and reports what would happen to their rows.
 
-    It writes temporary tables only, so that it neither changes the outbox nor waits for those that do.
+    It neither changes the outbox nor waits for those that do.
     """
 
     def add(self, chunk: Chunk) -> None:
@@ -306,14 +253,10 @@ class DryRun(Incoming):
             If the batch of this name was made of other templates.
         """
         with guard(self._path):
-            self._connection.execute("BEGIN")  # one moment of the outbox for all that follows
-            try:
-                self.decide()
-                return self._forecast(keys)
-            finally:
-                self._connection.execute("ROLLBACK")
+            return snapshot(self._connection, self._forecast, keys)
 
     def _forecast(self, keys: Sequence[bytes]) -> Forecast:
+        self.decide()
         connection, spec, n = self._connection, self._spec, len(keys)
         refusals = [plain_reason(error) for error in self._errors if isinstance(error, BatchExistsError)]
         overlaps = self._overlaps
@@ -349,6 +292,11 @@ class DryRun(Incoming):
             known={_word(state): count for state, count in numbers.items()},
             sendable=new + unsent,  # the sending goes on with these
         )
+
+
+def _pack(tasks: Sequence[bytes], shown: bytes) -> tuple[bytes, bytes]:
+    """Compress the tasks and previews; runs in a thread during planning."""
+    return pack_tasks(tasks), pack_shown(shown)
 
 
 def _word(state: int | None) -> str:

@@ -7,7 +7,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS
 from cloudtasks_nb.fanout.outbox.database import transact
 from cloudtasks_nb.fanout.outbox.locks import hold
 from cloudtasks_nb.fanout.outbox.tallies import number
@@ -21,6 +20,16 @@ _DAY = 86_400.0
 _HOUR = 3_600.0
 _SLICE = 20_000  # rows a transaction, so that others can write in between
 _PAGES = 2_000  # given back to the disk at a time
+
+# What removes a part, each until there is nothing more. The first part of a batch goes with all keys of the batch.
+_REMOVALS = (
+    "DELETE FROM rows WHERE ref IN (SELECT ref FROM rows WHERE ref >= :first AND ref < :end LIMIT :size)",
+    "DELETE FROM blocks WHERE first IN (SELECT first FROM blocks WHERE first >= :first AND first < :end LIMIT 100)",
+    """DELETE FROM keys WHERE num = :part AND k1 <=
+       (SELECT max(k1) FROM (SELECT k1 FROM keys WHERE num = :part ORDER BY k1 LIMIT :size))""",
+    "DELETE FROM tallies WHERE part = :part",
+    "DELETE FROM parts WHERE part = :part",
+)
 
 
 def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: float) -> int:
@@ -85,45 +94,15 @@ def _forget_old(connection: sqlite3.Connection, before: float) -> None:
 def forget(connection: sqlite3.Connection, num: int) -> None:
     """Remove a batch; its rows are invisible from now on, and are removed in slices by `sweep`."""
     connection.execute("UPDATE parts SET phase = 2 WHERE num = ?", (num,))
-    for table in ("flights", "completions", "settings", "batches"):
+    for table in ("flights", "settings", "batches"):
         connection.execute(f"DELETE FROM {table} WHERE num = ?", (num,))
 
 
 def _remove(connection: sqlite3.Connection, part: int, deadline: float) -> bool:
     """Remove a part a slice at a time; return whether all of it is gone."""
-    for remove in (_remove_rows, _remove_keys):
-        gone = False
-        while not gone:
+    values = {"part": part, "first": part << 32, "end": (part + 1) << 32, "size": _SLICE}
+    for statement in _REMOVALS:
+        while transact(connection, sqlite3.Connection.execute, statement, values).rowcount:
             if time.monotonic() > deadline:
                 return False
-            gone = transact(connection, remove, part)
     return True
-
-
-def _remove_rows(connection: sqlite3.Connection, part: int) -> bool:
-    """Remove a slice of the rows of a part; return whether all are gone."""
-    end = (part + 1) << 32
-    left = connection.execute(
-        "SELECT first + n FROM blocks WHERE first >= ? AND first < ? ORDER BY first LIMIT 1 OFFSET ?",
-        (part << 32, end, _SLICE // BLOCK_ROWS),
-    ).fetchone()
-    for table, column in (("rows", "ref"), ("blocks", "first")):
-        connection.execute(
-            f"DELETE FROM {table} WHERE {column} >= ? AND {column} < ?",
-            (part << 32, end if left is None else left[0]),
-        )
-    return left is None
-
-
-def _remove_keys(connection: sqlite3.Connection, part: int) -> bool:
-    """Remove a slice of the keys of the batch whose first part this is, if any; then the part itself."""
-    border = connection.execute(
-        "SELECT k1 FROM keys WHERE num = ? ORDER BY k1 LIMIT 1 OFFSET ?", (part, _SLICE)
-    ).fetchone()
-    if border is None:
-        connection.execute("DELETE FROM keys WHERE num = ?", (part,))
-        for table in ("tallies", "parts"):
-            connection.execute(f"DELETE FROM {table} WHERE part = ?", (part,))
-        return True
-    connection.execute("DELETE FROM keys WHERE num = ? AND k1 < ?", (part, border[0]))
-    return False

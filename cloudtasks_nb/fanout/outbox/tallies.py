@@ -19,10 +19,12 @@ from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, OPEN, State
 
 __all__ = [
+    "ALL",
     "AMONG",
     "CAUSE",
     "COUNTED",
     "MESSAGE",
+    "ROWS",
     "SHOWN_STATE",
     "as_json",
     "causes",
@@ -42,6 +44,12 @@ _Tally = Counter[tuple[int, int, int | str]]  # part, state and what a row count
 
 #: Selects rows by their refs, which `as_json` writes.
 AMONG = "ref IN (SELECT value FROM json_each(?))"
+
+#: The rows of a batch from one ref to another, with its number as the third value. `ORDER BY part, ref` costs nothing.
+ROWS = "parts CROSS JOIN rows ON ref BETWEEN max(part << 32, ?) AND min(last, ?) WHERE num = ? AND phase = 1"
+
+#: More than any ref, and more rows than a batch can have.
+ALL = 1 << 62
 
 #: The state of a row as others see it: a row in doubt counts as sent.
 SHOWN_STATE = f"iif(state = {IN_DOUBT}, {State.SENT:d}, state)"

@@ -14,7 +14,8 @@ class Chunk:
 
     rows: Sequence[int]  #: position of each row in the whole input
     keys: Sequence[bytes]  #: 16 bytes that identify the row in its batch (what ``key=`` names, digested)
-    digests: Sequence[bytes]  #: 16 bytes over method, url, headers and body: equal ones send the same request
+    #: 16 bytes over method, url, headers and body: equal ones send the same request; zeros for a rejected row
+    digests: Sequence[bytes]
     tasks: Sequence[bytes]  #: `google.cloud.tasks.v2.Task` on the wire, without its name; empty for a rejected row
     shown: bytes  #: the columns of the input that `batch.tasks()` shows, encoded by `Preview`; opaque elsewhere
     rejected: Mapping[int, str] = field(default_factory=dict)  #: index in this chunk -> why the row is no task

@@ -78,7 +78,7 @@ class Schedule:
     @property
     def immediate(self) -> bool:
         """Whether every row is due at once."""
-        return self.at is None and self.delay is None and self.template is None
+        return self.moment is None and self.template is None
 
     def fixed(self, now: dt.datetime) -> int | None:
         """Return when every row is due, in microseconds since 1970; None if at once or if the rows differ.

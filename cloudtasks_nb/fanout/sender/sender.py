@@ -97,7 +97,7 @@ class _Results:
         rows = {name: sorted(getattr(self, name)) for name in ("sent", "again", "gone")}
         if sum(map(len, rows.values())) + len(self.rejected) < len(request.refs):
             return None
-        return Ack(seq=request.seq, already=self.already, rejected=self.rejected, **rows)
+        return Ack(seq=request.seq, rejected=self.rejected, **rows)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -264,7 +264,6 @@ class Sender:
         self._ready.extend(requests)
         self._exhausted = (self._exhausted or len(requests) < want) and not any(ack.again for ack in acks)
         self._changed.set()
-        self._already += sum(ack.already for ack in acks)
         if sent := sum(len(ack.sent) for ack in acks):
             self.report(Report(sent=sent))
 
@@ -295,6 +294,7 @@ class Sender:
             await self._send_rows(request, results)
             if ack := results.ack(request):
                 self._acks.append(ack)
+                self._already += results.already
             else:
                 self._left_out = True
         finally:
@@ -424,8 +424,8 @@ class Sender:
         requests = self.outbox.requests
         void = requests.known_void(self._batch)
         if void is None:
-            void = await self.outbox.run(requests.void_until, self._batch)
-        return void >= request.seq
+            void = await self.outbox.run(requests.read_void, self._batch)
+        return request.seq in void
 
     def _is_held(self, request: Request) -> bool:
         """Return whether rows of the request may not be sent now."""

@@ -8,6 +8,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.batch.completion import registered
 from tests.integration.conftest import Emulator
 from tests.integration.fanout.conftest import reached
 
@@ -155,7 +156,7 @@ def test_one_notification_an_address(paused: ct.Queue, batch: ct.Batch, notes: C
     url = "http://127.0.0.1:9/done"
     for queue in (None, paused, paused.id, paused.name):
         batch.on_complete(url, queue=queue)
-    assert [one.url for one in batch._outbox.completions.registered(batch.id)] == [url]
+    assert list(registered(batch._outbox, batch.id)) == [url]
     assert len(set(notes())) == 1
     batch.on_complete(f"{url}?x=1")
     assert notes()[0].endswith(f"; so is {url}")

@@ -14,7 +14,7 @@ from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, State
 
 SECOND = 1_000_000
 MESSAGES = ("KeyError: 'a'", "ValueError: no", "INTERNAL(13): HTTP status code 500", None)
-CAUSES = {message: cause_of(message) for message in MESSAGES if message}
+CAUSES: dict[str | None, str | None] = {message: cause_of(message) for message in MESSAGES if message}
 
 Told = tuple[int, Evidence]  # a try, and what is told of its task
 

@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb._frames import STATES
-from cloudtasks_nb.fanout.batch.progress import Progress, Rate
+from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Progress, Rate
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from tests.unit.fanout.batch.conftest import Tracked
+from tests.unit.fanout.conftest import chunks, spool
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
@@ -38,6 +41,16 @@ def test_what_is_not_known_is_said_as_being_in_the_queue() -> None:
     made = progress(scheduled=None, ready=None, running=None, retrying=None, succeeded=6)
     assert repr(made) == "10 rows: 6 succeeded, 4 in the queue"
     assert made.counts()["ready"] is None
+
+
+def test_another_process_reads_what_was_seen(outbox: Outbox) -> None:
+    """The stored progress is shown until the batch is watched; after rows were added, their counts alone are known."""
+    batch = spool(outbox, chunks(range(10)), name="n").batch
+    seen = progress(ready=4, succeeded=6, eta=NOW, at=NOW, sources={"log": NOW})
+    outbox.batches.set_setting(batch, SNAPSHOT, seen)
+    assert Tracked(outbox, batch).tracker.progress == seen
+    spool(outbox, chunks(range(11)), name="n")
+    assert repr(Tracked(outbox, batch).tracker.progress) == "11 rows: 11 unsent"
 
 
 POINTS: list[tuple[str, list[tuple[float, int]], float | None]] = [

@@ -1,7 +1,8 @@
 """`canary` and `pause_at` hold rows back, in every round of a batch, and after a restart."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import PreconditionError
-from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, update_gate
+from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, store_stop, update_gate
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.sender.sender import Report
@@ -312,6 +313,32 @@ def test_the_sending_pauses(make: Make, outbox: Outbox) -> None:
     _loop.run(run(), PATIENCE)
 
 
+def test_a_pause_does_not_undo_what_another_process_resumes(
+    make: Make, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both see the failures at the same moment; one of them decides that the sending pauses, the other one resumes."""
+    batch = make(pause_at="10%").batch
+    put(outbox, batch, refs(outbox, batch)[:FIRST], State.FAILED)
+
+    def resume_elsewhere() -> None:
+        with Outbox(outbox.path) as other:
+            assert update_gate(other, batch).paused
+            lift_gate(other, batch)
+
+    decide, elsewhere = SendGate.after, threading.Thread(target=resume_elsewhere)
+
+    def decide_late(gate: SendGate, seen: Mapping[State, int]) -> SendGate:
+        if threading.current_thread() is not elsewhere and not elsewhere.ident:
+            elsewhere.start()
+            elsewhere.join(0.5)  # it waits for this transaction
+        return decide(gate, seen)
+
+    monkeypatch.setattr(SendGate, "after", decide_late)
+    assert update_gate(outbox, batch).paused
+    elsewhere.join(PATIENCE)
+    assert not update_gate(outbox, batch).paused
+
+
 def test_failures_count_anew(make: Make, outbox: Outbox) -> None:
     """After `resume`, and in each round."""
     batch = make(pause_at=0.1).batch
@@ -327,3 +354,22 @@ def test_failures_count_anew(make: Make, outbox: Outbox) -> None:
     assert (update_gate(outbox, batch).paused, fail(19), fail(1)) == (None, None, (20, 20))
     outbox.outcomes.new_try(batch)
     assert (update_gate(outbox, batch).paused, fail(19), fail(1)) == (None, None, (20, 20))
+
+
+def test_the_limit_of_failures_counts_with_the_pause(make: Make, outbox: Outbox) -> None:
+    """Both count the same failures: those since the round began, or since the batch was resumed."""
+    batch = make(pause_at=0.1, stop_after_failures=25).batch
+    put(outbox, batch, refs(outbox, batch)[:FIRST], State.FAILED)
+    gate = update_gate(outbox, batch)
+    assert (gate.paused, gate.limit.exceeded(outbox.batches.counts(batch))) == ((20, 20), False)
+    lift_gate(outbox, batch)
+    put(outbox, batch, refs(outbox, batch)[:44], State.FAILED)
+    assert not update_gate(outbox, batch).limit.exceeded(outbox.batches.counts(batch))
+    put(outbox, batch, refs(outbox, batch)[:45], State.FAILED)
+    limit = update_gate(outbox, batch).limit
+    assert limit.exceeded(outbox.batches.counts(batch))
+    store_stop(outbox, batch, limit)
+    assert update_gate(outbox, batch).limit.stopped
+    outbox.outcomes.new_try(batch)
+    store_stop(outbox, batch, limit)  # the process has not seen the new round
+    assert not update_gate(outbox, batch).limit.stopped

@@ -41,7 +41,7 @@ async def send_all(tracked: Tracked) -> None:
     await tracked.until(lambda: not tracked.tracker.sending)
 
 
-@pytest.mark.parametrize("method", ["batches.counts", "batches.save_snapshot", "outcomes.record"])
+@pytest.mark.parametrize("method", ["batches.counts", "batches.set_setting", "outcomes.record"])
 @pytest.mark.parametrize("error", [OutboxError("the outbox is locked"), KeyError("x")], ids=["locked", "ours"])
 def test_a_failure_that_goes_away(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception

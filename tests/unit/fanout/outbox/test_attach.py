@@ -64,7 +64,7 @@ def test_what_is_shown_of_added_rows_is_of_their_own_chunk(outbox: Outbox) -> No
 def test_a_batch_that_has_grown_still_knows_its_first_cell(outbox: Outbox) -> None:
     """The first, shorter frame attaches to its batch, and hears only of its own rows."""
     first = spool(outbox, chunks(range(10)))
-    outbox.requests.cancel(first.batch)
+    sum(outbox.requests.cancel(first.batch))
     spool(outbox, chunks(range(15)), name=first.batch)
     again = spool(outbox, chunks(range(10)))
     assert (again.batch, again.known, again.left) == (first.batch, 10, {State.CANCELLED: 10})

@@ -20,12 +20,12 @@ def change(outbox: Outbox, statement: str, *values: Any) -> None:
 
 
 def flip(outbox: Outbox, column: str, at: int) -> None:
-    """Flip one bit of the only block."""
+    """Flip one bit of the first block."""
     with closing(sqlite3.connect(outbox.path)) as connection:
-        (before,) = connection.execute(f"SELECT {column} FROM blocks").fetchone()  # noqa: S608 - our own column
+        (before,) = connection.execute(f"SELECT {column} FROM blocks ORDER BY first").fetchone()  # noqa: S608 - our own column
     content = bytearray(before)
     content[at] ^= 1
-    change(outbox, f"UPDATE blocks SET {column} = ?", bytes(content))  # noqa: S608 - our own column
+    change(outbox, f"UPDATE blocks SET {column} = ? WHERE {column} = ?", bytes(content), before)  # noqa: S608 - our own column
 
 
 @pytest.mark.parametrize("column", ["keys", "tasks", "shown"])

@@ -92,7 +92,7 @@ def test_requests_in_flight_when_a_cancel_began(outbox: Outbox, late: State) -> 
     """Rows that may or may not have been created are cancelled, unless the log has their outcome."""
     batch = spool(outbox, chunks(range(250))).batch
     requests = take(outbox, batch, 2)
-    outbox.requests.cancel(batch)
+    sum(outbox.requests.cancel(batch))
     acks = [Ack(seq=request.seq, gone=request.refs) for request in requests]
     outbox.requests.queue(batch).turn(acks, 0, now=NOW)
     assert counted(outbox, batch) == {State.SENT: 200, State.CANCELLED: 50}
@@ -100,11 +100,3 @@ def test_requests_in_flight_when_a_cancel_began(outbox: Outbox, late: State) -> 
     lose(outbox, batch)
     expected = {State.SUCCEEDED: 1, State.CANCELLED: 249} if late is State.SUCCEEDED else {State.CANCELLED: 250}
     assert counted(outbox, batch) == expected
-
-
-def test_a_second_cancel_corrects_rows_that_are_gone(outbox: Outbox, sent: str) -> None:
-    """Rows of which an older process has recorded that they are gone, after the batch has deleted them."""
-    outbox.deletions(sent).turn(None, [], size=100)
-    put(outbox, sent, refs(outbox, sent)[:150], State.GONE)
-    outbox.requests.cancel(sent)
-    assert counted(outbox, sent) == {State.CANCELLED: 100, State.GONE: 50, State.SENT: 100}

@@ -63,16 +63,14 @@ def assert_unlocked(path: Path) -> None:
 ACTIONS: dict[str, Callable[[Outbox, str], object]] = {
     "setting": lambda outbox, batch: outbox.batches.set_setting(batch, "a", 1),
     "new_try": lambda outbox, batch: outbox.outcomes.new_try(batch),
-    "cancel": lambda outbox, batch: outbox.requests.cancel(batch),
-    "register": lambda outbox, batch: outbox.completions.register(batch, "https://svc/done"),
-    "note": lambda outbox, _: outbox.note(),
+    "cancel": lambda outbox, batch: sum(outbox.requests.cancel(batch)),
+    "decision": lambda outbox, batch: outbox.batches.decide_setting(batch, "a", lambda: (1, None)),
 }
 
 
 @pytest.mark.parametrize("name", ACTIONS)
 def test_no_interrupt_leaves_a_transaction_open(outbox: Outbox, name: str) -> None:
     """Wherever an interrupt comes, others may write afterwards, and so may this process."""
-    outbox.journal = False
     batch = spool(outbox, chunks(range(3))).batch
     put(outbox, batch, refs(outbox, batch), State.FAILED)
     interrupts = interrupted_everywhere(lambda: ACTIONS[name](outbox, batch))

@@ -38,12 +38,12 @@ def test_a_batch_is_read_without_the_others(outbox: Outbox) -> None:
 
 def test_batches_can_be_those_of_a_place(outbox: Outbox) -> None:
     """A connection sees the batches of its endpoint, project and location."""
+    with pytest.raises(BatchNotFoundError, match="no batch yet"):
+        outbox.batches.get()
     spool(outbox, chunks(range(3)))
     assert len(outbox.batches.find(endpoint="e-1", project="p", location="l", queue="q")) == 1
     for field in ("endpoint", "project", "location", "queue"):
         assert outbox.batches.find(**{field: "other"}) == []
-        with pytest.raises(BatchNotFoundError, match="no batch yet"):
-            outbox.batches.get(**{field: "other"})
 
 
 def test_a_batch_is_found_by_the_beginning_of_its_id_and_by_its_name(outbox: Outbox) -> None:
@@ -76,7 +76,7 @@ def test_the_size_of_each_batch(outbox: Outbox) -> None:
 def test_a_deleted_batch_leaves_nothing(outbox: Outbox, batch: str, path: Path) -> None:
     """Its rows go, the others stay, and the same rows make it again under the same id."""
     other = spool(outbox, chunks(range(1_000, 1_003))).batch
-    outbox.completions.register(batch, "https://svc/done")
+    outbox.batches.set_setting(batch, "a", 1)
     outbox.batches.delete(batch)
     with pytest.raises(BatchNotFoundError):
         outbox.batches.counts(batch)
@@ -101,10 +101,8 @@ def test_a_beginning_that_two_batches_have_is_refused(outbox: Outbox) -> None:
         "batches.counts",
         "batches.delete",
         "batches.settings",
-        "batches.snapshot",
         "rows.states",
-        "completions.registered",
-        "requests.cancel",
+        "requests.begun",
     ],
 )
 def test_a_batch_that_is_not_there_is_named(outbox: Outbox, verb: str) -> None:
@@ -114,17 +112,13 @@ def test_a_batch_that_is_not_there_is_named(outbox: Outbox, verb: str) -> None:
     assert "tasks.batches()" in str(caught.value)
 
 
-def test_settings_and_snapshots_are_kept(outbox: Outbox, batch: str, path: Path) -> None:
-    """What is set for a batch, and the newest snapshot with its time, survive a restart."""
+def test_settings_are_kept(outbox: Outbox, batch: str, path: Path) -> None:
+    """What is set for a batch survives a restart."""
     outbox.batches.set_setting(batch, "send_rate", 7.5)
     outbox.batches.set_setting(batch, "send_rate", 8)
     outbox.batches.set_setting(batch, "who", ["a"])
-    assert (outbox.batches.snapshot(batch), outbox.batches.get(batch).snapshot_at) == (None, None)
-    outbox.batches.save_snapshot(batch, b"seen")
     with Outbox(path) as later:
         assert later.batches.settings(batch) == {"send_rate": 8, "who": ["a"]}
-        assert later.batches.snapshot(batch) == b"seen"
-        assert later.batches.get(batch).snapshot_at is not None
 
 
 def test_rows_are_paged_by_chunk(outbox: Outbox, batch: str) -> None:

@@ -29,12 +29,12 @@ def test_a_batch_goes_90_days_after_its_last_change(
 ) -> None:
     """What nobody touched for three months goes whole; what was touched stays whole."""
     old, used = (spool(outbox, chunks(range(at, at + 3_000))).batch for at in (0, 10_000))
-    outbox.completions.register(old, "https://svc/done")
+    outbox.batches.set_setting(old, "a", 1)
     monkeypatch.setattr("cloudtasks_nb.fanout.outbox.sweep._SLICE", slice_)
     day = 86_400.0
     born = outbox.batches.get(old).created.timestamp()
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS - 1) * day)
-    outbox.requests.cancel(used)
+    sum(outbox.requests.cancel(used))
     assert outbox.sweep() == 0
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS + 1) * day)
     assert outbox.sweep() == 1
@@ -42,9 +42,9 @@ def test_a_batch_goes_90_days_after_its_last_change(
     with closing(sqlite3.connect(outbox.path)) as connection:
         left = {
             table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 - our names
-            for table in ("rows", "keys", "parts", "completions")
+            for table in ("rows", "keys", "parts", "settings")
         }
-    assert left == {"rows": 3_000, "keys": 3_000, "parts": 1, "completions": 0}
+    assert left == {"rows": 3_000, "keys": 3_000, "parts": 1, "settings": 0}
     assert len(refs(outbox, used)) == 3_000
 
 
@@ -74,7 +74,7 @@ def test_what_a_batch_has_used_is_given_back_to_the_disk(outbox: Outbox, monkeyp
 def test_locks_leave_no_files(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file of a lock goes with its release, and that of a killed process with a later sweep."""
     folder = outbox.path.parent / "locks"
-    for lock in (outbox.requests.lock(batch), outbox.requests.cancel_lock(batch)):
+    for lock in (outbox.requests.lock(batch), outbox.requests.lock(batch, "cancel")):
         assert lock is not None
         lock.release()
     assert list(folder.iterdir()) == []
@@ -85,7 +85,7 @@ def test_locks_leave_no_files(outbox: Outbox, batch: str, monkeypatch: pytest.Mo
     later = outbox.batches.get().created.timestamp() + 86_400
     monkeypatch.setattr("time.time", lambda: later)
     outbox.sweep()
-    assert [file.name for file in folder.iterdir()] == [f"{batch}.lock"], "it is held"
+    assert [file.name for file in folder.iterdir()] == [f"{batch}-send.lock"], "it is held"
     assert held is not None
     held.release()
 
@@ -97,10 +97,11 @@ def test_a_spool_that_ends_meanwhile_is_not_swept(outbox: Outbox, monkeypatch: p
     def slow_hold(path: Path, name: str) -> Hold | None:
         if not found:
             found.append(spooling.commit())
-            spooling.__exit__(None, None, None)
+            manager.__exit__(None, None, None)
         return hold(path, name)
 
-    spooling = outbox.spool(BatchSpec(place=PLACE, recipe=b"r")).__enter__()
+    manager = outbox.spool(BatchSpec(place=PLACE, recipe=b"r"))
+    spooling = manager.__enter__()
     spooling.add(chunk(range(100)))
     monkeypatch.setattr("cloudtasks_nb.fanout.outbox.sweep.hold", slow_hold)
     outbox.sweep()
@@ -208,24 +209,22 @@ def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
 def test_on_a_network_file_system_it_works_without_a_log_and_says_so_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write-ahead log is not used between machines; the first process that opens such a file prints a note, once."""
+    """A write-ahead log is not used between machines; who makes such a file prints a note, once."""
     monkeypatch.setattr(database, "on_network", lambda path: True)  # noqa: ARG005 - the signature of what it stands for
     with Outbox(path) as outbox:
-        note = outbox.note()
-        assert note is not None
-        assert "network file system" in note
-        assert outbox.note() is None
+        assert outbox.note is not None
+        assert "network file system" in outbox.note
         batch = spool(outbox, chunks(range(10))).batch
     with Outbox(path) as later:
-        assert later.note() is None
+        assert later.note is None
         assert later.batches.get(batch).total == 10
     assert not path.with_name("outbox.sqlite3-wal").exists()
 
 
 def test_elsewhere_there_is_nothing_to_say(outbox: Outbox) -> None:
     """On a disk of this machine the outbox has a log and no remark."""
-    assert outbox.journal
-    assert outbox.note() is None
+    assert outbox.path.with_name("outbox.sqlite3-wal").exists()
+    assert outbox.note is None
 
 
 def test_any_thread_may_use_the_outbox(outbox: Outbox, batch: str) -> None:
@@ -264,9 +263,8 @@ def test_without_locks_everybody_may_send(outbox: Outbox, batch: str, monkeypatc
         assert outbox.sweep() == 0
         now = outbox.batches.get(batch).created.timestamp() + 2 * 86_400
         monkeypatch.setattr("time.time", lambda: now)
-        monkeypatch.setattr("cloudtasks_nb.fanout.outbox.spool._TOUCH", -1.0)
         spooling.add(chunk(range(1_010, 1_020)))
-        spooling._flush(0)
+        spooling._store(0)
         assert outbox.sweep() == 0, "it has shown that it is alive"
         monkeypatch.setattr("time.time", lambda: now + 2 * 86_400)
         assert outbox.sweep() == 1

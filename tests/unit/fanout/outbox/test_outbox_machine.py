@@ -72,7 +72,7 @@ class Anything(RuleBasedStateMachine):
     @rule()
     def cancel(self) -> None:
         """Cancel."""
-        self.outbox.requests.cancel(self.batch)
+        sum(self.outbox.requests.cancel(self.batch))
 
     @invariant()
     def counts_are_those_of_the_rows(self) -> None:

@@ -150,28 +150,38 @@ def test_cancel_takes_all_that_is_not_sent(outbox: Outbox, batch: str) -> None:
     queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
     queue.turn([Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])], 0, now=NOW)
-    assert outbox.requests.cancel(batch) == 160
+    assert sum(outbox.requests.cancel(batch)) == 160
     assert queue.turn([], 99, now=NOW) == take(outbox, batch) == []
     assert (outbox.batches.counts(batch)[State.CANCELLED], outbox.batches.counts(batch)[State.SENT]) == (160, 90)
 
 
 def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str) -> None:
-    """Each step cancels some rows in input order; no sender gets what is cancelled."""
+    """Each step cancels some rows in input order; no sender gets rows meanwhile, also not those behind them."""
     queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
-    assert [outbox.requests.cancel(batch, 70), outbox.requests.cancel(batch, 70)] == [70, 70]
+    steps = outbox.requests.cancel(batch, 70)
+    assert [next(steps), next(steps)] == [70, 70]
     queue.turn([Ack(seq=one.seq, again=one.refs)], 0, now=NOW)
-    assert [row for request in take(outbox, batch) for row in request.refs] == refs(outbox, batch)[240:]
-    assert outbox.requests.cancel(batch, 70) == 0
-    assert outbox.batches.counts(batch)[State.CANCELLED] == 240
+    assert queue.turn([], 99, now=NOW) == take(outbox, batch) == []
+    assert list(steps) == [10]
+    assert outbox.batches.counts(batch)[State.CANCELLED] == 250
+
+
+def test_rows_are_sent_again_after_a_cancel_in_steps(outbox: Outbox, batch: str) -> None:
+    """At its end, or when its process has ended before that and the rest is to be sent."""
+    assert next(outbox.requests.cancel(batch, 200)) == 200
+    outbox.requests.allow(batch)
+    assert [ref for request in take(outbox, batch) for ref in request.refs] == refs(outbox, batch)[200:]
+    assert list(outbox.requests.cancel(batch, 200)) == []
+    assert outbox.outcomes.new_try(batch, [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
+    assert list(take(outbox, batch)[-1].refs) == refs(outbox, batch)[:1]
 
 
 def test_a_cancel_after_one_that_did_not_end(outbox: Outbox, batch: str) -> None:
     """Rows that were tried again meanwhile are cancelled too."""
-    assert outbox.requests.cancel(batch, 70) == 70
+    assert next(outbox.requests.cancel(batch, 70)) == 70
     assert outbox.outcomes.new_try(batch, [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
-    while outbox.requests.cancel(batch, 100):
-        pass
+    assert sum(outbox.requests.cancel(batch, 100)) == 181
     assert outbox.batches.counts(batch)[State.CANCELLED] == 250
 
 
@@ -179,9 +189,9 @@ def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: st
     """Rows of a request that may have arrived stay unsent until its sender knows; the request is void."""
     queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
-    assert outbox.requests.void_until(batch) == 0
-    assert outbox.requests.cancel(batch) == 150
-    assert outbox.requests.void_until(batch) == one.seq
+    assert outbox.requests.read_void(batch) == set()
+    assert sum(outbox.requests.cancel(batch)) == 150
+    assert outbox.requests.read_void(batch) == {one.seq}
     assert [request.seq for request in take(outbox, batch)] == [one.seq]
     queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
     assert (outbox.batches.counts(batch)[State.CANCELLED], outbox.batches.counts(batch)[State.SENT]) == (150, 100)
@@ -189,10 +199,10 @@ def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: st
 
 def test_new_tries_after_a_cancel_are_sent(outbox: Outbox, batch: str) -> None:
     """A cancel stops what was asked for before it, not what is asked for afterwards."""
-    outbox.requests.cancel(batch)
+    sum(outbox.requests.cancel(batch))
     assert outbox.outcomes.new_try(batch, [(refs(outbox, batch)[0], None)], allowed={State.CANCELLED}) == 1
     (request,) = take(outbox, batch)
-    assert request.seq > outbox.requests.void_until(batch)
+    assert request.seq not in outbox.requests.read_void(batch)
     assert list(request.refs) == refs(outbox, batch)[:1]
 
 
@@ -245,7 +255,7 @@ def test_a_request_that_was_not_sent_before_a_cancellation_is_cancelled(outbox: 
     """Its rows were certainly not created."""
     queue = outbox.requests.queue(batch)
     taken = queue.turn([], 1, now=NOW)
-    outbox.requests.cancel(batch)
+    sum(outbox.requests.cancel(batch))
     queue.turn([Ack(seq=request.seq, again=request.refs) for request in taken], 0, now=NOW)
     assert take(outbox, batch) == []
     assert outbox.batches.counts(batch)[State.CANCELLED] == 250
@@ -292,7 +302,7 @@ def test_a_request_over_parts_has_no_rows_of_other_batches(outbox: Outbox) -> No
     assert outbox.batches.counts(others)[State.UNSENT] == 30
     (again,) = take(outbox, ours)
     assert (list(again.refs), again.tried) == (refs(outbox, ours), True)
-    assert outbox.requests.cancel(others) == 30
+    assert sum(outbox.requests.cancel(others)) == 30
 
 
 def test_a_row_between_those_of_a_request_is_not_part_of_it(outbox: Outbox, batch: str) -> None:
@@ -303,7 +313,7 @@ def test_a_row_between_those_of_a_request_is_not_part_of_it(outbox: Outbox, batc
     outbox.outcomes.new_try(batch, [(known[1], None), (known[3], None)])
     assert [list(one.refs) for one in queue.turn([], 9, now=NOW)] == [[known[1], known[3]]]
     outbox.outcomes.new_try(batch, [(known[2], None)])
-    assert outbox.requests.cancel(batch) == 1
+    assert sum(outbox.requests.cancel(batch)) == 1
     assert outbox.rows.states(batch)[2] == State.CANCELLED
 
 
@@ -313,3 +323,15 @@ def test_rows_in_doubt_on_both_sides_of_the_last_that_may_be_sent(outbox: Outbox
     take(outbox, batch, 1)
     found = outbox.requests.queue(batch).turn([], 9, now=NOW, until=known[9])
     assert [(list(one.refs), one.tried) for one in found] == [(known[:10], True), (known[10:100], True)]
+
+
+def test_rows_in_doubt_stay_cancelled_when_their_request_is_divided(outbox: Outbox, batch: str) -> None:
+    """Of a request that a killed sender left, and that was cancelled since, no row is sent by the next one."""
+    known = refs(outbox, batch)
+    take(outbox, batch, 1)
+    queue = outbox.requests.queue(batch)
+    assert queue.turn([], 0, now=NOW) == []
+    assert sum(outbox.requests.cancel(batch)) == 150
+    found = queue.turn([], 9, now=NOW, until=known[9])
+    assert [list(one.refs) for one in found] == [known[:10], known[10:100]]
+    assert outbox.requests.read_void(batch) == {one.seq for one in found}

@@ -197,7 +197,7 @@ PLANNER = """
                 print("now", flush=True)
                 sys.stdin.read()
             spooling.add(chunk(range(100 * at, 100 * at + 100)))
-        spooling._flush(0)
+        spooling._store(0)
         print("now", flush=True)
         sys.stdin.read()
 """

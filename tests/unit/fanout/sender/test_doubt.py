@@ -184,7 +184,7 @@ def test_cancel_stops_a_sender_before_its_next_request(outbox: Outbox, *, batchi
 
     def cancel(rpc: str, number: int) -> None:
         if number == stop and (batching or rpc == "CreateTask"):
-            outbox.requests.cancel(batch)
+            sum(outbox.requests.cancel(batch))
 
     service = Service(batching=batching, before=cancel)
     run_send(outbox, batch, service, FakeClock())
@@ -201,7 +201,7 @@ def test_cancel_ends_an_outage(outbox: Outbox, batch: str) -> None:
     def trouble(rpc: str, number: int) -> None:
         if rpc == "BatchCreateTasks":
             if number == 20:
-                outbox.requests.cancel(batch)
+                sum(outbox.requests.cancel(batch))
             raise error("UNAVAILABLE")
 
     service.after = trouble
@@ -217,7 +217,7 @@ def test_what_a_killed_sender_left_of_a_cancelled_batch_is_found_out(outbox: Out
     """After a cancel, unanswered requests are looked up, not sent: what may be there is the caller's to delete."""
     service, clock = Service(), FakeClock()
     left_unanswered(outbox, batch, service, 60)
-    assert outbox.requests.cancel(batch) == 150
+    assert sum(outbox.requests.cancel(batch)) == 150
     assert outbox.batches.counts(batch)[State.UNSENT] == 100
     run_send(outbox, batch, service, clock)
     assert service.calls == {"GetTask": 100}

@@ -235,7 +235,7 @@ def test_rows_tried_again_are_sent(outbox: Outbox, batch: str) -> None:
     """New tries have tasks of their own, also right after a cancel."""
     service = Service()
     run_send(outbox, batch, service)
-    outbox.requests.cancel(batch)
+    sum(outbox.requests.cancel(batch))
     rows = refs(outbox, batch)[:150]
     record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in rows])
     assert outbox.outcomes.new_try(batch) == 150
