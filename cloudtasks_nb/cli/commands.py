@@ -21,7 +21,8 @@ from cloudtasks_nb.fanout.batch.catalog import outbox_path
 from cloudtasks_nb.fanout.batch.deletion import REACH, delete, delete_old, in_use, notify_deleted, older
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.store.store import Store
 

@@ -18,7 +18,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
 from cloudtasks_nb.fanout.causes import cause_of
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 
 __all__ = ["DELETED", "Evidence", "Fact", "Row", "Source", "fold"]
 

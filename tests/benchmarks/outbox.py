@@ -7,12 +7,13 @@ from typing import Any
 
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, State
+from cloudtasks_nb.fanout.outbox.records import Ack
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
+from cloudtasks_nb.fanout.states import State
 from tests.benchmarks import flights
 from tests.benchmarks.figures import Bench, case
 from tests.unit.fanout.conftest import Outcome, record_outcomes

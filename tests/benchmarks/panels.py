@@ -14,7 +14,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.batch import batch_view
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import PanelContext, TasksPanel
 from cloudtasks_nb.panels.run_summary import RunSummary
 from cloudtasks_nb.service.clock import now_micros

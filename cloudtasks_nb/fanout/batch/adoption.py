@@ -13,19 +13,17 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.fanout.batch.sharing import made_elsewhere
 from cloudtasks_nb.fanout.batch.witnesses import Witness
-from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import Evidence
-from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import RETENTION
-from cloudtasks_nb.service.watch import Watcher
 
 __all__ = ["LATE", "READING", "Adoption", "unseen_note"]
 
@@ -54,15 +52,12 @@ _WEAKER = (
 class Adoption:
     """Adopts rows of one batch that were sent from elsewhere."""
 
-    outbox: Outbox
-    record: BatchRecord
     outcomes: OutcomeTracker
-    watcher: Watcher
     changed: Callable[[], None]  #: called when rows have changed
-    is_stored: Callable[[], bool] = bool  #: returns whether the store has a record of it that another home has written
-    clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
+        self.outbox, self.record = self.outcomes.outbox, self.outcomes.record
+        self.watcher, self.clock = self.outcomes.watcher, self.outcomes.clock
         self.batch = self.record.id
         self.queue = QueueName.parse(self.record.place.queue_name)
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
@@ -180,7 +175,11 @@ class Adoption:
         """
         try:
             done, _ = await asyncio.wait({scan}, timeout=_PATIENCE)
-            if not (done or self.record.imported or await asyncio.to_thread(self.is_stored)):
+            if not (
+                done
+                or self.record.imported
+                or await asyncio.to_thread(made_elsewhere, self.outcomes.results, self.record)
+            ):
                 tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED)
                 if not await self.watcher.is_logged(self.queue, since=since, tasks=tasks):
                     return scan.done()

@@ -26,9 +26,9 @@ from cloudtasks_nb.fanout.batch.errors import stored_errors
 from cloudtasks_nb.fanout.batch.witnesses import LOOKED_UP, pending_evidence
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service import oplog
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns

@@ -30,8 +30,8 @@ from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.summary import SummaryReader
 from cloudtasks_nb.fanout.batch.table import RowFrames, label_column
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.outbox.records import FINAL, State
 from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.results import read_results

@@ -17,8 +17,9 @@ from cloudtasks_nb.errors import CloudTasksError, UnavailableError
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.identity import request_id
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.bulk import delete
 from cloudtasks_nb.service.connection import Connection
 

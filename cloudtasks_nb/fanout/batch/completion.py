@@ -13,10 +13,11 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, InvalidInputError, QuotaError, UnavailableError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.identity import completion_id
 from cloudtasks_nb.fanout.plan.options import TaskOptions, token_options
 from cloudtasks_nb.fanout.plan.render import literal_task
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import default_audience
 from cloudtasks_nb.service.oplog import RETENTION

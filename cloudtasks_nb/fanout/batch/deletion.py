@@ -12,7 +12,8 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import has_ended
 from cloudtasks_nb.store.batches import delete_batch
 from cloudtasks_nb.store.store import Store

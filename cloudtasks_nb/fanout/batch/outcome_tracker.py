@@ -19,8 +19,9 @@ from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Retrying, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Retrying
 from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Snapshot, Watcher

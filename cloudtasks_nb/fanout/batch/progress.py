@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 
 __all__ = ["FINAL", "PENDING", "SNAPSHOT", "Progress", "Rate", "unpack"]
 

@@ -13,8 +13,9 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.errors import causes_hint, choose, names_of
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import FINAL, Choice, State
+from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.plan.identity import batch_of
+from cloudtasks_nb.fanout.states import FINAL, State
 
 __all__ = ["resend", "retry_failed"]
 

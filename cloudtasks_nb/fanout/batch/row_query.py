@@ -16,9 +16,10 @@ from cloudtasks_nb.fanout.batch.errors import stored_cause
 from cloudtasks_nb.fanout.batch.table import rows_frame
 from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import FINAL, BatchRecord, RowFilter, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, RowFilter
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.render import read_message
+from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.store.results import StoredResult, read_results
 from cloudtasks_nb.store.store import Store

@@ -16,7 +16,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
 from cloudtasks_nb.fanout.batch.request import lasting_options, share_of
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import FINAL, State
+from cloudtasks_nb.fanout.states import FINAL, State
 
 __all__ = ["SendGate", "lift_gate", "store_stop", "update_gate"]
 

@@ -15,11 +15,12 @@ import orjson
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
-from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord, State
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.preview import shown_rows
+from cloudtasks_nb.fanout.states import State
 
 __all__ = ["pack_blocks", "pack_record", "shared_spec", "unpack_block", "unpack_record"]
 

@@ -114,10 +114,10 @@ class Sharing:
 
 
 def made_elsewhere(store: Store, record: BatchRecord) -> bool:
-    """Return whether the store has a record of a batch that another home has written, or cannot be read."""
+    """Return whether another home has made a batch, by the record in the store; True if this cannot be read."""
     try:
         data = read_record(store, record.id)
-        return data is not None and unpack_record(data).created != record.created
+        return record.imported or (data is not None and unpack_record(data).created != record.created)
     except (OutboxError, StoreError):
         return True
 

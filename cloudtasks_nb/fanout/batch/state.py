@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
 from cloudtasks_nb.fanout.batch.progress import Rate
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 
 __all__ = [
     "BatchState",

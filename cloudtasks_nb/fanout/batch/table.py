@@ -11,10 +11,11 @@ import pandas as pd
 from cloudtasks_nb._frames import BATCH_TASKS, column, frame
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.fanout.outbox.records import Page, State
+from cloudtasks_nb.fanout.outbox.records import Page
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.watch import Pending
 

@@ -33,12 +33,12 @@ from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, unp
 from cloudtasks_nb.fanout.batch.report import DROP, RESUME, main_cause
 from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, store_stop, update_gate
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
-from cloudtasks_nb.fanout.batch.sharing import made_elsewhere
 from cloudtasks_nb.fanout.batch.state import Effect
 from cloudtasks_nb.fanout.batch.unanswered import Unanswered
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot, Subscription
@@ -84,15 +84,7 @@ class Tracker:
         self._listeners: list[Callable[[], None]] = []
         self._supervisor = _loop.Supervisor(f"batch {record.id}", self._work_reported)
         self._follower = _loop.Supervisor(f"batch {record.id}", lambda: None)  # for work that calls no listener
-        self._adoption = Adoption(
-            outbox,
-            record,
-            self._outcomes,
-            connection.watcher,
-            changed=self._rows_changed,
-            is_stored=lambda: made_elsewhere(connection.store, self.record),
-            clock=clock,
-        )
+        self._adoption = Adoption(self._outcomes, changed=self._rows_changed)
         self._sending = SendSupervisor(
             connection.transport,
             outbox,

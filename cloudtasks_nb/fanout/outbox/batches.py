@@ -13,10 +13,11 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox import tallies
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, scanning, transaction
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, State
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.sweep import forget
 from cloudtasks_nb.fanout.outbox.tallies import number_of
 from cloudtasks_nb.fanout.plan.identity import Place
+from cloudtasks_nb.fanout.states import State
 
 __all__ = ["Batches", "choose"]
 

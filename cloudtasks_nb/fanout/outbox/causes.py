@@ -9,8 +9,9 @@ from typing import Any
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, scanning
-from cloudtasks_nb.fanout.outbox.records import OPEN, Choice, State
+from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.outbox.tallies import ALL, CAUSE, ROWS, as_json, causes, number_of
+from cloudtasks_nb.fanout.states import OPEN, State
 
 __all__ = ["Cause", "Causes", "chosen"]
 

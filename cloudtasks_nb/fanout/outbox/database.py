@@ -14,7 +14,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.disk import on_network
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 
 __all__ = [
     "VERSION",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from cloudtasks_nb.fanout.evidence import Fact
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
-from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.outbox.rows import with_tasks
 from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number_of, touch
+from cloudtasks_nb.fanout.states import State
 
 __all__ = ["DeletionPage", "DeletionQueue"]
 

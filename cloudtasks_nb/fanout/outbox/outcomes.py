@@ -11,7 +11,7 @@ from cloudtasks_nb.fanout.causes import cause_of, kind_of
 from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.causes import chosen
 from cloudtasks_nb.fanout.outbox.database import Repository, transaction
-from cloudtasks_nb.fanout.outbox.records import FINAL, Choice, State
+from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.outbox.rows import locate
 from cloudtasks_nb.fanout.outbox.tallies import (
     AMONG,
@@ -25,6 +25,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     tally,
     touch,
 )
+from cloudtasks_nb.fanout.states import FINAL, State
 
 __all__ = ["MOST_CAUSES", "Outcomes", "Recorded"]
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Any, NoReturn
+from typing import Any
 
-from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.plan.identity import Place
+from cloudtasks_nb.fanout.states import FINAL, State
 
 __all__ = [
-    "FINAL",
     "IMPORTED",
-    "IN_DOUBT",
     "MADE_BY",
-    "OPEN",
     "Ack",
     "BatchRecord",
     "Choice",
@@ -25,44 +21,11 @@ __all__ = [
     "Retrying",
     "RowFilter",
     "Spooled",
-    "State",
 ]
 
 
-class State(IntEnum):
-    """What is known of the newest task of a row. The numbers are stored, and are the bytes of `Outbox.states`.
-
-    They start at 2: SQLite writes 0 and 1 in no byte and 2 to 127 in one, and rows that do not grow stay in their page.
-    """
-
-    UNSENT = 2  #: safe in the outbox, not yet acknowledged by the service
-    SENT = 3  #: acknowledged; whether it is due, runs or retries is the watcher's to know
-    SUCCEEDED = 4
-    FAILED = 5
-    REJECTED = 6  #: never created, with the reason
-    CANCELLED = 7
-    GONE = 8  #: no longer in the queue, outcome unknown
-
-    @classmethod
-    def _missing_(cls, value: object) -> NoReturn:
-        raise OutboxError(
-            f"the outbox is damaged: {value!r} is not the state of any row",
-            hint="move the file away to begin a new one; CLOUDTASKS_NB_HOME names its folder",
-        )
-
-
-#: The number that is stored for an unsent row in a request of a sender that has ended: its task may have been created.
-#: Everywhere else such a row is `SENT`, until a sender has found out.
-IN_DOUBT = 10
-
-#: The stored states of rows that are not final.
-OPEN = (State.UNSENT, State.SENT, IN_DOUBT)
-
 #: The parts of a batch's description that say who made it, and that it came from another home.
 MADE_BY, IMPORTED = "_made_by", "_imported"
-
-#: States in which nothing more happens by itself.
-FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,10 @@ import orjson
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, scanning, transaction
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
-from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, Ack, Request, State
+from cloudtasks_nb.fanout.outbox.records import Ack, Request
 from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number, number_of, replace, touch
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
+from cloudtasks_nb.fanout.states import IN_DOUBT, State
 
 __all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
 

@@ -15,7 +15,7 @@ import orjson
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, scanning
-from cloudtasks_nb.fanout.outbox.records import Page, Retrying, RowFilter, State
+from cloudtasks_nb.fanout.outbox.records import Page, Retrying, RowFilter
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
     AMONG,
@@ -30,6 +30,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     ranges,
 )
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
+from cloudtasks_nb.fanout.states import State
 
 __all__ = ["RETRYING", "Rows", "TimingsPage", "locate", "with_tasks"]
 

@@ -24,11 +24,12 @@ from cloudtasks_nb.fanout.outbox.blocks import pack_keys, pack_shown, pack_tasks
 from cloudtasks_nb.fanout.outbox.database import guard, snapshot, sqlite_error, transact
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text, plain_reason
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
-from cloudtasks_nb.fanout.outbox.records import Spooled, State
+from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.outbox.tallies import AMONG, SHOWN_STATE, as_json, counted, counts, touch
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.plan.preview import shown_rows
+from cloudtasks_nb.fanout.states import State
 
 __all__ = ["DryRun", "Spool"]
 

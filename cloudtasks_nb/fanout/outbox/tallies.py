@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, OPEN, State
+from cloudtasks_nb.fanout.states import IN_DOUBT, OPEN, State
 
 __all__ = [
     "ALL",

@@ -23,7 +23,7 @@ CHILD = """
     from cloudtasks_nb.fanout.plan.options import TaskOptions
     from cloudtasks_nb.fanout.plan.recipe import compile_recipe
     from cloudtasks_nb.fanout.plan.render import plan_chunks
-    from cloudtasks_nb.fanout.outbox.records import State
+    from cloudtasks_nb.fanout.states import State
     from tests.unit.fanout.conftest import send
 
     path, rows = sys.argv[1], int(sys.argv[2])

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 from tests.integration.fanout.conftest import reached
 from tests.unit.fanout.conftest import Outcome, record_outcomes
 

@@ -24,11 +24,12 @@ from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
-from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled, State
+from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled
 from cloudtasks_nb.fanout.outbox.tallies import counted
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, key_head, task_id
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb.fanout.causes import cause_of
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Row, Source, fold
-from cloudtasks_nb.fanout.outbox.records import IN_DOUBT, State
+from cloudtasks_nb.fanout.states import IN_DOUBT, State
 
 SECOND = 1_000_000
 MESSAGES = ("KeyError: 'a'", "ValueError: no", "INTERNAL(13): HTTP status code 500", None)

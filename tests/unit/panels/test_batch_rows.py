@@ -15,7 +15,7 @@ import pytest
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, batch_rows
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store

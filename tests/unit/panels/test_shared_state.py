@@ -8,7 +8,7 @@ import pytest
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch import tracker
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.batch.test_live import FakeLive, be_notebook
 from tests.unit.panels.conftest import CloseLater, FakeWatcher, Harness, click, show
 

@@ -5,6 +5,7 @@ import datetime as dt
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from cloudtasks_nb.errors import CloudTasksError, EndpointError, PermissionDenie
 from cloudtasks_nb.fanout.batch import adoption as adoption_module
 from cloudtasks_nb.fanout.batch.adoption import Adoption
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.fanout.batch.shared_batch import pack_record
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.identity import completion_id, task_id
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending
+from cloudtasks_nb.store.batches import write_batch
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
@@ -119,7 +122,7 @@ def adoption_of(outbox: Outbox, elsewhere: Elsewhere) -> Adoption:
     record = outbox.batches.get(elsewhere.batch)
     watcher: Any = elsewhere
     outcomes = OutcomeTracker(outbox, record, watcher, elsewhere.store, elsewhere.clock)
-    return Adoption(outbox, record, outcomes, watcher, changed=lambda: None, clock=elsewhere.clock)
+    return Adoption(outcomes, changed=lambda: None)
 
 
 def test_a_log_that_cannot_be_read_tells_nothing(outbox: Outbox, batch: str, elsewhere: Elsewhere) -> None:
@@ -314,7 +317,9 @@ def test_rows_that_may_have_been_sent_wait_for_a_slow_log(
 
     async def run() -> None:
         elsewhere.slow, adoption = asyncio.Event(), adoption_of(outbox, elsewhere)
-        adoption.is_stored = lambda: told == "a record in the store"
+        if told == "a record in the store":
+            record = replace(outbox.batches.get(elsewhere.batch), created=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+            write_batch(elsewhere.store, elsewhere.batch, pack_record(record, None), [])
         asyncio.get_running_loop().call_later(0.2, elsewhere.slow.set)
         assert not await adoption.run(lambda _: None)
 

@@ -11,8 +11,8 @@ from cloudtasks_nb._names import TaskName
 from cloudtasks_nb.errors import AlreadyExistsError
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier, registered, store_registration
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.identity import round_of
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.clock import ServiceClock
 from tests.unit.fanout.conftest import EmptyLog, chunks, put, refs, spool
 

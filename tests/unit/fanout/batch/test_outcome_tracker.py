@@ -20,9 +20,9 @@ from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, task_id
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 from cloudtasks_nb.store.results import StoredResult, write_result

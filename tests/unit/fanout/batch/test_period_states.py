@@ -11,11 +11,12 @@ from cloudtasks_nb.fanout.batch.period_states import ASKED, CalendarText, Period
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, State
+from cloudtasks_nb.fanout.outbox.records import Ack
 from cloudtasks_nb.fanout.periods.partitions import combinations, cross, partition
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import Outcome, all_rows, put, record_outcomes, refs, spool
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

@@ -7,7 +7,7 @@ import pytest
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.fanout.batch import tracker as tracker_module
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.conftest import put, refs
 

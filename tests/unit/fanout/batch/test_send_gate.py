@@ -12,8 +12,8 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, store_stop, update_gate
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.sender.sender import Report
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.batch.test_state import counts
 from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool

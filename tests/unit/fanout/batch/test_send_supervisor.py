@@ -10,7 +10,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import EndpointError, PreconditionError, QueueNotFoundError, ServiceError
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import (
     NOW,
     PLACE,

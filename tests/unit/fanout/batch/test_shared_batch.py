@@ -10,7 +10,8 @@ import pytest
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Spooled, State
+from cloudtasks_nb.fanout.outbox.records import Spooled
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import all_rows, chunks, put, refs, spool
 
 FIELDS = ("rows", "tasks", "tries", "states", "reasons", "indexes", "wire")

@@ -10,7 +10,7 @@ import pytest
 from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
 from cloudtasks_nb.fanout.batch.state import BatchState, Step, rows_changed, rows_sent, time_passed
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 
 HOUR = dt.timedelta(hours=1)
 MARGIN = dt.timedelta(minutes=5)

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
 from cloudtasks_nb.fanout.batch.state import BatchState, Effect, Step
-from cloudtasks_nb.fanout.outbox.records import FINAL, State
+from cloudtasks_nb.fanout.states import FINAL, State
 
 ROWS = 4
 ENDS = st.sampled_from([State.SUCCEEDED, State.FAILED, State.GONE])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cloudtasks_nb.fanout.batch import summary as module
 from cloudtasks_nb.fanout.batch.summary import SummaryReader, summarise
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import Outcome, record_outcomes, refs, send_all
 
 #: Ref, whether the row failed, start of its last attempt, and its duration; in microseconds.

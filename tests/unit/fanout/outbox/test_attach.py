@@ -10,7 +10,8 @@ import pytest
 from cloudtasks_nb.errors import BatchExistsError, DuplicateRowsError
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, Incoming
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Spooled, State
+from cloudtasks_nb.fanout.outbox.records import Spooled
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
 
 ROOT = Path(__file__).parents[4]

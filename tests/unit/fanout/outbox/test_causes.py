@@ -11,7 +11,7 @@ from cloudtasks_nb._names import CODES
 from cloudtasks_nb.fanout.causes import NO_STATUS, cause_of
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import MOST_CAUSES
-from cloudtasks_nb.fanout.outbox.records import FINAL, State
+from cloudtasks_nb.fanout.states import FINAL, State
 from tests.unit.fanout.conftest import Outcome, all_rows, chunks, record_outcomes, refs, send_all, spool
 
 

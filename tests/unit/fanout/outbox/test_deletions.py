@@ -3,7 +3,8 @@
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, State
+from cloudtasks_nb.fanout.outbox.records import Ack
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import NOW, Outcome, all_rows, chunks, put, record_outcomes, refs, send_all, spool, take
 
 

@@ -18,7 +18,7 @@ import pytest
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.outbox.locks import hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 from tests import interrupts
 from tests.unit.fanout.conftest import chunks, put, refs, spool
 

@@ -9,8 +9,8 @@ import pytest
 
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.plan.identity import task_id
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunks, digest, put, refs, spool, tables, task
 
 

@@ -18,8 +18,9 @@ from cloudtasks_nb.fanout.outbox import database
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled, State
+from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled
 from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import NOW, PLACE, Outcome, chunk, chunks, record_outcomes, refs, send_all, spool
 
 

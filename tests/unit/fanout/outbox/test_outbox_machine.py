@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, Request, State
+from cloudtasks_nb.fanout.outbox.records import Ack, Request
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import NOW, Outcome, all_rows, chunks, record_outcomes, refs, spool
 
 

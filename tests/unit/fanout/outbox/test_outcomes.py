@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import FINAL, State
 from cloudtasks_nb.fanout.plan.identity import task_id
+from cloudtasks_nb.fanout.states import FINAL, State
 from tests.unit.fanout.conftest import Outcome, all_rows, digest, put, record_outcomes, refs
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, State
+from cloudtasks_nb.fanout.outbox.records import Ack
 from cloudtasks_nb.fanout.plan.identity import task_id
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import (
     NOW,
     Outcome,

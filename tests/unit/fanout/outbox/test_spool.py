@@ -19,8 +19,9 @@ from cloudtasks_nb.errors import DuplicateRowsError, OutboxError
 from cloudtasks_nb.fanout.outbox import incoming
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Spooled, State
+from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.plan.chunk import Chunk
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
 
 ROOT = Path(__file__).parents[4]

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import (
     FakeObserver,
     Service,

@@ -7,7 +7,8 @@ import pytest
 
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Request, State
+from cloudtasks_nb.fanout.outbox.records import Request
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import (
     NOW,
     FakeClock,

@@ -6,8 +6,8 @@ import pytest
 
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.outbox.requests import RequestQueue
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import (
     FakeClock,
     FakeObserver,

@@ -8,8 +8,8 @@ from google.longrunning import operations_pb2
 
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import State
 from cloudtasks_nb.fanout.sender import sender
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import (
     FakeClock,
     Outcome,
