@@ -226,9 +226,12 @@ def test_a_canary_that_failed_is_resumed(panel: FanOutPanel, shell: FakeShell, h
     batch = send(panel)
     harness.until(batch, lambda: batch.progress().unsent == 12)
     good, bad = batch.tasks()["task"][:2]
-    with wait_for(panel.view.actions.resume, "description", lambda text: text == "Resume (12)"):
+    held = "canary: 1 of 2 rows failed (NOT_FOUND): the other 12 rows are not sent"
+    with (
+        wait_for(panel.view.actions.resume, "description", lambda text: text == "Resume (12)"),
+        wait_for(panel.view.bar, "value", lambda text: held in text),
+    ):
         harness.publish("reports", [entry(1, good), entry(2, bad, attempt=5, status="NOT_FOUND")])
-    assert "canary: 1 of 2 rows failed (NOT_FOUND): the other 12 rows are not sent" in panel.view.bar.value
     click(panel, panel.view.actions.resume)
     assert confirm(panel).verb == "Send 12 rows"
     harness.sent(batch)

@@ -5,8 +5,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cloudtasks_nb.fanout.batch import cancellation
 from cloudtasks_nb.fanout.batch.batch import batch_view
+from cloudtasks_nb.fanout.outbox.requests import Requests
 from cloudtasks_nb.panels import BatchPanel
 from tests.unit.display.test_charts import parsed
 from tests.unit.panels.conftest import CloseLater, Harness, wait_for
@@ -60,7 +60,7 @@ def test_secrets_of_rows_are_masked(harness: Harness, closing: CloseLater) -> No
 
 def test_a_cancellation_shows_its_progress(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that were never sent are cancelled in steps; each shows how many are left."""
-    monkeypatch.setattr(cancellation, "_CANCELLED_TOGETHER", 1_000)
+    monkeypatch.setattr(Requests.cancel, "__defaults__", (1_000,))
     harness.transport.open.clear()
     batch = harness.queue().fan_out(pd.DataFrame({"n": range(8_000)}), url="https://svc/run", progress=False)
     seen: list[int] = []
