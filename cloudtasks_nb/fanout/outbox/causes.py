@@ -10,7 +10,7 @@ from cloudtasks_nb._names import code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, scanning
 from cloudtasks_nb.fanout.outbox.records import Choice
-from cloudtasks_nb.fanout.outbox.tallies import ALL, CAUSE, ROWS, as_json, causes, number_of
+from cloudtasks_nb.fanout.outbox.tallies import ALL, CAUSE, ROWS, as_json, causes, number, number_of
 from cloudtasks_nb.fanout.states import OPEN, State
 
 __all__ = ["Cause", "Causes", "chosen"]
@@ -69,22 +69,15 @@ class Causes(Repository):
     def matching(self, connection: sqlite3.Connection, batch: str, choice: Choice) -> int:
         """Return how many failed rows a choice has."""
         condition, values = chosen(choice)
-        query = f"""SELECT count(*) FROM parts p CROSS JOIN rows ON ref BETWEEN p.part << 32 AND p.last
-            WHERE p.num = :num AND p.phase = 1 AND state = {State.FAILED:d} AND ({condition})"""
-        found: int = connection.execute(query, {"num": number_of(connection, batch), **values}).fetchone()[0]
-        return found
+        query = f"SELECT count(*) FROM {ROWS} AND state = {State.FAILED:d} AND {condition}"
+        return number(connection, query, 0, ALL, number_of(connection, batch), *values)
 
 
-def chosen(choice: Choice) -> tuple[str, dict[str, str]]:
+def chosen(choice: Choice) -> tuple[str, list[str]]:
     """Return the condition in SQL for the rows that a choice has, and its values."""
-    conditions = {
-        "causes": f"{CAUSE} IN (SELECT value FROM json_each(:causes))",
-        "statuses": "status IN (SELECT value FROM json_each(:statuses))",
-        "http": "http IN (SELECT value FROM json_each(:http))",
-        "assumed": "http IS NULL AND status IN (SELECT value FROM json_each(:assumed))",
-    }
-    values = {name: as_json(getattr(choice, name)) for name in conditions}
-    return " OR ".join(conditions.values()), values
+    among = "IN (SELECT value FROM json_each(?))"
+    condition = f"({CAUSE} {among} OR status {among} OR http {among} OR (http IS NULL AND status {among}))"
+    return condition, [as_json(some) for some in (choice.causes, choice.statuses, choice.http, choice.assumed)]
 
 
 def _name(cause: int | str) -> str:

@@ -14,13 +14,14 @@ from cloudtasks_nb.fanout.outbox.database import Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.outbox.rows import locate
 from cloudtasks_nb.fanout.outbox.tallies import (
+    ALL,
     AMONG,
     COUNTED,
+    ROWS,
     as_json,
     counted,
     number_of,
     paged,
-    ranges,
     replace,
     tally,
     touch,
@@ -161,15 +162,13 @@ def _causes(connection: sqlite3.Connection, num: int, messages: Collection[str |
 
 def _rows_in(connection: sqlite3.Connection, num: int, codes: str, choice: Choice | None) -> Iterator[int]:
     """Yield the refs of rows in some states, read a page at a time as the caller changes them."""
-    condition, values = ("TRUE", {}) if choice is None else chosen(choice)
-    query = f"""SELECT ref FROM rows WHERE ref > :at AND ref <= :last AND state IN (SELECT value FROM json_each(:codes))
-        AND ({condition}) ORDER BY ref LIMIT :size"""
-    for first, last in ranges(connection, num):
-        page = [(first - 1,)]
-        while page:
-            bounds = {"at": page[-1][0], "last": last, "codes": codes, "size": _PAGE}
-            page = connection.execute(query, {**bounds, **values}).fetchall()
-            yield from (ref for (ref,) in page)
+    condition, values = ("TRUE", list[str]()) if choice is None else chosen(choice)
+    query = f"""SELECT ref FROM {ROWS} AND state IN (SELECT value FROM json_each(?)) AND {condition}
+                ORDER BY part, ref LIMIT ?"""
+    after = 0
+    while page := connection.execute(query, (after + 1, ALL, num, codes, *values, _PAGE)).fetchall():
+        yield from (ref for (ref,) in page)
+        (after,) = page[-1]
 
 
 def _unchanged(connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[int, str | None]]) -> Iterator[int]:
