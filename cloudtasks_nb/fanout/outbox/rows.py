@@ -163,13 +163,15 @@ class Rows(Repository):
     @scanning
     def retrying(self, connection: sqlite3.Connection, batch: str, now: int) -> Retrying:
         """Return what is known of the rows that are tried again; `now` is in microseconds since 1970."""
-        found = connection.execute(
-            f"""SELECT count(*), coalesce(max(attempts), 0), min(iif(due > ?, due, NULL))
-                FROM rows INDEXED BY retrying CROSS JOIN parts ON part = ref >> 32
-                WHERE state = {State.SENT:d} AND status > 0 AND num = ? AND phase = 1""",
-            (now, number_of(connection, batch)),
-        ).fetchone()
-        return Retrying(*found)
+        num = number_of(connection, batch)
+        of_batch = f"num = ? AND phase = 1 AND state = {State.SENT:d}"
+        query = f"SELECT coalesce(sum(n), 0) FROM parts JOIN tallies USING (part) WHERE {of_batch} AND cause <> ''"
+        count = number(connection, query, num)
+        # Those with the most attempts are enough: there may be a million, and this is read each second.
+        rows = f"""SELECT attempts, due FROM rows INDEXED BY retrying CROSS JOIN parts ON part = ref >> 32
+            WHERE {of_batch} AND status > 0 ORDER BY attempts DESC LIMIT {_PAGE}"""
+        query = f"SELECT coalesce(max(attempts), 0), min(iif(due > ?, due, NULL)) FROM ({rows})"
+        return Retrying(count, *connection.execute(query, (now, num)).fetchone())
 
     @scanning
     def last_of_first(self, connection: sqlite3.Connection, batch: str, count: int) -> int:
