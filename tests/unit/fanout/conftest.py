@@ -156,7 +156,10 @@ def record_outcomes(outbox: Outbox, batch: str, outcomes: Iterable[Outcome]) -> 
         if one.state is State.CANCELLED:
             put(outbox, batch, one.ref, State.CANCELLED)
             continue
-        [(_, newest, _)] = outbox.rows.tasks(batch, [one.ref])
+        found = outbox.rows.tasks(batch, [one.ref])
+        if not found:
+            continue  # it never was a task
+        newest = found[0][1]
         fact = None if one.state is None else _FACTS.get(one.state)
         usual: dict[State | None, int] = {State.SUCCEEDED: 0, State.FAILED: 13}
         gone, said = one.state is State.GONE, bool(one.last_message or one.http_status)
