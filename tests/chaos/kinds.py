@@ -1,14 +1,17 @@
-"""Further kinds of rounds: kernels that are killed while a brake is on, and homes on a small disk."""
+"""Further kinds of rounds: kills while a brake is on, wrong clocks, and homes on a small disk."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.callers import google_client
-from tests.chaos.rounds import QUEUE, Kernel, Round
+from tests.chaos.rounds import EVENTS, QUEUE, Kernel, Round
 
-__all__ = ["KINDS", "DiskRound"]
+__all__ = ["CLOCK_IS_SET", "KINDS", "DiskRound"]
+
+CLOCK_IS_SET = "clock of a machine"
 
 _CANARY = 20  # rows
 _AT_ONCE = 0.3  # seconds after which a call that a killed kernel had made has ended
@@ -86,6 +89,42 @@ class CanaryRound(PauseRound):
         return len(past)
 
 
+class ClockRound(Round):
+    """The clocks of the kernels' machines, one for each home, are wrong, or that of one is set now and then."""
+
+    kind = "clock"
+    _WRONG = (360, 40 * 86_400, -600)  # seconds
+    _STEP = 3_600
+
+    def _plan(self) -> None:
+        super()._plan()
+        self._ahead = {home: self._random.choice([*self._WRONG, 0]) for home in self._homes}
+        if not self._ahead[self._homes[0]]:
+            self.events = (*EVENTS, *[CLOCK_IS_SET] * len(EVENTS))
+        self._more = {"words": {"delay": "1s"}}  # by another clock it would be far too long, or none
+        for home in self._homes:
+            Path(f"{home}.clock").touch()
+            self._set_clock(home, self._ahead[home])
+
+    def _set_clock(self, home: Path, ahead: int) -> None:
+        self._ahead[home] = ahead
+        with Path(f"{home}.clock").open("r+") as file:
+            file.write(f"{ahead:20}")  # kernels read it at any time: it always has the same size
+
+    def _disturb(self, event: str, kernel: Kernel) -> None:
+        if event == CLOCK_IS_SET:
+            home = self._homes[0]
+            self._set_clock(home, 0 if self._ahead[home] else self._STEP)
+        else:
+            super()._disturb(event, kernel)
+
+    def _judge(self, found: dict[str, Any], asked: int) -> None:
+        super()._judge(found, asked)
+        wrong = bool(self._ahead[self._homes[0]])
+        if wrong != ("this machine's clock is" in found["repr"]):
+            self.verdict.false[f"the clock is {'' if wrong else 'not '}wrong, but the batch says otherwise"] += 1
+
+
 class DiskRound(Round):
     """The home is on a small disk: what does not fit is an error, and what fits later, or is smaller, works."""
 
@@ -130,4 +169,4 @@ class DiskRound(Round):
 
 
 #: The kinds of rounds in the order in which they are played; one that stands here twice is played twice as often.
-KINDS: tuple[type[Round], ...] = (Round, PauseRound, Round, CanaryRound, Round, DiskRound)
+KINDS: tuple[type[Round], ...] = (Round, PauseRound, ClockRound, CanaryRound, Round, DiskRound)
