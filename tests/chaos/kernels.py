@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,8 @@ import pandas as pd
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PreconditionError
+from cloudtasks_nb.fanout.batch import search
+from cloudtasks_nb.service.transport import Transport
 
 _followed: list[ct.Batch] = []
 _round = os.dup(1)
@@ -64,6 +67,8 @@ def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
             rows = batch.tasks()
             batch.resend(rows[rows.index.isin(order["again"])])
     batch.wait()
+    while batch.progress().gone > order.get("gone", order["rows"]):
+        time.sleep(0.05)  # entries that came late correct the others
     return batch
 
 
@@ -81,6 +86,27 @@ def set_clock(file: Path) -> None:
 
     grpc.aio._utils.time = SimpleNamespace(time=right)
     vars(time).update(time=lambda: right() + ahead(), time_ns=lambda: nanoseconds() + ahead() * 1_000_000_000)
+
+
+def distort_log() -> None:
+    """Deliver the pages of the log shuffled, with some entries twice, and with others on a later page of the read."""
+    vars(search).update(_FIRST_PAUSE=1.0, _LONGEST_PAUSE=1.0)  # the emulator's clock is moved on meanwhile
+    call = Transport.call
+    held: dict[str, list[Any]] = defaultdict(list)
+
+    async def distorted(transport: Transport, rpc: str, /, **fields: Any) -> Any:
+        if rpc != "ListLogEntries":
+            return await call(transport, rpc, **fields)
+        answer = await call(transport, rpc, **{**fields, "page_size": min(fields["page_size"], 400)})
+        entries = [*answer.entries, *held.pop(fields["filter"], [])]
+        random.shuffle(entries)
+        if answer.next_page_token:
+            entries, held[fields["filter"]] = entries[len(entries) // 5 :], entries[: len(entries) // 5]
+        del answer.entries[:]
+        answer.entries.extend([*entries, *entries[::7]])
+        return answer
+
+    Transport.call = distorted  # type: ignore[method-assign]
 
 
 def ballast(frame: pd.DataFrame, size: int) -> pd.DataFrame:
@@ -126,6 +152,8 @@ def run(order: dict[str, Any]) -> None:
     os.environ["CLOUDTASKS_NB_HOME"] = order["home"]
     if (clock := Path(f"{order['home']}.clock")).exists():
         set_clock(clock)
+    if order.get("distorted"):
+        distort_log()
     while True:
         try:
             with ct.connect("demo", "us-central1", endpoint=order["endpoint"]) as tasks:
