@@ -15,14 +15,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import grpc.aio._utils
 import pandas as pd
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PreconditionError
+from cloudtasks_nb.fanout.batch import search
+from cloudtasks_nb.service.transport import Transport
 
 _followed: list[ct.Batch] = []
 _round = os.dup(1)
@@ -43,7 +48,7 @@ def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
         with suppress(OutboxError):
             queue.fan_out(ballast(-frame - 1, order["too_large"]), name="too large", **words)
     frame = ballast(frame, order.get("ballast", 0))
-    words |= order.get("brake", {})
+    words |= order.get("brake", {}) | order.get("words", {})
     batch: ct.Batch = queue.fan_out(frame, name="chaos", send_rate=order["send_rate"], **words)
     _followed[:] = [batch]
     if "brake" in order and order["verb"] == "send":
@@ -62,7 +67,46 @@ def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
             rows = batch.tasks()
             batch.resend(rows[rows.index.isin(order["again"])])
     batch.wait()
+    while batch.progress().gone > order.get("gone", order["rows"]):
+        time.sleep(0.05)  # entries that came late correct the others
     return batch
+
+
+def set_clock(file: Path) -> None:
+    """Set the clock of this process ahead by the seconds in a file, which may change at any time.
+
+    `time.time` and `time.time_ns` show it. Files get the right time. gRPC gets deadlines by the right time, because its
+    own clock, which it compares them with, is right.
+    """
+    number = os.open(file, os.O_RDONLY)
+    right, nanoseconds = time.time, time.time_ns
+
+    def ahead() -> int:
+        return int(os.pread(number, 100, 0))
+
+    grpc.aio._utils.time = SimpleNamespace(time=right)
+    vars(time).update(time=lambda: right() + ahead(), time_ns=lambda: nanoseconds() + ahead() * 1_000_000_000)
+
+
+def distort_log() -> None:
+    """Deliver the pages of the log shuffled, with some entries twice, and with others on a later page of the read."""
+    vars(search).update(_FIRST_PAUSE=1.0, _LONGEST_PAUSE=1.0)  # the emulator's clock is moved on meanwhile
+    call = Transport.call
+    held: dict[str, list[Any]] = defaultdict(list)
+
+    async def distorted(transport: Transport, rpc: str, /, **fields: Any) -> Any:
+        if rpc != "ListLogEntries":
+            return await call(transport, rpc, **fields)
+        answer = await call(transport, rpc, **{**fields, "page_size": min(fields["page_size"], 400)})
+        entries = [*answer.entries, *held.pop(fields["filter"], [])]
+        random.shuffle(entries)
+        if answer.next_page_token:
+            entries, held[fields["filter"]] = entries[len(entries) // 5 :], entries[: len(entries) // 5]
+        del answer.entries[:]
+        answer.entries.extend([*entries, *entries[::7]])
+        return answer
+
+    Transport.call = distorted  # type: ignore[method-assign]
 
 
 def ballast(frame: pd.DataFrame, size: int) -> pd.DataFrame:
@@ -106,6 +150,10 @@ def run(order: dict[str, Any]) -> None:
     """Be one kernel: try again for as long as something stands in the way, as the person at the keyboard would."""
     signal.signal(signal.SIGUSR1, describe)
     os.environ["CLOUDTASKS_NB_HOME"] = order["home"]
+    if (clock := Path(f"{order['home']}.clock")).exists():
+        set_clock(clock)
+    if order.get("distorted"):
+        distort_log()
     while True:
         try:
             with ct.connect("demo", "us-central1", endpoint=order["endpoint"]) as tasks:

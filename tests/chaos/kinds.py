@@ -1,14 +1,18 @@
-"""Further kinds of rounds: kernels that are killed while a brake is on, and homes on a small disk."""
+"""Further kinds of rounds: kills while a brake is on, wrong clocks, a distorted log, and homes on a small disk."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from cloudtasks_nb.store.store import Store
 from tests.benchmarks.callers import google_client
-from tests.chaos.rounds import QUEUE, Kernel, Round
+from tests.chaos.rounds import EVENTS, PATIENCE, QUEUE, Kernel, Round, newest
 
-__all__ = ["KINDS", "DiskRound"]
+__all__ = ["CLOCK_IS_SET", "KINDS", "LOGS", "DiskRound"]
+
+CLOCK_IS_SET = "clock of a machine"
 
 _CANARY = 20  # rows
 _AT_ONCE = 0.3  # seconds after which a call that a killed kernel had made has ended
@@ -86,6 +90,128 @@ class CanaryRound(PauseRound):
         return len(past)
 
 
+class ClockRound(Round):
+    """The clocks of the kernels' machines, one for each home, are wrong, or that of one is set now and then."""
+
+    kind = "clock"
+    _WRONG = (360, 40 * 86_400, -600)  # seconds
+    _STEP = 3_600
+
+    def _plan(self) -> None:
+        super()._plan()
+        self._ahead = {home: self._random.choice([*self._WRONG, 0]) for home in self._homes}
+        if not self._ahead[self._homes[0]]:
+            self.events = (*EVENTS, *[CLOCK_IS_SET] * len(EVENTS))
+        self._more = {"words": {"delay": "1s"}}  # by another clock it would be far too long, or none
+        for home in self._homes:
+            Path(f"{home}.clock").touch()
+            self._set_clock(home, self._ahead[home])
+
+    def _set_clock(self, home: Path, ahead: int) -> None:
+        self._ahead[home] = ahead
+        with Path(f"{home}.clock").open("r+") as file:
+            file.write(f"{ahead:20}")  # kernels read it at any time: it always has the same size
+
+    def _disturb(self, event: str, kernel: Kernel) -> None:
+        if event == CLOCK_IS_SET:
+            home = self._homes[0]
+            self._set_clock(home, 0 if self._ahead[home] else self._STEP)
+        else:
+            super()._disturb(event, kernel)
+
+    def _judge(self, found: dict[str, Any], asked: int) -> None:
+        super()._judge(found, asked)
+        wrong = bool(self._ahead[self._homes[0]])
+        if wrong != ("this machine's clock is" in found["repr"]):
+            self.verdict.false[f"the clock is {'' if wrong else 'not '}wrong, but the batch says otherwise"] += 1
+
+
+class _Log(NamedTuple):
+    """What a log is like."""
+
+    delays: tuple[str, ...] = ()  #: shares of the entries that can be read late, each with the seconds
+    logged: float = 1.0  #: the share of the operations that the queue logs
+    missing: bool = False  #: entries are missing for ever
+    flaky: int = 5  #: of so many rows one fails at the first attempt of each task; 0: none
+
+
+#: What the log is like in rounds of the kind `log`. If a queue logs every operation, a task that left it after a failed
+#: attempt counts as failed as soon as its row has settled. So where entries are missing, or come later, no task fails
+#: first and succeeds then.
+LOGS = {
+    "out of order": _Log(),
+    "late": _Log(("0.1:45", "0.1:100")),
+    "very late": _Log(("0.05:600",), flaky=0),
+    "missing": _Log(("0.1:45", "0.05:1e9"), missing=True, flaky=0),
+    "sampled": _Log(logged=0.9, missing=True),
+}
+
+
+class LogRound(Round):
+    """The log that kernels read is shuffled, and has entries twice; in most rounds some are late, or are missing.
+
+    The emulator's clock is moved on while a kernel is waited for, so that rows settle. There is one home: another one
+    would send rows again of which nothing tells that they were sent.
+    """
+
+    kind = "log"
+    events = tuple(event for event in EVENTS if event != "clock")  # which would end attempts that run
+    _FASTER = 60  # seconds by which the emulator's clock is moved in a second
+
+    def _plan(self) -> None:
+        super()._plan()
+        self._moves = self._twins = False
+        self._more = {"distorted": True}
+        self._name = self._random.choice(list(LOGS))
+        log = LOGS[self._name]
+        self._logged, self._oracle.flaky = log.logged, log.flaky
+        self._options = ("--log-index-delay", *log.delays) if log.delays else ()
+        if log.missing:
+            # Only the names of tasks protect rows that a killed kernel has sent.
+            self._options = (*self._options, "--task-tombstone", "1e9")
+            self._oracle.store = Store(self._homes[0] / "store")
+        self._untold: set[int] = set()
+
+    def play(self) -> None:
+        """Do every step, look at the end, and judge."""
+        self.verdict.events[f"log: {self._name}"] += 1
+        super().play()
+
+    def _step(self, verb: str, events: int | None = None) -> dict[str, Any] | None:
+        if verb == "look":
+            self._move_clock(1_000)  # all that comes late is there
+            self._untold = self._find_untold()
+            self._more["gone"] = len(self._untold)
+        return super()._step(verb, events)
+
+    def _ends(self, kernel: Kernel) -> bool:
+        until = time.monotonic() + PATIENCE
+        while not (ended := kernel.wait(1.0)) and time.monotonic() < until:
+            self._move_clock(self._FASTER)
+        return ended
+
+    def _find_untold(self) -> set[int]:
+        """Return the rows of which neither the log nor a stored result tells what became of their newest task."""
+        fields: dict[str, Any] = {"resourceNames": ["projects/demo"], "pageSize": 1000}
+        fields["filter"], told = "jsonPayload.attemptResponseLog:*", set[str]()
+        while True:
+            page = self._ask("/v2/entries:list", fields)
+            for entry in page.get("entries", ()):
+                payload = entry["jsonPayload"]
+                attempt = payload["attemptResponseLog"]
+                if attempt["status"] == "OK" or attempt["dispatchCount"] == "2" or self._logged == 1:
+                    told.add(payload["task"].rpartition("/")[2])
+            if not page.get("nextPageToken"):
+                break
+            fields["pageToken"] = page["nextPageToken"]
+        stored = self._oracle.store is not None
+        answers = self._oracle.answers.items()
+        return {row for row, some in answers if newest(some) not in told and not (stored and row % 2 == 0)}
+
+    def _excused(self, row: int, state: str) -> bool:
+        return super()._excused(row, state) or (state in ("gone", "cancelled") and row in self._untold)
+
+
 class DiskRound(Round):
     """The home is on a small disk: what does not fit is an error, and what fits later, or is smaller, works."""
 
@@ -129,5 +255,5 @@ class DiskRound(Round):
             self.verdict.false["a row of a fan-out that failed was sent"] += wrong
 
 
-#: The kinds of rounds in the order in which they are played; one that stands here twice is played twice as often.
-KINDS: tuple[type[Round], ...] = (Round, PauseRound, Round, CanaryRound, Round, DiskRound)
+#: The kinds of rounds in the order in which they are played, each as often as the others.
+KINDS: tuple[type[Round], ...] = (Round, PauseRound, ClockRound, CanaryRound, LogRound, DiskRound)

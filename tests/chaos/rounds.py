@@ -22,10 +22,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+from cloudtasks_nb.store.results import StoredResult, write_result
+from cloudtasks_nb.store.store import Store
 from tests.benchmarks.callers import google_client
 from tests.benchmarks.servers import Emulator
 from tests.integration.conftest import Answer, Received, Target
@@ -36,7 +39,8 @@ ROOT = Path(__file__).parents[2]
 LOCATION = "projects/demo/locations/us-central1"
 QUEUE = f"{LOCATION}/queues/chaos"
 EVENTS = ("kill kernel", "kill emulator", "stop emulator", "stop kernel", "cut connections", "clock", "full disk")
-_PATIENCE = 240.0  # seconds after which a kernel that was left alone hangs
+#: Seconds after which a kernel that was left alone hangs.
+PATIENCE = 240.0
 
 
 @dataclass(slots=True)
@@ -70,6 +74,8 @@ class Oracle(Target):
     """The target of the tasks, which records each request and its answer."""
 
     bad = 7  #: of so many rows one fails, until the target is mended
+    flaky = 0  #: of so many rows one fails at the first attempt of each task; 0: none
+    store: Store | None = None  #: gets the results of all even rows
 
     def __init__(self) -> None:
         self.order: list[tuple[int, str, int]] = []  #: all requests as they came: row, task, status
@@ -81,8 +87,14 @@ class Oracle(Target):
 
     def take(self, request: Received) -> Answer:
         """Record one request; some rows fail until the target is mended."""
-        row = json.loads(request.body)["number"]
-        task, status = request.headers["x-cloudtasks-taskname"], 200 if self.mended or (row + 1) % self.bad else 500
+        row, task = json.loads(request.body)["number"], request.headers["x-cloudtasks-taskname"]
+        attempt = int(request.headers["x-cloudtasks-taskretrycount"]) + 1
+        flaky = self.flaky and row % self.flaky == 0 and attempt == 1
+        status = 500 if flaky or not (self.mended or (row + 1) % self.bad) else 200
+        if self.store is not None and row % 2 == 0:
+            about: dict[str, Any] = {"attempt": attempt, "status": status, "started": datetime.now(UTC)}
+            error = "ValueError: a bad row" if status == 500 else None
+            write_result(self.store, StoredResult(task=task, duration=None, result=row, error=error, **about))
         with self._lock:
             self.order.append((row, task, status))
             self.answers[row].append((task, status))
@@ -90,10 +102,10 @@ class Oracle(Target):
         return Answer(status=status)
 
 
-def make_queue(emulator: Emulator, name: str) -> None:
-    """Create a queue; its tasks are tried twice, at short intervals."""
+def make_queue(emulator: Emulator, name: str, logged: float) -> None:
+    """Create a queue that logs this share of its operations; its tasks are tried twice, at short intervals."""
     retry = {"max_attempts": 2, "min_backoff": {"nanos": 100_000_000}, "max_backoff": {"nanos": 200_000_000}}
-    queue = {"name": name, "retry_config": retry, "stackdriver_logging_config": {"sampling_ratio": 1.0}}
+    queue = {"name": name, "retry_config": retry, "stackdriver_logging_config": {"sampling_ratio": logged}}
     with google_client(emulator.grpc) as client:
         client.create_queue({"parent": LOCATION, "queue": queue})
 
@@ -151,7 +163,7 @@ class Kernels:
         with self._changed:
             before = len(self._started)
             self._write(order)
-            assert self._changed.wait_for(lambda: len(self._started) > before, _PATIENCE)
+            assert self._changed.wait_for(lambda: len(self._started) > before, PATIENCE)
             return Kernel(self._started[-1])
 
     def set_disk(self, folder: Path, size: str) -> None:
@@ -207,7 +219,7 @@ class Kernel:
     def kill(self) -> None:
         """End it with SIGKILL."""
         self.signal(signal.SIGKILL)
-        assert self.wait(_PATIENCE)
+        assert self.wait(PATIENCE)
 
     def limit_files(self, size: int) -> None:
         """Let no file of it grow beyond so many bytes; -1: no limit."""
@@ -220,6 +232,8 @@ class Round:
 
     kind = "events"
     events: tuple[str, ...] = EVENTS
+    _options: tuple[str, ...] = ()  # of the emulator
+    _logged = 1.0  # the share of the operations that the queue logs
 
     def __init__(self, seed: int, kernels: Kernels, folder: Path, oracle: Oracle, *, long: bool) -> None:
         self._random = random.Random(seed)
@@ -232,9 +246,10 @@ class Round:
         self._plan()
         self._ports = [str(free_port()), str(free_port())]
         self._emulator = self._start_emulator()
-        make_queue(self._emulator, QUEUE)
+        make_queue(self._emulator, QUEUE, self._logged)
         self._proxy = Proxy(self._emulator.grpc)
         self._results = 0
+        self._clock_moved = False
         self._cancelled = float("inf")  # when the cancelling began
         self.verdict = Verdict(seed=seed, steps=self._steps, rows=self._rows, kind=self.kind)
 
@@ -255,7 +270,8 @@ class Round:
     def _start_emulator(self) -> Emulator:
         """Start the emulator, on the same folder and ports each time."""
         port, http = self._ports
-        return Emulator("--quiet", "--port", port, "--http-port", http, folder=self._folder / "data")
+        ports = "--port", port, "--http-port", http
+        return Emulator("--quiet", *ports, *self._options, folder=self._folder / "data")
 
     def close(self) -> None:
         """End what it has started."""
@@ -302,7 +318,7 @@ class Round:
                 kernels[0] = self._kernels.start(order)
             else:
                 self._disturb(event, kernels[0])
-        if hung := [kernel for kernel in kernels if not kernel.wait(_PATIENCE)]:
+        if hung := [kernel for kernel in kernels if not self._ends(kernel)]:
             self.verdict.hung.append(verb)
             for kernel in hung:
                 kernel.signal(signal.SIGUSR1)  # writes its stacks
@@ -319,8 +335,24 @@ class Round:
         """Let a kernel work until the next event; return whether it has ended."""
         return kernel.wait(self._random.expovariate(1 / 0.5))
 
+    def _ends(self, kernel: Kernel) -> bool:
+        """Return whether a kernel that is left alone ends."""
+        return kernel.wait(PATIENCE)
+
     def _kill(self, kernel: Kernel) -> None:
         kernel.kill()
+
+    def _move_clock(self, seconds: int) -> None:
+        """Move the emulator's clock forward, if it answers: it may be stopped, or on its way up."""
+        self._clock_moved = True
+        with suppress(OSError):
+            self._ask("/admin/clock", {"advance_s": seconds})
+
+    def _ask(self, path: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Post something to the emulator over HTTP, and return the answer."""
+        body, url = json.dumps(fields).encode(), f"http://127.0.0.1:{self._ports[1]}{path}"
+        with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=30) as answer:
+            return dict(json.load(answer))
 
     def _order(self, verb: str) -> dict[str, Any]:
         self._results += 1
@@ -346,10 +378,7 @@ class Round:
         elif event == "cut connections":
             self._proxy.reset()
         elif event == "clock":
-            body = json.dumps({"advance_s": self._random.choice([1, 30, 600, 4000])}).encode()
-            url = f"http://127.0.0.1:{self._ports[1]}/admin/clock"
-            with suppress(OSError):  # it may be stopped, or on its way up
-                urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=5).close()
+            self._move_clock(self._random.choice([1, 30, 600, 4000]))
         elif event == "full disk":
             kernel.limit_files(self._random.choice([1_000, 60_000]))
             kernel.wait(pause / 3)
@@ -359,7 +388,7 @@ class Round:
         verdict = self.verdict
         crashed = verdict.events["kill emulator"] > 0
         # An attempt also ends, and is made again, when the clock jumps over its deadline.
-        repeatable = crashed or verdict.events["clock"] > 0
+        repeatable = crashed or self._clock_moved
         states = {int(row): state for row, state in found["states"].items()}
         verdict.states = Counter(states.values())
         if sorted(states) != list(range(self._rows)):
@@ -367,11 +396,8 @@ class Round:
         for row, state in states.items():
             answers = self._oracle.answers.get(row, [])
             verdict.deliveries += len(answers)
-            # An emulator that is killed before it stores an answer has the task still. An attempt that runs when its
-            # task is deleted is not recalled, and the batch is not watched for ever.
-            excused = crashed or self._oracle.answered.get(row, 0.0) > self._cancelled
             verdict.overtaken += state == "cancelled" and any(status == 200 for _, status in answers)
-            if problem := _problem(state, answers, excused=excused):
+            if not self._excused(row, state) and (problem := _problem(state, answers)):
                 verdict.false[problem] += 1
             if not answers and state != "cancelled":
                 verdict.lost += 1
@@ -383,17 +409,28 @@ class Round:
             if tries > 1 + asked or (len(good) > 1 and not again) or (repeats and not repeatable):
                 verdict.twice += 1
 
+    def _excused(self, row: int, state: str) -> bool:
+        """Return whether a row may be in a state whatever it was answered."""
+        # An emulator that is killed before it stores an answer has the task still. An attempt that runs when its task
+        # is deleted is not recalled, and the batch is not watched for ever.
+        crashed = self.verdict.events["kill emulator"] > 0
+        return state == "cancelled" and (crashed or self._oracle.answered.get(row, 0.0) > self._cancelled)
 
-def _problem(state: str, answers: Sequence[tuple[str, int]], *, excused: bool) -> str:
+
+def newest(answers: Sequence[tuple[str, int]]) -> str:
+    """Return the newest task of a row by its answers; nothing if it has none."""
+    return max((task for task, _ in answers), default="", key=lambda task: task.rsplit("-", 1)[-1])
+
+
+def _problem(state: str, answers: Sequence[tuple[str, int]]) -> str:
     """Return what is false about the state of a row, or nothing."""
-    newest = max((task.rsplit("-", 1)[-1] for task, _ in answers), default="")
-    statuses = [status for task, status in answers if task.endswith(f"-{newest}")]
+    statuses = [status for task, status in answers if task == newest(answers)]
     if state == "succeeded":
         return "" if 200 in statuses else f"succeeded, but it was answered {statuses}"
     if state == "failed":
         return "" if statuses and 200 not in statuses else f"failed, but it was answered {statuses}"
     if state == "cancelled":
-        return "" if 200 not in statuses or excused else f"cancelled, but it was answered {statuses}"
+        return "" if 200 not in statuses else f"cancelled, but it was answered {statuses}"
     return f"{state}, answered {statuses}"
 
 
