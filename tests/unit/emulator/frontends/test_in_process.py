@@ -179,6 +179,15 @@ async def test_errors_at_the_start(settings: dict[str, Any], error: type[Emulato
     assert (f"port {port} is in use" in refused.value.message) is (error is PortInUseError)
 
 
+async def test_every_port_is_free_after_the_end(tmp_path: Path) -> None:
+    """Each address that an emulator has named can be taken once it has ended."""
+    async with emulator(data_dir=tmp_path, strict=True, metadata_port=0, proxy_port=0) as running:
+        found = [running.endpoint[name].rpartition(":")[2] for name in ("grpc", "http", "metadata", "proxy")]
+    for port in found:
+        with socket.create_server(("127.0.0.1", int(port))):
+            pass
+
+
 @pytest.mark.parametrize(("port", "next_one"), [(0, 0), (8123, 8124), (65_535, 0)])
 async def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch, port: int, next_one: int) -> None:
     """With a chosen gRPC port the HTTP port is the one after it, and after the last one any."""
