@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import google.auth
 import pandas as pd
 import pytest
+from google.oauth2.credentials import Credentials
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import EndpointError
@@ -80,6 +82,17 @@ def test_nothing_is_known(monkeypatch: pytest.MonkeyPatch, free_port: int) -> No
     assert (found.detail["log"], found.fix["log"]) == ("not checked", 'mend "credentials" first')
     assert "does not answer" in found.detail["clock"]
     assert found.fix["clock"] == "check the network and the proxy"
+
+
+def test_nobody_names_a_project(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    """Credentials without a project are no error; the line that names one is shown."""
+    monkeypatch.setattr(google.auth, "default", lambda **_: (Credentials("token"), None))
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port}")
+    with ct.connect() as tasks:
+        found = tasks.doctor()
+    assert (found.ok["credentials"], found.ok["project"], found.detail["project"]) == (True, False, "not known")
+    assert 'ct.connect("my-project", …)' in found.fix["project"]
+    assert found.fix["api"] == 'mend "project" first'
 
 
 def test_a_check_that_breaks(tasks: ct.Client, intercept: Intercept) -> None:
