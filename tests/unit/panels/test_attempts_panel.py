@@ -126,7 +126,8 @@ def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypat
     assert "of the second" not in panel.detail.value
     monkeypatch.setattr(task, "served_at", lambda _url: None)
     look_at(panel.table, "i3")
-    assert "t3" in panel.detail.value
+    for word in ("t3", ">URL<", "https://example.com/run"):
+        assert word in panel.detail.value
     assert "Raised" not in panel.detail.value
 
 
