@@ -140,7 +140,7 @@ async def test_a_run_by_hand(harness: Harness, queue: QueueState) -> None:
     await turn()
     assert (harness.target.ids, queue.in_flight) == (["a", "a"], 2)
     await harness.target.answer(200, 2)
-    assert queue.live == {}
+    assert (queue.live, harness.dispatcher.ended) == ({}, 2)
     with refused("NOT_FOUND", "no longer exists"):
         harness.dispatcher.run_now(queue, "a")
 
