@@ -210,7 +210,8 @@ def test_no_process_looks_rows_in_doubt_up(outbox: Outbox, batch: str) -> None:
     """Of a killed sender's rows nobody would ever know more: a wait for them ends."""
     outbox.requests.queue(batch).turn([], 9, now=NOW)
     outbox.requests.find_doubtful(batch)
-    with pytest.raises(PreconditionError, match=r"250 rows of batch .* may have been sent by a process that has ended"):
+    doubt = "may have been sent by a process that has ended, and no process sends them"
+    with pytest.raises(PreconditionError, match=f"250 rows of batch .* {doubt}"):
         Supervised(outbox, batch, Service()).check(0)
 
 
