@@ -122,6 +122,20 @@ async def test_callers_share_a_commit(
     assert (rows(store), len(commits) <= 3) == (50, True)
 
 
+async def test_a_caller_that_is_alone_again(
+    store: Store, committer: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a shared commit one caller waits for others once; then it is committed without a thread again."""
+    monkeypatch.setattr(commit_module, "_SLOW", 60.0)
+    await asyncio.gather(*(committer.commit() for _ in range(3)))
+    monkeypatch.setattr(commit_module, "_ALONE_AFTER", -1.0)
+    threads = noted_commits(store, monkeypatch)
+    for _ in range(2):
+        committer.note_call()
+        await committer.commit()
+    assert [thread is threading.main_thread() for thread in threads] == [False, True]
+
+
 async def test_flushing(store: Store, queue: QueueState, committer: Committer) -> None:
     """After a flush all changes are committed, those of waiting callers too."""
     await asyncio.gather(*(committer.commit() for _ in range(3)))  # now a caller waits for others
