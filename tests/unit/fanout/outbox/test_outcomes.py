@@ -47,6 +47,20 @@ def test_of_two_attempts_the_later_counts(outbox: Outbox, batch: str) -> None:
     assert page.last_message[0] == "why"
 
 
+def test_a_message_that_counts_again_has_its_cause(outbox: Outbox, batch: str) -> None:
+    """Of three attempts the second one ended otherwise; all is told of two of them at once."""
+    ref = refs(outbox, batch)[0]
+    said, other, same = (
+        Outcome(ref=ref, attempts=number, last_status=status, last_message=message)
+        for number, status, message in [(1, 13, "KeyError: 'a'"), (2, 4, None), (3, 13, None)]
+    )
+    record_outcomes(outbox, batch, [said])
+    record_outcomes(outbox, batch, [other, same])
+    page = next(outbox.rows.pages(batch))
+    assert (page.attempts[0], page.last_status[0], page.last_message[0]) == (3, 13, "KeyError: 'a'")
+    assert outbox.causes.retrying(batch) == {"KeyError: …": 1}
+
+
 def test_an_http_status_is_of_the_last_attempt(outbox: Outbox, batch: str) -> None:
     """The status of an attempt stays until a later one is heard of, of which the log says none."""
     ref = refs(outbox, batch)[0]
