@@ -387,6 +387,25 @@ def test_a_row_whose_deletion_was_asked_for_is_cancelled_though_its_last_attempt
     assert world.counts() == {"cancelled": 5}
 
 
+def test_a_row_that_is_sent_again_meanwhile_has_not_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another kernel records its failure, and opens a new try, while this one reads the log for its first task."""
+    world.immediate = True
+    tracker, other = new(world), new(world)
+    apply(tracker, world, snapshot(values={"tasks": 0}))
+
+    async def read(*_: Any) -> None:
+        if world.counts() == {"sent": 5}:
+            apart = {"task": world.tasks[0], "source": Source.LOG, "attempts": 3, "status": 13}
+            await other.tell([Evidence(fact=Fact.LAST_FAILED, **apart)])
+            assert world.outbox.outcomes.new_try(world.batch) == 1
+
+    monkeypatch.setattr(tracker.search, "_read_log", read)
+    search(tracker)
+    assert world.counts() == {"sent": 4, "unsent": 1}
+    search(tracker)
+    assert world.counts() == {"gone": 4, "unsent": 1}
+
+
 def test_a_log_that_can_be_read_again_shows_what_failed(world: World) -> None:
     """What was gone without it is corrected, except for a task that somebody deleted."""
     world.denied = True
