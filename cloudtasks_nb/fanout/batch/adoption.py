@@ -119,17 +119,17 @@ class Adoption:
 
     async def finish(self) -> None:
         """Adopt what a log that is slow has of rows that were sent from elsewhere."""
-        scan, self._scan = self._scan, None
-        if scan is None:
+        if self._scan is None:
             return
         try:
-            await self._adopt(0, scan)
+            await self._adopt(0, self._scan)
         except OutboxError:
             raise
         except CloudTasksError as error:
             await self._could_not_read(error, first=True)
         finally:
             self.reading = None
+        self._scan = None
 
     async def _could_not_read(self, error: CloudTasksError, *, first: bool) -> None:
         await self._read_results(first=first)

@@ -306,6 +306,24 @@ def test_the_first_rows_do_not_wait_for_a_slow_log(
     assert "read_elsewhere" in outbox.batches.settings(elsewhere.batch)
 
 
+def test_a_slow_log_is_scanned_once(outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sending that begins again while the log is scanned waits for no other scan, nor leaves one behind."""
+    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
+
+    async def run() -> None:
+        elsewhere.slow, adoption = asyncio.Event(), adoption_of(outbox, elsewhere)
+        assert await adoption.run(lambda _: None)
+        finishing = asyncio.create_task(adoption.finish())
+        await asyncio.sleep(0)
+        assert await adoption.run(lambda _: None)
+        elsewhere.slow.set()
+        await finishing
+        assert not await adoption.run(lambda _: None)
+
+    asyncio.run(run())
+    assert elsewhere.reads == ["any", "named"]
+
+
 @pytest.mark.parametrize("told", ["the first rows", "a record in the store"])
 def test_rows_that_may_have_been_sent_wait_for_a_slow_log(
     outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, told: str
