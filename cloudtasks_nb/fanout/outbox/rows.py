@@ -165,7 +165,7 @@ class Rows(Repository):
         """Return what is known of the rows that are tried again; `now` is in microseconds since 1970."""
         found = connection.execute(
             f"""SELECT count(*), coalesce(max(attempts), 0), min(iif(due > ?, due, NULL))
-                FROM rows INDEXED BY retrying CROSS JOIN parts ON part = ref >> 32
+                FROM parts CROSS JOIN rows INDEXED BY retrying ON ref BETWEEN part << 32 AND last
                 WHERE state = {State.SENT:d} AND status > 0 AND num = ? AND phase = 1""",
             (now, number_of(connection, batch)),
         ).fetchone()

@@ -1,5 +1,6 @@
 """What becomes of rows: outcomes that were heard of, and new tries that were asked for."""
 
+import sqlite3
 import threading
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import FINAL, State
-from tests.unit.fanout.conftest import Outcome, all_rows, digest, put, record_outcomes, refs
+from tests.unit.fanout.conftest import Outcome, all_rows, chunks, digest, put, record_outcomes, refs, spool
 
 
 def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None:
@@ -59,6 +60,31 @@ def test_a_message_that_counts_again_has_its_cause(outbox: Outbox, batch: str) -
     page = next(outbox.rows.pages(batch))
     assert (page.attempts[0], page.last_status[0], page.last_message[0]) == (3, 13, "KeyError: 'a'")
     assert outbox.causes.retrying(batch) == {"KeyError: …": 1}
+
+
+def test_retrying_rows_of_another_batch_are_not_read(
+    outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each snapshot of each open batch counts its own, and another batch may have a million."""
+    other = spool(outbox, chunks(range(1_000, 1_250))).batch
+    database, steps = outbox.rows._database, list[int]()
+    connect = database.connect
+
+    def counting() -> sqlite3.Connection:
+        connection = connect()
+        connection.set_progress_handler(lambda: steps.append(1), 1)
+        return connection
+
+    monkeypatch.setattr(database, "connect", counting)
+    found = []
+    for _ in range(2):
+        steps.clear()
+        found.append((outbox.rows.retrying(batch, 0).rows, len(steps)))
+        record_outcomes(outbox, other, [Outcome(ref=ref, attempts=1, last_status=13) for ref in refs(outbox, other)])
+    (before, few), (after, more) = found
+    assert (before, after) == (0, 0)
+    assert more < few + 100
+    assert outbox.rows.retrying(other, 0).rows == 250
 
 
 def test_an_http_status_is_of_the_last_attempt(outbox: Outbox, batch: str) -> None:
