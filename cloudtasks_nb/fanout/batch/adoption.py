@@ -150,7 +150,10 @@ class Adoption:
         started = self.watcher.now()
         since = max(started - RETENTION, round((last - _OVERLAP) * _SECOND))
         if not last and scan is None:
-            scan = asyncio.create_task(self.watcher.is_logged(self.queue, since=since, batch=self.batch))
+            # Rows may be sent after that, before it ends: their entries are not what it looks for.
+            until = started + round(_PATIENCE * _SECOND)
+            looked = self.watcher.is_logged(self.queue, since=since, until=until, batch=self.batch)
+            scan = asyncio.create_task(looked)
             if not await self._scanned(scan, since):
                 self._scan = scan
                 return
