@@ -175,7 +175,7 @@ class Search:
             if gone:
                 now = self.watcher.now()
                 await self._read_log(gone, None, _EVER)
-                if snapshot is not None:
+                if snapshot is not None and self._complete(snapshot, now):  # else it tells no more than before
                     await self._tell_left(await self.in_state(State.GONE), snapshot, now, before, readable=True)
         finally:
             await self.read_results(State.GONE)
@@ -259,9 +259,7 @@ class Search:
         If there is another round than `round_` by now, the newest tasks may be others than those that had left.
         """
         reason = _CLOSED if snapshot.gone else _PURGED if self._purged(snapshot) else None
-        old = self._created < now - RETENTION
-        complete = readable and snapshot.values is not None and not (reason or self.sampled or old)
-        fact = Fact.LEFT_LOGGED if complete else Fact.LEFT
+        fact = Fact.LEFT_LOGGED if readable and self._complete(snapshot, now) else Fact.LEFT
         for page in paged(refs, _TOGETHER):
             tasks = await self.tasks(page)
             if await self._round() != round_:
@@ -304,6 +302,11 @@ class Search:
 
     async def _round(self) -> int:
         return (await self.outbox.run(self.outbox.batches.get, self.batch)).round
+
+    def _complete(self, snapshot: Snapshot, now: int) -> bool:
+        """Return whether the log, if it can be read, has all that became of the batch's tasks."""
+        old = self._created < now - RETENTION
+        return snapshot.values is not None and not (snapshot.gone or self._purged(snapshot) or self.sampled or old)
 
     def _purged(self, snapshot: Snapshot) -> bool:
         """Return whether the queue was purged after the batch was created."""
