@@ -38,8 +38,9 @@ def tasks_frame(
 ) -> pd.DataFrame:
     """List the tasks of a queue; print a note if there are more than `limit`."""
     check_limit(limit)
+    at = connection.clock.micros()
     columns, truncated = connection.wait_for(lambda: _list(connection, queue, limit, body=body, secrets=secrets))
-    see(connection, lambda: catalog.outbox, columns)
+    see(connection, lambda: catalog.outbox, columns, at)
     made = frame(TASKS, columns, index="task")
     made.attrs.update(fetched_at=connection.clock.now().isoformat(), truncated=truncated)
     if truncated:

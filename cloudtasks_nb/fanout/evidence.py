@@ -171,7 +171,7 @@ def _message(
     """Return the message that counts; `last` is the number of the newest attempt, and `status` how it ended."""
     message, said, code, cause = known
     number = news.attempts or 0
-    if news.message and (not message or _weight(news.message, number) > _weight(message, said)):
+    if news.message and _weight(news.message, number, news.status) > _weight(message, said, code):
         message, said, code, cause = news.message, number, news.status, causes[news.message]
     if message:
         shown = said == last or code == status
@@ -207,6 +207,6 @@ def _better(known: T | None, new: T | None, source: Source, others: int) -> T | 
     return known if new is None or (known is not None and others >= 2 * source) else new
 
 
-def _weight(message: str, attempt: int | None) -> tuple[bool, int, str]:
-    """Return what makes one message count instead of another one."""
-    return cause_of(message) is not None, attempt or 0, message
+def _weight(message: str | None, attempt: int | None, status: int | None) -> tuple[bool, int, str, int]:
+    """Return what makes one message, of an attempt that ended with a status, count instead of another one."""
+    return cause_of(message or "") is not None, attempt or 0, message or "", -1 if status is None else status

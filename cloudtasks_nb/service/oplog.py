@@ -92,6 +92,7 @@ def log_filter(
     queue: QueueName,
     *,
     since: int,
+    until: int | None = None,
     received_from: int | None = None,
     tasks: Sequence[str] = (),
     batch: str = "",
@@ -102,6 +103,8 @@ def log_filter(
 
     Parameters
     ----------
+    until : int, optional
+        Only entries before this time.
     received_from : int, optional
         Only entries that the log received since then.
     tasks : sequence of str
@@ -124,6 +127,8 @@ def log_filter(
     elif not every_kind:
         parts.append("(jsonPayload.attemptResponseLog:* OR jsonPayload.taskDeletionLog:*)")
     parts.append(f'timestamp>="{_iso(since)}"')
+    if until is not None:
+        parts.append(f'timestamp<"{_iso(until)}"')
     if received_from is not None:
         parts.append(f'receiveTimestamp>="{_iso(received_from)}"')
     if tasks:

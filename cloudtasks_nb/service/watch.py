@@ -171,15 +171,25 @@ class Watcher:
         """Return whether log entries can be read as soon as they are written."""
         return await self._transport.log_is_immediate()
 
-    async def is_logged(self, queue: QueueName, *, since: int, tasks: Sequence[str] = (), batch: str = "") -> bool:
+    async def is_logged(
+        self,
+        queue: QueueName,
+        *,
+        since: int,
+        until: int | None = None,
+        tasks: Sequence[str] = (),
+        batch: str = "",
+    ) -> bool:
         """Return whether the log has an entry of any kind of one of some tasks (short ids), or else of a batch.
+
+        The times, of the entries, are in microseconds since 1970; None: until now.
 
         Raises
         ------
         CloudTasksError
             If the log cannot be read.
         """
-        filter_ = oplog.log_filter(queue, since=since, tasks=tasks, batch=batch, every_kind=True)
+        filter_ = oplog.log_filter(queue, since=since, until=until, tasks=tasks, batch=batch, every_kind=True)
         return await oplog.has_entry(self._transport, queue, filter_, self.log_budget)
 
     async def task_log(

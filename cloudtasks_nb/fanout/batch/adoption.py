@@ -119,17 +119,17 @@ class Adoption:
 
     async def finish(self) -> None:
         """Adopt what a log that is slow has of rows that were sent from elsewhere."""
-        scan, self._scan = self._scan, None
-        if scan is None:
+        if self._scan is None:
             return
         try:
-            await self._adopt(0, scan)
+            await self._adopt(0, self._scan)
         except OutboxError:
             raise
         except CloudTasksError as error:
             await self._could_not_read(error, first=True)
         finally:
             self.reading = None
+        self._scan = None
 
     async def _could_not_read(self, error: CloudTasksError, *, first: bool) -> None:
         await self._read_results(first=first)
@@ -150,7 +150,10 @@ class Adoption:
         started = self.watcher.now()
         since = max(started - RETENTION, round((last - _OVERLAP) * _SECOND))
         if not last and scan is None:
-            scan = asyncio.create_task(self.watcher.is_logged(self.queue, since=since, batch=self.batch))
+            # Rows may be sent after that, before it ends: their entries are not what it looks for.
+            until = started + round(_PATIENCE * _SECOND)
+            looked = self.watcher.is_logged(self.queue, since=since, until=until, batch=self.batch)
+            scan = asyncio.create_task(looked)
             if not await self._scanned(scan, since):
                 self._scan = scan
                 return

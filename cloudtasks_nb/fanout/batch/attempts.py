@@ -112,12 +112,14 @@ def _see_messages(
     elif any(entry.retry_time for entry in entries):
         # The queue may be deleted, and some may read its log only.
         with contextlib.suppress(QueueNotFoundError, PermissionDeniedError):
+            at = connection.clock.micros()
             call = connection.transport.call("ListTasks", parent=name, page_size=_LISTED, resource_name=name)
-            see(connection, outbox, task_columns(_loop.run(call).tasks, now=connection.clock.micros()))
+            tasks = _loop.run(call).tasks
+            see(connection, outbox, task_columns(tasks, now=connection.clock.micros()), at)
 
 
-def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[str, Sequence[Any]]) -> None:
-    """Keep the error messages of tasks that were read from a queue; those of batches also in the outbox."""
+def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[str, Sequence[Any]], at: int) -> None:
+    """Keep the error messages of tasks that were in a queue at a time; those of batches also in the outbox."""
     connection.remember(columns)
     batches: dict[str, dict[str, Pending]] = defaultdict(dict)
     names = ("state", "attempts", "schedule_time", "last_status", "last_message")
@@ -126,7 +128,7 @@ def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[s
             batches[batch][task] = Pending(**dict(zip(names, known, strict=True)))
     for batch, pending in batches.items():
         with contextlib.suppress(BatchNotFoundError):  # it was made elsewhere
-            store_pending(outbox(), batch, pending, connection.clock.micros())
+            store_pending(outbox(), batch, pending, at)
 
 
 def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, batch: str) -> dict[str, Pending | None]:
@@ -134,6 +136,7 @@ def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, batc
     pages = outbox.rows.pages(batch, states={State.SENT})
     waiting = [task for page in pages for task in page.tasks if task is not None]
     found: dict[str, Pending | None] = {}
+    at = connection.clock.micros()
     try:
         if len(waiting) <= LOOKED_UP:
             found = _loop.run(connection.watcher.lookup(queue, waiting))
@@ -141,7 +144,7 @@ def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, batc
             found = {**_loop.run(connection.watcher.listing(queue))}
     except CloudTasksError:
         return {}
-    store_pending(outbox, batch, found, connection.clock.micros())
+    store_pending(outbox, batch, found, at)
     return found
 
 

@@ -154,7 +154,7 @@ class Search:
             await asyncio.sleep(0)
         self.settling = settling
         unreadable = await self._read_new_results()
-        await self._settle(snapshot, now, unreadable=unreadable is not None)
+        await self._settle(snapshot, now, before, unreadable=unreadable is not None)
         self._ended = self.clock.ticks()
         self._took = self._ended - started
         longer = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
@@ -170,13 +170,13 @@ class Search:
         CloudTasksError
             If the log or the results cannot be read.
         """
-        gone = await self.in_state(State.GONE)
+        before, gone = await self._round(), await self.in_state(State.GONE)
         try:
             if gone:
                 now = self.watcher.now()
                 await self._read_log(gone, None, _EVER)
-                if snapshot is not None:
-                    await self._tell_left(await self.in_state(State.GONE), snapshot, now, readable=True)
+                if snapshot is not None and self._complete(snapshot, now):  # else it tells no more than before
+                    await self._tell_left(await self.in_state(State.GONE), snapshot, now, before, readable=True)
         finally:
             await self.read_results(State.GONE)
 
@@ -224,7 +224,7 @@ class Search:
             await self.tell([one for one in evidence if one.attempts])
         return sent
 
-    async def _settle(self, snapshot: Snapshot, now: int, *, unreadable: bool) -> None:
+    async def _settle(self, snapshot: Snapshot, now: int, round_: int, *, unreadable: bool) -> None:
         """Read the log for the rows that are missing; those that have waited long enough for their entry are final.
 
         If their results are `unreadable`, they wait as for an entry that comes late.
@@ -251,18 +251,21 @@ class Search:
                 await self._read_log(due, snapshot.log_until, _EVER)
         except PermissionDeniedError:
             readable, wait = False, wait if silent else _SHORTEST_WAIT
-        await self._tell_left(Refs(self.settling.until(now - wait)), snapshot, now, readable=readable)
+        await self._tell_left(Refs(self.settling.until(now - wait)), snapshot, now, round_, readable=readable)
 
-    async def _tell_left(self, refs: Refs, snapshot: Snapshot, now: int, *, readable: bool) -> None:
-        """Record that the tasks of rows had left the queue by now, and whether the log has all entries of them."""
+    async def _tell_left(self, refs: Refs, snapshot: Snapshot, now: int, round_: int, *, readable: bool) -> None:
+        """Record that the tasks of rows had left the queue by now, and whether the log has all entries of them.
+
+        If there is another round than `round_` by now, the newest tasks may be others than those that had left.
+        """
         reason = _CLOSED if snapshot.gone else _PURGED if self._purged(snapshot) else None
-        old = self._created < now - RETENTION
-        complete = readable and snapshot.values is not None and not (reason or self.sampled or old)
-        fact = Fact.LEFT_LOGGED if complete else Fact.LEFT
+        fact = Fact.LEFT_LOGGED if readable and self._complete(snapshot, now) else Fact.LEFT
         for page in paged(refs, _TOGETHER):
+            tasks = await self.tasks(page)
+            if await self._round() != round_:
+                return
             await self.tell(
-                Evidence(task=task, source=Source.QUEUE, fact=fact, seen=now, reason=reason)
-                for task in await self.tasks(page)
+                Evidence(task=task, source=Source.QUEUE, fact=fact, seen=now, reason=reason) for task in tasks
             )
 
     async def _read_log(self, refs: Refs, read_until: int | None, since: int) -> None:
@@ -299,6 +302,11 @@ class Search:
 
     async def _round(self) -> int:
         return (await self.outbox.run(self.outbox.batches.get, self.batch)).round
+
+    def _complete(self, snapshot: Snapshot, now: int) -> bool:
+        """Return whether the log, if it can be read, has all that became of the batch's tasks."""
+        old = self._created < now - RETENTION
+        return snapshot.values is not None and not (snapshot.gone or self._purged(snapshot) or self.sampled or old)
 
     def _purged(self, snapshot: Snapshot) -> bool:
         """Return whether the queue was purged after the batch was created."""

@@ -91,5 +91,10 @@ def _finish(connection: sqlite3.Connection, page: DeletionPage, results: Iterabl
             f"UPDATE rows SET state = ?, fact = ?, reason = NULL WHERE {AMONG} AND state = ? AND deleting = try",
             (State.CANCELLED, Fact.DELETED, deleted, State.SENT),
         )
-    others = [ref for ref in by_result[False] if ref not in page.earlier]
-    connection.execute(f"UPDATE rows SET deleting = NULL WHERE {AMONG}", (as_json(others),))
+    # Those that were seen to have left meanwhile count as cancelled: what became of them is found out anew.
+    others = as_json(ref for ref in by_result[False] if ref not in page.earlier)
+    with counted(connection, AMONG, others):
+        connection.execute(
+            f"UPDATE rows SET deleting = NULL, state = iif(state = ?, ?, state) WHERE {AMONG} AND deleting = try",
+            (State.CANCELLED, State.SENT, others),
+        )

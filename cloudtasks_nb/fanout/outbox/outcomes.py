@@ -119,7 +119,7 @@ def _record_page(
     """Add some evidence; return how many rows were final and have another state by the log."""
     located = locate(connection, batch, {news.task for news in page}, any_try=True)
     before = {row[0]: Row._make(row) for row in connection.execute(_READ, (as_json({*located.values()}),))}
-    messages = {news.message for news in page} | {row.message for row in before.values() if row.cause is None}
+    messages = {news.message for news in page} | {row.message for row in before.values()}
     causes = _causes(connection, num, messages)
     after, corrected = dict(before), 0
     for news in page:

@@ -162,14 +162,15 @@ class Rows(Repository):
 
     @scanning
     def retrying(self, connection: sqlite3.Connection, batch: str, now: int) -> Retrying:
-        """Return what is known of the rows that are tried again; `now` is in microseconds since 1970."""
-        num = number_of(connection, batch)
-        of_batch = f"num = ? AND phase = 1 AND state = {State.SENT:d}"
+        """Return what is known of the rows that are tried again; `now` is in microseconds since 1970.
+
+        Attempts and times are those of the first rows: there may be a million, and this is read each second.
+        """
+        num, of_batch = number_of(connection, batch), f"num = ? AND phase = 1 AND state = {State.SENT:d}"
         query = f"SELECT coalesce(sum(n), 0) FROM parts JOIN tallies USING (part) WHERE {of_batch} AND cause <> ''"
         count = number(connection, query, num)
-        # Those with the most attempts are enough: there may be a million, and this is read each second.
-        rows = f"""SELECT attempts, due FROM rows INDEXED BY retrying CROSS JOIN parts ON part = ref >> 32
-            WHERE {of_batch} AND status > 0 ORDER BY attempts DESC LIMIT {_PAGE}"""
+        rows = f"""SELECT attempts, due FROM parts CROSS JOIN rows INDEXED BY retrying
+            ON ref BETWEEN part << 32 AND last WHERE {of_batch} AND status > 0 LIMIT 10000"""
         query = f"SELECT coalesce(max(attempts), 0), min(iif(due > ?, due, NULL)) FROM ({rows})"
         return Retrying(count, *connection.execute(query, (now, num)).fetchone())
 

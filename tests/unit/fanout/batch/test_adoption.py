@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import itertools
+import math
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -68,7 +69,9 @@ class Elsewhere:
         """Return the time of the service."""
         return round(self.clock.now() * SECOND)
 
-    async def is_logged(self, _: QueueName, *, since: int, tasks: Sequence[str] = (), batch: str = "") -> bool:
+    async def is_logged(
+        self, _: QueueName, *, since: int, until: int | None = None, tasks: Sequence[str] = (), batch: str = ""
+    ) -> bool:
         """Return whether there is an entry."""
         self.reads.append("named" if tasks else "any")
         if self.slow and not tasks:
@@ -76,7 +79,7 @@ class Elsewhere:
         if self.errors:
             raise self.errors.pop()
         wanted = [one for one in self.entries if (one.task in tasks if tasks else batch in one.task)]
-        return any(one.time >= since for one in wanted)
+        return any(since <= one.time < (until or math.inf) for one in wanted)
 
     async def task_log(
         self, _: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
@@ -304,6 +307,42 @@ def test_the_first_rows_do_not_wait_for_a_slow_log(
     asyncio.run(run())
     assert counts(outbox, elsewhere.batch) == ({"succeeded": 1, "unsent": 249} if sent else {"unsent": 250})
     assert "read_elsewhere" in outbox.batches.settings(elsewhere.batch)
+
+
+def test_a_slow_log_is_scanned_once(outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sending that begins again while the log is scanned waits for no other scan, nor leaves one behind."""
+    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
+
+    async def run() -> None:
+        elsewhere.slow, adoption = asyncio.Event(), adoption_of(outbox, elsewhere)
+        assert await adoption.run(lambda _: None)
+        finishing = asyncio.create_task(adoption.finish())
+        await asyncio.sleep(0)
+        assert await adoption.run(lambda _: None)
+        elsewhere.slow.set()
+        await finishing
+        assert not await adoption.run(lambda _: None)
+
+    asyncio.run(run())
+    assert elsewhere.reads == ["any", "named"]
+
+
+def test_rows_of_this_home_are_not_what_a_slow_scan_looks_for(
+    outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are sent while it goes on, and their entries would have it read the log of the whole batch."""
+    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
+
+    async def run() -> None:
+        elsewhere.slow, adoption = asyncio.Event(), adoption_of(outbox, elsewhere)
+        assert await adoption.run(lambda _: None)
+        elsewhere.clock.advance(1)
+        elsewhere.attempt(100)
+        elsewhere.slow.set()
+        await adoption.finish()
+
+    asyncio.run(run())
+    assert elsewhere.reads == ["any", "named"]
 
 
 @pytest.mark.parametrize("told", ["the first rows", "a record in the store"])

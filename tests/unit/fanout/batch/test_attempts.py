@@ -1,14 +1,22 @@
 """The error messages of attempts."""
 
 import datetime as dt
+import itertools
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch import attempts
+from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
+from tests.unit.fanout.conftest import chunks, send_all, spool
 
 TASKS = [f"{number:020x}-a91f03c2-1" for number in range(5)]
 
@@ -32,3 +40,22 @@ def test_stored_errors_are_not_read_all_at_once(outbox: Outbox, monkeypatch: pyt
     entries = [log_entry(task, 1, status="INTERNAL", url="https://x") for task in TASKS]
     found = attempts._stored_messages(store, lambda: outbox, entries)
     assert (sizes, found) == ([2, 2, 1], {(task, 1): "refused" for task in TASKS})
+
+
+def test_tasks_that_leave_while_they_are_listed_have_left(outbox: Outbox) -> None:
+    """A listing of many pages tells of the time at which it began, at the latest."""
+    batch, ticks = spool(outbox, chunks(range(1))).batch, itertools.count(1)
+    send_all(outbox, batch)
+    [(_, task, _)] = outbox.rows.tasks(batch, outbox.rows.refs(batch, State.SENT))
+    found = Pending(state="retrying", attempts=1, schedule_time=9, last_status="INTERNAL", last_message="no")
+
+    async def lookup(*_: Any) -> dict[str, Pending | None]:
+        left = Evidence(task=task, source=Source.QUEUE, fact=Fact.LEFT_LOGGED, seen=next(ticks))
+        outbox.outcomes.record(batch, [left])
+        return {task: found}
+
+    clock, watcher = SimpleNamespace(micros=lambda: next(ticks)), SimpleNamespace(lookup=lookup)
+    connection: Any = SimpleNamespace(clock=clock, watcher=watcher)
+    queue = QueueName(project="p", location="l", queue="q")
+    assert attempts.pending_tasks(connection, queue, outbox, batch) == {task: found}
+    assert outbox.batches.counts(batch)[State.FAILED] == 1

@@ -387,6 +387,25 @@ def test_a_row_whose_deletion_was_asked_for_is_cancelled_though_its_last_attempt
     assert world.counts() == {"cancelled": 5}
 
 
+def test_a_row_that_is_sent_again_meanwhile_has_not_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another kernel records its failure, and opens a new try, while this one reads the log for its first task."""
+    world.immediate = True
+    tracker, other = new(world), new(world)
+    apply(tracker, world, snapshot(values={"tasks": 0}))
+
+    async def read(*_: Any) -> None:
+        if world.counts() == {"sent": 5}:
+            apart: dict[str, Any] = {"task": world.tasks[0], "source": Source.LOG, "attempts": 3, "status": 13}
+            await other.tell([Evidence(fact=Fact.LAST_FAILED, **apart)])
+            assert world.outbox.outcomes.new_try(world.batch) == 1
+
+    monkeypatch.setattr(tracker.search, "_read_log", read)
+    search(tracker)
+    assert world.counts() == {"sent": 4, "unsent": 1}
+    search(tracker)
+    assert world.counts() == {"gone": 4, "unsent": 1}
+
+
 def test_a_log_that_can_be_read_again_shows_what_failed(world: World) -> None:
     """What was gone without it is corrected, except for a task that somebody deleted."""
     world.denied = True
@@ -400,6 +419,17 @@ def test_a_log_that_can_be_read_again_shows_what_failed(world: World) -> None:
     apply(tracker, world, snapshot())
     asyncio.run(tracker.recheck())
     assert world.counts() == {"failed": 1, "gone": 4}
+
+
+def test_a_purge_does_not_explain_what_was_gone_before(world: World) -> None:
+    """The log is read once more for these rows, after the queue was purged."""
+    world.immediate = True
+    tracker = new(world)
+    watch(tracker, world, 10)
+    assert world.outbox.causes.lost(world.batch) == {None: 5}
+    apply(tracker, world, snapshot(world.now(), values={"purge_time": world.now()}))
+    asyncio.run(tracker.recheck())
+    assert world.outbox.causes.lost(world.batch) == {None: 5}
 
 
 def test_an_immediate_log_needs_no_waiting(world: World) -> None:

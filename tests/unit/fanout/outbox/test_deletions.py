@@ -25,6 +25,18 @@ def lose(outbox: Outbox, batch: str, attempt: int = 1) -> None:
     )
 
 
+def test_a_row_that_left_before_its_deletion_is_not_cancelled(outbox: Outbox, sent: str) -> None:
+    """A search sees that it is gone before the answer comes, by which this deletion was not what ended it."""
+    queue = outbox.deletions(sent)
+    page = queue.turn(None, (), size=250)
+    lose(outbox, sent)
+    assert counted(outbox, sent) == {State.CANCELLED: 250}
+    queue.turn(page, [True] * 100 + [False] * 150, size=0)
+    assert counted(outbox, sent) == {State.CANCELLED: 100, State.SENT: 150}
+    lose(outbox, sent)
+    assert counted(outbox, sent) == {State.CANCELLED: 100, State.GONE: 150}
+
+
 def counted(outbox: Outbox, batch: str) -> dict[State, int]:
     """Return the states that rows are in, with their numbers, as counted and as stored."""
     found = {state: n for state, n in outbox.batches.counts(batch).items() if n}

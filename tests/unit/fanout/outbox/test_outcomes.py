@@ -1,5 +1,6 @@
 """What becomes of rows: outcomes that were heard of, and new tries that were asked for."""
 
+import sqlite3
 import threading
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import FINAL, State
-from tests.unit.fanout.conftest import Outcome, all_rows, digest, put, record_outcomes, refs
+from tests.unit.fanout.conftest import Outcome, all_rows, chunks, digest, put, record_outcomes, refs, spool
 
 
 def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None:
@@ -45,6 +46,45 @@ def test_of_two_attempts_the_later_counts(outbox: Outbox, batch: str) -> None:
     page = next(outbox.rows.pages(batch))
     assert (page.attempts[0], page.last_status[0], page.last_attempt_time[0], page.duration[0]) == (3, 14, 30, None)
     assert page.last_message[0] == "why"
+
+
+def test_a_message_that_counts_again_has_its_cause(outbox: Outbox, batch: str) -> None:
+    """Of three attempts the second one ended otherwise; all is told of two of them at once."""
+    ref = refs(outbox, batch)[0]
+    said, other, same = (
+        Outcome(ref=ref, attempts=number, last_status=status, last_message=message)
+        for number, status, message in [(1, 13, "KeyError: 'a'"), (2, 4, None), (3, 13, None)]
+    )
+    record_outcomes(outbox, batch, [said])
+    record_outcomes(outbox, batch, [other, same])
+    page = next(outbox.rows.pages(batch))
+    assert (page.attempts[0], page.last_status[0], page.last_message[0]) == (3, 13, "KeyError: 'a'")
+    assert outbox.causes.retrying(batch) == {"KeyError: …": 1}
+
+
+def test_retrying_rows_of_another_batch_are_not_read(
+    outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each snapshot of each open batch counts its own, and another batch may have a million."""
+    other = spool(outbox, chunks(range(1_000, 1_250))).batch
+    database, steps = outbox.rows._database, list[int]()
+    connect = database.connect
+
+    def counting() -> sqlite3.Connection:
+        connection = connect()
+        connection.set_progress_handler(lambda: steps.append(1), 1)
+        return connection
+
+    monkeypatch.setattr(database, "connect", counting)
+    found = []
+    for _ in range(2):
+        steps.clear()
+        found.append((outbox.rows.retrying(batch, 0).rows, len(steps)))
+        record_outcomes(outbox, other, [Outcome(ref=ref, attempts=1, last_status=13) for ref in refs(outbox, other)])
+    (before, few), (after, more) = found
+    assert (before, after) == (0, 0)
+    assert more < few + 100
+    assert outbox.rows.retrying(other, 0).rows == 250
 
 
 def test_an_http_status_is_of_the_last_attempt(outbox: Outbox, batch: str) -> None:
