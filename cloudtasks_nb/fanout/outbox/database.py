@@ -65,7 +65,7 @@ _TABLES = (
         due INTEGER, began INTEGER, duration INTEGER,
         message TEXT, said INTEGER, code INTEGER, cause TEXT,  -- what an attempt tells of its failure
         version TEXT)""",
-    f"CREATE INDEX retrying ON rows (ref, attempts, due) WHERE state = {State.SENT:d} AND status > 0",
+    f"CREATE INDEX retrying ON rows (ref >> 32, attempts, due) WHERE state = {State.SENT:d} AND status > 0",
     """CREATE TABLE tallies (
         part INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (part, state, cause)) WITHOUT ROWID""",
     """CREATE TABLE keys (

@@ -162,17 +162,19 @@ class Rows(Repository):
 
     @scanning
     def retrying(self, connection: sqlite3.Connection, batch: str, now: int) -> Retrying:
-        """Return what is known of the rows that are tried again; `now` is in microseconds since 1970.
-
-        Attempts and times are those of the first rows: there may be a million, and this is read each second.
-        """
-        num, of_batch = number_of(connection, batch), f"num = ? AND phase = 1 AND state = {State.SENT:d}"
+        """Return what is known of the rows that are tried again; `now` is in microseconds since 1970."""
+        num = number_of(connection, batch)
+        of_batch = f"num = ? AND phase = 1 AND state = {State.SENT:d}"
         query = f"SELECT coalesce(sum(n), 0) FROM parts JOIN tallies USING (part) WHERE {of_batch} AND cause <> ''"
         count = number(connection, query, num)
-        rows = f"""SELECT attempts, due FROM parts CROSS JOIN rows INDEXED BY retrying
-            ON ref BETWEEN part << 32 AND last WHERE {of_batch} AND status > 0 LIMIT 10000"""
-        query = f"SELECT coalesce(max(attempts), 0), min(iif(due > ?, due, NULL)) FROM ({rows})"
-        return Retrying(count, *connection.execute(query, (now, num)).fetchone())
+        # Those with the most attempts are enough: there may be a million, and this is read each second.
+        rows = f"rows INDEXED BY retrying WHERE ref >> 32 = ? AND state = {State.SENT:d} AND status > 0"
+        parts = [first >> 32 for first, _ in ranges(connection, num)]
+        query = f"SELECT coalesce(max(attempts), 0) FROM {rows}"
+        most = max((number(connection, query, part) for part in parts), default=0)
+        query = f"SELECT min(due) FROM {rows} AND attempts = ? AND due > ?"
+        dues = [connection.execute(query, (part, most, now)).fetchone()[0] for part in parts]
+        return Retrying(count, most, min((due for due in dues if due is not None), default=None))
 
     @scanning
     def last_of_first(self, connection: sqlite3.Connection, batch: str, count: int) -> int:

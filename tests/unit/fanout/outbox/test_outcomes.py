@@ -5,7 +5,9 @@ import threading
 
 import pytest
 
+from cloudtasks_nb.fanout.outbox import rows
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Retrying
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import FINAL, State
 from tests.unit.fanout.conftest import Outcome, all_rows, chunks, digest, put, record_outcomes, refs, spool
@@ -85,6 +87,16 @@ def test_retrying_rows_of_another_batch_are_not_read(
     assert (before, after) == (0, 0)
     assert more < few + 100
     assert outbox.rows.retrying(other, 0).rows == 250
+
+
+def test_the_next_attempt_of_many_is_the_earliest(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those with the most attempts, and of those that are not due yet; however many are read together."""
+    monkeypatch.setattr(rows, "_PAGE", 1)
+    told = zip(refs(outbox, batch), [(2, 50), (3, 90), (3, 70), (3, 10)], strict=False)
+    news = [Outcome(ref=ref, attempts=number, last_status=13, schedule_time=due) for ref, (number, due) in told]
+    record_outcomes(outbox, batch, news)
+    assert outbox.rows.retrying(batch, 20) == Retrying(4, 3, 70)
+    assert outbox.rows.retrying(batch, 90) == Retrying(4, 3, None)
 
 
 def test_an_http_status_is_of_the_last_attempt(outbox: Outbox, batch: str) -> None:
