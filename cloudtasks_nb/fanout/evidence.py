@@ -85,7 +85,7 @@ class Row(NamedTuple):
     deleting: int | None = None  #: the try whose task the batch itself deletes
     fact: int | None = None
     seen: int | None = None  #: when its task was there, or had left, at last; None above `LEFT_LOGGED`
-    reason: str | None = None
+    reason: str | None = None  #: how its task left; shown while it is gone
     attempts: int | None = None
     heard: int | None = None  #: who has told of the newest attempt: a sum of `Source`, and `_LAST`
     status: int | None = None
@@ -122,10 +122,7 @@ def fold(row: Row, news: Evidence, tries: int, causes: Mapping[str | None, str |
     # The queue tells of an attempt that has ended only if there will be another one.
     failed = bool(attempt[1]) and attempt[1] & (_LAST | Source.QUEUE) == _LAST
     state = _state_of(state, fact, attempt[2], failed=failed, own=deleting == tries)
-    if state != State.GONE:
-        reason = None
-    elif fact == Fact.DELETED:
-        reason = DELETED
+    reason = DELETED if fact == Fact.DELETED else reason
     return Row._make((ref, tries, state, deleting, fact, seen, reason, *attempt, *message, row[18]))
 
 

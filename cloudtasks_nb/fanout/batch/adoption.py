@@ -62,6 +62,7 @@ class Adoption:
         self.queue = QueueName.parse(self.record.place.queue_name)
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
         self._scan: asyncio.Task[bool] | None = None  # looks for entries of the batch, while rows are sent already
+        self._begun = False  # this home had sent rows before it began to read
         self._again = asyncio.Lock()
         self._read_again = -math.inf, math.inf  # when it was read for tasks in doubt, since when
         self.known_later = False  #: of some tasks the log may tell later whether they were created
@@ -147,6 +148,9 @@ class Adoption:
 
     async def _adopt(self, last: float, scan: asyncio.Task[bool] | None = None) -> None:
         """Read the witnesses; `last` is when they were read before, `scan` finds out whether the log has an entry."""
+        if scan is None:
+            self._begun = await self.outbox.run(self.outbox.requests.begun, self.batch)
+        await self.outcomes.learn_queue()  # the answer also tells the time
         started = self.watcher.now()
         since = max(started - RETENTION, round((last - _OVERLAP) * _SECOND))
         if not last and scan is None:
@@ -178,11 +182,7 @@ class Adoption:
         """
         try:
             done, _ = await asyncio.wait({scan}, timeout=_PATIENCE)
-            if not (
-                done
-                or self.record.imported
-                or await asyncio.to_thread(made_elsewhere, self.outcomes.results, self.record)
-            ):
+            if not done and not await asyncio.to_thread(made_elsewhere, self.outcomes.results, self.record):
                 tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED)
                 if not await self.watcher.is_logged(self.queue, since=since, tasks=tasks):
                     return scan.done()
@@ -194,9 +194,8 @@ class Adoption:
 
     async def _read(self, witness: Witness, since: int, what: str, *, first: bool = False) -> None:
         """Record what a witness tells of all tasks of the batch."""
-        if first and not await self.outbox.run(self.outbox.requests.begun, self.batch):
+        if first and not self._begun:
             await self._set_adopted()
-        await self.outcomes.learn_queue()
         read = 0
         async for evidence in witness.read(None, since):
             if (await self.outcomes.tell(evidence)).newer:
@@ -229,7 +228,7 @@ class Adoption:
             _LOGGER.warning("rows of batch %s that were sent from elsewhere may be missed: %s", self.batch, reason)
         left = (await self.outbox.run(self.outbox.batches.counts, self.batch))[State.UNSENT]
         found = newer > 0 or left < counts[State.UNSENT]
-        if newer or (found and not await self.outbox.run(self.outbox.requests.begun, self.batch)):
+        if newer or (found and not self._begun):
             await self._set_adopted()  # else a killed kernel of this home may have sent them
         return found
 

@@ -13,7 +13,7 @@ from typing import Any
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.errors import CloudTasksError, UnavailableError
+from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, UnavailableError
 from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -177,15 +177,16 @@ class Cancellation:
         page, results = None, list[bool | None]()
         while page := await self.outbox.run(pages.turn, page, results, size=0 if refusals else _DELETED_TOGETHER):
             self.publish()
-            before = len(refusals)
+            own = list[CloudTasksError]()
             errors = await delete(
                 self.connection,
                 self.queue,
                 page.tasks,
                 lambda _: None,
-                lambda error, _: refusals.append(error),
+                lambda error, _, own=own: own.append(error),
                 request_id=request_id(self.batch, 0, page.tasks),
             )
-            # After an error of a call it is not known whether the call had an effect.
-            failed = None if len(refusals) > before else False
+            refusals += own
+            # After an error of a call it is not known whether the call had an effect, unless it was not permitted.
+            failed = None if any(not isinstance(error, PermissionDeniedError) for error in own) else False
             results = [True if error is None else failed for error in errors]

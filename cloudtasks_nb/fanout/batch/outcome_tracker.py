@@ -23,7 +23,6 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord, Retrying
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.costs import LOG_PRICE
-from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Snapshot, Watcher
 from cloudtasks_nb.store.store import Store
 
@@ -69,7 +68,6 @@ class OutcomeTracker:
         self.search = Search(self.outbox, self.record, self.watcher, self.witnesses, self.tell, self.clock)
         self._due: int | None = facts.get("_due")
         self._spread = bool(facts.get("_spread"))
-        self._unstored: list[Entry] = []  # until their evidence is recorded
         # Tasks of which an attempt has just failed, and whether it was the last one.
         self._unexplained: dict[str, bool] = {}
         self._explain_from = 0.0
@@ -98,19 +96,17 @@ class OutcomeTracker:
     async def apply(self, snapshot: Snapshot, *, sent: int) -> bool:
         """Record what one snapshot tells; return whether it is time to `search` the queue.
 
-        `sent` rows are in the queue as far as is known.
+        `sent` rows are in the queue as far as is known. After an error it is called with the same snapshot again.
         """
         self.snapshot = snapshot
         self.limit.learn(snapshot.values)
         if self.limit.values.get("log_sampling_ratio", 1) < 1 and not self.search.sampled:
             self.search.sampled = True
             await self.outbox.run(self.outbox.batches.set_setting, self.batch, "sampled", True)
-        self._unstored += snapshot.entries
         # Rows that were acknowledged since the last snapshot: this one may have been made before they were there.
         fresh = max(0, sent - self._sent) if self._sent is not None else 0
-        if self._unstored:
-            await self.tell(self.witnesses.log.evidence(self._unstored))
-            self._unstored.clear()
+        if snapshot.entries:
+            await self.tell(self.witnesses.log.evidence(snapshot.entries))
             await self.explain()
             counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
             sent = min(sent, counts[State.SENT])

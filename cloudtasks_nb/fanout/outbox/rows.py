@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     AMONG,
     CAUSE,
     MESSAGE,
+    REASON,
     ROWS,
     SHOWN_STATE,
     as_json,
@@ -43,7 +44,7 @@ TimingsPage = Sequence[Sequence[int]]
 
 _PAGE = 1_000
 _RowsOfBlock = tuple[StoredBlock, list[tuple[Any, ...]]]  # a block, and rows of it
-_COLUMNS = f"ref, pos, try, {SHOWN_STATE}, attempts, status, {MESSAGE}, due, began, duration, http, reason"
+_COLUMNS = f"ref, pos, try, {SHOWN_STATE}, attempts, status, {MESSAGE}, due, began, duration, http, {REASON}"
 _MATCHING = f"""
     SELECT ref FROM {ROWS} AND {SHOWN_STATE} IN (SELECT value FROM json_each(?))
       AND coalesce(status > 0, 0) = coalesce(?, status > 0, 0) AND {CAUSE} = coalesce(?, {CAUSE})

@@ -24,6 +24,7 @@ __all__ = [
     "CAUSE",
     "COUNTED",
     "MESSAGE",
+    "REASON",
     "ROWS",
     "SHOWN_STATE",
     "as_json",
@@ -59,6 +60,9 @@ CAUSE = "coalesce(cause, status, '')"
 
 #: The message of a row, unless it is of an earlier attempt that ended otherwise.
 MESSAGE = "iif(said = coalesce(attempts, 0) OR code IS status, message, NULL)"
+
+#: Why a row was rejected, or how the task of a row that is gone has left its queue.
+REASON = f"iif(state IN ({State.REJECTED:d}, {State.GONE:d}), reason, NULL)"
 
 #: What a row counts as, besides its state: the cause of a failure, also of one that is tried again, or how the task of
 #: a row that is gone has left its queue.

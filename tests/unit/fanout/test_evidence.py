@@ -67,6 +67,7 @@ def evidence(draw: st.DrawFn) -> list[Told]:
             source=st.just(Source.QUEUE),
             seen=st.integers(1, 4).map(lambda at: at * SECOND),
             fact=st.sampled_from([None, Fact.LEFT, Fact.LEFT_LOGGED]),
+            reason=st.just("purged"),
         ),
     )
     return told + draw(st.lists(st.tuples(st.integers(1, 2), others), max_size=5))
