@@ -101,7 +101,7 @@ class ClockRound(Round):
         super()._plan()
         self._ahead = {home: self._random.choice([*self._WRONG, 0]) for home in self._homes}
         if not self._ahead[self._homes[0]]:
-            self.events = (*EVENTS, *[CLOCK_IS_SET] * len(EVENTS))
+            self.events = (CLOCK_IS_SET, CLOCK_IS_SET, "kill kernel")
         self._more = {"words": {"delay": "1s"}}  # by another clock it would be far too long, or none
         for home in self._homes:
             Path(f"{home}.clock").touch()
