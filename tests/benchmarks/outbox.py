@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack
@@ -13,10 +14,8 @@ from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
-from cloudtasks_nb.fanout.states import State
 from tests.benchmarks import flights
 from tests.benchmarks.figures import Bench, case
-from tests.unit.fanout.conftest import Outcome, record_outcomes
 
 _SPEC = BatchSpec(place=Place(endpoint="e", project="p", location="l", queue="q"), recipe=b"recipe")
 _TURN, _PAGE = 24, 1_000  # requests, and outcomes, that are stored together
@@ -29,9 +28,9 @@ def _measure(bench: Bench) -> None:
         with Outbox(folder / "outbox.sqlite3") as outbox:
             spent, batch = _cpu(_store, outbox, plan_chunks(data, recipe, now=dt.datetime.now(dt.UTC)))
             bench.report("plan", spent / rows)
-            spent, refs = _cpu(_send, outbox, batch)
+            spent, tasks = _cpu(_send, outbox, batch)
             bench.report("send", spent / rows)
-            spent, _ = _cpu(_record, outbox, batch, refs)
+            spent, _ = _cpu(_record, outbox, batch, tasks)
             bench.report("record", spent / rows)
             spent, opened = _cpu(outbox.outcomes.new_try, batch)
             bench.report("retry", spent / opened)
@@ -51,24 +50,26 @@ def _store(outbox: Outbox, chunks: Iterable[Chunk]) -> str:
         return spool.commit().batch
 
 
-def _send(outbox: Outbox, batch: str) -> list[int]:
-    queue, refs, acks = outbox.requests.queue(batch), list[int](), list[Ack]()
+def _send(outbox: Outbox, batch: str) -> list[str]:
+    queue, tasks, acks = outbox.requests.queue(batch), list[str](), list[Ack]()
     while requests := queue.turn(acks, _TURN, now=time.time()):
         acks = [Ack(seq=request.seq, sent=request.refs) for request in requests]
-        refs += [ref for request in requests for ref in request.refs]
-    return refs
+        tasks += [task for request in requests for task in request.tasks]
+    return tasks
 
 
-def _record(outbox: Outbox, batch: str, refs: list[int]) -> None:
-    for start in range(0, len(refs), _PAGE):
-        record_outcomes(outbox, batch, [_outcome(ref) for ref in refs[start : start + _PAGE]])
+def _record(outbox: Outbox, batch: str, tasks: list[str]) -> None:
+    for start in range(0, len(tasks), _PAGE):
+        outbox.outcomes.record(batch, map(_evidence, range(_PAGE), tasks[start : start + _PAGE]))
 
 
-def _outcome(ref: int) -> Outcome:
+def _evidence(number: int, task: str) -> Evidence:
     """Return a success, or in one of ten rows a failure."""
-    failure: dict[str, Any] = {"last_status": 13, "last_message": f"ValueError: no {ref}"} if ref % 10 == 0 else {}
-    state = State.FAILED if failure else State.SUCCEEDED
-    return Outcome(ref=ref, attempt=1, state=state, attempts=1, last_attempt_time=1 << 50, duration=1_000, **failure)
+    told: dict[str, Any] = {"task": task, "attempts": 1, "began": 1 << 50, "duration": 1_000}
+    if number % 10:
+        return Evidence(**told, source=Source.LOG, fact=Fact.ANSWERED, status=0)
+    message = f"ValueError: no {number}"
+    return Evidence(**told, source=Source.RESULTS, fact=Fact.LAST_FAILED, status=13, message=message)
 
 
 OUTBOX = case(
@@ -79,7 +80,7 @@ OUTBOX = case(
     """
     plan   | plan and store a row                  | µs
     send   | give a row out, and store its answer  | µs
-    record | record the outcome of a row           | µs
+    record | find a row, and record its outcome    | µs
     retry  | open a new try for a failed row       | µs
     """,
 )

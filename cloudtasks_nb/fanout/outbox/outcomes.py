@@ -35,6 +35,7 @@ MOST_CAUSES = 1_000
 
 _PAGE = 1_000
 
+_WITH_CAUSE = {State.FAILED, State.GONE}
 _READ = f"""SELECT ref, try, state, deleting, fact, seen, reason, attempts, heard, status, http, due, began, duration,
     message, said, code, cause, {COUNTED} FROM rows WHERE {AMONG}"""
 _WRITE = """UPDATE rows SET try = ?, state = ?, deleting = ?, fact = ?, seen = ?, reason = ?, attempts = ?, heard = ?,
@@ -131,19 +132,17 @@ def _record_page(
             newest = news.source is Source.LOG and news.attempts == new.attempts
             if newest and new.status and not (new.heard or 0) & Source.RESULTS:
                 recorded.unexplained[news.task] = new.state in FINAL
-    changed = [row for ref, row in after.items() if row != before[ref]]
-    connection.executemany(_WRITE, [(*row[1:-1], row.ref) for row in changed])
-    recorded.ended |= {row.ref for row in changed if row.state in FINAL and row.state != before[row.ref].state}
-    recorded.newer += sum(row.tries > before[row.ref].tries for row in changed)
-    counted = Counter((row.ref >> 32, row.state, row.counted) for row in before.values())
-    # Of a row without status, cause and reason only the state counts.
-    bare: Counter[tuple[int, int, int | str]] = Counter(
-        (row.ref >> 32, row.state, "")
-        for row in after.values()
-        if row.status is None and row.cause is None and row.reason is None
+    changed = [(row, before[ref]) for ref, row in after.items() if row is not before[ref]]
+    connection.executemany(_WRITE, [(*row[1:-1], row[0]) for row, _ in changed])
+    recorded.ended |= {row.ref for row, old in changed if row.state in FINAL and row.state != old.state}
+    recorded.newer += sum(row.tries > old.tries for row, old in changed)
+    counted = Counter((old[0] >> 32, old[2], old[-1]) for _, old in changed)
+    # Only rows that failed, are gone, or are tried again count as more than their state.
+    more = {row[0] for row, _ in changed if row.state in _WITH_CAUSE or (row.status and row.state not in FINAL)}
+    plain: Counter[tuple[int, int, int | str]] = Counter(
+        (row[0] >> 32, row[2], "") for row, _ in changed if row[0] not in more
     )
-    rich = as_json(ref for ref, row in after.items() if not (row.status is row.cause is row.reason is None))
-    replace(connection, counted, tally(connection, AMONG, rich) + bare)
+    replace(connection, counted, tally(connection, AMONG, as_json(more)) + plain)
     return corrected
 
 

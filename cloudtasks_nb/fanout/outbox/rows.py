@@ -265,7 +265,7 @@ def locate(
         # Tasks of several tries of a row lead to the same key.
         by_half: dict[int, list[tuple[int, str]]] = defaultdict(list)
         for task in page:
-            if (head := key_head(task)) and batch_of(task) == batch:
+            if f"-{batch}-" in task and (head := key_head(task)):
                 half, rest = unpack(">qH", head)
                 by_half[half].append((rest, task))
         cursor = connection.execute(

@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import count
 from operator import mul
@@ -138,6 +139,7 @@ def request_id(batch: str, seq: int, tasks: Sequence[str]) -> str:
     return str(uuid.UUID(bytes=blake2b(text.encode(), digest_size=16).digest(), version=4))
 
 
+@lru_cache(maxsize=64)
 def _mask(batch: str, attempt: int) -> bytes:
     return blake2b(f"{batch}/{attempt}".encode(), digest_size=KEY_SIZE).digest()
 
