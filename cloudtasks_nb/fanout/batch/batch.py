@@ -334,7 +334,7 @@ class Batch:
         >>> batch.results()["error"].dropna().item()
         'ValueError: day ...'
         """
-        self._read_failed()
+        self._read_failed(log=False)
         notified: set[str] = set()
         if page is None:
             return self._with_results(self._frames.frame(pending=self._pending()), notified)
@@ -422,7 +422,7 @@ class Batch:
         3 rows: 3 succeeded
         """
         self._connection.transport.check_open()
-        self._read_failed()
+        self._read_failed(log=True)
         return self._go(sending=retry_failed(self._outbox, self.id, where, self.tasks))
 
     def resend(self, df: pd.DataFrame) -> Self:
@@ -549,11 +549,11 @@ class Batch:
             return {}
         return pending_tasks(self._connection, self._tracker.queue, self._outbox, self.id)
 
-    def _read_failed(self) -> None:
+    def _read_failed(self, *, log: bool) -> None:
         """Find out which failed rows have succeeded after all."""
         with suppress(OutboxError):  # after `close`: what is stored is shown
             if self._outbox.batches.counts(self.id)[State.FAILED]:
-                _loop.run(self._tracker.read_failed())
+                _loop.run(self._tracker.read_failed(log=log))
 
     def _with_results(self, rows: pd.DataFrame, notified: set[str]) -> pd.DataFrame:
         store = self._connection.store

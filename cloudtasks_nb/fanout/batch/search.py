@@ -178,18 +178,30 @@ class Search:
                 if snapshot is not None and self._complete(snapshot, now):  # else it tells no more than before
                     await self._tell_left(await self.in_state(State.GONE), snapshot, now, before, readable=True)
         finally:
-            await self.read_results(State.GONE)
+            await self._read_results_in(State.GONE)
 
-    async def read_results(self, state: State) -> None:
-        """Read the stored results of the rows in a state, as far as they have some.
-
-        That of a failed row may be a success that came after the last failure in the log.
+    async def read_failed_results(self) -> None:
+        """Read the stored results of failed rows: there may be a success after the last failure in the log.
 
         Raises
         ------
         StoreError
             If the results cannot be read.
         """
+        await self._read_results_in(State.FAILED)
+
+    async def read_failed_log(self) -> None:
+        """Read the log once more for rows that failed by elimination: a success may have come very late.
+
+        Raises
+        ------
+        CloudTasksError
+            If the log cannot be read.
+        """
+        if eliminated := await self.in_state(State.FAILED, Fact.LEFT_LOGGED):
+            await self._read_log(eliminated, None, _EVER)
+
+    async def _read_results_in(self, state: State) -> None:
         for page in paged(await self.in_state(state), _TOGETHER):
             await self._read_results(page)
 
@@ -287,10 +299,10 @@ class Search:
         """The time before which no row was sent, of the service, in microseconds since 1970; 0: it is not known."""
         return 0 if self.adopted else self._created - _MARGIN
 
-    async def in_state(self, state: State) -> Refs:
-        """Return the rows in a state."""
+    async def in_state(self, state: State, fact: Fact | None = None) -> Refs:
+        """Return the rows in a state, or only those of them of which a fact is known."""
         found, after = Refs(), 0
-        while page := await self.outbox.run(self.outbox.rows.refs, self.batch, state, after):
+        while page := await self.outbox.run(self.outbox.rows.refs, self.batch, state, after, fact=fact):
             for ref in page:
                 found.add(ref)
             after = page[-1]

@@ -22,7 +22,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, OutboxError, PreconditionError, StoreError
+from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch import state as machine
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
@@ -243,12 +243,23 @@ class Tracker:
             self._supervisor.start(_ADOPTING, self._adopt)
         await self._count()
 
-    async def read_failed(self) -> None:
-        """Find out which failed rows have succeeded after all; say so if the stored results cannot be read."""
-        try:
-            await self._outcomes.search.read_results(State.FAILED)
-        except StoreError as error:
-            notify(f"the results of the failed rows of batch {self.batch} were not read: {error.message}")
+    async def read_failed(self, *, log: bool) -> None:
+        """Find out which failed rows have succeeded after all; say so if what tells it cannot be read.
+
+        Parameters
+        ----------
+        log : bool
+            Also by the log, which may have entries by now that came very late.
+        """
+        search = self._outcomes.search
+        for what, read in [
+            ("results", search.read_failed_results),
+            *([("log", search.read_failed_log)] if log else []),
+        ]:
+            try:
+                await read()
+            except CloudTasksError as error:
+                notify(f"the {what} of failed rows of batch {self.batch} could not be read: {error.message}")
         self._rows_changed()
 
     async def resume(self) -> None:

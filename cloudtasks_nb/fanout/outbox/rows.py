@@ -214,14 +214,21 @@ class Rows(Repository):
 
     @scanning
     def refs(
-        self, connection: sqlite3.Connection, batch: str, state: State, after: int = 0, limit: int = 10_000
+        self,
+        connection: sqlite3.Connection,
+        batch: str,
+        state: State,
+        after: int = 0,
+        limit: int = 10_000,
+        fact: int | None = None,
     ) -> list[int]:
         """Return the refs of rows in a state, ascending: those behind `after`, at most `limit`.
 
-        A row in a request of a sender that has ended is in none of them: it is looked up by the next sender.
+        With `fact`, only of rows of which that is the fact that counts. A row in a request of a sender that has ended
+        is in none of them: it is looked up by the next sender.
         """
-        query = f"SELECT ref FROM {ROWS} AND state = ? ORDER BY part, ref LIMIT ?"
-        return _firsts(connection, query, (after + 1, ALL, number_of(connection, batch), state, limit))
+        query = f"SELECT ref FROM {ROWS} AND state = ? AND (? IS NULL OR fact = ?) ORDER BY part, ref LIMIT ?"
+        return _firsts(connection, query, (after + 1, ALL, number_of(connection, batch), state, fact, fact, limit))
 
     @reading
     def tasks(self, connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[tuple[int, str, int]]:

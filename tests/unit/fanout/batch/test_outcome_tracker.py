@@ -365,6 +365,21 @@ def test_a_success_corrects_what_failed_as_its_task_had_left(world: World) -> No
     assert world.counts() == {"succeeded": 1, "gone": 4}
 
 
+def test_a_success_that_came_very_late_is_found_before_failed_rows_are_sent_again(world: World) -> None:
+    """Only rows that failed because their tasks had left are asked about: of others the log had the last attempt."""
+    late(world, world.tasks[0], 0, status="UNAVAILABLE")
+    late(world, world.tasks[0], 1_200, attempt=2)
+    late(world, world.tasks[1], 0, status="UNAVAILABLE", attempt=3)
+    tracker = new(world)
+    watch(tracker, world, 1_000)
+    assert world.counts() == {"failed": 2, "gone": 3}
+    world.clock.advance(300)
+    asked = len(world.asked)
+    asyncio.run(tracker.search.read_failed_log())
+    assert world.counts() == {"failed": 1, "gone": 3, "succeeded": 1}
+    assert world.asked[asked:] == ["log"]
+
+
 @pytest.mark.parametrize(
     "words", [{"purge_time": 9e15}, {"log_sampling_ratio": 0.5}, {"log_sampling_ratio": 0.0}], ids=str
 )
