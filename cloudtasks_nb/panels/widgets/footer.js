@@ -106,7 +106,7 @@ class FooterView {
   drawAge() {
     const at = this.model.get("at");
     const paused = this.model.get("paused");
-    setText(this.age, [at ? age(at, serviceNow(this.root)) : "", paused].filter(Boolean).join(", "));
+    setText(this.age, [at ? age(at, serviceNow(this.el)) : "", paused].filter(Boolean).join(", "));
   }
 
   // -- the panel around ------------------------------------------------------------------------------------------------
