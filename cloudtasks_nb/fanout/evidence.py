@@ -135,7 +135,7 @@ def _end(known: tuple[Any, ...], news: Evidence) -> tuple[Any, ...]:
         return int(news.fact), None, None
     later = news.seen is not None and (news.seen, news.fact or 0) > (seen or 0, fact or 0)
     if later and (fact is None or fact <= Fact.LEFT_LOGGED):
-        return None if news.fact is None else int(news.fact), news.seen, news.reason
+        return (None, news.seen, None) if news.fact is None else (int(news.fact), news.seen, news.reason)
     return known
 
 
