@@ -7,7 +7,8 @@ order, however late it comes and however often.
 A task leaves its queue when it succeeds, when it is deleted, and when it is given up after a failed attempt. The log
 has the first two, and an entry for each attempt. So a row is *gone* if its task has left the queue and nothing tells
 why: no result is stored, and the log has no success and no deletion, or it may lack entries. If the log has every entry
-and the last one is a failed attempt, the task was given up: the row has *failed*, by elimination.
+and the last one is a failed attempt, the task was given up: the row has *failed*, by elimination. A row whose task the
+batch itself deletes is *cancelled* in place of both.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Fact(IntEnum):
     LAST_FAILED = 4  #: the attempt failed that the queue allows as the last one
     ANSWERED = 5  #: the log has a success
     GAVE_UP = 6  #: the handler has stored that it gives up
-    STORED = 7  #: the handler has stored a result
+    STORED = 7  #: the handler has stored a success
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
