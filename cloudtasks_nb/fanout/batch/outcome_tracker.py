@@ -100,7 +100,9 @@ class OutcomeTracker:
         """
         self.snapshot = snapshot
         self.limit.learn(snapshot.values)
-        if self.limit.values.get("log_sampling_ratio", 1) < 1 and not self.search.sampled:
+        # The tasks of a queue that is deleted leave it without an entry.
+        lacking = snapshot.gone or self.limit.values.get("log_sampling_ratio", 1) < 1
+        if lacking and not self.search.sampled:
             self.search.sampled = True
             await self.outbox.run(self.outbox.batches.set_setting, self.batch, "sampled", True)
         # Rows that were acknowledged since the last snapshot: this one may have been made before they were there.

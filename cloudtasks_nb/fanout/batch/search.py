@@ -92,7 +92,7 @@ class Search:
         self.batch = self.record.id
         self.queue = QueueName.parse(self.record.place.queue_name)
         self.settling = Settling()
-        self.sampled = False  #: the queue did not always log every operation
+        self.sampled = False  #: the log may lack entries: not every operation was logged, or the queue was deleted
         self.adopted = False  #: rows were sent from elsewhere, maybe before this home knew the batch
         self._created = int(self.record.created.timestamp() * _SECOND)
         self._unread = Refs()  # settling rows whose stored results are not read yet

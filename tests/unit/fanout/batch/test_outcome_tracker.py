@@ -611,6 +611,15 @@ def test_a_deleted_queue_takes_its_tasks_along(world: World) -> None:
     assert set(world.asked) == {"results", "log"}
 
 
+def test_a_queue_that_was_deleted_and_made_again_tells_nothing_of_its_tasks(world: World) -> None:
+    """They left without an entry, so that a failed attempt need not be the last one; also for the next kernel."""
+    world.immediate = True
+    late(world, world.tasks[0], 0, status="UNAVAILABLE")
+    apply(new(world), world, Snapshot(at=1, log_until=world.now(), queue=QUEUE, gone=True))
+    watch(new(world), world, 10)
+    assert world.counts() == {"gone": 5}
+
+
 def test_messages_of_retrying_tasks_are_kept(world: World) -> None:
     """The log has none; what the queue shows of a task is written down while it is there."""
     tracker = new(world)
