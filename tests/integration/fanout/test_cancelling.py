@@ -1,14 +1,17 @@
 """Cancelling a batch: many rows, others in the queue, and kernels that end before the deletion does."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
+from cloudtasks_nb.errors import PermissionDeniedError
 from tests.integration.conftest import Emulator, Intercept
 from tests.integration.fanout.conftest import PATIENCE, Serve, reached
 
@@ -24,7 +27,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.made: list[str] = []
-        self.losing = False
+        self.losing = self.denied = False
         self.lost = threading.Event()
 
     async def __call__(self, call: Callable[[], Awaitable[Any]], rpc: str, _: dict[str, Any]) -> Any:
@@ -33,6 +36,8 @@ class Calls:
             return await call()
         first = rpc not in self.made
         self.made.append(rpc)
+        if self.denied and rpc == "BatchDeleteTasks":
+            raise PermissionDeniedError("no right to delete tasks")
         if not self.losing or rpc == "PauseQueue":
             return await call()
         if first:
@@ -99,6 +104,16 @@ def test_a_queue_of_one_batch_is_paused_meanwhile(tasks: ct.Client, queue: ct.Qu
     assert batch.cancel().wait("60s").cancelled == 2500
     assert calls.made == ["PauseQueue", *["BatchDeleteTasks"] * 3, "ResumeQueue"]
     assert tasks.queues()["state"][batch.queue] == "RUNNING"
+
+
+def test_a_deletion_that_is_not_permitted_leaves_no_mark(paused: ct.Queue, calls: Calls) -> None:
+    """The tasks are there: rows that end in another way later are not cancelled."""
+    batch = sent(paused)
+    calls.denied = True
+    batch.cancel()
+    reached(batch, lambda _: "tasks are not deleted" in repr(batch))
+    with closing(sqlite3.connect(batch._outbox.path)) as connection:
+        assert connection.execute("SELECT count(deleting) FROM rows").fetchone() == (0,)
 
 
 def test_who_cancels_twice_does_not_resume_the_queue_early(tasks: ct.Client, queue: ct.Queue, calls: Calls) -> None:
