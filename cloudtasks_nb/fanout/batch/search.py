@@ -178,17 +178,7 @@ class Search:
                 if snapshot is not None and self._complete(snapshot, now):  # else it tells no more than before
                     await self._tell_left(await self.in_state(State.GONE), snapshot, now, before, readable=True)
         finally:
-            await self._read_results_in(State.GONE)
-
-    async def read_failed_results(self) -> None:
-        """Read the stored results of failed rows: there may be a success after the last failure in the log.
-
-        Raises
-        ------
-        StoreError
-            If the results cannot be read.
-        """
-        await self._read_results_in(State.FAILED)
+            await self.read_results(State.GONE)
 
     async def read_failed_log(self) -> None:
         """Read the log once more for rows that failed by elimination: a success may have come very late.
@@ -201,7 +191,14 @@ class Search:
         if eliminated := await self.in_state(State.FAILED, Fact.LEFT_LOGGED):
             await self._read_log(eliminated, None, _EVER)
 
-    async def _read_results_in(self, state: State) -> None:
+    async def read_results(self, state: State) -> None:
+        """Read the stored results of rows in a state: a failed row may have a success after its last failure.
+
+        Raises
+        ------
+        StoreError
+            If the results cannot be read.
+        """
         for page in paged(await self.in_state(state), _TOGETHER):
             await self._read_results(page)
 

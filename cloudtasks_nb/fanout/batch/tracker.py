@@ -252,12 +252,10 @@ class Tracker:
             Also by the log, which may have entries by now that came very late.
         """
         search = self._outcomes.search
-        for what, read in [
-            ("results", search.read_failed_results),
-            *([("log", search.read_failed_log)] if log else []),
-        ]:
+        reads = {"results": search.read_results(State.FAILED)} | ({"log": search.read_failed_log()} if log else {})
+        for what, read in reads.items():
             try:
-                await read()
+                await read
             except CloudTasksError as error:
                 notify(f"the {what} of failed rows of batch {self.batch} could not be read: {error.message}")
         self._rows_changed()
