@@ -455,7 +455,7 @@ async def send(
     clock: Clock | None = None,
     **options: Any,
 ) -> Sent:
-    """Send a batch, and let an observer see it."""
+    """Send a batch, on a clock that does not make anybody wait, and let an observer see it."""
     observer = observer or FakeObserver()
     before = observer.sent
     sender = Sender(
@@ -465,7 +465,7 @@ async def send(
         report=observer.reports.append,
         until=lambda: observer.until,
         were_created=observer.were_created,
-        clock=clock or Clock(),
+        clock=clock or FakeClock(),
         **options,
     )
     already = await sender.run()
@@ -480,8 +480,8 @@ def run_send(
     observer: FakeObserver | None = None,
     **options: Any,
 ) -> Sent:
-    """Send a batch, on a clock that does not make anybody wait."""
-    return asyncio.run(send(outbox, batch, service, observer, clock or FakeClock(), **options))
+    """Send a batch as `send` does, and wait for the end."""
+    return asyncio.run(send(outbox, batch, service, observer, clock, **options))
 
 
 def raising(code: str, times: int | range = 3, rpc: str = "BatchCreateTasks") -> Callable[[str, int], None]:

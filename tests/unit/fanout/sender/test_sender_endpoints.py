@@ -187,7 +187,7 @@ def send_twice(outbox: Outbox, batch: str, service: Service) -> list[Sent]:
     """Send a batch with two senders at the same time."""
 
     async def both() -> list[Sent]:
-        senders = (send(outbox, batch, service, clock=FakeClock()) for _ in range(2))
+        senders = (send(outbox, batch, service) for _ in range(2))
         return await asyncio.gather(*senders)
 
     return asyncio.run(both())
