@@ -127,6 +127,8 @@ ERRORS = {
 BATCHES = {
     "batch": _TEXT,
     "name": _TEXT,
+    "state": _TEXT,
+    "reason": _TEXT,
     "queue": _TEXT,
     "url": _TEXT,
     "who": _TEXT,

@@ -214,10 +214,11 @@ class Client:
         Returns
         -------
         pandas.DataFrame
-            Index `batch`; `name, queue, url, who, where, created, seen, total`, a column a state, `done, bytes`. `who`
-            is the user@host that made the batch. `where` is the store that it was found in, missing for batches of this
-            home; the states of those in a store are known once `batch(id)` has opened them. `bytes` is about the disk
-            use here. Calls no service but a store that is not the home's own.
+            Index `batch`; `name, state, reason, queue, url, who, where, created, seen, total`, a column for each state
+            of rows, `done, bytes`. `state` and `reason` are those of `Progress`. `who` is the user@host that made it.
+            `where` is the store that it was found in, missing for batches of this home; those in a store have a state
+            once `batch(id)` has opened them. `bytes` is about the disk use here. Calls no service but a store that is
+            not the home's own.
 
         Examples
         --------

@@ -65,5 +65,6 @@ def _absent_handlers(connection: Connection, queue: str) -> list[str]:
     lines = []
     for address in addresses:
         there = (url for url in urls if url.startswith(f"http://{address}/"))
-        lines.append(describe_absent(address, next((url for url in there if name_at(url) is not None), None)))
+        line, action = describe_absent(address, next((url for url in there if name_at(url) is not None), None))
+        lines.append(f"{line}: run {action}" if action else line)
     return lines

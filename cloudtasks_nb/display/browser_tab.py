@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,8 +18,10 @@ from cloudtasks_nb.display.plural import percent_text
 
 __all__ = ["BrowserTab", "browser_tab"]
 
-#: How a batch that ended badly is marked, by the state of its rows; the worst comes first.
-_MARKS = {"failed": "\u2715", "rejected": "\u2715", "gone": "?", "cancelled": "\u2013"}
+#: What stands before the state of a batch that has ended; the worst comes first.
+_MARKS = {"failed": "\u2715", "unknown": "?", "cancelled": "\u2013", "rejected": "\u2715", "succeeded": "\u2713"}
+#: States that are said of a batch that has not ended; the worst comes first.
+_SAID = ("stopped", "held", "paused", "cancelling", "failing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,7 @@ class _State:
 
     done: int
     total: int
-    rows: Mapping[str, int]  #: number of rows by state
+    state: str  #: its word
 
     @property
     def ended(self) -> bool:
@@ -80,7 +82,7 @@ class BrowserTab(anywidget.AnyWidget):
                     del self._states[batch]
             self._draw()
 
-    def show(self, batch: str, *, done: int, total: int, rows: Mapping[str, int], detail: str) -> None:
+    def show(self, batch: str, *, done: int, total: int, state: str, detail: str) -> None:
         """Show how far a batch is; does nothing if it had ended before it was ever shown.
 
         Parameters
@@ -89,20 +91,20 @@ class BrowserTab(anywidget.AnyWidget):
             Its id.
         done, total : int
             How many rows are final, of how many.
-        rows : mapping
-            How many rows are in each state.
+        state : str
+            Its word, as `Progress.state`.
         detail : str
             The text of the notification.
         """
-        state = _State(done=done, total=total, rows=rows)
+        shown = _State(done=done, total=total, state=state)
         with self._lock:
             before = self._states.get(batch)
-            if state.ended and (before is None or before.ended):
+            if shown.ended and (before is None or before.ended):
                 return
-            self._states[batch] = state
+            self._states[batch] = shown
             self._draw()
-            if state.ended:
-                self.send({"do": "ended", "batch": batch, "text": _end_text([state]), "detail": detail})
+            if shown.ended:
+                self.send({"do": "ended", "batch": batch, "text": _end_text([shown]), "detail": detail})
 
     def _draw(self) -> None:
         running = [state for state in self._states.values() if not state.ended]
@@ -120,15 +122,14 @@ class BrowserTab(anywidget.AnyWidget):
 
 def _share_text(states: list[_State]) -> str:
     share = percent_text(sum(state.done for state in states) / sum(state.total for state in states))
-    return share if len(states) == 1 else f"{share} of {len(states)} batches"
+    words = {state.state for state in states}
+    said = next((f"{word} " for word in _SAID if word in words), "")
+    return said + (share if len(states) == 1 else f"{share} of {len(states)} batches")
 
 
 def _end_text(states: Iterable[_State]) -> str:
-    rows: Counter[str] = Counter()
-    for state in states:
-        rows.update(state.rows)
-    found = (f"{mark} {rows[word]:,} {word}" for word, mark in _MARKS.items() if rows[word])
-    return next(found, "\u2713 done")
+    words = {state.state for state in states}
+    return next((f"{mark} {word}" for word, mark in _MARKS.items() if word in words), "")
 
 
 @cache

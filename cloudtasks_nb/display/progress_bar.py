@@ -96,7 +96,7 @@ class Bar:
         self._total = total
         self._unit = unit
         self._show = show
-        self._done = 0
+        self._done, self._note = 0, ""
         self._start = time.monotonic()
         self._next = self._start + _DELAY
         self._live: Live | None = None
@@ -112,9 +112,9 @@ class Bar:
         """Add to the number of items that are done."""
         self.to(self._done + count)
 
-    def to(self, done: int, *, total: int | None = None) -> None:
-        """Set the number of items that are done, and the total if it is given."""
-        self._done = done
+    def to(self, done: int, *, total: int | None = None, note: str = "") -> None:
+        """Set the number of items that are done, and the total if it is given; `note` is a word behind the bar."""
+        self._done, self._note = done, note
         self._total = self._total if total is None else total
         now = time.monotonic()
         if self._show and now >= self._next:
@@ -157,11 +157,18 @@ class Bar:
                 self._text.start_t -= now - self._start
         self._text.total = self._total
         self._text.n = self._done
+        self._text.set_postfix_str(self._note, refresh=False)
         self._text.refresh()
 
     def _draw_html(self, now: float) -> None:
         meter = tqdm.format_meter(
-            self._done, self._total or 0, now - self._start, ncols=0, prefix=self._what, unit=f" {self._unit}"
+            self._done,
+            self._total or 0,
+            now - self._start,
+            ncols=0,
+            prefix=self._what,
+            unit=f" {self._unit}",
+            postfix=self._note,
         )
         share = self._done / self._total if self._total else None
         bundle = {"text/plain": meter, "text/html": bar_html(share, meter, label=self._what)}

@@ -7,9 +7,7 @@ import threading
 from collections.abc import Mapping
 
 import ipywidgets as widgets
-import pandas as pd
 
-from cloudtasks_nb._frames import column
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import FINAL
@@ -30,7 +28,7 @@ _COLUMNS = (
     Column("queue", width="8em"),
     Column("created", kind="time", width="11em"),
     Column("total", "Rows", kind="count", width="5.5em"),
-    Column("ended", "Done", kind="count", width="5.5em"),
+    Column("done", "Done", kind="count", width="5.5em"),
     Column("failed", kind="count", width="5.5em"),
 )
 _OF_ALL = "all queues"
@@ -86,7 +84,8 @@ class BatchesPanel(Panel):
 
     def refresh(self) -> None:
         """Read the batches from this machine's files; no call of the service."""
-        self.table.load(_listed(self.context.catalog.frame(sizes=False)))
+        frame = self.context.catalog.frame(sizes=False)
+        self.table.load(frame.assign(done=frame[list(FINAL)].sum(axis=1).astype("Int64")))
         self.view.draw()
 
     def static_html(self) -> str:
@@ -120,19 +119,6 @@ class BatchesPanel(Panel):
             if batch == self._wanted:
                 self.view.show(found)
                 self.notify("", line=f"batch = tasks.batch({quoted(batch)})")
-
-
-def _listed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return `tasks.batches()` with the columns `ended` and `state`."""
-    ended = frame[list(FINAL)].sum(axis=1).astype("Int64")
-    words = [_word(*row) for row in zip(ended, frame["total"], frame["failed"], frame["cancelled"], strict=True)]
-    return frame.assign(ended=ended, state=column(words, "text"))
-
-
-def _word(ended: int, total: int, failed: int, cancelled: int) -> str:
-    if ended < total:
-        return "running"
-    return "failed" if failed else "cancelled" if cancelled else "succeeded"
 
 
 class BatchPanel(Panel):

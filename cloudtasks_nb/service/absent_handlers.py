@@ -48,10 +48,13 @@ def get_json(http: str, path: str, *, timeout: float) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def describe_absent(address: str, url: str | None) -> str:
-    """Describe a handler that does not listen. The path of a `url` at that address begins with the handler's name."""
+def describe_absent(address: str, url: str | None) -> tuple[str, str | None]:
+    """Describe a handler that does not listen; return also the line of Python that starts it, if that is known.
+
+    The path of a `url` at that address begins with the handler's name.
+    """
     parts = urllib.parse.urlsplit(url or "")
     name = urllib.parse.unquote(parts.path.strip("/").partition("/")[0]) if parts.netloc == address else ""
     if not name.isidentifier():
-        return f"no handler listens at {address}: its tasks wait, and no attempt is spent"
-    return f"no handler listens at {address} ({name}): run ct.serve({name})"
+        return f"no handler listens at {address}: its tasks wait, and no attempt is spent", None
+    return f"no handler listens at {address} ({name})", f"ct.serve({name})"

@@ -22,7 +22,7 @@ from cloudtasks_nb.fanout.batch.completion import register
 from cloudtasks_nb.fanout.batch.errors import errors_frame, status_codes
 from cloudtasks_nb.fanout.batch.live import display_report, show_in_tab, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
-from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.progress import Progress, Status
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.resend import resend, retry_failed
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
@@ -61,7 +61,7 @@ class BatchView:
         """Return how many rows `Batch.resume` would send, or look up first; 0 if this process sends them."""
         if self._tracker.sending:
             return 0
-        return self._tracker.progress.unsent + self._outbox.requests.doubtful(self._tracker.batch)
+        return self._tracker.progress.unsent + self._tracker.record.doubtful
 
     def changed(self) -> float:
         """Return when a row was changed last, in seconds since 1970."""
@@ -89,6 +89,7 @@ class BatchView:
         """Return the state of the batch; `drawn` is with the picture of its partitions."""
         tracker = _there(self._tracker)
         record, progress, causes = tracker.record, tracker.progress, self._outbox.causes
+        troubles = [line for line in tracker.blockers() if line != progress.reason]
         local = tracker.connection.endpoint.local
         picture = self._periods.draw(fresh=progress.finished) if drawn and self._periods else None
         return Report(
@@ -97,15 +98,11 @@ class BatchView:
             queue=tracker.queue.queue,
             badge="LOCAL" if local else record.place.project,
             progress=progress,
-            sending=tracker.sending,
-            doubtful=self._outbox.requests.doubtful(record.id),
             causes=causes.failed(record.id) if progress.failed else {},
             retry_causes={} if progress.finished else causes.retrying(record.id),
             lost=causes.lost(record.id) if progress.gone else {},
             retry_note=tracker.retry_note(),
-            blockers=tracker.blockers(),
-            notes=tracker.notes(),
-            held=tracker.held(),
+            notes=[*troubles, *tracker.notes()],
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{record.id}%22",
             partitions=picture.line if picture else None,
             grid=picture.grid if picture else "",
@@ -200,6 +197,18 @@ class Batch:
         1
         """
         return self._tracker.progress
+
+    def status(self) -> Status:
+        """Return how the batch is, in one word and one sentence; never calls the service.
+
+        Examples
+        --------
+        >>> batch.status()
+        failed: 1 failed (ValueError: day ... 1) → batch.retry_failed()
+        >>> batch.status().state
+        'failed'
+        """
+        return self._tracker.progress.status
 
     def wait(self, timeout: Any = None) -> Progress:
         """Wait until every row is final; an interrupt stops the waiting, not the sending.
@@ -460,13 +469,16 @@ class Batch:
     def cancel(self) -> Self:
         """Stop sending, and delete the tasks that are not final, in the background.
 
+        The wish is stored when this returns. If the kernel ends before all tasks are deleted, the next one that opens
+        the batch goes on.
+
         Examples
         --------
         >>> batch = queue.pause().fan_out(df, url=handler)
         >>> batch.cancel().wait()
         3 rows: 3 cancelled
         """
-        _loop.run(self._tracker.begin_cancel())
+        _loop.run(self._tracker.cancel())
         return self
 
     def resume(self) -> Self:

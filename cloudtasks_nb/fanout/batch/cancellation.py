@@ -1,11 +1,13 @@
-"""Cancel a batch: stop its sending, delete its tasks in the queue, and record which were deleted.
+"""Cancel a batch: drop what is not sent, delete its tasks in the queue, and record which were deleted.
 
-What is under way is stored, so that the next process that takes the batch up goes on where a killed one was.
+The wish is stored with the batch. The process that cancels it holds a lock; if that process ends before it is done, the
+next one that has the batch open goes on. Until then no process gives out rows of the batch.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +16,11 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, UnavailableError
-from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
+from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.deletions import DeletionPage, DeletionQueue
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.bulk import delete
@@ -27,8 +30,10 @@ __all__ = ["Cancellation"]
 
 _DELETED_TOGETHER = 1000  # tasks in a call, the service's limit (https://cloud.google.com/tasks/docs/quotas)
 _LOCK_POLL = 0.5  # seconds between two checks whether another process has ended to cancel the batch
+_RETRY, _RETRY_LONGEST = 2.0, 30.0  # seconds before another try when the service does not answer
 _IN_FLIGHT = 3  # calls at the same time
-_SETTING = "cancelling"  #: of the batch, while it is being cancelled: `paused` is whether the queue was paused for that
+_WORK = "the cancellation of"
+_OURS = 2_000_000  # microseconds in which the process that wishes a cancel begins it itself
 
 
 @dataclass(eq=False)
@@ -38,102 +43,117 @@ class Cancellation:
     connection: Connection
     outbox: Outbox
     record: BatchRecord
-    sending: SendSupervisor
+    sending: Sending
     supervisor: _loop.Supervisor
-    publish: Callable[[], None]  #: called after each change of the batch in the outbox
-    ended: Callable[[], None]  #: called when a cancellation in the background has ended
+    changed: Callable[[], None]  #: called after each change of the batch in the outbox
+    ended: Callable[[], None]  #: called when a cancellation has ended
 
     def __post_init__(self) -> None:
         self.batch = self.record.id
         self.queue = QueueName.parse(self.record.place.queue_name)
-        self.active = False  #: the tasks of the batch are being deleted, or soon will be, in the background
         self.trouble: str | None = None
-        self._requested = False
+        self._refused = False  #: this connection may not cancel it
 
-    def begin(self) -> None:
-        """Begin to cancel in the background, once more if that is running; from now on the batch is being cancelled."""
-        self.active = self._requested = True
-        self.supervisor.start("the cancellation of", self._run)
+    @property
+    def active(self) -> bool:
+        """Whether this process cancels the batch, or waits until another one has ended to do so."""
+        return self.supervisor.running(_WORK)
 
-    async def take_up(self) -> None:
-        """Go on with a cancellation in the background that a process which has ended has begun."""
-        stored = await self._stored()
-        lock = self.outbox.requests.lock(self.batch, "cancel") if stored else None
-        if lock is None:
-            return
-        lock.release()
-        line = f"batch {self.batch} was being cancelled when its kernel ended: the remaining tasks are deleted now"
-        if stored.get("paused"):
-            line += f"; queue {self.queue.queue} was paused for that, and is resumed at the end"
-        notify(line)
+    async def wish(self) -> None:
+        """Store that the batch is to be cancelled, and begin."""
+        wish = {"at": self.connection.clock.micros(), "pid": os.getpid()}
+        await self.outbox.run(
+            self.outbox.batches.decide,
+            self.batch,
+            lambda record: ({CANCELLING: {**record.settings.get(CANCELLING, {}), **wish}}, None),
+        )
+        self._refused = False
         self.begin()
 
-    async def _run(self) -> None:
-        while self._requested:
-            self._requested, self.trouble = False, None
-            try:
-                await self._cancel()
-            except Exception as error:  # noqa: BLE001 - shown
-                wrong = _loop.as_toolkit_error("the cancellation", error)
-                self.trouble = f"not all rows are cancelled: {wrong.message}"
-            self.active = self._requested
-            if not self.active:
-                self.ended()  # the batch may be finished now, and notifications due
+    def begin(self) -> None:
+        """Cancel the batch in the background, unless that is running."""
+        self.supervisor.start(_WORK, self._run)
 
-    async def _cancel(self) -> None:
-        """Cancel the batch, as the only process that does, and store whether that has come to its end."""
+    def take_up(self, record: BatchRecord) -> None:
+        """Cancel the batch if that is wished, by whatever process, and this connection may."""
+        wish = record.settings.get(CANCELLING)
+        if wish is None or self.active or (self._refused and not record.done):
+            return
+        if wish.get("pid", os.getpid()) == os.getpid() or self.connection.clock.micros() - wish["at"] > _OURS:
+            self._refused = False
+            self.begin()
+
+    async def _run(self) -> None:
+        """Cancel the batch as the only process that does, until no cancel is wished any more."""
         while (lock := self.outbox.requests.lock(self.batch, "cancel")) is None:  # noqa: ASYNC110 - of another process
             await asyncio.sleep(_LOCK_POLL)
+        pause = _RETRY
         try:
-            if await self._cancel_rows():
-                await self.outbox.run(self.outbox.batches.set_setting, self.batch, _SETTING, None)
+            while (wish := await self._wish()) is not None and not self._refused:
+                self._tell(wish)
+                if (error := await self._cancel(wish)) is None:
+                    await self.outbox.run(self.outbox.batches.decide, self.batch, lambda record: _done(record, wish))
+                elif isinstance(error, UnavailableError):
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _RETRY_LONGEST)
+                else:
+                    self._refused = True
         finally:
             lock.release()
         self.connection.watcher.refresh(self.queue)
-        self.publish()
+        self.ended()  # the batch may be finished now, and notifications due
 
-    async def _cancel_rows(self) -> bool:
+    async def _wish(self) -> Mapping[str, Any] | None:
+        """Return the stored wish; None if there is none."""
+        return (await self.outbox.run(self.outbox.batches.settings, self.batch)).get(CANCELLING)
+
+    def _tell(self, wish: Mapping[str, Any]) -> None:
+        """Say that another process has begun the cancel, and has ended."""
+        if wish.get("pid", os.getpid()) != os.getpid():
+            line = f"batch {self.batch} was being cancelled when its kernel ended: the remaining tasks are deleted now"
+            if wish.get("paused"):
+                line += f"; queue {self.queue.queue} was paused for that, and is resumed at the end"
+            notify(line)
+
+    async def _cancel(self, wish: Mapping[str, Any]) -> CloudTasksError | None:
         """Stop sending, delete the tasks in the queue, and record which were deleted.
 
-        Return whether the next process has nothing left to do.
+        Return the error because of which something is left to do.
         """
-        paused = await self._prepare()
+        self.trouble = None
+        steps = self.outbox.requests.cancel(self.batch)
+        paused = await self._prepare(wish)
         try:
-            steps = self.outbox.requests.cancel(self.batch)
             while await self.outbox.run(next, steps, 0):
-                self.publish()  # a sending that waits for the canary ends with the last of them
+                self.changed()  # a sending that waits for the canary ends with the last of them
             # Wait for the results of the requests that are under way: their tasks have to be deleted too.
             if await self.outbox.run(self.outbox.requests.waiting, self.batch):
                 self.sending.begin()
             await self.sending.join()
-            refusal = await self._delete_tasks()
+            error = await self._delete_tasks()
         finally:
-            resumed = not paused or await self._resume()
-        return resumed and not isinstance(refusal, UnavailableError)
+            refusal = await self._resume() if paused else None
+        return error or refusal
 
     async def _counts(self) -> dict[State, int]:
         return await self.outbox.run(self.outbox.batches.counts, self.batch)
 
-    async def _stored(self) -> Mapping[str, Any]:
-        """Return what is stored of a cancellation that has not ended; empty if there is none."""
-        return (await self.outbox.run(self.outbox.batches.settings, self.batch)).get(_SETTING) or {}
-
-    async def _prepare(self) -> bool:
-        """Store that the batch is being cancelled; pause its queue if that is useful; return whether it is paused.
+    async def _prepare(self, wish: Mapping[str, Any]) -> bool:
+        """Pause the queue if that is useful, and store that before; return whether it is paused.
 
         In a queue that has other tasks too, the tasks are deleted in the order of their dispatch.
         """
-        paused: bool = (await self._stored()).get("paused") or await self._is_alone()
-        await self.outbox.run(self.outbox.batches.set_setting, self.batch, _SETTING, {"paused": paused})
-        if paused:
-            try:
-                await self.connection.transport.call("PauseQueue", name=str(self.queue))
-            except CloudTasksError:  # such as a missing permission: tasks may run before they are deleted
-                paused = False
-        return paused
+        if not (wish.get("paused") or await self._is_alone()):
+            return False
+        await self._store_paused(paused=True)
+        try:
+            await self.connection.transport.call("PauseQueue", name=str(self.queue))
+        except CloudTasksError:  # such as a missing permission: tasks may run before they are deleted
+            return False
+        return True
 
-    async def _resume(self) -> bool:
-        """Resume the queue that was paused for the deletion; return whether that was possible."""
+    async def _resume(self) -> CloudTasksError | None:
+        """Resume the queue that was paused for the deletion; return the error if that was not possible."""
         try:
             await self.connection.transport.call("ResumeQueue", name=str(self.queue))
         except CloudTasksError as error:
@@ -141,8 +161,15 @@ class Cancellation:
                 f"queue {self.queue.queue} stays paused: it was paused to cancel batch {self.batch}, and could not "
                 f'be resumed: {error.message}; tasks.batch("{self.batch}") or queue.resume() resumes it'
             )
-            return False
-        return True
+            return error
+        await self._store_paused(paused=False)
+        return None
+
+    async def _store_paused(self, *, paused: bool) -> None:
+        def change(record: BatchRecord) -> tuple[dict[str, Any], None]:
+            return {CANCELLING: {**record.settings.get(CANCELLING, {}), "paused": paused}}, None
+
+        await self.outbox.run(self.outbox.batches.decide, self.batch, change)
 
     async def _is_alone(self) -> bool:
         """Return whether the queue runs, and has many tasks of this batch and no others."""
@@ -176,7 +203,7 @@ class Cancellation:
         """Delete the tasks of one page after the other until there are no more, or a call fails as a whole."""
         page, results = None, list[bool | None]()
         while page := await self.outbox.run(pages.turn, page, results, size=0 if refusals else _DELETED_TOGETHER):
-            self.publish()
+            self.changed()
             results = await self._delete_page(page, refusals)
 
     async def _delete_page(self, page: DeletionPage, refusals: list[CloudTasksError]) -> list[bool | None]:
@@ -194,3 +221,9 @@ class Cancellation:
         # After an error of a call it is not known whether the call had an effect, unless it was not permitted.
         failed = None if any(not isinstance(error, PermissionDeniedError) for error in own) else False
         return [True if error is None else failed for error in errors]
+
+
+def _done(record: BatchRecord, wish: Mapping[str, Any]) -> tuple[dict[str, Any], None]:
+    """Remove the wish that was carried out; a later one stays."""
+    later = record.settings.get(CANCELLING, {}).get("at") != wish.get("at")
+    return ({} if later else {CANCELLING: None}), None

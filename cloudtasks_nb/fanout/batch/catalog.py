@@ -28,13 +28,13 @@ from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import REACH, delete, delete_old, notify_deleted
+from cloudtasks_nb.fanout.batch.gate import read_batch
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
-from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, unpack
 from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
-from cloudtasks_nb.fanout.batch.send_gate import update_gate
 from cloudtasks_nb.fanout.batch.sharing import Sharing
+from cloudtasks_nb.fanout.batch.status import NOT_READ, stored_progress
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.disk import temporary_kind
 from cloudtasks_nb.fanout.outbox.batches import choose
@@ -105,7 +105,7 @@ class Catalog:
         result = self._spool(request, check)
         if not result.created:
             self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
-        _notify_spooled(result, request.options.name, held=update_gate(self.outbox, result.batch).held)
+        _notify_spooled(result, request.options.name, held=read_batch(self.outbox, result.batch)[1].held)
         _warn_about_outcomes(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         batch = self._open(result.batch, sending=True)
@@ -200,11 +200,11 @@ class Catalog:
             Fill the column `bytes`, which takes a read of every block of rows.
         """
         listed = self._listed()
-        seen = {batch: unpack(stored).at for batch, stored in self.outbox.batches.with_setting(SNAPSHOT).items()}
-        rows = [self._row(record) | {"seen": _micros(seen.get(record.id))} for record in listed]
+        rows = [self._row(record) for record in listed]
         if shared:
             known, store = {record.id for record in listed}, self._connection.store.url
-            rows += [_facts(record) | {"where": store} for record in self._others() if record.id not in known]
+            others = (record for record in self._others() if record.id not in known)
+            rows += [_facts(record) | {"where": store, "reason": NOT_READ} for record in others]
             rows.sort(key=lambda row: -row["created"])
         known_sizes = self.outbox.batches.sizes() if sizes else {}
         columns = {name: [row.get(name) for row in rows] for name in BATCHES}
@@ -345,7 +345,7 @@ class Catalog:
         outbox = self.outbox
         with self._lock:
             tracker = self._trackers.get(batch)
-            if tracker is None or tracker.deleted:
+            if tracker is None or tracker.deleted:  # by another kernel, and made anew
                 self._opened.add(batch)
                 endpoint = self._connection.endpoint
                 reach = {"target": endpoint.target, "folder": endpoint.folder, "store": self._connection.store.url}
@@ -357,10 +357,10 @@ class Catalog:
         return Batch(tracker, self._open_panel, self.delete)
 
     def _row(self, record: BatchRecord) -> dict[str, Any]:
-        tracker = self._trackers.get(record.id)
-        seen = {} if tracker is None else tracker.progress.counts()
-        pending = {name: seen.get(name) if record.counts[State.SENT] else 0 for name in PENDING}
-        return {**_facts(record), **Progress.of(record.counts, **pending).counts(), "done": record.done}
+        tracker, now = self._trackers.get(record.id), self._connection.clock.now()
+        known = stored_progress(self.outbox, record, now) if tracker is None else tracker.progress
+        status = {"state": known.state, "reason": known.reason, "seen": _micros(known.at)}
+        return {**_facts(record), **known.counts(), **status, "done": record.done}
 
 
 def _facts(record: BatchRecord) -> dict[str, Any]:

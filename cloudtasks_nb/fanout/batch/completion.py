@@ -98,24 +98,25 @@ def _rerouting(target: Any, own: tuple[str | None, str]) -> str | None:
     return None
 
 
-def registered(outbox: Outbox, batch: str) -> dict[str, dict[str, Any]]:
+def registered(record: BatchRecord) -> dict[str, dict[str, Any]]:
     """Return which URLs are notified of the end of a batch, how, and of which round that was done last."""
-    found: dict[str, dict[str, Any]] = outbox.batches.settings(batch).get(_SETTING, {})
+    found: dict[str, dict[str, Any]] = record.settings.get(_SETTING, {})
     return found
 
 
 def store_registration(outbox: Outbox, batch: str, url: str, **values: Any) -> None:
     """Store how a URL is notified of the end of a batch, or what has become of that; the rest stays as it was."""
 
-    def change() -> tuple[dict[str, Any], None]:
-        known = registered(outbox, batch)
-        return {**known, url: {"told": 0, **known.get(url, {}), **values}}, None
+    def change(record: BatchRecord) -> tuple[dict[str, Any], None]:
+        known = registered(record)
+        return {_SETTING: {**known, url: {"told": 0, **known.get(url, {}), **values}}}, None
 
-    outbox.batches.decide_setting(batch, _SETTING, change)
+    outbox.batches.decide(batch, change)
 
 
 def _when(outbox: Outbox, batch: str, url: str) -> str:
-    record, known = outbox.batches.get(batch), registered(outbox, batch)
+    record = outbox.batches.get(batch)
+    known = registered(record)
     others = [one for one in known if one != url]
     if record.done:
         notified = known[url]["told"] >= record.round
@@ -178,7 +179,7 @@ class CompletionNotifier:
     def _due(self) -> list[_Due]:
         """Return the URLs that have to be notified of the end of the present round, with their options."""
         record = self.outbox.batches.get(self.batch)
-        known = registered(self.outbox, self.batch) if record.done else {}
+        known = registered(record) if record.done else {}
         return [(record, url, options) for url, options in known.items() if options["told"] < record.round]
 
     async def _attempt(self, due: Sequence[_Due]) -> CloudTasksError | None:

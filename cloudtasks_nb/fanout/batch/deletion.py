@@ -13,6 +13,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import has_ended
 from cloudtasks_nb.store.batches import delete_batch
@@ -105,12 +106,10 @@ def in_use(outbox: Outbox, record: BatchRecord) -> str | None:
     """Return why a batch must stay; None if it can be deleted."""
     if outbox.requests.has_sender(record.id):
         return "it is being sent"
-    lock = outbox.requests.lock(record.id, "cancel")
-    if lock is None:
+    if CANCELLING in record.settings and not record.done:
         return "it is being cancelled"
-    lock.release()
     pending = record.counts[State.SENT]
-    if pending and not _queue_has_ended(outbox, record.id):
+    if pending and not _queue_has_ended(record):
         return f"{counted(pending, 'tasks')} may be in the queue"
     return None
 
@@ -124,7 +123,7 @@ def _batches(records: Sequence[BatchRecord]) -> str:
     return f"{counted(len(records), 'batches')}: {counted(sum(record.total for record in records), 'rows')}"
 
 
-def _queue_has_ended(outbox: Outbox, batch: str) -> bool:
+def _queue_has_ended(record: BatchRecord) -> bool:
     """Return whether the batch was sent to a temporary emulator that has ended."""
-    reach = outbox.batches.settings(batch).get(REACH, {})
+    reach = record.settings.get(REACH, {})
     return "ended" in reach or (reach.get("machine") == platform.node() and has_ended(reach["target"]))

@@ -20,6 +20,7 @@ _TICK = 0.25  # seconds between two updates
 _TAB_TICK = 1.0  # seconds between two updates of the title of the browser's tab
 _OUTPUTS = 50  # of one batch that are kept up to date; most of the older ones were replaced, as their cells ran again
 _LASTING = 2.0  # seconds for which something must block a batch before a line about it is printed
+_BLOCKED = {"stopped", "held", "paused"}  # states of a batch that does not go on by itself
 
 
 class _LiveReport:
@@ -116,9 +117,8 @@ class _TabProgress:
             if self._closed:
                 return
             progress = self._tracker.progress
-            rows = {name: count or 0 for name, count in progress.counts().items()}
-            batch, detail = self._tracker.batch, repr(progress)
-            self._tab.show(batch, done=progress.done, total=progress.total, rows=rows, detail=detail)
+            state, batch = progress.state or "", self._tracker.batch
+            self._tab.show(batch, done=progress.done, total=progress.total, state=state, detail=repr(progress))
 
 
 def show_in_tab(tracker: Tracker) -> Callable[[], None]:
@@ -150,7 +150,7 @@ def wait(tracker: Tracker, bundle: Callable[[], Mapping[str, str]], seconds: flo
     with Bar(f"batch {tracker.batch}", tracker.progress.total, show=show_now is None) as bar:
 
         def show() -> None:
-            bar.to(tracker.progress.done, total=tracker.progress.total)
+            bar.to(tracker.progress.done, total=tracker.progress.total, note=tracker.progress.state or "")
             for line in blockers.new() if show_now is None else ():
                 bar.notify(line)
 
@@ -179,8 +179,10 @@ class _LastingBlockers:
         if time.monotonic() < self._next:
             return []
         self._next = time.monotonic() + _LASTING
-        lines = self._tracker.blockers()
-        if self._tracker.progress.settling:
+        progress, lines = self._tracker.progress, self._tracker.blockers()
+        if progress.state in _BLOCKED:
+            lines.append(f"{progress.reason} → {progress.action}" if progress.action else str(progress.reason))
+        elif progress.settling:
             lines.append("rows have left the queue and are settling: their log entries are awaited")
         found = [line for line in lines if line in self._last and line not in self._returned]
         self._last = lines

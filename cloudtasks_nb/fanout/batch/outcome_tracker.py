@@ -13,6 +13,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import PermissionDeniedError, StoreError
+from cloudtasks_nb.fanout.batch.progress import Pace
 from cloudtasks_nb.fanout.batch.search import Search
 from cloudtasks_nb.fanout.batch.witnesses import Limit, witnesses_of
 from cloudtasks_nb.fanout.clock import Clock
@@ -62,6 +63,7 @@ class OutcomeTracker:
         self.snapshot: Snapshot | None = None
         self.sources: dict[str, dt.datetime] = {}
         self.retrying = Retrying()  #: the rows that are tried again
+        self.pace = Pace()
         facts = self.record.description
         self.limit = Limit(facts.get("_retry") or {})
         self.witnesses = witnesses_of(self.record, self.watcher, self.results, self.limit)
@@ -88,6 +90,7 @@ class OutcomeTracker:
         for ref in recorded.ended:
             self.search.settling.discard(ref)
         self._unexplained |= recorded.unexplained
+        self.pace.add(recorded.ends, recorded.failed)
         if not self.has_results and any(one.source is Source.RESULTS for one in evidence):
             self.has_results = True
             await self.outbox.run(self.outbox.batches.set_setting, self.batch, "results", True)
@@ -114,7 +117,8 @@ class OutcomeTracker:
             sent = min(sent, counts[State.SENT])
         self._sent = sent
         self.retrying = await self.outbox.run(self.outbox.rows.retrying, self.batch, snapshot.at)
-        self.sources["queue"] = _moment(snapshot.at)
+        if snapshot.values is not None or snapshot.gone:
+            self.sources["queue"] = _moment(snapshot.at)
         if snapshot.log_until is not None:  # its outcomes are stored: tomorrow the log is read from here on
             self.sources["log"] = _moment(snapshot.log_until)
         return sent > 0 and self.search.wanted(snapshot, sent, fresh)

@@ -1,22 +1,24 @@
-"""Count the rows of a batch by state, and compute their rate and the time that is left, without a clock or I/O."""
+"""Count the rows of a batch by state, and compute how many end in a second, without a clock or I/O."""
 
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["FINAL", "PENDING", "SNAPSHOT", "Progress", "Rate", "unpack"]
+__all__ = ["FINAL", "PENDING", "SNAPSHOT", "Pace", "Progress", "Status", "unpack"]
 
 #: The setting of a batch that is its progress, as the process saw it that watched the batch last.
 SNAPSHOT = "progress"
 
-_WINDOW = 30.0  # seconds that a rate looks back
-_DENSITY = 0.25  # seconds between two points that a rate keeps
+_WINDOW = 30  # seconds that a rate looks back
+_GAP = 5  # seconds in which no row ends, after which a rate begins anew
+_BETWEEN = 3  # times as long as it takes a queue to dispatch a task, if that is longer
 
 #: States that no attempt of Cloud Tasks will change any more.
 FINAL = ("rejected", "succeeded", "failed", "cancelled", "gone")
@@ -26,8 +28,38 @@ PENDING = ("scheduled", "ready", "running", "retrying")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How many rows of a batch are in each state. What is not known is None, never 0.
+class Status:
+    """How a batch is, in one word and one sentence. What is not known is None.
+
+    Examples
+    --------
+    >>> batch.status()
+    failed: 1 failed (ValueError: day …) → batch.retry_failed()
+    """
+
+    #: ``stopped``, ``cancelling``, ``held``, ``paused``, ``failing`` or ``running``; at the end ``failed``,
+    #: ``unknown``, ``cancelled``, ``rejected`` or ``succeeded``; None: the batch was not read yet.
+    state: str | None = None
+    reason: str | None = None  #: why, as a sentence
+    since: dt.datetime | None = None  #: when the state began
+    at: dt.datetime | None = None  #: when the service answered last
+    rate: float | None = None  #: rows that succeeded or failed a second, lately
+    eta: dt.datetime | None = None  #: when the last row ends at that rate
+    action: str | None = None  #: the line of Python that helps
+
+    @property
+    def sentence(self) -> str:
+        """State, reason and action in one line."""
+        words = ": ".join(filter(None, (self.state, self.reason)))
+        return f"{words} → {self.action}" if self.action else words
+
+    def __repr__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Progress(Status):
+    """How a batch is, and how many of its rows are in each state. What is not known is None, never 0.
 
     Examples
     --------
@@ -50,18 +82,20 @@ class Progress:
     cancelled: int  #: deleted by `cancel()`
     gone: int  #: no longer in the queue, outcome unknown
     settling: int = 0  #: not final: no longer in the queue, and the log entry with the outcome is awaited
-    done_per_second: float | None = None  #: rows that succeeded or failed a second, lately; None while paused
-    eta: dt.datetime | None = None  #: when the last row is final at that rate
     sources: Mapping[str, dt.datetime] = field(default_factory=dict)  #: what was read, and up to when
-    at: dt.datetime | None = None  #: when this was seen; None: not yet
 
     @classmethod
-    def of(cls, counts: Mapping[State, int], **more: Any) -> Self:
+    def of(cls, counts: Mapping[State, int], status: Status, **more: Any) -> Self:
         """Return the progress of a batch by its number of rows in each state; `more` are the other fields."""
         names: dict[str, Any] = {
             state.name.lower(): count for state, count in counts.items() if state is not State.SENT
         }
-        return cls(total=sum(counts.values()), **names, **more)
+        return cls(total=sum(counts.values()), **names, **asdict(status), **more)
+
+    @property
+    def status(self) -> Status:
+        """How the batch is, without numbers of rows."""
+        return Status(**{one.name: getattr(self, one.name) for one in fields(Status)})
 
     @property
     def done(self) -> int:
@@ -72,7 +106,18 @@ class Progress:
         >>> batch.progress().done
         3
         """
-        return self.rejected + self.succeeded + self.failed + self.cancelled + self.gone
+        return self.known + self.rejected + self.gone
+
+    @property
+    def known(self) -> int:
+        """Rows of which it is known how they ended: they succeeded, failed or were cancelled.
+
+        Examples
+        --------
+        >>> batch.progress().known
+        3
+        """
+        return self.succeeded + self.failed + self.cancelled
 
     @property
     def pending(self) -> int:
@@ -126,47 +171,62 @@ class Progress:
             parts.append(f"{self.unknown:,} in the queue")
         rows = counted(self.total, "rows")
         text = f"{rows}: {', '.join(parts)}" if parts else rows if not self.total else f"{rows}: none seen yet"
-        if self.done_per_second and not self.finished:
-            text += f"; {self.done_per_second:,.1f}/s"
+        if not self.finished and self.state not in (None, "running"):
+            text += f"; {self.state}"
+        elif self.state is None and self.reason:
+            text += f"; {self.reason}"
+        if self.rate and not self.finished:
+            text += f"; {self.rate:,.1f}/s"
         if self.eta is not None and not self.finished:
             text += f", done about {self.eta:%Y-%m-%d %H:%M:%S} UTC"
         return text
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """How many rows a second succeeded or failed over the last half minute."""
+class Pace:
+    """How many rows ended in each of the last seconds, by the times of their attempts."""
 
-    points: tuple[tuple[float, int], ...] = ()  #: times (seconds), and how many rows were done
+    def __init__(self) -> None:
+        self._ends: Counter[int] = Counter()
+        self.last: int | None = None  #: the second in which the last row ended
+        self.failed: int | None = None  #: the second in which the last attempt failed
 
-    def note(self, at: float, done: int) -> Rate:
-        """Return the rate with one more point (`at` in seconds, any origin, never going back)."""
-        points = self.points
-        if points and (at < points[-1][0] or done < points[-1][1]):
-            points = ()  # a clock set back, or a new round of tries
-        if len(points) > 1 and at - points[-2][0] < _DENSITY:
-            points = points[:-1]
-        start = max((number for number, point in enumerate(points) if point[0] <= at - _WINDOW), default=0)
-        return Rate((*points[start:], (at, done)))
+    def add(self, ends: Mapping[int, int], failed: int | None) -> None:
+        """Add rows that have ended, by seconds since 1970, and the second of a failed attempt."""
+        self.failed = failed if self.failed is None or (failed or 0) > self.failed else self.failed
+        self._ends.update(ends)
+        self.last = max(self._ends, default=None)
+        since = (self.last or 0) - 2 * _WINDOW
+        for second in [second for second in self._ends if second < since]:
+            del self._ends[second]
 
-    def per_second(self) -> float | None:
-        """Return the rate; None before there are two points apart."""
-        if not self.points:
-            return None
-        (start, first), (end, last) = self.points[0], self.points[-1]
-        return (last - first) / (end - start) if end > start else None
+    def per_second(self, until: float, limit: float | None) -> float | None:
+        """Return how many rows end in a second; None if it is not known, or nothing has ended for some seconds.
 
-    def seconds_left(self, left: int, *, waiting: int = 0) -> float | None:
-        """Return how long `left` more rows take at this rate; None when nothing moves.
+        Parameters
+        ----------
+        until : float
+            The time up to which is known what has ended, in seconds since 1970.
+        limit : float, optional
+            Tasks that the queue dispatches in a second at most.
 
-        None too if all of them are `waiting` for the time of their schedule or their next try: no rate brings them.
+        Examples
+        --------
+        >>> pace = Pace()
+        >>> pace.add({0: 1_000, 200: 50, 201: 250, 202: 250}, None)
+        >>> pace.per_second(203.5, limit=500.0)
+        250.0
         """
-        rate = self.per_second()
-        return left / rate if rate and (left > waiting or not waiting) else None
+        gap = max(_GAP, _BETWEEN / limit) if limit else _GAP
+        seconds = sorted(second for second in self._ends if until - _WINDOW <= second < int(until))
+        if not seconds or until - seconds[-1] > gap + 1:
+            return None
+        starts = [i for i in range(1, len(seconds)) if seconds[i] - seconds[i - 1] > gap]
+        first, *others = seconds[max(starts, default=0) :]
+        return sum(self._ends[second] for second in others) / (others[-1] - first) if others else None
 
 
 def unpack(stored: Mapping[str, Any]) -> Progress:
     """Return a progress that is stored as a setting, by its JSON values."""
-    moments = {name: stored[name] and dt.datetime.fromisoformat(stored[name]) for name in ("eta", "at")}
+    moments = {name: stored[name] and dt.datetime.fromisoformat(stored[name]) for name in ("eta", "at", "since")}
     sources = {name: dt.datetime.fromisoformat(at) for name, at in stored["sources"].items()}
     return Progress(**{**stored, **moments, "sources": sources})

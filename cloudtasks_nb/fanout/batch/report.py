@@ -13,10 +13,10 @@ from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.fanout.batch.progress import Progress
 
-__all__ = ["DROP", "RESUME", "Report", "main_cause"]
+__all__ = ["REJECTED", "RESUME", "Report", "causes_text", "gone_text", "resend_code"]
 
-#: What may be done about rows that are held back.
-RESUME, DROP = "batch.resume() sends them", "batch.cancel() drops them"
+#: The lines of Python that send what is not sent, and that list the rows that were never tasks.
+RESUME, REJECTED = "batch.resume()", "batch.tasks().query(\"state == 'rejected'\")"
 
 _WIDTH = 40  # characters of the bar in text
 _CAUSES, _CAUSE_WIDTH = 3, 80  # causes in a line, and characters of each
@@ -31,15 +31,11 @@ class Report:
     queue: str
     badge: str
     progress: Progress
-    sending: bool  #: whether this process sends it
     causes: Mapping[str, int]  #: cause -> rows in state `failed` that have it
-    doubtful: int = 0  #: rows that may have been sent by a process that has ended
     retry_causes: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows that are tried again because of it
     lost: Mapping[str | None, int] = field(default_factory=dict)  #: how rows left the queue -> rows in state `gone`
     retry_note: str | None = None  #: "attempt 3 of 5, next in 12 min"
-    blockers: Sequence[str] = ()  #: why sending or watching is delayed, a sentence each
     notes: Sequence[str] = ()  #: other lines
-    held: str | None = None  #: why rows are not sent until `Batch.resume` is called, a sentence
     log_url: str | None = None  #: URL of the log in Google's console
     partitions: str | None = None  #: the periods of a backfill, in words
     grid: str = ""  #: the calendar of a backfill, as HTML
@@ -52,7 +48,7 @@ class Report:
         """Return a few lines of text."""
         share = self._share()
         full = round(_WIDTH * share)
-        bar = f"[{'█' * full}{'·' * (_WIDTH - full)}] {percent_text(share)}"
+        bar = f"[{'█' * full}{'·' * (_WIDTH - full)}] {percent_text(share)}  {self.progress.state or ''}".rstrip()
         head = [f"{self._title()}  [{self.badge}]", *([self.partitions] if self.partitions else [])]
         return "\n".join([*head, bar, repr(self.progress), *self.lines()])
 
@@ -60,9 +56,13 @@ class Report:
         """Return static HTML: a stacked bar with its legend, and the lines; in a panel without suggested methods."""
         progress = self.progress
         bar = state_bar(self.segments(), label=f"batch {self.batch}", share=self._share())
+        word = f"<b>{progress.state}</b>, " if progress.state else ""
         pace = html.escape(f", {self.pace()}" if self.pace() else "")
         link = f' <a href="{html.escape(self.log_url or "")}" target="_blank" rel="noopener">operations log</a>'
-        done = f"<div><b>{progress.done:,}</b> of {progress.total:,} done{pace}{link if self.log_url else ''}</div>"
+        counts = f"<b>{progress.known:,}</b> known of {progress.total:,}"
+        if progress.known == progress.done:
+            counts = f"<b>{progress.done:,}</b> of {progress.total:,} done"
+        done = f"<div>{word}{counts}{pace}{link if self.log_url else ''}</div>"
         partitions = lines_html([self.partitions or ""])
         lines = lines_html(self.lines(methods=methods))
         # An output stays as it is when its kernel ends; a panel has its own age. At the end nothing moves but the time.
@@ -73,37 +73,27 @@ class Report:
 
     def lines(self, *, methods: bool = True) -> list[str]:
         """Return the notes below the bar; those that suggest a method come last."""
-        progress, lines = self.progress, []
+        progress = self.progress
+        lines = [self._line(mask_text(progress.reason), progress.action, methods=methods)] if progress.reason else []
         if progress.retrying:
             lines.append(f"{progress.retrying:,} retrying" + (f", {self.retry_note}" if self.retry_note else ""))
         if self.retry_causes and not progress.finished:
-            errors = f"last errors of rows that are tried again: {_counted(self.retry_causes)}"
-            lines.append(f"{errors} → batch.errors()" if methods else errors)
+            errors = f"last errors of rows that are tried again: {causes_text(self.retry_causes)}"
+            lines.append(self._line(errors, "batch.errors()", methods=methods))
         if progress.settling:
             lines.append(f"{progress.settling:,} settling: their log entries are awaited")
-        lines += map(mask_text, (*self.blockers, *self.notes))
-        if self.held:
-            lines.append(f"{self.held} → {RESUME}, {DROP}" if methods else self.held)
-        elif not self.sending and (progress.unsent or self.doubtful):
-            unsent = [f"{progress.unsent:,} unsent"] if progress.unsent else []
-            doubt = [f"{self.doubtful:,} may have been sent by a process that has ended"] if self.doubtful else []
-            left = ", ".join(unsent + doubt)
-            lines.append(f"{left}: batch.resume()" if methods else f"{left}, and this kernel does not send them")
+        lines += map(mask_text, self.notes)
         found = (
-            (progress.gone, self.gone(), _again("gone")),
-            (progress.cancelled, f"{progress.cancelled:,} cancelled", _again("cancelled")),
-            (progress.rejected, f"{progress.rejected:,} rejected", "batch.tasks().query(\"state == 'rejected'\")"),
-            (progress.failed, f"{progress.failed:,} failed ({_counted(self.causes)})", "batch.retry_failed()"),
+            (progress.gone, gone_text(self.lost, progress.gone), resend_code("gone")),
+            (progress.cancelled, f"{progress.cancelled:,} cancelled", resend_code("cancelled")),
+            (progress.rejected, f"{progress.rejected:,} rejected", REJECTED),
+            (progress.failed, f"{progress.failed:,} failed ({causes_text(self.causes)})", "batch.retry_failed()"),
         )
-        return lines + [f"{text} → {method}" if methods else text for count, text, method in found if count]
+        lines += [self._line(text, method, methods=methods) for count, text, method in found if count]
+        return list(dict.fromkeys(lines))
 
-    def gone(self) -> str:
-        """Return how many rows are gone, and how they left the queue if that is known."""
-        lost = {how: count for how, count in self.lost.items() if how is not None}
-        parts = [f"{count:,} gone: {how}" for how, count in lost.items()]
-        if rest := self.progress.gone - sum(lost.values()):
-            parts.append(f"{rest:,} gone: no longer in the queue, and the log does not show why")
-        return "; ".join(parts)
+    def _line(self, text: str, method: str | None, *, methods: bool) -> str:
+        return f"{text} → {method}" if methods and method else text
 
     def _title(self) -> str:
         name = f'"{self.name}" ' if self.name and self.name != self.batch else ""
@@ -120,30 +110,35 @@ class Report:
     def pace(self) -> str:
         """Return how many rows are done a second, and the time left; empty if that is not known."""
         progress = self.progress
-        if progress.finished or not progress.done_per_second:
+        if progress.finished or not progress.rate:
             return ""
-        pace = f"{progress.done_per_second:,.1f} done a second"
+        pace = f"{progress.rate:,.1f} done a second"
         if progress.eta is None or progress.at is None:
             return pace
         left = max(0, round((progress.eta - progress.at).total_seconds()))
         return f"{pace}, the last one in about {duration_text(left)}"
 
 
-def _counted(causes: Mapping[str, int], most: int = _CAUSES, text: str = "{} {:,}") -> str:
+def causes_text(causes: Mapping[str, int], most: int = _CAUSES, text: str = "{} {:,}") -> str:
     """Return the most frequent causes with their counts; long ones are cut."""
     shown = [text.format(_cut(mask_text(cause)), count) for cause, count in list(causes.items())[:most]]
     rest = len(causes) - len(shown)
     return ", ".join(shown) + (f" and {counted(rest, 'other causes')}" if rest else "")
 
 
-def main_cause(causes: Mapping[str, int]) -> str:
-    """Return the most frequent cause, and how many others there are; empty if there is none."""
-    return _counted(causes, 1, "{}")
+def gone_text(lost: Mapping[str | None, int], gone: int) -> str:
+    """Return how many rows are gone, and how they left the queue if that is known."""
+    known = {how: count for how, count in lost.items() if how is not None}
+    parts = [f"{count:,} gone: {how}" for how, count in known.items()]
+    if rest := gone - sum(known.values()):
+        parts.append(f"{rest:,} gone: no longer in the queue, and the log does not show why")
+    return "; ".join(parts)
 
 
 def _cut(cause: str) -> str:
     return cause if len(cause) <= _CAUSE_WIDTH else cause[: _CAUSE_WIDTH - 1].rstrip("… ") + "…"
 
 
-def _again(state: str) -> str:
+def resend_code(state: str) -> str:
+    """Return the line of Python that sends the rows in a final state again."""
     return f"batch.resend(batch.tasks().query(\"state == '{state}'\"))"

@@ -144,9 +144,9 @@ def make_request(queue: QueueName, data: Any, task: TaskOptions, options: BatchO
     return FanOutRequest(queue=queue, data=rows, recipe=recipe, options=options)
 
 
-def lasting_options(record: BatchRecord, settings: Mapping[str, Any]) -> dict[str, Any]:
+def lasting_options(record: BatchRecord) -> dict[str, Any]:
     """Return the lasting options of a batch, as the newest `fan_out` has set them."""
-    found = settings.get(LASTING) or record.description.get(f"_{LASTING}", {})
+    found = record.settings.get(LASTING) or record.description.get(f"_{LASTING}", {})
     return {name: found.get(name) for name in _LASTING}
 
 

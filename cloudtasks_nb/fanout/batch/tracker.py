@@ -1,8 +1,9 @@
 """Track one batch in this process: send its rows, watch its tasks, and store their outcomes.
 
-`state.py` decides what to do; this module tells it the events and carries out the effects. Lasting state is in the
-outbox; state in memory can be read again from it and from the service. All of it runs on the background loop; work on
-the outbox runs in a thread of its own, so that it does not block the loop.
+One loop runs while something has changed. Each turn records what the witnesses tell, reads all that decisions need in
+one transaction, decides, begins the jobs that are due, and publishes how the batch is. Lasting state is in the outbox;
+state in memory can be read again from it and from the service. All of it runs on the background loop; work on the
+outbox runs in a thread of its own, so that it does not block the loop.
 
 A tracker keeps itself alive while it has work; afterwards it lives as long as somebody refers to it.
 """
@@ -12,32 +13,30 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 from weakref import WeakMethod, WeakSet, WeakValueDictionary
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, OutboxError, PreconditionError
-from cloudtasks_nb.fanout.batch import state as machine
+from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, EndpointError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
-from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
+from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, OutcomeTracker, names_handler
-from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, unpack
-from cloudtasks_nb.fanout.batch.report import DROP, RESUME, main_cause
-from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, store_stop, update_gate
-from cloudtasks_nb.fanout.batch.send_supervisor import SendSupervisor
-from cloudtasks_nb.fanout.batch.state import Effect
-from cloudtasks_nb.fanout.batch.unanswered import Unanswered
+from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Progress
+from cloudtasks_nb.fanout.batch.sending import Sending
+from cloudtasks_nb.fanout.batch.status import Facts, read_facts, status_of, stored_progress
+from cloudtasks_nb.fanout.batch.unanswered import unanswered_note
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
@@ -45,17 +44,22 @@ from cloudtasks_nb.service.watch import Snapshot, Subscription
 
 __all__ = ["Tracker"]
 
-P = ParamSpec("P")
-
 _LOGGER = logging.getLogger(__name__)
 
-# Work that is done in the order in which it was begun, as errors name it.
-_WATCHING, _COUNTING = "watching", "counting the rows of"
-_ADOPTING = "reading what was sent of"
-_FOLLOWING, _RESTARTING = "following what others do with", "following another connection to"
+# The works of a tracker, as errors name them.
+_WATCHING, _FOLLOWING = "watching", "following what others do with"
+_ADOPTING, _RESTARTING = "reading what was sent of", "following another connection to"
 _SEARCHING, _REREADING = "searching the queue for", "reading the log again for"
+_SOON = 0.1  # seconds in which changes of the sending and of a cancel are gathered
 _FOLLOW = 2.0  # seconds between two looks into the outbox for what others do
 _REREAD_PAUSES = (60.0, 120.0, 240.0, 480.0)  # seconds before the log is read once more for rows that are gone
+_LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
+_NEAR_END = 2.0  # seconds before the expected end
+_FEW = 100  # rows that are left near the end, if no rate is known
+_EVERY, _EVERY_NEAR_END = 1.0, 0.2  # seconds between two reads of the queue
+_SAVE = 5.0  # seconds between two snapshots in the outbox
+_CLOCK_MARGIN = 300_000_000  # microseconds by which the service's clock is known too late at most
+_LATE_ENTRY = 600_000_000  # microseconds by which a log entry may arrive late
 
 #: The trackers of this process by outbox and batch: connections do not share theirs.
 _trackers: WeakValueDictionary[tuple[Path, str], WeakSet[Tracker]] = WeakValueDictionary()
@@ -71,103 +75,101 @@ class Tracker:
     def __init__(self, connection: Connection, outbox: Outbox, record: BatchRecord) -> None:
         self.connection = connection
         self.outbox = outbox
-        self.record = record
+        self.record = record  #: as it was read last
         self.batch = record.id
         self.queue = QueueName.parse(record.place.queue_name)
         clock = Clock(connection.clock.micros)
         self._outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store, clock)
-        self._state = machine.BatchState(counts=record.counts, local=connection.endpoint.local)
-        self._subscription: Subscription | None = None
-        self._pending: dict[str, deque[Callable[[], Awaitable[None]]]] = {_WATCHING: deque(), _COUNTING: deque()}
-        self._timer: asyncio.TimerHandle | None = None
-        self._next_look: asyncio.TimerHandle | None = None
-        self._listeners: list[Callable[[], None]] = []
         self._supervisor = _loop.Supervisor(f"batch {record.id}", self._work_reported)
         self._follower = _loop.Supervisor(f"batch {record.id}", lambda: None)  # for work that calls no listener
-        self._adoption = Adoption(self._outcomes, changed=self._rows_changed)
-        self._sending = SendSupervisor(
+        self._adoption = Adoption(self._outcomes, changed=self._soon)
+        self._sending = Sending(
             connection.transport,
             outbox,
             record,
             self._adoption,
             supervisor=self._supervisor,
-            changed=lambda count: self._handle(machine.rows_sent, at=_now(), count=count),
-            ended=lambda: self._work_changed(sending=False),
+            changed=self._soon,
+            ended=self._work_ended,
             clock=clock,
         )
         self._cancellation = Cancellation(
-            connection, outbox, record, self._sending, self._supervisor, self._rows_changed, self._work_changed
+            connection, outbox, record, self._sending, self._supervisor, self._soon, self._work_ended
         )
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
-        self._loaded = self._closed = False
-        self._search_trouble: str | None = None  # why the last search failed
-        self._unanswered: Unanswered | None = None  # since when the watcher gets no answer
-        self.progress = self._stored_progress()
+        self.progress = stored_progress(outbox, record, connection.clock.now())
         self._read_until = self.progress.sources.get("log")
-        self._effects = self._by_effect()
+        self._stored: dict[str, Any] = {}  # the facts that were read last
+        self._absent: list[tuple[str, str | None]] = []  # handlers that do not listen
+        self._snapshots: deque[Snapshot] = deque()  # those that are not recorded
+        self._subscription: Subscription | None = None
+        # Changes so far, how many of them the last turn has seen, and the last one that a turn has to see before the
+        # batch is finished: a start, or the end of work.
+        self._changes = self._seen = self._required = 0
+        self._wants_to_send = False  # unsent rows are to be sent when that is possible
+        self._has_sent = False  # rows, in this process
+        self._notified = False  # the notifications of this end were begun
+        self._ended_at: float | None = None  # when the batch was seen to be finished, while it is watched
+        self._saved_at = -math.inf
+        self._gone = 0  # rows at the last turn
+        self._search_trouble: str | None = None  # why the last search failed
+        self._silent: EndpointError | None = None  # the watcher gets no answer
+        self._listeners: list[Callable[[], None]] = []
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._loaded = self._closed = False
         self._peers = _trackers.setdefault((outbox.path, record.id), WeakSet())
 
     @property
-    def sending(self) -> bool:
-        """Whether this process sends, cancels or adopts rows, or has not yet counted what that has changed."""
-        return self._state.working or self._supervisor.running(_ADOPTING)
-
-    @property
-    def cancelling(self) -> bool:
-        """Whether its tasks are being deleted."""
-        return self._state.cancelling
-
-    @property
-    def unanswered(self) -> Unanswered | None:
-        """Since when nothing answers at the endpoint; None: it answers."""
-        return self._sending.unanswered or self._unanswered
+    def gate(self) -> Gate:
+        """What holds rows back, as it was read last."""
+        return self._sending.gate
 
     @property
     def error(self) -> CloudTasksError | None:
         """The error that ended the sending early."""
         return self._sending.error
 
-    def held(self) -> str | None:
-        """Return why rows are not sent until `resume` is called, as a sentence; None if all may be sent."""
-        gate = self._sending.gate
-        return gate.reason(main_cause(self.outbox.causes.failed(self.batch))) if gate.held else None
+    @property
+    def sending(self) -> bool:
+        """Whether this process sends, cancels or adopts rows, or has not yet counted what that has changed."""
+        works = self._sending.active or self._cancellation.active or self._supervisor.running(_ADOPTING)
+        return works or self._seen < self._required
+
+    @property
+    def finished_here(self) -> bool:
+        """Whether every row is final, and nothing here is about to change one."""
+        return self.record.done and not self.sending
 
     def blockers(self) -> list[str]:
-        """Return the reasons why rows are not done, a sentence each."""
-        troubles = [
-            self._sending.trouble,
+        """Return what delays the batch, a sentence each."""
+        found = [
+            self._sending.trouble.message if self._sending.trouble else None,
             self._search_trouble,
             self._cancellation.trouble,
             self._notifier.trouble,
         ]
-        unanswered = self.unanswered
-        shown = None if unanswered is None else unanswered.error.message
-        lines = [trouble for trouble in troubles if trouble not in (None, shown)][:1]
+        silent = self._unanswered()
+        shown = None if silent is None else silent.message
+        lines = [trouble for trouble in found if trouble not in (None, shown)][:1]
         lines += [error.message for error in (*self._supervisor.errors, *self._follower.errors)]
         if self.error is not None and not self.sending:
             lines.append(str(self.error))
-        if self.progress.finished:
+        if self.record.done:
             return lines
-        if unanswered is not None:
-            lines.append(unanswered.note(self.connection.endpoint, self.progress.unsent))
         if self._adoption.reading:
             lines.append(self._adoption.reading)
-        elif unanswered is None and self._supervisor.running(_ADOPTING):
+        elif silent is None and self._supervisor.running(_ADOPTING):
             lines.append(READING)
         if self._sending.other_sender_note:
             lines.append(self._sending.other_sender_note)
         snapshot = self._outcomes.snapshot
         unread = () if snapshot is None else snapshot.errors
-        lines += [error.message for error in unread if error.message not in (*lines, shown)]
-        if self._queue_values().get("state") == "PAUSED" and not self.cancelling:
-            lines.append(f"the queue {self.queue.queue} is paused and dispatches nothing: queue.resume()")
-        return lines + (self._absent_handlers() if self.progress.ready else [])
+        return lines + [error.message for error in unread if error.message not in (*lines, shown)]
 
     def notes(self) -> list[str]:
         """Return other notes on the batch, a sentence each."""
-        left = self.progress.total - self.progress.done
-        notes = [f"being cancelled: {counted(left, 'rows')} left"] if self.cancelling and left else []
-        settings, ratio = self.outbox.batches.settings(self.batch), self._queue_values().get("log_sampling_ratio", 1)
+        notes, settings, progress = [], self.record.settings, self.progress
+        ratio = self._queue_values().get("log_sampling_ratio", 1)
         if already := settings.get("already"):
             notes.append(
                 f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
@@ -182,15 +184,15 @@ class Tracker:
         elif 0 < ratio < 1:
             notes.append(unseen_note(f"the queue logs {ratio:.0%} of its operations"))
         if corrected := settings.get("corrected"):
-            rows = counted(corrected, "rows")
+            rows = "1 row" if corrected == 1 else f"{corrected:,} rows"
             notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
         if ratio == 0:
-            if not self._outcomes.has_results and (self.progress.gone or not names_handler(self.record.description)):
+            if not self._outcomes.has_results and (progress.gone or not names_handler(self.record.description)):
                 notes.append(NO_LOG.format(queue="the queue"))
             if not settings.get("adopted"):
                 notes.append(unseen_note("the queue writes no log"))
-        held, stopped = self._sending.gate.note, self._state.limit.note(self.progress.cancelled)
-        return [*notes, *filter(None, (self.connection.clock.warning, held, stopped))]
+        more = (self.connection.clock.warning, self.gate.note, self.gate.stop_note(progress.cancelled))
+        return [*notes, *filter(None, more)]
 
     def retry_note(self) -> str | None:
         """Return the attempt of the retrying rows and the time of the next one."""
@@ -228,20 +230,16 @@ class Tracker:
     async def _start(self, *, sending: bool, adopting: bool = False) -> None:
         if not self._loaded:
             await self.outbox.run(self.outbox.requests.find_doubtful, self.batch)
-        gate = await self.outbox.run(update_gate, self.outbox, self.batch)
-        self.record = await self.outbox.run(self.outbox.batches.get, self.batch)
-        if not self._loaded:
             self._loaded = True
             await self.outbox.run(self._outcomes.load)
-            await self._cancellation.take_up()
-            if self._cancellation.active:
-                self._work_changed()
-        waiting = await self.outbox.run(self.outbox.requests.waiting, self.batch)
-        self._sending.apply_gate(gate)
-        self._handle(machine.start, counts=self.record.counts, sending=sending and waiting, limit=gate.limit)
-        if adopting and not sending and waiting:
+        self._wants_to_send |= sending
+        self._notified, self._ended_at = False, None
+        self._changes += 1
+        self._required = self._changes
+        await self._turn()
+        if adopting and not sending and self._waits_to_be_sent():
             self._supervisor.start(_ADOPTING, self._adopt)
-        await self._count()
+            self._publish()
 
     async def read_failed(self, *, log: bool) -> None:
         """Find out which failed rows have succeeded after all; say so if what tells it cannot be read.
@@ -258,7 +256,14 @@ class Tracker:
                 await read
             except CloudTasksError as error:
                 notify(f"the {what} of failed rows of batch {self.batch} could not be read: {error.message}")
-        self._rows_changed()
+        self._changed()
+
+    async def cancel(self) -> None:
+        """Store that the batch is to be cancelled, and begin; from now on it counts as being cancelled."""
+        self.connection.transport.check_open()
+        await self._cancellation.wish()
+        self._wants_to_send = False
+        await self.start(sending=False)
 
     async def resume(self) -> None:
         """Begin to send all unsent rows, also those that are held back."""
@@ -274,7 +279,7 @@ class Tracker:
         await self._supervisor.close()
         await self._follower.close()
         self._stop_watching()
-        for timer in filter(None, (self._timer, self._next_look)):
+        for timer in self._timers.values():
             timer.cancel()
         self._call_listeners()
 
@@ -292,12 +297,14 @@ class Tracker:
 
         async def check() -> None:
             if not self.sending:
-                if reason := await self.outbox.run(self.held):
-                    raise PreconditionError(reason, resource=self.batch, hint=f"{RESUME}, {DROP}")
-                await self._sending.check(self.progress.unsent)
+                if self.progress.state == "held":
+                    hint = "batch.resume() sends them, batch.cancel() drops them"
+                    raise PreconditionError(str(self.progress.reason), resource=self.batch, hint=hint)
+                if CANCELLING not in self.record.settings:
+                    await self._sending.check(self.progress.unsent)
 
         self._supervisor.wake()
-        await self._until(lambda: self._state.finished and not self.sending, check)
+        await self._until(lambda: self.finished_here, check)
         await self._notifier.finish()
         return self.progress
 
@@ -317,12 +324,18 @@ class Tracker:
         """
 
         async def refresh() -> None:
-            if not self.sending or self._sending.gate.running:
+            if not self.sending or self.gate.running:
                 self.connection.watcher.refresh(self.queue)
 
         since = self.connection.clock.micros()
         await self._until(lambda: self._settled(since, drained=drained), refresh)
-        if drained and self._state.finished:
+        if drained and self.finished_here:
+            await self._notifier.finish()
+
+    async def jobs_done(self) -> None:
+        """Wait until this process neither sends nor cancels the batch, and the notifications of its end are created."""
+        await self._until(lambda: not self.sending, _nothing)
+        if self.finished_here:
             await self._notifier.finish()
 
     async def _until(self, ended: Callable[[], bool], check: Callable[[], Awaitable[None]]) -> None:
@@ -346,144 +359,187 @@ class Tracker:
             end()
 
     def _settled(self, since: int, *, drained: bool) -> bool:
-        state, gate = self._state, self._sending.gate
-        if self.sending and (not gate.running or gate.rows[State.UNSENT]):
+        if self.sending and (not self.gate.running or self.gate.rows[State.UNSENT]):
             return False  # rows are sent; those that wait for the canary are not
-        sent = state.counts[State.SENT]
-        if drained or not sent or not state.watching:
+        sent = self.record.counts[State.SENT]
+        if drained or not sent or self._subscription is None:
             return not (drained and sent)
         snapshot = self._outcomes.snapshot
-        return not state.stale and snapshot is not None and snapshot.at >= since
+        return self._seen == self._changes and snapshot is not None and snapshot.at >= since
 
-    def _look_later(self) -> None:
-        """While somebody listens, look now and then into the outbox for what other processes do with the batch."""
-        if self._listeners and self._next_look is None:
-            look = WeakMethod(self._look_now)  # so that the timer does not keep the tracker alive
-            self._next_look = asyncio.get_running_loop().call_later(_FOLLOW, lambda: (call := look()) and call())
+    # The loop
 
-    def _look_now(self) -> None:
-        self._next_look = None
-        self._follower.start(_FOLLOWING, self._look)
+    def _changed(self) -> None:
+        """Have the loop turn, because something has changed, or may have."""
+        self._changes += 1
+        self._supervisor.start(_WATCHING, self._turns)
 
-    async def _look(self) -> None:
-        try:
-            record = await self.outbox.run(self.outbox.batches.get, self.batch)
-        except BatchNotFoundError:
-            self.deleted = True
-            _busy.discard(self)
-            self._stop_watching()
-            self._call_listeners()
-            return
-        state = self._state
-        # While the batch is watched, its rows are counted with each snapshot.
-        changed = record.round != self.record.round or (not state.watching and record.counts != state.counts)
-        if changed and not state.working:
-            await self._start(sending=False)
-        self._look_later()
+    def _soon(self) -> None:
+        """Have the loop turn in a moment; changes until then are seen with it."""
+        self._call_later("soon", _SOON, self._changed)
 
-    async def begin_cancel(self) -> None:
-        """Begin to cancel; from now on the batch counts as being cancelled."""
-        await self.start(sending=False)
-        self._cancellation.begin()
-        self._work_changed()
+    def _work_ended(self) -> None:
+        self._required = self._changes + 1
+        self._changed()
+        self.connection.watcher.refresh(self.queue)
 
-    def _handle(
-        self, event: Callable[Concatenate[machine.BatchState, P], machine.Step], *args: P.args, **facts: P.kwargs
-    ) -> None:
-        """Have the state machine handle an event, and carry out the effects."""
-        self._state, effects = event(self._state, *args, **facts)
-        if self._subscription is not None:
-            self._subscription.every = self._state.every
-        for effect in effects:
-            self._effects[effect]()
-        if self._timer is not None:
-            self._timer.cancel()
-        wake, self._timer = self._state.wake, None
-        if wake is not None:
-            self._timer = asyncio.get_running_loop().call_at(wake, lambda: self._handle(machine.time_passed, at=_now()))
-        asyncio.get_running_loop().call_soon(self._stay_or_go)
+    def _arrived(self, snapshot: Snapshot) -> None:
+        self._snapshots.append(snapshot)
+        self._changed()
 
-    def _work_reported(self) -> None:
-        self._call_listeners()
-        asyncio.get_running_loop().call_soon(self._stay_or_go)  # when the work that reports has ended
+    async def _turns(self) -> None:
+        while self._snapshots or self._seen < self._changes:
+            if self._snapshots:
+                await self._record(self._snapshots[0])
+                self._snapshots.popleft()
+            await self._turn()
+            self._supervisor.succeeded(_WATCHING)
 
-    def _stay_or_go(self) -> None:
-        """Keep the tracker alive only while it has work or open rows; others may refer to it longer."""
-        ended = self._closed or self.deleted or (self._state.finished and self._supervisor.idle)
-        (_busy.discard if ended else _busy.add)(self)
-
-    def _by_effect(self) -> Mapping[Effect, Callable[[], None]]:
-        """Return what carries out each effect."""
-        return {
-            Effect.BEGIN_SENDING: self._sending.begin,
-            Effect.BEGIN_CANCEL: self._stop,
-            Effect.WATCH: self._watch,
-            Effect.STOP_WATCHING: self._stop_watching,
-            Effect.REFRESH: lambda: self.connection.watcher.refresh(self.queue),
-            Effect.COUNT: lambda: self._begin(_COUNTING, self._count),
-            Effect.REREAD: lambda: self._supervisor.start(_REREADING, self._reread),
-            Effect.NOTIFY: self._notifier.begin,
-            Effect.SAVE: lambda: self._begin(_COUNTING, self._save),
-            Effect.PUBLISH: self._publish,
-        }
-
-    def _rows_changed(self) -> None:
-        self._handle(machine.rows_changed)
-
-    def _work_changed(self, *, sending: bool | None = None) -> None:
-        sending = self._state.sending if sending is None else sending
-        self._handle(machine.work_changed, sending=sending, cancelling=self._cancellation.active)
-
-    def _begin(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Carry out some work, after that which was begun before under this name."""
-        self._pending[name].append(work)
-        self._supervisor.start(name, lambda: self._carry_out(name))
-
-    async def _carry_out(self, name: str) -> None:
-        """Carry out what is pending; run again, it begins with the work that failed."""
-        pending = self._pending[name]
-        while pending:
-            await pending[0]()
-            pending.popleft()
-            self._supervisor.succeeded(name)
-
-    async def _apply(self, snapshot: Snapshot) -> None:
+    async def _record(self, snapshot: Snapshot) -> None:
         """Store the outcomes that a snapshot shows."""
-        missing = await self._outcomes.apply(snapshot, sent=self._state.counts[State.SENT])
-        self._unanswered = Unanswered.after(self._unanswered, snapshot.errors)
+        missing = await self._outcomes.apply(snapshot, sent=self.record.counts[State.SENT])
+        self._silent = next((error for error in snapshot.errors if isinstance(error, EndpointError)), None)
         if missing:
             self._supervisor.start(_SEARCHING, self._search)
-        self._handle(machine.rows_changed, dispatching=self._queue_values().get("state", "RUNNING") == "RUNNING")
+        waits = self.record.counts[State.SENT] and self._silent is None
+        self._absent = await asyncio.to_thread(self._absent_handlers) if waits else []
 
-    async def _count(self) -> None:
-        if self._state.stale:
-            number = self._state.changes
-            counts, limit, gate = await self.outbox.run(self._read, self._state.limit, self._sending.gate)
-            self._sending.apply_gate(gate)
-            self._handle(machine.rows_counted, at=_now(), number=number, counts=counts, limit=limit)
+    async def _turn(self) -> None:
+        """Read the batch, decide by that, begin what is due, and publish."""
+        number = self._changes
+        try:
+            record, gate, stored = await self.outbox.run(self._read, sends=self._sending.active)
+        except BatchNotFoundError:
+            self._forget()
+            return
+        if number < self._seen or self._closed:
+            return  # a later reading was handled before it
+        self._seen, self.record, self._stored = number, record, stored
+        self._sending.apply_gate(gate)
+        self._cancellation.take_up(record)
+        if self._wants_to_send and self._waits_to_be_sent() and CANCELLING not in record.settings:
+            self._wants_to_send, self._has_sent = False, True
+            self._sending.begin()
+        elif record.done:
+            self._wants_to_send = False
+        # The notifications are begun before the listeners are called: these may end the process.
+        if self.finished_here and not self._notified:
+            self._notifier.begin()
+        self._notified = self.finished_here
+        self._watch()
+        gone = record.counts[State.GONE]
+        if gone > self._gone:
+            self._supervisor.start(_REREADING, self._reread)
+        self._gone = gone
+        self.progress = self._seen_progress()
+        now = _now()
+        if record.done or now - self._saved_at >= _SAVE:
+            await self.outbox.run(self.outbox.batches.set_setting, self.batch, SNAPSHOT, self.progress)
+            self._saved_at = now
+        self._call_listeners()
 
-    def _read(self, limit: FailureLimit, gate: SendGate) -> tuple[Mapping[State, int], FailureLimit, SendGate]:
-        """Return the counts of the rows, and the failure limit and the gate by these counts.
+    def _read(self, *, sends: bool) -> tuple[BatchRecord, Gate, dict[str, Any]]:
+        """Return the batch, its gate, and the facts of its status.
 
         Runs on the outbox's thread, like all that the sending stores: no row is sent in between.
         """
-        counts = self.outbox.batches.counts(self.batch)
-        if gate.active or limit.exceeded(counts):
-            gate = update_gate(self.outbox, self.batch)
-            limit = gate.limit
-        return counts, limit, gate
+        record, gate = read_batch(self.outbox, self.batch)
+        waits = record.counts[State.UNSENT] + record.doubtful
+        sends = sends or (waits > 0 and self.outbox.requests.has_sender(self.batch))
+        return record, gate, {**read_facts(self.outbox, record, gate), "sends": sends}
 
-    async def _save(self) -> None:
-        await self.outbox.run(self.outbox.batches.set_setting, self.batch, SNAPSHOT, self.progress)
+    def _waits_to_be_sent(self) -> bool:
+        return self.record.counts[State.UNSENT] + self.record.doubtful > 0
 
-    def _stop(self) -> None:
-        self._begin(_COUNTING, lambda: self.outbox.run(store_stop, self.outbox, self.batch, self._state.limit))
-        self._cancellation.begin()
+    def _watch(self) -> None:
+        """Watch the queue while rows are open, and for a while after the end, as a late log entry may correct it."""
+        if not self.record.done:
+            self._ended_at = None
+            if self._subscription is None:
+                self._subscribe()
+            elif self._subscription.every != (every := self._pace()):
+                self._subscription.every = every
+                self.connection.watcher.refresh(self.queue)
+        elif self._subscription is not None and self.finished_here:
+            counts, now = self.record.counts, _now()
+            self._ended_at = now if self._ended_at is None else self._ended_at
+            correctable = any(counts[state] for state in (State.FAILED, State.GONE, State.CANCELLED))
+            if not correctable or now >= self._ended_at + _LINGER:
+                self._stop_watching()
+            else:
+                self._subscription.every = _EVERY
+                self._call_later("linger", self._ended_at + _LINGER - now, self._changed)
+
+    def _subscribe(self) -> None:
+        read = self._outcomes.sources.get("log") or self._read_until
+        since = unread_since(
+            round(self.record.created.timestamp() * 1_000_000),
+            None if read is None else round(read.timestamp() * 1_000_000),
+            self.connection.clock.micros(),
+        )
+        self._subscription = self.connection.watcher.subscribe(self.queue, self._arrived, since=since, every=_EVERY)
+
+    def _stop_watching(self) -> None:
+        self._ended_at = None
+        if self._subscription is not None:
+            self._subscription.close()
+            self._subscription = None
+
+    def _pace(self) -> float:
+        """Return the seconds between two reads: fewer near the end of what an emulator runs, which has no quota."""
+        opened, pace = self.record.counts[State.UNSENT] + self.record.counts[State.SENT], self._outcomes.pace
+        near = max(_FEW, _NEAR_END * (self.progress.rate or 0))
+        active = pace.last is not None and self.connection.clock.micros() / 1e6 - pace.last < _NEAR_END
+        return _EVERY_NEAR_END if self.connection.endpoint.local and active and opened <= near else _EVERY
+
+    def _seen_progress(self) -> Progress:
+        """Return how the batch is, by what was read last and what is known in this process."""
+        record, outcomes, clock = self.record, self._outcomes, self.connection.clock
+        split = outcomes.split(record.counts, clock.micros())
+        values, at = self._queue_values(), outcomes.sources.get("queue") or self.progress.at
+        limits = [values.get(name) for name in ("rate", "effective_rate")]
+        limit = min((limit for limit in limits if limit), default=None)
+        until = outcomes.sources.get("log")
+        settling = min(len(outcomes.search.settling), record.counts[State.SENT])
+        silent, failed = self._unanswered(), outcomes.pace.failed
+        note = None
+        if silent is not None:
+            unsent, endpoint = record.counts[State.UNSENT], self.connection.endpoint
+            note = unanswered_note(silent.message, outcomes.sources.get("queue"), endpoint, unsent)
+        facts = Facts(
+            now=clock.now(),
+            at=at,
+            watched=self._subscription is not None and (outcomes.snapshot is not None or self._has_sent),
+            silent=note,
+            absent=self._absent if split["ready"] != 0 else (),
+            error=None if self.error is None else str(self.error),
+            troubles=self.blockers(),
+            paused=self.queue.queue if values.get("state") == "PAUSED" else None,
+            failed_at=None if failed is None else dt.datetime.fromtimestamp(failed, dt.UTC),
+            rate=None if until is None else outcomes.pace.per_second(until.timestamp(), limit),
+            limit=limit,
+            waiting=sum(split[name] or 0 for name in ("scheduled", "retrying")),
+            scheduled=split["scheduled"] or 0,
+            settling=settling,
+            **self._stored,
+        )
+        sources = {**self.progress.sources, **outcomes.sources}
+        return Progress.of(
+            record.counts, status_of(facts, self.progress.status), settling=settling, sources=sources, **split
+        )
+
+    def _publish(self) -> None:
+        """Compute how the batch is, and call the listeners."""
+        if self._stored:
+            self.progress = self._seen_progress()
+        self._call_listeners()
+
+    # Other work
 
     async def _adopt(self) -> None:
         """Find the rows that were sent from elsewhere."""
         await self._adoption.run(self._sending.will_retry)
-        self._rows_changed()
+        self._work_ended()
 
     async def _search(self) -> None:
         self._search_trouble = None
@@ -493,13 +549,13 @@ class Tracker:
             raise
         except CloudTasksError as error:  # of the service: the next suspicious snapshot begins another search
             self._search_trouble = error.message
-        self._rows_changed()
+        self._changed()
 
     async def _reread(self) -> None:
         """Read the log again for the rows that are gone, with growing pauses as long as some are."""
         for pause in (0.0, *_REREAD_PAUSES):
             await asyncio.sleep(pause)
-            if not self._state.counts[State.GONE]:
+            if not self.record.counts[State.GONE]:
                 return
             try:
                 await self._outcomes.recheck()
@@ -507,44 +563,51 @@ class Tracker:
                 raise
             except CloudTasksError as error:
                 _LOGGER.info("the log was not read again for batch %s: %s", self.batch, error.message)
-            self._rows_changed()
+            self._changed()
 
-    def _watch(self) -> None:
-        read = self._outcomes.sources.get("log") or self._read_until
-        since = machine.unread_since(
-            round(self.record.created.timestamp() * 1_000_000),
-            None if read is None else round(read.timestamp() * 1_000_000),
-            self.connection.clock.micros(),
-        )
-        self._subscription = self.connection.watcher.subscribe(
-            self.queue, self._arrived, since=since, every=self._state.every
-        )
+    def _look_later(self) -> None:
+        """While somebody listens, look now and then into the outbox for what other processes do with the batch."""
+        if self._listeners and not (self.deleted or self._closed):
+            self._call_later("look", _FOLLOW, self._look_now)
 
-    def _arrived(self, snapshot: Snapshot) -> None:
-        self._begin(_WATCHING, lambda: self._apply(snapshot))
+    def _look_now(self) -> None:
+        self._follower.start(_FOLLOWING, self._look)
 
-    def _stop_watching(self) -> None:
-        if self._subscription is not None:
-            self._subscription.close()
-            self._subscription = None
+    async def _look(self) -> None:
+        if self._loaded:
+            await self._turn()
+        self._look_later()
 
-    def _publish(self) -> None:
-        """Compute the progress anew and call the listeners."""
-        counts, rate, now = self._state.counts, self._state.rate, self.connection.clock.now()
-        split = self._outcomes.split(counts, self.connection.clock.micros())
-        waiting = sum(split[name] or 0 for name in ("scheduled", "retrying"))
-        free = self._sending.gate.until is None  # else it is not known when the other rows are sent
-        seconds = rate.seconds_left(self._state.open, waiting=waiting) if free else None
-        self.progress = Progress.of(
-            counts,
-            settling=min(len(self._outcomes.search.settling), counts[State.SENT]),
-            done_per_second=rate.per_second(),
-            eta=now + dt.timedelta(seconds=seconds) if seconds is not None and seconds < 1e9 else None,  # noqa: PLR2004 - beyond it is no estimate
-            sources=self._outcomes.sources,
-            at=now,
-            **split,
-        )
+    def _forget(self) -> None:
+        """Stop, because the batch was deleted."""
+        self.deleted = True
+        _busy.discard(self)
+        self._stop_watching()
         self._call_listeners()
+
+    def _work_reported(self) -> None:
+        self._call_listeners()
+        asyncio.get_running_loop().call_soon(self._stay_or_go)  # when the work that reports has ended
+
+    def _stay_or_go(self) -> None:
+        """Keep the tracker alive only while it has work or open rows; others may refer to it longer."""
+        if self._seen < self._changes:
+            self._supervisor.start(_WATCHING, self._turns)  # it was changed while the last turn ended
+        ended = self._closed or self.deleted or (self.finished_here and self._supervisor.idle)
+        (_busy.discard if ended else _busy.add)(self)
+
+    def _call_later(self, name: str, seconds: float, function: Callable[[], object]) -> None:
+        """Call a method after some seconds, unless a call of this name waits."""
+        if name in self._timers or self._closed:
+            return
+        timers, reference = self._timers, WeakMethod(function)  # so that the timer does not keep the tracker alive
+
+        def call() -> None:
+            timers.pop(name, None)
+            if (method := reference()) is not None:
+                method()
+
+        self._timers[name] = asyncio.get_running_loop().call_later(seconds, call)
 
     def _call_listeners(self) -> None:
         for listener in tuple(self._listeners):
@@ -553,25 +616,50 @@ class Tracker:
             except Exception:
                 _LOGGER.exception("a listener of batch %s failed", self.batch)
 
-    def _stored_progress(self) -> Progress:
-        """Return the progress that an earlier process has stored, with its time; else the stored counts."""
-        stored = self.outbox.batches.settings(self.batch).get(SNAPSHOT)
-        if stored and stored["total"] == self.record.total:  # no rows were added since
-            return unpack(stored)
-        unknown = None if self.record.counts[State.SENT] else 0
-        return Progress.of(self.record.counts, **dict.fromkeys(PENDING, unknown))
+    def _unanswered(self) -> EndpointError | None:
+        """Return that nothing answers at the endpoint; None: it answers."""
+        return self._sending.unanswered or self._silent
 
     def _queue_values(self) -> Mapping[str, Any]:
-        """Return settings and state of the queue by the newest snapshot; empty before the first one."""
+        """Return settings and state of the queue by the newest snapshot that has them; empty before the first one."""
         snapshot = self._outcomes.snapshot
         return {} if snapshot is None or snapshot.values is None else snapshot.values
 
-    def _absent_handlers(self) -> list[str]:
-        """Return which handlers of this machine the tasks wait for, a sentence each."""
+    def _absent_handlers(self) -> list[tuple[str, str | None]]:
+        """Return which handlers of this machine the tasks wait for, a sentence each, and what starts them."""
         addresses = self.connection.absent_handlers(str(self.queue))
         target = str(self.record.description.get("url", ""))
         name = target.removeprefix("handler:") if target.startswith("handler:") else ""
         return [describe_absent(address, f"http://{address}/{name}") for address in addresses]
+
+
+def unread_since(created: int, read: int | None, now: int) -> int:
+    """Return the time from which the log may have outcomes that are not stored.
+
+    All times are those of the service, in microseconds since 1970.
+
+    Parameters
+    ----------
+    created : int
+        When the batch was created.
+    read : int, optional
+        Up to when the log was read; None: it was not.
+    now : int
+
+    Examples
+    --------
+    >>> hour = 3_600_000_000
+    >>> unread_since(hour, 3 * hour, 9 * hour) / hour
+    2.75
+    """
+    created = min(created, now)
+    if read is None or read > now:  # the clock was set back
+        return created - _CLOCK_MARGIN
+    return max(created, read - _LATE_ENTRY) - _CLOCK_MARGIN
+
+
+async def _nothing() -> None:
+    """Check nothing."""
 
 
 def _now() -> float:

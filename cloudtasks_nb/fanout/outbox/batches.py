@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import orjson
@@ -17,12 +17,20 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.sweep import forget
 from cloudtasks_nb.fanout.outbox.tallies import number_of
 from cloudtasks_nb.fanout.plan.identity import Place
-from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.fanout.states import IN_DOUBT, State
 
 __all__ = ["Batches", "choose"]
 
 T = TypeVar("T")
 
+# One statement, so that counts and settings are of the same moment.
+_FIND = """
+    SELECT num, id, identity, place, name, recipe, description, created, changed, round,
+        (SELECT json_group_array(json_array(state, n)) FROM
+            (SELECT state, sum(n) AS n FROM parts JOIN tallies USING (part)
+             WHERE parts.num = batches.num AND phase = 1 GROUP BY state)),
+        (SELECT json_group_object(key, json(value)) FROM settings WHERE settings.num = batches.num)
+    FROM batches WHERE id = coalesce(?, id) ORDER BY created DESC, num DESC"""
 _ROW_BYTES = 100  # about what a row takes besides its block: what is known of it, and its key
 
 
@@ -40,14 +48,9 @@ class Batches(Repository):
         place : str, optional
             Fields of a `Place`; None: any.
         """
-        found = connection.execute(
-            """SELECT num, id, identity, place, name, recipe, description, created, changed, round
-               FROM batches WHERE id = coalesce(?, id) ORDER BY created DESC, num DESC""",
-            (batch,),
-        )
         wanted = {(name, value) for name, value in place.items() if value is not None}
-        rows = [(*row[:3], orjson.loads(row[3]), *row[4:]) for row in found.fetchall()]
-        return [_record(connection, row) for row in rows if wanted <= row[3].items()]
+        found = ((row, orjson.loads(row[3])) for row in connection.execute(_FIND, (batch,)))
+        return [_record(row, at) for row, at in found if wanted <= at.items()]
 
     def get(self, batch: str | None = None) -> BatchRecord:
         """Return a batch by its id, the beginning of its id or its name; without any of them the newest one.
@@ -100,31 +103,36 @@ class Batches(Repository):
 
     @transaction
     def set_setting(self, connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
-        """Store a setting of a batch: any value that JSON has."""
-        _set(connection, batch, key, value)
+        """Store a setting of a batch, any value that JSON has; None removes it."""
+        _set(connection, batch, {key: value})
 
     @transaction
-    def decide_setting(
-        self, connection: sqlite3.Connection, batch: str, key: str, decide: Callable[[], tuple[Any, T]]
+    def decide(
+        self, connection: sqlite3.Connection, batch: str, decide: Callable[[BatchRecord], tuple[Mapping[str, Any], T]]
     ) -> T:
-        """Store a setting by what is in the outbox, while no process writes there.
+        """Store settings by what is in the outbox, while no process writes there.
 
         Parameters
         ----------
         decide : callable
-            Reads from the outbox; returns the value, and what is to be returned.
+            Is called with the batch, and may read from the outbox; returns settings, and what is to be returned.
         """
-        value, result = decide()
-        _set(connection, batch, key, value)
+        settings, result = decide(self.get(batch))
+        _set(connection, batch, settings)
         return result
 
 
-def _set(connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
-    connection.execute(
-        """INSERT INTO settings VALUES (?, ?, ?)
-           ON CONFLICT DO UPDATE SET value = excluded.value WHERE value != excluded.value""",
-        (number_of(connection, batch), key, orjson.dumps(value).decode()),
-    )
+def _set(connection: sqlite3.Connection, batch: str, settings: Mapping[str, Any]) -> None:
+    num = number_of(connection, batch)
+    for key, value in settings.items():
+        if value is None:
+            connection.execute("DELETE FROM settings WHERE num = ? AND key = ?", (num, key))
+        else:
+            connection.execute(
+                """INSERT INTO settings VALUES (?, ?, ?)
+                   ON CONFLICT DO UPDATE SET value = excluded.value WHERE value != excluded.value""",
+                (num, key, orjson.dumps(value).decode()),
+            )
 
 
 def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
@@ -165,8 +173,11 @@ def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
     return found[0]
 
 
-def _record(connection: sqlite3.Connection, row: Sequence[Any]) -> BatchRecord:
-    num, batch, identity, place, name, recipe, description, created, changed, round_ = row
+def _record(row: Sequence[Any], place: Mapping[str, str]) -> BatchRecord:
+    _, batch, identity, _, name, recipe, description, created, changed, round_, tallied, settings = row
+    numbers = dict(orjson.loads(tallied))
+    doubtful = numbers.pop(IN_DOUBT, 0)
+    counts = dict.fromkeys(State, 0) | {State(state): n for state, n in numbers.items()}
     return BatchRecord(
         id=batch,
         identity=identity,
@@ -176,8 +187,10 @@ def _record(connection: sqlite3.Connection, row: Sequence[Any]) -> BatchRecord:
         description=orjson.loads(description),
         created=_moment(created),
         changed=_moment(changed),
-        counts=tallies.counts(connection, num),
+        counts={**counts, State.SENT: counts[State.SENT] + doubtful},
         round=round_,
+        doubtful=doubtful,
+        settings=orjson.loads(settings),
     )
 
 

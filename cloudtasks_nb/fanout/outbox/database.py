@@ -44,7 +44,6 @@ _TABLES = (
         name TEXT, recipe BLOB NOT NULL, description TEXT NOT NULL,
         created REAL NOT NULL, changed REAL NOT NULL,
         begun INTEGER NOT NULL DEFAULT 0,  -- whether there ever was a request
-        stopped INTEGER NOT NULL DEFAULT 0,  -- whether its unsent rows are being cancelled: none is given out
         round INTEGER NOT NULL DEFAULT 1)""",
     """CREATE TABLE parts (
         part INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER,
@@ -81,7 +80,7 @@ _TABLES = (
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 8
+VERSION = 9
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {

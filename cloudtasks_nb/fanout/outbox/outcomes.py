@@ -36,6 +36,7 @@ MOST_CAUSES = 1_000
 _PAGE = 1_000
 
 _WITH_CAUSE = {State.FAILED, State.GONE}
+_BY_ATTEMPT = {State.SUCCEEDED, State.FAILED}
 _READ = f"""SELECT ref, try, state, deleting, fact, seen, reason, attempts, heard, status, http, due, began, duration,
     message, said, code, cause, {COUNTED} FROM rows WHERE {AMONG}"""
 _WRITE = """UPDATE rows SET try = ?, state = ?, deleting = ?, fact = ?, seen = ?, reason = ?, attempts = ?, heard = ?,
@@ -51,6 +52,8 @@ class Recorded:
 
     ended: set[int] = field(default_factory=set)  #: rows that became final, or have another final state
     newer: int = 0  #: how many are in a newer try than was known
+    ends: Counter[int] = field(default_factory=Counter)  #: rows that ended by an attempt, by the second of its end
+    failed: int | None = None  #: the second in which the last attempt ended that failed
     #: Tasks whose newest attempt failed without a word of its handler, and whether they are final.
     unexplained: dict[str, bool] = field(default_factory=dict)
 
@@ -136,6 +139,13 @@ def _record_page(
     connection.executemany(_WRITE, [(*row[1:-1], row[0]) for row, _ in changed])
     recorded.ended |= {row.ref for row, old in changed if row.state in FINAL and row.state != old.state}
     recorded.newer += sum(row.tries > old.tries for row, old in changed)
+    for row, old in changed:
+        if row.began is not None and row.status is not None:
+            second = (row.began + (row.duration or 0)) // 1_000_000
+            if row.state != old.state and row.state in _BY_ATTEMPT:
+                recorded.ends[second] += 1
+            if row.status:
+                recorded.failed = max(recorded.failed or 0, second)
     counted = Counter((old[0] >> 32, old[2], old[-1]) for _, old in changed)
     # Only rows that failed, are gone, or are tried again count as more than their state.
     more = {row[0] for row, _ in changed if row.state in _WITH_CAUSE or (row.status and row.state not in FINAL)}

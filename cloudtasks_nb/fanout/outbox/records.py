@@ -53,8 +53,10 @@ class BatchRecord:
     description: Mapping[str, Any]  #: given by the caller when the batch was created
     created: dt.datetime
     changed: dt.datetime  #: when a row last changed; 90 days later the batch is forgotten
-    counts: Mapping[State, int]  #: every state, also those with no row
+    counts: Mapping[State, int]  #: every state, also those with no row; rows in doubt count as sent
     round: int  #: grows with every new try and every added row; one notification a round
+    doubtful: int = 0  #: rows that may have been sent by a sender that has ended
+    settings: Mapping[str, Any] = field(default_factory=dict)  #: what later calls and the tracking have stored
 
     @property
     def made_by(self) -> str | None:

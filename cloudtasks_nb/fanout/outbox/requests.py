@@ -23,7 +23,10 @@ from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, count
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
 
-__all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
+__all__ = ["CANCELLING", "MAX_TASKS", "RequestQueue", "Requests"]
+
+#: The setting of a batch that is to be cancelled. It is removed when that is done.
+CANCELLING = "cancelling"
 
 #: Tasks a batch call, the service's limit (https://cloud.google.com/tasks/docs/quotas).
 MAX_TASKS = 100
@@ -104,9 +107,9 @@ class Requests(Repository):
     def cancel(self, batch: str, size: int = _CANCELLED) -> Iterator[int]:
         """Cancel the rows that are not sent, `size` of them in a transaction; yield how many were, after each.
 
-        Until all are cancelled, no row of the batch is given out. Rows of requests in flight stay as they are until
-        their sender, or the next one, finds out whether they were created. Those that were become sent, and the caller
-        has to delete them.
+        Rows of requests in flight stay as they are until their sender, or the next one, finds out whether they were
+        created. Those that were become sent, and the caller has to delete them. No row of a batch with the setting
+        `CANCELLING` is given out.
         """
         cancelled, after = 1, -1
         while cancelled:
@@ -114,11 +117,6 @@ class Requests(Repository):
             self._void.pop(batch, None)
             if cancelled:
                 yield cancelled
-
-    @transaction
-    def allow(self, connection: sqlite3.Connection, batch: str) -> None:
-        """Have rows given out again after a cancellation whose process has ended."""
-        connection.execute("UPDATE batches SET stopped = 0 WHERE id = ?", (batch,))
 
     def known_void(self, batch: str) -> Collection[int] | None:
         """Return what `read_void` has returned less than 50 ms ago; None: it has to be read."""
@@ -185,7 +183,8 @@ class RequestQueue(Repository):
         num = number_of(connection, self.batch)
         if self._left is None:
             self._left = _find_doubtful(connection, self.batch)
-        round_, stopped = connection.execute("SELECT round, stopped FROM batches WHERE num = ?", (num,)).fetchone()
+        round_ = number(connection, "SELECT round FROM batches WHERE num = ?", num)
+        stopped = "SELECT EXISTS (SELECT 1 FROM settings WHERE num = ? AND key = ?)"
         moved: _Moved = Counter()
         for ack in acks:
             self._settle(connection, ack, moved)
@@ -197,7 +196,7 @@ class RequestQueue(Repository):
         requests, most = list[Request](), ALL if until is None else until
         while self._left and len(requests) < want:
             requests += self._again(connection, num, self._left.pop(0), most)
-        if len(requests) < want and not stopped:
+        if len(requests) < want and not number(connection, stopped, num, CANCELLING):
             requests += self._fresh(connection, num, want - len(requests), size, now, most)
         return requests
 
@@ -384,6 +383,5 @@ def _cancel(connection: sqlite3.Connection, batch: str, after: int, most: int) -
     ).fetchone()
     with counted(connection, AMONG, refs):
         connection.execute(f"UPDATE rows SET state = ? WHERE {AMONG}", (State.CANCELLED, refs))
-    connection.execute("UPDATE batches SET stopped = ? WHERE num = ?", (n > 0, num))
     touch(connection, num)
     return n, last or after

@@ -87,7 +87,8 @@ def test_a_cancel_that_is_refused(batch: ct.Batch, emulator: Emulator) -> None:
     """Tasks that may not be deleted stay, and the repr shows the reason."""
     emulator.request("POST", "/admin/faults", {"method": "BatchDeleteTasks", "code": "PERMISSION_DENIED", "count": 1})
     batch.cancel()
-    reached(batch, lambda _: not batch._tracker.cancelling)
+    reached(batch, lambda progress: "not deleted" in str(progress.reason))
+    assert batch.status().state == "cancelling"
     assert lines(batch)[0].startswith("5 tasks are not deleted: ")
     assert batch.cancel().wait("60s").cancelled == 5
     assert "not deleted" not in repr(batch)
@@ -156,7 +157,7 @@ def test_one_notification_an_address(paused: ct.Queue, batch: ct.Batch, notes: C
     url = "http://127.0.0.1:9/done"
     for queue in (None, paused, paused.id, paused.name):
         batch.on_complete(url, queue=queue)
-    assert list(registered(batch._outbox, batch.id)) == [url]
+    assert list(registered(batch._outbox.batches.get(batch.id))) == [url]
     assert len(set(notes())) == 1
     batch.on_complete(f"{url}?x=1")
     assert notes()[0].endswith(f"; so is {url}")

@@ -150,7 +150,7 @@ def test_a_killed_kernel_does_not_leave_the_queue_paused(
     assert "stays paused: it was paused to cancel batch" in capsys.readouterr().out
     batch = again.batch()
     assert "was paused for that, and is resumed at the end" in capsys.readouterr().out
-    reached(batch, lambda _: not batch._tracker.cancelling)
+    reached(batch, lambda progress: progress.finished and not batch._tracker.sending)
     assert again.queues()["state"][batch.queue] == "RUNNING"
 
 

@@ -238,7 +238,7 @@ def test_what_is_unsent_is_sent_by_resume(harness: Harness, closing: CloseLater)
     again = Harness(harness.watcher)
     batch = again.catalog.get(None)
     panel = own(closing, batch)
-    left = "3 (unsent|may have been sent by a process that has ended), and this kernel does not send them"
+    left = "3 (unsent|may have been sent by a process that has ended), and no process sends them"
     assert re.search(left, panel.static_html()), "it was under way, or about to begin"
     assert panel.view.actions.resume.description == "Resume (3)"
     click(panel, panel.view.actions.resume)
@@ -297,7 +297,9 @@ COUNTS: dict[str, Any] = {"total": 100, "unsent": 10, "rejected": 2, "running": 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 PROGRESS = Progress(
     **COUNTS | {"scheduled": None, "ready": None, "failed": 8, "cancelled": 0, "gone": 5},
-    done_per_second=2.5,
+    state="stopped",
+    reason="nobody answers <i>",
+    rate=2.5,
     eta=NOW + dt.timedelta(seconds=65),
     at=NOW,
 )
@@ -306,14 +308,13 @@ PROGRESS = Progress(
 @pytest.mark.parametrize(
     "words",
     [
-        "<b>55</b> of 100 done, 2.5 done a second, the last one in about 1 min 05 s",
+        "<b>stopped</b>, <b>48</b> known of 100, 2.5 done a second, the last one in about 1 min 05 s",
         'aria-valuenow="55"',
         "25 queued",
         "8 failed (INTERNAL 7, NOT_FOUND 1)",
         "6 retrying, attempt 3 of 5",
         "nobody answers &lt;i&gt;",
         "said &lt;b&gt;",
-        "10 unsent, and this kernel does not send them",
         "5 gone: no longer in the queue",
         "2 rejected<",
         'href="https://log?a&amp;b"',
@@ -327,10 +328,8 @@ def test_a_bar_has_its_words(words: str) -> None:
         queue="reports",
         badge="p",
         progress=PROGRESS,
-        sending=False,
         causes={"INTERNAL": 7, "NOT_FOUND": 1},
         retry_note="attempt 3 of 5",
-        blockers=["nobody answers <i>"],
         notes=["said <b>"],
         log_url="https://log?a&b",
     )
@@ -342,14 +341,14 @@ def test_a_bar_has_its_words(words: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"eta": None}, "done, 2.5 done a second</div>"),
-        ({"done_per_second": None}, "<b>55</b> of 100 done</div>"),
+        ({"eta": None}, "100, 2.5 done a second</div>"),
+        ({"rate": None}, "<b>48</b> known of 100</div>"),
         ({"total": 0, "unsent": 0, "rejected": 0, "succeeded": 0, "failed": 0, "gone": 0}, 'aria-valuenow="100"'),
     ],
 )
 def test_a_bar_leaves_out_what_is_not_known(changes: dict[str, Any], words: str) -> None:
     """Unknown pace or end are left out; no rows are 100 %."""
     report = Report(
-        batch="a", name=None, queue="q", badge="p", progress=replace(PROGRESS, **changes), sending=True, causes={}
+        batch="a", name=None, queue="q", badge="p", progress=replace(PROGRESS, **changes), causes={}
     )
     assert words in report.html(methods=False)

@@ -12,6 +12,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.clock import ServiceClock, now_micros
 from cloudtasks_nb.service.watch import Snapshot
 from cloudtasks_nb.store.store import Store
@@ -20,6 +21,11 @@ from tests.unit.fanout.conftest import PLACE, FakeWatcher, Service, all_rows
 
 QUEUE = QueueName(project=PLACE.project, location=PLACE.location, queue=PLACE.queue)
 VALUES = {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}
+
+
+def counts(**rows: int) -> dict[State, int]:
+    """Return so many rows in each state, as `sent=3`."""
+    return dict.fromkeys(State, 0) | {State[name.upper()]: count for name, count in rows.items()}
 
 
 class FakeConnection:

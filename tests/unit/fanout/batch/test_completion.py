@@ -74,7 +74,7 @@ def test_the_newest_options_count(outbox: Outbox, batch: str) -> None:
     store_registration(outbox, batch, URL, **OPTIONS)
     told(outbox, batch)
     store_registration(outbox, batch, URL, **{**OPTIONS, "service_account": "sa@p", "queue": "other"})
-    assert registered(outbox, batch) == {
+    assert registered(outbox.batches.get(batch)) == {
         URL: {"told": 1, "service_account": "sa@p", "audience": None, "queue": "other"}
     }
     assert told(outbox, batch) == []

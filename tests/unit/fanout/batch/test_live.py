@@ -32,7 +32,8 @@ class FakeTracker:
     def at(self, done: int) -> Progress:
         """Return the progress with so many rows succeeded."""
         counts: dict[str, Any] = dict.fromkeys(STATES, 0)
-        return Progress(total=10, **{**counts, "succeeded": done, "ready": 10 - done})
+        state = "succeeded" if done == 10 else "running"
+        return Progress(total=10, state=state, **{**counts, "succeeded": done, "ready": 10 - done})
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Hold a listener, as trackers do."""
@@ -65,7 +66,6 @@ class FakeTracker:
             "name": None,
             "queue": "q",
             "badge": "LOCAL",
-            "sending": False,
             "causes": {},
         }
         return Report(progress=self.progress, **facts).bundle()
@@ -175,7 +175,7 @@ def test_the_browsers_tab_shows_a_batch_while_somebody_looks(tab: browser_tab.Br
     tracker.progress = tracker.at(10)
     for _ in range(2):
         second()
-        assert tab.text == "\u2713 done"
+        assert tab.text == "\u2713 succeeded"
 
 
 def test_a_cell_that_has_ended_shows_that_rows_are_tried_again(screens: list[FakeLive]) -> None:

@@ -129,7 +129,6 @@ def test_report_shows_it() -> None:
         queue="reports",
         badge="LOCAL",
         progress=progress,
-        sending=False,
         causes={},
         partitions="1 D in <zone>",
         grid="<svg></svg>",

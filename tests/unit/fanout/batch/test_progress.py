@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb._frames import STATES
-from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Progress, Rate
+from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Pace, Progress
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.batch.conftest import Tracked
-from tests.unit.fanout.conftest import chunks, spool
+from tests.unit.fanout.conftest import chunks, put, refs, spool
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
@@ -32,7 +33,7 @@ def test_finished_means_that_every_row_is_final() -> None:
 
 def test_the_repr_is_one_line_and_leaves_zeros_out() -> None:
     """The text has every count that is not zero, and the rate while tasks are done."""
-    made = progress(ready=4, succeeded=6, done_per_second=2.0, eta=NOW)
+    made = progress(ready=4, succeeded=6, rate=2.0, eta=NOW)
     assert repr(made) == "10 rows: 4 ready, 6 succeeded; 2.0/s, done about 2026-01-01 12:00:00 UTC"
 
 
@@ -44,49 +45,43 @@ def test_what_is_not_known_is_said_as_being_in_the_queue() -> None:
 
 
 def test_another_process_reads_what_was_seen(outbox: Outbox) -> None:
-    """The stored progress is shown until the batch is watched; after rows were added, their counts alone are known."""
+    """What is stored is shown until the batch is watched; after rows were added, their counts alone are known."""
     batch = spool(outbox, chunks(range(10)), name="n").batch
-    seen = progress(ready=4, succeeded=6, eta=NOW, at=NOW, sources={"log": NOW})
+    put(outbox, batch, refs(outbox, batch), State.SENT)
+    put(outbox, batch, refs(outbox, batch)[:6], State.SUCCEEDED)
+    now = dt.datetime.now(dt.UTC)
+    seen = progress(ready=4, succeeded=6, state="paused", reason="so", eta=NOW, at=now, since=NOW, sources={"log": NOW})
     outbox.batches.set_setting(batch, SNAPSHOT, seen)
     assert Tracked(outbox, batch).tracker.progress == seen
     spool(outbox, chunks(range(11)), name="n")
-    assert repr(Tracked(outbox, batch).tracker.progress) == "11 rows: 11 unsent"
+    assert repr(Tracked(outbox, batch).tracker.progress) == "11 rows: 1 unsent, 4 ready, 6 succeeded; stopped"
 
 
-POINTS: list[tuple[str, list[tuple[float, int]], float | None]] = [
-    ("no point", [], None),
-    ("one point", [(0, 0)], None),
-    ("steady", [(0, 0), (1, 10), (2, 20)], 10.0),
-    ("only the last half minute counts", [(0, 0), (10, 0), (40, 0), (50, 100)], 100 / 40),
-    ("a new round begins anew", [(0, 0), (1, 10), (2, 4), (3, 5)], 1.0),
-    ("a clock that was set back begins anew", [(10, 0), (5, 1), (6, 3)], 2.0),
-    ("two points at one time", [(1, 0), (1, 5)], None),
-]
+@pytest.mark.parametrize(
+    ("ends", "until", "limit", "rate"),
+    [
+        ({}, 100.0, None, None),
+        ({99: 10}, 100.0, None, None),
+        ({97: 3, 98: 10, 99: 12}, 100.9, None, 11.0),
+        ({97: 3, 98: 10, 99: 10, 100: 2}, 100.9, None, 10.0),  # the last second is not over
+        ({60: 900, 98: 10, 99: 10}, 100.0, None, 10.0),  # before half a minute
+        ({80: 900, 98: 10, 99: 10}, 100.0, None, 10.0),  # before a gap
+        ({90: 900, 91: 900}, 100.0, None, None),  # nothing has ended for some seconds
+        ({71: 1, 81: 1, 91: 1}, 100.0, 0.1, 0.1),  # a gap is what is long for the queue
+        ({71: 1, 81: 1, 91: 1}, 100.0, 500.0, None),
+    ],
+)
+def test_the_rate(ends: dict[int, int], until: float, limit: float | None, rate: float | None) -> None:
+    """Rows a second, by the times of their attempts, over whole seconds without a gap."""
+    pace = Pace()
+    pace.add(ends, None)
+    assert pace.per_second(until, limit) == rate
 
 
-@pytest.mark.parametrize(("what", "points", "rate"), POINTS, ids=[what for what, *_ in POINTS])
-def test_rate(what: str, points: list[tuple[float, int]], rate: float | None) -> None:
-    """Rows a second over the window."""
-    meter = Rate()
-    for at, done in points:
-        meter = meter.note(at, done)
-    assert meter.per_second() == rate
-
-
-def test_time_left_is_not_known_while_nothing_moves() -> None:
-    """A rate of zero gives no estimate, any other one does, unless all rows wait for their next try."""
-    meter = Rate().note(0, 5).note(1, 5)
-    assert meter.seconds_left(10) is None
-    assert meter.note(2, 7).seconds_left(10) == 10.0
-    assert meter.note(2, 7).seconds_left(10, waiting=9) == 10.0
-    assert meter.note(2, 7).seconds_left(10, waiting=10) is None
-
-
-def test_a_rate_keeps_few_points() -> None:
-    """However often rows are counted, a rate takes little memory, and knows the newest count."""
-    rate = Rate()
-    for step in range(100_001):
-        rate = rate.note(step / 1000, step)
-    assert rate.points[-1] == (100.0, 100_000)
-    assert len(rate.points) <= 130
-    assert rate.per_second() == 1000.0
+def test_what_was_done_long_ago_is_no_pace() -> None:
+    """Rows that are read at once after a pause tell nothing of how fast rows end now, and take no memory."""
+    pace = Pace()
+    pace.add({second: 50 for second in range(10_000)}, 9_000)
+    pace.add({second: 20 for second in range(20_000, 20_010)}, 8_000)
+    assert pace.per_second(20_010.5, None) == 20.0
+    assert (pace.last, pace.failed, len(pace._ends)) == (20_009, 9_000, 10)

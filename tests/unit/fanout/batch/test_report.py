@@ -19,7 +19,6 @@ def report(words: dict[str, Any] | None = None, **counts: Any) -> Report:
         "name": None,
         "queue": "reports",
         "badge": "LOCAL",
-        "sending": False,
         "causes": {},
     }
     return Report(progress=progress, **{**fields, **(words or {})})
@@ -31,10 +30,17 @@ def test_failures_come_with_their_causes_and_the_next_line_to_type() -> None:
     assert shown.lines()[-1] == "21,034 failed (INTERNAL 20,900, NOT_FOUND 134) → batch.retry_failed()"
 
 
-def test_unsent_rows_ask_for_resume_unless_they_are_being_sent() -> None:
-    """A batch found again says what sends the rest."""
-    assert "40,000 unsent: batch.resume()" in report(unsent=40000).lines()
-    assert report({"sending": True}, unsent=40000).lines() == []
+def test_what_delays_a_batch_comes_first_with_what_helps() -> None:
+    """A batch found again says what sends the rest; a panel, which has buttons, does not."""
+    shown = report(unsent=40000, state="stopped", reason="40,000 unsent", action="batch.resume()")
+    assert shown.lines() == ["40,000 unsent → batch.resume()"]
+    assert shown.lines(methods=False) == ["40,000 unsent"]
+
+
+def test_rows_that_are_not_known_are_not_called_done() -> None:
+    """Of lost and rejected rows nobody knows how they would have ended."""
+    assert "<b>0</b> known of 10,000<" in report(gone=10_000, state="unknown").html()
+    assert "<b>3</b> of 3 done<" in report(succeeded=2, cancelled=1, state="cancelled").html()
 
 
 def test_settling_rows_are_not_final_and_say_what_they_wait_for() -> None:
@@ -61,7 +67,7 @@ def test_text_has_title_bar_counts() -> None:
 
 def test_html_escapes_every_word_and_tells_no_state_by_colour_alone() -> None:
     """Names come from people; colours have a legend."""
-    html = report({"name": "<img src=x>", "blockers": ["<i>"]}, succeeded=3, failed=1).html()
+    html = report({"name": "<img src=x>", "notes": ["<i>"]}, succeeded=3, failed=1).html()
     assert "<img" not in html
     assert "<i>" not in html
     assert "&lt;img src=x&gt;" in html
@@ -78,9 +84,9 @@ def test_rows_of_unknown_state_have_a_part_of_the_bar() -> None:
 
 def test_the_pace_is_shown_while_it_goes_on() -> None:
     """Rate and rest in the two largest units."""
-    html = report(ready=5, succeeded=5, done_per_second=2.5, at=NOW, eta=NOW + dt.timedelta(minutes=90)).html()
+    html = report(ready=5, succeeded=5, rate=2.5, at=NOW, eta=NOW + dt.timedelta(minutes=90)).html()
     assert "2.5 done a second, the last one in about 1 h 30 min" in html
-    assert "done a second" not in report(succeeded=5, done_per_second=2.5).html()
+    assert "done a second" not in report(succeeded=5, rate=2.5).html()
 
 
 def test_rows_that_were_lost_say_how() -> None:

@@ -31,7 +31,7 @@ def test_what_is_gone_is_read_again(
     async def pause(seconds: float) -> None:
         if seconds in tracker_module._REREAD_PAUSES:
             pauses.append(seconds)
-            while tracker._state.stale:
+            while tracker._seen < tracker._changes:
                 await sleep(0.01)
         await sleep(0)
 

@@ -21,6 +21,7 @@ def test_what_is_stored_of_the_sending(tracked: Tracked, setting: str, value: An
     """Each fact that the outbox has of the sending is one sentence, and there is none without it."""
     assert tracked.tracker.notes() == []
     tracked.outbox.batches.set_setting(tracked.batch, setting, value)
+    _loop.run(tracked.tracker.start(sending=False))
     (found,) = tracked.tracker.notes()
     assert found.startswith(note)
 

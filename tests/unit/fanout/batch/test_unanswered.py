@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb._settings import Endpoint
-from cloudtasks_nb.errors import EndpointError, QuotaError
-from cloudtasks_nb.fanout.batch.unanswered import Unanswered
+from cloudtasks_nb.fanout.batch.unanswered import unanswered_note
 
-ERROR = EndpointError("nothing answers at h:1")
 PLACE: dict[str, Any] = {"project": "p", "location": "l", "target": "h:1", "local": True}
 
 
@@ -25,17 +23,8 @@ PLACE: dict[str, Any] = {"project": "p", "location": "l", "target": "h:1", "loca
 )
 def test_the_note(endpoint: dict[str, Any], safe: str, back: str) -> None:
     """It says since when nothing answers, what is safe, and what brings the batch back."""
-    note = Unanswered(dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC), ERROR).note(Endpoint(**{**PLACE, **endpoint}), 3)
+    since = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+    note = unanswered_note("nothing answers at h:1", since, Endpoint(**{**PLACE, **endpoint}), 3)
     assert note.startswith("nothing answers at h:1 since 03:04:05 UTC: ")
     assert safe in note
     assert back in note
-
-
-def test_the_time_is_that_of_the_first_error() -> None:
-    """Later failures do not move it; any answer ends it."""
-    first = Unanswered.after(None, [QuotaError("later"), ERROR])
-    assert first is not None
-    later = Unanswered.after(first, [EndpointError("nothing answers at h:2")])
-    assert later is not None
-    assert (later.since, later.error.message) == (first.since, "nothing answers at h:2")
-    assert Unanswered.after(later, [QuotaError("later")]) is None

@@ -1,8 +1,8 @@
-"""Decide which rows of a batch may be sent now: the first ones alone (`canary`), none after many failures (`pause_at`).
+"""Decide which rows of a batch may be sent: `canary`, `pause_at` and `stop_after_failures` are one gate.
 
-With `stop_after_failures` the others are cancelled. Failures count since the last new try, the last added row or the
-last `Batch.resume` of a pause. What was decided is stored with the batch, so that it holds after a restart and for
-other processes.
+With a canary the first rows are sent alone. `pause_at` holds the other rows back after many failures, and
+`stop_after_failures` cancels them. Failures count since the last new try, the last added row or the last `Batch.resume`
+of a pause. What was decided is stored with the batch, so that it holds after a restart and for other processes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.fanout.batch.failure_limit import FailureLimit
 from cloudtasks_nb.fanout.batch.request import lasting_options, share_of
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import FINAL, State
 
-__all__ = ["SendGate", "lift_gate", "store_stop", "update_gate"]
+__all__ = ["Gate", "gate_of", "lift_gate", "read_batch"]
 
 _SETTING = "gate"  #: of the batch
 #: What is stored of a new batch: the canary's option and its last row (0: the other rows may be sent); the round in
@@ -30,23 +31,19 @@ _ENDED_OTHERWISE = (State.REJECTED, State.GONE, State.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SendGate:
-    """What holds rows of a batch back."""
+class Gate:
+    """What holds rows of a batch back, or drops them."""
 
     last: int = 0  #: ref of the last row of the canary; 0: there is none, or the other rows may be sent too
     rows: Mapping[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))  #: of the canary, by state
     unsent: int = 0  #: unsent rows of the batch
     doubtful: int = 0  #: rows that may have been sent by a sender that has ended
     pause_at: float | None = None  #: a share of failures; None: the sending never pauses
+    stop_after: float | None = None  #: failed rows, or below 1 a share of all rows; None: there is no limit
     failed: int = 0  #: rows that had failed before failures began to count
     ended: int = 0  #: rows that had succeeded or failed before that
     paused: tuple[int, int] | None = None  #: how many rows had failed, and ended, when the sending paused
-    limit: FailureLimit = field(default_factory=FailureLimit)  #: of failures, after which the other rows are cancelled
-
-    @property
-    def active(self) -> bool:
-        """Whether rows are held back, or may be."""
-        return bool(self.last) or self.pause_at is not None
+    stopped: bool = False  #: `stop_after` was reached in this round, and the other rows are cancelled
 
     @property
     def until(self) -> int | None:
@@ -80,6 +77,13 @@ class SendGate:
         wait = "waits" if self.waiting == 1 else "wait"
         return f"canary: {self._done:,} of {self._size:,} done{without}; {counted(self.waiting, 'rows')} {wait} for it"
 
+    def stop_note(self, cancelled: int) -> str | None:
+        """Return what was done in this round, if so many rows have failed as `stop_after` allows."""
+        if not self.stopped:
+            return None
+        did = f"cancelled the remaining {cancelled:,} rows" if cancelled else "too many rows failed, and none remained"
+        return f"{did}: stop_after_failures={self.stop_after}"
+
     def reason(self, causes: str) -> str:
         """Return the sentence that says why rows are held back until `Batch.resume` is called.
 
@@ -99,12 +103,12 @@ class SendGate:
         ends = [f"{first[0]:,} of {self._size:,} rows {first[1]}", *(f"{count:,} {text}" for count, text in more)]
         return f"canary: {', '.join(ends)}: the other {rest}"
 
-    def after(self, counts: Mapping[State, int]) -> SendGate:
-        """Return the gate after a count of all rows: it opens when the canary has succeeded, and closes at the share.
+    def after(self, counts: Mapping[State, int]) -> Gate:
+        """Return the gate after a count of all rows: it opens when the canary has succeeded, and closes at a limit.
 
         Examples
         --------
-        >>> gate = SendGate(pause_at=0.05)
+        >>> gate = Gate(pause_at=0.05)
         >>> few, many = (dict.fromkeys(State, 0) | {State.UNSENT: 9, State.FAILED: count} for count in (19, 20))
         >>> gate.after(few).paused, gate.after(many).paused
         (None, (20, 20))
@@ -114,8 +118,13 @@ class SendGate:
             gate = replace(gate, last=0)
         failed, ended = counts[State.FAILED] - self.failed, _ended(counts) - self.ended
         few = self.pause_at is None or ended < _LEAST_ENDED or failed <= self.pause_at * ended
-        none = not (counts[State.UNSENT] or self.doubtful)  # is left to send
-        return gate if few or self.paused or none else replace(gate, paused=(failed, ended))
+        if not (few or self.paused) and counts[State.UNSENT] + self.doubtful:
+            gate = replace(gate, paused=(failed, ended))
+        allowed = math.inf if self.stop_after is None else self.stop_after
+        allowed *= sum(counts.values()) if allowed < 1 else 1
+        if failed >= allowed and counts[State.UNSENT] + counts[State.SENT]:
+            gate = replace(gate, stopped=True)
+        return gate
 
     @property
     def _size(self) -> int:
@@ -126,9 +135,23 @@ class SendGate:
         return sum(self.rows[state] for state in FINAL)
 
 
-def update_gate(outbox: Outbox, batch: str) -> SendGate:
-    """Read the gate of a batch, decide by its rows as they are now, and store what has changed."""
-    return _change(outbox, batch, lambda _: {})
+def read_batch(outbox: Outbox, batch: str) -> tuple[BatchRecord, Gate]:
+    """Read a batch and its gate, in one transaction that decides by the rows as they are, and stores what has changed.
+
+    A batch whose limit of failures is reached is cancelled from now on.
+
+    Raises
+    ------
+    BatchNotFoundError
+        If it was deleted.
+    """
+    record = outbox.batches.get(batch)
+    return _change(outbox, batch, lambda _record, _gate: {}) if _limited(record) else (record, _open(record))
+
+
+def gate_of(outbox: Outbox, record: BatchRecord) -> Gate:
+    """Return the gate of a batch, and store nothing."""
+    return _decide(outbox, record)[1] if _limited(record) else _open(record)
 
 
 def lift_gate(outbox: Outbox, batch: str) -> None:
@@ -136,56 +159,60 @@ def lift_gate(outbox: Outbox, batch: str) -> None:
 
     The canary of a batch that no process sends goes on: its process was killed.
     """
-    outbox.requests.allow(batch)
     sending = outbox.requests.has_sender(batch)
 
-    def lift(gate: SendGate) -> dict[str, Any]:
+    def lift(record: BatchRecord, gate: Gate) -> dict[str, Any]:
         opened = {"last": 0} if gate.last and (not gate.running or sending) else {}
-        return opened | (_anew(outbox.batches.counts(batch)) if gate.paused else {})
+        return opened | (_anew(record.counts) if gate.paused else {})
 
     _change(outbox, batch, lift)
 
 
-def store_stop(outbox: Outbox, batch: str, limit: FailureLimit) -> None:
-    """Store that the limit of failures was reached, unless another round has begun."""
-    _change(outbox, batch, lambda gate: {"stopped": gate.limit.stopped or gate.limit.round == limit.round})
+def _limited(record: BatchRecord) -> bool:
+    options = lasting_options(record)
+    return any(options[name] is not None for name in ("canary", "pause_at", "stop_after_failures"))
 
 
-def _change(outbox: Outbox, batch: str, change: Callable[[SendGate], dict[str, Any]]) -> SendGate:
-    """Decide by the rows of a batch, and store the gate with some changes, in one transaction; return it as decided."""
-
-    def decide() -> tuple[dict[str, Any], SendGate]:
-        stored, gate = _decide(outbox, batch)
-        return stored | change(gate), gate
-
-    return outbox.batches.decide_setting(batch, _SETTING, decide)
+def _open(record: BatchRecord) -> Gate:
+    return Gate(unsent=record.counts[State.UNSENT], doubtful=record.doubtful)
 
 
-def _decide(outbox: Outbox, batch: str) -> tuple[dict[str, Any], SendGate]:
+def _change(
+    outbox: Outbox, batch: str, change: Callable[[BatchRecord, Gate], dict[str, Any]]
+) -> tuple[BatchRecord, Gate]:
+    """Decide by the rows of a batch, and store the gate with some changes; return both as they were decided."""
+
+    def decide(record: BatchRecord) -> tuple[dict[str, Any], tuple[BatchRecord, Gate]]:
+        stored, gate = _decide(outbox, record)
+        settings: dict[str, Any] = {_SETTING: stored | change(record, gate)}
+        if gate.stopped and not stored["stopped"]:
+            settings = {_SETTING: settings[_SETTING] | {"stopped": True}, CANCELLING: {}}
+            record = replace(record, settings={**record.settings, CANCELLING: {}})
+        return settings, (record, gate)
+
+    return outbox.batches.decide(batch, decide)
+
+
+def _decide(outbox: Outbox, record: BatchRecord) -> tuple[dict[str, Any], Gate]:
     """Return what is to be stored of the gate of a batch, and the gate."""
-    record, settings = outbox.batches.get(batch), outbox.batches.settings(batch)
-    options, stored = lasting_options(record, settings), {**_NEW, **settings.get(_SETTING, {})}
+    options, stored = lasting_options(record), {**_NEW, **record.settings.get(_SETTING, {})}
     canary, pause_at = options["canary"], share_of(options["pause_at"])
     if canary is not None and canary != stored["canary"]:
         share = share_of(canary) or 0
         count = math.ceil(round(share * record.total, 6)) if share < 1 else int(share)
-        stored |= {"canary": canary, "last": outbox.rows.last_of_first(batch, count)}
+        stored |= {"canary": canary, "last": outbox.rows.last_of_first(record.id, count)}
     if record.round != stored["round"]:
         stored |= {"round": record.round, "stopped": False, **_anew(record.counts)}
     last = 0 if canary is None else stored["last"]
-    gate = SendGate(
+    gate = Gate(
         last=last,
-        rows=outbox.rows.counts_until(batch, last),
+        rows=outbox.rows.counts_until(record.id, last),
         unsent=record.counts[State.UNSENT],
-        doubtful=outbox.requests.doubtful(batch),
+        doubtful=record.doubtful,
         pause_at=pause_at,
-        failed=stored["failed"],
-        ended=stored["ended"],
+        stop_after=options["stop_after_failures"],
         paused=tuple(stored["paused"]) if stored["paused"] and pause_at is not None else None,
-        limit=FailureLimit(
-            limit=options["stop_after_failures"],
-            **{name: stored[name] for name in ("round", "failed", "stopped")},
-        ),
+        **{name: stored[name] for name in ("failed", "ended", "stopped")},
     ).after(record.counts)
     if last:
         stored["last"] = gate.last

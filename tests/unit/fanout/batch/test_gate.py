@@ -10,12 +10,12 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import PreconditionError
-from cloudtasks_nb.fanout.batch.send_gate import SendGate, lift_gate, store_stop, update_gate
+from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.sender.sender import Report
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.batch.conftest import Tracked
-from tests.unit.fanout.batch.test_state import counts
+from tests.unit.fanout.batch.conftest import counts
 from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
 
 ROWS, FIRST = 250, 20
@@ -25,30 +25,30 @@ PATIENCE = 30.0
 Make = Callable[..., Tracked]
 
 
-def canary(**rows: int) -> SendGate:
+def canary(**rows: int) -> Gate:
     """Return a gate whose canary has so many rows in each state, with 30 rows behind it."""
-    return SendGate(last=9, rows=counts(**rows), unsent=30 + rows.get("unsent", 0))
+    return Gate(last=9, rows=counts(**rows), unsent=30 + rows.get("unsent", 0))
 
 
 @pytest.mark.parametrize(
     ("gate", "note", "reason"),
     [
-        (SendGate(unsent=30), None, None),
+        (Gate(unsent=30), None, None),
         (canary(unsent=4), "canary: 0 of 4 done; 30 rows wait for it", None),
         (canary(sent=1, succeeded=3), "canary: 3 of 4 done; 30 rows wait for it", None),
         (canary(sent=1, failed=2), "canary: 2 of 3 done, 2 of them without success; 30 rows wait for it", None),
         (canary(failed=2, succeeded=2), None, "canary: 2 of 4 rows failed (KeyError: …)"),
         (canary(failed=1, gone=2), None, "canary: 1 of 3 rows failed (KeyError: …), 2 ended as gone"),
         (canary(rejected=1), None, "canary: 1 of 1 rows ended as rejected"),
-        (SendGate(last=9, rows=counts(failed=4)), None, None),
+        (Gate(last=9, rows=counts(failed=4)), None, None),
         (
-            SendGate(pause_at=0.005, paused=(5, 60), unsent=30),
+            Gate(pause_at=0.005, paused=(5, 60), unsent=30),
             None,
             "paused: 5 of 60 rows failed (KeyError: …), more than 0.5 %",
         ),
     ],
 )
-def test_what_is_shown(gate: SendGate, note: str | None, reason: str | None) -> None:
+def test_what_is_shown(gate: Gate, note: str | None, reason: str | None) -> None:
     """While the canary runs it has a note; what is held back has a reason."""
     shown = gate.reason("KeyError: …") if gate.held else None
     assert (gate.note, shown) == (note, reason and f"{reason}: the other 30 rows are not sent")
@@ -66,11 +66,11 @@ def test_what_is_shown(gate: SendGate, note: str | None, reason: str | None) -> 
 )
 def test_the_share_of_failures(rows: dict[str, int], paused: tuple[int, int] | None) -> None:
     """More than the share, of rows that succeeded or failed, of which there have to be 20; only if a row is unsent."""
-    gate = SendGate(pause_at=0.05, unsent=1)
+    gate = Gate(pause_at=0.05, unsent=1)
     after = gate.after(counts(unsent=1, **rows))
     assert (after.paused, after.held) == (paused, paused is not None)
     assert gate.after(counts(**rows)) == gate
-    later = SendGate(pause_at=0.05, failed=100, ended=300)
+    later = Gate(pause_at=0.05, failed=100, ended=300)
     assert later.after(counts(unsent=1, failed=100, succeeded=250)) == later
 
 
@@ -80,11 +80,11 @@ def test_a_pause_holds_rows_in_doubt_back(outbox: Outbox) -> None:
     outbox.requests.queue(batch).turn([], 9, now=NOW)
     outbox.requests.find_doubtful(batch)
     put(outbox, batch, refs(outbox, batch)[:20], State.FAILED)
-    gate = update_gate(outbox, batch)
+    gate = read_batch(outbox, batch)[1]
     assert (gate.paused, gate.until, gate.held) == ((20, 20), 0, True)
     assert gate.reason("").endswith("the other 0 rows are not sent; 230 rows may have been sent")
     lift_gate(outbox, batch)
-    assert update_gate(outbox, batch).until is None
+    assert read_batch(outbox, batch)[1].until is None
 
 
 @pytest.fixture
@@ -145,36 +145,20 @@ def test_the_rest_follows_the_canary(make: Make, option: Any) -> None:
     _loop.run(run(), PATIENCE)
 
 
-def test_the_canary_is_sent_while_its_rows_are_counted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock waits for what becomes of all rows: the counts are never older than the gate."""
+def test_the_clock_waits_for_the_rows_behind_the_canary(make: Make) -> None:
+    """Who moves the clock waits for what becomes of all rows, also of those that the canary holds back."""
 
     async def run() -> None:
-        tracked, acknowledged = make(canary=FIRST), asyncio.Event()
-        tracker, call = tracked.tracker, tracked.outbox.run
-        keep = tracker._sending._note
-
-        async def call_late(work: Any, *args: Any, **options: Any) -> Any:
-            if work == tracker._read:
-                await acknowledged.wait()
-            return await call(work, *args, **options)
-
-        def note(report: Report) -> None:
-            keep(report)
-            if report.sent:
-                acknowledged.set()
-
-        monkeypatch.setattr(tracked.outbox, "run", call_late)
-        monkeypatch.setattr(tracker._sending, "_note", note)
-        await tracker.start(sending=True)
-        await tracked.until(lambda: tracker._sending.gate.rows[State.SENT] == FIRST)
-        settling = asyncio.create_task(tracker.settle(drained=True))
+        tracked = make(canary=FIRST)
+        await send_canary(tracked)
+        settling = asyncio.create_task(tracked.tracker.settle(drained=True))
         await asyncio.sleep(0)
         tracked.publish(rows=slice(FIRST))
         await sent(tracked, ROWS)
         assert not settling.done()
         tracked.publish()
         await settling
-        assert tracker.progress.succeeded == ROWS
+        assert tracked.tracker.progress.succeeded == ROWS
 
     _loop.run(run(), PATIENCE)
 
@@ -269,7 +253,7 @@ def test_a_canary_is_cancelled(make: Make, *, ended: bool) -> None:
     async def run() -> None:
         tracked = make(canary=FIRST)
         await send_canary(tracked, failed=ended)
-        await tracked.tracker.begin_cancel()
+        await tracked.tracker.cancel()
         progress = await tracked.tracker.finished()
         assert (progress.cancelled, progress.failed) == ((REST, FIRST) if ended else (ROWS, 0))
 
@@ -280,15 +264,15 @@ def test_rows_that_are_added_later_need_no_other_canary(make: Make, outbox: Outb
     """It is of the first rows of the batch; the option of the newest `fan_out` counts."""
     batch = make(canary=1).batch
     known = refs(outbox, batch)
-    assert update_gate(outbox, batch).until == known[0]
+    assert read_batch(outbox, batch)[1].until == known[0]
     put(outbox, batch, known[0], State.SUCCEEDED)
-    assert update_gate(outbox, batch).until is None
+    assert read_batch(outbox, batch)[1].until is None
     assert spool(outbox, chunks(range(ROWS, ROWS + 9)), name="n").batch == batch
-    assert update_gate(outbox, batch).until is None
+    assert read_batch(outbox, batch)[1].until is None
     outbox.batches.set_setting(batch, "options", {"canary": 2})
-    assert update_gate(outbox, batch).until == known[1]
+    assert read_batch(outbox, batch)[1].until == known[1]
     outbox.batches.set_setting(batch, "options", {"canary": None})
-    assert update_gate(outbox, batch).until is None
+    assert read_batch(outbox, batch)[1].until is None
 
 
 def test_the_sending_pauses(make: Make, outbox: Outbox) -> None:
@@ -299,7 +283,7 @@ def test_the_sending_pauses(make: Make, outbox: Outbox) -> None:
         put(outbox, tracked.batch, refs(outbox, tracked.batch)[:FIRST], State.SENT)
         await tracked.tracker.start(sending=False)
         tracked.publish("INTERNAL", slice(FIRST))
-        await tracked.until(lambda: tracked.tracker.held() is not None)
+        await tracked.until(lambda: tracked.tracker.progress.state == "held")
         later = make(tracked.batch)
         for each in (tracked, later):
             await each.tracker.start(sending=True)
@@ -322,21 +306,21 @@ def test_a_pause_does_not_undo_what_another_process_resumes(
 
     def resume_elsewhere() -> None:
         with Outbox(outbox.path) as other:
-            assert update_gate(other, batch).paused
+            assert read_batch(other, batch)[1].paused
             lift_gate(other, batch)
 
-    decide, elsewhere = SendGate.after, threading.Thread(target=resume_elsewhere)
+    decide, elsewhere = Gate.after, threading.Thread(target=resume_elsewhere)
 
-    def decide_late(gate: SendGate, seen: Mapping[State, int]) -> SendGate:
+    def decide_late(gate: Gate, seen: Mapping[State, int]) -> Gate:
         if threading.current_thread() is not elsewhere and not elsewhere.ident:
             elsewhere.start()
             elsewhere.join(0.5)  # it waits for this transaction
         return decide(gate, seen)
 
-    monkeypatch.setattr(SendGate, "after", decide_late)
-    assert update_gate(outbox, batch).paused
+    monkeypatch.setattr(Gate, "after", decide_late)
+    assert read_batch(outbox, batch)[1].paused
     elsewhere.join(PATIENCE)
-    assert not update_gate(outbox, batch).paused
+    assert not read_batch(outbox, batch)[1].paused
 
 
 def test_failures_count_anew(make: Make, outbox: Outbox) -> None:
@@ -346,30 +330,32 @@ def test_failures_count_anew(make: Make, outbox: Outbox) -> None:
 
     def fail(count: int) -> tuple[int, int] | None:
         put(outbox, batch, [next(known) for _ in range(count)], State.FAILED)
-        return update_gate(outbox, batch).paused
+        return read_batch(outbox, batch)[1].paused
 
     assert (fail(19), fail(1)) == (None, (20, 20))
     assert fail(5) == (20, 20)
     lift_gate(outbox, batch)
-    assert (update_gate(outbox, batch).paused, fail(19), fail(1)) == (None, None, (20, 20))
+    assert (read_batch(outbox, batch)[1].paused, fail(19), fail(1)) == (None, None, (20, 20))
     outbox.outcomes.new_try(batch)
-    assert (update_gate(outbox, batch).paused, fail(19), fail(1)) == (None, None, (20, 20))
+    assert (read_batch(outbox, batch)[1].paused, fail(19), fail(1)) == (None, None, (20, 20))
 
 
 def test_the_limit_of_failures_counts_with_the_pause(make: Make, outbox: Outbox) -> None:
     """Both count the same failures: those since the round began, or since the batch was resumed."""
     batch = make(pause_at=0.1, stop_after_failures=25).batch
     put(outbox, batch, refs(outbox, batch)[:FIRST], State.FAILED)
-    gate = update_gate(outbox, batch)
-    assert (gate.paused, gate.limit.exceeded(outbox.batches.counts(batch))) == ((20, 20), False)
+    gate = read_batch(outbox, batch)[1]
+    assert (gate.paused, gate.stopped) == ((20, 20), False)
     lift_gate(outbox, batch)
     put(outbox, batch, refs(outbox, batch)[:44], State.FAILED)
-    assert not update_gate(outbox, batch).limit.exceeded(outbox.batches.counts(batch))
+    assert not read_batch(outbox, batch)[1].stopped
     put(outbox, batch, refs(outbox, batch)[:45], State.FAILED)
-    limit = update_gate(outbox, batch).limit
-    assert limit.exceeded(outbox.batches.counts(batch))
-    store_stop(outbox, batch, limit)
-    assert update_gate(outbox, batch).limit.stopped
+    record, gate = read_batch(outbox, batch)
+    assert gate.stopped
+    assert CANCELLING in record.settings
+    outbox.batches.set_setting(batch, CANCELLING, None)
+    record, gate = read_batch(outbox, batch)
+    assert gate.stopped  # once a round
+    assert CANCELLING not in record.settings
     outbox.outcomes.new_try(batch)
-    store_stop(outbox, batch, limit)  # the process has not seen the new round
-    assert not update_gate(outbox, batch).limit.stopped
+    assert not read_batch(outbox, batch)[1].stopped

@@ -1,4 +1,4 @@
-"""Supervise the sending of one batch in the background, and start it again when rows are added."""
+"""Send one batch in the background, and begin again when rows are added."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import CloudTasksError, PreconditionError
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError
 from cloudtasks_nb.fanout.batch.adoption import LATE, Adoption
+from cloudtasks_nb.fanout.batch.gate import Gate
 from cloudtasks_nb.fanout.batch.request import lasting_options
-from cloudtasks_nb.fanout.batch.send_gate import SendGate
-from cloudtasks_nb.fanout.batch.unanswered import Unanswered
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.service.transport import Transport
 
-__all__ = ["SendSupervisor"]
+__all__ = ["Sending"]
 
 _LOGGER = logging.getLogger(__name__)
+_WORK = "sending"
 _LOOKS, _LOOK_PAUSE = 3, 0.5  # looks for a process that sends, and seconds after each
 
 
 @dataclass(eq=False)
-class SendSupervisor:
+class Sending:
     """Sends one batch on request, and keeps the state of the sending. Runs on the background loop."""
 
     transport: Transport
@@ -37,14 +37,13 @@ class SendSupervisor:
     record: BatchRecord
     adoption: Adoption  #: records before a sending what was sent from elsewhere, and tells which tasks were created
     supervisor: _loop.Supervisor
-    changed: Callable[[int], None]  #: called after each change, with the number of rows that were sent since the last
+    changed: Callable[[], None]  #: called after each change
     ended: Callable[[], None]  #: called when a sending ends
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        self.gate = SendGate()  #: what holds rows back, as it was read last
-        self.unanswered: Unanswered | None = None  #: nothing answers at the endpoint
-        self.trouble: str | None = None  #: the last error that is being retried
+        self.gate = Gate()  #: what holds rows back, as it was read last
+        self.trouble: CloudTasksError | None = None  #: the last error that is being retried
         self.error: CloudTasksError | None = None  #: the error that ended the sending early
         self._requested = False
         self._gate_changed = asyncio.Event()
@@ -53,7 +52,12 @@ class SendSupervisor:
     @property
     def active(self) -> bool:
         """Whether this process sends the batch, or waits to send it."""
-        return self.supervisor.running("sending")
+        return self.supervisor.running(_WORK)
+
+    @property
+    def unanswered(self) -> EndpointError | None:
+        """That nothing answers at the endpoint; None: something has answered since."""
+        return self.trouble if isinstance(self.trouble, EndpointError) else None
 
     @property
     def other_sender_note(self) -> str | None:
@@ -73,9 +77,9 @@ class SendSupervisor:
         """Send the unsent rows; if a sending is just ending, it begins again."""
         self._requested = True
         self._gate_changed.set()
-        self.supervisor.start("sending", self._send)
+        self.supervisor.start(_WORK, self._send)
 
-    def apply_gate(self, gate: SendGate) -> None:
+    def apply_gate(self, gate: Gate) -> None:
         """Send by this gate from now on."""
         if gate != self.gate:
             self.gate = gate
@@ -83,7 +87,7 @@ class SendSupervisor:
 
     async def join(self) -> None:
         """Wait until the sending has ended."""
-        await self.supervisor.join("sending")
+        await self.supervisor.join(_WORK)
 
     async def check(self, unsent: int) -> None:
         """Make sure that some process sends the unsent rows.
@@ -152,7 +156,7 @@ class SendSupervisor:
         try:
             if await self.adoption.run(self.will_retry):
                 self.supervisor.start("reading the log for", self.adoption.finish)
-            options = lasting_options(self.record, await self.outbox.run(self.outbox.batches.settings, self.record.id))
+            record = await self.outbox.run(self.outbox.batches.get, self.record.id)
             sender = Sender(
                 outbox=self.outbox,
                 record=self.record,
@@ -160,7 +164,7 @@ class SendSupervisor:
                 report=self._note,
                 until=lambda: self.gate.until,
                 were_created=self.adoption.seen,
-                send_rate=options["send_rate"],
+                send_rate=lasting_options(record)["send_rate"],
                 owner={"pid": os.getpid(), "target": self.transport.endpoint.target},
                 clock=self.clock,
             )
@@ -171,17 +175,14 @@ class SendSupervisor:
                 _LOGGER.exception("sending batch %s failed", self.record.id)
             self.error = _loop.as_toolkit_error(f"sending batch {self.record.id}", error)
         finally:
-            self._other, self.unanswered, self.trouble = None, None, None
-            self.changed(0)
+            self._other, self.trouble = None, None
+            self.changed()
 
     def will_retry(self, error: CloudTasksError) -> None:
         """Keep the error until rows are sent."""
         self._note(Report(error=error))
 
     def _note(self, report: Report) -> None:
-        if report == Report(other=self._other) and not self.unanswered:
-            return
-        self._other = report.other
-        self.unanswered = Unanswered.after(self.unanswered, [report.error] if report.error else [])
-        self.trouble = report.error.message if report.error else None
-        self.changed(report.sent)
+        if report != Report(other=self._other) or self.trouble is not None:
+            self._other, self.trouble = report.other, report.error
+            self.changed()

@@ -1,0 +1,198 @@
+"""Say in one word and one sentence how a batch is: a pure function, whose result every view shows."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.fanout.batch.gate import Gate, gate_of
+from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, Status, unpack
+from cloudtasks_nb.fanout.batch.report import REJECTED, RESUME, causes_text, gone_text, resend_code
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING
+from cloudtasks_nb.fanout.states import State
+
+__all__ = ["NOT_READ", "Facts", "read_facts", "status_of", "stored_progress"]
+
+#: The reason of a batch without a state.
+NOT_READ = "not read yet"
+
+_FRESH = dt.timedelta(seconds=15)  # for which what another process has stored counts as seen now
+_FAILING = dt.timedelta(minutes=1)  # after the last failed attempt
+_AT_LIMIT = 0.9  # share of the queue's rate from which on the queue is what limits the batch
+_FARTHEST = 1e9  # seconds; what is expected later is no forecast
+_SAME_DAY = dt.timedelta(hours=20)  # for which a time of day is enough
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that decides how a batch is, as of one moment. Times are of the service."""
+
+    now: dt.datetime
+    counts: Mapping[State, int]  #: of the rows, by state
+    doubtful: int = 0  #: rows that may have been sent by a process that has ended
+    changed: dt.datetime | None = None  #: when a row changed last
+    gate: Gate = field(default_factory=Gate)
+    cancelling: bool = False
+    unread: bool = False  #: another home has made the batch, and what it has sent was not read here
+    causes: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows in state `failed` that have it
+    lost: str = ""  #: how rows left the queue that are gone
+    sends: bool = False  #: a process sends the batch, or waits to send it
+    at: dt.datetime | None = None  #: when the service answered last
+    watched: bool = False  #: this process reads the queue; else nothing below is known
+    silent: str | None = None  #: that nothing answers at the endpoint
+    absent: Sequence[tuple[str, str | None]] = ()  #: handlers that do not listen: sentences, and what starts each
+    error: str | None = None  #: what ended the sending
+    troubles: Sequence[str] = ()  #: what else delays the batch, a sentence each
+    paused: str | None = None  #: the queue, if it is paused
+    failed_at: dt.datetime | None = None  #: when the last attempt failed
+    rate: float | None = None  #: rows that end in a second
+    limit: float | None = None  #: tasks that the queue dispatches in a second at most
+    waiting: int = 0  #: rows that wait for the time of their schedule or of their next attempt
+    scheduled: int = 0  #: those of them that were never tried
+    settling: int = 0  #: rows that have left the queue, and whose outcome is awaited
+
+
+def status_of(facts: Facts, earlier: Status | None = None) -> Status:
+    """Return how a batch is.
+
+    Parameters
+    ----------
+    earlier : Status, optional
+        What was stored last, by any process.
+
+    Examples
+    --------
+    >>> now, counts = dt.datetime.now(dt.UTC), dict.fromkeys(State, 0)
+    >>> status_of(Facts(now=now, counts=counts | {State.GONE: 9, State.SUCCEEDED: 1}, lost="9 gone")).state
+    'unknown'
+    >>> status_of(Facts(now=now, counts=counts | {State.UNSENT: 9}))
+    stopped: 9 unsent, and no process sends them → batch.resume()
+    """
+    opened = facts.counts[State.UNSENT] + facts.counts[State.SENT]
+    found = next(_now(facts, opened), None) if opened else _end(facts)
+    if found is not None:
+        state, reason, action = found
+    elif facts.unread or (facts.at is None and not facts.sends):
+        return Status(reason=next(iter(facts.troubles), NOT_READ))
+    elif earlier is not None and earlier.state is not None and facts.at and facts.now - facts.at < _FRESH:
+        return earlier  # another process watches the batch, and has stored this
+    else:
+        age = f"last read {duration_text((facts.now - facts.at).total_seconds())} ago" if facts.at else None
+        state, reason, action = "running", age, None
+    moves = found is not None and state in {"running", "failing"}
+    rate, eta = _forecast(facts, opened) if moves else (None, None)
+    if earlier is not None and earlier.state == state:
+        since = earlier.since
+    elif facts.silent:
+        since = facts.at or facts.now
+    else:
+        since = facts.now if opened else facts.changed
+    return Status(state=state, reason=reason, since=since, at=facts.at, rate=rate, eta=eta, action=action)
+
+
+def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Progress:
+    """Return how a batch is by what is stored on this machine; `now` is the time of the service."""
+    stored = record.settings.get(SNAPSHOT)
+    earlier = None if stored is None else unpack(stored)
+    same = earlier is not None and earlier.pending == record.counts[State.SENT]
+    waiting = record.counts[State.UNSENT] + record.doubtful
+    facts = Facts(
+        now=now,
+        sends=waiting > 0 and outbox.requests.has_sender(record.id),
+        at=None if earlier is None else earlier.at,
+        **read_facts(outbox, record, gate_of(outbox, record)),
+    )
+    unknown = None if record.counts[State.SENT] else 0
+    split = {name: getattr(earlier, name) if same else unknown for name in PENDING}
+    sources = {} if earlier is None else earlier.sources
+    return Progress.of(record.counts, status_of(facts, earlier and earlier.status), sources=sources, **split)
+
+
+def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any]:
+    """Return the facts that are stored, as arguments of `Facts`."""
+    counts, causes = record.counts, outbox.causes
+    return {
+        "counts": counts,
+        "doubtful": record.doubtful,
+        "changed": record.changed,
+        "gate": gate,
+        "cancelling": CANCELLING in record.settings,
+        "unread": record.imported and "read_elsewhere" not in record.settings,
+        "causes": causes.failed(record.id) if counts[State.FAILED] else {},
+        "lost": gone_text(causes.lost(record.id), counts[State.GONE]) if counts[State.GONE] else "",
+    }
+
+
+_Found = tuple[str, str | None, str | None]  # state, reason and action
+
+
+def _end(facts: Facts) -> _Found:
+    """Return how a batch has ended."""
+    counts = facts.counts
+    if failed := counts[State.FAILED]:
+        return "failed", f"{failed:,} failed ({causes_text(facts.causes)})", "batch.retry_failed()"
+    if counts[State.GONE]:
+        return "unknown", facts.lost, resend_code("gone")
+    if cancelled := counts[State.CANCELLED]:
+        return "cancelled", f"{cancelled:,} cancelled", resend_code("cancelled")
+    if rejected := counts[State.REJECTED]:
+        return "rejected", f"{rejected:,} rejected", REJECTED
+    return "succeeded", None, None
+
+
+def _now(facts: Facts, opened: int) -> Iterator[_Found]:
+    """Yield how a batch is that has not ended: the first one counts. None if of its tasks nothing is known now."""
+    if facts.silent:
+        yield "stopped", facts.silent, None
+    if facts.absent:
+        yield "stopped", *facts.absent[0]
+    unsent = facts.counts[State.UNSENT]
+    if unsent + facts.doubtful and not (facts.sends or facts.cancelling or facts.gate.held or facts.unread):
+        rows = [f"{unsent:,} unsent"] if unsent else []
+        if facts.doubtful:
+            rows.append(f"{facts.doubtful:,} may have been sent by a process that has ended")
+        yield "stopped", facts.error or f"{', '.join(rows)}, and no process sends them", RESUME
+    if facts.cancelling:
+        yield "cancelling", next(iter(facts.troubles), f"{counted(opened, 'rows')} left"), None
+    if facts.gate.held:
+        yield "held", facts.gate.reason(causes_text(facts.causes, 1, "{}")), RESUME
+    if not facts.watched:
+        return
+    if facts.paused:
+        yield "paused", f"the queue {facts.paused} is paused and dispatches nothing", "queue.resume()"
+    reason = _reason(facts, opened)
+    if facts.failed_at is not None and facts.now - facts.failed_at < _FAILING:
+        yield "failing", reason, "batch.errors()"
+    yield "running", reason, None
+
+
+def _reason(facts: Facts, opened: int) -> str | None:
+    """Return what a batch waits for that runs."""
+    if facts.troubles:
+        return facts.troubles[0]
+    if facts.gate.note:
+        return facts.gate.note
+    if facts.settling:
+        return f"{facts.settling:,} settling: their log entries are awaited"
+    if facts.scheduled == opened:
+        return f"{counted(opened, 'rows')} {'is' if opened == 1 else 'are'} scheduled for later"
+    _, eta = _forecast(facts, opened)
+    if eta is None or not facts.limit or (facts.rate or 0) < _AT_LIMIT * facts.limit:
+        return None
+    moment = "%H:%M" if eta - facts.now < _SAME_DAY else "%Y-%m-%d %H:%M"
+    return f"at the queue's limit of {facts.limit:,.6g}/s, not before {eta:{moment}} UTC"
+
+
+def _forecast(facts: Facts, opened: int) -> tuple[float | None, dt.datetime | None]:
+    """Return rows that end in a second, and when the last one does; no rate brings rows that wait for their time."""
+    rate = facts.rate if facts.rate is None or not facts.limit else min(facts.rate, facts.limit)
+    if not rate or facts.gate.until is not None or facts.waiting >= opened:
+        return rate, None
+    seconds = opened / rate
+    return rate, facts.now + dt.timedelta(seconds=seconds) if seconds < _FARTHEST else None
