@@ -353,6 +353,9 @@ class Client:
     def close(self) -> None:
         """Stop sending and watching, and close the channels; the embedded emulator ends after its last connection.
 
+        Batches that are being cancelled have ten seconds to end before. At the end of the process, what is to be sent
+        has them too.
+
         Examples
         --------
         >>> tasks = ct.local()
@@ -363,6 +366,7 @@ class Client:
         cloudtasks_nb.errors.PreconditionError: this connection is closed
           → make a new one: ct.connect() or ct.local()
         """
+        self._catalog.finish_jobs(cancels=True)
         self._connection.transport.refuse()  # first, so that a thread that waits for a batch gets an error
         with ExitStack() as stack:  # each part is closed, also if another one fails
             stack.callback(open_clients.remove, self)

@@ -147,9 +147,9 @@ def test_attributes(kind: str) -> None:
 
 
 def test_progress_has_a_field_for_each_state() -> None:
-    """Counts come in the order of the states, then what is known about pace, end and sources."""
-    others = ["settling", "done_per_second", "eta", "sources", "at"]
-    assert [field.name for field in fields(ct.Progress)] == ["total", *STATES, *others]
+    """The word and the sentence of the batch come first, then the counts in the order of the states."""
+    status = ["state", "reason", "since", "at", "rate", "eta", "action"]
+    assert [field.name for field in fields(ct.Progress)] == [*status, "total", *STATES, "settling", "sources"]
 
 
 @pytest.mark.parametrize("name", [*SIGNATURES, "Client", "Queue", "Batch", "Plan", "Progress", "Handler", "errors"])

@@ -10,11 +10,12 @@ import platform
 import reprlib
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import pandas as pd
 
@@ -54,7 +55,11 @@ from cloudtasks_nb.service.convert import queue_values
 __all__ = ["Catalog", "outbox_path"]
 
 _DISPATCH_DEADLINE = dt.timedelta(minutes=10)  # of a task without one
+_LAST_SECONDS = 10.0  # that jobs have at the end of a connection or of the process
 _LEFT = (State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)  # states of known rows that are reported
+
+
+_catalogs: WeakSet[Catalog] = WeakSet()
 
 
 class Catalog:
@@ -73,6 +78,7 @@ class Catalog:
         self._outbox: Outbox | None = None
         self._trackers: WeakValueDictionary[str, Tracker] = WeakValueDictionary()  # a tracker with work keeps itself
         self._opened: set[str] = set()  # ids of the batches that were opened here
+        _catalogs.add(self)
 
     @cached_property
     def _sharing(self) -> Sharing:
@@ -241,6 +247,25 @@ class Catalog:
         """Return the endpoint, project, location and id of a queue."""
         return Place(endpoint=self._endpoint(), project=queue.project, location=queue.location, queue=queue.queue)
 
+    def finish_jobs(self, *, cancels: bool) -> None:
+        """Give what this process has to do ten seconds, and say what stays undone after that.
+
+        Parameters
+        ----------
+        cancels : bool
+            Only cancels, else also the sending of rows.
+        """
+        trackers = [tracker for tracker in self._trackers.values() if tracker.job(cancels=cancels)]
+
+        async def wait() -> None:
+            await asyncio.gather(*(tracker.job_done(cancels=cancels) for tracker in trackers), return_exceptions=True)
+
+        if trackers:
+            with suppress(TimeoutError):
+                _loop.run(wait(), _LAST_SECONDS)
+        for line in filter(None, (tracker.job(cancels=cancels) for tracker in trackers)):
+            notify(line)
+
     async def close(self) -> None:
         """Stop sending and watching, and close the outbox."""
         for tracker in list(self._trackers.values()):
@@ -361,6 +386,15 @@ class Catalog:
         known = stored_progress(self.outbox, record, now) if tracker is None else tracker.progress
         status = {"state": known.state, "reason": known.reason, "seen": _micros(known.at)}
         return {**_facts(record), **known.counts(), **status, "done": record.done}
+
+
+def _finish_all_jobs() -> None:
+    for catalog in tuple(_catalogs):
+        catalog.finish_jobs(cancels=False)
+
+
+# Functions that are registered with `atexit` are called when threads take no more work.
+threading._register_atexit(_finish_all_jobs)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _facts(record: BatchRecord) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def _now(facts: Facts, opened: int) -> Iterator[_Found]:
             rows.append(f"{facts.doubtful:,} may have been sent by a process that has ended")
         yield "stopped", facts.error or f"{', '.join(rows)}, and no process sends them", RESUME
     if facts.cancelling:
-        yield "cancelling", next(iter(facts.troubles), f"{counted(opened, 'rows')} left"), None
+        yield "cancelling", next(iter(facts.troubles), _left_to_cancel(opened)), None
     if facts.gate.held:
         yield "held", facts.gate.reason(causes_text(facts.causes, 1, "{}")), RESUME
     if not facts.watched:
@@ -170,6 +170,10 @@ def _now(facts: Facts, opened: int) -> Iterator[_Found]:
     if facts.failed_at is not None and facts.now - facts.failed_at < _FAILING:
         yield "failing", reason, "batch.errors()"
     yield "running", reason, None
+
+
+def _left_to_cancel(rows: int) -> str:
+    return f"{counted(rows, 'rows')} {'is' if rows == 1 else 'are'} left to cancel"
 
 
 def _reason(facts: Facts, opened: int) -> str | None:

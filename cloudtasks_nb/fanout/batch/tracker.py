@@ -23,6 +23,7 @@ from weakref import WeakMethod, WeakSet, WeakValueDictionary
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, EndpointError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption, unseen_note
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
@@ -184,8 +185,9 @@ class Tracker:
         elif 0 < ratio < 1:
             notes.append(unseen_note(f"the queue logs {ratio:.0%} of its operations"))
         if corrected := settings.get("corrected"):
-            rows = "1 row" if corrected == 1 else f"{corrected:,} rows"
-            notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
+            notes.append(
+                f"{counted(corrected, 'rows')} had another outcome first, corrected by log entries that came late"
+            )
         if ratio == 0:
             if not self._outcomes.has_results and (progress.gone or not names_handler(self.record.description)):
                 notes.append(NO_LOG.format(queue="the queue"))
@@ -332,11 +334,26 @@ class Tracker:
         if drained and self.finished_here:
             await self._notifier.finish()
 
-    async def jobs_done(self) -> None:
-        """Wait until this process neither sends nor cancels the batch, and the notifications of its end are created."""
-        await self._until(lambda: not self.sending, _nothing)
-        if self.finished_here:
-            await self._notifier.finish()
+    def job(self, *, cancels: bool) -> str | None:
+        """Return what stays undone if this process ends now, as a sentence; None for nothing.
+
+        Parameters
+        ----------
+        cancels : bool
+            Only whether it is cancelled.
+        """
+        again = f'tasks.batch("{self.batch}")'
+        if self._cancellation.active and not self.record.done:
+            left = self.record.counts[State.SENT]
+            return f"batch {self.batch} is being cancelled: {left:,} tasks still run until a process opens it: {again}"
+        unsent = self.gate.unsent - self.gate.waiting
+        if cancels or not (self._sending.active and unsent) or self._unanswered():
+            return None
+        return f"batch {self.batch}: {counted(unsent, 'rows')} not sent: {again}.resume()"
+
+    async def job_done(self, *, cancels: bool) -> None:
+        """Wait until there is no such job."""
+        await self._until(lambda: self.job(cancels=cancels) is None, _nothing)
 
     async def _until(self, ended: Callable[[], bool], check: Callable[[], Awaitable[None]]) -> None:
         """Wait until something is true, which is looked at after each change; first call `check` each time.

@@ -348,7 +348,5 @@ def test_a_bar_has_its_words(words: str) -> None:
 )
 def test_a_bar_leaves_out_what_is_not_known(changes: dict[str, Any], words: str) -> None:
     """Unknown pace or end are left out; no rows are 100 %."""
-    report = Report(
-        batch="a", name=None, queue="q", badge="p", progress=replace(PROGRESS, **changes), causes={}
-    )
+    report = Report(batch="a", name=None, queue="q", badge="p", progress=replace(PROGRESS, **changes), causes={})
     assert words in report.html(methods=False)

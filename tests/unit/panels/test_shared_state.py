@@ -66,7 +66,7 @@ def test_what_another_process_does_is_noticed(
     outbox = other.catalog.outbox  # without a tracker, as that of another process
     assert outbox.outcomes.new_try(batch.id) == 1
     harness.until(batch, lambda: batch.progress().unsent == 1)
-    assert "1 unsent: batch.resume()" in repr(batch)
+    assert "1 unsent, and no process sends them → batch.resume()" in repr(batch)
     outbox.outcomes.new_try(batch.id, None, {State.SUCCEEDED})
     outbox.batches.delete(batch.id)
     harness.until(batch, lambda: batch._own_tracker.deleted)

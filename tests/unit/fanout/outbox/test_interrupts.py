@@ -64,7 +64,7 @@ ACTIONS: dict[str, Callable[[Outbox, str], object]] = {
     "setting": lambda outbox, batch: outbox.batches.set_setting(batch, "a", 1),
     "new_try": lambda outbox, batch: outbox.outcomes.new_try(batch),
     "cancel": lambda outbox, batch: sum(outbox.requests.cancel(batch)),
-    "decision": lambda outbox, batch: outbox.batches.decide_setting(batch, "a", lambda: (1, None)),
+    "decision": lambda outbox, batch: outbox.batches.decide(batch, lambda _: ({"a": 1}, None)),
 }
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import (
@@ -157,24 +158,19 @@ def test_cancel_takes_all_that_is_not_sent(outbox: Outbox, batch: str) -> None:
 
 
 def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str) -> None:
-    """Each step cancels some rows in input order; no sender gets rows meanwhile, also not those behind them."""
+    """Each step cancels some rows in input order; while a cancel is wished no sender gets rows, also not after it."""
     queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
+    outbox.batches.set_setting(batch, CANCELLING, {})
     steps = outbox.requests.cancel(batch, 70)
     assert [next(steps), next(steps)] == [70, 70]
     queue.turn([Ack(seq=one.seq, again=one.refs)], 0, now=NOW)
     assert queue.turn([], 99, now=NOW) == take(outbox, batch) == []
     assert list(steps) == [10]
     assert outbox.batches.counts(batch)[State.CANCELLED] == 250
-
-
-def test_rows_are_sent_again_after_a_cancel_in_steps(outbox: Outbox, batch: str) -> None:
-    """At its end, or when its process has ended before that and the rest is to be sent."""
-    assert next(outbox.requests.cancel(batch, 200)) == 200
-    outbox.requests.allow(batch)
-    assert [ref for request in take(outbox, batch) for ref in request.refs] == refs(outbox, batch)[200:]
-    assert list(outbox.requests.cancel(batch, 200)) == []
     assert outbox.outcomes.new_try(batch, [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
+    assert take(outbox, batch) == []
+    outbox.batches.set_setting(batch, CANCELLING, None)
     assert list(take(outbox, batch)[-1].refs) == refs(outbox, batch)[:1]
 
 
