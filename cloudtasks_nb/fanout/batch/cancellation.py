@@ -7,7 +7,7 @@ next one that has the batch open goes on. Until then no process gives out rows o
 from __future__ import annotations
 
 import asyncio
-import os
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +52,7 @@ class Cancellation:
         self.batch = self.record.id
         self.queue = QueueName.parse(self.record.place.queue_name)
         self.trouble: str | None = None
+        self._name = secrets.token_hex(4)  #: by which a wish of this connection is known
         self._refused = False  #: this connection may not cancel it
 
     @property
@@ -61,7 +62,7 @@ class Cancellation:
 
     async def wish(self) -> None:
         """Store that the batch is to be cancelled, and begin."""
-        wish = {"at": self.connection.clock.micros(), "pid": os.getpid()}
+        wish = {"at": self.connection.clock.micros(), "by": self._name}
         await self.outbox.run(
             self.outbox.batches.decide,
             self.batch,
@@ -79,7 +80,7 @@ class Cancellation:
         wish = record.settings.get(CANCELLING)
         if wish is None or self.active or (self._refused and not record.done):
             return
-        if wish.get("pid", os.getpid()) == os.getpid() or self.connection.clock.micros() - wish["at"] > _OURS:
+        if wish.get("by", self._name) == self._name or self.connection.clock.micros() - wish["at"] > _OURS:
             self._refused = False
             self.begin()
 
@@ -109,7 +110,7 @@ class Cancellation:
 
     def _tell(self, wish: Mapping[str, Any]) -> None:
         """Say that another process has begun the cancel, and has ended."""
-        if wish.get("pid", os.getpid()) != os.getpid():
+        if wish.get("by", self._name) != self._name:
             line = f"batch {self.batch} was being cancelled when its kernel ended: the remaining tasks are deleted now"
             if wish.get("paused"):
                 line += f"; queue {self.queue.queue} was paused for that, and is resumed at the end"

@@ -123,14 +123,14 @@ def test_waiting_prints_what_blocks_the_batch(
     monkeypatch.setattr("cloudtasks_nb.fanout.batch.live._LASTING", 0.1)
     with pytest.raises(ct.errors.BatchTimeoutError, match=r"not done after 1\.5 s: 5 rows"):
         batch.wait(1.5)
-    assert notes() == [f"the queue {batch.queue} is paused and dispatches nothing: queue.resume()"]
+    assert notes() == [f"the queue {batch.queue} is paused and dispatches nothing → queue.resume()"]
 
 
 def test_a_paused_queue_has_no_pace(paused: ct.Queue, batch: ct.Batch) -> None:
     """While nothing is dispatched there is no rate, and no time at which it will be done."""
     delete_two(paused)
     progress = reached(batch, lambda progress: progress.gone == 2)
-    assert (progress.done_per_second, progress.eta) == (None, None)
+    assert (progress.rate, progress.eta) == (None, None)
 
 
 def test_a_batch_of_another_project(tasks: ct.Client) -> None:

@@ -54,7 +54,7 @@ def test_rows_of_another_batch_are_not_resent(waiting: ct.Batch, paused: ct.Queu
 def test_a_paused_queue_is_said(waiting: ct.Batch, paused: ct.Queue) -> None:
     """Who looks at a batch that does not move hears that its queue is paused, until it is done."""
     reached(waiting, lambda _: "is paused" in repr(waiting))
-    assert f"the queue {paused.id} is paused and dispatches nothing: queue.resume()" in repr(waiting)
+    assert f"the queue {paused.id} is paused and dispatches nothing → queue.resume()" in repr(waiting)
     waiting.cancel().wait(timeout="60s")
     assert "is paused" not in repr(waiting)
 

@@ -68,10 +68,10 @@ def test_closing_after_a_failure(tasks: ct.Client, paused: ct.Queue, monkeypatch
     reached(batch, lambda progress: not progress.unsent)
     client = tasks.client
 
-    def locked(_batch: str) -> Any:
+    def locked(_batch: str | None = None) -> Any:
         raise errors.OutboxError("the outbox is locked")
 
-    monkeypatch.setattr(batch._tracker.outbox.batches, "counts", locked)
+    monkeypatch.setattr(batch._tracker.outbox.batches, "get", locked)
     with pytest.raises(errors.OutboxError, match="is locked"):
         batch.wait(PATIENCE)
     assert "the outbox is locked" in repr(batch)

@@ -54,7 +54,7 @@ def test_a_canary_that_fails_and_is_mended(once: ct.Queue, work: Work, capsys: p
         batch.wait(PATIENCE)
     text = "canary: 1 of 5 rows failed (KeyError: …): the other 95 rows are not sent"
     assert raised.value.message == text
-    assert f"{text} → batch.resume() sends them, batch.cancel() drops them" in repr(batch)
+    assert f"{text} → batch.resume()" in repr(batch)
     assert work.called == set(range(5))
     capsys.readouterr()
     again = once.fan_out(ROWS, url=work.handler, canary=5)

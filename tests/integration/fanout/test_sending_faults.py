@@ -263,7 +263,7 @@ def test_nobody_sends(paused: ct.Queue, tasks: ct.Client, emulator: Emulator, ke
     kernels.kill_when(kernels.start("send", emulator, paused), (2000).__eq__)
     emulator.request("DELETE", "/admin/faults")
     batch = tasks.batch()
-    assert "2,000 unsent: batch.resume()" in repr(batch)
+    assert "2,000 unsent, and no process sends them → batch.resume()" in repr(batch)
     with pytest.raises(PreconditionError, match="no process sends them"):
         batch.wait("10s")
     reached(batch.resume(), sent)
