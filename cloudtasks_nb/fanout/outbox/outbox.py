@@ -135,4 +135,4 @@ class Outbox:
         limit : float
             Seconds after which the rest is left for the next time.
         """
-        return self._database.scan(sweep, self.path, now=time.time(), limit=limit)
+        return self._database.read(sweep, self.path, now=time.time(), limit=limit)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import orjson
 
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock
-from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, scanning, transaction
+from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import Ack, Request
 from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number, number_of, replace, touch
@@ -82,7 +82,7 @@ class Requests(Repository):
         query = f"SELECT coalesce(sum(n), 0) FROM parts JOIN tallies USING (part) WHERE num = ? AND state = {IN_DOUBT}"
         return number(connection, query, number_of(connection, batch))
 
-    @scanning
+    @reading
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether rows are to be sent that had another try before."""
         query = f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND try > 1 AND {_WAITING})"

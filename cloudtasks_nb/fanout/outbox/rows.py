@@ -14,7 +14,7 @@ import orjson
 
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock
-from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, scanning
+from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading
 from cloudtasks_nb.fanout.outbox.records import Page, Retrying, RowFilter
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
@@ -132,24 +132,24 @@ class Rows(Repository):
         """Yield the refs of the rows that a filter lets through, in input order; `size` of them are read together."""
         num, at = self._database.read(number_of, batch), -1
         values = (as_json(wanted.states), wanted.tried, wanted.cause, size)
-        while found := self._database.scan(_firsts, _MATCHING, (at + 1, ALL, num, *values)):
+        while found := self._database.read(_firsts, _MATCHING, (at + 1, ALL, num, *values)):
             yield from found
             at = found[-1]
 
     def timings(self, batch: str) -> Iterator[TimingsPage]:
         """Yield when the last attempts of the rows that succeeded or failed began, and how long they took."""
         num, at = self._database.read(number_of, batch), -1
-        while (page := self._database.scan(_timings, at + 1, num))[0]:
+        while (page := self._database.read(_timings, at + 1, num))[0]:
             yield page
             at = page[0][-1]
 
-    @scanning
+    @reading
     def repeated(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether several rows of a batch have the same position, each in its own input."""
         query = f"SELECT count(*) > count(DISTINCT pos) FROM {ROWS}"
         return bool(number(connection, query, 0, ALL, number_of(connection, batch)))
 
-    @scanning
+    @reading
     def states(self, connection: sqlite3.Connection, batch: str) -> bytes:
         """Return the `State` of each row, or `RETRYING`, one byte a row, in the order of `pages`."""
         query = f"""SELECT iif({SHOWN_STATE} = {State.SENT:d} AND status > 0, {RETRYING}, {SHOWN_STATE})
@@ -161,7 +161,7 @@ class Rows(Repository):
         """Return the first and the last ref of what each `fan_out` has added to a batch."""
         return ranges(connection, number_of(connection, batch))
 
-    @scanning
+    @reading
     def retrying(self, connection: sqlite3.Connection, batch: str, now: int) -> Retrying:
         """Return what is known of the rows that are tried again; `now` is in microseconds since 1970."""
         num = number_of(connection, batch)
@@ -177,14 +177,14 @@ class Rows(Repository):
         dues = [connection.execute(query, (part, most, now)).fetchone()[0] for part in parts]
         return Retrying(count, most, min((due for due in dues if due is not None), default=None))
 
-    @scanning
+    @reading
     def last_of_first(self, connection: sqlite3.Connection, batch: str, count: int) -> int:
         """Return the ref of the last of the first `count` rows that are valid tasks, 0 if there is none."""
         first = f"SELECT ref FROM {ROWS} AND try > 0 ORDER BY part, ref LIMIT ?"
         query = f"SELECT coalesce(max(ref), 0) FROM ({first})"
         return number(connection, query, 0, ALL, number_of(connection, batch), count)
 
-    @scanning
+    @reading
     def counts_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> dict[State, int]:
         """Return how many of the valid tasks up to a row are in each state."""
         query = f"SELECT {SHOWN_STATE}, count(*) FROM {ROWS} AND try > 0 GROUP BY 1"
@@ -212,7 +212,7 @@ class Rows(Repository):
             return b""
         return b"" if ref is None else next(self.pages_of(batch, [ref], wire=True)).wire[0]
 
-    @scanning
+    @reading
     def refs(
         self,
         connection: sqlite3.Connection,

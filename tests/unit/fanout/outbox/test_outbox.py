@@ -11,7 +11,7 @@ from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunks, digest, put, refs, spool, tables, task
+from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunks, digest, put, refs, spool, tables, task, watched
 
 
 def test_batches_are_listed_newest_first(outbox: Outbox) -> None:
@@ -29,9 +29,8 @@ def test_a_batch_is_read_without_the_others(outbox: Outbox) -> None:
         for number in range(at):
             spool(outbox, chunks(range(3)), name=f"batch {number}")
         statements = list[str]()
-        outbox._database.read(lambda connection, note: connection.set_trace_callback(note), statements.append)
-        assert outbox.batches.get(batch).total == 3
-        outbox._database.read(lambda connection: connection.set_trace_callback(None))
+        with watched(outbox, lambda connection, note=statements.append: connection.set_trace_callback(note)):
+            assert outbox.batches.get(batch).total == 3
         read.append(statements)
     assert len(read[0]) == len(read[1])
 
