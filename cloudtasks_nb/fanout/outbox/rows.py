@@ -33,7 +33,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["RETRYING", "Rows", "TimingsPage", "locate", "with_tasks"]
+__all__ = ["RETRYING", "Rows", "TimingsPage", "locate", "located", "with_tasks"]
 
 #: In `Rows.states`: a sent row whose last attempt failed, and which is tried again.
 RETRYING = 9
@@ -267,24 +267,25 @@ def locate(
 
     With `any_try`, ids of other tries are found too.
     """
-    num, found = number_of(connection, batch), {}
+    found = located(connection, batch, tasks, "ref, try")
+    return {task: ref for task, (ref, attempt) in found if any_try or try_of(task) == attempt}
+
+
+def located(
+    connection: sqlite3.Connection, batch: str, tasks: Iterable[str], columns: str
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield the tasks that rows of a batch have, had or will have, each with columns of its row."""
+    query = f"""SELECT {columns}, k1, (k2 >> 48) & 65535 FROM json_each(?) j
+                CROSS JOIN keys ON num = ? AND k1 = j.value CROSS JOIN rows USING (ref)"""
+    num = number_of(connection, batch)
     for page in paged(tasks, _PAGE):
-        # Tasks of several tries of a row lead to the same key.
-        by_half: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        by_head: dict[tuple[int, int], list[str]] = defaultdict(list)  # those of several tries have the same row
         for task in page:
             if f"-{batch}-" in task and (head := key_head(task)):
-                half, rest = unpack(">qH", head)
-                by_half[half].append((rest, task))
-        cursor = connection.execute(
-            """SELECT k.k1, (k.k2 >> 48) & 65535, r.try, r.ref FROM json_each(?) j
-               CROSS JOIN keys k ON k.num = ? AND k.k1 = j.value CROSS JOIN rows r ON r.ref = k.ref""",
-            (as_json(by_half), num),
-        )
-        for half, rest, attempt, ref in cursor:
-            for task_rest, task in by_half[half]:
-                if task_rest == rest and (any_try or try_of(task) == attempt):
-                    found[task] = ref
-    return found
+                by_head[unpack(">qH", head)].append(task)
+        for row in connection.execute(query, (as_json(dict.fromkeys(half for half, _ in by_head)), num)):
+            for task in by_head.get(row[-2:], ()):
+                yield task, row[:-2]
 
 
 def with_tasks(
