@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock
+from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock, read_block
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading
 from cloudtasks_nb.fanout.outbox.records import Page, Retrying, RowFilter
 from cloudtasks_nb.fanout.outbox.tallies import (
@@ -295,10 +295,7 @@ def with_tasks(
     found, block = [], StoredBlock(0, b"")
     for ref, attempt in rows:
         if ref > block.last:
-            first, keys = connection.execute(
-                "SELECT first, keys FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1", (ref,)
-            ).fetchone()
-            block = StoredBlock(first, keys)
+            block = read_block(connection, ref, "keys")
         found.append((ref, task_id(batch, block.key(ref), attempt), attempt))
     return found
 
