@@ -254,10 +254,9 @@ class Rows(Repository):
     @reading
     def tried(self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> set[str]:
         """Return those of the tasks that are the newest ones of their rows, and of which an attempt is known."""
-        located = locate(connection, batch, tasks)
-        query = f"SELECT ref FROM rows WHERE {AMONG} AND (attempts OR state IN (?, ?))"
-        known = set(_firsts(connection, query, (as_json(located.values()), State.SUCCEEDED, State.FAILED)))
-        return {task for task, ref in located.items() if ref in known}
+        known = f"try, attempts IS NOT NULL OR state IN ({State.SUCCEEDED:d}, {State.FAILED:d})"
+        found = located(connection, batch, tasks, known)
+        return {task for task, (attempt, tried) in found if tried and try_of(task) == attempt}
 
 
 def locate(

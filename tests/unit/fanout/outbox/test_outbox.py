@@ -28,10 +28,9 @@ def test_a_batch_is_read_without_the_others(outbox: Outbox) -> None:
     for at in (0, 10):
         for number in range(at):
             spool(outbox, chunks(range(3)), name=f"batch {number}")
-        statements = list[str]()
-        with watched(outbox, lambda connection, note=statements.append: connection.set_trace_callback(note)):
+        read.append([])
+        with watched(outbox, lambda connection: connection.set_trace_callback(read[-1].append)):
             assert outbox.batches.get(batch).total == 3
-        read.append(statements)
     assert len(read[0]) == len(read[1])
 
 
