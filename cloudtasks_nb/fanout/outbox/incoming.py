@@ -99,7 +99,7 @@ class Incoming:
         self._total = 0  # `row_sum` of the rows, if they identify the batch
         self._started: FoundBatch | None = None  # the batch of this name, if it existed before the first row
         self._apart: set[tuple[int, int, int]] = set()  # number, round and size of batches that have none of the rows
-        self._repeated: int | None = None  # number of rows with the key of an earlier row; None: not known yet
+        self._repeated = 0  # number of rows with the key of an earlier row
         self._target: FoundBatch | None = None  # the batch that the rows are added to; None: a new one
         self._overlaps: Sequence[_Overlap] = ()
         self._errors: list[CloudTasksError] = []  # why the rows may not be sent; a spool raises the first of them
@@ -118,7 +118,7 @@ class Incoming:
             self._find_overlaps()
 
     def decide(self) -> None:
-        """Find the batch, the rows that it has, and the errors that prevent sending the others.
+        """Find the batch, the rows that it has, and the errors that prevent sending the others, after `prepare`.
 
         Raises
         ------
@@ -127,8 +127,6 @@ class Incoming:
         OutboxError
             If the batch that the rows were compared with was deleted meanwhile.
         """
-        if self._repeated is None:
-            self.prepare()
         self._target, started = self._find(), self._started
         if started is not None and self._target != started:
             raise OutboxError(

@@ -109,8 +109,9 @@ class Spool(Incoming):
             self._store(0)
             self._check_room(_ROW_BYTES * self._rows)
             self._connection.execute("PRAGMA synchronous = FULL")
-            if not self._attach():
-                self.prepare()
+            if attached := self._attach():
+                return attached
+            self.prepare()
             return transact(self._connection, self._commit)
 
     def _store(self, waiting: int) -> None:
@@ -153,8 +154,6 @@ class Spool(Incoming):
         return Spooled(batch=target.id, created=False, added=0, known=self._rows, duplicates=0, rejected=0, left=left)
 
     def _commit(self, connection: sqlite3.Connection) -> Spooled:
-        if attached := self._attach():
-            return attached
         self.decide()
         if self._errors:
             raise self._errors[0]
@@ -257,6 +256,7 @@ class DryRun(Incoming):
             return snapshot(self._connection, self._forecast, keys)
 
     def _forecast(self, keys: Sequence[bytes]) -> Forecast:
+        self.prepare()
         self.decide()
         connection, spec, n = self._connection, self._spec, len(keys)
         refusals = [plain_reason(error) for error in self._errors if isinstance(error, BatchExistsError)]
@@ -280,7 +280,7 @@ class DryRun(Incoming):
             known={f"in {one.label}": one.shared for one in overlaps},
             problems={row: reason for row, (reason, _, _) in rows.items() if reason is not None},
             sendable=new,
-            duplicates=self._repeated or 0,
+            duplicates=self._repeated,
             refusal="".join(refusals[:1]),
         )
         if partial or overlaps:
