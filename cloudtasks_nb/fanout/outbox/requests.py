@@ -7,7 +7,6 @@ are in doubt (`IN_DOUBT`): the service may have their tasks.
 from __future__ import annotations
 
 import sqlite3
-import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -29,7 +28,6 @@ MAX_TASKS = 100
 
 _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay below the 4 MiB that servers take
 _CANCELLED = 10_000  # unsent rows in a transaction: so many take about a tenth of a second
-_VOID_SECONDS = 0.05  # for which it is not read again which requests are cancelled
 #: Refs, and refs and tries, of the rows in requests of a batch.
 _REFS = "SELECT value FROM flights JOIN json_each(refs) WHERE num = ?"
 _FLYING = "SELECT value, try FROM flights JOIN json_each(refs) WHERE num = ?"
@@ -41,10 +39,6 @@ _WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
 
 class Requests(Repository):
     """The requests of the batches of an outbox."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self._void: dict[str, tuple[Collection[int], float]] = {}  # cancelled requests, and until when that is certain
 
     def lock(self, batch: str, job: str = "send") -> Hold | None:
         """Become the one that sends a batch, or does another job, until the lock is released or the process ends.
@@ -110,7 +104,6 @@ class Requests(Repository):
         cancelled, after = 1, -1
         while cancelled:
             cancelled, after = self._database.write(_cancel, batch, after, size)
-            self._void.pop(batch, None)
             if cancelled:
                 yield cancelled
 
@@ -119,18 +112,11 @@ class Requests(Repository):
         """Have rows given out again after a cancellation whose process has ended."""
         connection.execute("UPDATE batches SET stopped = 0 WHERE id = ?", (batch,))
 
-    def known_void(self, batch: str) -> Collection[int] | None:
-        """Return what `read_void` has returned less than 50 ms ago; None: it has to be read."""
-        value, until = self._void.get(batch, ((), 0.0))
-        return value if time.monotonic() <= until else None
-
     @reading
-    def read_void(self, connection: sqlite3.Connection, batch: str) -> Collection[int]:
+    def void(self, connection: sqlite3.Connection, batch: str) -> Collection[int]:
         """Return the numbers of the requests in flight that are cancelled."""
         found = connection.execute("SELECT seq FROM flights JOIN batches USING (num) WHERE id = ? AND void", (batch,))
-        value = {seq for (seq,) in found}
-        self._void[batch] = value, time.monotonic() + _VOID_SECONDS
-        return value
+        return {seq for (seq,) in found}
 
 
 class RequestQueue(Repository):

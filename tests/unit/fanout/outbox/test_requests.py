@@ -190,9 +190,9 @@ def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: st
     """Rows of a request that may have arrived stay unsent until its sender knows; the request is void."""
     queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
-    assert outbox.requests.read_void(batch) == set()
+    assert outbox.requests.void(batch) == set()
     assert sum(outbox.requests.cancel(batch)) == 150
-    assert outbox.requests.read_void(batch) == {one.seq}
+    assert outbox.requests.void(batch) == {one.seq}
     assert [request.seq for request in take(outbox, batch)] == [one.seq]
     queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
     assert (outbox.batches.counts(batch)[State.CANCELLED], outbox.batches.counts(batch)[State.SENT]) == (150, 100)
@@ -203,7 +203,7 @@ def test_new_tries_after_a_cancel_are_sent(outbox: Outbox, batch: str) -> None:
     sum(outbox.requests.cancel(batch))
     assert outbox.outcomes.new_try(batch, [(refs(outbox, batch)[0], None)], allowed={State.CANCELLED}) == 1
     (request,) = take(outbox, batch)
-    assert request.seq not in outbox.requests.read_void(batch)
+    assert request.seq not in outbox.requests.void(batch)
     assert list(request.refs) == refs(outbox, batch)[:1]
 
 
@@ -335,4 +335,4 @@ def test_rows_in_doubt_stay_cancelled_when_their_request_is_divided(outbox: Outb
     assert sum(outbox.requests.cancel(batch)) == 150
     found = queue.turn([], 9, now=NOW, until=known[9])
     assert [list(one.refs) for one in found] == [known[:10], known[10:100]]
-    assert outbox.requests.read_void(batch) == {one.seq for one in found}
+    assert outbox.requests.void(batch) == {one.seq for one in found}
