@@ -78,7 +78,7 @@ class Evidence:
 
 
 class Row(NamedTuple):
-    """What is stored of a row, in the order of the columns that are read."""
+    """What is stored of a row: the outbox has a column of the same name for each field, and `try` for `tries`."""
 
     ref: int
     tries: int  #: number of its newest task

@@ -33,13 +33,10 @@ MOST_CAUSES = 1_000
 
 _PAGE = 1_000
 
-_READ = """ref, try, state, deleting, fact, seen, reason, attempts, heard, status, http, due, began, duration, message,
-    said, code, cause"""
-_WRITE = """UPDATE rows SET try = ?, state = ?, deleting = ?, fact = ?, seen = ?, reason = ?, attempts = ?, heard = ?,
-    status = ?, http = ?, due = ?, began = ?, duration = ?, message = ?, said = ?, code = ?, cause = ? WHERE ref = ?"""
-_FORGET = """deleting = NULL, fact = NULL, seen = NULL, reason = NULL, attempts = NULL, heard = NULL, status = NULL,
-    http = NULL, upstream = NULL, due = NULL, began = NULL, duration = NULL, message = NULL, said = NULL, code = NULL,
-    cause = NULL, version = NULL"""
+_COLUMNS = ("try", *Row._fields[2:])
+_READ = ", ".join(("ref", *_COLUMNS))
+_WRITE = f"UPDATE rows SET {', '.join(f'{column} = ?' for column in _COLUMNS)} WHERE ref = ?"
+_FORGET = ", ".join(f"{column} = NULL" for column in (*Row._fields[3:], "upstream", "version"))
 
 
 @dataclass(slots=True)
