@@ -31,12 +31,9 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     ranges,
 )
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
-from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.fanout.states import RETRYING, State
 
-__all__ = ["RETRYING", "Rows", "TimingsPage", "locate", "located", "with_tasks"]
-
-#: In `Rows.states`: a sent row whose last attempt failed, and which is tried again.
-RETRYING = 9
+__all__ = ["Rows", "TimingsPage", "locate", "located", "with_tasks"]
 
 #: Columns of equal length: refs, whether the row failed (0 or 1), start of the last attempt, and its duration (-1: not
 #: known), in microseconds.
