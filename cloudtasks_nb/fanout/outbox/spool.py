@@ -166,7 +166,9 @@ class Spool(Incoming):
         part, created = self._part, self._target is None
         target = self._target or self._create(connection)
         left = {} if created else self._leave_known(connection, target)
-        connection.execute("INSERT INTO keys SELECT ?, k1, k2, digest, ref FROM first ORDER BY k1, k2", (target.num,))
+        connection.execute(
+            "INSERT OR REPLACE INTO keys SELECT ?, k1, k2, digest, ref FROM first ORDER BY k1, k2", (target.num,)
+        )
         with counted(connection, "ref BETWEEN ? AND ?", part << 32, (part + 1 << 32) - 1):
             connection.execute(
                 """INSERT INTO rows (ref, pos, try, state, reason)
@@ -218,18 +220,13 @@ class Spool(Incoming):
         """
         known = f"SELECT {SHOWN_STATE}, count(*) FROM incoming i JOIN rows r ON r.ref = i.theirs GROUP BY 1"
         left = {State(state): n for state, n in connection.execute(known)}
-        found = connection.execute(
-            """SELECT k.ref, k.k1, k.k2 FROM first f JOIN keys k ON k.num = ? AND k.k1 = f.k1 AND k.k2 = f.k2
-               WHERE f.digest <> 0 AND k.digest = 0""",
-            (target.num,),
-        ).fetchall()
-        refs = as_json(ref for ref, _, _ in found)
+        connection.execute("DELETE FROM first WHERE ref IN (SELECT ref FROM incoming WHERE theirs IS NOT NULL)")
+        replaced = connection.execute(
+            "SELECT k.ref FROM first f JOIN keys k ON k.num = ? AND k.k1 = f.k1 AND k.k2 = f.k2", (target.num,)
+        )
+        refs = as_json(ref for (ref,) in replaced)
         with counted(connection, AMONG, refs):
             connection.execute(f"DELETE FROM rows WHERE {AMONG}", (refs,))
-        connection.executemany(
-            "DELETE FROM keys WHERE num = ? AND k1 = ? AND k2 = ?", [(target.num, k1, k2) for _, k1, k2 in found]
-        )
-        connection.execute("DELETE FROM first WHERE ref IN (SELECT ref FROM incoming WHERE theirs IS NOT NULL)")
         return left
 
 
