@@ -142,12 +142,6 @@ def test_rows_of_some_states_behind_a_row(outbox: Outbox, batch: str) -> None:
     assert all_rows(outbox, batch, "rows", states=()) == []
 
 
-def test_states_are_one_byte_a_row(outbox: Outbox, batch: str) -> None:
-    """The states of all rows come as bytes, in the order of the rows."""
-    put(outbox, batch, refs(outbox, batch)[3], State.GONE)
-    assert outbox.rows.states(batch) == bytes([State.UNSENT] * 3 + [State.GONE] + [State.UNSENT] * 246)
-
-
 def test_a_task_leads_to_its_row(outbox: Outbox, batch: str) -> None:
     """Rows are found by the ids of their newest tasks; other ids are left out."""
     tasks = all_rows(outbox, batch, "tasks")

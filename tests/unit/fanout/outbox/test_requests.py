@@ -198,15 +198,6 @@ def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: st
     assert (outbox.batches.counts(batch)[State.CANCELLED], outbox.batches.counts(batch)[State.SENT]) == (150, 100)
 
 
-def test_new_tries_after_a_cancel_are_sent(outbox: Outbox, batch: str) -> None:
-    """A cancel stops what was asked for before it, not what is asked for afterwards."""
-    sum(outbox.requests.cancel(batch))
-    assert outbox.outcomes.new_try(batch, [(refs(outbox, batch)[0], None)], allowed={State.CANCELLED}) == 1
-    (request,) = take(outbox, batch)
-    assert request.seq not in outbox.requests.void(batch)
-    assert list(request.refs) == refs(outbox, batch)[:1]
-
-
 def test_rows_are_given_out_up_to_one(outbox: Outbox, batch: str) -> None:
     """The rows behind it wait in the outbox; asked without it, they are given out, each once."""
     known = refs(outbox, batch)
