@@ -64,15 +64,8 @@ def test_answers_are_written_down(outbox: Outbox, batch: str) -> None:
         gone=known[96:],
     )
     after = queue.turn([ack], 1, now=NOW)
-    assert outbox.batches.counts(batch) == {
-        State.UNSENT: 158,
-        State.SENT: 86,
-        State.REJECTED: 2,
-        State.CANCELLED: 0,
-        State.GONE: 4,
-        State.SUCCEEDED: 0,
-        State.FAILED: 0,
-    }
+    moved = {State.UNSENT: 158, State.SENT: 86, State.REJECTED: 2, State.GONE: 4}
+    assert outbox.batches.counts(batch) == dict.fromkeys(State, 0) | moved
     reasons = all_rows(outbox, batch, "reasons", states={State.REJECTED})
     assert reasons == ["INVALID_ARGUMENT: no", "INVALID_ARGUMENT: too large"]
     assert [(list(request.refs)[:8], request.tried) for request in after] == [(known[52:60], False)]
