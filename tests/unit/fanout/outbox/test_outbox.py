@@ -14,13 +14,6 @@ from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunks, digest, put, refs, spool, tables, task, watched
 
 
-def test_batches_are_listed_newest_first(outbox: Outbox) -> None:
-    """The batch that was made last comes first, and is the one that is meant without an id."""
-    ids = [spool(outbox, chunks(range(at, at + 3))).batch for at in (0, 10, 20)]
-    assert [record.id for record in outbox.batches.find()] == ids[::-1]
-    assert outbox.batches.get().id == ids[-1]
-
-
 def test_a_batch_is_read_without_the_others(outbox: Outbox) -> None:
     """To find a batch by its id costs the same however many there are."""
     read: list[list[str]] = []
@@ -42,12 +35,6 @@ def test_batches_can_be_those_of_a_place(outbox: Outbox) -> None:
     assert len(outbox.batches.find(endpoint="e-1", project="p", location="l", queue="q")) == 1
     for field in ("endpoint", "project", "location", "queue"):
         assert outbox.batches.find(**{field: "other"}) == []
-
-
-def test_a_batch_is_found_by_the_beginning_of_its_id_and_by_its_name(outbox: Outbox) -> None:
-    """Ids may be shortened while they stand for one batch; a name stands for its batch."""
-    one = spool(outbox, chunks(range(3)), name="nightly").batch
-    assert outbox.batches.get(one[:3]).id == outbox.batches.get("nightly").id == one
 
 
 def test_of_several_batches_with_a_name_the_newest_is_meant(outbox: Outbox, capsys: pytest.CaptureFixture[str]) -> None:
