@@ -78,7 +78,7 @@ class Evidence:
 
 
 class Row(NamedTuple):
-    """What is stored of a row, in the order of the columns that are read."""
+    """What is stored of a row: the outbox has a column of the same name for each field, and `try` for `tries`."""
 
     ref: int
     tries: int  #: number of its newest task
@@ -98,7 +98,6 @@ class Row(NamedTuple):
     said: int | None = None  #: the attempt of the message
     code: int | None = None  #: the status of that attempt; of another status than the row's the message is not shown
     cause: str | None = None  #: what the message tells; None: no more than the status, or the message is not shown
-    counted: int | str = ""  #: what the row counts as in the tallies
 
 
 def fold(row: Row, news: Evidence, tries: int, causes: Mapping[str | None, str | None]) -> Row:
@@ -114,7 +113,7 @@ def fold(row: Row, news: Evidence, tries: int, causes: Mapping[str | None, str |
     if tries < row.tries or (tries == row.tries and row.state == State.REJECTED):
         return row
     if tries > row.tries:
-        row = Row(ref=row.ref, tries=tries, state=State.SENT, counted=row.counted)
+        row = Row(ref=row.ref, tries=tries, state=State.SENT)
     # Tuples rather than names of fields, which take twice the time: this runs for each row.
     ref, _, state, deleting, *_ = row
     fact, seen, reason = _end(row[4:7], news)
@@ -124,7 +123,7 @@ def fold(row: Row, news: Evidence, tries: int, causes: Mapping[str | None, str |
     failed = bool(attempt[1]) and attempt[1] & (_LAST | Source.QUEUE) == _LAST
     state = _state_of(state, fact, attempt[2], failed=failed, own=deleting == tries)
     reason = DELETED if fact == Fact.DELETED else reason
-    return Row._make((ref, tries, state, deleting, fact, seen, reason, *attempt, *message, row[18]))
+    return Row._make((ref, tries, state, deleting, fact, seen, reason, *attempt, *message))
 
 
 def _end(known: tuple[Any, ...], news: Evidence) -> tuple[Any, ...]:

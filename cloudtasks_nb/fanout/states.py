@@ -7,11 +7,11 @@ from typing import NoReturn
 
 from cloudtasks_nb.errors import OutboxError
 
-__all__ = ["FINAL", "IN_DOUBT", "OPEN", "State"]
+__all__ = ["FINAL", "IN_DOUBT", "OPEN", "RETRYING", "State"]
 
 
 class State(IntEnum):
-    """What is known of the newest task of a row. The numbers are stored, and are the bytes of `Outbox.states`.
+    """What is known of the newest task of a row. The numbers are stored, and are the bytes of `Rows.states`.
 
     They start at 2: SQLite writes 0 and 1 in no byte and 2 to 127 in one, and rows that do not grow stay in their page.
     """
@@ -35,6 +35,9 @@ class State(IntEnum):
 #: The number that is stored for an unsent row in a request of a sender that has ended: its task may have been created.
 #: Everywhere else such a row is `SENT`, until a sender has found out.
 IN_DOUBT = 10
+
+#: In the bytes of `Rows.states`: a sent row whose last attempt failed, and which is tried again.
+RETRYING = 9
 
 #: The stored states of rows that are not final.
 OPEN = (State.UNSENT, State.SENT, IN_DOUBT)

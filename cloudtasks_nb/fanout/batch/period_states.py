@@ -17,10 +17,9 @@ from cloudtasks_nb._settings import parse_zone
 from cloudtasks_nb.display.calendar import Calendar, Periods, Unit, band_labels
 from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.rows import RETRYING
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, parse_freq, partition
 from cloudtasks_nb.fanout.plan.preview import preview_names
-from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.fanout.states import RETRYING, State
 
 __all__ = ["ASKED", "CalendarText", "PeriodStates", "upcoming"]
 

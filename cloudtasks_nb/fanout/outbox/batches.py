@@ -12,7 +12,7 @@ import orjson
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox import tallies
-from cloudtasks_nb.fanout.outbox.database import Repository, reading, scanning, transaction
+from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.sweep import forget
 from cloudtasks_nb.fanout.outbox.tallies import number_of
@@ -73,7 +73,7 @@ class Batches(Repository):
         """Return when a row of a batch was changed last, by any process, in seconds since 1970."""
         return tallies.number(connection, "SELECT changed FROM batches WHERE num = ?", number_of(connection, batch))
 
-    @scanning
+    @reading
     def sizes(self, connection: sqlite3.Connection) -> dict[str, int]:
         """Return about how many bytes of the file each batch takes, by its id."""
         found = connection.execute(

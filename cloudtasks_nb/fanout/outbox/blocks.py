@@ -12,7 +12,7 @@ from itertools import accumulate
 from cloudtasks_nb.fanout.outbox.database import sqlite_error
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE
 
-__all__ = ["BLOCK_ROWS", "StoredBlock", "inflate", "pack_keys", "pack_shown", "pack_tasks"]
+__all__ = ["BLOCK_ROWS", "StoredBlock", "inflate", "pack_keys", "pack_shown", "pack_tasks", "read_block"]
 
 #: Most rows in a block: those of a chunk.
 BLOCK_ROWS = 2_000
@@ -101,6 +101,12 @@ class StoredBlock:
         head = self.n * _WORD
         lengths = array("I", raw[:head])
         return raw, list(accumulate(lengths, initial=head))
+
+
+def read_block(connection: sqlite3.Connection, ref: int, columns: str) -> StoredBlock:
+    """Return the block that has a row, with some of its columns: `keys`, or more."""
+    query = f"SELECT first, {columns} FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1"
+    return StoredBlock(*connection.execute(query, (ref,)).fetchone())
 
 
 def inflate(packed: bytes) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS
-from cloudtasks_nb.fanout.outbox.database import Repository, reading, scanning
+from cloudtasks_nb.fanout.outbox.database import Repository, reading
 from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.outbox.tallies import ALL, CAUSE, ROWS, as_json, causes, number, number_of
 from cloudtasks_nb.fanout.states import OPEN, State
@@ -52,7 +52,7 @@ class Causes(Repository):
         """Return how many gone rows left their queue how, the most frequent first; None: that is not known."""
         return {cause or None: n for cause, n in causes(connection, number_of(connection, batch), State.GONE)}
 
-    @scanning
+    @reading
     def errors(self, connection: sqlite3.Connection, batch: str) -> list[Cause]:
         """Return the causes of failed rows and of those that are tried again, the most frequent first.
 
@@ -65,7 +65,7 @@ class Causes(Repository):
         ]
         return sorted(rows, key=lambda row: (-row.failed - row.retrying, row.cause))
 
-    @scanning
+    @reading
     def matching(self, connection: sqlite3.Connection, batch: str, choice: Choice) -> int:
         """Return how many failed rows a choice has."""
         condition, values = chosen(choice)

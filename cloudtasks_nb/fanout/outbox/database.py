@@ -1,4 +1,4 @@
-"""The SQLite file of the outbox: its tables, transactions and errors, and one connection to read and one to write."""
+"""The SQLite file of the outbox: its tables, transactions, connections and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ __all__ = [
     "Repository",
     "guard",
     "reading",
-    "scanning",
     "snapshot",
     "sqlite_error",
     "transact",
@@ -162,7 +161,7 @@ def transaction(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> C
 
 
 def reading(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Callable[Concatenate[R, P], T]:
-    """Make a method of a repository one that reads: it is called with the connection."""
+    """Make a method of a repository one that reads: it is called with a connection."""
 
     @wraps(method)
     def run(self: R, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -171,53 +170,10 @@ def reading(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Calla
     return run
 
 
-def scanning(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Callable[Concatenate[R, P], T]:
-    """As `reading`, for a method that may read all rows of a batch: nobody waits for its end."""
-
-    @wraps(method)
-    def run(self: R, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._database.scan(partial(method, self), *args, **kwargs)
-
-    return run
-
-
-class _Shared:
-    """A connection that threads use one after the other."""
-
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        self._connect = connect
-        self._connection: sqlite3.Connection | None = None
-        self._lock = threading.RLock()  # entered and left in C, where no interrupt is raised
-        self._closed = False
-
-    def call(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function with the connection; after an error, and after `close`, it is closed behind it.
-
-        A connection that was opened while the file could not be written would stay so.
-        """
-        with self._lock:
-            connection = self._connection = self._connection or self._connect()
-            kept = False
-            try:
-                result = function(connection, *args, **kwargs)
-                kept = not self._closed
-            finally:
-                if not kept:
-                    self._connection = None
-                    connection.close()
-            return result
-
-    def close(self) -> None:
-        """Close the connection, as soon as nobody uses it."""
-        with self._lock:
-            self._closed = True
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-
 class Database:
-    """The connections to one SQLite file: one for reading, one for writing. Methods may be called from any thread.
+    """The connections to one SQLite file: one for writing, and one for each reading, so that no reading waits.
+
+    Methods may be called from any thread.
 
     Parameters
     ----------
@@ -231,7 +187,9 @@ class Database:
         self.path = path
         self._name = str(path)
         self._timeout = timeout
-        self._reader, self._writer = _Shared(self.connect), _Shared(self.connect)
+        self._writer: sqlite3.Connection | None = None
+        self._lock = threading.RLock()  # of the writer; entered and left in C, where no interrupt is raised
+        self._closed = False
         self._file: tuple[int, int] | None = None  # device and inode of the file that has the tables
 
     def prepare(self) -> bool:
@@ -265,21 +223,28 @@ class Database:
         return _set_journal(connection, kind, time.monotonic() + self._timeout)
 
     def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function with the connection for reading; errors of SQLite become `OutboxError`."""
-        self._check()
-        with guard(self.path):
-            return self._reader.call(function, *args, **kwargs)
-
-    def scan(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `read`, for what takes longer than a moment: with a connection of its own, so that nobody waits for it."""
+        """Call a function with a connection of its own; errors of SQLite become `OutboxError`."""
         with guard(self.path), closing(self.connect()) as connection:
             return function(connection, *args, **kwargs)
 
     def write(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function in a transaction of the connection for writing; errors of SQLite become `OutboxError`."""
+        """Call a function in a transaction of the connection for writing; errors of SQLite become `OutboxError`.
+
+        After an error, and after `close`, the connection is closed: one that was opened while the file could not be
+        written would stay so.
+        """
         self._check()
-        with guard(self.path):
-            return self._writer.call(transact, function, *args, **kwargs)
+        with guard(self.path), self._lock:
+            connection = self._writer = self._writer or self.connect()
+            kept = False
+            try:
+                result = transact(connection, function, *args, **kwargs)
+                kept = not self._closed
+            finally:
+                if not kept:
+                    self._writer = None
+                    connection.close()
+            return result
 
     def connect(self) -> sqlite3.Connection:
         """Open another connection, which the caller closes."""
@@ -295,9 +260,12 @@ class Database:
         return connection
 
     def close(self) -> None:
-        """Close the connections. What is read later opens one for the moment."""
-        self._reader.close()
-        self._writer.close()
+        """Close the connection for writing when nobody uses it; what is written later opens one for the moment."""
+        with self._lock:
+            self._closed = True
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
 
     def _check(self) -> None:
         """Raise OutboxError if the file was deleted or replaced: what is written to an open deleted file is lost."""

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 from pathlib import Path
 from struct import pack, unpack
@@ -98,8 +99,9 @@ class Incoming:
         self._next = 0  # ref of the next row that the batch does not have
         self._total = 0  # `row_sum` of the rows, if they identify the batch
         self._started: FoundBatch | None = None  # the batch of this name, if it existed before the first row
-        self._apart: set[tuple[int, int, int]] = set()  # number, round and size of batches that have none of the rows
-        self._repeated: int | None = None  # number of rows with the key of an earlier row; None: not known yet
+        self._compared = cache(self._compare)
+        self._kept = 0  # number of keys of rows that the batch of this name does not have
+        self._repeated = 0  # number of rows with the key of an earlier row
         self._target: FoundBatch | None = None  # the batch that the rows are added to; None: a new one
         self._overlaps: Sequence[_Overlap] = ()
         self._errors: list[CloudTasksError] = []  # why the rows may not be sent; a spool raises the first of them
@@ -109,7 +111,7 @@ class Incoming:
             self._started = self._find()
 
     def prepare(self) -> None:
-        """Find duplicates, and batches that have none of the rows: all of `decide` that grows with the rows of others.
+        """Find duplicates, and compare with other batches: all of `decide` that grows with the rows of others.
 
         It needs no lock: `decide` compares again only with batches that have changed since.
         """
@@ -118,7 +120,7 @@ class Incoming:
             self._find_overlaps()
 
     def decide(self) -> None:
-        """Find the batch, the rows that it has, and the errors that prevent sending the others.
+        """Find the batch, the rows that it has, and the errors that prevent sending the others, after `prepare`.
 
         Raises
         ------
@@ -127,8 +129,6 @@ class Incoming:
         OutboxError
             If the batch that the rows were compared with was deleted meanwhile.
         """
-        if self._repeated is None:
-            self.prepare()
         self._target, started = self._find(), self._started
         if started is not None and self._target != started:
             raise OutboxError(
@@ -206,11 +206,11 @@ class Incoming:
     def _find_duplicates(self) -> int:
         """Sort the rows by key, reject those with the key of an earlier row, and return their number."""
         connection = self._connection
-        kept = connection.execute(
+        self._kept = connection.execute(
             """INSERT OR IGNORE INTO first SELECT k1, k2, digest, ref FROM incoming WHERE theirs IS NULL
                ORDER BY k1, k2, digest = 0, ref"""
         ).rowcount
-        if kept == self._next - (self._part << 32):
+        if self._kept == self._next - (self._part << 32):
             return 0
         # CROSS JOIN fixes the order: look up each row in the index; the other order reads all rows for each key.
         pairs = """FROM incoming i CROSS JOIN first k
@@ -253,34 +253,28 @@ class Incoming:
             self._errors.append(_conflict_error(rows, many, self._rows, target))
 
     def _find_overlaps(self) -> list[_Overlap]:
-        """Return the batches of the queue that have some of the rows, the one with the most first.
-
-        Batches that were found to have none are not compared again unless rows were added to them.
-        """
+        """Return the batches of the queue that have some of the rows, the one with the most first."""
         others = self._connection.execute(
-            """SELECT b.num, b.round, (SELECT total(n) FROM parts p JOIN tallies t USING (part) WHERE p.num = b.num),
+            """SELECT b.num, b.round, (SELECT total(n) FROM parts p JOIN tallies USING (part) WHERE p.num = b.num),
                       b.id, b.name, b.recipe
                FROM batches b WHERE place = ? ORDER BY b.num DESC""",
             (place_text(self._spec.place),),
-        ).fetchall()
-        others = [row for row in others if row[:3] not in self._apart]
-        size = self._number("SELECT count(*) FROM first") if others else 0
-        found = []
-        for num, round_, theirs, batch, name, recipe in others:
-            # One search in the larger batch for each row of the smaller.
-            same = "a.k1 = b.k1 AND a.k2 = b.k2"
-            sides = (
-                f"first a CROSS JOIN keys b ON b.num = {num} AND {same}"
-                if size <= theirs
-                else f"keys b CROSS JOIN first a ON {same}"
-            )
-            rows = f"FROM {sides} WHERE b.num = {num} AND a.digest <> 0 AND a.digest = b.digest"
-            shared = self._number(f"SELECT count(*) {rows}")
-            if shared:
-                found.append(_Overlap(label=name or batch, same=recipe == self._spec.recipe, shared=shared, rows=rows))
-            else:
-                self._apart.add((num, round_, theirs))
-        return sorted(found, key=lambda one: -one.shared)
+        )
+        found = [self._compared(*other) for other in others.fetchall()]
+        return sorted((one for one in found if one.shared), key=lambda one: -one.shared)
+
+    def _compare(self, num: int, _round: int, theirs: int, batch: str, name: str | None, recipe: bytes) -> _Overlap:
+        """Compare with a batch. One to which rows were added has another round and size: it is compared again."""
+        # One search in the larger batch for each row of the smaller.
+        same = "a.k1 = b.k1 AND a.k2 = b.k2"
+        sides = (
+            f"first a CROSS JOIN keys b ON b.num = {num} AND {same}"
+            if self._kept <= theirs
+            else f"keys b CROSS JOIN first a ON {same}"
+        )
+        rows = f"FROM {sides} WHERE b.num = {num} AND a.digest <> 0 AND a.digest = b.digest"
+        shared = self._number(f"SELECT count(*) {rows}")
+        return _Overlap(label=name or batch, same=recipe == self._spec.recipe, shared=shared, rows=rows)
 
 
 def place_text(place: Place) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
@@ -111,11 +111,10 @@ class Outbox:
     def spool(self, spec: BatchSpec) -> Iterator[Spool]:
         """Take planned rows by `add(chunk)` and, at the end, `commit()`; without that they are removed."""
         try:
-            with (
-                guard(self.path),
-                closing(self._database.connect()) as connection,
-                closing(Spool(connection, self.path, spec)) as spool,
-            ):
+            with ExitStack() as stack:
+                with guard(self.path):  # not around what the caller does: the data may come from another database
+                    connection = stack.enter_context(closing(self._database.connect()))
+                    spool = stack.enter_context(closing(Spool(connection, self.path, spec)))
                 yield spool
         finally:
             with suppress(OutboxError):  # what was committed is safe, and the next process repeats the sweep
@@ -124,8 +123,11 @@ class Outbox:
     @contextmanager
     def dry_run(self, spec: BatchSpec) -> Iterator[DryRun]:
         """Find out what `spool` would do, by `add(chunk)` and `forecast()`."""
-        with guard(self.path), closing(self._database.connect()) as connection:
-            yield DryRun(connection, self.path, spec)
+        with ExitStack() as stack:
+            with guard(self.path):
+                connection = stack.enter_context(closing(self._database.connect()))
+                dry_run = DryRun(connection, self.path, spec)
+            yield dry_run
 
     def sweep(self, limit: float = 2.0) -> int:
         """Remove what no batch needs, batches unchanged for 90 days too; return how many parts were removed.
@@ -135,4 +137,4 @@ class Outbox:
         limit : float
             Seconds after which the rest is left for the next time.
         """
-        return self._database.scan(sweep, self.path, now=time.time(), limit=limit)
+        return self._database.read(sweep, self.path, now=time.time(), limit=limit)

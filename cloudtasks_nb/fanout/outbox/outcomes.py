@@ -12,21 +12,19 @@ from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.causes import chosen
 from cloudtasks_nb.fanout.outbox.database import Repository, transaction
 from cloudtasks_nb.fanout.outbox.records import Choice
-from cloudtasks_nb.fanout.outbox.rows import locate
+from cloudtasks_nb.fanout.outbox.rows import locate, located
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
     AMONG,
-    COUNTED,
     ROWS,
     as_json,
     counted,
     number_of,
     paged,
     replace,
-    tally,
     touch,
 )
-from cloudtasks_nb.fanout.states import FINAL, State
+from cloudtasks_nb.fanout.states import FINAL, OPEN, State
 
 __all__ = ["MOST_CAUSES", "Outcomes", "Recorded"]
 
@@ -35,15 +33,11 @@ MOST_CAUSES = 1_000
 
 _PAGE = 1_000
 
-_WITH_CAUSE = {State.FAILED, State.GONE}
 _BY_ATTEMPT = {State.SUCCEEDED, State.FAILED}
-_READ = f"""SELECT ref, try, state, deleting, fact, seen, reason, attempts, heard, status, http, due, began, duration,
-    message, said, code, cause, {COUNTED} FROM rows WHERE {AMONG}"""
-_WRITE = """UPDATE rows SET try = ?, state = ?, deleting = ?, fact = ?, seen = ?, reason = ?, attempts = ?, heard = ?,
-    status = ?, http = ?, due = ?, began = ?, duration = ?, message = ?, said = ?, code = ?, cause = ? WHERE ref = ?"""
-_FORGET = """deleting = NULL, fact = NULL, seen = NULL, reason = NULL, attempts = NULL, heard = NULL, status = NULL,
-    http = NULL, upstream = NULL, due = NULL, began = NULL, duration = NULL, message = NULL, said = NULL, code = NULL,
-    cause = NULL, version = NULL"""
+_COLUMNS = ("try", *Row._fields[2:])
+_READ = ", ".join(("ref", *_COLUMNS))
+_WRITE = f"UPDATE rows SET {', '.join(f'{column} = ?' for column in _COLUMNS)} WHERE ref = ?"
+_FORGET = ", ".join(f"{column} = NULL" for column in (*Row._fields[3:], "upstream", "version"))
 
 
 @dataclass(slots=True)
@@ -121,22 +115,22 @@ def _record_page(
     connection: sqlite3.Connection, batch: str, num: int, page: Sequence[Evidence], recorded: Recorded
 ) -> int:
     """Add some evidence; return how many rows were final and have another state by the log."""
-    located = locate(connection, batch, {news.task for news in page}, any_try=True)
-    before = {row[0]: Row._make(row) for row in connection.execute(_READ, (as_json({*located.values()}),))}
+    rows = located(connection, batch, dict.fromkeys(news.task for news in page), _READ)
+    found = {task: Row._make(row) for task, row in rows}
+    before = {row.ref: row for row in found.values()}
     messages = {news.message for news in page} | {row.message for row in before.values()}
     causes = _causes(connection, num, messages)
     after, corrected = dict(before), 0
     for news in page:
-        ref = located.get(news.task)
-        if ref is not None:
-            row = after[ref]
-            new = after[ref] = fold(row, news, int(news.task.rpartition("-")[2]), causes)
+        if news.task in found:
+            row = after[found[news.task].ref]
+            new = after[row.ref] = fold(row, news, int(news.task.rpartition("-")[2]), causes)
             corrected += new.state != row.state and row.state in FINAL and news.source is Source.LOG
             newest = news.source is Source.LOG and news.attempts == new.attempts
             if newest and new.status and not (new.heard or 0) & Source.RESULTS:
                 recorded.unexplained[news.task] = new.state in FINAL
     changed = [(row, before[ref]) for ref, row in after.items() if row is not before[ref]]
-    connection.executemany(_WRITE, [(*row[1:-1], row[0]) for row, _ in changed])
+    connection.executemany(_WRITE, [(*row[1:], row.ref) for row, _ in changed])
     recorded.ended |= {row.ref for row, old in changed if row.state in FINAL and row.state != old.state}
     recorded.newer += sum(row.tries > old.tries for row, old in changed)
     for row, old in changed:
@@ -146,14 +140,18 @@ def _record_page(
                 recorded.ends[second] += 1
             if row.status:
                 recorded.failed = max(recorded.failed or 0, second)
-    counted = Counter((old[0] >> 32, old[2], old[-1]) for _, old in changed)
-    # Only rows that failed, are gone, or are tried again count as more than their state.
-    more = {row[0] for row, _ in changed if row.state in _WITH_CAUSE or (row.status and row.state not in FINAL)}
-    plain: Counter[tuple[int, int, int | str]] = Counter(
-        (row[0] >> 32, row[2], "") for row, _ in changed if row[0] not in more
-    )
-    replace(connection, counted, tally(connection, AMONG, as_json(more)) + plain)
+    replace(connection, Counter(_counted(old) for _, old in changed), Counter(_counted(row) for row, _ in changed))
     return corrected
+
+
+def _counted(row: Row) -> tuple[int, int, int | str]:
+    """Return what the tallies count a row as: its part, its state, and what `COUNTED` is of it."""
+    more: int | str | None = None
+    if row.state == State.GONE:
+        more = row.reason
+    elif row.state == State.FAILED or (row.status and row.state in OPEN):
+        more = row.status if row.cause is None else row.cause
+    return row.ref >> 32, row.state, "" if more is None else more
 
 
 def _causes(connection: sqlite3.Connection, num: int, messages: Collection[str | None]) -> dict[str | None, str | None]:

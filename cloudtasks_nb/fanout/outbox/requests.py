@@ -7,16 +7,14 @@ are in doubt (`IN_DOUBT`): the service may have their tasks.
 from __future__ import annotations
 
 import sqlite3
-import time
 from bisect import bisect_right
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
 
 import orjson
 
-from cloudtasks_nb.fanout.outbox.blocks import StoredBlock
-from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, scanning, transaction
+from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, read_block
+from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import Ack, Request
 from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number, number_of, replace, touch
@@ -33,11 +31,10 @@ MAX_TASKS = 100
 
 _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay below the 4 MiB that servers take
 _CANCELLED = 10_000  # unsent rows in a transaction: so many take about a tenth of a second
-_VOID_SECONDS = 0.05  # for which it is not read again which requests are cancelled
-_CACHED = 4  # blocks of about a megabyte
 #: Refs, and refs and tries, of the rows in requests of a batch.
 _REFS = "SELECT value FROM flights JOIN json_each(refs) WHERE num = ?"
 _FLYING = "SELECT value, try FROM flights JOIN json_each(refs) WHERE num = ?"
+_Flight = tuple[int, list[int], int, float]  # number of a request, its rows (ascending), their try, when it started
 _Contents = tuple[Sequence[int], bytes, list[bytes]]  # refs of rows, their keys, and their tasks without names
 _Moved = Counter[tuple[int, int, int | str]]  # as the tallies count rows
 _WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
@@ -45,10 +42,6 @@ _WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
 
 class Requests(Repository):
     """The requests of the batches of an outbox."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self._void: dict[str, tuple[Collection[int], float]] = {}  # cancelled requests, and until when that is certain
 
     def lock(self, batch: str, job: str = "send") -> Hold | None:
         """Become the one that sends a batch, or does another job, until the lock is released or the process ends.
@@ -85,7 +78,7 @@ class Requests(Repository):
         query = f"SELECT coalesce(sum(n), 0) FROM parts JOIN tallies USING (part) WHERE num = ? AND state = {IN_DOUBT}"
         return number(connection, query, number_of(connection, batch))
 
-    @scanning
+    @reading
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether rows are to be sent that had another try before."""
         query = f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND try > 1 AND {_WAITING})"
@@ -114,32 +107,15 @@ class Requests(Repository):
         cancelled, after = 1, -1
         while cancelled:
             cancelled, after = self._database.write(_cancel, batch, after, size)
-            self._void.pop(batch, None)
             if cancelled:
                 yield cancelled
 
-    def known_void(self, batch: str) -> Collection[int] | None:
-        """Return what `read_void` has returned less than 50 ms ago; None: it has to be read."""
-        value, until = self._void.get(batch, ((), 0.0))
-        return value if time.monotonic() <= until else None
 
     @reading
-    def read_void(self, connection: sqlite3.Connection, batch: str) -> Collection[int]:
+    def void(self, connection: sqlite3.Connection, batch: str) -> Collection[int]:
         """Return the numbers of the requests in flight that are cancelled."""
         found = connection.execute("SELECT seq FROM flights JOIN batches USING (num) WHERE id = ? AND void", (batch,))
-        value = {seq for (seq,) in found}
-        self._void[batch] = value, time.monotonic() + _VOID_SECONDS
-        return value
-
-
-class _Flight(NamedTuple):
-    """A request that may have been sent and is not answered."""
-
-    seq: int | None  #: None: it has no number yet
-    refs: Sequence[int]  #: its rows, ascending
-    attempt: int
-    started: float
-    void: bool = False  #: it is cancelled
+        return {seq for (seq,) in found}
 
 
 class RequestQueue(Repository):
@@ -156,7 +132,7 @@ class RequestQueue(Repository):
         self._round = 0
         self._after = -1  # all rows up to this ref were given out in this pass over the rows
         self._last = -1  # of all rows that were given out; those behind it are in no request
-        self._blocks: OrderedDict[int, StoredBlock] = OrderedDict()
+        self._block = StoredBlock(0, b"")  # the last one that was read
 
     @transaction
     def turn(
@@ -231,18 +207,20 @@ class RequestQueue(Repository):
 
         Rows that may be sent and rows that may not are in requests of their own.
         """
-        left = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING void", (flight.seq,)).fetchone()
+        number, rows, attempt, started = flight
+        left = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING void", (number,)).fetchone()
         if left is None:
             return  # another sender of this batch has stored its answer
         found = connection.execute(
             f"SELECT ref FROM rows WHERE {AMONG} AND try = ? AND state = ? ORDER BY ref",
-            (as_json(flight.refs), flight.attempt, IN_DOUBT),
+            (as_json(rows), attempt, IN_DOUBT),
         )
-        refs, seq = [ref for (ref,) in found], flight.seq
+        refs = [ref for (ref,) in found]
         border = bisect_right(refs, until)
+        seq: int | None = number
         for part in filter(None, (refs[:border], refs[border:])):
-            one = _depart(connection, num, flight._replace(seq=seq, refs=part, void=left[0]))
-            yield self._request(one, *self._contents(connection, part), tried=True)
+            contents = part, *self._contents(connection, part)
+            yield self._depart(connection, num, contents, attempt, started, seq=seq, void=left[0], tried=True)
             seq = None
 
     def _fresh(
@@ -251,13 +229,12 @@ class RequestQueue(Repository):
         """Give out the next unsent rows, those of each try apart; store that they may be sent from now on."""
         requests: list[Request] = []
         for refs, attempt in self._unsent(connection, num, want * size, until):
-            for some, keys, tasks in self._cut(connection, refs, size):
+            for contents in self._cut(connection, refs, size):
                 if len(requests) == want:  # these rows are read again the next time
-                    self._after = min(self._after, some[0] - 1)
+                    self._after = min(self._after, contents[0][0] - 1)
                     break
-                flight = _depart(connection, num, _Flight(None, some, attempt, now))
-                self._last = max(self._last, some[-1])
-                requests.append(self._request(flight, keys, tasks, tried=False))
+                requests.append(self._depart(connection, num, contents, attempt, now))
+                self._last = max(self._last, contents[0][-1])
         if requests:
             connection.execute("UPDATE batches SET begun = 1 WHERE num = ? AND NOT begun", (num,))
         return requests
@@ -285,36 +262,32 @@ class RequestQueue(Repository):
         """Return the keys of rows, one behind the other, and their tasks."""
         keys, tasks, at = b"", list[bytes](), 0
         while at < len(refs):
-            block = self._block(connection, refs[at])
-            end = bisect_right(refs, block.last, at)
-            keys += block.keys(refs[at:end])
-            tasks += block.tasks(refs[at:end])
+            if not self._block.first <= refs[at] <= self._block.last:
+                self._block = read_block(connection, refs[at], "keys, tasks")
+            end = bisect_right(refs, self._block.last, at)
+            keys += self._block.keys(refs[at:end])
+            tasks += self._block.tasks(refs[at:end])
             at = end
         return keys, tasks
 
-    def _request(self, flight: _Flight, keys: bytes, tasks: Sequence[bytes], *, tried: bool) -> Request:
-        return Request(
-            seq=flight.seq or 0,
-            refs=flight.refs,
-            attempt=flight.attempt,
-            tasks=task_ids(self.batch, keys, flight.attempt),
-            wire=tasks,
-            started=flight.started,
-            tried=tried,
-        )
-
-    def _block(self, connection: sqlite3.Connection, ref: int) -> StoredBlock:
-        for first, block in self._blocks.items():
-            if first <= ref <= block.last:
-                self._blocks.move_to_end(first)
-                return block
-        found = connection.execute(
-            "SELECT first, keys, tasks FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1", (ref,)
-        ).fetchone()
-        block = self._blocks[found[0]] = StoredBlock(*found)
-        if len(self._blocks) > _CACHED:
-            self._blocks.popitem(last=False)
-        return block
+    def _depart(
+        self,
+        connection: sqlite3.Connection,
+        num: int,
+        contents: _Contents,
+        attempt: int,
+        started: float,
+        *,
+        seq: int | None = None,
+        void: bool = False,
+        tried: bool = False,
+    ) -> Request:
+        """Store that rows may be sent from now on, and return their request; without `seq` it gets a number."""
+        refs, keys, wire = contents
+        values = (seq, num, as_json(refs), attempt, started, void)
+        seq = connection.execute("INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?)", values).lastrowid or 0
+        tasks = task_ids(self.batch, keys, attempt)
+        return Request(seq=seq, refs=refs, attempt=attempt, tasks=tasks, wire=wire, started=started, tried=tried)
 
 
 def _halved(refs: Sequence[int], keys: bytes, tasks: list[bytes]) -> Iterator[_Contents]:
@@ -327,19 +300,12 @@ def _halved(refs: Sequence[int], keys: bytes, tasks: list[bytes]) -> Iterator[_C
         yield from _halved(refs[half:], keys[half * KEY_SIZE :], tasks[half:])
 
 
-def _depart(connection: sqlite3.Connection, num: int, flight: _Flight) -> _Flight:
-    """Store that rows may be sent from now on; number the request unless it has a number."""
-    seq, refs, *rest = flight
-    inserted = connection.execute("INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?)", (seq, num, as_json(refs), *rest))
-    return flight._replace(seq=inserted.lastrowid)
-
-
 def _flights(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     """Return the requests of a batch that may have been sent and are not answered."""
     found = connection.execute(
         "SELECT seq, refs, try, started FROM flights WHERE num = ? ORDER BY seq", (number_of(connection, batch),)
     )
-    return [_Flight(seq, orjson.loads(refs), *rest) for seq, refs, *rest in found]
+    return [(seq, orjson.loads(refs), attempt, started) for seq, refs, attempt, started in found]
 
 
 def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:

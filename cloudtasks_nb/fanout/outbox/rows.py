@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 
 from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock
-from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, scanning
+from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock, read_block
+from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading
 from cloudtasks_nb.fanout.outbox.records import Page, Retrying, RowFilter
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
@@ -31,12 +31,9 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     ranges,
 )
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
-from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.fanout.states import RETRYING, State
 
-__all__ = ["RETRYING", "Rows", "TimingsPage", "locate", "with_tasks"]
-
-#: In `Rows.states`: a sent row whose last attempt failed, and which is tried again.
-RETRYING = 9
+__all__ = ["Rows", "TimingsPage", "locate", "located", "with_tasks"]
 
 #: Columns of equal length: refs, whether the row failed (0 or 1), start of the last attempt, and its duration (-1: not
 #: known), in microseconds.
@@ -132,24 +129,24 @@ class Rows(Repository):
         """Yield the refs of the rows that a filter lets through, in input order; `size` of them are read together."""
         num, at = self._database.read(number_of, batch), -1
         values = (as_json(wanted.states), wanted.tried, wanted.cause, size)
-        while found := self._database.scan(_firsts, _MATCHING, (at + 1, ALL, num, *values)):
+        while found := self._database.read(_firsts, _MATCHING, (at + 1, ALL, num, *values)):
             yield from found
             at = found[-1]
 
     def timings(self, batch: str) -> Iterator[TimingsPage]:
         """Yield when the last attempts of the rows that succeeded or failed began, and how long they took."""
         num, at = self._database.read(number_of, batch), -1
-        while (page := self._database.scan(_timings, at + 1, num))[0]:
+        while (page := self._database.read(_timings, at + 1, num))[0]:
             yield page
             at = page[0][-1]
 
-    @scanning
+    @reading
     def repeated(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether several rows of a batch have the same position, each in its own input."""
         query = f"SELECT count(*) > count(DISTINCT pos) FROM {ROWS}"
         return bool(number(connection, query, 0, ALL, number_of(connection, batch)))
 
-    @scanning
+    @reading
     def states(self, connection: sqlite3.Connection, batch: str) -> bytes:
         """Return the `State` of each row, or `RETRYING`, one byte a row, in the order of `pages`."""
         query = f"""SELECT iif({SHOWN_STATE} = {State.SENT:d} AND status > 0, {RETRYING}, {SHOWN_STATE})
@@ -161,7 +158,7 @@ class Rows(Repository):
         """Return the first and the last ref of what each `fan_out` has added to a batch."""
         return ranges(connection, number_of(connection, batch))
 
-    @scanning
+    @reading
     def retrying(self, connection: sqlite3.Connection, batch: str, now: int) -> Retrying:
         """Return what is known of the rows that are tried again; `now` is in microseconds since 1970."""
         num = number_of(connection, batch)
@@ -177,14 +174,14 @@ class Rows(Repository):
         dues = [connection.execute(query, (part, most, now)).fetchone()[0] for part in parts]
         return Retrying(count, most, min((due for due in dues if due is not None), default=None))
 
-    @scanning
+    @reading
     def last_of_first(self, connection: sqlite3.Connection, batch: str, count: int) -> int:
         """Return the ref of the last of the first `count` rows that are valid tasks, 0 if there is none."""
         first = f"SELECT ref FROM {ROWS} AND try > 0 ORDER BY part, ref LIMIT ?"
         query = f"SELECT coalesce(max(ref), 0) FROM ({first})"
         return number(connection, query, 0, ALL, number_of(connection, batch), count)
 
-    @scanning
+    @reading
     def counts_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> dict[State, int]:
         """Return how many of the valid tasks up to a row are in each state."""
         query = f"SELECT {SHOWN_STATE}, count(*) FROM {ROWS} AND try > 0 GROUP BY 1"
@@ -212,7 +209,7 @@ class Rows(Repository):
             return b""
         return b"" if ref is None else next(self.pages_of(batch, [ref], wire=True)).wire[0]
 
-    @scanning
+    @reading
     def refs(
         self,
         connection: sqlite3.Connection,
@@ -254,10 +251,9 @@ class Rows(Repository):
     @reading
     def tried(self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> set[str]:
         """Return those of the tasks that are the newest ones of their rows, and of which an attempt is known."""
-        located = locate(connection, batch, tasks)
-        query = f"SELECT ref FROM rows WHERE {AMONG} AND (attempts OR state IN (?, ?))"
-        known = set(_firsts(connection, query, (as_json(located.values()), State.SUCCEEDED, State.FAILED)))
-        return {task for task, ref in located.items() if ref in known}
+        known = f"try, attempts IS NOT NULL OR state IN ({State.SUCCEEDED:d}, {State.FAILED:d})"
+        found = located(connection, batch, tasks, known)
+        return {task for task, (attempt, tried) in found if tried and try_of(task) == attempt}
 
 
 def locate(
@@ -267,24 +263,25 @@ def locate(
 
     With `any_try`, ids of other tries are found too.
     """
-    num, found = number_of(connection, batch), {}
+    found = located(connection, batch, tasks, "ref, try")
+    return {task: ref for task, (ref, attempt) in found if any_try or try_of(task) == attempt}
+
+
+def located(
+    connection: sqlite3.Connection, batch: str, tasks: Iterable[str], columns: str
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield the tasks that rows of a batch have, had or will have, each with columns of its row."""
+    query = f"""SELECT {columns}, k1, (k2 >> 48) & 65535 FROM json_each(?) j
+                CROSS JOIN keys ON num = ? AND k1 = j.value CROSS JOIN rows USING (ref)"""
+    num = number_of(connection, batch)
     for page in paged(tasks, _PAGE):
-        # Tasks of several tries of a row lead to the same key.
-        by_half: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        by_head: dict[tuple[int, int], list[str]] = defaultdict(list)  # those of several tries have the same row
         for task in page:
             if f"-{batch}-" in task and (head := key_head(task)):
-                half, rest = unpack(">qH", head)
-                by_half[half].append((rest, task))
-        cursor = connection.execute(
-            """SELECT k.k1, (k.k2 >> 48) & 65535, r.try, r.ref FROM json_each(?) j
-               CROSS JOIN keys k ON k.num = ? AND k.k1 = j.value CROSS JOIN rows r ON r.ref = k.ref""",
-            (as_json(by_half), num),
-        )
-        for half, rest, attempt, ref in cursor:
-            for task_rest, task in by_half[half]:
-                if task_rest == rest and (any_try or try_of(task) == attempt):
-                    found[task] = ref
-    return found
+                by_head[unpack(">qH", head)].append(task)
+        for row in connection.execute(query, (as_json(dict.fromkeys(half for half, _ in by_head)), num)):
+            for task in by_head.get(row[-2:], ()):
+                yield task, row[:-2]
 
 
 def with_tasks(
@@ -294,10 +291,7 @@ def with_tasks(
     found, block = [], StoredBlock(0, b"")
     for ref, attempt in rows:
         if ref > block.last:
-            first, keys = connection.execute(
-                "SELECT first, keys FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1", (ref,)
-            ).fetchone()
-            block = StoredBlock(first, keys)
+            block = read_block(connection, ref, "keys")
         found.append((ref, task_id(batch, block.key(ref), attempt), attempt))
     return found
 

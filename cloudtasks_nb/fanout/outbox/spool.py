@@ -109,8 +109,9 @@ class Spool(Incoming):
             self._store(0)
             self._check_room(_ROW_BYTES * self._rows)
             self._connection.execute("PRAGMA synchronous = FULL")
-            if not self._attach():
-                self.prepare()
+            if attached := self._attach():
+                return attached
+            self.prepare()
             return transact(self._connection, self._commit)
 
     def _store(self, waiting: int) -> None:
@@ -153,8 +154,6 @@ class Spool(Incoming):
         return Spooled(batch=target.id, created=False, added=0, known=self._rows, duplicates=0, rejected=0, left=left)
 
     def _commit(self, connection: sqlite3.Connection) -> Spooled:
-        if attached := self._attach():
-            return attached
         self.decide()
         if self._errors:
             raise self._errors[0]
@@ -167,7 +166,9 @@ class Spool(Incoming):
         part, created = self._part, self._target is None
         target = self._target or self._create(connection)
         left = {} if created else self._leave_known(connection, target)
-        connection.execute("INSERT INTO keys SELECT ?, k1, k2, digest, ref FROM first ORDER BY k1, k2", (target.num,))
+        connection.execute(
+            "INSERT OR REPLACE INTO keys SELECT ?, k1, k2, digest, ref FROM first ORDER BY k1, k2", (target.num,)
+        )
         with counted(connection, "ref BETWEEN ? AND ?", part << 32, (part + 1 << 32) - 1):
             connection.execute(
                 """INSERT INTO rows (ref, pos, try, state, reason)
@@ -219,18 +220,13 @@ class Spool(Incoming):
         """
         known = f"SELECT {SHOWN_STATE}, count(*) FROM incoming i JOIN rows r ON r.ref = i.theirs GROUP BY 1"
         left = {State(state): n for state, n in connection.execute(known)}
-        found = connection.execute(
-            """SELECT k.ref, k.k1, k.k2 FROM first f JOIN keys k ON k.num = ? AND k.k1 = f.k1 AND k.k2 = f.k2
-               WHERE f.digest <> 0 AND k.digest = 0""",
-            (target.num,),
-        ).fetchall()
-        refs = as_json(ref for ref, _, _ in found)
+        connection.execute("DELETE FROM first WHERE ref IN (SELECT ref FROM incoming WHERE theirs IS NOT NULL)")
+        replaced = connection.execute(
+            "SELECT k.ref FROM first f JOIN keys k ON k.num = ? AND k.k1 = f.k1 AND k.k2 = f.k2", (target.num,)
+        )
+        refs = as_json(ref for (ref,) in replaced)
         with counted(connection, AMONG, refs):
             connection.execute(f"DELETE FROM rows WHERE {AMONG}", (refs,))
-        connection.executemany(
-            "DELETE FROM keys WHERE num = ? AND k1 = ? AND k2 = ?", [(target.num, k1, k2) for _, k1, k2 in found]
-        )
-        connection.execute("DELETE FROM first WHERE ref IN (SELECT ref FROM incoming WHERE theirs IS NOT NULL)")
         return left
 
 
@@ -257,6 +253,7 @@ class DryRun(Incoming):
             return snapshot(self._connection, self._forecast, keys)
 
     def _forecast(self, keys: Sequence[bytes]) -> Forecast:
+        self.prepare()
         self.decide()
         connection, spec, n = self._connection, self._spec, len(keys)
         refusals = [plain_reason(error) for error in self._errors if isinstance(error, BatchExistsError)]
@@ -280,7 +277,7 @@ class DryRun(Incoming):
             known={f"in {one.label}": one.shared for one in overlaps},
             problems={row: reason for row, (reason, _, _) in rows.items() if reason is not None},
             sendable=new,
-            duplicates=self._repeated or 0,
+            duplicates=self._repeated,
             refusal="".join(refusals[:1]),
         )
         if partial or overlaps:

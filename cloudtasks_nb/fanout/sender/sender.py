@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ _REPEATABLE = 50 * 60.0
 _MAX_CLOCK_STEP = 60.0  # seconds that a clock may be set back
 _LOCK_POLL = 0.5  # seconds between two checks whether another sender has ended
 _ENDPOINT_POLL = 2.0  # seconds between two checks whether the service answers again
+_VOID_SECONDS = 0.05  # for which it is not read again which requests are cancelled
 _RESERVE = 4  # requests that are read before a call ends, so that no call waits for the disk
 _SINGLES = 64  # calls of CreateTask and GetTask in flight
 _WITHOUT_BATCH = 4  # requests that are sent row by row at the same time
@@ -137,6 +139,8 @@ class Sender:
         self._queue = self.record.place.queue_name
         self._encoder = CreateEncoder(self._queue)
         self._already = 0
+        self._void: Collection[int] = ()  # cancelled requests
+        self._void_until = 0.0  # until when that is certain
 
     async def run(self) -> int:
         """Send all rows; while another process does that, wait until it has ended.
@@ -421,11 +425,10 @@ class Sender:
         return missing
 
     async def _is_cancelled(self, request: Request) -> bool:
-        requests = self.outbox.requests
-        void = requests.known_void(self._batch)
-        if void is None:
-            void = await self.outbox.run(requests.read_void, self._batch)
-        return request.seq in void
+        if time.monotonic() > self._void_until:
+            self._void = await self.outbox.run(self.outbox.requests.void, self._batch)
+            self._void_until = time.monotonic() + _VOID_SECONDS
+        return request.seq in self._void
 
     def _is_held(self, request: Request) -> bool:
         """Return whether rows of the request may not be sent now."""

@@ -119,13 +119,3 @@ def test_bad_rows_can_be_skipped(paused: ct.Queue) -> None:
     assert list(table["state_in"]) == ["x", "y", "z"]
     assert "missing" in table["last_message"][1]
     assert in_queue(paused) == 2
-
-
-def test_a_dry_run_sends_nothing(tasks: ct.Client, paused: ct.Queue) -> None:
-    """It shows what would be sent, and submit() sends it."""
-    plan = paused.fan_out(ROWS, url=URL, dry_run=True)
-    assert (plan.rows, plan.sendable) == (300, 300)
-    assert tasks.batches().empty
-    batch = plan.submit()
-    reached(batch, sent)
-    assert in_queue(paused) == 300

@@ -145,20 +145,13 @@ def send(queue):
     batch._tracker.listen(lambda: tell(batch.progress().unsent))
     tell(batch.progress().unsent)
 
-def plan(queue):
-    def frames():
-        for start in range(0, 50_000, 5_000):
-            tell(start)
-            yield pd.DataFrame({"row": range(start, start + 5_000)})
-    queue.fan_out(frames(), url="http://127.0.0.1:9/run", progress=False)
-
 ended, hold = os.pipe()  # ends with this process, for the kernels to see
 for line in sys.stdin:  # each line is a new kernel's work; the imports are done once
-    deed, endpoint, name = line.split()
+    endpoint, name = line.split()
     kernel = os.fork()
     if kernel == 0:
         os.close(hold)
-        globals()[deed](connect("demo", "us-central1", endpoint=endpoint).queue(name))
+        send(connect("demo", "us-central1", endpoint=endpoint).queue(name))
         os.read(ended, 1)
         os._exit(0)
     print("kernel", kernel, flush=True)
@@ -175,10 +168,10 @@ class Kernels:
             [sys.executable, "-c", KERNEL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self, deed: str, emulator: Emulator, queue: ct.Queue) -> int:
-        """Let a new kernel do something to a queue; returns its process id."""
+    def start(self, emulator: Emulator, queue: ct.Queue) -> int:
+        """Let a new kernel send rows to a queue; returns its process id."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{deed} {emulator.ready['grpc']} {queue.id}\n")
+        self._process.stdin.write(f"{emulator.ready['grpc']} {queue.id}\n")
         self._process.stdin.flush()
         return next(number for word, number in self._lines() if word == "kernel")
 
@@ -222,7 +215,7 @@ def test_a_killed_sender(tasks: ct.Client, emulator: Emulator, kernels: Kernels)
     moments = random.Random(7).sample(range(1, 2000), 20)
     for moment in moments:
         queue = tasks.queue(f"killed-{next(_names)}", create=True).pause()
-        kernel = kernels.start("send", emulator, queue)
+        kernel = kernels.start(emulator, queue)
         kernels.kill_when(kernel, moment.__ge__)
         batch = tasks.batch()
         assert batch.queue == queue.id
@@ -232,22 +225,11 @@ def test_a_killed_sender(tasks: ct.Client, emulator: Emulator, kernels: Kernels)
         assert rows_in(queue) == list(range(2000))
 
 
-def test_a_killed_planner(paused: ct.Queue, tasks: ct.Client, emulator: Emulator, kernels: Kernels) -> None:
-    """Ended at five moments of the planning: nothing was sent, no batch is listed, and the cell can be run again."""
-    for moment in range(0, 50_000, 10_000):
-        kernel = kernels.start("plan", emulator, paused)
-        kernels.kill_when(kernel, moment.__le__)
-    assert tasks.batches().empty
-    assert paused.tasks().empty
-    reached(paused.fan_out(MANY, url=TARGET), sent)
-    assert rows_in(paused) == list(range(2000))
-
-
 def test_two_kernels_on_one_batch(paused: ct.Queue, tasks: ct.Client, emulator: Emulator) -> None:
     """Both run the same cell at the same time: one batch, one task a row."""
     both = [Kernels(), Kernels()]
     try:
-        running = [(kernels, kernels.start("send", emulator, paused)) for kernels in both]
+        running = [(kernels, kernels.start(emulator, paused)) for kernels in both]
         for kernels, kernel in running:
             kernels.kill_when(kernel, (0).__eq__)
     finally:
@@ -260,7 +242,7 @@ def test_two_kernels_on_one_batch(paused: ct.Queue, tasks: ct.Client, emulator: 
 def test_nobody_sends(paused: ct.Queue, tasks: ct.Client, emulator: Emulator, kernels: Kernels) -> None:
     """A batch found again sends nothing, and says what would; waiting for it says so too."""
     emulator.request("POST", "/admin/faults", {"method": "BatchCreateTasks", "code": "UNAVAILABLE", "count": None})
-    kernels.kill_when(kernels.start("send", emulator, paused), (2000).__eq__)
+    kernels.kill_when(kernels.start(emulator, paused), (2000).__eq__)
     emulator.request("DELETE", "/admin/faults")
     batch = tasks.batch()
     assert "2,000 unsent, and no process sends them → batch.resume()" in repr(batch)

@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import count
@@ -126,6 +126,21 @@ def send_all(outbox: Outbox, batch: str) -> None:
 def refs(outbox: Outbox, batch: str) -> list[int]:
     """Return the refs of all rows."""
     return all_rows(outbox, batch, "refs")
+
+
+@contextmanager
+def watched(outbox: Outbox, watch: Callable[[sqlite3.Connection], None]) -> Iterator[None]:
+    """Have each connection that is opened meanwhile, one for each reading, handed to a function at first."""
+    connect = outbox._database.connect
+
+    def connecting() -> sqlite3.Connection:
+        connection = connect()
+        watch(connection)
+        return connection
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(outbox._database, "connect", connecting)
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)

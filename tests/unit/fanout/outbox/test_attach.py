@@ -71,41 +71,36 @@ def test_a_batch_that_has_grown_still_knows_its_first_cell(outbox: Outbox) -> No
     assert (again.batch, again.known, again.left) == (first.batch, 10, {State.CANCELLED: 10})
 
 
-def test_an_unnamed_frame_that_overlaps_is_refused_with_numbers(outbox: Outbox) -> None:
-    """Without a name, rows that an earlier batch has raise, with the exact numbers and both ways out."""
-    first = spool(outbox, chunks(range(2_989)))
+@pytest.mark.parametrize(
+    ("earlier", "rows", "message", "ways"),
+    [
+        ({"a": 2_989}, 3_001, "2,989 of 3,001 are in a", 'name="a" sends the other 12, any new name sends all'),
+        ({"a": 100}, 10, "10 of 10 are in a", 'tasks.batch("a") shows it, any new name sends all'),
+        (
+            {"a": 10, "b": 40},
+            50,
+            "30 of 50 are in b, 10 of 50 are in a",
+            'name="b" sends the other 20, any new name sends all',
+        ),
+        ({"other": 10}, 20, "10 of 20 are in other", "it was made of other templates; any new name sends all"),
+    ],
+    ids=["longer", "part", "several", "templates"],
+)
+def test_a_frame_without_a_name_that_overlaps_is_refused(
+    outbox: Outbox, earlier: dict[str, int], rows: int, message: str, ways: str
+) -> None:
+    """Rows that earlier batches have raise, with exact numbers and each way out; the largest overlap comes first."""
+    start = 0
+    for name, end in earlier.items():
+        spool(outbox, chunks(range(start, end)), name=name, recipe=b"other" if name == "other" else b"recipe")
+        start = end
+    stored = tables(outbox.path)
     with pytest.raises(BatchExistsError) as caught:
-        spool(outbox, chunks(range(3_001)))
-    assert caught.value.message == f"2,989 of 3,001 are in {first.batch}"
-    assert caught.value.hint == (f'nothing was sent; name="{first.batch}" sends the other 12, any new name sends all')
-    assert caught.value.resource == first.batch
-    assert [record.total for record in outbox.batches.find()] == [2_989]
-    assert spool(outbox, chunks(range(3_001)), name="all of it").added == 3_001
-
-
-def test_a_part_of_an_earlier_frame_is_refused_too(outbox: Outbox) -> None:
-    """A subset of a batch is pointed to the batch; only a new name sends it again."""
-    first = spool(outbox, chunks(range(100)), name="nightly")
-    with pytest.raises(BatchExistsError, match="10 of 10 are in nightly") as caught:
-        spool(outbox, chunks(range(10)))
-    assert caught.value.hint == 'nothing was sent; tasks.batch("nightly") shows it, any new name sends all'
-    assert first.added == 100
-
-
-def test_all_batches_that_overlap_are_told(outbox: Outbox) -> None:
-    """The largest overlap comes first, as its way out sends rows of the others again."""
-    one, two = spool(outbox, chunks(range(10))), spool(outbox, chunks(range(10, 40)))
-    with pytest.raises(BatchExistsError) as caught:
-        spool(outbox, chunks(range(50)))
-    assert caught.value.message == f"30 of 50 are in {two.batch}, 10 of 50 are in {one.batch}"
-
-
-def test_an_overlap_with_other_templates_has_one_way_out(outbox: Outbox) -> None:
-    """Rows cannot be added to a batch of other templates, so that way is not offered."""
-    spool(outbox, chunks(range(10)), recipe=b"other")
-    with pytest.raises(BatchExistsError) as caught:
-        spool(outbox, chunks(range(20)))
-    assert caught.value.hint == "nothing was sent; it was made of other templates; any new name sends all"
+        spool(outbox, chunks(range(rows)))
+    assert (caught.value.message, caught.value.hint) == (message, f"nothing was sent; {ways}")
+    assert caught.value.resource == [*earlier][-1]
+    assert tables(outbox.path) == stored
+    assert spool(outbox, chunks(range(rows)), name="all of it").added == rows
 
 
 def test_the_same_keys_with_other_requests_are_no_overlap(outbox: Outbox) -> None:

@@ -12,7 +12,7 @@ from cloudtasks_nb.fanout.causes import NO_STATUS, cause_of
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import MOST_CAUSES
 from cloudtasks_nb.fanout.states import FINAL, State
-from tests.unit.fanout.conftest import Outcome, all_rows, chunks, record_outcomes, refs, send_all, spool
+from tests.unit.fanout.conftest import Outcome, all_rows, chunks, record_outcomes, refs, send_all, spool, watched
 
 
 def assert_counted(outbox: Outbox, batch: str) -> None:
@@ -85,10 +85,10 @@ def test_showing_the_causes_reads_no_rows(outbox: Outbox, batch: str) -> None:
         read.add(table)
         return sqlite3.SQLITE_OK
 
-    outbox._database.read(lambda connection: connection.set_authorizer(note))
-    assert outbox.causes.failed(batch) == {"DEADLINE_EXCEEDED": 250}
-    assert outbox.causes.retrying(batch) == outbox.causes.lost(batch) == {}
-    assert outbox.batches.counts(batch)[State.FAILED] == 250
+    with watched(outbox, lambda connection: connection.set_authorizer(note)):
+        assert outbox.causes.failed(batch) == {"DEADLINE_EXCEEDED": 250}
+        assert outbox.causes.retrying(batch) == outbox.causes.lost(batch) == {}
+        assert outbox.batches.counts(batch)[State.FAILED] == 250
     assert read & {"rows", "tallies"} == {"tallies"}
 
 

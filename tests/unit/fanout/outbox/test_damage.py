@@ -83,7 +83,7 @@ def test_a_file_that_can_be_written_again_is_written(
         return found
 
     with Outbox(outbox.path) as fresh:
-        fresh._database._writer._connection = None
+        fresh._database._writer = None
         monkeypatch.setattr(sqlite3, "connect", read_only)
         with pytest.raises(OutboxError, match="cannot be written"):
             fresh.batches.set_setting(batch, "a", 1)

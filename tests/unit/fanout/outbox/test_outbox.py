@@ -11,14 +11,7 @@ from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunks, digest, put, refs, spool, tables, task
-
-
-def test_batches_are_listed_newest_first(outbox: Outbox) -> None:
-    """The batch that was made last comes first, and is the one that is meant without an id."""
-    ids = [spool(outbox, chunks(range(at, at + 3))).batch for at in (0, 10, 20)]
-    assert [record.id for record in outbox.batches.find()] == ids[::-1]
-    assert outbox.batches.get().id == ids[-1]
+from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunks, digest, put, refs, spool, tables, task, watched
 
 
 def test_a_batch_is_read_without_the_others(outbox: Outbox) -> None:
@@ -28,11 +21,9 @@ def test_a_batch_is_read_without_the_others(outbox: Outbox) -> None:
     for at in (0, 10):
         for number in range(at):
             spool(outbox, chunks(range(3)), name=f"batch {number}")
-        statements = list[str]()
-        outbox._database.read(lambda connection, note: connection.set_trace_callback(note), statements.append)
-        assert outbox.batches.get(batch).total == 3
-        outbox._database.read(lambda connection: connection.set_trace_callback(None))
-        read.append(statements)
+        read.append([])
+        with watched(outbox, lambda connection: connection.set_trace_callback(read[-1].append)):
+            assert outbox.batches.get(batch).total == 3
     assert len(read[0]) == len(read[1])
 
 
@@ -44,12 +35,6 @@ def test_batches_can_be_those_of_a_place(outbox: Outbox) -> None:
     assert len(outbox.batches.find(endpoint="e-1", project="p", location="l", queue="q")) == 1
     for field in ("endpoint", "project", "location", "queue"):
         assert outbox.batches.find(**{field: "other"}) == []
-
-
-def test_a_batch_is_found_by_the_beginning_of_its_id_and_by_its_name(outbox: Outbox) -> None:
-    """Ids may be shortened while they stand for one batch; a name stands for its batch."""
-    one = spool(outbox, chunks(range(3)), name="nightly").batch
-    assert outbox.batches.get(one[:3]).id == outbox.batches.get("nightly").id == one
 
 
 def test_of_several_batches_with_a_name_the_newest_is_meant(outbox: Outbox, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,12 +127,6 @@ def test_rows_of_some_states_behind_a_row(outbox: Outbox, batch: str) -> None:
     assert all_rows(outbox, batch, "indexes", states={State.FAILED}) == [5, 50, 40]
     assert all_rows(outbox, batch, "wire", states={State.FAILED}) == [b""] * 3
     assert all_rows(outbox, batch, "rows", states=()) == []
-
-
-def test_states_are_one_byte_a_row(outbox: Outbox, batch: str) -> None:
-    """The states of all rows come as bytes, in the order of the rows."""
-    put(outbox, batch, refs(outbox, batch)[3], State.GONE)
-    assert outbox.rows.states(batch) == bytes([State.UNSENT] * 3 + [State.GONE] + [State.UNSENT] * 246)
 
 
 def test_a_task_leads_to_its_row(outbox: Outbox, batch: str) -> None:

@@ -153,13 +153,6 @@ def test_ids_of_tasks(outbox: Outbox) -> None:
     assert (found.known, found.sendable, found.refusal) == ({"in the queue": 1}, 2, "")
 
 
-@pytest.mark.parametrize("name", [None, "days"])
-def test_ids_before_there_is_a_batch(outbox: Outbox, name: str | None) -> None:
-    """The batch that would be made is known by its name, or by all its rows."""
-    before = forecast(outbox, chunks(range(2)), name=name)
-    assert before.tasks == ids(spool(outbox, chunks(range(2)), name=name).batch, range(2))
-
-
 def test_no_ids_where_sending_would_raise(outbox: Outbox) -> None:
     """Rows without a name that would not be sent as a whole have no batch, and so no ids."""
     found = forecast(outbox, chunks(range(3), rejected={1: "no URL"}))

@@ -1,6 +1,5 @@
 """What becomes of rows: outcomes that were heard of, and new tries that were asked for."""
 
-import sqlite3
 import threading
 
 import pytest
@@ -10,7 +9,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Retrying
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import FINAL, State
-from tests.unit.fanout.conftest import Outcome, all_rows, chunks, digest, put, record_outcomes, refs, spool
+from tests.unit.fanout.conftest import Outcome, all_rows, chunks, digest, put, record_outcomes, refs, spool, watched
 
 
 def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None:
@@ -64,25 +63,16 @@ def test_a_message_that_counts_again_has_its_cause(outbox: Outbox, batch: str) -
     assert outbox.causes.retrying(batch) == {"KeyError: …": 1}
 
 
-def test_retrying_rows_of_another_batch_are_not_read(
-    outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_retrying_rows_of_another_batch_are_not_read(outbox: Outbox, batch: str) -> None:
     """Each snapshot of each open batch counts its own, and another batch may have a million."""
     other = spool(outbox, chunks(range(1_000, 1_250))).batch
-    database, steps = outbox.rows._database, list[int]()
-    connect = database.connect
-
-    def counting() -> sqlite3.Connection:
-        connection = connect()
-        connection.set_progress_handler(lambda: steps.append(1), 1)
-        return connection
-
-    monkeypatch.setattr(database, "connect", counting)
-    found = []
-    for _ in range(2):
-        steps.clear()
-        found.append((outbox.rows.retrying(batch, 0).rows, len(steps)))
-        record_outcomes(outbox, other, [Outcome(ref=ref, attempts=1, last_status=13) for ref in refs(outbox, other)])
+    steps, found = list[int](), []
+    with watched(outbox, lambda connection: connection.set_progress_handler(lambda: steps.append(1), 1)):
+        for _ in range(2):
+            steps.clear()
+            found.append((outbox.rows.retrying(batch, 0).rows, len(steps)))
+            told = [Outcome(ref=ref, attempts=1, last_status=13) for ref in refs(outbox, other)]
+            record_outcomes(outbox, other, told)
     (before, few), (after, more) = found
     assert (before, after) == (0, 0)
     assert more < few + 100

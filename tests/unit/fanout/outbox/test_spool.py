@@ -53,15 +53,21 @@ def test_duplicates_are_found_in_one_pass(outbox: Outbox, errors: Literal["raise
     assert work(8_000) < 16 * work(1_000)
 
 
-def test_a_plan_that_raises_leaves_nothing(outbox: Outbox) -> None:
-    """A bad row in the middle of the plan leaves the outbox as it was."""
+@pytest.mark.parametrize("fault", [ZeroDivisionError(), sqlite3.OperationalError("no such table: days")])
+def test_a_plan_that_raises_leaves_nothing(outbox: Outbox, fault: Exception) -> None:
+    """A bad row in the middle of the plan leaves the outbox as it was, and raises its own error.
+
+    The rows may come from another SQLite file, whose errors are not the outbox's.
+    """
 
     def plan() -> Iterator[Chunk]:
         yield from chunks(range(6_000))
-        raise ZeroDivisionError
+        raise fault
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(fault)):
         spool(outbox, plan())
+    with pytest.raises(type(fault)), outbox.dry_run(BatchSpec(place=PLACE, recipe=b"r")):
+        raise fault
     assert tables(outbox.path) == NOTHING
     assert list((outbox.path.parent / "locks").iterdir()) == []
 
