@@ -195,11 +195,11 @@ class Adoption:
     async def _read(self, witness: Witness, since: int, what: str, *, first: bool = False) -> None:
         """Record what a witness tells of all tasks of the batch."""
         if first and not self._begun:
-            await self._set_adopted()
+            await self._set("adopted", True)
         read = 0
         async for evidence in witness.read(None, since):
             if (await self.outcomes.tell(evidence)).newer:
-                await self._set_adopted()
+                await self._set("adopted", True)
             await self.outcomes.explain()
             read += len(evidence)
             self.reading = f"{READING}: {read:,} {what} so far"
@@ -229,7 +229,7 @@ class Adoption:
         left = (await self.outbox.run(self.outbox.batches.counts, self.batch))[State.UNSENT]
         found = newer > 0 or left < counts[State.UNSENT]
         if newer or (found and not self._begun):
-            await self._set_adopted()  # else a killed kernel of this home may have sent them
+            await self._set("adopted", True)  # else a killed kernel of this home may have sent them
         return found
 
     def _set_round(self) -> None:
@@ -240,10 +240,6 @@ class Adoption:
         open_ = counts[State.UNSENT] or counts[State.SENT] or log.active > at
         if number:
             self.outbox.outcomes.raise_round(self.batch, number + bool(open_))
-
-    async def _set_adopted(self) -> None:
-        self.outcomes.search.adopted = True
-        await self._set("adopted", True)
 
     async def _set(self, key: str, value: object) -> None:
         await self.outbox.run(self.outbox.batches.set_setting, self.batch, key, value)

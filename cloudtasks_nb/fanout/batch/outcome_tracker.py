@@ -77,7 +77,6 @@ class OutcomeTracker:
         """Read from the outbox what earlier processes have found out."""
         settings = self.outbox.batches.settings(self.batch)
         self.search.sampled = bool(settings.get("sampled"))
-        self.search.adopted = bool(settings.get("adopted"))
         self.has_results = bool(settings.get("results"))
         self.retrying = self.outbox.rows.retrying(self.batch, self.watcher.now())
 
@@ -85,8 +84,7 @@ class OutcomeTracker:
         """Record evidence; what depends on it in memory follows."""
         evidence = list(evidence)
         recorded = await self.outbox.run(self.outbox.outcomes.record, self.batch, evidence)
-        for ref in recorded.ended:
-            self.search.settling.discard(ref)
+        self.search.ended(recorded.ended)
         self._unexplained |= recorded.unexplained
         if not self.has_results and any(one.source is Source.RESULTS for one in evidence):
             self.has_results = True
@@ -157,7 +155,7 @@ class OutcomeTracker:
 
     def split(self, counts: Mapping[State, int], now: int) -> dict[str, int | None]:
         """Return how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
-        sent = max(0, counts[State.SENT] - len(self.search.settling))
+        sent = max(0, counts[State.SENT] - self.search.settling)
         if sent == 0:
             return {"scheduled": 0, "ready": 0, "running": 0, "retrying": 0}
         snapshot = self.snapshot

@@ -537,7 +537,7 @@ class Tracker:
         seconds = rate.seconds_left(self._state.open, waiting=waiting) if free else None
         self.progress = Progress.of(
             counts,
-            settling=min(len(self._outcomes.search.settling), counts[State.SENT]),
+            settling=min(self._outcomes.search.settling, counts[State.SENT]),
             done_per_second=rate.per_second(),
             eta=now + dt.timedelta(seconds=seconds) if seconds is not None and seconds < 1e9 else None,  # noqa: PLR2004 - beyond it is no estimate
             sources=self._outcomes.sources,

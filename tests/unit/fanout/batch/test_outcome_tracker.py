@@ -314,11 +314,11 @@ def test_rows_that_left_without_an_entry_are_settling_for_two_minutes(world: Wor
     tracker = new(world)
     world.there = {task: pending() for task in world.tasks[:3]}
     assert watch(tracker, world, 123) == [{"sent": 5}]
-    assert len(tracker.search.settling) == 2
+    assert tracker.search.settling == 2
     assert tracker.split(world.outbox.batches.counts(world.batch), SECOND)["ready"] == 3
     watch(tracker, world, 70)
     assert world.counts() == {"sent": 3, "gone": 2}
-    assert len(tracker.search.settling) == 0
+    assert tracker.search.settling == 0
     assert world.asked[-1] == "log"
 
 
@@ -667,7 +667,7 @@ def test_a_stored_result_ends_the_settling(world: World) -> None:
     tracker = new(world)
     watch(tracker, world, 60)
     assert world.counts() == {"sent": 1, "succeeded": 4}
-    assert len(tracker.search.settling) == 1
+    assert tracker.search.settling == 1
     assert world.asked.count("results") == 1
 
 
