@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import PermissionDeniedError, StoreError
@@ -97,7 +96,7 @@ class OutcomeTracker:
         `sent` rows are in the queue as far as is known. After an error it is called with the same snapshot again.
         """
         self.snapshot = snapshot
-        self.limit.learn(snapshot.values)
+        self.limit.values = snapshot.values or self.limit.values
         # The tasks of a queue that is deleted leave it without an entry.
         lacking = snapshot.gone or self.limit.values.get("log_sampling_ratio", 1) < 1
         if lacking and not self.search.sampled:
@@ -126,7 +125,7 @@ class OutcomeTracker:
         """Read after how many attempts the queue gives up, unless a snapshot had it or it may not be read."""
         if not self.limit.values:
             with contextlib.suppress(PermissionDeniedError):
-                self.limit.learn(await self.watcher.read_queue(QueueName.parse(self.record.place.queue_name)))
+                self.limit.values = await self.watcher.read_queue(self.search.queue)
 
     async def explain(self) -> None:
         """Read the error texts of attempts that have just failed, as far as their handlers have stored them.

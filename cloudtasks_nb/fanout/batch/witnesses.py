@@ -6,6 +6,7 @@ A further one is a class with `read`, and an item of `Witnesses.stored`.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -57,7 +58,6 @@ class Limit:
 
     own: Mapping[str, Any]  #: retry settings of the batch's tasks, which count instead of the queue's
     values: Mapping[str, Any] = field(default_factory=dict)  #: settings of the queue, as far as they were read
-    lowered: bool = False  #: it was more before: then an attempt may be made that is beyond it
 
     @property
     def attempts(self) -> int | None:
@@ -66,16 +66,9 @@ class Limit:
         limit = settings.get("max_attempts", -1)
         return limit if limit > 0 and not settings.get("max_retry_duration") else None
 
-    def learn(self, values: Mapping[str, Any] | None) -> None:
-        """Take over settings of the queue."""
-        before = self.attempts
-        self.values = values or self.values
-        self.lowered |= before is not None and (self.attempts or before) < before
-
-    def ends(self, attempt: int | None, retry_time: int | None = None) -> bool:
-        """Return whether an attempt is the last possible one, by its number and the time of the next one."""
-        limit = self.attempts
-        return limit is not None and (attempt or 0) >= limit and not (self.lowered and retry_time is not None)
+    def reached(self, attempt: int | None) -> bool:
+        """Return whether an attempt is the last possible one, by its number."""
+        return (attempt or 0) >= (self.attempts or math.inf)
 
 
 @dataclass(eq=False)
@@ -111,7 +104,8 @@ class Log:
         if not entry.status:  # it is not known how the attempt ended
             return Evidence(task=entry.task, source=Source.LOG, attempts=entry.attempt)
         ended = Fact.ANSWERED if entry.status == "OK" else None
-        if ended is None and self.limit.ends(entry.attempt, entry.retry_time):
+        # A limit that was lowered does not end a task that has the time of its next attempt already.
+        if ended is None and entry.retry_time is None and self.limit.reached(entry.attempt):
             ended = Fact.LAST_FAILED
         return Evidence(
             task=entry.task,
@@ -145,7 +139,7 @@ class Results:
             yield [self._of(task, result) for task, result in zip(page, found, strict=True) if result is not None]
 
     def _of(self, task: str, result: StoredResult) -> Evidence:
-        failed = Fact.LAST_FAILED if self.limit.ends(result.attempt) else None
+        failed = Fact.LAST_FAILED if self.limit.reached(result.attempt) else None
         return Evidence(
             task=task,
             source=Source.RESULTS,

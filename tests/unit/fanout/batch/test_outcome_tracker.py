@@ -51,12 +51,7 @@ RULE: list[tuple[str, list[Entry], int | None, State | None]] = [
     ("the last failure", [entry(attempt=5)], 5, State.FAILED),
     ("failures out of order", [entry(attempt=5), entry(attempt=4)], 5, State.FAILED),
     ("more attempts than allowed", [entry(attempt=7)], 5, State.FAILED),
-    (
-        "the last failure, with the time at which there would be another",
-        [entry(attempt=5, retry_time=9)],
-        5,
-        State.FAILED,
-    ),
+    ("beyond a limit that was lowered: another one follows", [entry(attempt=5, retry_time=9)], 2, None),
     ("the last attempt, and how it ended is not known", [entry(attempt=4), entry(attempt=5, status="")], 5, None),
     ("no attempt of which it is known how it ended", [entry(attempt=1, status="")], 1, None),
     ("no fixed number of attempts", [entry(attempt=100)], None, None),
@@ -77,14 +72,6 @@ def test_rule(what: str, entries: list[Entry], limit: int | None, state: State |
         for news in log.evidence(replace(one, task=f"{'0' * 20}-abcdef01-1") for one in ordered):
             row = fold(row, news, 1, {})
         assert row.state is (state or State.SENT)
-
-
-def test_an_attempt_beyond_a_limit_that_was_lowered() -> None:
-    """It is made at the time that the entry of the attempt before names, so that this one was not the last."""
-    limit = Limit({})
-    limit.learn({"max_attempts": 9})
-    limit.learn({"max_attempts": 2})
-    assert [limit.ends(5, at) for at in (9 * SECOND, None)] == [False, True]
 
 
 @dataclass
