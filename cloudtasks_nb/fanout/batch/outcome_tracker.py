@@ -19,7 +19,6 @@ from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Retrying
-from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.watch import Snapshot, Watcher
@@ -36,7 +35,6 @@ NO_LOG = (
 _SECOND = 1_000_000
 _STORE_PAUSE = 30.0  # seconds after a failed read of error texts
 _PROBED = 100  # rows that are tried again whose results are read at a time, until one has a result
-_TOGETHER = 1_000  # results that are read together
 _MOST_UNEXPLAINED = 10_000  # failed rows that wait for their error texts
 
 
@@ -133,24 +131,22 @@ class OutcomeTracker:
         A failed row whose stored result is a success has succeeded after all: its answer may have come too late for the
         queue. A row that is still in the queue stays open.
         """
-        failed = dict(self._unexplained)
-        if not failed or self.clock.ticks() < self._explain_from:
+        final = dict(self._unexplained)
+        if not final or self.clock.ticks() < self._explain_from:
             return
+        open_ = [task for task in final if not final[task]]
+        # Most handlers that are not ours store nothing.
+        tasks = [task for task in final if final[task]] + open_[: None if self.has_results else _PROBED]
         try:
-            for last in (True, False):
-                tasks = [task for task, final in failed.items() if final is last]
-                # Most handlers that are not ours store nothing.
-                for page in paged(tasks if last or self.has_results else tasks[:_PROBED], _TOGETHER):
-                    for witness in self.witnesses.stored:
-                        async for evidence in witness.read(page, 0):
-                            await self.tell(one for one in evidence if last or one.fact is not Fact.STORED)
+            for witness in self.witnesses.stored:
+                async for evidence in witness.read(tasks, 0):
+                    await self.tell([one for one in evidence if final.get(one.task) or one.fact is not Fact.STORED])
         except StoreError:
             self._explain_from = self.clock.ticks() + _STORE_PAUSE
             self._unexplained = dict(list(self._unexplained.items())[-_MOST_UNEXPLAINED:])
             return
-        for task, final in failed.items():
-            if self._unexplained.get(task) is final:  # else a later attempt has failed meanwhile
-                self._unexplained.pop(task, None)
+        # Of the others a later attempt has failed meanwhile.
+        self._unexplained = {task: last for task, last in self._unexplained.items() if final.get(task) is not last}
 
     def split(self, counts: Mapping[State, int], now: int) -> dict[str, int | None]:
         """Return how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
