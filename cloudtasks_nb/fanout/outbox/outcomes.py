@@ -51,6 +51,7 @@ class Recorded:
 
     ended: set[int] = field(default_factory=set)  #: rows that became final, or have another final state
     newer: int = 0  #: how many are in a newer try than was known
+    unsent: int = 0  #: how many were not known to be sent
     #: Tasks whose newest attempt failed without a word of its handler, and whether they are final.
     unexplained: dict[str, bool] = field(default_factory=dict)
 
@@ -136,6 +137,7 @@ def _record_page(
     connection.executemany(_WRITE, [(*row[1:-1], row[0]) for row, _ in changed])
     recorded.ended |= {row.ref for row, old in changed if row.state in FINAL and row.state != old.state}
     recorded.newer += sum(row.tries > old.tries for row, old in changed)
+    recorded.unsent += sum(old.state == State.UNSENT or row.tries > old.tries for row, old in changed)
     counted = Counter((old[0] >> 32, old[2], old[-1]) for _, old in changed)
     # Only rows that failed, are gone, or are tried again count as more than their state.
     more = {row[0] for row, _ in changed if row.state in _WITH_CAUSE or (row.status and row.state not in FINAL)}
