@@ -164,12 +164,17 @@ class Queue:
     async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - the queue knows only now
         """Yield which tasks are there; if many are asked about, also others of the batch."""
         at = self.watcher.now()
+        async for page in self.pending(tasks):
+            yield [pending_evidence(task, one, at) for task, one in page.items()]
+
+    async def pending(self, tasks: Sequence[str] | None) -> AsyncIterator[dict[str, Pending]]:
+        """Yield what `read` tells as the queue has it."""
         if tasks is not None and len(tasks) <= LOOKED_UP:
             found = await self.watcher.lookup(self.queue, tasks)
-            yield [pending_evidence(task, one, at) for task, one in found.items() if one is not None]
+            yield {task: one for task, one in found.items() if one is not None}
             return
         async for page in self.watcher.pages(self.queue):
-            yield [pending_evidence(task, one, at) for task, one in page.items() if batch_of(task) == self.batch]
+            yield {task: one for task, one in page.items() if batch_of(task) == self.batch}
 
 
 def pending_evidence(task: str, found: Pending, at: int) -> Evidence:
