@@ -3,36 +3,28 @@
 import asyncio
 import datetime as dt
 import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.errors import OutboxError, PermissionDeniedError, StoreError
+from cloudtasks_nb.errors import OutboxError, StoreError
 from cloudtasks_nb.fanout.batch import search as search_module
 from cloudtasks_nb.fanout.batch import witnesses
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Log
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Row, Source, fold
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.plan.chunk import Chunk
-from cloudtasks_nb.fanout.plan.identity import Place, task_id
+from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
-from cloudtasks_nb.store.results import StoredResult, write_result
-from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
-from tests.unit.fanout.conftest import NOW, FakeClock, Outcome, record_outcomes
+from tests.unit.fanout.batch.conftest import QUEUE, SECOND, Traces
+from tests.unit.fanout.conftest import NOW, all_rows, chunks, digest, send_all, spool
 
-QUEUE = QueueName(project="p", location="l", queue="q")
-PLACE = Place(endpoint="google", project="p", location="l", queue="q")
-SECOND = 1_000_000
 _numbers = itertools.count()
 
 
@@ -74,21 +66,14 @@ def test_rule(what: str, entries: list[Entry], limit: int | None, state: State |
         assert row.state is (state or State.SENT)
 
 
-@dataclass
-class World:
-    """A batch of five sent rows, and what the queue holds of them."""
+@dataclass(eq=False)
+class World(Traces):
+    """A batch of five sent rows, and what is seen of them."""
 
-    outbox: Outbox
-    batch: str
-    tasks: list[str]
-    there: dict[str, Pending] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    clock: FakeClock = field(default_factory=FakeClock)
-    log: list[tuple[float, Entry]] = field(default_factory=list)  #: entries, and from when on they can be read
-    immediate: bool = False
-    denied: bool = False
-    store: Store = field(default_factory=lambda: Store(f"memory://{next(_numbers)}"))
     store_down: bool = False
+
+    def __post_init__(self) -> None:
+        self.tasks: list[str] = all_rows(self.outbox, self.batch, "tasks")
 
     def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
         """Return the stored results of tasks."""
@@ -97,66 +82,13 @@ class World:
         self.asked.append("results")
         return self.store.get_many(paths)
 
-    def put(self, task: str, attempt: int = 1, error: str | None = None) -> None:
-        """Store a result as the handler does, with the error's text if it failed."""
-        status, started = 200 if error is None else 500, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-        fields: dict[str, Any] = {"task": task, "attempt": attempt, "status": status, "started": started}
-        write_result(self.store, StoredResult(**fields, duration=0.5, result=None, error=error))
-
-    async def read_queue(self, _: QueueName) -> Mapping[str, Any]:
-        """Return the settings of the queue."""
-        return VALUES
-
-    async def pages(self, _: QueueName) -> AsyncIterator[Mapping[str, Pending]]:
-        """Yield the tasks in the queue."""
-        self.asked.append("pages")
-        yield self.there
-
-    async def task_log(
-        self, _: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
-    ) -> AsyncIterator[Sequence[Entry]]:
-        """Yield the entries that can be read by now."""
-        self.asked.append("log")
-        if self.denied:
-            raise PermissionDeniedError("no")
-        for at, one in self.log:
-            if (
-                at <= self.clock.now()
-                and one.time >= since
-                and (one.task in tasks if tasks is not None else batch in one.task)
-            ):
-                yield [one]
-
-    async def log_is_immediate(self) -> bool:
-        """Return what was set."""
-        return self.immediate
-
-    async def lookup(self, _: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
-        """Return the named tasks."""
-        self.asked.append("lookup")
-        return {task: self.there.get(task) for task in tasks}
-
-    def now(self) -> int:
-        """Return the time of the service in microseconds since 1970."""
-        return round(self.clock.now() * SECOND)
-
-    def counts(self) -> dict[str, int]:
-        """Return how many rows are in each state, zeros left out."""
-        return {state.name.lower(): count for state, count in self.outbox.batches.counts(self.batch).items() if count}
-
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """Make an outbox with the batch in it."""
-    keys = [bytes([row]) * 16 for row in range(1, 6)]
-    chunk = Chunk(rows=range(5), keys=keys, digests=keys, tasks=[b"\x1a\x00"] * 5, shown=b"[5,[],[],[]]")
-    with Outbox(tmp_path / "outbox.sqlite3") as outbox:
-        with outbox.spool(BatchSpec(place=PLACE, recipe=b"recipe", name="n")) as spool:
-            spool.add(chunk)
-            batch = spool.commit().batch
-        refs = [ref for page in outbox.rows.pages(batch) for ref in page.refs]
-        record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, state=State.SENT) for ref in refs])
-        yield World(outbox=outbox, batch=batch, tasks=[task_id(batch, key, 1) for key in keys])
+def world(outbox: Outbox) -> World:
+    """Make a batch of five rows that are sent."""
+    batch = spool(outbox, chunks(range(5))).batch
+    send_all(outbox, batch)
+    return World(outbox, batch, values=VALUES)
 
 
 VALUES = {"max_attempts": 3, "max_retry_duration": 0.0, "log_sampling_ratio": 1.0, "tasks": 5, "running": 0}
@@ -580,7 +512,7 @@ def test_a_later_try_that_another_home_has_made_counts(world: World) -> None:
     """Its entries are in the same log; those of the earlier try change nothing any more."""
     tracker = new(world)
     first = tuple(entry(task, attempt=3) for task in world.tasks)
-    theirs = tuple(entry(task_id(world.batch, bytes([row]) * 16, 2), status="OK") for row in range(1, 6))
+    theirs = tuple(entry(task_id(world.batch, digest(str(row)), 2), status="OK") for row in range(5))
     apply(tracker, world, snapshot(entries=first))
     assert world.counts() == {"failed": 5}
     apply(tracker, world, snapshot(entries=theirs), snapshot(entries=first))
