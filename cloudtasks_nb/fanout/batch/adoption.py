@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.sharing import made_elsewhere
@@ -56,8 +55,7 @@ class Adoption:
     def __post_init__(self) -> None:
         self.outbox, self.record = self.outcomes.outbox, self.outcomes.record
         self.watcher, self.clock = self.outcomes.watcher, self.outcomes.clock
-        self.batch = self.record.id
-        self.queue = QueueName.parse(self.record.place.queue_name)
+        self.batch, self.queue = self.outcomes.batch, self.outcomes.queue
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
         self.known_later = False  #: of some tasks the log may tell later whether they were created
         self._scan: asyncio.Task[bool] | None = None  # looks for entries of the batch, while rows are sent already
@@ -144,7 +142,7 @@ class Adoption:
                 until = started + round(_PATIENCE * _SECOND)
                 looked = self.watcher.is_logged(self.queue, since=since, until=until, batch=self.batch)
                 scan = asyncio.create_task(looked)
-                if not await self._scanned(scan, since):
+                if not await self._awaited(scan, since):
                     self._scan = scan
                     return
             logged = await scan
@@ -162,23 +160,21 @@ class Adoption:
         await self._set("unseen", None)
         await self._set("read_elsewhere", started / _SECOND)
 
-    async def _scanned(self, scan: asyncio.Task[bool], since: int) -> bool:
-        """Wait for the scan of the log; return False if it is slow and rows may be sent before it ends.
+    async def _awaited(self, scan: asyncio.Task[bool], since: int) -> bool:
+        """Return whether a scan of the log is awaited: False if it is slow and rows may be sent before it ends.
 
         They may if nothing tells that the batch was sent from elsewhere: no record that another home has stored, no
         entry of the first and the last rows by their names. The names of tasks protect rows for an hour.
         """
         try:
             done, _ = await asyncio.wait({scan}, timeout=_PATIENCE)
-            if not done and not await asyncio.to_thread(made_elsewhere, self.outcomes.results, self.record):
-                tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED)
-                if not await self.watcher.is_logged(self.queue, since=since, tasks=tasks):
-                    return scan.done()
-            await asyncio.wait({scan})
+            if bool(done) or await asyncio.to_thread(made_elsewhere, self.outcomes.results, self.record):
+                return True
+            tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED)
+            return await self.watcher.is_logged(self.queue, since=since, tasks=tasks) or scan.done()
         except BaseException:
             scan.cancel()
             raise
-        return True
 
     async def _read(self, witness: Witness, what: str, since: int, tasks: Sequence[str] | None = None) -> int:
         """Record what a witness tells; return how many rows were not known to be sent.

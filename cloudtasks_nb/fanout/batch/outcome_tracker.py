@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.search import Search
-from cloudtasks_nb.fanout.batch.witnesses import Limit, witnesses_of
+from cloudtasks_nb.fanout.batch.witnesses import Limit, Log, Queue, Results, Witnesses
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -61,7 +62,12 @@ class OutcomeTracker:
         self.retrying = Retrying()  #: the rows that are tried again
         facts = self.record.description
         self.limit = Limit(facts.get("_retry") or {})
-        self.witnesses = witnesses_of(self.record, self.watcher, self.results, self.limit)
+        self.queue = queue = QueueName.parse(self.record.place.queue_name)
+        self.witnesses = Witnesses(
+            log=Log(self.watcher, queue, self.batch, self.limit),
+            queue=Queue(self.watcher, queue, self.batch),
+            stored=[Results(self.results, self.batch, self.limit)],
+        )
         self.search = Search(self.outbox, self.record, self.watcher, self.witnesses, self.tell, self.clock)
         self._due: int | None = facts.get("_due")
         self._spread = bool(facts.get("_spread"))
@@ -123,7 +129,7 @@ class OutcomeTracker:
         """Read after how many attempts the queue gives up, unless a snapshot had it or it may not be read."""
         if not self.limit.values:
             with contextlib.suppress(PermissionDeniedError):
-                self.limit.values = await self.watcher.read_queue(self.search.queue)
+                self.limit.values = await self.watcher.read_queue(self.queue)
 
     async def explain(self) -> None:
         """Read the error texts of attempts that have just failed, as far as their handlers have stored them.

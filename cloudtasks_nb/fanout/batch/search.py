@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.witnesses import LOOKED_UP, Witnesses
 from cloudtasks_nb.fanout.clock import Clock
@@ -56,7 +55,6 @@ class Search:
 
     def __post_init__(self) -> None:
         self.batch = self.record.id
-        self.queue = QueueName.parse(self.record.place.queue_name)
         self.sampled = False  #: the log may lack entries: not every operation was logged, or the queue was deleted
         self._created = int(self.record.created.timestamp() * _SECOND)
         self._settling: dict[int, Refs] = {}  # by the time since when the rows are missing, of the service
@@ -153,13 +151,11 @@ class Search:
         CloudTasksError
             If the log or the results cannot be read.
         """
-        before, gone = await self._round(), await self.in_state(State.GONE)
+        round_, now = await self._round(), self.watcher.now()
         try:
-            if gone:
-                now = self.watcher.now()
-                await self._read_log(gone)
-                if snapshot is not None and self._complete(snapshot, now):  # else it tells no more than before
-                    await self._tell_left(await self.in_state(State.GONE), snapshot, now, before, readable=True)
+            await self._read_log(await self.in_state(State.GONE))
+            if snapshot is not None and self._complete(snapshot, now):  # else it tells no more than before
+                await self._tell_left(await self.in_state(State.GONE), snapshot, now, round_, readable=True)
         finally:
             await self.read_results(State.GONE)
 
@@ -171,8 +167,7 @@ class Search:
         CloudTasksError
             If the log cannot be read.
         """
-        if eliminated := await self.in_state(State.FAILED, Fact.LEFT_LOGGED):
-            await self._read_log(eliminated)
+        await self._read_log(await self.in_state(State.FAILED, Fact.LEFT_LOGGED))
 
     async def read_results(self, state: State) -> None:
         """Read the stored results of rows in a state: a failed row may have a success after its last failure.

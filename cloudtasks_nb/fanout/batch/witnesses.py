@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 from cloudtasks_nb._names import CODES, QueueName, code_of
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of, round_of
 from cloudtasks_nb.service.convert import http_status
@@ -23,7 +22,7 @@ from cloudtasks_nb.service.watch import Pending, Watcher
 from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["LOOKED_UP", "Limit", "Log", "Queue", "Results", "Witness", "Witnesses", "pending_evidence", "witnesses_of"]
+__all__ = ["LOOKED_UP", "Limit", "Log", "Queue", "Results", "Witness", "Witnesses", "pending_evidence"]
 
 _SECOND = 1_000_000
 _TOGETHER = 1_000  # results that are read together: a traceback may have 100 KB
@@ -198,13 +197,3 @@ class Witnesses(NamedTuple):
     log: Log
     queue: Queue
     stored: list[Witness]  #: what handlers, or others, have stored of tasks before these left the queue
-
-
-def witnesses_of(record: BatchRecord, watcher: Watcher, store: Store, limit: Limit) -> Witnesses:
-    """Return the witnesses of a batch."""
-    queue = QueueName.parse(record.place.queue_name)
-    return Witnesses(
-        log=Log(watcher, queue, record.id, limit),
-        queue=Queue(watcher, queue, record.id),
-        stored=[Results(store, record.id, limit)],
-    )
