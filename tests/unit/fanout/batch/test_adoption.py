@@ -60,8 +60,9 @@ class Elsewhere(Traces):
 
 
 @pytest.fixture
-def elsewhere(outbox: Outbox, batch: str) -> Elsewhere:
-    """Return the traces of nobody."""
+def elsewhere(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    """Return the traces of nobody; a log that does not answer at once is slow."""
+    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
     return Elsewhere(outbox, batch, immediate=True)
 
 
@@ -226,13 +227,13 @@ def test_an_emulator_that_is_down_is_waited_for(elsewhere: Elsewhere) -> None:
     assert elsewhere.counts() == {"succeeded": 1, "unsent": 249}
 
 
-@pytest.mark.parametrize("sent", [False, True])
-def test_the_first_rows_do_not_wait_for_a_slow_log(
-    outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, *, sent: bool
-) -> None:
-    """If nothing tells that they were sent they are sent, and what the log has in its middle is adopted later."""
-    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
-    if sent:
+@pytest.mark.parametrize("sent", ["never", "before", "by this home meanwhile"])
+def test_the_first_rows_do_not_wait_for_a_slow_log(outbox: Outbox, elsewhere: Elsewhere, sent: str) -> None:
+    """If nothing tells that they were sent they are sent, and what the log has in its middle is adopted later.
+
+    The entries of those that are sent while it goes on do not have it read the log of the whole batch.
+    """
+    if sent == "before":
         elsewhere.attempt(100)
 
     async def run() -> None:
@@ -240,17 +241,20 @@ def test_the_first_rows_do_not_wait_for_a_slow_log(
         assert await adoption.run(lambda _: None)
         assert elsewhere.counts() == {"unsent": 250}
         assert elsewhere.asked == ["any", "named"]
+        elsewhere.clock.advance(1)
+        if sent == "by this home meanwhile":
+            elsewhere.attempt(100)
         elsewhere.slow.set()
         await adoption.finish()
 
     asyncio.run(run())
-    assert elsewhere.counts() == ({"succeeded": 1, "unsent": 249} if sent else {"unsent": 250})
+    assert elsewhere.counts() == ({"succeeded": 1, "unsent": 249} if sent == "before" else {"unsent": 250})
+    assert ("log" in elsewhere.asked) == (sent == "before")
     assert "read_elsewhere" in outbox.batches.settings(elsewhere.batch)
 
 
-def test_a_slow_log_is_scanned_once(elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_log_is_scanned_once(elsewhere: Elsewhere) -> None:
     """A sending that begins again while the log is scanned waits for no other scan, nor leaves one behind."""
-    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
 
     async def run() -> None:
         elsewhere.slow, adoption = asyncio.Event(), adoption_of(elsewhere)
@@ -266,30 +270,11 @@ def test_a_slow_log_is_scanned_once(elsewhere: Elsewhere, monkeypatch: pytest.Mo
     assert elsewhere.asked == ["any", "named"]
 
 
-def test_rows_of_this_home_are_not_what_a_slow_scan_looks_for(
-    elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are sent while it goes on, and their entries would have it read the log of the whole batch."""
-    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
-
-    async def run() -> None:
-        elsewhere.slow, adoption = asyncio.Event(), adoption_of(elsewhere)
-        assert await adoption.run(lambda _: None)
-        elsewhere.clock.advance(1)
-        elsewhere.attempt(100)
-        elsewhere.slow.set()
-        await adoption.finish()
-
-    asyncio.run(run())
-    assert elsewhere.asked == ["any", "named"]
-
-
 @pytest.mark.parametrize("told", ["the first rows", "a record in the store"])
 def test_rows_that_may_have_been_sent_wait_for_a_slow_log(
     outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, told: str
 ) -> None:
     """An entry of one of the first rows, or a record that another home has stored, tells it."""
-    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
     elsewhere.attempt(100)
     elsewhere.attempt(0 if told == "the first rows" else 101)
 

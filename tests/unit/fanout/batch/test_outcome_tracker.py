@@ -277,15 +277,17 @@ def test_a_success_that_came_very_late_is_found_before_failed_rows_are_sent_agai
 
 
 @pytest.mark.parametrize(
-    "words", [{"purge_time": 9e15}, {"log_sampling_ratio": 0.5}, {"log_sampling_ratio": 0.0}], ids=str
+    "first", [{"purge_time": 9e15}, {"log_sampling_ratio": 0.5}, {"log_sampling_ratio": 0.0}, {}], ids=str
 )
-def test_only_a_log_that_has_everything_shows_what_failed(world: World, words: dict[str, Any]) -> None:
-    """A purge, or an operation that was not logged, may have ended the task; also if it is logged by now."""
+def test_only_a_log_that_has_everything_shows_what_failed(world: World, first: dict[str, Any]) -> None:
+    """A purge, or an operation that was not logged, may have ended the task; also if it is logged by now.
+
+    So may the deletion of the queue, which was made again; the next kernel knows it.
+    """
     world.immediate = True
     late(world, world.tasks[0], 0, status="UNAVAILABLE")
-    apply(new(world), world, snapshot(values=words))
-    words.pop("log_sampling_ratio", None)
-    watch(new(world), world, 10, **words)
+    apply(new(world), world, snapshot(values=first, gone=not first))
+    watch(new(world), world, 10, purge_time=first.get("purge_time"))
     assert world.counts() == {"gone": 5}
 
 
@@ -317,21 +319,6 @@ def test_a_row_that_is_sent_again_meanwhile_has_not_left(world: World, monkeypat
     assert world.counts() == {"gone": 4, "unsent": 1}
 
 
-def test_a_log_that_can_be_read_again_shows_what_failed(world: World) -> None:
-    """What was gone without it is corrected, except for a task that somebody deleted."""
-    world.denied = True
-    watch(new(world), world, 200)
-    assert world.counts() == {"gone": 5}
-    world.denied = False
-    for task in world.tasks[:2]:
-        late(world, task, 0, status="UNAVAILABLE")
-    late(world, world.tasks[1], 0, **DELETED)
-    tracker = new(world)
-    apply(tracker, world, snapshot())
-    asyncio.run(tracker.recheck())
-    assert world.counts() == {"failed": 1, "gone": 4}
-
-
 def test_a_purge_does_not_explain_what_was_gone_before(world: World) -> None:
     """The log is read once more for these rows, after the queue was purged."""
     world.immediate = True
@@ -343,32 +330,26 @@ def test_a_purge_does_not_explain_what_was_gone_before(world: World) -> None:
     assert world.outbox.causes.lost(world.batch) == {None: 5}
 
 
-def test_an_immediate_log_needs_no_waiting(world: World) -> None:
+@pytest.mark.parametrize(("readable", "seconds"), [(0, 6), (4.5, 5)], ids=["at once", "a moment after it has left"])
+def test_an_immediate_log_needs_no_waiting(world: World, readable: float, seconds: int) -> None:
     """An emulator says that every entry can be read at once: what is not there now will never be there."""
     world.immediate = True
-    late(world, world.tasks[0], 0)
-    tracker = new(world)
-    watch(tracker, world, 6)
-    assert world.counts() == {"succeeded": 1, "gone": 4}
-
-
-def test_an_immediate_log_is_read_after_the_task_has_left(world: World) -> None:
-    """A task that is just seen to be missing may have its entry a moment later."""
-    world.immediate = True
-    late(world, world.tasks[0], 4.5)
-    watch(new(world), world, 5)
+    late(world, world.tasks[0], readable)
+    watch(new(world), world, seconds)
     assert world.counts() == {"succeeded": 1, "gone": 4}
 
 
 def test_a_verdict_that_was_early_is_corrected_and_said(world: World) -> None:
-    """An entry came later than anything that was waited for."""
+    """An entry came later than anything that was waited for, or a result that another machine has stored."""
     tracker = new(world)
     late(world, world.tasks[0], 700)
     late(world, world.tasks[1], 700, status="INTERNAL", attempt=3)
     watch(tracker, world, 700)
     assert world.counts() == {"gone": 5}
+    world.put(world.tasks[2])
+    world.put(world.tasks[3], 3, "refused")
     asyncio.run(new(world).recheck())
-    assert world.counts() == {"gone": 3, "succeeded": 1, "failed": 1}
+    assert world.counts() == {"gone": 1, "succeeded": 2, "failed": 2}
     assert world.outbox.batches.settings(world.batch)["corrected"] == 2
 
 
@@ -450,10 +431,15 @@ def test_a_clock_that_is_set_back_keeps_no_row_waiting(world: World) -> None:
     assert world.counts() == {"gone": 5}
 
 
-def test_a_log_that_cannot_be_read_makes_no_row_gone_at_once(world: World) -> None:
-    """Without the permission nothing can be awaited for ever; when it is there, the log is read by name."""
-    world.denied, world.immediate = True, True
-    late(world, world.tasks[0], 0)
+@pytest.mark.parametrize("immediate", [False, True])
+def test_a_log_that_cannot_be_read_makes_no_row_gone_at_once(world: World, *, immediate: bool) -> None:
+    """Nothing can be awaited for ever. When it can be read, it corrects all but what somebody deleted."""
+    world.denied, world.immediate = True, immediate
+    first, second, third, *_ = world.tasks
+    late(world, first, 0)
+    late(world, second, 0, status="UNAVAILABLE")
+    late(world, third, 0, status="UNAVAILABLE")
+    late(world, third, 0, **DELETED)
     tracker = new(world)
     watch(tracker, world, 100)
     assert world.counts() == {"sent": 5}
@@ -461,7 +447,7 @@ def test_a_log_that_cannot_be_read_makes_no_row_gone_at_once(world: World) -> No
     assert world.counts() == {"gone": 5}
     world.denied = False
     asyncio.run(tracker.recheck())
-    assert world.counts() == {"gone": 4, "succeeded": 1}
+    assert world.counts() == {"gone": 3, "succeeded": 1, "failed": 1}
 
 
 def test_a_log_that_can_be_read_again_has_the_truth(world: World) -> None:
@@ -495,15 +481,6 @@ def test_a_deleted_queue_takes_its_tasks_along(world: World) -> None:
     search(tracker)
     assert world.counts() == {"gone": 5}
     assert set(world.asked) == {"results", "log"}
-
-
-def test_a_queue_that_was_deleted_and_made_again_tells_nothing_of_its_tasks(world: World) -> None:
-    """They left without an entry, so that a failed attempt need not be the last one; also for the next kernel."""
-    world.immediate = True
-    late(world, world.tasks[0], 0, status="UNAVAILABLE")
-    apply(new(world), world, Snapshot(at=1, log_until=world.now(), queue=QUEUE, gone=True))
-    watch(new(world), world, 10)
-    assert world.counts() == {"gone": 5}
 
 
 def test_messages_of_retrying_tasks_are_kept(world: World) -> None:
@@ -585,16 +562,6 @@ def test_a_store_that_does_not_answer_makes_no_row_gone_at_once(world: World) ->
     world.store_down = False
     search(tracker)
     assert world.counts() == {"succeeded": 5}
-
-
-def test_results_that_come_late_correct_rows_that_are_gone(world: World) -> None:
-    """A handler that another machine ran has stored them where this one could not read for a while."""
-    watch(new(world), world, 300)
-    assert world.counts() == {"gone": 5}
-    world.put(world.tasks[0])
-    world.put(world.tasks[1], 3, "refused")
-    asyncio.run(new(world).recheck())
-    assert world.counts() == {"succeeded": 1, "failed": 1, "gone": 3}
 
 
 def test_error_texts_that_could_not_be_read_are_read_later(world: World) -> None:
