@@ -12,12 +12,11 @@ class Refs:
 
     def __init__(self, refs: Iterable[int] = ()) -> None:
         self._parts: dict[int, bytearray] = {}
-        self._count = 0
         for ref in refs:
             self.add(ref)
 
     def __len__(self) -> int:
-        return self._count
+        return sum(int.from_bytes(bits).bit_count() for bits in self._parts.values())
 
     def __iter__(self) -> Iterator[int]:
         """Yield the refs in ascending order."""
@@ -33,15 +32,12 @@ class Refs:
         bits = self._parts.setdefault(ref >> 32, bytearray())
         if byte >= len(bits):
             bits.extend(bytes(byte + 1 - len(bits) + len(bits) // 8))
-        if not bits[byte] >> bit & 1:
-            bits[byte] |= 1 << bit
-            self._count += 1
+        bits[byte] |= 1 << bit
 
     def discard(self, ref: int) -> None:
         """Remove a ref, if it is in the set."""
         if self.has(ref):
             self._parts[ref >> 32][(ref & 0xFFFFFFFF) // 8] &= ~(1 << ref % 8)
-            self._count -= 1
 
     def has(self, ref: int) -> bool:
         """Return whether a ref is in the set."""

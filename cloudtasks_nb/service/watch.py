@@ -160,13 +160,6 @@ class Watcher:
             if not token:
                 return
 
-    async def listing(self, queue: QueueName) -> dict[str, Pending]:
-        """Return every task in a queue by short id, as `pages` yields them."""
-        found: dict[str, Pending] = {}
-        async for page in self.pages(queue):
-            found.update(page)
-        return found
-
     async def log_is_immediate(self) -> bool:
         """Return whether log entries can be read as soon as they are written."""
         return await self._transport.log_is_immediate()

@@ -11,17 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.sharing import made_elsewhere
 from cloudtasks_nb.fanout.batch.witnesses import Witness
-from cloudtasks_nb.fanout.evidence import Evidence
+from cloudtasks_nb.fanout.evidence import Evidence, Source
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import RETENTION
 
@@ -58,14 +55,11 @@ class Adoption:
     def __post_init__(self) -> None:
         self.outbox, self.record = self.outcomes.outbox, self.outcomes.record
         self.watcher, self.clock = self.outcomes.watcher, self.outcomes.clock
-        self.batch = self.record.id
-        self.queue = QueueName.parse(self.record.place.queue_name)
+        self.batch, self.queue = self.outcomes.batch, self.outcomes.queue
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
+        self.known_later = False  #: of some tasks the log may tell later whether they were created
         self._scan: asyncio.Task[bool] | None = None  # looks for entries of the batch, while rows are sent already
         self._begun = False  # this home had sent rows before it began to read
-        self._again = asyncio.Lock()
-        self._read_again = -math.inf, math.inf  # when it was read for tasks in doubt, since when
-        self.known_later = False  #: of some tasks the log may tell later whether they were created
 
     async def seen(self, tasks: Sequence[str], since: float) -> dict[str, bool | None]:
         """Return which tasks that are not in the queue have an entry in the log, which is read again.
@@ -75,19 +69,14 @@ class Adoption:
         """
         complete = False
         with contextlib.suppress(CloudTasksError):  # then it is not known
-            values = await self.watcher.read_queue(self.queue)
+            logged = (await self.watcher.read_queue(self.queue))["log_sampling_ratio"] == 1
             immediate = await self.watcher.log_is_immediate()
-            logged = values["log_sampling_ratio"] == 1
-            asked = self.clock.ticks()
-            async with self._again:  # one read for all that ask meanwhile
-                if asked >= self._read_again[0] or since < self._read_again[1]:
-                    await self.clock.sleep(_COMMIT if immediate else 0)
-                    read = self.clock.ticks(), since
-                    await self._read(self.outcomes.witnesses.log, round((since - _OVERLAP) * _SECOND), "log entries")
-                    self._read_again = read
+            await self.clock.sleep(_COMMIT if immediate else 0)
+            async for evidence in self.outcomes.witnesses.log.read(tasks, round((since - _OVERLAP) * _SECOND)):
+                await self.outcomes.tell(evidence)
+            self.changed()
             complete = logged and (immediate or self.watcher.now() / _SECOND - since > LATE)
             self.known_later |= logged and not complete
-        self.reading = None
         tried = await self.outbox.run(self.outbox.rows.tried, self.batch, tasks)
         return {task: True if task in tried else False if complete else None for task in tasks}
 
@@ -102,134 +91,124 @@ class Adoption:
         OutboxError
             If the outbox cannot be used.
         """
-        while (last := await self.outbox.run(self._last_read)) is not None:
-            try:
-                await self._adopt(last)
-            except OutboxError:
-                raise
-            except CloudTasksError as error:
-                if isinstance(error, EndpointError) and self.record.place.endpoint != "google":
-                    will_retry(error)
-                    await self.clock.sleep(_ENDPOINT_POLL)
-                    continue
-                await self._could_not_read(error, first=not last)
-            finally:
-                self.reading = None
-            break
+        while self._scan is None and (last := await self.outbox.run(self._last_read)) is not None:
+            self._begun = await self.outbox.run(self.outbox.requests.begun, self.batch)
+            if await self._adopt(last, will_retry):
+                break
         return self._scan is not None
 
     async def finish(self) -> None:
         """Adopt what a log that is slow has of rows that were sent from elsewhere."""
-        if self._scan is None:
-            return
-        try:
-            await self._adopt(0, self._scan)
-        except OutboxError:
-            raise
-        except CloudTasksError as error:
-            await self._could_not_read(error, first=True)
-        finally:
-            self.reading = None
-        self._scan = None
-
-    async def _could_not_read(self, error: CloudTasksError, *, first: bool) -> None:
-        await self._read_results(first=first)
-        settings = await self.outbox.run(self.outbox.batches.settings, self.batch)
-        by_results = first and settings.get("adopted")  # the log was never read
-        await self._set("unseen", None if by_results else error.message)
+        if self._scan is not None:
+            await self._adopt(0, None)
+            self._scan = None
 
     def _last_read(self) -> float | None:
         """Return when the log was read last, 0 for never; None if it need not be read now."""
-        if self._scan is not None or not self.outbox.requests.waiting(self.batch):
+        if not self.outbox.requests.waiting(self.batch):
             return None
         last = float(self.outbox.batches.settings(self.batch).get("read_elsewhere", 0.0))
         fresh = 0 <= self.watcher.now() / _SECOND - last <= _FRESH
         return None if fresh and not self.outbox.requests.repeats(self.batch) else last
 
-    async def _adopt(self, last: float, scan: asyncio.Task[bool] | None = None) -> None:
-        """Read the witnesses; `last` is when they were read before, `scan` finds out whether the log has an entry."""
-        if scan is None:
-            self._begun = await self.outbox.run(self.outbox.requests.begun, self.batch)
+    async def _adopt(self, last: float, will_retry: Callable[[CloudTasksError], None] | None) -> bool:
+        """Read the witnesses; `last` is when they were read before. Return False if nothing answers: then try again."""
+        try:
+            await self._read_all(last)
+        except OutboxError:
+            raise
+        except CloudTasksError as error:
+            if will_retry and isinstance(error, EndpointError) and self.record.place.endpoint != "google":
+                will_retry(error)
+                await self.clock.sleep(_ENDPOINT_POLL)
+                return False
+            await self._read_results(first=not last)
+            # Then the log was never read, and results tell instead.
+            adopted = not last and (await self.outbox.run(self.outbox.batches.settings, self.batch)).get("adopted")
+            await self._set("unseen", None if adopted else error.message)
+        finally:
+            self.reading = None
+        return True
+
+    async def _read_all(self, last: float) -> None:
         await self.outcomes.learn_queue()  # the answer also tells the time
         started = self.watcher.now()
         since = max(started - RETENTION, round((last - _OVERLAP) * _SECOND))
-        if not last and scan is None:
-            # Rows may be sent after that, before it ends: their entries are not what it looks for.
-            until = started + round(_PATIENCE * _SECOND)
-            looked = self.watcher.is_logged(self.queue, since=since, until=until, batch=self.batch)
-            scan = asyncio.create_task(looked)
-            if not await self._scanned(scan, since):
-                self._scan = scan
-                return
-        if logged := last > 0 or (scan is not None and await scan):
-            await self._read(self.outcomes.witnesses.log, since, "log entries", first=not last)
-        found = await self._read_results(first=not last)
+        logged = last > 0
+        if not logged:
+            scan = self._scan
+            if scan is None:
+                # Rows may be sent after that, before it ends: their entries are not what it looks for.
+                until = started + round(_PATIENCE * _SECOND)
+                looked = self.watcher.is_logged(self.queue, since=since, until=until, batch=self.batch)
+                scan = asyncio.create_task(looked)
+                if not await self._awaited(scan, since):
+                    self._scan = scan
+                    return
+            logged = await scan
+            if logged and not self._begun:  # the watcher may record the same entries before this does
+                await self._set("adopted", True)
+        witnesses = self.outcomes.witnesses
+        found = await self._read(witnesses.log, "log entries", since) if logged else 0
+        found += await self._read_results(first=not last)
         if logged or found:
             if not last:
                 with contextlib.suppress(PermissionDeniedError):  # names protect what the queue would tell
-                    await self._read(self.outcomes.witnesses.queue, since, "tasks of the queue")
+                    await self._read(witnesses.queue, "tasks of the queue", since)
             await self.outbox.run(self._set_round)
             self.changed()
-        if (await self.outbox.run(self.outbox.batches.settings, self.batch)).get("unseen"):
-            await self._set("unseen", None)
+        await self._set("unseen", None)
         await self._set("read_elsewhere", started / _SECOND)
 
-    async def _scanned(self, scan: asyncio.Task[bool], since: int) -> bool:
-        """Wait for the scan of the log; return False if it is slow and rows may be sent before it ends.
+    async def _awaited(self, scan: asyncio.Task[bool], since: int) -> bool:
+        """Return whether a scan of the log is awaited: False if it is slow and rows may be sent before it ends.
 
         They may if nothing tells that the batch was sent from elsewhere: no record that another home has stored, no
         entry of the first and the last rows by their names. The names of tasks protect rows for an hour.
         """
         try:
             done, _ = await asyncio.wait({scan}, timeout=_PATIENCE)
-            if not done and not await asyncio.to_thread(made_elsewhere, self.outcomes.results, self.record):
-                tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED)
-                if not await self.watcher.is_logged(self.queue, since=since, tasks=tasks):
-                    return scan.done()
-            await asyncio.wait({scan})
+            if bool(done) or await asyncio.to_thread(made_elsewhere, self.outcomes.results, self.record):
+                return True
+            tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED)
+            return await self.watcher.is_logged(self.queue, since=since, tasks=tasks) or scan.done()
         except BaseException:
             scan.cancel()
             raise
-        return True
 
-    async def _read(self, witness: Witness, since: int, what: str, *, first: bool = False) -> None:
-        """Record what a witness tells of all tasks of the batch."""
-        if first and not self._begun:
-            await self._set_adopted()
-        read = 0
-        async for evidence in witness.read(None, since):
-            if (await self.outcomes.tell(evidence)).newer:
-                await self._set_adopted()
+    async def _read(self, witness: Witness, what: str, since: int, tasks: Sequence[str] | None = None) -> int:
+        """Record what a witness tells; return how many rows were not known to be sent.
+
+        A stored result tells only that its task was created. What became of it is decided like that of all rows that
+        were sent, once their tasks left the queue.
+        """
+        found = read = 0
+        async for evidence in witness.read(tasks, since):
+            results = evidence and evidence[0].source is Source.RESULTS
+            told = [Evidence(task=one.task, source=one.source) for one in evidence] if results else evidence
+            recorded = await self.outcomes.tell(told)
             await self.outcomes.explain()
+            if recorded.newer or (recorded.unsent and not self._begun):  # else a killed kernel of this home sent them
+                await self._set("adopted", True)
+            found += recorded.unsent
             read += len(evidence)
             self.reading = f"{READING}: {read:,} {what} so far"
             self.changed()
+        return found
 
-    async def _read_results(self, *, first: bool) -> bool:
-        """Record as sent the rows whose tasks have a stored result; return whether one was not known to be sent.
-
-        What became of them is decided like that of all rows that were sent, once their tasks left the queue.
-        """
-        newer, read = 0, 0
+    async def _read_results(self, *, first: bool) -> int:
+        """Record as sent the rows whose tasks have a stored result; return how many were not known to be sent."""
+        tasks, search = None, self.outcomes.search
         counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
-        tasks = None
         if not first and counts[State.UNSENT] * _LISTED < sum(counts.values()):
-            tasks = await self.outcomes.search.tasks(await self.outcomes.search.in_state(State.UNSENT))
+            tasks = await search.tasks(await search.in_state(State.UNSENT))
+        found = 0
         try:
             for witness in self.outcomes.witnesses.stored:
-                async for evidence in witness.read(tasks, 0):
-                    created = [Evidence(task=one.task, source=one.source) for one in evidence]
-                    newer += (await self.outcomes.tell(created)).newer
-                    read += len(evidence)
-                    self.reading = f"{READING}: {counted(read, 'results')} so far"
-                    self.changed()
+                found += await self._read(witness, "results", 0, tasks)
         except StoreError as error:
             reason = error.message
             _LOGGER.warning("rows of batch %s that were sent from elsewhere may be missed: %s", self.batch, reason)
-        left = (await self.outbox.run(self.outbox.batches.counts, self.batch))[State.UNSENT]
-        found = newer > 0 or left < counts[State.UNSENT]
-        if newer or (found and not self._begun):
-            await self._set_adopted()  # else a killed kernel of this home may have sent them
         return found
 
     def _set_round(self) -> None:
@@ -240,10 +219,6 @@ class Adoption:
         open_ = counts[State.UNSENT] or counts[State.SENT] or log.active > at
         if number:
             self.outbox.outcomes.raise_round(self.batch, number + bool(open_))
-
-    async def _set_adopted(self) -> None:
-        self.outcomes.search.adopted = True
-        await self._set("adopted", True)
 
     async def _set(self, key: str, value: object) -> None:
         await self.outbox.run(self.outbox.batches.set_setting, self.batch, key, value)

@@ -23,7 +23,7 @@ from cloudtasks_nb.errors import (
     StoreError,
 )
 from cloudtasks_nb.fanout.batch.errors import stored_errors
-from cloudtasks_nb.fanout.batch.witnesses import LOOKED_UP, pending_evidence
+from cloudtasks_nb.fanout.batch.witnesses import Queue, pending_evidence
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.tallies import paged
@@ -131,27 +131,30 @@ def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[s
             store_pending(outbox(), batch, pending, at)
 
 
-def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, batch: str) -> dict[str, Pending | None]:
+def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, batch: str) -> dict[str, Pending]:
     """Ask the queue for the tasks of a batch that are not final; nothing where it does not answer."""
     pages = outbox.rows.pages(batch, states={State.SENT})
     waiting = [task for page in pages for task in page.tasks if task is not None]
-    found: dict[str, Pending | None] = {}
+    if len(waiting) > _MOST_PENDING:
+        return {}
     at = connection.clock.micros()
+    witness = Queue(connection.watcher, queue, batch)
+
+    async def read() -> dict[str, Pending]:
+        return {task: one async for page in witness.pending(waiting) for task, one in page.items()}
+
     try:
-        if len(waiting) <= LOOKED_UP:
-            found = _loop.run(connection.watcher.lookup(queue, waiting))
-        elif len(waiting) <= _MOST_PENDING:
-            found = {**_loop.run(connection.watcher.listing(queue))}
+        found = _loop.run(read())
     except CloudTasksError:
         return {}
     store_pending(outbox, batch, found, at)
     return found
 
 
-def store_pending(outbox: Outbox, batch: str, pending: Mapping[str, Pending | None], at: int) -> None:
+def store_pending(outbox: Outbox, batch: str, pending: Mapping[str, Pending], at: int) -> None:
     """Record what the queue tells, at a time, of the last attempts of rows that are in it."""
-    tried = [(task, one) for task, one in pending.items() if one is not None and one.last_message]
-    outbox.outcomes.record(batch, [pending_evidence(task, one, at) for task, one in tried])
+    told = [pending_evidence(task, one, at) for task, one in pending.items() if one.last_message]
+    outbox.outcomes.record(batch, told)
 
 
 def _stored_messages(

@@ -555,7 +555,7 @@ class Batch:
         _loop.run(self._tracker.start(sending=sending))
         return self
 
-    def _pending(self) -> dict[str, Pending | None]:
+    def _pending(self) -> dict[str, Pending]:
         """Look up the tasks that are in the queue."""
         if not self._outbox.batches.counts(self.id)[State.SENT]:
             return {}

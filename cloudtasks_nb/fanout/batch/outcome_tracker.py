@@ -15,13 +15,12 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.progress import Pace
 from cloudtasks_nb.fanout.batch.search import Search
-from cloudtasks_nb.fanout.batch.witnesses import Limit, witnesses_of
+from cloudtasks_nb.fanout.batch.witnesses import Limit, Log, Queue, Results, Witnesses
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Retrying
-from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.watch import Snapshot, Watcher
@@ -38,7 +37,6 @@ NO_LOG = (
 _SECOND = 1_000_000
 _STORE_PAUSE = 30.0  # seconds after a failed read of error texts
 _PROBED = 100  # rows that are tried again whose results are read at a time, until one has a result
-_TOGETHER = 1_000  # results that are read together
 _MOST_UNEXPLAINED = 10_000  # failed rows that wait for their error texts
 
 
@@ -66,7 +64,12 @@ class OutcomeTracker:
         self.pace = Pace()
         facts = self.record.description
         self.limit = Limit(facts.get("_retry") or {})
-        self.witnesses = witnesses_of(self.record, self.watcher, self.results, self.limit)
+        self.queue = queue = QueueName.parse(self.record.place.queue_name)
+        self.witnesses = Witnesses(
+            log=Log(self.watcher, queue, self.batch, self.limit),
+            queue=Queue(self.watcher, queue, self.batch),
+            stored=[Results(self.results, self.batch, self.limit)],
+        )
         self.search = Search(self.outbox, self.record, self.watcher, self.witnesses, self.tell, self.clock)
         self._due: int | None = facts.get("_due")
         self._spread = bool(facts.get("_spread"))
@@ -79,7 +82,6 @@ class OutcomeTracker:
         """Read from the outbox what earlier processes have found out."""
         settings = self.outbox.batches.settings(self.batch)
         self.search.sampled = bool(settings.get("sampled"))
-        self.search.adopted = bool(settings.get("adopted"))
         self.has_results = bool(settings.get("results"))
         self.retrying = self.outbox.rows.retrying(self.batch, self.watcher.now())
 
@@ -87,8 +89,7 @@ class OutcomeTracker:
         """Record evidence; what depends on it in memory follows."""
         evidence = list(evidence)
         recorded = await self.outbox.run(self.outbox.outcomes.record, self.batch, evidence)
-        for ref in recorded.ended:
-            self.search.settling.discard(ref)
+        self.search.ended(recorded.ended)
         self._unexplained |= recorded.unexplained
         self.pace.add(recorded.ends, recorded.failed)
         if not self.has_results and any(one.source is Source.RESULTS for one in evidence):
@@ -102,7 +103,7 @@ class OutcomeTracker:
         `sent` rows are in the queue as far as is known. After an error it is called with the same snapshot again.
         """
         self.snapshot = snapshot
-        self.limit.learn(snapshot.values)
+        self.limit.values = snapshot.values or self.limit.values
         # The tasks of a queue that is deleted leave it without an entry.
         lacking = snapshot.gone or self.limit.values.get("log_sampling_ratio", 1) < 1
         if lacking and not self.search.sampled:
@@ -132,7 +133,7 @@ class OutcomeTracker:
         """Read after how many attempts the queue gives up, unless a snapshot had it or it may not be read."""
         if not self.limit.values:
             with contextlib.suppress(PermissionDeniedError):
-                self.limit.learn(await self.watcher.read_queue(QueueName.parse(self.record.place.queue_name)))
+                self.limit.values = await self.watcher.read_queue(self.queue)
 
     async def explain(self) -> None:
         """Read the error texts of attempts that have just failed, as far as their handlers have stored them.
@@ -140,28 +141,26 @@ class OutcomeTracker:
         A failed row whose stored result is a success has succeeded after all: its answer may have come too late for the
         queue. A row that is still in the queue stays open.
         """
-        failed = dict(self._unexplained)
-        if not failed or self.clock.ticks() < self._explain_from:
+        final = dict(self._unexplained)
+        if not final or self.clock.ticks() < self._explain_from:
             return
+        open_ = [task for task in final if not final[task]]
+        # Most handlers that are not ours store nothing.
+        tasks = [task for task in final if final[task]] + open_[: None if self.has_results else _PROBED]
         try:
-            for last in (True, False):
-                tasks = [task for task, final in failed.items() if final is last]
-                # Most handlers that are not ours store nothing.
-                for page in paged(tasks if last or self.has_results else tasks[:_PROBED], _TOGETHER):
-                    for witness in self.witnesses.stored:
-                        async for evidence in witness.read(page, 0):
-                            await self.tell(one for one in evidence if last or one.fact is not Fact.STORED)
+            for witness in self.witnesses.stored:
+                async for evidence in witness.read(tasks, 0):
+                    await self.tell([one for one in evidence if final.get(one.task) or one.fact is not Fact.STORED])
         except StoreError:
             self._explain_from = self.clock.ticks() + _STORE_PAUSE
             self._unexplained = dict(list(self._unexplained.items())[-_MOST_UNEXPLAINED:])
             return
-        for task, final in failed.items():
-            if self._unexplained.get(task) is final:  # else a later attempt has failed meanwhile
-                self._unexplained.pop(task, None)
+        # Of the others a later attempt has failed meanwhile.
+        self._unexplained = {task: last for task, last in self._unexplained.items() if final.get(task) is not last}
 
     def split(self, counts: Mapping[State, int], now: int) -> dict[str, int | None]:
         """Return how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
-        sent = max(0, counts[State.SENT] - len(self.search.settling))
+        sent = max(0, counts[State.SENT] - self.search.settling)
         if sent == 0:
             return {"scheduled": 0, "ready": 0, "running": 0, "retrying": 0}
         snapshot = self.snapshot

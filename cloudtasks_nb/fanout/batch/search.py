@@ -7,10 +7,9 @@ the log by task name that is made long enough after the row was missed: see `fan
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.witnesses import LOOKED_UP, Witnesses
 from cloudtasks_nb.fanout.clock import Clock
@@ -24,7 +23,7 @@ from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import NAMES, PAGE, RETENTION
 from cloudtasks_nb.service.watch import Snapshot, Watcher
 
-__all__ = ["Search", "Settling"]
+__all__ = ["Search"]
 
 _SECOND = 1_000_000
 _SUSPICION = 3.0  # seconds for which rows have to be missing from the statistics before the queue is searched
@@ -38,43 +37,9 @@ _EVER = 0  # the time from which all that is left of a log is read
 _MARGIN = 300 * _SECOND  # by which the service's clock may have been behind what was known of it
 _TOGETHER = 1_000  # rows that are recorded together
 _WITHOUT_PAUSE = 10_000  # rows that are looked at before the event loop does other work
-_COHORTS = 16  # times of missing that are kept apart
 
 #: How a task left its queue: the reason of a row in state `gone`.
 _PURGED, _CLOSED = "not in the queue since it was purged", "the queue was deleted"
-
-
-class Settling:
-    """The rows that left the queue without a log entry, and since when. A row takes a few bits of memory."""
-
-    def __init__(self) -> None:
-        self._cohorts: dict[int, Refs] = {}
-
-    def __len__(self) -> int:
-        return sum(map(len, self._cohorts.values()))
-
-    def since(self, ref: int) -> int | None:
-        """Return since when a row is missing (microseconds since 1970); None if it is not."""
-        return next((since for since, refs in self._cohorts.items() if refs.has(ref)), None)
-
-    def until(self, at: int) -> Iterator[int]:
-        """Yield the rows that are missing since a time, or longer."""
-        for since, refs in self._cohorts.items():
-            if since <= at:
-                yield from refs
-
-    def add(self, ref: int, since: int) -> None:
-        """Add a row. If there are many different times, the newest rows share the latest of their times."""
-        if since not in self._cohorts and len(self._cohorts) >= _COHORTS:
-            newest = max(self._cohorts)
-            since, refs = max(newest, since), self._cohorts.pop(newest)
-            self._cohorts[since] = refs
-        self._cohorts.setdefault(since, Refs()).add(ref)
-
-    def discard(self, ref: int) -> None:
-        """Remove a row, if it is there."""
-        for refs in self._cohorts.values():
-            refs.discard(ref)
 
 
 @dataclass(eq=False)
@@ -90,16 +55,25 @@ class Search:
 
     def __post_init__(self) -> None:
         self.batch = self.record.id
-        self.queue = QueueName.parse(self.record.place.queue_name)
-        self.settling = Settling()
         self.sampled = False  #: the log may lack entries: not every operation was logged, or the queue was deleted
-        self.adopted = False  #: rows were sent from elsewhere, maybe before this home knew the batch
         self._created = int(self.record.created.timestamp() * _SECOND)
+        self._settling: dict[int, Refs] = {}  # by the time since when the rows are missing, of the service
         self._unread = Refs()  # settling rows whose stored results are not read yet
         self._missing_since: float | None = None
         self._ended = self.clock.ticks()
         self._took = self._pause = 0.0
         self._lateness = 0
+
+    @property
+    def settling(self) -> int:
+        """How many rows left the queue without a log entry that is awaited still."""
+        return sum(map(len, self._settling.values()))
+
+    def ended(self, refs: Iterable[int]) -> None:
+        """Await the entries of rows no longer: it is known what became of them."""
+        for ref in refs:
+            for rows in self._settling.values():
+                rows.discard(ref)
 
     def wanted(self, snapshot: Snapshot, sent: int, fresh: int) -> bool:
         """Return whether to search now, because rows seem to have left the queue without an entry in the log.
@@ -123,7 +97,7 @@ class Search:
                 seconds, since = min(_SHARE * self._took, _ROUTINE), self._ended
             return self._purged(snapshot) or now - since > seconds
         self._missing_since = None
-        if tasks is not None and (fresh or tasks == sent) and not len(self.settling):
+        if tasks is not None and (fresh or tasks == sent) and not self.settling:
             return False
         return now - self._ended > max(_ROUTINE, 20 * self._took)
 
@@ -143,22 +117,29 @@ class Search:
         sent = await self.in_state(State.SENT)
         if snapshot is None or await self._round() != before:
             return  # rows that were sent again meanwhile look missing
-        settling = Settling()
-        for page in paged(missing, _WITHOUT_PAUSE):
-            for ref in filter(sent.has, page):
-                since = self.settling.since(ref)
-                if since is None:  # once is enough: a result is stored before its task leaves the queue
-                    self._unread.add(ref)
-                # A clock that was set back would let the row wait until it has caught up.
-                settling.add(ref, now if since is None else min(since, now))
-            await asyncio.sleep(0)
-        self.settling = settling
-        unreadable = await self._read_new_results()
+        earlier, self._settling = [(since, refs) for since, refs in self._settling.items() if refs], {}
+        for since, refs in [*earlier, (now, missing)]:
+            # A clock that was set back would let the rows wait until it has caught up.
+            kept = self._settling.setdefault(min(since, now), Refs())
+            for page in paged(refs, _WITHOUT_PAUSE):
+                for ref in page:
+                    if missing.has(ref) and sent.has(ref):
+                        kept.add(ref)
+                        missing.discard(ref)
+                        if refs is missing:  # once is enough: a result is stored before its task leaves the queue
+                            self._unread.add(ref)
+                await asyncio.sleep(0)
+        unreadable = None
+        try:
+            await self._read_results(self._unread)
+            self._unread = Refs()
+        except StoreError as error:
+            unreadable = error
         await self._settle(snapshot, now, before, unreadable=unreadable is not None)
         self._ended = self.clock.ticks()
         self._took = self._ended - started
         longer = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
-        self._pause = longer if len(self.settling) else 0.0
+        self._pause = longer if self.settling else 0.0
         if unreadable is not None:
             raise unreadable
 
@@ -170,13 +151,11 @@ class Search:
         CloudTasksError
             If the log or the results cannot be read.
         """
-        before, gone = await self._round(), await self.in_state(State.GONE)
+        round_, now = await self._round(), self.watcher.now()
         try:
-            if gone:
-                now = self.watcher.now()
-                await self._read_log(gone, None, _EVER)
-                if snapshot is not None and self._complete(snapshot, now):  # else it tells no more than before
-                    await self._tell_left(await self.in_state(State.GONE), snapshot, now, before, readable=True)
+            await self._read_log(await self.in_state(State.GONE))
+            if snapshot is not None and self._complete(snapshot, now):  # else it tells no more than before
+                await self._tell_left(await self.in_state(State.GONE), snapshot, now, round_, readable=True)
         finally:
             await self.read_results(State.GONE)
 
@@ -188,8 +167,7 @@ class Search:
         CloudTasksError
             If the log cannot be read.
         """
-        if eliminated := await self.in_state(State.FAILED, Fact.LEFT_LOGGED):
-            await self._read_log(eliminated, None, _EVER)
+        await self._read_log(await self.in_state(State.FAILED, Fact.LEFT_LOGGED))
 
     async def read_results(self, state: State) -> None:
         """Read the stored results of rows in a state: a failed row may have a success after its last failure.
@@ -199,25 +177,14 @@ class Search:
         StoreError
             If the results cannot be read.
         """
-        for page in paged(await self.in_state(state), _TOGETHER):
-            await self._read_results(page)
+        await self._read_results(await self.in_state(state))
 
-    async def _read_results(self, refs: Sequence[int]) -> None:
-        tasks = await self.tasks(refs)
-        for witness in self.witnesses.stored:
-            async for evidence in witness.read(tasks, _EVER):
-                await self.tell(evidence)
-
-    async def _read_new_results(self) -> StoreError | None:
-        """Read the stored results of the rows that were just missed; return the error if that is not possible."""
-        try:
-            for page in paged(Refs(self._unread), _TOGETHER):
-                await self._read_results(page)
-                for ref in page:
-                    self._unread.discard(ref)
-        except StoreError as error:
-            return error
-        return None
+    async def _read_results(self, refs: Refs) -> None:
+        for page in paged(refs, _TOGETHER):
+            tasks = await self.tasks(page)
+            for witness in self.witnesses.stored:
+                async for evidence in witness.read(tasks, _EVER):
+                    await self.tell(evidence)
 
     async def _missing(self, snapshot: Snapshot | None) -> Refs:
         """Return the rows that were sent and are not in the queue; what the queue has of the others is recorded."""
@@ -248,19 +215,26 @@ class Search:
         else:
             wait = min(max(_SHORTEST_WAIT, _LATENESS_FACTOR * self._lateness), _LONGEST_WAIT)
         # An entry often comes a moment after its task has left the queue: read at the second search.
-        read = Refs(self.settling.until(now - min(wait, 1)))
+        read = Refs(self._missed_until(now - min(wait, 1)))
         if not read:
             return
         if not wait:
             await self.clock.sleep(_COMMIT)
-        readable = True
+        readable, before = True, {since: len(refs) for since, refs in self._settling.items()}
         try:
-            await self._read_log(read, snapshot.log_until, self.sent_since)
-            if due := Refs(self.settling.until(now - wait)):
-                await self._read_log(due, snapshot.log_until, _EVER)
+            due = any(self._missed_until(now - wait))
+            await self._read_log(read, _EVER if due else self._created - _MARGIN)
         except PermissionDeniedError:
             readable, wait = False, wait if silent else _SHORTEST_WAIT
-        await self._tell_left(Refs(self.settling.until(now - wait)), snapshot, now, round_, readable=readable)
+        # The log was read until then, and it did not have the entries of the rows of which it has them now.
+        read_until = snapshot.log_until or 0
+        late = [read_until - since for since, refs in self._settling.items() if len(refs) < before[since]]
+        self._lateness = max(self._lateness, *late, 0)
+        await self._tell_left(Refs(self._missed_until(now - wait)), snapshot, now, round_, readable=readable)
+
+    def _missed_until(self, at: int) -> Iterator[int]:
+        """Yield the settling rows that are missing since a time, or longer."""
+        return (ref for since, refs in self._settling.items() if since <= at for ref in refs)
 
     async def _tell_left(self, refs: Refs, snapshot: Snapshot, now: int, round_: int, *, readable: bool) -> None:
         """Record that the tasks of rows had left the queue by now, and whether the log has all entries of them.
@@ -277,24 +251,12 @@ class Search:
                 Evidence(task=task, source=Source.QUEUE, fact=fact, seen=now, reason=reason) for task in tasks
             )
 
-    async def _read_log(self, refs: Refs, read_until: int | None, since: int) -> None:
+    async def _read_log(self, refs: Refs, since: int = _EVER) -> None:
         """Read the log for rows by the names of their tasks, or that of the whole batch if this takes fewer reads."""
         counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
         by_name = len(refs) / NAMES <= 1 + (sum(counts.values()) - len(refs)) / PAGE
-        tasks = await self.tasks(refs) if by_name else None
-        async for evidence in self.witnesses.log.read(tasks, since):
-            if read_until is not None:
-                # The log was read up to this time, and it did not have the entries then.
-                located = await self.outbox.run(self.outbox.rows.locate, self.batch, {one.task for one in evidence})
-                late = {task for task, ref in located.items() if self.settling.since(ref) is not None}
-                times = [(one.began or read_until) + (one.duration or 0) for one in evidence if one.task in late]
-                self._lateness = max(self._lateness, read_until - min(times, default=read_until))
+        async for evidence in self.witnesses.log.read(await self.tasks(refs) if by_name else None, since):
             await self.tell(evidence)
-
-    @property
-    def sent_since(self) -> int:
-        """The time before which no row was sent, of the service, in microseconds since 1970; 0: it is not known."""
-        return 0 if self.adopted else self._created - _MARGIN
 
     async def in_state(self, state: State, fact: Fact | None = None) -> Refs:
         """Return the rows in a state, or only those of them of which a fact is known."""

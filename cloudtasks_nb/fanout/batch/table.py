@@ -27,7 +27,7 @@ _SECOND = 1_000_000
 
 def rows_frame(
     pages: Iterable[Page],
-    pending: Mapping[str, Pending | None],
+    pending: Mapping[str, Pending],
     now: int,
     *,
     labelled: bool = False,
@@ -100,7 +100,7 @@ class RowFrames:
         self._known: tuple[list[tuple[int, int]], bool] | None = None
 
     def frame(
-        self, states: Collection[State] | None = None, pending: Mapping[str, Pending | None] | None = None
+        self, states: Collection[State] | None = None, pending: Mapping[str, Pending] | None = None
     ) -> pd.DataFrame:
         """Return all rows, or those in some states; `pending` is what is known of tasks that are in the queue."""
         made = self._made(self._rows.pages(self._batch, states=states, wire=True), pending or {})
@@ -130,7 +130,7 @@ class RowFrames:
         index = read.stored.index(read.positions) if self._labelled() else None
         return dict(zip(read.refs, read.positions if index is None else index.tolist(), strict=True))
 
-    def _made(self, pages: Iterable[Page], pending: Mapping[str, Pending | None]) -> pd.DataFrame:
+    def _made(self, pages: Iterable[Page], pending: Mapping[str, Pending]) -> pd.DataFrame:
         return rows_frame(pages, pending, self._now(), labelled=self._labelled())
 
     def _labelled(self) -> bool:
@@ -164,7 +164,7 @@ def label_column(labels: Sequence[Any]) -> Any:
     return column(labels, "any") if any(isinstance(label, tuple) for label in labels) else pd.Series(labels).array
 
 
-def _rows(page: Page, pending: Mapping[str, Pending | None], now: int) -> Iterator[tuple[Any, ...]]:
+def _rows(page: Page, pending: Mapping[str, Pending], now: int) -> Iterator[tuple[Any, ...]]:
     """Yield the values of our columns for each row."""
     outcomes = (page.attempts, page.last_status, page.http_status, page.last_message, page.reasons)
     times = (page.schedule_time, page.last_attempt_time, page.duration)

@@ -517,7 +517,7 @@ class Tracker:
         limits = [values.get(name) for name in ("rate", "effective_rate")]
         limit = min((limit for limit in limits if limit), default=None)
         until = outcomes.sources.get("log")
-        settling = min(len(outcomes.search.settling), record.counts[State.SENT])
+        settling = min(outcomes.search.settling, record.counts[State.SENT])
         silent, failed = self._unanswered(), outcomes.pace.failed
         note = None
         if silent is not None:

@@ -6,6 +6,7 @@ A further one is a class with `read`, and an item of `Witnesses.stored`.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 from cloudtasks_nb._names import CODES, QueueName, code_of
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of, round_of
 from cloudtasks_nb.service.convert import http_status
@@ -22,7 +22,7 @@ from cloudtasks_nb.service.watch import Pending, Watcher
 from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["LOOKED_UP", "Limit", "Log", "Queue", "Results", "Witness", "Witnesses", "pending_evidence", "witnesses_of"]
+__all__ = ["LOOKED_UP", "Limit", "Log", "Queue", "Results", "Witness", "Witnesses", "pending_evidence"]
 
 _SECOND = 1_000_000
 _TOGETHER = 1_000  # results that are read together: a traceback may have 100 KB
@@ -57,7 +57,6 @@ class Limit:
 
     own: Mapping[str, Any]  #: retry settings of the batch's tasks, which count instead of the queue's
     values: Mapping[str, Any] = field(default_factory=dict)  #: settings of the queue, as far as they were read
-    lowered: bool = False  #: it was more before: then an attempt may be made that is beyond it
 
     @property
     def attempts(self) -> int | None:
@@ -66,16 +65,9 @@ class Limit:
         limit = settings.get("max_attempts", -1)
         return limit if limit > 0 and not settings.get("max_retry_duration") else None
 
-    def learn(self, values: Mapping[str, Any] | None) -> None:
-        """Take over settings of the queue."""
-        before = self.attempts
-        self.values = values or self.values
-        self.lowered |= before is not None and (self.attempts or before) < before
-
-    def ends(self, attempt: int | None, retry_time: int | None = None) -> bool:
-        """Return whether an attempt is the last possible one, by its number and the time of the next one."""
-        limit = self.attempts
-        return limit is not None and (attempt or 0) >= limit and not (self.lowered and retry_time is not None)
+    def reached(self, attempt: int | None) -> bool:
+        """Return whether an attempt is the last possible one, by its number."""
+        return (attempt or 0) >= (self.attempts or math.inf)
 
 
 @dataclass(eq=False)
@@ -111,7 +103,8 @@ class Log:
         if not entry.status:  # it is not known how the attempt ended
             return Evidence(task=entry.task, source=Source.LOG, attempts=entry.attempt)
         ended = Fact.ANSWERED if entry.status == "OK" else None
-        if ended is None and self.limit.ends(entry.attempt, entry.retry_time):
+        # A limit that was lowered does not end a task that has the time of its next attempt already.
+        if ended is None and entry.retry_time is None and self.limit.reached(entry.attempt):
             ended = Fact.LAST_FAILED
         return Evidence(
             task=entry.task,
@@ -145,7 +138,7 @@ class Results:
             yield [self._of(task, result) for task, result in zip(page, found, strict=True) if result is not None]
 
     def _of(self, task: str, result: StoredResult) -> Evidence:
-        failed = Fact.LAST_FAILED if self.limit.ends(result.attempt) else None
+        failed = Fact.LAST_FAILED if self.limit.reached(result.attempt) else None
         return Evidence(
             task=task,
             source=Source.RESULTS,
@@ -170,12 +163,17 @@ class Queue:
     async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - the queue knows only now
         """Yield which tasks are there; if many are asked about, also others of the batch."""
         at = self.watcher.now()
+        async for page in self.pending(tasks):
+            yield [pending_evidence(task, one, at) for task, one in page.items()]
+
+    async def pending(self, tasks: Sequence[str] | None) -> AsyncIterator[dict[str, Pending]]:
+        """Yield what `read` tells as the queue has it."""
         if tasks is not None and len(tasks) <= LOOKED_UP:
             found = await self.watcher.lookup(self.queue, tasks)
-            yield [pending_evidence(task, one, at) for task, one in found.items() if one is not None]
+            yield {task: one for task, one in found.items() if one is not None}
             return
         async for page in self.watcher.pages(self.queue):
-            yield [pending_evidence(task, one, at) for task, one in page.items() if batch_of(task) == self.batch]
+            yield {task: one for task, one in page.items() if batch_of(task) == self.batch}
 
 
 def pending_evidence(task: str, found: Pending, at: int) -> Evidence:
@@ -199,13 +197,3 @@ class Witnesses(NamedTuple):
     log: Log
     queue: Queue
     stored: list[Witness]  #: what handlers, or others, have stored of tasks before these left the queue
-
-
-def witnesses_of(record: BatchRecord, watcher: Watcher, store: Store, limit: Limit) -> Witnesses:
-    """Return the witnesses of a batch."""
-    queue = QueueName.parse(record.place.queue_name)
-    return Witnesses(
-        log=Log(watcher, queue, record.id, limit),
-        queue=Queue(watcher, queue, record.id),
-        stored=[Results(store, record.id, limit)],
-    )

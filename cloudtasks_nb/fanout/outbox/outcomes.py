@@ -46,6 +46,7 @@ class Recorded:
 
     ended: set[int] = field(default_factory=set)  #: rows that became final, or have another final state
     newer: int = 0  #: how many are in a newer try than was known
+    unsent: int = 0  #: how many were not known to be sent
     ends: Counter[int] = field(default_factory=Counter)  #: rows that ended by an attempt, by the second of its end
     failed: int | None = None  #: the second in which the last attempt ended that failed
     #: Tasks whose newest attempt failed without a word of its handler, and whether they are final.
@@ -133,6 +134,7 @@ def _record_page(
     connection.executemany(_WRITE, [(*row[1:], row.ref) for row, _ in changed])
     recorded.ended |= {row.ref for row, old in changed if row.state in FINAL and row.state != old.state}
     recorded.newer += sum(row.tries > old.tries for row, old in changed)
+    recorded.unsent += sum(old.state == State.UNSENT or row.tries > old.tries for row, old in changed)
     for row, old in changed:
         if row.began is not None and row.status is not None:
             second = (row.began + (row.duration or 0)) // 1_000_000

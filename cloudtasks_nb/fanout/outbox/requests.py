@@ -110,7 +110,6 @@ class Requests(Repository):
             if cancelled:
                 yield cancelled
 
-
     @reading
     def void(self, connection: sqlite3.Connection, batch: str) -> Collection[int]:
         """Return the numbers of the requests in flight that are cancelled."""

@@ -440,10 +440,6 @@ class FakeWatcher(EmptyLog):
         self.asked += tasks
         return {task: self.there.get(task) for task in tasks}
 
-    async def listing(self, _queue: QueueName) -> dict[str, Pending]:
-        """Return all tasks in `there`."""
-        return {task: one for task, one in self.there.items() if one is not None}
-
     async def read_queue(self, _queue: QueueName) -> dict[str, Any]:
         """Return settings of a queue."""
         return {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}

@@ -1,7 +1,10 @@
-"""A connection whose snapshots are made by the test."""
+"""What a batch sees of the service: a connection whose snapshots are made by the test, and traces of its tasks."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import datetime as dt
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,14 +13,17 @@ from google.longrunning import operations_pb2
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.clock import ServiceClock, now_micros
-from cloudtasks_nb.service.watch import Snapshot
+from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.watch import Pending, Snapshot
+from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
-from tests.unit.fanout.conftest import PLACE, FakeWatcher, Service, all_rows
+from tests.unit.fanout.conftest import PLACE, FakeClock, FakeWatcher, Service, all_rows
 
 QUEUE = QueueName(project=PLACE.project, location=PLACE.location, queue=PLACE.queue)
 VALUES = {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}
@@ -26,6 +32,80 @@ VALUES = {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}
 def counts(**rows: int) -> dict[State, int]:
     """Return so many rows in each state, as `sent=3`."""
     return dict.fromkeys(State, 0) | {State[name.upper()]: count for name, count in rows.items()}
+
+
+PAGE = 1000
+SECOND = 1_000_000
+_numbers = itertools.count()
+
+
+@dataclass(eq=False)
+class Traces:
+    """The log, the queue and the store as they show the tasks of a batch; `asked` has how they were read."""
+
+    outbox: Outbox
+    batch: str
+    clock: FakeClock = field(default_factory=FakeClock)
+    log: list[tuple[float, Entry]] = field(default_factory=list)  #: entries, and from when on they can be read
+    there: dict[str, Pending] = field(default_factory=dict)
+    store: Store = field(default_factory=lambda: Store(f"memory://{next(_numbers)}"))
+    values: Mapping[str, Any] = field(default_factory=lambda: VALUES)
+    immediate: bool = False  #: entries can be read as soon as they are written
+    denied: bool = False  #: the log may not be read
+    asked: list[str] = field(default_factory=list)
+
+    def put(self, task: str, attempt: int = 1, error: str | None = None) -> None:
+        """Store a result as the handler does, with the error's text if it failed."""
+        status, started = 200 if error is None else 500, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+        fields: dict[str, Any] = {"task": task, "attempt": attempt, "status": status, "started": started}
+        write_result(self.store, StoredResult(**fields, duration=0.5, result=None, error=error))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows are in each state, zeros left out."""
+        return {state.name.lower(): count for state, count in self.outbox.batches.counts(self.batch).items() if count}
+
+    def now(self) -> int:
+        """Return the time of the service in microseconds since 1970."""
+        return round(self.clock.now() * SECOND)
+
+    async def read_queue(self, _: QueueName) -> Mapping[str, Any]:
+        """Return the settings of the queue."""
+        return self.values
+
+    async def log_is_immediate(self) -> bool:
+        """Return what an emulator says, or Google."""
+        return self.immediate
+
+    async def pages(self, _: QueueName) -> AsyncIterator[Mapping[str, Pending]]:
+        """Yield the tasks in the queue."""
+        self.asked.append("pages")
+        yield self.there
+
+    async def lookup(self, _: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
+        """Return the named tasks."""
+        self.asked.append("lookup")
+        return {task: self.there.get(task) for task in tasks}
+
+    async def task_log(
+        self, _: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
+    ) -> AsyncIterator[Sequence[Entry]]:
+        """Yield the entries that can be read by now, page by page."""
+        if self.denied:
+            raise PermissionDeniedError("no right to read the log")
+        found = self.entries(since, batch if tasks is None else tasks)
+        for start in range(0, max(len(found), 1), PAGE):
+            self.asked.append("log")
+            yield found[start : start + PAGE]
+
+    def entries(self, since: int, wanted: str | Sequence[str]) -> list[Entry]:
+        """Return the entries of a batch, or of some tasks, that can be read by now."""
+        return [
+            one
+            for at, one in self.log
+            if at <= self.clock.now()
+            and one.time >= since
+            and (wanted in one.task if isinstance(wanted, str) else one.task in wanted)
+        ]
 
 
 class FakeConnection:

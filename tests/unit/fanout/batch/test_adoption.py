@@ -2,12 +2,10 @@
 
 import asyncio
 import datetime as dt
-import itertools
 import math
-import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -21,111 +19,57 @@ from cloudtasks_nb.fanout.batch.shared_batch import pack_record
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import completion_id, task_id
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.batches import write_batch
-from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
-from tests.unit.fanout.conftest import FakeClock, all_rows, chunks, digest, send_all, spool
-
-PAGE = 1000
-SECOND = 1_000_000
+from tests.unit.fanout.batch.conftest import Traces
+from tests.unit.fanout.conftest import all_rows, chunks, digest, send_all, spool
 
 
-class Elsewhere:
-    """A log and a queue in which another home has left its traces, and which count how often they are read."""
+class Elsewhere(Traces):
+    """A log and a queue in which another home has left its traces."""
 
-    def __init__(self, batch: str, clock: FakeClock) -> None:
-        self.batch = batch
-        self.clock = clock
-        self.entries: list[Entry] = []
-        self.there: dict[str, Pending] = {}
-        self.reads: list[str] = []
-        self.errors: list[CloudTasksError] = []
-        self.slow: asyncio.Event | None = None  # the log is scanned to its end when this is set
-        self.ratio, self.immediate, self.denied = 1.0, True, False
-        self.store = Store(f"memory://{uuid.uuid4()}")
-        self._numbers = itertools.count()
+    errors: Sequence[CloudTasksError] = ()  #: of the next looks for an entry
+    slow: asyncio.Event | None = None  #: the log is scanned to its end when this is set
+
+    def task(self, row: int, try_: int = 1) -> str:
+        """Return a task of a row."""
+        return task_id(self.batch, digest(str(row)), try_)
 
     def attempt(self, row: int, try_: int = 1, status: str = "OK") -> None:
         """Have the log an attempt of a row."""
-        self.add(task_id(self.batch, digest(str(row)), try_), status)
-
-    def answer(self, row: int, try_: int = 1, status: int = 200) -> None:
-        """Have the store a result of a row."""
-        task = task_id(self.batch, digest(str(row)), try_)
-        started = dt.datetime.fromtimestamp(self.clock.now(), dt.UTC)
-        result = StoredResult(
-            task=task, attempt=1, status=status, started=started, duration=0.1, result=None, error="KeyError: 7"
-        )
-        write_result(self.store, result)
+        self.add(self.task(row, try_), status)
 
     def add(self, task: str, status: str = "OK") -> None:
         """Have the log an attempt of a task."""
-        at = round(self.clock.now() * SECOND)
-        self.entries.append(log_entry(task, at, insert_id=str(next(self._numbers)), status=status, max_attempts=0))
-
-    def now(self) -> int:
-        """Return the time of the service."""
-        return round(self.clock.now() * SECOND)
+        one = log_entry(task, self.now(), insert_id=str(len(self.log)), status=status, max_attempts=0)
+        self.log.append((0, one))
 
     async def is_logged(
         self, _: QueueName, *, since: int, until: int | None = None, tasks: Sequence[str] = (), batch: str = ""
     ) -> bool:
         """Return whether there is an entry."""
-        self.reads.append("named" if tasks else "any")
+        self.asked.append("named" if tasks else "any")
         if self.slow and not tasks:
             await self.slow.wait()
         if self.errors:
-            raise self.errors.pop()
-        wanted = [one for one in self.entries if (one.task in tasks if tasks else batch in one.task)]
-        return any(since <= one.time < (until or math.inf) for one in wanted)
-
-    async def task_log(
-        self, _: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
-    ) -> AsyncIterator[Sequence[Entry]]:
-        """Yield pages of entries."""
-        if self.denied:
-            raise PermissionDeniedError("no right to read the log")
-        found = [
-            one
-            for one in self.entries
-            if one.time >= since and (batch in one.task if tasks is None else one.task in tasks)
-        ]
-        for start in range(0, max(len(found), 1), PAGE):
-            self.reads.append("page")
-            yield found[start : start + PAGE]
-
-    async def pages(self, _: QueueName) -> AsyncIterator[Mapping[str, Pending]]:
-        """Yield the tasks in the queue."""
-        self.reads.append("list")
-        yield self.there
-
-    async def lookup(self, _: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
-        """Return the named tasks."""
-        return {task: self.there.get(task) for task in tasks}
-
-    async def read_queue(self, _: QueueName) -> Mapping[str, Any]:
-        """Return the settings of the queue."""
-        return {"max_attempts": 1, "log_sampling_ratio": self.ratio}
-
-    async def log_is_immediate(self) -> bool:
-        """Return what an emulator says, or Google."""
-        return self.immediate
+            error, *self.errors = self.errors
+            raise error
+        return any(one.time < (until or math.inf) for one in self.entries(since, tasks or batch))
 
 
 @pytest.fixture
-def elsewhere(batch: str) -> Elsewhere:
-    """Return the traces of nobody."""
-    return Elsewhere(batch, FakeClock())
+def elsewhere(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    """Return the traces of nobody; a log that does not answer at once is slow."""
+    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
+    return Elsewhere(outbox, batch, immediate=True)
 
 
-def adoption_of(outbox: Outbox, elsewhere: Elsewhere) -> Adoption:
+def adoption_of(elsewhere: Elsewhere) -> Adoption:
     """Make the adoption of the batch."""
-    record = outbox.batches.get(elsewhere.batch)
-    watcher: Any = elsewhere
-    outcomes = OutcomeTracker(outbox, record, watcher, elsewhere.store, elsewhere.clock)
+    record, watcher = elsewhere.outbox.batches.get(elsewhere.batch), cast("Any", elsewhere)
+    outcomes = OutcomeTracker(elsewhere.outbox, record, watcher, elsewhere.store, elsewhere.clock)
     return Adoption(outcomes, changed=lambda: None)
 
 
@@ -133,14 +77,14 @@ def test_a_log_that_cannot_be_read_tells_nothing(outbox: Outbox, batch: str, els
     """Rows that may have been sent long ago are not sent again because nobody may read what became of them."""
     elsewhere.denied = True
     tasks = all_rows(outbox, batch, "tasks")[:3]
-    found = asyncio.run(adoption_of(outbox, elsewhere).seen(tasks, elsewhere.clock.now() - 7_200))
+    found = asyncio.run(adoption_of(elsewhere).seen(tasks, elsewhere.clock.now() - 7_200))
     assert found == dict.fromkeys(tasks, None)
 
 
-def adopt(outbox: Outbox, elsewhere: Elsewhere) -> list[CloudTasksError]:
+def adopt(elsewhere: Elsewhere) -> list[CloudTasksError]:
     """Adopt what was sent from elsewhere; return the errors that were retried."""
     retried: list[CloudTasksError] = []
-    asyncio.run(adoption_of(outbox, elsewhere).run(retried.append))
+    asyncio.run(adoption_of(elsewhere).run(retried.append))
     return retried
 
 
@@ -165,55 +109,50 @@ def test_tasks_that_are_not_in_the_queue(
     later: bool,
 ) -> None:
     """Those with an entry were created; the others were not if the log has all entries, as it has after two minutes."""
-    elsewhere.ratio, elsewhere.immediate = ratio, immediate
+    elsewhere.values, elsewhere.immediate = {"log_sampling_ratio": ratio}, immediate
     elsewhere.attempt(3)
     tasks = all_rows(outbox, batch, "tasks")[:5]
-    adoption = adoption_of(outbox, elsewhere)
+    adoption = adoption_of(elsewhere)
     found = asyncio.run(adoption.seen(tasks, elsewhere.clock.now() - age))
     assert list(found.values()) == [others] * 3 + [True, others]
     assert adoption.known_later is later
 
 
-def counts(outbox: Outbox, batch: str) -> dict[str, int]:
-    """Return how many rows are in each state, zeros left out."""
-    return {state.name.lower(): count for state, count in outbox.batches.counts(batch).items() if count}
-
-
 def test_a_new_batch_costs_one_read(outbox: Outbox, elsewhere: Elsewhere) -> None:
     """Nobody has sent it; within a minute the log is not asked again."""
-    adopt(outbox, elsewhere)
+    adopt(elsewhere)
     elsewhere.clock.advance(59)
-    adopt(outbox, elsewhere)
-    assert elsewhere.reads == ["any"]
-    assert counts(outbox, elsewhere.batch) == {"unsent": 250}
+    adopt(elsewhere)
+    assert elsewhere.asked == ["any"]
+    assert elsewhere.counts() == {"unsent": 250}
     assert not outbox.batches.settings(elsewhere.batch).get("adopted")
 
 
 def test_later_requests_read_what_came_since(outbox: Outbox, elsewhere: Elsewhere) -> None:
     """After more than a minute, and before a new try at once; a batch without unsent rows reads nothing."""
-    adopt(outbox, elsewhere)
+    adopt(elsewhere)
     elsewhere.clock.advance(61)
-    adopt(outbox, elsewhere)
+    adopt(elsewhere)
     send_all(outbox, elsewhere.batch)
     elsewhere.clock.advance(61)
-    adopt(outbox, elsewhere)
-    assert elsewhere.reads == ["any", "page"]
+    adopt(elsewhere)
+    assert elsewhere.asked == ["any", "log"]
 
 
 def test_a_new_try_reads_first(outbox: Outbox, elsewhere: Elsewhere) -> None:
     """A colleague has retried the same failure: it is not sent again, and a later failure of a higher try counts."""
     for row in range(250):
         elsewhere.attempt(row, status="INTERNAL")
-    adopt(outbox, elsewhere)
-    assert counts(outbox, elsewhere.batch) == {"failed": 250}
+    adopt(elsewhere)
+    assert elsewhere.counts() == {"failed": 250}
     elsewhere.clock.advance(5)
     elsewhere.attempt(0, try_=2)
     elsewhere.attempt(1, try_=2, status="INTERNAL")
     elsewhere.attempt(1, try_=3, status="INTERNAL")
     outbox.outcomes.new_try(elsewhere.batch)
-    adopt(outbox, elsewhere)
-    assert elsewhere.reads == ["any", "page", "list", "page"]
-    assert counts(outbox, elsewhere.batch) == {"succeeded": 1, "failed": 1, "unsent": 248}
+    adopt(elsewhere)
+    assert elsewhere.asked == ["any", "log", "pages", "log"]
+    assert elsewhere.counts() == {"succeeded": 1, "failed": 1, "unsent": 248}
     assert all_rows(outbox, elsewhere.batch, "tries")[:3] == [2, 3, 2]
 
 
@@ -223,10 +162,10 @@ def test_rows_in_the_queue_are_adopted(outbox: Outbox, elsewhere: Elsewhere) -> 
     elsewhere.attempt(1)
     waiting = Pending(state="ready", attempts=0, schedule_time=0, last_status=None, last_message=None)
     retrying = Pending(state="retrying", attempts=1, schedule_time=9, last_status="INTERNAL", last_message="busy")
-    ids = [task_id(elsewhere.batch, digest(str(row)), try_) for row, try_ in ((0, 1), (2, 1), (3, 4))]
+    ids = [elsewhere.task(row, try_) for row, try_ in ((0, 1), (2, 1), (3, 4))]
     elsewhere.there = dict(zip(ids, [retrying, waiting, waiting], strict=True)) | {"somebody-elses": waiting}
-    adopt(outbox, elsewhere)
-    assert counts(outbox, elsewhere.batch) == {"sent": 3, "succeeded": 1, "unsent": 246}
+    adopt(elsewhere)
+    assert elsewhere.counts() == {"sent": 3, "succeeded": 1, "unsent": 246}
     assert all_rows(outbox, elsewhere.batch, "tries")[:4] == [1, 1, 1, 4]
     assert all_rows(outbox, elsewhere.batch, "last_message")[0] == "busy"
     assert sorted(row for one in outbox.requests.queue(elsewhere.batch).turn([], 99, now=0) for row in one.refs) == [
@@ -236,86 +175,89 @@ def test_rows_in_the_queue_are_adopted(outbox: Outbox, elsewhere: Elsewhere) -> 
 
 def test_many_rows_are_adopted_in_as_many_reads_as_there_are_pages(outbox: Outbox) -> None:
     """One read finds that there is something, then each has a thousand entries."""
-    elsewhere = Elsewhere(spool(outbox, chunks(range(12_000)), name="many").batch, FakeClock())
+    elsewhere = Elsewhere(outbox, spool(outbox, chunks(range(12_000)), name="many").batch)
     for row in range(12_000):
         elsewhere.attempt(row, status="OK" if row % 10 else "INTERNAL")
-    adopt(outbox, elsewhere)
-    assert elsewhere.reads == ["any", *["page"] * 12, "list"]
-    assert counts(outbox, elsewhere.batch) == {"succeeded": 10_800, "failed": 1_200}
+    adopt(elsewhere)
+    assert elsewhere.asked == ["any", *["log"] * 12, "pages"]
+    assert elsewhere.counts() == {"succeeded": 10_800, "failed": 1_200}
 
 
 def test_a_log_that_cannot_be_read_is_noted_until_it_can(outbox: Outbox, elsewhere: Elsewhere) -> None:
     """The rows are sent all the same."""
     elsewhere.errors = [PermissionDeniedError("no permission")]
-    adopt(outbox, elsewhere)
+    adopt(elsewhere)
     assert outbox.batches.settings(elsewhere.batch)["unseen"] == "no permission"
-    adopt(outbox, elsewhere)
+    adopt(elsewhere)
     assert outbox.batches.settings(elsewhere.batch).get("unseen") is None
 
 
 def test_results_show_what_was_sent_if_the_log_cannot_be_read(outbox: Outbox, elsewhere: Elsewhere) -> None:
     """Such rows were sent, in the try of their task; another read does not bring the note back."""
-    elsewhere.answer(0)
-    elsewhere.answer(1, try_=3, status=500)
-    elsewhere.store.put(f"results/{elsewhere.batch}/{task_id(elsewhere.batch, digest('2'), 1 << 70)}.json", b"forged")
+    elsewhere.put(elsewhere.task(0))
+    elsewhere.put(elsewhere.task(1, 3), error="KeyError: 7")
+    elsewhere.store.put(f"results/{elsewhere.batch}/{elsewhere.task(2, 1 << 70)}.json", b"forged")
     for _ in range(2):
         elsewhere.errors = [PermissionDeniedError("no permission")]
-        adopt(outbox, elsewhere)
-        assert counts(outbox, elsewhere.batch) == {"sent": 2, "unsent": 248}
+        adopt(elsewhere)
+        assert elsewhere.counts() == {"sent": 2, "unsent": 248}
         assert all_rows(outbox, elsewhere.batch, "tries")[:3] == [1, 3, 1]
         assert outbox.batches.settings(elsewhere.batch).get("unseen") is None
 
 
 def test_results_of_few_unsent_rows_are_looked_up_by_name(
-    outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+    elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The results of a large batch are not listed again for each retry."""
     for row in range(2, 250):
         elsewhere.attempt(row)
-    adopt(outbox, elsewhere)
+    adopt(elsewhere)
     elsewhere.clock.advance(61)
-    elsewhere.answer(0)
+    elsewhere.put(elsewhere.task(0))
     monkeypatch.setattr(Store, "pages", None)
-    adopt(outbox, elsewhere)
-    assert counts(outbox, elsewhere.batch) == {"succeeded": 248, "sent": 1, "unsent": 1}
+    adopt(elsewhere)
+    assert elsewhere.counts() == {"succeeded": 248, "sent": 1, "unsent": 1}
 
 
-def test_an_emulator_that_is_down_is_waited_for(outbox: Outbox, elsewhere: Elsewhere) -> None:
+def test_an_emulator_that_is_down_is_waited_for(elsewhere: Elsewhere) -> None:
     """Its log and its queues are at one endpoint: nothing can be sent either."""
     elsewhere.attempt(0)
     elsewhere.errors = [EndpointError("nothing answers")] * 3
-    assert len(adopt(outbox, elsewhere)) == 3
-    assert counts(outbox, elsewhere.batch) == {"succeeded": 1, "unsent": 249}
+    assert len(adopt(elsewhere)) == 3
+    assert elsewhere.counts() == {"succeeded": 1, "unsent": 249}
 
 
-@pytest.mark.parametrize("sent", [False, True])
-def test_the_first_rows_do_not_wait_for_a_slow_log(
-    outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, *, sent: bool
-) -> None:
-    """If nothing tells that they were sent they are sent, and what the log has in its middle is adopted later."""
-    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
-    if sent:
+@pytest.mark.parametrize("sent", ["never", "before", "by this home meanwhile"])
+def test_the_first_rows_do_not_wait_for_a_slow_log(outbox: Outbox, elsewhere: Elsewhere, sent: str) -> None:
+    """If nothing tells that they were sent they are sent, and what the log has in its middle is adopted later.
+
+    The entries of those that are sent while it goes on do not have it read the log of the whole batch.
+    """
+    if sent == "before":
         elsewhere.attempt(100)
 
     async def run() -> None:
-        elsewhere.slow, adoption = asyncio.Event(), adoption_of(outbox, elsewhere)
+        elsewhere.slow, adoption = asyncio.Event(), adoption_of(elsewhere)
         assert await adoption.run(lambda _: None)
-        assert counts(outbox, elsewhere.batch) == {"unsent": 250}
-        assert elsewhere.reads == ["any", "named"]
+        assert elsewhere.counts() == {"unsent": 250}
+        assert elsewhere.asked == ["any", "named"]
+        elsewhere.clock.advance(1)
+        if sent == "by this home meanwhile":
+            elsewhere.attempt(100)
         elsewhere.slow.set()
         await adoption.finish()
 
     asyncio.run(run())
-    assert counts(outbox, elsewhere.batch) == ({"succeeded": 1, "unsent": 249} if sent else {"unsent": 250})
+    assert elsewhere.counts() == ({"succeeded": 1, "unsent": 249} if sent == "before" else {"unsent": 250})
+    assert ("log" in elsewhere.asked) == (sent == "before")
     assert "read_elsewhere" in outbox.batches.settings(elsewhere.batch)
 
 
-def test_a_slow_log_is_scanned_once(outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_log_is_scanned_once(elsewhere: Elsewhere) -> None:
     """A sending that begins again while the log is scanned waits for no other scan, nor leaves one behind."""
-    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
 
     async def run() -> None:
-        elsewhere.slow, adoption = asyncio.Event(), adoption_of(outbox, elsewhere)
+        elsewhere.slow, adoption = asyncio.Event(), adoption_of(elsewhere)
         assert await adoption.run(lambda _: None)
         finishing = asyncio.create_task(adoption.finish())
         await asyncio.sleep(0)
@@ -325,25 +267,7 @@ def test_a_slow_log_is_scanned_once(outbox: Outbox, elsewhere: Elsewhere, monkey
         assert not await adoption.run(lambda _: None)
 
     asyncio.run(run())
-    assert elsewhere.reads == ["any", "named"]
-
-
-def test_rows_of_this_home_are_not_what_a_slow_scan_looks_for(
-    outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are sent while it goes on, and their entries would have it read the log of the whole batch."""
-    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
-
-    async def run() -> None:
-        elsewhere.slow, adoption = asyncio.Event(), adoption_of(outbox, elsewhere)
-        assert await adoption.run(lambda _: None)
-        elsewhere.clock.advance(1)
-        elsewhere.attempt(100)
-        elsewhere.slow.set()
-        await adoption.finish()
-
-    asyncio.run(run())
-    assert elsewhere.reads == ["any", "named"]
+    assert elsewhere.asked == ["any", "named"]
 
 
 @pytest.mark.parametrize("told", ["the first rows", "a record in the store"])
@@ -351,7 +275,6 @@ def test_rows_that_may_have_been_sent_wait_for_a_slow_log(
     outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, told: str
 ) -> None:
     """An entry of one of the first rows, or a record that another home has stored, tells it."""
-    monkeypatch.setattr(adoption_module, "_PATIENCE", 0.01)
     elsewhere.attempt(100)
     elsewhere.attempt(0 if told == "the first rows" else 101)
 
@@ -369,11 +292,11 @@ def test_rows_that_may_have_been_sent_wait_for_a_slow_log(
 
         slow = elsewhere.slow
         monkeypatch.setattr(adoption_module, "made_elsewhere", look)
-        assert not await adoption_of(outbox, elsewhere).run(lambda _: None)
+        assert not await adoption_of(elsewhere).run(lambda _: None)
 
     asyncio.run(run())
-    assert counts(outbox, elsewhere.batch) == {"succeeded": 2, "unsent": 248}
-    assert ("named" in elsewhere.reads) == (told == "the first rows")
+    assert elsewhere.counts() == {"succeeded": 2, "unsent": 248}
+    assert ("named" in elsewhere.asked) == (told == "the first rows")
 
 
 @pytest.mark.parametrize(("active", "round_"), [(False, 3), (True, 4)], ids=["nothing since", "a try since"])
@@ -387,6 +310,6 @@ def test_rounds_go_on_where_they_were(outbox: Outbox, elsewhere: Elsewhere, *, a
     elsewhere.clock.advance(1)
     if active:
         elsewhere.attempt(7, try_=2)
-    adopt(outbox, elsewhere)
+    adopt(elsewhere)
     assert outbox.batches.get(elsewhere.batch).round == round_
     assert outbox.batches.counts(elsewhere.batch)[State.SUCCEEDED] == 250

@@ -3,36 +3,28 @@
 import asyncio
 import datetime as dt
 import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import pytest
 
-from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.errors import OutboxError, PermissionDeniedError, StoreError
+from cloudtasks_nb.errors import OutboxError, StoreError
 from cloudtasks_nb.fanout.batch import search as search_module
 from cloudtasks_nb.fanout.batch import witnesses
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Log
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Row, Source, fold
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.plan.chunk import Chunk
-from cloudtasks_nb.fanout.plan.identity import Place, task_id
+from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
-from cloudtasks_nb.store.results import StoredResult, write_result
-from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
-from tests.unit.fanout.conftest import NOW, FakeClock, Outcome, record_outcomes
+from tests.unit.fanout.batch.conftest import QUEUE, SECOND, Traces
+from tests.unit.fanout.conftest import NOW, all_rows, chunks, digest, send_all, spool
 
-QUEUE = QueueName(project="p", location="l", queue="q")
-PLACE = Place(endpoint="google", project="p", location="l", queue="q")
-SECOND = 1_000_000
 _numbers = itertools.count()
 
 
@@ -43,133 +35,37 @@ def entry(task: str = "t", attempt: int = 1, status: str = "INTERNAL", **words: 
 
 
 DELETED: dict[str, Any] = {"attempt": 0, "status": "OK", "deleted": True}
-RULE: list[tuple[str, list[Entry], int | None, State | None]] = [
-    ("one success", [entry(status="OK")], 5, State.SUCCEEDED),
-    ("a success after failures", [entry(attempt=1), entry(attempt=2, status="OK")], 5, State.SUCCEEDED),
-    ("a success, and a failure that came later", [entry(attempt=1, status="OK"), entry(attempt=2)], 2, State.SUCCEEDED),
-    ("a failure that is not the last", [entry(attempt=4)], 5, None),
-    ("the last failure", [entry(attempt=5)], 5, State.FAILED),
-    ("failures out of order", [entry(attempt=5), entry(attempt=4)], 5, State.FAILED),
-    ("more attempts than allowed", [entry(attempt=7)], 5, State.FAILED),
-    (
-        "the last failure, with the time at which there would be another",
-        [entry(attempt=5, retry_time=9)],
-        5,
-        State.FAILED,
-    ),
-    ("the last attempt, and how it ended is not known", [entry(attempt=4), entry(attempt=5, status="")], 5, None),
-    ("no attempt of which it is known how it ended", [entry(attempt=1, status="")], 1, None),
-    ("no fixed number of attempts", [entry(attempt=100)], None, None),
-    ("deleted before it was tried", [entry(**DELETED)], 5, State.GONE),
-    ("deleted while it was retrying", [entry(attempt=2), entry(**DELETED)], 5, State.GONE),
-    ("deleted after its last failure", [entry(attempt=5), entry(**DELETED)], 5, State.FAILED),
-    ("deleted, and yet it succeeded", [entry(**DELETED), entry(status="OK")], 5, State.SUCCEEDED),
+ONE, TWO, FIVE = ({"max_attempts": most} for most in (1, 2, 5))
+RULE: list[tuple[str, list[Entry], dict[str, Any], State | None]] = [
+    ("one success", [entry(status="OK")], FIVE, State.SUCCEEDED),
+    ("a success after failures", [entry(attempt=1), entry(attempt=2, status="OK")], FIVE, State.SUCCEEDED),
+    ("a success, and a failure that came later", [entry(status="OK"), entry(attempt=2)], TWO, State.SUCCEEDED),
+    ("a failure that is not the last", [entry(attempt=4)], FIVE, None),
+    ("the last failure", [entry(attempt=5)], FIVE, State.FAILED),
+    ("failures out of order", [entry(attempt=5), entry(attempt=4)], FIVE, State.FAILED),
+    ("more attempts than allowed", [entry(attempt=7)], FIVE, State.FAILED),
+    ("beyond a limit that was lowered: another one follows", [entry(attempt=5, retry_time=9)], TWO, None),
+    ("the last attempt, and how it ended is not known", [entry(attempt=4), entry(attempt=5, status="")], FIVE, None),
+    ("no attempt of which it is known how it ended", [entry(attempt=1, status="")], ONE, None),
+    ("no fixed number of attempts", [entry(attempt=100)], {}, None),
+    ("a time for which it is tried at least", [entry(attempt=99)], {**FIVE, "max_retry_duration": 3600.0}, None),
+    ("deleted before it was tried", [entry(**DELETED)], FIVE, State.GONE),
+    ("deleted while it was retrying", [entry(attempt=2), entry(**DELETED)], FIVE, State.GONE),
+    ("deleted after its last failure", [entry(attempt=5), entry(**DELETED)], FIVE, State.FAILED),
+    ("deleted, and yet it succeeded", [entry(**DELETED), entry(status="OK")], FIVE, State.SUCCEEDED),
 ]
 
 
-@pytest.mark.parametrize(("what", "entries", "limit", "state"), RULE, ids=[what for what, *_ in RULE])
-def test_rule(what: str, entries: list[Entry], limit: int | None, state: State | None) -> None:
+@pytest.mark.parametrize(("what", "entries", "settings", "state"), RULE, ids=[what for what, *_ in RULE])
+def test_rule(what: str, entries: list[Entry], settings: dict[str, Any], state: State | None) -> None:
     """Any OK is a success; a last possible attempt without one a failure; a deletion is gone; the rest is not known."""
     nobody: Any = None
-    log = Log(nobody, QUEUE, "abcdef01", Limit({} if limit is None else {"max_attempts": limit}))
+    log = Log(nobody, QUEUE, "abcdef01", Limit({}, settings))
     for ordered in itertools.permutations(entries):
         row = Row(ref=1, tries=1, state=State.SENT)
         for news in log.evidence(replace(one, task=f"{'0' * 20}-abcdef01-1") for one in ordered):
             row = fold(row, news, 1, {})
         assert row.state is (state or State.SENT)
-
-
-def test_an_attempt_beyond_a_limit_that_was_lowered() -> None:
-    """It is made at the time that the entry of the attempt before names, so that this one was not the last."""
-    limit = Limit({})
-    limit.learn({"max_attempts": 9})
-    limit.learn({"max_attempts": 2})
-    assert [limit.ends(5, at) for at in (9 * SECOND, None)] == [False, True]
-
-
-@dataclass
-class World:
-    """A batch of five sent rows, and what the queue holds of them."""
-
-    outbox: Outbox
-    batch: str
-    tasks: list[str]
-    there: dict[str, Pending] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    clock: FakeClock = field(default_factory=FakeClock)
-    log: list[tuple[float, Entry]] = field(default_factory=list)  #: entries, and from when on they can be read
-    immediate: bool = False
-    denied: bool = False
-    store: Store = field(default_factory=lambda: Store(f"memory://{next(_numbers)}"))
-    store_down: bool = False
-
-    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Return the stored results of tasks."""
-        if self.store_down:
-            raise StoreError("the store does not answer")
-        self.asked.append("results")
-        return self.store.get_many(paths)
-
-    def put(self, task: str, attempt: int = 1, error: str | None = None) -> None:
-        """Store a result as the handler does, with the error's text if it failed."""
-        status, started = 200 if error is None else 500, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-        fields: dict[str, Any] = {"task": task, "attempt": attempt, "status": status, "started": started}
-        write_result(self.store, StoredResult(**fields, duration=0.5, result=None, error=error))
-
-    async def read_queue(self, _: QueueName) -> Mapping[str, Any]:
-        """Return the settings of the queue."""
-        return VALUES
-
-    async def pages(self, _: QueueName) -> AsyncIterator[Mapping[str, Pending]]:
-        """Yield the tasks in the queue."""
-        self.asked.append("pages")
-        yield self.there
-
-    async def task_log(
-        self, _: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
-    ) -> AsyncIterator[Sequence[Entry]]:
-        """Yield the entries that can be read by now."""
-        self.asked.append("log")
-        if self.denied:
-            raise PermissionDeniedError("no")
-        for at, one in self.log:
-            if (
-                at <= self.clock.now()
-                and one.time >= since
-                and (one.task in tasks if tasks is not None else batch in one.task)
-            ):
-                yield [one]
-
-    async def log_is_immediate(self) -> bool:
-        """Return what was set."""
-        return self.immediate
-
-    async def lookup(self, _: QueueName, tasks: Iterable[str]) -> Mapping[str, Pending | None]:
-        """Return the named tasks."""
-        self.asked.append("lookup")
-        return {task: self.there.get(task) for task in tasks}
-
-    def now(self) -> int:
-        """Return the time of the service in microseconds since 1970."""
-        return round(self.clock.now() * SECOND)
-
-    def counts(self) -> dict[str, int]:
-        """Return how many rows are in each state, zeros left out."""
-        return {state.name.lower(): count for state, count in self.outbox.batches.counts(self.batch).items() if count}
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """Make an outbox with the batch in it."""
-    keys = [bytes([row]) * 16 for row in range(1, 6)]
-    chunk = Chunk(rows=range(5), keys=keys, digests=keys, tasks=[b"\x1a\x00"] * 5, shown=b"[5,[],[],[]]")
-    with Outbox(tmp_path / "outbox.sqlite3") as outbox:
-        with outbox.spool(BatchSpec(place=PLACE, recipe=b"recipe", name="n")) as spool:
-            spool.add(chunk)
-            batch = spool.commit().batch
-        refs = [ref for page in outbox.rows.pages(batch) for ref in page.refs]
-        record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, state=State.SENT) for ref in refs])
-        yield World(outbox=outbox, batch=batch, tasks=[task_id(batch, key, 1) for key in keys])
 
 
 VALUES = {"max_attempts": 3, "max_retry_duration": 0.0, "log_sampling_ratio": 1.0, "tasks": 5, "running": 0}
@@ -181,32 +77,79 @@ def snapshot(at: int = SECOND, **words: Any) -> Snapshot:
     return Snapshot(queue=QUEUE, at=at, values=values, **{"log_until": at, **words})
 
 
-def apply(tracker: OutcomeTracker, world: World, *snapshots: Snapshot) -> list[bool]:
-    """Apply snapshots one after the other; return for each whether it asks for a search of the queue."""
+@dataclass(eq=False)
+class World(Traces):
+    """A batch of five sent rows, what is seen of them, and what tracks them."""
 
-    async def all_of_them() -> list[bool]:
-        sent = world.outbox.batches.counts(world.batch)[State.SENT]
-        return [await tracker.apply(one, sent=sent) for one in snapshots]
+    store_down: bool = False
 
-    return asyncio.run(all_of_them())
+    def __post_init__(self) -> None:
+        self.tasks: list[str] = all_rows(self.outbox, self.batch, "tasks")
+        self.restart()
+
+    def restart(self, **description: Any) -> Self:
+        """Track the batch anew, as after a restart of the kernel."""
+        fake: Any = self
+        record, created = self.outbox.batches.get(self.batch), dt.datetime.fromtimestamp(NOW, dt.UTC)
+        record = replace(record, description={**record.description, **description}, created=created)
+        self.tracker = OutcomeTracker(self.outbox, record, fake, fake, self.clock)
+        self.tracker.load()
+        return self
+
+    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        """Return the stored results of tasks."""
+        if self.store_down:
+            raise StoreError("the store does not answer")
+        self.asked.append("results")
+        return self.store.get_many(paths)
+
+    def late(self, task: str, seconds: float, **words: Any) -> None:
+        """Have the log receive an entry now that can be read later."""
+        words = {"status": "OK", "time": self.now(), "received": self.now(), **words}
+        self.log.append((self.clock.now() + seconds, entry(task, **words)))
+
+    def apply(self, *snapshots: Snapshot) -> list[bool]:
+        """Apply snapshots one after the other; return for each whether it asks for a search of the queue."""
+
+        async def all_of_them() -> list[bool]:
+            sent = self.outbox.batches.counts(self.batch)[State.SENT]
+            return [await self.tracker.apply(one, sent=sent) for one in snapshots]
+
+        return asyncio.run(all_of_them())
+
+    def search(self) -> None:
+        """Search the queue for the rows."""
+        asyncio.run(self.tracker.search.run(self.tracker.snapshot))
+
+    def watch(self, seconds: int, **words: Any) -> list[dict[str, int]]:
+        """Take a snapshot a second, and search when that is asked for; return the counts that there were."""
+        seen = []
+        for _ in range(seconds):
+            if self.apply(snapshot(self.now(), values={"tasks": len(self.there), **words}))[0]:
+                self.search()
+            if self.counts() not in seen:
+                seen.append(self.counts())
+            self.clock.advance(1)
+        return seen
+
+    def split(self, now: int = SECOND) -> dict[str, int | None]:
+        """Return how far the rows in the queue are."""
+        return self.tracker.split(self.outbox.batches.counts(self.batch), now)
 
 
-def new(world: World, **description: Any) -> OutcomeTracker:
-    """Return the tracker of the batch, as after a restart of the kernel."""
-    fake: Any = world
-    record = world.outbox.batches.get(world.batch)
-    created = dt.datetime.fromtimestamp(NOW, dt.UTC)
-    record = replace(record, description={**record.description, **description}, created=created)
-    tracker = OutcomeTracker(world.outbox, record, fake, fake, world.clock)
-    tracker.load()
-    return tracker
+@pytest.fixture
+def world(outbox: Outbox) -> World:
+    """Make a batch of five rows that are sent."""
+    batch = spool(outbox, chunks(range(5))).batch
+    send_all(outbox, batch)
+    return World(outbox, batch, values=VALUES)
 
 
 def test_entries_become_outcomes(world: World) -> None:
     """Success, last failure and an attempt that will be repeated, each with what the log has of it."""
     first, second, third, *_ = world.tasks
     news = (entry(first, status="OK"), entry(second, attempt=3), entry(third, attempt=1, retry_time=9 * SECOND))
-    apply(new(world), world, snapshot(entries=news))
+    world.apply(snapshot(entries=news))
     assert world.counts() == {"succeeded": 1, "failed": 1, "sent": 3}
     page = next(world.outbox.rows.pages(world.batch))
     assert list(page.attempts) == [1, 3, 1, None, None]
@@ -215,18 +158,8 @@ def test_entries_become_outcomes(world: World) -> None:
     assert page.schedule_time[2] == 9 * SECOND
 
 
-def test_a_late_success_corrects_a_failure(world: World) -> None:
-    """At least once also means that the last attempt in the log need not be the last word."""
-    tracker = new(world)
-    apply(tracker, world, snapshot(entries=(entry(world.tasks[0], attempt=3),)))
-    assert world.counts()["failed"] == 1
-    apply(tracker, world, snapshot(entries=(entry(world.tasks[0], attempt=2, status="OK"),)))
-    assert world.counts() == {"succeeded": 1, "sent": 4}
-
-
 def test_what_could_not_be_stored_is_not_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot that met a full disk is applied again, as the log is not read again."""
-    tracker = new(world)
     heard = snapshot(entries=(entry(world.tasks[0], status="OK"),))
 
     async def full(*_: Any) -> Any:
@@ -235,9 +168,9 @@ def test_what_could_not_be_stored_is_not_forgotten(world: World, monkeypatch: py
     with monkeypatch.context() as patched:
         patched.setattr(world.outbox, "run", full)
         with pytest.raises(OutboxError):
-            asyncio.run(tracker.apply(heard, sent=5))
-    assert "log" not in tracker.sources
-    apply(tracker, world, heard)
+            asyncio.run(world.tracker.apply(heard, sent=5))
+    assert "log" not in world.tracker.sources
+    world.apply(heard)
     assert world.counts() == {"sent": 4, "succeeded": 1}
 
 
@@ -250,38 +183,16 @@ def test_a_further_witness_is_asked_like_the_results(world: World) -> None:
             told: dict[str, Any] = {"source": Source.RESULTS, "fact": Fact.STORED, "attempts": 1, "status": 0}
             yield [Evidence(task=task, **told) for task in known if tasks is None or task in tasks]
 
-    tracker = new(world)
-    tracker.witnesses.stored.append(File())
-    watch(tracker, world, 10)
+    world.tracker.witnesses.stored.append(File())
+    world.watch(10)
     assert world.counts() == {"succeeded": 3, "sent": 2}
-
-
-def test_entries_heard_twice_count_once(world: World) -> None:
-    """The watcher may hand an entry over again."""
-    news = (entry(world.tasks[0], status="OK"),)
-    apply(new(world), world, snapshot(entries=news), snapshot(entries=news))
-    assert world.counts() == {"succeeded": 1, "sent": 4}
 
 
 def test_tasks_of_others_are_none_of_our_business(world: World) -> None:
     """Other batches and hand-made tasks share the queue and its log."""
     others = ("hand-made", "0" * 20 + "-ffffffff-1", "0" * 20 + world.tasks[0][20:])
-    apply(new(world), world, snapshot(entries=tuple(entry(task, status="OK") for task in others)))
+    world.apply(snapshot(entries=tuple(entry(task, status="OK") for task in others)))
     assert world.counts() == {"sent": 5}
-
-
-def test_an_attempt_that_is_made_again_is_not_the_last(world: World) -> None:
-    """A limit that was lowered does not end tasks that are already retrying; nor does one that was never there."""
-    waits = entry(world.tasks[0], attempt=4, retry_time=9 * SECOND)
-    apply(new(world), world, snapshot(values={"max_attempts": 9}), snapshot(entries=(waits,)))
-    for values in ({"max_attempts": -1}, {"max_retry_duration": 3600.0}):
-        apply(new(world), world, snapshot(values=values, entries=(entry(world.tasks[1], attempt=99),)))
-    assert world.counts() == {"sent": 5}
-
-
-def search(tracker: OutcomeTracker) -> None:
-    """Search the queue for the rows."""
-    asyncio.run(tracker.search.run(tracker.snapshot))
 
 
 def pending(state: str = "ready", **words: Any) -> Pending:
@@ -290,44 +201,23 @@ def pending(state: str = "ready", **words: Any) -> Pending:
     return Pending(state=state, **{**fields, **words})
 
 
-def late(world: World, task: str, seconds: float, **words: Any) -> None:
-    """Have the log receive an entry now that can be read later."""
-    words = {"status": "OK", "time": world.now(), "received": world.now(), **words}
-    world.log.append((world.clock.now() + seconds, entry(task, **words)))
-
-
-def watch(tracker: OutcomeTracker, world: World, seconds: int, **words: Any) -> list[dict[str, int]]:
-    """Take a snapshot a second, and search when that is asked for; return the counts that there were."""
-    seen = []
-    for _ in range(seconds):
-        there = {"values": {"tasks": len(world.there), **words}}
-        if apply(tracker, world, snapshot(world.now(), **there))[0]:
-            search(tracker)
-        if world.counts() not in seen:
-            seen.append(world.counts())
-        world.clock.advance(1)
-    return seen
-
-
 def test_rows_that_left_without_an_entry_are_settling_for_two_minutes(world: World) -> None:
     """First they are missing; then their entries are awaited; then the log is read by their names once more."""
-    tracker = new(world)
     world.there = {task: pending() for task in world.tasks[:3]}
-    assert watch(tracker, world, 123) == [{"sent": 5}]
-    assert len(tracker.search.settling) == 2
-    assert tracker.split(world.outbox.batches.counts(world.batch), SECOND)["ready"] == 3
-    watch(tracker, world, 70)
+    assert world.watch(123) == [{"sent": 5}]
+    assert world.tracker.search.settling == 2
+    assert world.split()["ready"] == 3
+    world.watch(70)
     assert world.counts() == {"sent": 3, "gone": 2}
-    assert len(tracker.search.settling) == 0
+    assert world.tracker.search.settling == 0
     assert world.asked[-1] == "log"
 
 
 def test_entries_that_can_be_read_late_make_no_row_gone(world: World) -> None:
     """The log received them at once; by name they are found 45 s later, and ten minutes later."""
-    tracker = new(world)
     for task, seconds in zip(world.tasks, [45, 45, 600, 600, 45], strict=True):
-        late(world, task, seconds)
-    seen = watch(tracker, world, 1000)
+        world.late(task, seconds)
+    seen = world.watch(1000)
     assert not any("gone" in counts for counts in seen)
     assert world.counts() == {"succeeded": 5}
 
@@ -336,19 +226,18 @@ def test_entries_that_can_be_read_late_make_no_row_gone(world: World) -> None:
 def test_a_task_that_left_after_a_failure_has_failed(world: World, values: dict[str, Any]) -> None:
     """It did not succeed and was not deleted, so it was given up; the others are not known, or were deleted."""
     first, second, third, fourth, _ = world.tasks
-    late(world, first, 0, status="UNAVAILABLE")
-    late(world, second, 0, status="UNAVAILABLE")
-    late(world, second, 0, **DELETED)
-    late(world, third, 0, status="UNAVAILABLE")
-    late(world, third, 0, status="", attempt=2)
-    late(world, fourth, 60, status="UNAVAILABLE", attempt=2)
-    tracker = new(world)
-    watch(tracker, world, 120, **values)
+    world.late(first, 0, status="UNAVAILABLE")
+    world.late(second, 0, status="UNAVAILABLE")
+    world.late(second, 0, **DELETED)
+    world.late(third, 0, status="UNAVAILABLE")
+    world.late(third, 0, status="", attempt=2)
+    world.late(fourth, 60, status="UNAVAILABLE", attempt=2)
+    world.watch(120, **values)
     assert world.counts() == {"sent": 4, "gone": 1}
-    assert tracker.retry_note(0) is not None
-    watch(tracker, world, 900, **values)
+    assert world.tracker.retry_note(0) is not None
+    world.watch(900, **values)
     assert world.counts() == {"failed": 2, "gone": 3}
-    assert tracker.retry_note(0) is None
+    assert world.tracker.retry_note(0) is None
     assert world.outbox.causes.failed(world.batch) == {"UNAVAILABLE": 2}
     world.outbox.outcomes.new_try(world.batch)
     assert world.counts() == {"unsent": 2, "gone": 3}
@@ -357,56 +246,57 @@ def test_a_task_that_left_after_a_failure_has_failed(world: World, values: dict[
 def test_a_success_corrects_what_failed_as_its_task_had_left(world: World) -> None:
     """Its entry came later than anything that was waited for."""
     world.immediate = True
-    late(world, world.tasks[0], 0, status="UNAVAILABLE")
-    tracker = new(world)
-    watch(tracker, world, 10)
+    world.late(world.tasks[0], 0, status="UNAVAILABLE")
+    world.watch(10)
     assert world.counts() == {"failed": 1, "gone": 4}
-    apply(tracker, world, snapshot(entries=(entry(world.tasks[0], attempt=2, status="OK"),)))
+    world.apply(snapshot(entries=(entry(world.tasks[0], attempt=2, status="OK"),)))
     assert world.counts() == {"succeeded": 1, "gone": 4}
 
 
 def test_a_success_that_came_very_late_is_found_before_failed_rows_are_sent_again(world: World) -> None:
     """Only rows that failed because their tasks had left are asked about: of others the log had the last attempt."""
-    late(world, world.tasks[0], 0, status="UNAVAILABLE")
-    late(world, world.tasks[0], 1_200, attempt=2)
-    late(world, world.tasks[1], 0, status="UNAVAILABLE", attempt=3)
-    tracker = new(world)
-    watch(tracker, world, 1_000)
+    world.late(world.tasks[0], 0, status="UNAVAILABLE")
+    world.late(world.tasks[0], 1_200, attempt=2)
+    world.late(world.tasks[1], 0, status="UNAVAILABLE", attempt=3)
+    world.watch(1_000)
     assert world.counts() == {"failed": 2, "gone": 3}
     world.clock.advance(300)
     asked = len(world.asked)
-    asyncio.run(tracker.search.read_failed_log())
+    asyncio.run(world.tracker.search.read_failed_log())
     assert world.counts() == {"failed": 1, "gone": 3, "succeeded": 1}
     assert world.asked[asked:] == ["log"]
 
 
 @pytest.mark.parametrize(
-    "words", [{"purge_time": 9e15}, {"log_sampling_ratio": 0.5}, {"log_sampling_ratio": 0.0}], ids=str
+    "first", [{"purge_time": 9e15}, {"log_sampling_ratio": 0.5}, {"log_sampling_ratio": 0.0}, {}], ids=str
 )
-def test_only_a_log_that_has_everything_shows_what_failed(world: World, words: dict[str, Any]) -> None:
-    """A purge, or an operation that was not logged, may have ended the task; also if it is logged by now."""
+def test_only_a_log_that_has_everything_shows_what_failed(world: World, first: dict[str, Any]) -> None:
+    """A purge, or an operation that was not logged, may have ended the task; also if it is logged by now.
+
+    So may the deletion of the queue, which was made again; the next kernel knows it.
+    """
     world.immediate = True
-    late(world, world.tasks[0], 0, status="UNAVAILABLE")
-    apply(new(world), world, snapshot(values=words))
-    words.pop("log_sampling_ratio", None)
-    watch(new(world), world, 10, **words)
+    world.late(world.tasks[0], 0, status="UNAVAILABLE")
+    world.apply(snapshot(values=first, gone=not first))
+    world.restart().watch(10, purge_time=first.get("purge_time"))
     assert world.counts() == {"gone": 5}
 
 
 def test_a_row_whose_deletion_was_asked_for_is_cancelled_though_its_last_attempt_failed(world: World) -> None:
     """The process was killed before it knew that the task was deleted."""
     world.immediate = True
-    late(world, world.tasks[0], 0, status="UNAVAILABLE")
+    world.late(world.tasks[0], 0, status="UNAVAILABLE")
     world.outbox.deletions(world.batch).turn(None, (), size=5)
-    watch(new(world), world, 10)
+    world.watch(10)
     assert world.counts() == {"cancelled": 5}
 
 
 def test_a_row_that_is_sent_again_meanwhile_has_not_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another kernel records its failure, and opens a new try, while this one reads the log for its first task."""
     world.immediate = True
-    tracker, other = new(world), new(world)
-    apply(tracker, world, snapshot(values={"tasks": 0}))
+    other = world.tracker
+    world.restart()
+    world.apply(snapshot(values={"tasks": 0}))
 
     async def read(*_: Any) -> None:
         if world.counts() == {"sent": 5}:
@@ -414,65 +304,42 @@ def test_a_row_that_is_sent_again_meanwhile_has_not_left(world: World, monkeypat
             await other.tell([Evidence(fact=Fact.LAST_FAILED, **apart)])
             assert world.outbox.outcomes.new_try(world.batch) == 1
 
-    monkeypatch.setattr(tracker.search, "_read_log", read)
-    search(tracker)
+    monkeypatch.setattr(world.tracker.search, "_read_log", read)
+    world.search()
     assert world.counts() == {"sent": 4, "unsent": 1}
-    search(tracker)
+    world.search()
     assert world.counts() == {"gone": 4, "unsent": 1}
-
-
-def test_a_log_that_can_be_read_again_shows_what_failed(world: World) -> None:
-    """What was gone without it is corrected, except for a task that somebody deleted."""
-    world.denied = True
-    watch(new(world), world, 200)
-    assert world.counts() == {"gone": 5}
-    world.denied = False
-    for task in world.tasks[:2]:
-        late(world, task, 0, status="UNAVAILABLE")
-    late(world, world.tasks[1], 0, **DELETED)
-    tracker = new(world)
-    apply(tracker, world, snapshot())
-    asyncio.run(tracker.recheck())
-    assert world.counts() == {"failed": 1, "gone": 4}
 
 
 def test_a_purge_does_not_explain_what_was_gone_before(world: World) -> None:
     """The log is read once more for these rows, after the queue was purged."""
     world.immediate = True
-    tracker = new(world)
-    watch(tracker, world, 10)
+    world.watch(10)
     assert world.outbox.causes.lost(world.batch) == {None: 5}
-    apply(tracker, world, snapshot(world.now(), values={"purge_time": world.now()}))
-    asyncio.run(tracker.recheck())
+    world.apply(snapshot(world.now(), values={"purge_time": world.now()}))
+    asyncio.run(world.tracker.recheck())
     assert world.outbox.causes.lost(world.batch) == {None: 5}
 
 
-def test_an_immediate_log_needs_no_waiting(world: World) -> None:
+@pytest.mark.parametrize(("readable", "seconds"), [(0, 6), (4.5, 5)], ids=["at once", "a moment after it has left"])
+def test_an_immediate_log_needs_no_waiting(world: World, readable: float, seconds: int) -> None:
     """An emulator says that every entry can be read at once: what is not there now will never be there."""
     world.immediate = True
-    late(world, world.tasks[0], 0)
-    tracker = new(world)
-    watch(tracker, world, 6)
-    assert world.counts() == {"succeeded": 1, "gone": 4}
-
-
-def test_an_immediate_log_is_read_after_the_task_has_left(world: World) -> None:
-    """A task that is just seen to be missing may have its entry a moment later."""
-    world.immediate = True
-    late(world, world.tasks[0], 4.5)
-    watch(new(world), world, 5)
+    world.late(world.tasks[0], readable)
+    world.watch(seconds)
     assert world.counts() == {"succeeded": 1, "gone": 4}
 
 
 def test_a_verdict_that_was_early_is_corrected_and_said(world: World) -> None:
-    """An entry came later than anything that was waited for."""
-    tracker = new(world)
-    late(world, world.tasks[0], 700)
-    late(world, world.tasks[1], 700, status="INTERNAL", attempt=3)
-    watch(tracker, world, 700)
+    """An entry came later than anything that was waited for, or a result that another machine has stored."""
+    world.late(world.tasks[0], 700)
+    world.late(world.tasks[1], 700, status="INTERNAL", attempt=3)
+    world.watch(700)
     assert world.counts() == {"gone": 5}
-    asyncio.run(new(world).recheck())
-    assert world.counts() == {"gone": 3, "succeeded": 1, "failed": 1}
+    world.put(world.tasks[2])
+    world.put(world.tasks[3], 3, "refused")
+    asyncio.run(world.restart().tracker.recheck())
+    assert world.counts() == {"gone": 1, "succeeded": 2, "failed": 2}
     assert world.outbox.batches.settings(world.batch)["corrected"] == 2
 
 
@@ -481,13 +348,13 @@ def test_a_clock_that_is_ahead_makes_no_row_gone(world: World, ahead: int) -> No
     """By this machine's clock the batch is younger than the entries of its tasks; they count all the same."""
     for task in world.tasks:
         world.log.append((0.0, log_entry(task, round((NOW - ahead) * SECOND), attempt=1, status="OK")))
-    watch(new(world), world, 700)
+    world.watch(700)
     assert world.counts() == {"succeeded": 5}
 
 
 def test_two_connections_correct_the_same_rows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each corrected row is counted once, by the connection that changes it."""
-    watch(new(world), world, 700)
+    world.watch(700)
     assert world.counts() == {"gone": 5}
     record, found = world.outbox.outcomes.record, snapshot(entries=(entry(world.tasks[0], status="OK"),))
 
@@ -497,18 +364,17 @@ def test_two_connections_correct_the_same_rows(world: World, monkeypatch: pytest
         return record(*args)
 
     monkeypatch.setattr(world.outbox.outcomes, "record", record_second)
-    apply(new(world), world, found)
+    world.restart().apply(found)
     assert world.counts() == {"gone": 4, "succeeded": 1}
     assert world.outbox.batches.settings(world.batch)["corrected"] == 1
 
 
 def test_entries_out_of_order_and_twice_leave_a_final_row_alone(world: World) -> None:
     """A success is not retrying because its first attempt is read after it."""
-    tracker = new(world)
     first, second = entry(world.tasks[0]), entry(world.tasks[0], attempt=2, status="OK")
-    apply(tracker, world, snapshot(entries=(second,)), snapshot(entries=(first, second)), snapshot(entries=(first,)))
+    world.apply(snapshot(entries=(second,)), snapshot(entries=(first, second)), snapshot(entries=(first,)))
     assert world.counts() == {"succeeded": 1, "sent": 4}
-    assert tracker.retry_note(0) is None
+    assert world.tracker.retry_note(0) is None
     assert "corrected" not in world.outbox.batches.settings(world.batch)
 
 
@@ -519,8 +385,8 @@ def test_many_missing_rows_are_read_with_the_whole_batch(world: World, monkeypat
         monkeypatch.setattr(module, "LOOKED_UP", 2)
     world.immediate = True
     for task in world.tasks:
-        late(world, task, 0)
-    watch(new(world), world, 6)
+        world.late(task, 0)
+    world.watch(6)
     assert world.counts() == {"succeeded": 5}
     assert world.asked == ["pages", "results", "log"]
 
@@ -538,65 +404,55 @@ def test_while_rows_are_sent_statistics_need_not_agree(
     world: World, what: str, seen: list[tuple[int, int]], searches: list[bool]
 ) -> None:
     """Only rows that were acknowledged before the last snapshot can be missing; `seen` are these, and what is there."""
-    tracker = new(world)
     for (sent, tasks), expected in zip(seen, searches, strict=True):
-        assert asyncio.run(tracker.apply(snapshot(values={"tasks": tasks}), sent=sent)) is expected
+        assert asyncio.run(world.tracker.apply(snapshot(values={"tasks": tasks}), sent=sent)) is expected
         world.clock.advance(20)
-
-
-def test_a_late_entry_corrects_what_was_thought_gone(world: World) -> None:
-    """Gone means not known; when the log knows after all, that counts."""
-    tracker = new(world)
-    watch(tracker, world, 10, log_sampling_ratio=0.0)
-    assert world.counts() == {"gone": 5}
-    news = (entry(world.tasks[0], status="OK"), entry(world.tasks[1], attempt=3))
-    apply(tracker, world, snapshot(entries=news))
-    assert world.counts() == {"gone": 3, "succeeded": 1, "failed": 1}
 
 
 def test_a_clock_that_is_set_back_keeps_no_row_waiting(world: World) -> None:
     """The two minutes begin anew, and not after two days."""
     world.clock.advance(172_800)
-    tracker = new(world)
-    watch(tracker, world, 60)
+    world.watch(60)
     world.clock.time -= 172_800
-    watch(tracker, world, 200)
+    world.watch(200)
     assert world.counts() == {"gone": 5}
 
 
-def test_a_log_that_cannot_be_read_makes_no_row_gone_at_once(world: World) -> None:
-    """Without the permission nothing can be awaited for ever; when it is there, the log is read by name."""
-    world.denied, world.immediate = True, True
-    late(world, world.tasks[0], 0)
-    tracker = new(world)
-    watch(tracker, world, 100)
+@pytest.mark.parametrize("immediate", [False, True])
+def test_a_log_that_cannot_be_read_makes_no_row_gone_at_once(world: World, *, immediate: bool) -> None:
+    """Nothing can be awaited for ever. When it can be read, it corrects all but what somebody deleted."""
+    world.denied, world.immediate = True, immediate
+    first, second, third, *_ = world.tasks
+    world.late(first, 0)
+    world.late(second, 0, status="UNAVAILABLE")
+    world.late(third, 0, status="UNAVAILABLE")
+    world.late(third, 0, **DELETED)
+    world.watch(100)
     assert world.counts() == {"sent": 5}
-    watch(tracker, world, 100)
+    world.watch(100)
     assert world.counts() == {"gone": 5}
     world.denied = False
-    asyncio.run(tracker.recheck())
-    assert world.counts() == {"gone": 4, "succeeded": 1}
+    asyncio.run(world.tracker.recheck())
+    assert world.counts() == {"gone": 3, "succeeded": 1, "failed": 1}
 
 
 def test_a_log_that_can_be_read_again_has_the_truth(world: World) -> None:
     """It was denied for some seconds, while all rows left the queue."""
     world.denied, world.immediate = True, True
     for task in world.tasks:
-        late(world, task, 0)
-    tracker = new(world)
-    watch(tracker, world, 10)
+        world.late(task, 0)
+    world.watch(10)
     world.denied = False
-    assert watch(tracker, world, 20) == [{"sent": 5}, {"succeeded": 5}]
+    assert world.watch(20) == [{"sent": 5}, {"succeeded": 5}]
 
 
 def test_a_later_try_that_another_home_has_made_counts(world: World) -> None:
     """Its entries are in the same log; those of the earlier try change nothing any more."""
-    tracker = new(world)
     first = tuple(entry(task, attempt=3) for task in world.tasks)
-    theirs = tuple(entry(task_id(world.batch, bytes([row]) * 16, 2), status="OK") for row in range(1, 6))
-    apply(tracker, world, snapshot(entries=first))
+    theirs = tuple(entry(task_id(world.batch, digest(str(row)), 2), status="OK") for row in range(5))
+    world.apply(snapshot(entries=first))
     assert world.counts() == {"failed": 5}
-    apply(tracker, world, snapshot(entries=theirs), snapshot(entries=first))
+    world.apply(snapshot(entries=theirs), snapshot(entries=first))
     assert world.counts() == {"succeeded": 5}
     assert {try_ for page in world.outbox.rows.pages(world.batch) for try_ in page.tries} == {2}
 
@@ -604,29 +460,18 @@ def test_a_later_try_that_another_home_has_made_counts(world: World) -> None:
 def test_a_deleted_queue_takes_its_tasks_along(world: World) -> None:
     """Nobody needs to be asked for the tasks of a queue that is not there; the log is."""
     world.immediate = True
-    tracker = new(world)
-    assert apply(tracker, world, Snapshot(at=1, log_until=world.now(), queue=QUEUE, gone=True)) == [True]
-    search(tracker)
+    assert world.apply(Snapshot(at=1, log_until=world.now(), queue=QUEUE, gone=True)) == [True]
+    world.search()
     assert world.counts() == {"gone": 5}
     assert set(world.asked) == {"results", "log"}
 
 
-def test_a_queue_that_was_deleted_and_made_again_tells_nothing_of_its_tasks(world: World) -> None:
-    """They left without an entry, so that a failed attempt need not be the last one; also for the next kernel."""
-    world.immediate = True
-    late(world, world.tasks[0], 0, status="UNAVAILABLE")
-    apply(new(world), world, Snapshot(at=1, log_until=world.now(), queue=QUEUE, gone=True))
-    watch(new(world), world, 10)
-    assert world.counts() == {"gone": 5}
-
-
 def test_messages_of_retrying_tasks_are_kept(world: World) -> None:
     """The log has none; what the queue shows of a task is written down while it is there."""
-    tracker = new(world)
     told = pending("retrying", attempts=2, last_status="INTERNAL", last_message="INTERNAL(13): HTTP status code 500")
     world.there = dict.fromkeys(world.tasks, told)
-    apply(tracker, world, snapshot())
-    search(tracker)
+    world.apply(snapshot())
+    world.search()
     page = next(world.outbox.rows.pages(world.batch))
     assert set(page.last_message) == {"INTERNAL(13): HTTP status code 500"}
 
@@ -640,10 +485,9 @@ def test_without_a_log_stored_results_are_the_outcomes(world: World) -> None:
     world.put(first, 2)
     world.put(second, 3, TRACEBACK.format("KeyError: 'a'"))
     world.put(third, 1, "refused")
-    tracker = new(world)
-    assert watch(tracker, world, 30, log_sampling_ratio=0.0)[-1] == {"succeeded": 1, "failed": 1, "gone": 3}
-    assert tracker.has_results
-    assert new(world).has_results
+    assert world.watch(30, log_sampling_ratio=0.0)[-1] == {"succeeded": 1, "failed": 1, "gone": 3}
+    assert world.tracker.has_results
+    assert world.restart().tracker.has_results
     page = next(world.outbox.rows.pages(world.batch))
     assert list(page.attempts) == [2, 3, 1, None, None]
     assert list(page.last_status) == [0, 13, 13, None, None]
@@ -656,7 +500,7 @@ def test_a_stored_success_is_not_final_while_its_task_is_in_the_queue(world: Wor
     for task in world.tasks:
         world.put(task)
     world.there = {task: pending("retrying", attempts=1) for task in world.tasks[:2]}
-    watch(new(world), world, 10, log_sampling_ratio=0.0)
+    world.watch(10, log_sampling_ratio=0.0)
     assert world.counts() == {"sent": 2, "succeeded": 3}
 
 
@@ -664,10 +508,9 @@ def test_a_stored_result_ends_the_settling(world: World) -> None:
     """Nothing is awaited for a row whose result shows how it ended; results are read once."""
     for task in world.tasks[:4]:
         world.put(task)
-    tracker = new(world)
-    watch(tracker, world, 60)
+    world.watch(60)
     assert world.counts() == {"sent": 1, "succeeded": 4}
-    assert len(tracker.search.settling) == 1
+    assert world.tracker.search.settling == 1
     assert world.asked.count("results") == 1
 
 
@@ -676,7 +519,7 @@ def test_a_stored_success_counts_whatever_the_log_says(world: World) -> None:
     world.put(world.tasks[0], 3)
     world.put(world.tasks[1], 3, TRACEBACK.format("ValueError: no\n  second line"))
     world.put(world.tasks[2], 2, "an error of an earlier attempt")
-    apply(new(world), world, snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
+    world.apply(snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
     assert world.counts() == {"succeeded": 1, "failed": 4}
     page = next(world.outbox.rows.pages(world.batch))
     earlier = "an error of an earlier attempt"  # which ended with the same status as the last one
@@ -688,39 +531,27 @@ def test_a_store_that_does_not_answer_makes_no_row_gone_at_once(world: World) ->
     world.store_down = True
     for task in world.tasks:
         world.put(task)
-    tracker = new(world)
-    apply(tracker, world, snapshot(values={"log_sampling_ratio": 0.0, "tasks": 0}))
+    world.apply(snapshot(values={"log_sampling_ratio": 0.0, "tasks": 0}))
     with pytest.raises(StoreError):
-        search(tracker)
+        world.search()
     world.clock.advance(30)
     with pytest.raises(StoreError):
-        search(tracker)
+        world.search()
     assert world.counts() == {"sent": 5}
     world.store_down = False
-    search(tracker)
+    world.search()
     assert world.counts() == {"succeeded": 5}
-
-
-def test_results_that_come_late_correct_rows_that_are_gone(world: World) -> None:
-    """A handler that another machine ran has stored them where this one could not read for a while."""
-    watch(new(world), world, 300)
-    assert world.counts() == {"gone": 5}
-    world.put(world.tasks[0])
-    world.put(world.tasks[1], 3, "refused")
-    asyncio.run(new(world).recheck())
-    assert world.counts() == {"succeeded": 1, "failed": 1, "gone": 3}
 
 
 def test_error_texts_that_could_not_be_read_are_read_later(world: World) -> None:
     """A store that does not answer delays no outcome."""
     world.store_down = True
     world.put(world.tasks[0], 3, "refused")
-    tracker = new(world)
-    apply(tracker, world, snapshot(entries=(entry(world.tasks[0], attempt=3),)))
+    world.apply(snapshot(entries=(entry(world.tasks[0], attempt=3),)))
     assert world.counts() == {"failed": 1, "sent": 4}
     world.store_down = False
     world.clock.advance(60)
-    apply(tracker, world, snapshot(entries=(entry(world.tasks[1]),)))
+    world.apply(snapshot(entries=(entry(world.tasks[1]),)))
     assert next(world.outbox.rows.pages(world.batch)).last_message[0] == "refused"
 
 
@@ -728,7 +559,7 @@ def test_an_attempt_that_fails_while_results_are_read_is_explained_too(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A search stores the last attempt of a row while the error text of its first one is read."""
-    tracker, task, read = new(world), world.tasks[0], world.get_many
+    tracker, task, read = world.tracker, world.tasks[0], world.get_many
 
     def read_and_fail(paths: Sequence[str]) -> list[bytes | None]:
         found = read(paths)
@@ -739,9 +570,9 @@ def test_an_attempt_that_fails_while_results_are_read_is_explained_too(
         return found
 
     monkeypatch.setattr(world, "get_many", read_and_fail)
-    apply(tracker, world, snapshot(entries=(entry(task, attempt=1),)))
+    world.apply(snapshot(entries=(entry(task, attempt=1),)))
     monkeypatch.undo()
-    apply(tracker, world, snapshot(entries=(entry(world.tasks[1]),)))
+    world.apply(snapshot(entries=(entry(world.tasks[1]),)))
     assert next(world.outbox.rows.pages(world.batch)).last_message[0] == "refused"
 
 
@@ -750,7 +581,7 @@ def test_error_texts_of_many_rows_are_not_read_all_at_once(world: World, monkeyp
     monkeypatch.setattr(witnesses, "_TOGETHER", 2)
     for task in world.tasks:
         world.put(task, 3, "refused")
-    apply(new(world), world, snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
+    world.apply(snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
     assert world.asked.count("results") == 3
     assert list(next(world.outbox.rows.pages(world.batch)).last_message) == ["refused"] * 5
 
@@ -770,63 +601,47 @@ def test_the_line_that_names_the_exception(error: str, line: str) -> None:
     assert exception_line(error) == line
 
 
-SPLITS: list[tuple[str, dict[str, Any], tuple[Entry, ...], dict[str, int | None]]] = [
-    ("all wait", {}, (), {"scheduled": 0, "ready": 5, "running": 0, "retrying": 0}),
-    ("two run", {"running": 2}, (), {"scheduled": 0, "ready": 3, "running": 2, "retrying": 0}),
-    (
-        "others share the queue, so whose attempts run is not known",
-        {"tasks": 50, "running": 2},
-        (),
-        {"scheduled": None, "ready": None, "running": None, "retrying": 0},
-    ),
-    (
-        "no statistics",
-        {"tasks": None},
-        (),
-        {"scheduled": None, "ready": None, "running": None, "retrying": 0},
-    ),
+SPLITS: list[tuple[str, dict[str, Any], tuple[int | None, ...]]] = [
+    ("all wait", {}, (0, 5, 0, 0)),
+    ("two run", {"running": 2}, (0, 3, 2, 0)),
+    ("others share the queue, so whose attempts run is not known", {"tasks": 50, "running": 2}, (None, None, None, 0)),
+    ("no statistics", {"tasks": None}, (None, None, None, 0)),
 ]
 
 
-@pytest.mark.parametrize(("what", "values", "news", "split"), SPLITS, ids=[what for what, *_ in SPLITS])
-def test_split_of_pending_rows(
-    world: World, what: str, values: dict[str, Any], news: tuple[Entry, ...], split: dict[str, int | None]
-) -> None:
+@pytest.mark.parametrize(("what", "values", "split"), SPLITS, ids=[what for what, *_ in SPLITS])
+def test_split_of_pending_rows(world: World, what: str, values: dict[str, Any], split: tuple[int | None, ...]) -> None:
     """What is not known is None, and what is known adds up."""
-    tracker = new(world)
-    apply(tracker, world, snapshot(values=values, entries=news))
-    assert tracker.split(world.outbox.batches.counts(world.batch), SECOND) == split
+    world.apply(snapshot(values=values))
+    assert world.split() == dict(zip(("scheduled", "ready", "running", "retrying"), split, strict=True))
 
 
 def test_rows_that_are_due_later_are_scheduled_whoever_shares_the_queue(world: World) -> None:
     """Before their time none of them runs; afterwards it is not known which rows do."""
-    tracker = new(world, _due=3600 * SECOND)
-    apply(tracker, world, snapshot(values={"tasks": 50, "running": 2}))
-    counts = world.outbox.batches.counts(world.batch)
-    assert tracker.split(counts, SECOND) == {"scheduled": 5, "ready": 0, "running": None, "retrying": 0}
-    assert tracker.split(counts, 3600 * SECOND)["scheduled"] is None
+    world.restart(_due=3600 * SECOND)
+    world.apply(snapshot(values={"tasks": 50, "running": 2}))
+    assert world.split() == {"scheduled": 5, "ready": 0, "running": None, "retrying": 0}
+    assert world.split(3600 * SECOND)["scheduled"] is None
 
 
 def test_retrying_rows_are_known_from_the_log_also_after_a_restart(world: World) -> None:
     """Their number, and when the next attempt is due."""
     news = tuple(entry(task, attempt=2, retry_time=90 * SECOND) for task in world.tasks[:2])
-    apply(new(world), world, snapshot(entries=news))
-    tracker = new(world)
-    apply(tracker, world, snapshot())
-    assert tracker.split(world.outbox.batches.counts(world.batch), SECOND)["retrying"] == 2
-    assert tracker.retry_note(30 * SECOND) == "attempt 3 of 3, next in 1 min"
+    world.apply(snapshot(entries=news))
+    world.restart()
+    world.apply(snapshot())
+    assert world.split()["retrying"] == 2
+    assert world.tracker.retry_note(30 * SECOND) == "attempt 3 of 3, next in 1 min"
 
 
 def test_a_clock_that_was_set_back_gives_no_time(world: World) -> None:
     """An attempt that would be due later than the queue's longest pause is not said to be "next in 120 min"."""
-    tracker = new(world)
     news = (entry(world.tasks[0], attempt=1, retry_time=7_210 * SECOND),)
-    apply(tracker, world, snapshot(values={"max_backoff": 60.0}, entries=news))
-    assert tracker.retry_note(7_200 * SECOND) == "attempt 2 of 3, next in 10 s"
-    assert tracker.retry_note(10 * SECOND) == "attempt 2 of 3"
+    world.apply(snapshot(values={"max_backoff": 60.0}, entries=news))
+    assert world.tracker.retry_note(7_200 * SECOND) == "attempt 2 of 3, next in 10 s"
+    assert world.tracker.retry_note(10 * SECOND) == "attempt 2 of 3"
 
 
 def test_before_the_log_was_read_nothing_is_known(world: World) -> None:
     """A new kernel says nothing rather than zero."""
-    split = new(world).split(world.outbox.batches.counts(world.batch), SECOND)
-    assert set(split.values()) == {None}
+    assert set(world.split().values()) == {None}
