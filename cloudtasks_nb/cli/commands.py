@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import importlib.metadata
 import os
 import sys
@@ -19,6 +20,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
 from cloudtasks_nb.fanout.batch.deletion import REACH, delete, delete_old, in_use, notify_deleted, older
+from cloudtasks_nb.fanout.batch.status import stored_progress
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
@@ -167,11 +169,13 @@ def _batches(options: argparse.Namespace) -> int:
         if options.older_than is not None:
             found = older(found, options.older_than)
         sizes = outbox.batches.sizes()
+        now = dt.datetime.now(dt.UTC)
         states = [state for state in State if any(record.counts.get(state) for record in found)]
         rows = [
             {
                 "batch": record.id,
                 "name": record.name,
+                "state": stored_progress(outbox, record, now).state,
                 "endpoint": _endpoint(record, _reach(outbox, record.id)),
                 "queue": record.place.queue,
                 "who": record.made_by,

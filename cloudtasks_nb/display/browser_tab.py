@@ -31,6 +31,7 @@ class _State:
     done: int
     total: int
     state: str  #: its word
+    rows: int  #: how many rows have ended so
 
     @property
     def ended(self) -> bool:
@@ -82,7 +83,7 @@ class BrowserTab(anywidget.AnyWidget):
                     del self._states[batch]
             self._draw()
 
-    def show(self, batch: str, *, done: int, total: int, state: str, detail: str) -> None:
+    def show(self, batch: str, *, done: int, total: int, state: str, rows: int, detail: str) -> None:
         """Show how far a batch is; does nothing if it had ended before it was ever shown.
 
         Parameters
@@ -93,10 +94,12 @@ class BrowserTab(anywidget.AnyWidget):
             How many rows are final, of how many.
         state : str
             Its word, as `Progress.state`.
+        rows : int
+            How many rows have ended so.
         detail : str
             The text of the notification.
         """
-        shown = _State(done=done, total=total, state=state)
+        shown = _State(done=done, total=total, state=state, rows=rows)
         with self._lock:
             before = self._states.get(batch)
             if shown.ended and (before is None or before.ended):
@@ -128,8 +131,11 @@ def _share_text(states: list[_State]) -> str:
 
 
 def _end_text(states: Iterable[_State]) -> str:
-    words = {state.state for state in states}
-    return next((f"{mark} {word}" for word, mark in _MARKS.items() if word in words), "")
+    rows: Counter[str] = Counter()
+    for state in states:
+        rows[state.state] += state.rows
+    found = (f"{mark} {rows[word]:,} {word}" for word, mark in _MARKS.items() if word in rows)
+    return next(found, "")
 
 
 @cache

@@ -66,7 +66,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Run:
 def listed(out: str) -> list[list[str]]:
     """Take the printed table apart; the columns are two spaces apart at least."""
     header, *lines = out.splitlines()
-    assert header.split()[:4] == ["batch", "name", "endpoint", "queue"]
+    assert header.split()[:5] == ["batch", "name", "state", "endpoint", "queue"]
     return [line.split() for line in lines]
 
 
@@ -74,8 +74,8 @@ def test_batches_lists_what_was_sent_from_here(sent: list[str], printed: Run) ->
     """Each batch has its line, the newest first, with its name and its counts by state."""
     lines = listed(printed("batches"))
     assert [line[0] for line in lines] == sent[::-1]
-    assert [*lines[0][1:4], *lines[0][-3:]] == ["reports", "google", "c", "500", "499", "1"]
-    assert [*lines[1][1:3], *lines[1][-3:]] == ["google", "b", "4", "4", "0"]
+    assert [*lines[0][1:5], *lines[0][-3:]] == ["reports", "stopped", "google", "c", "500", "499", "1"]
+    assert [*lines[1][1:4], *lines[1][-3:]] == ["stopped", "google", "b", "4", "4", "0"]
 
 
 def test_batches_say_where_they_were_sent_to(sent: list[str], tmp_path: Path, printed: Run) -> None:
@@ -85,7 +85,7 @@ def test_batches_say_where_they_were_sent_to(sent: list[str], tmp_path: Path, pr
     with Outbox(outbox_path()) as outbox:
         for reach, words in (*places, ({}, "e-1")):
             outbox.batches.set_setting(sent[0], "reach", reach)
-            assert listed(printed("batches"))[2][:3] == [sent[0], words, "a"]
+            assert listed(printed("batches"))[2][:4] == [sent[0], "stopped", words, "a"]
 
 
 def test_rows_without_an_outcome_are_pending(sent: list[str], printed: Run) -> None:

@@ -14,7 +14,7 @@ from cloudtasks_nb.display.progress_bar import Bar, Live, in_notebook
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 
-__all__ = ["display_report", "show_in_tab", "wait"]
+__all__ = ["display_report", "show_in_tab", "show_progress", "wait"]
 
 _TICK = 0.25  # seconds between two updates
 _TAB_TICK = 1.0  # seconds between two updates of the title of the browser's tab
@@ -117,8 +117,15 @@ class _TabProgress:
             if self._closed:
                 return
             progress = self._tracker.progress
-            state, batch = progress.state or "", self._tracker.batch
-            self._tab.show(batch, done=progress.done, total=progress.total, state=state, detail=repr(progress))
+            state = progress.state or ""
+            self._tab.show(
+                self._tracker.batch,
+                done=progress.done,
+                total=progress.total,
+                state=state,
+                rows=progress.counts().get("gone" if state == "unknown" else state) or 0,
+                detail=repr(progress),
+            )
 
 
 def show_in_tab(tracker: Tracker) -> Callable[[], None]:
@@ -150,7 +157,7 @@ def wait(tracker: Tracker, bundle: Callable[[], Mapping[str, str]], seconds: flo
     with Bar(f"batch {tracker.batch}", tracker.progress.total, show=show_now is None) as bar:
 
         def show() -> None:
-            bar.to(tracker.progress.done, total=tracker.progress.total, note=tracker.progress.state or "")
+            show_progress(bar, tracker.progress)
             for line in blockers.new() if show_now is None else ():
                 bar.notify(line)
 
@@ -163,6 +170,11 @@ def wait(tracker: Tracker, bundle: Callable[[], Mapping[str, str]], seconds: flo
         finally:
             if show_now is not None:
                 show_now()
+
+
+def show_progress(bar: Bar, progress: Progress) -> None:
+    """Show in a bar how far a batch is."""
+    bar.to(progress.done, total=progress.total, note=progress.state or "")
 
 
 class _LastingBlockers:

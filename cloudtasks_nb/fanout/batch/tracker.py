@@ -43,7 +43,7 @@ from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot, Subscription
 
-__all__ = ["Tracker"]
+__all__ = ["Tracker", "unread_since"]
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.batch.conftest import Tracked
-from tests.unit.fanout.batch.conftest import counts
+from tests.unit.fanout.batch.conftest import Tracked, counts
 from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
 
 ROWS, FIRST = 250, 20

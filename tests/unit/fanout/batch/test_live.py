@@ -175,7 +175,7 @@ def test_the_browsers_tab_shows_a_batch_while_somebody_looks(tab: browser_tab.Br
     tracker.progress = tracker.at(10)
     for _ in range(2):
         second()
-        assert tab.text == "\u2713 succeeded"
+        assert tab.text == "\u2713 10 succeeded"
 
 
 def test_a_cell_that_has_ended_shows_that_rows_are_tried_again(screens: list[FakeLive]) -> None:

@@ -81,7 +81,7 @@ def test_the_rate(ends: dict[int, int], until: float, limit: float | None, rate:
 def test_what_was_done_long_ago_is_no_pace() -> None:
     """Rows that are read at once after a pause tell nothing of how fast rows end now, and take no memory."""
     pace = Pace()
-    pace.add({second: 50 for second in range(10_000)}, 9_000)
-    pace.add({second: 20 for second in range(20_000, 20_010)}, 8_000)
+    pace.add(dict.fromkeys(range(10000), 50), 9_000)
+    pace.add(dict.fromkeys(range(20000, 20010), 20), 8_000)
     assert pace.per_second(20_010.5, None) == 20.0
     assert (pace.last, pace.failed, len(pace._ends)) == (20_009, 9_000, 10)

@@ -63,7 +63,7 @@ class Supervised:
         assert not self.supervisor.active
 
     def _changed(self) -> None:
-        self.troubles.add(self.supervisor.trouble and self.supervisor.trouble.message)
+        self.troubles.add(None if self.supervisor.trouble is None else self.supervisor.trouble.message)
         self.changed.set()
 
     def _ended(self) -> None:

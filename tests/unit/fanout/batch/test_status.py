@@ -1,0 +1,243 @@
+"""One word and one sentence for a batch, and the same word in every view."""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.cli import commands
+from cloudtasks_nb.display import progress_bar
+from cloudtasks_nb.display.browser_tab import BrowserTab
+from cloudtasks_nb.fanout.batch import live
+from cloudtasks_nb.fanout.batch.catalog import Catalog, outbox_path
+from cloudtasks_nb.fanout.batch.gate import read_batch
+from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Progress
+from cloudtasks_nb.fanout.batch.report import Report
+from cloudtasks_nb.fanout.batch.status import NOT_READ, Facts, read_facts, status_of, stored_progress
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import IMPORTED
+from cloudtasks_nb.fanout.states import State
+from tests.unit.fanout.batch.conftest import Tracked
+from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
+
+ROWS = 100
+MOMENT = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+AGO = dt.timedelta(seconds=2)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Rows of a batch, what is stored of it, and what this process knows besides."""
+
+    word: str | None
+    reason: str  #: how it begins
+    rows: Mapping[str, int] = field(default_factory=dict)  #: so many in each state; the others are unsent
+    known: Mapping[str, Any] = field(default_factory=dict)  #: facts that are not stored; times are so long ago
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    doubtful: bool = False
+    imported: bool = False
+    action: str | None = None
+
+
+SEEN = {"watched": True, "at": AGO, "sends": True}
+LIMITED = {**SEEN, "rate": 1.2, "limit": 1.0}
+FAILED_NOW = {**SEEN, "failed_at": AGO}
+HELD = {"canary": 10}
+RESUME, RETRY = "batch.resume()", "batch.retry_failed()"
+AGAIN = "batch.resend(batch.tasks().query(\"state == '{}'\"))"
+
+SITUATIONS = {
+    "healthy": Situation("running", "", {"sent": 60, "succeeded": 40}, {**SEEN, "rate": 5.0, "limit": 500.0}),
+    "being sent": Situation("running", "", {"sent": 40}, SEEN),
+    "rate-limited": Situation("running", "at the queue's limit of 1/s, not before ", {"sent": 100}, LIMITED),
+    "scheduled": Situation(
+        "running", "100 rows are scheduled for later", {"sent": 100}, {**SEEN, "waiting": 100, "scheduled": 100}
+    ),
+    "settling": Situation("running", "3 settling: ", {"sent": 3, "succeeded": 97}, {**SEEN, "settling": 3}),
+    "a canary that runs": Situation(
+        "running", "canary: 4 of 10 done; 90 rows wait", {"succeeded": 4, "sent": 6}, SEEN, HELD
+    ),
+    "a log that cannot be read": Situation("running", "no right", {"sent": 100}, {**SEEN, "troubles": ["no right"]}),
+    "a paused queue": Situation(
+        "paused", "the queue q is paused", {"sent": 100}, {**SEEN, "paused": "q"}, action="queue.resume()"
+    ),
+    "a dead target": Situation(
+        "stopped",
+        "no handler listens at h:1 (bmi)",
+        {"sent": 100},
+        {**SEEN, "absent": [("no handler listens at h:1 (bmi)", "ct.serve(bmi)")]},
+        action="ct.serve(bmi)",
+    ),
+    "a dead emulator": Situation("stopped", "nothing answers", {"sent": 99}, {**SEEN, "silent": "nothing answers"}),
+    "a dead sender": Situation(
+        "stopped", "60 unsent, and no process sends", {"sent": 40}, {"watched": True, "at": AGO}, action=RESUME
+    ),
+    "rows in doubt": Situation(
+        "stopped", "100 may have been sent by a process that has ended", doubtful=True, action=RESUME
+    ),
+    "a refused sender": Situation(
+        "stopped", "no right to create", known={"error": "no right to create"}, action=RESUME
+    ),
+    "a canary that failed": Situation(
+        "held", "canary: 1 of 10 rows failed", {"succeeded": 9, "failed": 1}, SEEN, HELD, action=RESUME
+    ),
+    "paused by failures": Situation(
+        "held", "paused: 30 of 40 rows failed", {"succeeded": 10, "failed": 30}, SEEN, {"pause_at": "5%"}, action=RESUME
+    ),
+    "failing": Situation("failing", "", {"sent": 99, "failed": 1}, FAILED_NOW, action="batch.errors()"),
+    "cancelled from elsewhere": Situation(
+        "cancelling", "60 rows are left to cancel", {"sent": 60, "cancelled": 40}, SEEN, settings={"cancelling": {}}
+    ),
+    "stopped by failures": Situation(
+        "cancelling", "70 rows are left", {"failed": 30}, SEEN, {"stop_after_failures": 10}
+    ),
+    "read long ago": Situation("running", "last read 3 h ago", {"sent": 100}, {"at": dt.timedelta(hours=3)}),
+    "not read yet": Situation(None, NOT_READ, {"sent": 100}),
+    "only in the store": Situation(None, NOT_READ, imported=True),
+    "all succeeded": Situation("succeeded", "", {"succeeded": 100}),
+    "all gone": Situation(
+        "unknown", "100 gone: no longer in the queue", {"gone": 100}, {**SEEN}, action=AGAIN.format("gone")
+    ),
+    "some failed": Situation("failed", "2 failed (", {"failed": 2, "gone": 3, "succeeded": 95}, action=RETRY),
+    "the queue was deleted": Situation("unknown", "1 gone", {"gone": 1, "cancelled": 99}, action=AGAIN.format("gone")),
+    "cancelled": Situation(
+        "cancelled", "1 cancelled", {"cancelled": 1, "succeeded": 99}, action=AGAIN.format("cancelled")
+    ),
+    "rejected rows": Situation("rejected", "2 rejected", {"rejected": 2, "succeeded": 98}, action="batch.tasks()"),
+}
+
+
+@pytest.fixture
+def outbox() -> Iterator[Outbox]:
+    """Give the outbox of this home."""
+    with Outbox(outbox_path()) as made:
+        yield made
+
+
+def make(outbox: Outbox, case: Situation) -> str:
+    """Store a batch as a situation has it."""
+    description = {"_options": case.options} | ({IMPORTED: True} if case.imported else {})
+    batch = spool(outbox, chunks(range(ROWS)), description=description).batch
+    left = iter(refs(outbox, batch))
+    if case.doubtful:
+        outbox.requests.queue(batch).turn([], 9, now=NOW)
+        outbox.requests.find_doubtful(batch)
+    for name, count in case.rows.items():
+        put(outbox, batch, [next(left) for _ in range(count)], State[name.upper()])
+    for key, value in case.settings.items():
+        outbox.batches.set_setting(batch, key, value)
+    return batch
+
+
+def facts_of(outbox: Outbox, batch: str, case: Situation, now: dt.datetime) -> dict[str, Any]:
+    """Return what the process knows that knows most of a batch."""
+    known = {name: now - value if isinstance(value, dt.timedelta) else value for name, value in case.known.items()}
+    return {"now": now, **read_facts(outbox, *read_batch(outbox, batch)), **known}
+
+
+def seen(outbox: Outbox, batch: str, case: Situation, now: dt.datetime) -> Progress:
+    """Return how the batch is in that process."""
+    status = status_of(Facts(**facts_of(outbox, batch, case, now)))
+    return Progress.of(outbox.batches.counts(batch), status, scheduled=None, ready=None, running=None, retrying=None)
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_every_view_has_the_same_word(
+    outbox: Outbox, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Repr, bar, browser tab, list, panel, command line and frames render what one function has decided."""
+    case = SITUATIONS[name]
+    batch = make(outbox, case)
+    now = dt.datetime.now(dt.UTC)
+    progress = seen(outbox, batch, case, now)
+    assert (progress.state, (progress.reason or "")[: len(case.reason)]) == (case.word, case.reason)
+    assert (progress.action or "").startswith(case.action or "")
+    assert (case.action is None) == (progress.action is None)
+    word = case.word or ""
+    shown = Report(batch=batch, name=None, queue="q", badge="p", progress=progress, causes={})
+    assert word in shown.text().splitlines()[1]
+    assert (f"<b>{word}</b>" if word else NOT_READ) in shown.html(methods=False)
+    assert (progress.reason or "") in "\n".join(shown.lines())
+    outbox.batches.set_setting(batch, SNAPSHOT, progress)
+    announced = outbox.requests.announce_sender(batch) if case.known.get("sends") else None
+    for others in (stored_progress(outbox, outbox.batches.get(batch), now), *as_others_list(outbox, batch)):
+        assert others.state == case.word
+    commands.main(["batches"])
+    if announced is not None:
+        announced.release()
+    assert word in capsys.readouterr().out
+    assert word in tab_text(progress, monkeypatch)
+    assert word in bar_text(progress, monkeypatch)
+
+
+def as_others_list(outbox: Outbox, batch: str) -> list[Progress]:
+    """Return the progress as a tracker has it that was just made, and as `tasks.batches()` lists it."""
+    tracked = Tracked(outbox, batch)
+    catalog: Any = SimpleNamespace(outbox=outbox, _trackers={}, _connection=tracked.connection)
+    row = Catalog._row(catalog, outbox.batches.get(batch))
+    return [tracked.tracker.progress, SimpleNamespace(state=row["state"])]  # type: ignore[list-item]  # the word counts
+
+
+def tab_text(progress: Progress, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what the title of the browser's tab tells of states in which somebody may have to do something."""
+    tab, tracker = BrowserTab(), SimpleNamespace(batch="a", progress=progress, listen=lambda _: lambda: None)
+    monkeypatch.setattr(live._loop, "call_soon", lambda *_: None)
+    shown = live._TabProgress(tracker, tab)  # type: ignore[arg-type]  # all that it uses of one
+    if progress.finished:  # the end is news only of a batch that was seen before
+        tab.show("a", done=0, total=ROWS, state="running", rows=0, detail="")
+    shown._show()
+    text = str(tab.text)
+    tab.close()
+    return "running" + text if progress.state == "running" else text
+
+
+def bar_text(progress: Progress, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the bar of `wait`."""
+    notes: list[str] = []
+
+    class Bar(live.Bar):
+        def _draw_text(self, now: float) -> None:
+            super()._draw_text(now)
+            notes.append(str(self._text))
+            self.close()
+
+    monkeypatch.setattr(progress_bar, "_DELAY", 0.0)
+    live.show_progress(Bar("x"), progress)
+    return notes[0]
+
+
+def test_a_state_has_begun_when_it_was_first_seen(outbox: Outbox) -> None:
+    """It keeps its time while the word stays, in whichever process; silence began with the last answer."""
+    batch = make(outbox, SITUATIONS["healthy"])
+    facts = facts_of(outbox, batch, SITUATIONS["healthy"], MOMENT)
+    first = status_of(Facts(**facts))
+    assert first.since == MOMENT
+    later = MOMENT + dt.timedelta(minutes=5)
+    assert status_of(Facts(**{**facts, "now": later}), first).since == MOMENT
+    paused = status_of(Facts(**{**facts, "now": later, "paused": "q"}), first)
+    assert (paused.state, paused.since, paused.rate, paused.eta) == ("paused", later, None, None)
+    silent = status_of(Facts(**{**facts, "now": later, "silent": "nothing answers"}), first)
+    assert (silent.since, silent.at, silent.rate, silent.eta) == (MOMENT - AGO, MOMENT - AGO, None, None)
+    assert status_of(Facts(**{**facts, "cancelling": True, "silent": "nothing answers"})).state == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("known", "rate", "minutes"),
+    [
+        ({"rate": 2.0, "limit": 500.0}, 2.0, 0.5),
+        ({"rate": 2.0, "limit": 1.0}, 1.0, 1.0),  # never above the queue's rate
+        ({"rate": None, "limit": 1.0}, None, None),
+        ({"rate": 2.0, "waiting": 60}, 2.0, None),  # no rate brings rows that wait for their time
+        ({"rate": 2.0, "waiting": 59}, 2.0, 0.5),
+    ],
+)
+def test_the_forecast(outbox: Outbox, known: dict[str, Any], rate: float | None, minutes: float | None) -> None:
+    """It is by what ended lately, and is left out where that tells nothing."""
+    case = Situation("running", "", {"sent": 60, "succeeded": 40}, {**SEEN, **known})
+    progress = seen(outbox, make(outbox, case), case, MOMENT)
+    eta = None if minutes is None else MOMENT + dt.timedelta(minutes=minutes)
+    assert (progress.rate, progress.eta) == (rate, eta)
