@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, repeat
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table, frames
-from cloudtasks_nb.fanout.plan.options import HEADER_BREAK, LARGEST_TASK, TaskOptions
+from cloudtasks_nb.fanout.plan.options import HEADER_BREAK, LARGEST_TASK
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
 from cloudtasks_nb.fanout.plan.recipe import Recipe, Row, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
@@ -273,8 +273,10 @@ def _notes(table: Table, recipe: Recipe) -> Iterator[str]:
         )
 
 
-def literal_task(options: TaskOptions, *, now: dt.datetime) -> Any:
+def literal_task(options: Mapping[str, Any], *, now: dt.datetime) -> Any:
     """Return the raw Task of a single task, without a name: a row without columns, in whose options a brace is a brace.
+
+    `options` are `TaskOptions`.
 
     Raises
     ------

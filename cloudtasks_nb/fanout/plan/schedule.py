@@ -137,7 +137,7 @@ class Schedule:
         raise InvalidInputError(f"at: {type(cell).__name__} is not a time")
 
 
-def compile_schedule(*, at: Any, delay: Any, tz: Any, literal: bool = False) -> Schedule:
+def compile_schedule(at: Any = None, delay: Any = None, tz: Any = None, *, literal: bool = False) -> Schedule:
     """Return the `Schedule` that the arguments mean.
 
     Parameters

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.render import literal_task
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -16,7 +15,7 @@ URL = "https://svc/run/{day}"
 
 def made(**options: Any) -> Any:
     """Return the task of these options."""
-    return literal_task(TaskOptions(**{"url": URL, **options}), now=NOW)
+    return literal_task({"url": URL, **options}, now=NOW)
 
 
 def test_braces_are_braces() -> None:

@@ -8,7 +8,6 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, TemplateError
-from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import ROW, Recipe, compile_recipe
 from cloudtasks_nb.fanout.plan.url import UrlFunction
 
@@ -22,7 +21,7 @@ class _Handler:
 
 
 def _made(**arguments: Any) -> Recipe:
-    return compile_recipe(TaskOptions(**{"url": URL, **arguments}))
+    return compile_recipe({"url": URL, **arguments})
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ TASK = types.Task.pb()
 
 
 def _chunks(data: Any, *, errors: Any = "raise", **arguments: Any) -> list[Chunk]:
-    return list(plan_chunks(data, compile_recipe(TaskOptions(**{"url": URL, **arguments})), now=NOW, errors=errors))
+    return list(plan_chunks(data, compile_recipe({"url": URL, **arguments}), now=NOW, errors=errors))
 
 
 def _tasks(data: Any, **arguments: Any) -> list[Any]:
@@ -327,7 +327,7 @@ def test_bad_row_raises(name: str) -> None:
     """A bad row stops it: the error says which, why, and what to do, and no chunk came."""
     cell, arguments, word = BAD[name]
     frame = pd.DataFrame({"x": pd.Series([GOOD.get(name, "ok"), cell], dtype=object), "n": [1, 2]})
-    chunks = plan_chunks(frame, compile_recipe(TaskOptions(**{"url": URL, **arguments})), now=NOW)
+    chunks = plan_chunks(frame, compile_recipe({"url": URL, **arguments}), now=NOW)
     with pytest.raises(RowsError) as caught:
         next(chunks)
     assert str(caught.value).startswith("1 of the 2 rows cannot become tasks\n  row 1: ")
