@@ -129,7 +129,7 @@ def compile_recipe(options: Mapping[str, Any], *, literal: bool = False) -> Reci
         headers=tuple((name, read(value, f'the header "{name}"')) for name, value in headers.items()),
         body=body,
         key=_key(options.get("key")),
-        schedule=compile_schedule(options.get("at"), options.get("delay"), options.get("tz"), literal=literal),
+        schedule=compile_schedule(options.get("at"), options.get("delay"), options.get("tz"), read),
         method=method,
         service_account=account,
         audience=audience,
