@@ -324,8 +324,7 @@ class Queue:
         15 rows: 15 succeeded
         """
         partitions = partition(start, end, freq=freq, tz=options["tz"])
-        across, newest_first, task = options["across"], options["newest_first"], {"url": url, **options}
-        backfill = Backfill(self._catalog, self._name, partitions, across, task, newest_first=newest_first)
+        backfill = Backfill(self._catalog, self._name, partitions, {"url": url, **options})
         self._connection.check_target(self._name, url, options["service_account"])
         self._connection.check_store(url)
         return backfill.plan() if dry_run else backfill.send()

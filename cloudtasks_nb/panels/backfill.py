@@ -129,8 +129,8 @@ class BackfillPanel(SendPanel):
 
     def _upcoming(self, partitions: Partitions, across: Any) -> Periods:
         queue = self.context.name(self.queue or "")
-        options = {**self.request.arguments, "name": self.name.value.strip() or None}
-        backfill = Backfill(self.context.catalog, queue, partitions, across, options)
+        options = {**self.request.arguments, "across": across, "name": self.name.value.strip() or None}
+        backfill = Backfill(self.context.catalog, queue, partitions, options)
         record = backfill.known()
         self._drawn_batch = "" if record is None else record.id
         return backfill.upcoming(record)

@@ -35,12 +35,8 @@ class Backfill:
     ----------
     partitions : Partitions
         The periods.
-    across : mapping of name to values, DataFrame, or None
-        Each period is crossed with each combination of these.
     options : mapping
-        `TaskOptions` and `BatchOptions`; `key` and `tz` are those of the periods.
-    newest_first : bool
-        Make the newest period the first row.
+        `url` and `BackfillKeywords`; key and zone are those of the periods.
 
     Raises
     ------
@@ -53,15 +49,12 @@ class Backfill:
         catalog: Catalog,
         queue: QueueName,
         partitions: Partitions,
-        across: Any,
         options: Mapping[str, Any],
-        *,
-        newest_first: bool = False,
     ) -> None:
         self._catalog = catalog
         self._partitions = partitions
-        self._across = across
-        rows = cross(partitions.frame(newest_first=newest_first), across)
+        self._across = options.get("across")
+        rows = cross(partitions.frame(newest_first=options.get("newest_first", False)), self._across)
         columns = [name for name in rows.columns if name not in COLUMNS]
         request = make_request(queue, rows, {**options, "key": ["start", *columns], "tz": partitions.bounds.tz})
         recipe = replace(request.recipe, shown=tuple(map(str, rows.columns)))

@@ -194,14 +194,13 @@ def takes(keywords: type, **defaults: Any) -> Callable[[_Method], _Method]:
         last = [one for one in own if one.kind is _BY_NAME and one.default is not inspect.Parameter.empty]
         first = [one for one in own if one not in last]
         signature = signature.replace(parameters=[*first, *shown, *last])
-        allowed = [one.name for one in signature.parameters.values() if one.kind is _BY_NAME]
 
         @functools.wraps(method)
         def checked(*args: Any, **given: Any) -> Any:
             for name, value in given.items():
                 if name not in signature.parameters:
                     setting = f"; it is a setting of the queue: queue.update({name}={value!r})"
-                    hint = setting if name in QUEUE_SETTINGS else did_you_mean(name, allowed)
+                    hint = setting if name in QUEUE_SETTINGS else did_you_mean(name, signature.parameters)
                     raise TypeError(f'{method.__name__}() has no argument "{name}"{hint}')
             return method(*args, **{**every, **given})
 
