@@ -12,7 +12,7 @@ import orjson
 
 from cloudtasks_nb._settings import check_mapping, did_you_mean, parse_duration, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.body import Body, check_literal, compile_body, literal_body
+from cloudtasks_nb.fanout.plan.body import Body, check_literal, compile_body
 from cloudtasks_nb.fanout.plan.options import check_headers, check_token
 from cloudtasks_nb.fanout.plan.schedule import Schedule, compile_schedule
 from cloudtasks_nb.fanout.plan.templates import Text, check_columns, constant, parse
@@ -112,7 +112,7 @@ def compile_recipe(options: Mapping[str, Any], *, literal: bool = False) -> Reci
     options : mapping
         `TaskOptions`; others among them are ignored.
     literal : bool
-        Whether a brace is a brace: the options are those of a single task, see `literal_body`.
+        Whether a brace is a brace: the options are those of a single task.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def compile_recipe(options: Mapping[str, Any], *, literal: bool = False) -> Reci
     """
     account, audience = check_token(options)
     method = _method(options.get("method"))
-    body = (literal_body if literal else compile_body)(options.get("body"), method)
+    body = compile_body(options.get("body"), method, literal=literal)
     headers = check_headers(options.get("headers"), json=body.json)
     read = constant if literal else parse
     return Recipe(
