@@ -40,16 +40,6 @@ _MAX_ROWS = 10_000_000  # they are held in memory
 _OF_MONTHS = {"Y": _YEAR, "Q": _QUARTER, "M": 1}
 _DAYS = ("THU", "FRI", "SAT", "SUN", "MON", "TUE", "WED")  # from that of 1970-01-01 on
 _UNITS = (("D", 86_400), ("h", 3_600), ("min", 60), ("s", 1))  # seconds
-_NOUNS = {
-    "s": "second",
-    "min": "minute",
-    "h": "hour",
-    "D": "day",
-    "W": "week",
-    "MS": "month",
-    "QS": "quarter",
-    "YS": "year",
-}
 _ANCHORS = {
     name[:3].upper(): name
     for name in (
@@ -100,9 +90,9 @@ class Freq:
     @property
     def _words(self) -> tuple[int, str, str]:
         """The number of units in a period, the unit, and its anchor; empty for January, which is the usual one."""
-        digits = len(self.name) - len(self.name.lstrip("0123456789"))
-        unit, _, anchor = self.name[digits:].partition("-")
-        return int(self.name[:digits] or 1), _NOUNS[unit], _ANCHORS.get(anchor, "")
+        offset = to_offset(self.name)  # a Day, Week, QuarterBegin …
+        unit = type(offset).__name__.removesuffix("Begin").lower()
+        return offset.n, unit, _ANCHORS.get(self.name.partition("-")[2], "")
 
     def labels(self, starts: pd.DatetimeIndex) -> list[str]:
         """Return a short and unique name for each period, from where it starts."""
