@@ -39,7 +39,6 @@ LASTING = "options"
 _LASTING = ("send_rate", "stop_after_failures", "canary", "pause_at")
 _LONGEST_NAME = 200  # it stands in one line, and in a column of a frame
 _LOCAL = re.compile(r"http://127\.0\.0\.1:\d{4,5}/")  # where handlers are
-_BY_NAME = inspect.Parameter.KEYWORD_ONLY
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -174,6 +173,8 @@ def share_of(option: float | str | None) -> float | None:
 def takes(keywords: type, **defaults: Any) -> Callable[[_Method], _Method]:
     """Have a method that takes options by ``**`` show each of them, give it their defaults, and refuse others.
 
+    They are shown before the last argument that the method names itself.
+
     Parameters
     ----------
     keywords : type
@@ -181,19 +182,15 @@ def takes(keywords: type, **defaults: Any) -> Callable[[_Method], _Method]:
     **defaults
         Other defaults.
     """
-    every: dict[str, Any] = dict.fromkeys(keywords.__annotations__)
+    kinds = {name: getattr(kind, "__forward_arg__", kind) for name, kind in keywords.__annotations__.items()}
+    every: dict[str, Any] = dict.fromkeys(kinds)
     every |= {one.name: one.default for one in fields(BatchOptions) if one.name in every} | defaults
 
     def decorate(method: _Method) -> _Method:
         signature = inspect.signature(method)
-        shown = [
-            inspect.Parameter(name, _BY_NAME, default=every[name], annotation=kind.__forward_arg__)
-            for name, kind in keywords.__annotations__.items()
-        ]
-        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        last = [one for one in own if one.kind is _BY_NAME and one.default is not inspect.Parameter.empty]
-        first = [one for one in own if one not in last]
-        signature = signature.replace(parameters=[*first, *shown, *last])
+        *first, last, _ = signature.parameters.values()
+        shown = [last.replace(name=name, default=every[name], annotation=kind) for name, kind in kinds.items()]
+        signature = signature.replace(parameters=[*first, *shown, last])
 
         @functools.wraps(method)
         def checked(*args: Any, **given: Any) -> Any:

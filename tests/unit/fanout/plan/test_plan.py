@@ -12,9 +12,8 @@ import pytest
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
-from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
+from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
-from cloudtasks_nb.fanout.plan.trial import Trial
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 QUEUE = QueueName(project="p", location="us-central1", queue="reports")
