@@ -11,6 +11,7 @@ import re
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,7 +188,7 @@ def partition(start: Any, end: Any, *, freq: Any, tz: Any = "UTC") -> Partitions
             f"end={str(end)!r} is before start={str(start)!r}", resource="end", hint="swap them: the older one is start"
         )
     _check_count(periods, first, last)
-    local_times = periods.boundaries(_local_time(first) - _MAX_OFFSET, _local_time(last) + _MAX_OFFSET)
+    local_times = periods.boundaries(first.tz_localize(None) - _MAX_OFFSET, last.tz_localize(None) + _MAX_OFFSET)
     repeated = periods.step is not None and periods.step <= _HOUR
     moments = (
         pd.DatetimeIndex(sorted(set(_in_utc(local_times, clock, repeated=repeated)))).as_unit("us").tz_convert(clock)
@@ -255,23 +256,17 @@ def _end_of_range(value: Any, name: str, tz: dt.tzinfo) -> pd.Timestamp:
     """Read the start or the end of the range."""
     moment: Any = pd.NaT
     if isinstance(value, (str, dt.date, np.datetime64)) and value not in ("now", "today"):
-        try:
+        with suppress(ValueError, OverflowError):
             moment = pd.Timestamp(value)
-        except (ValueError, OverflowError) as error:
-            raise _not_a_time(value, name) from error
     if moment is pd.NaT or moment.year not in _YEARS:
-        raise _not_a_time(value, name)
+        raise InvalidInputError(
+            f"{name}={value!r} is not a date or time between {_YEARS[0]} and {_YEARS[-1]}",
+            resource=name,
+            hint=f'{name}="2026-01-31", "2026-01-31 06:00", a date or a Timestamp',
+        )
     if moment.tzinfo is None:
         (moment,) = _in_utc([moment.floor("us").to_pydatetime()], tz, repeated=False)
     return pd.Timestamp(moment).as_unit("us").tz_convert(tz)
-
-
-def _not_a_time(value: Any, name: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"{name}={value!r} is not a date or time between {_YEARS[0]} and {_YEARS[-1]}",
-        resource=name,
-        hint=f'{name}="2026-01-31", "2026-01-31 06:00", a date or a Timestamp',
-    )
 
 
 def _check_count(freq: Freq, first: pd.Timestamp, last: pd.Timestamp) -> None:
@@ -309,11 +304,6 @@ def _clock_change(before: dt.datetime, after: dt.datetime, tz: dt.tzinfo) -> dt.
     moments = range((after - before) // _SECOND + 1)
     later = bisect_right(moments, False, key=lambda at: (before + at * _SECOND).astimezone(tz).utcoffset() != offset)
     return (before + later * _SECOND).replace(microsecond=0)
-
-
-def _local_time(moment: pd.Timestamp) -> dt.datetime:
-    local: dt.datetime = moment.tz_localize(None).to_pydatetime()
-    return local
 
 
 def _midnight(moment: pd.Timestamp, days: int = 0) -> pd.Timestamp:

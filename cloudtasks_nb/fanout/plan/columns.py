@@ -20,18 +20,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError
 from cloudtasks_nb.store.encode import plain
 
-__all__ = [
-    "BLOCK",
-    "Block",
-    "Column",
-    "Form",
-    "Labels",
-    "Source",
-    "Table",
-    "frames",
-    "once",
-    "read_input",
-]
+__all__ = ["BLOCK", "Block", "Column", "Form", "Labels", "Source", "Table", "frames", "read_input"]
 
 #: Rows that are encoded together: enough to make pandas' own cost per call small, few enough to stay in the cache.
 BLOCK = 2_000
@@ -153,11 +142,6 @@ def _check_flat(frame: pd.DataFrame) -> None:
             if isinstance(frame.columns, pd.MultiIndex)
             else "rename it",
         )
-
-
-def once(data: Any) -> bool:
-    """Return whether the input can be read only once, as a generator or the chunks of `read_csv`."""
-    return isinstance(data, Iterator)
 
 
 _UNNAMED_SERIES = "value"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,6 @@ from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.display.secrets import mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
-from cloudtasks_nb.fanout.plan.columns import once
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, plan_row, read_task
 from cloudtasks_nb.service.costs import FREE_OPERATIONS, PRICING, Costs, log_bytes, operations
@@ -431,7 +430,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         method=recipe.method,
         action=submit,
         attempt=lambda row: send(_row_task(data, recipe, row, now)),
-        spent=once(data),
+        spent=isinstance(data, Iterator),
         errors=errors,
         rate=limits.get("rate"),
         max_concurrent=limits.get("max_concurrent"),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.columns import BLOCK, Table, frames, once, read_input
+from cloudtasks_nb.fanout.plan.columns import BLOCK, Table, frames, read_input
 
 
 def _cells(data: Any) -> dict[str, list[Any]]:
@@ -181,12 +181,6 @@ def test_names_of_several_levels(columns: pd.Index) -> None:
     frame = pd.DataFrame([[1, 2]], columns=columns)
     with pytest.raises(InvalidInputError, match=r"\('a', 'b'\), whose name has several levels"):
         Table(frame)
-
-
-def test_once() -> None:
-    """Iterators can be read only once."""
-    assert [once(data) for data in (PANDAS, [PANDAS], POLARS)] == [False] * 3
-    assert [once(data) for data in (iter([PANDAS]), POLARS.to_arrow().to_reader())] == [True] * 2
 
 
 def test_rows_without_columns() -> None:
