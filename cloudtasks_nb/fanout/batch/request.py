@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
 from typing import Any, Literal, TypedDict, TypeVar, cast
 
 import pandas as pd
@@ -19,7 +20,6 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.columns import read_input
 from cloudtasks_nb.fanout.plan.options import TaskKeywords
 from cloudtasks_nb.fanout.plan.recipe import Recipe, compile_recipe
-from cloudtasks_nb.fanout.plan.url import HandlerAddress
 
 __all__ = [
     "LASTING",
@@ -208,13 +208,13 @@ def takes(keywords: type, **defaults: Any) -> Callable[[_Method], _Method]:
 
 
 def _as_handler(url: Any) -> Any:
-    """Return the handler that a local URL belongs to, so that handler and URL make the same batch."""
+    """Return what stands for the handler that a local URL belongs to, so that handler and URL make the same batch."""
     if not (isinstance(url, str) and _LOCAL.match(url)):
         return url
     from cloudtasks_nb.handlers.serving import name_at  # noqa: PLC0415 - loads aiohttp, which only handlers need
 
     name = name_at(url)
-    return url if name is None else HandlerAddress(url=url, name=name)
+    return url if name is None else SimpleNamespace(url=url, name=name)
 
 
 def _check_name(name: str | None) -> None:

@@ -240,7 +240,7 @@ def plan_chunks(
     bad, position, labelled = 0, 0, None
     for frame in frames(data):
         table = Table(frame, labelled=labelled)
-        recipe.check(table.sources)
+        recipe.check(table.columns)
         if table.length and not position:  # the first frame decides whether the input has labels
             labelled = table.labels != []
             for note in _notes(table, recipe):
@@ -306,7 +306,7 @@ def plan_row(data: Any, recipe: Recipe, row: int, *, now: dt.datetime) -> Any:
     for frame in frames(data):
         if row < position + len(frame):
             table = Table(frame)
-            recipe.check(table.sources)
+            recipe.check(table.columns)
             (chunk,) = renderer.render(table.block(position, row - position, row - position + 1))
             return chunk.rejected.get(0) or read_message(chunk.tasks[0])
         position += len(frame)

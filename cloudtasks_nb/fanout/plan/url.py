@@ -16,7 +16,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.columns import Block
 from cloudtasks_nb.fanout.plan.templates import HOST, Problems, Text, call_by_row, constant, function_name, parse
 
-__all__ = ["HandlerAddress", "Url", "UrlFunction", "compile_url", "literal_url", "parse_url", "url"]
+__all__ = ["Url", "UrlFunction", "compile_url", "literal_url", "parse_url", "url"]
 
 #: https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks#HttpRequest
 _LONGEST = 2_083
@@ -54,14 +54,6 @@ class Url:
         if self.columns != ():  # one that is the same for all rows was checked before
             _check(urls, problems)
         return urls, [self.identity] * block.length if self.handler else urls
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HandlerAddress:
-    """A handler as `compile_url` takes one: its address, and its name, which identifies it."""
-
-    url: str
-    name: str
 
 
 @dataclass(frozen=True, slots=True)

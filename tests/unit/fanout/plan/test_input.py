@@ -161,12 +161,12 @@ def test_index() -> None:
     )
     (block,) = Table(frame).blocks(0)
     assert {name: column.json for name, column in block.columns.items()} == {"shop": ["x"], "a": [1], "day": [2]}
-    assert list(Table(PANDAS).sources) == ["n", "s", "c"]
+    assert list(Table(PANDAS).columns) == ["n", "s", "c"]
 
 
 def test_names() -> None:
     """Names that are no text become text."""
-    assert list(Table(pd.DataFrame([[1, 2]], columns=[2013, "a"])).sources) == ["2013", "a"]
+    assert list(Table(pd.DataFrame([[1, 2]], columns=[2013, "a"])).columns) == ["2013", "a"]
 
 
 def test_double_names() -> None:
