@@ -184,9 +184,7 @@ def partition(start: Any, end: Any, *, freq: Any, tz: Any = "UTC") -> Partitions
     periods, clock = parse_freq(freq), parse_zone(tz if isinstance(tz, dt.timezone) else str(tz))
     first, last = _end_of_range(start, "start", clock), _end_of_range(end, "end", clock)
     if last < first:
-        raise InvalidInputError(
-            f"end={str(end)!r} is before start={str(start)!r}", resource="end", hint="swap them: the older one is start"
-        )
+        raise wrong_argument("end", str(end), f"is before start={str(start)!r}", "swap them: the older one is start")
     _check_count(periods, first, last)
     local_times = periods.boundaries(first.tz_localize(None) - _MAX_OFFSET, last.tz_localize(None) + _MAX_OFFSET)
     repeated = periods.step is not None and periods.step <= _HOUR
@@ -259,11 +257,8 @@ def _end_of_range(value: Any, name: str, tz: dt.tzinfo) -> pd.Timestamp:
         with suppress(ValueError, OverflowError):
             moment = pd.Timestamp(value)
     if moment is pd.NaT or moment.year not in _YEARS:
-        raise InvalidInputError(
-            f"{name}={value!r} is not a date or time between {_YEARS[0]} and {_YEARS[-1]}",
-            resource=name,
-            hint=f'{name}="2026-01-31", "2026-01-31 06:00", a date or a Timestamp',
-        )
+        hint = f'{name}="2026-01-31", "2026-01-31 06:00", a date or a Timestamp'
+        raise wrong_argument(name, value, f"is not a date or time between {_YEARS[0]} and {_YEARS[-1]}", hint)
     if moment.tzinfo is None:
         (moment,) = _in_utc([moment.floor("us").to_pydatetime()], tz, repeated=False)
     return pd.Timestamp(moment).as_unit("us").tz_convert(tz)

@@ -14,6 +14,7 @@ import orjson
 import pandas as pd
 from google.cloud.tasks_v2 import types
 
+from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table, frames
@@ -231,9 +232,7 @@ def plan_chunks(
         If the data or the arguments as a whole are wrong.
     """
     if errors not in ("raise", "skip"):
-        raise InvalidInputError(
-            f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='use errors="skip"'
-        )
+        raise wrong_argument("errors", errors, 'is neither "raise" nor "skip"', 'use errors="skip"')
     whole = isinstance(data, pd.DataFrame)
     renderer = Renderer(recipe, now, complete=whole)
     named: list[str] = []
