@@ -191,13 +191,14 @@ def takes(keywords: type, **defaults: Any) -> Callable[[_Method], _Method]:
         *first, last, _ = signature.parameters.values()
         shown = [last.replace(name=name, default=every[name], annotation=kind) for name, kind in kinds.items()]
         signature = signature.replace(parameters=[*first, *shown, last])
+        names = signature.parameters
 
         @functools.wraps(method)
         def checked(*args: Any, **given: Any) -> Any:
             for name, value in given.items():
-                if name not in signature.parameters:
+                if name not in names:
                     setting = f"; it is a setting of the queue: queue.update({name}={value!r})"
-                    hint = setting if name in QUEUE_SETTINGS else did_you_mean(name, signature.parameters)
+                    hint = setting if name in QUEUE_SETTINGS else did_you_mean(name, names)
                     raise TypeError(f'{method.__name__}() has no argument "{name}"{hint}')
             return method(*args, **{**every, **given})
 
