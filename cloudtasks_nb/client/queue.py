@@ -15,12 +15,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.fanout.batch.request import (
-    BackfillKeywords,
-    FanOutKeywords,
-    make_request,
-    takes,
-)
+from cloudtasks_nb.fanout.batch.request import BackfillKeywords, FanOutKeywords, make_request, takes
 from cloudtasks_nb.fanout.periods.partitions import partition
 from cloudtasks_nb.fanout.plan.options import TaskKeywords, token_options
 from cloudtasks_nb.fanout.plan.plan import Plan
