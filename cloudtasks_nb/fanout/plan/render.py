@@ -48,7 +48,7 @@ class Renderer:
         self._recipe = recipe
         self._now = now
         self._complete = complete
-        self._calls = _CallCheck(recipe)
+        self._reasons: dict[object, str | None] = {}  # by names in a body: why a handler's function does not take them
         self._request = types.HttpRequest.pb()(http_method=HTTP_METHODS.index(recipe.method))
         settings = types.Task.pb()()  # the same for all rows
         if recipe.dispatch_deadline is not None:
@@ -63,7 +63,7 @@ class Renderer:
         problems = Problems()
         urls, stand_ins = self._recipe.url.render(block, problems)
         bodies, canonical = self._recipe.body.render(block, problems)
-        self._calls.check(bodies, block, problems)
+        self._check_calls(bodies, block, problems)
         heads = self._heads(block, problems)
         moments = self._recipe.schedule.render(block, self._now, problems)
         made = http_requests(urls, heads, bodies)
@@ -91,6 +91,30 @@ class Renderer:
                 shown=shown.encode(start, stop),
                 rejected=rejected,
             )
+
+    def _check_calls(self, bodies: Sequence[bytes], block: Block, problems: Problems) -> None:
+        """Check that the function of a handler takes what the bodies give, once for each set of names.
+
+        Raise InvalidInputError if no row fits to the function; note those that do not fit, if rows differ.
+        """
+        mismatch = self._recipe.url.mismatch
+        if mismatch is None:
+            return
+        uniform = self._recipe.body.uniform and not any(column.lacking for column in block.columns.values())
+        for index, body in enumerate(bodies[:1] if uniform else bodies):
+            names = _names(body)
+            if names not in self._reasons:
+                reason = mismatch(body)
+                self._reasons[names] = reason and reason + _index_hint(reason, names, block.levels)
+            reason = self._reasons[names]
+            if reason is not None and uniform:
+                raise InvalidInputError(
+                    f"the function cannot be called with these bodies: {reason}",
+                    resource="body",
+                    hint='body=[...] chooses columns, and body={"name": "{column}"} gives them other names',
+                )
+            if reason is not None:
+                problems.add(index, f"body: {reason}")
 
     def _tokens(self, urls: Iterable[str]) -> Iterable[bytes]:
         """Return the field `oidc_token` of each request; without an audience its URL decides."""
@@ -144,35 +168,6 @@ def _schedule_time(moment: int) -> bytes:
     task.schedule_time.FromMicroseconds(moment)
     serialized: bytes = task.SerializeToString()
     return serialized
-
-
-class _CallCheck:
-    """Checks that the function of a handler takes what the bodies give, once for each set of names."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._mismatch = recipe.url.mismatch
-        self._uniform = recipe.body.uniform
-        self._reasons: dict[object, str | None] = {}
-
-    def check(self, bodies: Sequence[bytes], block: Block, problems: Problems) -> None:
-        """Raise InvalidInputError if no row fits to the function; note those that do not fit, if rows differ."""
-        if self._mismatch is None:
-            return
-        uniform = self._uniform and not any(column.lacking for column in block.columns.values())
-        for index, body in enumerate(bodies[:1] if uniform else bodies):
-            names = _names(body)
-            if names not in self._reasons:
-                reason = self._mismatch(body)
-                self._reasons[names] = reason and reason + _index_hint(reason, names, block.levels)
-            reason = self._reasons[names]
-            if reason is not None and uniform:
-                raise InvalidInputError(
-                    f"the function cannot be called with these bodies: {reason}",
-                    resource="body",
-                    hint='body=[...] chooses columns, and body={"name": "{column}"} gives them other names',
-                )
-            if reason is not None:
-                problems.add(index, f"body: {reason}")
 
 
 def _index_hint(reason: str, names: frozenset[str] | None, levels: Sequence[str]) -> str:
