@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
 from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PermissionDeniedError, TaskNotFoundError
-from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.render import literal_task
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
@@ -31,8 +32,10 @@ def _task_name(queue: QueueName, task_id: str | None) -> TaskName:
         ) from None
 
 
-def create_task(connection: Connection, queue: QueueName, options: TaskOptions, *, task_id: str | None) -> pd.DataFrame:
-    """Create a task and return it as the queue has it: one row.
+def create_task(
+    connection: Connection, queue: QueueName, options: Mapping[str, Any], *, task_id: str | None
+) -> pd.DataFrame:
+    """Create a task with these `TaskOptions`, and return it as the queue has it: one row.
 
     Raises
     ------
@@ -41,9 +44,9 @@ def create_task(connection: Connection, queue: QueueName, options: TaskOptions, 
     AlreadyExistsError
         If a task with this id exists or existed lately.
     """
-    immediate = options.at is None and options.delay is None
+    immediate = options.get("at") is None and options.get("delay") is None
     message = literal_task(options, now=connection.clock.now() if immediate else connection.service_now())
-    connection.check_target(queue, options.url, options.service_account)
+    connection.check_target(queue, options["url"], options.get("service_account"))
     message.name = str(_task_name(queue, task_id))
     try:
         made = connection.call("CreateTask", parent=str(queue), task=message, resource_name=str(queue))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from typing import Any, Literal, Self, Unpack, overload
 
 import pandas as pd
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.client.create_task import create_task
 from cloudtasks_nb.client.queue_card import queue_card
 from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings
@@ -18,15 +15,9 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.fanout.batch.request import (
-    BackfillKeywords,
-    BatchOptions,
-    FanOutKeywords,
-    make_request,
-    refuse_unknown,
-)
+from cloudtasks_nb.fanout.batch.request import BackfillKeywords, FanOutKeywords, make_request, takes
 from cloudtasks_nb.fanout.periods.partitions import partition
-from cloudtasks_nb.fanout.plan.options import TaskOptions, token_options
+from cloudtasks_nb.fanout.plan.options import TaskKeywords, token_options
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.service.bulk import delete_tasks, run_tasks
 from cloudtasks_nb.service.connection import Connection
@@ -76,21 +67,9 @@ class Queue:
         """
         return str(self._name)
 
-    def enqueue(  # noqa: PLR0913 - the options of a task, keyword-only behind the second
-        self,
-        url: Any,
-        body: Any = None,
-        *,
-        method: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        task_id: str | None = None,
-        at: Any = None,
-        delay: Any = None,
-        tz: Any = None,
-        service_account: str | None = None,
-        audience: str | None = None,
-        dispatch_deadline: Any = None,
-        retry: Mapping[str, Any] | None = None,
+    @takes(TaskKeywords)
+    def enqueue(
+        self, url: Any, body: Any = None, *, task_id: str | None = None, **options: Unpack[TaskKeywords]
     ) -> pd.DataFrame:
         """Create one task: an HTTP request that Cloud Tasks sends until it is answered with 2xx.
 
@@ -139,22 +118,12 @@ class Queue:
         task
         ...  https://svc.example/run  scheduled
         """
-        options = TaskOptions(
-            url=url,
-            body=body,
-            method=method,
-            headers=headers,
-            at=at,
-            delay=delay,
-            tz=tz,
-            service_account=service_account,
-            audience=audience,
-            dispatch_deadline=dispatch_deadline,
-            retry=retry,
-        )
-        return create_task(self._connection, self._name, options, task_id=task_id)
+        return create_task(self._connection, self._name, {"url": url, "body": body, **options}, task_id=task_id)
 
-    def schedule(self, url: Any, body: Any = None, *, at: Any = None, delay: Any = None, **words: Any) -> pd.DataFrame:
+    @takes(TaskKeywords)
+    def schedule(
+        self, url: Any, body: Any = None, *, task_id: str | None = None, **options: Unpack[TaskKeywords]
+    ) -> pd.DataFrame:
         """Create one task that is due later: `enqueue` with one of `at` and `delay` required.
 
         Parameters
@@ -164,8 +133,8 @@ class Queue:
             ``"2026-01-02 06:00+09:00"``, a datetime or a Timestamp.
         delay : duration, optional
             ``"60s"``, ``"10min"``, a Timedelta or seconds.
-        **words
-            The other arguments of `enqueue`.
+        task_id, tz, headers, method, service_account, audience, dispatch_deadline, retry : optional
+            As for `enqueue`.
 
         Returns
         -------
@@ -185,15 +154,11 @@ class Queue:
         >>> task["state"].item()
         'scheduled'
         """
-        if (at is None) == (delay is None):
+        if (options.get("at") is None) == (options.get("delay") is None):
             raise InvalidInputError(
                 "schedule() needs at= or delay=, and not both", hint='delay="10min", or at="2026-01-02 06:00+09:00"'
             )
-        allowed = inspect.signature(self.enqueue).parameters
-        unknown = next((word for word in words if word not in allowed), None)
-        if unknown is not None:
-            raise TypeError(f'schedule() has no argument "{unknown}"{did_you_mean(unknown, allowed)}')
-        return self.enqueue(url, body, at=at, delay=delay, **words)
+        return self.enqueue(url, body, task_id=task_id, **options)
 
     @overload
     def fan_out(
@@ -203,32 +168,8 @@ class Queue:
     @overload
     def fan_out(self, data: Any, *, url: Any, dry_run: Literal[True], **options: Unpack[FanOutKeywords]) -> Plan: ...
 
-    def fan_out(  # noqa: PLR0913 - each is an option of the task or the batch, keyword-only
-        self,
-        data: Any,
-        *,
-        url: Any,
-        body: Any = None,
-        key: Any = None,
-        at: Any = None,
-        delay: Any = None,
-        tz: Any = None,
-        headers: Mapping[str, str] | None = None,
-        method: str | None = None,
-        service_account: str | None = None,
-        audience: str | None = None,
-        dispatch_deadline: Any = None,
-        retry: Mapping[str, Any] | None = None,
-        name: str | None = None,
-        errors: Literal["raise", "skip"] = "raise",
-        send_rate: float | None = None,
-        stop_after_failures: float | None = None,
-        canary: float | str | None = None,
-        pause_at: float | str | None = None,
-        progress: bool = True,
-        dry_run: bool = False,
-        **unknown: Any,
-    ) -> Batch | Plan:
+    @takes(FanOutKeywords)
+    def fan_out(self, data: Any, *, url: Any, dry_run: bool = False, **options: Any) -> Batch | Plan:
         """Create one task for each row; returns when every row is stored in the outbox, and sends in the background.
 
         Running the same cell again, also after a restart of the kernel, attaches to the batch and sends only the rows
@@ -302,33 +243,8 @@ class Queue:
         >>> careful.resume().wait()
         3 rows: 2 succeeded, 1 failed
         """
-        if unknown:
-            refuse_unknown(self.fan_out, unknown)
-        task = TaskOptions(
-            url=url,
-            body=body,
-            key=key,
-            at=at,
-            delay=delay,
-            tz=tz,
-            headers=headers,
-            method=method,
-            service_account=service_account,
-            audience=audience,
-            dispatch_deadline=dispatch_deadline,
-            retry=retry,
-        )
-        options = BatchOptions(
-            name=name,
-            errors=errors,
-            send_rate=send_rate,
-            stop_after_failures=stop_after_failures,
-            canary=canary,
-            pause_at=pause_at,
-            progress=progress,
-        )
-        request = make_request(self._name, data, task, options)
-        self._connection.check_target(self._name, url, service_account)
+        request = make_request(self._name, data, {"url": url, **options})
+        self._connection.check_target(self._name, url, options["service_account"])
         self._connection.check_store(url)
         return self._catalog.dry_run(request) if dry_run else self._catalog.fan_out(request)
 
@@ -349,34 +265,9 @@ class Queue:
         self, start: Any, end: Any, *, freq: Any, url: Any, dry_run: Literal[True], **options: Unpack[BackfillKeywords]
     ) -> Plan: ...
 
-    def backfill(  # noqa: PLR0913 - the options of `fan_out` and those of a range, keyword-only behind the second
-        self,
-        start: Any,
-        end: Any,
-        *,
-        freq: Any,
-        url: Any,
-        across: Any = None,
-        tz: Any = "UTC",
-        newest_first: bool = False,
-        body: Any = None,
-        at: Any = None,
-        delay: Any = None,
-        headers: Mapping[str, str] | None = None,
-        method: str | None = None,
-        service_account: str | None = None,
-        audience: str | None = None,
-        dispatch_deadline: Any = None,
-        retry: Mapping[str, Any] | None = None,
-        name: str | None = None,
-        errors: Literal["raise", "skip"] = "raise",
-        send_rate: float | None = None,
-        stop_after_failures: float | None = None,
-        canary: float | str | None = None,
-        pause_at: float | str | None = None,
-        progress: bool = True,
-        dry_run: bool = False,
-        **unknown: Any,
+    @takes(BackfillKeywords, tz="UTC", newest_first=False)
+    def backfill(
+        self, start: Any, end: Any, *, freq: Any, url: Any, dry_run: bool = False, **options: Any
     ) -> Batch | Plan:
         """Create one task for each period of a range; returns when all are stored, and sends in the background.
 
@@ -427,32 +318,9 @@ class Queue:
         batch backfill-... (...) has 12 of these rows already; 3 new ones will be sent
         15 rows: 15 succeeded
         """
-        if unknown:
-            refuse_unknown(self.backfill, unknown)
-        task = TaskOptions(
-            url=url,
-            body=body,
-            at=at,
-            delay=delay,
-            headers=headers,
-            method=method,
-            service_account=service_account,
-            audience=audience,
-            dispatch_deadline=dispatch_deadline,
-            retry=retry,
-        )
-        options = BatchOptions(
-            name=name,
-            errors=errors,
-            send_rate=send_rate,
-            stop_after_failures=stop_after_failures,
-            canary=canary,
-            pause_at=pause_at,
-            progress=progress,
-        )
-        partitions = partition(start, end, freq=freq, tz=tz)
-        backfill = Backfill(self._catalog, self._name, partitions, across, task, options, newest_first=newest_first)
-        self._connection.check_target(self._name, url, service_account)
+        partitions = partition(start, end, freq=freq, tz=options["tz"])
+        backfill = Backfill(self._catalog, self._name, partitions, {"url": url, **options})
+        self._connection.check_target(self._name, url, options["service_account"])
         self._connection.check_store(url)
         return backfill.plan() if dry_run else backfill.send()
 

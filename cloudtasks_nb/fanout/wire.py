@@ -79,20 +79,5 @@ class CreateEncoder:
 
     def batch(self, tasks: Sequence[str], wire: Sequence[bytes], request_id: str) -> bytes:
         """Return the `BatchCreateTasksRequest` for tasks with these ids."""
-        pieces = [self._parent]
-        heads: dict[tuple[int, int], bytes] = {}
-        for task, content in zip(tasks, wire, strict=True):
-            size = (len(task), len(content))
-            head = heads.get(size)
-            if head is None:
-                head = heads[size] = self._head(*size)
-            pieces += (head, task.encode(), content, _BASIC_VIEW)
-        pieces.append(_field(_THIRD, request_id.encode()))
-        return b"".join(pieces)
-
-    def _head(self, task: int, content: int) -> bytes:
-        """Return what stands before the id of a task, by the lengths of the id and of the rest of the task."""
-        name = _FIRST + _length(len(self._prefix) + task)
-        inner = len(name) + len(self._prefix) + task + content
-        parent = self._parent + _SECOND + _length(inner)
-        return _SECOND + _length(len(parent) + inner + len(_BASIC_VIEW)) + parent + name + self._prefix
+        requests = [_field(_SECOND, self.create(task, content)) for task, content in zip(tasks, wire, strict=True)]
+        return b"".join((self._parent, *requests, _field(_THIRD, request_id.encode())))

@@ -16,9 +16,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.period_states import upcoming
-from cloudtasks_nb.fanout.batch.request import BatchOptions
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, combinations, cross, partition
-from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.panels.cards.plan import error_html
 from cloudtasks_nb.panels.context import PanelContext
@@ -130,10 +128,9 @@ class BackfillPanel(SendPanel):
             return error_html(error, quiet=False)
 
     def _upcoming(self, partitions: Partitions, across: Any) -> Periods:
-        options = BatchOptions(name=self.name.value.strip() or None)
         queue = self.context.name(self.queue or "")
-        task = TaskOptions(**self.request.arguments)
-        backfill = Backfill(self.context.catalog, queue, partitions, across, task, options)
+        options = {**self.request.arguments, "across": across, "name": self.name.value.strip() or None}
+        backfill = Backfill(self.context.catalog, queue, partitions, options)
         record = backfill.known()
         self._drawn_batch = "" if record is None else record.id
         return backfill.upcoming(record)

@@ -17,7 +17,6 @@ from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import bar_html
 from cloudtasks_nb.errors import CloudTasksError
-from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_row
@@ -41,8 +40,6 @@ _FEW = 100  # tasks that are sent without a question
 _WHOLE = 100_000  # rows up to which a plan keeps each task
 _MANY = 10_000  # tasks on Google for which the queue's name is typed
 _POSITION = "position of the row"  # as a key
-#: The parameters of the verbs that describe a task; the others describe the batch.
-_TASK_OPTIONS = ("url", "body", "headers", "service_account", "delay", "method", "dispatch_deadline")
 
 T = TypeVar("T")
 
@@ -182,8 +179,7 @@ class SendPanel(Panel):
     def _render_first(self) -> str:
         try:
             rows, arguments = self.sample(_FIRST)
-            options = {name: arguments[name] for name in _TASK_OPTIONS if name in arguments}
-            recipe, now = compile_recipe(TaskOptions(**options)), self.context.connection.clock.now()
+            recipe, now = compile_recipe(arguments), self.context.connection.clock.now()
             found = tasks_html([plan_row(rows, recipe, row, now=now) for row in range(len(rows))])
         except CloudTasksError as error:
             self._filled = False

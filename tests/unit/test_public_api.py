@@ -17,9 +17,11 @@ from tests.processes import run
 
 CONNECTED = "quota_project=None, store=None, transport=None"
 DEPLOYED = "requirements=None, store=None, run=False, gcloud=()"
-SENT = "audience=None, dispatch_deadline=None, retry=None"
+TASK = "at=None, delay=None, tz=None, headers=None, method=None, service_account=None, audience=None, "
+TASK += "dispatch_deadline=None, retry=None"
+PERIODS = TASK.replace("tz=None", "tz='UTC'")
 RUN = "name=None, errors='raise', send_rate=None, stop_after_failures=None, canary=None, pause_at=None, "
-RUN += "progress=True, dry_run=False, **unknown"
+RUN += "progress=True, dry_run=False"
 #: Every public function and method with its parameters: a change here is a change for every user.
 SIGNATURES = {
     "connect": f"project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, {CONNECTED}",
@@ -38,17 +40,13 @@ SIGNATURES = {
     "Client.batch": "id=None",
     "Client.delete_batches": "older_than, *, dry_run=False",
     "Client.doctor": "url=None, service_account=None, *, audience=None",
-    "Queue.enqueue": "url, body=None, *, method=None, headers=None, task_id=None, at=None, delay=None, tz=None, "
-    f"service_account=None, {SENT}",
-    "Queue.schedule": "url, body=None, *, at=None, delay=None, **words",
+    **dict.fromkeys(("Queue.enqueue", "Queue.schedule"), f"url, body=None, *, {TASK}, task_id=None"),
     "Queue.tasks": "limit=1000, *, body=False, secrets=False",
     "Queue.attempts": "since=None, limit=1000, *, batch=None, task=None, status=None, secrets=False",
     "Queue.update": "**settings",
     "Queue.route": "url=None, *, service_account=None, audience=None",
-    "Queue.fan_out": "data, *, url, body=None, key=None, at=None, delay=None, tz=None, headers=None, method=None, "
-    f"service_account=None, {SENT}, {RUN}",
-    "Queue.backfill": "start, end, *, freq, url, across=None, tz='UTC', newest_first=False, body=None, at=None, "
-    f"delay=None, headers=None, method=None, service_account=None, {SENT}, {RUN}",
+    "Queue.fan_out": f"data, *, url, body=None, key=None, {TASK}, {RUN}",
+    "Queue.backfill": f"start, end, *, freq, url, across=None, newest_first=False, body=None, {PERIODS}, {RUN}",
     "Batch.wait": "timeout=None",
     "Batch.attempts": "limit=10000, *, status=None, secrets=False",
     "Batch.retry_failed": "where=None",
@@ -68,9 +66,6 @@ ATTRIBUTES = {
 
 #: The states of a row, in the order in which they are shown.
 STATES = ["unsent", "rejected", "scheduled", "ready", "running", "retrying", "succeeded", "failed", "cancelled", "gone"]
-
-#: `**unknown` is there to refuse words with a hint.
-NOT_FOR_USE = {"unknown"}
 
 each_callable = pytest.mark.parametrize("name", SIGNATURES)
 
@@ -165,7 +160,7 @@ def test_help_describes_parameters_and_frames(name: str) -> None:
     """Each parameter is described, and of a frame the index and columns, or a frame with the same ones is named."""
     heads = re.findall(r"^(\S.*?)(?: : .*)?$", section(name, "Parameters"), flags=re.MULTILINE)
     described = {word.strip().lstrip("*") for head in heads for word in head.split(",")}
-    assert {one.name for one in parameters(name)} - described - NOT_FOR_USE == set()
+    assert {one.name for one in parameters(name)} - described == set()
     if inspect.signature(public(name)).return_annotation == "pd.DataFrame":
         assert section(name, "Returns") or "with the columns of" in (inspect.getdoc(public(name)) or "")
 

@@ -17,10 +17,9 @@ from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.period_states import ASKED, PeriodStates, upcoming
-from cloudtasks_nb.fanout.batch.request import BatchOptions, make_request
+from cloudtasks_nb.fanout.batch.request import make_request
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, combinations, cross, parse_freq
-from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.plan import Plan
 
 __all__ = ["Backfill"]
@@ -36,12 +35,8 @@ class Backfill:
     ----------
     partitions : Partitions
         The periods.
-    across : mapping of name to values, DataFrame, or None
-        Each period is crossed with each combination of these.
-    task : TaskOptions
-        Its `key` and `tz` are replaced by those of the periods.
-    newest_first : bool
-        Make the newest period the first row.
+    options : mapping
+        `url` and `BackfillKeywords`; key and zone are those of the periods.
 
     Raises
     ------
@@ -54,25 +49,21 @@ class Backfill:
         catalog: Catalog,
         queue: QueueName,
         partitions: Partitions,
-        across: Any,
-        task: TaskOptions,
-        options: BatchOptions,
-        *,
-        newest_first: bool = False,
+        options: Mapping[str, Any],
     ) -> None:
         self._catalog = catalog
         self._partitions = partitions
-        self._across = across
-        rows = cross(partitions.frame(newest_first=newest_first), across)
+        self._across = options.get("across")
+        rows = cross(partitions.frame(newest_first=options.get("newest_first", False)), self._across)
         columns = [name for name in rows.columns if name not in COLUMNS]
-        task = replace(task, key=["start", *columns], tz=partitions.bounds.tz)
-        request = make_request(queue, rows, task, options)
+        request = make_request(queue, rows, {**options, "key": ["start", *columns], "tz": partitions.bounds.tz})
         recipe = replace(request.recipe, shown=tuple(map(str, rows.columns)))
         parts = [request.recipe.identity.hex(), partitions.freq.name, partitions.tz, columns]
         digest = hashlib.blake2b(orjson.dumps(parts), digest_size=4).hexdigest()
-        self._name = options.name or f"backfill-{digest}"
+        self._name = request.options.name or f"backfill-{digest}"
         self._series = {"freq": partitions.freq.name, "tz": partitions.tz, "across": columns}
-        self._request = replace(request, recipe=recipe, options=replace(options, name=self._name), series=self._series)
+        named = replace(request.options, name=self._name)
+        self._request = replace(request, recipe=recipe, options=named, series=self._series)
 
     def send(self) -> Batch:
         """Spool every row, then send in the background.

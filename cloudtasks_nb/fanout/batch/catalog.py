@@ -43,11 +43,10 @@ from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Spooled
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
-from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
+from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.plan.schedule import check_drain
-from cloudtasks_nb.fanout.plan.trial import Trial
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection, has_ended
 from cloudtasks_nb.service.convert import queue_values

@@ -48,8 +48,8 @@ def register(connection: Connection, outbox: Outbox, record: BatchRecord, task: 
     InvalidInputError
         For a bad argument, or a queue that would send the notification to another URL or with another token.
     """
-    account, audience = token_options(task.url, task.service_account, task.audience)
-    url = getattr(task.url, "url", task.url)
+    account, audience = token_options(task["url"], task.get("service_account"), task.get("audience"))
+    url = getattr(task["url"], "url", task["url"])
     if not isinstance(url, str):
         raise InvalidInputError(
             f"{url!r} is neither an http(s) URL nor a handler", resource="url", hint='batch.on_complete("https://…")'

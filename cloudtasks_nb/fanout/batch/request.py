@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn, TypedDict
+from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
+from typing import Any, Literal, TypedDict, TypeVar, cast
 
 import pandas as pd
 
@@ -16,9 +18,8 @@ from cloudtasks_nb._settings import QUEUE_SETTINGS, did_you_mean, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.columns import read_input
-from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.options import TaskKeywords
 from cloudtasks_nb.fanout.plan.recipe import Recipe, compile_recipe
-from cloudtasks_nb.fanout.plan.url import HandlerAddress
 
 __all__ = [
     "LASTING",
@@ -28,8 +29,8 @@ __all__ = [
     "FanOutRequest",
     "lasting_options",
     "make_request",
-    "refuse_unknown",
     "share_of",
+    "takes",
 ]
 
 #: The setting of a batch with the lasting options of a later `fan_out`; those of the first are in its description.
@@ -38,21 +39,23 @@ LASTING = "options"
 _LASTING = ("send_rate", "stop_after_failures", "canary", "pause_at")
 _LONGEST_NAME = 200  # it stands in one line, and in a column of a frame
 _LOCAL = re.compile(r"http://127\.0\.0\.1:\d{4,5}/")  # where handlers are
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-class _Keywords(TypedDict, total=False):
-    """The optional arguments that `fan_out` and `backfill` share, for type checkers: their overloads name them."""
-
+class _RowKeywords(TypedDict, total=False):
     body: Any
-    at: Any
-    delay: Any
-    tz: Any
-    headers: Mapping[str, str] | None
-    method: str | None
-    service_account: str | None
-    audience: str | None
-    dispatch_deadline: Any
-    retry: Mapping[str, Any] | None
+    key: Any
+
+
+class _PeriodKeywords(TypedDict, total=False):
+    across: Any
+    newest_first: bool
+    body: Any
+
+
+class _BatchKeywords(TypedDict, total=False):
+    """The fields of `BatchOptions`, for type checkers."""
+
     name: str | None
     errors: Literal["raise", "skip"]
     send_rate: float | None
@@ -62,17 +65,12 @@ class _Keywords(TypedDict, total=False):
     progress: bool
 
 
-class FanOutKeywords(_Keywords, total=False):
+class FanOutKeywords(_RowKeywords, TaskKeywords, _BatchKeywords, total=False):
     """The optional arguments of `fan_out`."""
 
-    key: Any
 
-
-class BackfillKeywords(_Keywords, total=False):
+class BackfillKeywords(_PeriodKeywords, TaskKeywords, _BatchKeywords, total=False):
     """The optional arguments of `backfill`."""
-
-    across: Any
-    newest_first: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,15 +127,21 @@ class FanOutRequest:
         return described
 
 
-def make_request(queue: QueueName, data: Any, task: TaskOptions, options: BatchOptions) -> FanOutRequest:
+def make_request(queue: QueueName, data: Any, given: Mapping[str, Any]) -> FanOutRequest:
     """Check the options of a fan-out, and read its data if they are in a file or in no frame.
+
+    Parameters
+    ----------
+    given : mapping
+        `TaskOptions` and the fields of `BatchOptions`.
 
     Raises
     ------
     InvalidInputError, TemplateError
         Naming the argument that is wrong, or the file that cannot be read.
     """
-    recipe = compile_recipe(replace(task, url=_as_handler(task.url)))
+    options = BatchOptions(**{name: given[name] for name in _BatchKeywords.__annotations__ if name in given})
+    recipe = compile_recipe({**given, "url": _as_handler(given["url"])})
     rows = read_input(data)
     if isinstance(rows, pd.DataFrame):
         _check_canary(options.canary, len(rows))
@@ -166,24 +170,52 @@ def share_of(option: float | str | None) -> float | None:
         return math.nan
 
 
-def refuse_unknown(method: Callable[..., Any], unknown: Mapping[str, Any]) -> NoReturn:
-    """Raise the TypeError for the first of the keyword arguments that a method does not have."""
-    name = next(iter(unknown))
-    if name in QUEUE_SETTINGS:
-        raise TypeError(f"{name}= is a setting of the queue, not of a batch: queue.update({name}={unknown[name]!r})")
-    parameters = inspect.signature(method).parameters.values()
-    allowed = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    raise TypeError(f'{method.__name__}() has no argument "{name}"{did_you_mean(name, allowed)}')
+def takes(keywords: type, **defaults: Any) -> Callable[[_Method], _Method]:
+    """Have a method that takes options by ``**`` show each of them, give it their defaults, and refuse others.
+
+    They are shown before the last argument that the method names itself.
+
+    Parameters
+    ----------
+    keywords : type
+        A TypedDict that names the options. Their defaults are those in `BatchOptions`, else None.
+    **defaults
+        Other defaults.
+    """
+    kinds = {name: getattr(kind, "__forward_arg__", kind) for name, kind in keywords.__annotations__.items()}
+    every: dict[str, Any] = dict.fromkeys(kinds)
+    every |= {one.name: one.default for one in fields(BatchOptions) if one.name in every} | defaults
+
+    def decorate(method: _Method) -> _Method:
+        signature = inspect.signature(method)
+        *first, last, _ = signature.parameters.values()
+        shown = [last.replace(name=name, default=every[name], annotation=kind) for name, kind in kinds.items()]
+        signature = signature.replace(parameters=[*first, *shown, last])
+        names = signature.parameters
+
+        @functools.wraps(method)
+        def checked(*args: Any, **given: Any) -> Any:
+            for name, value in given.items():
+                if name not in names:
+                    setting = f"; it is a setting of the queue: queue.update({name}={value!r})"
+                    hint = setting if name in QUEUE_SETTINGS else did_you_mean(name, names)
+                    raise TypeError(f'{method.__name__}() has no argument "{name}"{hint}')
+            return method(*args, **{**every, **given})
+
+        checked.__signature__ = signature  # type: ignore[attr-defined]  # which `inspect` and IPython read
+        return cast("_Method", checked)
+
+    return decorate
 
 
 def _as_handler(url: Any) -> Any:
-    """Return the handler that a local URL belongs to, so that handler and URL make the same batch."""
+    """Return what stands for the handler that a local URL belongs to, so that handler and URL make the same batch."""
     if not (isinstance(url, str) and _LOCAL.match(url)):
         return url
     from cloudtasks_nb.handlers.serving import name_at  # noqa: PLC0415 - loads aiohttp, which only handlers need
 
     name = name_at(url)
-    return url if name is None else HandlerAddress(url=url, name=name)
+    return url if name is None else SimpleNamespace(url=url, name=name)
 
 
 def _check_name(name: str | None) -> None:

@@ -7,8 +7,11 @@ boundaries depend on the frequency and the zone only: a longer range has the sam
 from __future__ import annotations
 
 import datetime as dt
+import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,34 +31,16 @@ COLUMNS = ("start", "end", "partition")
 
 _SECOND, _MINUTE = dt.timedelta(seconds=1), dt.timedelta(minutes=1)
 _HOUR, _DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
-_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - local time, in any zone
 _YEAR, _QUARTER = 12, 3  # months
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _MAX_OFFSET = dt.timedelta(days=2)  # more than the difference of any local time from UTC
 _YEARS = range(1700, 2200)  # Timestamps in nanoseconds hold these years, and the periods around them
 _MAX_PARTITIONS = 5_000_000  # more are a mistake in the frequency
 _MAX_ROWS = 10_000_000  # they are held in memory
-#: What pandas calls periods of months -> how many, and whether the anchor is the month in which they end.
-_OF_MONTHS = {
-    "MS": (1, 0),
-    "ME": (1, 0),
-    "QS": (_QUARTER, 0),
-    "QE": (_QUARTER, 1),
-    "YS": (_YEAR, 0),
-    "YE": (_YEAR, 1),
-}
-_DAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+#: Months of what pandas calls ``YS`` or ``YE``, and so on.
+_OF_MONTHS = {"Y": _YEAR, "Q": _QUARTER, "M": 1}
+_DAYS = ("THU", "FRI", "SAT", "SUN", "MON", "TUE", "WED")  # from that of 1970-01-01 on
 _UNITS = (("D", 86_400), ("h", 3_600), ("min", 60), ("s", 1))  # seconds
-_NOUNS = {
-    "s": "second",
-    "min": "minute",
-    "h": "hour",
-    "D": "day",
-    "W": "week",
-    "MS": "month",
-    "QS": "quarter",
-    "YS": "year",
-}
 _ANCHORS = {
     name[:3].upper(): name
     for name in (
@@ -76,7 +61,7 @@ class Freq:
     name: str  #: the same for the same periods: ``24h`` is ``D``, ``ME`` is ``MS``
     step: dt.timedelta | None = None  #: length in local time; None if it is a number of months
     months: int = 0
-    origin: dt.datetime = _EPOCH  #: a boundary, from which steps or months are counted
+    first: int = 0  #: seconds, or months, from 1970 on to a boundary
 
     @property
     def dated(self) -> bool:
@@ -85,12 +70,11 @@ class Freq:
 
     def boundaries(self, first: dt.datetime, last: dt.datetime) -> list[dt.datetime]:
         """Return the boundaries in local time, from the last one not after `first` to the first one after `last`."""
-        if self.step is not None:
-            numbers = range((first - self.origin) // self.step, (last - self.origin) // self.step + 2)
-            return [self.origin + self.step * number for number in numbers]
-        count = [_month(moment) - _month(self.origin) for moment in (first, last)]
-        numbers = range(count[0] // self.months, count[1] // self.months + 2)
-        return [_first_of(_month(self.origin) + self.months * number) for number in numbers]
+        unit, length = ("M", self.months) if self.step is None else ("s", self.step // _SECOND)
+        low, high = np.array([first, last], "datetime64[us]").astype(f"datetime64[{unit}]").astype("int64").tolist()
+        numbers = np.arange(low - (low - self.first) % length, high + length + 1, length)
+        found: list[dt.datetime] = numbers.astype(f"datetime64[{unit}]").astype("datetime64[us]").tolist()
+        return found
 
     def counted(self, count: int) -> str:
         """Return this number of periods as text: ``90 days``, ``1 quarter``, ``45 periods of 2 hours``."""
@@ -107,15 +91,21 @@ class Freq:
     @property
     def _words(self) -> tuple[int, str, str]:
         """The number of units in a period, the unit, and its anchor; empty for January, which is the usual one."""
-        digits = len(self.name) - len(self.name.lstrip("0123456789"))
-        unit, _, anchor = self.name[digits:].partition("-")
-        return int(self.name[:digits] or 1), _NOUNS[unit], _ANCHORS.get(anchor, "")
+        offset = to_offset(self.name)  # a Day, Week, QuarterBegin …
+        unit = type(offset).__name__.removesuffix("Begin").lower()
+        return offset.n, unit, _ANCHORS.get(self.name.partition("-")[2], "")
 
     def labels(self, starts: pd.DatetimeIndex) -> list[str]:
         """Return a short and unique name for each period, from where it starts."""
-        if not self.dated:
-            return [_time_label(moment, self.step or _DAY) for moment in starts.to_pydatetime().tolist()]
-        return [self._date_label(moment) for moment in starts.to_pydatetime().tolist()]
+        label = self._date_label if self.dated else self._time_label
+        return [label(moment) for moment in starts.to_pydatetime().tolist()]
+
+    def _time_label(self, start: dt.datetime) -> str:
+        """Return a time as short as the length of the periods allows, with its offset: it may come twice."""
+        step = self.step or _DAY
+        if step % _MINUTE or start.second:
+            return start.isoformat(timespec="seconds")
+        return start.isoformat(timespec="minutes" if step % _HOUR or start.minute else "hours")
 
     def _date_label(self, start: dt.datetime) -> str:
         if self.name == "W-MON":
@@ -194,11 +184,9 @@ def partition(start: Any, end: Any, *, freq: Any, tz: Any = "UTC") -> Partitions
     periods, clock = parse_freq(freq), parse_zone(tz if isinstance(tz, dt.timezone) else str(tz))
     first, last = _end_of_range(start, "start", clock), _end_of_range(end, "end", clock)
     if last < first:
-        raise InvalidInputError(
-            f"end={str(end)!r} is before start={str(start)!r}", resource="end", hint="swap them: the older one is start"
-        )
+        raise wrong_argument("end", str(end), f"is before start={str(start)!r}", "swap them: the older one is start")
     _check_count(periods, first, last)
-    local_times = periods.boundaries(_local_time(first) - _MAX_OFFSET, _local_time(last) + _MAX_OFFSET)
+    local_times = periods.boundaries(first.tz_localize(None) - _MAX_OFFSET, last.tz_localize(None) + _MAX_OFFSET)
     repeated = periods.step is not None and periods.step <= _HOUR
     moments = (
         pd.DatetimeIndex(sorted(set(_in_utc(local_times, clock, repeated=repeated)))).as_unit("us").tz_convert(clock)
@@ -224,11 +212,10 @@ def parse_freq(freq: Any) -> Freq:
         return _of_fixed_length(freq, offset.nanos)
     kind, _, anchor = offset.freqstr.lstrip("0123456789").partition("-")
     if kind == "W" and anchor in _DAYS:
-        to_first = (_DAYS.index(anchor) - _EPOCH.weekday()) % 7
-        return Freq(name=offset.freqstr, step=offset.n * 7 * _DAY, origin=_EPOCH + to_first * _DAY)
-    if kind in _OF_MONTHS:
-        months, ends = _OF_MONTHS[kind]
-        return _monthly(offset.n * months, (_MONTHS.index(anchor) if anchor else 0) + ends)
+        return Freq(name=offset.freqstr, step=offset.n * 7 * _DAY, first=_DAYS.index(anchor) * 86_400)
+    if re.fullmatch("[YQM][SE]", kind):
+        ends = kind in ("YE", "QE")  # the anchor is the month in which a period ends
+        return _monthly(offset.n * _OF_MONTHS[kind[0]], (_MONTHS.index(anchor) if anchor else 0) + ends)
     hint = f"{_FREQ_HINT}; for days of your own choice use queue.fan_out with a DataFrame of them"
     raise wrong_argument("freq", freq, "has gaps between its periods", hint)
 
@@ -257,34 +244,24 @@ def _of_fixed_length(freq: Any, nanoseconds: int) -> Freq:
 
 def _monthly(months: int, first: int) -> Freq:
     """Return periods of this number of months; `first` is a month, counted from 0, in which a period begins."""
-    origin = _first_of(_month(_EPOCH) + first % min(months, _YEAR))
-    unit = next(size for size in (_YEAR, _QUARTER, 1) if not months % size)
-    name = "MS" if unit == 1 else f"{'YS' if unit == _YEAR else 'QS'}-{_MONTHS[origin.month - 1]}"
-    count = months // unit
-    return Freq(name=name if count == 1 else f"{count}{name}", months=months, origin=origin)
+    first %= min(months, _YEAR)
+    letter, unit = next((letter, size) for letter, size in _OF_MONTHS.items() if not months % size)
+    name = "MS" if letter == "M" else f"{letter}S-{_MONTHS[first]}"
+    return Freq(name=name if months == unit else f"{months // unit}{name}", months=months, first=first)
 
 
 def _end_of_range(value: Any, name: str, tz: dt.tzinfo) -> pd.Timestamp:
     """Read the start or the end of the range."""
     moment: Any = pd.NaT
     if isinstance(value, (str, dt.date, np.datetime64)) and value not in ("now", "today"):
-        try:
+        with suppress(ValueError, OverflowError):
             moment = pd.Timestamp(value)
-        except (ValueError, OverflowError) as error:
-            raise _not_a_time(value, name) from error
     if moment is pd.NaT or moment.year not in _YEARS:
-        raise _not_a_time(value, name)
+        hint = f'{name}="2026-01-31", "2026-01-31 06:00", a date or a Timestamp'
+        raise wrong_argument(name, value, f"is not a date or time between {_YEARS[0]} and {_YEARS[-1]}", hint)
     if moment.tzinfo is None:
         (moment,) = _in_utc([moment.floor("us").to_pydatetime()], tz, repeated=False)
     return pd.Timestamp(moment).as_unit("us").tz_convert(tz)
-
-
-def _not_a_time(value: Any, name: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"{name}={value!r} is not a date or time between {_YEARS[0]} and {_YEARS[-1]}",
-        resource=name,
-        hint=f'{name}="2026-01-31", "2026-01-31 06:00", a date or a Timestamp',
-    )
 
 
 def _check_count(freq: Freq, first: pd.Timestamp, last: pd.Timestamp) -> None:
@@ -319,33 +296,9 @@ def _in_utc(local_times: Iterable[dt.datetime], tz: dt.tzinfo, *, repeated: bool
 def _clock_change(before: dt.datetime, after: dt.datetime, tz: dt.tzinfo) -> dt.datetime:
     """Return the second between two times in which the clock was put forward, by bisection."""
     offset = before.astimezone(tz).utcoffset()
-    while after - before > _SECOND:
-        middle = before + (after - before) // 2
-        if middle.astimezone(tz).utcoffset() == offset:
-            before = middle
-        else:
-            after = middle
-    return after.replace(microsecond=0)
-
-
-def _local_time(moment: pd.Timestamp) -> dt.datetime:
-    local: dt.datetime = moment.tz_localize(None).to_pydatetime()
-    return local
-
-
-def _month(moment: dt.datetime) -> int:
-    return moment.year * _YEAR + moment.month - 1
-
-
-def _first_of(month: int) -> dt.datetime:
-    return dt.datetime(month // _YEAR, month % _YEAR + 1, 1)  # noqa: DTZ001 - local time
-
-
-def _time_label(moment: dt.datetime, step: dt.timedelta) -> str:
-    """Return a time as short as the length of the periods allows, with its offset, as a local time may be repeated."""
-    if step % _MINUTE or moment.second:
-        return moment.isoformat(timespec="seconds")
-    return moment.isoformat(timespec="minutes" if step % _HOUR or moment.minute else "hours")
+    moments = range((after - before) // _SECOND + 1)
+    later = bisect_right(moments, False, key=lambda at: (before + at * _SECOND).astimezone(tz).utcoffset() != offset)
+    return (before + later * _SECOND).replace(microsecond=0)
 
 
 def _midnight(moment: pd.Timestamp, days: int = 0) -> pd.Timestamp:

@@ -15,7 +15,7 @@ from cloudtasks_nb.fanout.plan.columns import Block, Form
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, constant, function_name, parse
 from cloudtasks_nb.store.encode import json_text, plain, to_json
 
-__all__ = ["Body", "check_literal", "compile_body", "literal_body"]
+__all__ = ["Body", "check_literal", "compile_body"]
 
 #: Methods whose requests the service refuses to give a body.
 _BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
@@ -46,7 +46,7 @@ class Body:
         return bodies, bodies
 
 
-def compile_body(body: Any, method: str) -> Body:
+def compile_body(body: Any, method: str, *, literal: bool = False) -> Body:
     """Return the `Body` that the argument means.
 
     Parameters
@@ -56,21 +56,30 @@ def compile_body(body: Any, method: str) -> Body:
         a function of the row.
     method : str
         HTTP method; some have no body.
+    literal : bool
+        Whether it is that of a single task: text and bytes as they are, None for none, everything else as JSON.
 
     Raises
     ------
     InvalidInputError
-        If it is none of these, or the method has no body.
+        If it is none of these, or cannot be sent, or the method has no body.
     """
     if body is None:
-        return _constant(b"", json=False) if method in _BODILESS else _columns(None)
-    _check_has_body(method)
-    if isinstance(body, Mapping):
+        return _constant(b"", json=False) if literal or method in _BODILESS else _columns(None)
+    if method in _BODILESS:
+        raise InvalidInputError(
+            f"a {method} request has no body",
+            resource="body",
+            hint='leave body= out and put the values into the URL, or use method="POST"',
+        )
+    if literal:
+        content = constant(body, "body").source.encode() if isinstance(body, str) else body
+        json = not isinstance(content, bytes)
+        return _constant(to_json(content) if json else content, json=json)
+    text = parse(body, "body") if isinstance(body, str) else None
+    if isinstance(body, Mapping) or (text is not None and text.lone is not None):
         return _template(body)
-    if isinstance(body, str):
-        text = parse(body, "body")
-        if text.lone is not None:
-            return _template(body)
+    if text is not None:
         return Body(identity=body, columns=text.columns, make=partial(_texts, text), json=False)
     if callable(body):
         return Body(identity=f"function:{function_name(body)}", columns=None, make=partial(_returned, body))
@@ -78,31 +87,6 @@ def compile_body(body: Any, method: str) -> Body:
         return _columns(tuple(map(str, body)))
     hint = "a list of columns, a dictionary with columns in braces, a function of the row, or nothing for the whole row"
     raise wrong_argument("body", body, "is not a body", f"give {hint}")
-
-
-def literal_body(body: Any, method: str) -> Body:
-    """Return the body of a single task: text and bytes as they are, None for none, everything else as JSON.
-
-    Raises
-    ------
-    InvalidInputError
-        If it cannot be sent, or the method has no body.
-    """
-    if body is not None:
-        _check_has_body(method)
-    if isinstance(body, str):
-        body = constant(body, "body").source.encode()
-    json = not (body is None or isinstance(body, bytes))
-    return _constant(to_json(body) if json else body or b"", json=json)
-
-
-def _check_has_body(method: str) -> None:
-    if method in _BODILESS:
-        raise InvalidInputError(
-            f"a {method} request has no body",
-            resource="body",
-            hint='leave body= out and put the values into the URL, or use method="POST"',
-        )
 
 
 def check_literal(body: Body, available: Collection[str]) -> None:

@@ -20,18 +20,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError
 from cloudtasks_nb.store.encode import plain
 
-__all__ = [
-    "BLOCK",
-    "Block",
-    "Column",
-    "Form",
-    "Labels",
-    "Source",
-    "Table",
-    "frames",
-    "once",
-    "read_input",
-]
+__all__ = ["BLOCK", "Block", "Column", "Form", "Labels", "Source", "Table", "frames", "read_input"]
 
 #: Rows that are encoded together: enough to make pandas' own cost per call small, few enough to stay in the cache.
 BLOCK = 2_000
@@ -100,14 +89,14 @@ class Table:
             frame = frame.copy(deep=False)
             frame.attrs = {}
         self.length = len(frame)
-        self.sources: dict[str, Source] = {}
+        self.columns: dict[str, Source] = {}
         levels = [] if _counts(frame.index) and not labelled else _levels(frame.index)
         for name, level in levels:
             if name is not None and name not in names:
-                self.sources[name] = level
-        self._levels = list(self.sources)
+                self.columns[name] = level
+        self._levels = list(self.columns)
         for position, name in enumerate(names):
-            self.sources[name] = Source(name, frame.iloc[:, position], lacking.get(name, frozenset()))
+            self.columns[name] = Source(name, frame.iloc[:, position], lacking.get(name, frozenset()))
         self.fault = ""
         if levels and labelled is not False:
             kept = all(level.is_label for _, level in levels)
@@ -121,7 +110,7 @@ class Table:
 
     def block(self, first: int, start: int, stop: int) -> Block:
         """Return the rows from `start` up to `stop`; `first` is the position of the table's first row."""
-        columns = {name: source.block(start, stop) for name, source in self.sources.items()}
+        columns = {name: source.block(start, stop) for name, source in self.columns.items()}
         labels = None if self.labels is None else [(name, level.block(start, stop)) for name, level in self.labels]
         return Block(first=first + start, length=stop - start, columns=columns, labels=labels, levels=self._levels)
 
@@ -153,11 +142,6 @@ def _check_flat(frame: pd.DataFrame) -> None:
             if isinstance(frame.columns, pd.MultiIndex)
             else "rename it",
         )
-
-
-def once(data: Any) -> bool:
-    """Return whether the input can be read only once, as a generator or the chunks of `read_csv`."""
-    return isinstance(data, Iterator)
 
 
 _UNNAMED_SERIES = "value"

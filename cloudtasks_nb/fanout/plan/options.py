@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from cloudtasks_nb._settings import check_mapping, check_text, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["HEADER_BREAK", "LARGEST_TASK", "TaskOptions", "check_headers", "check_token", "token_options"]
+__all__ = [
+    "HEADER_BREAK",
+    "LARGEST_TASK",
+    "TaskKeywords",
+    "TaskOptions",
+    "check_headers",
+    "check_token",
+    "token_options",
+]
 
 #: Bytes of a stored task that the service accepts, less what it adds itself: the name, times and its User-Agent header.
 LARGEST_TASK = 1_048_569 - 700
@@ -24,33 +31,37 @@ _ACCOUNT = re.compile(r"[^@\s{}]+@[^@\s{}]+")
 _ACCOUNT_HINT = '"name@project.iam.gserviceaccount.com"'
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOptions:
-    """The options of `Queue.enqueue` and `Queue.fan_out` that describe a task, unchecked."""
+class TaskKeywords(TypedDict, total=False):
+    """The optional arguments by name that `enqueue`, `fan_out` and `backfill` share; None is as good as left out."""
 
-    url: Any
-    body: Any = None
-    key: Any = None  #: the columns that identify a row; only for rows
-    at: Any = None
-    delay: Any = None
-    tz: Any = None  #: the zone of times without one
-    headers: Mapping[str, str] | None = None
-    method: str | None = None  #: None: POST
-    service_account: str | None = None
-    audience: str | None = None
-    dispatch_deadline: Any = None
-    retry: Mapping[str, Any] | None = None
+    at: Any
+    delay: Any
+    tz: Any  #: the zone of times without one
+    headers: Mapping[str, str] | None
+    method: str | None  #: None: POST
+    service_account: str | None
+    audience: str | None
+    dispatch_deadline: Any
+    retry: Mapping[str, Any] | None
 
 
-def check_token(options: TaskOptions) -> tuple[str | None, str | None]:
-    """Return account and audience of the tasks' tokens, checked.
+class TaskOptions(TaskKeywords, total=False):
+    """The options that describe a task, unchecked."""
+
+    url: Required[Any]
+    body: Any
+    key: Any  #: the columns that identify a row; only for rows
+
+
+def check_token(options: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return account and audience of the tokens of tasks with these `TaskOptions`, checked.
 
     Raises
     ------
     InvalidInputError
         Naming the argument that is wrong.
     """
-    account, audience = token_options(options.url, options.service_account, options.audience)
+    account, audience = token_options(options["url"], options.get("service_account"), options.get("audience"))
     check_text(account, "service_account", f"service_account={_ACCOUNT_HINT}")
     if account is not None and not _ACCOUNT.fullmatch(account):
         hint = f"one account signs for all rows: service_account={_ACCOUNT_HINT}"

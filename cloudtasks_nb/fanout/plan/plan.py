@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,18 +18,17 @@ from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.display.card import html_card, next_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import percent_text
-from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.display.secrets import mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
-from cloudtasks_nb.fanout.plan.columns import once
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, plan_row, read_task
-from cloudtasks_nb.fanout.plan.trial import Trial
 from cloudtasks_nb.service.costs import FREE_OPERATIONS, PRICING, Costs, log_bytes, operations
 
-__all__ = ["Plan", "Sizes", "make_plan"]
+__all__ = ["Plan", "Sizes", "Trial", "make_plan"]
 
 _SHOWN = 3  # rendered tasks in the repr
+_LONGEST = 1_000  # characters of a body or a result in the repr of a trial
 _KEPT = 1_000  # rows that a plan of an iterator shows
 _TO_SEND = ("new", "unsent")  # states of rows that the same cell, run again, sends
 
@@ -45,6 +44,32 @@ class Sizes:
 
     def __str__(self) -> str:
         return f"{_bytes(self.median)} median, {_bytes(self.min)} to {_bytes(self.max)}, {_bytes(self.total)} in all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What a target answered to one row's request, which was sent without a task; made by `Plan.try_one`."""
+
+    status: int | None  #: HTTP status; None: there was no answer
+    result: Any = None  #: what the target returned, decoded from JSON
+    error: str | None = None  #: the traceback of a function of this process, else what the target answered
+    duration: float | None = None  #: seconds; None: the function was not called
+    request: str = field(default="", repr=False)  #: the request in a line
+    note: str = field(default="", repr=False)  #: in which way it was not like a task's
+
+    @property
+    def ok(self) -> bool:
+        """Whether a task with this answer would be done."""
+        return self.status is not None and self.status < 300  # noqa: PLR2004 - Cloud Tasks counts 2xx as success
+
+    def __repr__(self) -> str:
+        after = "" if self.duration is None else f" after {duration_text(self.duration)}"
+        head = f"{'no answer' if self.status is None else self.status}{after}"
+        request = mask_text(self.request)[:_LONGEST]
+        lines = [request, f"{head}: {mask_value(self.result)!r}"[:_LONGEST] if self.ok else head]
+        if self.error is not None:
+            lines.append(mask_text(self.error).rstrip())
+        return "\n".join([*lines, self.note] if self.note else lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -405,7 +430,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         method=recipe.method,
         action=submit,
         attempt=lambda row: send(_row_task(data, recipe, row, now)),
-        spent=once(data),
+        spent=isinstance(data, Iterator),
         errors=errors,
         rate=limits.get("rate"),
         max_concurrent=limits.get("max_concurrent"),

@@ -51,10 +51,9 @@ def preview_names(names: Iterable[str]) -> dict[str, str]:
 
 def shown_names(block: Block | Table, chosen: Iterable[str] | None) -> dict[str, str]:
     """Return the name of each column and named level that is shown; `chosen` are columns, None: all."""
-    there = block.columns if isinstance(block, Block) else block.sources
     levels = [name for name, _ in block.labels or () if name is not None]
-    wanted = set(there if chosen is None else chosen)
-    names = preview_names(dict.fromkeys([*levels, *(name for name in there if name in wanted)]))
+    wanted = set(block.columns if chosen is None else chosen)
+    names = preview_names(dict.fromkeys([*levels, *(name for name in block.columns if name in wanted)]))
     return names | {name: name for name in levels if name == "row"}  # the name of the index, which is no column there
 
 

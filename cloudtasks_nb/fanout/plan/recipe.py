@@ -12,8 +12,8 @@ import orjson
 
 from cloudtasks_nb._settings import check_mapping, did_you_mean, parse_duration, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.body import Body, check_literal, compile_body, literal_body
-from cloudtasks_nb.fanout.plan.options import TaskOptions, check_headers, check_token
+from cloudtasks_nb.fanout.plan.body import Body, check_literal, compile_body
+from cloudtasks_nb.fanout.plan.options import check_headers, check_token
 from cloudtasks_nb.fanout.plan.schedule import Schedule, compile_schedule
 from cloudtasks_nb.fanout.plan.templates import Text, check_columns, constant, parse
 from cloudtasks_nb.fanout.plan.url import Url, compile_url
@@ -100,7 +100,7 @@ class Recipe:
         check_literal(self.body, there)
 
 
-def compile_recipe(options: TaskOptions, *, literal: bool = False) -> Recipe:
+def compile_recipe(options: Mapping[str, Any], *, literal: bool = False) -> Recipe:
     """Check the options of a fan-out's tasks, and parse their templates.
 
     `url`, `body`, header values, `at` and `delay` may name columns in braces: ``"https://svc/run/{origin}"``. `url`
@@ -109,8 +109,10 @@ def compile_recipe(options: TaskOptions, *, literal: bool = False) -> Recipe:
 
     Parameters
     ----------
+    options : mapping
+        `TaskOptions`; others among them are ignored.
     literal : bool
-        Whether a brace is a brace: the options are those of a single task, see `literal_body`.
+        Whether a brace is a brace: the options are those of a single task.
 
     Raises
     ------
@@ -118,21 +120,21 @@ def compile_recipe(options: TaskOptions, *, literal: bool = False) -> Recipe:
         Naming the argument that is wrong.
     """
     account, audience = check_token(options)
-    method = _method(options.method)
-    body = (literal_body if literal else compile_body)(options.body, method)
-    headers = check_headers(options.headers, json=body.json)
+    method = _method(options.get("method"))
+    body = compile_body(options.get("body"), method, literal=literal)
+    headers = check_headers(options.get("headers"), json=body.json)
     read = constant if literal else parse
     return Recipe(
-        url=compile_url(options.url, literal=literal),
+        url=compile_url(options["url"], literal=literal),
         headers=tuple((name, read(value, f'the header "{name}"')) for name, value in headers.items()),
         body=body,
-        key=_key(options.key),
-        schedule=compile_schedule(at=options.at, delay=options.delay, tz=options.tz, literal=literal),
+        key=_key(options.get("key")),
+        schedule=compile_schedule(options.get("at"), options.get("delay"), options.get("tz"), read),
         method=method,
         service_account=account,
         audience=audience,
-        dispatch_deadline=_deadline(options.dispatch_deadline),
-        retry=_retry(options.retry),
+        dispatch_deadline=_deadline(options.get("dispatch_deadline")),
+        retry=_retry(options.get("retry")),
     )
 
 

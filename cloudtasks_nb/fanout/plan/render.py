@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, repeat
 from typing import Any, Literal
@@ -14,10 +14,11 @@ import orjson
 import pandas as pd
 from google.cloud.tasks_v2 import types
 
+from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table, frames
-from cloudtasks_nb.fanout.plan.options import HEADER_BREAK, LARGEST_TASK, TaskOptions
+from cloudtasks_nb.fanout.plan.options import HEADER_BREAK, LARGEST_TASK
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
 from cloudtasks_nb.fanout.plan.recipe import Recipe, Row, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
@@ -47,7 +48,7 @@ class Renderer:
         self._recipe = recipe
         self._now = now
         self._complete = complete
-        self._calls = _CallCheck(recipe)
+        self._reasons: dict[object, str | None] = {}  # by names in a body: why a handler's function does not take them
         self._request = types.HttpRequest.pb()(http_method=HTTP_METHODS.index(recipe.method))
         settings = types.Task.pb()()  # the same for all rows
         if recipe.dispatch_deadline is not None:
@@ -62,7 +63,7 @@ class Renderer:
         problems = Problems()
         urls, stand_ins = self._recipe.url.render(block, problems)
         bodies, canonical = self._recipe.body.render(block, problems)
-        self._calls.check(bodies, block, problems)
+        self._check_calls(bodies, block, problems)
         heads = self._heads(block, problems)
         moments = self._recipe.schedule.render(block, self._now, problems)
         made = http_requests(urls, heads, bodies)
@@ -90,6 +91,30 @@ class Renderer:
                 shown=shown.encode(start, stop),
                 rejected=rejected,
             )
+
+    def _check_calls(self, bodies: Sequence[bytes], block: Block, problems: Problems) -> None:
+        """Check that the function of a handler takes what the bodies give, once for each set of names.
+
+        Raise InvalidInputError if no row fits to the function; note those that do not fit, if rows differ.
+        """
+        mismatch = self._recipe.url.mismatch
+        if mismatch is None:
+            return
+        uniform = self._recipe.body.uniform and not any(column.lacking for column in block.columns.values())
+        for index, body in enumerate(bodies[:1] if uniform else bodies):
+            names = _names(body)
+            if names not in self._reasons:
+                reason = mismatch(body)
+                self._reasons[names] = reason and reason + _index_hint(reason, names, block.levels)
+            reason = self._reasons[names]
+            if reason is not None and uniform:
+                raise InvalidInputError(
+                    f"the function cannot be called with these bodies: {reason}",
+                    resource="body",
+                    hint='body=[...] chooses columns, and body={"name": "{column}"} gives them other names',
+                )
+            if reason is not None:
+                problems.add(index, f"body: {reason}")
 
     def _tokens(self, urls: Iterable[str]) -> Iterable[bytes]:
         """Return the field `oidc_token` of each request; without an audience its URL decides."""
@@ -143,35 +168,6 @@ def _schedule_time(moment: int) -> bytes:
     task.schedule_time.FromMicroseconds(moment)
     serialized: bytes = task.SerializeToString()
     return serialized
-
-
-class _CallCheck:
-    """Checks that the function of a handler takes what the bodies give, once for each set of names."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._mismatch = recipe.url.mismatch
-        self._uniform = recipe.body.uniform
-        self._reasons: dict[object, str | None] = {}
-
-    def check(self, bodies: Sequence[bytes], block: Block, problems: Problems) -> None:
-        """Raise InvalidInputError if no row fits to the function; note those that do not fit, if rows differ."""
-        if self._mismatch is None:
-            return
-        uniform = self._uniform and not any(column.lacking for column in block.columns.values())
-        for index, body in enumerate(bodies[:1] if uniform else bodies):
-            names = _names(body)
-            if names not in self._reasons:
-                reason = self._mismatch(body)
-                self._reasons[names] = reason and reason + _index_hint(reason, names, block.levels)
-            reason = self._reasons[names]
-            if reason is not None and uniform:
-                raise InvalidInputError(
-                    f"the function cannot be called with these bodies: {reason}",
-                    resource="body",
-                    hint='body=[...] chooses columns, and body={"name": "{column}"} gives them other names',
-                )
-            if reason is not None:
-                problems.add(index, f"body: {reason}")
 
 
 def _index_hint(reason: str, names: frozenset[str] | None, levels: Sequence[str]) -> str:
@@ -231,16 +227,14 @@ def plan_chunks(
         If the data or the arguments as a whole are wrong.
     """
     if errors not in ("raise", "skip"):
-        raise InvalidInputError(
-            f'errors="{errors}" is neither "raise" nor "skip"', resource="errors", hint='use errors="skip"'
-        )
+        raise wrong_argument("errors", errors, 'is neither "raise" nor "skip"', 'use errors="skip"')
     whole = isinstance(data, pd.DataFrame)
     renderer = Renderer(recipe, now, complete=whole)
     named: list[str] = []
     bad, position, labelled = 0, 0, None
     for frame in frames(data):
         table = Table(frame, labelled=labelled)
-        recipe.check(table.sources)
+        recipe.check(table.columns)
         if table.length and not position:  # the first frame decides whether the input has labels
             labelled = table.labels != []
             for note in _notes(table, recipe):
@@ -273,8 +267,10 @@ def _notes(table: Table, recipe: Recipe) -> Iterator[str]:
         )
 
 
-def literal_task(options: TaskOptions, *, now: dt.datetime) -> Any:
+def literal_task(options: Mapping[str, Any], *, now: dt.datetime) -> Any:
     """Return the raw Task of a single task, without a name: a row without columns, in whose options a brace is a brace.
+
+    `options` are `TaskOptions`.
 
     Raises
     ------
@@ -304,7 +300,7 @@ def plan_row(data: Any, recipe: Recipe, row: int, *, now: dt.datetime) -> Any:
     for frame in frames(data):
         if row < position + len(frame):
             table = Table(frame)
-            recipe.check(table.sources)
+            recipe.check(table.columns)
             (chunk,) = renderer.render(table.block(position, row - position, row - position + 1))
             return chunk.rejected.get(0) or read_message(chunk.tasks[0])
         position += len(frame)

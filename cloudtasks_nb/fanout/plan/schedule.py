@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -137,7 +138,9 @@ class Schedule:
         raise InvalidInputError(f"at: {type(cell).__name__} is not a time")
 
 
-def compile_schedule(*, at: Any, delay: Any, tz: Any, literal: bool = False) -> Schedule:
+def compile_schedule(
+    at: Any = None, delay: Any = None, tz: Any = None, read: Callable[[str, str], Text] = parse
+) -> Schedule:
     """Return the `Schedule` that the arguments mean.
 
     Parameters
@@ -148,8 +151,8 @@ def compile_schedule(*, at: Any, delay: Any, tz: Any, literal: bool = False) -> 
         ``"10min"``, a Timedelta, or seconds; ``"{column}"`` for a duration a row.
     tz : str or tzinfo, optional
         The zone of times that have none.
-    literal : bool
-        Whether a text in braces is no column.
+    read : callable
+        `parse`, or `constant` if a text in braces is no column.
 
     Raises
     ------
@@ -160,7 +163,7 @@ def compile_schedule(*, at: Any, delay: Any, tz: Any, literal: bool = False) -> 
     if at is not None and delay is not None:
         raise InvalidInputError("at= and delay= exclude each other", resource="at", hint="give one of them")
     what, value = ("at", at) if delay is None else ("delay", delay)
-    text = parse(value, what) if not literal and isinstance(value, str) and "{" in value else None
+    text = read(value, what) if isinstance(value, str) and "{" in value else None
     if text is not None and text.fields:
         return Schedule(template=text, what=what, tz=zone)
     if delay is not None:

@@ -149,15 +149,14 @@ def parse(source: str, what: str) -> Text:
     text = constant(source, what)
     literals, fields = [""], []
     try:
-        for literal, name, spec, conversion in string.Formatter().parse(source):
-            literals[-1] += literal
-            if name is not None:
-                fields.append(_field(source, what, name, spec or "", conversion))
-                literals.append("")
+        parts = list(string.Formatter().parse(source))
     except ValueError as error:
-        if isinstance(error, TemplateError):
-            raise
         raise _wrong(source, what, str(error)) from error
+    for literal, name, spec, conversion in parts:
+        literals[-1] += literal
+        if name is not None:
+            fields.append(_field(source, what, name, spec or "", conversion))
+            literals.append("")
     return replace(text, literals=tuple(literals), fields=tuple(fields))
 
 

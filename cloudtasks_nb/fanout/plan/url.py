@@ -16,7 +16,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.columns import Block
 from cloudtasks_nb.fanout.plan.templates import HOST, Problems, Text, call_by_row, constant, function_name, parse
 
-__all__ = ["HandlerAddress", "Url", "UrlFunction", "compile_url", "literal_url", "parse_url", "url"]
+__all__ = ["Url", "UrlFunction", "compile_url", "literal_url", "parse_url", "url"]
 
 #: https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks#HttpRequest
 _LONGEST = 2_083
@@ -54,14 +54,6 @@ class Url:
         if self.columns != ():  # one that is the same for all rows was checked before
             _check(urls, problems)
         return urls, [self.identity] * block.length if self.handler else urls
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HandlerAddress:
-    """A handler as `compile_url` takes one: its address, and its name, which identifies it."""
-
-    url: str
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +105,7 @@ def compile_url(given: Any, *, literal: bool = False) -> Url:
     given : str, object with `url` and `name`, or UrlFunction
         A template; a handler; a function of the row.
     literal : bool
-        Whether a text is no template.
+        Whether a text is no template, and everything else stands for its address.
 
     Raises
     ------
@@ -136,20 +128,23 @@ def compile_url(given: Any, *, literal: bool = False) -> Url:
 
 
 def literal_url(given: Any) -> str:
-    """Return the URL that a text without columns, or a handler, stands for.
+    """Return the URL that a text without columns, or a handler, stands for, as it can be sent.
+
+    Blanks and other alphabets are percent-encoded, its host is in ASCII.
 
     Raises
     ------
     InvalidInputError
-        If it is not an http(s) URL.
+        If it is not an http(s) URL, or the service would refuse it.
     """
     address = getattr(given, "url", given)
     if not isinstance(address, str):
         raise _no_url(given, '"https://svc/run"')
-    try:
-        return _encoded(address)
-    except ValueError as error:
-        raise InvalidInputError(f"url: {error}", resource=address, hint=_FORM) from None
+    if _PLAIN.fullmatch(address) is None:
+        address = _translated(address.strip())
+    if len(address) > _LONGEST:
+        raise _wrong(address, f"{len(address):,} characters are more than {_LONGEST:,}")
+    return address
 
 
 def _no_url(given: Any, example: str) -> InvalidInputError:
@@ -190,19 +185,8 @@ def _safe(before: str) -> str | None:
     return HOST if found else None  # without a scheme in the template the cell brings it all
 
 
-def _encoded(address: str) -> str:
-    """Return a URL as it can be sent: blanks and other alphabets percent-encoded, its host in ASCII.
-
-    Raises
-    ------
-    ValueError
-        With the reason why the service would refuse it.
-    """
-    if _PLAIN.fullmatch(address) is None:
-        address = _translated(address.strip())
-    if len(address) > _LONGEST:
-        raise ValueError(f"{len(address):,} characters are more than {_LONGEST:,}")
-    return address
+def _wrong(address: str, why: str) -> InvalidInputError:
+    return InvalidInputError(f"url: {why}", resource=address, hint=_FORM)
 
 
 def _translated(address: str) -> str:
@@ -224,7 +208,7 @@ def _translated(address: str) -> str:
             reason = f"its host is no domain name: {error}"
         except UnicodeEncodeError:
             reason = "it has half a surrogate pair"
-    raise ValueError(f"{mask_text(address)[:200]!r} is not an http(s) URL: {reason}")
+    raise _wrong(address, f"{mask_text(address)[:200]!r} is not an http(s) URL: {reason}")
 
 
 def _ascii_host(authority: str) -> str:
@@ -242,7 +226,7 @@ def _check(urls: list[str], problems: Problems) -> None:
     for index, address in enumerate(urls):
         if _PLAIN.fullmatch(address) is None or len(address) > _LONGEST:
             try:
-                urls[index] = _encoded(address)
-            except ValueError as error:
-                problems.add(index, f"url: {error}")
+                urls[index] = literal_url(address)
+            except InvalidInputError as error:
+                problems.add(index, error.message)
                 urls[index] = ""

@@ -45,8 +45,9 @@ def test_a_schedule_without_a_time(paused: ct.Queue, words: dict[str, Any]) -> N
 )
 def test_an_unknown_word_of_schedule(paused: ct.Queue, word: str, rest: str) -> None:
     """The verb that was called is named, with near words, as `fan_out` does."""
+    words: dict[str, Any] = {"delay": 5, word: 1}
     with pytest.raises(TypeError, match=re.escape(f"schedule() has no argument {rest}")):
-        paused.schedule(URL, delay=5, **{word: 1})
+        paused.schedule(URL, **words)
 
 
 def test_an_id_that_is_taken(paused: ct.Queue) -> None:

@@ -64,20 +64,6 @@ def test_encoding_equals_protobuf(
     assert TASK.FromString(encoded) == whole
 
 
-def test_one_item_a_row() -> None:
-    """Every row has its own head, body and time, in order."""
-    heads = [types.HttpRequest.pb()(headers={"X": value}).SerializeToString() for value in ("1", "2")]
-    made = http_requests(["http://a", "http://b"], heads, [b"", b"body"])
-    times = [TASK(schedule_time={"seconds": number}).SerializeToString() for number in (1, 2)]
-    tokens = [types.HttpRequest.pb()(oidc_token={"audience": host}).SerializeToString() for host in ("a", "b")]
-    read: list[Any] = [TASK.FromString(task) for task in tasks(made, tokens, times, b"")]
-    assert [task.http_request.oidc_token.audience for task in read] == ["a", "b"]
-    assert [task.http_request.url for task in read] == ["http://a", "http://b"]
-    assert [task.http_request.headers["X"] for task in read] == ["1", "2"]
-    assert [task.http_request.body for task in read] == [b"", b"body"]
-    assert [task.schedule_time.seconds for task in read] == [1, 2]
-
-
 def _wire(body: bytes) -> bytes:
     wire: bytes = TASK(http_request={"url": "https://svc/x", "body": body}).SerializeToString() if body else b""
     return wire

@@ -17,10 +17,9 @@ from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Spooled
 from cloudtasks_nb.fanout.plan.identity import Place
-from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
+from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import plan_chunks
-from cloudtasks_nb.fanout.plan.trial import Trial
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
 from tests.unit.fanout.conftest import PLACE, Outcome, all_rows, record_outcomes, spool

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.columns import BLOCK, Table, frames, once, read_input
+from cloudtasks_nb.fanout.plan.columns import BLOCK, Table, frames, read_input
 
 
 def _cells(data: Any) -> dict[str, list[Any]]:
@@ -161,12 +161,12 @@ def test_index() -> None:
     )
     (block,) = Table(frame).blocks(0)
     assert {name: column.json for name, column in block.columns.items()} == {"shop": ["x"], "a": [1], "day": [2]}
-    assert list(Table(PANDAS).sources) == ["n", "s", "c"]
+    assert list(Table(PANDAS).columns) == ["n", "s", "c"]
 
 
 def test_names() -> None:
     """Names that are no text become text."""
-    assert list(Table(pd.DataFrame([[1, 2]], columns=[2013, "a"])).sources) == ["2013", "a"]
+    assert list(Table(pd.DataFrame([[1, 2]], columns=[2013, "a"])).columns) == ["2013", "a"]
 
 
 def test_double_names() -> None:
@@ -181,12 +181,6 @@ def test_names_of_several_levels(columns: pd.Index) -> None:
     frame = pd.DataFrame([[1, 2]], columns=columns)
     with pytest.raises(InvalidInputError, match=r"\('a', 'b'\), whose name has several levels"):
         Table(frame)
-
-
-def test_once() -> None:
-    """Iterators can be read only once."""
-    assert [once(data) for data in (PANDAS, [PANDAS], POLARS)] == [False] * 3
-    assert [once(data) for data in (iter([PANDAS]), POLARS.to_arrow().to_reader())] == [True] * 2
 
 
 def test_rows_without_columns() -> None:

@@ -1,14 +1,15 @@
 """One task of literal options."""
 
 import datetime as dt
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.render import literal_task
+from cloudtasks_nb.fanout.plan.url import url
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 URL = "https://svc/run/{day}"
@@ -16,13 +17,19 @@ URL = "https://svc/run/{day}"
 
 def made(**options: Any) -> Any:
     """Return the task of these options."""
-    return literal_task(TaskOptions(**{"url": URL, **options}), now=NOW)
+    return literal_task({"url": URL, **options}, now=NOW)
 
 
 def test_braces_are_braces() -> None:
     """Nothing in a URL, a header or a body is taken for a column."""
     request = made(body="a={b}", headers={"X-Shape": "{}"}).http_request
     assert (request.url, request.body, dict(request.headers)) == (URL, b"a={b}", {"X-Shape": "{}"})
+
+
+def test_the_function_of_a_handler_is_not_compared_with_the_body() -> None:
+    """A single task is sent as it is written, whatever the function takes."""
+    handler = SimpleNamespace(url="http://127.0.0.1:21034/report", name="report", mismatch=lambda _: "takes no body")
+    assert made(url=handler, body={"n": 1}).http_request.url == handler.url
 
 
 @pytest.mark.parametrize(
@@ -65,6 +72,7 @@ CIRCLE["self"] = CIRCLE
     ("options", "message", "hint"),
     [
         ({"url": lambda _: "https://svc"}, "is a function that is not served", "ct.serve"),
+        ({"url": url(lambda _: "https://svc")}, "is not a URL", "ct.serve"),
         ({"url": "svc/run"}, "'svc/run' is not an http", "http"),
         ({"url": "https://svc/\ud800"}, "surrogate", "http"),
         ({"method": "GET", "body": ""}, "GET request has no body", "leave body= out"),

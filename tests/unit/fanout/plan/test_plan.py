@@ -12,10 +12,8 @@ import pytest
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
-from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.plan.plan import Plan, make_plan
+from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
-from cloudtasks_nb.fanout.plan.trial import Trial
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 QUEUE = QueueName(project="p", location="us-central1", queue="reports")
@@ -62,9 +60,7 @@ def _plan(
     recipe = {"url": "https://svc/{x}", "body": ["x"], **(recipe or {})}
     fresh = Fresh(found)
     arguments = {"add": fresh.add, "forecast": fresh.forecast, "send": _answer, "limits": {}, **arguments}
-    return make_plan(
-        data, compile_recipe(TaskOptions(**recipe)), now=NOW, queue=QUEUE, submit=lambda: "sent", **arguments
-    )
+    return make_plan(data, compile_recipe(recipe), now=NOW, queue=QUEUE, submit=lambda: "sent", **arguments)
 
 
 def test_try_one_sends_the_request_of_a_row() -> None:
