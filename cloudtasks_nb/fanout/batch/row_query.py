@@ -120,14 +120,16 @@ class RowReader:
             return {"failed": failed, "retrying": retrying}.get(query.state, failed + retrying)
         return self.counts()[query.state] if query.state else sum(self._outbox.batches.counts(self._batch).values())
 
-    def each(self, query: RowQuery) -> Iterator[int]:
-        """Yield the refs of all rows that a query without a text chooses."""
+    def each(self, query: RowQuery, together: int = 10_000) -> Iterator[int]:
+        """Yield the refs of all rows that a query without a text chooses; so many are read `together`."""
         for one in query.filters:
-            yield from self._outbox.rows.matching(self._batch, one)
+            yield from self._outbox.rows.matching(self._batch, one, together)
 
     def refs(self, query: RowQuery, start: int = 0, size: int | None = None) -> list[int]:
         """Return the refs of rows that a query without a text chooses: `size` of them from the one at `start`."""
-        return list(islice(self.each(query), start, None if size is None else start + size))
+        if size is None:
+            return list(self.each(query))
+        return list(islice(self.each(query, start + size), start, start + size))
 
     def search(self, query: RowQuery, keep: Keep | None, stopped: Callable[[], bool], *, progress: bool) -> array[int]:
         """Return the refs of the rows that a query chooses; a bar shows how far the search is.
