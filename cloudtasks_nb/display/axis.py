@@ -16,6 +16,7 @@ __all__ = [
     "round_step",
     "svg",
     "text_svg",
+    "time_step",
     "time_text",
     "time_ticks",
 ]
@@ -52,9 +53,14 @@ def round_step(span: float, most: int) -> float:
     return float(f"{found * power:.9g}")
 
 
+def time_step(least: float) -> int:
+    """Return the shortest round span of time, in microseconds, that is not below `least`; at most 52 weeks."""
+    return next((step for step in _STEPS if step >= least), _STEPS[-1])
+
+
 def time_ticks(low: int, high: int, most: int, zone: tzinfo) -> list[tuple[int, str]]:
     """Return round times between two (microseconds since 1970), each with its label; at most about `most`."""
-    step = next((one for one in _STEPS if (high - low) / one <= most), _STEPS[-1])
+    step = time_step((high - low) / most)
     shift = round((_moment(low, zone).utcoffset() or timedelta()).total_seconds()) * _SECOND
     first = -(-(low + shift) // step) * step - shift
     return [(at, _time_label(_moment(at, zone), step)) for at in range(first, high + 1, step)]
