@@ -16,7 +16,6 @@ from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.watch import Pending
 
 __all__ = ["ReadRows", "RowFrames", "label_column", "rows_frame"]
@@ -177,9 +176,7 @@ def _rows(page: Page, pending: Mapping[str, Pending | None], now: int) -> Iterat
         state = _state(State(code), there, attempts, due, now)
         name = None if status is None else code_name(status)
         if there is not None:
-            attempts, due, message = there.attempts, there.schedule_time, message or there.last_message
-            if there.last_status:
-                name, http = there.last_status, http_status(there.last_message)
+            attempts, due = there.attempts, there.schedule_time
         duration = None if span is None else span / _SECOND
         yield url, task, number or None, state, attempts, name, http, reason or message, due, last, duration
 
