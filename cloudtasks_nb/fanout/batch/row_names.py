@@ -63,10 +63,9 @@ def row_texts(
         key = ["partition"]
         values = values.drop(columns=["start", "end"], errors="ignore")  # the label of the period says both
     first = [name for name in (key if isinstance(key, list) else ()) if name in values]
-    names = [*first, *(str(name) for name in values.columns if name not in first)][:most]
-    pairs = [[_pair(name, value) for value in values[name].tolist()] for name in names]
-    rows = zip(*pairs, strict=True) if pairs else [()] * len(read.refs)
-    texts = [" · ".join(filter(None, row)) for row in rows]
+    names = list(dict.fromkeys([*first, *values.columns]))[:most]
+    rows = values[names].to_numpy(dtype=object)
+    texts = (" · ".join(filter(None, map(_pair, names, row))) for row in rows)
     return dict(zip(read.refs, zip(read.positions, texts, strict=True), strict=True))
 
 
