@@ -6,7 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import pandas as pd
@@ -197,13 +197,11 @@ class RowReader:
 
     def positions(self, refs: Iterable[int]) -> Iterator[int]:
         """Yield the places of rows in `batch.tasks()`, from 0."""
-        before: list[tuple[int, int]] = []
-        total = 0
-        for first, last in self._outbox.rows.parts(self._batch):
-            before.append((last, total - first))
-            total += last - first + 1
+        parts = self._outbox.rows.parts(self._batch)
+        before = accumulate((last - first + 1 for first, last in parts), initial=0)
+        shifts = [(last, place - first) for (first, last), place in zip(parts, before, strict=False)]
         for ref in refs:
-            yield ref + next(shift for last, shift in before if ref <= last)
+            yield ref + next(shift for last, shift in shifts if ref <= last)
 
     def final(self, refs: Iterable[int]) -> dict[str, int]:
         """Return how many of these rows are in each state in which they can be sent again."""

@@ -11,8 +11,9 @@ import pandas as pd
 from cloudtasks_nb._frames import BATCH_TASKS, column, frame
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.fanout.outbox.records import Page
+from cloudtasks_nb.fanout.outbox.records import Page, RowFilter
 from cloudtasks_nb.fanout.outbox.rows import Rows
+from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.fanout.states import State
@@ -109,19 +110,8 @@ class RowFrames:
 
     def pages(self, size: int) -> Iterator[pd.DataFrame]:
         """Yield all rows, so many at a time, without a look into the queue."""
-        after = 0
-        while True:
-            pages, count = [], 0
-            for page in self._rows.pages(self._batch, after=after, wire=True):
-                pages.append(page)
-                count += len(page.refs)
-                if count >= size:
-                    break
-            if not pages:
-                return
-            after = pages[-1].refs[-1]
-            made = self._made(pages, {})
-            yield from (made.iloc[start : start + size] for start in range(0, count, size))
+        for refs in paged(self._rows.matching(self._batch, RowFilter()), size):
+            yield self._made(self._rows.pages_of(self._batch, refs, wire=True), {})
 
     def labels(self, refs: Iterable[int]) -> dict[int, Any]:
         """Return the labels of some rows by their refs: those of the index of the input, else the positions in it."""
