@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import pandas as pd
@@ -11,8 +11,8 @@ import pandas as pd
 from cloudtasks_nb._frames import BATCH_TASKS, column, frame
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.fanout.outbox.records import Page, RowFilter
-from cloudtasks_nb.fanout.outbox.rows import Rows
+from cloudtasks_nb.fanout.outbox.records import RowFilter
+from cloudtasks_nb.fanout.outbox.rows import Page, Rows
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
@@ -49,8 +49,8 @@ def rows_frame(
     read = ReadRows()
     for page in pages:
         read.add(page)
-        for values, more in zip(columns.values(), zip(*_rows(page, pending, now), strict=True), strict=True):
-            values.extend(more)
+        for name, values in _columns(page, pending, now).items():
+            columns[name] += values
     index = read.stored.index(read.positions) if labelled else None
     made = pd.concat([read.stored.columns(levels=index is None), frame(BATCH_TASKS, columns)], axis=1)
     made.index = pd.Index(read.positions, dtype="int64", name="row") if index is None else index
@@ -153,26 +153,30 @@ def label_column(labels: Sequence[Any]) -> Any:
     return column(labels, "any") if any(isinstance(label, tuple) for label in labels) else pd.Series(labels).array
 
 
-def _rows(page: Page, pending: Mapping[str, Pending | None], now: int) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of our columns for each row."""
-    outcomes = (page.attempts, page.last_status, page.http_status, page.last_message, page.reasons)
-    times = (page.schedule_time, page.last_attempt_time, page.duration)
-    columns = (page.wire, page.tasks, page.tries, page.states, *outcomes, *times)
-    for row in zip(*columns, strict=True):
-        wire, task, number, code, attempts, status, http, message, reason, retry, last, span = row
-        url, _, first = read_task(wire) if wire else (None, b"", None)
-        due = first if retry is None else retry
-        there = None if task is None else pending.get(task)
-        state = _state(State(code), there, attempts, due, now)
-        name = None if status is None else code_name(status)
-        if there is not None:
-            attempts, due = there.attempts, there.schedule_time
-        duration = None if span is None else span / _SECOND
-        yield url, task, number or None, state, attempts, name, http, reason or message, due, last, duration
+def _columns(page: Page, pending: Mapping[str, Pending | None], now: int) -> dict[str, Sequence[Any]]:
+    """Return our columns of the rows of a page."""
+    sent = [read_task(wire) if wire else (None, b"", None) for wire in page.wire]  # URL, body and schedule time
+    there = [None if task is None else pending.get(task) for task in page.tasks]
+    retries = (one.schedule_time if one else retry for one, retry in zip(there, page.schedule_time, strict=True))
+    due = [first if retry is None else retry for retry, (_, _, first) in zip(retries, sent, strict=True)]
+    attempts = [one.attempts if one else known for one, known in zip(there, page.attempts, strict=True)]
+    return {
+        "url": [url for url, _, _ in sent],
+        "task": page.tasks,
+        "try": [number or None for number in page.tries],
+        "state": list(map(_state, page.states, there, attempts, due, repeat(now))),
+        "attempts": attempts,
+        "last_status": [None if status is None else code_name(status) for status in page.last_status],
+        "last_http_status": page.http_status,
+        "last_message": [reason or said for reason, said in zip(page.reasons, page.last_message, strict=True)],
+        "schedule_time": due,
+        "last_attempt_time": page.last_attempt_time,
+        "duration": [None if span is None else span / _SECOND for span in page.duration],
+    }
 
 
-def _state(state: State, there: Pending | None, attempts: int | None, due: int | None, now: int) -> str:
-    if state is not State.SENT:
+def _state(code: int, there: Pending | None, attempts: int | None, due: int | None, now: int) -> str:
+    if (state := State(code)) is not State.SENT:
         return _WORDS[state]
     if there is not None:
         return there.state
