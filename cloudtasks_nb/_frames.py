@@ -157,8 +157,6 @@ def column(values: Sequence[Any], kind: str) -> Any:
 
     Times are microseconds since 1970 or None; durations are seconds or None.
     """
-    if _all_equal(values, kind):
-        return column(values[:1], kind).take(np.zeros(len(values), dtype=np.intp))
     if kind == _TIME:
         return pd.DatetimeIndex(_integers(values).view("datetime64[us]")).tz_localize("UTC")
     if kind == _SPAN:
@@ -171,22 +169,9 @@ def column(values: Sequence[Any], kind: str) -> Any:
     return pd.array(list(values), dtype=dtype)  # type: ignore[call-overload]  # the stubs want one literal dtype
 
 
-def _all_equal(values: Sequence[Any], kind: str) -> bool:
-    """Return whether all values of a list are equal, so that one can be converted for all; objects are not shared."""
-    if kind == _ANY or not isinstance(values, list) or len(values) < 2:  # noqa: PLR2004 - one value is alike anyway
-        return False
-    try:
-        return values == values[:1] * len(values)
-    except TypeError:  # pd.NA cannot be compared
-        return False
-
-
 def _integers(values: Sequence[int | None]) -> Any:
-    try:
-        return np.fromiter(values, dtype=np.int64, count=len(values))
-    except TypeError:  # some are None
-        known = [_NAT if value is None else value for value in values]
-        return np.fromiter(known, dtype=np.int64, count=len(known))
+    known = (_NAT if value is None else value for value in values)
+    return np.fromiter(known, dtype=np.int64, count=len(values))
 
 
 def frame(
