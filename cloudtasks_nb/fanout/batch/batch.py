@@ -28,7 +28,7 @@ from cloudtasks_nb.fanout.batch.resend import resend, retry_failed
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.summary import SummaryReader
-from cloudtasks_nb.fanout.batch.table import RowFrames, label_column
+from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.states import FINAL, State
@@ -391,8 +391,7 @@ class Batch:
         asked = (self._connection, self._tracker.queue, lambda: self._outbox, wanted, check_limit(limit))
         made = attempts_frame(*asked, method="batch.attempts", secrets=secrets)
         refs = self._outbox.rows.locate(self.id, made["task"].unique(), any_try=True)
-        labels = self._frames.labels(set(refs.values()))
-        made.insert(0, "row", label_column([labels.get(refs.get(task, -1)) for task in made["task"]]))
+        made.insert(0, "row", self._frames.labels([refs.get(task) for task in made["task"]]))
         return made
 
     def retry_failed(self, where: Any = None) -> Self:

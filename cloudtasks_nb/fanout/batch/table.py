@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.watch import Pending
 
-__all__ = ["ReadRows", "RowFrames", "label_column", "rows_frame"]
+__all__ = ["ReadRows", "RowFrames", "rows_frame"]
 
 _WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
@@ -113,11 +113,16 @@ class RowFrames:
         for refs in paged(self._rows.matching(self._batch, RowFilter()), size):
             yield self._made(self._rows.pages_of(self._batch, refs, wire=True), {})
 
-    def labels(self, refs: Iterable[int]) -> dict[int, Any]:
-        """Return the labels of some rows by their refs: those of the index of the input, else the positions in it."""
-        read = ReadRows(self._rows.pages_of(self._batch, refs))
+    def labels(self, refs: Sequence[int | None]) -> Any:
+        """Return the labels of rows as a column: those of the index of the input, else the positions in it."""
+        read = ReadRows(self._rows.pages_of(self._batch, {ref for ref in refs if ref is not None}))
         index = read.stored.index(read.positions) if self._labelled() else None
-        return dict(zip(read.refs, read.positions if index is None else index.tolist(), strict=True))
+        found = read.positions if index is None else index.tolist()
+        known: dict[int | None, Any] = dict(zip(read.refs, found, strict=True))
+        labels = [known.get(ref) for ref in refs]
+        if any(isinstance(label, tuple) for label in labels):  # of several levels
+            return column(labels, "any")
+        return pd.Series(labels).array
 
     def _made(self, pages: Iterable[Page], pending: Mapping[str, Pending | None]) -> pd.DataFrame:
         return rows_frame(pages, pending, self._now(), labelled=self._labelled())
@@ -146,11 +151,6 @@ class RowFrames:
             "df.merge(batch.results(), on=[...])"
         )
         return False
-
-
-def label_column(labels: Sequence[Any]) -> Any:
-    """Return labels of rows as a column with their own dtype; those of several levels as values of any type."""
-    return column(labels, "any") if any(isinstance(label, tuple) for label in labels) else pd.Series(labels).array
 
 
 def _columns(page: Page, pending: Mapping[str, Pending | None], now: int) -> dict[str, Sequence[Any]]:
