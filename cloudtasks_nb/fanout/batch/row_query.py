@@ -115,10 +115,9 @@ class RowReader:
 
     def count(self, query: RowQuery) -> int:
         """Return how many rows a query without a text chooses. Reads counters only."""
-        if query.cause:
-            failed, retrying = self.causes().get(query.cause, (0, 0))
-            return {"failed": failed, "retrying": retrying}.get(query.state, failed + retrying)
-        return self.counts()[query.state] if query.state else sum(self._outbox.batches.counts(self._batch).values())
+        of_cause = zip(_WITH_CAUSE, self.causes().get(query.cause, (0, 0)), strict=True)
+        counts = dict(of_cause) if query.cause else self.counts()
+        return counts.get(query.state, sum(counts.values()))
 
     def each(self, query: RowQuery, together: int = 10_000) -> Iterator[int]:
         """Yield the refs of all rows that a query without a text chooses; so many are read `together`."""
