@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import Any
@@ -18,9 +18,7 @@ from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, RowFilter
 from cloudtasks_nb.fanout.outbox.tallies import paged
-from cloudtasks_nb.fanout.plan.render import read_message
 from cloudtasks_nb.fanout.states import FINAL, State
-from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.store.results import StoredResult, read_results
 from cloudtasks_nb.store.store import Store
 
@@ -69,7 +67,7 @@ class StoredRow:
 
     row: int  #: position in the input
     state: str
-    request: Mapping[str, Any]  #: method, URL, headers and decoded body, without secrets
+    url: str
     message: str | None  #: the last error that is known
     result: StoredResult | None  #: what the handler stored
 
@@ -91,7 +89,6 @@ class RowReader:
     def __init__(self, outbox: Outbox, record: BatchRecord, store: Store, now: Callable[[], int]) -> None:
         self._now = now
         self._outbox, self._batch, self._store = outbox, record.id, store
-        self._queue = record.place.queue_name
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each of `STATES`. Reads counters only."""
@@ -177,18 +174,12 @@ class RowReader:
         StoreError
             If the store cannot be read.
         """
-        located = self._outbox.rows.locate(self._batch, [task])
-        for page in self._outbox.rows.pages_of(self._batch, located.values(), wire=True):
-            message = read_message(page.wire[0], f"{self._queue}/tasks/{task}")
-            request = task_columns([message], now=self._now(), body=True)
-            return StoredRow(
-                row=page.rows[0],
-                state=State(page.states[0]).name.lower(),
-                request={name: request[name][0] for name in ("method", "url", "headers", "body")},
-                message=page.reasons[0] or page.last_message[0],
-                result=self.results([task])[0],
-            )
-        return None
+        found = self.frame(self._outbox.rows.locate(self._batch, [task]).values())
+        if found.empty:
+            return None
+        state, url, message = found[["state", "url", "last_message"]].iloc[0]
+        known, [result] = None if pd.isna(message) else message, self.results([task])
+        return StoredRow(row=found.index[0], state=state, url=url, message=known, result=result)
 
     def task(self, ref: int) -> str | None:
         """Return the newest task of a row; None if there never was one."""
