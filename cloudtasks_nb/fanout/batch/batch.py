@@ -90,7 +90,8 @@ class BatchView:
         tracker = _there(self._tracker)
         record, progress, causes = tracker.record, tracker.progress, self._outbox.causes
         local = tracker.connection.endpoint.local
-        picture = self._periods.draw(fresh=progress.finished) if drawn and self._periods else None
+        calendar = self._periods.draw(fresh=progress.finished) if drawn and self._periods else None
+        partitions, grid = calendar or (None, "")
         return Report(
             batch=record.id,
             name=record.name,
@@ -107,8 +108,8 @@ class BatchView:
             notes=tracker.notes(),
             held=tracker.held(),
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{record.id}%22",
-            partitions=picture.line if picture else None,
-            grid=picture.grid if picture else "",
+            partitions=partitions,
+            grid=grid,
         )
 
 

@@ -21,7 +21,7 @@ from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, p
 from cloudtasks_nb.fanout.plan.preview import preview_names
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["ASKED", "CalendarText", "PeriodStates", "upcoming"]
+__all__ = ["ASKED", "PeriodStates", "upcoming"]
 
 #: Setting of a batch: first and last moment of what was asked for, as ISO text.
 ASKED = "asked"
@@ -53,14 +53,6 @@ class _Places:
     whole: Partitions  #: all periods from the first to the last
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalendarText:
-    """A calendar as it was at one moment."""
-
-    line: str  #: which partitions these are
-    grid: str  #: HTML
-
-
 class PeriodStates:
     """Counts the rows of one backfill, as the outbox has them, by period and state.
 
@@ -85,11 +77,11 @@ class PeriodStates:
         across = map(str, series.get("across", ()))
         self._across = [name for given, name in preview_names([*COLUMNS, *across]).items() if given not in COLUMNS]
         self._read: _Places | None = None
-        self._drawn: CalendarText | None = None
+        self._drawn: tuple[str, str] | None = None
         self._until = 0.0
 
-    def draw(self, *, fresh: bool) -> CalendarText | None:
-        """Return the calendar as it is now; None if the batch has no rows.
+    def draw(self, *, fresh: bool) -> tuple[str, str] | None:
+        """Return which partitions these are, and their calendar as HTML; None if the batch has no rows.
 
         Parameters
         ----------
@@ -101,7 +93,7 @@ class PeriodStates:
             return self._drawn
         found = self.periods()
         if found is not None:
-            self._drawn = CalendarText(line=found.line, grid=Calendar(found).html())
+            self._drawn = found.line, Calendar(found).html()
         now = self._clock()
         self._until = now + _RELAX * (now - began)
         return self._drawn

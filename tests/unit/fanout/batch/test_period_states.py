@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.fanout.batch.period_states import ASKED, CalendarText, PeriodStates, upcoming
+from cloudtasks_nb.fanout.batch.period_states import ASKED, PeriodStates, upcoming
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -35,10 +35,10 @@ def calendar(outbox: Outbox, batch: str, freq: str = "D", across: Sequence[str] 
     return PeriodStates(outbox, batch, {"freq": freq, "tz": "America/New_York", "across": across}, **options)
 
 
-def read(text: CalendarText | None) -> list[str]:
+def read(text: tuple[str, str] | None) -> list[str]:
     """Return what the squares of a drawing say."""
     assert text is not None
-    return re.findall(r' title="([^"]*)"', text.grid)
+    return re.findall(r' title="([^"]*)"', text[1])
 
 
 def settle(outbox: Outbox, batch: str, states: dict[int, State]) -> None:
@@ -77,7 +77,7 @@ def test_line(outbox: Outbox) -> None:
     outbox.batches.set_setting(batch, ASKED, ["2026-01-15T05:00:00+00:00", "2026-05-31T04:00:00+00:00"])
     text = calendar(outbox, batch, "MS").draw(fresh=True)
     assert text is not None
-    assert text.line == (
+    assert text[0] == (
         "2026-01 … 2026-05, 5 months in America/New_York; 2 between them are not in this batch; "
         "the first partition begins 2026-01-01, before 2026-01-15"
     )
@@ -87,7 +87,7 @@ def test_line_of_what_was_not_asked_for(outbox: Outbox) -> None:
     """A batch of which it is not known what was asked for says what it has."""
     text = calendar(outbox, plan(outbox, "2026-01-01", "2026-01-03")).draw(fresh=True)
     assert text is not None
-    assert text.line == "2026-01-01 … 2026-01-03, 3 days in America/New_York"
+    assert text[0] == "2026-01-01 … 2026-01-03, 3 days in America/New_York"
 
 
 def test_kept_for_a_while(outbox: Outbox) -> None:
