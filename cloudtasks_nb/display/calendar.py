@@ -30,7 +30,6 @@ Unit = Literal["time", "day", "week", "month", "year"]
 
 _MOST = 800  # squares of a band; more periods share those of a day, a month or a year
 _GROUPS: tuple[tuple[str, Unit], ...] = (("D", "day"), ("M", "month"), ("Y", "year"))
-_NOUNS = {"D": "days", "M": "months", "Y": "years"}
 _COLUMNS = {"time": 48, "year": 40}  # a longer row is continued below
 _NAMED = 3  # as many single periods are named
 
@@ -96,10 +95,10 @@ class Calendar:
             groups = periods.starts.tz_localize(None).to_period(width).unique()
             self._width, self._unit, self._labels = width, unit, groups.astype(str).tolist()
             self._heads = pd.DatetimeIndex(groups.start_time)
-            self._counted = partial(counted, plural=_NOUNS[width])
+            self._counted = partial(counted, plural=f"{unit}s")
         self._moments = [moment.isoformat() for moment in self._heads]
         bands, starts = (periods.counts.index.get_level_values(level) for level in ("band", "start"))
-        counts = periods.counts.groupby([bands, self._squares_of(pd.DatetimeIndex(starts))], sort=False).sum()
+        counts = periods.counts.groupby([bands, self._squares_of(starts)], sort=False).sum()
         self._bands = bands.unique().tolist()
         self._counts = counts.loc[counts.any(axis=1), counts.any()]
         #: The band of each square that has rows, and its number there, by its key.
@@ -116,23 +115,12 @@ class Calendar:
         chosen = {*keys}
         return _totals(self._counts.loc[[key in chosen for key in self._places]])
 
-    def count(self, keys: Collection[str], states: Collection[str]) -> int:
-        """Return how many rows of some squares are in some states."""
-        return sum(count for state, count in self.counts(keys).items() if state in states)
-
     def rows(self, frame: pd.DataFrame, keys: Collection[str]) -> pd.DataFrame:
         """Return the rows of a frame that are in some squares, by their `start` and the columns of the bands."""
-        squares = self._squares_of(self._local(frame)).tolist()
+        squares = self._squares_of(frame["start"]).tolist()
         bands = band_labels(frame, self._periods.across) if self._periods.across else [""] * len(frame)
         chosen = {self._places[key] for key in keys if key in self._places}
         return frame.loc[[place in chosen for place in zip(bands, squares, strict=True)]]
-
-    def labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return a frame with a first column `partition`, the label of the period that begins at `start`."""
-        labels = pd.Series(list(self._periods.labels), index=self._periods.starts, dtype="str")
-        made = frame.drop(columns="partition", errors="ignore")
-        made.insert(0, "partition", labels.reindex(self._local(frame)).to_numpy())
-        return made
 
     def words(self, keys: Collection[str]) -> str:
         """Return which squares these are: ``42 days of bern, 2013-02-01 to 2013-03-14``; empty for none."""
@@ -198,11 +186,9 @@ class Calendar:
             return ", ".join(labels) + of
         return f"{self._counted(len(heads))}{of}, between {labels[0]} and {labels[-1]}"
 
-    def _local(self, frame: pd.DataFrame) -> pd.DatetimeIndex:
-        return pd.DatetimeIndex(frame["start"]).tz_convert(self._periods.starts.tz)
-
-    def _squares_of(self, starts: pd.DatetimeIndex) -> npt.NDArray[np.intp]:
+    def _squares_of(self, begins: Any) -> npt.NDArray[np.intp]:
         """Return the number of the square of each period; -1 for a period that is not in the calendar."""
+        starts = pd.DatetimeIndex(begins).tz_convert(self._periods.starts.tz)
         if self._width:  # wide squares start at local midnight
             starts = pd.DatetimeIndex(starts.tz_localize(None).to_period(self._width).start_time)
         return self._heads.get_indexer(starts)

@@ -56,10 +56,9 @@ _RESULT_COLUMNS = 5  # columns of the results that are shown
 class Part:
     """The part of a backfill that is selected in its calendar."""
 
-    keys: tuple[str, ...]  #: of the selected squares; empty: all rows
+    keys: tuple[str, ...]  #: of the selected squares
     words: str  #: which periods these are
     keep: Keep  #: returns those rows of a frame that are in the part
-    labelled: Keep  #: returns a frame with a first column `partition`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +221,7 @@ class BatchRows(widgets.VBox):
         counts = reader.counts()
         with self._choosing:
             if self._automatic:
-                self.query = RowQuery(state="failed" if counts["failed"] and not _words_of(part) else "")
+                self.query = RowQuery(state="failed" if counts["failed"] and part is None else "")
             query, start = self.query, self._start
         shown = [name for name in STATES if counts[name] or name == query.state]
         self.states.offer(
@@ -238,19 +237,19 @@ class BatchRows(widgets.VBox):
         self, reader: RowReader, query: RowQuery, start: int, part: Part | None, changed: float, *, progress: bool
     ) -> float:
         """Read rows if they may have changed; return as `draw` does."""
-        version = (query, start, () if part is None else part.keys)
+        version = (query, start, part and part.keys)
         if (version, changed) == self._version:
             return 0.0
         began = time.monotonic()
         same = self._version is not None and self._version[0] == version
         if same and began < self._fresh_until:
             return self._fresh_until - began
-        shown = ShownRows(query=query, automatic=self._automatic, periods=_words_of(part))
+        shown = ShownRows(query=query, automatic=self._automatic, periods=part.words if part else "")
         if shown.periods or query.text:
             again = not same or self._search_seconds < _LONG_SEARCH
             found = self._find(reader, shown, part, progress=progress) if again else self.shown
             shown = replace(shown, found=found.found, final=found.final, found_at=found.found_at)
-        self._read(reader, shown, start, part)
+        self._read(reader, shown, start)
         self._version = version, changed
         ended = time.monotonic()
         self._fresh_until = ended + _PAUSE_FACTOR * (ended - began)
@@ -264,15 +263,14 @@ class BatchRows(widgets.VBox):
             return (progress and stopping.is_set()) or self.query is not shown.query
 
         began = time.monotonic()
-        keep = part.keep if part is not None and part.keys else None
-        found = reader.search(shown.query, keep, stopped, progress=progress)
+        found = reader.search(shown.query, part.keep if part else None, stopped, progress=progress)
         self._search_seconds = time.monotonic() - began
         now = self._panel.context.connection.clock.now()
         at = f", found at {now:%H:%M:%S} UTC" if self._search_seconds > _LONG_SEARCH else ""
         at += ", and the search was stopped" if stopped() else ""
         return replace(shown, found=found, final=reader.final(found), found_at=at)
 
-    def _read(self, reader: RowReader, shown: ShownRows, start: int, part: Part | None) -> None:
+    def _read(self, reader: RowReader, shown: ShownRows, start: int) -> None:
         """Read the rows from `start` on, and show them."""
         found = shown.found
         total = reader.count(shown.query) if found is None else len(found)
@@ -286,7 +284,7 @@ class BatchRows(widgets.VBox):
         self._pager.layout.display = None if total > _WINDOW else "none"
         self._panel.enable(self.earlier, start > 0)
         self._panel.enable(self.later, end < total)
-        missing = self._load(reader, shown.query, frame if part is None else part.labelled(frame))
+        missing = self._load(reader, shown.query, frame)
         span = f", here {start + 1:,} to {start + len(frame):,}" if total > _WINDOW else ""
         self._heading.value = section_html(_words(shown, frame, total) + span + missing, "")
 
@@ -337,11 +335,6 @@ class BatchRows(widgets.VBox):
         self.children = [self._heading, self.states, self._tools, self.table, self._pager]
         if old is not None:
             close_all(old)
-
-
-def _words_of(part: Part | None) -> str:
-    """Return which periods are selected; empty for all rows."""
-    return part.words if part is not None and part.keys else ""
 
 
 def _words(shown: ShownRows, frame: pd.DataFrame, total: int) -> str:
