@@ -38,21 +38,20 @@ def errors_frame(outbox: Outbox, store: Store, batch: str, frames: RowFrames) ->
     """Return a row for each cause of failures, the most frequent first, with an error that is in the store."""
     causes = outbox.causes.errors(batch)
     refs = [cause.ref for cause in causes]
-    rows = [
-        row
+    rows = {
+        ref: (task or "", attempts, message)
         for page in outbox.rows.pages_of(batch, refs)
-        for row in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
-    ]
+        for ref, task, attempts, message in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
+    }
     try:
-        stored = stored_errors(store, batch, [(task, attempts) for _, task, attempts, _ in rows if task])
+        stored = stored_errors(store, batch, [(task, attempts) for task, attempts, _ in rows.values() if task])
     except StoreError as error:
         stored = {}
         notify(f"tracebacks are missing: {error.message}")
-    texts = {ref: (task and stored.get(task)) or message for ref, task, _, message in rows}
     names = ("cause", "failed", "retrying", "first", "last")
     columns = {name: [getattr(cause, name) for cause in causes] for name in names}
     columns["rows"] = [cause.failed + cause.retrying for cause in causes]
-    columns["error"] = [texts[ref] for ref in refs]
+    columns["error"] = [stored.get(task) or message for task, _, message in map(rows.__getitem__, refs)]
     return frame(ERRORS, columns).assign(row=frames.labels(refs))
 
 
