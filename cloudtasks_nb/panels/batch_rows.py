@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.store.results import StoredResult
 
-__all__ = ["BatchRows", "Part", "ShownRows"]
+__all__ = ["REF", "BatchRows", "Part", "ShownRows"]
 
 _WINDOW = 1_000  # rows that are in the table at a time
 _PAUSE_FACTOR = 20  # rows are not read again for the duration of the last reading times this
@@ -48,6 +48,8 @@ _SUCCESS_COLUMNS = (
 )
 _WIDTHS = {"row": "5em", "partition": "9em"}
 _KEY = "_key"
+#: The column with what identifies each row in the outbox.
+REF = "_ref"
 _INPUT_COLUMNS = 5  # columns of the input that are shown
 _RESULT_COLUMNS = 5  # columns of the results that are shown
 
@@ -72,7 +74,6 @@ class ShownRows:
     found_at: str = ""  #: when that was, if the search is not repeated by itself
     periods: str = ""  #: which periods were selected in the calendar
     columns: Sequence[str] = ()  #: of `batch.tasks()`
-    refs: Mapping[str, int] = field(default_factory=dict)  #: of the rows in the table, by their keys
 
 
 class BatchRows(widgets.VBox):
@@ -170,12 +171,8 @@ class BatchRows(widgets.VBox):
 
     @property
     def selected(self) -> pd.DataFrame:
-        """The selected rows."""
+        """The selected rows, with the column `REF`."""
         return pd.DataFrame() if self.table is None else self.table.selected_frame
-
-    def refs(self, frame: pd.DataFrame) -> Iterator[int]:
-        """Yield the refs of shown rows."""
-        return (self.shown.refs[key] for key in frame[_KEY] if key in self.shown.refs)
 
     def clear(self) -> None:
         """Clear the selection."""
@@ -280,11 +277,11 @@ class BatchRows(widgets.VBox):
         refs = sorted(reader.refs(shown.query, start, _WINDOW) if found is None else found[start:end])
         frame = reader.frame(refs)
         columns = [str(name) for name in frame.columns]
-        self.shown = replace(shown, columns=columns, refs=dict(zip(_keys(frame), refs, strict=True)))
+        self.shown = replace(shown, columns=columns)
         self._pager.layout.display = None if total > _WINDOW else "none"
         self._panel.enable(self.earlier, start > 0)
         self._panel.enable(self.later, end < total)
-        missing = self._load(reader, shown.query, frame)
+        missing = self._load(reader, shown.query, frame.assign(**{REF: refs}))
         span = f", here {start + 1:,} to {start + len(frame):,}" if total > _WINDOW else ""
         self._heading.value = section_html(_words(shown, frame, total) + span + missing, "")
 
@@ -360,11 +357,7 @@ def _with_messages(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(last_message=frame["last_message"].fillna(silent["task"].map(known)))
 
 
-def _keys(frame: pd.DataFrame) -> list[str]:
-    """Return each row's key: its newest task, or its place in the frame if it never had a task."""
-    return [f"row {place}" if pd.isna(task) else str(task) for place, task in enumerate(frame["task"])]
-
-
 def _keyed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return rows with their position in the input and their keys as columns."""
-    return frame.reset_index().rename(columns=str).assign(**{_KEY: _keys(frame)})
+    """Return rows with their position in the input, and their keys: their newest tasks, or places if there are none."""
+    keys = [f"row {place}" if pd.isna(task) else str(task) for place, task in enumerate(frame["task"])]
+    return frame.reset_index().rename(columns=str).assign(**{_KEY: keys})
