@@ -20,6 +20,7 @@ __all__ = [
     "TASKS",
     "column",
     "frame",
+    "is_missing",
 ]
 
 #: Every state of a task, in the order in which frames sort them.
@@ -148,8 +149,9 @@ DOCTOR = {"check": _TEXT, "ok": _OK, "detail": _TEXT, "fix": _TEXT}
 _NAT = np.iinfo(np.int64).min
 
 
-def _is_missing(cell: Any) -> bool:
-    return cell is None or cell is pd.NA or (isinstance(cell, float) and cell != cell)  # noqa: PLR0124 - NaN
+def is_missing(value: Any) -> bool:
+    """Return whether a value of a frame is None, NA, NaT or NaN."""
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)  # noqa: PLR0124 - NaN
 
 
 def column(values: Sequence[Any], kind: str) -> Any:
@@ -163,7 +165,7 @@ def column(values: Sequence[Any], kind: str) -> Any:
         raw = _integers([None if value is None else round(value * 1e6) for value in values])
         return pd.TimedeltaIndex(raw.view("timedelta64[us]"))
     if kind == _ANY:
-        cells = (pd.NA if _is_missing(value) else value for value in values)
+        cells = (pd.NA if is_missing(value) else value for value in values)
         return pd.Series(np.fromiter(cells, dtype=object, count=len(values)), dtype=object)  # an array would be text
     dtype = {_TEXT: pd.StringDtype(), _COUNT: "Int64", _FLOAT: "Float64", _OK: "boolean"}[kind]
     return pd.array(list(values), dtype=dtype)  # type: ignore[call-overload]  # the stubs want one literal dtype

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import pandas as pd
-
+from cloudtasks_nb._frames import is_missing
 from cloudtasks_nb.display.secrets import MASK, is_secret, mask_text
 from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -71,7 +70,7 @@ def row_texts(
 
 def _pair(name: str, value: Any) -> str:
     """Return a field as ``name=value``; empty if the value is missing."""
-    if pd.api.types.is_scalar(value) and pd.isna(value):
+    if is_missing(value):
         return ""
     if isinstance(value, dt.datetime) and value.time() == dt.time():
         value = value.date()
