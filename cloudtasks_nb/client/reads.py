@@ -40,7 +40,7 @@ def tasks_frame(
     check_limit(limit)
     at = connection.clock.micros()
     columns, truncated = connection.wait_for(lambda: _list(connection, queue, limit, body=body, secrets=secrets))
-    see(lambda: catalog.outbox, columns, at)
+    see(connection, lambda: catalog.outbox, columns, at)
     made = frame(TASKS, columns, index="task")
     made.attrs.update(fetched_at=connection.clock.now().isoformat(), truncated=truncated)
     if truncated:

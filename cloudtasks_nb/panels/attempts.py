@@ -222,10 +222,18 @@ class AttemptsPanel(Panel):
         made = {name: column([getattr(entry, name) for entry in entries], ATTEMPTS[name]) for name in names}
         made |= row_columns(self.context.catalog, [one.task for one in entries], [one.url for one in entries])
         errors = errors_of_attempts(entry.url for entry in entries if entry.status != "OK")
-        made["message"] = column([errors.get((one.task, one.attempt)) for one in entries], "text")
+        known = self.context.connection.message
+        messages = [
+            errors.get((one.task, one.attempt)) or known(one.queue, one.task, one.attempt)
+            if one.status != "OK"
+            else None
+            for one in entries
+        ]
+        made["message"] = column(messages, "text")
         return pd.DataFrame(made, index=pd.Index([one.insert_id for one in entries], name="insert_id", dtype="str"))
 
     def _card(self, entry: Entry) -> str:
+        message = self.context.connection.message(entry.queue, entry.task, entry.attempt)
         limit = f" of {entry.max_attempts}" if entry.max_attempts > 0 else ""
         shown = {
             "answer": entry.status,
@@ -234,6 +242,7 @@ class AttemptsPanel(Panel):
             "took": "" if entry.duration is None else duration_text(entry.duration),
             "next try": from_micros(entry.retry_time),
             "URL": entry.url,
+            "message": message or "",
         }
         error = tracebacks(entry.url, entry.task).get(entry.attempt)
         parts = [facts_html(shown)] + ([section_html("Raised in this kernel", code_html(error))] if error else [])

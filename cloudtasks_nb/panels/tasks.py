@@ -427,6 +427,7 @@ class Listing:
                 if self.complete or left == 0:
                     break
             step, size = _STEP, _PAGE
+            self._connection.remember(columns)
             yield frame(TASKS, columns, index="task")
 
     def _page(self, size: int) -> dict[str, list[Any]]:

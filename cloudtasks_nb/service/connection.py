@@ -1,4 +1,4 @@
-"""Hold what the verbs and panels of a connection share: transport, watcher and store."""
+"""Hold what the verbs and panels of a connection share: transport, watcher, store, and the last errors of tasks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import datetime as dt
 import ipaddress
 import os
 import socket
+import threading
 import urllib.parse
-from collections.abc import Callable, Coroutine
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
@@ -29,6 +31,7 @@ __all__ = ["Connection", "has_ended"]
 
 T = TypeVar("T")
 
+_MAX_MESSAGES = 100_000  # error messages that are kept; the oldest are dropped
 _GOOGLE_READS = 60  # reads of the log a minute (https://cloud.google.com/logging/quotas)
 _EMULATOR_READS = 60_000  # an emulator has no quota
 _LISTENS_TIMEOUT = 1.0  # seconds
@@ -36,7 +39,7 @@ _NEW_QUEUE_PAUSE = 2.0  # seconds between two calls for a queue that was just cr
 
 
 class Connection:
-    """The transport, the watcher and the store of one connection."""
+    """The transport, the watcher and the store of one connection, and the last error messages of its tasks."""
 
     def __init__(self, endpoint: Endpoint, auth: Auth, *, store: str | os.PathLike[str] | None = None) -> None:
         self.auth = auth
@@ -48,6 +51,8 @@ class Connection:
             now=self.transport.service_clock.micros,
         )
         self._absent_handlers = AbsentHandlers()
+        self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def endpoint(self) -> Endpoint:
@@ -170,6 +175,25 @@ class Connection:
                     notified = True
                     notify(f"waiting for the new queue {error.resource}: it can take minutes to become available")
             _loop.run(asyncio.sleep(_NEW_QUEUE_PAUSE))
+
+    def remember(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Keep the error messages of the tasks in these columns: the log does not contain them."""
+        names = ("queue", "task", "attempts", "last_message")
+        with self._lock:
+            for queue, task, attempts, message in zip(*(columns[name] for name in names), strict=True):
+                if message:
+                    self._messages[queue, task] = (attempts, message)
+                    self._messages.move_to_end((queue, task))
+            while len(self._messages) > _MAX_MESSAGES:
+                self._messages.popitem(last=False)
+
+    def message(self, queue: str, task: str, attempt: int) -> str | None:
+        """Return the error message of an attempt; None if it is unknown or not of the task's newest known attempt.
+
+        Queue and task are given by their short ids.
+        """
+        seen, message = self._messages.get((queue, task), (0, None))
+        return message if seen == attempt else None
 
     def close(self) -> None:
         """Stop watching and close the channels."""

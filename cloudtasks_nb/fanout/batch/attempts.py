@@ -44,9 +44,6 @@ _MOST_PENDING = 10_000  # pending rows for which the queue is listed: more would
 _TOGETHER = 1_000  # stored errors that are read together: a traceback may have 100 KB
 
 
-_Messages = dict[tuple[str, int], str]  # by task and number of the attempt
-
-
 def attempts_frame(
     connection: Connection,
     queue: QueueName,
@@ -59,7 +56,7 @@ def attempts_frame(
 ) -> pd.DataFrame:
     """Read the newest attempts of a queue, as `oplog.read`; return a row for each.
 
-    The log has no messages: they are those of the newest attempts of tasks in the queue, and what is stored.
+    The log has no messages: they are those of the newest attempts of tasks in the queue, and those in the outbox.
 
     Parameters
     ----------
@@ -81,12 +78,15 @@ def attempts_frame(
     entries, truncated = found[:limit], limit is not None and len(found) > limit
     if truncated and method:
         notify(f"the newest {limit:,} attempts; there are more: {method}(limit=None)")
-    messages = _seen_messages(connection, queue, outbox, entries)
-    messages |= _stored_messages(connection.store, outbox, entries)
+    _see_messages(connection, queue, outbox, entries)
+    stored = _stored_messages(connection.store, outbox, entries)
     names = ("time", "task", "queue", "attempt", "duration", "retry_time")
     columns: dict[str, Sequence[Any]] = {name: [getattr(entry, name) for entry in entries] for name in names}
     columns["status"] = [entry.status or None for entry in entries]
-    columns["message"] = [messages.get((entry.task, entry.attempt)) for entry in entries]
+    columns["message"] = [
+        stored.get((entry.task, entry.attempt)) or connection.message(entry.queue, entry.task, entry.attempt)
+        for entry in entries
+    ]
     columns["wait"] = [_wait(entry) for entry in entries]
     columns["url"] = [entry.url if secrets else mask_url(entry.url or "") for entry in entries]
     made = frame(ATTEMPTS, columns)
@@ -101,9 +101,9 @@ def _wait(entry: Entry) -> float | None:
     return max(0.0, (entry.time - entry.due) / _SECOND - entry.duration)
 
 
-def _seen_messages(
+def _see_messages(
     connection: Connection, queue: QueueName, outbox: Callable[[], Outbox], entries: Sequence[Entry]
-) -> _Messages:
+) -> None:
     """List tasks that will be tried again, for their messages; without entries check at least that the queue exists."""
     name = str(queue)
     if not entries:
@@ -115,15 +115,12 @@ def _seen_messages(
             at = connection.clock.micros()
             call = connection.transport.call("ListTasks", parent=name, page_size=_LISTED, resource_name=name)
             tasks = _loop.run(call).tasks
-            columns = task_columns(tasks, now=connection.clock.micros())
-            see(outbox, columns, at)
-            keys = zip(columns["task"], columns["attempts"], strict=True)
-            return {key: message for key, message in zip(keys, columns["last_message"], strict=True) if message}
-    return {}
+            see(connection, outbox, task_columns(tasks, now=connection.clock.micros()), at)
 
 
-def see(outbox: Callable[[], Outbox], columns: Mapping[str, Sequence[Any]], at: int) -> None:
-    """Record the last attempts of tasks of batches that were in a queue at a time."""
+def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[str, Sequence[Any]], at: int) -> None:
+    """Keep the error messages of tasks that were in a queue at a time; those of batches also in the outbox."""
+    connection.remember(columns)
     batches = defaultdict[str, dict[str, Pending | None]](dict)
     names = ("state", "attempts", "schedule_time", "last_status", "last_message")
     for task, *known in zip(*(columns[name] for name in ("task", *names)), strict=True):
@@ -158,14 +155,16 @@ def _record(outbox: Outbox, batch: str, pending: Mapping[str, Pending | None], a
     outbox.outcomes.record(batch, [pending_evidence(task, one, at) for task, one in tried])
 
 
-def _stored_messages(store: Store, outbox: Callable[[], Outbox], entries: Sequence[Entry]) -> _Messages:
+def _stored_messages(
+    store: Store, outbox: Callable[[], Outbox], entries: Sequence[Entry]
+) -> dict[tuple[str, int], str]:
     """Return what is stored of failed attempts by task and number: in the outbox, else what the handler stored."""
     batches: dict[str, dict[str, int]] = defaultdict(dict)
     for entry in entries:  # newest first
         batch = batch_of(entry.task)
         if batch is not None and entry.status != "OK":
             batches[batch].setdefault(entry.task, entry.attempt)
-    found: _Messages = {}
+    found: dict[tuple[str, int], str] = {}
     for batch, newest in batches.items():
         with contextlib.suppress(BatchNotFoundError):  # it was made elsewhere
             rows = outbox().rows

@@ -46,7 +46,10 @@ async def read_card(
     if message is not None:
         columns = task_columns([message], now=connection.clock.micros(), body=True)
         values = {name: column[0] for name, column in columns.items()}
-    since = connection.clock.micros() - _LONGEST_LIFE if note else values["create_time"]
+    since = connection.clock.micros() - _LONGEST_LIFE
+    if not note:
+        connection.remember(columns)
+        since = values["create_time"]
     parts = [f"<p>{html.escape(note)}</p>"] if note else []
     parts += [_head(values, there=not note), *_payload(values)] if values else []
     parts.append(section_html("Attempts", await _attempts(connection, queue, task, since, {} if note else values)))

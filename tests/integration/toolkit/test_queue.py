@@ -153,7 +153,9 @@ def test_a_message_stays_with_its_attempt(emulator: Emulator, queue: ct.Queue, t
         queue.run("t")
         emulator.answered(f"{queue.name}/tasks/t", responses)
         assert ("500", "404")[responses - 1] in attempted(emulator, queue, responses).message[0]
-    found = attempted(emulator, queue, 2).set_index("attempt").message
+    queue.run("t")
+    found = attempted(emulator, queue, 3).set_index("attempt").message
+    assert pd.isna(found[3])
     assert "404" in found[2]
     assert pd.isna(found[1])
 

@@ -55,6 +55,31 @@ def test_nothing_else_is_waited_for(connection: Connection, capsys: Any, error: 
     assert (len(calls(connection).mock_calls), capsys.readouterr().out) == (1, "")
 
 
+def columns(*rows: tuple[str, str, int, str | None]) -> dict[str, list[Any]]:
+    """Make the columns of some tasks."""
+    names = ("queue", "task", "attempts", "last_message")
+    return {name: [row[at] for row in rows] for at, name in enumerate(names)}
+
+
+def test_a_message_is_of_a_queue_a_task_and_an_attempt(connection: Connection) -> None:
+    """The message of one attempt is not returned for another, and stays when a task without a message is read."""
+    connection.remember(columns(("q", "t", 2, "INTERNAL(13)"), ("q", "u", 1, None)))
+    connection.remember(columns(("q", "t", 3, None)))
+    assert connection.message("q", "t", 2) == "INTERNAL(13)"
+    asked = [("q", "t", 1), ("q", "t", 3), ("other", "t", 2), ("q", "u", 1)]
+    assert [connection.message(*one) for one in asked] == [None] * 4
+    connection.remember(columns(("q", "t", 4, "NOT_FOUND(5)")))
+    assert (connection.message("q", "t", 4), connection.message("q", "t", 2)) == ("NOT_FOUND(5)", None)
+
+
+def test_the_newest_messages_are_kept(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded: the messages that were seen longest ago go first."""
+    monkeypatch.setattr(connection_module, "_MAX_MESSAGES", 2)
+    for task in ("a", "b", "a", "c"):
+        connection.remember(columns(("q", task, 1, task)))
+    assert [connection.message("q", task, 1) for task in "abc"] == ["a", None, "c"]
+
+
 def test_a_closed_connection_watches_nothing(connection: Connection) -> None:
     """The read of a watched queue that is under way ends, and no other follows."""
     reading: queue.Queue[Any] = queue.Queue()
