@@ -20,6 +20,7 @@ __all__ = [
     "TASKS",
     "column",
     "frame",
+    "is_missing",
 ]
 
 #: Every state of a task, in the order in which frames sort them.
@@ -150,8 +151,9 @@ DOCTOR = {"check": _TEXT, "ok": _OK, "detail": _TEXT, "fix": _TEXT}
 _NAT = np.iinfo(np.int64).min
 
 
-def _is_missing(cell: Any) -> bool:
-    return cell is None or cell is pd.NA or (isinstance(cell, float) and cell != cell)  # noqa: PLR0124 - NaN
+def is_missing(value: Any) -> bool:
+    """Return whether a value of a frame is None, NA, NaT or NaN."""
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)  # noqa: PLR0124 - NaN
 
 
 def column(values: Sequence[Any], kind: str) -> Any:
@@ -159,36 +161,21 @@ def column(values: Sequence[Any], kind: str) -> Any:
 
     Times are microseconds since 1970 or None; durations are seconds or None.
     """
-    if _all_equal(values, kind):
-        return column(values[:1], kind).take(np.zeros(len(values), dtype=np.intp))
     if kind == _TIME:
         return pd.DatetimeIndex(_integers(values).view("datetime64[us]")).tz_localize("UTC")
     if kind == _SPAN:
         raw = _integers([None if value is None else round(value * 1e6) for value in values])
         return pd.TimedeltaIndex(raw.view("timedelta64[us]"))
     if kind == _ANY:
-        cells = (pd.NA if _is_missing(value) else value for value in values)
+        cells = (pd.NA if is_missing(value) else value for value in values)
         return pd.Series(np.fromiter(cells, dtype=object, count=len(values)), dtype=object)  # an array would be text
     dtype = {_TEXT: pd.StringDtype(), _COUNT: "Int64", _FLOAT: "Float64", _OK: "boolean"}[kind]
     return pd.array(list(values), dtype=dtype)  # type: ignore[call-overload]  # the stubs want one literal dtype
 
 
-def _all_equal(values: Sequence[Any], kind: str) -> bool:
-    """Return whether all values of a list are equal, so that one can be converted for all; objects are not shared."""
-    if kind == _ANY or not isinstance(values, list) or len(values) < 2:  # noqa: PLR2004 - one value is alike anyway
-        return False
-    try:
-        return values == values[:1] * len(values)
-    except TypeError:  # pd.NA cannot be compared
-        return False
-
-
 def _integers(values: Sequence[int | None]) -> Any:
-    try:
-        return np.fromiter(values, dtype=np.int64, count=len(values))
-    except TypeError:  # some are None
-        known = [_NAT if value is None else value for value in values]
-        return np.fromiter(known, dtype=np.int64, count=len(known))
+    known = (_NAT if value is None else value for value in values)
+    return np.fromiter(known, dtype=np.int64, count=len(values))
 
 
 def frame(

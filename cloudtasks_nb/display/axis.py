@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 
 __all__ = [
     "LINE",
@@ -16,6 +16,7 @@ __all__ = [
     "round_step",
     "svg",
     "text_svg",
+    "time_step",
     "time_text",
     "time_ticks",
 ]
@@ -52,24 +53,25 @@ def round_step(span: float, most: int) -> float:
     return float(f"{found * power:.9g}")
 
 
-def time_ticks(low: int, high: int, most: int, zone: tzinfo) -> list[tuple[int, str]]:
+def time_step(least: float) -> int:
+    """Return the shortest round span of time, in microseconds, that is not below `least`; at most 52 weeks."""
+    return next((step for step in _STEPS if step >= least), _STEPS[-1])
+
+
+def time_ticks(low: int, high: int, most: int) -> list[tuple[int, str]]:
     """Return round times between two (microseconds since 1970), each with its label; at most about `most`."""
-    step = next((one for one in _STEPS if (high - low) / one <= most), _STEPS[-1])
-    shift = round((_moment(low, zone).utcoffset() or timedelta()).total_seconds()) * _SECOND
-    first = -(-(low + shift) // step) * step - shift
-    return [(at, _time_label(_moment(at, zone), step)) for at in range(first, high + 1, step)]
+    step = time_step((high - low) / most)
+    return [(at, _time_label(_moment(at), step)) for at in range(-(-low // step) * step, high + 1, step)]
 
 
-def time_text(at: int, zone: tzinfo) -> str:
+def time_text(at: int) -> str:
     """Return the time of day of a time (microseconds since 1970), with what it has of a second."""
-    return _time_label(_moment(at, zone), 1)
+    return _time_label(_moment(at), 1)
 
 
-def dates_text(low: int, high: int, zone: tzinfo) -> str:
-    """Return the days of an axis with the name of its time zone: ``2026-01-02 to 2026-01-03, UTC``."""
-    first, last = _moment(low, zone), _moment(high, zone)
-    days = dict.fromkeys((f"{first:%Y-%m-%d}", f"{last:%Y-%m-%d}"))
-    return f"{' to '.join(days)}, {first.tzname() or zone}"
+def dates_text(low: int, high: int) -> str:
+    """Return the days of an axis: ``2026-01-02 to 2026-01-03, UTC``."""
+    return f"{' to '.join(dict.fromkeys(f'{_moment(at):%Y-%m-%d}' for at in (low, high)))}, UTC"
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -99,8 +101,8 @@ def svg(name: str, width: float, height: float, parts: Iterable[str], *, fluid: 
     )
 
 
-def _moment(at: int, zone: tzinfo) -> datetime:
-    return (_EPOCH + timedelta(microseconds=at)).astimezone(zone)
+def _moment(at: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=at)
 
 
 def _time_label(at: datetime, step: int) -> str:

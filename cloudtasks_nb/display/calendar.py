@@ -7,10 +7,10 @@ outputs that it does not trust JupyterLab strips SVG too, as well as `grid-area`
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +30,6 @@ Unit = Literal["time", "day", "week", "month", "year"]
 
 _MOST = 800  # squares of a band; more periods share those of a day, a month or a year
 _GROUPS: tuple[tuple[str, Unit], ...] = (("D", "day"), ("M", "month"), ("Y", "year"))
-_NOUNS = {"D": "days", "M": "months", "Y": "years"}
 _COLUMNS = {"time": 48, "year": 40}  # a longer row is continued below
 _NAMED = 3  # as many single periods are named
 
@@ -62,12 +61,10 @@ class Periods:
     starts: pd.DatetimeIndex  #: in their zone, ascending
     labels: Sequence[str]
     unit: Unit
-    #: For each state the number of rows in each period; with several bands a line for each.
-    counts: Mapping[str, npt.NDArray[np.int64]]
+    counts: pd.DataFrame  #: rows in each state, a column each; the index is `band`, of `band_labels`, and `start`
     line: str  #: which periods these are, in words
     counted: Callable[[int], str] = _counted_periods  #: a number of periods in words
     across: Sequence[str] = ()  #: columns whose values tell the bands apart
-    bands: Sequence[str] = ("",)  #: the label of each band, as `band_labels` makes it
     choices: Sequence[str] = ()  #: labels of the bands that can be shown alone, where there are too many for all
 
 
@@ -98,78 +95,64 @@ class Calendar:
             groups = periods.starts.tz_localize(None).to_period(width).unique()
             self._width, self._unit, self._labels = width, unit, groups.astype(str).tolist()
             self._heads = pd.DatetimeIndex(groups.start_time)
-            self._counted = partial(counted, plural=_NOUNS[width])
+            self._counted = partial(counted, plural=f"{unit}s")
         self._moments = [moment.isoformat() for moment in self._heads]
-        codes = self._squares_of(periods.starts)  # in which square each period is; ascends
-        firsts = np.searchsorted(codes, np.arange(len(self._heads)))
-        sums = {
-            state: np.add.reduceat(np.atleast_2d(counts), firsts, axis=1) for state, counts in periods.counts.items()
-        }
-        self._sums = {state: counts for state, counts in sums.items() if counts.any()}  # a line for each band
+        bands, starts = (periods.counts.index.get_level_values(level) for level in ("band", "start"))
+        counts = periods.counts.groupby([bands, self._squares_of(starts)], sort=False).sum()
+        self._bands = bands.unique().tolist()
+        self._counts = counts.loc[counts.any(axis=1), counts.any()]
+        #: The band of each square that has rows, and its number there, by its key.
+        self._places: dict[str, tuple[str, int]] = {self._key(*place): place for place in self._counts.index}
         self.choices = periods.choices
 
     @property
     def keys(self) -> list[str]:
         """Keys of the squares that have rows: band after band, oldest first."""
-        there = sum(self._sums.values(), np.zeros((len(self._periods.bands), len(self._heads)), dtype=np.int64))
-        return [self._key(int(band), int(head)) for band, head in np.argwhere(there > 0)]
+        return list(self._places)
 
     def counts(self, keys: Collection[str]) -> dict[str, int]:
         """Return how many rows of some squares are in which state."""
-        chosen = self._chosen(keys)
-        found = {state: int(counts[chosen].sum()) for state, counts in self._sums.items()}
-        return {state: count for state, count in found.items() if count}
-
-    def count(self, keys: Collection[str], states: Collection[str]) -> int:
-        """Return how many rows of some squares are in some states."""
-        return sum(count for state, count in self.counts(keys).items() if state in states)
+        chosen = {*keys}
+        return _totals(self._counts.loc[[key in chosen for key in self._places]])
 
     def rows(self, frame: pd.DataFrame, keys: Collection[str]) -> pd.DataFrame:
         """Return the rows of a frame that are in some squares, by their `start` and the columns of the bands."""
-        heads = self._squares_of(self._local(frame))
-        bands = np.zeros(len(frame), dtype=np.intp)
-        if self._periods.across:
-            bands = pd.Index(self._periods.bands).get_indexer(pd.Index(band_labels(frame, self._periods.across)))
-        return frame[(heads >= 0) & (bands >= 0) & self._chosen(keys)[bands, heads]]
-
-    def labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return a frame with a first column `partition`, the label of the period that begins at `start`."""
-        labels = pd.Series(list(self._periods.labels), index=self._periods.starts, dtype="str")
-        made = frame.drop(columns="partition", errors="ignore")
-        made.insert(0, "partition", labels.reindex(self._local(frame)).to_numpy())
-        return made
+        squares = self._squares_of(frame["start"]).tolist()
+        bands = band_labels(frame, self._periods.across) if self._periods.across else [""] * len(frame)
+        chosen = {self._places[key] for key in keys if key in self._places}
+        return frame.loc[[place in chosen for place in zip(bands, squares, strict=True)]]
 
     def words(self, keys: Collection[str]) -> str:
         """Return which squares these are: ``42 days of bern, 2013-02-01 to 2013-03-14``; empty for none."""
+        chosen, heads = {*keys}, dict[str, list[int]]()
+        for key, (band, head) in self._places.items():
+            if key in chosen:
+                heads.setdefault(band, []).append(head)
         same: dict[tuple[int, ...], list[str]] = {}  # bands with the same periods are named together
-        for band, chosen in zip(self._periods.bands, self._chosen(keys), strict=True):
-            if chosen.any():
-                same.setdefault(tuple(np.flatnonzero(chosen).tolist()), []).append(band)
-        return "; ".join(self._span(heads, bands) for heads, bands in same.items())
+        for band, numbers in heads.items():
+            same.setdefault(tuple(numbers), []).append(band)
+        return "; ".join(self._span(numbers, bands) for numbers, bands in same.items())
 
     def html(self, *, buttons: bool = False) -> str:
         """Return the calendar as a picture, or with `buttons` that have ``data-key``.
 
         Only the first button is a tab stop, because arrow keys move the focus.
         """
-        total = {state: int(counts.sum()) for state, counts in self._sums.items()}
+        total, banded = _totals(self._counts), bool(self._periods.across)
         places, sides, heads = _layout(self._unit, self._heads.to_pydatetime().tolist(), self._labels)
-        top = -min((row for row, _ in heads), default=0)  # of the first band, in rows of the grid
-        parts = [_label((row + top, column), text) for (row, column), text in heads.items()]
-        height = 1 + max(*(row for row, _ in places), *sides)
-        stop = True
-        for number, band in enumerate(self._periods.bands):
-            if self._periods.across:
-                parts.append(self._band_name(number, top))
-                top += 1
-            parts += [_side(top + row, text) for row, text in sides.items()]
-            squares = list(self._squares(number, places, top, buttons=buttons))
-            if stop and buttons and squares:
-                squares[0], stop = squares[0].replace('tabindex="-1"', 'tabindex="0"', 1), False
-            name = html.escape(f"{band}: {self._band_counts(number)}")
-            group = f'<div role="group" aria-label="{name}" style="display:contents">{"".join(squares)}</div>'
-            parts.append(group if buttons and band else "".join(squares))
-            top += height
+        top = -min((row for row, _ in heads), default=0) + banded  # of the first band, in rows of the grid
+        parts = [_label((row + top - banded, column), text) for (row, column), text in heads.items()]
+        height = 1 + max(*(row for row, _ in places), *sides) + banded
+        tops = {band: top + height * number for number, band in enumerate(self._bands)}
+        squares = self._squares(places, tops, buttons=buttons)
+        for band, first in tops.items():
+            texts = counts_text(_totals(self._counts.loc[self._counts.index.get_level_values(0) == band]), "rows")
+            if banded:
+                parts.append(_band_name(band, texts, first - 1))
+            parts += [_side(first + row, text) for row, text in sides.items()]
+            name = html.escape(f"{band}: {texts}")
+            group = f'<div role="group" aria-label="{name}" style="display:contents">{"".join(squares[band])}</div>'
+            parts.append(group if buttons and band else "".join(squares[band]))
         name = html.escape(f"{self._periods.line}: {counts_text(total, 'rows')}")
         role = "group" if buttons else "img"
         grid = (
@@ -178,20 +161,21 @@ class Calendar:
         focus = "" if buttons else ' tabindex="0"'  # a picture is scrolled by keyboard too
         return f'<div{focus} style="overflow-x:auto;padding:2px 2px 8px">{grid}</div>{_legend(total)}'
 
-    def _key(self, band: int, head: int) -> str:
-        label = self._periods.bands[band]
-        return f"{self._moments[head]} {label}" if label else self._moments[head]
+    def _squares(self, places: Sequence[_Place], tops: Mapping[str, int], *, buttons: bool) -> dict[str, list[str]]:
+        """Return the squares of each band, which begins at a row; a period in which it has no row has none."""
+        found: dict[str, list[str]] = {band: [] for band in tops}
+        states, lines = tuple(self._counts), self._counts.itertuples(index=False, name=None)
+        for number, ((key, (band, head)), line) in enumerate(zip(self._places.items(), lines, strict=True)):
+            words, style, mark = _look(states, line)
+            row, column = places[head]
+            tip = html.escape(f"{band}, {self._labels[head]}: {words}" if band else f"{self._labels[head]}: {words}")
+            inside = f'title="{tip}" style="{_area(tops[band] + row, column)};{style}">{mark}'
+            name = f'type="button" data-key="{html.escape(key)}" tabindex="{-1 if number else 0}" aria-label="{tip}"'
+            found[band].append(f"<button {name} {inside}</button>" if buttons else f"<b {inside}</b>")
+        return found
 
-    def _chosen(self, keys: Collection[str]) -> npt.NDArray[np.bool_]:
-        """Return for each band and head whether its square is one of these."""
-        bands = {label: number for number, label in enumerate(self._periods.bands)}
-        heads = {moment: number for number, moment in enumerate(self._moments)}
-        chosen = np.zeros((len(bands), len(heads)), dtype=np.bool_)
-        for key in keys:
-            moment, _, label = key.partition(" ")
-            if moment in heads and label in bands:
-                chosen[bands[label], heads[moment]] = True
-        return chosen
+    def _key(self, band: str, head: int) -> str:
+        return f"{self._moments[head]} {band}" if band else self._moments[head]
 
     def _span(self, heads: Sequence[int], bands: Sequence[str]) -> str:
         of = f" of {', '.join(bands[:-1])}{' and ' if len(bands) > 1 else ''}{bands[-1]}" if bands[-1] else ""
@@ -202,39 +186,9 @@ class Calendar:
             return ", ".join(labels) + of
         return f"{self._counted(len(heads))}{of}, between {labels[0]} and {labels[-1]}"
 
-    def _band_counts(self, band: int) -> str:
-        return counts_text({state: int(lines[band].sum()) for state, lines in self._sums.items()}, "rows")
-
-    def _band_name(self, band: int, row: int) -> str:
-        name, counts = html.escape(self._periods.bands[band]), self._band_counts(band)
-        place = f"{_area(row, -1)};{_LABEL_STYLE};{_FIXED_STYLE};width:0;font-size:11px"
-        return f'<span aria-hidden="true" style="{place}"><b>{name}</b> <span data-text="">{counts}</span></span>'
-
-    def _squares(self, band: int, places: Sequence[_Place], top: int, *, buttons: bool) -> Iterator[str]:
-        """Yield the squares of a band; a period in which it has no row has none."""
-        label = self._periods.bands[band]
-        before = f"{label}, " if label else ""
-        known: dict[tuple[int, ...], tuple[str, str, str]] = {}
-        columns = zip(*(lines[band].tolist() for lines in self._sums.values()), strict=True)
-        for number, column in enumerate(columns):
-            if not any(column):
-                continue
-            if column not in known:
-                counts = {state: count for state, count in zip(self._sums, column, strict=True) if count}
-                known[column] = counts_text(counts, "rows"), f"{_SQUARE_STYLE};{_fill(counts)}", _mark(counts)
-            words, style, mark = known[column]
-            row, place = places[number]
-            tip = html.escape(f"{before}{self._labels[number]}: {words}")
-            inside = f'title="{tip}" style="{_area(top + row, place)};{style}">{mark}'
-            key = html.escape(self._key(band, number))
-            name = f'type="button" data-key="{key}" tabindex="-1" aria-label="{tip}"'
-            yield f"<button {name} {inside}</button>" if buttons else f"<b {inside}</b>"
-
-    def _local(self, frame: pd.DataFrame) -> pd.DatetimeIndex:
-        return pd.DatetimeIndex(frame["start"]).tz_convert(self._periods.starts.tz)
-
-    def _squares_of(self, starts: pd.DatetimeIndex) -> npt.NDArray[np.intp]:
+    def _squares_of(self, begins: Any) -> npt.NDArray[np.intp]:
         """Return the number of the square of each period; -1 for a period that is not in the calendar."""
+        starts = pd.DatetimeIndex(begins).tz_convert(self._periods.starts.tz)
         if self._width:  # wide squares start at local midnight
             starts = pd.DatetimeIndex(starts.tz_localize(None).to_period(self._width).start_time)
         return self._heads.get_indexer(starts)
@@ -303,6 +257,24 @@ def _by_day(starts: Sequence[datetime]) -> _Layout:
     every = max(1, -(-len(columns) // 4))
     heads = {} if folded else {(-1, n): clock[:5] for clock, n in columns.items() if n % every == 0}
     return places, sides, heads
+
+
+def _totals(counts: pd.DataFrame) -> dict[str, int]:
+    """Return how many rows there are in each state that has some."""
+    return {str(state): int(count) for state, count in counts.sum().items() if count}
+
+
+@lru_cache(maxsize=1_000)
+def _look(states: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[str, str, str]:
+    """Return the words, the style and the mark of a square with so many rows in these states."""
+    counts = {state: number for state, number in zip(states, numbers, strict=True) if number}
+    return counts_text(counts, "rows"), f"{_SQUARE_STYLE};{_fill(counts)}", _mark(counts)
+
+
+def _band_name(band: str, counts: str, row: int) -> str:
+    name = f'<b>{html.escape(band)}</b> <span data-text="">{counts}</span>'
+    style = f"{_area(row, -1)};{_LABEL_STYLE};{_FIXED_STYLE};width:0;font-size:11px"
+    return f'<span aria-hidden="true" style="{style}">{name}</span>'
 
 
 def _area(row: int, column: int) -> str:

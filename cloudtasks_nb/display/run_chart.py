@@ -6,7 +6,6 @@ import html
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, tzinfo
 
 from cloudtasks_nb.display.axis import (
     LINE,
@@ -147,19 +146,19 @@ class Durations:
         )
 
 
-def throughput_chart(data: Throughput, *, zone: tzinfo = UTC) -> str:
+def throughput_chart(data: Throughput) -> str:
     """Return bars of the rows that succeeded and failed over time; those that failed are striped."""
     low, high = data.start, data.start + data.width * len(data.succeeded)
     plot = _Plot(width=_WIDE, low=low, high=high, most=data.most)
     edges = [low + data.width * place for place in range(len(data.succeeded) + 1)]
     both = list(zip(data.succeeded, data.failed, strict=True))
     texts = [
-        f"{time_text(edge, zone)}, {data.unit}: {good:,} succeeded, {bad:,} failed" if good or bad else ""
+        f"{time_text(edge)}, {data.unit}: {good:,} succeeded, {bad:,} failed" if good or bad else ""
         for edge, (good, bad) in zip(edges[:-1], both, strict=True)
     ]
-    name = f"time ({dates_text(low, high, zone)})"
+    name = f"time ({dates_text(low, high)})"
     parts = [
-        *plot.axes(f"rows done per {data.unit}", time_ticks(low, high, 6, zone), name),
+        *plot.axes(f"rows done per {data.unit}", time_ticks(low, high, 6), name),
         *_legend({"succeeded": "", **({"failed": _STRIPES} if any(data.failed) else {})}),
         plot.bars(edges, [(0, good) for good, _ in both], f"stroke:{COLOURS['succeeded']}"),
         plot.bars(edges, [(good, good + bad) for good, bad in both], f"stroke:{COLOURS['failed']};{_STRIPES}"),

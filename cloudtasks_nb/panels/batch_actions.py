@@ -19,7 +19,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import find_secrets, mask_text
 from cloudtasks_nb.fanout.batch.batch import Batch, BatchView
 from cloudtasks_nb.fanout.batch.progress import FINAL
-from cloudtasks_nb.panels.batch_rows import BatchRows, ShownRows
+from cloudtasks_nb.panels.batch_rows import REF, BatchRows, ShownRows
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.prompt import Question
@@ -145,7 +145,7 @@ class BatchActions:
             return _NOTHING
         if len(chosen):
             chosen = chosen[chosen["state"].isin(FINAL)]
-            refs = list(rows.refs(chosen))
+            refs = chosen[REF].tolist()
             return _Again(
                 counts=Counter(chosen["state"].tolist()),
                 scope="that are selected",

@@ -153,15 +153,14 @@ class BatchDetails(widgets.VBox):
         self._calendar_box.layout.display = "none" if self._calendar_data is None else None
 
     def _part(self) -> Part | None:
-        """Return what is selected in the calendar; None if there is no calendar."""
+        """Return what is selected in the calendar; None for all rows."""
         calendar, picked = self._calendar_data, self.calendar.picked
-        if calendar is None:
+        if calendar is None or not picked:
             return None
         return Part(
             keys=tuple(picked),
             words=calendar.words(picked),
             keep=lambda frame: calendar.rows(frame, picked),
-            labelled=calendar.labelled,
         )
 
     def _periods_selected(self) -> None:

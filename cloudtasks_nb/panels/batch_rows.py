@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.store.results import StoredResult
 
-__all__ = ["BatchRows", "Part", "ShownRows"]
+__all__ = ["REF", "BatchRows", "Part", "ShownRows"]
 
 _WINDOW = 1_000  # rows that are in the table at a time
 _PAUSE_FACTOR = 20  # rows are not read again for the duration of the last reading times this
@@ -48,6 +48,8 @@ _SUCCESS_COLUMNS = (
 )
 _WIDTHS = {"row": "5em", "partition": "9em"}
 _KEY = "_key"
+#: The column with what identifies each row in the outbox.
+REF = "_ref"
 _INPUT_COLUMNS = 5  # columns of the input that are shown
 _RESULT_COLUMNS = 5  # columns of the results that are shown
 
@@ -56,10 +58,9 @@ _RESULT_COLUMNS = 5  # columns of the results that are shown
 class Part:
     """The part of a backfill that is selected in its calendar."""
 
-    keys: tuple[str, ...]  #: of the selected squares; empty: all rows
+    keys: tuple[str, ...]  #: of the selected squares
     words: str  #: which periods these are
     keep: Keep  #: returns those rows of a frame that are in the part
-    labelled: Keep  #: returns a frame with a first column `partition`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,6 @@ class ShownRows:
     found_at: str = ""  #: when that was, if the search is not repeated by itself
     periods: str = ""  #: which periods were selected in the calendar
     columns: Sequence[str] = ()  #: of `batch.tasks()`
-    refs: Mapping[str, int] = field(default_factory=dict)  #: of the rows in the table, by their keys
 
 
 class BatchRows(widgets.VBox):
@@ -171,12 +171,8 @@ class BatchRows(widgets.VBox):
 
     @property
     def selected(self) -> pd.DataFrame:
-        """The selected rows."""
+        """The selected rows, with the column `REF`."""
         return pd.DataFrame() if self.table is None else self.table.selected_frame
-
-    def refs(self, frame: pd.DataFrame) -> Iterator[int]:
-        """Yield the refs of shown rows."""
-        return (self.shown.refs[key] for key in frame[_KEY] if key in self.shown.refs)
 
     def clear(self) -> None:
         """Clear the selection."""
@@ -222,7 +218,7 @@ class BatchRows(widgets.VBox):
         counts = reader.counts()
         with self._choosing:
             if self._automatic:
-                self.query = RowQuery(state="failed" if counts["failed"] and not _words_of(part) else "")
+                self.query = RowQuery(state="failed" if counts["failed"] and part is None else "")
             query, start = self.query, self._start
         shown = [name for name in STATES if counts[name] or name == query.state]
         self.states.offer(
@@ -238,19 +234,19 @@ class BatchRows(widgets.VBox):
         self, reader: RowReader, query: RowQuery, start: int, part: Part | None, changed: float, *, progress: bool
     ) -> float:
         """Read rows if they may have changed; return as `draw` does."""
-        version = (query, start, () if part is None else part.keys)
+        version = (query, start, part and part.keys)
         if (version, changed) == self._version:
             return 0.0
         began = time.monotonic()
         same = self._version is not None and self._version[0] == version
         if same and began < self._fresh_until:
             return self._fresh_until - began
-        shown = ShownRows(query=query, automatic=self._automatic, periods=_words_of(part))
+        shown = ShownRows(query=query, automatic=self._automatic, periods=part.words if part else "")
         if shown.periods or query.text:
             again = not same or self._search_seconds < _LONG_SEARCH
             found = self._find(reader, shown, part, progress=progress) if again else self.shown
             shown = replace(shown, found=found.found, final=found.final, found_at=found.found_at)
-        self._read(reader, shown, start, part)
+        self._read(reader, shown, start)
         self._version = version, changed
         ended = time.monotonic()
         self._fresh_until = ended + _PAUSE_FACTOR * (ended - began)
@@ -264,15 +260,14 @@ class BatchRows(widgets.VBox):
             return (progress and stopping.is_set()) or self.query is not shown.query
 
         began = time.monotonic()
-        keep = part.keep if part is not None and part.keys else None
-        found = reader.search(shown.query, keep, stopped, progress=progress)
+        found = reader.search(shown.query, part.keep if part else None, stopped, progress=progress)
         self._search_seconds = time.monotonic() - began
         now = self._panel.context.connection.clock.now()
         at = f", found at {now:%H:%M:%S} UTC" if self._search_seconds > _LONG_SEARCH else ""
         at += ", and the search was stopped" if stopped() else ""
         return replace(shown, found=found, final=reader.final(found), found_at=at)
 
-    def _read(self, reader: RowReader, shown: ShownRows, start: int, part: Part | None) -> None:
+    def _read(self, reader: RowReader, shown: ShownRows, start: int) -> None:
         """Read the rows from `start` on, and show them."""
         found = shown.found
         total = reader.count(shown.query) if found is None else len(found)
@@ -282,11 +277,11 @@ class BatchRows(widgets.VBox):
         refs = sorted(reader.refs(shown.query, start, _WINDOW) if found is None else found[start:end])
         frame = reader.frame(refs)
         columns = [str(name) for name in frame.columns]
-        self.shown = replace(shown, columns=columns, refs=dict(zip(_keys(frame), refs, strict=True)))
+        self.shown = replace(shown, columns=columns)
         self._pager.layout.display = None if total > _WINDOW else "none"
         self._panel.enable(self.earlier, start > 0)
         self._panel.enable(self.later, end < total)
-        missing = self._load(reader, shown.query, frame if part is None else part.labelled(frame))
+        missing = self._load(reader, shown.query, frame.assign(**{REF: refs}))
         span = f", here {start + 1:,} to {start + len(frame):,}" if total > _WINDOW else ""
         self._heading.value = section_html(_words(shown, frame, total) + span + missing, "")
 
@@ -339,11 +334,6 @@ class BatchRows(widgets.VBox):
             close_all(old)
 
 
-def _words_of(part: Part | None) -> str:
-    """Return which periods are selected; empty for all rows."""
-    return part.words if part is not None and part.keys else ""
-
-
 def _words(shown: ShownRows, frame: pd.DataFrame, total: int) -> str:
     """Return which rows are shown, of a mixed selection also how many are in which state."""
     query = shown.query
@@ -367,11 +357,7 @@ def _with_messages(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(last_message=frame["last_message"].fillna(silent["task"].map(known)))
 
 
-def _keys(frame: pd.DataFrame) -> list[str]:
-    """Return each row's key: its newest task, or its place in the frame if it never had a task."""
-    return [f"row {place}" if pd.isna(task) else str(task) for place, task in enumerate(frame["task"])]
-
-
 def _keyed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return rows with their position in the input and their keys as columns."""
-    return frame.reset_index().rename(columns=str).assign(**{_KEY: _keys(frame)})
+    """Return rows with their position in the input, and their keys: their newest tasks, or places if there are none."""
+    keys = [f"row {place}" if pd.isna(task) else str(task) for place, task in enumerate(frame["task"])]
+    return frame.reset_index().rename(columns=str).assign(**{_KEY: keys})

@@ -14,7 +14,7 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 
-from cloudtasks_nb._frames import QUEUES, frame
+from cloudtasks_nb._frames import QUEUES, frame, is_missing
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.card import section_html
 from cloudtasks_nb.display.plural import counted
@@ -24,7 +24,7 @@ from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.limits import LimitsForm
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import WIDE, Panel, answer_at_once, close_all
-from cloudtasks_nb.panels.widgets.cells import Column, is_missing
+from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.queue_choice import MANY
 from cloudtasks_nb.panels.widgets.table import Table

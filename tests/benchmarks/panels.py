@@ -14,8 +14,9 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.batch import batch_view
+from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.panels import PanelContext, TasksPanel
+from cloudtasks_nb.panels import BatchPanel, PanelContext, TasksPanel
 from cloudtasks_nb.panels.run_summary import RunSummary
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.watch import Pending, Snapshot
@@ -115,6 +116,8 @@ def _run(bench: Bench) -> None:
             batch = _half_sent(tasks, bench.size.listed)
             bench.report("cancel", _longest_pause(batch))
             bench.report("summary", _summary(batch))
+            for key, state in (("all", ""), ("state", "succeeded")):
+                bench.report(key, _row_tick(bench, batch, RowQuery(state=state)))
 
 
 def _half_sent(tasks: ct.Client, count: int) -> ct.Batch:
@@ -164,15 +167,36 @@ def _summary(batch: ct.Batch) -> float:
     return 1000 * taken
 
 
+def _row_tick(bench: Bench, batch: ct.Batch, query: RowQuery) -> float:
+    """Return the median of the milliseconds in which the table of rows is read again and shown after a change."""
+    panel: BatchPanel = batch.panel()
+    rows, taken = panel.view.rows, []
+    rows.choose(query)
+    rows.draw(None, 0.0)
+    assert rows.table is not None
+    rows.table.filter("flights")
+    rows.table.sort("last_attempt_time", descending=True)
+    for change in range(1, 1 + bench.size.ticks):
+        rows._fresh_until = 0.0
+        start = time.perf_counter()
+        rows.draw(None, float(change))
+        taken.append(1000 * (time.perf_counter() - start))
+    panel.close()
+    return statistics.median(taken)
+
+
 RUN = case(
     "run",
     "Panel: the run of a batch with 100,000 rows",
     _run,
     "A batch is cancelled when half of its rows are in the queue: the longest time between two changes of what is "
     "shown as done, until all rows are cancelled. Then all rows have ended: the time in which the summary of the "
-    "run is read, and its charts are drawn for the first time, without the browser.",
+    "run is read, and its charts are drawn for the first time, without the browser; and the time in which the table of "
+    "rows, sorted by time and filtered by a text, shows what has changed, the median of 20 ticks a round.",
     """
     cancel  | longest pause between two steps of a cancel | s  | ≤ 1
     summary | the summary of the run                      | ms | ≤ 200
+    all     | a tick of the table of all rows             | ms | ≤ 50
+    state   | a tick of the table of rows in one state    | ms | ≤ 50
     """,
 )

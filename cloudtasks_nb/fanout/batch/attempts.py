@@ -36,7 +36,7 @@ from cloudtasks_nb.service.oplog import Entry, Wanted
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["attempts_frame", "pending_tasks", "see", "store_pending"]
+__all__ = ["attempts_frame", "pending_tasks", "see"]
 
 _SECOND = 1_000_000
 _LISTED = 1000  # tasks of the queue that are listed for their messages
@@ -121,14 +121,15 @@ def _see_messages(
 def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[str, Sequence[Any]], at: int) -> None:
     """Keep the error messages of tasks that were in a queue at a time; those of batches also in the outbox."""
     connection.remember(columns)
-    batches: dict[str, dict[str, Pending]] = defaultdict(dict)
+    batches = defaultdict[str, dict[str, Pending]](dict)
     names = ("state", "attempts", "schedule_time", "last_status", "last_message")
     for task, *known in zip(*(columns[name] for name in ("task", *names)), strict=True):
-        if known[-1] and (batch := batch_of(task)):
-            batches[batch][task] = Pending(**dict(zip(names, known, strict=True)))
+        one = Pending(**dict(zip(names, known, strict=True)))
+        if one.last_status and (batch := batch_of(task)):
+            batches[batch][task] = one
     for batch, pending in batches.items():
         with contextlib.suppress(BatchNotFoundError):  # it was made elsewhere
-            store_pending(outbox(), batch, pending, at)
+            _record(outbox(), batch, pending, at)
 
 
 def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, batch: str) -> dict[str, Pending]:
@@ -147,14 +148,14 @@ def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, batc
         found = _loop.run(read())
     except CloudTasksError:
         return {}
-    store_pending(outbox, batch, found, at)
+    _record(outbox, batch, found, at)
     return found
 
 
-def store_pending(outbox: Outbox, batch: str, pending: Mapping[str, Pending], at: int) -> None:
+def _record(outbox: Outbox, batch: str, pending: Mapping[str, Pending], at: int) -> None:
     """Record what the queue tells, at a time, of the last attempts of rows that are in it."""
-    told = [pending_evidence(task, one, at) for task, one in pending.items() if one.last_message]
-    outbox.outcomes.record(batch, told)
+    tried = [(task, one) for task, one in pending.items() if one.last_status]
+    outbox.outcomes.record(batch, [pending_evidence(task, one, at) for task, one in tried])
 
 
 def _stored_messages(

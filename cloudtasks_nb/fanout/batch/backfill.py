@@ -110,18 +110,16 @@ class Backfill:
         BatchExistsError
             If the batch of this name is of another series: periods of different lengths or zones are not mixed.
         """
-        for record in self._catalog.outbox.batches.find(**asdict(self._catalog.place(self._request.queue))):
-            if self._name not in (record.name, record.id):
-                continue
-            before = record.description.get("backfill")
-            if before != self._series:
-                raise BatchExistsError(
-                    f"the batch {record.name or record.id} is {_describe(before)}, this is {_describe(self._series)}",
-                    resource=record.id,
-                    hint="nothing was sent; leave name= out, or use a new one",
-                )
-            return record
-        return None
+        there = self._catalog.outbox.batches.find(**asdict(self._catalog.place(self._request.queue)))
+        record = next((one for one in there if self._name in (one.name, one.id)), None)
+        before = self._series if record is None else record.description.get("backfill")
+        if record is not None and before != self._series:
+            raise BatchExistsError(
+                f"the batch {record.name or record.id} is {_describe(before)}, this is {_describe(self._series)}",
+                resource=record.id,
+                hint="nothing was sent; leave name= out, or use a new one",
+            )
+        return record
 
     def _about(self, frame: pd.DataFrame) -> dict[str, str]:
         """Return what the plan covers, and how many rows are left out because the batch has them."""

@@ -28,7 +28,7 @@ from cloudtasks_nb.fanout.batch.resend import resend, retry_failed
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.summary import SummaryReader
-from cloudtasks_nb.fanout.batch.table import RowFrames, label_column
+from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.states import FINAL, State
@@ -91,7 +91,8 @@ class BatchView:
         record, progress, causes = tracker.record, tracker.progress, self._outbox.causes
         troubles = [line for line in tracker.blockers() if line != progress.reason]
         local = tracker.connection.endpoint.local
-        picture = self._periods.draw(fresh=progress.finished) if drawn and self._periods else None
+        calendar = self._periods.draw(fresh=progress.finished) if drawn and self._periods else None
+        partitions, grid = calendar or (None, "")
         return Report(
             batch=record.id,
             name=record.name,
@@ -104,8 +105,8 @@ class BatchView:
             retry_note=tracker.retry_note(),
             notes=[*troubles, *tracker.notes()],
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{record.id}%22",
-            partitions=picture.line if picture else None,
-            grid=picture.grid if picture else "",
+            partitions=partitions,
+            grid=grid,
         )
 
 
@@ -400,8 +401,7 @@ class Batch:
         asked = (self._connection, self._tracker.queue, lambda: self._outbox, wanted, check_limit(limit))
         made = attempts_frame(*asked, method="batch.attempts", secrets=secrets)
         refs = self._outbox.rows.locate(self.id, made["task"].unique(), any_try=True)
-        labels = self._frames.labels(set(refs.values()))
-        made.insert(0, "row", label_column([labels.get(refs.get(task, -1)) for task in made["task"]]))
+        made.insert(0, "row", self._frames.labels([refs.get(task) for task in made["task"]]))
         return made
 
     def retry_failed(self, where: Any = None) -> Self:

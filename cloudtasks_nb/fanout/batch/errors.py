@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from cloudtasks_nb._names import CODES, code_name, code_of
 from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import InvalidInputError, StoreError
-from cloudtasks_nb.fanout.batch.table import RowFrames, label_column
+from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.causes import NO_STATUS
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Choice
@@ -37,23 +38,21 @@ def errors_frame(outbox: Outbox, store: Store, batch: str, frames: RowFrames) ->
     """Return a row for each cause of failures, the most frequent first, with an error that is in the store."""
     causes = outbox.causes.errors(batch)
     refs = [cause.ref for cause in causes]
-    labels = frames.labels(refs)
-    rows = [
-        row
+    rows = {
+        ref: (task or "", attempts, message)
         for page in outbox.rows.pages_of(batch, refs)
-        for row in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
-    ]
+        for ref, task, attempts, message in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
+    }
     try:
-        stored = stored_errors(store, batch, [(task, attempts) for _, task, attempts, _ in rows if task])
+        stored = stored_errors(store, batch, [(task, attempts) for task, attempts, _ in rows.values() if task])
     except StoreError as error:
         stored = {}
         notify(f"tracebacks are missing: {error.message}")
-    texts = {ref: (task and stored.get(task)) or message for ref, task, _, message in rows}
     names = ("cause", "failed", "retrying", "first", "last")
     columns = {name: [getattr(cause, name) for cause in causes] for name in names}
     columns["rows"] = [cause.failed + cause.retrying for cause in causes]
-    columns["error"] = [texts[ref] for ref in refs]
-    return frame(ERRORS, columns).assign(row=label_column([labels[ref] for ref in refs]))
+    columns["error"] = [stored.get(task) or message for task, _, message in map(rows.__getitem__, refs)]
+    return frame(ERRORS, columns).assign(row=frames.labels(refs))
 
 
 def stored_errors(store: Store, batch: str, attempts: Sequence[tuple[str, int | None]]) -> dict[str, str]:
@@ -91,7 +90,7 @@ def choose(where: Any, causes: Mapping[str, int], batch: str) -> Choice:
     if isinstance(where, (pd.DataFrame, pd.Series)) and "cause" in where:
         named = [where["cause"]] if isinstance(where, pd.Series) else where["cause"].tolist()
         return Choice(causes=frozenset(stored_cause(cause) for cause in named))
-    statuses, http, others = _sort_out(where, "where", _FORMS)
+    choice, others = _sort_out(where, "where", _FORMS)
     found: set[str | int] = set()
     for item in others:
         same = [cause for cause in causes if item in (cause, cause.partition(":")[0])]
@@ -102,7 +101,7 @@ def choose(where: Any, causes: Mapping[str, int], batch: str) -> Choice:
                 hint=causes_hint(causes),
             )
         found.update(map(stored_cause, same))
-    return Choice(causes=frozenset(found), statuses=frozenset(statuses), http=frozenset(http), assumed=_codes_of(http))
+    return replace(choice, causes=frozenset(found))
 
 
 def causes_hint(causes: Mapping[str, int]) -> str:
@@ -120,14 +119,13 @@ def status_codes(status: Any) -> list[str]:
     InvalidInputError
         If it names no status.
     """
-    codes, http, others = _sort_out(status, "status", _STATUSES)
+    choice, others = _sort_out(status, "status", _STATUSES)
     if others:
         wrong = f"status={others[0]!r} is no status{did_you_mean(str(others[0]).upper(), CODES)}"
         raise InvalidInputError(wrong, resource="status", hint=_STATUSES)
-    assumed = _codes_of(http)
-    if assumed:
-        notify(f"the log has no HTTP statuses: status={status!r} is read as {names_of(assumed)}")
-    return sorted(map(code_name, codes | assumed))
+    if choice.assumed:
+        notify(f"the log has no HTTP statuses: status={status!r} is read as {names_of(choice.assumed)}")
+    return sorted(map(code_name, choice.statuses | choice.assumed))
 
 
 def names_of(codes: Iterable[int]) -> str:
@@ -135,13 +133,8 @@ def names_of(codes: Iterable[int]) -> str:
     return ", ".join(sorted(map(code_name, codes)))
 
 
-def _codes_of(http: Iterable[int]) -> frozenset[int]:
-    """Return the canonical codes of failures with these HTTP statuses."""
-    return frozenset(map(code_of, http)) - {0}
-
-
-def _sort_out(given: Any, name: str, hint: str) -> tuple[set[int], set[int], list[Any]]:
-    """Return the canonical codes and the HTTP statuses that are given, and what is neither."""
+def _sort_out(given: Any, name: str, hint: str) -> tuple[Choice, list[Any]]:
+    """Return a choice of the canonical codes and the HTTP statuses that are given, and what is neither."""
     codes, http, others = set[int](), set[int](), list[Any]()
     several = isinstance(given, (list, tuple, set, frozenset, pd.Series, pd.Index, np.ndarray))
     for item in given if several else [given]:
@@ -156,7 +149,8 @@ def _sort_out(given: Any, name: str, hint: str) -> tuple[set[int], set[int], lis
             http.add(int(text))
         else:
             others.append(item)
-    return codes, http, others
+    assumed = frozenset(map(code_of, http)) - {0}
+    return Choice(statuses=frozenset(codes), http=frozenset(http), assumed=assumed), others
 
 
 def stored_cause(cause: str) -> str | int:

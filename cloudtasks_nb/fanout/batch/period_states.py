@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from cloudtasks_nb._settings import parse_zone
@@ -21,9 +20,7 @@ from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, p
 from cloudtasks_nb.fanout.plan.preview import preview_names
 from cloudtasks_nb.fanout.states import RETRYING, State
 
-__all__ = ["ASKED", "CalendarText", "PeriodStates", "upcoming"]
-
-_Numbers = npt.NDArray[np.int64]
+__all__ = ["ASKED", "PeriodStates", "upcoming"]
 
 #: Setting of a batch: first and last moment of what was asked for, as ISO text.
 ASKED = "asked"
@@ -44,28 +41,15 @@ _STATES = {
     State.SENT: "queued",
     State.UNSENT: "unsent",
 }
-_CODES = np.zeros(256, dtype=np.int64)
-_CODES[list(_STATES)] = range(len(_STATES))
 
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """In which period and band each row is."""
+    """In which period and band the rows are."""
 
-    starts: pd.DatetimeIndex  #: of the periods that have rows
-    labels: list[str]
+    rows: pd.DataFrame  #: the `band` and the `start` of each row, both as categories
+    labels: list[str]  #: of the periods that have rows
     whole: Partitions  #: all periods from the first to the last
-    periods: _Numbers  #: of each row
-    names: list[str]  #: of the bands, in the order of the rows
-    bands: _Numbers  #: of each row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalendarText:
-    """A calendar as it was at one moment."""
-
-    line: str  #: which partitions these are
-    grid: str  #: HTML
 
 
 class PeriodStates:
@@ -92,11 +76,11 @@ class PeriodStates:
         across = map(str, series.get("across", ()))
         self._across = [name for given, name in preview_names([*COLUMNS, *across]).items() if given not in COLUMNS]
         self._read: _Places | None = None
-        self._drawn: CalendarText | None = None
+        self._drawn: tuple[str, str] | None = None
         self._until = 0.0
 
-    def draw(self, *, fresh: bool) -> CalendarText | None:
-        """Return the calendar as it is now; None if the batch has no rows.
+    def draw(self, *, fresh: bool) -> tuple[str, str] | None:
+        """Return which partitions these are, and their calendar as HTML; None if the batch has no rows.
 
         Parameters
         ----------
@@ -108,7 +92,7 @@ class PeriodStates:
             return self._drawn
         found = self.periods()
         if found is not None:
-            self._drawn = CalendarText(line=found.line, grid=Calendar(found).html())
+            self._drawn = found.line, Calendar(found).html()
         now = self._clock()
         self._until = now + _RELAX * (now - began)
         return self._drawn
@@ -121,43 +105,45 @@ class PeriodStates:
         bands : sequence of str
             The labels of the bands to return; none for all, in one band if there are more than 12.
         """
-        states = self._outbox.rows.states(self._batch)
-        if not states:
+        states = np.frombuffer(self._outbox.rows.states(self._batch), dtype=np.uint8)
+        if not len(states):
             return None
         read = self._places(len(states))
-        if len(read.periods) != len(states):  # rows came in between
+        rows, across = read.rows, self._across
+        if len(rows) != len(states):  # rows came in between
             return None
-        codes, names, across, rows = _CODES[np.frombuffer(states, dtype=np.uint8)], read.names, self._across, read.bands
+        choices: list[str] = rows["band"].cat.categories.tolist()
         if bands:
-            names, rows = list(bands), pd.Index(bands).get_indexer(pd.Index(names))[rows]
-        elif len(names) > _MOST_BANDS:
-            names, across, rows = [""], [], np.zeros_like(rows)
-        shape = (len(names), len(read.starts), len(_STATES))
-        cells = (rows * shape[1] + read.periods) * shape[2] + codes
-        table = np.bincount(cells[rows >= 0], minlength=shape[0] * shape[1] * shape[2]).reshape(shape)
+            rows = rows.assign(band=rows["band"].cat.set_categories(bands))
+        elif len(choices) > _MOST_BANDS:
+            rows, across = rows.assign(band=pd.Categorical([""]).take(np.zeros(len(rows), dtype=np.intp))), []
+        words = pd.Index(_STATES.values())
+        rows = rows.assign(state=pd.Categorical(states, categories=list(map(int, _STATES))))
+        counts = rows.groupby(["band", "start", "state"], observed=False).size().to_numpy().reshape(-1, len(words))
+        starts, names = (rows[name].cat.categories for name in ("start", "band"))
         return Periods(
-            starts=read.starts,
+            starts=pd.DatetimeIndex(starts),
             labels=read.labels,
             unit=_unit(self._freq),
-            counts={state: table[:, :, code] for code, state in enumerate(_STATES.values())},
-            line=self._line(len(read.starts), read.whole),
+            counts=pd.DataFrame(counts, pd.MultiIndex.from_product([names, starts], names=["band", "start"]), words),
+            line=self._line(len(starts), read.whole),
             counted=self._freq.counted,
             across=across,
-            bands=names,
-            choices=read.names[:_MOST_CHOICES] if len(read.names) > _MOST_BANDS else (),
+            choices=choices[:_MOST_CHOICES] if len(choices) > _MOST_BANDS else (),
         )
 
     def _places(self, rows: int) -> _Places:
         """Read in which period and band each row is, unless that is known of so many rows: they only get more."""
-        if self._read is None or len(self._read.periods) != rows:
+        if self._read is None or len(self._read.rows) != rows:
             columns = ReadRows(self._outbox.rows.pages(self._batch)).stored.columns()
-            moments = pd.DatetimeIndex(columns["start"]).tz_convert(self._tz)
-            starts = moments.unique().sort_values()
-            whole = partition(starts[0], starts[-1], freq=self._freq.name, tz=self._tz)
+            moments = pd.Categorical(pd.DatetimeIndex(columns["start"]).tz_convert(self._tz))
             labels = band_labels(columns, self._across) if self._across else [""] * len(columns)
-            bands, names = pd.factorize(pd.Index(labels, dtype=object))
+            bands = pd.Categorical(labels, categories=list(dict.fromkeys(labels)))
+            starts = pd.DatetimeIndex(moments.categories)
             self._read = _Places(
-                starts, self._freq.labels(starts), whole, starts.get_indexer(moments), names.tolist(), bands
+                rows=pd.DataFrame({"band": bands, "start": moments}),
+                labels=self._freq.labels(starts),
+                whole=partition(starts[0], starts[-1], freq=self._freq.name, tz=self._tz),
             )
         return self._read
 
@@ -191,23 +177,21 @@ def upcoming(partitions: Partitions, across: pd.DataFrame | None, before: Period
     """
     starts = partitions.bounds[:-1]
     rows = Counter([""] if across is None else band_labels(across, list(across.columns)))  # of a partition in each band
-    names = list(rows)
-    found = None if before is None else before.periods(names)
-    counts: dict[str, _Numbers] = {}
-    if found is not None:
-        places = found.starts.get_indexer(starts)
-        known = {state: np.where(places >= 0, table[:, places], 0) for state, table in found.counts.items()}
-        counts = {state: table for state, table in known.items() if table.any()}
-    asked = np.repeat(np.array([list(rows.values())]).T, len(starts), axis=1)
-    counts["new"] = np.maximum(asked - sum(counts.values()), 0)
-    banded = across is not None and len(names) <= _MOST_BANDS
+    asked = pd.Series(rows).repeat(len(starts))
+    asked.index = pd.MultiIndex.from_product([rows, starts], names=["band", "start"])
+    found = None if before is None else before.periods(list(rows))
+    counts = pd.DataFrame(index=asked.index) if found is None else found.counts.reindex(asked.index, fill_value=0)
+    counts = counts.loc[:, counts.any()].assign(new=(asked - counts.sum(axis=1)).clip(lower=0))
+    banded = across is not None and len(rows) <= _MOST_BANDS
+    if not banded:
+        counts = counts.groupby(level="start").sum()
+        counts.index = pd.MultiIndex.from_product([[""], starts], names=["band", "start"])
     return Periods(
         starts=starts,
         labels=partitions.freq.labels(starts),
         unit=_unit(partitions.freq),
-        counts=counts if banded else {state: table.sum(axis=0) for state, table in counts.items()},
+        counts=counts,
         line=str(partitions),
         counted=partitions.freq.counted,
         across=tuple(across.columns) if banded and across is not None else (),
-        bands=names if banded else ("",),
     )

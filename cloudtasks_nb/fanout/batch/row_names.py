@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import pandas as pd
-
+from cloudtasks_nb._frames import is_missing
 from cloudtasks_nb.display.secrets import MASK, is_secret, mask_text
 from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -63,16 +62,15 @@ def row_texts(
         key = ["partition"]
         values = values.drop(columns=["start", "end"], errors="ignore")  # the label of the period says both
     first = [name for name in (key if isinstance(key, list) else ()) if name in values]
-    names = [*first, *(str(name) for name in values.columns if name not in first)][:most]
-    pairs = [[_pair(name, value) for value in values[name].tolist()] for name in names]
-    rows = zip(*pairs, strict=True) if pairs else [()] * len(read.refs)
-    texts = [" · ".join(filter(None, row)) for row in rows]
+    names = list(dict.fromkeys([*first, *values.columns]))[:most]
+    rows = values[names].to_numpy(dtype=object)
+    texts = (" · ".join(filter(None, map(_pair, names, row))) for row in rows)
     return dict(zip(read.refs, zip(read.positions, texts, strict=True), strict=True))
 
 
 def _pair(name: str, value: Any) -> str:
     """Return a field as ``name=value``; empty if the value is missing."""
-    if pd.api.types.is_scalar(value) and pd.isna(value):
+    if is_missing(value):
         return ""
     if isinstance(value, dt.datetime) and value.time() == dt.time():
         value = value.date()

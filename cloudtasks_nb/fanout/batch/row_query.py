@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import pandas as pd
@@ -18,9 +18,7 @@ from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, RowFilter
 from cloudtasks_nb.fanout.outbox.tallies import paged
-from cloudtasks_nb.fanout.plan.render import read_message
 from cloudtasks_nb.fanout.states import FINAL, State
-from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.store.results import StoredResult, read_results
 from cloudtasks_nb.store.store import Store
 
@@ -69,7 +67,7 @@ class StoredRow:
 
     row: int  #: position in the input
     state: str
-    request: Mapping[str, Any]  #: method, URL, headers and decoded body, without secrets
+    url: str
     message: str | None  #: the last error that is known
     result: StoredResult | None  #: what the handler stored
 
@@ -91,7 +89,6 @@ class RowReader:
     def __init__(self, outbox: Outbox, record: BatchRecord, store: Store, now: Callable[[], int]) -> None:
         self._now = now
         self._outbox, self._batch, self._store = outbox, record.id, store
-        self._queue = record.place.queue_name
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each of `STATES`. Reads counters only."""
@@ -115,19 +112,20 @@ class RowReader:
 
     def count(self, query: RowQuery) -> int:
         """Return how many rows a query without a text chooses. Reads counters only."""
-        if query.cause:
-            failed, retrying = self.causes().get(query.cause, (0, 0))
-            return {"failed": failed, "retrying": retrying}.get(query.state, failed + retrying)
-        return self.counts()[query.state] if query.state else sum(self._outbox.batches.counts(self._batch).values())
+        of_cause = zip(_WITH_CAUSE, self.causes().get(query.cause, (0, 0)), strict=True)
+        counts = dict(of_cause) if query.cause else self.counts()
+        return counts.get(query.state, sum(counts.values()))
 
-    def each(self, query: RowQuery) -> Iterator[int]:
-        """Yield the refs of all rows that a query without a text chooses."""
+    def each(self, query: RowQuery, together: int = 10_000) -> Iterator[int]:
+        """Yield the refs of all rows that a query without a text chooses; so many are read `together`."""
         for one in query.filters:
-            yield from self._outbox.rows.matching(self._batch, one)
+            yield from self._outbox.rows.matching(self._batch, one, together)
 
     def refs(self, query: RowQuery, start: int = 0, size: int | None = None) -> list[int]:
         """Return the refs of rows that a query without a text chooses: `size` of them from the one at `start`."""
-        return list(islice(self.each(query), start, None if size is None else start + size))
+        if size is None:
+            return list(self.each(query))
+        return list(islice(self.each(query, start + size), start, start + size))
 
     def search(self, query: RowQuery, keep: Keep | None, stopped: Callable[[], bool], *, progress: bool) -> array[int]:
         """Return the refs of the rows that a query chooses; a bar shows how far the search is.
@@ -176,18 +174,12 @@ class RowReader:
         StoreError
             If the store cannot be read.
         """
-        located = self._outbox.rows.locate(self._batch, [task])
-        for page in self._outbox.rows.pages_of(self._batch, located.values(), wire=True):
-            message = read_message(page.wire[0], f"{self._queue}/tasks/{task}")
-            request = task_columns([message], now=self._now(), body=True)
-            return StoredRow(
-                row=page.rows[0],
-                state=State(page.states[0]).name.lower(),
-                request={name: request[name][0] for name in ("method", "url", "headers", "body")},
-                message=page.reasons[0] or page.last_message[0],
-                result=self.results([task])[0],
-            )
-        return None
+        found = self.frame(self._outbox.rows.locate(self._batch, [task]).values())
+        if found.empty:
+            return None
+        state, url, message = found[["state", "url", "last_message"]].iloc[0]
+        known, [result] = None if pd.isna(message) else message, self.results([task])
+        return StoredRow(row=found.index[0], state=state, url=url, message=known, result=result)
 
     def task(self, ref: int) -> str | None:
         """Return the newest task of a row; None if there never was one."""
@@ -195,13 +187,11 @@ class RowReader:
 
     def positions(self, refs: Iterable[int]) -> Iterator[int]:
         """Yield the places of rows in `batch.tasks()`, from 0."""
-        before: list[tuple[int, int]] = []
-        total = 0
-        for first, last in self._outbox.rows.parts(self._batch):
-            before.append((last, total - first))
-            total += last - first + 1
+        parts = self._outbox.rows.parts(self._batch)
+        before = accumulate((last - first + 1 for first, last in parts), initial=0)
+        shifts = [(last, place - first) for (first, last), place in zip(parts, before, strict=False)]
         for ref in refs:
-            yield ref + next(shift for last, shift in before if ref <= last)
+            yield ref + next(shift for last, shift in shifts if ref <= last)
 
     def final(self, refs: Iterable[int]) -> dict[str, int]:
         """Return how many of these rows are in each state in which they can be sent again."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import threading
 import time
-from collections import Counter
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from cloudtasks_nb.display.axis import round_step
+from cloudtasks_nb.display.axis import round_step, time_step
 from cloudtasks_nb.display.run_chart import Durations, Throughput
 from cloudtasks_nb.fanout.batch.row_names import row_texts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -23,18 +22,8 @@ from cloudtasks_nb.fanout.outbox.rows import TimingsPage
 __all__ = ["SlowRow", "Summary", "SummaryReader", "summarise"]
 
 _SECOND = 1_000_000  # microseconds
-_UNITS = {
-    1_000: (1, 5, 10, 50, 100, 500),
-    _SECOND: (1, 5, 15, 30),
-    60 * _SECOND: (1, 5, 15, 30),
-    3_600 * _SECOND: (1, 3, 6, 12),
-    86_400 * _SECOND: (1, 7, 28, 364),
-}
-#: Spans of the throughput: each is a multiple of the one before, so that counts of short spans add up to longer ones.
-_WIDTHS = tuple(number * unit for unit, numbers in _UNITS.items() for number in numbers)
 _MOST_SPANS = 120
-_FINE = 512  # bins for each doubling of a duration: 0.14 % wide
-_FINE_BINS = 45 * _FINE  # up to a year
+_SHORTEST_SPAN = 1_000  # microseconds
 _SHORTEST = 100  # microseconds; shorter durations are shown as this
 _MOST_BINS = 30  # of the histogram
 _LOG_FROM = 10  # the longest duration is so many times the median: then the axis is logarithmic
@@ -109,79 +98,50 @@ class SummaryReader:
 
 
 def summarise(pages: Iterable[TimingsPage], *, created: int) -> Summary | None:
-    """Summarise rows page by page, in bounded memory; return None if there are none."""
-    spans, fine = _Spans(), np.zeros(_FINE_BINS, dtype=np.int64)
-    slowest: list[list[int]] = []
-    rows, started = 0, created
+    """Summarise rows, in less than 100 bytes of memory a row; return None if there are none."""
+    columns = [array("q") for _ in range(4)]
     for page in pages:
-        ref, failed, start, duration = np.array(page, dtype=np.int64)
-        rows += len(ref)
-        started = min(started, int(start.min()))
-        ended = start + np.maximum(duration, 0)
-        spans.add(ended, failed)
-        fine += _fine_bins(duration[duration >= 0])
-        longest = np.argsort(duration)[-_SLOWEST:]
-        slowest += np.stack([duration, -ref, failed, ended])[:, longest].T.tolist()
-        slowest = heapq.nlargest(_SLOWEST, slowest)
-    if not rows:
+        for column, values in zip(columns, page, strict=True):
+            column.extend(values)
+    ref, failed, start, duration = (np.frombuffer(column, dtype=np.int64) for column in columns)
+    if not len(ref):
         return None
-    slow = [
-        SlowRow(ref=-ref, seconds=duration / _SECOND, failed=bool(failed), ended=ended)
-        for duration, ref, failed, ended in slowest
-        if duration >= 0
-    ]
+    ended = start + np.maximum(duration, 0)
+    longest = np.argsort(-duration, kind="stable")[:_SLOWEST]
+    slowest = zip(*(values[longest].tolist() for values in (ref, failed, duration, ended)), strict=True)
+    known = np.maximum(duration[duration >= 0], _SHORTEST) / _SECOND
     return Summary(
-        rows=rows,
-        started=started,
-        ended=spans.last,
-        throughput=spans.throughput(),
-        durations=_histogram(fine, slow[0].seconds) if slow else None,
-        slowest=slow,
+        rows=len(ref),
+        started=min(created, int(start.min())),
+        ended=int(ended.max()),
+        throughput=_throughput(ended, failed),
+        durations=_histogram(known) if len(known) else None,
+        slowest=[
+            SlowRow(ref=ref, seconds=duration / _SECOND, failed=bool(failed), ended=ended)
+            for ref, failed, duration, ended in slowest
+            if duration >= 0
+        ],
     )
 
 
-class _Spans:
-    """Counts rows in spans of time, which grow so that there are at most `_MOST_SPANS`."""
-
-    def __init__(self) -> None:
-        self._widths = iter(_WIDTHS)
-        self._width = next(self._widths)
-        self._counts: Counter[int] = Counter()  # by the start of the span times two, plus one for rows that failed
-        self._first = 1 << 62
-        self.last = 0  #: when the last row was done
-
-    def add(self, ended: _Ints, failed: _Ints) -> None:
-        self._first, self.last = min(self._first, int(ended.min())), max(self.last, int(ended.max()))
-        while self.last // self._width - self._first // self._width >= _MOST_SPANS:
-            self._width = next(self._widths, 2 * self._width)
-            wider: Counter[int] = Counter()
-            for key, count in self._counts.items():
-                wider[2 * (key // 2 // self._width * self._width) + key % 2] += count
-            self._counts = wider
-        keys, counts = np.unique(ended // self._width * self._width * 2 + failed, return_counts=True)
-        self._counts.update(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
-
-    def throughput(self) -> Throughput:
-        start = self._first // self._width * self._width
-        keys = range(2 * start, 2 * self.last + 1, 2 * self._width)
-        succeeded, failed = ([self._counts[key + one] for key in keys] for one in (0, 1))
-        return Throughput(start=start, width=self._width, succeeded=succeeded, failed=failed)
+def _throughput(ended: _Ints, failed: _Ints) -> Throughput:
+    """Count rows in at most `_MOST_SPANS` spans of a round length."""
+    first, last = int(ended.min()), int(ended.max())
+    least = max(_SHORTEST_SPAN, (last - first) / (_MOST_SPANS - 1))
+    width = time_step(least)
+    width *= math.ceil(least / width)  # of more than 119 years: clocks of handlers may be wrong
+    spans = ended // width - first // width
+    counts = np.bincount(2 * spans + failed, minlength=2 * int(spans.max()) + 2)
+    start = first // width * width
+    return Throughput(start=start, width=width, succeeded=counts[::2].tolist(), failed=counts[1::2].tolist())
 
 
-def _fine_bins(durations: _Ints) -> _Ints:
-    """Return how many durations are in each of many narrow bins, of which quantiles and a histogram are made."""
-    fine = (np.log2(np.maximum(durations, _SHORTEST)) * _FINE).astype(np.int64)
-    return np.bincount(np.minimum(fine, _FINE_BINS - 1), minlength=_FINE_BINS)
-
-
-def _histogram(fine: _Ints, longest: float) -> Durations:
-    used = np.flatnonzero(fine)
-    counts = fine[used]
-    seconds = 2 ** ((used + 0.5) / _FINE) / _SECOND
-    p50, p95 = seconds[np.searchsorted(counts.cumsum(), counts.sum() * np.array([0.5, 0.95]))].tolist()
-    edges, log = _edges(float(seconds[0]), float(seconds[-1]), p50)
-    found = np.histogram(seconds, edges, weights=counts)[0].round().astype(int).tolist()
-    return Durations(edges=edges, counts=found, log=log, p50=min(p50, longest), p95=min(p95, longest), longest=longest)
+def _histogram(seconds: npt.NDArray[np.float64]) -> Durations:
+    p50, p95 = np.quantile(seconds, [0.5, 0.95], method="inverted_cdf").tolist()
+    shortest, longest = float(seconds.min()), float(seconds.max())
+    edges, log = _edges(shortest, longest, p50)
+    counts = np.histogram(np.clip(seconds, edges[0], edges[-1]), edges)[0].tolist()
+    return Durations(edges=edges, counts=counts, log=log, p50=p50, p95=p95, longest=longest)
 
 
 def _edges(shortest: float, longest: float, median: float) -> tuple[list[float], bool]:

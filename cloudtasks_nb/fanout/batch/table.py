@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import pandas as pd
@@ -11,15 +11,15 @@ import pandas as pd
 from cloudtasks_nb._frames import BATCH_TASKS, column, frame
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.fanout.outbox.records import Page
-from cloudtasks_nb.fanout.outbox.rows import Rows
+from cloudtasks_nb.fanout.outbox.records import RowFilter
+from cloudtasks_nb.fanout.outbox.rows import Page, Rows
+from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.watch import Pending
 
-__all__ = ["ReadRows", "RowFrames", "label_column", "rows_frame"]
+__all__ = ["ReadRows", "RowFrames", "rows_frame"]
 
 _WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
@@ -49,8 +49,8 @@ def rows_frame(
     read = ReadRows()
     for page in pages:
         read.add(page)
-        for values, more in zip(columns.values(), zip(*_rows(page, pending, now), strict=True), strict=True):
-            values.extend(more)
+        for name, values in _columns(page, pending, now).items():
+            columns[name] += values
     index = read.stored.index(read.positions) if labelled else None
     made = pd.concat([read.stored.columns(levels=index is None), frame(BATCH_TASKS, columns)], axis=1)
     made.index = pd.Index(read.positions, dtype="int64", name="row") if index is None else index
@@ -110,25 +110,19 @@ class RowFrames:
 
     def pages(self, size: int) -> Iterator[pd.DataFrame]:
         """Yield all rows, so many at a time, without a look into the queue."""
-        after = 0
-        while True:
-            pages, count = [], 0
-            for page in self._rows.pages(self._batch, after=after, wire=True):
-                pages.append(page)
-                count += len(page.refs)
-                if count >= size:
-                    break
-            if not pages:
-                return
-            after = pages[-1].refs[-1]
-            made = self._made(pages, {})
-            yield from (made.iloc[start : start + size] for start in range(0, count, size))
+        for refs in paged(self._rows.matching(self._batch, RowFilter()), size):
+            yield self._made(self._rows.pages_of(self._batch, refs, wire=True), {})
 
-    def labels(self, refs: Iterable[int]) -> dict[int, Any]:
-        """Return the labels of some rows by their refs: those of the index of the input, else the positions in it."""
-        read = ReadRows(self._rows.pages_of(self._batch, refs))
+    def labels(self, refs: Sequence[int | None]) -> Any:
+        """Return the labels of rows as a column: those of the index of the input, else the positions in it."""
+        read = ReadRows(self._rows.pages_of(self._batch, {ref for ref in refs if ref is not None}))
         index = read.stored.index(read.positions) if self._labelled() else None
-        return dict(zip(read.refs, read.positions if index is None else index.tolist(), strict=True))
+        found = read.positions if index is None else index.tolist()
+        known: dict[int | None, Any] = dict(zip(read.refs, found, strict=True))
+        labels = [known.get(ref) for ref in refs]
+        if any(isinstance(label, tuple) for label in labels):  # of several levels
+            return column(labels, "any")
+        return pd.Series(labels).array
 
     def _made(self, pages: Iterable[Page], pending: Mapping[str, Pending]) -> pd.DataFrame:
         return rows_frame(pages, pending, self._now(), labelled=self._labelled())
@@ -159,33 +153,30 @@ class RowFrames:
         return False
 
 
-def label_column(labels: Sequence[Any]) -> Any:
-    """Return labels of rows as a column with their own dtype; those of several levels as values of any type."""
-    return column(labels, "any") if any(isinstance(label, tuple) for label in labels) else pd.Series(labels).array
+def _columns(page: Page, pending: Mapping[str, Pending], now: int) -> dict[str, Sequence[Any]]:
+    """Return our columns of the rows of a page."""
+    sent = [read_task(wire) if wire else (None, b"", None) for wire in page.wire]  # URL, body and schedule time
+    there = [None if task is None else pending.get(task) for task in page.tasks]
+    retries = (one.schedule_time if one else retry for one, retry in zip(there, page.schedule_time, strict=True))
+    due = [first if retry is None else retry for retry, (_, _, first) in zip(retries, sent, strict=True)]
+    attempts = [one.attempts if one else known for one, known in zip(there, page.attempts, strict=True)]
+    return {
+        "url": [url for url, _, _ in sent],
+        "task": page.tasks,
+        "try": [number or None for number in page.tries],
+        "state": list(map(_state, page.states, there, attempts, due, repeat(now))),
+        "attempts": attempts,
+        "last_status": [None if status is None else code_name(status) for status in page.last_status],
+        "last_http_status": page.http_status,
+        "last_message": [reason or said for reason, said in zip(page.reasons, page.last_message, strict=True)],
+        "schedule_time": due,
+        "last_attempt_time": page.last_attempt_time,
+        "duration": [None if span is None else span / _SECOND for span in page.duration],
+    }
 
 
-def _rows(page: Page, pending: Mapping[str, Pending], now: int) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of our columns for each row."""
-    outcomes = (page.attempts, page.last_status, page.http_status, page.last_message, page.reasons)
-    times = (page.schedule_time, page.last_attempt_time, page.duration)
-    columns = (page.wire, page.tasks, page.tries, page.states, *outcomes, *times)
-    for row in zip(*columns, strict=True):
-        wire, task, number, code, attempts, status, http, message, reason, retry, last, span = row
-        url, _, first = read_task(wire) if wire else (None, b"", None)
-        due = first if retry is None else retry
-        there = None if task is None else pending.get(task)
-        state = _state(State(code), there, attempts, due, now)
-        name = None if status is None else code_name(status)
-        if there is not None:
-            attempts, due, message = there.attempts, there.schedule_time, message or there.last_message
-            if there.last_status:
-                name, http = there.last_status, http_status(there.last_message)
-        duration = None if span is None else span / _SECOND
-        yield url, task, number or None, state, attempts, name, http, reason or message, due, last, duration
-
-
-def _state(state: State, there: Pending | None, attempts: int | None, due: int | None, now: int) -> str:
-    if state is not State.SENT:
+def _state(code: int, there: Pending | None, attempts: int | None, due: int | None, now: int) -> str:
+    if (state := State(code)) is not State.SENT:
         return _WORDS[state]
     if there is not None:
         return there.state

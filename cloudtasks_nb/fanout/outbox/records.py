@@ -1,4 +1,4 @@
-"""Values that the outbox takes and returns: states, outcomes, batches, pages of rows, requests and answers."""
+"""Values that the outbox takes and returns: states, outcomes, batches, requests and answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ __all__ = [
     "Ack",
     "BatchRecord",
     "Choice",
-    "Page",
     "Request",
     "Retrying",
     "RowFilter",
@@ -77,28 +76,6 @@ class BatchRecord:
     def done(self) -> bool:
         """Whether every row is final."""
         return not any(n for state, n in self.counts.items() if state not in FINAL)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Rows that were planned together; all sequences have one item a row, in input order."""
-
-    refs: Sequence[int]  #: what identifies a row in this outbox; they ascend
-    rows: Sequence[int]  #: position in the input that brought the row
-    tries: Sequence[int]  #: number of the newest task, from 1; 0: there never was one
-    states: Sequence[int]  #: `State` numbers
-    attempts: Sequence[int | None]
-    last_status: Sequence[int | None]  #: canonical code
-    last_message: Sequence[str | None]
-    schedule_time: Sequence[int | None]  #: microseconds since 1970
-    last_attempt_time: Sequence[int | None]  #: microseconds since 1970
-    duration: Sequence[int | None]  #: microseconds
-    http_status: Sequence[int | None]  #: of the last attempt
-    reasons: Sequence[str | None]  #: why the row was rejected, or how its task left the queue
-    tasks: Sequence[str | None]  #: id of the newest task; None: there never was one
-    indexes: Sequence[int]  #: place of each row in `shown`
-    shown: bytes  #: as the plan gave it, for all rows of its chunk
-    wire: Sequence[bytes]  #: each row's Task without its name; empty if it never was one, or was not asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import sqlite3
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from struct import unpack
 from typing import Any
@@ -15,7 +16,7 @@ import orjson
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock, read_block
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading
-from cloudtasks_nb.fanout.outbox.records import Page, Retrying, RowFilter
+from cloudtasks_nb.fanout.outbox.records import Retrying, RowFilter
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
     AMONG,
@@ -33,7 +34,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
 from cloudtasks_nb.fanout.states import RETRYING, State
 
-__all__ = ["Rows", "TimingsPage", "locate", "located", "with_tasks"]
+__all__ = ["Page", "Rows", "TimingsPage", "locate", "located", "with_tasks"]
 
 #: Columns of equal length: refs, whether the row failed (0 or 1), start of the last attempt, and its duration (-1: not
 #: known), in microseconds.
@@ -41,7 +42,6 @@ TimingsPage = Sequence[Sequence[int]]
 
 _PAGE = 1_000
 _RowsOfBlock = tuple[StoredBlock, list[tuple[Any, ...]]]  # a block, and rows of it
-_COLUMNS = f"ref, pos, try, {SHOWN_STATE}, attempts, status, {MESSAGE}, due, began, duration, http, {REASON}"
 _MATCHING = f"""
     SELECT ref FROM {ROWS} AND {SHOWN_STATE} IN (SELECT value FROM json_each(?))
       AND coalesce(status > 0, 0) = coalesce(?, status > 0, 0) AND {CAUSE} = coalesce(?, {CAUSE})
@@ -52,6 +52,32 @@ _TIMINGS = f"""
     FROM (SELECT ref, state = {State.FAILED:d} AS failed, began, coalesce(duration, -1) AS duration FROM {ROWS}
         AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
         ORDER BY part, ref LIMIT 20000)"""
+
+
+#: The columns of a row that `Page` begins with, in its order.
+_COLUMNS = f"ref, pos, try, {SHOWN_STATE}, attempts, status, {MESSAGE}, due, began, duration, http, {REASON}"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows that were planned together; all sequences have one item a row, in input order."""
+
+    refs: Sequence[int]  #: what identifies a row in this outbox; they ascend
+    rows: Sequence[int]  #: position in the input that brought the row
+    tries: Sequence[int]  #: number of the newest task, from 1; 0: there never was one
+    states: Sequence[int]  #: `State` numbers
+    attempts: Sequence[int | None]
+    last_status: Sequence[int | None]  #: canonical code
+    last_message: Sequence[str | None]
+    schedule_time: Sequence[int | None]  #: microseconds since 1970
+    last_attempt_time: Sequence[int | None]  #: microseconds since 1970
+    duration: Sequence[int | None]  #: microseconds
+    http_status: Sequence[int | None]  #: of the last attempt
+    reasons: Sequence[str | None]  #: why the row was rejected, or how its task left the queue
+    tasks: Sequence[str | None]  #: id of the newest task; None: there never was one
+    indexes: Sequence[int]  #: place of each row in `shown`
+    shown: bytes  #: as the plan gave it, for all rows of its chunk
+    wire: Sequence[bytes]  #: each row's Task without its name; empty if it never was one, or was not asked for
 
 
 class Rows(Repository):

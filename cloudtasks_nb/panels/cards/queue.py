@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cloudtasks_nb._frames import is_missing
 from cloudtasks_nb.display.card import facts_html, html_card, lines_html, state_html
 from cloudtasks_nb.display.charts import sparkline
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, percent_text
-from cloudtasks_nb.panels.widgets.cells import is_missing
 
 __all__ = ["queue_card"]
 

@@ -24,5 +24,5 @@ def error_of(row: StoredRow, task: str) -> str | None:
     """Return the traceback of the last failed attempt: the stored one, that of a handler here, or the message."""
     if row.result is not None and row.result.error:
         return row.result.error
-    here = tracebacks(row.request["url"], task)
+    here = tracebacks(row.url, task)
     return here[max(here)] if here else row.message

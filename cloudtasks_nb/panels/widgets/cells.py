@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 
 import orjson
-import pandas as pd
 
+from cloudtasks_nb._frames import is_missing
 from cloudtasks_nb._settings import UNLIMITED
 from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.display.duration import duration_text
@@ -19,7 +19,7 @@ from cloudtasks_nb.display.secrets import MASK, is_secret, mask_text, mask_value
 from cloudtasks_nb.display.times import time_text
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Cell", "Column", "Kind", "cell", "code_html", "is_missing", "json_text", "static_table"]
+__all__ = ["Cell", "Column", "Kind", "cell", "code_html", "json_text", "static_table"]
 
 Kind = Literal["text", "name", "count", "time", "duration", "state", "json"]
 
@@ -82,11 +82,6 @@ class Column:
     def side(self) -> str:
         """The side to which cells and heading are aligned."""
         return self.align or ("right" if self.kind in {"count", "duration"} else "left")
-
-
-def is_missing(value: Any) -> bool:
-    """Return whether a value of a frame is None, NA, NaT or NaN."""
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)  # noqa: PLR0124 - NaN
 
 
 def cell(value: Any, column: Column) -> Cell:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cloudtasks_nb._frames import STATES
+from cloudtasks_nb._frames import STATES, is_missing
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels.widgets.cells import Cell, Column, cell, is_missing, json_text
+from cloudtasks_nb.panels.widgets.cells import Cell, Column, cell, json_text
 
 __all__ = ["SEPARATOR", "Places", "Query", "Rows", "Selection"]
 

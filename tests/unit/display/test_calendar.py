@@ -17,10 +17,15 @@ EVIL = "</b><img src=x onerror=\"alert('1')\">"
 
 def made(starts: pd.DatetimeIndex, unit: Unit, *, line: str = "line", **counts: Sequence[Any]) -> Calendar:
     """Return a calendar, by default of one succeeded row a period."""
-    given = counts or {"succeeded": [1] * len(starts)}
     labels = [f"{start:%Y-%m-%d %H:%M}".removesuffix(" 00:00") for start in starts]
-    arrays = {state: np.array(numbers) for state, numbers in given.items()}
-    return Calendar(Periods(starts=starts, labels=labels, unit=unit, counts=arrays, line=line))
+    found = counted([""], starts, counts or {"succeeded": [1] * len(starts)})
+    return Calendar(Periods(starts=starts, labels=labels, unit=unit, counts=found, line=line))
+
+
+def counted(bands: Sequence[str], starts: pd.DatetimeIndex, counts: dict[str, Any]) -> pd.DataFrame:
+    """Return how many rows are in which state."""
+    index = pd.MultiIndex.from_product([bands, starts], names=["band", "start"])
+    return pd.DataFrame({state: np.ravel(numbers) for state, numbers in counts.items()}, index)
 
 
 def banded(bands: Sequence[str]) -> Calendar:
@@ -30,9 +35,9 @@ def banded(bands: Sequence[str]) -> Calendar:
     failed[0, 1] = 1
     succeeded = 1 - failed
     succeeded[-1, 0] = 0
-    usual = {"unit": "day", "labels": [f"{day:%Y-%m-%d}" for day in days], "line": "line", "across": ("shop",)}
-    counts: dict[str, Any] = {"counts": {"succeeded": succeeded, "failed": failed}, **usual}
-    return Calendar(Periods(starts=days, counted=lambda number: f"{number} days", bands=bands, **counts))
+    usual: dict[str, Any] = {"unit": "day", "labels": [f"{day:%Y-%m-%d}" for day in days], "line": "line"}
+    usual |= {"counts": counted(bands, days, {"succeeded": succeeded, "failed": failed}), "across": ("shop",)}
+    return Calendar(Periods(starts=days, counted=lambda number: f"{number} days", **usual))
 
 
 def over(start: str, end: str, freq: str, tz: str = "UTC") -> pd.DatetimeIndex:
@@ -156,7 +161,8 @@ def test_picture_and_buttons_are_the_same_squares(*, buttons: bool, role: str, t
 def test_everything_is_escaped() -> None:
     """Labels and the description become text, never elements or attributes."""
     starts = over("2026-01-01", "2026-01-01", "YS")
-    periods = Periods(starts=starts, labels=[EVIL], unit="year", counts={"failed": np.array([1])}, line=EVIL)
+    counts = counted([""], starts, {"failed": [1]})
+    periods = Periods(starts=starts, labels=[EVIL], unit="year", counts=counts, line=EVIL)
     html = Calendar(periods).html(buttons=True)
     assert [node for node in parsed(html).iter() if node.tag == "img" or "onerror" in node.attrib] == []
     assert names(html) == {(1, 1): EVIL}
@@ -181,7 +187,7 @@ def test_many_periods_share_squares(start: str, end: str, freq: str, count: int,
     found = squares(calendar.html())
     assert len(found) == count
     assert found[0].attrib["title"] == first
-    assert calendar.count(calendar.keys, ("failed", "succeeded")) == len(starts)
+    assert sum(calendar.counts(calendar.keys).values()) == len(starts)
 
 
 def test_rows_are_found_by_square_across_a_change_of_the_clock() -> None:
@@ -191,10 +197,9 @@ def test_rows_are_found_by_square_across_a_change_of_the_clock() -> None:
     frame = pd.DataFrame({"start": hours.tz_convert("UTC"), "url": "x"})
     key = "2026-11-01T00:00:00"
     assert len(calendar.rows(frame, [key])) == 25
-    assert calendar.count([key], ("succeeded",)) == 25
+    assert calendar.counts([key]) == {"succeeded": 25}
     assert calendar.words([key]) == "2026-11-01"
     assert calendar.words(calendar.keys) == "61 days, 2026-10-01 to 2026-11-30"
-    assert calendar.labelled(calendar.rows(frame, [key]))["partition"].iloc[1] == "2026-11-01 01:00"
 
 
 def test_a_band_for_each_value() -> None:

@@ -24,7 +24,8 @@ from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
-from cloudtasks_nb.fanout.outbox.records import Ack, Page, Request, Spooled
+from cloudtasks_nb.fanout.outbox.records import Ack, Request, Spooled
+from cloudtasks_nb.fanout.outbox.rows import Page
 from cloudtasks_nb.fanout.outbox.tallies import counted
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, key_head, task_id

@@ -176,17 +176,6 @@ def test_words_are_passed_on(backfills: Harness) -> None:
     assert request.recipe.schedule.moment == dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
 
-def test_same_series(backfills: Harness) -> None:
-    """The same cell again brings nothing new, a longer range or another value only what is not there yet."""
-    words: dict[str, Any] = {"tz": "Europe/Zurich"}
-    ids = [backfills.run(across={"shop": ["a"]}, **words).id]
-    ids.append(backfills.run(across={"shop": ["a"]}, **words).id)
-    ids.append(backfills.run("2025-12-30", "2026-01-04", across={"shop": ["a"]}, newest_first=True, **words).id)
-    ids.append(backfills.run(across={"shop": ["a", "b"]}, **words).id)
-    assert len(set(ids)) == 1
-    assert [spooled.added for spooled in backfills.catalog.spooled] == [3, 0, 3, 3]
-
-
 @pytest.mark.parametrize(
     ("words", "same"),
     [

@@ -60,7 +60,7 @@ def test_fields_become_columns() -> None:
 DTYPES: list[tuple[str, list[Any], str]] = [
     ("integers", [1, None, 3, 4, 5], "Int64"),
     ("floats", [1.0, 2.0, None, 4.5, 5.0], "Float64"),
-    ("integers, and floats in a later page", [1, 2, 3, 4.5, 5], "Float64"),
+    ("integers and floats", [1, 2, 3, 4.5, 5], "Float64"),
     ("truth values", [True, None, False, True, True], "boolean"),
     ("text", ["a", None, "b", "c", "d"], "string"),
     ("text that comes late", [None, None, None, None, "d"], "string"),
@@ -72,7 +72,7 @@ DTYPES: list[tuple[str, list[Any], str]] = [
 
 @pytest.mark.parametrize(("what", "values", "dtype"), DTYPES, ids=[what for what, *_ in DTYPES])
 def test_dtypes(what: str, values: list[Any], dtype: str) -> None:
-    """A column has the dtype of all its values, page by page; numbers are never objects."""
+    """A column has the dtype of all its values; numbers are never objects."""
     column = join([{"y": value} for value in values]).frame["y"]
     assert column.dtype == dtype
     assert [None if value is pd.NA else value for value in column.astype(object)] == values

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -50,21 +49,23 @@ def test_every_row_is_in_one_span(found: list[Timing], size: int) -> None:
 
 
 def test_the_spans_are_parts_of_minutes_hours_and_days() -> None:
-    """However long a run is, its spans begin and end on round times: each length divides the next longer one."""
-    lengths = [round(10 ** (places / 10)) for places in range(40, 165)]  # microseconds
+    """However long a run is, its spans begin and end on round times."""
+    lengths = [round(10 ** (places / 10)) for places in range(40, 175)]  # microseconds
     runs = [summary([[(0, 0, NOON, 0), (1, 0, NOON + length, 0)]]).throughput for length in lengths]
-    widths = list(dict.fromkeys(run.width for run in runs))
-    assert {one * SECOND for one in (1, 60, 3_600, 86_400)} < {*widths}
-    assert all(longer % shorter == 0 for shorter, longer in pairwise(widths))
+    widths = {run.width for run in runs}
+    units = [one * SECOND for one in (1, 60, 3_600, 86_400)]
+    assert {*units} < widths
+    assert max(len(run.succeeded) for run in runs) <= 120
+    assert all(next(unit for unit in units if width <= unit) % width == 0 for width in widths if width <= units[-1])
 
 
 @given(st.lists(st.floats(0.001, 10_000), min_size=1))
 def test_quantiles_are_those_of_the_durations(seconds: list[float]) -> None:
-    """p50 and p95 are within a thousandth of a duration that has them, and the histogram has every row."""
+    """p50 and p95 are durations that there are, and the histogram has every row."""
     found = summary([took(seconds)]).durations
     assert found is not None
     exact = np.quantile(seconds, [0.5, 0.95], method="inverted_cdf")
-    assert [found.p50, found.p95] == pytest.approx(exact, rel=2e-3)
+    assert [found.p50, found.p95] == pytest.approx(exact, abs=1e-6)
     assert sum(found.counts) == len(seconds)
     assert found.edges[0] <= min(seconds) * 1.001
     assert found.edges[-1] >= max(seconds) * 0.999
