@@ -405,7 +405,7 @@ class Tracker:
         self._changed()
 
     async def _turns(self) -> None:
-        while self._snapshots or self._seen < self._changes:
+        while not self.deleted and (self._snapshots or self._seen < self._changes):
             if self._snapshots:
                 await self._record(self._snapshots[0])
                 self._snapshots.popleft()
@@ -437,7 +437,7 @@ class Tracker:
         if self._wants_to_send and self._waits_to_be_sent() and CANCELLING not in record.settings:
             self._wants_to_send, self._has_sent = False, True
             self._sending.begin()
-        elif record.done:
+        elif record.done and number >= self._required:  # a start may have come since it was read
             self._wants_to_send = False
         # The notifications are begun before the listeners are called: these may end the process.
         if self.finished_here and not self._notified:
@@ -608,7 +608,7 @@ class Tracker:
 
     def _stay_or_go(self) -> None:
         """Keep the tracker alive only while it has work or open rows; others may refer to it longer."""
-        if self._seen < self._changes:
+        if self._seen < self._changes and not self.deleted:
             self._supervisor.start(_WATCHING, self._turns)  # it was changed while the last turn ended
         ended = self._closed or self.deleted or (self.finished_here and self._supervisor.idle)
         (_busy.discard if ended else _busy.add)(self)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb.cli import commands
 from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.display.browser_tab import BrowserTab
@@ -185,7 +186,7 @@ def as_others_list(outbox: Outbox, batch: str) -> list[Progress]:
 def tab_text(progress: Progress, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return what the title of the browser's tab tells of states in which somebody may have to do something."""
     tab, tracker = BrowserTab(), SimpleNamespace(batch="a", progress=progress, listen=lambda _: lambda: None)
-    monkeypatch.setattr(live._loop, "call_soon", lambda *_: None)
+    monkeypatch.setattr(_loop, "call_soon", lambda *_: None)
     shown = live._TabProgress(tracker, tab)  # type: ignore[arg-type]  # all that it uses of one
     if progress.finished:  # the end is news only of a batch that was seen before
         tab.show("a", done=0, total=ROWS, state="running", rows=0, detail="")
@@ -199,7 +200,7 @@ def bar_text(progress: Progress, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the bar of `wait`."""
     notes: list[str] = []
 
-    class Bar(live.Bar):
+    class Bar(progress_bar.Bar):
         def _draw_text(self, now: float) -> None:
             super()._draw_text(now)
             notes.append(str(self._text))
