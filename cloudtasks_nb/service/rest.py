@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
@@ -14,15 +14,15 @@ from typing import Any
 import requests
 import requests.adapters
 import urllib3.exceptions
+from google.api_core.rest_helpers import flatten_query_params
 from google.protobuf import json_format
 
-from cloudtasks_nb._names import code_name, code_of
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service.no_connection import no_connection
-from cloudtasks_nb.service.refusal import Refusal
+from cloudtasks_nb.service.refusal import of_answer, of_code
 from cloudtasks_nb.service.rpcs import Method
 
-__all__ = ["RefusedCallError", "RestChannel"]
+__all__ = ["RestChannel"]
 
 _CONNECTIONS = 16  # calls at the same time; each has a thread
 _LONGEST = 60.0  # seconds for a call without a timeout of its own
@@ -50,14 +50,6 @@ _ROUTES: dict[str, tuple[str, str, str]] = {
     "ListLocations": ("GET", "/locations", ""),
     "ListLogEntries": ("POST", "entries:list", "*"),
 }
-
-
-class RefusedCallError(Exception):
-    """The service has refused a call, or gave no answer."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
 
 
 class RestChannel:
@@ -96,8 +88,8 @@ class RestChannel:
 
         Raises
         ------
-        RefusedCallError
-            With the answer of the service, or what is known of a lost one.
+        GoogleAPICallError
+            The refusal of the service, or what is known of a lost answer.
         EndpointError
             If the call was not sent, because no connection came about.
         """
@@ -107,7 +99,7 @@ class RestChannel:
             async with asyncio.timeout(seconds):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except TimeoutError as error:
-            raise RefusedCallError(_no_answer(seconds)) from error
+            raise of_code("DEADLINE_EXCEEDED", "") from error
 
     def close(self) -> None:
         """Close the connections; calls in flight end by themselves."""
@@ -128,18 +120,18 @@ class RestChannel:
         except (requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
             raise no_connection(self._endpoint, host, str(error)) from error
         except requests.Timeout as error:
-            raise RefusedCallError(_no_answer(timeout)) from error
+            raise of_code("DEADLINE_EXCEEDED", str(error)) from error
         except requests.RequestException as error:
             if _was_not_sent(error):
                 raise no_connection(self._endpoint, host, str(error)) from error
-            raise RefusedCallError(Refusal(code="UNAVAILABLE", message=str(error))) from error
+            raise of_code("UNAVAILABLE", str(error)) from error
         self._answered(answer.headers, time.monotonic() - sent)
         if answer.status_code == HTTPStatus.OK:
             return json_format.Parse(answer.content, method.response(), ignore_unknown_fields=True)
-        raise RefusedCallError(_refusal(answer))
+        raise of_answer(answer)
 
 
-def _http(method: Method, request: Any) -> tuple[str, str, dict[str, Any], Any]:
+def _http(method: Method, request: Any) -> tuple[str, str, list[tuple[str, Any]], Any]:
     """Return HTTP method, path, query and body of a call."""
     rpc = method.path.rpartition("/")[2]
     version = "v2beta3" if ".v2beta3." in method.path else "v2"
@@ -150,7 +142,8 @@ def _http(method: Method, request: Any) -> tuple[str, str, dict[str, Any], Any]:
         body, document = document, {}
     else:
         body = document.pop(field, {}) if field else None
-    return verb, f"/{version}/{urllib.parse.quote(resource, safe='/:')}{suffix}", dict(_flat(document)), body
+    path = f"/{version}/{urllib.parse.quote(resource, safe='/:')}{suffix}"
+    return verb, path, flatten_query_params(document, strict=True), body
 
 
 def _take(document: dict[str, Any], path: str) -> str:
@@ -159,29 +152,6 @@ def _take(document: dict[str, Any], path: str) -> str:
     for part in parents:
         document = document[part]
     return str(document.pop(last, ""))
-
-
-def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value).lower() if isinstance(value, bool) else value
-
-
-def _refusal(answer: requests.Response) -> Refusal:
-    """Return the error in an answer; that of a proxy is no JSON."""
-    try:
-        error = answer.json()["error"]
-        return Refusal.of_json(str(error["status"]), str(error["message"]), error.get("details", ()))
-    except (ValueError, LookupError, TypeError):
-        text = f"HTTP {answer.status_code} {answer.reason}: {answer.text[:200]}".strip()
-        gateway = answer.status_code in {HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
-        return Refusal(code="UNAVAILABLE" if gateway else code_name(code_of(answer.status_code)), message=text)
-
-
-def _no_answer(timeout: float) -> Refusal:
-    return Refusal(code="DEADLINE_EXCEEDED", message=f"no answer within {timeout:.3g} s")
 
 
 def _was_not_sent(error: requests.RequestException) -> bool:

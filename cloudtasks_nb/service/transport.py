@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ import google.auth.transport.grpc
 import google.auth.transport.requests
 import grpc
 import grpc.aio
+from google.api_core.exceptions import GoogleAPICallError, from_grpc_error
 from google.api_core.gapic_v1.routing_header import to_grpc_metadata
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.tasks_v2 import CloudTasksClient
@@ -38,10 +38,10 @@ from cloudtasks_nb.errors import (
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.no_connection import ROOTS_VARIABLE, no_connection
-from cloudtasks_nb.service.refusal import Refusal
-from cloudtasks_nb.service.rest import RefusedCallError, RestChannel
+from cloudtasks_nb.service.refusal import lost_answer, of_status, service_error
+from cloudtasks_nb.service.rest import RestChannel
+from cloudtasks_nb.service.retries import LOST, backoff
 from cloudtasks_nb.service.rpcs import METHODS, Method
-from cloudtasks_nb.service.status import LOST, lost_answer, service_error
 
 __all__ = ["Transport"]
 
@@ -152,8 +152,9 @@ class Transport:
         before = await self._state_before(method, request)
         deadline = self._clock() + timeout
         lost: CloudTasksError | None = None
-        pause = 0.1
+        pauses = backoff(first=0.1, longest=2.0)
         while True:
+            pause = next(pauses)
             try:
                 left = max(0.1, deadline - self._clock())
                 return await self._once(method, request, timeout=left, routed=routed, resource=resource)
@@ -173,8 +174,7 @@ class Transport:
                     if method.lost is None:
                         raise
                     raise lost_answer(lost, method=method, request=request) from error
-            await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
-            pause = min(pause * 1.6, 2.0)
+            await self._sleep(pause)
 
     async def _state_before(self, method: Method, request: Any) -> Any:
         """Read the resource that a call changes, if that can show later what the call did; None if it is not known."""
@@ -225,7 +225,7 @@ class Transport:
 
     def refused(self, rpc: str, status: Any, *, resource_name: str) -> CloudTasksError:
         """Return the error for a raw ``google.rpc.Status`` in the answer to an RPC."""
-        return self._error(Refusal.of_status(status), METHODS[rpc], resource_name)
+        return self._error(of_status(status), METHODS[rpc], resource_name)
 
     async def pages(
         self, rpc: str, /, items: str, *, limit: int | None, page_size: int, **fields: Any
@@ -336,7 +336,6 @@ class Transport:
 
     async def _once(self, method: Method, request: Any, *, timeout: float | None, routed: str, resource: str) -> Any:
         for _ in range(2):
-            token = None
             try:
                 if self.endpoint.rest:
                     channel = await self._rest_channel()
@@ -347,16 +346,13 @@ class Transport:
                 call = stub(request, timeout=timeout, metadata=_routing(method.route, routed))
                 # A request that is sent as bytes is one of very many, so its answer must cost little.
                 return await (call if isinstance(request, bytes) else self._answer(call))
-            except RefusedCallError as error:
-                refusal, cause = error.refusal, error.__cause__ or error
-            except grpc.aio.AioRpcError as error:
-                refusal, cause = _grpc_refusal(error, timeout), error
-            refused = self._error(refusal, method, resource)
-            refused.__cause__ = cause
+            except (grpc.aio.AioRpcError, GoogleAPICallError) as error:
+                refusal = from_grpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else error
+                refused, cause = self._error(refusal, method, resource, timeout), error
             # The token may have been revoked before its time; the call was not carried out.
-            if refusal.code != "UNAUTHENTICATED" or not self.auth.drop_token(token):
+            if refused.code != "UNAUTHENTICATED" or not self.auth.drop_token(token):
                 break
-        raise refused
+        raise refused from cause
 
     async def _answer(self, call: Any) -> Any:
         """Return the answer to a call, and take over what it says of the service's clock."""
@@ -383,13 +379,15 @@ class Transport:
             )
         return self._rest
 
-    def _error(self, refusal: Refusal, method: Method, resource: str) -> CloudTasksError:
+    def _error(
+        self, refusal: GoogleAPICallError, method: Method, resource: str, timeout: float | None = None
+    ) -> CloudTasksError:
         """Return the error for a refusal, which names the caller of calls with credentials."""
-        name, caller = resource or self.endpoint.target, {}
-        if self._credentials is not None and refusal.code in {"PERMISSION_DENIED", "UNAUTHENTICATED"}:
-            member = self.auth.member()
-            caller = {"member": member} if member else {}
-        return service_error(refusal, method=method, resource=name, endpoint=self.endpoint, **caller)
+        if refusal.grpc_status_code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout is not None:
+            refusal.message = f"no answer within {timeout:.3g} s: {refusal.message}"
+        member = (self._credentials and self.auth.member()) or "user:YOU"
+        name = resource or self.endpoint.target
+        return service_error(refusal, method=method, resource=name, endpoint=self.endpoint, member=member)
 
     async def _stub(self, method: Method, *, serialized: bool) -> Any:
         key = (method.path, serialized)
@@ -513,13 +511,6 @@ class Transport:
 def _routing(route: str, routed: str) -> tuple[tuple[str, str], ...]:
     """Return the metadata that tells Google's frontends which resource a request is for."""
     return (to_grpc_metadata(((route, routed),)),) if routed and route else ()
-
-
-def _grpc_refusal(error: grpc.aio.AioRpcError, timeout: float | None) -> Refusal:
-    code, details = error.code().name, error.details() or ""
-    if code == "DEADLINE_EXCEEDED" and timeout is not None:
-        details = f"no answer within {timeout:.3g} s: {details}"
-    return Refusal.of_grpc(code, details, error.trailing_metadata())
 
 
 async def _call_rest(channel: RestChannel, method: Method, request: Any, timeout: float | None) -> Any:

@@ -77,7 +77,7 @@ def test_an_idempotent_call_is_repeated(fake: Fakes, code: grpc.StatusCode) -> N
     server, pauses = fake(code, code, code, types.Queue.pb()(name=QUEUE)), Pauses()
     assert use(server.port, GET, sleep=pauses.sleep).name == QUEUE
     assert len(server.calls) == 4
-    assert all(0 < pause <= limit for pause, limit in zip(pauses, (0.1, 0.16, 0.256), strict=True))
+    assert all(0 < pause <= limit for pause, limit in zip(pauses, (0.1, 0.2, 0.4), strict=True))
 
 
 MADE_ONCE = [
