@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import EndpointError
 
-__all__ = ["BUNDLE_VARIABLE", "ROOTS_VARIABLE", "no_connection"]
+__all__ = ["CONNECT_TIMEOUT", "ROOTS_VARIABLE", "no_connection"]
+
+#: Seconds to wait for a connection; below five, so that the user sees an error soon.
+CONNECT_TIMEOUT = 4.0
 
 #: Environment variable with the file of the authorities whose certificates gRPC trusts.
 ROOTS_VARIABLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 
 #: The same for requests, which get tokens and make the calls over REST.
-BUNDLE_VARIABLE = "REQUESTS_CA_BUNDLE"
+_BUNDLE_VARIABLE = "REQUESTS_CA_BUNDLE"
 
 #: Variables that name a proxy, in the order in which gRPC reads them, and two for REST:
 #: https://github.com/grpc/grpc/blob/master/doc/environment_variables.md
@@ -101,7 +104,7 @@ def no_connection(endpoint: Endpoint, target: str, details: str) -> EndpointErro
     facts = {
         "target": f"{target}{named}",
         "proxy": "the proxy" if proxy is None else f"the proxy that {proxy[0]} names, {_without_password(proxy[1])},",
-        "roots": _roots_hint(BUNDLE_VARIABLE if endpoint.rest else ROOTS_VARIABLE),
+        "roots": _roots_hint(_BUNDLE_VARIABLE if endpoint.rest else ROOTS_VARIABLE),
     }
     message = f"{fault.message.format(**facts)}: {details}"
     return EndpointError(message, resource=target, code="UNAVAILABLE", hint=fault.hint.format(**facts))

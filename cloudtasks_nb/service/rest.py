@@ -18,7 +18,7 @@ from google.api_core.rest_helpers import flatten_query_params
 from google.protobuf import json_format
 
 from cloudtasks_nb._settings import Endpoint
-from cloudtasks_nb.service.no_connection import no_connection
+from cloudtasks_nb.service.no_connection import CONNECT_TIMEOUT, no_connection
 from cloudtasks_nb.service.refusal import of_answer, of_code
 from cloudtasks_nb.service.rpcs import Method
 
@@ -70,13 +70,10 @@ class RestChannel:
         endpoint: Endpoint,
         credentials: Any,
         answered: Callable[[Mapping[str, str], float], None],
-        *,
-        connect_timeout: float,
     ) -> None:
         self._answered = answered
         self._endpoint = endpoint
         self._credentials = credentials
-        self._connect_timeout = connect_timeout
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="cloudtasks-rest")
         self._session = requests.Session()
         self._session.trust_env = not endpoint.local  # a proxy usually cannot reach an emulator on this machine
@@ -113,7 +110,7 @@ class RestChannel:
         headers: dict[str, str] = {}
         if self._credentials is not None:
             self._credentials.apply(headers)
-        limits = (min(self._connect_timeout, timeout), timeout)
+        limits = (min(CONNECT_TIMEOUT, timeout), timeout)
         sent = time.monotonic()
         try:
             answer = self._session.request(verb, url, params=query, json=body, headers=headers, timeout=limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import operator
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -37,7 +38,7 @@ from cloudtasks_nb.errors import (
 )
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import ServiceClock
-from cloudtasks_nb.service.no_connection import ROOTS_VARIABLE, no_connection
+from cloudtasks_nb.service.no_connection import CONNECT_TIMEOUT, ROOTS_VARIABLE, no_connection
 from cloudtasks_nb.service.refusal import lost_answer, of_status, service_error
 from cloudtasks_nb.service.rest import RestChannel
 from cloudtasks_nb.service.retries import LOST, backoff
@@ -54,9 +55,16 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 # Google's frontends allow a ping every 30 seconds while calls are in flight: a connection that broke without a word, as
-# in the sleep of a laptop, is found within the timeout of a call, and replaced. Seconds between two pings, and for the
-# answer; Google's own clients have the same values: https://github.com/googleapis/python-bigtable/issues/181.
-_KEEPALIVE = (30.0, 10.0)
+# in the sleep of a laptop, is found within the timeout of a call, and replaced. Google's own clients have the same
+# values: https://github.com/googleapis/python-bigtable/issues/181.
+_SECURE_OPTIONS = [
+    *_OPTIONS,
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # For the ping that gRPC sends with a call to measure the bandwidth: it waits a minute by default, and no other ping
+    # is sent meanwhile.
+    ("grpc.http2.ping_timeout_ms", 10_000),
+]
 # A proxy that environment variables name is not used: it usually cannot reach an emulator on this machine.
 _LOCAL_OPTIONS = [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
 _STATE_TIMEOUT = 5.0  # seconds to find out whether a call was carried out
@@ -75,30 +83,14 @@ class Transport:
     ----------
     auth : Auth
         Not used with an emulator.
-    connect_timeout : float
-        Seconds to wait for a channel; below five, so that the user sees an error soon.
-    keepalive : tuple of float
-        Seconds without data after which a secure connection is tested while calls wait, and for the answer to the test.
-    sleep, clock : callable
-        For tests: the pause before a retry; seconds of a monotonic clock.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        auth: Auth,
-        *,
-        connect_timeout: float = 4.0,
-        keepalive: tuple[float, float] = _KEEPALIVE,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, auth: Auth) -> None:
         self.endpoint = endpoint
         self.auth = auth
-        self.connect_timeout = connect_timeout
-        self._keepalive = keepalive
-        self._sleep = sleep
-        self._clock = clock
+        self.connect_timeout = CONNECT_TIMEOUT  #: seconds to wait for a channel
+        self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep  #: the pause before a retry
+        self.clock = time.monotonic
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._rest: RestChannel | None = None
         self._stubs: dict[tuple[str, bool], Any] = {}
@@ -113,7 +105,6 @@ class Transport:
         self._http: str | None = None
         self._log_immediate = False
         self._new_queues: dict[str, float] = {}  # full name -> time until which the queue counts as new
-        self._opening = asyncio.Lock()
 
     @property
     def google(self) -> bool:
@@ -122,7 +113,7 @@ class Transport:
 
     def mark_new(self, queue: str) -> None:
         """Remember that we have just created this queue: the service may answer NOT_FOUND for some minutes."""
-        self._new_queues[queue] = self._clock() + _NEW_QUEUE
+        self._new_queues[queue] = self.clock() + _NEW_QUEUE
 
     def mark_deleted(self, queue: str) -> None:
         """Forget that we created this queue: NOT_FOUND now means that it was deleted."""
@@ -130,7 +121,7 @@ class Transport:
 
     def is_new(self, queue: str) -> bool:
         """Return whether we created this queue within the last five minutes."""
-        return self._clock() < self._new_queues.get(queue, 0.0)
+        return self.clock() < self._new_queues.get(queue, 0.0)
 
     async def call(self, rpc: str, /, *, timeout: float = 20.0, resource_name: str | None = None, **fields: Any) -> Any:
         """Call an RPC with the given request fields and return the raw response.
@@ -146,17 +137,17 @@ class Transport:
         """
         method = METHODS[rpc]
         request = method.request(**fields)
-        routed = _field(request, method.route)
+        routed = operator.attrgetter(method.route)(request) if method.route else ""
         resource = resource_name or routed
         repeatable = method.idempotent or bool(getattr(request, "request_id", ""))
         before = await self._state_before(method, request)
-        deadline = self._clock() + timeout
+        deadline = self.clock() + timeout
         lost: CloudTasksError | None = None
         pauses = backoff(first=0.1, longest=2.0)
         while True:
             pause = next(pauses)
             try:
-                left = max(0.1, deadline - self._clock())
+                left = max(0.1, deadline - self.clock())
                 return await self._once(method, request, timeout=left, routed=routed, resource=resource)
             except EndpointError as error:  # the call was not sent, but an earlier one may have been
                 if lost is None or method.lost is None:
@@ -170,11 +161,11 @@ class Transport:
                 lost = error
                 if not repeatable and (found := await self._result(method, request, before, lost)) is not None:
                     return found
-                if self._clock() + pause > deadline:
+                if self.clock() + pause > deadline:
                     if method.lost is None:
                         raise
                     raise lost_answer(lost, method=method, request=request) from error
-            await self._sleep(pause)
+            await self.sleep(pause)
 
     async def _state_before(self, method: Method, request: Any) -> Any:
         """Read the resource that a call changes, if that can show later what the call did; None if it is not known."""
@@ -294,18 +285,12 @@ class Transport:
         """Return Google's own client for the same endpoint with the same credentials."""
         if self._client is None:
             credentials = AnonymousCredentials() if self.endpoint.local else self._load_credentials()
+            target = self.endpoint.target
             if self.endpoint.rest:
-                host = f"{'http' if self.endpoint.local else 'https'}://{self.endpoint.target}"
+                host = f"{'http' if self.endpoint.local else 'https'}://{target}"
                 made: Any = CloudTasksRestTransport(host=host, credentials=credentials)
-            elif self.endpoint.local:
-                made = CloudTasksGrpcTransport(
-                    channel=grpc.insecure_channel(self.endpoint.target, options=_LOCAL_OPTIONS)
-                )
             else:
-                secure = _channel_credentials(credentials)
-                made = CloudTasksGrpcTransport(
-                    channel=grpc.secure_channel(self.endpoint.target, secure, options=self._secure_options())
-                )
+                made = CloudTasksGrpcTransport(channel=self._open(grpc, target, credentials))
             self._client = CloudTasksClient(transport=made)
         return self._client
 
@@ -374,9 +359,7 @@ class Transport:
         if not self.endpoint.local:
             await self._refresh_credentials()
         if self._rest is None:
-            self._rest = RestChannel(
-                self.endpoint, self._credentials, self._heard, connect_timeout=self.connect_timeout
-            )
+            self._rest = RestChannel(self.endpoint, self._credentials, self._heard)
         return self._rest
 
     def _error(
@@ -417,9 +400,7 @@ class Transport:
         logging = method.path.startswith("/google.logging.")
         target = self.endpoint.log_target if logging else self.endpoint.target
         if target not in self._channels:
-            async with self._opening:
-                if target not in self._channels:
-                    self._channels[target] = await self._open(target)
+            self._channels[target] = self._open(grpc.aio, target, self._credentials)
         channel = self._channels[target]
         if channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             try:
@@ -489,22 +470,15 @@ class Transport:
         self.endpoint = self.endpoint.in_universe(self.auth.universe())
         return self.auth.credentials()
 
-    async def _open(self, target: str) -> grpc.aio.Channel:
+    def _open(self, library: Any, target: str, credentials: Any) -> Any:
+        """Return a channel of `grpc` or of `grpc.aio`."""
         if self.endpoint.local:
-            return grpc.aio.insecure_channel(target, options=_LOCAL_OPTIONS)
-        secure = _channel_credentials(self._credentials)
-        return grpc.aio.secure_channel(target, secure, options=self._secure_options())
-
-    def _secure_options(self) -> list[tuple[str, int]]:
-        every, timeout = (round(seconds * 1000) for seconds in self._keepalive)
-        return [
-            *_OPTIONS,
-            ("grpc.keepalive_time_ms", every),
-            ("grpc.keepalive_timeout_ms", timeout),
-            # For the ping that gRPC sends with a call to measure the bandwidth: it waits a minute by default, and no
-            # other ping is sent meanwhile.
-            ("grpc.http2.ping_timeout_ms", timeout),
-        ]
+            return library.insecure_channel(target, options=_LOCAL_OPTIONS)
+        plugin = google.auth.transport.grpc.AuthMetadataPlugin(credentials, google.auth.transport.requests.Request())
+        secure = grpc.composite_channel_credentials(
+            grpc.ssl_channel_credentials(_trusted_roots()), grpc.metadata_call_credentials(plugin)
+        )
+        return library.secure_channel(target, secure, options=_SECURE_OPTIONS)
 
 
 @lru_cache(maxsize=1_024)
@@ -530,13 +504,6 @@ async def _connection_error(channel: grpc.aio.Channel) -> str | None:
         if channel.get_state() is not grpc.ChannelConnectivity.READY:
             return error.details() or error.code().name
     return None
-
-
-def _channel_credentials(credentials: Any) -> grpc.ChannelCredentials:
-    plugin = google.auth.transport.grpc.AuthMetadataPlugin(credentials, google.auth.transport.requests.Request())
-    return grpc.composite_channel_credentials(
-        grpc.ssl_channel_credentials(_trusted_roots()), grpc.metadata_call_credentials(plugin)
-    )
 
 
 def _trusted_roots() -> bytes | None:
@@ -582,10 +549,3 @@ def _check_process() -> None:
             f"process {process} was forked from one that had called Cloud Tasks, and gRPC does not work in it",
             hint='start it anew: multiprocessing.get_context("spawn"), or connect only after the fork',
         )
-
-
-def _field(request: Any, path: str) -> str:
-    value = request
-    for part in path.split(".") if path else ():
-        value = getattr(value, part)
-    return value if isinstance(value, str) else ""

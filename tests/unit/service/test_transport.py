@@ -372,7 +372,8 @@ def test_credentials_go_to_google_only_over_tls(fake: Fakes) -> None:
 def test_a_queue_is_new_for_five_minutes() -> None:
     """Only a queue that we created, unless it was deleted."""
     now = [100.0]
-    transport = Transport(Endpoint(project="p", location="l", target="t", local=True), Auth(), clock=lambda: now[0])
+    transport = Transport(Endpoint(project="p", location="l", target="t", local=True), Auth())
+    transport.clock = lambda: now[0]
     transport.mark_new(QUEUE)
     assert (transport.is_new(QUEUE), transport.is_new(f"{QUEUE}2")) == (True, False)
     for seconds, new in ((299, True), (2, False)):
