@@ -24,6 +24,7 @@ __all__ = [
     "delete_failures",
     "http_status",
     "http_target",
+    "last_attempt",
     "micros",
     "queue_json",
     "queue_message",
@@ -184,7 +185,7 @@ def _read(
         tries.append(count)
         responses.append(task.response_count)
         if count:
-            tried[row] = _last_attempt(task, now)
+            tried[row] = last_attempt(task, now)
         span = task.dispatch_deadline
         deadlines.append(span.seconds + span.nanos / 1e9 or (0.0 if task.HasField("dispatch_deadline") else None))
         # Requests of a queue mostly differ only in their bodies, and converting one costs more than all the rest.
@@ -209,10 +210,11 @@ def _short_ids(names: Sequence[str]) -> tuple[list[str], list[str]]:
     return [task for _, _, task in parts], [queue.rpartition("/")[2] for queue, _, _ in parts]
 
 
-def _last_attempt(task: Any, now: int) -> _Attempt:
+def last_attempt(task: Any, now: int) -> _Attempt:
+    """Return the state of a raw task; status and message of its last attempt if that has ended, and its start."""
     last, state = task.last_attempt, task_state(task, now)
     began = micros(last.dispatch_time)
-    if state == "running":
+    if state != "retrying":
         return state, None, None, began
     return state, code_name(last.response_status.code), last.response_status.message or None, began
 

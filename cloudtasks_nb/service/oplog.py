@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from cloudtasks_nb._names import QueueName, TaskName, log_name
-from cloudtasks_nb.errors import CloudTasksError, EndpointError, QuotaError, UnavailableError
+from cloudtasks_nb.errors import CloudTasksError, QuotaError, UnavailableError
 from cloudtasks_nb.service.convert import micros
 from cloudtasks_nb.service.quota import CallBudget
+from cloudtasks_nb.service.retries import backoff
 from cloudtasks_nb.service.transport import Transport
 
 __all__ = [
@@ -27,11 +29,11 @@ __all__ = [
     "Entry",
     "LogReader",
     "Wanted",
-    "entries_of",
-    "has_entry",
+    "entries_in",
     "log_filter",
     "named",
     "page",
+    "pages",
     "read",
 ]
 
@@ -54,8 +56,7 @@ _LATENESS = 600 * _SECOND  # longest delay with which an entry may arrive in the
 _SKEW = 300 * _SECOND  # by which what we take for the service's time may be ahead: it may not say it
 _MOST = 20_000  # entries that are kept in memory before they are delivered; the next look goes on behind them
 _TIMEOUT = 60.0  # seconds for a read, as Google's own client allows
-_READ_TRIES = 8  # of one read that the service refuses because it is overloaded
-_LONGEST_PAUSE = 30.0  # seconds before another try
+_READ_TRIES = 8  # of a page again, while others have used up the quota
 _OVERLAP = 2 * _SECOND  # largest difference between arrivals whose order in the index may be reversed
 
 
@@ -154,80 +155,8 @@ def named(queue: QueueName, tasks: Iterable[str]) -> Iterator[list[str]]:
 
 async def page(
     transport: Transport, queue: QueueName, filter_: str, token: str, *, newest_first: bool = False, size: int = PAGE
-) -> tuple[list[Entry], str]:
-    """Return one page of the log, and the token of the next one (empty after the last)."""
-    answer = await _call(transport, queue, filter_, token, newest_first=newest_first, size=size)
-    return [entry for entry in map(_entry, answer.entries) if entry is not None], str(answer.next_page_token)
-
-
-async def has_entry(transport: Transport, queue: QueueName, filter_: str, budget: CallBudget) -> bool:
-    """Return whether the log has an entry that matches a filter. One read, unless the log is too large for one.
-
-    Raises
-    ------
-    CloudTasksError
-        If the log cannot be read.
-    """
-    async with aclosing(_pages(transport, queue, filter_, budget, newest_first=True, size=1)) as pages:
-        async for answer in pages:
-            if answer.entries:
-                return True
-    return False
-
-
-async def entries_of(
-    transport: Transport, queue: QueueName, filter_: str, budget: CallBudget
-) -> AsyncIterator[list[Entry]]:
-    """Yield the entries that match a filter, oldest first, page by page as the budget allows.
-
-    Raises
-    ------
-    CloudTasksError
-        If the log cannot be read.
-    """
-    async for answer in _pages(transport, queue, filter_, budget):
-        yield [entry for entry in map(_entry, answer.entries) if entry is not None]
-
-
-async def _pages(
-    transport: Transport, queue: QueueName, filter_: str, budget: CallBudget, **options: Any
-) -> AsyncGenerator[Any, None]:
-    token = ""
-    while True:
-        answer = await _list(transport, queue, filter_, token, budget, **options)
-        yield answer
-        token = str(answer.next_page_token)  # a page without entries may have one: not everything was searched
-        if not token:
-            return
-
-
-async def _list(
-    transport: Transport,
-    queue: QueueName,
-    filter_: str,
-    token: str,
-    budget: CallBudget,
-    *,
-    newest_first: bool = False,
-    size: int = PAGE,
 ) -> Any:
-    """Make one read within a budget, again while the service is overloaded."""
-    caller, pause = object(), 1.0
-    for left in reversed(range(_READ_TRIES)):
-        await budget.turn(caller)
-        try:
-            return await _call(transport, queue, filter_, token, newest_first=newest_first, size=size)
-        except OVERLOADED as error:
-            if not left or isinstance(error, EndpointError):
-                raise
-        await budget.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-    raise AssertionError
-
-
-async def _call(
-    transport: Transport, queue: QueueName, filter_: str, token: str, *, newest_first: bool, size: int
-) -> Any:
+    """Return one page of the log as its raw answer; the token of the first page is empty."""
     return await transport.call(
         "ListLogEntries",
         resource_name=log_name(queue.project),
@@ -240,24 +169,61 @@ async def _call(
     )
 
 
+def entries_in(answer: Any) -> list[Entry]:
+    """Return the attempts and deletions on a page of the log."""
+    return [entry for entry in map(_entry, answer.entries) if entry is not None]
+
+
+async def pages(
+    transport: Transport, queue: QueueName, filter_: str, budget: CallBudget | None = None, **options: Any
+) -> AsyncGenerator[Any, None]:
+    """Yield the pages of what matches a filter as raw answers, oldest entries first.
+
+    Parameters
+    ----------
+    budget : CallBudget, optional
+        Each page takes one of its calls, and is asked for again while others have used up the quota.
+    options
+        `newest_first` and `size`, as for `page`.
+
+    Raises
+    ------
+    CloudTasksError
+        If the log cannot be read.
+    """
+    token, caller = "", object()
+    pauses = islice(backoff(first=1.0), _READ_TRIES)
+    while True:
+        if budget is not None:
+            await budget.turn(caller)
+        try:
+            answer = await page(transport, queue, filter_, token, **options)
+        except QuotaError:
+            if budget is None or (pause := next(pauses, None)) is None:
+                raise
+            await budget.sleep(pause)
+            continue
+        yield answer
+        pauses = islice(backoff(first=1.0), _READ_TRIES)
+        token = str(answer.next_page_token)  # a page without entries may have one: not everything was searched
+        if not token:
+            return
+
+
 async def read(transport: Transport, queue: QueueName, wanted: Wanted, limit: int | None) -> list[Entry]:
     """Return the newest `limit` of the attempts of a queue that are wanted, newest first; None: all."""
     found: list[Entry] = []
+    size = PAGE if limit is None else min(PAGE, limit)
     for names in [[]] if wanted.tasks is None else named(queue, wanted.tasks):
         filter_ = log_filter(queue, since=wanted.since, tasks=names, batch=wanted.batch or "", statuses=wanted.statuses)
-        found += await _newest(transport, queue, filter_, limit)
+        newest: list[Entry] = []
+        async with aclosing(pages(transport, queue, filter_, newest_first=True, size=size)) as answers:
+            async for answer in answers:
+                newest += [entry for entry in entries_in(answer) if not entry.deleted]
+                if limit is not None and len(newest) >= limit:
+                    break
+        found += newest[:limit]
     return sorted(found, key=lambda entry: -entry.time)[:limit]
-
-
-async def _newest(transport: Transport, queue: QueueName, filter_: str, limit: int | None) -> list[Entry]:
-    found: list[Entry] = []
-    token = ""
-    size = PAGE if limit is None else min(PAGE, limit)
-    while True:
-        entries, token = await page(transport, queue, filter_, token, newest_first=True, size=size)
-        found += [entry for entry in entries if not entry.deleted]
-        if not token or (limit is not None and len(found) >= limit):
-            return found[:limit]
 
 
 class LogReader:
@@ -284,11 +250,6 @@ class LogReader:
         self._token = ""
         self._started = 0
 
-    @property
-    def remembered(self) -> int:
-        """Number of entries that are remembered to recognise duplicates."""
-        return len(self._seen)
-
     async def read(self, transport: Transport, queue: QueueName, budget: CallBudget, *, now: int) -> list[Entry]:
         """Return new entries: as many as the budget of reads and the memory allow. After a failure, `error` is set.
 
@@ -304,17 +265,17 @@ class LogReader:
             self._filter = log_filter(queue, since=self._newest - _LATENESS, received_from=received)
         while self._filter is not None and len(fresh) < _MOST and budget.take(queue):
             try:
-                entries, following = await page(transport, queue, self._filter, self._token)
+                answer = await page(transport, queue, self._filter, self._token)
             except CloudTasksError as error:
                 if not isinstance(error, OVERLOADED):
                     self._token = ""  # the token may have expired: start the pass again; duplicates are recognised
                 self.error = error
                 break
             self.error = None
-            fresh += self._add(entries)
-            if not following:
+            fresh += self._add(entries_in(answer))
+            if not answer.next_page_token:
                 self._finish(one_page=not self._token)
-            self._token = following
+            self._token = answer.next_page_token
         return fresh
 
     def unread_since(self) -> int:

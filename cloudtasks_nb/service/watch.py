@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._names import QueueName, TaskName, code_name
+from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import CloudTasksError, TaskNotFoundError
 from cloudtasks_nb.service import oplog
-from cloudtasks_nb.service.clock import now_micros
-from cloudtasks_nb.service.convert import micros, queue_values, task_state
+from cloudtasks_nb.service.convert import last_attempt, micros, queue_values
 from cloudtasks_nb.service.oplog import Entry, LogReader
 from cloudtasks_nb.service.quota import CallBudget
 from cloudtasks_nb.service.rpcs import STATS_MASK
@@ -77,36 +76,19 @@ class Watcher:
 
     Parameters
     ----------
-    log_reads, list_calls : int
-        The most log reads, and list calls, in a minute.
-    clock : callable
-        For tests: seconds of a monotonic clock.
-    now : callable
-        Returns the time of the service in microseconds since 1970.
+    log_reads : int
+        The most log reads in a minute.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        *,
-        log_reads: int = 60,
-        list_calls: int = 60,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], int] = now_micros,
-    ) -> None:
-        self.log_budget = CallBudget(log_reads, burst=5, clock=clock)
-        self._list_budget = CallBudget(list_calls, burst=10, clock=clock)
+    def __init__(self, transport: Transport, *, log_reads: int = 60) -> None:
+        self.log_budget = CallBudget(log_reads, burst=5)
+        self._list_budget = CallBudget(60, burst=10)
         self._transport = transport
-        self.now = now  #: the time of the service, microseconds since 1970
+        self.now = transport.service_clock.micros  #: the time of the service, microseconds since 1970
         self._subscriptions: dict[QueueName, list[Subscription]] = {}
         self._readers: dict[QueueName, LogReader] = {}
         self._supervisor = _loop.Supervisor("queue", lambda: None)  # a failing read is in the snapshot
-        self._latest: dict[QueueName, Snapshot] = {}
         self._wake: dict[QueueName, asyncio.Event] = {}
-
-    def latest(self, queue: QueueName) -> Snapshot | None:
-        """Return the newest snapshot of a queue; None if it was not watched yet."""
-        return self._latest.get(queue)
 
     def subscribe(
         self, queue: QueueName, listener: _Listener, *, since: int | None = None, every: float = 1.0
@@ -148,12 +130,10 @@ class Watcher:
         CloudTasksError
             If the queue cannot be listed.
         """
-        token = ""
+        token, caller = "", object()
         while True:
-            await self._list_budget.wait()
-            answer = await self._transport.call(
-                "ListTasks", parent=str(queue), page_size=1000, page_token=token, resource_name=str(queue)
-            )
+            await self._list_budget.turn(caller)
+            answer = await self._transport.call("ListTasks", parent=str(queue), page_size=1000, page_token=token)
             now = self.now()
             yield {task.name.rpartition("/")[2]: _pending(task, now) for task in answer.tasks}
             token = answer.next_page_token
@@ -190,7 +170,13 @@ class Watcher:
             If the log cannot be read.
         """
         filter_ = oplog.log_filter(queue, since=since, until=until, tasks=tasks, batch=batch, every_kind=True)
-        return await oplog.has_entry(self._transport, queue, filter_, self.log_budget)
+        async with aclosing(
+            oplog.pages(self._transport, queue, filter_, self.log_budget, newest_first=True, size=1)
+        ) as answers:
+            async for answer in answers:
+                if answer.entries:
+                    return True
+        return False
 
     async def task_log(
         self, queue: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
@@ -206,8 +192,8 @@ class Watcher:
         """
         for page in [[]] if tasks is None else oplog.named(queue, tasks):
             filter_ = oplog.log_filter(queue, since=since, tasks=page, batch=batch)
-            async for entries in oplog.entries_of(self._transport, queue, filter_, self.log_budget):
-                yield entries
+            async for answer in oplog.pages(self._transport, queue, filter_, self.log_budget):
+                yield oplog.entries_in(answer)
 
     async def lookup(self, queue: QueueName, tasks: Iterable[str]) -> dict[str, Pending | None]:
         """Return the named tasks (short ids) of a queue; None for those that are not in it.
@@ -267,13 +253,14 @@ class Watcher:
             began = asyncio.get_running_loop().time()
             wake.clear()
             snapshot = await self._read(queue, log=any(one.since is not None for one in subscriptions))
-            self._latest[queue] = snapshot
             for subscription in tuple(subscriptions):
                 _deliver(subscription.listener, snapshot)
             overloaded = any(isinstance(error, oplog.OVERLOADED) for error in snapshot.errors)
             slowdown = min(slowdown * 2, _LONGEST_PAUSE) if overloaded else 1.0
             every = min((one.every for one in self._subscriptions.get(queue, ())), default=0.0)
-            await _wait(wake, min(every * slowdown, max(_LONGEST_PAUSE, every)))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(every * slowdown, max(_LONGEST_PAUSE, every))):
+                    await wake.wait()
             # Each subscriber has work with each snapshot: many that come or ask one after another share the next one.
             pause = min(every, _PAUSE_EACH * len(subscriptions))
             await asyncio.sleep(began + pause - asyncio.get_running_loop().time())
@@ -317,15 +304,13 @@ class Watcher:
 
 
 def _pending(task: Any, now: int) -> Pending:
-    last = task.last_attempt
-    state = task_state(task, now)
-    answered = task.dispatch_count > 0 and state != "running"
+    state, status, message, _ = last_attempt(task, now)
     return Pending(
         state=state,
         attempts=task.dispatch_count,
         schedule_time=micros(task.schedule_time),
-        last_status=code_name(last.response_status.code) if answered else None,
-        last_message=last.response_status.message or None if answered else None,
+        last_status=status,
+        last_message=message,
     )
 
 
@@ -334,11 +319,3 @@ def _deliver(listener: _Listener, snapshot: Snapshot) -> None:
         listener(snapshot)
     except Exception:
         _LOGGER.exception("a listener of queue %s failed", snapshot.queue)
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return
