@@ -66,10 +66,7 @@ class RestChannel:
     """
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        credentials: Any,
-        answered: Callable[[Mapping[str, str], float], None],
+        self, endpoint: Endpoint, credentials: Any, answered: Callable[[Mapping[str, str], float], None]
     ) -> None:
         self._answered = answered
         self._endpoint = endpoint
@@ -81,7 +78,7 @@ class RestChannel:
         self._session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS))
 
     async def call(self, method: Method, request: Any, *, timeout: float | None) -> Any:
-        """Call an RPC once with a raw request message and return the raw response.
+        """Call an RPC once with a raw request message and return the raw response; both may be serialized.
 
         Raises
         ------
@@ -90,6 +87,8 @@ class RestChannel:
         EndpointError
             If the call was not sent, because no connection came about.
         """
+        if isinstance(request, bytes):
+            return (await self.call(method, method.request.FromString(request), timeout=timeout)).SerializeToString()
         seconds = timeout or _LONGEST
         work = functools.partial(self._send, method, request, seconds)
         try:

@@ -101,9 +101,7 @@ class Transport:
         #: the clock of the service, as its answers tell it
         self.service_clock = ServiceClock(lambda: self.endpoint.target)
         self._metadata: Mapping[str, Any] = {}  # of the last answer
-        self._identity: str | None = None
-        self._http: str | None = None
-        self._log_immediate = False
+        self._emulator: Mapping[str, Any] | None = None  # what it says of itself; None: not asked
         self._new_queues: dict[str, float] = {}  # full name -> time until which the queue counts as new
 
     @property
@@ -245,18 +243,14 @@ class Transport:
         """
         if self.google:
             return "google"
-        if self._identity is None:
-            target = self.endpoint.target
+        return str((await self._facts()).get(INSTANCE_METADATA, self.endpoint.target))
+
+    async def _facts(self) -> Mapping[str, Any]:
+        """Return what an emulator says of itself in the metadata of an answer; it is asked once."""
+        if self._emulator is None:
             await self.ask()
-            metadata = self._metadata
-            self._identity = metadata.get(INSTANCE_METADATA, target)
-            self._log_immediate = metadata.get(LOG_IMMEDIATE_METADATA) == "true"
-            scheme = "http" if self.endpoint.local else "https"
-            if self.endpoint.rest:
-                self._http = f"{scheme}://{target}" if INSTANCE_METADATA in metadata else None
-            elif HTTP_PORT_METADATA in metadata:
-                self._http = f"{scheme}://{target.rpartition(':')[0]}:{metadata[HTTP_PORT_METADATA]}"
-        return self._identity
+            self._emulator = self._metadata
+        return self._emulator
 
     async def ask(self) -> None:
         """Have the service answer, and so say what it is and what time it has; raise if it does not."""
@@ -273,13 +267,15 @@ class Transport:
         """Return ``http://host:port`` of an emulator of ours; None for Google's service and other emulators."""
         if self.google or self.endpoint.http is not None:
             return self.endpoint.http
-        await self.identity()
-        return self._http
+        scheme, target, facts = "http" if self.endpoint.local else "https", self.endpoint.target, await self._facts()
+        if self.endpoint.rest:
+            return f"{scheme}://{target}" if INSTANCE_METADATA in facts else None
+        port = facts.get(HTTP_PORT_METADATA)
+        return f"{scheme}://{target.rpartition(':')[0]}:{port}" if port else None
 
     async def log_is_immediate(self) -> bool:
         """Return whether each log entry can be read as soon as its operation is done: an emulator may say so."""
-        await self.identity()
-        return self._log_immediate
+        return not self.google and (await self._facts()).get(LOG_IMMEDIATE_METADATA) == "true"
 
     def client(self) -> CloudTasksClient:
         """Return Google's own client for the same endpoint with the same credentials."""
@@ -321,16 +317,12 @@ class Transport:
 
     async def _once(self, method: Method, request: Any, *, timeout: float | None, routed: str, resource: str) -> Any:
         for _ in range(2):
+            self.check_open()
+            if not self.endpoint.local:
+                await self._refresh_credentials()
+            token = self.auth.token()
             try:
-                if self.endpoint.rest:
-                    channel = await self._rest_channel()
-                    token = self.auth.token()
-                    return await _call_rest(channel, method, request, timeout)
-                stub = await self._stub(method, serialized=isinstance(request, bytes))
-                token = self.auth.token()
-                call = stub(request, timeout=timeout, metadata=_routing(method.route, routed))
-                # A request that is sent as bytes is one of very many, so its answer must cost little.
-                return await (call if isinstance(request, bytes) else self._answer(call))
+                return await self._sent(method, request, timeout, routed)
             except (grpc.aio.AioRpcError, GoogleAPICallError) as error:
                 refusal = from_grpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else error
                 refused, cause = self._error(refusal, method, resource, timeout), error
@@ -338,6 +330,17 @@ class Transport:
             if refused.code != "UNAUTHENTICATED" or not self.auth.drop_token(token):
                 break
         raise refused from cause
+
+    async def _sent(self, method: Method, request: Any, timeout: float | None, routed: str) -> Any:
+        """Send a request once, and return the answer."""
+        if self.endpoint.rest:
+            if self._rest is None:
+                self._rest = RestChannel(self.endpoint, self._credentials, self._heard)
+            return await self._rest.call(method, request, timeout=timeout)
+        stub = await self._stub(method, serialized=isinstance(request, bytes))
+        call = stub(request, timeout=timeout, metadata=_routing(method.route, routed))
+        # A request that is sent as bytes is one of very many, so its answer must cost little.
+        return await (call if isinstance(request, bytes) else self._answer(call))
 
     async def _answer(self, call: Any) -> Any:
         """Return the answer to a call, and take over what it says of the service's clock."""
@@ -353,14 +356,6 @@ class Transport:
         """Take over what the metadata of an answer say, which came some seconds after its call was sent."""
         self._metadata = metadata
         self.service_clock.learn(metadata, elapsed)
-
-    async def _rest_channel(self) -> RestChannel:
-        self.check_open()
-        if not self.endpoint.local:
-            await self._refresh_credentials()
-        if self._rest is None:
-            self._rest = RestChannel(self.endpoint, self._credentials, self._heard)
-        return self._rest
 
     def _error(
         self, refusal: GoogleAPICallError, method: Method, resource: str, timeout: float | None = None
@@ -391,12 +386,9 @@ class Transport:
         EndpointError
             If nothing answers within the connect timeout.
         PreconditionError
-            If the connection is closed.
+            In a process that was forked.
         """
-        self.check_open()
         _check_process()
-        if not self.endpoint.local:
-            await self._refresh_credentials()
         logging = method.path.startswith("/google.logging.")
         target = self.endpoint.log_target if logging else self.endpoint.target
         if target not in self._channels:
@@ -433,7 +425,8 @@ class Transport:
             target, http, instance = str(facts["grpc"]), str(facts["http"]), facts["instance"]
         except (OSError, ValueError, LookupError, TypeError):  # the emulator does not run
             return None
-        if self._identity not in {None, instance}:  # another emulator in the same folder does not have our tasks
+        # Another emulator in the same folder does not have our tasks.
+        if self._emulator is not None and self._emulator.get(INSTANCE_METADATA) != instance:
             return None
         return replace(self.endpoint, target=target, http=http)
 
@@ -485,12 +478,6 @@ class Transport:
 def _routing(route: str, routed: str) -> tuple[tuple[str, str], ...]:
     """Return the metadata that tells Google's frontends which resource a request is for."""
     return (to_grpc_metadata(((route, routed),)),) if routed and route else ()
-
-
-async def _call_rest(channel: RestChannel, method: Method, request: Any, timeout: float | None) -> Any:
-    if not isinstance(request, bytes):
-        return await channel.call(method, request, timeout=timeout)
-    return (await channel.call(method, method.request.FromString(request), timeout=timeout)).SerializeToString()
 
 
 async def _connection_error(channel: grpc.aio.Channel) -> str | None:
