@@ -7,12 +7,11 @@ Field names: https://cloud.google.com/tasks/docs/logging. A queue writes to it o
 from __future__ import annotations
 
 import datetime as dt
-from collections import deque
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from cloudtasks_nb._names import QueueName, TaskName, log_name
 from cloudtasks_nb.errors import CloudTasksError, QuotaError, UnavailableError
@@ -37,6 +36,8 @@ __all__ = [
     "read",
 ]
 
+T = TypeVar("T")
+
 #: Entries a page; a page is one read of the quota of 60 a minute (https://cloud.google.com/logging/quotas).
 PAGE = 1000
 
@@ -49,6 +50,7 @@ OVERLOADED = (QuotaError, UnavailableError)
 _FILTER = 18_000  # characters of names in one filter, which may have 20,000: https://cloud.google.com/logging/quotas
 _DELETIONS = ("taskDeletionLog", "taskDeleteLog")
 _SECOND = 1_000_000
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 #: Microseconds for which the log keeps its entries: https://cloud.google.com/logging/quotas
 RETENTION = 30 * 86_400 * _SECOND
 
@@ -244,8 +246,7 @@ class LogReader:
         self.error: CloudTasksError | None = None  #: the error of the last read; None if it succeeded
         self._cursor: int | None = None  # entries that the log received before this were returned
         self._received = self._newest = since
-        self._seen: set[str] = set()
-        self._order: deque[tuple[int, str]] = deque()
+        self._seen: dict[str, int] = {}  # id of an entry -> when the log received it
         self._filter: str | None = None  # of the pass in progress
         self._token = ""
         self._started = 0
@@ -288,8 +289,7 @@ class LogReader:
         self.until = self._started
         self._cursor = self._received if one_page else min(self._received, self._started)
         horizon = self._cursor - 30 * _OVERLAP
-        while self._order and self._order[0][0] < horizon:
-            self._seen.discard(self._order.popleft()[1])
+        self._seen = {name: received for name, received in self._seen.items() if received >= horizon}
 
     def _add(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return the entries that were not seen before."""
@@ -298,8 +298,7 @@ class LogReader:
             self._received = max(self._received, entry.received)
             if entry.insert_id in self._seen or entry.time < self.since:
                 continue
-            self._seen.add(entry.insert_id)
-            self._order.append((entry.received, entry.insert_id))
+            self._seen[entry.insert_id] = entry.received
             self._newest = max(self._newest, entry.time)
             self.lag = max(self.lag or 0, entry.received - entry.time)
             fresh.append(entry)
@@ -311,7 +310,7 @@ def _any_of(texts: Sequence[str]) -> str:
 
 
 def _iso(at: int) -> str:
-    return (dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
+    return (_EPOCH + dt.timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
 
 
 def _entry(message: Any) -> Entry | None:
@@ -335,11 +334,11 @@ def _entry(message: Any) -> Entry | None:
         deleted=deleted,
         attempt=0 if deleted else _count(facts, "dispatchCount"),
         status=facts["status"].string_value,
-        duration=_span(facts["attemptDuration"].string_value) if "attemptDuration" in facts else None,
-        retry_time=_time(facts["retryTime"].string_value) if "retryTime" in facts else None,
+        duration=_known(lambda text: float(text.removesuffix("s")), facts["attemptDuration"].string_value),
+        retry_time=_known(_time, facts["retryTime"].string_value),
         max_attempts=_count(facts, "maxAttempts"),
-        url=facts["targetAddress"].string_value.partition(" ")[2] if "targetAddress" in facts else "",
-        due=_time(facts["scheduleTime"].string_value) if "scheduleTime" in facts else None,
+        url=facts["targetAddress"].string_value.partition(" ")[2],
+        due=_known(_time, facts["scheduleTime"].string_value),
     )
 
 
@@ -349,16 +348,13 @@ def _count(facts: Any, name: str) -> int:
     return int(value.string_value) if value.string_value.isdecimal() else int(value.number_value)
 
 
-def _span(text: str) -> float | None:
+def _known(parse: Callable[[str], T], text: str) -> T | None:
+    """Return what a text says; None if it has another form, or the entry does not have it."""
     try:
-        return float(text.removesuffix("s"))
+        return parse(text)
     except ValueError:
         return None
 
 
-def _time(text: str) -> int | None:
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+def _time(text: str) -> int:
+    return (dt.datetime.fromisoformat(text) - _EPOCH) // dt.timedelta(microseconds=1)

@@ -135,11 +135,6 @@ _BY_REASON = {
     ),
     "CONSUMER_INVALID": _BAD_PROJECT,
     "RESOURCE_PROJECT_INVALID": _BAD_PROJECT,
-    "CREDENTIALS_MISSING": _Cure(CredentialsError, "the call had no token; {login}"),
-    "ACCESS_TOKEN_EXPIRED": _Cure(CredentialsError, "the token is not valid any more; {login}"),
-    "ACCESS_TOKEN_TYPE_UNSUPPORTED": _Cure(
-        CredentialsError, "the service takes access tokens, and no ID tokens; {login}"
-    ),
     "RATE_LIMIT_EXCEEDED": _Cure(
         QuotaError,
         "wait a minute; the quota {quota_limit} of project {consumer} is used up: "

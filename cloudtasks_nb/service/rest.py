@@ -28,25 +28,20 @@ _CONNECTIONS = 16  # calls at the same time; each has a thread
 _LONGEST = 60.0  # seconds for a call without a timeout of its own
 
 #: HTTP method, what follows the name of the resource in the path, and the field of the request that is the body (``*``:
-#: the whole request): https://cloud.google.com/tasks/docs/reference/rest
+#: the whole request): https://cloud.google.com/tasks/docs/reference/rest. The others get or delete the resource.
 _ROUTES: dict[str, tuple[str, str, str]] = {
     "ListQueues": ("GET", "/queues", ""),
-    "GetQueue": ("GET", "", ""),
     "CreateQueue": ("POST", "/queues", "queue"),
     "UpdateQueue": ("PATCH", "", "queue"),
-    "DeleteQueue": ("DELETE", "", ""),
     "PurgeQueue": ("POST", ":purge", "*"),
     "PauseQueue": ("POST", ":pause", "*"),
     "ResumeQueue": ("POST", ":resume", "*"),
     "TestIamPermissions": ("POST", ":testIamPermissions", "*"),
     "ListTasks": ("GET", "/tasks", ""),
-    "GetTask": ("GET", "", ""),
     "CreateTask": ("POST", "/tasks", "*"),
-    "DeleteTask": ("DELETE", "", ""),
     "RunTask": ("POST", ":run", "*"),
     "BatchCreateTasks": ("POST", "/tasks:batchCreate", "*"),
     "BatchDeleteTasks": ("POST", "/tasks:batchDelete", "*"),
-    "GetOperation": ("GET", "", ""),
     "ListLocations": ("GET", "/locations", ""),
     "ListLogEntries": ("POST", "entries:list", "*"),
 }
@@ -131,7 +126,7 @@ def _http(method: Method, request: Any) -> tuple[str, str, list[tuple[str, Any]]
     """Return HTTP method, path, query and body of a call."""
     rpc = method.path.rpartition("/")[2]
     version = "v2beta3" if ".v2beta3." in method.path else "v2"
-    verb, suffix, field = _ROUTES[rpc]
+    verb, suffix, field = _ROUTES.get(rpc, ("DELETE" if rpc.startswith("Delete") else "GET", "", ""))
     document = json_format.MessageToDict(request)
     resource = _take(document, method.route) if method.route else ""
     if field == "*":

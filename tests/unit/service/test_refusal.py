@@ -74,10 +74,7 @@ REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str
         ("ACCESS_TOKEN_SCOPE_INSUFFICIENT", {}, "lack the scope https://www.googleapis.com/auth/cloud-platform")
     ],
     (errors.CredentialsError, ANONYMOUS): [
-        ("CREDENTIALS_MISSING", {}, "the call had no token; run: gcloud auth"),
-        ("ACCESS_TOKEN_EXPIRED", {}, "not valid any more; run: gcloud auth"),
-        ("ACCESS_TOKEN_TYPE_UNSUPPORTED", {}, "access tokens, and no ID tokens"),
-        ("ACCOUNT_STATE_INVALID", {}, "run: gcloud auth"),
+        ("ACCESS_TOKEN_EXPIRED", {}, "run: gcloud auth"),
     ],
     (errors.QuotaError, EXHAUSTED): [
         (
