@@ -114,11 +114,8 @@ class Auth:
         EndpointError
             If the sign-in does not answer.
         """
-        self._renew(self.credentials())
-
-    def _renew(self, credentials: Any) -> None:
         try:
-            credentials.refresh(functools.partial(google.auth.transport.requests.Request(), timeout=_TIMEOUT))
+            self.credentials().refresh(functools.partial(google.auth.transport.requests.Request(), timeout=_TIMEOUT))
         except FOREIGN as error:
             raise refresh_error(error, self._current(), given=self._given is not None) from error
 
@@ -137,7 +134,7 @@ class Auth:
         credentials = self.credentials()
         with self._lock:
             if not credentials.valid:
-                self._renew(credentials)
+                self.renew()
             expiry = credentials.expiry  # google-auth's times are in UTC, without a zone
             return str(credentials.token), expiry and expiry.replace(tzinfo=dt.UTC)
 
