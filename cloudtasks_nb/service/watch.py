@@ -71,6 +71,15 @@ class Subscription:
         _loop.call_soon(self._leave, self)
 
 
+@dataclass(eq=False, slots=True)
+class _Watched:
+    """A queue that is watched."""
+
+    subscriptions: list[Subscription] = field(default_factory=list)
+    reader: LogReader | None = None  #: of its log
+    wake: asyncio.Event = field(default_factory=asyncio.Event)  #: set: read it now
+
+
 class Watcher:
     """Watches the queues that have subscriptions.
 
@@ -85,10 +94,8 @@ class Watcher:
         self._list_budget = CallBudget(60, burst=10)
         self._transport = transport
         self.now = transport.service_clock.micros  #: the time of the service, microseconds since 1970
-        self._subscriptions: dict[QueueName, list[Subscription]] = {}
-        self._readers: dict[QueueName, LogReader] = {}
+        self._queues: dict[QueueName, _Watched] = {}
         self._supervisor = _loop.Supervisor("queue", lambda: None)  # a failing read is in the snapshot
-        self._wake: dict[QueueName, asyncio.Event] = {}
 
     def subscribe(
         self, queue: QueueName, listener: _Listener, *, since: int | None = None, every: float = 1.0
@@ -120,7 +127,13 @@ class Watcher:
         CloudTasksError
             If the queue cannot be read.
         """
-        return queue_values(await self._queue(queue))
+        try:
+            found = await self._transport.call("GetQueueStats", name=str(queue), read_mask={"paths": STATS_MASK})
+        except CloudTasksError as error:
+            if error.code != "UNIMPLEMENTED":
+                raise
+            found = await self._transport.call("GetQueue", name=str(queue))
+        return queue_values(found)
 
     async def pages(self, queue: QueueName) -> AsyncIterator[dict[str, Pending]]:
         """Yield the tasks in a queue by short id, page by page (BASIC view), within the quota of list calls.
@@ -218,61 +231,58 @@ class Watcher:
 
     async def close(self) -> None:
         """Stop watching."""
-        self._subscriptions.clear()
+        for watched in self._queues.values():
+            watched.subscriptions.clear()
         await self._supervisor.close()
 
     def _join(self, queue: QueueName, subscription: Subscription) -> None:
-        self._subscriptions.setdefault(queue, []).append(subscription)
+        if queue not in self._queues:
+            self._queues[queue] = _Watched()
+            self._supervisor.start(f"watching {queue}", lambda: self._watch(queue))
+        watched = self._queues[queue]
+        watched.subscriptions.append(subscription)
         if subscription.since is not None:
             # A new reader also reads entries again that were delivered already, so listeners must accept duplicates.
             # It starts no earlier than needed: reading a long log from its start can use up the quota for minutes.
-            reader = self._readers.get(queue)
-            start = subscription.since if reader is None else min(subscription.since, reader.unread_since())
-            self._readers[queue] = LogReader(start)
-        if queue not in self._wake:
-            self._wake[queue] = asyncio.Event()
-            self._supervisor.start(f"watching {queue}", lambda: self._watch(queue))
-        self._wake_up(queue)
+            start = subscription.since
+            watched.reader = LogReader(start if watched.reader is None else min(start, watched.reader.unread_since()))
+        watched.wake.set()
 
     def _leave(self, subscription: Subscription) -> None:
-        for queue, subscriptions in list(self._subscriptions.items()):
-            if subscription in subscriptions:
-                subscriptions.remove(subscription)
-            if not subscriptions:
-                del self._subscriptions[queue]
-                self._wake_up(queue)
+        for watched in self._queues.values():
+            if subscription in watched.subscriptions:
+                watched.subscriptions.remove(subscription)
+                if not watched.subscriptions:
+                    watched.wake.set()
 
     def _wake_up(self, queue: QueueName) -> None:
-        if queue in self._wake:
-            self._wake[queue].set()
+        if queue in self._queues:
+            self._queues[queue].wake.set()
 
     async def _watch(self, queue: QueueName) -> None:
-        slowdown = 1.0
-        wake = self._wake[queue]
-        while subscriptions := self._subscriptions.get(queue):
+        slowdown, watched = 1.0, self._queues[queue]
+        while watched.subscriptions:
             began = asyncio.get_running_loop().time()
-            wake.clear()
-            snapshot = await self._read(queue, log=any(one.since is not None for one in subscriptions))
-            for subscription in tuple(subscriptions):
+            watched.wake.clear()
+            snapshot = await self._read(queue, watched)
+            for subscription in tuple(watched.subscriptions):
                 _deliver(subscription.listener, snapshot)
             overloaded = any(isinstance(error, oplog.OVERLOADED) for error in snapshot.errors)
             slowdown = min(slowdown * 2, _LONGEST_PAUSE) if overloaded else 1.0
-            every = min((one.every for one in self._subscriptions.get(queue, ())), default=0.0)
+            every = min((one.every for one in watched.subscriptions), default=0.0)
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(every * slowdown, max(_LONGEST_PAUSE, every))):
-                    await wake.wait()
+                    await watched.wake.wait()
             # Each subscriber has work with each snapshot: many that come or ask one after another share the next one.
-            pause = min(every, _PAUSE_EACH * len(subscriptions))
+            pause = min(every, _PAUSE_EACH * len(watched.subscriptions))
             await asyncio.sleep(began + pause - asyncio.get_running_loop().time())
-        del self._wake[queue]
-        self._readers.pop(queue, None)
+        del self._queues[queue]
         self.log_budget.leave(queue)
 
-    async def _read(self, queue: QueueName, *, log: bool) -> Snapshot:
+    async def _read(self, queue: QueueName, watched: _Watched) -> Snapshot:
         """Return a snapshot; what could not be read, for whatever reason, is in its errors."""
-        snapshot = await self._statistics(queue)
-        reader = self._readers.get(queue) if log else None
-        if reader is None:
+        snapshot, reader = await self._statistics(queue), watched.reader
+        if reader is None or all(one.since is None for one in watched.subscriptions):
             self.log_budget.leave(queue)
             return snapshot
         try:
@@ -280,8 +290,8 @@ class Watcher:
             error = reader.error
         except Exception as caught:  # noqa: BLE001 - subscribers are told
             # A new reader also returns the entries that this one has read and not returned.
-            if self._readers.get(queue) is reader:
-                self._readers[queue] = LogReader(reader.unread_since())
+            if watched.reader is reader:
+                watched.reader = LogReader(reader.unread_since())
             entries, error = [], _loop.as_toolkit_error(f"reading the log of queue {queue.queue}", caught)
         errors = snapshot.errors if error is None else (*snapshot.errors, error)
         return replace(snapshot, entries=tuple(entries), log_until=reader.until, lag=reader.lag, errors=errors)
@@ -289,18 +299,10 @@ class Watcher:
     async def _statistics(self, queue: QueueName) -> Snapshot:
         at = self.now()
         try:
-            return Snapshot(queue=queue, at=at, values=queue_values(await self._queue(queue)))
+            return Snapshot(queue=queue, at=at, values=await self.read_queue(queue))
         except Exception as caught:  # noqa: BLE001 - subscribers are told
             error = _loop.as_toolkit_error(f"reading queue {queue.queue}", caught)
             return Snapshot(queue=queue, at=at, gone=error.code == "NOT_FOUND", errors=(error,))
-
-    async def _queue(self, queue: QueueName) -> Any:
-        try:
-            return await self._transport.call("GetQueueStats", name=str(queue), read_mask={"paths": STATS_MASK})
-        except CloudTasksError as error:
-            if error.code != "UNIMPLEMENTED":
-                raise
-        return await self._transport.call("GetQueue", name=str(queue))
 
 
 def _pending(task: Any, now: int) -> Pending:
