@@ -50,18 +50,15 @@ def task_ids(tasks: Any, queue: QueueName) -> list[str]:
 def _names_in_frame(tasks: pd.DataFrame, queue: QueueName) -> list[Any]:
     if "name" in tasks.columns:
         return tasks["name"].tolist()
-    ours = tasks.index.name == "task" or set(ATTEMPTS) <= set(tasks.columns)
-    if ours and "queue" in tasks.columns:
-        tasks = tasks.reset_index() if tasks.index.name == "task" else tasks
-        pairs = zip(tasks["queue"], tasks["task"], strict=True)
-        return [f"{queue.parent}/queues/{own}/tasks/{task}" for own, task in pairs]
-    if "task" in tasks.columns:
-        return tasks["task"].tolist()
-    if ours:
-        return tasks.index.tolist()
-    raise InvalidInputError(
-        "the frame has no column or index `task`", hint="give a frame of queue.tasks(), batch.tasks() or attempts()"
-    )
+    indexed = tasks.index.name == "task"
+    if not indexed and "task" not in tasks.columns:
+        raise InvalidInputError(
+            "the frame has no column or index `task`", hint="give a frame of queue.tasks(), batch.tasks() or attempts()"
+        )
+    names = list((tasks.index if indexed else tasks["task"]).tolist())
+    if "queue" in tasks.columns and (indexed or set(ATTEMPTS) <= set(tasks.columns)):  # else it is a column of the user
+        return [f"{queue.parent}/queues/{own}/tasks/{name}" for own, name in zip(tasks["queue"], names, strict=True)]
+    return names
 
 
 def _short_id(task: Any, queue: QueueName) -> str:
