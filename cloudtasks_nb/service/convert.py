@@ -7,6 +7,7 @@ import numbers
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from google.cloud.tasks_v2 import types
@@ -348,11 +349,11 @@ def http_target(url: str | None, service_account: str | None, audience: str | No
         )
     target = types.HttpTarget.pb()()
     if url is not None:
-        parts, port = _parse_url(url)
+        parts = _parse_url(url)
         override = target.uri_override
         override.scheme = 1 if parts.scheme == "http" else 2
         override.host = parts.hostname or ""
-        override.port = port or (80 if parts.scheme == "http" else 443)
+        override.port = parts.port or (80 if parts.scheme == "http" else 443)
         override.uri_override_enforce_mode = 2  # ALWAYS
         if parts.path not in ("", "/"):
             override.path_override.path = parts.path
@@ -364,19 +365,14 @@ def http_target(url: str | None, service_account: str | None, audience: str | No
     return target
 
 
-def _parse_url(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
-    try:
+def _parse_url(url: str) -> urllib.parse.SplitResult:
+    with suppress(ValueError):  # an invalid port or IPv6 address
         parts = urllib.parse.urlsplit(url)
-        port = parts.port
-    except ValueError:  # an invalid port or IPv6 address
-        parts, port = urllib.parse.urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidInputError(
-            f'"{mask_url(url)}" is not an http(s) URL',
-            resource=url,
-            hint="use a URL like https://service.example.com/run",
-        )
-    return parts, port
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    raise InvalidInputError(
+        f'"{mask_url(url)}" is not an http(s) URL', resource=url, hint="use a URL like https://service.example.com/run"
+    )
 
 
 def delete_failures(operation: Any) -> dict[int, str]:

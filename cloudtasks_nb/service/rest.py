@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
@@ -85,10 +84,9 @@ class RestChannel:
         if isinstance(request, bytes):
             return (await self.call(method, method.request.FromString(request), timeout=timeout)).SerializeToString()
         seconds = timeout or _LONGEST
-        work = functools.partial(self._send, method, request, seconds)
+        work = asyncio.get_running_loop().run_in_executor(self._threads, self._send, method, request, seconds)
         try:
-            async with asyncio.timeout(seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.wait_for(work, seconds)
         except TimeoutError as error:
             raise of_code("DEADLINE_EXCEEDED", "") from error
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import operator
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -220,16 +221,12 @@ class Transport:
         self, rpc: str, /, items: str, *, limit: int | None, page_size: int, **fields: Any
     ) -> AsyncIterator[Sequence[Any]]:
         """Call a List RPC page after page and yield each page's items, at most `limit` items in all."""
-        token, left = "", limit
+        token, left = "", sys.maxsize if limit is None else limit
         while True:
-            size = page_size if left is None else min(page_size, left)
-            answer = await self.call(rpc, page_size=size, page_token=token, **fields)
-            found = getattr(answer, items)
-            token = answer.next_page_token
-            if left is not None:
-                found = found[:left]
-                left -= len(found)
+            answer = await self.call(rpc, page_size=min(page_size, left), page_token=token, **fields)
+            found = getattr(answer, items)[:left]
             yield found
+            token, left = answer.next_page_token, left - len(found)
             if not token or left == 0:
                 return
 
