@@ -14,7 +14,7 @@ import requests
 from google.auth.transport.requests import AuthorizedSession
 
 from cloudtasks_nb.errors import EndpointError
-from cloudtasks_nb.service.refusal import of_answer, service_error
+from cloudtasks_nb.service.refusal import of_answer
 from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
 
@@ -87,13 +87,7 @@ class GoogleApis:
         answer = await asyncio.to_thread(_request, session, f"{base}/{path}", verb, **options)
         if answer.status_code == HTTPStatus.OK:
             return dict(answer.json())
-        raise service_error(
-            of_answer(answer),
-            method=_TEST,
-            resource=path.partition(":")[0].partition("/")[2],
-            endpoint=self._transport.endpoint,
-            member=self._transport.auth.member() or "user:YOU",
-        )
+        raise self._transport.error(of_answer(answer), _TEST, path.partition(":")[0].partition("/")[2])
 
     async def _base(self, service: str) -> str:
         universe = self._transport.endpoint.universe

@@ -215,7 +215,17 @@ class Transport:
 
     def refused(self, rpc: str, status: Any, *, resource_name: str) -> CloudTasksError:
         """Return the error for a raw ``google.rpc.Status`` in the answer to an RPC."""
-        return self._error(of_status(status), METHODS[rpc], resource_name)
+        return self.error(of_status(status), METHODS[rpc], resource_name)
+
+    def error(
+        self, refusal: GoogleAPICallError, method: Method, resource: str, timeout: float | None = None
+    ) -> CloudTasksError:
+        """Return the error for a refused call, which names the caller if calls have credentials."""
+        if refusal.grpc_status_code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout is not None:
+            refusal.message = f"no answer within {timeout:.3g} s: {refusal.message}"
+        member = (None if self.endpoint.local else self.auth.member()) or "user:YOU"
+        name = resource or self.endpoint.target
+        return service_error(refusal, method=method, resource=name, endpoint=self.endpoint, member=member)
 
     async def pages(
         self, rpc: str, /, items: str, *, limit: int | None, page_size: int, **fields: Any
@@ -322,7 +332,7 @@ class Transport:
                 return await self._sent(method, request, timeout, routed)
             except (grpc.aio.AioRpcError, GoogleAPICallError) as error:
                 refusal = from_grpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else error
-                refused, cause = self._error(refusal, method, resource, timeout), error
+                refused, cause = self.error(refusal, method, resource, timeout), error
             # The token may have been revoked before its time; the call was not carried out.
             if refused.code != "UNAUTHENTICATED" or not self.auth.drop_token(token):
                 break
@@ -353,16 +363,6 @@ class Transport:
         """Take over what the metadata of an answer say, which came some seconds after its call was sent."""
         self._metadata = metadata
         self.service_clock.learn(metadata, elapsed)
-
-    def _error(
-        self, refusal: GoogleAPICallError, method: Method, resource: str, timeout: float | None = None
-    ) -> CloudTasksError:
-        """Return the error for a refusal, which names the caller of calls with credentials."""
-        if refusal.grpc_status_code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout is not None:
-            refusal.message = f"no answer within {timeout:.3g} s: {refusal.message}"
-        member = (self._credentials and self.auth.member()) or "user:YOU"
-        name = resource or self.endpoint.target
-        return service_error(refusal, method=method, resource=name, endpoint=self.endpoint, member=member)
 
     async def _stub(self, method: Method, *, serialized: bool) -> Any:
         key = (method.path, serialized)
