@@ -13,8 +13,9 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import requests
-from google.api_core.exceptions import GoogleAPICallError, from_grpc_status
+from google.api_core.exceptions import GoogleAPICallError, from_grpc_error, from_grpc_status
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from cloudtasks_nb._names import CODES, code_name, code_of
@@ -36,7 +37,17 @@ from cloudtasks_nb.errors import (
 from cloudtasks_nb.service.auth_errors import login_hint
 from cloudtasks_nb.service.rpcs import METHODS, Method
 
-__all__ = ["IAM", "grant_command", "lost_answer", "of_answer", "of_code", "of_status", "role_of", "service_error"]
+__all__ = [
+    "IAM",
+    "grant_command",
+    "lost_answer",
+    "of_answer",
+    "of_call",
+    "of_code",
+    "of_status",
+    "role_of",
+    "service_error",
+]
 
 #: Reason of a refusal for a permission that is lacking.
 IAM = "IAM_PERMISSION_DENIED"
@@ -46,6 +57,14 @@ _LACKS = re.compile(r'lacks (?:IAM )?permission "(?P<permission>[^"]+)" for the 
 _ACT_AS = "iam.serviceAccounts.actAs"
 _SERVICE_ACCOUNT = re.compile(r"[^/@]+@(?P<project>[a-z0-9.:-]+)\.iam\.gserviceaccount\.com$")
 _KNOWN_DETAILS = (error_details_pb2.ErrorInfo, error_details_pb2.Help)
+
+
+def of_call(error: Any) -> GoogleAPICallError:
+    """Return the refusal of a gRPC call; without its details if they are malformed, or of another status."""
+    try:
+        return from_grpc_error(error)
+    except (ValueError, DecodeError):
+        return of_code(error.code().name, error.details() or "")
 
 
 def of_code(code: str, message: str) -> GoogleAPICallError:

@@ -19,7 +19,7 @@ import google.auth.transport.grpc
 import google.auth.transport.requests
 import grpc
 import grpc.aio
-from google.api_core.exceptions import GoogleAPICallError, from_grpc_error
+from google.api_core.exceptions import GoogleAPICallError
 from google.api_core.gapic_v1.routing_header import to_grpc_metadata
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.tasks_v2 import CloudTasksClient
@@ -40,7 +40,7 @@ from cloudtasks_nb.errors import (
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.no_connection import CONNECT_TIMEOUT, ROOTS_VARIABLE, no_connection
-from cloudtasks_nb.service.refusal import lost_answer, of_status, service_error
+from cloudtasks_nb.service.refusal import lost_answer, of_call, of_status, service_error
 from cloudtasks_nb.service.rest import RestChannel
 from cloudtasks_nb.service.retries import LOST, backoff
 from cloudtasks_nb.service.rpcs import METHODS, Method
@@ -331,7 +331,7 @@ class Transport:
             try:
                 return await self._sent(method, request, timeout, routed)
             except (grpc.aio.AioRpcError, GoogleAPICallError) as error:
-                refusal = from_grpc_error(error) if isinstance(error, grpc.aio.AioRpcError) else error
+                refusal = of_call(error) if isinstance(error, grpc.aio.AioRpcError) else error
                 refused, cause = self.error(refusal, method, resource, timeout), error
             # The token may have been revoked before its time; the call was not carried out.
             if refused.code != "UNAUTHENTICATED" or not self.auth.drop_token(token):

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from cloudtasks_nb import errors
 from cloudtasks_nb._settings import Endpoint
-from cloudtasks_nb.service.refusal import of_code, service_error
+from cloudtasks_nb.service.refusal import of_call, of_code, service_error
 from cloudtasks_nb.service.rpcs import METHODS
 from tests.certificates import Authority
 from tests.unit.service.conftest import QUEUE, Fakes, call, login, use
@@ -151,6 +153,14 @@ ERRORS_BY_CODE: list[tuple[str, str, type[errors.CloudTasksError], str | None]] 
     ("UNIMPLEMENTED", "GetQueue", FAULT, "does not support the call"),
     *((code, "GetQueue", FAULT, None) for code in ("CANCELLED", "INTERNAL", "UNKNOWN", "DATA_LOSS")),
 ]
+
+
+@pytest.mark.parametrize("details", [b"\xff", refusal(DENIED, "another text").SerializeToString()])
+def test_details_that_do_not_fit(details: bytes) -> None:
+    """A call is refused all the same."""
+    metadata = grpc.aio.Metadata(("grpc-status-details-bin", details))
+    call = grpc.aio.AioRpcError(grpc.StatusCode.PERMISSION_DENIED, grpc.aio.Metadata(), metadata, details="no")
+    assert (of_call(call).grpc_status_code, of_call(call).message) == (grpc.StatusCode.PERMISSION_DENIED, "no")
 
 
 def error_of(code: str, rpc: str, name: str) -> errors.CloudTasksError:
