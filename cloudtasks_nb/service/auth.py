@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +64,25 @@ class Auth:
         quota_project: str | None = None,
         project: str | None = None,
     ) -> None:
-        _check_credentials(credentials)
+        if credentials is not None and not isinstance(credentials, google.auth.credentials.Credentials):
+            raise InvalidInputError(
+                f"credentials= has a {type(credentials).__name__}, and no credentials",  # its text may be a key
+                resource="credentials",
+                hint=f'{_SERVICE_ACCOUNT}.from_service_account_file("key.json") reads a key, '
+                "from_service_account_info(...) takes its JSON, google.auth.default() has them and a project; or "
+                "leave credentials= out to use Application Default Credentials",
+            )
         check_text(impersonate, "impersonate", 'impersonate="name@project.iam.gserviceaccount.com"')
         check_text(quota_project, "quota_project", 'quota_project="my-project"')
-        for email in [] if impersonate is None else impersonate.split(","):
-            if not _ACCOUNT.fullmatch(email.strip()):
+        self._accounts = [] if impersonate is None else [email.strip() for email in impersonate.split(",")]
+        for email in self._accounts:
+            if not _ACCOUNT.fullmatch(email):
                 raise InvalidInputError(
                     f'"{email}" in impersonate= is not the e-mail address of a service account',
                     resource="impersonate",
                     hint='impersonate="name@project.iam.gserviceaccount.com"; gcloud iam service-accounts list',
                 )
         self._given = credentials
-        self._impersonate = impersonate
         self._quota_project = quota_project
         self._project = project
         self._lock = threading.RLock()
@@ -108,11 +114,8 @@ class Auth:
         EndpointError
             If the sign-in does not answer.
         """
-        self._renew(self.credentials())
-
-    def _renew(self, credentials: Any) -> None:
         try:
-            credentials.refresh(functools.partial(google.auth.transport.requests.Request(), timeout=_TIMEOUT))
+            self.credentials().refresh(functools.partial(google.auth.transport.requests.Request(), timeout=_TIMEOUT))
         except FOREIGN as error:
             raise refresh_error(error, self._current(), given=self._given is not None) from error
 
@@ -131,7 +134,7 @@ class Auth:
         credentials = self.credentials()
         with self._lock:
             if not credentials.valid:
-                self._renew(credentials)
+                self.renew()
             expiry = credentials.expiry  # google-auth's times are in UTC, without a zone
             return str(credentials.token), expiry and expiry.replace(tzinfo=dt.UTC)
 
@@ -184,7 +187,7 @@ class Auth:
     def _find(self) -> tuple[Any, str | None]:
         """Return Application Default Credentials and the project that they name."""
         # An impersonated account has a quota of its own: the caller's project is not its quota project.
-        quota_project = None if self._impersonate else self._quota_project
+        quota_project = None if self._accounts else self._quota_project
         try:
             # With scopes, google-auth would get a token of a federated identity only to look for its project.
             found, project = google.auth.default(quota_project_id=quota_project)
@@ -194,11 +197,11 @@ class Auth:
 
     def _complete(self, credentials: Any, project: str | None) -> Any:
         """Return credentials with the scope, with what the arguments ask for, and a login with a quota project."""
-        own = self._impersonate is None and is_login(credentials)  # an impersonated account has a project
+        own = not self._accounts and is_login(credentials)  # an impersonated account has a project
         if project is not None and own and credentials.quota_project_id is None:
             credentials = credentials.with_quota_project(project)
-        if self._impersonate is not None:
-            *delegates, target = (email.strip() for email in self._impersonate.split(","))
+        if self._accounts:
+            *delegates, target = self._accounts
             try:
                 credentials = google.auth.impersonated_credentials.Credentials(
                     source_credentials=credentials,
@@ -301,23 +304,3 @@ def _file_state() -> tuple[object, ...]:
     except OSError:
         return (path,)
     return path, facts.st_mtime_ns, facts.st_size, facts.st_ino
-
-
-def _check_credentials(credentials: Any) -> None:
-    if credentials is None or isinstance(credentials, google.auth.credentials.Credentials):
-        return
-    if isinstance(credentials, tuple):
-        what, hint = "a tuple", "google.auth.default() returns credentials and a project: use the first of the two"
-    elif isinstance(credentials, Mapping):
-        what, hint = "a dictionary", f"{_SERVICE_ACCOUNT}.from_service_account_info(...) makes credentials from a key"
-    elif isinstance(credentials, str) and credentials.lstrip().startswith("{"):  # without it: it may have a key
-        what = "a text of JSON"
-        hint = f"{_SERVICE_ACCOUNT}.from_service_account_info(json.loads(...)) makes credentials from a key"
-    elif isinstance(credentials, (str, os.PathLike)):
-        path = str(credentials)
-        what = f'"{path}"'
-        hint = f'{_SERVICE_ACCOUNT}.from_service_account_file("{path}") reads a key; or leave credentials= out and set '
-        hint += f"GOOGLE_APPLICATION_CREDENTIALS={path}"
-    else:
-        what, hint = f"{type(credentials).__name__}", "leave it out to use Application Default Credentials"
-    raise InvalidInputError(f"credentials={what} is not a credentials object", resource="credentials", hint=hint)

@@ -50,18 +50,15 @@ def task_ids(tasks: Any, queue: QueueName) -> list[str]:
 def _names_in_frame(tasks: pd.DataFrame, queue: QueueName) -> list[Any]:
     if "name" in tasks.columns:
         return tasks["name"].tolist()
-    ours = tasks.index.name == "task" or set(ATTEMPTS) <= set(tasks.columns)
-    if ours and "queue" in tasks.columns:
-        tasks = tasks.reset_index() if tasks.index.name == "task" else tasks
-        pairs = zip(tasks["queue"], tasks["task"], strict=True)
-        return [f"{queue.parent}/queues/{own}/tasks/{task}" for own, task in pairs]
-    if "task" in tasks.columns:
-        return tasks["task"].tolist()
-    if ours:
-        return tasks.index.tolist()
-    raise InvalidInputError(
-        "the frame has no column or index `task`", hint="give a frame of queue.tasks(), batch.tasks() or attempts()"
-    )
+    indexed = tasks.index.name == "task"
+    if not indexed and "task" not in tasks.columns:
+        raise InvalidInputError(
+            "the frame has no column or index `task`", hint="give a frame of queue.tasks(), batch.tasks() or attempts()"
+        )
+    names = list((tasks.index if indexed else tasks["task"]).tolist())
+    if "queue" in tasks.columns and (indexed or set(ATTEMPTS) <= set(tasks.columns)):  # else it is a column of the user
+        return [f"{queue.parent}/queues/{own}/tasks/{name}" for own, name in zip(tasks["queue"], names, strict=True)]
+    return names
 
 
 def _short_id(task: Any, queue: QueueName) -> str:
@@ -85,7 +82,7 @@ def run_tasks(connection: Connection, queue: QueueName, tasks: Any) -> pd.DataFr
         await connection.transport.call("RunTask", name=str(TaskName(queue=queue, task=task)))
 
     ids = task_ids(tasks, queue)
-    return _report(connection, queue, ids, "running tasks", lambda bar: _for_each(ids, run, bar, pause=pause))
+    return _report(connection, queue, ids, "running tasks", lambda bar: _for_each(ids, run, bar.add, pause=pause))
 
 
 def delete_tasks(connection: Connection, queue: QueueName, tasks: Any) -> pd.DataFrame:
@@ -143,16 +140,11 @@ async def _delete_batch(
 ) -> list[str | None]:
     parent = str(queue)
     names = [f"{parent}/tasks/{task}" for task in ids]
-    operation = await connection.transport.call(
-        "BatchDeleteTasks",
-        parent=parent,
-        names=names,
-        request_id=request_id or str(uuid.uuid4()),
-        resource_name=parent,
-    )
+    call = connection.transport.call
+    operation = await call("BatchDeleteTasks", parent=parent, names=names, request_id=request_id or str(uuid.uuid4()))
     while not operation.done:
         await asyncio.sleep(_POLL_INTERVAL)
-        operation = await connection.transport.call("GetOperation", name=operation.name)
+        operation = await call("GetOperation", name=operation.name)
     failed = delete_failures(operation)
     # An operation that failed as a whole has one error for all tasks.
     whole = operation.error.message or None if operation.HasField("error") and not failed else None
@@ -165,46 +157,41 @@ async def _delete_singly(
     async def delete_one(task: str) -> None:
         try:
             await connection.transport.call("DeleteTask", name=str(TaskName(queue=queue, task=task)))
-        except TaskNotFoundError:
-            raise
         except CloudTasksError as error:
-            on_error(error, 1)
+            if not isinstance(error, TaskNotFoundError):
+                on_error(error, 1)
             raise
 
-    with Bar("deleting tasks", len(ids), show=False) as bar:
-        return await _for_each(ids, delete_one, bar)
+    return await _for_each(ids, delete_one)
 
 
 async def _for_each(
-    ids: Sequence[str], action: Callable[[str], Coroutine[Any, Any, None]], bar: Bar, *, pause: float = 0.0
+    ids: Sequence[str],
+    action: Callable[[str], Coroutine[Any, Any, None]],
+    done: Callable[[], object] = lambda: None,
+    *,
+    pause: float = 0.0,
 ) -> list[str | None]:
     """Run the action for each task, several at a time, and return the error messages in order.
 
-    The actions are started `pause` seconds apart.
+    The actions are started `pause` seconds apart. `done` is called after each.
     """
     errors: list[str | None] = [None] * len(ids)
-    left = iter(range(len(ids)))
+    left = iter(enumerate(ids))  # all workers take from it
     turn = asyncio.Lock()
 
     async def work() -> None:
-        while True:
-            async with turn:
-                index = next(left, None)
-                if index is None:
-                    return
-                if index:
+        for index, task in left:
+            if index:
+                async with turn:
                     await asyncio.sleep(pause)
             try:
-                await action(ids[index])
+                await action(task)
             except CloudTasksError as error:
                 errors[index] = error.message
-            finally:
-                bar.add()
+            done()
 
-    workers = [asyncio.create_task(work()) for _ in range(min(_IN_FLIGHT, len(ids)))]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(_IN_FLIGHT, len(ids))):
+            group.create_task(work())
     return errors

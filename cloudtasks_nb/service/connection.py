@@ -45,11 +45,7 @@ class Connection:
         self.auth = auth
         self.store = Store(store_place(store), auth.storage_token)
         self.transport = Transport(endpoint, auth)
-        self.watcher = Watcher(
-            self.transport,
-            log_reads=_EMULATOR_READS if endpoint.local else _GOOGLE_READS,
-            now=self.transport.service_clock.micros,
-        )
+        self.watcher = Watcher(self.transport, log_reads=_EMULATOR_READS if endpoint.local else _GOOGLE_READS)
         self._absent_handlers = AbsentHandlers()
         self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
         self._lock = threading.Lock()

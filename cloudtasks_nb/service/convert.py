@@ -6,7 +6,8 @@ import math
 import numbers
 import re
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from google.cloud.tasks_v2 import types
@@ -24,6 +25,7 @@ __all__ = [
     "delete_failures",
     "http_status",
     "http_target",
+    "last_attempt",
     "micros",
     "queue_json",
     "queue_message",
@@ -32,15 +34,12 @@ __all__ = [
     "retry_message",
     "seconds",
     "task_columns",
-    "task_state",
 ]
 
 #: HTTP methods by number, as `google.cloud.tasks.v2.HttpMethod` defines them.
 HTTP_METHODS = ("", "POST", "GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")
 
 _QUEUE_STATES = ("STATE_UNSPECIFIED", "RUNNING", "PAUSED", "DISABLED")
-# The columns that `_read` fills, in its order.
-_FIELDS = ("name", "schedule_time", "create_time", "attempts", "responses", "dispatch_deadline", "body")
 _HTTP_STATUS = re.compile(r"[A-Z_]+\(\d+\): HTTP status code (?P<status>\d+)")
 _MICRO = 1_000_000
 _ORIGIN = re.compile(
@@ -50,8 +49,8 @@ _IMPLIED_PORTS = ("https:443", "http:80")
 
 # Method, URL, headers and service account, which most tasks of a queue have in common.
 _Request = tuple[str, str, dict[str, str], str | None]
-# State of a task that was tried; status and message of its last attempt if that has ended, and its start.
-_Attempt = tuple[str, str | None, str | None, int]
+# State of a task; status and message of its last attempt if that has ended, and its start.
+_Attempt = tuple[str, str | None, str | None, int | None]
 
 
 def micros(stamp: Any) -> int:
@@ -90,16 +89,7 @@ def http_status(message: str | None) -> int | None:
     return None if found is None else int(found["status"]) or None
 
 
-def task_state(task: Any, now: int) -> str:
-    """Return the state of a task in the queue, from the attempts that the service has recorded on it."""
-    if task.dispatch_count == 0:
-        return "scheduled" if micros(task.schedule_time) > now else "ready"
-    last = task.last_attempt
-    in_flight = last.HasField("dispatch_time") and not last.HasField("response_time") and not last.response_status.code
-    return "running" if in_flight else "retrying"
-
-
-def task_columns(tasks: Iterable[Any], *, now: int, body: bool = False, secrets: bool = False) -> dict[str, list[Any]]:
+def task_columns(tasks: Sequence[Any], *, now: int, body: bool = False, secrets: bool = False) -> dict[str, list[Any]]:
     """Convert raw v2 Task messages to columns.
 
     Parameters
@@ -114,34 +104,43 @@ def task_columns(tasks: Iterable[Any], *, now: int, body: bool = False, secrets:
     dict
         Column name to one value for each task; times in microseconds or None, durations in seconds or None.
     """
-    fields, requests, tried = _read(tasks, now, body=body, secrets=secrets)
-    names, due = fields["name"], fields["schedule_time"]
-    short, queues = _short_ids(names)
-    methods, urls, headers, emails = map(list, zip(*requests, strict=True)) if requests else ([] for _ in range(4))
-    states = ["scheduled" if at > now else "ready" for at in due]
-    blanks: list[list[Any]] = [[None] * len(names) for _ in range(3)]
-    statuses, messages, began = blanks
-    for row, attempt in tried.items():
-        states[row], statuses[row], messages[row], began[row] = attempt
+    known: dict[Any, _Request] = {}
+    requests = []
+    for task in tasks:
+        # Requests of a queue mostly differ only in their bodies, and converting one costs more than all the rest.
+        key = (b"" if body else task.http_request.SerializeToString()) or _without_body(task)
+        if key not in known:
+            known[key] = _request_values(task, secrets=secrets)
+        requests.append(known[key])
+    attempts = [last_attempt(task, now) for task in tasks]
+    names = [task.name for task in tasks]
+    ids = [name.rpartition("/tasks/") for name in names]
     return {
-        "task": short,
-        "queue": queues,
-        "state": states,
-        "schedule_time": due,
-        "create_time": fields["create_time"],
-        "attempts": fields["attempts"],
-        "responses": fields["responses"],
-        "last_status": statuses,
-        "last_message": messages,
-        "last_attempt_time": began,
-        "method": methods,
-        "url": urls,
-        "headers": [shared.copy() for shared in headers],
-        "body": fields["body"] or [None] * len(names),
-        "service_account": emails,
-        "dispatch_deadline": fields["dispatch_deadline"],
+        "task": [one[2] for one in ids],
+        "queue": [one[0].rpartition("/")[2] for one in ids],
+        "state": [one[0] for one in attempts],
+        "schedule_time": [micros(task.schedule_time) for task in tasks],
+        "create_time": [micros(task.create_time) for task in tasks],
+        "attempts": [task.dispatch_count for task in tasks],
+        "responses": [task.response_count for task in tasks],
+        "last_status": [one[1] for one in attempts],
+        "last_message": [one[2] for one in attempts],
+        "last_attempt_time": [one[3] for one in attempts],
+        "method": [one[0] for one in requests],
+        "url": [one[1] for one in requests],
+        "headers": [one[2].copy() for one in requests],
+        "body": [_body(task, secrets=secrets) if body else None for task in tasks],
+        "service_account": [one[3] for one in requests],
+        "dispatch_deadline": [
+            seconds(task.dispatch_deadline) if task.HasField("dispatch_deadline") else None for task in tasks
+        ],
         "name": names,
     }
+
+
+def _body(task: Any, *, secrets: bool) -> Any:
+    raw = _request(task).body
+    return decode_body(raw) if secrets or not may_hold_secret(raw) else mask_value(decode_body(raw))
 
 
 def request_values(task: Any) -> dict[str, Any]:
@@ -161,60 +160,15 @@ def request_values(task: Any) -> dict[str, Any]:
     }
 
 
-def _read(
-    tasks: Iterable[Any], now: int, *, body: bool, secrets: bool
-) -> tuple[dict[str, list[Any]], list[_Request], dict[int, _Attempt]]:
-    """Return the columns that are fields of the messages, the requests, and the last attempts by row.
-
-    Optimised for 100,000 tasks: each field is read once and without a function call, and no message is kept, because
-    the garbage collector would traverse them again and again.
-    """
-    fields: dict[str, list[Any]] = {name: [] for name in _FIELDS}
-    names, due, created, tries, responses, deadlines, bodies = fields.values()
-    requests: list[_Request] = []
-    tried: dict[int, _Attempt] = {}
-    known: dict[Any, _Request] = {}
-    for row, task in enumerate(tasks):
-        names.append(task.name)
-        stamp = task.schedule_time
-        due.append(stamp.seconds * _MICRO + stamp.nanos // 1000)
-        stamp = task.create_time
-        created.append(stamp.seconds * _MICRO + stamp.nanos // 1000)
-        count = task.dispatch_count
-        tries.append(count)
-        responses.append(task.response_count)
-        if count:
-            tried[row] = _last_attempt(task, now)
-        span = task.dispatch_deadline
-        deadlines.append(span.seconds + span.nanos / 1e9 or (0.0 if task.HasField("dispatch_deadline") else None))
-        # Requests of a queue mostly differ only in their bodies, and converting one costs more than all the rest.
-        key = (b"" if body else task.http_request.SerializeToString()) or _without_body(task)
-        if key not in known:
-            known[key] = _request_values(task, secrets=secrets)
-        requests.append(known[key])
-        if body:
-            raw = _request(task).body
-            bodies.append(decode_body(raw) if secrets or not may_hold_secret(raw) else mask_value(decode_body(raw)))
-    return fields, requests, tried
-
-
-def _short_ids(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the short ids of tasks and of their queues. Fast for tasks of one queue, such as a page."""
-    head = names[0].rpartition("/tasks/")[0] if names else ""
-    prefix = f"{head}/tasks/"
-    short = [name.removeprefix(prefix) for name in names]
-    if "/" not in "".join(short):
-        return short, [head.rpartition("/")[2]] * len(names)
-    parts = [name.rpartition("/tasks/") for name in names]
-    return [task for _, _, task in parts], [queue.rpartition("/")[2] for queue, _, _ in parts]
-
-
-def _last_attempt(task: Any, now: int) -> _Attempt:
-    last, state = task.last_attempt, task_state(task, now)
-    began = micros(last.dispatch_time)
-    if state == "running":
-        return state, None, None, began
-    return state, code_name(last.response_status.code), last.response_status.message or None, began
+def last_attempt(task: Any, now: int) -> _Attempt:
+    """Return the state of a raw task; status and message of its last attempt if that has ended, and its start."""
+    if task.dispatch_count == 0:
+        return "scheduled" if micros(task.schedule_time) > now else "ready", None, None, None
+    last = task.last_attempt
+    began, status = micros(last.dispatch_time), last.response_status
+    if last.HasField("dispatch_time") and not last.HasField("response_time") and not status.code:
+        return "running", None, None, began
+    return "retrying", code_name(status.code), status.message or None, began
 
 
 def _without_body(task: Any) -> tuple[type, bytes]:
@@ -395,11 +349,11 @@ def http_target(url: str | None, service_account: str | None, audience: str | No
         )
     target = types.HttpTarget.pb()()
     if url is not None:
-        parts, port = _parse_url(url)
+        parts = _parse_url(url)
         override = target.uri_override
         override.scheme = 1 if parts.scheme == "http" else 2
         override.host = parts.hostname or ""
-        override.port = port or (80 if parts.scheme == "http" else 443)
+        override.port = parts.port or (80 if parts.scheme == "http" else 443)
         override.uri_override_enforce_mode = 2  # ALWAYS
         if parts.path not in ("", "/"):
             override.path_override.path = parts.path
@@ -411,19 +365,14 @@ def http_target(url: str | None, service_account: str | None, audience: str | No
     return target
 
 
-def _parse_url(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
-    try:
+def _parse_url(url: str) -> urllib.parse.SplitResult:
+    with suppress(ValueError):  # an invalid port or IPv6 address
         parts = urllib.parse.urlsplit(url)
-        port = parts.port
-    except ValueError:  # an invalid port or IPv6 address
-        parts, port = urllib.parse.urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidInputError(
-            f'"{mask_url(url)}" is not an http(s) URL',
-            resource=url,
-            hint="use a URL like https://service.example.com/run",
-        )
-    return parts, port
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    raise InvalidInputError(
+        f'"{mask_url(url)}" is not an http(s) URL', resource=url, hint="use a URL like https://service.example.com/run"
+    )
 
 
 def delete_failures(operation: Any) -> dict[int, str]:

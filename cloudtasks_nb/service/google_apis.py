@@ -14,9 +14,8 @@ import requests
 from google.auth.transport.requests import AuthorizedSession
 
 from cloudtasks_nb.errors import EndpointError
-from cloudtasks_nb.service.refusal import Refusal
+from cloudtasks_nb.service.refusal import of_answer
 from cloudtasks_nb.service.rpcs import METHODS
-from cloudtasks_nb.service.status import service_error
 from cloudtasks_nb.service.transport import Transport
 
 __all__ = ["GoogleApis"]
@@ -86,17 +85,9 @@ class GoogleApis:
         base = await self._base(service)
         session = AuthorizedSession(self._transport.auth.credentials())
         answer = await asyncio.to_thread(_request, session, f"{base}/{path}", verb, **options)
-        found = answer.json()
         if answer.status_code == HTTPStatus.OK:
-            return dict(found)
-        error = {"status": "UNKNOWN", **found["error"]}  # Cloud Storage gives no status
-        raise service_error(
-            Refusal.of_json(error["status"], error["message"], error.get("details", ())),
-            method=_TEST,
-            resource=path.partition(":")[0].partition("/")[2],
-            endpoint=self._transport.endpoint,
-            member=self._transport.auth.member() or "user:YOU",
-        )
+            return dict(answer.json())
+        raise self._transport.error(of_answer(answer), _TEST, path.partition(":")[0].partition("/")[2])
 
     async def _base(self, service: str) -> str:
         universe = self._transport.endpoint.universe

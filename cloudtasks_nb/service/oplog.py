@@ -7,16 +7,17 @@ Field names: https://cloud.google.com/tasks/docs/logging. A queue writes to it o
 from __future__ import annotations
 
 import datetime as dt
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from cloudtasks_nb._names import QueueName, TaskName, log_name
-from cloudtasks_nb.errors import CloudTasksError, EndpointError, QuotaError, UnavailableError
+from cloudtasks_nb.errors import CloudTasksError, QuotaError, UnavailableError
 from cloudtasks_nb.service.convert import micros
 from cloudtasks_nb.service.quota import CallBudget
+from cloudtasks_nb.service.retries import backoff
 from cloudtasks_nb.service.transport import Transport
 
 __all__ = [
@@ -27,13 +28,15 @@ __all__ = [
     "Entry",
     "LogReader",
     "Wanted",
-    "entries_of",
-    "has_entry",
+    "entries_in",
     "log_filter",
     "named",
     "page",
+    "pages",
     "read",
 ]
+
+T = TypeVar("T")
 
 #: Entries a page; a page is one read of the quota of 60 a minute (https://cloud.google.com/logging/quotas).
 PAGE = 1000
@@ -47,6 +50,7 @@ OVERLOADED = (QuotaError, UnavailableError)
 _FILTER = 18_000  # characters of names in one filter, which may have 20,000: https://cloud.google.com/logging/quotas
 _DELETIONS = ("taskDeletionLog", "taskDeleteLog")
 _SECOND = 1_000_000
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 #: Microseconds for which the log keeps its entries: https://cloud.google.com/logging/quotas
 RETENTION = 30 * 86_400 * _SECOND
 
@@ -54,8 +58,7 @@ _LATENESS = 600 * _SECOND  # longest delay with which an entry may arrive in the
 _SKEW = 300 * _SECOND  # by which what we take for the service's time may be ahead: it may not say it
 _MOST = 20_000  # entries that are kept in memory before they are delivered; the next look goes on behind them
 _TIMEOUT = 60.0  # seconds for a read, as Google's own client allows
-_READ_TRIES = 8  # of one read that the service refuses because it is overloaded
-_LONGEST_PAUSE = 30.0  # seconds before another try
+_READ_TRIES = 8  # of a page again, while others have used up the quota
 _OVERLAP = 2 * _SECOND  # largest difference between arrivals whose order in the index may be reversed
 
 
@@ -154,80 +157,8 @@ def named(queue: QueueName, tasks: Iterable[str]) -> Iterator[list[str]]:
 
 async def page(
     transport: Transport, queue: QueueName, filter_: str, token: str, *, newest_first: bool = False, size: int = PAGE
-) -> tuple[list[Entry], str]:
-    """Return one page of the log, and the token of the next one (empty after the last)."""
-    answer = await _call(transport, queue, filter_, token, newest_first=newest_first, size=size)
-    return [entry for entry in map(_entry, answer.entries) if entry is not None], str(answer.next_page_token)
-
-
-async def has_entry(transport: Transport, queue: QueueName, filter_: str, budget: CallBudget) -> bool:
-    """Return whether the log has an entry that matches a filter. One read, unless the log is too large for one.
-
-    Raises
-    ------
-    CloudTasksError
-        If the log cannot be read.
-    """
-    async with aclosing(_pages(transport, queue, filter_, budget, newest_first=True, size=1)) as pages:
-        async for answer in pages:
-            if answer.entries:
-                return True
-    return False
-
-
-async def entries_of(
-    transport: Transport, queue: QueueName, filter_: str, budget: CallBudget
-) -> AsyncIterator[list[Entry]]:
-    """Yield the entries that match a filter, oldest first, page by page as the budget allows.
-
-    Raises
-    ------
-    CloudTasksError
-        If the log cannot be read.
-    """
-    async for answer in _pages(transport, queue, filter_, budget):
-        yield [entry for entry in map(_entry, answer.entries) if entry is not None]
-
-
-async def _pages(
-    transport: Transport, queue: QueueName, filter_: str, budget: CallBudget, **options: Any
-) -> AsyncGenerator[Any, None]:
-    token = ""
-    while True:
-        answer = await _list(transport, queue, filter_, token, budget, **options)
-        yield answer
-        token = str(answer.next_page_token)  # a page without entries may have one: not everything was searched
-        if not token:
-            return
-
-
-async def _list(
-    transport: Transport,
-    queue: QueueName,
-    filter_: str,
-    token: str,
-    budget: CallBudget,
-    *,
-    newest_first: bool = False,
-    size: int = PAGE,
 ) -> Any:
-    """Make one read within a budget, again while the service is overloaded."""
-    caller, pause = object(), 1.0
-    for left in reversed(range(_READ_TRIES)):
-        await budget.turn(caller)
-        try:
-            return await _call(transport, queue, filter_, token, newest_first=newest_first, size=size)
-        except OVERLOADED as error:
-            if not left or isinstance(error, EndpointError):
-                raise
-        await budget.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-    raise AssertionError
-
-
-async def _call(
-    transport: Transport, queue: QueueName, filter_: str, token: str, *, newest_first: bool, size: int
-) -> Any:
+    """Return one page of the log as its raw answer; the token of the first page is empty."""
     return await transport.call(
         "ListLogEntries",
         resource_name=log_name(queue.project),
@@ -240,24 +171,61 @@ async def _call(
     )
 
 
+def entries_in(answer: Any) -> list[Entry]:
+    """Return the attempts and deletions on a page of the log."""
+    return [entry for entry in map(_entry, answer.entries) if entry is not None]
+
+
+async def pages(
+    transport: Transport, queue: QueueName, filter_: str, budget: CallBudget | None = None, **options: Any
+) -> AsyncGenerator[Any, None]:
+    """Yield the pages of what matches a filter as raw answers, oldest entries first.
+
+    Parameters
+    ----------
+    budget : CallBudget, optional
+        Each page takes one of its calls, and is asked for again while others have used up the quota.
+    options
+        `newest_first` and `size`, as for `page`.
+
+    Raises
+    ------
+    CloudTasksError
+        If the log cannot be read.
+    """
+    token, caller = "", object()
+    pauses = islice(backoff(first=1.0), _READ_TRIES)
+    while True:
+        if budget is not None:
+            await budget.turn(caller)
+        try:
+            answer = await page(transport, queue, filter_, token, **options)
+        except QuotaError:
+            if budget is None or (pause := next(pauses, None)) is None:
+                raise
+            await budget.sleep(pause)
+            continue
+        yield answer
+        pauses = islice(backoff(first=1.0), _READ_TRIES)
+        token = str(answer.next_page_token)  # a page without entries may have one: not everything was searched
+        if not token:
+            return
+
+
 async def read(transport: Transport, queue: QueueName, wanted: Wanted, limit: int | None) -> list[Entry]:
     """Return the newest `limit` of the attempts of a queue that are wanted, newest first; None: all."""
     found: list[Entry] = []
+    size = PAGE if limit is None else min(PAGE, limit)
     for names in [[]] if wanted.tasks is None else named(queue, wanted.tasks):
         filter_ = log_filter(queue, since=wanted.since, tasks=names, batch=wanted.batch or "", statuses=wanted.statuses)
-        found += await _newest(transport, queue, filter_, limit)
+        newest: list[Entry] = []
+        async with aclosing(pages(transport, queue, filter_, newest_first=True, size=size)) as answers:
+            async for answer in answers:
+                newest += [entry for entry in entries_in(answer) if not entry.deleted]
+                if limit is not None and len(newest) >= limit:
+                    break
+        found += newest[:limit]
     return sorted(found, key=lambda entry: -entry.time)[:limit]
-
-
-async def _newest(transport: Transport, queue: QueueName, filter_: str, limit: int | None) -> list[Entry]:
-    found: list[Entry] = []
-    token = ""
-    size = PAGE if limit is None else min(PAGE, limit)
-    while True:
-        entries, token = await page(transport, queue, filter_, token, newest_first=True, size=size)
-        found += [entry for entry in entries if not entry.deleted]
-        if not token or (limit is not None and len(found) >= limit):
-            return found[:limit]
 
 
 class LogReader:
@@ -278,16 +246,10 @@ class LogReader:
         self.error: CloudTasksError | None = None  #: the error of the last read; None if it succeeded
         self._cursor: int | None = None  # entries that the log received before this were returned
         self._received = self._newest = since
-        self._seen: set[str] = set()
-        self._order: deque[tuple[int, str]] = deque()
+        self._seen: dict[str, int] = {}  # id of an entry -> when the log received it
         self._filter: str | None = None  # of the pass in progress
         self._token = ""
         self._started = 0
-
-    @property
-    def remembered(self) -> int:
-        """Number of entries that are remembered to recognise duplicates."""
-        return len(self._seen)
 
     async def read(self, transport: Transport, queue: QueueName, budget: CallBudget, *, now: int) -> list[Entry]:
         """Return new entries: as many as the budget of reads and the memory allow. After a failure, `error` is set.
@@ -304,17 +266,17 @@ class LogReader:
             self._filter = log_filter(queue, since=self._newest - _LATENESS, received_from=received)
         while self._filter is not None and len(fresh) < _MOST and budget.take(queue):
             try:
-                entries, following = await page(transport, queue, self._filter, self._token)
+                answer = await page(transport, queue, self._filter, self._token)
             except CloudTasksError as error:
                 if not isinstance(error, OVERLOADED):
                     self._token = ""  # the token may have expired: start the pass again; duplicates are recognised
                 self.error = error
                 break
             self.error = None
-            fresh += self._add(entries)
-            if not following:
+            fresh += self._add(entries_in(answer))
+            if not answer.next_page_token:
                 self._finish(one_page=not self._token)
-            self._token = following
+            self._token = answer.next_page_token
         return fresh
 
     def unread_since(self) -> int:
@@ -327,8 +289,7 @@ class LogReader:
         self.until = self._started
         self._cursor = self._received if one_page else min(self._received, self._started)
         horizon = self._cursor - 30 * _OVERLAP
-        while self._order and self._order[0][0] < horizon:
-            self._seen.discard(self._order.popleft()[1])
+        self._seen = {name: received for name, received in self._seen.items() if received >= horizon}
 
     def _add(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return the entries that were not seen before."""
@@ -337,8 +298,7 @@ class LogReader:
             self._received = max(self._received, entry.received)
             if entry.insert_id in self._seen or entry.time < self.since:
                 continue
-            self._seen.add(entry.insert_id)
-            self._order.append((entry.received, entry.insert_id))
+            self._seen[entry.insert_id] = entry.received
             self._newest = max(self._newest, entry.time)
             self.lag = max(self.lag or 0, entry.received - entry.time)
             fresh.append(entry)
@@ -350,7 +310,7 @@ def _any_of(texts: Sequence[str]) -> str:
 
 
 def _iso(at: int) -> str:
-    return (dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
+    return (_EPOCH + dt.timedelta(microseconds=at)).isoformat().replace("+00:00", "Z")
 
 
 def _entry(message: Any) -> Entry | None:
@@ -374,11 +334,11 @@ def _entry(message: Any) -> Entry | None:
         deleted=deleted,
         attempt=0 if deleted else _count(facts, "dispatchCount"),
         status=facts["status"].string_value,
-        duration=_span(facts["attemptDuration"].string_value) if "attemptDuration" in facts else None,
-        retry_time=_time(facts["retryTime"].string_value) if "retryTime" in facts else None,
+        duration=_known(lambda text: float(text.removesuffix("s")), facts["attemptDuration"].string_value),
+        retry_time=_known(_time, facts["retryTime"].string_value),
         max_attempts=_count(facts, "maxAttempts"),
-        url=facts["targetAddress"].string_value.partition(" ")[2] if "targetAddress" in facts else "",
-        due=_time(facts["scheduleTime"].string_value) if "scheduleTime" in facts else None,
+        url=facts["targetAddress"].string_value.partition(" ")[2],
+        due=_known(_time, facts["scheduleTime"].string_value),
     )
 
 
@@ -388,16 +348,13 @@ def _count(facts: Any, name: str) -> int:
     return int(value.string_value) if value.string_value.isdecimal() else int(value.number_value)
 
 
-def _span(text: str) -> float | None:
+def _known(parse: Callable[[str], T], text: str) -> T | None:
+    """Return what a text says; None if it has another form, or the entry does not have it."""
     try:
-        return float(text.removesuffix("s"))
+        return parse(text)
     except ValueError:
         return None
 
 
-def _time(text: str) -> int | None:
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+def _time(text: str) -> int:
+    return (dt.datetime.fromisoformat(text) - _EPOCH) // dt.timedelta(microseconds=1)

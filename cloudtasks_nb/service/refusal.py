@@ -1,39 +1,53 @@
-"""What the service says about a refused call, and the cure for each of its reasons.
+"""What the service says about a refused call: which error it becomes, and the next step.
 
-The message of an error is for people, and may change. Its reason (``google.rpc.ErrorInfo``) is for programs, and comes
-with the project, the permission or the quota concerned: https://cloud.google.com/apis/design/errors#error_info.
+google-api-core reads the answers. The message of an error is for people, and may change. Its reason
+(``google.rpc.ErrorInfo``) is for programs, and comes with the project, the permission or the quota concerned:
+https://cloud.google.com/apis/design/errors#error_info.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from http import HTTPStatus
+from typing import Any, NamedTuple
 
+import requests
+from google.api_core.exceptions import GoogleAPICallError, from_grpc_error, from_grpc_status
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from cloudtasks_nb._names import code_name
+from cloudtasks_nb._names import CODES, code_name, code_of
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import (
+    AlreadyExistsError,
     CloudTasksError,
     ConfigurationError,
     CredentialsError,
     InvalidInputError,
     PermissionDeniedError,
     PreconditionError,
+    QueueNotFoundError,
     QuotaError,
+    ServiceError,
+    TaskNotFoundError,
+    UnavailableError,
 )
 from cloudtasks_nb.service.auth_errors import login_hint
 from cloudtasks_nb.service.rpcs import METHODS, Method
 
-__all__ = ["IAM", "Cure", "Refusal", "cure", "grant_command", "role_of"]
-
-#: Trailing metadata of gRPC with a ``google.rpc.Status``.
-_DETAILS = "grpc-status-details-bin"
+__all__ = [
+    "IAM",
+    "grant_command",
+    "lost_answer",
+    "of_answer",
+    "of_call",
+    "of_code",
+    "of_status",
+    "role_of",
+    "service_error",
+]
 
 #: Reason of a refusal for a permission that is lacking.
 IAM = "IAM_PERMISSION_DENIED"
@@ -42,242 +56,204 @@ IAM = "IAM_PERMISSION_DENIED"
 _LACKS = re.compile(r'lacks (?:IAM )?permission "(?P<permission>[^"]+)" for the resource "(?P<resource>[^"]+)"')
 _ACT_AS = "iam.serviceAccounts.actAs"
 _SERVICE_ACCOUNT = re.compile(r"[^/@]+@(?P<project>[a-z0-9.:-]+)\.iam\.gserviceaccount\.com$")
+_KNOWN_DETAILS = (error_details_pb2.ErrorInfo, error_details_pb2.Help)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """The answer of the service to a call that failed."""
-
-    code: str  #: canonical code
-    message: str = ""
-    reason: str = ""  #: of its ``ErrorInfo``; "": it has none
-    facts: Mapping[str, str] = field(default_factory=dict)  #: metadata of the reason
-    links: tuple[tuple[str, str], ...] = ()  #: descriptions and URLs of pages that help
-
-    @classmethod
-    def of_grpc(cls, code: str, message: str | None, metadata: Iterable[tuple[str, Any]] | None) -> Refusal:
-        """Read the status of a gRPC call."""
-        wire = next((value for key, value in metadata or () if key == _DETAILS), b"")
-        try:
-            details = status_pb2.Status.FromString(wire).details
-        except DecodeError:
-            details = ()
-        return cls._with(code, message or "", map(_unpacked, details))
-
-    @classmethod
-    def of_status(cls, status: Any) -> Refusal:
-        """Read a raw ``google.rpc.Status``, as a batch call has one for each part that failed."""
-        return cls._with(code_name(status.code), status.message, map(_unpacked, status.details))
-
-    @classmethod
-    def of_json(cls, code: str, message: str, details: Iterable[Mapping[str, Any]]) -> Refusal:
-        """Read the error of a REST call."""
-        return cls._with(code, message, [_parsed(detail) for detail in details])
-
-    @classmethod
-    def _with(cls, code: str, message: str, details: Iterable[Any]) -> Refusal:
-        reason, facts, links = "", {}, []
-        for detail in details:
-            if isinstance(detail, error_details_pb2.ErrorInfo):
-                reason, facts = detail.reason, dict(detail.metadata)
-            elif isinstance(detail, error_details_pb2.Help):
-                links += [(link.description, link.url) for link in detail.links]
-        if not reason and (lacks := _LACKS.search(message)):
-            reason, facts = IAM, lacks.groupdict()
-        return cls(code=code, message=message, reason=reason, facts=facts, links=tuple(links))
+def of_call(error: Any) -> GoogleAPICallError:
+    """Return the refusal of a gRPC call; without its details if they are malformed, or of another status."""
+    try:
+        return from_grpc_error(error)
+    except (ValueError, DecodeError):
+        return of_code(error.code().name, error.details() or "")
 
 
-def _unpacked(detail: Any) -> Any:
-    for kind in (error_details_pb2.ErrorInfo, error_details_pb2.Help):
-        if detail.Is(kind.DESCRIPTOR):
-            return kind.FromString(detail.value)
-    return None
+def of_code(code: str, message: str) -> GoogleAPICallError:
+    """Return a refusal with a canonical code."""
+    return of_status(status_pb2.Status(code=CODES.index(code), message=message))
 
 
-def _parsed(detail: Mapping[str, Any]) -> Any:
-    name = str(detail.get("@type", "")).rpartition(".")[2]
-    if name not in {"ErrorInfo", "Help"}:
-        return None
-    values = {key: value for key, value in detail.items() if key != "@type"}
-    return json_format.ParseDict(values, getattr(error_details_pb2, name)(), ignore_unknown_fields=True)
+def of_status(status: Any) -> GoogleAPICallError:
+    """Return the refusal in a raw ``google.rpc.Status``, as a batch call has one for each part that failed."""
+    details = [
+        kind.FromString(detail.value)
+        for detail in status.details
+        for kind in _KNOWN_DETAILS
+        if detail.Is(kind.DESCRIPTOR)
+    ]
+    info = next((detail for detail in details if isinstance(detail, error_details_pb2.ErrorInfo)), None)
+    number = CODES.index(code_name(status.code))
+    return from_grpc_status(number, status.message, details=details, error_info=info)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cure:
-    """What a reason means to the toolkit, and the next step."""
+def of_answer(answer: requests.Response) -> GoogleAPICallError:
+    """Return the refusal in an answer over REST; that of a proxy is no JSON."""
+    try:
+        error = answer.json()["error"]
+        known = tuple(f"type.googleapis.com/{kind.DESCRIPTOR.full_name}" for kind in _KNOWN_DETAILS)
+        status = {
+            "code": CODES.index(error.get("status", "UNKNOWN")),  # Cloud Storage gives no status
+            "message": error["message"],
+            "details": [detail for detail in error.get("details", ()) if detail["@type"] in known],
+        }
+        return of_status(json_format.ParseDict(status, status_pb2.Status(), ignore_unknown_fields=True))
+    except (ValueError, LookupError, TypeError, AttributeError, json_format.ParseError):
+        text = f"HTTP {answer.status_code} {answer.reason}: {answer.text[:200]}".strip()
+        gateway = answer.status_code in {HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
+        return of_code("UNAVAILABLE" if gateway else code_name(code_of(answer.status_code)), text)
+
+
+class _Cure(NamedTuple):
+    """What a reason or a code means to the toolkit."""
 
     error: type[CloudTasksError]
-    hint: str  #: facts of the reason, `project` of the call, `consumer`, `member` and how to `login` are filled in
+    #: The next step; facts of the reason, `project` of the call, `consumer`, `member` and how to `login` are filled in.
+    hint: str | None = None
 
 
-_QUOTAS = "https://console.cloud.google.com/iam-admin/quotas?project={consumer}"
-_ADMINISTRATOR = "ask an administrator of the organization"
-_ACCOUNT = "the account {email} is disabled or deleted, or is no longer in the organization: use another one; "
-_BLOCKED_KEY = Cure(error=CredentialsError, hint="an API key does not work here; {login}")
-_SUSPENDED = Cure(error=PreconditionError, hint="project {consumer} is suspended: https://cloud.google.com/support")
 #: Google's own project, for which calls count that name no quota project.
 _GCLOUD_PROJECT = "764086051850"
-_NO_QUOTA_PROJECT = Cure(
-    error=PreconditionError,
-    hint="the login names no project whose quota its calls use: run: gcloud auth application-default set-quota-project "
+_NO_QUOTA_PROJECT = _Cure(
+    PreconditionError,
+    "the login names no project whose quota its calls use: run: gcloud auth application-default set-quota-project "
     "{project}; or ct.connect(…, quota_project={project!r})",
 )
-_BAD_PROJECT = Cure(
-    error=ConfigurationError,
-    hint="does project {consumer} exist, and is it spelled right? gcloud projects list shows those that you may see; "
+_BAD_PROJECT = _Cure(
+    ConfigurationError,
+    "does project {consumer} exist, and is it spelled right? gcloud projects list shows those that you may see; "
     'ct.connect("my-project", …) names another one',
 )
-_BAD_TOKEN = Cure(error=CredentialsError, hint="the token is not valid any more; {login}")
-_USAGE = Cure(
-    error=PermissionDeniedError,
-    hint=f"a policy of the organization does not allow {{service}} in project {{consumer}}: {_ADMINISTRATOR}",
-)
-_PLACE = Cure(
-    error=PermissionDeniedError, hint=f"a policy of the organization does not allow this location: {_ADMINISTRATOR}"
-)
 
-#: The cure for each reason: https://github.com/googleapis/googleapis/blob/master/google/api/error_reason.proto, which
-#: also says which facts come with a reason.
-_CURES: dict[str, Cure] = {
-    "SERVICE_DISABLED": Cure(
-        error=PreconditionError,
-        hint="run: gcloud services enable {service} --project={consumer}   (it takes a few minutes to work)",
+#: The cure for each reason that people meet, with facts that come with it. All reasons stand in `_REASONS`.
+_BY_REASON = {
+    "SERVICE_DISABLED": _Cure(
+        PreconditionError,
+        "run: gcloud services enable {service} --project={consumer}   (it takes a few minutes to work)",
     ),
-    "BILLING_DISABLED": Cure(
-        error=PreconditionError,
-        hint="run: gcloud billing projects link {consumer} --billing-account=ACCOUNT; gcloud billing accounts list "
+    "BILLING_DISABLED": _Cure(
+        PreconditionError,
+        "run: gcloud billing projects link {consumer} --billing-account=ACCOUNT; gcloud billing accounts list "
         "shows the accounts",
     ),
-    "USER_PROJECT_DENIED": Cure(
-        error=PermissionDeniedError,
-        hint="calls are counted for the quota project {consumer}, which you may not use: "
+    "USER_PROJECT_DENIED": _Cure(
+        PermissionDeniedError,
+        "calls are counted for the quota project {consumer}, which you may not use: "
         "gcloud projects add-iam-policy-binding {consumer} --member={member} "
         "--role=roles/serviceusage.serviceUsageConsumer; or name another one: ct.connect(…, quota_project=…) or "
         "gcloud auth application-default set-quota-project PROJECT",
     ),
-    "SECURITY_POLICY_VIOLATED": Cure(
-        error=PermissionDeniedError,
-        hint=f"VPC Service Controls do not allow the call from here: {_ADMINISTRATOR}, with the number {{uid}}; or run "
-        "the notebook inside the perimeter",
+    "SECURITY_POLICY_VIOLATED": _Cure(
+        PermissionDeniedError,
+        "VPC Service Controls do not allow the call from here: ask an administrator of the organization, with the "
+        "number {uid}; or run the notebook inside the perimeter",
     ),
-    "ACCESS_TOKEN_SCOPE_INSUFFICIENT": Cure(
-        error=CredentialsError,
-        hint="the credentials lack the scope https://www.googleapis.com/auth/cloud-platform; "
+    "ACCESS_TOKEN_SCOPE_INSUFFICIENT": _Cure(
+        CredentialsError,
+        "the credentials lack the scope https://www.googleapis.com/auth/cloud-platform; "
         "on a VM: gcloud compute instances set-service-account VM --scopes=cloud-platform while it is stopped; "
         "else {login}",
     ),
     "CONSUMER_INVALID": _BAD_PROJECT,
     "RESOURCE_PROJECT_INVALID": _BAD_PROJECT,
-    "CONSUMER_SUSPENDED": _SUSPENDED,
-    "GCP_SUSPENDED": _SUSPENDED,
-    "CREDENTIALS_MISSING": Cure(error=CredentialsError, hint="the call had no token; {login}"),
-    "ACCESS_TOKEN_EXPIRED": _BAD_TOKEN,
-    "JWT_TOKEN_INVALID": _BAD_TOKEN,
-    "SESSION_COOKIE_INVALID": _BAD_TOKEN,
-    "ACCESS_TOKEN_TYPE_UNSUPPORTED": Cure(
-        error=CredentialsError, hint="the service takes access tokens, and no ID tokens; {login}"
+    "RATE_LIMIT_EXCEEDED": _Cure(
+        QuotaError,
+        "wait a minute; the quota {quota_limit} of project {consumer} is used up: "
+        "https://console.cloud.google.com/iam-admin/quotas?project={consumer}",
     ),
-    "CREDENTIAL_TYPE_UNSUPPORTED": Cure(
-        error=CredentialsError, hint="the service does not take credentials of this kind; {login}"
-    ),
-    "OVERLOADED_CREDENTIALS": Cure(error=CredentialsError, hint="the call had several credentials: give only one kind"),
-    "ACCOUNT_STATE_INVALID": Cure(error=CredentialsError, hint=_ACCOUNT + "{login}"),
-    "ACCOUNT_TYPE_UNSUPPORTED": Cure(error=CredentialsError, hint="the service takes no such account; {login}"),
-    "USER_BLOCKED_BY_ADMIN": Cure(
-        error=PermissionDeniedError, hint=f"an administrator has blocked {{service}} for the account: {_ADMINISTRATOR}"
-    ),
-    "RATE_LIMIT_EXCEEDED": Cure(
-        error=QuotaError, hint=f"wait a minute; the quota {{quota_limit}} of project {{consumer}} is used up: {_QUOTAS}"
-    ),
-    "RESOURCE_QUOTA_EXCEEDED": Cure(
-        error=QuotaError, hint=f"the quota {{quota_limit}} of project {{consumer}} is used up; more: {_QUOTAS}"
-    ),
-    "RESOURCE_USAGE_RESTRICTION_VIOLATED": _USAGE,
-    "ENDPOINT_USAGE_RESTRICTION_VIOLATED": _USAGE,
-    "ORG_RESTRICTION_VIOLATION": Cure(
-        error=PermissionDeniedError,
-        hint=f"a proxy of this network allows only resources of certain organizations: {_ADMINISTRATOR}",
-    ),
-    "LOCATION_POLICY_VIOLATED": _PLACE,
-    "LOCATION_ORG_POLICY_VIOLATED": _PLACE,
-    "LOCATION_TAX_POLICY_VIOLATED": _PLACE,
-    "TLS_ORG_POLICY_VIOLATED": Cure(
-        error=PermissionDeniedError,
-        hint=f"a policy of the organization does not allow this version of TLS: {_ADMINISTRATOR}",
-    ),
-    "SERVICE_NOT_VISIBLE": Cure(
-        error=PermissionDeniedError, hint="project {consumer} may not use {service}: https://cloud.google.com/support"
-    ),
-    "SYSTEM_PARAMETER_UNSUPPORTED": Cure(error=InvalidInputError, hint="please report this"),
-    **dict.fromkeys(
-        (
-            "API_KEY_INVALID",
-            "API_KEY_SERVICE_BLOCKED",
-            "API_KEY_HTTP_REFERRER_BLOCKED",
-            "API_KEY_IP_ADDRESS_BLOCKED",
-            "API_KEY_ANDROID_APP_BLOCKED",
-            "API_KEY_IOS_APP_BLOCKED",
-        ),
-        _BLOCKED_KEY,
-    ),
+}
+_REASONS = "https://github.com/googleapis/googleapis/blob/master/google/api/error_reason.proto"
+
+_UNAVAILABLE = _Cure(UnavailableError, "try again; if the error persists, tasks.doctor() finds the cause")
+#: The same for codes; the others are a ServiceError. NOT_FOUND of a queue or a task is another error.
+_BY_CODE = {
+    "INVALID_ARGUMENT": _Cure(InvalidInputError, "limits of the service: https://cloud.google.com/tasks/docs/quotas"),
+    "OUT_OF_RANGE": _Cure(InvalidInputError),
+    "ALREADY_EXISTS": _Cure(AlreadyExistsError),
+    "FAILED_PRECONDITION": _Cure(PreconditionError),
+    "PERMISSION_DENIED": _Cure(PermissionDeniedError, f"what {{reason}} means: {_REASONS}"),
+    "UNAUTHENTICATED": _Cure(CredentialsError, "{login}"),
+    "RESOURCE_EXHAUSTED": _Cure(QuotaError, "wait a minute; quotas: https://cloud.google.com/tasks/docs/quotas"),
+    "UNIMPLEMENTED": _Cure(ServiceError, "this endpoint does not support the call"),
+    "UNAVAILABLE": _UNAVAILABLE,
+    "DEADLINE_EXCEEDED": _UNAVAILABLE,
 }
 
 #: Smallest predefined role with a permission that no RPC of `METHODS` needs by itself.
 _ROLES = {
     "cloudtasks.tasks.fullView": "roles/cloudtasks.viewer",
-    "cloudtasks.queues.setIamPolicy": "roles/cloudtasks.queueAdmin",
-    "cloudtasks.queues.getIamPolicy": "roles/cloudtasks.queueAdmin",
-    "cloudtasks.locations.get": "roles/cloudtasks.viewer",
-    "cloudtasks.locations.list": "roles/cloudtasks.viewer",
-    "iam.serviceAccounts.actAs": "roles/iam.serviceAccountUser",
+    _ACT_AS: "roles/iam.serviceAccountUser",
     "iam.serviceAccounts.getAccessToken": "roles/iam.serviceAccountTokenCreator",
-    "iam.serviceAccounts.getOpenIdToken": "roles/iam.serviceAccountOpenIdTokenCreator",
-    "iam.serviceAccounts.signBlob": "roles/iam.serviceAccountTokenCreator",
     "serviceusage.services.use": "roles/serviceusage.serviceUsageConsumer",
-    "run.routes.invoke": "roles/run.invoker",
-    "storage.objects.create": "roles/storage.objectUser",
     **{method.permission: method.role for method in METHODS.values()},
 }
 
 
-def cure(refusal: Refusal, *, method: Method, endpoint: Endpoint, member: str) -> Cure | None:
-    """Return what the reason of a refusal means, with a hint for this call; None if it has no known reason.
+def lost_answer(error: CloudTasksError, *, method: Method, request: Any) -> UnavailableError:
+    """Return the error for a call whose answer was lost for good, with what is not known and where to look."""
+    effect, hint = (method.lost.effect.format(request=request), method.lost.hint) if method.lost else ("", None)
+    text = f"{error.message}; it is not known whether {effect}"
+    return UnavailableError(text, resource=error.resource, code=error.code, hint=hint)
+
+
+def service_error(
+    refusal: GoogleAPICallError, *, method: Method, resource: str, endpoint: Endpoint, member: str = "user:YOU"
+) -> CloudTasksError:
+    """Return the error for a refusal of the service, with the resource and the next step.
 
     Parameters
     ----------
     member : str
         Who called, as IAM writes it: ``user:ann@example.com``.
     """
-    if refusal.reason == IAM:
-        permission = refusal.facts.get("permission", method.permission)
-        hint = _permission_hint(permission, refusal.facts.get("resource", ""), project=endpoint.project, member=member)
-        return Cure(error=PermissionDeniedError, hint=hint)
-    found = _CURES.get(refusal.reason)
-    if _GCLOUD_PROJECT in refusal.facts.get("consumer", "") or "requires a quota project" in refusal.message:
-        found = _NO_QUOTA_PROJECT
-    if found is None:
-        return None
+    code = refusal.grpc_status_code.name if refusal.grpc_status_code else "UNKNOWN"
+    text = refusal.message or code
+    if code == "NOT_FOUND" and method.resource == "queue":
+        return _queue_not_found(resource, endpoint)
+    if code == "NOT_FOUND" and method.resource == "task":
+        return TaskNotFoundError(
+            f'task "{resource.rpartition("/")[2]}" is not in its queue: {text}',
+            resource=resource,
+            code=code,
+            hint="a task is deleted when it succeeds or has no attempts left: queue.attempts() shows which",
+        )
+    lacks, told = _LACKS.search(text), dict(refusal.metadata or {})
+    reason = refusal.reason or (IAM if lacks else None)
     facts = {
+        "resource": resource,
+        "permission": method.permission,
         "project": endpoint.project,
-        "consumer": endpoint.project,
         "service": "cloudtasks.googleapis.com",
+        "quota_limit": "of these calls",
+        "uid": "in the message",
+        **(lacks.groupdict() if lacks else {}),
+        **told,
+        "consumer": str(told.get("consumer", endpoint.project)).removeprefix("projects/"),
+        "reason": reason,
         "login": login_hint(),
-        "email": member.strip("'").partition(":")[2],
-        "quota_limit": refusal.facts.get("quota_metric", "of these calls"),
-        "uid": refusal.facts.get("vpcServiceControlsUniqueIdentifier", "in the message"),
-        **refusal.facts,
+        "member": shlex.quote(member),
     }
-    facts = {key: str(value).removeprefix("projects/") for key, value in facts.items()}
-    return Cure(error=found.error, hint=found.hint.format_map({**facts, "member": shlex.quote(member)}))
+    error, hint = _cure(refusal, code, facts)
+    return error(f"{resource}: {text}", resource=resource, code=code, reason=reason, hint=hint)
 
 
-def role_of(permission: str) -> str | None:
-    """Return the smallest predefined role with a permission; None if it is not known."""
-    return _ROLES.get(permission)
+def _cure(refusal: GoogleAPICallError, code: str, facts: dict[str, Any]) -> _Cure:
+    """Return the error for a refusal, and the next step for this call."""
+    reason = facts["reason"]
+    if _GCLOUD_PROJECT in facts["consumer"] or "requires a quota project" in refusal.message:
+        found = _NO_QUOTA_PROJECT
+    elif reason == IAM or (reason is None and code == "PERMISSION_DENIED"):
+        return _Cure(PermissionDeniedError, _permission_hint(facts))
+    elif reason in _BY_REASON:
+        found = _BY_REASON[reason]
+    else:
+        found = _BY_CODE.get(code, _Cure(ServiceError))
+        for link in (link for detail in refusal.details if hasattr(detail, "links") for link in detail.links):
+            return _Cure(found.error, f"{link.description}: {link.url}")
+    return _Cure(found.error, found.hint and found.hint.format_map(facts))
 
 
-def _permission_hint(permission: str, resource: str, *, project: str | None, member: str) -> str:
+def _permission_hint(facts: dict[str, Any]) -> str:
     """Return which role has a permission on a resource, and the command that grants it."""
+    permission, resource, project = facts["permission"], facts["resource"], facts["project"]
     role = role_of(permission)
     if role is None:
         return f"the permission {permission} is needed: https://cloud.google.com/iam/docs/permissions-reference"
@@ -285,8 +261,13 @@ def _permission_hint(permission: str, resource: str, *, project: str | None, mem
         resource = f"ACCOUNT@{project}.iam.gserviceaccount.com"
     account = _SERVICE_ACCOUNT.search(resource)
     where = f" on {account[0]}" if account else ""
-    grant = grant_command(resource, role, project, shlex.quote(member))
+    grant = grant_command(resource, role, project, facts["member"])
     return f"the permission {permission} is needed{where}; {role} includes it: {grant}"
+
+
+def role_of(permission: str) -> str | None:
+    """Return the smallest predefined role with a permission; None if it is not known."""
+    return _ROLES.get(permission)
 
 
 def grant_command(resource: str | None, role: str, project: str | None, member: str) -> str:
@@ -310,3 +291,15 @@ def grant_command(resource: str | None, role: str, project: str | None, member: 
         place = f"{names['queues']} --location={names['locations']} --project={named}"
         return f"gcloud tasks queues add-iam-policy-binding {place} {binding}"
     return f"gcloud projects add-iam-policy-binding {named} {binding}"
+
+
+def _queue_not_found(name: str, endpoint: Endpoint) -> QueueNotFoundError:
+    short = name.rpartition("/")[2]
+    ours = name == f"projects/{endpoint.project}/locations/{endpoint.location}/queues/{short}"
+    create = f'tasks.queue("{short if ours else name}", create=True) creates it'
+    return QueueNotFoundError(
+        f'there is no queue "{short}" ({name})',
+        resource=name,
+        code="NOT_FOUND",
+        hint=f"{create}; tasks.queues() lists the queues" if ours else create,
+    )

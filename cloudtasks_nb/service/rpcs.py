@@ -47,6 +47,7 @@ class LostAnswer:
     was_done: _WasDone = lambda _request, _before, _after: None
     before: bool = False  #: `was_done` needs the resource before the call too
     absent_is_done: bool = False  #: NOT_FOUND after a repeated call is its success
+    idempotent: bool = False  #: the call may be made again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +60,12 @@ class Method:
     role: str  #: smallest predefined role that has the permission
     resource: str = "queue"  #: kind of the resource that NOT_FOUND refers to: "queue", "task", "operation", "log", …
     route: str = "parent"  #: request field that the service wants repeated in the metadata; "": none
-    idempotent: bool  #: may be called again when the answer was lost
     lost: LostAnswer | None = None  #: None: the call only reads
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether it may be called again when the answer was lost."""
+        return self.lost is None or self.lost.idempotent
 
     @property
     def request(self) -> Any:
@@ -73,22 +78,30 @@ class Method:
         return self.messages()[1]
 
 
-_QUEUE, _TASK, _OPERATION = types.Queue.pb(), types.Task.pb(), operations_pb2.Operation
-_EMPTY = empty_pb2.Empty
-_VIEWER, _ADMIN, _ENQUEUER = "cloudtasks.viewer", "cloudtasks.queueAdmin", "cloudtasks.enqueuer"
-_DELETER, _RUNNER = "cloudtasks.taskDeleter", "cloudtasks.taskRunner"
+_VIEWER, _ADMIN, _ENQUEUER = "roles/cloudtasks.viewer", "roles/cloudtasks.queueAdmin", "roles/cloudtasks.enqueuer"
+_DELETER, _RUNNER = "roles/cloudtasks.taskDeleter", "roles/cloudtasks.taskRunner"
 _SHOWN = "tasks.queues() shows it; the same call again does no harm"
-_OF_TASK = {"resource": "task", "route": "name"}
 _RUNNING, _PAUSED = types.Queue.State.RUNNING, types.Queue.State.PAUSED
 
+#: Service, and where its messages are.
+_Service: TypeAlias = tuple[str, Any]
+_V2 = "google.cloud.tasks.v2.CloudTasks", types
+_V2_IAM = "google.cloud.tasks.v2.CloudTasks", iam_policy_pb2
+_V2BETA3 = "google.cloud.tasks.v2beta3.CloudTasks", tasks_v2beta3
+_OPERATIONS = "google.longrunning.Operations", operations_pb2
+_LOCATIONS = "google.cloud.location.Locations", locations_pb2
 
-def _method(path: str, request: Any, response: Any, permission: str, role: str, **facts: Any) -> Method:
-    """Build a method. Messages may be raw classes or proto-plus wrappers."""
-    raw = _raw(request), _raw(response)
-    return Method(path=path, messages=lambda: raw, permission=permission, role=f"roles/{role}", **facts)
+
+def _method(service: _Service, name: str, permission: str, role: str, answer: Any = None, **facts: Any) -> Method:
+    """Describe an RPC; its answer is named like the RPC if it is not given."""
+    package, module = service
+    raw = _raw(getattr(module, f"{name}Request")), _raw(answer or getattr(module, f"{name}Response"))
+    path, permission = f"/{package}/{name}", f"cloudtasks.{permission}"
+    return Method(path=path, messages=lambda: raw, permission=permission, role=role, **facts)
 
 
 def _raw(message: Any) -> Any:
+    """Return a raw class; the client library has wrappers."""
     return message.pb() if hasattr(message, "pb") else message
 
 
@@ -98,19 +111,6 @@ def _log_messages() -> tuple[Any, Any]:
     from google.cloud.logging_v2.types import logging  # noqa: PLC0415 - see above
 
     return logging.ListLogEntriesRequest.pb(), logging.ListLogEntriesResponse.pb()
-
-
-def _v2(name: str, response: Any, permission: str, role: str, **facts: Any) -> tuple[str, Method]:
-    """Build a method of the v2 service by its name."""
-    path, request = f"/google.cloud.tasks.v2.CloudTasks/{name}", getattr(types, f"{name}Request")
-    return name, _method(path, request, response, f"cloudtasks.{permission}", role, **facts)
-
-
-def _read_back(
-    effect: str, was_done: _WasDone, *, hint: str = _SHOWN, read: str = "GetQueue", before: bool = False
-) -> LostAnswer:
-    """Return what can be read of a call that changes a queue or a task."""
-    return LostAnswer(effect=effect, was_done=was_done, hint=hint, read=read, before=before)
 
 
 def _is_in_state(state: int) -> Callable[[Any, Any, Any], bool]:
@@ -133,24 +133,40 @@ def _was_dispatched(_request: Any, before: Any, after: Any) -> bool | None:
     return None if before is None or after is None else after.dispatch_count != before.dispatch_count
 
 
-_CREATED = _read_back("it was created", lambda _request, _before, after: after is not None)
-_CHANGED = _read_back("it was changed", _has_settings)
-_SET_PAUSED = _read_back("it was paused", _is_in_state(_PAUSED))
-_SET_RUNNING = _read_back("it was resumed", _is_in_state(_RUNNING))
-_PURGE_HINT = "queue.tasks() shows what is in it; another purge also deletes the tasks that were created since"
-_PURGED = _read_back("it was purged", _was_purged, hint=_PURGE_HINT, before=True)
-_RUN_HINT = "queue.attempts() shows its attempts; another run() may dispatch it twice"
-_RUN = _read_back("it was dispatched", _was_dispatched, hint=_RUN_HINT, read="GetTask", before=True)
+_OF_QUEUE = LostAnswer(effect="", hint=_SHOWN, read="GetQueue")
+_CREATED = replace(_OF_QUEUE, effect="it was created", was_done=lambda _request, _before, after: after is not None)
+_CHANGED = replace(_OF_QUEUE, effect="it was changed", was_done=_has_settings)
+_SET_PAUSED = replace(_OF_QUEUE, effect="it was paused", was_done=_is_in_state(_PAUSED))
+_SET_RUNNING = replace(_OF_QUEUE, effect="it was resumed", was_done=_is_in_state(_RUNNING))
+_PURGED = LostAnswer(
+    effect="it was purged",
+    hint="queue.tasks() shows what is in it; another purge also deletes the tasks that were created since",
+    read="GetQueue",
+    was_done=_was_purged,
+    before=True,
+)
+_RUN = LostAnswer(
+    effect="it was dispatched",
+    hint="queue.attempts() shows its attempts; another run() may dispatch it twice",
+    read="GetTask",
+    was_done=_was_dispatched,
+    before=True,
+)
 _TASK_CREATED = LostAnswer(
     effect="task {request.task.name} was created",
     hint="queue.tasks() and queue.attempts() show it; with the same task_id= it is created once",
+    idempotent=True,
 )
 _TASKS_CREATED = LostAnswer(effect="the tasks were created", hint="queue.tasks() shows them")
-_QUEUE_DELETED = LostAnswer(effect="it was deleted", hint=_SHOWN, absent_is_done=True)
+_QUEUE_DELETED = LostAnswer(effect="it was deleted", hint=_SHOWN, absent_is_done=True, idempotent=True)
 _TASKS_DELETED = LostAnswer(
     effect="they were deleted", hint="queue.tasks() shows what is left; the same call again does no harm"
 )
-_TASK_DELETED = replace(_TASKS_DELETED, effect="it was deleted", absent_is_done=True)
+_TASK_DELETED = replace(_TASKS_DELETED, effect="it was deleted", absent_is_done=True, idempotent=True)
+
+_QUEUE, _TASK, _OPERATION, _EMPTY = types.Queue, types.Task, operations_pb2.Operation, empty_pb2.Empty
+_NAME = {"route": "name"}
+_OF_TASK = {"resource": "task", "route": "name"}
 
 #: Every RPC that the toolkit calls. Permissions: https://cloud.google.com/tasks/docs/reference-access-control
 #: Idempotent are the RPCs that Google's client repeats by default, those with a `default_retry` in
@@ -158,71 +174,28 @@ _TASK_DELETED = replace(_TASKS_DELETED, effect="it was deleted", absent_is_done=
 #: GetOperation and ListLocations read, and CreateTask creates no second task, because each task of the toolkit has a
 #: name.
 METHODS: dict[str, Method] = {
-    **dict(
-        [
-            _v2("ListQueues", types.ListQueuesResponse, "queues.list", _VIEWER, idempotent=True),
-            _v2("GetQueue", _QUEUE, "queues.get", _VIEWER, route="name", idempotent=True),
-            _v2("CreateQueue", _QUEUE, "queues.create", _ADMIN, idempotent=False, lost=_CREATED),
-            _v2("UpdateQueue", _QUEUE, "queues.update", _ADMIN, route="queue.name", idempotent=False, lost=_CHANGED),
-            _v2("DeleteQueue", _EMPTY, "queues.delete", _ADMIN, route="name", idempotent=True, lost=_QUEUE_DELETED),
-            _v2("PurgeQueue", _QUEUE, "queues.purge", _ADMIN, route="name", idempotent=False, lost=_PURGED),
-            _v2("PauseQueue", _QUEUE, "queues.pause", _ADMIN, route="name", idempotent=False, lost=_SET_PAUSED),
-            _v2("ResumeQueue", _QUEUE, "queues.resume", _ADMIN, route="name", idempotent=False, lost=_SET_RUNNING),
-            _v2("ListTasks", types.ListTasksResponse, "tasks.list", _VIEWER, idempotent=True),
-            _v2("GetTask", _TASK, "tasks.get", _VIEWER, **_OF_TASK, idempotent=True),
-            _v2("CreateTask", _TASK, "tasks.create", _ENQUEUER, idempotent=True, lost=_TASK_CREATED),
-            _v2("DeleteTask", _EMPTY, "tasks.delete", _DELETER, **_OF_TASK, idempotent=True, lost=_TASK_DELETED),
-            _v2("RunTask", _TASK, "tasks.run", _RUNNER, **_OF_TASK, idempotent=False, lost=_RUN),
-            _v2("BatchCreateTasks", _OPERATION, "tasks.create", _ENQUEUER, idempotent=False, lost=_TASKS_CREATED),
-            _v2("BatchDeleteTasks", _OPERATION, "tasks.delete", _DELETER, idempotent=False, lost=_TASKS_DELETED),
-        ]
-    ),
-    "TestIamPermissions": _method(
-        "/google.cloud.tasks.v2.CloudTasks/TestIamPermissions",
-        iam_policy_pb2.TestIamPermissionsRequest,
-        iam_policy_pb2.TestIamPermissionsResponse,
-        "cloudtasks.queues.get",
-        _VIEWER,
-        route="resource",
-        idempotent=True,
-    ),
+    "ListQueues": _method(_V2, "ListQueues", "queues.list", _VIEWER),
+    "GetQueue": _method(_V2, "GetQueue", "queues.get", _VIEWER, _QUEUE, **_NAME),
+    "CreateQueue": _method(_V2, "CreateQueue", "queues.create", _ADMIN, _QUEUE, lost=_CREATED),
+    "UpdateQueue": _method(_V2, "UpdateQueue", "queues.update", _ADMIN, _QUEUE, route="queue.name", lost=_CHANGED),
+    "DeleteQueue": _method(_V2, "DeleteQueue", "queues.delete", _ADMIN, _EMPTY, **_NAME, lost=_QUEUE_DELETED),
+    "PurgeQueue": _method(_V2, "PurgeQueue", "queues.purge", _ADMIN, _QUEUE, **_NAME, lost=_PURGED),
+    "PauseQueue": _method(_V2, "PauseQueue", "queues.pause", _ADMIN, _QUEUE, **_NAME, lost=_SET_PAUSED),
+    "ResumeQueue": _method(_V2, "ResumeQueue", "queues.resume", _ADMIN, _QUEUE, **_NAME, lost=_SET_RUNNING),
+    "ListTasks": _method(_V2, "ListTasks", "tasks.list", _VIEWER),
+    "GetTask": _method(_V2, "GetTask", "tasks.get", _VIEWER, _TASK, **_OF_TASK),
+    "CreateTask": _method(_V2, "CreateTask", "tasks.create", _ENQUEUER, _TASK, lost=_TASK_CREATED),
+    "DeleteTask": _method(_V2, "DeleteTask", "tasks.delete", _DELETER, _EMPTY, **_OF_TASK, lost=_TASK_DELETED),
+    "RunTask": _method(_V2, "RunTask", "tasks.run", _RUNNER, _TASK, **_OF_TASK, lost=_RUN),
+    "BatchCreateTasks": _method(_V2, "BatchCreateTasks", "tasks.create", _ENQUEUER, _OPERATION, lost=_TASKS_CREATED),
+    "BatchDeleteTasks": _method(_V2, "BatchDeleteTasks", "tasks.delete", _DELETER, _OPERATION, lost=_TASKS_DELETED),
+    "TestIamPermissions": _method(_V2_IAM, "TestIamPermissions", "queues.get", _VIEWER, route="resource"),
     "GetOperation": _method(
-        "/google.longrunning.Operations/GetOperation",
-        operations_pb2.GetOperationRequest,
-        _OPERATION,
-        "cloudtasks.operations.get",
-        _ENQUEUER,
-        resource="operation",
-        route="name",
-        idempotent=True,
+        _OPERATIONS, "GetOperation", "operations.get", _ENQUEUER, _OPERATION, resource="operation", **_NAME
     ),
-    "ListLocations": _method(
-        "/google.cloud.location.Locations/ListLocations",
-        locations_pb2.ListLocationsRequest,
-        locations_pb2.ListLocationsResponse,
-        "cloudtasks.locations.list",
-        _VIEWER,
-        resource="location",
-        route="name",
-        idempotent=True,
-    ),
-    "ListQueueStats": _method(
-        "/google.cloud.tasks.v2beta3.CloudTasks/ListQueues",
-        tasks_v2beta3.ListQueuesRequest,
-        tasks_v2beta3.ListQueuesResponse,
-        "cloudtasks.queues.list",
-        _VIEWER,
-        idempotent=True,
-    ),
-    "GetQueueStats": _method(
-        "/google.cloud.tasks.v2beta3.CloudTasks/GetQueue",
-        tasks_v2beta3.GetQueueRequest,
-        tasks_v2beta3.Queue,
-        "cloudtasks.queues.get",
-        _VIEWER,
-        route="name",
-        idempotent=True,
-    ),
+    "ListLocations": _method(_LOCATIONS, "ListLocations", "locations.list", _VIEWER, resource="location", **_NAME),
+    "ListQueueStats": _method(_V2BETA3, "ListQueues", "queues.list", _VIEWER),
+    "GetQueueStats": _method(_V2BETA3, "GetQueue", "queues.get", _VIEWER, tasks_v2beta3.Queue, **_NAME),
     "ListLogEntries": Method(
         path="/google.logging.v2.LoggingServiceV2/ListLogEntries",
         messages=_log_messages,
@@ -230,6 +203,5 @@ METHODS: dict[str, Method] = {
         role="roles/logging.viewer",
         resource="log",
         route="",
-        idempotent=True,
     ),
 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import operator
 import os
-import random
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ import google.auth.transport.grpc
 import google.auth.transport.requests
 import grpc
 import grpc.aio
+from google.api_core.exceptions import GoogleAPICallError
 from google.api_core.gapic_v1.routing_header import to_grpc_metadata
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.tasks_v2 import CloudTasksClient
@@ -37,11 +39,11 @@ from cloudtasks_nb.errors import (
 )
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import ServiceClock
-from cloudtasks_nb.service.no_connection import ROOTS_VARIABLE, no_connection
-from cloudtasks_nb.service.refusal import Refusal
-from cloudtasks_nb.service.rest import RefusedCallError, RestChannel
+from cloudtasks_nb.service.no_connection import CONNECT_TIMEOUT, ROOTS_VARIABLE, no_connection
+from cloudtasks_nb.service.refusal import lost_answer, of_call, of_status, service_error
+from cloudtasks_nb.service.rest import RestChannel
+from cloudtasks_nb.service.retries import LOST, backoff
 from cloudtasks_nb.service.rpcs import METHODS, Method
-from cloudtasks_nb.service.status import LOST, lost_answer, service_error
 
 __all__ = ["Transport"]
 
@@ -54,9 +56,16 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 # Google's frontends allow a ping every 30 seconds while calls are in flight: a connection that broke without a word, as
-# in the sleep of a laptop, is found within the timeout of a call, and replaced. Seconds between two pings, and for the
-# answer; Google's own clients have the same values: https://github.com/googleapis/python-bigtable/issues/181.
-_KEEPALIVE = (30.0, 10.0)
+# in the sleep of a laptop, is found within the timeout of a call, and replaced. Google's own clients have the same
+# values: https://github.com/googleapis/python-bigtable/issues/181.
+_SECURE_OPTIONS = [
+    *_OPTIONS,
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # For the ping that gRPC sends with a call to measure the bandwidth: it waits a minute by default, and no other ping
+    # is sent meanwhile.
+    ("grpc.http2.ping_timeout_ms", 10_000),
+]
 # A proxy that environment variables name is not used: it usually cannot reach an emulator on this machine.
 _LOCAL_OPTIONS = [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
 _STATE_TIMEOUT = 5.0  # seconds to find out whether a call was carried out
@@ -75,30 +84,14 @@ class Transport:
     ----------
     auth : Auth
         Not used with an emulator.
-    connect_timeout : float
-        Seconds to wait for a channel; below five, so that the user sees an error soon.
-    keepalive : tuple of float
-        Seconds without data after which a secure connection is tested while calls wait, and for the answer to the test.
-    sleep, clock : callable
-        For tests: the pause before a retry; seconds of a monotonic clock.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        auth: Auth,
-        *,
-        connect_timeout: float = 4.0,
-        keepalive: tuple[float, float] = _KEEPALIVE,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, auth: Auth) -> None:
         self.endpoint = endpoint
         self.auth = auth
-        self.connect_timeout = connect_timeout
-        self._keepalive = keepalive
-        self._sleep = sleep
-        self._clock = clock
+        self.connect_timeout = CONNECT_TIMEOUT  #: seconds to wait for a channel
+        self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep  #: the pause before a retry
+        self.clock = time.monotonic
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._rest: RestChannel | None = None
         self._stubs: dict[tuple[str, bool], Any] = {}
@@ -109,11 +102,8 @@ class Transport:
         #: the clock of the service, as its answers tell it
         self.service_clock = ServiceClock(lambda: self.endpoint.target)
         self._metadata: Mapping[str, Any] = {}  # of the last answer
-        self._identity: str | None = None
-        self._http: str | None = None
-        self._log_immediate = False
+        self._emulator: Mapping[str, Any] | None = None  # what it says of itself; None: not asked
         self._new_queues: dict[str, float] = {}  # full name -> time until which the queue counts as new
-        self._opening = asyncio.Lock()
 
     @property
     def google(self) -> bool:
@@ -122,7 +112,7 @@ class Transport:
 
     def mark_new(self, queue: str) -> None:
         """Remember that we have just created this queue: the service may answer NOT_FOUND for some minutes."""
-        self._new_queues[queue] = self._clock() + _NEW_QUEUE
+        self._new_queues[queue] = self.clock() + _NEW_QUEUE
 
     def mark_deleted(self, queue: str) -> None:
         """Forget that we created this queue: NOT_FOUND now means that it was deleted."""
@@ -130,7 +120,7 @@ class Transport:
 
     def is_new(self, queue: str) -> bool:
         """Return whether we created this queue within the last five minutes."""
-        return self._clock() < self._new_queues.get(queue, 0.0)
+        return self.clock() < self._new_queues.get(queue, 0.0)
 
     async def call(self, rpc: str, /, *, timeout: float = 20.0, resource_name: str | None = None, **fields: Any) -> Any:
         """Call an RPC with the given request fields and return the raw response.
@@ -146,16 +136,17 @@ class Transport:
         """
         method = METHODS[rpc]
         request = method.request(**fields)
-        routed = _field(request, method.route)
+        routed = operator.attrgetter(method.route)(request) if method.route else ""
         resource = resource_name or routed
         repeatable = method.idempotent or bool(getattr(request, "request_id", ""))
         before = await self._state_before(method, request)
-        deadline = self._clock() + timeout
+        deadline = self.clock() + timeout
         lost: CloudTasksError | None = None
-        pause = 0.1
+        pauses = backoff(first=0.1, longest=2.0)
         while True:
+            pause = next(pauses)
             try:
-                left = max(0.1, deadline - self._clock())
+                left = max(0.1, deadline - self.clock())
                 return await self._once(method, request, timeout=left, routed=routed, resource=resource)
             except EndpointError as error:  # the call was not sent, but an earlier one may have been
                 if lost is None or method.lost is None:
@@ -169,12 +160,11 @@ class Transport:
                 lost = error
                 if not repeatable and (found := await self._result(method, request, before, lost)) is not None:
                     return found
-                if self._clock() + pause > deadline:
+                if self.clock() + pause > deadline:
                     if method.lost is None:
                         raise
                     raise lost_answer(lost, method=method, request=request) from error
-            await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter is no secret
-            pause = min(pause * 1.6, 2.0)
+            await self.sleep(pause)
 
     async def _state_before(self, method: Method, request: Any) -> Any:
         """Read the resource that a call changes, if that can show later what the call did; None if it is not known."""
@@ -225,22 +215,28 @@ class Transport:
 
     def refused(self, rpc: str, status: Any, *, resource_name: str) -> CloudTasksError:
         """Return the error for a raw ``google.rpc.Status`` in the answer to an RPC."""
-        return self._error(Refusal.of_status(status), METHODS[rpc], resource_name)
+        return self.error(of_status(status), METHODS[rpc], resource_name)
+
+    def error(
+        self, refusal: GoogleAPICallError, method: Method, resource: str, timeout: float | None = None
+    ) -> CloudTasksError:
+        """Return the error for a refused call, which names the caller if calls have credentials."""
+        if refusal.grpc_status_code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout is not None:
+            refusal.message = f"no answer within {timeout:.3g} s: {refusal.message}"
+        member = (None if self.endpoint.local else self.auth.member()) or "user:YOU"
+        name = resource or self.endpoint.target
+        return service_error(refusal, method=method, resource=name, endpoint=self.endpoint, member=member)
 
     async def pages(
         self, rpc: str, /, items: str, *, limit: int | None, page_size: int, **fields: Any
     ) -> AsyncIterator[Sequence[Any]]:
         """Call a List RPC page after page and yield each page's items, at most `limit` items in all."""
-        token, left = "", limit
+        token, left = "", sys.maxsize if limit is None else limit
         while True:
-            size = page_size if left is None else min(page_size, left)
-            answer = await self.call(rpc, page_size=size, page_token=token, **fields)
-            found = getattr(answer, items)
-            token = answer.next_page_token
-            if left is not None:
-                found = found[:left]
-                left -= len(found)
+            answer = await self.call(rpc, page_size=min(page_size, left), page_token=token, **fields)
+            found = getattr(answer, items)[:left]
             yield found
+            token, left = answer.next_page_token, left - len(found)
             if not token or left == 0:
                 return
 
@@ -254,18 +250,14 @@ class Transport:
         """
         if self.google:
             return "google"
-        if self._identity is None:
-            target = self.endpoint.target
+        return str((await self._facts()).get(INSTANCE_METADATA, self.endpoint.target))
+
+    async def _facts(self) -> Mapping[str, Any]:
+        """Return what an emulator says of itself in the metadata of an answer; it is asked once."""
+        if self._emulator is None:
             await self.ask()
-            metadata = self._metadata
-            self._identity = metadata.get(INSTANCE_METADATA, target)
-            self._log_immediate = metadata.get(LOG_IMMEDIATE_METADATA) == "true"
-            scheme = "http" if self.endpoint.local else "https"
-            if self.endpoint.rest:
-                self._http = f"{scheme}://{target}" if INSTANCE_METADATA in metadata else None
-            elif HTTP_PORT_METADATA in metadata:
-                self._http = f"{scheme}://{target.rpartition(':')[0]}:{metadata[HTTP_PORT_METADATA]}"
-        return self._identity
+            self._emulator = self._metadata
+        return self._emulator
 
     async def ask(self) -> None:
         """Have the service answer, and so say what it is and what time it has; raise if it does not."""
@@ -282,30 +274,26 @@ class Transport:
         """Return ``http://host:port`` of an emulator of ours; None for Google's service and other emulators."""
         if self.google or self.endpoint.http is not None:
             return self.endpoint.http
-        await self.identity()
-        return self._http
+        scheme, target, facts = "http" if self.endpoint.local else "https", self.endpoint.target, await self._facts()
+        if self.endpoint.rest:
+            return f"{scheme}://{target}" if INSTANCE_METADATA in facts else None
+        port = facts.get(HTTP_PORT_METADATA)
+        return f"{scheme}://{target.rpartition(':')[0]}:{port}" if port else None
 
     async def log_is_immediate(self) -> bool:
         """Return whether each log entry can be read as soon as its operation is done: an emulator may say so."""
-        await self.identity()
-        return self._log_immediate
+        return not self.google and (await self._facts()).get(LOG_IMMEDIATE_METADATA) == "true"
 
     def client(self) -> CloudTasksClient:
         """Return Google's own client for the same endpoint with the same credentials."""
         if self._client is None:
             credentials = AnonymousCredentials() if self.endpoint.local else self._load_credentials()
+            target = self.endpoint.target
             if self.endpoint.rest:
-                host = f"{'http' if self.endpoint.local else 'https'}://{self.endpoint.target}"
+                host = f"{'http' if self.endpoint.local else 'https'}://{target}"
                 made: Any = CloudTasksRestTransport(host=host, credentials=credentials)
-            elif self.endpoint.local:
-                made = CloudTasksGrpcTransport(
-                    channel=grpc.insecure_channel(self.endpoint.target, options=_LOCAL_OPTIONS)
-                )
             else:
-                secure = _channel_credentials(credentials)
-                made = CloudTasksGrpcTransport(
-                    channel=grpc.secure_channel(self.endpoint.target, secure, options=self._secure_options())
-                )
+                made = CloudTasksGrpcTransport(channel=self._open(grpc, target, credentials))
             self._client = CloudTasksClient(transport=made)
         return self._client
 
@@ -336,27 +324,30 @@ class Transport:
 
     async def _once(self, method: Method, request: Any, *, timeout: float | None, routed: str, resource: str) -> Any:
         for _ in range(2):
-            token = None
+            self.check_open()
+            if not self.endpoint.local:
+                await self._refresh_credentials()
+            token = self.auth.token()
             try:
-                if self.endpoint.rest:
-                    channel = await self._rest_channel()
-                    token = self.auth.token()
-                    return await _call_rest(channel, method, request, timeout)
-                stub = await self._stub(method, serialized=isinstance(request, bytes))
-                token = self.auth.token()
-                call = stub(request, timeout=timeout, metadata=_routing(method.route, routed))
-                # A request that is sent as bytes is one of very many, so its answer must cost little.
-                return await (call if isinstance(request, bytes) else self._answer(call))
-            except RefusedCallError as error:
-                refusal, cause = error.refusal, error.__cause__ or error
-            except grpc.aio.AioRpcError as error:
-                refusal, cause = _grpc_refusal(error, timeout), error
-            refused = self._error(refusal, method, resource)
-            refused.__cause__ = cause
+                return await self._sent(method, request, timeout, routed)
+            except (grpc.aio.AioRpcError, GoogleAPICallError) as error:
+                refusal = of_call(error) if isinstance(error, grpc.aio.AioRpcError) else error
+                refused, cause = self.error(refusal, method, resource, timeout), error
             # The token may have been revoked before its time; the call was not carried out.
-            if refusal.code != "UNAUTHENTICATED" or not self.auth.drop_token(token):
+            if refused.code != "UNAUTHENTICATED" or not self.auth.drop_token(token):
                 break
-        raise refused
+        raise refused from cause
+
+    async def _sent(self, method: Method, request: Any, timeout: float | None, routed: str) -> Any:
+        """Send a request once, and return the answer."""
+        if self.endpoint.rest:
+            if self._rest is None:
+                self._rest = RestChannel(self.endpoint, self._credentials, self._heard)
+            return await self._rest.call(method, request, timeout=timeout)
+        stub = await self._stub(method, serialized=isinstance(request, bytes))
+        call = stub(request, timeout=timeout, metadata=_routing(method.route, routed))
+        # A request that is sent as bytes is one of very many, so its answer must cost little.
+        return await (call if isinstance(request, bytes) else self._answer(call))
 
     async def _answer(self, call: Any) -> Any:
         """Return the answer to a call, and take over what it says of the service's clock."""
@@ -372,24 +363,6 @@ class Transport:
         """Take over what the metadata of an answer say, which came some seconds after its call was sent."""
         self._metadata = metadata
         self.service_clock.learn(metadata, elapsed)
-
-    async def _rest_channel(self) -> RestChannel:
-        self.check_open()
-        if not self.endpoint.local:
-            await self._refresh_credentials()
-        if self._rest is None:
-            self._rest = RestChannel(
-                self.endpoint, self._credentials, self._heard, connect_timeout=self.connect_timeout
-            )
-        return self._rest
-
-    def _error(self, refusal: Refusal, method: Method, resource: str) -> CloudTasksError:
-        """Return the error for a refusal, which names the caller of calls with credentials."""
-        name, caller = resource or self.endpoint.target, {}
-        if self._credentials is not None and refusal.code in {"PERMISSION_DENIED", "UNAUTHENTICATED"}:
-            member = self.auth.member()
-            caller = {"member": member} if member else {}
-        return service_error(refusal, method=method, resource=name, endpoint=self.endpoint, **caller)
 
     async def _stub(self, method: Method, *, serialized: bool) -> Any:
         key = (method.path, serialized)
@@ -410,18 +383,13 @@ class Transport:
         EndpointError
             If nothing answers within the connect timeout.
         PreconditionError
-            If the connection is closed.
+            In a process that was forked.
         """
-        self.check_open()
         _check_process()
-        if not self.endpoint.local:
-            await self._refresh_credentials()
         logging = method.path.startswith("/google.logging.")
         target = self.endpoint.log_target if logging else self.endpoint.target
         if target not in self._channels:
-            async with self._opening:
-                if target not in self._channels:
-                    self._channels[target] = await self._open(target)
+            self._channels[target] = self._open(grpc.aio, target, self._credentials)
         channel = self._channels[target]
         if channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             try:
@@ -454,7 +422,8 @@ class Transport:
             target, http, instance = str(facts["grpc"]), str(facts["http"]), facts["instance"]
         except (OSError, ValueError, LookupError, TypeError):  # the emulator does not run
             return None
-        if self._identity not in {None, instance}:  # another emulator in the same folder does not have our tasks
+        # Another emulator in the same folder does not have our tasks.
+        if self._emulator is not None and self._emulator.get(INSTANCE_METADATA) != instance:
             return None
         return replace(self.endpoint, target=target, http=http)
 
@@ -491,41 +460,21 @@ class Transport:
         self.endpoint = self.endpoint.in_universe(self.auth.universe())
         return self.auth.credentials()
 
-    async def _open(self, target: str) -> grpc.aio.Channel:
+    def _open(self, library: Any, target: str, credentials: Any) -> Any:
+        """Return a channel of `grpc` or of `grpc.aio`."""
         if self.endpoint.local:
-            return grpc.aio.insecure_channel(target, options=_LOCAL_OPTIONS)
-        secure = _channel_credentials(self._credentials)
-        return grpc.aio.secure_channel(target, secure, options=self._secure_options())
-
-    def _secure_options(self) -> list[tuple[str, int]]:
-        every, timeout = (round(seconds * 1000) for seconds in self._keepalive)
-        return [
-            *_OPTIONS,
-            ("grpc.keepalive_time_ms", every),
-            ("grpc.keepalive_timeout_ms", timeout),
-            # For the ping that gRPC sends with a call to measure the bandwidth: it waits a minute by default, and no
-            # other ping is sent meanwhile.
-            ("grpc.http2.ping_timeout_ms", timeout),
-        ]
+            return library.insecure_channel(target, options=_LOCAL_OPTIONS)
+        plugin = google.auth.transport.grpc.AuthMetadataPlugin(credentials, google.auth.transport.requests.Request())
+        secure = grpc.composite_channel_credentials(
+            grpc.ssl_channel_credentials(_trusted_roots()), grpc.metadata_call_credentials(plugin)
+        )
+        return library.secure_channel(target, secure, options=_SECURE_OPTIONS)
 
 
 @lru_cache(maxsize=1_024)
 def _routing(route: str, routed: str) -> tuple[tuple[str, str], ...]:
     """Return the metadata that tells Google's frontends which resource a request is for."""
     return (to_grpc_metadata(((route, routed),)),) if routed and route else ()
-
-
-def _grpc_refusal(error: grpc.aio.AioRpcError, timeout: float | None) -> Refusal:
-    code, details = error.code().name, error.details() or ""
-    if code == "DEADLINE_EXCEEDED" and timeout is not None:
-        details = f"no answer within {timeout:.3g} s: {details}"
-    return Refusal.of_grpc(code, details, error.trailing_metadata())
-
-
-async def _call_rest(channel: RestChannel, method: Method, request: Any, timeout: float | None) -> Any:
-    if not isinstance(request, bytes):
-        return await channel.call(method, request, timeout=timeout)
-    return (await channel.call(method, method.request.FromString(request), timeout=timeout)).SerializeToString()
 
 
 async def _connection_error(channel: grpc.aio.Channel) -> str | None:
@@ -539,13 +488,6 @@ async def _connection_error(channel: grpc.aio.Channel) -> str | None:
         if channel.get_state() is not grpc.ChannelConnectivity.READY:
             return error.details() or error.code().name
     return None
-
-
-def _channel_credentials(credentials: Any) -> grpc.ChannelCredentials:
-    plugin = google.auth.transport.grpc.AuthMetadataPlugin(credentials, google.auth.transport.requests.Request())
-    return grpc.composite_channel_credentials(
-        grpc.ssl_channel_credentials(_trusted_roots()), grpc.metadata_call_credentials(plugin)
-    )
 
 
 def _trusted_roots() -> bytes | None:
@@ -591,10 +533,3 @@ def _check_process() -> None:
             f"process {process} was forked from one that had called Cloud Tasks, and gRPC does not work in it",
             hint='start it anew: multiprocessing.get_context("spawn"), or connect only after the fork',
         )
-
-
-def _field(request: Any, path: str) -> str:
-    value = request
-    for part in path.split(".") if path else ():
-        value = getattr(value, part)
-    return value if isinstance(value, str) else ""

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._names import QueueName, TaskName, code_name
+from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import CloudTasksError, TaskNotFoundError
 from cloudtasks_nb.service import oplog
-from cloudtasks_nb.service.clock import now_micros
-from cloudtasks_nb.service.convert import micros, queue_values, task_state
+from cloudtasks_nb.service.convert import last_attempt, micros, queue_values
 from cloudtasks_nb.service.oplog import Entry, LogReader
 from cloudtasks_nb.service.quota import CallBudget
 from cloudtasks_nb.service.rpcs import STATS_MASK
@@ -72,41 +71,31 @@ class Subscription:
         _loop.call_soon(self._leave, self)
 
 
+@dataclass(eq=False, slots=True)
+class _Watched:
+    """A queue that is watched."""
+
+    subscriptions: list[Subscription] = field(default_factory=list)
+    reader: LogReader | None = None  #: of its log
+    wake: asyncio.Event = field(default_factory=asyncio.Event)  #: set: read it now
+
+
 class Watcher:
     """Watches the queues that have subscriptions.
 
     Parameters
     ----------
-    log_reads, list_calls : int
-        The most log reads, and list calls, in a minute.
-    clock : callable
-        For tests: seconds of a monotonic clock.
-    now : callable
-        Returns the time of the service in microseconds since 1970.
+    log_reads : int
+        The most log reads in a minute.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        *,
-        log_reads: int = 60,
-        list_calls: int = 60,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], int] = now_micros,
-    ) -> None:
-        self.log_budget = CallBudget(log_reads, burst=5, clock=clock)
-        self._list_budget = CallBudget(list_calls, burst=10, clock=clock)
+    def __init__(self, transport: Transport, *, log_reads: int = 60) -> None:
+        self.log_budget = CallBudget(log_reads, burst=5)
+        self._list_budget = CallBudget(60, burst=10)
         self._transport = transport
-        self.now = now  #: the time of the service, microseconds since 1970
-        self._subscriptions: dict[QueueName, list[Subscription]] = {}
-        self._readers: dict[QueueName, LogReader] = {}
+        self.now = transport.service_clock.micros  #: the time of the service, microseconds since 1970
+        self._queues: dict[QueueName, _Watched] = {}
         self._supervisor = _loop.Supervisor("queue", lambda: None)  # a failing read is in the snapshot
-        self._latest: dict[QueueName, Snapshot] = {}
-        self._wake: dict[QueueName, asyncio.Event] = {}
-
-    def latest(self, queue: QueueName) -> Snapshot | None:
-        """Return the newest snapshot of a queue; None if it was not watched yet."""
-        return self._latest.get(queue)
 
     def subscribe(
         self, queue: QueueName, listener: _Listener, *, since: int | None = None, every: float = 1.0
@@ -138,7 +127,13 @@ class Watcher:
         CloudTasksError
             If the queue cannot be read.
         """
-        return queue_values(await self._queue(queue))
+        try:
+            found = await self._transport.call("GetQueueStats", name=str(queue), read_mask={"paths": STATS_MASK})
+        except CloudTasksError as error:
+            if error.code != "UNIMPLEMENTED":
+                raise
+            found = await self._transport.call("GetQueue", name=str(queue))
+        return queue_values(found)
 
     async def pages(self, queue: QueueName) -> AsyncIterator[dict[str, Pending]]:
         """Yield the tasks in a queue by short id, page by page (BASIC view), within the quota of list calls.
@@ -148,12 +143,10 @@ class Watcher:
         CloudTasksError
             If the queue cannot be listed.
         """
-        token = ""
+        token, caller = "", object()
         while True:
-            await self._list_budget.wait()
-            answer = await self._transport.call(
-                "ListTasks", parent=str(queue), page_size=1000, page_token=token, resource_name=str(queue)
-            )
+            await self._list_budget.turn(caller)
+            answer = await self._transport.call("ListTasks", parent=str(queue), page_size=1000, page_token=token)
             now = self.now()
             yield {task.name.rpartition("/")[2]: _pending(task, now) for task in answer.tasks}
             token = answer.next_page_token
@@ -183,7 +176,13 @@ class Watcher:
             If the log cannot be read.
         """
         filter_ = oplog.log_filter(queue, since=since, until=until, tasks=tasks, batch=batch, every_kind=True)
-        return await oplog.has_entry(self._transport, queue, filter_, self.log_budget)
+        async with aclosing(
+            oplog.pages(self._transport, queue, filter_, self.log_budget, newest_first=True, size=1)
+        ) as answers:
+            async for answer in answers:
+                if answer.entries:
+                    return True
+        return False
 
     async def task_log(
         self, queue: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
@@ -199,8 +198,8 @@ class Watcher:
         """
         for page in [[]] if tasks is None else oplog.named(queue, tasks):
             filter_ = oplog.log_filter(queue, since=since, tasks=page, batch=batch)
-            async for entries in oplog.entries_of(self._transport, queue, filter_, self.log_budget):
-                yield entries
+            async for answer in oplog.pages(self._transport, queue, filter_, self.log_budget):
+                yield oplog.entries_in(answer)
 
     async def lookup(self, queue: QueueName, tasks: Iterable[str]) -> dict[str, Pending | None]:
         """Return the named tasks (short ids) of a queue; None for those that are not in it.
@@ -225,60 +224,58 @@ class Watcher:
 
     async def close(self) -> None:
         """Stop watching."""
-        self._subscriptions.clear()
+        for watched in self._queues.values():
+            watched.subscriptions.clear()
         await self._supervisor.close()
 
     def _join(self, queue: QueueName, subscription: Subscription) -> None:
-        self._subscriptions.setdefault(queue, []).append(subscription)
+        if queue not in self._queues:
+            self._queues[queue] = _Watched()
+            self._supervisor.start(f"watching {queue}", lambda: self._watch(queue))
+        watched = self._queues[queue]
+        watched.subscriptions.append(subscription)
         if subscription.since is not None:
             # A new reader also reads entries again that were delivered already, so listeners must accept duplicates.
             # It starts no earlier than needed: reading a long log from its start can use up the quota for minutes.
-            reader = self._readers.get(queue)
-            start = subscription.since if reader is None else min(subscription.since, reader.unread_since())
-            self._readers[queue] = LogReader(start)
-        if queue not in self._wake:
-            self._wake[queue] = asyncio.Event()
-            self._supervisor.start(f"watching {queue}", lambda: self._watch(queue))
-        self._wake_up(queue)
+            start = subscription.since
+            watched.reader = LogReader(start if watched.reader is None else min(start, watched.reader.unread_since()))
+        watched.wake.set()
 
     def _leave(self, subscription: Subscription) -> None:
-        for queue, subscriptions in list(self._subscriptions.items()):
-            if subscription in subscriptions:
-                subscriptions.remove(subscription)
-            if not subscriptions:
-                del self._subscriptions[queue]
-                self._wake_up(queue)
+        for watched in self._queues.values():
+            if subscription in watched.subscriptions:
+                watched.subscriptions.remove(subscription)
+                if not watched.subscriptions:
+                    watched.wake.set()
 
     def _wake_up(self, queue: QueueName) -> None:
-        if queue in self._wake:
-            self._wake[queue].set()
+        if queue in self._queues:
+            self._queues[queue].wake.set()
 
     async def _watch(self, queue: QueueName) -> None:
-        slowdown = 1.0
-        wake = self._wake[queue]
-        while subscriptions := self._subscriptions.get(queue):
+        slowdown, watched = 1.0, self._queues[queue]
+        while watched.subscriptions:
             began = asyncio.get_running_loop().time()
-            wake.clear()
-            snapshot = await self._read(queue, log=any(one.since is not None for one in subscriptions))
-            self._latest[queue] = snapshot
-            for subscription in tuple(subscriptions):
+            watched.wake.clear()
+            snapshot = await self._read(queue, watched)
+            for subscription in tuple(watched.subscriptions):
                 _deliver(subscription.listener, snapshot)
             overloaded = any(isinstance(error, oplog.OVERLOADED) for error in snapshot.errors)
             slowdown = min(slowdown * 2, _LONGEST_PAUSE) if overloaded else 1.0
-            every = min((one.every for one in self._subscriptions.get(queue, ())), default=0.0)
-            await _wait(wake, min(every * slowdown, max(_LONGEST_PAUSE, every)))
+            every = min((one.every for one in watched.subscriptions), default=0.0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(every * slowdown, max(_LONGEST_PAUSE, every))):
+                    await watched.wake.wait()
             # Each subscriber has work with each snapshot: many that come or ask one after another share the next one.
-            pause = min(every, _PAUSE_EACH * len(subscriptions))
+            pause = min(every, _PAUSE_EACH * len(watched.subscriptions))
             await asyncio.sleep(began + pause - asyncio.get_running_loop().time())
-        del self._wake[queue]
-        self._readers.pop(queue, None)
+        del self._queues[queue]
         self.log_budget.leave(queue)
 
-    async def _read(self, queue: QueueName, *, log: bool) -> Snapshot:
+    async def _read(self, queue: QueueName, watched: _Watched) -> Snapshot:
         """Return a snapshot; what could not be read, for whatever reason, is in its errors."""
-        snapshot = await self._statistics(queue)
-        reader = self._readers.get(queue) if log else None
-        if reader is None:
+        snapshot, reader = await self._statistics(queue), watched.reader
+        if reader is None or all(one.since is None for one in watched.subscriptions):
             self.log_budget.leave(queue)
             return snapshot
         try:
@@ -286,8 +283,8 @@ class Watcher:
             error = reader.error
         except Exception as caught:  # noqa: BLE001 - subscribers are told
             # A new reader also returns the entries that this one has read and not returned.
-            if self._readers.get(queue) is reader:
-                self._readers[queue] = LogReader(reader.unread_since())
+            if watched.reader is reader:
+                watched.reader = LogReader(reader.unread_since())
             entries, error = [], _loop.as_toolkit_error(f"reading the log of queue {queue.queue}", caught)
         errors = snapshot.errors if error is None else (*snapshot.errors, error)
         return replace(snapshot, entries=tuple(entries), log_until=reader.until, lag=reader.lag, errors=errors)
@@ -295,30 +292,20 @@ class Watcher:
     async def _statistics(self, queue: QueueName) -> Snapshot:
         at = self.now()
         try:
-            return Snapshot(queue=queue, at=at, values=queue_values(await self._queue(queue)))
+            return Snapshot(queue=queue, at=at, values=await self.read_queue(queue))
         except Exception as caught:  # noqa: BLE001 - subscribers are told
             error = _loop.as_toolkit_error(f"reading queue {queue.queue}", caught)
             return Snapshot(queue=queue, at=at, gone=error.code == "NOT_FOUND", errors=(error,))
 
-    async def _queue(self, queue: QueueName) -> Any:
-        try:
-            return await self._transport.call("GetQueueStats", name=str(queue), read_mask={"paths": STATS_MASK})
-        except CloudTasksError as error:
-            if error.code != "UNIMPLEMENTED":
-                raise
-        return await self._transport.call("GetQueue", name=str(queue))
-
 
 def _pending(task: Any, now: int) -> Pending:
-    last = task.last_attempt
-    state = task_state(task, now)
-    answered = task.dispatch_count > 0 and state != "running"
+    state, status, message, _ = last_attempt(task, now)
     return Pending(
         state=state,
         attempts=task.dispatch_count,
         schedule_time=micros(task.schedule_time),
-        last_status=code_name(last.response_status.code) if answered else None,
-        last_message=last.response_status.message or None if answered else None,
+        last_status=status,
+        last_message=message,
     )
 
 
@@ -327,11 +314,3 @@ def _deliver(listener: _Listener, snapshot: Snapshot) -> None:
         listener(snapshot)
     except Exception:
         _LOGGER.exception("a listener of queue %s failed", snapshot.queue)
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-__all__ = ["Concurrency", "Meter", "backoff", "ramp"]
+__all__ = ["Concurrency", "Meter", "ramp"]
 
 _RAMP_START = 500.0  # rows a second on a queue that was idle
 _RAMP_GROWTH = 1.5
@@ -68,17 +67,6 @@ class Concurrency:
             self._epoch += 1
             self._careful = True
             self._limit = max(1.0, self._limit / 2)
-
-
-def backoff(rng: random.Random, *, first: float = 0.25, longest: float = 30.0) -> Iterator[float]:
-    """Yield seconds to wait after each failure: a random number between 0 and a bound that doubles ("full jitter").
-
-    See https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/ for the reason.
-    """
-    bound = first
-    while True:
-        yield rng.uniform(0, bound)
-        bound = min(longest, 2 * bound)
 
 
 def ramp(elapsed: float) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
@@ -25,9 +24,9 @@ from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Request
 from cloudtasks_nb.fanout.outbox.requests import MAX_TASKS
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.fanout.sender.operation import parse_operation
-from cloudtasks_nb.fanout.sender.pace import Concurrency, Meter, backoff, ramp
+from cloudtasks_nb.fanout.sender.pace import Concurrency, Meter, ramp
 from cloudtasks_nb.fanout.wire import MAX_BYTES, CreateEncoder, name_request
-from cloudtasks_nb.service.status import RETRIED, RETRIED_SOME
+from cloudtasks_nb.service.retries import RETRIED, RETRIED_SOME, backoff
 from cloudtasks_nb.service.transport import Transport
 
 __all__ = ["Report", "Sender"]
@@ -52,8 +51,6 @@ _REFUSED = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
 
 #: Codes of GetTask after which it is not known whether the task ever existed.
 _UNKNOWN_TASK = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "UNIMPLEMENTED"})
-
-_RNG = random.Random()  # noqa: S311 - jitter is no secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +219,7 @@ class Sender:
         self._batches = Concurrency(self.in_flight, start=max(2, self.in_flight // 4))
         self._singles = Concurrency(_SINGLES, start=_SINGLES // 4)
         self._batching = True  # the service knows BatchCreateTasks
-        self._pauses = backoff(_RNG)  # after answers with failed rows
+        self._pauses = backoff()  # after answers with failed rows
         self._end: asyncio.Future[Any] = asyncio.get_running_loop().create_future()  # gets the error
         self._requests = self.outbox.requests.queue(self._batch)
         self._ready: deque[Request] = deque()
@@ -361,7 +358,7 @@ class Sender:
             else:
                 self._stop(self.transport.refused("BatchCreateTasks", status, resource_name=self._queue))
         if transient is None:
-            self._pauses = backoff(_RNG)
+            self._pauses = backoff()
         else:
             self._batches.failed(self._batches.epoch)
             self.report(Report(error=transient))
@@ -453,7 +450,7 @@ class Sender:
         No more call is made when the sending ends, `request` may not be sent any more, or the clock has passed
         `deadline`.
         """
-        unclear, pauses = False, backoff(_RNG)
+        unclear, pauses = False, backoff()
         for tries in count(1):
             async with pace as epoch:
                 if self._end.done() or self.clock.ticks() >= deadline:

@@ -190,15 +190,17 @@ def test_a_cancelled_batch(once: ct.Queue, target: Target, monkeypatch: pytest.M
     batch = once.fan_out(ROWS, url="http://127.0.0.1:9/", delay="1h", progress=False)
     reached(batch, lambda progress: progress.scheduled == len(ROWS))
     batch.on_complete(done_url(target))
-    seen: Any = batch._connection.watcher
+    watcher: Any = batch._connection.watcher
     tracker = batch._tracker
-    refresh = seen.refresh
+    refresh, seen = watcher.refresh, queues.SimpleQueue[Any]()
+    watcher.subscribe(tracker.queue, seen.put)
+    before = seen.get(timeout=30)
 
     def look_in_between(queue: Any) -> None:
-        tracker._arrived(replace(seen.latest(queue), entries=()))
+        tracker._arrived(replace(before, entries=()))
         refresh(queue)
 
-    monkeypatch.setattr(seen, "refresh", look_in_between)
+    monkeypatch.setattr(watcher, "refresh", look_in_between)
     batch.cancel().wait("30s")
     assert [one["cancelled"] for one in notifications(target, 1)] == [len(ROWS)]
 

@@ -257,7 +257,7 @@ SAMPLE = 'tasks.queue("reports").update(log_sampling_ratio=1.0)'
 #: What is wrong, how it comes about, the first check that fails, its detail, and what mends it.
 CASES: list[tuple[str, Breaks, str, str, str]] = [
     ("no credentials", no_credentials, "credentials", "no Google credentials were found", LOGIN),
-    ("malformed key", malformed_key, "credentials", "is a damaged key of a service account", f"{ACCOUNTS} keys create"),
+    ("malformed key", malformed_key, "credentials", "Failed to load service account", f"{ACCOUNTS} keys create"),
     ("TLS interception", intercepted(ROOTS, BUNDLE), "credentials", UNTRUSTED, f"Set {BUNDLE} and {ROOTS}"),
     ("TLS interception, known to requests only", intercepted(ROOTS), "api", UNTRUSTED, ROOTS),
     ("wrong project", connect(project="demmo"), "api", NO_PROJECT, "gcloud projects list"),

@@ -157,7 +157,9 @@ def use(port: int, work: Callable[[Transport], Awaitable[T]], *, place: Place | 
     async def run() -> T:
         usual = {"project": "p", "location": "l", "target": f"127.0.0.1:{port}", "local": True}
         endpoint = Endpoint(**{**usual, **(place or {})})
-        transport = Transport(endpoint, options.pop("auth", Auth()), **options)
+        transport = Transport(endpoint, options.pop("auth", Auth()))
+        for name, value in options.items():
+            setattr(transport, name, value)
         try:
             return await work(transport)
         finally:

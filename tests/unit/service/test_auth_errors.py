@@ -64,18 +64,16 @@ REFUSED: list[tuple[str, str, Any, str, str]] = [
     ("key", OAUTH, grant("Invalid JWT Signature."), f"the key of {ACCOUNT} was refused: invalid_grant: Inv", NEW_KEY),
     ("key", OAUTH, grant("Invalid grant: account not found"), "account not found", "iam service-accounts list"),
     ("key", OAUTH, grant("Invalid JWT: Token must be a short-lived token (60 minutes)"), "was refused", "clock"),
-    ("federation", STS, grant("The given credential is rejected."), "refused the token of this machine", POOL),
+    ("federation", STS, grant("The given credential is rejected."), "gave no token to this machine", POOL),
     ("federation", STS, grant("The audience is invalid.", "invalid_target"), "invalid_target", "providers/github"),
     ("workforce", STS, grant("The refresh token has expired."), "the login has expired, or was revoked", LOGIN),
-    ("federated workforce", STS, grant("Rejected."), "refused the token", f"providers describe {WORKFORCE_POOL}"),
-    ("federated account", STS, grant("The given credential is rejected."), "refused the token", POOL),
+    ("federated workforce", STS, grant("Rejected."), "gave no token", WORKFORCE_POOL),
     ("federated account", IAM, FORBIDDEN, f"impersonate {TARGET}", f"iam.googleapis.com/{POOL}/*"),
     ("argument", IAM, FORBIDDEN, f"{USER} cannot impersonate {TARGET}", f"--member=user:{USER} {CREATOR}"),
     ("file", IAM, FORBIDDEN, f"{USER} cannot impersonate {TARGET}", CREATOR),
-    ("nested", IAM, FORBIDDEN, f"{USER} cannot impersonate {ACCOUNT}", CREATOR),
-    ("both", IAM, FORBIDDEN, f"cannot impersonate {ACCOUNT}", f"iam.googleapis.com/{POOL}/*' {CREATOR}"),
-    ("both", IAM, denied_to(TARGET), f"{ACCOUNT} cannot impersonate {TARGET}", f"--member=serviceAccount:{ACCOUNT}"),
-    ("nested", IAM, denied_to(TARGET), f"{ACCOUNT} cannot impersonate {TARGET}", f"--member=serviceAccount:{ACCOUNT}"),
+    ("nested", IAM, FORBIDDEN, f"{USER} cannot impersonate {TARGET}", f"{ACCOUNT} --member=user:{USER} {CREATOR};"),
+    ("both", IAM, FORBIDDEN, f"cannot impersonate {TARGET}", f"iam.googleapis.com/{POOL}/*' {CREATOR}"),
+    ("both", IAM, denied_to(TARGET), f"cannot impersonate {TARGET}", f"--member=serviceAccount:{ACCOUNT}"),
     ("delegated", IAM, FORBIDDEN, f"impersonate {TARGET}", f"{ACCOUNT} --member=user:{USER} {CREATOR};"),
     ("delegated", IAM, FORBIDDEN, f"impersonate {TARGET}", f"{TARGET} --member=serviceAccount:{ACCOUNT}"),
     ("argument", IAM, DISABLED, "disabled", "enable iamcredentials.googleapis.com --project=123"),
@@ -112,7 +110,7 @@ def test_a_renewal_without_a_token(
 
 BLOCKED = [
     ("REQUESTS_CA_BUNDLE", "", "does a proxy of this network inspect TLS"),
-    ("https_proxy", "http://127.0.0.1:1", "check HTTPS_PROXY and NO_PROXY"),
+    ("https_proxy", "http://127.0.0.1:1", "HTTPS_PROXY and NO_PROXY"),
 ]
 
 
@@ -126,33 +124,24 @@ def test_a_blocked_sign_in(make_auth: MakeAuth, monkeypatch: Patch, variable: st
 
 
 DAMAGED = [
-    ("{'type':", "is not JSON: Expecting property name", "login"),
-    ("", "is not JSON", "login"),
-    ("[]", "is not a JSON object", "login"),
-    ({}, "has the type null; the types are authorized_user", "login"),
-    ({"type": ["service_account"]}, 'has the type ["service_account"]', "login"),
-    ({"type": "servce_account"}, 'has the type "servce_account"', "login"),
-    ({"installed": {"client_id": "id"}}, "is an OAuth client", "login --client-id-file="),
-    ({"type": "authorized_user"}, "is a damaged login: Authorized user info was not in the expected", "login"),
-    ({**KEY, "private_key": "-----BEGIN"}, "is a damaged key of a service account:", NEW_KEY),
-    ({**KEY, "private_key": None}, "is a damaged key of a service account:", NEW_KEY),
-    ({"type": "service_account"}, "is a damaged key of a service account:", "--iam-account=EMAIL"),
-    ({"type": "external_account"}, "is a damaged configuration of workload identity federation", "login"),
-    ({"type": "impersonated_service_account"}, "is a damaged login that impersonates", "login"),
+    ("{'type':", "is not a valid json file.: Expecting property name"),
+    ("[]", "'list' object has no attribute"),
+    ({"type": "servce_account"}, "Type is servce_account, expected one of"),
+    ({**KEY, "private_key": "-----BEGIN"}, "Failed to load service account credentials"),
+    ({"type": "external_account"}, "Failed to load external account credentials"),
 ]
 
 
-@pytest.mark.parametrize(("content", "message", "hint"), DAMAGED)
+@pytest.mark.parametrize(("content", "message"), DAMAGED)
 @pytest.mark.parametrize("named", [False, True])
-def test_a_damaged_file(
-    write_adc: WriteAdc, monkeypatch: Any, content: Any, message: str, hint: str, *, named: bool
-) -> None:
-    """The error names the file, what is wrong in it, and how to get a good one."""
+def test_a_damaged_file(write_adc: WriteAdc, monkeypatch: Any, content: Any, message: str, *, named: bool) -> None:
+    """The error names the file, what google-auth says of it, and how to get a good one."""
     file = write_adc(content)
     if named:
         file = file.rename(file.with_name("named.json"))
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
-    words = f'^the credentials file "{file}".*{re.escape(message)}'
+    words = f'^the credentials file "{file}".* cannot be used: .*{re.escape(message)}'
+    hint = "iam service-accounts keys create key.json" if named else LOGIN
     with raises(errors.CredentialsError, words, hint=hint, resource=str(file)) as caught:
         Auth().credentials()
     assert ("GOOGLE_APPLICATION_CREDENTIALS" in caught.value.message) == named
@@ -160,9 +149,9 @@ def test_a_damaged_file(
 
 def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: Patch) -> None:
     """A wrong path, and the path of a folder, are told with the variable that names them."""
-    for path, fault in ((tmp_path / "none.json", "does not exist"), (tmp_path, "cannot be read: Is a directory")):
+    for path, fault in ((tmp_path / "none.json", "was not found"), (tmp_path, "Is a directory")):
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
-        with raises(errors.CredentialsError, f"names, {fault}", hint="set GOOGLE_APPLICATION_CREDENTIALS"):
+        with raises(errors.CredentialsError, f"names, cannot .*{fault}", hint="set GOOGLE_APPLICATION_CREDENTIALS"):
             Auth().credentials()
 
 
@@ -198,7 +187,7 @@ def test_a_token_of_the_identity_provider_that_is_not_there(make_auth: MakeAuth,
     """A workload whose token is missing hears which file it is."""
     auth = make_auth("federation")
     (tmp_path / "token").unlink()
-    with pytest.raises(errors.CredentialsError, match=rf"no token of its identity provider: File '{tmp_path}/token'"):
+    with pytest.raises(errors.CredentialsError, match=rf"gave no token to this machine: File '{tmp_path}/token'"):
         auth.renew()
 
 

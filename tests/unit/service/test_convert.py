@@ -41,7 +41,7 @@ TASK_STATES = [
 @pytest.mark.parametrize(("text", "state"), TASK_STATES)
 def test_states(text: str, state: str) -> None:
     """Due later, due, in flight, and waiting for another attempt, also after one without an answer."""
-    assert convert.task_state(task(text), NOW) == state
+    assert convert.last_attempt(task(text), NOW)[0] == state
 
 
 def test_a_task_in_columns() -> None:

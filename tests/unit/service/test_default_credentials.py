@@ -185,7 +185,7 @@ def test_another_file(make_auth: MakeAuth, tmp_path: Path, monkeypatch: Any, wri
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(write_adc(KEY).rename(tmp_path / "key.json")))
     assert owner(auth) == ACCOUNT
     os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(tmp_path / "none.json")
-    with pytest.raises(CredentialsError, match="does not exist"):
+    with pytest.raises(CredentialsError, match="was not found"):
         auth.renew()
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
     write_adc(user_info(BOB))

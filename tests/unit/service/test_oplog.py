@@ -11,7 +11,7 @@ from google.protobuf import json_format
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import QuotaError
-from cloudtasks_nb.service.oplog import Entry, LogReader, Wanted, entries_of, has_entry, log_filter, page, read
+from cloudtasks_nb.service.oplog import Entry, LogReader, Wanted, entries_in, log_filter, pages, read
 from cloudtasks_nb.service.quota import CallBudget
 from tests.log_entry import log_entry
 
@@ -57,8 +57,7 @@ class Log:
 
 def only(message: Any) -> list[Entry]:
     """Read a log of one entry."""
-    log: Any = Log([message])
-    return asyncio.run(page(log, QUEUE, "filter", ""))[0]
+    return entries_in(logging_types.ListLogEntriesResponse.pb()(entries=[message]))
 
 
 def test_the_filter() -> None:
@@ -87,7 +86,9 @@ class Budget(CallBudget):
 
     def __init__(self) -> None:
         self.now = 100.0
-        super().__init__(60, burst=5, clock=lambda: self.now, sleep=self.pass_by)
+        super().__init__(60, burst=5)
+        self.clock = lambda: self.now
+        self.sleep = self.pass_by
 
     async def pass_by(self, seconds: float) -> None:
         """Let the time pass."""
@@ -100,7 +101,7 @@ def test_many_pages_are_read_within_the_quota() -> None:
     log: Any = Log(*([entry(number, attemptResponseLog=ATTEMPT)] for number in range(300)))
 
     async def read_all() -> list[str]:
-        return [one.insert_id async for page in entries_of(log, QUEUE, "filter", budget) for one in page]
+        return [one.insert_id async for page in pages(log, QUEUE, "filter", budget) for one in entries_in(page)]
 
     assert asyncio.run(read_all()) == [f"id-{number}" for number in range(300)]
     assert len(log.asked) == 300
@@ -120,23 +121,17 @@ def test_a_long_log_is_delivered_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     assert until == [None, None, None, 1_800_000_000_000_000]
 
 
-def test_whether_the_log_has_an_entry() -> None:
-    """An empty page with a token is not the end of the search; entries of every kind count."""
-    there: Any = Log([], [entry(taskCreationLog={"status": "OK"})], [])
-    assert asyncio.run(has_entry(there, QUEUE, "filter", Budget()))
-    assert [asked["page_size"] for asked in there.asked] == [1, 1]
-    nothing: Any = Log([])
-    assert not asyncio.run(has_entry(nothing, QUEUE, "filter", Budget()))
-    assert len(nothing.asked) == 1
-
-
 @pytest.mark.parametrize(("refusals", "found"), [(3, True), (99, False)], ids=["for a while", "for ever"])
 def test_a_read_that_is_refused_is_repeated(refusals: int, found: bool) -> None:  # noqa: FBT001 - a case of the table
     """The quota may be used up by others; after many refusals that is an error."""
     log: Any = Log([entry(attemptResponseLog=ATTEMPT)])
     log.left = refusals
+
+    async def first() -> Any:
+        return await anext(pages(log, QUEUE, "filter", Budget()))
+
     with nullcontext() if found else pytest.raises(QuotaError):
-        assert asyncio.run(has_entry(log, QUEUE, "filter", Budget()))
+        assert asyncio.run(first()).entries
 
 
 def test_an_attempt() -> None:

@@ -1,12 +1,10 @@
 """A budget of calls keeps within its quota, and serves its callers in turn."""
 
-import asyncio
 from bisect import bisect_right
 
 import pytest
 
 from cloudtasks_nb.service.quota import CallBudget
-from tests.unit.service.conftest import Pauses
 
 
 class Clock:
@@ -19,11 +17,18 @@ class Clock:
         return self.now
 
 
+def by(clock: Clock, per_minute: int, burst: int) -> CallBudget:
+    """Make a budget by a clock."""
+    made = CallBudget(per_minute, burst)
+    made.clock = clock
+    return made
+
+
 @pytest.mark.parametrize(("per_minute", "burst"), [(60, 5), (60, 10), (6, 1)])
 def test_no_minute_has_more_calls_than_allowed(per_minute: int, burst: int) -> None:
     """A caller that asks all the time gets a few at once, then one after the other, never more than the quota."""
     clock = Clock()
-    budget, taken = CallBudget(per_minute, burst, clock=clock), []
+    budget, taken = by(clock, per_minute, burst), []
     for _ in range(3000):
         if budget.take():
             taken.append(clock())
@@ -36,7 +41,7 @@ def test_no_minute_has_more_calls_than_allowed(per_minute: int, burst: int) -> N
 def test_the_longest_wait_is_served_first() -> None:
     """A caller that asks more often does not get more; one that leaves does not hold up the others."""
     clock = Clock()
-    budget = CallBudget(60, 1, clock=clock)
+    budget = by(clock, 60, 1)
     turns = {"quick slow quick gone": "quick", "quick gone slow quick": "slow", "slow gone quick": "quick"}
     for callers, served in turns.items():
         assert [caller for caller in callers.split() if budget.take(caller)] == [served]
@@ -48,20 +53,7 @@ def test_the_longest_wait_is_served_first() -> None:
 def test_a_rest_fills_the_budget_again() -> None:
     """After a quiet minute a burst is allowed again, and no more than that."""
     clock = Clock()
-    budget = CallBudget(65, 5, clock=clock)
+    budget = by(clock, 65, 5)
     for _ in range(3):
         assert [budget.take() for _ in range(6)] == [True] * 5 + [False]
         clock.now += 60
-
-
-def test_waiting_for_a_call() -> None:
-    """Each caller waits as long as those before it need."""
-    pauses = Pauses()
-    budget = CallBudget(60, 30, clock=Clock(), sleep=pauses.sleep)
-
-    async def wait() -> None:
-        for _ in range(32):
-            await budget.wait()
-
-    asyncio.run(wait())
-    assert pauses == [0.0] * 30 + [pytest.approx(2.0), pytest.approx(4.0)]

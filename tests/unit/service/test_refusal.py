@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from cloudtasks_nb import errors
-from cloudtasks_nb.service.refusal import Refusal
+from cloudtasks_nb._settings import Endpoint
+from cloudtasks_nb.service.refusal import of_call, of_code, service_error
+from cloudtasks_nb.service.rpcs import METHODS
 from tests.certificates import Authority
 from tests.unit.service.conftest import QUEUE, Fakes, call, login, use
 
@@ -39,7 +43,7 @@ def raised(fake: Fakes, trusted: Authority, status: Any, *, rpc: str = "GetQueue
     return caught.value
 
 
-IAM, USAGE = "IAM_PERMISSION_DENIED", "RESOURCE_USAGE_RESTRICTION_VIOLATED"
+IAM = "IAM_PERMISSION_DENIED"
 CREATE = {"permission": "cloudtasks.tasks.create", "resource": "projects/other/locations/l/queues/q"}
 ACT_AS = {"permission": "iam.serviceAccounts.actAs", "resource": f"projects/-/serviceAccounts/{ROBOT}"}
 LIMIT = {**CONSUMER, "quota_limit": "ListCallsPerMinutePerRegion"}
@@ -54,8 +58,6 @@ REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str
             "set-quota-project p; or ct.connect(…, quota",
         ),
         ("BILLING_DISABLED", CONSUMER, "gcloud billing projects link 123"),
-        ("CONSUMER_SUSPENDED", CONSUMER, "project 123 is suspended"),
-        ("GCP_SUSPENDED", CONSUMER, "project 123 is suspended"),
     ],
     (errors.PermissionDeniedError, DENIED): [
         ("USER_PROJECT_DENIED", CONSUMER, f"{BINDING} 123 {ANN} --role=roles/serviceusage.serviceUsageConsumer"),
@@ -63,15 +65,8 @@ REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str
         (IAM, CREATE, f"{BINDING} q --location=l --project=other {ANN} --role=roles/cloudtasks.enqueuer"),
         (IAM, ACT_AS, f"{ROBOT} --project=other {ANN} --role=roles/iam.serviceAccountUser"),
         (IAM, {"permission": "spanner.databases.get"}, "permission spanner.databases.get is needed"),
-        (IAM, {}, f"binding p {ANN}"),
-        ("USER_BLOCKED_BY_ADMIN", {}, "has blocked cloudtasks.googleapis.com"),
-        (USAGE, CONSUMER, "in project 123: ask"),
-        ("ENDPOINT_USAGE_RESTRICTION_VIOLATED", CONSUMER, "policy of the organi"),
-        ("ORG_RESTRICTION_VIOLATION", {}, "a proxy of this network allows only"),
-        *((f"LOCATION_{kind}POLICY_VIOLATED", {}, "not allow this location") for kind in ("", "ORG_", "TAX_")),
-        ("TLS_ORG_POLICY_VIOLATED", {}, "this version of TLS"),
-        ("SERVICE_NOT_VISIBLE", CONSUMER, "project 123 may not use cloudtasks"),
-        ("NEW_REASON", {}, f"queues {BINDING} q --location=l --project=p {ANN}"),
+        (IAM, {}, f"queues {BINDING} q --location=l --project=p {ANN} --role=roles/cloudtasks.viewer"),
+        ("LOCATION_ORG_POLICY_VIOLATED", {}, "what LOCATION_ORG_POLICY_VIOLATED means: https://github.com/"),
     ],
     (errors.ConfigurationError, DENIED): [
         ("CONSUMER_INVALID", CONSUMER, "does project 123 exist"),
@@ -81,17 +76,7 @@ REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str
         ("ACCESS_TOKEN_SCOPE_INSUFFICIENT", {}, "lack the scope https://www.googleapis.com/auth/cloud-platform")
     ],
     (errors.CredentialsError, ANONYMOUS): [
-        ("CREDENTIALS_MISSING", {}, "the call had no token; run: gcloud auth"),
-        ("ACCESS_TOKEN_EXPIRED", {}, "not valid any more; run: gcloud auth"),
-        ("JWT_TOKEN_INVALID", {}, "not valid any more; run: gcloud auth"),
-        ("SESSION_COOKIE_INVALID", {}, "not valid any more; run: gcloud auth"),
-        ("ACCESS_TOKEN_TYPE_UNSUPPORTED", {}, "access tokens, and no ID tokens"),
-        ("CREDENTIAL_TYPE_UNSUPPORTED", {}, "credentials of this kind"),
-        ("OVERLOADED_CREDENTIALS", {}, "give only one kind"),
-        ("ACCOUNT_STATE_INVALID", {"email": "bob@example.com"}, "the account bob@example.com is disabled"),
-        ("ACCOUNT_STATE_INVALID", {}, "the account ann@example.com is disabled"),
-        ("ACCOUNT_TYPE_UNSUPPORTED", {}, "takes no such account"),
-        ("API_KEY_INVALID", {}, "an API key does not work here"),
+        ("ACCESS_TOKEN_EXPIRED", {}, "run: gcloud auth"),
     ],
     (errors.QuotaError, EXHAUSTED): [
         (
@@ -99,10 +84,8 @@ REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str
             LIMIT,
             f"quota {LIMIT['quota_limit']} of project 123 is used up: https://console.cloud.",
         ),
-        ("RESOURCE_QUOTA_EXCEEDED", CONSUMER, "https://console.cloud.google.com/iam-admin/quotas?project=123"),
     ],
     (errors.InvalidInputError, "INVALID_ARGUMENT"): [
-        ("SYSTEM_PARAMETER_UNSUPPORTED", {}, "please report this"),
         ("NEW_REASON", {}, "limits of the service"),
     ],
 }
@@ -146,13 +129,56 @@ def test_a_page_that_helps(fake: Fakes, trusted: Authority) -> None:
     assert isinstance(raised(fake, trusted, refusal(DENIED, "no", *details)), errors.PreconditionError)
 
 
-def test_the_reason_in_json() -> None:
-    """REST answers carry the same details."""
-    details: list[dict[str, Any]] = [
-        {"@type": "type.googleapis.com/google.rpc.LocalizedMessage", "message": "x"},
-        {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "BILLING_DISABLED", "metadata": CONSUMER},
-        {"@type": "type.googleapis.com/google.rpc.Help", "links": [{"description": "d", "url": "u", "new": 1}]},
-    ]
-    found = Refusal.of_json(DENIED, "no", details)
-    assert (found.reason, found.facts, found.links) == ("BILLING_DISABLED", CONSUMER, (("d", "u"),))
-    assert Refusal.of_grpc(DENIED, "no", [("grpc-status-details-bin", b"\xff")]) == Refusal(code=DENIED, message="no")
+ENDPOINT = Endpoint(project="p", location="l", target="t", local=True)
+NAMES = {"GetQueue": QUEUE, "GetTask": f"{QUEUE}/tasks/t", "GetOperation": "projects/p/locations/l/operations/o"}
+FORBIDDEN = errors.PermissionDeniedError
+FAULT, INVALID = errors.ServiceError, errors.InvalidInputError
+ERRORS_BY_CODE: list[tuple[str, str, type[errors.CloudTasksError], str | None]] = [
+    ("NOT_FOUND", "GetQueue", errors.QueueNotFoundError, 'tasks.queue("q", create=True)'),
+    ("NOT_FOUND", "GetTask", errors.TaskNotFoundError, "queue.attempts()"),
+    ("NOT_FOUND", "GetOperation", errors.ServiceError, None),
+    *(("ALREADY_EXISTS", "GetQueue", errors.AlreadyExistsError, None), ("ABORTED", "GetQueue", FAULT, None)),
+    *(("INVALID_ARGUMENT", "GetQueue", INVALID, "quotas"), ("OUT_OF_RANGE", "GetQueue", INVALID, None)),
+    ("FAILED_PRECONDITION", "GetQueue", errors.PreconditionError, None),
+    (
+        "PERMISSION_DENIED",
+        "GetQueue",
+        FORBIDDEN,
+        "--location=l --project=p --member=user:YOU --role=roles/cloudtasks.v",
+    ),
+    ("PERMISSION_DENIED", "GetTask", FORBIDDEN, "cloudtasks.tasks.get"),
+    ("RESOURCE_EXHAUSTED", "GetQueue", errors.QuotaError, "quotas"),
+    ("UNAUTHENTICATED", "GetQueue", errors.CredentialsError, "gcloud auth application-default login"),
+    *((code, "GetQueue", errors.UnavailableError, "try again") for code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")),
+    ("UNIMPLEMENTED", "GetQueue", FAULT, "does not support the call"),
+    *((code, "GetQueue", FAULT, None) for code in ("CANCELLED", "INTERNAL", "UNKNOWN", "DATA_LOSS")),
+]
+
+
+@pytest.mark.parametrize("details", [b"\xff", refusal(DENIED, "another text").SerializeToString()])
+def test_details_that_do_not_fit(details: bytes) -> None:
+    """A call is refused all the same."""
+    metadata = grpc.aio.Metadata(("grpc-status-details-bin", details))
+    call = grpc.aio.AioRpcError(grpc.StatusCode.PERMISSION_DENIED, grpc.aio.Metadata(), metadata, details="no")
+    assert (of_call(call).grpc_status_code, of_call(call).message) == (grpc.StatusCode.PERMISSION_DENIED, "no")
+
+
+def error_of(code: str, rpc: str, name: str) -> errors.CloudTasksError:
+    """Return the error of a refused call."""
+    return service_error(of_code(code, "some details"), method=METHODS[rpc], resource=name, endpoint=ENDPOINT)
+
+
+@pytest.mark.parametrize(("code", "rpc", "kind", "hint"), ERRORS_BY_CODE)
+def test_an_error_for_each_code(code: str, rpc: str, kind: type[errors.CloudTasksError], hint: str | None) -> None:
+    """The class fits the code; the resource, the code and the next step are attributes."""
+    error = error_of(code, rpc, NAMES[rpc])
+    assert (type(error), error.code, error.resource) == (kind, code, NAMES[rpc])
+    assert NAMES[rpc].rpartition("/")[2] in error.message
+    assert (hint or "") in (error.hint or "")
+    assert (error.hint is None) == (hint is None)
+
+
+def test_a_queue_of_another_project_is_named_in_full() -> None:
+    """The short name would create the queue in the connection's own project."""
+    name = "projects/other/locations/l/queues/q"
+    assert error_of("NOT_FOUND", "GetQueue", name).hint == f'tasks.queue("{name}", create=True) creates it'

@@ -15,6 +15,7 @@ from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb import _loop, errors
 from cloudtasks_nb._settings import resolve
+from cloudtasks_nb.service import transport as transport_module
 from cloudtasks_nb.service.no_connection import no_connection
 from cloudtasks_nb.service.transport import Transport
 from tests.certificates import Authority
@@ -98,8 +99,12 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(data)
 
 
-def test_a_connection_that_broke_in_a_sleep_is_replaced(fake: Fakes, trusted: Authority) -> None:
+def test_a_connection_that_broke_in_a_sleep_is_replaced(
+    fake: Fakes, trusted: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After the sleep of a laptop the old connection answers nothing, and nothing reports that it is broken."""
+    options = [(name, min(value, 1_000)) for name, value in transport_module._SECURE_OPTIONS]
+    monkeypatch.setattr(transport_module, "_SECURE_OPTIONS", options)
     server = fake(types.Queue.pb()(name=QUEUE), tls=trusted.grpc())
 
     async def story(transport: Transport) -> int:
@@ -111,7 +116,7 @@ def test_a_connection_that_broke_in_a_sleep_is_replaced(fake: Fakes, trusted: Au
             await transport.close()
         return len(server.calls)
 
-    assert use(server.port, story, place=SECURE, auth=login(), keepalive=(1.0, 1.0)) == 2
+    assert use(server.port, story, place=SECURE, auth=login()) == 2
 
 
 #: Puts an obstacle of a kind between a client and the service; returns the port, and the address that is called.

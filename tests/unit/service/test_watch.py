@@ -8,12 +8,14 @@ from unittest.mock import Mock
 
 import pytest
 from google.cloud import tasks_v2beta3
+from google.cloud.logging_v2.types import LogEntry
 from google.cloud.logging_v2.types import logging as logging_types
 from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb import _loop, errors
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, ServiceError, TaskNotFoundError
+from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.watch import Pending, Snapshot, Watcher
 from tests.unit.service.conftest import raw_entry
 
@@ -30,6 +32,7 @@ class Service:
     def __init__(self, **answers: Answerer | Exception) -> None:
         self.answers: dict[str, Answerer | Exception] = {"GetQueueStats": queue_stats, **answers}
         self.calls: list[str] = []
+        self.service_clock = ServiceClock(lambda: "")
 
     async def call(self, rpc: str, **fields: Any) -> Any:
         """Answer a call, or raise the given error."""
@@ -111,14 +114,12 @@ MISSING = QueueNotFoundError("no", code="NOT_FOUND")
 def test_snapshots_arrive(watch: Watch) -> None:
     """Settings and statistics come again and again; the log is not read unless a subscriber asks for it."""
     watcher = start(service := Service())
-    assert watcher.latest(QUEUE) is None
     heard = watch(watcher)
     first, second = heard.next(), heard.next()
     assert (first.queue, first.gone, first.errors, first.log_until, first.entries) == (QUEUE, False, (), None, ())
     assert first.values is not None
     assert (first.values["tasks"], first.values["state"]) == (7, "RUNNING")
     assert second.at >= first.at
-    assert watcher.latest(QUEUE) is not None
     assert set(service.calls) == {"GetQueueStats"}
 
 
@@ -285,6 +286,22 @@ def test_a_lookup() -> None:
     assert list(found) == ["c", "b", "a"]
     assert found["b"] is None
     assert (found["a"].state, found["a"].last_status) == ("running", None)
+
+
+def test_whether_the_log_has_an_entry() -> None:
+    """An empty page with a token is not the end of the search; entries of every kind count."""
+    created = LogEntry.pb()(insert_id="a")
+    created.json_payload.update({"task": f"{QUEUE}/tasks/t", "taskCreationLog": {"status": "OK"}})
+    pages: dict[str, dict[str, Any]] = {"": {"next_page_token": "more"}, "more": {"entries": [created]}}
+    sizes: list[int] = []
+
+    def answer(page_token: str, page_size: int, **_: Any) -> Any:
+        sizes.append(page_size)
+        return logging_types.ListLogEntriesResponse.pb()(**pages[page_token])
+
+    assert run(start(Service(ListLogEntries=answer)).is_logged(QUEUE, since=0))
+    assert sizes == [1, 1]
+    assert not run(start(Service(ListLogEntries=log())).is_logged(QUEUE, since=0))
 
 
 @pytest.mark.parametrize("work", ["listing", "lookup"])

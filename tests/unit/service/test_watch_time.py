@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -46,6 +47,7 @@ class Service:
         self.by_queue: defaultdict[str, list[float]] = defaultdict(list)
         self.calls: list[float] = []
         self.errors: dict[str, list[CloudTasksError]] = {}  # by RPC, raised before it answers
+        self.service_clock = SimpleNamespace(micros=lambda: int((START + loop.time()) * 1e6))
 
     async def call(self, rpc: str, **fields: Any) -> Any:
         """Answer a call."""
@@ -82,7 +84,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> Simulate:
             monkeypatch.setattr(loop, "time", lambda: selector.now)
             monkeypatch.setattr(_loop, "call_soon", loop.call_soon)
             transport: Any = Service(loop, latency, dict(pages or {}))
-            watcher = Watcher(transport, clock=loop.time, now=lambda: int((START + loop.time()) * 1e6))
+            watcher = Watcher(transport)
 
             async def tell() -> None:
                 await story(watcher, transport)
