@@ -22,7 +22,7 @@ from cloudtasks_nb.fanout.evidence import Evidence, Source
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import RETENTION
 
-__all__ = ["LATE", "READING", "Adoption", "unseen_note"]
+__all__ = ["LATE", "READING", "Adoption"]
 
 #: What is done while the unsent rows of a batch may have been sent from elsewhere.
 READING = "reading what was sent from elsewhere"
@@ -40,9 +40,6 @@ _ASKED = 50  # rows, the first and the last ones, that are asked for by name whe
 _LISTED = 10  # results that are listed in the time in which one is looked up by name
 _COMMIT = 1.0  # seconds in which an emulator surely stores the entry of a task that it has just removed
 _ENDPOINT_POLL = 2.0  # seconds between two tries while nothing answers
-_WEAKER = (
-    "a row that was sent from elsewhere is sent again once the name of its task is free, about an hour after that ended"
-)
 
 
 @dataclass(eq=False)
@@ -222,8 +219,3 @@ class Adoption:
 
     async def _set(self, key: str, value: object) -> None:
         await self.outbox.run(self.outbox.batches.set_setting, self.batch, key, value)
-
-
-def unseen_note(reason: str) -> str:
-    """Return the sentence about rows that cannot be adopted, and what that weakens."""
-    return f"rows that were sent from elsewhere cannot be seen: {reason.rstrip('.')}; {_WEAKER}"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
+import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.errors import PermissionDeniedError, StoreError
+from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.progress import Pace
 from cloudtasks_nb.fanout.batch.search import Search
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Log, Queue, Results, Witnesses
@@ -26,7 +30,7 @@ from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.watch import Snapshot, Watcher
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["NO_LOG", "OutcomeTracker", "names_handler"]
+__all__ = ["NO_LOG", "OutcomeTracker", "names_handler", "outcome_notes"]
 
 #: The note on outcomes of a queue without a log.
 NO_LOG = (
@@ -34,6 +38,11 @@ NO_LOG = (
     f"queue.update(log_sampling_ratio=1.0); {LOG_PRICE}"
 )
 
+_LOGGER = logging.getLogger(__name__)
+_RECHECK_PAUSES = (60.0, 120.0, 240.0, 480.0)  # seconds before the log is read once more for rows that are gone
+_WEAKER = (
+    "a row that was sent from elsewhere is sent again once the name of its task is free, about an hour after that ended"
+)
 _SECOND = 1_000_000
 _STORE_PAUSE = 30.0  # seconds after a failed read of error texts
 _PROBED = 100  # rows that are tried again whose results are read at a time, until one has a result
@@ -43,6 +52,46 @@ _MOST_UNEXPLAINED = 10_000  # failed rows that wait for their error texts
 def names_handler(description: Mapping[str, Any]) -> bool:
     """Return whether the tasks of a batch call a handler of this machine, by the batch's description."""
     return str(description.get("url", "")).startswith("handler:")
+
+
+def outcome_notes(record: BatchRecord, ratio: float, *, has_results: bool) -> list[str]:
+    """Return notes on how rows were sent and how their outcomes are known, a sentence each.
+
+    Parameters
+    ----------
+    ratio : float
+        The share of its operations that the queue logs.
+    has_results : bool
+        Whether a task of the batch has a stored result.
+    """
+    notes, settings = [], record.settings
+    if already := settings.get("already"):
+        notes.append(
+            f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
+        )
+    if settings.get("adopted"):
+        notes.append(
+            "rows were sent from elsewhere: their states are those of the log of the last 30 days, and of stored "
+            "results"
+        )
+    if unseen := settings.get("unseen"):
+        notes.append(_unseen_note(unseen))
+    elif 0 < ratio < 1:
+        notes.append(_unseen_note(f"the queue logs {ratio:.0%} of its operations"))
+    if corrected := settings.get("corrected"):
+        rows = counted(corrected, "rows")
+        notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
+    if ratio == 0:
+        if not has_results and (record.counts[State.GONE] or not names_handler(record.description)):
+            notes.append(NO_LOG.format(queue="the queue"))
+        if not settings.get("adopted"):
+            notes.append(_unseen_note("the queue writes no log"))
+    return notes
+
+
+def _unseen_note(reason: str) -> str:
+    """Return the sentence about rows that cannot be adopted, and what that weakens."""
+    return f"rows that were sent from elsewhere cannot be seen: {reason.rstrip('.')}; {_WEAKER}"
 
 
 @dataclass(eq=False)
@@ -62,6 +111,7 @@ class OutcomeTracker:
         self.sources: dict[str, dt.datetime] = {}
         self.retrying = Retrying()  #: the rows that are tried again
         self.pace = Pace()
+        self.trouble: str | None = None  #: why the last search failed
         facts = self.record.description
         self.limit = Limit(facts.get("_retry") or {})
         self.queue = queue = QueueName.parse(self.record.place.queue_name)
@@ -123,6 +173,45 @@ class OutcomeTracker:
         if snapshot.log_until is not None:  # its outcomes are stored: tomorrow the log is read from here on
             self.sources["log"] = _moment(snapshot.log_until)
         return sent > 0 and self.search.wanted(snapshot, sent, fresh)
+
+    async def read_failed(self, *, log: bool) -> None:
+        """Find out which failed rows have succeeded after all; say so if what tells it cannot be read.
+
+        Parameters
+        ----------
+        log : bool
+            Also by the log, which may have entries by now that came very late.
+        """
+        reads = {"results": self.search.read_results(State.FAILED)}
+        for what, read in (reads | ({"log": self.search.read_failed_log()} if log else {})).items():
+            try:
+                await read
+            except CloudTasksError as error:
+                notify(f"the {what} of failed rows of batch {self.batch} could not be read: {error.message}")
+
+    async def find_missing(self) -> None:
+        """Search the queue for rows that seem to have left it."""
+        self.trouble = None
+        try:
+            await self.search.run(self.snapshot)
+        except OutboxError:
+            raise
+        except CloudTasksError as error:  # of the service: the next suspicious snapshot begins another search
+            self.trouble = error.message
+
+    async def recheck_gone(self, is_needed: Callable[[], bool], changed: Callable[[], None]) -> None:
+        """Read the log again for the rows that are gone, with growing pauses as long as some are."""
+        for pause in (0.0, *_RECHECK_PAUSES):
+            await asyncio.sleep(pause)
+            if not is_needed():
+                return
+            try:
+                await self.recheck()
+            except OutboxError:
+                raise
+            except CloudTasksError as error:
+                _LOGGER.info("the log was not read again for batch %s: %s", self.batch, error.message)
+            changed()
 
     async def recheck(self) -> None:
         """Read the log again for the rows that are gone."""

@@ -22,18 +22,18 @@ from weakref import WeakMethod, WeakSet, WeakValueDictionary
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, EndpointError, OutboxError, PreconditionError
-from cloudtasks_nb.fanout.batch.adoption import READING, Adoption, unseen_note
+from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, EndpointError, PreconditionError
+from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
-from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, OutcomeTracker, names_handler
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, outcome_notes
 from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Progress
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.batch.status import Facts, read_facts, status_of, stored_progress
 from cloudtasks_nb.fanout.batch.unanswered import unanswered_note
+from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
@@ -43,7 +43,7 @@ from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot, Subscription
 
-__all__ = ["Tracker", "unread_since"]
+__all__ = ["Tracker"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -53,14 +53,11 @@ _ADOPTING, _RESTARTING = "reading what was sent of", "following another connecti
 _SEARCHING, _REREADING = "searching the queue for", "reading the log again for"
 _SOON = 0.1  # seconds in which changes of the sending and of a cancel are gathered
 _FOLLOW = 2.0  # seconds between two looks into the outbox for what others do
-_REREAD_PAUSES = (60.0, 120.0, 240.0, 480.0)  # seconds before the log is read once more for rows that are gone
 _LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
 _NEAR_END = 2.0  # seconds before the expected end
 _FEW = 100  # rows that are left near the end, if no rate is known
 _EVERY, _EVERY_NEAR_END = 1.0, 0.2  # seconds between two reads of the queue
 _SAVE = 5.0  # seconds between two snapshots in the outbox
-_CLOCK_MARGIN = 300_000_000  # microseconds by which the service's clock is known too late at most
-_LATE_ENTRY = 600_000_000  # microseconds by which a log entry may arrive late
 
 #: The trackers of this process by outbox and batch: connections do not share theirs.
 _trackers: WeakValueDictionary[tuple[Path, str], WeakSet[Tracker]] = WeakValueDictionary()
@@ -72,6 +69,18 @@ class Tracker:
 
     deleted = False  #: whether the batch was deleted in this process
     report: Any = None  #: what shows it in the outputs of a notebook; `live.py` makes it
+
+    # Changes so far, how many of them the last turn has seen, and the last one that a turn has to see before the batch
+    # is finished: a start, or the end of work.
+    _changes = _seen = _required = 0
+    _loaded = _closed = False
+    _wants_to_send = False  # unsent rows are to be sent when that is possible
+    _has_sent = False  # rows, in this process
+    _notified = False  # the notifications of this end were begun
+    _ended_at: float | None = None  # when the batch was seen to be finished, while it is watched
+    _saved_at = -math.inf
+    _gone = 0  # rows at the last turn
+    _silent: EndpointError | None = None  # the watcher gets no answer
 
     def __init__(self, connection: Connection, outbox: Outbox, record: BatchRecord) -> None:
         self.connection = connection
@@ -104,20 +113,8 @@ class Tracker:
         self._absent: list[tuple[str, str | None]] = []  # handlers that do not listen
         self._snapshots: deque[Snapshot] = deque()  # those that are not recorded
         self._subscription: Subscription | None = None
-        # Changes so far, how many of them the last turn has seen, and the last one that a turn has to see before the
-        # batch is finished: a start, or the end of work.
-        self._changes = self._seen = self._required = 0
-        self._wants_to_send = False  # unsent rows are to be sent when that is possible
-        self._has_sent = False  # rows, in this process
-        self._notified = False  # the notifications of this end were begun
-        self._ended_at: float | None = None  # when the batch was seen to be finished, while it is watched
-        self._saved_at = -math.inf
-        self._gone = 0  # rows at the last turn
-        self._search_trouble: str | None = None  # why the last search failed
-        self._silent: EndpointError | None = None  # the watcher gets no answer
         self._listeners: list[Callable[[], None]] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._loaded = self._closed = False
         self._peers = _trackers.setdefault((outbox.path, record.id), WeakSet())
 
     @property
@@ -145,7 +142,7 @@ class Tracker:
         """Return what delays the batch, a sentence each."""
         found = [
             self._sending.trouble.message if self._sending.trouble else None,
-            self._search_trouble,
+            self._outcomes.trouble,
             self._cancellation.trouble,
             self._notifier.trouble,
         ]
@@ -169,31 +166,9 @@ class Tracker:
 
     def notes(self) -> list[str]:
         """Return other notes on the batch, a sentence each."""
-        notes, settings, progress = [], self.record.settings, self.progress
         ratio = self._queue_values().get("log_sampling_ratio", 1)
-        if already := settings.get("already"):
-            notes.append(
-                f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
-            )
-        if settings.get("adopted"):
-            notes.append(
-                "rows were sent from elsewhere: their states are those of the log of the last 30 days, and of stored "
-                "results"
-            )
-        if unseen := settings.get("unseen"):
-            notes.append(unseen_note(unseen))
-        elif 0 < ratio < 1:
-            notes.append(unseen_note(f"the queue logs {ratio:.0%} of its operations"))
-        if corrected := settings.get("corrected"):
-            notes.append(
-                f"{counted(corrected, 'rows')} had another outcome first, corrected by log entries that came late"
-            )
-        if ratio == 0:
-            if not self._outcomes.has_results and (progress.gone or not names_handler(self.record.description)):
-                notes.append(NO_LOG.format(queue="the queue"))
-            if not settings.get("adopted"):
-                notes.append(unseen_note("the queue writes no log"))
-        more = (self.connection.clock.warning, self.gate.note, self.gate.stop_note(progress.cancelled))
+        notes = outcome_notes(self.record, ratio, has_results=self._outcomes.has_results)
+        more = (self.connection.clock.warning, self.gate.note, self.gate.stop_note(self.progress.cancelled))
         return [*notes, *filter(None, more)]
 
     def retry_note(self) -> str | None:
@@ -244,20 +219,8 @@ class Tracker:
             self._publish()
 
     async def read_failed(self, *, log: bool) -> None:
-        """Find out which failed rows have succeeded after all; say so if what tells it cannot be read.
-
-        Parameters
-        ----------
-        log : bool
-            Also by the log, which may have entries by now that came very late.
-        """
-        search = self._outcomes.search
-        reads = {"results": search.read_results(State.FAILED)} | ({"log": search.read_failed_log()} if log else {})
-        for what, read in reads.items():
-            try:
-                await read
-            except CloudTasksError as error:
-                notify(f"the {what} of failed rows of batch {self.batch} could not be read: {error.message}")
+        """Find out which failed rows have succeeded after all, with `log` also by the log."""
+        await self._outcomes.read_failed(log=log)
         self._changed()
 
     async def cancel(self) -> None:
@@ -353,9 +316,9 @@ class Tracker:
 
     async def job_done(self, *, cancels: bool) -> None:
         """Wait until there is no such job."""
-        await self._until(lambda: self.job(cancels=cancels) is None, _nothing)
+        await self._until(lambda: self.job(cancels=cancels) is None)
 
-    async def _until(self, ended: Callable[[], bool], check: Callable[[], Awaitable[None]]) -> None:
+    async def _until(self, ended: Callable[[], bool], check: Callable[[], Awaitable[None]] | None = None) -> None:
         """Wait until something is true, which is looked at after each change; first call `check` each time.
 
         Raises
@@ -369,7 +332,8 @@ class Tracker:
             while not ended():
                 self.connection.transport.check_open()
                 self._supervisor.check()
-                await check()
+                if check is not None:
+                    await check()
                 await changed.wait()
                 changed.clear()
         finally:
@@ -383,8 +347,6 @@ class Tracker:
             return not (drained and sent)
         snapshot = self._outcomes.snapshot
         return self._seen == self._changes and snapshot is not None and snapshot.at >= since
-
-    # The loop
 
     def _changed(self) -> None:
         """Have the loop turn, because something has changed, or may have."""
@@ -551,36 +513,17 @@ class Tracker:
             self.progress = self._seen_progress()
         self._call_listeners()
 
-    # Other work
-
     async def _adopt(self) -> None:
         """Find the rows that were sent from elsewhere."""
         await self._adoption.run(self._sending.will_retry)
         self._work_ended()
 
     async def _search(self) -> None:
-        self._search_trouble = None
-        try:
-            await self._outcomes.search.run(self._outcomes.snapshot)
-        except OutboxError:
-            raise
-        except CloudTasksError as error:  # of the service: the next suspicious snapshot begins another search
-            self._search_trouble = error.message
+        await self._outcomes.find_missing()
         self._changed()
 
     async def _reread(self) -> None:
-        """Read the log again for the rows that are gone, with growing pauses as long as some are."""
-        for pause in (0.0, *_REREAD_PAUSES):
-            await asyncio.sleep(pause)
-            if not self.record.counts[State.GONE]:
-                return
-            try:
-                await self._outcomes.recheck()
-            except OutboxError:
-                raise
-            except CloudTasksError as error:
-                _LOGGER.info("the log was not read again for batch %s: %s", self.batch, error.message)
-            self._changed()
+        await self._outcomes.recheck_gone(lambda: self.record.counts[State.GONE] > 0, self._changed)
 
     def _look_later(self) -> None:
         """While somebody listens, look now and then into the outbox for what other processes do with the batch."""
@@ -648,35 +591,6 @@ class Tracker:
         target = str(self.record.description.get("url", ""))
         name = target.removeprefix("handler:") if target.startswith("handler:") else ""
         return [describe_absent(address, f"http://{address}/{name}") for address in addresses]
-
-
-def unread_since(created: int, read: int | None, now: int) -> int:
-    """Return the time from which the log may have outcomes that are not stored.
-
-    All times are those of the service, in microseconds since 1970.
-
-    Parameters
-    ----------
-    created : int
-        When the batch was created.
-    read : int, optional
-        Up to when the log was read; None: it was not.
-    now : int
-
-    Examples
-    --------
-    >>> hour = 3_600_000_000
-    >>> unread_since(hour, 3 * hour, 9 * hour) / hour
-    2.75
-    """
-    created = min(created, now)
-    if read is None or read > now:  # the clock was set back
-        return created - _CLOCK_MARGIN
-    return max(created, read - _LATE_ENTRY) - _CLOCK_MARGIN
-
-
-async def _nothing() -> None:
-    """Check nothing."""
 
 
 def _now() -> float:

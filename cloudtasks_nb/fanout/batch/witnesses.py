@@ -22,9 +22,11 @@ from cloudtasks_nb.service.watch import Pending, Watcher
 from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["LOOKED_UP", "Limit", "Log", "Queue", "Results", "Witness", "Witnesses", "pending_evidence"]
+__all__ = ["LOOKED_UP", "Limit", "Log", "Queue", "Results", "Witness", "Witnesses", "pending_evidence", "unread_since"]
 
 _SECOND = 1_000_000
+_CLOCK_MARGIN = 300 * _SECOND  # by which the service's clock is known too late at most
+_LATE_ENTRY = 600 * _SECOND  # by which a log entry may arrive late
 _TOGETHER = 1_000  # results that are read together: a traceback may have 100 KB
 #: Tasks that are looked up one by one rather than with the whole queue.
 LOOKED_UP = 300
@@ -197,3 +199,28 @@ class Witnesses(NamedTuple):
     log: Log
     queue: Queue
     stored: list[Witness]  #: what handlers, or others, have stored of tasks before these left the queue
+
+
+def unread_since(created: int, read: int | None, now: int) -> int:
+    """Return the time from which the log may have outcomes that are not stored.
+
+    All times are those of the service, in microseconds since 1970.
+
+    Parameters
+    ----------
+    created : int
+        When the batch was created.
+    read : int, optional
+        Up to when the log was read; None: it was not.
+    now : int
+
+    Examples
+    --------
+    >>> hour = 3_600_000_000
+    >>> unread_since(hour, 3 * hour, 9 * hour) / hour
+    2.75
+    """
+    created = min(created, now)
+    if read is None or read > now:  # the clock was set back
+        return created - _CLOCK_MARGIN
+    return max(created, read - _LATE_ENTRY) - _CLOCK_MARGIN

@@ -6,6 +6,7 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import PermissionDeniedError
+from cloudtasks_nb.fanout.batch import outcome_tracker
 from cloudtasks_nb.fanout.batch import tracker as tracker_module
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.batch.conftest import Tracked
@@ -29,7 +30,7 @@ def test_what_is_gone_is_read_again(
         raise PermissionDeniedError("the log may not be read")
 
     async def pause(seconds: float) -> None:
-        if seconds in tracker_module._REREAD_PAUSES:
+        if seconds in outcome_tracker._RECHECK_PAUSES:
             pauses.append(seconds)
             while tracker._seen < tracker._changes:
                 await sleep(0.01)
