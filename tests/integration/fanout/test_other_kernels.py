@@ -1,0 +1,72 @@
+"""What one kernel wishes, the others see, and carry out when it is gone."""
+
+import signal
+import sys
+from collections.abc import Iterator
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.errors import BatchNotFoundError
+from tests.integration.conftest import Emulator
+from tests.integration.fanout.conftest import reached
+from tests.processes import run
+
+MANY = pd.DataFrame({"n": range(3_000)})
+URL = "http://127.0.0.1:9/run"
+CANCEL = """
+import os, sys
+import cloudtasks_nb as ct
+ct.connect("demo", "us-central1", endpoint=sys.argv[1]).batch(sys.argv[2]).cancel()
+if len(sys.argv) > 3:
+    os.kill(os.getpid(), int(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def other(emulator: Emulator) -> Iterator[ct.Client]:
+    """Give the connection of another kernel with the same home."""
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("end", [None, signal.SIGKILL], ids=["its last line", "killed"])
+def test_a_script_that_ends_with_a_cancel(queue: ct.Queue, emulator: Emulator, end: int | None) -> None:
+    """The cancel is carried out before the script ends; if that is killed, by who has the batch open."""
+    batch = queue.fan_out(MANY, url=URL, delay="1h")
+    reached(batch, lambda progress: not progress.unsent)
+    ended = run(
+        sys.executable, "-c", CANCEL, emulator.ready["grpc"], batch.id, *([] if end is None else [str(end.value)])
+    )
+    assert (ended.returncode, ended.stderr) == (0 if end is None else -end, "")
+    assert batch.wait("60s").cancelled == len(MANY)
+    assert batch.status().state == "cancelled"
+    assert queue.tasks().empty
+
+
+def test_every_kernel_shows_what_another_one_cancels(paused: ct.Queue, other: ct.Client, emulator: Emulator) -> None:
+    """The word is the same in all of them, also in lists, until the tasks are deleted."""
+    batch = paused.fan_out(MANY, url=URL)
+    reached(batch, lambda progress: not progress.unsent)
+    emulator.request("POST", "/admin/faults", {"method": "BatchDeleteTasks", "code": "UNAVAILABLE", "count": None})
+    theirs = other.batch(batch.id).cancel()
+    reached(batch, lambda progress: progress.state == "cancelling")
+    assert theirs.status().state == other.batches()["state"][batch.id] == "cancelling"
+    assert "cancelling" in repr(batch)
+    emulator.request("DELETE", "/admin/faults")
+    for each in (batch, theirs):
+        assert each.wait("60s").cancelled == len(MANY)
+
+
+def test_a_batch_that_another_kernel_deletes_is_made_anew_by_the_same_cell(queue: ct.Queue, other: ct.Client) -> None:
+    """The object that shows the deleted batch does not stand in the way."""
+    batch = queue.pause().fan_out(MANY.head(9), url=URL, name="march")
+    theirs = other.batch("march")
+    theirs.cancel().wait("60s")
+    theirs.delete()
+    with pytest.raises(BatchNotFoundError):
+        reached(batch, lambda _: False)
+    again = queue.fan_out(MANY.head(9), url=URL, name="march")
+    reached(again, lambda progress: not progress.unsent)
+    assert again.cancel().wait("60s").total == 9
