@@ -42,5 +42,5 @@ RETRYING = 9
 #: The stored states of rows that are not final.
 OPEN = (State.UNSENT, State.SENT, IN_DOUBT)
 
-#: States in which nothing more happens by itself.
-FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE})
+#: States in which nothing more happens by itself, in the order in which they are listed.
+FINAL = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)

@@ -47,7 +47,7 @@ from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.plan.schedule import check_drain
-from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.service.connection import Connection, has_ended
 from cloudtasks_nb.service.convert import queue_values
 
@@ -55,7 +55,6 @@ __all__ = ["Catalog", "outbox_path"]
 
 _DISPATCH_DEADLINE = dt.timedelta(minutes=10)  # of a task without one
 _LAST_SECONDS = 10.0  # that jobs have at the end of a connection or of the process
-_LEFT = (State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)  # states of known rows that are reported
 
 
 _catalogs: WeakSet[Catalog] = WeakSet()
@@ -499,7 +498,7 @@ def _notify_spooled(result: Spooled, name: str | None, *, held: bool) -> None:
         if unsent := result.left.get(State.UNSENT, 0):
             then = f"they are held back: {RESUME}" if held else "the sending goes on"
             parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: {then}")
-        left = ((count, state.name.lower()) for state, count in result.left.items() if state in _LEFT)
+        left = ((count, state.name.lower()) for state, count in result.left.items() if state in FINAL[1:])
         parts += [f"{count:,} {state} {_are(count)} left" for count, state in left]
     if rejected := result.rejected:
         parts.append(f"{counted(rejected, 'rows')} {_are(rejected)} rejected: batch.tasks() has the reasons")

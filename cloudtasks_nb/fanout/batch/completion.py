@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.identity import completion_id
 from cloudtasks_nb.fanout.plan.options import TaskOptions, token_options
 from cloudtasks_nb.fanout.plan.render import literal_task
-from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.fanout.states import FINAL
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import default_audience
 from cloudtasks_nb.service.oplog import RETENTION
@@ -30,7 +30,6 @@ _Due = tuple[BatchRecord, str, Mapping[str, Any]]
 _RETRY = 1.0  # seconds before another try
 _RETRY_LONGEST = 60.0  # longest pause after repeated refusals
 _FINISH_TIMEOUT = 75.0  # most seconds that `finish` waits for the notifications
-_SUMMARY_STATES = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)
 
 
 def register(connection: Connection, outbox: Outbox, record: BatchRecord, task: TaskOptions, queue: Any) -> str:
@@ -218,7 +217,7 @@ def _summary(record: BatchRecord, now: dt.datetime) -> dict[str, Any]:
         "queue": record.place.queue_name,
         "round": record.round,
         "total": record.total,
-        **{state.name.lower(): record.counts[state] for state in _SUMMARY_STATES},
+        **{state.name.lower(): record.counts[state] for state in FINAL},
         "created": record.created.isoformat(),
         "completed": now.isoformat(),
     }

@@ -27,7 +27,7 @@ _SETTING = "gate"  #: of the batch
 #: cancelled.
 _NEW = {"canary": None, "last": 0, "round": 1, "failed": 0, "ended": 0, "paused": None, "stopped": False}
 _LEAST_ENDED = 20  # rows; with fewer, a single failure would pause most batches
-_ENDED_OTHERWISE = (State.REJECTED, State.GONE, State.CANCELLED)
+_ENDED_OTHERWISE = tuple(state for state in FINAL if state not in {State.SUCCEEDED, State.FAILED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.fanout import states
 from cloudtasks_nb.fanout.states import State
 
 __all__ = ["FINAL", "PENDING", "SNAPSHOT", "Pace", "Progress", "Status", "unpack"]
@@ -21,7 +22,7 @@ _GAP = 5  # seconds in which no row ends, after which a rate begins anew
 _BETWEEN = 3  # times as long as it takes a queue to dispatch a task, if that is longer
 
 #: States that no attempt of Cloud Tasks will change any more.
-FINAL = ("rejected", "succeeded", "failed", "cancelled", "gone")
+FINAL = tuple(state.name.lower() for state in states.FINAL)
 
 #: States of a task that is in its queue.
 PENDING = ("scheduled", "ready", "running", "retrying")
@@ -106,7 +107,7 @@ class Progress(Status):
         >>> batch.progress().done
         3
         """
-        return self.known + self.rejected + self.gone
+        return sum(getattr(self, name) for name in FINAL)
 
     @property
     def known(self) -> int:

@@ -387,7 +387,7 @@ class Tracker:
         """Read the batch, decide by that, begin what is due, and publish."""
         number = self._changes
         try:
-            record, gate, stored = await self.outbox.run(self._read, sends=self._sending.active)
+            record, gate, stored = await self.outbox.run(self._read)
         except BatchNotFoundError:
             self._forget()
             return
@@ -417,14 +417,14 @@ class Tracker:
             self._saved_at = now
         self._call_listeners()
 
-    def _read(self, *, sends: bool) -> tuple[BatchRecord, Gate, dict[str, Any]]:
+    def _read(self) -> tuple[BatchRecord, Gate, dict[str, Any]]:
         """Return the batch, its gate, and the facts of its status.
 
         Runs on the outbox's thread, like all that the sending stores: no row is sent in between.
         """
         record, gate = read_batch(self.outbox, self.batch)
         waits = record.counts[State.UNSENT] + record.doubtful
-        sends = sends or (waits > 0 and self.outbox.requests.has_sender(self.batch))
+        sends = waits > 0 and self.outbox.requests.has_sender(self.batch)
         return record, gate, {**read_facts(self.outbox, record, gate), "sends": sends}
 
     def _waits_to_be_sent(self) -> bool:
@@ -500,7 +500,7 @@ class Tracker:
             waiting=sum(split[name] or 0 for name in ("scheduled", "retrying")),
             scheduled=split["scheduled"] or 0,
             settling=settling,
-            **self._stored,
+            **{**self._stored, "sends": self._stored["sends"] or self._sending.active},
         )
         sources = {**self.progress.sources, **outcomes.sources}
         return Progress.of(

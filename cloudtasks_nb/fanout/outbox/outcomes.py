@@ -95,7 +95,7 @@ class Outcomes(Repository):
         choice : Choice, optional
             Of all rows of the batch, only those that it has.
         """
-        codes = as_json(FINAL & set(allowed))
+        codes = as_json({*FINAL} & {*allowed})
         num = number_of(connection, batch)
         wanted = _rows_in(connection, num, codes, choice) if rows is None else _unchanged(connection, batch, rows)
         opened = sum(_reopen(connection, num, as_json(page), codes) for page in paged(wanted, _PAGE))

@@ -32,7 +32,7 @@ def other(emulator: Emulator) -> Iterator[ct.Client]:
 
 
 @pytest.mark.parametrize("end", [None, signal.SIGKILL], ids=["its last line", "killed"])
-def test_a_script_that_ends_with_a_cancel(queue: ct.Queue, emulator: Emulator, end: int | None) -> None:
+def test_a_script_that_ends_with_a_cancel(queue: ct.Queue, emulator: Emulator, end: signal.Signals | None) -> None:
     """The cancel is carried out before the script ends; if that is killed, by who has the batch open."""
     batch = queue.fan_out(MANY, url=URL, delay="1h")
     reached(batch, lambda progress: not progress.unsent)
