@@ -387,7 +387,7 @@ class BatchTimeoutError(CloudTasksError, TimeoutError):
     >>> batch.wait(2)
     Traceback (most recent call last):
         ...
-    cloudtasks_nb.errors.BatchTimeoutError: batch ... is not done after 2 s: 3 rows: 3 ready
+    cloudtasks_nb.errors.BatchTimeoutError: batch ... is not done after 2 s: 3 rows: 3 ready; paused
       → the batch continues: batch.wait() waits longer, batch.progress() shows its state
     """
 

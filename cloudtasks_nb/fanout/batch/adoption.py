@@ -56,7 +56,6 @@ class Adoption:
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
         self.known_later = False  #: of some tasks the log may tell later whether they were created
         self._scan: asyncio.Task[bool] | None = None  # looks for entries of the batch, while rows are sent already
-        self._begun = False  # this home had sent rows before it began to read
 
     async def seen(self, tasks: Sequence[str], since: float) -> dict[str, bool | None]:
         """Return which tasks that are not in the queue have an entry in the log, which is read again.
@@ -89,7 +88,6 @@ class Adoption:
             If the outbox cannot be used.
         """
         while self._scan is None and (last := await self.outbox.run(self._last_read)) is not None:
-            self._begun = await self.outbox.run(self.outbox.requests.begun, self.batch)
             if await self._adopt(last, will_retry):
                 break
         return self._scan is not None
@@ -143,8 +141,6 @@ class Adoption:
                     self._scan = scan
                     return
             logged = await scan
-            if logged and not self._begun:  # the watcher may record the same entries before this does
-                await self._set("adopted", True)
         witnesses = self.outcomes.witnesses
         found = await self._read(witnesses.log, "log entries", since) if logged else 0
         found += await self._read_results(first=not last)
@@ -185,8 +181,6 @@ class Adoption:
             told = [Evidence(task=one.task, source=one.source) for one in evidence] if results else evidence
             recorded = await self.outcomes.tell(told)
             await self.outcomes.explain()
-            if recorded.newer or (recorded.unsent and not self._begun):  # else a killed kernel of this home sent them
-                await self._set("adopted", True)
             found += recorded.unsent
             read += len(evidence)
             self.reading = f"{READING}: {read:,} {what} so far"

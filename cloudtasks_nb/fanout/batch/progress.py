@@ -95,7 +95,13 @@ class Progress(Status):
 
     @property
     def status(self) -> Status:
-        """How the batch is, without numbers of rows."""
+        """How the batch is, without numbers of rows.
+
+        Examples
+        --------
+        >>> batch.progress().status == batch.status()
+        True
+        """
         return Status(**{one.name: getattr(self, one.name) for one in fields(Status)})
 
     @property
