@@ -366,15 +366,15 @@ class Client:
         cloudtasks_nb.errors.PreconditionError: this connection is closed
           → make a new one: ct.connect() or ct.local()
         """
-        self._catalog.finish_jobs(cancels=True)
-        self._connection.transport.refuse()  # first, so that a thread that waits for a batch gets an error
         with ExitStack() as stack:  # each part is closed, also if another one fails
             stack.callback(open_clients.remove, self)
             if self._lease is not None:
                 stack.callback(self._lease.close)
                 self._lease = None
             stack.callback(self._connection.close)
-            _loop.run(self._catalog.close())
+            stack.callback(lambda: _loop.run(self._catalog.close()))
+            stack.callback(self._connection.transport.refuse)  # a thread that waits for a batch gets an error
+            self._catalog.finish_jobs(cancels=True)
 
     def _open_queue(self, name: QueueName) -> Queue:
         return Queue(self._connection, self._catalog, name)

@@ -16,7 +16,7 @@ from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar, in_notebook
-from cloudtasks_nb.errors import BatchNotFoundError, BatchTimeoutError, InvalidInputError, OutboxError
+from cloudtasks_nb.errors import BatchTimeoutError, InvalidInputError, OutboxError
 from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks
 from cloudtasks_nb.fanout.batch.completion import register
 from cloudtasks_nb.fanout.batch.errors import errors_frame, status_codes
@@ -601,8 +601,5 @@ def batch_view(batch: Batch) -> BatchView:
 
 def _there(tracker: Tracker) -> Tracker:
     """Return the tracker of a batch that was not deleted."""
-    if tracker.deleted:
-        raise BatchNotFoundError(
-            f"batch {tracker.batch} was deleted", resource=tracker.batch, hint="tasks.batches() lists those there are"
-        )
+    tracker.check_there()
     return tracker

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, UnavailableError
+from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, UnavailableError
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.deletions import DeletionPage, DeletionQueue
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -53,12 +54,20 @@ class Cancellation:
         self.queue = QueueName.parse(self.record.place.queue_name)
         self.trouble: str | None = None
         self._name = secrets.token_hex(4)  #: by which a wish of this connection is known
-        self._refused = False  #: this connection may not cancel it
+        #: This connection may not cancel it: whether every row was final when it was refused; None: it was not.
+        self._refused: bool | None = None
+        self._owner = False  #: this process is the one that cancels it
+        self._woken = asyncio.Event()
 
     @property
     def active(self) -> bool:
         """Whether this process cancels the batch, or waits until another one has ended to do so."""
         return self.supervisor.running(_WORK)
+
+    @property
+    def waits(self) -> bool:
+        """Whether another process cancels the batch, and this one goes on if that ends before."""
+        return self.active and not self._owner
 
     async def wish(self) -> None:
         """Store that the batch is to be cancelled, and begin."""
@@ -68,50 +77,61 @@ class Cancellation:
             self.batch,
             lambda record: ({CANCELLING: {**record.settings.get(CANCELLING, {}), **wish}}, None),
         )
-        self._refused = False
+        self._refused = None
         self.begin()
 
     def begin(self) -> None:
-        """Cancel the batch in the background, unless that is running."""
+        """Cancel the batch in the background; if that is running and pauses after an error, it goes on at once."""
+        self._woken.set()
         self.supervisor.start(_WORK, self._run)
 
     def take_up(self, record: BatchRecord) -> None:
         """Cancel the batch if that is wished, by whatever process, and this connection may."""
         wish = record.settings.get(CANCELLING)
-        if wish is None or self.active or (self._refused and not record.done):
+        # What is left of a cancel that was refused may be possible at the end: then there is no task to be deleted.
+        refused = self._refused is not None and (self._refused or not record.done)
+        if wish is None or self.active or refused:
             return
-        if wish.get("by", self._name) == self._name or self.connection.clock.micros() - wish["at"] > _OURS:
-            self._refused = False
+        if wish.get("by", self._name) == self._name or abs(self.connection.clock.micros() - wish["at"]) > _OURS:
+            self._refused = None
             self.begin()
 
     async def _run(self) -> None:
         """Cancel the batch as the only process that does, until no cancel is wished any more."""
         while (lock := self.outbox.requests.lock(self.batch, "cancel")) is None:  # noqa: ASYNC110 - of another process
             await asyncio.sleep(_LOCK_POLL)
-        pause = _RETRY
+        self._owner, pause = True, _RETRY
         try:
-            while (wish := await self._wish()) is not None and not self._refused:
-                self._tell(wish)
-                if (error := await self._cancel(wish)) is None:
+            self._tell(await self._wish())
+            while (wish := await self._wish()) is not None and self._refused is None:
+                error = await self._cancel(wish)
+                if error is None or isinstance(error, QueueNotFoundError):  # which has taken its tasks along
                     await self.outbox.run(self.outbox.batches.decide, self.batch, lambda record: _done(record, wish))
-                elif isinstance(error, UnavailableError):
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, _RETRY_LONGEST)
+                elif isinstance(error, PermissionDeniedError):
+                    self._refused = (await self.outbox.run(self.outbox.batches.get, self.batch)).done
                 else:
-                    self._refused = True
+                    await self._pause(pause)
+                    pause = min(2 * pause, _RETRY_LONGEST)
         finally:
+            self._owner = False
             lock.release()
         self.connection.watcher.refresh(self.queue)
         self.ended()  # the batch may be finished now, and notifications due
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before another try, unless a verb asks for it before."""
+        self._woken.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), seconds)
 
     async def _wish(self) -> Mapping[str, Any] | None:
         """Return the stored wish; None if there is none."""
         return (await self.outbox.run(self.outbox.batches.settings, self.batch)).get(CANCELLING)
 
-    def _tell(self, wish: Mapping[str, Any]) -> None:
-        """Say that another process has begun the cancel, and has ended."""
-        if wish.get("by", self._name) != self._name:
-            line = f"batch {self.batch} was being cancelled when its kernel ended: the remaining tasks are deleted now"
+    def _tell(self, wish: Mapping[str, Any] | None) -> None:
+        """Say that another connection has begun the cancel, and has not carried it out."""
+        if wish is not None and wish.get("by", self._name) != self._name:
+            line = f"batch {self.batch} was being cancelled by another connection: the remaining tasks are deleted now"
             if wish.get("paused"):
                 line += f"; queue {self.queue.queue} was paused for that, and is resumed at the end"
             notify(line)
@@ -123,10 +143,12 @@ class Cancellation:
         """
         self.trouble = None
         steps = self.outbox.requests.cancel(self.batch)
+        more = await self.outbox.run(next, steps, 0)  # from the first step on, no request is sent again
         paused = await self._prepare(wish)
         try:
-            while await self.outbox.run(next, steps, 0):
+            while more:
                 self.changed()  # a sending that waits for the canary ends with the last of them
+                more = await self.outbox.run(next, steps, 0)
             # Wait for the results of the requests that are under way: their tasks have to be deleted too.
             if await self.outbox.run(self.outbox.requests.waiting, self.batch):
                 self.sending.begin()
@@ -149,7 +171,11 @@ class Cancellation:
         await self._store_paused(paused=True)
         try:
             await self.connection.transport.call("PauseQueue", name=str(self.queue))
-        except CloudTasksError:  # such as a missing permission: tasks may run before they are deleted
+        except CloudTasksError as error:
+            if wish.get("paused") or isinstance(error, UnavailableError):
+                return True  # it is paused, or may be
+            # Such as a missing permission: tasks may run before they are deleted.
+            await self._store_paused(paused=False)
             return False
         return True
 

@@ -9,6 +9,7 @@ import os
 import platform
 import reprlib
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -245,22 +246,25 @@ class Catalog:
         """Return the endpoint, project, location and id of a queue."""
         return Place(endpoint=self._endpoint(), project=queue.project, location=queue.location, queue=queue.queue)
 
-    def finish_jobs(self, *, cancels: bool) -> None:
-        """Give what this process has to do ten seconds, and say what stays undone after that.
+    def finish_jobs(self, *, cancels: bool, seconds: float | None = None) -> None:
+        """Give what this process has to do some seconds, and say what stays undone after that.
 
         Parameters
         ----------
         cancels : bool
             Only cancels, else also the sending of rows.
+        seconds : float, optional
+            Ten, when left out.
         """
-        trackers = [tracker for tracker in self._trackers.values() if tracker.job(cancels=cancels)]
+        with self._lock:
+            trackers = [tracker for tracker in self._trackers.values() if tracker.job(cancels=cancels)]
 
         async def wait() -> None:
             await asyncio.gather(*(tracker.job_done(cancels=cancels) for tracker in trackers), return_exceptions=True)
 
         if trackers:
             with suppress(TimeoutError):
-                _loop.run(wait(), _LAST_SECONDS)
+                _loop.run(wait(), _LAST_SECONDS if seconds is None else seconds)
         for line in filter(None, (tracker.job(cancels=cancels) for tracker in trackers)):
             notify(line)
 
@@ -387,10 +391,13 @@ class Catalog:
 
 
 def _finish_all_jobs() -> None:
+    until = time.monotonic() + _LAST_SECONDS
     for catalog in tuple(_catalogs):
-        catalog.finish_jobs(cancels=False)
+        catalog.finish_jobs(cancels=False, seconds=max(0.0, until - time.monotonic()))
 
 
+if hasattr(os, "register_at_fork"):  # a forked process has the catalogs of its parent, whose jobs are not its own
+    os.register_at_fork(after_in_child=_catalogs.clear)
 # Functions that are registered with `atexit` are called when threads take no more work.
 threading._register_atexit(_finish_all_jobs)  # type: ignore[attr-defined]  # noqa: SLF001
 

@@ -186,8 +186,9 @@ def _change(
         stored, gate = _decide(outbox, record)
         settings: dict[str, Any] = {_SETTING: stored | change(record, gate)}
         if gate.stopped and not stored["stopped"]:
-            settings = {_SETTING: settings[_SETTING] | {"stopped": True}, CANCELLING: {}}
-            record = replace(record, settings={**record.settings, CANCELLING: {}})
+            wish = record.settings.get(CANCELLING, {})
+            settings = {_SETTING: settings[_SETTING] | {"stopped": True}, CANCELLING: wish}
+            record = replace(record, settings={**record.settings, CANCELLING: wish})
         return settings, (record, gate)
 
     return outbox.batches.decide(batch, decide)

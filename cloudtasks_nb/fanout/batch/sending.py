@@ -138,7 +138,7 @@ class Sending:
 
     async def _look_again(self) -> None:
         """While rows are held back, look those up once more of which the log may tell later whether they were sent."""
-        if self.adoption.known_later and self.gate.until is not None:
+        if self.adoption.known_later and self.gate.until is not None and not self._requested:
             self._gate_changed.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._gate_changed.wait(), LATE)

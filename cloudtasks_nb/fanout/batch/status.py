@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["NOT_READ", "Facts", "read_facts", "status_of", "stored_progress"]
+__all__ = ["NOT_READ", "Facts", "is_newest", "read_facts", "status_of", "stored_progress"]
 
 #: The reason of a batch without a state.
 NOT_READ = "not read yet"
@@ -36,7 +36,7 @@ class Facts:
     now: dt.datetime
     counts: Mapping[State, int]  #: of the rows, by state
     doubtful: int = 0  #: rows that may have been sent by a process that has ended
-    changed: dt.datetime | None = None  #: when a row changed last
+    changed: dt.datetime | None = None  #: when a row changed last, by the clock of the machine that changed it
     gate: Gate = field(default_factory=Gate)
     cancelling: bool = False
     unread: bool = False  #: another home has made the batch, and what it has sent was not read here
@@ -80,7 +80,7 @@ def status_of(facts: Facts, earlier: Status | None = None) -> Status:
         state, reason, action = found
     elif facts.unread or (facts.at is None and not facts.sends):
         return Status(reason=next(iter(facts.troubles), NOT_READ))
-    elif earlier is not None and earlier.state is not None and facts.at and facts.now - facts.at < _FRESH:
+    elif earlier is not None and facts.at and abs(facts.now - facts.at) < _FRESH and _is_of_queue(earlier):
         return earlier  # another process watches the batch, and has stored this
     else:
         age = f"last read {duration_text((facts.now - facts.at).total_seconds())} ago" if facts.at else None
@@ -89,7 +89,7 @@ def status_of(facts: Facts, earlier: Status | None = None) -> Status:
     rate, eta = _forecast(facts, opened) if moves else (None, None)
     if earlier is not None and earlier.state == state:
         since = earlier.since
-    elif facts.silent:
+    elif facts.silent and state == "stopped":
         since = facts.at or facts.now
     else:
         since = facts.now if opened else facts.changed
@@ -114,6 +114,13 @@ def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Pr
     return Progress.of(record.counts, status_of(facts, earlier and earlier.status), sources=sources, **split)
 
 
+def is_newest(record: BatchRecord, progress: Progress) -> bool:
+    """Return whether no process has stored what it saw of the service later than this progress."""
+    stored = record.settings.get(SNAPSHOT)
+    at = None if stored is None else unpack(stored).at
+    return at is None or (progress.at is not None and progress.at >= at)
+
+
 def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any]:
     """Return the facts that are stored, as arguments of `Facts`."""
     counts, causes = record.counts, outbox.causes
@@ -123,10 +130,15 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any
         "changed": record.changed,
         "gate": gate,
         "cancelling": CANCELLING in record.settings,
-        "unread": record.imported and "read_elsewhere" not in record.settings,
+        "unread": record.imported and not {"read_elsewhere", "unseen"} & record.settings.keys(),
         "causes": causes.failed(record.id) if counts[State.FAILED] else {},
         "lost": gone_text(causes.lost(record.id), counts[State.GONE]) if counts[State.GONE] else "",
     }
+
+
+def _is_of_queue(earlier: Status) -> bool:
+    """Return whether a state is told by the queue; what the rows tell may have changed since."""
+    return earlier.state in {"running", "failing", "paused", "stopped"} and earlier.action != RESUME
 
 
 _Found = tuple[str, str | None, str | None]  # state, reason and action
@@ -162,7 +174,7 @@ def _now(facts: Facts, opened: int) -> Iterator[_Found]:
         yield "cancelling", next(iter(facts.troubles), _left_to_cancel(opened)), None
     if facts.gate.held:
         yield "held", facts.gate.reason(causes_text(facts.causes, 1, "{}")), RESUME
-    if not facts.watched:
+    if not facts.watched or facts.unread:
         return
     if facts.paused:
         yield "paused", f"the queue {facts.paused} is paused and dispatches nothing", "queue.resume()"

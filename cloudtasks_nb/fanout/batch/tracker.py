@@ -15,7 +15,7 @@ import datetime as dt
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakMethod, WeakSet, WeakValueDictionary
@@ -30,16 +30,16 @@ from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, outcome_notes
 from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Progress
+from cloudtasks_nb.fanout.batch.report import causes_text
 from cloudtasks_nb.fanout.batch.sending import Sending
-from cloudtasks_nb.fanout.batch.status import Facts, read_facts, status_of, stored_progress
-from cloudtasks_nb.fanout.batch.unanswered import unanswered_note
+from cloudtasks_nb.fanout.batch.status import Facts, is_newest, read_facts, status_of, stored_progress
+from cloudtasks_nb.fanout.batch.unanswered import absent_handlers, unanswered_note
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot, Subscription
 
@@ -81,6 +81,7 @@ class Tracker:
     _saved_at = -math.inf
     _gone = 0  # rows at the last turn
     _silent: EndpointError | None = None  # the watcher gets no answer
+    _ending: asyncio.Future[None] | None = None  # the end of all work, after the batch was deleted
 
     def __init__(self, connection: Connection, outbox: Outbox, record: BatchRecord) -> None:
         self.connection = connection
@@ -110,7 +111,7 @@ class Tracker:
         self.progress = stored_progress(outbox, record, connection.clock.now())
         self._read_until = self.progress.sources.get("log")
         self._stored: dict[str, Any] = {}  # the facts that were read last
-        self._absent: list[tuple[str, str | None]] = []  # handlers that do not listen
+        self._absent: Sequence[tuple[str, str | None]] = ()  # handlers that do not listen
         self._snapshots: deque[Snapshot] = deque()  # those that are not recorded
         self._subscription: Subscription | None = None
         self._listeners: list[Callable[[], None]] = []
@@ -194,6 +195,8 @@ class Tracker:
         """
         self.connection.transport.check_open()
         self._supervisor.wake()
+        if self._cancellation.active:
+            self._cancellation.begin()  # at once, if it pauses after an error
         await self._start(sending=sending, adopting=adopting)
         self._peers.add(self)
         for peer in self._peers:
@@ -261,12 +264,13 @@ class Tracker:
         """
 
         async def check() -> None:
-            if not self.sending:
-                if self.progress.state == "held":
-                    hint = "batch.resume() sends them, batch.cancel() drops them"
-                    raise PreconditionError(str(self.progress.reason), resource=self.batch, hint=hint)
-                if CANCELLING not in self.record.settings:
-                    await self._sending.check(self.progress.unsent)
+            if self.sending or CANCELLING in self.record.settings:
+                return
+            if self.gate.held:
+                reason = self.gate.reason(causes_text(self._stored["causes"], 1, "{}"))
+                hint = "batch.resume() sends them, batch.cancel() drops them"
+                raise PreconditionError(reason, resource=self.batch, hint=hint)
+            await self._sending.check(self.progress.unsent)
 
         self._supervisor.wake()
         await self._until(lambda: self.finished_here, check)
@@ -298,19 +302,14 @@ class Tracker:
             await self._notifier.finish()
 
     def job(self, *, cancels: bool) -> str | None:
-        """Return what stays undone if this process ends now, as a sentence; None for nothing.
-
-        Parameters
-        ----------
-        cancels : bool
-            Only whether it is cancelled.
-        """
+        """Return what stays undone if this process ends now, or only of a cancel, as a sentence; None for nothing."""
         again = f'tasks.batch("{self.batch}")'
-        if self._cancellation.active and not self.record.done:
-            left = self.record.counts[State.SENT]
-            return f"batch {self.batch} is being cancelled: {left:,} tasks still run until a process opens it: {again}"
+        if self._cancellation.active and not (self._cancellation.waits or self.record.done):
+            left = counted(self.record.counts[State.UNSENT] + self.record.counts[State.SENT], "rows")
+            return f"batch {self.batch} is being cancelled, {left} are left: they may run until it is opened: {again}"
         unsent = self.gate.unsent - self.gate.waiting
-        if cancels or not (self._sending.active and unsent) or self._unanswered():
+        waits = self._sending.other_sender_note or self._unanswered()
+        if cancels or waits or not (self._sending.active and unsent):
             return None
         return f"batch {self.batch}: {counted(unsent, 'rows')} not sent: {again}.resume()"
 
@@ -330,6 +329,7 @@ class Tracker:
         end = self.listen(changed.set)
         try:
             while not ended():
+                self.check_there()
                 self.connection.transport.check_open()
                 self._supervisor.check()
                 if check is not None:
@@ -381,7 +381,8 @@ class Tracker:
         if missing:
             self._supervisor.start(_SEARCHING, self._search)
         waits = self.record.counts[State.SENT] and self._silent is None
-        self._absent = await asyncio.to_thread(self._absent_handlers) if waits else []
+        asked = self.connection, self.outbox, self.record
+        self._absent = await asyncio.to_thread(absent_handlers, *asked) if waits else ()
 
     async def _turn(self) -> None:
         """Read the batch, decide by that, begin what is due, and publish."""
@@ -412,7 +413,7 @@ class Tracker:
         self._gone = gone
         self.progress = self._seen_progress()
         now = _now()
-        if record.done or now - self._saved_at >= _SAVE:
+        if (record.done or now - self._saved_at >= _SAVE) and is_newest(record, self.progress):
             await self.outbox.run(self.outbox.batches.set_setting, self.batch, SNAPSHOT, self.progress)
             self._saved_at = now
         self._call_listeners()
@@ -475,7 +476,7 @@ class Tracker:
         """Return how the batch is, by what was read last and what is known in this process."""
         record, outcomes, clock = self.record, self._outcomes, self.connection.clock
         split = outcomes.split(record.counts, clock.micros())
-        values, at = self._queue_values(), outcomes.sources.get("queue") or self.progress.at
+        values, at = self._queue_values(), max(outcomes.sources.values(), default=self.progress.at)
         limits = [values.get(name) for name in ("rate", "effective_rate")]
         limit = min((limit for limit in limits if limit), default=None)
         until = outcomes.sources.get("log")
@@ -538,12 +539,19 @@ class Tracker:
             await self._turn()
         self._look_later()
 
+    def check_there(self) -> None:
+        """Raise BatchNotFoundError if the batch was deleted."""
+        if self.deleted:
+            hint = "tasks.batches() lists those there are"
+            raise BatchNotFoundError(f"batch {self.batch} was deleted", resource=self.batch, hint=hint)
+
     def _forget(self) -> None:
         """Stop, because the batch was deleted."""
-        self.deleted = True
+        self.deleted, self._seen = True, self._changes
         _busy.discard(self)
         self._stop_watching()
         self._call_listeners()
+        self._ending = asyncio.ensure_future(self._supervisor.close())
 
     def _work_reported(self) -> None:
         self._call_listeners()
@@ -584,13 +592,6 @@ class Tracker:
         """Return settings and state of the queue by the newest snapshot that has them; empty before the first one."""
         snapshot = self._outcomes.snapshot
         return {} if snapshot is None or snapshot.values is None else snapshot.values
-
-    def _absent_handlers(self) -> list[tuple[str, str | None]]:
-        """Return which handlers of this machine the tasks wait for, a sentence each, and what starts them."""
-        addresses = self.connection.absent_handlers(str(self.queue))
-        target = str(self.record.description.get("url", ""))
-        name = target.removeprefix("handler:") if target.startswith("handler:") else ""
-        return [describe_absent(address, f"http://{address}/{name}") for address in addresses]
 
 
 def _now() -> float:

@@ -1,12 +1,32 @@
-"""Say what it means for a batch that nothing answers at its endpoint: since when, what is safe, what brings it back."""
+"""Say what it means for a batch that nothing answers: at its endpoint, or where its tasks are sent to."""
 
 from __future__ import annotations
 
 import datetime as dt
+import urllib.parse
+from collections.abc import Sequence
 
 from cloudtasks_nb._settings import Endpoint
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.plan.render import read_task
+from cloudtasks_nb.service.absent_handlers import describe_absent
+from cloudtasks_nb.service.connection import Connection
 
-__all__ = ["unanswered_note"]
+__all__ = ["absent_handlers", "unanswered_note"]
+
+
+def absent_handlers(connection: Connection, outbox: Outbox, record: BatchRecord) -> Sequence[tuple[str, str | None]]:
+    """Return which handlers of this machine a batch waits for: a sentence and what starts each. Makes a call."""
+    addresses = connection.absent_handlers(record.place.queue_name)
+    if not addresses:
+        return ()
+    pages = outbox.rows.pages(record.id, wire=True)
+    urls = (read_task(wire)[0] for page in pages for wire in page.wire if wire)
+    own = urllib.parse.urlsplit(next(urls, "")).netloc  # other batches share the queue
+    target = str(record.description.get("url", ""))
+    name = target.removeprefix("handler:") if target.startswith("handler:") else ""
+    return [describe_absent(address, f"http://{address}/{name}") for address in addresses if address == own]
 
 
 def unanswered_note(message: str, since: dt.datetime | None, endpoint: Endpoint, unsent: int) -> str:

@@ -104,8 +104,8 @@ def test_the_next_kernel_ends_a_cancel(
     progress = batch.wait("60s")
     assert (progress.cancelled, progress.gone) == (2500, 0)
     out = capsys.readouterr().out
-    assert f'tasks still run until a process opens it: tasks.batch("{batch.id}")' in out
-    expected = f"batch {batch.id} was being cancelled when its kernel ended: the remaining tasks are deleted now\n"
+    assert f'2,500 rows are left: they may run until it is opened: tasks.batch("{batch.id}")' in out
+    expected = f"batch {batch.id} was being cancelled by another connection: the remaining tasks are deleted now\n"
     assert out.count(expected) == (verb is taken_up)
     assert again.queue(batch.queue).tasks().empty
 

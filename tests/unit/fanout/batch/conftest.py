@@ -121,6 +121,8 @@ class FakeConnection:
             raw=service.raw,
             call=self._call,
         )
+        self.called: list[str] = []
+        self.errors: dict[str, list[Exception]] = {}  # what the next calls of an RPC raise
         self.watcher = FakeWatcher()
         self.clock = ServiceClock(lambda: self.endpoint.target)
         self.store = Store("memory://fake")
@@ -130,8 +132,11 @@ class FakeConnection:
         return []
 
     async def _call(self, rpc: str, **_: Any) -> Any:
-        """Delete tasks."""
-        assert rpc == "BatchDeleteTasks"
+        """Pause or resume the queue, or delete tasks; fail as the test wants."""
+        assert rpc in {"BatchDeleteTasks", "PauseQueue", "ResumeQueue"}
+        self.called.append(rpc)
+        if errors := self.errors.get(rpc):
+            raise errors.pop(0)
         return operations_pb2.Operation(done=True)
 
 

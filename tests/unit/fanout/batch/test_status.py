@@ -242,3 +242,12 @@ def test_the_forecast(outbox: Outbox, known: dict[str, Any], rate: float | None,
     progress = seen(outbox, make(outbox, case), case, MOMENT)
     eta = None if minutes is None else MOMENT + dt.timedelta(minutes=minutes)
     assert (progress.rate, progress.eta) == (rate, eta)
+
+
+def test_what_the_rows_tell_counts_more_than_what_was_stored(outbox: Outbox) -> None:
+    """Rows that failed a moment ago are tried again by now."""
+    case = Situation("failed", "2 failed", {"failed": 2, "succeeded": 98}, {"at": AGO})
+    batch, now = make(outbox, case), dt.datetime.now(dt.UTC)
+    outbox.batches.set_setting(batch, SNAPSHOT, seen(outbox, batch, case, now))
+    put(outbox, batch, refs(outbox, batch)[:2], State.SENT)
+    assert stored_progress(outbox, outbox.batches.get(batch), now).state == "running"

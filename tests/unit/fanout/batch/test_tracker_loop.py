@@ -153,7 +153,7 @@ def test_a_cancel_of_a_process_that_has_ended_is_carried_out(
 
     _loop.run(run(), PATIENCE)
     assert CANCELLING not in outbox.batches.settings(tracked.batch)
-    assert "was being cancelled when its kernel ended: the remaining tasks are deleted now" in capsys.readouterr().out
+    assert "was being cancelled by another connection: the remaining tasks are deleted now" in capsys.readouterr().out
 
 
 def test_no_row_is_sent_while_a_cancel_is_wished(tracked: Tracked, outbox: Outbox) -> None:

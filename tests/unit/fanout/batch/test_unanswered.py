@@ -1,12 +1,15 @@
 """What is said when nothing answers at the endpoint of a batch."""
 
 import datetime as dt
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cloudtasks_nb._settings import Endpoint
-from cloudtasks_nb.fanout.batch.unanswered import unanswered_note
+from cloudtasks_nb.fanout.batch.unanswered import absent_handlers, unanswered_note
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from tests.unit.fanout.conftest import chunks, spool
 
 PLACE: dict[str, Any] = {"project": "p", "location": "l", "target": "h:1", "local": True}
 
@@ -28,3 +31,11 @@ def test_the_note(endpoint: dict[str, Any], safe: str, back: str) -> None:
     assert note.startswith("nothing answers at h:1 since 03:04:05 UTC: ")
     assert safe in note
     assert back in note
+
+
+def test_handlers_of_others_do_not_stop_a_batch(outbox: Outbox) -> None:
+    """A queue may have tasks of several batches; each waits for its own target."""
+    batch = spool(outbox, chunks(range(3))).batch
+    connection: Any = SimpleNamespace(absent_handlers=lambda _: ["h:1", "svc"])
+    (found,) = absent_handlers(connection, outbox, outbox.batches.get(batch))
+    assert found == ("no handler listens at svc: its tasks wait, and no attempt is spent", None)
