@@ -25,8 +25,13 @@ COLOURS = {
 }
 #: Mark of a state that has to be told from others without its colour.
 MARKS = {"failed": "✕", "rejected": "✕", "retrying": "↻"}
-#: Other texts that have the colour of a state: states of a queue, canonical codes, yes and no.
+#: Other texts that have the colour of a state: states of a batch and of a queue, canonical codes, yes and no.
 _ALIASES = {
+    "stopped": "failed",
+    "failing": "retrying",
+    "held": "retrying",
+    "cancelling": "cancelled",
+    "unknown": "gone",
     "paused": "retrying",
     "disabled": "cancelled",
     "ok": "succeeded",

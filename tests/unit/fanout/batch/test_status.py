@@ -12,6 +12,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.cli import commands
 from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.display.browser_tab import BrowserTab
+from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.fanout.batch import live
 from cloudtasks_nb.fanout.batch.catalog import Catalog, outbox_path
 from cloudtasks_nb.fanout.batch.gate import read_batch
@@ -159,6 +160,7 @@ def test_every_view_has_the_same_word(
     assert (progress.action or "").startswith(case.action or "")
     assert (case.action is None) == (progress.action is None)
     word = case.word or ""
+    assert not word or colour(word) != COLOURS["unsent"]
     shown = Report(batch=batch, name=None, queue="q", badge="p", progress=progress, causes={})
     assert word in shown.text().splitlines()[1]
     assert (f"<b>{word}</b>" if word else NOT_READ) in shown.html(methods=False)
