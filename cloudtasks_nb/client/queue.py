@@ -199,7 +199,8 @@ class Queue:
             Tasks created in a second, at most; by default, on Google, the recommended gradual increase
             (https://cloud.google.com/tasks/docs/manage-cloud-task-scaling).
         stop_after_failures : int or float, optional
-            Cancel the remaining rows after this number of failed rows, or, if below 1, this share of all rows.
+            Cancel the remaining rows after this number of failed rows, or, if below 1, this share of all rows. A few
+            more may fail: those that run when this is seen. `send_rate` and ``queue.update(rate=…)`` keep them few.
         canary : int, float or str, optional
             Send so many rows first, or this share of all rows (``"1%"``), and the others once all of these have
             succeeded. If one of them ends otherwise, the others are not sent: ``batch.retry_failed()`` repeats the
@@ -292,7 +293,8 @@ class Queue:
         newest_first : bool
             Create the newest periods first. Cloud Tasks does not guarantee any order.
         stop_after_failures : int or float, optional
-            Cancel the remaining rows after this number of failed rows, or, if below 1, this share of all rows.
+            Cancel the remaining rows after this number of failed rows, or, if below 1, this share of all rows. A few
+            more may fail: those that run when this is seen. `send_rate` and ``queue.update(rate=…)`` keep them few.
         dry_run : bool
             Send nothing; return the `Plan`, whose frame has a `verdict` (``send`` or ``skip``) and the reason `why`.
         body, at, delay, headers, method, service_account, audience, dispatch_deadline, retry : optional

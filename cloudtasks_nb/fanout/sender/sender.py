@@ -35,6 +35,7 @@ __all__ = ["Report", "Sender"]
 #: be used again for about an hour, as the service documents.
 _REPEATABLE = 50 * 60.0
 _MAX_CLOCK_STEP = 60.0  # seconds that a clock may be set back
+_SLICES = 5  # requests in which the rows of a second are sent, so that no second has many more
 _LOCK_POLL = 0.5  # seconds between two checks whether another sender has ended
 _ENDPOINT_POLL = 2.0  # seconds between two checks whether the service answers again
 _VOID_SECONDS = 0.05  # for which it is not read again which requests are cancelled
@@ -214,7 +215,7 @@ class Sender:
         pace = ramp if rate is None else lambda _: rate
         limited = rate is not None or self.transport.google
         self._meter = Meter(pace, self.clock.ticks()) if limited else None
-        self._rows = MAX_TASKS if rate is None else min(MAX_TASKS, max(1, math.ceil(rate)))  # in a request
+        self._rows = MAX_TASKS if rate is None else min(MAX_TASKS, math.ceil(rate / _SLICES))  # in a request
         self._reserve = 1 if limited else _RESERVE
         self._batches = Concurrency(self.in_flight, start=max(2, self.in_flight // 4))
         self._singles = Concurrency(_SINGLES, start=_SINGLES // 4)
