@@ -267,9 +267,9 @@ class Search:
             after = page[-1]
         return found
 
-    async def tasks(self, refs: Iterable[int]) -> list[str]:
-        """Return the newest tasks of rows."""
-        return [task for _, task, _ in await self.outbox.run(self.outbox.rows.tasks, self.batch, refs)]
+    async def tasks(self, refs: Iterable[int], later: int = 0) -> list[str]:
+        """Return the newest tasks of rows, or those of so many tries later."""
+        return [task for _, task, _ in await self.outbox.run(self.outbox.rows.tasks, self.batch, refs, later)]
 
     async def _round(self) -> int:
         return (await self.outbox.run(self.outbox.batches.get, self.batch)).round

@@ -43,6 +43,8 @@ _WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
 class Requests(Repository):
     """The requests of the batches of an outbox."""
 
+    cancels = 0  #: grows when this process cancels requests
+
     def lock(self, batch: str, job: str = "send") -> Hold | None:
         """Become the one that sends a batch, or does another job, until the lock is released or the process ends.
 
@@ -107,6 +109,7 @@ class Requests(Repository):
         cancelled, after = 1, -1
         while cancelled:
             cancelled, after = self._database.write(_cancel, batch, after, size)
+            self.cancels += 1
             if cancelled:
                 yield cancelled
 

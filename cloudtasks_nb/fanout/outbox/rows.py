@@ -254,10 +254,12 @@ class Rows(Repository):
         return _firsts(connection, query, (after + 1, ALL, number_of(connection, batch), state, fact, fact, limit))
 
     @reading
-    def tasks(self, connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[tuple[int, str, int]]:
-        """Return ref, newest task and its try of rows of a batch, given in ascending order."""
-        query = f"SELECT ref, try FROM rows WHERE {AMONG} AND try > 0 ORDER BY ref"
-        return with_tasks(connection, batch, connection.execute(query, (as_json(refs),)).fetchall())
+    def tasks(
+        self, connection: sqlite3.Connection, batch: str, refs: Iterable[int], later: int = 0
+    ) -> list[tuple[int, str, int]]:
+        """Return ref, newest task and its try of rows of a batch, in ascending order; or those of so many tries later."""
+        query = f"SELECT ref, try + ? FROM rows WHERE {AMONG} AND try > 0 ORDER BY ref"
+        return with_tasks(connection, batch, connection.execute(query, (later, as_json(refs))).fetchall())
 
     @reading
     def outermost_tasks(self, connection: sqlite3.Connection, batch: str, count: int) -> list[str]:

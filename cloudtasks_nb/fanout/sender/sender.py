@@ -138,7 +138,7 @@ class Sender:
         self._encoder = CreateEncoder(self._queue)
         self._already = 0
         self._void: Collection[int] = ()  # cancelled requests
-        self._void_until = 0.0  # until when that is certain
+        self._void_until, self._cancels = 0.0, 0  # until when that is certain, unless this process cancels others
 
     async def run(self) -> int:
         """Send all rows; while another process does that, wait until it has ended.
@@ -423,9 +423,10 @@ class Sender:
         return missing
 
     async def _is_cancelled(self, request: Request) -> bool:
-        if time.monotonic() > self._void_until:
+        cancels = self.outbox.requests.cancels
+        if time.monotonic() > self._void_until or cancels != self._cancels:
             self._void = await self.outbox.run(self.outbox.requests.void, self._batch)
-            self._void_until = time.monotonic() + _VOID_SECONDS
+            self._void_until, self._cancels = time.monotonic() + _VOID_SECONDS, cancels
         return request.seq in self._void
 
     def _is_held(self, request: Request) -> bool:

@@ -24,7 +24,7 @@ from cloudtasks_nb.store.batches import write_batch
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
 from tests.unit.fanout.batch.conftest import Traces
-from tests.unit.fanout.conftest import all_rows, chunks, digest, send_all, spool
+from tests.unit.fanout.conftest import all_rows, chunks, digest, put, refs, send_all, spool
 
 
 class Elsewhere(Traces):
@@ -313,3 +313,19 @@ def test_rounds_go_on_where_they_were(outbox: Outbox, elsewhere: Elsewhere, *, a
     adopt(elsewhere)
     assert outbox.batches.get(elsewhere.batch).round == round_
     assert outbox.batches.counts(elsewhere.batch)[State.SUCCEEDED] == 250
+
+
+def test_a_few_rows_that_are_tried_again_cost_one_read(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large their batch is; what another home has made of them is found by name."""
+    batch = spool(outbox, chunks(range(3_000))).batch
+    elsewhere = Elsewhere(outbox, batch, immediate=True)
+    for row in range(3_000):
+        elsewhere.attempt(row, status="INTERNAL")
+    adopt(elsewhere)
+    put(outbox, batch, refs(outbox, batch), State.FAILED)
+    outbox.outcomes.new_try(batch, [(ref, None) for ref in refs(outbox, batch)[:2]])
+    elsewhere.attempt(0, try_=2)
+    elsewhere.asked.clear()
+    adopt(elsewhere)
+    assert elsewhere.asked == ["log"]
+    assert elsewhere.counts() == {"unsent": 1, "succeeded": 1, "failed": 2_998}
