@@ -27,16 +27,19 @@ if TYPE_CHECKING:
     from cloudtasks_nb.fanout.plan.url import url
     from cloudtasks_nb.handlers import Handler, serve
     from cloudtasks_nb.handlers.deploy import Deployment, deploy
+    from cloudtasks_nb.handlers.failures import GiveUp, TryLater
 
 __all__ = [
     "ROW",
     "Batch",
     "Client",
     "Deployment",
+    "GiveUp",
     "Handler",
     "Plan",
     "Progress",
     "Queue",
+    "TryLater",
     "connect",
     "deploy",
     "errors",
@@ -53,10 +56,12 @@ _MODULES = {
     "Batch": "fanout.batch.batch",
     "Client": "client.client",
     "Deployment": "handlers.deploy",
+    "GiveUp": "handlers.failures",
     "Handler": "handlers",
     "Plan": "fanout.plan.plan",
     "Progress": "fanout.batch.progress",
     "Queue": "client.queue",
+    "TryLater": "handlers.failures",
     "connect": "client.client",
     "deploy": "handlers.deploy",
     "load_ipython_extension": "magics",

@@ -296,6 +296,7 @@ def test_a_deployed_handler_loads_little() -> None:
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
         "from cloudtasks_nb.handlers import app\n"
+        "from cloudtasks_nb import GiveUp, TryLater\n"
         "application = app(dict, audience='a', service_account='b', store='memory://results')\n"
         "print(callable(application))"
     )

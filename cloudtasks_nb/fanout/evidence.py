@@ -52,7 +52,7 @@ class Fact(IntEnum):
     DELETED = 3  #: it was deleted
     LAST_FAILED = 4  #: the attempt failed that the queue allows as the last one
     ANSWERED = 5  #: the log has a success
-    GAVE_UP = 6  #: the handler has stored that it gives up
+    GAVE_UP = 6  #: the handler has stored that its function gives up; the log has a success then
     STORED = 7  #: the handler has stored a success
 
 
@@ -70,7 +70,7 @@ class Evidence:
     reason: str | None = None  #: of the queue: how all of its tasks left
     attempts: int | None = None  #: number of the attempt that the fields below are about
     status: int | None = None  #: canonical code; 0: it succeeded
-    http: int | None = None  #: HTTP status
+    http: int | None = None  #: HTTP status, of a service that made the function fail if there is one
     message: str | None = None
     due: int | None = None  #: when there is another attempt
     began: int | None = None

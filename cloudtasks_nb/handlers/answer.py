@@ -22,11 +22,14 @@ class Answer:
     error: str | None = None  #: the whole traceback, or why the function was not called
     message: str | None = None  #: ``Type: message``; the sender gets only this, never the traceback
     duration: float | None = None  #: seconds in the function; None: it was not called
+    gave_up: bool = False  #: the function has failed for good; the message says why
+    upstream: int | None = None  #: HTTP status with which a service made the function fail
+    retry_after: int | None = None  #: seconds after which to try again
 
     @property
     def ok(self) -> bool:
-        """Whether the task is done."""
-        return self.status < 300  # noqa: PLR2004 - Cloud Tasks counts 2xx as success
+        """Whether the function has succeeded."""
+        return self.status < 300 and not self.gave_up  # noqa: PLR2004 - Cloud Tasks counts 2xx as success
 
     def content(self) -> tuple[bytes, str]:
         """Return the body and its media type: the result as JSON, or the message."""
@@ -36,6 +39,8 @@ class Answer:
 
     def headers(self) -> dict[str, str]:
         """Return the headers that the status requires."""
+        if self.retry_after is not None:
+            return {"Retry-After": str(self.retry_after)}
         return {"Allow": ", ".join(METHODS)} if self.status == 405 else {}  # noqa: PLR2004 - method not allowed
 
 

@@ -9,7 +9,7 @@ import reprlib
 import time
 import traceback
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +18,7 @@ import orjson
 from cloudtasks_nb.errors import HandlerError, NotSerializableError, StoreError
 from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.convert import display_name, parameters_of
+from cloudtasks_nb.handlers.failures import GiveUp, TryLater, retry_after, upstream_status
 from cloudtasks_nb.handlers.processes import ProcessPool
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.store.encode import to_json
@@ -26,8 +27,8 @@ from cloudtasks_nb.store.store import Store
 
 __all__ = ["TaskFunction", "TaskRequest", "attempt_of", "call", "check_function", "decode", "mismatch", "status_of"]
 
-#: HTTP status of each class of exceptions; the closest base class decides. Never 429 or 503, because these slow the
-#: whole queue down (https://cloud.google.com/tasks/docs/common-pitfalls).
+#: HTTP status of each class of exceptions; the closest base class decides. 429 and 503 slow the whole queue down
+#: (https://cloud.google.com/tasks/docs/common-pitfalls), so that only those get one who want to wait.
 _STATUS: dict[type, int] = {
     ValueError: 400,
     TypeError: 400,
@@ -36,6 +37,8 @@ _STATUS: dict[type, int] = {
     FileNotFoundError: 404,
     NotImplementedError: 501,
     TimeoutError: 504,
+    GiveUp: 200,
+    TryLater: 503,
 }
 _LONGEST_MESSAGE = 2000
 _LONGEST_TRACEBACK = 100_000
@@ -77,11 +80,13 @@ class TaskFunction:
             self._store(request, answer, started)
         except StoreError as error:
             # The result counts only once it is stored: the task is tried again.
-            return Answer(
-                status=500 if answer.ok else answer.status,
+            return replace(
+                answer,
+                status=500 if answer.ok or answer.gave_up else answer.status,
+                result=None,
+                gave_up=False,
                 error=f"{answer.error}\n{error}" if answer.error else str(error),
                 message=answer.message or _bounded(f"StoreError: the result was not stored: {error}"),
-                duration=answer.duration,
             )
         return answer
 
@@ -100,6 +105,8 @@ class TaskFunction:
             duration=answer.duration,
             result=None if answer.result is None else orjson.Fragment(answer.result),
             error=answer.error,
+            gave_up=answer.message if answer.gave_up else None,
+            upstream=answer.upstream,
         )
         write_result(self.store, result)
 
@@ -170,8 +177,7 @@ def call(
         if inspect.iscoroutine(result):
             result = run(result)
     except BaseException as error:  # noqa: BLE001 - even sys.exit() in the function must become an answer
-        full, message = _explain(error)
-        return Answer(status=status_of(error), error=full, message=message, duration=clock() - began)
+        return _failure(error, clock() - began)
     duration = clock() - began
     try:
         return Answer(status=200, result=to_json(result), duration=duration)
@@ -223,6 +229,20 @@ def _no_json(fn: Callable[..., Any], result: Any, error: Exception) -> str:
     return (
         f"{display_name(fn)} returned a {type(result).__name__}, which is not a JSON value: {reason}\n"
         f"  → {hint}; or save it in a file or a bucket, and return its path"
+    )
+
+
+def _failure(error: BaseException, duration: float) -> Answer:
+    full, message = _explain(error)
+    gave_up, delay = isinstance(error, GiveUp), retry_after(error)
+    return Answer(
+        status=status_of(error) if delay is None else _STATUS[TryLater],
+        error=full,
+        message=message.removeprefix(f"{type(error).__name__}: ") if gave_up else message,
+        duration=duration,
+        gave_up=gave_up,
+        upstream=upstream_status(error),
+        retry_after=delay,
     )
 
 

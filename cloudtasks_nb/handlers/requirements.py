@@ -20,6 +20,8 @@ from cloudtasks_nb.errors import HandlerError
 __all__ = ["dependency_lines", "distributions", "is_installed", "requirement_lines"]
 
 _OURS = "cloudtasks_nb"
+#: What of this package needs no more than `handlers.app`.
+_LIGHT = (f"{_OURS}.GiveUp", f"{_OURS}.TryLater", f"{_OURS}.handlers.failures")
 #: What `handlers.app` imports; the rest of what the package depends on is not installed in a deployed service.
 _HANDLERS = ("cryptography", "google-auth", "obstore", "orjson", "requests")
 _SERVER = "gunicorn==27.0.1"
@@ -57,6 +59,8 @@ def requirement_lines(modules: Mapping[str, Any], extra: Iterable[str], wheel: s
     own = {_name(line): line for line in extra}
     names = set(_HANDLERS)
     for module, loaded in modules.items():
+        if module in _LIGHT:
+            continue
         if module.partition(".")[0] == _OURS:
             names |= {_name(line) for line in metadata.requires("cloudtasks-nb") or () if "extra ==" not in line}
         elif module.partition(".")[0] not in sys.stdlib_module_names:

@@ -52,7 +52,8 @@ def serve(
 
     When the function returns, the task is done. When it raises, the class of the exception determines the status of the
     answer: ValueError and TypeError 400, PermissionError 403, LookupError and FileNotFoundError 404,
-    NotImplementedError 501, TimeoutError 504, everything else 500.
+    NotImplementedError 501, TimeoutError 504, everything else 500. `ct.GiveUp` ends the task, and `ct.TryLater` has it
+    tried again after a delay; so does an exception of an HTTP client with status 429 or 503 and ``Retry-After``.
 
     The URL follows from the name and is the same after a restart of the kernel, so that tasks which were queued before
     still reach the function. Serving another function under the same name replaces the first one.

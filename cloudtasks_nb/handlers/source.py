@@ -53,6 +53,8 @@ _CALLS: dict[type, Callable[[Any], str]] = {
 }
 #: Where every system has files.
 _EVERYWHERE = ("/dev/", "/etc/", "/proc/", "/sys/", "/tmp/")  # noqa: S108 - nothing is written there
+#: This package, which most functions use only for what `handlers.app` needs anyway.
+_OURS = sys.modules[__name__.partition(".")[0]]
 _DATES = (dt.date, dt.datetime, dt.time, dt.timedelta, dt.timezone)
 
 
@@ -119,7 +121,8 @@ class ModuleSource:
                 hint=f"from {module.__name__} import …: the functions that are used are then written along",
             )
         self._imports.add(f"import {module.__name__}" + ("" if name == module.__name__ else f" as {name}"))
-        self.modules[module.__name__] = module
+        if module is not _OURS:  # of which each definition adds what it uses
+            self.modules[module.__name__] = module
 
     def _add_definition(self, name: str, value: Any, user: str) -> None:
         own = display_name(value)
@@ -163,7 +166,10 @@ class ModuleSource:
 
     def _add_submodules(self, tree: ast.AST, names: dict[str, Any]) -> None:
         """Import the modules that are reached as attributes: `concurrent.futures`."""
+        attributes_of = {node.value: f".{node.attr}" for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and names.get(node.id) is _OURS:
+                self.modules[_OURS.__name__ + attributes_of.get(node, "")] = None
             root, *attributes = _chain(node)
             module = names.get(root)
             for attribute in attributes:

@@ -103,6 +103,7 @@ def delete_batch(store: Store, batch: str) -> int:
     """
     store.delete([_record(batch)])  # first, so that nobody finds a batch without its rows
     _delete_all(store, f"batches/{batch}/")
+    _delete_all(store, f"results/{batch}-e/")
     return _delete_all(store, f"results/{batch}/")
 
 

@@ -1,4 +1,8 @@
-"""What the handlers answered: one object for each task of a batch, ``results/<batch>/<task id>.json``."""
+"""What the handlers answered: one object for each task of a batch, ``results/<batch>/<task id>.json``.
+
+The log has a success where a function gave up. So that the results of successes need not be read to know them, such a
+task also has an object ``results/<batch>-e/<task id>``: a listing of these has all such tasks.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from cloudtasks_nb._names import ROW_TASK
 from cloudtasks_nb._settings import parse_json
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["StoredResult", "read_results", "result_tasks", "write_result"]
+__all__ = ["StoredResult", "given_up_tasks", "read_results", "result_tasks", "write_result"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -34,28 +38,30 @@ class StoredResult:
     duration: float | None  #: seconds in the function; None: it was not called
     result: Any  #: a JSON value; when it is written also an `orjson.Fragment`
     error: str | None  #: the traceback, or why the function was not called
+    gave_up: str | None = None  #: why the function has failed for good; None: it has not
+    upstream: int | None = None  #: HTTP status with which a service made the function fail
 
     @property
     def ok(self) -> bool:
-        """Whether the task is done."""
-        return self.status < _REDIRECTS  # Cloud Tasks counts 2xx as success
+        """Whether the function has succeeded."""
+        return self.status < _REDIRECTS and self.gave_up is None  # Cloud Tasks counts 2xx as success
 
 
 def write_result(store: Store, result: StoredResult) -> None:
     """Store a result if its task is a row's task of a batch; else do nothing.
 
-    An error does not replace a success, nor the error of a later attempt.
+    An error does not replace a success, nor a reason to give up, nor the error of a later attempt.
 
     Raises
     ------
     StoreError
         If it cannot be written.
     """
-    path = _path(result.task)
-    if path is None:
+    match = ROW_TASK.fullmatch(result.task)  # the id may be any text
+    if match is None:
         return
-    # An error may hold half a surrogate pair, which JSON cannot.
-    error = None if result.error is None else result.error.encode("utf-8", "replace").decode()
+    path = f"results/{match['batch']}/{result.task}.json"
+    failure = {"error": _text(result.error), "gave_up": _text(result.gave_up), "upstream": result.upstream}
     data = orjson.dumps(
         {
             "task": result.task,
@@ -63,13 +69,15 @@ def write_result(store: Store, result: StoredResult) -> None:
             "status": result.status,
             "started": result.started,
             "duration": result.duration,
-            **({"result": result.result} if result.ok else {"error": error}),
+            **({"result": result.result} if result.ok else failure),
         }
     )
     if result.ok:
         store.put(path, data)
     else:
         store.put_unless(path, data, lambda stored: _outranks(_parse(store, path, stored), result))
+    if result.gave_up is not None:
+        store.put(_marks(match["batch"]) + result.task, b"{}")  # last: whoever sees it reads the result
 
 
 def read_results(store: Store, batch: str, tasks: Sequence[str]) -> list[StoredResult | None]:
@@ -100,14 +108,33 @@ def result_tasks(store: Store, batch: str) -> Iterator[list[str]]:
         yield [path.removeprefix(prefix).removesuffix(".json") for path in page]
 
 
-def _path(task: str) -> str | None:
-    """Return the path of a task's result; None if it is not the id of a row's task, which may be any text."""
-    match = ROW_TASK.fullmatch(task)
-    return None if match is None else f"results/{match['batch']}/{task}.json"
+def given_up_tasks(store: Store, batch: str) -> Iterator[list[str]]:
+    """Return the tasks of a batch that their handlers gave up in no order, page by page; the results are not read.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    for page in store.pages(_marks(batch)):
+        yield [path.removeprefix(_marks(batch)) for path in page]
+
+
+def _marks(batch: str) -> str:
+    return f"results/{batch}-e/"
+
+
+def _text(text: str | None) -> str | None:
+    """Return a text as JSON can hold it: that of an exception may hold half a surrogate pair."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
 
 
 def _outranks(stored: StoredResult | None, new: StoredResult) -> bool:
-    return stored is not None and (stored.ok or (stored.attempt or 0) > (new.attempt or 0))
+    return stored is not None and (stored.ok or _rank(stored) > _rank(new))
+
+
+def _rank(failed: StoredResult) -> tuple[bool, int]:
+    return failed.gave_up is not None, failed.attempt or 0
 
 
 def _parse(store: Store, path: str, data: bytes) -> StoredResult | None:
@@ -123,12 +150,15 @@ def _parse(store: Store, path: str, data: bytes) -> StoredResult | None:
 
 def _from_fields(fields: Mapping[str, Any]) -> StoredResult:
     """Return the result that an object has, which anybody may have written who can write to the store."""
-    attempt, status, duration, error = fields["attempt"], fields["status"], fields["duration"], fields.get("error")
-    numbers = [number for number in (attempt, duration) if number is not None]
-    if not (isinstance(status, int) and isinstance(attempt, int | None) and isinstance(error, str | None)):
-        raise TypeError(f"{status!r}, {attempt!r} or {error!r} is of another type")
-    if not all(0 <= number < _LARGEST for number in (status, *numbers)):
-        raise ValueError(f"{status}, {attempt} or {duration} is too large")
+    attempt, status, duration = fields["attempt"], fields["status"], fields["duration"]
+    error, gave_up, upstream = (fields.get(name) for name in ("error", "gave_up", "upstream"))
+    whole, texts = (attempt, upstream), (error, gave_up)
+    if not (isinstance(status, int) and all(isinstance(one, int | None) for one in whole)):
+        raise TypeError(f"{status!r}, {attempt!r} or {upstream!r} is no whole number")
+    if not all(isinstance(one, str | None) for one in texts):
+        raise TypeError(f"{error!r} or {gave_up!r} is no text")
+    if not all(0 <= number < _LARGEST for number in (status, *whole, duration) if number is not None):
+        raise ValueError(f"{status}, {attempt}, {upstream} or {duration} is too large")
     return StoredResult(
         task=fields["task"],
         attempt=attempt,
@@ -137,4 +167,6 @@ def _from_fields(fields: Mapping[str, Any]) -> StoredResult:
         duration=duration,
         result=fields.get("result"),
         error=error,
+        gave_up=gave_up,
+        upstream=upstream,
     )

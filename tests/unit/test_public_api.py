@@ -30,6 +30,8 @@ SIGNATURES = {
     "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None, private=False",
     "deploy": f"fn, *, service=None, project=None, region=None, service_account=None, caller=None, {DEPLOYED}",
     "url": "fn",
+    "GiveUp": "message",
+    "TryLater": "delay, message=None",
     **dict.fromkeys(("Client.queues", "Client.batches", "Client.close", "Plan.submit"), ""),
     **dict.fromkeys(("Queue.pause", "Queue.resume", "Queue.purge", "Queue.delete", "Handler.calls"), ""),
     **dict.fromkeys(("Batch.progress", "Batch.tasks", "Batch.failed", "Batch.errors", "Handler.close"), ""),

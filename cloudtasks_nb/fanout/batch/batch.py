@@ -277,7 +277,8 @@ class Batch:
             key, URL, body, headers and schedule use, then ``url, task, try, state, attempts, last_status,
             last_http_status, last_message, schedule_time, last_attempt_time, duration``. One of the input with such a
             name has the suffix ``_in``. The log has no HTTP statuses: `last_http_status` is known where the handler
-            stores its results, and of tasks that are in the queue.
+            stores its results, and of tasks that are in the queue. It is that of a service that the function called,
+            if this made the function fail.
 
         Examples
         --------
@@ -414,7 +415,7 @@ class Batch:
         where : str, int, list or DataFrame, optional
             Only rows that failed with this status (``"UNAVAILABLE"``, 503, ``"5xx"``), this cause of `errors()`, this
             exception (``"KeyError"``) or one of a list of these, or that are rows of this frame: of `errors()`, or of
-            `tasks()`, `failed()` or `results()`.
+            `tasks()`, `failed()` or `results()`. An HTTP status means `last_http_status` where that is known.
 
         Raises
         ------
@@ -562,9 +563,10 @@ class Batch:
         return pending_tasks(self._connection, self._tracker.queue, self._outbox, self.id)
 
     def _read_failed(self, *, log: bool) -> None:
-        """Find out which failed rows have succeeded after all."""
+        """Find out which failed rows have succeeded after all, and which functions gave up."""
         with suppress(OutboxError):  # after `close`: what is stored is shown
-            if self._outbox.batches.counts(self.id)[State.FAILED]:
+            counts = self._outbox.batches.counts(self.id)
+            if counts[State.FAILED] or counts[State.SUCCEEDED]:
                 _loop.run(self._tracker.read_failed(log=log))
 
     def _with_results(self, rows: pd.DataFrame, notified: set[str]) -> pd.DataFrame:

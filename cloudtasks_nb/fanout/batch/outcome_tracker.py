@@ -44,7 +44,8 @@ _WEAKER = (
     "a row that was sent from elsewhere is sent again once the name of its task is free, about an hour after that ended"
 )
 _SECOND = 1_000_000
-_STORE_PAUSE = 30.0  # seconds after a failed read of error texts
+_STORE_PAUSE = 30.0  # seconds after a failed read of results
+_SURE = 5 * _SECOND  # by which the time of the service is known
 _PROBED = 100  # rows that are tried again whose results are read at a time, until one has a result
 _MOST_UNEXPLAINED = 10_000  # failed rows that wait for their error texts
 
@@ -118,14 +119,17 @@ class OutcomeTracker:
         self.witnesses = Witnesses(
             log=Log(self.watcher, queue, self.batch, self.limit),
             queue=Queue(self.watcher, queue, self.batch),
-            stored=[Results(self.results, self.batch, self.limit)],
+            stored=[],
         )
+        self._stored = Results(self.results, self.batch, self.limit)
+        self.witnesses.stored.append(self._stored)
+        self._listed = 0  # when the tasks were listed last whose functions gave up, of the service
         self.search = Search(self.outbox, self.record, self.watcher, self.witnesses, self.tell, self.clock)
         self._due: int | None = facts.get("_due")
         self._spread = bool(facts.get("_spread"))
         # Tasks of which an attempt has just failed, and whether it was the last one.
         self._unexplained: dict[str, bool] = {}
-        self._explain_from = 0.0
+        self._read_from = 0.0  # when results are read again after an error
         self._sent: int | None = None  # as far as was known when the last snapshot was taken
 
     def load(self) -> None:
@@ -136,8 +140,17 @@ class OutcomeTracker:
         self.retrying = self.outbox.rows.retrying(self.batch, self.watcher.now())
 
     async def tell(self, evidence: Iterable[Evidence]) -> Recorded:
-        """Record evidence; what depends on it in memory follows."""
+        """Record evidence; what depends on it in memory follows.
+
+        The log has a success also where a function gave up. Such tasks are listed first, later than the success.
+        """
         evidence = list(evidence)
+        ends = [(one.began or 0) + (one.duration or 0) for one in evidence if one.fact is Fact.ANSWERED]
+        if ends and not max(ends) + _SURE < self._listed <= self.watcher.now() and self._may_read_results():
+            try:
+                await self._read_given_up()
+            except StoreError:  # they count as successes until it can be read
+                self._read_from = self.clock.ticks() + _STORE_PAUSE
         recorded = await self.outbox.run(self.outbox.outcomes.record, self.batch, evidence)
         self.search.ended(recorded.ended)
         if recorded.newer or (recorded.unsent and not await self.outbox.run(self.outbox.requests.begun, self.batch)):
@@ -149,6 +162,21 @@ class OutcomeTracker:
             self.has_results = True
             await self.outbox.run(self.outbox.batches.set_setting, self.batch, "results", True)
         return recorded
+
+    async def _read_stored(self) -> None:
+        await self._read_given_up()
+        await self.search.read_results(State.FAILED)
+
+    async def _read_given_up(self) -> None:
+        """Find out which functions gave up, by a listing."""
+        at = self.watcher.now()
+        async for evidence in self._stored.given_up():
+            await self.tell(evidence)
+        self._listed = at
+
+    def _may_read_results(self) -> bool:
+        """Return whether the store has not failed lately."""
+        return self.clock.ticks() >= self._read_from
 
     async def apply(self, snapshot: Snapshot, *, sent: int) -> bool:
         """Record what one snapshot tells; return whether it is time to `search` the queue.
@@ -178,14 +206,14 @@ class OutcomeTracker:
         return sent > 0 and self.search.wanted(snapshot, sent, fresh)
 
     async def read_failed(self, *, log: bool) -> None:
-        """Find out which failed rows have succeeded after all; say so if what tells it cannot be read.
+        """Find out which failed rows have succeeded, and which functions gave up; say so if that cannot be read.
 
         Parameters
         ----------
         log : bool
             Also by the log, which may have entries by now that came very late.
         """
-        reads = {"results": self.search.read_results(State.FAILED)}
+        reads = {"results": self._read_stored()}
         for what, read in (reads | ({"log": self.search.read_failed_log()} if log else {})).items():
             try:
                 await read
@@ -234,7 +262,7 @@ class OutcomeTracker:
         queue. A row that is still in the queue stays open.
         """
         final = dict(self._unexplained)
-        if not final or self.clock.ticks() < self._explain_from:
+        if not final or not self._may_read_results():
             return
         open_ = [task for task in final if not final[task]]
         # Most handlers that are not ours store nothing.
@@ -244,7 +272,7 @@ class OutcomeTracker:
                 async for evidence in witness.read(tasks, 0):
                     await self.tell([one for one in evidence if final.get(one.task) or one.fact is not Fact.STORED])
         except StoreError:
-            self._explain_from = self.clock.ticks() + _STORE_PAUSE
+            self._read_from = self.clock.ticks() + _STORE_PAUSE
             self._unexplained = dict(list(self._unexplained.items())[-_MOST_UNEXPLAINED:])
             return
         # Of the others a later attempt has failed meanwhile.

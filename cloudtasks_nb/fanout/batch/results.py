@@ -64,7 +64,8 @@ def join_results(tasks: pd.DataFrame, read: ReadResults, progress: Callable[[int
             found = None if task is None else next(known)
             ok = found is not None and found.ok
             missing += succeeded and not ok
-            errors.append(None if found is None or ok or succeeded else exception_line(found.error or ""))
+            failed = None if ok or succeeded else found
+            errors.append(None if failed is None else failed.gave_up or exception_line(failed.error or ""))
             results.append(None if found is None else found.result)
         progress(len(results))
     fields = _fields(results)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from cloudtasks_nb._names import CODES, QueueName, code_of
-from cloudtasks_nb.fanout.causes import exception_line
+from cloudtasks_nb.fanout.causes import cause_of, exception_line
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of, round_of
 from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Watcher
-from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks
+from cloudtasks_nb.store.results import StoredResult, given_up_tasks, read_results, result_tasks
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["LOOKED_UP", "Limit", "Log", "Queue", "Results", "Witness", "Witnesses", "pending_evidence", "unread_since"]
@@ -127,6 +127,7 @@ class Results:
     store: Store
     batch: str
     limit: Limit
+    _given_up: set[str] = field(default_factory=set)  # tasks that `given_up` has told of
 
     async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - results have no order in time
         """Yield what results tell; of all tasks only that they have one, and so were created."""
@@ -139,16 +140,30 @@ class Results:
             found = await asyncio.to_thread(read_results, self.store, self.batch, page)
             yield [self._of(task, result) for task, result in zip(page, found, strict=True) if result is not None]
 
+    async def given_up(self) -> AsyncIterator[Sequence[Evidence]]:
+        """Yield what results tell of tasks whose functions gave up, of each of them once."""
+        pages = given_up_tasks(self.store, self.batch)
+        while (listed := await asyncio.to_thread(next, pages, None)) is not None:
+            new = [task for task in listed if task not in self._given_up]
+            async for evidence in self.read(new, 0):
+                yield evidence
+            self._given_up.update(new)
+
     def _of(self, task: str, result: StoredResult) -> Evidence:
         failed = Fact.LAST_FAILED if self.limit.reached(result.attempt) else None
+        message = None if result.error is None else exception_line(result.error)
+        if result.gave_up is not None:
+            failed = Fact.GAVE_UP
+            # A text that is nothing but a value tells no cause.
+            message = result.gave_up if cause_of(result.gave_up) else f"GiveUp: {result.gave_up}"
         return Evidence(
             task=task,
             source=Source.RESULTS,
             fact=Fact.STORED if result.ok else failed,
             attempts=result.attempt,
             status=code_of(result.status),
-            http=result.status,
-            message=None if result.error is None else exception_line(result.error),
+            http=result.upstream or result.status,
+            message=message,
             began=round(result.started.timestamp() * _SECOND),
             duration=None if result.duration is None else round(result.duration * _SECOND),
         )

@@ -59,7 +59,7 @@ _TABLES = (
         deleting INTEGER,  -- the try whose task the batch has asked to delete
         fact INTEGER, seen INTEGER,  -- what ended the task, and when the queue was looked at: see `evidence.Row`
         reason TEXT,  -- why it was rejected, or how its task left the queue
-        attempts INTEGER, heard INTEGER, status INTEGER, http INTEGER, upstream INTEGER,  -- of the last attempt
+        attempts INTEGER, heard INTEGER, status INTEGER, http INTEGER,  -- of the last attempt
         due INTEGER, began INTEGER, duration INTEGER,
         message TEXT, said INTEGER, code INTEGER, cause TEXT,  -- what an attempt tells of its failure
         version TEXT)""",

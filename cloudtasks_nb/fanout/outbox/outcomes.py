@@ -37,7 +37,7 @@ _BY_ATTEMPT = {State.SUCCEEDED, State.FAILED}
 _COLUMNS = ("try", *Row._fields[2:])
 _READ = ", ".join(("ref", *_COLUMNS))
 _WRITE = f"UPDATE rows SET {', '.join(f'{column} = ?' for column in _COLUMNS)} WHERE ref = ?"
-_FORGET = ", ".join(f"{column} = NULL" for column in (*Row._fields[3:], "upstream", "version"))
+_FORGET = ", ".join(f"{column} = NULL" for column in (*Row._fields[3:], "version"))
 
 
 @dataclass(slots=True)
@@ -140,7 +140,7 @@ def _record_page(
             second = (row.began + (row.duration or 0)) // 1_000_000
             if row.state != old.state and row.state in _BY_ATTEMPT:
                 recorded.ends[second] += 1
-            if row.status:
+            if row.status or row.state == State.FAILED:
                 recorded.failed = max(recorded.failed or 0, second)
     replace(connection, Counter(_counted(old) for _, old in changed), Counter(_counted(row) for row, _ in changed))
     return corrected

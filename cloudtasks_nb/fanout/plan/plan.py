@@ -59,8 +59,8 @@ class Trial:
 
     @property
     def ok(self) -> bool:
-        """Whether a task with this answer would be done."""
-        return self.status is not None and self.status < 300  # noqa: PLR2004 - Cloud Tasks counts 2xx as success
+        """Whether a row with this answer would succeed."""
+        return self.error is None and (self.status or 500) < 300  # noqa: PLR2004 - Cloud Tasks counts 2xx as success
 
     def __repr__(self) -> str:
         after = "" if self.duration is None else f" after {duration_text(self.duration)}"

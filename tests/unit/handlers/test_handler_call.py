@@ -64,7 +64,7 @@ STATUSES: dict[int, list[BaseException]] = {
 
 @pytest.mark.parametrize(("status", "error"), [(status, one) for status, some in STATUSES.items() for one in some])
 def test_the_class_of_an_exception_decides_the_status(error: BaseException, status: int) -> None:
-    """Every exception becomes an answer with the status of its nearest known class; never 429 or 503."""
+    """Every exception becomes an answer with the status of its nearest known class; 429 and 503 are none of these."""
     answer = run(Mock(side_effect=error), b"")
     assert (answer.status, status_of(error), answer.ok, answer.duration) == (status, status, False, 0.5)
 

@@ -276,7 +276,12 @@ def requirements(code: str, notebook: Notebook, *extra: str) -> dict[str, str]:
 ALWAYS = {"./ours.whl", "cryptography", "google-auth", "gunicorn", "obstore", "orjson", "requests"}
 
 
-REQUIRED = [
+GIVING_UP = [
+    "import cloudtasks_nb as ct\ndef report(): raise ct.GiveUp(str(ct.TryLater))",
+    "from cloudtasks_nb import GiveUp\ndef report(): raise GiveUp('no')",
+    "def report():\n    from cloudtasks_nb import TryLater\n    raise TryLater('1s')",
+]
+REQUIRED: list[tuple[str, set[str]]] = [
     ("import os\ndef report(): return os.name", set()),
     ("import pandas as pd\ndef report(): return pd.NA", {"pandas"}),
     ("from pandas import Timestamp\ndef report(): return Timestamp(0)", {"pandas"}),
@@ -285,6 +290,8 @@ REQUIRED = [
     ("def report():\n    from google.cloud import tasks_v2", {"google-cloud-tasks"}),
     ("def report():\n    import google.cloud.logging_v2", {"google-cloud-logging"}),
     ("def report():\n    from google.protobuf.message import Message", {"protobuf"}),
+    *((code, set()) for code in GIVING_UP),
+    ("import cloudtasks_nb as ct\ndef report(): return ct, ct.GiveUp", {"pandas", "google-cloud-tasks", "tqdm"}),
     ("import cloudtasks_nb as ct\ndef report(): return ct.connect", {"pandas", "google-cloud-tasks", "tqdm"}),
 ]
 
@@ -294,7 +301,7 @@ def test_requirements(notebook: Notebook, code: str, names: set[str]) -> None:
     """Each imported distribution is required in the version that is installed here, beside those of every handler."""
     found = requirements(code, notebook)
     assert names | ALWAYS <= set(found)
-    assert "cloudtasks_nb" in code or names | ALWAYS == set(found)
+    assert "tqdm" in names or names | ALWAYS == set(found)
     assert all(found[name] == f"{name}=={metadata.version(name)}" for name in names)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cloudtasks_nb.store.results import StoredResult, read_results, result_tasks, write_result
+from cloudtasks_nb.store.results import StoredResult, given_up_tasks, read_results, result_tasks, write_result
 from cloudtasks_nb.store.store import Store
 
 BATCH = "a91f03c2"
@@ -20,12 +20,12 @@ def task(number: int = 0, batch: str = BATCH) -> str:
     return f"{number:020x}-{batch}-1"
 
 
-def made(task_id: str, *, status: int = 200, attempt: int | None = 1, result: Any = None) -> StoredResult:
-    """Return a result of a task; the error of another status has its attempt in its text."""
+def made(task_id: str, *, status: int = 200, attempt: int | None = 1, result: Any = None, **words: Any) -> StoredResult:
+    """Return a result of a task; the error of another status has its attempt in its text, and 299 is a giving up."""
     error = None if status == 200 else f"error of {attempt}"
-    return StoredResult(
-        task=task_id, attempt=attempt, status=status, started=NOON, duration=0.5, result=result, error=error
-    )
+    words |= {"gave_up": "no such place"} if status == 299 else {}
+    fields: dict[str, Any] = {"task": task_id, "attempt": attempt, "status": status, "started": NOON}
+    return StoredResult(**fields, duration=0.5, result=result, error=error, **words)
 
 
 def only(store: Store) -> StoredResult:
@@ -38,10 +38,12 @@ def only(store: Store) -> StoredResult:
 def test_a_result_is_read_as_it_was_written(store: Store) -> None:
     """Every field comes back, for each kind of store; a task without a result has None."""
     good = made(task(1), result={"n": [1, None, "é"]})
-    bad = made(task(2), status=404, attempt=None)
-    write_result(store, good)
-    write_result(store, bad)
-    assert read_results(store, BATCH, [task(2), task(3), task(1)]) == [bad, None, good]
+    bad = made(task(2), status=500, attempt=None, upstream=404)
+    hopeless = made(task(4), status=299)
+    for each in (good, bad, hopeless):
+        write_result(store, each)
+    assert read_results(store, BATCH, [task(2), task(3), task(1), task(4)]) == [bad, None, good, hopeless]
+    assert list(given_up_tasks(store, BATCH)) == [[task(4)]]
     assert store.get(f"results/{BATCH}/{task(1)}.json") is not None
 
 
@@ -54,12 +56,14 @@ def test_json_that_is_written_already_is_not_written_again(store: Store) -> None
 WRITTEN: list[Any] = [
     *(([(500, 1), (200, 2)], (200, 2)), ([(200, 1), (500, 2)], (200, 1)), ([(200, 1), (200, 2)], (200, 2))),
     *(([(500, 1), (404, 2)], (404, 2)), ([(404, 2), (500, 1)], (404, 2)), ([(500, None), (404, None)], (404, None))),
+    *(([(299, 1), (500, 2)], (299, 1)), ([(500, 2), (299, 1)], (299, 1)), ([(299, 1), (200, 2)], (200, 2))),
+    ([(200, 1), (299, 2)], (200, 1)),
 ]
 
 
 @pytest.mark.parametrize(("written", "kept"), WRITTEN)
 def test_an_error_replaces_no_success(store: Store, written: list[tuple[int, int | None]], kept: Any) -> None:
-    """A late error does not hide a success, nor the error of a later attempt; else the newest result counts."""
+    """Nor does it hide that the function gave up, nor the error of a later attempt; else the newest result counts."""
     for status, attempt in written:
         write_result(store, made(task(), status=status, attempt=attempt))
     assert (only(store).status, only(store).attempt) == kept
@@ -84,7 +88,16 @@ def test_the_tasks_with_a_result_are_listed(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("status", "200"), ("status", None), ("attempt", "1"), ("attempt", 1 << 70), ("duration", [1]), ("error", {})],
+    [
+        ("status", "200"),
+        ("status", None),
+        ("attempt", "1"),
+        ("attempt", 1 << 70),
+        ("duration", [1]),
+        ("error", {}),
+        ("gave_up", 1),
+        ("upstream", "404"),
+    ],
 )
 def test_a_result_that_was_forged_is_none(tmp_path: Path, name: str, value: object) -> None:
     """The tracker of a batch computes with the numbers: another type would end its work."""

@@ -54,11 +54,12 @@ class Traces:
     denied: bool = False  #: the log may not be read
     asked: list[str] = field(default_factory=list)
 
-    def put(self, task: str, attempt: int = 1, error: str | None = None) -> None:
+    def put(self, task: str, attempt: int = 1, error: str | None = None, **words: Any) -> None:
         """Store a result as the handler does, with the error's text if it failed."""
-        status, started = 200 if error is None else 500, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-        fields: dict[str, Any] = {"task": task, "attempt": attempt, "status": status, "started": started}
-        write_result(self.store, StoredResult(**fields, duration=0.5, result=None, error=error))
+        status = 500 if error and "gave_up" not in words else 200
+        fields: dict[str, Any] = {"task": task, "attempt": attempt, "status": status, "duration": 0.5, "result": None}
+        started = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+        write_result(self.store, StoredResult(**fields, started=started, error=error, **words))
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each state, zeros left out."""

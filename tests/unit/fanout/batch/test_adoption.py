@@ -214,9 +214,19 @@ def test_results_of_few_unsent_rows_are_looked_up_by_name(
     adopt(elsewhere)
     elsewhere.clock.advance(61)
     elsewhere.put(elsewhere.task(0))
-    monkeypatch.setattr(Store, "pages", None)
+    monkeypatch.setattr(Store, "pages", lambda _, prefix: iter({f"results/{elsewhere.batch}-e/": []}[prefix]))
     adopt(elsewhere)
     assert elsewhere.counts() == {"succeeded": 248, "sent": 1, "unsent": 1}
+
+
+def test_what_was_given_up_elsewhere_has_failed(elsewhere: Elsewhere) -> None:
+    """The log has a success of it; of old successes the results are not read, and one listing is enough for all."""
+    elsewhere.put(elsewhere.task(0), error="GiveUp: no", gave_up="no such place")
+    for row in range(9):
+        elsewhere.attempt(row)
+    elsewhere.clock.advance(60)
+    adopt(elsewhere)
+    assert elsewhere.counts() == {"succeeded": 8, "failed": 1, "unsent": 241}
 
 
 def test_an_emulator_that_is_down_is_waited_for(elsewhere: Elsewhere) -> None:

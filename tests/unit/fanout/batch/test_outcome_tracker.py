@@ -3,7 +3,7 @@
 import asyncio
 import datetime as dt
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
+from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
 from tests.unit.fanout.batch.conftest import QUEUE, SECOND, Traces
 from tests.unit.fanout.conftest import NOW, all_rows, chunks, digest, send_all, spool
@@ -77,11 +78,31 @@ def snapshot(at: int = SECOND, **words: Any) -> Snapshot:
     return Snapshot(queue=QUEUE, at=at, values=values, **{"log_until": at, **words})
 
 
+class Seen(Store):
+    """The store of a world as its tracker sees it."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world.store.url)
+        self.world = world
+
+    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
+        """Return the contents of objects."""
+        return self.world.get_many(paths)
+
+    def pages(self, prefix: str) -> Iterator[list[str]]:
+        """List objects."""
+        if self.world.store_down:
+            raise StoreError("the store does not answer")
+        self.world.listings += 1
+        return super().pages(prefix)
+
+
 @dataclass(eq=False)
 class World(Traces):
     """A batch of five sent rows, what is seen of them, and what tracks them."""
 
     store_down: bool = False
+    listings: int = 0
 
     def __post_init__(self) -> None:
         self.tasks: list[str] = all_rows(self.outbox, self.batch, "tasks")
@@ -92,7 +113,7 @@ class World(Traces):
         fake: Any = self
         record, created = self.outbox.batches.get(self.batch), dt.datetime.fromtimestamp(NOW, dt.UTC)
         record = replace(record, description={**record.description, **description}, created=created)
-        self.tracker = OutcomeTracker(self.outbox, record, fake, fake, self.clock)
+        self.tracker = OutcomeTracker(self.outbox, record, fake, Seen(self), self.clock)
         self.tracker.load()
         return self
 
@@ -645,3 +666,64 @@ def test_a_clock_that_was_set_back_gives_no_time(world: World) -> None:
 def test_before_the_log_was_read_nothing_is_known(world: World) -> None:
     """A new kernel says nothing rather than zero."""
     assert set(world.split().values()) == {None}
+
+
+def give_up(world: World, task: str) -> None:
+    """Have a function give a task up, which the log shows as a success."""
+    world.put(task, error="Traceback (most recent call last):\nGiveUp: no such place", gave_up="no such place")
+    world.late(task, 0)
+
+
+def test_a_task_that_was_given_up_never_counts_as_a_success(world: World) -> None:
+    """The log has a success of each: one listing tells them apart, and no result of a success is read."""
+    give_up(world, world.tasks[0])
+    for task in world.tasks[1:]:
+        world.put(task)
+        world.late(task, 0)
+    world.apply(snapshot(world.now(), entries=tuple(one for _, one in world.log)))
+    assert world.counts() == {"succeeded": 4, "failed": 1}
+    assert (world.listings, world.asked) == (1, ["results"])
+    assert world.outbox.causes.failed(world.batch) == {"no such place": 1}
+    world.outbox.outcomes.new_try(world.batch)
+    assert world.counts() == {"succeeded": 4, "unsent": 1}
+
+
+def test_successes_that_are_older_than_a_listing_need_no_other_one(world: World) -> None:
+    """The log is read again and again; a task that was given up is read once."""
+    give_up(world, world.tasks[0])
+    late = [entry(task, status="OK", time=world.now() + 10 * SECOND) for task in world.tasks]
+    for seconds, entries in ((0, ()), (6, late[:1]), (0, late[1:2]), (10, late[2:3]), (0, late[3:])):
+        world.clock.advance(seconds)
+        world.apply(snapshot(world.now(), entries=(*(one for _, one in world.log), *entries)))
+    assert (world.listings, world.asked) == (4, ["results"])
+    assert world.counts() == {"succeeded": 4, "failed": 1}
+
+
+def test_a_task_that_was_given_up_counts_as_a_success_until_the_store_can_be_read(world: World) -> None:
+    """Whoever asks for results, or sends failed rows again, finds it."""
+    give_up(world, world.tasks[0])
+    world.store_down = True
+    world.apply(snapshot(world.now(), entries=tuple(one for _, one in world.log)))
+    assert world.counts() == {"succeeded": 1, "sent": 4}
+    world.store_down = False
+    asyncio.run(world.tracker.read_failed(log=False))
+    assert world.counts() == {"failed": 1, "sent": 4}
+
+
+def test_a_task_that_was_given_up_without_a_log_has_failed(world: World) -> None:
+    """Its row left the queue, and the stored result tells why."""
+    world.put(world.tasks[0], error="GiveUp: 17", gave_up="17")
+    world.watch(10, log_sampling_ratio=0.0)
+    assert world.counts()["failed"] == 1
+    assert world.outbox.causes.failed(world.batch) == {"GiveUp: …": 1}
+
+
+def test_the_status_of_a_service_that_was_called_counts(world: World) -> None:
+    """The log has the status of the answer, and the queue has it too; the handler has stored the other one."""
+    task = world.tasks[0]
+    world.there = {task: pending(attempts=1, last_status="INTERNAL", last_message="INTERNAL(13): HTTP status code 500")}
+    world.put(task, error="HTTPError: 404", upstream=404)
+    asyncio.run(world.tracker.search._missing(snapshot()))
+    world.apply(snapshot(entries=(entry(task, retry_time=9 * SECOND),)))
+    page = next(world.outbox.rows.pages(world.batch))
+    assert (page.http_status[0], page.last_status[0]) == (404, 13)

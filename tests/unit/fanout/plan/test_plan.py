@@ -93,6 +93,7 @@ def test_a_trial_reads_well() -> None:
     assert repr(fine) == "POST https://svc {\"x\":1}\n200 after 12 ms: {'n': 1}"
     assert repr(bad) == "POST https://svc\n500 after 2 s\nTraceback\nKeyError: 1\nno token"
     assert repr(Trial(status=None, error="refused", request="POST x")) == "POST x\nno answer\nrefused"
+    assert repr(Trial(status=200, error="GiveUp: no", request="POST x")) == "POST x\n200\nGiveUp: no"
 
 
 def test_counts() -> None:
