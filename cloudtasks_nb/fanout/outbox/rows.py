@@ -257,7 +257,7 @@ class Rows(Repository):
     def tasks(
         self, connection: sqlite3.Connection, batch: str, refs: Iterable[int], later: int = 0
     ) -> list[tuple[int, str, int]]:
-        """Return ref, newest task and its try of rows of a batch, in ascending order; or those of so many tries later."""
+        """Return ref, newest task and its try of rows of a batch, ascending; or those of so many tries later."""
         query = f"SELECT ref, try + ? FROM rows WHERE {AMONG} AND try > 0 ORDER BY ref"
         return with_tasks(connection, batch, connection.execute(query, (later, as_json(refs))).fetchall())
 
