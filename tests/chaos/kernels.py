@@ -3,9 +3,11 @@
 An order is a line of JSON on standard input. A kernel runs the same cell as every other kernel of its round, then does
 what the order says, waits for the end, and writes what it sees to a file. Lines on standard output say what happened:
 ``{"kernel": pid}`` when one starts, ``{"asked": pid}`` before it asks for another try of rows, ``{"closed": pid}`` when
-so many rows have failed that the others are to be held back, ``{"error": text}``.
+so many rows have failed that the others are to be held back, or the batch was cancelled, ``{"error": text}``, and
+``{"false": text}`` for what the batch says and is not so.
 """
 
+import asyncio
 import faulthandler
 import json
 import os
@@ -25,9 +27,21 @@ import grpc.aio._utils
 import pandas as pd
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.errors import CloudTasksError, OutboxError, PreconditionError
+from cloudtasks_nb.errors import (
+    BatchNotFoundError,
+    CloudTasksError,
+    OutboxError,
+    PermissionDeniedError,
+    PreconditionError,
+)
 from cloudtasks_nb.fanout.batch import search
 from cloudtasks_nb.service.transport import Transport
+
+#: Words of a batch whose rows are not all final; None: it was not read yet.
+_OPEN = {"stopped", "cancelling", "held", "paused", "failing", "running", None}
+_KNOWN = 4.0  # seconds after which every kernel of the home shows that a batch is being cancelled
+_COLUMNS = ("state", "task")
+_CHANGING = {"BatchCreateTasks", "CreateTask", "BatchDeleteTasks", "DeleteTask", "PauseQueue", "ResumeQueue"}
 
 _followed: list[ct.Batch] = []
 _round = os.dup(1)
@@ -49,15 +63,42 @@ def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
             queue.fan_out(ballast(-frame - 1, order["too_large"]), name="too large", **words)
     frame = ballast(frame, order.get("ballast", 0))
     words |= order.get("brake", {}) | order.get("words", {})
-    batch: ct.Batch = queue.fan_out(frame, name="chaos", send_rate=order["send_rate"], **words)
-    _followed[:] = [batch]
+
+    def cell() -> ct.Batch:
+        batch: ct.Batch = queue.fan_out(frame, name="chaos", send_rate=order["send_rate"], **words)
+        _followed[:] = [batch]
+        threading.Thread(target=check_words, args=(batch, order), daemon=True).start()
+        return batch
+
+    batch = cell()
     if "brake" in order and order["verb"] == "send":
         wait_for_brake(batch)
         return batch
+    if order["verb"] == "again":
+        with suppress(BatchNotFoundError):
+            batch.wait()
+        while not Path(order["deleted"]).exists():
+            time.sleep(0.05)
+        batch = cell()
+    ask(batch, order)
+    wait(batch, Path(f"{order['home']}.disk"))
+    while batch.progress().gone > order.get("gone", order["rows"]):
+        time.sleep(0.05)  # entries that came late correct the others
+    return batch
+
+
+def ask(batch: ct.Batch, order: dict[str, Any]) -> None:
+    """Do with the batch what the order asks for, or have it done."""
     if order["verb"] == "resume":
         batch.resume()
-    elif order["verb"] == "cancel":
+    elif order["verb"] in ("cancel", "delete"):
+        time.sleep(order.get("after", 0))
         batch.cancel()
+        write(closed=os.getpid())
+        if "wish" in order:
+            Path(order["wish"]).touch()
+        if "ends" in order:
+            end(order["ends"])
     elif order["verb"] in ("retry", "resend"):
         batch.wait()
         write(asked=os.getpid())
@@ -66,10 +107,81 @@ def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
         else:
             rows = batch.tasks()
             batch.resend(rows[rows.index.isin(order["again"])])
-    batch.wait()
-    while batch.progress().gone > order.get("gone", order["rows"]):
-        time.sleep(0.05)  # entries that came late correct the others
-    return batch
+
+
+def wait(batch: ct.Batch, disk: Path) -> None:
+    """Wait for the end. When a full disk has room again, the batch goes on, and no old error is raised.
+
+    Parameters
+    ----------
+    disk : Path
+        A file that says ``full``, or something new when the disk has room again; it may not be there.
+    """
+    resumed = ""
+    while True:
+        said = disk.read_text() if disk.exists() else ""
+        try:
+            batch.wait()
+        except OutboxError as error:
+            if not said:
+                raise
+            stopped = batch.progress().state == "stopped"
+            if said != "full" and said == disk.read_text() and (not stopped or said == resumed):
+                write(false=f"an error of a disk that has room: {error}")
+            while (resumed := disk.read_text()) == "full":
+                time.sleep(0.05)
+            if stopped:
+                batch.resume()
+        except BatchNotFoundError as error:
+            write(false=f"a batch that was made anew is not found: {error}")
+            raise
+        else:
+            return
+
+
+def check_words(batch: ct.Batch, order: dict[str, Any]) -> None:
+    """Say if the state of a batch is not one of the words that it may be, while this kernel follows it."""
+    while _followed and _followed[0] is batch:
+        wished = False
+        with suppress(KeyError, FileNotFoundError):
+            wished = time.time() - Path(order["wish"]).stat().st_mtime > _KNOWN
+        try:
+            progress = batch.progress()
+        except BatchNotFoundError:
+            return
+        if progress.finished:
+            ends = {"failed": progress.failed, "unknown": progress.gone, "cancelled": progress.cancelled}
+            words: set[str | None] = {next((word for word, rows in ends.items() if rows), "succeeded")}
+        else:
+            words = {"cancelling"} if wished else _OPEN
+        if progress.state not in words:
+            write(false=f"the word {progress.state}: {progress.reason}, of {progress!r}")
+            return
+        time.sleep(0.05)
+
+
+def end(how: str) -> None:
+    """End this kernel at once: killed, or as the end of Python does it."""
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    vars(threading)["_shutdown"]()
+    os._exit(0)
+
+
+def hinder(order: dict[str, Any]) -> None:
+    """Refuse the calls that change something, or slow those down that delete tasks."""
+
+    def hindered(call: Any) -> Any:
+        async def hinder_call(transport: Transport, rpc: str, /, *values: Any, **fields: Any) -> Any:
+            if rpc in _CHANGING and order.get("refused"):
+                raise PermissionDeniedError(f"{rpc} is not permitted", code="PERMISSION_DENIED")
+            if rpc == "BatchDeleteTasks":
+                await asyncio.sleep(order.get("slow", 0))
+            return await call(transport, rpc, *values, **fields)
+
+        return hinder_call
+
+    Transport.call, Transport.raw = hindered(Transport.call), hindered(Transport.raw)  # type: ignore[method-assign]
 
 
 def set_clock(file: Path) -> None:
@@ -154,13 +266,18 @@ def run(order: dict[str, Any]) -> None:
         set_clock(clock)
     if order.get("distorted"):
         distort_log()
+    hinder(order)
     while True:
         try:
             with ct.connect("demo", "us-central1", endpoint=order["endpoint"]) as tasks:
                 batch = follow(order, tasks)
                 rows = batch.tasks()
-                found = {"states": dict(zip(rows.index.tolist(), rows["state"].tolist(), strict=True))}
-                text = json.dumps({**found, "repr": repr(batch)})
+                about = {name: dict(zip(rows.index.tolist(), rows[name].tolist(), strict=True)) for name in _COLUMNS}
+                text = json.dumps({**about, "repr": repr(batch)})
+                if order["verb"] == "delete":
+                    Path(order["wish"]).unlink()
+                    batch.delete()
+                _followed.clear()  # what is known after the end may be old
             part = Path(f"{order['result']}.part")
             part.write_text(text, encoding="utf-8")
         except (CloudTasksError, OSError) as error:  # the disk may be full for the result, too
@@ -173,6 +290,9 @@ def run(order: dict[str, Any]) -> None:
 
 def set_disk(folder: str, size: str) -> None:
     """Mount a disk in a folder, or change its size; only this process and its kernels see it."""
+    disk = Path(f"{folder}.disk")
+    if size == "full":
+        disk.write_text(size)
     if size == "none":
         command = ["umount", "--lazy", folder]
     elif os.path.ismount(folder):
@@ -183,6 +303,8 @@ def set_disk(folder: str, size: str) -> None:
         Path(folder).mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder]
     subprocess.run(command, check=False)  # it cannot be made smaller than what was written meanwhile
+    if size not in ("full", "none"):
+        disk.write_text(f"{size} at {time.monotonic()}")
 
 
 def main() -> None:

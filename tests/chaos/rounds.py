@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -102,10 +102,11 @@ class Oracle(Target):
         return Answer(status=status)
 
 
-def make_queue(emulator: Emulator, name: str, logged: float) -> None:
+def make_queue(emulator: Emulator, name: str, logged: float, rate: float = 500.0) -> None:
     """Create a queue that logs this share of its operations; its tasks are tried twice, at short intervals."""
     retry = {"max_attempts": 2, "min_backoff": {"nanos": 100_000_000}, "max_backoff": {"nanos": 200_000_000}}
-    queue = {"name": name, "retry_config": retry, "stackdriver_logging_config": {"sampling_ratio": logged}}
+    log, limits = {"sampling_ratio": logged}, {"max_dispatches_per_second": rate}
+    queue = {"name": name, "retry_config": retry, "stackdriver_logging_config": log, "rate_limits": limits}
     with google_client(emulator.grpc) as client:
         client.create_queue({"parent": LOCATION, "queue": queue})
 
@@ -129,8 +130,9 @@ class Kernels:
         self._changed = threading.Condition()
         self._started: list[int] = []
         self.asked = 0
-        self.closed = 0  #: how often a kernel has seen that a brake is on
+        self.closed: list[float] = []  #: when kernels have seen that a brake is on, or have cancelled
         self.raised: Counter[str] = Counter()
+        self.false: Counter[str] = Counter()  #: what kernels have seen that is not so
         self._ready = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -151,9 +153,12 @@ class Kernels:
             with self._changed:
                 self._ready |= "ready" in said
                 self.asked += "asked" in said
-                self.closed += "closed" in said
+                if "closed" in said:
+                    self.closed.append(time.monotonic())
                 if "error" in said:
                     self.raised[said["error"].split(":")[0]] += 1
+                if "false" in said:
+                    self.false[said["false"]] += 1
                 if "kernel" in said:
                     self._started.append(said["kernel"])
                 self._changed.notify_all()
@@ -234,6 +239,7 @@ class Round:
     events: tuple[str, ...] = EVENTS
     _options: tuple[str, ...] = ()  # of the emulator
     _logged = 1.0  # the share of the operations that the queue logs
+    _dispatches = 500.0  # of the queue in a second
 
     def __init__(self, seed: int, kernels: Kernels, folder: Path, oracle: Oracle, *, long: bool) -> None:
         self._random = random.Random(seed)
@@ -246,7 +252,7 @@ class Round:
         self._plan()
         self._ports = [str(free_port()), str(free_port())]
         self._emulator = self._start_emulator()
-        make_queue(self._emulator, QUEUE, self._logged)
+        make_queue(self._emulator, QUEUE, self._logged, self._dispatches)
         self._proxy = Proxy(self._emulator.grpc)
         self._results = 0
         self._clock_moved = False
@@ -280,7 +286,7 @@ class Round:
 
     def play(self) -> None:
         """Do every step, look at the end, and judge."""
-        asked, raised = self._kernels.asked, self._kernels.raised.copy()
+        asked, raised, false = self._kernels.asked, self._kernels.raised.copy(), self._kernels.false.copy()
         started = time.monotonic()
         for step in self._steps:
             self._oracle.mended = step in ("retry", "resend", "resume")
@@ -290,6 +296,7 @@ class Round:
         found = None if self.verdict.hung else self._step("look", events=0)
         self.verdict.seconds = time.monotonic() - started
         self.verdict.errors = self._kernels.raised - raised
+        self.verdict.false += self._kernels.false - false
         if found is not None:
             self._judge(found, self._kernels.asked - asked)
 
@@ -303,11 +310,7 @@ class Round:
         if verb == "cancel":
             self._cancelled = min(self._cancelled, time.monotonic())
         order = self._order(verb)
-        kernels = [self._kernels.start(order)]
-        if self._twins and verb in ("send", "retry") and self._random.random() < 0.5:
-            self.verdict.events["two homes"] += 1
-            twin = {**order, "home": str(self._homes[1]), "result": f"{order['result']}.other"}
-            kernels.append(self._kernels.start(twin))
+        kernels = [self._kernels.start(order), *self._start_others(order)]
         for _ in range(number):
             if self._leave_alone(kernels[0]):
                 break
@@ -331,6 +334,13 @@ class Round:
             return None
         return dict(json.loads(result.read_text(encoding="utf-8")))
 
+    def _start_others(self, order: dict[str, Any]) -> list[Kernel]:
+        """Start the kernels that work at the same time as the one that follows an order."""
+        if not (self._twins and order["verb"] in ("send", "retry") and self._random.random() < 0.5):
+            return []
+        self.verdict.events["two homes"] += 1
+        return [self._kernels.start({**order, "home": str(self._homes[1]), "result": f"{order['result']}.other"})]
+
     def _leave_alone(self, kernel: Kernel) -> bool:
         """Let a kernel work until the next event; return whether it has ended."""
         return kernel.wait(self._random.expovariate(1 / 0.5))
@@ -353,6 +363,19 @@ class Round:
         body, url = json.dumps(fields).encode(), f"http://127.0.0.1:{self._ports[1]}{path}"
         with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=30) as answer:
             return dict(json.load(answer))
+
+    def _entries(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Yield the payloads of the emulator's log that have a field."""
+        fields: dict[str, Any] = {
+            "resourceNames": ["projects/demo"],
+            "pageSize": 1000,
+            "filter": f"jsonPayload.{kind}:*",
+        }
+        token: str | None = ""
+        while token is not None:
+            page = self._ask("/v2/entries:list", {**fields, "pageToken": token})
+            yield from (entry["jsonPayload"] for entry in page.get("entries", ()))
+            token = page.get("nextPageToken") or None
 
     def _order(self, verb: str) -> dict[str, Any]:
         self._results += 1
@@ -389,7 +412,7 @@ class Round:
         crashed = verdict.events["kill emulator"] > 0
         # An attempt also ends, and is made again, when the clock jumps over its deadline.
         repeatable = crashed or self._clock_moved
-        states = {int(row): state for row, state in found["states"].items()}
+        states = {int(row): state for row, state in found["state"].items()}
         verdict.states = Counter(states.values())
         if sorted(states) != list(range(self._rows)):
             verdict.false["the frame has not all rows"] += 1
@@ -399,7 +422,7 @@ class Round:
             verdict.overtaken += state == "cancelled" and any(status == 200 for _, status in answers)
             if not self._excused(row, state) and (problem := _problem(state, answers)):
                 verdict.false[problem] += 1
-            if not answers and state != "cancelled":
+            if not answers and state != "cancelled" and not self._excused(row, state):
                 verdict.lost += 1
             good = Counter(task for task, status in answers if status == 200)
             repeats = sum(good.values()) - len(good)

@@ -19,7 +19,8 @@ _HEAD = """# Chaos
 
 Written by `make chaos`. Processes are killed and stopped at random while batches are sent, watched, retried, cancelled
 and sent again. In some rounds kernels are killed while `pause_at` or `canary` holds rows back, or the home is on a
-small disk. In others the clocks of the kernels' machines are wrong or are set meanwhile, or the log that kernels read
+small disk. In some, another kernel of the home cancels the batch: it may delete it then, end at once, or lack the
+permission. In others the clocks of the kernels' machines are wrong or are set meanwhile, or the log that kernels read
 is out of order, and has entries late or not at all: a row may be gone if neither an entry nor a result tells its
 outcome. An oracle counts what is delivered of each row, and compares the states that the toolkit shows.
 """
