@@ -35,11 +35,12 @@ from cloudtasks_nb.errors import (
     PreconditionError,
 )
 from cloudtasks_nb.fanout.batch import search
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.service.transport import Transport
 
 #: Words of a batch whose rows are not all final; None: it was not read yet.
 _OPEN = {"stopped", "cancelling", "held", "paused", "failing", "running", None}
-_KNOWN = 4.0  # seconds after which every kernel of the home shows that a batch is being cancelled
+_KNOWN = 4.0  # seconds after which every kernel of the home shows that the batch is being cancelled
 _COLUMNS = ("state", "task")
 _CHANGING = {"BatchCreateTasks", "CreateTask", "BatchDeleteTasks", "DeleteTask", "PauseQueue", "ResumeQueue"}
 
@@ -93,10 +94,10 @@ def ask(batch: ct.Batch, order: dict[str, Any]) -> None:
         batch.resume()
     elif order["verb"] in ("cancel", "delete"):
         time.sleep(order.get("after", 0))
-        batch.cancel()
-        write(closed=os.getpid())
         if "wish" in order:
             Path(order["wish"]).touch()
+        batch.cancel()
+        write(closed=os.getpid())
         if "ends" in order:
             end(order["ends"])
     elif order["verb"] in ("retry", "resend"):
@@ -125,6 +126,7 @@ def wait(batch: ct.Batch, disk: Path) -> None:
         except OutboxError as error:
             if not said:
                 raise
+            write(error=f"{type(error).__name__}: {error}")
             stopped = batch.progress().state == "stopped"
             if said != "full" and said == disk.read_text() and (not stopped or said == resumed):
                 write(false=f"an error of a disk that has room: {error}")
@@ -143,11 +145,12 @@ def check_words(batch: ct.Batch, order: dict[str, Any]) -> None:
     """Say if the state of a batch is not one of the words that it may be, while this kernel follows it."""
     while _followed and _followed[0] is batch:
         wished = False
-        with suppress(KeyError, FileNotFoundError):
-            wished = time.time() - Path(order["wish"]).stat().st_mtime > _KNOWN
         try:
             progress = batch.progress()
-        except BatchNotFoundError:
+            with suppress(KeyError, FileNotFoundError):
+                wished = time.time() - Path(order["wish"]).stat().st_mtime > _KNOWN
+            wished = wished and CANCELLING in batch._outbox.batches.settings(batch.id)
+        except CloudTasksError:  # such as that of a batch that was deleted
             return
         if progress.finished:
             ends = {"failed": progress.failed, "unknown": progress.gone, "cancelled": progress.cancelled}

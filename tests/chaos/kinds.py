@@ -17,6 +17,7 @@ __all__ = ["CLOCK_IS_SET", "KINDS", "LOGS", "DiskRound"]
 CLOCK_IS_SET = "clock of a machine"
 
 _CANARY = 20  # rows
+_CARRIED_OUT = 15.0  # seconds after which a cancel has ended, whoever wished it
 _AT_ONCE = 0.3  # seconds after which a call that a killed kernel had made has ended
 
 
@@ -101,14 +102,17 @@ class CancelRound(PauseRound):
     """Another kernel of the home cancels the batch while it is sent; it may delete it then, and it is made anew."""
 
     kind = "cancel"
-    _dispatches = 100.0
+    _dispatches = 60.0
     _OTHER: tuple[dict[str, Any], ...] = ({"verb": "cancel"}, {"verb": "delete"})  # what the other kernel does
 
     def _plan(self) -> None:
         super()._plan()
         self._does = self._random.choice(self._OTHER)
         self._steps = ["again" if self._does["verb"] == "delete" else "send"]
-        self._rows = self._random.choice([400, 1500])  # of more than 1,000, the queue is paused meanwhile
+        if self._does["verb"] == "send":
+            self._rows = 400
+        else:  # of more than 1,000 rows, the queue is paused meanwhile
+            self._rows = self._random.choice([400, 1500])
         self._rate = self._random.choice([None, 200.0])
         self._deleted = self._folder / "deleted"
         self._removed = set[int]()  # rows whose tasks were deleted for a batch that was deleted then
@@ -147,7 +151,8 @@ class CancelRound(PauseRound):
         time.sleep(_AT_ONCE)
         ended = len(self._oracle.order)
         time.sleep(1.0)
-        self.verdict.past = self._past() + len(self._oracle.order) - ended
+        late = sum(answered > self._cancelled + _CARRIED_OUT for answered in self._oracle.answered.values())
+        self.verdict.past = self._past() + len(self._oracle.order) - ended + late
         with google_client(self._emulator.grpc) as client:
             if (state := client.get_queue(name=QUEUE).state.name) != "RUNNING":
                 self.verdict.false[f"the queue is {state} after the cancel"] += 1
@@ -327,8 +332,11 @@ class DiskRound(Round):
         self._again: list[int] = []
         self._moves = self._twins = False
         self._size = self._SMALL
-        self._room = self._random.random() < 0.5  # is made for the rows; else others do not fit
-        self._more = {"ballast" if self._room else "too_large": self._BALLAST // self._rows}
+        # Room is made for the rows, or others do not fit. Both leave a log of the database that has room in it, so in
+        # other rounds the disk only fills.
+        what = self._random.choice(["ballast", "too_large", None, None])
+        self._room = what == "ballast"
+        self._more = {what: self._BALLAST // self._rows} if what else {}
         self._kernels.set_disk(self._homes[0], self._SMALL)
 
     def close(self) -> None:
@@ -347,7 +355,7 @@ class DiskRound(Round):
 
     def _disturb(self, event: str, kernel: Kernel) -> None:  # noqa: ARG002 - there is one
         self._kernels.set_disk(self._homes[0], "full")
-        kernel.wait(self._random.choice([0.2, 1.0, 3.0]))
+        kernel.wait(self._random.choice([0.2, 1.0, 4.0]))
         self._kernels.set_disk(self._homes[0], self._size)
 
     def _judge(self, found: dict[str, Any], asked: int) -> None:
