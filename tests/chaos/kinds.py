@@ -109,10 +109,8 @@ class CancelRound(PauseRound):
         super()._plan()
         self._does = self._random.choice(self._OTHER)
         self._steps = ["again" if self._does["verb"] == "delete" else "send"]
-        if self._does["verb"] == "send":
-            self._rows = 400
-        else:  # of more than 1,000 rows, the queue is paused meanwhile
-            self._rows = self._random.choice([400, 1500])
+        # To cancel more than 1,000 rows, the queue is paused.
+        self._rows = 400 if self._does["verb"] == "send" else self._random.choice([400, 1500])
         self._rate = self._random.choice([None, 200.0])
         self._deleted = self._folder / "deleted"
         self._removed = set[int]()  # rows whose tasks were deleted for a batch that was deleted then
