@@ -29,6 +29,12 @@ def reached(batch: ct.Batch, condition: Callable[[Any], bool]) -> Any:
         end()
 
 
+def sent(batch: ct.Batch) -> ct.Batch:
+    """Return a batch as soon as none of its rows is unsent."""
+    reached(batch, lambda progress: not progress.unsent)
+    return batch
+
+
 class Proxy:
     """A TCP proxy on loopback that can cut, delay and hold up what goes through it."""
 

@@ -11,7 +11,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Emulator, StartEmulator, Target
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import sent
 
 ROWS = pd.DataFrame({"row": range(20)})
 DAY = 86_400
@@ -72,11 +72,10 @@ def test_the_machine_vanished_half_way(home: Home, target: Target, emulator: Emu
     queue = home("old")
     assert outcomes(cell(queue, target, ROWS.head(8), name="half")) == (8, 0, 0)
     queue.pause()
-    reached(cell(queue, target, ROWS.head(14), name="half"), lambda progress: not progress.unsent)
+    sent(cell(queue, target, ROWS.head(14), name="half"))
     emulator.advance(DAY)
     queue = home("new").pause()
-    batch = cell(queue, target, name="half")
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(cell(queue, target, name="half"))
     assert "rows were sent from elsewhere" in repr(batch)
     queue.resume()
     assert outcomes(batch) == (20, 0, 0)
@@ -129,8 +128,7 @@ def test_a_log_that_cannot_be_read_weakens_the_promise(home: Home, target: Targe
     assert outcomes(cell(home("old"), target)) == (20, 0, 0)
     emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "PERMISSION_DENIED", "count": None})
     try:
-        batch = cell(home("new"), target)
-        reached(batch, lambda progress: not progress.unsent)
+        batch = sent(cell(home("new"), target))
         shown = repr(batch)
     finally:
         emulator.request("DELETE", "/admin/faults")

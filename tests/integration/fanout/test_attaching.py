@@ -14,18 +14,13 @@ from cloudtasks_nb.errors import (
     TemplateError,
 )
 from tests.integration.conftest import Emulator, StartEmulator
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import reached, sent
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
 
 URL = "http://127.0.0.1:9/run"
 ROWS = pd.DataFrame({"day": range(300)})
-
-
-def sent(progress: Any) -> bool:
-    """Return whether every row has been acknowledged."""
-    return not progress.unsent
 
 
 def in_queue(queue: ct.Queue) -> int:
@@ -35,11 +30,7 @@ def in_queue(queue: ct.Queue) -> int:
 
 def test_the_same_cell_three_times(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
     """The second and third attach and say so."""
-    batches = []
-    for _ in range(3):
-        batches.append(paused.fan_out(ROWS, url=URL))
-        reached(batches[-1], sent)
-    assert len({batch.id for batch in batches}) == 1
+    assert len({sent(paused.fan_out(ROWS, url=URL)).id for _ in range(3)}) == 1
     assert in_queue(paused) == 300
     assert capsys.readouterr().out.count("has 300 of these rows already; nothing new to send") == 2
 
@@ -49,7 +40,7 @@ def test_what_is_said_counts_in_words(paused: ct.Queue, capsys: pytest.CaptureFi
     rows = pd.DataFrame({"day": [1, 2, 2, None]})
     batch = paused.fan_out(rows, url=f"{URL}/{{day}}", errors="skip", name="words")
     assert capsys.readouterr().out == ("1 row is rejected: batch.tasks() has the reasons; 1 duplicate is left out\n")
-    reached(batch, lambda progress: not progress.unsent)
+    sent(batch)
     paused.fan_out(pd.DataFrame({"day": [1.0, 2, 3]}), url=f"{URL}/{{day}}", name=batch.id)
     assert capsys.readouterr().out == f"batch {batch.id} has 2 of these rows already; 1 new one will be sent\n"
     batch.cancel()
@@ -66,7 +57,7 @@ def test_rehearsed_on_one_emulator_then_run_on_another(emulator: Emulator, start
     for one in (emulator, start_emulator()):
         with ct.connect("demo", "us-central1", endpoint=one.ready["grpc"]) as tasks:
             queue = tasks.queue("same", create=True).pause()
-            reached(queue.fan_out(ROWS, url=URL, name="same"), sent)
+            sent(queue.fan_out(ROWS, url=URL, name="same"))
             counts.append((in_queue(queue), len(tasks.batches())))
     assert counts == [(300, 1), (300, 1)]
 
@@ -112,8 +103,7 @@ def test_bad_input(
 def test_bad_rows_can_be_skipped(paused: ct.Queue) -> None:
     """They are listed as rejected, with their reasons; the others are sent."""
     data = pd.DataFrame({"a": [1.5, np.nan, 2.5], "state": ["x", "y", "z"]})
-    batch = paused.fan_out(data, url=URL + "/{a}", body=["state"], errors="skip")
-    reached(batch, sent)
+    batch = sent(paused.fan_out(data, url=URL + "/{a}", body=["state"], errors="skip"))
     table = batch.tasks()
     assert list(table["state"]) == ["ready", "rejected", "ready"]
     assert list(table["state_in"]) == ["x", "y", "z"]

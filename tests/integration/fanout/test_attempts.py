@@ -8,7 +8,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb._frames import ATTEMPTS
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import sent
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
@@ -135,6 +135,5 @@ def test_more_attempts_than_the_limit(retried: ct.Batch, capsys: pytest.CaptureF
 
 def test_a_paused_batch_has_no_attempts(paused: ct.Queue) -> None:
     """The frame has its columns all the same."""
-    batch = paused.fan_out(pd.DataFrame({"n": [1]}), url="http://127.0.0.1:9/x")
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(paused.fan_out(pd.DataFrame({"n": [1]}), url="http://127.0.0.1:9/x"))
     assert list(batch.attempts()) == ["row", *ATTEMPTS]

@@ -10,7 +10,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.completion import registered
 from tests.integration.conftest import Emulator
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import reached, sent
 
 TARGET = "http://127.0.0.1:9/run"
 ROWS = pd.DataFrame({"row": range(5)})
@@ -20,9 +20,7 @@ AGAIN = "batch.resend(batch.tasks().query(\"state == 'gone'\"))"
 @pytest.fixture
 def batch(paused: ct.Queue) -> ct.Batch:
     """Give a batch whose five tasks wait in a paused queue."""
-    made = paused.fan_out(ROWS, url=TARGET)
-    reached(made, lambda progress: not progress.unsent)
-    return made
+    return sent(paused.fan_out(ROWS, url=TARGET))
 
 
 def lines(batch: ct.Batch) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from tests.integration.conftest import Emulator, Target
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import reached, sent
 
 URL = "http://127.0.0.1:9/{a}"
 DATA = pd.DataFrame({"a": [1, 2], "day": pd.to_datetime(["2026-01-01", "2026-01-02"])})
@@ -18,9 +18,7 @@ DATA = pd.DataFrame({"a": [1, 2], "day": pd.to_datetime(["2026-01-01", "2026-01-
 @pytest.fixture
 def waiting(paused: ct.Queue) -> ct.Batch:
     """Give a batch whose two tasks wait in a paused queue."""
-    batch = paused.fan_out(DATA, url=URL)
-    reached(batch, lambda progress: not progress.unsent)
-    return batch
+    return sent(paused.fan_out(DATA, url=URL))
 
 
 def test_waiting_no_time_asks_whether_it_is_done(waiting: ct.Batch) -> None:
@@ -76,8 +74,7 @@ def test_tasks_that_were_there_already_are_said(
     emulator: Emulator, paused: ct.Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine that does not have the outbox makes no task twice, and says that it found some."""
-    first = paused.fan_out(DATA.head(1), url=URL, name="march")
-    reached(first, lambda progress: not progress.unsent)
+    sent(paused.fan_out(DATA.head(1), url=URL, name="march"))
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path))
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as elsewhere:
         batch = elsewhere.queue(paused.id).fan_out(DATA, url=URL, name="march")

@@ -16,7 +16,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb import cli
 from tests.integration.conftest import Emulator, StartEmulator, Target
-from tests.integration.fanout.conftest import PATIENCE, reached
+from tests.integration.fanout.conftest import PATIENCE, sent
 
 COMMAND = """
 import signal, sys
@@ -93,8 +93,7 @@ def test_the_exit_code_tells_how_it_went(
 
 def test_by_its_name(queue: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
     """A batch can be named as in `fan_out`."""
-    batch = queue.fan_out(ROWS, url=target.url, name="three days")
-    reached(batch, lambda progress: not progress.unsent)
+    sent(queue.fan_out(ROWS, url=target.url, name="three days"))
     assert cli.main(["watch", "three days"]) == 0
     assert 'Batch "three days"' in capsys.readouterr().out
 
@@ -112,8 +111,7 @@ def test_an_endpoint_that_is_gone(start_emulator: StartEmulator, capsys: pytest.
     emulator = start_emulator()
     address = emulator.ready["grpc"]
     with ct.connect("p", "l", endpoint=address) as tasks:
-        batch = tasks.queue("q", create=True).pause().fan_out(ROWS, url="http://127.0.0.1:9/never")
-        reached(batch, lambda progress: not progress.unsent)
+        batch = sent(tasks.queue("q", create=True).pause().fan_out(ROWS, url="http://127.0.0.1:9/never"))
     emulator.stop()
     capsys.readouterr()
     assert cli.main(["watch", batch.id]) == 2
@@ -125,8 +123,7 @@ def test_the_folders_emulator_is_started_again(tmp_path: Path, target: Target, s
     target.script(200, 404, 200)
     with ct.local(tmp_path) as tasks:
         queue = tasks.queue("reports", create=True, max_attempts=1).pause()
-        batch = queue.fan_out(ROWS, url=target.url)
-        reached(batch, lambda progress: not progress.unsent)
+        batch = sent(queue.fan_out(ROWS, url=target.url))
     until(lambda: endpoint(tmp_path) is None)
     watching = start("watch", batch.id)
     until(lambda: endpoint(tmp_path) is not None)
@@ -141,8 +138,7 @@ def test_the_folders_emulator_is_started_again(tmp_path: Path, target: Target, s
 def test_an_interrupt_leaves_the_batch_alone(queue: ct.Queue, target: Target, start: Run) -> None:
     """Ctrl-C ends the watching with 130, quietly, and no task is touched."""
     queue.pause()
-    batch = queue.fan_out(ROWS, url=target.url)
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(queue.fan_out(ROWS, url=target.url))
     watching = start("watch", batch.id)
     assert watching.stderr is not None
     watching.stderr.read(1)  # the bar: it watches
@@ -218,8 +214,7 @@ def test_batches_are_those_of_this_machine(
     emulator: Emulator, queue: ct.Queue, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The list names the batch with its queue and the emulator that it was sent to, and asks nobody."""
-    batch = queue.pause().fan_out(ROWS, url="http://127.0.0.1:9/never")
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(queue.pause().fan_out(ROWS, url="http://127.0.0.1:9/never"))
     assert cli.main(["batches"]) == 0
     _, line = capsys.readouterr().out.splitlines()
     assert line.split()[0] == batch.id

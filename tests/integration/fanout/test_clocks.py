@@ -5,7 +5,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Emulator, Move, Target
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import sent
 
 TWO_DAYS = 172_800.0
 ROWS = pd.DataFrame({"row": range(120)})
@@ -35,8 +35,7 @@ def test_resumed_two_days_later(emulator: Emulator, target: Target, move: Move, 
     emulator.advance(TWO_DAYS)
     move(TWO_DAYS)
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
-        batch = tasks.batch(batch_id).resume()
-        reached(batch, lambda progress: not progress.unsent)
+        batch = sent(tasks.batch(batch_id).resume())
         tasks.queue("old").resume()
         progress = batch.wait("60s")
         assert progress.succeeded + progress.gone == len(ROWS)

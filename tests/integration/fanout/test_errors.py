@@ -8,7 +8,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Answer, Emulator, Received, Target
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import reached, sent
 
 STATUSES = [200, 404, 429, 500, 503]
 COLUMNS = {
@@ -54,7 +54,7 @@ def pages(once: ct.Queue, site: Site, capsys: pytest.CaptureFixture[str]) -> ct.
 
 def retried(batch: ct.Batch) -> list[int]:
     """Return the statuses whose rows are in their second try."""
-    reached(batch, lambda progress: not progress.unsent)
+    sent(batch)
     again = batch.tasks()["try"].eq(2)
     return [status for status, yes in zip(STATUSES, again, strict=True) if yes]
 
@@ -186,7 +186,7 @@ def test_an_exception_selects_its_rows(once: ct.Queue, serve: Any) -> None:
 
 def retried_rows(batch: ct.Batch) -> list[int]:
     """Return the rows that are in their second try."""
-    reached(batch, lambda progress: not progress.unsent)
+    sent(batch)
     made = batch.tasks()
     return [int(row) for row in made.index[made["try"] == 2]]
 

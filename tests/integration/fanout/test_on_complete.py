@@ -23,7 +23,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import cli
 from cloudtasks_nb.errors import InvalidInputError
 from tests.integration.conftest import Emulator, Target
-from tests.integration.fanout.conftest import Serve, reached
+from tests.integration.fanout.conftest import Serve, reached, sent
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
@@ -138,8 +138,7 @@ def test_two_connections_watch(
 def test_two_processes_watch(connect: Connect, paused: ct.Queue, emulator: Emulator, target: Target) -> None:
     """Two watchers in two processes, with none here, create one task."""
     with connect() as here:
-        batch = here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target))
-        reached(batch, lambda progress: not progress.unsent)
+        batch = sent(here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target)))
     with watcher(emulator, batch) as first, watcher(emulator, batch) as second:
         paused.resume()
         assert [first.wait(60), second.wait(60)] == [0, 0]
@@ -151,8 +150,7 @@ def test_a_watcher_is_killed_before_it_tells(
 ) -> None:
     """A process that hangs before it creates the task, and is killed, blocks nobody: another one creates it."""
     with connect() as here:
-        batch = here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target))
-        reached(batch, lambda progress: not progress.unsent)
+        batch = sent(here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target)))
     with watcher(emulator, batch, "stop") as child, connect() as again:
         paused.resume()
         assert child.stdout is not None
@@ -226,8 +224,7 @@ def test_nobody_watched(
 ) -> None:
     """The call prints which process notifies; when all have left, the next that attaches does."""
     with connect() as here:
-        batch = here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target))
-        reached(batch, lambda progress: not progress.unsent)
+        batch = sent(here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target)))
     assert f"cloudtasks-nb watch {batch.id}" in capsys.readouterr().out
     paused.resume()
     assert created(emulator, paused) == []

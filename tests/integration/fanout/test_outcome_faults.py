@@ -12,7 +12,7 @@ from cloudtasks_nb.errors import BatchTimeoutError
 from cloudtasks_nb.fanout.batch import live, search
 from cloudtasks_nb.store.results import StoredResult, write_result
 from tests.integration.conftest import Emulator, Target, options
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import reached, sent
 
 ROWS = pd.DataFrame({"row": range(20)})
 UNREAD = "memory://unread"  # the store of handlers whose results no connection reads: only the log tells outcomes
@@ -78,8 +78,7 @@ def test_rows_that_were_given_up_have_failed_whatever_the_limit_was(
 ) -> None:
     """The limit was lowered meanwhile, or is a duration: their tasks have left without a success or a deletion."""
     queue = tasks.queue("reports", create=True, min_backoff="100ms", **first)
-    batch = send(queue.pause(), serve)
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(send(queue.pause(), serve))
     queue.update(**then)
     queue.resume()
     progress = batch.wait("60s")

@@ -8,7 +8,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from tests.integration.conftest import Answer, Target
-from tests.integration.fanout.conftest import Serve, reached
+from tests.integration.fanout.conftest import Serve, sent
 
 URL = "http://127.0.0.1:9/{a}"
 DATA = pd.DataFrame({"a": [1, 2, 3]})
@@ -31,7 +31,7 @@ def test_ids_are_those_that_will_be(paused: ct.Queue, data: pd.DataFrame, words:
     made = batch.tasks().query("state != 'rejected'")
     assert plan.frame["task"].dropna().tolist() == made["task"].tolist()
     assert plan.sendable == len(made)
-    reached(batch, lambda progress: not progress.unsent)
+    sent(batch)
     again = paused.fan_out(data, url=URL, dry_run=True, **words)
     assert again.frame.equals(plan.frame)
     assert (again.sendable, again.facts()["known"]) == (0, f"{len(made)} in the queue")

@@ -16,7 +16,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import PreconditionError, QueueNotFoundError
 from tests.integration.conftest import Emulator, options
-from tests.integration.fanout.conftest import Proxy, reached
+from tests.integration.fanout.conftest import Proxy, reached, sent
 
 Faults = Callable[..., object]
 TARGET = "http://127.0.0.1:9/run"
@@ -24,14 +24,9 @@ MANY = pd.DataFrame({"row": range(2000)})
 _names = itertools.count()
 
 
-def sent(progress: Any) -> bool:
-    """Return whether every row has been acknowledged."""
-    return not progress.unsent
-
-
 def all_sent(tracker: Any, progress: Any) -> bool:
     """Return whether every row has been acknowledged, and the sending has ended."""
-    return sent(progress) and not tracker.sending
+    return not progress.unsent and not tracker.sending
 
 
 def at_most(unsent: int, progress: Any) -> bool:
@@ -72,7 +67,7 @@ def test_every_row_arrives_once(
     if fault.get("unfinished"):
         reached(batch, lambda progress: progress.unsent <= 200)
         emulator.request("DELETE", "/admin/faults")
-    reached(batch, sent)
+    sent(batch)
     assert rows_in(paused) == list(range(2000))
 
 
@@ -88,7 +83,7 @@ def test_cut_connections(paused: ct.Queue, proxy: Proxy) -> None:
         for left in (1800, 1200, 600):
             reached(batch, partial(at_most, left))
             proxy.reset()
-        reached(batch, sent)
+        sent(batch)
     assert rows_in(paused) == list(range(2000))
     assert proxy.connections > 1
 
@@ -100,7 +95,7 @@ def test_a_stalled_connection(paused: ct.Queue, proxy: Proxy) -> None:
         reached(batch, lambda progress: progress.unsent <= 1500)
         proxy.stall()
         proxy.go()
-        reached(batch, sent)
+        sent(batch)
     assert rows_in(paused) == list(range(2000))
 
 
@@ -108,14 +103,14 @@ def test_slow_answers(paused: ct.Queue, proxy: Proxy) -> None:
     """A far endpoint is slower and nothing else."""
     proxy.delay = 0.05
     with through(proxy, paused) as tasks:
-        reached(tasks.queue(paused.id).fan_out(MANY, url=TARGET), sent)
+        sent(tasks.queue(paused.id).fan_out(MANY, url=TARGET))
     assert rows_in(paused) == list(range(2000))
 
 
 @options("--no-batch")
 def test_an_emulator_without_batch_calls(paused: ct.Queue) -> None:
     """An endpoint that knows no batch calls gets the tasks one by one."""
-    reached(paused.fan_out(MANY, url=TARGET), sent)
+    sent(paused.fan_out(MANY, url=TARGET))
     assert rows_in(paused) == list(range(2000))
 
 
@@ -248,5 +243,5 @@ def test_nobody_sends(paused: ct.Queue, tasks: ct.Client, emulator: Emulator, ke
     assert "2,000 unsent, and no process sends them → batch.resume()" in repr(batch)
     with pytest.raises(PreconditionError, match="no process sends them"):
         batch.wait("10s")
-    reached(batch.resume(), sent)
+    sent(batch.resume())
     assert rows_in(paused) == list(range(2000))

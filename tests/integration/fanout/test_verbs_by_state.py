@@ -7,7 +7,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.fanout.states import State
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import reached, sent
 from tests.unit.fanout.conftest import Outcome, record_outcomes
 
 FINAL = {
@@ -65,8 +65,7 @@ TABLE = [
 @pytest.mark.parametrize(("before", "verb", "after", "attempt"), TABLE)
 def test_verb_on_a_row(paused: ct.Queue, before: str, verb: str, after: str, attempt: str) -> None:
     """A row stays as it is, or gets a new try whose task is in the queue, or is deleted there."""
-    batch = paused.fan_out(ROWS, url="http://127.0.0.1:9/{row}", name="n")
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(paused.fan_out(ROWS, url="http://127.0.0.1:9/{row}", name="n"))
     if before in FINAL:
         paused.delete_tasks(batch.tasks())
         outbox = batch._outbox
