@@ -1,7 +1,5 @@
 """The same cell again, another cell, another kernel, another endpoint: nothing sent twice, nothing silently dropped."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,9 +7,6 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import (
     BatchNotFoundError,
-    DuplicateRowsError,
-    RowsError,
-    TemplateError,
 )
 from tests.integration.conftest import Emulator, StartEmulator
 from tests.integration.fanout.conftest import reached, sent
@@ -72,32 +67,6 @@ def test_batches_are_found_again(tasks: ct.Client, paused: ct.Queue) -> None:
     assert tasks.batch(first.id[:6]).id == first.id
     with pytest.raises(BatchNotFoundError, match="zzz"):
         tasks.batch("zzz")
-
-
-BAD: list[tuple[str, pd.DataFrame, dict[str, Any], type[Exception], str]] = [
-    ("missing column", ROWS, {"url": URL + "/{dya}"}, TemplateError, 'did you mean "day"'),
-    ("nan in the url", pd.DataFrame({"a": [1.5, np.nan]}), {"url": URL + "/{a}"}, RowsError, "row 1"),
-    ("duplicates", pd.DataFrame({"a": [1, 2, 2, 2]}), {"url": URL}, DuplicateRowsError, "2"),
-    ("a queue's word", ROWS, {"url": URL, "rate": 5}, TypeError, "queue.update(rate=5)"),
-]
-
-
-@pytest.mark.parametrize(("what", "data", "words", "error", "says"), BAD, ids=[what for what, *_ in BAD])
-def test_bad_input(
-    tasks: ct.Client,
-    paused: ct.Queue,
-    what: str,
-    data: pd.DataFrame,
-    words: dict[str, Any],
-    error: type[Exception],
-    says: str,
-) -> None:
-    """One clear error that names the thing; no batch, no task."""
-    with pytest.raises(error) as caught:
-        paused.fan_out(data, **words)
-    assert says in str(caught.value)
-    assert tasks.batches().empty
-    assert in_queue(paused) == 0
 
 
 def test_bad_rows_can_be_skipped(paused: ct.Queue) -> None:

@@ -15,7 +15,7 @@ from tests.interrupts import interrupt, interruptible
 
 URL = "https://svc.example.com/run"
 NAIVE = dt.datetime(2026, 1, 2, 6)  # noqa: DTZ001 - the subject
-FRAME = pd.DataFrame({"day": ["a", "b", "c"], "when": [NAIVE] * 3})
+FRAME = pd.DataFrame({"day": ["a", "b", "c"], "when": [NAIVE] * 3, "n": [1.5, None, 2.5]})
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,13 @@ def test_an_id_that_is_taken(paused: ct.Queue) -> None:
     assert paused.tasks(body=True).body.to_list() == [{"n": 1}]
 
 
-FanOut = tuple[dict[str, Any], type[errors.CloudTasksError], str]
+FanOut = tuple[dict[str, Any], type[Exception], str]
 FAN_OUTS: dict[str, FanOut] = {
     "a task option": ({"headers": ["x"]}, errors.InvalidInputError, "headers=['x'] is not a dictionary"),
-    "a missing column": ({"url": URL + "/{dya}"}, errors.TemplateError, "day"),
+    "a missing column": ({"url": URL + "/{dya}"}, errors.TemplateError, 'did you mean "day"'),
+    "nan in the url": ({"url": URL + "/{n}"}, errors.RowsError, "row 1"),
+    "duplicates": ({"body": {"n": 1}}, errors.DuplicateRowsError, "2"),
+    "a queue's word": ({"rate": 5}, TypeError, "queue.update(rate=5)"),
     "a naive column": ({"at": "{when}"}, errors.InvalidInputError, "no time zone"),
     "no URL": ({"url": "{day}"}, errors.InvalidInputError, "http"),
     "a body with an object": ({"body": lambda _: {"x": object()}}, errors.InvalidInputError, "object"),
@@ -70,7 +73,7 @@ FAN_OUTS: dict[str, FanOut] = {
 
 @pytest.mark.parametrize(("words", "kind", "text"), FAN_OUTS.values(), ids=FAN_OUTS)
 def test_a_bad_fan_out(
-    tasks: ct.Client, paused: ct.Queue, words: dict[str, Any], kind: type[errors.CloudTasksError], text: str
+    tasks: ct.Client, paused: ct.Queue, words: dict[str, Any], kind: type[Exception], text: str
 ) -> None:
     """Nothing was sent, and there is no batch."""
     with pytest.raises(kind, match=re.escape(text)):
