@@ -35,6 +35,11 @@ def sent(batch: ct.Batch) -> ct.Batch:
     return batch
 
 
+def rows_in(queue: ct.Queue) -> list[int]:
+    """Return the rows whose tasks are in the queue, sorted; one that is there twice stands there twice."""
+    return sorted(body["row"] for body in queue.tasks(limit=None, body=True)["body"])
+
+
 class Proxy:
     """A TCP proxy on loopback that can cut, delay and hold up what goes through it."""
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import cli
-from tests.integration.conftest import Emulator, StartEmulator, Target
+from tests.integration.conftest import Emulator, StartEmulator, Target, until
 from tests.integration.fanout.conftest import PATIENCE, sent
 
 COMMAND = """
@@ -49,16 +48,6 @@ def start() -> Iterator[Run]:
         yield start
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that no call waits for: the coming and going of other processes."""
-    pause = threading.Event()
-    for _ in range(int(PATIENCE / 0.02)):
-        if condition():
-            return
-        pause.wait(0.02)
-    pytest.fail("waited in vain")
-
-
 def endpoint(folder: Path) -> int | None:
     """Return the process id of the emulator that a folder names, if that runs."""
     try:
@@ -81,21 +70,14 @@ def test_the_exit_code_tells_how_it_went(
     code: int,
     counts: str,
 ) -> None:
-    """A script can go by it: 0 when every row went well, 1 when some failed; the last line says how many."""
+    """A script can go by it: 0 when every row went well, 1 when some failed; a batch can be named as in `fan_out`."""
     queue.update(max_attempts=1)
     target.script(*answers)
-    batch = queue.fan_out(ROWS, url=target.url)
-    assert cli.main(["watch", batch.id[:5]]) == code
-    out = capsys.readouterr().out
-    assert f"{batch.id} on queue {queue.id}" in out
-    assert counts in out
-
-
-def test_by_its_name(queue: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
-    """A batch can be named as in `fan_out`."""
-    sent(queue.fan_out(ROWS, url=target.url, name="three days"))
-    assert cli.main(["watch", "three days"]) == 0
-    assert 'Batch "three days"' in capsys.readouterr().out
+    batch = queue.fan_out(ROWS, url=target.url, name="three days")
+    for named in (batch.id[:5], "three days"):
+        assert cli.main(["watch", named]) == code
+        out = capsys.readouterr().out
+        assert [words for words in (batch.id, 'Batch "three days"', queue.id, counts) if words not in out] == []
 
 
 def test_rejected_rows_are_no_success(queue: ct.Queue, target: Target) -> None:

@@ -52,11 +52,10 @@ def pages(once: ct.Queue, site: Site, capsys: pytest.CaptureFixture[str]) -> ct.
     return batch
 
 
-def retried(batch: ct.Batch) -> list[int]:
-    """Return the statuses whose rows are in their second try."""
-    sent(batch)
-    again = batch.tasks()["try"].eq(2)
-    return [status for status, yes in zip(STATUSES, again, strict=True) if yes]
+def retried_rows(batch: ct.Batch) -> list[int]:
+    """Return the rows that are in their second try."""
+    made = sent(batch).tasks()
+    return [int(row) for row in made.index[made["try"] == 2]]
 
 
 def failing(batch: ct.Batch) -> pd.DataFrame:
@@ -87,7 +86,7 @@ def failing(batch: ct.Batch) -> pd.DataFrame:
 def test_only_some_of_the_failed_rows_are_sent_again(pages: ct.Batch, where: Any, expected: list[int]) -> None:
     """They are chosen by status, class of HTTP statuses, cause or frame, or by several of these."""
     pages.retry_failed(where(pages) if callable(where) else where)
-    assert retried(pages) == expected
+    assert [STATUSES[row] for row in retried_rows(pages)] == expected
     assert pages.wait().succeeded == 1 + len(expected)
 
 
@@ -115,7 +114,7 @@ def test_a_choice_that_has_no_row_is_explained(pages: ct.Batch, where: Any, mess
         pages.retry_failed(where)
     assert message in raised.value.message
     assert hint in (raised.value.hint or "")
-    assert retried(pages) == []
+    assert retried_rows(pages) == []
 
 
 def test_what_is_assumed_of_http_statuses_is_said(pages: ct.Batch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,13 +181,6 @@ def test_an_exception_selects_its_rows(once: ct.Queue, serve: Any) -> None:
     batch = once.fan_out(pd.DataFrame({"text": ["ten", "", "12 %", "3"]}), url=serve(convert))
     batch.wait()
     assert retried_rows(batch.retry_failed("ValueError")) == [0, 2]
-
-
-def retried_rows(batch: ct.Batch) -> list[int]:
-    """Return the rows that are in their second try."""
-    sent(batch)
-    made = batch.tasks()
-    return [int(row) for row in made.index[made["try"] == 2]]
 
 
 def test_rows_that_are_tried_again_have_causes_too(tasks: ct.Client, serve: Any) -> None:

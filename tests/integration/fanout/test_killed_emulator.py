@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from tests.integration.fanout.conftest import reached, sent
+from tests.integration.fanout.conftest import reached, rows_in, sent
 
 TARGET = "http://127.0.0.1:9/run"
 MANY = pd.DataFrame({"row": range(3000)})
@@ -19,11 +19,6 @@ MANY = pd.DataFrame({"row": range(3000)})
 def kill(folder: Path) -> None:
     """End the emulator of a folder as a crash would."""
     os.kill(json.loads((folder / "endpoint.json").read_text())["pid"], signal.SIGKILL)
-
-
-def rows_in(queue: ct.Queue) -> list[int]:
-    """Return the rows whose tasks are in the queue, sorted; one that is there twice stands there twice."""
-    return sorted(body["row"] for body in queue.tasks(limit=None, body=True)["body"])
 
 
 @pytest.fixture

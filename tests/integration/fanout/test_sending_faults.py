@@ -16,7 +16,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import PreconditionError, QueueNotFoundError
 from tests.integration.conftest import Emulator, options
-from tests.integration.fanout.conftest import Proxy, reached, sent
+from tests.integration.fanout.conftest import Proxy, reached, rows_in, sent
 
 Faults = Callable[..., object]
 TARGET = "http://127.0.0.1:9/run"
@@ -32,11 +32,6 @@ def all_sent(tracker: Any, progress: Any) -> bool:
 def at_most(unsent: int, progress: Any) -> bool:
     """Return whether at most so many rows are unsent."""
     return bool(progress.unsent <= unsent)
-
-
-def rows_in(queue: ct.Queue) -> list[int]:
-    """Return the rows whose tasks are in the queue, sorted; one that is there twice stands there twice."""
-    return sorted(body["row"] for body in queue.tasks(limit=None, body=True)["body"])
 
 
 @pytest.fixture
