@@ -64,23 +64,6 @@ def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any) -> None:
         getattr(queue, verb)(limit=limit)
 
 
-def test_secrets(paused: ct.Queue) -> None:
-    """Headers that hold credentials are dots until they are asked for."""
-    paused.enqueue(NOWHERE, headers={"Authorization": "Bearer x", "X-Api-Key": "k", "X-Shop": "s"}, task_id="t")
-    masked = paused.tasks().headers["t"]
-    shown = paused.tasks(secrets=True).headers["t"]
-    assert (masked["Authorization"], masked["X-Api-Key"], masked["X-Shop"]) == ("•••", "•••", "s")
-    assert (shown["Authorization"], shown["X-Api-Key"]) == ("Bearer x", "k")
-    assert "Bearer" not in str(paused.tasks().to_dict())
-
-
-def test_scheduled_and_ready(paused: ct.Queue) -> None:
-    """What is due later is scheduled, what is due waits for the queue."""
-    paused.schedule(NOWHERE, delay="10min", task_id="later")
-    paused.enqueue(NOWHERE, task_id="now")
-    assert paused.tasks().state.to_dict() == {"later": "scheduled", "now": "ready"}
-
-
 @pytest.mark.parametrize("verb", ["run", "delete_tasks"])
 def test_one_that_fails_does_not_stop_the_others(filled: ct.Queue, target: Target, verb: str) -> None:
     """Each task has its own verdict, with the reason where it failed."""
@@ -226,12 +209,6 @@ def test_pause_and_resume(tasks: ct.Client, queue: ct.Queue, target: Target) -> 
     assert target.received == []
     assert queue.resume() is queue
     assert len(target.wait(1)) == 1
-
-
-def test_purge(filled: ct.Queue) -> None:
-    """Everything that waits is deleted."""
-    assert filled.purge() is filled
-    assert len(filled.tasks()) == 0
 
 
 def test_delete(tasks: ct.Client, queue: ct.Queue) -> None:
