@@ -1,5 +1,6 @@
 """Fakes for panels: a context that records calls, a connection to a fake Cloud Tasks, and the user who clicks."""
 
+import datetime as dt
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -60,16 +61,13 @@ class FakeWatcher(fakes.FakeWatcher):
 
 @dataclass
 class FakeQueue:
-    """A fake queue that records its calls, or raises the exceptions in `refuses`."""
+    """A fake queue that records its calls."""
 
     name: str
     calls: list[tuple[Any, ...]]
-    refuses: list[Exception]
 
     def __getattr__(self, verb: str) -> Callable[..., Any]:
         def record(*args: Any, **words: Any) -> Any:
-            if self.refuses:
-                raise self.refuses.pop()
             self.calls.append((verb, self.name, *args, *([words] if words else [])))
             if verb in {"run", "delete_tasks"}:
                 tasks = list(args[0])
@@ -84,7 +82,6 @@ class FakeContext(PanelContext):
     """A context whose queues are `FakeQueue`."""
 
     calls: list[tuple[Any, ...]]
-    refuses: list[Exception]
 
 
 def queue_values(name: str, **changes: Any) -> dict[str, Any]:
@@ -163,6 +160,15 @@ def click(panel: Panel, *buttons: Any) -> None:
         panel.settle()
 
 
+def fill(panel: Any, **values: Any) -> None:
+    """Fill the fields of a form in by their names, and wait until the first tasks are there."""
+    parts = [getattr(panel, "range", None), panel.request, panel.limits, panel]
+    for name, value in values.items():
+        field = next(getattr(part, name) for part in parts if hasattr(part, name))
+        field.value = dt.date.fromisoformat(value) if name in ("start", "end") else value
+    panel.settle()
+
+
 def send(panel: Any) -> Batch:
     """Plan and send what a form describes, and return the batch."""
     click(panel, panel.make_plan, panel.send)
@@ -171,10 +177,16 @@ def send(panel: Any) -> Batch:
     return batch
 
 
+def asked(panel: Panel, *buttons: Any) -> Question:
+    """Click buttons of a panel as `click` does, and return the question that it asks."""
+    click(panel, *buttons)
+    assert panel.prompt.question is not None
+    return panel.prompt.question
+
+
 def confirm(panel: Panel, typed: str = "") -> Question:
     """Confirm the question of a panel, wait until the work is done, and return the question."""
-    question = panel.prompt.question
-    assert question is not None
+    question = asked(panel)
     panel.prompt.typed.value = typed
     click(panel, panel.prompt.yes)
     return question
@@ -380,15 +392,13 @@ def make_context(watcher: FakeWatcher) -> Callable[..., FakeContext]:
         )
         catalog: Any = SimpleNamespace(row_names=lambda _tasks: {})
         calls: list[tuple[Any, ...]] = []
-        refuses: list[Exception] = []
         return FakeContext(
             connection=connection,
             catalog=catalog,
-            open_queue=lambda name: FakeQueue(name=name.queue, calls=calls, refuses=refuses),
+            open_queue=lambda name: FakeQueue(name=name.queue, calls=calls),
             queues=lambda: queues_frame(names),
             read_only=read_only,
             calls=calls,
-            refuses=refuses,
         )
 
     return make

@@ -1,6 +1,5 @@
 """The form of a backfill, and the calendar from which what failed is sent again."""
 
-import datetime as dt
 import re
 import threading
 from typing import Any
@@ -19,7 +18,9 @@ from tests.unit.panels.conftest import (
     CloseLater,
     FakeShell,
     Harness,
+    asked,
     click,
+    fill,
     send,
     send_message,
     show,
@@ -32,17 +33,6 @@ def panel(harness: Harness, shell: FakeShell, closing: CloseLater) -> BackfillPa
     """Return a form that is visible."""
     made: BackfillPanel = show(closing(BackfillPanel(harness.context(), queue="reports")))
     return made
-
-
-def fill(panel: BackfillPanel, **values: Any) -> None:
-    """Fill fields in, and wait until the first tasks are there."""
-    form, request = panel.range, panel.request
-    fields: dict[str, Any] = {name: getattr(form, name) for name in ("start", "end", "freq", "tz", "across")}
-    fields |= {"newest_first": form.newest_first, "url": request.url, "body": request.body, "name": panel.name}
-    fields |= {"canary": panel.limits.canary, "pause_at": panel.limits.pause_at}
-    for name, value in values.items():
-        fields[name].value = dt.date.fromisoformat(value) if name in ("start", "end") else value
-    panel.settle()
 
 
 def squares(panel: BackfillPanel) -> dict[str, str]:
@@ -153,9 +143,7 @@ def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -
     harness.finish(batch, 1)
     panel.view.draw()
     pick(panel, "2026-01-02", "2026-01-03")
-    panel.view.actions.resend.click()
-    question = panel.prompt.question
-    assert question is not None
+    question = asked(panel, panel.view.actions.resend)
     assert "1 row of them succeeded" in question.scope
     assert "The 2 rows of 2 days, 2026-01-02 to 2026-01-03 (1 failed, 1 succeeded), of 5: each" in question.scope
     panel.prompt.no.click()

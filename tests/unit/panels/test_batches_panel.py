@@ -15,7 +15,7 @@ from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.batches import Batches
 from cloudtasks_nb.panels import BatchesPanel, BatchPanel, batch_rows
 from cloudtasks_nb.panels.cards import task
-from tests.unit.panels.conftest import CloseLater, Harness, click, confirm, look_at, show, wait_for
+from tests.unit.panels.conftest import CloseLater, Harness, asked, click, confirm, look_at, show, wait_for
 
 ROWS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA"], "note": ["<b>", "x", "y"]})
 
@@ -204,9 +204,7 @@ def test_a_batch_is_cancelled_by_typing_its_id(harness: Harness, closing: CloseL
     """The question names how many rows will not be sent and how many tasks are deleted."""
     batch = fan_out(harness, 12)
     panel = own(closing, batch)
-    click(panel, panel.view.actions.cancel)
-    question = panel.prompt.question
-    assert question is not None
+    question = asked(panel, panel.view.actions.cancel)
     assert (question.typed, question.danger) == (batch.id, True)
     assert "12 rows of 12 are not done: 0 will not be sent, 12 tasks in reports will be deleted" in question.scope
     with wait_for(panel.footer, "status", lambda status: status == f"cancelled 12 rows of batch {batch.id}"):

@@ -23,6 +23,7 @@ from tests.unit.panels.conftest import (
     FakeShell,
     FakeWatcher,
     MakeContext,
+    asked,
     click,
     confirm,
     entry,
@@ -268,14 +269,10 @@ def test_many_are_asked_about(panel: TasksPanel, context: FakeContext) -> None:
     """The question has the count and the scope; deleting many needs the queue's name."""
     click(panel, panel.load_all)
     names = pick(panel, *range(12))
-    panel.actions.run.click()
-    question = panel.prompt.question
-    assert question is not None
+    question = asked(panel, panel.actions.run)
     assert (question.title, question.typed) == ("Run 12 tasks of reports now?", None)
     assert "The 12 tasks selected of 25 loaded from reports." in question.scope
-    panel.actions.delete.click()
-    question = panel.prompt.question
-    assert question is not None
+    question = asked(panel, panel.actions.delete)
     assert (question.verb, question.typed) == ("Delete 12 tasks", "reports")
     assert context.calls == []
     confirm(panel, typed="reports")
