@@ -11,6 +11,7 @@ import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.columns import BLOCK, Table, frames, read_input
+from tests.unit.fanout.plan.conftest import block_of
 
 
 def _cells(data: Any) -> dict[str, list[Any]]:
@@ -159,7 +160,7 @@ def test_index() -> None:
     frame = pd.DataFrame(
         {"a": [1], "day": [2]}, index=pd.MultiIndex.from_tuples([("x", 3, 4)], names=["shop", "day", None])
     )
-    (block,) = Table(frame).blocks(0)
+    block = block_of(frame)
     assert {name: column.json for name, column in block.columns.items()} == {"shop": ["x"], "a": [1], "day": [2]}
     assert list(Table(PANDAS).columns) == ["n", "s", "c"]
 
@@ -169,21 +170,24 @@ def test_names() -> None:
     assert list(Table(pd.DataFrame([[1, 2]], columns=[2013, "a"])).columns) == ["2013", "a"]
 
 
-def test_double_names() -> None:
-    """Two columns of one name are refused by it."""
-    with pytest.raises(InvalidInputError, match=r'several columns named "a"[\s\S]*duplicated'):
-        Table(pd.DataFrame([[1, 2, 3]], columns=["a", "b", "a"]))
-
-
-@pytest.mark.parametrize("columns", [pd.MultiIndex.from_tuples([("a", "b"), ("a", "c")]), pd.Index([("a", "b"), "c"])])
-def test_names_of_several_levels(columns: pd.Index) -> None:
-    """Names that are tuples are refused, and the hint makes names of them."""
-    frame = pd.DataFrame([[1, 2]], columns=columns)
-    with pytest.raises(InvalidInputError, match=r"\('a', 'b'\), whose name has several levels"):
-        Table(frame)
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (["a", "b", "a"], r'several columns named "a"[\s\S]*duplicated'),
+        (
+            pd.MultiIndex.from_tuples([("a", "b"), ("a", "c"), ("d", "e")]),
+            r"\('a', 'b'\), whose name has several levels",
+        ),
+        (pd.Index([("a", "b"), "c", "d"]), r"\('a', 'b'\), whose name has several levels"),
+    ],
+)
+def test_names_that_are_refused(columns: Any, words: str) -> None:
+    """Two columns of one name are refused by it, and names that are tuples, of which the hint makes names."""
+    with pytest.raises(InvalidInputError, match=words):
+        Table(pd.DataFrame([[1, 2, 3]], columns=columns))
 
 
 def test_rows_without_columns() -> None:
     """A frame without columns has its rows all the same."""
-    (block,) = Table(pd.DataFrame(index=range(3))).blocks(0)
+    block = block_of(pd.DataFrame(index=range(3)))
     assert list(block.rows()) == [{}, {}, {}]

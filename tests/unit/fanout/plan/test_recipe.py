@@ -124,42 +124,33 @@ def test_unknown_column(arguments: dict[str, Any], what: str) -> None:
         recipe.check(["y"])
 
 
-SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {"delay": "10min"}),
-    ({}, {"retry": {"max_attempts": 3}, "dispatch_deadline": 60}),
-    ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": _Handler("http://127.0.0.1:2/b", "report")}),
-    ({"headers": {"A": "1", "B": "2"}}, {"headers": {"B": "2", "A": "1"}}),
-    ({"body": ["a"]}, {"body": ("a",)}),
-    ({"key": "a"}, {"key": ["a"]}),
-]
-OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {"url": URL + "/x"}),
-    ({}, {"method": "PUT"}),
-    ({}, {"headers": {"X-Shop": "1"}}),
-    ({}, {"key": ["a"]}),
-    ({"key": ["a"]}, {"key": ROW}),
-    ({"key": ["a"]}, {"key": ["a", "b"]}),
-    ({"body": ["a"]}, {"body": ["b"]}),
-    ({"body": {"a": "{a}"}}, {"body": {"a": "{b}"}}),
-    ({}, {"service_account": "sa@p.iam.gserviceaccount.com"}),
-    (
-        {"service_account": "sa@p.iam.gserviceaccount.com"},
-        {"service_account": "sa@p.iam.gserviceaccount.com", "audience": "https://svc"},
-    ),
-    ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": _Handler("http://127.0.0.1:1/a", "other")}),
+SIGNED = {"service_account": "sa@p.iam.gserviceaccount.com"}
+#: Arguments, others, and whether both make the same template.
+IDENTITIES: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
+    ({}, {"delay": "10min"}, True),
+    ({}, {"retry": {"max_attempts": 3}, "dispatch_deadline": 60}, True),
+    ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": _Handler("http://127.0.0.1:2/b", "report")}, True),
+    ({"headers": {"A": "1", "B": "2"}}, {"headers": {"B": "2", "A": "1"}}, True),
+    ({"body": ["a"]}, {"body": ("a",)}, True),
+    ({"key": "a"}, {"key": ["a"]}, True),
+    ({}, {"url": URL + "/x"}, False),
+    ({}, {"method": "PUT"}, False),
+    ({}, {"headers": {"X-Shop": "1"}}, False),
+    ({}, {"key": ["a"]}, False),
+    ({"key": ["a"]}, {"key": ROW}, False),
+    ({"key": ["a"]}, {"key": ["a", "b"]}, False),
+    ({"body": ["a"]}, {"body": ["b"]}, False),
+    ({"body": {"a": "{a}"}}, {"body": {"a": "{b}"}}, False),
+    ({}, SIGNED, False),
+    (SIGNED, {**SIGNED, "audience": "https://svc"}, False),
+    ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": _Handler("http://127.0.0.1:1/a", "other")}, False),
 ]
 
 
-@pytest.mark.parametrize(("one", "other"), SAME)
-def test_same_identity(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Schedules, delivery settings, the order of headers and a handler's address make no other template."""
-    assert _made(**one).identity == _made(**other).identity
-
-
-@pytest.mark.parametrize(("one", "other"), OTHER)
-def test_other_identity(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Anything that changes the requests, or what identifies a row, makes another template."""
-    assert _made(**one).identity != _made(**other).identity
+@pytest.mark.parametrize(("one", "other", "same"), IDENTITIES)
+def test_identity(one: dict[str, Any], other: dict[str, Any], *, same: bool) -> None:
+    """What changes the requests, or what identifies a row, makes another template; schedules and addresses do not."""
+    assert (_made(**one).identity == _made(**other).identity) is same
 
 
 def test_identity_of_a_handler() -> None:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -43,11 +42,11 @@ def _shown(*chunks: Chunk) -> pd.DataFrame:
 
 
 def _keys(data: Any, **arguments: Any) -> list[bytes]:
-    return list(chain.from_iterable(chunk.keys for chunk in _chunks(data, **arguments)))
+    return [key for chunk in _chunks(data, **arguments) for key in chunk.keys]
 
 
 def _digests(data: Any, **arguments: Any) -> list[bytes]:
-    return list(chain.from_iterable(chunk.digests for chunk in _chunks(data, **arguments)))
+    return [digest for chunk in _chunks(data, **arguments) for digest in chunk.digests]
 
 
 FRAME = pd.DataFrame({"origin": ["JFK", "EWR"], "n": [1, 2]})

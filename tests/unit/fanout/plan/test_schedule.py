@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, TemplateError
-from cloudtasks_nb.fanout.plan.columns import Table
 from cloudtasks_nb.fanout.plan.schedule import Schedule, compile_schedule
 from cloudtasks_nb.fanout.plan.templates import Problems
+from tests.unit.fanout.plan.conftest import block_of
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 START = int(NOW.timestamp()) * 1_000_000
@@ -19,7 +19,7 @@ HOUR = 3_600_000_000
 
 def _rows(schedule: Schedule, problems: Problems | None = None, **columns: Any) -> list[float]:
     """Return when the rows are due, in hours from now."""
-    (block,) = Table(pd.DataFrame(columns)).blocks(0)
+    block = block_of(**columns)
     moments = schedule.render(block, NOW, problems or Problems())
     assert moments is not None
     return [(moment - START) / HOUR for moment in moments]
@@ -45,7 +45,7 @@ def test_same_for_all(schedule: Schedule, hours: float | None) -> None:
     fixed = schedule.fixed(NOW)
     assert (None if fixed is None else (fixed - START) / HOUR) == hours
     assert schedule.columns == ()
-    (block,) = Table(pd.DataFrame({"a": [1]})).blocks(0)
+    block = block_of(pd.DataFrame({"a": [1]}))
     assert schedule.render(block, NOW, Problems()) is None
 
 
@@ -89,7 +89,7 @@ def test_by_row(schedule: Schedule, cells: Any, hours: list[float]) -> None:
 def test_daylight_saving(local: str, utc: str) -> None:
     """Where a clock is changed, a time that is missing or doubtful has one meaning."""
     now = dt.datetime.fromisoformat(utc).replace(tzinfo=dt.UTC)
-    (block,) = Table(pd.DataFrame({"x": pd.to_datetime([local])})).blocks(0)
+    block = block_of(pd.DataFrame({"x": pd.to_datetime([local])}))
     moments = compile_schedule(at="{x}", tz="Europe/Zurich").render(block, now, Problems())
     assert moments == [int(now.timestamp()) * 1_000_000]
 
@@ -101,7 +101,7 @@ def test_an_hour_that_comes_twice(make: Any, zone: ZoneInfo | None) -> None:
     first = dt.datetime(2026, 10, 25, 2, 30, tzinfo=zone)
     cells = pd.Series([make(first), make(first.replace(fold=1)), make(first)], dtype=object)
     now = dt.datetime(2026, 10, 25, tzinfo=dt.UTC)
-    (block,) = Table(pd.DataFrame({"x": cells})).blocks(0)
+    block = block_of(pd.DataFrame({"x": cells}))
     moments = compile_schedule(at="{x}", tz="Europe/Zurich").render(block, now, Problems()) or []
     assert [(moment - int(now.timestamp()) * 1_000_000) / HOUR for moment in moments] == [0.5, 1.5, 0.5]
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import InvalidInputError, TemplateError
-from cloudtasks_nb.fanout.plan.columns import Block, Table
 from cloudtasks_nb.fanout.plan.templates import Problems, check_columns, parse
 from cloudtasks_nb.fanout.plan.url import parse_url
+from tests.unit.fanout.plan.conftest import block_of
 
 FRAME = pd.DataFrame(
     {
@@ -34,12 +34,7 @@ FRAME = pd.DataFrame(
 )
 
 
-def _block(frame: pd.DataFrame) -> Block:
-    (block,) = Table(frame).blocks(0)
-    return block
-
-
-BLOCK = _block(FRAME)
+BLOCK = block_of(FRAME)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +95,7 @@ def test_url(template: str, expected: str) -> None:
 def test_percent_encoding_comes_back(texts: list[str]) -> None:
     """What a server decodes from path and query is the cell."""
     frame = pd.DataFrame({"x": pd.Series([text.encode("utf-8", "ignore").decode() for text in texts], dtype=object)})
-    urls = parse_url("https://svc/run/{x}?q={x}").render(_block(frame), Problems())
+    urls = parse_url("https://svc/run/{x}?q={x}").render(block_of(frame), Problems())
     for url, text in zip(urls, frame["x"], strict=True):
         parts = urllib.parse.urlsplit(url)
         assert parts.netloc == "svc"
@@ -144,7 +139,7 @@ MISSING: list[tuple[str, Any]] = [
 def test_missing(kind: str, series: pd.Series[Any], spec: str) -> None:
     """A missing cell is never written as "nan": the row has a problem that names the column."""
     problems = Problems()
-    texts = parse(f"{{x{spec}}}", "url").render(_block(pd.DataFrame({"x": series})), problems)
+    texts = parse(f"{{x{spec}}}", "url").render(block_of(pd.DataFrame({"x": series})), problems)
     assert texts[1] == ""
     assert problems.reasons == {1: 'url: "x" is missing'}
     assert problems.missing == {"x"}
@@ -158,7 +153,7 @@ def test_bad_format(template: str, word: str) -> None:
     """A cell that has no such format, or none at all, is a problem of its row."""
     frame = pd.DataFrame({"day": ["2026-01-01"], "raw": [b"x"], "half": pd.Series(["\ud800"], dtype=object)})
     problems = Problems()
-    parse(template, "url").render(_block(frame), problems)
+    parse(template, "url").render(block_of(frame), problems)
     assert word in problems.reasons[0]
 
 
