@@ -8,6 +8,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb._frames import ATTEMPTS
+from tests.cases import cases
 from tests.integration.fanout.conftest import sent
 
 #: Each test runs over gRPC and over REST.
@@ -95,17 +96,14 @@ def test_attempts_of_a_queue_are_filtered(retried: ct.Batch, tasks: ct.Client, g
     assert (len(found), list(found)) == (count, list(ATTEMPTS))
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"status": "NOTFOUND"}, "status='NOTFOUND' is no status; did you mean \"NOT_FOUND\"?"),
-        ({"status": 2.5}, "status=2.5 is no status"),
-        ({"batch": 17}, "batch=17"),
-        ({"batch": "nothing"}, "nothing"),
-        ({"task": 17.5}, "float does not name tasks"),
-        ({"task": "a/b"}, "is not a task name"),
-        ({"limit": 0}, "limit=0"),
-    ],
+@cases(
+    ({"status": "NOTFOUND"}, "status='NOTFOUND' is no status; did you mean \"NOT_FOUND\"?"),
+    ({"status": 2.5}, "status=2.5 is no status"),
+    ({"batch": 17}, "batch=17"),
+    ({"batch": "nothing"}, "nothing"),
+    ({"task": 17.5}, "float does not name tasks"),
+    ({"task": "a/b"}, "is not a task name"),
+    ({"limit": 0}, "limit=0"),
 )
 def test_a_filter_that_is_none_is_refused(queue: ct.Queue, given: Any, message: str) -> None:
     """The error says what is expected."""

@@ -14,6 +14,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import cli
+from tests.cases import cases
 from tests.integration.conftest import Emulator, StartEmulator, Target, until
 from tests.integration.fanout.conftest import PATIENCE, sent
 
@@ -58,10 +59,7 @@ def endpoint(folder: Path) -> int | None:
     return pid
 
 
-@pytest.mark.parametrize(
-    ("answers", "code", "counts"),
-    [((200, 200, 200), 0, "3 succeeded"), ((200, 500, 200), 1, "2 succeeded, 1 failed")],
-)
+@cases(((200, 200, 200), 0, "3 succeeded"), ((200, 500, 200), 1, "2 succeeded, 1 failed"))
 def test_the_exit_code_tells_how_it_went(
     queue: ct.Queue,
     target: Target,

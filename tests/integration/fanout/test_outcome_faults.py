@@ -11,6 +11,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchTimeoutError
 from cloudtasks_nb.fanout.batch import live, search
 from cloudtasks_nb.store.results import StoredResult, write_result
+from tests.cases import cases
 from tests.integration.conftest import Emulator, Target, options
 from tests.integration.fanout.conftest import reached, sent
 
@@ -69,10 +70,7 @@ def test_a_success_that_was_stored_after_the_last_failure(
     assert states(batch) == {"succeeded": 16, "failed": 4}
 
 
-@pytest.mark.parametrize(
-    ("first", "then"),
-    [({"max_attempts": 5}, {"max_attempts": 2}), ({"max_attempts": -1}, {"max_retry_duration": "1s"})],
-)
+@cases(({"max_attempts": 5}, {"max_attempts": 2}), ({"max_attempts": -1}, {"max_retry_duration": "1s"}))
 def test_rows_that_were_given_up_have_failed_whatever_the_limit_was(
     tasks: ct.Client, serve: Callable[..., ct.Handler], first: dict[str, int], then: dict[str, Any]
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
+from tests.cases import cases
 from tests.integration.conftest import Answer, Target
 from tests.integration.fanout.conftest import Serve, sent
 
@@ -14,15 +15,12 @@ URL = "http://127.0.0.1:9/{a}"
 DATA = pd.DataFrame({"a": [1, 2, 3]})
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (DATA, {}),
-        (DATA, {"name": "march"}),
-        (pd.concat([DATA, DATA], ignore_index=True), {"errors": "skip"}),
-        (pd.DataFrame({"a": [1.0, None, None, 5.0]}), {"errors": "skip"}),
-        (pd.DataFrame({"a": [7, 7]}), {"key": ct.ROW}),
-    ],
+@cases(
+    (DATA, {}),
+    (DATA, {"name": "march"}),
+    (pd.concat([DATA, DATA], ignore_index=True), {"errors": "skip"}),
+    (pd.DataFrame({"a": [1.0, None, None, 5.0]}), {"errors": "skip"}),
+    (pd.DataFrame({"a": [7, 7]}), {"key": ct.ROW}),
 )
 def test_ids_are_those_that_will_be(paused: ct.Queue, data: pd.DataFrame, words: dict[str, Any]) -> None:
     """The ids in a plan are the ids of the tasks that `submit` makes; afterwards they are those that there are."""

@@ -10,6 +10,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
+from tests.cases import cases
 from tests.integration.conftest import Intercept, hinted, impatient
 from tests.interrupts import interrupt, interruptible
 
@@ -18,13 +19,10 @@ NAIVE = dt.datetime(2026, 1, 2, 6)  # noqa: DTZ001 - the subject
 FRAME = pd.DataFrame({"day": ["a", "b", "c"], "when": [NAIVE] * 3, "n": [1.5, None, 2.5]})
 
 
-@pytest.mark.parametrize(
-    ("options", "text", "hint"),
-    [
-        ({"headers": {"X": None}}, 'header "X" has no value', "leave it"),
-        ({"task_id": "a b"}, "task_id='a b' is not the id", "letters"),
-        ({"task_id": ""}, "task_id='' is not the id", "leave it out"),
-    ],
+@cases(
+    ({"headers": {"X": None}}, 'header "X" has no value', "leave it"),
+    ({"task_id": "a b"}, "task_id='a b' is not the id", "letters"),
+    ({"task_id": ""}, "task_id='' is not the id", "leave it out"),
 )
 def test_a_bad_task(paused: ct.Queue, options: dict[str, Any], text: str, hint: str) -> None:
     """The argument is named, the hint shows the way out, and no task is created."""
@@ -40,9 +38,7 @@ def test_a_schedule_without_a_time(paused: ct.Queue, words: dict[str, Any]) -> N
         paused.schedule(URL, **words)
 
 
-@pytest.mark.parametrize(
-    ("word", "rest"), [("headerz", '"headerz"; did you mean "headers"?'), ("foo", '"foo"'), ("rate", '"rate"')]
-)
+@cases(("headerz", '"headerz"; did you mean "headers"?'), ("foo", '"foo"'), ("rate", '"rate"'))
 def test_an_unknown_word_of_schedule(paused: ct.Queue, word: str, rest: str) -> None:
     """The verb that was called is named, with near words, as `fan_out` does."""
     words: dict[str, Any] = {"delay": 5, word: 1}
@@ -82,12 +78,9 @@ def test_a_bad_fan_out(
     assert len(tasks.batches()) == 0
 
 
-@pytest.mark.parametrize(
-    ("settings", "text", "hint"),
-    [
-        ({"max_atempts": 3}, '"max_atempts" is not a queue setting; did you mean "max_attempts"', "rate"),
-        ({"rate": 501}, "rate=501 is not more than 0 and at most 500", "queue.pause()"),
-    ],
+@cases(
+    ({"max_atempts": 3}, '"max_atempts" is not a queue setting; did you mean "max_attempts"', "rate"),
+    ({"rate": 501}, "rate=501 is not more than 0 and at most 500", "queue.pause()"),
 )
 def test_a_bad_setting(tasks: ct.Client, settings: dict[str, Any], text: str, hint: str) -> None:
     """The setting is named, and no queue is created."""

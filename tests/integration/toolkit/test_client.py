@@ -19,6 +19,7 @@ from cloudtasks_nb import errors
 from cloudtasks_nb._frames import QUEUES
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import open_clients
+from tests.cases import cases
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Intercept, dtypes, hinted
 from tests.processes import run
 
@@ -78,13 +79,10 @@ def test_the_same_cell_again(tasks: ct.Client, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"rate": 50, "max_concurrent": 4, "min_backoff": "1min"}, "max_concurrent 8 → 4, min_backoff 0.1s → 60s"),
-        ({"max_backoff": pd.Timedelta("10s")}, "max_backoff 3600s → 10s"),
-        ({"rate": 20}, "rate 50 → 20"),
-    ],
+@cases(
+    ({"rate": 50, "max_concurrent": 4, "min_backoff": "1min"}, "max_concurrent 8 → 4, min_backoff 0.1s → 60s"),
+    ({"max_backoff": pd.Timedelta("10s")}, "max_backoff 3600s → 10s"),
+    ({"rate": 20}, "rate 50 → 20"),
 )
 def test_an_existing_queue_is_changed(
     tasks: ct.Client, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], text: str

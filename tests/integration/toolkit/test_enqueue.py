@@ -8,6 +8,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
+from tests.cases import cases
 from tests.integration.conftest import Emulator, Intercept, Target
 
 #: Each test runs over gRPC and over REST.
@@ -16,14 +17,11 @@ BOTH_TRANSPORTS = True
 NOWHERE = "http://127.0.0.1:9/never"
 
 
-@pytest.mark.parametrize(
-    ("body", "sent", "kind"),
-    [
-        ({"day": "2026-01-01", "n": [1, None]}, b'{"day":"2026-01-01","n":[1,null]}', "application/json"),
-        ("a={b}&c=1", b"a={b}&c=1", None),
-        (b"grue\xc3\xa9zi {x}", b"grue\xc3\xa9zi {x}", None),
-        (None, b"", None),
-    ],
+@cases(
+    ({"day": "2026-01-01", "n": [1, None]}, b'{"day":"2026-01-01","n":[1,null]}', "application/json"),
+    ("a={b}&c=1", b"a={b}&c=1", None),
+    (b"grue\xc3\xa9zi {x}", b"grue\xc3\xa9zi {x}", None),
+    (None, b"", None),
 )
 def test_bodies(queue: ct.Queue, target: Target, body: Any, sent: bytes, kind: str | None) -> None:
     """JSON values are sent as JSON, text and bytes as they are, braces included."""

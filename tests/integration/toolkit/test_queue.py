@@ -15,6 +15,7 @@ from cloudtasks_nb._frames import ATTEMPTS, TASKS
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import connection as connection_module
 from cloudtasks_nb.service.costs import LOG_PRICE
+from tests.cases import cases
 from tests.integration.conftest import LOCATION, Emulator, Intercept, Target, attempted, dtypes, hinted, options
 
 #: Each test runs over gRPC and over REST.
@@ -161,10 +162,7 @@ def tried(emulator: Emulator, queue: ct.Queue, target: Target) -> ct.Queue:
     return queue
 
 
-@pytest.mark.parametrize(
-    ("limit", "count", "printed"),
-    [(2, 2, "the newest 2 attempts; there are more: queue.attempts(limit=None)\n"), (6, 6, ""), (None, 6, "")],
-)
+@cases((2, 2, "the newest 2 attempts; there are more: queue.attempts(limit=None)\n"), (6, 6, ""), (None, 6, ""))
 def test_the_newest_attempts(
     tried: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None, count: int, printed: str
 ) -> None:
@@ -184,14 +182,11 @@ def test_a_shown_queue_prints_nothing(tried: ct.Queue, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    ("since", "offered"),
-    [
-        ("2026-01-01", "2026-01-01 00:00:00+00:00"),
-        ("2026-01-01 06:30", "2026-01-01 06:30:00+00:00"),
-        (pd.Timestamp("2026-01-01"), "2026-01-01 00:00:00+00:00"),
-        (dt.datetime(2026, 1, 1, 6), "2026-01-01 06:00:00+00:00"),  # noqa: DTZ001 - the subject
-    ],
+@cases(
+    ("2026-01-01", "2026-01-01 00:00:00+00:00"),
+    ("2026-01-01 06:30", "2026-01-01 06:30:00+00:00"),
+    (pd.Timestamp("2026-01-01"), "2026-01-01 00:00:00+00:00"),
+    (dt.datetime(2026, 1, 1, 6), "2026-01-01 06:00:00+00:00"),  # noqa: DTZ001 - the subject
 )
 def test_a_time_without_a_zone(queue: ct.Queue, since: Any, offered: str) -> None:
     """The hint has a time that is accepted."""

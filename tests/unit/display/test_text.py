@@ -9,6 +9,7 @@ from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted, percent_text
+from tests.cases import cases
 
 DURATIONS = {0: "0 ms", 0.0004: "0.4 ms", 0.009: "9 ms", 0.0123: "12 ms", 0.35: "350 ms", 0.9996: "1 s"}
 DURATIONS |= {12.34: "12.3 s", 15: "15 s", 59.97: "1 min", 125: "2 min 05 s", 600: "10 min", 3599.6: "1 h"}
@@ -36,10 +37,7 @@ def test_numbers(form: Callable[[float], str], texts: dict[float, str]) -> None:
     assert {number: form(number) for number in texts} == texts
 
 
-@pytest.mark.parametrize(
-    ("word", "same"),
-    [("RUNNING", "running"), ("PAUSED", "retrying"), ("OK", "succeeded"), ("DEADLINE_EXCEEDED", "failed")],
-)
+@cases(("RUNNING", "running"), ("PAUSED", "retrying"), ("OK", "succeeded"), ("DEADLINE_EXCEEDED", "failed"))
 def test_words_of_one_meaning_share_a_colour(word: str, same: str) -> None:
     """States of queues and status codes are coloured like the states of tasks."""
     assert colour(word) == COLOURS[same]

@@ -16,6 +16,7 @@ import pytest
 
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import app
+from tests.cases import cases
 from tests.raising import raises
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE
 
@@ -99,10 +100,7 @@ def test_a_get_is_explained(application: WSGIApplication) -> None:
     assert b"waits for tasks" in content
 
 
-@pytest.mark.parametrize(
-    ("path", "claims", "status"),
-    [("/run", {}, 405), ("/run", {"aud": "https://elsewhere.example"}, 401), ("/done", {}, 404)],
-)
+@cases(("/run", {}, 405), ("/run", {"aud": "https://elsewhere.example"}, 401), ("/done", {}, 404))
 def test_a_get_tests_path_and_token(issuer: Any, path: str, claims: dict[str, str], status: int) -> None:
     """With a token, as `doctor()` sends it, a wrong path or audience is found without a call of the function."""
     application = app({"/run": report}, **BOTH)

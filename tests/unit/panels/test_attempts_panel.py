@@ -10,6 +10,7 @@ from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.panels import AttemptsPanel
 from cloudtasks_nb.panels.cards import task
 from cloudtasks_nb.service.oplog import Entry, Wanted
+from tests.cases import cases
 from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, entry, look_at, show, snapshot
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -91,15 +92,12 @@ def test_a_status_is_read_again_when_not_all_attempts_were(panel: AttemptsPanel,
     assert panel.footer.line == 'tasks.queue("reports").attempts("1h", 2000).query(\'status != "OK"\')'
 
 
-@pytest.mark.parametrize(
-    ("status", "text", "keys"),
-    [
-        ("any answer", "", ["i3", "i2", "i1"]),
-        ("errors", "", ["i2"]),
-        ("OK", "", ["i3", "i1"]),
-        ("ABORTED", "", []),
-        ("any answer", "INTERN", ["i2"]),
-    ],
+@cases(
+    ("any answer", "", ["i3", "i2", "i1"]),
+    ("errors", "", ["i2"]),
+    ("OK", "", ["i3", "i1"]),
+    ("ABORTED", "", []),
+    ("any answer", "INTERN", ["i2"]),
 )
 def test_attempts_are_filtered(panel: AttemptsPanel, status: str, text: str, keys: list[str]) -> None:
     """All, those that are errors, or one code; the search covers every text of a row."""
@@ -140,9 +138,7 @@ def test_log_entries_are_escaped(panel: AttemptsPanel, watcher: FakeWatcher) -> 
         assert "&lt;img" in html
 
 
-@pytest.mark.parametrize(
-    ("ratio", "words"), [(0.0, "update(log_sampling_ratio=1.0)"), (0.5, "logs only 50 % of its operations"), (1.0, "")]
-)
+@cases((0.0, "update(log_sampling_ratio=1.0)"), (0.5, "logs only 50 % of its operations"), (1.0, ""))
 def test_an_incomplete_log_is_reported(panel: AttemptsPanel, watcher: FakeWatcher, ratio: float, words: str) -> None:
     """A note says that attempts are missing when the queue logs a part of its operations."""
     watcher.publish(snapshot("reports", log_sampling_ratio=ratio))

@@ -13,6 +13,7 @@ from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.panels import BackfillPanel
+from tests.cases import cases
 from tests.unit.panels.conftest import (
     PATIENCE,
     CloseLater,
@@ -57,16 +58,13 @@ def test_missing_fields_are_named(panel: BackfillPanel) -> None:
     assert panel.footer.alert == {}
 
 
-@pytest.mark.parametrize(
-    ("values", "line"),
-    [
-        ({}, 'backfill("2026-01-01", "2026-01-31", freq="D", url="https://svc/{partition}")'),
-        ({"freq": "h"}, 'backfill("2026-01-01", "2026-01-31 23:59", freq="h", url="https://svc/{partition}")'),
-        ({"tz": "Europe/Zurich", "newest_first": True}, 'freq="D", tz="Europe/Zurich", newest_first=True, url='),
-        ({"across": "shop: bern, 7; size: 1"}, 'across={"shop": ["bern", 7], "size": [1]}, url='),
-        ({"body": ["start"], "name": "all"}, 'url="https://svc/{partition}", body=["start"], name="all")'),
-        ({"canary": "3", "pause_at": "5%"}, 'url="https://svc/{partition}", canary=3, pause_at="5%")'),
-    ],
+@cases(
+    ({}, 'backfill("2026-01-01", "2026-01-31", freq="D", url="https://svc/{partition}")'),
+    ({"freq": "h"}, 'backfill("2026-01-01", "2026-01-31 23:59", freq="h", url="https://svc/{partition}")'),
+    ({"tz": "Europe/Zurich", "newest_first": True}, 'freq="D", tz="Europe/Zurich", newest_first=True, url='),
+    ({"across": "shop: bern, 7; size: 1"}, 'across={"shop": ["bern", 7], "size": [1]}, url='),
+    ({"body": ["start"], "name": "all"}, 'url="https://svc/{partition}", body=["start"], name="all")'),
+    ({"canary": "3", "pause_at": "5%"}, 'url="https://svc/{partition}", canary=3, pause_at="5%")'),
 )
 def test_the_line_of_python_follows_the_form(panel: BackfillPanel, values: dict[str, Any], line: str) -> None:
     """For periods shorter than a day the whole last day is included."""
@@ -83,10 +81,7 @@ def test_the_first_tasks_are_shown_while_it_is_filled(panel: BackfillPanel) -> N
     assert re.findall(r"https://svc/([\w/-]+)", panel.preview.value)[0] == "2026-01-31/b"
 
 
-@pytest.mark.parametrize(
-    ("across", "message"),
-    [("shop", "neither a DataFrame nor a dict"), ("shop:", "has no values"), ("start: 1", "which every backfill has")],
-)
+@cases(("shop", "neither a DataFrame nor a dict"), ("shop:", "has no values"), ("start: 1", "which every backfill has"))
 def test_an_invalid_across_is_reported(panel: BackfillPanel, across: str, message: str) -> None:
     """The error is shown in place of the first tasks, and in the footer when a plan is made."""
     fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{partition}", across=across)

@@ -19,6 +19,7 @@ from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, batch_rows
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
+from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, record_outcomes
 from tests.unit.panels.conftest import NOW, CloseLater, Harness, click, confirm, look_at, send_message, show
 
@@ -259,17 +260,14 @@ def test_only_a_part_of_many_rows_is_in_memory(panel: BatchPanel, monkeypatch: p
     assert rows._pager.layout.display == "none"
 
 
-@pytest.mark.parametrize(
-    ("state", "text", "wanted"),
-    [
-        ("failed", "BASEL", [1, 6, 11]),
-        ("all", "day:1", [1]),
-        ("all", "no shop", [13, 14, 16]),
-        ("succeeded", "<b>", [18, 23]),
-        ("all", "shop: chur", list(range(2, 30, 5))),
-        ("all", "https://svc/basel", list(range(1, 30, 5))),
-        ("all", "nothing has this", []),
-    ],
+@cases(
+    ("failed", "BASEL", [1, 6, 11]),
+    ("all", "day:1", [1]),
+    ("all", "no shop", [13, 14, 16]),
+    ("succeeded", "<b>", [18, 23]),
+    ("all", "shop: chur", list(range(2, 30, 5))),
+    ("all", "https://svc/basel", list(range(1, 30, 5))),
+    ("all", "nothing has this", []),
 )
 def test_all_rows_are_searched(panel: BatchPanel, state: str, text: str, wanted: list[int]) -> None:
     """Input, URL and message are searched in the rows of the chosen state, a column by its value."""
@@ -291,20 +289,17 @@ def choose_cause(panel: BatchPanel) -> None:
     pick(panel, panel.view.failures.choices, BAD)
 
 
-@pytest.mark.parametrize(
-    ("choose", "wanted", "line"),
-    [
-        (lambda panel: pick(panel, panel.view.failures.choices, SHOP), [13, 14], f'.retry_failed("{SHOP}")'),
-        (choose_cause, [15], '.retry_failed((errors := batch.errors())[errors["cause"] == "INTERNAL"])'),
-        (lambda panel: pick(panel, panel.view.rows.states, "succeeded"), [*range(18, 28)], "state == 'succeeded'"),
-        (lambda panel: find(panel, "shop:chur"), [2, 7, 22, 27], '[rows["shop"].astype(str).str.lower() == "chur"])'),
-        (lambda panel: find(panel, "no shop"), [13, 14], 'column.astype(str).str.contains("no shop", case=False'),
-        (
-            lambda panel: panel.view.rows.table.select(panel.view.rows.table.page_keys[1:4]),
-            [1, 2, 3],
-            ".resend(batch.tasks().iloc[1:4])",
-        ),
-    ],
+@cases(
+    (lambda panel: pick(panel, panel.view.failures.choices, SHOP), [13, 14], f'.retry_failed("{SHOP}")'),
+    (choose_cause, [15], '.retry_failed((errors := batch.errors())[errors["cause"] == "INTERNAL"])'),
+    (lambda panel: pick(panel, panel.view.rows.states, "succeeded"), [*range(18, 28)], "state == 'succeeded'"),
+    (lambda panel: find(panel, "shop:chur"), [2, 7, 22, 27], '[rows["shop"].astype(str).str.lower() == "chur"])'),
+    (lambda panel: find(panel, "no shop"), [13, 14], 'column.astype(str).str.contains("no shop", case=False'),
+    (
+        lambda panel: panel.view.rows.table.select(panel.view.rows.table.page_keys[1:4]),
+        [1, 2, 3],
+        ".resend(batch.tasks().iloc[1:4])",
+    ),
     ids=["cause", "status", "state", "column", "text", "selection"],
 )
 def test_the_line_does_the_same_as_the_button(

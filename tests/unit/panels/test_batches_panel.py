@@ -15,6 +15,7 @@ from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.batches import Batches
 from cloudtasks_nb.panels import BatchesPanel, BatchPanel, batch_rows
 from cloudtasks_nb.panels.cards import task
+from tests.cases import cases
 from tests.unit.panels.conftest import CloseLater, Harness, asked, click, confirm, look_at, show, wait_for
 
 ROWS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA"], "note": ["<b>", "x", "y"]})
@@ -336,13 +337,10 @@ def test_a_bar_has_its_words(words: str) -> None:
     assert "<b>night" not in shown
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"eta": None}, "100, 2.5 done a second</div>"),
-        ({"rate": None}, "<b>48</b> known of 100</div>"),
-        ({"total": 0, "unsent": 0, "rejected": 0, "succeeded": 0, "failed": 0, "gone": 0}, 'aria-valuenow="100"'),
-    ],
+@cases(
+    ({"eta": None}, "100, 2.5 done a second</div>"),
+    ({"rate": None}, "<b>48</b> known of 100</div>"),
+    ({"total": 0, "unsent": 0, "rejected": 0, "succeeded": 0, "failed": 0, "gone": 0}, 'aria-valuenow="100"'),
 )
 def test_a_bar_leaves_out_what_is_not_known(changes: dict[str, Any], words: str) -> None:
     """Unknown pace or end are left out; no rows are 100 %."""

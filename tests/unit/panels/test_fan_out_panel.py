@@ -11,6 +11,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.panels import FanOutPanel, PanelContext, fan_out
 from cloudtasks_nb.panels.forms import notebook
+from tests.cases import cases
 from tests.unit.panels.conftest import (
     CloseLater,
     FakeShell,
@@ -169,20 +170,17 @@ def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:
     assert panel.footer.line == ""
 
 
-@pytest.mark.parametrize(
-    ("values", "line"),
-    [
-        ({}, 'fan_out(flights, url="https://svc/run")'),
-        ({"body": ["day"], "key": ["origin", "day"]}, 'body=["day"], key=["origin", "day"])'),
-        ({"key": ["position of the row"], "skip": True}, 'key=ct.ROW, errors="skip")'),
-        ({"name": ' a "b" ', "signed": "me@p.iam"}, 'service_account="me@p.iam", name="a \\"b\\"")'),
-        (
-            {"delay": " 10min ", "method": "PUT", "deadline": "60s"},
-            'delay="10min", method="PUT", dispatch_deadline="60s")',
-        ),
-        ({"delay": "{wait}", "method": "POST"}, 'delay="{wait}")'),
-        ({"pause_at": " 5% "}, 'pause_at="5%")'),
-    ],
+@cases(
+    ({}, 'fan_out(flights, url="https://svc/run")'),
+    ({"body": ["day"], "key": ["origin", "day"]}, 'body=["day"], key=["origin", "day"])'),
+    ({"key": ["position of the row"], "skip": True}, 'key=ct.ROW, errors="skip")'),
+    ({"name": ' a "b" ', "signed": "me@p.iam"}, 'service_account="me@p.iam", name="a \\"b\\"")'),
+    (
+        {"delay": " 10min ", "method": "PUT", "deadline": "60s"},
+        'delay="10min", method="PUT", dispatch_deadline="60s")',
+    ),
+    ({"delay": "{wait}", "method": "POST"}, 'delay="{wait}")'),
+    ({"pause_at": " 5% "}, 'pause_at="5%")'),
 )
 def test_the_line_of_python_follows_the_form(
     panel: FanOutPanel, shell: FakeShell, harness: Harness, values: dict[str, Any], line: str
@@ -446,13 +444,10 @@ def test_a_paused_queue_is_told_before_the_send(panel: FanOutPanel, harness: Har
     assert not panel.send.disabled
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"canary": "few"}, "canary='few' is neither a number of rows nor a share of them"),
-        ({"canary": "4"}, "canary=4 leaves no row for later: there are 4"),
-        ({"pause_at": "5"}, "pause_at=5 is not a share of failures"),
-    ],
+@cases(
+    ({"canary": "few"}, "canary='few' is neither a number of rows nor a share of them"),
+    ({"canary": "4"}, "canary=4 leaves no row for later: there are 4"),
+    ({"pause_at": "5"}, "pause_at=5 is not a share of failures"),
 )
 def test_a_limit_that_is_wrong_is_named(panel: FanOutPanel, values: dict[str, Any], message: str) -> None:
     """When a plan is made; nothing can be sent."""

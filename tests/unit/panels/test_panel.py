@@ -16,6 +16,7 @@ from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, Unavailable
 from cloudtasks_nb.panels import Panel
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.service.watch import Snapshot
+from tests.cases import cases
 from tests.unit.panels.conftest import (
     CloseLater,
     FakeContext,
@@ -130,13 +131,10 @@ def test_an_exception_in_a_callback_is_shown(panel: Sample, button: str) -> None
     assert panel.footer.alert == {}
 
 
-@pytest.mark.parametrize(
-    ("error", "alert"),
-    [
-        (UnavailableError("nobody answers", hint="start it"), {"text": "nobody answers", "hint": "start it"}),
-        (ZeroDivisionError(), {"text": "ZeroDivisionError"}),
-        (CloudTasksError(), {"text": "A call of Cloud Tasks or of this package failed."}),
-    ],
+@cases(
+    (UnavailableError("nobody answers", hint="start it"), {"text": "nobody answers", "hint": "start it"}),
+    (ZeroDivisionError(), {"text": "ZeroDivisionError"}),
+    (CloudTasksError(), {"text": "A call of Cloud Tasks or of this package failed."}),
 )
 def test_an_error_has_its_message_and_hint(panel: Sample, error: Exception, alert: dict[str, str]) -> None:
     """An exception without a message is named; the browser can dismiss the error."""

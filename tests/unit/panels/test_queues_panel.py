@@ -6,6 +6,7 @@ import pytest
 
 from cloudtasks_nb.errors import QueueNotFoundError, ServiceError
 from cloudtasks_nb.panels import QueuesPanel
+from tests.cases import cases
 from tests.unit.panels.conftest import (
     CloseLater,
     FakeContext,
@@ -91,14 +92,11 @@ def test_queues_are_listed_again_from_time_to_time(
     assert made == [1]
 
 
-@pytest.mark.parametrize(
-    ("selected", "able"),
-    [
-        ([], set()),
-        (["reports"], {"pause", "edit", "purge"}),
-        (["emails"], {"resume", "edit", "purge"}),
-        (["emails", "reports"], {"pause", "resume"}),
-    ],
+@cases(
+    ([], set()),
+    (["reports"], {"pause", "edit", "purge"}),
+    (["emails"], {"resume", "edit", "purge"}),
+    (["emails", "reports"], {"pause", "resume"}),
 )
 def test_buttons_fit_what_is_selected(
     panel: QueuesPanel, watcher: FakeWatcher, selected: list[str], able: set[str]
@@ -181,16 +179,13 @@ def test_only_changed_limits_are_sent(panel: QueuesPanel, context: FakeContext) 
     assert panel.editor.layout.display == "none"
 
 
-@pytest.mark.parametrize(
-    ("setting", "typed", "sent", "words"),
-    [
-        ("max_retry_duration", "unlimited", None, ""),
-        ("max_retry_duration", "", None, ""),
-        ("max_retry_duration", "0s", None, ""),
-        ("max_retry_duration", "2h", "2h", "max_retry_duration unlimited \u2192 2h"),
-        ("max_attempts", "Unlimited", -1, "max_attempts 5 \u2192 unlimited"),
-        ("max_attempts", "", -1, "max_attempts 5 \u2192 unlimited"),
-    ],
+@cases(
+    ("max_retry_duration", "unlimited", None, ""),
+    ("max_retry_duration", "", None, ""),
+    ("max_retry_duration", "0s", None, ""),
+    ("max_retry_duration", "2h", "2h", "max_retry_duration unlimited \u2192 2h"),
+    ("max_attempts", "Unlimited", -1, "max_attempts 5 \u2192 unlimited"),
+    ("max_attempts", "", -1, "max_attempts 5 \u2192 unlimited"),
 )
 def test_no_limit_is_a_word(panel: QueuesPanel, setting: str, typed: str, sent: Any, words: str) -> None:
     """The service's 0s and -1 are shown and typed as unlimited."""

@@ -9,6 +9,7 @@ import pytest
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan.body import compile_body
 from cloudtasks_nb.fanout.plan.templates import Problems
+from tests.cases import cases
 from tests.unit.fanout.plan.conftest import block_of
 
 DAY = "2026-01-01T00:00:00"
@@ -20,25 +21,22 @@ def _by_row(row: dict[str, Any]) -> Any:
     return {"n": row["n"] + 1, "day": row["day"].year, "gone": row["gone"]}
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        (None, WHOLE),
-        (["n", "day"], {"n": 7, "day": DAY}),
-        (("n",), {"n": 7}),
-        ({"day": "{day}", "who": "Mr. {name}"}, {"day": DAY, "who": 'Mr. O"Hara 100%'}),
-        ({"a": {"b": ["{n}", "x", 1.5, None, True]}}, {"a": {"b": [7, "x", 1.5, None, True]}}),
-        ({"tags": "{tags}", "gone": "{gone}"}, {"tags": ["a", {"b": None}], "gone": None}),
-        ({"{name}": "100%", "%b": "{n}"}, {'O"Hara 100%': "100%", "%b": 7}),
-        ({"at": pd.Timestamp("2026-01-01"), 5: "{{n}}"}, {"at": DAY, "5": "{n}"}),
-        ({"day": "{day:%d.%m.%Y}", "n": "{n:03d}"}, {"day": "01.01.2026", "n": "007"}),
-        ({}, {}),
-        ({"constant": [1, "x"]}, {"constant": [1, "x"]}),
-        ("{n}", 7),
-        ("{tags}", ["a", {"b": None}]),
-        ("{name}", 'O"Hara 100%'),
-        (_by_row, {"n": 8, "day": 2026, "gone": None}),
-    ],
+@cases(
+    (None, WHOLE),
+    (["n", "day"], {"n": 7, "day": DAY}),
+    (("n",), {"n": 7}),
+    ({"day": "{day}", "who": "Mr. {name}"}, {"day": DAY, "who": 'Mr. O"Hara 100%'}),
+    ({"a": {"b": ["{n}", "x", 1.5, None, True]}}, {"a": {"b": [7, "x", 1.5, None, True]}}),
+    ({"tags": "{tags}", "gone": "{gone}"}, {"tags": ["a", {"b": None}], "gone": None}),
+    ({"{name}": "100%", "%b": "{n}"}, {'O"Hara 100%': "100%", "%b": 7}),
+    ({"at": pd.Timestamp("2026-01-01"), 5: "{{n}}"}, {"at": DAY, "5": "{n}"}),
+    ({"day": "{day:%d.%m.%Y}", "n": "{n:03d}"}, {"day": "01.01.2026", "n": "007"}),
+    ({}, {}),
+    ({"constant": [1, "x"]}, {"constant": [1, "x"]}),
+    ("{n}", 7),
+    ("{tags}", ["a", {"b": None}]),
+    ("{name}", 'O"Hara 100%'),
+    (_by_row, {"n": 8, "day": 2026, "gone": None}),
 )
 def test_json(body: Any, expected: Any) -> None:
     """Each form of `body` gives the JSON of the table; a lone column keeps its type."""
@@ -89,31 +87,25 @@ def test_no_body(method: str) -> None:
         compile_body(["n"], method)
 
 
-@pytest.mark.parametrize(
-    ("body", "columns"),
-    [
-        (None, None),
-        (["n", "day"], ("n", "day")),
-        ({"a": "{n}", "b": ["{day}", {"{name}": 1}]}, ("n", "day", "name")),
-        (_by_row, None),
-        ({"a": 1}, ()),
-    ],
+@cases(
+    (None, None),
+    (["n", "day"], ("n", "day")),
+    ({"a": "{n}", "b": ["{day}", {"{name}": 1}]}, ("n", "day", "name")),
+    (_by_row, None),
+    ({"a": 1}, ()),
 )
 def test_columns(body: Any, columns: tuple[str, ...] | None) -> None:
     """A body knows the columns that it names; None where it sees the whole row."""
     assert compile_body(body, "POST").columns == columns
 
 
-@pytest.mark.parametrize(
-    ("body", "error", "word"),
-    [
-        ([], InvalidInputError, "is not a body"),
-        ([1.5], InvalidInputError, "is not a body"),
-        (7, InvalidInputError, "is not a body"),
-        ({"a": b"x"}, NotSerializableError, "body: bytes"),
-        ({"a": "{n"}, TemplateError, "is not a template"),
-        ({"a": ["{n!r}"]}, TemplateError, "is not a template"),
-    ],
+@cases(
+    ([], InvalidInputError, "is not a body"),
+    ([1.5], InvalidInputError, "is not a body"),
+    (7, InvalidInputError, "is not a body"),
+    ({"a": b"x"}, NotSerializableError, "body: bytes"),
+    ({"a": "{n"}, TemplateError, "is not a template"),
+    ({"a": ["{n!r}"]}, TemplateError, "is not a template"),
 )
 def test_refused(body: Any, error: type[Exception], word: str) -> None:
     """What is no body is refused with what is."""
@@ -121,16 +113,13 @@ def test_refused(body: Any, error: type[Exception], word: str) -> None:
         compile_body(body, "POST")
 
 
-@pytest.mark.parametrize(
-    ("body", "word"),
-    [
-        (None, 'column "x": bytes'),
-        (["x"], 'column "x": bytes'),
-        ({"a": "{x}"}, 'column "x": bytes'),
-        ("see {x}", 'column "x": bytes'),
-        (lambda row: row["nope"], "KeyError: 'nope'"),
-        (lambda row: row["x"], "body: bytes"),
-    ],
+@cases(
+    (None, 'column "x": bytes'),
+    (["x"], 'column "x": bytes'),
+    ({"a": "{x}"}, 'column "x": bytes'),
+    ("see {x}", 'column "x": bytes'),
+    (lambda row: row["nope"], "KeyError: 'nope'"),
+    (lambda row: row["x"], "body: bytes"),
 )
 def test_bad_rows(body: Any, word: str) -> None:
     """A cell without a form in JSON is its row's problem, by column and type; the other rows are made."""
@@ -155,14 +144,11 @@ def test_no_columns() -> None:
     assert bodies == [b"{}", b"{}"]
 
 
-@pytest.mark.parametrize(
-    ("body", "identity"),
-    [
-        (None, None),
-        (["n"], ["n"]),
-        ({"at": pd.Timestamp("2026-01-01"), "x": "{n}"}, {"at": DAY, "x": "{n}"}),
-        ("n={n}", "n={n}"),
-    ],
+@cases(
+    (None, None),
+    (["n"], ["n"]),
+    ({"at": pd.Timestamp("2026-01-01"), "x": "{n}"}, {"at": DAY, "x": "{n}"}),
+    ("n={n}", "n={n}"),
 )
 def test_identity(body: Any, identity: Any) -> None:
     """A body is identified by its template, in JSON; a function by its name."""

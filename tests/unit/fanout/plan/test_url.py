@@ -9,6 +9,7 @@ from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems, function_name
 from cloudtasks_nb.fanout.plan.url import compile_url, literal_url, url
+from tests.cases import cases
 from tests.unit.fanout.plan.conftest import block_of
 
 
@@ -57,14 +58,11 @@ def test_only_a_function_can_make_urls() -> None:
         url(cast("Any", "https://svc"))
 
 
-@pytest.mark.parametrize(
-    ("function", "word"),
-    [
-        (lambda row: row["nope"], "KeyError: 'nope'"),
-        (lambda _row: None, "returned NoneType"),
-        (lambda _row: "ftp://svc", "is not an http"),
-        (lambda _row: "https://svc/\ud800", "surrogate"),
-    ],
+@cases(
+    (lambda row: row["nope"], "KeyError: 'nope'"),
+    (lambda _row: None, "returned NoneType"),
+    (lambda _row: "ftp://svc", "is not an http"),
+    (lambda _row: "https://svc/\ud800", "surrogate"),
 )
 def test_function_that_fails(function: Any, word: str) -> None:
     """What a function raises, or returns that is no URL, is the row's problem."""
@@ -73,25 +71,22 @@ def test_function_that_fails(function: Any, word: str) -> None:
     assert word in problems.reasons[0]
 
 
-@pytest.mark.parametrize(
-    ("given", "word"),
-    [
-        ("svc/run", 'does not begin with "https://"'),
-        ("ftp://svc", 'does not begin with "https://"'),
-        ("https://", "no host"),
-        ("https:///path", "no host"),
-        ("", "does not begin"),
-        ("https://my svc/run", "its host has a blank"),
-        ("https://svc/a\nb", "line break"),
-        ("https://svc/a\tb", "control character"),
-        ("https://-ü.example/", "no domain name"),
-        ("https://ü..example/", "no domain name"),
-        ("https://svc/" + "x" * 2_072, "2,084 characters"),
-        ("https://svc/" + "ü" * 400, "2,412 characters"),
-        ("https://svc/\ud800", "surrogate"),
-        (7, "not a URL"),
-        (None, "not a URL"),
-    ],
+@cases(
+    ("svc/run", 'does not begin with "https://"'),
+    ("ftp://svc", 'does not begin with "https://"'),
+    ("https://", "no host"),
+    ("https:///path", "no host"),
+    ("", "does not begin"),
+    ("https://my svc/run", "its host has a blank"),
+    ("https://svc/a\nb", "line break"),
+    ("https://svc/a\tb", "control character"),
+    ("https://-ü.example/", "no domain name"),
+    ("https://ü..example/", "no domain name"),
+    ("https://svc/" + "x" * 2_072, "2,084 characters"),
+    ("https://svc/" + "ü" * 400, "2,412 characters"),
+    ("https://svc/\ud800", "surrogate"),
+    (7, "not a URL"),
+    (None, "not a URL"),
 )
 def test_refused(given: Any, word: str) -> None:
     """A literal that is no http(s) URL is refused at once, with the reason."""
@@ -99,20 +94,17 @@ def test_refused(given: Any, word: str) -> None:
         compile_url(given)
 
 
-@pytest.mark.parametrize(
-    ("cell", "sent"),
-    [
-        ("https://svc/a b?q=c d", "https://svc/a%20b?q=c%20d"),
-        ("https://svc/a%20b?x=%C3%BC&y=1+2", "https://svc/a%20b?x=%C3%BC&y=1+2"),
-        ("https://svc/größe/%41 x", "https://svc/gr%C3%B6%C3%9Fe/%41%20x"),
-        ("HTTPS://svc/Run", "https://svc/Run"),
-        (" https://svc/run\n", "https://svc/run"),
-        ("https://münchen.example:8080/x#ä", "https://xn--mnchen-3ya.example:8080/x#%C3%A4"),
-        ("https://straße.example", "https://xn--strae-oqa.example"),
-        ("http://me:pä@svc.example/x", "http://me:p%C3%A4@svc.example/x"),
-        ("http://[::1]:80/ü", "http://[::1]:80/%C3%BC"),
-        ("https://svc/日本", "https://svc/%E6%97%A5%E6%9C%AC"),
-    ],
+@cases(
+    ("https://svc/a b?q=c d", "https://svc/a%20b?q=c%20d"),
+    ("https://svc/a%20b?x=%C3%BC&y=1+2", "https://svc/a%20b?x=%C3%BC&y=1+2"),
+    ("https://svc/größe/%41 x", "https://svc/gr%C3%B6%C3%9Fe/%41%20x"),
+    ("HTTPS://svc/Run", "https://svc/Run"),
+    (" https://svc/run\n", "https://svc/run"),
+    ("https://münchen.example:8080/x#ä", "https://xn--mnchen-3ya.example:8080/x#%C3%A4"),
+    ("https://straße.example", "https://xn--strae-oqa.example"),
+    ("http://me:pä@svc.example/x", "http://me:p%C3%A4@svc.example/x"),
+    ("http://[::1]:80/ü", "http://[::1]:80/%C3%BC"),
+    ("https://svc/日本", "https://svc/%E6%97%A5%E6%9C%AC"),
 )
 def test_encoded(cell: str, sent: str) -> None:
     """Blanks and other alphabets are percent-encoded, and what is encoded already stays as it is."""
