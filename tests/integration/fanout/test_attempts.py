@@ -1,6 +1,5 @@
 """Every attempt on the tasks of a batch, or of a queue, from the log."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -71,7 +70,7 @@ def test_numbers_of_attempts(tasks: ct.Client, serve: Any) -> None:
     assert found.message.isna().tolist() == [False, True, True]
 
 
-FILTERS: list[tuple[Callable[[ct.Batch], dict[str, Any]], int]] = [
+@cases(
     (lambda _: {}, 5),
     (lambda batch: {"batch": batch}, 4),
     (lambda batch: {"batch": batch.id}, 4),
@@ -86,10 +85,7 @@ FILTERS: list[tuple[Callable[[ct.Batch], dict[str, Any]], int]] = [
     (lambda _: {"status": "5xx"}, 0),
     (lambda batch: {"status": "4xx", "batch": batch, "limit": 1}, 1),
     (lambda batch: {"since": "0s", "batch": batch}, 0),
-]
-
-
-@pytest.mark.parametrize(("given", "count"), FILTERS)
+)
 def test_attempts_of_a_queue_are_filtered(retried: ct.Batch, tasks: ct.Client, given: Any, count: int) -> None:
     """By batch, task and status, in any combination."""
     found = tasks.queue(retried.queue).attempts(**given(retried))

@@ -10,6 +10,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.completion import registered
+from tests.cases import cases
 from tests.integration.conftest import Emulator, Target
 from tests.integration.fanout.conftest import reached, sent
 
@@ -34,14 +35,11 @@ def delete_two(queue: ct.Queue) -> None:
     queue.delete_tasks(queue.tasks().head(2))
 
 
-LOST: list[tuple[Callable[[ct.Queue], Any], int, str]] = [
+@cases(
     (delete_two, 2, "2 gone: deleted from the queue"),
     (ct.Queue.purge, 5, "5 gone: not in the queue since it was purged"),
     (ct.Queue.delete, 5, "5 gone: the queue was deleted"),
-]
-
-
-@pytest.mark.parametrize(("remove", "gone", "line"), LOST)
+)
 def test_how_tasks_were_lost(
     paused: ct.Queue, batch: ct.Batch, remove: Callable[[ct.Queue], Any], gone: int, line: str
 ) -> None:

@@ -253,16 +253,13 @@ def test_google_cannot_be_routed_to_this_machine() -> None:
         tasks.queue("q").route("http://127.0.0.1:9/run")
 
 
-MISSING: list[tuple[str, list[Any], dict[str, Any]]] = [
+@cases(
     *((verb, [], {}) for verb in ("tasks", "attempts", "pause", "resume", "purge", "route", "delete")),
     *((verb, [["a", "b"]], {}) for verb in ("run", "delete_tasks")),
     *((verb, [NOWHERE], words) for verb, words in (("enqueue", {}), ("schedule", {"delay": "1min"}))),
     ("update", [], {"rate": 5}),
     ("route", ["https://svc.example.com"], {}),
-]
-
-
-@pytest.mark.parametrize(("verb", "values", "words"), MISSING)
+)
 def test_a_queue_that_is_not_there(tasks: ct.Client, verb: str, values: list[Any], words: dict[str, Any]) -> None:
     """Every verb names the queue and the call that makes it; none makes it by itself."""
     queue = tasks.queue("reports")

@@ -22,16 +22,13 @@ def test_durations_are_said_in_their_leading_units(seconds: float, text: str) ->
     assert duration_text(seconds) == text
 
 
-#: Functions, with what they return of one number.
-FORMS: list[tuple[Callable[[float], str], dict[float, str]]] = [
+# Functions, with what they return of one number.
+@cases(
     (count_text, {0: "0", 1234567: "1,234,567", 5.0: "5", 0.5: "0.5", 1234.567: "1,234.57", 0.00321: "0.00321"}),
     (lambda number: counted(int(number), "tasks"), {1: "1 task", 0: "0 tasks", 2000: "2,000 tasks"}),
     (lambda number: counted(int(number), "batches"), {1: "1 batch"}),
     (percent_text, {0: "0 %", 0.001: "<1 %", 0.25: "25 %", 0.99999: "99 %", 1: "100 %"}),
-]
-
-
-@pytest.mark.parametrize(("form", "texts"), FORMS)
+)
 def test_numbers(form: Callable[[float], str], texts: dict[float, str]) -> None:
     """Whole numbers are grouped, one is singular, and only nothing is 0 % and only all is 100 %."""
     assert {number: form(number) for number in texts} == texts

@@ -13,6 +13,7 @@ import pytest
 from google.auth import exceptions
 
 from cloudtasks_nb.handlers.verify import GOOGLE_CERTS, Certificates, Verifier, fetch_certificates
+from tests.cases import cases
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE, Issuer
 
 
@@ -64,7 +65,7 @@ def test_a_good_token_passes(verifier: Verifier, issuer: Issuer) -> None:
     assert checked(verifier, bearer.replace("Bearer", "bearer ")) == ACCEPTED
 
 
-WRONG_CLAIMS: list[tuple[dict[str, Any], int, str]] = [
+@cases(
     *(({"aud": audience}, 401, "wrong audience") for audience in ("https://elsewhere.example", None)),
     ({"email": "thief@demo.iam.gserviceaccount.com"}, 403, "the token is of thief@demo"),
     ({"email": None}, 403, "only runner@demo.iam.gserviceaccount.com may call"),
@@ -73,10 +74,7 @@ WRONG_CLAIMS: list[tuple[dict[str, Any], int, str]] = [
     ({"iat": 9_000_000_000, "exp": 9_000_003_600}, 401, "too early"),
     ({"exp": None}, 401, "malformed"),
     ({"iat": "yesterday"}, 401, "malformed"),
-]
-
-
-@pytest.mark.parametrize(("claims", "status", "words"), WRONG_CLAIMS)
+)
 def test_wrong_claims(verifier: Verifier, issuer: Issuer, claims: dict[str, Any], status: int, words: str) -> None:
     """Audience, account and times are checked, and the refusal names the wrong one."""
     code, message = checked(verifier, issuer.bearer(**claims))

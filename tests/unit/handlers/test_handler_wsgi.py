@@ -50,31 +50,25 @@ def request(application: WSGIApplication, body: bytes = b"", **environ: Any) -> 
     return int(status[:3]), dict(headers), content
 
 
-ANSWERS = [
+@cases(
     (b'{"day": "mon"}', 200, b'"MON"'),
     ('{"day": "größe"}'.encode(), 200, '"GRÖSSE"'.encode()),
     (b'"tue"', 200, b'"TUE"'),
     (b'{"day": "never"}', 404, b"LookupError: never"),
     (b'{"day": 1}', 500, b"AttributeError: 'int' object has no attribute 'upper'"),
     (b"", 400, b"TypeError: report(day): missing a required argument: 'day'; the body gave no names"),
-]
-
-
-@pytest.mark.parametrize(("body", "status", "content"), ANSWERS)
+)
 def test_it_answers_as_serve(application: Any, issuer: Any, body: bytes, status: int, content: bytes) -> None:
     """The same function behaves the same on Cloud Run: bodies, results and exceptions."""
     assert request(application, body, HTTP_AUTHORIZATION=issuer.bearer())[::2] == (status, content)
 
 
-OTHER_TOKENS = [
+@cases(
     (None, 401),
     ({"aud": "https://elsewhere.example"}, 401),
     ({"iss": "https://evil.example"}, 401),
     ({"email": "thief@demo.iam.gserviceaccount.com"}, 403),
-]
-
-
-@pytest.mark.parametrize(("claims", "status"), OTHER_TOKENS)
+)
 def test_other_tokens_are_refused(application: Any, issuer: Any, claims: Any, status: int) -> None:
     """Only Google's tokens of the account for the audience are accepted; a request without a token is refused."""
     bearer = None if claims is None else issuer.bearer(**claims)
@@ -136,14 +130,11 @@ def test_an_async_function_is_run(issuer: Any) -> None:
     application._coroutines.close(20)  # type: ignore[attr-defined]  # the test leaves no thread running
 
 
-PATHS = [
+@cases(
     *((path, 200, b'"MON"') for path in ("/run", "/run/", "/run/JFK")),
     *((path, 200, b'"done: mon"') for path in ("/run/done", "/run/done/x", "/gr\xc3\xb6\xc3\x9fe")),
     *((path, 404, b"there is no function at this path") for path in ("/runs", "/", "")),
-]
-
-
-@pytest.mark.parametrize(("path", "status", "content"), PATHS)
+)
 def test_functions_by_path(issuer: Any, path: str, status: int, content: bytes) -> None:
     """The longest path of the mapping that a request's path begins with decides, and whole segments count."""
 
@@ -165,7 +156,7 @@ def test_one_function_has_all_paths(application: WSGIApplication, issuer: Any) -
             assert (answer[0], answer[2]) == (200, b'"MON"')
 
 
-UNPROTECTED: list[tuple[Any, dict[str, str], str]] = [
+@cases(
     ({}, BOTH, "has no function"),
     ({"run": report}, BOTH, "'run' is not a path"),
     ({"/run": "report"}, BOTH, "'report' is not a function"),
@@ -174,10 +165,7 @@ UNPROTECTED: list[tuple[Any, dict[str, str], str]] = [
     (report, {"audience": AUDIENCE}, "service_account=None"),
     (report, {**BOTH, "audience": ""}, "audience=''"),
     ("report", BOTH, "'report' is not a function"),
-]
-
-
-@pytest.mark.parametrize(("fn", "settings", "words"), UNPROTECTED)
+)
 def test_an_application_that_anybody_could_call_is_refused(fn: Any, settings: dict[str, Any], words: str) -> None:
     """Audience and account are both required, and the error gives the reason."""
     with raises(HandlerError, rf"{words}.*\n  → ."):

@@ -114,8 +114,10 @@ def test_unknown_column(arguments: dict[str, Any], what: str) -> None:
 
 
 SIGNED = {"service_account": "sa@p.iam.gserviceaccount.com"}
-#: Arguments, others, and whether both make the same template.
-IDENTITIES: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
+
+
+# Arguments, others, and whether both make the same template.
+@cases(
     ({}, {"delay": "10min"}, True),
     ({}, {"retry": {"max_attempts": 3}, "dispatch_deadline": 60}, True),
     ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": _Handler("http://127.0.0.1:2/b", "report")}, True),
@@ -133,10 +135,7 @@ IDENTITIES: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
     ({}, SIGNED, False),
     (SIGNED, {**SIGNED, "audience": "https://svc"}, False),
     ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": _Handler("http://127.0.0.1:1/a", "other")}, False),
-]
-
-
-@pytest.mark.parametrize(("one", "other", "same"), IDENTITIES)
+)
 def test_identity(one: dict[str, Any], other: dict[str, Any], *, same: bool) -> None:
     """What changes the requests, or what identifies a row, makes another template; schedules and addresses do not."""
     assert (_made(**one).identity == _made(**other).identity) is same
