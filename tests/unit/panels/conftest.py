@@ -36,7 +36,6 @@ from tests.unit.fanout import conftest as fakes
 from tests.unit.fanout.conftest import Service
 
 MakeContext = Callable[..., "FakeContext"]
-CloseLater = Callable[[Any], Any]
 PATIENCE = 30.0  # seconds
 NOW = 1_767_312_000_000_000  # 2026-01-02 00:00 UTC, microseconds since 1970
 
@@ -410,19 +409,18 @@ def context(make_context: Callable[..., FakeContext]) -> FakeContext:
     return make_context("emails", "reports")
 
 
-@pytest.fixture
-def closing() -> Iterator[Callable[[Any], Any]]:
-    """Close what it is called with at the end of the test, and return it."""
-    made: list[Any] = []
-
-    def keep(panel: Any) -> Any:
-        made.append(panel)
-        return panel
-
-    yield keep
-    for panel in made:
+def close_panels() -> None:
+    """Close the panels that are open, as soon as their work is done."""
+    for panel in [one for one in open_widgets().values() if isinstance(one, Panel)]:
         panel.settle()
         panel.close()
+
+
+@pytest.fixture(autouse=True)
+def _closing() -> Iterator[None]:
+    """Leave no panel open after a test."""
+    yield
+    close_panels()
 
 
 @pytest.fixture
@@ -430,6 +428,7 @@ def harness(watcher: FakeWatcher) -> Iterator[Harness]:
     """Give a connection to a fake Cloud Tasks."""
     made = Harness(watcher)
     yield made
+    close_panels()
     made.close()
 
 

@@ -11,7 +11,7 @@ from cloudtasks_nb.panels import AttemptsPanel
 from cloudtasks_nb.panels.cards import task
 from cloudtasks_nb.service.oplog import Entry, Wanted
 from tests.cases import cases
-from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, entry, look_at, show, snapshot
+from tests.unit.panels.conftest import FakeContext, FakeWatcher, entry, look_at, show, snapshot
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -31,10 +31,10 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
 
 
 @pytest.fixture
-def panel(log: list[Entry], context: FakeContext, closing: CloseLater) -> AttemptsPanel:
+def panel(log: list[Entry], context: FakeContext) -> AttemptsPanel:
     """Return a panel of three attempts, one of which failed, that is visible."""
     log += [entry(3, "t3"), entry(2, "t2", status="INTERNAL", retry_time=1), entry(1, "t1")]
-    made: AttemptsPanel = show(closing(AttemptsPanel(context, queue="reports")))
+    made: AttemptsPanel = show(AttemptsPanel(context, queue="reports"))
     return made
 
 
@@ -44,12 +44,10 @@ def publish(panel: AttemptsPanel, watcher: FakeWatcher, *entries: Entry) -> None
     panel.settle()
 
 
-def test_the_log_is_read_when_the_panel_becomes_visible(
-    log: list[Entry], context: FakeContext, closing: CloseLater
-) -> None:
+def test_the_log_is_read_when_the_panel_becomes_visible(log: list[Entry], context: FakeContext) -> None:
     """A hidden panel reads nothing."""
     log.append(entry(1, "t1"))
-    panel = closing(AttemptsPanel(context, queue="reports"))
+    panel = AttemptsPanel(context, queue="reports")
     assert panel.table.total == 0
     show(panel)
     assert panel.table.page_keys == ["i1"]

@@ -16,7 +16,6 @@ from cloudtasks_nb.panels import BackfillPanel
 from tests.cases import cases
 from tests.unit.panels.conftest import (
     PATIENCE,
-    CloseLater,
     FakeShell,
     Harness,
     asked,
@@ -30,9 +29,9 @@ from tests.unit.panels.conftest import (
 
 
 @pytest.fixture
-def panel(harness: Harness, shell: FakeShell, closing: CloseLater) -> BackfillPanel:
+def panel(harness: Harness, shell: FakeShell) -> BackfillPanel:
     """Return a form that is visible."""
-    made: BackfillPanel = show(closing(BackfillPanel(harness.context(), queue="reports")))
+    made: BackfillPanel = show(BackfillPanel(harness.context(), queue="reports"))
     return made
 
 
@@ -145,13 +144,13 @@ def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -
     assert batch.tasks()["try"].tolist() == [1] * 5
 
 
-def test_backfills_of_the_queue_are_offered(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
+def test_backfills_of_the_queue_are_offered(harness: Harness, shell: FakeShell) -> None:
     """The newest backfill of the queue is shown at once, another one when it is chosen."""
     first = harness.days("2026-01-02")
     second = harness.days("2026-01-03", url="https://svc/other")
     harness.sent(harness.queue("emails").backfill("2026-01-01", "2026-01-01", freq="D", url="https://svc/x"))
     harness.sent(harness.queue().fan_out(pd.DataFrame({"n": [1]}), url="https://svc/x"))
-    panel = closing(BackfillPanel(harness.context(), queue="reports"))
+    panel: Any = BackfillPanel(harness.context(), queue="reports")
     panel.settle()
     assert [value for _, value in panel.series.options] == [second.id, first.id]
     assert panel.view.batch.id == second.id
@@ -166,11 +165,11 @@ def test_backfills_of_the_queue_are_offered(harness: Harness, shell: FakeShell, 
     assert (panel.view.batch, panel.series.options) == (None, (("none yet", ""),))
 
 
-def test_read_only_shows_the_calendar_without_buttons(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
+def test_read_only_shows_the_calendar_without_buttons(harness: Harness, shell: FakeShell) -> None:
     """The calendar is there, as in the output of the batch, its squares can be selected, and no button is laid out."""
     batch = harness.days("2026-01-03")
     harness.finish(batch, 1)
-    panel = show(closing(BackfillPanel(harness.context(read_only=True), queue="reports")))
+    panel = show(BackfillPanel(harness.context(read_only=True), queue="reports"))
     assert panel.range not in panel.children
     pick(panel, "2026-01-02")
     assert panel.view.rows.table is not None

@@ -21,7 +21,7 @@ from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, record_outcomes
-from tests.unit.panels.conftest import NOW, CloseLater, Harness, click, confirm, look_at, send_message, show
+from tests.unit.panels.conftest import NOW, Harness, click, confirm, look_at, send_message, show
 
 KEY, SHOP, BAD = "KeyError: …", "ValueError: no shop", "INTERNAL"
 ROWS = pd.DataFrame({"shop": ["bern", "basel", "chur", "<b>", "bern"] * 6, "day": range(30)})
@@ -59,9 +59,9 @@ def batch(harness: Harness) -> Batch:
 
 
 @pytest.fixture
-def panel(batch: Batch, closing: CloseLater) -> BatchPanel:
+def panel(batch: Batch) -> BatchPanel:
     """Return its panel."""
-    made: BatchPanel = show(closing(batch.panel()))
+    made: BatchPanel = show(batch.panel())
     made.settle()
     return made
 
@@ -195,18 +195,18 @@ def test_one_kind_of_failure_is_retried_by_two_clicks(panel: BatchPanel, batch: 
 
 
 @pytest.mark.parametrize("count", [10, 11])
-def test_a_verb_on_more_than_ten_rows_is_confirmed(harness: Harness, closing: CloseLater, count: int) -> None:
+def test_a_verb_on_more_than_ten_rows_is_confirmed(harness: Harness, count: int) -> None:
     """Up to ten failed rows are sent again at once; for more, a question comes first."""
     batch = harness.sent(harness.queue().fan_out(ROWS, url="https://svc/x", body=["day"], progress=False))
     record(harness, batch, State.FAILED, dict.fromkeys(range(count), SHOP))
-    panel = show(closing(batch.panel()))
+    panel = show(batch.panel())
     click(panel, panel.view.actions.retry)
     assert (panel.prompt.question is not None) is (count > 10)
 
 
-def test_read_only_causes_have_no_button(batch: Batch, closing: CloseLater) -> None:
+def test_read_only_causes_have_no_button(batch: Batch) -> None:
     """A message that asks for a retry all the same is refused."""
-    panel = show(closing(batch.panel(read_only=True)))
+    panel = show(batch.panel(read_only=True))
     assert {item["act"] for item in panel.view.failures.choices.items} == {""}
     pick(panel, panel.view.failures.choices, SHOP, do="act")
     assert panel.footer.alert["text"] == "this panel is read-only"
@@ -232,10 +232,10 @@ def test_rows_are_chosen_by_state(panel: BatchPanel) -> None:
     assert (panel.view.rows.table, table.selected) == (table, [])
 
 
-def test_rows_that_fail_later_are_shown_unless_the_user_has_chosen(harness: Harness, closing: CloseLater) -> None:
+def test_rows_that_fail_later_are_shown_unless_the_user_has_chosen(harness: Harness) -> None:
     """What is shown by itself changes, what was chosen does not."""
     batch = harness.sent(harness.queue().fan_out(ROWS, url="https://svc/x", body=["day"], progress=False))
-    first, second = show(closing(batch.panel())), show(closing(batch.panel()))
+    first, second = show(batch.panel()), show(batch.panel())
     pick(second, second.view.rows.states, "queued")
     record(harness, batch, State.FAILED, {3: SHOP})
     for panel in (first, second):

@@ -17,16 +17,7 @@ from cloudtasks_nb.panels import Panel
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.service.watch import Snapshot
 from tests.cases import cases
-from tests.unit.panels.conftest import (
-    CloseLater,
-    FakeContext,
-    FakeWatcher,
-    MakeContext,
-    click,
-    send_message,
-    show,
-    snapshot,
-)
+from tests.unit.panels.conftest import FakeContext, FakeWatcher, MakeContext, click, send_message, show, snapshot
 
 QUESTION = Question(
     title="Purge <b>?", scope="about 2 tasks", verb="Purge 2 tasks", typed="reports", line="queue.purge()"
@@ -59,9 +50,9 @@ class Sample(Panel):
 
 
 @pytest.fixture
-def panel(context: FakeContext, closing: CloseLater) -> Sample:
+def panel(context: FakeContext) -> Sample:
     """Return a panel that is visible."""
-    made: Sample = show(closing(Sample(context)))
+    made: Sample = show(Sample(context))
     return made
 
 
@@ -174,11 +165,9 @@ def test_an_error_of_a_service_that_did_not_answer_goes_when_it_answers(panel: S
     assert panel.footer.alert["text"] == "no"
 
 
-def test_a_panel_that_watches_nothing_hears_of_it_too(
-    context: FakeContext, closing: CloseLater, watcher: FakeWatcher
-) -> None:
+def test_a_panel_that_watches_nothing_hears_of_it_too(context: FakeContext, watcher: FakeWatcher) -> None:
     """It watches its queue until the service answers."""
-    panel = show(closing(Panel(context, "Form", queue="reports")))
+    panel = show(Panel(context, "Form", queue="reports"))
     assert watcher.subscribed == []
     panel.fail(UnavailableError("nobody answers"))
     assert [one.queue.queue for one in watcher.subscribed] == ["reports"]
@@ -202,9 +191,9 @@ def test_notes_and_progress_of_verbs_are_shown_in_the_footer(panel: Sample, caps
     assert capsys.readouterr().out == ""
 
 
-def test_read_only_leaves_out_and_blocks(make_context: MakeContext, closing: CloseLater) -> None:
+def test_read_only_leaves_out_and_blocks(make_context: MakeContext) -> None:
     """Buttons that change anything are left out; clicks, questions and work are refused."""
-    panel = closing(Sample(make_context("reports", read_only=True)))
+    panel = Sample(make_context("reports", read_only=True))
     assert panel.tools.children == (panel.read,)
     for button in (panel.write, panel.quick):
         click(panel, button)
@@ -308,18 +297,18 @@ def test_another_queue_is_watched_after_a_switch(panel: Sample, watcher: FakeWat
     assert panel.seen == []
 
 
-def test_the_badge_names_the_project(make_context: MakeContext, closing: CloseLater) -> None:
+def test_the_badge_names_the_project(make_context: MakeContext) -> None:
     """The header shows LOCAL or the project, and whether the panel is read-only; the title is escaped."""
     for local, words in ((True, "LOCAL"), (False, ">p<")):
-        head = closing(Sample(make_context("reports", local=local, read_only=True))).children[0].children[0].value
+        head = Sample(make_context("reports", local=local, read_only=True)).children[0].children[0].value
         assert words in head
         assert "read-only" in head
         assert "Sample &lt;i&gt;" in head
 
 
-def test_it_is_live_once_it_is_shown(context: FakeContext, closing: CloseLater, watcher: FakeWatcher) -> None:
+def test_it_is_live_once_it_is_shown(context: FakeContext, watcher: FakeWatcher) -> None:
     """A displayed panel counts as visible until the browser reports otherwise."""
-    panel = closing(Sample(context))
+    panel = Sample(context)
     panel._repr_mimebundle_()
     assert len(watcher.subscribed) == 1
     show(panel, visible=False)

@@ -8,7 +8,6 @@ from cloudtasks_nb.errors import QueueNotFoundError, ServiceError
 from cloudtasks_nb.panels import QueuesPanel
 from tests.cases import cases
 from tests.unit.panels.conftest import (
-    CloseLater,
     FakeContext,
     FakeWatcher,
     MakeContext,
@@ -22,9 +21,9 @@ from tests.unit.panels.conftest import (
 
 
 @pytest.fixture
-def panel(context: FakeContext, closing: CloseLater) -> QueuesPanel:
+def panel(context: FakeContext) -> QueuesPanel:
     """Return a panel of emails and reports that is visible."""
-    made: QueuesPanel = show(closing(QueuesPanel(context)))
+    made: QueuesPanel = show(QueuesPanel(context))
     return made
 
 
@@ -33,10 +32,10 @@ def shown(panel: QueuesPanel) -> str:
     return str(panel.card.value)
 
 
-def test_only_the_page_is_watched(make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher) -> None:
+def test_only_the_page_is_watched(make_context: MakeContext, watcher: FakeWatcher) -> None:
     """Of thirty queues the twenty on the page; after turning it the others."""
     names = [f"q{number:02}" for number in range(30)]
-    panel = show(closing(QueuesPanel(make_context(*names))))
+    panel = show(QueuesPanel(make_context(*names)))
     assert sorted(one.queue.queue for one in watcher.subscribed) == names[:20]
     panel.table.turn(1)
     assert sorted(one.queue.queue for one in watcher.subscribed) == names[20:]
@@ -56,11 +55,9 @@ def test_figures_follow_the_watcher(panel: QueuesPanel, watcher: FakeWatcher) ->
 
 
 @pytest.mark.parametrize("local", [False, True])
-def test_what_the_log_of_a_busy_queue_costs(
-    make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher, *, local: bool
-) -> None:
+def test_what_the_log_of_a_busy_queue_costs(make_context: MakeContext, watcher: FakeWatcher, *, local: bool) -> None:
     """The card of a queue at Google shows it; the log of an emulator costs nothing."""
-    panel = show(closing(QueuesPanel(make_context("reports", local=local))))
+    panel = show(QueuesPanel(make_context("reports", local=local)))
     watcher.publish(snapshot("reports", done_last_minute=1_000_000, log_sampling_ratio=1.0))
     for words in ("at 1,000,000 attempts a minute the log has", "a day after the first 50 GiB"):
         assert (words in shown(panel)) is not local
@@ -107,9 +104,9 @@ def test_buttons_fit_what_is_selected(
     assert {name for name in ("pause", "resume", "edit", "purge") if not getattr(panel, name).disabled} == able
 
 
-def test_the_only_queue_need_not_be_selected(make_context: MakeContext, closing: CloseLater) -> None:
+def test_the_only_queue_need_not_be_selected(make_context: MakeContext) -> None:
     """A panel of one queue shows its card at once."""
-    panel = closing(QueuesPanel(make_context("reports")))
+    panel = QueuesPanel(make_context("reports"))
     assert "reports" in shown(panel)
     assert not panel.purge.disabled
 
@@ -211,9 +208,9 @@ def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, context: FakeCon
     assert panel.footer.alert == {}
 
 
-def test_read_only_has_no_tools(make_context: MakeContext, closing: CloseLater) -> None:
+def test_read_only_has_no_tools(make_context: MakeContext) -> None:
     """Neither buttons nor form are laid out."""
-    panel = closing(QueuesPanel(make_context("reports", read_only=True), framed=False))
+    panel = QueuesPanel(make_context("reports", read_only=True), framed=False)
     laid: list[Any] = list(panel.children)
     assert laid[1:] == [panel.prompt, panel.table, panel.card, panel.footer]
     assert list(laid[0].children) == [panel.find]

@@ -17,7 +17,6 @@ from cloudtasks_nb.service.watch import Pending
 from tests.unit.panels.conftest import (
     NOW,
     PATIENCE,
-    CloseLater,
     FakeContext,
     FakeQueue,
     FakeShell,
@@ -77,9 +76,9 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def panel(context: FakeContext, closing: CloseLater, watcher: FakeWatcher) -> TasksPanel:
+def panel(context: FakeContext, watcher: FakeWatcher) -> TasksPanel:
     """Return a panel of 10 of 25 tasks that is visible."""
-    made: TasksPanel = closing(TasksPanel(context, queue="reports"))
+    made: TasksPanel = TasksPanel(context, queue="reports")
     watcher.there = {f"reports{number:05}": pending() for number in range(25)}
     show(made)
     return made
@@ -292,14 +291,14 @@ def test_few_are_deleted_with_a_click_more(panel: TasksPanel, context: FakeConte
 
 
 def test_google_runs_one_a_second(
-    make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
+    make_context: MakeContext, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The question has the duration, and Stop ends the work between two parts."""
     monkeypatch.setattr("cloudtasks_nb.panels.tasks._PORTION", 200)
     monkeypatch.setattr(Book, "tasks", 150)
     watcher.there = {f"reports{number:05}": pending() for number in range(150)}
     context = make_context("reports", local=False)
-    panel = show(closing(TasksPanel(context, queue="reports")))
+    panel = show(TasksPanel(context, queue="reports"))
     pick(panel, *range(130))
     panel.actions.run.click()
     assert "60 a minute: this takes 3 minutes" in panel.prompt.question.scope
@@ -436,10 +435,10 @@ def test_a_long_selection_is_read_from_the_panel(
     ]
 
 
-def test_read_only_has_nothing_that_changes(make_context: MakeContext, closing: CloseLater) -> None:
+def test_read_only_has_nothing_that_changes(make_context: MakeContext) -> None:
     """Run and delete are not laid out, and their clicks do nothing."""
     context = make_context("reports", read_only=True)
-    panel = show(closing(TasksPanel(context, queue="reports")))
+    panel = show(TasksPanel(context, queue="reports"))
     row = panel.children[1]
     assert panel.actions.run not in row.children
     assert panel.actions.delete not in row.children
