@@ -11,7 +11,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Emulator, StartEmulator, Target
-from tests.integration.fanout.conftest import sent
+from tests.integration.fanout.conftest import fault, outcomes, sent
 
 ROWS = pd.DataFrame({"row": range(20)})
 DAY = 86_400
@@ -44,12 +44,6 @@ def cell(queue: ct.Queue, target: Target, rows: pd.DataFrame = ROWS, **options: 
     """Run the cell."""
     batch: ct.Batch = queue.fan_out(rows, url=target.url, progress=False, **options)
     return batch
-
-
-def outcomes(batch: ct.Batch) -> tuple[int, int, int]:
-    """Wait for the end; return how many rows succeeded, failed and are gone."""
-    progress = batch.wait("60s")
-    return progress.succeeded, progress.failed, progress.gone
 
 
 @pytest.mark.parametrize("later", [60, 3600, DAY], ids=["a minute", "an hour", "a day"])
@@ -126,12 +120,9 @@ def test_two_homes_retry_at_once(home: Home, target: Target) -> None:
 def test_a_log_that_cannot_be_read_weakens_the_promise(home: Home, target: Target, emulator: Emulator) -> None:
     """The repr says so; the names of the tasks still protect, and the outcomes are found when the log can be read."""
     assert outcomes(cell(home("old"), target)) == (20, 0, 0)
-    emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "PERMISSION_DENIED", "count": None})
-    try:
+    with fault(emulator, "ListLogEntries", "PERMISSION_DENIED"):
         batch = sent(cell(home("new"), target))
         shown = repr(batch)
-    finally:
-        emulator.request("DELETE", "/admin/faults")
     assert "rows that were sent from elsewhere cannot be seen" in shown
     assert "sent again once the name of its task is free" in shown
     assert outcomes(batch) == (20, 0, 0)

@@ -82,11 +82,6 @@ def test_a_handlers_address_is_the_handler(paused: ct.Queue, serve: Serve) -> No
     assert paused.fan_out(DATA, url=f"{handler.url}?x=1").id != batch.id
 
 
-def test_a_paused_queue_is_said(paused: ct.Queue) -> None:
-    """A time to drain is no promise while the queue is paused."""
-    assert "paused and dispatches nothing: queue.resume()" in repr(paused.fan_out(DATA, url=URL, dry_run=True))
-
-
 def test_try_one_calls_a_handler(queue: ct.Queue, serve: Serve) -> None:
     """The function is called with the row's body, its traceback is shown, and neither task nor result is left."""
 

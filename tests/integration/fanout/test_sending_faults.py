@@ -16,7 +16,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import PreconditionError, QueueNotFoundError
 from tests.integration.conftest import Emulator, options
-from tests.integration.fanout.conftest import Proxy, reached, rows_in, sent
+from tests.integration.fanout.conftest import Proxy, fault, reached, rows_in, sent
 
 Faults = Callable[..., object]
 TARGET = "http://127.0.0.1:9/run"
@@ -71,34 +71,34 @@ def through(proxy: Proxy, queue: ct.Queue) -> ct.Client:
     return ct.connect("demo", "us-central1", endpoint=proxy.address)
 
 
-def test_cut_connections(paused: ct.Queue, proxy: Proxy) -> None:
-    """Resets in the middle of the sending are made good by the next connection."""
-    with through(proxy, paused) as tasks:
-        batch = tasks.queue(paused.id).fan_out(MANY, url=TARGET, send_rate=4000)
-        for left in (1800, 1200, 600):
-            reached(batch, partial(at_most, left))
-            proxy.reset()
-        sent(batch)
-    assert rows_in(paused) == list(range(2000))
+def cut(proxy: Proxy, batch: ct.Batch) -> None:
+    """Reset the connections in the middle of the sending, which the next ones make good."""
+    for left in (1800, 1200, 600):
+        reached(batch, partial(at_most, left))
+        proxy.reset()
+    sent(batch)
     assert proxy.connections > 1
 
 
-def test_a_stalled_connection(paused: ct.Queue, proxy: Proxy) -> None:
-    """What hangs is waited for, and goes on when the network does."""
+def stall(proxy: Proxy, batch: ct.Batch) -> None:
+    """Let the network hang: what hangs is waited for."""
+    reached(batch, partial(at_most, 1500))
+    proxy.stall()
+    proxy.go()
+
+
+def slow(proxy: Proxy, batch: ct.Batch) -> None:
+    """Be far away from now on."""
+    proxy.delay = 0.05
+
+
+@pytest.mark.parametrize("trouble", [cut, stall, slow])
+def test_a_bad_network(paused: ct.Queue, proxy: Proxy, trouble: Callable[[Proxy, ct.Batch], None]) -> None:
+    """Whatever happens to the connections, each row arrives once."""
     with through(proxy, paused) as tasks:
         batch = tasks.queue(paused.id).fan_out(MANY, url=TARGET, send_rate=4000)
-        reached(batch, lambda progress: progress.unsent <= 1500)
-        proxy.stall()
-        proxy.go()
+        trouble(proxy, batch)
         sent(batch)
-    assert rows_in(paused) == list(range(2000))
-
-
-def test_slow_answers(paused: ct.Queue, proxy: Proxy) -> None:
-    """A far endpoint is slower and nothing else."""
-    proxy.delay = 0.05
-    with through(proxy, paused) as tasks:
-        sent(tasks.queue(paused.id).fan_out(MANY, url=TARGET))
     assert rows_in(paused) == list(range(2000))
 
 
@@ -231,9 +231,8 @@ def test_two_kernels_on_one_batch(paused: ct.Queue, tasks: ct.Client, emulator: 
 
 def test_nobody_sends(paused: ct.Queue, tasks: ct.Client, emulator: Emulator, kernels: Kernels) -> None:
     """A batch found again sends nothing, and says what would; waiting for it says so too."""
-    emulator.request("POST", "/admin/faults", {"method": "BatchCreateTasks", "code": "UNAVAILABLE", "count": None})
-    kernels.kill_when(kernels.start(emulator, paused), (2000).__eq__)
-    emulator.request("DELETE", "/admin/faults")
+    with fault(emulator, "BatchCreateTasks", "UNAVAILABLE"):
+        kernels.kill_when(kernels.start(emulator, paused), (2000).__eq__)
     batch = tasks.batch()
     assert "2,000 unsent, and no process sends them → batch.resume()" in repr(batch)
     with pytest.raises(PreconditionError, match="no process sends them"):
