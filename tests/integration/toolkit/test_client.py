@@ -20,8 +20,9 @@ from cloudtasks_nb._frames import QUEUES
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import open_clients
 from tests.cases import cases
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Intercept, dtypes, hinted
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Intercept, dtypes
 from tests.processes import run
+from tests.raising import raises
 
 
 def test_queues_are_a_frame(tasks: ct.Client) -> None:
@@ -211,7 +212,7 @@ def test_without_credentials_the_first_verb_says_so(nobody: list[str]) -> None:
         assert (repr(tasks), nobody) == ("<Cloud Tasks in p / us-central1 [GOOGLE p]>", [])
         login = "gcloud auth application-default login"
         for verb in (tasks.queues, queue.tasks, queue.attempts, queue.pause):
-            with hinted(errors.CredentialsError, "no Google credentials were found", login):
+            with raises(errors.CredentialsError, "no Google credentials were found", hint=login):
                 verb()
         assert login in tasks._repr_mimebundle_()["text/plain"]
 

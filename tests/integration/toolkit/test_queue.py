@@ -16,7 +16,8 @@ from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import connection as connection_module
 from cloudtasks_nb.service.costs import LOG_PRICE
 from tests.cases import cases
-from tests.integration.conftest import LOCATION, Emulator, Intercept, Target, attempted, dtypes, hinted, options
+from tests.integration.conftest import LOCATION, Emulator, Intercept, Target, attempted, dtypes, options
+from tests.raising import raises
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
@@ -210,7 +211,7 @@ def test_delete(tasks: ct.Client, queue: ct.Queue) -> None:
     """The queue is deleted, and creating it again reports for how long its name is blocked."""
     assert queue.delete() is queue
     assert queue.id not in tasks.queues().index
-    with hinted(errors.PreconditionError, f'the queue "{queue.id}" cannot be created', "use another name"):
+    with raises(errors.PreconditionError, f'the queue "{queue.id}" cannot be created', hint="use another name"):
         tasks.queue(queue.id, create=True)
 
 
@@ -264,9 +265,9 @@ def test_a_queue_that_is_not_there(tasks: ct.Client, verb: str, values: list[Any
     """Every verb names the queue and the call that makes it; none makes it by itself."""
     queue = tasks.queue("reports")
     create = f'tasks.queue("{queue.id}", create=True)'
-    with hinted(errors.QueueNotFoundError, f'there is no queue "{queue.id}"', create) as caught:
+    said, facts = f'there is no queue "{queue.id}"', {"resource": queue.name, "code": "NOT_FOUND"}
+    with raises(errors.QueueNotFoundError, said, hint=create, **facts):
         getattr(queue, verb)(*values, **words)
-    assert (caught.value.resource, caught.value.code) == (queue.name, "NOT_FOUND")
     assert queue.id not in tasks.queues().index
 
 
@@ -275,7 +276,7 @@ def test_a_queue_of_another_project_that_is_not_there(tasks: ct.Client) -> None:
     name = "projects/other/locations/us-central1/queues/zz"
     for verb in ("tasks", "pause", "attempts"):
         create = f'tasks.queue("{name}", create=True) creates it'
-        with hinted(errors.QueueNotFoundError, 'no queue "zz"', create) as caught:
+        with raises(errors.QueueNotFoundError, 'no queue "zz"', hint=create) as caught:
             getattr(tasks.queue(name), verb)()
         assert "tasks.queues()" not in (caught.value.hint or "")
 
