@@ -63,18 +63,6 @@ def test_it_answers_as_serve(application: Any, issuer: Any, body: bytes, status:
     assert request(application, body, HTTP_AUTHORIZATION=issuer.bearer())[::2] == (status, content)
 
 
-@cases(
-    (None, 401),
-    ({"aud": "https://elsewhere.example"}, 401),
-    ({"iss": "https://evil.example"}, 401),
-    ({"email": "thief@demo.iam.gserviceaccount.com"}, 403),
-)
-def test_other_tokens_are_refused(application: Any, issuer: Any, claims: Any, status: int) -> None:
-    """Only Google's tokens of the account for the audience are accepted; a request without a token is refused."""
-    bearer = None if claims is None else issuer.bearer(**claims)
-    assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=bearer)[0] == status
-
-
 def test_failures_are_logged(application: Any, issuer: Any, caplog: pytest.LogCaptureFixture) -> None:
     """On Cloud Run the log replaces calls(), with tracebacks; successes are not logged."""
     bearer = issuer.bearer()

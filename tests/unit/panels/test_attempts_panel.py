@@ -166,11 +166,3 @@ def test_what_is_known_of_one_queue_is_not_said_of_another(panel: AttemptsPanel,
     panel.use("emails")
     panel.settle()
     assert (panel.kept.value, panel.footer.at) == ("", 0.0)
-
-
-def test_a_missing_permission_is_shown(panel: AttemptsPanel, log: list[Any]) -> None:
-    """The panel names the missing role."""
-    log.append(PermissionDeniedError("the log is closed", hint="roles/logging.viewer"))
-    panel.start_refresh()
-    panel.settle()
-    assert panel.footer.alert == {"text": "the log is closed", "hint": "roles/logging.viewer"}

@@ -206,11 +206,3 @@ def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, context: FakeCon
     assert context.calls == []
     field.value = "9"
     assert panel.footer.alert == {}
-
-
-def test_read_only_has_no_tools(make_context: MakeContext) -> None:
-    """Neither buttons nor form are laid out."""
-    panel = QueuesPanel(make_context("reports", read_only=True), framed=False)
-    laid: list[Any] = list(panel.children)
-    assert laid[1:] == [panel.prompt, panel.table, panel.card, panel.footer]
-    assert list(laid[0].children) == [panel.find]

@@ -433,17 +433,3 @@ def test_a_long_selection_is_read_from_the_panel(
         f"{head}(Out[3].table.selected)",
         f"{head}(board.table.selected)",
     ]
-
-
-def test_read_only_has_nothing_that_changes(make_context: MakeContext) -> None:
-    """Run and delete are not laid out, and their clicks do nothing."""
-    context = make_context("reports", read_only=True)
-    panel = show(TasksPanel(context, queue="reports"))
-    row = panel.children[1]
-    assert panel.actions.run not in row.children
-    assert panel.actions.delete not in row.children
-    pick(panel, 1)
-    for button in panel.actions.buttons:
-        click(panel, button)
-        assert panel.footer.alert["text"] == "this panel is read-only"
-    assert context.calls == []
