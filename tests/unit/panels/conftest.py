@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pytest
@@ -36,6 +36,7 @@ from tests.unit.fanout import conftest as fakes
 from tests.unit.fanout.conftest import Service
 
 MakeContext = Callable[..., "FakeContext"]
+Shown = TypeVar("Shown", bound=Panel)
 PATIENCE = 30.0  # seconds
 NOW = 1_767_312_000_000_000  # 2026-01-02 00:00 UTC, microseconds since 1970
 
@@ -140,7 +141,7 @@ def send_message(widget: Any, *buffers: bytes, **content: Any) -> None:
     widget._handle_msg({"content": {"data": data}, "buffers": list(buffers)})
 
 
-def show(panel: Panel, *, visible: bool = True) -> Any:
+def show(panel: Shown, *, visible: bool = True) -> Shown:
     """Make a panel visible, or not, as the browser reports it, and return it."""
     send_message(panel.footer, do="visible", visible=visible)
     panel.settle()

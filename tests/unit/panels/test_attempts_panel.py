@@ -34,8 +34,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
 def panel(log: list[Entry], context: FakeContext) -> AttemptsPanel:
     """Return a panel of three attempts, one of which failed, that is visible."""
     log += [entry(3, "t3"), entry(2, "t2", status="INTERNAL", retry_time=1), entry(1, "t1")]
-    made: AttemptsPanel = show(AttemptsPanel(context, queue="reports"))
-    return made
+    return show(AttemptsPanel(context, queue="reports"))
 
 
 def publish(panel: AttemptsPanel, watcher: FakeWatcher, *entries: Entry) -> None:

@@ -31,8 +31,7 @@ from tests.unit.panels.conftest import (
 @pytest.fixture
 def panel(harness: Harness, shell: FakeShell) -> BackfillPanel:
     """Return a form that is visible."""
-    made: BackfillPanel = show(BackfillPanel(harness.context(), queue="reports"))
-    return made
+    return show(BackfillPanel(harness.context(), queue="reports"))
 
 
 def squares(panel: BackfillPanel) -> dict[str, str]:

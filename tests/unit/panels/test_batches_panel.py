@@ -30,14 +30,13 @@ def fan_out(harness: Harness, rows: pd.DataFrame | int = ROWS, queue: str = "rep
 @pytest.fixture
 def panel(harness: Harness) -> BatchesPanel:
     """Return a list that is visible."""
-    made: BatchesPanel = show(BatchesPanel(harness.context(), queue="reports"))
-    return made
+    return show(BatchesPanel(harness.context(), queue="reports"))
 
 
 def own(batch: Batch, **words: Any) -> BatchPanel:
     """Open the panel of one batch."""
-    made: BatchPanel = show(batch.panel(**words))
-    return made
+    panel: BatchPanel = batch.panel(**words)
+    return show(panel)
 
 
 def test_batches_are_listed_newest_first(harness: Harness) -> None:

@@ -39,8 +39,7 @@ def shell(shell: FakeShell) -> FakeShell:
 @pytest.fixture
 def panel(harness: Harness, shell: FakeShell) -> FanOutPanel:
     """Return a form that is visible."""
-    made: FanOutPanel = show(FanOutPanel(harness.context(), queue="reports"))
-    return made
+    return show(FanOutPanel(harness.context(), queue="reports"))
 
 
 def upload(panel: FanOutPanel, name: str, content: bytes, part: int = 4) -> None:

@@ -52,8 +52,7 @@ class Sample(Panel):
 @pytest.fixture
 def panel(context: FakeContext) -> Sample:
     """Return a panel that is visible."""
-    made: Sample = show(Sample(context))
-    return made
+    return show(Sample(context))
 
 
 def test_work_runs_in_a_thread_of_its_own(panel: Sample) -> None:

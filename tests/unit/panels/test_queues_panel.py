@@ -23,8 +23,7 @@ from tests.unit.panels.conftest import (
 @pytest.fixture
 def panel(context: FakeContext) -> QueuesPanel:
     """Return a panel of emails and reports that is visible."""
-    made: QueuesPanel = show(QueuesPanel(context))
-    return made
+    return show(QueuesPanel(context))
 
 
 def shown(panel: QueuesPanel) -> str:
