@@ -176,12 +176,6 @@ def test_refresh_is_of_the_open_tab(dashboard: Dashboard) -> None:
     assert (made.footer.alert["text"], dashboard.footer.alert) == ("not now", {})
 
 
-def test_read_only_has_no_tab_that_is_for_changing(make_context: MakeContext) -> None:
-    """Tabs that only change things are left out."""
-    dashboard = Dashboard(make_context("reports", read_only=True))
-    assert titles(dashboard) == ["Queues", "Tasks"]
-
-
 def test_a_queue_has_a_dashboard_of_its_own(make_context: MakeContext) -> None:
     """There is no other to choose."""
     context = make_context("reports")
