@@ -169,6 +169,18 @@ def fill(panel: Any, **values: Any) -> None:
     panel.settle()
 
 
+def plan(panel: Any, **values: Any) -> None:
+    """Fill fields of a form in, and make the plan."""
+    fill(panel, **values)
+    click(panel, panel.make_plan)
+
+
+def use(panel: Panel, queue: str) -> None:
+    """Choose a queue, and wait until it is shown."""
+    panel.use(queue)
+    panel.settle()
+
+
 def send(panel: Any) -> Batch:
     """Plan and send what a form describes, and return the batch."""
     click(panel, panel.make_plan, panel.send)

@@ -11,7 +11,7 @@ from cloudtasks_nb.panels import AttemptsPanel
 from cloudtasks_nb.panels.cards import task
 from cloudtasks_nb.service.oplog import Entry, Wanted
 from tests.cases import cases
-from tests.unit.panels.conftest import FakeContext, FakeWatcher, entry, look_at, show, snapshot
+from tests.unit.panels.conftest import FakeContext, FakeWatcher, entry, look_at, show, snapshot, use
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -146,8 +146,7 @@ def test_an_incomplete_log_is_reported(panel: AttemptsPanel, watcher: FakeWatche
 def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list[Entry]) -> None:
     """The table shows the new queue and time, and the line of Python names them."""
     log[:] = [entry(7, "t7")]
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert panel.table.page_keys == ["i7"]
     log[:] = []
     panel.back.value = 86_400
@@ -162,6 +161,5 @@ def test_what_is_known_of_one_queue_is_not_said_of_another(panel: AttemptsPanel,
     panel.settle()
     assert "there are more" in panel.kept.value
     log[:] = [PermissionDeniedError("no access to the log")]
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert (panel.kept.value, panel.footer.at) == ("", 0.0)

@@ -21,9 +21,11 @@ from tests.unit.panels.conftest import (
     asked,
     click,
     fill,
+    plan,
     send,
     send_message,
     show,
+    use,
     wait_for,
 )
 
@@ -100,8 +102,7 @@ def test_the_plan_has_partitions_and_verdicts(panel: BackfillPanel, harness: Har
     """Rows that the batch has already are counted apart."""
     batch = harness.days("2026-01-05")
     harness.finish(batch)
-    fill(panel, start="2026-01-01", end="2026-01-08", url="https://svc/{partition}")
-    click(panel, panel.make_plan)
+    plan(panel, start="2026-01-01", end="2026-01-08", url="https://svc/{partition}")
     assert "2026-01-01 … 2026-01-08, 8 days in UTC" in panel.plan_card.value
     assert "known: 5 succeeded" in panel.plan_card.value
     assert panel.send.description == "Send 3 tasks"
@@ -156,11 +157,9 @@ def test_backfills_of_the_queue_are_offered(harness: Harness, shell: FakeShell) 
     panel.series.value = first.id
     panel.settle()
     assert panel.view.batch.id == first.id
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert panel.view.batch.queue == "emails"
-    panel.use("nothing")
-    panel.settle()
+    use(panel, "nothing")
     assert (panel.view.batch, panel.series.options) == (None, (("none yet", ""),))
 
 

@@ -20,9 +20,11 @@ from tests.unit.panels.conftest import (
     confirm,
     entry,
     fill,
+    plan,
     send,
     send_message,
     show,
+    use,
     wait_for,
 )
 
@@ -77,8 +79,7 @@ def test_missing_data_are_reported(harness: Harness, shell: FakeShell) -> None:
     assert "there are no data yet" in panel.preview.value
     click(panel, panel.make_plan)
     assert panel.footer.alert["text"] == "there is no URL yet"
-    fill(panel, url="https://svc/run")
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/run")
     assert panel.footer.alert["text"] == "there are no data yet"
 
 
@@ -331,8 +332,8 @@ def test_storing_can_be_stopped(
 ) -> None:
     """The card says what happens meanwhile; nothing is stored, and the plan can be sent after all."""
     shell.cell(flights=pd.DataFrame({"n": range(6_000)}))
-    fill(panel, url="https://svc/run")
-    click(panel, panel.make_plan, panel.send)
+    plan(panel, url="https://svc/run")
+    click(panel, panel.send)
     cards: list[str] = []
     panel.plan_card.observe(lambda change: cards.append(change["new"]), "value")
     shown = stop_at_the_first_report(panel, monkeypatch)
@@ -359,8 +360,7 @@ def test_a_large_plan_keeps_few_tasks(
     harness.transport.open.clear()  # of more than 300 sent tasks the fake watcher would have to list pages
     numbers = [*range(2_500), None, 2_501]
     shell.cell(flights=pd.DataFrame({"n": numbers}, index=range(10, 2_512)))
-    fill(panel, url="https://svc/{n}", skip=True)
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/{n}", skip=True)
     assert "<b>2,501</b> <span>tasks</span> <small>of 2,502 rows" in panel.plan_card.value
     assert '<td style="text-align:left">2500</td>' in panel.plan_card.value
     click(panel, panel.send)
@@ -373,8 +373,7 @@ def test_a_large_plan_keeps_few_tasks(
 def test_the_plan_comes_before_the_send(panel: FanOutPanel, harness: Harness) -> None:
     """Counts, sizes, time and price; nothing is sent by it, and a change of the form takes it back."""
     assert panel.send.disabled
-    fill(panel, url="https://svc/run", body=["origin", "day"])
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/run", body=["origin", "day"])
     card = panel.plan_card.value
     for words in (
         "<b>4</b> <span>tasks",
@@ -408,13 +407,11 @@ def test_a_plan_of_a_form_that_was_changed_meanwhile_is_dropped(panel: FanOutPan
 
 def test_rows_in_the_way_block_the_send(panel: FanOutPanel) -> None:
     """They are counted and named; leaving them out lets the others go."""
-    fill(panel, url="https://svc/run", body=["origin"])
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/run", body=["origin"])
     assert panel.send.disabled
     assert "1 row with the key of an earlier one: in the way" in panel.plan_card.value
     assert "duplicate of row 0" in panel.plan_card.value
-    fill(panel, skip=True)
-    click(panel, panel.make_plan)
+    plan(panel, skip=True)
     assert "left out" in panel.plan_card.value
     assert (panel.send.description, panel.send.disabled) == ("Send 3 tasks", False)
 
@@ -429,16 +426,14 @@ def test_rows_that_another_batch_has_block_the_send(panel: FanOutPanel, shell: F
     assert panel.footer.status == f"planned 1 task; {way_out}"
     assert panel.send.disabled
     assert f"the batch {batch.id} has this row" in panel.plan_card.value
-    fill(panel, name=batch.id)
-    click(panel, panel.make_plan)
+    plan(panel, name=batch.id)
     assert (panel.send.description, panel.send.disabled) == ("Send 1 task", False)
 
 
 def test_a_paused_queue_is_told_before_the_send(panel: FanOutPanel, harness: Harness) -> None:
     """What will not be dispatched has no time to drain; it can be sent all the same."""
     harness.transport.paused = True
-    fill(panel, url="https://svc/run")
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/run")
     assert "at 50 a second, 8 at once, once the queue, which is paused, is resumed" in panel.plan_card.value
     assert not panel.send.disabled
 
@@ -450,16 +445,14 @@ def test_a_paused_queue_is_told_before_the_send(panel: FanOutPanel, harness: Har
 )
 def test_a_limit_that_is_wrong_is_named(panel: FanOutPanel, values: dict[str, Any], message: str) -> None:
     """When a plan is made; nothing can be sent."""
-    fill(panel, url="https://svc/run", **values)
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/run", **values)
     assert panel.footer.alert["text"] == message
     assert panel.send.disabled
 
 
 def test_few_tasks_are_sent_by_a_click(panel: FanOutPanel, harness: Harness) -> None:
     """The bar of the batch appears and reaches its end by itself."""
-    fill(panel, url="https://svc/run")
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/run")
     line = panel.footer.line
     panel.notify("retried", line="batch.retry_failed()")  # whose line is not that of the plan
     click(panel, panel.send)
@@ -488,8 +481,8 @@ def test_the_same_form_again_sends_what_is_new(panel: FanOutPanel, shell: FakeSh
 def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: FakeShell, harness: Harness) -> None:
     """How many, where, and for how much; nothing is sent before the answer."""
     shell.cell(flights=pd.DataFrame({"n": range(101)}))
-    fill(panel, url="https://svc/run")
-    question = asked(panel, panel.make_plan, panel.send)
+    plan(panel, url="https://svc/run")
+    question = asked(panel, panel.send)
     assert (question.verb, question.typed, question.danger) == ("Send 101 tasks", None, False)
     assert "projects/p/locations/l/queues/reports" in question.scope
     assert "$0.00" in question.scope
@@ -506,16 +499,15 @@ def test_very_many_on_google_want_the_queues_name(
     monkeypatch.setattr(fan_out, "_MANY", 2)
     monkeypatch.setattr(fan_out, "_FEW", 1)
     monkeypatch.setattr(PanelContext, "local", local)
-    fill(panel, url="https://svc/run")
-    assert asked(panel, panel.make_plan, panel.send).typed == typed
+    plan(panel, url="https://svc/run")
+    assert asked(panel, panel.send).typed == typed
 
 
 def test_another_queue_wants_another_plan(panel: FanOutPanel) -> None:
     """What was planned and sent is of the old one."""
     fill(panel, url="https://svc/run")
     send(panel)
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert panel.view.batch is None
     assert panel.footer.line.startswith('tasks.queue("emails")')
     assert panel.static_html() == panel.preview.value

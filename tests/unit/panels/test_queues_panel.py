@@ -17,6 +17,7 @@ from tests.unit.panels.conftest import (
     look_at,
     show,
     snapshot,
+    use,
 )
 
 
@@ -143,8 +144,7 @@ def test_a_queue_that_is_chosen_after_the_click_is_left_alone(panel: QueuesPanel
     panel.table.select(["reports"])
     with panel._enabling:  # the work cannot begin
         panel.pause.click()
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert context.calls == [("pause", "reports")]
 
 

@@ -30,6 +30,7 @@ from tests.unit.panels.conftest import (
     pending,
     show,
     snapshot,
+    use,
 )
 
 
@@ -132,8 +133,7 @@ def test_a_queue_is_not_said_to_be_empty_before_its_tasks_are_shown(
     panel.settle()
     monkeypatch.setattr(panel, "_described", described)
     monkeypatch.setattr(Book, "tasks", 8)
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert seen == ["Not loaded yet"]
     assert (panel.table.total, panel.table.empty) == (8, "No tasks in the queue")
 
@@ -344,8 +344,7 @@ def test_another_queue_is_loaded(panel: TasksPanel) -> None:
     """The tasks of the new queue are shown, and nothing is selected."""
     pick(panel, 1)
     panel.every = 0
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert panel.table.page_keys[:2] == ["emails00000", "emails00001"]
     assert (panel.table.selected, panel.detail.value) == ([], "")
     assert panel.footer.line == 'tasks.queue("emails").tasks(10)'
@@ -354,8 +353,7 @@ def test_another_queue_is_loaded(panel: TasksPanel) -> None:
 def test_rows_of_another_queue_are_never_shown(panel: TasksPanel, watcher: FakeWatcher) -> None:
     """A hidden panel forgets the old rows, says nothing of the new queue, and reads it when it is seen."""
     show(panel, visible=False)
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert (panel.table.total, panel.table.empty, panel.loaded.value) == (0, "Not loaded yet", "")
     panel.apply(snapshot("reports", tasks=0))
     panel.apply(snapshot("emails", tasks=25))
