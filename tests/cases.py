@@ -9,11 +9,12 @@ import pytest
 Test = TypeVar("Test", bound=Callable[..., None])
 
 
-def cases(*rows: tuple[Any, ...], ids: Iterable[str] | Callable[[Any], str] | None = None) -> Callable[[Test], Test]:
-    """Run a test once for each row; what stands before its values in the signature are fixtures."""
+def cases(*rows: Any, ids: Iterable[str] | Callable[[Any], str] | None = None) -> Callable[[Test], Test]:
+    """Run a test once for each row, a tuple or one value; what stands before these in the signature are fixtures."""
+    width = len(rows[0]) if isinstance(rows[0], tuple) else 1
 
     def mark(test: Test) -> Test:
-        names = [*inspect.signature(test).parameters][-len(rows[0]) :]
+        names = ", ".join([*inspect.signature(test).parameters][-width:])
         made: Test = pytest.mark.parametrize(names, rows, ids=ids)(test)
         return made
 

@@ -9,6 +9,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
+from tests.cases import cases
 from tests.integration.conftest import Emulator
 from tests.integration.fanout.conftest import PATIENCE, sent
 
@@ -24,16 +25,13 @@ def closed(tasks: ct.Client, paused: ct.Queue) -> ct.Batch:
     return batch
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        lambda batch: batch.wait(timeout="60s"),
-        lambda batch: batch.retry_failed(),
-        lambda batch: batch.resend(batch.tasks()),
-        lambda batch: batch.cancel(),
-        lambda batch: batch.resume(),
-        lambda batch: batch.on_complete("https://svc.example.com/done"),
-    ],
+@cases(
+    lambda batch: batch.wait(timeout="60s"),
+    lambda batch: batch.retry_failed(),
+    lambda batch: batch.resend(batch.tasks()),
+    lambda batch: batch.cancel(),
+    lambda batch: batch.resume(),
+    lambda batch: batch.on_complete("https://svc.example.com/done"),
 )
 def test_verbs_say_that_it_is_closed(closed: ct.Batch, verb: Callable[[ct.Batch], Any]) -> None:
     """No verb hangs or fails in words of its own; what is known is shown all the same."""

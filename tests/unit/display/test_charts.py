@@ -101,9 +101,7 @@ def test_a_bar_counts_in_words_too() -> None:
     assert "nothing yet" in "".join(parsed(state_bar({}, label="b", share=1)).itertext())
 
 
-@pytest.mark.parametrize(
-    "draw", [lambda: sparkline(timed(1, 2), label=EVIL), lambda: state_bar({"failed": 1}, label=EVIL, share=1)]
-)
+@cases(lambda: sparkline(timed(1, 2), label=EVIL), lambda: state_bar({"failed": 1}, label=EVIL, share=1))
 def test_everything_is_escaped(draw: Callable[[], str]) -> None:
     """Names from outside become text, never elements or attributes."""
     chart: Any = parsed(draw())

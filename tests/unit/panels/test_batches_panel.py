@@ -288,18 +288,15 @@ PROGRESS = Progress(
 )
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "<b>stopped</b>, <b>48</b> known of 100, 2.5 done a second, the last one in about 1 min 05 s",
-        'aria-valuenow="55"',
-        "8 failed (INTERNAL 7, NOT_FOUND 1)",
-        "nobody answers &lt;i&gt;",
-        "said &lt;b&gt;",
-        "5 gone: no longer in the queue",
-        "2 rejected<",
-        'href="https://log?a&amp;b"',
-    ],
+@cases(
+    "<b>stopped</b>, <b>48</b> known of 100, 2.5 done a second, the last one in about 1 min 05 s",
+    'aria-valuenow="55"',
+    "8 failed (INTERNAL 7, NOT_FOUND 1)",
+    "nobody answers &lt;i&gt;",
+    "said &lt;b&gt;",
+    "5 gone: no longer in the queue",
+    "2 rejected<",
+    'href="https://log?a&amp;b"',
 )
 def test_a_bar_has_its_words(words: str) -> None:
     """The card shows progress, states, causes, notes and the link to the log, everything escaped."""

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pandas as pd
-import pytest
 
 from cloudtasks_nb.display.card import facts_html, html_card, section_html, state_html
 from cloudtasks_nb.panels.cards.task import timeline
@@ -30,15 +29,12 @@ def test_payloads_are_written_out(value: Any, text: str) -> None:
     assert text in code_html(value)
 
 
-@pytest.mark.parametrize(
-    "html",
-    [
-        code_html({"x": EVIL}),
-        html_card(EVIL, section_html(EVIL, "")),
-        facts_html({EVIL: EVIL}),
-        state_html(EVIL),
-        timeline([entry(1, "t", status=EVIL)], {1: EVIL}),
-    ],
+@cases(
+    code_html({"x": EVIL}),
+    html_card(EVIL, section_html(EVIL, "")),
+    facts_html({EVIL: EVIL}),
+    state_html(EVIL),
+    timeline([entry(1, "t", status=EVIL)], {1: EVIL}),
 )
 def test_everything_is_escaped(html: str) -> None:
     """No text becomes markup."""

@@ -136,18 +136,15 @@ def test_self_containing_cell() -> None:
     assert "holds itself" in column.bad[0]
 
 
-@pytest.mark.parametrize(
-    "series",
-    [
-        pd.Series([517, 2]),
-        pd.Series([517, 2], dtype="Int64"),
-        _arrow([517, 2], pa.int32()),
-        pd.Series([517.0, 2.0]),
-        pd.Series([517.0, 2.0, None]).head(2),
-        pd.Series([517.0, 2.0, 0.5]).head(2),
-        pd.Series([517.0, 2.0], dtype="Float64"),
-        pd.Series([517.0, 2.0], dtype="category"),
-    ],
+@cases(
+    pd.Series([517, 2]),
+    pd.Series([517, 2], dtype="Int64"),
+    _arrow([517, 2], pa.int32()),
+    pd.Series([517.0, 2.0]),
+    pd.Series([517.0, 2.0, None]).head(2),
+    pd.Series([517.0, 2.0, 0.5]).head(2),
+    pd.Series([517.0, 2.0], dtype="Float64"),
+    pd.Series([517.0, 2.0], dtype="category"),
 )
 def test_canonical(series: pd.Series[Any]) -> None:
     """Whole numbers are integers in a row's identity, whatever dtype holds them."""

@@ -38,20 +38,17 @@ EXPECTED = {"n": [1, None], "s": ["a", None], "c": ["x", "y"]}
 PANDAS = pd.DataFrame(EXPECTED)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        PANDAS,
-        [PANDAS],
-        iter([PANDAS.head(1), PANDAS.tail(1)]),
-        POLARS,
-        POLARS.to_arrow(),
-        POLARS.to_arrow().to_reader(),
-        pa.Table.from_pandas(PANDAS, preserve_index=True),
-        (part for part in POLARS.iter_slices(1)),
-        [_Partition(PANDAS)],
-        [_Partition(POLARS)],
-    ],
+@cases(
+    PANDAS,
+    [PANDAS],
+    iter([PANDAS.head(1), PANDAS.tail(1)]),
+    POLARS,
+    POLARS.to_arrow(),
+    POLARS.to_arrow().to_reader(),
+    pa.Table.from_pandas(PANDAS, preserve_index=True),
+    (part for part in POLARS.iter_slices(1)),
+    [_Partition(PANDAS)],
+    [_Partition(POLARS)],
     ids=["frame", "list", "generator", "polars", "arrow", "reader", "pandas metadata", "slices", "lazy", "lazy polars"],
 )
 def test_kinds(data: Any) -> None:
