@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,7 +30,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
 
 import cloudtasks_nb as ct
-from cloudtasks_nb import errors, testing
+from cloudtasks_nb import testing
 from cloudtasks_nb._settings import resolve
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
@@ -356,15 +356,6 @@ class Target:
             arrived = self._changed.wait_for(lambda: len(self.received) >= count, PATIENCE)
             assert arrived, f"{len(self.received)} of {count} requests arrived within {PATIENCE} s"
             return list(self.received)
-
-
-@contextmanager
-def hinted(kind: type[errors.CloudTasksError], text: str, *hints: str) -> Iterator[pytest.ExceptionInfo[Any]]:
-    """Expect an error with a text, which is a regular expression, and with these words in its hint."""
-    with pytest.raises(kind, match=text) as caught:
-        yield caught
-    for hint in hints:
-        assert hint in (caught.value.hint or "")
 
 
 def options(*arguments: str) -> pytest.MarkDecorator:

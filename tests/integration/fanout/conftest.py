@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,33 @@ def reached(batch: ct.Batch, condition: Callable[[Any], bool]) -> Any:
         return batch.progress()
     finally:
         end()
+
+
+def sent(batch: ct.Batch) -> ct.Batch:
+    """Return a batch as soon as none of its rows is unsent."""
+    reached(batch, lambda progress: not progress.unsent)
+    return batch
+
+
+def outcomes(batch: ct.Batch) -> tuple[int, int, int]:
+    """Wait for the end; return how many rows succeeded, failed and are gone."""
+    progress = batch.wait("90s")
+    return progress.succeeded, progress.failed, progress.gone
+
+
+@contextmanager
+def fault(emulator: Emulator, method: str, code: str, **more: Any) -> Iterator[None]:
+    """Let all calls of a method fail until the end of the block."""
+    emulator.request("POST", "/admin/faults", {"method": method, "code": code, "count": None, **more})
+    try:
+        yield
+    finally:
+        emulator.request("DELETE", "/admin/faults")
+
+
+def rows_in(queue: ct.Queue) -> list[int]:
+    """Return the rows whose tasks are in the queue, sorted; one that is there twice stands there twice."""
+    return sorted(body["row"] for body in queue.tasks(limit=None, body=True)["body"])
 
 
 class Proxy:

@@ -11,7 +11,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Emulator, StartEmulator, Target
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import fault, outcomes, sent
 
 ROWS = pd.DataFrame({"row": range(20)})
 DAY = 86_400
@@ -46,12 +46,6 @@ def cell(queue: ct.Queue, target: Target, rows: pd.DataFrame = ROWS, **options: 
     return batch
 
 
-def outcomes(batch: ct.Batch) -> tuple[int, int, int]:
-    """Wait for the end; return how many rows succeeded, failed and are gone."""
-    progress = batch.wait("60s")
-    return progress.succeeded, progress.failed, progress.gone
-
-
 @pytest.mark.parametrize("later", [60, 3600, DAY], ids=["a minute", "an hour", "a day"])
 def test_the_same_cell_on_a_new_disk(home: Home, target: Target, emulator: Emulator, later: int) -> None:
     """Nothing is sent again, and each row has the outcome that it had."""
@@ -72,11 +66,10 @@ def test_the_machine_vanished_half_way(home: Home, target: Target, emulator: Emu
     queue = home("old")
     assert outcomes(cell(queue, target, ROWS.head(8), name="half")) == (8, 0, 0)
     queue.pause()
-    reached(cell(queue, target, ROWS.head(14), name="half"), lambda progress: not progress.unsent)
+    sent(cell(queue, target, ROWS.head(14), name="half"))
     emulator.advance(DAY)
     queue = home("new").pause()
-    batch = cell(queue, target, name="half")
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(cell(queue, target, name="half"))
     assert "rows were sent from elsewhere" in repr(batch)
     queue.resume()
     assert outcomes(batch) == (20, 0, 0)
@@ -127,13 +120,9 @@ def test_two_homes_retry_at_once(home: Home, target: Target) -> None:
 def test_a_log_that_cannot_be_read_weakens_the_promise(home: Home, target: Target, emulator: Emulator) -> None:
     """The repr says so; the names of the tasks still protect, and the outcomes are found when the log can be read."""
     assert outcomes(cell(home("old"), target)) == (20, 0, 0)
-    emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "PERMISSION_DENIED", "count": None})
-    try:
-        batch = cell(home("new"), target)
-        reached(batch, lambda progress: not progress.unsent)
+    with fault(emulator, "ListLogEntries", "PERMISSION_DENIED"):
+        batch = sent(cell(home("new"), target))
         shown = repr(batch)
-    finally:
-        emulator.request("DELETE", "/admin/faults")
     assert "rows that were sent from elsewhere cannot be seen" in shown
     assert "sent again once the name of its task is free" in shown
     assert outcomes(batch) == (20, 0, 0)

@@ -1,6 +1,5 @@
 """Every attempt on the tasks of a batch, or of a queue, from the log."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -8,7 +7,8 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb._frames import ATTEMPTS
-from tests.integration.fanout.conftest import reached
+from tests.cases import cases
+from tests.integration.fanout.conftest import sent
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
@@ -70,7 +70,7 @@ def test_numbers_of_attempts(tasks: ct.Client, serve: Any) -> None:
     assert found.message.isna().tolist() == [False, True, True]
 
 
-FILTERS: list[tuple[Callable[[ct.Batch], dict[str, Any]], int]] = [
+@cases(
     (lambda _: {}, 5),
     (lambda batch: {"batch": batch}, 4),
     (lambda batch: {"batch": batch.id}, 4),
@@ -85,27 +85,21 @@ FILTERS: list[tuple[Callable[[ct.Batch], dict[str, Any]], int]] = [
     (lambda _: {"status": "5xx"}, 0),
     (lambda batch: {"status": "4xx", "batch": batch, "limit": 1}, 1),
     (lambda batch: {"since": "0s", "batch": batch}, 0),
-]
-
-
-@pytest.mark.parametrize(("given", "count"), FILTERS)
+)
 def test_attempts_of_a_queue_are_filtered(retried: ct.Batch, tasks: ct.Client, given: Any, count: int) -> None:
     """By batch, task and status, in any combination."""
     found = tasks.queue(retried.queue).attempts(**given(retried))
     assert (len(found), list(found)) == (count, list(ATTEMPTS))
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"status": "NOTFOUND"}, "status='NOTFOUND' is no status; did you mean \"NOT_FOUND\"?"),
-        ({"status": 2.5}, "status=2.5 is no status"),
-        ({"batch": 17}, "batch=17"),
-        ({"batch": "nothing"}, "nothing"),
-        ({"task": 17.5}, "float does not name tasks"),
-        ({"task": "a/b"}, "is not a task name"),
-        ({"limit": 0}, "limit=0"),
-    ],
+@cases(
+    ({"status": "NOTFOUND"}, "status='NOTFOUND' is no status; did you mean \"NOT_FOUND\"?"),
+    ({"status": 2.5}, "status=2.5 is no status"),
+    ({"batch": 17}, "batch=17"),
+    ({"batch": "nothing"}, "nothing"),
+    ({"task": 17.5}, "float does not name tasks"),
+    ({"task": "a/b"}, "is not a task name"),
+    ({"limit": 0}, "limit=0"),
 )
 def test_a_filter_that_is_none_is_refused(queue: ct.Queue, given: Any, message: str) -> None:
     """The error says what is expected."""
@@ -135,6 +129,5 @@ def test_more_attempts_than_the_limit(retried: ct.Batch, capsys: pytest.CaptureF
 
 def test_a_paused_batch_has_no_attempts(paused: ct.Queue) -> None:
     """The frame has its columns all the same."""
-    batch = paused.fan_out(pd.DataFrame({"n": [1]}), url="http://127.0.0.1:9/x")
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(paused.fan_out(pd.DataFrame({"n": [1]}), url="http://127.0.0.1:9/x"))
     assert list(batch.attempts()) == ["row", *ATTEMPTS]

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
+from tests.cases import cases
 from tests.integration.fanout.conftest import PATIENCE
 
 QUEUE = {"rate": 500, "max_concurrent": 8, "max_attempts": 1}
@@ -61,15 +62,12 @@ def run(queue: ct.Queue, days: Days, start: str, end: str, **words: Any) -> ct.B
     return batch
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "freq", "tz", "count", "first"),
-    [
-        ("2026-03-08", "2026-03-08 23:59", "h", "America/New_York", 23, "2026-03-08T00:00:00-05:00"),
-        ("2026-11-01", "2026-11-01 23:59", "h", "America/New_York", 25, "2026-11-01T00:00:00-04:00"),
-        ("2018-11-04", "2018-11-05", "D", "America/Sao_Paulo", 2, "2018-11-04T01:00:00-02:00"),
-        ("2026-01-15", "2026-02-20", "W", "Europe/Zurich", 6, "2026-01-11T00:00:00+01:00"),
-        ("2026-01-15", "2026-04-20", "MS", "Europe/Zurich", 4, "2026-01-01T00:00:00+01:00"),
-    ],
+@cases(
+    ("2026-03-08", "2026-03-08 23:59", "h", "America/New_York", 23, "2026-03-08T00:00:00-05:00"),
+    ("2026-11-01", "2026-11-01 23:59", "h", "America/New_York", 25, "2026-11-01T00:00:00-04:00"),
+    ("2018-11-04", "2018-11-05", "D", "America/Sao_Paulo", 2, "2018-11-04T01:00:00-02:00"),
+    ("2026-01-15", "2026-02-20", "W", "Europe/Zurich", 6, "2026-01-11T00:00:00+01:00"),
+    ("2026-01-15", "2026-04-20", "MS", "Europe/Zurich", 4, "2026-01-01T00:00:00+01:00"),
 )
 def test_periods_arrive_whole_and_without_holes(
     quick: ct.Queue, days: Days, start: str, end: str, freq: str, tz: str, count: int, first: str

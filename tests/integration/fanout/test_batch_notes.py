@@ -1,5 +1,6 @@
-"""The notes of a batch: what happened to its rows, and which line continues."""
+"""The notes of a batch: what happened to its rows, and which line continues; its verbs at the edge."""
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -9,20 +10,19 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.completion import registered
-from tests.integration.conftest import Emulator
-from tests.integration.fanout.conftest import reached
+from tests.cases import cases
+from tests.integration.conftest import Emulator, Target
+from tests.integration.fanout.conftest import reached, sent
 
 TARGET = "http://127.0.0.1:9/run"
-ROWS = pd.DataFrame({"row": range(5)})
+ROWS = pd.DataFrame({"n": range(5)})
 AGAIN = "batch.resend(batch.tasks().query(\"state == 'gone'\"))"
 
 
 @pytest.fixture
 def batch(paused: ct.Queue) -> ct.Batch:
     """Give a batch whose five tasks wait in a paused queue."""
-    made = paused.fan_out(ROWS, url=TARGET)
-    reached(made, lambda progress: not progress.unsent)
-    return made
+    return sent(paused.fan_out(ROWS, url=TARGET))
 
 
 def lines(batch: ct.Batch) -> list[str]:
@@ -35,14 +35,11 @@ def delete_two(queue: ct.Queue) -> None:
     queue.delete_tasks(queue.tasks().head(2))
 
 
-LOST: list[tuple[Callable[[ct.Queue], Any], int, str]] = [
+@cases(
     (delete_two, 2, "2 gone: deleted from the queue"),
     (ct.Queue.purge, 5, "5 gone: not in the queue since it was purged"),
     (ct.Queue.delete, 5, "5 gone: the queue was deleted"),
-]
-
-
-@pytest.mark.parametrize(("remove", "gone", "line"), LOST)
+)
 def test_how_tasks_were_lost(
     paused: ct.Queue, batch: ct.Batch, remove: Callable[[ct.Queue], Any], gone: int, line: str
 ) -> None:
@@ -181,3 +178,44 @@ def test_a_queue_that_signs_for_itself(paused: ct.Queue, batch: ct.Batch) -> Non
     with pytest.raises(InvalidInputError, match="token of another account"):
         batch.on_complete("https://svc/done", service_account="sa@demo.iam.gserviceaccount.com")
     batch.on_complete("https://svc/done", service_account="queue@demo.iam.gserviceaccount.com")
+
+
+def test_batch_no_time_asks_whether_it_is_done(batch: ct.Batch) -> None:
+    """`wait(timeout=0)` raises while rows are not final, and returns once they are."""
+    with pytest.raises(ct.errors.BatchTimeoutError, match="not done after 0"):
+        batch.wait(timeout=0)
+    batch.cancel().wait(timeout="60s")
+    assert batch.wait(timeout=0).cancelled == len(ROWS)
+
+
+def test_no_failed_rows_have_the_columns_all_the_same(queue: ct.Queue, target: Target) -> None:
+    """Columns and dtypes of `failed()` are those of `tasks()`, whether a row failed or not."""
+    batch = queue.fan_out(ROWS, url=target.url)
+    batch.wait(timeout="60s")
+    failed, everything = batch.failed(), batch.tasks()
+    assert (len(failed), len(everything)) == (0, 5)
+    assert failed.dtypes.to_dict() == everything.dtypes.to_dict()
+    assert failed.index.name == "row"
+    assert failed.value_counts("last_status").empty
+
+
+def test_rows_of_another_batch_are_not_resent(batch: ct.Batch, paused: ct.Queue) -> None:
+    """Rows of another batch are refused, whether few or all are; nothing is sent."""
+    other = paused.fan_out(ROWS, url=TARGET, name="other").cancel()
+    other.wait(timeout="60s")
+    with pytest.raises(InvalidInputError, match=f"5 of 10 tasks are not of batch {other.id}"):
+        other.resend(pd.concat([batch.tasks(), other.tasks()]))
+    assert other.progress().cancelled == len(ROWS)
+
+
+def test_a_notification_that_cannot_be_is_refused_at_once(batch: ct.Batch) -> None:
+    """A token for somebody without an account that signs it is refused when it is asked for, not at the end."""
+    with pytest.raises(InvalidInputError, match="audience="):
+        batch.on_complete("https://svc.example.com/done", audience="https://svc.example.com")
+
+
+def test_a_batch_is_not_pickled(batch: ct.Batch) -> None:
+    """Who sends a batch to another process hears how to have it there; its progress can be sent."""
+    with pytest.raises(TypeError, match=f'tasks.batch."{batch.id}".'):
+        pickle.dumps(batch)
+    assert pickle.loads(pickle.dumps(batch.progress())) == batch.progress()  # noqa: S301 - our own bytes

@@ -13,7 +13,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import PermissionDeniedError
 from tests.integration.conftest import Emulator, Intercept
-from tests.integration.fanout.conftest import PATIENCE, Serve, reached
+from tests.integration.fanout.conftest import PATIENCE, Serve, reached, sent
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
@@ -61,11 +61,9 @@ def again(emulator: Emulator) -> Iterator[ct.Client]:
         yield connection
 
 
-def sent(queue: ct.Queue, **options: Any) -> ct.Batch:
-    """Make a batch of many rows, and wait until they are in the queue."""
-    batch: ct.Batch = queue.fan_out(MANY, url=URL, **options)
-    reached(batch, lambda progress: not progress.unsent)
-    return batch
+def many(queue: ct.Queue, **options: Any) -> ct.Batch:
+    """Return a batch of many rows whose tasks are in the queue."""
+    return sent(queue.fan_out(MANY, url=URL, **options))
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +97,7 @@ def test_the_next_kernel_ends_a_cancel(
     verb: Callable[[ct.Batch], ct.Batch],
 ) -> None:
     """The rows that the killed kernel deleted are cancelled, not gone, and so are the rest; a note reports it."""
-    end_within_a_cancel(tasks, sent(paused), calls)
+    end_within_a_cancel(tasks, many(paused), calls)
     batch = verb(again.batch())
     progress = batch.wait("60s")
     assert (progress.cancelled, progress.gone) == (2500, 0)
@@ -112,7 +110,7 @@ def test_the_next_kernel_ends_a_cancel(
 
 def test_a_queue_of_one_batch_is_paused_meanwhile(tasks: ct.Client, queue: ct.Queue, calls: Calls) -> None:
     """Nothing is dispatched while the tasks of the only batch in a queue are deleted."""
-    batch = sent(queue, delay="1h")
+    batch = many(queue, delay="1h")
     calls.made.clear()
     assert batch.cancel().wait("60s").cancelled == 2500
     assert calls.made == ["PauseQueue", *["BatchDeleteTasks"] * 3, "ResumeQueue"]
@@ -121,7 +119,7 @@ def test_a_queue_of_one_batch_is_paused_meanwhile(tasks: ct.Client, queue: ct.Qu
 
 def test_a_deletion_that_is_not_permitted_leaves_no_mark(paused: ct.Queue, calls: Calls) -> None:
     """The tasks are there: rows that end in another way later are not cancelled."""
-    batch = sent(paused)
+    batch = many(paused)
     calls.denied = True
     batch.cancel()
     reached(batch, lambda _: "tasks are not deleted" in repr(batch))
@@ -131,7 +129,7 @@ def test_a_deletion_that_is_not_permitted_leaves_no_mark(paused: ct.Queue, calls
 
 def test_who_cancels_twice_does_not_resume_the_queue_early(tasks: ct.Client, queue: ct.Queue, calls: Calls) -> None:
     """The queue is paused and resumed by the first cancel alone."""
-    batch = sent(queue, delay="1h")
+    batch = many(queue, delay="1h")
     calls.made.clear()
     assert batch.cancel().cancel().wait("60s").cancelled == 2500
     assert (calls.made.count("PauseQueue"), calls.made.count("ResumeQueue")) == (1, 1)
@@ -141,13 +139,13 @@ def test_who_cancels_twice_does_not_resume_the_queue_early(tasks: ct.Client, que
 @pytest.mark.parametrize("why", ["others", "paused", "few"])
 def test_a_queue_is_not_paused_for_nothing(queue: ct.Queue, calls: Calls, why: str) -> None:
     """A queue with tasks of others runs on, a paused one stays so, and one call needs no pause."""
-    batch = sent(queue, delay="1h")
+    batch = many(queue, delay="1h")
     if why == "others":
         queue.enqueue(URL, delay="1h")
     if why == "few":
         batch.cancel().wait("60s")
         batch.resend(batch.tasks().head(1000))
-        reached(batch, lambda progress: not progress.unsent)
+        sent(batch)
     if why == "paused":
         queue.pause()
     calls.made.clear()
@@ -159,7 +157,7 @@ def test_a_killed_kernel_does_not_leave_the_queue_paused(
     tasks: ct.Client, again: ct.Client, queue: ct.Queue, calls: Calls, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The next kernel that takes the batch up deletes the rest, resumes the queue, and says so."""
-    end_within_a_cancel(tasks, sent(queue, delay="1h"), calls)
+    end_within_a_cancel(tasks, many(queue, delay="1h"), calls)
     assert "stays paused: it was paused to cancel batch" in capsys.readouterr().out
     batch = again.batch()
     assert batch.status().state == "cancelling"

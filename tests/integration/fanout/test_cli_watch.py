@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,8 +14,9 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import cli
-from tests.integration.conftest import Emulator, StartEmulator, Target
-from tests.integration.fanout.conftest import PATIENCE, reached
+from tests.cases import cases
+from tests.integration.conftest import Emulator, StartEmulator, Target, until
+from tests.integration.fanout.conftest import PATIENCE, sent
 
 COMMAND = """
 import signal, sys
@@ -49,16 +49,6 @@ def start() -> Iterator[Run]:
         yield start
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that no call waits for: the coming and going of other processes."""
-    pause = threading.Event()
-    for _ in range(int(PATIENCE / 0.02)):
-        if condition():
-            return
-        pause.wait(0.02)
-    pytest.fail("waited in vain")
-
-
 def endpoint(folder: Path) -> int | None:
     """Return the process id of the emulator that a folder names, if that runs."""
     try:
@@ -69,10 +59,7 @@ def endpoint(folder: Path) -> int | None:
     return pid
 
 
-@pytest.mark.parametrize(
-    ("answers", "code", "counts"),
-    [((200, 200, 200), 0, "3 succeeded"), ((200, 500, 200), 1, "2 succeeded, 1 failed")],
-)
+@cases(((200, 200, 200), 0, "3 succeeded"), ((200, 500, 200), 1, "2 succeeded, 1 failed"))
 def test_the_exit_code_tells_how_it_went(
     queue: ct.Queue,
     target: Target,
@@ -81,22 +68,14 @@ def test_the_exit_code_tells_how_it_went(
     code: int,
     counts: str,
 ) -> None:
-    """A script can go by it: 0 when every row went well, 1 when some failed; the last line says how many."""
+    """A script can go by it: 0 when every row went well, 1 when some failed; a batch can be named as in `fan_out`."""
     queue.update(max_attempts=1)
     target.script(*answers)
-    batch = queue.fan_out(ROWS, url=target.url)
-    assert cli.main(["watch", batch.id[:5]]) == code
-    out = capsys.readouterr().out
-    assert f"{batch.id} on queue {queue.id}" in out
-    assert counts in out
-
-
-def test_by_its_name(queue: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
-    """A batch can be named as in `fan_out`."""
     batch = queue.fan_out(ROWS, url=target.url, name="three days")
-    reached(batch, lambda progress: not progress.unsent)
-    assert cli.main(["watch", "three days"]) == 0
-    assert 'Batch "three days"' in capsys.readouterr().out
+    for named in (batch.id[:5], "three days"):
+        assert cli.main(["watch", named]) == code
+        out = capsys.readouterr().out
+        assert [words for words in (batch.id, 'Batch "three days"', queue.id, counts) if words not in out] == []
 
 
 def test_rejected_rows_are_no_success(queue: ct.Queue, target: Target) -> None:
@@ -112,8 +91,7 @@ def test_an_endpoint_that_is_gone(start_emulator: StartEmulator, capsys: pytest.
     emulator = start_emulator()
     address = emulator.ready["grpc"]
     with ct.connect("p", "l", endpoint=address) as tasks:
-        batch = tasks.queue("q", create=True).pause().fan_out(ROWS, url="http://127.0.0.1:9/never")
-        reached(batch, lambda progress: not progress.unsent)
+        batch = sent(tasks.queue("q", create=True).pause().fan_out(ROWS, url="http://127.0.0.1:9/never"))
     emulator.stop()
     capsys.readouterr()
     assert cli.main(["watch", batch.id]) == 2
@@ -125,8 +103,7 @@ def test_the_folders_emulator_is_started_again(tmp_path: Path, target: Target, s
     target.script(200, 404, 200)
     with ct.local(tmp_path) as tasks:
         queue = tasks.queue("reports", create=True, max_attempts=1).pause()
-        batch = queue.fan_out(ROWS, url=target.url)
-        reached(batch, lambda progress: not progress.unsent)
+        batch = sent(queue.fan_out(ROWS, url=target.url))
     until(lambda: endpoint(tmp_path) is None)
     watching = start("watch", batch.id)
     until(lambda: endpoint(tmp_path) is not None)
@@ -141,8 +118,7 @@ def test_the_folders_emulator_is_started_again(tmp_path: Path, target: Target, s
 def test_an_interrupt_leaves_the_batch_alone(queue: ct.Queue, target: Target, start: Run) -> None:
     """Ctrl-C ends the watching with 130, quietly, and no task is touched."""
     queue.pause()
-    batch = queue.fan_out(ROWS, url=target.url)
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(queue.fan_out(ROWS, url=target.url))
     watching = start("watch", batch.id)
     assert watching.stderr is not None
     watching.stderr.read(1)  # the bar: it watches
@@ -218,8 +194,7 @@ def test_batches_are_those_of_this_machine(
     emulator: Emulator, queue: ct.Queue, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The list names the batch with its queue and the emulator that it was sent to, and asks nobody."""
-    batch = queue.pause().fan_out(ROWS, url="http://127.0.0.1:9/never")
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(queue.pause().fan_out(ROWS, url="http://127.0.0.1:9/never"))
     assert cli.main(["batches"]) == 0
     _, line = capsys.readouterr().out.splitlines()
     assert line.split()[0] == batch.id

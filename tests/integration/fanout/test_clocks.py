@@ -5,7 +5,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Emulator, Move, Target
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import fault, sent
 
 TWO_DAYS = 172_800.0
 ROWS = pd.DataFrame({"row": range(120)})
@@ -13,14 +13,12 @@ ROWS = pd.DataFrame({"row": range(120)})
 
 def left_unanswered(emulator: Emulator, target: Target) -> str:
     """Create tasks of which no answer arrives, and leave; returns the batch."""
-    fault = {"method": "BatchCreateTasks", "code": "UNAVAILABLE", "after": True, "count": None}
-    emulator.request("POST", "/admin/faults", fault)
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
+    lost = fault(emulator, "BatchCreateTasks", "UNAVAILABLE", after=True)
+    with lost, ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
         queue = tasks.queue("old", create=True).pause()
         batch = queue.fan_out(ROWS, url=target.url)
         emulator.until(lambda: len(queue.tasks()) == len(ROWS))
         assert batch.progress().unsent == len(ROWS)
-    emulator.request("DELETE", "/admin/faults")
     return batch.id
 
 
@@ -35,8 +33,7 @@ def test_resumed_two_days_later(emulator: Emulator, target: Target, move: Move, 
     emulator.advance(TWO_DAYS)
     move(TWO_DAYS)
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
-        batch = tasks.batch(batch_id).resume()
-        reached(batch, lambda progress: not progress.unsent)
+        batch = sent(tasks.batch(batch_id).resume())
         tasks.queue("old").resume()
         progress = batch.wait("60s")
         assert progress.succeeded + progress.gone == len(ROWS)

@@ -9,8 +9,9 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
+from tests.cases import cases
 from tests.integration.conftest import Emulator
-from tests.integration.fanout.conftest import PATIENCE, reached
+from tests.integration.fanout.conftest import PATIENCE, sent
 
 URL = "http://127.0.0.1:9/{a}"
 DATA = pd.DataFrame({"a": [1, 2]})
@@ -19,22 +20,18 @@ DATA = pd.DataFrame({"a": [1, 2]})
 @pytest.fixture
 def closed(tasks: ct.Client, paused: ct.Queue) -> ct.Batch:
     """Give a batch whose connection was closed when its tasks were in the queue."""
-    batch = paused.fan_out(DATA, url=URL)
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(paused.fan_out(DATA, url=URL))
     tasks.close()
     return batch
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        lambda batch: batch.wait(timeout="60s"),
-        lambda batch: batch.retry_failed(),
-        lambda batch: batch.resend(batch.tasks()),
-        lambda batch: batch.cancel(),
-        lambda batch: batch.resume(),
-        lambda batch: batch.on_complete("https://svc.example.com/done"),
-    ],
+@cases(
+    lambda batch: batch.wait(timeout="60s"),
+    lambda batch: batch.retry_failed(),
+    lambda batch: batch.resend(batch.tasks()),
+    lambda batch: batch.cancel(),
+    lambda batch: batch.resume(),
+    lambda batch: batch.on_complete("https://svc.example.com/done"),
 )
 def test_verbs_say_that_it_is_closed(closed: ct.Batch, verb: Callable[[ct.Batch], Any]) -> None:
     """No verb hangs or fails in words of its own; what is known is shown all the same."""
@@ -46,8 +43,7 @@ def test_verbs_say_that_it_is_closed(closed: ct.Batch, verb: Callable[[ct.Batch]
 
 def test_who_waits_hears_of_it(tasks: ct.Client, paused: ct.Queue) -> None:
     """`wait()` in another thread ends when the connection is closed."""
-    batch = paused.fan_out(DATA, url=URL)
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(paused.fan_out(DATA, url=URL))
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(batch.wait)
         tasks.close()
@@ -64,8 +60,7 @@ def test_another_connection_has_the_batch(emulator: Emulator, closed: ct.Batch) 
 
 def test_closing_after_a_failure(tasks: ct.Client, paused: ct.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of the work in the background is shown before, not raised by `close`, and the channels are closed."""
-    batch = paused.fan_out(DATA, url=URL)
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(paused.fan_out(DATA, url=URL))
     client = tasks.client
 
     def locked(_batch: str | None = None) -> Any:

@@ -8,6 +8,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchNotFoundError, PreconditionError
+from tests.cases import cases
 from tests.integration.conftest import Target
 from tests.integration.fanout.conftest import reached
 
@@ -21,10 +22,7 @@ def cell(queue: ct.Queue, target: Target, **words: Any) -> ct.Batch:
     return batch
 
 
-@pytest.mark.parametrize(
-    "verb",
-    ["wait", "progress", "tasks", "failed", "retry_failed", "cancel", "resume", "panel", "delete", "on_complete"],
-)
+@cases("wait", "progress", "tasks", "failed", "retry_failed", "cancel", "resume", "panel", "delete", "on_complete")
 def test_a_deleted_batch_is_gone(
     tasks: ct.Client, once: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
+from tests.cases import cases
 from tests.integration.conftest import Answer, Emulator, Received, Target
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import reached, sent
 
 STATUSES = [200, 404, 429, 500, 503]
 COLUMNS = {
@@ -52,11 +53,10 @@ def pages(once: ct.Queue, site: Site, capsys: pytest.CaptureFixture[str]) -> ct.
     return batch
 
 
-def retried(batch: ct.Batch) -> list[int]:
-    """Return the statuses whose rows are in their second try."""
-    reached(batch, lambda progress: not progress.unsent)
-    again = batch.tasks()["try"].eq(2)
-    return [status for status, yes in zip(STATUSES, again, strict=True) if yes]
+def retried_rows(batch: ct.Batch) -> list[int]:
+    """Return the rows that are in their second try."""
+    made = sent(batch).tasks()
+    return [int(row) for row in made.index[made["try"] == 2]]
 
 
 def failing(batch: ct.Batch) -> pd.DataFrame:
@@ -64,50 +64,44 @@ def failing(batch: ct.Batch) -> pd.DataFrame:
     return batch.errors()[["cause", "failed", "retrying"]]
 
 
-@pytest.mark.parametrize(
-    ("where", "expected"),
-    [
-        (None, [404, 429, 500, 503]),
-        ("UNAVAILABLE", [503]),
-        ("unavailable", [503]),
-        (503, [503]),
-        ("503", [503]),
-        ("5xx", [500, 503]),
-        ("4XX", [404, 429]),
-        (["UNAVAILABLE", 404], [404, 503]),
-        (pd.Series(["INTERNAL", "4xx"]), [404, 429, 500]),
-        (lambda batch: batch.errors().query("cause == 'INTERNAL'"), [500]),
-        (lambda batch: batch.errors().cause.iloc[:2], [404, 500]),
-        (lambda batch: batch.errors().iloc[-1], [503]),
-        (lambda batch: batch.tasks(), [404, 429, 500, 503]),
-        (lambda batch: batch.failed().head(1), [404]),
-        (lambda batch: batch.results().iloc[[-1]], [503]),
-    ],
+@cases(
+    (None, [404, 429, 500, 503]),
+    ("UNAVAILABLE", [503]),
+    ("unavailable", [503]),
+    (503, [503]),
+    ("503", [503]),
+    ("5xx", [500, 503]),
+    ("4XX", [404, 429]),
+    (["UNAVAILABLE", 404], [404, 503]),
+    (pd.Series(["INTERNAL", "4xx"]), [404, 429, 500]),
+    (lambda batch: batch.errors().query("cause == 'INTERNAL'"), [500]),
+    (lambda batch: batch.errors().cause.iloc[:2], [404, 500]),
+    (lambda batch: batch.errors().iloc[-1], [503]),
+    (lambda batch: batch.tasks(), [404, 429, 500, 503]),
+    (lambda batch: batch.failed().head(1), [404]),
+    (lambda batch: batch.results().iloc[[-1]], [503]),
 )
 def test_only_some_of_the_failed_rows_are_sent_again(pages: ct.Batch, where: Any, expected: list[int]) -> None:
     """They are chosen by status, class of HTTP statuses, cause or frame, or by several of these."""
     pages.retry_failed(where(pages) if callable(where) else where)
-    assert retried(pages) == expected
+    assert [STATUSES[row] for row in retried_rows(pages)] == expected
     assert pages.wait().succeeded == 1 + len(expected)
 
 
-@pytest.mark.parametrize(
-    ("where", "message", "hint"),
-    [
-        (
-            "INTERNL",
-            "where='INTERNL' is no status and no cause of a failed row; did you mean \"INTERNAL\"?",
-            "NOT_FOUND 1",
-        ),
-        ("ABORTED", "has where='ABORTED'", "the failed rows have INTERNAL 1, NOT_FOUND 1"),
-        (502.5, "where=502.5 is no status", "a cause of batch.errors()"),
-        (True, "where=True is no status", "a cause of batch.errors()"),
-        ({"status": 503}, "where={'status': 503} is no status", "a cause of batch.errors()"),
-        (999, "where=999 is no status and no cause", "batch.errors()"),
-        (["5xx", "nothing"], "where='nothing' is no status and no cause", "batch.errors()"),
-        (pd.DataFrame({"day": [1]}), "retry_failed() wants rows of tasks(), failed() or results()", "batch.failed()"),
-        (pd.DataFrame({"cause": ["KeyError: …"]}), "has these causes", "INTERNAL 1"),
-    ],
+@cases(
+    (
+        "INTERNL",
+        "where='INTERNL' is no status and no cause of a failed row; did you mean \"INTERNAL\"?",
+        "NOT_FOUND 1",
+    ),
+    ("ABORTED", "has where='ABORTED'", "the failed rows have INTERNAL 1, NOT_FOUND 1"),
+    (502.5, "where=502.5 is no status", "a cause of batch.errors()"),
+    (True, "where=True is no status", "a cause of batch.errors()"),
+    ({"status": 503}, "where={'status': 503} is no status", "a cause of batch.errors()"),
+    (999, "where=999 is no status and no cause", "batch.errors()"),
+    (["5xx", "nothing"], "where='nothing' is no status and no cause", "batch.errors()"),
+    (pd.DataFrame({"day": [1]}), "retry_failed() wants rows of tasks(), failed() or results()", "batch.failed()"),
+    (pd.DataFrame({"cause": ["KeyError: …"]}), "has these causes", "INTERNAL 1"),
 )
 def test_a_choice_that_has_no_row_is_explained(pages: ct.Batch, where: Any, message: str, hint: str) -> None:
     """The error says what there is, and nothing is sent."""
@@ -115,7 +109,7 @@ def test_a_choice_that_has_no_row_is_explained(pages: ct.Batch, where: Any, mess
         pages.retry_failed(where)
     assert message in raised.value.message
     assert hint in (raised.value.hint or "")
-    assert retried(pages) == []
+    assert retried_rows(pages) == []
 
 
 def test_what_is_assumed_of_http_statuses_is_said(pages: ct.Batch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,13 +176,6 @@ def test_an_exception_selects_its_rows(once: ct.Queue, serve: Any) -> None:
     batch = once.fan_out(pd.DataFrame({"text": ["ten", "", "12 %", "3"]}), url=serve(convert))
     batch.wait()
     assert retried_rows(batch.retry_failed("ValueError")) == [0, 2]
-
-
-def retried_rows(batch: ct.Batch) -> list[int]:
-    """Return the rows that are in their second try."""
-    reached(batch, lambda progress: not progress.unsent)
-    made = batch.tasks()
-    return [int(row) for row in made.index[made["try"] == 2]]
 
 
 def test_rows_that_are_tried_again_have_causes_too(tasks: ct.Client, serve: Any) -> None:

@@ -7,16 +7,10 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Emulator, Target
-from tests.integration.fanout.conftest import Serve, reached
+from tests.integration.fanout.conftest import Serve, reached, sent
 
 URL = "http://127.0.0.1:9/run"
 DAYS = pd.date_range("2026-03-28", periods=4, tz="Europe/Zurich", name="day")
-
-
-def sent(batch: ct.Batch) -> ct.Batch:
-    """Return the batch when every row is in the queue."""
-    reached(batch, lambda progress: not progress.unsent)
-    return batch
 
 
 def test_an_index_that_does_not_begin_at_0(paused: ct.Queue) -> None:

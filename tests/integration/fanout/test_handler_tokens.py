@@ -1,9 +1,9 @@
 """Tokens of tasks for handlers on this machine: a task with the token of another account is refused."""
 
 import pandas as pd
-import pytest
 
 import cloudtasks_nb as ct
+from tests.cases import cases
 from tests.integration.fanout.conftest import Serve
 
 ROWS = pd.DataFrame({"row": range(4)})
@@ -11,9 +11,9 @@ ACCOUNT = "caller@demo.iam.gserviceaccount.com"
 OTHER = "other@demo.iam.gserviceaccount.com"
 
 
-@pytest.mark.parametrize(
-    ("account", "succeeded", "causes"),
-    [(ACCOUNT, 4, {}), (OTHER, 0, {"PERMISSION_DENIED": 4})],
+@cases(
+    (ACCOUNT, 4, {}),
+    (OTHER, 0, {"PERMISSION_DENIED": 4}),
     ids=["the right account", "another account"],
 )
 def test_a_routed_queue_calls_a_handler(

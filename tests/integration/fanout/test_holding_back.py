@@ -13,6 +13,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import PreconditionError
+from tests.cases import cases
 from tests.integration.fanout.conftest import PATIENCE, reached
 
 ROWS = pd.DataFrame({"number": range(100)})
@@ -110,12 +111,9 @@ batch.wait()
 """
 
 
-@pytest.mark.parametrize(
-    "take_up",
-    [
-        lambda tasks, work: tasks.queue("canary").fan_out(ROWS, url=work.handler, canary=5),
-        lambda tasks, _: tasks.batch().resume(),
-    ],
+@cases(
+    lambda tasks, work: tasks.queue("canary").fan_out(ROWS, url=work.handler, canary=5),
+    lambda tasks, _: tasks.batch().resume(),
     ids=["the same cell", "resume"],
 )
 def test_a_kernel_that_is_killed(tmp_path: Path, take_up: Callable[[ct.Client, Work], ct.Batch]) -> None:

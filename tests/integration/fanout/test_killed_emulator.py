@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import reached, rows_in, sent
 
 TARGET = "http://127.0.0.1:9/run"
 MANY = pd.DataFrame({"row": range(3000)})
@@ -19,11 +19,6 @@ MANY = pd.DataFrame({"row": range(3000)})
 def kill(folder: Path) -> None:
     """End the emulator of a folder as a crash would."""
     os.kill(json.loads((folder / "endpoint.json").read_text())["pid"], signal.SIGKILL)
-
-
-def rows_in(queue: ct.Queue) -> list[int]:
-    """Return the rows whose tasks are in the queue, sorted; one that is there twice stands there twice."""
-    return sorted(body["row"] for body in queue.tasks(limit=None, body=True)["body"])
 
 
 @pytest.fixture
@@ -59,10 +54,9 @@ def test_the_next_connection_sends_the_rest(
 ) -> None:
     """The connection that has lost its emulator keeps nobody from sending, and each row's task is there once."""
     with ct.local(folder) as tasks:
-        batch = again(tasks)
-        reached(batch, lambda progress: not progress.unsent)
+        sent(again(tasks))
         assert rows_in(tasks.queue("killed")) == list(range(3000))
-        reached(broken, lambda progress: not progress.unsent)
+        sent(broken)
 
 
 def test_the_old_connection_lives_again(broken: ct.Batch, folder: Path) -> None:
@@ -73,7 +67,7 @@ def test_the_old_connection_lives_again(broken: ct.Batch, folder: Path) -> None:
     assert f"ct.local({str(folder)!r}) starts the emulator again, and the batch continues by itself" in line
     assert "batch.resume" not in repr(broken)
     with ct.local(folder) as tasks:
-        reached(broken, lambda progress: not progress.unsent)
+        sent(broken)
         assert rows_in(tasks.queue("killed")) == list(range(3000))
         assert broken.tasks()["state"].eq("ready").all()
 
@@ -86,7 +80,7 @@ def test_a_temporary_emulator() -> None:
         return tasks, tasks.queue("killed", create=True).pause().fan_out(MANY, url=TARGET)
 
     lost, batch = cells()
-    reached(batch, lambda progress: not progress.unsent)
+    sent(batch)
     assert lost._lease is not None
     os.kill(lost._lease.pid, signal.SIGKILL)
     reached(batch, lambda progress: progress.state == "stopped")
@@ -94,6 +88,6 @@ def test_a_temporary_emulator() -> None:
     assert "its tasks are lost; run the cells again from ct.local() on: they send all rows to a new one" in line
     lost.close()
     found, batch = cells()
-    reached(batch, lambda progress: not progress.unsent)
+    sent(batch)
     assert rows_in(found.queue("killed")) == list(range(3000))
     found.close()

@@ -23,7 +23,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import cli
 from cloudtasks_nb.errors import InvalidInputError
 from tests.integration.conftest import Emulator, Target
-from tests.integration.fanout.conftest import Serve, reached
+from tests.integration.fanout.conftest import Serve, fault, reached, sent
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
@@ -63,6 +63,13 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def connect(emulator: Emulator) -> Connect:
     """Give further connections to the file's emulator."""
     return lambda: ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"])
+
+
+@pytest.fixture
+def left(connect: Connect, paused: ct.Queue, target: Target) -> ct.Batch:
+    """Give a batch whose end is to be notified, and which nobody watches any more."""
+    with connect() as here:
+        return sent(here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target)))
 
 
 @contextmanager
@@ -135,29 +142,23 @@ def test_two_connections_watch(
     assert tasks.batch(batch.id).id == batch.id
 
 
-def test_two_processes_watch(connect: Connect, paused: ct.Queue, emulator: Emulator, target: Target) -> None:
+def test_two_processes_watch(left: ct.Batch, paused: ct.Queue, emulator: Emulator) -> None:
     """Two watchers in two processes, with none here, create one task."""
-    with connect() as here:
-        batch = here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target))
-        reached(batch, lambda progress: not progress.unsent)
-    with watcher(emulator, batch) as first, watcher(emulator, batch) as second:
+    with watcher(emulator, left) as first, watcher(emulator, left) as second:
         paused.resume()
         assert [first.wait(60), second.wait(60)] == [0, 0]
     assert created(emulator, paused) == ["1"]
 
 
 def test_a_watcher_is_killed_before_it_tells(
-    connect: Connect, paused: ct.Queue, emulator: Emulator, target: Target
+    left: ct.Batch, connect: Connect, paused: ct.Queue, emulator: Emulator, target: Target
 ) -> None:
     """A process that hangs before it creates the task, and is killed, blocks nobody: another one creates it."""
-    with connect() as here:
-        batch = here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target))
-        reached(batch, lambda progress: not progress.unsent)
-    with watcher(emulator, batch, "stop") as child, connect() as again:
+    with watcher(emulator, left, "stop") as child, connect() as again:
         paused.resume()
         assert child.stdout is not None
         assert child.stdout.readline() == "about to create\n"
-        again.batch(batch.id).wait("60s")
+        again.batch(left.id).wait("60s")
         os.kill(child.pid, signal.SIGKILL)
     assert [summary["succeeded"] for summary in notifications(target, 1)] == [4]
     assert created(emulator, paused) == ["1"]
@@ -217,62 +218,42 @@ def test_registered_after_the_end(once: ct.Queue, emulator: Emulator, target: Ta
 
 @pytest.mark.parametrize("how", ["cloudtasks-nb watch", "tasks.batch(id)"])
 def test_nobody_watched(
-    connect: Connect,
-    paused: ct.Queue,
-    emulator: Emulator,
-    target: Target,
-    capsys: pytest.CaptureFixture[str],
-    how: str,
+    left: ct.Batch, connect: Connect, paused: ct.Queue, emulator: Emulator, target: Target, capsys: Any, how: str
 ) -> None:
     """The call prints which process notifies; when all have left, the next that attaches does."""
-    with connect() as here:
-        batch = here.queue(paused.id).fan_out(ROWS, url=target.url).on_complete(done_url(target))
-        reached(batch, lambda progress: not progress.unsent)
-    assert f"cloudtasks-nb watch {batch.id}" in capsys.readouterr().out
+    assert f"cloudtasks-nb watch {left.id}" in capsys.readouterr().out
     paused.resume()
     assert created(emulator, paused) == []
     if how == "tasks.batch(id)":
         with connect() as later:
-            later.batch(batch.id)
+            later.batch(left.id)
             notifications(target, 1)
     else:
-        assert cli.main(["watch", batch.id]) == 0
+        assert cli.main(["watch", left.id]) == 0
         assert "4 rows" in capsys.readouterr().out
-    assert [summary["batch"] for summary in notifications(target, 1)] == [batch.id]
+    assert [summary["batch"] for summary in notifications(target, 1)] == [left.id]
     assert created(emulator, paused) == ["1"]
 
 
-@pytest.fixture
-def refused(emulator: Emulator) -> Iterator[Callable[[str], None]]:
-    """Let no task be created one by one, until the fault is taken away."""
-    yield lambda code: emulator.request("POST", "/admin/faults", {"method": "CreateTask", "code": code, "count": None})
-    emulator.request("DELETE", "/admin/faults")
-
-
 @pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "PERMISSION_DENIED"])
-def test_the_service_does_not_take_it(
-    once: ct.Queue, emulator: Emulator, target: Target, refused: Callable[[str], None], code: str
-) -> None:
+def test_the_service_does_not_take_it(once: ct.Queue, emulator: Emulator, target: Target, code: str) -> None:
     """It is tried again, and meanwhile the repr shows why no notification was created."""
-    refused(code)
-    batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
-    reached(batch, lambda _: "a notification of the batch's end was not created" in repr(batch))
-    emulator.request("DELETE", "/admin/faults")
+    with fault(emulator, "CreateTask", code):
+        batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
+        reached(batch, lambda _: "a notification of the batch's end was not created" in repr(batch))
     assert batch.wait("60s").succeeded == 4
     assert len(notifications(target, 1)) == 1
     reached(batch, lambda _: "was not created" not in repr(batch))
     assert created(emulator, once) == ["1"]
 
 
-def test_a_refusal_keeps_nobody_waiting(
-    once: ct.Queue, emulator: Emulator, target: Target, refused: Callable[[str], None]
-) -> None:
+def test_a_refusal_keeps_nobody_waiting(once: ct.Queue, emulator: Emulator, target: Target) -> None:
     """A permission that is missing does not come by waiting; the rows are done all the same."""
-    refused("PERMISSION_DENIED")
-    batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
-    assert batch.wait("60s").succeeded == 4
-    assert "a notification of the batch's end was not created" in repr(batch)
-    assert created(emulator, once) == []
+    with fault(emulator, "CreateTask", "PERMISSION_DENIED"):
+        batch = once.fan_out(ROWS, url=target.url).on_complete(done_url(target))
+        assert batch.wait("60s").succeeded == 4
+        assert "a notification of the batch's end was not created" in repr(batch)
+        assert created(emulator, once) == []
 
 
 def test_an_answer_is_lost(once: ct.Queue, emulator: Emulator, target: Target) -> None:

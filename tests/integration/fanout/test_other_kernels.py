@@ -10,7 +10,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchNotFoundError
 from tests.integration.conftest import Emulator
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import fault, reached, sent
 from tests.processes import run
 
 MANY = pd.DataFrame({"n": range(3_000)})
@@ -34,8 +34,7 @@ def other(emulator: Emulator) -> Iterator[ct.Client]:
 @pytest.mark.parametrize("end", [None, signal.SIGKILL], ids=["its last line", "killed"])
 def test_a_script_that_ends_with_a_cancel(queue: ct.Queue, emulator: Emulator, end: signal.Signals | None) -> None:
     """The cancel is carried out before the script ends; if that is killed, by who has the batch open."""
-    batch = queue.fan_out(MANY, url=URL, delay="1h")
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(queue.fan_out(MANY, url=URL, delay="1h"))
     ended = run(
         sys.executable, "-c", CANCEL, emulator.ready["grpc"], batch.id, *([] if end is None else [str(end.value)])
     )
@@ -47,14 +46,12 @@ def test_a_script_that_ends_with_a_cancel(queue: ct.Queue, emulator: Emulator, e
 
 def test_every_kernel_shows_what_another_one_cancels(paused: ct.Queue, other: ct.Client, emulator: Emulator) -> None:
     """The word is the same in all of them, also in lists, until the tasks are deleted."""
-    batch = paused.fan_out(MANY, url=URL)
-    reached(batch, lambda progress: not progress.unsent)
-    emulator.request("POST", "/admin/faults", {"method": "BatchDeleteTasks", "code": "UNAVAILABLE", "count": None})
-    theirs = other.batch(batch.id).cancel()
-    reached(batch, lambda progress: progress.state == "cancelling")
-    assert theirs.status().state == other.batches()["state"][batch.id] == "cancelling"
-    assert "cancelling" in repr(batch)
-    emulator.request("DELETE", "/admin/faults")
+    batch = sent(paused.fan_out(MANY, url=URL))
+    with fault(emulator, "BatchDeleteTasks", "UNAVAILABLE"):
+        theirs = other.batch(batch.id).cancel()
+        reached(batch, lambda progress: progress.state == "cancelling")
+        assert theirs.status().state == other.batches()["state"][batch.id] == "cancelling"
+        assert "cancelling" in repr(batch)
     for each in (batch, theirs):
         assert each.wait("60s").cancelled == len(MANY)
 
@@ -67,6 +64,5 @@ def test_a_batch_that_another_kernel_deletes_is_made_anew_by_the_same_cell(queue
     theirs.delete()
     with pytest.raises(BatchNotFoundError):
         reached(batch, lambda _: False)
-    again = queue.fan_out(MANY.head(9), url=URL, name="march")
-    reached(again, lambda progress: not progress.unsent)
+    again = sent(queue.fan_out(MANY.head(9), url=URL, name="march"))
     assert again.cancel().wait("60s").total == 9

@@ -11,8 +11,9 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchTimeoutError
 from cloudtasks_nb.fanout.batch import live, search
 from cloudtasks_nb.store.results import StoredResult, write_result
+from tests.cases import cases
 from tests.integration.conftest import Emulator, Target, options
-from tests.integration.fanout.conftest import reached
+from tests.integration.fanout.conftest import fault, outcomes, reached, sent
 
 ROWS = pd.DataFrame({"row": range(20)})
 UNREAD = "memory://unread"  # the store of handlers whose results no connection reads: only the log tells outcomes
@@ -42,8 +43,7 @@ def quick(tasks: ct.Client) -> ct.Queue:
 def test_successes_and_failures(quick: ct.Queue, serve: Callable[..., ct.Handler]) -> None:
     """The usual case: what the log says."""
     batch = send(quick, serve)
-    progress = batch.wait("60s")
-    assert (progress.succeeded, progress.failed) == (15, 5)
+    assert outcomes(batch) == (15, 5, 0)
     failed = batch.failed()
     assert list(failed["row_in"]) == [0, 1, 2, 3, 4]
     assert list(failed["attempts"]) == [2] * 5
@@ -69,21 +69,16 @@ def test_a_success_that_was_stored_after_the_last_failure(
     assert states(batch) == {"succeeded": 16, "failed": 4}
 
 
-@pytest.mark.parametrize(
-    ("first", "then"),
-    [({"max_attempts": 5}, {"max_attempts": 2}), ({"max_attempts": -1}, {"max_retry_duration": "1s"})],
-)
+@cases(({"max_attempts": 5}, {"max_attempts": 2}), ({"max_attempts": -1}, {"max_retry_duration": "1s"}))
 def test_rows_that_were_given_up_have_failed_whatever_the_limit_was(
     tasks: ct.Client, serve: Callable[..., ct.Handler], first: dict[str, int], then: dict[str, Any]
 ) -> None:
     """The limit was lowered meanwhile, or is a duration: their tasks have left without a success or a deletion."""
     queue = tasks.queue("reports", create=True, min_backoff="100ms", **first)
-    batch = send(queue.pause(), serve)
-    reached(batch, lambda progress: not progress.unsent)
+    batch = sent(send(queue.pause(), serve))
     queue.update(**then)
     queue.resume()
-    progress = batch.wait("60s")
-    assert (progress.succeeded, progress.failed, progress.gone) == (15, 5, 0)
+    assert outcomes(batch) == (15, 5, 0)
     assert "batch.retry_failed()" in repr(batch)
     batch.retry_failed()
     assert reached(batch, lambda progress: not progress.failed).total == 20
@@ -106,8 +101,7 @@ def test_entries_that_come_late(
     assert batch.progress().gone == 0
     assert "are settling: their log entries are awaited" in "".join(capsys.readouterr())
     emulator.advance(31)
-    progress = batch.wait("60s")
-    assert (progress.succeeded, progress.failed, progress.gone) == (15, 5, 0)
+    assert outcomes(batch) == (15, 5, 0)
 
 
 def test_a_log_of_half_the_operations(tasks: ct.Client, serve: Callable[..., ct.Handler]) -> None:
@@ -137,16 +131,12 @@ def test_a_log_that_may_not_be_read_for_a_while(
     quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler]
 ) -> None:
     """Until then the repr shows the rows as settling; as soon as the log can be read, it shows their outcomes."""
-    emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "PERMISSION_DENIED", "count": None})
-    try:
+    with fault(emulator, "ListLogEntries", "PERMISSION_DENIED"):
         batch = send(quick, serve)
         progress = reached(batch, lambda progress: progress.settling == 20)
         assert "20 settling: their log entries are awaited" in repr(batch)
-    finally:
-        emulator.request("DELETE", "/admin/faults")
     assert (progress.gone, progress.finished) == (0, False)
-    progress = batch.wait("60s")
-    assert (progress.succeeded, progress.failed, progress.gone) == (15, 5, 0)
+    assert outcomes(batch) == (15, 5, 0)
 
 
 def test_rows_that_were_gone_are_corrected_from_a_new_connection(
@@ -154,12 +144,9 @@ def test_rows_that_were_gone_are_corrected_from_a_new_connection(
 ) -> None:
     """A log that could not be read until the batch was given up is read as soon as possible, with a note."""
     monkeypatch.setattr(search, "_SHORTEST_WAIT", 0)
-    emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "PERMISSION_DENIED", "count": None})
-    try:
+    with fault(emulator, "ListLogEntries", "PERMISSION_DENIED"):
         batch = send(quick, serve)
         assert batch.wait("60s").gone == 20
-    finally:
-        emulator.request("DELETE", "/admin/faults")
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
         again = tasks.batch(batch.id)
         progress = reached(again, lambda progress: not progress.gone)
@@ -181,15 +168,13 @@ def test_entries_that_can_be_read_late(
     emulator.advance(46)
     reached(batch, lambda progress: 0 < progress.settling < 30)
     emulator.advance(600)
-    progress = batch.wait("60s")
-    assert (progress.succeeded, progress.gone) == (1000, 0)
+    assert outcomes(batch) == (1000, 0, 0)
 
 
 def test_a_log_that_is_busy(quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler]) -> None:
     """Reads that the quota refuses are repeated, more slowly."""
     emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "RESOURCE_EXHAUSTED", "count": 3})
-    progress = send(quick, serve).wait("90s")
-    assert (progress.succeeded, progress.failed) == (15, 5)
+    assert outcomes(send(quick, serve)) == (15, 5, 0)
 
 
 def test_tasks_deleted_while_they_retry(tasks: ct.Client, serve: Callable[..., ct.Handler]) -> None:
@@ -198,8 +183,7 @@ def test_tasks_deleted_while_they_retry(tasks: ct.Client, serve: Callable[..., c
     batch = send(queue, serve)
     reached(batch, lambda progress: progress.succeeded == 15 and progress.retrying == 5)
     assert queue.delete_tasks(queue.tasks())["ok"].all()
-    progress = batch.wait("60s")
-    assert (progress.succeeded, progress.failed, progress.gone) == (15, 0, 5)
+    assert outcomes(batch) == (15, 0, 5)
     assert set(batch.tasks().query("state == 'gone'")["last_status"]) == {"INTERNAL"}
 
 

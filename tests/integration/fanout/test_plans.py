@@ -7,22 +7,20 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
+from tests.cases import cases
 from tests.integration.conftest import Answer, Target
-from tests.integration.fanout.conftest import Serve, reached
+from tests.integration.fanout.conftest import Serve, sent
 
 URL = "http://127.0.0.1:9/{a}"
 DATA = pd.DataFrame({"a": [1, 2, 3]})
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (DATA, {}),
-        (DATA, {"name": "march"}),
-        (pd.concat([DATA, DATA], ignore_index=True), {"errors": "skip"}),
-        (pd.DataFrame({"a": [1.0, None, None, 5.0]}), {"errors": "skip"}),
-        (pd.DataFrame({"a": [7, 7]}), {"key": ct.ROW}),
-    ],
+@cases(
+    (DATA, {}),
+    (DATA, {"name": "march"}),
+    (pd.concat([DATA, DATA], ignore_index=True), {"errors": "skip"}),
+    (pd.DataFrame({"a": [1.0, None, None, 5.0]}), {"errors": "skip"}),
+    (pd.DataFrame({"a": [7, 7]}), {"key": ct.ROW}),
 )
 def test_ids_are_those_that_will_be(paused: ct.Queue, data: pd.DataFrame, words: dict[str, Any]) -> None:
     """The ids in a plan are the ids of the tasks that `submit` makes; afterwards they are those that there are."""
@@ -31,7 +29,7 @@ def test_ids_are_those_that_will_be(paused: ct.Queue, data: pd.DataFrame, words:
     made = batch.tasks().query("state != 'rejected'")
     assert plan.frame["task"].dropna().tolist() == made["task"].tolist()
     assert plan.sendable == len(made)
-    reached(batch, lambda progress: not progress.unsent)
+    sent(batch)
     again = paused.fan_out(data, url=URL, dry_run=True, **words)
     assert again.frame.equals(plan.frame)
     assert (again.sendable, again.facts()["known"]) == (0, f"{len(made)} in the queue")
@@ -82,11 +80,6 @@ def test_a_handlers_address_is_the_handler(paused: ct.Queue, serve: Serve) -> No
     assert paused.fan_out(DATA, url=handler.url).id == batch.id
     assert set(batch.tasks()["url"]) == {handler.url}
     assert paused.fan_out(DATA, url=f"{handler.url}?x=1").id != batch.id
-
-
-def test_a_paused_queue_is_said(paused: ct.Queue) -> None:
-    """A time to drain is no promise while the queue is paused."""
-    assert "paused and dispatches nothing: queue.resume()" in repr(paused.fan_out(DATA, url=URL, dry_run=True))
 
 
 def test_try_one_calls_a_handler(queue: ct.Queue, serve: Serve) -> None:

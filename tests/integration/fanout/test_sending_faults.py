@@ -16,7 +16,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import PreconditionError, QueueNotFoundError
 from tests.integration.conftest import Emulator, options
-from tests.integration.fanout.conftest import Proxy, reached
+from tests.integration.fanout.conftest import Proxy, fault, reached, rows_in, sent
 
 Faults = Callable[..., object]
 TARGET = "http://127.0.0.1:9/run"
@@ -24,24 +24,14 @@ MANY = pd.DataFrame({"row": range(2000)})
 _names = itertools.count()
 
 
-def sent(progress: Any) -> bool:
-    """Return whether every row has been acknowledged."""
-    return not progress.unsent
-
-
 def all_sent(tracker: Any, progress: Any) -> bool:
     """Return whether every row has been acknowledged, and the sending has ended."""
-    return sent(progress) and not tracker.sending
+    return not progress.unsent and not tracker.sending
 
 
 def at_most(unsent: int, progress: Any) -> bool:
     """Return whether at most so many rows are unsent."""
     return bool(progress.unsent <= unsent)
-
-
-def rows_in(queue: ct.Queue) -> list[int]:
-    """Return the rows whose tasks are in the queue, sorted; one that is there twice stands there twice."""
-    return sorted(body["row"] for body in queue.tasks(limit=None, body=True)["body"])
 
 
 @pytest.fixture
@@ -72,7 +62,7 @@ def test_every_row_arrives_once(
     if fault.get("unfinished"):
         reached(batch, lambda progress: progress.unsent <= 200)
         emulator.request("DELETE", "/admin/faults")
-    reached(batch, sent)
+    sent(batch)
     assert rows_in(paused) == list(range(2000))
 
 
@@ -81,41 +71,41 @@ def through(proxy: Proxy, queue: ct.Queue) -> ct.Client:
     return ct.connect("demo", "us-central1", endpoint=proxy.address)
 
 
-def test_cut_connections(paused: ct.Queue, proxy: Proxy) -> None:
-    """Resets in the middle of the sending are made good by the next connection."""
-    with through(proxy, paused) as tasks:
-        batch = tasks.queue(paused.id).fan_out(MANY, url=TARGET, send_rate=4000)
-        for left in (1800, 1200, 600):
-            reached(batch, partial(at_most, left))
-            proxy.reset()
-        reached(batch, sent)
-    assert rows_in(paused) == list(range(2000))
+def cut(proxy: Proxy, batch: ct.Batch) -> None:
+    """Reset the connections in the middle of the sending, which the next ones make good."""
+    for left in (1800, 1200, 600):
+        reached(batch, partial(at_most, left))
+        proxy.reset()
+    sent(batch)
     assert proxy.connections > 1
 
 
-def test_a_stalled_connection(paused: ct.Queue, proxy: Proxy) -> None:
-    """What hangs is waited for, and goes on when the network does."""
+def stall(proxy: Proxy, batch: ct.Batch) -> None:
+    """Let the network hang: what hangs is waited for."""
+    reached(batch, partial(at_most, 1500))
+    proxy.stall()
+    proxy.go()
+
+
+def slow(proxy: Proxy, batch: ct.Batch) -> None:
+    """Be far away from now on."""
+    proxy.delay = 0.05
+
+
+@pytest.mark.parametrize("trouble", [cut, stall, slow])
+def test_a_bad_network(paused: ct.Queue, proxy: Proxy, trouble: Callable[[Proxy, ct.Batch], None]) -> None:
+    """Whatever happens to the connections, each row arrives once."""
     with through(proxy, paused) as tasks:
         batch = tasks.queue(paused.id).fan_out(MANY, url=TARGET, send_rate=4000)
-        reached(batch, lambda progress: progress.unsent <= 1500)
-        proxy.stall()
-        proxy.go()
-        reached(batch, sent)
-    assert rows_in(paused) == list(range(2000))
-
-
-def test_slow_answers(paused: ct.Queue, proxy: Proxy) -> None:
-    """A far endpoint is slower and nothing else."""
-    proxy.delay = 0.05
-    with through(proxy, paused) as tasks:
-        reached(tasks.queue(paused.id).fan_out(MANY, url=TARGET), sent)
+        trouble(proxy, batch)
+        sent(batch)
     assert rows_in(paused) == list(range(2000))
 
 
 @options("--no-batch")
 def test_an_emulator_without_batch_calls(paused: ct.Queue) -> None:
     """An endpoint that knows no batch calls gets the tasks one by one."""
-    reached(paused.fan_out(MANY, url=TARGET), sent)
+    sent(paused.fan_out(MANY, url=TARGET))
     assert rows_in(paused) == list(range(2000))
 
 
@@ -241,12 +231,11 @@ def test_two_kernels_on_one_batch(paused: ct.Queue, tasks: ct.Client, emulator: 
 
 def test_nobody_sends(paused: ct.Queue, tasks: ct.Client, emulator: Emulator, kernels: Kernels) -> None:
     """A batch found again sends nothing, and says what would; waiting for it says so too."""
-    emulator.request("POST", "/admin/faults", {"method": "BatchCreateTasks", "code": "UNAVAILABLE", "count": None})
-    kernels.kill_when(kernels.start(emulator, paused), (2000).__eq__)
-    emulator.request("DELETE", "/admin/faults")
+    with fault(emulator, "BatchCreateTasks", "UNAVAILABLE"):
+        kernels.kill_when(kernels.start(emulator, paused), (2000).__eq__)
     batch = tasks.batch()
     assert "2,000 unsent, and no process sends them → batch.resume()" in repr(batch)
     with pytest.raises(PreconditionError, match="no process sends them"):
         batch.wait("10s")
-    reached(batch.resume(), sent)
+    sent(batch.resume())
     assert rows_in(paused) == list(range(2000))

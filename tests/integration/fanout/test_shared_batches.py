@@ -16,7 +16,7 @@ from cloudtasks_nb.errors import BatchNotFoundError, PreconditionError, StoreErr
 from cloudtasks_nb.fanout.batch import sharing
 from cloudtasks_nb.store.store import Store
 from tests.integration.conftest import Emulator, Target
-from tests.integration.fanout.conftest import Serve, reached
+from tests.integration.fanout.conftest import Serve, outcomes, reached
 
 ROWS = pd.DataFrame({"day": range(20)}, index=range(100, 120))
 Connect = Callable[[str], ct.Client]
@@ -83,8 +83,7 @@ def test_a_colleague_takes_over(connect: Connect, serve: Serve, tmp_path: Path) 
     assert row["who"].startswith("ada@")
     assert [row[name] for name in ("name", "where", "total", "failed")] == ["march", str(tmp_path / "store"), 20, None]
     theirs = tasks.batch(mine.id)
-    progress = theirs.wait("60s")
-    assert (progress.succeeded, progress.failed) == (15, 5)
+    assert outcomes(theirs) == (15, 5, 0)
     assert "rows were sent from elsewhere" in repr(theirs)
     pd.testing.assert_frame_equal(theirs.results(), mine.results())
     assert listed(tasks, mine.id)["where"] is None
@@ -197,8 +196,7 @@ def test_results_tell_what_a_queue_without_a_log_does_not(connect: Connect, serv
     mine = cell(ada, name, handler, ROWS.head(15))
     assert mine.wait("60s").failed == 5
     theirs = connect("bob").batch("march")
-    progress = theirs.wait("60s")
-    assert (progress.succeeded, progress.failed) == (10, 5)
+    assert outcomes(theirs) == (10, 5, 0)
     assert "cannot be seen" not in repr(theirs)
     pd.testing.assert_frame_equal(theirs.results(), mine.results())
     theirs.resume().wait("60s")

@@ -19,8 +19,10 @@ from cloudtasks_nb import errors
 from cloudtasks_nb._frames import QUEUES
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import open_clients
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Intercept, dtypes, hinted
+from tests.cases import cases
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Intercept, dtypes
 from tests.processes import run
+from tests.raising import raises
 
 
 def test_queues_are_a_frame(tasks: ct.Client) -> None:
@@ -78,13 +80,10 @@ def test_the_same_cell_again(tasks: ct.Client, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"rate": 50, "max_concurrent": 4, "min_backoff": "1min"}, "max_concurrent 8 → 4, min_backoff 0.1s → 60s"),
-        ({"max_backoff": pd.Timedelta("10s")}, "max_backoff 3600s → 10s"),
-        ({"rate": 20}, "rate 50 → 20"),
-    ],
+@cases(
+    ({"rate": 50, "max_concurrent": 4, "min_backoff": "1min"}, "max_concurrent 8 → 4, min_backoff 0.1s → 60s"),
+    ({"max_backoff": pd.Timedelta("10s")}, "max_backoff 3600s → 10s"),
+    ({"rate": 20}, "rate 50 → 20"),
 )
 def test_an_existing_queue_is_changed(
     tasks: ct.Client, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], text: str
@@ -213,7 +212,7 @@ def test_without_credentials_the_first_verb_says_so(nobody: list[str]) -> None:
         assert (repr(tasks), nobody) == ("<Cloud Tasks in p / us-central1 [GOOGLE p]>", [])
         login = "gcloud auth application-default login"
         for verb in (tasks.queues, queue.tasks, queue.attempts, queue.pause):
-            with hinted(errors.CredentialsError, "no Google credentials were found", login):
+            with raises(errors.CredentialsError, "no Google credentials were found", hint=login):
                 verb()
         assert login in tasks._repr_mimebundle_()["text/plain"]
 

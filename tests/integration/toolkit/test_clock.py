@@ -90,15 +90,6 @@ def test_the_first_call_knows_the_time(emulator: Emulator, queue: ct.Queue) -> N
     assert done.stdout == "0 days 00:10:00\n", done.stderr
 
 
-def test_attempts_of_the_last_hour(tasks: ct.Client, queue: ct.Queue, target: Target) -> None:
-    """`since` counts back from the service's time: what was attempted two hours earlier is left out."""
-    queue.enqueue(target.url)
-    tasks.clock.run_until_idle()
-    tasks.clock.advance("2h")
-    assert len(queue.attempts(since="1h")) == 0
-    assert len(queue.attempts(since="3h")) == 1
-
-
 def test_a_batch_is_settled(tasks: ct.Client, target: Target) -> None:
     """When `run_until_idle` returns, every row of a failing batch is final, and the notification was delivered."""
     queue = tasks.queue("settled", create=True, max_attempts=4, min_backoff="10s")

@@ -10,6 +10,7 @@ from google.oauth2.credentials import Credentials
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import EndpointError
 from cloudtasks_nb.service.costs import LOG_PRICE
+from tests.cases import cases
 from tests.integration.conftest import PATIENCE, Intercept, Target, dtypes, impatient, options
 
 CHECKS = [
@@ -131,18 +132,15 @@ def test_the_queue_of_a_batch(tasks: ct.Client, queue: ct.Queue, target: Target)
         assert other.doctor().detail["queues"] == f"1 queue: {queue.id}"
 
 
-@pytest.mark.parametrize(
-    ("status", "ok", "detail"),
-    [
-        (200, True, "a task reached it after"),
-        (405, True, "is reached, and answers 405 to a GET request"),
-        (401, False, "answers 401: it wants a token"),
-        (404, False, "answers 404: nothing is there"),
-        (500, False, "answers 500: the service fails"),
-    ],
+@cases(
+    (200, True, "a task reached it after"),
+    (405, True, "is reached, and answers 405 to a GET request"),
+    (401, False, "answers 401: it wants a token"),
+    (404, False, "answers 404: nothing is there"),
+    (500, False, "answers 500: the service fails"),
 )
 def test_the_answer_of_a_target(
-    tasks: ct.Client, queue: ct.Queue, target: Target, status: int, detail: str, *, ok: bool
+    tasks: ct.Client, queue: ct.Queue, target: Target, *, status: int, ok: bool, detail: str
 ) -> None:
     """One task is sent to it with a GET request, its answer is explained, and the task is removed."""
     target.script(status)

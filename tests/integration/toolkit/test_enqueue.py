@@ -8,6 +8,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
+from tests.cases import cases
 from tests.integration.conftest import Emulator, Intercept, Target
 
 #: Each test runs over gRPC and over REST.
@@ -16,14 +17,11 @@ BOTH_TRANSPORTS = True
 NOWHERE = "http://127.0.0.1:9/never"
 
 
-@pytest.mark.parametrize(
-    ("body", "sent", "kind"),
-    [
-        ({"day": "2026-01-01", "n": [1, None]}, b'{"day":"2026-01-01","n":[1,null]}', "application/json"),
-        ("a={b}&c=1", b"a={b}&c=1", None),
-        (b"grue\xc3\xa9zi {x}", b"grue\xc3\xa9zi {x}", None),
-        (None, b"", None),
-    ],
+@cases(
+    ({"day": "2026-01-01", "n": [1, None]}, b'{"day":"2026-01-01","n":[1,null]}', "application/json"),
+    ("a={b}&c=1", b"a={b}&c=1", None),
+    (b"grue\xc3\xa9zi {x}", b"grue\xc3\xa9zi {x}", None),
+    (None, b"", None),
 )
 def test_bodies(queue: ct.Queue, target: Target, body: Any, sent: bytes, kind: str | None) -> None:
     """JSON values are sent as JSON, text and bytes as they are, braces included."""
@@ -32,13 +30,6 @@ def test_bodies(queue: ct.Queue, target: Target, body: Any, sent: bytes, kind: s
     assert (request.method, request.path, request.body) == ("POST", "/job", sent)
     if kind is not None:
         assert request.headers["content-type"] == kind
-
-
-def test_literal_arguments(queue: ct.Queue, target: Target) -> None:
-    """Method, headers and URL arrive as written: braces name no columns here."""
-    queue.enqueue(f"{target.url}?a=%7Bb%7D", method="PUT", headers={"X-Shape": "{}"})
-    request = target.wait(1)[0]
-    assert (request.method, request.path, request.headers["x-shape"]) == ("PUT", "/job?a=%7Bb%7D", "{}")
 
 
 def test_the_words_of_a_task(paused: ct.Queue, emulator: Emulator) -> None:
@@ -51,17 +42,6 @@ def test_the_words_of_a_task(paused: ct.Queue, emulator: Emulator) -> None:
     stored = emulator.client.get_task(name=f"{paused.name}/tasks/t")
     assert stored.http_request.oidc_token.audience == "aud"
     assert (stored.retry_config.max_attempts, stored.retry_config.min_backoff.total_seconds()) == (3, 2)
-
-
-def test_when_it_is_due(paused: ct.Queue) -> None:
-    """A delay counts from now, a time is a time, with its own zone or the one that was named."""
-    now = pd.Timestamp.now("UTC")
-    due = (now + pd.Timedelta("2h")).floor("s")
-    local = due.tz_convert("Asia/Tokyo").tz_localize(None).isoformat()
-    delayed = paused.schedule(NOWHERE, delay="10min").schedule_time.iloc[0]
-    assert pd.Timedelta("10min") <= delayed - now < pd.Timedelta("20min")
-    for words in ({"at": due}, {"at": due.isoformat()}, {"at": local, "tz": "Asia/Tokyo"}):
-        assert paused.schedule(NOWHERE, **words).schedule_time.iloc[0] == due
 
 
 @pytest.mark.parametrize("left", [False, True])

@@ -9,7 +9,8 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import AlreadyExistsError, QueueNotFoundError, UnavailableError
-from tests.integration.conftest import Emulator, Target, hinted
+from tests.integration.conftest import Emulator, Target
+from tests.raising import raises
 
 URL = "http://127.0.0.1:9/run"
 
@@ -104,7 +105,7 @@ def test_a_purge_of_which_nothing_is_known(proxy: LossyProxy, paused: ct.Queue, 
     proxy.lose_call("GetQueue", grpc.StatusCode.PERMISSION_DENIED)
     proxy.lose_answer("PurgeQueue", lambda: paused.enqueue(URL, task_id="after"))
     unknown = "it is not known whether it was purged"
-    with hinted(UnavailableError, unknown, "tasks that were created since") as caught:
+    with raises(UnavailableError, unknown, hint="tasks that were created since") as caught:
         through.purge()
     assert (caught.value.resource, ids(paused), proxy.calls.count("PurgeQueue")) == (paused.name, ["after"], 1)
 

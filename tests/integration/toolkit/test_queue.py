@@ -15,7 +15,9 @@ from cloudtasks_nb._frames import ATTEMPTS, TASKS
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import connection as connection_module
 from cloudtasks_nb.service.costs import LOG_PRICE
-from tests.integration.conftest import LOCATION, Emulator, Intercept, Target, attempted, dtypes, hinted, options
+from tests.cases import cases
+from tests.integration.conftest import LOCATION, Emulator, Intercept, Target, attempted, dtypes, options
+from tests.raising import raises
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
@@ -62,23 +64,6 @@ def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any) -> None:
     """A limit is a whole number from 1."""
     with pytest.raises(errors.InvalidInputError, match=f"limit={limit!r} is not a whole number from 1 on"):
         getattr(queue, verb)(limit=limit)
-
-
-def test_secrets(paused: ct.Queue) -> None:
-    """Headers that hold credentials are dots until they are asked for."""
-    paused.enqueue(NOWHERE, headers={"Authorization": "Bearer x", "X-Api-Key": "k", "X-Shop": "s"}, task_id="t")
-    masked = paused.tasks().headers["t"]
-    shown = paused.tasks(secrets=True).headers["t"]
-    assert (masked["Authorization"], masked["X-Api-Key"], masked["X-Shop"]) == ("•••", "•••", "s")
-    assert (shown["Authorization"], shown["X-Api-Key"]) == ("Bearer x", "k")
-    assert "Bearer" not in str(paused.tasks().to_dict())
-
-
-def test_scheduled_and_ready(paused: ct.Queue) -> None:
-    """What is due later is scheduled, what is due waits for the queue."""
-    paused.schedule(NOWHERE, delay="10min", task_id="later")
-    paused.enqueue(NOWHERE, task_id="now")
-    assert paused.tasks().state.to_dict() == {"later": "scheduled", "now": "ready"}
 
 
 @pytest.mark.parametrize("verb", ["run", "delete_tasks"])
@@ -178,10 +163,7 @@ def tried(emulator: Emulator, queue: ct.Queue, target: Target) -> ct.Queue:
     return queue
 
 
-@pytest.mark.parametrize(
-    ("limit", "count", "printed"),
-    [(2, 2, "the newest 2 attempts; there are more: queue.attempts(limit=None)\n"), (6, 6, ""), (None, 6, "")],
-)
+@cases((2, 2, "the newest 2 attempts; there are more: queue.attempts(limit=None)\n"), (6, 6, ""), (None, 6, ""))
 def test_the_newest_attempts(
     tried: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None, count: int, printed: str
 ) -> None:
@@ -201,14 +183,11 @@ def test_a_shown_queue_prints_nothing(tried: ct.Queue, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    ("since", "offered"),
-    [
-        ("2026-01-01", "2026-01-01 00:00:00+00:00"),
-        ("2026-01-01 06:30", "2026-01-01 06:30:00+00:00"),
-        (pd.Timestamp("2026-01-01"), "2026-01-01 00:00:00+00:00"),
-        (dt.datetime(2026, 1, 1, 6), "2026-01-01 06:00:00+00:00"),  # noqa: DTZ001 - the subject
-    ],
+@cases(
+    ("2026-01-01", "2026-01-01 00:00:00+00:00"),
+    ("2026-01-01 06:30", "2026-01-01 06:30:00+00:00"),
+    (pd.Timestamp("2026-01-01"), "2026-01-01 00:00:00+00:00"),
+    (dt.datetime(2026, 1, 1, 6), "2026-01-01 06:00:00+00:00"),  # noqa: DTZ001 - the subject
 )
 def test_a_time_without_a_zone(queue: ct.Queue, since: Any, offered: str) -> None:
     """The hint has a time that is accepted."""
@@ -228,17 +207,11 @@ def test_pause_and_resume(tasks: ct.Client, queue: ct.Queue, target: Target) -> 
     assert len(target.wait(1)) == 1
 
 
-def test_purge(filled: ct.Queue) -> None:
-    """Everything that waits is deleted."""
-    assert filled.purge() is filled
-    assert len(filled.tasks()) == 0
-
-
 def test_delete(tasks: ct.Client, queue: ct.Queue) -> None:
     """The queue is deleted, and creating it again reports for how long its name is blocked."""
     assert queue.delete() is queue
     assert queue.id not in tasks.queues().index
-    with hinted(errors.PreconditionError, f'the queue "{queue.id}" cannot be created', "use another name"):
+    with raises(errors.PreconditionError, f'the queue "{queue.id}" cannot be created', hint="use another name"):
         tasks.queue(queue.id, create=True)
 
 
@@ -281,23 +254,20 @@ def test_google_cannot_be_routed_to_this_machine() -> None:
         tasks.queue("q").route("http://127.0.0.1:9/run")
 
 
-MISSING: list[tuple[str, list[Any], dict[str, Any]]] = [
+@cases(
     *((verb, [], {}) for verb in ("tasks", "attempts", "pause", "resume", "purge", "route", "delete")),
     *((verb, [["a", "b"]], {}) for verb in ("run", "delete_tasks")),
     *((verb, [NOWHERE], words) for verb, words in (("enqueue", {}), ("schedule", {"delay": "1min"}))),
     ("update", [], {"rate": 5}),
     ("route", ["https://svc.example.com"], {}),
-]
-
-
-@pytest.mark.parametrize(("verb", "values", "words"), MISSING)
+)
 def test_a_queue_that_is_not_there(tasks: ct.Client, verb: str, values: list[Any], words: dict[str, Any]) -> None:
     """Every verb names the queue and the call that makes it; none makes it by itself."""
     queue = tasks.queue("reports")
     create = f'tasks.queue("{queue.id}", create=True)'
-    with hinted(errors.QueueNotFoundError, f'there is no queue "{queue.id}"', create) as caught:
+    said, facts = f'there is no queue "{queue.id}"', {"resource": queue.name, "code": "NOT_FOUND"}
+    with raises(errors.QueueNotFoundError, said, hint=create, **facts):
         getattr(queue, verb)(*values, **words)
-    assert (caught.value.resource, caught.value.code) == (queue.name, "NOT_FOUND")
     assert queue.id not in tasks.queues().index
 
 
@@ -306,7 +276,7 @@ def test_a_queue_of_another_project_that_is_not_there(tasks: ct.Client) -> None:
     name = "projects/other/locations/us-central1/queues/zz"
     for verb in ("tasks", "pause", "attempts"):
         create = f'tasks.queue("{name}", create=True) creates it'
-        with hinted(errors.QueueNotFoundError, 'no queue "zz"', create) as caught:
+        with raises(errors.QueueNotFoundError, 'no queue "zz"', hint=create) as caught:
             getattr(tasks.queue(name), verb)()
         assert "tasks.queues()" not in (caught.value.hint or "")
 

@@ -12,7 +12,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.watch import Snapshot, Subscription
-from tests.integration.conftest import PATIENCE, Emulator, StartEmulator, Target, options
+from tests.integration.conftest import PATIENCE, Target
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
@@ -93,29 +93,3 @@ def test_every_attempt_is_heard_once(queue: ct.Queue, listen: Listen, target: Ta
     assert [entry.task for entry in heard.entries if entry.deleted] == ["deleted"]
     assert last.log_until is not None
     assert last.lag is not None
-
-
-@options("--log-delay", "3600")
-def test_a_slow_log(emulator: Emulator, tasks: ct.Client, queue: ct.Queue, target: Target) -> None:
-    """An entry that appears an hour late is delivered when it appears."""
-    heard = Heard(tasks, queue, since=now_micros() - 1_000_000)
-    queue.enqueue(target.url, task_id="t")
-    emulator.gone(f"{queue.name}/tasks/t")
-    heard.until(values("done_last_minute", 1))
-    assert heard.entries == []
-    emulator.advance(3601)
-    heard.until(lambda _: bool(heard.entries))
-    heard.subscription.close()
-    assert [(entry.task, entry.status) for entry in heard.entries] == [("t", "OK")]
-
-
-def test_an_emulator_that_dies(start_emulator: StartEmulator) -> None:
-    """Snapshots go on and contain the error."""
-    emulator = start_emulator()
-    with ct.connect("p", "l", endpoint=emulator.ready["grpc"]) as tasks:
-        heard = Heard(tasks, tasks.queue("q", create=True))
-        heard.until(lambda snapshot: not snapshot.errors)
-        emulator.kill()
-        trouble = heard.until(lambda snapshot: bool(snapshot.errors)).errors
-        heard.subscription.close()
-    assert isinstance(trouble[0], ct.errors.UnavailableError)

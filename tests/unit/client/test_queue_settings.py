@@ -4,17 +4,17 @@ import re
 from typing import Any
 
 import numpy as np
-import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.client.queue_settings import check_settings
 from cloudtasks_nb.errors import InvalidInputError
+from tests.cases import cases
 from tests.raising import raises
 
 QUEUE = QueueName(project="p", location="l", queue="q")
 
 
-OUT_OF_RANGE = [
+@cases(
     *(({"rate": rate}, f"rate={rate} is not more than 0 and at most 500", "queue.pause()") for rate in (0, -1, 501)),
     *(({"max_concurrent": most}, f"max_concurrent={most} is not from 1 to 5,000", "pause()") for most in (0, -1, 5001)),
     *(
@@ -32,10 +32,7 @@ OUT_OF_RANGE = [
     ({"min_backoff": "soon"}, "min_backoff='soon' is not a duration", "10min"),
     ({"rate_limit": 3}, '"rate_limit" is not a queue setting', "max_concurrent"),
     ({"min_backoff": "2h", "max_backoff": 60}, "min_backoff='2h' is longer than max_backoff=60", "grow"),
-]
-
-
-@pytest.mark.parametrize(("settings", "words", "hint"), OUT_OF_RANGE)
+)
 def test_settings_out_of_range(settings: dict[str, Any], words: str, hint: str) -> None:
     """The error names the setting, its value and the limits, and its hint what was perhaps meant."""
     with raises(InvalidInputError, f"^{re.escape(words)}", hint=hint):

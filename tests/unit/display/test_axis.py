@@ -2,11 +2,11 @@
 
 import datetime as dt
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.display.axis import dates_text, log_ticks, round_step, time_ticks
+from tests.cases import cases
 
 DAY = 86_400_000_000
 NOON = round(dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC).timestamp() * 1e6)
@@ -22,17 +22,14 @@ def test_a_step_is_round_and_large_enough(span: float, most: int) -> None:
     assert span / (step / 2.5) >= most * (1 - 1e-6)
 
 
-ROUND_LABELS = [
+@cases(
     (1_000_000, ["12:00:00", "12:00:00.2", "12:00:00.4", "12:00:00.6", "12:00:00.8", "12:00:01"]),
     (20_000_000, ["12:00:00", "12:00:05", "12:00:10", "12:00:15", "12:00:20"]),
     (300_000_000, ["12:00", "12:01", "12:02", "12:03", "12:04", "12:05"]),
     (DAY, ["12:00", "18:00", "2026-01-03", "06:00", "12:00"]),
     (3 * DAY, ["12:00", "2026-01-03", "12:00", "2026-01-04", "12:00", "2026-01-05", "12:00"]),
     (5 * DAY, ["2026-01-03", "2026-01-04", "2026-01-05", "2026-01-06", "2026-01-07"]),
-]
-
-
-@pytest.mark.parametrize(("span", "labels"), ROUND_LABELS)
+)
 def test_times_have_round_labels(span: int, labels: list[str]) -> None:
     """The labels have as much of a time as the step needs."""
     assert [label for _, label in time_ticks(NOON, NOON + span, 6)] == labels

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.display.browser_tab import BrowserTab
+from tests.cases import cases
 
 
 class Tab(BrowserTab):
@@ -34,13 +35,10 @@ def see(tab: Tab, batch: str, done: int, total: int = 10, state: str = "running"
     return str(tab.text)
 
 
-ENDS = [
+@cases(
     *(("succeeded", 10, "\u2713 10 succeeded"), ("failed", 1_000, "\u2715 1,000 failed")),
     *(("rejected", 2, "\u2715 2 rejected"), ("unknown", 2, "? 2 unknown"), ("cancelled", 4, "\u2013 4 cancelled")),
-]
-
-
-@pytest.mark.parametrize(("state", "rows", "text"), ENDS)
+)
 def test_the_end_of_a_batch_is_told(tab: Tab, state: str, rows: int, text: str) -> None:
     """The title has the share, then the end until the user is back; the page is told once."""
     tab.watch("a")

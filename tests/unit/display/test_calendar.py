@@ -11,6 +11,7 @@ import pytest
 
 from cloudtasks_nb.display.calendar import Calendar, Periods, Unit
 from cloudtasks_nb.display.colours import COLOURS
+from tests.cases import cases
 
 EVIL = "</b><img src=x onerror=\"alert('1')\">"
 
@@ -86,15 +87,12 @@ def test_each_year_is_named_where_it_begins() -> None:
     assert {place: text for place, text in close.items() if place[0] < 3} == {(1, 2): "2025", (1, 4): "2026", **months}
 
 
-OTHER_PERIODS = [
+@cases(
     (over("2025-11-01", "2026-02-01", "MS"), "month", [(2, 12), (2, 13), (3, 2), (3, 3)], {(2, 1): "2025"}),
     (over("2025-12-28", "2026-01-10", "W"), "week", [(2, 53), (3, 2)], {(3, 1): "2026", (1, 2): "Jan"}),
     (over("2026-01-01 23:00", "2026-01-02 00:00", "h"), "time", [(2, 3), (3, 2)], {(2, 1): "2026-01-01"}),
     (over("1999-01-01", "2000-01-01", "YS"), "year", [(1, 2), (1, 3)], {(1, 1): "1999-01-01"}),
-]
-
-
-@pytest.mark.parametrize(("starts", "unit", "places", "labels"), OTHER_PERIODS)
+)
 def test_other_periods(starts: pd.DatetimeIndex, unit: Unit, places: list[Any], labels: dict[Any, str]) -> None:
     """Weeks and months stand in years, hours in days, years in a strip."""
     html = made(starts, unit).html()
@@ -117,19 +115,18 @@ def test_each_period_of_a_day_has_its_place(freq: str, end: str, count: int) -> 
     assert len({area(square) for square in squares(html)}) == count
 
 
-#: Counts, the mark in the square, and the state of its colour or the parts of its gradient.
-FILLS: list[tuple[dict[str, int], str, str]] = [
+GRADIENT = {"up": "linear-gradient(0deg,", "end": ",transparent 100%) border-box"}
+
+
+# Counts, the mark in the square, and the state of its colour or the parts of its gradient.
+@cases(
     *(({"unsent": 3}, "", "none"), ({"new": 1}, "", "none"), ({"succeeded": 3}, "", "{succeeded}")),
     *(({"failed": 2}, "✕", "{failed}"), ({"rejected": 1}, "✕", "{rejected}")),
     *(({"queued": 1}, "", "{queued}"), ({"retrying": 1}, "↻", "{retrying}")),
     ({"succeeded": 1, "unsent": 1}, "", "{up}{succeeded} 0% 50%,transparent 50%) border-box"),
     ({"succeeded": 99, "failed": 1}, "✕", "{up}{succeeded} 0% 66%,{failed} 66% 100%{end}"),
     ({"retrying": 1, "failed": 1}, "✕", "{up}{failed} 0% 50%,{retrying} 50% 100%{end}"),
-]
-GRADIENT = {"up": "linear-gradient(0deg,", "end": ",transparent 100%) border-box"}
-
-
-@pytest.mark.parametrize(("counts", "mark", "fill"), FILLS)
+)
 def test_a_square_fills_as_its_rows_end(counts: dict[str, int], mark: str, fill: str) -> None:
     """A square without sent rows is empty; one failure among many is visible and has a cross."""
     rows: dict[str, Any] = {state: [count] for state, count in counts.items()}
@@ -169,16 +166,13 @@ def test_everything_is_escaped() -> None:
     assert EVIL not in banded([EVIL]).html(buttons=True)
 
 
-MANY_PERIODS = [
+@cases(
     ("2026-01-01", "2026-01-31", "D", 31, "2026-01-01: 1 row: 1 failed"),
     ("2026-01-01", "2026-01-31 23:00", "h", 744, "2026-01-01: 1 row: 1 failed"),
     ("2026-01-01", "2026-12-31 23:00", "h", 365, "2026-01-01: 24 rows: 1 failed, 23 succeeded"),
     ("2016-01-01", "2025-12-31", "D", 120, "2016-01: 31 rows: 1 failed, 30 succeeded"),
     ("1900-01-01", "2025-12-31", "D", 126, "1900: 365 rows: 1 failed, 364 succeeded"),
-]
-
-
-@pytest.mark.parametrize(("start", "end", "freq", "count", "first"), MANY_PERIODS)
+)
 def test_many_periods_share_squares(start: str, end: str, freq: str, count: int, first: str) -> None:
     """Many periods are grouped by day, month or year, so that there are at most 800 squares, and none is left out."""
     starts = over(start, end, freq)
@@ -215,17 +209,14 @@ def test_a_band_for_each_value() -> None:
     assert "".join(parsed(html).itertext()).count("Mon") == 2
 
 
-SELECTIONS = [
+@cases(
     ([], ""),
     (["bern 5"], "2026-01-05 of bern"),
     (["bern 5", "bern 7"], "2026-01-05, 2026-01-07 of bern"),
     (["bern 5", "bern 6", "bern 7"], "3 days of bern, 2026-01-05 to 2026-01-07"),
     (["bern 6", "bern 7", "chur 6", "chur 7"], "2 days of bern and chur, 2026-01-06 to 2026-01-07"),
     (["bern 5", "chur 6", "basel 5"], "2026-01-05 of bern and basel; 2026-01-06 of chur"),
-]
-
-
-@pytest.mark.parametrize(("chosen", "words"), SELECTIONS)
+)
 def test_a_selection_in_words(chosen: list[str], words: str) -> None:
     """The periods and the values; bands with the same periods are named together."""
     keys = [f"2026-01-0{key[-1]}T00:00:00+00:00 {key[:-2]}" for key in chosen]

@@ -9,6 +9,7 @@ import pytest
 
 from cloudtasks_nb.display.charts import sparkline, state_bar
 from cloudtasks_nb.display.colours import COLOURS
+from tests.cases import cases
 
 EVIL = "</title><img src=x onerror=\"alert('1')\">"
 
@@ -54,16 +55,13 @@ def test_a_sparkline_has_its_ranges() -> None:
     assert "last" not in "".join(parsed(sparkline(timed(7), label="depth")).itertext())
 
 
-ACCESSIBLE_NAMES = [
+@cases(
     ([0, 2000, 1234], "depth of q, last 4 s: 1,234 tasks now, between 0 and 2,000 before"),
     ([5], "depth of q: 5 tasks now, between 5 and 5 before"),
     ([5, None], "depth of q, last 2 s: not known now, between 5 and 5 before"),
     ([None], "depth of q: not known yet"),
     ([], "depth of q: not known yet"),
-]
-
-
-@pytest.mark.parametrize(("values", "name"), ACCESSIBLE_NAMES)
+)
 def test_a_sparkline_has_an_accessible_name(values: list[float | None], name: str) -> None:
     """Name and tooltip have the figures."""
     svg = parsed(sparkline(timed(*values), label="depth of q"))[0]
@@ -103,9 +101,7 @@ def test_a_bar_counts_in_words_too() -> None:
     assert "nothing yet" in "".join(parsed(state_bar({}, label="b", share=1)).itertext())
 
 
-@pytest.mark.parametrize(
-    "draw", [lambda: sparkline(timed(1, 2), label=EVIL), lambda: state_bar({"failed": 1}, label=EVIL, share=1)]
-)
+@cases(lambda: sparkline(timed(1, 2), label=EVIL), lambda: state_bar({"failed": 1}, label=EVIL, share=1))
 def test_everything_is_escaped(draw: Callable[[], str]) -> None:
     """Names from outside become text, never elements or attributes."""
     chart: Any = parsed(draw())

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.display.progress_bar import Bar, Live, bar_html, in_notebook
+from tests.cases import cases
 from tests.interrupts import interrupted_everywhere
 
 
@@ -46,10 +47,7 @@ def test_a_kernel_is_a_notebook(monkeypatch: pytest.MonkeyPatch, notebook: list[
     assert not in_notebook()
 
 
-@pytest.mark.parametrize(
-    ("share", "width", "now"),
-    [(0.5, "50.0%", "50"), (0.0, "0.0%", "0"), (1.7, "100.0%", "100"), (-1, "0.0%", "0"), (None, "100.0%", None)],
-)
+@cases((0.5, "50.0%", "50"), (0.0, "0.0%", "0"), (1.7, "100.0%", "100"), (-1, "0.0%", "0"), (None, "100.0%", None))
 def test_a_bar_as_html(share: float | None, width: str, now: str | None) -> None:
     """The share is drawn and given to screen readers; without a share they get no value."""
     made = bar_html(share, "a <b>", label='"x"')

@@ -9,6 +9,7 @@ from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted, percent_text
+from tests.cases import cases
 
 DURATIONS = {0: "0 ms", 0.0004: "0.4 ms", 0.009: "9 ms", 0.0123: "12 ms", 0.35: "350 ms", 0.9996: "1 s"}
 DURATIONS |= {12.34: "12.3 s", 15: "15 s", 59.97: "1 min", 125: "2 min 05 s", 600: "10 min", 3599.6: "1 h"}
@@ -21,25 +22,19 @@ def test_durations_are_said_in_their_leading_units(seconds: float, text: str) ->
     assert duration_text(seconds) == text
 
 
-#: Functions, with what they return of one number.
-FORMS: list[tuple[Callable[[float], str], dict[float, str]]] = [
+# Functions, with what they return of one number.
+@cases(
     (count_text, {0: "0", 1234567: "1,234,567", 5.0: "5", 0.5: "0.5", 1234.567: "1,234.57", 0.00321: "0.00321"}),
     (lambda number: counted(int(number), "tasks"), {1: "1 task", 0: "0 tasks", 2000: "2,000 tasks"}),
     (lambda number: counted(int(number), "batches"), {1: "1 batch"}),
     (percent_text, {0: "0 %", 0.001: "<1 %", 0.25: "25 %", 0.99999: "99 %", 1: "100 %"}),
-]
-
-
-@pytest.mark.parametrize(("form", "texts"), FORMS)
+)
 def test_numbers(form: Callable[[float], str], texts: dict[float, str]) -> None:
     """Whole numbers are grouped, one is singular, and only nothing is 0 % and only all is 100 %."""
     assert {number: form(number) for number in texts} == texts
 
 
-@pytest.mark.parametrize(
-    ("word", "same"),
-    [("RUNNING", "running"), ("PAUSED", "retrying"), ("OK", "succeeded"), ("DEADLINE_EXCEEDED", "failed")],
-)
+@cases(("RUNNING", "running"), ("PAUSED", "retrying"), ("OK", "succeeded"), ("DEADLINE_EXCEEDED", "failed"))
 def test_words_of_one_meaning_share_a_colour(word: str, same: str) -> None:
     """States of queues and status codes are coloured like the states of tasks."""
     assert colour(word) == COLOURS[same]

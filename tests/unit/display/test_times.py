@@ -2,18 +2,15 @@
 
 from datetime import UTC, datetime, timedelta, timezone
 
-import pytest
-
 from cloudtasks_nb.display.times import from_micros, time_html, time_text
+from tests.cases import cases
 
-TIMES = [
+
+@cases(
     (datetime(2026, 3, 5, 9, 8, 7, 999, tzinfo=UTC), "2026-03-05 09:08:07"),
     (datetime(2026, 3, 5, 1, 0, tzinfo=timezone(timedelta(hours=2))), "2026-03-04 23:00:00"),
     (datetime(2026, 3, 5, 9, 8, 7), "2026-03-05 09:08:07"),  # noqa: DTZ001 - a time without a zone stays
-]
-
-
-@pytest.mark.parametrize(("value", "text"), TIMES)
+)
 def test_a_time_is_written_in_utc(value: datetime, text: str) -> None:
     """Date and seconds are always there."""
     assert time_text(value) == text

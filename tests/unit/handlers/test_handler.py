@@ -8,6 +8,7 @@ import pytest
 
 from cloudtasks_nb import handlers
 from cloudtasks_nb.handlers import handler as handler_module
+from tests.cases import cases
 from tests.unit.handlers.conftest import Gate, Serve, post, report
 
 
@@ -58,14 +59,11 @@ def test_a_card_is_escaped_and_bounded(serve: Serve) -> None:
     assert len(html) < 5000
 
 
-NEXT_LINES = [
+@cases(
     (lambda day, origin="JFK", *, shop: None, '{"day": ..., "shop": ...}'),  # noqa: ARG005 - only its parameters matter
     (lambda *rest, **more: None, "{}"),  # noqa: ARG005 - only its parameters matter
     (dict, "{...}"),
-]
-
-
-@pytest.mark.parametrize(("fn", "arguments"), NEXT_LINES)
+)
 def test_the_next_line_fits_the_function(serve: Serve, fn: Any, arguments: str) -> None:
     """Before the first call, the next line has the function's own arguments."""
     assert shown(serve(fn, name="fn"))[0][-1] == f"→ queue.enqueue(handler, {arguments})"

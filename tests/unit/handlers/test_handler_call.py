@@ -16,6 +16,7 @@ from cloudtasks_nb import errors
 from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.call import call, decode, status_of
 from cloudtasks_nb.handlers.convert import display_name
+from tests.cases import cases
 
 
 def run(fn: Any, body: bytes) -> Answer:
@@ -24,7 +25,7 @@ def run(fn: Any, body: bytes) -> Answer:
     return call(fn, body, run=asyncio.run, clock=lambda: next(ticks))
 
 
-BODIES: list[tuple[bytes, tuple[Any, ...], dict[str, Any]]] = [
+@cases(
     *((body, (), {}) for body in (b"", b"{}")),
     (b'{"day": "2026-01-01", "n": [1]}', (), {"day": "2026-01-01", "n": [1]}),
     ('{"größe": "日本"}'.encode(), (), {"größe": "日本"}),
@@ -32,10 +33,7 @@ BODIES: list[tuple[bytes, tuple[Any, ...], dict[str, Any]]] = [
     *((b"true", (True,), {}), (b"123456789012345678901", (123456789012345678901,), {})),
     (b"\xff\x00", (b"\xff\x00",), {}),
     *((text.encode(), (text,), {}) for text in ("plain text", "não", " ", '{"day": ', "[" * 100_000)),
-]
-
-
-@pytest.mark.parametrize(("body", "args", "kwargs"), BODIES)
+)
 def test_a_body_becomes_arguments(body: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """An object becomes keyword arguments, anything else one argument; in `calls()` an empty body is None."""
     see = Mock(return_value=True)
@@ -119,8 +117,8 @@ class _Unreadable(dict[str, int]):
         raise RuntimeError("closed")
 
 
-#: A function, a body, whether the function is called, and what the answer says.
-FAILURES: list[tuple[Any, bytes, bool, list[str]]] = [
+# A function, a body, whether the function is called, and what the answer says.
+@cases(
     (report, b"{}", False, ["report(day, origin)", "missing a required argument: 'day'", "no names"]),
     (report, b'{"day": 1, "shop": 2}', False, ["unexpected keyword argument 'shop'", "the names day, shop"]),
     (report, b"", False, ["missing a required argument: 'day'"]),
@@ -135,10 +133,7 @@ FAILURES: list[tuple[Any, bytes, bool, list[str]]] = [
     (object, b"", True, ["returned a object", "object cannot be written as JSON", "return its path"]),
     (lambda: {"model": {1, 2}}, b"", True, ["returned a dict", "set cannot be written as JSON", "sorted(value)"]),
     (lambda: _Unreadable(a=1), b"", True, ["_Unreadable", "RuntimeError: closed"]),
-]
-
-
-@pytest.mark.parametrize(("fn", "body", "called", "words"), FAILURES)
+)
 def test_failures(fn: Any, body: bytes, *, called: bool, words: list[str]) -> None:
     """What does not fit is a 400 that names the argument, without a call; a result without a form in JSON is a 500."""
     answer = run(fn, body)

@@ -22,6 +22,7 @@ import pytest
 
 from cloudtasks_nb.handlers.call import call
 from cloudtasks_nb.store.encode import to_json
+from tests.cases import cases
 
 DAY = dt.date(2026, 1, 2)
 
@@ -106,7 +107,7 @@ def test_converted(annotation: Any, value: Any, expected: Any) -> None:
     assert (type(done.arguments[0]), done.arguments) == (type(expected), [expected])
 
 
-REFUSED = [
+@cases(
     (pd.Timestamp, "soon", r"run: x='soon' \(str\) cannot be converted to .*Timestamp"),
     (pd.Timestamp, 5, "it is of type int"),
     (dt.date, None, r"x=None \(NoneType\).*it is null"),
@@ -123,10 +124,7 @@ REFUSED = [
     (tuple[dt.date, dt.date], ["2026-01-02"], "it has 1 values"),
     (list[int], "x", "it is of type str"),
     (npt.NDArray[np.float64], ["x"], "could not convert"),
-]
-
-
-@pytest.mark.parametrize(("annotation", "value", "words"), REFUSED)
+)
 def test_refused(annotation: Any, value: Any, words: str) -> None:
     """A value that cannot be converted is a 400, which names the parameter, the value and the type."""
     answer = called(annotation, value).answer

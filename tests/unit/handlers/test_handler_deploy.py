@@ -17,6 +17,7 @@ from cloudtasks_nb.handlers.admission import wait_until_admitted
 from cloudtasks_nb.handlers.deploy import Deployment, deploy
 from cloudtasks_nb.handlers.gcloud import Service, account_member, run_steps
 from tests import gcloud
+from tests.cases import cases
 from tests.raising import raises
 from tests.unit.handlers.conftest import report
 from tests.web import Reply, Request, http_server
@@ -286,15 +287,12 @@ def test_it_waits_until_the_caller_is_let_in(
     assert ("not seen" in out) == bool(words)
 
 
-PUBLIC: list[tuple[dict[str, Any], str | None]] = [
+@cases(
     ({"invokers": ["allUsers"]}, "its policy gives roles/run.invoker to allUsers"),
     ({"invokers": ["user:a@b.c", "allAuthenticatedUsers"]}, "to allAuthenticatedUsers"),
     ({"unchecked": True}, "its check of callers is switched off"),
     ({"invokers": ["user:a@b.c"]}, None),
-]
-
-
-@pytest.mark.parametrize(("state", "words"), PUBLIC)
+)
 def test_a_public_service_is_reported(
     stub: Stub, capsys: pytest.CaptureFixture[str], state: dict[str, Any], words: str | None
 ) -> None:

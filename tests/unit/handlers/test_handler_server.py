@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.cases import cases
 from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
 
 
@@ -43,17 +44,14 @@ def test_a_body_beyond_any_task_is_refused(serve: Serve) -> None:
     assert handler.calls().empty
 
 
-REQUESTS: list[tuple[Any, dict[str, str], int]] = [
+@cases(
     *((change, {}, 404) for change in (lambda url: url + "x", lambda url: url.rsplit("/", 1)[0])),
     *((lambda url, end=end: "/".join(url.split("/")[:3]) + end, {}, 404) for end in ("/", "/%FF%00")),
     *((str, {"Origin": origin}, 403) for origin in ("https://evil.example", "null")),
     *((str, {"Host": host}, 403) for host in ("evil.example", "127.0.0.1", "127.0.0.1:1")),
     (lambda url: url + "?x=1", {}, 200),
     (lambda url: url.replace("127.0.0.1", "localhost"), {}, 200),
-]
-
-
-@pytest.mark.parametrize(("change", "headers", "status"), REQUESTS)
+)
 def test_who_reaches_the_function(serve: Serve, change: Any, headers: dict[str, str], status: int) -> None:
     """Web pages, foreign host names and guessed paths get an answer that does not contain the secret."""
     handler = serve(report)

@@ -19,6 +19,7 @@ from cloudtasks_nb.handlers.call import call
 from cloudtasks_nb.handlers.convert import parameters_of
 from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_lines
 from cloudtasks_nb.handlers.source import module_source
+from tests.cases import cases
 from tests.processes import run
 from tests.raising import raises
 
@@ -57,7 +58,9 @@ CLASSES = f"{KIND}\n@dataclasses.dataclass\nclass Item:\n    kind: Kind"
 COMPILED = "import decimal, logging, re\nLOG, WORD = logging.getLogger('a.b'), re.compile('a+', re.I)"
 RATE = f"{COMPILED}\nRATE = {{'x': decimal.Decimal('1.50')}}"
 TUPLE = {"a": (1, [None, 2.5])}
-DEPLOYED = [
+
+
+@cases(
     ("def report(): return 1", 1),
     ("import math\nimport os.path as p\ndef report(): return p.join('a', str(math.floor(2.5)))", "a/2"),
     ("from math import sqrt as root\ndef report(): return root(4)", 2.0),
@@ -82,10 +85,7 @@ DEPLOYED = [
         "def report():\n    import json\n    def inner(x): return json.dumps([x, N])\n    return inner(1)\nN = 2",
         "[1, 2]",
     ),
-]
-
-
-@pytest.mark.parametrize(("code", "result"), DEPLOYED)
+)
 def test_what_a_function_uses_is_written_along(notebook: Notebook, deployed: Any, code: str, result: Any) -> None:
     """Imports, functions, classes and small constants; the written module gives what the notebook gives."""
     report = notebook(code).report
@@ -118,7 +118,9 @@ LOCK = "import threading\nlock = threading.Lock()\ndef inner():\n    with lock: 
 INNER = "def outer():\n    rows = []\n    def report(): return rows\n    return report\nreport = outer()"
 WRAP = "def wrap(fn):\n    def call(): return fn()\n    return call"
 LOAD = "import functools\ndef load(): return 1"
-NOT_DEPLOYED = [
+
+
+@cases(
     (FRAME, "report uses df, a DataFrame of this kernel", "load it inside the function"),
     (LOCK, "inner uses lock, a lock of this kernel", "make it inside the function"),
     ("f = open(__file__)\nf.close()\ndef report(): f.read()", "report uses f, a TextIOWrapper", "inside the function"),
@@ -145,25 +147,19 @@ NOT_DEPLOYED = [
     ("def report(): get_ipython().system('ls')", "get_ipython, which only a notebook has", "subprocess.run"),
     ("def report(): display(1)", "display, which only a notebook has", "take it out"),
     ("def application(): return 1\ndef report(): return application()", "for something else", "rename"),
-]
-
-
-@pytest.mark.parametrize(("code", "words", "hint"), NOT_DEPLOYED)
+)
 def test_what_cannot_be_deployed_is_refused(notebook: Notebook, code: str, words: str, hint: str) -> None:
     """The error names what the function uses, and the way out."""
     with raises(HandlerError, re.escape(words), hint=hint):
         module_source(notebook(code).report, "application")
 
 
-SECRETS = [
+@cases(
     ("API_KEY = 'abc'", "API_KEY"),
     ("CONFIG = {'db': [{'host': 'h', 'password': 'x'}]}", "password"),
     ("DB = 'postgresql://ann:x@db/flights'", "DB"),
     ("PEM = '-----BEGIN PRIVATE KEY-----'", "PEM"),
-]
-
-
-@pytest.mark.parametrize(("constant", "secret"), SECRETS)
+)
 def test_secrets_are_not_written(notebook: Notebook, constant: str, secret: str) -> None:
     """A constant that looks like a secret is refused; the hint is the option of gcloud that sets it."""
     name = constant.partition(" ")[0]
@@ -274,14 +270,14 @@ def requirements(code: str, notebook: Notebook, *extra: str) -> dict[str, str]:
 
 
 ALWAYS = {"./ours.whl", "cryptography", "google-auth", "gunicorn", "obstore", "orjson", "requests"}
-
-
 GIVING_UP = [
     "import cloudtasks_nb as ct\ndef report(): raise ct.GiveUp(str(ct.TryLater))",
     "from cloudtasks_nb import GiveUp\ndef report(): raise GiveUp('no')",
     "def report():\n    from cloudtasks_nb import TryLater\n    raise TryLater('1s')",
 ]
-REQUIRED: list[tuple[str, set[str]]] = [
+
+
+@cases(
     ("import os\ndef report(): return os.name", set()),
     ("import pandas as pd\ndef report(): return pd.NA", {"pandas"}),
     ("from pandas import Timestamp\ndef report(): return Timestamp(0)", {"pandas"}),
@@ -293,10 +289,7 @@ REQUIRED: list[tuple[str, set[str]]] = [
     *((code, set()) for code in GIVING_UP),
     ("import cloudtasks_nb as ct\ndef report(): return ct, ct.GiveUp", {"pandas", "google-cloud-tasks", "tqdm"}),
     ("import cloudtasks_nb as ct\ndef report(): return ct.connect", {"pandas", "google-cloud-tasks", "tqdm"}),
-]
-
-
-@pytest.mark.parametrize(("code", "names"), REQUIRED)
+)
 def test_requirements(notebook: Notebook, code: str, names: set[str]) -> None:
     """Each imported distribution is required in the version that is installed here, beside those of every handler."""
     found = requirements(code, notebook)

@@ -16,6 +16,7 @@ import pytest
 
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import app
+from tests.cases import cases
 from tests.raising import raises
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE
 
@@ -49,35 +50,17 @@ def request(application: WSGIApplication, body: bytes = b"", **environ: Any) -> 
     return int(status[:3]), dict(headers), content
 
 
-ANSWERS = [
+@cases(
     (b'{"day": "mon"}', 200, b'"MON"'),
     ('{"day": "größe"}'.encode(), 200, '"GRÖSSE"'.encode()),
     (b'"tue"', 200, b'"TUE"'),
     (b'{"day": "never"}', 404, b"LookupError: never"),
     (b'{"day": 1}', 500, b"AttributeError: 'int' object has no attribute 'upper'"),
     (b"", 400, b"TypeError: report(day): missing a required argument: 'day'; the body gave no names"),
-]
-
-
-@pytest.mark.parametrize(("body", "status", "content"), ANSWERS)
+)
 def test_it_answers_as_serve(application: Any, issuer: Any, body: bytes, status: int, content: bytes) -> None:
     """The same function behaves the same on Cloud Run: bodies, results and exceptions."""
     assert request(application, body, HTTP_AUTHORIZATION=issuer.bearer())[::2] == (status, content)
-
-
-OTHER_TOKENS = [
-    (None, 401),
-    ({"aud": "https://elsewhere.example"}, 401),
-    ({"iss": "https://evil.example"}, 401),
-    ({"email": "thief@demo.iam.gserviceaccount.com"}, 403),
-]
-
-
-@pytest.mark.parametrize(("claims", "status"), OTHER_TOKENS)
-def test_other_tokens_are_refused(application: Any, issuer: Any, claims: Any, status: int) -> None:
-    """Only Google's tokens of the account for the audience are accepted; a request without a token is refused."""
-    bearer = None if claims is None else issuer.bearer(**claims)
-    assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=bearer)[0] == status
 
 
 def test_failures_are_logged(application: Any, issuer: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -99,10 +82,7 @@ def test_a_get_is_explained(application: WSGIApplication) -> None:
     assert b"waits for tasks" in content
 
 
-@pytest.mark.parametrize(
-    ("path", "claims", "status"),
-    [("/run", {}, 405), ("/run", {"aud": "https://elsewhere.example"}, 401), ("/done", {}, 404)],
-)
+@cases(("/run", {}, 405), ("/run", {"aud": "https://elsewhere.example"}, 401), ("/done", {}, 404))
 def test_a_get_tests_path_and_token(issuer: Any, path: str, claims: dict[str, str], status: int) -> None:
     """With a token, as `doctor()` sends it, a wrong path or audience is found without a call of the function."""
     application = app({"/run": report}, **BOTH)
@@ -138,14 +118,11 @@ def test_an_async_function_is_run(issuer: Any) -> None:
     application._coroutines.close(20)  # type: ignore[attr-defined]  # the test leaves no thread running
 
 
-PATHS = [
+@cases(
     *((path, 200, b'"MON"') for path in ("/run", "/run/", "/run/JFK")),
     *((path, 200, b'"done: mon"') for path in ("/run/done", "/run/done/x", "/gr\xc3\xb6\xc3\x9fe")),
     *((path, 404, b"there is no function at this path") for path in ("/runs", "/", "")),
-]
-
-
-@pytest.mark.parametrize(("path", "status", "content"), PATHS)
+)
 def test_functions_by_path(issuer: Any, path: str, status: int, content: bytes) -> None:
     """The longest path of the mapping that a request's path begins with decides, and whole segments count."""
 
@@ -167,7 +144,7 @@ def test_one_function_has_all_paths(application: WSGIApplication, issuer: Any) -
             assert (answer[0], answer[2]) == (200, b'"MON"')
 
 
-UNPROTECTED: list[tuple[Any, dict[str, str], str]] = [
+@cases(
     ({}, BOTH, "has no function"),
     ({"run": report}, BOTH, "'run' is not a path"),
     ({"/run": "report"}, BOTH, "'report' is not a function"),
@@ -176,10 +153,7 @@ UNPROTECTED: list[tuple[Any, dict[str, str], str]] = [
     (report, {"audience": AUDIENCE}, "service_account=None"),
     (report, {**BOTH, "audience": ""}, "audience=''"),
     ("report", BOTH, "'report' is not a function"),
-]
-
-
-@pytest.mark.parametrize(("fn", "settings", "words"), UNPROTECTED)
+)
 def test_an_application_that_anybody_could_call_is_refused(fn: Any, settings: dict[str, Any], words: str) -> None:
     """Audience and account are both required, and the error gives the reason."""
     with raises(HandlerError, rf"{words}.*\n  → ."):

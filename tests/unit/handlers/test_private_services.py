@@ -6,6 +6,7 @@ import pytest
 
 from cloudtasks_nb.handlers import app
 from cloudtasks_nb.handlers.verify import Verifier
+from tests.cases import cases
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE
 from tests.unit.handlers.test_handler_wsgi import request
 
@@ -33,23 +34,20 @@ def checked(token: str, *, private: bool = True, serverless: str | None = None) 
     return (200, "") if refusal is None else (refusal.status, str(refusal.message))
 
 
-@pytest.mark.parametrize(
-    ("claims", "status", "words"),
-    [
-        ({}, 200, ""),
-        ({"iss": "accounts.google.com"}, 200, ""),
-        ({"aud": "https://elsewhere.example"}, 401, "wrong audience https://elsewhere.example"),
-        ({"aud": None}, 401, "wrong audience"),
-        ({"aud": [AUDIENCE]}, 401, "wrong audience"),
-        ({"iss": "https://evil.example"}, 401, "issued by https://evil.example, not by Google"),
-        ({"iss": None}, 401, "not by Google"),
-        ({"email": "thief@demo.iam.gserviceaccount.com"}, 403, "the token is of thief@demo"),
-        ({"email_verified": "true"}, 403, "is not verified"),
-        ({"iat": 1_000_000, "exp": 1_003_600}, 401, "it is for 1000000 to 1003600"),
-        ({"iat": 9_000_000_000, "exp": 9_000_003_600}, 401, "it is for 9000000000 to 9000003600"),
-        ({"exp": None}, 401, "malformed"),
-        ({"exp": float("nan")}, 401, "it is for"),
-    ],
+@cases(
+    ({}, 200, ""),
+    ({"iss": "accounts.google.com"}, 200, ""),
+    ({"aud": "https://elsewhere.example"}, 401, "wrong audience https://elsewhere.example"),
+    ({"aud": None}, 401, "wrong audience"),
+    ({"aud": [AUDIENCE]}, 401, "wrong audience"),
+    ({"iss": "https://evil.example"}, 401, "issued by https://evil.example, not by Google"),
+    ({"iss": None}, 401, "not by Google"),
+    ({"email": "thief@demo.iam.gserviceaccount.com"}, 403, "the token is of thief@demo"),
+    ({"email_verified": "true"}, 403, "is not verified"),
+    ({"iat": 1_000_000, "exp": 1_003_600}, 401, "it is for 1000000 to 1003600"),
+    ({"iat": 9_000_000_000, "exp": 9_000_003_600}, 401, "it is for 9000000000 to 9000003600"),
+    ({"exp": None}, 401, "malformed"),
+    ({"exp": float("nan")}, 401, "it is for"),
 )
 def test_the_claims_are_checked(issuer: Any, claims: dict[str, Any], status: int, words: str) -> None:
     """Audience, issuer, account and times hold as for a token with a signature."""
@@ -57,10 +55,14 @@ def test_the_claims_are_checked(issuer: Any, claims: dict[str, Any], status: int
     assert (code, words in message) == (status, True)
 
 
-@pytest.mark.parametrize(
-    ("late", "status"), [(-9, 200), (-11, 401), (3609, 200), (3611, 401)], ids=["early", "too early", "late", "expired"]
+@cases(
+    (-9, 200),
+    (-11, 401),
+    (3609, 200),
+    (3611, 401),
+    ids=["early", "too early", "late", "expired"],
 )
-def test_the_tolerance_of_clocks(issuer: Any, late: int, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tolerance_of_clocks(issuer: Any, monkeypatch: pytest.MonkeyPatch, late: int, status: int) -> None:
     """A token is accepted ten seconds before and after the time it is for."""
     monkeypatch.setattr("cloudtasks_nb.handlers.verify.time.time", lambda: 1_000_000.0 + late)
     bearer = removed(issuer.bearer(iss=GOOGLE, iat=1_000_000, exp=1_003_600))
@@ -94,9 +96,7 @@ def test_a_wrong_signature_is_refused_as_ever(issuer: Any) -> None:
         assert refusal.status == 401
 
 
-@pytest.mark.parametrize(
-    ("argument", "variable", "status"), [(True, None, 200), (False, "1", 200), (False, "0", 401), (False, None, 401)]
-)
+@cases((True, None, 200), (False, "1", 200), (False, "0", 401), (False, None, 401))
 def test_how_an_application_is_told(
     issuer: Any, monkeypatch: pytest.MonkeyPatch, *, argument: bool, variable: str | None, status: int
 ) -> None:

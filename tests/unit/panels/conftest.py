@@ -1,11 +1,12 @@
 """Fakes for panels: a context that records calls, a connection to a fake Cloud Tasks, and the user who clicks."""
 
+import datetime as dt
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pytest
@@ -35,7 +36,7 @@ from tests.unit.fanout import conftest as fakes
 from tests.unit.fanout.conftest import Service
 
 MakeContext = Callable[..., "FakeContext"]
-CloseLater = Callable[[Any], Any]
+Shown = TypeVar("Shown", bound=Panel)
 PATIENCE = 30.0  # seconds
 NOW = 1_767_312_000_000_000  # 2026-01-02 00:00 UTC, microseconds since 1970
 
@@ -60,16 +61,13 @@ class FakeWatcher(fakes.FakeWatcher):
 
 @dataclass
 class FakeQueue:
-    """A fake queue that records its calls, or raises the exceptions in `refuses`."""
+    """A fake queue that records its calls."""
 
     name: str
     calls: list[tuple[Any, ...]]
-    refuses: list[Exception]
 
     def __getattr__(self, verb: str) -> Callable[..., Any]:
         def record(*args: Any, **words: Any) -> Any:
-            if self.refuses:
-                raise self.refuses.pop()
             self.calls.append((verb, self.name, *args, *([words] if words else [])))
             if verb in {"run", "delete_tasks"}:
                 tasks = list(args[0])
@@ -84,7 +82,6 @@ class FakeContext(PanelContext):
     """A context whose queues are `FakeQueue`."""
 
     calls: list[tuple[Any, ...]]
-    refuses: list[Exception]
 
 
 def queue_values(name: str, **changes: Any) -> dict[str, Any]:
@@ -144,7 +141,7 @@ def send_message(widget: Any, *buffers: bytes, **content: Any) -> None:
     widget._handle_msg({"content": {"data": data}, "buffers": list(buffers)})
 
 
-def show(panel: Panel, *, visible: bool = True) -> Any:
+def show(panel: Shown, *, visible: bool = True) -> Shown:
     """Make a panel visible, or not, as the browser reports it, and return it."""
     send_message(panel.footer, do="visible", visible=visible)
     panel.settle()
@@ -163,6 +160,27 @@ def click(panel: Panel, *buttons: Any) -> None:
         panel.settle()
 
 
+def fill(panel: Any, **values: Any) -> None:
+    """Fill the fields of a form in by their names, and wait until the first tasks are there."""
+    parts = [getattr(panel, "range", None), panel.request, panel.limits, panel]
+    for name, value in values.items():
+        field = next(getattr(part, name) for part in parts if hasattr(part, name))
+        field.value = dt.date.fromisoformat(value) if name in ("start", "end") else value
+    panel.settle()
+
+
+def plan(panel: Any, **values: Any) -> None:
+    """Fill fields of a form in, and make the plan."""
+    fill(panel, **values)
+    click(panel, panel.make_plan)
+
+
+def use(panel: Panel, queue: str) -> None:
+    """Choose a queue, and wait until it is shown."""
+    panel.use(queue)
+    panel.settle()
+
+
 def send(panel: Any) -> Batch:
     """Plan and send what a form describes, and return the batch."""
     click(panel, panel.make_plan, panel.send)
@@ -171,10 +189,16 @@ def send(panel: Any) -> Batch:
     return batch
 
 
+def asked(panel: Panel, *buttons: Any) -> Question:
+    """Click buttons of a panel as `click` does, and return the question that it asks."""
+    click(panel, *buttons)
+    assert panel.prompt.question is not None
+    return panel.prompt.question
+
+
 def confirm(panel: Panel, typed: str = "") -> Question:
     """Confirm the question of a panel, wait until the work is done, and return the question."""
-    question = panel.prompt.question
-    assert question is not None
+    question = asked(panel)
     panel.prompt.typed.value = typed
     click(panel, panel.prompt.yes)
     return question
@@ -380,15 +404,13 @@ def make_context(watcher: FakeWatcher) -> Callable[..., FakeContext]:
         )
         catalog: Any = SimpleNamespace(row_names=lambda _tasks: {})
         calls: list[tuple[Any, ...]] = []
-        refuses: list[Exception] = []
         return FakeContext(
             connection=connection,
             catalog=catalog,
-            open_queue=lambda name: FakeQueue(name=name.queue, calls=calls, refuses=refuses),
+            open_queue=lambda name: FakeQueue(name=name.queue, calls=calls),
             queues=lambda: queues_frame(names),
             read_only=read_only,
             calls=calls,
-            refuses=refuses,
         )
 
     return make
@@ -400,19 +422,18 @@ def context(make_context: Callable[..., FakeContext]) -> FakeContext:
     return make_context("emails", "reports")
 
 
-@pytest.fixture
-def closing() -> Iterator[Callable[[Any], Any]]:
-    """Close what it is called with at the end of the test, and return it."""
-    made: list[Any] = []
-
-    def keep(panel: Any) -> Any:
-        made.append(panel)
-        return panel
-
-    yield keep
-    for panel in made:
+def close_panels() -> None:
+    """Close the panels that are open, as soon as their work is done."""
+    for panel in [one for one in open_widgets().values() if isinstance(one, Panel)]:
         panel.settle()
         panel.close()
+
+
+@pytest.fixture(autouse=True)
+def _closing() -> Iterator[None]:
+    """Leave no panel open after a test."""
+    yield
+    close_panels()
 
 
 @pytest.fixture
@@ -420,6 +441,7 @@ def harness(watcher: FakeWatcher) -> Iterator[Harness]:
     """Give a connection to a fake Cloud Tasks."""
     made = Harness(watcher)
     yield made
+    close_panels()
     made.close()
 
 

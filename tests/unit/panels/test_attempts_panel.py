@@ -10,7 +10,8 @@ from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.panels import AttemptsPanel
 from cloudtasks_nb.panels.cards import task
 from cloudtasks_nb.service.oplog import Entry, Wanted
-from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, entry, look_at, show, snapshot
+from tests.cases import cases
+from tests.unit.panels.conftest import FakeContext, FakeWatcher, entry, look_at, show, snapshot, use
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -30,11 +31,10 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
 
 
 @pytest.fixture
-def panel(log: list[Entry], context: FakeContext, closing: CloseLater) -> AttemptsPanel:
+def panel(log: list[Entry], context: FakeContext) -> AttemptsPanel:
     """Return a panel of three attempts, one of which failed, that is visible."""
     log += [entry(3, "t3"), entry(2, "t2", status="INTERNAL", retry_time=1), entry(1, "t1")]
-    made: AttemptsPanel = show(closing(AttemptsPanel(context, queue="reports")))
-    return made
+    return show(AttemptsPanel(context, queue="reports"))
 
 
 def publish(panel: AttemptsPanel, watcher: FakeWatcher, *entries: Entry) -> None:
@@ -43,12 +43,10 @@ def publish(panel: AttemptsPanel, watcher: FakeWatcher, *entries: Entry) -> None
     panel.settle()
 
 
-def test_the_log_is_read_when_the_panel_becomes_visible(
-    log: list[Entry], context: FakeContext, closing: CloseLater
-) -> None:
+def test_the_log_is_read_when_the_panel_becomes_visible(log: list[Entry], context: FakeContext) -> None:
     """A hidden panel reads nothing."""
     log.append(entry(1, "t1"))
-    panel = closing(AttemptsPanel(context, queue="reports"))
+    panel = AttemptsPanel(context, queue="reports")
     assert panel.table.total == 0
     show(panel)
     assert panel.table.page_keys == ["i1"]
@@ -91,15 +89,12 @@ def test_a_status_is_read_again_when_not_all_attempts_were(panel: AttemptsPanel,
     assert panel.footer.line == 'tasks.queue("reports").attempts("1h", 2000).query(\'status != "OK"\')'
 
 
-@pytest.mark.parametrize(
-    ("status", "text", "keys"),
-    [
-        ("any answer", "", ["i3", "i2", "i1"]),
-        ("errors", "", ["i2"]),
-        ("OK", "", ["i3", "i1"]),
-        ("ABORTED", "", []),
-        ("any answer", "INTERN", ["i2"]),
-    ],
+@cases(
+    ("any answer", "", ["i3", "i2", "i1"]),
+    ("errors", "", ["i2"]),
+    ("OK", "", ["i3", "i1"]),
+    ("ABORTED", "", []),
+    ("any answer", "INTERN", ["i2"]),
 )
 def test_attempts_are_filtered(panel: AttemptsPanel, status: str, text: str, keys: list[str]) -> None:
     """All, those that are errors, or one code; the search covers every text of a row."""
@@ -140,9 +135,7 @@ def test_log_entries_are_escaped(panel: AttemptsPanel, watcher: FakeWatcher) -> 
         assert "&lt;img" in html
 
 
-@pytest.mark.parametrize(
-    ("ratio", "words"), [(0.0, "update(log_sampling_ratio=1.0)"), (0.5, "logs only 50 % of its operations"), (1.0, "")]
-)
+@cases((0.0, "update(log_sampling_ratio=1.0)"), (0.5, "logs only 50 % of its operations"), (1.0, ""))
 def test_an_incomplete_log_is_reported(panel: AttemptsPanel, watcher: FakeWatcher, ratio: float, words: str) -> None:
     """A note says that attempts are missing when the queue logs a part of its operations."""
     watcher.publish(snapshot("reports", log_sampling_ratio=ratio))
@@ -153,8 +146,7 @@ def test_an_incomplete_log_is_reported(panel: AttemptsPanel, watcher: FakeWatche
 def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list[Entry]) -> None:
     """The table shows the new queue and time, and the line of Python names them."""
     log[:] = [entry(7, "t7")]
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert panel.table.page_keys == ["i7"]
     log[:] = []
     panel.back.value = 86_400
@@ -169,14 +161,5 @@ def test_what_is_known_of_one_queue_is_not_said_of_another(panel: AttemptsPanel,
     panel.settle()
     assert "there are more" in panel.kept.value
     log[:] = [PermissionDeniedError("no access to the log")]
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert (panel.kept.value, panel.footer.at) == ("", 0.0)
-
-
-def test_a_missing_permission_is_shown(panel: AttemptsPanel, log: list[Any]) -> None:
-    """The panel names the missing role."""
-    log.append(PermissionDeniedError("the log is closed", hint="roles/logging.viewer"))
-    panel.start_refresh()
-    panel.settle()
-    assert panel.footer.alert == {"text": "the log is closed", "hint": "roles/logging.viewer"}

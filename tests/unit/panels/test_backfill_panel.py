@@ -1,6 +1,5 @@
 """The form of a backfill, and the calendar from which what failed is sent again."""
 
-import datetime as dt
 import re
 import threading
 from typing import Any
@@ -14,35 +13,27 @@ from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.panels import BackfillPanel
+from tests.cases import cases
 from tests.unit.panels.conftest import (
     PATIENCE,
-    CloseLater,
     FakeShell,
     Harness,
+    asked,
     click,
+    fill,
+    plan,
     send,
     send_message,
     show,
+    use,
     wait_for,
 )
 
 
 @pytest.fixture
-def panel(harness: Harness, shell: FakeShell, closing: CloseLater) -> BackfillPanel:
+def panel(harness: Harness, shell: FakeShell) -> BackfillPanel:
     """Return a form that is visible."""
-    made: BackfillPanel = show(closing(BackfillPanel(harness.context(), queue="reports")))
-    return made
-
-
-def fill(panel: BackfillPanel, **values: Any) -> None:
-    """Fill fields in, and wait until the first tasks are there."""
-    form, request = panel.range, panel.request
-    fields: dict[str, Any] = {name: getattr(form, name) for name in ("start", "end", "freq", "tz", "across")}
-    fields |= {"newest_first": form.newest_first, "url": request.url, "body": request.body, "name": panel.name}
-    fields |= {"canary": panel.limits.canary, "pause_at": panel.limits.pause_at}
-    for name, value in values.items():
-        fields[name].value = dt.date.fromisoformat(value) if name in ("start", "end") else value
-    panel.settle()
+    return show(BackfillPanel(harness.context(), queue="reports"))
 
 
 def squares(panel: BackfillPanel) -> dict[str, str]:
@@ -67,16 +58,13 @@ def test_missing_fields_are_named(panel: BackfillPanel) -> None:
     assert panel.footer.alert == {}
 
 
-@pytest.mark.parametrize(
-    ("values", "line"),
-    [
-        ({}, 'backfill("2026-01-01", "2026-01-31", freq="D", url="https://svc/{partition}")'),
-        ({"freq": "h"}, 'backfill("2026-01-01", "2026-01-31 23:59", freq="h", url="https://svc/{partition}")'),
-        ({"tz": "Europe/Zurich", "newest_first": True}, 'freq="D", tz="Europe/Zurich", newest_first=True, url='),
-        ({"across": "shop: bern, 7; size: 1"}, 'across={"shop": ["bern", 7], "size": [1]}, url='),
-        ({"body": ["start"], "name": "all"}, 'url="https://svc/{partition}", body=["start"], name="all")'),
-        ({"canary": "3", "pause_at": "5%"}, 'url="https://svc/{partition}", canary=3, pause_at="5%")'),
-    ],
+@cases(
+    ({}, 'backfill("2026-01-01", "2026-01-31", freq="D", url="https://svc/{partition}")'),
+    ({"freq": "h"}, 'backfill("2026-01-01", "2026-01-31 23:59", freq="h", url="https://svc/{partition}")'),
+    ({"tz": "Europe/Zurich", "newest_first": True}, 'freq="D", tz="Europe/Zurich", newest_first=True, url='),
+    ({"across": "shop: bern, 7; size: 1"}, 'across={"shop": ["bern", 7], "size": [1]}, url='),
+    ({"body": ["start"], "name": "all"}, 'url="https://svc/{partition}", body=["start"], name="all")'),
+    ({"canary": "3", "pause_at": "5%"}, 'url="https://svc/{partition}", canary=3, pause_at="5%")'),
 )
 def test_the_line_of_python_follows_the_form(panel: BackfillPanel, values: dict[str, Any], line: str) -> None:
     """For periods shorter than a day the whole last day is included."""
@@ -93,10 +81,7 @@ def test_the_first_tasks_are_shown_while_it_is_filled(panel: BackfillPanel) -> N
     assert re.findall(r"https://svc/([\w/-]+)", panel.preview.value)[0] == "2026-01-31/b"
 
 
-@pytest.mark.parametrize(
-    ("across", "message"),
-    [("shop", "neither a DataFrame nor a dict"), ("shop:", "has no values"), ("start: 1", "which every backfill has")],
-)
+@cases(("shop", "neither a DataFrame nor a dict"), ("shop:", "has no values"), ("start: 1", "which every backfill has"))
 def test_an_invalid_across_is_reported(panel: BackfillPanel, across: str, message: str) -> None:
     """The error is shown in place of the first tasks, and in the footer when a plan is made."""
     fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{partition}", across=across)
@@ -117,8 +102,7 @@ def test_the_plan_has_partitions_and_verdicts(panel: BackfillPanel, harness: Har
     """Rows that the batch has already are counted apart."""
     batch = harness.days("2026-01-05")
     harness.finish(batch)
-    fill(panel, start="2026-01-01", end="2026-01-08", url="https://svc/{partition}")
-    click(panel, panel.make_plan)
+    plan(panel, start="2026-01-01", end="2026-01-08", url="https://svc/{partition}")
     assert "2026-01-01 … 2026-01-08, 8 days in UTC" in panel.plan_card.value
     assert "known: 5 succeeded" in panel.plan_card.value
     assert panel.send.description == "Send 3 tasks"
@@ -153,41 +137,37 @@ def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -
     harness.finish(batch, 1)
     panel.view.draw()
     pick(panel, "2026-01-02", "2026-01-03")
-    panel.view.actions.resend.click()
-    question = panel.prompt.question
-    assert question is not None
+    question = asked(panel, panel.view.actions.resend)
     assert "1 row of them succeeded" in question.scope
     assert "The 2 rows of 2 days, 2026-01-02 to 2026-01-03 (1 failed, 1 succeeded), of 5: each" in question.scope
     panel.prompt.no.click()
     assert batch.tasks()["try"].tolist() == [1] * 5
 
 
-def test_backfills_of_the_queue_are_offered(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
+def test_backfills_of_the_queue_are_offered(harness: Harness, shell: FakeShell) -> None:
     """The newest backfill of the queue is shown at once, another one when it is chosen."""
     first = harness.days("2026-01-02")
     second = harness.days("2026-01-03", url="https://svc/other")
     harness.sent(harness.queue("emails").backfill("2026-01-01", "2026-01-01", freq="D", url="https://svc/x"))
     harness.sent(harness.queue().fan_out(pd.DataFrame({"n": [1]}), url="https://svc/x"))
-    panel = closing(BackfillPanel(harness.context(), queue="reports"))
+    panel: Any = BackfillPanel(harness.context(), queue="reports")
     panel.settle()
     assert [value for _, value in panel.series.options] == [second.id, first.id]
     assert panel.view.batch.id == second.id
     panel.series.value = first.id
     panel.settle()
     assert panel.view.batch.id == first.id
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert panel.view.batch.queue == "emails"
-    panel.use("nothing")
-    panel.settle()
+    use(panel, "nothing")
     assert (panel.view.batch, panel.series.options) == (None, (("none yet", ""),))
 
 
-def test_read_only_shows_the_calendar_without_buttons(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
+def test_read_only_shows_the_calendar_without_buttons(harness: Harness, shell: FakeShell) -> None:
     """The calendar is there, as in the output of the batch, its squares can be selected, and no button is laid out."""
     batch = harness.days("2026-01-03")
     harness.finish(batch, 1)
-    panel = show(closing(BackfillPanel(harness.context(read_only=True), queue="reports")))
+    panel = show(BackfillPanel(harness.context(read_only=True), queue="reports"))
     assert panel.range not in panel.children
     pick(panel, "2026-01-02")
     assert panel.view.rows.table is not None

@@ -19,8 +19,9 @@ from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, batch_rows
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
+from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, record_outcomes
-from tests.unit.panels.conftest import NOW, CloseLater, Harness, click, confirm, look_at, send_message, show
+from tests.unit.panels.conftest import NOW, Harness, click, confirm, look_at, send_message, show
 
 KEY, SHOP, BAD = "KeyError: …", "ValueError: no shop", "INTERNAL"
 ROWS = pd.DataFrame({"shop": ["bern", "basel", "chur", "<b>", "bern"] * 6, "day": range(30)})
@@ -58,9 +59,9 @@ def batch(harness: Harness) -> Batch:
 
 
 @pytest.fixture
-def panel(batch: Batch, closing: CloseLater) -> BatchPanel:
+def panel(batch: Batch) -> BatchPanel:
     """Return its panel."""
-    made: BatchPanel = show(closing(batch.panel()))
+    made: BatchPanel = show(batch.panel())
     made.settle()
     return made
 
@@ -86,8 +87,7 @@ def find(panel: BatchPanel, text: str) -> None:
 
 def days(panel: BatchPanel) -> list[int]:
     """Return which rows are shown, by their day."""
-    table = panel.view.rows.table
-    assert table is not None
+    table: Any = panel.view.rows.table
     table.select(table.page_keys)
     found = sorted(table.selected_frame["day"].tolist()) if table.page_keys else []
     table.select([])
@@ -195,18 +195,18 @@ def test_one_kind_of_failure_is_retried_by_two_clicks(panel: BatchPanel, batch: 
 
 
 @pytest.mark.parametrize("count", [10, 11])
-def test_a_verb_on_more_than_ten_rows_is_confirmed(harness: Harness, closing: CloseLater, count: int) -> None:
+def test_a_verb_on_more_than_ten_rows_is_confirmed(harness: Harness, count: int) -> None:
     """Up to ten failed rows are sent again at once; for more, a question comes first."""
     batch = harness.sent(harness.queue().fan_out(ROWS, url="https://svc/x", body=["day"], progress=False))
     record(harness, batch, State.FAILED, dict.fromkeys(range(count), SHOP))
-    panel = show(closing(batch.panel()))
+    panel = show(batch.panel())
     click(panel, panel.view.actions.retry)
     assert (panel.prompt.question is not None) is (count > 10)
 
 
-def test_read_only_causes_have_no_button(batch: Batch, closing: CloseLater) -> None:
+def test_read_only_causes_have_no_button(batch: Batch) -> None:
     """A message that asks for a retry all the same is refused."""
-    panel = show(closing(batch.panel(read_only=True)))
+    panel = show(batch.panel(read_only=True))
     assert {item["act"] for item in panel.view.failures.choices.items} == {""}
     pick(panel, panel.view.failures.choices, SHOP, do="act")
     assert panel.footer.alert["text"] == "this panel is read-only"
@@ -232,10 +232,10 @@ def test_rows_are_chosen_by_state(panel: BatchPanel) -> None:
     assert (panel.view.rows.table, table.selected) == (table, [])
 
 
-def test_rows_that_fail_later_are_shown_unless_the_user_has_chosen(harness: Harness, closing: CloseLater) -> None:
+def test_rows_that_fail_later_are_shown_unless_the_user_has_chosen(harness: Harness) -> None:
     """What is shown by itself changes, what was chosen does not."""
     batch = harness.sent(harness.queue().fan_out(ROWS, url="https://svc/x", body=["day"], progress=False))
-    first, second = show(closing(batch.panel())), show(closing(batch.panel()))
+    first, second = show(batch.panel()), show(batch.panel())
     pick(second, second.view.rows.states, "queued")
     record(harness, batch, State.FAILED, {3: SHOP})
     for panel in (first, second):
@@ -260,17 +260,14 @@ def test_only_a_part_of_many_rows_is_in_memory(panel: BatchPanel, monkeypatch: p
     assert rows._pager.layout.display == "none"
 
 
-@pytest.mark.parametrize(
-    ("state", "text", "wanted"),
-    [
-        ("failed", "BASEL", [1, 6, 11]),
-        ("all", "day:1", [1]),
-        ("all", "no shop", [13, 14, 16]),
-        ("succeeded", "<b>", [18, 23]),
-        ("all", "shop: chur", list(range(2, 30, 5))),
-        ("all", "https://svc/basel", list(range(1, 30, 5))),
-        ("all", "nothing has this", []),
-    ],
+@cases(
+    ("failed", "BASEL", [1, 6, 11]),
+    ("all", "day:1", [1]),
+    ("all", "no shop", [13, 14, 16]),
+    ("succeeded", "<b>", [18, 23]),
+    ("all", "shop: chur", list(range(2, 30, 5))),
+    ("all", "https://svc/basel", list(range(1, 30, 5))),
+    ("all", "nothing has this", []),
 )
 def test_all_rows_are_searched(panel: BatchPanel, state: str, text: str, wanted: list[int]) -> None:
     """Input, URL and message are searched in the rows of the chosen state, a column by its value."""
@@ -292,20 +289,17 @@ def choose_cause(panel: BatchPanel) -> None:
     pick(panel, panel.view.failures.choices, BAD)
 
 
-@pytest.mark.parametrize(
-    ("choose", "wanted", "line"),
-    [
-        (lambda panel: pick(panel, panel.view.failures.choices, SHOP), [13, 14], f'.retry_failed("{SHOP}")'),
-        (choose_cause, [15], '.retry_failed((errors := batch.errors())[errors["cause"] == "INTERNAL"])'),
-        (lambda panel: pick(panel, panel.view.rows.states, "succeeded"), [*range(18, 28)], "state == 'succeeded'"),
-        (lambda panel: find(panel, "shop:chur"), [2, 7, 22, 27], '[rows["shop"].astype(str).str.lower() == "chur"])'),
-        (lambda panel: find(panel, "no shop"), [13, 14], 'column.astype(str).str.contains("no shop", case=False'),
-        (
-            lambda panel: panel.view.rows.table.select(panel.view.rows.table.page_keys[1:4]),
-            [1, 2, 3],
-            ".resend(batch.tasks().iloc[1:4])",
-        ),
-    ],
+@cases(
+    (lambda panel: pick(panel, panel.view.failures.choices, SHOP), [13, 14], f'.retry_failed("{SHOP}")'),
+    (choose_cause, [15], '.retry_failed((errors := batch.errors())[errors["cause"] == "INTERNAL"])'),
+    (lambda panel: pick(panel, panel.view.rows.states, "succeeded"), [*range(18, 28)], "state == 'succeeded'"),
+    (lambda panel: find(panel, "shop:chur"), [2, 7, 22, 27], '[rows["shop"].astype(str).str.lower() == "chur"])'),
+    (lambda panel: find(panel, "no shop"), [13, 14], 'column.astype(str).str.contains("no shop", case=False'),
+    (
+        lambda panel: panel.view.rows.table.select(panel.view.rows.table.page_keys[1:4]),
+        [1, 2, 3],
+        ".resend(batch.tasks().iloc[1:4])",
+    ),
     ids=["cause", "status", "state", "column", "text", "selection"],
 )
 def test_the_line_does_the_same_as_the_button(
@@ -346,8 +340,7 @@ def test_results_are_beside_the_inputs(panel: BatchPanel, batch: Batch) -> None:
         answer(store, tasks[row], {"sold": row, "by": ["<i>"]})
     panel.view.show(batch)
     pick(panel, panel.view.rows.states, "succeeded")
-    table = panel.view.rows.table
-    assert table is not None
+    table: Any = panel.view.rows.table
     assert [column.name for column in table._columns][:5] == ["row", "shop", "day", "sold", "by"]
     shown = panel.static_html()
     assert "10 succeeded rows, 1 of them without a stored result" in shown
@@ -361,8 +354,7 @@ def test_the_first_five_fields_of_the_results_are_columns(panel: BatchPanel, bat
     """Results with many fields do not push the other columns out of sight."""
     answer(panel.context.connection.store, batch.tasks()["task"][18], dict.fromkeys("abcdefgh", 1))
     pick(panel, panel.view.rows.states, "succeeded")
-    table = panel.view.rows.table
-    assert table is not None
+    table: Any = panel.view.rows.table
     assert [column.name for column in table._columns if len(column.name) == 1] == [*"abcde"]
 
 

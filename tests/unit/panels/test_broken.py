@@ -30,7 +30,6 @@ MAKERS: dict[str, Callable[[FakeContext], Panel]] = {
     "queues": QueuesPanel,
     "tasks": lambda context: TasksPanel(context, queue="reports"),
 }
-each_panel = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 class BrokenError(Exception):
@@ -55,20 +54,13 @@ def left_by(make: Callable[[FakeContext], Panel], context: FakeContext, monkeypa
     return open_now + unraisable
 
 
-@each_panel
-def test_a_panel_without_a_footer(
-    make: Callable[[FakeContext], Panel], context: FakeContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The footer, the first part of each panel, cannot be made."""
+def without_footer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the footer, the first part of each panel, be one that cannot be made."""
     monkeypatch.setattr(panel, "Footer", broken)
-    assert left_by(make, context, monkeypatch) == []
 
 
-@each_panel
-def test_a_panel_that_cannot_read_its_content(
-    make: Callable[[FakeContext], Panel], context: FakeContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The constructor raises after the layout."""
+def without_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the constructor raise after the layout, as when the content cannot be read."""
     fill = Panel.fill
 
     def fill_and_break(*args: Any, **words: Any) -> None:
@@ -76,6 +68,18 @@ def test_a_panel_that_cannot_read_its_content(
         broken()
 
     monkeypatch.setattr(Panel, "fill", fill_and_break)
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize("breaks", [without_footer, without_content])
+def test_a_panel_that_breaks(
+    make: Callable[[FakeContext], Panel],
+    breaks: Callable[[pytest.MonkeyPatch], None],
+    context: FakeContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No panel leaves a widget behind."""
+    breaks(monkeypatch)
     assert left_by(make, context, monkeypatch) == []
 
 

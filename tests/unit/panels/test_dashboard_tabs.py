@@ -8,7 +8,7 @@ import pytest
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.panels import Dashboard, Panel
 from cloudtasks_nb.panels import dashboard as dashboard_module
-from tests.unit.panels.conftest import CloseLater, FakeContext, FakeWatcher, MakeContext, look_at, open_widgets, show
+from tests.unit.panels.conftest import FakeContext, FakeWatcher, MakeContext, look_at, open_widgets, show
 
 
 def titles(dashboard: Dashboard) -> list[str]:
@@ -42,9 +42,9 @@ def _tabs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def dashboard(context: FakeContext, closing: CloseLater) -> Dashboard:
+def dashboard(context: FakeContext) -> Dashboard:
     """Return the whole of a connection with the queues emails and reports."""
-    made: Dashboard = closing(Dashboard(context))
+    made: Dashboard = Dashboard(context)
     return made
 
 
@@ -94,11 +94,9 @@ def test_all_tabs_are_about_one_queue(dashboard: Dashboard) -> None:
     assert (dashboard.current, made.queue) == (made, "reports")
 
 
-def test_there_may_be_no_queue_yet(
-    make_context: MakeContext, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_there_may_be_no_queue_yet(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tab says so, and is made when there is one."""
-    dashboard = closing(Dashboard(make_context()))
+    dashboard = Dashboard(make_context())
     dashboard.turn_to("Tasks")
     assert (dashboard.current, "no queue yet" in dashboard.tabs.children[1].children[0].value) == (None, True)
     dashboard.refresh()
@@ -135,9 +133,9 @@ def test_a_queue_that_is_chosen_while_a_tab_is_made(dashboard: Dashboard, monkey
     assert {made.queue, dashboard.queue, dashboard.choice.value, queues.queue} == {"reports"}
 
 
-def test_one_of_thirty_queues_is_found(make_context: MakeContext, closing: CloseLater) -> None:
+def test_one_of_thirty_queues_is_found(make_context: MakeContext) -> None:
     """More than eight queues can be searched, in the header and in the list; the chosen one always stays offered."""
-    dashboard = closing(Dashboard(make_context(*(f"q{number:02}" for number in range(30)))))
+    dashboard = Dashboard(make_context(*(f"q{number:02}" for number in range(30))))
     queues: Any = dashboard.parts["Queues"]
     for find in (dashboard.choice.find, queues.find):
         assert find.layout.display is None
@@ -178,16 +176,10 @@ def test_refresh_is_of_the_open_tab(dashboard: Dashboard) -> None:
     assert (made.footer.alert["text"], dashboard.footer.alert) == ("not now", {})
 
 
-def test_read_only_has_no_tab_that_is_for_changing(make_context: MakeContext, closing: CloseLater) -> None:
-    """Tabs that only change things are left out."""
-    dashboard = closing(Dashboard(make_context("reports", read_only=True)))
-    assert titles(dashboard) == ["Queues", "Tasks"]
-
-
-def test_a_queue_has_a_dashboard_of_its_own(make_context: MakeContext, closing: CloseLater) -> None:
+def test_a_queue_has_a_dashboard_of_its_own(make_context: MakeContext) -> None:
     """There is no other to choose."""
     context = make_context("reports")
-    dashboard = closing(Dashboard(context, only=context.name("reports")))
+    dashboard = Dashboard(context, only=context.name("reports"))
     assert titles(dashboard)[0] == "Queue"
     assert part(dashboard).queue == "reports"
     assert dashboard.choice not in dashboard.children[0].children[1].children

@@ -13,7 +13,7 @@ from IPython.core.formatters import DisplayFormatter
 
 from cloudtasks_nb.panels import Dashboard, Panel, QueuesPanel, static_copy
 from cloudtasks_nb.panels import panel as panel_module
-from tests.unit.panels.conftest import CloseLater, FakeContext, Harness
+from tests.unit.panels.conftest import FakeContext, Harness
 
 #: What GitHub shows of an output that has several forms; the first is the richest.
 GITHUB = ("text/html", "image/svg+xml", "image/png", "text/markdown", "text/plain")
@@ -47,14 +47,14 @@ def cell(monkeypatch: pytest.MonkeyPatch) -> Cell:
 
 
 @pytest.fixture(params=["queues", "dashboard", "batch"])
-def panel(request: pytest.FixtureRequest, harness: Harness, closing: CloseLater) -> Panel:
+def panel(request: pytest.FixtureRequest, harness: Harness) -> Panel:
     """Make a panel of each kind, with something to see."""
     makers: dict[str, Callable[[], Panel]] = {
         "queues": lambda: QueuesPanel(harness.context()),
         "dashboard": lambda: Dashboard(harness.context()),
         "batch": lambda: harness.days(name="reports of January").panel(),
     }
-    made: Panel = closing(makers[request.param]())
+    made: Panel = makers[request.param]()
     return made
 
 
@@ -90,23 +90,21 @@ def test_github_shows_the_copy(cell: Cell, panel: Panel) -> None:
 
 
 def test_a_terminal_and_a_closed_panel_have_one_output(
-    cell: Cell, context: FakeContext, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
+    cell: Cell, context: FakeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """IPython shows the one of `_repr_mimebundle_`; that of a closed panel has its content."""
-    panel = closing(QueuesPanel(context))
+    panel = QueuesPanel(context)
     panel.close()
     assert set(DisplayFormatter().format(panel)[0]) == {"text/plain", "text/html"}
     monkeypatch.setattr(panel_module, "in_notebook", lambda: False)
-    assert "text/plain" in DisplayFormatter().format(closing(QueuesPanel(context)))[0]
+    assert "text/plain" in DisplayFormatter().format(QueuesPanel(context))[0]
     assert cell.outputs == []
 
 
-def test_the_copy_follows_the_panel(
-    cell: Cell, context: FakeContext, closing: CloseLater, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_copy_follows_the_panel(cell: Cell, context: FakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is replaced when other content was read, with the time of that; the same content changes no file."""
     monkeypatch.setattr(static_copy, "_PACE", 0.0)
-    panel = closing(QueuesPanel(context))
+    panel = QueuesPanel(context)
     panel._ipython_display_()
     panel.table.patch({"queue": ["reports"], "tasks": [4321]})
     panel.footer.at = 1_767_312_000.0

@@ -11,16 +11,20 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.panels import FanOutPanel, PanelContext, fan_out
 from cloudtasks_nb.panels.forms import notebook
+from tests.cases import cases
 from tests.unit.panels.conftest import (
-    CloseLater,
     FakeShell,
     Harness,
+    asked,
     click,
     confirm,
     entry,
+    fill,
+    plan,
     send,
     send_message,
     show,
+    use,
     wait_for,
 )
 
@@ -35,21 +39,9 @@ def shell(shell: FakeShell) -> FakeShell:
 
 
 @pytest.fixture
-def panel(harness: Harness, shell: FakeShell, closing: CloseLater) -> FanOutPanel:
+def panel(harness: Harness, shell: FakeShell) -> FanOutPanel:
     """Return a form that is visible."""
-    made: FanOutPanel = show(closing(FanOutPanel(harness.context(), queue="reports")))
-    return made
-
-
-def fill(panel: FanOutPanel, **values: Any) -> None:
-    """Fill fields in, and wait until the first tasks are there."""
-    fields = {"url": panel.request.url, "body": panel.request.body, "headers": panel.request.headers}
-    fields |= {"signed": panel.request.signed, "name": panel.name, "key": panel.key, "skip": panel.skip}
-    fields |= {"delay": panel.request.delay, "method": panel.request.method, "deadline": panel.request.deadline}
-    fields |= {"canary": panel.limits.canary, "pause_at": panel.limits.pause_at}
-    for name, value in values.items():
-        fields[name].value = value
-    panel.settle()
+    return show(FanOutPanel(harness.context(), queue="reports"))
 
 
 def upload(panel: FanOutPanel, name: str, content: bytes, part: int = 4) -> None:
@@ -79,16 +71,15 @@ def test_a_frame_that_was_made_anew_is_seen(panel: FanOutPanel, shell: FakeShell
     assert panel.request.body.value == ["day"]
 
 
-def test_missing_data_are_reported(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
+def test_missing_data_are_reported(harness: Harness, shell: FakeShell) -> None:
     """A quiet note while the form is filled in, an error when a plan is made."""
     shell.user_ns.clear()
-    panel = closing(FanOutPanel(harness.context(), queue="reports"))
+    panel = FanOutPanel(harness.context(), queue="reports")
     panel.settle()
     assert "there are no data yet" in panel.preview.value
     click(panel, panel.make_plan)
     assert panel.footer.alert["text"] == "there is no URL yet"
-    fill(panel, url="https://svc/run")
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/run")
     assert panel.footer.alert["text"] == "there are no data yet"
 
 
@@ -178,20 +169,17 @@ def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:
     assert panel.footer.line == ""
 
 
-@pytest.mark.parametrize(
-    ("values", "line"),
-    [
-        ({}, 'fan_out(flights, url="https://svc/run")'),
-        ({"body": ["day"], "key": ["origin", "day"]}, 'body=["day"], key=["origin", "day"])'),
-        ({"key": ["position of the row"], "skip": True}, 'key=ct.ROW, errors="skip")'),
-        ({"name": ' a "b" ', "signed": "me@p.iam"}, 'service_account="me@p.iam", name="a \\"b\\"")'),
-        (
-            {"delay": " 10min ", "method": "PUT", "deadline": "60s"},
-            'delay="10min", method="PUT", dispatch_deadline="60s")',
-        ),
-        ({"delay": "{wait}", "method": "POST"}, 'delay="{wait}")'),
-        ({"pause_at": " 5% "}, 'pause_at="5%")'),
-    ],
+@cases(
+    ({}, 'fan_out(flights, url="https://svc/run")'),
+    ({"body": ["day"], "key": ["origin", "day"]}, 'body=["day"], key=["origin", "day"])'),
+    ({"key": ["position of the row"], "skip": True}, 'key=ct.ROW, errors="skip")'),
+    ({"name": ' a "b" ', "signed": "me@p.iam"}, 'service_account="me@p.iam", name="a \\"b\\"")'),
+    (
+        {"delay": " 10min ", "method": "PUT", "deadline": "60s"},
+        'delay="10min", method="PUT", dispatch_deadline="60s")',
+    ),
+    ({"delay": "{wait}", "method": "POST"}, 'delay="{wait}")'),
+    ({"pause_at": " 5% "}, 'pause_at="5%")'),
 )
 def test_the_line_of_python_follows_the_form(
     panel: FanOutPanel, shell: FakeShell, harness: Harness, values: dict[str, Any], line: str
@@ -344,8 +332,8 @@ def test_storing_can_be_stopped(
 ) -> None:
     """The card says what happens meanwhile; nothing is stored, and the plan can be sent after all."""
     shell.cell(flights=pd.DataFrame({"n": range(6_000)}))
-    fill(panel, url="https://svc/run")
-    click(panel, panel.make_plan, panel.send)
+    plan(panel, url="https://svc/run")
+    click(panel, panel.send)
     cards: list[str] = []
     panel.plan_card.observe(lambda change: cards.append(change["new"]), "value")
     shown = stop_at_the_first_report(panel, monkeypatch)
@@ -369,10 +357,10 @@ def test_a_large_plan_keeps_few_tasks(
 ) -> None:
     """Its counts are those of all rows, the first bad row is named, and what is sent is the whole frame."""
     monkeypatch.setattr(fan_out, "_WHOLE", 2_000)
+    harness.transport.open.clear()  # of more than 300 sent tasks the fake watcher would have to list pages
     numbers = [*range(2_500), None, 2_501]
     shell.cell(flights=pd.DataFrame({"n": numbers}, index=range(10, 2_512)))
-    fill(panel, url="https://svc/{n}", skip=True)
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/{n}", skip=True)
     assert "<b>2,501</b> <span>tasks</span> <small>of 2,502 rows" in panel.plan_card.value
     assert '<td style="text-align:left">2500</td>' in panel.plan_card.value
     click(panel, panel.send)
@@ -385,8 +373,7 @@ def test_a_large_plan_keeps_few_tasks(
 def test_the_plan_comes_before_the_send(panel: FanOutPanel, harness: Harness) -> None:
     """Counts, sizes, time and price; nothing is sent by it, and a change of the form takes it back."""
     assert panel.send.disabled
-    fill(panel, url="https://svc/run", body=["origin", "day"])
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/run", body=["origin", "day"])
     card = panel.plan_card.value
     for words in (
         "<b>4</b> <span>tasks",
@@ -420,13 +407,11 @@ def test_a_plan_of_a_form_that_was_changed_meanwhile_is_dropped(panel: FanOutPan
 
 def test_rows_in_the_way_block_the_send(panel: FanOutPanel) -> None:
     """They are counted and named; leaving them out lets the others go."""
-    fill(panel, url="https://svc/run", body=["origin"])
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/run", body=["origin"])
     assert panel.send.disabled
     assert "1 row with the key of an earlier one: in the way" in panel.plan_card.value
     assert "duplicate of row 0" in panel.plan_card.value
-    fill(panel, skip=True)
-    click(panel, panel.make_plan)
+    plan(panel, skip=True)
     assert "left out" in panel.plan_card.value
     assert (panel.send.description, panel.send.disabled) == ("Send 3 tasks", False)
 
@@ -441,41 +426,35 @@ def test_rows_that_another_batch_has_block_the_send(panel: FanOutPanel, shell: F
     assert panel.footer.status == f"planned 1 task; {way_out}"
     assert panel.send.disabled
     assert f"the batch {batch.id} has this row" in panel.plan_card.value
-    fill(panel, name=batch.id)
-    click(panel, panel.make_plan)
+    plan(panel, name=batch.id)
     assert (panel.send.description, panel.send.disabled) == ("Send 1 task", False)
 
 
 def test_a_paused_queue_is_told_before_the_send(panel: FanOutPanel, harness: Harness) -> None:
     """What will not be dispatched has no time to drain; it can be sent all the same."""
     harness.transport.paused = True
-    fill(panel, url="https://svc/run")
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/run")
     assert "at 50 a second, 8 at once, once the queue, which is paused, is resumed" in panel.plan_card.value
     assert not panel.send.disabled
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"canary": "few"}, "canary='few' is neither a number of rows nor a share of them"),
-        ({"canary": "4"}, "canary=4 leaves no row for later: there are 4"),
-        ({"pause_at": "5"}, "pause_at=5 is not a share of failures"),
-    ],
+@cases(
+    ({"canary": "few"}, "canary='few' is neither a number of rows nor a share of them"),
+    ({"canary": "4"}, "canary=4 leaves no row for later: there are 4"),
+    ({"pause_at": "5"}, "pause_at=5 is not a share of failures"),
 )
 def test_a_limit_that_is_wrong_is_named(panel: FanOutPanel, values: dict[str, Any], message: str) -> None:
     """When a plan is made; nothing can be sent."""
-    fill(panel, url="https://svc/run", **values)
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/run", **values)
     assert panel.footer.alert["text"] == message
     assert panel.send.disabled
 
 
 def test_few_tasks_are_sent_by_a_click(panel: FanOutPanel, harness: Harness) -> None:
     """The bar of the batch appears and reaches its end by itself."""
-    fill(panel, url="https://svc/run")
-    click(panel, panel.make_plan)
+    plan(panel, url="https://svc/run")
     line = panel.footer.line
+    panel.notify("retried", line="batch.retry_failed()")  # whose line is not that of the plan
     click(panel, panel.send)
     assert panel.footer.alert == {}
     batch = panel.view.batch
@@ -499,24 +478,11 @@ def test_the_same_form_again_sends_what_is_new(panel: FanOutPanel, shell: FakeSh
     assert f"batch night ({first.id}) has 4 of these rows already; 1 new one will be sent" in panel.footer.status
 
 
-def test_a_line_of_something_else_is_not_the_line_of_the_plan(panel: FanOutPanel) -> None:
-    """The line of Python after sending is that of the plan."""
-    fill(panel, url="https://svc/run")
-    click(panel, panel.make_plan)
-    line = panel.footer.line
-    panel.notify("retried", line="batch.retry_failed()")
-    click(panel, panel.send)
-    assert panel.footer.line == line
-
-
 def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: FakeShell, harness: Harness) -> None:
     """How many, where, and for how much; nothing is sent before the answer."""
     shell.cell(flights=pd.DataFrame({"n": range(101)}))
-    fill(panel, url="https://svc/run")
-    click(panel, panel.make_plan)
-    panel.send.click()
-    question = panel.prompt.question
-    assert question is not None
+    plan(panel, url="https://svc/run")
+    question = asked(panel, panel.send)
     assert (question.verb, question.typed, question.danger) == ("Send 101 tasks", None, False)
     assert "projects/p/locations/l/queues/reports" in question.scope
     assert "$0.00" in question.scope
@@ -533,28 +499,23 @@ def test_very_many_on_google_want_the_queues_name(
     monkeypatch.setattr(fan_out, "_MANY", 2)
     monkeypatch.setattr(fan_out, "_FEW", 1)
     monkeypatch.setattr(PanelContext, "local", local)
-    fill(panel, url="https://svc/run")
-    click(panel, panel.make_plan)
-    panel.send.click()
-    question = panel.prompt.question
-    assert question is not None
-    assert question.typed == typed
+    plan(panel, url="https://svc/run")
+    assert asked(panel, panel.send).typed == typed
 
 
 def test_another_queue_wants_another_plan(panel: FanOutPanel) -> None:
     """What was planned and sent is of the old one."""
     fill(panel, url="https://svc/run")
     send(panel)
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert panel.view.batch is None
     assert panel.footer.line.startswith('tasks.queue("emails")')
     assert panel.static_html() == panel.preview.value
 
 
-def test_read_only_has_no_form(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
+def test_read_only_has_no_form(harness: Harness, shell: FakeShell) -> None:
     """Nothing to fill in, and a button that was kept does nothing."""
-    panel = closing(FanOutPanel(harness.context(read_only=True), queue="reports", framed=False))
+    panel = FanOutPanel(harness.context(read_only=True), queue="reports", framed=False)
     assert set(panel.children) == {panel.prompt, panel.plan_card, panel.view, panel.footer}
     panel.send.click()
     assert panel.footer.alert["text"] == "this panel is read-only"

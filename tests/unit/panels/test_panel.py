@@ -16,16 +16,8 @@ from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, Unavailable
 from cloudtasks_nb.panels import Panel
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.service.watch import Snapshot
-from tests.unit.panels.conftest import (
-    CloseLater,
-    FakeContext,
-    FakeWatcher,
-    MakeContext,
-    click,
-    send_message,
-    show,
-    snapshot,
-)
+from tests.cases import cases
+from tests.unit.panels.conftest import FakeContext, FakeWatcher, MakeContext, click, send_message, show, snapshot
 
 QUESTION = Question(
     title="Purge <b>?", scope="about 2 tasks", verb="Purge 2 tasks", typed="reports", line="queue.purge()"
@@ -58,10 +50,9 @@ class Sample(Panel):
 
 
 @pytest.fixture
-def panel(context: FakeContext, closing: CloseLater) -> Sample:
+def panel(context: FakeContext) -> Sample:
     """Return a panel that is visible."""
-    made: Sample = show(closing(Sample(context)))
-    return made
+    return show(Sample(context))
 
 
 def test_work_runs_in_a_thread_of_its_own(panel: Sample) -> None:
@@ -130,13 +121,10 @@ def test_an_exception_in_a_callback_is_shown(panel: Sample, button: str) -> None
     assert panel.footer.alert == {}
 
 
-@pytest.mark.parametrize(
-    ("error", "alert"),
-    [
-        (UnavailableError("nobody answers", hint="start it"), {"text": "nobody answers", "hint": "start it"}),
-        (ZeroDivisionError(), {"text": "ZeroDivisionError"}),
-        (CloudTasksError(), {"text": "A call of Cloud Tasks or of this package failed."}),
-    ],
+@cases(
+    (UnavailableError("nobody answers", hint="start it"), {"text": "nobody answers", "hint": "start it"}),
+    (ZeroDivisionError(), {"text": "ZeroDivisionError"}),
+    (CloudTasksError(), {"text": "A call of Cloud Tasks or of this package failed."}),
 )
 def test_an_error_has_its_message_and_hint(panel: Sample, error: Exception, alert: dict[str, str]) -> None:
     """An exception without a message is named; the browser can dismiss the error."""
@@ -176,11 +164,9 @@ def test_an_error_of_a_service_that_did_not_answer_goes_when_it_answers(panel: S
     assert panel.footer.alert["text"] == "no"
 
 
-def test_a_panel_that_watches_nothing_hears_of_it_too(
-    context: FakeContext, closing: CloseLater, watcher: FakeWatcher
-) -> None:
+def test_a_panel_that_watches_nothing_hears_of_it_too(context: FakeContext, watcher: FakeWatcher) -> None:
     """It watches its queue until the service answers."""
-    panel = show(closing(Panel(context, "Form", queue="reports")))
+    panel = show(Panel(context, "Form", queue="reports"))
     assert watcher.subscribed == []
     panel.fail(UnavailableError("nobody answers"))
     assert [one.queue.queue for one in watcher.subscribed] == ["reports"]
@@ -204,9 +190,9 @@ def test_notes_and_progress_of_verbs_are_shown_in_the_footer(panel: Sample, caps
     assert capsys.readouterr().out == ""
 
 
-def test_read_only_leaves_out_and_blocks(make_context: MakeContext, closing: CloseLater) -> None:
+def test_read_only_leaves_out_and_blocks(make_context: MakeContext) -> None:
     """Buttons that change anything are left out; clicks, questions and work are refused."""
-    panel = closing(Sample(make_context("reports", read_only=True)))
+    panel = Sample(make_context("reports", read_only=True))
     assert panel.tools.children == (panel.read,)
     for button in (panel.write, panel.quick):
         click(panel, button)
@@ -310,18 +296,18 @@ def test_another_queue_is_watched_after_a_switch(panel: Sample, watcher: FakeWat
     assert panel.seen == []
 
 
-def test_the_badge_names_the_project(make_context: MakeContext, closing: CloseLater) -> None:
+def test_the_badge_names_the_project(make_context: MakeContext) -> None:
     """The header shows LOCAL or the project, and whether the panel is read-only; the title is escaped."""
     for local, words in ((True, "LOCAL"), (False, ">p<")):
-        head = closing(Sample(make_context("reports", local=local, read_only=True))).children[0].children[0].value
+        head = Sample(make_context("reports", local=local, read_only=True)).children[0].children[0].value
         assert words in head
         assert "read-only" in head
         assert "Sample &lt;i&gt;" in head
 
 
-def test_it_is_live_once_it_is_shown(context: FakeContext, closing: CloseLater, watcher: FakeWatcher) -> None:
+def test_it_is_live_once_it_is_shown(context: FakeContext, watcher: FakeWatcher) -> None:
     """A displayed panel counts as visible until the browser reports otherwise."""
-    panel = closing(Sample(context))
+    panel = Sample(context)
     panel._repr_mimebundle_()
     assert len(watcher.subscribed) == 1
     show(panel, visible=False)

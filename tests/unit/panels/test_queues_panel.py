@@ -6,24 +6,25 @@ import pytest
 
 from cloudtasks_nb.errors import QueueNotFoundError, ServiceError
 from cloudtasks_nb.panels import QueuesPanel
+from tests.cases import cases
 from tests.unit.panels.conftest import (
-    CloseLater,
     FakeContext,
     FakeWatcher,
     MakeContext,
+    asked,
     click,
     confirm,
     look_at,
     show,
     snapshot,
+    use,
 )
 
 
 @pytest.fixture
-def panel(context: FakeContext, closing: CloseLater) -> QueuesPanel:
+def panel(context: FakeContext) -> QueuesPanel:
     """Return a panel of emails and reports that is visible."""
-    made: QueuesPanel = show(closing(QueuesPanel(context)))
-    return made
+    return show(QueuesPanel(context))
 
 
 def shown(panel: QueuesPanel) -> str:
@@ -31,10 +32,10 @@ def shown(panel: QueuesPanel) -> str:
     return str(panel.card.value)
 
 
-def test_only_the_page_is_watched(make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher) -> None:
+def test_only_the_page_is_watched(make_context: MakeContext, watcher: FakeWatcher) -> None:
     """Of thirty queues the twenty on the page; after turning it the others."""
     names = [f"q{number:02}" for number in range(30)]
-    panel = show(closing(QueuesPanel(make_context(*names))))
+    panel = show(QueuesPanel(make_context(*names)))
     assert sorted(one.queue.queue for one in watcher.subscribed) == names[:20]
     panel.table.turn(1)
     assert sorted(one.queue.queue for one in watcher.subscribed) == names[20:]
@@ -54,13 +55,12 @@ def test_figures_follow_the_watcher(panel: QueuesPanel, watcher: FakeWatcher) ->
 
 
 @pytest.mark.parametrize("local", [False, True])
-def test_what_the_log_of_a_busy_queue_costs(
-    make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher, *, local: bool
-) -> None:
+def test_what_the_log_of_a_busy_queue_costs(make_context: MakeContext, watcher: FakeWatcher, *, local: bool) -> None:
     """The card of a queue at Google shows it; the log of an emulator costs nothing."""
-    panel = show(closing(QueuesPanel(make_context("reports", local=local))))
+    panel = show(QueuesPanel(make_context("reports", local=local)))
     watcher.publish(snapshot("reports", done_last_minute=1_000_000, log_sampling_ratio=1.0))
-    assert ("at 1,000,000 attempts a minute the log has" in shown(panel)) is not local
+    for words in ("at 1,000,000 attempts a minute the log has", "a day after the first 50 GiB"):
+        assert (words in shown(panel)) is not local
 
 
 def test_a_queue_that_is_deleted_goes(panel: QueuesPanel, watcher: FakeWatcher) -> None:
@@ -89,14 +89,11 @@ def test_queues_are_listed_again_from_time_to_time(
     assert made == [1]
 
 
-@pytest.mark.parametrize(
-    ("selected", "able"),
-    [
-        ([], set()),
-        (["reports"], {"pause", "edit", "purge"}),
-        (["emails"], {"resume", "edit", "purge"}),
-        (["emails", "reports"], {"pause", "resume"}),
-    ],
+@cases(
+    ([], set()),
+    (["reports"], {"pause", "edit", "purge"}),
+    (["emails"], {"resume", "edit", "purge"}),
+    (["emails", "reports"], {"pause", "resume"}),
 )
 def test_buttons_fit_what_is_selected(
     panel: QueuesPanel, watcher: FakeWatcher, selected: list[str], able: set[str]
@@ -107,20 +104,9 @@ def test_buttons_fit_what_is_selected(
     assert {name for name in ("pause", "resume", "edit", "purge") if not getattr(panel, name).disabled} == able
 
 
-@pytest.mark.parametrize(("local", "count"), [(False, 1), (True, 0)])
-def test_a_busy_queue_shows_what_its_log_costs(
-    make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher, *, local: bool, count: int
-) -> None:
-    """The card has the price of a day on Google; the log of an emulator costs nothing."""
-    panel = show(closing(QueuesPanel(make_context("reports", local=local))))
-    watcher.publish(snapshot("reports", done_last_minute=30_000))
-    panel.settle()
-    assert shown(panel).count("a day after the first 50 GiB") == count
-
-
-def test_the_only_queue_need_not_be_selected(make_context: MakeContext, closing: CloseLater) -> None:
+def test_the_only_queue_need_not_be_selected(make_context: MakeContext) -> None:
     """A panel of one queue shows its card at once."""
-    panel = closing(QueuesPanel(make_context("reports")))
+    panel = QueuesPanel(make_context("reports"))
     assert "reports" in shown(panel)
     assert not panel.purge.disabled
 
@@ -158,17 +144,14 @@ def test_a_queue_that_is_chosen_after_the_click_is_left_alone(panel: QueuesPanel
     panel.table.select(["reports"])
     with panel._enabling:  # the work cannot begin
         panel.pause.click()
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert context.calls == [("pause", "reports")]
 
 
 def test_purge_wants_the_name(panel: QueuesPanel, context: FakeContext) -> None:
     """Count and full name are in the question; the right name and a click purge."""
     panel.table.select(["reports"])
-    click(panel, panel.purge)
-    question = panel.prompt.question
-    assert question is not None
+    question = asked(panel, panel.purge)
     assert (question.typed, question.verb) == ("reports", "Purge about 2,000 tasks")
     assert "projects/p/locations/l/queues/reports" in question.scope
     assert context.calls == []
@@ -192,16 +175,13 @@ def test_only_changed_limits_are_sent(panel: QueuesPanel, context: FakeContext) 
     assert panel.editor.layout.display == "none"
 
 
-@pytest.mark.parametrize(
-    ("setting", "typed", "sent", "words"),
-    [
-        ("max_retry_duration", "unlimited", None, ""),
-        ("max_retry_duration", "", None, ""),
-        ("max_retry_duration", "0s", None, ""),
-        ("max_retry_duration", "2h", "2h", "max_retry_duration unlimited \u2192 2h"),
-        ("max_attempts", "Unlimited", -1, "max_attempts 5 \u2192 unlimited"),
-        ("max_attempts", "", -1, "max_attempts 5 \u2192 unlimited"),
-    ],
+@cases(
+    ("max_retry_duration", "unlimited", None, ""),
+    ("max_retry_duration", "", None, ""),
+    ("max_retry_duration", "0s", None, ""),
+    ("max_retry_duration", "2h", "2h", "max_retry_duration unlimited \u2192 2h"),
+    ("max_attempts", "Unlimited", -1, "max_attempts 5 \u2192 unlimited"),
+    ("max_attempts", "", -1, "max_attempts 5 \u2192 unlimited"),
 )
 def test_no_limit_is_a_word(panel: QueuesPanel, setting: str, typed: str, sent: Any, words: str) -> None:
     """The service's 0s and -1 are shown and typed as unlimited."""
@@ -225,21 +205,3 @@ def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, context: FakeCon
     assert context.calls == []
     field.value = "9"
     assert panel.footer.alert == {}
-
-
-def test_what_the_service_refuses_is_shown(panel: QueuesPanel, context: FakeContext) -> None:
-    """The panel shows the error and can be used again."""
-    context.refuses.append(ServiceError("no", hint="ask"))
-    panel.table.select(["reports"])
-    click(panel, panel.pause)
-    assert panel.footer.alert == {"text": "no", "hint": "ask"}
-    click(panel, panel.pause)
-    assert (panel.footer.alert, context.calls) == ({}, [("pause", "reports")])
-
-
-def test_read_only_has_no_tools(make_context: MakeContext, closing: CloseLater) -> None:
-    """Neither buttons nor form are laid out."""
-    panel = closing(QueuesPanel(make_context("reports", read_only=True), framed=False))
-    laid: list[Any] = list(panel.children)
-    assert laid[1:] == [panel.prompt, panel.table, panel.card, panel.footer]
-    assert list(laid[0].children) == [panel.find]

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pandas as pd
-import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb._names import ROW_TASK
 from cloudtasks_nb.fanout.batch.row_names import RowName
 from cloudtasks_nb.panels.row_columns import row_columns
+from tests.cases import cases
 from tests.unit.panels.conftest import Harness
 
 ORDERS = pd.DataFrame(
@@ -22,17 +22,14 @@ ORDERS = pd.DataFrame(
 )
 
 
-@pytest.mark.parametrize(
-    ("words", "first", "second"),
-    [
-        (
-            {"body": ["day", "note"], "key": ["order_id"]},
-            "order_id=4711 · day=2013-01-01 · note=a=b",
-            "order_id=4712 · day=2013-01-02 06:00:00",
-        ),
-        ({"body": ["token", "order_id"]}, "order_id=4711 · token=•••", "order_id=4712 · token=•••"),
-        ({"url": "https://svc/{order_id}", "body": {}, "key": ["order_id"]}, "order_id=4711", "order_id=4712"),
-    ],
+@cases(
+    (
+        {"body": ["day", "note"], "key": ["order_id"]},
+        "order_id=4711 · day=2013-01-01 · note=a=b",
+        "order_id=4712 · day=2013-01-02 06:00:00",
+    ),
+    ({"body": ["token", "order_id"]}, "order_id=4711 · token=•••", "order_id=4712 · token=•••"),
+    ({"url": "https://svc/{order_id}", "body": {}, "key": ["order_id"]}, "order_id=4711", "order_id=4712"),
 )
 def test_a_row_is_named_by_the_columns_that_it_uses(
     harness: Harness, words: dict[str, Any], first: str, second: str

@@ -7,7 +7,7 @@ from cloudtasks_nb.fanout.batch.batch import batch_view
 from cloudtasks_nb.fanout.outbox.requests import Requests
 from cloudtasks_nb.panels import BatchPanel
 from tests.unit.display.test_charts import parsed
-from tests.unit.panels.conftest import CloseLater, Harness, wait_for
+from tests.unit.panels.conftest import Harness, wait_for
 from tests.unit.panels.test_batches_panel import fan_out, own
 
 
@@ -16,11 +16,11 @@ def charts(panel: BatchPanel) -> list[str]:
     return [node.attrib["aria-label"] for node in parsed(panel.view.run.html()).iter("svg")]
 
 
-def test_a_run_is_summarised(harness: Harness, closing: CloseLater) -> None:
+def test_a_run_is_summarised(harness: Harness) -> None:
     """A finished batch has its throughput, its durations and its slowest rows, also in an export of a new panel."""
     batch = fan_out(harness, key=["origin"])
     harness.finish(batch, 1)
-    panel = closing(batch.panel())
+    panel = batch.panel()
     page = panel._repr_mimebundle_()["text/html"]
     assert charts(panel) == [
         "rows done over time: 2 succeeded, 1 failed, at most 3 per ms",
@@ -31,10 +31,10 @@ def test_a_run_is_summarised(harness: Harness, closing: CloseLater) -> None:
     assert "expected end" not in page
 
 
-def test_a_run_without_an_end_is_not_shown(harness: Harness, closing: CloseLater) -> None:
+def test_a_run_without_an_end_is_not_shown(harness: Harness) -> None:
     """Before a row is done there is nothing; then it appears by itself."""
     batch = fan_out(harness)
-    panel = own(closing, batch)
+    panel = own(batch)
     panel.refresh()
     assert not panel.view.run.shown
     assert panel.view.run.layout.display == "none"
@@ -43,12 +43,12 @@ def test_a_run_without_an_end_is_not_shown(harness: Harness, closing: CloseLater
     assert panel.view.run.shown
 
 
-def test_secrets_of_rows_are_masked(harness: Harness, closing: CloseLater) -> None:
+def test_secrets_of_rows_are_masked(harness: Harness) -> None:
     """A token in a column of a slow row is not shown, and markup stays text."""
     rows = pd.DataFrame({"token": ["s3cr3t"], "note": ["<img src=x>"]})
     batch = fan_out(harness, rows, key=["token", "note"])
     harness.finish(batch)
-    panel = own(closing, batch)
+    panel = own(batch)
     panel.refresh()
     page = panel.view.run.html()
     assert "s3cr3t" not in page

@@ -18,17 +18,7 @@ from cloudtasks_nb.panels.widgets.cells import Column, cell, code_html
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 from cloudtasks_nb.panels.widgets.footer import Footer
 from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
-from tests.unit.panels.conftest import (
-    CloseLater,
-    FakeShell,
-    Harness,
-    click,
-    entry,
-    open_widgets,
-    send,
-    send_message,
-    show,
-)
+from tests.unit.panels.conftest import FakeShell, Harness, click, entry, open_widgets, send, send_message, show
 
 SECRET = "s3cr3t"  # noqa: S105 - it is looked for
 TEXTS = [
@@ -101,11 +91,11 @@ def test_the_line_that_retries_a_cause_chooses_it_and_no_other(cause: str) -> No
     assert rows["cause"].tolist() == [cause]
 
 
-def test_a_form_leaves_no_secret_on_the_page(harness: Harness, shell: FakeShell, closing: CloseLater) -> None:
+def test_a_form_leaves_no_secret_on_the_page(harness: Harness, shell: FakeShell) -> None:
     """URL, headers and bodies from the form to the failed row: neither in a widget's state nor in an export."""
     shell.user_ns["users"] = pd.DataFrame({"user": ["ada", "bob"], "password": SECRET, "note": f"?token={SECRET}"})
     before = set(open_widgets())
-    panel: Any = show(closing(FanOutPanel(harness.context(), queue="reports")))
+    panel: Any = show(FanOutPanel(harness.context(), queue="reports"))
     panel.request.headers.value = f"Authorization: Bearer {SECRET}\nX-Api-Key: {SECRET}"
     panel.request.url.value = f"https://svc/run?token={SECRET}&user={{user}}"
     panel.settle()

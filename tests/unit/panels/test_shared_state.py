@@ -10,7 +10,7 @@ from cloudtasks_nb.fanout.batch import tracker
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.batch.test_live import FakeLive, be_notebook
-from tests.unit.panels.conftest import CloseLater, FakeWatcher, Harness, click, show
+from tests.unit.panels.conftest import FakeWatcher, Harness, click, show
 
 
 @pytest.fixture
@@ -29,14 +29,12 @@ def other(batch: Batch, watcher: FakeWatcher) -> Iterator[Harness]:
     made.close()
 
 
-def test_a_retry_in_the_panel_is_seen_in_the_cell(
-    batch: Batch, harness: Harness, closing: CloseLater, screens: list[FakeLive]
-) -> None:
+def test_a_retry_in_the_panel_is_seen_in_the_cell(batch: Batch, harness: Harness, screens: list[FakeLive]) -> None:
     """The output of a cell that has ended long ago, and other objects of the batch, show the panel's retry."""
     batch._ipython_display_()
     assert "1 failed" in screens[0].shown[-1]
     same = harness.catalog.get(batch.id)
-    panel = show(closing(batch.panel()))
+    panel = show(batch.panel())
     click(panel, panel.view.actions.retry)
     assert same.progress().failed == 0
     harness.sent(batch)
@@ -44,9 +42,9 @@ def test_a_retry_in_the_panel_is_seen_in_the_cell(
     screens[0].until("3 rows: 3 succeeded")
 
 
-def test_a_retry_of_another_connection_is_seen_at_once(batch: Batch, other: Harness, closing: CloseLater) -> None:
+def test_a_retry_of_another_connection_is_seen_at_once(batch: Batch, other: Harness) -> None:
     """Run again, the cell with `ct.local("folder")` makes a new connection; the old objects do not stay behind."""
-    panel = show(closing(batch.panel()))
+    panel = show(batch.panel())
     same = other.catalog.get(batch.id)
     assert same.progress().failed == 1
     same.retry_failed()

@@ -11,6 +11,7 @@ from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.table import Table
+from tests.cases import cases
 
 COLUMNS = [Column("task"), Column("state", kind="state"), Column("attempts", kind="count")]
 
@@ -114,10 +115,7 @@ def test_unchanged_rows_are_not_sent(table: Table, browser: Browser) -> None:
     assert browser.updates() == ["_summary"]
 
 
-@pytest.mark.parametrize(
-    ("asked", "names"),
-    [(0, ["n0", "n4"]), (1, ["n5", "n9"]), (2, ["n10", "n11"]), (99, ["n10", "n11"]), (-1, ["n0", "n4"])],
-)
+@cases((0, ["n0", "n4"]), (1, ["n5", "n9"]), (2, ["n10", "n11"]), (99, ["n10", "n11"]), (-1, ["n0", "n4"]))
 def test_pages_turn(table: Table, browser: Browser, asked: int, names: list[str]) -> None:
     """A page number out of range becomes the nearest page."""
     browser.send(do="page", page=asked)

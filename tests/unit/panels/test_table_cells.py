@@ -9,44 +9,39 @@ import pytest
 from cloudtasks_nb.display.colours import COLOURS
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, Kind, cell, json_text, static_table
+from tests.cases import cases
 
 NONE = "\u2013"
 
 
-@pytest.mark.parametrize(
-    ("value", "kind", "shown"),
-    [
-        ("<b>", "text", "<b>"),
-        (pd.NA, "text", ""),
-        (None, "json", ""),
-        (np.nan, "count", NONE),
-        (pd.NaT, "time", NONE),
-        (None, "state", NONE),
-        (pd.Timestamp("2026-03-05T09:08:07.5Z"), "time", 1_772_701_687_500),
-        (pd.Timestamp("2026-03-05T10:08:07.5+01:00"), "time", 1_772_701_687_500),
-        (pd.Timestamp("2026-03-05T09:08:07.5"), "time", "2026-03-05 09:08:07"),
-        (pd.Timedelta("90s"), "duration", ["1 min 30 s", "90 s"]),
-        (1.5, "duration", ["1.5 s", "1.5 s"]),
-        ("failed", "state", ["failed", "failed", COLOURS["failed"]]),
-        (True, "state", ["yes", "yes", COLOURS["succeeded"]]),
-        ({"day": "2026-01-01", "n": [1, None]}, "json", '{"day":"2026-01-01","n":[1,null]}'),
-        ("plain", "json", "plain"),
-        (7, "text", "7"),
-    ],
+@cases(
+    ("<b>", "text", "<b>"),
+    (pd.NA, "text", ""),
+    (None, "json", ""),
+    (np.nan, "count", NONE),
+    (pd.NaT, "time", NONE),
+    (None, "state", NONE),
+    (pd.Timestamp("2026-03-05T09:08:07.5Z"), "time", 1_772_701_687_500),
+    (pd.Timestamp("2026-03-05T10:08:07.5+01:00"), "time", 1_772_701_687_500),
+    (pd.Timestamp("2026-03-05T09:08:07.5"), "time", "2026-03-05 09:08:07"),
+    (pd.Timedelta("90s"), "duration", ["1 min 30 s", "90 s"]),
+    (1.5, "duration", ["1.5 s", "1.5 s"]),
+    ("failed", "state", ["failed", "failed", COLOURS["failed"]]),
+    (True, "state", ["yes", "yes", COLOURS["succeeded"]]),
+    ({"day": "2026-01-01", "n": [1, None]}, "json", '{"day":"2026-01-01","n":[1,null]}'),
+    ("plain", "json", "plain"),
+    (7, "text", "7"),
 )
 def test_a_value_becomes_a_cell(value: Any, kind: Kind, shown: Cell) -> None:
     """Each kind has its text, and what the text leaves out stands in the tooltip."""
     assert cell(value, Column("x", kind=kind)) == shown
 
 
-@pytest.mark.parametrize(
-    ("value", "column", "shown"),
-    [
-        ("abc", Column("api_key"), "•••"),
-        ("https://x?sig=1", Column("url"), "https://x?sig=•••"),
-        ({"token": "a", "n": 1}, Column("body", kind="json"), '{"token":"•••","n":1}'),
-        (pd.NA, Column("token"), ""),
-    ],
+@cases(
+    ("abc", Column("api_key"), "•••"),
+    ("https://x?sig=1", Column("url"), "https://x?sig=•••"),
+    ({"token": "a", "n": 1}, Column("body", kind="json"), '{"token":"•••","n":1}'),
+    (pd.NA, Column("token"), ""),
 )
 def test_secrets_are_dots(value: Any, column: Column, shown: Cell) -> None:
     """A column with a secret name, and secrets in URLs and bodies."""
@@ -60,10 +55,7 @@ def test_a_long_text_is_cut_and_its_tooltip_too() -> None:
     assert cell("x" * 1_000_000, Column("x")) == ["x" * 240 + "…", "x" * 1_000 + "…"]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(b"\xff{}", "\\xff{}"), (2**70, str(2**70)), ({1: np.int64(2)}, '{"1":2}'), ({"a": 1j}, '{"a":"1j"}')],
-)
+@cases((b"\xff{}", "\\xff{}"), (2**70, str(2**70)), ({1: np.int64(2)}, '{"1":2}'), ({"a": 1j}, '{"a":"1j"}'))
 def test_payloads_that_are_no_json_are_shown(value: Any, text: str) -> None:
     """Other payloads are shown as text."""
     assert json_text(value) == text

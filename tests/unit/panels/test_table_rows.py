@@ -12,6 +12,7 @@ from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.rows import Query, Rows, Selection
+from tests.cases import cases
 
 COLUMNS = [
     Column("task"),
@@ -43,16 +44,13 @@ def found(rows: Rows, **query: Any) -> str:
     return "".join(rows.ids(rows.order(Query(**query))))
 
 
-@pytest.mark.parametrize(
-    ("column", "values", "up", "down"),
-    [
-        ("attempts", [2, None, 1, 2], "cadb", "adcb"),
-        ("schedule_time", [3, 1, None, 2], "bdac", "adbc"),
-        ("dispatch_deadline", [1.5, 0.2, None, 9.0], "badc", "dabc"),
-        ("state", ["failed", "unsent", None, "ready"], "bdac", "adbc"),
-        ("url", ["b", None, "a", "B"], "dcab", "acdb"),
-        ("body", [{"n": 2}, None, {"n": 1}, "z"], "dcab", "acdb"),
-    ],
+@cases(
+    ("attempts", [2, None, 1, 2], "cadb", "adcb"),
+    ("schedule_time", [3, 1, None, 2], "bdac", "adbc"),
+    ("dispatch_deadline", [1.5, 0.2, None, 9.0], "badc", "dabc"),
+    ("state", ["failed", "unsent", None, "ready"], "bdac", "adbc"),
+    ("url", ["b", None, "a", "B"], "dcab", "acdb"),
+    ("body", [{"n": 2}, None, {"n": 1}, "z"], "dcab", "acdb"),
 )
 def test_every_kind_sorts_both_ways_with_the_missing_last(column: str, values: list[Any], up: str, down: str) -> None:
     """Equal rows keep the loaded order, states sort by their own order, and what is missing is last."""
@@ -61,10 +59,7 @@ def test_every_kind_sorts_both_ways_with_the_missing_last(column: str, values: l
     assert found(rows, sort=column, descending=True) == down
 
 
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [("jfk", "a"), ("JFK", "a"), ("fail", "b"), ('"day":3', "c"), ("2026", ""), ("", "abc"), ("aready", "")],
-)
+@cases(("jfk", "a"), ("JFK", "a"), ("fail", "b"), ('"day":3', "c"), ("2026", ""), ("", "abc"), ("aready", ""))
 def test_search_finds_what_can_be_read(text: str, names: str) -> None:
     """Letters match in any case, in texts, states and bodies, but not across two columns."""
     rows = loaded(
@@ -76,22 +71,19 @@ def test_search_finds_what_can_be_read(text: str, names: str) -> None:
     assert found(rows, text=text) == names
 
 
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("order 4711", "a"),
-        ("für", "a"),
-        ("order%204711", "a"),
-        ("new york", "bd"),
-        ("order_id:4711", "c"),
-        ("ORDER_ID:4711 day:2013-01-01", "c"),
-        ("order_id:471", ""),
-        ("city:New York day:2013-01-02", "d"),
-        ("4711", "acd"),
-        ("order_id=47110 · city", "d"),
-        ("https://x", "ab"),
-        ("KeyError", "b"),
-    ],
+@cases(
+    ("order 4711", "a"),
+    ("für", "a"),
+    ("order%204711", "a"),
+    ("new york", "bd"),
+    ("order_id:4711", "c"),
+    ("ORDER_ID:4711 day:2013-01-01", "c"),
+    ("order_id:471", ""),
+    ("city:New York day:2013-01-02", "d"),
+    ("4711", "acd"),
+    ("order_id=47110 · city", "d"),
+    ("https://x", "ab"),
+    ("KeyError", "b"),
 )
 def test_search_finds_what_is_known_of_a_row(text: str, names: str) -> None:
     """URLs are found as people read them, rows by a column and its value, and texts that are not shown too."""
@@ -121,15 +113,12 @@ def test_an_optional_column_is_left_out_while_it_has_nothing_to_show() -> None:
     assert rows.blank == {"message", "batch"}
 
 
-@pytest.mark.parametrize(
-    ("where", "names"),
-    [
-        ({"state": "failed"}, "b"),
-        ({"state": ["failed", "ready"]}, "abc"),
-        ({"state": {"ready"}, "attempts": 1}, "a"),
-        ({"state": None}, "abcd"),
-        ({"method": []}, ""),
-    ],
+@cases(
+    ({"state": "failed"}, "b"),
+    ({"state": ["failed", "ready"]}, "abc"),
+    ({"state": {"ready"}, "attempts": 1}, "a"),
+    ({"state": None}, "abcd"),
+    ({"method": []}, ""),
 )
 def test_a_filter_names_the_values_that_are_wanted(where: dict[str, Any], names: str) -> None:
     """One value or several a column; several columns must all agree; None is any."""

@@ -14,6 +14,7 @@ from cloudtasks_nb.panels import PanelContext
 from cloudtasks_nb.panels.cards.task import hex_html
 from cloudtasks_nb.panels.forms.task_form import TaskForm
 from cloudtasks_nb.panels.forms.task_request import TaskRequest
+from tests.cases import cases
 
 JSON = TaskRequest(
     url="https://svc/run?day=1&token=hush",
@@ -60,20 +61,17 @@ def test_python_asks_for_secrets_and_is_the_same_request(monkeypatch: pytest.Mon
     assert options == {"headers": {"X-Team": "data", "Authorization": "hush"}}
 
 
-@pytest.mark.parametrize(
-    ("body", "given"),
-    [
-        (b"", ()),
-        (b"plain \xc3\xa4", ("plain ä",)),
-        (b'"quoted"', ('"quoted"',)),
-        (b"null", ("null",)),
-        (b"[1, null, true]", ([1, None, True],)),
-        (b"5", (5,)),
-        (b"\xff\x00", (b"\xff\x00",)),
-    ],
+@cases(
+    (b"", ()),
+    (b"plain \xc3\xa4", ("plain ä",)),
+    (b'"quoted"', ('"quoted"',)),
+    (b"null", ("null",)),
+    (b"[1, null, true]", ([1, None, True],)),
+    (b"5", (5,)),
+    (b"\xff\x00", (b"\xff\x00",)),
 )
 def test_bodies_are_written_as_they_were_sent(
-    body: bytes, given: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, body: bytes, given: tuple[Any, ...]
 ) -> None:
     """What JSON holds is a value, everything else text or bytes."""
     args, options = run(line(TaskRequest(url="https://svc/", body=body)), monkeypatch)
@@ -163,14 +161,11 @@ def test_a_form_that_is_not_edited_sends_the_same() -> None:
     assert (form.request.url.value, form.body.value, form.request.signed.value) == ("", "", "")
 
 
-@pytest.mark.parametrize(
-    ("typed", "body", "note"),
-    [
-        ('{"day": "2", "api_key": "•••"}', {"day": "2", "api_key": "hush"}, "valid JSON"),
-        ('{"rows": [1, {"password": "•••"}, 3]}', {"rows": [1, {"password": "hush"}, 3]}, "valid JSON"),
-        ("", None, "no body"),
-        ("7", 7, "valid JSON"),
-    ],
+@cases(
+    ('{"day": "2", "api_key": "•••"}', {"day": "2", "api_key": "hush"}, "valid JSON"),
+    ('{"rows": [1, {"password": "•••"}, 3]}', {"rows": [1, {"password": "hush"}, 3]}, "valid JSON"),
+    ("", None, "no body"),
+    ("7", 7, "valid JSON"),
 )
 def test_a_body_is_edited(typed: str, body: Any, note: str) -> None:
     """Dots keep the secret that was there; the note says what is sent."""
@@ -180,10 +175,7 @@ def test_a_body_is_edited(typed: str, body: Any, note: str) -> None:
     assert note in form.note.value
 
 
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [('{"day": 2,}', "not JSON"), ('{"new_key": "•••"}', "dots"), ('{"day": "•••", "x": "a •••"}', "dots")],
-)
+@cases(('{"day": 2,}', "not JSON"), ('{"new_key": "•••"}', "dots"), ('{"day": "•••", "x": "a •••"}', "dots"))
 def test_a_body_that_cannot_be_sent_says_why(typed: str, words: str) -> None:
     """While it is typed; dots that stand for nothing are not sent."""
     form = filled(JSON)

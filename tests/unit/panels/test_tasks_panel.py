@@ -17,12 +17,12 @@ from cloudtasks_nb.service.watch import Pending
 from tests.unit.panels.conftest import (
     NOW,
     PATIENCE,
-    CloseLater,
     FakeContext,
     FakeQueue,
     FakeShell,
     FakeWatcher,
     MakeContext,
+    asked,
     click,
     confirm,
     entry,
@@ -30,6 +30,7 @@ from tests.unit.panels.conftest import (
     pending,
     show,
     snapshot,
+    use,
 )
 
 
@@ -76,9 +77,9 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def panel(context: FakeContext, closing: CloseLater, watcher: FakeWatcher) -> TasksPanel:
+def panel(context: FakeContext, watcher: FakeWatcher) -> TasksPanel:
     """Return a panel of 10 of 25 tasks that is visible."""
-    made: TasksPanel = closing(TasksPanel(context, queue="reports"))
+    made: TasksPanel = TasksPanel(context, queue="reports")
     watcher.there = {f"reports{number:05}": pending() for number in range(25)}
     show(made)
     return made
@@ -132,8 +133,7 @@ def test_a_queue_is_not_said_to_be_empty_before_its_tasks_are_shown(
     panel.settle()
     monkeypatch.setattr(panel, "_described", described)
     monkeypatch.setattr(Book, "tasks", 8)
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert seen == ["Not loaded yet"]
     assert (panel.table.total, panel.table.empty) == (8, "No tasks in the queue")
 
@@ -268,14 +268,10 @@ def test_many_are_asked_about(panel: TasksPanel, context: FakeContext) -> None:
     """The question has the count and the scope; deleting many needs the queue's name."""
     click(panel, panel.load_all)
     names = pick(panel, *range(12))
-    panel.actions.run.click()
-    question = panel.prompt.question
-    assert question is not None
+    question = asked(panel, panel.actions.run)
     assert (question.title, question.typed) == ("Run 12 tasks of reports now?", None)
     assert "The 12 tasks selected of 25 loaded from reports." in question.scope
-    panel.actions.delete.click()
-    question = panel.prompt.question
-    assert question is not None
+    question = asked(panel, panel.actions.delete)
     assert (question.verb, question.typed) == ("Delete 12 tasks", "reports")
     assert context.calls == []
     confirm(panel, typed="reports")
@@ -295,17 +291,16 @@ def test_few_are_deleted_with_a_click_more(panel: TasksPanel, context: FakeConte
 
 
 def test_google_runs_one_a_second(
-    make_context: MakeContext, closing: CloseLater, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
+    make_context: MakeContext, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The question has the duration, and Stop ends the work between two parts."""
     monkeypatch.setattr("cloudtasks_nb.panels.tasks._PORTION", 200)
     monkeypatch.setattr(Book, "tasks", 150)
     watcher.there = {f"reports{number:05}": pending() for number in range(150)}
     context = make_context("reports", local=False)
-    panel = show(closing(TasksPanel(context, queue="reports")))
+    panel = show(TasksPanel(context, queue="reports"))
     pick(panel, *range(130))
-    panel.actions.run.click()
-    assert "60 a minute: this takes 3 minutes" in panel.prompt.question.scope
+    assert "60 a minute: this takes 3 minutes" in asked(panel, panel.actions.run).scope
     sizes: list[int] = []
 
     def run(tasks: list[str]) -> pd.DataFrame:
@@ -349,8 +344,7 @@ def test_another_queue_is_loaded(panel: TasksPanel) -> None:
     """The tasks of the new queue are shown, and nothing is selected."""
     pick(panel, 1)
     panel.every = 0
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert panel.table.page_keys[:2] == ["emails00000", "emails00001"]
     assert (panel.table.selected, panel.detail.value) == ([], "")
     assert panel.footer.line == 'tasks.queue("emails").tasks(10)'
@@ -359,8 +353,7 @@ def test_another_queue_is_loaded(panel: TasksPanel) -> None:
 def test_rows_of_another_queue_are_never_shown(panel: TasksPanel, watcher: FakeWatcher) -> None:
     """A hidden panel forgets the old rows, says nothing of the new queue, and reads it when it is seen."""
     show(panel, visible=False)
-    panel.use("emails")
-    panel.settle()
+    use(panel, "emails")
     assert (panel.table.total, panel.table.empty, panel.loaded.value) == (0, "Not loaded yet", "")
     panel.apply(snapshot("reports", tasks=0))
     panel.apply(snapshot("emails", tasks=25))
@@ -437,17 +430,3 @@ def test_a_long_selection_is_read_from_the_panel(
         f"{head}(Out[3].table.selected)",
         f"{head}(board.table.selected)",
     ]
-
-
-def test_read_only_has_nothing_that_changes(make_context: MakeContext, closing: CloseLater) -> None:
-    """Run and delete are not laid out, and their clicks do nothing."""
-    context = make_context("reports", read_only=True)
-    panel = show(closing(TasksPanel(context, queue="reports")))
-    row = panel.children[1]
-    assert panel.actions.run not in row.children
-    assert panel.actions.delete not in row.children
-    pick(panel, 1)
-    for button in panel.actions.buttons:
-        click(panel, button)
-        assert panel.footer.alert["text"] == "this panel is read-only"
-    assert context.calls == []

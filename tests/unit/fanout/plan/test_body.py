@@ -8,66 +8,41 @@ import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan.body import compile_body
-from cloudtasks_nb.fanout.plan.columns import Block, Table
 from cloudtasks_nb.fanout.plan.templates import Problems
+from tests.cases import cases
+from tests.unit.fanout.plan.conftest import block_of
 
-FRAME = pd.DataFrame(
-    {
-        "day": pd.to_datetime(["2026-01-01"]),
-        "n": [7],
-        "name": ['O"Hara 100%'],
-        "tags": [["a", {"b": None}]],
-        "gone": [None],
-        "price": [2.0],
-    }
-)
 DAY = "2026-01-01T00:00:00"
-
-
-def _block(frame: pd.DataFrame) -> Block:
-    (block,) = Table(frame).blocks(0)
-    return block
+WHOLE = {"day": DAY, "n": 7, "name": 'O"Hara 100%', "tags": ["a", {"b": None}], "gone": None, "price": 2.0}
+FRAME = pd.DataFrame({name: [cell] for name, cell in WHOLE.items()}).astype({"day": "datetime64[us]"})
 
 
 def _by_row(row: dict[str, Any]) -> Any:
     return {"n": row["n"] + 1, "day": row["day"].year, "gone": row["gone"]}
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        (
-            None,
-            {
-                "day": DAY,
-                "n": 7,
-                "name": 'O"Hara 100%',
-                "tags": ["a", {"b": None}],
-                "gone": None,
-                "price": 2.0,
-            },
-        ),
-        (["n", "day"], {"n": 7, "day": DAY}),
-        (("n",), {"n": 7}),
-        ({"day": "{day}", "who": "Mr. {name}"}, {"day": DAY, "who": 'Mr. O"Hara 100%'}),
-        ({"a": {"b": ["{n}", "x", 1.5, None, True]}}, {"a": {"b": [7, "x", 1.5, None, True]}}),
-        ({"tags": "{tags}", "gone": "{gone}"}, {"tags": ["a", {"b": None}], "gone": None}),
-        ({"{name}": "100%", "%b": "{n}"}, {'O"Hara 100%': "100%", "%b": 7}),
-        ({"at": pd.Timestamp("2026-01-01"), 5: "{{n}}"}, {"at": DAY, "5": "{n}"}),
-        ({"day": "{day:%d.%m.%Y}", "n": "{n:03d}"}, {"day": "01.01.2026", "n": "007"}),
-        ({}, {}),
-        ({"constant": [1, "x"]}, {"constant": [1, "x"]}),
-        ("{n}", 7),
-        ("{tags}", ["a", {"b": None}]),
-        ("{name}", 'O"Hara 100%'),
-        (_by_row, {"n": 8, "day": 2026, "gone": None}),
-    ],
+@cases(
+    (None, WHOLE),
+    (["n", "day"], {"n": 7, "day": DAY}),
+    (("n",), {"n": 7}),
+    ({"day": "{day}", "who": "Mr. {name}"}, {"day": DAY, "who": 'Mr. O"Hara 100%'}),
+    ({"a": {"b": ["{n}", "x", 1.5, None, True]}}, {"a": {"b": [7, "x", 1.5, None, True]}}),
+    ({"tags": "{tags}", "gone": "{gone}"}, {"tags": ["a", {"b": None}], "gone": None}),
+    ({"{name}": "100%", "%b": "{n}"}, {'O"Hara 100%': "100%", "%b": 7}),
+    ({"at": pd.Timestamp("2026-01-01"), 5: "{{n}}"}, {"at": DAY, "5": "{n}"}),
+    ({"day": "{day:%d.%m.%Y}", "n": "{n:03d}"}, {"day": "01.01.2026", "n": "007"}),
+    ({}, {}),
+    ({"constant": [1, "x"]}, {"constant": [1, "x"]}),
+    ("{n}", 7),
+    ("{tags}", ["a", {"b": None}]),
+    ("{name}", 'O"Hara 100%'),
+    (_by_row, {"n": 8, "day": 2026, "gone": None}),
 )
 def test_json(body: Any, expected: Any) -> None:
     """Each form of `body` gives the JSON of the table; a lone column keeps its type."""
     problems = Problems()
     made = compile_body(body, "POST")
-    (written,), (canonical,) = made.render(_block(FRAME), problems)
+    (written,), (canonical,) = made.render(block_of(FRAME), problems)
     assert orjson.loads(written) == expected
     assert orjson.loads(canonical) == expected
     assert made.json
@@ -76,14 +51,14 @@ def test_json(body: Any, expected: Any) -> None:
 
 def test_order_of_columns() -> None:
     """Columns are written in the order in which they are named."""
-    ((written,), _) = compile_body(["n", "day"], "POST").render(_block(FRAME), Problems())
+    ((written,), _) = compile_body(["n", "day"], "POST").render(block_of(FRAME), Problems())
     assert written == b'{"n":7,"day":"2026-01-01T00:00:00"}'
 
 
 @pytest.mark.parametrize("body", [None, ["price"], {"p": "{price}"}])
 def test_identity_of_whole_numbers(body: Any) -> None:
     """A whole float is written as the float it is, and identifies its row as the integer it equals."""
-    (written,), (canonical,) = compile_body(body, "POST").render(_block(FRAME[["price"]]), Problems())
+    (written,), (canonical,) = compile_body(body, "POST").render(block_of(FRAME[["price"]]), Problems())
     assert b"2.0" in written
     assert b"2.0" not in canonical
 
@@ -91,14 +66,14 @@ def test_identity_of_whole_numbers(body: Any) -> None:
 @pytest.mark.parametrize("body", [None, ["n"], {"n": "{n}"}, {"n": 1}])
 def test_canonical_is_shared(body: Any) -> None:
     """Where nothing differs the bodies are not written twice."""
-    written, canonical = compile_body(body, "POST").render(_block(FRAME[["n"]]), Problems())
+    written, canonical = compile_body(body, "POST").render(block_of(FRAME[["n"]]), Problems())
     assert written is canonical
 
 
 def test_text() -> None:
     """A text with columns in it is sent as that text, and is not JSON."""
     made = compile_body("name={name}&n={n}", "POST")
-    assert made.render(_block(FRAME), Problems())[0] == [b'name=O"Hara 100%&n=7']
+    assert made.render(block_of(FRAME), Problems())[0] == [b'name=O"Hara 100%&n=7']
     assert (made.json, made.columns) == (False, ("name", "n"))
 
 
@@ -106,37 +81,31 @@ def test_text() -> None:
 def test_no_body(method: str) -> None:
     """Methods without a body send none, and refuse one."""
     made = compile_body(None, method)
-    assert made.render(_block(FRAME), Problems())[0] == [b""]
+    assert made.render(block_of(FRAME), Problems())[0] == [b""]
     assert (made.json, made.columns) == (False, ())
     with pytest.raises(InvalidInputError, match=f"a {method} request has no body"):
         compile_body(["n"], method)
 
 
-@pytest.mark.parametrize(
-    ("body", "columns"),
-    [
-        (None, None),
-        (["n", "day"], ("n", "day")),
-        ({"a": "{n}", "b": ["{day}", {"{name}": 1}]}, ("n", "day", "name")),
-        (_by_row, None),
-        ({"a": 1}, ()),
-    ],
+@cases(
+    (None, None),
+    (["n", "day"], ("n", "day")),
+    ({"a": "{n}", "b": ["{day}", {"{name}": 1}]}, ("n", "day", "name")),
+    (_by_row, None),
+    ({"a": 1}, ()),
 )
 def test_columns(body: Any, columns: tuple[str, ...] | None) -> None:
     """A body knows the columns that it names; None where it sees the whole row."""
     assert compile_body(body, "POST").columns == columns
 
 
-@pytest.mark.parametrize(
-    ("body", "error", "word"),
-    [
-        ([], InvalidInputError, "is not a body"),
-        ([1.5], InvalidInputError, "is not a body"),
-        (7, InvalidInputError, "is not a body"),
-        ({"a": b"x"}, NotSerializableError, "body: bytes"),
-        ({"a": "{n"}, TemplateError, "is not a template"),
-        ({"a": ["{n!r}"]}, TemplateError, "is not a template"),
-    ],
+@cases(
+    ([], InvalidInputError, "is not a body"),
+    ([1.5], InvalidInputError, "is not a body"),
+    (7, InvalidInputError, "is not a body"),
+    ({"a": b"x"}, NotSerializableError, "body: bytes"),
+    ({"a": "{n"}, TemplateError, "is not a template"),
+    ({"a": ["{n!r}"]}, TemplateError, "is not a template"),
 )
 def test_refused(body: Any, error: type[Exception], word: str) -> None:
     """What is no body is refused with what is."""
@@ -144,21 +113,18 @@ def test_refused(body: Any, error: type[Exception], word: str) -> None:
         compile_body(body, "POST")
 
 
-@pytest.mark.parametrize(
-    ("body", "word"),
-    [
-        (None, 'column "x": bytes'),
-        (["x"], 'column "x": bytes'),
-        ({"a": "{x}"}, 'column "x": bytes'),
-        ("see {x}", 'column "x": bytes'),
-        (lambda row: row["nope"], "KeyError: 'nope'"),
-        (lambda row: row["x"], "body: bytes"),
-    ],
+@cases(
+    (None, 'column "x": bytes'),
+    (["x"], 'column "x": bytes'),
+    ({"a": "{x}"}, 'column "x": bytes'),
+    ("see {x}", 'column "x": bytes'),
+    (lambda row: row["nope"], "KeyError: 'nope'"),
+    (lambda row: row["x"], "body: bytes"),
 )
 def test_bad_rows(body: Any, word: str) -> None:
     """A cell without a form in JSON is its row's problem, by column and type; the other rows are made."""
     problems = Problems()
-    bodies, _ = compile_body(body, "POST").render(_block(pd.DataFrame({"x": [b"raw", b""]})), problems)
+    bodies, _ = compile_body(body, "POST").render(block_of(pd.DataFrame({"x": [b"raw", b""]})), problems)
     assert len(bodies) == 2
     assert word in problems.reasons[0]
 
@@ -166,26 +132,23 @@ def test_bad_rows(body: Any, word: str) -> None:
 def test_missing_in_text() -> None:
     """A missing cell is null where it keeps its type, and a problem inside a text."""
     problems = Problems()
-    compile_body({"typed": "{gone}"}, "POST").render(_block(FRAME), problems)
+    compile_body({"typed": "{gone}"}, "POST").render(block_of(FRAME), problems)
     assert problems.reasons == {}
-    compile_body({"text": "<{gone}>"}, "POST").render(_block(FRAME), problems)
+    compile_body({"text": "<{gone}>"}, "POST").render(block_of(FRAME), problems)
     assert problems.reasons == {0: 'body: "gone" is missing'}
 
 
 def test_no_columns() -> None:
     """A frame without columns still has rows, whose bodies are empty objects."""
-    bodies, _ = compile_body(None, "POST").render(_block(pd.DataFrame(index=range(2))), Problems())
+    bodies, _ = compile_body(None, "POST").render(block_of(pd.DataFrame(index=range(2))), Problems())
     assert bodies == [b"{}", b"{}"]
 
 
-@pytest.mark.parametrize(
-    ("body", "identity"),
-    [
-        (None, None),
-        (["n"], ["n"]),
-        ({"at": pd.Timestamp("2026-01-01"), "x": "{n}"}, {"at": DAY, "x": "{n}"}),
-        ("n={n}", "n={n}"),
-    ],
+@cases(
+    (None, None),
+    (["n"], ["n"]),
+    ({"at": pd.Timestamp("2026-01-01"), "x": "{n}"}, {"at": DAY, "x": "{n}"}),
+    ("n={n}", "n={n}"),
 )
 def test_identity(body: Any, identity: Any) -> None:
     """A body is identified by its template, in JSON; a function by its name."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from cloudtasks_nb.fanout.plan.columns import Column, Source
+from tests.cases import cases
 
 DAY = dt.date(2026, 1, 1)
 NOON = dt.datetime(2026, 1, 1, 12)  # noqa: DTZ001 - naive is the case
@@ -106,18 +107,15 @@ def test_dtype(name: str) -> None:
     assert column.bad == {}
 
 
-@pytest.mark.parametrize(
-    ("series", "bad", "word"),
-    [
-        (pd.Series([b"a", b"b"]), [0, 1], "base64"),
-        (pd.Series(["a", "\ud800"], dtype=object), [1], "surrogate"),
-        (pd.Series([1.0, np.inf]), [1], "infinity"),
-        (pd.Series([{1}, 2]), [0], "set"),
-        (pd.Series([1 + 2j]), [0], "complex"),
-        (pd.Series([object(), 1, object()]), [0, 2], "object"),
-        (_arrow([b"a", None], pa.binary()), [0], "bytes"),
-        (pd.Series([b"a", b"c", b"a"], dtype="category"), [0, 1, 2], "bytes"),
-    ],
+@cases(
+    (pd.Series([b"a", b"b"]), [0, 1], "base64"),
+    (pd.Series(["a", "\ud800"], dtype=object), [1], "surrogate"),
+    (pd.Series([1.0, np.inf]), [1], "infinity"),
+    (pd.Series([{1}, 2]), [0], "set"),
+    (pd.Series([1 + 2j]), [0], "complex"),
+    (pd.Series([object(), 1, object()]), [0, 2], "object"),
+    (_arrow([b"a", None], pa.binary()), [0], "bytes"),
+    (pd.Series([b"a", b"c", b"a"], dtype="category"), [0, 1, 2], "bytes"),
 )
 def test_bad_cells(series: pd.Series[Any], bad: list[int], word: str) -> None:
     """A cell without a form in JSON is noted by position, column, type and way out; the others are there."""
@@ -138,18 +136,15 @@ def test_self_containing_cell() -> None:
     assert "holds itself" in column.bad[0]
 
 
-@pytest.mark.parametrize(
-    "series",
-    [
-        pd.Series([517, 2]),
-        pd.Series([517, 2], dtype="Int64"),
-        _arrow([517, 2], pa.int32()),
-        pd.Series([517.0, 2.0]),
-        pd.Series([517.0, 2.0, None]).head(2),
-        pd.Series([517.0, 2.0, 0.5]).head(2),
-        pd.Series([517.0, 2.0], dtype="Float64"),
-        pd.Series([517.0, 2.0], dtype="category"),
-    ],
+@cases(
+    pd.Series([517, 2]),
+    pd.Series([517, 2], dtype="Int64"),
+    _arrow([517, 2], pa.int32()),
+    pd.Series([517.0, 2.0]),
+    pd.Series([517.0, 2.0, None]).head(2),
+    pd.Series([517.0, 2.0, 0.5]).head(2),
+    pd.Series([517.0, 2.0], dtype="Float64"),
+    pd.Series([517.0, 2.0], dtype="category"),
 )
 def test_canonical(series: pd.Series[Any]) -> None:
     """Whole numbers are integers in a row's identity, whatever dtype holds them."""
@@ -173,16 +168,13 @@ def test_whole_is_told_by_the_column() -> None:
     assert source.block(2, 3).json == [None]
 
 
-@pytest.mark.parametrize(
-    ("series", "raw"),
-    [
-        (pd.Series([TOKYO, None]), [TOKYO, None]),
-        (pd.Series([1.0, None]), [1, None]),
-        (pd.Series([np.inf]), [np.inf]),
-        (pd.Series(["a", None]), ["a", None]),
-        (pd.Series([DAY, None], dtype=object), [DAY, None]),
-        (pd.Series([3, 4], dtype="category"), [3, 4]),
-    ],
+@cases(
+    (pd.Series([TOKYO, None]), [TOKYO, None]),
+    (pd.Series([1.0, None]), [1, None]),
+    (pd.Series([np.inf]), [np.inf]),
+    (pd.Series(["a", None]), ["a", None]),
+    (pd.Series([DAY, None], dtype=object), [DAY, None]),
+    (pd.Series([3, 4], dtype="category"), [3, 4]),
 )
 def test_raw(series: pd.Series[Any], raw: list[Any]) -> None:
     """Functions and format specifications get Python and pandas values, None where missing."""

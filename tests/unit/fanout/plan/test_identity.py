@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.plan.identity import (
     task_ids,
     try_of,
 )
+from tests.cases import cases
 from tests.unit.fanout.conftest import PLACE, digest
 
 KEYS = [digest(str(row)) for row in range(50)]
@@ -57,16 +58,13 @@ def test_a_task_id_leads_back_to_its_key() -> None:
     assert key_head(task_id("a91f03c2", KEYS[3], 2)) == KEYS[3][:10]
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        "88947425534926389671",
-        "report-1",
-        "",
-        completion_id("a91f03c2", "https://x", 1),
-        "z" * 20 + "-a91f03c2-1",
-        "0" * 20 + "-a91f03c2-0",
-    ],
+@cases(
+    "88947425534926389671",
+    "report-1",
+    "",
+    completion_id("a91f03c2", "https://x", 1),
+    "z" * 20 + "-a91f03c2-1",
+    "0" * 20 + "-a91f03c2-0",
 )
 def test_other_ids_are_of_no_batch(task: str) -> None:
     """Ids that somebody else gave, and those of notifications, are of no row."""

@@ -11,6 +11,8 @@ import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.columns import BLOCK, Table, frames, read_input
+from tests.cases import cases
+from tests.unit.fanout.plan.conftest import block_of
 
 
 def _cells(data: Any) -> dict[str, list[Any]]:
@@ -36,20 +38,17 @@ EXPECTED = {"n": [1, None], "s": ["a", None], "c": ["x", "y"]}
 PANDAS = pd.DataFrame(EXPECTED)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        PANDAS,
-        [PANDAS],
-        iter([PANDAS.head(1), PANDAS.tail(1)]),
-        POLARS,
-        POLARS.to_arrow(),
-        POLARS.to_arrow().to_reader(),
-        pa.Table.from_pandas(PANDAS, preserve_index=True),
-        (part for part in POLARS.iter_slices(1)),
-        [_Partition(PANDAS)],
-        [_Partition(POLARS)],
-    ],
+@cases(
+    PANDAS,
+    [PANDAS],
+    iter([PANDAS.head(1), PANDAS.tail(1)]),
+    POLARS,
+    POLARS.to_arrow(),
+    POLARS.to_arrow().to_reader(),
+    pa.Table.from_pandas(PANDAS, preserve_index=True),
+    (part for part in POLARS.iter_slices(1)),
+    [_Partition(PANDAS)],
+    [_Partition(POLARS)],
     ids=["frame", "list", "generator", "polars", "arrow", "reader", "pandas metadata", "slices", "lazy", "lazy polars"],
 )
 def test_kinds(data: Any) -> None:
@@ -57,21 +56,18 @@ def test_kinds(data: Any) -> None:
     assert _cells(data) == EXPECTED
 
 
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        ([{"a": 1, "b": "x"}, {"a": None}], {"a": [1, None], "b": ["x", None]}),
-        ([{"a": 2**60 + 1}, {}], {"a": [2**60 + 1, None]}),
-        (({"a": 1.5},), {"a": [1.5]}),
-        (pd.Series([1, 2], name="n"), {"n": [1, 2]}),
-        (pd.Series([1], index=pd.Index(["x"], name="shop")), {"shop": ["x"], "value": [1]}),
-        (pl.Series("n", [1, 2]), {"n": [1, 2]}),
-        (pl.Series([1]), {"value": [1]}),
-        (POLARS.lazy(), EXPECTED),
-    ],
+@cases(
+    ([{"a": 1, "b": "x"}, {"a": None}], {"a": [1, None], "b": ["x", None]}),
+    ([{"a": 2**60 + 1}, {}], {"a": [2**60 + 1, None]}),
+    (({"a": 1.5},), {"a": [1.5]}),
+    (pd.Series([1, 2], name="n"), {"n": [1, 2]}),
+    (pd.Series([1], index=pd.Index(["x"], name="shop")), {"shop": ["x"], "value": [1]}),
+    (pl.Series("n", [1, 2]), {"n": [1, 2]}),
+    (pl.Series([1]), {"value": [1]}),
+    (POLARS.lazy(), EXPECTED),
     ids=["dicts", "large integer", "tuple", "series", "unnamed", "polars series", "polars unnamed", "lazy"],
 )
-def test_other_inputs(data: Any, expected: dict[str, list[Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_inputs(capsys: pytest.CaptureFixture[str], data: Any, expected: dict[str, list[Any]]) -> None:
     """Rows as dictionaries, a Series and a LazyFrame are read as a frame; that the last is collected is said."""
     assert _cells(data) == expected
     assert ("LazyFrame was collected: 2 rows" in capsys.readouterr().out) == isinstance(data, pl.LazyFrame)
@@ -88,16 +84,13 @@ def test_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert _cells(name) == _cells(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("none.csv", r"none.csv does not exist[\s\S]*relative paths start at"),
-        ("rows.xlsx", r"not a path to a CSV or Parquet file[\s\S]*read other files first"),
-        ("empty.csv", r"empty.csv cannot be read: No columns[\s\S]*readers of pandas"),
-        ("empty.parquet", "empty.parquet cannot be read"),
-    ],
+@cases(
+    ("none.csv", r"none.csv does not exist[\s\S]*relative paths start at"),
+    ("rows.xlsx", r"not a path to a CSV or Parquet file[\s\S]*read other files first"),
+    ("empty.csv", r"empty.csv cannot be read: No columns[\s\S]*readers of pandas"),
+    ("empty.parquet", "empty.parquet cannot be read"),
 )
-def test_refused_files(name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
     """A file that is not there or cannot be read is named, with what to do."""
     monkeypatch.chdir(tmp_path)
     for empty in ("empty.csv", "empty.parquet"):
@@ -113,18 +106,15 @@ def test_binary_view() -> None:
     assert frame["b"].tolist() == [b"x"]
 
 
-@pytest.mark.parametrize(
-    ("data", "word"),
-    [
-        (b"flights.csv", "bytes"),
-        ({"a": [1]}, "dict"),
-        (pd.Series([1]), "Series"),
-        (7, "int"),
-        (None, "NoneType"),
-        ([{"a": 1}], "part 0"),
-        ([PANDAS, "x"], "part 1"),
-        ([pd.Series([1])], "part 0"),
-    ],
+@cases(
+    (b"flights.csv", "bytes"),
+    ({"a": [1]}, "dict"),
+    (pd.Series([1]), "Series"),
+    (7, "int"),
+    (None, "NoneType"),
+    ([{"a": 1}], "part 0"),
+    ([PANDAS, "x"], "part 1"),
+    ([pd.Series([1])], "part 0"),
 )
 def test_refused(data: Any, word: str) -> None:
     """Anything else is refused, with what it is and what it should be."""
@@ -159,7 +149,7 @@ def test_index() -> None:
     frame = pd.DataFrame(
         {"a": [1], "day": [2]}, index=pd.MultiIndex.from_tuples([("x", 3, 4)], names=["shop", "day", None])
     )
-    (block,) = Table(frame).blocks(0)
+    block = block_of(frame)
     assert {name: column.json for name, column in block.columns.items()} == {"shop": ["x"], "a": [1], "day": [2]}
     assert list(Table(PANDAS).columns) == ["n", "s", "c"]
 
@@ -169,21 +159,18 @@ def test_names() -> None:
     assert list(Table(pd.DataFrame([[1, 2]], columns=[2013, "a"])).columns) == ["2013", "a"]
 
 
-def test_double_names() -> None:
-    """Two columns of one name are refused by it."""
-    with pytest.raises(InvalidInputError, match=r'several columns named "a"[\s\S]*duplicated'):
-        Table(pd.DataFrame([[1, 2, 3]], columns=["a", "b", "a"]))
-
-
-@pytest.mark.parametrize("columns", [pd.MultiIndex.from_tuples([("a", "b"), ("a", "c")]), pd.Index([("a", "b"), "c"])])
-def test_names_of_several_levels(columns: pd.Index) -> None:
-    """Names that are tuples are refused, and the hint makes names of them."""
-    frame = pd.DataFrame([[1, 2]], columns=columns)
-    with pytest.raises(InvalidInputError, match=r"\('a', 'b'\), whose name has several levels"):
-        Table(frame)
+@cases(
+    (["a", "b", "a"], r'several columns named "a"[\s\S]*duplicated'),
+    (pd.MultiIndex.from_product([["a"], ["b", "c", "d"]]), r"\('a', 'b'\), whose name has several levels"),
+    (pd.Index([("a", "b"), "c", "d"]), r"\('a', 'b'\), whose name has several levels"),
+)
+def test_names_that_are_refused(columns: Any, words: str) -> None:
+    """Two columns of one name are refused by it, and names that are tuples, of which the hint makes names."""
+    with pytest.raises(InvalidInputError, match=words):
+        Table(pd.DataFrame([[1, 2, 3]], columns=columns))
 
 
 def test_rows_without_columns() -> None:
     """A frame without columns has its rows all the same."""
-    (block,) = Table(pd.DataFrame(index=range(3))).blocks(0)
+    block = block_of(pd.DataFrame(index=range(3)))
     assert list(block.rows()) == [{}, {}, {}]

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
-import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.render import literal_task
 from cloudtasks_nb.fanout.plan.url import url
+from tests.cases import cases
+from tests.raising import raises
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 URL = "https://svc/run/{day}"
@@ -32,16 +33,13 @@ def test_the_function_of_a_handler_is_not_compared_with_the_body() -> None:
     assert made(url=handler, body={"n": 1}).http_request.url == handler.url
 
 
-@pytest.mark.parametrize(
-    ("body", "sent", "json"),
-    [
-        (None, b"", False),
-        ("", b"", False),
-        (b"\xff{}", b"\xff{}", False),
-        ({"a": "{x}"}, b'{"a":"{x}"}', True),
-        ([], b"[]", True),
-        (False, b"false", True),
-    ],
+@cases(
+    (None, b"", False),
+    ("", b"", False),
+    (b"\xff{}", b"\xff{}", False),
+    ({"a": "{x}"}, b'{"a":"{x}"}', True),
+    ([], b"[]", True),
+    (False, b"false", True),
 )
 def test_body(body: Any, sent: bytes, json: bool) -> None:  # noqa: FBT001 - a table's column
     """Text and bytes are sent as they are, everything else as JSON with its content type."""
@@ -68,36 +66,32 @@ CIRCLE: dict[str, Any] = {}
 CIRCLE["self"] = CIRCLE
 
 
-@pytest.mark.parametrize(
-    ("options", "message", "hint"),
-    [
-        ({"url": lambda _: "https://svc"}, "is a function that is not served", "ct.serve"),
-        ({"url": url(lambda _: "https://svc")}, "is not a URL", "ct.serve"),
-        ({"url": "svc/run"}, "'svc/run' is not an http", "http"),
-        ({"url": "https://svc/\ud800"}, "surrogate", "http"),
-        ({"method": "GET", "body": ""}, "GET request has no body", "leave body= out"),
-        ({"body": "\ud800"}, "body: text with half a surrogate", "repair"),
-        ({"headers": {"X": "\ud800"}}, 'header "X": text with half a surrogate', "repair"),
-        ({"headers": ["x"]}, r"headers=\['x'\] is not a dictionary", 'headers={"X'),
-        ({"retry": 3}, "retry=3 is not a dictionary", '{"max_attempts": 3}'),
-        ({"service_account": 5}, "service_account=5 is not a string", "name@project"),
-        ({"body": "x" * 2**20}, r"1,048,\d+ bytes are too many", "where the data"),
-        ({"body": b"x" * 2**20}, r"1,048,\d+ bytes are too many", "where the data"),
-        ({"body": "x" * 1_047_860}, r"1,047,\d+ bytes are too many", "shorten"),
-        ({"body": {"day": object()}}, "cannot be written as JSON", "convert"),
-        ({"body": CIRCLE}, "nested too deeply", "holds itself"),
-        ({"tz": "Mars"}, "tz='Mars'", "Europe/"),
-        ({"at": NAIVE}, "has no time zone", 'tz="UTC"'),
-        ({"at": pd.Timestamp(NAIVE)}, "has no time zone", 'tz="UTC"'),
-        ({"at": "{day}"}, "is not a time", "ISO"),
-        ({"at": "2026-01-02Z", "delay": 5}, "exclude each other", "one of them"),
-        ({"delay": "10 parsecs"}, "'10 parsecs' is not a duration", "10min"),
-        ({"delay": "31 days"}, "more than 30 days ahead", "30 days"),
-    ],
+@cases(
+    ({"url": lambda _: "https://svc"}, "is a function that is not served", "ct.serve"),
+    ({"url": url(lambda _: "https://svc")}, "is not a URL", "ct.serve"),
+    ({"url": "svc/run"}, "'svc/run' is not an http", "http"),
+    ({"url": "https://svc/\ud800"}, "surrogate", "http"),
+    ({"method": "GET", "body": ""}, "GET request has no body", "leave body= out"),
+    ({"body": "\ud800"}, "body: text with half a surrogate", "repair"),
+    ({"headers": {"X": "\ud800"}}, 'header "X": text with half a surrogate', "repair"),
+    ({"headers": ["x"]}, r"headers=\['x'\] is not a dictionary", 'headers={"X'),
+    ({"retry": 3}, "retry=3 is not a dictionary", '{"max_attempts": 3}'),
+    ({"service_account": 5}, "service_account=5 is not a string", "name@project"),
+    ({"body": "x" * 2**20}, r"1,048,\d+ bytes are too many", "where the data"),
+    ({"body": b"x" * 2**20}, r"1,048,\d+ bytes are too many", "where the data"),
+    ({"body": "x" * 1_047_860}, r"1,047,\d+ bytes are too many", "shorten"),
+    ({"body": {"day": object()}}, "cannot be written as JSON", "convert"),
+    ({"body": CIRCLE}, "nested too deeply", "holds itself"),
+    ({"tz": "Mars"}, "tz='Mars'", "Europe/"),
+    ({"at": NAIVE}, "has no time zone", 'tz="UTC"'),
+    ({"at": pd.Timestamp(NAIVE)}, "has no time zone", 'tz="UTC"'),
+    ({"at": "{day}"}, "is not a time", "ISO"),
+    ({"at": "2026-01-02Z", "delay": 5}, "exclude each other", "one of them"),
+    ({"delay": "10 parsecs"}, "'10 parsecs' is not a duration", "10min"),
+    ({"delay": "31 days"}, "more than 30 days ahead", "30 days"),
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
 def test_refused(options: dict[str, Any], message: str, hint: str) -> None:
     """The error names the option that is wrong, and its hint the way out."""
-    with pytest.raises(InvalidInputError, match=message) as caught:
+    with raises(InvalidInputError, message, hint=hint):
         made(**options)
-    assert hint in (caught.value.hint or "")

@@ -14,6 +14,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from tests.cases import cases
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 QUEUE = QueueName(project="p", location="us-central1", queue="reports")
@@ -71,10 +72,7 @@ def test_try_one_sends_the_request_of_a_row() -> None:
     assert _plan([frame, FRAME.tail(1)]).try_one(row=2).result == ["https://svc/3", b'{"x":3}']
 
 
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [(3, "no row 3: the input has 3 rows, from 0 to 2"), (-1, "row=-1 is not the position"), ("a", "row='a'")],
-)
+@cases((3, "no row 3: the input has 3 rows, from 0 to 2"), (-1, "row=-1 is not the position"), ("a", "row='a'"))
 def test_try_one_of_no_row(row: Any, words: str) -> None:
     """A position without a row is an error, and so is a row that cannot become a task."""
     plan = _plan(pd.DataFrame({"x": [1, None, 3]}), recipe={"url": "https://svc/{x}"})
@@ -129,10 +127,7 @@ def test_nothing() -> None:
     assert "plan.submit()" in repr(plan)
 
 
-@pytest.mark.parametrize(
-    ("cells", "sizes"),
-    [(["a"], (9, 9, 9, 9)), (["a", "bb", "ccccc"], (9, 10, 13, 32)), (["a", None, "bb", "ccc"], (9, 10, 11, 30))],
-)
+@cases((["a"], (9, 9, 9, 9)), (["a", "bb", "ccccc"], (9, 10, 13, 32)), (["a", None, "bb", "ccc"], (9, 10, 11, 30)))
 def test_sizes(cells: list[Any], sizes: tuple[int, ...]) -> None:
     """Sizes are those of the bodies of rows that become tasks."""
     found = _plan(pd.DataFrame({"x": cells})).body_bytes
@@ -152,14 +147,11 @@ def test_time_to_drain_without_a_rate() -> None:
     assert "not known" in repr(plan)
 
 
-@pytest.mark.parametrize(
-    ("tasks", "ratio", "price", "log"),
-    [
-        (500_000, 1.0, 0, "about 1.1 GB of log (the first 50 GiB)"),
-        (3_000_000, 0.5, 2.00, "about 3.3 GB of log at 50 % of the operations"),
-        (100_000_000, 0.0, 79.60, "and no log;"),
-        (100_000_000, 1.0, 79.60 + 76.37, "about 217.7 GB of log"),
-    ],
+@cases(
+    (500_000, 1.0, 0, "about 1.1 GB of log (the first 50 GiB)"),
+    (3_000_000, 0.5, 2.00, "about 3.3 GB of log at 50 % of the operations"),
+    (100_000_000, 0.0, 79.60, "and no log;"),
+    (100_000_000, 1.0, 79.60 + 76.37, "about 217.7 GB of log"),
 )
 def test_price(tasks: int, ratio: float, price: float, log: str) -> None:
     """Two operations a task beyond a million, and what the queue logs beyond 50 GiB."""
@@ -188,15 +180,12 @@ def test_verdicts() -> None:
     assert frame["why"].tolist() == ["new", "succeeded", "problem", "problem", "unsent"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({}, ["Plan for queue reports", "nothing was sent", 'url: "x" is missing', "plan.submit() would raise"]),
-        ({"errors": "skip"}, ["→ plan.submit()"]),
-        ({"limits": {"rate": 2, "max_concurrent": 8}}, ["1.5 s at 2 a second, at most 8 at once"]),
-        ({"data": iter([FRAME])}, ["new iterator"]),
-        ({"data": FRAME.head(2)}, ["→ plan.submit()", 'POST https://svc/a {"x":"a"}', "9 B median"]),
-    ],
+@cases(
+    ({}, ["Plan for queue reports", "nothing was sent", 'url: "x" is missing', "plan.submit() would raise"]),
+    ({"errors": "skip"}, ["→ plan.submit()"]),
+    ({"limits": {"rate": 2, "max_concurrent": 8}}, ["1.5 s at 2 a second, at most 8 at once"]),
+    ({"data": iter([FRAME])}, ["new iterator"]),
+    ({"data": FRAME.head(2)}, ["→ plan.submit()", 'POST https://svc/a {"x":"a"}', "9 B median"]),
 )
 def test_repr(arguments: dict[str, Any], words: list[str]) -> None:
     """The repr says the figures, the first tasks, and the next line to type."""

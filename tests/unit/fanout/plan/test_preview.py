@@ -14,6 +14,7 @@ from pandas.testing import assert_frame_equal, assert_series_equal
 
 from cloudtasks_nb.fanout.plan.columns import Table
 from cloudtasks_nb.fanout.plan.preview import RESERVED, Preview, StoredPreview, preview_names
+from tests.cases import cases
 
 
 def _shown(frame: pd.DataFrame) -> Preview:
@@ -67,23 +68,20 @@ def test_kept(series: pd.Series[Any]) -> None:
     assert_series_equal(_back(pd.DataFrame({"x": series}))["x"], series, check_names=False)
 
 
-@pytest.mark.parametrize(
-    ("series", "expected"),
-    [
-        (pd.Series([517.0, None]), pd.Series([517, None], dtype="Int64")),
-        (
-            pd.Series([dt.datetime(2026, 1, 1)], dtype=pd.ArrowDtype(pa.timestamp("us"))),  # noqa: DTZ001 - naive is the case
-            pd.Series(pd.to_datetime(["2026-01-01"]).as_unit("us")),
-        ),
-        (pd.Series(["a", None], dtype="string[python]"), pd.Series(["a", None], dtype="string")),
-        (pd.Series([decimal.Decimal("1.10")]), pd.Series(["1.10"], dtype=object)),
-        (pd.Series([dt.date(2026, 1, 1)]), pd.Series(["2026-01-01"], dtype=object)),
-        (pd.Series([b"\xff"], dtype=object), pd.Series(["b'\\xff'"], dtype=object)),
-        (pd.Series(["\ud800", "a"], dtype=object), pd.Series(["?", "a"], dtype=object)),
-        (pd.Series(pd.period_range("2026-01", periods=1, freq="M")), pd.Series(["2026-01"], dtype=object)),
-        (pd.cut(pd.Series([1]), [0, 5]), pd.Series([{"left": 0, "right": 5, "closed": "right"}], dtype=object)),
-        (pd.Series(pd.to_datetime(["2026-01-01"])).astype("category"), pd.Series(pd.to_datetime(["2026-01-01"]))),
-    ],
+@cases(
+    (pd.Series([517.0, None]), pd.Series([517, None], dtype="Int64")),
+    (
+        pd.Series([dt.datetime(2026, 1, 1)], dtype=pd.ArrowDtype(pa.timestamp("us"))),  # noqa: DTZ001 - naive is the case
+        pd.Series(pd.to_datetime(["2026-01-01"]).as_unit("us")),
+    ),
+    (pd.Series(["a", None], dtype="string[python]"), pd.Series(["a", None], dtype="string")),
+    (pd.Series([decimal.Decimal("1.10")]), pd.Series(["1.10"], dtype=object)),
+    (pd.Series([dt.date(2026, 1, 1)]), pd.Series(["2026-01-01"], dtype=object)),
+    (pd.Series([b"\xff"], dtype=object), pd.Series(["b'\\xff'"], dtype=object)),
+    (pd.Series(["\ud800", "a"], dtype=object), pd.Series(["?", "a"], dtype=object)),
+    (pd.Series(pd.period_range("2026-01", periods=1, freq="M")), pd.Series(["2026-01"], dtype=object)),
+    (pd.cut(pd.Series([1]), [0, 5]), pd.Series([{"left": 0, "right": 5, "closed": "right"}], dtype=object)),
+    (pd.Series(pd.to_datetime(["2026-01-01"])).astype("category"), pd.Series(pd.to_datetime(["2026-01-01"]))),
 )
 def test_changed(series: pd.Series[Any], expected: pd.Series[Any]) -> None:
     """Integers with missing values are Int64 again, Arrow times pandas' own, the rest what JSON makes of it."""
@@ -108,14 +106,11 @@ def test_nothing() -> None:
     assert _back(pd.DataFrame(index=range(3))).shape == (3, 0)
 
 
-@pytest.mark.parametrize(
-    ("parts", "dtype", "cells"),
-    [
-        ([[1, 2], [3.0, None]], "Int64", [1, 2, 3, pd.NA]),
-        ([[1, 2], [2.5]], "Float64", [1, 2, 2.5]),
-        ([["a"], [None]], None, ["a", pd.NA]),
-        ([[1], ["a"]], "object", [1, "a"]),
-    ],
+@cases(
+    ([[1, 2], [3.0, None]], "Int64", [1, 2, 3, pd.NA]),
+    ([[1, 2], [2.5]], "Float64", [1, 2, 2.5]),
+    ([["a"], [None]], None, ["a", pd.NA]),
+    ([[1], ["a"]], "object", [1, "a"]),
 )
 def test_parts_that_differ(parts: list[list[Any]], dtype: str | None, cells: list[Any]) -> None:
     """Where the frames of an iterator have other dtypes, one that holds both is found."""
@@ -143,14 +138,11 @@ def test_unknown_time_zone() -> None:
     assert _stored(part).columns()["x"].tolist() == [pd.Timestamp(0, tz="UTC")]
 
 
-@pytest.mark.parametrize(
-    ("names", "shown"),
-    [
-        (["day", "state"], ["day", "state_in"]),
-        (["state", "state_in"], ["state_in_in", "state_in"]),
-        (sorted(RESERVED), [f"{name}_in" for name in sorted(RESERVED)]),
-        (["a"], ["a"]),
-    ],
+@cases(
+    (["day", "state"], ["day", "state_in"]),
+    (["state", "state_in"], ["state_in_in", "state_in"]),
+    (sorted(RESERVED), [f"{name}_in" for name in sorted(RESERVED)]),
+    (["a"], ["a"]),
 )
 def test_names(names: list[str], shown: list[str]) -> None:
     """A column named like one of ours gets a suffix, and never the name of another one."""
@@ -198,14 +190,11 @@ def test_an_index_comes_back(index: pd.Index[Any]) -> None:
     assert list(stored.columns(levels=False)) == ["x"]
 
 
-@pytest.mark.parametrize(
-    ("index", "fault"),
-    [
-        (pd.Index([1, 1]), "is not unique"),
-        (pd.interval_range(0, 2), "has labels of a rare type"),
-        (pd.Index([decimal.Decimal(1), decimal.Decimal(2)]), "has labels of a rare type"),
-        (pd.RangeIndex(2), ""),
-    ],
+@cases(
+    (pd.Index([1, 1]), "is not unique"),
+    (pd.interval_range(0, 2), "has labels of a rare type"),
+    (pd.Index([decimal.Decimal(1), decimal.Decimal(2)]), "has labels of a rare type"),
+    (pd.RangeIndex(2), ""),
 )
 def test_an_index_that_is_none(index: pd.Index[Any], fault: str) -> None:
     """What only counts the rows, or cannot identify them, does not come back."""
@@ -214,18 +203,15 @@ def test_an_index_that_is_none(index: pd.Index[Any], fault: str) -> None:
     assert _index(frame) is None
 
 
-@pytest.mark.parametrize(
-    ("indexes", "together"),
-    [
-        ([pd.RangeIndex(2), pd.RangeIndex(123, 125)], [0, 1, 123, 124]),
-        ([pd.Index(["a"]), pd.Index(["b"])], ["a", "b"]),
-        ([pd.Index(["a"]), pd.Index(["a"])], None),
-        ([pd.Index(["a"]), pd.Index([1])], None),
-        ([pd.Index(["a"]), pd.Index([2, 2])], None),
-        ([pd.Index([1], name="x"), pd.Index([2])], None),
-        ([pd.Index([1]), pd.MultiIndex.from_tuples([(1, 2)])], None),
-        ([pd.DatetimeIndex(["2026-01-01"]), pd.DatetimeIndex(["2026-01-02"], tz="UTC")], None),
-    ],
+@cases(
+    ([pd.RangeIndex(2), pd.RangeIndex(123, 125)], [0, 1, 123, 124]),
+    ([pd.Index(["a"]), pd.Index(["b"])], ["a", "b"]),
+    ([pd.Index(["a"]), pd.Index(["a"])], None),
+    ([pd.Index(["a"]), pd.Index([1])], None),
+    ([pd.Index(["a"]), pd.Index([2, 2])], None),
+    ([pd.Index([1], name="x"), pd.Index([2])], None),
+    ([pd.Index([1]), pd.MultiIndex.from_tuples([(1, 2)])], None),
+    ([pd.DatetimeIndex(["2026-01-01"]), pd.DatetimeIndex(["2026-01-02"], tz="UTC")], None),
 )
 def test_indexes_of_several_frames(indexes: list[pd.Index[Any]], together: list[Any] | None) -> None:
     """Labels of one kind are put together if they stay unique."""

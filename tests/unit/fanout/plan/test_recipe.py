@@ -8,6 +8,7 @@ import pytest
 from cloudtasks_nb.errors import InvalidInputError, TemplateError
 from cloudtasks_nb.fanout.plan.recipe import ROW, Recipe, compile_recipe
 from cloudtasks_nb.fanout.plan.url import UrlFunction
+from tests.cases import cases
 
 URL = "https://svc/run"
 
@@ -22,68 +23,59 @@ def _made(**arguments: Any) -> Recipe:
     return compile_recipe({"url": URL, **arguments})
 
 
-@pytest.mark.parametrize(
-    ("arguments", "used"),
-    [
-        ({}, None),
-        ({"key": ["a"]}, None),
-        ({"body": ["b", "a"]}, ("b", "a")),
-        ({"url": URL + "/{o}", "body": {"x": "{b}"}}, ("o", "b")),
-        ({"url": URL + "/{o}", "body": ["o"], "key": "k"}, ("o", "k")),
-        ({"body": ["a"], "key": ROW}, ("a",)),
-        ({"body": ["a"], "headers": {"X-Shop": "{s}"}, "at": "{t}"}, ("s", "a", "t")),
-        ({"body": ["a"], "delay": "{d}"}, ("a", "d")),
-        ({"body": {"x": 1}}, ()),
-        ({"method": "GET"}, ()),
-        ({"url": UrlFunction(lambda row: row["u"]), "body": ["a"]}, None),
-        ({"body": lambda row: row}, None),
-        ({"body": [2013], "key": [2014]}, ("2013", "2014")),
-    ],
+@cases(
+    ({}, None),
+    ({"key": ["a"]}, None),
+    ({"body": ["b", "a"]}, ("b", "a")),
+    ({"url": URL + "/{o}", "body": {"x": "{b}"}}, ("o", "b")),
+    ({"url": URL + "/{o}", "body": ["o"], "key": "k"}, ("o", "k")),
+    ({"body": ["a"], "key": ROW}, ("a",)),
+    ({"body": ["a"], "headers": {"X-Shop": "{s}"}, "at": "{t}"}, ("s", "a", "t")),
+    ({"body": ["a"], "delay": "{d}"}, ("a", "d")),
+    ({"body": {"x": 1}}, ()),
+    ({"method": "GET"}, ()),
+    ({"url": UrlFunction(lambda row: row["u"]), "body": ["a"]}, None),
+    ({"body": lambda row: row}, None),
+    ({"body": [2013], "key": [2014]}, ("2013", "2014")),
 )
 def test_columns(arguments: dict[str, Any], used: Any) -> None:
     """A recipe knows the columns that its templates and its key name; None is all of them."""
     assert _made(**arguments).columns_used == used
 
 
-@pytest.mark.parametrize(
-    ("arguments", "headers"),
-    [
-        ({}, {"Content-Type": "application/json"}),
-        ({"headers": {"content-type": "text/csv"}}, {"content-type": "text/csv"}),
-        ({"headers": {"X-B": "1", "X-A": 2}}, {"Content-Type": "application/json", "X-A": "2", "X-B": "1"}),
-        ({"method": "GET"}, {}),
-        ({"body": "a={a}"}, {}),
-        ({"body": "{a}"}, {"Content-Type": "application/json"}),
-    ],
+@cases(
+    ({}, {"Content-Type": "application/json"}),
+    ({"headers": {"content-type": "text/csv"}}, {"content-type": "text/csv"}),
+    ({"headers": {"X-B": "1", "X-A": 2}}, {"Content-Type": "application/json", "X-A": "2", "X-B": "1"}),
+    ({"method": "GET"}, {}),
+    ({"body": "a={a}"}, {}),
+    ({"body": "{a}"}, {"Content-Type": "application/json"}),
 )
 def test_headers(arguments: dict[str, Any], headers: dict[str, str]) -> None:
     """JSON bodies say that they are JSON, unless the caller says what they are."""
     assert {name: text.source for name, text in _made(**arguments).headers} == headers
 
 
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        ({"method": "FETCH"}, 'method="FETCH" is not an HTTP method'),
-        ({"method": "PSOT"}, 'did you mean "POST"'),
-        ({"key": []}, "names no columns"),
-        ({"key": 7}, "names no columns"),
-        ({"key": [1.5]}, "names no columns"),
-        ({"audience": "https://svc"}, "service_account="),
-        *(({"service_account": one}, "is not an e-mail address") for one in ("nope", "{origin}", "a@", "a b@c", "")),
-        ({"headers": {"X-Shop": None}}, 'the header "X-Shop" has no value'),
-        ({"headers": {"X Shop": "1"}}, "not the name of a header"),
-        ({"headers": {"X-Shop": "a\r\nX-Evil: 1"}}, "several lines"),
-        ({"headers": {"X-Shop": "x" * 90_000}}, "80 KB"),
-        ({"headers": {"X-Shop": "{s"}}, "is not a template"),
-        ({"dispatch_deadline": "5s"}, "between 15 seconds and 30 minutes"),
-        ({"dispatch_deadline": "31min"}, "between 15 seconds and 30 minutes"),
-        ({"dispatch_deadline": "soon"}, "is not a duration"),
-        ({"retry": {"max_attemps": 3}}, 'did you mean "max_attempts"'),
-        ({"retry": {"min_backoff": "1h", "max_backoff": "1s"}}, "is longer than"),
-        ({"retry": {"max_attempts": -2}}, "no number of attempts"),
-        ({"retry": {"max_attempts": 1.5}}, "is not a whole number"),
-    ],
+@cases(
+    ({"method": "FETCH"}, 'method="FETCH" is not an HTTP method'),
+    ({"method": "PSOT"}, 'did you mean "POST"'),
+    ({"key": []}, "names no columns"),
+    ({"key": 7}, "names no columns"),
+    ({"key": [1.5]}, "names no columns"),
+    ({"audience": "https://svc"}, "service_account="),
+    *(({"service_account": one}, "is not an e-mail address") for one in ("nope", "{origin}", "a@", "a b@c", "")),
+    ({"headers": {"X-Shop": None}}, 'the header "X-Shop" has no value'),
+    ({"headers": {"X Shop": "1"}}, "not the name of a header"),
+    ({"headers": {"X-Shop": "a\r\nX-Evil: 1"}}, "several lines"),
+    ({"headers": {"X-Shop": "x" * 90_000}}, "80 KB"),
+    ({"headers": {"X-Shop": "{s"}}, "is not a template"),
+    ({"dispatch_deadline": "5s"}, "between 15 seconds and 30 minutes"),
+    ({"dispatch_deadline": "31min"}, "between 15 seconds and 30 minutes"),
+    ({"dispatch_deadline": "soon"}, "is not a duration"),
+    ({"retry": {"max_attemps": 3}}, 'did you mean "max_attempts"'),
+    ({"retry": {"min_backoff": "1h", "max_backoff": "1s"}}, "is longer than"),
+    ({"retry": {"max_attempts": -2}}, "no number of attempts"),
+    ({"retry": {"max_attempts": 1.5}}, "is not a whole number"),
 )
 def test_refused(arguments: dict[str, Any], word: str) -> None:
     """An argument that is wrong is named, and what it should be."""
@@ -104,17 +96,14 @@ def test_accepted() -> None:
     assert recipe.dispatch_deadline.total_seconds() == 15
 
 
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [
-        ({"url": URL + "/{x}"}, "url"),
-        ({"body": ["x"]}, "body"),
-        ({"body": {"a": ["{x}"]}}, "body"),
-        ({"key": ["x"]}, "key"),
-        ({"headers": {"X-Shop": "{x}"}}, 'the header "X-Shop"'),
-        ({"at": "{x}"}, "at"),
-        ({"delay": "{x}s"}, "delay"),
-    ],
+@cases(
+    ({"url": URL + "/{x}"}, "url"),
+    ({"body": ["x"]}, "body"),
+    ({"body": {"a": ["{x}"]}}, "body"),
+    ({"key": ["x"]}, "key"),
+    ({"headers": {"X-Shop": "{x}"}}, 'the header "X-Shop"'),
+    ({"at": "{x}"}, "at"),
+    ({"delay": "{x}s"}, "delay"),
 )
 def test_unknown_column(arguments: dict[str, Any], what: str) -> None:
     """Data without a column that is named is refused, with the argument that names it."""
@@ -124,42 +113,32 @@ def test_unknown_column(arguments: dict[str, Any], what: str) -> None:
         recipe.check(["y"])
 
 
-SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {"delay": "10min"}),
-    ({}, {"retry": {"max_attempts": 3}, "dispatch_deadline": 60}),
-    ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": _Handler("http://127.0.0.1:2/b", "report")}),
-    ({"headers": {"A": "1", "B": "2"}}, {"headers": {"B": "2", "A": "1"}}),
-    ({"body": ["a"]}, {"body": ("a",)}),
-    ({"key": "a"}, {"key": ["a"]}),
-]
-OTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {"url": URL + "/x"}),
-    ({}, {"method": "PUT"}),
-    ({}, {"headers": {"X-Shop": "1"}}),
-    ({}, {"key": ["a"]}),
-    ({"key": ["a"]}, {"key": ROW}),
-    ({"key": ["a"]}, {"key": ["a", "b"]}),
-    ({"body": ["a"]}, {"body": ["b"]}),
-    ({"body": {"a": "{a}"}}, {"body": {"a": "{b}"}}),
-    ({}, {"service_account": "sa@p.iam.gserviceaccount.com"}),
-    (
-        {"service_account": "sa@p.iam.gserviceaccount.com"},
-        {"service_account": "sa@p.iam.gserviceaccount.com", "audience": "https://svc"},
-    ),
-    ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": _Handler("http://127.0.0.1:1/a", "other")}),
-]
+SIGNED = {"service_account": "sa@p.iam.gserviceaccount.com"}
 
 
-@pytest.mark.parametrize(("one", "other"), SAME)
-def test_same_identity(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Schedules, delivery settings, the order of headers and a handler's address make no other template."""
-    assert _made(**one).identity == _made(**other).identity
-
-
-@pytest.mark.parametrize(("one", "other"), OTHER)
-def test_other_identity(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Anything that changes the requests, or what identifies a row, makes another template."""
-    assert _made(**one).identity != _made(**other).identity
+# Arguments, others, and whether both make the same template.
+@cases(
+    ({}, {"delay": "10min"}, True),
+    ({}, {"retry": {"max_attempts": 3}, "dispatch_deadline": 60}, True),
+    ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": _Handler("http://127.0.0.1:2/b", "report")}, True),
+    ({"headers": {"A": "1", "B": "2"}}, {"headers": {"B": "2", "A": "1"}}, True),
+    ({"body": ["a"]}, {"body": ("a",)}, True),
+    ({"key": "a"}, {"key": ["a"]}, True),
+    ({}, {"url": URL + "/x"}, False),
+    ({}, {"method": "PUT"}, False),
+    ({}, {"headers": {"X-Shop": "1"}}, False),
+    ({}, {"key": ["a"]}, False),
+    ({"key": ["a"]}, {"key": ROW}, False),
+    ({"key": ["a"]}, {"key": ["a", "b"]}, False),
+    ({"body": ["a"]}, {"body": ["b"]}, False),
+    ({"body": {"a": "{a}"}}, {"body": {"a": "{b}"}}, False),
+    ({}, SIGNED, False),
+    (SIGNED, {**SIGNED, "audience": "https://svc"}, False),
+    ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": _Handler("http://127.0.0.1:1/a", "other")}, False),
+)
+def test_identity(one: dict[str, Any], other: dict[str, Any], *, same: bool) -> None:
+    """What changes the requests, or what identifies a row, makes another template; schedules and addresses do not."""
+    assert (_made(**one).identity == _made(**other).identity) is same
 
 
 def test_identity_of_a_handler() -> None:
@@ -174,14 +153,11 @@ def test_identity_of_signed_tasks() -> None:
     assert recipe.identity.hex() == "26a2146afb50bc3bd4471959855d3dbc"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({}, {"url": URL, "method": "POST", "body": None, "key": None}),
-        ({"body": ["a"], "key": ROW}, {"body": ["a"], "key": "ROW"}),
-        ({"body": {"a": "{x}"}, "key": ["x"]}, {"body": {"a": "{x}"}, "key": ["x"]}),
-        ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": "handler:report"}),
-    ],
+@cases(
+    ({}, {"url": URL, "method": "POST", "body": None, "key": None}),
+    ({"body": ["a"], "key": ROW}, {"body": ["a"], "key": "ROW"}),
+    ({"body": {"a": "{x}"}, "key": ["x"]}, {"body": {"a": "{x}"}, "key": ["x"]}),
+    ({"url": _Handler("http://127.0.0.1:1/a", "report")}, {"url": "handler:report"}),
 )
 def test_describe(arguments: dict[str, Any], expected: dict[str, Any]) -> None:
     """A recipe describes itself in JSON, without its headers, which may hold secrets."""

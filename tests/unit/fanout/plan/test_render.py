@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks, read_task
 from cloudtasks_nb.handlers import call
+from tests.cases import cases
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 URL = "https://svc/run"
@@ -43,11 +43,11 @@ def _shown(*chunks: Chunk) -> pd.DataFrame:
 
 
 def _keys(data: Any, **arguments: Any) -> list[bytes]:
-    return list(chain.from_iterable(chunk.keys for chunk in _chunks(data, **arguments)))
+    return [key for chunk in _chunks(data, **arguments) for key in chunk.keys]
 
 
 def _digests(data: Any, **arguments: Any) -> list[bytes]:
-    return list(chain.from_iterable(chunk.digests for chunk in _chunks(data, **arguments)))
+    return [digest for chunk in _chunks(data, **arguments) for digest in chunk.digests]
 
 
 FRAME = pd.DataFrame({"origin": ["JFK", "EWR"], "n": [1, 2]})
@@ -81,16 +81,13 @@ def test_whole_task() -> None:
     assert task == types.Task.pb(expected)
 
 
-@pytest.mark.parametrize(
-    ("url", "audiences"),
-    [
-        ("https://svc/{origin}?n={n}", ["https://svc", "https://svc"]),
-        ("https://{origin}.example/run", ["https://jfk.example", "https://ewr.example"]),
-        (
-            "https://{n}.cloudfunctions.net/fn?n={n}",
-            ["https://1.cloudfunctions.net/fn", "https://2.cloudfunctions.net/fn"],
-        ),
-    ],
+@cases(
+    ("https://svc/{origin}?n={n}", ["https://svc", "https://svc"]),
+    ("https://{origin}.example/run", ["https://jfk.example", "https://ewr.example"]),
+    (
+        "https://{n}.cloudfunctions.net/fn?n={n}",
+        ["https://1.cloudfunctions.net/fn", "https://2.cloudfunctions.net/fn"],
+    ),
 )
 def test_the_audience_of_a_row(url: str, audiences: list[str]) -> None:
     """Signed rows have one audience for each service, and it does not change what identifies a row."""
@@ -218,16 +215,13 @@ print(b"".join([recipe.identity, *chunk.keys, *chunk.digests]).hex())
     assert done.stdout.strip() == b"".join(here).hex()
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "keys", "digests"),
-    [
-        ({"body": ["n"]}, {"body": ["n"], "delay": "1h"}, True, True),
-        ({"body": ["n"]}, {"body": ["n"], "retry": {"max_attempts": 1}}, True, True),
-        ({"body": ["n"]}, {"body": ["n"], "method": "PUT"}, False, False),
-        ({"body": ["n"]}, {"body": ["n"], "headers": {"X": "1"}}, False, False),
-        ({"body": ["n"], "key": ["n"]}, {"body": {"m": "{n}"}, "key": ["n"]}, True, False),
-        ({"body": ["n"]}, {"body": ["n"], "key": ["n"]}, False, True),
-    ],
+@cases(
+    ({"body": ["n"]}, {"body": ["n"], "delay": "1h"}, True, True),
+    ({"body": ["n"]}, {"body": ["n"], "retry": {"max_attempts": 1}}, True, True),
+    ({"body": ["n"]}, {"body": ["n"], "method": "PUT"}, False, False),
+    ({"body": ["n"]}, {"body": ["n"], "headers": {"X": "1"}}, False, False),
+    ({"body": ["n"], "key": ["n"]}, {"body": {"m": "{n}"}, "key": ["n"]}, True, False),
+    ({"body": ["n"]}, {"body": ["n"], "key": ["n"]}, False, True),
 )
 def test_what_identifies(one: dict[str, Any], other: dict[str, Any], *, keys: bool, digests: bool) -> None:
     """Requests are identified by method, url, headers and body; rows by their key, or by the request."""
@@ -269,18 +263,15 @@ def test_whole_numbers_in_bodies() -> None:
     assert [task.http_request.body for task in _tasks(frame)] == [b'{"i":517,"f":1.0}', b'{"i":null,"f":2.0}']
 
 
-@pytest.mark.parametrize(
-    ("arguments", "shown"),
-    [
-        ({}, ["origin", "state_in", "n"]),
-        ({"key": ["n"], "body": {"x": "{origin}"}}, ["origin", "n"]),
-        ({"body": ["n"], "url": URL + "/{origin}", "key": ["state"]}, ["origin", "state_in", "n"]),
-        ({"body": {"x": 1}, "headers": {"X": "{state}"}, "delay": "{n}"}, ["state_in", "n"]),
-        ({"body": ["state"], "url": URL + "/{origin}"}, ["origin", "state_in"]),
-        ({"body": ["n"], "key": ROW}, ["n"]),
-        ({"body": {"x": 1}}, []),
-        ({"body": lambda row: row["n"]}, ["origin", "state_in", "n"]),
-    ],
+@cases(
+    ({}, ["origin", "state_in", "n"]),
+    ({"key": ["n"], "body": {"x": "{origin}"}}, ["origin", "n"]),
+    ({"body": ["n"], "url": URL + "/{origin}", "key": ["state"]}, ["origin", "state_in", "n"]),
+    ({"body": {"x": 1}, "headers": {"X": "{state}"}, "delay": "{n}"}, ["state_in", "n"]),
+    ({"body": ["state"], "url": URL + "/{origin}"}, ["origin", "state_in"]),
+    ({"body": ["n"], "key": ROW}, ["n"]),
+    ({"body": {"x": 1}}, []),
+    ({"body": lambda row: row["n"]}, ["origin", "state_in", "n"]),
 )
 def test_shown(arguments: dict[str, Any], shown: list[str]) -> None:
     """Shown are the columns that key and templates use; in the order of the input; ours keep their names."""
@@ -366,16 +357,13 @@ def test_rejected_across_chunks() -> None:
     assert first.keys[1_999] != second.keys[0]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "word"),
-    [
-        ({"url": "https://svc/{orgin}"}, TemplateError, 'did you mean "origin"'),
-        ({"key": ["x"]}, TemplateError, "key names the column"),
-        ({"body": "origin"}, TemplateError, r'"origin" is a column\n.*body=\["origin"\] sends'),
-        ({"at": "{day}"}, NaiveTimeError, 'tz="UTC"'),
-        ({"delay": "31d"}, InvalidInputError, "more than 30 days"),
-        ({"errors": "ignore"}, InvalidInputError, 'errors="skip"'),
-    ],
+@cases(
+    ({"url": "https://svc/{orgin}"}, TemplateError, 'did you mean "origin"'),
+    ({"key": ["x"]}, TemplateError, "key names the column"),
+    ({"body": "origin"}, TemplateError, r'"origin" is a column\n.*body=\["origin"\] sends'),
+    ({"at": "{day}"}, NaiveTimeError, 'tz="UTC"'),
+    ({"delay": "31d"}, InvalidInputError, "more than 30 days"),
+    ({"errors": "ignore"}, InvalidInputError, 'errors="skip"'),
 )
 def test_wrong_as_a_whole(arguments: dict[str, Any], error: type[Exception], word: str) -> None:
     """What is wrong for all rows is one error, with errors="skip" too."""

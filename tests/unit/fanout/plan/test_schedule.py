@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, TemplateError
-from cloudtasks_nb.fanout.plan.columns import Table
 from cloudtasks_nb.fanout.plan.schedule import Schedule, compile_schedule
 from cloudtasks_nb.fanout.plan.templates import Problems
+from tests.cases import cases
+from tests.unit.fanout.plan.conftest import block_of
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 START = int(NOW.timestamp()) * 1_000_000
@@ -19,33 +20,30 @@ HOUR = 3_600_000_000
 
 def _rows(schedule: Schedule, problems: Problems | None = None, **columns: Any) -> list[float]:
     """Return when the rows are due, in hours from now."""
-    (block,) = Table(pd.DataFrame(columns)).blocks(0)
+    block = block_of(**columns)
     moments = schedule.render(block, NOW, problems or Problems())
     assert moments is not None
     return [(moment - START) / HOUR for moment in moments]
 
 
-@pytest.mark.parametrize(
-    ("schedule", "hours"),
-    [
-        (compile_schedule(), None),
-        (compile_schedule(delay="90min"), 1.5),
-        (compile_schedule(delay=1800), 0.5),
-        (compile_schedule(delay=pd.Timedelta("1h")), 1),
-        (compile_schedule(delay=dt.timedelta(0)), 0),
-        (compile_schedule(at="2026-01-01 06:00+00:00"), 6),
-        (compile_schedule(at="2026-01-01 06:00+09:00"), -3),
-        (compile_schedule(at="2026-01-01 06:00", tz="Asia/Tokyo"), -3),
-        (compile_schedule(at=pd.Timestamp("2026-01-02", tz="UTC")), 24),
-        (compile_schedule(at=dt.datetime(2026, 1, 2, tzinfo=dt.UTC)), 24),
-    ],
+@cases(
+    (compile_schedule(), None),
+    (compile_schedule(delay="90min"), 1.5),
+    (compile_schedule(delay=1800), 0.5),
+    (compile_schedule(delay=pd.Timedelta("1h")), 1),
+    (compile_schedule(delay=dt.timedelta(0)), 0),
+    (compile_schedule(at="2026-01-01 06:00+00:00"), 6),
+    (compile_schedule(at="2026-01-01 06:00+09:00"), -3),
+    (compile_schedule(at="2026-01-01 06:00", tz="Asia/Tokyo"), -3),
+    (compile_schedule(at=pd.Timestamp("2026-01-02", tz="UTC")), 24),
+    (compile_schedule(at=dt.datetime(2026, 1, 2, tzinfo=dt.UTC)), 24),
 )
 def test_same_for_all(schedule: Schedule, hours: float | None) -> None:
     """A literal time or duration holds for every row."""
     fixed = schedule.fixed(NOW)
     assert (None if fixed is None else (fixed - START) / HOUR) == hours
     assert schedule.columns == ()
-    (block,) = Table(pd.DataFrame({"a": [1]})).blocks(0)
+    block = block_of(pd.DataFrame({"a": [1]}))
     assert schedule.render(block, NOW, Problems()) is None
 
 
@@ -53,24 +51,21 @@ DAY = pd.Timestamp("2026-01-02")
 UTC = DAY.tz_localize("UTC")
 
 
-@pytest.mark.parametrize(
-    ("schedule", "cells", "hours"),
-    [
-        (compile_schedule(at="{x}"), [UTC], [24]),
-        (compile_schedule(at="{x}"), pd.Series([UTC]).astype("datetime64[s, UTC]"), [24]),
-        (compile_schedule(at="{x}"), ["2026-01-02T09:00+09:00"], [24]),
-        (compile_schedule(at="{x}", tz="Asia/Tokyo"), [DAY], [15]),
-        (compile_schedule(at="{x}", tz="Asia/Tokyo"), [DAY.date()], [15]),
-        (compile_schedule(at="{x}", tz="Asia/Tokyo"), ["2026-01-02"], [15]),
-        (compile_schedule(at="{x}", tz="Asia/Tokyo"), pd.Series([UTC.to_pydatetime()], dtype=object), [24]),
-        (compile_schedule(at="{x:%Y-%m-%d} 06:00", tz="UTC"), [DAY], [30]),
-        (compile_schedule(at="{x}T06:00Z"), ["2026-01-02"], [30]),
-        (compile_schedule(delay="{x}"), [pd.Timedelta("90min"), pd.Timedelta(0)], [1.5, 0]),
-        (compile_schedule(delay="{x}"), [3600, 1800], [1, 0.5]),
-        (compile_schedule(delay="{x}"), ["2h"], [2]),
-        (compile_schedule(delay="{x}h"), [3], [3]),
-        (compile_schedule(delay="{x}"), ["30d"], [720]),  # as far ahead as the service takes a task
-    ],
+@cases(
+    (compile_schedule(at="{x}"), [UTC], [24]),
+    (compile_schedule(at="{x}"), pd.Series([UTC]).astype("datetime64[s, UTC]"), [24]),
+    (compile_schedule(at="{x}"), ["2026-01-02T09:00+09:00"], [24]),
+    (compile_schedule(at="{x}", tz="Asia/Tokyo"), [DAY], [15]),
+    (compile_schedule(at="{x}", tz="Asia/Tokyo"), [DAY.date()], [15]),
+    (compile_schedule(at="{x}", tz="Asia/Tokyo"), ["2026-01-02"], [15]),
+    (compile_schedule(at="{x}", tz="Asia/Tokyo"), pd.Series([UTC.to_pydatetime()], dtype=object), [24]),
+    (compile_schedule(at="{x:%Y-%m-%d} 06:00", tz="UTC"), [DAY], [30]),
+    (compile_schedule(at="{x}T06:00Z"), ["2026-01-02"], [30]),
+    (compile_schedule(delay="{x}"), [pd.Timedelta("90min"), pd.Timedelta(0)], [1.5, 0]),
+    (compile_schedule(delay="{x}"), [3600, 1800], [1, 0.5]),
+    (compile_schedule(delay="{x}"), ["2h"], [2]),
+    (compile_schedule(delay="{x}h"), [3], [3]),
+    (compile_schedule(delay="{x}"), ["30d"], [720]),  # as far ahead as the service takes a task
 )
 def test_by_row(schedule: Schedule, cells: Any, hours: list[float]) -> None:
     """A column gives each row its time or duration, whether it holds times, numbers or text."""
@@ -81,15 +76,15 @@ def test_by_row(schedule: Schedule, cells: Any, hours: list[float]) -> None:
     assert schedule.columns == ("x",)
 
 
-@pytest.mark.parametrize(
-    ("local", "utc"),
-    [("2026-03-29 02:30", "2026-03-29 01:00"), ("2026-10-25 02:30", "2026-10-25 00:30")],
+@cases(
+    ("2026-03-29 02:30", "2026-03-29 01:00"),
+    ("2026-10-25 02:30", "2026-10-25 00:30"),
     ids=["skipped hour: the first instant after it", "hour that comes twice: the first of them"],
 )
 def test_daylight_saving(local: str, utc: str) -> None:
     """Where a clock is changed, a time that is missing or doubtful has one meaning."""
     now = dt.datetime.fromisoformat(utc).replace(tzinfo=dt.UTC)
-    (block,) = Table(pd.DataFrame({"x": pd.to_datetime([local])})).blocks(0)
+    block = block_of(pd.DataFrame({"x": pd.to_datetime([local])}))
     moments = compile_schedule(at="{x}", tz="Europe/Zurich").render(block, now, Problems())
     assert moments == [int(now.timestamp()) * 1_000_000]
 
@@ -101,25 +96,22 @@ def test_an_hour_that_comes_twice(make: Any, zone: ZoneInfo | None) -> None:
     first = dt.datetime(2026, 10, 25, 2, 30, tzinfo=zone)
     cells = pd.Series([make(first), make(first.replace(fold=1)), make(first)], dtype=object)
     now = dt.datetime(2026, 10, 25, tzinfo=dt.UTC)
-    (block,) = Table(pd.DataFrame({"x": cells})).blocks(0)
+    block = block_of(pd.DataFrame({"x": cells}))
     moments = compile_schedule(at="{x}", tz="Europe/Zurich").render(block, now, Problems()) or []
     assert [(moment - int(now.timestamp()) * 1_000_000) / HOUR for moment in moments] == [0.5, 1.5, 0.5]
 
 
-@pytest.mark.parametrize(
-    ("schedule", "cell", "word"),
-    [
-        (compile_schedule(at="{x}"), None, '"x" is missing'),
-        (compile_schedule(at="{x}"), 7, "int is not a time"),
-        (compile_schedule(at="{x}"), "soon", "is not a time"),
-        (compile_schedule(at="{x}"), UTC + pd.Timedelta(days=31), "32.0 days ahead"),
-        (compile_schedule(at="{x}"), [1], "list is not a time"),
-        (compile_schedule(delay="{x}"), None, '"x" is missing'),
-        (compile_schedule(delay="{x}"), -5, "is not a duration"),
-        (compile_schedule(delay="{x}"), "soon", "is not a duration"),
-        (compile_schedule(delay="{x}"), "31d", "31.0 days ahead"),
-        (compile_schedule(delay="{x}"), 1e300, "is not a duration"),
-    ],
+@cases(
+    (compile_schedule(at="{x}"), None, '"x" is missing'),
+    (compile_schedule(at="{x}"), 7, "int is not a time"),
+    (compile_schedule(at="{x}"), "soon", "is not a time"),
+    (compile_schedule(at="{x}"), UTC + pd.Timedelta(days=31), "32.0 days ahead"),
+    (compile_schedule(at="{x}"), [1], "list is not a time"),
+    (compile_schedule(delay="{x}"), None, '"x" is missing'),
+    (compile_schedule(delay="{x}"), -5, "is not a duration"),
+    (compile_schedule(delay="{x}"), "soon", "is not a duration"),
+    (compile_schedule(delay="{x}"), "31d", "31.0 days ahead"),
+    (compile_schedule(delay="{x}"), 1e300, "is not a duration"),
 )
 def test_bad_rows(schedule: Schedule, cell: Any, word: str) -> None:
     """A row whose time is missing, no time, or too far ahead has a problem; the others are scheduled."""
@@ -145,18 +137,15 @@ def test_naive_column(cell: Any) -> None:
         _rows(compile_schedule(at="{x}"), x=[cell])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "word"),
-    [
-        ({"at": "2026-01-02", "delay": 5}, InvalidInputError, "exclude each other"),
-        ({"at": "2026-01-02 06:00"}, NaiveTimeError, "no time zone"),
-        ({"at": dt.datetime(2026, 1, 2)}, NaiveTimeError, "no time zone"),  # noqa: DTZ001 - naive is the case
-        ({"at": "soon", "tz": "UTC"}, InvalidInputError, "is not a time"),
-        ({"at": "2026-01-02", "tz": "Mars/Olympus"}, InvalidInputError, "is not a time zone"),
-        ({"delay": "soon"}, InvalidInputError, "is not a duration"),
-        ({"delay": "{"}, TemplateError, "is not a template"),
-        ({"delay": -1}, InvalidInputError, "is not a duration"),
-    ],
+@cases(
+    ({"at": "2026-01-02", "delay": 5}, InvalidInputError, "exclude each other"),
+    ({"at": "2026-01-02 06:00"}, NaiveTimeError, "no time zone"),
+    ({"at": dt.datetime(2026, 1, 2)}, NaiveTimeError, "no time zone"),  # noqa: DTZ001 - naive is the case
+    ({"at": "soon", "tz": "UTC"}, InvalidInputError, "is not a time"),
+    ({"at": "2026-01-02", "tz": "Mars/Olympus"}, InvalidInputError, "is not a time zone"),
+    ({"delay": "soon"}, InvalidInputError, "is not a duration"),
+    ({"delay": "{"}, TemplateError, "is not a template"),
+    ({"delay": -1}, InvalidInputError, "is not a duration"),
 )
 def test_refused(arguments: dict[str, Any], error: type[Exception], word: str) -> None:
     """Literals are checked at once."""

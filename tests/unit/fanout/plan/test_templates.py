@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import InvalidInputError, TemplateError
-from cloudtasks_nb.fanout.plan.columns import Block, Table
 from cloudtasks_nb.fanout.plan.templates import Problems, check_columns, parse
 from cloudtasks_nb.fanout.plan.url import parse_url
+from tests.cases import cases
+from tests.unit.fanout.plan.conftest import block_of
 
 FRAME = pd.DataFrame(
     {
@@ -34,39 +35,31 @@ FRAME = pd.DataFrame(
 )
 
 
-def _block(frame: pd.DataFrame) -> Block:
-    (block,) = Table(frame).blocks(0)
-    return block
+BLOCK = block_of(FRAME)
 
 
-BLOCK = _block(FRAME)
-
-
-@pytest.mark.parametrize(
-    ("template", "expected"),
-    [
-        ("plain", ["plain", "plain"]),
-        ("", ["", ""]),
-        ("{origin}", ["JFK", "a b/ü"]),
-        ("<{origin}|{n}>", ["<JFK|7>", "<a b/ü|12>"]),
-        ("{day:%Y-%m-%d}", ["2026-01-01", "2026-02-03"]),
-        ("{date:%d.%m.}", ["01.01.", "03.02."]),
-        ("{day}", ["2026-01-01T00:00:00", "2026-02-03T04:05:00"]),
-        ("{n:03d}", ["007", "012"]),
-        ("{whole:04d}", ["0517", "0002"]),
-        ("{whole}", ["517", "2"]),
-        ("{price}", ["1.5", "2"]),
-        ("{price:.2f}", ["1.50", "2.00"]),
-        ("{origin:>6}", ["   JFK", " a b/ü"]),
-        ("{ok}", ["true", "false"]),
-        ("{tags}", ['["a",1]', "[]"]),
-        ("{{{n}}} 100%", ["{7} 100%", "{12} 100%"]),
-        ("{{origin}}", ["{origin}", "{origin}"]),
-        ("{n}{n}", ["77", "1212"]),
-        ("{dep.time}", ["1", "2"]),
-        ("{two words}", ["x", "y"]),
-        ("%s {n} %d", ["%s 7 %d", "%s 12 %d"]),
-    ],
+@cases(
+    ("plain", ["plain", "plain"]),
+    ("", ["", ""]),
+    ("{origin}", ["JFK", "a b/ü"]),
+    ("<{origin}|{n}>", ["<JFK|7>", "<a b/ü|12>"]),
+    ("{day:%Y-%m-%d}", ["2026-01-01", "2026-02-03"]),
+    ("{date:%d.%m.}", ["01.01.", "03.02."]),
+    ("{day}", ["2026-01-01T00:00:00", "2026-02-03T04:05:00"]),
+    ("{n:03d}", ["007", "012"]),
+    ("{whole:04d}", ["0517", "0002"]),
+    ("{whole}", ["517", "2"]),
+    ("{price}", ["1.5", "2"]),
+    ("{price:.2f}", ["1.50", "2.00"]),
+    ("{origin:>6}", ["   JFK", " a b/ü"]),
+    ("{ok}", ["true", "false"]),
+    ("{tags}", ['["a",1]', "[]"]),
+    ("{{{n}}} 100%", ["{7} 100%", "{12} 100%"]),
+    ("{{origin}}", ["{origin}", "{origin}"]),
+    ("{n}{n}", ["77", "1212"]),
+    ("{dep.time}", ["1", "2"]),
+    ("{two words}", ["x", "y"]),
+    ("%s {n} %d", ["%s 7 %d", "%s 12 %d"]),
 )
 def test_render(template: str, expected: list[str]) -> None:
     """Columns in braces give their cells as JSON would write them, or as the format specification says."""
@@ -75,21 +68,18 @@ def test_render(template: str, expected: list[str]) -> None:
     assert problems.reasons == {}
 
 
-@pytest.mark.parametrize(
-    ("template", "expected"),
-    [
-        ("https://svc/run/{origin}", "https://svc/run/a%20b%2F%C3%BC"),
-        ("https://svc/run?o={origin}&n={n}", "https://svc/run?o=a%20b%2F%C3%BC&n=12"),
-        ("https://svc/run#{origin}", "https://svc/run#a%20b%2F%C3%BC"),
-        ("https://{host}/run/{host}", "https://[::1]:80/run/%5B%3A%3A1%5D%3A80"),
-        ("https://{host}?{host}", "https://[::1]:80?%5B%3A%3A1%5D%3A80"),
-        ("{base}", "http://other:81/x"),
-        ("{base}/run/{origin}", "http://other:81/x/run/a%20b%2F%C3%BC"),
-        ("{base}?o={origin}", "http://other:81/x?o=a%20b%2F%C3%BC"),
-        ("https://svc/{day:%Y/%m}", "https://svc/2026%2F02"),
-        ("https://svc/{day}", "https://svc/2026-02-03T04%3A05%3A00"),
-        ("https://svc/a%20b/{n}", "https://svc/a%20b/12"),
-    ],
+@cases(
+    ("https://svc/run/{origin}", "https://svc/run/a%20b%2F%C3%BC"),
+    ("https://svc/run?o={origin}&n={n}", "https://svc/run?o=a%20b%2F%C3%BC&n=12"),
+    ("https://svc/run#{origin}", "https://svc/run#a%20b%2F%C3%BC"),
+    ("https://{host}/run/{host}", "https://[::1]:80/run/%5B%3A%3A1%5D%3A80"),
+    ("https://{host}?{host}", "https://[::1]:80?%5B%3A%3A1%5D%3A80"),
+    ("{base}", "http://other:81/x"),
+    ("{base}/run/{origin}", "http://other:81/x/run/a%20b%2F%C3%BC"),
+    ("{base}?o={origin}", "http://other:81/x?o=a%20b%2F%C3%BC"),
+    ("https://svc/{day:%Y/%m}", "https://svc/2026%2F02"),
+    ("https://svc/{day}", "https://svc/2026-02-03T04%3A05%3A00"),
+    ("https://svc/a%20b/{n}", "https://svc/a%20b/12"),
 )
 def test_url(template: str, expected: str) -> None:
     """Cells are percent-encoded as their part of the URL wants; one with which it begins stays as it is."""
@@ -100,7 +90,7 @@ def test_url(template: str, expected: str) -> None:
 def test_percent_encoding_comes_back(texts: list[str]) -> None:
     """What a server decodes from path and query is the cell."""
     frame = pd.DataFrame({"x": pd.Series([text.encode("utf-8", "ignore").decode() for text in texts], dtype=object)})
-    urls = parse_url("https://svc/run/{x}?q={x}").render(_block(frame), Problems())
+    urls = parse_url("https://svc/run/{x}?q={x}").render(block_of(frame), Problems())
     for url, text in zip(urls, frame["x"], strict=True):
         parts = urllib.parse.urlsplit(url)
         assert parts.netloc == "svc"
@@ -108,10 +98,7 @@ def test_percent_encoding_comes_back(texts: list[str]) -> None:
         assert urllib.parse.parse_qs(parts.query, keep_blank_values=True, strict_parsing=True) == {"q": [text]}
 
 
-@pytest.mark.parametrize(
-    ("template", "lone"),
-    [("{day}", "day"), ("{day:%Y}", None), (" {day}", None), ("{day}{n}", None), ("day", None), ("{{day}}", None)],
-)
+@cases(("{day}", "day"), ("{day:%Y}", None), (" {day}", None), ("{day}{n}", None), ("day", None), ("{{day}}", None))
 def test_lone(template: str, lone: str | None) -> None:
     """A template that is one column and nothing else keeps the type of its cells."""
     assert parse(template, "body").lone == lone
@@ -144,21 +131,18 @@ MISSING: list[tuple[str, Any]] = [
 def test_missing(kind: str, series: pd.Series[Any], spec: str) -> None:
     """A missing cell is never written as "nan": the row has a problem that names the column."""
     problems = Problems()
-    texts = parse(f"{{x{spec}}}", "url").render(_block(pd.DataFrame({"x": series})), problems)
+    texts = parse(f"{{x{spec}}}", "url").render(block_of(pd.DataFrame({"x": series})), problems)
     assert texts[1] == ""
     assert problems.reasons == {1: 'url: "x" is missing'}
     assert problems.missing == {"x"}
 
 
-@pytest.mark.parametrize(
-    ("template", "word"),
-    [("{day:%Y}", "str"), ("{day:d}", "str"), ("{raw}", "base64"), ("{half:>3}", "surrogate")],
-)
+@cases(("{day:%Y}", "str"), ("{day:d}", "str"), ("{raw}", "base64"), ("{half:>3}", "surrogate"))
 def test_bad_format(template: str, word: str) -> None:
     """A cell that has no such format, or none at all, is a problem of its row."""
     frame = pd.DataFrame({"day": ["2026-01-01"], "raw": [b"x"], "half": pd.Series(["\ud800"], dtype=object)})
     problems = Problems()
-    parse(template, "url").render(_block(frame), problems)
+    parse(template, "url").render(block_of(frame), problems)
     assert word in problems.reasons[0]
 
 
@@ -170,13 +154,10 @@ def test_first_problem_stays() -> None:
     assert problems.reasons == {3: "first"}
 
 
-@pytest.mark.parametrize(
-    ("names", "available", "texts"),
-    [
-        (["orgin"], ["origin", "dest"], ['url names the column "orgin"', 'did you mean "origin"', "origin, dest"]),
-        (["x"], [], ["the columns are none"]),
-        (["x"], [f"c{n}" for n in range(100)], ["c29, … (100 in all)"]),
-    ],
+@cases(
+    (["orgin"], ["origin", "dest"], ['url names the column "orgin"', 'did you mean "origin"', "origin, dest"]),
+    (["x"], [], ["the columns are none"]),
+    (["x"], [f"c{n}" for n in range(100)], ["c29, … (100 in all)"]),
 )
 def test_unknown_column(names: list[str], available: list[str], texts: list[str]) -> None:
     """A column that the data does not have is named, with near ones and those that there are."""

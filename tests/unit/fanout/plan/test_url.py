@@ -2,25 +2,20 @@
 
 from typing import Any, cast
 
-import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.columns import Block, Table
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems, function_name
 from cloudtasks_nb.fanout.plan.url import compile_url, literal_url, url
+from tests.cases import cases
+from tests.unit.fanout.plan.conftest import block_of
 
 
 class _Handler:
     name = "report"
     url = "http://127.0.0.1:21034/abc"
-
-
-def _block(**columns: Any) -> Block:
-    (block,) = Table(pd.DataFrame(columns)).blocks(0)
-    return block
 
 
 def _by_row(row: dict[str, Any]) -> str:
@@ -31,14 +26,14 @@ def test_template() -> None:
     """A template gives each row its URL, which is also what identifies it."""
     made = compile_url("https://svc/{a}")
     assert (made.columns, made.identity) == (("a",), "https://svc/{a}")
-    assert made.render(_block(a=["x", "y"]), Problems()) == (["https://svc/x", "https://svc/y"],) * 2
+    assert made.render(block_of(a=["x", "y"]), Problems()) == (["https://svc/x", "https://svc/y"],) * 2
 
 
 def test_handler() -> None:
     """A handler is addressed by its URL and identified by its name."""
     made = compile_url(_Handler())
     assert (made.columns, made.identity) == ((), "handler:report")
-    assert made.render(_block(a=[1, 2]), Problems()) == ([_Handler.url] * 2, ["handler:report"] * 2)
+    assert made.render(block_of(a=[1, 2]), Problems()) == ([_Handler.url] * 2, ["handler:report"] * 2)
 
 
 def test_function() -> None:
@@ -46,7 +41,7 @@ def test_function() -> None:
     made = compile_url(url(_by_row))
     assert made.columns is None
     assert made.identity.endswith("test_url._by_row")
-    assert made.render(_block(a=["x"]), Problems())[0] == ["https://svc/x"]
+    assert made.render(block_of(a=["x"]), Problems())[0] == ["https://svc/x"]
 
 
 def test_a_function_that_was_not_served_is_not_run() -> None:
@@ -63,41 +58,35 @@ def test_only_a_function_can_make_urls() -> None:
         url(cast("Any", "https://svc"))
 
 
-@pytest.mark.parametrize(
-    ("function", "word"),
-    [
-        (lambda row: row["nope"], "KeyError: 'nope'"),
-        (lambda _row: None, "returned NoneType"),
-        (lambda _row: "ftp://svc", "is not an http"),
-        (lambda _row: "https://svc/\ud800", "surrogate"),
-    ],
+@cases(
+    (lambda row: row["nope"], "KeyError: 'nope'"),
+    (lambda _row: None, "returned NoneType"),
+    (lambda _row: "ftp://svc", "is not an http"),
+    (lambda _row: "https://svc/\ud800", "surrogate"),
 )
 def test_function_that_fails(function: Any, word: str) -> None:
     """What a function raises, or returns that is no URL, is the row's problem."""
     problems = Problems()
-    assert compile_url(url(function)).render(_block(a=[1]), problems)[0] == [""]
+    assert compile_url(url(function)).render(block_of(a=[1]), problems)[0] == [""]
     assert word in problems.reasons[0]
 
 
-@pytest.mark.parametrize(
-    ("given", "word"),
-    [
-        ("svc/run", 'does not begin with "https://"'),
-        ("ftp://svc", 'does not begin with "https://"'),
-        ("https://", "no host"),
-        ("https:///path", "no host"),
-        ("", "does not begin"),
-        ("https://my svc/run", "its host has a blank"),
-        ("https://svc/a\nb", "line break"),
-        ("https://svc/a\tb", "control character"),
-        ("https://-ü.example/", "no domain name"),
-        ("https://ü..example/", "no domain name"),
-        ("https://svc/" + "x" * 2_072, "2,084 characters"),
-        ("https://svc/" + "ü" * 400, "2,412 characters"),
-        ("https://svc/\ud800", "surrogate"),
-        (7, "not a URL"),
-        (None, "not a URL"),
-    ],
+@cases(
+    ("svc/run", 'does not begin with "https://"'),
+    ("ftp://svc", 'does not begin with "https://"'),
+    ("https://", "no host"),
+    ("https:///path", "no host"),
+    ("", "does not begin"),
+    ("https://my svc/run", "its host has a blank"),
+    ("https://svc/a\nb", "line break"),
+    ("https://svc/a\tb", "control character"),
+    ("https://-ü.example/", "no domain name"),
+    ("https://ü..example/", "no domain name"),
+    ("https://svc/" + "x" * 2_072, "2,084 characters"),
+    ("https://svc/" + "ü" * 400, "2,412 characters"),
+    ("https://svc/\ud800", "surrogate"),
+    (7, "not a URL"),
+    (None, "not a URL"),
 )
 def test_refused(given: Any, word: str) -> None:
     """A literal that is no http(s) URL is refused at once, with the reason."""
@@ -105,32 +94,29 @@ def test_refused(given: Any, word: str) -> None:
         compile_url(given)
 
 
-@pytest.mark.parametrize(
-    ("cell", "sent"),
-    [
-        ("https://svc/a b?q=c d", "https://svc/a%20b?q=c%20d"),
-        ("https://svc/a%20b?x=%C3%BC&y=1+2", "https://svc/a%20b?x=%C3%BC&y=1+2"),
-        ("https://svc/größe/%41 x", "https://svc/gr%C3%B6%C3%9Fe/%41%20x"),
-        ("HTTPS://svc/Run", "https://svc/Run"),
-        (" https://svc/run\n", "https://svc/run"),
-        ("https://münchen.example:8080/x#ä", "https://xn--mnchen-3ya.example:8080/x#%C3%A4"),
-        ("https://straße.example", "https://xn--strae-oqa.example"),
-        ("http://me:pä@svc.example/x", "http://me:p%C3%A4@svc.example/x"),
-        ("http://[::1]:80/ü", "http://[::1]:80/%C3%BC"),
-        ("https://svc/日本", "https://svc/%E6%97%A5%E6%9C%AC"),
-    ],
+@cases(
+    ("https://svc/a b?q=c d", "https://svc/a%20b?q=c%20d"),
+    ("https://svc/a%20b?x=%C3%BC&y=1+2", "https://svc/a%20b?x=%C3%BC&y=1+2"),
+    ("https://svc/größe/%41 x", "https://svc/gr%C3%B6%C3%9Fe/%41%20x"),
+    ("HTTPS://svc/Run", "https://svc/Run"),
+    (" https://svc/run\n", "https://svc/run"),
+    ("https://münchen.example:8080/x#ä", "https://xn--mnchen-3ya.example:8080/x#%C3%A4"),
+    ("https://straße.example", "https://xn--strae-oqa.example"),
+    ("http://me:pä@svc.example/x", "http://me:p%C3%A4@svc.example/x"),
+    ("http://[::1]:80/ü", "http://[::1]:80/%C3%BC"),
+    ("https://svc/日本", "https://svc/%E6%97%A5%E6%9C%AC"),
 )
 def test_encoded(cell: str, sent: str) -> None:
     """Blanks and other alphabets are percent-encoded, and what is encoded already stays as it is."""
     problems = Problems()
-    assert compile_url("{u}").render(_block(u=[cell]), problems) == ([sent], [sent])
+    assert compile_url("{u}").render(block_of(u=[cell]), problems) == ([sent], [sent])
     assert problems.reasons == {}
     assert literal_url(cell) == sent
 
 
 def test_a_host_in_a_column() -> None:
     """A column that is the host becomes ASCII as hosts do, and cannot bring a path along."""
-    urls, _ = compile_url("https://{host}/run").render(_block(host=["münchen.example", "a/b", "x:80"]), Problems())
+    urls, _ = compile_url("https://{host}/run").render(block_of(host=["münchen.example", "a/b", "x:80"]), Problems())
     assert urls == ["https://xn--mnchen-3ya.example/run", "https://a%2Fb/run", "https://x:80/run"]
 
 
@@ -144,7 +130,7 @@ def test_longest() -> None:
 def test_bad_cell(cell: str) -> None:
     """A cell that makes the URL a wrong one is the row's problem, and the others go on."""
     problems = Problems()
-    urls, _ = compile_url("{u}").render(_block(u=["https://svc/a?b=c%20d", cell]), problems)
+    urls, _ = compile_url("{u}").render(block_of(u=["https://svc/a?b=c%20d", cell]), problems)
     assert urls[0] == "https://svc/a?b=c%20d"
     assert list(problems.reasons) == [1]
 
