@@ -87,8 +87,30 @@ async def test_answers(
     deliverer: Deliverer, url: str, received: list[Any], query: str, status: int, requests: int, *, app_engine: bool
 ) -> None:
     """The answer's status counts; redirects are followed to where they lead, but not by App Engine tasks."""
-    outcome = await deliverer.send(call(f"{url}/?{query}", app_engine=app_engine))
+    outcome = await deliverer.send(call(f"{url}/?{query}", app_engine=app_engine, body=b"kept"))
     assert (outcome.http_status, len(received)) == (status, requests)
+    assert [received[-1][at] for at in (0, 3)] == (
+        ["GET", b""] if (status, requests) == (200, 2) else ["POST", b"kept"]
+    )
+
+
+ODD = [(reply, 0) for reply in (b"", b"hello\r\n\r\n", b"HTTP/1.1 banana\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Le")]
+ODD += [(b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 300_000, 200)]  # an old server ends its answer by closing
+
+
+@pytest.mark.parametrize(("reply", "status"), ODD, ids=["closed", "not http", "no status", "cut in the head", "1.0"])
+async def test_odd_answers(deliverer: Deliverer, reply: bytes, status: int) -> None:
+    """What is not HTTP, and a head that is cut, are no answer; the request is sent once."""
+    received: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(reply)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        outcome = await deliverer.send(call(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"))
+    assert (outcome, len(received)) == (AttemptResult(http_status=status), 1)
 
 
 async def test_a_kept_connection_may_have_been_closed(deliverer: Deliverer) -> None:
