@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 from google.api_core.exceptions import AlreadyExists, ServiceUnavailable
 from google.cloud import tasks_v2
-from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
-from google.cloud.logging_v2.services.logging_service_v2.transports import LoggingServiceV2GrpcTransport
 
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
-from tests.integration.emulator.conftest import NOWHERE
+from tests.integration.emulator.conftest import LOGGED, NOWHERE, log_entries
 
 QUEUE = f"{LOCATION}/queues/durable"
 TASKS = 5_000
@@ -29,14 +27,6 @@ def request(name: str, **task: object) -> dict[str, Any]:
 def make_queue(emulator: Emulator, **fields: object) -> None:
     """Create the queue of these tests."""
     emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE, **fields}})
-
-
-def logged(emulator: Emulator) -> list[str]:
-    """Give the names of the tasks whose creation is in the log, in its order."""
-    client = LoggingServiceV2Client(transport=LoggingServiceV2GrpcTransport(channel=emulator.channel))
-    request = {"resource_names": ["projects/demo"], "order_by": "timestamp asc", "page_size": 1000}
-    entries = client.list_log_entries({**request, "filter": "jsonPayload.taskCreationLog:*"})
-    return [str(entry.json_payload["task"]) for entry in entries]
 
 
 class Killing:
@@ -69,7 +59,7 @@ class Killing:
 def test_a_kill_in_the_middle_of_creates(start_emulator: StartEmulator, tmp_path: Path, chunk: int) -> None:
     """Every task that was acknowledged is there after the restart, and none twice; the log has all that are there."""
     first = start_emulator("--data-dir", str(tmp_path))
-    make_queue(first, stackdriver_logging_config={"sampling_ratio": 1.0})
+    make_queue(first, **LOGGED)
     first.client.pause_queue(name=QUEUE)
     killing = Killing(first, TASKS // 4)
     chunks = [NAMES[start : start + chunk] for start in range(0, TASKS, chunk)]
@@ -83,7 +73,7 @@ def test_a_kill_in_the_middle_of_creates(start_emulator: StartEmulator, tmp_path
     listed = [task.name for task in second.client.list_tasks(parent=QUEUE)]
     assert set(killing.acknowledged) <= set(listed) <= set(NAMES)
     assert len(listed) == len(set(listed))
-    assert logged(second) == listed
+    assert [entry["jsonPayload"]["task"] for entry in log_entries(second, QUEUE)] == listed
 
     for start in range(0, TASKS, 100):
         batch = [request(name) for name in NAMES[start : start + 100]]

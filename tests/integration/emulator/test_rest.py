@@ -28,15 +28,6 @@ def rest(emulator: Emulator) -> Iterator[tasks_v2.CloudTasksClient]:
         yield client
 
 
-def test_the_log(emulator: Emulator) -> None:
-    """The operations log is read with the call of Cloud Logging's REST API."""
-    queue = emulator.make_queue(stackdriver_logging_config={"sampling_ratio": 1.0})
-    name = emulator.enqueue(queue, NOWHERE).name
-    request = {"resourceNames": ["projects/demo"], "filter": f'jsonPayload.task="{name}"', "orderBy": "timestamp asc"}
-    (entry, *_) = emulator.request("POST", "/v2/entries:list", request)["entries"]
-    assert (entry["jsonPayload"]["task"], entry["jsonPayload"]["taskCreationLog"]["status"]) == (name, "OK")
-
-
 def test_both_protocols_show_the_same(emulator: Emulator, rest: tasks_v2.CloudTasksClient) -> None:
     """Queues and tasks are the same over gRPC and over REST, with all that Google fills in."""
     queue = f"{LOCATION}/queues/both"

@@ -19,6 +19,7 @@ RECORD: dict[str, Any] = {
     "timestamp": 1_767_323_045_000_000_000,
     "jsonPayload": {"@type": "type.googleapis.com/x", "attemptResponseLog": {"status": "NOT_FOUND"}},
     "zero": 0,
+    "long": "a" * 60,
 }
 
 
@@ -106,6 +107,7 @@ def test_syntax_errors(text: str) -> None:
         ('jsonPayload.attemptResponseLog.status!~"^NOT_"', False),
         ('jsonPayload.missing!~"x"', False),
         ('jsonPayload.attemptResponseLog.status=~"(?i)^not_\\\\pL+$"', True),  # a class that only RE2 has
+        ('long=~"(a|aa)+b"', False),  # in linear time
         ('"googleapis"', True),
         ("nowhere", False),
     ],
