@@ -7,7 +7,7 @@ from google.api_core.exceptions import ServiceUnavailable
 from google.cloud import tasks_v2
 from google.longrunning.operations_pb2 import GetOperationRequest
 
-from tests.integration.conftest import Emulator, Target
+from tests.integration.conftest import LOCATION, Emulator, Target
 from tests.integration.emulator.conftest import NOWHERE, QUICK, batch
 
 
@@ -40,15 +40,19 @@ def test_the_history_of_a_finished_task(emulator: Emulator, target: Target) -> N
     assert second["duration_s"] >= 0
 
 
-def test_a_snapshot_is_restored(emulator: Emulator, paused: str) -> None:
-    """A restore brings back queues and tasks, and drops those that were created since."""
+@pytest.mark.parametrize("given", [{}, {"name": "one"}])
+def test_a_snapshot_is_restored(emulator: Emulator, paused: str, given: dict[str, str]) -> None:
+    """A restore brings back queues and tasks, and drops those that were created since; a snapshot may be named."""
     kept = emulator.enqueue(paused, NOWHERE, {"body": b"kept"})
-    name = emulator.request("POST", "/admin/snapshot", {})["name"]
-    emulator.enqueue(paused, NOWHERE)
-    emulator.client.delete_task(name=kept.name)
+    name = emulator.request("POST", "/admin/snapshot", given)["name"]
+    assert name == given.get("name", name)
+    new = emulator.make_queue()
+    emulator.client.delete_queue(name=paused)
     emulator.request("POST", "/admin/restore", {"name": name})
+    assert new not in {queue.name for queue in emulator.client.list_queues(parent=LOCATION)}
     (task,) = emulator.client.list_tasks({"parent": paused, "response_view": "FULL"})
     assert (task.name, task.http_request.body) == (kept.name, b"kept")
+    assert emulator.ask("POST", "/admin/restore", b'{"name": "two"}')[0] == 404
 
 
 @pytest.mark.parametrize(("after", "there"), [(False, 0), (True, 1)])

@@ -23,10 +23,13 @@ def requests(queue: str, *ids: str, **http: object) -> list[dict[str, Any]]:
 
 
 def test_batch_create(emulator: Emulator, paused: str) -> None:
-    """BatchCreateTasks makes the tasks and its operation is done with the answer."""
+    """BatchCreateTasks makes the tasks, and its operation is done with the answer, in the view of each request."""
     ids = [f"t{n}" for n in range(100)]
-    operation = emulator.client.batch_create_tasks({"parent": paused, "requests": requests(paused, *ids, body=b"x")})
+    made = requests(paused, *ids, body=b"x")
+    made[1]["response_view"] = "FULL"
+    operation = emulator.client.batch_create_tasks({"parent": paused, "requests": made})
     result = operation.result()
+    assert [task.http_request.body for task in result.tasks[:3]] == [b"", b"x", b""]
     assert operation.operation.done
     assert emulator.client.get_operation(GetOperationRequest(name=operation.operation.name)) == operation.operation
     assert operation.operation.name.startswith(f"{LOCATION}/operations/")
@@ -36,14 +39,6 @@ def test_batch_create(emulator: Emulator, paused: str) -> None:
     assert dict(operation.metadata.failed_requests) == {}
     assert operation.metadata.start_time <= operation.metadata.end_time
     assert len(list(emulator.client.list_tasks(parent=paused))) == 100
-
-
-def test_batch_create_shows_the_view_of_each_request(emulator: Emulator, paused: str) -> None:
-    """The `response_view` of a request decides about its task's body in the answer."""
-    first, second = requests(paused, "a", "b", body=b"body")
-    second["response_view"] = "FULL"
-    result = emulator.client.batch_create_tasks({"parent": paused, "requests": [first, second]}).result()
-    assert [task.http_request.body for task in result.tasks] == [b"", b"body"]
 
 
 def test_a_batch_may_succeed_in_part(emulator: Emulator, paused: str) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +44,30 @@ def test_a_queue_has_the_settings_of_its_function(emulator: Emulator) -> None:
     assert (retry.min_backoff.total_seconds(), retry.max_retry_duration.total_seconds()) == (2.5, 60)
 
 
-@pytest.mark.parametrize(
-    ("path", "given", "message"),
-    [
-        (QUEUE, {"rateLimits": {"maxConcurrentDispatches": 5001}}, "5000"),
-        (QUEUE, {"rateLimits": {"maxDispatchesPerSecond": "7"}}, "maxDispatchesPerSecond must be a number"),
-        (QUEUE, {"retryConfig": {"minBackoffSeconds": True}}, "minBackoffSeconds must be a number"),
-        (QUEUE, {"retryConfig": {"maxAttempts": 2.5}}, "Invalid JSON payload"),
-        (QUEUE, {"retryConfig": {"maxRetrySeconds": 1e300}}, "Invalid JSON payload"),
-        (QUEUE, {"retryConfig": [1]}, "retryConfig must be an object"),
-        (QUEUE, {"defaultUri": "/resize"}, "defaultUri must start with"),
-        (f"{LOCATION}/queues/under_score", {}, "Queue name must be formatted"),
-        (f"{LOCATION}/queues/{'q' * 101}", {}, "Queue name must be formatted"),
-    ],
-)
-def test_settings_that_a_queue_cannot_have(
-    emulator: Emulator, path: str, given: Mapping[str, object], message: str
-) -> None:
-    """A wrong setting is refused with the reason, as JSON."""
-    status, refused = send(emulator, "POST", path, given)
-    assert (status, refused["error"]["status"]) == (400, "INVALID_ARGUMENT")
+MISSING = f"{LOCATION}/queues/missing/tasks"
+#: The path below which something is created, what is given, the status and a part of the text.
+REFUSED: list[tuple[str, Any, int, str]] = [
+    (QUEUE, {"rateLimits": {"maxConcurrentDispatches": 5001}}, 400, "5000"),
+    (QUEUE, {"rateLimits": {"maxDispatchesPerSecond": "7"}}, 400, "maxDispatchesPerSecond must be a number"),
+    (QUEUE, {"retryConfig": {"minBackoffSeconds": True}}, 400, "minBackoffSeconds must be a number"),
+    (QUEUE, {"retryConfig": {"maxAttempts": 2.5}}, 400, "Invalid JSON payload"),
+    (QUEUE, {"retryConfig": {"maxRetrySeconds": 1e300}}, 400, "Invalid JSON payload"),
+    (QUEUE, {"retryConfig": [1]}, 400, "retryConfig must be an object"),
+    (QUEUE, {"defaultUri": "/resize"}, 400, "defaultUri must start with"),
+    (f"{LOCATION}/queues/under_score", {}, 400, "Queue name must be formatted"),
+    (f"{LOCATION}/queues/{'q' * 101}", {}, 400, "Queue name must be formatted"),
+    *((f"{QUEUE}/tasks", body, 400, "") for body in (None, {}, [], {"task": {}}, {"task": 1})),
+    (f"{QUEUE}/tasks", {"task": {"httpRequest": 1}}, 400, ""),
+    (MISSING, {"task": TASK}, 404, "Queue does not exist"),
+]
+
+
+@pytest.mark.parametrize(("path", "given", "status", "message"), REFUSED)
+def test_what_is_refused(emulator: Emulator, path: str, given: Any, status: int, message: str) -> None:
+    """A wrong setting, what is no task, and a task for a function without a queue are refused in JSON."""
+    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
+    found, refused = send(emulator, "POST", path, given)
+    assert (found, refused["error"]["status"]) == (status, "INVALID_ARGUMENT" if status == 400 else "NOT_FOUND")
     assert message in refused["error"]["message"]
 
 
@@ -98,24 +101,8 @@ def test_duplicates_and_deletion(emulator: Emulator) -> None:
     status, refused = send(emulator, "POST", f"{QUEUE}/tasks", named)
     assert (status, refused["error"]["status"]) == (409, "ALREADY_EXISTS")
     assert send(emulator, "DELETE", name) == (200, {})
-    assert send(emulator, "DELETE", name)[0] == 404
+    assert send(emulator, "DELETE", name)[0] == send(emulator, "DELETE", f"{MISSING}/one")[0] == 404
     emulator.client.resume_queue(name=QUEUE)
-
-
-def test_a_queue_that_does_not_exist(emulator: Emulator) -> None:
-    """A task for a function without a queue is refused with 404."""
-    missing = f"{LOCATION}/queues/missing"
-    status, refused = send(emulator, "POST", f"{missing}/tasks", {"task": TASK})
-    assert (status, refused["error"]["status"]) == (404, "NOT_FOUND")
-    assert send(emulator, "DELETE", f"{missing}/tasks/one")[0] == 404
-
-
-@pytest.mark.parametrize("body", [None, {}, {"task": {}}, {"task": {"httpRequest": 1}}, {"task": 1}, []])
-def test_tasks_that_are_none(emulator: Emulator, body: object) -> None:
-    """A body without a task is refused with 400."""
-    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
-    status, refused = send(emulator, "POST", f"{QUEUE}/tasks", body)
-    assert (status, refused["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
 
 def test_a_function_without_a_url(emulator: Emulator) -> None:

@@ -193,15 +193,6 @@ def test_reset_and_seed(emulator: Emulator, paused: str) -> None:
     assert emulator.request("GET", "/admin/waiting") == {"targets": []}
 
 
-def test_named_snapshots(emulator: Emulator, queue: str) -> None:
-    """A snapshot has the name that it is given; one of another name is not there."""
-    assert admin(emulator, "snapshot", name="one") == {"name": "one"}
-    emulator.client.delete_queue(name=queue)
-    assert admin(emulator, "restore", name="one") == {"name": "one"}
-    assert emulator.request("GET", f"/v2/{queue}")["name"] == queue
-    assert emulator.ask("POST", "/admin/restore", b'{"name": "two"}')[0] == 404
-
-
 def test_a_restore_that_fails(emulator: Emulator, queue: str, target: Target) -> None:
     """A snapshot that cannot be used is refused, and attempts in flight are sent again."""
     admin(emulator, "snapshot", name="bad")
