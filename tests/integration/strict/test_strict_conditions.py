@@ -7,16 +7,13 @@ from typing import Any
 
 import pytest
 from google.api_core import exceptions
-from google.auth.transport.requests import AuthorizedSession
 from google.cloud import tasks_v2
 from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
-from google.oauth2 import service_account
 
 from cloudtasks_nb.errors import EmulatorError
 from cloudtasks_nb.testing import StrictEmulator
 from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, in_a_process, refused
 
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 CONSOLE = "https://console.developers.google.com"
 WAIT = "wait a few minutes for the action to propagate to our systems and retry."
 TITLE = f"{CONSOLE}/apis/api/cloudtasks.googleapis.com/overview?project=demo"
@@ -65,16 +62,6 @@ except PermissionDenied as error:
 """
 
 
-def test_one_service_is_disabled(emulator: StrictEmulator, connect: Connect) -> None:
-    """The log can be disabled while Cloud Tasks works."""
-    file = emulator.user("ann@example.com", [ADMIN, "roles/logging.viewer"])
-    emulator.set(api_disabled=["logging.googleapis.com"])
-    assert connect(file).get_queue(name=QUEUE).name == QUEUE
-    log = connect(file, LoggingServiceV2Client)
-    _, reason, metadata = refused(lambda: log.list_log_entries({"resource_names": ["projects/demo"]}))
-    assert (reason, metadata["service"]) == ("SERVICE_DISABLED", "logging.googleapis.com")
-
-
 def test_quota_project(emulator: StrictEmulator, connect: Connect) -> None:
     """The quota of a project may be used by who has serviceusage.services.use there."""
     file = emulator.user("ann@example.com", ADMIN)
@@ -95,17 +82,6 @@ def test_a_login_of_gcloud_without_a_quota_project(emulator: StrictEmulator, tmp
         file = emulator.user("ann@example.com", roles, gcloud=True, quota_project=named)
         variables["GOOGLE_APPLICATION_CREDENTIALS"] = str(file)
         assert in_a_process(f"queue = {QUEUE!r}\n{GET_QUEUE}", tmp_path, variables) == expected
-
-
-def test_scopes(emulator: StrictEmulator) -> None:
-    """A token whose scopes do not include Cloud Tasks is refused."""
-    file = emulator.service_account("sender", ADMIN)
-    scopes = ["https://www.googleapis.com/auth/devstorage.read_only"]
-    credentials = service_account.Credentials.from_service_account_file(str(file), scopes=scopes)
-    with AuthorizedSession(credentials) as session:
-        error = session.get(f"{emulator.http}/v2/{QUEUE}").json()["error"]
-    assert error["message"] == "Request had insufficient authentication scopes."
-    assert [detail["reason"] for detail in error["details"]] == ["ACCESS_TOKEN_SCOPE_INSUFFICIENT"]
 
 
 READ_LOG = {"resource_names": ["projects/demo"]}

@@ -45,15 +45,6 @@ def test_a_missing_permission_is_named(
     assert metadata["resource"].startswith(LOCATION)
 
 
-def test_grant_and_revoke(emulator: StrictEmulator, connect: Connect) -> None:
-    """A role on a queue allows calls for this queue until it is revoked."""
-    client = connect(emulator.user("eve@example.com"))
-    emulator.grant("eve@example.com", "roles/cloudtasks.viewer", QUEUE)
-    assert client.get_queue(name=QUEUE).name == QUEUE
-    emulator.revoke("eve@example.com", "roles/cloudtasks.viewer", QUEUE)
-    assert refused(lambda: client.get_queue(name=QUEUE))[1] == "IAM_PERMISSION_DENIED"
-
-
 def test_the_policy_of_a_queue_counts(emulator: StrictEmulator, connect: Connect) -> None:
     """SetIamPolicy gives roles, and TestIamPermissions answers what the caller may do."""
     policy = {"bindings": [{"role": "roles/cloudtasks.enqueuer", "members": ["user:bob@example.com"]}]}
@@ -97,7 +88,7 @@ def test_a_batch_names_the_tasks_that_were_refused(emulator: StrictEmulator, con
 
 
 def test_the_log_has_a_permission_of_its_own(emulator: StrictEmulator, connect: Connect) -> None:
-    """Entries of the log are read with a role of Cloud Logging."""
+    """Entries of the log are read with a role of Cloud Logging, until it is revoked."""
     client = connect(emulator.user("ann@example.com", ADMIN), LoggingServiceV2Client)
     request = {"resource_names": ["projects/demo"]}
     text, reason, _ = refused(lambda: list(client.list_log_entries(request)))
@@ -106,6 +97,7 @@ def test_the_log_has_a_permission_of_its_own(emulator: StrictEmulator, connect: 
     emulator.grant("ann@example.com", "roles/logging.viewer")
     assert list(client.list_log_entries(request)) == []
     emulator.revoke("ann@example.com", "roles/logging.viewer")
+    assert refused(lambda: list(client.list_log_entries(request)))[1] == "IAM_PERMISSION_DENIED"
 
 
 def test_a_login_that_was_revoked(emulator: StrictEmulator, credentials: Load, connect: Connect) -> None:
