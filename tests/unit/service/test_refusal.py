@@ -48,11 +48,7 @@ BINDING, ANN = "add-iam-policy-binding", "--member=user:ann@example.com"
 REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str, str], str]]] = {
     (errors.PreconditionError, DENIED): [
         ("SERVICE_DISABLED", CONSUMER, "gcloud services enable cloudtasks.googleapis.com --project=123"),
-        (
-            "SERVICE_DISABLED",
-            {"consumer": "projects/764086051850"},
-            "set-quota-project p; or ct.connect(…, quota",
-        ),
+        ("SERVICE_DISABLED", {"consumer": "projects/764086051850"}, "set-quota-project p; or ct.connect(…, quota"),
         ("BILLING_DISABLED", CONSUMER, "gcloud billing projects link 123"),
         ("CONSUMER_SUSPENDED", CONSUMER, "project 123 is suspended"),
         ("GCP_SUSPENDED", CONSUMER, "project 123 is suspended"),
@@ -94,11 +90,7 @@ REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str
         ("API_KEY_INVALID", {}, "an API key does not work here"),
     ],
     (errors.QuotaError, EXHAUSTED): [
-        (
-            "RATE_LIMIT_EXCEEDED",
-            LIMIT,
-            f"quota {LIMIT['quota_limit']} of project 123 is used up: https://console.cloud.",
-        ),
+        ("RATE_LIMIT_EXCEEDED", LIMIT, f"quota {LIMIT['quota_limit']} of project 123 is used up: https://"),
         ("RESOURCE_QUOTA_EXCEEDED", CONSUMER, "https://console.cloud.google.com/iam-admin/quotas?project=123"),
     ],
     (errors.InvalidInputError, "INVALID_ARGUMENT"): [

@@ -37,12 +37,7 @@ ERRORS_BY_CODE: list[tuple[str, str, type[errors.CloudTasksError], str | None]] 
     *(("ALREADY_EXISTS", "GetQueue", errors.AlreadyExistsError, None), ("ABORTED", "GetQueue", FAULT, None)),
     *(("INVALID_ARGUMENT", "GetQueue", INVALID, "quotas"), ("OUT_OF_RANGE", "GetQueue", INVALID, None)),
     ("FAILED_PRECONDITION", "GetQueue", errors.PreconditionError, None),
-    (
-        "PERMISSION_DENIED",
-        "GetQueue",
-        DENIED,
-        "--location=l --project=p --member=user:YOU --role=roles/cloudtasks.v",
-    ),
+    ("PERMISSION_DENIED", "GetQueue", DENIED, "--project=p --member=user:YOU --role=roles/cloudtasks.viewer"),
     ("PERMISSION_DENIED", "GetTask", DENIED, "cloudtasks.tasks.get"),
     ("RESOURCE_EXHAUSTED", "GetQueue", errors.QuotaError, "quotas"),
     ("UNAUTHENTICATED", "GetQueue", errors.CredentialsError, "gcloud auth application-default login"),
