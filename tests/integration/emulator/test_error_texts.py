@@ -185,13 +185,13 @@ def everything(emulator: Emulator) -> list[Any]:
     return [*emulator.client.list_queues(parent=LOCATION), *emulator.client.list_tasks(parent=QUEUE)]
 
 
-@pytest.mark.parametrize(
-    ("rpc", "message", "description", "link"),
-    [
-        ("create_queue", named("wrong"), "Definition of queue name", f"{REFERENCE}#Queue.FIELDS.name"),
-        ("create_task", create(name=BAD_TASK), "Definition of task ID", f"{REFERENCE}.tasks#Task.FIELDS.name"),
-    ],
-)
+LINKS = [
+    ("create_queue", named("wrong"), "Definition of queue name", f"{REFERENCE}#Queue.FIELDS.name"),
+    ("create_task", create(name=BAD_TASK), "Definition of task ID", f"{REFERENCE}.tasks#Task.FIELDS.name"),
+]
+
+
+@pytest.mark.parametrize(("rpc", "message", "description", "link"), LINKS)
 def test_a_bad_name_comes_with_a_link(
     emulator: Emulator, rpc: str, message: dict[str, Any], description: str, link: str
 ) -> None:

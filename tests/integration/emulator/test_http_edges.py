@@ -46,20 +46,20 @@ def test_each_code_has_its_status(emulator: Emulator, queue: str, code: str, sta
     assert emulator.ask("GET", f"/v2/{queue}")[0] == 200
 
 
-@pytest.mark.parametrize(
-    ("verb", "path", "body", "status", "code"),
-    [
-        ("GET", "/v2/nothing", None, 404, "NOT_FOUND"),
-        ("GET", f"/v1/{LOCATION}/queues", None, 404, "NOT_FOUND"),
-        ("GET", "/nothing", None, 404, "NOT_FOUND"),
-        ("PUT", "/v2/{queue}", b"{}", 404, "NOT_FOUND"),
-        ("PUT", "/health", b"{}", 405, "FAILED_PRECONDITION"),
-        ("POST", QUEUES, b"{", 400, "INVALID_ARGUMENT"),
-        ("POST", QUEUES, b"[1]", 400, "INVALID_ARGUMENT"),
-        ("POST", "/v2/{queue}/tasks?task.name=x", b'{"task": 5}', 400, "INVALID_ARGUMENT"),
-        ("POST", "/v2/{queue}/tasks:buffer", b"hi", 400, "FAILED_PRECONDITION"),
-    ],
-)
+REFUSALS = [
+    ("GET", "/v2/nothing", None, 404, "NOT_FOUND"),
+    ("GET", f"/v1/{LOCATION}/queues", None, 404, "NOT_FOUND"),
+    ("GET", "/nothing", None, 404, "NOT_FOUND"),
+    ("PUT", "/v2/{queue}", b"{}", 404, "NOT_FOUND"),
+    ("PUT", "/health", b"{}", 405, "FAILED_PRECONDITION"),
+    ("POST", QUEUES, b"{", 400, "INVALID_ARGUMENT"),
+    ("POST", QUEUES, b"[1]", 400, "INVALID_ARGUMENT"),
+    ("POST", "/v2/{queue}/tasks?task.name=x", b'{"task": 5}', 400, "INVALID_ARGUMENT"),
+    ("POST", "/v2/{queue}/tasks:buffer", b"hi", 400, "FAILED_PRECONDITION"),
+]
+
+
+@pytest.mark.parametrize(("verb", "path", "body", "status", "code"), REFUSALS)
 def test_refusals_in_json(
     emulator: Emulator, queue: str, verb: str, path: str, body: bytes | None, status: int, code: str
 ) -> None:
@@ -146,21 +146,21 @@ def test_every_answer_has_a_date(emulator: Emulator, queue: str) -> None:
     admin(emulator, "reset")
 
 
-@pytest.mark.parametrize(
-    ("verb", "path", "bodies"),
-    [
-        ("POST", "clock", [{"advance_s": it} for it in (-1, 1e15, 1e300, "inf", "-inf", "nan", "soon", None, [1])]),
-        (
-            "POST",
-            "seed",
-            [{"queues": "x"}, *({"queues": [{"name": NEW}, it]} for it in NO_QUEUES)],
-        ),
-        ("POST", "restore", [{"name": "../one"}]),
-        ("POST", "faults", [{"code": "INTERNAL"}, [], "{"]),
-        ("GET", "history?limit=-1", [{}]),
-        ("GET", "history?limit=x", [{}]),
-    ],
-)
+REFUSALS_OF_ADMIN = [
+    ("POST", "clock", [{"advance_s": it} for it in (-1, 1e15, 1e300, "inf", "-inf", "nan", "soon", None, [1])]),
+    (
+        "POST",
+        "seed",
+        [{"queues": "x"}, *({"queues": [{"name": NEW}, it]} for it in NO_QUEUES)],
+    ),
+    ("POST", "restore", [{"name": "../one"}]),
+    ("POST", "faults", [{"code": "INTERNAL"}, [], "{"]),
+    ("GET", "history?limit=-1", [{}]),
+    ("GET", "history?limit=x", [{}]),
+]
+
+
+@pytest.mark.parametrize(("verb", "path", "bodies"), REFUSALS_OF_ADMIN)
 def test_refusals_of_the_endpoints_for_tests(emulator: Emulator, verb: str, path: str, bodies: Sequence[Any]) -> None:
     """A wrong request is refused with the reason, and does nothing: not even the valid part of it."""
     emulator.request("POST", "/admin/reset", {})

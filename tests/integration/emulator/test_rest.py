@@ -83,14 +83,14 @@ def test_masks_that_name_no_field(emulator: Emulator, queue: str, mask: str) -> 
     assert (status, content["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
 
-@pytest.mark.parametrize(
-    ("query", "headers"),
-    [
-        ("?fields=name,rateLimits/maxBurstSize", {}),
-        ("?%24fields=name,rate_limits(max_burst_size)", {}),
-        ("", {"X-Goog-FieldMask": "name,rateLimits.maxBurstSize"}),
-    ],
-)
+PARTIAL = [
+    ("?fields=name,rateLimits/maxBurstSize", {}),
+    ("?%24fields=name,rate_limits(max_burst_size)", {}),
+    ("", {"X-Goog-FieldMask": "name,rateLimits.maxBurstSize"}),
+]
+
+
+@pytest.mark.parametrize(("query", "headers"), PARTIAL)
 def test_a_partial_response(emulator: Emulator, queue: str, query: str, headers: dict[str, str]) -> None:
     """The answer has the fields that the request asks for, by parameter or header."""
     shown = emulator.request("GET", f"/v2/{queue}{query}", headers=headers)
@@ -171,19 +171,18 @@ def test_unknown_encodings_of_bodies(emulator: Emulator, queue: str, encoding: s
     assert emulator.request("GET", f"/v2/{queue}")["state"] == "RUNNING"
 
 
-@pytest.mark.parametrize(
-    ("request_", "status"),
-    [
-        (b"GARBAGE\r\n\r\n", 400),
-        (b"GET / HTTP/9.9\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX : y\r\n\r\n", 400),
-        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 400),
-        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nExpect: cake\r\nConnection: close\r\n\r\n", 417),
-        (b"PUT /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 405),
-    ],
-    ids=lambda value: repr(value)[:50],
-)
+BELOW_THE_API = [
+    (b"GARBAGE\r\n\r\n", 400),
+    (b"GET / HTTP/9.9\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: localhost\r\nX : y\r\n\r\n", 400),
+    (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 400),
+    (b"GET /health HTTP/1.1\r\nHost: localhost\r\nExpect: cake\r\nConnection: close\r\n\r\n", 417),
+    (b"PUT /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 405),
+]
+
+
+@pytest.mark.parametrize(("request_", "status"), BELOW_THE_API, ids=lambda value: repr(value)[:50])
 def test_errors_below_the_api(emulator: Emulator, request_: bytes, status: int) -> None:
     """Also what is refused before the API has seen it is answered in JSON."""
     host, _, port = emulator.http.rpartition(":")

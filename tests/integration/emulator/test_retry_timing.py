@@ -53,17 +53,17 @@ def test_the_documented_retries(
     assert len(target.received) == len(expected) + 1
 
 
-@pytest.mark.parametrize(
-    ("status", "header", "expected"),
-    [
-        (503, "120", 120),
-        (429, "5", 10),  # the backoff is longer
-        (429, timedelta(hours=2), 7_200),
-        (429, timedelta(days=-1), 10),
-        (503, "soon", 10),
-        (500, "120", 10),
-    ],
-)
+RETRY_AFTER = [
+    (503, "120", 120),
+    (429, "5", 10),  # the backoff is longer
+    (429, timedelta(hours=2), 7_200),
+    (429, timedelta(days=-1), 10),
+    (503, "soon", 10),
+    (500, "120", 10),
+]
+
+
+@pytest.mark.parametrize(("status", "header", "expected"), RETRY_AFTER)
 def test_the_target_says_when_to_retry(
     emulator: Emulator, target: Target, status: int, header: str | timedelta, expected: int
 ) -> None:
@@ -124,14 +124,14 @@ def _running(emulator: Emulator, queue: str) -> int:
     return sum(task.dispatch_count - task.response_count for task in emulator.client.list_tasks(parent=queue))
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "first"),
-    [
-        # The eleventh task would be sent after a hundred seconds, longer than a test waits.
-        ({"max_dispatches_per_second": 0.01}, {"max_dispatches_per_second": 500}, 10),
-        ({"max_concurrent_dispatches": 1}, {"max_concurrent_dispatches": 12}, 1),
-    ],
-)
+HIGHER = [
+    # The eleventh task would be sent after a hundred seconds, longer than a test waits.
+    ({"max_dispatches_per_second": 0.01}, {"max_dispatches_per_second": 500}, 10),
+    ({"max_concurrent_dispatches": 1}, {"max_concurrent_dispatches": 12}, 1),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "first"), HIGHER)
 def test_higher_limits_count_at_once(
     emulator: Emulator, target: Target, before: dict[str, Any], after: dict[str, Any], first: int
 ) -> None:

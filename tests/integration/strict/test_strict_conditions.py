@@ -88,14 +88,14 @@ READ_LOG = {"resource_names": ["projects/demo"]}
 TASK = f"{QUEUE}/tasks/none"
 
 
-@pytest.mark.parametrize(
-    ("kind", "allowed", "call", "metric"),
-    [
-        (tasks_v2.CloudTasksClient, 600, lambda client: client.list_tasks(parent=QUEUE), "List requests"),
-        (tasks_v2.CloudTasksClient, 60, lambda client: client.run_task(name=TASK), "Run task requests"),
-        (LoggingServiceV2Client, 60, lambda client: client.list_log_entries(READ_LOG, retry=None), "Read requests"),
-    ],
-)
+QUOTAS = [
+    (tasks_v2.CloudTasksClient, 600, lambda client: client.list_tasks(parent=QUEUE), "List requests"),
+    (tasks_v2.CloudTasksClient, 60, lambda client: client.run_task(name=TASK), "Run task requests"),
+    (LoggingServiceV2Client, 60, lambda client: client.list_log_entries(READ_LOG, retry=None), "Read requests"),
+]
+
+
+@pytest.mark.parametrize(("kind", "allowed", "call", "metric"), QUOTAS)
 def test_quotas(
     emulator: StrictEmulator, connect: Connect, kind: Any, allowed: int, call: Callable[[Any], Any], metric: str
 ) -> None:

@@ -21,19 +21,19 @@ from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, Load, refus
 TASK = f"{QUEUE}/tasks/t"
 
 
-@pytest.mark.parametrize(
-    ("role", "call", "missing"),
-    [
-        ("roles/cloudtasks.enqueuer", lambda c: c.list_queues(parent=LOCATION), "cloudtasks.queues.list"),
-        ("roles/cloudtasks.enqueuer", lambda c: c.get_queue(name=QUEUE), "cloudtasks.queues.get"),
-        ("roles/cloudtasks.viewer", lambda c: c.create_task(parent=QUEUE, task=task()), "cloudtasks.tasks.create"),
-        ("roles/cloudtasks.viewer", lambda c: c.purge_queue(name=QUEUE), "cloudtasks.queues.purge"),
-        ("roles/cloudtasks.taskRunner", lambda c: c.delete_task(name=TASK), "cloudtasks.tasks.delete"),
-        ("roles/cloudtasks.taskDeleter", lambda c: c.run_task(name=TASK), "cloudtasks.tasks.run"),
-        ("roles/cloudtasks.queueAdmin", lambda c: c.list_tasks(parent=QUEUE), "cloudtasks.tasks.list"),
-        ("cloudtasks.tasks.get", lambda c: c.get_task({"name": TASK, "response_view": 2}), "cloudtasks.tasks.fullView"),
-    ],
-)
+MISSING = [
+    ("roles/cloudtasks.enqueuer", lambda c: c.list_queues(parent=LOCATION), "cloudtasks.queues.list"),
+    ("roles/cloudtasks.enqueuer", lambda c: c.get_queue(name=QUEUE), "cloudtasks.queues.get"),
+    ("roles/cloudtasks.viewer", lambda c: c.create_task(parent=QUEUE, task=task()), "cloudtasks.tasks.create"),
+    ("roles/cloudtasks.viewer", lambda c: c.purge_queue(name=QUEUE), "cloudtasks.queues.purge"),
+    ("roles/cloudtasks.taskRunner", lambda c: c.delete_task(name=TASK), "cloudtasks.tasks.delete"),
+    ("roles/cloudtasks.taskDeleter", lambda c: c.run_task(name=TASK), "cloudtasks.tasks.run"),
+    ("roles/cloudtasks.queueAdmin", lambda c: c.list_tasks(parent=QUEUE), "cloudtasks.tasks.list"),
+    ("cloudtasks.tasks.get", lambda c: c.get_task({"name": TASK, "response_view": 2}), "cloudtasks.tasks.fullView"),
+]
+
+
+@pytest.mark.parametrize(("role", "call", "missing"), MISSING)
 def test_a_missing_permission_is_named(
     emulator: StrictEmulator, connect: Connect, role: str, call: Callable[[Any], Any], missing: str
 ) -> None:

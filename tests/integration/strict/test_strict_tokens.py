@@ -153,17 +153,17 @@ def test_tasks_are_delivered_with_tokens_over_tls(
     assert len(https_target.received) == 1
 
 
-@pytest.mark.parametrize(
-    ("url", "invoker", "audience", "status"),
-    [
-        ("https://a.run.app", "caller", "https://a.run.app", "OK"),
-        ("https://b.run.app", "other", "https://b.run.app", "PERMISSION_DENIED"),
-        ("https://c.run.app", "caller", "https://elsewhere", "UNAUTHENTICATED"),
-        ("https://d.run.app", "caller", "", "PERMISSION_DENIED"),
-        ("https://e.run.app", "allUsers", "", "OK"),
-        ("https://f.run.app", "caller", "https://custom", "OK"),
-    ],
-)
+DOORS = [
+    ("https://a.run.app", "caller", "https://a.run.app", "OK"),
+    ("https://b.run.app", "other", "https://b.run.app", "PERMISSION_DENIED"),
+    ("https://c.run.app", "caller", "https://elsewhere", "UNAUTHENTICATED"),
+    ("https://d.run.app", "caller", "", "PERMISSION_DENIED"),
+    ("https://e.run.app", "allUsers", "", "OK"),
+    ("https://f.run.app", "caller", "https://custom", "OK"),
+]
+
+
+@pytest.mark.parametrize(("url", "invoker", "audience", "status"), DOORS)
 def test_the_door_of_cloud_run(
     emulator: StrictEmulator, connect: Connect, target: Target, url: str, invoker: str, audience: str, status: str
 ) -> None:
@@ -179,11 +179,10 @@ def test_the_door_of_cloud_run(
     assert found == ([("/job?day=1", url.removeprefix("https://"))] if status == "OK" else [])
 
 
-@pytest.mark.parametrize(
-    ("kept", "serverless", "removed"),
-    [(False, False, [True]), (True, False, [False]), (False, True, [False, True])],
-    ids=["removed", "kept", "another header"],
-)
+SIGNATURES = [(False, False, [True]), (True, False, [False]), (False, True, [False, True])]
+
+
+@pytest.mark.parametrize(("kept", "serverless", "removed"), SIGNATURES, ids=["removed", "kept", "another header"])
 def test_the_signature_of_a_checked_token(
     emulator: StrictEmulator, connect: Connect, target: Target, *, kept: bool, serverless: bool, removed: list[bool]
 ) -> None:

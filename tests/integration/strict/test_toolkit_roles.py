@@ -157,14 +157,14 @@ def test_a_fan_out_to_cloud_run(emulator: StrictEmulator, target: Target, tmp_pa
     assert {request.headers["host"] for request in target.received} == {"jobs-abc.a.run.app"}
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, (7, 10.0, 600.0, 6)),
-        ({"max_attempts": 3}, (3, 10.0, 600.0, 6)),
-        ({"min_backoff": "20min"}, (7, 1200.0, 3600.0, 16)),
-    ],
-)
+ROLLOUTS = [
+    ({}, (7, 10.0, 600.0, 6)),
+    ({"max_attempts": 3}, (3, 10.0, 600.0, 6)),
+    ({"min_backoff": "20min"}, (7, 1200.0, 3600.0, 16)),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), ROLLOUTS)
 def test_a_new_queue_outlasts_a_rollout(
     emulator: StrictEmulator,
     monkeypatch: pytest.MonkeyPatch,

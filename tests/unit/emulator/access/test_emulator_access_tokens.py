@@ -64,15 +64,15 @@ def self_signed(state: GoogleState, key_of: str = ACCOUNT, **claims: Any) -> str
     return token.decode()
 
 
-@pytest.mark.parametrize(
-    ("claims", "scopes"),
-    [
-        ({}, {CLOUD_PLATFORM}),
-        ({"aud": "https://127.0.0.1:8123/"}, {CLOUD_PLATFORM}),
-        ({"aud": "https://storage.googleapis.com/"}, set()),
-        ({"scope": "a b"}, {"a", "b"}),
-    ],
-)
+SELF_SIGNED = [
+    ({}, {CLOUD_PLATFORM}),
+    ({"aud": "https://127.0.0.1:8123/"}, {CLOUD_PLATFORM}),
+    ({"aud": "https://storage.googleapis.com/"}, set()),
+    ({"scope": "a b"}, {"a", "b"}),
+]
+
+
+@pytest.mark.parametrize(("claims", "scopes"), SELF_SIGNED)
 def test_a_self_signed_token(
     state: GoogleState, tokens: AccessTokens, claims: dict[str, Any], scopes: set[str]
 ) -> None:

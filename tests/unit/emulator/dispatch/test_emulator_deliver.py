@@ -74,15 +74,15 @@ async def test_what_is_sent(deliverer: Deliverer, url: str, received: list[Any])
     assert received[1][1] == "/%25zz%20%C3%A4"
 
 
-@pytest.mark.parametrize(
-    ("query", "app_engine", "status", "requests"),
-    [
-        ("status=503&size=3000000", False, 503, 1),
-        ("status=302&to=/there", False, 200, 2),
-        ("status=307&to=/there?status=201", False, 201, 2),
-        ("status=302&to=/there", True, 302, 1),
-    ],
-)
+ANSWERS = [
+    ("status=503&size=3000000", False, 503, 1),
+    ("status=302&to=/there", False, 200, 2),
+    ("status=307&to=/there?status=201", False, 201, 2),
+    ("status=302&to=/there", True, 302, 1),
+]
+
+
+@pytest.mark.parametrize(("query", "app_engine", "status", "requests"), ANSWERS)
 async def test_answers(
     deliverer: Deliverer, url: str, received: list[Any], query: str, status: int, requests: int, *, app_engine: bool
 ) -> None:
@@ -149,13 +149,13 @@ async def test_unreadable_certificates(tmp_path: Path) -> None:
         await Deliverer(settings).close()
 
 
-@pytest.mark.parametrize(
-    ("address", "loopback"),
-    [
-        ("localhost:80", True), ("127.0.0.1:8080", True), ("127.9.9.9:1", True), ("::1:80", True),
-        ("127.evil.com:80", False), ("localhost.evil.com:80", False), ("10.0.0.1:80", False),
-    ],
-)  # fmt: skip
+ADDRESSES = [
+    ("localhost:80", True), ("127.0.0.1:8080", True), ("127.9.9.9:1", True), ("::1:80", True),
+    ("127.evil.com:80", False), ("localhost.evil.com:80", False), ("10.0.0.1:80", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "loopback"), ADDRESSES)
 def test_loopback(address: str, *, loopback: bool) -> None:
     """A machine is this one by its whole address, not by a part of it."""
     assert is_loopback(address) is loopback

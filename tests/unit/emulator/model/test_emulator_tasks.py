@@ -45,39 +45,38 @@ LONG_URL = "HttpRequest.url must be at most 2083 characters."
 BAD_PATH = "AppEngineHttpRequest.relativeUri must begin with '/', hold no spaces and have at most 2083 characters."
 
 
-@pytest.mark.parametrize(
-    ("task", "text"),
-    [
-        (http("ftp://x/y"), "HttpTarget.url must start with 'http://' or 'https://'."),
-        *((http(f"http://x/{path}"), LONG_URL) for path in ("y" * 2075, " " * 692, "\N{EURO SIGN}" * 231)),
-        (v2.Task(name=f"{QUEUE}/tasks/", http_request={"url": URL}), BAD_ID.format("")),
-        (http_task("a\n"), BAD_ID.format("a\n")),
-        (http(http_method=GET, body=b"x"), f"{NO_BODY} GET."),
-        (app_engine_task(http_method=PATCH, body=b"x"), f"AppEngine{NO_BODY} PATCH."),
-        (app_engine_task(relative_uri="x"), BAD_PATH),
-        (http(http_method=8), "8 is not a valid HttpMethod."),
-        (app_engine_task(http_method=-1), "-1 is not a valid HttpMethod."),
-        (http_task(retry_config={"max_attempts": -2}), "RetryConfig.maxAttempts must be greater or equal to -1."),
-        (http_task(retry_config={"max_backoff": LONG}), "RetryConfig.maxBackoff is not a valid duration."),
-        (http_task(dispatch_deadline={"seconds": 20, "nanos": -5}), "Task.dispatchDeadline is not a valid duration."),
-        (http_task(body=b"x" * 2**20), "Task size too large"),
-        (http(headers={"a": "x" * 81_920}), "The size of the headers must be less than 80KB."),
-    ],
-)
+REFUSED = [
+    (http("ftp://x/y"), "HttpTarget.url must start with 'http://' or 'https://'."),
+    *((http(f"http://x/{path}"), LONG_URL) for path in ("y" * 2075, " " * 692, "\N{EURO SIGN}" * 231)),
+    (v2.Task(name=f"{QUEUE}/tasks/", http_request={"url": URL}), BAD_ID.format("")),
+    (http_task("a\n"), BAD_ID.format("a\n")),
+    (http(http_method=GET, body=b"x"), f"{NO_BODY} GET."),
+    (app_engine_task(http_method=PATCH, body=b"x"), f"AppEngine{NO_BODY} PATCH."),
+    (app_engine_task(relative_uri="x"), BAD_PATH),
+    (http(http_method=8), "8 is not a valid HttpMethod."),
+    (app_engine_task(http_method=-1), "-1 is not a valid HttpMethod."),
+    (http_task(retry_config={"max_attempts": -2}), "RetryConfig.maxAttempts must be greater or equal to -1."),
+    (http_task(retry_config={"max_backoff": LONG}), "RetryConfig.maxBackoff is not a valid duration."),
+    (http_task(dispatch_deadline={"seconds": 20, "nanos": -5}), "Task.dispatchDeadline is not a valid duration."),
+    (http_task(body=b"x" * 2**20), "Task size too large"),
+    (http(headers={"a": "x" * 81_920}), "The size of the headers must be less than 80KB."),
+]
+
+
+@pytest.mark.parametrize(("task", "text"), REFUSED)
 def test_refused_tasks(task: Any, text: str) -> None:
     """An invalid task is refused with the service's text."""
     with refused(text=f"^{re.escape(text)}$"):
         accept_task(task, QUEUE, NOW)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "https://x", "http://example.com/%zz", "http://127.0.0.1:1/a b", "http://x/" + "y" * 2074,
-        "http://x/?" + "&a=%20" * 345, "http://x/" + " " * 691, "http://x/" + "\N{EURO SIGN}" * 230,
-    ],
-    ids=lambda url: url[:20],
-)  # fmt: skip
+URLS = [
+    "https://x", "http://example.com/%zz", "http://127.0.0.1:1/a b", "http://x/" + "y" * 2074,
+    "http://x/?" + "&a=%20" * 345, "http://x/" + " " * 691, "http://x/" + "\N{EURO SIGN}" * 230,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", URLS, ids=lambda url: url[:20])
 def test_urls_that_are_taken(url: str) -> None:
     """Only the beginning and the length of a URL are checked when a task is created."""
     assert stored(http(url)).http_request.url == url
