@@ -30,11 +30,18 @@ def test_the_burst_follows_the_rate(rate: float, burst: int) -> None:
 
 
 OUTSIDE = [
-    ("rateLimits.maxDispatchesPerSecond", "NaN", "… must be less than or equal to 500."),
+    ("rateLimits.maxDispatchesPerSecond", -1, "… cannot be negative."),
+    *(("rateLimits.maxDispatchesPerSecond", rate, "… must be less than or equal to 500.") for rate in ("NaN", 500.5)),
+    ("rateLimits.maxConcurrentDispatches", -1, "… cannot be negative."),
+    ("rateLimits.maxConcurrentDispatches", 5001, "… must be less than or equal to 5000."),
     ("rateLimits.maxBurstSize", -1, "… cannot be negative."),
     ("rateLimits.maxBurstSize", 501, "… must be less than or equal to 500."),
-    ("retryConfig.maxBackoff", "-1s", "… cannot be negative."),
-    ("retryConfig.maxRetryDuration", "-1s", "… cannot be negative."),
+    *(
+        (f"retryConfig.{name}", "-1s", "… cannot be negative.")
+        for name in ("minBackoff", "maxBackoff", "maxRetryDuration")
+    ),
+    ("retryConfig.maxDoublings", -1, "… cannot be negative."),
+    ("retryConfig.maxAttempts", -2, "… must be greater or equal to -1."),
     ("retryConfig.minBackoff", "3601s", "… must be less than or equal to RetryConfig.maxBackoff."),
     ("stackdriverLoggingConfig.samplingRatio", 1.5, "… must be between 0.0 and 1.0."),
     ("queue.type", "PULL", "… must be PUSH: there are no pull queues here."),

@@ -41,6 +41,7 @@ BAD_ID = (
     "Task ID must between 1 and 500 characters."
 )
 NO_BODY, LONG = "HttpRequest.body is not allowed with HTTP method", {"seconds": 10**17}
+DEADLINE, LONG_DEADLINE = (f"Task.dispatchDeadline must be between [15s, {most}]." for most in ("30m", "24h15s"))
 LONG_URL = "HttpRequest.url must be at most 2083 characters."
 BAD_PATH = "AppEngineHttpRequest.relativeUri must begin with '/', hold no spaces and have at most 2083 characters."
 
@@ -58,6 +59,9 @@ REFUSED = [
     (http_task(retry_config={"max_attempts": -2}), "RetryConfig.maxAttempts must be greater or equal to -1."),
     (http_task(retry_config={"max_backoff": LONG}), "RetryConfig.maxBackoff is not a valid duration."),
     (http_task(dispatch_deadline={"seconds": 20, "nanos": -5}), "Task.dispatchDeadline is not a valid duration."),
+    *((http_task(dispatch_deadline={"seconds": 14, "nanos": nanos}), DEADLINE) for nanos in (0, 999_000_000)),
+    (http_task(dispatch_deadline={"seconds": 1801}), DEADLINE),
+    *((v2.Task(app_engine_http_request={}, dispatch_deadline={"seconds": n}), LONG_DEADLINE) for n in (14, 86_416)),
     (http_task(body=b"x" * 2**20), "Task size too large"),
     (http(headers={"a": "x" * 81_920}), "The size of the headers must be less than 80KB."),
 ]
@@ -199,14 +203,19 @@ def test_long_requests_are_not_remembered() -> None:
 def test_header_names_that_http_does_not_allow(name: str) -> None:
     """A task and a queue with a header of such a name are refused, whichever their target is."""
     target = {"header_overrides": [{"header": {"key": name, "value": "1"}}]}
-    task, app_task = http(headers={name: "1"}), app_engine_task(headers={name: "1"})
-    for create in (
-        lambda: accept_task(task, QUEUE, NOW),
-        lambda: accept_task(app_task, QUEUE, NOW),
-        lambda: configured(beta.Queue(name=QUEUE, http_target=target)),
-        lambda: updated(configured(beta.Queue(name=QUEUE)), beta.Queue(http_target=target), ["http_target"]),
+    task, app_task, old = (
+        http(headers={name: "1"}),
+        app_engine_task(headers={name: "1"}),
+        configured(beta.Queue(name=QUEUE)),
+    )
+    for create, place in (
+        (lambda: accept_task(task, QUEUE, NOW), "HttpRequest.headers"),
+        (lambda: accept_task(app_task, QUEUE, NOW), "AppEngineHttpRequest.headers"),
+        (lambda: configured(beta.Queue(name=QUEUE, http_target=target)), "HttpTarget.headerOverrides"),
+        (lambda: updated(old, beta.Queue(http_target=target), ["http_target"]), "HttpTarget.headerOverrides"),
     ):
-        with refused(text="is not the name of an HTTP header"):
+        text = f'{place}: "{name}" is not the name of an HTTP header.'
+        with refused(text=f"^{re.escape(text)}$"):
             create()
 
 
