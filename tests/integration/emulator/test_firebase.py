@@ -45,6 +45,7 @@ def test_a_queue_has_the_settings_of_its_function(emulator: Emulator) -> None:
 
 
 MISSING = f"{LOCATION}/queues/missing/tasks"
+NO_TASKS: list[Any] = [None, {}, [], {"task": {}}, {"task": 1}, {"task": {"httpRequest": 1}}]
 #: The path below which something is created, what is given, the status and a part of the text.
 REFUSED: list[tuple[str, Any, int, str]] = [
     (QUEUE, {"rateLimits": {"maxConcurrentDispatches": 5001}}, 400, "5000"),
@@ -56,8 +57,7 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     (QUEUE, {"defaultUri": "/resize"}, 400, "defaultUri must start with"),
     (f"{LOCATION}/queues/under_score", {}, 400, "Queue name must be formatted"),
     (f"{LOCATION}/queues/{'q' * 101}", {}, 400, "Queue name must be formatted"),
-    *((f"{QUEUE}/tasks", body, 400, "") for body in (None, {}, [], {"task": {}}, {"task": 1})),
-    (f"{QUEUE}/tasks", {"task": {"httpRequest": 1}}, 400, ""),
+    *((f"{QUEUE}/tasks", body, 400, "") for body in NO_TASKS),
     (MISSING, {"task": TASK}, 404, "Queue does not exist"),
 ]
 
