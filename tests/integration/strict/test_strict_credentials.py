@@ -11,7 +11,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb.testing import StrictEmulator
 from tests.integration.conftest import LOCATION
-from tests.integration.strict.conftest import ADMIN, in_a_process
+from tests.integration.strict.conftest import ADMIN
 
 VIEWER, CONSUMER = "roles/cloudtasks.viewer", "roles/serviceusage.serviceUsageConsumer"
 DENIED = r"Permission 'iam\.serviceAccounts\.getAccessToken' denied"
@@ -139,20 +139,3 @@ def test_a_batch_goes_on_after_a_new_login(google: StrictEmulator, log_in: LogIn
     batch.resume().wait(60)
     assert (batch.progress().unsent, batch.progress().failed) == (0, 5)
     assert len(list(tasks.client.list_queues(parent=LOCATION))) == 2
-
-
-MACHINE = """
-import json
-import cloudtasks_nb as ct
-with ct.connect(location="us-central1") as tasks:
-    queues = tasks.queues()
-    found = tasks.doctor()["detail"]
-    print(json.dumps([queues.index.tolist(), found["credentials"], found["principal"], found["project"]]))
-"""
-
-
-def test_a_machine_of_google(google: StrictEmulator, tmp_path: Path) -> None:
-    """On Workbench, a VM or Colab Enterprise the metadata server gives account and project."""
-    found = in_a_process(MACHINE, tmp_path, google.machine("workbench", [VIEWER, "roles/logging.viewer"]))
-    account = "workbench@demo.iam.gserviceaccount.com"
-    assert found == [["reports"], "metadata server of this machine", account, "demo"]

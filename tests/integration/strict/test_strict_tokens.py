@@ -39,21 +39,6 @@ def test_a_subject_token_that_is_not_known(emulator: StrictEmulator, credentials
         credentials(file).refresh(google.auth.transport.requests.Request())
 
 
-def test_permissions_on_service_accounts_and_projects(emulator: StrictEmulator, credentials: Load) -> None:
-    """The answer has those of the permissions that the caller has; an unknown account is NOT_FOUND."""
-    user = emulator.user("per@example.com", ADMIN)
-    emulator.service_account("one", key=False)
-    emulator.grant("per@example.com", "roles/iam.serviceAccountUser", emulator.email("one"))
-    asked = {"permissions": ["iam.serviceAccounts.actAs", "cloudtasks.queues.list"]}
-    with session(credentials(user)) as http:
-        accounts = f"{emulator.http}/v1/projects/demo/serviceAccounts"
-        found = http.post(f"{accounts}/{emulator.email('one')}:testIamPermissions", json=asked).json()
-        assert found == {"permissions": ["iam.serviceAccounts.actAs", "cloudtasks.queues.list"]}
-        assert http.post(f"{accounts}/{emulator.email('none')}:testIamPermissions", json=asked).status_code == 404
-        found = http.post(f"{emulator.http}/v1/projects/demo:testIamPermissions", json=asked).json()
-        assert found == {"permissions": ["cloudtasks.queues.list"]}
-
-
 def test_id_tokens(emulator: StrictEmulator, credentials: Load) -> None:
     """An ID token that a service account gets for itself, or that another one makes, is verified by google-auth."""
     key = emulator.service_account("self", "roles/iam.serviceAccountOpenIdTokenCreator")
@@ -96,6 +81,8 @@ def test_metadata_server_under_a_foreign_name(emulator: StrictEmulator) -> None:
     for host, status in [("pages.example", 403), ("metadata.google.internal", 200)]:
         headers = {"Metadata-Flavor": "Google", "Host": host}
         assert requests.get(url, headers=headers, timeout=30).status_code == status
+    url = f"http://{address}/computeMetadata/v1/project/project-id"
+    assert requests.get(url, headers=headers, timeout=30).text == "demo"
 
 
 def test_the_proxy_leads_nowhere_else(emulator: StrictEmulator) -> None:
