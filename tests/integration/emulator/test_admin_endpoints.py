@@ -1,24 +1,10 @@
 """The endpoints for tests: clock, seeds, snapshots, faults, and the history of finished tasks."""
 
-from datetime import UTC, datetime, timedelta
-
-import pytest
-from google.api_core.exceptions import ServiceUnavailable
 from google.cloud import tasks_v2
 from google.longrunning.operations_pb2 import GetOperationRequest
 
-from tests.integration.conftest import LOCATION, Emulator, Target
-from tests.integration.emulator.conftest import NOWHERE, QUICK, batch
-
-
-def test_the_clock_jumps_over_nothing(emulator: Emulator, queue: str, target: Target) -> None:
-    """A task that became due during an advance is sent, even if its retention ended too."""
-    due = datetime.now(UTC) + timedelta(days=10)  # an earlier test may have moved the clock already
-    task = emulator.enqueue(queue, target.url, schedule_time=due)
-    emulator.advance(40 * 86_400)
-    emulator.advance(1)
-    (received,) = target.wait(1)
-    assert task.name.endswith(received.headers["x-cloudtasks-taskname"])
+from tests.integration.conftest import Emulator, Target
+from tests.integration.emulator.conftest import QUICK, batch
 
 
 def test_the_history_of_a_finished_task(emulator: Emulator, target: Target) -> None:
@@ -38,31 +24,6 @@ def test_the_history_of_a_finished_task(emulator: Emulator, target: Target) -> N
     assert second["headers"]["X-CloudTasks-TaskRetryCount"] == "1"
     assert (second["method"], second["url"], second["body"]) == ("POST", target.url, "payload")
     assert second["duration_s"] >= 0
-
-
-@pytest.mark.parametrize("given", [{}, {"name": "one"}])
-def test_a_snapshot_is_restored(emulator: Emulator, paused: str, given: dict[str, str]) -> None:
-    """A restore brings back queues and tasks, and drops those that were created since; a snapshot may be named."""
-    kept = emulator.enqueue(paused, NOWHERE, {"body": b"kept"})
-    name = emulator.request("POST", "/admin/snapshot", given)["name"]
-    assert name == given.get("name", name)
-    new = emulator.make_queue()
-    emulator.client.delete_queue(name=paused)
-    emulator.request("POST", "/admin/restore", {"name": name})
-    assert new not in {queue.name for queue in emulator.client.list_queues(parent=LOCATION)}
-    (task,) = emulator.client.list_tasks({"parent": paused, "response_view": "FULL"})
-    assert (task.name, task.http_request.body) == (kept.name, b"kept")
-    assert emulator.ask("POST", "/admin/restore", b'{"name": "two"}')[0] == 404
-
-
-@pytest.mark.parametrize(("after", "there"), [(False, 0), (True, 1)])
-def test_a_fault_before_or_after_the_call(emulator: Emulator, paused: str, *, after: bool, there: int) -> None:
-    """A call can be refused, or carried out and its answer lost; the next call is as ever."""
-    emulator.request("POST", "/admin/faults", {"method": "CreateTask", "code": "UNAVAILABLE", "after": after})
-    with pytest.raises(ServiceUnavailable):
-        emulator.enqueue(paused, NOWHERE)
-    assert len(list(emulator.client.list_tasks(parent=paused))) == there
-    assert emulator.enqueue(paused, NOWHERE).name
 
 
 def test_an_operation_that_does_not_finish(emulator: Emulator, queue: str) -> None:

@@ -1,6 +1,5 @@
 """The emulator's clock moves from dispatch to dispatch: no attempt of the time that passes is left out."""
 
-import itertools
 import json
 from typing import Any
 
@@ -30,27 +29,6 @@ def done(emulator: Emulator, until: int, *, idle: bool) -> dict[str, Any] | None
     return dict(answer) if answer["done"] else None
 
 
-def etas(target: Target) -> list[float]:
-    """Return the seconds between the times at which the attempts were due, to ten: an attempt takes time, too."""
-    times = [float(one.headers["x-cloudtasks-tasketa"]) for one in target.received]
-    return [round(later - earlier, -1) for earlier, later in itertools.pairwise(times)]
-
-
-@pytest.mark.parametrize("idle", [True, False])
-def test_every_attempt_is_made_in_its_turn(emulator: Emulator, target: Target, *, idle: bool) -> None:
-    """An hour with a backoff of 10, 20, 40 s … has an attempt at each of these times, and the last one succeeds."""
-    queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": 10}, "max_attempts": 20})
-    target.script(*[500] * 7)
-    emulator.enqueue(queue, target.url)
-    before = emulator.request("GET", "/admin/clock")
-    answer = run(emulator, 1, idle=idle)
-    assert etas(target) == [10, 20, 40, 80, 160, 320, 640]
-    assert answer["attempts"] - before["attempts"] <= 8
-    assert answer["waiting"] == []
-    least, most = (1240, 1271) if idle else (3500, 3600)
-    assert least * SECOND <= answer["ahead_us"] <= most * SECOND
-
-
 def test_a_rate_holds_while_the_clock_moves(emulator: Emulator, target: Target) -> None:
     """Of 15 tasks in a queue of one a second, 10 are the burst, and the clock is moved by a second for each other."""
     queue = emulator.make_queue(rate_limits={"max_dispatches_per_second": 1})
@@ -77,19 +55,6 @@ def test_the_clock_waits_for_attempts(emulator: Emulator, target: Target) -> Non
     run(emulator)
     assert len(target.received) == 2
     emulator.drained(queue)
-
-
-def test_what_waits_and_why(emulator: Emulator, target: Target) -> None:
-    """Tasks of paused queues stay, and tasks that are due beyond the limit; the answer says so."""
-    paused, later = emulator.make_queue(), emulator.make_queue()
-    emulator.client.pause_queue(name=paused)
-    emulator.enqueue(paused, target.url)
-    due = emulator.request("GET", "/admin/clock")["now_us"] // SECOND + 2 * HOUR
-    emulator.enqueue(later, target.url, schedule_time={"seconds": due})
-    answer = run(emulator, 1)
-    waiting = [tuple(queue[key] for key in ("queue", "tasks", "state", "next_us")) for queue in answer["waiting"]]
-    assert waiting == [(paused, 1, "PAUSED", None), (later, 1, "RUNNING", due * SECOND)]
-    assert (answer["ahead_us"], target.received) == (0, [])
 
 
 @pytest.mark.parametrize(("idle", "moved"), [("true", False), ("false", True)])
