@@ -125,11 +125,3 @@ def test_a_new_queue_takes_its_time(emulator: Emulator) -> None:
         emulator.client.create_task(TASK)
     emulator.advance(11)
     assert emulator.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
-
-
-@options("--create-queues-on-demand")
-def test_queues_on_demand(emulator: Emulator, target: Target) -> None:
-    """With `--create-queues-on-demand` a task makes its queue."""
-    emulator.client.create_task({"parent": QUEUE, "task": {"http_request": {"url": target.url}}})
-    assert target.wait()[0].headers["x-cloudtasks-queuename"] == "flags"
-    assert emulator.client.get_queue(name=QUEUE).name == QUEUE

@@ -77,16 +77,6 @@ def test_list_tasks_goes_on_when_the_queue_changes(emulator: Emulator, paused: s
     assert len(seen) == len(set(seen))
 
 
-def test_delete_task(emulator: Emulator, paused: str, target: Target) -> None:
-    """A deleted task is never sent."""
-    deleted, kept = emulator.enqueue(paused, target.url), emulator.enqueue(paused, target.url)
-    emulator.client.delete_task(name=deleted.name)
-    assert [task.name for task in emulator.client.list_tasks(parent=paused)] == [kept.name]
-    emulator.client.resume_queue(name=paused)
-    (request,) = target.wait()
-    assert kept.name.endswith(request.headers["x-cloudtasks-taskname"])
-
-
 def test_delete_a_task_that_is_retried(emulator: Emulator, failed_once: tasks_v2.Task, target: Target) -> None:
     """A task deleted between two attempts is gone at once and not tried again."""
     emulator.client.delete_task(name=failed_once.name)
