@@ -68,13 +68,6 @@ def test_refusals_in_json(
     assert (found, content["error"]["code"], content["error"]["status"]) == (status, status, code)
 
 
-def test_details_have_a_type(emulator: Emulator) -> None:
-    """Details of a refusal are shown with their types."""
-    _, content = emulator.ask("POST", QUEUES, b'{"name": "?"}')
-    (detail,) = content["error"]["details"]
-    assert detail["@type"] == "type.googleapis.com/google.rpc.Help"
-
-
 def test_standard_parameters(emulator: Emulator, queue: str) -> None:
     """Parameters that every REST API of Google takes are no fields of the request; others and other formats are not."""
     names = ["access_token", "callback", "key", "oauth_token", "quotaUser", "uploadType", "upload_protocol"]

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from google.cloud import tasks_v2beta3
 
-from tests.integration.conftest import LOCATION, Emulator, Target
+from tests.integration.conftest import Emulator, Target
 from tests.integration.emulator.conftest import NOWHERE
 
 BOTH_TRANSPORTS = True
@@ -21,16 +21,6 @@ def beta(emulator: Emulator) -> tasks_v2beta3.CloudTasksClient:
 def stats(beta: tasks_v2beta3.CloudTasksClient, queue: str) -> tasks_v2beta3.QueueStats:
     """Read a queue's statistics."""
     return beta.get_queue({"name": queue, "read_mask": "stats"}).stats
-
-
-def test_list_queues_with_statistics(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator) -> None:
-    """ListQueues gives the statistics of every queue."""
-    filled, empty = emulator.make_queue(), emulator.make_queue()
-    emulator.client.pause_queue(name=filled)
-    for _ in range(3):
-        emulator.enqueue(filled, NOWHERE)
-    listed = {q.name: q.stats.tasks_count for q in beta.list_queues({"parent": LOCATION, "read_mask": "name,stats"})}
-    assert (listed[filled], listed[empty]) == (3, 0)
 
 
 def test_the_counts_follow_the_tasks(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, target: Target) -> None:

@@ -6,40 +6,16 @@ import http.client
 import json
 import socket
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.request import urlopen
 
 import pytest
-from google.auth.credentials import AnonymousCredentials
 from google.cloud import tasks_v2
-from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksRestTransport
 
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Target
 from tests.integration.emulator.conftest import NOWHERE
 
 State = tasks_v2.Queue.State
-
-
-@pytest.fixture
-def rest(emulator: Emulator) -> Iterator[tasks_v2.CloudTasksClient]:
-    """Give Google's own client over REST."""
-    transport = CloudTasksRestTransport(host=emulator.ready["http"], credentials=AnonymousCredentials())
-    with tasks_v2.CloudTasksClient(transport=transport) as client:
-        yield client
-
-
-def test_both_protocols_show_the_same(emulator: Emulator, rest: tasks_v2.CloudTasksClient) -> None:
-    """Queues and tasks are the same over gRPC and over REST, with all that Google fills in."""
-    queue = f"{LOCATION}/queues/both"
-    made = rest.create_queue({"parent": LOCATION, "queue": {"name": queue, "retry_config": {"max_attempts": 3}}})
-    assert made == rest.get_queue(name=queue) == emulator.client.get_queue(name=queue)
-    paused = rest.pause_queue(name=queue)
-    assert paused == emulator.client.get_queue(name=queue) != made
-    http = {"url": NOWHERE, "body": b"\x00\xff", "headers": {"X-A": "1"}, "http_method": "PUT"}
-    task = rest.create_task({"parent": queue, "task": {"http_request": http}, "response_view": "FULL"})
-    assert task == emulator.client.get_task({"name": task.name, "response_view": "FULL"})
-    assert rest.get_task(name=task.name) == emulator.client.get_task(name=task.name) != task
-    assert list(rest.list_tasks(parent=queue)) == list(emulator.client.list_tasks(parent=queue))
 
 
 def test_plain_json(emulator: Emulator, queue: str, target: Target) -> None:

@@ -76,21 +76,6 @@ def test_the_target_says_when_to_retry(
     assert delay == pytest.approx(expected, abs=60 if dated and expected > 10 else 0.001)
 
 
-def test_a_future_task_is_sent_when_it_is_due(emulator: Emulator, queue: str, target: Target) -> None:
-    """A task with a future schedule time waits; tasks that are due earlier are sent first."""
-    first = emulator.enqueue(queue, target.url)
-    later = emulator.enqueue(queue, target.url, schedule_time=first.schedule_time + timedelta(days=20))
-    sooner = emulator.enqueue(queue, target.url, schedule_time=first.schedule_time + timedelta(hours=1))
-    emulator.gone(first.name)  # an advance ends what is still under way: its deadline is over
-    emulator.advance(3_600)
-    second = target.wait(2)[1]
-    assert sooner.name.endswith(second.headers["x-cloudtasks-taskname"])
-    emulator.gone(sooner.name)
-    assert emulator.client.get_task(name=later.name).dispatch_count == 0
-    emulator.advance(20 * 86_400)
-    assert later.name.endswith(target.wait(3)[2].headers["x-cloudtasks-taskname"])
-
-
 def test_a_changed_configuration_counts_for_waiting_tasks(emulator: Emulator, target: Target) -> None:
     """UpdateQueue lowers the attempts of tasks that are in the queue already."""
     queue = emulator.make_queue(retry_config={"max_attempts": 100, "min_backoff": {"seconds": 10}})
@@ -101,27 +86,6 @@ def test_a_changed_configuration_counts_for_waiting_tasks(emulator: Emulator, ta
     emulator.advance(10)
     emulator.gone(task.name)
     assert len(target.received) == 2
-
-
-def test_concurrency_is_bounded(emulator: Emulator, target: Target) -> None:
-    """No more attempts are open than `max_concurrent_dispatches`; the next begins when one ends."""
-    queue = emulator.make_queue(rate_limits={"max_concurrent_dispatches": 2})
-    held = [target.hold() for _ in range(4)]
-    target.script(*held)
-    for _ in range(4):
-        emulator.enqueue(queue, target.url)
-    target.wait(2)
-    assert _running(emulator, queue) == 2
-    held[0].release()
-    target.wait(3)
-    assert _running(emulator, queue) == 2
-    for one in held:
-        one.release()
-    target.wait(4)
-
-
-def _running(emulator: Emulator, queue: str) -> int:
-    return sum(task.dispatch_count - task.response_count for task in emulator.client.list_tasks(parent=queue))
 
 
 HIGHER = [
