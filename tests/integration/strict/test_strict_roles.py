@@ -4,9 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import google.auth
-import google.auth.exceptions
-import google.auth.transport.requests
 import grpc
 import pytest
 from google.api_core.exceptions import InvalidArgument, NotFound, Unauthenticated
@@ -16,7 +13,7 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 
 from cloudtasks_nb.testing import StrictEmulator
 from tests.integration.conftest import LOCATION
-from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, Load, refused, task
+from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, refused, task
 
 TASK = f"{QUEUE}/tasks/t"
 
@@ -98,20 +95,6 @@ def test_the_log_has_a_permission_of_its_own(emulator: StrictEmulator, connect: 
     assert list(client.list_log_entries(request)) == []
     emulator.revoke("ann@example.com", "roles/logging.viewer")
     assert refused(lambda: list(client.list_log_entries(request)))[1] == "IAM_PERMISSION_DENIED"
-
-
-def test_a_login_that_was_revoked(emulator: StrictEmulator, credentials: Load, connect: Connect) -> None:
-    """Without a valid login google-auth gets no token; access tokens are refused too."""
-    file = emulator.user("gone@example.com", ADMIN)
-    loaded, session = credentials(file), google.auth.transport.requests.Request()
-    loaded.refresh(session)
-    emulator.log_out("gone@example.com")
-    with pytest.raises(google.auth.exceptions.OAuthError, match=r"Token has been expired or revoked\."):
-        loaded.refresh(session)
-    with google.auth.transport.requests.AuthorizedSession(loaded, refresh_status_codes=()) as http:
-        (detail,) = http.get(f"{emulator.http}/v2/{QUEUE}").json()["error"]["details"]
-    assert detail["reason"] == "ACCESS_TOKEN_EXPIRED"
-    assert connect(emulator.user("gone@example.com")).get_queue(name=QUEUE).name == QUEUE
 
 
 def test_the_emulator_needs_tokens_and_tls(emulator: StrictEmulator) -> None:

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from google.api_core.exceptions import Forbidden
 
 from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 from tests.integration.conftest import PATIENCE
-from tests.integration.strict.conftest import QUEUE, Connect, refused
-from tests.integration.strict.test_strict_tokens import VIEWER, test_google_by_its_own_names
+from tests.integration.strict.test_strict_tokens import test_google_by_its_own_names
 
 #: This test runs here, too: clients that know only Google's addresses reach both protocols through the proxy.
 __all__ = ["test_google_by_its_own_names"]
@@ -23,15 +21,6 @@ def started() -> Iterator[StrictEmulator]:
     with strict_emulator("--single-port") as emulator:
         assert emulator.http == f"https://{emulator.grpc}"
         yield emulator
-
-
-@pytest.mark.parametrize("transport", ["grpc", "rest"])
-def test_roles_are_enforced(emulator: StrictEmulator, connect: Connect, transport: str) -> None:
-    """A viewer reads a queue and may not purge it."""
-    client = connect(emulator.user("ann@example.com", VIEWER), transport=transport)
-    assert client.get_queue(name=QUEUE).name == QUEUE
-    _, reason, _ = refused(lambda: client.purge_queue(name=QUEUE), Forbidden)
-    assert reason == "IAM_PERMISSION_DENIED"
 
 
 @pytest.mark.parametrize(("offered", "chosen"), [(["h2"], "h2"), (["h2", "http/1.1"], "http/1.1"), ([], None)])

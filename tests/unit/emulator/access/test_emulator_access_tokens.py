@@ -51,8 +51,9 @@ def test_a_token_is_revoked(state: GoogleState, tokens: AccessTokens, change: st
     state.add("ann@example.com")
     token, _ = tokens.issue("user:ann@example.com", [CLOUD_PLATFORM])
     getattr(state, change)("ann@example.com")
-    with pytest.raises(InvalidTokenError):
+    with pytest.raises(InvalidTokenError) as refused:
         tokens.caller(token, SERVICE)
+    assert refused.value.reason == "ACCESS_TOKEN_EXPIRED"
 
 
 def self_signed(state: GoogleState, key_of: str = ACCOUNT, **claims: Any) -> str:
