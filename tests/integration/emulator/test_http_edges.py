@@ -187,7 +187,8 @@ def test_reset_and_seed(emulator: Emulator, paused: str) -> None:
 
 
 def test_a_restore_that_fails(emulator: Emulator, queue: str, target: Target) -> None:
-    """A snapshot that cannot be used is refused, and attempts in flight are sent again."""
+    """A snapshot that cannot be used, or is not there, is refused, and attempts in flight are sent again."""
+    assert emulator.ask("POST", "/admin/restore", b'{"name": "none"}')[0] == 404
     admin(emulator, "snapshot", name="bad")
     (Path(emulator.ready["data_dir"]) / "snapshots" / "bad.sqlite3").write_bytes(b"no database at all" * 100)
     target.script(target.hold())
