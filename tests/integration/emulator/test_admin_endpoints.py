@@ -8,7 +8,7 @@ from tests.integration.emulator.conftest import QUICK, batch
 
 
 def test_the_history_of_a_finished_task(emulator: Emulator, target: Target) -> None:
-    """The history has every attempt of a finished task: status, headers, duration, and the body on request."""
+    """The history has every attempt of a finished task, in order; the newest tasks come first, without bodies."""
     queue = emulator.make_queue(retry_config=QUICK)
     target.script(500, 204)
     task = emulator.enqueue(queue, target.url, {"body": b"payload"})
@@ -18,12 +18,9 @@ def test_the_history_of_a_finished_task(emulator: Emulator, target: Target) -> N
     (newest,) = emulator.request("GET", "/admin/history?limit=1")["tasks"]
     assert (newest["task"], "body" in newest["attempts"][0]) == (found["task"], False)
     assert (found["queue"], found["task"], found["status"]) == (queue, task.name.rpartition("/")[2], "OK")
-    first, second = found["attempts"]
-    assert (first["status"], first["http_status"]) == ("INTERNAL", 500)
-    assert (second["status"], second["http_status"]) == ("OK", 204)
-    assert second["headers"]["X-CloudTasks-TaskRetryCount"] == "1"
-    assert (second["method"], second["url"], second["body"]) == ("POST", target.url, "payload")
-    assert second["duration_s"] >= 0
+    assert [(one["status"], one["http_status"]) for one in found["attempts"]] == [("INTERNAL", 500), ("OK", 204)]
+    last = found["attempts"][1]
+    assert (last["method"], last["url"], last["body"], last["duration_s"] >= 0) == ("POST", target.url, "payload", True)
 
 
 def test_an_operation_that_does_not_finish(emulator: Emulator, queue: str) -> None:

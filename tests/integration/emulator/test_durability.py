@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.api_core.exceptions import AlreadyExists, ServiceUnavailable
+from google.api_core.exceptions import ServiceUnavailable
 from google.cloud import tasks_v2
 
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
@@ -98,29 +98,3 @@ def test_a_kill_in_the_middle_of_dispatches(start_emulator: StartEmulator, tmp_p
     arrived = Counter(received.headers["x-cloudtasks-taskname"] for received in target.received)
     assert set(arrived) == {name.rpartition("/")[2] for name in NAMES[:400]}
     assert arrived.total() - len(arrived) <= 100
-
-
-def test_state_after_a_restart(start_emulator: StartEmulator, tmp_path: Path, target: Target) -> None:
-    """Settings, bodies, attempts, schedule times and tombstones survive a kill."""
-    first = start_emulator("--data-dir", str(tmp_path))
-    make_queue(first, retry_config={"min_backoff": {"seconds": 300}}, rate_limits={"max_concurrent_dispatches": 3})
-    target.script(500)
-    first.client.create_task(request(NAMES[0], http_request={"url": target.url, "body": b"\x00body"}))
-    failed = first.answered(NAMES[0], 1)
-    first.client.create_task(request(NAMES[1], schedule_time={"seconds": int(failed.schedule_time.timestamp()) + 9}))
-    first.client.delete_task(name=NAMES[1])
-    config = first.client.get_queue(name=QUEUE)
-    first.kill()
-
-    second = start_emulator("--data-dir", str(tmp_path))
-    assert second.client.get_queue(name=QUEUE) == config
-    assert second.client.get_task(name=NAMES[0]) == failed
-    full = second.client.get_task({"name": NAMES[0], "response_view": "FULL"})
-    assert full.http_request.body == b"\x00body"
-    with pytest.raises(AlreadyExists, match="existed too recently"):
-        second.client.create_task(request(NAMES[1]))
-    second.advance(300)
-    retried = target.wait(2)[1]
-    assert retried.headers["x-cloudtasks-taskretrycount"] == "1"
-    assert retried.headers["x-cloudtasks-taskpreviousresponse"] == "500"
-    assert retried.body == b"\x00body"

@@ -90,13 +90,17 @@ async def test_one_replacement_after_the_other(service: Service, tmp_path: Path)
 
 
 async def test_a_batch_in_v2beta3(service: Service) -> None:
-    """A batch of the other version answers in its own messages."""
+    """Calls of the other version answer in its own messages, about the same tasks."""
     await service.create_queue()
     requests = [{"parent": QUEUE, "task": {"http_request": {"url": "http://x"}}}]
     operation = await service.call("BatchCreateTasks", api="v2beta3", parent=QUEUE, requests=requests)
     response = beta.BatchCreateTasksResponse()
     assert operation.response.Unpack(response)
-    assert response.tasks[0].http_request.url == "http://x"
+    (made,) = response.tasks
+    assert made.http_request.url == "http://x"
+    assert await service.call("GetTask", api="v2beta3", name=made.name) == made
+    assert list((await service.call("ListTasks", api="v2beta3", parent=QUEUE)).tasks) == [made]
+    assert (await service.call("GetTask", name=made.name)).http_request.url == "http://x"
 
 
 async def test_the_same_batch_again(service: Service) -> None:
