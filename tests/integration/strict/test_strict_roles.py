@@ -74,16 +74,6 @@ def test_an_unknown_service_account(emulator: StrictEmulator, connect: Connect) 
         client.create_task(parent=QUEUE, task=task(oidc_token={"service_account_email": emulator.email("nobody")}))
 
 
-def test_a_batch_names_the_tasks_that_were_refused(emulator: StrictEmulator, connect: Connect) -> None:
-    """BatchCreateTasks refuses a task with a token and creates the others."""
-    client, account = connect(emulator.user("ann@example.com", ADMIN)), emulator.email("other")
-    emulator.service_account("other", key=False)
-    tasks = [task(), task(oidc_token={"service_account_email": account})]
-    done = client.batch_create_tasks({"parent": QUEUE, "requests": [{"parent": QUEUE, "task": one} for one in tasks]})
-    assert len(done.result().tasks) == 1
-    assert {index: failed.code for index, failed in done.metadata.failed_requests.items()} == {1: 7}
-
-
 def test_the_log_has_a_permission_of_its_own(emulator: StrictEmulator, connect: Connect) -> None:
     """Entries of the log are read with a role of Cloud Logging, until it is revoked."""
     client = connect(emulator.user("ann@example.com", ADMIN), LoggingServiceV2Client)

@@ -122,24 +122,6 @@ def test_google_by_its_own_names(emulator: StrictEmulator, tmp_path: Path) -> No
     assert found == [[QUEUE, QUEUE], 0, 1, "google.oauth2.credentials"]
 
 
-def test_tasks_are_delivered_with_tokens_over_tls(
-    emulator: StrictEmulator, connect: Connect, https_target: Target
-) -> None:
-    """A task reaches its https:// target with a token, and fails where the service agent cannot make one."""
-    emulator.service_account("caller", key=False)
-    client = connect(emulator.user("ann@example.com", "roles/owner"))
-    emulator.seed({"reports": {"max_attempts": 1}})
-    signed = task(https_target.url, oidc_token={"service_account_email": emulator.email("caller")})
-    client.create_task(parent=QUEUE, task=signed)
-    header = https_target.wait()[0].headers["authorization"].removeprefix("Bearer ")
-    assert google.auth.jwt.decode(header, verify=False)["email"] == emulator.email("caller")
-    emulator.set(service_agent=False)
-    client.create_task(parent=QUEUE, task=signed)
-    done = emulator.history(QUEUE, at_least=2)
-    assert {one["status"] for one in done} == {"OK", "PERMISSION_DENIED"}
-    assert len(https_target.received) == 1
-
-
 DOORS = [
     ("https://a.run.app", "caller", "https://a.run.app", "OK"),
     ("https://b.run.app", "other", "https://b.run.app", "PERMISSION_DENIED"),
