@@ -142,14 +142,6 @@ def test_a_later_subscriber_gets_all(watch: Watch) -> None:
     assert inserts(late.until(lambda snapshot: bool(snapshot.entries))) == ["a", "b"]
 
 
-def test_queues_do_not_mix(watch: Watch) -> None:
-    """Each listener gets the snapshots of its own queue."""
-    watcher = start(Service())
-    heard = {queue: watch(watcher, queue) for queue in (QUEUE, OTHER)}
-    for queue, one in heard.items():
-        assert {one.next().queue for _ in range(3)} == {queue}
-
-
 def test_a_listener_that_fails(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     """Its exception is logged; it and the others get the next snapshots."""
     fails = Mock(side_effect=RuntimeError("a bug of a panel"))

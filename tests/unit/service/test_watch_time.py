@@ -121,10 +121,11 @@ def test_no_minute_has_more_reads_than_the_quota(simulate: Simulate, latency: fl
 
 
 def test_a_long_log_is_read_to_its_end(simulate: Simulate) -> None:
-    """Every page of it is handed over once, however long it takes."""
+    """Every page of it is handed over once, however long it takes; each listener hears of its own queue."""
     _, heard = watch(simulate, pages={"q3": 40})
     entries = [entry.insert_id for snapshot in heard["q3"] for entry in snapshot.entries]
     assert entries == [f"q3-{left}" for left in range(40, 0, -1)]
+    assert all(snapshot.queue.queue == name for name, found in heard.items() for snapshot in found)
 
 
 def test_without_subscriptions_nothing_is_called(simulate: Simulate) -> None:
