@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import grpc
 import pytest
-from google.api_core.exceptions import NotFound
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
@@ -108,17 +107,6 @@ def test_a_failed_run_is_scheduled_from_the_call(emulator: Emulator, target: Tar
     failed = emulator.answered(task.name, 1)
     assert timedelta(0) <= failed.schedule_time - now - timedelta(seconds=50) < timedelta(seconds=20)
     assert failed.last_attempt.response_status.message == "INTERNAL(13): HTTP status code 500"
-
-
-def test_a_task_is_kept_31_days_and_no_longer(emulator: Emulator, paused: str) -> None:
-    """A task that was never sent is deleted 31 days after it was created."""
-    task = emulator.enqueue(paused, NOWHERE)
-    emulator.advance(31 * 86_400 - 60)
-    assert emulator.client.get_task(name=task.name).name == task.name
-    emulator.advance(120)
-    with pytest.raises(NotFound):
-        emulator.client.get_task(name=task.name)
-    assert list(emulator.client.list_tasks(parent=paused)) == []
 
 
 def test_a_large_page_is_cut(emulator: Emulator, paused: str) -> None:
