@@ -158,7 +158,6 @@ def test_attempts_in_flight_are_cancelled(
     assert {task.name for task in again.client.list_tasks(parent=QUEUE)} == {first, second}
 
 
-QUEUE = f"{LOCATION}/queues/q"
 WRITE = f"POST /v2/{QUEUE}/tasks HTTP/1.1\r\nContent-Type: application/json\r\n"
 #: Beginnings of requests, after which the client disconnects.
 CUT = {

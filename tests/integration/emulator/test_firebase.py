@@ -71,23 +71,17 @@ def test_what_is_refused(emulator: Emulator, path: str, given: Any, status: int,
     assert message in refused["error"]["message"]
 
 
-def test_an_empty_url_is_that_of_the_function(emulator: Emulator, target: Target) -> None:
-    """A task without a URL goes to the queue's `defaultUri`, with its body, its headers and a token."""
-    send(emulator, "POST", QUEUE, {"defaultUri": target.url})
-    status, made = send(emulator, "POST", f"{QUEUE}/tasks", {"task": TASK})
+@pytest.mark.parametrize("own", [False, True])
+def test_an_empty_url_is_that_of_the_function(emulator: Emulator, target: Target, *, own: bool) -> None:
+    """A task without a URL of its own goes to the queue's `defaultUri`, with its body, headers and a token."""
+    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/" if own else target.url})
+    task = {"httpRequest": {**TASK["httpRequest"], "url": target.url if own else ""}}
+    status, made = send(emulator, "POST", f"{QUEUE}/tasks", {"task": task})
     assert (status, made["task"]["name"].rpartition("/")[0]) == (200, f"/{QUEUE}/tasks")
     (request,) = target.wait()
     assert json.loads(request.body) == {"data": {"width": 100}}
     assert (request.headers["x-mine"], request.headers["x-cloudtasks-queuename"]) == ("1", "resize")
     assert request.headers["authorization"].startswith("Bearer ey")
-
-
-def test_a_url_of_its_own_is_kept(emulator: Emulator, target: Target) -> None:
-    """A task with a URL goes there."""
-    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
-    http = {**TASK["httpRequest"], "url": target.url}
-    assert send(emulator, "POST", f"{QUEUE}/tasks", {"task": {"httpRequest": http}})[0] == 200
-    target.wait()
 
 
 def test_duplicates_and_deletion(emulator: Emulator) -> None:

@@ -58,18 +58,13 @@ def ask(request: pytest.FixtureRequest, emulator: Emulator) -> Ask:
 
 
 def test_the_health_of_all_services(emulator: Emulator, pool: DescriptorPool) -> None:
-    """The emulator and each of its services say that they serve, all at once or one by one."""
+    """The emulator and each of its services say that they serve, all at once or one by one; others are unknown."""
     response = GetMessageClass(pool.FindMessageTypeByName("grpc.health.v1.HealthListResponse"))
     answer = response.FromString(emulator.channel.unary_unary("/grpc.health.v1.Health/List")(b"", timeout=PATIENCE))
     found = {service: one.status for service, one in answer.statuses.items()}
     assert found == dict.fromkeys({"", *SERVICES} - {"grpc.health.v1.Health"}, STATUS.SERVING)
     health = health_pb2_grpc.HealthStub(emulator.channel)
     assert {health.Check(asked_for(service)).status for service in found} == {STATUS.SERVING}
-
-
-def test_an_unknown_service(emulator: Emulator) -> None:
-    """Check refuses the name of no service."""
-    health = health_pb2_grpc.HealthStub(emulator.channel)
     with pytest.raises(grpc.RpcError) as refused:
         health.Check(asked_for("google.cloud.tasks.v2.Nothing"))
     assert refused.value.code() == grpc.StatusCode.NOT_FOUND
