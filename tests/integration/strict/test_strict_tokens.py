@@ -81,8 +81,9 @@ def test_metadata_server_under_a_foreign_name(emulator: StrictEmulator) -> None:
     for host, status in [("pages.example", 403), ("metadata.google.internal", 200)]:
         headers = {"Metadata-Flavor": "Google", "Host": host}
         assert requests.get(url, headers=headers, timeout=30).status_code == status
-    url = f"http://{address}/computeMetadata/v1/project/project-id"
-    assert requests.get(url, headers=headers, timeout=30).text == "demo"
+    for path, text in (("project/project-id", "demo"), ("universe/universe-domain", "googleapis.com")):
+        url = f"http://{address}/computeMetadata/v1/{path}"
+        assert requests.get(url, headers=headers, timeout=30).text == text
 
 
 def test_the_proxy_leads_nowhere_else(emulator: StrictEmulator) -> None:
