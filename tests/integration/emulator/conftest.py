@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from google.cloud import tasks_v2
+from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
+from google.cloud.logging_v2.types import LogEntry
+from google.protobuf.json_format import MessageToDict
 
 from tests.integration.conftest import Emulator, Target
 
@@ -19,6 +23,19 @@ def batch(queue: str, count: int = 100, **http: object) -> dict[str, object]:
     """Build a BatchCreateTasksRequest with tasks that are all the same."""
     task = {"http_request": {"url": NOWHERE, **http}}
     return {"parent": queue, "requests": [{"parent": queue, "task": task}] * count}
+
+
+def log_entries(emulator: Emulator, queue: str, count: int = 0) -> list[dict[str, Any]]:
+    """Read a queue's entries in the log as JSON, oldest first, as soon as there are so many."""
+    client = emulator.connect(LoggingServiceV2Client)
+    query = {"resource_names": ["projects/demo"], "order_by": "timestamp asc", "page_size": 1000}
+    query["filter"] = f'resource.labels.queue_id="{queue.rpartition("/")[2]}"'
+
+    def read() -> list[dict[str, Any]] | None:
+        found = [MessageToDict(LogEntry.pb(entry)) for entry in client.list_log_entries(query)]
+        return found if len(found) >= count else None
+
+    return emulator.until(read)
 
 
 @pytest.fixture

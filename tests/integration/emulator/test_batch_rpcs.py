@@ -23,10 +23,13 @@ def requests(queue: str, *ids: str, **http: object) -> list[dict[str, Any]]:
 
 
 def test_batch_create(emulator: Emulator, paused: str) -> None:
-    """BatchCreateTasks makes the tasks and its operation is done with the answer."""
+    """BatchCreateTasks makes the tasks, and its operation is done with the answer, in the view of each request."""
     ids = [f"t{n}" for n in range(100)]
-    operation = emulator.client.batch_create_tasks({"parent": paused, "requests": requests(paused, *ids, body=b"x")})
+    made = requests(paused, *ids, body=b"x")
+    made[1]["response_view"] = "FULL"
+    operation = emulator.client.batch_create_tasks({"parent": paused, "requests": made})
     result = operation.result()
+    assert [task.http_request.body for task in result.tasks[:3]] == [b"", b"x", b""]
     assert operation.operation.done
     assert emulator.client.get_operation(GetOperationRequest(name=operation.operation.name)) == operation.operation
     assert operation.operation.name.startswith(f"{LOCATION}/operations/")
@@ -36,14 +39,6 @@ def test_batch_create(emulator: Emulator, paused: str) -> None:
     assert dict(operation.metadata.failed_requests) == {}
     assert operation.metadata.start_time <= operation.metadata.end_time
     assert len(list(emulator.client.list_tasks(parent=paused))) == 100
-
-
-def test_batch_create_shows_the_view_of_each_request(emulator: Emulator, paused: str) -> None:
-    """The `response_view` of a request decides about its task's body in the answer."""
-    first, second = requests(paused, "a", "b", body=b"body")
-    second["response_view"] = "FULL"
-    result = emulator.client.batch_create_tasks({"parent": paused, "requests": [first, second]}).result()
-    assert [task.http_request.body for task in result.tasks] == [b"", b"body"]
 
 
 def test_a_batch_may_succeed_in_part(emulator: Emulator, paused: str) -> None:
@@ -60,13 +55,18 @@ def test_a_batch_may_succeed_in_part(emulator: Emulator, paused: str) -> None:
     assert failed == {1: exists, 2: invalid, 4: exists}
 
 
-def test_a_batch_of_which_nothing_is_made_is_aborted(emulator: Emulator, paused: str) -> None:
-    """When every request fails the operation fails, and its metadata says why for each."""
-    emulator.client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
-    operation = emulator.client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
-    with pytest.raises(Aborted, match="None of the requests succeeded"):
-        operation.result()
-    assert sorted(operation.metadata.failed_requests) == [0, 1]
+def test_a_batch_of_which_nothing_succeeds_is_aborted(emulator: Emulator, paused: str) -> None:
+    """When every request fails the operation fails with the documented text, and its metadata says why for each."""
+    there = requests(paused, "a", "b")
+    emulator.client.batch_create_tasks({"parent": paused, "requests": there})
+    deletion = {"parent": paused, "names": [f"{paused}/tasks/{number}" for number in range(2)]}
+    created = emulator.client.batch_create_tasks({"parent": paused, "requests": there}), "Create"
+    for operation, verb in (created, (emulator.client.batch_delete_tasks(deletion), "Delete")):
+        details = f"refer to Batch{verb}TasksMetadata.failed_requests for individual error details"
+        with pytest.raises(Aborted, match=f"None of the requests succeeded, {details}"):
+            operation.result()
+        assert sorted(operation.metadata.failed_requests) == [0, 1]
+        assert operation.metadata.state.name == "PARTIALLY_SUCCEEDED"
 
 
 def test_messages_beyond_4_mib(emulator: Emulator, paused: str) -> None:
@@ -100,16 +100,6 @@ def test_batch_delete_may_succeed_in_part(emulator: Emulator, paused: str) -> No
     assert operation.metadata.state == Deleted.PARTIALLY_SUCCEEDED == 3
     failed = {index: status.code for index, status in operation.metadata.failed_requests.items()}
     assert failed == {1: code_pb2.NOT_FOUND, 3: code_pb2.NOT_FOUND}
-
-
-def test_batch_delete_of_nothing_that_is_there(emulator: Emulator, paused: str) -> None:
-    """When no name could be deleted the operation is aborted with the documented text."""
-    operation = emulator.client.batch_delete_tasks({"parent": paused, "names": [f"{paused}/tasks/none"]})
-    details = "refer to BatchDeleteTasksMetadata.failed_requests for individual error details"
-    with pytest.raises(Aborted, match=f"None of the requests succeeded, {details}"):
-        operation.result()
-    assert operation.metadata.state == Deleted.PARTIALLY_SUCCEEDED
-    assert sorted(operation.metadata.failed_requests) == [0]
 
 
 def test_the_same_request_id_deletes_once(emulator: Emulator, paused: str) -> None:

@@ -137,15 +137,14 @@ def test_a_signing_key_of_ones_own(
     assert "max-age=21600" in web(f"{http}/certs").headers["Cache-Control"]
 
 
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [
-        (None, "No such file or directory"),
-        (b"", "it is not a private key in PEM without a password"),
-        (private_pem(Ed25519PrivateKey.generate()), "it is not an RSA key, which tokens with RS256 need"),
-    ],
-    ids=["no file", "no key", "another kind of key"],
-)
+NO_KEYS = [
+    (None, "No such file or directory"),
+    (b"", "it is not a private key in PEM without a password"),
+    (private_pem(Ed25519PrivateKey.generate()), "it is not an RSA key, which tokens with RS256 need"),
+]
+
+
+@pytest.mark.parametrize(("content", "why"), NO_KEYS, ids=["no file", "no key", "another kind of key"])
 def test_a_signing_key_that_is_none(tmp_path: Path, content: bytes | None, why: str) -> None:
     """An emulator does not start with a file that is not an RSA key, and says how to make one."""
     file = tmp_path / "key.pem"

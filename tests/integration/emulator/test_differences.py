@@ -12,20 +12,9 @@ from google.iam.v1.policy_pb2 import Binding, Policy
 
 from cloudtasks_nb.emulator.model.settings import Settings
 from tests.integration.conftest import LOCATION, Answer, Emulator, StartEmulator, Target, options
-from tests.integration.emulator.conftest import NOWHERE, batch
+from tests.integration.emulator.conftest import batch
 
 HOUR = 3_600
-
-
-def test_the_name_of_a_task_is_free_after_an_hour(emulator: Emulator, paused: str) -> None:
-    """Without `--task-tombstone` the name of a task that is gone is reserved for an hour."""
-    name = emulator.enqueue(paused, NOWHERE, name=f"{paused}/tasks/a").name
-    emulator.client.delete_task(name=name)
-    emulator.advance(HOUR - 120)
-    with pytest.raises(AlreadyExists, match="existed too recently"):
-        emulator.enqueue(paused, NOWHERE, name=name)
-    emulator.advance(121)
-    assert emulator.enqueue(paused, NOWHERE, name=name).name == name
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -81,6 +70,7 @@ def test_the_default_limit_of_the_log() -> None:
 
 
 QUEUE = f"{LOCATION}/queues/flags"
+NEW = {"parent": LOCATION, "queue": {"name": QUEUE}}
 TASK = {"parent": QUEUE, "task": {"name": f"{QUEUE}/tasks/a", "http_request": {"url": "http://127.0.0.1:9/"}}}
 
 
@@ -100,30 +90,34 @@ def test_hard_reset_on_purge(start_emulator: StartEmulator, tmp_path: Path) -> N
     assert second.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
 
 
-@options("--task-tombstone", "100", "--queue-tombstone", "50", "--queue", QUEUE)
-def test_lives_of_tombstones(emulator: Emulator) -> None:
-    """`--task-tombstone` and `--queue-tombstone` say for how long names stay taken."""
+LIVES = [([], HOUR, 3 * 86_400), (["--task-tombstone", "100", "--queue-tombstone", "50"], 100, 50)]
+
+
+@pytest.mark.parametrize(("cloud_tasks_emulator_arguments", "of_tasks", "of_queues"), LIVES)
+def test_for_how_long_names_are_taken(emulator: Emulator, of_tasks: int, of_queues: int) -> None:
+    """An hour after a task, three days after a queue; or as `--task-tombstone` and `--queue-tombstone` say."""
+    emulator.client.create_queue(NEW)
     emulator.client.pause_queue(name=QUEUE)
     emulator.client.create_task(TASK)
     emulator.client.delete_task(name=f"{QUEUE}/tasks/a")
-    emulator.advance(90)
-    with pytest.raises(AlreadyExists):
+    emulator.advance(of_tasks - 10)
+    with pytest.raises(AlreadyExists, match="existed too recently"):
         emulator.client.create_task(TASK)
     emulator.advance(11)
     emulator.client.create_task(TASK)
     emulator.client.delete_queue(name=QUEUE)
-    emulator.advance(40)
-    with pytest.raises(FailedPrecondition):
-        emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
+    emulator.advance(of_queues - 10)
+    with pytest.raises(FailedPrecondition, match="existed too recently"):
+        emulator.client.create_queue(NEW)
     emulator.advance(11)
-    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
-    assert emulator.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
+    emulator.client.create_queue(NEW)
+    assert list(emulator.client.list_tasks(parent=QUEUE)) == []
 
 
 @options("--new-queue-delay", "3600")
 def test_a_new_queue_takes_its_time(emulator: Emulator) -> None:
     """With `--new-queue-delay` a new queue is not found at first, as on the service."""
-    emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE}})
+    emulator.client.create_queue(NEW)
     with pytest.raises(NotFound, match="wait at least a minute for the queue to initialize"):
         emulator.client.create_task(TASK)
     emulator.advance(3590)
@@ -131,11 +125,3 @@ def test_a_new_queue_takes_its_time(emulator: Emulator) -> None:
         emulator.client.create_task(TASK)
     emulator.advance(11)
     assert emulator.client.create_task(TASK).name == f"{QUEUE}/tasks/a"
-
-
-@options("--create-queues-on-demand")
-def test_queues_on_demand(emulator: Emulator, target: Target) -> None:
-    """With `--create-queues-on-demand` a task makes its queue."""
-    emulator.client.create_task({"parent": QUEUE, "task": {"http_request": {"url": target.url}}})
-    assert target.wait()[0].headers["x-cloudtasks-queuename"] == "flags"
-    assert emulator.client.get_queue(name=QUEUE).name == QUEUE

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.api_core.exceptions import AlreadyExists, ServiceUnavailable
+from google.api_core.exceptions import ServiceUnavailable
 from google.cloud import tasks_v2
-from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
-from google.cloud.logging_v2.services.logging_service_v2.transports import LoggingServiceV2GrpcTransport
 
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
-from tests.integration.emulator.conftest import NOWHERE
+from tests.integration.emulator.conftest import LOGGED, NOWHERE, log_entries
 
 QUEUE = f"{LOCATION}/queues/durable"
 TASKS = 5_000
@@ -29,14 +27,6 @@ def request(name: str, **task: object) -> dict[str, Any]:
 def make_queue(emulator: Emulator, **fields: object) -> None:
     """Create the queue of these tests."""
     emulator.client.create_queue({"parent": LOCATION, "queue": {"name": QUEUE, **fields}})
-
-
-def logged(emulator: Emulator) -> list[str]:
-    """Give the names of the tasks whose creation is in the log, in its order."""
-    client = LoggingServiceV2Client(transport=LoggingServiceV2GrpcTransport(channel=emulator.channel))
-    request = {"resource_names": ["projects/demo"], "order_by": "timestamp asc", "page_size": 1000}
-    entries = client.list_log_entries({**request, "filter": "jsonPayload.taskCreationLog:*"})
-    return [str(entry.json_payload["task"]) for entry in entries]
 
 
 class Killing:
@@ -69,7 +59,7 @@ class Killing:
 def test_a_kill_in_the_middle_of_creates(start_emulator: StartEmulator, tmp_path: Path, chunk: int) -> None:
     """Every task that was acknowledged is there after the restart, and none twice; the log has all that are there."""
     first = start_emulator("--data-dir", str(tmp_path))
-    make_queue(first, stackdriver_logging_config={"sampling_ratio": 1.0})
+    make_queue(first, **LOGGED)
     first.client.pause_queue(name=QUEUE)
     killing = Killing(first, TASKS // 4)
     chunks = [NAMES[start : start + chunk] for start in range(0, TASKS, chunk)]
@@ -83,7 +73,7 @@ def test_a_kill_in_the_middle_of_creates(start_emulator: StartEmulator, tmp_path
     listed = [task.name for task in second.client.list_tasks(parent=QUEUE)]
     assert set(killing.acknowledged) <= set(listed) <= set(NAMES)
     assert len(listed) == len(set(listed))
-    assert logged(second) == listed
+    assert [entry["jsonPayload"]["task"] for entry in log_entries(second, QUEUE)] == listed
 
     for start in range(0, TASKS, 100):
         batch = [request(name) for name in NAMES[start : start + 100]]
@@ -108,29 +98,3 @@ def test_a_kill_in_the_middle_of_dispatches(start_emulator: StartEmulator, tmp_p
     arrived = Counter(received.headers["x-cloudtasks-taskname"] for received in target.received)
     assert set(arrived) == {name.rpartition("/")[2] for name in NAMES[:400]}
     assert arrived.total() - len(arrived) <= 100
-
-
-def test_state_after_a_restart(start_emulator: StartEmulator, tmp_path: Path, target: Target) -> None:
-    """Settings, bodies, attempts, schedule times and tombstones survive a kill."""
-    first = start_emulator("--data-dir", str(tmp_path))
-    make_queue(first, retry_config={"min_backoff": {"seconds": 300}}, rate_limits={"max_concurrent_dispatches": 3})
-    target.script(500)
-    first.client.create_task(request(NAMES[0], http_request={"url": target.url, "body": b"\x00body"}))
-    failed = first.answered(NAMES[0], 1)
-    first.client.create_task(request(NAMES[1], schedule_time={"seconds": int(failed.schedule_time.timestamp()) + 9}))
-    first.client.delete_task(name=NAMES[1])
-    config = first.client.get_queue(name=QUEUE)
-    first.kill()
-
-    second = start_emulator("--data-dir", str(tmp_path))
-    assert second.client.get_queue(name=QUEUE) == config
-    assert second.client.get_task(name=NAMES[0]) == failed
-    full = second.client.get_task({"name": NAMES[0], "response_view": "FULL"})
-    assert full.http_request.body == b"\x00body"
-    with pytest.raises(AlreadyExists, match="existed too recently"):
-        second.client.create_task(request(NAMES[1]))
-    second.advance(300)
-    retried = target.wait(2)[1]
-    assert retried.headers["x-cloudtasks-taskretrycount"] == "1"
-    assert retried.headers["x-cloudtasks-taskpreviousresponse"] == "500"
-    assert retried.body == b"\x00body"

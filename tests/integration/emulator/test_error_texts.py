@@ -21,12 +21,8 @@ KEY = f"{LOCATION}/cmekConfig"
 URL = "https://example.com/"
 
 NO_QUEUE = "Queue does not exist. If you just created the queue, wait at least a minute for the queue to initialize."
-RATE, CONCURRENT = "RateLimits.maxDispatchesPerSecond", "RateLimits.maxConcurrentDispatches"
-MANY = f"{CONCURRENT} must be less than or equal to 5000."
-NEGATIVE_RATE = f"{RATE} cannot be negative."
-BACKOFFS = "RetryConfig.minBackoff must be less than or equal to RetryConfig.maxBackoff."
-DEADLINE = "Task.dispatchDeadline must be between [15s, 30m]."
-LONG_DEADLINE = "Task.dispatchDeadline must be between [15s, 24h15s]."
+NEGATIVE: dict[str, Any] = {"rate_limits": {"max_dispatches_per_second": -1}}
+NEGATIVE_RATE = "RateLimits.maxDispatchesPerSecond cannot be negative."
 BAD_RESOURCE = "Invalid resource field value in the request."
 NO_FIELD = "Invalid update mask."
 TOO_MANY = "The number of names must be at most 1000."
@@ -35,10 +31,6 @@ QUEUE_TOO_RECENT = "The queue cannot be created because a queue with this name e
 OTHER_QUEUE = (
     f"The queue name from request ('{QUEUE}') must be the same as the queue name in the named task ('{OTHER}')."
 )
-ODD_TASK = {"parent": QUEUE, "task": {"http_request": {"url": URL, "headers": {"X A": "1"}}}}
-ODD_OVERRIDE = {"header_overrides": [{"header": {"key": "X A", "value": "1"}}]}
-ODD_HEADER = '"X A" is not the name of an HTTP header.'
-ODD_ROUTE = f"HttpTarget.headerOverrides: {ODD_HEADER}"
 NO_SCHEME = "HttpTarget.url must start with 'http://' or 'https://'."
 NO_ENTITY = "Requested entity was not found."
 QUEUE_FORMAT = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'
@@ -73,29 +65,9 @@ def create(parent: str = QUEUE, url: str = URL, **task: object) -> dict[str, Any
     return {"parent": parent, "task": {"http_request": {"url": url}, **task}}
 
 
-def limits(**fields: object) -> dict[str, Any]:
-    """Build a CreateQueueRequest with rate limits."""
-    return named(f"{LOCATION}/queues/new", rate_limits=fields)
-
-
-def retry(**fields: object) -> dict[str, Any]:
-    """Build a CreateQueueRequest with a retry configuration."""
-    return named(f"{LOCATION}/queues/new", retry_config=fields)
-
-
-def app_engine(**fields: object) -> dict[str, Any]:
-    """Build a CreateTaskRequest for App Engine."""
-    return {"parent": QUEUE, "task": {"app_engine_http_request": {}, **fields}}
-
-
 def named(queue: str, **fields: object) -> dict[str, Any]:
     """Build a CreateQueueRequest with a name."""
     return {"parent": LOCATION, "queue": {"name": queue, **fields}}
-
-
-def seconds(number: float) -> dict[str, int]:
-    """Build a duration."""
-    return {"seconds": int(number), "nanos": int((number - int(number)) * 1e9)}
 
 
 def bad_id(task_id: str) -> str:
@@ -127,16 +99,8 @@ REFUSALS: list[tuple[str, Any, str, str]] = [
     ("create_queue", named(f"{LOCATION}/queues/under_score"), INVALID, QUEUE_FORMAT),
     ("create_queue", named(f"{LOCATION}/queues/{'x' * 101}"), INVALID, QUEUE_FORMAT),
     ("create_queue", named(ELSEWHERE), INVALID, f"{ELSEWHERE} must begin with {LOCATION}."),
-    ("create_queue", limits(max_dispatches_per_second=-1), INVALID, NEGATIVE_RATE),
-    ("create_queue", limits(max_dispatches_per_second=500.5), INVALID, f"{RATE} must be less than or equal to 500."),
-    ("create_queue", limits(max_concurrent_dispatches=-1), INVALID, f"{CONCURRENT} cannot be negative."),
-    ("create_queue", limits(max_concurrent_dispatches=5001), INVALID, MANY),
-    ("create_queue", retry(max_attempts=-2), INVALID, "RetryConfig.maxAttempts must be greater or equal to -1."),
-    ("create_queue", retry(max_doublings=-1), INVALID, "RetryConfig.maxDoublings cannot be negative."),
-    ("create_queue", retry(min_backoff=seconds(-1)), INVALID, "RetryConfig.minBackoff cannot be negative."),
-    ("create_queue", retry(min_backoff=seconds(10), max_backoff=seconds(5)), INVALID, BACKOFFS),
-    ("create_queue", named(f"{QUEUE}-odd", http_target=ODD_OVERRIDE), INVALID, ODD_ROUTE),
-    ("update_queue", {"queue": limits(max_dispatches_per_second=-1)["queue"]}, INVALID, NEGATIVE_RATE),
+    ("create_queue", named(f"{LOCATION}/queues/new", **NEGATIVE), INVALID, NEGATIVE_RATE),
+    ("update_queue", {"queue": {"name": f"{LOCATION}/queues/new", **NEGATIVE}}, INVALID, NEGATIVE_RATE),
     ("create_task", create(parent=MISSING), NOT_FOUND, NO_QUEUE),
     ("create_task", create(parent=DELETED), NOT_FOUND, NO_QUEUE),
     ("create_task", create(name=f"{QUEUE}/tasks/live"), EXISTS, "Requested entity already exists"),
@@ -150,11 +114,6 @@ REFUSALS: list[tuple[str, Any, str, str]] = [
     ("create_task", create(url="example.com"), INVALID, NO_SCHEME),
     ("create_task", create(schedule_time={"seconds": 4_102_444_800}), INVALID, too_far("2099-12-31T16:00:00-08:00")),
     ("create_task", create(schedule_time={"seconds": 4_118_083_200}), INVALID, too_far("2100-06-30T17:00:00-07:00")),
-    ("create_task", create(dispatch_deadline=seconds(14.9)), INVALID, DEADLINE),
-    ("create_task", create(dispatch_deadline=seconds(1801)), INVALID, DEADLINE),
-    ("create_task", app_engine(dispatch_deadline=seconds(14)), INVALID, LONG_DEADLINE),
-    ("create_task", app_engine(dispatch_deadline=seconds(86_416)), INVALID, LONG_DEADLINE),
-    ("create_task", ODD_TASK, INVALID, f"HttpRequest.headers: {ODD_HEADER}"),
     *((rpc, {"name": f"{QUEUE}/tasks/none"}, NOT_FOUND, NO_ENTITY) for rpc in ("get_task", "delete_task", "run_task")),
     *((rpc, {"name": f"{QUEUE}/tasks/dead"}, NOT_FOUND, TASK_WAS) for rpc in ("get_task", "delete_task", "run_task")),
     ("list_tasks", {"parent": MISSING}, NOT_FOUND, NO_QUEUE),
@@ -185,13 +144,13 @@ def everything(emulator: Emulator) -> list[Any]:
     return [*emulator.client.list_queues(parent=LOCATION), *emulator.client.list_tasks(parent=QUEUE)]
 
 
-@pytest.mark.parametrize(
-    ("rpc", "message", "description", "link"),
-    [
-        ("create_queue", named("wrong"), "Definition of queue name", f"{REFERENCE}#Queue.FIELDS.name"),
-        ("create_task", create(name=BAD_TASK), "Definition of task ID", f"{REFERENCE}.tasks#Task.FIELDS.name"),
-    ],
-)
+LINKS = [
+    ("create_queue", named("wrong"), "Definition of queue name", f"{REFERENCE}#Queue.FIELDS.name"),
+    ("create_task", create(name=BAD_TASK), "Definition of task ID", f"{REFERENCE}.tasks#Task.FIELDS.name"),
+]
+
+
+@pytest.mark.parametrize(("rpc", "message", "description", "link"), LINKS)
 def test_a_bad_name_comes_with_a_link(
     emulator: Emulator, rpc: str, message: dict[str, Any], description: str, link: str
 ) -> None:
@@ -204,15 +163,9 @@ def test_a_bad_name_comes_with_a_link(
 
 
 @pytest.mark.grpc_only("a request of HTTP does not tell its deadline")
-@pytest.mark.parametrize("timeout", [None, 20, 30])
-def test_deadlines_that_are_taken(emulator: Emulator, timeout: float | None) -> None:
-    """A call may wait thirty seconds, or say nothing of a deadline."""
-    assert emulator.client.get_queue(name=QUEUE, timeout=timeout, retry=None).name == QUEUE
-
-
-@pytest.mark.grpc_only("a request of HTTP does not tell its deadline")
 def test_a_deadline_too_far_ahead(emulator: Emulator) -> None:
-    """A call that would wait for more than thirty seconds is refused, as the real service does."""
+    """A call that would wait for more than thirty seconds is refused, as the real service does; thirty are taken."""
+    assert emulator.client.get_queue(name=QUEUE, timeout=30, retry=None).name == QUEUE
     with pytest.raises(InvalidArgument) as caught:
         emulator.client.get_queue(name=QUEUE, timeout=31, retry=None)
     before, _, after = caught.value.message.partition("20")

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,46 +44,44 @@ def test_a_queue_has_the_settings_of_its_function(emulator: Emulator) -> None:
     assert (retry.min_backoff.total_seconds(), retry.max_retry_duration.total_seconds()) == (2.5, 60)
 
 
-@pytest.mark.parametrize(
-    ("path", "given", "message"),
-    [
-        (QUEUE, {"rateLimits": {"maxConcurrentDispatches": 5001}}, "5000"),
-        (QUEUE, {"rateLimits": {"maxDispatchesPerSecond": "7"}}, "maxDispatchesPerSecond must be a number"),
-        (QUEUE, {"retryConfig": {"minBackoffSeconds": True}}, "minBackoffSeconds must be a number"),
-        (QUEUE, {"retryConfig": {"maxAttempts": 2.5}}, "Invalid JSON payload"),
-        (QUEUE, {"retryConfig": {"maxRetrySeconds": 1e300}}, "Invalid JSON payload"),
-        (QUEUE, {"retryConfig": [1]}, "retryConfig must be an object"),
-        (QUEUE, {"defaultUri": "/resize"}, "defaultUri must start with"),
-        (f"{LOCATION}/queues/under_score", {}, "Queue name must be formatted"),
-        (f"{LOCATION}/queues/{'q' * 101}", {}, "Queue name must be formatted"),
-    ],
-)
-def test_settings_that_a_queue_cannot_have(
-    emulator: Emulator, path: str, given: Mapping[str, object], message: str
-) -> None:
-    """A wrong setting is refused with the reason, as JSON."""
-    status, refused = send(emulator, "POST", path, given)
-    assert (status, refused["error"]["status"]) == (400, "INVALID_ARGUMENT")
+MISSING = f"{LOCATION}/queues/missing/tasks"
+NO_TASKS: list[Any] = [None, {}, [], {"task": {}}, {"task": 1}, {"task": {"httpRequest": 1}}]
+#: The path below which something is created, what is given, the status and a part of the text.
+REFUSED: list[tuple[str, Any, int, str]] = [
+    (QUEUE, {"rateLimits": {"maxConcurrentDispatches": 5001}}, 400, "5000"),
+    (QUEUE, {"rateLimits": {"maxDispatchesPerSecond": "7"}}, 400, "maxDispatchesPerSecond must be a number"),
+    (QUEUE, {"retryConfig": {"minBackoffSeconds": True}}, 400, "minBackoffSeconds must be a number"),
+    (QUEUE, {"retryConfig": {"maxAttempts": 2.5}}, 400, "Invalid JSON payload"),
+    (QUEUE, {"retryConfig": {"maxRetrySeconds": 1e300}}, 400, "Invalid JSON payload"),
+    (QUEUE, {"retryConfig": [1]}, 400, "retryConfig must be an object"),
+    (QUEUE, {"defaultUri": "/resize"}, 400, "defaultUri must start with"),
+    (f"{LOCATION}/queues/under_score", {}, 400, "Queue name must be formatted"),
+    (f"{LOCATION}/queues/{'q' * 101}", {}, 400, "Queue name must be formatted"),
+    *((f"{QUEUE}/tasks", body, 400, "") for body in NO_TASKS),
+    (MISSING, {"task": TASK}, 404, "Queue does not exist"),
+]
+
+
+@pytest.mark.parametrize(("path", "given", "status", "message"), REFUSED)
+def test_what_is_refused(emulator: Emulator, path: str, given: Any, status: int, message: str) -> None:
+    """A wrong setting, what is no task, and a task for a function without a queue are refused in JSON."""
+    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
+    found, refused = send(emulator, "POST", path, given)
+    assert (found, refused["error"]["status"]) == (status, "INVALID_ARGUMENT" if status == 400 else "NOT_FOUND")
     assert message in refused["error"]["message"]
 
 
-def test_an_empty_url_is_that_of_the_function(emulator: Emulator, target: Target) -> None:
-    """A task without a URL goes to the queue's `defaultUri`, with its body, its headers and a token."""
-    send(emulator, "POST", QUEUE, {"defaultUri": target.url})
-    status, made = send(emulator, "POST", f"{QUEUE}/tasks", {"task": TASK})
+@pytest.mark.parametrize("own", [False, True])
+def test_an_empty_url_is_that_of_the_function(emulator: Emulator, target: Target, *, own: bool) -> None:
+    """A task without a URL of its own goes to the queue's `defaultUri`, with its body, headers and a token."""
+    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/" if own else target.url})
+    task = {"httpRequest": {**TASK["httpRequest"], "url": target.url if own else ""}}
+    status, made = send(emulator, "POST", f"{QUEUE}/tasks", {"task": task})
     assert (status, made["task"]["name"].rpartition("/")[0]) == (200, f"/{QUEUE}/tasks")
     (request,) = target.wait()
     assert json.loads(request.body) == {"data": {"width": 100}}
     assert (request.headers["x-mine"], request.headers["x-cloudtasks-queuename"]) == ("1", "resize")
     assert request.headers["authorization"].startswith("Bearer ey")
-
-
-def test_a_url_of_its_own_is_kept(emulator: Emulator, target: Target) -> None:
-    """A task with a URL goes there."""
-    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
-    http = {**TASK["httpRequest"], "url": target.url}
-    assert send(emulator, "POST", f"{QUEUE}/tasks", {"task": {"httpRequest": http}})[0] == 200
-    target.wait()
 
 
 def test_duplicates_and_deletion(emulator: Emulator) -> None:
@@ -98,24 +95,8 @@ def test_duplicates_and_deletion(emulator: Emulator) -> None:
     status, refused = send(emulator, "POST", f"{QUEUE}/tasks", named)
     assert (status, refused["error"]["status"]) == (409, "ALREADY_EXISTS")
     assert send(emulator, "DELETE", name) == (200, {})
-    assert send(emulator, "DELETE", name)[0] == 404
+    assert send(emulator, "DELETE", name)[0] == send(emulator, "DELETE", f"{MISSING}/one")[0] == 404
     emulator.client.resume_queue(name=QUEUE)
-
-
-def test_a_queue_that_does_not_exist(emulator: Emulator) -> None:
-    """A task for a function without a queue is refused with 404."""
-    missing = f"{LOCATION}/queues/missing"
-    status, refused = send(emulator, "POST", f"{missing}/tasks", {"task": TASK})
-    assert (status, refused["error"]["status"]) == (404, "NOT_FOUND")
-    assert send(emulator, "DELETE", f"{missing}/tasks/one")[0] == 404
-
-
-@pytest.mark.parametrize("body", [None, {}, {"task": {}}, {"task": {"httpRequest": 1}}, {"task": 1}, []])
-def test_tasks_that_are_none(emulator: Emulator, body: object) -> None:
-    """A body without a task is refused with 400."""
-    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
-    status, refused = send(emulator, "POST", f"{QUEUE}/tasks", body)
-    assert (status, refused["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
 
 def test_a_function_without_a_url(emulator: Emulator) -> None:

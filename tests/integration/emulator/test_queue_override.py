@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from tests.integration.conftest import Emulator, Target
 
 BOTH_TRANSPORTS = True
@@ -33,19 +35,12 @@ def test_it_is_not_seen_in_the_task(emulator: Emulator, target: Target) -> None:
     assert emulator.client.get_queue(name=queue).http_target.uri_override.port == target.port
 
 
-def test_method_and_headers(emulator: Emulator, target: Target) -> None:
-    """The queue's method replaces the task's; its headers replace those of the same name and add others."""
+@pytest.mark.parametrize(("method", "body"), [("PUT", b"body"), ("GET", b"")])
+def test_method_and_headers(emulator: Emulator, target: Target, method: str, body: bytes) -> None:
+    """The queue's method, which may have no body, replaces the task's; its headers do so, and others are added."""
     headers = [{"header": {"key": "X-A", "value": "queue"}}, {"header": {"key": "X-B", "value": "queue"}}]
-    queue = emulator.make_queue(http_target={**override(target), "http_method": "PUT", "header_overrides": headers})
+    queue = emulator.make_queue(http_target={**override(target), "http_method": method, "header_overrides": headers})
     emulator.enqueue(queue, NOWHERE, {"headers": {"x-a": "task", "X-C": "task"}, "body": b"body"})
     (request,) = target.wait()
-    assert (request.method, request.body) == ("PUT", b"body")
+    assert (request.method, request.body) == (method, body)
     assert [request.headers.get(name) for name in ("x-a", "x-b", "x-c")] == ["queue", "queue", "task"]
-
-
-def test_a_get_override_drops_the_body(emulator: Emulator, target: Target) -> None:
-    """A body is not sent with a method that has none."""
-    queue = emulator.make_queue(http_target={**override(target), "http_method": "GET"})
-    emulator.enqueue(queue, NOWHERE, {"body": b"body"})
-    (request,) = target.wait()
-    assert (request.method, request.body) == ("GET", b"")

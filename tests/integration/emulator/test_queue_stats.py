@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from google.cloud import tasks_v2beta3
 
-from tests.integration.conftest import LOCATION, Emulator, Target
+from tests.integration.conftest import Emulator, Target
 from tests.integration.emulator.conftest import NOWHERE
 
 BOTH_TRANSPORTS = True
@@ -21,16 +21,6 @@ def beta(emulator: Emulator) -> tasks_v2beta3.CloudTasksClient:
 def stats(beta: tasks_v2beta3.CloudTasksClient, queue: str) -> tasks_v2beta3.QueueStats:
     """Read a queue's statistics."""
     return beta.get_queue({"name": queue, "read_mask": "stats"}).stats
-
-
-def test_list_queues_with_statistics(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator) -> None:
-    """ListQueues gives the statistics of every queue."""
-    filled, empty = emulator.make_queue(), emulator.make_queue()
-    emulator.client.pause_queue(name=filled)
-    for _ in range(3):
-        emulator.enqueue(filled, NOWHERE)
-    listed = {q.name: q.stats.tasks_count for q in beta.list_queues({"parent": LOCATION, "read_mask": "name,stats"})}
-    assert (listed[filled], listed[empty]) == (3, 0)
 
 
 def test_the_counts_follow_the_tasks(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, target: Target) -> None:
@@ -63,20 +53,3 @@ def test_the_next_schedule_time(beta: tasks_v2beta3.CloudTasksClient, emulator: 
     shown = stats(beta, paused)
     assert shown.oldest_estimated_arrival_time == now + timedelta(hours=2)
     assert shown.effective_execution_rate == 500
-
-
-def test_tasks_of_v2_are_tasks_of_v2beta3(
-    beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, paused: str
-) -> None:
-    """Both versions show the same tasks, each in its own form."""
-    made = emulator.enqueue(paused, NOWHERE, {"body": b"body", "headers": {"X-A": "1"}})
-    for shown in (
-        beta.get_task({"name": made.name, "response_view": "FULL"}),
-        *beta.list_tasks({"parent": paused, "response_view": "FULL"}),
-    ):
-        assert (shown.name, shown.http_request.url, shown.http_request.body) == (made.name, NOWHERE, b"body")
-        assert (shown.schedule_time, shown.dispatch_deadline) == (made.schedule_time, made.dispatch_deadline)
-    other = beta.create_task({"parent": paused, "task": {"http_request": {"url": NOWHERE}}})
-    assert emulator.client.get_task(name=other.name).http_request.url == NOWHERE
-    beta.delete_task(name=made.name)
-    assert [task.name for task in emulator.client.list_tasks(parent=paused)] == [other.name]

@@ -12,7 +12,6 @@ from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.client.emulator_process import hold
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target, options
 
 ONE_PORT = options("--single-port")
@@ -88,17 +87,6 @@ def test_tls_clients_come_and_go_silently(start_emulator: StartEmulator, tmp_pat
             pass
     assert emulator.errors() == ""
     assert emulator.stop() == 0
-
-
-def test_the_lease(start_emulator: StartEmulator) -> None:
-    """With `--lease` the emulator ends after its last holder has gone, though a gRPC client is connected."""
-    emulator = start_emulator("--single-port", "--lease")
-    held = hold(emulator.ready)
-    assert held is not None
-    assert list(emulator.client.list_queues(parent=LOCATION)) == []
-    held.close()
-    assert emulator.process.wait(PATIENCE) == 0
-    assert emulator.errors() == ""
 
 
 def test_a_fixed_port(start_emulator: StartEmulator, free_port: int) -> None:

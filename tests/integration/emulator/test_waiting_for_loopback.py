@@ -27,18 +27,6 @@ def test_no_attempt_is_spent_while_the_target_is_down(emulator: Emulator, target
             emulator.gone(task.name)
 
 
-def test_they_can_be_deleted_while_they_wait(emulator: Emulator, free_port: int) -> None:
-    """Waiting tasks are listed, deleted and purged like others."""
-    queue = emulator.make_queue()
-    first, second = (emulator.enqueue(queue, f"http://localhost:{free_port}/") for _ in range(2))
-    emulator.until(lambda: emulator.request("GET", "/admin/waiting")["targets"])
-    waiting = list(emulator.client.list_tasks(parent=queue))
-    assert {(task.name, task.dispatch_count) for task in waiting} == {(first.name, 0), (second.name, 0)}
-    emulator.client.delete_task(name=first.name)
-    emulator.client.purge_queue(name=queue)
-    assert list(emulator.client.list_tasks(parent=queue)) == []
-
-
 def test_a_server_that_goes_and_comes_back(emulator: Emulator, free_port: int) -> None:
     """A task that failed while its function was served waits when the function is gone."""
     queue = emulator.make_queue(retry_config={"max_attempts": 2, "min_backoff": {"seconds": 5}})

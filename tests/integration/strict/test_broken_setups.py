@@ -2,10 +2,10 @@
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -25,6 +25,7 @@ __all__ = ["gs_server"]
 ADC = "GOOGLE_APPLICATION_CREDENTIALS"
 ROOTS, BUNDLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "REQUESTS_CA_BUNDLE"
 CALLER = "caller@demo.iam.gserviceaccount.com"
+VIEWERS = ("roles/cloudtasks.viewer", "roles/logging.viewer")
 EVERYTHING = ("roles/cloudtasks.admin", "roles/logging.viewer")
 PERMISSIONS = tuple(f"cloudtasks.tasks.{verb}" for verb in ("create", "list", "get", "fullView", "delete", "run"))
 PERMISSIONS += tuple(f"cloudtasks.{verb}" for verb in ("queues.get", "queues.update", "locations.list"))
@@ -112,11 +113,7 @@ def few_scopes(setup: Setup) -> None:
 
 def without(verb: str) -> Breaks:
     """Return a set-up in which the user lacks one permission on tasks."""
-
-    def breaks(setup: Setup) -> None:
-        setup.roles = (*(one for one in PERMISSIONS if one != f"cloudtasks.tasks.{verb}"), "roles/logging.viewer")
-
-    return breaks
+    return has(roles=(*(one for one in PERMISSIONS if one != f"cloudtasks.tasks.{verb}"), "roles/logging.viewer"))
 
 
 def set_(**conditions: Any) -> Breaks:
@@ -144,34 +141,25 @@ def unsampled(setup: Setup) -> None:
     setup.google.seed({"reports": {"log_sampling_ratio": 0.0}})
 
 
-def call(conditions: Mapping[str, Any] = MappingProxyType({}), **service: Any) -> Breaks:
-    """Return a set-up in which the target does not let the task in, or the task gets no token."""
+def call(*statuses: int, agent: bool = True, **service: Any) -> Breaks:
+    """Return a set-up in which the service answers so, or does not let the task in, or the task gets no token."""
 
     def breaks(setup: Setup) -> None:
         setup.call_a_service(**service)
-        setup.google.set(**conditions)
+        setup.target.script(*statuses)
+        setup.google.set(service_agent=agent)
 
     return breaks
 
 
-def answering(status: int) -> Breaks:
-    """Return a set-up in which the service answers with a status."""
-
-    def breaks(setup: Setup) -> None:
-        setup.call_a_service()
-        setup.target.script(status)
-
-    return breaks
-
-
-def public(invoker: str = "caller", **service: Any) -> Breaks:
+def public(*members: str, **service: Any) -> Breaks:
     """Return a set-up in which everybody may call the service."""
 
     def breaks(setup: Setup) -> None:
         setup.call_a_service(**service)
         setup.google.grant(setup.email, "roles/run.viewer")
-        if invoker != "caller":
-            setup.google.grant(invoker, "roles/run.invoker", setup.arguments["url"].removesuffix("/run"))
+        for member in members:
+            setup.google.grant(member, "roles/run.invoker", setup.arguments["url"].removesuffix("/run"))
 
     return breaks
 
@@ -221,9 +209,7 @@ def deployed(setup: Setup, store: str = "gs://team/tasks", role: str | None = No
     setup.arguments, setup.connection["store"] = {"url": service}, store
 
 
-def elsewhere(setup: Setup) -> None:
-    """The connection reads results elsewhere."""
-    deployed(setup, store="gs://team/other")
+elsewhere = partial(deployed, store="gs://team/other")  # the connection reads results elsewhere
 
 
 LOGIN = "gcloud auth application-default login"
@@ -250,6 +236,7 @@ CLOSE = "--member=allUsers --role=roles/run.invoker; gcloud run services update"
 RUNNER = "cloudtasks-handler@demo.iam.gserviceaccount.com"
 WRITE = f"buckets add-iam-policy-binding gs://team --member=serviceAccount:{RUNNER} --role=roles/storage.objectUser"
 READS = "report stores results in gs://team/tasks, and this connection reads gs://team/other"
+NO_QUEUE_CREATE = "on projects/demo the caller lacks cloudtasks.tasks.create"
 NO_CREATE = "lacks cloudtasks.tasks.create (fan_out, enqueue)"
 NO_AGENT = "the service agent of Cloud Tasks cannot get a token"
 EXCLUDED = "gcloud logging sinks update _Default --remove-exclusions=NAME --project=demo"
@@ -269,31 +256,20 @@ CASES: list[tuple[str, Breaks, str, str, str]] = [
     ("no such region", connect(location="us-centrall"), "location", NO_REGION, CONNECT),
     ("wrong region", connect(location="europe-west1"), "queues", ELSEWHERE, CONNECT),
     ("no queue", has(queue="nowhere"), "queues", NO_QUEUE, 'tasks.queue("nowhere", create=True)'),
+    ("no queue yet", has(roles=VIEWERS, queue=None), "permissions", NO_QUEUE_CREATE, f"{ROLE}.editor"),
     ("no create", without("create"), "permissions", NO_CREATE, f"{USER} {ROLE}.enqueuer"),
     ("no list", without("list"), "permissions", "lacks cloudtasks.tasks.list", f"{ROLE}.viewer"),
     ("no fullView", without("fullView"), "permissions", "lacks cloudtasks.tasks.fullView", f"{ROLE}.viewer"),
     ("no run", without("run"), "permissions", "lacks cloudtasks.tasks.run", f"{ROLE}.taskRunner"),
     ("no right to act", account(CALLER), "service_account", f"lacks iam.serviceAccounts.actAs on {CALLER}", ACT_AS),
     ("no such account", account("nobody@demo.iam.gserviceaccount.com"), "service_account", NO_ACCOUNT, CREATE_ACCOUNT),
-    (
-        "foreign account",
-        account("caller@other.iam.gserviceaccount.com"),
-        "service_account",
-        FOREIGN,
-        CREATE_CALLER,
-    ),
-    (
-        "a user",
-        account("ann@example.com"),
-        "service_account",
-        "is not a service account",
-        f"{ACCOUNTS} list",
-    ),
+    ("foreign account", account("caller@other.iam.gserviceaccount.com"), "service_account", FOREIGN, CREATE_CALLER),
+    ("a user", account("ann@example.com"), "service_account", "is not a service account", f"{ACCOUNTS} list"),
     ("no right to invoke", call(invoker="somebody"), "target", f"answers 403: {CALLER} may not invoke it", INVOKE),
     ("wrong audience", call(audience="https://reports"), "target", AUDIENCE, SEE_AUDIENCE),
-    ("signature wanted", answering(401), "target", "or it wants a signature, which Cloud Run has removed", PRIVATE),
-    ("service gone", answering(404), "target", "its ingress does not let Cloud Tasks in", f"{UPDATE} --ingress=all"),
-    ("no free instance", answering(429), "target", "answers 429: no instance is free", f"{UPDATE} --max-instances="),
+    ("signature wanted", call(401), "target", "or it wants a signature, which Cloud Run has removed", PRIVATE),
+    ("service gone", call(404), "target", "its ingress does not let Cloud Tasks in", f"{UPDATE} --ingress=all"),
+    ("no free instance", call(429), "target", "answers 429: no instance is free", f"{UPDATE} --max-instances="),
     ("everybody may invoke", public("allUsers"), "target", "is public: allUsers may invoke it", CLOSE),
     ("all accounts may invoke", public("allAuthenticatedUsers"), "target", "public: allAuthenticatedUsers may", CLOSE),
     ("callers are not checked", public(unchecked=True), "target", "its check of callers is switched off", CLOSE),
@@ -303,21 +279,12 @@ CASES: list[tuple[str, Breaks, str, str, str]] = [
     ("no right of the runner", deployed, "store", f"{RUNNER}, as which the service runs, has no role", WRITE),
     ("another store", elsewhere, "store", READS, 'ct.connect(…, store="gs://team/tasks")'),
     ("paused queue", paused, "queues", "reports is paused", 'tasks.queue("reports").resume()'),
-    ("no service agent", call({"service_agent": False}), "target", NO_AGENT, f"{ROLE}.serviceAgent"),
+    ("no service agent", call(agent=False), "target", NO_AGENT, f"{ROLE}.serviceAgent"),
     ("no log", has(roles=EVERYTHING[:1]), "log", "logging.logEntries.list", f"{USER} --role=roles/logging.viewer"),
     ("log routed elsewhere", set_(log_excluded=True), "log", "the entry of a new task did not appear", EXCLUDED),
     ("sampling 0", unsampled, "log", "write no log: reports", SAMPLE),
-    (
-        "clock behind",
-        set_(clock_offset_s=300),
-        "clock",
-        "this machine's clock is 5 min behind the service's",
-        "timedatectl",
-    ),
-    (
-        *("clock ahead", set_(clock_offset_s=-300), "credentials"),
-        *("in a reasonable timeframe", "the clock of this machine is wrong"),
-    ),
+    ("clock behind", set_(clock_offset_s=300), "clock", "clock is 5 min behind the service's", "timedatectl"),
+    ("clock ahead", set_(clock_offset_s=-300), "credentials", "in a reasonable timeframe", "of this machine is wrong"),
 ]
 
 
@@ -349,12 +316,11 @@ def test_the_runner_of_a_deployment(setup: Setup) -> None:
     deployed(setup, role="roles/storage.objectCreator")
     found = setup.doctor()
     assert wrong(found) == []
-    runner = "cloudtasks-handler@demo.iam.gserviceaccount.com"
-    assert found.detail["store"].endswith(f"listed and cleared, and {runner} may write")
+    assert found.detail["store"].endswith(f"listed and cleared, and {RUNNER} may write")
     setup.google.revoke(setup.email, "roles/storage.admin", "gs://team")
     found = setup.doctor()
     assert wrong(found) == []
-    assert f"whether {runner} may write is not known: " in found.detail["store"]
+    assert f"whether {RUNNER} may write is not known: " in found.detail["store"]
     setup.google.grant(setup.email, "roles/storage.objectUser", "gs://team")
     setup.patch.setattr(setup.arguments["url"], "store", "")
     assert setup.doctor().detail["store"].endswith("listed and cleared")
@@ -372,15 +338,6 @@ def test_apis_that_only_the_doctor_needs(setup: Setup) -> None:
     assert found.detail["permissions"].startswith("queues can be listed")
     assert found.detail["service_account"].startswith("not checked")
     assert "gcloud services enable iam.googleapis.com" in found.fix["service_account"]
-
-
-def test_permissions_without_a_queue(setup: Setup) -> None:
-    """While there is no queue, the permissions are those on the project."""
-    setup.roles, setup.queue = ("roles/cloudtasks.viewer", "roles/logging.viewer"), None
-    found = setup.doctor()
-    assert wrong(found) == ["permissions"]
-    assert found.detail["permissions"].startswith("on projects/demo the caller lacks cloudtasks.tasks.create")
-    assert "--role=roles/cloudtasks.editor" in found.fix["permissions"]
 
 
 def test_a_probe_that_cannot_be_deleted(setup: Setup) -> None:
@@ -414,7 +371,7 @@ def test_a_probe_that_cannot_be_looked_at(setup: Setup) -> None:
 
 def test_a_log_without_a_probe(setup: Setup) -> None:
     """Who may create no task learns what the log has, and that the delay was not tested."""
-    setup.roles = ("roles/cloudtasks.viewer", "roles/logging.viewer")
+    setup.roles = VIEWERS
     found = setup.doctor()
     assert wrong(found) == ["permissions"]
     assert "it has no entry of the last hour; how soon an entry appears was not tested" in found.detail["log"]

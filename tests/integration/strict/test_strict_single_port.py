@@ -3,28 +3,16 @@
 import socket
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from google.api_core.exceptions import Forbidden
 
 from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 from tests.integration.conftest import PATIENCE
-from tests.integration.strict.conftest import QUEUE, Connect, in_a_process, refused
+from tests.integration.strict.test_strict_tokens import test_google_by_its_own_names
 
-VIEWER, CONSUMER = "roles/cloudtasks.viewer", "roles/serviceusage.serviceUsageConsumer"
-#: Lists queues at Google's own addresses, over both protocols.
-LIST = """
-import json
-import cloudtasks_nb as ct
-
-found = []
-for transport in ("grpc", "rest"):
-    with ct.connect("demo", "us-central1", transport=transport) as tasks:
-        found += tasks.queues().index.tolist()
-print(json.dumps(found))
-"""
+#: This test runs here, too: clients that know only Google's addresses reach both protocols through the proxy.
+__all__ = ["test_google_by_its_own_names"]
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +21,6 @@ def started() -> Iterator[StrictEmulator]:
     with strict_emulator("--single-port") as emulator:
         assert emulator.http == f"https://{emulator.grpc}"
         yield emulator
-
-
-@pytest.mark.parametrize("transport", ["grpc", "rest"])
-def test_roles_are_enforced(emulator: StrictEmulator, connect: Connect, transport: str) -> None:
-    """A viewer reads a queue and may not purge it."""
-    client = connect(emulator.user("ann@example.com", VIEWER), transport=transport)
-    assert client.get_queue(name=QUEUE).name == QUEUE
-    _, reason, _ = refused(lambda: client.purge_queue(name=QUEUE), Forbidden)
-    assert reason == "IAM_PERMISSION_DENIED"
-
-
-def test_at_the_addresses_of_google(emulator: StrictEmulator, tmp_path: Path) -> None:
-    """Clients that know only Google's addresses reach both protocols through the proxy."""
-    file = emulator.user("ann@example.com", [VIEWER, CONSUMER], gcloud=True, quota_project="demo")
-    variables = {**emulator.google_environment, "CLOUDTASKS_NB_HOME": str(tmp_path / "home")}
-    found = in_a_process(LIST, tmp_path, {**variables, "GOOGLE_APPLICATION_CREDENTIALS": str(file)})
-    assert found == ["reports", "reports"]
 
 
 @pytest.mark.parametrize(("offered", "chosen"), [(["h2"], "h2"), (["h2", "http/1.1"], "http/1.1"), ([], None)])

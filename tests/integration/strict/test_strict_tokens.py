@@ -39,21 +39,6 @@ def test_a_subject_token_that_is_not_known(emulator: StrictEmulator, credentials
         credentials(file).refresh(google.auth.transport.requests.Request())
 
 
-def test_permissions_on_service_accounts_and_projects(emulator: StrictEmulator, credentials: Load) -> None:
-    """The answer has those of the permissions that the caller has; an unknown account is NOT_FOUND."""
-    user = emulator.user("per@example.com", ADMIN)
-    emulator.service_account("one", key=False)
-    emulator.grant("per@example.com", "roles/iam.serviceAccountUser", emulator.email("one"))
-    asked = {"permissions": ["iam.serviceAccounts.actAs", "cloudtasks.queues.list"]}
-    with session(credentials(user)) as http:
-        accounts = f"{emulator.http}/v1/projects/demo/serviceAccounts"
-        found = http.post(f"{accounts}/{emulator.email('one')}:testIamPermissions", json=asked).json()
-        assert found == {"permissions": ["iam.serviceAccounts.actAs", "cloudtasks.queues.list"]}
-        assert http.post(f"{accounts}/{emulator.email('none')}:testIamPermissions", json=asked).status_code == 404
-        found = http.post(f"{emulator.http}/v1/projects/demo:testIamPermissions", json=asked).json()
-        assert found == {"permissions": ["cloudtasks.queues.list"]}
-
-
 def test_id_tokens(emulator: StrictEmulator, credentials: Load) -> None:
     """An ID token that a service account gets for itself, or that another one makes, is verified by google-auth."""
     key = emulator.service_account("self", "roles/iam.serviceAccountOpenIdTokenCreator")
@@ -96,6 +81,9 @@ def test_metadata_server_under_a_foreign_name(emulator: StrictEmulator) -> None:
     for host, status in [("pages.example", 403), ("metadata.google.internal", 200)]:
         headers = {"Metadata-Flavor": "Google", "Host": host}
         assert requests.get(url, headers=headers, timeout=30).status_code == status
+    for path, text in (("project/project-id", "demo"), ("universe/universe-domain", "googleapis.com")):
+        url = f"http://{address}/computeMetadata/v1/{path}"
+        assert requests.get(url, headers=headers, timeout=30).text == text
 
 
 def test_the_proxy_leads_nowhere_else(emulator: StrictEmulator) -> None:
@@ -135,35 +123,17 @@ def test_google_by_its_own_names(emulator: StrictEmulator, tmp_path: Path) -> No
     assert found == [[QUEUE, QUEUE], 0, 1, "google.oauth2.credentials"]
 
 
-def test_tasks_are_delivered_with_tokens_over_tls(
-    emulator: StrictEmulator, connect: Connect, https_target: Target
-) -> None:
-    """A task reaches its https:// target with a token, and fails where the service agent cannot make one."""
-    emulator.service_account("caller", key=False)
-    client = connect(emulator.user("ann@example.com", "roles/owner"))
-    emulator.seed({"reports": {"max_attempts": 1}})
-    signed = task(https_target.url, oidc_token={"service_account_email": emulator.email("caller")})
-    client.create_task(parent=QUEUE, task=signed)
-    header = https_target.wait()[0].headers["authorization"].removeprefix("Bearer ")
-    assert google.auth.jwt.decode(header, verify=False)["email"] == emulator.email("caller")
-    emulator.set(service_agent=False)
-    client.create_task(parent=QUEUE, task=signed)
-    done = emulator.history(QUEUE, at_least=2)
-    assert {one["status"] for one in done} == {"OK", "PERMISSION_DENIED"}
-    assert len(https_target.received) == 1
+DOORS = [
+    ("https://a.run.app", "caller", "https://a.run.app", "OK"),
+    ("https://b.run.app", "other", "https://b.run.app", "PERMISSION_DENIED"),
+    ("https://c.run.app", "caller", "https://elsewhere", "UNAUTHENTICATED"),
+    ("https://d.run.app", "caller", "", "PERMISSION_DENIED"),
+    ("https://e.run.app", "allUsers", "", "OK"),
+    ("https://f.run.app", "caller", "https://custom", "OK"),
+]
 
 
-@pytest.mark.parametrize(
-    ("url", "invoker", "audience", "status"),
-    [
-        ("https://a.run.app", "caller", "https://a.run.app", "OK"),
-        ("https://b.run.app", "other", "https://b.run.app", "PERMISSION_DENIED"),
-        ("https://c.run.app", "caller", "https://elsewhere", "UNAUTHENTICATED"),
-        ("https://d.run.app", "caller", "", "PERMISSION_DENIED"),
-        ("https://e.run.app", "allUsers", "", "OK"),
-        ("https://f.run.app", "caller", "https://custom", "OK"),
-    ],
-)
+@pytest.mark.parametrize(("url", "invoker", "audience", "status"), DOORS)
 def test_the_door_of_cloud_run(
     emulator: StrictEmulator, connect: Connect, target: Target, url: str, invoker: str, audience: str, status: str
 ) -> None:
@@ -179,11 +149,10 @@ def test_the_door_of_cloud_run(
     assert found == ([("/job?day=1", url.removeprefix("https://"))] if status == "OK" else [])
 
 
-@pytest.mark.parametrize(
-    ("kept", "serverless", "removed"),
-    [(False, False, [True]), (True, False, [False]), (False, True, [False, True])],
-    ids=["removed", "kept", "another header"],
-)
+SIGNATURES = [(False, False, [True]), (True, False, [False]), (False, True, [False, True])]
+
+
+@pytest.mark.parametrize(("kept", "serverless", "removed"), SIGNATURES, ids=["removed", "kept", "another header"])
 def test_the_signature_of_a_checked_token(
     emulator: StrictEmulator, connect: Connect, target: Target, *, kept: bool, serverless: bool, removed: list[bool]
 ) -> None:

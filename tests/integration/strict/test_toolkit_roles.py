@@ -1,7 +1,6 @@
 """The toolkit takes a strict emulator for Google: Cloud Run, and the roles that a careful administrator grants."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,7 +11,7 @@ from google.oauth2 import service_account
 import cloudtasks_nb as ct
 from cloudtasks_nb.testing import StrictEmulator
 from tests.integration.conftest import PATIENCE, Target
-from tests.integration.strict.conftest import QUEUE, Connect, in_a_process, task
+from tests.integration.strict.conftest import QUEUE, Connect, task
 
 ENQUEUER, LOG = "roles/cloudtasks.enqueuer", "roles/logging.viewer"
 Login = Callable[..., ct.Client]
@@ -124,47 +123,14 @@ def test_a_signing_account_of_another_project(
                 verb()
 
 
-FAN_OUT = """
-import json
-import pandas as pd
-import cloudtasks_nb as ct
-
-found = []
-with ct.connect("demo", "us-central1") as tasks:
-    queue = tasks.queue("jobs", create=True, max_attempts=2)
-    days = pd.DataFrame({"day": range(20)})
-    batch = queue.fan_out(days, url=f"{run}/job", service_account=caller, progress=False)
-    batch.wait("60s")
-    found += [repr(tasks), batch.progress().succeeded, len(queue.attempts())]
-with ct.connect("demo", "us-central1", impersonate=robot) as tasks:
-    found += [tasks.queues().index.tolist()]
-print(json.dumps(found))
-"""
+ROLLOUTS = [
+    ({}, (7, 10.0, 600.0, 6)),
+    ({"max_attempts": 3}, (3, 10.0, 600.0, 6)),
+    ({"min_backoff": "20min"}, (7, 1200.0, 3600.0, 16)),
+]
 
 
-def test_a_fan_out_to_cloud_run(emulator: StrictEmulator, target: Target, tmp_path: Path) -> None:
-    """Connect without an endpoint, fan out with tokens to a service that only one account may invoke, read the log."""
-    emulator.reset()
-    emulator.cloud_run(RUN, target.port, invokers="caller")
-    emulator.service_account("caller", key=False)
-    emulator.service_account("robot", "roles/cloudtasks.viewer", key=False)
-    file = emulator.user("ann@example.com", "roles/owner", gcloud=True)
-    emulator.grant("ann@example.com", "roles/iam.serviceAccountTokenCreator", emulator.email("robot"))
-    code = f"run, caller, robot = {[RUN, emulator.email('caller'), emulator.email('robot')]!r}\n{FAN_OUT}"
-    variables = {**emulator.google_environment, "CLOUDTASKS_NB_HOME": str(tmp_path / "home")}
-    found = in_a_process(code, tmp_path, {**variables, "GOOGLE_APPLICATION_CREDENTIALS": str(file)})
-    assert found == ["<Cloud Tasks in demo / us-central1 [GOOGLE demo]>", 20, 20, ["jobs"]]
-    assert {request.headers["host"] for request in target.received} == {"jobs-abc.a.run.app"}
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, (7, 10.0, 600.0, 6)),
-        ({"max_attempts": 3}, (3, 10.0, 600.0, 6)),
-        ({"min_backoff": "20min"}, (7, 1200.0, 3600.0, 16)),
-    ],
-)
+@pytest.mark.parametrize(("given", "expected"), ROLLOUTS)
 def test_a_new_queue_outlasts_a_rollout(
     emulator: StrictEmulator,
     monkeypatch: pytest.MonkeyPatch,

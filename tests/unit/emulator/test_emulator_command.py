@@ -53,14 +53,14 @@ def error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return error
 
 
-@pytest.mark.parametrize(
-    ("wrong", "error"),
-    [
-        (None, ""),
-        (PortInUseError("port 1 is in use", hint="another"), "cloudtasks-nb emulator: port 1 is in use → another\n"),
-        (EmulatorError("cannot"), "cloudtasks-nb emulator: cannot\n"),
-    ],
-)
+OUTCOMES = [
+    (None, ""),
+    (PortInUseError("port 1 is in use", hint="another"), "cloudtasks-nb emulator: port 1 is in use → another\n"),
+    (EmulatorError("cannot"), "cloudtasks-nb emulator: cannot\n"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "error"), OUTCOMES)
 def test_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: Exception | None, error: str
 ) -> None:
@@ -114,17 +114,17 @@ def test_the_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> No
     assert shown == {variable for option in _OPTIONS for variable in option.variables}
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("--host", "127.0.0.1:8123"), ("--quiet", "maybe"), ("--port", "99999"), ("--port", "-1"), ("--port", "x"),
-        ("--http-port", "65536"), ("--allow-host", "https://hub.example/"), ("--functions-host", "http://f:5001"),
-        ("--app-engine-host", "localhost:8080"), ("--task-tombstone", "nan"), ("--task-tombstone", "-5"),
-        ("--queue-tombstone", "inf"), ("--new-queue-delay", "1e300"), ("--log-delay", "soon"), ("--log-limit", "0"),
-        ("--grace", "-1"), ("--log-index-delay", "45"), ("--log-index-delay", "5:45"),
-        ("--log-index-delay", "0.05:soon"),
-    ],
-)  # fmt: skip
+INVALID = [
+    ("--host", "127.0.0.1:8123"), ("--quiet", "maybe"), ("--port", "99999"), ("--port", "-1"), ("--port", "x"),
+    ("--http-port", "65536"), ("--allow-host", "https://hub.example/"), ("--functions-host", "http://f:5001"),
+    ("--app-engine-host", "localhost:8080"), ("--task-tombstone", "nan"), ("--task-tombstone", "-5"),
+    ("--queue-tombstone", "inf"), ("--new-queue-delay", "1e300"), ("--log-delay", "soon"), ("--log-limit", "0"),
+    ("--grace", "-1"), ("--log-index-delay", "45"), ("--log-index-delay", "5:45"),
+    ("--log-index-delay", "0.05:soon"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("option", "value"), INVALID)
 def test_invalid_values(error: Callable[..., str], option: str, value: str) -> None:
     """The error of an invalid value names its option or variable, with the same text, and nothing starts."""
     variable = OPTION_VARIABLES + option.strip("-").replace("-", "_").upper()
@@ -180,17 +180,17 @@ def test_its_own_variable_counts_before_that_of_others() -> None:
     assert read_options([], variables) == Settings(app_engine_host="http://mine")
 
 
-@pytest.mark.parametrize(
-    ("text", "text_of_error"),
-    [
-        ("port: 70000", "port: 70000 is not a port: 0 to 65535"),
-        ("port: true", "port: true is not text or a number"),
-        ("strict: maybe", 'strict: "maybe" is not true or false'),
-        ("allow-host: [[a]]", 'allow-host: [["a"]] is not a list of texts'),
-        ("queue: [a]", "queue: there is no key queue here → did you mean queues?"),
-        ("config: x", "config: there is no key config here → allowed are queues, host, "),
-    ],
-)
+IN_A_FILE = [
+    ("port: 70000", "port: 70000 is not a port: 0 to 65535"),
+    ("port: true", "port: true is not text or a number"),
+    ("strict: maybe", 'strict: "maybe" is not true or false'),
+    ("allow-host: [[a]]", 'allow-host: [["a"]] is not a list of texts'),
+    ("queue: [a]", "queue: there is no key queue here → did you mean queues?"),
+    ("config: x", "config: there is no key config here → allowed are queues, host, "),
+]
+
+
+@pytest.mark.parametrize(("text", "text_of_error"), IN_A_FILE)
 def test_options_in_a_file_are_checked(
     error: Callable[..., str], tmp_path: Path, text: str, text_of_error: str
 ) -> None:
@@ -199,15 +199,15 @@ def test_options_in_a_file_are_checked(
     assert f"error: {tmp_path / 'c.yaml'}:1: {text_of_error}" in error("--config", str(tmp_path / "c.yaml"))
 
 
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        ("--metadata-port 1", "--metadata-port and --proxy-port need --strict"),
-        ("--proxy-port 1", "--metadata-port and --proxy-port need --strict"),
-        ("--single-port --http-port 2", "--http-port has no effect with --single-port"),
-        ("--openid-issuer http://localhost:8123", "--openid-issuer http://localhost:8123 has the port of gRPC"),
-    ],
-)
+NOT_TOGETHER = [
+    ("--metadata-port 1", "--metadata-port and --proxy-port need --strict"),
+    ("--proxy-port 1", "--metadata-port and --proxy-port need --strict"),
+    ("--single-port --http-port 2", "--http-port has no effect with --single-port"),
+    ("--openid-issuer http://localhost:8123", "--openid-issuer http://localhost:8123 has the port of gRPC"),
+]
+
+
+@pytest.mark.parametrize(("line", "text"), NOT_TOGETHER)
 def test_options_that_do_not_go_together(error: Callable[..., str], line: str, text: str) -> None:
     """Options that have no effect beside each other, and an issuer whose keys could not be read, are errors."""
     assert text in error(*line.split())

@@ -1,35 +1,18 @@
 """Credentials of an argument; `test_default_credentials.py` has those that are found."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import google.auth.credentials
 import google.oauth2.credentials
 import pytest
+from google.oauth2.service_account import Credentials
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service.auth import SCOPE, Auth
+from tests.google_sign_in import ACCOUNT
 from tests.raising import raises
-
-
-class ServiceAccount(google.auth.credentials.Credentials, google.auth.credentials.Scoped):
-    """Credentials that must be given their scope."""
-
-    service_account_email = "sa@p.iam.gserviceaccount.com"
-    requires_scopes = True
-
-    def __init__(self, scopes: tuple[str, ...] = ()) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # google-auth annotates little
-        self.given = scopes
-
-    def refresh(self, request: Any) -> None:
-        """Do nothing: no test calls Google."""
-
-    def with_scopes(self, scopes: Any, default_scopes: Any = None) -> ServiceAccount:  # noqa: ARG002 - the base's signature
-        """Return the same account with scopes."""
-        return ServiceAccount(tuple(scopes))
+from tests.unit.service.conftest import KEY
 
 
 def test_given_credentials_are_used_as_they_are() -> None:
@@ -53,8 +36,8 @@ def test_a_login_counts_for_the_project_of_the_connection() -> None:
 
 def test_scopes_are_added_where_they_are_missing() -> None:
     """A service account's key works without the caller naming a scope."""
-    auth = Auth(ServiceAccount())
-    assert (auth.credentials().given, auth.principal()) == ((SCOPE,), "sa@p.iam.gserviceaccount.com")
+    auth = Auth(Credentials.from_service_account_info(KEY))
+    assert (auth.credentials().scopes, auth.principal()) == ([SCOPE], ACCOUNT)
 
 
 @pytest.mark.parametrize("account", ["", "default", None])

@@ -147,16 +147,16 @@ def test_connections_to_one_service_share_it(world: World) -> None:
     assert (other.ahead, foreign.ahead) == (world.clock.ahead, 0)
 
 
-@pytest.mark.parametrize(
-    ("off", "warning"),
-    [
-        (59, None),
-        (-59, None),
-        (363, "this machine's clock is 6 min ahead of the service's"),
-        (-363, "this machine's clock is 6 min behind the service's"),
-        (40 * 86_400, "this machine's clock is 40 d ahead of the service's"),
-    ],
-)
+WARNINGS = [
+    (59, None),
+    (-59, None),
+    (363, "this machine's clock is 6 min ahead of the service's"),
+    (-363, "this machine's clock is 6 min behind the service's"),
+    (40 * 86_400, "this machine's clock is 40 d ahead of the service's"),
+]
+
+
+@pytest.mark.parametrize(("off", "warning"), WARNINGS)
 def test_the_warning(world: World, off: float, warning: str | None) -> None:
     """If the clocks differ by more than a minute, one sentence says so."""
     world.set(off)

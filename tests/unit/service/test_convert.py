@@ -11,7 +11,6 @@ from google.longrunning import operations_pb2
 from google.protobuf import text_format
 from google.rpc import status_pb2
 
-from cloudtasks_nb._frames import TASKS
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service import convert
 from cloudtasks_nb.service.convert import decode_body, default_audience, http_target, queue_message, queue_values
@@ -42,40 +41,6 @@ TASK_STATES = [
 def test_states(text: str, state: str) -> None:
     """Due later, due, in flight, and waiting for another attempt, also after one without an answer."""
     assert convert.last_attempt(task(text), NOW)[0] == state
-
-
-def test_a_task_in_columns() -> None:
-    """Each column holds what its name says, in the declared order."""
-    message = task(
-        'http_request { url: "https://svc/run" http_method: PUT headers { key: "X-Api-Key" value: "s3cret" }'
-        ' headers { key: "A" value: "b" } body: "{\\"day\\": 1}" oidc_token { service_account_email: "sa@p" } }'
-        " schedule_time { seconds: 1767225605 nanos: 5000 } create_time { seconds: 1767225500 }"
-        " dispatch_deadline { seconds: 30 } dispatch_count: 2 response_count: 1 "
-        + ATTEMPT
-        + ' response_time { seconds: 1767225591 } response_status { code: 13 message: "INTERNAL(13): HTTP 500" } }'
-    )
-    columns = convert.task_columns([message], now=NOW, body=True)
-    assert list(columns) == list(TASKS)
-    expected: dict[str, Any] = {"task": "t", "queue": "q", "name": f"{QUEUE}/tasks/t", "state": "retrying"}
-    expected |= {"attempts": 2, "responses": 1, "dispatch_deadline": 30.0, "service_account": "sa@p"}
-    expected |= {"schedule_time": 1_767_225_605_000_005, "create_time": 1_767_225_500_000_000}
-    expected |= {"last_status": "INTERNAL", "last_message": "INTERNAL(13): HTTP 500", "method": "PUT"}
-    expected |= {"last_attempt_time": 1_767_225_590_000_000, "url": "https://svc/run", "body": {"day": 1}}
-    expected |= {"headers": {"X-Api-Key": "•••", "A": "b"}}
-    assert {name: values[0] for name, values in columns.items()} == expected
-
-
-def test_secrets_on_request() -> None:
-    """Secrets of headers, URL and body are dots unless they are asked for."""
-    message = task(
-        'http_request { url: "https://u?sig=s" headers { key: "Authorization" value: "Bearer x" } '
-        """body: '{"user": {"password": "p"}, "n": 1}' }"""
-    )
-    dots = ({"Authorization": "•••"}, "https://u?sig=•••", {"user": {"password": "•••"}, "n": 1})
-    plain = ({"Authorization": "Bearer x"}, "https://u?sig=s", {"user": {"password": "p"}, "n": 1})
-    for secrets, shown in ((False, dots), (True, plain)):
-        columns = convert.task_columns([message], now=NOW, body=True, secrets=secrets)
-        assert (columns["headers"], columns["url"], columns["body"]) == tuple([one] for one in shown)
 
 
 BODIES = [

@@ -145,16 +145,6 @@ def test_a_start_in_the_future() -> None:
     assert reading.entries == ["a", "b"]
 
 
-def test_an_entry_that_arrives_during_a_pass() -> None:
-    """An entry that belongs on a page that was read already is found by the next pass."""
-    lines = [line(f"{n:02}", n) for n in range(6)]
-    reading = Reading(Log(*lines, line("between", 0.5, received=20), line("newest", 7, received=60)))
-    reading.read(10, allowance=1)
-    reading.read(61)
-    reading.read(62)
-    assert sorted(reading.entries) == sorted(one.id for one in reading.log.lines)
-
-
 def test_a_page_that_fails_loses_nothing() -> None:
     """The entries of the pages before it are returned, and the pass goes on from there."""
     reading = Reading(Log(*(line(f"{n:02}", n) for n in range(8))))

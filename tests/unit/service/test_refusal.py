@@ -52,11 +52,7 @@ BINDING, ANN = "add-iam-policy-binding", "--member=user:ann@example.com"
 REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str, str], str]]] = {
     (errors.PreconditionError, DENIED): [
         ("SERVICE_DISABLED", CONSUMER, "gcloud services enable cloudtasks.googleapis.com --project=123"),
-        (
-            "SERVICE_DISABLED",
-            {"consumer": "projects/764086051850"},
-            "set-quota-project p; or ct.connect(…, quota",
-        ),
+        ("SERVICE_DISABLED", {"consumer": "projects/764086051850"}, "set-quota-project p; or ct.connect(…, quota"),
         ("BILLING_DISABLED", CONSUMER, "gcloud billing projects link 123"),
     ],
     (errors.PermissionDeniedError, DENIED): [
@@ -79,11 +75,7 @@ REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str
         ("ACCESS_TOKEN_EXPIRED", {}, "run: gcloud auth"),
     ],
     (errors.QuotaError, EXHAUSTED): [
-        (
-            "RATE_LIMIT_EXCEEDED",
-            LIMIT,
-            f"quota {LIMIT['quota_limit']} of project 123 is used up: https://console.cloud.",
-        ),
+        ("RATE_LIMIT_EXCEEDED", LIMIT, f"quota {LIMIT['quota_limit']} of project 123 is used up: https://"),
     ],
     (errors.InvalidInputError, "INVALID_ARGUMENT"): [
         ("NEW_REASON", {}, "limits of the service"),

@@ -30,10 +30,10 @@ spans: st.SearchStrategy[Any] = st.none() | st.builds(
     dict, seconds=lengths, nanos=st.sampled_from([0, 1, 999, 5_000_000])
 )
 headers = st.dictionaries(st.sampled_from(["A", "Authorization", "X-Api-Key", "Content-Type"]), st.text(max_size=4))
-texts = st.sampled_from([b"", b'{"a": [1, null]}', b"null", b"[1]"])
+texts = st.sampled_from([b"", b'{"a": [1, null]}', b"null", b"[1]", b'{"user": {"password": "p"}}'])
 bodies = st.binary(max_size=8) | texts | st.sampled_from([99, 1_000_000]).map(bytes)
 accounts = {"oidc_token": {"service_account_email": "a@p"}}, {"oauth_token": {"service_account_email": "b@p"}}
-urls = st.sampled_from(["https://a/1", "https://a/2", "https://ä/?q=%20"])
+urls = st.sampled_from(["https://a/1", "https://a/2", "https://ä/?q=%20", "https://u?sig=s"])
 request = {"http_method": st.integers(0, 7), "headers": headers, "body": bodies}
 signed = st.sampled_from([{}, *accounts])
 http = st.builds(lambda who, **fields: {"http_request": {**fields, **who}}, signed, url=urls, **request)

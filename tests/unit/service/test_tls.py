@@ -43,17 +43,6 @@ def test_a_custom_endpoint_is_called_as_google_is(fake: Fakes, trusted: Authorit
     assert {one.metadata["authorization"] for one in server.calls} == {"Bearer a-token"}
 
 
-def test_googles_client_calls_the_same_endpoint(fake: Fakes, trusted: Authority) -> None:
-    """`tasks.client` has the endpoint, the authorities and the credentials of the connection."""
-    server = fake(types.Queue.pb()(name=QUEUE), tls=trusted.grpc())
-
-    async def story(transport: Transport) -> str:
-        return str((await asyncio.to_thread(transport.client().get_queue, name=QUEUE)).name)
-
-    assert use(server.port, story, place=SECURE, auth=login()) == QUEUE
-    assert server.calls[0].metadata["authorization"] == "Bearer a-token"
-
-
 def test_a_file_of_authorities_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The error names the variable: nothing in the cell shows where the path came from."""
     monkeypatch.setenv(ROOTS, str(tmp_path / "none.pem"))

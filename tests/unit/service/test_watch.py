@@ -143,14 +143,6 @@ def test_a_later_subscriber_gets_all(watch: Watch) -> None:
     assert inserts(late.until(lambda snapshot: bool(snapshot.entries))) == ["a", "b"]
 
 
-def test_queues_do_not_mix(watch: Watch) -> None:
-    """Each listener gets the snapshots of its own queue."""
-    watcher = start(Service())
-    heard = {queue: watch(watcher, queue) for queue in (QUEUE, OTHER)}
-    for queue, one in heard.items():
-        assert {one.next().queue for _ in range(3)} == {queue}
-
-
 def test_a_listener_that_fails(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     """Its exception is logged; it and the others get the next snapshots."""
     fails = Mock(side_effect=RuntimeError("a bug of a panel"))
@@ -208,30 +200,18 @@ def test_an_unknown_enum_value_is_unknown(watch: Watch) -> None:
         assert (snapshot.values["state"], snapshot.errors) == ("STATE_UNSPECIFIED", ())
 
 
-def test_subscribers_hear_of_any_failing_read(watch: Watch) -> None:
+FAILING = [("GetQueueStats", "reading queue q"), ("ListLogEntries", "reading the log of queue q")]
+
+
+@pytest.mark.parametrize(("rpc", "what"), FAILING)
+def test_subscribers_hear_of_any_failing_read(watch: Watch, rpc: str, what: str) -> None:
     """An exception of our own code is an error in the snapshot, and the queue is watched on."""
-    heard = watch(service := Service(GetQueueStats=IndexError("ours")))
-    assert [str(error) for error in heard.next().errors] == ["reading queue q failed with IndexError: ours"]
-    service.answers["GetQueueStats"] = queue_stats
-    assert heard.until(lambda snapshot: not snapshot.errors).values is not None
-
-
-def test_a_log_of_which_the_second_page_fails(watch: Watch) -> None:
-    """The subscribers hear of it, and entries of earlier pages are delivered when the log can be read again."""
-    good = log("a")()
-    good.next_page_token = "more"  # noqa: S105 - no password
-
-    def page(page_token: str, **_: Any) -> Any:
-        if page_token:
-            raise IndexError("ours")
-        return good
-
-    heard = watch(service := Service(ListLogEntries=page), since=1_000_000_000)
-    first = heard.next()
-    assert (inserts(first), first.log_until) == ([], None)
-    assert str(first.errors[0]).startswith("reading the log of queue q failed with IndexError")
-    service.answers["ListLogEntries"] = log("a", "b")
-    assert inserts(heard.until(lambda snapshot: bool(snapshot.entries))) == ["a", "b"]
+    works: dict[str, Answerer | Exception] = {"GetQueueStats": queue_stats, "ListLogEntries": log("a")}
+    heard = watch(service := Service(**works | {rpc: IndexError("ours")}), since=1_000_000_000)
+    assert [str(error) for error in heard.next().errors] == [f"{what} failed with IndexError: ours"]
+    service.answers |= works
+    found = heard.until(lambda snapshot: not snapshot.errors)
+    assert (found.values is None, found.log_until is None) == (False, False)
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:

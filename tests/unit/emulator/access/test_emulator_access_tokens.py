@@ -51,8 +51,9 @@ def test_a_token_is_revoked(state: GoogleState, tokens: AccessTokens, change: st
     state.add("ann@example.com")
     token, _ = tokens.issue("user:ann@example.com", [CLOUD_PLATFORM])
     getattr(state, change)("ann@example.com")
-    with pytest.raises(InvalidTokenError):
+    with pytest.raises(InvalidTokenError) as refused:
         tokens.caller(token, SERVICE)
+    assert refused.value.reason == "ACCESS_TOKEN_EXPIRED"
 
 
 def self_signed(state: GoogleState, key_of: str = ACCOUNT, **claims: Any) -> str:
@@ -64,15 +65,15 @@ def self_signed(state: GoogleState, key_of: str = ACCOUNT, **claims: Any) -> str
     return token.decode()
 
 
-@pytest.mark.parametrize(
-    ("claims", "scopes"),
-    [
-        ({}, {CLOUD_PLATFORM}),
-        ({"aud": "https://127.0.0.1:8123/"}, {CLOUD_PLATFORM}),
-        ({"aud": "https://storage.googleapis.com/"}, set()),
-        ({"scope": "a b"}, {"a", "b"}),
-    ],
-)
+SELF_SIGNED = [
+    ({}, {CLOUD_PLATFORM}),
+    ({"aud": "https://127.0.0.1:8123/"}, {CLOUD_PLATFORM}),
+    ({"aud": "https://storage.googleapis.com/"}, set()),
+    ({"scope": "a b"}, {"a", "b"}),
+]
+
+
+@pytest.mark.parametrize(("claims", "scopes"), SELF_SIGNED)
 def test_a_self_signed_token(
     state: GoogleState, tokens: AccessTokens, claims: dict[str, Any], scopes: set[str]
 ) -> None:
@@ -105,15 +106,30 @@ def test_tokens_that_are_not_valid(state: GoogleState, tokens: AccessTokens) -> 
             tokens.caller(token, SERVICE)
 
 
-def test_a_quota_is_that_of_a_minute_a_project_and_a_region(clock: SimpleNamespace) -> None:
-    """Sixty RunTask a minute are allowed in each region of a project; a refused call does not count."""
-    quotas, method = Quotas(lambda: float(clock.now)), method_of("/google.cloud.tasks.v2.CloudTasks/RunTask")
+#: The calls that are allowed in a minute, and what is counted.
+QUOTAS = [
+    ("/google.cloud.tasks.v2.CloudTasks/ListTasks", 600, "List requests"),
+    ("/google.cloud.tasks.v2.CloudTasks/RunTask", 60, "Run task requests"),
+    ("/google.logging.v2.LoggingServiceV2/ListLogEntries", 60, "Read requests"),
+]
+
+
+@pytest.mark.parametrize(("path", "allowed", "metric"), QUOTAS)
+def test_a_quota_is_that_of_a_minute_a_project_and_a_region(
+    clock: SimpleNamespace, path: str, allowed: int, metric: str
+) -> None:
+    """So many calls a minute are allowed in each region of a project; a refused call does not count."""
+    quotas, method = Quotas(lambda: float(clock.now)), method_of(path)
     here, there = (f"projects/p/locations/{region}/queues/q/tasks/t" for region in ("europe-west1", "us-central1"))
-    for _ in range(60):
-        quotas.count(method, "p", here)
-    for _ in range(2):
-        with refused("RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Run task requests'"):
-            quotas.count(method, "p", here)
+    for resource, unit in ((here, "1/min/{project}/{region}"), ("projects/p", "1/min/{project}")):
+        for _ in range(allowed):
+            quotas.count(method, "p", resource)
+        for _ in range(2):
+            text = f"Quota exceeded for quota metric '{metric}' and limit '{metric} per minute"
+            with refused("RESOURCE_EXHAUSTED", f"^{text}") as caught:
+                quotas.count(method, "p", resource)
+        detail = caught.value.details[0]
+        assert (detail.reason, detail.metadata["quota_unit"]) == ("RATE_LIMIT_EXCEEDED", unit)
     quotas.count(method, "p", there)
     quotas.count(method, "other", here)
     clock.now += 60

@@ -20,33 +20,33 @@ LOCATIONS = "/google.cloud.location.Locations"
 MALFORMED = ("INVALID_ARGUMENT", "Invalid resource field value in the request.")
 
 
-@pytest.mark.parametrize(
-    ("method", "field", "name"),
-    [
-        *((method, "name", "x") for method in ("GetQueue", "DeleteQueue", "RunTask", "GetCmekConfig")),
-        *((method, "parent", "p") for method in ("ListQueues", "ListTasks")),
-        ("GetTask", "name", QUEUE),
-        ("GetIamPolicy", "resource", "q"),
-        (f"{LOCATIONS}/ListLocations", "name", "somewhere/else"),
-        (f"{LOCATIONS}/GetLocation", "name", "l"),
-    ],
-)
+MALFORMED_NAMES = [
+    *((method, "name", "x") for method in ("GetQueue", "DeleteQueue", "RunTask", "GetCmekConfig")),
+    *((method, "parent", "p") for method in ("ListQueues", "ListTasks")),
+    ("GetTask", "name", QUEUE),
+    ("GetIamPolicy", "resource", "q"),
+    (f"{LOCATIONS}/ListLocations", "name", "somewhere/else"),
+    (f"{LOCATIONS}/GetLocation", "name", "l"),
+]
+
+
+@pytest.mark.parametrize(("method", "field", "name"), MALFORMED_NAMES)
 async def test_malformed_names(service: Service, method: str, field: str, name: str) -> None:
     """A malformed resource name is INVALID_ARGUMENT in every call."""
     assert await service.refused(method, **{field: name}) == MALFORMED
 
 
+REFUSED_CALLS = [
+    ("CreateTask", "v2", {"parent": QUEUE}),
+    ("CreateTask", "v2", {"parent": "x"}),
+    ("CreateTask", "v2beta3", {"parent": QUEUE}),
+    ("BatchCreateTasks", "v2", {"parent": QUEUE, "requests": [{"parent": "x"}]}),
+    ("BatchCreateTasks", "v2", {"parent": QUEUE, "requests": [{}] * 101}),
+]
+
+
 @with_settings("service", queues_on_demand=True)
-@pytest.mark.parametrize(
-    ("method", "api", "fields"),
-    [
-        ("CreateTask", "v2", {"parent": QUEUE}),
-        ("CreateTask", "v2", {"parent": "x"}),
-        ("CreateTask", "v2beta3", {"parent": QUEUE}),
-        ("BatchCreateTasks", "v2", {"parent": QUEUE, "requests": [{"parent": "x"}]}),
-        ("BatchCreateTasks", "v2", {"parent": QUEUE, "requests": [{}] * 101}),
-    ],
-)
+@pytest.mark.parametrize(("method", "api", "fields"), REFUSED_CALLS)
 async def test_no_queue_for_a_refused_call(service: Service, method: str, api: str, fields: dict[str, Any]) -> None:
     """A refused call creates no queue, even with `queues_on_demand`."""
     code, _ = await service.refused(method, api=api, **fields)
@@ -90,13 +90,17 @@ async def test_one_replacement_after_the_other(service: Service, tmp_path: Path)
 
 
 async def test_a_batch_in_v2beta3(service: Service) -> None:
-    """A batch of the other version answers in its own messages."""
+    """Calls of the other version answer in its own messages, about the same tasks."""
     await service.create_queue()
     requests = [{"parent": QUEUE, "task": {"http_request": {"url": "http://x"}}}]
     operation = await service.call("BatchCreateTasks", api="v2beta3", parent=QUEUE, requests=requests)
     response = beta.BatchCreateTasksResponse()
     assert operation.response.Unpack(response)
-    assert response.tasks[0].http_request.url == "http://x"
+    (made,) = response.tasks
+    assert made.http_request.url == "http://x"
+    assert await service.call("GetTask", api="v2beta3", name=made.name) == made
+    assert list((await service.call("ListTasks", api="v2beta3", parent=QUEUE)).tasks) == [made]
+    assert (await service.call("GetTask", name=made.name)).http_request.url == "http://x"
 
 
 async def test_the_same_batch_again(service: Service) -> None:
@@ -137,14 +141,14 @@ def test_faults_are_counted() -> None:
     assert not faults.leaves_unfinished("A")
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"color": "red"}, {"code": "BAD"}, {"code": "OK"}, {"code": ["ABORTED"]}, {"method": 1}, {"method": None},
-        {"count": "abc"}, {"count": 0}, {"count": True}, {"count": 1.5}, {"message": 5}, {"after": "yes"},
-        {"unfinished": 1}, {"delay_s": "x"}, {"delay_s": -1}, {"delay_s": float("nan")},
-    ],
-)  # fmt: skip
+INVALID_FAULTS = [
+    {"color": "red"}, {"code": "BAD"}, {"code": "OK"}, {"code": ["ABORTED"]}, {"method": 1}, {"method": None},
+    {"count": "abc"}, {"count": 0}, {"count": True}, {"count": 1.5}, {"message": 5}, {"after": "yes"},
+    {"unfinished": 1}, {"delay_s": "x"}, {"delay_s": -1}, {"delay_s": float("nan")},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", INVALID_FAULTS)
 def test_invalid_faults(given: dict[str, Any]) -> None:
     """A fault without a method, with another key, an unknown code or a value of another kind is refused."""
     fault = {key: value for key, value in {"method": "A", **given}.items() if value is not None}
@@ -171,14 +175,14 @@ def token_of(*parts: object) -> str:
     return base64.urlsafe_b64encode("\n".join(map(str, parts)).encode()).decode()
 
 
-@pytest.mark.parametrize(
-    ("method", "place", "other"),
-    [
-        ("ListTasks", {"parent": QUEUE}, {"parent": f"{QUEUE}-2"}),
-        ("ListQueues", {"parent": LOCATION}, {"parent": f"{LOCATION}2"}),
-        (f"{LOCATIONS}/ListLocations", {"name": "projects/p"}, {"name": "projects/q"}),
-    ],
-)
+LISTS = [
+    ("ListTasks", {"parent": QUEUE}, {"parent": f"{QUEUE}-2"}),
+    ("ListQueues", {"parent": LOCATION}, {"parent": f"{LOCATION}2"}),
+    (f"{LOCATIONS}/ListLocations", {"name": "projects/p"}, {"name": "projects/q"}),
+]
+
+
+@pytest.mark.parametrize(("method", "place", "other"), LISTS)
 async def test_page_tokens(service: Service, method: str, place: dict[str, Any], other: dict[str, str]) -> None:
     """A page token is valid for the same request and for two hours; a made-up one is refused."""
     for queue in (QUEUE, f"{QUEUE}-2"):

@@ -140,21 +140,21 @@ def test_one_call_is_logged_as_many_are(make_store: MakeStore, clock: Clock, ord
     assert names(seen[0]) == (ids if order.endswith("asc") else ids[::-1])
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        (f'insertId>="{NOW + 2:016x}"', ["c", "d"]),
-        ('timestamp>="2026-01-02T03:04:05.678903Z"', []),
-        (f'"{URL}/other"', ["b"]),
-        ('jsonPayload.task:"B"', ["b"]),
-        ('jsonPayload.task:"tasks"', ["a", "b", "c", "d"]),
-        ('jsonPayload.task:"tasks/c"', ["c"]),
-        ('jsonPayload.task:("D" OR "s/a")', ["a", "d"]),
-        ('jsonPayload.task:("s/a" OR 5)', ["a"]),
-        ('jsonPayload.taskCreationLog.scheduleTime:"03:04:06"', ["d"]),
-        ("jsonPayload.taskDeletionLog:*", []),
-    ],
-)
+OF_ONE_CALL = [
+    (f'insertId>="{NOW + 2:016x}"', ["c", "d"]),
+    ('timestamp>="2026-01-02T03:04:05.678903Z"', []),
+    (f'"{URL}/other"', ["b"]),
+    ('jsonPayload.task:"B"', ["b"]),
+    ('jsonPayload.task:"tasks"', ["a", "b", "c", "d"]),
+    ('jsonPayload.task:"tasks/c"', ["c"]),
+    ('jsonPayload.task:("D" OR "s/a")', ["a", "d"]),
+    ('jsonPayload.task:("s/a" OR 5)', ["a"]),
+    ('jsonPayload.taskCreationLog.scheduleTime:"03:04:06"', ["d"]),
+    ("jsonPayload.taskDeletionLog:*", []),
+]
+
+
+@pytest.mark.parametrize(("text", "found"), OF_ONE_CALL)
 def test_each_entry_of_a_call_is_filtered(store: Store, clock: Clock, text: str, found: list[str]) -> None:
     """A filter decides about the entries of one call one by one."""
     tasks = [new_task("a"), new_task("b", url=f"{URL}/other"), new_task("c"), new_task("d", due=NOW + SECOND)]
@@ -164,7 +164,8 @@ def test_each_entry_of_a_call_is_filtered(store: Store, clock: Clock, text: str,
 
 
 def test_a_call_is_sampled_task_by_task(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the tasks of one call those are logged that the sampling ratio lets through; their entries leave no gap."""
+    """Of the tasks of one call those are logged that the sampling ratio lets through, by default none."""
+    put(store, new_queue(store, f"{QUEUE}-2"), "a")
     monkeypatch.setattr(oplog, "_random", SimpleNamespace(random=iter([0.2, 0.9, 0.7, 0.1, 0.6, 0.8]).__next__))
     queue = new_queue(store, stackdriver_logging_config=beta.StackdriverLoggingConfig(sampling_ratio=0.5))
     for call in ("abcd", "ef"):
@@ -249,45 +250,45 @@ def test_entries_that_are_indexed_late(make_store: MakeStore, clock: Clock) -> N
     assert all(entry["receiveTimestamp"] == entry["timestamp"] for entry in read_all(store, clock))
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        {"order_by": "severity"}, {"page_size": -1}, {"filter": "("}, {"filter": 'timestamp>"soon"'},
-        {"resource_names": []}, {"resource_names": ["folders/1"]}, {"page_token": "?"}, {"page_token": "MSBhYmM="},
-    ],
-)  # fmt: skip
+INVALID = [
+    {"order_by": "severity"}, {"page_size": -1}, {"filter": "("}, {"filter": 'timestamp>"soon"'},
+    {"resource_names": []}, {"resource_names": ["folders/1"]}, {"page_token": "?"}, {"page_token": "MSBhYmM="},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("request_", INVALID)
 def test_invalid_requests(store: Store, clock: Clock, request_: dict[str, Any]) -> None:
     """An invalid request is INVALID_ARGUMENT."""
     with refused():
         read(store, clock, **request_)
 
 
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("severity=INFO", 2),
-        ("severity>=ERROR", 1),
-        ('timestamp<="2026-01-02T03:04:05.680151Z"', 3),
-        ('timestamp<"2026-01-02T03:04:05.680151Z"', 2),
-        ('insertId="{}"', 1),
-        ('insert_id>="{}"', 3),
-        ("receive_timestamp>=2026-01-01", 3),
-        ("jsonPayload.attemptResponseLog.status=NOT_FOUND", 1),
-        ("json_payload.attemptResponseLog.dispatchCount=1", 1),
-        ("jsonPayload.attemptResponseLog.nothing:* OR jsonPayload.somethingElse:* OR trace:*", 0),
-        ('jsonPayload."@type":TaskActivityLog resource.labels.target_type=HTTP sample(insertId, 1)', 3),
-        ("resource.labels.nothing:* OR resource.nothing:* OR resource.labels.queue_id.nothing:*", 0),
-        ("resource:* resource.labels:* resource.labels.project_id=p jsonPayload:* sample(resource, 1)", 3),
-        ("resource=x OR resource.labels=1 OR jsonPayload=1", 0),
-        ('log_id("cloudtasks.googleapis.com/task_operations_log") severity=INFO', 2),
-        ('log_id("cloudtasks.googleapis.com%2Ftask_operations_log")', 3),
-        ('log_id("run.googleapis.com/requests")', 0),
-        ("NOT jsonPayload.taskCreationLog:*", 2),
-        ("jsonPayload.taskCreationLog:* severity=INFO resource.labels.queue_id=q resource.labels.queue_id=q", 1),
-        ('"POST http"', 3),
-        ("(jsonPayload.taskCreationLog:* severity=INFO) OR jsonPayload.attemptResponseLog:*", 2),
-    ],
-)
+FIELDS = [
+    ("severity=INFO", 2),
+    ("severity>=ERROR", 1),
+    ('timestamp<="2026-01-02T03:04:05.680151Z"', 3),
+    ('timestamp<"2026-01-02T03:04:05.680151Z"', 2),
+    ('insertId="{}"', 1),
+    ('insert_id>="{}"', 3),
+    ("receive_timestamp>=2026-01-01", 3),
+    ("jsonPayload.attemptResponseLog.status=NOT_FOUND", 1),
+    ("json_payload.attemptResponseLog.dispatchCount=1", 1),
+    ("jsonPayload.attemptResponseLog.nothing:* OR jsonPayload.somethingElse:* OR trace:*", 0),
+    ('jsonPayload."@type":TaskActivityLog resource.labels.target_type=HTTP sample(insertId, 1)', 3),
+    ("resource.labels.nothing:* OR resource.nothing:* OR resource.labels.queue_id.nothing:*", 0),
+    ("resource:* resource.labels:* resource.labels.project_id=p jsonPayload:* sample(resource, 1)", 3),
+    ("resource=x OR resource.labels=1 OR jsonPayload=1", 0),
+    ('log_id("cloudtasks.googleapis.com/task_operations_log") severity=INFO', 2),
+    ('log_id("cloudtasks.googleapis.com%2Ftask_operations_log")', 3),
+    ('log_id("run.googleapis.com/requests")', 0),
+    ("NOT jsonPayload.taskCreationLog:*", 2),
+    ("jsonPayload.taskCreationLog:* severity=INFO resource.labels.queue_id=q resource.labels.queue_id=q", 1),
+    ('"POST http"', 3),
+    ("(jsonPayload.taskCreationLog:* severity=INFO) OR jsonPayload.attemptResponseLog:*", 2),
+]
+
+
+@pytest.mark.parametrize(("text", "count"), FIELDS)
 def test_fields_of_entries(store: Store, queue: QueueState, clock: Clock, text: str, count: int) -> None:
     """Every field of an entry can be filtered by."""
     put(store, queue, "a")

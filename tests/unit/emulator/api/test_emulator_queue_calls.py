@@ -27,14 +27,14 @@ async def test_queues_need_a_name(service: Service, name: str) -> None:
     assert await service.refused("CreateQueue", parent=LOCATION) == ("INVALID_ARGUMENT", BAD_NAME)
 
 
+UNKNOWN_PATHS = [
+    ("v2", "task_ttl"), ("v2", "tombstoneTtl"), ("v2", "app_engine_http_queue"), ("v2", "colour"),
+    ("v2beta3", "app_engine_routing_override"), ("v2beta3", "retry_config.colour"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("there", [False, True])
-@pytest.mark.parametrize(
-    ("api", "path"),
-    [
-        ("v2", "task_ttl"), ("v2", "tombstoneTtl"), ("v2", "app_engine_http_queue"), ("v2", "colour"),
-        ("v2beta3", "app_engine_routing_override"), ("v2beta3", "retry_config.colour"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("api", "path"), UNKNOWN_PATHS)
 async def test_unknown_mask_paths(service: Service, api: str, path: str, *, there: bool) -> None:
     """A mask with a field that queues of the version do not have is refused, also where it would make the queue."""
     if there:
@@ -55,29 +55,29 @@ async def test_invalid_lists(service: Service, wrong: dict[str, Any]) -> None:
     assert (await service.refused("ListQueues", parent=LOCATION, **wrong))[0] == "INVALID_ARGUMENT"
 
 
-@pytest.mark.parametrize(
-    ("api", "text", "found"),
-    [
-        ("v2", "app_engine_routing_override.service=svc", True),
-        ("v2", "appEngineRoutingOverride.service=other", False),
-        ("v2", "app_engine_http_queue.app_engine_routing_override.service=svc", False),
-        ("v2beta3", "app_engine_http_queue.app_engine_routing_override.service=svc", True),
-        ("v2", 'retryConfig.maxBackoff<"10000s" retry_config.max_backoff<=3600s retry_config.max_backoff=3600', True),
-        ("v2", "retry_config.max_backoff>10000s", False),
-        ("v2", "retry_config.min_backoff=0.1s", True),
-        ("v2", "retry_config.max_retry_duration:*", False),
-        ("v2", "stackdriver_logging_config.sampling_ratio=0", True),
-        ("v2", "rate_limits.max_dispatches_per_second>=500 rate_limits.max_dispatches_per_second<=500", True),
-        ("v2", "state=RUNNING", True),
-        ("v2", "state:PAUSED", False),
-        ("v2", "http_target:*", False),
-        ("v2", "colour=red", False),
-        ("v2", "name.colour=red", False),
-        ("v2beta3", "type=PUSH", True),
-        ("v2beta3", "tombstone_ttl=3600s", True),
-        ("v2", "svc", True),
-    ],
-)
+FILTERS = [
+    ("v2", "app_engine_routing_override.service=svc", True),
+    ("v2", "appEngineRoutingOverride.service=other", False),
+    ("v2", "app_engine_http_queue.app_engine_routing_override.service=svc", False),
+    ("v2beta3", "app_engine_http_queue.app_engine_routing_override.service=svc", True),
+    ("v2", 'retryConfig.maxBackoff<"10000s" retry_config.max_backoff<=3600s retry_config.max_backoff=3600', True),
+    ("v2", "retry_config.max_backoff>10000s", False),
+    ("v2", "retry_config.min_backoff=0.1s", True),
+    ("v2", "retry_config.max_retry_duration:*", False),
+    ("v2", "stackdriver_logging_config.sampling_ratio=0", True),
+    ("v2", "rate_limits.max_dispatches_per_second>=500 rate_limits.max_dispatches_per_second<=500", True),
+    ("v2", "state=RUNNING", True),
+    ("v2", "state:PAUSED", False),
+    ("v2", "http_target:*", False),
+    ("v2", "colour=red", False),
+    ("v2", "name.colour=red", False),
+    ("v2beta3", "type=PUSH", True),
+    ("v2beta3", "tombstone_ttl=3600s", True),
+    ("v2", "svc", True),
+]
+
+
+@pytest.mark.parametrize(("api", "text", "found"), FILTERS)
 async def test_filters_of_queues(service: Service, api: str, text: str, *, found: bool) -> None:
     """A filter reads the fields of the version's queues; durations are compared as durations, and zeros are present."""
     settings = {"app_engine_routing_override": {"service": "svc"}, "stackdriver_logging_config": {}}

@@ -74,21 +74,43 @@ async def test_what_is_sent(deliverer: Deliverer, url: str, received: list[Any])
     assert received[1][1] == "/%25zz%20%C3%A4"
 
 
-@pytest.mark.parametrize(
-    ("query", "app_engine", "status", "requests"),
-    [
-        ("status=503&size=3000000", False, 503, 1),
-        ("status=302&to=/there", False, 200, 2),
-        ("status=307&to=/there?status=201", False, 201, 2),
-        ("status=302&to=/there", True, 302, 1),
-    ],
-)
+ANSWERS = [
+    ("status=503&size=3000000", False, 503, 1),
+    ("status=302&to=/there", False, 200, 2),
+    ("status=307&to=/there?status=201", False, 201, 2),
+    ("status=302&to=/there", True, 302, 1),
+]
+
+
+@pytest.mark.parametrize(("query", "app_engine", "status", "requests"), ANSWERS)
 async def test_answers(
     deliverer: Deliverer, url: str, received: list[Any], query: str, status: int, requests: int, *, app_engine: bool
 ) -> None:
     """The answer's status counts; redirects are followed to where they lead, but not by App Engine tasks."""
-    outcome = await deliverer.send(call(f"{url}/?{query}", app_engine=app_engine))
+    outcome = await deliverer.send(call(f"{url}/?{query}", app_engine=app_engine, body=b"kept"))
     assert (outcome.http_status, len(received)) == (status, requests)
+    assert [received[-1][at] for at in (0, 3)] == (
+        ["GET", b""] if (status, requests) == (200, 2) else ["POST", b"kept"]
+    )
+
+
+ODD = [(reply, 0) for reply in (b"", b"hello\r\n\r\n", b"HTTP/1.1 banana\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Le")]
+ODD += [(b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 300_000, 200)]  # an old server ends its answer by closing
+
+
+@pytest.mark.parametrize(("reply", "status"), ODD, ids=["closed", "not http", "no status", "cut in the head", "1.0"])
+async def test_odd_answers(deliverer: Deliverer, reply: bytes, status: int) -> None:
+    """What is not HTTP, and a head that is cut, are no answer; the request is sent once."""
+    received: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(reply)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        outcome = await deliverer.send(call(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"))
+    assert (outcome, len(received)) == (AttemptResult(http_status=status), 1)
 
 
 async def test_a_kept_connection_may_have_been_closed(deliverer: Deliverer) -> None:
@@ -127,13 +149,13 @@ async def test_unreadable_certificates(tmp_path: Path) -> None:
         await Deliverer(settings).close()
 
 
-@pytest.mark.parametrize(
-    ("address", "loopback"),
-    [
-        ("localhost:80", True), ("127.0.0.1:8080", True), ("127.9.9.9:1", True), ("::1:80", True),
-        ("127.evil.com:80", False), ("localhost.evil.com:80", False), ("10.0.0.1:80", False),
-    ],
-)  # fmt: skip
+ADDRESSES = [
+    ("localhost:80", True), ("127.0.0.1:8080", True), ("127.9.9.9:1", True), ("::1:80", True),
+    ("127.evil.com:80", False), ("localhost.evil.com:80", False), ("10.0.0.1:80", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "loopback"), ADDRESSES)
 def test_loopback(address: str, *, loopback: bool) -> None:
     """A machine is this one by its whole address, not by a part of it."""
     assert is_loopback(address) is loopback

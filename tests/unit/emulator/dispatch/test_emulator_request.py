@@ -86,29 +86,29 @@ GAPS: dict[str, Any] = {"pathOverride": {"path": "/p"}, "queryOverride": {"query
 GAPS |= {"uriOverrideEnforceMode": "IF_NOT_EXISTS"}
 
 
-@pytest.mark.parametrize(
-    ("url", "override", "result"),
-    [
-        (URL, {}, URL),
-        ("http://[::1/x", {"scheme": "HTTPS"}, "http://[::1/x"),
-        ("https://a.com/x?y=1", {"host": "b.net"}, "https://b.net/x?y=1"),
-        ("https://a.com:8080/x", {"host": "b.net"}, "https://b.net:8080/x"),
-        ("http://a.com/x", {"scheme": "HTTPS"}, "https://a.com/x"),
-        ("https://a.com/x", {"scheme": "HTTP"}, "http://a.com/x"),
-        ("http://a.com/x", {"scheme": "SCHEME_UNSPECIFIED"}, "https://a.com/x"),
-        ("http://a.com/x", {"port": "123"}, "http://a.com:123/x"),
-        ("http://a.com:80/x", {"port": "0"}, "http://a.com/x"),
-        ("http://a.com/x?y", {"pathOverride": {"path": "/z"}}, "http://a.com/z?y"),
-        ("http://a.com/x", {"pathOverride": {"path": "z"}}, "http://a.com/z"),
-        ("http://a.com/x", {"pathOverride": {}}, "http://a.com"),
-        ("http://a.com/x?y=1", {"queryOverride": {"queryParams": "z=2"}}, "http://a.com/x?z=2"),
-        ("http://a.com/x?y=1", {"queryOverride": {}}, "http://a.com/x"),
-        ("http://[::1]:8080/x", {"scheme": "HTTP"}, "http://[::1]:8080/x"),
-        ("http://a.com:bad/x", {"scheme": "HTTP"}, "http://a.com/x"),
-        ("http://a.com/x?y", {"host": "b", "port": "1", "scheme": "HTTPS", **GAPS}, "http://a.com:1/x?y"),
-        ("http://a.com", GAPS, "http://a.com/p?q"),
-    ],
-)
+OVERRIDDEN = [
+    (URL, {}, URL),
+    ("http://[::1/x", {"scheme": "HTTPS"}, "http://[::1/x"),
+    ("https://a.com/x?y=1", {"host": "b.net"}, "https://b.net/x?y=1"),
+    ("https://a.com:8080/x", {"host": "b.net"}, "https://b.net:8080/x"),
+    ("http://a.com/x", {"scheme": "HTTPS"}, "https://a.com/x"),
+    ("https://a.com/x", {"scheme": "HTTP"}, "http://a.com/x"),
+    ("http://a.com/x", {"scheme": "SCHEME_UNSPECIFIED"}, "https://a.com/x"),
+    ("http://a.com/x", {"port": "123"}, "http://a.com:123/x"),
+    ("http://a.com:80/x", {"port": "0"}, "http://a.com/x"),
+    ("http://a.com/x?y", {"pathOverride": {"path": "/z"}}, "http://a.com/z?y"),
+    ("http://a.com/x", {"pathOverride": {"path": "z"}}, "http://a.com/z"),
+    ("http://a.com/x", {"pathOverride": {}}, "http://a.com"),
+    ("http://a.com/x?y=1", {"queryOverride": {"queryParams": "z=2"}}, "http://a.com/x?z=2"),
+    ("http://a.com/x?y=1", {"queryOverride": {}}, "http://a.com/x"),
+    ("http://[::1]:8080/x", {"scheme": "HTTP"}, "http://[::1]:8080/x"),
+    ("http://a.com:bad/x", {"scheme": "HTTP"}, "http://a.com/x"),
+    ("http://a.com/x?y", {"host": "b", "port": "1", "scheme": "HTTPS", **GAPS}, "http://a.com:1/x?y"),
+    ("http://a.com", GAPS, "http://a.com/p?q"),
+]
+
+
+@pytest.mark.parametrize(("url", "override", "result"), OVERRIDDEN)
 def test_overridden_urls(url: str, override: dict[str, Any], result: str) -> None:
     """The parts that the queue sets replace the task's, or fill its gaps; the others stay."""
     assert overridden(url, json_format.ParseDict(override, beta.UriOverride())) == result
@@ -132,16 +132,16 @@ def test_tokens_replace_a_given_authorization(level: str) -> None:
     assert "authorization" not in call.headers
 
 
-@pytest.mark.parametrize(
-    ("url", "address"),
-    [
-        ("http://a/x", "a:80"),
-        ("https://a", "a:443"),
-        ("http://127.0.0.1:5/x", "127.0.0.1:5"),
-        ("http://[::1]:7", "::1:7"),
-        ("http://[::1", ""),
-    ],
-)
+ADDRESSES = [
+    ("http://a/x", "a:80"),
+    ("https://a", "a:443"),
+    ("http://127.0.0.1:5/x", "127.0.0.1:5"),
+    ("http://[::1]:7", "::1:7"),
+    ("http://[::1", ""),
+]
+
+
+@pytest.mark.parametrize(("url", "address"), ADDRESSES)
 def test_addresses(url: str, address: str) -> None:
     """The address of a request is host and port, also where the URL names no port."""
     assert prepared(http(url=url)).address == address

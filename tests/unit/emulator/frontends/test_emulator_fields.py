@@ -17,22 +17,22 @@ NAMES = {"tasks": [{"name": "a"}, {"name": "b"}]}
 SOME = {**TASKS, "tasks": [{"name": "a", "httpRequest": {"url": "https://a/", "httpMethod": "POST"}}, {"name": "b"}]}
 
 
-@pytest.mark.parametrize(
-    ("mask", "selected"),
-    [
-        ("*", TASKS),
-        ("*,tasks/name", TASKS),
-        ("next_page_token", {"nextPageToken": "t"}),
-        ("tasks.name", NAMES),
-        ("*/name", NAMES | {"nextPageToken": "t"}),
-        ("tasks/*", {"tasks": TASKS["tasks"]}),
-        ("tasks,tasks/name", {"tasks": TASKS["tasks"]}),
-        ("tasks/name,tasks", {"tasks": TASKS["tasks"]}),
-        ("tasks/httpRequest/headers", {"tasks": [{"httpRequest": {"headers": HTTP["headers"]}}, {}]}),
-        ("tasks/httpRequest/headers/X_A", {"tasks": [{"httpRequest": {"headers": {}}}, {}]}),
-        ("tasks(name, http_request(url)),nextPageToken,tasks/httpRequest/httpMethod", SOME),
-    ],
-)
+SELECTED = [
+    ("*", TASKS),
+    ("*,tasks/name", TASKS),
+    ("next_page_token", {"nextPageToken": "t"}),
+    ("tasks.name", NAMES),
+    ("*/name", NAMES | {"nextPageToken": "t"}),
+    ("tasks/*", {"tasks": TASKS["tasks"]}),
+    ("tasks,tasks/name", {"tasks": TASKS["tasks"]}),
+    ("tasks/name,tasks", {"tasks": TASKS["tasks"]}),
+    ("tasks/httpRequest/headers", {"tasks": [{"httpRequest": {"headers": HTTP["headers"]}}, {}]}),
+    ("tasks/httpRequest/headers/X_A", {"tasks": [{"httpRequest": {"headers": {}}}, {}]}),
+    ("tasks(name, http_request(url)),nextPageToken,tasks/httpRequest/httpMethod", SOME),
+]
+
+
+@pytest.mark.parametrize(("mask", "selected"), SELECTED)
 def test_selected_fields(mask: str, selected: dict[str, Any]) -> None:
     """A mask selects fields in camel case or snake case, in each item of a list."""
     assert select_fields(TASKS, parse_fields(mask, v2.ListTasksResponse.DESCRIPTOR)) == selected
@@ -45,21 +45,21 @@ def test_fields_below_any() -> None:
     assert select_fields(operation, fields) == {"response": {"tasks": [{"name": "a"}]}}
 
 
-@pytest.mark.parametrize(
-    ("mask", "reason"),
-    [
-        ("colour", "Cannot find matching fields for path 'colour'."),
-        ("tasks(name,httpRequest/colour)", "Cannot find matching fields for path 'tasks.httpRequest.colour'."),
-        ("nextPageToken/a", "Cannot find matching fields for path 'nextPageToken.a'."),
-        ("tasks(name", "A parenthesis is not closed."),
-        ("tasks)", "')' is not expected here."),
-        ("tasks,", "'' stands where a path is expected."),
-        ("tasks()", "')' stands where a path is expected."),
-        ("tasks name", "'name' is not expected here."),
-        ("tasks;name", "The parameter has characters that no path has."),
-        ("*(" * 60, "A path is too long."),
-    ],
-)
+REFUSED = [
+    ("colour", "Cannot find matching fields for path 'colour'."),
+    ("tasks(name,httpRequest/colour)", "Cannot find matching fields for path 'tasks.httpRequest.colour'."),
+    ("nextPageToken/a", "Cannot find matching fields for path 'nextPageToken.a'."),
+    ("tasks(name", "A parenthesis is not closed."),
+    ("tasks)", "')' is not expected here."),
+    ("tasks,", "'' stands where a path is expected."),
+    ("tasks()", "')' stands where a path is expected."),
+    ("tasks name", "'name' is not expected here."),
+    ("tasks;name", "The parameter has characters that no path has."),
+    ("*(" * 60, "A path is too long."),
+]
+
+
+@pytest.mark.parametrize(("mask", "reason"), REFUSED)
 def test_masks_that_are_refused(mask: str, reason: str) -> None:
     """The details of the refusal name what is wrong, as Google's do."""
     with refused(text=r"Request contains an invalid argument\.") as caught:

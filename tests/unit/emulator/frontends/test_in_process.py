@@ -90,13 +90,13 @@ async def test_a_sweep_goes_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         await done.wait()
 
 
-@pytest.mark.parametrize(
-    ("broken", "path", "message"),
-    [
-        ("google.protobuf.json_format.MessageToDict", f"/v2/{QUEUE}", "Unexpected ZeroDivisionError: nobody's fault"),
-        ("cloudtasks_nb.emulator.dispatch.tokens.TokenSigner.keys", "/oauth2/v3/certs", "Internal error encountered."),
-    ],
-)  # fmt: skip
+UNEXPECTED = [
+    ("google.protobuf.json_format.MessageToDict", f"/v2/{QUEUE}", "Unexpected ZeroDivisionError: nobody's fault"),
+    ("cloudtasks_nb.emulator.dispatch.tokens.TokenSigner.keys", "/oauth2/v3/certs", "Internal error encountered."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("broken", "path", "message"), UNEXPECTED)
 async def test_unexpected_errors_in_json(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: str, path: str, message: str
 ) -> None:
@@ -158,17 +158,17 @@ async def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
         await running.server
 
 
-@pytest.mark.parametrize(
-    ("settings", "error", "hint"),
-    [
-        ({"port": "taken"}, PortInUseError, "--port 0"),
-        ({"http_port": "taken"}, PortInUseError, "--http-port 0"),
-        ({"port": "taken", "single_port": True}, PortInUseError, "--port 0"),
-        ({"queues": ("q",)}, InvalidInputError, ""),
-        ({"host": "203.0.113.1"}, EmulatorError, ""),
-        ({"data_dir": Path("/dev/null/x")}, EmulatorError, ""),
-    ],
-)
+BAD_STARTS = [
+    ({"port": "taken"}, PortInUseError, "--port 0"),
+    ({"http_port": "taken"}, PortInUseError, "--http-port 0"),
+    ({"port": "taken", "single_port": True}, PortInUseError, "--port 0"),
+    ({"queues": ("q",)}, InvalidInputError, ""),
+    ({"host": "203.0.113.1"}, EmulatorError, ""),
+    ({"data_dir": Path("/dev/null/x")}, EmulatorError, ""),
+]
+
+
+@pytest.mark.parametrize(("settings", "error", "hint"), BAD_STARTS)
 async def test_errors_at_the_start(settings: dict[str, Any], error: type[EmulatorError], hint: str) -> None:
     """A port in use, a bad queue name, a foreign address and a folder that cannot be made are errors."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

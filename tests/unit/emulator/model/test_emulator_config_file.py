@@ -66,31 +66,31 @@ LINES: list[tuple[str, str, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("text", "error", "hint"),
-    [
-        *((f"{PLACE}  {line}", f"3: queues[0].{error}", hint) for line, error, hint in LINES),
-        (f"{PLACE}  httpTarget:\n    headerOverrides: 5", "4: queues[0].httpTarget.headerOverrides: this is not", None),
-        (f"{PLACE}  rateLimits: {{maxDispatchesPerSecond: 501}}", "2: queues[0]: RateLimits.maxDispatchesPerS", None),
-        (f"{PLACE}  httpTarget: {{oidcToken: {{}}, oauthToken: {{}}}}", "2: queues[0]: ", None),
-        ("queues:\n- name: q", '2: queues[0]: "q" is not a queue name', "a queue name is "),
-        ("queues:\n- state: PAUSED", '2: queues[0]: "" is not a queue name', "a queue name is "),
-        (f"queues:\n- {QUEUE}", "1: queues[0]: this is not a queue", None),
-        ("queues: 5", "1: queues: this is not a list of queues", None),
-        (f"{PLACE}- name: {QUEUE}", f"3: queues[1]: the queue {QUEUE} is listed twice", None),
-        ("port: x", "1: port: x is not a port", None),
-        ("prot: 5", "1: prot: there is no key prot", "did you mean port?"),
-        ("- a", "1: the file is not a mapping", None),
-        ("", "1: the file is not a mapping", None),
-        ("port: 1\nport: 2", "2: the key port is given twice", None),
-        ("? [a]\n: b", "1: ", None),
-        ("1: 2", "1: the key 1 is not text", None),
-        ("queues:\n  - name: [", "2: expected the node content", None),
-        ("x: !!python/object:os.system a", "1: could not determine a constructor", None),
-        ("[" * 5000, " the configuration file cannot be understood", None),
-        ("\x01", " the configuration file cannot be understood", None),
-    ],
-)
+MISTAKES = [
+    *((f"{PLACE}  {line}", f"3: queues[0].{error}", hint) for line, error, hint in LINES),
+    (f"{PLACE}  httpTarget:\n    headerOverrides: 5", "4: queues[0].httpTarget.headerOverrides: this is not", None),
+    (f"{PLACE}  rateLimits: {{maxDispatchesPerSecond: 501}}", "2: queues[0]: RateLimits.maxDispatchesPerS", None),
+    (f"{PLACE}  httpTarget: {{oidcToken: {{}}, oauthToken: {{}}}}", "2: queues[0]: ", None),
+    ("queues:\n- name: q", '2: queues[0]: "q" is not a queue name', "a queue name is "),
+    ("queues:\n- state: PAUSED", '2: queues[0]: "" is not a queue name', "a queue name is "),
+    (f"queues:\n- {QUEUE}", "1: queues[0]: this is not a queue", None),
+    ("queues: 5", "1: queues: this is not a list of queues", None),
+    (f"{PLACE}- name: {QUEUE}", f"3: queues[1]: the queue {QUEUE} is listed twice", None),
+    ("port: x", "1: port: x is not a port", None),
+    ("prot: 5", "1: prot: there is no key prot", "did you mean port?"),
+    ("- a", "1: the file is not a mapping", None),
+    ("", "1: the file is not a mapping", None),
+    ("port: 1\nport: 2", "2: the key port is given twice", None),
+    ("? [a]\n: b", "1: ", None),
+    ("1: 2", "1: the key 1 is not text", None),
+    ("queues:\n  - name: [", "2: expected the node content", None),
+    ("x: !!python/object:os.system a", "1: could not determine a constructor", None),
+    ("[" * 5000, " the configuration file cannot be understood", None),
+    ("\x01", " the configuration file cannot be understood", None),
+]
+
+
+@pytest.mark.parametrize(("text", "error", "hint"), MISTAKES)
 def test_mistakes(tmp_path: Path, text: str, error: str, hint: str | None) -> None:
     """An error names the file, the line and the key, and what is allowed there."""
     with pytest.raises(InvalidInputError) as caught:
@@ -100,14 +100,14 @@ def test_mistakes(tmp_path: Path, text: str, error: str, hint: str | None) -> No
     assert (hint is None) == (caught.value.hint is None)
 
 
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ('{"queues": [\n}', ":2: this is not JSON: Expecting value"),
-        ('{"port": 1, "port": 2}', ": the key port is given twice"),
-        (json.dumps({"queues": [{"name": QUEUE, "state": "X"}]}), ': queues[0].state: "X" is not one of '),
-    ],
-)
+MISTAKES_IN_JSON = [
+    ('{"queues": [\n}', ":2: this is not JSON: Expecting value"),
+    ('{"port": 1, "port": 2}', ": the key port is given twice"),
+    (json.dumps({"queues": [{"name": QUEUE, "state": "X"}]}), ': queues[0].state: "X" is not one of '),
+]
+
+
+@pytest.mark.parametrize(("text", "error"), MISTAKES_IN_JSON)
 def test_mistakes_in_json(tmp_path: Path, text: str, error: str) -> None:
     """In JSON an error names the file and the key; a mistake of JSON itself has its line."""
     with pytest.raises(InvalidInputError) as caught:

@@ -41,43 +41,46 @@ BAD_ID = (
     "Task ID must between 1 and 500 characters."
 )
 NO_BODY, LONG = "HttpRequest.body is not allowed with HTTP method", {"seconds": 10**17}
+DEADLINE, LONG_DEADLINE = (f"Task.dispatchDeadline must be between [15s, {most}]." for most in ("30m", "24h15s"))
 LONG_URL = "HttpRequest.url must be at most 2083 characters."
 BAD_PATH = "AppEngineHttpRequest.relativeUri must begin with '/', hold no spaces and have at most 2083 characters."
 
 
-@pytest.mark.parametrize(
-    ("task", "text"),
-    [
-        (http("ftp://x/y"), "HttpTarget.url must start with 'http://' or 'https://'."),
-        *((http(f"http://x/{path}"), LONG_URL) for path in ("y" * 2075, " " * 692, "\N{EURO SIGN}" * 231)),
-        (v2.Task(name=f"{QUEUE}/tasks/", http_request={"url": URL}), BAD_ID.format("")),
-        (http_task("a\n"), BAD_ID.format("a\n")),
-        (http(http_method=GET, body=b"x"), f"{NO_BODY} GET."),
-        (app_engine_task(http_method=PATCH, body=b"x"), f"AppEngine{NO_BODY} PATCH."),
-        (app_engine_task(relative_uri="x"), BAD_PATH),
-        (http(http_method=8), "8 is not a valid HttpMethod."),
-        (app_engine_task(http_method=-1), "-1 is not a valid HttpMethod."),
-        (http_task(retry_config={"max_attempts": -2}), "RetryConfig.maxAttempts must be greater or equal to -1."),
-        (http_task(retry_config={"max_backoff": LONG}), "RetryConfig.maxBackoff is not a valid duration."),
-        (http_task(dispatch_deadline={"seconds": 20, "nanos": -5}), "Task.dispatchDeadline is not a valid duration."),
-        (http_task(body=b"x" * 2**20), "Task size too large"),
-        (http(headers={"a": "x" * 81_920}), "The size of the headers must be less than 80KB."),
-    ],
-)
+REFUSED = [
+    (http("ftp://x/y"), "HttpTarget.url must start with 'http://' or 'https://'."),
+    *((http(f"http://x/{path}"), LONG_URL) for path in ("y" * 2075, " " * 692, "\N{EURO SIGN}" * 231)),
+    (v2.Task(name=f"{QUEUE}/tasks/", http_request={"url": URL}), BAD_ID.format("")),
+    (http_task("a\n"), BAD_ID.format("a\n")),
+    (http(http_method=GET, body=b"x"), f"{NO_BODY} GET."),
+    (app_engine_task(http_method=PATCH, body=b"x"), f"AppEngine{NO_BODY} PATCH."),
+    (app_engine_task(relative_uri="x"), BAD_PATH),
+    (http(http_method=8), "8 is not a valid HttpMethod."),
+    (app_engine_task(http_method=-1), "-1 is not a valid HttpMethod."),
+    (http_task(retry_config={"max_attempts": -2}), "RetryConfig.maxAttempts must be greater or equal to -1."),
+    (http_task(retry_config={"max_backoff": LONG}), "RetryConfig.maxBackoff is not a valid duration."),
+    (http_task(dispatch_deadline={"seconds": 20, "nanos": -5}), "Task.dispatchDeadline is not a valid duration."),
+    *((http_task(dispatch_deadline={"seconds": 14, "nanos": nanos}), DEADLINE) for nanos in (0, 999_000_000)),
+    (http_task(dispatch_deadline={"seconds": 1801}), DEADLINE),
+    *((v2.Task(app_engine_http_request={}, dispatch_deadline={"seconds": n}), LONG_DEADLINE) for n in (14, 86_416)),
+    (http_task(body=b"x" * 2**20), "Task size too large"),
+    (http(headers={"a": "x" * 81_920}), "The size of the headers must be less than 80KB."),
+]
+
+
+@pytest.mark.parametrize(("task", "text"), REFUSED)
 def test_refused_tasks(task: Any, text: str) -> None:
     """An invalid task is refused with the service's text."""
     with refused(text=f"^{re.escape(text)}$"):
         accept_task(task, QUEUE, NOW)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "https://x", "http://example.com/%zz", "http://127.0.0.1:1/a b", "http://x/" + "y" * 2074,
-        "http://x/?" + "&a=%20" * 345, "http://x/" + " " * 691, "http://x/" + "\N{EURO SIGN}" * 230,
-    ],
-    ids=lambda url: url[:20],
-)  # fmt: skip
+URLS = [
+    "https://x", "http://example.com/%zz", "http://127.0.0.1:1/a b", "http://x/" + "y" * 2074,
+    "http://x/?" + "&a=%20" * 345, "http://x/" + " " * 691, "http://x/" + "\N{EURO SIGN}" * 230,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", URLS, ids=lambda url: url[:20])
 def test_urls_that_are_taken(url: str) -> None:
     """Only the beginning and the length of a URL are checked when a task is created."""
     assert stored(http(url)).http_request.url == url
@@ -200,14 +203,19 @@ def test_long_requests_are_not_remembered() -> None:
 def test_header_names_that_http_does_not_allow(name: str) -> None:
     """A task and a queue with a header of such a name are refused, whichever their target is."""
     target = {"header_overrides": [{"header": {"key": name, "value": "1"}}]}
-    task, app_task = http(headers={name: "1"}), app_engine_task(headers={name: "1"})
-    for create in (
-        lambda: accept_task(task, QUEUE, NOW),
-        lambda: accept_task(app_task, QUEUE, NOW),
-        lambda: configured(beta.Queue(name=QUEUE, http_target=target)),
-        lambda: updated(configured(beta.Queue(name=QUEUE)), beta.Queue(http_target=target), ["http_target"]),
+    task, app_task, old = (
+        http(headers={name: "1"}),
+        app_engine_task(headers={name: "1"}),
+        configured(beta.Queue(name=QUEUE)),
+    )
+    for create, place in (
+        (lambda: accept_task(task, QUEUE, NOW), "HttpRequest.headers"),
+        (lambda: accept_task(app_task, QUEUE, NOW), "AppEngineHttpRequest.headers"),
+        (lambda: configured(beta.Queue(name=QUEUE, http_target=target)), "HttpTarget.headerOverrides"),
+        (lambda: updated(old, beta.Queue(http_target=target), ["http_target"]), "HttpTarget.headerOverrides"),
     ):
-        with refused(text="is not the name of an HTTP header"):
+        text = f'{place}: "{name}" is not the name of an HTTP header.'
+        with refused(text=f"^{re.escape(text)}$"):
             create()
 
 
