@@ -153,9 +153,6 @@ class OutcomeTracker:
                 self._read_from = self.clock.ticks() + _STORE_PAUSE
         recorded = await self.outbox.run(self.outbox.outcomes.record, self.batch, evidence)
         self.search.ended(recorded.ended)
-        if recorded.newer or (recorded.unsent and not await self.outbox.run(self.outbox.requests.begun, self.batch)):
-            # Else this process has just sent them, or a killed kernel of this home has.
-            await self.outbox.run(self.outbox.batches.set_setting, self.batch, "adopted", True)
         self._unexplained |= recorded.unexplained
         self.pace.add(recorded.ends, recorded.failed)
         if not self.has_results and any(one.source is Source.RESULTS for one in evidence):

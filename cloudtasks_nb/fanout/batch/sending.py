@@ -16,6 +16,7 @@ from cloudtasks_nb.fanout.batch.adoption import LATE, Adoption
 from cloudtasks_nb.fanout.batch.gate import Gate
 from cloudtasks_nb.fanout.batch.request import lasting_options
 from cloudtasks_nb.fanout.clock import Clock
+from cloudtasks_nb.fanout.outbox.locks import Hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
@@ -46,6 +47,7 @@ class Sending:
         self.trouble: CloudTasksError | None = None  #: the last error that is being retried
         self.error: CloudTasksError | None = None  #: the error that ended the sending early
         self._requested = False
+        self._announced: Hold | None = None
         self._gate_changed = asyncio.Event()
         self._other: Mapping[str, Any] | None = None
 
@@ -77,6 +79,7 @@ class Sending:
         """Send the unsent rows; if a sending is just ending, it begins again."""
         self._requested = True
         self._gate_changed.set()
+        self._announce()  # at once, so that others see it
         self.supervisor.start(_WORK, self._send)
 
     def apply_gate(self, gate: Gate) -> None:
@@ -122,7 +125,7 @@ class Sending:
         return self.outbox.requests.waiting(self.record.id)
 
     async def _send(self) -> None:
-        announced = self.outbox.requests.announce_sender(self.record.id)
+        self._announce()
         try:
             while self._requested:
                 self._requested = False
@@ -133,8 +136,18 @@ class Sending:
                     if limited:
                         await self._wait_for_canary()
         finally:
-            announced.release()
+            self.leave()
         self.ended()
+
+    def leave(self) -> None:
+        """Tell other processes that this one does not send the batch any more."""
+        if self._announced is not None:
+            self._announced.release()
+            self._announced = None
+
+    def _announce(self) -> None:
+        if self._announced is None:
+            self._announced = self.outbox.requests.announce_sender(self.record.id)
 
     async def _look_again(self) -> None:
         """While rows are held back, look those up once more of which the log may tell later whether they were sent."""

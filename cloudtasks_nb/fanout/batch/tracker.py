@@ -245,6 +245,7 @@ class Tracker:
         self._closed = True
         _busy.discard(self)
         await self._supervisor.close()
+        self._sending.leave()  # also if it had no time to begin
         await self._follower.close()
         self._stop_watching()
         for timer in self._timers.values():

@@ -19,6 +19,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     ROWS,
     as_json,
     counted,
+    number,
     number_of,
     paged,
     replace,
@@ -60,7 +61,8 @@ class Outcomes(Repository):
     def record(self, connection: sqlite3.Connection, batch: str, evidence: Iterable[Evidence]) -> Recorded:
         """Add evidence of tasks to what is stored of their rows, as `fold` decides.
 
-        Rows that were final and are corrected by the log are counted in the setting `corrected`.
+        Rows that were final and are corrected by the log are counted in the setting `corrected`. That rows were sent by
+        another home is the setting `adopted`.
         """
         num, recorded, corrected = number_of(connection, batch), Recorded(), 0
         for page in paged(evidence, _PAGE):
@@ -71,6 +73,9 @@ class Outcomes(Repository):
                    ON CONFLICT DO UPDATE SET value = value + excluded.value""",
                 (num, corrected),
             )
+        begun = number(connection, "SELECT begun FROM batches WHERE num = ?", num)
+        if recorded.newer or (recorded.unsent and not begun):  # else this home has sent them
+            connection.execute("INSERT OR REPLACE INTO settings VALUES (?, 'adopted', 'true')", (num,))
         touch(connection, num)
         return recorded
 

@@ -64,11 +64,6 @@ class Requests(Repository):
         return announced(self._database.path, f"{batch}-sender")
 
     @reading
-    def begun(self, connection: sqlite3.Connection, batch: str) -> bool:
-        """Return whether there ever was a request of this batch."""
-        return number(connection, "SELECT begun FROM batches WHERE num = ?", number_of(connection, batch)) > 0
-
-    @reading
     def waiting(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether rows are to be sent, or may have been sent by a sender that has ended."""
         query = f"SELECT EXISTS (SELECT 1 FROM parts JOIN tallies USING (part) WHERE num = ? AND {_WAITING})"
