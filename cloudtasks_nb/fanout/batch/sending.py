@@ -20,6 +20,7 @@ from cloudtasks_nb.fanout.outbox.locks import Hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.transport import Transport
 
 __all__ = ["Sending"]
@@ -92,8 +93,8 @@ class Sending:
         """Wait until the sending has ended."""
         await self.supervisor.join(_WORK)
 
-    async def check(self, unsent: int) -> None:
-        """Make sure that some process sends the unsent rows.
+    async def check(self, record: BatchRecord) -> None:
+        """Make sure that some process sends the unsent rows of the batch, as it was read last.
 
         Raises
         ------
@@ -102,7 +103,7 @@ class Sending:
         PreconditionError
             If no process sends the batch.
         """
-        doubtful = await self.outbox.run(self.outbox.requests.doubtful, self.record.id)
+        unsent, doubtful = record.counts[State.UNSENT], record.doubtful
         if self.active or not (unsent or doubtful):
             return
         if self.error is not None:

@@ -23,7 +23,7 @@ from weakref import WeakMethod, WeakSet, WeakValueDictionary
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, EndpointError, PreconditionError
+from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, EndpointError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
@@ -271,9 +271,11 @@ class Tracker:
                 reason = self.gate.reason(causes_text(self._stored["causes"], 1, "{}"))
                 hint = "batch.resume() sends them, batch.cancel() drops them"
                 raise PreconditionError(reason, resource=self.batch, hint=hint)
-            await self._sending.check(self.progress.unsent)
+            await self._sending.check(self.record)
 
         self._supervisor.wake()
+        if isinstance(self.error, OutboxError):  # what was wrong on this machine may be mended
+            await self.start(sending=True)
         await self._until(lambda: self.finished_here, check)
         await self._notifier.finish()
         return self.progress
@@ -410,7 +412,8 @@ class Tracker:
         self._watch()
         gone = record.counts[State.GONE]
         if gone > self._gone:
-            self._supervisor.start(_REREADING, self._reread)
+            recheck = self._outcomes.recheck_gone
+            self._supervisor.start(_REREADING, lambda: recheck(lambda: self._gone > 0, self._changed))
         self._gone = gone
         self.progress = self._seen_progress()
         now = _now()
@@ -523,9 +526,6 @@ class Tracker:
     async def _search(self) -> None:
         await self._outcomes.find_missing()
         self._changed()
-
-    async def _reread(self) -> None:
-        await self._outcomes.recheck_gone(lambda: self.record.counts[State.GONE] > 0, self._changed)
 
     def _look_later(self) -> None:
         """While somebody listens, look now and then into the outbox for what other processes do with the batch."""

@@ -70,12 +70,6 @@ class Requests(Repository):
         return number(connection, query, number_of(connection, batch)) > 0
 
     @reading
-    def doubtful(self, connection: sqlite3.Connection, batch: str) -> int:
-        """Return how many rows may have been sent by a sender that has ended."""
-        query = f"SELECT coalesce(sum(n), 0) FROM parts JOIN tallies USING (part) WHERE num = ? AND state = {IN_DOUBT}"
-        return number(connection, query, number_of(connection, batch))
-
-    @reading
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether rows are to be sent that had another try before."""
         query = f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND try > 1 AND {_WAITING})"

@@ -51,9 +51,9 @@ class Supervised:
         """Begin, and wait for the end."""
         _loop.run(self._run(times))
 
-    def check(self, unsent: int) -> None:
+    def check(self) -> None:
         """Make sure that some process sends."""
-        _loop.run(self.supervisor.check(unsent))
+        _loop.run(self.supervisor.check(self.supervisor.outbox.batches.get(self.supervisor.record.id)))
 
     async def _run(self, times: int) -> None:
         for _ in range(times):
@@ -119,7 +119,7 @@ def test_what_ended_it_is_kept_until_it_begins_again(outbox: Outbox, batch: str)
     sending = Supervised(outbox, batch, service)
     sending.run()
     with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
-        sending.check(ROWS)
+        sending.check()
     service.before = lambda _rpc, _number: None
     sending.run()
     assert sending.supervisor.error is None
@@ -188,7 +188,7 @@ def test_a_sender_that_is_about_to_begin(outbox: Outbox, batch: str) -> None:
             await super().sleep(seconds)
 
     sending.supervisor.clock = Later()
-    sending.check(ROWS)
+    sending.check()
     _loop.run(sending.supervisor.join())
 
 
@@ -196,11 +196,10 @@ def test_no_process_sends(outbox: Outbox, batch: str) -> None:
     """Unsent rows that no process sends are an error."""
     sending = Supervised(outbox, batch, Service())
     with pytest.raises(PreconditionError, match=r"250 rows of batch .* are unsent, and no process sends them"):
-        sending.check(ROWS)
-    sending.check(0)
+        sending.check()
     with Outbox(outbox.path, timeout=5.0) as elsewhere:
         announced = elsewhere.requests.announce_sender(batch)
-        sending.check(ROWS)  # also while it does not hold the lock on sending
+        sending.check()  # also while it does not hold the lock on sending
         announced.release()
 
 
@@ -210,7 +209,7 @@ def test_no_process_looks_rows_in_doubt_up(outbox: Outbox, batch: str) -> None:
     outbox.requests.find_doubtful(batch)
     doubt = "may have been sent by a process that has ended, and no process sends them"
     with pytest.raises(PreconditionError, match=f"250 rows of batch .* {doubt}"):
-        Supervised(outbox, batch, Service()).check(0)
+        Supervised(outbox, batch, Service()).check()
 
 
 @pytest.mark.parametrize(

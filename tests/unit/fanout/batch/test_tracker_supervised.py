@@ -177,3 +177,20 @@ def test_rows_seem_to_be_missing(tracked: Tracked, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tracker._outcomes.search, "run", search)
     _loop.run(run(), PATIENCE)
     assert "tasks may not be listed" not in str(begun)
+
+
+def test_a_wait_tries_again_what_failed_on_this_machine(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that was full has room by now: the error of before is forgotten, and the rest is sent."""
+    queue = tracked.outbox.requests.queue(tracked.batch)
+    turn = failing(type(queue).turn, OutboxError("the disk is full"), 1)
+    monkeypatch.setattr(type(queue), "turn", lambda *args, **options: turn(*args, **options))
+
+    async def run() -> int:
+        await send_all(tracked)
+        assert str(tracked.tracker.error) == "the disk is full"
+        ending = asyncio.ensure_future(tracked.tracker.finished())
+        await tracked.until(lambda: sum(tracked.service.created.values()) == ROWS)
+        tracked.publish()
+        return (await ending).succeeded
+
+    assert _loop.run(run(), PATIENCE) == ROWS
