@@ -13,10 +13,10 @@ from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.fanout.batch.progress import Progress
 
-__all__ = ["REJECTED", "RESUME", "Report", "causes_text", "gone_text", "resend_code"]
+__all__ = ["RESUME", "Report", "causes_text", "endings"]
 
-#: The lines of Python that send what is not sent, and that list the rows that were never tasks.
-RESUME, REJECTED = "batch.resume()", "batch.tasks().query(\"state == 'rejected'\")"
+#: The line of Python that sends what is not sent.
+RESUME = "batch.resume()"
 
 _WIDTH = 40  # characters of the bar in text
 _CAUSES, _CAUSE_WIDTH = 3, 80  # causes in a line, and characters of each
@@ -83,13 +83,9 @@ class Report:
         if progress.settling:
             lines.append(f"{progress.settling:,} settling: their log entries are awaited")
         lines += map(mask_text, self.notes)
-        found = (
-            (progress.gone, gone_text(self.lost, progress.gone), resend_code("gone")),
-            (progress.cancelled, f"{progress.cancelled:,} cancelled", resend_code("cancelled")),
-            (progress.rejected, f"{progress.rejected:,} rejected", REJECTED),
-            (progress.failed, f"{progress.failed:,} failed ({causes_text(self.causes)})", "batch.retry_failed()"),
-        )
-        lines += [self._line(text, method, methods=methods) for count, text, method in found if count]
+        counts = {name: count or 0 for name, count in progress.counts().items()}
+        found = reversed(endings(counts, self.causes, self.lost))
+        lines += [self._line(text, method, methods=methods) for _, text, method in found]
         return list(dict.fromkeys(lines))
 
     def _line(self, text: str, method: str | None, *, methods: bool) -> str:
@@ -119,6 +115,23 @@ class Report:
         return f"{pace}, the last one in about {duration_text(left)}"
 
 
+def endings(
+    counts: Mapping[str, int], causes: Mapping[str, int], lost: Mapping[str | None, int]
+) -> list[tuple[str, str, str]]:
+    """Return what became of rows that did not succeed, the worst first.
+
+    Each is the word for a batch that has ended so, a sentence, and the line of Python that helps.
+    """
+    failed, gone, cancelled, rejected = (counts[name] for name in ("failed", "gone", "cancelled", "rejected"))
+    found = (
+        (failed, "failed", f"{failed:,} failed ({causes_text(causes)})", "batch.retry_failed()"),
+        (gone, "unknown", _gone_text(lost, gone), _resend_code("gone")),
+        (cancelled, "cancelled", f"{cancelled:,} cancelled", _resend_code("cancelled")),
+        (rejected, "rejected", f"{rejected:,} rejected", "batch.tasks().query(\"state == 'rejected'\")"),
+    )
+    return [(word, text, method) for count, word, text, method in found if count]
+
+
 def causes_text(causes: Mapping[str, int], most: int = _CAUSES, text: str = "{} {:,}") -> str:
     """Return the most frequent causes with their counts; long ones are cut."""
     shown = [text.format(_cut(mask_text(cause)), count) for cause, count in list(causes.items())[:most]]
@@ -126,7 +139,7 @@ def causes_text(causes: Mapping[str, int], most: int = _CAUSES, text: str = "{} 
     return ", ".join(shown) + (f" and {counted(rest, 'other causes')}" if rest else "")
 
 
-def gone_text(lost: Mapping[str | None, int], gone: int) -> str:
+def _gone_text(lost: Mapping[str | None, int], gone: int) -> str:
     """Return how many rows are gone, and how they left the queue if that is known."""
     known = {how: count for how, count in lost.items() if how is not None}
     parts = [f"{count:,} gone: {how}" for how, count in known.items()]
@@ -139,6 +152,6 @@ def _cut(cause: str) -> str:
     return cause if len(cause) <= _CAUSE_WIDTH else cause[: _CAUSE_WIDTH - 1].rstrip("… ") + "…"
 
 
-def resend_code(state: str) -> str:
+def _resend_code(state: str) -> str:
     """Return the line of Python that sends the rows in a final state again."""
     return f"batch.resend(batch.tasks().query(\"state == '{state}'\"))"

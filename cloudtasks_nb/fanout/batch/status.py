@@ -11,7 +11,7 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.gate import Gate, gate_of
 from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, Status, unpack
-from cloudtasks_nb.fanout.batch.report import REJECTED, RESUME, causes_text, gone_text, resend_code
+from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
@@ -41,7 +41,7 @@ class Facts:
     cancelling: bool = False
     unread: bool = False  #: another home has made the batch, and what it has sent was not read here
     causes: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows in state `failed` that have it
-    lost: str = ""  #: how rows left the queue that are gone
+    lost: Mapping[str | None, int] = field(default_factory=dict)  #: how rows left the queue -> rows in state `gone`
     sends: bool = False  #: a process sends the batch, or waits to send it
     at: dt.datetime | None = None  #: when the service answered last
     watched: bool = False  #: this process reads the queue; else nothing below is known
@@ -69,7 +69,7 @@ def status_of(facts: Facts, earlier: Status | None = None) -> Status:
     Examples
     --------
     >>> now, counts = dt.datetime.now(dt.UTC), dict.fromkeys(State, 0)
-    >>> status_of(Facts(now=now, counts=counts | {State.GONE: 9, State.SUCCEEDED: 1}, lost="9 gone")).state
+    >>> status_of(Facts(now=now, counts=counts | {State.GONE: 9, State.SUCCEEDED: 1})).state
     'unknown'
     >>> status_of(Facts(now=now, counts=counts | {State.UNSENT: 9}))
     stopped: 9 unsent, and no process sends them → batch.resume()
@@ -132,7 +132,7 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any
         "cancelling": CANCELLING in record.settings,
         "unread": record.imported and not {"read_elsewhere", "unseen"} & record.settings.keys(),
         "causes": causes.failed(record.id) if counts[State.FAILED] else {},
-        "lost": gone_text(causes.lost(record.id), counts[State.GONE]) if counts[State.GONE] else "",
+        "lost": causes.lost(record.id) if counts[State.GONE] else {},
     }
 
 
@@ -146,16 +146,8 @@ _Found = tuple[str, str | None, str | None]  # state, reason and action
 
 def _end(facts: Facts) -> _Found:
     """Return how a batch has ended."""
-    counts = facts.counts
-    if failed := counts[State.FAILED]:
-        return "failed", f"{failed:,} failed ({causes_text(facts.causes)})", "batch.retry_failed()"
-    if counts[State.GONE]:
-        return "unknown", facts.lost, resend_code("gone")
-    if cancelled := counts[State.CANCELLED]:
-        return "cancelled", f"{cancelled:,} cancelled", resend_code("cancelled")
-    if rejected := counts[State.REJECTED]:
-        return "rejected", f"{rejected:,} rejected", REJECTED
-    return "succeeded", None, None
+    counts = {state.name.lower(): count for state, count in facts.counts.items()}
+    return next(iter(endings(counts, facts.causes, facts.lost)), ("succeeded", None, None))
 
 
 def _now(facts: Facts, opened: int) -> Iterator[_Found]:

@@ -95,9 +95,9 @@ def test_rows_that_were_lost_say_how() -> None:
     shown = report({"lost": lost}, gone=3, cancelled=4)
     again = "batch.resend(batch.tasks().query(\"state == '{}'\"))"
     assert shown.lines() == [
+        "4 cancelled → " + again.format("cancelled"),
         "2 gone: deleted from the queue; 1 gone: no longer in the queue, and the log does not show why → "
         + again.format("gone"),
-        "4 cancelled → " + again.format("cancelled"),
     ]
 
 

@@ -182,8 +182,7 @@ def test_rows_seem_to_be_missing(tracked: Tracked, monkeypatch: pytest.MonkeyPat
 def test_a_wait_tries_again_what_failed_on_this_machine(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that was full has room by now: the error of before is forgotten, and the rest is sent."""
     queue = tracked.outbox.requests.queue(tracked.batch)
-    turn = failing(type(queue).turn, OutboxError("the disk is full"), 1)
-    monkeypatch.setattr(type(queue), "turn", lambda *args, **options: turn(*args, **options))
+    monkeypatch.setattr(type(queue), "turn", failing(type(queue).turn, OutboxError("the disk is full"), 1))
 
     async def run() -> int:
         await send_all(tracked)
