@@ -87,7 +87,6 @@ def test_a_beginning_that_two_batches_have_is_refused(outbox: Outbox) -> None:
         "batches.delete",
         "batches.settings",
         "rows.states",
-        "requests.begun",
     ],
 )
 def test_a_batch_that_is_not_there_is_named(outbox: Outbox, verb: str) -> None:
