@@ -104,7 +104,7 @@ def older(records: Iterable[BatchRecord], age: Any) -> list[BatchRecord]:
 
 def in_use(outbox: Outbox, record: BatchRecord) -> str | None:
     """Return why a batch must stay; None if it can be deleted."""
-    if outbox.requests.has_sender(record.id):
+    if not record.done and outbox.requests.has_sender(record.id):  # at the end a sender leaves in a moment
         return "it is being sent"
     wish = record.settings.get(CANCELLING)
     if wish is not None and (wish.get("paused") or not record.done):

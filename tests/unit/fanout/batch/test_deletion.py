@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from cloudtasks_nb.errors import StoreError
-from cloudtasks_nb.fanout.batch.deletion import delete_old
+from cloudtasks_nb.fanout.batch.deletion import delete_old, in_use
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from tests.unit.fanout.conftest import chunks, spool
+from cloudtasks_nb.fanout.states import State
+from tests.unit.fanout.conftest import chunks, put, refs, spool
 
 
 def test_what_was_deleted_before_an_error_is_said(outbox: Outbox, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,3 +28,12 @@ def test_what_was_deleted_before_an_error_is_said(outbox: Outbox, capsys: pytest
     with pytest.raises(StoreError):
         delete_old(outbox, records, delete_one, older_than="1h", dry_run=False)
     assert capsys.readouterr().out == "deleted 1 batch: 3 rows, 2 results\n"
+
+
+def test_a_batch_that_is_done_can_be_deleted_while_a_sender_leaves(outbox: Outbox, batch: str) -> None:
+    """Its kernel has not seen yet that another one has cancelled the rows; of open rows it may send some."""
+    announced = outbox.requests.announce_sender(batch)
+    assert in_use(outbox, outbox.batches.get(batch)) == "it is being sent"
+    put(outbox, batch, refs(outbox, batch), State.CANCELLED)
+    assert in_use(outbox, outbox.batches.get(batch)) is None
+    announced.release()

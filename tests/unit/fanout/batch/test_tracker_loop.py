@@ -29,14 +29,14 @@ def test_a_batch_that_a_late_entry_may_correct_is_watched_on(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch, status: str, *, lingers: bool
 ) -> None:
     """Failed rows may have succeeded after all: their queue is read for a while after the end."""
-    monkeypatch.setattr(tracker_module, "_LINGER", 0.2)
 
     async def run() -> None:
         await send_all(tracked)
         tracked.publish(status)
         await tracked.tracker.finished()
         assert bool(tracked.connection.watcher.subscribed) == lingers
-        await asyncio.sleep(0.4)
+        monkeypatch.setattr(tracker_module, "_LINGER", 0.0)
+        await tracked.tracker._turn()
         assert not tracked.connection.watcher.subscribed
 
     _loop.run(run(), PATIENCE)
