@@ -1,10 +1,7 @@
 """The run of a batch in its panel: figures, charts and slowest rows, and the progress of a cancellation."""
 
 import pandas as pd
-import pytest
 
-from cloudtasks_nb.fanout.batch.batch import batch_view
-from cloudtasks_nb.fanout.outbox.requests import Requests
 from cloudtasks_nb.panels import BatchPanel
 from tests.unit.display.test_charts import parsed
 from tests.unit.panels.conftest import Harness, wait_for
@@ -54,21 +51,3 @@ def test_secrets_of_rows_are_masked(harness: Harness) -> None:
     assert "s3cr3t" not in page
     assert "<img" not in page
     assert "&lt;img" in page
-
-
-def test_a_cancellation_shows_its_progress(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that were never sent are cancelled in steps; each shows how many are left."""
-    monkeypatch.setattr(Requests.cancel, "__defaults__", (1_000,))
-    harness.transport.open.clear()
-    batch = harness.queue().fan_out(pd.DataFrame({"n": range(8_000)}), url="https://svc/run", progress=False)
-    seen: list[int] = []
-    reasons: list[str | None] = []
-    view = batch_view(batch)
-    view.listen(lambda: seen.append(batch.progress().cancelled))
-    view.listen(lambda: reasons.append(view.report().progress.reason))
-    batch.cancel()
-    harness.until(batch, lambda: batch.progress().cancelled > 4_000)
-    harness.transport.open.set()
-    harness.until(batch, lambda: batch.progress().finished)
-    assert any(0 < count < 8_000 for count in seen)
-    assert any(str(reason).endswith(" rows are left to cancel") for reason in reasons)
