@@ -79,7 +79,7 @@ def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
         with suppress(BatchNotFoundError):
             batch.wait()
         while not Path(order["deleted"]).exists():
-            time.sleep(0.05)
+            time.sleep(0.05)  # the other kernel writes the file when it has deleted the batch
         batch = cell()
     ask(batch, order)
     wait(batch, Path(f"{order['home']}.disk"))
