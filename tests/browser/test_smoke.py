@@ -322,6 +322,15 @@ BODY = {"id": 12345678901234567890, "api_key": "hidden", "text": EVIL, "nested":
 #: What JupyterLab has in place of a panel that has no kernel, and while it waits for one.
 DEAD, WAITS = "Error displaying widget: model not found", "Loading widget..."
 
+#: Whether the square of a day is shown 15 pixels below that of another one.
+BELOW = """(days) => {
+  const [above, below] = days.map((day) => {
+    const shown = [...document.querySelectorAll(`[title^="${day}"]`)].filter((square) => square.offsetParent);
+    return shown.at(-1)?.getBoundingClientRect();
+  });
+  return above && below && below.x === above.x && below.y - above.y === 15;
+}"""
+
 
 def expect_copies(page: Page, hidden: str | None) -> None:
     """Expect the static copies of two panels with their age; what there is of the widgets is hidden."""
@@ -334,9 +343,7 @@ def expect_copies(page: Page, hidden: str | None) -> None:
     expect(copies.first).to_contain_text("PAUSED")
     expect(copies.last).to_contain_text("31 of 31 done")
     # JupyterLab strips much from what it does not trust; the squares of the calendar are where they were.
-    squares = [copies.last.locator(f'[title^="2013-01-0{day}"]') for day in (7, 8)]
-    places = [square.evaluate("node => node.getBoundingClientRect().toJSON()") for square in squares]
-    assert [places[1][side] - places[0][side] for side in ("x", "y")] == [0, 15]
+    page.wait_for_function(BELOW, arg=["2013-01-07", "2013-01-08"])
 
 
 def test_a_saved_notebook(notebook: Callable[..., Any], lab: Server, watch: Watch) -> None:
