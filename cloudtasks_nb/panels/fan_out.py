@@ -239,10 +239,10 @@ class SendPanel(Panel):
         if plan.sendable <= _FEW:
             self.start(lambda: self._submit(plan), changes=True)
             return
-        count = counted(plan.sendable, "tasks")
+        count, cost = counted(plan.sendable, "tasks"), f" It costs {plan.cost}." if plan.cost else ""
         question = Question(
             title=f"Send {count} to {plan.queue}?",
-            scope=f"Creates {count} in {self.context.name(plan.queue)}; each calls its URL. It costs {plan.cost}.",
+            scope=f"Creates {count} in {self.context.name(plan.queue)}; each calls its URL.{cost}",
             verb=f"Send {count}",
             line=self._line,
             typed=plan.queue if plan.sendable > _MANY and not self.context.local else None,

@@ -1,26 +1,37 @@
-"""What tasks and their log cost on Google: an estimate, without what else the project uses in the month.
+"""What tasks, logs and results cost on Google: an estimate, without what else the project uses in the month.
 
-Prices and free amounts are those of https://cloud.google.com/tasks/pricing and
-https://cloud.google.com/stackdriver/pricing.
+Prices are those of the first tier, and in us-central1 where regions differ, as documented in September 2026:
+
+- https://cloud.google.com/tasks/pricing: operations of Cloud Tasks;
+- https://cloud.google.com/stackdriver/pricing: logs;
+- https://cloud.google.com/storage/pricing: objects in a bucket. Some are free in a few regions, so none count as free.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.plural import percent_text
 
-__all__ = ["FREE_OPERATIONS", "LOG_PRICE", "PRICING", "Costs", "log_bytes", "log_note", "operations"]
+__all__ = ["CALLS", "LOG_PRICE", "PRICING", "Costs", "Item", "is_cloud_run", "log_bytes", "log_note", "operations"]
 
 #: Where the prices stand.
 PRICING = "https://cloud.google.com/tasks/pricing"
-#: Operations that are free in a month. An operation is a call for one task, or one delivery.
-FREE_OPERATIONS = 1_000_000
+#: Calls whose results share an object: as many as a service of `ct.deploy` answers at once.
+CALLS = 8
 
 _GIB = 2**30
-_FREE_LOG = 50 * _GIB  # a month
+_FREE_OPERATIONS = 1_000_000  # a month; one is a call for one task, or one delivery
+_FREE_LOG = 50 * _GIB  # a month, of all logs of a project
 _DOLLARS_PER_OPERATION = 0.40 / 1e6
 _DOLLARS_PER_LOG_BYTE = 0.50 / _GIB
+_DOLLARS_PER_WRITE = 0.005 / 1_000  # class A: an object that is written, or a page of a listing
+_DOLLARS_PER_READ = 0.0004 / 1_000  # class B: an object that is read
+_LISTED = 1_000  # names on a page of a listing
 _CHUNK = 32 * 1024  # bytes of a task that count as one operation
 _MINUTES = 24 * 60  # of a day
 _DAYS = 30  # of a month
@@ -28,22 +39,60 @@ _DAYS = 30  # of a month
 # Characters of the entries of creation, dispatch and response of a task as JSON, without the names in them. Measured on
 # the emulator's log, which has the fields of the service's; the size that Google bills is not documented more closely.
 _ENTRIES = (587, 648, 678)
+# Characters of an entry of Cloud Run's request log, which has one a call (https://cloud.google.com/run/docs/logging).
+_REQUEST = 1_200
 _TASK_ID = 31  # characters of the id of a batch's row
 _TARGET = 60  # characters of a method and a usual URL
+_CLOUD_RUN = re.compile(r"https?://[^/?#]*\.run\.app(:\d+)?([/?#]|$)")
+
+
+class Item(NamedTuple):
+    """A line of an estimate."""
+
+    name: str
+    price: float  #: US dollars for what is above the free amounts
+    why: str  #: how much is used, and what is free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Operations and bytes of log of one month."""
+    """What tasks use in one month; nothing on an emulator."""
 
-    operations: int
-    log_bytes: float
+    operations: int = 0
+    log_bytes: float = 0  #: of the queue's log
+    log_ratio: float = 1  #: share of the operations that it has
+    requests: int = 0  #: calls of services on Cloud Run
+    results: int = 0  #: stored in a bucket of Cloud Storage
 
-    @property
-    def price(self) -> float:
-        """US dollars for what is above the free amounts."""
-        operations = max(self.operations - FREE_OPERATIONS, 0) * _DOLLARS_PER_OPERATION
-        return operations + max(self.log_bytes - _FREE_LOG, 0) * _DOLLARS_PER_LOG_BYTE
+    def items(self) -> Iterator[Item]:
+        """Yield a line for each use that has a price."""
+        if self.operations:
+            paid = max(self.operations - _FREE_OPERATIONS, 0)
+            why = f"{self.operations:,} operations of Cloud Tasks; the first {_FREE_OPERATIONS:,} a month are free"
+            yield Item("operations", paid * _DOLLARS_PER_OPERATION, why)
+        share = f" at {percent_text(self.log_ratio)} of the operations" if self.log_ratio < 1 else ""
+        yield from _log("queue log", share, self.log_bytes, used=0)
+        yield from _log("request log", " by Cloud Run", self.requests * _REQUEST, used=self.log_bytes)
+        if self.results:
+            objects, most = -(-self.results // CALLS), self.results * _DOLLARS_PER_WRITE
+            why = f"about {objects:,} objects, each of {CALLS} calls that end together; one a call: ${most:,.2f}"
+            yield Item("writing results", objects * _DOLLARS_PER_WRITE, why)
+            reading = -(-objects // _LISTED) * _DOLLARS_PER_WRITE + objects * _DOLLARS_PER_READ
+            yield Item("reading results", reading, "once; what leaves the region of the bucket is $0.12 a GiB on top")
+
+
+def _log(name: str, what: str, size: float, *, used: float) -> Iterator[Item]:
+    """Yield the line of a log, if it has anything; `used` bytes of other logs are in the free amount."""
+    if size:
+        paid = max(size - max(_FREE_LOG - used, 0), 0)
+        amount = f"about {size / _GIB:,.1f} GiB" if size >= _GIB / 10 else "less than 0.1 GiB"
+        why = f"{amount}{what}; the first 50 GiB of all logs a month are free"
+        yield Item(name, paid * _DOLLARS_PER_LOG_BYTE, why)
+
+
+def is_cloud_run(url: str) -> bool:
+    """Return whether a URL is that of a service on Cloud Run; one with a domain of its own is not known."""
+    return _CLOUD_RUN.match(url) is not None
 
 
 def operations(size: int) -> int:

@@ -149,6 +149,8 @@ class Catalog:
                 errors=request.options.errors,
                 limits=limits,
                 check=check,
+                priced=not self._connection.endpoint.local,
+                stored=self._connection.store.url.startswith("gs://"),
                 verdicts=verdicts,
                 on_progress=bar.add,
                 on_note=notify,

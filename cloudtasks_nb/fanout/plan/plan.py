@@ -17,19 +17,19 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.display.card import html_card, next_html, table_html
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.display.secrets import mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, plan_row, read_task
-from cloudtasks_nb.service.costs import FREE_OPERATIONS, PRICING, Costs, log_bytes, operations
+from cloudtasks_nb.service.costs import PRICING, Costs, is_cloud_run, log_bytes, operations
 
 __all__ = ["Plan", "Sizes", "Trial", "make_plan"]
 
 _SHOWN = 3  # rendered tasks in the repr
 _LONGEST = 1_000  # characters of a body or a result in the repr of a trial
 _KEPT = 1_000  # rows that a plan of an iterator shows
+_ON_TOP = f"retries and the time of the service come on top ({PRICING})"
 _TO_SEND = ("new", "unsent")  # states of rows that the same cell, run again, sends
 
 
@@ -91,8 +91,7 @@ class Plan:
     duplicates: int  #: rows with the key of an earlier row
     sendable: int  #: tasks that are left to create
     body_bytes: Sizes
-    costs: Costs  #: of creating and delivering each task once
-    log_ratio: float  #: share of the operations that the queue logs
+    costs: Costs  #: of creating and delivering each task once, and of knowing what became of it
     queue: str
     method: str
     errors: str  #: what `submit` does with bad rows and duplicates: "raise" or "skip"
@@ -176,36 +175,55 @@ class Plan:
 
     @property
     def price(self) -> float:
-        """Estimate in US dollars: creations and first deliveries, and the operations log.
-
-        A call for one task and a delivery are an operation each, for each 32 KB of the task; a million a month are
-        free (https://cloud.google.com/tasks/pricing). The log has three entries a task, as large as measured on the
-        emulator's log; 50 GiB a month are free (https://cloud.google.com/stackdriver/pricing). What else the project
-        uses in the month comes on top: each retry, each task that is listed, and one call a second while a batch is
-        watched.
+        """Estimate in US dollars: the sum of `prices`; 0 on an emulator, where nothing has a price.
 
         Examples
         --------
         >>> plan.price
         0.0
         """
-        return self.costs.price
+        return sum(self.prices.values(), 0.0)
 
     @property
-    def cost(self) -> str:
-        """The estimate in words.
+    def prices(self) -> dict[str, float]:
+        """The parts of the price in US dollars, by name and in this order; a part that does not occur is left out.
+
+        ``operations``
+            Of Cloud Tasks: a call for one task and a delivery are one each, for each 32 KB of the task; a million a
+            month are free (https://cloud.google.com/tasks/pricing).
+        ``queue log``
+            Three entries a task, as large as measured on the emulator's log, at the queue's ``log_sampling_ratio``; 50
+            GiB of all logs a month are free (https://cloud.google.com/stackdriver/pricing).
+        ``request log``
+            An entry of about 1,200 bytes for each call of a URL in ``run.app``, which Cloud Run writes by itself.
+        ``writing results``
+            If the connection's store is in ``gs://``: an object for the results of 8 calls, which is as many as a
+            service of `ct.deploy` answers at once (https://cloud.google.com/storage/pricing, class A). Fewer calls
+            share one where they last longer than a write, so the price may be up to 8 times as high.
+        ``reading results``
+            Once, by listing and reading these objects (class B). What was read is kept.
+
+        What else the project uses in the month comes on top: retries, the time of the service, tasks that are listed,
+        and one call a second while a batch is watched.
 
         Examples
         --------
-        >>> print(plan.cost)
-        about $0.00: 6 operations (the first 1,000,000 a month are free) and about 7.08 KB of log (the first 50 GiB)...
+        >>> plan.prices
+        {}
         """
-        share = f" at {percent_text(self.log_ratio)} of the operations" if 0 < self.log_ratio < 1 else ""
-        log = f"about {_bytes(self.costs.log_bytes)} of log{share} (the first 50 GiB)" if self.log_ratio else "no log"
-        return (
-            f"about ${self.price:,.2f}: {self.costs.operations:,} operations (the first {FREE_OPERATIONS:,} a month "
-            f"are free) and {log}; retries come on top ({PRICING})"
-        )
+        return {name: price for name, price, _ in self.costs.items()}
+
+    @property
+    def cost(self) -> str:
+        """The estimate in words; empty on an emulator.
+
+        Examples
+        --------
+        >>> plan.cost
+        ''
+        """
+        parts = ", ".join(f"{name} ${price:,.2f}" for name, price in self.prices.items())
+        return f"about ${self.price:,.2f}: {parts}; {_ON_TOP}" if parts else ""
 
     def facts(self) -> dict[str, str]:
         """Return the facts about the plan, by name.
@@ -222,8 +240,8 @@ class Plan:
             found["duplicates"] = f"{self.duplicates:,} with the key of an earlier row"
         found["bodies"] = str(self.body_bytes)
         found["time to drain"] = self._drain()
-        found["price"] = self.cost
-        return found
+        lines = {name: f"${price:,.2f}: {why}" for name, price, why in self.costs.items()}
+        return {**found, "price": f"about ${self.price:,.2f}: {_ON_TOP}", **lines} if lines else found
 
     def _drain(self) -> str:
         least = self.time_to_drain
@@ -290,7 +308,7 @@ class _Summary:
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._sizes = array("q")
-        self._operations = self._targets = 0  # of the valid rows: operations, characters of the URLs
+        self._operations = self._targets = self._requests = 0  # of valid rows; characters of URLs, calls of Cloud Run
         self._kept: list[tuple[str | None, bytes, int | None]] = []
         self.keys: list[bytes] = []  #: of the kept rows
         self.rows = self.rejected = 0
@@ -305,6 +323,7 @@ class _Summary:
                 self._sizes.append(len(body))
                 self._operations += operations(len(task))
                 self._targets += len(url)
+                self._requests += is_cloud_run(url)
             else:
                 self.first_rejected = self.first_rejected or f"row {row}: {problem}"
             if self._limit is None or len(self._kept) < self._limit:
@@ -318,13 +337,16 @@ class _Summary:
         sizes = np.frombuffer(self._sizes or array("q", [0]), dtype=np.int64)
         return Sizes(min=int(sizes.min()), median=int(np.median(sizes)), max=int(sizes.max()), total=int(sizes.sum()))
 
-    def costs(self, sendable: int, queue: QueueName, method: str, log_ratio: float) -> Costs:
-        """Return what `sendable` tasks cost that are as large, on average, as all valid rows."""
-        valid = max(len(self._sizes), 1)
-        target = len(method) + 1 + round(self._targets / valid)
+    def costs(self, sendable: int, queue: QueueName, method: str, *, log_ratio: float, stored: bool) -> Costs:
+        """Return what `sendable` tasks cost that are, on average, as all valid rows are."""
+        share = sendable / max(len(self._sizes), 1)
+        target = len(method) + 1 + round(self._targets / max(len(self._sizes), 1))
         return Costs(
-            operations=round(sendable * self._operations / valid),
+            operations=round(share * self._operations),
             log_bytes=sendable * log_ratio * log_bytes(queue, target),
+            log_ratio=log_ratio,
+            requests=round(share * self._requests),
+            results=sendable if stored else 0,
         )
 
     def frame(self, forecast: Forecast, *, verdicts: bool) -> pd.DataFrame:
@@ -380,6 +402,8 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     send: Callable[[Any], Trial],
     errors: Errors = "raise",
     check: Callable[[int], None] = lambda _tasks: None,
+    priced: bool = True,
+    stored: bool = False,
     verdicts: bool = False,
     on_progress: Callable[[int], object] = lambda _: None,
     on_note: Callable[[str], object] = lambda _: None,
@@ -404,6 +428,10 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         What `submit` will do with bad rows and duplicates.
     check : callable
         Raises what `submit` would raise for so many tasks.
+    priced : bool
+        Whether tasks have a price, which those of an emulator have not.
+    stored : bool
+        Whether their results are stored in a bucket of Cloud Storage.
     verdicts : bool
         Whether the frame has the columns `verdict` ("send" or "skip") and `why`.
     """
@@ -413,6 +441,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         summary.add(chunk)
     found = forecast(summary.keys)
     log_ratio, state = limits.get("log_sampling_ratio", 1.0), limits.get("state", "RUNNING")
+    costs = summary.costs(found.sendable, queue, recipe.method, log_ratio=log_ratio, stored=stored)
     known = ", ".join(f"{n:,} {where}" for where, n in found.known.items())
     return Plan(
         about={"known": known} if known else {},
@@ -424,8 +453,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         sendable=found.sendable,
         refusal=found.refusal or _refusal(check, found.sendable),
         body_bytes=summary.sizes(),
-        costs=summary.costs(found.sendable, queue, recipe.method, log_ratio),
-        log_ratio=log_ratio,
+        costs=costs if priced else Costs(),
         queue=queue.queue,
         method=recipe.method,
         action=submit,

@@ -64,8 +64,9 @@ def _figures(plan: Plan) -> Iterable[tuple[str, str, str]]:
         at_once = "" if plan.max_concurrent is None else f", {plan.max_concurrent:,} at once"
         halted = f", once the queue, which is {plan.halted}, is resumed" if plan.halted else ""
         yield "to drain", f"≥ {duration_text(least.total_seconds())}", f"at {plan.rate:g} a second{at_once}{halted}"
-    price, _, why = plan.cost.removesuffix(f" ({PRICING})").partition(": ")
-    yield "estimated", price.removeprefix("about "), why
+    if plan.cost:
+        price, _, why = plan.cost.removesuffix(f" ({PRICING})").partition(": ")
+        yield "estimated", price.removeprefix("about "), why
 
 
 def _notes(plan: Plan) -> list[str]:

@@ -16,6 +16,7 @@ from cloudtasks_nb.handlers import gcloud as commands
 from cloudtasks_nb.handlers.admission import wait_until_admitted
 from cloudtasks_nb.handlers.deploy import Deployment, deploy
 from cloudtasks_nb.handlers.gcloud import Service, account_member, run_steps
+from cloudtasks_nb.service.costs import CALLS
 from tests import gcloud
 from tests.cases import cases
 from tests.raising import raises
@@ -105,7 +106,7 @@ def test_the_commands_are_those_of_gcloud() -> None:
     ((_, positional, options),) = [one for one in found if one[0] == "run deploy"]
     variables = {"--update-env-vars": "CLOUDTASKS_NB_PRIVATE=1,CLOUDTASKS_NB_STORE=gs://team/tasks"}
     expected = {"--source": "deploy/report", "--service-account": RUNNER, **variables}
-    expected["--base-image"] = f"python3{sys.version_info.minor}"
+    expected |= {"--base-image": f"python3{sys.version_info.minor}", "--concurrency": str(CALLS)}
     assert (positional, expected.items() <= options.items()) == (["report"], True)
     assert "--no-allow-unauthenticated" in options
     assert {one[2].get("--project") for one in found} == {"my-project"}

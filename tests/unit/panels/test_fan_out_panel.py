@@ -1,5 +1,6 @@
 """The form of a fan-out: choices, first tasks, plan, question, and the batch."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.display import progress_bar
-from cloudtasks_nb.panels import FanOutPanel, PanelContext, fan_out
+from cloudtasks_nb.panels import FanOutPanel, fan_out
 from cloudtasks_nb.panels.forms import notebook
+from cloudtasks_nb.store.store import Store
 from tests.cases import cases
 from tests.unit.panels.conftest import (
     FakeShell,
@@ -371,7 +373,7 @@ def test_a_large_plan_keeps_few_tasks(
 
 
 def test_the_plan_comes_before_the_send(panel: FanOutPanel, harness: Harness) -> None:
-    """Counts, sizes, time and price; nothing is sent by it, and a change of the form takes it back."""
+    """Counts, sizes and time; nothing is sent by it, and a change of the form takes it back."""
     assert panel.send.disabled
     plan(panel, url="https://svc/run", body=["origin", "day"])
     card = panel.plan_card.value
@@ -380,7 +382,6 @@ def test_the_plan_comes_before_the_send(panel: FanOutPanel, harness: Harness) ->
         "of 4 rows",
         "≥ 80 ms</b> <span>to drain",
         "at 50 a second, 8 at once",
-        "$0.00",
     ):
         assert words in card
     assert (panel.send.description, panel.send.disabled) == ("Send 4 tasks", False)
@@ -479,13 +480,12 @@ def test_the_same_form_again_sends_what_is_new(panel: FanOutPanel, shell: FakeSh
 
 
 def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: FakeShell, harness: Harness) -> None:
-    """How many, where, and for how much; nothing is sent before the answer."""
+    """How many, and where; nothing is sent before the answer."""
     shell.cell(flights=pd.DataFrame({"n": range(101)}))
     plan(panel, url="https://svc/run")
     question = asked(panel, panel.send)
     assert (question.verb, question.typed, question.danger) == ("Send 101 tasks", None, False)
     assert "projects/p/locations/l/queues/reports" in question.scope
-    assert "$0.00" in question.scope
     assert harness.transport.created == {}
     confirm(panel)
     assert panel.view.batch is not None
@@ -493,14 +493,18 @@ def test_many_tasks_are_asked_about(panel: FanOutPanel, shell: FakeShell, harnes
 
 @pytest.mark.parametrize(("local", "typed"), [(True, None), (False, "reports")])
 def test_very_many_on_google_want_the_queues_name(
-    panel: FanOutPanel, monkeypatch: pytest.MonkeyPatch, *, local: bool, typed: str | None
+    panel: FanOutPanel, harness: Harness, monkeypatch: pytest.MonkeyPatch, *, local: bool, typed: str | None
 ) -> None:
-    """On an emulator a click is enough."""
+    """On Google they have a price, in the plan and in the question; on an emulator a click is enough."""
     monkeypatch.setattr(fan_out, "_MANY", 2)
     monkeypatch.setattr(fan_out, "_FEW", 1)
-    monkeypatch.setattr(PanelContext, "local", local)
+    monkeypatch.setattr(harness.transport, "endpoint", replace(harness.transport.endpoint, local=local))
+    monkeypatch.setattr(harness.connection, "store", Store("gs://team/tasks"))
     plan(panel, url="https://svc/run")
-    assert asked(panel, panel.send).typed == typed
+    assert ("<b>$0.00</b> <span>estimated" in panel.plan_card.value, "$" in panel.plan_card.value) == (not local,) * 2
+    question = asked(panel, panel.send)
+    cost = "It costs about $0.00: operations $0.00, queue log $0.00, writing results $0.00"
+    assert (question.typed, cost in question.scope) == (typed, not local)
 
 
 def test_another_queue_wants_another_plan(panel: FanOutPanel) -> None:

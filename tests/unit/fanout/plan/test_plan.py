@@ -1,8 +1,10 @@
 """What a fan-out would do."""
 
 import datetime as dt
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,9 @@ from tests.cases import cases
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 QUEUE = QueueName(project="p", location="us-central1", queue="reports")
 FRAME = pd.DataFrame({"x": ["a", "b", None, "a", "c"]})
+#: Names as long as those of a usual project.
+USUAL = QueueName(project="analysts-north-42317", location="us-central1", queue="monthly-reports")
+CLOUD_RUN = "https://report-4k7dq2x3za-uc.a.run.app/monthly/{x}"
 
 
 class Fresh:
@@ -61,7 +66,8 @@ def _plan(
     recipe = {"url": "https://svc/{x}", "body": ["x"], **(recipe or {})}
     fresh = Fresh(found)
     arguments = {"add": fresh.add, "forecast": fresh.forecast, "send": _answer, "limits": {}, **arguments}
-    return make_plan(data, compile_recipe(recipe), now=NOW, queue=QUEUE, submit=lambda: "sent", **arguments)
+    arguments = {"queue": QUEUE, **arguments}
+    return make_plan(data, compile_recipe(recipe), now=NOW, submit=lambda: "sent", **arguments)
 
 
 def test_try_one_sends_the_request_of_a_row() -> None:
@@ -147,26 +153,74 @@ def test_time_to_drain_without_a_rate() -> None:
     assert "not known" in repr(plan)
 
 
-@cases(
-    (500_000, 1.0, 0, "about 1.1 GB of log (the first 50 GiB)"),
-    (3_000_000, 0.5, 2.00, "about 3.3 GB of log at 50 % of the operations"),
-    (100_000_000, 0.0, 79.60, "and no log;"),
-    (100_000_000, 1.0, 79.60 + 76.37, "about 217.7 GB of log"),
-)
-def test_price(tasks: int, ratio: float, price: float, log: str) -> None:
-    """Two operations a task beyond a million, and what the queue logs beyond 50 GiB."""
+def _priced(tasks: int, url: str = CLOUD_RUN, ratio: float = 1.0, **arguments: Any) -> Plan:
     found = Forecast(tasks=["t"], problems={}, sendable=tasks, duplicates=0)
-    many = _plan(pd.DataFrame({"x": ["a"]}), found=found, limits={"log_sampling_ratio": ratio})
-    assert many.price == pytest.approx(price, abs=0.01)
-    assert f"{2 * tasks:,} operations" in many.cost
-    assert log in many.cost
-    assert "https://cloud.google.com/tasks/pricing" in many.cost
+    frame, limits = pd.DataFrame({"x": ["a"]}), {"log_sampling_ratio": ratio}
+    return _plan(frame, recipe={"url": url}, found=found, limits=limits, queue=USUAL, **arguments)
+
+
+# Dollars by https://cloud.google.com/tasks/pricing, https://cloud.google.com/stackdriver/pricing and
+# https://cloud.google.com/storage/pricing: 0.40 a million operations after the first million, 0.50 a GiB of logs after
+# 50 GiB, 5.00 a million objects written and pages listed, 0.40 a million objects read. A million tasks are two million
+# operations, 2.33 GiB and 1.12 GiB of log, 125,000 objects of 8 results and 125 pages.
+@cases(
+    (1, [0.40, 0.00, 0.00, 0.625, 0.050625]),
+    (10, [7.60, 0.00, 0.00, 6.25, 0.50625]),
+    (100, [79.60, (233 - 50) * 0.50, 112 * 0.50, 62.50, 5.0625]),
+)
+def test_prices(millions: int, dollars: list[float]) -> None:
+    """A part each for what tasks, logs and results cost; the price is their sum, and the repr has all of them."""
+    plan = _priced(millions * 1_000_000, stored=True)
+    names = ["operations", "queue log", "request log", "writing results", "reading results"]
+    assert list(plan.prices) == names
+    assert list(plan.prices.values()) == pytest.approx(dollars, rel=0.01)
+    assert plan.price == pytest.approx(sum(dollars), rel=0.01)
+    lines = repr(plan).splitlines()
+    found = [line.split()[: len(name.split()) + 1] for name in names for line in lines if line.startswith(f"  {name} ")]
+    assert found == [[*name.split(), f"${price:,.2f}:"] for name, price in plan.prices.items()]
+    assert all(f"<b>{name}</b>" in plan._repr_mimebundle_()["text/html"] for name in names)
+    assert plan.cost.startswith(f"about ${plan.price:,.2f}: operations ${plan.prices['operations']:,.2f}, queue log $")
+
+
+def test_the_table_of_the_readme() -> None:
+    """The first million of a month, and a further one, have the prices that the README's table shows."""
+    names = ["operations", "queue log", "request log", "writing results", "reading results", "price"]
+    table: dict[str, list[str]] = {name: [] for name in names}
+    for words in ({}, {"ratio": 0, "stored": True}, {"stored": True}):
+        plans = [_priced(millions * 1_000_000, **words) for millions in (1, 100, 101)]
+        first, used, more = ({"price": plan.price, **plan.prices} for plan in plans)
+        for name in names:
+            table[name].append(f"{first[name]:.2f}, then {more[name] - used[name]:.2f}" if name in first else "")
+    text = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `(?:plan\.)?([a-z ]+)`[^|]*\|(.*)\|$", text, flags=re.MULTILINE)
+    assert {name: [cell.strip() for cell in cells.split("|")] for name, cells in shown if name in table} == table
+    assert [_priced(millions * 1_000_000).prices["request log"] > 0 for millions in (14, 15)] == [False, True]
+
+
+@cases(
+    ({}, "operations, queue log, request log"),
+    ({"stored": True, "ratio": 0}, "operations, request log, writing results, reading results"),
+    ({"url": "https://run.app.example.com/{x}.run.app"}, "operations, queue log"),
+    ({"tasks": 0, "stored": True}, ""),
+    ({"stored": True, "priced": False}, ""),
+)
+def test_parts_that_do_not_occur(arguments: dict[str, Any], names: str) -> None:
+    """They are left out; on an emulator nothing has a price, and the plan says nothing about dollars."""
+    plan = _priced(**{"tasks": 1_000, **arguments})
+    assert ", ".join(plan.prices) == names
+    assert ("$" in repr(plan), "$" in plan.cost, plan.price) == (bool(names), bool(names), sum(plan.prices.values()))
+
+
+def test_the_log_of_some_operations() -> None:
+    """The line of the log says what share of the operations it has."""
+    assert "about 3.5 GiB at 50 % of the operations" in _priced(3_000_000, ratio=0.5).facts()["queue log"]
+    assert "operations of Cloud Tasks; the first 1,000,000 a month" in _priced(1_000).facts()["operations"]
 
 
 def test_large_bodies_are_several_operations() -> None:
     """Each 32 KB of a task counts, at its creation and at its delivery."""
     plan = _plan(pd.DataFrame({"x": ["a" * 100_000, "b"]}), recipe={"url": "https://svc"})
-    assert "10 operations" in plan.cost
+    assert plan.costs.operations == 10
 
 
 def test_verdicts() -> None:
@@ -228,7 +282,7 @@ def test_rows_in_the_way() -> None:
     assert plan.frame["problem"].tolist() == [pd.NA, "no URL", "taken", pd.NA]
     assert plan.frame["task"].tolist() == ["t0", pd.NA, pd.NA, "t3"]
     assert (plan.sendable, plan.price, plan.facts()["known"]) == (2, 0, "1 in 42ebfe79")
-    assert "4 operations" in plan.cost
+    assert plan.costs.operations == 4
     assert repr(plan).endswith("→ plan.submit() would raise: 1 of 3 are")
     assert plan.facts()["rejected"] == '1 (row 1: url: "x" is missing)'
 
