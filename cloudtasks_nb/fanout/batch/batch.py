@@ -327,7 +327,8 @@ class Batch:
             Index and columns of the input as in `tasks()`, ``state``, the fields of the results as columns if all of
             them are dicts, else one column ``result``, and ``error``, the last line of the traceback. A field with the
             name of another column gets the suffix ``_result``. A function that returned None leaves missing values.
-            ``to_parquet`` keeps lists and dicts whose values are of the same types, and refuses columns of mixed types.
+            Lists and dicts stay what they are. ``to_parquet`` writes lists and structs where those of a column are
+            alike; a column of several types, or with an empty dict, becomes JSON text in the file.
 
         Raises
         ------

@@ -10,6 +10,7 @@ import pandas as pd
 from pandas.api.types import infer_dtype
 
 from cloudtasks_nb._frames import BATCH_TASKS, column
+from cloudtasks_nb.fanout.batch.result_frame import ResultFrame
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.store.results import StoredResult
@@ -20,6 +21,7 @@ __all__ = ["Joined", "ReadResults", "join_results", "result_notes"]
 ReadResults = Callable[[Sequence[str]], Sequence[StoredResult | None]]
 
 _PAGE = 1_000  # results that are read together
+_INTEGERS = 2**63  # which a column of integers has, and as many below zero
 _MOST_FIELDS = 1_000  # columns; results with more different fields stay dicts
 _SUFFIX = "_result"
 _RESULT, _ERROR = "result", "error"
@@ -79,7 +81,7 @@ def join_results(tasks: pd.DataFrame, read: ReadResults, progress: Callable[[int
         taken.add(new)
     columns = {names[name]: _column(values) for name, values in fields.items()}
     columns[_ERROR] = column(errors, "text")
-    joined = pd.concat([rows, pd.DataFrame(columns, copy=False).set_axis(rows.index)], axis=1)
+    joined = ResultFrame(pd.concat([rows, pd.DataFrame(columns, copy=False).set_axis(rows.index)], axis=1))
     joined.attrs = dict(rows.attrs)
     renamed = {name: new for name, new in names.items() if name != new}
     return Joined(frame=joined, renamed=renamed, succeeded=sum(done), missing=missing)
@@ -114,7 +116,6 @@ def _fields(results: Sequence[Any]) -> dict[str, list[Any]]:
 def _column(values: Sequence[Any]) -> Any:
     """Return values as a column of their own type; those of several types, or of none, have any type."""
     kind = _KINDS.get(infer_dtype(values, skipna=True), "any")
-    try:
-        return column(values, kind)
-    except OverflowError:  # integers beyond 64 bits
-        return column(values, "any")
+    if kind == "count" and not all(value is None or -_INTEGERS <= value < _INTEGERS for value in values):
+        kind = "any"
+    return column(values, kind)

@@ -1,16 +1,21 @@
 """Stored results become columns beside the rows of a batch."""
 
 import datetime as dt
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from cloudtasks_nb._frames import BATCH_TASKS, frame
 from cloudtasks_nb.fanout.batch import results
 from cloudtasks_nb.fanout.batch.results import Joined, join_results, result_notes
 from cloudtasks_nb.store.results import StoredResult
+from tests.cases import cases
 
 NONE = object()  # no stored result
 
@@ -66,6 +71,7 @@ DTYPES: list[tuple[str, list[Any], str]] = [
     ("text that comes late", [None, None, None, None, "d"], "string"),
     ("integers and text", [1, 2, "b", "c", None], "object"),
     ("integers beyond 64 bits", [2**70, 2, 3, 4, 5], "object"),
+    ("integers of 64 bits without a sign", [2**63, 2, 3, 4, 5], "object"),
     ("lists", [[1], [2], None, [], [3]], "object"),
 ]
 
@@ -76,6 +82,32 @@ def test_dtypes(what: str, values: list[Any], dtype: str) -> None:
     column = join([{"y": value} for value in values]).frame["y"]
     assert column.dtype == dtype
     assert [None if value is pd.NA else value for value in column.astype(object)] == values
+
+
+@cases(
+    ([{"a": 1, "b": [{"c": "x"}]}, None], "struct<a: int64, b: list<element: struct<c: string>>>"),
+    ([{"a": 1}, {"b": "x"}], "struct<a: int64, b: string>"),
+    ([["a", "b"], [], None], "list<element: string>"),
+    ([[1], [2.5]], "list<element: double>"),
+    ([[None], None], "list<element: null>"),
+)
+def test_lists_and_dicts_that_are_alike_in_parquet(tmp_path: Path, values: list[Any], kind: str) -> None:
+    """They are lists and structs there, and in a frame of Polars."""
+    frame = join([{"y": value} for value in values]).frame
+    frame.to_parquet(tmp_path / "results.parquet")
+    assert str(pq.read_schema(tmp_path / "results.parquet").field("y").type) == kind
+    assert str(pl.from_pandas(frame)["y"].dtype).lower().partition("(")[0] == kind.partition("<")[0]
+
+
+@cases([[1, "a"], None], [[1], {"a": 1}], [{"a": 1}, {"a": "x"}], [{"a": {}}, {"a": {}}], ["a", [1]], [[2**70], 1])
+def test_values_of_several_types_in_parquet(tmp_path: Path, values: list[Any]) -> None:
+    """They are JSON text there, also of a part of the frame, in which they stay what they are."""
+    frame = join([{"y": value} for value in values], x=range(2)).frame[["x", "y"]]
+    frame.to_parquet(tmp_path / "results.parquet")
+    read = pd.read_parquet(tmp_path / "results.parquet")
+    assert [None if pd.isna(text) else json.loads(text) for text in read["y"]] == values
+    assert [None if value is pd.NA else value for value in frame["y"]] == values
+    assert read["x"].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("values", [[], [{"y": 1}], [ValueError("no"), {"y": 1}]])
