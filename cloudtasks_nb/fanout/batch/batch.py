@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, Self, overload
@@ -319,7 +319,7 @@ class Batch:
         ----------
         page : int, optional
             Return an iterator of frames with so many rows at most, for batches that do not fit into memory. Each of
-            them has the columns of its own results.
+            them has the columns of its own results. One bar shows how far they are of all rows.
 
         Returns
         -------
@@ -347,12 +347,12 @@ class Batch:
         'ValueError: day ...'
         """
         self._read_failed(log=False)
-        notified: set[str] = set()
         if page is None:
-            return self._with_results(self._frames.frame(pending=self._pending()), notified)
+            (found,) = self._with_results([self._frames.frame(pending=self._pending())])
+            return found
         if page < 1:
             raise InvalidInputError(f"page={page!r} is not a number of rows", hint="batch.results(page=50_000)")
-        return (self._with_results(rows, notified) for rows in self._frames.pages(page))
+        return self._with_results(self._frames.pages(page))
 
     def errors(self) -> pd.DataFrame:
         """Return why rows failed: rows in state `failed`, and rows that are tried again as their last attempt failed.
@@ -570,15 +570,16 @@ class Batch:
             if counts[State.FAILED] or counts[State.SUCCEEDED]:
                 _loop.run(self._tracker.read_failed(log=log))
 
-    def _with_results(self, rows: pd.DataFrame, notified: set[str]) -> pd.DataFrame:
-        store = self._connection.store
-        with Bar(f"results of batch {self.id}", len(rows)) as bar:
-            joined = join_results(rows, partial(read_results, store, self.id), bar.to)
-        for subject, note in result_notes(joined, store.url).items():
-            if subject not in notified:
-                notified.add(subject)
-                notify(note)
-        return joined.frame
+    def _with_results(self, pages: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        store, notified = self._connection.store, set[str]()
+        with Bar(f"results of batch {self.id}", sum(self._outbox.batches.counts(self.id).values())) as bar:
+            for rows in pages:
+                joined = join_results(rows, partial(read_results, store, self.id), bar.add)
+                for subject, note in result_notes(joined, store.url).items():
+                    if subject not in notified:
+                        notified.add(subject)
+                        notify(note)
+                yield joined.frame
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f'a Batch belongs to its process: hand on the id, tasks.batch("{self.id}") is the batch there')

@@ -54,7 +54,7 @@ def join_results(tasks: pd.DataFrame, read: ReadResults, progress: Callable[[int
     read : callable
         Reads stored results.
     progress : callable
-        Called with the number of rows that are done.
+        Called with the number of further rows that are done.
     """
     rows = tasks.drop(columns=[name for name in BATCH_TASKS if name != "state" and name in tasks])
     ids = [None if pd.isna(task) else str(task) for task in tasks["task"]]
@@ -69,7 +69,7 @@ def join_results(tasks: pd.DataFrame, read: ReadResults, progress: Callable[[int
             failed = None if ok or succeeded else found
             errors.append(None if failed is None else failed.gave_up or exception_line(failed.error or ""))
             results.append(None if found is None else found.result)
-        progress(len(results))
+        progress(len(page))
     fields = _fields(results)
     taken = {*rows.columns, *(name for name in rows.index.names if name), _ERROR}
     names: dict[str, str] = {}

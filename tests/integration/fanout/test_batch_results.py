@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
+from cloudtasks_nb.display import progress_bar
+from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.handlers import app, verify
 from tests.integration.conftest import Emulator, Target
@@ -49,8 +51,8 @@ def silent(tasks: ct.Client) -> ct.Queue:
     return tasks.queue("reports", create=True, max_attempts=2, min_backoff="100ms", log_sampling_ratio=0.0)
 
 
-def test_a_sweep_is_one_expression(tasks: ct.Client, serve: Serve) -> None:
-    """2,000 combinations, and the best of them."""
+def test_a_sweep_is_one_expression(tasks: ct.Client, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,000 combinations, and the best of them; pages have one bar, which shows the rows that are done of all."""
     queue = tasks.queue("reports", create=True, rate=500)
     grid = pd.MultiIndex.from_product([range(50), range(40)], names=["a", "b"]).to_frame(index=False)
     handler = serve(lambda a, b: {"score": (a - 7) ** 2 + (b - 3.5) ** 2}, name=f"score-{queue.id}")
@@ -59,7 +61,16 @@ def test_a_sweep_is_one_expression(tasks: ct.Client, serve: Serve) -> None:
     best = batch.results().nsmallest(2, "score")
     assert best[["a", "b", "score"]].to_numpy().tolist() == [[7, 3, 0.25], [7, 4, 0.25]]
     assert pd.concat(batch.results(page=300)).equals(batch.results())
-    assert [len(page) for page in batch.results(page=900)] == [900, 900, 200]
+    monkeypatch.setattr(progress_bar, "_DELAY", 0)
+    monkeypatch.setattr(progress_bar, "_PACE", 0)
+    shown: list[tuple[str, int, int | None]] = []
+    with redirect(Output(message=print, progress=lambda *facts: shown.append(facts))):
+        assert [len(page) for page in batch.results(page=900)] == [900, 900, 200]
+        assert len(batch.results()) == len(grid)
+    done = (900, 1_800, 2_000, 1_000, 2_000)
+    assert [facts for facts in shown if "results" in facts[0]] == [
+        (f"results of batch {batch.id}", n, 2_000) for n in done
+    ]
 
 
 def test_failures_and_their_second_try(once: ct.Queue, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
