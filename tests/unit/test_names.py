@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb._names import CODES, QueueName, TaskName, account_project, code_name, log_name
 from cloudtasks_nb.errors import InvalidInputError
+from tests.cases import cases
 from tests.raising import raises
 
 QUEUE = "projects/example.com:p-1/locations/us-central1/queues/Reports-2"
@@ -31,13 +32,10 @@ def test_names_survive_a_round_trip(project: str, location: str, queue: str, tas
     assert TaskName.parse(str(whole)) == whole
 
 
-NO_QUEUE_NAMES = [
+@cases(
     *("", "reports", f"{QUEUE}/", f"{QUEUE}\n", f"{QUEUE}/tasks/t", QUEUE.replace("us-central1", "us central1")),
     *(QUEUE.replace("Reports-2", name) for name in ("a_b", "q" * 101)),
-]
-
-
-@pytest.mark.parametrize("name", NO_QUEUE_NAMES)
+)
 def test_what_is_no_queue_name_is_refused(name: str) -> None:
     """The error names the text and says how a queue name is built."""
     hint = "projects/PROJECT/locations/LOCATION/queues/QUEUE"
@@ -52,15 +50,12 @@ def test_what_is_no_task_name_is_refused(task: str) -> None:
         TaskName.parse(f"{QUEUE}/tasks/{task}")
 
 
-@pytest.mark.parametrize(
-    ("email", "project"),
-    [
-        ("caller@demo.iam.gserviceaccount.com", "demo"),
-        ("caller@p.example.com.iam.gserviceaccount.com", "example.com:p"),
-        ("123-compute@developer.gserviceaccount.com", None),
-        ("demo@appspot.gserviceaccount.com", None),
-        ("ann@example.com", None),
-    ],
+@cases(
+    ("caller@demo.iam.gserviceaccount.com", "demo"),
+    ("caller@p.example.com.iam.gserviceaccount.com", "example.com:p"),
+    ("123-compute@developer.gserviceaccount.com", None),
+    ("demo@appspot.gserviceaccount.com", None),
+    ("ann@example.com", None),
 )
 def test_the_project_of_a_service_account(email: str, project: str | None) -> None:
     """It is in the address of an account that a project has made, and not in those of Google's own."""

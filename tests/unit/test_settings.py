@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cloudtasks_nb import _settings
 from cloudtasks_nb._settings import Endpoint, check_names, parse_duration, parse_time, parse_zone, resolve
 from cloudtasks_nb.errors import ConfigurationError, CredentialsError, InvalidInputError, NaiveTimeError
+from tests.cases import cases
 from tests.raising import raises
 
 Set = Callable[..., None]
@@ -69,13 +70,10 @@ def test_sources_in_order(tmp_path: Path, set_variables: Set, files: Any, variab
     assert place(resolve("p", "l", None)) == ("p", "l")
 
 
-NOT_KNOWN = [
+@cases(
     (Endpoint(project=None, location="l", target="t", local=False), "gcloud config set project"),
     (Endpoint(project="p", location=None, target="t", local=False), 'ct.connect("p", "us-central1")'),
-]
-
-
-@pytest.mark.parametrize(("endpoint", "words"), NOT_KNOWN)
+)
 def test_what_is_not_known_is_said_by_the_first_verb(endpoint: Endpoint, words: str) -> None:
     """The error has the line that mends it."""
     with raises(ConfigurationError, "is not known", hint=words):
@@ -95,17 +93,14 @@ def test_a_location_of_other_products_is_not_one_of_queues(monkeypatch: pytest.M
     assert resolve("p", None, None).location == "europe-west6"
 
 
-UNIVERSES = [
+@cases(
     ("", None, "googleapis.com", "cloudtasks.googleapis.com", "logging.googleapis.com"),
     ("", None, "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
     ("apis.example", None, "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
     ("apis.example", "r.apis.example", "apis.example", "r.apis.example", "logging.apis.example"),
     ("", "https://cloudtasks.apis.example", "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
     ("", "https://127.0.0.1:1", "apis.example", "127.0.0.1:1", "127.0.0.1:1"),
-]
-
-
-@pytest.mark.parametrize(("variable", "endpoint", "domain", "target", "log"), UNIVERSES)
+)
 def test_the_universe(set_variables: Set, variable: str, endpoint: Any, domain: str, target: str, log: str) -> None:
     """The services of a sovereign cloud are Google's: called with credentials, the log at its own host."""
     set_variables(GOOGLE_CLOUD_UNIVERSE_DOMAIN=variable)
@@ -113,14 +108,11 @@ def test_the_universe(set_variables: Set, variable: str, endpoint: Any, domain: 
     assert (found.target, found.log_target, found.local) == (target, log, False)
 
 
-OTHER_UNIVERSES = [
+@cases(
     ("apis.example", None, "googleapis.com"),
     ("", "cloudtasks.mtls.googleapis.com", "apis.example"),
     ("apis.example", None, "evilapis.example"),
-]
-
-
-@pytest.mark.parametrize(("variable", "endpoint", "domain"), OTHER_UNIVERSES)
+)
 def test_credentials_of_another_universe(set_variables: Set, variable: str, endpoint: str | None, domain: str) -> None:
     """A token is not sent to a service that it is not made for."""
     set_variables(GOOGLE_CLOUD_UNIVERSE_DOMAIN=variable)
@@ -130,7 +122,9 @@ def test_credentials_of_another_universe(set_variables: Set, variable: str, endp
 
 
 GOOGLE, MTLS = "cloudtasks.googleapis.com", "cloudtasks.mtls.googleapis.com"
-TARGETS: list[tuple[str | None, str | None, str, bool]] = [
+
+
+@cases(
     *((None, None, GOOGLE, False), (GOOGLE, "localhost:8123", GOOGLE, False), (f"https://{MTLS}/", None, MTLS, False)),
     ("https://127.0.0.1:8443", None, "127.0.0.1:8443", False),
     (None, "https://127.0.0.1:8443/", "127.0.0.1:8443", False),
@@ -138,10 +132,7 @@ TARGETS: list[tuple[str | None, str | None, str, bool]] = [
     ("127.0.0.1:1", "localhost:8123", "127.0.0.1:1", True),
     (f"us-central1-{GOOGLE}:443", None, f"us-central1-{GOOGLE}:443", False),
     *((host, None, host, True) for host in ("notgoogleapis.com:443", "[::1]:8123")),
-]
-
-
-@pytest.mark.parametrize(("endpoint", "variable", "target", "local"), TARGETS)
+)
 def test_what_is_talked_to(set_variables: Set, endpoint: Any, variable: Any, target: str, *, local: bool) -> None:
     """The argument, else the emulator of the environment, else Google; credentials are for Google's hosts only."""
     set_variables(CLOUD_TASKS_EMULATOR_HOST=variable)
@@ -178,13 +169,10 @@ def test_a_transport_that_there_is_not() -> None:
         resolve("p", "l", None, "http")
 
 
-NO_ENDPOINTS = [
+@cases(
     *("", "http://", "host:port", "host:99999", "host/path", ":80", " host:80", "ann@host"),
     *("evil.com?.googleapis.com", "https://evil.com#.googleapis.com"),
-]
-
-
-@pytest.mark.parametrize("endpoint", NO_ENDPOINTS)
+)
 def test_what_is_no_endpoint(endpoint: str) -> None:
     """A malformed endpoint raises before anything is called."""
     with pytest.raises(InvalidInputError, match="is not an endpoint"):
@@ -209,13 +197,10 @@ def test_a_home_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         _settings.home()
 
 
-UNKNOWN_WORDS = [
+@cases(
     ("max_atempts", '"max_atempts" is not a queue setting; did you mean "max_attempts"'),
     ("xyz", '"xyz" is not a queue setting'),
-]
-
-
-@pytest.mark.parametrize(("word", "words"), UNKNOWN_WORDS)
+)
 def test_an_unknown_word_is_refused_with_near_ones(word: str, words: str) -> None:
     """A slip is corrected; the hint lists all words there are."""
     with raises(InvalidInputError, f"^{words}", resource=word, hint="log_sampling_ratio"):
@@ -223,24 +208,22 @@ def test_an_unknown_word_is_refused_with_near_ones(word: str, words: str) -> Non
 
 
 TEXTS = {"10min": 600, "1h 30min": 5400, "1.5 h": 5400, " 2 days ": 172_800, "250ms": 0.25, "1D": 86_400}
-DURATIONS: list[Any] = [
+
+
+@cases(
     *TEXTS.items(),
     *((number, number) for number in (90, 0.5, np.int64(3), np.float32(0.5), 0)),
     (pd.Timedelta("1min"), 60),
     (np.timedelta64(90, "s"), 90),
     (dt.timedelta(hours=1), 3600),
-]
-
-
-@pytest.mark.parametrize(("value", "seconds"), DURATIONS)
+)
 def test_durations(value: Any, seconds: float) -> None:
     """Text with units, timedeltas of Python and pandas, and seconds."""
     assert parse_duration(value, "delay").total_seconds() == seconds
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["", "10", "10 parsecs", "-5s", "5s later", "1:30", -1, float("nan"), float("inf"), True, None, pd.NaT, Decimal(1)],
+@cases(
+    "", "10", "10 parsecs", "-5s", "5s later", "1:30", -1, float("nan"), float("inf"), True, None, pd.NaT, Decimal(1)
 )
 def test_what_is_no_duration(value: Any) -> None:
     """The error names the argument and shows the forms."""
@@ -254,15 +237,12 @@ def test_a_timedelta_is_taken_as_it_is(value: dt.timedelta) -> None:
     assert abs(parse_duration(value, "delay") - value) <= dt.timedelta(microseconds=1)
 
 
-TIMES: list[tuple[Any, Any]] = [
+@cases(
     *((text, None) for text in ("2026-01-02 06:00+09:00", " 2026-01-01T21:00Z ")),
     *(("2026-01-02 06:00", "Asia/Tokyo"), (dt.datetime(2026, 1, 1, 21, tzinfo=dt.UTC), None)),
     (pd.Timestamp("2026-01-01 22:00", tz="Europe/Zurich"), "UTC"),
     (pd.Timestamp("2026-01-01 21:00"), dt.UTC),
-]
-
-
-@pytest.mark.parametrize(("value", "tz"), TIMES)
+)
 def test_times(value: Any, tz: Any) -> None:
     """Text, datetime and Timestamp; an offset of its own comes before `tz`."""
     assert parse_time(value, "at", tz) == dt.datetime(2026, 1, 1, 21, tzinfo=dt.UTC)
@@ -282,15 +262,12 @@ def test_what_is_no_time(value: Any) -> None:
         parse_time(value, "at", "UTC")
 
 
-ZONES: list[tuple[Any, str]] = [
+@cases(
     *((name, name) for name in ("UTC", "Europe/Zurich", "UTC-03:30")),
     (ZoneInfo("Europe/Zurich"), "Europe/Zurich"),
     (dt.UTC, "UTC"),
     (dt.timezone(dt.timedelta(hours=9), "JST"), "UTC+09:00"),
-]
-
-
-@pytest.mark.parametrize(("tz", "name"), ZONES)
+)
 def test_zones(tz: Any, name: str) -> None:
     """A name, an offset or a tzinfo is a zone whose own name leads to it again."""
     zone = parse_zone(tz)
@@ -304,10 +281,7 @@ def test_what_is_no_zone(tz: Any) -> None:
         parse_zone(tz)
 
 
-@pytest.mark.parametrize(
-    ("check", "good", "bad", "kind"),
-    [(_settings.check_text, "x", 5, "a string"), (_settings.check_mapping, {"x": 1}, "x", "a dictionary")],
-)
+@cases((_settings.check_text, "x", 5, "a string"), (_settings.check_mapping, {"x": 1}, "x", "a dictionary"))
 def test_the_type_of_an_argument(check: Any, good: Any, bad: Any, kind: str) -> None:
     """An argument may be left out; another type is refused with an example."""
     check(None, "name", "name=...")

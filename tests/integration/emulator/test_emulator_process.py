@@ -17,6 +17,7 @@ import requests
 from google.api_core.exceptions import ServiceUnavailable
 
 from cloudtasks_nb.client.emulator_process import hold
+from tests.cases import cases
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
 from tests.integration.emulator.conftest import QUICK
 from tests.processes import run
@@ -181,10 +182,7 @@ def fail(emulator: Emulator, target: Target, *statuses: int) -> str:
     return str(task.name)
 
 
-@pytest.mark.parametrize(
-    ("statuses", "reasons"),
-    [((503, 200), ["UNAVAILABLE(14): HTTP status code 503; next attempt 20"]), ((404, 500), ["404; next", "500; no"])],
-)
+@cases(((503, 200), ["UNAVAILABLE(14): HTTP status code 503; next attempt 20"]), ((404, 500), ["404; next", "500; no"]))
 def test_a_line_for_each_failed_attempt(
     start_emulator: StartEmulator, target: Target, statuses: Sequence[int], reasons: Sequence[str]
 ) -> None:

@@ -8,6 +8,7 @@ from google.cloud.location.locations_pb2 import GetLocationRequest
 from google.longrunning.operations_pb2 import GetOperationRequest
 from google.protobuf.json_format import MessageToDict
 
+from tests.cases import cases
 from tests.integration.conftest import LOCATION, Emulator, refusal
 
 BOTH_TRANSPORTS = True
@@ -89,8 +90,10 @@ def too_far(time: str) -> str:
 NOT_FOUND, INVALID, EXISTS = "NOT_FOUND", "INVALID_ARGUMENT", "ALREADY_EXISTS"
 POLICIES = ("get_iam_policy", "set_iam_policy", "test_iam_permissions")
 UNKNOWN_QUEUE = ("get_queue", "pause_queue", "resume_queue", "purge_queue")
-#: A call of Google's client, its request, and the code and the text with which it is refused.
-REFUSALS: list[tuple[str, Any, str, str]] = [
+
+
+# A call of Google's client, its request, and the code and the text with which it is refused.
+@cases(
     *((rpc, {"name": name}, NOT_FOUND, NO_QUEUE) for rpc in UNKNOWN_QUEUE for name in (MISSING, DELETED)),
     ("delete_queue", {"name": MISSING}, NOT_FOUND, NO_ENTITY),
     ("create_queue", named(QUEUE), EXISTS, "Queue already exists"),
@@ -124,10 +127,7 @@ REFUSALS: list[tuple[str, Any, str, str]] = [
     ("get_location", GetLocationRequest(name="projects/demo/locations/atlantis"), NOT_FOUND, NO_ENTITY),
     ("update_cmek_config", {"cmek_config": {"name": KEY}, "update_mask": {"paths": ["colour"]}}, INVALID, NO_FIELD),
     *((rpc, {"resource": f"{LOCATION}/queues/under_score"}, INVALID, BAD_RESOURCE) for rpc in POLICIES),
-]
-
-
-@pytest.mark.parametrize(("rpc", "request_", "code", "text"), REFUSALS)
+)
 def test_a_refusal_has_the_services_code_and_text(
     emulator: Emulator, rpc: str, request_: Any, code: str, text: str
 ) -> None:
@@ -144,13 +144,10 @@ def everything(emulator: Emulator) -> list[Any]:
     return [*emulator.client.list_queues(parent=LOCATION), *emulator.client.list_tasks(parent=QUEUE)]
 
 
-LINKS = [
+@cases(
     ("create_queue", named("wrong"), "Definition of queue name", f"{REFERENCE}#Queue.FIELDS.name"),
     ("create_task", create(name=BAD_TASK), "Definition of task ID", f"{REFERENCE}.tasks#Task.FIELDS.name"),
-]
-
-
-@pytest.mark.parametrize(("rpc", "message", "description", "link"), LINKS)
+)
 def test_a_bad_name_comes_with_a_link(
     emulator: Emulator, rpc: str, message: dict[str, Any], description: str, link: str
 ) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
-import pytest
-
+from tests.cases import cases
 from tests.integration.conftest import LOCATION, NO_HEADERS, PATIENCE, Emulator, options
 
 QUEUE = f"{LOCATION}/queues/mine"
@@ -28,12 +27,6 @@ FOREIGN: list[Mapping[str, str]] = [
     {"Sec-Fetch-Site": "cross-site"},
     *({"Host": host} for host in ("evil.example", "localhost.evil.example:8124", "evil.example@localhost")),
 ]
-OWN: list[Mapping[str, str]] = [
-    *({}, {"Host": "LOCALHOST:1"}, {"Host": "[::1]:8124"}, {"Sec-Fetch-Site": "none"}),
-    {"Origin": "http://localhost:8888", "Sec-Fetch-Site": "same-site"},
-    {"Origin": "http://localhost:8888", "Sec-Fetch-Site": "cross-site"},  # to 127.0.0.1, as from Jupyter's own page
-    {"Origin": "https://[::1]", "Sec-Fetch-Site": "same-origin"},
-]
 
 
 def ask(
@@ -46,11 +39,7 @@ def ask(
         return answer.status, json.loads(answer.read()) if answer.status in {403, 415} else None
 
 
-@pytest.mark.parametrize(
-    ("route", "foreign"),
-    [*((route, FOREIGN[0]) for route in ROUTES), *((ROUTES[0], foreign) for foreign in FOREIGN[1:])],
-    ids=str,
-)
+@cases(*((route, FOREIGN[0]) for route in ROUTES), *((ROUTES[0], foreign) for foreign in FOREIGN[1:]), ids=str)
 def test_pages_of_other_sites_are_refused(
     emulator: Emulator, route: tuple[str, str], foreign: Mapping[str, str]
 ) -> None:
@@ -60,7 +49,13 @@ def test_pages_of_other_sites_are_refused(
     assert "--allow-host" in content["error"]["message"] or "Send it from a program" in content["error"]["message"]
 
 
-@pytest.mark.parametrize("own", OWN, ids=str)
+@cases(
+    *({}, {"Host": "LOCALHOST:1"}, {"Host": "[::1]:8124"}, {"Sec-Fetch-Site": "none"}),
+    {"Origin": "http://localhost:8888", "Sec-Fetch-Site": "same-site"},
+    {"Origin": "http://localhost:8888", "Sec-Fetch-Site": "cross-site"},  # to 127.0.0.1, as from Jupyter's own page
+    {"Origin": "https://[::1]", "Sec-Fetch-Site": "same-origin"},
+    ids=str,
+)
 def test_programs_and_local_pages_are_answered(emulator: Emulator, own: Mapping[str, str]) -> None:
     """Programs, which have no Origin, and pages of this machine are answered, whatever their port is."""
     assert ask(emulator, "GET", "/health", own) == (200, None)
@@ -76,9 +71,7 @@ def test_names_that_are_allowed(emulator: Emulator) -> None:
     assert (status, "--allow-host other" in content["error"]["message"]) == (403, True)
 
 
-@pytest.mark.parametrize(
-    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "none at all"]
-)
+@cases("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "none at all")
 def test_writes_are_json(emulator: Emulator, kind: str) -> None:
     """A body that a page may send without asking is refused with 415, also without an Origin."""
     headers = {} if kind == "none at all" else {"Content-Type": kind}

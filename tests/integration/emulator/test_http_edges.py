@@ -12,6 +12,7 @@ import pytest
 from google.cloud.tasks_v2 import GetQueueRequest
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
+from tests.cases import cases
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Target
 
 QUEUES = f"/v2/{LOCATION}/queues"
@@ -46,7 +47,7 @@ def test_each_code_has_its_status(emulator: Emulator, queue: str, code: str, sta
     assert emulator.ask("GET", f"/v2/{queue}")[0] == 200
 
 
-REFUSALS = [
+@cases(
     ("GET", "/v2/nothing", None, 404, "NOT_FOUND"),
     ("GET", f"/v1/{LOCATION}/queues", None, 404, "NOT_FOUND"),
     ("GET", "/nothing", None, 404, "NOT_FOUND"),
@@ -56,10 +57,7 @@ REFUSALS = [
     ("POST", QUEUES, b"[1]", 400, "INVALID_ARGUMENT"),
     ("POST", "/v2/{queue}/tasks?task.name=x", b'{"task": 5}', 400, "INVALID_ARGUMENT"),
     ("POST", "/v2/{queue}/tasks:buffer", b"hi", 400, "FAILED_PRECONDITION"),
-]
-
-
-@pytest.mark.parametrize(("verb", "path", "body", "status", "code"), REFUSALS)
+)
 def test_refusals_in_json(
     emulator: Emulator, queue: str, verb: str, path: str, body: bytes | None, status: int, code: str
 ) -> None:
@@ -139,7 +137,7 @@ def test_every_answer_has_a_date(emulator: Emulator, queue: str) -> None:
     admin(emulator, "reset")
 
 
-REFUSALS_OF_ADMIN = [
+@cases(
     ("POST", "clock", [{"advance_s": it} for it in (-1, 1e15, 1e300, "inf", "-inf", "nan", "soon", None, [1])]),
     (
         "POST",
@@ -150,10 +148,7 @@ REFUSALS_OF_ADMIN = [
     ("POST", "faults", [{"code": "INTERNAL"}, [], "{"]),
     ("GET", "history?limit=-1", [{}]),
     ("GET", "history?limit=x", [{}]),
-]
-
-
-@pytest.mark.parametrize(("verb", "path", "bodies"), REFUSALS_OF_ADMIN)
+)
 def test_refusals_of_the_endpoints_for_tests(emulator: Emulator, verb: str, path: str, bodies: Sequence[Any]) -> None:
     """A wrong request is refused with the reason, and does nothing: not even the valid part of it."""
     emulator.request("POST", "/admin/reset", {})

@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import pytest
 from google.cloud import tasks_v2
 
+from tests.cases import cases
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Target
 from tests.integration.emulator.conftest import NOWHERE
 
@@ -32,16 +33,13 @@ def test_plain_json(emulator: Emulator, queue: str, target: Target) -> None:
     assert shown["retryConfig"]["minBackoff"] == "0.100s"
 
 
-MASKS = [
+@cases(
     "updateMask=rateLimits.maxDispatchesPerSecond,retryConfig.maxAttempts",
     "updateMask=rate_limits.max_dispatches_per_second,retry_config.max_attempts",
     "update_mask=rateLimits.maxDispatchesPerSecond,retry_config.max_attempts",
     "update_mask=rate_limits,retryConfig.maxAttempts",
     "updateMask=rateLimits%2CretryConfig.maxAttempts&fields=rate_limits,retryConfig",
-]
-
-
-@pytest.mark.parametrize("query", MASKS)
+)
 def test_masks_of_updates(emulator: Emulator, queue: str, query: str) -> None:
     """An update changes the fields of its mask, which may be spelled in camel case or snake case, as its name may."""
     retry = {"maxAttempts": 5, "maxDoublings": 2}
@@ -59,14 +57,11 @@ def test_masks_that_name_no_field(emulator: Emulator, queue: str, mask: str) -> 
     assert (status, content["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
 
-PARTIAL = [
+@cases(
     ("?fields=name,rateLimits/maxBurstSize", {}),
     ("?%24fields=name,rate_limits(max_burst_size)", {}),
     ("", {"X-Goog-FieldMask": "name,rateLimits.maxBurstSize"}),
-]
-
-
-@pytest.mark.parametrize(("query", "headers"), PARTIAL)
+)
 def test_a_partial_response(emulator: Emulator, queue: str, query: str, headers: dict[str, str]) -> None:
     """The answer has the fields that the request asks for, by parameter or header."""
     shown = emulator.request("GET", f"/v2/{queue}{query}", headers=headers)
@@ -122,9 +117,7 @@ def test_bodies_that_are_not_base64(emulator: Emulator, queue: str, path: str) -
     assert (status, violation["field"]) == (400, "requests[0].task.http_request.body")
 
 
-@pytest.mark.parametrize(
-    ("encoding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes)]
-)
+@cases(("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes))
 def test_encoded_bodies(emulator: Emulator, queue: str, encoding: str, encode: Callable[[bytes], bytes]) -> None:
     """A compressed body is decoded; one that is not what its header says is refused."""
     path, headers = f"/v2/{queue}?updateMask=rateLimits", {"Content-Encoding": encoding}
@@ -144,7 +137,7 @@ def test_unknown_encodings_of_bodies(emulator: Emulator, queue: str, encoding: s
     assert emulator.request("GET", f"/v2/{queue}")["state"] == "RUNNING"
 
 
-BELOW_THE_API = [
+@cases(
     (b"GARBAGE\r\n\r\n", 400),
     (b"GET / HTTP/9.9\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nHost: localhost\r\nX : y\r\n\r\n", 400),
@@ -152,10 +145,8 @@ BELOW_THE_API = [
     (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 400),
     (b"GET /health HTTP/1.1\r\nHost: localhost\r\nExpect: cake\r\nConnection: close\r\n\r\n", 417),
     (b"PUT /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 405),
-]
-
-
-@pytest.mark.parametrize(("request_", "status"), BELOW_THE_API, ids=lambda value: repr(value)[:50])
+    ids=lambda value: repr(value)[:50],
+)
 def test_errors_below_the_api(emulator: Emulator, request_: bytes, status: int) -> None:
     """Also what is refused before the API has seen it is answered in JSON."""
     host, _, port = emulator.http.rpartition(":")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.cases import cases
 from tests.integration.conftest import Answer, Emulator, Target
 
 
@@ -26,8 +27,8 @@ def retries(low: int, high: int, doublings: int, attempts: int, duration: int = 
     return {**backoffs, "max_attempts": attempts, "max_retry_duration": {"seconds": duration}}
 
 
-#: What https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#RetryConfig says: the delays.
-RETRIES = [
+# What https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#RetryConfig says: the delays.
+@cases(
     (retries(10, 300, 3, attempts=9), [10, 20, 40, 80, 160, 240, 300, 300]),
     (retries(10, 45, 1, attempts=6), [10, 20, 40, 45, 45]),
     (retries(1, 5, 16, attempts=6), [1, 2, 4, 5, 5]),
@@ -35,10 +36,7 @@ RETRIES = [
     (retries(7, 7, 5, attempts=1), []),
     (retries(60, 60, 1, attempts=2, duration=100), [60, 60]),  # attempts and duration have to be used up
     (retries(20, 20, 1, attempts=-1, duration=50), [20, 20, 20]),
-]
-
-
-@pytest.mark.parametrize(("retry", "expected"), RETRIES)
+)
 @pytest.mark.parametrize("level", ["queue", "task"])
 def test_the_documented_retries(
     emulator: Emulator, target: Target, level: str, retry: dict[str, Any], expected: list[float]
@@ -53,17 +51,14 @@ def test_the_documented_retries(
     assert len(target.received) == len(expected) + 1
 
 
-RETRY_AFTER = [
+@cases(
     (503, "120", 120),
     (429, "5", 10),  # the backoff is longer
     (429, timedelta(hours=2), 7_200),
     (429, timedelta(days=-1), 10),
     (503, "soon", 10),
     (500, "120", 10),
-]
-
-
-@pytest.mark.parametrize(("status", "header", "expected"), RETRY_AFTER)
+)
 def test_the_target_says_when_to_retry(
     emulator: Emulator, target: Target, status: int, header: str | timedelta, expected: int
 ) -> None:
@@ -88,14 +83,11 @@ def test_a_changed_configuration_counts_for_waiting_tasks(emulator: Emulator, ta
     assert len(target.received) == 2
 
 
-HIGHER = [
+@cases(
     # The eleventh task would be sent after a hundred seconds, longer than a test waits.
     ({"max_dispatches_per_second": 0.01}, {"max_dispatches_per_second": 500}, 10),
     ({"max_concurrent_dispatches": 1}, {"max_concurrent_dispatches": 12}, 1),
-]
-
-
-@pytest.mark.parametrize(("before", "after", "first"), HIGHER)
+)
 def test_higher_limits_count_at_once(
     emulator: Emulator, target: Target, before: dict[str, Any], after: dict[str, Any], first: int
 ) -> None:

@@ -20,6 +20,7 @@ from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.options import _OPTIONS, Option, _boolean, read_options
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
+from tests.cases import cases
 from tests.processes import run
 
 ROOT = Path(__file__).parents[3]
@@ -53,14 +54,11 @@ def error(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return error
 
 
-OUTCOMES = [
+@cases(
     (None, ""),
     (PortInUseError("port 1 is in use", hint="another"), "cloudtasks-nb emulator: port 1 is in use → another\n"),
     (EmulatorError("cannot"), "cloudtasks-nb emulator: cannot\n"),
-]
-
-
-@pytest.mark.parametrize(("wrong", "error"), OUTCOMES)
+)
 def test_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: Exception | None, error: str
 ) -> None:
@@ -114,17 +112,14 @@ def test_the_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> No
     assert shown == {variable for option in _OPTIONS for variable in option.variables}
 
 
-INVALID = [
+@cases(
     ("--host", "127.0.0.1:8123"), ("--quiet", "maybe"), ("--port", "99999"), ("--port", "-1"), ("--port", "x"),
     ("--http-port", "65536"), ("--allow-host", "https://hub.example/"), ("--functions-host", "http://f:5001"),
     ("--app-engine-host", "localhost:8080"), ("--task-tombstone", "nan"), ("--task-tombstone", "-5"),
     ("--queue-tombstone", "inf"), ("--new-queue-delay", "1e300"), ("--log-delay", "soon"), ("--log-limit", "0"),
     ("--grace", "-1"), ("--log-index-delay", "45"), ("--log-index-delay", "5:45"),
     ("--log-index-delay", "0.05:soon"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("option", "value"), INVALID)
+)  # fmt: skip
 def test_invalid_values(error: Callable[..., str], option: str, value: str) -> None:
     """The error of an invalid value names its option or variable, with the same text, and nothing starts."""
     variable = OPTION_VARIABLES + option.strip("-").replace("-", "_").upper()
@@ -180,17 +175,14 @@ def test_its_own_variable_counts_before_that_of_others() -> None:
     assert read_options([], variables) == Settings(app_engine_host="http://mine")
 
 
-IN_A_FILE = [
+@cases(
     ("port: 70000", "port: 70000 is not a port: 0 to 65535"),
     ("port: true", "port: true is not text or a number"),
     ("strict: maybe", 'strict: "maybe" is not true or false'),
     ("allow-host: [[a]]", 'allow-host: [["a"]] is not a list of texts'),
     ("queue: [a]", "queue: there is no key queue here → did you mean queues?"),
     ("config: x", "config: there is no key config here → allowed are queues, host, "),
-]
-
-
-@pytest.mark.parametrize(("text", "text_of_error"), IN_A_FILE)
+)
 def test_options_in_a_file_are_checked(
     error: Callable[..., str], tmp_path: Path, text: str, text_of_error: str
 ) -> None:
@@ -199,23 +191,18 @@ def test_options_in_a_file_are_checked(
     assert f"error: {tmp_path / 'c.yaml'}:1: {text_of_error}" in error("--config", str(tmp_path / "c.yaml"))
 
 
-NOT_TOGETHER = [
+@cases(
     ("--metadata-port 1", "--metadata-port and --proxy-port need --strict"),
     ("--proxy-port 1", "--metadata-port and --proxy-port need --strict"),
     ("--single-port --http-port 2", "--http-port has no effect with --single-port"),
     ("--openid-issuer http://localhost:8123", "--openid-issuer http://localhost:8123 has the port of gRPC"),
-]
-
-
-@pytest.mark.parametrize(("line", "text"), NOT_TOGETHER)
+)
 def test_options_that_do_not_go_together(error: Callable[..., str], line: str, text: str) -> None:
     """Options that have no effect beside each other, and an issuer whose keys could not be read, are errors."""
     assert text in error(*line.split())
 
 
-@pytest.mark.parametrize(
-    "line", ["http://localhost:8980", "https://localhost:8123", "http://localhost:8123/a", "http://h:x", "i"]
-)
+@cases("http://localhost:8980", "https://localhost:8123", "http://localhost:8123/a", "http://h:x", "i")
 def test_issuers_beside_the_port_of_grpc(line: str) -> None:
     """An issuer elsewhere is no error, and one at the port of gRPC is none if that is the port of HTTP, too."""
     assert read_options(["--openid-issuer", line], {}) == Settings(openid_issuer=line)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cloudtasks_nb.fanout.causes import cause_of
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Row, Source, fold
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
+from tests.cases import cases
 
 SECOND = 1_000_000
 MESSAGES = ("KeyError: 'a'", "ValueError: no", "INTERNAL(13): HTTP status code 500", None)
@@ -151,13 +152,10 @@ def test_a_later_try_counts() -> None:
     assert (row.tries, row.state, row.attempts) == (2, State.SENT, 1)
 
 
-@pytest.mark.parametrize(
-    ("state", "told", "after"),
-    [
-        (State.REJECTED, OK, State.REJECTED),
-        (State.CANCELLED, FAILED, State.CANCELLED),
-        (State.CANCELLED, OK, State.SUCCEEDED),
-    ],
+@cases(
+    (State.REJECTED, OK, State.REJECTED),
+    (State.CANCELLED, FAILED, State.CANCELLED),
+    (State.CANCELLED, OK, State.SUCCEEDED),
 )
 def test_rows_that_were_never_sent_from_here(state: State, told: Evidence, after: State) -> None:
     """A row that was cancelled before it was sent stays so, unless it has succeeded elsewhere."""

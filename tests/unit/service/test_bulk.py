@@ -16,6 +16,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, ServiceError, TaskNotFoundError
 from cloudtasks_nb.service import bulk
 from cloudtasks_nb.service.bulk import delete, delete_tasks, run_tasks, task_ids
+from tests.cases import cases
 from tests.raising import raises
 from tests.unit.service.conftest import Pauses
 
@@ -26,29 +27,25 @@ BATCH = pd.DataFrame({"queue": ["of", "the", "user"], "task": ["a", "b", None], 
 
 
 LISTED = frame(TASKS, {"task": ["a", "b"], "queue": ["q", "q"], "name": [A, B]}, index="task")
-NAMED = [
+
+
+@cases(
     *(LISTED, LISTED[["queue", "state"]], LISTED[["state"]]),
     *(frame(ATTEMPTS, ROWS), frame(ATTEMPTS, ROWS)[["task", "status"]], frame(ACTION_RESULTS, {"task": ["a", "b"]})),
     *(BATCH, pd.Series([A, None, B]), pd.Index(["a", "b"]), ["a", A, "b"], ("a", "b")),
-]
-
-
-@pytest.mark.parametrize("tasks", NAMED)
+)
 def test_what_names_tasks(tasks: Any) -> None:
     """Every frame that a verb returns, and lists of ids or names; each task once, gaps left out; a text is one task."""
     assert task_ids(tasks, QUEUE) == ["a", "b"]
     assert task_ids("a", QUEUE) == task_ids(A, QUEUE) == ["a"]
 
 
-OF_ANOTHER_QUEUE = [
+@cases(
     frame(TASKS, {"task": ["a"], "name": ["projects/p/locations/l/queues/r/tasks/a"]}, index="task"),
     frame(TASKS, {"task": ["a"], "queue": ["r"]}, index="task")[["queue"]],
     frame(ATTEMPTS, {"task": ["a"], "queue": ["r"]}),
     ["a", "projects/p/locations/l/queues/r/tasks/a"],
-]
-
-
-@pytest.mark.parametrize("tasks", OF_ANOTHER_QUEUE)
+)
 def test_tasks_of_another_queue(tasks: Any) -> None:
     """They are refused; the hint leads to their own queue."""
     with raises(InvalidInputError, "queues/r, not of projects/p/locations/l/queues/q", hint='tasks.queue("r")'):
@@ -61,14 +58,11 @@ def test_tasks_of_another_project() -> None:
         task_ids("projects/other/locations/l/queues/q/tasks/a", QUEUE)
 
 
-NOT_NAMED = [
+@cases(
     (5, "int does not name tasks"),
     (pd.DataFrame({"a": [1]}), "no column or index `task`"),
     (["a b"], "not a task name"),
-]
-
-
-@pytest.mark.parametrize(("tasks", "words"), NOT_NAMED)
+)
 def test_what_names_none(tasks: Any, words: str) -> None:
     """The error says what is accepted."""
     with pytest.raises(InvalidInputError, match=words):

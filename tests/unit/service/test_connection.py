@@ -15,6 +15,7 @@ from cloudtasks_nb.errors import QueueNotFoundError, TaskNotFoundError
 from cloudtasks_nb.service import connection as connection_module
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
+from tests.cases import cases
 
 QUEUE = "projects/p/locations/l/queues/q"
 
@@ -43,9 +44,7 @@ def test_a_new_queue_is_waited_for(connection: Connection, capsys: pytest.Captur
     assert capsys.readouterr().out.count("waiting for the new queue") == 1
 
 
-@pytest.mark.parametrize(
-    "error", [QueueNotFoundError(resource=f"{QUEUE}2"), QueueNotFoundError(), TaskNotFoundError(resource=QUEUE)]
-)
+@cases(QueueNotFoundError(resource=f"{QUEUE}2"), QueueNotFoundError(), TaskNotFoundError(resource=QUEUE))
 def test_nothing_else_is_waited_for(connection: Connection, capsys: Any, error: Exception) -> None:
     """Another queue, or a task, that is not there is not there."""
     calls(connection).side_effect = [error]

@@ -14,6 +14,7 @@ from google.rpc import status_pb2
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service import convert
 from cloudtasks_nb.service.convert import decode_body, default_audience, http_target, queue_message, queue_values
+from tests.cases import cases
 from tests.raising import raises
 
 QUEUE = "projects/p/locations/l/queues/q"
@@ -27,23 +28,20 @@ def task(text: str = "", **fields: Any) -> Any:
     return text_format.Parse(text, made)
 
 
-TASK_STATES = [
+@cases(
     ("schedule_time { seconds: 1767225601 }", "scheduled"),
     ("schedule_time { seconds: 1767225600 }", "ready"),
     ("", "ready"),
     (f"dispatch_count: 1 {ATTEMPT} }}", "running"),
     (f"dispatch_count: 2 {ATTEMPT} response_time {{ seconds: 1 }} response_status {{ code: 13 }} }}", "retrying"),
     (f"dispatch_count: 1 {ATTEMPT} response_status {{ code: 4 }} }}", "retrying"),
-]
-
-
-@pytest.mark.parametrize(("text", "state"), TASK_STATES)
+)
 def test_states(text: str, state: str) -> None:
     """Due later, due, in flight, and waiting for another attempt, also after one without an answer."""
     assert convert.last_attempt(task(text), NOW)[0] == state
 
 
-BODIES = [
+@cases(
     (b"", None),
     (b'{"a": [1, null]}', {"a": [1, None]}),
     (b"[1, 2]", [1, 2]),
@@ -55,25 +53,19 @@ BODIES = [
     (b"NaN", "NaN"),
     (b"[18446744073709551616, -9223372036854775809]", [2**64, -(2**63) - 1]),
     (b"[123456789012345678901, 0.12345678901234567890]", [123456789012345678901, 0.12345678901234568]),
-]
-
-
-@pytest.mark.parametrize(("body", "value"), BODIES)
+)
 def test_bodies_are_decoded(body: bytes, value: Any) -> None:
     """JSON, else text, else the bytes; integers stay integers."""
     found = decode_body(body)
     assert (found, repr(found)) == (value, repr(value))
 
 
-HTTP_STATUSES = [
+@cases(
     ("INTERNAL(13): HTTP status code 502", 502),
     ("UNKNOWN(2): HTTP status code 0", None),
     ("ValueError: HTTP status code 502", None),
     (None, None),
-]
-
-
-@pytest.mark.parametrize(("message", "status"), HTTP_STATUSES)
+)
 def test_the_http_status_of_an_attempt(message: str | None, status: int | None) -> None:
     """Only the service's own text names the status; 0 is no answer."""
     assert convert.http_status(message) == status
@@ -102,7 +94,7 @@ def test_a_queue_as_rest_writes_it() -> None:
     }
 
 
-BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
+@cases(
     *(({"max_attempts": value}, f"max_attempts={value!r} is not a number") for value in ("5", float("nan"))),
     *(({"rate": value}, f"rate={value} is not a number") for value in (None, float("inf"))),
     ({"max_attempts": 2.5}, "max_attempts=2.5 is not a whole number"),
@@ -110,10 +102,7 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"max_concurrent": True}, "max_concurrent=True is not a number"),
     ({"log_sampling_ratio": "all"}, "log_sampling_ratio='all' is not a number"),
     ({"min_backoff": "soon"}, "min_backoff='soon' is not a duration"),
-]
-
-
-@pytest.mark.parametrize(("words", "text"), BAD_SETTINGS)
+)
 def test_bad_settings_are_named(words: dict[str, Any], text: str) -> None:
     """The error has word and value, before anything is sent."""
     with raises(InvalidInputError, message=text, resource=next(iter(words))):
@@ -137,14 +126,11 @@ def test_statistics_where_there_are_some() -> None:
     assert queue_values(beta)["oldest_due"] == 7_000_000
 
 
-ROUTES = [
+@cases(
     ("https://other.example.com", "https://other.example.com:443/*"),
     ("http://127.0.0.1:8080/run?x=1", "http://127.0.0.1:8080/run?x=1"),
     ("http://[::1]/", "http://::1:80/*"),
-]
-
-
-@pytest.mark.parametrize(("url", "shown"), ROUTES)
+)
 def test_a_route_overrides_what_its_url_has(url: str, shown: str) -> None:
     """What the URL leaves out stays each task's own, which the queue's `target` says with a star."""
     queue = types.Queue.pb()(name=QUEUE, http_target=http_target(url, "sa@p", None))
@@ -153,16 +139,13 @@ def test_a_route_overrides_what_its_url_has(url: str, shown: str) -> None:
     assert queue.http_target.oidc_token.audience == default_audience(url)
 
 
-AUDIENCES = [
+@cases(
     *((f"https://svc-abc123.a.run.app{path}", "https://svc-abc123.a.run.app") for path in ("/JFK?x=1", "")),
     *((url, "https://svc.example") for url in ("https://svc.example?x=/y#z", "HTTPS://user:pw@SVC.example:443/Run")),
     *(("https://svc.example:8443/run", "https://svc.example:8443"), ("http://svc.example:80/", "http://svc.example")),
     *(("http://[::1]:8080/run", "http://[::1]:8080"), ("svc/run", "")),
     ("https://us-central1-p.cloudfunctions.net/Report/a?x=1", "https://us-central1-p.cloudfunctions.net/Report/a"),
-]
-
-
-@pytest.mark.parametrize(("url", "audience"), AUDIENCES)
+)
 def test_the_default_audience(url: str, audience: str) -> None:
     """It is the origin, so that it is the same for all paths of a service; for Cloud Functions all but the query."""
     assert default_audience(url) == audience

@@ -12,6 +12,7 @@ from google.auth.transport.requests import Request
 
 from cloudtasks_nb.errors import CredentialsError
 from cloudtasks_nb.service.auth import SCOPE, Auth
+from tests.cases import cases
 from tests.google_sign_in import ACCOUNT, IAM, METADATA, OAUTH, STS, TARGET, UNIVERSE, USER, VM_ACCOUNT, GoogleSignIn
 from tests.unit.service.conftest import KEY, POOL, WORKFORCE_POOL, MakeAuth, WriteAdc, user_info
 
@@ -31,7 +32,7 @@ def owner(auth: Auth) -> str:
     return headers(auth)["authorization"].partition(" of ")[2]
 
 
-FORMS = [
+@cases(
     ("user", USER, f"user:{USER}", "login of a user"),
     ("key", ACCOUNT, f"serviceAccount:{ACCOUNT}", "key of a service account"),
     ("federation", "workload 7", f"principalSet://iam.googleapis.com/{POOL}/*", "workload identity federation"),
@@ -40,10 +41,7 @@ FORMS = [
     *((form, TARGET, f"serviceAccount:{TARGET}", None) for form in ("file", "nested", "delegated")),
     ("argument", TARGET, f"serviceAccount:{TARGET}", "impersonation of a service account"),
     ("metadata", VM_ACCOUNT, f"serviceAccount:{VM_ACCOUNT}", "metadata server of this machine"),
-]
-
-
-@pytest.mark.parametrize(("form", "token_of", "member", "named"), FORMS)
+)
 def test_each_form(make_auth: MakeAuth, form: str, token_of: str, member: str, named: str | None) -> None:
     """A call carries a token of the account, and `principal` names it, for a login too; `doctor` names the form."""
     auth = make_auth(form)
@@ -67,15 +65,12 @@ def test_nothing_is_asked_before_the_first_need(sign_in: GoogleSignIn, make_auth
     assert [asked.host for asked in sign_in.asked] == [OAUTH]
 
 
-CHAINS = [
+@cases(
     ("argument", [(OAUTH, "", ""), (IAM, f"of {USER}", TARGET)]),
     ("nested", [(OAUTH, "", ""), (IAM, f"of {USER}", ACCOUNT), (IAM, f"of {ACCOUNT}", TARGET)]),
     ("delegated", [(OAUTH, "", ""), (IAM, f"of {USER}", TARGET)]),
     ("federated account", [(STS, "", ""), (IAM, "of workload 7", TARGET)]),
-]
-
-
-@pytest.mark.parametrize(("form", "chain"), CHAINS)
+)
 def test_a_chain_of_impersonations(sign_in: GoogleSignIn, make_auth: MakeAuth, form: str, chain: list[Any]) -> None:
     """Each account is impersonated with the token of the one before it; delegates are sent with the request."""
     make_auth(form).renew()
@@ -86,10 +81,7 @@ def test_a_chain_of_impersonations(sign_in: GoogleSignIn, make_auth: MakeAuth, f
     assert sign_in.asked[-1].body["scope"] in ([SCOPE], SCOPE)
 
 
-PROJECTS = [("user", None), ("key", "key-project"), ("metadata", "vm-project"), ("federation", "pool-project")]
-
-
-@pytest.mark.parametrize(("form", "project"), PROJECTS)
+@cases(("user", None), ("key", "key-project"), ("metadata", "vm-project"), ("federation", "pool-project"))
 def test_the_project(sign_in: GoogleSignIn, make_auth: MakeAuth, form: str, project: str | None) -> None:
     """It is asked for only where the credentials do not contain it."""
     sign_in.answers["cloudresourcemanager.googleapis.com"] = 200, {"projectId": "pool-project"}
@@ -109,15 +101,12 @@ def paying(sign_in: GoogleSignIn, write_adc: WriteAdc, monkeypatch: pytest.Monke
     return make
 
 
-QUOTA_PROJECTS = [
+@cases(
     ("by-argument", "by-variable", "by-file", "by-argument"),
     (None, "by-variable", "by-file", "by-variable"),
     (None, None, "by-file", "by-file"),
     (None, None, None, None),
-]
-
-
-@pytest.mark.parametrize(("argument", "variable", "file", "expected"), QUOTA_PROJECTS)
+)
 def test_the_quota_project(paying: Callable[..., Auth], argument: Any, variable: Any, file: Any, expected: Any) -> None:
     """The argument comes before `GOOGLE_CLOUD_QUOTA_PROJECT`, and that before the file's; each call carries it."""
     auth = paying(argument, variable, file)

@@ -13,6 +13,7 @@ from cloudtasks_nb import errors
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service.refusal import of_call, of_code, service_error
 from cloudtasks_nb.service.rpcs import METHODS
+from tests.cases import cases
 from tests.certificates import Authority
 from tests.unit.service.conftest import QUEUE, Fakes, call, login, use
 
@@ -93,16 +94,13 @@ def test_a_reason_decides_the_error_and_the_next_step(fake: Fakes, trusted: Auth
     assert (hint in error.hint, "{" in error.hint) == (True, False), error.hint
 
 
-PERMISSIONS = [
+@cases(
     ("cloudtasks.tasks.create", QUEUE, f"q --location=l --project=p {ANN} --role=roles/cloudtasks.enqueuer"),
     ("cloudtasks.queues.list", "projects/p/locations/l", f"projects {BINDING} p {ANN}"),
     ("iam.serviceAccounts.actAs", "projects/p", f"service-accounts {BINDING} ACCOUNT@p.iam"),
     ("iam.serviceAccounts.actAs", ROBOT, f"service-accounts add-iam-policy-binding {ROBOT} --project=other"),
     ("iam.serviceAccounts.getAccessToken", ROBOT, "--role=roles/iam.serviceAccountTokenCreator"),
-]
-
-
-@pytest.mark.parametrize(("permission", "resource", "hint"), PERMISSIONS)
+)
 def test_a_permission_in_a_text(fake: Fakes, trusted: Authority, permission: str, resource: str, hint: str) -> None:
     """Cloud Tasks names the permission that is lacking in its text, without a reason."""
     text = f'The principal (user or service account) lacks IAM permission "{permission}" for the resource "{resource}" '
@@ -125,7 +123,22 @@ ENDPOINT = Endpoint(project="p", location="l", target="t", local=True)
 NAMES = {"GetQueue": QUEUE, "GetTask": f"{QUEUE}/tasks/t", "GetOperation": "projects/p/locations/l/operations/o"}
 FORBIDDEN = errors.PermissionDeniedError
 FAULT, INVALID = errors.ServiceError, errors.InvalidInputError
-ERRORS_BY_CODE: list[tuple[str, str, type[errors.CloudTasksError], str | None]] = [
+
+
+@pytest.mark.parametrize("details", [b"\xff", refusal(DENIED, "another text").SerializeToString()])
+def test_details_that_do_not_fit(details: bytes) -> None:
+    """A call is refused all the same."""
+    metadata = grpc.aio.Metadata(("grpc-status-details-bin", details))
+    call = grpc.aio.AioRpcError(grpc.StatusCode.PERMISSION_DENIED, grpc.aio.Metadata(), metadata, details="no")
+    assert (of_call(call).grpc_status_code, of_call(call).message) == (grpc.StatusCode.PERMISSION_DENIED, "no")
+
+
+def error_of(code: str, rpc: str, name: str) -> errors.CloudTasksError:
+    """Return the error of a refused call."""
+    return service_error(of_code(code, "some details"), method=METHODS[rpc], resource=name, endpoint=ENDPOINT)
+
+
+@cases(
     ("NOT_FOUND", "GetQueue", errors.QueueNotFoundError, 'tasks.queue("q", create=True)'),
     ("NOT_FOUND", "GetTask", errors.TaskNotFoundError, "queue.attempts()"),
     ("NOT_FOUND", "GetOperation", errors.ServiceError, None),
@@ -144,23 +157,7 @@ ERRORS_BY_CODE: list[tuple[str, str, type[errors.CloudTasksError], str | None]] 
     *((code, "GetQueue", errors.UnavailableError, "try again") for code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")),
     ("UNIMPLEMENTED", "GetQueue", FAULT, "does not support the call"),
     *((code, "GetQueue", FAULT, None) for code in ("CANCELLED", "INTERNAL", "UNKNOWN", "DATA_LOSS")),
-]
-
-
-@pytest.mark.parametrize("details", [b"\xff", refusal(DENIED, "another text").SerializeToString()])
-def test_details_that_do_not_fit(details: bytes) -> None:
-    """A call is refused all the same."""
-    metadata = grpc.aio.Metadata(("grpc-status-details-bin", details))
-    call = grpc.aio.AioRpcError(grpc.StatusCode.PERMISSION_DENIED, grpc.aio.Metadata(), metadata, details="no")
-    assert (of_call(call).grpc_status_code, of_call(call).message) == (grpc.StatusCode.PERMISSION_DENIED, "no")
-
-
-def error_of(code: str, rpc: str, name: str) -> errors.CloudTasksError:
-    """Return the error of a refused call."""
-    return service_error(of_code(code, "some details"), method=METHODS[rpc], resource=name, endpoint=ENDPOINT)
-
-
-@pytest.mark.parametrize(("code", "rpc", "kind", "hint"), ERRORS_BY_CODE)
+)
 def test_an_error_for_each_code(code: str, rpc: str, kind: type[errors.CloudTasksError], hint: str | None) -> None:
     """The class fits the code; the resource, the code and the next step are attributes."""
     error = error_of(code, rpc, NAMES[rpc])

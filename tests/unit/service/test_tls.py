@@ -18,6 +18,7 @@ from cloudtasks_nb._settings import resolve
 from cloudtasks_nb.service import transport as transport_module
 from cloudtasks_nb.service.no_connection import no_connection
 from cloudtasks_nb.service.transport import Transport
+from tests.cases import cases
 from tests.certificates import Authority
 from tests.raising import raises
 from tests.unit.service.conftest import QUEUE, Fakes, call, login, use
@@ -170,7 +171,7 @@ def http1() -> Iterator[Callable[..., int]]:
     _loop.run(stop())
 
 
-OBSTACLES = [
+@cases(
     ("certificate of an unknown authority", "is not trusted: .*CERTIFICATE_VERIFY_FAILED", "ca.pem, which lacks"),
     ("unknown authority, none named", "is not trusted: .*CERTIFICATE_VERIFY_FAILED", f"set {ROOTS} to a PEM file"),
     ("no HTTP/2", "does not speak HTTP/2: .*ALPN", 'transport="rest"'),
@@ -181,10 +182,7 @@ OBSTACLES = [
     ("proxy that refuses", "the proxy that https_proxy names, http://127.*, does not let .* 403", "no_proxy"),
     ("proxy that wants a password", "wants a password: .*407", "USER:PASSWORD@HOST"),
     ("proxy that is not there", "https_proxy names, http://127.* does not answer: .*refused", "unset the variable"),
-]
-
-
-@pytest.mark.parametrize(("kind", "message", "hint"), OBSTACLES)
+)
 def test_why_no_connection_comes_about(obstacle: Obstacles, kind: str, message: str, hint: str) -> None:
     """The error says what gRPC says of it, and what helps; a password in the address of a proxy is not shown."""
     port, target = obstacle(kind)
@@ -200,9 +198,7 @@ def test_a_server_with_tls_that_is_called_without(fake: Fakes, trusted: Authorit
         use(port, call("GetQueue", name=QUEUE), connect_timeout=0.3)
 
 
-@pytest.mark.parametrize(
-    "proxy", ["http://ann:secret@proxy:3128", "http://ann:a@secret@proxy:3128", "http://ann:secret/@proxy:port"]
-)
+@cases("http://ann:secret@proxy:3128", "http://ann:a@secret@proxy:3128", "http://ann:secret/@proxy:port")
 def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     """Nor is any other part of it; an address without a good port is explained too."""
     monkeypatch.setenv("https_proxy", proxy)

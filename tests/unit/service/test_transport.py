@@ -25,6 +25,7 @@ from cloudtasks_nb.service import transport as transport_module
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
+from tests.cases import cases
 from tests.google_sign_in import OAUTH, GoogleSignIn
 from tests.raising import raises
 from tests.unit.service.conftest import QUEUE, Fakes, MakeAuth, Pauses, call, google_method, use
@@ -80,14 +81,11 @@ def test_an_idempotent_call_is_repeated(fake: Fakes, code: grpc.StatusCode) -> N
     assert all(0 < pause <= limit for pause, limit in zip(pauses, (0.1, 0.2, 0.4), strict=True))
 
 
-MADE_ONCE = [
+@cases(
     ("BatchCreateTasks", {"parent": QUEUE}, "UNAVAILABLE"),
     ("GetQueue", {"name": QUEUE}, "RESOURCE_EXHAUSTED"),
     ("PauseQueue", {"name": QUEUE}, "INVALID_ARGUMENT"),
-]
-
-
-@pytest.mark.parametrize(("rpc", "fields", "code"), MADE_ONCE)
+)
 def test_other_calls_are_made_once(fake: Fakes, rpc: str, fields: dict[str, Any], code: str) -> None:
     """A call that may have done its work, and a call that was answered, are not repeated."""
     server, pauses = fake(grpc.StatusCode[code]), Pauses()
@@ -105,18 +103,17 @@ def test_repeating_ends_with_the_timeout(fake: Fakes) -> None:
 
 
 LOST, DENIED, MISSING = (grpc.StatusCode[name] for name in ("UNAVAILABLE", "PERMISSION_DENIED", "NOT_FOUND"))
-#: What the server answers, and which calls it gets until the error says what is not known.
-UNKNOWN: list[tuple[str, dict[str, Any], list[Any], str]] = [
+
+
+# What the server answers, and which calls it gets until the error says what is not known.
+@cases(
     ("CreateQueue", {"queue": {"name": QUEUE}}, [LOST, DENIED], "CreateQueue GetQueue"),
     ("PurgeQueue", {"name": QUEUE}, [DENIED, LOST, types.Queue.pb()()], "GetQueue PurgeQueue ListQueues GetQueue"),
     ("PurgeQueue", {"name": QUEUE}, [types.Queue.pb()(), LOST, DENIED], "GetQueue PurgeQueue ListQueues GetQueue"),
     ("PurgeQueue", {"name": QUEUE}, [types.Queue.pb()(), LOST, types.Queue.pb()()], "GetQueue PurgeQueue ListQueues"),
     ("RunTask", {"name": TASK}, [types.Task.pb()(), LOST, MISSING], "GetTask RunTask ListQueues GetTask"),
     ("BatchCreateTasks", {"parent": QUEUE}, [grpc.StatusCode.CANCELLED], "BatchCreateTasks"),
-]
-
-
-@pytest.mark.parametrize(("rpc", "fields", "script", "calls"), UNKNOWN)
+)
 def test_what_is_not_known(fake: Fakes, rpc: str, fields: dict[str, Any], script: list[Any], calls: str) -> None:
     """A call that the state does not explain is not repeated; another emulator's state is no proof of a change."""
     server = fake(*script)
@@ -260,10 +257,7 @@ def test_an_endpoint_that_went_away(fake: Fakes) -> None:
     assert use(server.port, story, connect_timeout=0.3) == QUEUE
 
 
-RESTARTS = [(True, "ours", True), (False, "ours", True), (True, "another", False)]
-
-
-@pytest.mark.parametrize(("asked", "instance", "followed"), RESTARTS)
+@cases((True, "ours", True), (False, "ours", True), (True, "another", False))
 def test_a_restarted_emulator(fake: Fakes, tmp_path: Path, *, asked: bool, instance: str, followed: bool) -> None:
     """It is followed to its new port; another emulator in the same folder does not have our tasks."""
     old, new = fake(instance="ours"), fake(instance=instance)
@@ -319,13 +313,10 @@ class Refreshing(google.auth.credentials.Credentials):
         self.token = "token"  # noqa: S105 - nobody's
 
 
-NOT_RENEWED = [
+@cases(
     (google.auth.exceptions.RefreshError("expired"), errors.CredentialsError, "application-default login"),
     (google.auth.exceptions.TransportError("no route"), errors.EndpointError, "check the network"),
-]
-
-
-@pytest.mark.parametrize(("error", "kind", "hint"), NOT_RENEWED)
+)
 def test_credentials_that_cannot_be_renewed(error: Exception, kind: type[errors.CloudTasksError], hint: str) -> None:
     """An expired login and a service that is down raise different errors."""
     with raises(kind, hint=hint, __class__=kind):

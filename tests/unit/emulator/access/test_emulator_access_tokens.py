@@ -13,6 +13,7 @@ from cloudtasks_nb.emulator.access.permissions import method_of
 from cloudtasks_nb.emulator.access.quotas import Quotas
 from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, GoogleState
 from cloudtasks_nb.emulator.access.tokens import AccessTokens, InvalidTokenError
+from tests.cases import cases
 from tests.unit.emulator.conftest import refused
 
 NOW = 1_800_000_000.0
@@ -65,15 +66,12 @@ def self_signed(state: GoogleState, key_of: str = ACCOUNT, **claims: Any) -> str
     return token.decode()
 
 
-SELF_SIGNED = [
+@cases(
     ({}, {CLOUD_PLATFORM}),
     ({"aud": "https://127.0.0.1:8123/"}, {CLOUD_PLATFORM}),
     ({"aud": "https://storage.googleapis.com/"}, set()),
     ({"scope": "a b"}, {"a", "b"}),
-]
-
-
-@pytest.mark.parametrize(("claims", "scopes"), SELF_SIGNED)
+)
 def test_a_self_signed_token(
     state: GoogleState, tokens: AccessTokens, claims: dict[str, Any], scopes: set[str]
 ) -> None:
@@ -106,15 +104,12 @@ def test_tokens_that_are_not_valid(state: GoogleState, tokens: AccessTokens) -> 
             tokens.caller(token, SERVICE)
 
 
-#: The calls that are allowed in a minute, and what is counted.
-QUOTAS = [
+# The calls that are allowed in a minute, and what is counted.
+@cases(
     ("/google.cloud.tasks.v2.CloudTasks/ListTasks", 600, "List requests"),
     ("/google.cloud.tasks.v2.CloudTasks/RunTask", 60, "Run task requests"),
     ("/google.logging.v2.LoggingServiceV2/ListLogEntries", 60, "Read requests"),
-]
-
-
-@pytest.mark.parametrize(("path", "allowed", "metric"), QUOTAS)
+)
 def test_a_quota_is_that_of_a_minute_a_project_and_a_region(
     clock: SimpleNamespace, path: str, allowed: int, metric: str
 ) -> None:

@@ -9,6 +9,7 @@ from cloudtasks_nb.emulator.access.permissions import method_of, parents
 from cloudtasks_nb.emulator.access.roles import permissions_of
 from cloudtasks_nb.emulator.access.state import GoogleState
 from cloudtasks_nb.errors import InvalidInputError
+from tests.cases import cases
 
 PROJECT = "projects/p"
 QUEUE = f"{PROJECT}/locations/us-central1/queues/q"
@@ -60,9 +61,7 @@ def test_roles_are_inherited(state: GoogleState, resource: str) -> None:
     assert not state.allows("user:bob@example.com", "cloudtasks.tasks.get", parents(QUEUE))
 
 
-@pytest.mark.parametrize(
-    "name", [ACCOUNT, f"projects/-/serviceAccounts/{ACCOUNT}", f"projects/p/serviceAccounts/{ACCOUNT}"]
-)
+@cases(ACCOUNT, f"projects/-/serviceAccounts/{ACCOUNT}", f"projects/p/serviceAccounts/{ACCOUNT}")
 def test_names_of_a_service_account(state: GoogleState, name: str) -> None:
     """A service account has several names, which are one resource."""
     state.grant("ann@example.com", "roles/iam.serviceAccountUser", name)
@@ -96,9 +95,7 @@ def test_the_state_is_kept(state: GoogleState, tmp_path: Path) -> None:
     assert login not in str(again.document())
 
 
-@pytest.mark.parametrize(
-    "given", [{"billing": "no"}, {"latency_s": True}, {"api_disabled": "all"}, {"quotas": 1}, {"nothing": True}]
-)
+@cases({"billing": "no"}, {"latency_s": True}, {"api_disabled": "all"}, {"quotas": 1}, {"nothing": True})
 def test_wrong_conditions(state: GoogleState, given: dict[str, object]) -> None:
     """A condition with a wrong name or type is refused, and nothing changes."""
     before = state.document()

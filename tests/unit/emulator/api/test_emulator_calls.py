@@ -14,39 +14,34 @@ from cloudtasks_nb.emulator.frontends.admin import Admin
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import HOUR, SECOND
 from cloudtasks_nb.errors import InvalidInputError
+from tests.cases import cases
 from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, http_task, refused, with_settings
 
 LOCATIONS = "/google.cloud.location.Locations"
 MALFORMED = ("INVALID_ARGUMENT", "Invalid resource field value in the request.")
 
 
-MALFORMED_NAMES = [
+@cases(
     *((method, "name", "x") for method in ("GetQueue", "DeleteQueue", "RunTask", "GetCmekConfig")),
     *((method, "parent", "p") for method in ("ListQueues", "ListTasks")),
     ("GetTask", "name", QUEUE),
     ("GetIamPolicy", "resource", "q"),
     (f"{LOCATIONS}/ListLocations", "name", "somewhere/else"),
     (f"{LOCATIONS}/GetLocation", "name", "l"),
-]
-
-
-@pytest.mark.parametrize(("method", "field", "name"), MALFORMED_NAMES)
+)
 async def test_malformed_names(service: Service, method: str, field: str, name: str) -> None:
     """A malformed resource name is INVALID_ARGUMENT in every call."""
     assert await service.refused(method, **{field: name}) == MALFORMED
 
 
-REFUSED_CALLS = [
+@with_settings("service", queues_on_demand=True)
+@cases(
     ("CreateTask", "v2", {"parent": QUEUE}),
     ("CreateTask", "v2", {"parent": "x"}),
     ("CreateTask", "v2beta3", {"parent": QUEUE}),
     ("BatchCreateTasks", "v2", {"parent": QUEUE, "requests": [{"parent": "x"}]}),
     ("BatchCreateTasks", "v2", {"parent": QUEUE, "requests": [{}] * 101}),
-]
-
-
-@with_settings("service", queues_on_demand=True)
-@pytest.mark.parametrize(("method", "api", "fields"), REFUSED_CALLS)
+)
 async def test_no_queue_for_a_refused_call(service: Service, method: str, api: str, fields: dict[str, Any]) -> None:
     """A refused call creates no queue, even with `queues_on_demand`."""
     code, _ = await service.refused(method, api=api, **fields)
@@ -141,14 +136,11 @@ def test_faults_are_counted() -> None:
     assert not faults.leaves_unfinished("A")
 
 
-INVALID_FAULTS = [
+@cases(
     {"color": "red"}, {"code": "BAD"}, {"code": "OK"}, {"code": ["ABORTED"]}, {"method": 1}, {"method": None},
     {"count": "abc"}, {"count": 0}, {"count": True}, {"count": 1.5}, {"message": 5}, {"after": "yes"},
     {"unfinished": 1}, {"delay_s": "x"}, {"delay_s": -1}, {"delay_s": float("nan")},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("given", INVALID_FAULTS)
+)  # fmt: skip
 def test_invalid_faults(given: dict[str, Any]) -> None:
     """A fault without a method, with another key, an unknown code or a value of another kind is refused."""
     fault = {key: value for key, value in {"method": "A", **given}.items() if value is not None}
@@ -175,14 +167,11 @@ def token_of(*parts: object) -> str:
     return base64.urlsafe_b64encode("\n".join(map(str, parts)).encode()).decode()
 
 
-LISTS = [
+@cases(
     ("ListTasks", {"parent": QUEUE}, {"parent": f"{QUEUE}-2"}),
     ("ListQueues", {"parent": LOCATION}, {"parent": f"{LOCATION}2"}),
     (f"{LOCATIONS}/ListLocations", {"name": "projects/p"}, {"name": "projects/q"}),
-]
-
-
-@pytest.mark.parametrize(("method", "place", "other"), LISTS)
+)
 async def test_page_tokens(service: Service, method: str, place: dict[str, Any], other: dict[str, str]) -> None:
     """A page token is valid for the same request and for two hours; a made-up one is refused."""
     for queue in (QUEUE, f"{QUEUE}-2"):

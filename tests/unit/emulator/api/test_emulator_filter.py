@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.emulator.api.filter import LOG_ID, And, Compare, Not, Or, compile_filter, parse_filter, parse_time
+from tests.cases import cases
 from tests.unit.emulator.conftest import refused
 
 OPERATORS = {
@@ -40,7 +41,7 @@ def getter(path: tuple[str, ...]) -> Any:
     return get
 
 
-NODES = [
+@cases(
     ("", And(())),
     ("a=1", Compare(("a",), "=", "1")),
     ('a.b = "x y"', Compare(("a", "b"), "=", "x y")),
@@ -59,30 +60,25 @@ NODES = [
     ("word (a=1)", And((Compare((), ":", "word"), Compare(("a",), "=", "1")))),
     ("lone", Compare((), ":", "lone")),
     ('"two words"', Compare((), ":", "two words")),
-]
-
-
-@pytest.mark.parametrize(("text", "node"), NODES)
+)
 def test_reading(text: str, node: object) -> None:
     """A filter is read as the documentation describes it."""
     assert parse_filter(text) == node
 
 
-UNREADABLE = [
+@cases(
     "a=", "=1", "(a=1", "a=1)", "a==1", "AND a=1", "a=1 OR", "NOT", 'a="open', "a=)", "a=(b", "~", 'log_id("a"',
     "log_id(", "log_id(a=b)", "log_id(a, b)", "sample(a)", "sample(a, -1)", "ip_in_net(a, b)", "a=b(c)",
     "a " * 10_001, "(" * 3000, "-(" * 3000, "NOT " * 3000 + "a", "a=(" * 3000,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("text", UNREADABLE, ids=lambda text: text[:20])
+    ids=lambda text: text[:20],
+)  # fmt: skip
 def test_syntax_errors(text: str) -> None:
     """A filter that cannot be read is INVALID_ARGUMENT."""
     with refused(text="^Unparseable filter"):
         parse_filter(text)
 
 
-COMPARISONS = [
+@cases(
     ('resource.labels.queue_id:"Q"', True),
     ('resource.labels.missing="x"', False),
     ('resource.labels.missing!="x"', False),  # nothing is true of what is not there
@@ -107,26 +103,20 @@ COMPARISONS = [
     ('long=~"(a|aa)+b"', False),  # in linear time
     ('"googleapis"', True),
     ("nowhere", False),
-]
-
-
-@pytest.mark.parametrize(("text", "passes"), COMPARISONS)
+)
 def test_comparisons(text: str, *, passes: bool) -> None:
     """A filter lets through what the documentation says."""
     assert compile_filter(parse_filter(text), getter)(RECORD) is passes
 
 
-ORDERS = [
+@cases(
     ("n", [8, 9, 10], ["8", "9", "10"]),
     ("n", ["8", "9", "10"], ["8", "9", "10"]),  # numbers, though written as texts
     ("d", [0.5, 1.0, 20.0], ["0.5s", "1s", "20s"]),
     ("t", ["A", "b", "C"], ["a", "B", "c"]),  # letters of any case
     ("severity", ["DEBUG", "INFO", "ERROR"], ["DEBUG", "info", "ERROR"]),
     ("timestamp", [0, 1, 86_400 * 10**9], ["1970-01-01", f"{MIDNIGHT}.000000001Z", "1970-01-02T01:00:00+01:00"]),
-]
-
-
-@pytest.mark.parametrize(("field", "values", "texts"), ORDERS)
+)
 def test_operators(field: str, values: list[Any], texts: list[str]) -> None:
     """Numbers, durations, texts, severities and times are each compared in their own order, by all six operators."""
     for (at, value), (place, text), op in product(enumerate(values), enumerate(texts), OPERATORS):
@@ -144,7 +134,7 @@ def test_samples(fraction: str, least: int, most: int) -> None:
     assert not passes({})
 
 
-INVALID = [
+@cases(
     *((f"sample(a, {share})", "sample() takes a fraction between 0 and 1.") for share in ("much", "2")),
     ('timestamp>"yesterday"', ""),
     ('receiveTimestamp>""', ""),
@@ -154,19 +144,15 @@ INVALID = [
     # What would need more than linear time does not exist: patterns are those of RE2.
     ('severity=~"(?=a)"', "invalid perl operator: (?= in a regular expression."),
     ('severity=~"a{1001}"', "invalid repetition size: {1001} in a regular expression."),
-]
-
-
-@pytest.mark.parametrize(("text", "reason"), INVALID, ids=lambda text: text[:20])
+    ids=lambda text: text[:20],
+)
 def test_invalid_values(text: str, reason: str) -> None:
     """A fraction or a time that is none, and a broken regular expression, are INVALID_ARGUMENT."""
     with refused(text=f"^Unparseable filter: {re.escape(reason)}"):
         compile_filter(parse_filter(text), getter)
 
 
-@pytest.mark.parametrize(
-    ("text", "nanoseconds"), [("1970-01-01T01:00:00.5+01:00", 500_000_000), ("1970-01-01t00:00:01z", 1_000_000_000)]
-)
+@cases(("1970-01-01T01:00:00.5+01:00", 500_000_000), ("1970-01-01t00:00:01z", 1_000_000_000))
 def test_times(text: str, nanoseconds: int) -> None:
     """Times are read with their zone, in small letters, too."""
     assert parse_time(text) == nanoseconds

@@ -19,6 +19,7 @@ from cloudtasks_nb.emulator.store.oplog import LogSubject
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
+from tests.cases import cases
 from tests.unit.emulator.conftest import LOG_ALL, NOW, QUEUE, URL, MakeStore, commit, new_queue, new_task, put, refused
 
 TWICE = RetryPolicy(max_attempts=2)
@@ -140,7 +141,7 @@ def test_one_call_is_logged_as_many_are(make_store: MakeStore, clock: Clock, ord
     assert names(seen[0]) == (ids if order.endswith("asc") else ids[::-1])
 
 
-OF_ONE_CALL = [
+@cases(
     (f'insertId>="{NOW + 2:016x}"', ["c", "d"]),
     ('timestamp>="2026-01-02T03:04:05.678903Z"', []),
     (f'"{URL}/other"', ["b"]),
@@ -151,10 +152,7 @@ OF_ONE_CALL = [
     ('jsonPayload.task:("s/a" OR 5)', ["a"]),
     ('jsonPayload.taskCreationLog.scheduleTime:"03:04:06"', ["d"]),
     ("jsonPayload.taskDeletionLog:*", []),
-]
-
-
-@pytest.mark.parametrize(("text", "found"), OF_ONE_CALL)
+)
 def test_each_entry_of_a_call_is_filtered(store: Store, clock: Clock, text: str, found: list[str]) -> None:
     """A filter decides about the entries of one call one by one."""
     tasks = [new_task("a"), new_task("b", url=f"{URL}/other"), new_task("c"), new_task("d", due=NOW + SECOND)]
@@ -250,20 +248,17 @@ def test_entries_that_are_indexed_late(make_store: MakeStore, clock: Clock) -> N
     assert all(entry["receiveTimestamp"] == entry["timestamp"] for entry in read_all(store, clock))
 
 
-INVALID = [
+@cases(
     {"order_by": "severity"}, {"page_size": -1}, {"filter": "("}, {"filter": 'timestamp>"soon"'},
     {"resource_names": []}, {"resource_names": ["folders/1"]}, {"page_token": "?"}, {"page_token": "MSBhYmM="},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("request_", INVALID)
+)  # fmt: skip
 def test_invalid_requests(store: Store, clock: Clock, request_: dict[str, Any]) -> None:
     """An invalid request is INVALID_ARGUMENT."""
     with refused():
         read(store, clock, **request_)
 
 
-FIELDS = [
+@cases(
     ("severity=INFO", 2),
     ("severity>=ERROR", 1),
     ('timestamp<="2026-01-02T03:04:05.680151Z"', 3),
@@ -285,10 +280,7 @@ FIELDS = [
     ("jsonPayload.taskCreationLog:* severity=INFO resource.labels.queue_id=q resource.labels.queue_id=q", 1),
     ('"POST http"', 3),
     ("(jsonPayload.taskCreationLog:* severity=INFO) OR jsonPayload.attemptResponseLog:*", 2),
-]
-
-
-@pytest.mark.parametrize(("text", "count"), FIELDS)
+)
 def test_fields_of_entries(store: Store, queue: QueueState, clock: Clock, text: str, count: int) -> None:
     """Every field of an entry can be filtered by."""
     put(store, queue, "a")

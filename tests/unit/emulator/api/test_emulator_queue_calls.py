@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.emulator.model.clock import SECOND
+from tests.cases import cases
 from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, refused, with_settings
 
 BAD_NAME = 'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".'
@@ -43,9 +44,7 @@ async def test_unknown_mask_paths(service: Service, api: str, path: str, *, ther
     assert found == ("INVALID_ARGUMENT", "Invalid update mask.")
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"page_token": "?"}, {"page_token": "{next}", "filter": "x"}, {"page_size": -1}, {"filter": "(" * 3000}]
-)
+@cases({"page_token": "?"}, {"page_token": "{next}", "filter": "x"}, {"page_size": -1}, {"filter": "(" * 3000})
 async def test_invalid_lists(service: Service, wrong: dict[str, Any]) -> None:
     """A made-up token, a token of another filter, a negative size and a malformed filter are refused."""
     for letter in "ab":
@@ -55,7 +54,7 @@ async def test_invalid_lists(service: Service, wrong: dict[str, Any]) -> None:
     assert (await service.refused("ListQueues", parent=LOCATION, **wrong))[0] == "INVALID_ARGUMENT"
 
 
-FILTERS = [
+@cases(
     ("v2", "app_engine_routing_override.service=svc", True),
     ("v2", "appEngineRoutingOverride.service=other", False),
     ("v2", "app_engine_http_queue.app_engine_routing_override.service=svc", False),
@@ -74,10 +73,7 @@ FILTERS = [
     ("v2beta3", "type=PUSH", True),
     ("v2beta3", "tombstone_ttl=3600s", True),
     ("v2", "svc", True),
-]
-
-
-@pytest.mark.parametrize(("api", "text", "found"), FILTERS)
+)
 async def test_filters_of_queues(service: Service, api: str, text: str, *, found: bool) -> None:
     """A filter reads the fields of the version's queues; durations are compared as durations, and zeros are present."""
     settings = {"app_engine_routing_override": {"service": "svc"}, "stackdriver_logging_config": {}}

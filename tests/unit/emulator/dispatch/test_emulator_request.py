@@ -12,6 +12,7 @@ from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.queues import QueueConfig, configured
 from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, accept_task
 from cloudtasks_nb.emulator.store.state import Claim, QueueState, StoredTask
+from tests.cases import cases
 from tests.unit.emulator.conftest import NOW, QUEUE, URL
 
 
@@ -86,7 +87,7 @@ GAPS: dict[str, Any] = {"pathOverride": {"path": "/p"}, "queryOverride": {"query
 GAPS |= {"uriOverrideEnforceMode": "IF_NOT_EXISTS"}
 
 
-OVERRIDDEN = [
+@cases(
     (URL, {}, URL),
     ("http://[::1/x", {"scheme": "HTTPS"}, "http://[::1/x"),
     ("https://a.com/x?y=1", {"host": "b.net"}, "https://b.net/x?y=1"),
@@ -105,10 +106,7 @@ OVERRIDDEN = [
     ("http://a.com:bad/x", {"scheme": "HTTP"}, "http://a.com/x"),
     ("http://a.com/x?y", {"host": "b", "port": "1", "scheme": "HTTPS", **GAPS}, "http://a.com:1/x?y"),
     ("http://a.com", GAPS, "http://a.com/p?q"),
-]
-
-
-@pytest.mark.parametrize(("url", "override", "result"), OVERRIDDEN)
+)
 def test_overridden_urls(url: str, override: dict[str, Any], result: str) -> None:
     """The parts that the queue sets replace the task's, or fill its gaps; the others stay."""
     assert overridden(url, json_format.ParseDict(override, beta.UriOverride())) == result
@@ -132,16 +130,13 @@ def test_tokens_replace_a_given_authorization(level: str) -> None:
     assert "authorization" not in call.headers
 
 
-ADDRESSES = [
+@cases(
     ("http://a/x", "a:80"),
     ("https://a", "a:443"),
     ("http://127.0.0.1:5/x", "127.0.0.1:5"),
     ("http://[::1]:7", "::1:7"),
     ("http://[::1", ""),
-]
-
-
-@pytest.mark.parametrize(("url", "address"), ADDRESSES)
+)
 def test_addresses(url: str, address: str) -> None:
     """The address of a request is host and port, also where the URL names no port."""
     assert prepared(http(url=url)).address == address

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import pytest
 from google.longrunning import operations_pb2
 
 from cloudtasks_nb.emulator.frontends.fields import parse_fields, select_fields
 from cloudtasks_nb.emulator.model.apis import v2
+from tests.cases import cases
 from tests.unit.emulator.conftest import refused
 
 HTTP = {"url": "https://a/", "httpMethod": "POST", "headers": {"X-A": "1", "X-B": "2"}}
@@ -17,7 +17,7 @@ NAMES = {"tasks": [{"name": "a"}, {"name": "b"}]}
 SOME = {**TASKS, "tasks": [{"name": "a", "httpRequest": {"url": "https://a/", "httpMethod": "POST"}}, {"name": "b"}]}
 
 
-SELECTED = [
+@cases(
     ("*", TASKS),
     ("*,tasks/name", TASKS),
     ("next_page_token", {"nextPageToken": "t"}),
@@ -29,10 +29,7 @@ SELECTED = [
     ("tasks/httpRequest/headers", {"tasks": [{"httpRequest": {"headers": HTTP["headers"]}}, {}]}),
     ("tasks/httpRequest/headers/X_A", {"tasks": [{"httpRequest": {"headers": {}}}, {}]}),
     ("tasks(name, http_request(url)),nextPageToken,tasks/httpRequest/httpMethod", SOME),
-]
-
-
-@pytest.mark.parametrize(("mask", "selected"), SELECTED)
+)
 def test_selected_fields(mask: str, selected: dict[str, Any]) -> None:
     """A mask selects fields in camel case or snake case, in each item of a list."""
     assert select_fields(TASKS, parse_fields(mask, v2.ListTasksResponse.DESCRIPTOR)) == selected
@@ -45,7 +42,7 @@ def test_fields_below_any() -> None:
     assert select_fields(operation, fields) == {"response": {"tasks": [{"name": "a"}]}}
 
 
-REFUSED = [
+@cases(
     ("colour", "Cannot find matching fields for path 'colour'."),
     ("tasks(name,httpRequest/colour)", "Cannot find matching fields for path 'tasks.httpRequest.colour'."),
     ("nextPageToken/a", "Cannot find matching fields for path 'nextPageToken.a'."),
@@ -56,10 +53,7 @@ REFUSED = [
     ("tasks name", "'name' is not expected here."),
     ("tasks;name", "The parameter has characters that no path has."),
     ("*(" * 60, "A path is too long."),
-]
-
-
-@pytest.mark.parametrize(("mask", "reason"), REFUSED)
+)
 def test_masks_that_are_refused(mask: str, reason: str) -> None:
     """The details of the refusal name what is wrong, as Google's do."""
     with refused(text=r"Request contains an invalid argument\.") as caught:

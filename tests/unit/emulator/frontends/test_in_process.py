@@ -26,6 +26,7 @@ from cloudtasks_nb.emulator.model.apis import v2
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.errors import EmulatorError, InvalidInputError, PortInUseError
+from tests.cases import cases
 from tests.unit.emulator.conftest import QUEUE
 
 LIST_TASKS = "/google.cloud.tasks.v2.CloudTasks/ListTasks"
@@ -90,13 +91,10 @@ async def test_a_sweep_goes_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         await done.wait()
 
 
-UNEXPECTED = [
+@cases(
     ("google.protobuf.json_format.MessageToDict", f"/v2/{QUEUE}", "Unexpected ZeroDivisionError: nobody's fault"),
     ("cloudtasks_nb.emulator.dispatch.tokens.TokenSigner.keys", "/oauth2/v3/certs", "Internal error encountered."),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("broken", "path", "message"), UNEXPECTED)
+)  # fmt: skip
 async def test_unexpected_errors_in_json(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: str, path: str, message: str
 ) -> None:
@@ -158,17 +156,14 @@ async def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
         await running.server
 
 
-BAD_STARTS = [
+@cases(
     ({"port": "taken"}, PortInUseError, "--port 0"),
     ({"http_port": "taken"}, PortInUseError, "--http-port 0"),
     ({"port": "taken", "single_port": True}, PortInUseError, "--port 0"),
     ({"queues": ("q",)}, InvalidInputError, ""),
     ({"host": "203.0.113.1"}, EmulatorError, ""),
     ({"data_dir": Path("/dev/null/x")}, EmulatorError, ""),
-]
-
-
-@pytest.mark.parametrize(("settings", "error", "hint"), BAD_STARTS)
+)
 async def test_errors_at_the_start(settings: dict[str, Any], error: type[EmulatorError], hint: str) -> None:
     """A port in use, a bad queue name, a foreign address and a folder that cannot be made are errors."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -8,6 +8,7 @@ import pytest
 
 from cloudtasks_nb.emulator.frontends import single_port
 from cloudtasks_nb.emulator.frontends.single_port import BEHIND, SinglePort
+from tests.cases import cases
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PATIENCE = 20.0
@@ -113,9 +114,7 @@ def pieces(data: bytes) -> Iterator[bytes]:
     return (data[at : at + 1] for at in range(len(data)))
 
 
-@pytest.mark.parametrize(
-    "start", [b"GET / HTTP/1.1\r\n", b"POST", b"PRI * HTTP/1.1\r\n", b"PRIVATE", b"\x16\x03\x01", b"\n"]
-)
+@cases(b"GET / HTTP/1.1\r\n", b"POST", b"PRI * HTTP/1.1\r\n", b"PRIVATE", b"\x16\x03\x01", b"\n")
 async def test_everything_else_is_http(start: bytes) -> None:
     """What does not begin as HTTP/2 goes to the HTTP server from its first byte, however it is cut."""
     async with fronted(echo) as front, front.connect() as (_, writer):

@@ -8,6 +8,7 @@ from cloudtasks_nb.emulator.dispatch.dispatch import TokenBucket
 from cloudtasks_nb.emulator.model.attempts import RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND, Clock
 from cloudtasks_nb.emulator.store.state import DueTimes
+from tests.cases import cases
 from tests.unit.emulator.conftest import NOW
 
 
@@ -49,17 +50,14 @@ def test_clock_refuses_to_go_back() -> None:
         Clock().advance(-1)
 
 
-BACKOFFS = [
+@cases(
     (10, 3, 300, [10, 20, 40, 80, 160, 240, 300, 300]),
     (10, 0, 200, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120, 130, 140, 150, 160, 170, 180, 190, 200, 200]),
     (1, 1, 100, [1, 2, 4, 6, 8, 10]),
     (5, 16, 5, [5, 5, 5]),
     (0, 3, 10, [0, 0, 0, 0, 0, 0]),
     (100, 3, 30, [30, 30]),
-]
-
-
-@pytest.mark.parametrize(("low", "doublings", "high", "seconds"), BACKOFFS)
+)
 def test_backoff_doubles_then_grows_linearly(low: int, doublings: int, high: int, seconds: list[int]) -> None:
     """The interval doubles `max_doublings` times, then grows by its last step, up to `max_backoff`."""
     policy = RetryPolicy(min_backoff=low * SECOND, max_backoff=high * SECOND, max_doublings=doublings)
@@ -80,29 +78,23 @@ def test_backoff_never_shrinks(failures: int, doublings: int, low: int, high: in
     assert policy.backoff(failures) <= policy.backoff(failures + 1) <= high
 
 
-GIVING_UP = [
+@cases(
     (3, 0, 2, 999, False), (3, 0, 3, 0, True), (1, 0, 1, 0, True),
     (3, 10, 3, 9, False), (3, 10, 2, 11, False), (3, 10, 3, 10, True),  # both limits have to be reached
     (-1, 10, 1, 9, False), (-1, 10, 1, 10, True), (-1, 0, 100_000, 10**9, False),  # -1: until the queue's retention
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("attempts", "duration", "made", "since", "over"), GIVING_UP)
+)  # fmt: skip
 def test_giving_up(attempts: int, duration: int, made: int, since: int, *, over: bool) -> None:
     """A task is dropped when attempts and duration are both used up; unlimited ones do not count."""
     policy = RetryPolicy(max_attempts=attempts, max_retry_duration=duration * SECOND)
     assert policy.gives_up(made, since * SECOND) is over
 
 
-BUCKETS = [
+@cases(
     (4, 2, [(0, 0), (0, 0), (0, SECOND // 4), (SECOND // 4 - 1, 1), (SECOND // 4, 0)]),  # full, then at the rate
     (100, 3, [(DAY, 0), (DAY, 0), (DAY, 0), (DAY, SECOND // 100)]),  # an idle day does not save up tokens
     (4, 1, [(-DAY, 0), (-DAY, SECOND // 4), (SECOND // 4 - DAY, 0)]),  # the clock was reset
     (0.1, 0, [(0, 0), (0, 10 * SECOND), (10 * SECOND, 0)]),  # a tenth of a dispatch a second is one in ten seconds
-]
-
-
-@pytest.mark.parametrize(("rate", "burst", "steps"), BUCKETS)
+)
 def test_a_bucket_says_how_long_to_wait(rate: float, burst: int, steps: list[tuple[int, int]]) -> None:
     """At each instant there is a token, or the time to wait for it is known."""
     bucket = TokenBucket(rate=rate, burst=burst, now=NOW)

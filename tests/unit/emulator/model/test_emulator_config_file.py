@@ -9,6 +9,7 @@ import yaml
 
 from cloudtasks_nb.emulator.model.config_file import ConfigFile
 from cloudtasks_nb.errors import InvalidInputError
+from tests.cases import cases
 from tests.unit.emulator.conftest import QUEUE
 
 PLACE = f"queues:\n- name: {QUEUE}\n"
@@ -66,7 +67,7 @@ LINES: list[tuple[str, str, str | None]] = [
 ]
 
 
-MISTAKES = [
+@cases(
     *((f"{PLACE}  {line}", f"3: queues[0].{error}", hint) for line, error, hint in LINES),
     (f"{PLACE}  httpTarget:\n    headerOverrides: 5", "4: queues[0].httpTarget.headerOverrides: this is not", None),
     (f"{PLACE}  rateLimits: {{maxDispatchesPerSecond: 501}}", "2: queues[0]: RateLimits.maxDispatchesPerS", None),
@@ -87,10 +88,7 @@ MISTAKES = [
     ("x: !!python/object:os.system a", "1: could not determine a constructor", None),
     ("[" * 5000, " the configuration file cannot be understood", None),
     ("\x01", " the configuration file cannot be understood", None),
-]
-
-
-@pytest.mark.parametrize(("text", "error", "hint"), MISTAKES)
+)
 def test_mistakes(tmp_path: Path, text: str, error: str, hint: str | None) -> None:
     """An error names the file, the line and the key, and what is allowed there."""
     with pytest.raises(InvalidInputError) as caught:
@@ -100,14 +98,11 @@ def test_mistakes(tmp_path: Path, text: str, error: str, hint: str | None) -> No
     assert (hint is None) == (caught.value.hint is None)
 
 
-MISTAKES_IN_JSON = [
+@cases(
     ('{"queues": [\n}', ":2: this is not JSON: Expecting value"),
     ('{"port": 1, "port": 2}', ": the key port is given twice"),
     (json.dumps({"queues": [{"name": QUEUE, "state": "X"}]}), ': queues[0].state: "X" is not one of '),
-]
-
-
-@pytest.mark.parametrize(("text", "error"), MISTAKES_IN_JSON)
+)
 def test_mistakes_in_json(tmp_path: Path, text: str, error: str) -> None:
     """In JSON an error names the file and the key; a mistake of JSON itself has its line."""
     with pytest.raises(InvalidInputError) as caught:

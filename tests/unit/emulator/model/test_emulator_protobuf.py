@@ -1,6 +1,5 @@
 """Bytes put together by hand are the bytes that protobuf writes; attempts come back from theirs."""
 
-import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +7,7 @@ from hypothesis import strategies as st
 from cloudtasks_nb._names import code_of
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts
 from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, read_varint, timestamp, varint
+from tests.cases import cases
 from tests.unit.emulator.conftest import NOW
 
 INSTANTS = st.integers(0, 4_000_000_000_000_000)
@@ -34,13 +34,10 @@ def test_fields_leave_out_zero() -> None:
     assert len_field(1, b"") == b"\x0a\x00"
 
 
-STATUSES = [
+@cases(
     (200, 0), (204, 0), (299, 0), (304, 0), (302, 2), (400, 3), (401, 16), (403, 7), (404, 5), (405, 9), (409, 10),
     (416, 11), (429, 8), (499, 1), (500, 13), (501, 12), (502, 13), (503, 14), (504, 4), (599, 13), (0, 2),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("status", "code"), STATUSES)
+)  # fmt: skip
 def test_codes_of_http_statuses(status: int, code: int) -> None:
     """An HTTP status is reported as the canonical code that the service gives it."""
     assert code_of(status) == code

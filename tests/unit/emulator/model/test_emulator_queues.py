@@ -10,6 +10,7 @@ from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.attempts import RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND
 from cloudtasks_nb.emulator.model.queues import PAUSED, QueueConfig, configured, from_v2, policy, to_v2, updated
+from tests.cases import cases
 from tests.unit.emulator.conftest import QUEUE, refused
 
 
@@ -29,7 +30,7 @@ def test_the_burst_follows_the_rate(rate: float, burst: int) -> None:
     assert configured(queue(rateLimits={"maxDispatchesPerSecond": rate})).rate_limits.max_burst_size == burst
 
 
-OUTSIDE = [
+@cases(
     ("rateLimits.maxDispatchesPerSecond", -1, "… cannot be negative."),
     *(("rateLimits.maxDispatchesPerSecond", rate, "… must be less than or equal to 500.") for rate in ("NaN", 500.5)),
     ("rateLimits.maxConcurrentDispatches", -1, "… cannot be negative."),
@@ -56,10 +57,7 @@ OUTSIDE = [
     ("httpTarget.oauthToken", {"scope": "s"}, "… needs a serviceAccountEmail and a scope."),
     ("httpTarget.oauthToken", {"serviceAccountEmail": "a@x"}, "… needs a serviceAccountEmail and a scope."),
     ("httpTarget.oidcToken", {"audience": "a"}, "… needs a serviceAccountEmail."),
-]
-
-
-@pytest.mark.parametrize(("path", "value", "text"), OUTSIDE)
+)
 def test_settings_outside_their_limits(path: str, value: Any, text: str) -> None:
     """A setting outside its limits is refused with the service's text, which names the last group and the field."""
     *groups, field = path.removeprefix("queue.").split(".")
@@ -72,16 +70,13 @@ def test_settings_outside_their_limits(path: str, value: Any, text: str) -> None
         configured(queue(**settings))
 
 
-TARGETS = [
+@cases(
     {"uriOverride": {"port": "65535"}},
     {"uriOverride": {"port": "0"}},
     {"headerOverrides": headers(80 * 1024 - 1)},
     {"oauthToken": {"serviceAccountEmail": "a@x", "scope": "s"}},
     {"oidcToken": {"serviceAccountEmail": "a@x"}},
-]
-
-
-@pytest.mark.parametrize("target", TARGETS)
+)
 def test_targets_that_are_taken(target: dict[str, Any]) -> None:
     """A target of a queue at its limits is taken; the audience of a token may be left to the URL."""
     assert json_format.MessageToDict(configured(queue(httpTarget=target)).http_target) == target
@@ -132,7 +127,7 @@ CONCURRENT, DOUBLINGS = "rate_limits.max_concurrent_dispatches", "retry_config.m
 FASTER = {"rateLimits": {"maxDispatchesPerSecond": 500, "maxBurstSize": 3}}
 
 
-MASKS = [
+@cases(
     ({"rateLimits": {"maxConcurrentDispatches": 8}}, [CONCURRENT], {CONCURRENT: 8}),
     ({"retryConfig": {"maxDoublings": 0}}, [DOUBLINGS], {DOUBLINGS: 0}),
     ({"retryConfig": {"maxAttempts": 9}}, ["retry_config"], {"retry_config.max_attempts": 9, DOUBLINGS: 16}),
@@ -147,10 +142,7 @@ MASKS = [
         [],
         {RATE: 500, BURST: 100, "retry_config.max_attempts": 4, DOUBLINGS: 16, "task_ttl.seconds": 31 * 86_400},
     ),
-]
-
-
-@pytest.mark.parametrize(("given", "paths", "changed"), MASKS)
+)
 def test_a_mask_changes_what_it_names(given: dict[str, Any], paths: list[str], changed: dict[str, float]) -> None:
     """A mask changes its fields, and groups as a whole, and leaves the others; output-only fields do not change."""
     retry = {"maxAttempts": 3, "maxDoublings": 2}
@@ -164,16 +156,13 @@ def test_a_mask_changes_what_it_names(given: dict[str, Any], paths: list[str], c
     assert updated(old, queue(**given), paths) == expected
 
 
-UPDATES_OF_V2 = [
+@cases(
     ([], 7, 3),
     ([], 50, 10),
     (["rate_limits"], 7, 3),
     (["rate_limits.max_burst_size"], 50, 3),
     (["rate_limits.max_burst_size", "rate_limits.max_dispatches_per_second"], 50, 10),
-]
-
-
-@pytest.mark.parametrize(("paths", "rate", "burst"), UPDATES_OF_V2)
+)
 def test_what_v2_does_not_have_stays(paths: list[str], rate: int, burst: int) -> None:
     """An update by a client of v2 leaves lifetimes as they were, and a burst as long as its rate stays."""
     limits = {"maxDispatchesPerSecond": 7, "maxBurstSize": 3}

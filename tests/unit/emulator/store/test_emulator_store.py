@@ -26,6 +26,7 @@ from cloudtasks_nb.emulator.store.state import Claim, QueueState
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
 from cloudtasks_nb.errors import EmulatorError
+from tests.cases import cases
 from tests.unit.emulator.conftest import LOG_ALL, NOW, QUEUE, MakeStore, commit, new_queue, new_task, put, refused
 
 POLICY = RetryPolicy(max_attempts=2, min_backoff=10 * SECOND)
@@ -243,15 +244,11 @@ def test_a_page_leaves_out_uncommitted_deletions(store: Store, queue: QueueState
     assert [task.id for task in chain.from_iterable(store.tasks(queue, 0))] == ["a", "c"]
 
 
-FALLING_DUE = [
+@cases(
     (NOW + 2 * DAY, {}, False, True),
     (NOW + 2 * DAY, {}, True, False),
     (NOW + 12 * DAY, {"task_ttl": {"seconds": 11 * 86_400}}, False, False),
-]
-
-
-@pytest.mark.parametrize(
-    ("due", "settings", "paused", "spared"), FALLING_DUE, ids=["to be sent", "paused", "due too late"]
+    ids=["to be sent", "paused", "due too late"],
 )
 def test_tasks_that_fall_due_during_an_advance(
     store: Store, clock: Clock, due: int, settings: dict[str, Any], *, paused: bool, spared: bool
@@ -345,17 +342,11 @@ def test_a_database_is_copied_and_erased(tmp_path: Path, size: int) -> None:
     assert [file.name for file in tmp_path.glob("copy*")] == ["copy.sqlite3"]
 
 
-UNUSABLE = [
+@cases(
     (None, False), (None, True), (b"no database at all" * 100, False), (b"no database at all" * 100, True),
     (b"", True),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("content", "snapshot"),
-    UNUSABLE,
     ids=["another version", "snapshot of another version", "no database", "no snapshot", "empty snapshot"],
-)
+)  # fmt: skip
 def test_unusable_files(tmp_path: Path, content: bytes | None, *, snapshot: bool) -> None:
     """A file that is no database, or one of another version, is named with what to do, and changes nothing."""
     error, hint = ("another version of the emulator (2 instead of 3)", "cannot be converted")

@@ -12,6 +12,7 @@ from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, Incoming
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
 
 ROOT = Path(__file__).parents[4]
@@ -71,19 +72,16 @@ def test_a_batch_that_has_grown_still_knows_its_first_cell(outbox: Outbox) -> No
     assert (again.batch, again.known, again.left) == (first.batch, 10, {State.CANCELLED: 10})
 
 
-@pytest.mark.parametrize(
-    ("earlier", "rows", "message", "ways"),
-    [
-        ({"a": 2_989}, 3_001, "2,989 of 3,001 are in a", 'name="a" sends the other 12, any new name sends all'),
-        ({"a": 100}, 10, "10 of 10 are in a", 'tasks.batch("a") shows it, any new name sends all'),
-        (
-            {"a": 10, "b": 40},
-            50,
-            "30 of 50 are in b, 10 of 50 are in a",
-            'name="b" sends the other 20, any new name sends all',
-        ),
-        ({"other": 10}, 20, "10 of 20 are in other", "it was made of other templates; any new name sends all"),
-    ],
+@cases(
+    ({"a": 2_989}, 3_001, "2,989 of 3,001 are in a", 'name="a" sends the other 12, any new name sends all'),
+    ({"a": 100}, 10, "10 of 10 are in a", 'tasks.batch("a") shows it, any new name sends all'),
+    (
+        {"a": 10, "b": 40},
+        50,
+        "30 of 50 are in b, 10 of 50 are in a",
+        'name="b" sends the other 20, any new name sends all',
+    ),
+    ({"other": 10}, 20, "10 of 20 are in other", "it was made of other templates; any new name sends all"),
     ids=["longer", "part", "several", "templates"],
 )
 def test_a_frame_without_a_name_that_overlaps_is_refused(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cloudtasks_nb.fanout import disk
+from tests.cases import cases
 
 MOUNTS = """\
 overlay / overlay rw 0 0
@@ -28,21 +29,18 @@ def mounts(tmp_path: Path) -> Path:
     return made
 
 
-@pytest.mark.parametrize(
-    ("file", "network", "temporary"),
-    [
-        ("/srv/home/o", False, "the layer of a container"),
-        ("/homes/o", False, "the layer of a container"),
-        ("/dev/shm/o", False, "in memory"),  # noqa: S108 - nothing is written there
-        ("/data/o", False, None),
-        ("/home/me/o", True, None),
-        ("/home/me/my disk/o", False, None),
-        ("/content/drive/MyDrive/o", True, None),
-        ("/mnt/remote/o", True, None),
-        ("/mnt/dav/o", True, None),
-        ("/mnt/share/o", True, None),
-        ("/mnt/stick/o", False, None),
-    ],
+@cases(
+    ("/srv/home/o", False, "the layer of a container"),
+    ("/homes/o", False, "the layer of a container"),
+    ("/dev/shm/o", False, "in memory"),  # noqa: S108 - nothing is written there
+    ("/data/o", False, None),
+    ("/home/me/o", True, None),
+    ("/home/me/my disk/o", False, None),
+    ("/content/drive/MyDrive/o", True, None),
+    ("/mnt/remote/o", True, None),
+    ("/mnt/dav/o", True, None),
+    ("/mnt/share/o", True, None),
+    ("/mnt/stick/o", False, None),
 )
 def test_the_mount_decides(mounts: Path, file: str, *, network: bool, temporary: str | None) -> None:
     """All of FUSE and virtiofs count as network file systems; memory and the layer of a container are temporary."""

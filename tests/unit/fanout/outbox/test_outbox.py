@@ -11,6 +11,7 @@ from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunks, digest, put, refs, spool, tables, task, watched
 
 
@@ -79,15 +80,12 @@ def test_a_beginning_that_two_batches_have_is_refused(outbox: Outbox) -> None:
     assert all(one in caught.value.message for one in ids)
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        "batches.get",
-        "batches.counts",
-        "batches.delete",
-        "batches.settings",
-        "rows.states",
-    ],
+@cases(
+    "batches.get",
+    "batches.counts",
+    "batches.delete",
+    "batches.settings",
+    "rows.states",
 )
 def test_a_batch_that_is_not_there_is_named(outbox: Outbox, verb: str) -> None:
     """Every verb on an unknown batch says which one, and how to see those there are."""

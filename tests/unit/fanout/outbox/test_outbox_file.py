@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled
 from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.conftest import NOW, PLACE, Outcome, chunk, chunks, record_outcomes, refs, send_all, spool
 
 
@@ -299,15 +300,12 @@ def test_a_connection_that_is_used_is_closed_after_that(path: Path) -> None:
             connection.execute("SELECT 1")
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda outbox, batch: outbox.rows.pages(batch),
-        lambda outbox, batch: outbox.rows.pages_of(batch, refs(outbox, batch)),
-        lambda outbox, batch: outbox.rows.matching(batch, RowFilter()),
-        lambda outbox, batch: outbox.rows.blocks(batch),
-        lambda outbox, batch: outbox.rows.timings(batch),
-    ],
+@cases(
+    lambda outbox, batch: outbox.rows.pages(batch),
+    lambda outbox, batch: outbox.rows.pages_of(batch, refs(outbox, batch)),
+    lambda outbox, batch: outbox.rows.matching(batch, RowFilter()),
+    lambda outbox, batch: outbox.rows.blocks(batch),
+    lambda outbox, batch: outbox.rows.timings(batch),
     ids=["pages", "pages_of", "matching", "blocks", "timings"],
 )
 def test_pages_that_nobody_reads_to_the_end_hold_no_connection(

@@ -7,6 +7,7 @@ import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.periods.partitions import cross, partition
+from tests.cases import cases
 
 DAYS = partition("2026-01-01", "2026-01-02", freq="D").frame()
 SHOPS = pd.DataFrame({"shop": ["x", "y"], "kind": [1, 2]})
@@ -65,26 +66,23 @@ def test_missing_value() -> None:
     assert len(cross(DAYS, {"shop": ["x", None]})) == 4
 
 
-@pytest.mark.parametrize(
-    ("across", "message"),
-    [
-        ({}, "across is empty"),
-        ({"shop": []}, "across is empty"),
-        (SHOPS.head(0), "across is empty"),
-        (pd.DataFrame(index=[1]), "across is empty"),
-        ({"shop": "x"}, r'across\["shop"\]=\'x\' is not a list'),
-        ({"shop": 3}, r'across\["shop"\]=3'),
-        ({"start": [1]}, 'a column "start"'),
-        ({"end": [1]}, 'a column "end"'),
-        (SHOPS.rename(columns={"kind": "partition"}), 'a column "partition"'),
-        (["x", "y"], "across=list names no columns"),
-        (pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "names of across have several levels"),
-        ({"shop": ["x", "y", "x"]}, "1 combination twice: {'shop': 'x'}"),
-        ({"shop": [["x"], ["x"]]}, "1 combination twice"),
-        (pd.concat([SHOPS, SHOPS]), "2 combinations twice"),
-        ({"a": range(4_000), "b": range(4_000)}, "4,000 rows crossed with 4,000 are more than"),
-        ({"a": pd.RangeIndex(6_000_000)}, "2 rows crossed with 6,000,000"),
-    ],
+@cases(
+    ({}, "across is empty"),
+    ({"shop": []}, "across is empty"),
+    (SHOPS.head(0), "across is empty"),
+    (pd.DataFrame(index=[1]), "across is empty"),
+    ({"shop": "x"}, r'across\["shop"\]=\'x\' is not a list'),
+    ({"shop": 3}, r'across\["shop"\]=3'),
+    ({"start": [1]}, 'a column "start"'),
+    ({"end": [1]}, 'a column "end"'),
+    (SHOPS.rename(columns={"kind": "partition"}), 'a column "partition"'),
+    (["x", "y"], "across=list names no columns"),
+    (pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "names of across have several levels"),
+    ({"shop": ["x", "y", "x"]}, "1 combination twice: {'shop': 'x'}"),
+    ({"shop": [["x"], ["x"]]}, "1 combination twice"),
+    (pd.concat([SHOPS, SHOPS]), "2 combinations twice"),
+    ({"a": range(4_000), "b": range(4_000)}, "4,000 rows crossed with 4,000 are more than"),
+    ({"a": pd.RangeIndex(6_000_000)}, "2 rows crossed with 6,000,000"),
 )
 def test_bad_values(across: Any, message: str) -> None:
     """What cannot be crossed is refused by name, before it takes memory."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.periods.partitions import parse_freq, partition
+from tests.cases import cases
 
 FREQS = ["D", "2D", "h", "6h", "15min", "7h", "W", "W-MON", "2W-THU", "MS", "ME", "2MS", "QS", "QE-JAN", "YS-APR", "YE"]
 ZONES = [
@@ -86,18 +87,15 @@ def test_days_are_those_of_the_zone(start: dt.datetime, tz: str) -> None:
         assert day(end) > label
 
 
-@pytest.mark.parametrize(
-    ("day", "tz", "hours"),
-    [
-        ("2026-03-08", "America/New_York", 23),
-        ("2026-11-01", "America/New_York", 25),
-        ("2026-03-29", "Europe/Dublin", 23),
-        ("2026-10-25", "Europe/Dublin", 25),
-        ("2018-11-04", "America/Sao_Paulo", 23),
-        ("2026-11-01", "America/Havana", 25),
-        ("2026-06-01", "Asia/Kolkata", 24),
-        ("2045-03-12", "America/New_York", 23),
-    ],
+@cases(
+    ("2026-03-08", "America/New_York", 23),
+    ("2026-11-01", "America/New_York", 25),
+    ("2026-03-29", "Europe/Dublin", 23),
+    ("2026-10-25", "Europe/Dublin", 25),
+    ("2018-11-04", "America/Sao_Paulo", 23),
+    ("2026-11-01", "America/Havana", 25),
+    ("2026-06-01", "Asia/Kolkata", 24),
+    ("2045-03-12", "America/New_York", 23),
 )
 def test_hours_of_a_day(day: str, tz: str, hours: int) -> None:
     """A day on which the clock is changed has an hour less or more, each with a name of its own."""
@@ -107,67 +105,64 @@ def test_hours_of_a_day(day: str, tz: str, hours: int) -> None:
     assert made.frame()["partition"].is_unique
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "freq", "tz", "expected"),
-    [
-        # midnights that the clock jumps over
-        (
-            "2018-11-03",
-            "2018-11-04",
-            "D",
-            "America/Sao_Paulo",
-            ["2018-11-03T00:00:00-03:00", "2018-11-04T01:00:00-02:00", "2018-11-05T00:00:00-02:00"],
-        ),
-        (
-            "2018-03-25",
-            "2018-03-25",
-            "D",
-            "Asia/Beirut",
-            ["2018-03-25T01:00:00+03:00", "2018-03-26T00:00:00+03:00"],
-        ),
-        # a whole day that it jumps over
-        (
-            "2011-12-29",
-            "2011-12-31",
-            "D",
-            "Pacific/Apia",
-            ["2011-12-29T00:00:00-10:00", "2011-12-31T00:00:00+14:00", "2012-01-01T00:00:00+14:00"],
-        ),
-        # half an hour
-        (
-            "2026-10-04 01:00",
-            "2026-10-04 02:45",
-            "h",
-            "Australia/Lord_Howe",
-            ["2026-10-04T01:00:00+10:30", "2026-10-04T02:30:00+11:00", "2026-10-04T03:00:00+11:00"],
-        ),
-        # a midnight that comes twice
-        (
-            "2026-11-01",
-            "2026-11-01",
-            "D",
-            "America/Havana",
-            ["2026-11-01T00:00:00-04:00", "2026-11-02T00:00:00-05:00"],
-        ),
-        # six hours on the clock are seven when it is put back
-        (
-            "2026-11-01",
-            "2026-11-01 06:00",
-            "6h",
-            "America/New_York",
-            ["2026-11-01T00:00:00-04:00", "2026-11-01T06:00:00-05:00", "2026-11-01T12:00:00-05:00"],
-        ),
-        # anchored periods from their middle
-        ("2026-01-15", "2026-01-31", "W", "UTC", ["2026-01-11", "2026-01-18", "2026-01-25", "2026-02-01"]),
-        ("2026-01-15", "2026-01-25", "W-MON", "UTC", ["2026-01-12", "2026-01-19", "2026-01-26"]),
-        ("2026-01-15", "2026-02-01", "MS", "UTC", ["2026-01-01", "2026-02-01", "2026-03-01"]),
-        ("2026-01-15", "2026-02-01", "ME", "UTC", ["2026-01-01", "2026-02-01", "2026-03-01"]),
-        ("2026-05-15", "2026-05-15", "QS", "UTC", ["2026-04-01", "2026-07-01"]),
-        ("2026-05-15", "2026-05-15", "QE-JAN", "UTC", ["2026-05-01", "2026-08-01"]),
-        ("2026-03-31", "2026-04-01", "YS-APR", "UTC", ["2025-04-01", "2026-04-01", "2027-04-01"]),
-        ("2026-03-31", "2026-03-31", "2MS", "UTC", ["2026-03-01", "2026-05-01"]),
-        ("1969-12-31", "1970-01-02", "2D", "UTC", ["1969-12-30", "1970-01-01", "1970-01-03"]),
-    ],
+@cases(
+    # midnights that the clock jumps over
+    (
+        "2018-11-03",
+        "2018-11-04",
+        "D",
+        "America/Sao_Paulo",
+        ["2018-11-03T00:00:00-03:00", "2018-11-04T01:00:00-02:00", "2018-11-05T00:00:00-02:00"],
+    ),
+    (
+        "2018-03-25",
+        "2018-03-25",
+        "D",
+        "Asia/Beirut",
+        ["2018-03-25T01:00:00+03:00", "2018-03-26T00:00:00+03:00"],
+    ),
+    # a whole day that it jumps over
+    (
+        "2011-12-29",
+        "2011-12-31",
+        "D",
+        "Pacific/Apia",
+        ["2011-12-29T00:00:00-10:00", "2011-12-31T00:00:00+14:00", "2012-01-01T00:00:00+14:00"],
+    ),
+    # half an hour
+    (
+        "2026-10-04 01:00",
+        "2026-10-04 02:45",
+        "h",
+        "Australia/Lord_Howe",
+        ["2026-10-04T01:00:00+10:30", "2026-10-04T02:30:00+11:00", "2026-10-04T03:00:00+11:00"],
+    ),
+    # a midnight that comes twice
+    (
+        "2026-11-01",
+        "2026-11-01",
+        "D",
+        "America/Havana",
+        ["2026-11-01T00:00:00-04:00", "2026-11-02T00:00:00-05:00"],
+    ),
+    # six hours on the clock are seven when it is put back
+    (
+        "2026-11-01",
+        "2026-11-01 06:00",
+        "6h",
+        "America/New_York",
+        ["2026-11-01T00:00:00-04:00", "2026-11-01T06:00:00-05:00", "2026-11-01T12:00:00-05:00"],
+    ),
+    # anchored periods from their middle
+    ("2026-01-15", "2026-01-31", "W", "UTC", ["2026-01-11", "2026-01-18", "2026-01-25", "2026-02-01"]),
+    ("2026-01-15", "2026-01-25", "W-MON", "UTC", ["2026-01-12", "2026-01-19", "2026-01-26"]),
+    ("2026-01-15", "2026-02-01", "MS", "UTC", ["2026-01-01", "2026-02-01", "2026-03-01"]),
+    ("2026-01-15", "2026-02-01", "ME", "UTC", ["2026-01-01", "2026-02-01", "2026-03-01"]),
+    ("2026-05-15", "2026-05-15", "QS", "UTC", ["2026-04-01", "2026-07-01"]),
+    ("2026-05-15", "2026-05-15", "QE-JAN", "UTC", ["2026-05-01", "2026-08-01"]),
+    ("2026-03-31", "2026-04-01", "YS-APR", "UTC", ["2025-04-01", "2026-04-01", "2027-04-01"]),
+    ("2026-03-31", "2026-03-31", "2MS", "UTC", ["2026-03-01", "2026-05-01"]),
+    ("1969-12-31", "1970-01-02", "2D", "UTC", ["1969-12-30", "1970-01-01", "1970-01-03"]),
 )
 def test_boundaries(start: str, end: str, freq: str, tz: str, expected: list[str]) -> None:
     """The boundaries of clock and calendar, by hand."""
@@ -175,48 +170,42 @@ def test_boundaries(start: str, end: str, freq: str, tz: str, expected: list[str
     assert [moment[: len(shown)] for moment, shown in zip(found, expected, strict=True)] == expected
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "freq", "tz", "expected"),
-    [
-        ("2026-01-01", "2026-01-02", "D", "UTC", ["2026-01-01", "2026-01-02"]),
-        ("2026-01-01", "2026-01-03", "2D", "UTC", ["2026-01-01", "2026-01-03"]),
-        ("2025-12-29", "2026-01-05", "W-MON", "UTC", ["2026-W01", "2026-W02"]),
-        ("2026-01-04", "2026-01-10", "W", "UTC", ["2026-01-04"]),
-        ("2026-01-01", "2026-02-01", "MS", "UTC", ["2026-01", "2026-02"]),
-        ("2026-01-01", "2026-04-01", "QS", "UTC", ["2026-Q1", "2026-Q2"]),
-        ("2026-01-01", "2026-01-01", "QS-FEB", "UTC", ["2025-11"]),
-        ("2026-01-01", "2026-01-01", "YS", "UTC", ["2026"]),
-        ("2026-01-01", "2026-01-01", "YS-APR", "UTC", ["2025-04"]),
-        ("2026-01-01 05:10", "2026-01-01 05:10", "h", "Europe/Zurich", ["2026-01-01T05+01:00"]),
-        ("2026-01-01 05:10", "2026-01-01 05:10", "15min", "UTC", ["2026-01-01T05:00+00:00"]),
-        ("2026-01-01 05:10", "2026-01-01 05:10", "30s", "UTC", ["2026-01-01T05:10:00+00:00"]),
-        ("2026-10-04 02:45", "2026-10-04 02:45", "h", "Australia/Lord_Howe", ["2026-10-04T02:30+11:00"]),
-        (
-            "2026-11-01 01:00",
-            "2026-11-01 02:00",
-            "h",
-            "America/New_York",
-            ["2026-11-01T01-04:00", "2026-11-01T01-05:00", "2026-11-01T02-05:00"],
-        ),
-    ],
+@cases(
+    ("2026-01-01", "2026-01-02", "D", "UTC", ["2026-01-01", "2026-01-02"]),
+    ("2026-01-01", "2026-01-03", "2D", "UTC", ["2026-01-01", "2026-01-03"]),
+    ("2025-12-29", "2026-01-05", "W-MON", "UTC", ["2026-W01", "2026-W02"]),
+    ("2026-01-04", "2026-01-10", "W", "UTC", ["2026-01-04"]),
+    ("2026-01-01", "2026-02-01", "MS", "UTC", ["2026-01", "2026-02"]),
+    ("2026-01-01", "2026-04-01", "QS", "UTC", ["2026-Q1", "2026-Q2"]),
+    ("2026-01-01", "2026-01-01", "QS-FEB", "UTC", ["2025-11"]),
+    ("2026-01-01", "2026-01-01", "YS", "UTC", ["2026"]),
+    ("2026-01-01", "2026-01-01", "YS-APR", "UTC", ["2025-04"]),
+    ("2026-01-01 05:10", "2026-01-01 05:10", "h", "Europe/Zurich", ["2026-01-01T05+01:00"]),
+    ("2026-01-01 05:10", "2026-01-01 05:10", "15min", "UTC", ["2026-01-01T05:00+00:00"]),
+    ("2026-01-01 05:10", "2026-01-01 05:10", "30s", "UTC", ["2026-01-01T05:10:00+00:00"]),
+    ("2026-10-04 02:45", "2026-10-04 02:45", "h", "Australia/Lord_Howe", ["2026-10-04T02:30+11:00"]),
+    (
+        "2026-11-01 01:00",
+        "2026-11-01 02:00",
+        "h",
+        "America/New_York",
+        ["2026-11-01T01-04:00", "2026-11-01T01-05:00", "2026-11-01T02-05:00"],
+    ),
 )
 def test_labels(start: str, end: str, freq: str, tz: str, expected: list[str]) -> None:
     """A label is as short as it can be and still unique in its series."""
     assert labels(start, end, freq, tz) == expected
 
 
-@pytest.mark.parametrize(
-    "start",
-    [
-        "2026-01-01",
-        "2026-01-01 00:00",
-        dt.date(2026, 1, 1),
-        dt.datetime(2026, 1, 1, 5),  # noqa: DTZ001 - naive is meant
-        pd.Timestamp("2026-01-01"),
-        pd.Timestamp("2025-12-31 15:00", tz="UTC"),
-        "2025-12-31T16:00:00-01:00",
-        np.datetime64("2026-01-01"),
-    ],
+@cases(
+    "2026-01-01",
+    "2026-01-01 00:00",
+    dt.date(2026, 1, 1),
+    dt.datetime(2026, 1, 1, 5),  # noqa: DTZ001 - naive is meant
+    pd.Timestamp("2026-01-01"),
+    pd.Timestamp("2025-12-31 15:00", tz="UTC"),
+    "2025-12-31T16:00:00-01:00",
+    np.datetime64("2026-01-01"),
 )
 def test_forms_of_a_moment(start: Any) -> None:
     """A time without a zone is one of the backfill's zone, others are converted to it."""
@@ -226,26 +215,23 @@ def test_forms_of_a_moment(start: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("freq", "name"),
-    [
-        ("24h", "D"),
-        (dt.timedelta(days=1), "D"),
-        (pd.offsets.Day(), "D"),
-        ("1440min", "D"),
-        ("60min", "h"),
-        ("1h30min", "90min"),
-        ("W", "W-SUN"),
-        ("ME", "MS"),
-        ("3ME", "QS-JAN"),
-        ("QE", "QS-JAN"),
-        ("QS-OCT", "QS-JAN"),
-        ("QE-JAN", "QS-FEB"),
-        ("YE", "YS-JAN"),
-        ("YE-MAR", "YS-APR"),
-        ("12MS", "YS-JAN"),
-        ("6MS", "2QS-JAN"),
-    ],
+@cases(
+    ("24h", "D"),
+    (dt.timedelta(days=1), "D"),
+    (pd.offsets.Day(), "D"),
+    ("1440min", "D"),
+    ("60min", "h"),
+    ("1h30min", "90min"),
+    ("W", "W-SUN"),
+    ("ME", "MS"),
+    ("3ME", "QS-JAN"),
+    ("QE", "QS-JAN"),
+    ("QS-OCT", "QS-JAN"),
+    ("QE-JAN", "QS-FEB"),
+    ("YE", "YS-JAN"),
+    ("YE-MAR", "YS-APR"),
+    ("12MS", "YS-JAN"),
+    ("6MS", "2QS-JAN"),
 )
 def test_same_periods_same_name(freq: Any, name: str) -> None:
     """However it is written, a frequency has one name, which means the same periods."""
@@ -253,9 +239,7 @@ def test_same_periods_same_name(freq: Any, name: str) -> None:
     assert parse_freq(name) == parse_freq(freq)
 
 
-@pytest.mark.parametrize(
-    "freq", ["B", "bh", "SMS", "BMS", "M", "H", "foo", "0D", "-1D", "100ms", 5, None, pd.DateOffset(months=1)]
-)
+@cases("B", "bh", "SMS", "BMS", "M", "H", "foo", "0D", "-1D", "100ms", 5, None, pd.DateOffset(months=1))
 def test_bad_freq(freq: Any) -> None:
     """A frequency that pandas does not know, or that has holes, is refused with those that work."""
     with pytest.raises(InvalidInputError, match="freq=") as caught:
@@ -269,20 +253,17 @@ def test_near_freq() -> None:
         parse_freq("M")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"start": "2026-02-01", "end": "2026-01-01"}, "before start="),
-        ({"start": "soon"}, "start='soon' is not a date or time"),
-        ({"start": "now"}, "start='now'"),
-        ({"end": 20260101}, "end=20260101"),
-        ({"end": None}, "end=None"),
-        ({"end": pd.NaT}, "end=NaT"),
-        ({"end": True}, "end=True"),
-        ({"start": "1492-01-01"}, "start='1492-01-01'"),
-        ({"tz": "Mars/Olympus"}, "tz='Mars/Olympus'"),
-        ({"start": "1970-01-01", "freq": "s"}, "767,059,200 seconds"),
-    ],
+@cases(
+    ({"start": "2026-02-01", "end": "2026-01-01"}, "before start="),
+    ({"start": "soon"}, "start='soon' is not a date or time"),
+    ({"start": "now"}, "start='now'"),
+    ({"end": 20260101}, "end=20260101"),
+    ({"end": None}, "end=None"),
+    ({"end": pd.NaT}, "end=NaT"),
+    ({"end": True}, "end=True"),
+    ({"start": "1492-01-01"}, "start='1492-01-01'"),
+    ({"tz": "Mars/Olympus"}, "tz='Mars/Olympus'"),
+    ({"start": "1970-01-01", "freq": "s"}, "767,059,200 seconds"),
 )
 def test_bad_range(arguments: dict[str, Any], message: str) -> None:
     """An error in a range names the argument."""
@@ -291,67 +272,58 @@ def test_bad_range(arguments: dict[str, Any], message: str) -> None:
         partition(given_.pop("start"), given_.pop("end"), **given_)
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "freq", "notes"),
-    [
-        ("2026-01-01", "2026-01-31", "D", []),
-        ("2026-01-01", "2026-01-31", "MS", []),
-        ("2026-01-01", "2026-01-31 23:59", "h", []),
-        ("2026-01-01", "2026-01-31 12:00", "h", []),
-        (
-            "2026-01-05",
-            "2026-01-20",
-            "MS",
-            [
-                "the first partition begins 2026-01-01, before 2026-01-05",
-                "the last partition ends 2026-02-01, after 2026-01-20",
-            ],
-        ),
-        ("2026-01-01", "2026-01-02 12:00", "D", ["the last partition ends 2026-01-03, after 2026-01-02 12:00"]),
-        ("2026-01-01", "2026-01-02 12:20", "h", ["the last partition ends 2026-01-02 13:00, after 2026-01-02 12:20"]),
-        (
-            "2026-01-01",
-            "2026-01-02",
-            "h",
-            ['the last partition begins 2026-01-02 00:00: end="2026-01-02 23:59" takes that whole day'],
-        ),
-    ],
+@cases(
+    ("2026-01-01", "2026-01-31", "D", []),
+    ("2026-01-01", "2026-01-31", "MS", []),
+    ("2026-01-01", "2026-01-31 23:59", "h", []),
+    ("2026-01-01", "2026-01-31 12:00", "h", []),
+    (
+        "2026-01-05",
+        "2026-01-20",
+        "MS",
+        [
+            "the first partition begins 2026-01-01, before 2026-01-05",
+            "the last partition ends 2026-02-01, after 2026-01-20",
+        ],
+    ),
+    ("2026-01-01", "2026-01-02 12:00", "D", ["the last partition ends 2026-01-03, after 2026-01-02 12:00"]),
+    ("2026-01-01", "2026-01-02 12:20", "h", ["the last partition ends 2026-01-02 13:00, after 2026-01-02 12:20"]),
+    (
+        "2026-01-01",
+        "2026-01-02",
+        "h",
+        ['the last partition begins 2026-01-02 00:00: end="2026-01-02 23:59" takes that whole day'],
+    ),
 )
 def test_notes(start: str, end: str, freq: str, notes: list[str]) -> None:
     """A note reports partitions that reach beyond the range, or less far than a date may mean."""
     assert partition(start, end, freq=freq).notes == notes
 
 
-@pytest.mark.parametrize(
-    ("end", "freq", "text"),
-    [
-        ("2013-12-31", "D", "2013-01-01 … 2013-12-31, 365 days"),
-        ("2013-01-01", "D", "2013-01-01, 1 day"),
-        ("2013-01-01 12:00", "6h", "2013-01-01T00-05:00 … 2013-01-01T12-05:00, 3 periods of 6 hours"),
-    ],
+@cases(
+    ("2013-12-31", "D", "2013-01-01 … 2013-12-31, 365 days"),
+    ("2013-01-01", "D", "2013-01-01, 1 day"),
+    ("2013-01-01 12:00", "6h", "2013-01-01T00-05:00 … 2013-01-01T12-05:00, 3 periods of 6 hours"),
 )
 def test_text(end: str, freq: str, text: str) -> None:
     """One line says from where to where, how many, and in which zone."""
     assert str(partition("2013-01-01", end, freq=freq, tz="America/New_York")) == f"{text} in America/New_York"
 
 
-@pytest.mark.parametrize(
-    ("freq", "counted", "plural"),
-    [
-        ("D", "90 days", "days"),
-        ("24h", "90 days", "days"),
-        ("h", "90 hours", "hours"),
-        ("2h", "90 periods of 2 hours", "periods of 2 hours"),
-        ("15min", "90 periods of 15 minutes", "periods of 15 minutes"),
-        ("s", "90 seconds", "seconds"),
-        ("W", "90 weeks", "weeks from Sunday"),
-        ("2W-MON", "90 periods of 2 weeks", "periods of 2 weeks from Monday"),
-        ("ME", "90 months", "months"),
-        ("QS", "90 quarters", "quarters"),
-        ("QS-FEB", "90 quarters", "quarters from February"),
-        ("YS-APR", "90 years", "years from April"),
-        ("2YS", "90 periods of 2 years", "periods of 2 years"),
-    ],
+@cases(
+    ("D", "90 days", "days"),
+    ("24h", "90 days", "days"),
+    ("h", "90 hours", "hours"),
+    ("2h", "90 periods of 2 hours", "periods of 2 hours"),
+    ("15min", "90 periods of 15 minutes", "periods of 15 minutes"),
+    ("s", "90 seconds", "seconds"),
+    ("W", "90 weeks", "weeks from Sunday"),
+    ("2W-MON", "90 periods of 2 weeks", "periods of 2 weeks from Monday"),
+    ("ME", "90 months", "months"),
+    ("QS", "90 quarters", "quarters"),
+    ("QS-FEB", "90 quarters", "quarters from February"),
+    ("YS-APR", "90 years", "years from April"),
+    ("2YS", "90 periods of 2 years", "periods of 2 years"),
 )
 def test_words(freq: str, counted: str, plural: str) -> None:
     """Periods are counted in words, not in the names of pandas; what differs has another name."""

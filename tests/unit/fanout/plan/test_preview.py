@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pytest
 from pandas.testing import assert_frame_equal, assert_series_equal
 
 from cloudtasks_nb.fanout.plan.columns import Table
@@ -33,7 +32,7 @@ def _back(*frames: pd.DataFrame) -> pd.DataFrame:
     return _stored(*(_shown(frame).encode(0, len(frame)) for frame in frames)).columns()
 
 
-KEPT = [
+@cases(
     pd.Series([1, 2]),
     pd.Series([1, 2], dtype="uint8"),
     pd.Series([1, None], dtype="Int64"),
@@ -59,10 +58,8 @@ KEPT = [
     pd.Series(["a", "b", None], dtype="category"),
     pd.Series([[1, 2], {"a": None}, "x", None], dtype=object),
     pd.Series([2**64, -(2**63) - 1], dtype=object),
-]
-
-
-@pytest.mark.parametrize("series", KEPT, ids=lambda series: str(series.dtype))
+    ids=lambda series: str(series.dtype),
+)
 def test_kept(series: pd.Series[Any]) -> None:
     """Columns of these dtypes come back equal, dtype included."""
     assert_series_equal(_back(pd.DataFrame({"x": series}))["x"], series, check_names=False)
@@ -150,7 +147,14 @@ def test_names(names: list[str], shown: list[str]) -> None:
 
 
 DATES = [dt.date(2026, 1, 1), dt.date(2026, 1, 2)]
-LABELS = [
+
+
+def _index(*frames: pd.DataFrame) -> pd.Index[Any] | None:
+    stored = _stored(*(_shown(frame).encode(0, len(frame)) for frame in frames))
+    return stored.index(range(sum(map(len, frames))))
+
+
+@cases(
     pd.RangeIndex(123, 125),
     pd.RangeIndex(2, name="id"),
     pd.Index([7, 5], dtype="uint8"),
@@ -170,15 +174,8 @@ LABELS = [
     pd.period_range("2026-01-05", periods=2, freq="W-TUE"),
     pd.MultiIndex.from_product([["JFK", "EWR"], [1]], names=["origin", None]),
     pd.MultiIndex.from_product([pd.date_range("2026-03-29", periods=2, tz="Europe/Zurich"), ["a"]], names=["day", "x"]),
-]
-
-
-def _index(*frames: pd.DataFrame) -> pd.Index[Any] | None:
-    stored = _stored(*(_shown(frame).encode(0, len(frame)) for frame in frames))
-    return stored.index(range(sum(map(len, frames))))
-
-
-@pytest.mark.parametrize("index", LABELS, ids=lambda index: f"{type(index).__name__}-{getattr(index, 'dtype', '')}")
+    ids=lambda index: f"{type(index).__name__}-{getattr(index, 'dtype', '')}",
+)
 def test_an_index_comes_back(index: pd.Index[Any]) -> None:
     """Labels, dtypes, levels and names of an index are the old ones, and no named level is a column too."""
     frame = pd.DataFrame({"x": [1, 2]}, index=index)

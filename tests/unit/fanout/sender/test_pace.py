@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.fanout.sender.pace import Concurrency, Meter, ramp
+from tests.cases import cases
 
 
 def test_concurrency_doubles_at_first() -> None:
@@ -69,10 +70,7 @@ def test_the_limit_stays_within_its_bounds(answers: list[bool], ceiling: int) ->
         assert 1 <= pace.limit <= ceiling
 
 
-@pytest.mark.parametrize(
-    ("elapsed", "rate"),
-    [(-5, 500), (0, 500), (299, 500), (300, 750), (599, 750), (600, 1125), (5400, pytest.approx(738_946, rel=0.001))],
-)
+@cases((-5, 500), (0, 500), (299, 500), (300, 750), (599, 750), (600, 1125), (5400, pytest.approx(738_946, rel=0.001)))
 def test_the_ramp_is_500_and_half_as_much_again_every_five_minutes(elapsed: float, rate: float) -> None:
     """The service's own rule for queues that were idle: 90 minutes reach about 740,000 a second."""
     assert ramp(elapsed) == rate
