@@ -139,11 +139,7 @@ def test_every_answer_has_a_date(emulator: Emulator, queue: str) -> None:
 
 @cases(
     ("POST", "clock", [{"advance_s": it} for it in (-1, 1e15, 1e300, "inf", "-inf", "nan", "soon", None, [1])]),
-    (
-        "POST",
-        "seed",
-        [{"queues": "x"}, *({"queues": [{"name": NEW}, it]} for it in NO_QUEUES)],
-    ),
+    ("POST", "seed", [{"queues": "x"}, *({"queues": [{"name": NEW}, it]} for it in NO_QUEUES)]),
     ("POST", "restore", [{"name": "../one"}]),
     ("POST", "faults", [{"code": "INTERNAL"}, [], "{"]),
     ("GET", "history?limit=-1", [{}]),

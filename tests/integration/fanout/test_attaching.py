@@ -5,9 +5,7 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.errors import (
-    BatchNotFoundError,
-)
+from cloudtasks_nb.errors import BatchNotFoundError
 from tests.integration.conftest import Emulator, StartEmulator
 from tests.integration.fanout.conftest import reached, sent
 

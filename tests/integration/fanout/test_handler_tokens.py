@@ -11,11 +11,7 @@ ACCOUNT = "caller@demo.iam.gserviceaccount.com"
 OTHER = "other@demo.iam.gserviceaccount.com"
 
 
-@cases(
-    (ACCOUNT, 4, {}),
-    (OTHER, 0, {"PERMISSION_DENIED": 4}),
-    ids=["the right account", "another account"],
-)
+@cases((ACCOUNT, 4, {}), (OTHER, 0, {"PERMISSION_DENIED": 4}), ids=["the right account", "another account"])
 def test_a_routed_queue_calls_a_handler(
     once: ct.Queue, serve: Serve, account: str, succeeded: int, causes: dict[str, int]
 ) -> None:

@@ -72,15 +72,11 @@ REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str
     (errors.CredentialsError, DENIED): [
         ("ACCESS_TOKEN_SCOPE_INSUFFICIENT", {}, "lack the scope https://www.googleapis.com/auth/cloud-platform")
     ],
-    (errors.CredentialsError, ANONYMOUS): [
-        ("ACCESS_TOKEN_EXPIRED", {}, "run: gcloud auth"),
-    ],
+    (errors.CredentialsError, ANONYMOUS): [("ACCESS_TOKEN_EXPIRED", {}, "run: gcloud auth")],
     (errors.QuotaError, EXHAUSTED): [
-        ("RATE_LIMIT_EXCEEDED", LIMIT, f"quota {LIMIT['quota_limit']} of project 123 is used up: https://"),
+        ("RATE_LIMIT_EXCEEDED", LIMIT, f"quota {LIMIT['quota_limit']} of project 123 is used up: https://")
     ],
-    (errors.InvalidInputError, "INVALID_ARGUMENT"): [
-        ("NEW_REASON", {}, "limits of the service"),
-    ],
+    (errors.InvalidInputError, "INVALID_ARGUMENT"): [("NEW_REASON", {}, "limits of the service")],
 }
 
 

@@ -80,13 +80,7 @@ def test_a_beginning_that_two_batches_have_is_refused(outbox: Outbox) -> None:
     assert all(one in caught.value.message for one in ids)
 
 
-@cases(
-    "batches.get",
-    "batches.counts",
-    "batches.delete",
-    "batches.settings",
-    "rows.states",
-)
+@cases("batches.get", "batches.counts", "batches.delete", "batches.settings", "rows.states")
 def test_a_batch_that_is_not_there_is_named(outbox: Outbox, verb: str) -> None:
     """Every verb on an unknown batch says which one, and how to see those there are."""
     with pytest.raises(BatchNotFoundError, match='no batch "ffffffff"') as caught:

@@ -298,11 +298,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no time": ("soon", {"at": "{x}", "body": ["n"]}, "is not a time"),
     "function": ("x", {"body": lambda row: row["nope"] if row["x"] == "x" else 1}, "the function raised KeyError"),
 }
-GOOD = {
-    "no http": "https://svc",
-    "too far": DAY.tz_localize("UTC"),
-    "no time": "2026-01-01T00:00Z",
-}
+GOOD = {"no http": "https://svc", "too far": DAY.tz_localize("UTC"), "no time": "2026-01-01T00:00Z"}
 
 
 @pytest.mark.parametrize("name", BAD)
