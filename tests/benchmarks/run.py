@@ -47,22 +47,8 @@ from tests.benchmarks.table import document, section, section_of, verdict, with_
 from tests.benchmarks.waiting import WAIT
 
 CASES = (
-    *(
-        FAN_OUT,
-        WITHOUT_BATCH,
-        LISTING,
-        BATCH_CREATE,
-        CREATE,
-        DISPATCH,
-        DELAY,
-        WAIT,
-        SWEEP,
-        STORED,
-        PENDING,
-        MEMORY,
-        OUTBOX,
-    ),
-    *(STORE, PANEL, RUN, PAINT, IMPORT, START, SOAK),
+    *(FAN_OUT, WITHOUT_BATCH, LISTING, BATCH_CREATE, CREATE, DISPATCH, DELAY, WAIT, SWEEP, STORED),
+    *(PENDING, MEMORY, OUTBOX, STORE, PANEL, RUN, PAINT, IMPORT, START, SOAK),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 ROOT = Path(__file__).parents[2]

@@ -26,6 +26,8 @@ ZONES = [
     "Europe/Dublin",  # winter time is the exception
     "Pacific/Apia",  # a day that did not exist
 ]
+#: The labels of three hours, of which the first two have one time on the clock.
+TWICE = ["2026-11-01T01-04:00", "2026-11-01T01-05:00", "2026-11-01T02-05:00"]
 MOMENTS = st.datetimes(min_value=dt.datetime(2005, 1, 1), max_value=dt.datetime(2045, 1, 1)).map(  # noqa: DTZ001 - naive
     lambda moment: moment.replace(microsecond=0)
 )
@@ -107,67 +109,31 @@ def test_hours_of_a_day(day: str, tz: str, hours: int) -> None:
 
 @cases(
     # midnights that the clock jumps over
-    (
-        "2018-11-03",
-        "2018-11-04",
-        "D",
-        "America/Sao_Paulo",
-        ["2018-11-03T00:00:00-03:00", "2018-11-04T01:00:00-02:00", "2018-11-05T00:00:00-02:00"],
-    ),
-    (
-        "2018-03-25",
-        "2018-03-25",
-        "D",
-        "Asia/Beirut",
-        ["2018-03-25T01:00:00+03:00", "2018-03-26T00:00:00+03:00"],
-    ),
+    ("2018-11-03", "2018-11-04", "D", "America/Sao_Paulo", "11-03T00:00-03:00 11-04T01:00-02:00 11-05T00:00-02:00"),
+    ("2018-03-25", "2018-03-25", "D", "Asia/Beirut", "2018-03-25T01:00+03:00 2018-03-26T00:00+03:00"),
     # a whole day that it jumps over
-    (
-        "2011-12-29",
-        "2011-12-31",
-        "D",
-        "Pacific/Apia",
-        ["2011-12-29T00:00:00-10:00", "2011-12-31T00:00:00+14:00", "2012-01-01T00:00:00+14:00"],
-    ),
+    ("2011-12-29", "2011-12-31", "D", "Pacific/Apia", "12-29T00:00-10:00 12-31T00:00+14:00 01-01T00:00+14:00"),
     # half an hour
-    (
-        "2026-10-04 01:00",
-        "2026-10-04 02:45",
-        "h",
-        "Australia/Lord_Howe",
-        ["2026-10-04T01:00:00+10:30", "2026-10-04T02:30:00+11:00", "2026-10-04T03:00:00+11:00"],
-    ),
+    ("2026-10-04 01:00", "2026-10-04 02:45", "h", "Australia/Lord_Howe", "T01:00+10:30 T02:30+11:00 T03:00+11:00"),
     # a midnight that comes twice
-    (
-        "2026-11-01",
-        "2026-11-01",
-        "D",
-        "America/Havana",
-        ["2026-11-01T00:00:00-04:00", "2026-11-02T00:00:00-05:00"],
-    ),
+    ("2026-11-01", "2026-11-01", "D", "America/Havana", "2026-11-01T00:00-04:00 2026-11-02T00:00-05:00"),
     # six hours on the clock are seven when it is put back
-    (
-        "2026-11-01",
-        "2026-11-01 06:00",
-        "6h",
-        "America/New_York",
-        ["2026-11-01T00:00:00-04:00", "2026-11-01T06:00:00-05:00", "2026-11-01T12:00:00-05:00"],
-    ),
+    ("2026-11-01", "2026-11-01 06:00", "6h", "America/New_York", "01T00:00-04:00 01T06:00-05:00 01T12:00-05:00"),
     # anchored periods from their middle
-    ("2026-01-15", "2026-01-31", "W", "UTC", ["2026-01-11", "2026-01-18", "2026-01-25", "2026-02-01"]),
-    ("2026-01-15", "2026-01-25", "W-MON", "UTC", ["2026-01-12", "2026-01-19", "2026-01-26"]),
-    ("2026-01-15", "2026-02-01", "MS", "UTC", ["2026-01-01", "2026-02-01", "2026-03-01"]),
-    ("2026-01-15", "2026-02-01", "ME", "UTC", ["2026-01-01", "2026-02-01", "2026-03-01"]),
-    ("2026-05-15", "2026-05-15", "QS", "UTC", ["2026-04-01", "2026-07-01"]),
-    ("2026-05-15", "2026-05-15", "QE-JAN", "UTC", ["2026-05-01", "2026-08-01"]),
-    ("2026-03-31", "2026-04-01", "YS-APR", "UTC", ["2025-04-01", "2026-04-01", "2027-04-01"]),
-    ("2026-03-31", "2026-03-31", "2MS", "UTC", ["2026-03-01", "2026-05-01"]),
-    ("1969-12-31", "1970-01-02", "2D", "UTC", ["1969-12-30", "1970-01-01", "1970-01-03"]),
+    ("2026-01-15", "2026-01-31", "W", "UTC", "2026-01-11 2026-01-18 2026-01-25 2026-02-01"),
+    ("2026-01-15", "2026-01-25", "W-MON", "UTC", "2026-01-12 2026-01-19 2026-01-26"),
+    ("2026-01-15", "2026-02-01", "MS", "UTC", "2026-01-01 2026-02-01 2026-03-01"),
+    ("2026-01-15", "2026-02-01", "ME", "UTC", "2026-01-01 2026-02-01 2026-03-01"),
+    ("2026-05-15", "2026-05-15", "QS", "UTC", "2026-04-01 2026-07-01"),
+    ("2026-05-15", "2026-05-15", "QE-JAN", "UTC", "2026-05-01 2026-08-01"),
+    ("2026-03-31", "2026-04-01", "YS-APR", "UTC", "2025-04-01 2026-04-01 2027-04-01"),
+    ("2026-03-31", "2026-03-31", "2MS", "UTC", "2026-03-01 2026-05-01"),
+    ("1969-12-31", "1970-01-02", "2D", "UTC", "1969-12-30 1970-01-01 1970-01-03"),
 )
-def test_boundaries(start: str, end: str, freq: str, tz: str, expected: list[str]) -> None:
-    """The boundaries of clock and calendar, by hand."""
-    found = starts(start, end, freq, tz)
-    assert [moment[: len(shown)] for moment, shown in zip(found, expected, strict=True)] == expected
+def test_boundaries(start: str, end: str, freq: str, tz: str, boundaries: str) -> None:
+    """The boundaries of clock and calendar, by hand: a part of each that tells it."""
+    for moment, part in zip(partition(start, end, freq=freq, tz=tz).bounds, boundaries.split(), strict=True):
+        assert part in moment.isoformat(timespec="minutes")
 
 
 @cases(
@@ -184,13 +150,7 @@ def test_boundaries(start: str, end: str, freq: str, tz: str, expected: list[str
     ("2026-01-01 05:10", "2026-01-01 05:10", "15min", "UTC", ["2026-01-01T05:00+00:00"]),
     ("2026-01-01 05:10", "2026-01-01 05:10", "30s", "UTC", ["2026-01-01T05:10:00+00:00"]),
     ("2026-10-04 02:45", "2026-10-04 02:45", "h", "Australia/Lord_Howe", ["2026-10-04T02:30+11:00"]),
-    (
-        "2026-11-01 01:00",
-        "2026-11-01 02:00",
-        "h",
-        "America/New_York",
-        ["2026-11-01T01-04:00", "2026-11-01T01-05:00", "2026-11-01T02-05:00"],
-    ),
+    ("2026-11-01 01:00", "2026-11-01 02:00", "h", "America/New_York", TWICE),
 )
 def test_labels(start: str, end: str, freq: str, tz: str, expected: list[str]) -> None:
     """A label is as short as it can be and still unique in its series."""
