@@ -15,7 +15,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import PreconditionError, QueueNotFoundError
-from tests.integration.conftest import Emulator, options
+from tests.integration.conftest import Emulator
 from tests.integration.fanout.conftest import Proxy, fault, reached, rows_in, sent
 
 Faults = Callable[..., object]
@@ -99,13 +99,6 @@ def test_a_bad_network(paused: ct.Queue, proxy: Proxy, trouble: Callable[[Proxy,
         batch = tasks.queue(paused.id).fan_out(MANY, url=TARGET, send_rate=4000)
         trouble(proxy, batch)
         sent(batch)
-    assert rows_in(paused) == list(range(2000))
-
-
-@options("--no-batch")
-def test_an_emulator_without_batch_calls(paused: ct.Queue) -> None:
-    """An endpoint that knows no batch calls gets the tasks one by one."""
-    sent(paused.fan_out(MANY, url=TARGET))
     assert rows_in(paused) == list(range(2000))
 
 

@@ -99,15 +99,6 @@ def test_none(queue: ct.Queue, verb: str) -> None:
     assert (len(done), dtypes(done)) == (0, {"task": "string", "ok": "boolean", "error": "string"})
 
 
-@options("--no-batch")
-def test_delete_without_batch_calls(paused: ct.Queue) -> None:
-    """Where the endpoint has no batch calls, tasks are deleted one by one, with the same verdicts."""
-    paused.enqueue(NOWHERE, task_id="a")
-    done = paused.delete_tasks(["a", "missing"])
-    assert done.ok.tolist() == [True, False]
-    assert "missing" in done.error[1]
-
-
 def test_attempts(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
     """One row an attempt, newest first; the message is that of the task's last attempt, while it is in the queue."""
     expected = dtypes(declared(ATTEMPTS, {}))
