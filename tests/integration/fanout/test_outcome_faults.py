@@ -127,18 +127,6 @@ def test_no_log_and_no_result(tasks: ct.Client, target: Target, capsys: pytest.C
     assert "queue.update(log_sampling_ratio=1.0)" in repr(batch)
 
 
-def test_a_log_that_may_not_be_read_for_a_while(
-    quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler]
-) -> None:
-    """Until then the repr shows the rows as settling; as soon as the log can be read, it shows their outcomes."""
-    with fault(emulator, "ListLogEntries", "PERMISSION_DENIED"):
-        batch = send(quick, serve)
-        progress = reached(batch, lambda progress: progress.settling == 20)
-        assert "20 settling: their log entries are awaited" in repr(batch)
-    assert (progress.gone, progress.finished) == (0, False)
-    assert outcomes(batch) == (15, 5, 0)
-
-
 def test_rows_that_were_gone_are_corrected_from_a_new_connection(
     quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,29 +140,6 @@ def test_rows_that_were_gone_are_corrected_from_a_new_connection(
         progress = reached(again, lambda progress: not progress.gone)
         assert (progress.succeeded, progress.failed) == (15, 5)
         assert "20 rows had another outcome first" in repr(again)
-
-
-@options("--log-index-delay", "0.05:45", "0.01:600")
-def test_entries_that_can_be_read_late(
-    emulator: Emulator, tasks: ct.Client, serve: Callable[..., ct.Handler], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of 1,000 rows 5 % have their entry 45 s late, 1 % ten minutes late: none of them is gone, and all end."""
-    monkeypatch.setattr(search, "_LONGEST_PAUSE", 1.0)
-    monkeypatch.setattr(search, "_FIRST_PAUSE", 1.0)
-    queue = tasks.queue("late", create=True, max_attempts=1)
-    rows = pd.DataFrame({"row": range(1000)})
-    batch = queue.fan_out(rows, url=serve(lambda row: row, name="late", store=UNREAD), progress=False)
-    reached(batch, lambda progress: progress.settling >= 40)
-    emulator.advance(46)
-    reached(batch, lambda progress: 0 < progress.settling < 30)
-    emulator.advance(600)
-    assert outcomes(batch) == (1000, 0, 0)
-
-
-def test_a_log_that_is_busy(quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler]) -> None:
-    """Reads that the quota refuses are repeated, more slowly."""
-    emulator.request("POST", "/admin/faults", {"method": "ListLogEntries", "code": "RESOURCE_EXHAUSTED", "count": 3})
-    assert outcomes(send(quick, serve)) == (15, 5, 0)
 
 
 def test_tasks_deleted_while_they_retry(tasks: ct.Client, serve: Callable[..., ct.Handler]) -> None:
