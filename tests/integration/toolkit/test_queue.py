@@ -120,22 +120,6 @@ def test_attempts(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
     assert found.time.is_monotonic_decreasing
 
 
-def test_a_message_stays_with_its_attempt(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
-    """What was last seen on a task is not put on the attempts before or after it."""
-    queue.update(min_backoff="0.1s", max_backoff="0.1s")
-    target.script(500, 404)
-    queue.pause().enqueue(target.url, task_id="t")
-    for responses in (1, 2):
-        queue.run("t")
-        emulator.answered(f"{queue.name}/tasks/t", responses)
-        assert ("500", "404")[responses - 1] in attempted(emulator, queue, responses).message[0]
-    queue.run("t")
-    found = attempted(emulator, queue, 3).set_index("attempt").message
-    assert pd.isna(found[3])
-    assert "404" in found[2]
-    assert pd.isna(found[1])
-
-
 def test_attempts_since(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
     """A duration counts back from now, a time is a time, and both cut."""
     queue.enqueue(target.url)

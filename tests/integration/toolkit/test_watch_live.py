@@ -58,23 +58,6 @@ def listen(tasks: ct.Client) -> Iterator[Callable[..., Heard]]:
 Listen = Callable[..., Heard]
 
 
-def values(name: str, wanted: Any) -> Callable[[Snapshot], bool]:
-    """Give the condition that a value of the queue is as wanted."""
-    return lambda snapshot: snapshot.values is not None and snapshot.values.get(name) == wanted
-
-
-def test_the_depth_is_followed(paused: ct.Queue, listen: Listen) -> None:
-    """Snapshots show what is in the queue and its settings as they change."""
-    heard = listen(paused)
-    assert heard.until(values("tasks", 0)).errors == ()
-    paused.enqueue(NOWHERE)
-    heard.until(values("tasks", 1))
-    paused.update(rate=3)
-    heard.until(values("rate", 3.0))
-    paused.purge()
-    heard.until(values("tasks", 0))
-
-
 def test_every_attempt_is_heard_once(queue: ct.Queue, listen: Listen, target: Target) -> None:
     """While tasks are made, tried, tried again and deleted, each entry comes once."""
     queue.update(min_backoff="0.1s", max_backoff="0.1s", max_concurrent=3)
