@@ -129,19 +129,6 @@ def test_the_content_of_a_notification(once: ct.Queue, target: Target) -> None:
     assert len(batch.tasks()) == 4
 
 
-def test_two_connections_watch(
-    tasks: ct.Client, connect: Connect, paused: ct.Queue, emulator: Emulator, target: Target
-) -> None:
-    """Two watchers in one process create one task."""
-    batch = paused.fan_out(ROWS, url=target.url).on_complete(done_url(target))
-    with connect() as others:
-        other = others.batch(batch.id)
-        paused.resume()
-        assert [batch.wait("60s").succeeded, other.wait("60s").succeeded] == [4, 4]
-    assert created(emulator, paused) == ["1"]
-    assert tasks.batch(batch.id).id == batch.id
-
-
 def test_two_processes_watch(left: ct.Batch, paused: ct.Queue, emulator: Emulator) -> None:
     """Two watchers in two processes, with none here, create one task."""
     with watcher(emulator, left) as first, watcher(emulator, left) as second:
