@@ -1,12 +1,12 @@
 """Tables of cases, whose values are the last parameters of a test."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import pytest
 
-Test = TypeVar("Test", bound=Callable[..., None])
+Test = TypeVar("Test", bound=Callable[..., Awaitable[None] | None])
 
 
 def cases(*rows: Any, ids: Iterable[str] | Callable[[Any], str] | None = None) -> Callable[[Test], Test]:
