@@ -16,9 +16,14 @@ class Request:
     """A request as the server saw it."""
 
     method: str
-    url: SplitResult
+    path: str  #: with the query; of a proxy, the whole URL
     headers: Mapping[str, str]  #: keys in lower case
     body: bytes
+
+    @property
+    def url(self) -> SplitResult:
+        """The parts of what was asked for."""
+        return urlsplit(self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +52,20 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        reply = self.server.answer(Request(self.command, urlsplit(self.url()), headers, body))
+        reply = self.server.answer(Request(self.command, self.url(), headers, body))
         if reply is None:
             self.close_connection = True
             return
         self.send_response(reply.status)
-        for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
+        for name, value in reply.headers.items():
             self.send_header(name, value)
+        if reply.status not in (204, 304):
+            self.send_header("Content-Length", str(len(reply.body)))
         self.end_headers()
         self.wfile.write(reply.body)
         self.wfile.flush()
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815 - http.server's names
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _answer  # noqa: N815 - http.server's names
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
         """Log nothing."""
@@ -71,7 +78,7 @@ class Server(ThreadingHTTPServer):
     answer: Answerer
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Log nothing: a client that does not trust the certificate ends the connection."""
+        """Log nothing: a client may end the connection, as one does that does not trust the certificate."""
 
 
 @contextmanager

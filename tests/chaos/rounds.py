@@ -29,9 +29,10 @@ from urllib.request import Request, urlopen
 
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
+from tests import web
 from tests.benchmarks.callers import google_client
 from tests.benchmarks.servers import Emulator
-from tests.integration.conftest import Answer, Received, Target
+from tests.integration.conftest import Answer, Target
 from tests.integration.fanout.conftest import Proxy
 from tests.processes import free_port
 
@@ -85,7 +86,7 @@ class Oracle(Target):
         self._lock = threading.Lock()
         super().__init__()
 
-    def take(self, request: Received) -> Answer:
+    def take(self, request: web.Request) -> Answer:
         """Record one request; some rows fail until the target is mended."""
         row, task = json.loads(request.body)["number"], request.headers["x-cloudtasks-taskname"]
         attempt = int(request.headers["x-cloudtasks-taskretrycount"]) + 1

@@ -15,8 +15,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self, TypeVar
@@ -35,7 +34,7 @@ from cloudtasks_nb._settings import resolve
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.transport import Transport
-from tests import processes
+from tests import processes, web
 
 #: Where the tests' queues are; the emulator takes any project and location.
 LOCATION = "projects/demo/locations/us-central1"
@@ -220,12 +219,9 @@ class Emulator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(web.Reply):
     """What a target replies to one request."""
 
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
     hold: threading.Event | None = None  #: the reply waits for this event
 
     def release(self) -> None:
@@ -234,24 +230,13 @@ class Answer:
             self.hold.set()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """A request as a target saw it."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str]  #: keys in lower case
-    body: bytes
-
-
-class _Server(ThreadingHTTPServer):
+class _Server(web.Server):
     daemon_threads = False
     request_queue_size = 256
 
-    def __init__(self, port: int, target: Target) -> None:
-        self.target = target
+    def __init__(self, port: int) -> None:
         self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", port), web.Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
@@ -270,33 +255,6 @@ class _Server(ThreadingHTTPServer):
                 socket.socket.shutdown(connection, socket.SHUT_RD)
         self.server_close()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log nothing: in some tests the caller gives up waiting."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def _reply(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = {key.lower(): value for key, value in self.headers.items()}
-        answer = self.server.target.take(Received(method=self.command, path=self.path, headers=headers, body=body))
-        if answer.hold is not None:
-            answer.hold.wait(PATIENCE)
-        self.send_response(answer.status)
-        for key, value in answer.headers.items():
-            self.send_header(key, value)
-        if answer.status not in (204, 304):
-            self.send_header("Content-Length", str(len(answer.body)))
-        self.end_headers()
-        self.wfile.write(answer.body)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _reply  # noqa: N815 - http.server's names
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-        """Log nothing."""
-
 
 class Target:
     """A loopback HTTP server that records requests and answers them from a script, then with 200.
@@ -310,11 +268,12 @@ class Target:
     """
 
     def __init__(self, port: int = 0, *, certificate: Path | None = None, key: Path | None = None) -> None:
-        self.received: list[Received] = []
+        self.received: list[web.Request] = []
         self._script: deque[Answer] = deque()
         self._held: list[Answer] = []
         self._changed = threading.Condition()
-        self._server = _Server(port, self)
+        self._server = _Server(port)
+        self._server.answer = self._answer
         if certificate is not None:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(certificate, key)
@@ -343,14 +302,20 @@ class Target:
         self._held.append(Answer(hold=threading.Event()))
         return self._held[-1]
 
-    def take(self, request: Received) -> Answer:
+    def _answer(self, request: web.Request) -> Answer:
+        answer = self.take(request)
+        if answer.hold is not None:
+            answer.hold.wait(PATIENCE)
+        return answer
+
+    def take(self, request: web.Request) -> Answer:
         """Record a request and return its answer."""
         with self._changed:
             self.received.append(request)
             self._changed.notify_all()
             return self._script.popleft() if self._script else Answer()
 
-    def wait(self, count: int = 1) -> list[Received]:
+    def wait(self, count: int = 1) -> list[web.Request]:
         """Return all requests as soon as there are `count` of them."""
         with self._changed:
             arrived = self._changed.wait_for(lambda: len(self.received) >= count, PATIENCE)

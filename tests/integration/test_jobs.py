@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from tests.integration.conftest import Answer, Received, Target
+from tests.integration.conftest import Answer, Target
+from tests.web import Request
 
 PATIENCE = "5min"  # what is right takes seconds
 QUICK = {"rate": 500, "max_concurrent": 16, "max_attempts": 1}
@@ -86,7 +87,7 @@ class Site(Target):
 
     mended = False
 
-    def take(self, request: Received) -> Answer:
+    def take(self, request: Request) -> Answer:
         """Answer by the number of the page."""
         super().take(request)
         page = int(urlsplit(request.path).path.rpartition("/")[2])

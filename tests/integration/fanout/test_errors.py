@@ -8,8 +8,9 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.cases import cases
-from tests.integration.conftest import Answer, Emulator, Received, Target
+from tests.integration.conftest import Answer, Emulator, Target
 from tests.integration.fanout.conftest import reached, sent
+from tests.web import Request
 
 STATUSES = [200, 404, 429, 500, 503]
 COLUMNS = {
@@ -29,7 +30,7 @@ class Site(Target):
 
     repaired = False
 
-    def take(self, request: Received) -> Answer:
+    def take(self, request: Request) -> Answer:
         """Record a request and return its answer."""
         super().take(request)
         return Answer(status=200 if self.repaired else int(request.path.split("/")[1]))
