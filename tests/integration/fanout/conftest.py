@@ -141,6 +141,13 @@ def proxy(emulator: Any) -> Iterator[Proxy]:
 
 
 @pytest.fixture
+def other(emulator: Emulator) -> Iterator[ct.Client]:
+    """Give the connection of another kernel with the same home."""
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as connection:
+        yield connection
+
+
+@pytest.fixture
 def serve(emulator: Emulator) -> Iterator[Serve]:
     """Serve functions that are closed after the test; the tokens they take are the emulator's."""
     served: list[ct.Handler] = []

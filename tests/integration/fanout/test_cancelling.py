@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import PermissionDeniedError
-from tests.integration.conftest import Emulator, Intercept
+from tests.integration.conftest import Intercept
 from tests.integration.fanout.conftest import PATIENCE, Serve, reached, sent
 
 #: Each test runs over gRPC and over REST.
@@ -54,13 +54,6 @@ def calls(intercept: Intercept) -> Calls:
     return made
 
 
-@pytest.fixture
-def again(emulator: Emulator) -> Iterator[ct.Client]:
-    """Give the connection of the next kernel."""
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as connection:
-        yield connection
-
-
 def many(queue: ct.Queue, **options: Any) -> ct.Batch:
     """Return a batch of many rows whose tasks are in the queue."""
     return sent(queue.fan_out(MANY, url=URL, **options))
@@ -90,7 +83,7 @@ def taken_up(batch: ct.Batch) -> ct.Batch:
 @pytest.mark.parametrize("verb", [taken_up, ct.Batch.cancel])
 def test_the_next_kernel_ends_a_cancel(
     tasks: ct.Client,
-    again: ct.Client,
+    other: ct.Client,
     paused: ct.Queue,
     calls: Calls,
     capsys: pytest.CaptureFixture[str],
@@ -98,14 +91,14 @@ def test_the_next_kernel_ends_a_cancel(
 ) -> None:
     """The rows that the killed kernel deleted are cancelled, not gone, and so are the rest; a note reports it."""
     end_within_a_cancel(tasks, many(paused), calls)
-    batch = verb(again.batch())
+    batch = verb(other.batch())
     progress = batch.wait("60s")
     assert (progress.cancelled, progress.gone) == (2500, 0)
     out = capsys.readouterr().out
     assert f'2,500 rows are left: they may run until it is opened: tasks.batch("{batch.id}")' in out
     expected = f"batch {batch.id} was being cancelled by another connection: the remaining tasks are deleted now\n"
     assert out.count(expected) == (verb is taken_up)
-    assert again.queue(batch.queue).tasks().empty
+    assert other.queue(batch.queue).tasks().empty
 
 
 def test_a_queue_of_one_batch_is_paused_meanwhile(tasks: ct.Client, queue: ct.Queue, calls: Calls) -> None:
@@ -154,16 +147,16 @@ def test_a_queue_is_not_paused_for_nothing(queue: ct.Queue, calls: Calls, why: s
 
 
 def test_a_killed_kernel_does_not_leave_the_queue_paused(
-    tasks: ct.Client, again: ct.Client, queue: ct.Queue, calls: Calls, capsys: pytest.CaptureFixture[str]
+    tasks: ct.Client, other: ct.Client, queue: ct.Queue, calls: Calls, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The next kernel that takes the batch up deletes the rest, resumes the queue, and says so."""
     end_within_a_cancel(tasks, many(queue, delay="1h"), calls)
     assert "stays paused: it was paused to cancel batch" in capsys.readouterr().out
-    batch = again.batch()
+    batch = other.batch()
     assert batch.status().state == "cancelling"
     reached(batch, lambda progress: progress.finished and not batch._tracker.sending)
     assert "was paused for that, and is resumed at the end" in capsys.readouterr().out
-    assert again.queues()["state"][batch.queue] == "RUNNING"
+    assert other.queues()["state"][batch.queue] == "RUNNING"
 
 
 def test_an_attempt_that_is_running_when_its_task_is_deleted(queue: ct.Queue, serve: Serve) -> None:

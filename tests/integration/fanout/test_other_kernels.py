@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from collections.abc import Iterator
 
 import pandas as pd
 import pytest
@@ -22,13 +21,6 @@ ct.connect("demo", "us-central1", endpoint=sys.argv[1]).batch(sys.argv[2]).cance
 if len(sys.argv) > 3:
     os.kill(os.getpid(), int(sys.argv[3]))
 """
-
-
-@pytest.fixture
-def other(emulator: Emulator) -> Iterator[ct.Client]:
-    """Give the connection of another kernel with the same home."""
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as connection:
-        yield connection
 
 
 @pytest.mark.parametrize("end", [None, signal.SIGKILL], ids=["its last line", "killed"])

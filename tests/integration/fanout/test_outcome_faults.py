@@ -1,7 +1,6 @@
 """No row that succeeded is shown as failed, and none that is unknown as either, whatever the log does."""
 
 import datetime as dt
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -13,7 +12,7 @@ from cloudtasks_nb.fanout.batch import live, search
 from cloudtasks_nb.store.results import StoredResult, write_result
 from tests.cases import cases
 from tests.integration.conftest import Emulator, Target, options
-from tests.integration.fanout.conftest import fault, outcomes, reached, sent
+from tests.integration.fanout.conftest import Serve, fault, outcomes, reached, sent
 
 ROWS = pd.DataFrame({"row": range(20)})
 UNREAD = "memory://unread"  # the store of handlers whose results no connection reads: only the log tells outcomes
@@ -24,7 +23,7 @@ def states(batch: ct.Batch) -> dict[str, int]:
     return {str(state): count for state, count in batch.tasks()["state"].value_counts().items() if count}
 
 
-def send(queue: ct.Queue, serve: Callable[..., ct.Handler], failing: int = 5) -> ct.Batch:
+def send(queue: ct.Queue, serve: Serve, failing: int = 5) -> ct.Batch:
     """Fan twenty rows out to a function that refuses the first few."""
 
     def work(row: int) -> None:
@@ -40,7 +39,7 @@ def quick(tasks: ct.Client) -> ct.Queue:
     return tasks.queue("reports", create=True, max_attempts=2, min_backoff="100ms")
 
 
-def test_successes_and_failures(quick: ct.Queue, serve: Callable[..., ct.Handler]) -> None:
+def test_successes_and_failures(quick: ct.Queue, serve: Serve) -> None:
     """The usual case: what the log says."""
     batch = send(quick, serve)
     assert outcomes(batch) == (15, 5, 0)
@@ -51,9 +50,7 @@ def test_successes_and_failures(quick: ct.Queue, serve: Callable[..., ct.Handler
 
 
 @pytest.mark.parametrize("verb", ["results", "retry_failed"])
-def test_a_success_that_was_stored_after_the_last_failure(
-    quick: ct.Queue, serve: Callable[..., ct.Handler], verb: str
-) -> None:
+def test_a_success_that_was_stored_after_the_last_failure(quick: ct.Queue, serve: Serve, verb: str) -> None:
     """A call ended after the deadline of its last attempt: its row has succeeded, and does not run again."""
     batch = send(quick, serve)
     batch.wait("60s")
@@ -71,7 +68,7 @@ def test_a_success_that_was_stored_after_the_last_failure(
 
 @cases(({"max_attempts": 5}, {"max_attempts": 2}), ({"max_attempts": -1}, {"max_retry_duration": "1s"}))
 def test_rows_that_were_given_up_have_failed_whatever_the_limit_was(
-    tasks: ct.Client, serve: Callable[..., ct.Handler], first: dict[str, int], then: dict[str, Any]
+    tasks: ct.Client, serve: Serve, first: dict[str, int], then: dict[str, Any]
 ) -> None:
     """The limit was lowered meanwhile, or is a duration: their tasks have left without a success or a deletion."""
     queue = tasks.queue("reports", create=True, min_backoff="100ms", **first)
@@ -89,7 +86,7 @@ def test_rows_that_were_given_up_have_failed_whatever_the_limit_was(
 def test_entries_that_come_late(
     emulator: Emulator,
     tasks: ct.Client,
-    serve: Callable[..., ct.Handler],
+    serve: Serve,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -104,7 +101,7 @@ def test_entries_that_come_late(
     assert outcomes(batch) == (15, 5, 0)
 
 
-def test_a_log_of_half_the_operations(tasks: ct.Client, serve: Callable[..., ct.Handler]) -> None:
+def test_a_log_of_half_the_operations(tasks: ct.Client, serve: Serve) -> None:
     """Rows have the outcome that the log has of their task; those that it does not mention are gone."""
     queue = tasks.queue("reports", create=True, max_attempts=1, log_sampling_ratio=0.5)
     batch = send(queue, serve)
@@ -128,7 +125,7 @@ def test_no_log_and_no_result(tasks: ct.Client, target: Target, capsys: pytest.C
 
 
 def test_rows_that_were_gone_are_corrected_from_a_new_connection(
-    quick: ct.Queue, emulator: Emulator, serve: Callable[..., ct.Handler], monkeypatch: pytest.MonkeyPatch
+    quick: ct.Queue, emulator: Emulator, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A log that could not be read until the batch was given up is read as soon as possible, with a note."""
     monkeypatch.setattr(search, "_SHORTEST_WAIT", 0)
@@ -142,7 +139,7 @@ def test_rows_that_were_gone_are_corrected_from_a_new_connection(
         assert "20 rows had another outcome first" in repr(again)
 
 
-def test_tasks_deleted_while_they_retry(tasks: ct.Client, serve: Callable[..., ct.Handler]) -> None:
+def test_tasks_deleted_while_they_retry(tasks: ct.Client, serve: Serve) -> None:
     """Somebody deletes them in the Console: neither failed nor succeeded, but with the status they had last."""
     queue = tasks.queue("reports", create=True, max_attempts=5, min_backoff="10min")
     batch = send(queue, serve)
@@ -153,7 +150,7 @@ def test_tasks_deleted_while_they_retry(tasks: ct.Client, serve: Callable[..., c
 
 
 @options("--wait-for-loopback")
-def test_nobody_listens_yet(emulator: Emulator, once: ct.Queue, serve: Callable[..., ct.Handler]) -> None:
+def test_nobody_listens_yet(emulator: Emulator, once: ct.Queue, serve: Serve) -> None:
     """With the embedded emulator no attempt is spent on a handler that is not served yet."""
 
     def later(row: int) -> int:
