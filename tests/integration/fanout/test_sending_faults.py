@@ -1,6 +1,7 @@
 """Nothing is lost and nothing sent twice, whatever happens between the outbox and the service."""
 
 import itertools
+import json
 import os
 import random
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -232,3 +234,80 @@ def test_nobody_sends(paused: ct.Queue, tasks: ct.Client, emulator: Emulator, ke
         batch.wait("10s")
     sent(batch.resume())
     assert rows_in(paused) == list(range(2000))
+
+
+def kill(folder: Path) -> None:
+    """End the emulator of a folder as a crash would."""
+    os.kill(json.loads((folder / "endpoint.json").read_text())["pid"], signal.SIGKILL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Name the folder of the emulator."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def broken(folder: Path) -> Iterator[ct.Batch]:
+    """Give a batch whose emulator was killed while it was sent; its connection stays open."""
+    with ct.local(folder) as tasks:
+        queue = tasks.queue("killed", create=True).pause()
+        batch = queue.fan_out(MANY, url=TARGET, send_rate=1000)
+        reached(batch, lambda progress: progress.unsent <= 1500)
+        kill(folder)
+        yield batch
+
+
+def by_resume(tasks: ct.Client) -> ct.Batch:
+    """Take the newest batch up."""
+    return tasks.batch().resume()
+
+
+def by_the_same_cell(tasks: ct.Client) -> ct.Batch:
+    """Run the cell again."""
+    return tasks.queue("killed").fan_out(MANY, url=TARGET, send_rate=1000)
+
+
+@pytest.mark.parametrize("again", [by_resume, by_the_same_cell])
+def test_the_next_connection_sends_the_rest(
+    broken: ct.Batch, folder: Path, again: Callable[[ct.Client], ct.Batch]
+) -> None:
+    """The connection that has lost its emulator keeps nobody from sending, and each row's task is there once."""
+    with ct.local(folder) as tasks:
+        sent(again(tasks))
+        assert rows_in(tasks.queue("killed")) == list(range(2000))
+        sent(broken)
+
+
+def test_the_old_connection_lives_again(broken: ct.Batch, folder: Path) -> None:
+    """It says that nothing answers and what starts the emulator again; then it finds it, and sends the rest."""
+    reached(broken, lambda progress: progress.state == "stopped")
+    (line,) = [line for line in repr(broken).splitlines() if "nothing answers at 127.0.0.1" in line]
+    assert " unsent rows in the outbox" in line
+    assert f"ct.local({str(folder)!r}) starts the emulator again, and the batch continues by itself" in line
+    assert "batch.resume" not in repr(broken)
+    with ct.local(folder) as tasks:
+        sent(broken)
+        assert rows_in(tasks.queue("killed")) == list(range(2000))
+        assert broken.tasks()["state"].eq("ready").all()
+
+
+def test_a_temporary_emulator() -> None:
+    """Its tasks are lost, which the repr says with the way out; the same cells send every row again to a new one."""
+
+    def cells() -> tuple[ct.Client, ct.Batch]:
+        tasks = ct.local()
+        return tasks, tasks.queue("killed", create=True).pause().fan_out(MANY, url=TARGET)
+
+    lost, batch = cells()
+    sent(batch)
+    assert lost._lease is not None
+    os.kill(lost._lease.pid, signal.SIGKILL)
+    reached(batch, lambda progress: progress.state == "stopped")
+    (line,) = [line for line in repr(batch).splitlines() if "nothing answers at 127.0.0.1" in line]
+    assert "its tasks are lost; run the cells again from ct.local() on: they send all rows to a new one" in line
+    lost.close()
+    found, batch = cells()
+    sent(batch)
+    assert rows_in(found.queue("killed")) == list(range(2000))
+    found.close()
