@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import cloudtasks_nb as ct
+from cloudtasks_nb import _loop
 from tests.integration.conftest import Emulator
 
 Serve = Callable[..., ct.Handler]
@@ -58,44 +59,36 @@ def rows_in(queue: ct.Queue) -> list[int]:
 
 
 class Proxy:
-    """A TCP proxy on loopback that can cut, delay and hold up what goes through it."""
+    """A TCP proxy on loopback that can cut, delay and hold up what goes through it; it runs on the toolkit's loop."""
 
     def __init__(self, target: str) -> None:
         host, port = target.split(":")
         self._target = (host, int(port))
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
         self._writers: set[asyncio.StreamWriter] = set()
         self._open = asyncio.Event()
         self._open.set()
         self.delay = 0.0  #: seconds before each piece of an answer
         self.connections = 0
-        self._server = self._run(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        port = self._server.sockets[0].getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
+        self._server = _loop.run(asyncio.start_server(self._serve, "127.0.0.1", 0), PATIENCE)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def reset(self) -> None:
         """Cut every connection."""
-        self._run(self._cut())
+        _loop.run(self._cut(), PATIENCE)
 
     def stall(self) -> None:
         """Let nothing through until `go`."""
-        self._loop.call_soon_threadsafe(self._open.clear)
+        _loop.call_soon(self._open.clear)
 
     def go(self) -> None:
         """Let everything through."""
-        self._loop.call_soon_threadsafe(self._open.set)
+        _loop.call_soon(self._open.set)
 
     def close(self) -> None:
         """Cut every connection and end."""
-        self._run(self._shut())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
+        _loop.call_soon(self._server.close)
+        self.go()
+        self.reset()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -123,13 +116,6 @@ class Proxy:
     async def _cut(self) -> None:
         for writer in tuple(self._writers):
             writer.transport.abort()
-
-    async def _shut(self) -> None:
-        self._open.set()
-        self._server.close()
-        await self._cut()
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        await asyncio.wait(others, timeout=PATIENCE) if others else None
 
 
 @pytest.fixture
