@@ -62,17 +62,8 @@ def run(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
 
 def write_notebook(path: Path, *code: str, tags: tuple[str, ...] = ()) -> Path:
     """Write a notebook with these code cells, all with the same tags."""
-    made: list[dict[str, Any]] = [
-        {
-            "cell_type": "code",
-            "id": f"c{i}",
-            "source": text,
-            "metadata": {"tags": tags},
-            "outputs": [],
-            "execution_count": None,
-        }
-        for i, text in enumerate(code)
-    ]
+    cell: dict[str, Any] = {"cell_type": "code", "metadata": {"tags": tags}, "outputs": [], "execution_count": None}
+    made = [{**cell, "id": f"c{i}", "source": text} for i, text in enumerate(code)]
     path.write_text(json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}), encoding="utf-8")
     return path
 
