@@ -20,7 +20,6 @@ from cloudtasks_nb.errors import PreconditionError, QueueNotFoundError
 from tests.integration.conftest import Emulator
 from tests.integration.fanout.conftest import Proxy, fault, reached, rows_in, sent
 
-Faults = Callable[..., object]
 TARGET = "http://127.0.0.1:9/run"
 MANY = pd.DataFrame({"row": range(2000)})
 _names = itertools.count()
@@ -36,32 +35,23 @@ def at_most(unsent: int, progress: Any) -> bool:
     return bool(progress.unsent <= unsent)
 
 
-@pytest.fixture
-def faults(emulator: Emulator) -> Iterator[Faults]:
-    """Give what makes the next calls of the emulator fail; cleared after the test."""
-    yield lambda **fault: emulator.request("POST", "/admin/faults", fault)
-    emulator.request("DELETE", "/admin/faults")
+ANSWERS: dict[str, dict[str, Any]] = {
+    "unavailable": {"code": "UNAVAILABLE", "count": 5},
+    "too many calls": {"code": "RESOURCE_EXHAUSTED", "count": 5},
+    "out of time": {"code": "DEADLINE_EXCEEDED", "count": 5},
+    "aborted": {"code": "ABORTED", "count": 5},
+    "carried out, the answer lost": {"code": "UNAVAILABLE", "count": 5, "after": True},
+    "operations that do not finish at once": {"unfinished": True, "count": 2},
+    "no batch call": {"code": "UNIMPLEMENTED", "count": None},
+}
 
 
-ANSWERS: list[tuple[str, dict[str, Any]]] = [
-    ("unavailable", {"method": "BatchCreateTasks", "code": "UNAVAILABLE", "count": 5}),
-    ("too many calls", {"method": "BatchCreateTasks", "code": "RESOURCE_EXHAUSTED", "count": 5}),
-    ("out of time", {"method": "BatchCreateTasks", "code": "DEADLINE_EXCEEDED", "count": 5}),
-    ("aborted", {"method": "BatchCreateTasks", "code": "ABORTED", "count": 5}),
-    ("carried out, the answer lost", {"method": "BatchCreateTasks", "code": "UNAVAILABLE", "count": 5, "after": True}),
-    ("operations that do not finish at once", {"method": "BatchCreateTasks", "unfinished": True, "count": 2}),
-    ("no batch call", {"method": "BatchCreateTasks", "code": "UNIMPLEMENTED", "count": None}),
-]
-
-
-@pytest.mark.parametrize(("what", "fault"), ANSWERS, ids=[what for what, _ in ANSWERS])
-def test_every_row_arrives_once(
-    paused: ct.Queue, emulator: Emulator, faults: Faults, what: str, fault: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_every_row_arrives_once(paused: ct.Queue, emulator: Emulator, answer: dict[str, Any]) -> None:
     """Answers that fail, get lost or come late change nothing of what is in the queue at the end."""
-    faults(**fault)
+    emulator.request("POST", "/admin/faults", {"method": "BatchCreateTasks", **answer})
     batch = paused.fan_out(MANY, url=TARGET)
-    if fault.get("unfinished"):
+    if answer.get("unfinished"):
         reached(batch, lambda progress: progress.unsent <= 200)
         emulator.request("DELETE", "/admin/faults")
     sent(batch)
