@@ -56,7 +56,6 @@ def test_update_queue_makes_a_queue_that_is_not_there(emulator: Emulator) -> Non
     )
     assert made.retry_config.max_backoff.total_seconds() == 5
     assert emulator.client.get_queue(name=name) == made
-    emulator.client.delete_queue(name=name)
 
 
 def test_pause_and_resume(emulator: Emulator, queue: str, target: Target) -> None:

@@ -15,6 +15,7 @@ from google.oauth2.service_account import Credentials
 import cloudtasks_nb as ct
 from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.testing import StrictEmulator
+from tests.cases import cases
 from tests.certificates import Authority
 from tests.integration.conftest import Answer, Target
 from tests.integration.toolkit.test_doctor import wrong
@@ -288,9 +289,7 @@ CASES: list[tuple[str, Breaks, str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("breaks", "check", "detail", "fix"), [row[1:] for row in CASES], ids=[row[0] for row in CASES]
-)
+@cases(*(row[1:] for row in CASES), ids=[row[0] for row in CASES])
 def test_the_cause_is_named(setup: Setup, breaks: Breaks, check: str, detail: str, fix: str) -> None:
     """The first check that fails is that of the cause; its detail names it, and its fix has what mends it."""
     breaks(setup)
