@@ -17,6 +17,7 @@ import orjson
 
 from cloudtasks_nb.errors import HandlerError, NotSerializableError, StoreError
 from cloudtasks_nb.handlers.answer import Answer
+from cloudtasks_nb.handlers.cells import name_cells
 from cloudtasks_nb.handlers.convert import display_name, parameters_of
 from cloudtasks_nb.handlers.failures import GiveUp, TryLater, retry_after, upstream_status
 from cloudtasks_nb.handlers.processes import ProcessPool
@@ -76,6 +77,8 @@ class TaskFunction:
         started = dt.datetime.now(dt.UTC)
         pool = self.processes
         answer = call(self.fn, request.body, run=run) if pool is None else pool.call(request.body)
+        if answer.error is not None:
+            answer = replace(answer, error=name_cells(answer.error))
         try:
             self._store(request, answer, started)
         except StoreError as error:
