@@ -122,6 +122,8 @@ ERRORS = {
     "last": _TIME,
     "row": _ANY,
     "error": _TEXT,
+    "where": _TEXT,
+    "common": _TEXT,
 }
 
 #: One row for each batch of the outbox.

@@ -13,12 +13,11 @@ batch itself deletes is *cancelled* in place of both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
-from cloudtasks_nb.fanout.causes import cause_of
+from cloudtasks_nb.fanout.causes import Fault, cause_of
 from cloudtasks_nb.fanout.states import State
 
 __all__ = ["DELETED", "Evidence", "Fact", "Row", "Source", "fold"]
@@ -72,9 +71,15 @@ class Evidence:
     status: int | None = None  #: canonical code; 0: it succeeded
     http: int | None = None  #: HTTP status, of a service that made the function fail if there is one
     message: str | None = None
+    fault: Fault | None = None  #: what the traceback tells that the message is of
     due: int | None = None  #: when there is another attempt
     began: int | None = None
     duration: int | None = None  #: microseconds
+
+    @property
+    def cause(self) -> str | None:
+        """What the message tells, as it is stored; None: no more than the status."""
+        return cause_of(self.message or "") if self.fault is None else str(self.fault)
 
 
 class Row(NamedTuple):
@@ -97,18 +102,18 @@ class Row(NamedTuple):
     message: str | None = None  #: the newest one that tells more than the status of its attempt, else the newest one
     said: int | None = None  #: the attempt of the message
     code: int | None = None  #: the status of that attempt; of another status than the row's the message is not shown
-    cause: str | None = None  #: what the message tells; None: no more than the status, or the message is not shown
+    cause: str | None = None  #: what the message tells, whether it is shown or not; None: no more than the status
 
 
-def fold(row: Row, news: Evidence, tries: int, causes: Mapping[str | None, str | None]) -> Row:
+def fold(row: Row, news: Evidence, tries: int, cause: str | None) -> Row:
     """Return a row after evidence of its task in one of its tries.
 
     Parameters
     ----------
     tries : int
         The try. A later one than the row's begins the row anew; an earlier one is ignored.
-    causes : mapping
-        The cause that a message tells, of each message that there is.
+    cause : str, optional
+        What the row is counted under if the evidence's message counts: its cause, or a less exact one.
     """
     if tries < row.tries or (tries == row.tries and row.state == State.REJECTED):
         return row
@@ -118,7 +123,7 @@ def fold(row: Row, news: Evidence, tries: int, causes: Mapping[str | None, str |
     ref, _, state, deleting, *_ = row
     fact, seen, reason = _end(row[4:7], news)
     attempt = _attempt(row[7:14], news)
-    message = _message(row[14:18], attempt[0] or 0, attempt[2], news, causes)
+    message = _message(row[14:18], news, cause)
     # The queue tells of an attempt that has ended only if there will be another one.
     failed = bool(attempt[1]) and attempt[1] & (_LAST | Source.QUEUE) == _LAST
     state = _state_of(state, fact, attempt[2], failed=failed, own=deleting == tries)
@@ -162,18 +167,12 @@ def _attempt(known: tuple[Any, ...], news: Evidence) -> tuple[Any, ...]:
     )
 
 
-def _message(
-    known: tuple[Any, ...], last: int, status: int | None, news: Evidence, causes: Mapping[str | None, str | None]
-) -> tuple[Any, ...]:
-    """Return the message that counts; `last` is the number of the newest attempt, and `status` how it ended."""
-    message, said, code, cause = known
+def _message(known: tuple[Any, ...], news: Evidence, cause: str | None) -> tuple[Any, ...]:
+    """Return the message that counts, its attempt, how that ended, and the cause."""
     number = news.attempts or 0
-    if news.message and _weight(news.message, number, news.status) > _weight(message, said, code):
-        message, said, code, cause = news.message, number, news.status, causes[news.message]
-    if message:
-        shown = said == last or code == status
-        cause = (causes[message] if cause is None else cause) if shown else None
-    return message, said, code, cause
+    if news.message and _weight(news.message, number, news.status, news.cause) > _weight(*known):
+        return news.message, number, news.status, cause
+    return known
 
 
 def _state_of(state: int, fact: int | None, status: int | None, *, failed: bool, own: bool) -> int:
@@ -204,6 +203,11 @@ def _better(known: T | None, new: T | None, source: Source, others: int) -> T | 
     return known if new is None or (known is not None and others >= 2 * source) else new
 
 
-def _weight(message: str | None, attempt: int | None, status: int | None) -> tuple[bool, int, str, int]:
+def _weight(
+    message: str | None, attempt: int | None, status: int | None, cause: str | None
+) -> tuple[bool, int, bool, str, int, str]:
     """Return what makes one message, of an attempt that ended with a status, count instead of another one."""
-    return cause_of(message or "") is not None, attempt or 0, message or "", -1 if status is None else status
+    traced = Fault.parse(cause) is not None
+    tells = traced or cause_of(message or "") is not None
+    known = -1 if status is None else status
+    return tells, attempt or 0, traced, message or "", known, cause or "" if traced else ""

@@ -103,18 +103,19 @@ class BatchActions:
                 self._panel.enable(button, bool(count))
 
     def ask_retry_cause(self, cause: str) -> None:
-        """Try the rows again that failed because of this, after a question if they are many."""
+        """Try the rows again that failed because of this, by its key; after a question if they are many."""
         batch, code = self._batch()
         view = self._view()
-        count = view.reader.causes().get(cause, (0, 0))[0]
+        causes = view.reader.causes()
+        count, text = (causes[cause].failed, causes[cause].text) if cause in causes else (0, cause)
         rows = counted(count, "rows")
-        line = retry_code(code, cause, list(view.reader.causes()))
+        line = retry_code(code, text, [one.text for one in causes.values()])
         self._start(
             lambda: batch.retry_failed(pd.DataFrame({"cause": [cause]})),
             f"{rows} of batch {batch.id} will be tried again",
             Question(
                 title=f"Retry {rows} of batch {batch.id}?",
-                scope=f"All {rows} that failed with {mask_text(cause)}: each gets a new task in {batch.queue}.",
+                scope=f"All {rows} that failed with {mask_text(text)}: each gets a new task in {batch.queue}.",
                 verb=f"Retry {rows}",
                 line=line,
                 danger=False,
@@ -162,10 +163,12 @@ class BatchActions:
                 send=lambda: view.send_again(query, found),
             )
         if query.cause or query.state == "failed":
+            causes = view.reader.causes() if query.cause else {}
+            text = causes[query.cause].text if query.cause in causes else query.cause
             return _Again(
                 counts=counts,
-                scope="that failed" + (f" with {mask_text(query.cause)}" if query.cause else ""),
-                code=lambda code: retry_code(code, query.cause, view.reader.causes()),
+                scope="that failed" + (f" with {mask_text(text)}" if text else ""),
+                code=lambda code: retry_code(code, text, [one.text for one in causes.values()]),
                 send=lambda: batch.retry_failed(pd.DataFrame({"cause": [query.cause]}) if query.cause else None),
             )
         return _Again(

@@ -17,7 +17,7 @@ from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.display.times import time_text
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.row_query import RowReader
-from cloudtasks_nb.fanout.outbox.causes import Cause
+from cloudtasks_nb.fanout.outbox.causes import Cause, Span
 from cloudtasks_nb.panels.cards.row import error_of
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import code_html
@@ -26,7 +26,7 @@ from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 __all__ = ["BatchFailures"]
 
 _SHOWN = 100  # causes; a batch has up to 1,000
-_PAUSE_FACTOR = 20  # the details of the causes are not read again for the duration of the last reading times this
+_PAUSE_FACTOR = 20  # the times of the causes are not read again for the duration of the last reading times this
 
 
 class BatchFailures(widgets.VBox):
@@ -37,17 +37,17 @@ class BatchFailures(widgets.VBox):
     panel : Panel
         Runs the work in the background, and shows exceptions.
     picked : callable
-        Called with the chosen cause, or None, when it has changed.
+        Called with the key of the chosen cause, or None, when it has changed.
     retry : callable
-        Called with a cause when its rows are to be tried again.
+        Called with the key of a cause when its rows are to be tried again.
     """
 
     def __init__(self, panel: Panel, picked: Callable[[str | None], object], retry: Callable[[str], object]) -> None:
         self._panel, self._changed = panel, picked
         self._reader: RowReader | None = None
-        self._causes: Mapping[str, tuple[int, int]] = {}  # failed and retrying rows of each cause
-        self._details: Mapping[str, Cause] = {}
-        self._details_of: object = None  # the causes for which the details were read
+        self._causes: Mapping[str, Cause] = {}  # by their keys, as `_spans`
+        self._spans: Mapping[str, Span] = {}
+        self._spans_of: object = None  # the causes for which the spans were read
         self._reading = threading.Lock()
         self._offering = threading.Lock()  # the last thread has the newest causes
         self._fresh_until = 0.0
@@ -64,13 +64,13 @@ class BatchFailures(widgets.VBox):
 
     @property
     def cause(self) -> str | None:
-        """The chosen cause."""
+        """The key of the chosen cause."""
         picked: str | None = self.choices.picked
         return picked
 
     def show(self, reader: RowReader | None) -> None:
         """Show the causes of another batch, or none."""
-        self._reader, self._details, self._details_of, self._fresh_until = reader, {}, None, 0.0
+        self._reader, self._spans, self._spans_of, self._fresh_until = reader, {}, None, 0.0
         self.choices.picked, self.example.value = None, ""
 
     def draw(self) -> float:
@@ -79,11 +79,11 @@ class BatchFailures(widgets.VBox):
             return 0.0
         self._causes = self._reader.causes()
         self._offer()
-        if not self._causes or self._causes == self._details_of:
+        if not self._causes or self._causes == self._spans_of:
             return 0.0
         wait = self._fresh_until - time.monotonic()
         if wait <= 0:
-            self._panel.spawn(asyncio.to_thread(self._read_details, self._reader, self._causes))
+            self._panel.spawn(asyncio.to_thread(self._read_spans, self._reader, self._causes))
         return max(0.0, wait)
 
     def pick(self, cause: str | None) -> None:
@@ -97,11 +97,11 @@ class BatchFailures(widgets.VBox):
         """Return the causes as a static table; empty if nothing failed."""
         rows = [
             (
-                count_text(failed + retrying),
-                html.escape(mask_text(cause)),
-                html.escape(self._note(cause, failed, retrying)),
+                count_text(cause.failed + cause.retrying),
+                html.escape(mask_text(cause.text)),
+                html.escape(self._note(cause)),
             )
-            for cause, (failed, retrying) in list(self._causes.items())[:_SHOWN]
+            for cause in list(self._causes.values())[:_SHOWN]
         ]
         return self._heading.value + table_html(("Rows", "Cause", ""), rows) if rows else ""
 
@@ -116,44 +116,45 @@ class BatchFailures(widgets.VBox):
             self.choices.offer(
                 [
                     Choice(
-                        key=cause,
-                        text=cause,
-                        number=failed + retrying,
-                        note=self._note(cause, failed, retrying),
-                        act=f"Retry {count_text(failed)}" if failed and changes else "",
-                        tip=f"A new task for each of the {counted(failed, 'rows')} that failed because of this",
+                        key=cause.key,
+                        text=cause.text,
+                        number=cause.failed + cause.retrying,
+                        note=self._note(cause),
+                        act=f"Retry {count_text(cause.failed)}" if cause.failed and changes else "",
+                        tip=f"A new task for each of the {counted(cause.failed, 'rows')} that failed because of this",
                     )
-                    for cause, (failed, retrying) in list(causes.items())[:_SHOWN]
+                    for cause in list(causes.values())[:_SHOWN]
                 ]
             )
             more = f", here the first {_SHOWN}" if len(causes) > _SHOWN else ""
             self._heading.value = section_html(f"Why rows failed: {counted(len(causes), 'causes')}{more}", "")
             self.layout.display = None if causes else "none"
 
-    def _note(self, cause: str, failed: int, retrying: int) -> str:
+    def _note(self, cause: Cause) -> str:
+        failed, retrying = cause.failed, cause.retrying
         words = [f"{count_text(failed)} failed"] if failed and retrying else ["failed"] if failed else []
         words += [f"{count_text(retrying)} retrying"] if failed and retrying else ["retrying"] if retrying else []
-        found = self._details.get(cause)
+        found = self._spans.get(cause.key)
         times = "" if found is None or found.first is None else _span(found.first, found.last or found.first)
-        return " · ".join(part for part in (", ".join(words), times) if part)
+        return " · ".join(part for part in (", ".join(words), cause.where, times) if part)
 
-    def _read_details(self, reader: RowReader, causes: Mapping[str, tuple[int, int]]) -> None:
+    def _read_spans(self, reader: RowReader, causes: Mapping[str, Cause]) -> None:
         """Read times and first rows of the causes: one reading at a time, and not all the time."""
         if not self._reading.acquire(blocking=False):
             return
         try:
             began = time.monotonic()
-            details = reader.cause_details()
+            spans = reader.cause_spans()
             ended = time.monotonic()
             self._fresh_until = ended + _PAUSE_FACTOR * (ended - began)
         finally:
             self._reading.release()
         if reader is self._reader:
-            self._details, self._details_of = details, causes
+            self._spans, self._spans_of = spans, causes
             self._offer()
 
     def _show_example(self, reader: RowReader, cause: str) -> None:
-        found = self._details.get(cause) or reader.cause_details().get(cause)
+        found = self._spans.get(cause) or reader.cause_spans().get(cause)
         task = None if found is None else reader.task(found.ref)
         if task is None:
             return

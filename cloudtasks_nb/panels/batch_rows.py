@@ -20,6 +20,7 @@ from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.fanout.batch.results import join_results
 from cloudtasks_nb.fanout.batch.row_query import STATES, Keep, RowQuery, RowReader
+from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.panels.cards.task import last_errors
 from cloudtasks_nb.panels.panel import WIDE, Panel, close_all
 from cloudtasks_nb.panels.widgets.cells import Column
@@ -283,7 +284,7 @@ class BatchRows(widgets.VBox):
         self._panel.enable(self.later, end < total)
         missing = self._load(reader, shown.query, frame.assign(**{REF: refs}))
         span = f", here {start + 1:,} to {start + len(frame):,}" if total > _WINDOW else ""
-        self._heading.value = section_html(_words(shown, frame, total) + span + missing, "")
+        self._heading.value = section_html(_words(shown, frame, total, reader.causes()) + span + missing, "")
 
     def _load(self, reader: RowReader, query: RowQuery, frame: pd.DataFrame) -> str:
         """Show rows, those that succeeded with their results beside their inputs; return a note on the results."""
@@ -334,12 +335,12 @@ class BatchRows(widgets.VBox):
             close_all(old)
 
 
-def _words(shown: ShownRows, frame: pd.DataFrame, total: int) -> str:
+def _words(shown: ShownRows, frame: pd.DataFrame, total: int, causes: Mapping[str, Cause]) -> str:
     """Return which rows are shown, of a mixed selection also how many are in which state."""
     query = shown.query
     words = counted(total, f"{query.state} rows".lstrip())
     words += f" of {shown.periods}" if shown.periods else ""
-    words += f" with the cause {mask_text(query.cause)}" if query.cause else ""
+    words += f" with the cause {mask_text(causes[query.cause].text)}" if query.cause in causes else ""
     words += f" with “{mask_text(query.text)}”" if query.text else ""
     words += shown.found_at
     if shown.found is None or query.state or total > len(frame) or not total:

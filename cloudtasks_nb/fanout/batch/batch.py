@@ -357,20 +357,29 @@ class Batch:
     def errors(self) -> pd.DataFrame:
         """Return why rows failed: rows in state `failed`, and rows that are tried again as their last attempt failed.
 
-        Messages that differ only in numbers, ids and quoted values are one cause.
+        Rows have one cause if their exceptions are of one type and from one line of your code, and if a service that
+        answered with an HTTP status has made them, of one status. An exception of a library belongs to the line that
+        called the library. Where no traceback is known, messages that differ only in numbers, ids and quoted values are
+        one cause.
 
         Returns
         -------
         pandas.DataFrame
-            One row a cause, the most frequent first. `cause` is type and text of the exception if they are known, else
-            the status; `rows` is the sum of `failed` and `retrying`; `first` and `last` are times of last attempts;
-            `row` is the first row of the input that has the cause, `error` its traceback or message.
+            One row a cause, the most frequent first. `cause` is the message, with "…" in place of what differs between
+            its rows; it is the status if there is no message. `rows` is the sum of `failed` and `retrying`; `first` and
+            `last` are times of last attempts; `row` is the first row of the input that has the cause, `error` its
+            traceback or message. `where` is function and line: of a cell ``report, cell [1] line 12``, of a module
+            ``report, etl.py line 12``. `common` has up to two values of the input's columns that most rows of the cause
+            have and few others: ``shop=berlin 100 %``. It is from a sample of 100 rows of the cause, for the 50 most
+            frequent causes, and missing if there is no such value.
 
         Examples
         --------
         >>> batch.errors()[["rows", "failed", "retrying", "row"]]
            rows  failed  retrying  row
         0     1       1         0    2
+        >>> batch.errors()["where"].item()
+        'report, ... line ...'
         >>> print(batch.errors()["error"].item())
         Traceback (most recent call last):
         ...

@@ -15,14 +15,16 @@ from cloudtasks_nb._names import CODES, code_name, code_of
 from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import InvalidInputError, StoreError
+from cloudtasks_nb.fanout.batch.alike import alike
 from cloudtasks_nb.fanout.batch.table import RowFrames
-from cloudtasks_nb.fanout.causes import NO_STATUS
+from cloudtasks_nb.fanout.outbox.causes import Cause, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.wording import reads_as
 from cloudtasks_nb.store.results import read_results
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["causes_hint", "choose", "errors_frame", "names_of", "status_codes", "stored_cause", "stored_errors"]
+__all__ = ["causes_hint", "choose", "errors_frame", "names_of", "status_codes", "stored_errors"]
 
 _CLASS = re.compile(r"[345]XX")
 _LARGEST = 599  # HTTP status
@@ -36,8 +38,9 @@ _FORMS = (
 
 def errors_frame(outbox: Outbox, store: Store, batch: str, frames: RowFrames) -> pd.DataFrame:
     """Return a row for each cause of failures, the most frequent first, with an error that is in the store."""
-    causes = outbox.causes.errors(batch)
-    refs = [cause.ref for cause in causes]
+    spans = outbox.causes.spans(batch)
+    causes = [cause for cause in outbox.causes.found(batch) if cause.key in spans]
+    refs = [spans[cause.key].ref for cause in causes]
     rows = {
         ref: (task or "", attempts, message)
         for page in outbox.rows.pages_of(batch, refs)
@@ -48,9 +51,17 @@ def errors_frame(outbox: Outbox, store: Store, batch: str, frames: RowFrames) ->
     except StoreError as error:
         stored = {}
         notify(f"tracebacks are missing: {error.message}")
-    names = ("cause", "failed", "retrying", "first", "last")
-    columns = {name: [getattr(cause, name) for cause in causes] for name in names}
-    columns["rows"] = [cause.failed + cause.retrying for cause in causes]
+    common = alike(outbox, batch, causes)
+    columns: dict[str, list[Any]] = {
+        "cause": [cause.text for cause in causes],
+        "rows": [cause.failed + cause.retrying for cause in causes],
+        "failed": [cause.failed for cause in causes],
+        "retrying": [cause.retrying for cause in causes],
+        "first": [spans[cause.key].first for cause in causes],
+        "last": [spans[cause.key].last for cause in causes],
+        "where": [cause.where for cause in causes],
+        "common": [common.get(cause.key) for cause in causes],
+    }
     columns["error"] = [stored.get(task) or message for task, _, message in map(rows.__getitem__, refs)]
     return frame(ERRORS, columns).assign(row=frames.labels(refs))
 
@@ -71,15 +82,15 @@ def stored_errors(store: Store, batch: str, attempts: Sequence[tuple[str, int | 
     }
 
 
-def choose(where: Any, causes: Mapping[str, int], batch: str) -> Choice:
+def choose(where: Any, causes: Sequence[Cause], batch: str) -> Choice:
     """Return which failed rows a `where` of `retry_failed` chooses.
 
     Parameters
     ----------
     where : object
         Statuses, causes, types of exceptions, a list of these, or rows of `batch.errors()`.
-    causes : mapping
-        The causes of the failed rows, and how many rows have them.
+    causes : sequence of Cause
+        Those of the failed rows.
     batch : str
 
     Raises
@@ -89,19 +100,26 @@ def choose(where: Any, causes: Mapping[str, int], batch: str) -> Choice:
     """
     if isinstance(where, (pd.DataFrame, pd.Series)) and "cause" in where:
         named = [where["cause"]] if isinstance(where, pd.Series) else where["cause"].tolist()
-        return Choice(causes=frozenset(stored_cause(cause) for cause in named))
+        return Choice(causes=frozenset(stored_key(one.key) for text in named for one in _shown_as(str(text), causes)))
     choice, others = _sort_out(where, "where", _FORMS)
     found: set[str | int] = set()
     for item in others:
-        same = [cause for cause in causes if item in (cause, cause.partition(":")[0])]
+        same = [cause for cause in causes if item in (cause.text, cause.kind)]
         if not same:
+            texts = {cause.text: cause.failed for cause in causes}
             raise InvalidInputError(
-                f"where={item!r} is no status and no cause of a failed row{did_you_mean(str(item), causes)}",
+                f"where={item!r} is no status and no cause of a failed row{did_you_mean(str(item), texts)}",
                 resource=batch,
-                hint=causes_hint(causes),
+                hint=causes_hint(texts),
             )
-        found.update(map(stored_cause, same))
+        found.update(stored_key(cause.key) for cause in same)
     return replace(choice, causes=frozenset(found))
+
+
+def _shown_as(text: str, causes: Sequence[Cause]) -> list[Cause]:
+    """Return the causes that a text of `batch.errors()` means, also of one that was read before more rows failed."""
+    same = [cause for cause in causes if text in (cause.key, cause.text)]
+    return same or [cause for cause in causes if cause.where is not None and reads_as(cause.text, text)]
 
 
 def causes_hint(causes: Mapping[str, int]) -> str:
@@ -151,10 +169,3 @@ def _sort_out(given: Any, name: str, hint: str) -> tuple[Choice, list[Any]]:
             others.append(item)
     assumed = frozenset(map(code_of, http)) - {0}
     return Choice(statuses=frozenset(codes), http=frozenset(http), assumed=assumed), others
-
-
-def stored_cause(cause: str) -> str | int:
-    """Return a cause that `errors_frame` names as the outbox stores it."""
-    if cause in CODES:
-        return CODES.index(cause)
-    return "" if cause == NO_STATUS else cause

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -36,13 +36,13 @@ def retry_failed(outbox: Outbox, batch: str, where: Any, tasks: Callable[[], pd.
     if isinstance(where, pd.DataFrame) and ("task" in where.columns or "cause" not in where.columns):
         _send_again(outbox, batch, _with_tasks(where, batch, "retry_failed", tasks), {State.FAILED})
         return True
-    causes = outbox.causes.failed(batch)
+    causes = [cause for cause in outbox.causes.found(batch) if cause.failed]
     if not causes:
         notify(f"nothing is sent again: no row of batch {batch} is in state failed")
         return False
     choice = None if where is None else choose(where, causes, batch)
     if choice is not None:
-        _check_choice(outbox, batch, choice, where, causes)
+        _check_choice(outbox, batch, choice, where)
     outbox.outcomes.new_try(batch, None, {State.FAILED}, choice)
     return True
 
@@ -63,12 +63,13 @@ def resend(outbox: Outbox, batch: str, df: Any, tasks: Callable[[], pd.DataFrame
     _send_again(outbox, batch, _with_tasks(df, batch, "resend", tasks), FINAL)
 
 
-def _check_choice(outbox: Outbox, batch: str, choice: Choice, where: Any, causes: Mapping[str, int]) -> None:
+def _check_choice(outbox: Outbox, batch: str, choice: Choice, where: Any) -> None:
     """Raise if no failed row is chosen; print what is assumed of the rows whose HTTP status is not known."""
     count = outbox.causes.matching(batch, choice)
     if not count:
         shown = "these causes" if isinstance(where, (pd.DataFrame, pd.Series)) else f"where={where!r}"
-        raise InvalidInputError(f"no failed row of batch {batch} has {shown}", resource=batch, hint=causes_hint(causes))
+        hint = causes_hint(outbox.causes.failed(batch))
+        raise InvalidInputError(f"no failed row of batch {batch} has {shown}", resource=batch, hint=hint)
     assumed = count - outbox.causes.matching(batch, replace(choice, assumed=frozenset()))
     if assumed:
         notify(

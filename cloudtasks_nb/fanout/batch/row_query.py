@@ -12,9 +12,8 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.fanout.batch.errors import stored_cause
 from cloudtasks_nb.fanout.batch.table import rows_frame
-from cloudtasks_nb.fanout.outbox.causes import Cause
+from cloudtasks_nb.fanout.outbox.causes import Cause, Span, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, RowFilter
 from cloudtasks_nb.fanout.outbox.tallies import paged
@@ -48,7 +47,7 @@ class RowQuery:
     """Which rows of a batch are shown: those for which all of this is true."""
 
     state: str = ""  #: one of `STATES`; empty: any
-    cause: str = ""  #: of rows that failed or are tried again, as `batch.errors()` names it; empty: any
+    cause: str = ""  #: of rows that failed or are tried again: its key; empty: any
     text: str = ""  #: what a row contains, or ``column:value``; empty: anything
 
     @property
@@ -57,7 +56,7 @@ class RowQuery:
         if not self.cause:
             return (STATES[self.state] if self.state else RowFilter(),)
         states = [self.state] if self.state in _WITH_CAUSE else _WITH_CAUSE
-        cause = stored_cause(self.cause)
+        cause = stored_key(self.cause)
         return tuple(replace(STATES[name], cause=cause) for name in states)
 
 
@@ -97,23 +96,20 @@ class RowReader:
         found = {name: sum(counts[state] for state in STATES[name].states) for name in STATES}
         return {**found, "retrying": retrying, "queued": max(0, counts[State.SENT] - retrying)}
 
-    def causes(self) -> dict[str, tuple[int, int]]:
-        """Return how many rows with each cause failed, and how many are tried again; the most frequent first.
+    def causes(self) -> dict[str, Cause]:
+        """Return the causes by their keys, the most frequent first. Reads counters only."""
+        return {cause.key: cause for cause in self._outbox.causes.found(self._batch)}
 
-        Reads counters only.
-        """
-        failed, retrying = self._outbox.causes.failed(self._batch), self._outbox.causes.retrying(self._batch)
-        found = {cause: (failed.get(cause, 0), retrying.get(cause, 0)) for cause in {**failed, **retrying}}
-        return dict(sorted(found.items(), key=lambda item: (-sum(item[1]), item[0])))
-
-    def cause_details(self) -> dict[str, Cause]:
-        """Return each cause with the times of its attempts and its first row. Reads the outcomes of all rows."""
-        return {cause.cause: cause for cause in self._outbox.causes.errors(self._batch)}
+    def cause_spans(self) -> dict[str, Span]:
+        """Return the times of the attempts and the first row of each cause. Reads the outcomes of all rows."""
+        return self._outbox.causes.spans(self._batch)
 
     def count(self, query: RowQuery) -> int:
         """Return how many rows a query without a text chooses. Reads counters only."""
-        of_cause = zip(_WITH_CAUSE, self.causes().get(query.cause, (0, 0)), strict=True)
-        counts = dict(of_cause) if query.cause else self.counts()
+        counts = self.counts()
+        if query.cause:
+            cause = self.causes().get(query.cause)
+            counts = {name: getattr(cause, name, 0) for name in _WITH_CAUSE}
         return counts.get(query.state, sum(counts.values()))
 
     def each(self, query: RowQuery, together: int = 10_000) -> Iterator[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from cloudtasks_nb._names import CODES, QueueName, code_of
-from cloudtasks_nb.fanout.causes import cause_of, exception_line
+from cloudtasks_nb.fanout.causes import Fault, cause_of, exception_line
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of, round_of
@@ -164,6 +164,7 @@ class Results:
             status=code_of(result.status),
             http=result.upstream or result.status,
             message=message,
+            fault=None if result.error is None else Fault.of(result.error, result.upstream),
             began=round(result.started.timestamp() * _SECOND),
             duration=None if result.duration is None else round(result.duration * _SECOND),
         )

@@ -1,33 +1,51 @@
-"""How many rows of a batch failed, are tried again, or are gone, and why."""
+"""How many rows of a batch failed, are tried again, or are gone, and why.
+
+A cause is shown with a text that tells it from the others of its batch, everywhere the same. If the traceback is known,
+that is what the messages of its rows have in common, and so it changes as rows fail with other messages. What is stored
+of a row is the cause's key, which never changes.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
-from cloudtasks_nb._names import code_name
-from cloudtasks_nb.fanout.causes import NO_STATUS
+from cloudtasks_nb._names import CODES, code_name
+from cloudtasks_nb.fanout.causes import NO_STATUS, Fault
 from cloudtasks_nb.fanout.outbox.database import Repository, reading
 from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.outbox.tallies import ALL, CAUSE, ROWS, as_json, causes, number, number_of
 from cloudtasks_nb.fanout.states import OPEN, State
+from cloudtasks_nb.fanout.wording import Wording
 
-__all__ = ["Cause", "Causes", "chosen"]
+__all__ = ["Cause", "Causes", "Span", "chosen", "stored_key"]
 
-_ERRORS = f"""
-    SELECT {CAUSE}, sum(state = {State.FAILED:d}), sum(state <> {State.FAILED:d}), min(began), max(began), min(ref)
-    FROM {ROWS} AND
-        (state = {State.FAILED:d} OR (state IN (SELECT value FROM json_each(?)) AND status > 0)) GROUP BY 1"""
+#: Rows that failed, or whose last attempt did.
+_FAILING = f"(state = {State.FAILED:d} OR (state IN ({', '.join(f'{state:d}' for state in OPEN)}) AND status > 0))"
+
+# A number for each row from 0 to 2^32: so evenly spread that the rows below a bound are a sample of all, also of those
+# that are the same in every seventh row.
+_SPREAD = "((ref & 4294967295) * 2654435761 & 4294967295)"
+_MOST = 1 << 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """A cause of failures, and the rows that have it."""
+    """A cause of failures, and how many rows have it."""
 
-    cause: str
+    key: str  #: which cause it is, as `stored_key` reads it
+    text: str  #: as it is shown
+    kind: str  #: the type of the exception, or the status
+    where: str | None  #: the line of the user's code: ``report, cell [1] line 12``
     failed: int
     retrying: int  #: their last attempt failed, and they are tried again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """When the rows of a cause failed."""
+
     first: int | None  #: when the first of their last attempts began, microseconds since 1970
     last: int | None
     ref: int  #: of the first row in input order
@@ -37,15 +55,30 @@ class Causes(Repository):
     """Why rows of the batches of an outbox failed."""
 
     @reading
-    def failed(self, connection: sqlite3.Connection, batch: str) -> dict[str, int]:
-        """Return how many failed rows have which cause, the most frequent first. Reads tallies only."""
-        return _named(causes(connection, number_of(connection, batch), State.FAILED))
+    def found(self, connection: sqlite3.Connection, batch: str) -> list[Cause]:
+        """Return the causes of failed rows and of those that are tried again, the most frequent first.
 
-    @reading
-    def retrying(self, connection: sqlite3.Connection, batch: str) -> dict[str, int]:
+        Reads tallies only.
+        """
+        num = number_of(connection, batch)
+        failed = dict(causes(connection, num, State.FAILED))
+        retrying = {cause: n for cause, n in causes(connection, num, *OPEN) if cause != ""}
+        words = dict(connection.execute("SELECT cause, words FROM wordings WHERE num = ?", (num,)))
+        texts = {stored: _text(stored, words.get(stored)) for stored in {**failed, **retrying}}
+        often = Counter(texts.values())
+        found = [
+            _cause(stored, text, failed.get(stored, 0), retrying.get(stored, 0), alone=often[text] == 1)
+            for stored, text in texts.items()
+        ]
+        return sorted(found, key=lambda one: (-one.failed - one.retrying, one.text))
+
+    def failed(self, batch: str) -> dict[str, int]:
+        """Return how many failed rows have which cause, the most frequent first. Reads tallies only."""
+        return _sorted({one.text: one.failed for one in self.found(batch)})
+
+    def retrying(self, batch: str) -> dict[str, int]:
         """Return how many rows that are tried again have which cause, the most frequent first. Reads tallies only."""
-        found = causes(connection, number_of(connection, batch), *OPEN)
-        return _named([(cause, n) for cause, n in found if cause != ""])
+        return _sorted({one.text: one.retrying for one in self.found(batch)})
 
     @reading
     def lost(self, connection: sqlite3.Connection, batch: str) -> dict[str | None, int]:
@@ -53,17 +86,31 @@ class Causes(Repository):
         return {cause or None: n for cause, n in causes(connection, number_of(connection, batch), State.GONE)}
 
     @reading
-    def errors(self, connection: sqlite3.Connection, batch: str) -> list[Cause]:
-        """Return the causes of failed rows and of those that are tried again, the most frequent first.
+    def spans(self, connection: sqlite3.Connection, batch: str) -> dict[str, Span]:
+        """Return when the rows of each cause failed, by its key. Reads all rows, in constant memory."""
+        query = f"SELECT {CAUSE}, min(began), max(began), min(ref) FROM {ROWS} AND {_FAILING} GROUP BY 1"
+        found = connection.execute(query, (0, ALL, number_of(connection, batch)))
+        return {_key(stored): Span(first=first, last=last, ref=ref) for stored, first, last, ref in found}
 
-        Reads all rows, in constant memory.
-        """
-        found = connection.execute(_ERRORS, (0, ALL, number_of(connection, batch), as_json(OPEN)))
-        rows = [
-            Cause(cause=_name(cause), failed=failed, retrying=retrying, first=first, last=last, ref=ref)
-            for cause, failed, retrying, first, last, ref in found
-        ]
-        return sorted(rows, key=lambda row: (-row.failed - row.retrying, row.cause))
+    @reading
+    def sample(self, connection: sqlite3.Connection, batch: str, share: float) -> list[int]:
+        """Return the refs of a share of the rows, evenly spread, in input order."""
+        query = f"SELECT ref FROM {ROWS} AND {_SPREAD} < ? ORDER BY part, ref"
+        found = connection.execute(query, (0, ALL, number_of(connection, batch), round(share * _MOST)))
+        return [ref for (ref,) in found]
+
+    @reading
+    def samples(self, connection: sqlite3.Connection, batch: str, shares: dict[str, float]) -> dict[str, list[int]]:
+        """Return the refs of a share of the rows of some causes, by their keys, as `sample`; all rows are read once."""
+        found: dict[str, list[int]] = {key: [] for key in shares}
+        if not shares:
+            return found
+        bounds = [value for key, share in shares.items() for value in (stored_key(key), round(share * _MOST))]
+        bound = f"CASE {CAUSE} {'WHEN ? THEN ? ' * len(shares)} ELSE 0 END"
+        query = f"SELECT {CAUSE}, ref FROM {ROWS} AND {_FAILING} AND {_SPREAD} < {bound} ORDER BY part, ref"
+        for stored, ref in connection.execute(query, (0, ALL, number_of(connection, batch), *bounds)):
+            found[_key(stored)].append(ref)
+        return found
 
     @reading
     def matching(self, connection: sqlite3.Connection, batch: str, choice: Choice) -> int:
@@ -80,10 +127,40 @@ def chosen(choice: Choice) -> tuple[str, list[str]]:
     return condition, [as_json(some) for some in (choice.causes, choice.statuses, choice.http, choice.assumed)]
 
 
-def _name(cause: int | str) -> str:
-    return code_name(cause) if isinstance(cause, int) else cause or NO_STATUS
+def stored_key(key: str) -> str | int:
+    """Return the key of a cause as the outbox stores it with a row."""
+    if key in CODES:
+        return CODES.index(key)
+    return "" if key == NO_STATUS else key
 
 
-def _named(found: list[tuple[Any, int]]) -> dict[str, int]:
-    """Return the numbers by cause as it is shown, the most frequent first."""
-    return dict(sorted(((_name(cause), n) for cause, n in found), key=lambda one: (-one[1], one[0])))
+def _key(stored: int | str) -> str:
+    return code_name(stored) if isinstance(stored, int) else stored or NO_STATUS
+
+
+def _text(stored: int | str, words: str | None) -> str:
+    """Return how a cause is shown, if no other one has the same text."""
+    fault = Fault.parse(stored)
+    if fault is None:
+        return _key(stored)
+    text = "" if words is None else Wording.read(words).text()
+    return text if text.strip("… ") else f"{fault.kind}: …"
+
+
+def _cause(stored: int | str, text: str, failed: int, retrying: int, *, alone: bool) -> Cause:
+    fault = Fault.parse(stored)
+    if fault is not None and not alone:
+        text += f" ({fault.status}, {fault.place})" if fault.status else f" ({fault.place})"
+    return Cause(
+        key=_key(stored),
+        text=text,
+        kind=text.partition(":")[0] if fault is None else fault.kind,
+        where=None if fault is None else fault.place,
+        failed=failed,
+        retrying=retrying,
+    )
+
+
+def _sorted(numbers: dict[str, int]) -> dict[str, int]:
+    """Return the numbers that are not 0, the largest first."""
+    return dict(sorted(((text, n) for text, n in numbers.items() if n), key=lambda one: (-one[1], one[0])))

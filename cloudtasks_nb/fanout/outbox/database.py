@@ -66,6 +66,8 @@ _TABLES = (
     f"CREATE INDEX retrying ON rows (ref >> 32, attempts, due) WHERE state = {State.SENT:d} AND status > 0",
     """CREATE TABLE tallies (
         part INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (part, state, cause)) WITHOUT ROWID""",
+    # What the messages have in common that have told of a cause, of those whose traceback is known: see `wording.py`.
+    "CREATE TABLE wordings (num INTEGER, cause TEXT, words TEXT NOT NULL, PRIMARY KEY (num, cause)) WITHOUT ROWID",
     """CREATE TABLE keys (
         num INTEGER NOT NULL, k1 INTEGER NOT NULL, k2 INTEGER NOT NULL,  -- the key's halves
         digest INTEGER NOT NULL,  -- of the request; 0: the row is no request
@@ -79,7 +81,7 @@ _TABLES = (
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 9
+VERSION = 10
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {

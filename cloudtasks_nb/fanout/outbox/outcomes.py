@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
-from cloudtasks_nb.fanout.causes import cause_of, kind_of
+from cloudtasks_nb.fanout.causes import Fault, kind_of
 from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.causes import chosen
 from cloudtasks_nb.fanout.outbox.database import Repository, transaction
@@ -26,6 +27,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     touch,
 )
 from cloudtasks_nb.fanout.states import FINAL, OPEN, State
+from cloudtasks_nb.fanout.wording import Wording
 
 __all__ = ["MOST_CAUSES", "Outcomes", "Recorded"]
 
@@ -124,13 +126,17 @@ def _record_page(
     rows = located(connection, batch, dict.fromkeys(news.task for news in page), _READ)
     found = {task: Row._make(row) for task, row in rows}
     before = {row.ref: row for row in found.values()}
-    messages = {news.message for news in page} | {row.message for row in before.values()}
-    causes = _causes(connection, num, messages)
+    told = defaultdict[str, set[str]](set)
+    for news in page:
+        if news.task in found and news.message and (cause := news.cause):
+            told[cause].add(news.message)
+    causes = _kept(connection, num, told)
+    _note_wordings(connection, num, {cause: told[cause] for cause in told if causes[cause] == cause})
     after, corrected = dict(before), 0
     for news in page:
         if news.task in found:
             row = after[found[news.task].ref]
-            new = after[row.ref] = fold(row, news, int(news.task.rpartition("-")[2]), causes)
+            new = after[row.ref] = fold(row, news, int(news.task.rpartition("-")[2]), causes.get(news.cause))
             corrected += new.state != row.state and row.state in FINAL and news.source is Source.LOG
             newest = news.source is Source.LOG and news.attempts == new.attempts
             if newest and new.status and not (new.heard or 0) & Source.RESULTS:
@@ -157,21 +163,33 @@ def _counted(row: Row) -> tuple[int, int, int | str]:
     if row.state == State.GONE:
         more = row.reason
     elif row.state == State.FAILED or (row.status and row.state in OPEN):
-        more = row.status if row.cause is None else row.cause
+        current = row.said == (row.attempts or 0) or row.code == row.status
+        more = row.cause if current and row.cause is not None else row.status
     return row.ref >> 32, row.state, "" if more is None else more
 
 
-def _causes(connection: sqlite3.Connection, num: int, messages: Collection[str | None]) -> dict[str | None, str | None]:
-    """Return the cause of each message. Once a batch has `MOST_CAUSES`, new ones are only types of exceptions."""
-    found: dict[str | None, str | None] = {message: cause_of(message) for message in messages if message}
-    wanted = {cause for cause in found.values() if cause is not None}
-    if not wanted:
-        return found
+def _kept(connection: sqlite3.Connection, num: int, wanted: Iterable[str]) -> dict[str | None, str | None]:
+    """Return what each cause is counted under: once a batch has `MOST_CAUSES`, a new one under its exception."""
+    new = set(wanted)
+    if not new:
+        return {}
     query = "SELECT DISTINCT cause FROM parts JOIN tallies USING (part) WHERE num = ? AND typeof(cause) = 'text'"
     counted = {cause for (cause,) in connection.execute(query, (num,))}
     room = max(0, MOST_CAUSES - len(counted))
-    kept = (wanted & counted) | set(sorted(wanted - counted)[:room])
-    return {message: cause if cause is None or cause in kept else kind_of(cause) for message, cause in found.items()}
+    kept = (new & counted) | set(sorted(new - counted)[:room])
+    return {cause: cause if cause in kept else kind_of(cause) for cause in new}
+
+
+def _note_wordings(connection: sqlite3.Connection, num: int, told: Mapping[str, Collection[str]]) -> None:
+    """Add messages to what is stored of the causes that they have told, of those with a traceback."""
+    faults = [cause for cause in told if Fault.parse(cause)]
+    query = "SELECT cause, words FROM wordings WHERE num = ? AND cause IN (SELECT value FROM json_each(?))"
+    known = dict(connection.execute(query, (num, as_json(faults)))) if faults else {}
+    for cause in faults:
+        before = [Wording.read(known[cause])] if cause in known else []
+        words = reduce(Wording.joined, [*before, *map(Wording.of, told[cause])]).stored()
+        if words != known.get(cause):
+            connection.execute("INSERT OR REPLACE INTO wordings VALUES (?, ?, ?)", (num, cause, words))
 
 
 def _rows_in(connection: sqlite3.Connection, num: int, codes: str, choice: Choice | None) -> Iterator[int]:

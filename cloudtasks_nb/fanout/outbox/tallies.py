@@ -55,11 +55,14 @@ ALL = 1 << 62
 #: The state of a row as others see it: a row in doubt counts as sent.
 SHOWN_STATE = f"iif(state = {IN_DOUBT}, {State.SENT:d}, state)"
 
+# The message is not of an earlier attempt that ended otherwise.
+_CURRENT = "(said = coalesce(attempts, 0) OR code IS status)"
+
 #: Why a row failed, or its last attempt did: the cause of its message, else its status; '' for neither.
-CAUSE = "coalesce(cause, status, '')"
+CAUSE = f"coalesce(iif({_CURRENT}, cause, NULL), status, '')"
 
 #: The message of a row, unless it is of an earlier attempt that ended otherwise.
-MESSAGE = "iif(said = coalesce(attempts, 0) OR code IS status, message, NULL)"
+MESSAGE = f"iif({_CURRENT}, message, NULL)"
 
 #: Why a row was rejected, or how the task of a row that is gone has left its queue.
 REASON = f"iif(state IN ({State.REJECTED:d}, {State.GONE:d}), reason, NULL)"

@@ -22,6 +22,8 @@ COLUMNS = {
     "last": "datetime64[us, UTC]",
     "row": "int64",
     "error": "string",
+    "where": "string",
+    "common": "string",
 }
 
 
@@ -154,13 +156,15 @@ def test_causes_have_counts_times_and_an_example(once: ct.Queue, serve: Any, tas
     batch.wait()
     found = batch.errors()
     assert {name: str(dtype) for name, dtype in found.dtypes.items()} == COLUMNS
-    causes = ["KeyError: …", "ValueError: invalid literal for int() with base …: …"]
+    causes = ["KeyError: …", "ValueError: invalid literal for int() with base 10: 'x'"]
     assert found[["cause", "rows", "failed", "retrying", "row"]].to_numpy().tolist() == [
         [causes[0], 3, 3, 0, 0],
         [causes[1], 2, 2, 0, 4],
     ]
     assert [error.splitlines()[0] for error in found.error] == ["Traceback (most recent call last):"] * 2
     assert found["first"].le(found["last"]).all()
+    line = days.__code__.co_firstlineno
+    assert found["where"].tolist() == [f"days, test_errors.py line {line + at}" for at in (2, 3)]
     assert f"5 failed ({causes[0]} 3, {causes[1]} 2) → batch.retry_failed()" in repr(batch)
     with ct.connect("demo", "us-central1", endpoint=tasks.endpoint) as later:
         pd.testing.assert_frame_equal(later.batch("days").errors(), found)

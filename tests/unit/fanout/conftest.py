@@ -19,6 +19,7 @@ from google.longrunning import operations_pb2
 
 from cloudtasks_nb._names import CODES, QueueName, code_name
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, ServiceError, UnavailableError
+from cloudtasks_nb.fanout.causes import Fault
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
@@ -155,6 +156,7 @@ class Outcome:
     last_status: int | None = None
     http_status: int | None = None
     last_message: str | None = None
+    fault: Fault | None = None
     schedule_time: int | None = None
     last_attempt_time: int | None = None
     duration: int | None = None
@@ -190,6 +192,7 @@ def record_outcomes(outbox: Outbox, batch: str, outcomes: Iterable[Outcome]) -> 
                 status=usual.get(one.state) if one.last_status is None else one.last_status,
                 http=one.http_status,
                 message=one.last_message,
+                fault=one.fault,
                 due=one.schedule_time,
                 began=one.last_attempt_time,
                 duration=one.duration,

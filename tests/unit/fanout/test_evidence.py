@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.causes import cause_of
+from cloudtasks_nb.fanout.causes import Fault
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Row, Source, fold
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
 from tests.cases import cases
 
 SECOND = 1_000_000
 MESSAGES = ("KeyError: 'a'", "ValueError: no", "INTERNAL(13): HTTP status code 500", None)
-CAUSES: dict[str | None, str | None] = {message: cause_of(message) for message in MESSAGES if message}
+STATUSES: tuple[Any, ...] = (0, 4, 13, 13)
+FAULTS = (None, Fault("KeyError", "report, etl.py line 1"), Fault("KeyError", "report, etl.py line 2"))
 
 Told = tuple[int, Evidence]  # a try, and what is told of its task
 
@@ -23,11 +24,13 @@ Told = tuple[int, Evidence]  # a try, and what is told of its task
 def folded(row: Row, told: Sequence[Told]) -> Row:
     """Add evidence to a row, one after the other."""
     for tries, news in told:
-        row = fold(row, news, tries, CAUSES)
+        row = fold(row, news, tries, news.cause)
     return row
 
 
-def attempt(source: Source, number: int, status: int, message: str | None, *, last: bool) -> Evidence:
+def attempt(
+    source: Source, number: int, status: int, message: str | None, fault: Fault | None = None, *, last: bool
+) -> Evidence:
     """Return what a source tells of an attempt: a function of these, because a source does not change its mind."""
     told: dict[str, Any] = {"attempts": number, "status": status}
     if source is not Source.QUEUE:
@@ -37,6 +40,7 @@ def attempt(source: Source, number: int, status: int, message: str | None, *, la
         told |= {"due": 1000 * number, **({} if status else {"fact": Fact.ANSWERED})}
     else:
         told |= {"http": 500 + source, "message": message if status else None}
+        told |= {"fault": fault if message and status else None}
     if source is Source.RESULTS and not status:
         told["fact"] = Fact.STORED
     if source is Source.QUEUE:
@@ -48,7 +52,7 @@ def attempt(source: Source, number: int, status: int, message: str | None, *, la
 def evidence(draw: st.DrawFn) -> list[Told]:
     """Draw what is told of the tasks of a row."""
     said = {
-        (tries, number, source): (draw(st.sampled_from([0, 4, 13, 13])), draw(st.sampled_from(MESSAGES)))
+        (tries, number, source): [draw(st.sampled_from(some)) for some in (STATUSES, MESSAGES, FAULTS)]
         for tries in (1, 2)
         for number in (1, 2, 3)
         for source in Source

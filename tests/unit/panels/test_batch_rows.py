@@ -15,6 +15,7 @@ import pytest
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
+from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, batch_rows
 from cloudtasks_nb.store.results import StoredResult, write_result
@@ -147,12 +148,12 @@ def test_causes_that_change_while_they_are_shown_are_no_error(panel: BatchPanel)
     """Another thread counts them anew: what is shown is of one count."""
     failures = panel.view.failures
 
-    class Changing(dict[str, tuple[int, int]]):
-        def items(self) -> Any:
+    class Changing(dict[str, Cause]):
+        def values(self) -> Any:
             failures._causes = {}
-            return super().items()
+            return super().values()
 
-    failures._causes = Changing({BAD: (1, 0)})
+    failures._causes = Changing({BAD: Cause(key=BAD, text=BAD, kind=BAD, where=None, failed=1, retrying=0)})
     failures._offer()
     assert [item["text"] for item in failures.choices.items] == [BAD]
 

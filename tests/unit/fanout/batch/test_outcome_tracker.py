@@ -65,7 +65,7 @@ def test_rule(what: str, entries: list[Entry], settings: dict[str, Any], state: 
     for ordered in itertools.permutations(entries):
         row = Row(ref=1, tries=1, state=State.SENT)
         for news in log.evidence(replace(one, task=f"{'0' * 20}-abcdef01-1") for one in ordered):
-            row = fold(row, news, 1, {})
+            row = fold(row, news, 1, None)
         assert row.state is (state or State.SENT)
 
 

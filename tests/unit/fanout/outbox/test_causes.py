@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudtasks_nb._names import CODES
-from cloudtasks_nb.fanout.causes import NO_STATUS, cause_of
+from cloudtasks_nb.fanout.causes import NO_STATUS, Fault, cause_of
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import MOST_CAUSES
 from cloudtasks_nb.fanout.states import FINAL, State
@@ -22,16 +22,29 @@ def assert_counted(outbox: Outbox, batch: str) -> None:
     failed = Counter(_name(status, text) for state, status, text, _ in rows if state == State.FAILED)
     open_ = [row for row in rows if row[0] in (State.UNSENT, State.SENT) and row[1]]
     retrying = Counter(_name(status, text) for _, status, text, _ in open_)
-    counted: list[Any] = [outbox.causes.failed(batch), outbox.causes.retrying(batch), outbox.causes.lost(batch)]
-    assert counted == [failed, retrying, Counter(reason for state, _, _, reason in rows if state == State.GONE)]
-    assert all(list(one.values()) == sorted(one.values(), reverse=True) for one in counted)
-    found = outbox.causes.errors(batch)
-    assert {one.cause: one.failed for one in found if one.failed} == failed
-    assert {one.cause: one.retrying for one in found if one.retrying} == retrying
+    found = outbox.causes.found(batch)
+    assert {one.key: one.failed for one in found if one.failed} == failed
+    assert {one.key: one.retrying for one in found if one.retrying} == retrying
+    assert outbox.causes.lost(batch) == Counter(reason for state, _, _, reason in rows if state == State.GONE)
+    for counted, all_of in ((outbox.causes.failed(batch), failed), (outbox.causes.retrying(batch), retrying)):
+        assert list(counted.values()) == sorted(all_of.values(), reverse=True)  # no text stands for two causes
+    assert {*outbox.causes.spans(batch)} == {one.key for one in found}
 
 
 def _name(status: int | None, message: str | None) -> str:
-    return cause_of(message or "") or (NO_STATUS if status is None else CODES[status])
+    fault = FAULTS.get(message)
+    known = cause_of(message or "") if fault is None else str(fault)
+    return known or (NO_STATUS if status is None else CODES[status])
+
+
+#: What the tracebacks of some messages tell.
+FAULTS: dict[str | None, Fault] = {
+    "KeyError: 'b'": Fault("KeyError", "report, etl.py line 1"),
+    "KeyError: 'c'": Fault("KeyError", "report, etl.py line 1"),
+    "KeyError: 'd'": Fault("KeyError", "report, etl.py line 2"),
+    "KeyError: …": Fault("KeyError", "report, etl.py line 2", "404"),
+}
+MESSAGES = [None, "KeyError: 'a17'", "KeyError: 5", "ValueError: no", "INTERNAL(13): HTTP status code 500", *FAULTS]
 
 
 OUTCOMES = st.lists(
@@ -43,9 +56,7 @@ OUTCOMES = st.lists(
                 "last_status": st.sampled_from([None, 4, 14]),
                 "reason": st.sampled_from([None, "purged"]),
                 "attempts": st.integers(1, 3),
-                "last_message": st.sampled_from(
-                    [None, "KeyError: 'a17'", "KeyError: 5", "ValueError: no", "INTERNAL(13): HTTP status code 500"]
-                ),
+                "last_message": st.sampled_from(MESSAGES),
             }
         ),
     ),
@@ -63,7 +74,8 @@ def test_causes_are_those_of_the_rows(tmp_path_factory: Any, first: Any, second:
             send_all(outbox, one)
         for attempt, heard in enumerate([first, second], 1):
             for at, facts in heard:
-                record_outcomes(outbox, batch, [Outcome(ref=refs(outbox, batch)[at], attempt=attempt, **facts)])
+                ref, fault = refs(outbox, batch)[at], FAULTS.get(facts["last_message"])
+                record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=attempt, fault=fault, **facts)])
                 assert_counted(outbox, batch)
             if again:
                 outbox.outcomes.new_try(batch, None, FINAL)

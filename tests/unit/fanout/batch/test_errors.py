@@ -1,0 +1,141 @@
+"""Four faults in 20,000 rows are four causes, each with its line and with what its rows have in common."""
+
+import asyncio
+import datetime as dt
+import inspect
+from typing import Any
+
+import orjson
+import pandas as pd
+import pytest
+import requests
+
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.batch.errors import choose, errors_frame
+from cloudtasks_nb.fanout.batch.table import RowFrames
+from cloudtasks_nb.fanout.causes import Fault, exception_line
+from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from cloudtasks_nb.fanout.plan.render import plan_chunks
+from cloudtasks_nb.handlers.call import call
+from cloudtasks_nb.service.clock import now_micros
+from cloudtasks_nb.store.store import Store
+from tests.cases import cases
+from tests.unit.fanout.conftest import all_rows, send_all, spool
+
+ROWS = 20_000
+SHOPS = ("berlin", "wien", "oslo", "bern", "rom")
+FRAME = pd.DataFrame({"shop": [SHOPS[row % 5] for row in range(ROWS)], "day": [row // 5 for row in range(ROWS)]})
+#: Where the function fails for a shop on the days from one on.
+SINCE = {"berlin": 3_000, "wien": 3_600, "oslo": 3_900, "bern": 3_990}
+FAILED = {shop: ROWS // 5 - day for shop, day in SINCE.items()}
+
+
+def report(shop: str, day: int) -> None:
+    """Fail in one of four ways."""
+    if day < SINCE.get(shop, ROWS):
+        return
+    if shop == "berlin":
+        dict[str, float]()[f"vat_{day}"]
+    if shop == "wien":
+        raise ValueError(f"bad shop {shop} {day}")
+    if shop == "oslo":
+        raise TimeoutError(f"the warehouse did not answer in {day / 100} s")
+    response = requests.Response()
+    response.status_code, response.url = 404, f"https://api.example/{shop}/{day}"
+    response.raise_for_status()
+
+
+def place(words: str) -> str:
+    """Return the line of the report that has some words, as `errors()` names it."""
+    lines = inspect.getsource(report).splitlines()
+    at = next(number for number, line in enumerate(lines) if words in line)
+    return f"report, test_errors.py line {report.__code__.co_firstlineno + at}"
+
+
+CAUSES = [
+    ("KeyError: …", FAILED["berlin"], place("vat_"), "shop=berlin 100 %"),
+    ("ValueError: bad shop wien …", FAILED["wien"], place("bad shop"), "shop=wien 100 %"),
+    ("TimeoutError: the warehouse did not answer in … s", FAILED["oslo"], place("did not"), "shop=oslo 100 %"),
+    (
+        "HTTPError: 404 Client Error: None for url: …",
+        FAILED["bern"],
+        place("raise_for_status"),
+        "shop=bern 100 %",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Give an outbox and a batch of which four faults are recorded, in the order in which tasks may fail."""
+    recipe = compile_recipe(TaskOptions(url="https://svc/run", body=["shop", "day"]))
+    chunks = plan_chunks(FRAME, recipe, now=dt.datetime.now(dt.UTC))
+    with Outbox(tmp_path_factory.mktemp("faulty") / "outbox.sqlite3") as outbox:
+        batch = spool(outbox, chunks).batch
+        send_all(outbox, batch)
+        tasks = all_rows(outbox, batch, "tasks")
+        rows: list[Any] = FRAME.to_dict("records")
+        told = [one for row in range(ROWS) if (one := evidence(tasks[row], rows[row]))]
+        outbox.outcomes.record(batch, sorted(told, key=lambda one: one.task))
+        yield outbox, batch
+
+
+def evidence(task: str, row: dict[str, Any]) -> Evidence | None:
+    """Return what a stored result tells if the function fails."""
+    if row["day"] < SINCE.get(row["shop"], ROWS):
+        return None
+    answer = call(report, orjson.dumps(row), run=asyncio.run)
+    error = str(answer.error)
+    return Evidence(
+        task=task,
+        source=Source.RESULTS,
+        fact=Fact.LAST_FAILED,
+        attempts=1,
+        status=13,
+        http=answer.upstream or answer.status,
+        message=exception_line(error),
+        fault=Fault.of(error, answer.upstream),
+    )
+
+
+def frame(outbox: Outbox, batch: str) -> pd.DataFrame:
+    """Return `batch.errors()`."""
+    return errors_frame(outbox, Store("memory://none"), batch, RowFrames(outbox.rows, batch, now_micros))
+
+
+def test_each_fault_is_one_cause_with_its_line_and_what_its_rows_have_in_common(faulty: Any) -> None:
+    """Whatever the keys, numbers and URLs in their messages are; all that shows causes says the same."""
+    found = frame(*faulty)
+    assert [tuple(row) for row in found[["cause", "failed", "where", "common"]].to_numpy()] == CAUSES
+    outbox, batch = faulty
+    assert outbox.causes.failed(batch) == {cause: n for cause, n, *_ in CAUSES}
+
+
+EARLIER = pd.DataFrame({"cause": ["ValueError: bad shop wien 3601"]})
+
+
+@cases(
+    ("KeyError", ["berlin"]),
+    ("ValueError: bad shop wien …", ["wien"]),
+    (404, ["berlin", "bern"]),
+    (lambda found: found.tail(2), ["oslo", "bern"]),
+    (lambda found: found["cause"].head(1), ["berlin"]),
+    (lambda found: found.iloc[0], ["berlin"]),
+    (EARLIER, ["wien"]),
+)
+def test_a_cause_selects_its_rows(faulty: Any, where: Any, shops: list[str]) -> None:
+    """By its text, its exception, the status, or a row of `errors()`, also of an earlier one."""
+    outbox, batch = faulty
+    chosen = where(frame(outbox, batch)) if callable(where) else where
+    choice = choose(chosen, outbox.causes.found(batch), batch)
+    assert outbox.causes.matching(batch, choice) == sum(FAILED[shop] for shop in shops)
+
+
+def test_a_message_of_one_row_is_no_cause(faulty: Any) -> None:
+    """It would select other rows too."""
+    outbox, batch = faulty
+    with pytest.raises(InvalidInputError, match="no cause of a failed row"):
+        choose("ValueError: bad shop wien 3601", outbox.causes.found(batch), batch)
