@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from cloudtasks_nb._names import CODES
 
-__all__ = ["NO_STATUS", "Fault", "cause_of", "exception_line", "kind_of", "one_line", "shortened"]
+__all__ = ["NO_STATUS", "Fault", "cause_of", "exception_line", "kind_of", "one_line", "shortened", "told"]
 
 #: The cause of rows of whose attempts neither a message nor a status is known.
 NO_STATUS = "no status"
@@ -112,6 +112,11 @@ def cause_of(message: str) -> str | None:
     True
     """
     return _cause_of_line(exception_line(message))
+
+
+def told(message: str) -> str | None:
+    """Return a message of an attempt; None if Cloud Tasks has written it, which tells no more than the status."""
+    return None if _OF_THE_SERVICE.match(message) else message
 
 
 def kind_of(cause: str) -> str | None:

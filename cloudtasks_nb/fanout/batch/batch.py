@@ -19,7 +19,7 @@ from cloudtasks_nb.display.progress_bar import Bar, in_notebook
 from cloudtasks_nb.errors import BatchTimeoutError, InvalidInputError, OutboxError
 from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks
 from cloudtasks_nb.fanout.batch.completion import register
-from cloudtasks_nb.fanout.batch.errors import errors_frame, status_codes
+from cloudtasks_nb.fanout.batch.errors import errors_frame, failed_frame, status_codes
 from cloudtasks_nb.fanout.batch.live import display_report, show_in_tab, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
 from cloudtasks_nb.fanout.batch.progress import Progress, Status
@@ -292,17 +292,21 @@ class Batch:
         return self._frames.frame(pending=self._pending())
 
     def failed(self) -> pd.DataFrame:
-        """Return the rows in state `failed`, with the columns of `tasks()`.
+        """Return the rows in state `failed`, with the columns of `tasks()` and `error`.
 
         `last_message` is what the handler stored, else what was seen while the task was in the queue: the log has no
-        error text. `errors()` counts the causes, and has a traceback of each.
+        error text. `error` is the same if the function has told it, as in `results()`, but missing where Cloud Tasks
+        says no more than the status, such as "INTERNAL(13): HTTP status code 500". No result is read for it. `errors()`
+        counts the causes, and has a traceback of each.
 
         Examples
         --------
-        >>> batch.failed()["last_status"].to_dict()
-        {2: 'INVALID_ARGUMENT'}
+        >>> batch.failed()[["last_status", "error"]]
+                  last_status          error
+        row
+        2    INVALID_ARGUMENT  ValueError...
         """
-        return self._frames.frame({State.FAILED})
+        return failed_frame(self._frames)
 
     @overload
     def results(self) -> pd.DataFrame: ...

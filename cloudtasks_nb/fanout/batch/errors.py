@@ -10,21 +10,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cloudtasks_nb._frames import ERRORS, frame
+from cloudtasks_nb._frames import ERRORS, column, frame, is_missing
 from cloudtasks_nb._names import CODES, code_name, code_of
 from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import InvalidInputError, StoreError
 from cloudtasks_nb.fanout.batch.alike import alike
 from cloudtasks_nb.fanout.batch.table import RowFrames
+from cloudtasks_nb.fanout.causes import told
 from cloudtasks_nb.fanout.outbox.causes import Cause, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.fanout.wording import reads_as
 from cloudtasks_nb.store.results import read_results
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["causes_hint", "choose", "errors_frame", "names_of", "status_codes", "stored_errors"]
+__all__ = ["causes_hint", "choose", "errors_frame", "failed_frame", "names_of", "status_codes", "stored_errors"]
 
 _CLASS = re.compile(r"[345]XX")
 _LARGEST = 599  # HTTP status
@@ -64,6 +66,13 @@ def errors_frame(outbox: Outbox, store: Store, batch: str, frames: RowFrames) ->
     }
     columns["error"] = [stored.get(task) or message for task, _, message in map(rows.__getitem__, refs)]
     return frame(ERRORS, columns).assign(row=frames.labels(refs))
+
+
+def failed_frame(frames: RowFrames) -> pd.DataFrame:
+    """Return the rows in state `failed`, as `Batch.failed` describes."""
+    rows = frames.frame({State.FAILED})
+    errors = [None if is_missing(message) else told(message) for message in rows["last_message"]]
+    return rows.assign(error=column(errors, "text"))
 
 
 def stored_errors(store: Store, batch: str, attempts: Sequence[tuple[str, int | None]]) -> dict[str, str]:

@@ -26,8 +26,8 @@ from cloudtasks_nb.fanout.plan.columns import Block, Column, Table
 
 __all__ = ["RESERVED", "Preview", "StoredPreview", "preview_names", "shown_names", "shown_rows"]
 
-#: Columns of `batch.tasks()` that are ours; one of the input with such a name gets the suffix ``_in``.
-RESERVED = frozenset({"row", *BATCH_TASKS})
+#: Our columns in `batch.tasks()` and `batch.failed()`; one of the input with such a name gets the suffix ``_in``.
+RESERVED = frozenset({"row", "error", *BATCH_TASKS})
 
 _TICKS = ("datetime64[", "timedelta64[", "period[")  #: these are stored as numbers
 _NAT = np.iinfo(np.int64).min

@@ -211,6 +211,7 @@ def test_messages_of_tasks_that_were_seen_are_kept(tasks: ct.Client, site: Site,
     with ct.connect("demo", "us-central1", endpoint=tasks.endpoint) as later:
         found = later.batch("seen")
         assert found.failed().last_message.tolist() == ["INTERNAL(13): HTTP status code 502"]
+        assert found.failed()["error"].isna().all()
         assert found.errors()[["cause", "error"]].to_numpy().tolist() == [
             ["INTERNAL", "INTERNAL(13): HTTP status code 502"]
         ]

@@ -77,6 +77,7 @@ def test_what_is_hopeless_is_called_once_and_what_is_throttled_succeeds(
     assert states.loc[["x1", "z1"], "last_http_status"].tolist() == [404, 500]
     assert batch.errors().set_index("cause").loc["no such place", "failed"] == 2
     assert batch.results()["error"].tolist()[1] == "no such place"
+    assert batch.failed()["error"].to_dict() == batch.results()["error"].dropna().to_dict()
     assert tried_again(batch, "404") == ["x1", "x2"]
 
 
