@@ -70,6 +70,7 @@ class Size:
     waits: int = 20
     swept: int = 2_000  #: rows of a sweep
     results: tuple[int, ...] = (100_000,)  #: rows whose results are read
+    ended: int = 1_000_000  #: rows whose success the log tells
     soak: float = 600.0  #: seconds
 
 
@@ -157,4 +158,4 @@ def compare(figure: Figure, values: Sequence[float]) -> str:
 
 
 def _share(part: float, whole: float) -> str:
-    return f"{number(100 * part / whole)} %"
+    return f"{number(100 * part / whole)} %" if whole else number(part)

@@ -2,14 +2,15 @@
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
+
+import pandas as pd
 
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack
-from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
@@ -22,13 +23,13 @@ _TURN, _PAGE = 24, 1_000  # requests, and outcomes, that are stored together
 
 
 def _measure(bench: Bench) -> None:
-    rows, recipe = bench.size.listed, compile_recipe(TaskOptions(url=flights.URL))
+    rows = bench.size.listed
     data = flights.frame(rows)
     for folder in bench.rounds():
         with Outbox(folder / "outbox.sqlite3") as outbox:
-            spent, batch = _cpu(_store, outbox, plan_chunks(data, recipe, now=dt.datetime.now(dt.UTC)))
+            spent, batch = _cpu(store, outbox, data)
             bench.report("plan", spent / rows)
-            spent, tasks = _cpu(_send, outbox, batch)
+            spent, tasks = _cpu(send, outbox, batch)
             bench.report("send", spent / rows)
             spent, _ = _cpu(_record, outbox, batch, tasks)
             bench.report("record", spent / rows)
@@ -43,14 +44,17 @@ def _cpu(work: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     return 1e6 * (time.process_time() - start), result
 
 
-def _store(outbox: Outbox, chunks: Iterable[Chunk]) -> str:
+def store(outbox: Outbox, data: pd.DataFrame, url: str = flights.URL) -> str:
+    """Plan and store rows, flights unless another URL is given; return the id of their batch."""
+    recipe = compile_recipe(TaskOptions(url=url))
     with outbox.spool(_SPEC) as spool:
-        for chunk in chunks:
+        for chunk in plan_chunks(data, recipe, now=dt.datetime.now(dt.UTC)):
             spool.add(chunk)
         return spool.commit().batch
 
 
-def _send(outbox: Outbox, batch: str) -> list[str]:
+def send(outbox: Outbox, batch: str) -> list[str]:
+    """Give all rows out, and store that they were accepted; return their tasks."""
     queue, tasks, acks = outbox.requests.queue(batch), list[str](), list[Ack]()
     while requests := queue.turn(acks, _TURN, now=time.time()):
         acks = [Ack(seq=request.seq, sent=request.refs) for request in requests]

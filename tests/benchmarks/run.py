@@ -41,6 +41,7 @@ from tests.benchmarks.paint import PAINT
 from tests.benchmarks.panels import PANEL, RUN
 from tests.benchmarks.soak import SOAK
 from tests.benchmarks.start import START
+from tests.benchmarks.states import STATES
 from tests.benchmarks.store import STORE
 from tests.benchmarks.sweep import STORED, SWEEP
 from tests.benchmarks.table import document, section, section_of, verdict, with_section
@@ -48,7 +49,7 @@ from tests.benchmarks.waiting import WAIT
 
 CASES = (
     *(FAN_OUT, WITHOUT_BATCH, LISTING, BATCH_CREATE, CREATE, DISPATCH, DELAY, WAIT, SWEEP, STORED),
-    *(PENDING, MEMORY, OUTBOX, STORE, PANEL, RUN, PAINT, IMPORT, START, SOAK),
+    *(PENDING, MEMORY, OUTBOX, STATES, STORE, PANEL, RUN, PAINT, IMPORT, START, SOAK),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,7 @@ QUICK = Size(
     waits=2,
     swept=200,
     results=(3_000,),
+    ended=3_000,
     soak=20.0,
 )
 FULL = Size(without_batch=None, streamed=(100_000, 1_000_000, 10_000_000), results=(100_000, 1_000_000))
