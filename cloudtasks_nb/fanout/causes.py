@@ -84,7 +84,7 @@ class Fault(NamedTuple):
         name = re.split(r"[/\\]", frame["file"])[-1]
         kind = one_line(exception_line(traceback)).partition(":")[0].rpartition(".")[2]
         place = f"{frame['function']}, {name} line {frame['line']}"
-        return cls(kind, place, "" if status is None else str(status))
+        return cls(kind[:_LONGEST], place[:_LONGEST], "" if status is None else str(status))
 
     @classmethod
     def parse(cls, cause: object) -> Self | None:

@@ -15,9 +15,10 @@ import pytest
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
+from cloudtasks_nb.fanout.causes import Fault
 from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.panels import BatchPanel, batch_rows
+from cloudtasks_nb.panels import BatchPanel, batch_failures, batch_rows
 from cloudtasks_nb.store.results import StoredResult, write_result
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
@@ -30,11 +31,17 @@ ROWS = pd.DataFrame({"shop": ["bern", "basel", "chur", "<b>", "bern"] * 6, "day"
 MESSAGES = {**dict.fromkeys(range(12), "KeyError: 7"), **dict.fromkeys((13, 14), SHOP), 15: "INTERNAL(13): code 500"}
 
 
-def record(harness: Harness, batch: Batch, state: State | None, messages: Mapping[int, str | None]) -> None:
+def record(
+    harness: Harness,
+    batch: Batch,
+    state: State | None,
+    messages: Mapping[int, str | None],
+    fault: Fault | None = None,
+) -> None:
     """Store how the last attempts on rows ended, and let the batch count its rows."""
     refs = batch_view(batch).reader.refs(RowQuery())
     tries = batch.tasks()["try"].tolist()
-    found: Any = {"attempts": 2, "last_attempt_time": NOW, "duration": 250_000}
+    found: Any = {"attempts": 2, "last_attempt_time": NOW, "duration": 250_000, "fault": fault}
     status = 0 if state is State.SUCCEEDED else 13
     record_outcomes(
         harness.catalog.outbox,
@@ -135,6 +142,28 @@ def test_a_click_on_a_cause_shows_its_traceback_and_its_rows(panel: BatchPanel, 
     pick(panel, failures.choices, SHOP)
     assert failures.example.value == ""
     assert "30 rows" in panel.static_html()
+
+
+def test_a_cause_stays_chosen_while_its_text_changes(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of its rows fail, with other words; beside it stands the line of the code."""
+    for module in (batch_rows, batch_failures):
+        monkeypatch.setattr(module, "_PAUSE_FACTOR", 0)
+    batch = harness.sent(harness.queue().fan_out(ROWS, url="https://svc/x", body=["day"], progress=False))
+    fault = Fault("ValueError", "report, cell [1] line 12")
+    record(harness, batch, State.FAILED, {3: "ValueError: no shop oslo"}, fault)
+    panel = show(batch.panel())
+    failures = panel.view.failures
+    pick(panel, failures.choices, str(fault))
+    assert "1 row with the cause ValueError: no shop oslo" in panel.static_html()
+    record(harness, batch, State.FAILED, {5: "ValueError: no shop wien"}, fault)
+    panel.refresh()
+    panel.settle()
+    assert (failures.cause, days(panel)) == (str(fault), [3, 5])
+    (item,) = failures.choices.items
+    assert item["text"] == "ValueError: no shop …"
+    assert item["note"] == "failed · report, cell [1] line 12 · 2026-01-02 00:00:00 UTC"
+    click(panel, panel.view.actions.resend)
+    assert panel.footer.line == f'tasks.batch("{batch.id}").retry_failed("ValueError: no shop …")'
 
 
 def test_a_row_that_was_tried_again_is_no_example(panel: BatchPanel, monkeypatch: pytest.MonkeyPatch) -> None:
