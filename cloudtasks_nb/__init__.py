@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cloudtasks_nb.fanout.batch.progress import Progress
     from cloudtasks_nb.fanout.plan.plan import Plan
     from cloudtasks_nb.fanout.plan.recipe import ROW
+    from cloudtasks_nb.fanout.plan.simulation import Simulation
     from cloudtasks_nb.fanout.plan.url import url
     from cloudtasks_nb.handlers import Handler, serve
     from cloudtasks_nb.handlers.deploy import Deployment, deploy
@@ -39,6 +40,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Queue",
+    "Simulation",
     "TryLater",
     "connect",
     "deploy",
@@ -61,6 +63,7 @@ _MODULES = {
     "Plan": "fanout.plan.plan",
     "Progress": "fanout.batch.progress",
     "Queue": "client.queue",
+    "Simulation": "fanout.plan.simulation",
     "TryLater": "handlers.failures",
     "connect": "client.client",
     "deploy": "handlers.deploy",

@@ -147,6 +147,7 @@ class Catalog:
                 submit=submit or (lambda: self.fan_out(request)),
                 send=lambda task: _try(task, request.recipe),
                 errors=request.options.errors,
+                send_rate=request.options.send_rate,
                 limits=limits,
                 check=check,
                 priced=not self._connection.endpoint.local,

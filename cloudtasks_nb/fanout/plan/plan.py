@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import html
+import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,10 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.secrets import mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
+from cloudtasks_nb.fanout.plan.queue_model import Floats, QueueModel
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, plan_row, read_task
+from cloudtasks_nb.fanout.plan.simulation import Simulation, simulate
 from cloudtasks_nb.service.costs import PRICING, Costs, is_cloud_run, log_bytes, operations
 
 __all__ = ["Plan", "Sizes", "Trial", "make_plan"]
@@ -30,6 +34,7 @@ _SHOWN = 3  # rendered tasks in the repr
 _LONGEST = 1_000  # characters of a body or a result in the repr of a trial
 _KEPT = 1_000  # rows that a plan of an iterator shows
 _ON_TOP = f"retries and the time of the service come on top ({PRICING})"
+_DEADLINE = dt.timedelta(minutes=10)  # of a task without one
 _TO_SEND = ("new", "unsent")  # states of rows that the same cell, run again, sends
 
 
@@ -100,6 +105,8 @@ class Plan:
     spent: bool  #: the input was an iterator, and is read
     action: Callable[[], Any]
     attempt: Callable[[int], Trial]
+    model: Callable[[], QueueModel] | None  #: makes the model of the queue; None: its settings are not known
+    made: dt.datetime  #: when the plan was made
     about: Mapping[str, str] = field(default_factory=dict)  #: further facts about the plan, by name
     refusal: str = ""  #: what `submit` would raise, whatever `errors` is, as batches have some of the rows
     first_rejected: str = ""  #: the first row that cannot become a task, and why
@@ -155,6 +162,64 @@ class Plan:
         if not isinstance(row, (int, np.integer)) or isinstance(row, bool) or row < 0:
             raise wrong_argument("row", row, "is not the position of a row", "the first is plan.try_one(row=0)")
         return self.attempt(int(row))
+
+    def simulate(self, duration: Any = "2s", failures: float | None = None, seed: int = 0) -> Simulation:
+        """Simulate the run of this plan on its queue: when it ends, what limits it, and what a change would bring.
+
+        Nothing is sent. The model has the settings of the queue when the plan was made: its rate and burst,
+        `max_concurrent`, and the retries of its tasks; the rows are created and due as planned, and `send_rate` holds.
+        It is several runs with drawn attempts: 25 of a plan of a few thousand rows, 5 or more of a larger one. Above
+        20,000 attempts, groups of rows are drawn that run one after the other, and are tried again row by row; that
+        makes the end later by 4 % at most, usually by less than 1 %.
+
+        The queue is empty at the start and goes on at once if it is paused. Left out is what nobody can know: how the
+        service slows down a queue that was idle or whose target answers 429 or 503, and what the brakes of `fan_out`
+        hold back.
+
+        Parameters
+        ----------
+        duration : duration, array, batch or callable
+            How long an attempt takes: ``"2s"``, a Timedelta or seconds; a Series or list of these as seconds or
+            timedeltas, from which each attempt draws one; an earlier batch, with the last attempts of its rows; or a
+            function that returns `size` durations in seconds for a numpy generator, ``lambda rng, size:
+            rng.exponential(2, size)``. An attempt that takes longer than the task's deadline fails at it.
+        failures : float, optional
+            Share of the attempts that fail. When left out that of the batch, else 0.05.
+        seed : int
+            Of the drawn attempts: the same seed gives the same result.
+
+        Returns
+        -------
+        Simulation
+
+        Raises
+        ------
+        InvalidInputError
+            If an argument cannot be used, or the queue's settings are not known.
+
+        Examples
+        --------
+        >>> pages = pd.DataFrame({"page": range(1_000)})
+        >>> slow = tasks.queue("slow", create=True, rate=100, max_concurrent=8)
+        made queue slow with ...
+        >>> plan = slow.fan_out(pages, url="https://svc", dry_run=True)
+        >>> print(plan.simulate("2s", failures=0).sentence)
+        ends after about 4 min 10 s; max_concurrent=8 binds, 16 would end it after 2 min 06 s, and still bind
+        >>> plan.simulate(batch).failed  # attempts take as long, and fail as often, as those of an earlier batch
+        4
+        """
+        if self.model is None:
+            hint = "it needs an account that may read the queue: roles/cloudtasks.viewer"
+            raise InvalidInputError(f"the settings of queue {self.queue} are not known", resource="queue", hint=hint)
+        return simulate(
+            self.model(),
+            duration=duration,
+            failures=failures,
+            seed=seed,
+            queue=self.queue,
+            start=self.made,
+            price=lambda attempts: sum(item.price for item in self.costs.after(attempts, self.sendable).items()),
+        )
 
     def _check_unread(self, hint: str) -> None:
         if self.spent:
@@ -250,7 +315,7 @@ class Plan:
         at_once = "" if self.max_concurrent is None else f", at most {self.max_concurrent:,} at once"
         later = f"the queue is {self.halted} and dispatches nothing: queue.resume(); then " if self.halted else ""
         span = duration_text(least.total_seconds())
-        return f"{later}{span} at {self.rate:g} a second{at_once}; longer if the target is slower"
+        return f'{later}{span} at {self.rate:g} a second{at_once}; longer if the target is slower: plan.simulate("2s")'
 
     @property
     def _next(self) -> str:
@@ -308,6 +373,7 @@ class _Summary:
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._sizes = array("q")
+        self._dues = array("q")  # of the valid rows: microseconds since 1970, 0: at once
         self._operations = self._targets = self._requests = 0  # of valid rows; characters of URLs, calls of Cloud Run
         self._kept: list[tuple[str | None, bytes, int | None]] = []
         self.keys: list[bytes] = []  #: of the kept rows
@@ -321,6 +387,7 @@ class _Summary:
             url, body, due = read_task(task)
             if problem is None:
                 self._sizes.append(len(body))
+                self._dues.append(due or 0)
                 self._operations += operations(len(task))
                 self._targets += len(url)
                 self._requests += is_cloud_run(url)
@@ -348,6 +415,16 @@ class _Summary:
             requests=round(share * self._requests),
             results=sendable if stored else 0,
         )
+
+    def arrivals(self, sendable: int, now: dt.datetime, send_rate: float | None) -> Floats:
+        """Return when each task is created and due, in seconds from now on, ascending.
+
+        Which rows are to be sent is known of the first rows only: those of a part are evenly spread over all.
+        """
+        dues = np.frombuffer(self._dues or array("q", [0]), dtype=np.int64)
+        chosen = dues[np.linspace(0, len(dues) - 1, sendable).astype(np.int64)]
+        created = np.arange(sendable) / (send_rate or math.inf)
+        return np.sort(np.maximum(chosen / 1e6 - now.timestamp(), created))
 
     def frame(self, forecast: Forecast, *, verdicts: bool) -> pd.DataFrame:
         """Return the kept rows."""
@@ -381,6 +458,12 @@ def _row_task(data: Any, recipe: Recipe, row: int, now: dt.datetime) -> Any:
     return task
 
 
+def _model(limits: Mapping[str, Any], recipe: Recipe, arrivals: Floats) -> QueueModel:
+    deadline = recipe.dispatch_deadline or _DEADLINE
+    settings = {**limits, **(recipe.retry or {})}
+    return QueueModel.of(settings, deadline=deadline.total_seconds(), arrivals=arrivals)
+
+
 def _refusal(check: Callable[[int], None], tasks: int) -> str:
     try:
         check(tasks)
@@ -401,6 +484,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     submit: Callable[[], Any],
     send: Callable[[Any], Trial],
     errors: Errors = "raise",
+    send_rate: float | None = None,
     check: Callable[[int], None] = lambda _tasks: None,
     priced: bool = True,
     stored: bool = False,
@@ -426,6 +510,8 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         Called with the raw Task of a row; sends its request without creating the task.
     errors : {"raise", "skip"}
         What `submit` will do with bad rows and duplicates.
+    send_rate : float, optional
+        Tasks created a second; when left out, as many as the queue takes.
     check : callable
         Raises what `submit` would raise for so many tasks.
     priced : bool
@@ -458,6 +544,8 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         method=recipe.method,
         action=submit,
         attempt=lambda row: send(_row_task(data, recipe, row, now)),
+        model=partial(_model, limits, recipe, summary.arrivals(found.sendable, now, send_rate)) if limits else None,
+        made=now,
         spent=isinstance(data, Iterator),
         errors=errors,
         rate=limits.get("rate"),

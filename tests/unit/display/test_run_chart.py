@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.display.run_chart import Durations, Throughput, durations_chart, throughput_chart
+from cloudtasks_nb.display.run_chart import (
+    Course,
+    Durations,
+    Throughput,
+    course_chart,
+    durations_chart,
+    throughput_chart,
+)
 from tests.unit.display.test_charts import parsed
 
 NOON = 1_767_355_200_000_000  # 2026-01-02 12:00 UTC
@@ -79,3 +86,16 @@ def test_a_single_row_is_a_chart_too() -> None:
     assert "1" in texts(throughput_chart(Throughput(start=NOON, width=1000, succeeded=[1], failed=[0])))
     single = Durations(edges=[0.0, 0.1], counts=[1], log=False, p50=0.1, p95=0.1, longest=0.1)
     assert "1" in texts(durations_chart(single))
+
+
+@pytest.mark.parametrize(("limit", "shown", "lines"), [(2.0, "limit 2/s", 1), (500.0, "limit 500/s, far above", 0)])
+def test_a_course_has_its_limit_if_it_is_near(limit: float, shown: str, lines: int) -> None:
+    """Bars are attempts a second; a limit far above would leave them flat. Waiting rows are a line of its own scale."""
+    chart = course_chart(Course(start=NOON, width=2_000_000, attempts=[1.5, 0.5], waiting=[40, 0], limit=limit))
+    first, second = bars(chart, "stroke-opacity:.75")
+    assert first[1] - first[2] == pytest.approx(3 * (second[1] - second[2]), abs=0.1)
+    assert {shown, "waiting, at most 40", "attempts a second", "12:00:00"} <= set(texts(chart))
+    assert len(re.findall(r"V?H[\d.]+\" style=\"stroke:#e5484d", chart)) == lines
+    (line,) = [node.attrib["points"] for node in parsed(chart).iter("polyline")]
+    assert [float(point.split(",")[1]) for point in line.split()] == [28.0, 140.0]
+    assert "12:00:00: 1.5 attempts a second; 40 waiting at the end" in chart

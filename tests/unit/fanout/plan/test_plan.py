@@ -299,5 +299,45 @@ def test_a_paused_queue() -> None:
     drain = _plan(limits={"rate": 1, "state": "PAUSED"}).facts()["time to drain"]
     assert drain == (
         "the queue is paused and dispatches nothing: queue.resume(); then 3 s at 1 a second; "
-        "longer if the target is slower"
+        'longer if the target is slower: plan.simulate("2s")'
     )
+
+
+LIMITS = {"rate": 100.0, "burst": 10, "max_concurrent": 100, "log_sampling_ratio": 1.0}
+RETRIES = {"max_attempts": 3, "max_retry_duration": 0.0, "min_backoff": 1.0, "max_backoff": 10.0, "max_doublings": 0}
+SETTINGS = {**LIMITS, **RETRIES}
+ROWS = pd.DataFrame({"x": range(20), "wait": [f"{row}min" for row in range(20)]})
+
+
+@cases(
+    ({}, {}, {}, 2.1),
+    ({"delay": "1h"}, {}, {}, 3602.1),
+    ({"delay": "{wait}"}, {}, {}, 19 * 60 + 2),
+    ({"at": "2025-12-01T00:00Z"}, {}, {}, 2.1),
+    ({}, {"send_rate": 2}, {}, 9.5 + 2),
+    ({"retry": {"max_attempts": 2, "min_backoff": "5s"}}, {}, {"failures": 1}, 2 + 5 + 2.1),
+    ({"dispatch_deadline": "20s"}, {}, {"duration": 60, "failures": 0}, 3 * 20 + 2 * 1 + 1 + 0.1),
+)
+def test_a_simulation_has_what_is_planned(
+    recipe: dict[str, Any], options: dict[str, Any], given: dict[str, Any], seconds: float
+) -> None:
+    """Rows are due and created as planned; settings of the task itself stand before those of the queue."""
+    plan = _plan(ROWS, recipe={"body": ["x"], **recipe}, limits=SETTINGS, **options)
+    found = plan.simulate(**{"duration": 2, "failures": 0, **given})
+    assert (found.rows, found.queue, found.start) == (20, "reports", NOW)
+    assert found.ends["p50"].total_seconds() == pytest.approx(seconds, abs=0.05)
+
+
+def test_a_simulation_of_some_of_the_rows() -> None:
+    """Of a part that is sent, the due times are spread over those of all; what is given up is paid for as well."""
+    found = Forecast(tasks=[], problems={}, sendable=2, duplicates=0)
+    plan = _plan(ROWS, recipe={"delay": "{wait}"}, limits=SETTINGS, found=replace(found, tasks=["t"] * 20, states=[]))
+    simulation = plan.simulate(0, failures=0)
+    assert (simulation.rows, simulation.ends["p50"]) == (2, pd.Timedelta("19min"))
+    assert plan.costs.after(attempts=6, tasks=2).operations == plan.costs.operations + 4
+
+
+def test_no_simulation_of_an_unknown_queue() -> None:
+    """An account that may not read the queue does not know what limits it."""
+    with pytest.raises(InvalidInputError, match="the settings of queue reports are not known"):
+        _plan().simulate()
