@@ -20,6 +20,7 @@ from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_row
+from cloudtasks_nb.fanout.plan.simulation import simulation_html
 from cloudtasks_nb.panels.batch_details import BatchDetails
 from cloudtasks_nb.panels.cards.plan import blocked, error_html, plan_html, tasks_html
 from cloudtasks_nb.panels.context import PanelContext
@@ -85,6 +86,8 @@ class SendPanel(Panel):
         self._work_row.layout.display = "none"
         self.at_close(lambda: close_all(self._work_row))  # a read-only panel does not lay it out
         self.limits = SendLimits(lambda: self.guarded(self.edited))
+        duration = field(widgets.Text, "Duration", "of an attempt: 2s; the plan then says when it would end")
+        self.duration = self.control(duration, self.edited)
         self.view = BatchDetails(self)
         self.at_close(on_cell_end(lambda: self.guarded(self.offer)))
 
@@ -120,7 +123,8 @@ class SendPanel(Panel):
             self.fill(self.prompt, self.plan_card, *below, self.view)
             return
         buttons = self.row(self.make_plan, self.send, self._work_row)
-        self.fill(*form, buttons, self.prompt, self.plan_card, self.preview, *below, self.view)
+        duration = widgets.VBox([self.duration]).add_class("ctn-fields")
+        self.fill(*form, duration, buttons, self.prompt, self.plan_card, self.preview, *below, self.view)
 
     def edited(self) -> None:
         """Forget the plan, and show the line and the first tasks of the form as it is now."""
@@ -225,12 +229,17 @@ class SendPanel(Panel):
         if edits != self._edits:
             self.notify("the form was changed meanwhile: plan again")
             return
+        self.plan_card.value = plan_html(found) + self._simulated(found)
         self._plan, self._line = found, line
-        self.plan_card.value = plan_html(found)
         why = blocked(found)
         self.send.description = f"Send {counted(found.sendable, 'tasks')}" if found.sendable else "Send"
         self.enable(self.send, not why)
         self.notify(f"planned {counted(found.sendable, 'tasks')}" + (f"; {why}" if why else ""), line=line)
+
+    def _simulated(self, plan: Plan) -> str:
+        """Return the simulated run of a plan; empty if it is not said how long an attempt takes."""
+        duration = self.duration.value.strip()
+        return simulation_html(plan.simulate(duration)) if duration else ""
 
     def _ask_send(self) -> None:
         plan = self._plan

@@ -18,7 +18,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.run_chart import Course, course_chart
 from cloudtasks_nb.fanout.plan.queue_model import LIMITS, Draws, Event, Limit, QueueModel, Run, draw, run
 
-__all__ = ["Simulation", "simulate"]
+__all__ = ["Simulation", "simulate", "simulation_html"]
 
 _RUNS = 25  # of a small plan; the larger one is, the less its runs differ
 _ATTEMPTS = 60_000  # of all runs of one queue together, about
@@ -65,31 +65,36 @@ class Simulation:
     frame: pd.DataFrame = field(repr=False)
     rate: float = field(repr=False)  #: dispatches a second that the queue allows
 
-    def _card(self) -> dict[str, str]:
-        p10, p50, p90 = (duration_text(span.total_seconds()) for span in self.ends.values())
-        facts = {
-            "end": f"{p50} after the start (p10 {p10}, p90 {p90})",
-            "attempts": f"{self.attempts:,}",
-            "failed": counted(self.failed, "rows"),
-            "price": f"about ${self.price:,.2f}" if self.price else None,
-        }
-        title = f"Simulation of {counted(self.rows, 'rows')} on queue {self.queue}"
-        return card(title, badge="nothing was sent", facts=facts, notes=[self.sentence])
-
     def __repr__(self) -> str:
-        return self._card()["text/plain"]
+        return _card(self)["text/plain"]
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's
-        width = self.frame.index[0].total_seconds()
-        course = Course(
-            start=round(self.start.timestamp() * _SECOND),
-            width=round(width * _SECOND),
-            attempts=(self.frame["started"] / width).tolist(),
-            waiting=self.frame["waiting"].tolist(),
-            limit=self.rate,
-        )
-        bundle, chart = self._card(), f'<div style="max-width:44em">{course_chart(course)}</div>'
-        return {**bundle, "text/html": bundle["text/html"] + chart}
+        return {"text/plain": repr(self), "text/html": simulation_html(self)}
+
+
+def simulation_html(found: Simulation) -> str:
+    """Return the figures and the sentence as a card, with a chart."""
+    width = found.frame.index[0].total_seconds()
+    course = Course(
+        start=int(found.start.timestamp()) * _SECOND,  # axis and tooltips read better by whole seconds
+        width=round(width * _SECOND),
+        attempts=(found.frame["started"] / width).tolist(),
+        waiting=found.frame["waiting"].tolist(),
+        limit=found.rate,
+    )
+    return f'{_card(found)["text/html"]}<div style="max-width:560px">{course_chart(course)}</div>'
+
+
+def _card(found: Simulation) -> dict[str, str]:
+    p10, p50, p90 = (duration_text(span.total_seconds()) for span in found.ends.values())
+    facts = {
+        "end": f"{p50} after the start (p10 {p10}, p90 {p90})",
+        "attempts": f"{found.attempts:,}",
+        "failed": counted(found.failed, "rows"),
+        "price": f"about ${found.price:,.2f}" if found.price else None,
+    }
+    title = f"Simulation of {counted(found.rows, 'rows')} on queue {found.queue}"
+    return card(title, badge="nothing was sent", facts=facts, notes=[found.sentence])
 
 
 def simulate(

@@ -390,6 +390,16 @@ def test_the_plan_comes_before_the_send(panel: FanOutPanel, harness: Harness) ->
     assert (panel.plan_card.value, panel.send.description, panel.send.disabled) == ("", "Send", True)
 
 
+def test_a_plan_says_when_it_would_end(panel: FanOutPanel) -> None:
+    """If the form says how long an attempt takes; what is no duration is an error, and there is no plan."""
+    plan(panel, url="https://svc/run", duration="2s")
+    assert "ends after about 2.1 s" in panel.plan_card.value
+    assert "duration" not in panel.footer.line
+    plan(panel, duration="soon")
+    assert panel.footer.alert["text"] == "duration='soon' is not a duration"
+    assert (panel.plan_card.value, panel.send.disabled) == ("", True)
+
+
 def test_a_plan_of_a_form_that_was_changed_meanwhile_is_dropped(panel: FanOutPanel) -> None:
     """A plan is dropped if the form was changed while it was made."""
     fill(panel, url="https://svc/run")
