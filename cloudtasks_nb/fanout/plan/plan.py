@@ -168,7 +168,7 @@ class Plan:
 
         Nothing is sent. The model has the settings of the queue when the plan was made: its rate and burst,
         `max_concurrent`, and the retries of its tasks; the rows are created and due as planned, and `send_rate` holds.
-        It is several runs with drawn attempts: 25 of a plan of a few thousand rows, 5 or more of a larger one. Above
+        It is several runs with drawn attempts: 25 of a plan of a few thousand rows, at least 3 of a larger one. Above
         20,000 attempts, groups of rows are drawn that run one after the other, and are tried again row by row; that
         makes the end later by 4 % at most, usually by less than 1 %.
 
