@@ -53,7 +53,9 @@ class StrictDeliverer(Deliverer):
     async def send(self, call: HttpCall, connected: Callable[[], None] | None = None) -> AttemptResult:
         """Send a request and wait for the whole answer."""
         if call.headers.get("Authorization") == _NO_TOKEN:
-            return AttemptResult(http_status=NO_ANSWER, no_token=True)
+            return AttemptResult(
+                http_status=NO_ANSWER, no_token=True, cause="no token could be made for its service account"
+            )
         found = admitted(call, self._access, self._signer)
         if isinstance(found, int):
             return AttemptResult(http_status=found)

@@ -276,6 +276,8 @@ def _payload_part(record: LogRecord) -> dict[str, Any]:
         part["attemptDuration"] = f"{record.duration / SECOND:.6f}s"
         if record.retry_at:
             part["retryTime"] = _text_of(record.retry_at)
+        if record.cause:
+            part["debugInfo"] = record.cause
     return part
 
 

@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp import hdrs
@@ -29,6 +30,9 @@ _LOOPBACK = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|::1)(:\d+)?")
 _SENDABLE = re.compile(r"[!-~]+")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_ORIGIN = re.compile(r"(\w+://[^/?#]*)(.*)", re.DOTALL)
+_NOT_QUOTED = "".join(chr(code) for code in range(ord("!"), ord("~") + 1))
 # Shorter than the keep-alive of common servers (gunicorn 2 s, uvicorn 5 s): a connection that the server closes at
 # the moment of its reuse would count as a failed attempt.
 _KEEP_ALIVE = 1.5
@@ -37,7 +41,7 @@ _NOT_ADDED = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_AG
 
 
 class NotListeningError(Exception):
-    """The connection to a target was refused."""
+    """The connection to a target was refused; its text says by which address."""
 
 
 def is_loopback(address: str) -> bool:
@@ -84,15 +88,15 @@ class Deliverer:
         """
         try:
             return await self._send(call, connected)
-        except aiohttp.ClientConnectorError as error:
-            # After a redirect to an address that refuses connections it is an attempt: the target itself was called.
-            if f"{error.host}:{error.port}" == call.address and _refused(error, call.address):
-                raise NotListeningError from error
-            return AttemptResult(http_status=NO_ANSWER)
         except aiohttp.TooManyRedirects as error:
             return AttemptResult(http_status=error.history[-1].status)
-        except (aiohttp.ClientError, OSError, ValueError):
-            return AttemptResult(http_status=NO_ANSWER)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError):
+                address = f"{error.host}:{error.port}"
+                # After a redirect to an address that refuses connections it is an attempt: the target was called.
+                if address == call.address and _refused(error, address):
+                    raise NotListeningError(_cause_of(error, call)) from error
+            return AttemptResult(http_status=NO_ANSWER, cause=_cause_of(error, call))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -145,8 +149,49 @@ def _retry_after(answer: aiohttp.ClientResponse, now: float) -> int:
 
 
 def _url(url: str) -> URL:
-    encoded = _SENDABLE.fullmatch(url) is not None and _BAD_ESCAPE.search(url) is None
-    return URL(url, encoded=encoded)
+    """Return a URL as it is sent: what cannot stand in one is quoted, and all else stays as it is."""
+    if _SENDABLE.fullmatch(url) and not _BAD_ESCAPE.search(url):
+        return URL(url, encoded=True)
+    start, rest = _ORIGIN.findall(url)[0]
+    # yarl translates a host in another alphabet. The rest it would decode and quote anew: %2F would become a slash.
+    return URL(f"{URL(start)}".rstrip("/") + quote(_BAD_ESCAPE.sub("%25", rest), safe=_NOT_QUOTED), encoded=True)
+
+
+def _cause_of(error: Exception, call: HttpCall) -> str:
+    """Return in a few words why a request has no answer."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            text = f"the certificate of {error.host} is not accepted: {_reason(error.certificate_error)}"
+        case aiohttp.ClientConnectorSSLError():
+            text = f"TLS with {error.host}:{error.port} fails: {_reason(error.os_error)}"
+        case aiohttp.ClientConnectorDNSError():
+            text = f"the name {error.host} cannot be resolved"
+        case aiohttp.ClientConnectorError():
+            address = f"{error.host}:{error.port}"
+            refused = _refused(error, address)
+            text = f"{address} " + ("refuses the connection" if refused else f"cannot be reached: {_reason(error)}")
+        case aiohttp.InvalidURL():
+            text = f"{error.url} has no host"
+        case aiohttp.ServerDisconnectedError():
+            text = "the target closed the connection without an answer"
+        case aiohttp.ClientResponseError():
+            text = f"the answer is not HTTP: {' '.join(error.message.removesuffix('^').split())}"
+        case ValueError():
+            bad = next((name for name, value in call.headers.items() if _UNSENDABLE.search(name + value)), None)
+            why = _reason(error) if bad is None else f"the header {bad} has a control character"
+            text = f"the request cannot be sent: {why}"
+        case _:
+            text = _reason(error)
+    return text
+
+
+def _reason(error: Exception) -> str:
+    """Return the system's or the library's own words for an error."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _refused(error: aiohttp.ClientConnectorError, address: str) -> bool:

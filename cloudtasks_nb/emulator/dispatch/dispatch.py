@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from cloudtasks_nb._names import code_name
@@ -31,6 +33,8 @@ _SENT_AT_ONCE = 10
 # A queue with this many tasks for unreachable targets reads no more entries, so tasks for other targets wait too.
 _MAX_HELD = 1000
 _GATEWAY_TIMEOUT = 504
+# Docker and podman put them into every container.
+_CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv")
 # A bucket is refilled by fractions of a token, and the sum of those that make one token may be rounded to 0.9999999.
 _ONE_TOKEN = 1.0 - 1e-9
 
@@ -368,12 +372,14 @@ class Dispatcher:
             async with asyncio.timeout(call.deadline / SECOND) as attempt.deadline:
                 result = await self._deliverer.send(call, (lambda: self._log_dispatched(attempt)) if waits else None)
         except TimeoutError:
-            result = AttemptResult(http_status=NO_ANSWER if call.app_engine else _GATEWAY_TIMEOUT, timed_out=True)
-        except NotListeningError:
+            cause = f"no answer within {call.deadline / SECOND:g} s"
+            status = NO_ANSWER if call.app_engine else _GATEWAY_TIMEOUT
+            result = AttemptResult(http_status=status, timed_out=True, cause=cause)
+        except NotListeningError as error:
             if waits:
                 self._hold_task(attempt)
                 return
-            result = AttemptResult(http_status=NO_ANSWER)
+            result = AttemptResult(http_status=NO_ANSWER, cause=str(error))
         finally:
             attempt.deadline = None  # it has ended, and cannot be moved with the clock
         self._finish(attempt, result)
@@ -387,10 +393,10 @@ class Dispatcher:
         claim = attempt.claim
         gone = self._store.end_attempt(claim, result, attempt.call.retry, attempt.subject, called_at=attempt.called_at)
         self.ended += 1
-        self.history.record(claim, attempt.call, claim.attempts, gone=gone)
+        self.history.record(claim, attempt.call, claim.attempts, cause=result.cause, gone=gone)
         self.changed()
         if not result.succeeded:
-            self.failed(_failure(attempt, gone=gone))
+            self.failed(_failure(attempt, result, gone=gone))
         self._dispatch_again(claim.queue)
 
     def _hold_task(self, attempt: _Attempt) -> None:
@@ -423,9 +429,16 @@ class Dispatcher:
         self.wake_all()
 
 
-def _failure(attempt: _Attempt, *, gone: bool) -> str:
+@cache
+def _in_container() -> bool:
+    return any(map(os.path.exists, _CONTAINER_FILES))
+
+
+def _failure(attempt: _Attempt, result: AttemptResult, *, gone: bool) -> str:
     attempts, claim = attempt.claim.attempts, attempt.claim
-    reason = attempts.message if attempts.http_status else f"{code_name(attempts.code)}({attempts.code}): no response"
+    reason = f"{code_name(result.code)}({result.code}): {result.cause}" if result.cause else attempts.message
+    if result.cause and is_loopback(attempt.call.address) and _in_container():
+        reason += " (in a container, this address is the container's own: that of the host is host.docker.internal)"
     then = "no further attempt" if gone else f"next attempt {instant_text(attempts.due)}"
     return (
         f"{instant_text(attempts.responded)} {claim.queue.name}/tasks/{claim.task.id}: attempt {attempts.dispatches} "

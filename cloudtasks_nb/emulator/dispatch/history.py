@@ -45,14 +45,25 @@ class History:
     _count: int = 0
     clears: int = 0  #: how often everything was removed
 
-    def record(self, claim: Claim, call: HttpCall, attempts: Attempts, *, gone: bool) -> None:
-        """Record an attempt that ended; `gone` is whether the task left the queue after it."""
+    def record(self, claim: Claim, call: HttpCall, attempts: Attempts, *, cause: str, gone: bool) -> None:
+        """Record an attempt that ended.
+
+        Parameters
+        ----------
+        claim, call, attempts : Claim, HttpCall and Attempts
+            The task, the request, and the attempts so far.
+        cause : str
+            Why there was no answer; empty if there was one.
+        gone : bool
+            Whether the task left the queue after it.
+        """
         key = (claim.queue.q, claim.task.number)
         tried = self._retried.pop(key, None) or deque(maxlen=_MAX_ATTEMPTS)
         attempt = {
             "dispatched": instant_text(attempts.dispatched),
             "status": code_name(attempts.code),
             "http_status": attempts.http_status,
+            "cause": cause,
             "duration_s": (attempts.responded - attempts.dispatched) / SECOND,
             "method": call.method,
             "url": call.url,

@@ -480,7 +480,7 @@ function showChoice(select, chosen, every) {
 
 const attemptsTable = new Table($("attempts-table"), "Attempts", [
   { title: "Task", name: true, cell: (one) => ({ text: one.task, tip: one.task, open: () => openTask(one.queue, one.task) }) },
-  { title: "Answer", cell: (one) => stateCell(one.status) },
+  { title: "Answer", cell: (one) => ({ ...stateCell(one.status), tip: maskText(one.cause) }) },
   { title: "HTTP", side: "right", tip: "HTTP status of the answer", cell: (one) => (one.httpStatus ? String(one.httpStatus) : { text: "–", tip: "no answer, or an attempt that only the log has" }) },
   { title: "Time", cell: (one) => timeCell(one.ended) },
   { title: "Attempt", side: "right", cell: (one) => count(one.attempt) },
@@ -624,10 +624,10 @@ function requestParts({ headers, body }) {
 const none = () => node("span", { class: "quiet" }, "none");
 
 function attemptParts(tried, task) {
-  const heads = ["Attempt", "Answer", "HTTP", "Time", "Took", "Next try"];
+  const heads = ["Attempt", "Answer", "HTTP", "Time", "Took", "Next try", ...(tried.some((one) => one.cause) ? ["No answer because"] : [])];
   const rows = tried.map((one) => [
-    String(one.attempt), one.status, one.httpStatus ? String(one.httpStatus) : "–", time(one.ended), duration(one.took), one.retry ? time(one.retry) : "–",
-  ]);
+    String(one.attempt), one.status, one.httpStatus ? String(one.httpStatus) : "–", time(one.ended), duration(one.took), one.retry ? time(one.retry) : "–", maskText(one.cause),
+  ].slice(0, heads.length));
   if (!rows.length) {
     const missing = task?.dispatchCount ? `${counted(task.dispatchCount, "attempts")}; none is among those that the emulator keeps.` : "none";
     return [node("h3", {}, "Attempts"), node("span", { class: "quiet" }, missing)];

@@ -28,6 +28,7 @@ class AttemptResult:
     timed_out: bool = False
     no_token: bool = False  #: no token could be made for the request, so it was not sent
     retry_after: int = 0  #: microseconds that the target asked to wait
+    cause: str = ""  #: why there is no response
 
     @property
     def code(self) -> int:

@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS operations(seq INTEGER PRIMARY KEY, name TEXT, made I
 CREATE TABLE IF NOT EXISTS log(
     seq INTEGER PRIMARY KEY, q INTEGER, kind INTEGER, at INTEGER, received INTEGER, task TEXT, target TEXT,
     target_type TEXT, due INTEGER, code INTEGER, dispatches INTEGER, responses INTEGER, duration INTEGER,
-    retry_at INTEGER);
+    retry_at INTEGER, cause TEXT);
 """
 _TABLES = ("settings", "queues", "tasks", "attempts", "tombstones", "purged_ranges", "operations", "log")
 _CACHE_KIB = 2_048  # a row is written once and read once: a larger cache gains nothing
@@ -44,7 +44,7 @@ _PAGE = 8192
 # The file gives free pages back if it has more than this many of them, and more of them than of others.
 _MOST_FREE = 128
 _CONNECTION: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "timeout": 30}
-_VERSION = 3  # of the schema; a new file has 0
+_VERSION = 4  # of the schema; a new file has 0
 
 
 class Statement(StrEnum):
@@ -59,7 +59,7 @@ class Statement(StrEnum):
     ADD_TOMBSTONE = "INSERT INTO tombstones(q, id, until) VALUES (?, ?, ?)"
     ADD_PURGED_RANGE = "INSERT OR REPLACE INTO purged_ranges VALUES (?, ?, ?)"
     OPERATION = "INSERT INTO operations VALUES (?, ?, ?, ?)"
-    LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     # The sweep comes last, so that it also deletes rows of the same group.
     KEEP_NAMES = "INSERT INTO tombstones(q, id, until) SELECT ?, id, ? FROM tasks WHERE seq BETWEEN ? AND ?"
     SWEEP_TASKS = "DELETE FROM tasks WHERE seq BETWEEN ? AND ?"

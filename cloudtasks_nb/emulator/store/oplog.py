@@ -53,6 +53,7 @@ class LogRecord(NamedTuple):
     responses: int
     duration: int  #: microseconds
     retry_at: int
+    cause: str  #: why an attempt has no answer
 
     @property
     def insert_id(self) -> str:
@@ -125,22 +126,24 @@ class OperationsLog:
             entry: tuple[Any, ...] = (task.id, task.target, task.kind, task.due)
         else:
             kind, entry = _CREATIONS, (_packed(tasks), "", "", 0)
-        self._put((self._latest, q, kind, now, now + self._delay, *entry, 0, 0, 0, 0, 0))
+        self._put((self._latest, q, kind, now, now + self._delay, *entry, 0, 0, 0, 0, 0, ""))
 
     def deleted(self, subject: LogSubject, now: int) -> None:
         """Log that a task was deleted on request."""
-        self._append(Kind.DELETION, subject, now, (0, 0, 0, 0, 0, 0))
+        self._append(Kind.DELETION, subject, now, (0, 0, 0, 0, 0, 0, ""))
 
     def dispatched(self, subject: LogSubject, attempts: Attempts, now: int) -> None:
         """Log that an attempt was sent."""
         counts = (attempts.dispatches, attempts.responses)
-        self._append(Kind.DISPATCH, subject, now, (attempts.scheduled, 0, *counts, 0, 0))
+        self._append(Kind.DISPATCH, subject, now, (attempts.scheduled, 0, *counts, 0, 0, ""))
 
-    def responded(self, subject: LogSubject, attempts: Attempts, retry_at: int) -> None:
-        """Log the result of an attempt; `retry_at` is 0 when no further one follows."""
+    def responded(self, subject: LogSubject, attempts: Attempts, retry_at: int, cause: str) -> None:
+        """Log the result of an attempt; `retry_at` is 0 when no further one follows, `cause` why it has no answer."""
         duration = attempts.responded - attempts.dispatched
         counts = (attempts.code, attempts.dispatches, attempts.responses)
-        self._append(Kind.RESPONSE, subject, attempts.responded, (attempts.scheduled, *counts, duration, retry_at))
+        self._append(
+            Kind.RESPONSE, subject, attempts.responded, (attempts.scheduled, *counts, duration, retry_at, cause)
+        )
 
     def read(
         self,
@@ -218,7 +221,7 @@ class OperationsLog:
             position -= share
         return 0
 
-    def _append(self, kind: Kind, subject: LogSubject, now: int, rest: tuple[int, ...]) -> None:
+    def _append(self, kind: Kind, subject: LogSubject, now: int, rest: tuple[Any, ...]) -> None:
         if subject.ratio < 1.0 and _random.random() >= subject.ratio:
             return
         self._latest = max(self._latest + 1, now)

@@ -448,7 +448,7 @@ class Store:
         elif alive:
             self.end_task(queue, task.number, task.id, now)
         if subject.ratio:
-            self.log.responded(subject, attempts, attempts.due if alive and not finished else 0)
+            self.log.responded(subject, attempts, attempts.due if alive and not finished else 0, result.cause)
         return finished or not alive
 
     def _put_queue(self, queue: QueueState) -> None:

@@ -106,7 +106,7 @@ def test_a_task_that_is_tried_again(emulator: Emulator, failed_once: Any) -> Non
     assert attempts(emulator, f"queue={queue}&task=unknown") == nothing
 
 
-def test_after_a_restart_attempts_come_from_the_log(tmp_path: Path, target: Target) -> None:
+def test_after_a_restart_attempts_come_from_the_log(tmp_path: Path, target: Target, free_port: int) -> None:
     """What ended before the process has started is read from the operations log, once."""
     name = f"{LOCATION}/queues/logged"
     arguments = ("--data-dir", str(tmp_path))
@@ -114,17 +114,18 @@ def test_after_a_restart_attempts_come_from_the_log(tmp_path: Path, target: Targ
         queue = {"name": name, "stackdriver_logging_config": {"sampling_ratio": 1.0}}
         emulator.client.create_queue({"parent": LOCATION, "queue": {**queue, "retry_config": {"max_attempts": 1}}})
         target.script(500, 200)
-        for task in ("bad", "good"):
+        for task, url in {"bad": target.url, "good": target.url, "lost": f"http://127.0.0.1:{free_port}"}.items():
             full = f"{name}/tasks/{task}"
-            emulator.client.create_task({"parent": name, "task": {"name": full, "http_request": {"url": target.url}}})
+            emulator.client.create_task({"parent": name, "task": {"name": full, "http_request": {"url": url}}})
             emulator.gone(full)
         live = attempts(emulator)["attempts"]
         run = emulator.request("GET", "/console/queues")["run"]
     with Emulator(*arguments) as emulator:
         stored = attempts(emulator)["attempts"]
-        shared = ("queue", "task", "attempt", "status", "retry", "target", "took", "ended")
+        shared = ("queue", "task", "attempt", "status", "cause", "retry", "target", "took", "ended")
         assert [[a[key] for key in shared] for a in stored] == [[a[key] for key in shared] for a in live]
-        assert [a["task"] for a in attempts(emulator, "failed=1")["attempts"]] == ["bad"]
+        failed = [(a["task"], a["cause"]) for a in attempts(emulator, "failed=1")["attempts"]]
+        assert failed == [("lost", f"127.0.0.1:{free_port} refuses the connection"), ("bad", "")]
         assert attempts(emulator, f"queue={LOCATION}/queues/other")["attempts"] == []
         assert attempts(emulator, "after=1")["attempts"] == []
         assert emulator.request("GET", "/console/queues")["run"] != run

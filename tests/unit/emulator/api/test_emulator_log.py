@@ -96,6 +96,18 @@ def test_the_life_of_a_task(store: Store, queue: QueueState, clock: Clock) -> No
     assert {entry["resource"]["labels"]["target_type"] for entry in entries} == {"HTTP"}
 
 
+def test_an_attempt_without_an_answer(store: Store, queue: QueueState, clock: Clock) -> None:
+    """The entry says why, in a field that Google's log does not have."""
+    put(store, queue, "a")
+    claim = store.claim_now(queue, "a")
+    store.begin_attempt(claim)
+    result = AttemptResult(http_status=0, cause="the name h cannot be resolved")
+    store.end_attempt(claim, result, TWICE, LogSubject(queue.q, 1.0, "a"))
+    commit(store)
+    answer = read(store, clock)[0][-1]["jsonPayload"]["attemptResponseLog"]
+    assert (answer["status"], answer["debugInfo"]) == ("UNKNOWN", "the name h cannot be resolved")
+
+
 def test_a_deleted_task_of_app_engine(store: Store, queue: QueueState, clock: Clock) -> None:
     """The entry of a deletion has the same target as that of the creation."""
     task = v2.Task(name=f"{QUEUE}/tasks/a", app_engine_http_request={"relative_uri": "/job", "http_method": 4})

@@ -1,6 +1,7 @@
 """The HTTP client, with a real server on this machine."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError
+from tests.certificates import Authority
 from tests.processes import free_port
 
 
@@ -51,6 +53,15 @@ def url(runner: asyncio.Runner, received: list[Any]) -> Iterator[str]:
 
 
 @pytest.fixture
+def https(runner: asyncio.Runner, tmp_path: Path) -> Iterator[str]:
+    """Give the URL of a server whose certificate nobody knows."""
+    server = TestServer(web.Application(), host="localhost", scheme="https")
+    runner.run(server.start_server(ssl=Authority(tmp_path).context()))
+    yield str(server.make_url(""))
+    runner.run(server.close())
+
+
+@pytest.fixture
 def deliverer(runner: asyncio.Runner) -> Iterator[Deliverer]:
     """Give a deliverer."""
 
@@ -70,8 +81,22 @@ async def test_what_is_sent(deliverer: Deliverer, url: str, received: list[Any])
     ((method, path, headers, content),) = received
     assert (method, path, content, connected) == ("POST", "/a%2Fb?q=1", b"hi", [1])
     assert headers.keys() == {"Host", "X", "Content-Length"}
-    await deliverer.send(call(f"{url}/%zz ä"))
-    assert received[1][1] == "/%25zz%20%C3%A4"
+
+
+URLS = [
+    ("/%zz ä", "/%25zz%20%C3%A4"),
+    ("/é?x=%2F", "/%C3%A9?x=%2F"),
+    ("/a?a=b c&d=%20+", "/a?a=b%20c&d=%20+"),
+    ("/a%2fb c?q='|\"<>`{}#part", "/a%2fb%20c?q='|\"<>`{}"),
+    ("?a=ä", "/?a=%C3%A4"),
+]
+
+
+@pytest.mark.parametrize(("part", "path"), URLS)
+async def test_urls(deliverer: Deliverer, url: str, received: list[Any], part: str, path: str) -> None:
+    """What cannot stand in a URL is quoted; escapes and all else are sent as the task has them."""
+    await deliverer.send(call(f"{url}{part}"))
+    assert received[0][1] == path
 
 
 ANSWERS = [
@@ -94,12 +119,20 @@ async def test_answers(
     )
 
 
-ODD = [(reply, 0) for reply in (b"", b"hello\r\n\r\n", b"HTTP/1.1 banana\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Le")]
-ODD += [(b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 300_000, 200)]  # an old server ends its answer by closing
+CLOSED, NO_HTTP = "the target closed the connection without an answer", "the answer is not HTTP: .+"
+ODD = [
+    (b"", 0, CLOSED),
+    (b"hello\r\n\r\n", 0, NO_HTTP),
+    (b"HTTP/1.1 banana\r\n\r\n", 0, NO_HTTP),
+    (b"HTTP/1.1 200 OK\r\nContent-Le", 0, CLOSED),
+    (b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 300_000, 200, ""),  # an old server ends its answer by closing
+]
 
 
-@pytest.mark.parametrize(("reply", "status"), ODD, ids=["closed", "not http", "no status", "cut in the head", "1.0"])
-async def test_odd_answers(deliverer: Deliverer, reply: bytes, status: int) -> None:
+@pytest.mark.parametrize(
+    ("reply", "status", "cause"), ODD, ids=["closed", "not http", "no status", "cut in the head", "1.0"]
+)
+async def test_odd_answers(deliverer: Deliverer, reply: bytes, status: int, cause: str) -> None:
     """What is not HTTP, and a head that is cut, are no answer; the request is sent once."""
     received: list[bytes] = []
 
@@ -110,7 +143,43 @@ async def test_odd_answers(deliverer: Deliverer, reply: bytes, status: int) -> N
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         outcome = await deliverer.send(call(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"))
-    assert (outcome, len(received)) == (AttemptResult(http_status=status), 1)
+    assert (outcome.http_status, len(received)) == (status, 1)
+    assert re.fullmatch(cause, outcome.cause)
+
+
+NO_PORT = "the request cannot be sent: .*[Pp]ort.*"
+CAUSES: list[tuple[str, dict[str, str], str]] = [
+    ("http://host.invalid/", {}, "the name host.invalid cannot be resolved"),
+    ("http://127.0.0.1:99999/", {}, NO_PORT),
+    ("http://127.0.0.1:port/", {}, NO_PORT),
+    ("http://", {}, "http:// has no host"),
+    ("http:///x", {}, "http:///x has no host"),
+    ("{url}", {"X-A": "a\nb"}, "the request cannot be sent: the header X-A has a control character"),
+    ("{url}", {"X-A": "a\x00b"}, "the request cannot be sent: the header X-A has a control character"),
+    ("https{url[4:]}", {}, "TLS with 127.0.0.1:[0-9]+ fails: .+"),
+]
+
+
+@pytest.mark.parametrize(("to", "headers", "cause"), CAUSES)
+async def test_causes(deliverer: Deliverer, url: str, to: str, headers: dict[str, str], cause: str) -> None:
+    """A request without an answer says why: each cause is told from the others."""
+    to = to.replace("{url[4:]}", url[4:]).replace("{url}", url)
+    outcome = await deliverer.send(replace(call(to), headers=headers))
+    assert outcome.http_status == 0
+    assert re.fullmatch(cause, outcome.cause)
+
+
+async def test_a_certificate_that_is_not_known(deliverer: Deliverer, https: str) -> None:
+    """The cause names the host, and in OpenSSL's words what is wrong with its certificate."""
+    outcome = await deliverer.send(call(https))
+    assert outcome.cause == "the certificate of localhost is not accepted: unable to get local issuer certificate"
+
+
+async def test_a_refused_connection(deliverer: Deliverer) -> None:
+    """An attempt elsewhere that is refused after a redirect, and one here, name the address."""
+    port = free_port()
+    with pytest.raises(NotListeningError, match=f"^127.0.0.1:{port} refuses the connection$"):
+        await deliverer.send(call(f"http://127.0.0.1:{port}/"))
 
 
 async def test_a_kept_connection_may_have_been_closed(deliverer: Deliverer) -> None:

@@ -1,6 +1,7 @@
 """The dispatcher, with a target that answers when the test says so."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cloudtasks_nb.emulator.dispatch import dispatch
 from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
 from cloudtasks_nb.emulator.dispatch.request import HttpCall
@@ -17,9 +19,10 @@ from cloudtasks_nb.emulator.model.attempts import AttemptResult
 from cloudtasks_nb.emulator.model.clock import HOUR, Clock
 from cloudtasks_nb.emulator.model.queues import PAUSED
 from cloudtasks_nb.emulator.model.settings import Settings
+from cloudtasks_nb.emulator.store.oplog import Kind
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
-from tests.unit.emulator.conftest import NOW, QUEUE, URL, commit, new_queue, new_task, refused, with_settings
+from tests.unit.emulator.conftest import LOG_ALL, NOW, QUEUE, URL, commit, new_queue, new_task, refused, with_settings
 
 
 class Target(Deliverer):
@@ -153,6 +156,29 @@ async def test_only_this_machine_is_waited_for(harness: Harness, queue: QueueSta
     await harness.add(queue, "elsewhere", url="http://10.255.255.1/x")
     assert harness.target.ids == ["here", "elsewhere"]
     assert [tried.dispatches for tried in queue.attempts.values()] == [1]
+
+
+REFUSED = "127.0.0.1:9 refuses the connection"
+
+
+@with_settings("harness", stackdriver_logging_config=LOG_ALL)
+@pytest.mark.parametrize("in_container", [False, True])
+async def test_the_cause_of_a_failure(
+    harness: Harness, queue: QueueState, monkeypatch: pytest.MonkeyPatch, *, in_container: bool
+) -> None:
+    """The line of an attempt, the history and the log say why it has no answer; in a container, whose address it is."""
+    monkeypatch.setattr(dispatch, "_in_container", lambda: in_container)
+    lines: list[str] = []
+    harness.dispatcher.failed = lines.append
+    await harness.add(queue, "a")
+    harness.target.waiting.pop().set_result(AttemptResult(http_status=0, cause=REFUSED))
+    await turn()
+    commit(harness.store)
+    records = harness.store.log.read(0, NOW * 2, queues=[queue.q], kinds=list(Kind), now=NOW, ascending=True)
+    assert [record.cause for record in records] == ["", "", REFUSED]
+    assert [one.request["cause"] for one in harness.dispatcher.history.ended()] == [REFUSED]
+    hint = r" \(in a container, .* host.docker.internal\)" if in_container else ""
+    assert re.search(f" failed with UNKNOWN\\(2\\): {REFUSED}{hint}; next attempt ", lines[0])
 
 
 async def test_holding(harness: Harness, queue: QueueState) -> None:

@@ -349,7 +349,7 @@ def test_a_database_is_copied_and_erased(tmp_path: Path, size: int) -> None:
 )  # fmt: skip
 def test_unusable_files(tmp_path: Path, content: bytes | None, *, snapshot: bool) -> None:
     """A file that is no database, or one of another version, is named with what to do, and changes nothing."""
-    error, hint = ("another version of the emulator (2 instead of 3)", "cannot be converted")
+    error, hint = ("another version of the emulator (2 instead of 4)", "cannot be converted")
     if content is not None:
         error, hint = "cannot be used: ", "if it is damaged, "
     file = tmp_path / "bad.sqlite3"
