@@ -107,6 +107,7 @@ async def _start_engine(folder: Folder, database: TaskDatabase, settings: Settin
     engine = build_engine(store, clock, settings, folder.path, stack)
     engine.declared.put()
     await engine.committer.commit()
+    engine.committer.report = lambda line: _print_line(f"{PROGRAM}: {line}")
     if not settings.quiet:
         engine.dispatcher.failed = _print_line
     return engine

@@ -188,10 +188,13 @@ class Dispatcher:
         Raises
         ------
         RefusedError
-            ``NOT_FOUND`` if the task does not exist, and ``UNAVAILABLE`` if the emulator is stopping.
+            ``NOT_FOUND`` if the task does not exist, ``UNAVAILABLE`` if the emulator is stopping, and ``INTERNAL`` if
+            it cannot write to its file.
         """
         if self._closed:
             raise RefusedError("UNAVAILABLE", "The emulator is stopping.")
+        if self._store.unwritable:
+            raise RefusedError("INTERNAL", self._store.unwritable)
         claim = self._store.claim_now(queue, task_id)
         self._start(claim, self._prepared(claim), called_at=self._clock.now())
 
@@ -266,7 +269,7 @@ class Dispatcher:
         return min((time for time in times if time is not None), default=None)
 
     def _next_dispatch_of(self, queue: QueueState) -> int | None:
-        if not queue.dispatching or queue.in_flight >= queue.config.max_concurrent:
+        if not queue.dispatching or queue.in_flight >= queue.config.max_concurrent or self._store.unwritable:
             return None
         state, due = self._queue_dispatch(queue), self._store.next_due(queue)
         if due is None or state.is_full(queue.live):
@@ -307,8 +310,10 @@ class Dispatcher:
         return state
 
     def _dispatch_queue(self, queue: QueueState) -> None:
-        if self._closed or not self._released.is_set() or self._store.current(queue) is not queue:
-            return  # nothing is sent now, or the queue was deleted or is loaded anew after a failed commit
+        if self._closed or not self._released.is_set() or self._store.unwritable:
+            return
+        if self._store.current(queue) is not queue:  # it was deleted, or is loaded anew after a failed commit
+            return
         state = self._queue_dispatch(queue)
         if state.timer:
             state.timer.cancel()

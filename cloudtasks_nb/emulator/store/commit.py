@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.emulator.store.database import Statement
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 
@@ -22,6 +23,9 @@ _SLOW = 0.005
 _WINDOW = 0.003
 # Changes that no call waits for (results of attempts) are committed within this time.
 _LAZY = 0.01
+_PROBE_EVERY = 1.0
+# A disk with room for a few rows only would be full again with the results of the next attempts.
+_PROBE = (("probe", bytes(1 << 20)), ("probe", b""))
 
 
 class Committer:
@@ -32,7 +36,8 @@ class Committer:
     store : Store
         The store to commit.
     wake : callable
-        Called with the queues that have new tasks to dispatch.
+        Called with the queues that have new tasks to dispatch. After a failure these are all queues, as soon as the
+        file can be written again.
     """
 
     def __init__(self, store: Store, wake: Callable[[list[QueueState]], None]) -> None:
@@ -48,6 +53,10 @@ class Committer:
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._probe_timer: asyncio.Handle | None = None
+        self._reported = False
+        #: called with a line when the file cannot be written, and when it can be written again
+        self.report: Callable[[str], None] = lambda _: None
 
     def note_call(self) -> None:
         """Record the time at which a call arrives; the call does not await anything before `commit`."""
@@ -100,6 +109,8 @@ class Committer:
     async def close(self) -> None:
         """Commit the remaining changes and stop the thread."""
         self._cancel_timer()
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
         await self.wait_idle()
         if len(self._store.database):
             self._commit_inline()
@@ -190,4 +201,28 @@ class Committer:
                 waiter.set_exception(refusal)
         # Later changes are dropped with the failed transaction: memory returns to the state on the disk.
         self._store.failed()
+        if not self._store.unwritable:
+            self._probe_timer = self._loop.call_soon(self._probe)
+        self._store.unwritable = refusal.message
+
+    def _probe(self) -> None:
+        """Find out whether the file can be written; if so, wake all queues."""
+        self._probe_timer = self._loop.call_later(_PROBE_EVERY, self._probe)
+        if self._busy:
+            return
+        try:
+            for row in _PROBE:
+                self._store.database.put(Statement.SETTING, row)
+                self._commit_inline()
+        except RefusedError as error:
+            if not self._reported:
+                self.report(f"{error.message}; no task is sent until it can")
+            self._reported = True
+            return
+        self._probe_timer.cancel()
+        self._store.unwritable = ""
+        if self._reported:
+            self.report(f"The emulator can write {self._store.database.path} again: tasks are sent")
+        self._reported = False
+        self._start_next()
         self._wake(list(self._store.contents.by_number.values()))

@@ -64,6 +64,8 @@ class Store:
         )
         #: called after tasks were purged: the sweep has something to delete
         self.purged: Callable[[], None] = lambda: None
+        #: why the file cannot be written, or empty; until it can, no task is sent: its result would be lost
+        self.unwritable = ""
         self._new: list[_NewTasks] = []
         self._applied: list[_NewTasks] = []
         self.contents = load(database, clock.now(), settings.task_tombstone)

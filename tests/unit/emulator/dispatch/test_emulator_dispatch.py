@@ -199,6 +199,19 @@ async def test_holding(harness: Harness, queue: QueueState) -> None:
     assert [state.in_flight for state in harness.store.contents.by_number.values()] == [2]
 
 
+async def test_nothing_is_sent_while_nothing_can_be_stored(harness: Harness, queue: QueueState) -> None:
+    """A task whose result would be lost waits, also for RunTask; when the file can be written it is sent."""
+    harness.store.unwritable = "disk full"
+    await harness.add(queue, "a")
+    with refused("INTERNAL", "^disk full$"):
+        harness.dispatcher.run_now(queue, "a")
+    assert (harness.target.ids, harness.dispatcher.next_dispatch()) == ([], None)
+    harness.store.unwritable = ""
+    harness.dispatcher.wake_all()
+    await turn()
+    assert harness.target.ids == ["a"]
+
+
 async def test_a_deleted_queue(harness: Harness, queue: QueueState) -> None:
     """An attempt whose queue was deleted ends without a trace."""
     await harness.add(queue, "a")

@@ -234,6 +234,7 @@ async def test_a_disk_that_says_no(
         store.add(store.queue(QUEUE), new_task(f"t{number}"), NOW)
         await committer.commit()
 
+    monkeypatch.setattr(commit_module, "_PROBE_EVERY", 0.01)
     with monkeypatch.context() as broken:
         broken.setattr(store.database, step, full)
         async with asyncio.timeout(5):
@@ -241,10 +242,42 @@ async def test_a_disk_that_says_no(
     assert all(isinstance(result, RefusedError) and "disk is full" in result.message for result in results)
     assert {result.code for result in results if isinstance(result, RefusedError)} == {"INTERNAL"}
     assert store.queue(QUEUE) is not queue
-    assert (store.queue(QUEUE).live, rows(store)) == ({}, 0)
-    assert store.queue(QUEUE) in woken
+    assert (store.queue(QUEUE).live, rows(store), "disk is full" in store.unwritable) == ({}, 0, True)
+    assert not woken
+    async with asyncio.timeout(5):
+        await woken.event.wait()
+    assert (set(woken), store.unwritable) == ({store.queue(QUEUE)}, "")
     await one(99)
     assert store.queue(QUEUE).live.keys() == {"t99"}
+
+
+async def test_a_disk_without_room(
+    store: Store, queue: QueueState, committer: Committer, woken: Woken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the disk is full no queue is woken, although a row would fit; it is said once, and so is the end of it."""
+    lines, reported = [], asyncio.Event()
+    committer.report = lambda line: (lines.append(line), reported.set())[1]
+    monkeypatch.setattr(commit_module, "_PROBE_EVERY", 0.01)
+    [(pages,)] = store.database.read("PRAGMA page_count")
+    execute = store.database._writer.execute
+    execute(f"PRAGMA max_page_count = {pages + 2}")
+    for number in range(2):
+        store.add(store.queue(QUEUE), new_task(f"t{number}", body=b"x" * 100_000), NOW)
+        with pytest.raises(RefusedError, match=r"cannot write .*: database or disk is full$"):
+            await committer.commit()
+    async with asyncio.timeout(5):
+        await reported.wait()
+    await asyncio.sleep(0.05)
+    assert not woken
+    execute("PRAGMA max_page_count = 4294967294")
+    async with asyncio.timeout(5):
+        await woken.event.wait()
+    path = store.database.path
+    assert lines == [
+        f"The emulator cannot write {path}: database or disk is full; no task is sent until it can",
+        f"The emulator can write {path} again: tasks are sent",
+    ]
+    assert (set(woken), rows(store)) == ({store.queue(QUEUE)}, 0)
 
 
 async def test_settling_waits_for_the_thread(store: Store, queue: QueueState, committer: Committer) -> None:
