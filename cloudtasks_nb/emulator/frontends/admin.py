@@ -19,6 +19,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Fault
 from cloudtasks_nb.emulator.dispatch.lapse import TimeLapse
+from cloudtasks_nb.emulator.frontends.bodies import json_body
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, SECOND
 from cloudtasks_nb.emulator.model.queues import configured, from_v2
@@ -227,11 +228,7 @@ def answer_json(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Resp
 
 
 async def _parameters(request: web.Request) -> dict[str, Any]:
-    raw = await request.read()
-    body = orjson.loads(raw) if raw else {}
-    if not isinstance(body, dict):
-        raise InvalidInputError("the body must be a JSON object")
-    return {**request.query, **body}
+    return {**request.query, **(await json_body(request) or {})}
 
 
 def _flag(given: dict[str, Any], name: str) -> bool:

@@ -14,7 +14,8 @@ from aiohttp.typedefs import Handler
 from google.protobuf import json_format
 
 from cloudtasks_nb.emulator.api.engine import Engine
-from cloudtasks_nb.emulator.frontends.rest import Rest, json_body, parsed
+from cloudtasks_nb.emulator.frontends.bodies import json_body
+from cloudtasks_nb.emulator.frontends.rest import Rest, parsed
 from cloudtasks_nb.emulator.model.apis import v2
 from cloudtasks_nb.emulator.model.refusal import invalid_argument
 

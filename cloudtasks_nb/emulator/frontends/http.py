@@ -91,7 +91,9 @@ class HttpServer:
             self._app.add_routes(Google(engine.access, engine.tokens).routes())
             self._app.add_routes(IamApi(engine.access, engine.tokens).routes())
         # Leases do not end by themselves: do not wait for them.
-        self._runner = JsonErrorRunner(self._app, access_log=None, shutdown_timeout=0.1, logger=_log)
+        self._runner = JsonErrorRunner(
+            self._app, access_log=None, shutdown_timeout=0.1, logger=_log, auto_decompress=False
+        )
 
     async def listen(self, host: str, port: int, certificate: ServerCertificate | None = None) -> int:
         """Start to listen, with TLS if there is a certificate, and return the port.

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from cloudtasks_nb.emulator.access.control import AccessControl, account_resources
@@ -22,6 +21,7 @@ from cloudtasks_nb.emulator.access.state import member_of
 from cloudtasks_nb.emulator.access.tokens import Caller
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.frontends.admin import json_response
+from cloudtasks_nb.emulator.frontends.bodies import json_body
 from cloudtasks_nb.emulator.frontends.json_errors import error_document
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
@@ -115,7 +115,7 @@ class IamApi:
                 email, project = request.match_info.get("email", ""), request.match_info["project"]
                 resources = account_resources(email) if email else [f"projects/{project}"]
                 self.access.check_project(service, resources[-1].removeprefix("projects/"), caller, headers)
-                return json_response(200, answer(caller, email or project, await _body(request)))
+                return json_response(200, answer(caller, email or project, await json_body(request) or {}))
             except RefusedError as error:
                 return json_response(*error_document(error))
 
@@ -162,13 +162,3 @@ class IamApi:
             raise iam_permission_denied(permission)
         if email not in self.access.state.principals:
             raise RefusedError("NOT_FOUND", f"Not found; Gaia id not found for email {email}")
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    try:
-        body = orjson.loads(await request.read() or b"{}")
-    except orjson.JSONDecodeError as error:
-        raise invalid_argument(f"Invalid JSON payload received. {error}") from error
-    if not isinstance(body, dict):
-        raise invalid_argument("Invalid JSON payload received. Root element must be a message.")
-    return body

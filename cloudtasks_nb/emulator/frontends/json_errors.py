@@ -7,14 +7,13 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from aiohttp.http_exceptions import ContentEncodingError
 from google.protobuf import json_format
 
 from cloudtasks_nb._names import CODES, code_name, code_of
 from cloudtasks_nb.emulator.model.apis import POOL
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 
-__all__ = ["UNREADABLE", "JsonErrorRunner", "answer_in_json", "error_document", "error_response"]
+__all__ = ["JsonErrorRunner", "answer_in_json", "error_document", "error_response"]
 
 _HTTP_STATUS = {
     "CANCELLED": 499,
@@ -33,8 +32,6 @@ _HTTP_STATUS = {
 }
 _INVALID = {400, 413, 415}  # Google's canonical code for a request that can never be right
 _JSON = "application/json"
-#: Why a body in another encoding is refused.
-UNREADABLE = "The Content-Encoding of a request must be gzip, deflate or identity."
 
 
 def error_document(error: RefusedError) -> tuple[int, dict[str, Any]]:
@@ -92,9 +89,7 @@ class _RequestHandler(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         super().handle_error(request, status, exc, message)  # logs it
-        if isinstance(exc, ContentEncodingError):
-            message = UNREADABLE
-        elif status == HTTPStatus.INTERNAL_SERVER_ERROR or not message:
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR or not message:
             message = "Internal error encountered."
         answer = error_response(status, " ".join(message.removesuffix("^").split()))
         answer.force_close()

@@ -18,12 +18,13 @@ from google.protobuf import json_format
 from cloudtasks_nb._names import CLOCK_AHEAD_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.dispatch.request import overridden
+from cloudtasks_nb.emulator.frontends.bodies import json_body, read_body
 from cloudtasks_nb.emulator.frontends.fields import Fields, parse_fields, select_fields
-from cloudtasks_nb.emulator.frontends.json_errors import UNREADABLE, error_document
+from cloudtasks_nb.emulator.frontends.json_errors import error_document
 from cloudtasks_nb.emulator.model.apis import POOL, beta, call_messages, google_rpc, v2, well_known
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
-__all__ = ["Rest", "Route", "find_route", "json_body", "parsed"]
+__all__ = ["Rest", "Route", "find_route", "parsed"]
 
 _log = logging.getLogger(__name__)
 # The query parameters of every REST API of Google (https://cloud.google.com/apis/docs/system-parameters).
@@ -39,7 +40,6 @@ _STANDARD = {
     "uploadType",
     "upload_protocol",
 }
-_ENCODINGS = {"", "identity", "gzip", "deflate"}  # those that aiohttp decodes
 _BASE64 = f"{string.ascii_letters}{string.digits}+/-_=".encode()  # both alphabets
 _BUFFER = re.compile(r"(projects/[^/]+/locations/[^/]+/queues/[^/]+)/tasks(?:/([^/:]+))?:buffer")
 
@@ -87,7 +87,6 @@ class Rest:
     async def answer(self, request: web.Request, respond: Callable[[], Awaitable[Any]]) -> web.Response:
         """Answer with the JSON document that `respond` returns, or with the error that it raises."""
         try:
-            _check_encoding(request)
             return self._json(request, 200, await respond())
         except RefusedError as error:
             refused = error
@@ -131,7 +130,7 @@ class Rest:
         if task_id:
             create.task.name = f"{name}/tasks/{task_id}"
         create.task.http_request.url = overridden("https://buffered", target.uri_override)
-        create.task.http_request.body = await request.read()
+        create.task.http_request.body = await read_body(request)
         if "Content-Type" in request.headers:
             create.task.http_request.headers["Content-Type"] = request.headers["Content-Type"]
         rpc = f"/google.cloud.tasks.{api}.CloudTasks/CreateTask"
@@ -157,12 +156,6 @@ class Rest:
         )
 
 
-def _check_encoding(request: web.Request) -> None:
-    """Refuse a body that has not been decoded."""
-    if request.headers.get("Content-Encoding", "identity").lower() not in _ENCODINGS:
-        raise invalid_argument(UNREADABLE)
-
-
 def _system_parameter(request: web.Request, name: str) -> str:
     """Return a parameter that every REST API of Google takes, with or without ``$`` before its name."""
     return request.query.get(f"${name}") or request.query.get(name, "")
@@ -174,26 +167,6 @@ def _enums_as_numbers(request: web.Request) -> bool:
     if form not in {"", "json"}:
         raise invalid_argument(f'The emulator answers in JSON only: leave "alt={form}" out, or send "alt=json".')
     return "enum-encoding=int" in options
-
-
-async def json_body(request: web.Request) -> dict[str, Any] | None:
-    """Return the body of a request, a JSON object; None if it is empty.
-
-    Raises
-    ------
-    RefusedError
-        ``INVALID_ARGUMENT`` for anything else.
-    """
-    raw = await request.read()
-    if not raw:
-        return None
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise invalid_argument(f"Invalid JSON payload received. {error}") from error
-    if not isinstance(body, dict):
-        raise invalid_argument("Invalid JSON payload received. Root element must be a message.")
-    return body
 
 
 async def _document(request: web.Request, route: Route, resource: str) -> dict[str, Any]:

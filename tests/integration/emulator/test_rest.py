@@ -124,8 +124,20 @@ def test_encoded_bodies(emulator: Emulator, queue: str, encoding: str, encode: C
     body = b'{"rateLimits": {"maxDispatchesPerSecond": 7}}'
     status, content = emulator.ask("PATCH", path, encode(body), headers)
     assert (status, content["rateLimits"]["maxDispatchesPerSecond"]) == (200, 7)
-    status, content = emulator.ask("PATCH", path, b"\x00" + body, headers)
-    assert (status, content["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    for wrong in (b"\x00" + body, encode(body)[:-1], encode(body) + b"x"):
+        status, content = emulator.ask("PATCH", path, wrong, headers)
+        assert (status, content["error"]["status"]) == (400, "INVALID_ARGUMENT")
+
+
+def test_a_body_that_grows(emulator: Emulator, queue: str) -> None:
+    """A small body that becomes a large one is refused before it is in memory; a batch may be large."""
+    headers = {"Content-Encoding": "gzip"}
+    large = gzip.compress(b" " * (9 << 20) + b"{}", 1)
+    status, content = emulator.ask("POST", f"/v2/{queue}:pause", large, headers)
+    assert (status, content["error"]["status"]) == (413, "INVALID_ARGUMENT")
+    assert emulator.ask("POST", f"/v2/{queue}/tasks:batchCreate", large, headers)[0] == 200
+    huge = gzip.compress(b" " * (129 << 20), 1)
+    assert emulator.ask("POST", f"/v2/{queue}/tasks:batchCreate", huge, headers)[0] == 413
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip", "utf-8"])
