@@ -6,17 +6,15 @@ https://grpc.io/docs/guides/reflection/; v1 and v1alpha have the same messages.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 
-from cloudtasks_nb.emulator.frontends.health import HEALTH
+from cloudtasks_nb.emulator.frontends.health import HEALTH, parsed_request
 from cloudtasks_nb.emulator.model.apis import POOL
 from cloudtasks_nb.emulator.model.protobuf import fields, int_field, len_field, payloads, read_varint, varint
 
 __all__ = ["Reflection"]
-
-_Request: TypeAlias = tuple[bytes, dict[int, bytes]]  # serialized, and parsed
 
 _VERSIONS = ("v1", "v1alpha")
 _NOT_FOUND, _INVALID = 5, 3
@@ -39,11 +37,12 @@ class Reflection:
 
     def handlers(self) -> dict[str, Any]:
         """Return the handlers by the full names of the calls."""
-        handler = grpc.stream_stream_rpc_method_handler(self._answer_all, lambda wire: (wire, payloads(wire)))
+        handler = grpc.stream_stream_rpc_method_handler(self._answer_all)
         return {f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo": handler for version in _VERSIONS}
 
-    async def _answer_all(self, requests: AsyncIterator[_Request], _: Any) -> AsyncIterator[bytes]:
-        async for wire, given in requests:
+    async def _answer_all(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for wire in requests:
+            given = await parsed_request(wire, context)
             yield len_field(_HOST, given.get(1, b"")) + len_field(_REQUEST, wire) + self._answer(given)
 
     def _answer(self, given: dict[int, bytes]) -> bytes:

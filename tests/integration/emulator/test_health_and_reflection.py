@@ -111,6 +111,18 @@ def test_what_is_not_there(ask: Ask) -> None:
     assert ask().error_response.error_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
+MALFORMED = ["grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "grpc.health.v1.Health/Check"]
+
+
+@pytest.mark.parametrize("method", MALFORMED)
+def test_bytes_that_are_no_message(emulator: Emulator, method: str) -> None:
+    """A request that cannot be parsed is refused as such."""
+    answers = emulator.channel.stream_stream(f"/{method}")(iter([b"\x0a\xff"]), timeout=PATIENCE)
+    with pytest.raises(grpc.RpcError) as refused:
+        list(answers)
+    assert (refused.value.code().name, refused.value.details()) == ("INVALID_ARGUMENT", "The request cannot be parsed.")
+
+
 def test_a_symbol_may_be_a_method_or_an_extension(ask: Ask) -> None:
     """A method leads to the file of its service, and an extension to the file that declares it."""
     by_method = ask(file_containing_symbol=f"{TASKS}.CreateTask").file_descriptor_response
