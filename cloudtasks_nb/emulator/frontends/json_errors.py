@@ -98,5 +98,7 @@ class _RequestHandler(web.RequestHandler):
 
 def _body(status: int, message: str) -> bytes:
     code = "INVALID_ARGUMENT" if status in _INVALID else code_name(code_of(status))
-    error = {"error": {"code": status, "message": message, "status": code}}
+    # The message may quote a header with bytes that are not UTF-8.
+    text = message.encode(errors="replace").decode()
+    error = {"error": {"code": status, "message": text, "status": code}}
     return orjson.dumps(error, option=orjson.OPT_INDENT_2)

@@ -95,6 +95,8 @@ class Rest:
         except web.RequestPayloadError as error:
             text = " ".join(str(error).rpartition("message:")[2].split())
             refused = invalid_argument(f"The body cannot be read. {text}")
+        except UnicodeEncodeError:  # a message or an answer would have a text of a header
+            refused = invalid_argument("A header of the request is not UTF-8.")
         except web.HTTPException as error:  # aiohttp raises it for a body that is too large
             error.headers.update(self._headers)
             raise
