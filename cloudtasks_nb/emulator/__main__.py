@@ -63,7 +63,7 @@ async def _run(settings: Settings) -> None:
             loop.add_signal_handler(number, end)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(end))
-    if settings.config is not None and sys.platform != "win32":
+    if sys.platform != "win32":
         loop.add_signal_handler(signal.SIGHUP, reload.set)
     await run(settings, _announce, stop, abort, reload)
 

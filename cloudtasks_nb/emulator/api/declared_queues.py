@@ -51,7 +51,7 @@ class DeclaredQueues:
         """
         old = self._config
         if old is None:
-            return []
+            return ["SIGHUP is ignored, because there is no file of --config to read again"]
         new = old.again()
         changes = self._changes(new)
         self._apply(changes)

@@ -55,6 +55,15 @@ def test_the_example_of_the_readme(start_emulator: StartEmulator, tmp_path: Path
         assert within(declared, emulator.request("GET", f"/{api}/{declared['name']}"))
 
 
+def test_nothing_to_reload(start_emulator: StartEmulator) -> None:
+    """SIGHUP without `--config` changes nothing, and a line says so."""
+    emulator = start_emulator()
+    assert reload(emulator, "ignored") == (
+        "cloudtasks-nb emulator: SIGHUP is ignored, because there is no file of --config to read again\n"
+    )
+    assert emulator.request("GET", "/health")["status"] == "ok"
+
+
 def test_reload_creates_and_updates(start_emulator: StartEmulator, tmp_path: Path, target: Target) -> None:
     """SIGHUP makes new queues, changes known ones with their tasks in place, and leaves those that were removed."""
     file = write(tmp_path / "c.json", {"name": QUEUE, "state": "PAUSED"}, {"name": OTHER})
