@@ -17,7 +17,7 @@ from http.client import OK, HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
-from cloudtasks_nb._names import OPTION_VARIABLES
+from cloudtasks_nb._names import OPTION_VARIABLES, PLAIN_VARIABLES
 from cloudtasks_nb._settings import make_folder
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError
 from cloudtasks_nb.service.absent_handlers import get_json
@@ -103,7 +103,11 @@ def start(arguments: Sequence[str], timeout: float) -> tuple[Child | None, str]:
         The child and ""; or None and its output, if it did not get ready.
     """
     command = [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--lease", "--quiet", *arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(OPTION_VARIABLES)}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(OPTION_VARIABLES) and name not in PLAIN_VARIABLES
+    }
     with tempfile.TemporaryFile("w+") as output:
         # Its own session (process group on Windows): Jupyter's interrupt signals the whole group of the kernel.
         process = subprocess.Popen(  # noqa: S603 - our own command

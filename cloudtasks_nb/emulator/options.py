@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloudtasks_nb._names import OPTION_VARIABLES
+from cloudtasks_nb._names import OPTION_VARIABLES, PLAIN_VARIABLES, QueueName
 from cloudtasks_nb.emulator.frontends.guard import host_of
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.config_file import ConfigFile
@@ -213,6 +213,13 @@ def _address(text: str) -> str:
     return text.removeprefix("[").removesuffix("]")
 
 
+def _queue(text: str) -> str:
+    try:
+        return str(QueueName.parse(text))
+    except InvalidInputError as error:
+        raise argparse.ArgumentTypeError(error.message) from error
+
+
 def _host(text: str) -> str:
     host = host_of(f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text)
     if host is None:
@@ -253,8 +260,8 @@ def _number(text: str) -> float:
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
 _OPTIONS = (
-    Option("host", "address to listen on", _address),
-    Option("port", "gRPC port, 0 for a free one", _port),
+    Option("host", "address to listen on", _address, also=PLAIN_VARIABLES[:1]),
+    Option("port", "gRPC port, 0 for a free one", _port, also=PLAIN_VARIABLES[1:2]),
     Option(
         "http-port",
         "port for REST and /admin (that of --openid-issuer, or the one after --port; with --port 0 a free one)",
@@ -274,10 +281,12 @@ _OPTIONS = (
     Option(
         "queue",
         "create a queue; may be repeated",
+        _queue,
         field="queues",
         metavar="NAME",
         many=True,
         aliases=("initial-queue",),
+        also=PLAIN_VARIABLES[2:],
     ),
     Option(
         "config",

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA, QueueName
+from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
 from cloudtasks_nb.emulator.access.certificates import ServerCertificate, server_certificate
 from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.access.delivery import StrictDeliverer, authorize_as
@@ -77,11 +77,7 @@ async def run(
     ------
     PortInUseError, FolderInUseError
         If it cannot start.
-    InvalidInputError
-        If the name of a queue is malformed.
     """
-    for name in settings.queues:
-        QueueName.parse(name)
     with Folder(settings.data_dir) as folder, TaskDatabase(folder.database, durable=not folder.temporary) as database:
         async with AsyncExitStack() as stack:
             certificate = None

@@ -29,7 +29,8 @@ FIRST, ANOTHER = "projects/dev/locations/here/queues/firstq", "projects/dev/loca
 VALUES: dict[str, tuple[str, Any]] = {
     "host": ("[::1]", "::1"), "port": ("1", 1), "http-port": ("2", 2), "single-port": ("true", True),
     "allow-host": ("Hub.example fd00::1", ("hub.example", "fd00::1")), "data-dir": ("d", Path("d")),
-    "queue": ("a b", ("a", "b")), "strict": ("true", True), "metadata-port": ("3", 3), "proxy-port": ("4", 4),
+    "queue": (f"{FIRST} {ANOTHER}", (FIRST, ANOTHER)), "strict": ("true", True), "metadata-port": ("3", 3),
+    "proxy-port": ("4", 4),
     "console-writes": ("true", True), "quiet": ("true", True), "grace": ("2.5", 2.5), "lease": ("true", True),
     "wait-for-loopback": ("true", True), "openid-issuer": ("i", "i"), "openid-signing-key": ("k", Path("k")),
     "app-engine-host": ("http://h", "http://h"), "functions-host": ("f:5001", "f:5001"), "https-ca": ("c", Path("c")),
@@ -108,7 +109,7 @@ def test_the_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> No
     """Whoever reads `--help` learns the variables of all options."""
     with pytest.raises(SystemExit):
         read_options(["--help"], {})
-    shown = set(re.findall(r"(?:CLOUDTASKS|APP)_[A-Z_]+", capsys.readouterr().out))
+    shown = set(re.findall(r"[A-Z_]{4,}(?=[],])", capsys.readouterr().out))
     assert shown == {variable for option in _OPTIONS for variable in option.variables}
 
 
@@ -118,7 +119,7 @@ def test_the_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> No
     ("--app-engine-host", "localhost:8080"), ("--task-tombstone", "nan"), ("--task-tombstone", "-5"),
     ("--queue-tombstone", "inf"), ("--new-queue-delay", "1e300"), ("--log-delay", "soon"), ("--log-limit", "0"),
     ("--grace", "-1"), ("--log-index-delay", "45"), ("--log-index-delay", "5:45"),
-    ("--log-index-delay", "0.05:soon"),
+    ("--log-index-delay", "0.05:soon"), ("--queue", "q"), ("--queue", "projects/p/queues/q"),
 )  # fmt: skip
 def test_invalid_values(error: Callable[..., str], option: str, value: str) -> None:
     """The error of an invalid value names its option or variable, with the same text, and nothing starts."""
@@ -150,12 +151,12 @@ def test_command_lines_of_other_emulators(line: str, expected: dict[str, Any], d
 
 def test_the_command_line_counts_before_the_environment() -> None:
     """A flag replaces what its variable says; an empty variable and an address of Kubernetes say nothing."""
-    given = {"PORT": "1", "QUEUE": "a, b,", "STRICT": "on", "HTTP_PORT": "", "GRACE": "3"}
+    given = {"PORT": "1", "QUEUE": f"{FIRST}, {ANOTHER},", "STRICT": "on", "HTTP_PORT": "", "GRACE": "3"}
     variables = {OPTION_VARIABLES + name: text for name, text in given.items()}
-    found = read_options(["--queue", "c", "--strict=false", "--port", "2"], variables)
-    assert found == Settings(port=2, queues=("c",), grace=3.0)
+    found = read_options(["--queue", FIRST, "--strict=false", "--port", "2"], variables)
+    assert found == Settings(port=2, queues=(FIRST,), grace=3.0)
     variables[f"{OPTION_VARIABLES}PORT"] = "tcp://10.96.0.7:8123"
-    assert read_options(["--strict=0"], variables) == Settings(queues=("a", "b"), grace=3.0)
+    assert read_options(["--strict=0"], variables) == Settings(queues=(FIRST, ANOTHER), grace=3.0)
 
 
 def test_the_environment_counts_before_the_file(tmp_path: Path) -> None:
@@ -170,9 +171,13 @@ def test_the_environment_counts_before_the_file(tmp_path: Path) -> None:
 
 
 def test_its_own_variable_counts_before_that_of_others() -> None:
-    """APP_ENGINE_EMULATOR_HOST, which the Go emulators read, counts if the option has no value of its own."""
+    """A variable that the images of other emulators read counts if the option has no value of its own."""
     variables = {"APP_ENGINE_EMULATOR_HOST": "http://app", f"{OPTION_VARIABLES}APP_ENGINE_HOST": "http://mine"}
     assert read_options([], variables) == Settings(app_engine_host="http://mine")
+    plain = {"HOST": "::1", "PORT": "1", "INITIAL_QUEUE": FIRST}
+    assert read_options([], plain) == Settings(host="::1", port=1, queues=(FIRST,))
+    own = {OPTION_VARIABLES + name: text for name, text in (("HOST", "::"), ("PORT", "2"), ("QUEUE", ANOTHER))}
+    assert read_options([], {**plain, **own}) == Settings(host="::", port=2, queues=(ANOTHER,))
 
 
 @cases(
