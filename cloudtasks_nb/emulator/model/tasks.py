@@ -246,6 +246,10 @@ def _http_field(request: Any, wire: bytes) -> tuple[bytes, str, str]:
         raise invalid_argument(f"HttpRequest.url must be at most {_MAX_URL} characters.")
     method = _method(number)
     check_header_names(request.headers, "HttpRequest.headers")
+    authorization = request.WhichOneof("authorization_header")
+    if authorization is not None and not getattr(request, authorization).service_account_email:
+        field = request.DESCRIPTOR.fields_by_name[authorization].json_name
+        raise invalid_argument(f"HttpRequest.{field} needs a serviceAccountEmail.")
     if b"user-agent" in wire.lower():
         _drop(request.headers, {"user-agent"})
         wire = request.SerializeToString()

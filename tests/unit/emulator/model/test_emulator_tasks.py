@@ -63,6 +63,8 @@ REFUSED = [
     (http_task(dispatch_deadline={"seconds": 1801}), DEADLINE),
     *((v2.Task(app_engine_http_request={}, dispatch_deadline={"seconds": n}), LONG_DEADLINE) for n in (14, 86_416)),
     (http_task(body=b"x" * 2**20), "Task size too large"),
+    (http(oidc_token={"audience": "a"}), "HttpRequest.oidcToken needs a serviceAccountEmail."),
+    (http(oauth_token={}), "HttpRequest.oauthToken needs a serviceAccountEmail."),
     (http(headers={"a": "x" * 81_920}), "The size of the headers must be less than 80KB."),
 ]
 
