@@ -100,10 +100,10 @@ async def _start_engine(folder: Folder, database: TaskDatabase, settings: Settin
     stored = database.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
     clock = Clock(advanced=int(stored[0][0]) if stored else 0)
     store = Store(database, clock, settings)
+    store.report = lambda line: _print_line(f"{PROGRAM}: {line}")
     engine = build_engine(store, clock, settings, folder.path, stack)
     engine.declared.put()
     await engine.committer.commit()
-    engine.committer.report = lambda line: _print_line(f"{PROGRAM}: {line}")
     if not settings.quiet:
         engine.dispatcher.failed = _print_line
     return engine

@@ -55,8 +55,6 @@ class Committer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._probe_timer: asyncio.Handle | None = None
         self._reported = False
-        #: called with a line when the file cannot be written, and when it can be written again
-        self.report: Callable[[str], None] = lambda _: None
 
     def note_call(self) -> None:
         """Record the time at which a call arrives; the call does not await anything before `commit`."""
@@ -216,13 +214,13 @@ class Committer:
                 self._commit_inline()
         except RefusedError as error:
             if not self._reported:
-                self.report(f"{error.message}; no task is sent until it can")
+                self._store.report(f"{error.message}; no task is sent until it can")
             self._reported = True
             return
         self._probe_timer.cancel()
         self._store.unwritable = ""
         if self._reported:
-            self.report(f"The emulator can write {self._store.database.path} again: tasks are sent")
+            self._store.report(f"The emulator can write {self._store.database.path} again: tasks are sent")
         self._reported = False
         self._start_next()
         self._wake(list(self._store.contents.by_number.values()))

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import HOUR, LAST_INSTANT, SECOND, Clock
 from cloudtasks_nb.emulator.model.queues import QueueConfig
-from cloudtasks_nb.emulator.model.refusal import RefusedError, not_found
+from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, not_found
+from cloudtasks_nb.emulator.model.regions import REGIONS
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.model.tasks import NewTask, target_of
 from cloudtasks_nb.emulator.store.database import Statement, TaskDatabase
@@ -62,6 +64,9 @@ class Store:
         self.log = OperationsLog(
             database, delay=settings.log_delay, index_delays=settings.log_index_delay, limit=settings.log_limit
         )
+        #: called with a line that the user should read
+        self.report: Callable[[str], None] = lambda _: None
+        self._locations = {*REGIONS}  # those that need no remark
         #: called after tasks were purged: the sweep has something to delete
         self.purged: Callable[[], None] = lambda: None
         #: why the file cannot be written, or empty; until it can, no task is sent: its result would be lost
@@ -132,7 +137,7 @@ class Store:
         Raises
         ------
         RefusedError
-            If a queue has this name, or had it until recently.
+            If a queue has this name, or had it until recently; with ``--strict`` also if there is no such location.
         """
         name, now = message.name, self._clock.now()
         if name in self.contents.queues:
@@ -142,6 +147,7 @@ class Store:
                 "FAILED_PRECONDITION",
                 "The queue cannot be created because a queue with this name existed too recently.",
             )
+        self._check_location(name)
         q = next(reversed(self.contents.names), 0) + 1
         config = QueueConfig.of(message, self._settings.task_tombstone)
         usable_at = now + self._settings.new_queue_delay
@@ -151,6 +157,20 @@ class Store:
         self.contents.queues[name] = self.contents.by_number[q] = queue
         self._put_queue(queue)
         return queue
+
+    def _check_location(self, queue: str) -> None:
+        """Remark on a location that Cloud Tasks does not have; a strict emulator refuses it."""
+        location = queue.split("/")[3]
+        if location in self._locations:
+            return
+        if self._settings.strict:
+            raise invalid_argument(
+                f"Location '{location}' is not a valid location. Use ListLocations to list valid locations."
+            )
+        self._locations.add(location)
+        near = get_close_matches(location, REGIONS, 1)
+        hint = f"did you mean {near[0]}?" if near else "--strict refuses them too"
+        self.report(f"Cloud Tasks has no location {location}, and refuses queues there: {hint}")
 
     def free_name(self, name: str) -> None:
         """Let a queue have the name of one that was deleted recently."""

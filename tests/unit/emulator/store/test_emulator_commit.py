@@ -255,8 +255,13 @@ async def test_a_disk_without_room(
     store: Store, queue: QueueState, committer: Committer, woken: Woken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the disk is full no queue is woken, although a row would fit; it is said once, and so is the end of it."""
-    lines, reported = [], asyncio.Event()
-    committer.report = lambda line: (lines.append(line), reported.set())[1]
+    lines, reported = list[str](), asyncio.Event()
+
+    def report(line: str) -> None:
+        lines.append(line)
+        reported.set()
+
+    store.report = report
     monkeypatch.setattr(commit_module, "_PROBE_EVERY", 0.01)
     [(pages,)] = store.database.read("PRAGMA page_count")
     execute = store.database._writer.execute

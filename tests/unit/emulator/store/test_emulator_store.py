@@ -381,6 +381,21 @@ def test_refusals_have_the_keys_of_their_tasks(store: Store, queue: QueueState, 
     assert [queue.due.take(clock.now()) for _ in range(5)] == [1, 2, 3, 4, None]
 
 
+PLACES = [("us-central-1", "did you mean us-central1?"), ("here", "--strict refuses them too")]
+
+
+@pytest.mark.parametrize(("location", "hint"), PLACES)
+def test_a_location_that_does_not_exist(make_store: MakeStore, location: str, hint: str) -> None:
+    """A queue there is made with a remark, one for each location; a strict store refuses it as Cloud Tasks does."""
+    store, lines = make_store(), list[str]()
+    store.report = lines.append
+    for name in (QUEUE, *(f"projects/p/locations/{location}/queues/{queue}" for queue in "qr")):
+        new_queue(store, name)
+    assert lines == [f"Cloud Tasks has no location {location}, and refuses queues there: {hint}"]
+    with refused(text=f"^Location '{location}' is not a valid location[.] Use ListLocations"):
+        new_queue(make_store(file="strict", strict=True), f"projects/p/locations/{location}/queues/q")
+
+
 def test_the_policy_of_a_deleted_queue_goes(store: Store) -> None:
     """A queue that is created again does not have the policy of the old one."""
     new_queue(store)
