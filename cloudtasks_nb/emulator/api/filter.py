@@ -25,6 +25,7 @@ __all__ = [
     "Not",
     "Or",
     "compared_texts",
+    "comparisons",
     "compile_filter",
     "parse_filter",
     "parse_time",
@@ -120,6 +121,15 @@ def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -
         inner = compile_filter(node.node, getter_of)
         return lambda record: not inner(record)
     return _comparison(node, getter_of(node.path))
+
+
+def comparisons(node: Node) -> Iterator[Compare]:
+    """Yield all comparisons of a filter."""
+    if isinstance(node, Compare):
+        yield node
+    else:
+        for part in (node.node,) if isinstance(node, Not) else node.nodes:
+            yield from comparisons(part)
 
 
 def compared_texts(node: Node, op: str) -> tuple[tuple[str, ...], list[str]]:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from cloudtasks_nb.emulator.access.permissions import TASKS, project_of
 from cloudtasks_nb.emulator.access.refusals import unknown_project
 from cloudtasks_nb.emulator.api.engine import EMPTY, Service
-from cloudtasks_nb.emulator.api.filter import compile_filter, parse_filter
+from cloudtasks_nb.emulator.api.filter import Node, comparisons, compile_filter, parse_filter
 from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_token
 from cloudtasks_nb.emulator.model.apis import beta, well_known
 from cloudtasks_nb.emulator.model.clock import SECOND
@@ -46,7 +46,9 @@ class QueueCalls(Service):
         request = self._pb.ListQueuesRequest.FromString(wire)
         if _LOCATION.fullmatch(request.parent) is None:
             raise malformed_name()
-        matches = compile_filter(parse_filter(request.filter), _getter)
+        node = parse_filter(request.filter)
+        _check_filter(node, self._pb.Queue.DESCRIPTOR)
+        matches = compile_filter(node, _getter)
         prefix, now = f"{request.parent}/queues/", self._engine.clock.now()
         query = prefix + request.filter
         after = read_token(request.page_token, query, now=now) if request.page_token else ""
@@ -222,6 +224,20 @@ def _check_format(name: str) -> str:
 def _check_mask(paths: list[str], descriptor: Any, message: str) -> None:
     if not well_known.FieldMask(paths=paths).IsValidForDescriptor(descriptor):
         raise invalid_argument(message)
+
+
+def _check_filter(node: Node, queue: Any) -> None:
+    """Refuse a filter with a field that queues do not have, or with a value that its enum does not have."""
+    for part in comparisons(node):
+        message, field = queue, None
+        for name in map(_path, part.path):
+            field = message.fields_by_name.get(name) if message is not None else None
+            if field is None:
+                raise invalid_argument(f'Invalid filter: a queue has no field "{".".join(part.path)}".')
+            message = field.message_type
+        names = field.enum_type.values_by_name if field is not None and field.enum_type is not None else ()
+        if names and part.value != "*" and part.value.upper() not in names:
+            raise invalid_argument(f'Invalid filter: "{part.value}" is none of {", ".join(names)}.')
 
 
 def _path(path: str) -> str:

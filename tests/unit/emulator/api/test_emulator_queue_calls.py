@@ -57,7 +57,6 @@ async def test_invalid_lists(service: Service, wrong: dict[str, Any]) -> None:
 @cases(
     ("v2", "app_engine_routing_override.service=svc", True),
     ("v2", "appEngineRoutingOverride.service=other", False),
-    ("v2", "app_engine_http_queue.app_engine_routing_override.service=svc", False),
     ("v2beta3", "app_engine_http_queue.app_engine_routing_override.service=svc", True),
     ("v2", 'retryConfig.maxBackoff<"10000s" retry_config.max_backoff<=3600s retry_config.max_backoff=3600', True),
     ("v2", "retry_config.max_backoff>10000s", False),
@@ -68,8 +67,8 @@ async def test_invalid_lists(service: Service, wrong: dict[str, Any]) -> None:
     ("v2", "state=RUNNING", True),
     ("v2", "state:PAUSED", False),
     ("v2", "http_target:*", False),
-    ("v2", "colour=red", False),
-    ("v2", "name.colour=red", False),
+    ("v2", "state:*", True),
+    ("v2", "state=running OR NOT state:PAUSED", True),
     ("v2beta3", "type=PUSH", True),
     ("v2beta3", "tombstone_ttl=3600s", True),
     ("v2", "svc", True),
@@ -79,6 +78,21 @@ async def test_filters_of_queues(service: Service, api: str, text: str, *, found
     settings = {"app_engine_routing_override": {"service": "svc"}, "stackdriver_logging_config": {}}
     await service.call("CreateQueue", parent=LOCATION, queue={"name": QUEUE, **settings})
     assert len((await service.call("ListQueues", api=api, parent=LOCATION, filter=text)).queues) == found
+
+
+WRONG_FILTERS = [
+    ("colour=red", 'a queue has no field "colour".'),
+    ("state=RUNNING (name.colour:red)", 'a queue has no field "name.colour".'),
+    ("app_engine_http_queue.app_engine_routing_override.service=svc", 'a queue has no field "app_engine_http_queue'),
+    ("NOT state=RUNING", '"RUNING" is none of STATE_UNSPECIFIED, RUNNING, PAUSED, DISABLED.'),
+]
+
+
+@pytest.mark.parametrize(("text", "error"), WRONG_FILTERS)
+async def test_filters_that_can_find_nothing(service: Service, text: str, error: str) -> None:
+    """A field that queues of the version do not have, and a value that a field cannot have, are refused."""
+    code, message = await service.refused("ListQueues", parent=LOCATION, filter=text)
+    assert (code, message.startswith(f"Invalid filter: {error}")) == ("INVALID_ARGUMENT", True)
 
 
 @pytest.mark.parametrize("method", ["GetQueue", "ListQueues"])
