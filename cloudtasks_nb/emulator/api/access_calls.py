@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.emulator.access.roles import is_role
 from cloudtasks_nb.emulator.api.engine import Service, parse_name
 from cloudtasks_nb.emulator.api.operations import load_operation
 from cloudtasks_nb.emulator.api.pages import page_token, read_number
@@ -18,6 +20,11 @@ __all__ = ["AccessCalls", "LocationCalls", "OperationCalls"]
 
 _CMEK = re.compile(r"projects/[^/]+/locations/[^/]+/cmekConfig")
 _KEY_CHANGES = {"*", "kms_key", "kmsKey"}  # masks that name the key, the only setting
+# Of a queue without a policy: Google's services answer it, and take it back.
+_NO_POLICY = iam.Policy(etag=b"\x00 \x01").SerializeToString()
+_MEMBER = re.compile(
+    r"allUsers|allAuthenticatedUsers|(deleted:)?(user|serviceAccount|group|domain|principal(Set)?|project\w+):.+"
+)
 _PROJECT = re.compile(r"projects/[^/]+")
 _LOCATION = re.compile(r"projects/([^/]+)/locations/([^/]+)")
 
@@ -26,16 +33,17 @@ class AccessCalls(Service):
     """Executes the RPCs for policies and encryption settings."""
 
     async def get_iam_policy(self, wire: bytes) -> bytes:
-        """Return the policy of a queue, an empty one if none was set."""
+        """Return the policy of a queue, one without bindings if none was set."""
         request = iam.GetIamPolicyRequest.FromString(wire)
         self._queue(request.resource)
-        return self._store.setting(f"iam/{request.resource}") or iam.Policy().SerializeToString()
+        return self._store.setting(f"iam/{request.resource}") or _NO_POLICY
 
     async def set_iam_policy(self, wire: bytes) -> bytes:
         """Replace the policy of a queue; nothing is enforced."""
         request = iam.SetIamPolicyRequest.FromString(wire)
         self._queue(request.resource)
         policy = request.policy
+        _check_bindings(policy.bindings)
         known = iam.Policy.FromString(self._store.setting(f"iam/{request.resource}") or b"")
         if policy.etag and known.etag and policy.etag != known.etag:
             raise RefusedError(
@@ -110,6 +118,17 @@ class LocationCalls(Service):
         if skipped + size < len(REGIONS):
             response.next_page_token = page_token(str(skipped + size), request.name, now=now)
         return bytes(response.SerializeToString())
+
+
+def _check_bindings(bindings: Iterable[Any]) -> None:
+    for binding in bindings:
+        if not is_role(binding.role):
+            raise invalid_argument(f"Role {binding.role} is not supported for this resource.")
+        for member in binding.members:
+            if _MEMBER.fullmatch(member) is None:
+                raise invalid_argument(
+                    f"The member {member} is of an unknown type. Please set a valid type prefix for the member."
+                )
 
 
 def _check(pattern: re.Pattern[str], name: str) -> re.Match[str]:

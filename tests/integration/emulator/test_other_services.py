@@ -1,7 +1,9 @@
 """IAM policies, locations and encryption settings, through Google's own client."""
 
+import base64
+
 import pytest
-from google.api_core.exceptions import Conflict
+from google.api_core.exceptions import BadRequest, Conflict
 from google.cloud import tasks_v2
 from google.cloud.location.locations_pb2 import GetLocationRequest, ListLocationsRequest
 from google.iam.v1 import iam_policy_pb2
@@ -15,13 +17,30 @@ ENQUEUER = Policy(bindings=[Binding(role="roles/cloudtasks.enqueuer", members=["
 
 def test_a_policy_is_kept(emulator: Emulator, queue: str) -> None:
     """SetIamPolicy replaces the policy, empty at first, that GetIamPolicy returns, unless its etag is out of date."""
-    assert list(emulator.client.get_iam_policy(iam_policy_pb2.GetIamPolicyRequest(resource=queue)).bindings) == []
+    none = emulator.client.get_iam_policy(iam_policy_pb2.GetIamPolicyRequest(resource=queue))
+    assert none == Policy(etag=base64.b64decode("ACAB"))
+    emulator.client.set_iam_policy(iam_policy_pb2.SetIamPolicyRequest(resource=queue, policy=none))
     saved = emulator.client.set_iam_policy(iam_policy_pb2.SetIamPolicyRequest(resource=queue, policy=ENQUEUER))
     assert saved.bindings == ENQUEUER.bindings
     assert emulator.client.get_iam_policy(iam_policy_pb2.GetIamPolicyRequest(resource=queue)) == saved
     saved.etag = b"old"
     with pytest.raises(Conflict):
         emulator.client.set_iam_policy(iam_policy_pb2.SetIamPolicyRequest(resource=queue, policy=saved))
+
+
+WRONG_BINDINGS = [
+    ("roles/cloudtasks.zzz", "user:a@example.com", "Role roles/cloudtasks.zzz is not supported for this resource."),
+    ("enqueuer", "user:a@example.com", "Role enqueuer is not supported for this resource."),
+    ("projects/demo/roles/own", "bob", "The member bob is of an unknown type."),
+]
+
+
+@pytest.mark.parametrize(("role", "member", "text"), WRONG_BINDINGS)
+def test_policies_that_say_nothing(emulator: Emulator, queue: str, role: str, member: str, text: str) -> None:
+    """A role that does not exist, and a member without its kind, are refused as Google refuses them."""
+    policy = Policy(bindings=[Binding(role=role, members=[member])])
+    with pytest.raises(BadRequest, match=text):
+        emulator.client.set_iam_policy(iam_policy_pb2.SetIamPolicyRequest(resource=queue, policy=policy))
 
 
 @pytest.mark.parametrize("missing", [False, True])
