@@ -72,7 +72,7 @@ check: $(VENV)/.installed-dev ## lint, formatting, types and schemas
 	$(BIN)/python -m ruff format --check . notebooks/*.py
 	$(BIN)/python -m mypy
 	$(BIN)/python -m mypy notebooks/*.py
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec cloudtasks_nb/emulator/compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec cloudtasks_nb/emulator/compose*.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions .github/actions/*/action.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 

@@ -18,7 +18,7 @@ __all__ = ["EmulatorPackage"]
 _PACKAGE = "cloudtasks_emulator"
 _SHARED = ("errors.py", "_names.py")
 # The first ones build and describe the distribution.
-_NOT_PACKED = ("hatch_build.py", "pyproject.toml", "README.md", "Dockerfile*", "compose.yaml", "__pycache__", ".*")
+_NOT_PACKED = ("hatch_build.py", "pyproject.toml", "README.md", "Dockerfile*", "compose*.yaml", "__pycache__", ".*")
 # What modules and the command are called, the longer names first.
 _NEW_NAMES = {
     "cloudtasks_nb.emulator": _PACKAGE,

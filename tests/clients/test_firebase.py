@@ -17,6 +17,7 @@ from tests.processes import run
 from tests.test_readme import read, snippets
 
 QUEUE = f"{LOCATION}/queues/resize"
+README = "cloudtasks_nb/emulator/README.md"
 ACCOUNT = "emulated-service-acct@email.com"  # which firebase-admin takes without credentials
 
 
@@ -85,10 +86,10 @@ def test_one_address_for_both_protocols(start_emulator: StartEmulator, node: Nod
 
 
 def test_the_snippet_of_the_readme(start_emulator: StartEmulator, node: Node, target: Target) -> None:
-    """The command and the script of the README's paragraph about Firebase call the function."""
-    (line,) = re.findall(r"^cloudtasks-nb emulator (.*--functions-host.*)$", read("README.md"), flags=re.MULTILINE)
+    """The command and the script of the README's section about Firebase call the function."""
+    (line,) = re.findall(r"^cloudtasks-emulator (.*--functions-host.*)$", read(README), flags=re.MULTILINE)
     emulator = start_emulator(*shlex.split(line.replace("127.0.0.1:5001", f"127.0.0.1:{target.port}")))
-    (script,) = (block.code for block in snippets("README.md") if "firebase-admin" in block.code)
+    (script,) = (block.code for block in snippets(README) if "firebase-admin" in block.code)
     (node.folder / "readme.mjs").write_text(script, encoding="utf-8")
     node.run("readme.mjs", CLOUD_TASKS_EMULATOR_HOST=emulator.ready["grpc"])
     (request,) = target.wait()

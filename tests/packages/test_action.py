@@ -85,6 +85,7 @@ def test_later_steps_find_an_emulator_with_its_queues(runner: Runner) -> None:
     names = [f"{LOCATION}/queues/{name}" for name in ("a", "b")]
     with runner.started(port="0", queues="\n".join(names)) as found:
         assert found["CLOUD_TASKS_EMULATOR_HOST"] == found["grpc"]
+        assert found["METADATA_SERVER_DETECTION"] == "none"
         assert queues(found["grpc"]) == names
         assert '"status":"ok"' in runner.printed  # of the health check at the URL `http`
         assert Path(found["log"]).read_text(encoding="utf-8") == ""
@@ -116,7 +117,7 @@ def test_the_readme_describes_the_inputs() -> None:
     document = "cloudtasks_nb/emulator/README.md"
     rows = re.findall(r"^\| `([a-z-]+)` \| (?:`(\w+)`)? ?\|", read(document), flags=re.MULTILINE)
     assert rows == [(name, entry["default"]) for name, entry in DOCUMENT["inputs"].items()]
-    (example,) = (block.code for block in snippets(document) if block.language == "yaml")
+    (example,) = (block.code for block in snippets(document) if "OWNER/REPOSITORY" in block.code)
     _, step, *_, last = yaml.safe_load(example)["jobs"]["test"]["steps"]
     assert step["uses"].startswith(f"OWNER/REPOSITORY/{ACTION.parent.relative_to(ROOT)}@")
     assert step["with"].keys() <= DOCUMENT["inputs"].keys()

@@ -83,9 +83,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return made
 
 
-def service() -> dict[str, Any]:
-    """Read the service of the compose file."""
-    composed = yaml.safe_load((EMULATOR / "compose.yaml").read_text(encoding="utf-8"))
+def service(file: str = "compose.yaml") -> dict[str, Any]:
+    """Read the service of a compose file."""
+    composed = yaml.safe_load((EMULATOR / file).read_text(encoding="utf-8"))
     return dict(composed["services"]["cloudtasks"])
 
 
@@ -124,6 +124,15 @@ def test_a_service_of_the_compose_file_can_call_rest_by_name(image: Image) -> No
         assert emulator.request("GET", f"/v2/{queue}", headers={"Host": "cloudtasks:8124"})["name"] == queue
         with pytest.raises(AssertionError, match="403"):
             emulator.request("GET", f"/v2/{queue}", headers={"Host": "other:8124"})
+
+
+def test_the_compose_file_for_firebase(image: Image) -> None:
+    """Its command answers firebase-admin and gRPC on one port, and makes the queue of a function."""
+    with start(image, *service("compose.firebase.yaml")["command"]) as emulator:
+        assert emulator.http == emulator.ready["grpc"]
+        queue = f"{LOCATION}/queues/resize"
+        emulator.request("POST", f"/{queue}/tasks", {"task": {"httpRequest": {"url": ""}}})
+        assert emulator.client.get_queue(name=queue).name == queue
 
 
 def test_the_image_runs_without_rights() -> None:

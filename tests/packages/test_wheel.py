@@ -9,7 +9,7 @@ from tests.test_readme import PYTHON
 
 #: What builds and describes the emulator as a distribution of its own, and is no part of the package.
 OF_THE_EMULATORS_BUILD = {"hatch_build.py", "pyproject.toml", "README.md", "Dockerfile", "Dockerfile.dockerignore"}
-OF_THE_EMULATORS_BUILD |= {"compose.yaml"}
+OF_THE_EMULATORS_BUILD |= {"compose.yaml", "compose.firebase.yaml"}
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from google.cloud import tasks_v2
 from tests.integration.conftest import LOCATION, Emulator, StartEmulator, Target
 
 QUEUE, OTHER = f"{LOCATION}/queues/declared", f"{LOCATION}/queues/other"
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "cloudtasks_nb/emulator/README.md"
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
 
@@ -35,7 +35,7 @@ def reload(emulator: Emulator, word: str) -> str:
 
 def example() -> str:
     """Return the example of the README."""
-    found = re.search(r"^```yaml\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.search(r"^```yaml\n(port:.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert found
     return found[1]
 

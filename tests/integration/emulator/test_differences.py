@@ -4,6 +4,7 @@ import re
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 from google.api_core.exceptions import AlreadyExists, FailedPrecondition, NotFound
 from google.cloud import tasks_v2beta3
@@ -11,7 +12,7 @@ from google.iam.v1 import iam_policy_pb2
 from google.iam.v1.policy_pb2 import Binding, Policy
 
 from cloudtasks_nb.emulator.model.settings import Settings
-from tests.integration.conftest import LOCATION, Answer, Emulator, StartEmulator, Target, options
+from tests.integration.conftest import LOCATION, PATIENCE, Answer, Emulator, StartEmulator, Target, options
 from tests.integration.emulator.conftest import batch
 
 HOUR = 3_600
@@ -62,9 +63,32 @@ def test_an_encryption_key_changes_nothing(emulator: Emulator, target: Target) -
     assert emulator.client.get_cmek_config(name=name).kms_key == key
 
 
+NOT_THERE = [
+    ("GET", "/v2beta2/{queue}", None, 404),
+    ("GET", "/$discovery/rest?version=v2", None, 404),
+    ("POST", "/$rpc/google.cloud.tasks.v2.CloudTasks/GetQueue", "application/x-protobuf", 415),
+    ("POST", "/$rpc/google.cloud.tasks.v2.CloudTasks/GetQueue", "application/json", 404),
+    ("POST", "/v2/{queue}:pause", "text/plain", 415),
+]
+
+
+@pytest.mark.parametrize(("verb", "path", "kind", "status"), NOT_THERE)
+def test_what_is_not_answered(emulator: Emulator, queue: str, verb: str, path: str, kind: str, status: int) -> None:
+    """Protocols that are not spoken, and writes that are not called JSON, are refused."""
+    headers = {"Content-Type": kind} if kind else {}
+    assert emulator.ask(verb, path.format(queue=queue), b"{}" if kind else None, headers)[0] == status
+
+
+def test_v2beta2_is_not_implemented(emulator: Emulator) -> None:
+    """The API with pull queues has no service."""
+    with pytest.raises(grpc.RpcError) as refused:
+        emulator.channel.unary_unary("/google.cloud.tasks.v2beta2.CloudTasks/GetQueue")(b"", timeout=PATIENCE)
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
 def test_the_default_limit_of_the_log() -> None:
     """The limit that the README's table names is the emulator's own."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[3] / "cloudtasks_nb/emulator/README.md").read_text(encoding="utf-8")
     (limit,) = re.findall(r"\| entries of the log .*newest ([0-9,]+)", readme)
     assert Settings().log_limit == int(limit.replace(",", ""))
 

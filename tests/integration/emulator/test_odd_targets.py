@@ -16,7 +16,7 @@ def test_a_redirect_in_a_circle(emulator: Emulator, target: Target) -> None:
 
 @pytest.mark.parametrize("place", ["[oops/", "", "127.0.0.1:99999/", "127.0.0.1:port/", "exa mple/", "a%zz/"])
 def test_a_url_without_a_server(emulator: Emulator, place: str) -> None:
-    """The attempts of a URL without a server fail, and other tasks are still sent."""
+    """A task with a URL without a server is taken; its attempts fail, and other tasks are still sent."""
     queue = emulator.make_queue(retry_config={"max_attempts": 1}, rate_limits={"max_concurrent_dispatches": 1})
     for task in [emulator.enqueue(queue, f"http://{place}") for _ in range(2)]:
         emulator.gone(task.name)
