@@ -7,7 +7,6 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,6 @@ from cloudtasks_nb.emulator.access.permissions import (
     ACT_AS,
     IAM,
     IAM_CREDENTIALS,
-    LOGGING,
-    Method,
-    method_of,
     parents,
     project_of,
     service_accounts,
@@ -41,6 +37,7 @@ from cloudtasks_nb.emulator.access.roles import permissions_of
 from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, GoogleState, is_in
 from cloudtasks_nb.emulator.access.tokens import AccessTokens, Caller, InvalidTokenError
 from cloudtasks_nb.emulator.model.apis import iam
+from cloudtasks_nb.emulator.model.methods import LOGGING, METHODS, Method
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 from cloudtasks_nb.emulator.store.store import Store
 
@@ -104,11 +101,11 @@ class AccessControl:
         """
         if self.state.conditions.latency_s:
             await asyncio.sleep(self.state.conditions.latency_s)
-        method = _method(path)
+        method = METHODS[path]
         request = method.request.FromString(wire)
-        caller = self.authenticate(method.service, method.api_name, headers)
+        caller = self.authenticate(method.host, method.api_name, headers)
         resources = method.resources(request)
-        self.check_project(method.service, project_of(resources[0]) if resources else "", caller, headers)
+        self.check_project(method.host, project_of(resources[0]) if resources else "", caller, headers)
         if self.state.conditions.quotas and resources:
             self._quotas.count(method, project_of(resources[0]), resources[0])
         self._check_roles(caller, method, request, resources)
@@ -218,7 +215,7 @@ class AccessControl:
         for resource in filter(None, resources):
             for permission in self._needed(method, request, resource):
                 if not self.allows(caller, permission, parents(resource)):
-                    if method.service == LOGGING:
+                    if method.host == LOGGING:
                         raise iam_permission_denied(permission)
                     raise permission_denied(permission, resource)
 
@@ -232,6 +229,3 @@ def account_resources(email: str) -> list[str]:
     """Return the resources whose roles count for a service account: the account and its project."""
     project = email.partition("@")[2].partition(".")[0]
     return [email, f"projects/{project}"]
-
-
-_method = cache(method_of)

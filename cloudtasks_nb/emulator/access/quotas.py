@@ -1,36 +1,16 @@
-"""The quotas of the services (https://cloud.google.com/tasks/docs/quotas, https://cloud.google.com/logging/quotas)."""
+"""Counts calls against the quotas of the services."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from cloudtasks_nb.emulator.access.permissions import Method
 from cloudtasks_nb.emulator.access.refusals import rate_limited
+from cloudtasks_nb.emulator.model.methods import Method, Quota
 
 __all__ = ["Quotas"]
 
 _MINUTE = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Quota:
-    metric: str
-    limit: str
-    value: int  #: calls a minute
-
-
-_LISTS = _Quota(metric="List requests", limit="List requests per minute per region", value=600)
-_RUNS = _Quota(metric="Run task requests", limit="Run task requests per minute per region", value=60)
-_LOG_READS = _Quota(metric="Read requests", limit="Read requests per minute", value=60)
-_OF = {
-    "ListQueues": _LISTS,
-    "ListTasks": _LISTS,
-    "ListLocations": _LISTS,
-    "RunTask": _RUNS,
-    "ListLogEntries": _LOG_READS,
-}
 
 
 class Quotas:
@@ -44,7 +24,7 @@ class Quotas:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._calls: dict[tuple[_Quota, str, str], deque[float]] = {}
+        self._calls: dict[tuple[Quota, str, str], deque[float]] = {}
 
     def count(self, method: Method, project: str, resource: str) -> None:
         """Count a call.
@@ -54,7 +34,7 @@ class Quotas:
         RefusedError
             ``RESOURCE_EXHAUSTED`` if there were too many; then it is not counted.
         """
-        quota = _OF.get(method.name)
+        quota = method.quota
         if quota is None:
             return
         parts = resource.split("/")
@@ -64,6 +44,6 @@ class Quotas:
             calls.popleft()
         if len(calls) >= quota.value:
             raise rate_limited(
-                method.service, project, metric=quota.metric, limit=quota.limit, value=quota.value, region=region
+                method.host, project, metric=quota.metric, limit=quota.limit, value=quota.value, region=region
             )
         calls.append(now)

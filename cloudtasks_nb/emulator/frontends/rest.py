@@ -7,7 +7,6 @@ import logging
 import re
 import string
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,10 +20,11 @@ from cloudtasks_nb.emulator.dispatch.request import overridden
 from cloudtasks_nb.emulator.frontends.bodies import json_body, read_body
 from cloudtasks_nb.emulator.frontends.fields import Fields, parse_fields, select_fields
 from cloudtasks_nb.emulator.frontends.json_errors import error_document
-from cloudtasks_nb.emulator.model.apis import POOL, beta, call_messages, google_rpc, v2, well_known
+from cloudtasks_nb.emulator.model.apis import POOL, beta, google_rpc, v2, well_known
+from cloudtasks_nb.emulator.model.methods import Method, find_method
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
-__all__ = ["Rest", "Route", "find_route", "parsed"]
+__all__ = ["Rest", "parsed"]
 
 _log = logging.getLogger(__name__)
 # The query parameters of every REST API of Google (https://cloud.google.com/apis/docs/system-parameters).
@@ -114,13 +114,13 @@ class Rest:
         if buffer and request.method == "POST":
             fields = parse_fields(mask, v2.CreateTaskRequest.DESCRIPTOR) if mask else {}
             return await self._buffer_task(request, api, buffer[1], buffer[2]), fields
-        found = find_route(request.method, api, path)
+        found = find_method(request.method, api, path)
         if found is None:
             raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found on this server.")
-        route, resource = found
-        fields = parse_fields(mask, route.response.DESCRIPTOR) if mask else {}
-        message = parsed(await _document(request, route, resource), route.request)
-        return route.response.FromString(await self.call(request, route.rpc, message.SerializeToString())), fields
+        method, resource = found
+        fields = parse_fields(mask, method.response.DESCRIPTOR) if mask else {}
+        message = parsed(await _document(request, method, resource), method.request)
+        return method.response.FromString(await self.call(request, method.path, message.SerializeToString())), fields
 
     async def _buffer_task(self, request: web.Request, api: str, name: str, task_id: str | None) -> Any:
         queue = self._engine.store.queue(name)
@@ -171,16 +171,16 @@ def _enums_as_numbers(request: web.Request) -> bool:
     return "enum-encoding=int" in options
 
 
-async def _document(request: web.Request, route: Route, resource: str) -> dict[str, Any]:
+async def _document(request: web.Request, method: Method, resource: str) -> dict[str, Any]:
     """Return the request message as JSON, merged from body, query and path."""
     document: dict[str, Any] = {}
-    if route.body is not None and (body := await json_body(request)) is not None:
-        document = body if route.body == "*" else {route.body: body}
+    if method.body is not None and (body := await json_body(request)) is not None:
+        document = body if method.body == "*" else {method.body: body}
     for key in request.query:
         if not key.startswith("$") and key not in _STANDARD:
-            _set(document, key, _query_value(request.query[key], _query_field(route.request.DESCRIPTOR, key)))
-    if route.resource:
-        _set(document, route.resource, resource)
+            _set(document, key, _query_value(request.query[key], _query_field(method.request.DESCRIPTOR, key)))
+    if resource:
+        _set(document, method.resource, resource)
     return document
 
 
@@ -294,85 +294,3 @@ def _set(document: dict[str, Any], path: str, value: str) -> None:
         if not isinstance(document, dict):
             raise invalid_argument(f'Invalid JSON payload received. "{part}" must be a message.')
     document[last] = value
-
-
-_PROJECT = "projects/[^/]+"
-_LOCATION = f"{_PROJECT}/locations/[^/]+"
-_QUEUE = f"{_LOCATION}/queues/[^/:]+"
-_TASK = f"{_QUEUE}/tasks/[^/:]+"
-_CMEK = f"{_LOCATION}/cmekConfig"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """A URL pattern and its call."""
-
-    verb: str  #: HTTP method
-    pattern: re.Pattern[str]  #: its one group is the resource
-    rpc: str  #: full name of the call
-    request: Any
-    response: Any
-    resource: str  #: field of the resource; "" if the path has none
-    body: str | None  #: field of the body; ``*`` for the whole request, None without a body
-
-
-def find_route(verb: str, api: str, path: str) -> tuple[Route, str] | None:
-    """Return the route of a request and the resource in its path, which is what comes after the version (`api`)."""
-    for route in _ROUTES[api]:
-        if route.verb == verb and (match := route.pattern.fullmatch(path)):
-            return route, match[1]
-    return None
-
-
-# HTTP method, path (its group is the resource), call, field of the resource, field of the body.
-_TABLE: tuple[tuple[str, str, str, str, str | None], ...] = (
-    ("GET", f"({_LOCATION})/queues", "ListQueues", "parent", None),
-    ("POST", f"({_LOCATION})/queues", "CreateQueue", "parent", "queue"),
-    ("GET", f"({_QUEUE})", "GetQueue", "name", None),
-    ("PATCH", f"({_QUEUE})", "UpdateQueue", "queue.name", "queue"),
-    ("DELETE", f"({_QUEUE})", "DeleteQueue", "name", None),
-    ("POST", f"({_QUEUE}):purge", "PurgeQueue", "name", "*"),
-    ("POST", f"({_QUEUE}):pause", "PauseQueue", "name", "*"),
-    ("POST", f"({_QUEUE}):resume", "ResumeQueue", "name", "*"),
-    ("POST", f"({_QUEUE}):getIamPolicy", "GetIamPolicy", "resource", "*"),
-    ("POST", f"({_QUEUE}):setIamPolicy", "SetIamPolicy", "resource", "*"),
-    ("POST", f"({_QUEUE}):testIamPermissions", "TestIamPermissions", "resource", "*"),
-    ("GET", f"({_QUEUE})/tasks", "ListTasks", "parent", None),
-    ("POST", f"({_QUEUE})/tasks", "CreateTask", "parent", "*"),
-    ("GET", f"({_TASK})", "GetTask", "name", None),
-    ("DELETE", f"({_TASK})", "DeleteTask", "name", None),
-    ("POST", f"({_TASK}):run", "RunTask", "name", "*"),
-    ("POST", f"({_QUEUE})/tasks:batchCreate", "BatchCreateTasks", "parent", "*"),
-    ("POST", f"({_QUEUE})/tasks:batchDelete", "BatchDeleteTasks", "parent", "*"),
-    ("GET", f"({_CMEK})", "GetCmekConfig", "name", None),
-    ("PATCH", f"({_CMEK})", "UpdateCmekConfig", "cmekConfig.name", "cmekConfig"),
-    ("GET", f"({_PROJECT})/locations", "ListLocations", "name", None),
-    ("GET", f"({_LOCATION})", "GetLocation", "name", None),
-    ("GET", f"({_LOCATION}/operations/[^/]+)", "GetOperation", "name", None),
-    ("POST", "(entries):list", "ListLogEntries", "", "*"),
-)
-_SERVICES = {
-    "ListLocations": "google.cloud.location.Locations",
-    "GetLocation": "google.cloud.location.Locations",
-    "GetOperation": "google.longrunning.Operations",
-    "ListLogEntries": "google.logging.v2.LoggingServiceV2",
-}
-
-
-def _routes(api: str) -> Iterator[Route]:
-    for verb, pattern, name, resource, body in _TABLE:
-        rpc = f"/{_SERVICES.get(name, f'google.cloud.tasks.{api}.CloudTasks')}/{name}"
-        request, response = call_messages(rpc)
-        yield Route(
-            verb=verb,
-            pattern=re.compile(pattern),
-            rpc=rpc,
-            request=request,
-            response=response,
-            resource=resource,
-            body=body,
-        )
-
-
-_ROUTES = {api: list(_routes(api)) for api in ("v2", "v2beta3")}
-_ROUTES["v1"] = _ROUTES["v2"]  # only paths of locations come here

@@ -9,10 +9,10 @@ import google.auth.crypt
 import google.auth.jwt
 import pytest
 
-from cloudtasks_nb.emulator.access.permissions import method_of
 from cloudtasks_nb.emulator.access.quotas import Quotas
 from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, GoogleState
 from cloudtasks_nb.emulator.access.tokens import AccessTokens, InvalidTokenError
+from cloudtasks_nb.emulator.model.methods import METHODS
 from tests.cases import cases
 from tests.unit.emulator.conftest import refused
 
@@ -114,7 +114,7 @@ def test_a_quota_is_that_of_a_minute_a_project_and_a_region(
     clock: SimpleNamespace, path: str, allowed: int, metric: str
 ) -> None:
     """So many calls a minute are allowed in each region of a project; a refused call does not count."""
-    quotas, method = Quotas(lambda: float(clock.now)), method_of(path)
+    quotas, method = Quotas(lambda: float(clock.now)), METHODS[path]
     here, there = (f"projects/p/locations/{region}/queues/q/tasks/t" for region in ("europe-west1", "us-central1"))
     for resource, unit in ((here, "1/min/{project}/{region}"), ("projects/p", "1/min/{project}")):
         for _ in range(allowed):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cloudtasks_nb.emulator.access.permissions import method_of, parents
+from cloudtasks_nb.emulator.access.permissions import parents
 from cloudtasks_nb.emulator.access.roles import permissions_of
 from cloudtasks_nb.emulator.access.state import GoogleState
+from cloudtasks_nb.emulator.model.methods import METHODS
 from cloudtasks_nb.errors import InvalidInputError
 from tests.cases import cases
 
@@ -41,7 +42,7 @@ def test_roles_of_cloud_tasks(role: str) -> None:
 @pytest.mark.parametrize("rpc", ["GetIamPolicy", "SetIamPolicy"])
 def test_the_policy_of_a_queue_has_permissions_of_its_own(rpc: str) -> None:
     """Who may read a queue may not read its policy by that."""
-    method = method_of(f"/google.cloud.tasks.v2.CloudTasks/{rpc}")
+    method = METHODS[f"/google.cloud.tasks.v2.CloudTasks/{rpc}"]
     request = method.request(resource=QUEUE)
     assert list(method.needed(request)) == [f"cloudtasks.queues.{rpc[0].lower()}{rpc[1:]}"]
     assert method.resources(request) == [QUEUE]

@@ -1,4 +1,4 @@
-"""REST paths against those of Google's own client."""
+"""The table of the methods: against REST of Google's own client, and against the calls of the emulator."""
 
 import re
 from typing import Any
@@ -7,14 +7,10 @@ import pytest
 from google.cloud.tasks_v2.services.cloud_tasks.transports import rest_base as rest_v2
 from google.cloud.tasks_v2beta3.services.cloud_tasks.transports import rest_base as rest_beta
 
-from cloudtasks_nb.emulator.frontends import rest
+from cloudtasks_nb.emulator.model.methods import METHODS, find_method
+from tests.unit.emulator.conftest import Service
 
 BASES = {"v2": rest_v2._BaseCloudTasksRestTransport, "v2beta3": rest_beta._BaseCloudTasksRestTransport}
-
-
-def snake(name: str) -> str:
-    """Return the name of a field as messages have it."""
-    return re.sub(r"[A-Z]", lambda letter: f"_{letter[0].lower()}", name)
 
 
 @pytest.mark.parametrize(("api", "base"), BASES.items(), ids=BASES)
@@ -29,11 +25,16 @@ def test_rest_paths_of_the_client(api: str, base: Any) -> None:
         for option in call._get_http_options():
             [field] = re.findall(r"\{([\w.]+)=", option["uri"])
             resource = re.sub(r"\{[\w.]+=([^}]*)\}", r"\1", option["uri"]).removeprefix(f"/{api}/").replace("*", "x")
-            found = rest.find_route(option["method"].upper(), api, resource)
+            found = find_method(option["method"].upper(), api, resource)
             assert found is not None, (name, option)
-            route, given = found
-            assert (route.rpc.rpartition("/")[2], resource.startswith(given)) == (name, True)
-            assert (snake(route.resource), route.body and snake(route.body)) == (field, option.get("body"))
-            answered.add(route.rpc)
-    own = {route.rpc for route in rest._ROUTES[api]} - {"/google.logging.v2.LoggingServiceV2/ListLogEntries"}
-    assert own == answered
+            method, given = found
+            assert (method.name, resource.startswith(given)) == (name, True)
+            assert (method.resource, method.body) == (field, option.get("body"))
+            answered.add(method.path)
+    own = {path for path in METHODS if ".tasks." not in path or f".{api}." in path}
+    assert own - answered == {"/google.logging.v2.LoggingServiceV2/ListLogEntries"}
+
+
+async def test_every_method_has_its_call(service: Service) -> None:
+    """The emulator executes the methods of the table, and no others."""
+    assert service.calls.keys() == METHODS.keys()
