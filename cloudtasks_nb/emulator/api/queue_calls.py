@@ -90,8 +90,7 @@ class QueueCalls(Service):
             _check_format(given.name)
             return await self._saved(self._store.create_queue(configured(given)))
         self._store.configure(queue, updated(queue.message, given, paths, is_v2=self._is_v2))
-        self._engine.dispatcher.wake([queue])
-        return await self._saved(queue)
+        return await self._saved_and_woken(queue)
 
     async def delete_queue(self, wire: bytes) -> bytes:
         """Delete a queue with its tasks."""
@@ -119,8 +118,13 @@ class QueueCalls(Service):
         queue = self._existing(name)
         queue.message.state = state
         self._store.configure(queue, queue.message)
+        return await self._saved_and_woken(queue)
+
+    async def _saved_and_woken(self, queue: QueueState) -> bytes:
+        """Commit the changes of a queue, and dispatch by them: not before, because its tasks' results would be lost."""
+        message = await self._saved(queue)
         self._engine.dispatcher.wake([queue])
-        return await self._saved(queue)
+        return message
 
     async def _saved(self, queue: QueueState) -> bytes:
         """Commit the changes of a queue and return its message, as it was before other calls may change it."""

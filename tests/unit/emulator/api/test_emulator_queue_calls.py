@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.queues import RUNNING
 from tests.cases import cases
 from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, refused, with_settings
 
@@ -93,6 +94,27 @@ async def test_filters_that_can_find_nothing(service: Service, text: str, error:
     """A field that queues of the version do not have, and a value that a field cannot have, are refused."""
     code, message = await service.refused("ListQueues", parent=LOCATION, filter=text)
     assert (code, message.startswith(f"Invalid filter: {error}")) == ("INVALID_ARGUMENT", True)
+
+
+@pytest.mark.parametrize("method", ["ResumeQueue", "UpdateQueue"])
+async def test_a_change_that_is_not_stored_sends_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Tasks of a queue that should be resumed, or be quicker, wait until that is on the disk."""
+
+    def full() -> None:
+        raise OSError("disk is full")
+
+    await service.create_queue()
+    await service.create_task("a")
+    engine = service.engine
+    if method == "UpdateQueue":
+        engine.store.queue(QUEUE).message.state = RUNNING  # in memory only
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.store.database, "commit", full)
+        given = {"queue": {"name": QUEUE}} if method == "UpdateQueue" else {"name": QUEUE}
+        assert "disk is full" in (await service.refused(method, **given))[1]
+    assert (engine.dispatcher.ended, engine.store.queue(QUEUE).in_flight) == (0, 0)
 
 
 @pytest.mark.parametrize("method", ["GetQueue", "ListQueues"])
