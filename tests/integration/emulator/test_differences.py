@@ -12,6 +12,7 @@ from google.iam.v1 import iam_policy_pb2
 from google.iam.v1.policy_pb2 import Binding, Policy
 
 from cloudtasks_nb.emulator.model.settings import Settings
+from tests.cases import cases
 from tests.integration.conftest import LOCATION, PATIENCE, Answer, Emulator, StartEmulator, Target, options
 from tests.integration.emulator.conftest import batch
 
@@ -63,16 +64,13 @@ def test_an_encryption_key_changes_nothing(emulator: Emulator, target: Target) -
     assert emulator.client.get_cmek_config(name=name).kms_key == key
 
 
-NOT_THERE = [
+@cases(
     ("GET", "/v2beta2/{queue}", None, 404),
     ("GET", "/$discovery/rest?version=v2", None, 404),
     ("POST", "/$rpc/google.cloud.tasks.v2.CloudTasks/GetQueue", "application/x-protobuf", 415),
     ("POST", "/$rpc/google.cloud.tasks.v2.CloudTasks/GetQueue", "application/json", 404),
     ("POST", "/v2/{queue}:pause", "text/plain", 415),
-]
-
-
-@pytest.mark.parametrize(("verb", "path", "kind", "status"), NOT_THERE)
+)
 def test_what_is_not_answered(emulator: Emulator, queue: str, verb: str, path: str, kind: str, status: int) -> None:
     """Protocols that are not spoken, and writes that are not called JSON, are refused."""
     headers = {"Content-Type": kind} if kind else {}

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from cloudtasks_nb.testing import strict_emulator
+from tests.cases import cases
 from tests.integration.conftest import PATIENCE, Emulator, StartEmulator
 
 Ask = Callable[..., Any]
@@ -111,10 +112,7 @@ def test_what_is_not_there(ask: Ask) -> None:
     assert ask().error_response.error_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
-MALFORMED = ["grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "grpc.health.v1.Health/Check"]
-
-
-@pytest.mark.parametrize("method", MALFORMED)
+@cases("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "grpc.health.v1.Health/Check")
 def test_bytes_that_are_no_message(emulator: Emulator, method: str) -> None:
     """A request that cannot be parsed is refused as such."""
     answers = emulator.channel.stream_stream(f"/{method}")(iter([b"\x0a\xff"]), timeout=PATIENCE)

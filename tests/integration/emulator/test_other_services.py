@@ -9,6 +9,7 @@ from google.cloud.location.locations_pb2 import GetLocationRequest, ListLocation
 from google.iam.v1 import iam_policy_pb2
 from google.iam.v1.policy_pb2 import Binding, Policy
 
+from tests.cases import cases
 from tests.integration.conftest import LOCATION, Emulator
 
 BOTH_TRANSPORTS = True
@@ -28,14 +29,11 @@ def test_a_policy_is_kept(emulator: Emulator, queue: str) -> None:
         emulator.client.set_iam_policy(iam_policy_pb2.SetIamPolicyRequest(resource=queue, policy=saved))
 
 
-WRONG_BINDINGS = [
+@cases(
     ("roles/cloudtasks.zzz", "user:a@example.com", "Role roles/cloudtasks.zzz is not supported for this resource."),
     ("enqueuer", "user:a@example.com", "Role enqueuer is not supported for this resource."),
     ("projects/demo/roles/own", "bob", "The member bob is of an unknown type."),
-]
-
-
-@pytest.mark.parametrize(("role", "member", "text"), WRONG_BINDINGS)
+)
 def test_policies_that_say_nothing(emulator: Emulator, queue: str, role: str, member: str, text: str) -> None:
     """A role that does not exist, and a member without its kind, are refused as Google refuses them."""
     policy = Policy(bindings=[Binding(role=role, members=[member])])

@@ -81,15 +81,12 @@ async def test_filters_of_queues(service: Service, api: str, text: str, *, found
     assert len((await service.call("ListQueues", api=api, parent=LOCATION, filter=text)).queues) == found
 
 
-WRONG_FILTERS = [
+@cases(
     ("colour=red", 'a queue has no field "colour".'),
     ("state=RUNNING (name.colour:red)", 'a queue has no field "name.colour".'),
     ("app_engine_http_queue.app_engine_routing_override.service=svc", 'a queue has no field "app_engine_http_queue'),
     ("NOT state=RUNING", '"RUNING" is none of STATE_UNSPECIFIED, RUNNING, PAUSED, DISABLED.'),
-]
-
-
-@pytest.mark.parametrize(("text", "error"), WRONG_FILTERS)
+)
 async def test_filters_that_can_find_nothing(service: Service, text: str, error: str) -> None:
     """A field that queues of the version do not have, and a value that a field cannot have, are refused."""
     code, message = await service.refused("ListQueues", parent=LOCATION, filter=text)

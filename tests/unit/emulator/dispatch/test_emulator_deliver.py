@@ -18,6 +18,7 @@ from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError
+from tests.cases import cases
 from tests.certificates import Authority
 from tests.processes import free_port
 
@@ -83,16 +84,13 @@ async def test_what_is_sent(deliverer: Deliverer, url: str, received: list[Any])
     assert headers.keys() == {"Host", "X", "Content-Length"}
 
 
-URLS = [
+@cases(
     ("/%zz ä", "/%25zz%20%C3%A4"),
     ("/é?x=%2F", "/%C3%A9?x=%2F"),
     ("/a?a=b c&d=%20+", "/a?a=b%20c&d=%20+"),
     ("/a%2fb c?q='|\"<>`{}#part", "/a%2fb%20c?q='|\"<>`{}"),
     ("?a=ä", "/?a=%C3%A4"),
-]
-
-
-@pytest.mark.parametrize(("part", "path"), URLS)
+)
 async def test_urls(deliverer: Deliverer, url: str, received: list[Any], part: str, path: str) -> None:
     """What cannot stand in a URL is quoted; escapes and all else are sent as the task has them."""
     await deliverer.send(call(f"{url}{part}"))
@@ -148,7 +146,9 @@ async def test_odd_answers(deliverer: Deliverer, reply: bytes, status: int, caus
 
 
 NO_PORT = "the request cannot be sent: .*[Pp]ort.*"
-CAUSES: list[tuple[str, dict[str, str], str]] = [
+
+
+@cases(
     ("http://host.invalid/", {}, "the name host.invalid cannot be resolved"),
     ("http://127.0.0.1:99999/", {}, NO_PORT),
     ("http://127.0.0.1:port/", {}, NO_PORT),
@@ -157,10 +157,7 @@ CAUSES: list[tuple[str, dict[str, str], str]] = [
     ("{url}", {"X-A": "a\nb"}, "the request cannot be sent: the header X-A has a control character"),
     ("{url}", {"X-A": "a\x00b"}, "the request cannot be sent: the header X-A has a control character"),
     ("https{url[4:]}", {}, "TLS with 127.0.0.1:[0-9]+ fails: .+"),
-]
-
-
-@pytest.mark.parametrize(("to", "headers", "cause"), CAUSES)
+)
 async def test_causes(deliverer: Deliverer, url: str, to: str, headers: dict[str, str], cause: str) -> None:
     """A request without an answer says why: each cause is told from the others."""
     to = to.replace("{url[4:]}", url[4:]).replace("{url}", url)

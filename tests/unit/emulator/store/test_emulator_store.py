@@ -381,10 +381,7 @@ def test_refusals_have_the_keys_of_their_tasks(store: Store, queue: QueueState, 
     assert [queue.due.take(clock.now()) for _ in range(5)] == [1, 2, 3, 4, None]
 
 
-PLACES = [("us-central-1", "did you mean us-central1?"), ("here", "--strict refuses them too")]
-
-
-@pytest.mark.parametrize(("location", "hint"), PLACES)
+@cases(("us-central-1", "did you mean us-central1?"), ("here", "--strict refuses them too"))
 def test_a_location_that_does_not_exist(make_store: MakeStore, location: str, hint: str) -> None:
     """A queue there is made with a remark, one for each location; a strict store refuses it as Cloud Tasks does."""
     store, lines = make_store(), list[str]()
