@@ -1,4 +1,4 @@
 """A complete local emulator of Cloud Tasks: ``python -m cloudtasks_nb.emulator``.
 
-Its packages, each of which imports only those before it: model, store, dispatch, api, frontends.
+Its packages, each of which imports only those before it: model, store, dispatch, access, api, frontends.
 """

@@ -1,4 +1,4 @@
-"""The door of Cloud Run: services whose URLs lead to servers on this machine, and who may call them.
+"""The services of Cloud Run: those whose URLs lead to servers on this machine, and who may call them.
 
 https://cloud.google.com/run/docs/authenticating/service-to-service says whom it lets in, by which of two headers, and
 https://cloud.google.com/run/docs/troubleshooting#signature-removed what the container gets of the token.

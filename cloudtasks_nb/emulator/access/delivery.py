@@ -33,7 +33,7 @@ def authorize_as(state: GoogleState, authorize: Authorize) -> Authorize:
 
 
 class StrictDeliverer(Deliverer):
-    """Sends requests as Google does: none without its token, and those to Cloud Run through its door.
+    """Sends requests as Google does: none without its token, and those to Cloud Run only if it lets them in.
 
     Parameters
     ----------

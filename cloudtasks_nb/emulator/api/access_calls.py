@@ -39,7 +39,7 @@ class AccessCalls(Service):
         return self._store.setting(f"iam/{request.resource}") or _NO_POLICY
 
     async def set_iam_policy(self, wire: bytes) -> bytes:
-        """Replace the policy of a queue; nothing is enforced."""
+        """Replace the policy of a queue; only a strict emulator goes by it."""
         request = iam.SetIamPolicyRequest.FromString(wire)
         self._queue(request.resource)
         policy = request.policy

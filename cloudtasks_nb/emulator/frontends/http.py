@@ -70,8 +70,8 @@ class HttpServer:
             *(GOOGLE_HOSTS if engine.access else ()),
             *([issuer.hostname] if issuer and issuer.hostname else ()),
         )
-        door = [pass_on(engine.access, engine.tokens)] if engine.access else []
-        self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[*door, guard(known), self._send])
+        to_services = [pass_on(engine.access, engine.tokens)] if engine.access else []
+        self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[*to_services, guard(known), self._send])
         self._app.on_response_prepare.append(answer_in_json)
         self._app.on_response_prepare.append(self._date)
         add = self._app.router.add_get

@@ -203,7 +203,7 @@ def _read_queue(place: _Place, given: Any) -> Any:
 
 
 def _check_fields(place: _Place, given: _Mapping, fields: Mapping[str, FieldDescriptor]) -> None:
-    """Check the keys of a message, and each of its values by itself: errors of protobuf name neither line nor key."""
+    """Check the keys of a message, and each of its values by itself: errors of protobuf name no line."""
     _check_keys(place, given, list(fields))
     for name, value in given.items():
         inner, field = place.at(given, name), fields[name]
