@@ -25,7 +25,7 @@ from cloudtasks_nb.emulator.frontends.metadata import MetadataServer
 from cloudtasks_nb.emulator.model.apis import v2
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.database import TaskDatabase
-from cloudtasks_nb.errors import EmulatorError, PortInUseError
+from cloudtasks_nb.errors import EmulatorError, InvalidInputError, PortInUseError
 from tests.cases import cases
 from tests.unit.emulator.conftest import QUEUE
 
@@ -161,10 +161,11 @@ async def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ({"http_port": "taken"}, PortInUseError, "--http-port 0"),
     ({"port": "taken", "single_port": True}, PortInUseError, "--port 0"),
     ({"host": "203.0.113.1"}, EmulatorError, ""),
+    ({"strict": True, "allow_hosts": ("my_service",)}, InvalidInputError, ""),
     ({"data_dir": Path("/dev/null/x")}, EmulatorError, ""),
 )
 async def test_errors_at_the_start(settings: dict[str, Any], error: type[EmulatorError], hint: str) -> None:
-    """A port in use, a foreign address and a folder that cannot be made are errors."""
+    """A port in use, a foreign address, a name for no certificate and a folder that cannot be made are errors."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(error) as refused:
