@@ -18,6 +18,7 @@ __all__ = [
     "OPTION_VARIABLES",
     "PLAIN_VARIABLES",
     "ROW_TASK",
+    "TAG_HEADER",
     "QueueName",
     "TaskName",
     "account_project",
@@ -71,6 +72,9 @@ OPERATIONS_LOG = "cloudtasks.googleapis.com%2Ftask_operations_log"
 
 #: The id of the task of a batch's row: a digest of the row's key, the batch and the try, which the outbox can store.
 ROW_TASK = re.compile(r"(?P<head>[0-9a-f]{20})-(?P<batch>[0-9a-f]{8})-(?P<try>[1-9][0-9]{0,8})")
+
+#: Header with the tag of a row's task: by it a result shows that it is one of this task.
+TAG_HEADER = "Batch-Tag"
 
 _ACCOUNT = re.compile(r"[^@]+@(?P<id>[^@.]+)(\.(?P<domain>.+))?\.iam\.gserviceaccount\.com")
 

@@ -1,12 +1,17 @@
-"""What the handlers answered: one object for each task of a batch, ``results/<batch>/<task id>.json``.
+"""What the handlers answered: lines of JSON, which are appended and never changed.
 
-The log has a success where a function gave up. So that the results of successes need not be read to know them, such a
-task also has an object ``results/<batch>-e/<task id>``: a listing of these has all such tasks.
+A handler process has one writer. It stores the results that gather while its last write is under way together: in a
+bucket as one new object, ``results/<batch>/<name>``, in a folder at the end of its own file there. Results of attempts
+that did not succeed are in ``results/<batch>/-e/`` in the same way. The log has a success where a function gave up; so
+that the results of successes need not be read to know that, only the objects there are read for it.
 """
 
 from __future__ import annotations
 
+import hmac
 import logging
+import secrets
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,14 +22,16 @@ import orjson
 
 from cloudtasks_nb._names import ROW_TASK
 from cloudtasks_nb._settings import parse_json
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.errors import StoreError
+from cloudtasks_nb.store.store import Found, Store
 
-__all__ = ["StoredResult", "given_up_tasks", "read_results", "result_tasks", "write_result"]
+__all__ = ["ResultWriter", "StoredResult", "pack_result", "result_objects", "tag_of", "unpack_result"]
 
 _LOGGER = logging.getLogger(__name__)
 
 _REDIRECTS = int(HTTPStatus.MULTIPLE_CHOICES)  # a number, which takes a tenth of the time to look up
 _LARGEST = 1 << 40  # number or seconds; what is much larger does not fit into the outbox
+_FAILURES = "-e/"  # the folder of results that are no successes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,88 +47,131 @@ class StoredResult:
     error: str | None  #: the traceback, or why the function was not called
     gave_up: str | None = None  #: why the function has failed for good; None: it has not
     upstream: int | None = None  #: HTTP status with which a service made the function fail
+    tag: str | None = None  #: what the task had in its header, to prove that the result is of this task
 
     @property
     def ok(self) -> bool:
         """Whether the function has succeeded."""
         return self.status < _REDIRECTS and self.gave_up is None  # Cloud Tasks counts 2xx as success
 
+    @property
+    def rank(self) -> tuple[bool, bool, int]:
+        """What makes a result of a task count instead of another one of it: the higher one counts.
 
-def write_result(store: Store, result: StoredResult) -> None:
-    """Store a result if its task is a row's task of a batch; else do nothing.
+        That is a success, then a reason to give up; of several, that of the latest attempt.
+        """
+        return self.ok, self.gave_up is not None, self.attempt or 0
 
-    An error does not replace a success, nor a reason to give up, nor the error of a later attempt.
+
+class ResultWriter:
+    """Stores the results of one process: those that gather during a write are stored by the next one, together.
+
+    It is safe to use from several threads.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._gathering, self._writing = threading.Lock(), threading.Lock()
+        self._group: list[_Waiting] = []
+        self._files: dict[str, str] = {}  # path of the file to which this process appends, by folder
+
+    def put(self, result: StoredResult) -> None:
+        """Store a result if its task is a row's task of a batch, else do nothing; return when others can read it.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be written.
+        """
+        match = ROW_TASK.fullmatch(result.task)  # the id may be any text
+        if match is None:
+            return
+        folder = f"results/{match['batch']}/" + ("" if result.ok else _FAILURES)
+        mine = _Waiting(folder, pack_result(result) + b"\n")
+        with self._gathering:
+            self._group.append(mine)
+        with self._writing:
+            if not mine.done:  # else whoever wrote before has written it as well
+                with self._gathering:
+                    group, self._group = self._group, []
+                self._write(group)
+        if mine.error is not None:
+            raise mine.error
+
+    def _write(self, group: Sequence[_Waiting]) -> None:
+        folders: dict[str, list[_Waiting]] = {}
+        for one in group:
+            folders.setdefault(one.folder, []).append(one)
+        for folder, waiting in folders.items():
+            error: StoreError | None = None
+            try:
+                self._add(folder, b"".join(one.line for one in waiting))
+            except StoreError as failed:
+                error = failed
+            for one in waiting:
+                one.done, one.error = True, error
+
+    def _add(self, folder: str, lines: bytes) -> None:
+        """Write lines in a new object, or append them to the file of this process."""
+        path = self._files.pop(folder, None)  # a failed write leaves a torn line: nothing is appended to it
+        if path is None or not self._store.append(path, lines):
+            path = f"{folder}{secrets.token_hex(8)}.jsonl"
+            self._store.create(path, lines)
+        if self._store.appends:
+            self._files[folder] = path
+
+
+@dataclass(slots=True)
+class _Waiting:
+    folder: str
+    line: bytes
+    done: bool = False
+    error: StoreError | None = None
+
+
+def result_objects(store: Store, batch: str, *, failures: bool) -> Iterator[list[Found]]:
+    """Return the objects with results of a batch in no order, page by page; `failures`: only those without successes.
+
+    New is an object that is not known by its path, or of which fewer bytes were read than it has.
 
     Raises
     ------
     StoreError
-        If it cannot be written.
+        If the store cannot be read.
     """
-    match = ROW_TASK.fullmatch(result.task)  # the id may be any text
-    if match is None:
-        return
-    path = f"results/{match['batch']}/{result.task}.json"
+    return store.found(f"results/{batch}/" + (_FAILURES if failures else ""))
+
+
+def pack_result(result: StoredResult) -> bytes:
+    """Return a result as one line, without the end of the line."""
     failure = {"error": _text(result.error), "gave_up": _text(result.gave_up), "upstream": result.upstream}
-    data = orjson.dumps(
+    return orjson.dumps(
         {
             "task": result.task,
             "attempt": result.attempt,
             "status": result.status,
             "started": result.started,
             "duration": result.duration,
+            "tag": result.tag,
             **({"result": result.result} if result.ok else failure),
         }
     )
-    if result.ok:
-        store.put(path, data)
-    else:
-        store.put_unless(path, data, lambda stored: _outranks(_parse(store, path, stored), result))
-    if result.gave_up is not None:
-        store.put(_marks(match["batch"]) + result.task, b"{}")  # last: whoever sees it reads the result
 
 
-def read_results(store: Store, batch: str, tasks: Sequence[str]) -> list[StoredResult | None]:
-    """Return the results of tasks of a batch, in the order of the tasks; None for those that have none.
-
-    An object that is no result, because it is damaged for example, counts as none.
+def unpack_result(line: bytes) -> StoredResult:
+    """Return the result that a line has, which anybody may have written who can write to the store.
 
     Raises
     ------
-    StoreError
-        If the store cannot be read.
+    ValueError, TypeError, KeyError
+        If it is none.
     """
-    paths = [f"results/{batch}/{task}.json" for task in tasks]
-    found = store.get_many(paths)
-    return [None if data is None else _parse(store, path, data) for path, data in zip(paths, found, strict=True)]
+    return _from_fields(parse_json(line))
 
 
-def result_tasks(store: Store, batch: str) -> Iterator[list[str]]:
-    """Return the tasks of a batch that have a result in no order, page by page; the results are not read.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be read.
-    """
-    prefix = f"results/{batch}/"
-    for page in store.pages(prefix):
-        yield [path.removeprefix(prefix).removesuffix(".json") for path in page]
-
-
-def given_up_tasks(store: Store, batch: str) -> Iterator[list[str]]:
-    """Return the tasks of a batch that their handlers gave up in no order, page by page; the results are not read.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be read.
-    """
-    for page in store.pages(_marks(batch)):
-        yield [path.removeprefix(_marks(batch)) for path in page]
-
-
-def _marks(batch: str) -> str:
-    return f"results/{batch}-e/"
+def tag_of(key: bytes, task: str) -> str:
+    """Return the tag of a task, by the key of its batch."""
+    return hmac.digest(key, task.encode(), "sha256").hex()[:32]
 
 
 def _text(text: str | None) -> str | None:
@@ -129,34 +179,15 @@ def _text(text: str | None) -> str | None:
     return None if text is None else text.encode("utf-8", "replace").decode()
 
 
-def _outranks(stored: StoredResult | None, new: StoredResult) -> bool:
-    return stored is not None and (stored.ok or _rank(stored) > _rank(new))
-
-
-def _rank(failed: StoredResult) -> tuple[bool, int]:
-    return failed.gave_up is not None, failed.attempt or 0
-
-
-def _parse(store: Store, path: str, data: bytes) -> StoredResult | None:
-    """Return a result; None, with a line in the log, for an object that is none."""
-    try:
-        return _from_fields(parse_json(data))
-    except (ValueError, TypeError, KeyError):
-        _LOGGER.warning(
-            "%s in %s is not a result of a task: another program wrote it, or the disk is damaged", path, store.url
-        )
-        return None
-
-
 def _from_fields(fields: Mapping[str, Any]) -> StoredResult:
     """Return the result that an object has, which anybody may have written who can write to the store."""
     attempt, status, duration = fields["attempt"], fields["status"], fields["duration"]
-    error, gave_up, upstream = (fields.get(name) for name in ("error", "gave_up", "upstream"))
-    whole, texts = (attempt, upstream), (error, gave_up)
+    error, gave_up, upstream, tag = (fields.get(name) for name in ("error", "gave_up", "upstream", "tag"))
+    whole, texts = (attempt, upstream), (fields["task"], error, gave_up, tag)
     if not (isinstance(status, int) and all(isinstance(one, int | None) for one in whole)):
         raise TypeError(f"{status!r}, {attempt!r} or {upstream!r} is no whole number")
     if not all(isinstance(one, str | None) for one in texts):
-        raise TypeError(f"{error!r} or {gave_up!r} is no text")
+        raise TypeError(f"the task, {error!r}, {gave_up!r} or {tag!r} is no text")
     if not all(0 <= number < _LARGEST for number in (status, *whole, duration) if number is not None):
         raise ValueError(f"{status}, {attempt}, {upstream} or {duration} is too large")
     return StoredResult(
@@ -169,4 +200,5 @@ def _from_fields(fields: Mapping[str, Any]) -> StoredResult:
         error=error,
         gave_up=gave_up,
         upstream=upstream,
+        tag=tag,
     )

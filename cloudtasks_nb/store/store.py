@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, StoreError
 
-__all__ = ["Store", "Token"]
+__all__ = ["Found", "Store", "Token"]
 
 Token: TypeAlias = Callable[[], tuple[str, datetime | None]]
 
@@ -25,7 +25,6 @@ _MESSAGE = re.compile(r"<Message>([^<]+)</Message>")  # in the answers of all th
 _BUCKETS = ("gs", "s3", "az")
 _PAGE = 1000  # objects
 _CONCURRENT = 64  # reads of a bucket at a time
-_UPDATES = 20  # writes that may change an object between our read and our write of it
 
 # One call takes about 20 s at most: no retry begins after 10 s, and one request takes 10 s at most.
 _CLIENT_OPTIONS = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=10)}
@@ -47,6 +46,13 @@ _ASKED_AGAIN = timedelta(minutes=1)  # after which the library asks for a token 
 
 #: The objects of ``memory://`` stores, by URL, so that all stores of this process with one URL have the same objects.
 _in_memory: dict[str, Any] = {}
+
+
+class Found(NamedTuple):
+    """An object that was listed."""
+
+    path: str
+    size: int  #: bytes
 
 
 class Store:
@@ -98,26 +104,37 @@ class Store:
         with self._use("written", path):
             self._library.put(self._client, path, data, use_multipart=False)
 
-    def put_unless(self, path: str, data: bytes, keep: Callable[[bytes], bool]) -> None:
-        """Write an object, unless there is one and `keep` returns true for its content."""
-        for _ in range(_UPDATES):
-            with self._use("written", path):
-                try:
-                    self._library.put(self._client, path, data, mode="create", use_multipart=False)
-                except self._exceptions.AlreadyExistsError:
-                    pass
-                else:
-                    return
-                try:
-                    found = self._library.get(self._client, path)
-                    if keep(found.bytes().to_bytes()):
-                        return
-                    self._library.put(self._client, path, data, mode=self._update(found.meta), use_multipart=False)
-                except (*self._missing, self._exceptions.PreconditionError):
-                    continue  # another process deleted or wrote it after we had read it
-                else:
-                    return
-        raise self._error("written", path, "other processes change it all the time")
+    def create(self, path: str, data: bytes) -> None:
+        """Write an object under a path that nobody else uses; a repeated request that finds it has succeeded."""
+        self.claim(path, data)
+
+    def claim(self, path: str, data: bytes) -> bool:
+        """Write an object if there is none with this path; return whether there was none."""
+        with self._use("written", path):
+            try:
+                self._library.put(self._client, path, data, mode="create", use_multipart=False)
+            except self._exceptions.AlreadyExistsError:
+                return False
+            return True
+
+    @property
+    def appends(self) -> bool:
+        """Whether objects can be appended to."""
+        return self._scheme == "file"
+
+    def append(self, path: str, data: bytes) -> bool:
+        """Append to an object in a folder; return False if there is none. An error may leave a part of it."""
+        try:
+            with open(f"{self.url}/{path}", "r+b", buffering=0) as file:  # noqa: PTH123 - a Path takes longer
+                file.seek(0, os.SEEK_END)
+                written = file.write(data)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._error("written", path, str(error)) from error
+        if written != len(data):
+            raise self._error("written", path, "the disk took only a part of it")
+        return True
 
     def get(self, path: str) -> bytes | None:
         """Return the content of an object; None if there is no such object."""
@@ -174,6 +191,11 @@ class Store:
 
         Buckets list them in order, folders in no order. Memory is needed for one page only.
         """
+        for page in self.found(prefix):
+            yield [path for path, _ in page]
+
+    def found(self, prefix: str) -> Iterator[list[Found]]:
+        """Yield what `pages` yields, with the sizes of the objects."""
         with self._use("listed", prefix):
             listed = iter(self._library.list(self._client, prefix, chunk_size=_PAGE))
         while True:
@@ -181,7 +203,7 @@ class Store:
                 page = next(listed, None)
             if page is None:
                 return
-            yield [each["path"] for each in page]
+            yield [Found(each["path"], each["size"]) for each in page]
 
     def delete(self, paths: Sequence[str]) -> None:
         """Delete objects; those that do not exist are ignored."""
@@ -234,12 +256,6 @@ class Store:
         if self._token is not None:
             options["credential_provider"] = _provider(self._token)
         return store.from_url(self.url, **options)
-
-    def _update(self, meta: Any) -> Any:
-        """Return the mode that replaces exactly this version of an object, where the store knows versions."""
-        if self._scheme == "file":
-            return "overwrite"
-        return {key: meta[key] for key in ("e_tag", "version") if meta[key] is not None}
 
     @contextmanager
     def _use(self, done: str, path: str) -> Iterator[None]:
