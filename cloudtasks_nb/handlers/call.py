@@ -23,8 +23,7 @@ from cloudtasks_nb.handlers.failures import GiveUp, TryLater, retry_after, upstr
 from cloudtasks_nb.handlers.processes import ProcessPool
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.store.encode import to_json
-from cloudtasks_nb.store.results import StoredResult, write_result
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.store.results import ResultWriter, StoredResult
 
 __all__ = ["TaskFunction", "TaskRequest", "attempt_of", "call", "check_function", "decode", "mismatch", "status_of"]
 
@@ -58,6 +57,7 @@ class TaskRequest:
     task: str | None = None  #: short id; None: the request was not sent by a queue
     queue: str | None = None
     attempt: int | None = None  #: 1 for the first
+    tag: str | None = None  #: header; it is stored with the result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class TaskFunction:
 
     fn: Callable[..., Any]
     verifier: Verifier | None  #: None: every request that reaches the server is accepted
-    store: Store | None = None  #: None: results are not stored
+    results: ResultWriter | None = None  #: None: results are not stored
     processes: ProcessPool | None = None  #: None: the calling thread calls the function
 
     def answer(self, request: TaskRequest, *, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Answer:
@@ -98,7 +98,7 @@ class TaskFunction:
         return 0 if self.processes is None else self.processes.close(kill=kill)
 
     def _store(self, request: TaskRequest, answer: Answer, started: dt.datetime) -> None:
-        if self.store is None or request.task is None:
+        if self.results is None or request.task is None:
             return
         result = StoredResult(
             task=request.task,
@@ -110,8 +110,9 @@ class TaskFunction:
             error=answer.error,
             gave_up=answer.message if answer.gave_up else None,
             upstream=answer.upstream,
+            tag=request.tag,
         )
-        write_result(self.store, result)
+        self.results.put(result)
 
 
 def attempt_of(retries: str | None) -> int | None:

@@ -94,7 +94,7 @@ class Handler:
         >>> ct.serve(report, name="shared", store="results").store
         '...results'
         """
-        return "" if self._function.store is None else self._function.store.url
+        return "" if self._function.results is None else self._function.results.store.url
 
     @property
     def closed(self) -> bool:

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from aiohttp import web
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.handlers.address import Address
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
 from cloudtasks_nb.handlers.call import TaskRequest, attempt_of
@@ -99,4 +100,5 @@ def _task_request(request: web.Request, body: bytes) -> TaskRequest:
         task=headers.get("X-CloudTasks-TaskName"),
         queue=headers.get("X-CloudTasks-QueueName"),
         attempt=attempt_of(headers.get("X-CloudTasks-TaskRetryCount")),
+        tag=headers.get(TAG_HEADER),
     )

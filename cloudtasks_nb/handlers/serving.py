@@ -21,6 +21,7 @@ from cloudtasks_nb.handlers.processes import ProcessPool
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.service import open_clients
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.store.results import ResultWriter
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["name_at", "serve", "served_at"]
@@ -121,17 +122,17 @@ def serve(
     certs_url = None if service_account is None else _certs_url(tasks)
     connection = open_clients.newest() if tasks is None else tasks
     place = _settings.store_place(store if store is not None else getattr(connection, "store", None))
-    results = Store(place, Auth().storage_token)
+    results = ResultWriter(Store(place, Auth().storage_token))
     lasting_name = name or _own_name(fn)
 
     def task_function(url: str) -> TaskFunction:  # the default audience is the URL, which is known later
         if service_account is None or certs_url is None:
-            return TaskFunction(fn=fn, verifier=None, store=results, processes=pool)
+            return TaskFunction(fn=fn, verifier=None, results=results, processes=pool)
         # The whole URL is the audience that Cloud Tasks sets, for tasks that other clients made.
         origin = "/".join(url.split("/", 3)[:3])
         accepted = [audience] if audience else [origin, url]
         verifier = Verifier(service_account=service_account, audience=accepted, certs_url=certs_url)
-        return TaskFunction(fn=fn, verifier=verifier, store=results, processes=pool)
+        return TaskFunction(fn=fn, verifier=verifier, results=results, processes=pool)
 
     workers = processes or workers  # one thread waits for each process
     with _lock:

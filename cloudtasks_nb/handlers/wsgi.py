@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
+from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
@@ -17,12 +18,14 @@ from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, attempt_of, c
 from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.handlers.workers import CoroutineRunner
+from cloudtasks_nb.store.results import ResultWriter
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["app"]
 
 _TOO_LARGE = refuse(413, f"a body has at most {LARGEST_BODY:,} bytes")
 _NO_FUNCTION = refuse(404, "there is no function at this path")
+_TAG_VARIABLE = f"HTTP_{TAG_HEADER.upper().replace('-', '_')}"
 _log = logging.getLogger("cloudtasks_nb.handlers")
 
 
@@ -105,8 +108,8 @@ def app(
         private=private or os.environ.get(PRIVATE_VARIABLE) == "1",
     )
     place = store if store is not None else os.environ.get(STORE_VARIABLE) or None
-    kept = None if place is None else Store(place)
-    called = {path: TaskFunction(fn=one, verifier=verifier, store=kept) for path, one in functions.items()}
+    results = None if place is None else ResultWriter(Store(place))
+    called = {path: TaskFunction(fn=one, verifier=verifier, results=results) for path, one in functions.items()}
     return _App(name or names, called)
 
 
@@ -164,6 +167,7 @@ class _App:
             serverless=environ.get("HTTP_X_SERVERLESS_AUTHORIZATION"),
             task=environ.get("HTTP_X_CLOUDTASKS_TASKNAME"),
             attempt=attempt_of(environ.get("HTTP_X_CLOUDTASKS_TASKRETRYCOUNT")),
+            tag=environ.get(_TAG_VARIABLE),
         )
         answer = function.answer(request, run=self._coroutines.run)
         if not answer.ok:

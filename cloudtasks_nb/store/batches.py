@@ -94,7 +94,7 @@ def read_blocks(store: Store, batch: str, names: Iterable[str]) -> Iterator[byte
 
 
 def delete_batch(store: Store, batch: str) -> int:
-    """Delete a batch with the results of its tasks; return how many results there were.
+    """Delete a batch with the results of its tasks; return how many objects with results there were.
 
     Raises
     ------
@@ -103,7 +103,6 @@ def delete_batch(store: Store, batch: str) -> int:
     """
     store.delete([_record(batch)])  # first, so that nobody finds a batch without its rows
     _delete_all(store, f"batches/{batch}/")
-    _delete_all(store, f"results/{batch}-e/")
     return _delete_all(store, f"results/{batch}/")
 
 

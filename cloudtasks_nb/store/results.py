@@ -9,10 +9,10 @@ that the results of successes need not be read to know that, only the objects th
 from __future__ import annotations
 
 import hmac
-import logging
+import os
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -27,10 +27,9 @@ from cloudtasks_nb.store.store import Found, Store
 
 __all__ = ["ResultWriter", "StoredResult", "pack_result", "result_objects", "tag_of", "unpack_result"]
 
-_LOGGER = logging.getLogger(__name__)
-
 _REDIRECTS = int(HTTPStatus.MULTIPLE_CHOICES)  # a number, which takes a tenth of the time to look up
 _LARGEST = 1 << 40  # number or seconds; what is much larger does not fit into the outbox
+_LARGE_WRITE = 1 << 23  # bytes: more results are in another object, because a request must end within seconds
 _FAILURES = "-e/"  # the folder of results that are no successes
 
 
@@ -64,16 +63,20 @@ class StoredResult:
 
 
 class ResultWriter:
-    """Stores the results of one process: those that gather during a write are stored by the next one, together.
+    """Stores the results of a process: those that gather during a write are stored by the next one, together.
 
-    It is safe to use from several threads.
+    It is safe to use from several threads, and in processes that were forked: each has files of its own.
+
+    Attributes
+    ----------
+    store : Store
+        Where it writes.
     """
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._gathering, self._writing = threading.Lock(), threading.Lock()
-        self._group: list[_Waiting] = []
-        self._files: dict[str, str] = {}  # path of the file to which this process appends, by folder
+        self.store = store
+        # By process as well: a forked one must not append to the files of another, nor use its locks.
+        self._folders: dict[tuple[int, str], _Folder] = {}
 
     def put(self, result: StoredResult) -> None:
         """Store a result if its task is a row's task of a batch, else do nothing; return when others can read it.
@@ -86,47 +89,75 @@ class ResultWriter:
         match = ROW_TASK.fullmatch(result.task)  # the id may be any text
         if match is None:
             return
-        folder = f"results/{match['batch']}/" + ("" if result.ok else _FAILURES)
-        mine = _Waiting(folder, pack_result(result) + b"\n")
+        path = f"results/{match['batch']}/" + ("" if result.ok else _FAILURES)
+        key = os.getpid(), path
+        folder = self._folders.get(key) or self._folders.setdefault(key, _Folder(self.store, path))
+        folder.add(pack_result(result) + b"\n")
+
+
+class _Folder:
+    """Where a process stores its results of one batch that did succeed, or those that did not."""
+
+    def __init__(self, store: Store, path: str) -> None:
+        self._store, self._path = store, path
+        self._gathering, self._writing = threading.Lock(), threading.Lock()
+        self._next = _Group()
+        self._file: str | None = None  # path of the object to which the next lines are appended
+
+    def add(self, line: bytes) -> None:
+        """Store a line with those that gather until the write before it has ended; return when others can read it.
+
+        The first thread of a group writes it. Only that one waits for the write before, so it is the next to write.
+        """
         with self._gathering:
-            self._group.append(mine)
-        with self._writing:
-            if not mine.done:  # else whoever wrote before has written it as well
-                with self._gathering:
-                    group, self._group = self._group, []
-                self._write(group)
-        if mine.error is not None:
-            raise mine.error
+            group, leads = self._next, not self._next.lines
+            group.lines.append(line)
+            group.size += len(line)
+            if group.size >= _LARGE_WRITE:
+                self._next = _Group()
+        if leads:
+            self._write(group)
+        else:
+            group.written.wait()
+        if group.error is not None:
+            raise group.error
 
-    def _write(self, group: Sequence[_Waiting]) -> None:
-        folders: dict[str, list[_Waiting]] = {}
-        for one in group:
-            folders.setdefault(one.folder, []).append(one)
-        for folder, waiting in folders.items():
-            error: StoreError | None = None
-            try:
-                self._add(folder, b"".join(one.line for one in waiting))
-            except StoreError as failed:
-                error = failed
-            for one in waiting:
-                one.done, one.error = True, error
+    def _write(self, group: _Group) -> None:
+        try:
+            with self._writing:
+                self._close(group)
+                self._append(b"".join(group.lines))
+                group.error = None
+        except StoreError as error:
+            group.error = error
+        finally:
+            self._close(group)  # also if this thread is interrupted while it waits
+            group.written.set()
 
-    def _add(self, folder: str, lines: bytes) -> None:
-        """Write lines in a new object, or append them to the file of this process."""
-        path = self._files.pop(folder, None)  # a failed write leaves a torn line: nothing is appended to it
+    def _close(self, group: _Group) -> None:
+        with self._gathering:
+            if self._next is group:
+                self._next = _Group()
+
+    def _append(self, lines: bytes) -> None:
+        """Write lines in a new object, or append them to that of this process."""
+        path, self._file = self._file, None  # a failed write leaves a torn line: nothing is appended to it
         if path is None or not self._store.append(path, lines):
-            path = f"{folder}{secrets.token_hex(8)}.jsonl"
+            path = f"{self._path}{secrets.token_hex(8)}.jsonl"
             self._store.create(path, lines)
         if self._store.appends:
-            self._files[folder] = path
+            self._file = path
 
 
-@dataclass(slots=True)
-class _Waiting:
-    folder: str
-    line: bytes
-    done: bool = False
-    error: StoreError | None = None
+class _Group:
+    """Lines that are written together."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.size = 0  # bytes
+        self.written = threading.Event()
+        # What the others raise if the thread that writes ends by another exception.
+        self.error: StoreError | None = StoreError("the write of several results was interrupted")
 
 
 def result_objects(store: Store, batch: str, *, failures: bool) -> Iterator[list[Found]]:
@@ -152,7 +183,7 @@ def pack_result(result: StoredResult) -> bytes:
             "status": result.status,
             "started": result.started,
             "duration": result.duration,
-            "tag": result.tag,
+            "tag": _text(result.tag),
             **({"result": result.result} if result.ok else failure),
         }
     )

@@ -44,6 +44,9 @@ _OWN_CREDENTIALS = (
 )
 _ASKED_AGAIN = timedelta(minutes=1)  # after which the library asks for a token again
 
+#: `pid` of the process that has used a bucket; a forked process inherits it.
+_used_in: dict[str, int] = {}
+
 #: The objects of ``memory://`` stores, by URL, so that all stores of this process with one URL have the same objects.
 _in_memory: dict[str, Any] = {}
 
@@ -105,8 +108,14 @@ class Store:
             self._library.put(self._client, path, data, use_multipart=False)
 
     def create(self, path: str, data: bytes) -> None:
-        """Write an object under a path that nobody else uses; a repeated request that finds it has succeeded."""
-        self.claim(path, data)
+        """Write an object under a path that nobody else uses; a repeated request that finds it has succeeded.
+
+        In a folder readers see a part of it while it is written, and it can be appended to.
+        """
+        if self.appends:
+            self._create_file(path, data)
+        else:
+            self.claim(path, data)
 
     def claim(self, path: str, data: bytes) -> bool:
         """Write an object if there is none with this path; return whether there was none."""
@@ -123,18 +132,32 @@ class Store:
         return self._scheme == "file"
 
     def append(self, path: str, data: bytes) -> bool:
-        """Append to an object in a folder; return False if there is none. An error may leave a part of it."""
+        """Append to an object in a folder; return False if there is none. An error may leave a part of the data."""
+        left = memoryview(data)
         try:
             with open(f"{self.url}/{path}", "r+b", buffering=0) as file:  # noqa: PTH123 - a Path takes longer
                 file.seek(0, os.SEEK_END)
-                written = file.write(data)
+                while left:  # a disk that fills takes a part, and refuses the rest
+                    left = left[file.write(left) :]
         except FileNotFoundError:
             return False
         except OSError as error:
             raise self._error("written", path, str(error)) from error
-        if written != len(data):
-            raise self._error("written", path, "the disk took only a part of it")
         return True
+
+    def _create_file(self, path: str, data: bytes) -> None:
+        """Write a file without one beside it, which would stay if the process is killed; an error leaves none."""
+        file = Path(self.url, path)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(exist_ok=False)
+        except OSError as error:
+            raise self._error("written", path, str(error)) from error
+        try:
+            self.append(path, data)
+        except StoreError:
+            file.unlink(missing_ok=True)
+            raise
 
     def get(self, path: str) -> bytes | None:
         """Return the content of an object; None if there is no such object."""
@@ -152,7 +175,7 @@ class Store:
             return [self._read_file(path) for path in paths]
         if self._scheme not in _BUCKETS:
             return [self.get(path) for path in paths]
-        self._log_in()
+        self._prepare()
         return _loop.run(self._get_many(paths))
 
     def _read_file(self, path: str) -> bytes | None:
@@ -260,7 +283,7 @@ class Store:
     @contextmanager
     def _use(self, done: str, path: str) -> Iterator[None]:
         """Get a token before the library asks for one, which would hide why there is none; turn errors into ours."""
-        self._log_in()
+        self._prepare()
         with self._errors(done, path):
             yield
 
@@ -272,7 +295,15 @@ class Store:
         except (OSError, ValueError, self._exceptions.BaseError) as error:
             raise self._error(done, path, _problem(error)) from error
 
-    def _log_in(self) -> None:
+    def _prepare(self) -> None:
+        """Refuse a process in which the library would hang for ever; get a token before the library asks for one."""
+        process = os.getpid()
+        if self._scheme in _BUCKETS and _used_in.setdefault("pid", process) != process:
+            raise StoreError(
+                f"process {process} was forked from one that had used a bucket, and its connections do not work in it",
+                resource=self.url,
+                hint='fork before the first use of the bucket, or start it anew: multiprocessing.get_context("spawn")',
+            )
         try:
             if self._token is not None:
                 self._token()
