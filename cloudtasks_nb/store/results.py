@@ -101,43 +101,44 @@ class _Folder:
     def __init__(self, store: Store, path: str) -> None:
         self._store, self._path = store, path
         self._gathering, self._writing = threading.Lock(), threading.Lock()
-        self._next = _Group()
+        self._next: _Group | None = None
         self._file: str | None = None  # path of the object to which the next lines are appended
 
     def add(self, line: bytes) -> None:
         """Store a line with those that gather until the write before it has ended; return when others can read it.
 
-        The first thread of a group writes it. Only that one waits for the write before, so it is the next to write.
+        The first thread of a group writes it. It alone waits for the write before, so that nobody overtakes it.
         """
-        with self._gathering:
-            group, leads = self._next, not self._next.lines
-            group.lines.append(line)
-            group.size += len(line)
-            if group.size >= _LARGE_WRITE:
-                self._next = _Group()
-        if leads:
-            self._write(group)
-        else:
-            group.written.wait()
-        if group.error is not None:
-            raise group.error
-
-    def _write(self, group: _Group) -> None:
+        leads = False
         try:
-            with self._writing:
-                self._close(group)
-                self._append(b"".join(group.lines))
-                group.error = None
+            with self._gathering:
+                group = self._next
+                if group is None:
+                    self._next = group = _Group()
+                    leads = True
+                group.lines.append(line)
+                group.size += len(line)
+                if group.size >= _LARGE_WRITE:
+                    self._next = None
+            if leads:
+                with self._writing:
+                    self._close(group)
+                    self._append(b"".join(group.lines))
+                    group.error = None
         except StoreError as error:
             group.error = error
-        finally:
-            self._close(group)  # also if this thread is interrupted while it waits
-            group.written.set()
+        finally:  # also if this thread is interrupted: nobody waits for it then
+            if leads:
+                group.written.set()
+                self._close(group)
+        group.written.wait()
+        if group.error is not None:
+            raise group.error
 
     def _close(self, group: _Group) -> None:
         with self._gathering:
             if self._next is group:
-                self._next = _Group()
+                self._next = None
 
     def _append(self, lines: bytes) -> None:
         """Write lines in a new object, or append them to that of this process."""
@@ -156,7 +157,7 @@ class _Group:
         self.lines: list[bytes] = []
         self.size = 0  # bytes
         self.written = threading.Event()
-        # What the others raise if the thread that writes ends by another exception.
+        #: What the other threads raise; at first, for the case that the one that writes ends by another exception.
         self.error: StoreError | None = StoreError("the write of several results was interrupted")
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.handlers import app
 from cloudtasks_nb.service import open_clients
-from cloudtasks_nb.store.results import StoredResult, read_results
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.store.results import StoredResult
+from tests.stored import best_results, stored_results
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE, Serve, post, report
 from tests.unit.handlers.test_handler_wsgi import request
 
@@ -20,16 +21,16 @@ TASK = f"{'0123456789' * 2}-{BATCH}-1"
 
 def stored(place: str | Path, task: str = TASK) -> StoredResult:
     """Return what is stored for a task."""
-    (found,) = read_results(Store(place), BATCH, [task])
-    assert found is not None
-    return found
+    return best_results(place, BATCH)[task]
 
 
 def test_a_result_is_stored_before_the_answer(serve: Serve, tmp_path: Path) -> None:
     """What the function returned is in the store when the task has its answer."""
     handler = serve(report, store=tmp_path)
-    answer = post(handler.url, b'{"day": "mon"}', X_CloudTasks_TaskName=TASK, X_CloudTasks_TaskRetryCount="2")
+    words = {"X_CloudTasks_TaskName": TASK, "X_CloudTasks_TaskRetryCount": "2", TAG_HEADER: "a tag"}
+    answer = post(handler.url, b'{"day": "mon"}', **words)
     found = stored(tmp_path)
+    assert found.tag == "a tag"
     assert (answer.status, found.task, found.attempt, found.status, found.error) == (200, TASK, 3, 200, None)
     assert found.result == {"day": "mon", "origin": "JFK"}
     assert None not in (found.started.tzinfo, found.duration)
@@ -54,7 +55,7 @@ def test_only_tasks_of_batches_are_stored(serve: Serve, tmp_path: Path, headers:
     """A request that no queue sent, a task without a batch and a forged name write nothing."""
     folder = tmp_path / "store"
     assert post(serve(report, store=folder).url, b'{"day": "mon"}', **headers).status == 200
-    assert list(tmp_path.rglob("*.json")) == []
+    assert list(tmp_path.rglob("*.json*")) == []
 
 
 @pytest.mark.parametrize(("day", "status", "word"), [("mon", 500, "StoreError"), ("never", 404, "no such day")])
@@ -84,9 +85,22 @@ def test_an_application_stores_results_of_its_own_callers(issuer: Any, tmp_path:
     application = app(report, audience=AUDIENCE, service_account=ACCOUNT, store=tmp_path)
     names = {"HTTP_X_CLOUDTASKS_TASKNAME": TASK, "HTTP_X_CLOUDTASKS_TASKRETRYCOUNT": "0"}
     assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION="Bearer x", **names)[0] == 401
-    assert list(tmp_path.rglob("*.json")) == []
+    assert list(tmp_path.rglob("*.json*")) == []
+    names["HTTP_BATCH_TAG"] = "a tag"
     assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=issuer.bearer(), **names)[0] == 200
+    assert stored(tmp_path).tag == "a tag"
     assert (stored(tmp_path).attempt, stored(tmp_path).result) == (1, {"day": "mon", "origin": "JFK"})
+
+
+@pytest.mark.usefixtures("google_certs")
+def test_the_functions_of_an_application_store_together(issuer: Any, tmp_path: Path) -> None:
+    """They have one writer: what several of them answer to the tasks of a batch is in one file."""
+    application = app({"/a": report, "/b": report}, audience=AUDIENCE, service_account=ACCOUNT, store=tmp_path)
+    for path in ("/a", "/b"):
+        words = {"HTTP_AUTHORIZATION": issuer.bearer(), "HTTP_X_CLOUDTASKS_TASKNAME": TASK, "PATH_INFO": path}
+        assert request(application, b'"mon"', **words)[0] == 200
+    assert len(stored_results(tmp_path, BATCH)) == 2
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 1
 
 
 @pytest.mark.parametrize("named", [None, "memory://deployed"])
@@ -97,7 +111,7 @@ def test_an_application_without_a_store(issuer: Any, monkeypatch: Any, home: Pat
         monkeypatch.setenv("CLOUDTASKS_NB_STORE", named)
     application = app(report, audience=AUDIENCE, service_account=ACCOUNT)
     request(application, b'"mon"', HTTP_AUTHORIZATION=issuer.bearer(), HTTP_X_CLOUDTASKS_TASKNAME=TASK)
-    assert list(home.rglob("*.json")) == []
+    assert list(home.rglob("*.json*")) == []
     assert named is None or stored(named).result == {"day": "mon", "origin": "JFK"}
 
 

@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, StoreError
 from cloudtasks_nb.store import store as store_module
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.store.store import Found, Store
+from tests.processes import run
 from tests.raising import raises
 from tests.unit.store.conftest import google_key
 from tests.web import Reply, http_server
@@ -28,27 +30,25 @@ def test_what_was_put_is_there(store: Store) -> None:
     assert Store(store.url).get("a/one.json") == b"2"
 
 
-def test_an_object_may_be_kept(store: Store) -> None:
-    """The content that is there decides whether it is replaced."""
-    kept: list[bytes] = []
-    for data in (b"1", b"2", b"3"):
-        store.put_unless("a/x", data, lambda stored: kept.append(stored) or stored == b"2")  # type: ignore[func-returns-value]
-    assert (store.get("a/x"), kept) == (b"2", [b"1", b"2"])
+def test_an_object_is_claimed_once(store: Store) -> None:
+    """Who comes later learns that, and changes nothing; whoever creates an object does so under a name of its own."""
+    assert [store.claim("a/x", data) for data in (b"1", b"2")] == [True, False]
+    store.create("a/y", b"3")
+    assert store.get_many(["a/x", "a/y"]) == [b"1", b"3"]
 
 
-@pytest.mark.parametrize("store", ["memory", "s3", "gs"], indirect=True)  # a folder has no conditional writes
-def test_a_write_in_between_is_not_lost(store: Store) -> None:
-    """An object that changes between the look at it and its replacement is looked at again."""
-    seen: list[bytes] = []
-
-    def keep(stored: bytes) -> bool:
-        seen.append(stored)
-        store.put("a/x", b"other")
-        return stored == b"other"
-
-    store.put("a/x", b"1")
-    store.put_unless("a/x", b"2", keep)
-    assert (seen, store.get("a/x")) == ([b"1", b"other"], b"other")
+def test_an_object_is_appended_to_in_a_folder(tmp_path: Path) -> None:
+    """What was created grows, and the listing says so; what does not exist is not made, and nothing stays beside it."""
+    store = Store(tmp_path)
+    store.create("a/x", b"1")
+    assert [store.append(path, b"23") for path in ("a/x", "a/y")] == [True, False]
+    assert list(store.found("a/")) == [[Found("a/x", 3)]]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
+    with raises(StoreError, r"a/x cannot be written in .*File exists"):
+        store.create("a/x", b"4")
+    with raises(StoreError, r"a cannot be written in .*Is a directory"):
+        store.append("a", b"4")
+    assert store.get("a/x") == b"123"
 
 
 def test_objects_are_listed_page_by_page(store: Store) -> None:
@@ -58,6 +58,7 @@ def test_objects_are_listed_page_by_page(store: Store) -> None:
         store.put(path, b"12")
     pages = list(store.pages("a/"))
     assert [len(page) for page in pages] == [10, 10, 5]
+    assert [{found.size for found in page} for page in store.found("a/")] == [{2}] * 3
     assert sorted(path for page in pages for path in page) == paths
     assert list(store.pages("none/")) == []
 
@@ -76,8 +77,8 @@ def test_objects_are_deleted(store: Store) -> None:
 def test_a_bucket_that_does_not_exist(url: str) -> None:
     """A missing bucket is an error, also where a missing object is none."""
     store = Store(url)
-    calls = (lambda: store.put("a", b"1"), lambda: store.get("a"), lambda: store.get_many(["a", "b"]))
-    for call in (*calls, lambda: list(store.pages("a/"))):
+    calls = (lambda: store.put("a", b"1"), lambda: store.create("a", b"1"), lambda: store.get("a"))
+    for call in (*calls, lambda: store.get_many(["a", "b"]), lambda: list(store.pages("a/"))):
         with raises(StoreError, rf"cannot be \w+ in {url}: .*bucket", hint="check the name of the bucket"):
             call()
 
@@ -109,7 +110,12 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     """Every use of a folder that is a file is an error with the cause."""
     (tmp_path / "file").touch()
     store = Store(tmp_path / "file" / "store")
-    for call in (lambda: store.put("a", b""), lambda: store.get("a"), lambda: list(store.pages("a/"))):
+    for call in (
+        lambda: store.put("a", b""),
+        lambda: store.create("a", b""),
+        lambda: store.get("a"),
+        lambda: list(store.pages("a/")),
+    ):
         with raises(StoreError, "cannot be", hint="CLOUDTASKS_NB_STORE"):
             call()
 
@@ -119,9 +125,12 @@ def test_the_rights_of_a_folder_are_those_of_the_user(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         Store(tmp_path / "store").put("a/x", b"1")
+        Store(tmp_path / "other").create("a/x", b"1")
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "store" / "a" / "x").stat().st_mode) == 0o640
+    for folder in (tmp_path / "store", tmp_path / "other"):
+        assert stat.S_IMODE((folder / "a").stat().st_mode) == 0o750
+        assert stat.S_IMODE((folder / "a" / "x").stat().st_mode) == 0o640
 
 
 @pytest.fixture
@@ -157,3 +166,30 @@ def test_a_server_of_no_use_is_an_error(broken: str, monkeypatch: pytest.MonkeyP
 def test_a_call_ends_within_seconds() -> None:
     """What the docstring promises: no retry begins after 10 s, and a request takes 10 s at most."""
     assert store_module._RETRIES["retry_timeout"] == store_module._CLIENT_OPTIONS["timeout"] == timedelta(seconds=10)
+
+
+#: A process that forks another one after it has used a bucket.
+FORKED = """
+import os
+from cloudtasks_nb.errors import StoreError
+from cloudtasks_nb.store.store import Store
+
+store = Store("s3://team/forked")
+store.put("x", b"1")
+child = os.fork()
+if not child:
+    try:
+        store.get("x")
+    except StoreError as error:
+        assert "was forked from one that had used a bucket" in str(error)
+        os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert store.get("x") == b"1"
+"""
+
+
+@pytest.mark.usefixtures("bucket_servers")
+def test_a_bucket_is_refused_in_a_forked_process() -> None:
+    """The connections of its parent do not work there: a call would wait for ever."""
+    done = run(sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

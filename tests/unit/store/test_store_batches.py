@@ -45,12 +45,12 @@ def test_a_batch_is_deleted_with_its_results(store: Store) -> None:
     for batch in (BATCH, "00000000"):
         write_batch(store, batch, b"record", blocks(3))
         store.put(f"results/{batch}/x.json", b"{}")
-        store.put(f"results/{batch}-e/x", b"{}")
+        store.put(f"results/{batch}/-e/x.json", b"{}")
     for number in range(1_200):
         store.put(f"results/{BATCH}/{number}.json", b"{}")
-    assert delete_batch(store, BATCH) == 1_201
+    assert delete_batch(store, BATCH) == 1_202
     assert sorted(path for page in store.pages("results/") for path in page) == [
-        "results/00000000-e/x",
+        "results/00000000/-e/x.json",
         "results/00000000/x.json",
     ]
     assert read_records(store) == {"00000000": b"record"}
