@@ -84,6 +84,7 @@ soak: $(VENV)/.installed-test ## load one emulator for ten minutes, and write it
 
 chaos: $(VENV)/.installed-test ## kill and stop processes at random for 200 rounds, and write what was found
 	$(BIN)/python -m tests.chaos.run
+	$(BIN)/python -m tests.chaos.writers
 
 # One file for every Python from 3.11.0 on and every system: a pin that only some of them can have says which.
 constraints: ## write constraints.txt anew, from the newest releases that fit pyproject.toml

@@ -12,7 +12,7 @@ def stored_results(place: Store | str | Path, batch: str) -> list[StoredResult]:
     store = place if isinstance(place, Store) else Store(place)
     paths = [found.path for page in result_objects(store, batch, failures=False) for found in page]
     results = []
-    for line in b"".join(data or b"" for data in store.get_many(paths)).splitlines():
+    for line in (line for data in store.get_many(paths) for line in (data or b"").splitlines()):
         with suppress(ValueError, TypeError, KeyError):
             results.append(unpack_result(line))
     return results

@@ -1,6 +1,5 @@
 """Stores of each kind: a folder, memory, and buckets of real servers on loopback."""
 
-import http.client
 import json
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -17,6 +16,7 @@ from gcp_storage_emulator.handlers import objects
 
 from cloudtasks_nb.store import store as store_module
 from cloudtasks_nb.store.store import Store
+from tests.buckets import s3_bucket
 
 PAGE = 10  # objects of a page
 MISSING = "<Error><Code>NoSuchBucket</Code><Message>The bucket is missing.</Message></Error>"
@@ -30,19 +30,10 @@ class _Server(ThreadingHTTPServer):
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """Give the URL of an S3 server with the bucket `team`."""
-    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - takes 1 s, which no collection of tests needs
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    connection = http.client.HTTPConnection(host, port)
-    connection.request("PUT", "/team")
-    assert connection.getresponse().status == HTTPStatus.OK
-    connection.close()
-    yield f"http://{host}:{port}"
-    server.stop()
+def s3_server() -> Iterator[dict[str, str]]:
+    """Serve the bucket `team`, and give the environment variables by which it is found."""
+    with s3_bucket() as variables:
+        yield variables
 
 
 def _generation(storage: Any, bucket: str, name: str) -> str:
@@ -121,11 +112,10 @@ def google_key(url: str) -> str:
 
 
 @pytest.fixture
-def bucket_servers(s3_server: str, gs_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def bucket_servers(s3_server: dict[str, str], gs_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send requests for buckets to the servers of the tests."""
-    amazon = {"ENDPOINT_URL": s3_server, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "REGION": "us-east-1"}
     google = {"GOOGLE_BASE_URL": gs_server, "GOOGLE_SERVICE_ACCOUNT_KEY": google_key(gs_server)}
-    for name, value in {**{f"AWS_{name}": value for name, value in amazon.items()}, **google}.items():
+    for name, value in {**s3_server, **google}.items():
         monkeypatch.setenv(name, value)
 
 
