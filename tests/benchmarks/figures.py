@@ -64,7 +64,7 @@ class Size:
     window: tuple[float, float] = (5.0, 35.0)  #: seconds after the start in which dispatches are counted
     delays: int = 200  #: tasks whose delay is measured
     streamed: tuple[int, ...] = (100_000, 1_000_000)  #: rows of fan-outs from an iterator
-    stored: tuple[int, int] = (100_000, 1_000_000)  #: results in a folder that are read page by page
+    stored: int = 240_000  #: results in a folder
     ticks: int = 20
     waited: int = 2_000  #: rows of a batch that is waited for
     waits: int = 20

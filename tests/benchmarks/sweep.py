@@ -5,12 +5,14 @@ import gc
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import joblib
 import pandas as pd
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.store.results import StoredResult, write_result
+from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from cloudtasks_nb.store.store import Store
 from tests.benchmarks.fan_out import home, until_sent
 from tests.benchmarks.figures import Bench, case
@@ -41,7 +43,9 @@ def _sweep(bench: Bench) -> None:
         with ct.serve(_work, workers=_WORKERS) as work, ct.serve(_nothing, workers=_WORKERS) as nothing:
             _ours(queue, rows.head(100), work, "warm")
             for folder in bench.rounds():
+                before = _result_files(work)
                 ours, reading = _ours(queue, rows, work, folder.name)
+                bench.report("file", len(rows) / (_result_files(work) - before))
                 theirs = _joblib(_work, rows)
                 bench.report("x", 100 * (ours / theirs - 1))
                 bench.report("ours", ours)
@@ -62,6 +66,10 @@ def _ours(queue: ct.Queue, rows: pd.DataFrame, handler: ct.Handler, name: str) -
     if found["y"].isna().any():
         raise AssertionError(f"{found['y'].isna().sum():,} results are missing")
     return end - start, end - waited
+
+
+def _result_files(handler: ct.Handler) -> int:
+    return len(list(Path(handler.store).rglob("*.jsonl")))
 
 
 def _joblib(function: Callable[[int], dict[str, int]], rows: pd.DataFrame) -> float:
@@ -85,6 +93,7 @@ SWEEP = case(
     x | more time than joblib | % | ≤ 15 | joblib, 16 threads
     ours | from the call of `fan_out` to the frame of `results()` | s
     reading | of that `results()` | s
+    file | results in a file | results | ≥ 1,000
     joblib | joblib, 16 threads | s
     noop | a task that does nothing | ms a task | | joblib, 16 threads
     noop joblib | the same with joblib | ms a task
@@ -121,11 +130,11 @@ def _results(bench: Bench) -> None:
 
 def _store(batch: ct.Batch, folder: os.PathLike[str]) -> None:
     """Store a result for each task as its handler does."""
-    store, started = Store(folder), dt.datetime.now(dt.UTC)
+    writer, key = ResultWriter(Store(folder)), bytes.fromhex(batch._outbox.batches.settings(batch.id)["keys"][0])
+    about: dict[str, Any] = {"attempt": 1, "status": 200, "started": dt.datetime.now(dt.UTC), "duration": 0.1}
     for number, task in enumerate(batch.tasks()["task"]):
         value = {"y": number / 2, "label": f"row {number}"}
-        done = StoredResult(task=task, attempt=1, status=200, started=started, duration=0.1, result=value, error=None)
-        write_result(store, done)
+        writer.put(StoredResult(**about, task=task, result=value, error=None, tag=tag_of(key, task)))
 
 
 def _paged(batch: ct.Batch, size: int) -> float:

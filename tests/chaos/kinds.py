@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cloudtasks_nb.store.results import ResultWriter
 from cloudtasks_nb.store.store import Store
 from tests.benchmarks.callers import google_client
 from tests.chaos.rounds import EVENTS, PATIENCE, QUEUE, Kernel, Round, newest
@@ -280,7 +281,7 @@ class LogRound(Round):
         if log.missing:
             # Only the names of tasks protect rows that a killed kernel has sent.
             self._options = (*self._options, "--task-tombstone", "1e9")
-            self._oracle.store = Store(self._homes[0] / "store")
+            self._oracle.results = ResultWriter(Store(self._homes[0] / "store"))
         self._untold: set[int] = set()
 
     def play(self) -> None:
@@ -308,7 +309,7 @@ class LogRound(Round):
             attempt = payload["attemptResponseLog"]
             if attempt["status"] == "OK" or attempt["dispatchCount"] == "2" or self._logged == 1:
                 told.add(payload["task"].rpartition("/")[2])
-        stored = self._oracle.store is not None
+        stored = self._oracle.results is not None
         answers = self._oracle.answers.items()
         return {row for row, some in answers if newest(some) not in told and not (stored and row % 2 == 0)}
 

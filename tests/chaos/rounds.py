@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from cloudtasks_nb.store.results import StoredResult, write_result
+from cloudtasks_nb._names import TAG_HEADER
+from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from cloudtasks_nb.store.store import Store
 from tests import web
 from tests.benchmarks.callers import google_client
@@ -76,7 +77,7 @@ class Oracle(Target):
 
     bad = 7  #: of so many rows one fails, until the target is mended
     flaky = 0  #: of so many rows one fails at the first attempt of each task; 0: none
-    store: Store | None = None  #: gets the results of all even rows
+    results: ResultWriter | None = None  #: gets the results of all even rows
 
     def __init__(self) -> None:
         self.order: list[tuple[int, str, int]] = []  #: all requests as they came: row, task, status
@@ -92,10 +93,11 @@ class Oracle(Target):
         attempt = int(request.headers["x-cloudtasks-taskretrycount"]) + 1
         flaky = self.flaky and row % self.flaky == 0 and attempt == 1
         status = 500 if flaky or not (self.mended or (row + 1) % self.bad) else 200
-        if self.store is not None and row % 2 == 0:
+        if self.results is not None and row % 2 == 0:
             about: dict[str, Any] = {"attempt": attempt, "status": status, "started": datetime.now(UTC)}
+            about["tag"] = request.headers.get(TAG_HEADER.lower())
             error = "ValueError: a bad row" if status == 500 else None
-            write_result(self.store, StoredResult(task=task, duration=None, result=row, error=error, **about))
+            self.results.put(StoredResult(task=task, duration=None, result=row, error=error, **about))
         with self._lock:
             self.order.append((row, task, status))
             self.answers[row].append((task, status))
