@@ -62,9 +62,10 @@ def serve(
     For a task of a batch, what the function returned or raised is stored before the task is answered, so that
     `batch.results()` has it after a restart and on every machine that reaches the store. A result is what JSON holds;
     frames become lists of records, and numpy, dates, Decimal, Enum and dataclasses are known. Another result is an
-    error of the task, with status 500. So is a store that does not answer within about 20 seconds: the task is tried
-    again. In a folder, a stored result survives the end of the kernel; a power loss within seconds can lose it, as any
-    file that was just written.
+    error of the task, with status 500. So is a store that does not answer within about 40 seconds: the task is tried
+    again. Results that gather during a write are written together, in a folder to one file of this process for each
+    batch. There, a stored result survives the end of the kernel; a power loss within seconds can lose it, as any file
+    that was just written.
 
     Parameters
     ----------

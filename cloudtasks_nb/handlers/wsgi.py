@@ -61,7 +61,8 @@ def app(
     store : path or str, optional
         Where the results of batches are stored before the task is answered: ``gs://bucket/prefix``, the same as in
         ``ct.connect(..., store=...)``. By default ``CLOUDTASKS_NB_STORE``; without both, results are not stored,
-        because a disk of Cloud Run ends with its instance.
+        because a disk of Cloud Run ends with its instance. A server may load the application before it forks; a bucket
+        that was used before the fork is refused after it.
     private : bool
         Set it if this is a service of Cloud Run that is not public; ``CLOUDTASKS_NB_PRIVATE=1`` in its environment does
         the same. Cloud Run checks the tokens of such a service, and then hands them over with

@@ -29,7 +29,6 @@ from urllib.request import Request, urlopen
 
 from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.store.results import ResultWriter, StoredResult
-from cloudtasks_nb.store.store import Store
 from tests import web
 from tests.benchmarks.callers import google_client
 from tests.benchmarks.servers import Emulator
