@@ -112,10 +112,8 @@ class _Folder:
         leads = False
         try:
             with self._gathering:
-                group = self._next
-                if group is None:
-                    self._next = group = _Group()
-                    leads = True
+                group = self._next or _Group()
+                leads, self._next = group is not self._next, group
                 group.lines.append(line)
                 group.size += len(line)
                 if group.size >= _LARGE_WRITE:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,15 @@ def test_a_tag_of_any_text_is_stored() -> None:
 
 
 RANKED: list[tuple[list[tuple[int, int | None]], tuple[int, int]]] = [
-    *(([(500, 1), (200, 2)], (200, 2)), ([(200, 1), (500, 2)], (200, 1)), ([(200, 1), (200, 2)], (200, 2))),
-    *(([(500, 1), (404, 2)], (404, 2)), ([(500, None), (404, 1)], (404, 1)), ([(299, 1), (500, 2)], (299, 1))),
-    *(([(299, 1), (200, 2)], (200, 2)), ([(200, 1), (299, 2)], (200, 1)), ([(299, 1), (299, 2)], (299, 2))),
+    ([(500, 1), (200, 2)], (200, 2)),
+    ([(200, 1), (500, 2)], (200, 1)),
+    ([(200, 1), (200, 2)], (200, 2)),
+    ([(500, 1), (404, 2)], (404, 2)),
+    ([(500, None), (404, 1)], (404, 1)),
+    ([(299, 1), (500, 2)], (299, 1)),
+    ([(299, 1), (200, 2)], (200, 2)),
+    ([(200, 1), (299, 2)], (200, 1)),
+    ([(299, 1), (299, 2)], (299, 2)),
 ]
 
 
@@ -158,8 +165,11 @@ class Callers:
         for number in numbers:
             before = self.gathered()
             calls.append(self._pool.submit(self.writer.put, made(task(number))))
-            until(lambda before=before: self.gathered() != before)
+            until(partial(self._differs, before))
         return calls
+
+    def _differs(self, before: tuple[int, int, bool]) -> bool:
+        return self.gathered() != before
 
     def gathered(self) -> tuple[int, int, bool]:
         """Return the group that gathers, how many results it has, and whether another one is written."""
