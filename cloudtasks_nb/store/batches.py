@@ -93,8 +93,8 @@ def read_blocks(store: Store, batch: str, names: Iterable[str]) -> Iterator[byte
             yield data
 
 
-def delete_batch(store: Store, batch: str) -> int:
-    """Delete a batch with the results of its tasks; return how many objects with results there were.
+def delete_batch(store: Store, batch: str) -> None:
+    """Delete a batch with the results of its tasks.
 
     Raises
     ------
@@ -102,16 +102,8 @@ def delete_batch(store: Store, batch: str) -> int:
         If the store cannot be used; the same call later deletes the rest.
     """
     store.delete([_record(batch)])  # first, so that nobody finds a batch without its rows
-    _delete_all(store, f"batches/{batch}/")
-    return _delete_all(store, f"results/{batch}/")
-
-
-def _delete_all(store: Store, prefix: str) -> int:
-    deleted = 0
-    for page in store.pages(prefix):
-        store.delete(page)
-        deleted += len(page)
-    return deleted
+    store.delete_all(f"batches/{batch}/")
+    store.delete_all(f"results/{batch}/")
 
 
 def _record(batch: str) -> str:

@@ -25,12 +25,23 @@ from cloudtasks_nb._settings import parse_json
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.store.store import Found, Store
 
-__all__ = ["ResultWriter", "StoredResult", "pack_result", "result_objects", "tag_of", "unpack_result"]
+__all__ = [
+    "FAILURES",
+    "ResultWriter",
+    "StoredResult",
+    "pack_result",
+    "result_objects",
+    "result_of",
+    "tag_of",
+    "unpack_result",
+]
 
 _REDIRECTS = int(HTTPStatus.MULTIPLE_CHOICES)  # a number, which takes a tenth of the time to look up
 _LARGEST = 1 << 40  # number or seconds; what is much larger does not fit into the outbox
 _LARGE_WRITE = 1 << 23  # bytes: more results are in another object, because a request must end within seconds
-_FAILURES = "-e/"  # the folder of results that are no successes
+
+#: The folder of results that are no successes, in that of the batch.
+FAILURES = "-e/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +100,7 @@ class ResultWriter:
         match = ROW_TASK.fullmatch(result.task)  # the id may be any text
         if match is None:
             return
-        path = f"results/{match['batch']}/" + ("" if result.ok else _FAILURES)
+        path = f"results/{match['batch']}/" + ("" if result.ok else FAILURES)
         key = os.getpid(), path
         folder = self._folders.get(key) or self._folders.setdefault(key, _Folder(self.store, path))
         folder.add(pack_result(result) + b"\n")
@@ -169,7 +180,7 @@ def result_objects(store: Store, batch: str, *, failures: bool) -> Iterator[list
     StoreError
         If the store cannot be read.
     """
-    return store.found(f"results/{batch}/" + (_FAILURES if failures else ""))
+    return store.found(f"results/{batch}/" + (FAILURES if failures else ""))
 
 
 def pack_result(result: StoredResult) -> bytes:
@@ -196,21 +207,11 @@ def unpack_result(line: bytes) -> StoredResult:
     ValueError, TypeError, KeyError
         If it is none.
     """
-    return _from_fields(parse_json(line))
+    return result_of(parse_json(line))
 
 
-def tag_of(key: bytes, task: str) -> str:
-    """Return the tag of a task, by the key of its batch."""
-    return hmac.digest(key, task.encode(), "sha256").hex()[:32]
-
-
-def _text(text: str | None) -> str | None:
-    """Return a text as JSON can hold it: that of an exception may hold half a surrogate pair."""
-    return None if text is None else text.encode("utf-8", "replace").decode()
-
-
-def _from_fields(fields: Mapping[str, Any]) -> StoredResult:
-    """Return the result that an object has, which anybody may have written who can write to the store."""
+def result_of(fields: Mapping[str, Any]) -> StoredResult:
+    """Return the result that the parsed JSON of a line has; raises as `unpack_result`."""
     attempt, status, duration = fields["attempt"], fields["status"], fields["duration"]
     error, gave_up, upstream, tag = (fields.get(name) for name in ("error", "gave_up", "upstream", "tag"))
     whole, texts = (attempt, upstream), (fields["task"], error, gave_up, tag)
@@ -232,3 +233,13 @@ def _from_fields(fields: Mapping[str, Any]) -> StoredResult:
         upstream=upstream,
         tag=tag,
     )
+
+
+def tag_of(key: bytes, task: str) -> str:
+    """Return the tag of a task, by the key of its batch."""
+    return hmac.digest(key, task.encode(), "sha256").hex()[:32]
+
+
+def _text(text: str | None) -> str | None:
+    """Return a text as JSON can hold it: that of an exception may hold half a surrogate pair."""
+    return None if text is None else text.encode("utf-8", "replace").decode()

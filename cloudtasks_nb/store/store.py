@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, StoreError
 
-__all__ = ["Found", "Store", "Token"]
+__all__ = ["Found", "Range", "Store", "Token"]
 
 Token: TypeAlias = Callable[[], tuple[str, datetime | None]]
 
@@ -56,6 +57,14 @@ class Found(NamedTuple):
 
     path: str
     size: int  #: bytes
+
+
+class Range(NamedTuple):
+    """A part of an object."""
+
+    path: str
+    start: int
+    end: int | None  #: bytes from the start of the object; None: up to its end
 
 
 class Store:
@@ -171,43 +180,56 @@ class Store:
 
     def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
         """Return the contents of many objects, in the order of their paths; None for those that do not exist."""
-        if self._scheme == "file":
-            return [self._read_file(path) for path in paths]
-        if self._scheme not in _BUCKETS:
-            return [self.get(path) for path in paths]
-        self._prepare()
-        return _loop.run(self._get_many(paths))
+        found = self.get_ranges([Range(path, 0, None) for path in paths])
+        for one in found:
+            if isinstance(one, StoreError):
+                raise one
+        return [one for one in found if not isinstance(one, StoreError)]
 
-    def _read_file(self, path: str) -> bytes | None:
-        """Return the content of an object in a folder, in a sixth of the time that the library takes."""
+    def get_ranges(self, ranges: Sequence[Range]) -> list[bytes | StoreError | None]:
+        """Return parts of objects: None if there is no such object, and the error if it cannot be read."""
+        if self._scheme == "file":
+            return [self._read_file(*one) for one in ranges]
+        self._prepare()
+        return _loop.run(self._get_ranges(ranges))
+
+    def _read_file(self, path: str, start: int, end: int | None) -> bytes | StoreError | None:
+        """Return a part of an object in a folder, in a sixth of the time that the library takes."""
         try:
             with open(f"{self.url}/{path}", "rb", buffering=0) as file:  # noqa: PTH123 - a Path takes longer than the rest
-                return file.read()
+                file.seek(start)
+                return file.read(-1 if end is None else end - start)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._error("read", path, str(error)) from error
+            return self._error("read", path, str(error))
 
-    async def _get_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        free = asyncio.Semaphore(_CONCURRENT)
+    async def _read_object(self, path: str, start: int, end: int | None) -> bytes | None:
+        with self._errors("read", path):
+            try:
+                if end is None:
+                    found = await self._library.get_async(self._client, path)
+                    return bytes(await found.bytes_async())[start:]
+                return bytes(await self._library.get_range_async(self._client, path, start=start, end=end))
+            except self._missing as error:
+                if _is_bucket_missing(error):
+                    raise
+                return None
 
-        async def get(path: str) -> bytes | None:
+    async def _get_ranges(self, ranges: Sequence[Range]) -> list[bytes | StoreError | None]:
+        free, failed = asyncio.Semaphore(_CONCURRENT), list[StoreError]()
+
+        async def get(one: Range) -> bytes | StoreError | None:
             async with free:
-                with self._errors("read", path):
-                    try:
-                        found = await self._library.get_async(self._client, path)
-                        return (await found.bytes_async()).to_bytes()
-                    except self._missing as error:
-                        if _is_bucket_missing(error):
-                            raise
-                        return None
+                if len(failed) >= _CONCURRENT:  # the bucket does not answer: the rest would take minutes
+                    return failed[0]
+                try:
+                    return await self._read_object(*one)
+                except StoreError as error:
+                    failed.append(error)
+                    return error
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                running = [group.create_task(get(path)) for path in paths]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        return [task.result() for task in running]
+        return await asyncio.gather(*map(get, ranges))
 
     def pages(self, prefix: str) -> Iterator[list[str]]:
         """Yield the paths that begin with a prefix, such as ``results/1a2b3c4d/``, page by page.
@@ -227,6 +249,15 @@ class Store:
             if page is None:
                 return
             yield [Found(each["path"], each["size"]) for each in page]
+
+    def delete_all(self, prefix: str) -> None:
+        """Delete the objects whose paths begin with a prefix that ends with a slash; in a folder all that is there."""
+        if self._scheme == "file":
+            with self._errors("deleted", prefix), suppress(FileNotFoundError):
+                shutil.rmtree(f"{self.url}/{prefix}")
+            return
+        for page in self.pages(prefix):
+            self.delete(page)
 
     def delete(self, paths: Sequence[str]) -> None:
         """Delete objects; those that do not exist are ignored."""

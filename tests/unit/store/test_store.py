@@ -13,7 +13,7 @@ import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, StoreError
 from cloudtasks_nb.store import store as store_module
-from cloudtasks_nb.store.store import Found, Store
+from cloudtasks_nb.store.store import Found, Range, Store
 from tests.processes import run
 from tests.raising import raises
 from tests.unit.store.conftest import google_key
@@ -49,6 +49,37 @@ def test_an_object_is_appended_to_in_a_folder(tmp_path: Path) -> None:
     with raises(StoreError, r"a cannot be written in .*Is a directory"):
         store.append("a", b"4")
     assert store.get("a/x") == b"123"
+
+
+def test_parts_of_objects_are_read(store: Store) -> None:
+    """One that does not exist is None, and a part ends where the object ends."""
+    store.put("a/x", b"hello")
+    ranges = [Range("a/x", 1, 3), Range("a/x", 2, None), Range("a/y", 0, 9), Range("a/x", 3, 99)]
+    assert store.get_ranges(ranges) == [b"el", b"llo", None, b"lo"]
+
+
+def test_an_object_that_cannot_be_read_is_an_error_among_the_others(tmp_path: Path) -> None:
+    """Of a file that is a folder, for example; whoever wants whole objects gets the error raised."""
+    store = Store(tmp_path)
+    store.put("a/x", b"1")
+    (tmp_path / "a" / "y").mkdir()
+    first, second = store.get_ranges([Range("a/x", 0, 1), Range("a/y", 0, 1)])
+    assert first == b"1"
+    assert "a/y cannot be read" in str(second)
+    with raises(StoreError, "a/y cannot be read"):
+        store.get_many(["a/x", "a/y"])
+
+
+def test_all_objects_of_a_prefix_are_deleted(store: Store) -> None:
+    """Nothing to delete is no error; in a folder files that are no objects go as well."""
+    for path in ("a/x", "a/b/y", "ab/z"):
+        store.put(path, b"1")
+    if store.appends:
+        Path(store.url, "a", "x.json#1").touch()
+    for _ in range(2):
+        store.delete_all("a/")
+    assert [path for page in store.pages("") for path in page] == ["ab/z"]
+    assert not Path(store.url, "a").exists()
 
 
 def test_objects_are_listed_page_by_page(store: Store) -> None:

@@ -45,16 +45,16 @@ def test_a_batch_is_deleted_with_its_results(store: Store) -> None:
     for batch in (BATCH, "00000000"):
         write_batch(store, batch, b"record", blocks(3))
         store.put(f"results/{batch}/x.json", b"{}")
-        store.put(f"results/{batch}/-e/x.json", b"{}")
+        store.put(f"results/{batch}/-e/x", b"{}")
     for number in range(1_200):
         store.put(f"results/{BATCH}/{number}.json", b"{}")
-    assert delete_batch(store, BATCH) == 1_202
+    delete_batch(store, BATCH)
     assert sorted(path for page in store.pages("results/") for path in page) == [
-        "results/00000000/-e/x.json",
+        "results/00000000/-e/x",
         "results/00000000/x.json",
     ]
     assert read_records(store) == {"00000000": b"record"}
-    assert delete_batch(store, BATCH) == 0
+    delete_batch(store, BATCH)
 
 
 def test_a_store_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
