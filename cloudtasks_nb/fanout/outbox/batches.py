@@ -78,6 +78,7 @@ class Batches(Repository):
         """Return about how many bytes of the file each batch takes, by its id."""
         found = connection.execute(
             """SELECT b.id, total(length(k.keys) + length(k.tasks) + length(k.shown) + k.n * ?)
+                   + (SELECT total(size) FROM objects o WHERE o.num = b.num)
                FROM batches b LEFT JOIN parts p ON p.num = b.num AND p.phase = 1
                LEFT JOIN blocks k ON k.first BETWEEN p.part << 32 AND p.last GROUP BY b.id""",
             (_ROW_BYTES,),

@@ -32,9 +32,9 @@ P = ParamSpec("P")
 R = TypeVar("R", bound="Repository")
 T = TypeVar("T")
 
-# Every table that grows with the rows is written in ascending order. The one index on random keys is filled by a sort
-# when a spool ends. A row's ref is its part's number (upper half) and its place in the part (lower half), so that a
-# part is one range in each table. A batch is visible once `batches` has it, a part once its phase is 1.
+# Every table that grows with the rows is written in ascending order. The index on the random keys of rows is filled by
+# a sort when a spool ends. A row's ref is its part's number (upper half) and its place in the part (lower half), so
+# that a part is one range in each table. A batch is visible once `batches` has it, a part once its phase is 1.
 _TABLES = (
     """CREATE TABLE batches (
         num INTEGER PRIMARY KEY,  -- number of its first part
@@ -77,11 +77,22 @@ _TABLES = (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL,
         refs TEXT NOT NULL, try INTEGER NOT NULL,  -- rows, as JSON, and the try that all are in
         started REAL NOT NULL, void INTEGER NOT NULL DEFAULT 0)  -- whether they are cancelled""",
+    # What was read of the store: see `results.py`.
+    """CREATE TABLE objects (
+        num INTEGER, name TEXT, size INTEGER NOT NULL,  -- bytes that were read
+        bad INTEGER NOT NULL,  -- lines that do not count
+        PRIMARY KEY (num, name)) WITHOUT ROWID""",
+    """CREATE TABLE results (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL, task TEXT NOT NULL,
+        ok INTEGER NOT NULL, gave_up INTEGER NOT NULL, attempt INTEGER NOT NULL,
+        fields TEXT NOT NULL, value TEXT NOT NULL,  -- what the handler told, and what its function returned, as JSON
+        UNIQUE (num, task))""",
+    "CREATE INDEX given_up ON results (num, id) WHERE gave_up",
     "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 10
+VERSION = 11
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {

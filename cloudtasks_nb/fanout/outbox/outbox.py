@@ -22,6 +22,7 @@ from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outcomes import Outcomes
 from cloudtasks_nb.fanout.outbox.requests import Requests
+from cloudtasks_nb.fanout.outbox.results import Results
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.outbox.spool import DryRun, Spool
 from cloudtasks_nb.fanout.outbox.sweep import sweep
@@ -44,7 +45,7 @@ class Outbox:
 
     Attributes
     ----------
-    batches, rows, requests, outcomes, causes
+    batches, rows, requests, outcomes, causes, results
         What is stored, each part with its own methods.
     note : str or None
         A warning for who has made the file.
@@ -64,6 +65,7 @@ class Outbox:
         self.requests = Requests(self._database)
         self.outcomes = Outcomes(self._database)
         self.causes = Causes(self._database)
+        self.results = Results(self._database)
         try:
             slow = self._database.prepare()
             self.sweep()

@@ -21,12 +21,15 @@ _HOUR = 3_600.0
 _SLICE = 20_000  # rows a transaction, so that others can write in between
 _PAGES = 2_000  # given back to the disk at a time
 
-# What removes a part, each until there is nothing more. The first part of a batch goes with all keys of the batch.
+# What removes a part, each until there is nothing more. The first part of a batch goes with all keys and
+# results of the batch.
 _REMOVALS = (
     "DELETE FROM rows WHERE ref IN (SELECT ref FROM rows WHERE ref >= :first AND ref < :end LIMIT :size)",
     "DELETE FROM blocks WHERE first IN (SELECT first FROM blocks WHERE first >= :first AND first < :end LIMIT 100)",
     """DELETE FROM keys WHERE num = :part AND k1 <=
        (SELECT max(k1) FROM (SELECT k1 FROM keys WHERE num = :part ORDER BY k1 LIMIT :size))""",
+    "DELETE FROM results WHERE id IN (SELECT id FROM results WHERE num = :part LIMIT :size)",
+    "DELETE FROM objects WHERE num = :part",
     "DELETE FROM tallies WHERE part = :part",
     "DELETE FROM parts WHERE part = :part",
 )

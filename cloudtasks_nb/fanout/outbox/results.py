@@ -1,0 +1,118 @@
+"""What the handlers have stored, as far as it was read: of each task the line that counts, whether it is a row or not.
+
+What was read of an object, and the lines of it, are stored in one transaction. So each byte counts once, however many
+threads and processes read the same object at once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
+from cloudtasks_nb.fanout.outbox.tallies import as_json, number, number_of
+
+__all__ = ["Line", "ReadPart", "Results"]
+
+_PAGE = 1_000
+_REPLACE = """DELETE FROM results WHERE num = ? AND task = ?
+    AND (ok, gave_up, attempt, fields, value) < (?, ?, ?, ?, ?)"""
+_INSERT = """INSERT OR IGNORE INTO results (num, task, ok, gave_up, attempt, fields, value)
+    VALUES (?, ?, ?, ?, ?, ?, ?)"""
+
+
+class Line(NamedTuple):
+    """A result of a task. Of several, the one with the highest values of the other fields counts, in their order."""
+
+    task: str
+    ok: bool
+    gave_up: bool
+    attempt: int  #: 0: not known
+    fields: str  #: JSON: what the handler told
+    value: str  #: JSON: what the function returned
+
+
+class ReadPart(NamedTuple):
+    """A part of an object that was read."""
+
+    name: str
+    start: int
+    end: int
+    bad: int  #: lines that do not count
+    lines: Sequence[Line]
+
+
+class Results(Repository):
+    """The results of the tasks of the batches of an outbox."""
+
+    @reading
+    def sizes(self, connection: sqlite3.Connection, batch: str, *, good: bool = False) -> dict[str, int]:
+        """Return how many bytes of each object were read; with `good` only of those of which all lines count."""
+        query = f"SELECT name, size FROM objects WHERE num = ? {'AND bad = 0' if good else ''}"
+        return dict(connection.execute(query, (number_of(connection, batch),)).fetchall())
+
+    @reading
+    def bad(self, connection: sqlite3.Connection, batch: str) -> int:
+        """Return how many lines do not count."""
+        query = "SELECT coalesce(sum(bad), 0) FROM objects WHERE num = ?"
+        return number(connection, query, number_of(connection, batch))
+
+    @reading
+    def count(self, connection: sqlite3.Connection, batch: str) -> int:
+        """Return how many tasks have a result."""
+        return number(connection, "SELECT count(*) FROM results WHERE num = ?", number_of(connection, batch))
+
+    @transaction
+    def add(self, connection: sqlite3.Connection, batch: str, parts: Iterable[ReadPart]) -> None:
+        """Store what was read, unless it was stored meanwhile."""
+        num = number_of(connection, batch)
+        for name, start, end, bad, lines in parts:
+            stored = connection.execute(
+                """INSERT INTO objects SELECT :num, :name, :end, :bad WHERE :start = 0 OR EXISTS
+                       (SELECT 1 FROM objects WHERE num = :num AND name = :name)
+                   ON CONFLICT DO UPDATE SET size = excluded.size, bad = bad + excluded.bad WHERE size = :start""",
+                {"num": num, "name": name, "start": start, "end": end, "bad": bad},
+            )
+            if stored.rowcount:
+                new = [(num, *line) for line in {line.task: line for line in sorted(lines)}.values()]
+                connection.executemany(_REPLACE, new)
+                connection.executemany(_INSERT, new)
+
+    @transaction
+    def forget(self, connection: sqlite3.Connection, batch: str, names: Iterable[str]) -> None:
+        """Forget objects that do not exist any more; their results stay."""
+        query = "DELETE FROM objects WHERE num = ? AND name IN (SELECT value FROM json_each(?))"
+        connection.execute(query, (number_of(connection, batch), as_json(names)))
+
+    @transaction
+    def reread(self, connection: sqlite3.Connection, batch: str) -> None:
+        """Have the objects read again that have lines which do not count: by another key they may."""
+        connection.execute("DELETE FROM objects WHERE num = ? AND bad > 0", (number_of(connection, batch),))
+
+    def of(self, batch: str, tasks: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """Return fields and value of the results of tasks, by task."""
+        found = self._database.read(_of_tasks, batch, tasks, "fields, r.value")
+        return {task: (fields, value) for task, fields, value in found}
+
+    def answers(self, batch: str, tasks: Iterable[str]) -> list[tuple[str, bool, str]]:
+        """Return of the results of tasks the task, whether it has succeeded, and the value, else the fields."""
+        return self._database.read(_of_tasks, batch, tasks, "ok, iif(ok, r.value, fields)")
+
+    @reading
+    def page(self, connection: sqlite3.Connection, batch: str, after: str) -> list[tuple[str, str]]:
+        """Return some tasks with the fields of their results, in the order of the tasks: those behind one."""
+        query = f"SELECT task, fields FROM results WHERE num = ? AND task > ? ORDER BY task LIMIT {_PAGE}"
+        return connection.execute(query, (number_of(connection, batch), after)).fetchall()
+
+    @reading
+    def given_up(self, connection: sqlite3.Connection, batch: str, after: int) -> list[tuple[int, str]]:
+        """Return numbers and fields of some results of functions that gave up, as they came: those behind a number."""
+        query = f"SELECT id, fields FROM results WHERE num = ? AND gave_up AND id > ? ORDER BY id LIMIT {_PAGE}"
+        return connection.execute(query, (number_of(connection, batch), after)).fetchall()
+
+
+def _of_tasks(connection: sqlite3.Connection, batch: str, tasks: Iterable[str], columns: str) -> list[tuple[Any, ...]]:
+    query = f"SELECT task, {columns} FROM json_each(?) j CROSS JOIN results r ON r.num = ? AND r.task = j.value"
+    values = as_json(sorted(tasks)), number_of(connection, batch)  # in the order of the index, which takes a third
+    return connection.execute(query, values).fetchall()
