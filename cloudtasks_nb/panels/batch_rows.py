@@ -20,13 +20,13 @@ from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.fanout.batch.results import join_results
 from cloudtasks_nb.fanout.batch.row_query import STATES, Keep, RowQuery, RowReader
+from cloudtasks_nb.fanout.batch.stored_results import Answers
 from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.panels.cards.task import last_errors
 from cloudtasks_nb.panels.panel import WIDE, Panel, close_all
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 from cloudtasks_nb.panels.widgets.table import Table
-from cloudtasks_nb.store.results import StoredResult
 
 __all__ = ["REF", "BatchRows", "Part", "ShownRows"]
 
@@ -194,7 +194,7 @@ class BatchRows(widgets.VBox):
         self.shown = ShownRows()
         self._search_seconds = 0.0
         self._version, self._fresh_until = None, 0.0
-        self._results: dict[str, StoredResult | None] = {}  # of the rows that are shown
+        self._values: dict[str, Any] = {}  # results of the rows that are shown
         self.text.value = ""
 
     def _pick_state(self, state: str) -> None:
@@ -307,15 +307,14 @@ class BatchRows(widgets.VBox):
 
     def _with_results(self, reader: RowReader, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str], str]:
         """Return rows with their results, the names of the new columns, and a note if results are missing."""
-        self._results = {task: self._results[task] for task in frame["task"] if task in self._results}
+        self._values = {task: self._values[task] for task in frame["task"] if task in self._values}
 
-        def read(tasks: Sequence[str]) -> list[StoredResult | None]:
-            unknown = [task for task in tasks if task not in self._results]
-            self._results.update(zip(unknown, reader.results(unknown), strict=True))
-            return [self._results[task] for task in tasks]
+        def read(tasks: Sequence[str]) -> Answers:
+            self._values |= reader.answers([task for task in tasks if task not in self._values]).results
+            return Answers(self._values, {})
 
         try:
-            joined = join_results(frame, read, lambda _: None)
+            joined = join_results(frame, read)
         except StoreError as error:
             return frame, [], f", without results: {error.message}"
         if joined.missing == len(frame):

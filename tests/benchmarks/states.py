@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.watch import Snapshot
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.store.store import Found, Range, Store
 from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.outbox import send, store
 from tests.log_entry import log_entry
@@ -28,17 +29,13 @@ class _Counted(Store):
 
     reads = listings = 0
 
-    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        self.reads += len(paths)
-        return super().get_many(paths)
+    def get_ranges(self, ranges: Sequence[Range]) -> list[bytes | StoreError | None]:
+        self.reads += len(ranges)
+        return super().get_ranges(ranges)
 
-    def get(self, path: str) -> bytes | None:
-        self.reads += 1
-        return super().get(path)
-
-    def pages(self, prefix: str) -> Iterator[list[str]]:
+    def found(self, prefix: str) -> Iterator[list[Found]]:
         self.listings += 1
-        return super().pages(prefix)
+        return super().found(prefix)
 
 
 class _Watcher:

@@ -114,16 +114,20 @@ def _results(bench: Bench) -> None:
                 bench.report("large paged", _paged(batch, size))
                 continue
             bench.report("puts", size / cost.wall)
+            cost = Cost()
             bench.report("paged", _paged(batch, size))
+            bench.report("first", cost.wall)
             for _ in bench.rounds():
                 gc.collect()
                 cost = Cost()
                 batch.tasks()
+                alone = cost.cpu
                 bench.report("tasks", cost.wall)
                 cost = Cost()
                 found = batch.results()
                 bench.report("results", cost.wall)
                 bench.report("cpu", cost.cpu)
+                bench.report("share", cost.cpu / alone)
                 if found["y"].isna().any():
                     raise AssertionError("results are missing")
 
@@ -156,7 +160,9 @@ STORED = case(
     "Two columns of input, two fields a result, stored in a folder by the function that handlers use; read by the "
     f"process that sent the batch. Page by page: `batch.results(page={_PAGE:,})`, the growth of resident memory.",
     """
-    results | `batch.results()` | s
+    share | CPU of `batch.results()` once they were read, against `batch.tasks()` | times | ≤ 1.5
+    first | `batch.results(page=…)`, which reads the store | s
+    results | `batch.results()` after that | s
     tasks | `batch.tasks()`, the same rows without results | s
     cpu | CPU of `batch.results()`, all threads | s
     puts | results stored by one thread | results/s

@@ -257,7 +257,7 @@ def describe(*_: object) -> None:
     """Write to standard error what a kernel that hangs is doing, and what its batch and the queue show."""
     faulthandler.dump_traceback()
     for batch in _followed:
-        sys.stderr.write(f"{batch!r}\n{batch._own_tracker.queue}\n{batch._own_tracker._outcomes.snapshot}\n")
+        sys.stderr.write(f"{batch!r}\n{batch._own_tracker.queue}\n{batch._own_tracker.outcomes.snapshot}\n")
     sys.stderr.flush()
 
 

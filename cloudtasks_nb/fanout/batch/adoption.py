@@ -38,7 +38,7 @@ _FRESH = 60.0  # seconds after a read in which rows in their first try are sent 
 _PATIENCE = 10.0  # seconds for which the first rows wait for the log
 _NAMED = 250  # rows for which the log is asked by name, when it was read before
 _ASKED = 50  # rows, the first and the last ones, that are asked for by name when the log is slow
-_LISTED = 10  # results that are listed in the time in which one is looked up by name
+_LISTED = 10  # results that are read in order in the time in which one is looked up
 _COMMIT = 1.0  # seconds in which an emulator surely stores the entry of a task that it has just removed
 _ENDPOINT_POLL = 2.0  # seconds between two tries while nothing answers
 
@@ -179,8 +179,7 @@ class Adoption:
     async def _read(self, witness: Witness, what: str, since: int, tasks: Sequence[str] | None = None) -> int:
         """Record what a witness tells; return how many rows were not known to be sent.
 
-        A stored result tells only that its task was created. What became of it is decided like that of all rows that
-        were sent, once their tasks left the queue.
+        A stored result tells only that its task was created: it is no outcome while the task is in the queue.
         """
         found = read = 0
         async for evidence in witness.read(tasks, since):

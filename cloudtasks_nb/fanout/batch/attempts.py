@@ -23,10 +23,10 @@ from cloudtasks_nb.errors import (
     StoreError,
 )
 from cloudtasks_nb.fanout.batch.errors import stored_errors
+from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.batch.witnesses import Queue, pending_evidence
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service import oplog
@@ -41,7 +41,6 @@ __all__ = ["attempts_frame", "pending_tasks", "see"]
 _SECOND = 1_000_000
 _LISTED = 1000  # tasks of the queue that are listed for their messages
 _MOST_PENDING = 10_000  # pending rows for which the queue is listed: more would take minutes of the list quota
-_TOGETHER = 1_000  # stored errors that are read together: a traceback may have 100 KB
 
 
 def attempts_frame(
@@ -176,8 +175,7 @@ def _stored_messages(
                     if task is not None and attempts is not None and message is not None:
                         found[task, attempts] = message
         unknown = [(task, attempt) for task, attempt in newest.items() if (task, attempt) not in found]
-        with contextlib.suppress(StoreError):  # the messages are an addition
-            for asked in paged(unknown, _TOGETHER):
-                for task, error in stored_errors(store, batch, asked).items():
-                    found[task, newest[task]] = exception_line(error)
+        with contextlib.suppress(StoreError, BatchNotFoundError):  # the messages are an addition
+            for task, error in stored_errors(StoredResults(outbox(), store, batch), unknown):
+                found[task, newest[task]] = exception_line(error)
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, NoReturn, Self, overload
 
 import pandas as pd
@@ -34,7 +33,6 @@ from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 from cloudtasks_nb.service.watch import Pending
-from cloudtasks_nb.store.results import read_results
 
 __all__ = ["Batch", "BatchView", "batch_view"]
 
@@ -49,7 +47,7 @@ class BatchView:
         series = tracker.record.description.get("backfill")
         self._periods = PeriodStates(self._outbox, tracker.batch, series) if series else None
         self.now = tracker.connection.clock.micros  #: the time of the service, microseconds since 1970
-        self.reader = RowReader(self._outbox, tracker.record, tracker.connection.store, self.now)
+        self.reader = RowReader(self._outbox, tracker.record, tracker.outcomes.stored, self.now)
         self.summary = SummaryReader(self._outbox, tracker.record).read
         self.listen = tracker.listen
 
@@ -102,7 +100,7 @@ class BatchView:
             causes=causes.failed(record.id) if progress.failed else {},
             retry_causes={} if progress.finished else causes.retrying(record.id),
             lost=causes.lost(record.id) if progress.gone else {},
-            retry_note=tracker.retry_note(),
+            retry_note=tracker.outcomes.retry_note(self.now()),
             notes=[*troubles, *tracker.notes()],
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{record.id}%22",
             partitions=partitions,
@@ -350,13 +348,13 @@ class Batch:
         >>> batch.results()["error"].dropna().item()
         'ValueError: day ...'
         """
-        self._read_failed(log=False)
-        if page is None:
-            (found,) = self._with_results([self._frames.frame(pending=self._pending())])
-            return found
-        if page < 1:
+        if page is not None and page < 1:
             raise InvalidInputError(f"page={page!r} is not a number of rows", hint="batch.results(page=50_000)")
-        return self._with_results(self._frames.pages(page))
+        problem = self._read_results()
+        if page is None:
+            (found,) = self._with_results([self._frames.frame(pending=self._pending(), brief=True)], problem)
+            return found
+        return self._with_results(self._frames.pages(page), problem)
 
     def errors(self) -> pd.DataFrame:
         """Return why rows failed: rows in state `failed`, and rows that are tried again as their last attempt failed.
@@ -389,7 +387,7 @@ class Batch:
         ...
         ValueError: day ...
         """
-        return errors_frame(self._outbox, self._connection.store, self.id, self._frames)
+        return errors_frame(self._outbox, self._tracker.outcomes.stored, self.id, self._frames)
 
     def attempts(self, limit: int | None = 10_000, *, status: Any = None, secrets: bool = False) -> pd.DataFrame:
         """Read the attempts on the batch's tasks from the operations log, also those of earlier tries, newest first.
@@ -446,7 +444,7 @@ class Batch:
         3 rows: 3 succeeded
         """
         self._connection.transport.check_open()
-        self._read_failed(log=True)
+        _loop.run(self._tracker.find_out(self._tracker.outcomes.read_failed))
         return self._go(sending=retry_failed(self._outbox, self.id, where, self.tasks))
 
     def resend(self, df: pd.DataFrame) -> Self:
@@ -576,19 +574,22 @@ class Batch:
             return {}
         return pending_tasks(self._connection, self._tracker.queue, self._outbox, self.id)
 
-    def _read_failed(self, *, log: bool) -> None:
-        """Find out which failed rows have succeeded after all, and which functions gave up."""
+    def _read_results(self) -> str | None:
+        """Bring new results into the home, and record what they tell; return why some may be missing."""
+        stored = self._tracker.outcomes.stored
+        with Bar(f"new results of batch {self.id}", unit="results") as bar:
+            unreadable = stored.sync(progress=bar.to)
         with suppress(OutboxError):  # after `close`: what is stored is shown
-            counts = self._outbox.batches.counts(self.id)
-            if counts[State.FAILED] or counts[State.SUCCEEDED]:
-                _loop.run(self._tracker.read_failed(log=log))
+            _loop.run(self._tracker.find_out(self._tracker.outcomes.record_results))
+        return stored.problem() if unreadable is None else f"objects could not be read: {unreadable.message}"
 
-    def _with_results(self, pages: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        store, notified = self._connection.store, set[str]()
+    def _with_results(self, pages: Iterable[pd.DataFrame], problem: str | None) -> Iterator[pd.DataFrame]:
+        stored, notified = self._tracker.outcomes.stored, set[str]()
         with Bar(f"results of batch {self.id}", sum(self._outbox.batches.counts(self.id).values())) as bar:
             for rows in pages:
-                joined = join_results(rows, partial(read_results, store, self.id), bar.add)
-                for subject, note in result_notes(joined, store.url).items():
+                joined = join_results(rows, stored.answers, problem)
+                bar.add(len(rows))
+                for subject, note in result_notes(joined, self._connection.store.url, problem).items():
                     if subject not in notified:
                         notified.add(subject)
                         notify(note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,20 +16,21 @@ from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import InvalidInputError, StoreError
 from cloudtasks_nb.fanout.batch.alike import alike
+from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.causes import told
 from cloudtasks_nb.fanout.outbox.causes import Cause, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.fanout.wording import reads_as
-from cloudtasks_nb.store.results import read_results
-from cloudtasks_nb.store.store import Store
 
 __all__ = ["causes_hint", "choose", "errors_frame", "failed_frame", "names_of", "status_codes", "stored_errors"]
 
 _CLASS = re.compile(r"[345]XX")
 _LARGEST = 599  # HTTP status
+_TOGETHER = 1_000  # stored errors that are read together: a traceback may have 100 KB
 _SHOWN = 5  # causes that an error names
 _STATUSES = 'a status is "OK", "INTERNAL", 503, "5xx", or a list of these'
 _FORMS = (
@@ -38,7 +39,7 @@ _FORMS = (
 )
 
 
-def errors_frame(outbox: Outbox, store: Store, batch: str, frames: RowFrames) -> pd.DataFrame:
+def errors_frame(outbox: Outbox, results: StoredResults, batch: str, frames: RowFrames) -> pd.DataFrame:
     """Return a row for each cause of failures, the most frequent first, with an error that is in the store."""
     spans = outbox.causes.spans(batch)
     causes = [cause for cause in outbox.causes.found(batch) if cause.key in spans]
@@ -49,7 +50,7 @@ def errors_frame(outbox: Outbox, store: Store, batch: str, frames: RowFrames) ->
         for ref, task, attempts, message in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
     }
     try:
-        stored = stored_errors(store, batch, [(task, attempts) for task, attempts, _ in rows.values() if task])
+        stored = dict(stored_errors(results, [(task, attempts) for task, attempts, _ in rows.values() if task]))
     except StoreError as error:
         stored = {}
         notify(f"tracebacks are missing: {error.message}")
@@ -75,20 +76,20 @@ def failed_frame(frames: RowFrames) -> pd.DataFrame:
     return rows.assign(error=column(errors, "text"))
 
 
-def stored_errors(store: Store, batch: str, attempts: Sequence[tuple[str, int | None]]) -> dict[str, str]:
-    """Return the stored errors of failed attempts by task; they are given by task and number (None: the newest).
+def stored_errors(results: StoredResults, attempts: Sequence[tuple[str, int | None]]) -> Iterator[tuple[str, str]]:
+    """Yield tasks and stored errors of failed attempts, which are given by task and number (None: the newest).
 
     Raises
     ------
     StoreError
         If the store cannot be read.
     """
-    found = read_results(store, batch, [task for task, _ in attempts])
-    return {
-        task: result.error
-        for (task, attempt), result in zip(attempts, found, strict=True)
-        if result is not None and result.error and (attempt is None or result.attempt in (None, attempt))
-    }
+    if attempts:
+        results.sync(failures=True)
+    for page in paged(attempts, _TOGETHER):
+        for (task, attempt), result in zip(page, results.read([task for task, _ in page]), strict=True):
+            if result is not None and result.error and (attempt is None or result.attempt in (None, attempt)):
+                yield task, result.error
 
 
 def choose(where: Any, causes: Sequence[Cause], batch: str) -> Choice:

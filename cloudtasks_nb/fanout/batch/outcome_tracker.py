@@ -19,12 +19,14 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.progress import Pace
 from cloudtasks_nb.fanout.batch.search import Search
+from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Log, Queue, Results, Witnesses
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Retrying
+from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.watch import Snapshot, Watcher
@@ -46,7 +48,7 @@ _WEAKER = (
 _SECOND = 1_000_000
 _STORE_PAUSE = 30.0  # seconds after a failed read of results
 _SURE = 5 * _SECOND  # by which the time of the service is known
-_PROBED = 100  # rows that are tried again whose results are read at a time, until one has a result
+_TOGETHER = 10_000  # failed rows about which the results in the home are asked together
 _MOST_UNEXPLAINED = 10_000  # failed rows that wait for their error texts
 
 
@@ -121,7 +123,8 @@ class OutcomeTracker:
             queue=Queue(self.watcher, queue, self.batch),
             stored=[],
         )
-        self._stored = Results(self.results, self.batch, self.limit)
+        self.stored = StoredResults(self.outbox, self.results, self.batch)
+        self._stored = Results(self.stored, self.limit)
         self.witnesses.stored.append(self._stored)
         self._listed = 0  # when the tasks were listed last whose functions gave up, of the service
         self.search = Search(self.outbox, self.record, self.watcher, self.witnesses, self.tell, self.clock)
@@ -160,16 +163,28 @@ class OutcomeTracker:
             await self.outbox.run(self.outbox.batches.set_setting, self.batch, "results", True)
         return recorded
 
-    async def _read_stored(self) -> None:
-        await self._read_given_up()
-        await self.search.read_results(State.FAILED)
-
     async def _read_given_up(self) -> None:
         """Find out which functions gave up, by a listing."""
         at = self.watcher.now()
         async for evidence in self._stored.given_up():
             await self.tell(evidence)
         self._listed = at
+
+    async def record_results(self) -> None:
+        """Record what the home has of results of failed rows, and of functions that gave up."""
+        async for evidence in self._stored.given_up(sync=False):
+            await self.tell(evidence)
+        for page in paged(await self.search.in_state(State.FAILED), _TOGETHER):
+            async for evidence in self._stored.known(await self.search.tasks(page)):
+                await self.tell(evidence)
+
+    async def pack_results(self) -> None:
+        """Put the stored results of a bucket into few objects; without the right to write they stay as they are."""
+        try:
+            while await asyncio.to_thread(self.stored.pack):
+                pass
+        except CloudTasksError as error:
+            _LOGGER.info("the results of batch %s are not packed: %s", self.batch, error.message)
 
     def _may_read_results(self) -> bool:
         """Return whether the store has not failed lately."""
@@ -202,20 +217,20 @@ class OutcomeTracker:
             self.sources["log"] = _moment(snapshot.log_until)
         return sent > 0 and self.search.wanted(snapshot, sent, fresh)
 
-    async def read_failed(self, *, log: bool) -> None:
+    async def read_failed(self) -> None:
         """Find out which failed rows have succeeded, and which functions gave up; say so if that cannot be read.
 
-        Parameters
-        ----------
-        log : bool
-            Also by the log, which may have entries by now that came very late.
+        The log may have entries by now that came very late.
         """
-        reads = {"results": self._read_stored()}
-        for what, read in (reads | ({"log": self.search.read_failed_log()} if log else {})).items():
+        for what, read in {"results": self._read_stored, "log": self.search.read_failed_log}.items():
             try:
-                await read
+                await read()
             except CloudTasksError as error:
                 notify(f"the {what} of failed rows of batch {self.batch} could not be read: {error.message}")
+
+    async def _read_stored(self) -> None:
+        await self._read_given_up()
+        await self.search.read_results(State.FAILED)
 
     async def find_missing(self) -> None:
         """Search the queue for rows that seem to have left it."""
@@ -261,13 +276,17 @@ class OutcomeTracker:
         final = dict(self._unexplained)
         if not final or not self._may_read_results():
             return
-        open_ = [task for task in final if not final[task]]
-        # Most handlers that are not ours store nothing.
-        tasks = [task for task in final if final[task]] + open_[: None if self.has_results else _PROBED]
+        found = set[str]()
         try:
-            for witness in self.witnesses.stored:
-                async for evidence in witness.read(tasks, 0):
-                    await self.tell([one for one in evidence if final.get(one.task) or one.fact is not Fact.STORED])
+            await self._read_given_up()
+            async for evidence in self._stored.known(list(final)):
+                found.update(one.task for one in evidence)
+                await self.tell([one for one in evidence if final.get(one.task) or one.fact is not Fact.STORED])
+            # Successes are read only for failed rows of which no failure is stored.
+            if tasks := [task for task, last in final.items() if last and task not in found]:
+                for witness in self.witnesses.stored:
+                    async for evidence in witness.read(tasks, 0):
+                        await self.tell(evidence)
         except StoreError:
             self._read_from = self.clock.ticks() + _STORE_PAUSE
             self._unexplained = dict(list(self._unexplained.items())[-_MOST_UNEXPLAINED:])

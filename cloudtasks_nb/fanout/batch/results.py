@@ -11,16 +11,15 @@ from pandas.api.types import infer_dtype
 
 from cloudtasks_nb._frames import BATCH_TASKS, column
 from cloudtasks_nb.fanout.batch.result_frame import ResultFrame
-from cloudtasks_nb.fanout.causes import exception_line
+from cloudtasks_nb.fanout.batch.stored_results import Answers
 from cloudtasks_nb.fanout.outbox.tallies import paged
-from cloudtasks_nb.store.results import StoredResult
 
-__all__ = ["Joined", "ReadResults", "join_results", "result_notes"]
+__all__ = ["Joined", "ReadAnswers", "join_results", "result_notes"]
 
-#: Reads the stored results of tasks by their ids, in their order; None for a task without one.
-ReadResults = Callable[[Sequence[str]], Sequence[StoredResult | None]]
+#: Returns what is stored of tasks, by their ids.
+ReadAnswers = Callable[[Sequence[str]], Answers]
 
-_PAGE = 1_000  # results that are read together
+_PAGE = 20_000  # tasks that are asked about together
 _INTEGERS = 2**63  # which a column of integers has, and as many below zero
 _MOST_FIELDS = 1_000  # columns; results with more different fields stay dicts
 _SUFFIX = "_result"
@@ -44,7 +43,7 @@ class Joined:
     missing: int  #: of these, rows without a stored result
 
 
-def join_results(tasks: pd.DataFrame, read: ReadResults, progress: Callable[[int], None]) -> Joined:
+def join_results(tasks: pd.DataFrame, read: ReadAnswers, problem: str | None = None) -> Joined:
     """Return rows with the results of their newest tasks.
 
     Parameters
@@ -53,23 +52,23 @@ def join_results(tasks: pd.DataFrame, read: ReadResults, progress: Callable[[int
         As `batch.tasks()` returns it.
     read : callable
         Reads stored results.
-    progress : callable
-        Called with the number of further rows that are done.
+    problem : str, optional
+        Why results may be missing: what `error` says of rows that have succeeded without a result.
     """
     rows = tasks.drop(columns=[name for name in BATCH_TASKS if name != "state" and name in tasks])
-    ids = [None if pd.isna(task) else str(task) for task in tasks["task"]]
+    ids = [task if isinstance(task, str) else "" for task in tasks["task"].tolist()]
     done = (tasks["state"] == "succeeded").tolist()
-    results, errors, missing = list[Any](), list[str | None](), 0
-    for page in paged(zip(ids, done, strict=True), _PAGE):
-        known = iter(read([task for task, _ in page if task is not None]))
-        for task, succeeded in page:
-            found = None if task is None else next(known)
-            ok = found is not None and found.ok
-            missing += succeeded and not ok
-            failed = None if ok or succeeded else found
-            errors.append(None if failed is None else failed.gave_up or exception_line(failed.error or ""))
-            results.append(None if found is None else found.result)
-        progress(len(page))
+    values, failures = dict[str, Any](), dict[str, str]()
+    for page in paged(filter(None, ids), _PAGE):
+        found = read(page)
+        values |= found.results
+        failures |= found.errors
+    lost = [ok and task not in values for task, ok in zip(ids, done, strict=True)]
+    errors = [
+        (problem if missing else None) if ok else failures.get(task)
+        for task, ok, missing in zip(ids, done, lost, strict=True)
+    ]
+    results = [values.get(task) for task in ids]
     fields = _fields(results)
     taken = {*rows.columns, *(name for name in rows.index.names if name), _ERROR}
     names: dict[str, str] = {}
@@ -84,20 +83,23 @@ def join_results(tasks: pd.DataFrame, read: ReadResults, progress: Callable[[int
     joined = ResultFrame(pd.concat([rows, pd.DataFrame(columns, copy=False).set_axis(rows.index)], axis=1))
     joined.attrs = dict(rows.attrs)
     renamed = {name: new for name, new in names.items() if name != new}
-    return Joined(frame=joined, renamed=renamed, succeeded=sum(done), missing=missing)
+    return Joined(frame=joined, renamed=renamed, succeeded=sum(done), missing=sum(lost))
 
 
-def result_notes(joined: Joined, store: str) -> dict[str, str]:
-    """Return what there is to say about results, by subject: fields that were renamed, successes without a result."""
+def result_notes(joined: Joined, store: str, problem: str | None = None) -> dict[str, str]:
+    """Return what there is to say about results, by subject: fields that were renamed, successes without a result.
+
+    `problem` is why results may be missing, if that is known.
+    """
     notes = {}
     if joined.renamed:
         names = ", ".join(f"{name} is {new}" for name, new in joined.renamed.items())
         notes["renamed"] = f"fields of the results that have the name of another column: {names}"
-    if joined.missing:
-        notes["missing"] = (
-            f"{joined.missing:,} of {joined.succeeded:,} succeeded rows have no result in {store}: their results "
-            "were deleted, or their target is no handler of this package, or it writes to another store (store= of "
-            "ct.serve, handlers.app and the connection)"
+    if joined.missing or problem:
+        notes["missing"] = f"{joined.missing:,} of {joined.succeeded:,} succeeded rows have no result in {store}: " + (
+            problem
+            or "their results were deleted, or their target is no handler of this package, or it writes to another "
+            "store (store= of ct.serve, handlers.app and the connection)"
         )
     return notes
 

@@ -12,14 +12,14 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb.display.progress_bar import Bar
+from cloudtasks_nb.fanout.batch.stored_results import Answers, StoredResults
 from cloudtasks_nb.fanout.batch.table import rows_frame
 from cloudtasks_nb.fanout.outbox.causes import Cause, Span, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, RowFilter
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.states import FINAL, State
-from cloudtasks_nb.store.results import StoredResult, read_results
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.store.results import StoredResult
 
 __all__ = ["STATES", "Keep", "RowQuery", "RowReader", "StoredRow", "contains"]
 
@@ -79,15 +79,15 @@ class RowReader:
     outbox : Outbox
     record : BatchRecord
         The batch.
-    store : Store
-        Where its handler stores results.
+    results : StoredResults
+        Those of the batch.
     now : callable
         Returns the time of the service in microseconds since 1970.
     """
 
-    def __init__(self, outbox: Outbox, record: BatchRecord, store: Store, now: Callable[[], int]) -> None:
+    def __init__(self, outbox: Outbox, record: BatchRecord, results: StoredResults, now: Callable[[], int]) -> None:
         self._now = now
-        self._outbox, self._batch, self._store = outbox, record.id, store
+        self._outbox, self._batch, self._results = outbox, record.id, results
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each of `STATES`. Reads counters only."""
@@ -152,15 +152,17 @@ class RowReader:
         """Return rows as `batch.tasks()` does, in input order; the index is the position in the input."""
         return rows_frame(self._outbox.rows.pages_of(self._batch, refs, wire=True), {}, self._now())
 
-    def results(self, tasks: Sequence[str]) -> list[StoredResult | None]:
-        """Return the stored results of tasks, in their order.
+    def answers(self, tasks: Sequence[str]) -> Answers:
+        """Return what tasks have come to, as far as results are stored.
 
         Raises
         ------
         StoreError
             If the store cannot be read.
         """
-        return read_results(self._store, self._batch, tasks)
+        if tasks:
+            self._results.sync()
+        return self._results.answers(tasks)
 
     def stored(self, task: str) -> StoredRow | None:
         """Return what is known of the row whose newest task this is; None if there is none.
@@ -174,7 +176,9 @@ class RowReader:
         if found.empty:
             return None
         state, url, message = found[["state", "url", "last_message"]].iloc[0]
-        known, [result] = None if pd.isna(message) else message, self.results([task])
+        known = None if pd.isna(message) else message
+        self._results.sync()
+        [result] = self._results.read([task])
         return StoredRow(row=found.index[0], state=state, url=url, message=known, result=result)
 
     def task(self, ref: int) -> str | None:

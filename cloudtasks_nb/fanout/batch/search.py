@@ -36,6 +36,7 @@ _LATENESS_FACTOR = 20  # by which the longest delay seen is multiplied to get th
 _EVER = 0  # the time from which all that is left of a log is read
 _MARGIN = 300 * _SECOND  # by which the service's clock may have been behind what was known of it
 _TOGETHER = 1_000  # rows that are recorded together
+_ASKED = 100_000  # rows about which the stored results are asked together: each time all that are new are read
 _WITHOUT_PAUSE = 10_000  # rows that are looked at before the event loop does other work
 
 #: How a task left its queue: the reason of a row in state `gone`.
@@ -180,7 +181,7 @@ class Search:
         await self._read_results(await self.in_state(state))
 
     async def _read_results(self, refs: Refs) -> None:
-        for page in paged(refs, _TOGETHER):
+        for page in paged(refs, _ASKED):
             tasks = await self.tasks(page)
             for witness in self.witnesses.stored:
                 async for evidence in witness.read(tasks, _EVER):

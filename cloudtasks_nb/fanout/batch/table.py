@@ -23,6 +23,7 @@ __all__ = ["ReadRows", "RowFrames", "rows_frame"]
 
 _WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
+_BRIEF = ("task", "state")
 
 
 def rows_frame(
@@ -31,6 +32,7 @@ def rows_frame(
     now: int,
     *,
     labelled: bool = False,
+    brief: bool = False,
 ) -> pd.DataFrame:
     """Return one row a row of the batch; the index is `row` (position in the input), or that of the input.
 
@@ -44,15 +46,18 @@ def rows_frame(
         Microseconds since 1970, to distinguish `scheduled` from `ready` for rows that were not looked up.
     labelled : bool
         Whether the index of the input tells all rows of the batch apart, as `RowFrames` finds out.
+    brief : bool
+        Of our columns only task and state.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in BATCH_TASKS}
+    kinds = {name: BATCH_TASKS[name] for name in _BRIEF} if brief else BATCH_TASKS
+    columns: dict[str, list[Any]] = {name: [] for name in kinds}
     read = ReadRows()
     for page in pages:
         read.add(page)
-        for name, values in _columns(page, pending, now).items():
+        for name, values in _columns(page, pending, now, brief=brief).items():
             columns[name] += values
     index = read.stored.index(read.positions) if labelled else None
-    made = pd.concat([read.stored.columns(levels=index is None), frame(BATCH_TASKS, columns)], axis=1)
+    made = pd.concat([read.stored.columns(levels=index is None), frame(kinds, columns)], axis=1)
     made.index = pd.Index(read.positions, dtype="int64", name="row") if index is None else index
     return made
 
@@ -100,18 +105,31 @@ class RowFrames:
         self._known: tuple[list[tuple[int, int]], bool] | None = None
 
     def frame(
-        self, states: Collection[State] | None = None, pending: Mapping[str, Pending] | None = None
+        self,
+        states: Collection[State] | None = None,
+        pending: Mapping[str, Pending] | None = None,
+        *,
+        brief: bool = False,
     ) -> pd.DataFrame:
-        """Return all rows, or those in some states; `pending` is what is known of tasks that are in the queue."""
-        made = self._made(self._rows.pages(self._batch, states=states, wire=True), pending or {})
+        """Return all rows, or those in some states.
+
+        Parameters
+        ----------
+        states : collection of State, optional
+        pending : mapping, optional
+            What is known of tasks that are in the queue.
+        brief : bool
+            Of our columns only task and state.
+        """
+        made = self._made(self._rows.pages(self._batch, states=states, wire=True), pending or {}, brief=brief)
         if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
-            made = self._made(islice(self._rows.pages(self._batch, wire=True), 1), {}).head(0)
+            made = self._made(islice(self._rows.pages(self._batch, wire=True), 1), {}, brief=brief).head(0)
         return made
 
     def pages(self, size: int) -> Iterator[pd.DataFrame]:
-        """Yield all rows, so many at a time, without a look into the queue."""
+        """Yield all rows with task and state, so many at a time, without a look into the queue."""
         for refs in paged(self._rows.matching(self._batch, RowFilter()), size):
-            yield self._made(self._rows.pages_of(self._batch, refs, wire=True), {})
+            yield self._made(self._rows.pages_of(self._batch, refs, wire=True), {}, brief=True)
 
     def labels(self, refs: Sequence[int | None]) -> Any:
         """Return the labels of rows as a column: those of the index of the input, else the positions in it."""
@@ -124,8 +142,8 @@ class RowFrames:
             return column(labels, "any")
         return pd.Series(labels).array
 
-    def _made(self, pages: Iterable[Page], pending: Mapping[str, Pending]) -> pd.DataFrame:
-        return rows_frame(pages, pending, self._now(), labelled=self._labelled())
+    def _made(self, pages: Iterable[Page], pending: Mapping[str, Pending], *, brief: bool = False) -> pd.DataFrame:
+        return rows_frame(pages, pending, self._now(), labelled=self._labelled(), brief=brief)
 
     def _labelled(self) -> bool:
         """Return whether the index does; print once if rows of several inputs have the same labels or positions."""
@@ -153,26 +171,35 @@ class RowFrames:
         return False
 
 
-def _columns(page: Page, pending: Mapping[str, Pending], now: int) -> dict[str, Sequence[Any]]:
+def _columns(page: Page, pending: Mapping[str, Pending], now: int, *, brief: bool) -> dict[str, Sequence[Any]]:
     """Return our columns of the rows of a page."""
-    sent = [read_task(wire) if wire else (None, b"", None) for wire in page.wire]  # URL, body and schedule time
+    # Only of a row in the queue does its state depend on when it is due.
+    wires = [b""] * len(page.wire) if brief and State.SENT not in page.states else page.wire
+    sent = [read_task(wire) if wire else (None, b"", None) for wire in wires]  # URL, body and schedule time
     there = [None if task is None else pending.get(task) for task in page.tasks]
     retries = (one.schedule_time if one else retry for one, retry in zip(there, page.schedule_time, strict=True))
     due = [first if retry is None else retry for retry, (_, _, first) in zip(retries, sent, strict=True)]
     attempts = [one.attempts if one else known for one, known in zip(there, page.attempts, strict=True)]
-    return {
-        "url": [url for url, _, _ in sent],
+    found: dict[str, Sequence[Any]] = {
         "task": page.tasks,
-        "try": [number or None for number in page.tries],
         "state": list(map(_state, page.states, there, attempts, due, repeat(now))),
-        "attempts": attempts,
-        "last_status": [None if status is None else code_name(status) for status in page.last_status],
-        "last_http_status": page.http_status,
-        "last_message": [reason or said for reason, said in zip(page.reasons, page.last_message, strict=True)],
-        "schedule_time": due,
-        "last_attempt_time": page.last_attempt_time,
-        "duration": [None if span is None else span / _SECOND for span in page.duration],
     }
+    return (
+        found
+        if brief
+        else found
+        | {
+            "url": [url for url, _, _ in sent],
+            "try": [number or None for number in page.tries],
+            "attempts": attempts,
+            "last_status": [None if status is None else code_name(status) for status in page.last_status],
+            "last_http_status": page.http_status,
+            "last_message": [reason or said for reason, said in zip(page.reasons, page.last_message, strict=True)],
+            "schedule_time": due,
+            "last_attempt_time": page.last_attempt_time,
+            "duration": [None if span is None else span / _SECOND for span in page.duration],
+        }
+    )
 
 
 def _state(code: int, there: Pending | None, attempts: int | None, due: int | None, now: int) -> str:

@@ -50,7 +50,7 @@ _LOGGER = logging.getLogger(__name__)
 # The works of a tracker, as errors name them.
 _WATCHING, _FOLLOWING = "watching", "following what others do with"
 _ADOPTING, _RESTARTING = "reading what was sent of", "following another connection to"
-_SEARCHING, _REREADING = "searching the queue for", "reading the log again for"
+_SEARCHING, _REREADING, _PACKING = "searching the queue for", "reading the log again for", "packing the results of"
 _SOON = 0.1  # seconds in which changes of the sending and of a cancel are gathered
 _FOLLOW = 2.0  # seconds between two looks into the outbox for what others do
 _LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
@@ -90,10 +90,10 @@ class Tracker:
         self.batch = record.id
         self.queue = QueueName.parse(record.place.queue_name)
         clock = Clock(connection.clock.micros)
-        self._outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store, clock)
+        self.outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store, clock)
         self._supervisor = _loop.Supervisor(f"batch {record.id}", self._work_reported)
         self._follower = _loop.Supervisor(f"batch {record.id}", lambda: None)  # for work that calls no listener
-        self._adoption = Adoption(self._outcomes, changed=self._soon)
+        self._adoption = Adoption(self.outcomes, changed=self._soon)
         self._sending = Sending(
             connection.transport,
             outbox,
@@ -143,7 +143,7 @@ class Tracker:
         """Return what delays the batch, a sentence each."""
         found = [
             self._sending.trouble.message if self._sending.trouble else None,
-            self._outcomes.trouble,
+            self.outcomes.trouble,
             self._cancellation.trouble,
             self._notifier.trouble,
         ]
@@ -161,20 +161,16 @@ class Tracker:
             lines.append(READING)
         if self._sending.other_sender_note:
             lines.append(self._sending.other_sender_note)
-        snapshot = self._outcomes.snapshot
+        snapshot = self.outcomes.snapshot
         unread = () if snapshot is None else snapshot.errors
         return lines + [error.message for error in unread if error.message not in (*lines, shown)]
 
     def notes(self) -> list[str]:
         """Return other notes on the batch, a sentence each."""
         ratio = self._queue_values().get("log_sampling_ratio", 1)
-        notes = outcome_notes(self.record, ratio, has_results=self._outcomes.has_results)
+        notes = outcome_notes(self.record, ratio, has_results=self.outcomes.has_results)
         more = (self.connection.clock.warning, self.gate.note, self.gate.stop_note(self.progress.cancelled))
         return [*notes, *filter(None, more)]
-
-    def retry_note(self) -> str | None:
-        """Return the attempt of the retrying rows and the time of the next one."""
-        return self._outcomes.retry_note(self.connection.clock.micros())
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` on the background loop after each change; return a function that ends that.
@@ -211,7 +207,7 @@ class Tracker:
         if not self._loaded:
             await self.outbox.run(self.outbox.requests.find_doubtful, self.batch)
             self._loaded = True
-            await self.outbox.run(self._outcomes.load)
+            await self.outbox.run(self.outcomes.load)
         self._wants_to_send |= sending
         self._notified, self._ended_at = False, None
         self._changes += 1
@@ -221,9 +217,11 @@ class Tracker:
             self._supervisor.start(_ADOPTING, self._adopt)
             self._publish()
 
-    async def read_failed(self, *, log: bool) -> None:
-        """Find out which failed rows have succeeded after all, with `log` also by the log."""
-        await self._outcomes.read_failed(log=log)
+    async def find_out(self, read: Callable[[], Awaitable[None]]) -> None:
+        """Await a method of `outcomes` that records more of what results tell; pack them if all rows are final."""
+        await read()
+        if self.record.done:
+            self._supervisor.start(_PACKING, self.outcomes.pack_results)
         self._changed()
 
     async def cancel(self) -> None:
@@ -348,7 +346,7 @@ class Tracker:
         sent = self.record.counts[State.SENT]
         if drained or not sent or self._subscription is None:
             return not (drained and sent)
-        snapshot = self._outcomes.snapshot
+        snapshot = self.outcomes.snapshot
         return self._seen == self._changes and snapshot is not None and snapshot.at >= since
 
     def _changed(self) -> None:
@@ -379,7 +377,7 @@ class Tracker:
 
     async def _record(self, snapshot: Snapshot) -> None:
         """Store the outcomes that a snapshot shows."""
-        missing = await self._outcomes.apply(snapshot, sent=self.record.counts[State.SENT])
+        missing = await self.outcomes.apply(snapshot, sent=self.record.counts[State.SENT])
         self._silent = next((error for error in snapshot.errors if isinstance(error, EndpointError)), None)
         if missing:
             self._supervisor.start(_SEARCHING, self._search)
@@ -412,7 +410,7 @@ class Tracker:
         self._watch()
         gone = record.counts[State.GONE]
         if gone > self._gone:
-            recheck = self._outcomes.recheck_gone
+            recheck = self.outcomes.recheck_gone
             self._supervisor.start(_REREADING, lambda: recheck(lambda: self._gone > 0, self._changed))
         self._gone = gone
         self.progress = self._seen_progress()
@@ -455,7 +453,7 @@ class Tracker:
                 self._call_later("linger", self._ended_at + _LINGER - now, self._changed)
 
     def _subscribe(self) -> None:
-        read = self._outcomes.sources.get("log") or self._read_until
+        read = self.outcomes.sources.get("log") or self._read_until
         since = unread_since(
             round(self.record.created.timestamp() * 1_000_000),
             None if read is None else round(read.timestamp() * 1_000_000),
@@ -471,14 +469,14 @@ class Tracker:
 
     def _pace(self) -> float:
         """Return the seconds between two reads: fewer near the end of what an emulator runs, which has no quota."""
-        opened, pace = self.record.counts[State.UNSENT] + self.record.counts[State.SENT], self._outcomes.pace
+        opened, pace = self.record.counts[State.UNSENT] + self.record.counts[State.SENT], self.outcomes.pace
         near = max(_FEW, _NEAR_END * (self.progress.rate or 0))
         active = pace.last is not None and self.connection.clock.micros() / 1e6 - pace.last < _NEAR_END
         return _EVERY_NEAR_END if self.connection.endpoint.local and active and opened <= near else _EVERY
 
     def _seen_progress(self) -> Progress:
         """Return how the batch is, by what was read last and what is known in this process."""
-        record, outcomes, clock = self.record, self._outcomes, self.connection.clock
+        record, outcomes, clock = self.record, self.outcomes, self.connection.clock
         split = outcomes.split(record.counts, clock.micros())
         values, at = self._queue_values(), max(outcomes.sources.values(), default=self.progress.at)
         limits = [values.get(name) for name in ("rate", "effective_rate")]
@@ -524,7 +522,7 @@ class Tracker:
         self._work_ended()
 
     async def _search(self) -> None:
-        await self._outcomes.find_missing()
+        await self.outcomes.find_missing()
         self._changed()
 
     def _look_later(self) -> None:
@@ -591,7 +589,7 @@ class Tracker:
 
     def _queue_values(self) -> Mapping[str, Any]:
         """Return settings and state of the queue by the newest snapshot that has them; empty before the first one."""
-        snapshot = self._outcomes.snapshot
+        snapshot = self.outcomes.snapshot
         return {} if snapshot is None or snapshot.values is None else snapshot.values
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from cloudtasks_nb._names import CODES, QueueName, code_of
+from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.causes import Fault, cause_of, exception_line
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.tallies import paged
@@ -19,8 +20,7 @@ from cloudtasks_nb.fanout.plan.identity import batch_of, round_of
 from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Watcher
-from cloudtasks_nb.store.results import StoredResult, given_up_tasks, read_results, result_tasks
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.store.results import StoredResult
 
 __all__ = ["LOOKED_UP", "Limit", "Log", "Queue", "Results", "Witness", "Witnesses", "pending_evidence", "unread_since"]
 
@@ -124,32 +124,38 @@ class Log:
 class Results:
     """What the handlers have stored, before they answered."""
 
-    store: Store
-    batch: str
+    stored: StoredResults
     limit: Limit
-    _given_up: set[str] = field(default_factory=set)  # tasks that `given_up` has told of
+    _told: int = 0  # number of the newest result of which `given_up` has told
 
     async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - results have no order in time
-        """Yield what results tell; of all tasks only that they have one, and so were created."""
-        if tasks is None:
-            pages = result_tasks(self.store, self.batch)
-            while (listed := await asyncio.to_thread(next, pages, None)) is not None:
-                yield [Evidence(task=task, source=Source.RESULTS) for task in listed]
-            return
-        for page in paged(tasks, _TOGETHER):
-            found = await asyncio.to_thread(read_results, self.store, self.batch, page)
-            yield [self._of(task, result) for task, result in zip(page, found, strict=True) if result is not None]
+        """Yield what results tell, after all that are new; an object that cannot be read is raised at the end."""
+        unreadable = await asyncio.to_thread(self.stored.sync)
+        async for evidence in self.known(tasks):
+            yield evidence
+        if unreadable:
+            raise unreadable
 
-    async def given_up(self) -> AsyncIterator[Sequence[Evidence]]:
-        """Yield what results tell of tasks whose functions gave up, of each of them once."""
-        pages = given_up_tasks(self.store, self.batch)
-        while (listed := await asyncio.to_thread(next, pages, None)) is not None:
-            new = [task for task in listed if task not in self._given_up]
-            async for evidence in self.read(new, 0):
-                yield evidence
-            self._given_up.update(new)
+    async def known(self, tasks: Sequence[str] | None) -> AsyncIterator[Sequence[Evidence]]:
+        """Yield what those results tell that the home has."""
+        pages: Iterator[Sequence[StoredResult | None]]
+        pages = self.stored.all() if tasks is None else map(self.stored.read, paged(tasks, _TOGETHER))
+        while (page := await asyncio.to_thread(next, pages, None)) is not None:
+            yield [self._of(result) for result in page if result is not None]
 
-    def _of(self, task: str, result: StoredResult) -> Evidence:
+    async def given_up(self, *, sync: bool = True) -> AsyncIterator[Sequence[Evidence]]:
+        """Yield what results tell of functions that gave up, those that came since the last call.
+
+        Without `sync` only of those that the home has.
+        """
+        unreadable = await asyncio.to_thread(self.stored.sync, failures=True) if sync else None
+        while page := await asyncio.to_thread(self.stored.given_up, self._told):
+            yield [self._of(result) for _, result in page]
+            self._told = page[-1][0]
+        if unreadable:
+            raise unreadable
+
+    def _of(self, result: StoredResult) -> Evidence:
         failed = Fact.LAST_FAILED if self.limit.reached(result.attempt) else None
         message = None if result.error is None else exception_line(result.error)
         if result.gave_up is not None:
@@ -157,7 +163,7 @@ class Results:
             # A text that is nothing but a value tells no cause.
             message = result.gave_up if cause_of(result.gave_up) else f"GiveUp: {result.gave_up}"
         return Evidence(
-            task=task,
+            task=result.task,
             source=Source.RESULTS,
             fact=Fact.STORED if result.ok else failed,
             attempts=result.attempt,

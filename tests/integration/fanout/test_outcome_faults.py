@@ -9,7 +9,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchTimeoutError
 from cloudtasks_nb.fanout.batch import live, search
-from cloudtasks_nb.store.results import StoredResult, write_result
+from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from tests.cases import cases
 from tests.integration.conftest import Emulator, Target, options
 from tests.integration.fanout.conftest import Serve, fault, outcomes, reached, sent
@@ -56,7 +56,7 @@ def test_a_success_that_was_stored_after_the_last_failure(quick: ct.Queue, serve
     batch.wait("60s")
     task = str(batch.failed()["task"].iloc[0])
     late: dict[str, Any] = {"attempt": 3, "status": 200, "started": dt.datetime.now(dt.UTC), "duration": 9.0}
-    write_result(batch._connection.store, StoredResult(task=task, result=7, error=None, **late))
+    ResultWriter(batch._connection.store).put(StoredResult(task=task, result=7, error=None, **late))
     if verb == "results":
         found = batch.results()
         assert found.query("row_in == 0")[["state", "result"]].to_numpy().tolist() == [["succeeded", 7]]

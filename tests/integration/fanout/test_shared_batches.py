@@ -165,7 +165,7 @@ def test_a_batch_that_was_not_stored_is_stored_later(
 
 
 def test_deleting_here_and_everywhere(connect: Connect, target: Target) -> None:
-    """Old batches of others are deleted in this home only; `delete()` of one batch deletes it for all."""
+    """Old batches of others are deleted in this home only; `delete()` of one batch asks, and deletes it for all."""
     mine = cell(connect("ada"), "reports", target)
     mine.wait("60s")
     bob = connect("bob")
@@ -174,11 +174,25 @@ def test_deleting_here_and_everywhere(connect: Connect, target: Target) -> None:
     assert list(bob.delete_batches(older_than=0).index) == [mine.id]
     assert bob.batches().loc[mine.id, "where"] is not pd.NA
     bob.batch(mine.id).wait("60s")
-    bob.batch(mine.id).delete()
+    with pytest.raises(PreconditionError, match=r"(?s)20 rows of it are of other homes.*delete\(others=True\)"):
+        bob.batch(mine.id).delete()
+    assert mine.id in bob.batches().index
+    bob.batch(mine.id).delete(others=True)
     assert mine.id not in bob.batches().index
     with pytest.raises(BatchNotFoundError):
         bob.batch(mine.id)
     assert mine.wait("60s").succeeded == 20
+
+
+def test_a_batch_with_rows_of_a_colleague_is_not_deleted_unasked(connect: Connect, target: Target) -> None:
+    """Also if this home has made it, and has not seen these rows before."""
+    mine = cell(connect("ada"), "reports", target, ROWS.head(15))
+    mine.wait("60s")
+    cell(connect("bob"), "reports", target).wait("60s")
+    with pytest.raises(PreconditionError, match="5 rows of it are of other homes"):
+        mine.delete()
+    mine.wait("60s")
+    mine.delete(others=True)
 
 
 def test_results_tell_what_a_queue_without_a_log_does_not(connect: Connect, serve: Serve, tmp_path: Path) -> None:
@@ -231,9 +245,7 @@ def test_a_store_that_does_not_list_results(
     mine = cell(connect("ada"), "reports", target)
     mine.wait("60s")
     bob = connect("bob")
-    pages = Store.pages
-    monkeypatch.setattr(
-        Store, "pages", lambda self, prefix, **words: (fail if "results/" in prefix else pages)(self, prefix, **words)
-    )
+    found = Store.found
+    monkeypatch.setattr(Store, "found", lambda self, prefix: (fail if "results/" in prefix else found)(self, prefix))
     assert bob.batch("march").wait("60s").succeeded == 20
     assert "may be missed: the bucket does not answer" in caplog.text

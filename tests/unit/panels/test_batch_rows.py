@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.causes import Fault
 from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, batch_failures, batch_rows
-from cloudtasks_nb.store.results import StoredResult, write_result
+from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, record_outcomes
@@ -78,7 +78,7 @@ def answer(store: Store, task: str, result: Any, *, error: str | None = None) ->
     """Store what a handler returned, or the traceback of its exception."""
     begun, status = dt.datetime(2026, 1, 2, tzinfo=dt.UTC), 500 if error else 200
     found: Any = {"attempt": 2, "status": status, "started": begun, "duration": 0.25, "result": result, "error": error}
-    write_result(store, StoredResult(task=task, **found))
+    ResultWriter(store).put(StoredResult(task=task, **found))
 
 
 def pick(panel: BatchPanel, choices: Any, key: str, do: str = "pick") -> None:

@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.clock import ServiceClock, now_micros
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
-from cloudtasks_nb.store.results import StoredResult, write_result
+from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
 from tests.unit.fanout.conftest import PLACE, FakeClock, FakeWatcher, Service, all_rows
@@ -59,7 +59,7 @@ class Traces:
         status = 500 if error and "gave_up" not in words else 200
         fields: dict[str, Any] = {"task": task, "attempt": attempt, "status": status, "duration": 0.5, "result": None}
         started = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-        write_result(self.store, StoredResult(**fields, started=started, error=error, **words))
+        ResultWriter(self.store).put(StoredResult(**fields, started=started, error=error, **words))
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each state, zeros left out."""
@@ -126,7 +126,7 @@ class FakeConnection:
         self.errors: dict[str, list[Exception]] = {}  # what the next calls of an RPC raise
         self.watcher = FakeWatcher()
         self.clock = ServiceClock(lambda: self.endpoint.target)
-        self.store = Store("memory://fake")
+        self.store = Store(f"memory://fake-{next(_numbers)}")
 
     def absent_handlers(self, queue: str) -> list[str]:  # noqa: ARG002 - as the connection has it
         """Miss no handler."""

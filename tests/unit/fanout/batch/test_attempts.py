@@ -8,38 +8,37 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.fanout.batch import attempts
+from cloudtasks_nb.fanout.batch import attempts, errors
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.watch import Pending
-from cloudtasks_nb.store.results import StoredResult, write_result
+from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
-from tests.unit.fanout.conftest import chunks, send_all, spool
+from tests.unit.fanout.conftest import all_rows, chunks, send_all, spool
 
-TASKS = [f"{number:020x}-a91f03c2-1" for number in range(5)]
+ELSEWHERE = f"{0:020x}-a91f03c2-1"  # a task of a batch that this home does not have
 
 
 def test_stored_errors_are_not_read_all_at_once(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """`attempts(limit=None)` may have a hundred thousand failures, each with a traceback in the store."""
-    store, started = Store("memory://attempts"), dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    for task in TASKS:
-        write_result(
-            store,
-            StoredResult(task=task, attempt=1, status=500, started=started, duration=0.5, result=None, error="refused"),
-        )
-    read, sizes = store.get_many, []
+    batch, store = spool(outbox, chunks(range(5))).batch, Store("memory://attempts")
+    writer, tasks = ResultWriter(store), [str(task) for task in all_rows(outbox, batch, "tasks")]
+    failed: dict[str, Any] = {"status": 500, "started": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "duration": 0.5}
+    for task in tasks:
+        writer.put(StoredResult(task=task, attempt=1, result=None, error="refused", **failed))
+    read, sizes = outbox.results.of, []
 
-    def get_many(paths: list[str]) -> list[bytes | None]:
-        sizes.append(len(paths))
-        return read(paths)
+    def of(batch: str, tasks: list[str]) -> dict[str, tuple[str, str]]:
+        sizes.append(len(tasks))
+        return read(batch, tasks)
 
-    monkeypatch.setattr(attempts, "_TOGETHER", 2)
-    monkeypatch.setattr(store, "get_many", get_many)
-    entries = [log_entry(task, 1, status="INTERNAL", url="https://x") for task in TASKS]
+    monkeypatch.setattr(errors, "_TOGETHER", 2)
+    monkeypatch.setattr(outbox.results, "of", of)
+    entries = [log_entry(task, 1, status="INTERNAL", url="https://x") for task in (*tasks, ELSEWHERE)]
     found = attempts._stored_messages(store, lambda: outbox, entries)
-    assert (sizes, found) == ([2, 2, 1], {(task, 1): "refused" for task in TASKS})
+    assert (sizes, found) == ([2, 2, 1], {(task, 1): "refused" for task in tasks})
 
 
 def test_tasks_that_leave_while_they_are_listed_have_left(outbox: Outbox) -> None:

@@ -12,6 +12,7 @@ import requests
 
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.errors import choose, errors_frame
+from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.causes import Fault, exception_line
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
@@ -103,7 +104,9 @@ def evidence(task: str, row: dict[str, Any]) -> Evidence | None:
 
 def frame(outbox: Outbox, batch: str) -> pd.DataFrame:
     """Return `batch.errors()`."""
-    return errors_frame(outbox, Store("memory://none"), batch, RowFrames(outbox.rows, batch, now_micros))
+    return errors_frame(
+        outbox, StoredResults(outbox, Store("memory://none"), batch), batch, RowFrames(outbox.rows, batch, now_micros)
+    )
 
 
 def test_each_fault_is_one_cause_with_its_line_and_what_its_rows_have_in_common(faulty: Any) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 import itertools
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import pytest
@@ -21,7 +21,8 @@ from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.store.results import FAILURES
+from cloudtasks_nb.store.store import Found, Range, Store
 from tests.log_entry import log_entry
 from tests.unit.fanout.batch.conftest import QUEUE, SECOND, Traces
 from tests.unit.fanout.conftest import NOW, all_rows, chunks, digest, send_all, spool
@@ -85,16 +86,17 @@ class Seen(Store):
         super().__init__(world.store.url)
         self.world = world
 
-    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Return the contents of objects."""
-        return self.world.get_many(paths)
+    def get_ranges(self, ranges: Sequence[Range]) -> list[bytes | StoreError | None]:
+        """Read objects."""
+        self.world.read += [one.path for one in ranges]
+        return super().get_ranges(ranges)
 
-    def pages(self, prefix: str) -> Iterator[list[str]]:
+    def found(self, prefix: str) -> Iterator[list[Found]]:
         """List objects."""
         if self.world.store_down:
             raise StoreError("the store does not answer")
-        self.world.listings += 1
-        return super().pages(prefix)
+        self.world.asked.append("failures" if prefix.endswith(FAILURES) else "results")
+        return super().found(prefix)
 
 
 @dataclass(eq=False)
@@ -102,7 +104,7 @@ class World(Traces):
     """A batch of five sent rows, what is seen of them, and what tracks them."""
 
     store_down: bool = False
-    listings: int = 0
+    read: list[str] = field(default_factory=list)  #: the objects of the store that were read
 
     def __post_init__(self) -> None:
         self.tasks: list[str] = all_rows(self.outbox, self.batch, "tasks")
@@ -116,13 +118,6 @@ class World(Traces):
         self.tracker = OutcomeTracker(self.outbox, record, fake, Seen(self), self.clock)
         self.tracker.load()
         return self
-
-    def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Return the stored results of tasks."""
-        if self.store_down:
-            raise StoreError("the store does not answer")
-        self.asked.append("results")
-        return self.store.get_many(paths)
 
     def late(self, task: str, seconds: float, **words: Any) -> None:
         """Have the log receive an entry now that can be read later."""
@@ -285,7 +280,7 @@ def test_a_success_that_came_very_late_is_found_before_failed_rows_are_sent_agai
     asked = len(world.asked)
     asyncio.run(world.tracker.search.read_failed_log())
     assert world.counts() == {"failed": 1, "gone": 3, "succeeded": 1}
-    assert world.asked[asked:] == ["log"]
+    assert world.asked[asked:] == ["log", "failures"]
 
 
 @pytest.mark.parametrize(
@@ -409,7 +404,7 @@ def test_many_missing_rows_are_read_with_the_whole_batch(world: World, monkeypat
         world.late(task, 0)
     world.watch(6)
     assert world.counts() == {"succeeded": 5}
-    assert world.asked == ["pages", "results", "log"]
+    assert world.asked == ["pages", "results", "log", "failures"]
 
 
 SENDING: list[tuple[str, list[tuple[int, int]], list[bool]]] = [
@@ -580,30 +575,29 @@ def test_an_attempt_that_fails_while_results_are_read_is_explained_too(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A search stores the last attempt of a row while the error text of its first one is read."""
-    tracker, task, read = world.tracker, world.tasks[0], world.get_many
+    tracker, task, read = world.tracker, world.tasks[0], Seen.found
 
-    def read_and_fail(paths: Sequence[str]) -> list[bytes | None]:
-        found = read(paths)
-        if paths:
-            world.put(task, 3, "refused")
-            world.outbox.outcomes.record(world.batch, last := tracker.witnesses.log.evidence([entry(task, attempt=3)]))
-            tracker._unexplained |= {one.task: True for one in last}
-        return found
+    def read_and_fail(self: Seen, prefix: str) -> Iterator[list[Found]]:
+        found = list(read(self, prefix))
+        world.put(task, 3, "refused")
+        world.outbox.outcomes.record(world.batch, last := tracker.witnesses.log.evidence([entry(task, attempt=3)]))
+        tracker._unexplained |= {one.task: True for one in last}
+        return iter(found)
 
-    monkeypatch.setattr(world, "get_many", read_and_fail)
+    monkeypatch.setattr(Seen, "found", read_and_fail)
     world.apply(snapshot(entries=(entry(task, attempt=1),)))
     monkeypatch.undo()
     world.apply(snapshot(entries=(entry(world.tasks[1]),)))
     assert next(world.outbox.rows.pages(world.batch)).last_message[0] == "refused"
 
 
-def test_error_texts_of_many_rows_are_not_read_all_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A snapshot may have a hundred thousand failures, each with a traceback."""
+def test_error_texts_of_many_rows_are_told_page_by_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot may have a hundred thousand failures, each with a traceback; of successes nothing is read for them."""
     monkeypatch.setattr(witnesses, "_TOGETHER", 2)
     for task in world.tasks:
         world.put(task, 3, "refused")
     world.apply(snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
-    assert world.asked.count("results") == 3
+    assert world.asked == ["failures"]
     assert list(next(world.outbox.rows.pages(world.batch)).last_message) == ["refused"] * 5
 
 
@@ -682,7 +676,7 @@ def test_a_task_that_was_given_up_never_counts_as_a_success(world: World) -> Non
         world.late(task, 0)
     world.apply(snapshot(world.now(), entries=tuple(one for _, one in world.log)))
     assert world.counts() == {"succeeded": 4, "failed": 1}
-    assert (world.listings, world.asked) == (1, ["results"])
+    assert (len(world.read), world.asked) == (1, ["failures"])
     assert world.outbox.causes.failed(world.batch) == {"no such place": 1}
     world.outbox.outcomes.new_try(world.batch)
     assert world.counts() == {"succeeded": 4, "unsent": 1}
@@ -695,7 +689,7 @@ def test_successes_that_are_older_than_a_listing_need_no_other_one(world: World)
     for seconds, entries in ((0, ()), (6, late[:1]), (0, late[1:2]), (10, late[2:3]), (0, late[3:])):
         world.clock.advance(seconds)
         world.apply(snapshot(world.now(), entries=(*(one for _, one in world.log), *entries)))
-    assert (world.listings, world.asked) == (4, ["results"])
+    assert (len(world.read), world.asked) == (1, ["failures"] * 4)
     assert world.counts() == {"succeeded": 4, "failed": 1}
 
 
@@ -706,7 +700,7 @@ def test_a_task_that_was_given_up_counts_as_a_success_until_the_store_can_be_rea
     world.apply(snapshot(world.now(), entries=tuple(one for _, one in world.log)))
     assert world.counts() == {"succeeded": 1, "sent": 4}
     world.store_down = False
-    asyncio.run(world.tracker.read_failed(log=False))
+    asyncio.run(world.tracker.read_failed())
     assert world.counts() == {"failed": 1, "sent": 4}
 
 

@@ -41,7 +41,7 @@ def test_what_is_gone_is_read_again(
         await tracker.start(sending=False)
         await tracker._supervisor.join(tracker_module._REREADING)
 
-    monkeypatch.setattr(tracker._outcomes, "recheck", recheck)
+    monkeypatch.setattr(tracker.outcomes, "recheck", recheck)
     monkeypatch.setattr(asyncio, "sleep", pause)
     _loop.run(run(), 30)
     assert len(seen) == reads

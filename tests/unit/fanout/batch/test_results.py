@@ -1,8 +1,8 @@
 """Stored results become columns beside the rows of a batch."""
 
-import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,17 @@ import pytest
 from cloudtasks_nb._frames import BATCH_TASKS, frame
 from cloudtasks_nb.fanout.batch import results
 from cloudtasks_nb.fanout.batch.results import Joined, join_results, result_notes
-from cloudtasks_nb.store.results import StoredResult
+from cloudtasks_nb.fanout.batch.stored_results import Answers
 from tests.cases import cases
 
 NONE = object()  # no stored result
 
 
-def stored(task: str, value: Any) -> StoredResult | None:
-    """Return a stored result; an exception is an error."""
-    if value is NONE:
-        return None
-    error = f"{type(value).__name__}: {value}" if isinstance(value, Exception) else None
-    return StoredResult(
-        task=task,
-        attempt=1,
-        status=500 if error else 200,
-        started=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
-        duration=0.1,
-        result=None if error else value,
-        error=error,
-    )
+def answers(found: Mapping[str, Any], tasks: Sequence[str]) -> Answers:
+    """Return what tasks have come to; an exception is an error."""
+    stored = {task: found[task] for task in tasks if found[task] is not NONE}
+    errors = {task: f"{type(one).__name__}: {one}" for task, one in stored.items() if isinstance(one, Exception)}
+    return Answers({task: one for task, one in stored.items() if task not in errors}, errors)
 
 
 def join(values: Sequence[Any], **columns: Any) -> Joined:
@@ -43,7 +34,7 @@ def join(values: Sequence[Any], **columns: Any) -> Joined:
     ours = frame(BATCH_TASKS, {"task": ids, "state": states})
     tasks = pd.concat([pd.DataFrame(columns, index=ours.index), ours], axis=1).rename_axis("row")
     found = dict(zip(ids, values, strict=True))
-    return join_results(tasks, lambda wanted: [stored(task, found[task]) for task in wanted], lambda _: None)
+    return join_results(tasks, partial(answers, found))
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """No failure in the background is silent: it is shown, raised where one waits, and survived where it goes away."""
 
 import asyncio
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,9 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
 from cloudtasks_nb.fanout.sender.sender import Sender
+from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from tests.unit.fanout.batch.conftest import Tracked
+from tests.unit.fanout.conftest import all_rows
 
 PATIENCE = 30.0
 ROWS = 250
@@ -173,8 +176,8 @@ def test_rows_seem_to_be_missing(tracked: Tracked, monkeypatch: pytest.MonkeyPat
         tracked.publish(rows=slice(3))
         await tracked.until(lambda: len(begun) == 2)
 
-    monkeypatch.setattr(tracker._outcomes.search, "wanted", lambda *_: True)
-    monkeypatch.setattr(tracker._outcomes.search, "run", search)
+    monkeypatch.setattr(tracker.outcomes.search, "wanted", lambda *_: True)
+    monkeypatch.setattr(tracker.outcomes.search, "run", search)
     _loop.run(run(), PATIENCE)
     assert "tasks may not be listed" not in str(begun)
 
@@ -193,3 +196,34 @@ def test_a_wait_tries_again_what_failed_on_this_machine(tracked: Tracked, monkey
         return (await ending).succeeded
 
     assert _loop.run(run(), PATIENCE) == ROWS
+
+
+def test_results_that_were_read_are_packed_when_the_batch_has_ended(tracked: Tracked) -> None:
+    """In the background; without the right to write that is no error of the batch."""
+    tracker, store = tracked.tracker, tracked.connection.store
+    stored = tracker.outcomes.stored
+    tasks = [str(task) for task in all_rows(tracked.outbox, tracked.batch, "tasks")]
+    about: dict[str, Any] = {"status": 200, "started": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "duration": 0.5}
+
+    def objects() -> int:
+        return sum(map(len, store.pages(f"results/{tracked.batch}/")))
+
+    async def read() -> None:
+        await asyncio.to_thread(stored.sync)
+        await tracker.find_out(tracker.outcomes.record_results)
+
+    async def run() -> None:
+        await send_all(tracked)
+        for task in tasks[:20]:
+            ResultWriter(store).put(StoredResult(task=task, attempt=1, result=7, error=None, **about))
+        await read()
+        assert objects() == 20
+        tracked.publish()
+        await tracked.until(lambda: tracker.finished_here)
+        await read()
+        await tracker._supervisor.join("packing the results of")
+
+    _loop.run(run(), PATIENCE)
+    assert objects() == 1
+    assert not tracker.blockers()
+    assert stored.answers(tasks).results == dict.fromkeys(tasks[:20], 7)
