@@ -19,7 +19,7 @@ from cloudtasks_nb.client.local import local
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
-from cloudtasks_nb.fanout.batch.deletion import REACH, delete, delete_old, in_use, notify_deleted, older
+from cloudtasks_nb.fanout.batch.deletion import REACH, Others, delete, delete_old, in_use, notify_deleted, older
 from cloudtasks_nb.fanout.batch.status import stored_progress
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -204,10 +204,10 @@ def _delete(options: argparse.Namespace) -> int:
 
     with Outbox(outbox_path()) as outbox:
 
-        def delete_one(record: BatchRecord, *, shared: bool = False) -> int:
+        def delete_one(record: BatchRecord, others: Others = "leave") -> int:
             place = _reach(outbox, record.id).get("store") or store_place(None)
             store = Store(place, Auth().storage_token)
-            return delete(outbox, store, record, shared=shared)
+            return delete(outbox, store, record, others)
 
         found = _select(outbox, options)
         if options.delete == _OLD:
@@ -216,7 +216,7 @@ def _delete(options: argparse.Namespace) -> int:
         record = choose(found, options.delete)
         what = f"batch {record.id}: {counted(record.total, 'rows')}"
         if not options.dry_run:
-            notify_deleted(what, delete_one(record, shared=True))
+            notify_deleted(what, delete_one(record, "ask"))
         elif reason := in_use(outbox, record):
             sys.stdout.write(f"would not delete batch {record.id}: {reason}\n")
         else:

@@ -18,6 +18,7 @@ from cloudtasks_nb.display.progress_bar import Bar, in_notebook
 from cloudtasks_nb.errors import BatchTimeoutError, InvalidInputError, OutboxError
 from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks
 from cloudtasks_nb.fanout.batch.completion import register
+from cloudtasks_nb.fanout.batch.deletion import Others
 from cloudtasks_nb.fanout.batch.errors import errors_frame, failed_frame, status_codes
 from cloudtasks_nb.fanout.batch.live import display_report, show_in_tab, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
@@ -125,7 +126,7 @@ class Batch:
     """
 
     def __init__(
-        self, tracker: Tracker, open_panel: Callable[[Batch, bool], Any], delete: Callable[[str], None]
+        self, tracker: Tracker, open_panel: Callable[[Batch, bool], Any], delete: Callable[[str, Others], None]
     ) -> None:
         self._own_tracker = tracker
         self._connection, self._outbox = tracker.connection, tracker.outbox
@@ -509,7 +510,7 @@ class Batch:
         _loop.run(self._tracker.resume())
         return self
 
-    def delete(self) -> None:
+    def delete(self, *, others: bool = False) -> None:
         """Delete the batch: its rows and their outcomes here, and its objects in the store, the results too.
 
         A printed line says how much was deleted. Every method of this object raises `BatchNotFoundError` afterwards.
@@ -518,10 +519,16 @@ class Batch:
         sends only the others. On a queue without a log it sends all rows again, about an hour after their tasks have
         ended, when their names are free. A new ``name=`` sends all at once.
 
+        Parameters
+        ----------
+        others : bool
+            Also rows of the batch that other homes have made.
+
         Raises
         ------
         PreconditionError
-            While it is being sent or cancelled, or has tasks in the queue: `cancel()` first.
+            While it is being sent or cancelled, or has tasks in the queue: `cancel()` first. If it has rows of other
+            homes: the error says how many.
         StoreError
             If the store does not answer; nothing is deleted here then.
 
@@ -530,7 +537,7 @@ class Batch:
         >>> batch.delete()
         deleted batch ...: 3 rows, ... results
         """
-        self._delete(self._tracker.batch)
+        self._delete(self._tracker.batch, "delete" if others else "ask")
 
     def on_complete(
         self, url: Any, *, service_account: str | None = None, audience: str | None = None, queue: Any = None

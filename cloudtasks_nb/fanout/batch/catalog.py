@@ -29,7 +29,7 @@ from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.deletion import REACH, delete, delete_old, notify_deleted
+from cloudtasks_nb.fanout.batch.deletion import REACH, Others, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.gate import read_batch
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
 from cloudtasks_nb.fanout.batch.report import RESUME
@@ -227,7 +227,7 @@ class Catalog:
             found[name] = found.get(name, False) or not record.done
         return found
 
-    def delete(self, batch: str) -> None:
+    def delete(self, batch: str, others: Others) -> None:
         """Delete a batch and its results, and say how much that was.
 
         Raises
@@ -235,13 +235,15 @@ class Catalog:
         BatchNotFoundError, PreconditionError, StoreError
             As for `Batch.delete`.
         """
+        self._sharing.update(batch)
         record = self.outbox.batches.get(batch)
-        notify_deleted(f"batch {batch}: {counted(record.total, 'rows')}", self._delete(record, shared=True))
+        results = self._delete(record, others)
+        notify_deleted(f"batch {batch}: {counted(record.total, 'rows')}", results)
 
     def delete_old(self, older_than: Any, *, dry_run: bool) -> pd.DataFrame:
         """Delete the listed batches that did not change for a time; return them as `frame` listed them."""
         records, before = self._listed(), self.frame()
-        delete_one = partial(self._delete, shared=False)
+        delete_one = partial(self._delete, others="leave")
         deleted = delete_old(self.outbox, records, delete_one, older_than=older_than, dry_run=dry_run)
         return before.loc[[record.id for record in deleted]]
 
@@ -281,8 +283,8 @@ class Catalog:
         if outbox is not None:
             outbox.close()
 
-    def _delete(self, record: BatchRecord, *, shared: bool) -> int:
-        results = delete(self.outbox, self._connection.store, record, shared=shared)
+    def _delete(self, record: BatchRecord, others: Others) -> int:
+        results = delete(self.outbox, self._connection.store, record, others)
         with self._lock:
             tracker = self._trackers.pop(record.id, None)
         if tracker is not None:

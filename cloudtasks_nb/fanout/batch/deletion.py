@@ -5,12 +5,15 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal, TypeAlias
 
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import PreconditionError
+from cloudtasks_nb.errors import PreconditionError, StoreError
+from cloudtasks_nb.fanout.batch.sharing import OTHERS
+from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
@@ -19,28 +22,27 @@ from cloudtasks_nb.service.connection import has_ended
 from cloudtasks_nb.store.batches import delete_batch
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["REACH", "delete", "delete_old", "in_use", "notify_deleted", "older"]
+__all__ = ["REACH", "Others", "delete", "delete_old", "in_use", "notify_deleted", "older"]
 
 #: Setting of a batch: address and folder of its endpoint, and the place of its results; of a temporary emulator also
 #: the machine that it runs on, and whether it was reported that it has ended.
 REACH = "reach"
 
+#: What becomes of objects in the store of a batch that has rows of other homes.
+Others: TypeAlias = Literal["ask", "delete", "leave"]
+
 _NAMED = 5  # batches that a message names
 _SWEEP = 60.0  # seconds to remove the rows of a deleted batch; what is left goes when the outbox is opened
 
 
-def delete(outbox: Outbox, store: Store, record: BatchRecord, *, shared: bool = True) -> int:
+def delete(outbox: Outbox, store: Store, record: BatchRecord, others: Others = "ask") -> int:
     """Delete a batch from the outbox, and its objects in the store; return how many results were deleted.
-
-    Parameters
-    ----------
-    shared : bool
-        False: leave the objects of a batch that another home has made.
 
     Raises
     ------
     PreconditionError
-        If it is being sent or cancelled, or its tasks may be in the queue.
+        If it is being sent or cancelled, or its tasks may be in the queue, or `others` is to ask and it has rows of
+        other homes.
     StoreError
         If the store cannot be used; the batch is still in the outbox.
     """
@@ -51,8 +53,23 @@ def delete(outbox: Outbox, store: Store, record: BatchRecord, *, shared: bool = 
             resource=record.id,
             hint="batch.cancel() ends the sending and deletes its tasks; then batch.wait() and batch.delete()",
         )
-    results = delete_batch(store, record.id) if shared or not record.imported else 0
+    theirs, results = record.settings.get(OTHERS, 0), 0
+    if theirs and others == "ask":
+        raise PreconditionError(
+            f"batch {record.id} is not deleted: {counted(theirs, 'rows')} of it are of other homes, which would lose "
+            "them and their results too",
+            resource=record.id,
+            hint=f'tasks.batch("{record.id}").delete(others=True) deletes all of it; tasks.delete_batches() deletes '
+            "old batches of other homes here only",
+        )
+    if not theirs or others == "delete":
+        StoredResults(outbox, store, record.id).sync()
+        results = outbox.results.count(record.id)
+        delete_batch(store, record.id)
     outbox.batches.delete(record.id)
+    if results:
+        with suppress(StoreError):  # a pack of them that was written meanwhile
+            delete_batch(store, record.id)
     outbox.sweep(limit=_SWEEP)
     return results
 

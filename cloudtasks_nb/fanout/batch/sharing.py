@@ -15,7 +15,10 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["Sharing", "made_elsewhere"]
+__all__ = ["OTHERS", "Sharing", "made_elsewhere"]
+
+#: Setting of a batch: how many rows of it other homes have made.
+OTHERS = "others"
 
 _SHARED = "shared"  # setting of a batch: what of it is in which store
 _MISSING = "batches that others have made may be missing"
@@ -95,7 +98,9 @@ class Sharing:
                 chunk = unpack_block(data)
                 spool.add(chunk)
                 bar.add(len(chunk.rows))
-            spool.commit()
+            added = spool.commit().added
+        theirs = self._outbox.batches.settings(batch).get(OTHERS, 0) + added
+        self._outbox.batches.set_setting(batch, OTHERS, theirs)
         # Rows of this home that could not be written before are not in the store now either.
         self._remember(batch, blocks.union(names), self._parts(batch) if published else parts)
 
