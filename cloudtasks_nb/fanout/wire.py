@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-__all__ = ["MAX_BYTES", "CreateEncoder", "http_requests", "name_request", "tasks"]
+from cloudtasks_nb._names import TAG_HEADER
+from cloudtasks_nb.store.results import tag_of
+
+__all__ = ["MAX_BYTES", "TAG_BYTES", "CreateEncoder", "http_requests", "name_request", "tasks"]
 
 #: Bytes of a request; gRPC servers refuse more than 4 MiB unless they are configured otherwise.
 MAX_BYTES = 4 << 20
 
 # Tags: a field's number times eight, plus 2 for bytes that follow their length, plus 0 for a varint.
 _FIRST, _SECOND, _THIRD, _FOURTH = b"\x0a", b"\x12", b"\x1a", b"\x22"
-_URL, _BODY = _FIRST, _FOURTH  # HttpRequest 1, 4
+_URL, _HEADERS, _BODY = _FIRST, _THIRD, _FOURTH  # HttpRequest 1, 3, 4
 _REQUEST = _THIRD  # Task 3
 _BASIC_VIEW = b"\x18\x01"  # CreateTaskRequest.response_view
 
@@ -35,6 +38,21 @@ def _length(number: int) -> bytes:
 
 def _field(tag: bytes, payload: bytes) -> bytes:
     return tag + _length(len(payload)) + payload
+
+
+def _tagged(tag: bytes) -> bytes:
+    """Return the field of a Task with the header for a tag; behind the whole Task a reader merges it into that.
+
+    https://protobuf.dev/programming-guides/encoding/#last-one-wins
+    """
+    header = _field(_FIRST, TAG_HEADER.encode()) + _field(_SECOND, tag)
+    return _field(_REQUEST, _field(_HEADERS, header))
+
+
+_TAG = tag_of(b"", "").encode()  # all have its length
+_BEFORE_TAG = _tagged(_TAG).removesuffix(_TAG)
+#: Bytes by which the tag makes a task larger.
+TAG_BYTES = len(_BEFORE_TAG + _TAG)
 
 
 def http_requests(urls: Iterable[str], heads: Iterable[bytes], bodies: Iterable[bytes]) -> list[bytes]:
@@ -65,9 +83,12 @@ class CreateEncoder:
     ----------
     queue : str
         Resource name.
+    key : bytes
+        The key of the batch, by which each task gets its tag.
     """
 
-    def __init__(self, queue: str) -> None:
+    def __init__(self, queue: str, key: bytes) -> None:
+        self._key = key
         self._parent = _field(_FIRST, queue.encode())
         self._prefix = f"{queue}/tasks/".encode()
 
@@ -75,7 +96,9 @@ class CreateEncoder:
         """Return the `CreateTaskRequest` for a task with this id."""
         name = self._prefix + task.encode()
         head = _FIRST + _length(len(name)) + name
-        return b"".join((self._parent, _SECOND, _length(len(head) + len(wire)), head, wire, _BASIC_VIEW))
+        size = _length(len(head) + len(wire) + TAG_BYTES)
+        tag = tag_of(self._key, task).encode()
+        return b"".join((self._parent, _SECOND, size, head, wire, _BEFORE_TAG, tag, _BASIC_VIEW))
 
     def batch(self, tasks: Sequence[str], wire: Sequence[bytes], request_id: str) -> bytes:
         """Return the `BatchCreateTasksRequest` for tasks with these ids."""

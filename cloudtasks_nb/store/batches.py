@@ -1,4 +1,7 @@
-"""Batches in a folder or a bucket: ``batches/<batch>/`` has ``record.json``, and the rows in blocks in ``rows/``."""
+"""Batches in a folder or a bucket: ``batches/<batch>/`` has ``record.json``, and the rows in blocks in ``rows/``.
+
+Beside them is ``claim``, which the first home makes that sends the batch, also in a store that nobody shares.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,43 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["block_names", "delete_batch", "read_blocks", "read_record", "read_records", "write_batch"]
+__all__ = [
+    "block_names",
+    "claim_batch",
+    "delete_batch",
+    "read_blocks",
+    "read_claim",
+    "read_record",
+    "read_records",
+    "write_batch",
+]
 
 _CONCURRENT = 8  # blocks of about a megabyte
+
+
+def claim_batch(store: Store, batch: str, claim: bytes) -> bytes:
+    """Store the claim of a batch if it has none; return the claim that it has.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be used.
+    """
+    while not store.claim(_claim(batch), claim):
+        if (found := read_claim(store, batch)) is not None:  # else it was deleted meanwhile
+            return found
+    return claim
+
+
+def read_claim(store: Store, batch: str) -> bytes | None:
+    """Return the claim of a batch; None if nobody has claimed it.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    return store.get(_claim(batch))
 
 
 def write_batch(store: Store, batch: str, record: bytes, blocks: Iterable[tuple[str, bytes]]) -> list[str]:
@@ -101,13 +138,19 @@ def delete_batch(store: Store, batch: str) -> None:
     StoreError
         If the store cannot be used; the same call later deletes the rest.
     """
-    store.delete([_record(batch)])  # first, so that nobody finds a batch without its rows
-    store.delete_all(f"batches/{batch}/")
+    # First, so that nobody finds a batch without its rows, and who sends it again meanwhile makes a new key, by which
+    # no result counts that is left of it.
+    store.delete([_record(batch), _claim(batch)])
+    store.delete_all(f"batches/{batch}/rows/")
     store.delete_all(f"results/{batch}/")
 
 
 def _record(batch: str) -> str:
     return f"batches/{batch}/record.json"
+
+
+def _claim(batch: str) -> str:
+    return f"batches/{batch}/claim"
 
 
 def _block(batch: str, name: str) -> str:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError
+from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.adoption import LATE, Adoption
+from cloudtasks_nb.fanout.batch.claims import claim, own_key
 from cloudtasks_nb.fanout.batch.gate import Gate
 from cloudtasks_nb.fanout.batch.request import lasting_options
 from cloudtasks_nb.fanout.clock import Clock
@@ -22,11 +24,13 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.transport import Transport
+from cloudtasks_nb.store.store import Store
 
 __all__ = ["Sending"]
 
 _LOGGER = logging.getLogger(__name__)
 _WORK = "sending"
+_PATIENCE = 5.0  # seconds for which the first rows wait for the store
 _LOOKS, _LOOK_PAUSE = 3, 0.5  # looks for a process that sends, and seconds after each
 
 
@@ -36,6 +40,7 @@ class Sending:
 
     transport: Transport
     outbox: Outbox
+    store: Store  #: in which the batch is claimed
     record: BatchRecord
     adoption: Adoption  #: records before a sending what was sent from elsewhere, and tells which tasks were created
     supervisor: _loop.Supervisor
@@ -168,12 +173,14 @@ class Sending:
     async def _send_once(self) -> None:
         self.error = None
         try:
+            await self._claim()
             if await self.adoption.run(self.will_retry):
                 self.supervisor.start("reading the log for", self.adoption.finish)
             record = await self.outbox.run(self.outbox.batches.get, self.record.id)
             sender = Sender(
                 outbox=self.outbox,
                 record=self.record,
+                key=await self.outbox.run(own_key, self.outbox, self.record.id),
                 transport=self.transport,
                 report=self._note,
                 until=lambda: self.gate.until,
@@ -191,6 +198,15 @@ class Sending:
         finally:
             self._other, self.trouble = None, None
             self.changed()
+
+    async def _claim(self) -> None:
+        """Claim the batch, unless that was done; without an answer of the store its rows get a key of this home."""
+        reason = f"{self.store.url} did not answer in {_PATIENCE:.0f} s"
+        try:
+            await asyncio.wait_for(asyncio.to_thread(claim, self.outbox, self.store, self.record.id), _PATIENCE)
+        except (StoreError, TimeoutError) as error:
+            reason = error.message if isinstance(error, StoreError) else reason
+            notify(f"until batch {self.record.id} is claimed, its results count in this home only: {reason}")
 
     def will_retry(self, error: CloudTasksError) -> None:
         """Keep the error until rows are sent."""

@@ -46,8 +46,11 @@ class Sharing:
         if not self.active or known == parts:
             return
         try:
-            data = read_record(self._store, batch)
-            record = pack_record(self._outbox.batches.get(batch), None if data is None else _read(data))
+            data, mine = read_record(self._store, batch), self._outbox.batches.get(batch)
+            theirs = None if data is None else _read(data)
+            if theirs is not None and theirs.recipe != mine.recipe:
+                return  # it is another batch, as its sending tells
+            record = pack_record(mine, theirs)
             names.update(write_batch(self._store, batch, record, pack_blocks(self._outbox.rows, batch, names)))
         except StoreError as error:
             notify(f'others cannot see batch {batch} yet: {error.message}\n  → tasks.batch("{batch}") writes it again')

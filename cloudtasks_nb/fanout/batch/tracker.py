@@ -97,6 +97,7 @@ class Tracker:
         self._sending = Sending(
             connection.transport,
             outbox,
+            connection.store,
             record,
             self._adoption,
             supervisor=self._supervisor,

@@ -106,6 +106,8 @@ class Sender:
 
     Parameters
     ----------
+    key : bytes
+        The key of the batch, by which each task gets its tag.
     report : callable
         Called after each change.
     until : callable
@@ -123,6 +125,7 @@ class Sender:
 
     outbox: Outbox
     record: BatchRecord
+    key: bytes
     transport: Transport
     report: Callable[[Report], None]
     until: Callable[[], int | None]
@@ -135,7 +138,7 @@ class Sender:
     def __post_init__(self) -> None:
         self._batch = self.record.id
         self._queue = self.record.place.queue_name
-        self._encoder = CreateEncoder(self._queue)
+        self._encoder = CreateEncoder(self._queue, self.key)
         self._already = 0
         self._void: Collection[int] = ()  # cancelled requests
         self._void_until, self._cancels = 0.0, 0  # until when that is certain, unless this process cancels others

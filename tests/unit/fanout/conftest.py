@@ -476,6 +476,7 @@ async def send(
     sender = Sender(
         outbox=outbox,
         record=outbox.batches.get(batch),
+        key=b"key",
         transport=service,
         report=observer.reports.append,
         until=lambda: observer.until,

@@ -14,7 +14,8 @@ TASK = types.Task.pb()
 CREATE = types.CreateTaskRequest.pb()
 BATCH = types.BatchCreateTasksRequest.pb()
 QUEUE = "projects/p/locations/l/queues/q"
-ENCODER = CreateEncoder(QUEUE)
+KEY = b"key"
+ENCODER = CreateEncoder(QUEUE, KEY)
 BODIES = st.binary(max_size=300) | st.sampled_from([b"x" * n for n in (100, 127, 128, 4_000, 16_383, 16_384, 70_000)])
 MOMENTS = st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(9999, 1, 1))  # noqa: DTZ001 - hypothesis adds the zone
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -11,6 +11,7 @@ from cloudtasks_nb.errors import EndpointError, PreconditionError, QueueNotFound
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.store.store import Store
 from tests.unit.fanout.conftest import (
     NOW,
     PLACE,
@@ -39,6 +40,7 @@ class Supervised:
         self.supervisor = Sending(
             service,  # type: ignore[arg-type]  # all that it uses of one
             outbox,
+            Store(outbox.path.parent / "store"),
             outbox.batches.get(batch),
             Nothing(),  # type: ignore[arg-type]  # all that is used of one
             supervisor=_loop.Supervisor("batch", lambda: None),

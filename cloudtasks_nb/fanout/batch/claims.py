@@ -1,0 +1,105 @@
+"""Claims of batches: who is the first to send a batch makes its key in the store, and every home takes that.
+
+By the key each task gets a tag (`tag_of`), which its handler writes beside the result. So a result counts only if it is
+of a task that was sent with the key of its batch.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from cloudtasks_nb.errors import BatchExistsError, StoreError
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.store.batches import claim_batch, read_claim
+from cloudtasks_nb.store.store import Store
+
+__all__ = ["batch_keys", "claim", "own_key"]
+
+# Settings of a batch: its keys in hex, the first one for new tasks; and the URL of the store in which it has a claim.
+_KEYS, _CLAIMED = "keys", "claimed"
+_KEY_SIZE = 16  # bytes
+
+
+def own_key(outbox: Outbox, batch: str) -> bytes:
+    """Return the key for new tasks of a batch, which is made if there is none."""
+
+    def decide(record: BatchRecord) -> tuple[Mapping[str, Any], bytes]:
+        keys = record.settings.get(_KEYS) or [secrets.token_hex(_KEY_SIZE)]
+        return {_KEYS: keys}, bytes.fromhex(keys[0])
+
+    return outbox.batches.decide(batch, decide)
+
+
+def claim(outbox: Outbox, store: Store, batch: str) -> None:
+    """Claim a batch in a store before its first request, or take the key of the home that has claimed it.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be used, or its claim is damaged.
+    BatchExistsError
+        If another home has claimed a batch with this id that is made of other templates.
+    """
+    record, key = outbox.batches.get(batch), own_key(outbox, batch)
+    if record.settings.get(_CLAIMED) != store.url:
+        mine = orjson.dumps({"recipe": record.recipe.hex(), "key": key.hex()})
+        _take(outbox, store, record, claim_batch(store, batch, mine))
+
+
+def batch_keys(outbox: Outbox, store: Store, batch: str, *, again: bool = False) -> tuple[bytes, ...]:
+    """Return the keys whose results count; the claim is read if this home does not know it yet.
+
+    Parameters
+    ----------
+    again : bool
+        Read the claim in any case: results have another key, as when another home has deleted the batch and sent it
+        again.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read, or its claim is damaged.
+    """
+    settings = outbox.batches.settings(batch)
+    if again or settings.get(_CLAIMED) != store.url:
+        found = read_claim(store, batch)
+        with suppress(BatchExistsError):  # these results are not of this batch; its sending tells it
+            if found is not None:
+                _take(outbox, store, outbox.batches.get(batch), found)
+            elif _KEYS in settings:  # it was sent while the store did not answer
+                claim(outbox, store, batch)
+        settings = outbox.batches.settings(batch)
+    return tuple(map(bytes.fromhex, settings.get(_KEYS, ())))
+
+
+def _take(outbox: Outbox, store: Store, record: BatchRecord, found: bytes) -> None:
+    """Use the key of a claim for new tasks; keep those that tasks were sent with before."""
+    try:
+        fields = orjson.loads(found)
+        recipe, key = bytes.fromhex(fields["recipe"]), bytes.fromhex(fields["key"])
+        if len(key) != _KEY_SIZE:
+            raise ValueError(f"a key has {_KEY_SIZE} bytes")
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"the claim of batch {record.id} is damaged: {error!r}",
+            resource=store.url,
+            hint="batch.delete() removes it; any new name sends all",
+        ) from error
+    if recipe != record.recipe:
+        raise BatchExistsError(
+            f"the batch {record.name or record.id} was made of other templates in another home that shares {store.url}",
+            resource=record.id,
+            hint="no row was sent from here; any new name sends all",
+        )
+
+    def decide(now: BatchRecord) -> tuple[Mapping[str, Any], None]:
+        others = [one for one in now.settings.get(_KEYS, ()) if one != key.hex()]
+        return {_KEYS: [key.hex(), *others], _CLAIMED: store.url}, None
+
+    outbox.batches.decide(record.id, decide)
