@@ -94,7 +94,7 @@ def _queue(tasks: ct.Client, name: str) -> str:
 
 def _again(tasks: ct.Client, batch: ct.Batch, queue: str) -> list[bytes]:
     """Return the calls that create the tasks of a batch in another queue."""
-    encoder = CreateEncoder(queue)
+    encoder = CreateEncoder(queue, b"key")
     pages = tasks._catalog.outbox.rows.pages(batch.id, wire=True)
     return [encoder.batch([str(task) for task in page.tasks], page.wire, str(uuid.uuid4())) for page in pages]
 

@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Required, TypedDict
 
+from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb._settings import check_mapping, check_text, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.wire import TAG_BYTES
 
 __all__ = [
     "HEADER_BREAK",
@@ -19,14 +21,15 @@ __all__ = [
     "token_options",
 ]
 
-#: Bytes of a stored task that the service accepts, less what it adds itself: the name, times and its User-Agent header.
-LARGEST_TASK = 1_048_569 - 700
+#: Bytes of a stored task that the service accepts, less what it adds itself (the name, times and its User-Agent header)
+#: and the header with the tag of a row's task.
+LARGEST_TASK = 1_048_569 - 700 - TAG_BYTES
 
 #: What the value of a header cannot have.
 HEADER_BREAK = re.compile(r"[\r\n\0]")
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_BYTES = 80 * 1024
+_HEADER_BYTES = 80 * 1024 - TAG_BYTES
 _ACCOUNT = re.compile(r"[^@\s{}]+@[^@\s{}]+")
 _ACCOUNT_HINT = '"name@project.iam.gserviceaccount.com"'
 
@@ -100,6 +103,12 @@ def check_headers(headers: Any, *, json: bool) -> dict[str, str]:
             )
         if not _HEADER_NAME.fullmatch(name):
             raise InvalidInputError(f'"{name}" is not the name of a header', resource=name, hint="for example X-Shop")
+        if name.lower() == TAG_HEADER.lower():
+            raise InvalidInputError(
+                f'the header "{name}" is set by this package: by it a stored result shows of which task it is',
+                resource=name,
+                hint="give yours another name",
+            )
         found[name] = str(given)
         if HEADER_BREAK.search(found[name]):
             raise InvalidInputError(

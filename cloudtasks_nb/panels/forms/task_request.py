@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.display.secrets import mask_headers, mask_text, mask_value
 from cloudtasks_nb.panels.forms.notebook import headers_code, text_code, value_code
 from cloudtasks_nb.service.convert import decode_body
@@ -51,7 +52,8 @@ class TaskRequest:
         """The headers that are given to `queue.enqueue`."""
         text = self.value is None or isinstance(self.value, str | bytes)
         added = (_USER_AGENT,) if text else (_USER_AGENT, _JSON_TYPE)
-        return {name: value for name, value in self.headers.items() if (name.lower(), value) not in added}
+        given = {name: value for name, value in self.headers.items() if name.lower() != TAG_HEADER.lower()}
+        return {name: value for name, value in given.items() if (name.lower(), value) not in added}
 
     def curl(self) -> str:
         """Return a curl command; the shell makes the token of a signed request."""

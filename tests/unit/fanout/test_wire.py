@@ -8,7 +8,9 @@ from google.longrunning import operations_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.fanout.wire import CreateEncoder, http_requests, name_request, tasks
+from cloudtasks_nb.store.results import tag_of
 
 TASK = types.Task.pb()
 CREATE = types.CreateTaskRequest.pb()
@@ -74,23 +76,24 @@ def _built(task: str, wire: bytes) -> Any:
     request = CREATE(parent=QUEUE, response_view=1)
     request.task.MergeFromString(wire)
     request.task.name = f"{QUEUE}/tasks/{task}"
+    request.task.http_request.headers[TAG_HEADER] = tag_of(KEY, task)
     return request
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b" * 20 + "-a91f03c2-1", "c" * 500]), BODIES), max_size=5))
 def test_a_batch_is_what_protobuf_builds(rows: list[tuple[str, bytes]]) -> None:
-    """The encoded batch call is, byte for byte, the message built with protobuf."""
+    """The encoded batch call reads as the message built with protobuf, each task with the header for its tag."""
     tasks, wires = [task for task, _ in rows], [_wire(body) for _, body in rows]
     built = BATCH(parent=QUEUE, request_id="6e1c")
     for task, wire in zip(tasks, wires, strict=True):
         built.requests.append(_built(task, wire))
-    assert ENCODER.batch(tasks, wires, "6e1c") == built.SerializeToString(deterministic=True)
+    assert BATCH.FromString(ENCODER.batch(tasks, wires, "6e1c")) == built
 
 
 @given(BODIES)
 def test_a_single_call_is_what_protobuf_builds(body: bytes) -> None:
-    """The encoded single call is, byte for byte, the message built with protobuf."""
-    assert ENCODER.create("t-1", _wire(body)) == _built("t-1", _wire(body)).SerializeToString(deterministic=True)
+    """The encoded single call reads as the message built with protobuf."""
+    assert CREATE.FromString(ENCODER.create("t-1", _wire(body))) == _built("t-1", _wire(body))
 
 
 def test_requests_name_request() -> None:

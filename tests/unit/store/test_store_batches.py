@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from cloudtasks_nb.errors import StoreError
-from cloudtasks_nb.store.batches import block_names, delete_batch, read_blocks, read_record, read_records, write_batch
+from cloudtasks_nb.store.batches import (
+    block_names,
+    claim_batch,
+    delete_batch,
+    read_blocks,
+    read_claim,
+    read_record,
+    read_records,
+    write_batch,
+)
 from cloudtasks_nb.store.store import Store
 
 BATCH = "1a2b3c4d"
@@ -44,17 +53,41 @@ def test_a_batch_is_deleted_with_its_results(store: Store) -> None:
     """Thousands of objects go, those of other batches stay, and nothing to delete is no error."""
     for batch in (BATCH, "00000000"):
         write_batch(store, batch, b"record", blocks(3))
-        store.put(f"results/{batch}/x.json", b"{}")
-        store.put(f"results/{batch}/-e/x", b"{}")
+        store.put(f"results/{batch}/x.jsonl", b"{}")
+        store.put(f"results/{batch}/-e/x.jsonl", b"{}")
+        assert claim_batch(store, batch, b"claim") == b"claim"
     for number in range(1_200):
-        store.put(f"results/{BATCH}/{number}.json", b"{}")
+        store.put(f"results/{BATCH}/{number}.jsonl", b"{}")
     delete_batch(store, BATCH)
-    assert sorted(path for page in store.pages("results/") for path in page) == [
-        "results/00000000/-e/x",
-        "results/00000000/x.json",
+    assert sorted(path for page in store.pages("") for path in page) == [
+        "batches/00000000/claim",
+        "batches/00000000/record.json",
+        *(f"batches/00000000/rows/{number:03d}" for number in range(3)),
+        "results/00000000/-e/x.jsonl",
+        "results/00000000/x.jsonl",
     ]
-    assert read_records(store) == {"00000000": b"record"}
     delete_batch(store, BATCH)
+
+
+def test_the_first_claim_stays(store: Store) -> None:
+    """Who comes later gets it, until the batch is deleted."""
+    assert read_claim(store, BATCH) is None
+    assert [claim_batch(store, BATCH, claim) for claim in (b"first", b"second")] == [b"first"] * 2
+    delete_batch(store, BATCH)
+    assert claim_batch(store, BATCH, b"third") == read_claim(store, BATCH) == b"third"
+
+
+def test_a_claim_that_is_deleted_meanwhile_is_made_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was there when another one was to be made, and is gone when it is read."""
+    claim_batch(store, BATCH, b"first")
+    get = store.get
+
+    def deleted(path: str) -> bytes | None:
+        store.delete([path])
+        return get(path)
+
+    monkeypatch.setattr(store, "get", deleted)
+    assert claim_batch(store, BATCH, b"second") == b"second"
 
 
 def test_a_store_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

@@ -2,16 +2,31 @@
 
 import asyncio
 import os
+import threading
 from typing import Any
 
+import orjson
 import pytest
+from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import EndpointError, PreconditionError, QueueNotFoundError, ServiceError
+from cloudtasks_nb._names import TAG_HEADER
+from cloudtasks_nb.errors import (
+    BatchExistsError,
+    EndpointError,
+    PreconditionError,
+    QueueNotFoundError,
+    ServiceError,
+    StoreError,
+)
+from cloudtasks_nb.fanout.batch import sending as sending_module
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.store.batches import claim_batch, read_claim
+from cloudtasks_nb.store.results import tag_of
 from cloudtasks_nb.store.store import Store
+from tests.raising import raises
 from tests.unit.fanout.conftest import (
     NOW,
     PLACE,
@@ -104,6 +119,65 @@ def test_rows_are_sent_and_counted(outbox: Outbox, batch: str) -> None:
     assert_each_once(outbox, batch, service, ROWS)
     assert service.named == {PLACE.queue_name}
     assert (sending.ends, sending.troubles, sending.supervisor.error) == (1, {None}, None)
+
+
+def sent_tags(service: Service) -> dict[str, str]:
+    """Return the tag of each task that was sent."""
+    calls = [types.BatchCreateTasksRequest.pb().FromString(request) for request in service.requests.values()]
+    made = [one.task for call in calls for one in call.requests]
+    return {task.name.rpartition("/")[2]: task.http_request.headers[TAG_HEADER] for task in made}
+
+
+def test_tasks_have_tags_by_the_key_of_the_claim(outbox: Outbox, batch: str) -> None:
+    """The batch is claimed before its first request; each task has its own tag."""
+    service = Service()
+    sending = Supervised(outbox, batch, service)
+    sending.run()
+    claim = read_claim(sending.supervisor.store, batch)
+    assert claim is not None
+    key = bytes.fromhex(orjson.loads(claim)["key"])
+    assert sent_tags(service) == {task: tag_of(key, task) for task in all_rows(outbox, batch, "tasks")}
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_store_that_takes_no_claim(
+    outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, silent: bool
+) -> None:
+    """Rows are sent with a key of this home, and a line says so; the next sending claims the batch with that key."""
+    answered = threading.Event()
+
+    def fail(*_: object) -> bool:
+        if silent:
+            answered.wait()
+        raise StoreError("the bucket does not answer")
+
+    monkeypatch.setattr(Store, "claim", fail)
+    monkeypatch.setattr(sending_module, "_PATIENCE", 0.01 if silent else 60.0)
+    service = Service()
+    sending = Supervised(outbox, batch, service)
+    sending.run()
+    answered.set()
+    assert_each_once(outbox, batch, service, ROWS)
+    note = "did not answer in 0 s" if silent else "the bucket does not answer"
+    assert f"until batch {batch} is claimed, its results count in this home only: " in (out := capsys.readouterr().out)
+    assert note in out
+    monkeypatch.undo()
+    sending.run()
+    assert capsys.readouterr().out == ""
+    claim = orjson.loads(read_claim(sending.supervisor.store, batch) or b"")
+    task, tag = sent_tags(service).popitem()
+    assert tag == tag_of(bytes.fromhex(claim["key"]), task)
+
+
+def test_another_home_has_claimed_other_templates(outbox: Outbox, batch: str) -> None:
+    """No row is sent, and the error says so."""
+    service = Service()
+    sending = Supervised(outbox, batch, service)
+    claim_batch(sending.supervisor.store, batch, orjson.dumps({"recipe": "00", "key": "00" * 16}))
+    sending.run()
+    with raises(BatchExistsError, "was made of other templates in another home", hint="no row was sent from here"):
+        sending.check()
+    assert not service.calls
 
 
 def test_begun_twice_it_ends_once(outbox: Outbox, batch: str) -> None:

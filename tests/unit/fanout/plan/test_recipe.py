@@ -68,6 +68,7 @@ def test_headers(arguments: dict[str, Any], headers: dict[str, str]) -> None:
     ({"headers": {"X Shop": "1"}}, "not the name of a header"),
     ({"headers": {"X-Shop": "a\r\nX-Evil: 1"}}, "several lines"),
     ({"headers": {"X-Shop": "x" * 90_000}}, "80 KB"),
+    ({"headers": {"batch-tag": "1"}}, 'the header "batch-tag" is set by this package'),
     ({"headers": {"X-Shop": "{s"}}, "is not a template"),
     ({"dispatch_deadline": "5s"}, "between 15 seconds and 30 minutes"),
     ({"dispatch_deadline": "31min"}, "between 15 seconds and 30 minutes"),

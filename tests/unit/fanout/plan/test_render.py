@@ -19,6 +19,7 @@ from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks, read_task
+from cloudtasks_nb.fanout.wire import TAG_BYTES
 from cloudtasks_nb.handlers import call
 from tests.cases import cases
 
@@ -383,9 +384,9 @@ def test_later_frame_without_a_column() -> None:
 def test_largest_task() -> None:
     """A task is taken up to the byte that leaves room for what the service adds, and not one byte beyond."""
     (task,) = _chunks(pd.DataFrame({"x": ["x" * 1_000_000]}))[0].tasks
-    room = 1_048_569 - 700 - len(task)
+    room = 1_048_569 - 700 - TAG_BYTES - len(task)
     assert len(_chunks(pd.DataFrame({"x": ["x" * (1_000_000 + room)]}))) == 1
-    with pytest.raises(RowsError, match="1,047,870 bytes"):
+    with pytest.raises(RowsError, match="1,047,821 bytes"):
         _chunks(pd.DataFrame({"x": ["x" * (1_000_001 + room)]}))
 
 

@@ -1,0 +1,135 @@
+"""The claim of a batch: all homes have the key of the one that has sent it first."""
+
+import threading
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import orjson
+import pytest
+
+from cloudtasks_nb.errors import BatchExistsError, StoreError
+from cloudtasks_nb.fanout.batch import claims
+from cloudtasks_nb.fanout.batch.claims import batch_keys, claim, own_key
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.store.batches import claim_batch, delete_batch, read_claim
+from cloudtasks_nb.store.store import Store
+from tests.unit.fanout.conftest import chunks, spool
+
+_numbers = count()
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Outbox]:
+    """Give the outbox of another home."""
+    with Outbox(tmp_path / "theirs" / "outbox.sqlite3") as made:
+        yield made
+
+
+@pytest.fixture
+def store() -> Store:
+    """Give a store that is empty."""
+    return Store(f"memory://claims-{next(_numbers)}")
+
+
+def add(outbox: Outbox, **spec: bytes) -> str:
+    """Bring a batch into a home."""
+    return spool(outbox, chunks(range(3)), name="nightly", **spec).batch
+
+
+def test_the_key_of_the_first_counts_everywhere(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+    """Who claims the batch makes it, who comes later takes it; the claim has nothing but the recipe and the key."""
+    batch = add(outbox)
+    assert (add(theirs), batch_keys(theirs, store, batch)) == (batch, ())  # nobody has sent anything
+    claim(outbox, store, batch)
+    key = own_key(outbox, batch)
+    assert batch_keys(outbox, store, batch) == batch_keys(theirs, store, batch) == (key,)
+    claim(theirs, store, batch)
+    assert own_key(theirs, batch) == key
+    assert orjson.loads(read_claim(store, batch) or b"") == {"recipe": b"recipe".hex(), "key": key.hex()}
+
+
+def test_the_store_is_asked_once(
+    outbox: Outbox, theirs: Outbox, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later sendings and readings know the key; in another store the batch is claimed with it again."""
+    batch = add(outbox)
+    add(theirs)
+    claim(outbox, store, batch)
+    batch_keys(theirs, store, batch)
+    other = Store(f"{store.url}-other")
+    with monkeypatch.context() as patched:
+        patched.delattr(claims, "claim_batch")
+        patched.delattr(claims, "read_claim")
+        for home in (outbox, theirs):
+            claim(home, store, batch)
+            assert batch_keys(home, store, batch) == (own_key(outbox, batch),)
+    claim(outbox, other, batch)
+    assert read_claim(other, batch) == read_claim(store, batch)
+
+
+def test_homes_that_claim_at_once(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+    """Two homes, each with two processes, agree on one key."""
+    batch = add(outbox)
+    add(theirs)
+    threads = [threading.Thread(target=claim, args=(home, store, batch)) for home in (outbox, theirs) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({own_key(home, batch) for home in (outbox, theirs)}) == 1
+
+
+def test_a_key_of_this_home_stays_valid(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+    """Tasks were sent with it while the store did not answer; new ones get the key of the claim."""
+    batch = add(outbox)
+    add(theirs)
+    before = own_key(outbox, batch)
+    claim(theirs, store, batch)
+    assert batch_keys(outbox, store, batch) == (own_key(theirs, batch), before)
+    assert own_key(outbox, batch) == own_key(theirs, batch)
+
+
+def test_what_was_sent_without_a_claim_is_claimed_when_results_are_read(
+    outbox: Outbox, theirs: Outbox, store: Store
+) -> None:
+    """So other homes count the results, though nothing is sent any more."""
+    batch = add(outbox)
+    add(theirs)
+    key = own_key(outbox, batch)
+    assert batch_keys(outbox, store, batch) == batch_keys(theirs, store, batch) == (key,)
+
+
+def test_a_batch_that_another_home_has_made_anew(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+    """Its key is found when the claim is read again."""
+    batch = add(outbox)
+    claim(outbox, store, batch)
+    old = own_key(outbox, batch)
+    delete_batch(store, batch)
+    add(theirs)
+    claim(theirs, store, batch)
+    assert batch_keys(outbox, store, batch) == (old,)
+    assert batch_keys(outbox, store, batch, again=True) == (own_key(theirs, batch), old)
+
+
+def test_other_templates_under_the_same_name(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+    """Who comes later sends nothing; its own key does not become that of the other batch."""
+    batch = add(outbox)
+    assert add(theirs, recipe=b"other") == batch
+    claim(theirs, store, batch)
+    with pytest.raises(BatchExistsError, match="batch nightly was made of other templates in another home"):
+        claim(outbox, store, batch)
+    assert batch_keys(outbox, store, batch) == (own_key(outbox, batch),) != (own_key(theirs, batch),)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"[]", b"{}", b'{"recipe": "00", "key": ""}', b'{"recipe": "0", "key": "00"}', b'{"recipe": 1, "key": 2}'],
+)
+def test_a_damaged_claim_is_an_error_of_the_store(outbox: Outbox, store: Store, damaged: bytes) -> None:
+    """Whoever can write there may have damaged it; an empty key is none."""
+    batch = add(outbox)
+    claim_batch(store, batch, damaged)
+    for use in (claim, batch_keys):
+        with pytest.raises(StoreError, match=f"the claim of batch {batch} is damaged"):
+            use(outbox, store, batch)
