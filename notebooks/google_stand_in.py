@@ -99,6 +99,7 @@ class GoogleCloud:
         self._logged_in = False
         self._project = ""
         self._accounts: set[str] = set()
+        self._uniform: set[str] = set()  # buckets with uniform bucket-level access
         self._services: dict[str, subprocess.Popen[bytes]] = {}
         self._disabled = {"cloudtasks.googleapis.com", "run.googleapis.com"}
         emulator.set(api_disabled=sorted(self._disabled))
@@ -179,9 +180,13 @@ class GoogleCloud:
                 return f"Updated IAM policy for serviceAccount [{email}]."
             case ["storage", "buckets", "create", url]:
                 (self.folder / "buckets" / url.removeprefix("gs://")).mkdir(parents=True)
+                self._uniform |= {url} if options.uniform_bucket_level_access else set()
                 self.emulator.grant(self._user, "roles/storage.admin", url)
                 return f"Creating {url}/..."
             case ["storage", "buckets", "add-iam-policy-binding", url]:
+                # https://cloud.google.com/storage/docs/access-control/iam#conditions; here a role counts without it
+                if options.condition != "None" and url not in self._uniform:
+                    raise ValueError("Conditions need uniform bucket-level access")
                 self.emulator.grant(options.member, options.role, url)
                 return "Updated IAM policy."
             case ["run", "deploy", name]:
@@ -212,7 +217,7 @@ class GoogleCloud:
         if words[:2] in (["storage", "buckets"], ["services", "enable"]) and not (options.project or self._project):
             raise ValueError("The required property [project] is not currently set.")
         # The policies of this project have conditions.
-        if words[2:3] == ["add-iam-policy-binding"] and words[0] != "run" and options.condition != "None":
+        if words[2:3] == ["add-iam-policy-binding"] and words[0] != "run" and not options.condition:
             raise ValueError(
                 "Adding a binding without specifying a condition to a policy containing conditions is prohibited in "
                 "non-interactive mode. Run the command again with `--condition=None`"

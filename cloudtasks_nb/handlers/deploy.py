@@ -185,7 +185,9 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     3. The Cloud Run service, without public access, with the second account, ``CLOUDTASKS_NB_STORE=gs://…`` and
        ``CLOUDTASKS_NB_PRIVATE=1`` in its environment, and a timeout as long as the longest task.
     4. ``roles/run.invoker`` on the service for `caller`.
-    5. ``roles/storage.objectUser`` on the bucket for the account that the service runs as, and for the analysts.
+    5. On the bucket, which has uniform bucket-level access, ``roles/storage.objectUser`` for the analysts, and
+       ``roles/storage.objectCreator`` for the account that the service runs as, with the condition
+       ``resource.name.startsWith("projects/_/buckets/BUCKET/objects/PREFIX/results/")``.
     6. ``roles/iam.serviceAccountUser`` on `caller` for the analysts, and ``roles/cloudtasks.enqueuer`` on the queue.
     7. The APIs run, cloudtasks and iam.
     8. Tasks with ``url=URL, service_account=CALLER``: their audience is then the origin of the URL.
@@ -251,7 +253,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
                 f"{argument}={value!r} is not the e-mail address of a service account", resource=value, hint=example
             )
     _, project, _, region = found.parent().split("/")  # its error says how to name what is missing
-    place, bucket = _store(store)
+    place = _store(store)
     # https://cloud.google.com/iam/docs/service-accounts-create: example.com:my-project is my-project.example.com there
     domain = f"{'.'.join(reversed(project.split(':')))}.iam.gserviceaccount.com"
     runner, signer = service_account or f"{_RUNNER}@{domain}", caller or f"{_CALLER}@{domain}"
@@ -266,7 +268,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
         audience=f"https://{name}.{region}.{project.replace(':', '.')}.internal",
         folder=f"deploy/{name}",
         environment={PRIVATE_VARIABLE: "1", **({} if place is None else {STORE_VARIABLE: place})},
-        bucket=bucket,
+        store=place if place is not None and place.startswith("gs://") else None,
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         options=_options(gcloud),
     )
@@ -314,11 +316,11 @@ def _service_name(fn: Any, given: str | None) -> str:
     return name
 
 
-def _store(given: str | os.PathLike[str] | None) -> tuple[str | None, str | None]:
-    """Return the store of results, and its bucket if it is one of Google."""
+def _store(given: str | os.PathLike[str] | None) -> str | None:
+    """Return the store of results; None if they are not stored."""
     place = given if given is not None else os.environ.get(STORE_VARIABLE) or None
     if place is None:
-        return None, None
+        return None
     text = os.fspath(place)
     scheme, found, rest = text.partition("://")
     if not found or scheme in ("file", "memory"):
@@ -327,10 +329,9 @@ def _store(given: str | os.PathLike[str] | None) -> tuple[str | None, str | None
             resource=text,
             hint='store="gs://bucket/prefix", the same as in ct.connect(…, store=…)',
         )
-    bucket = rest.partition("/")[0]
-    if not bucket:
+    if not rest.partition("/")[0]:
         raise HandlerError(f"store={text!r} has no bucket", resource=text, hint='store="gs://bucket/prefix"')
-    return text, f"gs://{bucket}" if scheme == "gs" else None
+    return text
 
 
 def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str]) -> None:

@@ -9,10 +9,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import orjson
+
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import ConfigurationError, HandlerError
 
-__all__ = ["ACCOUNT", "Service", "Step", "account_member", "ask", "commands", "run", "run_steps"]
+__all__ = ["ACCOUNT", "Service", "Step", "account_member", "ask", "commands", "results_grant", "run", "run_steps"]
 
 #: The member of the person who types the commands, as a shell finds it.
 ACCOUNT = "user:$(gcloud config get-value account)"
@@ -23,7 +25,7 @@ _BIND = "add-iam-policy-binding"
 #: https://cloud.google.com/iam/docs/managing-conditional-role-bindings
 _ALWAYS = "--condition=None"
 _ROLE_ACT_AS, _ROLE_ID_TOKEN = "roles/iam.serviceAccountUser", "roles/iam.serviceAccountOpenIdTokenCreator"
-_ROLE_STORE = "roles/storage.objectUser"
+_ROLE_STORE, _ROLE_RESULTS = "roles/storage.objectUser", "roles/storage.objectCreator"
 _PAUSES = (5.0, 20.0, 40.0)  # seconds: a new account is not known everywhere for up to a minute
 _INSTALL = "https://cloud.google.com/sdk/docs/install has gcloud; or type the commands in Cloud Shell"
 
@@ -55,7 +57,7 @@ class Service:
     audience: str
     folder: str
     environment: dict[str, str]
-    bucket: str | None  #: ``gs://name``: where it stores results
+    store: str | None  #: ``gs://bucket/prefix``: where it stores results; None: not in a bucket of Google
     python: str  #: version of the kernel: ``3.12``
     options: tuple[str, ...] = ()  #: more options of ``gcloud run deploy``; they replace ours
 
@@ -89,8 +91,9 @@ def commands(service: Service, member: str = ACCOUNT) -> list[Step]:
     for account, role in dict.fromkeys((account, role) for account, given in roles.items() for role in given):
         binding = ("iam", "service-accounts", _BIND, account, f"--member={member}", f"--role={role}")
         steps.append(Step(words=(*binding, _ALWAYS, *project)))
-    for user in () if service.bucket is None else (f"serviceAccount:{service.runner}", member):
-        binding = ("storage", "buckets", _BIND, str(service.bucket), f"--member={user}", f"--role={_ROLE_STORE}")
+    if service.store is not None:
+        binding = _bucket_binding(service.store, member, _ROLE_STORE)
+        steps.append(results_grant(service.store, service.runner, service.project))
         steps.append(Step(words=(*binding, _ALWAYS, *project)))
     steps.append(Step(words=_deploy(service)))
     # After a rollback the service gives a new revision no traffic.
@@ -102,12 +105,35 @@ def commands(service: Service, member: str = ACCOUNT) -> list[Step]:
     return [*steps, Step(words=service.find_url)]
 
 
+def results_grant(store: str, runner: str, project: str) -> Step:
+    """Return the command that lets a service add results to a store in a bucket, and neither read nor replace anything.
+
+    Conditions need uniform bucket-level access: https://cloud.google.com/storage/docs/access-control/iam#conditions
+    """
+    bucket, _, prefix = store.removeprefix("gs://").rstrip("/").partition("/")
+    objects = f"projects/_/buckets/{bucket}/objects/{prefix and prefix + '/'}results/"
+    expression = f"expression=resource.name.startsWith({orjson.dumps(objects).decode()})"
+    binding = _bucket_binding(store, f"serviceAccount:{runner}", _ROLE_RESULTS)
+    return Step(words=(*binding, f"--condition={_joined([expression, 'title=results'])}", "--project", project))
+
+
+def _bucket_binding(store: str, member: str, role: str) -> tuple[str, ...]:
+    bucket = store.removeprefix("gs://").partition("/")[0]
+    return ("storage", "buckets", _BIND, f"gs://{bucket}", f"--member={member}", f"--role={role}")
+
+
+def _joined(pairs: Sequence[str]) -> str:
+    """Return a list as gcloud reads it, with another separator where a value has a comma.
+
+    https://cloud.google.com/sdk/gcloud/reference/topic/escaping
+    """
+    separator = next(one for one in (",", ";", "|") if not any(one in pair for pair in pairs))
+    return f"{'' if separator == ',' else f'^{separator}^'}{separator.join(pairs)}"
+
+
 def _deploy(service: Service) -> tuple[str, ...]:
     """Return the command that builds and starts a service."""
-    pairs = [f"{name}={value}" for name, value in service.environment.items()]
-    # https://cloud.google.com/sdk/gcloud/reference/topic/escaping: another separator, where a value has a comma
-    separator = next(one for one in (",", ";", "|") if not any(one in pair for pair in pairs))
-    environment = f"--update-env-vars={'' if separator == ',' else f'^{separator}^'}{separator.join(pairs)}"
+    environment = f"--update-env-vars={_joined([f'{name}={value}' for name, value in service.environment.items()])}"
     options = (
         # Without it the builder of all languages is used, which lacks older Pythons:
         # https://cloud.google.com/run/docs/runtimes/python

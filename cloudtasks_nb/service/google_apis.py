@@ -49,7 +49,7 @@ class GoogleApis:
         answer = await self._call("POST", service, f"{path}:testIamPermissions", json=asked)
         return set(answer.get("permissions", ()))
 
-    async def read(self, service: str, path: str) -> dict[str, Any]:
+    async def read(self, service: str, path: str, **query: object) -> dict[str, Any]:
         """Return a resource, or its policy.
 
         Raises
@@ -57,7 +57,7 @@ class GoogleApis:
         CloudTasksError
             If the API refuses the question, or does not answer.
         """
-        return await self._call("GET", service, path)
+        return await self._call("GET", service, path, params=query)
 
     async def redirect(self, url: str) -> str | None:
         """Return where a URL redirects to; None if it does not, or nothing answers here."""

@@ -8,6 +8,7 @@ import secrets
 from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.handlers.deploy import Deployment
+from cloudtasks_nb.handlers.gcloud import results_grant
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["check_store"]
@@ -55,7 +56,9 @@ async def _runner(context: CheckContext, deployment: Deployment) -> Finding:
         return Finding(ok=True, detail=usable)
     member = f"serviceAccount:{deployment.runner}"
     try:
-        policy = await context.google.read("storage", f"storage/v1/b/{bucket}/iam")
+        # Without a version, roles with a condition have other names:
+        # https://cloud.google.com/iam/docs/troubleshoot-withcond
+        policy = await context.google.read("storage", f"storage/v1/b/{bucket}/iam", optionsRequestedPolicyVersion=3)
     except CloudTasksError as error:
         return Finding(ok=True, detail=f"{usable}; whether {deployment.runner} may write is not known: {error.message}")
     if any(binding["role"] in _WRITERS and member in binding["members"] for binding in policy.get("bindings", ())):
@@ -63,6 +66,5 @@ async def _runner(context: CheckContext, deployment: Deployment) -> Finding:
     return Finding(
         ok=False,
         detail=f"{deployment.runner}, as which the service runs, has no role on gs://{bucket} by which it may write",
-        fix=f"gcloud storage buckets add-iam-policy-binding gs://{bucket} --member={member} "
-        f"--role=roles/storage.objectUser --condition=None --project={deployment.project}",
+        fix=results_grant(deployment.store, deployment.runner, deployment.project).text,
     )

@@ -235,7 +235,7 @@ UPDATE, GONE = f"{SERVICES} update report --region=us-central1 --project=demo", 
 PRIVATE = f"{UPDATE} --update-env-vars=CLOUDTASKS_NB_PRIVATE=1"
 CLOSE = "--member=allUsers --role=roles/run.invoker; gcloud run services update"
 RUNNER = "cloudtasks-handler@demo.iam.gserviceaccount.com"
-WRITE = f"buckets add-iam-policy-binding gs://team --member=serviceAccount:{RUNNER} --role=roles/storage.objectUser"
+WRITE = f"buckets add-iam-policy-binding gs://team --member=serviceAccount:{RUNNER} --role=roles/storage.objectCreator"
 READS = "report stores results in gs://team/tasks, and this connection reads gs://team/other"
 NO_QUEUE_CREATE = "on projects/demo the caller lacks cloudtasks.tasks.create"
 NO_CREATE = "lacks cloudtasks.tasks.create (fan_out, enqueue)"

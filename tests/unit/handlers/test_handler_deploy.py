@@ -38,7 +38,7 @@ FACTS: dict[str, Any] = {
     "audience": "https://a",
     "folder": "deploy/report",
     "environment": {"A": "1"},
-    "bucket": None,
+    "store": None,
     "python": "3.12",
 }
 Stub = Callable[..., Callable[[], dict[str, Any]]]
@@ -99,15 +99,20 @@ def test_the_commands_are_those_of_gcloud() -> None:
         (CALLER, person, "roles/iam.serviceAccountUser"),
         (CALLER, person, "roles/iam.serviceAccountOpenIdTokenCreator"),
         (RUNNER, person, "roles/iam.serviceAccountUser"),
-        ("gs://team", f"serviceAccount:{RUNNER}", "roles/storage.objectUser"),
+        ("gs://team", f"serviceAccount:{RUNNER}", "roles/storage.objectCreator"),
         ("gs://team", person, "roles/storage.objectUser"),
         ("report", f"serviceAccount:{CALLER}", "roles/run.invoker"),
     ]
+    # Who may add results of one store may not touch the batches beside them, nor those of another store.
+    objects = '"projects/_/buckets/team/objects/tasks/results/"'
+    conditions = [one[2].get("--condition") for one in found if "binding" in one[0]]
+    expected = f"expression=resource.name.startsWith({objects}),title=results"
+    assert conditions == [*["None"] * 3, expected, "None", None]
     ((_, positional, options),) = [one for one in found if one[0] == "run deploy"]
     variables = {"--update-env-vars": "CLOUDTASKS_NB_PRIVATE=1,CLOUDTASKS_NB_STORE=gs://team/tasks"}
-    expected = {"--source": "deploy/report", "--service-account": RUNNER, **variables}
-    expected |= {"--base-image": f"python3{sys.version_info.minor}", "--concurrency": str(CALLS)}
-    assert (positional, expected.items() <= options.items()) == (["report"], True)
+    wanted = {"--source": "deploy/report", "--service-account": RUNNER, **variables}
+    wanted |= {"--base-image": f"python3{sys.version_info.minor}", "--concurrency": str(CALLS)}
+    assert (positional, wanted.items() <= options.items()) == (["report"], True)
     assert "--no-allow-unauthenticated" in options
     assert {one[2].get("--project") for one in found} == {"my-project"}
     assert {one[2]["--region"] for one in found if one[0].startswith("run ")} == {"europe-west1"}
