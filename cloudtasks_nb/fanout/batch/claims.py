@@ -83,14 +83,14 @@ def _take(outbox: Outbox, store: Store, record: BatchRecord, found: bytes) -> No
     try:
         fields = orjson.loads(found)
         recipe, key = bytes.fromhex(fields["recipe"]), bytes.fromhex(fields["key"])
-        if len(key) != _KEY_SIZE:
-            raise ValueError(f"a key has {_KEY_SIZE} bytes")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError):
+        recipe = key = b""
+    if len(key) != _KEY_SIZE:
         raise StoreError(
-            f"the claim of batch {record.id} is damaged: {error!r}",
+            f"the claim of batch {record.id} is damaged",
             resource=store.url,
             hint="batch.delete() removes it; any new name sends all",
-        ) from error
+        )
     if recipe != record.recipe:
         raise BatchExistsError(
             f"the batch {record.name or record.id} was made of other templates in another home that shares {store.url}",

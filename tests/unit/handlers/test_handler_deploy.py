@@ -133,6 +133,19 @@ def test_run_deploys_it(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     assert (calls.count("iam service-accounts create"), calls.count("run deploy")) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("store", "folder", "separator"),
+    [("gs://team", "results", ","), ("gs://team/a/", "a/results", ","), ("gs://team/a,b", "a,b/results", ";")],
+)
+def test_a_service_may_add_results_only(store: str, folder: str, separator: str) -> None:
+    """The condition of its role names the folder of results, whatever the prefix."""
+    _, positional, options = gcloud.parse(list(commands.results_grant(store, RUNNER, "p").words))
+    assert positional == ["gs://team"]
+    expression, title = options["--condition"].removeprefix("^;^").split(separator + "title=")
+    assert expression == f'expression=resource.name.startsWith("projects/_/buckets/team/objects/{folder}/")'
+    assert title == "results"
+
+
 def test_accounts_of_the_user(stub: Stub) -> None:
     """Accounts that are named exist already; a service account may deploy, too; without a store there is no bucket."""
     state = stub(account=f"ci@{ACCOUNTS}")

@@ -49,9 +49,7 @@ def test_the_key_of_the_first_counts_everywhere(outbox: Outbox, theirs: Outbox, 
     assert orjson.loads(read_claim(store, batch) or b"") == {"recipe": b"recipe".hex(), "key": key.hex()}
 
 
-def test_the_store_is_asked_once(
-    outbox: Outbox, theirs: Outbox, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_store_is_asked_once(outbox: Outbox, theirs: Outbox, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Later sendings and readings know the key; in another store the batch is claimed with it again."""
     batch = add(outbox)
     add(theirs)

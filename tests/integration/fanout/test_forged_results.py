@@ -1,0 +1,85 @@
+"""Results that somebody has written who can write to ``results/`` in the store, and nowhere else."""
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.fanout.batch.sending import Sending
+from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of, unpack_result
+from cloudtasks_nb.store.store import Store
+from tests.integration.conftest import Emulator, Target
+from tests.integration.fanout.conftest import Serve
+
+ROWS = pd.DataFrame({"day": range(20)})
+TAGS: list[Callable[[str], str | None]] = [lambda _: None, lambda _: "", lambda task: tag_of(bytes(16), task)]
+Connect = Callable[..., ct.Client]
+
+
+@pytest.fixture
+def connect(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
+    """Give connections of homes that share a store."""
+    with ExitStack() as stack:
+
+        def make(home: str, store: str = "store") -> ct.Client:
+            monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / home))
+            place = tmp_path / store
+            return stack.enter_context(ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"], store=place))
+
+        yield make
+
+
+def cell(tasks: ct.Client, target: Target | ct.Handler) -> ct.Batch:
+    """Run the cell."""
+    queue = tasks.queue("reports", create=True, max_attempts=1)
+    return queue.fan_out(ROWS, url=target.url, body=["day"], name="march", progress=False)
+
+
+def forge(store: Path, tasks: Iterable[str], tag: Callable[[str], str | None], result: object = "forged") -> None:
+    """Store successes of tasks."""
+    writer, started = ResultWriter(Store(store)), dt.datetime.now(dt.UTC)
+    for task in tasks:
+        fields = {"task": task, "attempt": 9, "status": 200, "started": started, "duration": 0.1, "error": None}
+        writer.put(StoredResult(**fields, result=result, tag=tag(task)))  # type: ignore[arg-type]  # a dict of all
+
+
+def test_no_row_is_held_back(connect: Connect, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids of tasks can be known before any is sent; results under these ids do not make a row a sent one."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Sending, "begin", lambda _: None)
+        known = list(cell(connect("mallory", "mallory-store"), target).tasks()["task"])
+    for tag in TAGS:
+        forge(tmp_path / "store", known, tag)
+    batch = cell(connect("ada"), target)
+    assert batch.wait("60s").succeeded == 20
+    assert len(target.received) == 20
+    assert batch.results()["result"].isna().all()  # a target that is not ours stores none
+
+
+def test_no_result_is_changed(connect: Connect, serve: Serve, tmp_path: Path) -> None:
+    """Neither where the rows were sent nor in a home that opens the batch later, which has the key from its claim."""
+
+    def double(day: int) -> int:
+        if day < 5:
+            raise LookupError(day)
+        return 2 * day
+
+    batch = cell(connect("ada"), serve(double, store=tmp_path / "store"))
+    assert batch.wait("60s").failed == 5
+    other = batch.tasks()["task"].iloc[0], batch.tasks()["task"].iloc[7]
+    for tag in [*TAGS, lambda _: _tag(tmp_path / "store", batch.id, other[1])]:
+        forge(tmp_path / "store", [other[0]], tag)
+    theirs = connect("bob").batch(batch.id)
+    for one in (batch, theirs):
+        assert one.wait("60s").failed == 5
+        assert one.results()["result"].dropna().tolist() == [2 * day for day in range(5, 20)]
+
+
+def _tag(store: Path, batch: str, task: str) -> str | None:
+    """Return the tag of a task as its handler has stored it."""
+    lines = [line for file in (store / "results" / batch).rglob("*.jsonl") for line in file.read_bytes().splitlines()]
+    return next(result.tag for result in map(unpack_result, lines) if result.task == task)
