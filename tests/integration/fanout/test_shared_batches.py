@@ -12,7 +12,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import BatchNotFoundError, PreconditionError, StoreError
+from cloudtasks_nb.errors import BatchExistsError, BatchNotFoundError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch import sharing
 from cloudtasks_nb.store.store import Store
 from tests.integration.conftest import Emulator, Target
@@ -110,6 +110,19 @@ def test_opening_sends_nothing(connect: Connect, target: Target) -> None:
     assert len(bob.queue(name).tasks()) == sent
 
 
+def test_one_name_for_other_templates(connect: Connect, target: Target) -> None:
+    """The home that comes second sends nothing, and leaves the record of the first as it is."""
+    ada = connect("ada")
+    mine = cell(ada, "reports", target)
+    assert mine.wait("60s").succeeded == 20
+    theirs = connect("bob").queue("reports").fan_out(ROWS, url=f"{target.url}/other", name="march", progress=False)
+    assert theirs.id == mine.id
+    with pytest.raises(BatchExistsError, match="batch march was made of other templates in another home"):
+        theirs.wait("60s")
+    assert len(target.received) == 20
+    assert connect("cleo").batch("march").wait("60s").succeeded == 20
+
+
 def test_rows_that_are_added_are_seen(connect: Connect, target: Target) -> None:
     """A colleague who opens the batch again has the new rows too, with their states."""
     ada, name = connect("ada"), "reports"
@@ -123,9 +136,10 @@ def test_rows_that_are_added_are_seen(connect: Connect, target: Target) -> None:
 
 
 def test_the_default_store_is_not_shared(tasks: ct.Client, once: ct.Queue, target: Target) -> None:
-    """The batches of a home are in its outbox; its own store has results only."""
-    once.fan_out(ROWS, url=target.url, progress=False).wait("60s")
-    assert list(tasks._connection.store.pages("batches/")) == []
+    """The batches of a home are in its outbox; its own store has their keys and results only."""
+    batch = once.fan_out(ROWS, url=target.url, progress=False)
+    batch.wait("60s")
+    assert list(tasks._connection.store.pages("batches/")) == [[f"batches/{batch.id}/claim"]]
 
 
 def test_a_store_that_does_not_answer(
