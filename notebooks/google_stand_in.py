@@ -310,7 +310,7 @@ class _Storage(BaseHTTPRequestHandler):
         if "list-type" in parse_qs(urlsplit(self.path).query):
             self._list()
         elif self._file.is_file():
-            self._send(200, self._file.read_bytes())
+            self._send_object(self._file.read_bytes())
         else:
             self._send(404)
 
@@ -357,10 +357,21 @@ class _Storage(BaseHTTPRequestHandler):
         )
         self._send(200, f"<ListBucketResult>{contents}</ListBucketResult>".encode())
 
-    def _send(self, status: int, content: bytes = b"") -> None:
+    def _send_object(self, content: bytes) -> None:
+        """Send an object, or the range of it that is asked for."""
+        asked = self.headers.get("Range")
+        if asked is None:
+            self._send(200, content)
+        else:
+            first, last = map(int, asked.removeprefix("bytes=").split("-"))
+            part = content[first : last + 1]
+            self._send(206, part, {"Content-Range": f"bytes {first}-{first + len(part) - 1}/{len(content)}"})
+
+    def _send(self, status: int, content: bytes = b"", more: dict[str, str] | None = None) -> None:
         self.send_response(status)
         generation = self._generation()
         for name, value in {
+            **(more or {}),
             "Content-Length": str(len(content)),
             "ETag": f'"{generation}"',
             "x-goog-generation": generation,
