@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError, StoreError
+from cloudtasks_nb.fanout.batch.claims import claimed_elsewhere
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.sharing import made_elsewhere
 from cloudtasks_nb.fanout.batch.witnesses import Witness
@@ -163,12 +164,14 @@ class Adoption:
     async def _awaited(self, scan: asyncio.Task[bool], since: int) -> bool:
         """Return whether a scan of the log is awaited: False if it is slow and rows may be sent before it ends.
 
-        They may if nothing tells that the batch was sent from elsewhere: no record that another home has stored, no
-        entry of the first and the last rows by their names. The names of tasks protect rows for an hour.
+        They may if nothing tells that the batch was sent from elsewhere: no claim or record that another home has
+        stored, no entry of the first and the last rows by their names. The names of tasks protect rows for an hour.
         """
         try:
             done, _ = await asyncio.wait({scan}, timeout=_PATIENCE)
             if bool(done) or await asyncio.to_thread(made_elsewhere, self.outcomes.results, self.record):
+                return True
+            if await self.outbox.run(claimed_elsewhere, self.outbox, self.batch):
                 return True
             tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED)
             return await self.watcher.is_logged(self.queue, since=since, tasks=tasks) or scan.done()

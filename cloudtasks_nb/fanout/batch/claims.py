@@ -19,10 +19,11 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.store.batches import claim_batch, read_claim
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["batch_keys", "claim", "own_key"]
+__all__ = ["batch_keys", "claim", "claimed_elsewhere", "own_key"]
 
-# Settings of a batch: its keys in hex, the first one for new tasks; and the URL of the store in which it has a claim.
-_KEYS, _CLAIMED = "keys", "claimed"
+# Settings of a batch: its keys in hex, the first one for new tasks; the URL of the store in which it has a claim; and
+# whether another home has made a claim of it.
+_KEYS, _CLAIMED, _ELSEWHERE = "keys", "claimed", "claimed_elsewhere"
 _KEY_SIZE = 16  # bytes
 
 
@@ -50,6 +51,11 @@ def claim(outbox: Outbox, store: Store, batch: str) -> None:
     if record.settings.get(_CLAIMED) != store.url:
         mine = orjson.dumps({"recipe": record.recipe.hex(), "key": key.hex()})
         _take(outbox, store, record, claim_batch(store, batch, mine))
+
+
+def claimed_elsewhere(outbox: Outbox, batch: str) -> bool:
+    """Return whether another home was the first to send a batch, as far as this one has read its claim."""
+    return _ELSEWHERE in outbox.batches.settings(batch)
 
 
 def batch_keys(outbox: Outbox, store: Store, batch: str, *, again: bool = False) -> tuple[bytes, ...]:
@@ -99,7 +105,8 @@ def _take(outbox: Outbox, store: Store, record: BatchRecord, found: bytes) -> No
         )
 
     def decide(now: BatchRecord) -> tuple[Mapping[str, Any], None]:
-        others = [one for one in now.settings.get(_KEYS, ()) if one != key.hex()]
-        return {_KEYS: [key.hex(), *others], _CLAIMED: store.url}, None
+        keys = now.settings.get(_KEYS, ())
+        settings = {_KEYS: [key.hex(), *(one for one in keys if one != key.hex())], _CLAIMED: store.url}
+        return settings if key.hex() in keys else {**settings, _ELSEWHERE: True}, None
 
     outbox.batches.decide(record.id, decide)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import orjson
 import pytest
 
 from cloudtasks_nb._names import QueueName
@@ -14,13 +15,14 @@ from cloudtasks_nb.errors import CloudTasksError, EndpointError, PermissionDenie
 from cloudtasks_nb.fanout.batch import adoption as adoption_module
 from cloudtasks_nb.fanout.batch import sharing
 from cloudtasks_nb.fanout.batch.adoption import Adoption
+from cloudtasks_nb.fanout.batch.claims import claim
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.shared_batch import pack_record
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import completion_id, task_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.watch import Pending
-from cloudtasks_nb.store.batches import write_batch
+from cloudtasks_nb.store.batches import claim_batch, write_batch
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
 from tests.unit.fanout.batch.conftest import Traces
@@ -280,17 +282,20 @@ def test_a_slow_log_is_scanned_once(elsewhere: Elsewhere) -> None:
     assert elsewhere.asked == ["any", "named"]
 
 
-@pytest.mark.parametrize("told", ["the first rows", "a record in the store"])
+@pytest.mark.parametrize("told", ["the first rows", "a record in the store", "a claim in the store"])
 def test_rows_that_may_have_been_sent_wait_for_a_slow_log(
     outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, told: str
 ) -> None:
-    """An entry of one of the first rows, or a record that another home has stored, tells it."""
+    """An entry of one of the first rows, or a record or claim that another home has stored, tells it."""
     elsewhere.attempt(100)
     elsewhere.attempt(0 if told == "the first rows" else 101)
 
     if told == "a record in the store":
         record = replace(outbox.batches.get(elsewhere.batch), created=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
         write_batch(elsewhere.store, elsewhere.batch, pack_record(record, None), [])
+    if told == "a claim in the store":
+        claim_batch(elsewhere.store, elsewhere.batch, orjson.dumps({"recipe": b"recipe".hex(), "key": "00" * 16}))
+        claim(outbox, elsewhere.store, elsewhere.batch)
     made_elsewhere = sharing.made_elsewhere
 
     async def run() -> None:
