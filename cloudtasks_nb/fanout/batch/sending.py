@@ -23,8 +23,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.service.transport import Transport
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["Sending"]
 
@@ -38,9 +37,8 @@ _LOOKS, _LOOK_PAUSE = 3, 0.5  # looks for a process that sends, and seconds afte
 class Sending:
     """Sends one batch on request, and keeps the state of the sending. Runs on the background loop."""
 
-    transport: Transport
+    connection: Connection
     outbox: Outbox
-    store: Store  #: in which the batch is claimed
     record: BatchRecord
     adoption: Adoption  #: records before a sending what was sent from elsewhere, and tells which tasks were created
     supervisor: _loop.Supervisor
@@ -181,12 +179,12 @@ class Sending:
                 outbox=self.outbox,
                 record=self.record,
                 key=await self.outbox.run(own_key, self.outbox, self.record.id),
-                transport=self.transport,
+                transport=self.connection.transport,
                 report=self._note,
                 until=lambda: self.gate.until,
                 were_created=self.adoption.seen,
                 send_rate=lasting_options(record)["send_rate"],
-                owner={"pid": os.getpid(), "target": self.transport.endpoint.target},
+                owner={"pid": os.getpid(), "target": self.connection.endpoint.target},
                 clock=self.clock,
             )
             if already := await sender.run():
@@ -201,9 +199,10 @@ class Sending:
 
     async def _claim(self) -> None:
         """Claim the batch, unless that was done; without an answer of the store its rows get a key of this home."""
-        reason = f"{self.store.url} did not answer in {_PATIENCE:.0f} s"
+        store = self.connection.store
+        reason = f"{store.url} did not answer in {_PATIENCE:.0f} s"
         try:
-            await asyncio.wait_for(asyncio.to_thread(claim, self.outbox, self.store, self.record.id), _PATIENCE)
+            await asyncio.wait_for(asyncio.to_thread(claim, self.outbox, store, self.record.id), _PATIENCE)
         except (StoreError, TimeoutError) as error:
             reason = error.message if isinstance(error, StoreError) else reason
             notify(f"until batch {self.record.id} is claimed, its results count in this home only: {reason}")

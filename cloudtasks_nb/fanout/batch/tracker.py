@@ -95,9 +95,8 @@ class Tracker:
         self._follower = _loop.Supervisor(f"batch {record.id}", lambda: None)  # for work that calls no listener
         self._adoption = Adoption(self.outcomes, changed=self._soon)
         self._sending = Sending(
-            connection.transport,
+            connection,
             outbox,
-            connection.store,
             record,
             self._adoption,
             supervisor=self._supervisor,

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -52,10 +53,10 @@ class Supervised:
         self.ends = 0
         self.changed = asyncio.Event()
         self.clock = FakeClock()
+        self.store = Store(outbox.path.parent / "store")
         self.supervisor = Sending(
-            service,  # type: ignore[arg-type]  # all that it uses of one
+            SimpleNamespace(transport=service, endpoint=service.endpoint, store=self.store),  # type: ignore[arg-type]  # all of one
             outbox,
-            Store(outbox.path.parent / "store"),
             outbox.batches.get(batch),
             Nothing(),  # type: ignore[arg-type]  # all that is used of one
             supervisor=_loop.Supervisor("batch", lambda: None),
@@ -133,7 +134,7 @@ def test_tasks_have_tags_by_the_key_of_the_claim(outbox: Outbox, batch: str) -> 
     service = Service()
     sending = Supervised(outbox, batch, service)
     sending.run()
-    claim = read_claim(sending.supervisor.store, batch)
+    claim = read_claim(sending.store, batch)
     assert claim is not None
     key = bytes.fromhex(orjson.loads(claim)["key"])
     assert sent_tags(service) == {task: tag_of(key, task) for task in all_rows(outbox, batch, "tasks")}
@@ -164,7 +165,7 @@ def test_a_store_that_takes_no_claim(
     monkeypatch.undo()
     sending.run()
     assert capsys.readouterr().out == ""
-    claim = orjson.loads(read_claim(sending.supervisor.store, batch) or b"")
+    claim = orjson.loads(read_claim(sending.store, batch) or b"")
     task, tag = sent_tags(service).popitem()
     assert tag == tag_of(bytes.fromhex(claim["key"]), task)
 
@@ -173,7 +174,7 @@ def test_another_home_has_claimed_other_templates(outbox: Outbox, batch: str) ->
     """No row is sent, and the error says so."""
     service = Service()
     sending = Supervised(outbox, batch, service)
-    claim_batch(sending.supervisor.store, batch, orjson.dumps({"recipe": "00", "key": "00" * 16}))
+    claim_batch(sending.store, batch, orjson.dumps({"recipe": "00", "key": "00" * 16}))
     sending.run()
     with raises(BatchExistsError, "was made of other templates in another home", hint="no row was sent from here"):
         sending.check()

@@ -246,7 +246,7 @@ def test_rows_tried_again_are_sent(outbox: Outbox, batch: str) -> None:
 
 def test_a_call_that_is_too_large_is_not_made(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that together are larger than servers take are created one by one."""
-    monkeypatch.setattr(sender, "MAX_BYTES", 9_000)
+    monkeypatch.setattr(sender, "MAX_BYTES", 12_000)
     service = Service()
     assert run_send(outbox, batch, service).sent == ROWS
     assert service.calls == {"BatchCreateTasks": 1, "CreateTask": ROWS - 50}
