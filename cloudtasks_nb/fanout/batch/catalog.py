@@ -365,6 +365,7 @@ class Catalog:
             "_spread": recipe.schedule.template is not None,
         }
         spec = replace(spec, description={**spec.description, **facts}, check=check)
+        self._sharing.check(spec)
         with self.outbox.spool(spec) as spool, Bar("storing", _length(request.data), show=options.progress) as bar:
             chunks = plan_chunks(
                 request.data, recipe, now=now, errors=options.errors, on_progress=bar.add, on_note=notify

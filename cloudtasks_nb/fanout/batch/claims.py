@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.store.batches import claim_batch, read_claim
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["batch_keys", "claim", "claimed_elsewhere", "own_key"]
+__all__ = ["batch_keys", "check_recipe", "claim", "claimed_elsewhere", "own_key"]
 
 # Settings of a batch: its keys in hex, the first one for new tasks; the URL of the store in which it has a claim; and
 # whether another home has made a claim of it.
@@ -84,29 +84,49 @@ def batch_keys(outbox: Outbox, store: Store, batch: str, *, again: bool = False)
     return tuple(map(bytes.fromhex, settings.get(_KEYS, ())))
 
 
+def check_recipe(store: Store, batch: str, label: str, recipe: bytes) -> None:
+    """Refuse rows of other templates than those of the batch that another home has claimed.
+
+    Raises
+    ------
+    BatchExistsError
+        If the batch with this id is made of other templates there.
+    StoreError
+        If the store cannot be read, or its claim is damaged.
+    """
+    if (found := read_claim(store, batch)) is not None:
+        _read(store, batch, label, recipe, found)
+
+
 def _take(outbox: Outbox, store: Store, record: BatchRecord, found: bytes) -> None:
     """Use the key of a claim for new tasks; keep those that tasks were sent with before."""
-    try:
-        fields = orjson.loads(found)
-        recipe, key = bytes.fromhex(fields["recipe"]), bytes.fromhex(fields["key"])
-    except (KeyError, TypeError, ValueError):
-        recipe = key = b""
-    if len(key) != _KEY_SIZE:
-        raise StoreError(
-            f"the claim of batch {record.id} is damaged",
-            resource=store.url,
-            hint="batch.delete() removes it; any new name sends all",
-        )
-    if recipe != record.recipe:
-        raise BatchExistsError(
-            f"the batch {record.name or record.id} was made of other templates in another home that shares {store.url}",
-            resource=record.id,
-            hint="no row was sent from here; any new name sends all",
-        )
+    key = _read(store, record.id, record.name or record.id, record.recipe, found).hex()
 
     def decide(now: BatchRecord) -> tuple[Mapping[str, Any], None]:
         keys = now.settings.get(_KEYS, ())
-        settings = {_KEYS: [key.hex(), *(one for one in keys if one != key.hex())], _CLAIMED: store.url}
-        return settings if key.hex() in keys else {**settings, _ELSEWHERE: True}, None
+        settings = {_KEYS: [key, *(one for one in keys if one != key)], _CLAIMED: store.url}
+        return settings if key in keys else {**settings, _ELSEWHERE: True}, None
 
     outbox.batches.decide(record.id, decide)
+
+
+def _read(store: Store, batch: str, label: str, recipe: bytes, found: bytes) -> bytes:
+    """Return the key of a claim, if that is of the same templates."""
+    try:
+        fields = orjson.loads(found)
+        theirs, key = bytes.fromhex(fields["recipe"]), bytes.fromhex(fields["key"])
+    except (KeyError, TypeError, ValueError):
+        theirs = key = b""
+    if len(key) != _KEY_SIZE:
+        raise StoreError(
+            f"the claim of batch {batch} is damaged",
+            resource=store.url,
+            hint="batch.delete() removes it; any new name sends all",
+        )
+    if theirs != recipe:
+        raise BatchExistsError(
+            f"the batch {label} was made of other templates in another home that shares {store.url}",
+            resource=batch,
+            hint="no row was sent from here; any new name sends all",
+        )
+    return key

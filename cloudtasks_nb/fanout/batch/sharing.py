@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import OutboxError, StoreError
+from cloudtasks_nb.fanout.batch.claims import check_recipe
 from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.plan.identity import batch_ids, named_identity
 from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
 from cloudtasks_nb.store.store import Store
 
@@ -39,6 +43,22 @@ class Sharing:
         self._store = store
         self._records: dict[str, BatchRecord | None] = {}  # None: it cannot be read
         self.active = store.url != Store(outbox.path.parent / "store").url
+
+    def check(self, spec: BatchSpec) -> None:
+        """Refuse rows of a batch that this home does not have, and another has made of other templates.
+
+        Raises
+        ------
+        BatchExistsError
+            If so; nothing is stored then. Where the store does not answer, the sending of the batch tells it.
+        """
+        if not self.active or spec.name is None:
+            return
+        batch = next(batch_ids(named_identity(spec.place, spec.name)))
+        if not self._outbox.batches.find(batch=batch):
+            with suppress(StoreError, TimeoutError):
+                asked = check_recipe, self._store, batch, spec.name, spec.recipe
+                _loop.run(asyncio.to_thread(*asked), timeout=_PATIENCE)
 
     def publish(self, batch: str) -> None:
         """Write the rows of a batch that the store does not have; say so if that fails."""
