@@ -92,9 +92,8 @@ def commands(service: Service, member: str = ACCOUNT) -> list[Step]:
         binding = ("iam", "service-accounts", _BIND, account, f"--member={member}", f"--role={role}")
         steps.append(Step(words=(*binding, _ALWAYS, *project)))
     if service.store is not None:
-        binding = _bucket_binding(service.store, member, _ROLE_STORE)
         steps.append(results_grant(service.store, service.runner, service.project))
-        steps.append(Step(words=(*binding, _ALWAYS, *project)))
+        steps.append(Step(words=(*_bucket_binding(service.store, member, _ROLE_STORE), _ALWAYS, *project)))
     steps.append(Step(words=_deploy(service)))
     # After a rollback the service gives a new revision no traffic.
     steps.append(Step(words=("run", "services", "update-traffic", service.name, "--to-latest", *service.place)))

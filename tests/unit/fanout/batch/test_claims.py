@@ -32,9 +32,9 @@ def store() -> Store:
     return Store(f"memory://claims-{next(_numbers)}")
 
 
-def add(outbox: Outbox, **spec: bytes) -> str:
+def add(outbox: Outbox, recipe: bytes = b"recipe") -> str:
     """Bring a batch into a home."""
-    return spool(outbox, chunks(range(3)), name="nightly", **spec).batch
+    return spool(outbox, chunks(range(3)), name="nightly", recipe=recipe).batch
 
 
 def test_the_key_of_the_first_counts_everywhere(outbox: Outbox, theirs: Outbox, store: Store) -> None:
@@ -114,7 +114,7 @@ def test_a_batch_that_another_home_has_made_anew(outbox: Outbox, theirs: Outbox,
 def test_other_templates_under_the_same_name(outbox: Outbox, theirs: Outbox, store: Store) -> None:
     """Who comes later sends nothing; its own key does not become that of the other batch."""
     batch = add(outbox)
-    assert add(theirs, recipe=b"other") == batch
+    assert add(theirs, b"other") == batch
     claim(theirs, store, batch)
     with pytest.raises(BatchExistsError, match="batch nightly was made of other templates in another home"):
         claim(outbox, store, batch)
