@@ -71,13 +71,15 @@ def batch_keys(outbox: Outbox, store: Store, batch: str, *, again: bool = False)
     ------
     StoreError
         If the store cannot be read, or its claim is damaged.
+    BatchNotFoundError
+        If the home does not have the batch.
     """
     settings = outbox.batches.settings(batch)
     if again or settings.get(_CLAIMED) != store.url:
-        found = read_claim(store, batch)
+        record, found = outbox.batches.get(batch), read_claim(store, batch)
         with suppress(BatchExistsError):  # these results are not of this batch; its sending tells it
             if found is not None:
-                _take(outbox, store, outbox.batches.get(batch), found)
+                _take(outbox, store, record, found)
             elif _KEYS in settings:  # it was sent while the store did not answer
                 claim(outbox, store, batch)
         settings = outbox.batches.settings(batch)
