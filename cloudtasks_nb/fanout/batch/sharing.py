@@ -57,8 +57,8 @@ class Sharing:
         batch = next(batch_ids(named_identity(spec.place, spec.name)))
         if not self._outbox.batches.find(batch=batch):
             with suppress(StoreError, TimeoutError):
-                asked = check_recipe, self._store, batch, spec.name, spec.recipe
-                _loop.run(asyncio.to_thread(*asked), timeout=_PATIENCE)
+                check = asyncio.to_thread(check_recipe, self._store, batch, spec.name, spec.recipe)
+                _loop.run(check, timeout=_PATIENCE)
 
     def publish(self, batch: str) -> None:
         """Write the rows of a batch that the store does not have; say so if that fails."""
