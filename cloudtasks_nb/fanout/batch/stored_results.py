@@ -12,6 +12,7 @@ import orjson
 
 from cloudtasks_nb._settings import parse_json
 from cloudtasks_nb.errors import BatchNotFoundError, StoreError
+from cloudtasks_nb.fanout.batch.claims import batch_keys
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.results import Line, ReadPart
@@ -51,6 +52,7 @@ class StoredResults:
     """
 
     def __init__(self, outbox: Outbox, store: Store, batch: str) -> None:
+        self._outbox = outbox
         self._results, self._settings, self._set = outbox.results, outbox.batches.settings, outbox.batches.set_setting
         self._store, self._batch = store, batch
         self._root = f"results/{batch}/"
@@ -71,7 +73,7 @@ class StoredResults:
             If the store cannot be listed.
         """
         keys, done, again, most = self._keys(), 0, 0, _TOGETHER
-        while True:
+        while keys:  # else nobody has sent the batch
             known, listed, one = self._results.sizes(self._batch), set[str](), _Pass(most)
             for page in result_objects(self._store, self._batch, failures=failures):
                 names = [path.removeprefix(self._root) for path, _ in page]
@@ -87,10 +89,15 @@ class StoredResults:
                     progress(done)
             if not failures and (gone := known.keys() - listed):
                 self._results.forget(self._batch, gone)
+            if one.bad and (newer := self._keys(again=True)) != keys:
+                keys = newer
+                self._results.reread(self._batch)
+                continue
             again += one.missing is not None
             most = _LONGEST if one.long else _TOGETHER
             if not (one.more or one.long) and (one.missing is None or again > _LISTINGS):
                 return one.unreadable or one.missing
+        return None
 
     def read(self, tasks: Sequence[str]) -> list[StoredResult | None]:
         """Return the results of tasks that the home has, in the order of the tasks; None for a task without one."""
@@ -185,9 +192,9 @@ class StoredResults:
             raise
         self._store.delete([self._root + name for name in names])
 
-    def _keys(self) -> list[bytes]:
+    def _keys(self, *, again: bool = False) -> tuple[bytes, ...]:
         """Return the keys that the tags of the batch's tasks are made with."""
-        return [bytes.fromhex(key) for key in self._settings(self._batch).get("keys", ())]
+        return batch_keys(self._outbox, self._store, self._batch, again=again)
 
     def _read(self, ranges: Sequence[Range], keys: Sequence[bytes], one: _Pass) -> Iterator[ReadPart]:
         """Yield what parts of objects hold."""
@@ -207,6 +214,7 @@ class StoredResults:
                 one.long |= part and not end
                 texts = [text for text in data[:end].split(b"\n") if text]
                 lines = [line for text in texts if (line := self._line(text, keys)) is not None]
+                one.bad |= len(lines) < len(texts)
                 name = asked.path.removeprefix(self._root)
                 if end:
                     yield ReadPart(name, asked.start, asked.start + end, len(texts) - len(lines), lines)
@@ -220,8 +228,7 @@ class StoredResults:
             batch = batch_of(result.task)
         except (ValueError, TypeError, KeyError):
             return None
-        # Without a key all count: to be removed once every batch has one.
-        proven = not keys or result.tag in [tag_of(key, result.task) for key in keys]
+        proven = result.tag in [tag_of(key, result.task) for key in keys]
         return Line(result.task, *result.rank, _json(fields), value) if proven and batch == self._batch else None
 
 
@@ -250,6 +257,7 @@ class _Pass:
     unreadable: StoreError | None = None
     more: bool = False  #: an object has more than was read
     long: bool = False  #: a line is longer than that
+    bad: bool = False  #: lines do not count, by the keys that are known
 
 
 def _groups(ranges: Sequence[Range], most: int) -> Iterator[list[Range]]:

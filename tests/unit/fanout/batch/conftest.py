@@ -14,13 +14,14 @@ from google.longrunning import operations_pb2
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import PermissionDeniedError
+from cloudtasks_nb.fanout.batch.claims import own_key
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.clock import ServiceClock, now_micros
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
-from cloudtasks_nb.store.results import ResultWriter, StoredResult
+from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
 from tests.unit.fanout.conftest import PLACE, FakeClock, FakeWatcher, Service, all_rows
@@ -59,7 +60,8 @@ class Traces:
         status = 500 if error and "gave_up" not in words else 200
         fields: dict[str, Any] = {"task": task, "attempt": attempt, "status": status, "duration": 0.5, "result": None}
         started = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-        ResultWriter(self.store).put(StoredResult(**fields, started=started, error=error, **words))
+        tag = tag_of(own_key(self.outbox, self.batch), task)
+        ResultWriter(self.store).put(StoredResult(**fields, started=started, error=error, **{"tag": tag, **words}))
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each state, zeros left out."""
