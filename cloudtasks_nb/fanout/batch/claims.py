@@ -104,12 +104,13 @@ def _take(outbox: Outbox, store: Store, record: BatchRecord, found: bytes) -> No
     """Use the key of a claim for new tasks; keep those that tasks were sent with before."""
     key = _read(store, record.id, record.name or record.id, record.recipe, found).hex()
 
-    def decide(now: BatchRecord) -> tuple[Mapping[str, Any], None]:
+    def decide(now: BatchRecord) -> tuple[Mapping[str, Any], bool]:
         keys = now.settings.get(_KEYS, ())
         settings = {_KEYS: [key, *(one for one in keys if one != key)], _CLAIMED: store.url}
-        return settings if key in keys else {**settings, _ELSEWHERE: True}, None
+        return settings if key in keys else {**settings, _ELSEWHERE: True}, key not in keys
 
-    outbox.batches.decide(record.id, decide)
+    if outbox.batches.decide(record.id, decide):
+        outbox.results.reread(record.id)  # what did not count may count by this key
 
 
 def _read(store: Store, batch: str, label: str, recipe: bytes, found: bytes) -> bytes:

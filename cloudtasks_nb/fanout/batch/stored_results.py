@@ -90,8 +90,7 @@ class StoredResults:
             if not failures and (gone := known.keys() - listed):
                 self._results.forget(self._batch, gone)
             if one.bad and (newer := self._keys(again=True)) != keys:
-                keys = newer
-                self._results.reread(self._batch)
+                keys = newer  # what did not count is read again
                 continue
             again += one.missing is not None
             most = _LONGEST if one.long else _TOGETHER

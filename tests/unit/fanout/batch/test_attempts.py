@@ -9,11 +9,12 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch import attempts, errors
+from cloudtasks_nb.fanout.batch.claims import own_key
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.watch import Pending
-from cloudtasks_nb.store.results import ResultWriter, StoredResult
+from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
 from tests.unit.fanout.conftest import all_rows, chunks, send_all, spool
@@ -27,7 +28,8 @@ def test_stored_errors_are_not_read_all_at_once(outbox: Outbox, monkeypatch: pyt
     writer, tasks = ResultWriter(store), [str(task) for task in all_rows(outbox, batch, "tasks")]
     failed: dict[str, Any] = {"status": 500, "started": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "duration": 0.5}
     for task in tasks:
-        writer.put(StoredResult(task=task, attempt=1, result=None, error="refused", **failed))
+        tag = tag_of(own_key(outbox, batch), task)
+        writer.put(StoredResult(task=task, attempt=1, result=None, error="refused", tag=tag, **failed))
     read, sizes = outbox.results.of, []
 
     def of(batch: str, tasks: list[str]) -> dict[str, tuple[str, str]]:

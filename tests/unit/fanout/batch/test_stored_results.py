@@ -10,10 +10,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from cloudtasks_nb.errors import BatchNotFoundError, StoreError
 from cloudtasks_nb.fanout.batch import stored_results
+from cloudtasks_nb.fanout.batch.claims import claim, own_key
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, pack_result, tag_of
@@ -22,6 +24,7 @@ from tests.cases import cases
 from tests.unit.fanout.conftest import chunks, spool
 
 ROWS = 250
+KEY = b"key of the batch"
 _numbers = itertools.count()
 
 
@@ -57,7 +60,8 @@ class Counting(Store):
 
 def result(batch: str, row: int = 0, attempt: int = 1, value: Any = None, **words: Any) -> StoredResult:
     """Return the result of an attempt on a task."""
-    about: dict[str, Any] = {"status": 500 if words.get("error") else 200, "duration": 0.5, "error": None, **words}
+    about: dict[str, Any] = {"status": 500 if words.get("error") else 200, "duration": 0.5, "error": None}
+    about |= {"tag": tag_of(KEY, task(batch, row)), **words}
     started = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     return StoredResult(task=task(batch, row), attempt=attempt, started=started, result=value, **about)
 
@@ -65,6 +69,14 @@ def result(batch: str, row: int = 0, attempt: int = 1, value: Any = None, **word
 def task(batch: str, row: int = 0) -> str:
     """Return the id of a task of a batch; whether there is such a row is not asked."""
     return f"{row:020x}-{batch}-1"
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Give the keys of all batches."""
+    found = [KEY]
+    monkeypatch.setattr(stored_results, "batch_keys", lambda *_, **__: tuple(found))
+    return found
 
 
 @pytest.fixture(params=["bucket", "folder"])
@@ -161,19 +173,23 @@ def test_lines_that_are_no_results_cost_only_themselves(store: Counting, outbox:
     )
 
 
-def test_results_need_the_tag_of_their_task(store: Counting, outbox: Outbox, batch: str) -> None:
-    """Under any key of the batch; when a key is added, what did not count is read again."""
-    first, second = b"1" * 32, b"2" * 32
-    outbox.batches.set_setting(batch, "keys", [first.hex()])
+def test_results_need_the_tag_of_their_task(
+    store: Counting, outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under any key of the batch; when another home makes it anew, what did not count by the old key is read again."""
+    monkeypatch.undo()
+    assert StoredResults(outbox, store, batch).sync() is None  # nobody has sent it
+    claim(outbox, store, batch)
+    first, second = own_key(outbox, batch), bytes(16)
     tags = [tag_of(first, task(batch, 0)), tag_of(second, task(batch, 1)), tag_of(first, task(batch, 0)), None]
     lines(store, batch, "0.jsonl", *(result(batch, row, value=row, tag=tag) for row, tag in enumerate(tags)))
     results = StoredResults(outbox, store, batch)
     results.sync()
     assert values(results, batch, 4) == [0, None, None, None]
-    outbox.batches.set_setting(batch, "keys", [first.hex(), second.hex()])
-    outbox.results.reread(batch)
+    store.put(f"batches/{batch}/claim", orjson.dumps({"recipe": b"recipe".hex(), "key": second.hex()}))
+    lines(store, batch, "1.jsonl", result(batch, 4, value=4, tag=tag_of(second, task(batch, 4))))
     results.sync()
-    assert values(results, batch, 4) == [0, 1, None, None]
+    assert values(results, batch, 5) == [0, 1, None, None, 4]
     assert outbox.results.bad(batch) == 2
 
 
@@ -276,8 +292,8 @@ def test_a_batch_is_packed_into_few_objects(bucket: Counting, outbox: Outbox, ba
     """Successes and failures apart, lines unchanged; this home reads no pack, and another one the packs alone."""
     writer = ResultWriter(bucket)
     for row in range(30):
-        writer.put(result(batch, row, value=row, tag=f"{row}"))
-        writer.put(result(batch, 100 + row, error="no", tag="x"))
+        writer.put(result(batch, row, value=row))
+        writer.put(result(batch, 100 + row, error="no"))
     lines(bucket, batch, "fff.jsonl", b"damaged\n")
     before = contents(bucket, batch)
     results = StoredResults(outbox, bucket, batch)
