@@ -53,7 +53,7 @@ def test_a_canary_that_fails_and_is_mended(once: ct.Queue, work: Work, capsys: p
     batch = once.fan_out(ROWS, url=work.handler, canary=5)
     with pytest.raises(PreconditionError) as raised:
         batch.wait(PATIENCE)
-    text = "canary: 1 of 5 rows failed (KeyError: …): the other 95 rows are not sent"
+    text = "canary: 1 of 5 rows failed (KeyError: 2): the other 95 rows are not sent"
     assert raised.value.message == text
     assert f"{text} → batch.resume()" in repr(batch)
     assert work.called == set(range(5))

@@ -55,12 +55,15 @@ class Traces:
     denied: bool = False  #: the log may not be read
     asked: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.key = own_key(self.outbox, self.batch)  # else nobody has sent the batch, and there are no results
+
     def put(self, task: str, attempt: int = 1, error: str | None = None, **words: Any) -> None:
         """Store a result as the handler does, with the error's text if it failed."""
         status = 500 if error and "gave_up" not in words else 200
         fields: dict[str, Any] = {"task": task, "attempt": attempt, "status": status, "duration": 0.5, "result": None}
         started = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-        tag = tag_of(own_key(self.outbox, self.batch), task)
+        tag = tag_of(self.key, task)
         ResultWriter(self.store).put(StoredResult(**fields, started=started, error=error, **{"tag": tag, **words}))
 
     def counts(self) -> dict[str, int]:

@@ -107,6 +107,7 @@ class World(Traces):
     read: list[str] = field(default_factory=list)  #: the objects of the store that were read
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.tasks: list[str] = all_rows(self.outbox, self.batch, "tasks")
         self.restart()
 

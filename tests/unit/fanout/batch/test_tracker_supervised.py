@@ -9,9 +9,10 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError
+from cloudtasks_nb.fanout.batch.claims import own_key
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
 from cloudtasks_nb.fanout.sender.sender import Sender
-from cloudtasks_nb.store.results import ResultWriter, StoredResult
+from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.conftest import all_rows
 
@@ -214,8 +215,10 @@ def test_results_that_were_read_are_packed_when_the_batch_has_ended(tracked: Tra
 
     async def run() -> None:
         await send_all(tracked)
+        key = own_key(tracked.outbox, tracked.batch)
         for task in tasks[:20]:
-            ResultWriter(store).put(StoredResult(task=task, attempt=1, result=7, error=None, **about))
+            tag = tag_of(key, task)
+            ResultWriter(store).put(StoredResult(task=task, tag=tag, attempt=1, result=7, error=None, **about))
         await read()
         assert objects() == 20
         tracked.publish()
