@@ -1,7 +1,6 @@
 """The command line, as far as it needs no service."""
 
 import asyncio
-import datetime as dt
 import importlib.metadata
 import os
 import re
@@ -28,11 +27,11 @@ from cloudtasks_nb.fanout.batch.catalog import outbox_path
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
 from tests.interrupts import interruptible
 from tests.processes import run
+from tests.stored import store_success
 from tests.unit.fanout.conftest import chunks, put, refs, send_all, spool
 
 EMULATOR = ["-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", "D"]
@@ -176,9 +175,8 @@ def test_the_module_is_the_command() -> None:
 
 def test_a_batch_is_deleted(sent: list[str], printed: Run) -> None:
     """By its name or id, with its results; what was deleted is said, and by a dry run what would be."""
-    done: dict[str, Any] = {"status": 200, "started": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "duration": 0.1}
-    result = StoredResult(task=f"{0:020x}-{sent[2]}-1", attempt=1, result=7, error=None, **done)
-    ResultWriter(Store(store_place(None))).put(result)
+    with Outbox(outbox_path()) as outbox:
+        store_success(outbox, Store(store_place(None)), f"{0:020x}-{sent[2]}-1")
     delete = ("batches", "--delete", "reports")
     assert printed(*delete, "--dry-run") == f"would delete batch {sent[2]}: 500 rows, and their results\n"
     assert printed(*delete) == f"deleted batch {sent[2]}: 500 rows, 1 result\n"

@@ -1,6 +1,5 @@
 """Batches are deleted with what belongs to them."""
 
-import datetime as dt
 import time
 from typing import Any
 
@@ -9,10 +8,10 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchNotFoundError, PreconditionError
-from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from tests.cases import cases
 from tests.integration.conftest import Target
 from tests.integration.fanout.conftest import reached
+from tests.stored import store_success
 
 ROWS = pd.DataFrame({"day": range(20)})
 
@@ -31,9 +30,7 @@ def test_a_deleted_batch_is_gone(
     """Its objects of the store go too; each method says so, and the object can still be shown."""
     batch = cell(once, target, name=verb)
     batch.wait("60s")
-    done: dict[str, Any] = {"status": 200, "started": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "duration": 0.1}
-    result = StoredResult(task=batch.tasks()["task"][0], attempt=1, result=7, error=None, **done)
-    ResultWriter(tasks._connection.store).put(result)
+    store_success(batch._outbox, tasks._connection.store, batch.tasks()["task"][0])
     capsys.readouterr()
     batch.delete()
     assert capsys.readouterr().out == f"deleted batch {batch.id}: 20 rows, 1 result\n"

@@ -1,6 +1,5 @@
 """No row that succeeded is shown as failed, and none that is unknown as either, whatever the log does."""
 
-import datetime as dt
 from typing import Any
 
 import pandas as pd
@@ -9,10 +8,10 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchTimeoutError
 from cloudtasks_nb.fanout.batch import live, search
-from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from tests.cases import cases
 from tests.integration.conftest import Emulator, Target, options
 from tests.integration.fanout.conftest import Serve, fault, outcomes, reached, sent
+from tests.stored import store_success
 
 ROWS = pd.DataFrame({"row": range(20)})
 UNREAD = "memory://unread"  # the store of handlers whose results no connection reads: only the log tells outcomes
@@ -55,8 +54,7 @@ def test_a_success_that_was_stored_after_the_last_failure(quick: ct.Queue, serve
     batch = send(quick, serve)
     batch.wait("60s")
     task = str(batch.failed()["task"].iloc[0])
-    late: dict[str, Any] = {"attempt": 3, "status": 200, "started": dt.datetime.now(dt.UTC), "duration": 9.0}
-    ResultWriter(batch._connection.store).put(StoredResult(task=task, result=7, error=None, **late))
+    store_success(batch._outbox, batch._connection.store, task, attempt=3)
     if verb == "results":
         found = batch.results()
         assert found.query("row_in == 0")[["state", "result"]].to_numpy().tolist() == [["succeeded", 7]]
