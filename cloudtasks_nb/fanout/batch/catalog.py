@@ -44,6 +44,7 @@ from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Spooled
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
+from cloudtasks_nb.fanout.plan.inputs import length
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
@@ -135,7 +136,7 @@ class Catalog:
             If the batch of this name was made of other templates.
         """
         limits, check = self._limits(request)
-        bar = Bar("planning", _length(request.data), show=request.options.progress)
+        bar = Bar("planning", length(request.data), show=request.options.progress)
         with self.outbox.dry_run(self._spec(request)) as dry_run, bar:
             return make_plan(
                 request.data,
@@ -366,7 +367,7 @@ class Catalog:
         }
         spec = replace(spec, description={**spec.description, **facts}, check=check)
         self._sharing.check(spec)
-        with self.outbox.spool(spec) as spool, Bar("storing", _length(request.data), show=options.progress) as bar:
+        with self.outbox.spool(spec) as spool, Bar("storing", length(request.data), show=options.progress) as bar:
             chunks = plan_chunks(
                 request.data, recipe, now=now, errors=options.errors, on_progress=bar.add, on_note=notify
             )
@@ -493,10 +494,6 @@ def _user() -> str:
 
 def _micros(moment: dt.datetime | None) -> int | None:
     return None if moment is None else round(moment.timestamp() * 1_000_000)
-
-
-def _length(data: Any) -> int | None:
-    return len(data) if isinstance(data, pd.DataFrame) else None
 
 
 def _notify_spooled(result: Spooled, name: str | None, *, held: bool) -> None:

@@ -11,13 +11,11 @@ from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
 from typing import Any, Literal, TypedDict, TypeVar, cast
 
-import pandas as pd
-
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, did_you_mean, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.plan.columns import read_input
+from cloudtasks_nb.fanout.plan.inputs import length, read_input
 from cloudtasks_nb.fanout.plan.options import TaskKeywords
 from cloudtasks_nb.fanout.plan.recipe import Recipe, compile_recipe
 
@@ -128,7 +126,7 @@ class FanOutRequest:
 
 
 def make_request(queue: QueueName, data: Any, given: Mapping[str, Any]) -> FanOutRequest:
-    """Check the options of a fan-out, and read its data if they are in a file or in no frame.
+    """Check the options of a fan-out, and make frames of its data or a stream, if they are none.
 
     Parameters
     ----------
@@ -143,8 +141,7 @@ def make_request(queue: QueueName, data: Any, given: Mapping[str, Any]) -> FanOu
     options = BatchOptions(**{name: given[name] for name in _BatchKeywords.__annotations__ if name in given})
     recipe = compile_recipe({**given, "url": _as_handler(given["url"])})
     rows = read_input(data)
-    if isinstance(rows, pd.DataFrame):
-        _check_canary(options.canary, len(rows))
+    _check_canary(options.canary, length(rows) or 0)
     return FanOutRequest(queue=queue, data=rows, recipe=recipe, options=options)
 
 

@@ -1,26 +1,20 @@
-"""Read the input (one frame, many frames or an Arrow stream) as columns of a few rows at a time."""
+"""The rows of a DataFrame as columns of a few rows at a time, whose cells have the forms that tasks need."""
 
 from __future__ import annotations
 
 import datetime as dt
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError
 from cloudtasks_nb.store.encode import plain
 
-__all__ = ["BLOCK", "Block", "Column", "Form", "Labels", "Source", "Table", "frames", "read_input"]
+__all__ = ["BLOCK", "EXACT", "LACKING", "Block", "Column", "Form", "Labels", "Source", "Table"]
 
 #: Rows that are encoded together: enough to make pandas' own cost per call small, few enough to stay in the cache.
 BLOCK = 2_000
@@ -30,11 +24,14 @@ T = TypeVar("T")
 #: The levels of an index, each with its name.
 Labels: TypeAlias = list[tuple[str | None, T]]
 
+#: Name of the attribute of a frame that was made of dictionaries.
+LACKING = "cloudtasks_nb.lacking"
+
+#: Whole floats up to here are exactly one integer; beyond, neighbours share a float.
+EXACT = 2.0**53
+
 #: In which form the cells of a `Column` are taken: for a body, or for the identity of a row.
 Form: TypeAlias = Literal["json", "canonical"]
-
-#: How pyarrow stores an index level that has no name.
-_UNNAMED = re.compile(r"__index_level_\d+__$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +64,8 @@ class Table:
         An index level without a name is no column, nor is one whose name a column has.
     labelled : bool, optional
         Whether the index has labels; when left out it has, unless it only counts the rows from 0.
+    part : bool
+        Whether other frames of the input follow, so that no column is known as a whole.
 
     Raises
     ------
@@ -74,7 +73,7 @@ class Table:
         If two columns have one name, or one has a name of several levels.
     """
 
-    def __init__(self, frame: pd.DataFrame, *, labelled: bool | None = None) -> None:
+    def __init__(self, frame: pd.DataFrame, *, labelled: bool | None = None, part: bool = False) -> None:
         _check_flat(frame)
         names = [str(name) for name in frame.columns]
         twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
@@ -84,19 +83,20 @@ class Table:
                 resource=twice[0],
                 hint="rename them, or keep the first: df.loc[:, ~df.columns.duplicated()]",
             )
-        lacking = frame.attrs.get(_LACKING, {})
+        lacking = frame.attrs.get(LACKING, {})
         if lacking:  # pandas copies the attributes with every slice
             frame = frame.copy(deep=False)
             frame.attrs = {}
         self.length = len(frame)
         self.columns: dict[str, Source] = {}
-        levels = [] if _counts(frame.index) and not labelled else _levels(frame.index)
+        levels = [] if _counts(frame.index) and not labelled else _levels(frame.index, part=part)
         for name, level in levels:
             if name is not None and name not in names:
                 self.columns[name] = level
         self._levels = list(self.columns)
         for position, name in enumerate(names):
-            self.columns[name] = Source(name, frame.iloc[:, position], lacking.get(name, frozenset()))
+            gone = lacking.get(name, frozenset())
+            self.columns[name] = Source(name, frame.iloc[:, position], gone, part=part)
         self.fault = ""
         if levels and labelled is not False:
             kept = all(level.is_label for _, level in levels)
@@ -120,13 +120,13 @@ def _counts(index: pd.Index[Any]) -> bool:
     return isinstance(index, pd.RangeIndex) and index.name is None and (index.start, index.step) == (0, 1)
 
 
-def _levels(index: pd.Index[Any]) -> Labels[Source]:
+def _levels(index: pd.Index[Any], *, part: bool) -> Labels[Source]:
     """Return the levels of an index, each with its name."""
     found: Labels[Source] = []
     for number, name in enumerate(index.names):
         values = index.get_level_values(number)
         shown = None if name is None else str(name)
-        found.append((shown, Source(shown or "", pd.Series(values, index=range(len(index))))))
+        found.append((shown, Source(shown or "", pd.Series(values, index=range(len(index))), part=part)))
     return found
 
 
@@ -144,149 +144,6 @@ def _check_flat(frame: pd.DataFrame) -> None:
         )
 
 
-_UNNAMED_SERIES = "value"
-
-
-def read_input(data: Any) -> Any:
-    """Read an input that is not made of frames into one frame, and return any other as it is.
-
-    Parameters
-    ----------
-    data : list of dicts, Series, path, or lazy frame
-        A Series becomes a column of its name, or ``value``. A path ends with ``.csv`` (also compressed) or
-        ``.parquet``. Of Polars, a Series, and a LazyFrame, which is computed.
-
-    Raises
-    ------
-    InvalidInputError
-        If a file does not exist or cannot be read, or has another ending.
-    """
-    if isinstance(data, (str, os.PathLike)):
-        return _read_file(os.fspath(data))
-    polars = type(data).__module__.partition(".")[0] == "polars"
-    if polars and hasattr(data, "collect"):
-        frame = data.collect()
-        notify(f"the LazyFrame was collected: {counted(len(frame), 'rows')}")
-        return frame
-    if isinstance(data, pd.Series) or (polars and hasattr(data, "to_frame")):
-        return data.to_frame(_UNNAMED_SERIES if data.name in (None, "") else data.name)
-    if isinstance(data, (list, tuple)) and data and all(isinstance(row, Mapping) for row in data):
-        return _from_rows(data)
-    return data
-
-
-def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
-    """Return dictionaries as a frame; large integers beside a missing value keep their digits.
-
-    Its `attrs` have the positions of the rows that lack a key: a body without it is another one than with null.
-    """
-    given = pd.DataFrame([dict(row) for row in rows], dtype=object)
-    frame = given.infer_objects()
-    lacking = {name: frozenset(at for at, row in enumerate(rows) if name not in row) for name in frame}
-    frame.attrs[_LACKING] = {str(name): found for name, found in lacking.items() if found}
-    for name in frame:
-        lossy = frame[name].dtype == np.float64 and any(
-            type(cell) is int and abs(cell) > _EXACT for cell in given[name]
-        )
-        if lossy:
-            frame[name] = given[name]
-    return frame
-
-
-def _read_file(path: str) -> pd.DataFrame:
-    """Read a file of rows."""
-    name = re.sub(r"\.(gz|bz2|zip|xz|zst)$", "", path.lower())
-    if not name.endswith((".csv", ".parquet", ".pq")):
-        raise InvalidInputError(
-            f"data={path!r} is not a path to a CSV or Parquet file",
-            resource=path,
-            hint='a path ends with ".csv" or ".parquet"; read other files first, and give the DataFrame',
-        )
-    try:
-        return pd.read_csv(path) if name.endswith(".csv") else pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise InvalidInputError(
-            f"the file {path} does not exist", resource=path, hint=f"relative paths start at {Path.cwd()}"
-        ) from error
-    except Exception as error:  # the readers raise errors of several libraries
-        raise InvalidInputError(
-            f"the file {path} cannot be read: {error}",
-            resource=path,
-            hint="the readers of pandas have options: read it with one of them, and give the DataFrame",
-        ) from error
-
-
-def frames(data: Any) -> Iterator[pd.DataFrame]:
-    """Read the input, each part when it is asked for.
-
-    Parameters
-    ----------
-    data : pandas.DataFrame, iterable of them, or object with ``__arrow_c_stream__``
-        Parts of an iterable may also be Arrow streams, or lazy partitions with a ``compute()`` method.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is none of these.
-    """
-    single = isinstance(data, pd.DataFrame) or _is_arrow(data)
-    if not single and (not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping, pd.Series))):
-        raise InvalidInputError(
-            f"{type(data).__name__} is not a DataFrame",
-            hint="give a DataFrame (pd.DataFrame(...)), an iterable of DataFrames, an Arrow table, a Series, a list of "
-            "dictionaries, or the path of a CSV or Parquet file",
-        )
-    for number, part in enumerate([data] if single else data):
-        computed = part.compute() if callable(getattr(part, "compute", None)) else part
-        if isinstance(computed, pd.DataFrame):
-            yield computed
-        elif _is_arrow(computed):
-            yield from _arrow(computed)
-        else:
-            raise InvalidInputError(
-                f"part {number} of the input is of type {type(computed).__name__}, not a DataFrame",
-                hint="give an iterable of DataFrames, or make one frame of the rows: pd.DataFrame(rows)",
-            )
-
-
-def _is_arrow(data: Any) -> bool:
-    return hasattr(data, "__arrow_c_stream__") and not isinstance(data, pd.Series)
-
-
-def _arrow(data: Any) -> Iterator[pd.DataFrame]:
-    """Read an Arrow stream batch by batch; the cells keep their Arrow types, so that integers stay integers."""
-    try:
-        import pyarrow  # noqa: ICN001, PLC0415 - optional: only needed for Arrow data
-    except ImportError as error:
-        raise InvalidInputError(
-            f"reading a {type(data).__name__} needs pyarrow", resource="pyarrow", hint="pip install pyarrow"
-        ) from error
-    with pyarrow.RecordBatchReader.from_stream(data) as reader:
-        for batch in reader:
-            names = batch.schema.names
-            kept = [position for position, name in enumerate(names) if not _UNNAMED.match(name)]
-            columns = [_plain_type(pyarrow, batch.column(position)) for position in kept]
-            table = pyarrow.Table.from_arrays(columns, names=[names[position] for position in kept])
-            yield table.to_pandas(types_mapper=pd.ArrowDtype)
-
-
-def _plain_type(pyarrow: ModuleType, column: Any) -> Any:
-    """Replace the layouts that pandas cannot hold (dictionaries, string views) by the plain one of the same values."""
-    types = pyarrow.types
-    if types.is_dictionary(column.type):
-        return _plain_type(pyarrow, column.dictionary).take(column.indices)
-    if types.is_string_view(column.type):
-        return column.cast(pyarrow.large_string())
-    return column.cast(pyarrow.large_binary()) if types.is_binary_view(column.type) else column
-
-
-#: Name of the attribute of a frame that was made of dictionaries.
-_LACKING = "cloudtasks_nb.lacking"
-
-#: Whole floats up to here are exactly one integer; beyond, neighbours share a float.
-_EXACT = 2.0**53
-
-
 class Source:
     """One column of an input frame, with facts that depend on the whole column.
 
@@ -294,10 +151,16 @@ class Source:
     ----------
     lacking : set of int
         Positions of the rows whose dictionary does not have the column.
+    part : bool
+        Whether this is a part of the column. Then each whole number is an integer: it must not depend on the other
+        rows of its part what a row sends.
     """
 
-    def __init__(self, name: str, series: pd.Series[Any], lacking: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, name: str, series: pd.Series[Any], lacking: frozenset[int] = frozenset(), *, part: bool = False
+    ) -> None:
         self.name = name
+        self.part = part
         self.lacking = lacking
         self.category = isinstance(series.dtype, pd.CategoricalDtype)  #: whether it was given as one
         self.series = _dense(series)
@@ -311,7 +174,7 @@ class Source:
         numbers = _as_floats(self.series)
         missing = np.isnan(numbers)
         there = numbers[~missing]
-        return bool(missing.any() and there.size and ((np.abs(there) <= _EXACT) & (np.trunc(there) == there)).all())
+        return bool(missing.any() and there.size and ((np.abs(there) <= EXACT) & (np.trunc(there) == there)).all())
 
     @cached_property
     def is_label(self) -> bool:
@@ -349,15 +212,8 @@ class Column:
         A row keeps its identity when the column around it changes from integers to floats, as it does where a
         longer frame brings a missing value or a fraction.
         """
-        values = self.json
-        if self.source.kind != "float" or self.source.whole:
-            return values
-        numbers = _as_floats(self.series)
-        with np.errstate(invalid="ignore"):
-            integral = (np.abs(numbers) <= _EXACT) & (np.trunc(numbers) == numbers)
-        if not integral.any():
-            return values
-        return [int(value) if yes else value for value, yes in zip(values, integral.tolist(), strict=True)]
+        given = self.source
+        return self.json if given.kind != "float" or given.whole or given.part else _integral(self.series, self.json)
 
     @cached_property
     def raw(self) -> list[Any]:
@@ -417,7 +273,17 @@ def _numbers(column: Column) -> list[Any]:
     values: list[Any] = np.where(missing, 0, numbers).astype("int64").tolist() if whole else numbers.tolist()
     for index in np.flatnonzero(missing).tolist():
         values[index] = None
-    return values
+    return values if whole or not column.source.part else _integral(column.series, values)
+
+
+def _integral(series: pd.Series[Any], values: list[Any]) -> list[Any]:
+    """Return the values with whole numbers as integers; the same list if there are none."""
+    numbers = _as_floats(series)
+    with np.errstate(invalid="ignore"):
+        integral = (np.abs(numbers) <= EXACT) & (np.trunc(numbers) == numbers)
+    if not integral.any():
+        return values
+    return [int(value) if yes else value for value, yes in zip(values, integral.tolist(), strict=True)]
 
 
 def _floats(column: Column) -> list[Any]:

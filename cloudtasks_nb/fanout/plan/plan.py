@@ -32,7 +32,7 @@ __all__ = ["Plan", "Sizes", "Trial", "make_plan"]
 
 _SHOWN = 3  # rendered tasks in the repr
 _LONGEST = 1_000  # characters of a body or a result in the repr of a trial
-_KEPT = 1_000  # rows that a plan of an iterator shows
+_KEPT = 1_000  # rows that a plan shows of an input that is read in parts
 _ON_TOP = f"retries and the time of the service come on top ({PRICING})"
 _DEADLINE = dt.timedelta(minutes=10)  # of a task without one
 _TO_SEND = ("new", "unsent")  # states of rows that the same cell, run again, sends

@@ -30,6 +30,7 @@ __all__ = ["RESERVED", "Preview", "StoredPreview", "preview_names", "shown_names
 RESERVED = frozenset({"row", "error", *BATCH_TASKS})
 
 _TICKS = ("datetime64[", "timedelta64[", "period[")  #: these are stored as numbers
+_NUMBERS = {"int64", "Int64", "float64"}
 _NAT = np.iinfo(np.int64).min
 _DATE = "date"
 _CUT = 200  # characters of a cell that has no form in JSON
@@ -227,6 +228,9 @@ def _column(pieces: Iterable[tuple[str, list[Any]]]) -> Any:
     runs = [(tag, [cell for _, cells in run for cell in cells]) for tag, run in groupby(pieces, key=itemgetter(0))]
     if len(runs) == 1:
         return _restore(*runs[0])
+    if {tag for tag, _ in runs} <= _NUMBERS:  # of the same column, where a missing value or a fraction is in one part
+        cells = [cell for _, run in runs for cell in run]
+        return _restore("Float64" if float in map(type, cells) else "Int64", cells)
     return pd.Series(
         [cell for run in runs for cell in pd.Series(_restore(*run)).astype(object)], dtype=object
     ).convert_dtypes()

@@ -99,6 +99,11 @@ class Recipe:
             check_columns(names or (), there, what)
         check_literal(self.body, there)
 
+    def choose(self, available: Iterable[str]) -> tuple[str, ...] | None:
+        """Check the columns of data before they are read, and return those that are needed; None: all."""
+        self.check(available)
+        return self.columns_used
+
 
 def compile_recipe(options: Mapping[str, Any], *, literal: bool = False) -> Recipe:
     """Check the options of a fan-out's tasks, and parse their templates.

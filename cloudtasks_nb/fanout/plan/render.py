@@ -17,7 +17,8 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.chunk import Chunk
-from cloudtasks_nb.fanout.plan.columns import Block, Table, frames
+from cloudtasks_nb.fanout.plan.columns import Block, Table
+from cloudtasks_nb.fanout.plan.inputs import frames
 from cloudtasks_nb.fanout.plan.options import HEADER_BREAK, LARGEST_TASK
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
 from cloudtasks_nb.fanout.plan.recipe import Recipe, Row, compile_recipe
@@ -232,8 +233,8 @@ def plan_chunks(
     renderer = Renderer(recipe, now, complete=whole)
     named: list[str] = []
     bad, position, labelled = 0, 0, None
-    for frame in frames(data):
-        table = Table(frame, labelled=labelled)
+    for frame in frames(data, recipe.choose):
+        table = Table(frame, labelled=labelled, part=not whole)
         recipe.check(table.columns)
         if table.length and not position:  # the first frame decides whether the input has labels
             labelled = table.labels != []
@@ -297,9 +298,9 @@ def plan_row(data: Any, recipe: Recipe, row: int, *, now: dt.datetime) -> Any:
         If the input does not have so many rows, or the arguments as a whole are wrong.
     """
     renderer, position = Renderer(recipe, now, complete=False), 0
-    for frame in frames(data):
+    for frame in frames(data, recipe.choose):
         if row < position + len(frame):
-            table = Table(frame)
+            table = Table(frame, part=not isinstance(data, pd.DataFrame))
             recipe.check(table.columns)
             (chunk,) = renderer.render(table.block(position, row - position, row - position + 1))
             return chunk.rejected.get(0) or read_message(chunk.tasks[0])

@@ -1,5 +1,6 @@
 """What a dry run says of tasks, held against those that are made."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -7,6 +8,8 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
+from cloudtasks_nb.display.progress_bar import Bar
+from cloudtasks_nb.fanout.batch import catalog
 from tests.cases import cases
 from tests.integration.conftest import Answer, Target
 from tests.integration.fanout.conftest import Serve, sent
@@ -40,6 +43,27 @@ def test_an_iterator_has_ids_too(paused: ct.Queue) -> None:
     plan = paused.fan_out(iter([DATA, DATA + 10]), url=URL, dry_run=True)
     batch = paused.fan_out(pd.concat([DATA, DATA + 10], ignore_index=True), url=URL)
     assert plan.frame["task"].tolist() == batch.tasks()["task"].tolist()
+
+
+def test_a_file_is_read_anew(paused: ct.Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its path it makes the batch of its DataFrame; plan, bar and options know how many rows it has."""
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"a": range(4_500), "wide": "x"}, index=[f"shop {a}" for a in range(4_500)]).to_parquet(path)
+    totals: list[Any] = []
+
+    def noted(what: str, total: int | None, **words: Any) -> Bar:
+        totals.append(total)
+        return Bar(what, total, **words)
+
+    monkeypatch.setattr(catalog, "Bar", noted)
+    plan = paused.fan_out(path, url=URL, body=["a"], dry_run=True)
+    assert (plan.rows, plan.sendable, len(plan.frame), plan.frame.attrs["truncated"]) == (4_500, 4_500, 1_000, True)
+    batch = plan.submit()
+    assert totals == [4_500] * 2
+    assert batch == paused.fan_out(pd.read_parquet(path), url=URL, body=["a"])
+    assert batch.tasks().index[[0, -1]].tolist() == ["shop 0", "shop 4499"]
+    with pytest.raises(errors.InvalidInputError, match=r"canary=4500 leaves no row for later: there are 4,500"):
+        paused.fan_out(path, url=URL, canary=4_500)
 
 
 def test_rows_that_another_batch_has(paused: ct.Queue) -> None:

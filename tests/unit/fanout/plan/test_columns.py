@@ -160,6 +160,15 @@ def test_canonical_keeps_fractions() -> None:
     assert isinstance(column.canonical[0], int)
 
 
+def test_a_part_of_a_column() -> None:
+    """Where the rest of a column is not known, what a row sends does not depend on its neighbours."""
+    for values in ([2.0, 1.5], [2.0, None], [2.0, 3.0]):
+        column = Source("x", pd.Series(values), part=True).block(0, 2)
+        for form in (column.json, column.canonical, column.raw):
+            assert (form[0], type(form[0])) == (2, int)
+            assert form[1] == values[1]
+
+
 def test_whole_is_told_by_the_column() -> None:
     """A block without a missing value still has integers if the rest of its column shows that they were."""
     source = Source("x", pd.Series([1.0, 2.0, None]))

@@ -1,6 +1,9 @@
 """What a fan-out reads."""
 
 import builtins
+import datetime as dt
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,15 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.columns import BLOCK, Table, frames, read_input
+from cloudtasks_nb.errors import InvalidInputError, TemplateError
+from cloudtasks_nb.fanout.plan import inputs
+from cloudtasks_nb.fanout.plan.columns import BLOCK, Table
+from cloudtasks_nb.fanout.plan.inputs import Stream, frames, length, read_input
+from cloudtasks_nb.fanout.plan.preview import StoredPreview
+from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
+from cloudtasks_nb.fanout.plan.render import plan_chunks
 from tests.cases import cases
+from tests.interrupts import interrupt, interruptible
 from tests.unit.fanout.plan.conftest import block_of
 
 
@@ -67,10 +76,9 @@ def test_kinds(data: Any) -> None:
     (POLARS.lazy(), EXPECTED),
     ids=["dicts", "large integer", "tuple", "series", "unnamed", "polars series", "polars unnamed", "lazy"],
 )
-def test_other_inputs(capsys: pytest.CaptureFixture[str], data: Any, expected: dict[str, list[Any]]) -> None:
-    """Rows as dictionaries, a Series and a LazyFrame are read as a frame; that the last is collected is said."""
+def test_other_inputs(data: Any, expected: dict[str, list[Any]]) -> None:
+    """Rows as dictionaries, a Series and a LazyFrame are read as frames."""
     assert _cells(data) == expected
-    assert ("LazyFrame was collected: 2 rows" in capsys.readouterr().out) == isinstance(data, pl.LazyFrame)
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.CSV.gz", "rows.parquet"])
@@ -99,6 +107,134 @@ def test_refused_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: st
         read_input(name)
 
 
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and Arrow data are read three rows at a time."""
+    monkeypatch.setattr(inputs, "PART", 3)
+
+
+def _planned(data: Any, **options: Any) -> tuple[list[bytes], StoredPreview]:
+    """Return what identifies the rows of an input, and what is shown of them."""
+    shown, identities = StoredPreview(), []
+    recipe = compile_recipe({"url": "https://svc/run", **options})
+    for chunk in plan_chunks(data, recipe, now=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)):
+        shown.add(chunk.shown)
+        identities += [*chunk.keys, *chunk.digests]
+    return sorted(identities), shown
+
+
+FRAMES = {
+    "counted": pd.DataFrame({"n": [*range(7), None, 8], "s": [*"abcdefgh", None], "x": [0.5, 1, None, *range(6)]}),
+    "named": pd.DataFrame({"n": range(9)}, index=pd.Index([*"abcdefghi"], name="shop")),
+    "unnamed": pd.DataFrame({"n": range(9)}, index=[*"abcdefghi"]),
+    "a part": pd.DataFrame({"n": range(50)})[20:29],
+    "a range": pd.DataFrame({"n": range(9)}, index=pd.RangeIndex(5, 50, 5, name="day")),
+    "levels": pd.DataFrame({"n": range(9)}, index=pd.MultiIndex.from_product([[1, 2, 3], [*"xyz"]], names=["k", None])),
+    "times": pd.DataFrame({"t": pd.date_range("2026", periods=9), "l": [[1]] * 9, "b": [True, None, False] * 3}),
+}
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize("body", [None, ["n"], lambda row: row])
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
+def test_a_parquet_file_stands_for_its_frame(frame: pd.DataFrame, body: Any, tmp_path: Path) -> None:
+    """Read in parts, its rows have the identities, the columns and the index that they have read as a whole."""
+    body = frame.columns[:1].tolist() if isinstance(body, list) else body
+    path = tmp_path / "rows.parquet"
+    frame.to_parquet(path, row_group_size=5)
+    stream = read_input(path)
+    assert length(stream) == 9
+    assert [len(part) for part in frames(stream)] == [3, 3, 3]
+    (identities, shown), (expected, whole) = _planned(stream, body=body), _planned(pd.read_parquet(path), body=body)
+    assert (identities == expected) or (callable(body) and "x" in frame)  # a function sees 1 where the frame has 1.0
+    pd.testing.assert_frame_equal(shown.columns(), whole.columns())
+    index, whole_index = shown.index(range(9)), whole.index(range(9))
+    assert (None if index is None else index.tolist()) == (None if whole_index is None else whole_index.tolist())
+
+
+@pytest.mark.usefixtures("three")
+def test_a_csv_file_is_read_in_parts(tmp_path: Path) -> None:
+    """Its rows have the identities that they have read as a whole, also where a part lacks all values of a column."""
+    path = tmp_path / "rows.csv"
+    table = pd.DataFrame({"n": [1, 2, 3, 4, None, 6, 7], "s": [None] * 4 + [*"abc"], "x": [0.5, 1, 2, *range(4)]})
+    table.to_csv(path, index=False)
+    stream = read_input(path)
+    assert length(stream) is None
+    assert [len(part) for part in frames(stream)] == [3, 3, 1]
+    assert _planned(stream)[0] == _planned(pd.read_csv(path))[0]
+
+
+@pytest.mark.usefixtures("three")
+@cases(("1\n2\n3\nx\n", "numbers"), ("true\nfalse\n\nx\n", "truth values"))
+def test_a_csv_column_whose_type_changes(tmp_path: Path, text: str, kind: str) -> None:
+    """Numbers that would be texts in the whole file are refused, with the line that says what they are."""
+    path = tmp_path / "rows.csv"
+    path.write_text("zip,n\n" + text.replace("\n", ",1\n"))
+    words = rf'"zip" .*begins with {kind}, and has texts[\s\S]*dtype=\{{\'zip\': str\}}, chunksize='
+    with pytest.raises(InvalidInputError, match=words):
+        list(frames(read_input(path)))
+    assert sum(map(len, frames(read_input(path), lambda _: ["n"]))) == 4
+
+
+def test_a_file_that_breaks_off(tmp_path: Path) -> None:
+    """An error in the middle of a file names the file."""
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n" + "1,2\n" * (inputs.PART + 1) + "1,2,3,4\n")
+    with pytest.raises(InvalidInputError, match=r"rows.csv cannot be read: [\s\S]*Expected 2 fields"):
+        list(frames(read_input(path)))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "lazy", "lazy of old", "arrow", "batches"])
+def test_only_the_columns_that_are_needed_are_read(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The templates and the key decide which; a name that is wrong is compared with all."""
+    wide = pd.DataFrame({"origin": ["JFK"], "n": [1], "wide": ["x"], "day": [2]})
+    wide.to_parquet(tmp_path / "rows.parquet")
+    wide.to_csv(tmp_path / "rows.csv", index=False)
+    if kind == "lazy of old":
+        monkeypatch.delattr(pl.LazyFrame, "collect_batches", raising=False)
+    table = pa.Table.from_pandas(wide)
+    data = {"arrow": table, "batches": table.to_batches()}.get(kind) or tmp_path / f"rows.{kind}"
+    given = read_input(pl.from_pandas(wide).lazy() if kind.startswith("lazy") else data)
+    recipe = compile_recipe({"url": "https://svc/{origin}", "body": ["n"], "key": ["day", "n"]})
+    assert [[*frame] for frame in frames(given, recipe.choose)] == [["origin", "n", "day"]]
+    nothing = compile_recipe({"url": "https://svc", "body": {}, "key": ROW})
+    assert [frame.shape for frame in frames(given, nothing.choose)] == [(1, 1)]
+    with pytest.raises(TemplateError, match=r'did you mean "origin"[\s\S]*the columns are origin, n, wide, day'):
+        list(frames(given, compile_recipe({"url": "https://svc/{orgin}"}).choose))
+    with pytest.raises(TemplateError, match='"wide" is a column'):
+        list(frames(given, compile_recipe({"url": "https://svc", "body": "wide"}).choose))
+
+
+def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
+    """Files in folders that are named by the values of a column are one input with this column."""
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"n": [1, 2, 3], "year": [2025, 2025, 2026]}).to_parquet(path, partition_cols=["year"])
+    stream = read_input(path)
+    assert length(stream) == 3
+    assert _cells(stream) == {"n": [1, 2, 3], "year": [2025, 2025, 2026]}
+    assert [[*frame] for frame in frames(stream, lambda _: ["year"])] == [["year"], ["year"]]
+
+
+def test_an_interrupt_does_not_wait_for_a_query() -> None:
+    """It is raised at once, while the next part is still computed."""
+    computing, ended = threading.Event(), threading.Event()
+
+    def read(_: list[str]) -> Iterator[pd.DataFrame]:
+        computing.set()
+        ended.wait(60)
+        yield PANDAS
+
+    def interrupt_it() -> None:
+        computing.wait(60)
+        interrupt()
+
+    threading.Thread(target=interrupt_it).start()
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        list(frames(Stream(names=["n"], read=read)))
+    assert not ended.is_set()
+    ended.set()
+
+
 def test_binary_view() -> None:
     """Layouts of Arrow that pandas does not know are read as the plain ones."""
     table = pa.table({"b": pa.array([b"x"], type=pa.binary_view())})
@@ -122,8 +258,9 @@ def test_refused(data: Any, word: str) -> None:
         list(frames(data))
 
 
-def test_arrow_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arrow data without pyarrow raises an error that names the package to install."""
+@cases(POLARS, "rows.parquet")
+def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch, data: Any) -> None:
+    """Arrow data or a Parquet file without pyarrow raises an error that names the extra to install."""
     real = builtins.__import__
 
     def fail(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -132,8 +269,8 @@ def test_arrow_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(InvalidInputError, match="pip install pyarrow"):
-        list(frames(POLARS))
+    with pytest.raises(InvalidInputError, match=r'needs pyarrow\s+→ pip install "cloudtasks-nb\[parquet\]"'):
+        list(frames(read_input(data)))
 
 
 def test_blocks() -> None:

@@ -1,0 +1,292 @@
+"""The inputs of a fan-out (frames, files, Arrow streams, lazy frames) as DataFrames of a few rows at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import infer_dtype
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.plan.columns import EXACT, LACKING
+
+__all__ = ["PART", "Stream", "frames", "length", "read_input"]
+
+#: Rows that are read together: enough to make the cost per DataFrame small, few enough for wide rows.
+PART = 4_000
+
+#: Returns which of the columns that an input has are to be read; None: all.
+_Choose: TypeAlias = Callable[[Sequence[str]], Iterable[str] | None]
+
+_BUFFER = 1 << 20  # bytes of a column of a Parquet file that are read at a time
+_UNNAMED = re.compile(r"__index_level_\d+__$")  # how pyarrow stores an index level that has no name
+_UNNAMED_SERIES = "value"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """Rows of a file or a lazy frame, which are read anew each time, part by part."""
+
+    names: Sequence[str]  #: of the columns, and of what its index restores
+    read: Callable[[list[str]], Iterator[pd.DataFrame]]  #: reads these columns
+    rows: int | None = None  #: how many; None: not known before they are read
+
+
+def length(data: Any) -> int | None:
+    """Return how many rows an input has; None if that is known only when it was read."""
+    return data.rows if isinstance(data, Stream) else len(data) if isinstance(data, pd.DataFrame) else None
+
+
+def read_input(data: Any) -> Any:
+    """Make a DataFrame or a `Stream` of an input that is not made of frames, and return any other as it is.
+
+    Parameters
+    ----------
+    data : list of dicts, Series, path, or lazy frame
+        A Series becomes a column of its name, or ``value``. A path ends with ``.csv`` (also compressed) or
+        ``.parquet``. Of Polars, a Series, and a LazyFrame.
+
+    Raises
+    ------
+    InvalidInputError
+        If a file does not exist or cannot be read, or has another ending.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        return _file(os.fspath(data))
+    polars = type(data).__module__.partition(".")[0] == "polars"
+    if polars and hasattr(data, "collect"):
+        return _lazy(data)
+    if isinstance(data, pd.Series) or (polars and hasattr(data, "to_frame")):
+        return data.to_frame(_UNNAMED_SERIES if data.name in (None, "") else data.name)
+    if isinstance(data, (list, tuple)) and data and all(isinstance(row, Mapping) for row in data):
+        return _from_rows(data)
+    return data
+
+
+def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
+    """Return dictionaries as a frame; large integers beside a missing value keep their digits.
+
+    Its `attrs` have the positions of the rows that lack a key: a body without it is another one than with null.
+    """
+    given = pd.DataFrame([dict(row) for row in rows], dtype=object)
+    frame = given.infer_objects()
+    lacking = {name: frozenset(at for at, row in enumerate(rows) if name not in row) for name in frame}
+    frame.attrs[LACKING] = {str(name): found for name, found in lacking.items() if found}
+    for name in frame:
+        lossy = frame[name].dtype == np.float64 and any(type(cell) is int and abs(cell) > EXACT for cell in given[name])
+        if lossy:
+            frame[name] = given[name]
+    return frame
+
+
+def frames(data: Any, choose: _Choose = lambda _: None) -> Iterator[pd.DataFrame]:
+    """Read the input, each part when it is asked for.
+
+    Parameters
+    ----------
+    data : pandas.DataFrame, Stream, iterable of DataFrames, or object with ``__arrow_c_stream__``
+        Parts of an iterable may also be Arrow streams, or lazy partitions with a ``compute()`` method.
+    choose : callable, optional
+        Called with the names of the columns where only some of them can be read.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none of these, or cannot be read.
+    """
+    if isinstance(data, Stream):
+        parts = data.read(_chosen(data.names, choose))
+        # in a thread, so that an interrupt need not wait for a query or a network
+        while (frame := _loop.run(asyncio.to_thread(next, parts, None))) is not None:
+            yield frame
+        return
+    single = isinstance(data, pd.DataFrame) or _is_arrow(data)
+    if not single and (not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping, pd.Series))):
+        raise InvalidInputError(
+            f"{type(data).__name__} is not a DataFrame",
+            hint="give a DataFrame (pd.DataFrame(...)), an iterable of DataFrames, an Arrow table, a Series, a list of "
+            "dictionaries, or the path of a CSV or Parquet file",
+        )
+    for number, part in enumerate([data] if single else data):
+        computed = part.compute() if callable(getattr(part, "compute", None)) else part
+        if isinstance(computed, pd.DataFrame):
+            yield computed
+        elif _is_arrow(computed):
+            yield from _arrow(computed, choose)
+        else:
+            raise InvalidInputError(
+                f"part {number} of the input is of type {type(computed).__name__}, not a DataFrame",
+                hint="give an iterable of DataFrames, or make one frame of the rows: pd.DataFrame(rows)",
+            )
+
+
+def _chosen(names: Sequence[str], choose: _Choose) -> list[str]:
+    """Return the columns to read in their order: at least one, as the rows of none cannot be counted everywhere."""
+    wanted = choose(names)
+    return list(names) if wanted is None else [name for name in names if name in set(wanted)] or list(names[:1])
+
+
+def _is_arrow(data: Any) -> bool:
+    return hasattr(data, "__arrow_c_stream__") and not isinstance(data, pd.Series)
+
+
+def _pyarrow(what: str) -> ModuleType:
+    """Return pyarrow, which is optional."""
+    try:
+        import pyarrow  # noqa: ICN001, PLC0415 - only needed for Arrow data
+    except ImportError as error:
+        raise InvalidInputError(
+            f"reading {what} needs pyarrow", resource="pyarrow", hint='pip install "cloudtasks-nb[parquet]"'
+        ) from error
+    return pyarrow
+
+
+def _arrow(data: Any, choose: _Choose) -> Iterator[pd.DataFrame]:
+    """Read an Arrow stream in parts; the cells keep their Arrow types, so that integers stay integers."""
+    pyarrow = _pyarrow(f"a {type(data).__name__}")
+    with pyarrow.RecordBatchReader.from_stream(data) as reader:
+        names = reader.schema.names
+        chosen = _chosen([name for name in names if not _UNNAMED.match(name)], choose)
+        kept = [position for position, name in enumerate(names) if name in chosen]
+        for batch in reader:
+            for start in range(0, batch.num_rows, PART):
+                part = batch.slice(start, PART)
+                columns = [_plain_type(pyarrow, part.column(position)) for position in kept]
+                table = pyarrow.Table.from_arrays(columns, names=[names[position] for position in kept])
+                yield table.to_pandas(types_mapper=pd.ArrowDtype)
+
+
+def _plain_type(pyarrow: ModuleType, column: Any) -> Any:
+    """Replace the layouts that pandas cannot hold (dictionaries, string views) by the plain one of the same values."""
+    types = pyarrow.types
+    if types.is_dictionary(column.type):
+        return _plain_type(pyarrow, column.dictionary).take(column.indices)
+    if types.is_string_view(column.type):
+        return column.cast(pyarrow.large_string())
+    return column.cast(pyarrow.large_binary()) if types.is_binary_view(column.type) else column
+
+
+def _lazy(frame: Any) -> Stream:
+    """Return a LazyFrame of Polars, which is executed once each time it is read."""
+
+    def read(columns: list[str]) -> Iterator[pd.DataFrame]:
+        query = frame.select(columns)
+        batched = hasattr(query, "collect_batches")  # which older releases lack
+        for part in query.collect_batches(chunk_size=PART, maintain_order=True) if batched else [query.collect()]:
+            yield from _arrow(part, lambda _: None)
+
+    return Stream(names=frame.collect_schema().names(), read=read)
+
+
+def _file(path: str) -> Stream:
+    """Return the rows of a file, of which the names of the columns have been read."""
+    name = re.sub(r"\.(gz|bz2|zip|xz|zst)$", "", path.lower())
+    if not name.endswith((".csv", ".parquet", ".pq")):
+        raise InvalidInputError(
+            f"data={path!r} is not a path to a CSV or Parquet file",
+            resource=path,
+            hint='a path ends with ".csv" or ".parquet"; read other files first, and give the DataFrame',
+        )
+    with _readable(path):
+        stream = _csv(path) if name.endswith(".csv") else _parquet(path)
+
+    def read(columns: list[str]) -> Iterator[pd.DataFrame]:
+        with _readable(path):
+            yield from stream.read(columns)
+
+    return replace(stream, read=read)
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except InvalidInputError:
+        raise
+    except FileNotFoundError as error:
+        raise InvalidInputError(
+            f"the file {path} does not exist", resource=path, hint=f"relative paths start at {Path.cwd()}"
+        ) from error
+    except Exception as error:  # the readers raise errors of several libraries
+        raise InvalidInputError(
+            f"the file {path} cannot be read: {error}",
+            resource=path,
+            hint="the readers of pandas have options: read it with one of them, and give the DataFrame",
+        ) from error
+
+
+def _csv(path: str) -> Stream:
+    def read(columns: list[str]) -> Iterator[pd.DataFrame]:
+        chosen = None if columns == names else columns
+        kinds: dict[str, str] = {}
+        with pd.read_csv(path, usecols=chosen, chunksize=PART, low_memory=False) as parts:
+            for part in parts:
+                for name in map(str, part):
+                    kind = _kind(part[name].dropna())
+                    if kind and kinds.setdefault(name, kind) != kind:
+                        raise _mixed(path, name, kinds[name], kind)
+                yield part
+
+    names = list(pd.read_csv(path, nrows=0).columns)
+    return Stream(names=names, read=read)
+
+
+def _kind(values: pd.Series[Any]) -> str:
+    """Return what the values of a column of a CSV file are; nothing if there are none."""
+    kinds = {"string": "texts", "boolean": "truth values"}
+    return "" if values.empty else kinds.get(infer_dtype(values), "numbers")
+
+
+def _mixed(path: str, column: str, *kinds: str) -> InvalidInputError:
+    """Return the error for a column whose values would all be texts if the file was read whole."""
+    return InvalidInputError(
+        f'the column "{column}" of the file {path} begins with {kinds[0]}, and has {kinds[1]} further down',
+        resource=column,
+        hint=f"say what it holds: data=pd.read_csv({path!r}, dtype={{{column!r}: str}}, chunksize={PART:_})",
+    )
+
+
+def _parquet(path: str) -> Stream:
+    """Return the rows of a Parquet file, or of a folder of them."""
+    _pyarrow("a Parquet file")
+    from pyarrow import dataset, parquet  # noqa: PLC0415
+
+    found = dataset.dataset(path, format="parquet", partitioning="hive")
+    files = list(found.get_fragments())
+
+    def read(columns: list[str]) -> Iterator[pd.DataFrame]:
+        for file in files:
+            partition = dataset.get_partition_keys(file.partition_expression)
+            with file.filesystem.open_input_file(file.path) as opened:
+                # neither what other columns have nor whole columns are read ahead
+                pages = parquet.ParquetFile(opened, pre_buffer=False, buffer_size=_BUFFER)
+                span, position = _span(pages.schema_arrow), 0
+                for batch in pages.iter_batches(PART, columns=columns, use_pandas_metadata=True):
+                    frame = batch.to_pandas()
+                    if span is not None and len(span) == pages.metadata.num_rows:
+                        frame.index = span[position : position + len(frame)]
+                    position += len(frame)
+                    yield frame.assign(**{name: key for name, key in partition.items() if name in columns})
+
+    names = [name for name in found.schema.names if not _UNNAMED.match(name)]
+    span = _span(found.schema)
+    names += [] if span is None or span.name is None or span.name in names else [span.name]
+    return Stream(names=names, read=read, rows=sum(file.count_rows() for file in files))
+
+
+def _span(schema: Any) -> pd.RangeIndex | None:
+    """Return the index of a frame of pandas that is no column of its file, because it is a range."""
+    for level in (schema.pandas_metadata or {}).get("index_columns", ()):
+        if isinstance(level, dict):
+            return pd.RangeIndex(level["start"], level["stop"], level["step"], name=level["name"])
+    return None
