@@ -64,6 +64,7 @@ class Size:
     window: tuple[float, float] = (5.0, 35.0)  #: seconds after the start in which dispatches are counted
     delays: int = 200  #: tasks whose delay is measured
     streamed: tuple[int, ...] = (100_000, 1_000_000)  #: rows of fan-outs from an iterator
+    wide: int = 240_000  #: rows of 6.8 KB in the file that is fanned out
     stored: int = 240_000  #: results in a folder
     ticks: int = 20
     waited: int = 2_000  #: rows of a batch that is waited for

@@ -1,13 +1,19 @@
-"""The memory of a fan-out from an iterator: the same for a hundred thousand rows and for millions."""
+"""The memory of a fan-out: from an iterator the same for many rows as for few, and from a large file."""
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
+from pyarrow import parquet
 
 from tests.benchmarks import flights
 from tests.benchmarks.fan_out import until_sent
@@ -17,6 +23,10 @@ from tests.benchmarks.servers import Emulator, client
 
 _CHUNK = 10_000  # rows of a DataFrame that the iterator gives
 _MILLION = 1_000_000
+_GROUP = 5_000  # rows of a row group of the file
+_WIDE = 4  # its columns of 1,700 characters that compress badly
+_NEEDED = ["n", "shop", "price"]
+_LIMIT = 2 << 30  # bytes of address space
 
 
 def _measure(bench: Bench) -> None:
@@ -24,34 +34,70 @@ def _measure(bench: Bench) -> None:
     flights.frame(_CHUNK).to_csv(sample, index=False)
     small, *large = bench.size.streamed
     for number, folder in enumerate(bench.rounds()):
-        few = _peak(folder / f"home-{small}", sample, small)
+        few = _peak(folder / f"home-{small}", "frames", sample, small)
         bench.report("few", few)
         for rows in large:
             # Ten millions only once: that takes minutes.
             if rows <= _MILLION or number == 0:
-                peak = _peak(folder / f"home-{rows}", sample, rows)
+                peak = _peak(folder / f"home-{rows}", "frames", sample, rows)
                 bench.report(f"{rows:,}" if rows > _MILLION else "many", peak)
                 bench.report(f"{rows:,} more" if rows > _MILLION else "more", peak - few)
     bench.note(f"Few are {small:,} rows, many {large[0]:,}.")
 
 
-def _peak(folder: Path, sample: Path, rows: int) -> float:
+def _measure_files(bench: Bench) -> None:
+    path = bench.folder / "wide.parquet"
+    _write(path, bench.size.wide)
+    bench.note(f"The file has {bench.size.wide:,} rows and {path.stat().st_size / 1e9:.2f} GB.")
+    for folder in bench.rounds():
+        for way in ("path", "path limited", "lazy", "iterator", "iterator limited"):
+            bench.report(way, _peak(folder / way, way, path, bench.size.wide))
+
+
+def _write(path: Path, rows: int) -> None:
+    """Write a file of several row groups, of whose columns a few small ones are needed."""
+    generator, writer = np.random.default_rng(0), None
+    for first in range(0, rows, _GROUP):
+        numbers = np.arange(first, min(first + _GROUP, rows))
+        small = {"n": numbers, "shop": [f"shop {number % 50}" for number in numbers], "price": numbers / 4}
+        wide = {f"wide_{at}": [generator.bytes(850).hex() for _ in numbers] for at in range(_WIDE)}
+        table = pa.table(small | wide)
+        writer = writer or parquet.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    assert writer is not None
+    writer.close()
+
+
+def _peak(folder: Path, way: str, file: Path, rows: int) -> float:
     """Fan out in a process of its own and return its peak of memory in MB."""
     with Emulator() as emulator:
-        command = [sys.executable, "-m", "tests.benchmarks.memory", emulator.grpc, str(sample), str(rows)]
+        command = [sys.executable, "-m", "tests.benchmarks.memory", emulator.grpc, way, str(file), str(rows)]
         environment = {**os.environ, "CLOUDTASKS_NB_HOME": str(folder)}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
-    """Fan out from an iterator until all rows are acknowledged, and print the peak of memory in MB."""
-    target, sample, rows = sys.argv[1:]
-    chunk = pd.read_csv(sample)
+    """Fan out until all rows are acknowledged, and print the peak of memory in MB."""
+    target, way, file, rows = sys.argv[1:]
+    if way.endswith("limited"):
+        resource.setrlimit(resource.RLIMIT_AS, (_LIMIT, _LIMIT))
     with client(target) as tasks:
         queue = tasks.queue("stream", create=True).pause()
-        until_sent(queue.fan_out(_frames(chunk, int(rows)), url=flights.URL, progress=False))
+        body = None if way == "frames" else _NEEDED
+        batch = queue.fan_out(_data(way.split()[0], file, int(rows)), url=flights.URL, body=body, progress=False)
+        until_sent(batch)
+        if batch.progress().total != int(rows):
+            raise AssertionError(f"{batch.progress().total:,} rows were sent and not {rows}")
         sys.stdout.write(json.dumps(peak_mb()) + "\n")
+
+
+def _data(way: str, file: str, rows: int) -> Any:
+    if way == "lazy":
+        return pl.scan_parquet(file)
+    if way == "iterator":
+        return parquet.ParquetFile(file, pre_buffer=False).iter_batches(_CHUNK, columns=_NEEDED)
+    return file if way == "path" else _frames(pd.read_csv(file), rows)
 
 
 def _frames(chunk: pd.DataFrame, rows: int) -> Iterator[pd.DataFrame]:
@@ -75,6 +121,23 @@ MEMORY = case(
     """,
     seconds=300,
     full_seconds=2400,
+)
+
+FILES = case(
+    "files",
+    "Memory of a fan-out from a file",
+    _measure_files,
+    f"`queue.fan_out(data, url=…, body={_NEEDED})` of a Parquet file in row groups of {_GROUP:,} rows, of "
+    "whose columns these are needed, in a process of its own until the last acknowledgement; the peak of resident "
+    "memory (`VmHWM`), interpreter and libraries included. The limit is 2 GiB of address space.",
+    """
+    path             | by its path                                          | MB | ≤ 600
+    path limited     | by its path, with the limit                          | MB | ≤ 600
+    lazy             | `pl.scan_parquet`                                    | MB | ≤ 600
+    iterator         | `ParquetFile.iter_batches` of these columns      | MB | ≤ 600
+    iterator limited | `ParquetFile.iter_batches`, with the limit           | MB | ≤ 600
+    """,
+    seconds=900,
 )
 
 

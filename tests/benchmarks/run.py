@@ -35,7 +35,7 @@ from tests.benchmarks.fan_out import FAN_OUT, WITHOUT_BATCH
 from tests.benchmarks.figures import Bench, Case, Result, Size
 from tests.benchmarks.frames import IMPORT, LISTING
 from tests.benchmarks.machine import facts
-from tests.benchmarks.memory import MEMORY
+from tests.benchmarks.memory import FILES, MEMORY
 from tests.benchmarks.outbox import OUTBOX
 from tests.benchmarks.paint import PAINT
 from tests.benchmarks.panels import PANEL, RUN
@@ -49,7 +49,7 @@ from tests.benchmarks.waiting import WAIT
 
 CASES = (
     *(FAN_OUT, WITHOUT_BATCH, LISTING, BATCH_CREATE, CREATE, DISPATCH, DELAY, WAIT, SWEEP, STORED),
-    *(PENDING, MEMORY, OUTBOX, STATES, STORE, PANEL, RUN, PAINT, IMPORT, START, SOAK),
+    *(PENDING, MEMORY, FILES, OUTBOX, STATES, STORE, PANEL, RUN, PAINT, IMPORT, START, SOAK),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,7 @@ QUICK = Size(
     window=(1.0, 3.0),
     delays=20,
     streamed=(10_000, 30_000),
+    wide=10_000,
     stored=10_000,
     ticks=5,
     waited=500,
