@@ -24,7 +24,6 @@ from cloudtasks_nb.service.rpcs import Method
 __all__ = ["RestChannel"]
 
 _CONNECTIONS = 16  # calls at the same time; each has a thread
-_LONGEST = 60.0  # seconds for a call without a timeout of its own
 
 #: HTTP method, what follows the name of the resource in the path, and the field of the request that is the body (``*``:
 #: the whole request): https://cloud.google.com/tasks/docs/reference/rest. The others get or delete the resource.
@@ -71,8 +70,8 @@ class RestChannel:
         self._session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS))
         self._session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS))
 
-    async def call(self, method: Method, request: Any, *, timeout: float | None) -> Any:
-        """Call an RPC once with a raw request message and return the raw response; both may be serialized.
+    async def call(self, method: Method, request: bytes, *, timeout: float) -> bytes:
+        """Call an RPC once with a serialized request and return the serialized response.
 
         Raises
         ------
@@ -81,12 +80,9 @@ class RestChannel:
         EndpointError
             If the call was not sent, because no connection came about.
         """
-        if isinstance(request, bytes):
-            return (await self.call(method, method.request.FromString(request), timeout=timeout)).SerializeToString()
-        seconds = timeout or _LONGEST
-        work = asyncio.get_running_loop().run_in_executor(self._threads, self._send, method, request, seconds)
+        work = asyncio.get_running_loop().run_in_executor(self._threads, self._send, method, request, timeout)
         try:
-            return await asyncio.wait_for(work, seconds)
+            return await asyncio.wait_for(work, timeout)
         except TimeoutError as error:
             raise of_code("DEADLINE_EXCEEDED", "") from error
 
@@ -95,8 +91,8 @@ class RestChannel:
         self._session.close()
         self._threads.shutdown(wait=False)
 
-    def _send(self, method: Method, request: Any, timeout: float) -> Any:
-        verb, path, query, body = _http(method, request)
+    def _send(self, method: Method, request: bytes, timeout: float) -> bytes:
+        verb, path, query, body = _http(method, method.request.FromString(request))
         host = self._endpoint.log_target if method.resource == "log" else self._endpoint.target
         url = f"{'http' if self._endpoint.local else 'https'}://{host}{path}"
         headers: dict[str, str] = {}
@@ -116,7 +112,8 @@ class RestChannel:
             raise of_code("UNAVAILABLE", str(error)) from error
         self._answered(answer.headers, time.monotonic() - sent)
         if answer.status_code == HTTPStatus.OK:
-            return json_format.Parse(answer.content, method.response(), ignore_unknown_fields=True)
+            message = json_format.Parse(answer.content, method.response(), ignore_unknown_fields=True)
+            return bytes(message.SerializeToString())
         raise of_answer(answer)
 
 

@@ -15,10 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import google.auth.transport.grpc
-import google.auth.transport.requests
 import grpc
 import grpc.aio
+from google.api_core import grpc_helpers, grpc_helpers_async
 from google.api_core.exceptions import GoogleAPICallError
 from google.api_core.gapic_v1.routing_header import to_grpc_metadata
 from google.auth.credentials import AnonymousCredentials
@@ -94,7 +93,6 @@ class Transport:
         self.clock = time.monotonic
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._rest: RestChannel | None = None
-        self._stubs: dict[tuple[str, bool], Any] = {}
         self._client: CloudTasksClient | None = None
         self._credentials: Any = None  # looked up by the first call
         self._renewal: asyncio.Task[None] | None = None
@@ -139,7 +137,7 @@ class Transport:
         routed = operator.attrgetter(method.route)(request) if method.route else ""
         resource = resource_name or routed
         repeatable = method.idempotent or bool(getattr(request, "request_id", ""))
-        before = await self._state_before(method, request)
+        before, data = await self._state_before(method, request), request.SerializeToString()
         deadline = self.clock() + timeout
         lost: CloudTasksError | None = None
         pauses = backoff(first=0.1, longest=2.0)
@@ -147,7 +145,8 @@ class Transport:
             pause = next(pauses)
             try:
                 left = max(0.1, deadline - self.clock())
-                return await self._once(method, request, timeout=left, routed=routed, resource=resource)
+                answer = await self._once(method, data, timeout=left, routed=routed, resource=resource)
+                return method.response.FromString(answer)
             except EndpointError as error:  # the call was not sent, but an earlier one may have been
                 if lost is None or method.lost is None:
                     raise
@@ -203,7 +202,7 @@ class Transport:
         name = request.queue.name if hasattr(request, "queue") else request.name
         return await self.call(read, timeout=_STATE_TIMEOUT, name=name)
 
-    async def raw(self, rpc: str, request: bytes, *, resource_name: str = "", timeout: float | None = 20.0) -> bytes:
+    async def raw(self, rpc: str, request: bytes, *, resource_name: str = "") -> bytes:
         """Call an RPC once with a serialized request and return the serialized response.
 
         An error names `resource_name`, by default the resource of the request.
@@ -211,7 +210,7 @@ class Transport:
         method = METHODS[rpc]
         # Each request that is sent as bytes has the name or parent that routes it in the field 1, as this one has.
         routed = METHODS["GetOperation"].request.FromString(request).name
-        return await self._once(method, request, timeout=timeout, routed=routed, resource=resource_name or routed)
+        return await self._once(method, request, timeout=20.0, routed=routed, resource=resource_name or routed)
 
     def refused(self, rpc: str, status: Any, *, resource_name: str) -> CloudTasksError:
         """Return the error for a raw ``google.rpc.Status`` in the answer to an RPC."""
@@ -262,7 +261,7 @@ class Transport:
     async def ask(self) -> None:
         """Have the service answer, and so say what it is and what time it has; raise if it does not."""
         method, parent = METHODS["ListQueues"], self.endpoint.parent()
-        request, target = method.request(parent=parent, page_size=1), self.endpoint.target
+        request, target = method.request(parent=parent, page_size=1).SerializeToString(), self.endpoint.target
         try:
             await self._once(method, request, timeout=_STATE_TIMEOUT, routed=parent, resource=target)
         except CloudTasksError as error:
@@ -320,9 +319,8 @@ class Transport:
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
-        self._stubs.clear()
 
-    async def _once(self, method: Method, request: Any, *, timeout: float | None, routed: str, resource: str) -> Any:
+    async def _once(self, method: Method, request: bytes, *, timeout: float, routed: str, resource: str) -> bytes:
         for _ in range(2):
             self.check_open()
             if not self.endpoint.local:
@@ -338,42 +336,26 @@ class Transport:
                 break
         raise refused from cause
 
-    async def _sent(self, method: Method, request: Any, timeout: float | None, routed: str) -> Any:
-        """Send a request once, and return the answer."""
+    async def _sent(self, method: Method, request: bytes, timeout: float, routed: str) -> bytes:
+        """Send a request once, and return the answer; take over what it says of the service's clock."""
         if self.endpoint.rest:
             if self._rest is None:
                 self._rest = RestChannel(self.endpoint, self._credentials, self._heard)
             return await self._rest.call(method, request, timeout=timeout)
-        stub = await self._stub(method, serialized=isinstance(request, bytes))
-        call = stub(request, timeout=timeout, metadata=_routing(method.route, routed))
-        # A request that is sent as bytes is one of very many, so its answer must cost little.
-        return await (call if isinstance(request, bytes) else self._answer(call))
-
-    async def _answer(self, call: Any) -> Any:
-        """Return the answer to a call, and take over what it says of the service's clock."""
+        channel = await self._channel(method)
         sent = time.monotonic()
+        call = channel.unary_unary(method.path)(request, timeout=timeout, metadata=_routing(method.route, routed))
         with suppress(grpc.aio.AioRpcError):
             await call
         metadata = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
         if metadata or await call.code() is grpc.StatusCode.OK:  # a refusal is an answer too
             self._heard(metadata, time.monotonic() - sent)
-        return await call
+        return bytes(await call)
 
     def _heard(self, metadata: Mapping[str, Any], elapsed: float) -> None:
         """Take over what the metadata of an answer say, which came some seconds after its call was sent."""
         self._metadata = metadata
         self.service_clock.learn(metadata, elapsed)
-
-    async def _stub(self, method: Method, *, serialized: bool) -> Any:
-        key = (method.path, serialized)
-        channel = await self._channel(method)
-        if key not in self._stubs:
-            self._stubs[key] = channel.unary_unary(
-                method.path,
-                request_serializer=None if serialized else method.request.SerializeToString,
-                response_deserializer=None if serialized else method.response.FromString,
-            )
-        return self._stubs[key]
 
     async def _channel(self, method: Method) -> grpc.aio.Channel:
         """Return the connected channel for a method.
@@ -407,7 +389,6 @@ class Transport:
             if moved is None or moved.target == target:
                 return False
             self.endpoint = moved
-            self._stubs.clear()
             if self._client is not None:
                 self._client.transport.close()
                 self._client = None
@@ -464,11 +445,9 @@ class Transport:
         """Return a channel of `grpc` or of `grpc.aio`."""
         if self.endpoint.local:
             return library.insecure_channel(target, options=_LOCAL_OPTIONS)
-        plugin = google.auth.transport.grpc.AuthMetadataPlugin(credentials, google.auth.transport.requests.Request())
-        secure = grpc.composite_channel_credentials(
-            grpc.ssl_channel_credentials(_trusted_roots()), grpc.metadata_call_credentials(plugin)
-        )
-        return library.secure_channel(target, secure, options=_SECURE_OPTIONS)
+        helpers = grpc_helpers if library is grpc else grpc_helpers_async
+        roots = grpc.ssl_channel_credentials(_trusted_roots())
+        return helpers.create_channel(target, credentials, ssl_credentials=roots, options=_SECURE_OPTIONS)
 
 
 @lru_cache(maxsize=1_024)
