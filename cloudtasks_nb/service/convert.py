@@ -14,7 +14,7 @@ from google.cloud.tasks_v2 import types
 from google.protobuf import json_format
 
 from cloudtasks_nb._names import code_name
-from cloudtasks_nb._settings import RETRY_SETTINGS, check_names, parse_duration, parse_json
+from cloudtasks_nb._settings import RETRY_SETTINGS, check_names, parse_duration, parse_json, wrong_argument
 from cloudtasks_nb.display.secrets import mask_headers, mask_url, mask_value, may_hold_secret
 from cloudtasks_nb.errors import InvalidInputError
 
@@ -197,6 +197,29 @@ def _request_values(task: Any, *, secrets: bool) -> _Request:
     return method, url if secrets else mask_url(url), shown, email or None
 
 
+def _whole(value: Any, name: str) -> int:
+    number = _number(value, name)
+    if number != int(number) or abs(number) >= 2**31:
+        raise wrong_argument(name, value, "is not a whole number", f"use {name}=5")
+    return int(number)
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise wrong_argument(name, value, "is not a number", f"use {name}=5")
+    return float(value)
+
+
+# The part of a Queue and the field of it that a setting stands in, and what checks a value.
+_SETTINGS: dict[str, tuple[str, str, Callable[[Any, str], Any]]] = {
+    "rate": ("rate_limits", "max_dispatches_per_second", _number),
+    "max_concurrent": ("rate_limits", "max_concurrent_dispatches", _whole),
+    "log_sampling_ratio": ("stackdriver_logging_config", "sampling_ratio", _number),
+    **{name: ("retry_config", name, parse_duration) for name in RETRY_SETTINGS},
+    **{name: ("retry_config", name, _whole) for name in ("max_attempts", "max_doublings")},
+}
+
+
 def retry_message(settings: Mapping[str, Any]) -> Any:
     """Return a raw RetryConfig with the settings `max_attempts`, `max_retry_duration`, `min_backoff` and so on.
 
@@ -206,55 +229,31 @@ def retry_message(settings: Mapping[str, Any]) -> Any:
         If a name is unknown, a value is not valid, or the shortest wait is longer than the longest.
     """
     check_names(settings, RETRY_SETTINGS, "retry setting")
-    message = types.RetryConfig.pb()()
-    for name, value in settings.items():
-        if name in ("max_attempts", "max_doublings"):
-            setattr(message, name, _whole(value, name))
-        else:
-            getattr(message, name).FromTimedelta(parse_duration(value, name))
-    both = {"min_backoff", "max_backoff"} <= settings.keys()
-    if both and seconds(message.min_backoff) > seconds(message.max_backoff):
+    return queue_message("", settings)[0].retry_config
+
+
+def queue_message(name: str, settings: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """Return a raw v2 Queue with these settings, and the update mask of just these.
+
+    Raises
+    ------
+    InvalidInputError
+        If a value is not valid, or the shortest wait is longer than the longest.
+    """
+    parts: dict[str, dict[str, Any]] = {"retry_config": {}}
+    mask = []
+    for setting, value in settings.items():
+        part, field, check = _SETTINGS[setting]
+        parts.setdefault(part, {})[field] = check(value, setting)
+        mask.append(f"{part}.{field}")
+    shortest, longest = (parts["retry_config"].get(wait) for wait in ("min_backoff", "max_backoff"))
+    if shortest is not None and longest is not None and shortest > longest:
         raise InvalidInputError(
             f"min_backoff={settings['min_backoff']!r} is longer than max_backoff={settings['max_backoff']!r}",
             resource="min_backoff",
             hint="the waits grow from the first to the second",
         )
-    return message
-
-
-def _whole(value: Any, name: str) -> int:
-    number = _number(value, name)
-    if number != int(number) or abs(number) >= 2**31:
-        raise InvalidInputError(f"{name}={value!r} is not a whole number", resource=name, hint=f"use {name}=5")
-    return int(number)
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise InvalidInputError(f"{name}={value!r} is not a number", resource=name, hint=f"use {name}=5")
-    return float(value)
-
-
-# Settings of a queue that are not retry settings: message and field of a Queue, and the check of a value.
-_QUEUE_FIELDS: dict[str, tuple[str, str, Callable[[Any, str], float]]] = {
-    "rate": ("rate_limits", "max_dispatches_per_second", _number),
-    "max_concurrent": ("rate_limits", "max_concurrent_dispatches", _whole),
-    "log_sampling_ratio": ("stackdriver_logging_config", "sampling_ratio", _number),
-}
-
-
-def queue_message(name: str, settings: Mapping[str, Any]) -> tuple[Any, list[str]]:
-    """Return a raw v2 Queue with these settings, and the update mask of just these."""
-    message = types.Queue.pb()(name=name)
-    mask = []
-    for setting, value in settings.items():
-        part, field, check = _QUEUE_FIELDS.get(setting, ("retry_config", setting, None))
-        mask.append(f"{part}.{field}")
-        if check is not None:
-            setattr(getattr(message, part), field, check(value, setting))
-    retry = {setting: value for setting, value in settings.items() if setting in RETRY_SETTINGS}
-    message.retry_config.CopyFrom(retry_message(retry))
-    return message, mask
+    return types.Queue.pb()(name=name, **parts), mask
 
 
 def queue_json(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
