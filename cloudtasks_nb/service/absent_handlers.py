@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 import urllib.parse
+from functools import lru_cache
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
-__all__ = ["AbsentHandlers", "describe_absent", "get_json"]
+__all__ = ["absent_handlers", "describe_absent", "get_json"]
 
 _TIMEOUT = 1.0  # seconds
 _FRESH = 2.0  # seconds for which an answer is used again
 
 
-class AbsentHandlers:
-    """Asks an emulator which handlers on this machine its tasks wait for, at most once in two seconds."""
+def absent_handlers(http: str, queue: str) -> list[str]:
+    """Return ``host:port`` of the handlers that tasks of a queue (full name) wait for.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._read_at = float("-inf")
-        self._targets: list[dict[str, Any]] = []
+    `http` is the emulator's ``http://127.0.0.1:PORT``. An emulator that does not answer has none.
+    """
+    targets = _targets(http, int(time.monotonic() / _FRESH))
+    return [target["address"] for target in targets if target["queue"] == queue]
 
-    def addresses(self, http: str, queue: str) -> list[str]:
-        """Return ``host:port`` of the handlers that tasks of a queue (full name) wait for.
 
-        `http` is the emulator's ``http://127.0.0.1:PORT``. An emulator that does not answer has none.
-        """
-        with self._lock:
-            if time.monotonic() > self._read_at + _FRESH:
-                self._targets = get_json(http, "/admin/waiting", timeout=_TIMEOUT).get("targets", [])
-                self._read_at = time.monotonic()
-        return [target["address"] for target in self._targets if target["queue"] == queue]
+@lru_cache(maxsize=8)
+def _targets(http: str, _at: int) -> list[dict[str, Any]]:
+    """Return what tasks of all queues wait for; `_at` changes every two seconds, so that this is asked anew."""
+    found: list[dict[str, Any]] = get_json(http, "/admin/waiting", timeout=_TIMEOUT).get("targets", [])
+    return found
 
 
 def get_json(http: str, path: str, *, timeout: float) -> dict[str, Any]:

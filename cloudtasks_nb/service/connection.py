@@ -19,7 +19,7 @@ from cloudtasks_nb._settings import Endpoint, store_place
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import InvalidInputError, PermissionDeniedError, QueueNotFoundError
-from cloudtasks_nb.service.absent_handlers import AbsentHandlers
+from cloudtasks_nb.service.absent_handlers import absent_handlers
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.refusal import IAM
@@ -46,7 +46,6 @@ class Connection:
         self.store = Store(store_place(store), auth.storage_token)
         self.transport = Transport(endpoint, auth)
         self.watcher = Watcher(self.transport, log_reads=_EMULATOR_READS if endpoint.local else _GOOGLE_READS)
-        self._absent_handlers = AbsentHandlers()
         self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -87,7 +86,7 @@ class Connection:
     def absent_handlers(self, queue: str) -> list[str]:
         """Return ``host:port`` of the handlers that tasks of a queue (full name) wait for in the embedded emulator."""
         http = self.endpoint.http
-        return [] if http is None else self._absent_handlers.addresses(http, queue)
+        return [] if http is None else absent_handlers(http, queue)
 
     def check_target(self, queue: QueueName, url: Any, service_account: Any = None) -> None:
         """Refuse a target that Google's service cannot call for a queue, or not with a token of the account.
