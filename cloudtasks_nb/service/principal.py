@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import google.auth.compute_engine
@@ -16,6 +15,7 @@ import google.auth.impersonated_credentials
 import google.auth.jwt
 import google.oauth2.credentials
 import google.oauth2.service_account
+from google.auth import _cloud_sdk  # has no public name in google-auth 2
 
 __all__ = [
     "ADC_VARIABLE",
@@ -66,13 +66,8 @@ def adc_file() -> str:
 
     https://cloud.google.com/docs/authentication/application-default-credentials
     """
-    if named := os.environ.get(ADC_VARIABLE):
-        return named
-    folder = os.environ.get("CLOUDSDK_CONFIG")
-    if folder is None:
-        windows = os.environ.get("APPDATA") if os.name == "nt" else None
-        folder = str(Path(windows) / "gcloud" if windows else Path("~/.config/gcloud").expanduser())
-    return str(Path(folder) / "application_default_credentials.json")
+    path: str = os.environ.get(ADC_VARIABLE) or _cloud_sdk.get_application_default_credentials_path()
+    return path
 
 
 def form_of(credentials: Any) -> Form:
