@@ -97,7 +97,7 @@ class Client:
         """
 
         def moved(advanced: int) -> None:
-            self._connection.clock.advanced = advanced
+            self._connection.clock.known.advanced = advanced
 
         def settle(waiting: Collection[str] | None, seconds: float) -> bool:
             return _loop.run(self._catalog.settle(waiting, seconds))

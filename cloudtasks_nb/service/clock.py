@@ -84,38 +84,25 @@ class ServiceClock:
         self._target = target
 
     @property
-    def _known(self) -> _Known:
+    def known(self) -> _Known:
+        """What is known of it now."""
         return _known.setdefault(self._target(), _Known())
 
     @property
     def ahead(self) -> int:
         """Microseconds by which it is ahead of this machine's, for whatever reason."""
-        return self._known.skew + self._known.advanced
-
-    @property
-    def skew(self) -> int:
-        """Microseconds by which it is ahead of this machine's because one of the two is wrong."""
-        return self._known.skew
-
-    @property
-    def advanced(self) -> int:
-        """Microseconds by which an emulator's clock was moved forward."""
-        return self._known.advanced
-
-    @advanced.setter
-    def advanced(self, value: int) -> None:
-        self._known.advanced = value
+        return self.known.skew + self.known.advanced
 
     @property
     def is_known(self) -> bool:
         """Whether the service has answered since this machine's clock was set, or the machine has slept."""
-        steady = self._known.steady
+        steady = self.known.steady
         return steady is not None and abs(_steady() - steady) < _STEP
 
     @property
     def warning(self) -> str | None:
         """A sentence if this machine's clock is wrong by more than a minute, by the clock of the service; else None."""
-        skew = self.skew
+        skew = self.known.skew
         if abs(skew) <= _MINUTE:
             return None
         way = "behind" if skew > 0 else "ahead of"
@@ -131,7 +118,7 @@ class ServiceClock:
         elapsed : float
             Seconds since before the call was sent; the answer has just been received.
         """
-        known, received, date = self._known, now_micros(), _date(metadata.get("date"))
+        known, received, date = self.known, now_micros(), _date(metadata.get("date"))
         known.advanced = int(metadata.get(CLOCK_AHEAD_METADATA) or 0)
         if date is not None:
             least, most = bounds(date - known.advanced, received, round(elapsed * _SECOND))

@@ -45,7 +45,7 @@ async def check_clock(context: CheckContext) -> Finding:
     await (context.google.ask_time() if transport.google else transport.ask())
     if clock.warning is not None:
         return Finding(ok=False, detail=clock.warning, fix="set this machine's clock: sudo timedatectl set-ntp true")
-    return Finding(ok=True, detail=f"{abs(clock.skew) / 1e6:.0f} s off")
+    return Finding(ok=True, detail=f"{abs(clock.known.skew) / 1e6:.0f} s off")
 
 
 async def check_versions(_: CheckContext) -> Finding:

@@ -52,5 +52,5 @@ def test_what_the_log_of_the_queue_leaves_out(tracked: Tracked, ratio: float, no
 
 def test_a_clock_that_is_wrong_is_noted(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that are shown are the service's, which differ from those of this machine."""
-    monkeypatch.setattr(type(tracked.tracker.connection.clock), "skew", -360_000_000)
+    monkeypatch.setattr(tracked.tracker.connection.clock.known, "skew", -360_000_000)
     assert tracked.tracker.notes() == ["this machine's clock is 6 min ahead of the service's"]
