@@ -81,7 +81,6 @@ class Method:
 _VIEWER, _ADMIN, _ENQUEUER = "roles/cloudtasks.viewer", "roles/cloudtasks.queueAdmin", "roles/cloudtasks.enqueuer"
 _DELETER, _RUNNER = "roles/cloudtasks.taskDeleter", "roles/cloudtasks.taskRunner"
 _SHOWN = "tasks.queues() shows it; the same call again does no harm"
-_RUNNING, _PAUSED = types.Queue.State.RUNNING, types.Queue.State.PAUSED
 
 #: Service, and where its messages are.
 _Service: TypeAlias = tuple[str, Any]
@@ -113,11 +112,6 @@ def _log_messages() -> tuple[Any, Any]:
     return logging.ListLogEntriesRequest.pb(), logging.ListLogEntriesResponse.pb()
 
 
-def _is_in_state(state: int) -> Callable[[Any, Any, Any], bool]:
-    """Compare the state of a queue. For a queue that does not exist the call is repeated, and its error says so."""
-    return lambda _request, _before, after: after is not None and after.state == state
-
-
 def _has_settings(request: Any, _before: Any, after: Any) -> bool | None:
     """Compare the settings of a queue. UpdateQueue would create one that does not exist."""
     fields = map(operator.attrgetter, request.update_mask.paths)
@@ -136,8 +130,8 @@ def _was_dispatched(_request: Any, before: Any, after: Any) -> bool | None:
 _OF_QUEUE = LostAnswer(effect="", hint=_SHOWN, read="GetQueue")
 _CREATED = replace(_OF_QUEUE, effect="it was created", was_done=lambda _request, _before, after: after is not None)
 _CHANGED = replace(_OF_QUEUE, effect="it was changed", was_done=_has_settings)
-_SET_PAUSED = replace(_OF_QUEUE, effect="it was paused", was_done=_is_in_state(_PAUSED))
-_SET_RUNNING = replace(_OF_QUEUE, effect="it was resumed", was_done=_is_in_state(_RUNNING))
+_PAUSED = LostAnswer(effect="it was paused", hint=_SHOWN, idempotent=True)
+_RESUMED = replace(_PAUSED, effect="it was resumed")
 _PURGED = LostAnswer(
     effect="it was purged",
     hint="queue.tasks() shows what is in it; another purge also deletes the tasks that were created since",
@@ -170,9 +164,9 @@ _OF_TASK = {"resource": "task", "route": "name"}
 
 #: Every RPC that the toolkit calls. Permissions: https://cloud.google.com/tasks/docs/reference-access-control
 #: Idempotent are the RPCs that Google's client repeats by default, those with a `default_retry` in
-#: google/cloud/tasks_v2/services/cloud_tasks/transports/base.py of google-cloud-tasks 2.26, and three more:
-#: GetOperation and ListLocations read, and CreateTask creates no second task, because each task of the toolkit has a
-#: name.
+#: google/cloud/tasks_v2/services/cloud_tasks/transports/base.py of google-cloud-tasks 2.26, and five more:
+#: GetOperation and ListLocations read, a queue that is paused or resumed twice is as after the first time, and
+#: CreateTask creates no second task, because each task of the toolkit has a name.
 METHODS: dict[str, Method] = {
     "ListQueues": _method(_V2, "ListQueues", "queues.list", _VIEWER),
     "GetQueue": _method(_V2, "GetQueue", "queues.get", _VIEWER, _QUEUE, **_NAME),
@@ -180,8 +174,8 @@ METHODS: dict[str, Method] = {
     "UpdateQueue": _method(_V2, "UpdateQueue", "queues.update", _ADMIN, _QUEUE, route="queue.name", lost=_CHANGED),
     "DeleteQueue": _method(_V2, "DeleteQueue", "queues.delete", _ADMIN, _EMPTY, **_NAME, lost=_QUEUE_DELETED),
     "PurgeQueue": _method(_V2, "PurgeQueue", "queues.purge", _ADMIN, _QUEUE, **_NAME, lost=_PURGED),
-    "PauseQueue": _method(_V2, "PauseQueue", "queues.pause", _ADMIN, _QUEUE, **_NAME, lost=_SET_PAUSED),
-    "ResumeQueue": _method(_V2, "ResumeQueue", "queues.resume", _ADMIN, _QUEUE, **_NAME, lost=_SET_RUNNING),
+    "PauseQueue": _method(_V2, "PauseQueue", "queues.pause", _ADMIN, _QUEUE, **_NAME, lost=_PAUSED),
+    "ResumeQueue": _method(_V2, "ResumeQueue", "queues.resume", _ADMIN, _QUEUE, **_NAME, lost=_RESUMED),
     "ListTasks": _method(_V2, "ListTasks", "tasks.list", _VIEWER),
     "GetTask": _method(_V2, "GetTask", "tasks.get", _VIEWER, _TASK, **_OF_TASK),
     "CreateTask": _method(_V2, "CreateTask", "tasks.create", _ENQUEUER, _TASK, lost=_TASK_CREATED),

@@ -178,11 +178,12 @@ def test_the_route_is_the_one_of_googles_client(fake: Fakes, rpc: str) -> None:
 
 @pytest.mark.parametrize("rpc", METHODS)
 def test_what_googles_client_repeats_is_idempotent(fake: Fakes, rpc: str) -> None:
-    """Three RPCs more are: two read, and tasks that the toolkit creates have names."""
+    """Five RPCs more are: two read, two set a state, and tasks that the toolkit creates have names."""
     server = fake(LOST, empty_pb2.Empty())
     with suppress(ServiceUnavailable):
         use(server.port, lambda transport: by_google(transport, rpc, REQUESTS[rpc]))
-    assert METHODS[rpc].idempotent == (len(server.calls) == 2 or rpc in ("CreateTask", "GetOperation", "ListLocations"))
+    more = rpc in ("CreateTask", "GetOperation", "ListLocations", "PauseQueue", "ResumeQueue")
+    assert METHODS[rpc].idempotent == (more or len(server.calls) == 2)
 
 
 PAGES = {"all": (None, [(2, ""), (2, "more")]), "up to a limit": (3, [(2, ""), (1, "more")])}
