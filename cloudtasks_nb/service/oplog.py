@@ -29,8 +29,6 @@ __all__ = [
     "LogReader",
     "Wanted",
     "entries_in",
-    "log_filter",
-    "named",
     "page",
     "pages",
     "read",
@@ -83,74 +81,51 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which attempts of a queue are read."""
+    """Which entries about the tasks of a queue are read: attempts and deletions, if nothing else is said."""
 
     since: int  #: microseconds since 1970
-    batch: str | None = None  #: only those on tasks of this batch
+    until: int | None = None  #: only those before this time
+    received_from: int | None = None  #: only those that the log received since then
+    batch: str | None = None  #: without `tasks` only those on tasks that name this batch
     tasks: Collection[str] | None = None  #: only those on the tasks with these ids
-    statuses: Sequence[str] = ()  #: only those that ended with one of these canonical codes
+    statuses: Sequence[str] = ()  #: only attempts that ended with one of these canonical codes
+    every_kind: bool = False  #: creations and dispatches too
+
+    def filters(self, queue: QueueName) -> Iterator[str]:
+        """Yield the filters for the entries of a queue: several if the names of the tasks do not fit into one.
+
+        Tasks are asked for by their full names, which are compared faster than parts of them.
+        """
+        parts = [
+            'resource.type="cloud_tasks_queue"',
+            f'resource.labels.queue_id="{queue.queue}"',
+            f'resource.labels.location="{queue.location}"',
+            f'logName="{log_name(queue.project)}"',
+        ]
+        if self.statuses:
+            parts.append(f"jsonPayload.attemptResponseLog.status=({_any_of(self.statuses)})")
+        elif not self.every_kind:
+            parts.append("(jsonPayload.attemptResponseLog:* OR jsonPayload.taskDeletionLog:*)")
+        parts.append(f'timestamp>="{_iso(self.since)}"')
+        if self.until is not None:
+            parts.append(f'timestamp<"{_iso(self.until)}"')
+        if self.received_from is not None:
+            parts.append(f'receiveTimestamp>="{_iso(self.received_from)}"')
+        if self.tasks is None:
+            yield " AND ".join([*parts, f'jsonPayload.task:"-{self.batch}-"'] if self.batch else parts)
+        for names in _lists(str(TaskName(queue=queue, task=task)) for task in self.tasks or ()):
+            yield " AND ".join([*parts, f"jsonPayload.task=({_any_of(names)})"])
 
 
-def log_filter(
-    queue: QueueName,
-    *,
-    since: int,
-    until: int | None = None,
-    received_from: int | None = None,
-    tasks: Sequence[str] = (),
-    batch: str = "",
-    statuses: Sequence[str] = (),
-    every_kind: bool = False,
-) -> str:
-    """Return the filter for attempts and deletions of a queue from a time on (microseconds since 1970).
-
-    Parameters
-    ----------
-    until : int, optional
-        Only entries before this time.
-    received_from : int, optional
-        Only entries that the log received since then.
-    tasks : sequence of str
-        Only entries of the tasks with these ids: by their full names, which are compared faster than parts of them.
-    batch : str
-        Without tasks, only entries of tasks that name this batch.
-    statuses : sequence of str
-        Only attempts that ended with one of these canonical codes.
-    every_kind : bool
-        Creations and dispatches too.
-    """
-    parts = [
-        'resource.type="cloud_tasks_queue"',
-        f'resource.labels.queue_id="{queue.queue}"',
-        f'resource.labels.location="{queue.location}"',
-        f'logName="{log_name(queue.project)}"',
-    ]
-    if statuses:
-        parts.append(f"jsonPayload.attemptResponseLog.status=({_any_of(statuses)})")
-    elif not every_kind:
-        parts.append("(jsonPayload.attemptResponseLog:* OR jsonPayload.taskDeletionLog:*)")
-    parts.append(f'timestamp>="{_iso(since)}"')
-    if until is not None:
-        parts.append(f'timestamp<"{_iso(until)}"')
-    if received_from is not None:
-        parts.append(f'receiveTimestamp>="{_iso(received_from)}"')
-    if tasks:
-        parts.append(f"jsonPayload.task=({_any_of([str(TaskName(queue=queue, task=task)) for task in tasks])})")
-    elif batch:
-        parts.append(f'jsonPayload.task:"-{batch}-"')
-    return " AND ".join(parts)
-
-
-def named(queue: QueueName, tasks: Iterable[str]) -> Iterator[list[str]]:
-    """Yield tasks in lists whose full names fit into a filter."""
-    longer = len(str(TaskName(queue=queue, task="")) + '"" OR ')
+def _lists(names: Iterable[str]) -> Iterator[list[str]]:
+    """Yield names in lists that fit into a filter."""
     part, length = list[str](), 0
-    for task in tasks:
-        if part and length + longer + len(task) > _FILTER:
+    for name in names:
+        if part and length + len(name) > _FILTER:
             yield part
             part, length = [], 0
-        part.append(task)
-        length += longer + len(task)
+        part.append(name)
+        length += len(name) + len('"" OR ')
     if part:
         yield part
 
@@ -216,8 +191,7 @@ async def read(transport: Transport, queue: QueueName, wanted: Wanted, limit: in
     """Return the newest `limit` of the attempts of a queue that are wanted, newest first; None: all."""
     found: list[Entry] = []
     size = PAGE if limit is None else min(PAGE, limit)
-    for names in [[]] if wanted.tasks is None else named(queue, wanted.tasks):
-        filter_ = log_filter(queue, since=wanted.since, tasks=names, batch=wanted.batch or "", statuses=wanted.statuses)
+    for filter_ in wanted.filters(queue):
         newest: list[Entry] = []
         async with aclosing(pages(transport, queue, filter_, newest_first=True, size=size)) as answers:
             async for answer in answers:
@@ -263,7 +237,7 @@ class LogReader:
                 self.since = self._received = self._newest = now - _LATENESS
                 self._cursor = None
             received = None if self._cursor is None else self._cursor - _OVERLAP
-            self._filter = log_filter(queue, since=self._newest - _LATENESS, received_from=received)
+            (self._filter,) = Wanted(since=self._newest - _LATENESS, received_from=received).filters(queue)
         while self._filter is not None and len(fresh) < _MOST and budget.take(queue):
             try:
                 answer = await page(transport, queue, self._filter, self._token)

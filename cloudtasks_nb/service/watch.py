@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +19,7 @@ from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import CloudTasksError, TaskNotFoundError
 from cloudtasks_nb.service import oplog
 from cloudtasks_nb.service.convert import last_attempt, micros, queue_values
-from cloudtasks_nb.service.oplog import Entry, LogReader
+from cloudtasks_nb.service.oplog import Entry, LogReader, Wanted
 from cloudtasks_nb.service.quota import CallBudget
 from cloudtasks_nb.service.rpcs import STATS_MASK
 from cloudtasks_nb.service.transport import Transport
@@ -157,47 +157,33 @@ class Watcher:
         """Return whether log entries can be read as soon as they are written."""
         return await self._transport.log_is_immediate()
 
-    async def is_logged(
-        self,
-        queue: QueueName,
-        *,
-        since: int,
-        until: int | None = None,
-        tasks: Sequence[str] = (),
-        batch: str = "",
-    ) -> bool:
-        """Return whether the log has an entry of any kind of one of some tasks (short ids), or else of a batch.
-
-        The times, of the entries, are in microseconds since 1970; None: until now.
+    async def is_logged(self, queue: QueueName, wanted: Wanted) -> bool:
+        """Return whether the log has one of the entries that are wanted, or one of another kind.
 
         Raises
         ------
         CloudTasksError
             If the log cannot be read.
         """
-        filter_ = oplog.log_filter(queue, since=since, until=until, tasks=tasks, batch=batch, every_kind=True)
-        async with aclosing(
-            oplog.pages(self._transport, queue, filter_, self.log_budget, newest_first=True, size=1)
-        ) as answers:
-            async for answer in answers:
-                if answer.entries:
-                    return True
+        for filter_ in replace(wanted, every_kind=True).filters(queue):
+            found = oplog.pages(self._transport, queue, filter_, self.log_budget, newest_first=True, size=1)
+            async with aclosing(found) as answers:
+                async for answer in answers:
+                    if answer.entries:
+                        return True
         return False
 
-    async def task_log(
-        self, queue: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
-    ) -> AsyncIterator[list[Entry]]:
-        """Yield attempts and deletions of tasks (short ids), or of all tasks of a batch, page by page.
+    async def task_log(self, queue: QueueName, wanted: Wanted) -> AsyncIterator[list[Entry]]:
+        """Yield the entries that are wanted, page by page, within the quota of log reads.
 
-        Entries are found whenever the log received them, within the quota of log reads.
+        They are found whenever the log received them.
 
         Raises
         ------
         CloudTasksError
             If the log cannot be read.
         """
-        for page in [[]] if tasks is None else oplog.named(queue, tasks):
-            filter_ = oplog.log_filter(queue, since=since, tasks=page, batch=batch)
+        for filter_ in wanted.filters(queue):
             async for answer in oplog.pages(self._transport, queue, filter_, self.log_budget):
                 yield oplog.entries_in(answer)
 

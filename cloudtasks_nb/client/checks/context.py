@@ -60,7 +60,7 @@ class CheckContext:
         self.used_queues = used_queues
 
     async def call(self, rpc: str, /, **fields: Any) -> Any:
-        """Call an RPC of Cloud Tasks or of the log."""
+        """Call an RPC of Cloud Tasks."""
         return await self.connection.transport.call(rpc, timeout=_TIMEOUT, **fields)
 
     def member(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
-from cloudtasks_nb._names import QueueName, TaskName, log_name
+from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.client.checks.probe import with_probe
 from cloudtasks_nb.display.duration import duration_text
@@ -13,7 +14,7 @@ from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.service.costs import LOG_PRICE
-from cloudtasks_nb.service.oplog import log_filter
+from cloudtasks_nb.service.oplog import Wanted
 
 __all__ = ["check_log"]
 
@@ -56,14 +57,11 @@ async def _read(context: CheckContext) -> bool:
     """Return whether the log has an entry of the last hour of a used queue."""
     location = context.endpoint.parent()
     any_queue = next(iter(context.queues), None) or QueueName.parse(f"{location}/queues/none")
-    answer = await context.call(
-        "ListLogEntries",
-        resource_names=[f"projects/{any_queue.project}"],
-        filter=log_filter(any_queue, since=context.connection.clock.micros() - _HOUR, every_kind=True),
-        page_size=1,
-        resource_name=log_name(any_queue.project),
-    )
-    return bool(answer.entries)
+    return await context.connection.watcher.is_logged(any_queue, _last_hour(context))
+
+
+def _last_hour(context: CheckContext, tasks: Sequence[str] | None = None) -> Wanted:
+    return Wanted(since=context.connection.clock.micros() - _HOUR, tasks=tasks)
 
 
 async def _wait(context: CheckContext, task: TaskName, note: str) -> Finding:
@@ -71,7 +69,7 @@ async def _wait(context: CheckContext, task: TaskName, note: str) -> Finding:
     watcher, started, pause = context.connection.watcher, time.monotonic(), _FIRST_PAUSE
     immediate = await watcher.log_is_immediate()
     while True:
-        found = await watcher.is_logged(task.queue, since=context.connection.clock.micros() - _HOUR, tasks=[task.task])
+        found = await watcher.is_logged(task.queue, _last_hour(context, [task.task]))
         waited = time.monotonic() - started
         if found:
             return Finding(ok=True, detail=f"an entry can be read after {duration_text(waited)}{note}")

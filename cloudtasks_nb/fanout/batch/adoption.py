@@ -21,7 +21,7 @@ from cloudtasks_nb.fanout.batch.sharing import made_elsewhere
 from cloudtasks_nb.fanout.batch.witnesses import Witness
 from cloudtasks_nb.fanout.evidence import Evidence, Source
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.service.oplog import RETENTION
+from cloudtasks_nb.service.oplog import RETENTION, Wanted
 
 __all__ = ["LATE", "READING", "Adoption"]
 
@@ -137,8 +137,8 @@ class Adoption:
             if scan is None:
                 # Rows may be sent after that, before it ends: their entries are not what it looks for.
                 until = started + round(_PATIENCE * _SECOND)
-                looked = self.watcher.is_logged(self.queue, since=since, until=until, batch=self.batch)
-                scan = asyncio.create_task(looked)
+                wanted = Wanted(since=since, until=until, batch=self.batch)
+                scan = asyncio.create_task(self.watcher.is_logged(self.queue, wanted))
                 if not await self._awaited(scan, since):
                     self._scan = scan
                     return
@@ -174,7 +174,7 @@ class Adoption:
             if await self.outbox.run(claimed_elsewhere, self.outbox, self.batch):
                 return True
             tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED)
-            return await self.watcher.is_logged(self.queue, since=since, tasks=tasks) or scan.done()
+            return await self.watcher.is_logged(self.queue, Wanted(since=since, tasks=tasks)) or scan.done()
         except BaseException:
             scan.cancel()
             raise

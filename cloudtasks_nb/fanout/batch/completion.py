@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.plan.render import literal_task
 from cloudtasks_nb.fanout.states import FINAL
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import default_audience
-from cloudtasks_nb.service.oplog import RETENTION
+from cloudtasks_nb.service.oplog import RETENTION, Wanted
 
 __all__ = ["CompletionNotifier", "register", "registered", "store_registration"]
 
@@ -204,7 +204,8 @@ async def _create(connection: Connection, record: BatchRecord, url: str, options
     short = completion_id(record.id, url, record.round)
     task.name = str(TaskName(queue=queue, task=short))
     with contextlib.suppress(CloudTasksError):  # without a log only the name of the task tells that it was created
-        if await connection.watcher.is_logged(queue, since=connection.clock.micros() - RETENTION, tasks=[short]):
+        named = Wanted(since=connection.clock.micros() - RETENTION, tasks=[short])
+        if await connection.watcher.is_logged(queue, named):
             return  # by another home, maybe so long ago that the name is free again
     with contextlib.suppress(AlreadyExistsError):  # by another process, or an earlier call whose answer was lost
         await connection.transport.call("CreateTask", parent=str(queue), task=task, resource_name=str(queue))

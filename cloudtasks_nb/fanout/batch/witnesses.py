@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of, round_of
 from cloudtasks_nb.service.convert import http_status
-from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.oplog import Entry, Wanted
 from cloudtasks_nb.service.watch import Pending, Watcher
 from cloudtasks_nb.store.results import StoredResult
 
@@ -85,7 +85,8 @@ class Log:
 
     async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:
         """Yield what the log tells."""
-        async for entries in self.watcher.task_log(self.queue, since=since, tasks=tasks, batch=self.batch):
+        wanted = Wanted(since=since, tasks=tasks, batch=self.batch)
+        async for entries in self.watcher.task_log(self.queue, wanted):
             yield self.evidence(entries)
 
     def evidence(self, entries: Iterable[Entry]) -> list[Evidence]:

@@ -19,7 +19,7 @@ from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels.widgets.cells import code_html
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import request_values, task_columns
-from cloudtasks_nb.service.oplog import Entry, entries_in, log_filter, page
+from cloudtasks_nb.service.oplog import Entry, Wanted, entries_in, page
 
 __all__ = ["errors_of_attempts", "hex_html", "last_errors", "read_card", "timeline", "tracebacks"]
 
@@ -118,8 +118,7 @@ def _head(values: Mapping[str, Any], *, there: bool) -> str:
 
 async def _read_attempts(connection: Connection, queue: QueueName, task: str, *, since: int) -> list[Entry]:
     """Return the newest log entries of one task, oldest first; one read of the log."""
-    name = TaskName(queue=queue, task=task)
-    where = f'{log_filter(queue, since=since)} AND jsonPayload.task="{name}"'
+    (where,) = Wanted(since=since, tasks=[task]).filters(queue)
     answer = await page(connection.transport, queue, where, "", newest_first=True, size=_MOST_ATTEMPTS)
     return entries_in(answer)[::-1]
 

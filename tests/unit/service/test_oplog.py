@@ -11,7 +11,7 @@ from google.protobuf import json_format
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import QuotaError
-from cloudtasks_nb.service.oplog import Entry, LogReader, Wanted, entries_in, log_filter, pages, read
+from cloudtasks_nb.service.oplog import Entry, LogReader, Wanted, entries_in, pages, read
 from cloudtasks_nb.service.quota import CallBudget
 from tests.log_entry import log_entry
 
@@ -60,9 +60,15 @@ def only(message: Any) -> list[Entry]:
     return entries_in(logging_types.ListLogEntriesResponse.pb()(entries=[message]))
 
 
+def where(**wanted: Any) -> str:
+    """Return the one filter for what is wanted."""
+    (found,) = Wanted(**wanted).filters(QUEUE)
+    return found
+
+
 def test_the_filter() -> None:
     """One queue, attempts and deletions, from a time on; the time of receipt only when it is known."""
-    assert log_filter(QUEUE, since=1_767_225_600_000_001) == (
+    assert where(since=1_767_225_600_000_001) == (
         'resource.type="cloud_tasks_queue" AND resource.labels.queue_id="q"'
         ' AND resource.labels.location="us-central1"'
         ' AND logName="projects/p/logs/cloudtasks.googleapis.com%2Ftask_operations_log"'
@@ -70,13 +76,13 @@ def test_the_filter() -> None:
         ' AND timestamp>="2026-01-01T00:00:00.000001Z"'
     )
     since = ' AND timestamp>="1970-01-01T00:00:00Z"'
-    received = log_filter(QUEUE, since=0, received_from=1_767_225_600_000_000)
+    received = where(since=0, received_from=1_767_225_600_000_000)
     assert received.endswith(f'{since} AND receiveTimestamp>="2026-01-01T00:00:00Z"')
-    of_tasks = log_filter(QUEUE, since=0, tasks=["a-1", "b-1"], every_kind=True)
+    of_tasks = where(since=0, tasks=["a-1", "b-1"], every_kind=True)
     assert of_tasks.endswith(f'{since} AND jsonPayload.task=("{QUEUE}/tasks/a-1" OR "{QUEUE}/tasks/b-1")')
-    assert log_filter(QUEUE, since=0, batch="abcdef01").endswith(f'{since} AND jsonPayload.task:"-abcdef01-"')
+    assert where(since=0, batch="abcdef01").endswith(f'{since} AND jsonPayload.task:"-abcdef01-"')
     assert "attemptResponseLog" not in of_tasks
-    of_statuses = log_filter(QUEUE, since=0, statuses=["INTERNAL", "UNAVAILABLE"])
+    of_statuses = where(since=0, statuses=["INTERNAL", "UNAVAILABLE"])
     assert ' AND jsonPayload.attemptResponseLog.status=("INTERNAL" OR "UNAVAILABLE") AND ' in of_statuses
     assert "taskDeletionLog" not in of_statuses
 

@@ -16,6 +16,7 @@ from cloudtasks_nb import _loop, errors
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, ServiceError, TaskNotFoundError
 from cloudtasks_nb.service.clock import ServiceClock
+from cloudtasks_nb.service.oplog import Wanted
 from cloudtasks_nb.service.watch import Pending, Snapshot, Watcher
 from tests.unit.service.conftest import raw_entry
 
@@ -279,9 +280,9 @@ def test_whether_the_log_has_an_entry() -> None:
         sizes.append(page_size)
         return logging_types.ListLogEntriesResponse.pb()(**pages[page_token])
 
-    assert run(start(Service(ListLogEntries=answer)).is_logged(QUEUE, since=0))
+    assert run(start(Service(ListLogEntries=answer)).is_logged(QUEUE, Wanted(since=0)))
     assert sizes == [1, 1]
-    assert not run(start(Service(ListLogEntries=log())).is_logged(QUEUE, since=0))
+    assert not run(start(Service(ListLogEntries=log())).is_logged(QUEUE, Wanted(since=0)))
 
 
 @pytest.mark.parametrize("work", ["listing", "lookup"])

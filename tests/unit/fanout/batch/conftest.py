@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.clock import ServiceClock, now_micros
-from cloudtasks_nb.service.oplog import Entry
+from cloudtasks_nb.service.oplog import Entry, Wanted
 from cloudtasks_nb.service.watch import Pending, Snapshot
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from cloudtasks_nb.store.store import Store
@@ -92,25 +92,23 @@ class Traces:
         self.asked.append("lookup")
         return {task: self.there.get(task) for task in tasks}
 
-    async def task_log(
-        self, _: QueueName, *, since: int, tasks: Sequence[str] | None, batch: str
-    ) -> AsyncIterator[Sequence[Entry]]:
+    async def task_log(self, _: QueueName, wanted: Wanted) -> AsyncIterator[Sequence[Entry]]:
         """Yield the entries that can be read by now, page by page."""
         if self.denied:
             raise PermissionDeniedError("no right to read the log")
-        found = self.entries(since, batch if tasks is None else tasks)
+        found = self.entries(wanted)
         for start in range(0, max(len(found), 1), PAGE):
             self.asked.append("log")
             yield found[start : start + PAGE]
 
-    def entries(self, since: int, wanted: str | Sequence[str]) -> list[Entry]:
-        """Return the entries of a batch, or of some tasks, that can be read by now."""
+    def entries(self, wanted: Wanted) -> list[Entry]:
+        """Return the entries that are wanted and can be read by now."""
         return [
             one
             for at, one in self.log
             if at <= self.clock.now()
-            and one.time >= since
-            and (wanted in one.task if isinstance(wanted, str) else one.task in wanted)
+            and one.time >= wanted.since
+            and (str(wanted.batch) in one.task if wanted.tasks is None else one.task in wanted.tasks)
         ]
 
 

@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.batch.shared_batch import pack_record
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import completion_id, task_id
 from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.service.oplog import Wanted
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.batches import claim_batch, write_batch
 from cloudtasks_nb.store.store import Store
@@ -48,17 +49,15 @@ class Elsewhere(Traces):
         one = log_entry(task, self.now(), insert_id=str(len(self.log)), status=status, max_attempts=0)
         self.log.append((0, one))
 
-    async def is_logged(
-        self, _: QueueName, *, since: int, until: int | None = None, tasks: Sequence[str] = (), batch: str = ""
-    ) -> bool:
+    async def is_logged(self, _: QueueName, wanted: Wanted) -> bool:
         """Return whether there is an entry."""
-        self.asked.append("named" if tasks else "any")
-        if self.slow and not tasks:
+        self.asked.append("any" if wanted.tasks is None else "named")
+        if self.slow and wanted.tasks is None:
             await self.slow.wait()
         if self.errors:
             error, *self.errors = self.errors
             raise error
-        return any(one.time < (until or math.inf) for one in self.entries(since, tasks or batch))
+        return any(one.time < (wanted.until or math.inf) for one in self.entries(wanted))
 
 
 @pytest.fixture
