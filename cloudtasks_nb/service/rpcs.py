@@ -6,12 +6,11 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
 from typing import Any, TypeAlias
 
 from google.cloud import tasks_v2beta3
-from google.cloud.location import locations_pb2
 from google.cloud.tasks_v2 import types
-from google.iam.v1 import iam_policy_pb2
 from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 
@@ -82,34 +81,33 @@ _VIEWER, _ADMIN, _ENQUEUER = "roles/cloudtasks.viewer", "roles/cloudtasks.queueA
 _DELETER, _RUNNER = "roles/cloudtasks.taskDeleter", "roles/cloudtasks.taskRunner"
 _SHOWN = "tasks.queues() shows it; the same call again does no harm"
 
-#: Service, and where its messages are.
-_Service: TypeAlias = tuple[str, Any]
-_V2 = "google.cloud.tasks.v2.CloudTasks", types
-_V2_IAM = "google.cloud.tasks.v2.CloudTasks", iam_policy_pb2
-_V2BETA3 = "google.cloud.tasks.v2beta3.CloudTasks", tasks_v2beta3
-_OPERATIONS = "google.longrunning.Operations", operations_pb2
-_LOCATIONS = "google.cloud.location.Locations", locations_pb2
+#: Service, the module of its messages, and how its permissions begin.
+_Service: TypeAlias = tuple[str, str, str]
+_V2 = "google.cloud.tasks.v2.CloudTasks", "google.cloud.tasks_v2.types", "cloudtasks"
+_V2_IAM = "google.cloud.tasks.v2.CloudTasks", "google.iam.v1.iam_policy_pb2", "cloudtasks"
+_V2BETA3 = "google.cloud.tasks.v2beta3.CloudTasks", "google.cloud.tasks_v2beta3.types", "cloudtasks"
+_OPERATIONS = "google.longrunning.Operations", "google.longrunning.operations_pb2", "cloudtasks"
+_LOCATIONS = "google.cloud.location.Locations", "google.cloud.location.locations_pb2", "cloudtasks"
+_LOGGING = "google.logging.v2.LoggingServiceV2", "google.cloud.logging_v2.types", "logging"
 
 
 def _method(service: _Service, name: str, permission: str, role: str, answer: Any = None, **facts: Any) -> Method:
     """Describe an RPC; its answer is named like the RPC if it is not given."""
-    package, module = service
-    raw = _raw(getattr(module, f"{name}Request")), _raw(answer or getattr(module, f"{name}Response"))
-    path, permission = f"/{package}/{name}", f"cloudtasks.{permission}"
-    return Method(path=path, messages=lambda: raw, permission=permission, role=role, **facts)
+    package, module, product = service
+
+    @cache
+    def messages() -> tuple[Any, Any]:
+        # Those of the log take longer to import than all others together, and are not needed to connect.
+        found = import_module(module)
+        return _raw(getattr(found, f"{name}Request")), _raw(answer or getattr(found, f"{name}Response"))
+
+    path, permission = f"/{package}/{name}", f"{product}.{permission}"
+    return Method(path=path, messages=messages, permission=permission, role=role, **facts)
 
 
 def _raw(message: Any) -> Any:
     """Return a raw class; the client library has wrappers."""
     return message.pb() if hasattr(message, "pb") else message
-
-
-@cache
-def _log_messages() -> tuple[Any, Any]:
-    """Import the messages of the log, which takes longer than all others together and is not needed to connect."""
-    from google.cloud.logging_v2.types import logging  # noqa: PLC0415 - see above
-
-    return logging.ListLogEntriesRequest.pb(), logging.ListLogEntriesResponse.pb()
 
 
 def _has_settings(request: Any, _before: Any, after: Any) -> bool | None:
@@ -190,12 +188,7 @@ METHODS: dict[str, Method] = {
     "ListLocations": _method(_LOCATIONS, "ListLocations", "locations.list", _VIEWER, resource="location", **_NAME),
     "ListQueueStats": _method(_V2BETA3, "ListQueues", "queues.list", _VIEWER),
     "GetQueueStats": _method(_V2BETA3, "GetQueue", "queues.get", _VIEWER, tasks_v2beta3.Queue, **_NAME),
-    "ListLogEntries": Method(
-        path="/google.logging.v2.LoggingServiceV2/ListLogEntries",
-        messages=_log_messages,
-        permission="logging.logEntries.list",
-        role="roles/logging.viewer",
-        resource="log",
-        route="",
+    "ListLogEntries": _method(
+        _LOGGING, "ListLogEntries", "logEntries.list", "roles/logging.viewer", resource="log", route=""
     ),
 }
