@@ -47,8 +47,6 @@ _ORIGIN = re.compile(
 )
 _IMPLIED_PORTS = ("https:443", "http:80")
 
-# Method, URL, headers and service account, which most tasks of a queue have in common.
-_Request = tuple[str, str, dict[str, str], str | None]
 # State of a task; status and message of its last attempt if that has ended, and its start.
 _Attempt = tuple[str, str | None, str | None, int | None]
 
@@ -104,7 +102,7 @@ def task_columns(tasks: Sequence[Any], *, now: int, body: bool = False, secrets:
     dict
         Column name to one value for each task; times in microseconds or None, durations in seconds or None.
     """
-    known: dict[Any, _Request] = {}
+    known: dict[Any, dict[str, Any]] = {}
     requests = []
     for task in tasks:
         # Requests of a queue mostly differ only in their bodies, and converting one costs more than all the rest.
@@ -126,11 +124,9 @@ def task_columns(tasks: Sequence[Any], *, now: int, body: bool = False, secrets:
         "last_status": [one[1] for one in attempts],
         "last_message": [one[2] for one in attempts],
         "last_attempt_time": [one[3] for one in attempts],
-        "method": [one[0] for one in requests],
-        "url": [one[1] for one in requests],
-        "headers": [one[2].copy() for one in requests],
+        **{name: [one[name] for one in requests] for name in ("method", "url", "service_account")},
+        "headers": [one["headers"].copy() for one in requests],
         "body": [_body(task, secrets=secrets) if body else None for task in tasks],
-        "service_account": [one[3] for one in requests],
         "dispatch_deadline": [
             seconds(task.dispatch_deadline) if task.HasField("dispatch_deadline") else None for task in tasks
         ],
@@ -148,16 +144,8 @@ def request_values(task: Any) -> dict[str, Any]:
     if task.HasField("app_engine_http_request"):
         return {}
     request = task.http_request
-    method, url, headers, account = _request_values(task, secrets=True)
     audience = request.oidc_token.audience or None
-    return {
-        "method": method,
-        "url": url,
-        "headers": headers,
-        "body": request.body,
-        "service_account": account,
-        "audience": audience,
-    }
+    return {**_request_values(task, secrets=True), "body": request.body, "audience": audience}
 
 
 def last_attempt(task: Any, now: int) -> _Attempt:
@@ -184,17 +172,21 @@ def _request(task: Any) -> Any:
     return task.app_engine_http_request if task.HasField("app_engine_http_request") else task.http_request
 
 
-def _request_values(task: Any, *, secrets: bool) -> _Request:
+def _request_values(task: Any, *, secrets: bool) -> dict[str, Any]:
+    """Return method, URL, headers and service account, which most tasks of a queue have in common."""
     request = _request(task)
     headers = dict(request.headers)
-    shown = headers if secrets else mask_headers(headers)
-    method = _enum_name(HTTP_METHODS, request.http_method)
     if task.HasField("app_engine_http_request"):
         url, email = f"appengine:{request.relative_uri}", ""
     else:
         url = request.url
         email = request.oidc_token.service_account_email or request.oauth_token.service_account_email
-    return method, url if secrets else mask_url(url), shown, email or None
+    return {
+        "method": _enum_name(HTTP_METHODS, request.http_method),
+        "url": url if secrets else mask_url(url),
+        "headers": headers if secrets else mask_headers(headers),
+        "service_account": email or None,
+    }
 
 
 def _whole(value: Any, name: str) -> int:
