@@ -290,13 +290,10 @@ def _iso(at: int) -> str:
 def _entry(message: Any) -> Entry | None:
     """Convert a raw LogEntry; None if it is about neither an attempt nor a deletion."""
     payload = message.json_payload.fields
-    if "attemptResponseLog" in payload:
-        facts, deleted = payload["attemptResponseLog"].struct_value.fields, False
-    else:
-        key = next((key for key in _DELETIONS if key in payload), None)
-        if key is None:
-            return None
-        facts, deleted = payload[key].struct_value.fields, True
+    kind = next((kind for kind in ("attemptResponseLog", *_DELETIONS) if kind in payload), None)
+    if kind is None:
+        return None
+    facts, deleted = payload[kind].struct_value.fields, kind in _DELETIONS
     name = payload["task"].string_value
     head, _, task = name.rpartition("/tasks/")
     return Entry(
