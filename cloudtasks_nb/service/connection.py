@@ -192,12 +192,8 @@ class Connection:
 
     def close(self) -> None:
         """Stop watching and close the channels."""
-
-        async def shut() -> None:
-            await self.watcher.close()
-            await self.transport.close()
-
-        _loop.run(shut())
+        _loop.run(self.watcher.close())
+        _loop.run(self.transport.close())
 
 
 def has_ended(target: str) -> bool:
@@ -205,19 +201,14 @@ def has_ended(target: str) -> bool:
     host, _, port = target.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_LISTENS_TIMEOUT).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:  # it is not known
-        return False
+    except OSError as error:  # another one tells nothing
+        return isinstance(error, ConnectionRefusedError)
     return False
 
 
 def _is_loopback(address: str) -> bool:
     try:
         host = urllib.parse.urlsplit(address).hostname or ""
-    except ValueError:  # not a URL: the check of URLs reports it later
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or no URL, which the check of URLs reports later
         return False
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -61,9 +61,8 @@ class GoogleApis:
 
     async def redirect(self, url: str) -> str | None:
         """Return where a URL redirects to; None if it does not, or nothing answers here."""
-        options = {"allow_redirects": False}
         try:
-            answer = await asyncio.to_thread(_request, requests.Session(), url, "GET", **options)
+            answer = await asyncio.to_thread(_request, requests.Session(), url, "GET", allow_redirects=False)
         except EndpointError:
             return None
         return urljoin(url, answer.headers["Location"]) if answer.is_redirect else None

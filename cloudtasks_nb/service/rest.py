@@ -102,14 +102,11 @@ class RestChannel:
         sent = time.monotonic()
         try:
             answer = self._session.request(verb, url, params=query, json=body, headers=headers, timeout=limits)
-        except (requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
-            raise no_connection(self._endpoint, host, str(error)) from error
-        except requests.Timeout as error:
-            raise of_code("DEADLINE_EXCEEDED", str(error)) from error
         except requests.RequestException as error:
             if _was_not_sent(error):
                 raise no_connection(self._endpoint, host, str(error)) from error
-            raise of_code("UNAVAILABLE", str(error)) from error
+            late = isinstance(error, requests.Timeout)
+            raise of_code("DEADLINE_EXCEEDED" if late else "UNAVAILABLE", str(error)) from error
         self._answered(answer.headers, time.monotonic() - sent)
         if answer.status_code == HTTPStatus.OK:
             message = json_format.Parse(answer.content, method.response(), ignore_unknown_fields=True)
@@ -142,5 +139,7 @@ def _take(document: dict[str, Any], path: str) -> str:
 
 def _was_not_sent(error: requests.RequestException) -> bool:
     """Return whether a request failed before it was sent: no connection came about."""
+    if isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError | requests.exceptions.ProxyError):
+        return True
     reason = getattr(error.args[0], "reason", None) if error.args else None
-    return isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError)
+    return isinstance(reason, urllib3.exceptions.NewConnectionError)
