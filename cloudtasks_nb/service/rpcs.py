@@ -116,13 +116,10 @@ def _has_settings(request: Any, _before: Any, after: Any) -> bool | None:
     return None if after is None else all(field(request.queue) == field(after) for field in fields)
 
 
-def _was_purged(_request: Any, before: Any, after: Any) -> bool | None:
-    return None if before is None else after is not None and after.purge_time != before.purge_time
-
-
-def _was_dispatched(_request: Any, before: Any, after: Any) -> bool | None:
-    """Compare the dispatches of a task. A task that has left its queue was dispatched, or was deleted."""
-    return None if before is None or after is None else after.dispatch_count != before.dispatch_count
+def _differs(field: str) -> _WasDone:
+    """Compare a field with the time before the call. Of what exists no more it is not known why it left."""
+    value = operator.attrgetter(field)
+    return lambda _request, before, after: None if before is None or after is None else value(before) != value(after)
 
 
 _OF_QUEUE = LostAnswer(effect="", hint=_SHOWN, read="GetQueue")
@@ -134,14 +131,14 @@ _PURGED = LostAnswer(
     effect="it was purged",
     hint="queue.tasks() shows what is in it; another purge also deletes the tasks that were created since",
     read="GetQueue",
-    was_done=_was_purged,
+    was_done=_differs("purge_time"),
     before=True,
 )
 _RUN = LostAnswer(
     effect="it was dispatched",
     hint="queue.attempts() shows its attempts; another run() may dispatch it twice",
     read="GetTask",
-    was_done=_was_dispatched,
+    was_done=_differs("dispatch_count"),
     before=True,
 )
 _TASK_CREATED = LostAnswer(
