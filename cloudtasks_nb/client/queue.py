@@ -11,6 +11,7 @@ from cloudtasks_nb.client.create_task import create_task
 from cloudtasks_nb.client.queue_card import queue_card
 from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings
 from cloudtasks_nb.client.reads import queue_attempts, tasks_frame
+from cloudtasks_nb.client.task_verbs import delete_tasks, run_tasks
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.batch import Batch
@@ -19,7 +20,6 @@ from cloudtasks_nb.fanout.batch.request import BackfillKeywords, FanOutKeywords,
 from cloudtasks_nb.fanout.periods.partitions import partition
 from cloudtasks_nb.fanout.plan.options import TaskKeywords, token_options
 from cloudtasks_nb.fanout.plan.plan import Plan
-from cloudtasks_nb.service.bulk import delete_tasks, run_tasks
 from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["Queue"]

@@ -241,7 +241,7 @@ class Cancellation:
             self.queue,
             page.tasks,
             lambda _: None,
-            lambda error, _: own.append(error),
+            own.append,
             request_id=request_id(self.batch, 0, page.tasks),
         )
         refusals += own
