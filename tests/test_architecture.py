@@ -42,7 +42,7 @@ ONLY_IN = {
     "anywidget": {"panels.", "display.browser_tab"},
     "google.protobuf": {*PROTOBUF, "emulator."},
     **dict.fromkeys(("google.cloud", "google.rpc", "google.iam", "google.longrunning"), PROTOBUF),
-    "google.api_core": {"service.refusal", "service.rest", "service.transport"},
+    "google.api_core": {"service.refusal", "service.rest", "service.retries", "service.transport"},
     "google.auth": {
         *("service.auth", "service.auth_errors", "service.google_apis", "service.principal", "service.transport"),
         *("handlers.", "emulator.access.tokens"),

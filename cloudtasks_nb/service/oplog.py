@@ -169,7 +169,7 @@ async def pages(
         If the log cannot be read.
     """
     token, caller = "", object()
-    pauses = islice(backoff(first=1.0), _READ_TRIES)
+    pauses = islice(backoff(1.0, 30.0), _READ_TRIES)
     while True:
         if budget is not None:
             await budget.turn(caller)
@@ -181,7 +181,7 @@ async def pages(
             await budget.sleep(pause)
             continue
         yield answer
-        pauses = islice(backoff(first=1.0), _READ_TRIES)
+        pauses = islice(backoff(1.0, 30.0), _READ_TRIES)
         token = str(answer.next_page_token)  # a page without entries may have one: not everything was searched
         if not token:
             return

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
+from google.api_core.retry import exponential_sleep_generator
 
 __all__ = ["LOST", "RETRIED", "RETRIED_SOME", "backoff"]
 
@@ -16,13 +15,6 @@ RETRIED = frozenset({"ABORTED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAV
 #: Codes of a broken connection that may also be a lasting fault of the service: repeated a few times.
 RETRIED_SOME = frozenset({"CANCELLED", "DATA_LOSS", "INTERNAL", "UNKNOWN"})
 
-
-def backoff(*, first: float = 0.25, longest: float = 30.0) -> Iterator[float]:
-    """Yield seconds to wait after each failure: a random number between 0 and a bound that doubles ("full jitter").
-
-    See https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/ for the reason.
-    """
-    bound = first
-    while True:
-        yield random.uniform(0, bound)  # noqa: S311 - jitter is no secret
-        bound = min(longest, 2 * bound)
+#: Yields seconds to wait after each failure: a random number between 0 and a bound that doubles ("full jitter"), from a
+#: first to a longest one: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+backoff = exponential_sleep_generator

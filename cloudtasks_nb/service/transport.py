@@ -140,7 +140,7 @@ class Transport:
         before, data = await self._state_before(method, request), request.SerializeToString()
         deadline = self.clock() + timeout
         lost: CloudTasksError | None = None
-        pauses = backoff(first=0.1, longest=2.0)
+        pauses = backoff(0.1, 2.0)
         while True:
             pause = next(pauses)
             try:

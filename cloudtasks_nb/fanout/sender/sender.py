@@ -46,6 +46,7 @@ _SOME_TRIES = 8  # most tries after codes that may mean a permanent fault
 _OPERATION_TIMEOUT = 120.0  # seconds
 _POLL = 0.1  # seconds before the first poll of an operation, the pause grows by half each time
 _POLL_LONGEST = 5.0
+_PAUSES = 0.25, 30.0  # seconds after a failure at most: the first, and the longest
 
 #: Codes with which the service refuses a single task for good.
 _REFUSED = frozenset({"INVALID_ARGUMENT", "OUT_OF_RANGE"})
@@ -223,7 +224,7 @@ class Sender:
         self._batches = Concurrency(self.in_flight, start=max(2, self.in_flight // 4))
         self._singles = Concurrency(_SINGLES, start=_SINGLES // 4)
         self._batching = True  # the service knows BatchCreateTasks
-        self._pauses = backoff()  # after answers with failed rows
+        self._pauses = backoff(*_PAUSES)  # after answers with failed rows
         self._end: asyncio.Future[Any] = asyncio.get_running_loop().create_future()  # gets the error
         self._requests = self.outbox.requests.queue(self._batch)
         self._ready: deque[Request] = deque()
@@ -362,7 +363,7 @@ class Sender:
             else:
                 self._stop(self.transport.refused("BatchCreateTasks", status, resource_name=self._queue))
         if transient is None:
-            self._pauses = backoff()
+            self._pauses = backoff(*_PAUSES)
         else:
             self._batches.failed(self._batches.epoch)
             self.report(Report(error=transient))
@@ -455,7 +456,7 @@ class Sender:
         No more call is made when the sending ends, `request` may not be sent any more, or the clock has passed
         `deadline`.
         """
-        unclear, pauses = False, backoff()
+        unclear, pauses = False, backoff(*_PAUSES)
         for tries in count(1):
             async with pace as epoch:
                 if self._end.done() or self.clock.ticks() >= deadline:

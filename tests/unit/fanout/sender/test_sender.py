@@ -102,10 +102,12 @@ def test_large_tasks_are_sent_in_several_calls(outbox: Outbox) -> None:
     assert all(len(request) <= 4 << 20 for request in service.requests.values())
 
 
+TEMPORARY = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"]
+BROKEN = ["INTERNAL", "UNKNOWN", "CANCELLED", "DATA_LOSS"]
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(
-    "code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL", "UNKNOWN"]
-)
+@pytest.mark.parametrize("code", TEMPORARY + BROKEN)
 def test_calls_without_an_answer_are_made_again(outbox: Outbox, batch: str, code: str, when: str) -> None:
     """Whether a call failed or only its answer was lost, each row is there once, and it is our own."""
     observer = FakeObserver()
