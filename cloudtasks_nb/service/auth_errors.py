@@ -15,7 +15,8 @@ import requests.exceptions
 from cloudtasks_nb.errors import CloudTasksError, CredentialsError, EndpointError
 from cloudtasks_nb.service.principal import (
     ADC_VARIABLE,
-    Form,
+    FEDERATION,
+    KEY,
     adc_file,
     delegates_of,
     form_of,
@@ -162,7 +163,7 @@ def _refusal(error: Exception, facts: dict[str, Any], source: Any, *, given: boo
     login = f"{login_hint()}; then connect with new credentials: ct.connect(credentials=...)" if given else login_hint()
     if text.startswith("Reauthentication is needed"):  # google-auth drops the answer, which has a code
         return CredentialsError("the organization of this account requires a new login from time to time", hint=login)
-    if form is Form.FEDERATION and ("error" in facts or isinstance(error, google.auth.exceptions.RefreshError)):
+    if form == FEDERATION and ("error" in facts or isinstance(error, google.auth.exceptions.RefreshError)):
         subject = "workload identity federation gave no token to this machine"
         audience = str(source.info.get("audience", "")).removeprefix("//iam.googleapis.com/")
         hint = f"check the provider {audience}: its attribute condition, and audience and age of the machine's token"
@@ -170,7 +171,7 @@ def _refusal(error: Exception, facts: dict[str, Any], source: Any, *, given: boo
         if not given:
             return EndpointError(f"Google's sign-in gave an unexpected answer: {text[:200]}", hint=_PAGE_HINT)
         subject, hint = "the credentials cannot be renewed", login
-    elif form is Form.KEY:
+    elif form == KEY:
         description = str(facts.get("error_description"))
         subject = f"the key of {who} was refused"
         hint = next((hint for words, hint in _KEY_HINTS.items() if words in description), _new_key(who or "EMAIL"))

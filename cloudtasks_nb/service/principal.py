@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from enum import StrEnum
 from typing import Any
 
 import google.auth.compute_engine
@@ -19,7 +18,8 @@ from google.auth import _cloud_sdk  # has no public name in google-auth 2
 
 __all__ = [
     "ADC_VARIABLE",
-    "Form",
+    "FEDERATION",
+    "KEY",
     "adc_file",
     "delegates_of",
     "form_of",
@@ -34,24 +34,16 @@ __all__ = [
 ADC_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
-class Form(StrEnum):
-    """The forms of Google credentials, as `doctor` names them."""
+#: Two of the forms of Google credentials, as `doctor` names them.
+KEY, FEDERATION = "key of a service account", "workload identity federation"
 
-    LOGIN = "login of a user"
-    KEY = "key of a service account"
-    FEDERATION = "workload identity federation"
-    IMPERSONATION = "impersonation of a service account"
-    METADATA = "metadata server of this machine"
-    OTHER = "other credentials"
-
-
-_FORMS: dict[type, Form] = {
-    google.oauth2.credentials.Credentials: Form.LOGIN,
-    google.auth.external_account_authorized_user.Credentials: Form.LOGIN,
-    google.oauth2.service_account.Credentials: Form.KEY,
-    google.auth.external_account.Credentials: Form.FEDERATION,
-    google.auth.impersonated_credentials.Credentials: Form.IMPERSONATION,
-    google.auth.compute_engine.Credentials: Form.METADATA,
+_FORMS = {
+    google.oauth2.credentials.Credentials: "login of a user",
+    google.auth.external_account_authorized_user.Credentials: "login of a user",
+    google.oauth2.service_account.Credentials: KEY,
+    google.auth.external_account.Credentials: FEDERATION,
+    google.auth.impersonated_credentials.Credentials: "impersonation of a service account",
+    google.auth.compute_engine.Credentials: "metadata server of this machine",
 }
 _POOL = re.compile(r"(?P<pool>//iam\.googleapis\.com/.+Pools/[^/]+)")
 
@@ -70,9 +62,9 @@ def adc_file() -> str:
     return path
 
 
-def form_of(credentials: Any) -> Form:
-    """Return the form of credentials."""
-    return next((form for kind, form in _FORMS.items() if isinstance(credentials, kind)), Form.OTHER)
+def form_of(credentials: Any) -> str:
+    """Return the form of credentials, as `doctor` names it."""
+    return next((form for kind, form in _FORMS.items() if isinstance(credentials, kind)), "other credentials")
 
 
 def sources(credentials: Any) -> list[Any]:
