@@ -19,6 +19,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.card import section_html
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.plan.costs import log_note
 from cloudtasks_nb.panels.cards.queue import queue_card
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.limits import LimitsForm
@@ -28,7 +29,6 @@ from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.queue_choice import MANY
 from cloudtasks_nb.panels.widgets.table import Table
-from cloudtasks_nb.service.costs import log_note
 from cloudtasks_nb.service.watch import Snapshot
 
 __all__ = ["QueuesPanel"]

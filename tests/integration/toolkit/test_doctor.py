@@ -9,7 +9,7 @@ from google.oauth2.credentials import Credentials
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import EndpointError
-from cloudtasks_nb.service.costs import LOG_PRICE
+from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from tests.cases import cases
 from tests.integration.conftest import PATIENCE, Intercept, Target, dtypes, impatient, options
 

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, HandlerError
+from cloudtasks_nb.fanout.plan.costs import CALLS
 from cloudtasks_nb.handlers import gcloud as commands
 from cloudtasks_nb.handlers.admission import wait_until_admitted
 from cloudtasks_nb.handlers.deploy import Deployment, deploy
 from cloudtasks_nb.handlers.gcloud import Service, account_member, run_steps
-from cloudtasks_nb.service.costs import CALLS
 from tests import gcloud
 from tests.cases import cases
 from tests.raising import raises
