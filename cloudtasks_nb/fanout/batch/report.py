@@ -13,7 +13,7 @@ from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.fanout.batch.progress import Progress
 
-__all__ = ["RESUME", "Report", "causes_text", "endings"]
+__all__ = ["RESUME", "Report", "causes_text", "endings", "retries_text"]
 
 #: The line of Python that sends what is not sent.
 RESUME = "batch.resume()"
@@ -74,22 +74,21 @@ class Report:
     def lines(self, *, methods: bool = True) -> list[str]:
         """Return the notes below the bar; those that suggest a method come last."""
         progress = self.progress
-        lines = [self._line(mask_text(progress.reason), progress.action, methods=methods)] if progress.reason else []
+        lines: list[tuple[str, str | None]] = []
+        if progress.reason:
+            lines.append((mask_text(progress.reason), progress.action))
         if progress.retrying:
-            lines.append(f"{progress.retrying:,} retrying" + (f", {self.retry_note}" if self.retry_note else ""))
+            note = f", {self.retry_note}" if self.retry_note else ""
+            lines.append((f"{progress.retrying:,} retrying{note}", None))
         if self.retry_causes and not progress.finished:
-            errors = f"last errors of rows that are tried again: {causes_text(self.retry_causes)}"
-            lines.append(self._line(errors, "batch.errors()", methods=methods))
+            lines.append((retries_text(self.retry_causes), "batch.errors()"))
         if progress.settling:
-            lines.append(f"{progress.settling:,} settling: their log entries are awaited")
-        lines += map(mask_text, self.notes)
+            lines.append((f"{progress.settling:,} settling: their log entries are awaited", None))
+        lines += [(mask_text(note), None) for note in self.notes]
         counts = {name: count or 0 for name, count in progress.counts().items()}
-        found = reversed(endings(counts, self.causes, self.lost))
-        lines += [self._line(text, method, methods=methods) for _, text, method in found]
-        return list(dict.fromkeys(lines))
-
-    def _line(self, text: str, method: str | None, *, methods: bool) -> str:
-        return f"{text} → {method}" if methods and method else text
+        lines += [(text, method) for _, text, method in reversed(endings(counts, self.causes, self.lost))]
+        # A sentence that comes twice stands where it came first, with the method that was named last.
+        return [f"{text} → {method}" if methods and method else text for text, method in dict(lines).items()]
 
     def _title(self) -> str:
         name = f'"{self.name}" ' if self.name and self.name != self.batch else ""
@@ -137,6 +136,11 @@ def causes_text(causes: Mapping[str, int], most: int = _CAUSES, text: str = "{} 
     shown = [text.format(_cut(mask_text(cause)), count) for cause, count in list(causes.items())[:most]]
     rest = len(causes) - len(shown)
     return ", ".join(shown) + (f" and {counted(rest, 'other causes')}" if rest else "")
+
+
+def retries_text(causes: Mapping[str, int]) -> str:
+    """Return why rows are tried again."""
+    return f"last errors of rows that are tried again: {causes_text(causes)}"
 
 
 def _gone_text(lost: Mapping[str | None, int], gone: int) -> str:

@@ -11,7 +11,7 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.gate import Gate, gate_of
 from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, Status, unpack
-from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings
+from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings, retries_text
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
@@ -41,6 +41,7 @@ class Facts:
     cancelling: bool = False
     unread: bool = False  #: another home has made the batch, and what it has sent was not read here
     causes: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows in state `failed` that have it
+    retried: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows that are tried again because of it
     lost: Mapping[str | None, int] = field(default_factory=dict)  #: how rows left the queue -> rows in state `gone`
     sends: bool = False  #: a process sends the batch, or waits to send it
     at: dt.datetime | None = None  #: when the service answered last
@@ -132,6 +133,7 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any
         "cancelling": CANCELLING in record.settings,
         "unread": record.imported and not {"read_elsewhere", "unseen"} & record.settings.keys(),
         "causes": causes.failed(record.id) if counts[State.FAILED] else {},
+        "retried": causes.retrying(record.id) if counts[State.SENT] else {},
         "lost": causes.lost(record.id) if counts[State.GONE] else {},
     }
 
@@ -172,7 +174,7 @@ def _now(facts: Facts, opened: int) -> Iterator[_Found]:
         yield "paused", f"the queue {facts.paused} is paused and dispatches nothing", "queue.resume()"
     reason = _reason(facts, opened)
     if facts.failed_at is not None and facts.now - facts.failed_at < _FAILING:
-        yield "failing", reason, "batch.errors()"
+        yield "failing", _failures(facts) or reason, "batch.errors()"
     yield "running", reason, None
 
 
@@ -195,6 +197,13 @@ def _reason(facts: Facts, opened: int) -> str | None:
         return None
     moment = "%H:%M" if eta - facts.now < _SAME_DAY else "%Y-%m-%d %H:%M"
     return f"at the queue's limit of {facts.limit:,.6g}/s, not before {eta:{moment}} UTC"
+
+
+def _failures(facts: Facts) -> str | None:
+    """Return why rows fail."""
+    if facts.retried:
+        return retries_text(facts.retried)
+    return _end(facts)[1] if facts.causes else None
 
 
 def _forecast(facts: Facts, opened: int) -> tuple[float | None, dt.datetime | None]:

@@ -35,6 +35,9 @@ def test_what_delays_a_batch_comes_first_with_what_helps() -> None:
     shown = report(unsent=40000, state="stopped", reason="40,000 unsent", action="batch.resume()")
     assert shown.lines() == ["40,000 unsent → batch.resume()"]
     assert shown.lines(methods=False) == ["40,000 unsent"]
+    words = {"state": "failing", "reason": "1 failed (INTERNAL 1)", "action": "batch.errors()"}
+    both = report({"causes": {"INTERNAL": 1}}, failed=1, ready=1, **words)
+    assert both.lines() == ["1 failed (INTERNAL 1) → batch.retry_failed()"], "what failed is said once"
 
 
 def test_rows_that_are_not_known_are_not_called_done() -> None:

@@ -90,7 +90,14 @@ SITUATIONS = {
     "paused by failures": Situation(
         "held", "paused: 30 of 40 rows failed", {"succeeded": 10, "failed": 30}, SEEN, {"pause_at": "5%"}, action=RESUME
     ),
-    "failing": Situation("failing", "", {"sent": 99, "failed": 1}, FAILED_NOW, action="batch.errors()"),
+    "failing": Situation("failing", "1 failed (", {"sent": 99, "failed": 1}, FAILED_NOW, action="batch.errors()"),
+    "throttled": Situation(
+        "failing",
+        "last errors of rows that are tried again: RESOURCE_EXHAUSTED 60",
+        {"sent": 99, "failed": 1},
+        {**FAILED_NOW, "retried": {"RESOURCE_EXHAUSTED": 60}},
+        action="batch.errors()",
+    ),
     "cancelled from elsewhere": Situation(
         "cancelling", "60 rows are left to cancel", {"sent": 60, "cancelled": 40}, SEEN, settings={"cancelling": {}}
     ),
