@@ -25,7 +25,7 @@ COLOURS = {
 }
 #: Mark of a state that has to be told from others without its colour.
 MARKS = {"failed": "✕", "rejected": "✕", "retrying": "↻"}
-#: Other texts that have the colour of a state: states of a batch and of a queue, canonical codes, yes and no.
+#: Other texts that have the colour of a state: states of a batch and of a queue, yes and no.
 _ALIASES = {
     "stopped": "failed",
     "failing": "retrying",
@@ -37,11 +37,11 @@ _ALIASES = {
     "ok": "succeeded",
     "yes": "succeeded",
     "no": "failed",
-    **{code.lower(): "failed" for code in CODES if code not in {"OK", "CANCELLED"}},
 }
 
 
 def colour(word: str) -> str:
     """Return the colour of a state, a status code, or yes and no."""
-    key = word.lower()
+    # Codes are in capitals: a batch that is unknown has not failed with the code UNKNOWN.
+    key = "failed" if word in CODES and word not in {"OK", "CANCELLED"} else word.lower()
     return COLOURS.get(_ALIASES.get(key, key), COLOURS["unsent"])

@@ -34,7 +34,10 @@ def test_numbers(form: Callable[[float], str], texts: dict[float, str]) -> None:
     assert {number: form(number) for number in texts} == texts
 
 
-@cases(("RUNNING", "running"), ("PAUSED", "retrying"), ("OK", "succeeded"), ("DEADLINE_EXCEEDED", "failed"))
+@cases(
+    *(("RUNNING", "running"), ("PAUSED", "retrying"), ("OK", "succeeded"), ("DEADLINE_EXCEEDED", "failed")),
+    *(("unknown", "gone"), ("UNKNOWN", "failed")),
+)
 def test_words_of_one_meaning_share_a_colour(word: str, same: str) -> None:
     """States of queues and status codes are coloured like the states of tasks."""
     assert colour(word) == COLOURS[same]
