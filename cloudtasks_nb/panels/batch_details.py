@@ -89,6 +89,11 @@ class BatchDetails(widgets.VBox):
             self.draw(summary=False)
             self.schedule_draw()
 
+    def show_rows(self, state: str) -> None:
+        """Show the rows in a state."""
+        self.rows.choose(RowQuery(state=state))
+        self.draw(summary=False)
+
     def schedule_draw(self) -> None:
         """Draw soon."""
         _loop.call_soon(self._changed)

@@ -10,33 +10,32 @@ import ipywidgets as widgets
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.progress import FINAL
+from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.panels.batch_details import BatchDetails
+from cloudtasks_nb.panels.batch_list import COLUMNS, SHOWN, VERBS, batches_frame, method_of, totals_html
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.watch import Snapshot
 
 __all__ = ["BatchPanel", "BatchesPanel"]
 
-_COLUMNS = (
-    Column("state", kind="state", width="8.5em"),
-    Column("batch", width="7em"),
-    Column("name"),
-    Column("queue", width="8em"),
-    Column("created", kind="time", width="11em"),
-    Column("total", "Rows", kind="count", width="5.5em"),
-    Column("done", "Done", kind="count", width="5.5em"),
-    Column("failed", kind="count", width="5.5em"),
-)
-_OF_ALL = "all queues"
 _NO_BATCH = "No batch was sent from here yet"
 
 
 class BatchesPanel(Panel):
-    """Batches, newest first.
+    """How all batches are, those that need somebody first.
+
+    Parameters
+    ----------
+    context : PanelContext
+    queue : str
+        The queue whose snapshots refresh the list.
+    framed : bool
+    everywhere : bool
+        List the batches of all queues until the user chooses, else those of this one.
 
     Attributes
     ----------
@@ -45,21 +44,26 @@ class BatchesPanel(Panel):
         The batch that was chosen.
     """
 
-    def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
+    def __init__(self, context: PanelContext, *, queue: str, framed: bool = True, everywhere: bool = True) -> None:
         super().__init__(context, "Batches", queue=queue, framed=framed)
         self._reading = False
         self._stale = False  # the list may have changed since the present reading began
+        self._listed: dict[str, tuple[BatchRecord, Progress]] = {}
         self._wanted: str | None = None  # the batch that was chosen last
-        self._opening = threading.Lock()
+        self._opening, self._loading = threading.Lock(), threading.Lock()
         self.scope = self.control(widgets.Dropdown(options=[], layout={"width": "auto"}), self._filter)
         self.scope.tooltip = "Of which queues batches are listed"
-        table = Table(_COLUMNS, key="batch", page_size=10, label="batches", selectable=False, empty=_NO_BATCH)
+        self.totals = widgets.HTML()
+        table = Table(
+            COLUMNS, key="batch", page_size=10, label="batches", selectable=False, empty=_NO_BATCH, searched=("queue",)
+        )
         self.table = self.attach(table)
         self.table.on_show = lambda key: self.guarded(self._choose, key)
+        self.table.on_press = lambda pressed: self.guarded(self._choose, *pressed)
         self.view = BatchDetails(self)
         self.notify("", line="tasks.batches()")
-        self.fill(self.row(self.scope), self.table, self.prompt, self.view)
-        self._offer_queue()
+        self.fill(self.row(self.scope, self.totals), self.table, self.prompt, self.view)
+        self._offer_queue(0 if everywhere else 1)
         self.guarded(self.refresh)
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
@@ -79,18 +83,21 @@ class BatchesPanel(Panel):
         self.apply(None)  # type: ignore[arg-type]  # only the moment counts
 
     def queue_changed(self) -> None:
-        """List the batches of another queue."""
-        self._offer_queue()
+        """Offer the batches of another queue."""
+        self._offer_queue(self.scope.index)
 
     def refresh(self) -> None:
         """Read the batches from this machine's files; no call of the service."""
-        frame = self.context.catalog.frame(sizes=False)
-        self.table.load(frame.assign(done=frame[list(FINAL)].sum(axis=1).astype("Int64")))
+        with self._loading:  # the last thread has read the newest
+            listed = self.context.catalog.progress()
+            self._listed = {record.id: (record, progress) for record, progress in listed}
+            self.table.load(batches_frame(listed, read_only=self.context.read_only))
+        self._show_totals()
         self.view.draw()
 
     def static_html(self) -> str:
         """Return the list, and the chosen batch."""
-        return self.table.html() + self.view.static_html()
+        return self.totals.value + self.table.html() + self.view.static_html()
 
     async def _reread(self) -> None:
         try:
@@ -100,25 +107,50 @@ class BatchesPanel(Panel):
         finally:
             self._reading = False
 
-    def _offer_queue(self) -> None:
-        kept = self.scope.index or 0
-        self.scope.options = (f"of {self.queue}", f"of {_OF_ALL}")
+    def _offer_queue(self, kept: int) -> None:
+        self.scope.options = ("of all queues", f"of {self.queue}")
         self.scope.index = kept
         self._filter()
 
     def _filter(self) -> None:
-        self.table.filter(queue=None if self.scope.index else self.queue)
+        self.table.filter(queue=self.queue if self.scope.index else None)
+        self._show_totals()
 
-    def _choose(self, batch: str) -> None:
+    def _show_totals(self) -> None:
+        every = not self.scope.index
+        self.totals.value = totals_html(
+            progress for record, progress in self._listed.values() if every or record.place.queue == self.queue
+        )
+
+    def _choose(self, batch: str, verb: str = "") -> None:
         self._wanted = batch
-        self.spawn(asyncio.to_thread(self._open, batch))
+        self.spawn(asyncio.to_thread(self._open, batch, verb))
 
-    def _open(self, batch: str) -> None:
+    def _open(self, batch: str, verb: str) -> None:
+        """Show a batch, and do what its button says, as the button of the batch below does."""
         found = self.context.catalog.get(batch)
         with self._opening:  # one after the other, so that the one that was chosen last is also shown last
             if batch == self._wanted:
                 self.view.show(found)
                 self.notify("", line=f"batch = tasks.batch({quoted(batch)})")
+                if verb and batch in self._listed:
+                    self._do(*self._listed[batch], verb)
+
+    def _do(self, record: BatchRecord, progress: Progress, verb: str) -> None:
+        method, actions = method_of(progress), self.view.actions
+        if VERBS.get(method) != verb:
+            return  # the batch has changed since its row was drawn
+        buttons = {"batch.resume": actions.resume, "batch.retry_failed": actions.retry, "batch.resend": actions.resend}
+        if method in ("batch.resend", "batch.tasks"):
+            self.view.show_rows(SHOWN[progress.state or ""])
+        if method == "queue.resume":
+            self.start(lambda: self._resume_queue(QueueName.parse(record.place.queue_name)), changes=True)
+        elif method in buttons:
+            buttons[method].click()
+
+    def _resume_queue(self, name: QueueName) -> None:
+        self.context.open_queue(name).resume()
+        self.notify(f"resumed {name.queue}", line=self.context.line(name.queue, "resume"))
 
 
 class BatchPanel(Panel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import ipywidgets as widgets
 
@@ -62,6 +63,8 @@ class Dashboard(Panel):
         self._making: set[str] = set()
         self._makers: dict[str, Callable[..., Panel]] = {"Queue" if only else "Queues": self._make_queues}
         self._makers |= {name: make for name, make, changes in _TABS if not (changes and context.read_only)}
+        if only:
+            self._makers["Batches"] = partial(BatchesPanel, everywhere=False)
         self._boxes = [widgets.VBox([widgets.HTML(_WAITING)]) for _ in self._makers]
         self.choice = QueueChoice(lambda: self.guarded(self._chosen))
         self.tabs = widgets.Tab(children=self._boxes)

@@ -74,7 +74,6 @@ def fill(board: Board, tab: str) -> None:
         board.button("Plan").click()
         expect(board.part.locator(".ctn-plan")).to_be_visible()
     elif tab == "Batches":
-        board.part.locator("select").first.select_option(label="of all queues")
         board.part.locator("tr[data-key]", has_text="winter").click()
         board.part.get_by_role("button", name=re.compile("^2 LookupError")).click()
         expect(board.part.locator(".ctn-card pre").first).to_contain_text("Traceback")

@@ -225,7 +225,7 @@ def test_backfill(notebook: Callable[..., Any]) -> None:
 
 
 def test_batches(notebook: Callable[..., Any]) -> None:
-    """From the list to the charts and failed rows of a batch; a retry by a click, a cancel by typing the batch's id."""
+    """From the list to the charts and failed rows of a batch; a retry by keys, a cancel by typing the batch's id."""
     ended = "queue.resume(); batch.wait(); queue.pause()"
     later = 'late = queue.fan_out(days, url="https://svc/{day}", name="late", progress=False)'
     board = Board(notebook(SETUP, WAITING, f"{ended}\n{later}", PANEL))
@@ -238,7 +238,11 @@ def test_batches(notebook: Callable[..., Any]) -> None:
     expect(board.part.get_by_role("img", name="durations of 60 attempts")).to_be_visible()
     board.check()
     board.book.python("broken.clear()")
-    board.button("Retry failed (2)").click()
+    again = rows.get_by_role("button", name="Retry failed")
+    rows.filter(has_text="days").focus()
+    board.page.keyboard.press("Tab")
+    expect(again).to_be_focused()
+    board.page.keyboard.press("Enter")
     expect(board.status).to_contain_text("will be tried again")
     board.book.python("panel.every = 1")
     rows.filter(has_text="late").click()

@@ -32,6 +32,7 @@ from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import REACH, Others, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.gate import read_batch
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
+from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
@@ -198,26 +199,31 @@ class Catalog:
         self._sharing.publish(found.id)
         return opened
 
-    def frame(self, *, shared: bool = False, sizes: bool = True) -> pd.DataFrame:
-        """List the batches of this connection's project and location, and those it has opened, newest first.
+    def progress(self) -> list[tuple[BatchRecord, Progress]]:
+        """Return the batches of this connection's project and location, and those it has opened, newest first.
+
+        Each comes with how it is. Reads only from this machine, and no rows.
+        """
+        return [(record, self._progress(record)) for record in self._listed()]
+
+    def frame(self, *, shared: bool = False) -> pd.DataFrame:
+        """List the batches of `progress`.
 
         Parameters
         ----------
         shared : bool
             Also those of other homes in a shared store.
-        sizes : bool
-            Fill the column `bytes`, which takes a read of every block of rows.
         """
-        listed = self._listed()
-        rows = [self._row(record) for record in listed]
+        listed = self.progress()
+        rows = [_facts(record) | _states(record, progress) for record, progress in listed]
         if shared:
-            known, store = {record.id for record in listed}, self._connection.store.url
+            known, store = {record.id for record, _ in listed}, self._connection.store.url
             others = (record for record in self._others() if record.id not in known)
             rows += [_facts(record) | {"where": store, "reason": NOT_READ} for record in others]
             rows.sort(key=lambda row: -row["created"])
-        known_sizes = self.outbox.batches.sizes() if sizes else {}
+        sizes = self.outbox.batches.sizes()
         columns = {name: [row.get(name) for row in rows] for name in BATCHES}
-        columns["bytes"] = [known_sizes.get(row["batch"]) for row in rows]
+        columns["bytes"] = [sizes.get(row["batch"]) for row in rows]
         return frame(BATCHES, columns, index="batch")
 
     def queues(self) -> dict[QueueName, bool]:
@@ -390,11 +396,11 @@ class Catalog:
         _loop.run(tracker.start(sending=sending, adopting=adopting))
         return Batch(tracker, self._open_panel, self.delete)
 
-    def _row(self, record: BatchRecord) -> dict[str, Any]:
-        tracker, now = self._trackers.get(record.id), self._connection.clock.now()
-        known = stored_progress(self.outbox, record, now) if tracker is None else tracker.progress
-        status = {"state": known.state, "reason": known.reason, "seen": _micros(known.at)}
-        return {**_facts(record), **known.counts(), **status, "done": record.done}
+    def _progress(self, record: BatchRecord) -> Progress:
+        tracker = self._trackers.get(record.id)
+        if tracker is not None:
+            return tracker.progress
+        return stored_progress(self.outbox, record, self._connection.clock.now())
 
 
 def _finish_all_jobs() -> None:
@@ -420,6 +426,12 @@ def _facts(record: BatchRecord) -> dict[str, Any]:
         "created": _micros(record.created),
         "total": record.total,
     }
+
+
+def _states(record: BatchRecord, known: Progress) -> dict[str, Any]:
+    """Return how a batch is."""
+    status = {"state": known.state, "reason": known.reason, "seen": _micros(known.at)}
+    return {**known.counts(), **status, "done": record.done}
 
 
 def _try(task: Any, recipe: Recipe) -> Trial:

@@ -13,7 +13,7 @@ from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.fanout.batch.progress import Progress
 
-__all__ = ["RESUME", "Report", "causes_text", "endings", "retries_text"]
+__all__ = ["RESUME", "Report", "causes_text", "endings", "retries_text", "segments"]
 
 #: The line of Python that sends what is not sent.
 RESUME = "batch.resume()"
@@ -55,7 +55,7 @@ class Report:
     def html(self, *, methods: bool = True) -> str:
         """Return static HTML: a stacked bar with its legend, and the lines; in a panel without suggested methods."""
         progress = self.progress
-        bar = state_bar(self.segments(), label=f"batch {self.batch}", share=self._share())
+        bar = state_bar(segments(progress), label=f"batch {self.batch}", share=self._share())
         word = f"<b>{progress.state}</b>, " if progress.state else ""
         pace = html.escape(f", {self.pace()}" if self.pace() else "")
         link = f' <a href="{html.escape(self.log_url or "")}" target="_blank" rel="noopener">operations log</a>'
@@ -97,11 +97,6 @@ class Report:
     def _share(self) -> float:
         return self.progress.done / self.progress.total if self.progress.total else 1.0
 
-    def segments(self) -> dict[str, int]:
-        """Return the counts by state; pending rows whose state is not known are queued."""
-        counts = {name: count or 0 for name, count in self.progress.counts().items()}
-        return {**counts, "queued": self.progress.unknown, "settling": self.progress.settling}
-
     def pace(self) -> str:
         """Return how many rows are done a second, and the time left; empty if that is not known."""
         progress = self.progress
@@ -112,6 +107,12 @@ class Report:
             return pace
         left = max(0, round((progress.eta - progress.at).total_seconds()))
         return f"{pace}, the last one in about {duration_text(left)}"
+
+
+def segments(progress: Progress) -> dict[str, int]:
+    """Return the counts by state; pending rows whose state is not known are queued."""
+    counts = {name: count or 0 for name, count in progress.counts().items()}
+    return {**counts, "queued": progress.unknown, "settling": progress.settling}
 
 
 def endings(

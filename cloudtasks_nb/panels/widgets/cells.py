@@ -21,11 +21,12 @@ from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["Cell", "Column", "Kind", "cell", "code_html", "json_text", "static_table"]
 
-Kind = Literal["text", "name", "count", "time", "duration", "state", "json"]
+Kind = Literal["text", "lines", "name", "count", "time", "duration", "state", "json", "bar", "button"]
 
 #: A cell as the page gets it: its text; or text and tooltip; or text, tooltip and the colour of its dot; or a time in
-#: milliseconds since 1970, which the page writes in the zone that the user has chosen.
-Cell = str | int | list[str]
+#: milliseconds since 1970, which the page writes in the zone that the user has chosen; or a bar or a button, which
+#: `Column` describes.
+Cell = str | int | list[str] | dict[str, Any]
 
 _LONGEST = 20_000  # characters of a payload that are shown
 _NOTHING = "\u2013"  # an en dash
@@ -44,9 +45,12 @@ class Column:
         The column (or the index) of the data that it shows.
     title : str, optional
         Its heading; the name in words when left out.
-    kind : {"text", "name", "count", "time", "duration", "state", "json"}
+    kind : {"text", "lines", "name", "count", "time", "duration", "state", "json", "bar", "button"}
         How a value becomes text. `state` is a word with a coloured dot. `name` is an id, a URL or a row: where it does
-        not fit, its middle is left out, since names differ in their ends.
+        not fit, its middle is left out, since names differ in their ends. `lines` is text that is wrapped; lines after
+        the first are paler. A `bar` is a mapping: its text as ``bar``, its ``parts`` (counts and their colours), a
+        ``title``, and the ``share`` by which rows are sorted. A `button` is its text as ``button`` and a ``title``; or
+        text, where there is nothing to press.
     width : str, optional
         CSS width; by kind when left out. Texts, names and JSON without a width share the remaining space.
     align : {"left", "right"}, optional
@@ -94,9 +98,15 @@ def cell(value: Any, column: Column) -> Cell:
     column : Column
         The column that it stands in.
     """
+    if isinstance(value, dict) and column.kind in {"bar", "button"}:
+        return value
+    return _text_cell(value, column)
+
+
+def _text_cell(value: Any, column: Column) -> Cell:
     kind = column.kind
     if is_missing(value):
-        return "" if kind in {"text", "name", "json"} else _NOTHING
+        return "" if kind in {"text", "lines", "name", "json", "button"} else _NOTHING
     if kind == "time":
         return time_text(value) if value.tzinfo is None else int(value.timestamp() * 1_000)
     if kind == "duration":
@@ -159,6 +169,8 @@ def _static_heading(column: Column) -> str:
 def _static_cell(item: Cell, column: Column) -> str:
     if isinstance(item, int):
         item = time_text(datetime.fromtimestamp(item / 1_000, UTC))
+    if isinstance(item, dict):
+        item = [item["bar"], item["title"]] if "bar" in item else item["title"]
     text, title, dot = [item, "", ""] if isinstance(item, str) else [*item, "", ""][:3]
     mark = f'<span style="color:{html.escape(dot)}">●</span> ' if dot else ""
     tip = f' title="{html.escape(title)}"' if title and title != text else ""

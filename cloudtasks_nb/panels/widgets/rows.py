@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Self, cast
 from urllib.parse import unquote, unquote_plus
 
@@ -131,7 +132,7 @@ class Rows:
 
     def check(self, name: str) -> None:
         """Raise InvalidInputError if there is no such column to filter or sort by."""
-        if name not in self._columns:
+        if name not in self._columns and name not in self._searched:
             self._check(self._frame, name)
 
     def order(self, query: Query) -> Places:
@@ -227,6 +228,8 @@ class Rows:
         if name not in self._ranks:
             column = self._column(name)
             shown = self._columns.get(name)
+            if shown is not None and shown.kind == "bar":
+                column = column.map(itemgetter("share"))
             known = shown is not None and shown.kind == "state" and bool(column.dropna().isin(STATES).all())
             # States of tasks are sorted in the order of a task's life.
             self._ranks[name] = _ranks(column.astype(pd.CategoricalDtype(list(STATES))) if known else column)

@@ -36,6 +36,35 @@ function fillName(td, text) {
   td.replaceChildren(make("span", { class: "ctn-front" }, text.slice(0, -TAIL)), text.slice(-TAIL));
 }
 
+/** Show lines of text below each other. */
+function fillLines(td, text) {
+  if (td.textContent !== text.replaceAll("\n", "")) td.replaceChildren(...text.split("\n").map((line) => make("div", {}, line)));
+}
+
+/** Show a bar with its words above it; its parts are counts with their colours. */
+function fillBar(td, { bar, parts }) {
+  if (!td.firstChild) td.append(make("div"), make("div", { class: "ctn-parts", "aria-hidden": "true" }));
+  setText(td.firstChild, bar);
+  const now = JSON.stringify(parts);
+  if (td.dataset.parts === now) return;
+  td.dataset.parts = now;
+  td.lastChild.replaceChildren(...parts.map(([count, colour]) => make("i", { style: `flex-grow:${count};background:${colour}` })));
+}
+
+/** Show a button; its row puts it into the order of tabs. */
+function fillButton(td, { button, title }) {
+  if (!td.querySelector("button")) {
+    td.replaceChildren(make("button", { type: "button", tabindex: "-1", "data-do": "press" }));
+  }
+  setText(td.firstChild, button);
+  td.title = title;
+}
+
+/** Make a row, with its button, or a heading the one that the Tab key leads to, or not. */
+function setStop(node, index) {
+  for (const stop of [node, ...node.querySelectorAll("button")]) stop.tabIndex = index;
+}
+
 /** Which rows are selected: single keys, and all that once matched (`base`, a set that Python keeps) but some. */
 class Selection {
   constructor({ n, base, plus, minus }) {
@@ -155,7 +184,7 @@ class TableView {
     this.root.addEventListener("click", (event) => this.click(event));
     this.body.addEventListener("dblclick", (event) => {
       getSelection().removeAllRanges();
-      this.lookAt(event.target.closest("tr"), "open");
+      if (!event.target.closest("button")) this.lookAt(event.target.closest("tr"), "open");
     });
     this.body.addEventListener("mousedown", (event) => adding(event) && event.preventDefault()); // no text selection
     this.observer = new IntersectionObserver((seen) => setVisible(this, seen.at(-1).isIntersecting));
@@ -174,7 +203,8 @@ class TableView {
     this.selection = new Selection(this.model.get("_selection"));
     const moved = page.moves !== this.moves;
     if (moved) this.waiting = false;
-    const focused = this.body.contains(this.root.getRootNode().activeElement);
+    const { activeElement } = this.root.getRootNode();
+    const focused = this.body.contains(activeElement) ? activeElement : null;
     const anchor = moved ? null : this.anchor();
     const first = !this.rows.length;
     this.rows = page.rows.map(([key, cells, inBase]) => ({ key, cells, inBase, knownBase: this.summary.base }));
@@ -255,9 +285,12 @@ class TableView {
 
   fill(td, cell) {
     if (typeof cell === "number") return this.fillTime(td, cell);
-    const [text, title = text, colour] = typeof cell === "string" ? [cell] : cell;
+    if (cell.button) return fillButton(td, cell);
+    const [text, title = text, colour] = typeof cell === "string" ? [cell] : cell.bar ? [cell.bar, cell.title] : cell;
     if (td.title !== title) td.title = title;
     td.classList.toggle("ctn-none", text === "\u2013");
+    if (cell.bar) return fillBar(td, cell);
+    if (td.classList.contains("ctn-lines")) return fillLines(td, text);
     if (td.classList.contains("ctn-name")) return fillName(td, text);
     if (td.firstElementChild?.matches("time")) td.replaceChildren();
     if (!colour) return setText(td, text);
@@ -328,13 +361,15 @@ class TableView {
       this.setActive(this.rows.length ? this.lines.get(this.rows[place].key).tr : this.stops[0]);
     }
     this.place = this.rows.findIndex(({ key }) => key === this.active.dataset.key);
-    if (focused && focus !== this.active) this.active.focus({ preventScroll: true });
+    setStop(this.active, 0);
+    const wanted = this.active.contains(focused) ? focused : this.active; // what was there before, if it still is
+    if (focused && focus !== wanted) wanted.focus({ preventScroll: true });
   }
 
   setActive(node, focus = false) {
-    if (this.active) this.active.tabIndex = -1;
+    if (this.active) setStop(this.active, -1);
     this.active = node;
-    node.tabIndex = 0;
+    setStop(node, 0);
     const place = this.rows.findIndex(({ key }) => key === node.dataset.key);
     if (place >= 0) this.place = place;
     if (focus) {
@@ -409,13 +444,13 @@ class TableView {
     this.ask({ do: "page", page });
   }
 
-  /** Make a row the current one: `show` it for a click, `open` it for Enter and a double click. */
-  lookAt(tr, verb) {
+  /** Make a row the current one: `show` it for a click, `open` it for Enter and a double click, `press` its button. */
+  lookAt(tr, verb, more = {}) {
     if (tr?.dataset.key === undefined) return;
     this.current = tr.dataset.key;
     this.drawCurrent();
     this.looks.number += 1;
-    this.model.send({ do: verb, key: this.current, ...this.looks });
+    this.model.send({ do: verb, key: this.current, ...this.looks, ...more });
   }
 
   click(event) {
@@ -446,8 +481,14 @@ class TableView {
     if (button.getAttribute("aria-disabled") === "true") return;
     const name = button.dataset.do;
     if (name === "select-all") this.selectMatching();
+    else if (name === "press") this.pressIn(button.closest("tr"), button.textContent);
     else if (name === "clear") this.write(new Selection({ base: "", plus: [], minus: [] }), 0);
     else this.turnTo(name);
+  }
+
+  pressIn(tr, text) {
+    this.setActive(tr);
+    this.lookAt(tr, "press", { text });
   }
 
   keydown(event) {

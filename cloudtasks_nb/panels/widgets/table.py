@@ -56,6 +56,8 @@ class Table(anywidget.AnyWidget):
         Called with the key of a row that becomes the current one, by a click or by Enter. This selects nothing.
     on_open : callable, optional
         Called with the key of a row when it is opened: Enter or double click.
+    on_press : callable, optional
+        Called with the key of a row and the text of its button when that is pressed.
     on_select : callable, optional
         Called with the keys of the selected rows when they have changed, by a click or because rows came or went.
     on_page : callable, optional
@@ -79,6 +81,7 @@ class Table(anywidget.AnyWidget):
 
     on_show: Callable[[Any], object] | None = None
     on_open: Callable[[Any], object] | None = None
+    on_press: Callable[[tuple[Any, str]], object] | None = None
     on_select: Callable[[list[Any]], object] | None = None
     on_page: Callable[[list[Any]], object] | None = None
     on_error: Callable[[Exception], object] | None = None
@@ -370,6 +373,7 @@ class Table(anywidget.AnyWidget):
             "page": lambda message: self.turn(message["page"]),
             "show": lambda message: self._look("on_show", message),
             "open": lambda message: self._look("on_show" if self.on_open is None else "on_open", message),
+            "press": lambda message: self._look("on_press", message),
         }
         if content["do"] in ("sort", "page"):
             self._alert({})
@@ -392,7 +396,7 @@ class Table(anywidget.AnyWidget):
                 self._current = row
                 self._publish()
         if there:
-            self._call(name, self.current)
+            self._call(name, (self.current, message["text"]) if "text" in message else self.current)
 
     def _call_back(self) -> None:
         """Call `on_select` and `on_page` after changes; one thread at a time, so that the newest is reported last."""

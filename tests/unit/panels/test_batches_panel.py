@@ -13,7 +13,7 @@ from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.batches import Batches
-from cloudtasks_nb.panels import BatchesPanel, BatchPanel, batch_rows
+from cloudtasks_nb.panels import BatchesPanel, BatchPanel, Dashboard, batch_rows
 from cloudtasks_nb.panels.cards import task
 from tests.cases import cases
 from tests.unit.display.test_charts import parsed
@@ -41,23 +41,26 @@ def own(batch: Batch, **words: Any) -> BatchPanel:
 
 
 def test_batches_are_listed_newest_first(harness: Harness) -> None:
-    """The list shows name, counts and state, of one queue or of all."""
+    """The list shows name, counts and state, of all queues or of one; trouble comes before what runs or has ended."""
     done, failed = fan_out(harness, name="night"), fan_out(harness, 2)
-    fan_out(harness, 4, queue="emails")
+    elsewhere = fan_out(harness, 4, queue="emails")
     harness.finish(done)
     harness.finish(failed, 0)
     running = fan_out(harness, 5, name="<b>")
     panel = BatchesPanel(harness.context(), queue="reports")
-    assert panel.table.page_keys == [running.id, failed.id, done.id]
-    shown = panel.table.html()
-    for words in ("night", "&lt;b&gt;", "● </span>succeeded", "succeeded", "running", "failed"):
-        assert words.removeprefix("● </span>") in shown
+    assert panel.table.page_keys == [failed.id, running.id, elsewhere.id, done.id]
+    shown = panel.static_html()
+    for words in ("night", "&lt;b&gt;", "succeeded", "running", "failed", "3 of 3<", "0 of 5<", "left</span> <b>9<"):
+        assert words in shown
     panel.scope.index = 1
-    assert panel.table.total == panel.table.matching == 4
+    assert panel.table.page_keys == [failed.id, running.id, done.id]
     panel.use("emails")
-    assert panel.table.matching == 4
+    assert panel.table.page_keys == [elsewhere.id]
     panel.scope.index = 0
-    assert panel.table.matching == 1
+    assert panel.table.matching == panel.table.total == 4
+    board = Dashboard(harness.context("emails"), only=harness.context().name("emails"))
+    board.turn_to("Batches")
+    assert board.parts["Batches"].table.page_keys == [elsewhere.id], "the panel of a queue begins with its own"
 
 
 def test_the_list_reads_no_rows(panel: BatchesPanel, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

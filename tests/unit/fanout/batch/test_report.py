@@ -5,7 +5,7 @@ from typing import Any
 
 from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.report import Report
+from cloudtasks_nb.fanout.batch.report import Report, segments
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
@@ -51,7 +51,7 @@ def test_settling_rows_are_not_final_and_say_what_they_wait_for() -> None:
     shown = report(total=20, succeeded=5, ready=None, running=3, settling=12)
     assert shown.lines() == ["12 settling: their log entries are awaited"]
     assert repr(shown.progress) == "20 rows: 3 running, 5 succeeded, 12 settling"
-    assert (shown.progress.pending, shown.progress.finished, shown.segments()["queued"]) == (15, False, 0)
+    assert (shown.progress.pending, shown.progress.finished, segments(shown.progress)["queued"]) == (15, False, 0)
 
 
 def test_retrying_rows_say_how_far_they_are() -> None:

@@ -188,8 +188,7 @@ def as_others_list(outbox: Outbox, batch: str) -> list[Progress]:
     """Return the progress as a tracker has it that was just made, and as `tasks.batches()` lists it."""
     tracked = Tracked(outbox, batch)
     catalog: Any = SimpleNamespace(outbox=outbox, _trackers={}, _connection=tracked.connection)
-    row = Catalog._row(catalog, outbox.batches.get(batch))
-    return [tracked.tracker.progress, SimpleNamespace(state=row["state"])]  # type: ignore[list-item]  # the word counts
+    return [tracked.tracker.progress, Catalog._progress(catalog, outbox.batches.get(batch))]
 
 
 def tab_text(progress: Progress, monkeypatch: pytest.MonkeyPatch) -> str:
