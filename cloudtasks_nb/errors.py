@@ -36,6 +36,10 @@ The docstring of a class is its default message. Facts are attributes, so that c
 
 from __future__ import annotations
 
+import copy
+import sys
+from types import TracebackType
+
 __all__ = [
     "AlreadyExistsError",
     "BatchExistsError",
@@ -111,6 +115,31 @@ class CloudTasksError(Exception):
         self.reason = reason
         self.hint = hint
         super().__init__(self.message if hint is None else f"{self.message}\n  → {hint}")
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows of this error: the lines of the user's code, and the message.
+
+        ``%tb`` shows the whole traceback, with the errors behind it: then no error is being handled.
+        """
+        from IPython.core.getipython import get_ipython  # noqa: PLC0415 - IPython is there when it calls this
+
+        error, trace = self, self.__traceback__
+        if sys.exception() is self:
+            error, trace = copy.copy(self), _before_package(trace)  # a copy has no cause and no context
+        shown: list[str] = get_ipython().InteractiveTB.structured_traceback(type(error), error, trace)
+        return shown
+
+
+def _before_package(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback up to the first line of this package."""
+    levels = []
+    while trace and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] != __name__.partition(".")[0]:
+        levels.append(trace)
+        trace = trace.tb_next
+    found = None
+    for level in reversed(levels):
+        found = TracebackType(found, level.tb_frame, level.tb_lasti, level.tb_lineno)
+    return found
 
 
 class ConfigurationError(CloudTasksError):

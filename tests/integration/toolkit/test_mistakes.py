@@ -1,0 +1,80 @@
+"""The first mistakes of a newcomer, typed into a kernel: each is shown in a few lines that say what to type instead."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+from tests.cases import cases
+from tests.integration.conftest import START_WITHIN
+
+#: What is there when the mistakes are made.
+BEFORE = """
+import pandas as pd
+import cloudtasks_nb as ct
+tasks = ct.local()
+queue = tasks.queue("reports", create=True)
+def report(day, origin): return f"{origin} on {day}"
+handler = ct.serve(report)
+df = pd.DataFrame({"day": ["2013-01-01", "2013-01-02"], "origin": ["JFK", "LGA"], "n": [1, 2]})
+batch = queue.pause().fan_out(df, url=handler, body=["day", "origin"])
+plan = queue.fan_out(df, url="https://svc.example/run", dry_run=True)
+"""
+
+Run = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Start a kernel with a queue, a handler, a batch and a plan."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("home")))
+        manager, client = start_new_kernel(startup_timeout=START_WITHIN)
+    try:
+        assert client.execute_interactive(BEFORE, timeout=START_WITHIN, output_hook=print)["content"]["status"] == "ok"
+        yield client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
+
+
+@pytest.fixture
+def run(client: Any) -> Run:
+    """Run a cell and return the traceback that is shown, without colours."""
+
+    def run(cell: str) -> str:
+        shown: list[str] = []
+
+        def hook(message: dict[str, Any]) -> None:
+            shown.extend(message["content"].get("traceback", ()))
+
+        client.execute_interactive(cell, timeout=START_WITHIN, output_hook=hook)
+        return re.sub(r"\x1b\[[\d;]*m", "", "\n".join(shown))
+
+    return run
+
+
+def test_the_whole_traceback_is_there_for_the_asking(run: Run) -> None:
+    """An error shows the line of the cell and its message, nothing of the package and of other errors; `%tb` has it."""
+    run("def look():\n    return tasks.queue('nowhere').tasks()")
+    short, long = run("look()"), run("%tb")
+    assert re.findall(r"^-+> \d+ (.+)$", short, re.MULTILINE) == ["look()", "    return tasks.queue('nowhere').tasks()"]
+    assert "cloudtasks_nb" not in short
+    assert short.splitlines()[-2].startswith('QueueNotFoundError: there is no queue "nowhere"')
+    assert short.splitlines()[-1].startswith('  → tasks.queue("nowhere", create=True) creates it')
+    assert "cloudtasks_nb" in long
+    assert "direct cause" in long
+
+
+@cases(
+    ('queue.enqueue(handler, at="2030-01-02 06:00")', "NaiveTimeError", 'tz="UTC"'),
+    ('batch.wait("5 parsecs")', "InvalidInputError", 'use "10min"'),
+)
+def test_a_mistake(run: Run, cell: str, name: str, words: str) -> None:
+    """It is shown in a few lines: the line of the cell, the error, and what helps."""
+    shown = run(cell)
+    assert f"\n{name}: " in shown
+    assert words in shown
+    assert len(shown.splitlines()) <= 8
