@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import orjson
 
@@ -445,10 +445,11 @@ def parse_zone(tz: Any) -> dt.tzinfo:
         if text.startswith(("UTC+", "UTC-")):
             return dt.datetime.strptime(text, "UTC%z").tzinfo or dt.UTC
         return dt.UTC if text == "UTC" else ZoneInfo(text)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: "Europe" is a folder of zones
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: "Europe" is a folder of zones
+        near = did_you_mean(text, available_timezones())
         raise InvalidInputError(
-            f"tz={tz!r} is not a time zone", hint='use a name like "Europe/Zurich" or "UTC"'
-        ) from error
+            f"tz={tz!r} is not a time zone{near}", hint='use a name like "Europe/Zurich" or "UTC"'
+        ) from None
 
 
 def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:

@@ -57,7 +57,7 @@ def create_task(
                 resource=message.name,
                 code=error.code,
                 hint="use another task_id, or none; an id is free again 24 hours after its task left the queue",
-            ) from error
+            ) from None
         # The id is random, so the first call created the task and its answer was lost.
         try:
             made = connection.call("GetTask", name=message.name)

@@ -107,7 +107,7 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
             resource=str(name),
             code=error.code,
             hint="the name of a deleted queue is blocked for up to 3 days; use another name",
-        ) from error
+        ) from None
     connection.transport.mark_new(str(name))
     created = queue_values(made)
     if ignored := {key: value for key, value in settings.items() if not _same(created[key], value)}:

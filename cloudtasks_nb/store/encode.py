@@ -53,11 +53,11 @@ def to_json(value: Any) -> bytes:
     """
     try:
         return orjson.dumps(plain(value))
-    except (RecursionError, orjson.JSONEncodeError) as error:  # holds itself, or has over 254 levels
+    except (RecursionError, orjson.JSONEncodeError):  # holds itself, or has over 254 levels
         raise NotSerializableError(
             f"{type(value).__name__} is nested too deeply for JSON",
             hint="a value in it holds itself, or has over 254 levels: write its parts under names of their own",
-        ) from error
+        ) from None
 
 
 def json_text(value: Any) -> str:
@@ -108,11 +108,11 @@ def _(value: str) -> str:
     if not value.isascii():
         try:
             value.encode()
-        except UnicodeEncodeError as error:
+        except UnicodeEncodeError:
             raise NotSerializableError(
                 "text with half a surrogate pair cannot be written as JSON",
                 hint='repair it: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
-            ) from error
+            ) from None
     return str.__str__(value)  # an enum that is text has another idea of str()
 
 
@@ -122,12 +122,12 @@ def _(value: int) -> Any:
         return int(value)
     try:
         return orjson.Fragment(int.__repr__(value))  # orjson writes integers of up to 64 bits
-    except ValueError as error:
+    except ValueError:
         raise NotSerializableError(
             "an integer of more than 4,300 digits cannot be written as JSON",
             resource="int",
             hint="use hex(value)",
-        ) from error
+        ) from None
 
 
 @plain.register

@@ -225,9 +225,9 @@ def _offset(freq: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # spellings that pandas is about to drop
             offset = to_offset(freq)
-    except (ValueError, TypeError, FutureWarning, DeprecationWarning) as error:
+    except (ValueError, TypeError, FutureWarning, DeprecationWarning):
         why = f"is not a pandas frequency{did_you_mean(str(freq), _ALIASES)}"
-        raise wrong_argument("freq", freq, why, _FREQ_HINT) from error
+        raise wrong_argument("freq", freq, why, _FREQ_HINT) from None
     if offset is None:
         raise wrong_argument("freq", None, "is not the length of a period", _FREQ_HINT)
     return offset

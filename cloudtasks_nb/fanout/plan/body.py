@@ -152,7 +152,7 @@ def _template(body: Any) -> Body:
         pattern = _pattern(body, placeholders)
         identity = plain(body)
     except NotSerializableError as error:
-        raise NotSerializableError(f"body: {error.message}", resource=error.resource, hint=error.hint) from error
+        raise NotSerializableError(f"body: {error.message}", resource=error.resource, hint=error.hint) from None
     uniform = isinstance(body, Mapping) and not any(isinstance(name, str) and "{" in name for name in body)
     if not placeholders:
         return _constant(pattern % (), identity, uniform=uniform)

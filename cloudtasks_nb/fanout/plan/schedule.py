@@ -120,7 +120,7 @@ class Schedule:
                     moment = self._read(cell, start)
                 except NaiveTimeError as error:
                     names = " and ".join(f'"{name}"' for name in self.columns)
-                    raise NaiveTimeError(f"{error.message} (column {names})", resource="at", hint=_ZONE_HINT) from error
+                    raise NaiveTimeError(f"{error.message} (column {names})", resource="at", hint=_ZONE_HINT) from None
                 except InvalidInputError as error:
                     problems.add(index, error.message)
             if moment > latest:

@@ -151,7 +151,7 @@ def parse(source: str, what: str) -> Text:
     try:
         parts = list(string.Formatter().parse(source))
     except ValueError as error:
-        raise _wrong(source, what, str(error)) from error
+        raise _wrong(source, what, str(error)) from None
     for literal, name, spec, conversion in parts:
         literals[-1] += literal
         if name is not None:
@@ -170,12 +170,12 @@ def constant(source: str, what: str) -> Text:
     """
     try:
         source.encode()
-    except UnicodeEncodeError as error:
+    except UnicodeEncodeError:
         raise InvalidInputError(
             f"{what}: text with half a surrogate pair cannot be sent",
             resource=what,
             hint='repair it: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
-        ) from error
+        ) from None
     return Text(source=source, what=what, literals=(source,), fields=())
 
 
