@@ -5,24 +5,28 @@ from __future__ import annotations
 import configparser
 import datetime as dt
 import difflib
+import functools
+import inspect
 import json
 import numbers
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import orjson
 
 from cloudtasks_nb.errors import (
+    ArgumentError,
     CloudTasksError,
     ConfigurationError,
     CredentialsError,
     InvalidInputError,
     NaiveTimeError,
+    UnknownNameError,
 )
 
 __all__ = [
@@ -42,12 +46,15 @@ __all__ = [
     "did_you_mean",
     "home",
     "make_folder",
+    "named",
+    "near_names",
     "parse_duration",
     "parse_json",
     "parse_time",
     "parse_zone",
     "resolve",
     "store_place",
+    "unknown_name",
     "wrong_argument",
 ]
 
@@ -77,6 +84,15 @@ QUEUE_SETTINGS = ("rate", "max_concurrent", *RETRY_SETTINGS, "log_sampling_ratio
 
 #: The values of settings that mean that there is no limit; the duration in seconds.
 UNLIMITED = {"max_attempts": -1, "max_retry_duration": 0}
+
+#: What those type who know other libraries, and what it is called here.
+_MEANT = {"by": "across", "concurrency": "workers", "countdown": "delay", "create_task": "enqueue", "eta": "at"}
+_MEANT |= {"send": "submit", "timezone": "tz"}
+
+_LEAST_PART = 3  # letters that are looked for inside longer names
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Kind = TypeVar("_Kind", bound=type)
 
 _UNITS: dict[str, float] = {
     "ms": 0.001,
@@ -329,8 +345,56 @@ def _gcloud() -> dict[str, str]:
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return ``; did you mean "x"?`` for the words similar to the given one, or an empty string."""
-    found = difflib.get_close_matches(word, list(words), n=3, cutoff=0.6)
+    words = list(words)
+    near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
+    longer = [one for one in words if len(word) >= _LEAST_PART and word in one]
+    found = [_MEANT[word]] if _MEANT.get(word) in words else near or longer[:3]
     return "; did you mean " + " or ".join(f'"{one}"' for one in found) + "?" if found else ""
+
+
+def near_names(kind: _Kind) -> _Kind:
+    """Have the objects of a class tell near names for an attribute that they lack, or an argument of a method."""
+    for name, method in list(vars(kind).items()):
+        if inspect.isfunction(method) and not name.startswith("_"):
+            setattr(kind, name, named(method))
+
+    def missing(_: Any, name: str) -> Any:
+        raise unknown_name(f"'{kind.__name__}' object", name, dir(kind))
+
+    kind.__getattr__ = missing
+    return kind
+
+
+def unknown_name(owner: str, name: str, names: Iterable[str]) -> UnknownNameError:
+    """Return the error for an attribute that is not there, with those of the names that are near."""
+    public = [] if name.startswith("_") else [one for one in names if not one.startswith("_")]
+    return UnknownNameError(f"{owner} has no attribute {name!r}{did_you_mean(name, public)}", resource=name)
+
+
+def named(function: _Function) -> _Function:
+    """Have a function tell near names for an argument that it does not take, and its arguments if one is missing."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        try:
+            signature.bind(*args, **given)
+        except TypeError as error:
+            raise _wrong_call(function.__name__, signature, given, error) from None
+        return function(*args, **given)
+
+    return cast("_Function", checked)
+
+
+def _wrong_call(name: str, signature: inspect.Signature, given: Mapping[str, Any], error: TypeError) -> ArgumentError:
+    parameters = {name: one for name, one in signature.parameters.items() if name != "self"}
+    any_name = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    for word in [] if any_name else [word for word in given if word not in parameters]:
+        setting = f"; it is a setting of the queue: queue.update({word}={given[word]!r})"
+        near = setting if word in QUEUE_SETTINGS else did_you_mean(word, parameters)
+        return ArgumentError(f'{name}() has no argument "{word}"{near}', resource=word)
+    shown = [f"{one.name}=" if one.kind is one.KEYWORD_ONLY else str(one.name) for one in parameters.values()]
+    return ArgumentError(f"{name}(): {error}", hint=f"{name}({', '.join(shown)})")
 
 
 def check_limit(limit: Any) -> int | None:

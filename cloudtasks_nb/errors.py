@@ -6,11 +6,13 @@
     ├── ConfigurationError            project, location or credentials are missing
     │   └── CredentialsError
     ├── InvalidInputError             also a ValueError: an argument, a row or a request is wrong
+    │   ├── ArgumentError             also a TypeError: a call has an unknown argument, or lacks one
     │   ├── NaiveTimeError
     │   ├── TemplateError
     │   ├── NotSerializableError
     │   ├── RowsError
     │   └── DuplicateRowsError
+    ├── UnknownNameError              also an AttributeError: a misspelt name
     ├── NotFoundError                 also a LookupError
     │   ├── QueueNotFoundError
     │   ├── TaskNotFoundError
@@ -42,6 +44,7 @@ from types import TracebackType
 
 __all__ = [
     "AlreadyExistsError",
+    "ArgumentError",
     "BatchExistsError",
     "BatchNotFoundError",
     "BatchTimeoutError",
@@ -69,6 +72,7 @@ __all__ = [
     "TaskNotFoundError",
     "TemplateError",
     "UnavailableError",
+    "UnknownNameError",
 ]
 
 
@@ -181,6 +185,18 @@ class InvalidInputError(CloudTasksError, ValueError):
     """
 
 
+class ArgumentError(InvalidInputError, TypeError):
+    """A call has an argument that is not known, or lacks one that it needs.
+
+    Examples
+    --------
+    >>> queue.fan_out(df, url=handler, boddy=["day"])
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.ArgumentError: fan_out() has no argument "boddy"; did you mean "body"?
+    """
+
+
 class NaiveTimeError(InvalidInputError):
     """A time has no time zone.
 
@@ -244,6 +260,18 @@ class DuplicateRowsError(InvalidInputError):
         ...
     cloudtasks_nb.errors.DuplicateRowsError: 3 of 6 rows have the key of an earlier row: 3 is the same ...
       → key=[...] with columns that tell the rows apart, errors="skip" (the first is sent), or ...
+    """
+
+
+class UnknownNameError(CloudTasksError, AttributeError):
+    """There is no attribute or method of this name.
+
+    Examples
+    --------
+    >>> batch.retry()
+    Traceback (most recent call last):
+        ...
+    cloudtasks_nb.errors.UnknownNameError: 'Batch' object has no attribute 'retry'; did you mean "retry_failed"?
     """
 
 

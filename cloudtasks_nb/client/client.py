@@ -14,7 +14,7 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import Endpoint, resolve
+from cloudtasks_nb._settings import QUEUE_SETTINGS, Endpoint, check_names, named, near_names, resolve
 from cloudtasks_nb.client.checks.context import CheckContext, Target
 from cloudtasks_nb.client.clock import Clock
 from cloudtasks_nb.client.doctor import diagnose
@@ -35,6 +35,7 @@ from cloudtasks_nb.service.rpcs import STATS_MASK
 __all__ = ["Client", "connect", "connect_to"]
 
 
+@near_names
 class Client:
     """A connection to the queues of one project and location. Made by `connect()` or `local()`.
 
@@ -165,6 +166,7 @@ class Client:
         if create:
             create_or_change(self._connection, full, settings)
         elif settings:
+            check_names(settings, ("create", *QUEUE_SETTINGS), "queue setting")
             raise InvalidInputError(
                 f"{next(iter(settings))}= changes nothing without create=True",
                 hint=f'tasks.queue("{full.queue}", create=True, …) or tasks.queue("{full.queue}").update(…)',
@@ -442,6 +444,7 @@ class Client:
         return card(title, badge=badge, frame=shown, notes=notes)
 
 
+@named
 def connect(
     project: str | None = None,
     location: str | None = None,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb._settings import parse_duration
+from cloudtasks_nb._settings import near_names, parse_duration
 from cloudtasks_nb.client.emulator_process import call_admin
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
@@ -52,6 +52,7 @@ class Lapse:
         return "\n  ".join([*lines, *(f"{queue}: {why}" for queue, why in self.waiting.items())])
 
 
+@near_names
 class Clock:
     """The clock of the service; that of an emulator can be moved. Made by `tasks.clock`.
 

@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint, check_text, store_place
+from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint, check_text, named, store_place
 from cloudtasks_nb.client.emulator_process import attach
 from cloudtasks_nb.store.store import Store
 
@@ -18,6 +18,7 @@ __all__ = ["local"]
 _IMPORTER = "cloudtasks-nb-import"
 
 
+@named
 def local(
     folder: str | os.PathLike[str] | None = None,
     *,

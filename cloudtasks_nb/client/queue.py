@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, Unpack, overload
 import pandas as pd
 
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._settings import near_names
 from cloudtasks_nb.client.create_task import create_task
 from cloudtasks_nb.client.queue_card import queue_card
 from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings
@@ -25,6 +26,7 @@ from cloudtasks_nb.service.connection import Connection
 __all__ = ["Queue"]
 
 
+@near_names
 class Queue:
     """One queue of Cloud Tasks. Made by `tasks.queue(name)`, which makes no call.
 

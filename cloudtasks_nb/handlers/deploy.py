@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE, check_text, make_folder, resolve
+from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE, check_text, make_folder, named, resolve
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.admission import public_because, wait_until_admitted
@@ -153,6 +153,7 @@ class Deployment:
         return f"<Deployment {self.name} in {self._service.project}, {self._service.region}: {where}>"
 
 
+@named
 def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the first
     fn: Callable[..., Any],
     *,

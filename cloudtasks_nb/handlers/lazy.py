@@ -18,7 +18,9 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
 
     def load(name: str) -> Any:
         if name not in modules:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            from cloudtasks_nb._settings import unknown_name  # noqa: PLC0415 - the emulator starts without it
+
+            raise unknown_name(f"module {package!r}", name, modules)
         found = getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
         setattr(sys.modules[package], name, found)
         return found

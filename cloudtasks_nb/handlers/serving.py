@@ -33,6 +33,7 @@ _lock = threading.RLock()
 _served: dict[tuple[str, str], Handler] = {}
 
 
+@_settings.named
 def serve(
     fn: Callable[..., Any],
     *,

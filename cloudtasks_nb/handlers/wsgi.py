@@ -11,7 +11,7 @@ from typing import Any
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 from cloudtasks_nb._names import TAG_HEADER
-from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE
+from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE, named
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
 from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, attempt_of, check_function
@@ -29,6 +29,7 @@ _TAG_VARIABLE = f"HTTP_{TAG_HEADER.upper().replace('-', '_')}"
 _log = logging.getLogger("cloudtasks_nb.handlers")
 
 
+@named
 def app(
     fn: Callable[..., Any] | Mapping[str, Callable[..., Any]],
     *,

@@ -23,6 +23,7 @@ def test_words_and_facts(kind: type[CloudTasksError]) -> None:
 
 PARENTS = [
     *((errors.InvalidInputError, ValueError), (errors.NaiveTimeError, ValueError)),
+    *((errors.ArgumentError, TypeError), (errors.UnknownNameError, AttributeError)),
     *((errors.NotFoundError, LookupError), (errors.QueueNotFoundError, LookupError)),
     *((errors.BatchTimeoutError, TimeoutError), (errors.EndpointError, errors.UnavailableError)),
     (errors.CredentialsError, errors.ConfigurationError),
@@ -31,7 +32,7 @@ PARENTS = [
 
 @pytest.mark.parametrize(("kind", "also"), PARENTS)
 def test_who_expects_an_error_of_python_catches_ours(kind: type[CloudTasksError], also: type[Exception]) -> None:
-    """`except ValueError`, `LookupError` and `TimeoutError` catch the errors that are of this kind."""
+    """`except ValueError`, `LookupError`, `TypeError` and others catch the errors that are of this kind."""
     assert issubclass(kind, also)
 
 

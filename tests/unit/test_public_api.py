@@ -90,10 +90,10 @@ def section(name: str, title: str) -> str:
 
 
 def test_all_is_what_there_is() -> None:
-    """Each name of `__all__` can be had, once, and stands in `dir()`."""
+    """Each name of `__all__` can be had, once; nothing else stands in `dir()`, which completes ``ct.``."""
     assert [name for name in ct.__all__ if not hasattr(ct, name)] == []
     assert len(set(ct.__all__)) == len(ct.__all__)
-    assert set(ct.__all__) <= set(dir(ct))
+    assert dir(ct) == sorted(ct.__all__)
 
 
 def test_all_names_are_had_by_a_star_in_a_fresh_process() -> None:
@@ -111,9 +111,10 @@ def test_version_and_loaded_names() -> None:
 
 @pytest.mark.parametrize("name", ["conect", "_client_", "Batches"])
 def test_an_unknown_name_is_an_attribute_error(name: str) -> None:
-    """A misspelt name raises the error that every module raises."""
-    with pytest.raises(AttributeError, match=f"module 'cloudtasks_nb' has no attribute '{name}'"):
+    """A misspelt name raises the error that every module raises, with near names unless it is private."""
+    with pytest.raises(AttributeError, match=f"module 'cloudtasks_nb' has no attribute '{name}'") as caught:
         getattr(ct, name)
+    assert ("did you mean" in str(caught.value)) == (not name.startswith("_"))
 
 
 @pytest.mark.parametrize("name", ct.__all__)

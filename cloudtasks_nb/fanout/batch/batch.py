@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self, overload
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._settings import check_limit, parse_duration
+from cloudtasks_nb._settings import check_limit, near_names, parse_duration
 from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
@@ -109,6 +109,7 @@ class BatchView:
         )
 
 
+@near_names
 class Batch:
     """A growing set of rows, each with its newest task. Made by `queue.fan_out`, found again by `tasks.batch(id)`.
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, TypedDict, TypeVar, cast
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, did_you_mean, wrong_argument
+from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.inputs import length, read_input
@@ -168,7 +168,7 @@ def share_of(option: float | str | None) -> float | None:
 
 
 def takes(keywords: type, **defaults: Any) -> Callable[[_Method], _Method]:
-    """Have a method that takes options by ``**`` show each of them, give it their defaults, and refuse others.
+    """Have a method that takes options by ``**`` show each of them, and give it their defaults.
 
     They are shown before the last argument that the method names itself.
 
@@ -187,20 +187,14 @@ def takes(keywords: type, **defaults: Any) -> Callable[[_Method], _Method]:
         signature = inspect.signature(method)
         *first, last, _ = signature.parameters.values()
         shown = [last.replace(name=name, default=every[name], annotation=kind) for name, kind in kinds.items()]
-        signature = signature.replace(parameters=[*first, *shown, last])
-        names = signature.parameters
 
         @functools.wraps(method)
-        def checked(*args: Any, **given: Any) -> Any:
-            for name, value in given.items():
-                if name not in names:
-                    setting = f"; it is a setting of the queue: queue.update({name}={value!r})"
-                    hint = setting if name in QUEUE_SETTINGS else did_you_mean(name, names)
-                    raise TypeError(f'{method.__name__}() has no argument "{name}"{hint}')
+        def complete(*args: Any, **given: Any) -> Any:
             return method(*args, **{**every, **given})
 
-        checked.__signature__ = signature  # type: ignore[attr-defined]  # which `inspect` and IPython read
-        return cast("_Method", checked)
+        # `inspect` and IPython read it, and `near_names` refuses other arguments.
+        complete.__signature__ = signature.replace(parameters=[*first, *shown, last])  # type: ignore[attr-defined]
+        return cast("_Method", complete)
 
     return decorate
 

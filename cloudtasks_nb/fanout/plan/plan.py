@@ -16,7 +16,7 @@ import pandas as pd
 
 from cloudtasks_nb._frames import column
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import wrong_argument
+from cloudtasks_nb._settings import near_names, wrong_argument
 from cloudtasks_nb.display.card import html_card, next_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.secrets import mask_text, mask_value
@@ -77,6 +77,7 @@ class Trial:
         return "\n".join([*lines, self.note] if self.note else lines)
 
 
+@near_names
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A fan-out that has been rendered and checked, of which nothing has been sent.

@@ -11,6 +11,7 @@ from typing import Any
 
 import idna
 
+from cloudtasks_nb._settings import named
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.columns import Block
@@ -63,6 +64,7 @@ class UrlFunction:
     function: Callable[[dict[str, Any]], str]
 
 
+@named
 def url(fn: Callable[[dict[str, Any]], str]) -> UrlFunction:
     """Mark a function that makes the URL of a row, to be given as ``url=``.
 

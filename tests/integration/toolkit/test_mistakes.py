@@ -71,6 +71,29 @@ def test_the_whole_traceback_is_there_for_the_asking(run: Run) -> None:
 @cases(
     ('queue.enqueue(handler, at="2030-01-02 06:00")', "NaiveTimeError", 'tz="UTC"'),
     ('batch.wait("5 parsecs")', "InvalidInputError", 'use "10min"'),
+    ("queue.fanout(df, url=handler)", "UnknownNameError", 'did you mean "fan_out"?'),
+    ("queue.create_task(handler)", "UnknownNameError", 'did you mean "enqueue"?'),
+    ("batch.retry()", "UnknownNameError", 'did you mean "retry_failed"?'),
+    ("batch.state", "UnknownNameError", 'did you mean "status"?'),
+    ("tasks.list_queues()", "UnknownNameError", 'did you mean "queues"'),
+    ("tasks.clock.advence('1h')", "UnknownNameError", 'did you mean "advance"'),
+    ("plan.send()", "UnknownNameError", 'did you mean "submit"?'),
+    ("ct.conect('my-project')", "UnknownNameError", 'did you mean "connect"?'),
+    ("ct.connect(projct='my-project')", "ArgumentError", 'did you mean "project"'),
+    ("ct.local(stor='results')", "ArgumentError", 'did you mean "store"?'),
+    ("ct.serve(report, wokers=3)", "ArgumentError", 'did you mean "workers"?'),
+    ("ct.deploy(report, projekt='my-project')", "ArgumentError", 'did you mean "project"?'),
+    ("ct.handlers.app(report, audiense='https://svc.example')", "ArgumentError", 'did you mean "audience"?'),
+    ("batch.wait(timout=5)", "ArgumentError", 'did you mean "timeout"?'),
+    ("queue.fan_out(df)", "ArgumentError", "missing a required argument: 'url'"),
+    ("queue.fan_out(df, url=handler, rate=5)", "ArgumentError", "queue.update(rate=5)"),
+    ("queue.backfill('2013', '2014', freq='D', url=handler, by={'n': [1]})", "ArgumentError", 'did you mean "across"?'),
+    ("tasks.queue('reports', creat=True)", "InvalidInputError", 'did you mean "create"'),
+    (
+        "queue.backfill('2013', '2014', freq='D', url=handler, tz='Europe/Zuerich')",
+        "InvalidInputError",
+        'did you mean "Europe/Zurich"',
+    ),
 )
 def test_a_mistake(run: Run, cell: str, name: str, words: str) -> None:
     """It is shown in a few lines: the line of the cell, the error, and what helps."""
