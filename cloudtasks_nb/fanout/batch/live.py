@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections import deque
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb.display.notify import current_output
 from cloudtasks_nb.display.progress_bar import Bar, Live, in_notebook
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.tracker import Tracker
@@ -140,7 +142,8 @@ def show_in_tab(tracker: Tracker) -> Callable[[], None]:
 def wait(tracker: Tracker, bundle: Callable[[], Mapping[str, str]], seconds: float | None) -> Progress:
     """Wait until every row of a batch is final, and show its progress: the batch in a notebook, else a bar.
 
-    A reason that blocks the batch for two seconds is printed once, below the bar.
+    A reason that blocks the batch for two seconds is printed once, below the bar. A script, whose bar disappears, has
+    the counts printed at the end.
 
     Raises
     ------
@@ -162,14 +165,17 @@ def wait(tracker: Tracker, bundle: Callable[[], Mapping[str, str]], seconds: flo
                 bar.notify(line)
 
         try:
-            return _loop.run(tracker.finished(), seconds, show)
+            ended = _loop.run(tracker.finished(), seconds, show)
         except TimeoutError:
-            if tracker.progress.finished and not tracker.sending:
-                return tracker.progress  # with timeout=0: the batch is done
-            raise
+            ended = tracker.progress
+            if not ended.finished or tracker.sending:
+                raise  # else it is done, with timeout=0
         finally:
             if show_now is not None:
                 show_now()
+    if show_now is None and current_output() is None and not hasattr(sys, "ps1"):
+        print(repr(ended), file=sys.stderr)  # noqa: T201 - a prompt shows what a cell returns, a script does not
+    return ended
 
 
 def show_progress(bar: Bar, progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -159,6 +160,19 @@ def test_many_waits_and_displays_listen_once(screens: list[FakeLive]) -> None:
         for screen in screens[-50:]:
             screen.until(f"{done}0 %")
         assert rendered.count(done) <= 2  # once more if the change came while the batch was rendered
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_a_script_keeps_the_counts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, prompt: bool
+) -> None:
+    """The bar disappears, so the counts are printed; a prompt shows what `wait` returns."""
+    tracker: Any = FakeTracker()
+    tracker.finish(tracker.at(10))
+    if prompt:
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    assert live_module.wait(tracker, tracker.bundle, None) == tracker.at(10)
+    assert capsys.readouterr() == ("", "" if prompt else "10 rows: 10 succeeded\n")
 
 
 def test_the_browsers_tab_shows_a_batch_while_somebody_looks(tab: browser_tab.BrowserTab) -> None:
