@@ -164,14 +164,14 @@ class Queue:
 
     @overload
     def fan_out(
-        self, data: Any, *, url: Any, dry_run: Literal[False] = False, **options: Unpack[FanOutKeywords]
+        self, data: Any, url: Any, *, dry_run: Literal[False] = False, **options: Unpack[FanOutKeywords]
     ) -> Batch: ...
 
     @overload
-    def fan_out(self, data: Any, *, url: Any, dry_run: Literal[True], **options: Unpack[FanOutKeywords]) -> Plan: ...
+    def fan_out(self, data: Any, url: Any, *, dry_run: Literal[True], **options: Unpack[FanOutKeywords]) -> Plan: ...
 
     @takes(FanOutKeywords)
-    def fan_out(self, data: Any, *, url: Any, dry_run: bool = False, **options: Any) -> Batch | Plan:
+    def fan_out(self, data: Any, url: Any, *, dry_run: bool = False, **options: Any) -> Batch | Plan:
         """Create one task for each row; returns when every row is stored in the outbox, and sends in the background.
 
         Running the same cell again, also after a restart of the kernel, attaches to the batch and sends only the rows
@@ -258,21 +258,21 @@ class Queue:
         self,
         start: Any,
         end: Any,
-        *,
         freq: Any,
         url: Any,
+        *,
         dry_run: Literal[False] = False,
         **options: Unpack[BackfillKeywords],
     ) -> Batch: ...
 
     @overload
     def backfill(
-        self, start: Any, end: Any, *, freq: Any, url: Any, dry_run: Literal[True], **options: Unpack[BackfillKeywords]
+        self, start: Any, end: Any, freq: Any, url: Any, *, dry_run: Literal[True], **options: Unpack[BackfillKeywords]
     ) -> Plan: ...
 
     @takes(BackfillKeywords, tz="UTC", newest_first=False)
     def backfill(
-        self, start: Any, end: Any, *, freq: Any, url: Any, dry_run: bool = False, **options: Any
+        self, start: Any, end: Any, freq: Any, url: Any, *, dry_run: bool = False, **options: Any
     ) -> Batch | Plan:
         """Create one task for each period of a range; returns when all are stored, and sends in the background.
 

@@ -85,6 +85,7 @@ def test_the_whole_traceback_is_there_for_the_asking(run: Run) -> None:
     ("ct.deploy(report, projekt='my-project')", "ArgumentError", 'did you mean "project"?'),
     ("ct.handlers.app(report, audiense='https://svc.example')", "ArgumentError", 'did you mean "audience"?'),
     ("batch.wait(timout=5)", "ArgumentError", 'did you mean "timeout"?'),
+    ("queue.fan_out(df, handler, ['day'])", "ArgumentError", "→ fan_out(data, url, body=, key="),
     ("queue.fan_out(df)", "ArgumentError", "missing a required argument: 'url'"),
     ("queue.fan_out(df, url=handler, rate=5)", "ArgumentError", "queue.update(rate=5)"),
     ("queue.backfill('2013', '2014', freq='D', url=handler, by={'n': [1]})", "ArgumentError", 'did you mean "across"?'),
