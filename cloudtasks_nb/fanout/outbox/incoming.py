@@ -313,8 +313,9 @@ def _overlap_error(found: Sequence[_Overlap], total: int) -> BatchExistsError:
         ways = f'name="{most.label}" sends the other {total - most.shared:,}, {_ANY_NAME}'
     else:
         ways = f"it was made of other templates; {_ANY_NAME}"
+    others = "".join(f", {one.shared:,} in {one.label}" for one in found[1:3])
     return BatchExistsError(
-        ", ".join(f"{one.shared:,} of {total:,} are in {one.label}" for one in found[:3]),
+        f"{most.shared:,} of these {total:,} rows are in the batch {most.label} already{others}",
         resource=most.label,
         hint=f"{_NOTHING_SENT}{ways}",
     )

@@ -76,7 +76,8 @@ def test_rows_that_another_batch_has(paused: ct.Queue) -> None:
     with pytest.raises(errors.BatchExistsError) as raised:
         plan.submit()
     assert raised.value.message in repr(plan)
-    assert f'plan.submit() would raise: 3 of 4 are in {batch.id}; name="{batch.id}" sends the other 1' in repr(plan)
+    refused = f'3 of these 4 rows are in the batch {batch.id} already; name="{batch.id}" sends the other 1'
+    assert f"plan.submit() would raise: {refused}" in repr(plan)
     assert paused.fan_out(longer, url=URL, name=batch.id, dry_run=True).submit().id == batch.id
 
 

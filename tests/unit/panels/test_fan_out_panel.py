@@ -433,7 +433,8 @@ def test_rows_that_another_batch_has_block_the_send(panel: FanOutPanel, shell: F
     batch = harness.sent(send(panel))
     shell.cell(flights=pd.concat([FLIGHTS, pd.DataFrame({"origin": ["LGA"], "day": ["d2"]})], ignore_index=True))
     click(panel, panel.make_plan)
-    way_out = f'4 of 5 are in {batch.id}; name="{batch.id}" sends the other 1, any new name sends all'
+    way_out = f'4 of these 5 rows are in the batch {batch.id} already; name="{batch.id}" sends the other 1, '
+    way_out += "any new name sends all"
     assert panel.footer.status == f"planned 1 task; {way_out}"
     assert panel.send.disabled
     assert f"the batch {batch.id} has this row" in panel.plan_card.value

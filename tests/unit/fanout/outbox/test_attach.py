@@ -73,15 +73,30 @@ def test_a_batch_that_has_grown_still_knows_its_first_cell(outbox: Outbox) -> No
 
 
 @cases(
-    ({"a": 2_989}, 3_001, "2,989 of 3,001 are in a", 'name="a" sends the other 12, any new name sends all'),
-    ({"a": 100}, 10, "10 of 10 are in a", 'tasks.batch("a") shows it, any new name sends all'),
+    (
+        {"a": 2_989},
+        3_001,
+        "2,989 of these 3,001 rows are in the batch a already",
+        'name="a" sends the other 12, any new name sends all',
+    ),
+    (
+        {"a": 100},
+        10,
+        "10 of these 10 rows are in the batch a already",
+        'tasks.batch("a") shows it, any new name sends all',
+    ),
     (
         {"a": 10, "b": 40},
         50,
-        "30 of 50 are in b, 10 of 50 are in a",
+        "30 of these 50 rows are in the batch b already, 10 in a",
         'name="b" sends the other 20, any new name sends all',
     ),
-    ({"other": 10}, 20, "10 of 20 are in other", "it was made of other templates; any new name sends all"),
+    (
+        {"other": 10},
+        20,
+        "10 of these 20 rows are in the batch other already",
+        "it was made of other templates; any new name sends all",
+    ),
     ids=["longer", "part", "several", "templates"],
 )
 def test_a_frame_without_a_name_that_overlaps_is_refused(
@@ -237,5 +252,5 @@ def test_rows_that_others_add_meanwhile_are_compared_too(
         spool(outbox, chunks(range(550, 560)), name=name)
 
     monkeypatch.setattr(Incoming, "prepare", late)
-    with pytest.raises(BatchExistsError, match="10 of 100 are in"):
+    with pytest.raises(BatchExistsError, match="10 of these 100 rows are in"):
         spool(outbox, chunks(range(500, 600)))
