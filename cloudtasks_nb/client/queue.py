@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Literal, NoReturn, Self, Unpack, overload
 
 import pandas as pd
 
@@ -608,6 +608,9 @@ class Queue:
         self._connection.call(rpc, name=self.name)
         self._connection.watcher.refresh(self._name)
         return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f'a Queue belongs to its process: hand on the id, tasks.queue("{self.id}") is the queue there')
 
     def __repr__(self) -> str:
         return f"<Queue {self.name}>"

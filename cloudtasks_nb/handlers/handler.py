@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
@@ -209,6 +209,9 @@ class Handler:
 
     def __str__(self) -> str:
         return self.url
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Handler belongs to its process: hand on its URL, handler.url")
 
     def __repr__(self) -> str:
         closed = f", closed: {self._reopening()}" if self._closed else ""

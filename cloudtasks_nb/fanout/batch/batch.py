@@ -603,6 +603,16 @@ class Batch:
                         notify(note)
                 yield joined.frame
 
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            "a Batch is no sequence: batch.tasks() is a frame of its rows, batch.progress().total their number"
+        )
+
+    __len__ = __iter__
+
+    def __bool__(self) -> bool:
+        return True
+
     def __reduce__(self) -> NoReturn:
         raise TypeError(f'a Batch belongs to its process: hand on the id, tasks.batch("{self.id}") is the batch there')
 

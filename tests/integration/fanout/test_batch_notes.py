@@ -214,8 +214,23 @@ def test_a_notification_that_cannot_be_is_refused_at_once(batch: ct.Batch) -> No
         batch.on_complete("https://svc.example.com/done", audience="https://svc.example.com")
 
 
-def test_a_batch_is_not_pickled(batch: ct.Batch) -> None:
+def test_what_belongs_to_a_process_is_not_pickled(tasks: ct.Client, queue: ct.Queue, batch: ct.Batch) -> None:
     """Who sends a batch to another process hears how to have it there; its progress can be sent."""
-    with pytest.raises(TypeError, match=f'tasks.batch."{batch.id}".'):
-        pickle.dumps(batch)
+    with ct.serve(dict) as handler:
+        ways = {
+            batch: f'tasks.batch."{batch.id}".',
+            queue: f'tasks.queue."{queue.id}".',
+            tasks: "ct.connect or ct.local",
+        }
+        for made, way in {**ways, handler: "handler.url"}.items():
+            with pytest.raises(TypeError, match=way):
+                pickle.dumps(made)
     assert pickle.loads(pickle.dumps(batch.progress())) == batch.progress()  # noqa: S301 - our own bytes
+
+
+def test_a_batch_is_no_sequence(batch: ct.Batch) -> None:
+    """Who counts its rows, or loops over them, hears of its frame; it is true."""
+    for use in (len, list, pd.Series):
+        with pytest.raises(TypeError, match=r"batch\.tasks\(\) is a frame"):
+            use(batch)  # type: ignore[operator]  # the subject
+    assert batch
