@@ -536,7 +536,8 @@ def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
         raise InvalidInputError(
             f"{name}={value!r} is not a time",
             resource=name,
-            hint='use ISO 8601 text, "2026-01-02 06:00+09:00", or a Timestamp',
+            hint='use ISO 8601 text, "2026-01-02 06:00+09:00", or a Timestamp; '
+            'pd.to_datetime(column, unit="s", utc=True) makes Timestamps of seconds since 1970',
         )
     if moment.tzinfo is None:
         if tz is None:

@@ -114,8 +114,8 @@ def frames(data: Any, choose: _Choose = lambda _: None) -> Iterator[pd.DataFrame
     if not single and (not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping, pd.Series))):
         raise InvalidInputError(
             f"{type(data).__name__} is not a DataFrame",
-            hint="give a DataFrame (pd.DataFrame(...)), an iterable of DataFrames, an Arrow table, a Series, a list of "
-            "dictionaries, or the path of a CSV or Parquet file",
+            hint="give a DataFrame (pd.DataFrame(data) of a dictionary of columns), an iterable of DataFrames, an "
+            "Arrow table, a Series, a list of dictionaries, or the path of a CSV or Parquet file",
         )
     for number, part in enumerate([data] if single else data):
         computed = part.compute() if callable(getattr(part, "compute", None)) else part
@@ -126,7 +126,7 @@ def frames(data: Any, choose: _Choose = lambda _: None) -> Iterator[pd.DataFrame
         else:
             raise InvalidInputError(
                 f"part {number} of the input is of type {type(computed).__name__}, not a DataFrame",
-                hint="give an iterable of DataFrames, or make one frame of the rows: pd.DataFrame(rows)",
+                hint='make one frame of the rows: pd.DataFrame(rows), or of single values pd.DataFrame({"n": values})',
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -135,7 +136,9 @@ class Schedule:
             return now + parse_duration(cell, self.what) // _MICRO
         if isinstance(cell, (str, dt.date)):
             return _read_time(cell, self.tz, getattr(cell, "fold", 0))
-        raise InvalidInputError(f"at: {type(cell).__name__} is not a time")
+        seconds = '; of seconds since 1970 pd.to_datetime(column, unit="s", utc=True) makes times'
+        number = isinstance(cell, numbers.Real) and not isinstance(cell, bool)
+        raise InvalidInputError(f"at: {type(cell).__name__} is not a time{seconds if number else ''}")
 
 
 def compile_schedule(

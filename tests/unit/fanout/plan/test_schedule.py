@@ -103,7 +103,11 @@ def test_an_hour_that_comes_twice(make: Any, zone: ZoneInfo | None) -> None:
 
 @cases(
     (compile_schedule(at="{x}"), None, '"x" is missing'),
-    (compile_schedule(at="{x}"), 7, "int is not a time"),
+    (
+        compile_schedule(at="{x}"),
+        7,
+        'int is not a time; of seconds since 1970 pd.to_datetime(column, unit="s", utc=True)',
+    ),
     (compile_schedule(at="{x}"), "soon", "is not a time"),
     (compile_schedule(at="{x}"), UTC + pd.Timedelta(days=31), "32.0 days ahead"),
     (compile_schedule(at="{x}"), [1], "list is not a time"),
