@@ -293,7 +293,8 @@ class Queue:
         across : mapping of name to values, or DataFrame, optional
             Each period is crossed with each combination of these.
         tz : str or tzinfo
-            The time zone of the periods' boundaries, and of times without a zone.
+            The time zone of the periods' boundaries, and of times without a zone. ``"{tz}"`` names a column of `across`
+            with a zone for each shop; then `start` and `end` are local times of each.
         newest_first : bool
             Create the newest periods first. Cloud Tasks does not guarantee any order.
         stop_after_failures : int or float, optional

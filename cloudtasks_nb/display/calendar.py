@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, timedelta, tzinfo
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from cloudtasks_nb.display.colours import COLOURS, MARKS
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import mask_text
 
-__all__ = ["Calendar", "Periods", "Unit", "band_labels"]
+__all__ = ["Calendar", "Periods", "Unit", "band_labels", "starts_in"]
 
 #: What the rows of a calendar are: days of hours, weeks of days, years of weeks or months; others are in one strip.
 Unit = Literal["time", "day", "week", "month", "year"]
@@ -58,7 +58,7 @@ _counted_periods = partial(counted, plural="periods")
 class Periods:
     """The periods of a backfill, and how many rows of each are in which state."""
 
-    starts: pd.DatetimeIndex  #: in their zone, ascending
+    starts: pd.DatetimeIndex  #: in their zone, ascending; local times without a zone if each row has its own
     labels: Sequence[str]
     unit: Unit
     counts: pd.DataFrame  #: rows in each state, a column each; the index is `band`, of `band_labels`, and `start`
@@ -66,6 +66,13 @@ class Periods:
     counted: Callable[[int], str] = _counted_periods  #: a number of periods in words
     across: Sequence[str] = ()  #: columns whose values tell the bands apart
     choices: Sequence[str] = ()  #: labels of the bands that can be shown alone, where there are too many for all
+
+
+def starts_in(starts: Any, zone: tzinfo | None) -> pd.DatetimeIndex:
+    """Return when periods start, in a zone; if that is None, the local times of each, without a zone."""
+    if zone is None:
+        return pd.DatetimeIndex([pd.Timestamp(start).replace(tzinfo=None) for start in starts]).as_unit("us")
+    return pd.DatetimeIndex(starts).tz_convert(zone)
 
 
 def band_labels(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -188,7 +195,7 @@ class Calendar:
 
     def _squares_of(self, begins: Any) -> npt.NDArray[np.intp]:
         """Return the number of the square of each period; -1 for a period that is not in the calendar."""
-        starts = pd.DatetimeIndex(begins).tz_convert(self._periods.starts.tz)
+        starts = starts_in(begins, self._periods.starts.tz)
         if self._width:  # wide squares start at local midnight
             starts = pd.DatetimeIndex(starts.tz_localize(None).to_period(self._width).start_time)
         return self._heads.get_indexer(starts)

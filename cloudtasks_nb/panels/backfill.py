@@ -16,7 +16,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.period_states import upcoming
-from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, combinations, cross, partition
+from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, combinations, partition, period_rows
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.panels.cards.plan import error_html
 from cloudtasks_nb.panels.context import PanelContext
@@ -54,9 +54,8 @@ class BackfillPanel(SendPanel):
 
     def sample(self, count: int) -> tuple[Any, Mapping[str, Any]]:
         """Return the first rows, and the arguments of `backfill`."""
-        rows = self._partitions().iloc[:count]
-        arguments = self.range.arguments
-        return cross(rows, arguments.get("across")).head(count), self.request.arguments
+        across, newest_first = self.range.arguments.get("across"), self.range.newest_first.value
+        return period_rows(self._periods(), across, newest_first=newest_first, count=count), self.request.arguments
 
     def plan(self) -> Plan:
         """Make the plan."""
@@ -89,9 +88,6 @@ class BackfillPanel(SendPanel):
         """Show the backfills of another queue."""
         super().queue_changed()
         self.spawn(asyncio.to_thread(self._read_series))
-
-    def _partitions(self) -> Any:
-        return self._periods().frame(newest_first=self.range.newest_first.value)
 
     def _periods(self) -> Partitions:
         arguments = self.range.arguments

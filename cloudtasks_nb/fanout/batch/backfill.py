@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.period_states import ASKED, PeriodStates, upcoming
 from cloudtasks_nb.fanout.batch.request import make_request
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, combinations, cross, parse_freq
+from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, combinations, one_zone, parse_freq, period_rows
 from cloudtasks_nb.fanout.plan.plan import Plan
 
 __all__ = ["Backfill"]
@@ -54,9 +54,9 @@ class Backfill:
         self._catalog = catalog
         self._partitions = partitions
         self._across = options.get("across")
-        rows = cross(partitions.frame(newest_first=options.get("newest_first", False)), self._across)
+        rows = period_rows(partitions, self._across, newest_first=options.get("newest_first", False))
         columns = [name for name in rows.columns if name not in COLUMNS]
-        request = make_request(queue, rows, {**options, "key": ["start", *columns], "tz": partitions.bounds.tz})
+        request = make_request(queue, rows, {**options, "key": ["start", *columns], "tz": one_zone(partitions.tz)})
         recipe = replace(request.recipe, shown=tuple(map(str, rows.columns)))
         parts = [request.recipe.identity.hex(), partitions.freq.name, partitions.tz, columns]
         digest = hashlib.blake2b(orjson.dumps(parts), digest_size=4).hexdigest()

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cloudtasks_nb._settings import parse_zone
-from cloudtasks_nb.display.calendar import Calendar, Periods, Unit, band_labels
+from cloudtasks_nb.display.calendar import Calendar, Periods, Unit, band_labels, starts_in
 from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, parse_freq, partition
+from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, one_zone, parse_freq, partition
 from cloudtasks_nb.fanout.plan.preview import preview_names
 from cloudtasks_nb.fanout.states import RETRYING, State
 
@@ -72,7 +71,8 @@ class PeriodStates:
         self._outbox = outbox
         self._batch = batch
         self._freq = parse_freq(series["freq"])
-        self._tz = parse_zone(series["tz"])
+        self._tz = series["tz"]
+        self._zone = one_zone(series["tz"])  # None: each row has its own, and the calendar shows local times
         across = map(str, series.get("across", ()))
         self._across = [name for given, name in preview_names([*COLUMNS, *across]).items() if given not in COLUMNS]
         self._read: _Places | None = None
@@ -136,7 +136,7 @@ class PeriodStates:
         """Read in which period and band each row is, unless that is known of so many rows: they only get more."""
         if self._read is None or len(self._read.rows) != rows:
             columns = ReadRows(self._outbox.rows.pages(self._batch)).stored.columns()
-            moments = pd.Categorical(pd.DatetimeIndex(columns["start"]).tz_convert(self._tz))
+            moments = pd.Categorical(starts_in(columns["start"], self._zone))
             labels = band_labels(columns, self._across) if self._across else [""] * len(columns)
             bands = pd.Categorical(labels, categories=list(dict.fromkeys(labels)))
             starts = pd.DatetimeIndex(moments.categories)
@@ -148,11 +148,12 @@ class PeriodStates:
         return self._read
 
     def _line(self, count: int, whole: Partitions) -> str:
+        zone = self._zone or dt.UTC
         asked = self._outbox.batches.settings(self._batch).get(ASKED)
         if asked is not None:
-            first, last = (pd.Timestamp(moment).tz_convert(self._tz) for moment in asked)
+            first, last = (pd.Timestamp(moment).tz_convert(zone) for moment in asked)
             whole = replace(whole, requested=(first, last))
-        holes = len(whole) - count
+        holes = len(whole) - count if self._zone else 0
         between = [f"{holes:,} between them are not in this batch"] if holes else []
         return "; ".join([str(whole), *between, *whole.notes])
 
@@ -175,7 +176,7 @@ def upcoming(partitions: Partitions, across: pd.DataFrame | None, before: Period
     before : PeriodStates or None
         The batch; None if there is none yet.
     """
-    starts = partitions.bounds[:-1]
+    starts = partitions.starts
     rows = Counter([""] if across is None else band_labels(across, list(across.columns)))  # of a partition in each band
     asked = pd.Series(rows).repeat(len(starts))
     asked.index = pd.MultiIndex.from_product([rows, starts], names=["band", "start"])

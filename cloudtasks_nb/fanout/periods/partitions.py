@@ -21,10 +21,21 @@ from pandas.tseries import offsets
 from pandas.tseries.frequencies import to_offset
 
 from cloudtasks_nb._settings import did_you_mean, parse_zone, wrong_argument
+from cloudtasks_nb.display.calendar import starts_in
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["COLUMNS", "Freq", "Partitions", "combinations", "cross", "parse_freq", "partition"]
+__all__ = [
+    "COLUMNS",
+    "Freq",
+    "Partitions",
+    "combinations",
+    "cross",
+    "one_zone",
+    "parse_freq",
+    "partition",
+    "period_rows",
+]
 
 #: The columns that describe a row's period.
 COLUMNS = ("start", "end", "partition")
@@ -51,6 +62,7 @@ _ANCHORS = {
 }
 _ALIASES = ("D", "h", "min", "s", "W", "W-MON", "MS", "ME", "QS", "QE", "YS", "YE")
 _FREQ_HINT = 'use "D", "h", "15min", "W" (from Sundays), "W-MON", "MS", "QS", "YS", or a multiple such as "2D"'
+_ZONE_COLUMN = re.compile(r"\{([^{}]+)\}")
 _ACROSS = 'across={"shop": ["a", "b"]}, or a DataFrame with a row a combination'
 
 
@@ -126,14 +138,14 @@ class Partitions:
 
     bounds: pd.DatetimeIndex  #: the start of each period and the end of the last one, in the zone
     freq: Freq
-    tz: str
+    tz: str  #: with ``{column}`` each row has a zone of its own, and the periods here are those in UTC
     requested: tuple[pd.Timestamp, pd.Timestamp]  #: the range that the user asked for, in the zone
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
     def __str__(self) -> str:
-        labels = self.freq.labels(self.bounds[[0, -2]])
+        labels = self.freq.labels(self.starts[[0, -1]])
         span = labels[0] if len(self) == 1 else f"{labels[0]} … {labels[1]}"
         return f"{span}, {self.freq.counted(len(self))} in {self.tz}"
 
@@ -152,6 +164,11 @@ class Partitions:
             day = f"{end:%Y-%m-%d}"
             found.append(f'the last partition begins {day} {end:%H:%M}: end="{day} 23:59" takes that whole day')
         return found
+
+    @property
+    def starts(self) -> pd.DatetimeIndex:
+        """The start of each period, in the zone; without one if each row has its own."""
+        return starts_in(self.bounds[:-1], one_zone(self.tz))
 
     def frame(self, *, newest_first: bool = False) -> pd.DataFrame:
         """Return a row a partition: `start`, `end`, and `partition`, its label."""
@@ -172,8 +189,9 @@ def partition(start: Any, end: Any, *, freq: Any, tz: Any = "UTC") -> Partitions
         ``D``, ``h``, ``15min``, ``W`` (from Sundays), ``W-MON``, ``MS``, ``QS``, ``YS``. ``ME``, ``QE`` and ``YE`` mean
         the same periods as ``MS``, ``QS`` and ``YS``. Multiples are counted from 1970 on.
     tz : str or tzinfo
-        The periods start at boundaries in its local time. A boundary that a change of the clock skips moves to the
-        end of the gap. If a change repeats a boundary, the first one counts; for periods of up to an hour both count.
+        The periods start at boundaries in its local time; ``"{column}"`` for a zone a row. A boundary that a change of
+        the clock skips moves to the end of the gap. If a change repeats a boundary, the first one counts; for periods
+        of up to an hour both count.
 
     Raises
     ------
@@ -181,10 +199,14 @@ def partition(start: Any, end: Any, *, freq: Any, tz: Any = "UTC") -> Partitions
         Naming the argument that is wrong.
     """
     # A zone is stored by its name, so any tzinfo is reduced to the zone of its name.
-    periods, clock = parse_freq(freq), parse_zone(tz if isinstance(tz, dt.timezone) else str(tz))
+    periods, zone = parse_freq(freq), one_zone(tz if isinstance(tz, dt.timezone) else str(tz))
+    clock = zone or dt.UTC
     first, last = _end_of_range(start, "start", clock), _end_of_range(end, "end", clock)
     if last < first:
         raise wrong_argument("end", str(end), f"is before start={str(start)!r}", "swap them: the older one is start")
+    if zone is None and (pd.Timestamp(start).tzinfo or pd.Timestamp(end).tzinfo):
+        hint = "leave the zone of start and end out"
+        raise wrong_argument("tz", tz, "are several zones, so start and end are local times of each", hint)
     _check_count(periods, first, last)
     local_times = periods.boundaries(first.tz_localize(None) - _MAX_OFFSET, last.tz_localize(None) + _MAX_OFFSET)
     repeated = periods.step is not None and periods.step <= _HOUR
@@ -192,7 +214,12 @@ def partition(start: Any, end: Any, *, freq: Any, tz: Any = "UTC") -> Partitions
         pd.DatetimeIndex(sorted(set(_in_utc(local_times, clock, repeated=repeated)))).as_unit("us").tz_convert(clock)
     )
     begin, stop = (int(place) for place in moments.searchsorted(pd.DatetimeIndex([first, last]), side="right"))
-    return Partitions(bounds=moments[begin - 1 : stop + 1], freq=periods, tz=str(clock), requested=(first, last))
+    return Partitions(bounds=moments[begin - 1 : stop + 1], freq=periods, tz=str(zone or tz), requested=(first, last))
+
+
+def one_zone(tz: Any) -> dt.tzinfo | None:
+    """Parse the time zone of periods; None for ``"{column}"``, a zone a row."""
+    return None if isinstance(tz, str) and _ZONE_COLUMN.fullmatch(tz) else parse_zone(tz)
 
 
 def parse_freq(freq: Any) -> Freq:
@@ -310,6 +337,33 @@ def _midnight(moment: pd.Timestamp, days: int = 0) -> pd.Timestamp:
 
 def _date_text(moment: pd.Timestamp) -> str:
     return f"{moment:%Y-%m-%d}" if moment == _midnight(moment) else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def period_rows(
+    partitions: Partitions, across: Any, *, newest_first: bool = False, count: int | None = None
+) -> pd.DataFrame:
+    """Return the rows of a backfill, or the first few: each period with each combination, in its zone.
+
+    Raises
+    ------
+    InvalidInputError
+        As `cross`; or if `tz` names no column of `across`, or one whose values are no zones.
+    """
+    named = _ZONE_COLUMN.fullmatch(partitions.tz)
+    if named is None:
+        return cross(partitions.frame(newest_first=newest_first).iloc[:count], across).iloc[:count]
+    table, column = combinations(across), named[1]
+    if table is None or column not in table:
+        near = "" if table is None else did_you_mean(column, table.columns)
+        hint = 'across=shops, a DataFrame with a row a shop: pd.DataFrame({"shop": ["bern"], "tz": ["Europe/Zurich"]})'
+        raise wrong_argument("tz", partitions.tz, f"names no column of across{near}", hint)
+    start, end = (moment.tz_localize(None) for moment in partitions.requested)
+    parts = []
+    for zone, combined in table.groupby(column, sort=False, dropna=False):
+        periods = partition(start, end, freq=partitions.freq.name, tz=zone).frame(newest_first=newest_first)
+        part = cross(periods.astype({"start": object, "end": object}).iloc[:count], combined)
+        parts.append(part.set_index(part.index // len(combined)))
+    return pd.concat(parts).sort_index(kind="stable").reset_index(drop=True).iloc[:count]
 
 
 def cross(frame: pd.DataFrame, across: Any) -> pd.DataFrame:

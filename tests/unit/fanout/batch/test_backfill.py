@@ -9,13 +9,16 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.client.queue import Queue
+from cloudtasks_nb.display.calendar import Calendar
 from cloudtasks_nb.errors import BatchExistsError, InvalidInputError, TemplateError
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.fanout.batch.period_states import ASKED
+from cloudtasks_nb.fanout.batch.period_states import ASKED, PeriodStates, upcoming
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
+from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Spooled
+from cloudtasks_nb.fanout.periods.partitions import combinations, partition
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
@@ -122,6 +125,50 @@ def test_rows(backfills: Harness) -> None:
     assert backfills.data()["start"].iloc[0].isoformat() == "2026-01-01T00:00:00+09:00"
     assert len(backfills.data()) == 6
     assert backfills.catalog.requests[-1].recipe.key == ("start", "shop")
+
+
+SHOPS = pd.DataFrame({"shop": ["bern", "kobe", "basel"], "tz": ["Europe/Zurich", "Asia/Tokyo", "Europe/Zurich"]})
+
+
+def test_a_zone_for_each_shop(backfills: Harness, outbox: Outbox) -> None:
+    """Each shop has the periods of its zone, in the order of the periods; a longer range adds to the same batch."""
+    url = "https://svc/{shop}/{start:%m-%d}"
+    batch = backfills.run("2026-03-28", "2026-03-29", tz="{tz}", across=SHOPS, url=url).id
+    data = backfills.data()
+    assert list(data.columns) == ["start", "end", "partition", "shop", "tz"]
+    assert data["shop"].tolist() == ["bern", "basel", "kobe"] * 2
+    begins = [start.isoformat() for start in data["start"][1:3]]
+    assert begins == ["2026-03-28T00:00:00+01:00", "2026-03-28T00:00:00+09:00"]
+    hours = [(end - start) / pd.Timedelta(hours=1) for start, end in zip(data["start"], data["end"], strict=True)]
+    assert hours == [24, 24, 24, 23, 23, 24]
+    assert backfills.run("2026-03-27", "2026-03-29", tz="{tz}", across=SHOPS, url=url).id == batch
+    assert (backfills.catalog.spooled[-1].known, backfills.catalog.spooled[-1].added) == (6, 3)
+    send(outbox, batch)
+    plan = backfills.plan("2026-03-27", "2026-03-30", tz="{tz}", across=SHOPS, url=url, newest_first=True)
+    assert plan.frame["verdict"].tolist() == ["send"] * 3 + ["skip"] * 9
+    assert plan.frame["url"].tolist()[:3] == [f"https://svc/{shop}/03-30" for shop in ("bern", "basel", "kobe")]
+    record = outbox.batches.get(batch)
+    states = PeriodStates(outbox, batch, record.description["backfill"])
+    drawn = states.periods()
+    assert drawn is not None
+    assert (drawn.labels, drawn.line) == (
+        ["2026-03-27", "2026-03-28", "2026-03-29"],
+        "2026-03-27 … 2026-03-29, 3 days in {tz}",
+    )
+    assert drawn.counts.sum(axis=1).groupby("band").sum().to_dict() == {
+        "basel, Europe/Zurich": 3,
+        "bern, Europe/Zurich": 3,
+        "kobe, Asia/Tokyo": 3,
+    }
+    calendar = Calendar(drawn)
+    assert len(calendar.rows(batch_rows(outbox, batch), calendar.keys[:3])) == 3
+    new = upcoming(partition("2026-03-29", "2026-03-30", freq="D", tz="{tz}"), combinations(SHOPS), states).counts
+    assert new.to_dict("list") == {"queued": [1, 0] * 3, "new": [0, 1] * 3}
+
+
+def batch_rows(outbox: Outbox, batch: str) -> pd.DataFrame:
+    """Return the columns of a batch's rows."""
+    return ReadRows(outbox.rows.pages(batch)).stored.columns()
 
 
 def test_body(backfills: Harness) -> None:
@@ -338,6 +385,11 @@ def test_keeps_what_was_asked_for(backfills: Harness, outbox: Outbox) -> None:
         ({"max_concurrent": 8}, TypeError, r"queue\.update\(max_concurrent=8\)"),
         ({"freq": "B"}, InvalidInputError, "freq='B'"),
         ({"tz": "Mars"}, InvalidInputError, "tz='Mars'"),
+        ({"tz": "{tz}"}, InvalidInputError, "names no column of across"),
+        ({"tz": "{zone}", "across": SHOPS}, InvalidInputError, "names no column of across"),
+        ({"tz": "{tz}", "across": {"tz": ["Mars"]}}, InvalidInputError, "tz='Mars' is not a time zone"),
+        ({"tz": "{tz}", "across": {"tz": ["UTC", None]}}, InvalidInputError, "is not a time zone"),
+        ({"tz": "{tz}", "across": SHOPS, "end": "2026-01-03T00:00Z"}, InvalidInputError, "are several zones"),
         ({"across": {}}, InvalidInputError, "across is empty"),
         ({"across": {"start": [1]}}, InvalidInputError, 'a column "start"'),
         ({"url": "https://svc/{shop}"}, TemplateError, '"shop"'),
