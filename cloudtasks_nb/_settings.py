@@ -361,7 +361,7 @@ def near_names(kind: _Kind) -> _Kind:
     def missing(_: Any, name: str) -> Any:
         raise unknown_name(f"'{kind.__name__}' object", name, dir(kind))
 
-    kind.__getattr__ = missing
+    kind.__getattr__ = missing  # type: ignore[attr-defined]  # hidden from type checkers, which know all names
     return kind
 
 

@@ -41,6 +41,7 @@ from __future__ import annotations
 import copy
 import sys
 from types import TracebackType
+from typing import Any
 
 __all__ = [
     "AlreadyExistsError",
@@ -130,7 +131,8 @@ class CloudTasksError(Exception):
         error, trace = self, self.__traceback__
         if sys.exception() is self:
             error, trace = copy.copy(self), _before_package(trace)  # a copy has no cause and no context
-        shown: list[str] = get_ipython().InteractiveTB.structured_traceback(type(error), error, trace)
+        shell: Any = get_ipython()
+        shown: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, trace)
         return shown
 
 

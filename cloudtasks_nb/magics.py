@@ -235,5 +235,5 @@ def _usage() -> str:
 def _without_traceback(error: CloudTasksError) -> CloudTasksError:
     """Make IPython show the error without a traceback, which would contain no line of the user's code."""
     shown = f"{type(error).__name__}: {error}".splitlines()
-    error._render_traceback_ = lambda: shown  # type: ignore[attr-defined]  # IPython calls this method of an exception
+    error._render_traceback_ = lambda: shown  # type: ignore[method-assign]  # of this one error
     return error

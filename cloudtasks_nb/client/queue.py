@@ -189,7 +189,8 @@ class Queue:
         body : optional
             None: the whole row as JSON; a list of columns; a dict with columns in braces; a function of the row.
         key : list of str, str or `ct.ROW`, optional
-            The columns that identify a row; by default everything that is rendered from it.
+            The columns that identify a row; by default everything that is rendered from it. The same instant in another
+            time zone, a Decimal in place of a float, and True in place of 1 make another row.
         at, delay, tz : optional
             When a row is due: one value for all rows, or from a column (``at="{when}"``).
         headers, method, service_account, audience, dispatch_deadline, retry : optional

@@ -232,5 +232,5 @@ def test_a_batch_is_no_sequence(batch: ct.Batch) -> None:
     """Who counts its rows, or loops over them, hears of its frame; it is true."""
     for use in (len, list, pd.Series):
         with pytest.raises(TypeError, match=r"batch\.tasks\(\) is a frame"):
-            use(batch)  # type: ignore[operator]  # the subject
+            use(batch)
     assert batch

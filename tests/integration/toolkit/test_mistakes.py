@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from jupyter_client.manager import start_new_kernel
 
+import cloudtasks_nb as ct
 from tests.cases import cases
 from tests.integration.conftest import START_WITHIN
 
@@ -54,6 +55,12 @@ def run(client: Any) -> Run:
         return re.sub(r"\x1b\[[\d;]*m", "", "\n".join(shown))
 
     return run
+
+
+def test_only_public_names_are_offered(client: Any) -> None:
+    """The tab key behind ``ct.`` shows what is meant to be used."""
+    offered = client.complete("ct.", reply=True, timeout=START_WITHIN)["content"]["matches"]
+    assert sorted(offered) == sorted(ct.__all__)
 
 
 def test_the_whole_traceback_is_there_for_the_asking(run: Run) -> None:
