@@ -388,8 +388,9 @@ def named(function: _Function) -> _Function:
 
 def _wrong_call(name: str, signature: inspect.Signature, given: Mapping[str, Any], error: TypeError) -> ArgumentError:
     parameters = {name: one for name, one in signature.parameters.items() if name != "self"}
-    any_name = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    for word in [] if any_name else [word for word in given if word not in parameters]:
+    unknown = [word for word in given if word not in parameters]
+    if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        word = unknown[0]
         setting = f"; it is a setting of the queue: queue.update({word}={given[word]!r})"
         near = setting if word in QUEUE_SETTINGS else did_you_mean(word, parameters)
         return ArgumentError(f'{name}() has no argument "{word}"{near}', resource=word)

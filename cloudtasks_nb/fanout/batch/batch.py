@@ -604,9 +604,7 @@ class Batch:
                 yield joined.frame
 
     def __iter__(self) -> NoReturn:
-        raise TypeError(
-            "a Batch is no sequence: batch.tasks() is a frame of its rows, batch.progress().total their number"
-        )
+        raise TypeError("a Batch is no sequence: batch.tasks() is a frame of its rows, and has their number")
 
     __len__ = __iter__
 
