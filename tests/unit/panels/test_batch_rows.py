@@ -14,13 +14,13 @@ import pytest
 
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
+from cloudtasks_nb.fanout.batch.claims import own_key
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.causes import Fault
 from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, batch_failures, batch_rows
-from cloudtasks_nb.store.results import ResultWriter, StoredResult
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, record_outcomes
 from tests.unit.panels.conftest import NOW, Harness, click, confirm, look_at, send_message, show
@@ -74,11 +74,12 @@ def panel(batch: Batch) -> BatchPanel:
     return made
 
 
-def answer(store: Store, task: str, result: Any, *, error: str | None = None) -> None:
+def answer(batch: Batch, task: str, result: Any, *, error: str | None = None) -> None:
     """Store what a handler returned, or the traceback of its exception."""
     begun, status = dt.datetime(2026, 1, 2, tzinfo=dt.UTC), 500 if error else 200
     found: Any = {"attempt": 2, "status": status, "started": begun, "duration": 0.25, "result": result, "error": error}
-    ResultWriter(store).put(StoredResult(task=task, **found))
+    tag = tag_of(own_key(batch._outbox, batch.id), task)
+    ResultWriter(batch._connection.store).put(StoredResult(task=task, tag=tag, **found))
 
 
 def pick(panel: BatchPanel, choices: Any, key: str, do: str = "pick") -> None:
@@ -123,9 +124,9 @@ def test_causes_come_first(panel: BatchPanel) -> None:
 
 def test_a_click_on_a_cause_shows_its_traceback_and_its_rows(panel: BatchPanel, batch: Batch) -> None:
     """The example is the first row's; a second click takes both away."""
-    store, tasks = panel.context.connection.store, batch.tasks()["task"]
+    tasks = batch.tasks()["task"]
     trace = "Traceback (most recent call last):\n  <cell>\nKeyError: 7"
-    answer(store, tasks[0], None, error=trace)
+    answer(batch, tasks[0], None, error=trace)
     failures = panel.view.failures
     pick(panel, failures.choices, KEY)
     assert "Example: row 0" in failures.example.value
@@ -363,11 +364,11 @@ def test_the_line_does_the_same_as_the_button(
 
 def test_results_are_beside_the_inputs(panel: BatchPanel, batch: Batch) -> None:
     """Succeeded rows have the fields of their results as columns; what is not stored is counted."""
-    store, tasks = panel.context.connection.store, batch.tasks()["task"]
+    tasks = batch.tasks()["task"]
     pick(panel, panel.view.rows.states, "succeeded")
     assert "10 succeeded rows, of which no results are stored" in panel.static_html()
     for row in range(18, 27):
-        answer(store, tasks[row], {"sold": row, "by": ["<i>"]})
+        answer(batch, tasks[row], {"sold": row, "by": ["<i>"]})
     panel.view.show(batch)
     pick(panel, panel.view.rows.states, "succeeded")
     table: Any = panel.view.rows.table
@@ -382,7 +383,7 @@ def test_results_are_beside_the_inputs(panel: BatchPanel, batch: Batch) -> None:
 
 def test_the_first_five_fields_of_the_results_are_columns(panel: BatchPanel, batch: Batch) -> None:
     """Results with many fields do not push the other columns out of sight."""
-    answer(panel.context.connection.store, batch.tasks()["task"][18], dict.fromkeys("abcdefgh", 1))
+    answer(batch, batch.tasks()["task"][18], dict.fromkeys("abcdefgh", 1))
     pick(panel, panel.view.rows.states, "succeeded")
     table: Any = panel.view.rows.table
     assert [column.name for column in table._columns if len(column.name) == 1] == [*"abcde"]
