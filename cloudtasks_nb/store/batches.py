@@ -33,10 +33,10 @@ def claim_batch(store: Store, batch: str, claim: bytes) -> bytes:
     StoreError
         If the store cannot be used.
     """
-    while not store.claim(_claim(batch), claim):
-        if (found := read_claim(store, batch)) is not None:  # else it was deleted meanwhile
-            return found
-    return claim
+    while (found := read_claim(store, batch)) is None:  # at first, for homes that may not write
+        if store.claim(_claim(batch), claim):
+            return claim
+    return found
 
 
 def read_claim(store: Store, batch: str) -> bytes | None:

@@ -99,6 +99,27 @@ def test_what_was_sent_without_a_claim_is_claimed_when_results_are_read(
     assert batch_keys(outbox, store, batch) == batch_keys(theirs, store, batch) == (key,)
 
 
+class ReadOnly(Store):
+    """A store in which this home may write nothing."""
+
+    def claim(self, path: str, data: bytes) -> bool:
+        """Refuse a claim."""
+        raise StoreError(f"{path} cannot be written, with {len(data)} bytes")
+
+
+def test_a_store_that_may_only_be_read(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+    """The results of the own tasks count in this home; a claim of another home is taken as elsewhere."""
+    batch, mine = add(outbox), ReadOnly(store.url)
+    key = own_key(outbox, batch)
+    with pytest.raises(StoreError, match="cannot be written"):
+        claim(outbox, mine, batch)
+    assert batch_keys(outbox, mine, batch) == (key,)
+    add(theirs)
+    claim(theirs, store, batch)
+    claim(outbox, mine, batch)
+    assert batch_keys(outbox, mine, batch) == (own_key(theirs, batch), key)
+
+
 def test_a_batch_that_another_home_has_made_anew(outbox: Outbox, theirs: Outbox, store: Store) -> None:
     """Its key is found when the claim is read again."""
     batch = add(outbox)
