@@ -225,7 +225,7 @@ class StoredResults:
             result = result_of(fields)
             value = _json(fields.pop("result", None))
             batch = batch_of(result.task)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return None
         proven = result.tag in [tag_of(key, result.task) for key in keys]
         return Line(result.task, *result.rank, _json(fields), value) if proven and batch == self._batch else None

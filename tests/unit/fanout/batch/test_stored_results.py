@@ -160,7 +160,8 @@ def test_which_of_several_results_counts(
 
 def test_lines_that_are_no_results_cost_only_themselves(store: Counting, outbox: Outbox, batch: str) -> None:
     """Damaged ones, those of other batches, and values of any kind; how many there are is remembered."""
-    bad: list[Any] = [b"{", b"7\n", b"null\n", b"\xff\n", b"[1]\n", b'{"task": null}\n', result("00000000")]
+    deep = pack_result(result("00000000", value="?")).replace(b'"?"', b"[" * 1_020 + b"]" * 1_020) + b"\n"
+    bad: list[Any] = [b"{", b"7\n", b"null\n", b"\xff\n", b"[1]\n", b'{"task": null}\n', deep, result("00000000")]
     lines(store, batch, "0.jsonl", result(batch, 0, value=0), b"\n", *bad[1:], result(batch, 1, value=1))
     lines(store, batch, "1.jsonl", bad[0], b"\n", result(batch, 2, value=2))
     results = StoredResults(outbox, store, batch)
