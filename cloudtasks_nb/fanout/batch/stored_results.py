@@ -90,7 +90,9 @@ class StoredResults:
             if not failures and (gone := known.keys() - listed):
                 self._results.forget(self._batch, gone)
             if one.bad and (newer := self._keys(again=True)) != keys:
-                keys = newer  # what did not count is read again
+                keys = newer
+                # Once more, as another thread may have learned them before these lines were stored.
+                self._results.reread(self._batch)
                 continue
             again += one.missing is not None
             most = _LONGEST if one.long else _TOGETHER

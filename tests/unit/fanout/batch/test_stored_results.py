@@ -15,7 +15,7 @@ import pytest
 
 from cloudtasks_nb.errors import BatchNotFoundError, StoreError
 from cloudtasks_nb.fanout.batch import stored_results
-from cloudtasks_nb.fanout.batch.claims import claim, own_key
+from cloudtasks_nb.fanout.batch.claims import batch_keys, claim, own_key
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, pack_result, tag_of
@@ -192,6 +192,27 @@ def test_results_need_the_tag_of_their_task(
     results.sync()
     assert values(results, batch, 5) == [0, 1, None, None, 4]
     assert outbox.results.bad(batch) == 2
+
+
+def test_threads_that_learn_a_key_at_once(
+    bucket: Counting, outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One reads the new claim while another one stores lines that do not count by the old key: they are read again."""
+    monkeypatch.undo()
+    claim(outbox, bucket, batch)
+    new, add = bytes(16), outbox.results.add
+    bucket.put(f"batches/{batch}/claim", orjson.dumps({"recipe": b"recipe".hex(), "key": new.hex()}))
+    lines(bucket, batch, "0.jsonl", result(batch, value=7, tag=tag_of(new, task(batch))))
+    results = StoredResults(outbox, bucket, batch)
+
+    def add_late(*words: Any) -> None:
+        monkeypatch.undo()
+        batch_keys(outbox, bucket, batch, again=True)
+        add(*words)
+
+    monkeypatch.setattr(outbox.results, "add", add_late)
+    results.sync()
+    assert values(results, batch, 1) == [7]
 
 
 def test_a_torn_line_is_read_when_it_is_whole(folder: Counting, outbox: Outbox, batch: str) -> None:
