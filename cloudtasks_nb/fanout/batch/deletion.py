@@ -63,7 +63,8 @@ def delete(outbox: Outbox, store: Store, record: BatchRecord, others: Others = "
             "old batches of other homes here only",
         )
     if not theirs or others == "delete":
-        StoredResults(outbox, store, record.id).sync()
+        with suppress(StoreError):  # what cannot be read, as by a damaged claim, is deleted without being counted
+            StoredResults(outbox, store, record.id).sync()
         results = outbox.results.count(record.id)
         delete_batch(store, record.id)
     outbox.batches.delete(record.id)

@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 
 from cloudtasks_nb.errors import StoreError
-from cloudtasks_nb.fanout.batch.deletion import delete_old, in_use
+from cloudtasks_nb.fanout.batch.deletion import delete, delete_old, in_use
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.store.batches import claim_batch, read_claim
+from cloudtasks_nb.store.store import Store
 from tests.unit.fanout.conftest import chunks, put, refs, spool
 
 
@@ -37,3 +39,12 @@ def test_a_batch_that_is_done_can_be_deleted_while_a_sender_leaves(outbox: Outbo
     put(outbox, batch, refs(outbox, batch), State.CANCELLED)
     assert in_use(outbox, outbox.batches.get(batch)) is None
     announced.release()
+
+
+def test_a_batch_whose_claim_is_damaged_can_be_deleted(outbox: Outbox, batch: str) -> None:
+    """The error of each reading says so, and the claim goes with it."""
+    store = Store("memory://damaged")
+    put(outbox, batch, refs(outbox, batch), State.CANCELLED)
+    claim_batch(store, batch, b"{}")
+    delete(outbox, store, outbox.batches.get(batch))
+    assert (outbox.batches.find(batch=batch), read_claim(store, batch)) == ([], None)
