@@ -74,7 +74,8 @@ class StoredResults:
         """
         keys, done, again, most = self._keys(), 0, 0, _TOGETHER
         while keys:  # else nobody has sent the batch
-            known, listed, one = self._results.sizes(self._batch), set[str](), _Pass(most)
+            known = self._results.sizes(self._batch, FAILURES if failures else "")
+            listed, one = set[str](), _Pass(most)
             for page in result_objects(self._store, self._batch, failures=failures):
                 names = [path.removeprefix(self._root) for path, _ in page]
                 listed.update(names)

@@ -16,6 +16,7 @@ from cloudtasks_nb.fanout.outbox.tallies import as_json, number, number_of
 __all__ = ["Line", "ReadPart", "Results"]
 
 _PAGE = 1_000
+_LAST = "\U0010ffff"  # behind all other characters
 _REPLACE = """DELETE FROM results WHERE num = ? AND task = ?
     AND (ok, gave_up, attempt, fields, value) < (?, ?, ?, ?, ?)"""
 _INSERT = """INSERT OR IGNORE INTO results (num, task, ok, gave_up, attempt, fields, value)
@@ -47,10 +48,16 @@ class Results(Repository):
     """The results of the tasks of the batches of an outbox."""
 
     @reading
-    def sizes(self, connection: sqlite3.Connection, batch: str, *, good: bool = False) -> dict[str, int]:
-        """Return how many bytes of each object were read; with `good` only of those of which all lines count."""
-        query = f"SELECT name, size FROM objects WHERE num = ? {'AND bad = 0' if good else ''}"
-        return dict(connection.execute(query, (number_of(connection, batch),)).fetchall())
+    def sizes(
+        self, connection: sqlite3.Connection, batch: str, prefix: str = "", *, good: bool = False
+    ) -> dict[str, int]:
+        """Return how many bytes of each object were read whose name begins so.
+
+        With `good` only of those of which all lines count.
+        """
+        only = "AND bad = 0" if good else ""
+        query = f"SELECT name, size FROM objects WHERE num = ? AND name BETWEEN ? AND ? {only}"
+        return dict(connection.execute(query, (number_of(connection, batch), prefix, prefix + _LAST)).fetchall())
 
     @reading
     def bad(self, connection: sqlite3.Connection, batch: str) -> int:
