@@ -126,6 +126,7 @@ class OutcomeTracker:
         self.stored = StoredResults(self.outbox, self.results, self.batch)
         self._stored = Results(self.stored, self.limit)
         self.witnesses.stored.append(self._stored)
+        self._recorded = 0  # number of the newest result of which failed rows know
         self._listed = 0  # when the tasks were listed last whose functions gave up, of the service
         self.search = Search(self.outbox, self.record, self.watcher, self.witnesses, self.tell, self.clock)
         self._due: int | None = facts.get("_due")
@@ -174,9 +175,11 @@ class OutcomeTracker:
         """Record what the home has of results of failed rows, and of functions that gave up."""
         async for evidence in self._stored.given_up(sync=False):
             await self.tell(evidence)
+        newest = await asyncio.to_thread(self.stored.newest)
         for page in paged(await self.search.in_state(State.FAILED), _TOGETHER):
-            async for evidence in self._stored.known(await self.search.tasks(page)):
+            async for evidence in self._stored.known(await self.search.tasks(page), self._recorded):
                 await self.tell(evidence)
+        self._recorded = newest
 
     async def pack_results(self) -> None:
         """Put the stored results of a bucket into few objects; without the right to write they stay as they are."""
@@ -288,7 +291,7 @@ class OutcomeTracker:
                     async for evidence in witness.read(tasks, 0):
                         await self.tell(evidence)
         except StoreError:
-            self._read_from = self.clock.ticks() + _STORE_PAUSE
+            self._read_from, self._recorded = self.clock.ticks() + _STORE_PAUSE, 0
             self._unexplained = dict(list(self._unexplained.items())[-_MOST_UNEXPLAINED:])
             return
         # Of the others a later attempt has failed meanwhile.

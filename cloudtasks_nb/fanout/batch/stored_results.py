@@ -101,9 +101,12 @@ class StoredResults:
                 return one.unreadable or one.missing
         return None
 
-    def read(self, tasks: Sequence[str]) -> list[StoredResult | None]:
-        """Return the results of tasks that the home has, in the order of the tasks; None for a task without one."""
-        found = self._results.of(self._batch, tasks)
+    def read(self, tasks: Sequence[str], after: int = 0) -> list[StoredResult | None]:
+        """Return the results of tasks that the home has, in the order of the tasks; None for a task without one.
+
+        Of those that are no successes only the ones behind a number.
+        """
+        found = self._results.of(self._batch, tasks, after)
         return [_result(*found[task]) if task in found else None for task in tasks]
 
     def answers(self, tasks: Sequence[str]) -> Answers:
@@ -122,6 +125,10 @@ class StoredResults:
         while page := self._results.page(self._batch, after):
             yield [_result(fields) for _, fields in page]
             after = page[-1][0]
+
+    def newest(self) -> int:
+        """Return the number of the result that has come last."""
+        return self._results.newest()
 
     def given_up(self, after: int) -> list[tuple[int, StoredResult]]:
         """Return some results of functions that gave up with their numbers, as they came: those behind a number."""

@@ -137,10 +137,11 @@ class Results:
         if unreadable:
             raise unreadable
 
-    async def known(self, tasks: Sequence[str] | None) -> AsyncIterator[Sequence[Evidence]]:
-        """Yield what those results tell that the home has."""
-        pages: Iterator[Sequence[StoredResult | None]]
-        pages = self.stored.all() if tasks is None else map(self.stored.read, paged(tasks, _TOGETHER))
+    async def known(self, tasks: Sequence[str] | None, after: int = 0) -> AsyncIterator[Sequence[Evidence]]:
+        """Yield what those results tell that the home has; of tasks as `StoredResults.read` returns them."""
+        pages: Iterator[Sequence[StoredResult | None]] = self.stored.all()
+        if tasks is not None:
+            pages = (self.stored.read(page, after) for page in paged(tasks, _TOGETHER))
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
             yield [self._of(result) for result in page if result is not None]
 

@@ -97,9 +97,14 @@ class Results(Repository):
         """Have the objects read again that have lines which do not count: by another key they may."""
         connection.execute("DELETE FROM objects WHERE num = ? AND bad > 0", (number_of(connection, batch),))
 
-    def of(self, batch: str, tasks: Iterable[str]) -> dict[str, tuple[str, str]]:
-        """Return fields and value of the results of tasks, by task."""
-        found = self._database.read(_of_tasks, batch, tasks, "fields, r.value")
+    @reading
+    def newest(self, connection: sqlite3.Connection) -> int:
+        """Return the number of the newest result of all batches."""
+        return number(connection, "SELECT coalesce(max(id), 0) FROM results")
+
+    def of(self, batch: str, tasks: Iterable[str], after: int = 0) -> dict[str, tuple[str, str]]:
+        """Return fields and value of the results of tasks, by task: of successes, and of others behind a number."""
+        found = self._database.read(_of_tasks, batch, tasks, "fields, r.value", after)
         return {task: (fields, value) for task, fields, value in found}
 
     def answers(self, batch: str, tasks: Iterable[str]) -> list[tuple[str, bool, str]]:
@@ -119,7 +124,10 @@ class Results(Repository):
         return connection.execute(query, (number_of(connection, batch), after)).fetchall()
 
 
-def _of_tasks(connection: sqlite3.Connection, batch: str, tasks: Iterable[str], columns: str) -> list[tuple[Any, ...]]:
-    query = f"SELECT task, {columns} FROM json_each(?) j CROSS JOIN results r ON r.num = ? AND r.task = j.value"
-    values = as_json(sorted(tasks)), number_of(connection, batch)  # in the order of the index, which takes a third
+def _of_tasks(
+    connection: sqlite3.Connection, batch: str, tasks: Iterable[str], columns: str, after: int = 0
+) -> list[tuple[Any, ...]]:
+    query = f"""SELECT task, {columns} FROM json_each(?) j CROSS JOIN results r ON r.num = ? AND r.task = j.value
+        WHERE ok OR r.id > ?"""
+    values = as_json(sorted(tasks)), number_of(connection, batch), after  # in the order of the index: a third of time
     return connection.execute(query, values).fetchall()

@@ -32,9 +32,9 @@ def test_stored_errors_are_not_read_all_at_once(outbox: Outbox, monkeypatch: pyt
         writer.put(StoredResult(task=task, attempt=1, result=None, error="refused", tag=tag, **failed))
     read, sizes = outbox.results.of, []
 
-    def of(batch: str, tasks: list[str]) -> dict[str, tuple[str, str]]:
+    def of(batch: str, tasks: list[str], after: int) -> dict[str, tuple[str, str]]:
         sizes.append(len(tasks))
-        return read(batch, tasks)
+        return read(batch, tasks, after)
 
     monkeypatch.setattr(errors, "_TOGETHER", 2)
     monkeypatch.setattr(outbox.results, "of", of)

@@ -17,6 +17,7 @@ from cloudtasks_nb.fanout.batch.witnesses import Limit, Log
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Entry
@@ -541,6 +542,32 @@ def test_a_stored_success_counts_whatever_the_log_says(world: World) -> None:
     page = next(world.outbox.rows.pages(world.batch))
     earlier = "an error of an earlier attempt"  # which ended with the same status as the last one
     assert list(page.last_message) == [None, "ValueError: no", earlier, None, None]
+
+
+def test_failed_rows_are_told_once_what_is_stored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frame of results was read before: only what has come since is recorded, and any success."""
+    told, record = [], world.outbox.outcomes.record
+
+    def noted(batch: str, evidence: Sequence[Evidence]) -> Recorded:
+        told.extend(one.task for one in evidence)
+        return record(batch, evidence)
+
+    def read() -> list[str]:
+        told.clear()
+        world.tracker.stored.sync()
+        asyncio.run(world.tracker.record_results())
+        return [*told]
+
+    for task in world.tasks:
+        world.put(task, 3, "no")
+    world.apply(snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
+    monkeypatch.setattr(world.outbox.outcomes, "record", noted)
+    assert (sorted(read()), read()) == (sorted(world.tasks), [])
+    world.put(world.tasks[1], 4, "still no")
+    world.put(world.tasks[2], 4)
+    assert sorted(read()) == sorted(world.tasks[1:3])
+    assert world.counts() == {"succeeded": 1, "failed": 4}
+    assert sorted(world.restart() and read()) == sorted([*world.tasks[:2], *world.tasks[3:]])
 
 
 def test_a_store_that_does_not_answer_makes_no_row_gone_at_once(world: World) -> None:
