@@ -270,6 +270,8 @@ class Supervisor:
             try:
                 await work()
             except Exception as error:
+                if isinstance(error, RuntimeError) and threading._SHUTTING_DOWN:  # type: ignore[attr-defined]  # noqa: SLF001
+                    return  # the process ends, and threads take no more work
                 _, count = self._failures.get(name, (None, 0))
                 count = count + 1 if again else _PERSISTENT
                 self._failures[name] = as_toolkit_error(what, error), count

@@ -36,6 +36,31 @@ assert os.wait()[1] == 0
 _loop.run(say("parent"))
 """
 
+ENDS = """
+import asyncio, threading
+from cloudtasks_nb import _loop
+
+began, ended = threading.Event(), threading.Event()
+
+async def work():
+    try:
+        while True:
+            await asyncio.to_thread(began.set)
+    finally:
+        ended.set()
+
+async def start(supervisor):
+    supervisor.start("packing", work)
+
+def stay():
+    ended.wait()
+    _loop.run(asyncio.sleep(0))
+
+_loop.run(start(_loop.Supervisor("a batch", lambda: None)))
+began.wait()
+threading.Thread(target=stay).start()
+"""
+
 
 async def thread_name() -> str:
     """Return the thread on which it runs."""
@@ -313,3 +338,9 @@ def test_a_forked_process_gets_its_own() -> None:
     """After a fork the parent's loop does not run in the child: it starts one of its own."""
     done = run(sys.executable, "-c", FORKS)
     assert (done.returncode, done.stdout) == (0, "parent child parent ")
+
+
+def test_work_says_nothing_when_its_process_ends() -> None:
+    """Threads take no more work then."""
+    done = run(sys.executable, "-c", ENDS)
+    assert (done.returncode, done.stderr) == (0, "")
