@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from itertools import takewhile
 from typing import NamedTuple, Self
 
@@ -81,7 +83,7 @@ def reads_as(text: str, earlier: str) -> bool:
     >>> reads_as("KeyError: …", "KeyError: 'a'"), reads_as("KeyError: 'a'", "KeyError: …")
     (True, False)
     """
-    return bool(re.fullmatch(".*".join(map(re.escape, text.split(_VARIES))), earlier))
+    return fnmatchcase(earlier, "*".join(map(glob.escape, text.split(_VARIES))))
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> list[str]:
