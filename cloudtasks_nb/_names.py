@@ -19,6 +19,7 @@ __all__ = [
     "PLAIN_VARIABLES",
     "ROW_TASK",
     "TAG_HEADER",
+    "TASK_ID",
     "QueueName",
     "TaskName",
     "account_project",
@@ -94,14 +95,16 @@ _HTTP_CODES = {
 }
 _BY_HUNDREDS = {2: "OK", 3: "UNKNOWN", 4: "FAILED_PRECONDITION", 5: "INTERNAL"}
 
+#: The id of a task, whatever made it.
+TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
+
 _PROJECT = r"[A-Za-z0-9:.-]+"
 _LOCATION = r"[A-Za-z0-9-]+"
 _QUEUE = r"[A-Za-z0-9-]{1,100}"
-_TASK = r"[A-Za-z0-9_-]{1,500}"
 _QUEUE_NAME = re.compile(
     rf"projects/(?P<project>{_PROJECT})/locations/(?P<location>{_LOCATION})/queues/(?P<queue>{_QUEUE})"
 )
-_TASK_NAME = re.compile(rf"(?P<parent>{_QUEUE_NAME.pattern})/tasks/(?P<task>{_TASK})")
+_TASK_NAME = re.compile(rf"(?P<parent>{_QUEUE_NAME.pattern})/tasks/(?P<task>{TASK_ID.pattern})")
 
 
 def account_project(email: str) -> str | None:

@@ -112,7 +112,7 @@ class TaskFunction:
             upstream=answer.upstream,
             tag=request.tag,
         )
-        self.results.put(result)
+        self.results.put(result, request.queue)
 
 
 def attempt_of(retries: str | None) -> int | None:

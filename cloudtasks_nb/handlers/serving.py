@@ -60,13 +60,14 @@ def serve(
     The URL follows from the name and is the same after a restart of the kernel, so that tasks which were queued before
     still reach the function. Serving another function under the same name replaces the first one.
 
-    For a task of a batch, what the function returned or raised is stored before the task is answered, so that
-    `batch.results()` has it after a restart and on every machine that reaches the store. A result is what JSON holds;
+    What the function returned or raised is stored before the task is answered, so that `batch.results()` and
+    `queue.wait(task)` have it after a restart and on every machine that reaches the store. A result is what JSON holds;
     frames become lists of records, and numpy, dates, Decimal, Enum and dataclasses are known. Another result is an
     error of the task, with status 500. So is a store that does not answer within about 40 seconds: the task is tried
-    again. Results that gather during a write are written together, in a folder to one file of this process for each
-    batch. There, a stored result survives the end of the kernel; a power loss within seconds can lose it, as any file
-    that was just written.
+    again. Results of a batch that gather during a write are written together, in a folder to one file of this process
+    for each batch. There, a stored result survives the end of the kernel; a power loss within seconds can lose it, as
+    any file that was just written. An attempt of a task that is of no batch has a file of its own in ``results/tasks``
+    of the store. These stay until you delete that folder; a bucket's lifecycle rule can do so.
 
     Parameters
     ----------

@@ -168,6 +168,7 @@ class _App:
             authorization=environ.get("HTTP_AUTHORIZATION"),
             serverless=environ.get("HTTP_X_SERVERLESS_AUTHORIZATION"),
             task=environ.get("HTTP_X_CLOUDTASKS_TASKNAME"),
+            queue=environ.get("HTTP_X_CLOUDTASKS_QUEUENAME"),
             attempt=attempt_of(environ.get("HTTP_X_CLOUDTASKS_TASKRETRYCOUNT")),
             tag=environ.get(_TAG_VARIABLE),
         )

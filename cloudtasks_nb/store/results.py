@@ -4,15 +4,20 @@ A handler process has one writer. It stores the results that gather while its la
 bucket as one new object, ``results/<batch>/<name>``, in a folder at the end of its own file there. Results of attempts
 that did not succeed are in ``results/<batch>/-e/`` in the same way. The log has a success where a function gave up; so
 that the results of successes need not be read to know that, only the objects there are read for it.
+
+A task that is no row's has objects of its own, ``results/tasks/<hash>/<name>``, one for each attempt. The hash is of its
+queue and its id: a request tells no more of where it comes from.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -20,7 +25,7 @@ from typing import Any
 
 import orjson
 
-from cloudtasks_nb._names import ROW_TASK
+from cloudtasks_nb._names import ROW_TASK, TASK_ID
 from cloudtasks_nb._settings import parse_json
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.store.store import Found, Store
@@ -32,6 +37,7 @@ __all__ = [
     "pack_result",
     "result_objects",
     "result_of",
+    "results_of_task",
     "tag_of",
     "unpack_result",
 ]
@@ -39,6 +45,7 @@ __all__ = [
 _REDIRECTS = int(HTTPStatus.MULTIPLE_CHOICES)  # a number, which takes a tenth of the time to look up
 _LARGEST = 1 << 40  # number or seconds; what is much larger does not fit into the outbox
 _LARGE_WRITE = 1 << 23  # bytes: more results are in another object, because a request must end within seconds
+_LONGEST = 1 << 26  # bytes of an object with a result of a task that is no row's; longer ones are none
 
 #: The folder of results that are no successes, in that of the batch.
 FAILURES = "-e/"
@@ -89,21 +96,30 @@ class ResultWriter:
         # By process as well: a forked one must not append to the files of another, nor use its locks.
         self._folders: dict[tuple[int, str], _Folder] = {}
 
-    def put(self, result: StoredResult) -> None:
-        """Store a result if its task is a row's task of a batch, else do nothing; return when others can read it.
+    def put(self, result: StoredResult, queue: str | None = None) -> None:
+        """Store a result; return when others can read it.
+
+        Parameters
+        ----------
+        queue : str, optional
+            Short id of the task's queue. Without it the result is not stored, unless the task is a row's.
 
         Raises
         ------
         StoreError
             If it cannot be written.
         """
-        match = ROW_TASK.fullmatch(result.task)  # the id may be any text
+        if not TASK_ID.fullmatch(result.task):  # a header may have any text
+            return
+        match, line = ROW_TASK.fullmatch(result.task), pack_result(result) + b"\n"
         if match is None:
+            if queue is not None:
+                self.store.create(f"{_folder_of(queue, result.task)}{secrets.token_hex(8)}.jsonl", line)
             return
         path = f"results/{match['batch']}/" + ("" if result.ok else FAILURES)
         key = os.getpid(), path
         folder = self._folders.get(key) or self._folders.setdefault(key, _Folder(self.store, path))
-        folder.add(pack_result(result) + b"\n")
+        folder.add(line)
 
 
 class _Folder:
@@ -181,6 +197,29 @@ def result_objects(store: Store, batch: str, *, failures: bool) -> Iterator[list
         If the store cannot be read.
     """
     return store.found(f"results/{batch}/" + (FAILURES if failures else ""))
+
+
+def results_of_task(store: Store, queue: str, task: str) -> list[StoredResult]:
+    """Return the results of a task that is no row's, in no order, by the short ids of its queue and of the task.
+
+    Whoever can write to the store can have written them. Objects that are no results are left out.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    listed = [path for page in store.found(_folder_of(queue, task)) for path, size in page if size < _LONGEST]
+    results = []
+    for data in store.get_many(listed):
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
+            results.append(unpack_result(data or b""))
+    return [result for result in results if result.task == task]
+
+
+def _folder_of(queue: str, task: str) -> str:
+    digest = hashlib.sha256(f"{queue}/{task}".encode("utf-8", "replace")).hexdigest()
+    return f"results/tasks/{digest[:32]}/"
 
 
 def pack_result(result: StoredResult) -> bytes:

@@ -10,13 +10,15 @@ from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.handlers import app
 from cloudtasks_nb.service import open_clients
-from cloudtasks_nb.store.results import StoredResult
+from cloudtasks_nb.store.results import StoredResult, results_of_task
+from cloudtasks_nb.store.store import Store
 from tests.stored import best_results, stored_results
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE, Serve, post, report
 from tests.unit.handlers.test_handler_wsgi import request
 
 BATCH = "a91f03c2"
 TASK = f"{'0123456789' * 2}-{BATCH}-1"
+QUEUE = {"X_CloudTasks_QueueName": "letters"}
 
 
 def stored(place: str | Path, task: str = TASK) -> StoredResult:
@@ -46,16 +48,32 @@ def test_an_error_is_stored_with_its_traceback(serve: Serve, tmp_path: Path, bod
     assert words in str(found.error)
 
 
-NAMES = ("mine", f"../../{TASK}", f"{TASK}/../x", f"{TASK}\u00b2", f"{'0' * 20}-{BATCH}-complete-1")
-NOT_STORED = [{}, *({"X_CloudTasks_TaskName": name} for name in NAMES)]
+NAMES = (f"../../{TASK}", f"{TASK}/../x", f"{TASK}\u00b2", "")
+NOT_STORED = [{}, {"X_CloudTasks_TaskName": "mine"}, *({"X_CloudTasks_TaskName": name, **QUEUE} for name in NAMES)]
 
 
 @pytest.mark.parametrize("headers", NOT_STORED, ids=str)
-def test_only_tasks_of_batches_are_stored(serve: Serve, tmp_path: Path, headers: dict[str, str]) -> None:
-    """A request that no queue sent, a task without a batch and a forged name write nothing."""
+def test_only_tasks_are_stored(serve: Serve, tmp_path: Path, headers: dict[str, str]) -> None:
+    """A request that no queue sent, or that does not say which, and a forged name write nothing."""
     folder = tmp_path / "store"
     assert post(serve(report, store=folder).url, b'{"day": "mon"}', **headers).status == 200
     assert list(tmp_path.rglob("*.json*")) == []
+
+
+def test_a_task_without_a_batch_is_stored_by_its_queue_and_id(serve: Serve, tmp_path: Path) -> None:
+    """Each attempt has an object of its own; another queue, and another task, have others."""
+    url = serve(report, store=tmp_path).url
+    for day, attempt in (("never", "0"), ("mon", "1")):
+        words = {"X_CloudTasks_TaskName": "mine", "X_CloudTasks_TaskRetryCount": attempt, **QUEUE}
+        post(url, b'{"day": "%s"}' % day.encode(), **words)
+    (folder,) = tmp_path.glob("results/tasks/*")
+    for number, garbage in enumerate((b"", b"no result", b'{"a":' * 100_000)):
+        (folder / f"{number}").write_bytes(garbage)
+    found = sorted(results_of_task(Store(tmp_path), "letters", "mine"), key=lambda one: one.rank, reverse=True)
+    assert [(one.attempt, one.status, one.tag) for one in found] == [(2, 200, None), (1, 404, None)]
+    assert found[0].result == {"day": "mon", "origin": "JFK"}
+    others = [("reports", "mine"), ("letters", "yours")]
+    assert [results_of_task(Store(tmp_path), *other) for other in others] == [[], []]
 
 
 @pytest.mark.parametrize(("day", "status", "word"), [("mon", 500, "StoreError"), ("never", 404, "no such day")])
@@ -86,6 +104,9 @@ def test_an_application_stores_results_of_its_own_callers(issuer: Any, tmp_path:
     names = {"HTTP_X_CLOUDTASKS_TASKNAME": TASK, "HTTP_X_CLOUDTASKS_TASKRETRYCOUNT": "0"}
     assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION="Bearer x", **names)[0] == 401
     assert list(tmp_path.rglob("*.json*")) == []
+    single = {**names, "HTTP_X_CLOUDTASKS_TASKNAME": "mine", "HTTP_X_CLOUDTASKS_QUEUENAME": "letters"}
+    assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=issuer.bearer(), **single)[0] == 200
+    assert [one.status for one in results_of_task(Store(tmp_path), "letters", "mine")] == [200]
     names["HTTP_BATCH_TAG"] = "a tag"
     assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=issuer.bearer(), **names)[0] == 200
     assert stored(tmp_path).tag == "a tag"
