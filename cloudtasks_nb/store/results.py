@@ -5,8 +5,8 @@ bucket as one new object, ``results/<batch>/<name>``, in a folder at the end of 
 that did not succeed are in ``results/<batch>/-e/`` in the same way. The log has a success where a function gave up; so
 that the results of successes need not be read to know that, only the objects there are read for it.
 
-A task that is no row's has objects of its own, ``results/tasks/<hash>/<name>``, one for each attempt. The hash is of its
-queue and its id: a request tells no more of where it comes from.
+A task that is no row's has objects of its own, ``results/tasks/<hash>/<name>``, one for each attempt. The hash is of
+its queue and its id: a request tells no more of where it comes from.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import NAMES, PAGE, RETENTION
 from cloudtasks_nb.service.watch import Snapshot, Watcher
 
-__all__ = ["Search"]
+__all__ = ["Search", "entry_wait", "left_queue"]
 
 _SECOND = 1_000_000
 _SUSPICION = 3.0  # seconds for which rows have to be missing from the statistics before the queue is searched
@@ -96,7 +96,7 @@ class Search:
                 seconds, since = _SUSPICION, self._missing_since
             else:  # no entry will come, so that only a search finds outcomes
                 seconds, since = min(_SHARE * self._took, _ROUTINE), self._ended
-            return self._purged(snapshot) or now - since > seconds
+            return _purged(snapshot, self._created) or now - since > seconds
         self._missing_since = None
         if tasks is not None and (fresh or tasks == sent) and not self.settling:
             return False
@@ -155,7 +155,8 @@ class Search:
         round_, now = await self._round(), self.watcher.now()
         try:
             await self._read_log(await self.in_state(State.GONE))
-            if snapshot is not None and self._complete(snapshot, now):  # else it tells no more than before
+            # An incomplete log tells no more than before.
+            if snapshot is not None and self._left(snapshot, now, readable=True)[0] is Fact.LEFT_LOGGED:
                 await self._tell_left(await self.in_state(State.GONE), snapshot, now, round_, readable=True)
         finally:
             await self.read_results(State.GONE)
@@ -206,15 +207,7 @@ class Search:
 
         If their results are `unreadable`, they wait as for an entry that comes late.
         """
-        silent = snapshot.values is not None and not snapshot.values["log_sampling_ratio"]
-        if unreadable:
-            wait = _SHORTEST_WAIT
-        elif await self.watcher.log_is_immediate():
-            wait = 0
-        elif silent:
-            wait = round(_SUSPICION * _SECOND)
-        else:
-            wait = min(max(_SHORTEST_WAIT, _LATENESS_FACTOR * self._lateness), _LONGEST_WAIT)
+        wait = _SHORTEST_WAIT if unreadable else await entry_wait(self.watcher, snapshot, self._lateness)
         # An entry often comes a moment after its task has left the queue: read at the second search.
         read = Refs(self._missed_until(now - min(wait, 1)))
         if not read:
@@ -226,7 +219,7 @@ class Search:
             due = any(self._missed_until(now - wait))
             await self._read_log(read, _EVER if due else self._created - _MARGIN)
         except PermissionDeniedError:
-            readable, wait = False, wait if silent else _SHORTEST_WAIT
+            readable, wait = False, await entry_wait(self.watcher, snapshot, readable=False)
         # The log was read until then, and it did not have the entries of the rows of which it has them now.
         read_until = snapshot.log_until or 0
         late = [read_until - since for since, refs in self._settling.items() if len(refs) < before[since]]
@@ -242,8 +235,7 @@ class Search:
 
         If there is another round than `round_` by now, the newest tasks may be others than those that had left.
         """
-        reason = _CLOSED if snapshot.gone else _PURGED if self._purged(snapshot) else None
-        fact = Fact.LEFT_LOGGED if readable and self._complete(snapshot, now) else Fact.LEFT
+        fact, reason = self._left(snapshot, now, readable=readable)
         for page in paged(refs, _TOGETHER):
             tasks = await self.tasks(page)
             if await self._round() != round_:
@@ -275,11 +267,48 @@ class Search:
     async def _round(self) -> int:
         return (await self.outbox.run(self.outbox.batches.get, self.batch)).round
 
-    def _complete(self, snapshot: Snapshot, now: int) -> bool:
-        """Return whether the log, if it can be read, has all that became of the batch's tasks."""
-        old = self._created < now - RETENTION
-        return snapshot.values is not None and not (snapshot.gone or self._purged(snapshot) or self.sampled or old)
+    def _left(self, snapshot: Snapshot, now: int, *, readable: bool) -> tuple[Fact, str | None]:
+        return left_queue(snapshot, self._created, now, logged=readable and not self.sampled)
 
-    def _purged(self, snapshot: Snapshot) -> bool:
-        """Return whether the queue was purged after the batch was created."""
-        return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > self._created
+
+async def entry_wait(watcher: Watcher, snapshot: Snapshot, lateness: int = 0, *, readable: bool = True) -> int:
+    """Return for how long the log entry of a task that has left its queue is awaited, in microseconds.
+
+    Parameters
+    ----------
+    lateness : int
+        The longest delay of an entry that was awaited, in microseconds.
+    readable : bool
+        False: the log may not be read, so that only stored results can tell more.
+    """
+    if readable and await watcher.log_is_immediate():
+        return 0
+    if _silent(snapshot):
+        return round(_SUSPICION * _SECOND)
+    return min(max(_SHORTEST_WAIT, _LATENESS_FACTOR * lateness), _LONGEST_WAIT)
+
+
+def left_queue(snapshot: Snapshot, created: int, now: int, *, logged: bool) -> tuple[Fact, str | None]:
+    """Return what it means that a task has left its queue, and, if all of its tasks left, how.
+
+    Parameters
+    ----------
+    created : int
+        When the task, or its batch, was created: microseconds since 1970, of the service, as `now`.
+    logged : bool
+        Whether the log was read, and every operation of the queue was logged.
+    """
+    purged = _purged(snapshot, created)
+    complete = logged and snapshot.values is not None and not (snapshot.gone or purged or created < now - RETENTION)
+    reason = _CLOSED if snapshot.gone else _PURGED if purged else None
+    return Fact.LEFT_LOGGED if complete else Fact.LEFT, reason
+
+
+def _silent(snapshot: Snapshot) -> bool:
+    """Return whether the queue writes no log."""
+    return snapshot.values is not None and not snapshot.values["log_sampling_ratio"]
+
+
+def _purged(snapshot: Snapshot, created: int) -> bool:
+    """Return whether the queue was purged after a time."""
+    return snapshot.values is not None and (snapshot.values.get("purge_time") or 0) > created

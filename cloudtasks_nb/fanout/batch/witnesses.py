@@ -22,12 +22,26 @@ from cloudtasks_nb.service.oplog import Entry, Wanted
 from cloudtasks_nb.service.watch import Pending, Watcher
 from cloudtasks_nb.store.results import StoredResult
 
-__all__ = ["LOOKED_UP", "Limit", "Log", "Queue", "Results", "Witness", "Witnesses", "pending_evidence", "unread_since"]
+__all__ = [
+    "CLOCK_MARGIN",
+    "LOOKED_UP",
+    "Limit",
+    "Log",
+    "Queue",
+    "Results",
+    "Witness",
+    "Witnesses",
+    "pending_evidence",
+    "result_evidence",
+    "unread_since",
+]
 
 _SECOND = 1_000_000
-_CLOCK_MARGIN = 300 * _SECOND  # by which the service's clock is known too late at most
 _LATE_ENTRY = 600 * _SECOND  # by which a log entry may arrive late
 _TOGETHER = 1_000  # results that are read together: a traceback may have 100 KB
+#: Microseconds by which the service's clock is known too late at most.
+CLOCK_MARGIN = 300 * _SECOND
+
 #: Tasks that are looked up one by one rather than with the whole queue.
 LOOKED_UP = 300
 
@@ -78,7 +92,7 @@ class Log:
 
     watcher: Watcher
     queue: QueueName
-    batch: str
+    batch: str | None  #: None: tasks of all batches, and of none
     limit: Limit
     notified: tuple[int, int] = (0, 0)  #: the last round of which the log has the notification, and when it was sent
     active: int = 0  #: time of the newest attempt in the log
@@ -90,10 +104,10 @@ class Log:
             yield self.evidence(entries)
 
     def evidence(self, entries: Iterable[Entry]) -> list[Evidence]:
-        """Return what log entries tell of tasks of the batch."""
+        """Return what log entries tell of the tasks."""
         found = []
         for entry in entries:
-            if batch_of(entry.task) == self.batch:
+            if self.batch in {None, batch_of(entry.task)}:
                 self.active = max(self.active, entry.time)
                 found.append(self._of(entry))
             elif (round_of(entry.task) or 0) > self.notified[0] and f"-{self.batch}-" in entry.task:
@@ -143,7 +157,7 @@ class Results:
         if tasks is not None:
             pages = (self.stored.read(page, after) for page in paged(tasks, _TOGETHER))
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
-            yield [self._of(result) for result in page if result is not None]
+            yield [result_evidence(result, self.limit) for result in page if result is not None]
 
     async def given_up(self, *, sync: bool = True) -> AsyncIterator[Sequence[Evidence]]:
         """Yield what results tell of functions that gave up, those that came since the last call.
@@ -152,30 +166,10 @@ class Results:
         """
         unreadable = await asyncio.to_thread(self.stored.sync, failures=True) if sync else None
         while page := await asyncio.to_thread(self.stored.given_up, self._told):
-            yield [self._of(result) for _, result in page]
+            yield [result_evidence(result, self.limit) for _, result in page]
             self._told = page[-1][0]
         if unreadable:
             raise unreadable
-
-    def _of(self, result: StoredResult) -> Evidence:
-        failed = Fact.LAST_FAILED if self.limit.reached(result.attempt) else None
-        message = None if result.error is None else exception_line(result.error)
-        if result.gave_up is not None:
-            failed = Fact.GAVE_UP
-            # A text that is nothing but a value tells no cause.
-            message = result.gave_up if cause_of(result.gave_up) else f"GiveUp: {result.gave_up}"
-        return Evidence(
-            task=result.task,
-            source=Source.RESULTS,
-            fact=Fact.STORED if result.ok else failed,
-            attempts=result.attempt,
-            status=code_of(result.status),
-            http=result.upstream or result.status,
-            message=message,
-            fault=None if result.error is None else Fault.of(result.error, result.upstream),
-            began=round(result.started.timestamp() * _SECOND),
-            duration=None if result.duration is None else round(result.duration * _SECOND),
-        )
 
 
 @dataclass(eq=False)
@@ -184,7 +178,7 @@ class Queue:
 
     watcher: Watcher
     queue: QueueName
-    batch: str
+    batch: str | None  #: as of `Log`
 
     async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - the queue knows only now
         """Yield which tasks are there; if many are asked about, also others of the batch."""
@@ -199,7 +193,7 @@ class Queue:
             yield {task: one for task, one in found.items() if one is not None}
             return
         async for page in self.watcher.pages(self.queue):
-            yield {task: one for task, one in page.items() if batch_of(task) == self.batch}
+            yield {task: one for task, one in page.items() if self.batch in {None, batch_of(task)}}
 
 
 def pending_evidence(task: str, found: Pending, at: int) -> Evidence:
@@ -214,6 +208,28 @@ def pending_evidence(task: str, found: Pending, at: int) -> Evidence:
         http=http_status(found.last_message),
         message=found.last_message,
         due=found.schedule_time,
+    )
+
+
+def result_evidence(result: StoredResult, limit: Limit) -> Evidence:
+    """Return what a stored result tells, of a task that its queue gives up after a limit."""
+    failed = Fact.LAST_FAILED if limit.reached(result.attempt) else None
+    message = None if result.error is None else exception_line(result.error)
+    if result.gave_up is not None:
+        failed = Fact.GAVE_UP
+        # A text that is nothing but a value tells no cause.
+        message = result.gave_up if cause_of(result.gave_up) else f"GiveUp: {result.gave_up}"
+    return Evidence(
+        task=result.task,
+        source=Source.RESULTS,
+        fact=Fact.STORED if result.ok else failed,
+        attempts=result.attempt,
+        status=code_of(result.status),
+        http=result.upstream or result.status,
+        message=message,
+        fault=None if result.error is None else Fault.of(result.error, result.upstream),
+        began=round(result.started.timestamp() * _SECOND),
+        duration=None if result.duration is None else round(result.duration * _SECOND),
     )
 
 
@@ -246,5 +262,5 @@ def unread_since(created: int, read: int | None, now: int) -> int:
     """
     created = min(created, now)
     if read is None or read > now:  # the clock was set back
-        return created - _CLOCK_MARGIN
-    return max(created, read - _LATE_ENTRY) - _CLOCK_MARGIN
+        return created - CLOCK_MARGIN
+    return max(created, read - _LATE_ENTRY) - CLOCK_MARGIN
