@@ -15,6 +15,7 @@ __all__ = [
     "BATCH_TASKS",
     "DOCTOR",
     "ERRORS",
+    "OUTCOMES",
     "QUEUES",
     "STATES",
     "TASKS",
@@ -96,6 +97,15 @@ BATCH_TASKS = {
     "schedule_time": _TIME,
     "last_attempt_time": _TIME,
     "duration": _SPAN,
+}
+
+#: What became of a task that was waited for.
+OUTCOMES = {
+    "state": _TEXT,
+    "attempts": _COUNT,
+    "last_status": _TEXT,
+    "result": _ANY,
+    "error": _TEXT,
 }
 
 #: One row for each attempt in the operations log.

@@ -13,6 +13,7 @@ from cloudtasks_nb.client.queue_card import queue_card
 from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings
 from cloudtasks_nb.client.reads import queue_attempts, tasks_frame
 from cloudtasks_nb.client.task_verbs import delete_tasks, run_tasks
+from cloudtasks_nb.client.wait import wait_for_tasks
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.batch import Batch
@@ -419,6 +420,50 @@ class Queue:
         """
         filters = (since, limit, batch, task, status)
         return queue_attempts(self._connection, self._catalog, self._name, *filters, secrets=secrets)
+
+    def wait(self, tasks: Any, timeout: Any = None) -> pd.DataFrame:
+        """Wait until tasks have left the queue, with a bar, and return what became of each.
+
+        The log, the stored results and the queue tell it, as for the rows of a batch. A task that has left without
+        an entry in the log and without a stored result is `gone`. An interrupt stops the waiting, not the tasks.
+
+        Parameters
+        ----------
+        tasks : DataFrame, Series, Index, list or str
+            What `enqueue` or `schedule` returned, another frame with tasks, or task ids. With a frame that has
+            `create_time`, nothing counts that an earlier task with the same id has left.
+        timeout : duration, optional
+            ``"10min"``, a Timedelta or seconds.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The frame with the columns ``state``, ``attempts``, ``last_status``, ``result`` (what a function returned,
+            if its handler stores results where this connection reads them) and ``error`` (the last line of its
+            traceback, what the queue told of the last attempt, or how the task left). Ids make a frame of these
+            columns with the index `task`. A row without a task has no values.
+
+        Raises
+        ------
+        BatchTimeoutError
+            If it takes longer; the tasks stay in the queue.
+        StoreError
+            If the store does not answer.
+
+        Notes
+        -----
+        Results of tasks that are of no batch are not signed: whoever can write to the store can forge them. They stay
+        in ``results/tasks`` of the store until somebody deletes that folder.
+
+        Examples
+        --------
+        >>> task = queue.enqueue(handler, {"day": "2013-01-01", "origin": "JFK"})
+        >>> queue.wait(task, "1min")[["state", "attempts", "result"]]
+                  state  attempts                  result
+        task
+        ...   succeeded         1  {'weekday': 'Tuesday'}
+        """
+        return wait_for_tasks(self._connection, self._catalog, self._name, tasks, timeout)
 
     def pause(self) -> Self:
         """Stop dispatching; tasks are still accepted, and running attempts continue.

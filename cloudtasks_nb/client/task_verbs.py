@@ -15,7 +15,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service.bulk import delete, for_each
 from cloudtasks_nb.service.connection import Connection
 
-__all__ = ["delete_tasks", "run_tasks", "task_ids"]
+__all__ = ["delete_tasks", "row_ids", "run_tasks", "task_ids"]
 
 _RUNS_PER_SECOND = 1.0  # Google allows 60 RunTask calls a minute (https://cloud.google.com/tasks/docs/quotas)
 
@@ -28,6 +28,11 @@ def task_ids(tasks: Any, queue: QueueName) -> list[str]:
     InvalidInputError
         If it has no ids, or has tasks of another queue.
     """
+    return list(dict.fromkeys(task for task in row_ids(tasks, queue) if task is not None))
+
+
+def row_ids(tasks: Any, queue: QueueName) -> list[str | None]:
+    """Return what `task_ids` does for each row, None for one without a task. A frame of attempts repeats its tasks."""
     if isinstance(tasks, pd.DataFrame):
         found = _names_in_frame(tasks, queue)
     elif isinstance(tasks, str):
@@ -38,8 +43,7 @@ def task_ids(tasks: Any, queue: QueueName) -> list[str]:
         raise InvalidInputError(
             f"{type(tasks).__name__} does not name tasks", hint="give a frame of queue.tasks() or a list of task ids"
         )
-    # A frame of attempts has a task in many rows.
-    return list(dict.fromkeys(_short_id(one, queue) for one in found if not pd.isna(one)))
+    return [None if pd.isna(one) else _short_id(one, queue) for one in found]
 
 
 def _names_in_frame(tasks: pd.DataFrame, queue: QueueName) -> list[Any]:

@@ -55,6 +55,7 @@ class Pending:
     schedule_time: int  #: microseconds since 1970
     last_status: str | None
     last_message: str | None
+    create_time: int | None = None  #: microseconds since 1970; None: not known
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -292,6 +293,7 @@ def _pending(task: Any, now: int) -> Pending:
         schedule_time=micros(task.schedule_time),
         last_status=status,
         last_message=message,
+        create_time=micros(task.create_time) or None,
     )
 
 

@@ -247,7 +247,7 @@ def test_a_listing() -> None:
         "more": types.ListTasksResponse.pb()(tasks=[task("b", dispatch_count=2, last_attempt=FAILED)]),
     }
     watcher = start(Service(ListTasks=lambda page_token, **_: pages[page_token]))
-    failed = {"last_status": "INTERNAL", "last_message": "INTERNAL(13)"}
+    failed: dict[str, Any] = {"last_status": "INTERNAL", "last_message": "INTERNAL(13)"}
     assert run(listing(watcher)) == [
         {"a": Pending(state="ready", attempts=0, schedule_time=9_000_000, last_status=None, last_message=None)},
         {"b": Pending(state="retrying", attempts=2, schedule_time=0, **failed)},

@@ -1,0 +1,182 @@
+"""What became of tasks that are looked at one by one, whether a batch has made them or not.
+
+The witnesses are those of a batch, and `fold` decides; only the rows are kept in memory, and each task is one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.errors import BatchNotFoundError, PermissionDeniedError
+from cloudtasks_nb.fanout.batch.search import entry_wait, left_queue
+from cloudtasks_nb.fanout.batch.stored_results import StoredResults
+from cloudtasks_nb.fanout.batch.witnesses import CLOCK_MARGIN, Limit, Log, Queue, pending_evidence, result_evidence
+from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.plan.identity import batch_of
+from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.oplog import Wanted
+from cloudtasks_nb.service.watch import Pending, Snapshot
+from cloudtasks_nb.store.results import StoredResult, results_of_task
+
+__all__ = ["SingleTasks"]
+
+_SECOND = 1_000_000
+_LOOKUPS = 20  # tasks of Google's that are looked up in a second
+_LOG_PAUSE = 5 * _SECOND  # between two reads of the log for the same tasks
+_COMMIT = 1 * _SECOND  # in which an emulator surely stores the entry of a task that it has just removed
+
+
+class SingleTasks:
+    """Tasks of one queue, each with what became of it.
+
+    Parameters
+    ----------
+    outbox : callable
+        Returns the outbox, for the results of tasks that a batch has made.
+    created : mapping
+        By the short ids of the tasks: when they were created, by the service, in microseconds since 1970. None: the
+        queue tells it if the task is there. Log entries and results that are older are those of an earlier task with
+        the same name.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        outbox: Callable[[], Outbox],
+        queue: QueueName,
+        created: Mapping[str, int | None],
+    ) -> None:
+        self.rows = {task: Row(ref=0, tries=1, state=State.SENT) for task in created}
+        self.results: dict[str, StoredResult] = {}  #: of each task the one that counts
+        self._connection, self._watcher, self._outbox, self._name = connection, connection.watcher, outbox, queue
+        self._created = dict(created)
+        self._limit, self._sampled = Limit({}), False
+        self._log, self._queue = Log(self._watcher, queue, None, self._limit), Queue(self._watcher, queue, None)
+        self._pending: Mapping[str, Pending] = {}
+        self._missing: dict[str, int] = {}  # since when tasks are not in the queue
+        self._log_read = 0
+        self._snapshot: Snapshot | None = None
+        self._read = asyncio.Event()
+
+    @property
+    def open(self) -> list[str]:
+        """The tasks that are not final."""
+        return [task for task, row in self.rows.items() if row.state == State.SENT]
+
+    @property
+    def note(self) -> str:
+        """A word on the tasks that are not final: what most of them do."""
+        paused = self._snapshot is not None and (self._snapshot.values or {}).get("state") == "PAUSED"
+        states = Counter(one.state for one in self._pending.values())
+        return "the queue is paused" if paused else states.most_common(1)[0][0] if states else ""
+
+    async def wait(self) -> None:
+        """Return when all are final.
+
+        Raises
+        ------
+        CloudTasksError
+            If the queue does not exist, or queue, log or store cannot be read.
+        """
+        subscription = self._watcher.subscribe(self._name, self._keep)
+        try:
+            while self.open:
+                await self._read.wait()
+                self._read.clear()
+                if self._snapshot is not None:
+                    await self._look(self._snapshot)
+        finally:
+            subscription.close()
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._read.set()
+
+    async def _look(self, snapshot: Snapshot) -> None:
+        """Ask the queue for the tasks, then results and the log for those that are not there."""
+        if snapshot.gone and not self._connection.transport.is_new(str(self._name)):
+            raise snapshot.errors[0]
+        if snapshot.values is not None:
+            self._limit.values = snapshot.values
+            self._sampled |= snapshot.values["log_sampling_ratio"] < 1
+        now, asked = self._watcher.now(), self.open
+        found = {task: one async for page in self._queue.pending(asked) for task, one in page.items()}
+        self._pending = {task: found[task] for task in asked if task in found}
+        self._tell(pending_evidence(task, one, now) for task, one in self._pending.items())
+        for task, one in self._pending.items():
+            self._created[task] = self._created[task] or one.create_time
+        before, self._missing = self._missing, {}
+        for task in set(asked) - self._pending.keys():
+            self._missing[task] = before.get(task, now)
+        # Once is enough: a result is stored before its task leaves the queue.
+        await self._read_results([task for task in self._missing if task not in before])
+        await self._settle(snapshot, now, new=bool(self._missing.keys() - before.keys()))
+        if not self._connection.endpoint.local:
+            await asyncio.sleep(len(asked) / _LOOKUPS)
+
+    def _tell(self, told: Iterable[Evidence]) -> None:
+        for one in told:
+            self.rows[one.task] = fold(self.rows[one.task], one, 1, one.cause)
+
+    async def _read_results(self, tasks: Sequence[str]) -> None:
+        batches = defaultdict[str, list[str]](list)
+        singles = []
+        for task in tasks:
+            batch = batch_of(task)
+            if batch is None:
+                singles.append(asyncio.to_thread(self._results_of, task))
+            else:
+                batches[batch].append(task)
+        of_rows = [asyncio.to_thread(self._results_of_rows, *one) for one in batches.items()]
+        for found in await asyncio.gather(*singles, *of_rows):
+            self._tell(result_evidence(result, self._limit) for result in found)
+            for result in found:
+                if (known := self.results.get(result.task)) is None or result.rank > known.rank:
+                    self.results[result.task] = result
+
+    def _results_of(self, task: str) -> list[StoredResult]:
+        # A handler writes by the clock of its machine, which does not go with an emulator's that was moved forward.
+        earliest = self._from(task) - max(self._connection.clock.ahead, 0)
+        found = results_of_task(self._connection.store, self._name.queue, task)
+        return [result for result in found if result.started.timestamp() * _SECOND >= earliest]
+
+    def _results_of_rows(self, batch: str, tasks: Sequence[str]) -> list[StoredResult]:
+        stored = StoredResults(self._outbox(), self._connection.store, batch)
+        with suppress(BatchNotFoundError):  # it was made elsewhere
+            if (unreadable := stored.sync()) is not None:
+                raise unreadable
+            return [result for result in stored.read(tasks) if result is not None]
+        return []
+
+    async def _settle(self, snapshot: Snapshot, now: int, *, new: bool) -> None:
+        """Read the log for the tasks that are missing; those that have waited long enough for their entry are final."""
+        missing = [task for task in self._missing if self.rows[task].state == State.SENT]
+        wait = max(await entry_wait(self._watcher, snapshot), _COMMIT)
+        left = [task for task in missing if self._missing[task] <= now - wait]
+        readable = True
+        if missing and (new or left or now - self._log_read >= _LOG_PAUSE):
+            self._log_read = now
+            try:
+                await self._read_log(missing)
+            except PermissionDeniedError:
+                readable, wait = False, await entry_wait(self._watcher, snapshot, readable=False)
+        for task in missing:
+            if self._missing[task] <= now - wait:
+                logged = readable and not self._sampled
+                fact, reason = left_queue(snapshot, self._created[task] or 0, now, logged=logged)
+                self._tell([Evidence(task=task, source=Source.QUEUE, fact=fact, seen=now, reason=reason)])
+
+    async def _read_log(self, tasks: Sequence[str]) -> None:
+        wanted = Wanted(since=min(map(self._from, tasks)), tasks=tasks)
+        async for entries in self._watcher.task_log(self._name, wanted):
+            self._tell(self._log.evidence(one for one in entries if one.time >= self._from(one.task)))
+
+    def _from(self, task: str) -> int:
+        """Return the time before which nothing is about the task."""
+        return max((self._created[task] or 0) - CLOCK_MARGIN, 0)
