@@ -9,6 +9,7 @@ import pandas as pd
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import near_names
 from cloudtasks_nb.client.create_task import create_task
+from cloudtasks_nb.client.mapping import callee, rows_for, wait_for_results
 from cloudtasks_nb.client.queue_card import queue_card
 from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings
 from cloudtasks_nb.client.reads import queue_attempts, tasks_frame
@@ -254,6 +255,71 @@ class Queue:
         self._connection.check_target(self._name, url, options["service_account"])
         self._connection.check_store(url)
         return self._catalog.dry_run(request) if dry_run else self._catalog.fan_out(request)
+
+    @takes(FanOutKeywords)
+    def map(
+        self,
+        fn: Any,
+        data: Any,
+        *,
+        workers: int | None = None,
+        processes: int | None = None,
+        **options: Unpack[FanOutKeywords],
+    ) -> pd.DataFrame:
+        """Call a function with each row, wait with a bar, and return the rows with what it returned.
+
+        This is `ct.serve`, `fan_out`, `Batch.wait` and `Batch.results` in one call. The same cell again attaches to
+        the batch and sends only the rows that it does not have. An interrupt stops the waiting: the batch goes on, and
+        a line says how to come back to it.
+
+        Parameters
+        ----------
+        fn : callable, Handler or Deployment
+            A function, which is served; or what `ct.serve` or `ct.deploy` returned. Google cannot call a function of
+            this machine: there, it is what `ct.deploy` returned.
+        data : DataFrame, Series, list, array, …
+            The columns are the arguments of the function, as for `fan_out`. A Series, a list or an array of values
+            becomes the column of the first parameter.
+        workers, processes : int, optional
+            As for `ct.serve`: how many calls run at a time, in threads or in processes.
+        service_account, audience : str, optional
+            Who signs the tasks. A function that is served here accepts only tasks that this account has signed.
+        name : str, optional
+            Name of the batch; a new name sends all rows again. A lambda is served under it, so that the cell can
+            attach.
+        body, key, at, delay, tz, headers, method, dispatch_deadline, retry : optional
+            As for `fan_out`.
+        errors, send_rate, stop_after_failures, canary, pause_at, progress : optional
+            As for `fan_out`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            As `Batch.results`. Rows that failed do not raise: their `error` says why.
+
+        Raises
+        ------
+        InvalidInputError
+            For a plain function on Google, or values for a function without a parameter.
+        CloudTasksError
+            As `fan_out`, `Batch.wait` and `Batch.results`.
+
+        Examples
+        --------
+        >>> queue.map(report, df)[["day", "state", "weekday"]]
+                    day      state    weekday
+        row
+        0    2013-01-01  succeeded    Tuesday
+        1    2013-01-02  succeeded  Wednesday
+        2    2013-02-30     failed       <NA>
+        >>> def square(x):
+        ...     return x * x
+        >>> queue.map(square, [1, 2, 3])["result"].tolist()
+        [1, 4, 9]
+        """
+        target = callee(self._connection, fn, options, workers=workers, processes=processes)
+        batch = self.fan_out(rows_for(getattr(target, "function", fn), data), url=target, **options)
+        return wait_for_results(batch)
 
     @overload
     def backfill(

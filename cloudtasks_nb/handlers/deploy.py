@@ -71,6 +71,8 @@ class Deployment:
         The commands that deploy the service, for a shell; each may be run again.
     store : str
         The bucket where results are stored; empty if they are not stored.
+    function : callable
+        The function that the service calls.
 
     Examples
     --------
@@ -99,7 +101,7 @@ class Deployment:
         self.commands: Final = [step.text for step in commands(service)]
         self.store: Final = service.environment.get(STORE_VARIABLE, "")
         self._service = service
-        self._fn = fn
+        self.function: Final = fn
         self._url: str | None = None
 
     @property
@@ -120,7 +122,7 @@ class Deployment:
                 f"the service {self.name} has no URL: it is not deployed in {self._service.project}, or gcloud may not "
                 "read it",
                 resource=self.name,
-                hint=f"ct.deploy({display_name(self._fn)}, …, run=True), or type what service.commands lists",
+                hint=f"ct.deploy({display_name(self.function)}, …, run=True), or type what service.commands lists",
             )
         return self._url
 
@@ -134,7 +136,7 @@ class Deployment:
         >>> print(service.mismatch(b'{"dayy": "2013-01-01", "origin": "JFK"}'))
         report(day, origin): missing a required argument: 'day'; the body gave the names dayy, origin
         """
-        return mismatch(self._fn, body)
+        return mismatch(self.function, body)
 
     def _run(self) -> None:
         self._url = run_steps(commands(self._service, account_member())) or None

@@ -86,6 +86,17 @@ class Handler:
             raise
 
     @property
+    def function(self) -> Callable[..., Any]:
+        """The function that is served now.
+
+        Examples
+        --------
+        >>> ct.serve(report).function is report
+        True
+        """
+        return self._function.fn
+
+    @property
     def store(self) -> str:
         """The folder or bucket where the results of batches are stored.
 

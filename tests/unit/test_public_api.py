@@ -20,8 +20,8 @@ DEPLOYED = "requirements=None, store=None, run=False, gcloud=()"
 TASK = "at=None, delay=None, tz=None, headers=None, method=None, service_account=None, audience=None, "
 TASK += "dispatch_deadline=None, retry=None"
 PERIODS = TASK.replace("tz=None", "tz='UTC'")
-RUN = "name=None, errors='raise', send_rate=None, stop_after_failures=None, canary=None, pause_at=None, "
-RUN += "progress=True, dry_run=False"
+BATCH = "name=None, errors='raise', send_rate=None, stop_after_failures=None, canary=None, pause_at=None, progress=True"
+RUN = f"{BATCH}, dry_run=False"
 #: Every public function and method with its parameters: a change here is a change for every user.
 SIGNATURES = {
     "connect": f"project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, {CONNECTED}",
@@ -49,6 +49,8 @@ SIGNATURES = {
     "Queue.route": "url=None, *, service_account=None, audience=None",
     "Queue.fan_out": f"data, url, *, body=None, key=None, {TASK}, {RUN}",
     "Queue.backfill": f"start, end, freq, url, *, across=None, newest_first=False, body=None, {PERIODS}, {RUN}",
+    "Queue.map": f"fn, data, *, workers=None, body=None, key=None, {TASK}, {BATCH}, processes=None",
+    "Queue.wait": "tasks, timeout=None",
     "Batch.wait": "timeout=None",
     "Batch.attempts": "limit=10000, *, status=None, secrets=False",
     "Batch.retry_failed": "where=None",
@@ -62,8 +64,8 @@ ATTRIBUTES = {
     "Queue": {"id", "name"},
     "Batch": {"id", "name", "queue"},
     "Plan": {"frame"},
-    "Deployment": {"audience", "commands", "folder", "name", "service_account", "store", "url"},
-    "Handler": {"url"},
+    "Deployment": {"audience", "commands", "folder", "function", "name", "service_account", "store", "url"},
+    "Handler": {"function", "url"},
 }
 
 #: The states of a row, in the order in which they are shown.

@@ -1,0 +1,108 @@
+"""`queue.map`: what tasks call, the rows of any data, and the results of a batch when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
+from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.handlers.convert import display_name, signature
+from cloudtasks_nb.service.connection import Connection
+
+__all__ = ["callee", "rows_for", "wait_for_results"]
+
+
+def callee(connection: Connection, fn: Any, options: Mapping[str, Any], **served: int | None) -> Any:
+    """Return what tasks call for a function: a handler, which is made here unless `fn` is one, or a deployment.
+
+    Parameters
+    ----------
+    options : mapping
+        Those of `fan_out`.
+    **served
+        Those of `ct.serve` alone; None is its default.
+
+    Raises
+    ------
+    InvalidInputError
+        If `fn` is a function of this machine and the service is Google's, or options have nothing to do.
+    HandlerError
+        If it cannot be served.
+    """
+    given: dict[str, Any] = {name: value for name, value in served.items() if value is not None}
+    if hasattr(fn, "url"):
+        if given:
+            raise InvalidInputError(
+                f"{' and '.join(given)}: {fn.name} is served already",
+                resource=fn.name,
+                hint=f"give {next(iter(given))}= where it was made, or the function itself: queue.map(fn, …)",
+            )
+        return fn
+    name = display_name(fn)
+    if connection.transport.google and callable(fn):
+        raise InvalidInputError(
+            f"Google cannot call {name}: it is a function of this machine",
+            resource=name,
+            hint=f"service = ct.deploy({name}, …, run=True) makes a service of it: queue.map(service, …)",
+        )
+    from cloudtasks_nb.handlers.serving import serve  # noqa: PLC0415 - loads aiohttp, which only handlers need
+
+    given |= {one: options[one] for one in ("service_account", "audience") if options[one] is not None}
+    named = None if name.isidentifier() else options["name"]
+    return serve(fn, name=named, tasks=connection, store=connection.store.url, **given)
+
+
+def rows_for(fn: Callable[..., Any], data: Any) -> Any:
+    """Return values as rows with the column of the first parameter of a function, and other data as it is.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are values, and the function has no parameter with a name.
+
+    Examples
+    --------
+    >>> rows_for(lambda day: day, pd.Series(["2013-01-01"], index=["first"]))
+                  day
+    first  2013-01-01
+    """
+    if isinstance(data, (pd.Series, pd.Index, np.ndarray)):
+        return pd.Series(data).to_frame(_first_parameter(fn))
+    if not isinstance(data, (list, tuple, range)) or any(map(_is_part, data)):
+        return data
+    name = _first_parameter(fn)
+    return [{name: value} for value in data] or pd.DataFrame(columns=[name])
+
+
+def wait_for_results(batch: Batch) -> pd.DataFrame:
+    """Wait for a batch and return its results; if the waiting ends early, print how to come back to the batch."""
+    try:
+        batch.wait()
+    except (KeyboardInterrupt, CloudTasksError):
+        again = f'batch = tasks.batch("{batch.id}") has its verbs, such as batch.cancel()'
+        notify(f"batch {batch.id} was not cancelled: the same cell waits for it again, and {again}")
+        raise
+    return batch.results()
+
+
+def _is_part(one: Any) -> bool:
+    """Return whether an item of the data is a row, or a frame, and not the value of an argument."""
+    return isinstance(one, (Mapping, pd.DataFrame)) or hasattr(one, "__arrow_c_stream__") or hasattr(one, "compute")
+
+
+def _first_parameter(fn: Callable[..., Any]) -> str:
+    found = signature(fn)
+    for parameter in () if found is None else found.parameters.values():
+        if parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            return parameter.name
+    name = display_name(fn)
+    raise InvalidInputError(
+        f"{name} has no parameter that values could be for",
+        resource=name,
+        hint="give a DataFrame: its columns are the arguments",
+    )

@@ -1,0 +1,125 @@
+"""`queue.map`: from a function and data to the results, in one call."""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import errors
+from cloudtasks_nb.client.mapping import callee, rows_for
+from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.handlers import serving
+from tests.cases import cases
+
+ACCOUNT = "caller@demo.iam.gserviceaccount.com"
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Close what is served."""
+    yield
+    for handler in list(serving._served.values()):
+        handler.close()
+
+
+def half(n: int, by: int = 2) -> dict[str, float]:
+    """Raise for zero."""
+    return {"half": n / by, "inverse": 1 / n}
+
+
+def test_a_function_over_rows(queue: ct.Queue) -> None:
+    """The frame has the input's index and columns; a row that failed does not raise."""
+    found = queue.map(half, pd.DataFrame({"n": [2, 0], "by": [4, 4]}, index=["a", "b"]))
+    assert found.index.tolist() == ["a", "b"]
+    assert [*found.columns] == ["n", "by", "state", "half", "inverse", "error"]
+    assert found["state"].tolist() == ["succeeded", "failed"]
+    assert (found.loc["a", "half"], found.loc["b", "error"]) == (0.5, "ZeroDivisionError: division by zero")
+
+
+SERIES = pd.Series([1, 2], index=["x", "y"], name="other")
+FRAME = pd.DataFrame({"n": [1, 2]})
+
+
+@cases(
+    (SERIES, FRAME.set_axis(["x", "y"])),
+    (np.array([1, 2]), FRAME),
+    (pd.Index([1, 2]), FRAME),
+    (range(1, 3), [{"n": 1}, {"n": 2}]),
+    (([1, 2], None), [{"n": [1, 2]}, {"n": None}]),
+    ([], FRAME[:0].astype(object)),
+    ([{"n": 1}], [{"n": 1}]),
+    ([FRAME], [FRAME]),
+    ("rows.csv", "rows.csv"),
+)
+def test_values_become_the_column_of_the_first_parameter(data: Any, rows: Any) -> None:
+    """Rows, frames and paths stay what they are."""
+    found = rows_for(half, data)
+    if isinstance(rows, pd.DataFrame):
+        pd.testing.assert_frame_equal(found, rows, check_index_type=False, check_column_type=False)
+    else:
+        assert found is data or found == rows
+
+
+@cases(lambda *values: values, lambda: 1, lambda **row: row)
+def test_a_function_without_a_parameter_takes_no_values(fn: Callable[..., Any]) -> None:
+    """The error says what would do."""
+    with pytest.raises(errors.InvalidInputError, match="has no parameter that values could be for"):
+        rows_for(fn, [1])
+
+
+def test_the_same_cell_attaches(queue: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """A lambda does so by the name of its batch; `workers` is an option of serve, `name` of both."""
+    for data in ([1], [1, 2]):
+        assert queue.map(lambda n: n + 1, data, name="more", workers=1)["result"].tolist() == [n + 1 for n in data]
+    assert "batch more" in capsys.readouterr().out
+    assert len(queue.attempts()) == 2
+
+
+def test_the_account_signs_and_is_asked_for(queue: ct.Queue) -> None:
+    """Both the tasks and the handler get it."""
+    assert queue.map(half, [1], service_account=ACCOUNT)["state"].tolist() == ["succeeded"]
+    handler = serving.served_at(next(iter(serving._served.values())).url)
+    assert handler is not None
+    unsigned = queue.wait(queue.enqueue(handler, {"n": 1}, retry={"max_attempts": 1}), "20s")
+    assert unsigned["last_status"].tolist() == ["UNAUTHENTICATED"]
+
+
+def test_what_is_served_already(queue: ct.Queue) -> None:
+    """A handler is taken as it is, with the name of its parameter; options of serve are too late."""
+    handler = ct.serve(half, name="other")
+    assert queue.map(handler, [1])["half"].tolist() == [0.5]
+    with pytest.raises(errors.InvalidInputError, match="workers: other is served already"):
+        queue.map(handler, [1], workers=2)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, errors.PreconditionError("rows are held back")])
+def test_a_wait_that_ends_early(
+    paused: ct.Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Any
+) -> None:
+    """The batch goes on, and a line says how to come back to it."""
+
+    def wait(_: Batch) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Batch, "wait", wait)
+        with pytest.raises(type(error) if isinstance(error, Exception) else error):
+            paused.map(half, [1])
+    line = next(line for line in capsys.readouterr().out.splitlines() if "was not cancelled" in line)
+    assert 'batch = tasks.batch("' in line
+    paused.resume()
+    assert paused.map(half, [1])["half"].tolist() == [0.5]
+
+
+def test_google_cannot_call_a_function_of_this_machine() -> None:
+    """The error names what makes a service of it; a deployment is taken."""
+    google: Any = SimpleNamespace(transport=SimpleNamespace(google=True))
+    with pytest.raises(errors.InvalidInputError, match=r"Google cannot call half") as caught:
+        callee(google, half, {})
+    assert "service = ct.deploy(half, …, run=True)" in str(caught.value)
+    service = SimpleNamespace(url="https://half.a.run.app", name="half")
+    assert callee(google, service, {}) is service
