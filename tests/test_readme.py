@@ -66,7 +66,7 @@ for command in {GCLOUD!r}:
     subprocess.run(command, shell=True, check=True)
 google.emulator.set(grants_after_s=2)  # rights that ct.deploy gives work later
 names = runpy.run_path(sys.argv[1])
-assert names["batch"].results()["state"].tolist() == ["succeeded", "succeeded"]
+assert names["results"]["state"].tolist() == ["succeeded", "succeeded"]
 """
 
 
