@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import ast
 import builtins
-import contextlib
-import datetime as dt
-import decimal
 import inspect
-import logging
 import os
 import re
 import symtable
 import sys
-import textwrap
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +17,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.call import check_function
 from cloudtasks_nb.handlers.convert import display_name
+from cloudtasks_nb.handlers.definitions import annotation_names, global_uses, literal, source_text
 from cloudtasks_nb.handlers.requirements import distributions, is_installed
 
 __all__ = ["LARGEST_CONSTANT", "ModuleSource", "module_source"]
@@ -45,17 +41,10 @@ _NOTEBOOK = {
     "display": "take it out, or return what it shows",
     "get_ipython": "take the lines with % and ! out; subprocess.run(…) runs a command",
 }
-#: Constants that are written as a call.
-_CALLS: dict[type, Callable[[Any], str]] = {
-    decimal.Decimal: lambda value: f"__import__('decimal').{value!r}",
-    logging.Logger: lambda value: f"__import__('logging').getLogger({value.name!r})",
-    re.Pattern: lambda value: f"__import__('re').compile({value.pattern!r}, {value.flags})",
-}
 #: Where every system has files.
 _EVERYWHERE = ("/dev/", "/etc/", "/proc/", "/sys/", "/tmp/")  # noqa: S108 - nothing is written there
 #: This package, which most functions use only for what `handlers.app` needs anyway.
 _OURS = sys.modules[__name__.partition(".")[0]]
-_DATES = (dt.date, dt.datetime, dt.time, dt.timedelta, dt.timezone)
 
 
 class ModuleSource:
@@ -149,8 +138,8 @@ class ModuleSource:
         _check_files(tree, own)
         _notify_globals(text, own)
         names = _names(value)
-        needed = _global_uses(text)
-        for used in sorted(needed | set(_annotation_names(tree))):
+        needed = global_uses(text)
+        for used in sorted(needed | set(annotation_names(tree))):
             if used in needed & _NOTEBOOK.keys() and not _is_own(names.get(used)):
                 raise HandlerError(f"{own} uses {used}, which only a notebook has", resource=used, hint=_NOTEBOOK[used])
             if used in names and used != name:
@@ -245,7 +234,7 @@ def _source(value: Any) -> str:
     """Return the source of a function or class, from the left margin on."""
     found = inspect.unwrap(value)
     try:
-        text = _class_source(found) if isinstance(found, type) else _function_source(found)
+        text = source_text(found)
     except (OSError, TypeError) as error:
         raise HandlerError(
             f"the source of {display_name(value)} is not known, so it cannot be deployed",
@@ -259,62 +248,13 @@ def _source(value: Any) -> str:
             resource=display_name(value),
             hint="define both at the top of a cell; a decorator needs functools.wraps",
         )
-    return _dedent(text)
-
-
-def _dedent(text: str) -> str:
-    """Return a definition from the left margin on; one whose text literals reach the margin keeps its indentation."""
-    dedented = textwrap.dedent(text)
-    return f"if True:\n{text}" if dedented[:1].isspace() else dedented
-
-
-def _function_source(found: Any) -> str:
-    """Return the source of a function.
-
-    Raises
-    ------
-    OSError
-        If it is not known. From Python 3.13 on, `inspect` takes the text of ``python -c`` for that of `exec`.
-    """
-    if getattr(getattr(found, "__code__", None), "co_filename", None) == "<string>":
-        raise OSError("a function made by exec has no source")
-    return inspect.getsource(found)
-
-
-def _class_source(found: type) -> str:
-    """Return the source of a class, which in a notebook has no file: that of the newest cell that defines it."""
-    cells = vars(sys.modules["__main__"]).get("In") if found.__module__ == "__main__" else None
-    for cell in reversed(cells or ()):
-        try:
-            body = ast.parse(cell).body
-        except SyntaxError:
-            continue
-        for node in body:
-            if isinstance(node, ast.ClassDef) and node.name == found.__name__:
-                first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-                return "\n".join(cell.splitlines()[first - 1 : node.end_lineno])
-    return inspect.getsource(found)
+    return text
 
 
 def _names(value: Any) -> dict[str, Any]:
     """Return the global names that a function or a class can use."""
     found = inspect.unwrap(value)
     return dict(vars(sys.modules[found.__module__]) if isinstance(found, type) else found.__globals__)
-
-
-def _global_uses(text: str) -> set[str]:
-    """Return the names that a definition takes from its module when it is defined or runs."""
-    future = "from __future__ import annotations\n"  # with it annotations are text, as in the module that is written
-    return set(_global_names(symtable.symtable(future + text, "<deploy>", "exec"), top=True))
-
-
-def _global_names(table: symtable.SymbolTable, *, top: bool) -> Iterator[str]:
-    for symbol in table.get_symbols():
-        special = symbol.get_name().startswith("__")
-        if symbol.is_referenced() and not special and (symbol.is_global() or (top and not symbol.is_assigned())):
-            yield symbol.get_name()
-    for child in table.get_children():
-        yield from _global_names(child, top=False)
 
 
 def _notify_globals(text: str, user: str) -> None:
@@ -359,29 +299,6 @@ def _check_files(tree: ast.AST, user: str) -> None:
             )
 
 
-def _annotation_names(tree: ast.AST) -> Iterator[str]:
-    """Yield the names in the annotations of parameters, results and fields: arguments are converted to these types."""
-    for node in ast.walk(tree):
-        for annotation in _annotations(node):
-            yield from (name.id for name in ast.walk(annotation) if isinstance(name, ast.Name))
-
-
-def _annotations(node: ast.AST) -> Iterator[ast.AST]:
-    given: list[Any] = []
-    if isinstance(node, ast.arg):
-        given = [node.annotation]
-    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        given = [node.returns]
-    elif isinstance(node, ast.ClassDef):
-        given = [one.annotation for one in node.body if isinstance(one, ast.AnnAssign)]
-    for annotation in given:
-        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-            with contextlib.suppress(SyntaxError):  # a description, not a type
-                yield ast.parse(annotation.value, mode="eval")
-        elif annotation is not None:
-            yield annotation
-
-
 def _local_imports(tree: ast.AST, user: str) -> Iterator[str]:
     """Yield the modules that a function imports when it runs, and the names that it imports from them."""
     for node in ast.walk(tree):
@@ -409,7 +326,7 @@ def _chain(node: ast.AST) -> list[str]:
 def _constant(name: str, value: Any, user: str) -> str:
     """Return a constant as source."""
     try:
-        text = _literal(value)
+        text = literal(value)
     except (ValueError, RecursionError):
         kind = type(value).__name__
         hint = (
@@ -454,29 +371,6 @@ def _secrets(name: str, value: Any) -> Iterator[str]:
             yield name
 
 
-def _literal(value: Any) -> str:
-    """Return a value as source; raise ValueError if it is more than a literal, a date or one of `_CALLS`."""
-    kind = type(value)
-    if value is None or value is ... or kind in (bool, int, str, bytes):
-        return repr(value)
-    if kind in (float, complex):
-        return repr(value) if value - value == 0 else f"{kind.__name__}({str(value)!r})"
-    if kind in _DATES:
-        text = repr(value)
-        zone = getattr(value, "tzinfo", None)
-        if zone is not None and type(zone) is not dt.timezone:
-            raise ValueError(text)
-        return text.replace("datetime.", "__import__('datetime').")
-    if kind in _CALLS:
-        return _CALLS[kind](value)
-    if kind is dict:
-        return "{" + ", ".join(f"{_literal(key)}: {_literal(item)}" for key, item in value.items()) + "}"
-    if kind in (list, tuple, set, frozenset):
-        items = ", ".join(map(_literal, value))
-        return f"[{items}]" if kind is list else f"{kind.__name__}([{items}])"
-    raise ValueError(kind.__name__)
-
-
 def _is_own(value: Any) -> bool:
     """Return whether a value is of the notebook, and not of IPython."""
     return value is not None and not str(getattr(value, "__module__", "")).startswith("IPython")
@@ -485,6 +379,6 @@ def _is_own(value: Any) -> bool:
 def _equal(one: Any, other: Any) -> bool:
     """Return whether two constants are written in the same way."""
     try:
-        return type(one) is type(other) and _literal(one) == _literal(other)
+        return type(one) is type(other) and literal(one) == literal(other)
     except (ValueError, RecursionError):
         return False
