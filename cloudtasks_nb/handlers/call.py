@@ -9,7 +9,7 @@ import reprlib
 import time
 import traceback
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +22,7 @@ from cloudtasks_nb.handlers.convert import display_name, parameters_of
 from cloudtasks_nb.handlers.failures import GiveUp, TryLater, retry_after, upstream_status
 from cloudtasks_nb.handlers.processes import ProcessPool
 from cloudtasks_nb.handlers.verify import Verifier
+from cloudtasks_nb.handlers.version import Version
 from cloudtasks_nb.store.encode import to_json
 from cloudtasks_nb.store.results import ResultWriter, StoredResult
 
@@ -68,6 +69,8 @@ class TaskFunction:
     verifier: Verifier | None  #: None: every request that reaches the server is accepted
     results: ResultWriter | None = None  #: None: results are not stored
     processes: ProcessPool | None = None  #: None: the calling thread calls the function
+    version: Version = field(default_factory=Version)
+    revision: str | None = None  #: of the service that runs it
 
     def answer(self, request: TaskRequest, *, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Answer:
         """Check the token, if one is required, call the function and store its result; never raises. Blocks."""
@@ -111,6 +114,8 @@ class TaskFunction:
             gave_up=answer.message if answer.gave_up else None,
             upstream=answer.upstream,
             tag=request.tag,
+            version=self.version.digits,
+            revision=self.revision,
         )
         self.results.put(result, request.queue)
 

@@ -84,7 +84,8 @@ def _referenced(table: symtable.SymbolTable, *, top: bool) -> Iterator[str]:
         if symbol.is_referenced() and not special and (symbol.is_global() or (top and not symbol.is_assigned())):
             yield symbol.get_name()
     for child in table.get_children():
-        yield from _referenced(child, top=False)
+        if child.get_type() != "annotation":  # which Python 3.14 has even if annotations are text
+            yield from _referenced(child, top=False)
 
 
 def annotation_names(tree: ast.AST) -> Iterator[str]:

@@ -18,6 +18,7 @@ from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.gcloud import Service, account_member, ask, commands, run_steps
 from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_lines
 from cloudtasks_nb.handlers.source import module_source
+from cloudtasks_nb.handlers.version import GIVEN, Version, version_of
 from cloudtasks_nb.handlers.wheel import wheel_name, write_wheel
 
 __all__ = ["Deployment", "deploy"]
@@ -73,6 +74,10 @@ class Deployment:
         The bucket where results are stored; empty if they are not stored.
     function : callable
         The function that the service calls.
+    version : str
+        The version of the function, as `Handler.version`; the service stores it with each result.
+    uncovered : tuple of str
+        What the version does not cover, as `Handler.uncovered`.
 
     Examples
     --------
@@ -90,7 +95,7 @@ class Deployment:
     "gcloud run services describe report ... '--format=value(status.url)'"
     """
 
-    def __init__(self, service: Service, fn: Callable[..., Any]) -> None:
+    def __init__(self, service: Service, fn: Callable[..., Any], version: Version) -> None:
         self.name: Final = service.name
         self.project: Final = service.project
         self.region: Final = service.region
@@ -100,6 +105,8 @@ class Deployment:
         self.folder: Final = Path(service.folder)
         self.commands: Final = [step.text for step in commands(service)]
         self.store: Final = service.environment.get(STORE_VARIABLE, "")
+        self.version: Final = version.digits
+        self.uncovered: Final = version.uncovered
         self._service = service
         self.function: Final = fn
         self._url: str | None = None
@@ -275,8 +282,8 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         options=_options(gcloud),
     )
-    _write(fn, about, _requirements(requirements))
-    deployment = Deployment(about, fn)
+    version = _write(fn, about, _requirements(requirements))
+    deployment = Deployment(about, fn, version)
     if run:
         deployment._run()  # noqa: SLF001 - the other half of this module
         notify(f"service {name}: deployed, {deployment.url}")
@@ -337,9 +344,9 @@ def _store(given: str | os.PathLike[str] | None) -> str | None:
     return text
 
 
-def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str]) -> None:
-    """Write the folder of a service; files of somebody else are not overwritten."""
-    source = module_source(fn, "application", "_app")
+def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str]) -> Version:
+    """Write the folder of a service, and return the version of its function; files of somebody else stay."""
+    source, version = module_source(fn, "application", "_app"), version_of(fn)
     lines = requirement_lines(source.modules, extra, wheel_name())
     lines += ["# What these need, in the versions of this kernel.", *dependency_lines(lines)]
     main = Path(about.folder, "main.py")
@@ -352,6 +359,7 @@ def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str]) -> None
     make_folder(main.parent, HandlerError, hint='move what is there away, or name another service: service="other"')
     application = (
         "from cloudtasks_nb.handlers import app as _app\n\n"
+        f"{fn.__name__}.{GIVEN} = {version.digits!r}  # stored with each result\n"
         f"application = _app({fn.__name__}, audience={about.audience!r}, service_account={about.caller!r})\n"
     )
     main.write_text(f"{_WRITTEN}\n{source.text}\n\n{application}", encoding="utf-8")
@@ -359,3 +367,4 @@ def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str]) -> None
     main.with_name("Procfile").write_text(_PROCFILE, encoding="utf-8")
     main.with_name(".python-version").write_text(f"{about.python}\n", encoding="utf-8")
     write_wheel(main.parent)
+    return version

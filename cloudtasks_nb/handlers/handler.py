@@ -108,6 +108,32 @@ class Handler:
         return "" if self._function.results is None else self._function.results.store.url
 
     @property
+    def version(self) -> str | None:
+        """The version of the function: 12 hexadecimal digits, the same on every release of Python.
+
+        They change with the source of the function and of what it uses from the notebook, constants too, but not with
+        comments, docstrings and the layout. `uncovered` has what may change without a new version. None if the source
+        is not known. Each stored result has the version that computed it: see `Batch.stale`.
+
+        Examples
+        --------
+        >>> ct.serve(lambda day: day.upper(), name="upper").version
+        '...'
+        """
+        return self._function.version.digits
+
+    @property
+    def uncovered(self) -> tuple[str, ...]:
+        """The objects that the function uses and that `version` does not cover, such as frames and clients.
+
+        Examples
+        --------
+        >>> ct.serve(lambda row: df.loc[row, "day"], name="day").uncovered
+        ('df (DataFrame)',)
+        """
+        return self._function.version.uncovered
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called.
 
@@ -238,6 +264,9 @@ class Handler:
         lines = [self.url, _counts(summary)]
         if summary.last_error is not None:
             lines.append(f"last error: {_short(summary.last_error)}")
+        if self.version is not None:
+            without = f", which does not cover {', '.join(self.uncovered)}" if self.uncovered else ""
+            lines.append(f"version {self.version}{without}")
         if summary.cut is not None:
             lines.append(f"calls() has {summary.cut}")
         next_line = self._reopening() if self._closed else _next_line(self._function.fn, summary)

@@ -8,6 +8,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from cloudtasks_nb import _settings
@@ -19,6 +20,7 @@ from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.handler import Handler
 from cloudtasks_nb.handlers.processes import ProcessPool
 from cloudtasks_nb.handlers.verify import Verifier
+from cloudtasks_nb.handlers.version import version_of
 from cloudtasks_nb.service import open_clients
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.store.results import ResultWriter
@@ -127,15 +129,16 @@ def serve(
     place = _settings.store_place(store if store is not None else getattr(connection, "store", None))
     results = ResultWriter(Store(place, Auth().storage_token))
     lasting_name = name or _own_name(fn)
+    function = TaskFunction(fn=fn, verifier=None, results=results, processes=pool, version=version_of(fn))
 
     def task_function(url: str) -> TaskFunction:  # the default audience is the URL, which is known later
         if service_account is None or certs_url is None:
-            return TaskFunction(fn=fn, verifier=None, results=results, processes=pool)
+            return function
         # The whole URL is the audience that Cloud Tasks sets, for tasks that other clients made.
         origin = "/".join(url.split("/", 3)[:3])
         accepted = [audience] if audience else [origin, url]
         verifier = Verifier(service_account=service_account, audience=accepted, certs_url=certs_url)
-        return TaskFunction(fn=fn, verifier=verifier, results=results, processes=pool)
+        return replace(function, verifier=verifier)
 
     workers = processes or workers  # one thread waits for each process
     with _lock:

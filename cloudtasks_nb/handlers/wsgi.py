@@ -17,6 +17,7 @@ from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, 
 from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, attempt_of, check_function
 from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.verify import Verifier
+from cloudtasks_nb.handlers.version import version_of
 from cloudtasks_nb.handlers.workers import CoroutineRunner
 from cloudtasks_nb.store.results import ResultWriter
 from cloudtasks_nb.store.store import Store
@@ -111,7 +112,11 @@ def app(
     )
     place = store if store is not None else os.environ.get(STORE_VARIABLE) or None
     results = None if place is None else ResultWriter(Store(place))
-    called = {path: TaskFunction(fn=one, verifier=verifier, results=results) for path, one in functions.items()}
+    revision = os.environ.get("K_REVISION")  # https://cloud.google.com/run/docs/container-contract
+    called = {
+        path: TaskFunction(fn=one, verifier=verifier, results=results, version=version_of(one), revision=revision)
+        for path, one in functions.items()
+    }
     return _App(name or names, called)
 
 

@@ -65,6 +65,8 @@ class StoredResult:
     gave_up: str | None = None  #: why the function has failed for good; None: it has not
     upstream: int | None = None  #: HTTP status with which a service made the function fail
     tag: str | None = None  #: what the task had in its header, to prove that the result is of this task
+    version: str | None = None  #: of the function; None: not known
+    revision: str | None = None  #: of the service of Cloud Run, if it was one
 
     @property
     def ok(self) -> bool:
@@ -233,6 +235,8 @@ def pack_result(result: StoredResult) -> bytes:
             "started": result.started,
             "duration": result.duration,
             "tag": _text(result.tag),
+            "version": result.version,
+            **({"revision": result.revision} if result.revision else {}),
             **({"result": result.result} if result.ok else failure),
         }
     )
@@ -253,11 +257,12 @@ def result_of(fields: Mapping[str, Any]) -> StoredResult:
     """Return the result that the parsed JSON of a line has; raises as `unpack_result`."""
     attempt, status, duration = fields["attempt"], fields["status"], fields["duration"]
     error, gave_up, upstream, tag = (fields.get(name) for name in ("error", "gave_up", "upstream", "tag"))
-    whole, texts = (attempt, upstream), (fields["task"], error, gave_up, tag)
+    version, revision = fields.get("version"), fields.get("revision")
+    whole, texts = (attempt, upstream), (fields["task"], error, gave_up, tag, version, revision)
     if not (isinstance(status, int) and all(isinstance(one, int | None) for one in whole)):
         raise TypeError(f"{status!r}, {attempt!r} or {upstream!r} is no whole number")
     if not all(isinstance(one, str | None) for one in texts):
-        raise TypeError(f"the task, {error!r}, {gave_up!r} or {tag!r} is no text")
+        raise TypeError(f"the task, {error!r}, {gave_up!r}, {tag!r}, {version!r} or {revision!r} is no text")
     if not all(0 <= number < _LARGEST for number in (status, *whole, duration) if number is not None):
         raise ValueError(f"{status}, {attempt}, {upstream} or {duration} is too large")
     return StoredResult(
@@ -271,6 +276,8 @@ def result_of(fields: Mapping[str, Any]) -> StoredResult:
         gave_up=gave_up,
         upstream=upstream,
         tag=tag,
+        version=version,
+        revision=revision,
     )
 
 

@@ -34,7 +34,9 @@ SIGNATURES = {
     "TryLater": "delay, message=None",
     **dict.fromkeys(("Client.queues", "Client.batches", "Client.close", "Plan.submit"), ""),
     **dict.fromkeys(("Queue.pause", "Queue.resume", "Queue.purge", "Queue.delete", "Handler.calls"), ""),
-    **dict.fromkeys(("Batch.progress", "Batch.tasks", "Batch.failed", "Batch.errors", "Handler.close"), ""),
+    **dict.fromkeys(
+        ("Batch.progress", "Batch.tasks", "Batch.failed", "Batch.errors", "Batch.stale", "Handler.close"), ""
+    ),
     **dict.fromkeys(("Batch.cancel", "Batch.resume"), ""),
     "Batch.delete": "*, others=False",
     **dict.fromkeys(("Queue.run", "Queue.delete_tasks", "Batch.resend"), "df"),
@@ -65,8 +67,8 @@ ATTRIBUTES = {
     "Queue": {"id", "name"},
     "Batch": {"id", "name", "queue"},
     "Plan": {"frame"},
-    "Deployment": {"audience", "commands", "folder", "function", "name", "service_account", "store", "url"},
-    "Handler": {"function", "url"},
+    "Deployment": {"audience", "commands", "folder", "function", "name", "service_account", "store", "url", "version"},
+    "Handler": {"function", "uncovered", "url", "version"},
 }
 
 #: The states of a row, in the order in which they are shown.

@@ -30,6 +30,7 @@ from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.summary import SummaryReader
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.tracker import Tracker
+from cloudtasks_nb.fanout.batch.versions import notify_versions, stale_rows
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
@@ -317,7 +318,8 @@ class Batch:
     def results(self, *, page: int | None = None) -> pd.DataFrame | Iterator[pd.DataFrame]:
         """Return every row with what its function returned, from the store to which the handler writes.
 
-        The newest try of a row counts. May be called at any time, also from another machine with the same store.
+        The newest try of a row counts. May be called at any time, also from another machine with the same store. A line
+        is printed if rows were computed by different versions of the function: `stale` returns those of earlier ones.
 
         Parameters
         ----------
@@ -353,10 +355,44 @@ class Batch:
         if page is not None and page < 1:
             raise InvalidInputError(f"page={page!r} is not a number of rows", hint="batch.results(page=50_000)")
         problem = self._read_results()
+        notify_versions(self._tracker)
         if page is None:
             (found,) = self._with_results([self._frames.frame(pending=self._pending(), brief=True)], problem)
             return found
         return self._with_results(self._frames.pages(page), problem)
+
+    def stale(self) -> pd.DataFrame:
+        """Return the rows that were computed by an earlier version of the function: ``batch.resend(batch.stale())``.
+
+        These are the final rows whose result is of another version than `Handler.version` of the handler that
+        `fan_out` was given last, which failed rows have, too. A `Deployment` has a version as well.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The columns of `tasks()`.
+
+        Raises
+        ------
+        PreconditionError
+            If `fan_out` was given no handler, or one whose source is not known.
+        StoreError
+            If the store does not answer.
+
+        Examples
+        --------
+        >>> handler = ct.serve(lambda day, origin: f"{origin} on {day}", name="report")
+        report is served already: the function was replaced, the URL stays http://127.0.0.1:...
+        >>> batch = queue.fan_out(df, url=handler)
+        batch ... has 3 of these rows already; nothing new to send; 1 failed is left
+        3 of these rows were computed by an earlier version of report: batch.resend(batch.stale()) computes them again
+        >>> batch.resend(batch.stale()).wait()
+        3 rows: 3 succeeded
+        >>> len(batch.stale())
+        0
+        """
+        self._read_results()
+        return self._frames.frame(refs=stale_rows(self._tracker))
 
     def errors(self) -> pd.DataFrame:
         """Return why rows failed: rows in state `failed`, and rows that are tried again as their last attempt failed.

@@ -39,6 +39,7 @@ from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
 from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.batch.status import NOT_READ, stored_progress
 from cloudtasks_nb.fanout.batch.tracker import Tracker
+from cloudtasks_nb.fanout.batch.versions import give_function
 from cloudtasks_nb.fanout.disk import temporary_kind
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
@@ -117,6 +118,8 @@ class Catalog:
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         batch = self._open(result.batch, sending=True)
         self._sharing.publish(result.batch)
+        if request.function is not None:
+            give_function(self._trackers[result.batch], request.function, result)
         return batch
 
     def dry_run(

@@ -109,19 +109,24 @@ class RowFrames:
         states: Collection[State] | None = None,
         pending: Mapping[str, Pending] | None = None,
         *,
+        refs: Iterable[int] | None = None,
         brief: bool = False,
     ) -> pd.DataFrame:
-        """Return all rows, or those in some states.
+        """Return all rows, or those in some states, or those with some refs.
 
         Parameters
         ----------
         states : collection of State, optional
         pending : mapping, optional
             What is known of tasks that are in the queue.
+        refs : iterable of int, optional
         brief : bool
             Of our columns only task and state.
         """
-        made = self._made(self._rows.pages(self._batch, states=states, wire=True), pending or {}, brief=brief)
+        pages = self._rows.pages(self._batch, states=states, wire=True)
+        if refs is not None:
+            pages = self._rows.pages_of(self._batch, refs, wire=True)
+        made = self._made(pages, pending or {}, brief=brief)
         if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
             made = self._made(islice(self._rows.pages(self._batch, wire=True), 1), {}, brief=brief).head(0)
         return made

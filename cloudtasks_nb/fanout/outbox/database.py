@@ -88,11 +88,12 @@ _TABLES = (
         fields TEXT NOT NULL, value TEXT NOT NULL,  -- what the handler told, and what its function returned, as JSON
         UNIQUE (num, task))""",
     "CREATE INDEX given_up ON results (num, id) WHERE gave_up",
+    "CREATE INDEX versions ON results (num, coalesce(json_extract(fields, '$.version'), ''))",
     "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 11
+VERSION = 12
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {

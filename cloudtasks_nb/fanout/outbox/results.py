@@ -7,16 +7,20 @@ threads and processes read the same object at once.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
+from cloudtasks_nb.fanout.outbox.rows import located
 from cloudtasks_nb.fanout.outbox.tallies import as_json, number, number_of
+from cloudtasks_nb.fanout.plan.identity import try_of
+from cloudtasks_nb.fanout.states import FINAL
 
 __all__ = ["Line", "ReadPart", "Results"]
 
 _PAGE = 1_000
 _LAST = "\U0010ffff"  # behind all other characters
+_VERSION = "coalesce(json_extract(fields, '$.version'), '')"  # as the index has it
 _REPLACE = """DELETE FROM results WHERE num = ? AND task = ?
     AND (ok, gave_up, attempt, fields, value) < (?, ?, ?, ?, ?)"""
 _INSERT = """INSERT OR IGNORE INTO results (num, task, ok, gave_up, attempt, fields, value)
@@ -110,6 +114,23 @@ class Results(Repository):
     def answers(self, batch: str, tasks: Iterable[str]) -> list[tuple[str, bool, str]]:
         """Return of the results of tasks the task, whether it has succeeded, and the value, else the fields."""
         return self._database.read(_of_tasks, batch, tasks, "ok, iif(ok, r.value, fields)")
+
+    @reading
+    def versions(self, connection: sqlite3.Connection, batch: str) -> set[str]:
+        """Return the versions of functions that results are of, also those of earlier tries; '': not known."""
+        query = f"SELECT DISTINCT {_VERSION} FROM results WHERE num = ?"
+        return {version for (version,) in connection.execute(query, (number_of(connection, batch),))}
+
+    @reading
+    def of_versions(self, connection: sqlite3.Connection, batch: str, versions: Collection[str]) -> list[int]:
+        """Return the refs of the final rows whose result is of one of these versions, ascending."""
+        if not versions:
+            return []
+        query = f"SELECT task FROM results WHERE num = ? AND {_VERSION} IN (SELECT value FROM json_each(?))"
+        chosen = connection.execute(query, (number_of(connection, batch), as_json(versions)))
+        tasks = (task for (task,) in chosen)
+        found = located(connection, batch, tasks, f"ref, try, state IN ({', '.join(f'{one:d}' for one in FINAL)})")
+        return sorted(ref for task, (ref, attempt, final) in found if final and try_of(task) == attempt)
 
     @reading
     def page(self, connection: sqlite3.Connection, batch: str, after: str) -> list[tuple[str, str]]:

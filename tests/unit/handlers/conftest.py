@@ -1,13 +1,16 @@
 """A function to serve, a client, handlers that are closed, and an issuer of tokens with its certificates."""
 
 import http.client
+import itertools
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +25,8 @@ from tests.web import Reply, Request, http_server
 ACCOUNT = "runner@demo.iam.gserviceaccount.com"
 AUDIENCE = "https://reports.example/run"
 Serve = Callable[..., handlers.Handler]
+Notebook = Callable[[str], ModuleType]
+NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,22 @@ def post(url: str, body: bytes | None = b"{}", *, method: str = "POST", **header
 def home() -> Path:
     """Return the home of this test."""
     return Path(os.environ["CLOUDTASKS_NB_HOME"])
+
+
+@pytest.fixture
+def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notebook:
+    """Define what code defines, in a module that is not installed, as a notebook's `__main__` is not."""
+
+    def define(code: str) -> ModuleType:
+        path = tmp_path / f"notebook_{next(NUMBERS)}.py"
+        path.write_text(code)
+        module = ModuleType(path.stem)
+        module.__file__ = str(path)
+        monkeypatch.setitem(sys.modules, path.stem, module)
+        exec(compile(code, path, "exec"), vars(module))  # noqa: S102 - our own code
+        return module
+
+    return define
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from cloudtasks_nb.handlers import gcloud as commands
 from cloudtasks_nb.handlers.admission import wait_until_admitted
 from cloudtasks_nb.handlers.deploy import Deployment, deploy
 from cloudtasks_nb.handlers.gcloud import Service, account_member, run_steps
+from cloudtasks_nb.handlers.version import version_of
 from tests import gcloud
 from tests.cases import cases
 from tests.raising import raises
@@ -83,6 +84,8 @@ def test_the_folder_of_a_service(capsys: pytest.CaptureFixture[str]) -> None:
     assert service.audience == "https://report.europe-west1.my-project.internal"
     main = (service.folder / "main.py").read_text()
     assert f"application = _app(report, audience='{service.audience}', service_account='{CALLER}')" in main
+    assert service.version == version_of(report).digits
+    assert f"report.__code_version__ = '{service.version}'" in main
     shown = capsys.readouterr().out
     assert [line for line in service.commands if line not in shown] == []
     assert "not known to be deployed" in repr(service)

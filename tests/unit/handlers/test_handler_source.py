@@ -2,14 +2,12 @@
 
 import asyncio
 import importlib
-import itertools
 import re
 import sys
 import textwrap
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,26 +20,9 @@ from cloudtasks_nb.handlers.source import module_source
 from tests.cases import cases
 from tests.processes import run
 from tests.raising import raises
+from tests.unit.handlers.conftest import Notebook
 
-Notebook = Callable[[str], ModuleType]
-NUMBERS = itertools.count()
 JOB = "class Job:\n    def report(self): return 1"
-
-
-@pytest.fixture
-def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notebook:
-    """Define what code defines, in a module that is not installed, as a notebook's `__main__` is not."""
-
-    def define(code: str) -> ModuleType:
-        path = tmp_path / f"notebook_{next(NUMBERS)}.py"
-        path.write_text(code)
-        module = ModuleType(path.stem)
-        module.__file__ = str(path)
-        monkeypatch.setitem(sys.modules, path.stem, module)
-        exec(compile(code, path, "exec"), vars(module))  # noqa: S102 - our own code
-        return module
-
-    return define
 
 
 @pytest.fixture

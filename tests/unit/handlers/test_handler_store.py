@@ -9,6 +9,7 @@ import pytest
 from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.handlers import app
+from cloudtasks_nb.handlers.version import version_of
 from cloudtasks_nb.service import open_clients
 from cloudtasks_nb.store.results import StoredResult, results_of_task
 from cloudtasks_nb.store.store import Store
@@ -98,8 +99,11 @@ def test_the_default_store(serve: Serve, home: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("google_certs")
-def test_an_application_stores_results_of_its_own_callers(issuer: Any, tmp_path: Path) -> None:
+def test_an_application_stores_results_of_its_own_callers(
+    issuer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A deployed function stores what it answers; a request with another token writes nothing."""
+    monkeypatch.setenv("K_REVISION", "report-00002-abc")
     application = app(report, audience=AUDIENCE, service_account=ACCOUNT, store=tmp_path)
     names = {"HTTP_X_CLOUDTASKS_TASKNAME": TASK, "HTTP_X_CLOUDTASKS_TASKRETRYCOUNT": "0"}
     assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION="Bearer x", **names)[0] == 401
@@ -111,6 +115,7 @@ def test_an_application_stores_results_of_its_own_callers(issuer: Any, tmp_path:
     assert request(application, b'{"day": "mon"}', HTTP_AUTHORIZATION=issuer.bearer(), **names)[0] == 200
     assert stored(tmp_path).tag == "a tag"
     assert (stored(tmp_path).attempt, stored(tmp_path).result) == (1, {"day": "mon", "origin": "JFK"})
+    assert (stored(tmp_path).version, stored(tmp_path).revision) == (version_of(report).digits, "report-00002-abc")
 
 
 @pytest.mark.usefixtures("google_certs")

@@ -1,0 +1,82 @@
+"""Which rows of a batch were computed by an earlier version of the function that it was given last."""
+
+from __future__ import annotations
+
+from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.errors import PreconditionError, StoreError
+from cloudtasks_nb.fanout.batch.request import Versioned
+from cloudtasks_nb.fanout.batch.tracker import Tracker
+from cloudtasks_nb.fanout.outbox.records import Spooled
+from cloudtasks_nb.fanout.states import FINAL
+
+__all__ = ["give_function", "notify_versions", "stale_rows"]
+
+_FUNCTION = "function"  # setting of a batch: name and version of the function that `fan_out` was given last
+
+
+def give_function(tracker: Tracker, function: Versioned, rows: Spooled) -> None:
+    """Note which function a batch was given with some rows; say if known rows were computed by another version."""
+    tracker.function = function
+    value = {"name": function.name, "version": function.version}
+    tracker.outbox.batches.set_setting(tracker.batch, _FUNCTION, value)
+    if not any(rows.left.get(state) for state in FINAL):
+        return
+    try:
+        tracker.outcomes.stored.sync()
+    except StoreError as error:
+        notify(f"by which version of {function.name} rows were computed could not be read: {error.message}")
+        return
+    total = sum(tracker.outbox.batches.counts(tracker.batch).values())
+    every = rows.known + rows.added + rows.rejected + rows.duplicates == total
+    notify_versions(tracker, "of these rows" if every else f"rows of batch {tracker.batch}")
+    if function.uncovered:
+        notify(f"the version of {function.name} does not cover {', '.join(function.uncovered)}")
+
+
+def notify_versions(tracker: Tracker, which: str = "of these rows") -> None:
+    """Say how many rows were computed by an earlier version of the function, or by which ones if none was given."""
+    results, batch = tracker.outbox.results, tracker.batch
+    versions, function = results.versions(batch), _given(tracker)
+    if function is not None:
+        name, version = function
+        if stale := len(results.of_versions(batch, versions - {version})):
+            were, them = ("was", "it") if stale == 1 else ("were", "them")
+            notify(
+                f"{stale:,} {which} {were} computed by an earlier version of {name}: batch.resend(batch.stale()) "
+                f"computes {them} again"
+            )
+    elif len(versions) > 1:
+        found = {one or "not known": len(results.of_versions(batch, {one})) for one in versions}
+        mixed = [f"{version} ({counted(rows, 'rows')})" for version, rows in sorted(found.items()) if rows]
+        if len(mixed) > 1:
+            notify(f"these rows were computed by {len(mixed)} versions of a function: {', '.join(mixed)}")
+
+
+def stale_rows(tracker: Tracker) -> list[int]:
+    """Return the refs of the rows that were computed by another version than that of the function given last.
+
+    Raises
+    ------
+    PreconditionError
+        If no function was given, or its version is not known.
+    """
+    function, batch = _given(tracker), tracker.batch
+    if function is None:
+        raise PreconditionError(
+            f"no version is known with which the results of batch {batch} could be compared",
+            resource=batch,
+            hint="queue.fan_out(df, url=handler), with what ct.serve or ct.deploy returned, says which one is wanted",
+        )
+    results = tracker.outbox.results
+    return results.of_versions(batch, results.versions(batch) - {function[1]})
+
+
+def _given(tracker: Tracker) -> tuple[str, str] | None:
+    """Return name and version of the function that the batch was given last, here or by another kernel."""
+    if tracker.function is not None:  # its handler may have another version by now
+        name, version = tracker.function.name, tracker.function.version
+    else:
+        found = tracker.outbox.batches.settings(tracker.batch).get(_FUNCTION, {})
+        name, version = found.get("name"), found.get("version")
+    return None if version is None else (name, version)

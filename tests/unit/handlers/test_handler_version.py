@@ -1,0 +1,154 @@
+"""The version of a function."""
+
+import asyncio
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb.handlers.version import Version, version_of
+from tests.cases import cases
+from tests.stored import best_results
+from tests.unit.handlers.conftest import Notebook, Serve, post, report
+from tests.unit.handlers.test_handler_store import BATCH, TASK
+
+USES = """import dataclasses, decimal, functools, json
+from collections import deque
+from os.path import join
+from pathlib import Path
+RATE, NAMES, SEEN, COUNT = {"x": decimal.Decimal("1.5")}, {"b", "a", "\U0001fae8"}, [], 0
+@dataclasses.dataclass
+class Item:
+    '''An item.'''
+    size: int
+def helper(item):
+    return Item(size=[i for i in range(item) if i % 2])
+TABLE = {"help": helper}
+def twice(fn):
+    @functools.wraps(fn)
+    def call(*args): return 2 * fn(*args)
+    return call
+"""
+REPORT = """@twice
+def report(day: "Item", n=1_000) -> dict[str, float]:
+    # What is reported.
+    global COUNT
+    COUNT += 1
+    SEEN.append(day)
+    width = 3
+    text = f"a{{b}} {n!r:>{width}.2f} {n = } {'q'}" "tail" f"{n:%Y-%m{width}d}"
+    match day:
+        case {"a": 1, **rest}: return rest
+        case Item(size=0) | None: return {}
+    try: text = (lambda *a, k=(1, -0.0, 2j, ...): a[1:2, ::3])(*[b"\\x00"])
+    except* (ValueError, TypeError): pass
+    return {"é": text if (m := n) < 3 else [RATE, NAMES, TABLE], "": [Path, join, deque, json.dumps, m]}
+"""
+
+
+@pytest.fixture
+def version(notebook: Notebook) -> Callable[..., Version]:
+    """Return the version of a function of a notebook, with what is before its definition."""
+    return lambda code, before=USES: version_of(notebook(before + code).report)
+
+
+def test_the_value_is_golden(version: Callable[..., Version]) -> None:
+    """It is the same on every release of Python."""
+    assert version(REPORT) == Version(digits="09126f6e9fc4", uncovered=())
+
+
+SAME = [
+    ("# What is reported.", "# Something else."),
+    ("    width = 3\n", "    'Text.'\n\n    width = ( 3 )\n"),
+    ("1_000", "1000"),
+    ('"é"', "'é'"),
+    ("'''An item.'''", '"""Another."""'),
+    ("[], 0", "[1, 2], 7"),
+    ('{"b", "a", ', '{"a", "b", '),
+]
+OTHER = [
+    ("width = 3", "width = 4"),
+    ('"Item"', "int"),
+    ("i % 2", "i % 3"),
+    ("2 * fn", "3 * fn"),
+    ("size: int", "size: float"),
+    ('"1.5"', '"1.50"'),
+    ("NAMES, TABLE]", "NAMES]"),
+    ("@twice\n", ""),
+    ("-0.0", "0.0"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "same"), [*((*one, True) for one in SAME), *((*one, False) for one in OTHER)])
+def test_what_changes_it(version: Callable[..., Version], old: str, new: str, same: bool) -> None:  # noqa: FBT001
+    """Code and constants do, of what the function uses too; layout, docstrings and what it changes itself do not."""
+    code = USES + REPORT
+    assert old in code
+    assert (version(code.replace(old, new, 1), "") == version(code, "")) is same
+
+
+@cases(
+    ("import pandas as pd\nSHOPS = pd.DataFrame()\ndef report(): return SHOPS", ("SHOPS (DataFrame)",)),
+    ("MODEL = [1, object()]\ndef report(): return MODEL", ("MODEL (object)",)),
+    ("import tests\ndef report(): return tests", ("tests (module)",)),
+)
+def test_what_is_not_covered(version: Callable[..., Version], code: str, uncovered: tuple[str, ...]) -> None:
+    """Data, objects and modules of this machine are named."""
+    found = version(code, "")
+    assert re.fullmatch("[0-9a-f]{12}", found.digits or "")
+    assert found.uncovered == uncovered
+
+
+def test_functions_of_several_kinds(notebook: Notebook) -> None:
+    """Each has a version of its own: lambdas, closures, cached and partial functions, methods, those of libraries."""
+    code = """import functools
+class Job:
+    def report(self): return 1
+def make(n):
+    def inner(): return n
+    return inner
+def plain(n=1): return n
+@functools.lru_cache
+def cached(): return 1
+async def later(): return 1
+one = lambda x: x + 1
+two = lambda x: x + 2
+kinds = [one, two, make(1), make(2), plain, functools.partial(plain, 1), functools.partial(plain, n=2), cached, later]
+kinds += [Job().report, Job, len, functools.reduce]
+"""
+    kinds = notebook(code).kinds
+    found = [version_of(kind).digits for kind in kinds]
+    assert None not in found
+    assert len(set(found)) == len(found)
+    assert version_of(notebook(code).two).digits == found[1]
+
+
+class Strange:
+    """It cannot be looked at."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def test_a_source_that_is_not_known(notebook: Notebook) -> None:
+    """There is no version."""
+    assert version_of(notebook("exec('def report(): return 1')").report) == Version()
+    assert version_of(Strange()) == Version()  # type: ignore[arg-type]
+
+
+def test_a_handler_stores_it(serve: Serve, tmp_path: Path) -> None:
+    """With each result, of the function that the handler has now."""
+    handler = serve(report, store=tmp_path)
+    assert post(handler.url, b'{"day": "mon"}', X_CloudTasks_TaskName=TASK).status == 200
+    stored = best_results(tmp_path, BATCH)[TASK]
+    assert (stored.version, stored.revision) == (handler.version, None)
+    assert f"version {handler.version}" in handler._repr_mimebundle_()["text/plain"]
+    serve(functools.partial(report, origin="LGA"), name="report")
+    assert handler.version not in (None, stored.version)
+    data = asyncio.Lock()
+    serve(lambda: data, name="report")
+    assert handler.uncovered == ("data (Lock)",)
+    assert "does not cover data (Lock)" in handler._repr_mimebundle_()["text/plain"]
