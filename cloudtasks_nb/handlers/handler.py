@@ -128,8 +128,9 @@ class Handler:
 
         Examples
         --------
-        >>> ct.serve(lambda row: df.loc[row, "day"], name="day").uncovered
-        ('df (DataFrame)',)
+        >>> shops = pd.DataFrame({"rate": [0.5]}, index=["berlin"])
+        >>> ct.serve(lambda shop: shops.loc[shop, "rate"], name="rate").uncovered
+        ('shops (DataFrame)',)
         """
         return self._function.version.uncovered
 
@@ -264,9 +265,8 @@ class Handler:
         lines = [self.url, _counts(summary)]
         if summary.last_error is not None:
             lines.append(f"last error: {_short(summary.last_error)}")
-        if self.version is not None:
-            without = f", which does not cover {', '.join(self.uncovered)}" if self.uncovered else ""
-            lines.append(f"version {self.version}{without}")
+        if self.uncovered:
+            lines.append(f"version {self.version} does not cover {', '.join(self.uncovered)}")
         if summary.cut is not None:
             lines.append(f"calls() has {summary.cut}")
         next_line = self._reopening() if self._closed else _next_line(self._function.fn, summary)

@@ -126,7 +126,7 @@ class _Parts:
 def _origin(value: Any) -> str | None:
     """Return where a function, class or object of an installed module comes from; None if it is something else."""
     own = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
-    module = getattr(value, "__module__", None) or type(value).__module__
+    module = getattr(value, "__module__", None)
     made = typing.get_origin(value) is not None  # a type that was put together
     if made or not isinstance(own, str) or not isinstance(module, str) or not _is_installed(module):
         return None

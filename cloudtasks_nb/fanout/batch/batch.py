@@ -381,11 +381,13 @@ class Batch:
 
         Examples
         --------
-        >>> handler = ct.serve(lambda day, origin: f"{origin} on {day}", name="report")
-        report is served already: the function was replaced, the URL stays http://127.0.0.1:...
+        >>> queue.fan_out(df, url=ct.serve(lambda day, origin: origin, name="text")).wait()
+        3 rows: 3 succeeded
+        >>> handler = ct.serve(lambda day, origin: f"{origin} on {day}", name="text")
+        text is served already: the function was replaced, the URL stays http://127.0.0.1:...
         >>> batch = queue.fan_out(df, url=handler)
-        batch ... has 3 of these rows already; nothing new to send; 1 failed is left
-        3 of these rows were computed by an earlier version of report: batch.resend(batch.stale()) computes them again
+        batch ... has 3 of these rows already; nothing new to send
+        3 of these rows were computed by an earlier version of text: batch.resend(batch.stale()) computes them again
         >>> batch.resend(batch.stale()).wait()
         3 rows: 3 succeeded
         >>> len(batch.stale())
