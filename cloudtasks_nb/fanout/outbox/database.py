@@ -61,8 +61,7 @@ _TABLES = (
         reason TEXT,  -- why it was rejected, or how its task left the queue
         attempts INTEGER, heard INTEGER, status INTEGER, http INTEGER,  -- of the last attempt
         due INTEGER, began INTEGER, duration INTEGER,
-        message TEXT, said INTEGER, code INTEGER, cause TEXT,  -- what an attempt tells of its failure
-        version TEXT)""",
+        message TEXT, said INTEGER, code INTEGER, cause TEXT)  -- what an attempt tells of its failure""",
     f"CREATE INDEX retrying ON rows (ref >> 32, attempts, due) WHERE state = {State.SENT:d} AND status > 0",
     """CREATE TABLE tallies (
         part INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (part, state, cause)) WITHOUT ROWID""",

@@ -40,7 +40,7 @@ _BY_ATTEMPT = {State.SUCCEEDED, State.FAILED}
 _COLUMNS = ("try", *Row._fields[2:])
 _READ = ", ".join(("ref", *_COLUMNS))
 _WRITE = f"UPDATE rows SET {', '.join(f'{column} = ?' for column in _COLUMNS)} WHERE ref = ?"
-_FORGET = ", ".join(f"{column} = NULL" for column in (*Row._fields[3:], "version"))
+_FORGET = ", ".join(f"{column} = NULL" for column in Row._fields[3:])
 
 
 @dataclass(slots=True)
