@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.errors import PreconditionError
-from tests.integration.conftest import Target
+from cloudtasks_nb.errors import PreconditionError, StoreError
+from cloudtasks_nb.fanout.batch.stored_results import StoredResults
+from tests.integration.conftest import Emulator, Target
 from tests.integration.fanout.conftest import Serve, outcomes
 
 ROWS = pd.DataFrame({"x": range(6)})
 AGAIN = "computed by an earlier version of {}: batch.resend(batch.stale()) computes"
-FACTOR = 2
 
 
 def double(x: int) -> int:
@@ -107,8 +107,37 @@ def test_without_a_handler(tasks: ct.Client, serve: Serve, target: Target, capsy
     assert f"{first} (5 rows)" in out
 
 
-def test_another_home(run: Run, tasks: ct.Client, tmp_path: Path) -> None:
-    """A version is stored with each result, whoever reads it."""
-    batch = run(double)
-    text = "".join(path.read_text() for path in Path(tasks.store).rglob("*.jsonl"))
-    assert text.count(f'"version":"{ct.serve(double, name="again").version}"') == len(batch.tasks())
+def test_another_home(
+    emulator: Emulator,
+    serve: Serve,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A home that has the results from the store only says the same of them."""
+    for home, fn in (("first", double), ("second", triple)):
+        endpoint, store = emulator.ready["grpc"], tmp_path / "store"
+        with ct.connect("demo", "us-central1", endpoint=endpoint, store=store) as tasks:
+            handler = serve(fn, name="bmi", store=store)
+            monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / home))
+            queue = tasks.queue("reports", create=True, max_attempts=1)
+            batch = queue.fan_out(ROWS, url=handler, name="bmi", progress=False)
+            assert outcomes(batch) == (5, 1, 0)
+            capsys.readouterr()
+            batch.results()
+            assert ("6 of these rows were computed by an earlier" in capsys.readouterr().out) is (home == "second")
+            assert len(batch.stale()) == (6 if home == "second" else 0)
+
+
+def test_a_store_that_does_not_answer(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rows are sent all the same, and a line says that their versions are not known."""
+    run(double)
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreError("the bucket does not answer")
+
+    monkeypatch.setattr(StoredResults, "sync", fail)
+    run(double)
+    assert "by which version of bmi-reports rows were computed could not be read" in capsys.readouterr().out
