@@ -10,7 +10,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, MutableSet, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +28,7 @@ _SIZE = 6  # bytes
 #: Fields of a syntax tree that do not change what the code does.
 _IGNORED = {"ctx", "kind", "type_comment", "type_ignores"}
 #: Methods that change a list, a dict or a set.
-_CHANGING = {
-    *("add", "append", "clear", "discard", "extend", "insert", "move_to_end", "pop", "popitem", "remove", "setdefault"),
-    *("appendleft", "popleft", "sort", "update"),
-}
+_CHANGING = {"sort", *dir(MutableMapping), *dir(MutableSequence), *dir(MutableSet)} - {*dir(Mapping), *dir(Sequence)}
 _PACKAGE = __name__.partition(".")[0]
 
 

@@ -6,10 +6,10 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
-from typing import Any, Literal, Protocol, TypedDict, TypeVar, cast, runtime_checkable
+from typing import Any, Literal, TypedDict, TypeVar, cast
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import wrong_argument
@@ -25,7 +25,6 @@ __all__ = [
     "BatchOptions",
     "FanOutKeywords",
     "FanOutRequest",
-    "Versioned",
     "lasting_options",
     "make_request",
     "share_of",
@@ -107,23 +106,6 @@ class BatchOptions:
             raise wrong_argument("pause_at", self.pause_at, "is not a share of failures", hint)
 
 
-@runtime_checkable
-class Versioned(Protocol):
-    """A function as a target of tasks, with a version: `Handler` and `Deployment`."""
-
-    @property
-    def name(self) -> str:
-        """The name under which it is served."""
-
-    @property
-    def version(self) -> str | None:
-        """The version of the function; None: not known."""
-
-    @property
-    def uncovered(self) -> Sequence[str]:
-        """What the version does not cover."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FanOutRequest:
     """A fan-out to be planned or sent."""
@@ -132,7 +114,7 @@ class FanOutRequest:
     data: Any
     recipe: Recipe
     options: BatchOptions = field(default_factory=BatchOptions)
-    function: Versioned | None = None  #: what the tasks call, if its version can be known
+    function: Any = None  #: the `Handler` or `Deployment` that the tasks call; None: a URL
     series: Mapping[str, Any] | None = None  #: of a backfill its frequency, zone and columns, JSON-able
 
     @property
@@ -161,7 +143,7 @@ def make_request(queue: QueueName, data: Any, given: Mapping[str, Any]) -> FanOu
     recipe = compile_recipe({**given, "url": _as_handler(given["url"])})
     rows = read_input(data)
     _check_canary(options.canary, length(rows) or 0)
-    function = given["url"] if isinstance(given["url"], Versioned) else None
+    function = given["url"] if hasattr(given["url"], "uncovered") else None
     return FanOutRequest(queue=queue, data=rows, recipe=recipe, options=options, function=function)
 
 

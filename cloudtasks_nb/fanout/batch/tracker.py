@@ -69,7 +69,7 @@ class Tracker:
 
     deleted = False  #: whether the batch was deleted in this process
     report: Any = None  #: what shows it in the outputs of a notebook; `live.py` makes it
-    function: Any = None  #: the `Versioned` function that the batch was given last in this process
+    function: Any = None  #: the `Handler` or `Deployment` that the batch was given last in this process
 
     # Changes so far, how many of them the last turn has seen, and the last one that a turn has to see before the batch
     # is finished: a start, or the end of work.

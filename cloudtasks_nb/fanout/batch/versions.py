@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import PreconditionError, StoreError
-from cloudtasks_nb.fanout.batch.request import Versioned
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.states import FINAL
@@ -15,7 +16,7 @@ __all__ = ["give_function", "notify_versions", "stale_rows"]
 _FUNCTION = "function"  # setting of a batch: name and version of the function that `fan_out` was given last
 
 
-def give_function(tracker: Tracker, function: Versioned, rows: Spooled) -> None:
+def give_function(tracker: Tracker, function: Any, rows: Spooled) -> None:
     """Note which function a batch was given with some rows; say if known rows were computed by another version."""
     tracker.function = function
     value = {"name": function.name, "version": function.version}

@@ -23,7 +23,9 @@ def cell(queue: ct.Queue, target: Target, **words: Any) -> ct.Batch:
     return batch
 
 
-@cases("wait", "progress", "tasks", "failed", "retry_failed", "cancel", "resume", "panel", "delete", "on_complete")
+@cases(
+    "wait", "progress", "tasks", "failed", "retry_failed", "cancel", "resume", "panel", "delete", "on_complete", "stale"
+)
 def test_a_deleted_batch_is_gone(
     tasks: ct.Client, once: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
