@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, PreconditionError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.handlers.convert import display_name, signature
 from cloudtasks_nb.service.connection import Connection
 
-__all__ = ["callee", "rows_for", "wait_for_results"]
+__all__ = ["callee", "check_stale", "resend_stale", "rows_for", "wait_for_results"]
 
 
 def callee(connection: Connection, fn: Any, options: Mapping[str, Any], **served: int | None) -> Any:
@@ -77,6 +78,33 @@ def rows_for(fn: Callable[..., Any], data: Any) -> Any:
         return data
     name = _first_parameter(fn)
     return [{name: value} for value in data] or pd.DataFrame(columns=[name])
+
+
+def check_stale(stale: Any) -> None:
+    """Refuse what is not an answer to the question what becomes of rows of an earlier version.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is neither "resend" nor "keep".
+    """
+    if stale not in ("resend", "keep"):
+        raise InvalidInputError(
+            f'stale={stale!r} is neither "resend" nor "keep"',
+            resource="stale",
+            hint='stale="keep" keeps what an earlier version of the function has computed',
+        )
+
+
+def resend_stale(batch: Batch) -> None:
+    """Compute the rows again that an earlier version of the function has computed, and say so."""
+    try:
+        rows = batch.stale()
+    except PreconditionError:  # the function has no source, and so no version
+        return
+    if len(rows):
+        notify(f'computing {counted(len(rows), "rows")} again; stale="keep" keeps them')
+        batch.resend(rows)
 
 
 def wait_for_results(batch: Batch) -> pd.DataFrame:

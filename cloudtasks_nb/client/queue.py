@@ -9,7 +9,7 @@ import pandas as pd
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import near_names
 from cloudtasks_nb.client.create_task import create_task
-from cloudtasks_nb.client.mapping import callee, rows_for, wait_for_results
+from cloudtasks_nb.client.mapping import callee, check_stale, resend_stale, rows_for, wait_for_results
 from cloudtasks_nb.client.queue_card import queue_card
 from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings
 from cloudtasks_nb.client.reads import queue_attempts, tasks_frame
@@ -264,13 +264,14 @@ class Queue:
         *,
         workers: int | None = None,
         processes: int | None = None,
+        stale: Literal["resend", "keep"] = "resend",
         **options: Unpack[FanOutKeywords],
     ) -> pd.DataFrame:
         """Call a function with each row, wait with a bar, and return the rows with what it returned.
 
         This is `ct.serve`, `fan_out`, `Batch.wait` and `Batch.results` in one call. The same cell again attaches to
-        the batch and sends only the rows that it does not have. An interrupt stops the waiting: the batch goes on, and
-        a line says how to come back to it.
+        the batch and sends only the rows that it does not have, and those that an earlier version of the function has
+        computed. An interrupt stops the waiting: the batch goes on, and a line says how to come back to it.
 
         Parameters
         ----------
@@ -282,6 +283,9 @@ class Queue:
             becomes the column of the first parameter.
         workers, processes : int, optional
             As for `ct.serve`: how many calls run at a time, in threads or in processes.
+        stale : str
+            ``"resend"``: rows of the batch that an earlier version of the function has computed (`Batch.stale`) are
+            computed again; ``"keep"``: they stay as they are.
         service_account, audience : str, optional
             Who signs the tasks. A function that is served here accepts only tasks that this account has signed.
         name : str, optional
@@ -300,7 +304,7 @@ class Queue:
         Raises
         ------
         InvalidInputError
-            For a plain function on Google, or values for a function without a parameter.
+            For a plain function on Google, values for a function without a parameter, or another `stale`.
         CloudTasksError
             As `fan_out`, `Batch.wait` and `Batch.results`.
 
@@ -317,8 +321,11 @@ class Queue:
         >>> queue.map(square, [1, 2, 3])["result"].tolist()
         [1, 4, 9]
         """
+        check_stale(stale)
         target = callee(self._connection, fn, options, workers=workers, processes=processes)
         batch = self.fan_out(rows_for(getattr(target, "function", fn), data), url=target, **options)
+        if stale == "resend":
+            resend_stale(batch)
         return wait_for_results(batch)
 
     @overload

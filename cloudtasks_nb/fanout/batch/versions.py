@@ -6,6 +6,7 @@ from typing import Any
 
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.records import Spooled
@@ -24,7 +25,8 @@ def give_function(tracker: Tracker, function: Any, rows: Spooled) -> None:
     if not any(rows.left.get(state) for state in FINAL):
         return
     try:
-        tracker.outcomes.stored.sync()
+        with Bar(f"new results of batch {tracker.batch}", unit="results") as bar:
+            tracker.outcomes.stored.sync(progress=bar.to)
     except StoreError as error:
         notify(f"by which version of {function.name} rows were computed could not be read: {error.message}")
         return

@@ -40,6 +40,38 @@ def test_a_function_over_rows(queue: ct.Queue) -> None:
     assert (found.loc["a", "half"], found.loc["b", "error"]) == (0.5, "ZeroDivisionError: division by zero")
 
 
+def formulas(calls: list[int]) -> list[Callable[[int], int]]:
+    """Return a function before and after it was edited."""
+
+    def first() -> Callable[[int], int]:
+        def times(n: int) -> int:
+            calls.append(n)
+            return 2 * n
+
+        return times
+
+    def second() -> Callable[[int], int]:
+        def times(n: int) -> int:
+            calls.append(n)
+            return 3 * n
+
+        return times
+
+    return [first(), second()]
+
+
+def test_rows_of_an_earlier_version_are_computed_again(queue: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever edits a cell wants the new result, unless they say that it is to be kept; each version runs once."""
+    calls = list[int]()
+    old, new = formulas(calls)
+    for fn, words, expected in [(old, {}, 2), (new, {"stale": "keep"}, 2), (new, {}, 3), (new, {}, 3)]:
+        assert queue.map(fn, [1, 2], **words)["result"].tolist() == [expected, 2 * expected]  # type: ignore[arg-type]
+    assert sorted(calls) == [1, 1, 2, 2]
+    assert capsys.readouterr().out.count('computing 2 rows again; stale="keep" keeps them') == 1
+    with pytest.raises(errors.InvalidInputError, match="stale='old'"):
+        queue.map(new, [1, 2], stale="old")  # type: ignore[arg-type]
+
+
 SERIES = pd.Series([1, 2], index=["x", "y"], name="other")
 FRAME = pd.DataFrame({"n": [1, 2]})
 
