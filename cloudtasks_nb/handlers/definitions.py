@@ -129,6 +129,11 @@ def literal(value: Any) -> str:
     if kind is dict:
         return "{" + ", ".join(f"{literal(key)}: {literal(item)}" for key, item in value.items()) + "}"
     if kind in (list, tuple, set, frozenset):
-        items = ", ".join(map(literal, value) if kind in (list, tuple) else sorted(map(literal, value)))
+        items = ", ".join(map(literal, value) if kind in (list, tuple) else sorted(map(literal, value), key=_escaped))
         return f"[{items}]" if kind is list else f"{kind.__name__}([{items}])"
     raise ValueError(kind.__name__)
+
+
+def _escaped(text: str) -> bytes:
+    """Return a text whose order does not depend on which characters the Unicode of this Python has."""
+    return text.encode("ascii", "backslashreplace")
