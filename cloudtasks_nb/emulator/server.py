@@ -253,7 +253,8 @@ async def _sweep_forever(engine: Engine) -> None:
         swept = more
         if not more and not await _shrink(engine):
             with suppress(TimeoutError):
-                await asyncio.wait_for(due.wait(), _SWEEP_EVERY)
+                async with asyncio.timeout(_SWEEP_EVERY):
+                    await due.wait()
         await asyncio.sleep(_SWEEP_PAUSE)
 
 

@@ -82,7 +82,8 @@ class RestChannel:
         """
         work = asyncio.get_running_loop().run_in_executor(self._threads, self._send, method, request, timeout)
         try:
-            return await asyncio.wait_for(work, timeout)
+            async with asyncio.timeout(timeout):
+                return await work
         except TimeoutError as error:
             raise of_code("DEADLINE_EXCEEDED", "") from error
 

@@ -410,7 +410,8 @@ class Transport:
 
     async def _wait_ready(self, channel: grpc.aio.Channel, target: str) -> None:
         try:
-            await asyncio.wait_for(channel.channel_ready(), self.connect_timeout)
+            async with asyncio.timeout(self.connect_timeout):
+                await channel.channel_ready()
         except TimeoutError:
             details = await _connection_error(channel)
             if details is not None:

@@ -321,6 +321,24 @@ def test_a_closed_supervisor_raises_nothing() -> None:
     assert endless.cancelled.is_set()
 
 
+def test_work_that_fails_as_it_is_cancelled_ends_with_its_supervisor() -> None:
+    """A group of tasks raises the error of one of them in place of the cancellation: the work is not run again."""
+    work = Failing(0, KeyError("x"))
+
+    async def fail() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise KeyError("x")
+
+    async def close() -> None:
+        work.supervisor.start("fails", fail, again=True)
+        await asyncio.sleep(0)
+        await work.supervisor.close()
+
+    _loop.run(close(), PATIENCE)
+
+
 def _collect_and_finish(weak: weakref.ref[asyncio.Future[None]]) -> None:
     gc.collect()
     if (future := weak()) is not None:

@@ -122,7 +122,8 @@ class Cancellation:
         """Wait before another try, unless a verb asks for it before."""
         self._woken.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
 
     async def _wish(self) -> Mapping[str, Any] | None:
         """Return the stored wish; None if there is none."""

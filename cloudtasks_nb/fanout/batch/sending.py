@@ -158,7 +158,8 @@ class Sending:
         if self.adoption.known_later and self.gate.until is not None and not self._requested:
             self._gate_changed.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._gate_changed.wait(), LATE)
+                async with asyncio.timeout(LATE):
+                    await self._gate_changed.wait()
             self.adoption.known_later, self._requested = False, True
 
     async def _wait_for_canary(self) -> None:
@@ -202,7 +203,8 @@ class Sending:
         store = self.connection.store
         reason = f"{store.url} did not answer in {_PATIENCE:.0f} s"
         try:
-            await asyncio.wait_for(asyncio.to_thread(claim, self.outbox, store, self.record.id), _PATIENCE)
+            async with asyncio.timeout(_PATIENCE):
+                await asyncio.to_thread(claim, self.outbox, store, self.record.id)
         except (StoreError, TimeoutError) as error:
             reason = error.message if isinstance(error, StoreError) else reason
             notify(f"until batch {self.record.id} is claimed, its results count in this home only: {reason}")
