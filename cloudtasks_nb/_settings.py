@@ -87,7 +87,7 @@ UNLIMITED = {"max_attempts": -1, "max_retry_duration": 0}
 
 #: What those type who know other libraries, and what it is called here.
 _MEANT = {"by": "across", "concurrency": "workers", "countdown": "delay", "create_task": "enqueue", "eta": "at"}
-_MEANT |= {"send": "submit", "timezone": "tz"}
+_MEANT |= {"send": "submit", "state": "status", "timezone": "tz"}
 
 _LEAST_PART = 3  # letters that are looked for inside longer names
 
