@@ -5,6 +5,7 @@ import datetime as dt
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -175,6 +176,19 @@ class Tracked:
                 await changed.wait()
                 changed.clear()
         end()
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Outbox]:
+    """Give the outbox of another home."""
+    with Outbox(tmp_path / "theirs" / "outbox.sqlite3") as made:
+        yield made
+
+
+@pytest.fixture
+def store() -> Store:
+    """Give a store that is empty."""
+    return Store(f"memory://{next(_numbers)}")
 
 
 @pytest.fixture

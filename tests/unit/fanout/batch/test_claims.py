@@ -1,9 +1,6 @@
 """The claim of a batch: all homes have the key of the one that has sent it first."""
 
 import threading
-from collections.abc import Iterator
-from itertools import count
-from pathlib import Path
 
 import orjson
 import pytest
@@ -15,21 +12,6 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.batches import claim_batch, delete_batch, read_claim
 from cloudtasks_nb.store.store import Store
 from tests.unit.fanout.conftest import chunks, spool
-
-_numbers = count()
-
-
-@pytest.fixture
-def theirs(tmp_path: Path) -> Iterator[Outbox]:
-    """Give the outbox of another home."""
-    with Outbox(tmp_path / "theirs" / "outbox.sqlite3") as made:
-        yield made
-
-
-@pytest.fixture
-def store() -> Store:
-    """Give a store that is empty."""
-    return Store(f"memory://claims-{next(_numbers)}")
 
 
 def add(outbox: Outbox, recipe: bytes = b"recipe") -> str:

@@ -1,8 +1,6 @@
 """A batch as bytes that another outbox reads."""
 
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
 
 import orjson
 import pytest
@@ -15,13 +13,6 @@ from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import all_rows, chunks, put, refs, spool
 
 FIELDS = ("rows", "tasks", "tries", "states", "reasons", "indexes", "wire")
-
-
-@pytest.fixture
-def theirs(tmp_path: Path) -> Iterator[Outbox]:
-    """Give the outbox of another home."""
-    with Outbox(tmp_path / "theirs" / "outbox.sqlite3") as made:
-        yield made
 
 
 def copy(source: Outbox, target: Outbox, batch: str) -> Spooled:

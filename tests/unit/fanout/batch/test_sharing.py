@@ -1,8 +1,5 @@
 """Two homes that share batches through a store."""
 
-from collections.abc import Iterator
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,21 +11,6 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.batches import write_batch
 from cloudtasks_nb.store.store import Store
 from tests.unit.fanout.conftest import chunks, spool
-
-_numbers = count()
-
-
-@pytest.fixture
-def theirs(tmp_path: Path) -> Iterator[Outbox]:
-    """Give the outbox of another home."""
-    with Outbox(tmp_path / "theirs" / "outbox.sqlite3") as made:
-        yield made
-
-
-@pytest.fixture
-def store() -> Store:
-    """Give a store that is empty."""
-    return Store(f"memory://sharing-{next(_numbers)}")
 
 
 def add(outbox: Outbox, *bounds: int) -> str:
