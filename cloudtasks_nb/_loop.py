@@ -272,7 +272,7 @@ class Supervisor:
             except Exception as error:
                 if self._closed:
                     return  # before Python 3.13 a `TaskGroup` raises its children's errors in place of a cancellation
-                if isinstance(error, RuntimeError) and threading._SHUTTING_DOWN:  # type: ignore[attr-defined]  # noqa: SLF001
+                if isinstance(error, RuntimeError) and getattr(threading, "_SHUTTING_DOWN", False):
                     return  # the process ends, and threads take no more work
                 _, count = self._failures.get(name, (None, 0))
                 count = count + 1 if again else _PERSISTENT
