@@ -1,12 +1,15 @@
 """What every test has: a home of its own, and no settings of the person who runs the tests."""
 
+import asyncio
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._names import OPTION_VARIABLES, PLAIN_VARIABLES
 from cloudtasks_nb.fanout import disk
 
@@ -43,3 +46,16 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(home))
     monkeypatch.setattr(disk, "MOUNTS", home / "none")  # the disk of a container would be reported
     return home
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the background loop waits for when a test has taken too long: the threads alone do not tell."""
+    if call.excinfo is not None and "Timeout" in str(call.excinfo.value):
+        text = io.StringIO()
+        for task in asyncio.all_tasks(_loop.loop()):
+            task.print_stack(file=text)
+        item.add_report_section(call.when, "background loop", text.getvalue())
+    return (yield)
