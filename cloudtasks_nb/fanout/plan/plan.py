@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from cloudtasks_nb._frames import column
@@ -23,7 +24,7 @@ from cloudtasks_nb.display.secrets import mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.costs import PRICING, Costs, is_cloud_run, log_bytes, operations
-from cloudtasks_nb.fanout.plan.queue_model import Floats, QueueModel
+from cloudtasks_nb.fanout.plan.queue_model import QueueModel
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, plan_row, read_task
 from cloudtasks_nb.fanout.plan.simulation import Simulation, simulate
@@ -374,7 +375,7 @@ class _Summary:
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._sizes = array("q")
-        self._dues = array("q")  # of the valid rows: microseconds since 1970, 0: at once
+        self._dues = array("q")
         self._operations = self._targets = self._requests = 0  # of valid rows; characters of URLs, calls of Cloud Run
         self._kept: list[tuple[str | None, bytes, int | None]] = []
         self.keys: list[bytes] = []  #: of the kept rows
@@ -417,15 +418,9 @@ class _Summary:
             results=sendable if stored else 0,
         )
 
-    def arrivals(self, sendable: int, now: dt.datetime, send_rate: float | None) -> Floats:
-        """Return when each task is created and due, in seconds from now on, ascending.
-
-        Which rows are to be sent is known of the first rows only: those of a part are evenly spread over all.
-        """
-        dues = np.frombuffer(self._dues or array("q", [0]), dtype=np.int64)
-        chosen = dues[np.linspace(0, len(dues) - 1, sendable).astype(np.int64)]
-        created = np.arange(sendable) / (send_rate or math.inf)
-        return np.sort(np.maximum(chosen / 1e6 - now.timestamp(), created))
+    def dues(self) -> npt.NDArray[np.int64]:
+        """Return when each valid row is due, in microseconds since 1970; 0: at once."""
+        return np.frombuffer(self._dues or array("q", [0]), dtype=np.int64)
 
     def frame(self, forecast: Forecast, *, verdicts: bool) -> pd.DataFrame:
         """Return the kept rows."""
@@ -459,10 +454,23 @@ def _row_task(data: Any, recipe: Recipe, row: int, now: dt.datetime) -> Any:
     return task
 
 
-def _model(limits: Mapping[str, Any], recipe: Recipe, arrivals: Floats) -> QueueModel:
+def _model(
+    limits: Mapping[str, Any],
+    recipe: Recipe,
+    dues: npt.NDArray[np.int64],
+    sendable: int,
+    now: dt.datetime,
+    send_rate: float | None,
+) -> QueueModel:
+    """Return the queue with the tasks of a plan, in the order in which they are created and due.
+
+    Which rows are to be sent is known of the first rows only: those of a part are evenly spread over all.
+    """
     deadline = recipe.dispatch_deadline or _DEADLINE
-    settings = {**limits, **(recipe.retry or {})}
-    return QueueModel.of(settings, deadline=deadline.total_seconds(), arrivals=arrivals)
+    chosen = dues[np.linspace(0, len(dues) - 1, sendable).astype(np.int64)]
+    created = np.arange(sendable) / (send_rate or math.inf)
+    arrivals = np.sort(np.maximum(chosen / 1e6 - now.timestamp(), created))
+    return QueueModel.of({**limits, **(recipe.retry or {})}, deadline=deadline.total_seconds(), arrivals=arrivals)
 
 
 def _refusal(check: Callable[[int], None], tasks: int) -> str:
@@ -545,7 +553,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         method=recipe.method,
         action=submit,
         attempt=lambda row: send(_row_task(data, recipe, row, now)),
-        model=partial(_model, limits, recipe, summary.arrivals(found.sendable, now, send_rate)) if limits else None,
+        model=partial(_model, limits, recipe, summary.dues(), found.sendable, now, send_rate) if limits else None,
         made=now,
         spent=isinstance(data, Iterator),
         errors=errors,

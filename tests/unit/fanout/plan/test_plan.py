@@ -182,6 +182,11 @@ def test_prices(millions: int, dollars: list[float]) -> None:
     assert plan.cost.startswith(f"about ${plan.price:,.2f}: operations ${plan.prices['operations']:,.2f}, queue log $")
 
 
+def test_a_plan_computes_nothing_for_its_simulation() -> None:
+    """Its time and memory do not grow with the number of tasks before it is asked for one."""
+    assert _priced(10**15).sendable == 10**15
+
+
 def test_the_table_of_the_readme() -> None:
     """The first million of a month, and a further one, have the prices that the README's table shows."""
     names = ["operations", "queue log", "request log", "writing results", "reading results", "price"]
