@@ -14,7 +14,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ __all__ = [
     "as_toolkit_error",
     "call_soon",
     "check_blocking",
+    "gather",
     "hold_interrupts",
     "loop",
     "run",
@@ -155,6 +156,27 @@ def _result(
                 return future.result(0)
     finally:
         future.cancel()
+
+
+async def gather(coroutines: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Run coroutines at the same time. The first error of one cancels the others, and is raised when all have ended.
+
+    A cancellation is raised, whatever the coroutines raise: before Python 3.13 an `asyncio.TaskGroup` loses one that
+    comes while it ends for an error.
+    """
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    if not tasks:
+        return
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        errors = [task.exception() for task in tasks if not task.cancelled()]
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def call_soon(function: Any, *args: Any) -> None:

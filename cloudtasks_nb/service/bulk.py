@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import CloudTasksError, TaskNotFoundError
 from cloudtasks_nb.service.connection import Connection
@@ -104,7 +105,5 @@ async def for_each(
                 errors[index] = error.message
             done()
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(_IN_FLIGHT, len(ids))):
-            group.create_task(work())
+    await _loop.gather(work() for _ in range(min(_IN_FLIGHT, len(ids))))
     return errors

@@ -339,6 +339,34 @@ def test_work_that_fails_as_it_is_cancelled_ends_with_its_supervisor() -> None:
     _loop.run(close(), PATIENCE)
 
 
+@pytest.mark.parametrize("cancels", [0, 1])
+def test_a_cancellation_is_raised_before_an_error(cancels: int) -> None:
+    """It is not lost if it comes while other coroutines end because one has failed."""
+    ending, go_on = asyncio.Event(), asyncio.Event()
+
+    async def fail() -> None:
+        raise KeyError("x")
+
+    async def end_slowly() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await go_on.wait()
+
+    async def outcome() -> BaseException | None:
+        task = asyncio.ensure_future(_loop.gather([end_slowly(), fail()]))
+        await ending.wait()
+        for _ in range(cancels):
+            task.cancel()
+            await asyncio.sleep(0)
+        go_on.set()
+        (found,) = await asyncio.gather(task, return_exceptions=True)
+        return found
+
+    assert type(_loop.run(outcome(), PATIENCE)) is (asyncio.CancelledError if cancels else KeyError)
+
+
 def _collect_and_finish(weak: weakref.ref[asyncio.Future[None]]) -> None:
     gc.collect()
     if (future := weak()) is not None:

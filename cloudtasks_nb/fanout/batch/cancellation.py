@@ -215,12 +215,7 @@ class Cancellation:
     async def _delete_tasks(self) -> CloudTasksError | None:
         """Delete the tasks that are in the queue; return the error of a call that failed as a whole."""
         pages, refusals = self.outbox.deletions(self.batch), list[CloudTasksError]()
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(_IN_FLIGHT):
-                    group.create_task(self._delete_pages(pages, refusals))
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group
+        await _loop.gather(self._delete_pages(pages, refusals) for _ in range(_IN_FLIGHT))
         if not refusals:
             return None
         left = (await self._counts())[State.SENT]

@@ -11,11 +11,12 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, QueueNotFoundError, UnavailableError
 from cloudtasks_nb.fanout.clock import Clock
@@ -383,7 +384,7 @@ class Sender:
                 if error is not None:
                     self._stop(error)
 
-        await _gather(map(create, request.refs, request.tasks, request.wire))
+        await _loop.gather(map(create, request.refs, request.tasks, request.wire))
         for uncertain, rows in unsent.items():
             if rows:
                 await self._resolve(request, rows, results, maybe_created=uncertain)
@@ -423,7 +424,7 @@ class Sender:
             elif reply.error is not None:
                 self._stop(reply.error)
 
-        await _gather(map(get, rows.keys(), rows.values()))
+        await _loop.gather(map(get, rows.keys(), rows.values()))
         return missing
 
     async def _is_cancelled(self, request: Request) -> bool:
@@ -506,10 +507,3 @@ def _is_temporary(error: CloudTasksError, tries: int) -> bool:
 def _rows(request: Request) -> dict[int, str]:
     """Return ref and task of each row."""
     return dict(zip(request.refs, request.tasks, strict=True))
-
-
-async def _gather(coroutines: Iterable[Coroutine[None, None, None]]) -> None:
-    """Run coroutines concurrently; if one fails, cancel the others."""
-    async with asyncio.TaskGroup() as group:
-        for coroutine in coroutines:
-            group.create_task(coroutine)
