@@ -1,5 +1,6 @@
 """Sending a batch: every row's task once, whatever the service answers."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -36,10 +37,27 @@ def test_every_row_is_sent_once(outbox: Outbox, batch: str) -> None:
     assert sorted(service.sizes) == [50] + [100] * 12
 
 
+class Together(Service):
+    """Answers calls after the twentieth when eight of them are in flight."""
+
+    async def raw(self, rpc: str, request: bytes, *, resource_name: str) -> bytes:
+        """Answer one call."""
+        self.waiting += 1
+        if self.waiting == 20 + 8:
+            self.together.set()
+        if self.waiting > 20:
+            await self.together.wait()
+        return await super().raw(rpc, request, resource_name=resource_name)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.waiting, self.together = 0, asyncio.Event()
+
+
 def test_calls_in_flight_grow_to_their_bound(outbox: Outbox) -> None:
     """It begins with a few calls and comes to as many as are allowed, never more."""
     batch = spool(outbox, chunks(range(10_000))).batch
-    service = Service()
+    service = Together()
     run_send(outbox, batch, service, in_flight=8)
     assert service.most == 8
     assert_each_once(outbox, batch, service, 10_000)
