@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -107,9 +108,9 @@ def result_notes(joined: Joined, store: str, problem: str | None = None) -> dict
 def _fields(results: Sequence[Any]) -> dict[str, list[Any]]:
     """Return the values of each field; the results themselves if not all are dicts, or there are too many fields."""
     dicts = [{} if one is None else one for one in results]
-    if not all(isinstance(one, dict) for one in dicts):
+    if not {*map(type, dicts)} <= {dict}:
         return {_RESULT: list(results)}
-    names = dict.fromkeys(name for one in dicts for name in one)
+    names = dict.fromkeys(chain.from_iterable(dicts))
     if not 0 < len(names) <= _MOST_FIELDS:
         return {_RESULT: list(results)}
     return {name: [one.get(name) for one in dicts] for name in names}
