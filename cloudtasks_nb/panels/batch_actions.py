@@ -17,7 +17,7 @@ from cloudtasks_nb._names import CODES
 from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import find_secrets, mask_text
-from cloudtasks_nb.fanout.batch.batch import Batch, BatchView
+from cloudtasks_nb.fanout.batch.batch import Batch, BatchView, batch_view
 from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.panels.batch_rows import REF, BatchRows, ShownRows
 from cloudtasks_nb.panels.forms.notebook import quoted
@@ -131,7 +131,7 @@ class BatchActions:
         batch = self._shown.batch
         if batch is None:  # the buttons are disabled then
             raise LookupError("no batch is shown")
-        return batch, f"tasks.batch({quoted(batch.id)})"
+        return batch, "batch" if batch_view(batch).part else f"tasks.batch({quoted(batch.id)})"
 
     def _view(self) -> BatchView:
         if self._shown.view is None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import ipywidgets as widgets
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.panels.batch_details import BatchDetails
@@ -168,10 +168,11 @@ class BatchPanel(Panel):
     """
 
     def __init__(self, context: PanelContext, batch: Batch) -> None:
-        super().__init__(context, f"Batch {batch.id} on {batch.queue}", queue=batch.queue)
+        part = batch_view(batch).part
+        super().__init__(context, f"{part or f'Batch {batch.id}'} on {batch.queue}", queue=batch.queue)
         self.view = BatchDetails(self)
         self.fill(self.prompt, self.view)
-        self.notify("", line=f"batch = tasks.batch({quoted(batch.id)})")
+        self.notify("", line=None if part else f"batch = tasks.batch({quoted(batch.id)})")
         self.view.show(batch)
 
     def became_visible(self) -> None:

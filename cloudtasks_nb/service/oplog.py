@@ -187,15 +187,24 @@ async def pages(
             return
 
 
-async def read(transport: Transport, queue: QueueName, wanted: Wanted, limit: int | None) -> list[Entry]:
-    """Return the newest `limit` of the attempts of a queue that are wanted, newest first; None: all."""
+async def read(
+    transport: Transport,
+    queue: QueueName,
+    wanted: Wanted,
+    limit: int | None,
+    keep: Callable[[list[Entry]], list[Entry]] = list,
+) -> list[Entry]:
+    """Return the newest `limit` of the attempts of a queue that are wanted, newest first; None: all.
+
+    `keep` returns those of some attempts that are wanted besides.
+    """
     found: list[Entry] = []
     size = PAGE if limit is None else min(PAGE, limit)
     for filter_ in wanted.filters(queue):
         newest: list[Entry] = []
         async with aclosing(pages(transport, queue, filter_, newest_first=True, size=size)) as answers:
             async for answer in answers:
-                newest += [entry for entry in entries_in(answer) if not entry.deleted]
+                newest += keep([entry for entry in entries_in(answer) if not entry.deleted])
                 if limit is not None and len(newest) >= limit:
                     break
         found += newest[:limit]

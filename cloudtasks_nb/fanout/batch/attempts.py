@@ -52,6 +52,7 @@ def attempts_frame(
     *,
     method: str = "",
     secrets: bool = False,
+    keep: Callable[[list[Entry]], list[Entry]] = list,
 ) -> pd.DataFrame:
     """Read the newest attempts of a queue, as `oplog.read`; return a row for each.
 
@@ -65,6 +66,8 @@ def attempts_frame(
         With it a note says that there are more, and that it reads them.
     secrets : bool
         Show secrets in URLs.
+    keep : callable
+        As for `oplog.read`.
 
     Raises
     ------
@@ -73,7 +76,7 @@ def attempts_frame(
     """
     if wanted.batch is not None and wanted.tasks is not None:
         wanted = replace(wanted, tasks=[task for task in wanted.tasks if batch_of(task) == wanted.batch])
-    found = _loop.run(oplog.read(connection.transport, queue, wanted, None if limit is None else limit + 1))
+    found = _loop.run(oplog.read(connection.transport, queue, wanted, None if limit is None else limit + 1, keep))
     entries, truncated = found[:limit], limit is not None and len(found) > limit
     if truncated and method:
         notify(f"the newest {limit:,} attempts; there are more: {method}(limit=None)")

@@ -14,8 +14,9 @@ from cloudtasks_nb._settings import check_limit, near_names, parse_duration
 from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import Bar, in_notebook
-from cloudtasks_nb.errors import BatchTimeoutError, InvalidInputError, OutboxError
+from cloudtasks_nb.errors import BatchTimeoutError, InvalidInputError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks
 from cloudtasks_nb.fanout.batch.completion import register
 from cloudtasks_nb.fanout.batch.deletion import Others
@@ -27,13 +28,15 @@ from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.resend import resend, retry_failed
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
+from cloudtasks_nb.fanout.batch.status import progress_of_part
 from cloudtasks_nb.fanout.batch.summary import SummaryReader
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.batch.versions import notify_versions, stale_rows
+from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.states import FINAL, State
-from cloudtasks_nb.service.oplog import RETENTION, Wanted
+from cloudtasks_nb.service.oplog import RETENTION, Entry, Wanted
 from cloudtasks_nb.service.watch import Pending
 
 __all__ = ["Batch", "BatchView", "batch_view"]
@@ -44,14 +47,36 @@ _LOG = "https://console.cloud.google.com/logs/query;query="
 class BatchView:
     """What is shown of a batch, by itself and in panels. Only `send_again` calls the service."""
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: Tracker, rows: str) -> None:
         self._tracker, self._outbox = tracker, tracker.outbox
+        self._rows = rows  # those that are shown
+        self._counted: tuple[float, Progress, Progress] | None = None  # when, of which progress of the batch
         series = tracker.record.description.get("backfill")
         self._periods = PeriodStates(self._outbox, tracker.batch, series) if series else None
         self.now = tracker.connection.clock.micros  #: the time of the service, microseconds since 1970
-        self.reader = RowReader(self._outbox, tracker.record, tracker.outcomes.stored, self.now)
-        self.summary = SummaryReader(self._outbox, tracker.record).read
+        self.reader = RowReader(self._outbox, rows, tracker.outcomes.stored, self.now)
+        self.summary = SummaryReader(self._outbox, tracker.record, rows).read
         self.listen = tracker.listen
+
+    @property
+    def part(self) -> str | None:
+        """Which rows of the batch are shown, such as "6 of the 12 rows of batch march"; None: all."""
+        record, total = self._tracker.record, self._tracker.progress.total
+        if not isinstance(self._rows, Scope) or self._rows.rows == total:
+            return None
+        return f"{self._rows.rows:,} of the {counted(total, 'rows')} of batch {record.name or record.id}"
+
+    def progress(self) -> Progress:
+        """Return how the rows are; never calls the service."""
+        whole = self._tracker.progress
+        if self.part is None:
+            return whole
+        changed = self._outbox.batches.changed(self._tracker.batch)
+        if self._counted is None or self._counted[:2] != (changed, whole):
+            counts, causes = self._outbox.batches.counts(self._rows), self._outbox.causes
+            failed, lost = causes.failed(self._rows), causes.lost(self._rows)
+            self._counted = changed, whole, progress_of_part(whole, counts, failed, lost)
+        return self._counted[2]
 
     def working(self) -> bool:
         """Return whether this process works on the batch, as `Tracker.sending`."""
@@ -88,7 +113,7 @@ class BatchView:
     def report(self, *, drawn: bool = False) -> Report:
         """Return the state of the batch; `drawn` is with the picture of its partitions."""
         tracker = _there(self._tracker)
-        record, progress, causes = tracker.record, tracker.progress, self._outbox.causes
+        record, rows, progress, causes = tracker.record, self._rows, self.progress(), self._outbox.causes
         troubles = [line for line in tracker.blockers() if line != progress.reason]
         local = tracker.connection.endpoint.local
         calendar = self._periods.draw(fresh=progress.finished) if drawn and self._periods else None
@@ -99,9 +124,10 @@ class BatchView:
             queue=tracker.queue.queue,
             badge="LOCAL" if local else record.place.project,
             progress=progress,
-            causes=causes.failed(record.id) if progress.failed else {},
-            retry_causes={} if progress.finished else causes.retrying(record.id),
-            lost=causes.lost(record.id) if progress.gone else {},
+            part=self.part,
+            causes=causes.failed(rows) if progress.failed else {},
+            retry_causes={} if progress.finished else causes.retrying(rows),
+            lost=causes.lost(rows) if progress.gone else {},
             retry_note=tracker.outcomes.retry_note(self.now()),
             notes=[*troubles, *tracker.notes()],
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{record.id}%22",
@@ -113,6 +139,11 @@ class BatchView:
 @near_names
 class Batch:
     """A growing set of rows, each with its newest task. Made by `queue.fan_out`, found again by `tasks.batch(id)`.
+
+    What `fan_out`, `backfill` and `map` return is for the rows of their input: their frames have its index and order,
+    `progress` and `wait` are about these rows, and `retry_failed`, `resend` and `cancel` change no others. If the batch
+    has more rows, the frames of all of them are those of `whole`. The rest is always about the batch: `status`,
+    `resume`, `on_complete`, `delete`, its id and its name.
 
     Sending and watching go on in the background; `await batch` and `wait()` wait for the end.
 
@@ -128,15 +159,20 @@ class Batch:
     """
 
     def __init__(
-        self, tracker: Tracker, open_panel: Callable[[Batch, bool], Any], delete: Callable[[str, Others], None]
+        self,
+        tracker: Tracker,
+        open_panel: Callable[[Batch, bool], Any],
+        delete: Callable[[str, Others], None],
+        rows: Scope | None = None,
     ) -> None:
         self._own_tracker = tracker
+        self._rows: str = tracker.batch if rows is None else rows
         self._connection, self._outbox = tracker.connection, tracker.outbox
         self._open_panel = open_panel
         self._delete = delete
-        self._view = BatchView(tracker)
+        self._view = BatchView(tracker, self._rows)
         framed = not tracker.record.description.get("backfill")
-        self._frames = RowFrames(self._outbox.rows, tracker.batch, self._view.now, framed=framed)
+        self._frames = RowFrames(self._outbox.rows, self._rows, self._view.now, framed=framed)
 
     @property
     def id(self) -> str:
@@ -171,6 +207,23 @@ class Batch:
         """
         return self._own_tracker.queue.queue
 
+    @property
+    def whole(self) -> Batch:
+        """The batch with all its rows, as `tasks.batch(id)` returns it.
+
+        Examples
+        --------
+        >>> first = queue.fan_out(df.head(2), url=handler, name="january")
+        >>> batch = queue.fan_out(df.tail(1), url=handler, name="january")
+        batch january (...) has none of these rows; 1 new one will be sent
+        >>> batch
+        1 of the 3 rows of batch january on queue reports  [LOCAL]
+        ...
+        >>> len(batch.tasks()), len(batch.whole.tasks())
+        (1, 3)
+        """
+        return Batch(self._own_tracker, self._open_panel, self._delete)
+
     def panel(self, *, read_only: bool = False) -> Any:
         """Return a widget with the batch, live: its bar, what failed and why, its calendar, and its verbs.
 
@@ -193,12 +246,15 @@ class Batch:
     def progress(self) -> Progress:
         """Return how far the batch is, as of the watcher's newest snapshot; never calls the service.
 
+        Of a part of a batch, it counts these rows. The state is that of the batch until they are final.
+
         Examples
         --------
         >>> batch.progress().failed
         1
         """
-        return self._tracker.progress
+        _there(self._own_tracker)
+        return self._view.progress()
 
     def status(self) -> Status:
         """Return how the batch is, in one word and one sentence; never calls the service.
@@ -242,7 +298,7 @@ class Batch:
         """
         seconds = None if timeout is None else parse_duration(timeout, "timeout").total_seconds()
         try:
-            return wait(self._tracker, self._repr_mimebundle_, seconds)
+            return wait(self._tracker, self._repr_mimebundle_, seconds, rows=self._rows, progress=self._view.progress)
         except TimeoutError:
             span = duration_text(timeout) if isinstance(timeout, (int, float)) else timeout
             raise BatchTimeoutError(
@@ -265,7 +321,11 @@ class Batch:
         return _there(self._own_tracker)
 
     def __await__(self) -> Generator[Any, None, Progress]:
-        return asyncio.wrap_future(_loop.submit(self._tracker.finished())).__await__()
+        async def finish(tracker: Tracker) -> Progress:
+            await tracker.finished(self._rows)
+            return await asyncio.to_thread(self._view.progress)
+
+        return asyncio.wrap_future(_loop.submit(finish(self._tracker))).__await__()
 
     def tasks(self) -> pd.DataFrame:
         """Return every row with its newest task.
@@ -355,7 +415,7 @@ class Batch:
         if page is not None and page < 1:
             raise InvalidInputError(f"page={page!r} is not a number of rows", hint="batch.results(page=50_000)")
         problem = self._read_results()
-        notify_versions(self._tracker)
+        notify_versions(self._tracker, self._rows)
         if page is None:
             (found,) = self._with_results([self._frames.frame(pending=self._pending(), brief=True)], problem)
             return found
@@ -394,7 +454,7 @@ class Batch:
         0
         """
         self._read_results()
-        return self._frames.frame(refs=stale_rows(self._tracker))
+        return self._frames.frame(refs=stale_rows(self._tracker, self._rows))
 
     def errors(self) -> pd.DataFrame:
         """Return why rows failed: rows in state `failed`, and rows that are tried again as their last attempt failed.
@@ -427,7 +487,7 @@ class Batch:
         ...
         ValueError: day ...
         """
-        return errors_frame(self._outbox, self._tracker.outcomes.stored, self.id, self._frames)
+        return errors_frame(self._outbox, self._tracker.outcomes.stored, self._rows, self._frames)
 
     def attempts(self, limit: int | None = 10_000, *, status: Any = None, secrets: bool = False) -> pd.DataFrame:
         """Read the attempts on the batch's tasks from the operations log, also those of earlier tries, newest first.
@@ -452,7 +512,7 @@ class Batch:
         statuses = () if status is None else status_codes(status)
         wanted = Wanted(since=self._connection.clock.micros() - RETENTION, batch=self.id, statuses=statuses)
         asked = (self._connection, self._tracker.queue, lambda: self._outbox, wanted, check_limit(limit))
-        made = attempts_frame(*asked, method="batch.attempts", secrets=secrets)
+        made = attempts_frame(*asked, method="batch.attempts", secrets=secrets, keep=self._keep)
         refs = self._outbox.rows.locate(self.id, made["task"].unique(), any_try=True)
         made.insert(0, "row", self._frames.labels([refs.get(task) for task in made["task"]]))
         return made
@@ -485,7 +545,7 @@ class Batch:
         """
         self._connection.transport.check_open()
         _loop.run(self._tracker.find_out(self._tracker.outcomes.read_failed))
-        return self._go(sending=retry_failed(self._outbox, self.id, where, self.tasks))
+        return self._go(sending=retry_failed(self._outbox, self._rows, where, self.tasks))
 
     def resend(self, df: pd.DataFrame) -> Self:
         """Make a new try for rows of this batch in any final state, in the background.
@@ -516,7 +576,7 @@ class Batch:
         2      EWR    1
         """
         self._connection.transport.check_open()
-        resend(self._outbox, self.id, df, self.tasks)
+        resend(self._outbox, self._rows, df, self.tasks)
         return self._go(sending=True)
 
     def cancel(self) -> Self:
@@ -567,7 +627,7 @@ class Batch:
         ------
         PreconditionError
             While it is being sent or cancelled, or has tasks in the queue: `cancel()` first. If it has rows of other
-            homes: the error says how many.
+            homes: the error says how many. If this is a part of it: `batch.whole` is all of it.
         StoreError
             If the store does not answer; nothing is deleted here then.
 
@@ -576,7 +636,15 @@ class Batch:
         >>> batch.delete()
         deleted batch ...: 3 rows, ... results
         """
-        self._delete(self._tracker.batch, "delete" if others else "ask")
+        tracker = self._tracker
+        total = sum(self._outbox.batches.counts(tracker.batch).values())
+        if isinstance(self._rows, Scope) and self._rows.rows != total:
+            raise PreconditionError(
+                f"batch {self.id} is not deleted: this is {self._rows.rows:,} of its {counted(total, 'rows')}",
+                resource=self.id,
+                hint="batch.whole.delete() deletes all of it",
+            )
+        self._delete(tracker.batch, "delete" if others else "ask")
 
     def on_complete(
         self, url: Any, *, service_account: str | None = None, audience: str | None = None, queue: Any = None
@@ -614,11 +682,19 @@ class Batch:
         _loop.run(self._tracker.start(sending=sending))
         return self
 
+    def _keep(self, entries: list[Entry]) -> list[Entry]:
+        """Return those of the attempts on tasks of the batch that are on these rows."""
+        if self._view.part is None:
+            return entries
+        refs = self._outbox.rows.locate(self.id, (entry.task for entry in entries), any_try=True)
+        inside = set(self._outbox.rows.within(self._rows, refs.values()))
+        return [entry for entry in entries if refs.get(entry.task) in inside]
+
     def _pending(self) -> dict[str, Pending]:
         """Look up the tasks that are in the queue."""
-        if not self._outbox.batches.counts(self.id)[State.SENT]:
+        if not self._outbox.batches.counts(self._rows)[State.SENT]:
             return {}
-        return pending_tasks(self._connection, self._tracker.queue, self._outbox, self.id)
+        return pending_tasks(self._connection, self._tracker.queue, self._outbox, self._rows)
 
     def _read_results(self) -> str | None:
         """Bring new results into the home, and record what they tell; return why some may be missing."""
@@ -631,7 +707,7 @@ class Batch:
 
     def _with_results(self, pages: Iterable[pd.DataFrame], problem: str | None) -> Iterator[pd.DataFrame]:
         stored, notified = self._tracker.outcomes.stored, set[str]()
-        with Bar(f"results of batch {self.id}", sum(self._outbox.batches.counts(self.id).values())) as bar:
+        with Bar(f"results of batch {self.id}", sum(self._outbox.batches.counts(self._rows).values())) as bar:
             for rows in pages:
                 joined = join_results(rows, stored.answers, problem)
                 bar.add(len(rows))
@@ -662,7 +738,7 @@ class Batch:
         if self._own_tracker.deleted or not in_notebook():
             print(repr(self))  # noqa: T201 - IPython asks to be shown the object
             return
-        display_report(self._tracker, self._repr_mimebundle_)
+        display_report(self._tracker, self._repr_mimebundle_, self._rows)
 
 
 def batch_view(batch: Batch) -> BatchView:

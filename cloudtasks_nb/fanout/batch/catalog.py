@@ -44,7 +44,7 @@ from cloudtasks_nb.fanout.disk import temporary_kind
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Spooled
+from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Scope, Spooled
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
 from cloudtasks_nb.fanout.plan.inputs import length
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
@@ -116,7 +116,7 @@ class Catalog:
         _notify_spooled(result, request.options.name, held=read_batch(self.outbox, result.batch)[1].held)
         _warn_about_outcomes(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
-        batch = self._open(result.batch, sending=True)
+        batch = self._open(result.batch, sending=True, rows=result.scope)
         self._sharing.publish(result.batch)
         if request.function is not None:
             give_function(self._trackers[result.batch], request.function, result)
@@ -384,7 +384,7 @@ class Catalog:
                 spool.add(chunk)
             return spool.commit()
 
-    def _open(self, batch: str, *, sending: bool, adopting: bool = False) -> Batch:
+    def _open(self, batch: str, *, sending: bool, adopting: bool = False, rows: Scope | None = None) -> Batch:
         outbox = self.outbox
         with self._lock:
             tracker = self._trackers.get(batch)
@@ -397,7 +397,7 @@ class Catalog:
                 outbox.batches.set_setting(batch, REACH, reach)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
         _loop.run(tracker.start(sending=sending, adopting=adopting))
-        return Batch(tracker, self._open_panel, self.delete)
+        return Batch(tracker, self._open_panel, self.delete, rows)
 
     def _progress(self, record: BatchRecord) -> Progress:
         tracker = self._trackers.get(record.id)

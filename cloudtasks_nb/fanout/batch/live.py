@@ -15,6 +15,7 @@ from cloudtasks_nb.display.notify import current_output
 from cloudtasks_nb.display.progress_bar import Bar, Live, in_notebook
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.tracker import Tracker
+from cloudtasks_nb.fanout.outbox.records import Scope
 
 __all__ = ["display_report", "show_in_tab", "show_progress", "wait"]
 
@@ -28,8 +29,9 @@ _BLOCKED = {"stopped", "held", "paused"}  # states of a batch that does not go o
 class _LiveReport:
     """A batch in all outputs of a notebook that show it, kept up to date while the kernel lives.
 
-    A tracker has one, which stays: rows may be tried again after the end. It does nothing until something has changed;
-    then it renders the batch once, whatever the number of outputs. Of very many outputs only the newest are updated.
+    A tracker has one for each input, which stays: rows may be tried again after the end. It does nothing until
+    something has changed; then it renders the batch once, whatever the number of outputs. Of very many outputs only the
+    newest are updated.
 
     Parameters
     ----------
@@ -46,7 +48,6 @@ class _LiveReport:
         self._stale = False
         self._lock = threading.Lock()
         tracker.listen(self._changed)
-        show_in_tab(tracker)
 
     def add_output(self) -> None:
         """Show the batch in one more output."""
@@ -73,7 +74,9 @@ class _LiveReport:
             await asyncio.to_thread(self.show)
 
 
-def display_report(tracker: Tracker, bundle: Callable[[], Mapping[str, str]]) -> Callable[[], None]:
+def display_report(
+    tracker: Tracker, bundle: Callable[[], Mapping[str, str]], rows: str | None = None
+) -> Callable[[], None]:
     """Show a batch in the current output and keep it up to date; return a function that shows the current state now.
 
     Parameters
@@ -81,11 +84,16 @@ def display_report(tracker: Tracker, bundle: Callable[[], Mapping[str, str]]) ->
     tracker : Tracker
     bundle : callable
         Returns the current state of the batch as a MIME bundle.
+    rows : str, optional
+        Those of its rows that it shows; all when left out.
     """
-    if tracker.report is None:
-        tracker.report = _LiveReport(tracker, bundle)
-    tracker.report.add_output()
-    return tracker.report.show
+    if not tracker.reports:
+        show_in_tab(tracker)
+    shown = rows.input if isinstance(rows, Scope) else 0
+    if shown not in tracker.reports:
+        tracker.reports[shown] = _LiveReport(tracker, bundle)
+    tracker.reports[shown].add_output()
+    return tracker.reports[shown].show
 
 
 class _TabProgress:
@@ -139,8 +147,17 @@ def show_in_tab(tracker: Tracker) -> Callable[[], None]:
     return _TabProgress(tracker, browser_tab()).close
 
 
-def wait(tracker: Tracker, bundle: Callable[[], Mapping[str, str]], seconds: float | None) -> Progress:
+def wait(
+    tracker: Tracker,
+    bundle: Callable[[], Mapping[str, str]],
+    seconds: float | None,
+    *,
+    rows: str | None = None,
+    progress: Callable[[], Progress] | None = None,
+) -> Progress:
     """Wait until every row of a batch is final, and show its progress: the batch in a notebook, else a bar.
+
+    With `rows` and `progress`, it is about these rows of the batch, and how they are.
 
     A reason that blocks the batch for two seconds is printed once, below the bar. A script, whose bar disappears, has
     the counts printed at the end.
@@ -155,19 +172,21 @@ def wait(tracker: Tracker, bundle: Callable[[], Mapping[str, str]], seconds: flo
         If called on the background loop.
     """
     _loop.check_blocking()
-    show_now = display_report(tracker, bundle) if in_notebook() else None
+    progress = progress or (lambda: tracker.progress)
+    show_now = display_report(tracker, bundle, rows) if in_notebook() else None
     blockers = _LastingBlockers(tracker)
-    with Bar(f"batch {tracker.batch}", tracker.progress.total, show=show_now is None) as bar:
+    with Bar(f"batch {tracker.batch}", progress().total, show=show_now is None) as bar:
 
         def show() -> None:
-            show_progress(bar, tracker.progress)
+            show_progress(bar, progress())
             for line in blockers.new() if show_now is None else ():
                 bar.notify(line)
 
         try:
-            ended = _loop.run(tracker.finished(), seconds, show)
+            ended = _loop.run(tracker.finished() if rows is None else tracker.finished(rows), seconds, show)
+            ended = ended if rows is None else progress()
         except TimeoutError:
-            ended = tracker.progress
+            ended = progress()
             if not ended.finished or tracker.sending:
                 raise  # else it is done, with timeout=0
         finally:

@@ -31,6 +31,7 @@ class Report:
     queue: str
     badge: str
     progress: Progress
+    part: str | None = None  #: "6 of the 12 rows of batch march", if it is about these; None: about all
     causes: Mapping[str, int]  #: cause -> rows in state `failed` that have it
     retry_causes: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows that are tried again because of it
     lost: Mapping[str | None, int] = field(default_factory=dict)  #: how rows left the queue -> rows in state `gone`
@@ -91,6 +92,8 @@ class Report:
         return [f"{text} → {method}" if methods and method else text for text, method in dict(lines).items()]
 
     def _title(self) -> str:
+        if self.part is not None:
+            return f"{self.part} on queue {self.queue}"
         name = f'"{self.name}" ' if self.name and self.name != self.batch else ""
         return f"Batch {name}{self.batch} on queue {self.queue}"
 

@@ -89,6 +89,14 @@ def _send_again(outbox: Outbox, batch: str, df: pd.DataFrame, allowed: Collectio
             hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
         )
     found = outbox.rows.locate(batch, wanted)
+    inside = set(outbox.rows.within(batch, found.values()))
+    if outside := [task for task, ref in found.items() if ref not in inside]:
+        raise InvalidInputError(
+            f"{len(outside):,} of {len(wanted):,} tasks are of rows of batch {batch} that are not in this input: "
+            f"{outside[0]}",
+            resource=batch,
+            hint="nothing was sent; batch.whole has the same methods for all rows of the batch",
+        )
     opened = outbox.outcomes.new_try(batch, [(ref, task) for task, ref in found.items()], allowed)
     if opened < len(df):
         reasons = {

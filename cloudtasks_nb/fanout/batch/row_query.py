@@ -13,10 +13,10 @@ import pandas as pd
 
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.fanout.batch.stored_results import Answers, StoredResults
-from cloudtasks_nb.fanout.batch.table import rows_frame
+from cloudtasks_nb.fanout.batch.table import InputOrder, rows_frame
 from cloudtasks_nb.fanout.outbox.causes import Cause, Span, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, RowFilter
+from cloudtasks_nb.fanout.outbox.records import RowFilter
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.store.results import StoredResult
@@ -77,17 +77,17 @@ class RowReader:
     Parameters
     ----------
     outbox : Outbox
-    record : BatchRecord
-        The batch.
+    batch : str
+        Its id, or those of its rows that are wanted.
     results : StoredResults
         Those of the batch.
     now : callable
         Returns the time of the service in microseconds since 1970.
     """
 
-    def __init__(self, outbox: Outbox, record: BatchRecord, results: StoredResults, now: Callable[[], int]) -> None:
+    def __init__(self, outbox: Outbox, batch: str, results: StoredResults, now: Callable[[], int]) -> None:
         self._now = now
-        self._outbox, self._batch, self._results = outbox, record.id, results
+        self._outbox, self._batch, self._results = outbox, batch, results
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each of `STATES`. Reads counters only."""
@@ -187,6 +187,10 @@ class RowReader:
 
     def positions(self, refs: Iterable[int]) -> Iterator[int]:
         """Yield the places of rows in `batch.tasks()`, from 0."""
+        order = InputOrder.of(self._outbox.rows, self._batch)
+        if order is not None:
+            yield from order.positions(list(refs))
+            return
         parts = self._outbox.rows.parts(self._batch)
         before = accumulate((last - first + 1 for first, last in parts), initial=0)
         shifts = [(last, place - first) for (first, last), place in zip(parts, before, strict=False)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cloudtasks_nb.display.duration import duration_text
@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["NOT_READ", "Facts", "is_newest", "read_facts", "status_of", "stored_progress"]
+__all__ = ["NOT_READ", "Facts", "is_newest", "progress_of_part", "read_facts", "status_of", "stored_progress"]
 
 #: The reason of a batch without a state.
 NOT_READ = "not read yet"
@@ -76,7 +76,7 @@ def status_of(facts: Facts, earlier: Status | None = None) -> Status:
     stopped: 9 unsent, and no process sends them → batch.resume()
     """
     opened = facts.counts[State.UNSENT] + facts.counts[State.SENT]
-    found = next(_now(facts, opened), None) if opened else _end(facts)
+    found = next(_now(facts, opened), None) if opened else _end(facts.counts, facts.causes, facts.lost)
     if found is not None:
         state, reason, action = found
     elif facts.unread or (facts.at is None and not facts.sends):
@@ -95,6 +95,27 @@ def status_of(facts: Facts, earlier: Status | None = None) -> Status:
     else:
         since = facts.now if opened else facts.changed
     return Status(state=state, reason=reason, since=since, at=facts.at, rate=rate, eta=eta, action=action)
+
+
+def progress_of_part(
+    whole: Progress, counts: Mapping[State, int], causes: Mapping[str, int], lost: Mapping[str | None, int]
+) -> Progress:
+    """Return how some rows of a batch are: as the batch until they are final, and then as they have ended.
+
+    Parameters
+    ----------
+    whole : Progress
+        That of the batch.
+    counts, causes, lost
+        Of these rows, as in `Facts`.
+    """
+    sent = counts[State.SENT]
+    status = replace(whole.status, rate=None, eta=None)
+    if not any(counts[state] for state in (State.UNSENT, State.SENT)):
+        state, reason, action = _end(counts, causes, lost)
+        status = replace(status, state=state, reason=reason, action=action, since=None)
+    split = dict.fromkeys(PENDING, None if sent else 0)
+    return Progress.of(counts, status, settling=min(whole.settling, sent), sources=whole.sources, **split)
 
 
 def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Progress:
@@ -146,10 +167,10 @@ def _is_of_queue(earlier: Status) -> bool:
 _Found = tuple[str, str | None, str | None]  # state, reason and action
 
 
-def _end(facts: Facts) -> _Found:
-    """Return how a batch has ended."""
-    counts = {state.name.lower(): count for state, count in facts.counts.items()}
-    return next(iter(endings(counts, facts.causes, facts.lost)), ("succeeded", None, None))
+def _end(counts: Mapping[State, int], causes: Mapping[str, int], lost: Mapping[str | None, int]) -> _Found:
+    """Return how rows have ended."""
+    names = {state.name.lower(): count for state, count in counts.items()}
+    return next(iter(endings(names, causes, lost)), ("succeeded", None, None))
 
 
 def _now(facts: Facts, opened: int) -> Iterator[_Found]:
@@ -203,7 +224,7 @@ def _failures(facts: Facts) -> str | None:
     """Return why rows fail."""
     if facts.retried:
         return retries_text(facts.retried)
-    return _end(facts)[1] if facts.causes else None
+    return _end(facts.counts, facts.causes, facts.lost)[1] if facts.causes else None
 
 
 def _forecast(facts: Facts, opened: int) -> tuple[float | None, dt.datetime | None]:

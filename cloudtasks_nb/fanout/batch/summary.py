@@ -60,10 +60,19 @@ class Summary:
 
 
 class SummaryReader:
-    """Summarises a batch anew when it has changed, and so rarely that this takes less than 5 % of a core."""
+    """Summarises a batch anew when it has changed, and so rarely that this takes less than 5 % of a core.
 
-    def __init__(self, outbox: Outbox, record: BatchRecord) -> None:
+    Parameters
+    ----------
+    outbox, record
+        The batch, and where it is.
+    rows : str, optional
+        Those of its rows that are summarised; all when left out.
+    """
+
+    def __init__(self, outbox: Outbox, record: BatchRecord, rows: str | None = None) -> None:
         self._outbox = outbox
+        self._rows = record.id if rows is None else rows
         self._record = record
         self._created = round(record.created.timestamp() * _SECOND)
         self._lock = threading.Lock()
@@ -89,7 +98,7 @@ class SummaryReader:
             return self._summary, 0.0
 
     def _read(self) -> Summary | None:
-        found = summarise(self._outbox.rows.timings(self._record.id), created=self._created)
+        found = summarise(self._outbox.rows.timings(self._rows), created=self._created)
         if found is None:
             return None
         texts = row_texts(self._outbox, self._record, [row.ref for row in found.slowest], _NAMED_BY)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice, repeat
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cloudtasks_nb._frames import BATCH_TASKS, column, frame
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.fanout.outbox.records import RowFilter
-from cloudtasks_nb.fanout.outbox.rows import Page, Rows
+from cloudtasks_nb.fanout.outbox.rows import Order, Page, Rows
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.watch import Pending
 
-__all__ = ["ReadRows", "RowFrames", "rows_frame"]
+__all__ = ["InputOrder", "ReadRows", "RowFrames", "rows_frame"]
 
 _WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
@@ -33,6 +35,7 @@ def rows_frame(
     *,
     labelled: bool = False,
     brief: bool = False,
+    order: InputOrder | None = None,
 ) -> pd.DataFrame:
     """Return one row a row of the batch; the index is `row` (position in the input), or that of the input.
 
@@ -48,6 +51,8 @@ def rows_frame(
         Whether the index of the input tells all rows of the batch apart, as `RowFrames` finds out.
     brief : bool
         Of our columns only task and state.
+    order : InputOrder, optional
+        That of the rows; as they are stored when left out.
     """
     kinds = {name: BATCH_TASKS[name] for name in _BRIEF} if brief else BATCH_TASKS
     columns: dict[str, list[Any]] = {name: [] for name in kinds}
@@ -56,9 +61,10 @@ def rows_frame(
         read.add(page)
         for name, values in _columns(page, pending, now, brief=brief).items():
             columns[name] += values
-    index = read.stored.index(read.positions) if labelled else None
+    turn, positions, index = _named(read, order, labelled=labelled)
     made = pd.concat([read.stored.columns(levels=index is None), frame(kinds, columns)], axis=1)
-    made.index = pd.Index(read.positions, dtype="int64", name="row") if index is None else index
+    made = made if order is None else made.iloc[turn]
+    made.index = pd.Index(positions, dtype="int64", name="row") if index is None else index
     return made
 
 
@@ -85,6 +91,97 @@ class ReadRows:
         self.refs += page.refs
 
 
+class InputOrder:
+    """The order and the labels of an input that has not all rows of its batch.
+
+    Parameters
+    ----------
+    rows : Rows
+        Those of the outbox.
+    order : Order
+        As it is stored.
+    """
+
+    def __init__(self, rows: Rows, order: Order) -> None:
+        self._rows, self._input = rows, order.input
+        self._firsts, self._lasts, self._places, self._labels = (
+            np.frombuffer(column, np.int64) for column in order[1:]
+        )
+        self._by_ref = np.argsort(self._firsts)
+        self._before = np.cumsum(self._lasts - self._firsts + 1) - (
+            self._lasts - self._firsts + 1
+        )  # rows before a span
+
+    @classmethod
+    def of(cls, rows: Rows, batch: str) -> InputOrder | None:
+        """Return the order of the rows that are meant; None: as they are stored."""
+        order = rows.order(batch)
+        return None if order is None else cls(rows, order)
+
+    def refs(self) -> Iterator[int]:
+        """Yield the refs of the rows."""
+        for first, last in zip(self._firsts.tolist(), self._lasts.tolist(), strict=True):
+            yield from range(first, last + 1)
+
+    def places(self, refs: Sequence[int]) -> Any:
+        """Return the places of rows in the input."""
+        spans = self._spans(refs)
+        return self._places[spans] + np.asarray(refs, np.int64) - self._firsts[spans]
+
+    def positions(self, refs: Sequence[int]) -> list[int]:
+        """Return the positions of rows in the frame of all rows, which has no duplicates of known rows."""
+        spans = self._spans(refs)
+        found: list[int] = (self._before[spans] + np.asarray(refs, np.int64) - self._firsts[spans]).tolist()
+        return found
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether it has labels of its own, as some of its rows came with another input."""
+        return len(self._labels) > 0
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether its own labels tell its rows apart."""
+        first = self._stored(self._labels[:1], [[0]])
+        if first.complete or not first.labelled:
+            return first.complete
+        return self.index(self.places(sorted(self.refs()))) is not None
+
+    def index(self, places: Any) -> pd.Index[Any] | None:
+        """Return the labels of the rows at some places, which ascend; None if they do not tell these apart."""
+        pieces = np.searchsorted(self._labels, places, side="right") - 1
+        starts = np.unique(pieces)
+        inside = [(places[pieces == piece] - self._labels[piece]).tolist() for piece in starts]
+        return self._stored(self._labels[starts], inside).index(places.tolist())
+
+    def _spans(self, refs: Sequence[int]) -> Any:
+        """Return in which spans rows are."""
+        return self._by_ref[np.searchsorted(self._firsts, refs, side="right", sorter=self._by_ref) - 1]
+
+    def _stored(self, starts: Any, inside: Iterable[Sequence[int]]) -> StoredPreview:
+        """Read pieces of labels, and of each those at some places in it."""
+        found = StoredPreview()
+        for labels, places in zip(self._rows.labels(self._input, starts.tolist()), inside, strict=True):
+            found.add(labels, places)
+        return found
+
+
+def _named(
+    read: ReadRows, order: InputOrder | None, *, labelled: bool
+) -> tuple[list[int], list[int], pd.Index[Any] | None]:
+    """Return the order of rows, and their positions and labels in that order; no labels if the rows have none."""
+    if order is None:
+        index = read.stored.index(read.positions) if labelled else None
+        return list(range(len(read.refs))), read.positions, index
+    places = order.places(read.refs)
+    turn = np.argsort(places)
+    places = places[turn]
+    index = None
+    if labelled:
+        index = order.index(places) if order.has_labels else read.stored.index(places.tolist())
+    return turn.tolist(), places.tolist(), index
+
+
 class RowFrames:
     """The rows of a batch as frames, with the index of the input if that tells all rows of the batch apart.
 
@@ -93,7 +190,7 @@ class RowFrames:
     rows : Rows
         Those of the outbox.
     batch : str
-        Its id.
+        Its id, or those of its rows that are wanted.
     now : callable
         Returns the time of the service in microseconds since 1970.
     framed : bool
@@ -128,31 +225,41 @@ class RowFrames:
             pages = self._rows.pages_of(self._batch, refs, wire=True)
         made = self._made(pages, pending or {}, brief=brief)
         if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
-            made = self._made(islice(self._rows.pages(self._batch, wire=True), 1), {}, brief=brief).head(0)
+            first, labelled = islice(self._rows.pages(str(self._batch), wire=True), 1), self._labelled(self._order())
+            made = rows_frame(first, {}, self._now(), labelled=labelled, brief=brief).head(0)
         return made
 
     def pages(self, size: int) -> Iterator[pd.DataFrame]:
         """Yield all rows with task and state, so many at a time, without a look into the queue."""
-        for refs in paged(self._rows.matching(self._batch, RowFilter()), size):
+        order = self._order()
+        for refs in paged(self._rows.matching(self._batch, RowFilter()) if order is None else order.refs(), size):
             yield self._made(self._rows.pages_of(self._batch, refs, wire=True), {}, brief=True)
 
     def labels(self, refs: Sequence[int | None]) -> Any:
         """Return the labels of rows as a column: those of the index of the input, else the positions in it."""
         read = ReadRows(self._rows.pages_of(self._batch, {ref for ref in refs if ref is not None}))
-        index = read.stored.index(read.positions) if self._labelled() else None
-        found = read.positions if index is None else index.tolist()
-        known: dict[int | None, Any] = dict(zip(read.refs, found, strict=True))
+        order = self._order()
+        turn, positions, index = _named(read, order, labelled=self._labelled(order))
+        found = positions if index is None else index.tolist()
+        known: dict[int | None, Any] = dict(zip((read.refs[at] for at in turn), found, strict=True))
         labels = [known.get(ref) for ref in refs]
         if any(isinstance(label, tuple) for label in labels):  # of several levels
             return column(labels, "any")
         return pd.Series(labels).array
 
     def _made(self, pages: Iterable[Page], pending: Mapping[str, Pending], *, brief: bool = False) -> pd.DataFrame:
-        return rows_frame(pages, pending, self._now(), labelled=self._labelled(), brief=brief)
+        order = self._order()
+        labelled = self._labelled(order)
+        return rows_frame(pages, pending, self._now(), labelled=labelled, brief=brief, order=order)
 
-    def _labelled(self) -> bool:
+    def _order(self) -> InputOrder | None:
+        return InputOrder.of(self._rows, self._batch)
+
+    def _labelled(self, order: InputOrder | None) -> bool:
         """Return whether the index does; print once if rows of several inputs have the same labels or positions."""
-        parts = self._rows.parts(self._batch)
+        if order is not None and order.has_labels:
+            return order.labelled
+        parts = self._rows.parts(self._batch) if order is None else [(next(order.refs(), 0), 0)]
         if self._known is None or self._known[0] != parts:
             self._known = parts, self._tells_apart(parts)
         return self._known[1]

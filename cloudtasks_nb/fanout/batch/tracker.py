@@ -37,7 +37,7 @@ from cloudtasks_nb.fanout.batch.unanswered import absent_handlers, unanswered_no
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
@@ -68,7 +68,6 @@ class Tracker:
     """Sends and watches one batch, and counts its rows."""
 
     deleted = False  #: whether the batch was deleted in this process
-    report: Any = None  #: what shows it in the outputs of a notebook; `live.py` makes it
     function: Any = None  #: the `Handler` or `Deployment` that the batch was given last in this process
 
     # Changes so far, how many of them the last turn has seen, and the last one that a turn has to see before the batch
@@ -113,6 +112,7 @@ class Tracker:
         self._read_until = self.progress.sources.get("log")
         self._stored: dict[str, Any] = {}  # the facts that were read last
         self._absent: Sequence[tuple[str, str | None]] = ()  # handlers that do not listen
+        self.reports: dict[int, Any] = {}  #: what shows it in the outputs of a notebook, by input; `live.py` makes them
         self._snapshots: deque[Snapshot] = deque()  # those that are not recorded
         self._subscription: Subscription | None = None
         self._listeners: list[Callable[[], None]] = []
@@ -251,8 +251,10 @@ class Tracker:
             timer.cancel()
         self._call_listeners()
 
-    async def finished(self) -> Progress:
-        """Wait until every row is final, and the notifications of the end are created.
+    async def finished(self, rows: str | None = None) -> Progress:
+        """Wait until every row is final, and the notifications of the end are created; return how the batch is.
+
+        With `rows`, wait only for those of an input.
 
         Raises
         ------
@@ -262,21 +264,32 @@ class Tracker:
             If rows are unsent and no process sends them, or the canary has failed, or the sending has paused, or the
             connection is closed.
         """
+        at = 0  # ref of the first row that was not final, of those of an input
 
-        async def check() -> None:
+        async def check() -> bool:
+            nonlocal at
+            if isinstance(rows, Scope) and rows.rows != self.record.total:
+                found = await self.outbox.run(self.outbox.rows.first_open, rows, at)
+                if found is None:
+                    return True
+                at, state = found
+                if state is State.SENT:
+                    return False
             if self.sending or CANCELLING in self.record.settings:
-                return
+                return False
             if self.gate.held:
                 reason = self.gate.reason(causes_text(self._stored["causes"], 1, "{}"))
                 hint = "batch.resume() sends them, batch.cancel() drops them"
                 raise PreconditionError(reason, resource=self.batch, hint=hint)
             await self._sending.check(self.record)
+            return False
 
         self._supervisor.wake()
         if isinstance(self.error, OutboxError):  # what was wrong on this machine may be mended
             await self.start(sending=True)
         await self._until(lambda: self.finished_here, check)
-        await self._notifier.finish()
+        if self.finished_here:
+            await self._notifier.finish()
         return self.progress
 
     async def settle(self, *, drained: bool) -> None:
@@ -294,9 +307,10 @@ class Tracker:
             What ended the sending early, or fails again and again.
         """
 
-        async def refresh() -> None:
+        async def refresh() -> bool:
             if not self.sending or self.gate.running:
                 self.connection.watcher.refresh(self.queue)
+            return False
 
         since = self.connection.clock.micros()
         await self._until(lambda: self._settled(since, drained=drained), refresh)
@@ -319,8 +333,8 @@ class Tracker:
         """Wait until there is no such job."""
         await self._until(lambda: self.job(cancels=cancels) is None)
 
-    async def _until(self, ended: Callable[[], bool], check: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Wait until something is true, which is looked at after each change; first call `check` each time.
+    async def _until(self, ended: Callable[[], bool], check: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """Wait until something is true, which is looked at after each change, or until `check`, then called, is.
 
         Raises
         ------
@@ -334,8 +348,8 @@ class Tracker:
                 self.check_there()
                 self.connection.transport.check_open()
                 self._supervisor.check()
-                if check is not None:
-                    await check()
+                if check is not None and await check():
+                    return
                 await changed.wait()
                 changed.clear()
         finally:

@@ -30,23 +30,24 @@ def give_function(tracker: Tracker, function: Any, rows: Spooled) -> None:
     except StoreError as error:
         notify(f"by which version of {function.name} rows were computed could not be read: {error.message}")
         return
-    total = sum(tracker.outbox.batches.counts(tracker.batch).values())
-    every = rows.known + rows.added + rows.rejected + rows.duplicates == total
-    notify_versions(tracker, "of these rows" if every else f"rows of batch {tracker.batch}")
+    notify_versions(tracker, tracker.batch if rows.scope is None else rows.scope)
     if function.uncovered:
         notify(f"the version of {function.name} does not cover {', '.join(function.uncovered)}")
 
 
-def notify_versions(tracker: Tracker, which: str = "of these rows") -> None:
-    """Say how many rows were computed by an earlier version of the function, or by which ones if none was given."""
-    results, batch = tracker.outbox.results, tracker.batch
+def notify_versions(tracker: Tracker, batch: str) -> None:
+    """Say how many rows were computed by an earlier version of the function, or by which ones if none was given.
+
+    `batch` is the id of the batch, or those of its rows that are meant; so it is in `stale_rows`.
+    """
+    results = tracker.outbox.results
     versions, function = results.versions(batch), _given(tracker)
     if function is not None:
         name, version = function
         if stale := len(results.of_versions(batch, versions - {version})):
             were, them = ("was", "it") if stale == 1 else ("were", "them")
             notify(
-                f"{stale:,} {which} {were} computed by an earlier version of {name}: batch.resend(batch.stale()) "
+                f"{stale:,} of these rows {were} computed by an earlier version of {name}: batch.resend(batch.stale()) "
                 f"computes {them} again"
             )
     elif len(versions) > 1:
@@ -56,7 +57,7 @@ def notify_versions(tracker: Tracker, which: str = "of these rows") -> None:
             notify(f"these rows were computed by {len(mixed)} versions of a function: {', '.join(mixed)}")
 
 
-def stale_rows(tracker: Tracker) -> list[int]:
+def stale_rows(tracker: Tracker, batch: str) -> list[int]:
     """Return the refs of the rows that were computed by another version than that of the function given last.
 
     Raises
@@ -64,7 +65,7 @@ def stale_rows(tracker: Tracker) -> list[int]:
     PreconditionError
         If no function was given, or its version is not known.
     """
-    function, batch = _given(tracker), tracker.batch
+    function = _given(tracker)
     if function is None:
         raise PreconditionError(
             f"no version is known with which the results of batch {batch} could be compared",

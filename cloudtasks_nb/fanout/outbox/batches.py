@@ -65,8 +65,8 @@ class Batches(Repository):
 
     @reading
     def counts(self, connection: sqlite3.Connection, batch: str) -> dict[State, int]:
-        """Return how many rows are in each state. Reads tallies only."""
-        return tallies.counts(connection, number_of(connection, batch))
+        """Return how many rows are in each state. Reads tallies only, unless it is an input of fewer rows."""
+        return tallies.counts(connection, batch)
 
     @reading
     def changed(self, connection: sqlite3.Connection, batch: str) -> float:

@@ -15,7 +15,7 @@ from cloudtasks_nb._names import CODES, code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS, Fault
 from cloudtasks_nb.fanout.outbox.database import Repository, reading
 from cloudtasks_nb.fanout.outbox.records import Choice
-from cloudtasks_nb.fanout.outbox.tallies import ALL, CAUSE, ROWS, as_json, causes, number, number_of
+from cloudtasks_nb.fanout.outbox.tallies import ALL, CAUSE, ROWS, as_json, causes, number, number_of, scope_of
 from cloudtasks_nb.fanout.states import OPEN, State
 from cloudtasks_nb.fanout.wording import Wording
 
@@ -61,8 +61,8 @@ class Causes(Repository):
         Reads tallies only.
         """
         num = number_of(connection, batch)
-        failed = dict(causes(connection, num, State.FAILED))
-        retrying = {cause: n for cause, n in causes(connection, num, *OPEN) if cause != ""}
+        failed = dict(causes(connection, batch, State.FAILED))
+        retrying = {cause: n for cause, n in causes(connection, batch, *OPEN) if cause != ""}
         words = dict(connection.execute("SELECT cause, words FROM wordings WHERE num = ?", (num,)))
         texts = {stored: _text(stored, words.get(stored)) for stored in {**failed, **retrying}}
         often = Counter(texts.values())
@@ -83,20 +83,20 @@ class Causes(Repository):
     @reading
     def lost(self, connection: sqlite3.Connection, batch: str) -> dict[str | None, int]:
         """Return how many gone rows left their queue how, the most frequent first; None: that is not known."""
-        return {cause or None: n for cause, n in causes(connection, number_of(connection, batch), State.GONE)}
+        return {cause or None: n for cause, n in causes(connection, batch, State.GONE)}
 
     @reading
     def spans(self, connection: sqlite3.Connection, batch: str) -> dict[str, Span]:
         """Return when the rows of each cause failed, by its key. Reads all rows, in constant memory."""
         query = f"SELECT {CAUSE}, min(began), max(began), min(ref) FROM {ROWS} AND {_FAILING} GROUP BY 1"
-        found = connection.execute(query, (0, ALL, number_of(connection, batch)))
+        found = connection.execute(query, (0, ALL, scope_of(connection, batch)))
         return {_key(stored): Span(first=first, last=last, ref=ref) for stored, first, last, ref in found}
 
     @reading
     def sample(self, connection: sqlite3.Connection, batch: str, share: float) -> list[int]:
         """Return the refs of a share of the rows, evenly spread, in input order."""
-        query = f"SELECT ref FROM {ROWS} AND {_SPREAD} < ? ORDER BY part, ref"
-        found = connection.execute(query, (0, ALL, number_of(connection, batch), round(share * _MOST)))
+        query = f"SELECT ref FROM {ROWS} AND {_SPREAD} < ? ORDER BY first, ref"
+        found = connection.execute(query, (0, ALL, scope_of(connection, batch), round(share * _MOST)))
         return [ref for (ref,) in found]
 
     @reading
@@ -107,8 +107,8 @@ class Causes(Repository):
             return found
         bounds = [value for key, share in shares.items() for value in (stored_key(key), round(share * _MOST))]
         bound = f"CASE {CAUSE} {'WHEN ? THEN ? ' * len(shares)} ELSE 0 END"
-        query = f"SELECT {CAUSE}, ref FROM {ROWS} AND {_FAILING} AND {_SPREAD} < {bound} ORDER BY part, ref"
-        for stored, ref in connection.execute(query, (0, ALL, number_of(connection, batch), *bounds)):
+        query = f"SELECT {CAUSE}, ref FROM {ROWS} AND {_FAILING} AND {_SPREAD} < {bound} ORDER BY first, ref"
+        for stored, ref in connection.execute(query, (0, ALL, scope_of(connection, batch), *bounds)):
             found[_key(stored)].append(ref)
         return found
 
@@ -117,7 +117,7 @@ class Causes(Repository):
         """Return how many failed rows a choice has."""
         condition, values = chosen(choice)
         query = f"SELECT count(*) FROM {ROWS} AND state = {State.FAILED:d} AND {condition}"
-        return number(connection, query, 0, ALL, number_of(connection, batch), *values)
+        return number(connection, query, 0, ALL, scope_of(connection, batch), *values)
 
 
 def chosen(choice: Choice) -> tuple[str, list[str]]:

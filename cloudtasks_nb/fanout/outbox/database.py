@@ -49,6 +49,16 @@ _TABLES = (
         phase INTEGER NOT NULL,  -- 0 spooling, 1 live, 2 to be removed
         last INTEGER NOT NULL, touched REAL NOT NULL)""",
     "CREATE INDEX parts_of_batch ON parts (num, part)",
+    # Rows that are read together: those of a batch by its number, those of an input by its negative number. A span is
+    # rows that follow each other, `place` that of the first one in the input.
+    """CREATE TABLE spans (
+        scope INTEGER, first INTEGER, last INTEGER NOT NULL, place INTEGER NOT NULL,
+        PRIMARY KEY (scope, first)) WITHOUT ROWID""",
+    # The inputs of a batch, each once, and the labels of its rows, of those inputs only of which a row was known.
+    """CREATE TABLE inputs (
+        input INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL,
+        digest BLOB NOT NULL, n INTEGER NOT NULL, UNIQUE (num, digest))""",
+    "CREATE TABLE labels (input INTEGER, place INTEGER, labels BLOB, PRIMARY KEY (input, place)) WITHOUT ROWID",
     # keys, tasks and shown: see `blocks.py`
     """CREATE TABLE blocks (
         first INTEGER PRIMARY KEY, n INTEGER NOT NULL, keys BLOB NOT NULL, tasks BLOB NOT NULL, shown BLOB NOT NULL)""",
@@ -92,7 +102,7 @@ _TABLES = (
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 12
+VERSION = 13
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {

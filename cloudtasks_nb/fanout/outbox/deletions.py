@@ -65,7 +65,7 @@ class DeletionQueue(Repository):
             _finish(connection, page, results)
             touch(connection, num)
         found = connection.execute(
-            f"SELECT ref, try, deleting FROM {ROWS} AND state = ? ORDER BY part, ref LIMIT ?",
+            f"SELECT ref, try, deleting FROM {ROWS} AND state = ? ORDER BY first, ref LIMIT ?",
             (self._after + 1, ALL, num, State.SENT, size),
         ).fetchall()
         if not found:

@@ -24,6 +24,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     number_of,
     paged,
     replace,
+    scope_of,
     touch,
 )
 from cloudtasks_nb.fanout.states import FINAL, OPEN, State
@@ -104,7 +105,7 @@ class Outcomes(Repository):
         """
         codes = as_json({*FINAL} & {*allowed})
         num = number_of(connection, batch)
-        wanted = _rows_in(connection, num, codes, choice) if rows is None else _unchanged(connection, batch, rows)
+        wanted = _rows_in(connection, batch, codes, choice) if rows is None else _unchanged(connection, batch, rows)
         opened = sum(_reopen(connection, num, as_json(page), codes) for page in paged(wanted, _PAGE))
         if opened:
             connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (num,))
@@ -192,13 +193,13 @@ def _note_wordings(connection: sqlite3.Connection, num: int, told: Mapping[str, 
             connection.execute("INSERT OR REPLACE INTO wordings VALUES (?, ?, ?)", (num, cause, words))
 
 
-def _rows_in(connection: sqlite3.Connection, num: int, codes: str, choice: Choice | None) -> Iterator[int]:
+def _rows_in(connection: sqlite3.Connection, batch: str, codes: str, choice: Choice | None) -> Iterator[int]:
     """Yield the refs of rows in some states, read a page at a time as the caller changes them."""
     condition, values = ("TRUE", list[str]()) if choice is None else chosen(choice)
     query = f"""SELECT ref FROM {ROWS} AND state IN (SELECT value FROM json_each(?)) AND {condition}
-                ORDER BY part, ref LIMIT ?"""
-    after = 0
-    while page := connection.execute(query, (after + 1, ALL, num, codes, *values, _PAGE)).fetchall():
+                ORDER BY first, ref LIMIT ?"""
+    scope, after = scope_of(connection, batch), 0
+    while page := connection.execute(query, (after + 1, ALL, scope, codes, *values, _PAGE)).fetchall():
         yield from (ref for (ref,) in page)
         (after,) = page[-1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.states import FINAL, State
@@ -19,12 +19,32 @@ __all__ = [
     "Request",
     "Retrying",
     "RowFilter",
+    "Scope",
     "Spooled",
 ]
 
 
 #: The parts of a batch's description that say who made it, and that it came from another home.
 MADE_BY, IMPORTED = "_made_by", "_imported"
+
+
+class Scope(str):
+    """The id of a batch, for reading only those of its rows that were in one input.
+
+    Each method of the outbox that reads the rows of a batch takes it in place of the id. Where the input has all rows
+    of the batch, they are read as those of the batch.
+    """
+
+    __slots__ = ("input", "rows")
+
+    input: int  #: the number under which the outbox knows the input
+    rows: int  #: how many rows it has
+
+    def __new__(cls, batch: str, number: int, rows: int) -> Self:
+        """Name the rows of an input."""
+        made = super().__new__(cls, batch)
+        made.input, made.rows = number, rows
+        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +58,7 @@ class Spooled:
     duplicates: int  #: rows left out because an earlier one sends the same request
     rejected: int  #: rows left out because they are no valid task
     left: Mapping[State, int] = field(default_factory=dict)  #: of the known rows, how many are in which state
+    scope: Scope | None = field(default=None, compare=False)  #: the rows of this input; None for those of another home
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

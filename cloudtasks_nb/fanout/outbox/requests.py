@@ -233,7 +233,7 @@ class RequestQueue(Repository):
     def _unsent(self, connection: sqlite3.Connection, num: int, most: int, until: int) -> list[tuple[list[int], int]]:
         """Return the next unsent rows behind those that were given out, without those in flight, and their try."""
         unsent = f"""SELECT ref, try FROM {ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING}))
-                     ORDER BY part, ref LIMIT ?"""
+                     ORDER BY first, ref LIMIT ?"""
         values = (self._after + 1, until, num, State.UNSENT, self._last, num, most)
         query = f"SELECT min(try), max(try), json_group_array(ref) FROM ({unsent})"
         found = connection.execute(query, values).fetchall()
@@ -333,7 +333,7 @@ def _cancel(connection: sqlite3.Connection, batch: str, after: int, most: int) -
     """Cancel unsent rows behind a ref, and the requests in flight; return how many rows, and the last one's ref."""
     num = number_of(connection, batch)
     connection.execute("UPDATE flights SET void = 1 WHERE num = ? AND NOT void", (num,))
-    free = f"{ROWS} AND state = ? AND (ref, try) NOT IN ({_FLYING}) ORDER BY part, ref LIMIT ?"
+    free = f"{ROWS} AND state = ? AND (ref, try) NOT IN ({_FLYING}) ORDER BY first, ref LIMIT ?"
     refs, n, last = connection.execute(
         f"SELECT json_group_array(ref), count(*), max(ref) FROM (SELECT ref FROM {free})",
         (after + 1, ALL, num, State.UNSENT, num, most),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.rows import located
-from cloudtasks_nb.fanout.outbox.tallies import as_json, number, number_of
+from cloudtasks_nb.fanout.outbox.tallies import as_json, number, number_of, within
 from cloudtasks_nb.fanout.plan.identity import try_of
 from cloudtasks_nb.fanout.states import FINAL
 
@@ -136,7 +136,8 @@ class Results(Repository):
         chosen = connection.execute(query, (number_of(connection, batch), as_json(versions)))
         tasks = (task for (task,) in chosen)
         found = located(connection, batch, tasks, f"ref, try, state IN ({', '.join(f'{one:d}' for one in FINAL)})")
-        return sorted(ref for task, (ref, attempt, final) in found if final and try_of(task) == attempt)
+        refs = sorted(ref for task, (ref, attempt, final) in found if final and try_of(task) == attempt)
+        return within(connection, batch, refs)
 
     @reading
     def page(self, connection: sqlite3.Connection, batch: str, after: str) -> list[tuple[str, str]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from struct import unpack
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -30,28 +31,31 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     number_of,
     paged,
     ranges,
+    scope_of,
+    within,
 )
 from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
-from cloudtasks_nb.fanout.states import RETRYING, State
+from cloudtasks_nb.fanout.states import OPEN, RETRYING, State
 
-__all__ = ["Page", "Rows", "TimingsPage", "locate", "located", "with_tasks"]
+__all__ = ["Order", "Page", "Rows", "TimingsPage", "locate", "located", "with_tasks"]
 
 #: Columns of equal length: refs, whether the row failed (0 or 1), start of the last attempt, and its duration (-1: not
 #: known), in microseconds.
 TimingsPage = Sequence[Sequence[int]]
 
 _PAGE = 1_000
+_TOGETHER = 20_000  # rows of an input whose refs are read together
 _RowsOfBlock = tuple[StoredBlock, list[tuple[Any, ...]]]  # a block, and rows of it
 _MATCHING = f"""
     SELECT ref FROM {ROWS} AND {SHOWN_STATE} IN (SELECT value FROM json_each(?))
       AND coalesce(status > 0, 0) = coalesce(?, status > 0, 0) AND {CAUSE} = coalesce(?, {CAUSE})
-    ORDER BY part, ref LIMIT ?"""
+    ORDER BY first, ref LIMIT ?"""
 # SQLite makes one JSON list of each column: it takes half of the time that a tuple for each row takes.
 _TIMINGS = f"""
     SELECT json_group_array(ref), json_group_array(failed), json_group_array(began), json_group_array(duration)
     FROM (SELECT ref, state = {State.FAILED:d} AS failed, began, coalesce(duration, -1) AS duration FROM {ROWS}
         AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
-        ORDER BY part, ref LIMIT 20000)"""
+        ORDER BY first, ref LIMIT 20000)"""
 
 
 #: The columns of a row that `Page` begins with, in its order.
@@ -80,6 +84,16 @@ class Page:
     wire: Sequence[bytes]  #: each row's Task without its name; empty if it never was one, or was not asked for
 
 
+class Order(NamedTuple):
+    """Where the rows of an input are: spans of rows that follow each other, in the order of the input."""
+
+    input: int  #: its number
+    firsts: array[int]  #: refs
+    lasts: array[int]
+    places: array[int]  #: of the first row of each span in the input
+    labels: array[int]  #: of the first row of each piece of labels; empty: the labels are those that the rows have
+
+
 class Rows(Repository):
     """The rows of the batches of an outbox."""
 
@@ -97,6 +111,11 @@ class Rows(Repository):
         wire : bool
             Also the tasks as they are sent.
         """
+        if self._database.read(scope_of, batch) < 0:  # blocks may have few of its rows, or none
+            wanted = RowFilter() if states is None else RowFilter(states=frozenset(map(State, states)))
+            for refs in paged(self.matching(batch, wanted), _TOGETHER):
+                yield from self.pages_of(batch, refs, wire=wire)
+            return
         chosen = [] if states is None else [f"{SHOWN_STATE} IN (SELECT value FROM json_each(?))", as_json(states)]
         for block, rows in self.blocks(batch, after, *chosen):
             if rows:
@@ -153,7 +172,7 @@ class Rows(Repository):
 
     def matching(self, batch: str, wanted: RowFilter, size: int = 10_000) -> Iterator[int]:
         """Yield the refs of the rows that a filter lets through, in input order; `size` of them are read together."""
-        num, at = self._database.read(number_of, batch), -1
+        num, at = self._database.read(scope_of, batch), -1
         values = (as_json(wanted.states), wanted.tried, wanted.cause, size)
         while found := self._database.read(_firsts, _MATCHING, (at + 1, ALL, num, *values)):
             yield from found
@@ -161,23 +180,63 @@ class Rows(Repository):
 
     def timings(self, batch: str) -> Iterator[TimingsPage]:
         """Yield when the last attempts of the rows that succeeded or failed began, and how long they took."""
-        num, at = self._database.read(number_of, batch), -1
+        num, at = self._database.read(scope_of, batch), -1
         while (page := self._database.read(_timings, at + 1, num))[0]:
             yield page
             at = page[0][-1]
 
     @reading
+    def first_open(self, connection: sqlite3.Connection, batch: str, after: int = 0) -> tuple[int, State] | None:
+        """Return ref and state of the first row that is not final; one in doubt counts as unsent.
+
+        Rows before `after` are looked at last.
+        """
+        query = f"SELECT ref, state FROM {ROWS} AND state IN ({', '.join(f'{one:d}' for one in OPEN)}) LIMIT 1"
+        scope = scope_of(connection, batch)
+        for start in dict.fromkeys((after, 0)):
+            for ref, state in connection.execute(query, (start, ALL, scope)):
+                return ref, State.SENT if state == State.SENT else State.UNSENT
+        return None
+
+    @reading
+    def order(self, connection: sqlite3.Connection, batch: str) -> Order | None:
+        """Return the order of the rows in their input; None for a batch, and for an input that has all its rows."""
+        scope = scope_of(connection, batch)
+        if scope > 0:
+            return None
+        spans = connection.execute("SELECT first, last, place FROM spans WHERE scope = ? ORDER BY place", (scope,))
+        order = Order(-scope, array("q"), array("q"), array("q"), array("q"))
+        for first, last, place in spans:
+            order.firsts.append(first)
+            order.lasts.append(last)
+            order.places.append(place)
+        places = connection.execute("SELECT place FROM labels WHERE input = ? ORDER BY place", (-scope,))
+        order.labels.extend(place for (place,) in places)
+        return order
+
+    @reading
+    def labels(self, connection: sqlite3.Connection, number: int, places: Iterable[int]) -> list[bytes]:
+        """Return the labels of rows of the input with a number, in pieces, by the places with which these begin."""
+        query = "SELECT labels FROM labels WHERE input = ? AND place IN (SELECT value FROM json_each(?)) ORDER BY place"
+        return [found for (found,) in connection.execute(query, (number, as_json(places)))]
+
+    @reading
+    def within(self, connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[int]:
+        """Return those of the refs of rows of a batch that are in a scope of it."""
+        return within(connection, batch, refs)
+
+    @reading
     def repeated(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether several rows of a batch have the same position, each in its own input."""
         query = f"SELECT count(*) > count(DISTINCT pos) FROM {ROWS}"
-        return bool(number(connection, query, 0, ALL, number_of(connection, batch)))
+        return bool(number(connection, query, 0, ALL, scope_of(connection, batch)))
 
     @reading
     def states(self, connection: sqlite3.Connection, batch: str) -> bytes:
         """Return the `State` of each row, or `RETRYING`, one byte a row, in the order of `pages`."""
         query = f"""SELECT iif({SHOWN_STATE} = {State.SENT:d} AND status > 0, {RETRYING}, {SHOWN_STATE})
-                    FROM {ROWS} ORDER BY part, ref"""
-        return bytes(_firsts(connection, query, (0, ALL, number_of(connection, batch))))
+                    FROM {ROWS} ORDER BY first, ref"""
+        return bytes(_firsts(connection, query, (0, ALL, scope_of(connection, batch))))
 
     @reading
     def parts(self, connection: sqlite3.Connection, batch: str) -> list[tuple[int, int]]:
@@ -203,15 +262,15 @@ class Rows(Repository):
     @reading
     def last_of_first(self, connection: sqlite3.Connection, batch: str, count: int) -> int:
         """Return the ref of the last of the first `count` rows that are valid tasks, 0 if there is none."""
-        first = f"SELECT ref FROM {ROWS} AND try > 0 ORDER BY part, ref LIMIT ?"
+        first = f"SELECT ref FROM {ROWS} AND try > 0 ORDER BY first, ref LIMIT ?"
         query = f"SELECT coalesce(max(ref), 0) FROM ({first})"
-        return number(connection, query, 0, ALL, number_of(connection, batch), count)
+        return number(connection, query, 0, ALL, scope_of(connection, batch), count)
 
     @reading
     def counts_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> dict[State, int]:
         """Return how many of the valid tasks up to a row are in each state."""
         query = f"SELECT {SHOWN_STATE}, count(*) FROM {ROWS} AND try > 0 GROUP BY 1"
-        found = connection.execute(query, (0, ref, number_of(connection, batch)))
+        found = connection.execute(query, (0, ref, scope_of(connection, batch)))
         return dict.fromkeys(State, 0) | {State(state): count for state, count in found}
 
     @reading
@@ -250,8 +309,8 @@ class Rows(Repository):
         With `fact`, only of rows of which that is the fact that counts. A row in a request of a sender that has ended
         is in none of them: it is looked up by the next sender.
         """
-        query = f"SELECT ref FROM {ROWS} AND state = ? AND (? IS NULL OR fact = ?) ORDER BY part, ref LIMIT ?"
-        return _firsts(connection, query, (after + 1, ALL, number_of(connection, batch), state, fact, fact, limit))
+        query = f"SELECT ref FROM {ROWS} AND state = ? AND (? IS NULL OR fact = ?) ORDER BY first, ref LIMIT ?"
+        return _firsts(connection, query, (after + 1, ALL, scope_of(connection, batch), state, fact, fact, limit))
 
     @reading
     def tasks(
@@ -266,8 +325,8 @@ class Rows(Repository):
         """Return the newest tasks of the first and the last rows of a batch, `count` of each."""
         found = set[tuple[int, int]]()
         for order in ("ASC", "DESC"):
-            query = f"SELECT ref, try FROM {ROWS} AND try > 0 ORDER BY part {order}, ref {order} LIMIT ?"
-            found.update(connection.execute(query, (0, ALL, number_of(connection, batch), count)))
+            query = f"SELECT ref, try FROM {ROWS} AND try > 0 ORDER BY first {order}, ref {order} LIMIT ?"
+            found.update(connection.execute(query, (0, ALL, scope_of(connection, batch), count)))
         return [task for _, task, _ in with_tasks(connection, batch, sorted(found))]
 
     @reading

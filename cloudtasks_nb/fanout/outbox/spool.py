@@ -10,10 +10,11 @@ import shutil
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 
 import orjson
@@ -24,7 +25,7 @@ from cloudtasks_nb.fanout.outbox.blocks import pack_keys, pack_shown, pack_tasks
 from cloudtasks_nb.fanout.outbox.database import guard, snapshot, sqlite_error, transact
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text, plain_reason
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
-from cloudtasks_nb.fanout.outbox.records import Spooled
+from cloudtasks_nb.fanout.outbox.records import Scope, Spooled
 from cloudtasks_nb.fanout.outbox.tallies import AMONG, SHOWN_STATE, as_json, counted, counts, touch
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
@@ -33,6 +34,7 @@ from cloudtasks_nb.fanout.states import State
 
 __all__ = ["DryRun", "Spool"]
 
+_LABELLED = "CREATE TEMP TABLE labelled (place INTEGER PRIMARY KEY, labels BLOB)"  # the labels of the rows
 _WAITING = 3  # most blocks that wait for their compression
 _ROW_BYTES = 200  # about what a row takes besides its task: in the log of the file, and then in the file
 _ROOM = 1 << 20  # bytes that are left free
@@ -57,7 +59,15 @@ class Spool(Incoming):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-spool")
         self._waiting: deque[tuple[Sequence[bytes], Future[tuple[bytes, bytes]]]] = deque()  # keys, and the rest
         self._lock: Hold | None = None
+        self._digest = blake2b(digest_size=16)  # of keys and labels, in the order of the input
+        connection.execute(_LABELLED)
         transact(connection, self._make_part)
+
+    def _take(self, chunk: Chunk) -> Sequence[int]:
+        self._digest.update(b"".join(chunk.keys) + chunk.labels)
+        if chunk.labels:
+            self._connection.execute("INSERT INTO labelled VALUES (?, ?)", (chunk.rows[0], chunk.labels))
+        return super()._take(chunk)
 
     def _make_part(self, connection: sqlite3.Connection) -> None:
         """Make an invisible part, and hold its lock until the end."""
@@ -148,10 +158,13 @@ class Spool(Incoming):
         target = self._find() if self._spec.by_rows else None
         if target is None:
             return None
-        left = {state: n for state, n in counts(self._connection, target.num).items() if n}
-        if sum(left.values()) != self._rows:
+        scope = self._known_input(self._connection, target)
+        left = {state: n for state, n in counts(self._connection, target.id).items() if n}
+        if scope is None or sum(left.values()) != self._rows:
             return None
-        return Spooled(batch=target.id, created=False, added=0, known=self._rows, duplicates=0, rejected=0, left=left)
+        return Spooled(
+            batch=target.id, created=False, added=0, known=self._rows, duplicates=0, rejected=0, left=left, scope=scope
+        )
 
     def _commit(self, connection: sqlite3.Connection) -> Spooled:
         self.decide()
@@ -181,6 +194,7 @@ class Spool(Incoming):
         if added or created:
             values = (target.num, self._next - 1, part)
             connection.execute("UPDATE parts SET num = ?, phase = 1, last = ? WHERE part = ?", values)
+            connection.execute("INSERT INTO spans VALUES (?, ?, ?, 0)", (target.num, part << 32, self._next - 1))
         if added and not created:
             connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (target.num,))
             touch(connection, target.num)
@@ -193,7 +207,47 @@ class Spool(Incoming):
             duplicates=duplicates,
             rejected=added.get(State.REJECTED, 0) - duplicates,
             left=left,
+            scope=None if self._spec.origin else self._store_input(connection, target, known=bool(left)),
         )
+
+    def _known_input(self, connection: sqlite3.Connection, target: FoundBatch) -> Scope | None:
+        """Return the rows of this input, if the batch was given it before."""
+        query = "SELECT input, n FROM inputs WHERE num = ? AND digest = ?"
+        found = connection.execute(query, (target.num, self._digest.digest())).fetchone()
+        return None if found is None else Scope(target.id, *found)
+
+    def _store_input(self, connection: sqlite3.Connection, target: FoundBatch, *, known: bool) -> Scope:
+        """Store which rows of the batch are in this input, unless it was given before; `known`: it had some of them."""
+        stored = self._known_input(connection, target)
+        if stored is not None:
+            return stored
+        values = (target.num, self._digest.digest())
+        number = connection.execute("INSERT INTO inputs (num, digest, n) VALUES (?, ?, 0)", values).lastrowid or 0
+        spans = ((-number, *span) for span in self._spans(connection, known=known))
+        connection.executemany("INSERT INTO spans VALUES (?, ?, ?, ?)", spans)
+        if known:
+            connection.execute("INSERT INTO labels SELECT ?, place, labels FROM labelled", (number,))
+        rows = self._number("SELECT coalesce(sum(last - first + 1), 0) FROM spans WHERE scope = ?", -number)
+        connection.execute("UPDATE inputs SET n = ? WHERE input = ?", (rows, number))
+        return Scope(target.id, number, rows)
+
+    def _spans(self, connection: sqlite3.Connection, *, known: bool) -> Iterator[tuple[int, int, int]]:
+        """Yield the rows of the input as spans: the refs of the first and the last row, and the place of the first."""
+        start, end = connection.execute("SELECT min(pos), max(pos) FROM incoming").fetchone()
+        if not known and start is not None and end - start + 1 == self._rows:
+            yield self._part << 32, self._next - 1, start
+            return
+        # The batch has of several rows with the same key only the first, unless they came together.
+        rows = connection.execute("SELECT coalesce(theirs, ref), min(pos) FROM incoming GROUP BY 1 ORDER BY 1")
+        first = last = place = -1
+        for ref, pos in rows:
+            if ref != last + 1 or pos != place + ref - first:
+                if last >= 0:
+                    yield first, last, place
+                first, place = ref, pos
+            last = ref
+        if last >= 0:
+            yield first, last, place
 
     def _create(self, connection: sqlite3.Connection) -> FoundBatch:
         """Make a new batch."""
@@ -225,6 +279,8 @@ class Spool(Incoming):
             "SELECT k.ref FROM first f JOIN keys k ON k.num = ? AND k.k1 = f.k1 AND k.k2 = f.k2", (target.num,)
         )
         refs = as_json(ref for (ref,) in replaced)
+        # An input that had one of them has it no longer: the same one is compared anew.
+        connection.execute("UPDATE inputs SET digest = randomblob(16) WHERE num = ? AND ? <> '[]'", (target.num, refs))
         with counted(connection, AMONG, refs):
             connection.execute(f"DELETE FROM rows WHERE {AMONG}", (refs,))
         return left

@@ -21,8 +21,10 @@ _HOUR = 3_600.0
 _SLICE = 20_000  # rows a transaction, so that others can write in between
 _PAGES = 2_000  # given back to the disk at a time
 
+# Some of what is stored of the inputs of a batch.
+_OF_INPUTS = "SELECT {} FROM inputs CROSS JOIN {} WHERE num = :part LIMIT :size"
 # What removes a part, each until there is nothing more. The first part of a batch goes with all keys and
-# results of the batch.
+# results and inputs of the batch.
 _REMOVALS = (
     "DELETE FROM rows WHERE ref IN (SELECT ref FROM rows WHERE ref >= :first AND ref < :end LIMIT :size)",
     "DELETE FROM blocks WHERE first IN (SELECT first FROM blocks WHERE first >= :first AND first < :end LIMIT 100)",
@@ -30,6 +32,9 @@ _REMOVALS = (
        (SELECT max(k1) FROM (SELECT k1 FROM keys WHERE num = :part ORDER BY k1 LIMIT :size))""",
     "DELETE FROM results WHERE id IN (SELECT id FROM results WHERE num = :part LIMIT :size)",
     "DELETE FROM objects WHERE num = :part",
+    f"DELETE FROM spans WHERE (scope, first) IN ({_OF_INPUTS.format('scope, first', 'spans ON scope = -input')})",
+    f"DELETE FROM labels WHERE (input, place) IN ({_OF_INPUTS.format('input, place', 'labels USING (input)')})",
+    "DELETE FROM inputs WHERE num = :part",
     "DELETE FROM tallies WHERE part = :part",
     "DELETE FROM parts WHERE part = :part",
 )
@@ -97,6 +102,7 @@ def _forget_old(connection: sqlite3.Connection, before: float) -> None:
 def forget(connection: sqlite3.Connection, num: int) -> None:
     """Remove a batch; its rows are invisible from now on, and are removed in slices by `sweep`."""
     connection.execute("UPDATE parts SET phase = 2 WHERE num = ?", (num,))
+    connection.execute("DELETE FROM spans WHERE scope = ?", (num,))
     for table in ("flights", "settings", "wordings", "batches"):
         connection.execute(f"DELETE FROM {table} WHERE num = ?", (num,))
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from cloudtasks_nb.errors import BatchNotFoundError
+from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.states import IN_DOUBT, OPEN, State
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "REASON",
     "ROWS",
     "SHOWN_STATE",
+    "WITHIN",
     "as_json",
     "causes",
     "counted",
@@ -36,8 +38,10 @@ __all__ = [
     "paged",
     "ranges",
     "replace",
+    "scope_of",
     "tally",
     "touch",
+    "within",
 ]
 
 T = TypeVar("T")
@@ -46,8 +50,15 @@ _Tally = Counter[tuple[int, int, int | str]]  # part, state and what a row count
 #: Selects rows by their refs, which `as_json` writes.
 AMONG = "ref IN (SELECT value FROM json_each(?))"
 
-#: The rows of a batch from one ref to another, with its number as the third value. `ORDER BY part, ref` costs nothing.
-ROWS = "parts CROSS JOIN rows ON ref BETWEEN max(part << 32, ?) AND min(last, ?) WHERE num = ? AND phase = 1"
+#: The rows of a batch or of an input from one ref to another, with what `scope_of` returns as the third value.
+#: `ORDER BY first, ref` costs nothing.
+ROWS = "spans CROSS JOIN rows ON ref BETWEEN max(first, ?) AND min(last, ?) WHERE scope = ?"
+
+#: Whether a row is in a scope, with the ref and the number of the scope to be filled in.
+WITHIN = (
+    "coalesce((SELECT last FROM spans WHERE scope = {scope} AND first <= {ref} ORDER BY first DESC LIMIT 1), -1) "
+    ">= {ref}"
+)
 
 #: More than any ref, and more rows than a batch can have.
 ALL = 1 << 62
@@ -108,24 +119,31 @@ def replace(connection: sqlite3.Connection, before: _Tally, after: _Tally) -> No
     )
 
 
-def counts(connection: sqlite3.Connection, num: int) -> dict[State, int]:
-    """Return how many rows of a batch are in each state."""
-    found = connection.execute(
-        f"""SELECT {SHOWN_STATE}, sum(n) FROM parts JOIN tallies USING (part)
-            WHERE num = ? AND phase = 1 GROUP BY 1""",
-        (num,),
-    )
-    return dict.fromkeys(State, 0) | {State(state): n for state, n in found}
+def counts(connection: sqlite3.Connection, batch: str) -> dict[State, int]:
+    """Return how many rows of a batch, or of an input, are in each state."""
+    found = dict.fromkeys(State, 0)
+    for state, _, n in _tallied(connection, batch):
+        found[State.SENT if state == IN_DOUBT else State(state)] += n
+    return found
 
 
-def causes(connection: sqlite3.Connection, num: int, *states: int) -> list[tuple[Any, int]]:
+def causes(connection: sqlite3.Connection, batch: str, *states: int) -> list[tuple[Any, int]]:
     """Return the causes of the rows in some states and their numbers, the most frequent first."""
-    found = connection.execute(
-        """SELECT cause, sum(n) FROM parts JOIN tallies USING (part)
-           WHERE num = ? AND phase = 1 AND state IN (SELECT value FROM json_each(?)) GROUP BY 1 ORDER BY 2 DESC""",
-        (num, as_json(states)),
-    )
-    return found.fetchall()
+    found: Counter[Any] = Counter()
+    for state, cause, n in _tallied(connection, batch):
+        if state in states:
+            found[cause] += n
+    return found.most_common()
+
+
+def _tallied(connection: sqlite3.Connection, batch: str) -> list[tuple[int, Any, int]]:
+    """Return how many rows are in which state and why: the tallies of a batch, or those of an input counted anew."""
+    scope = scope_of(connection, batch)
+    if scope < 0:
+        query = f"SELECT state, {COUNTED}, count(*) FROM {ROWS} GROUP BY 1, 2"
+        return connection.execute(query, (0, ALL, scope)).fetchall()
+    query = "SELECT state, cause, sum(n) FROM parts JOIN tallies USING (part) WHERE num = ? AND phase = 1 GROUP BY 1, 2"
+    return connection.execute(query, (scope,)).fetchall()
 
 
 def number_of(connection: sqlite3.Connection, batch: str) -> int:
@@ -145,11 +163,33 @@ def number_of(connection: sqlite3.Connection, batch: str) -> int:
     return number
 
 
+def scope_of(connection: sqlite3.Connection, batch: str) -> int:
+    """Return the number by which `ROWS` selects the rows of a batch, or those of an input that has not all of them.
+
+    Raises
+    ------
+    BatchNotFoundError
+        If the outbox does not have the batch.
+    """
+    num = number_of(connection, batch)
+    if not isinstance(batch, Scope):
+        return num
+    total = "SELECT coalesce(sum(n), 0) FROM parts JOIN tallies USING (part) WHERE num = ? AND phase = 1"
+    return num if batch.rows == number(connection, total, num) else -batch.input
+
+
+def within(connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[int]:
+    """Return those of the refs of rows of a batch that are in a scope of it."""
+    found = connection.execute(
+        f"SELECT value FROM json_each(?) WHERE {WITHIN.format(scope='?', ref='value')}",
+        (as_json(refs), scope_of(connection, batch)),
+    )
+    return [ref for (ref,) in found]
+
+
 def ranges(connection: sqlite3.Connection, num: int) -> list[tuple[int, int]]:
     """Return the first and the last ref of each part of a batch, in input order."""
-    return connection.execute(
-        "SELECT part << 32, last FROM parts WHERE num = ? AND phase = 1 ORDER BY part", (num,)
-    ).fetchall()
+    return connection.execute("SELECT first, last FROM spans WHERE scope = ? ORDER BY first", (num,)).fetchall()
 
 
 def touch(connection: sqlite3.Connection, num: int) -> None:

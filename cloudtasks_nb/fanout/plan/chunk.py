@@ -18,6 +18,7 @@ class Chunk:
     digests: Sequence[bytes]
     tasks: Sequence[bytes]  #: `google.cloud.tasks.v2.Task` on the wire, without its name; empty for a rejected row
     shown: bytes  #: the columns of the input that `batch.tasks()` shows, encoded by `Preview`; opaque elsewhere
+    labels: bytes = b""  #: those of the index, encoded by `Preview`; opaque elsewhere, empty if they are not known
     rejected: Mapping[int, str] = field(default_factory=dict)  #: index in this chunk -> why the row is no task
 
 

@@ -89,6 +89,11 @@ class Preview(NamedTuple):
         cut = self._replace(length=stop - start, cells=[column[start:stop] for column in self.cells])
         return orjson.dumps(list(cut))
 
+    def only_labels(self) -> Preview:
+        """Return the labels of the rows, without the columns."""
+        levels = self.levels or 0
+        return self._replace(names=self.names[:levels], tags=self.tags[:levels], cells=self.cells[:levels])
+
     def pick(self, places: Sequence[int]) -> Preview:
         """Return the rows at these places."""
         return self._replace(length=len(places), cells=[[column[place] for place in places] for column in self.cells])

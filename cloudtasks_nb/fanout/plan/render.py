@@ -82,6 +82,7 @@ class Renderer:
                 keys[index] = _digest(b"rejected %d" % (block.first + index))
         self.missing |= problems.missing
         shown = Preview.of(block, self._recipe.columns_used, complete=self._complete)
+        labels = shown.only_labels()
         for start, stop in _slices(ready):
             rejected = {index - start: why for index, why in problems.reasons.items() if start <= index < stop}
             yield Chunk(
@@ -90,6 +91,7 @@ class Renderer:
                 digests=digests[start:stop],
                 tasks=ready[start:stop],
                 shown=shown.encode(start, stop),
+                labels=labels.encode(start, stop),
                 rejected=rejected,
             )
 

@@ -96,9 +96,9 @@ def test_growing_series(quick: ct.Queue, days: Days, capsys: pytest.CaptureFixtu
     assert (longer.id, days.called()) == (batch.id, {"2025-12-31": 1, "2026-01-06": 1})
     wider = run(quick, days, "2026-01-04", "2026-01-05", across={"shop": ["a", "b"]})
     assert (wider.id, days.called()) == (batch.id, {"2026-01-04": 1, "2026-01-05": 1})
-    assert wider.progress().succeeded == 9
+    assert (wider.progress().succeeded, wider.whole.progress().succeeded) == (4, 9)
     capsys.readouterr()
-    assert len(longer.tasks()) == len(longer.results()) == 9
+    assert (len(longer.tasks()), len(longer.whole.results())) == (7, 9)
     assert "join" not in capsys.readouterr().out
 
 

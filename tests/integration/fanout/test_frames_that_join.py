@@ -53,7 +53,7 @@ def test_frames_whose_indexes_are_not_unique_together(
     """The position is the index then, which is said once, also where the indexes only count rows."""
     frame = pd.DataFrame({"n": [1, 2, 3]}, index=labels and [*labels, 7])
     sent(paused.fan_out(frame.head(2), url=URL, name="both"))
-    batch = sent(paused.fan_out(frame.tail(1).set_axis(frame.index[:1]), url=URL, name="both"))
+    batch = sent(paused.fan_out(frame.tail(1).set_axis(frame.index[:1]), url=URL, name="both")).whole
     capsys.readouterr()
     for made in (batch.tasks(), batch.tasks(), batch.failed()):
         assert made.index.name == "row"

@@ -73,11 +73,11 @@ def test_a_retry_mixes_versions(run: Run, tasks: ct.Client, capsys: pytest.Captu
 
 
 def test_a_part_of_the_rows(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """The line counts the rows of the batch, as the frame does."""
+    """The line counts the rows of the input, as the frame does."""
     run(double)
     capsys.readouterr()
-    run(triple, ROWS.head(1))
-    assert f"6 rows of batch {run(triple).id} were computed by an earlier version" in capsys.readouterr().out
+    assert len(run(triple, ROWS.head(1)).stale()) == 1
+    assert "1 of these rows was computed by an earlier version" in capsys.readouterr().out
 
 
 def test_data_are_not_covered(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,7 +119,7 @@ def test_nothing_is_listed_before_the_first(panel: BatchesPanel) -> None:
 
 def test_a_batch_has_a_panel_of_its_own(harness: Harness) -> None:
     """The bar of `batch.panel()` is updated while the panel is visible, and when it becomes visible again."""
-    batch = fan_out(harness)
+    batch = fan_out(harness).whole
     panel = own(batch)
     assert batch.id in panel.title
     assert panel.footer.line == f'batch = tasks.batch("{batch.id}")'
@@ -254,12 +254,12 @@ def test_rows_that_took_long_to_read_are_not_read_at_each_change(
 ) -> None:
     """Slow rows are read again later, and `draw` returns when."""
     monkeypatch.setattr(batch_rows, "_PAUSE_FACTOR", 1e6)
-    batch = fan_out(harness)
+    batch = fan_out(harness).whole
     harness.finish(batch, 0)
     panel = own(batch)
     table: Any = panel.view.rows.table
     assert table.total == 1
-    grown = fan_out(harness, pd.concat([ROWS, ROWS.assign(note="new")]), name=batch.id)
+    grown = fan_out(harness, pd.concat([ROWS, ROWS.assign(note="new")]), name=batch.id).whole
     harness.finish(grown, 4)
     assert batch.progress().failed == 2
     assert panel.view.draw() > 0

@@ -23,9 +23,9 @@ class FakeTracker:
     """A batch of ten rows, moved on by the test."""
 
     batch = "a91f03c2"
-    report: Any = None
 
     def __init__(self) -> None:
+        self.reports: dict[int, Any] = {}
         self._listeners: list[Callable[[], None]] = []
         self.progress = self.at(0)
         self.end: asyncio.Future[Progress] = _loop.run(self._future())

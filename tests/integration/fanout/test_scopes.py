@@ -1,0 +1,197 @@
+"""The frame that is given is the frame that comes back: what `fan_out` returns answers for the rows of its input."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb.errors import InvalidInputError, PreconditionError
+from tests.cases import cases
+from tests.integration.fanout.conftest import Serve, reached, sent
+
+URL = "http://127.0.0.1:9/run"
+
+
+def month(number: int, rows: int = 6) -> pd.DataFrame:
+    """Return the rows of one month, whose index names them."""
+    names = [f"{number}-{row}" for row in range(rows)]
+    return pd.DataFrame({"month": number, "n": range(rows)}, index=names)
+
+
+def work(month: int, n: int) -> int:
+    """Fail in the first row of a month."""
+    return {1: month}[min(n, 1)]
+
+
+@pytest.fixture
+def both(once: ct.Queue, serve: Serve) -> tuple[ct.Batch, ct.Batch]:
+    """Give January and February of one batch, done."""
+    handler = serve(work)
+    found = [once.fan_out(month(number), url=handler, name="march") for number in (1, 2)]
+    for batch in found:
+        batch.wait("60s")
+    return found[0], found[1]
+
+
+def test_each_frame_is_that_of_its_input(both: tuple[ct.Batch, ct.Batch], tasks: ct.Client) -> None:
+    """January answers for January, also after February has come; the batch has both."""
+    for number, batch in enumerate(both, 1):
+        frame, failed, errors = batch.results(), batch.failed(), batch.errors()
+        pd.testing.assert_index_equal(frame.index, month(number).index)
+        assert frame["month"].eq(number).all()
+        assert batch.tasks().index.equals(month(number).index)
+        assert failed.index.tolist() == errors["row"].tolist() == [f"{number}-0"]
+        assert errors["rows"].tolist() == [1]
+        assert sorted(batch.attempts()["row"].tolist()) == month(number).index.tolist()
+        assert (batch.progress().total, batch.progress().failed) == (6, 1)
+        assert repr(batch).splitlines()[0].startswith("6 of the 12 rows of batch march on queue reports")
+        assert pd.concat(batch.results(page=4)).index.equals(frame.index)
+    whole = tasks.batch("march")
+    for batch in (both[0].whole, whole):
+        assert (len(batch.results()), batch.progress().failed, batch.errors()["rows"].tolist()) == (12, 2, [2])
+    assert both[0] == both[1] == whole
+    assert len({hash(both[0]), hash(both[1]), hash(whole)}) == 1
+    assert both[0].status() == whole.status()
+
+
+def test_corrected_rows(once: ct.Queue, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 60 rows 10 are corrected: the results are 60, in the order of the input, and join by its index."""
+    handler = serve(lambda n: 2 * n, name="double")
+    frame = pd.DataFrame({"n": np.arange(60)})
+    once.fan_out(frame, url=handler, name="corrected").wait("60s")
+    frame.loc[frame["n"] % 6 == 0, "n"] += 1_000
+    batch = once.fan_out(frame, url=handler, name="corrected")
+    assert batch.wait("60s").succeeded == 60
+    results = batch.results()
+    pd.testing.assert_index_equal(results.index, frame.index, check_names=False, exact=False)
+    assert results["result"].tolist() == (2 * frame["n"]).tolist()
+    assert len(batch.whole.results()) == 70
+    assert "several inputs" not in capsys.readouterr().out.rsplit("\n", 3)[0]
+
+
+_PICKED = month(1).iloc[[4, 0, 2]]
+
+
+@cases(
+    (_PICKED.set_axis([7, 9, 8]), [7, 9, 8]),
+    (_PICKED.reset_index(drop=True), [0, 1, 2]),
+    (_PICKED.set_axis([1, 1, 2]), [0, 1, 2]),
+    (pd.concat([month(3, 1), month(1).iloc[[4]]]), ["3-0", "1-4"]),
+    ([_PICKED.head(2), _PICKED.tail(1)], ["1-4", "1-0", "1-2"]),
+    (_PICKED.head(2).assign(level=[8, 9]).set_index("level", append=True), [("1-4", 8), ("1-0", 9)]),
+    ids=["another order", "no index", "not unique", "known and new", "an iterator", "two levels"],
+)
+def test_known_rows_have_the_index_of_the_input(paused: ct.Queue, data: Any, index: list[Any]) -> None:
+    """Rows that came with another frame have the labels and the order of this one, however they are read."""
+    paused.fan_out(month(1), url=URL, body=["month", "n"], name="march")
+    again = iter(data) if isinstance(data, list) else data
+    batch = sent(paused.fan_out(again, url=URL, body=["month", "n"], name="march"))
+    found = batch.tasks()
+    assert found.index.tolist() == index
+    given = pd.concat(data) if isinstance(data, list) else data
+    assert found["n"].tolist() == given["n"].tolist()
+    assert batch.progress().total == len(index)
+    assert pd.concat(batch.results(page=2)).index.tolist() == index
+
+
+def test_duplicates_are_as_they_were(paused: ct.Queue) -> None:
+    """The same cell again has its rejected duplicates again; a duplicate of a known row is no row."""
+    rows = pd.DataFrame({"n": [1, 2, 1]})
+    first = [sent(paused.fan_out(rows, url=URL, errors="skip", name="twice")).tasks() for _ in range(2)]
+    assert [frame["state"].tolist() for frame in first] == [["ready", "ready", "rejected"]] * 2
+    batch = paused.fan_out(pd.DataFrame({"n": [2, 2, 3]}), url=URL, errors="skip", name="twice")
+    assert sent(batch).tasks()["n"].tolist() == [2, 3]
+
+
+def test_an_input_without_rows(paused: ct.Queue) -> None:
+    """It is a part with no rows, and done."""
+    sent(paused.fan_out(month(1), url=URL, name="march"))
+    batch = paused.fan_out(month(1).head(0), url=URL, name="march")
+    assert len(batch.tasks()) == len(batch.results()) == 0
+    assert list(batch.tasks())[:2] == ["month", "n"]
+    assert batch.wait("10s").total == 0
+
+
+def test_a_part_is_waited_for_alone(queue: ct.Queue, serve: Serve) -> None:
+    """Rows of others that are not due do not hold it up, neither `wait` nor `await`."""
+    handler = serve(work)
+    queue.fan_out(month(1), url=handler, name="march", delay="1h")
+    batch = queue.fan_out(month(2).tail(5), url=handler, name="march", delay=None)
+    assert batch.wait("60s").succeeded == 5
+    assert repr(batch).splitlines()[1].endswith("100 %  succeeded")
+
+    async def wait() -> Any:
+        return await batch
+
+    assert asyncio.run(wait()).succeeded == 5
+    assert not batch.whole.progress().finished
+
+
+def test_only_its_rows_are_sent_again(both: tuple[ct.Batch, ct.Batch], tasks: ct.Client) -> None:
+    """Failed and chosen rows of the part get a new try, and rows of others are refused."""
+    january, february = both
+    january.retry_failed().wait("60s")
+    assert tasks.batch("march").tasks()["try"].tolist() == [2, *[1] * 11]
+    february.retry_failed("KeyError").wait("60s")
+    assert february.tasks()["try"].tolist() == [2, *[1] * 5]
+    january.resend(january.results().tail(1)).wait("60s")
+    assert january.tasks()["try"].tolist() == [2, *[1] * 4, 2]
+    for frame in (february.tasks(), pd.concat([january.tasks(), february.tasks()])):
+        with pytest.raises(InvalidInputError, match="6 of .* tasks are of rows of batch .* that are not in this input"):
+            january.resend(frame)
+        with pytest.raises(InvalidInputError, match="batch.whole"):
+            january.retry_failed(frame)
+    january.whole.resend(february.tasks()).wait("60s")
+
+
+def test_a_part_is_not_deleted(both: tuple[ct.Batch, ct.Batch]) -> None:
+    """All of the batch would go."""
+    with pytest.raises(PreconditionError, match=r"(?s)6 of its 12 rows.*batch\.whole\.delete\(\)"):
+        both[0].delete()
+    both[0].whole.delete()
+    assert repr(both[1]) == f"<batch {both[1].id}, deleted>"
+
+
+def test_stale_rows_of_a_part(once: ct.Queue, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows of an earlier version are counted, and computed again, of this input only."""
+    serve(lambda month, n: n, name="text")
+    handler = serve(lambda month, n: month + n, name="text")
+    for number in (1, 2):
+        once.fan_out(month(number), url=handler, name="march").wait("60s")
+    newer = serve(lambda month, n: month - n, name="text")
+    capsys.readouterr()
+    batch = once.fan_out(month(2), url=newer, name="march")
+    assert "6 of these rows were computed by an earlier version" in capsys.readouterr().out
+    assert batch.stale().index.equals(month(2).index)
+    assert len(batch.whole.stale()) == 12
+    batch.resend(batch.stale()).wait("60s")
+    assert (len(batch.stale()), len(batch.whole.stale())) == (0, 6)
+
+
+def test_map_returns_the_rows_of_its_data(once: ct.Queue, serve: Serve) -> None:
+    """A second call under the same name returns its own rows, and computes no others again."""
+    once.map(serve(work), month(1), name="march")
+    found = once.map(serve(work), month(2), name="march")
+    pd.testing.assert_index_equal(found.index, month(2).index)
+
+
+def test_a_backfill_is_for_its_range(queue: ct.Queue, serve: Serve) -> None:
+    """Another range of the same series has its own rows; a range that covers all of them is the batch."""
+    handler = serve(lambda start, end, partition: partition, name="load")
+    for first, last, months in (("2013-01", "2013-06", 6), ("2013-04", "2013-09", 6), ("2013-01", "2013-09", 9)):
+        batch = queue.backfill(first, f"{last}-01", freq="MS", url=handler, name="series")
+        assert batch.wait("60s").succeeded == months
+        assert batch.results()["result"].tolist() == pd.period_range(first, last, freq="M").astype(str).tolist()
+    assert batch.whole.progress() == batch.progress()
+
+
+def test_the_panel_of_a_part(both: tuple[ct.Batch, ct.Batch]) -> None:
+    """It has its rows, and says so."""
+    panel = both[0].panel()
+    panel.refresh()
+    assert "6 of the 12 rows of batch march" in panel.static_html()
+    assert "6 of the 12 rows of batch march" in repr(panel)
+    panel.close()
