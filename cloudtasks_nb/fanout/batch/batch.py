@@ -580,7 +580,7 @@ class Batch:
         return self._go(sending=True)
 
     def cancel(self) -> Self:
-        """Stop sending, and delete the tasks that are not final, in the background.
+        """Stop sending, and delete the tasks that are not final, in the background; those of a part only.
 
         The wish is stored when this returns. If the kernel ends before all tasks are deleted, the next one that opens
         the batch goes on.
@@ -591,7 +591,7 @@ class Batch:
         >>> batch.cancel().wait()
         3 rows: 3 cancelled
         """
-        _loop.run(self._tracker.cancel())
+        _loop.run(self._tracker.cancel(self._rows))
         return self
 
     def resume(self) -> Self:

@@ -20,8 +20,8 @@ from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNo
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.deletions import DeletionPage, DeletionQueue
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING, INPUTS
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.bulk import delete
@@ -31,6 +31,7 @@ __all__ = ["Cancellation"]
 
 _DELETED_TOGETHER = 1000  # tasks in a call, the service's limit (https://cloud.google.com/tasks/docs/quotas)
 _LOCK_POLL = 0.5  # seconds between two checks whether another process has ended to cancel the batch
+_IN_FLIGHT_POLL = 0.2  # seconds between two looks whether rows in requests have come back
 _RETRY, _RETRY_LONGEST = 2.0, 30.0  # seconds before another try when the service does not answer
 _IN_FLIGHT = 3  # calls at the same time
 _WORK = "the cancellation of"
@@ -69,14 +70,18 @@ class Cancellation:
         """Whether another process cancels the batch, and this one goes on if that ends before."""
         return self.active and not self._owner
 
-    async def wish(self) -> None:
-        """Store that the batch is to be cancelled, and begin."""
+    async def wish(self, rows: str) -> None:
+        """Store that the batch, or rows of it, are to be cancelled, and begin."""
         wish = {"at": self.connection.clock.micros(), "by": self._name}
-        await self.outbox.run(
-            self.outbox.batches.decide,
-            self.batch,
-            lambda record: ({CANCELLING: {**record.settings.get(CANCELLING, {}), **wish}}, None),
-        )
+
+        def change(record: BatchRecord) -> tuple[dict[str, Any], None]:
+            stored, inputs = record.settings.get(CANCELLING, {INPUTS: []}), list[list[int]]()
+            if isinstance(rows, Scope) and rows.rows != record.total and INPUTS in stored:
+                inputs = [*(one for one in stored[INPUTS] if one[0] != rows.input), [rows.input, rows.rows]]
+            kept = {name: value for name, value in stored.items() if name != INPUTS}
+            return {CANCELLING: {**kept, **wish, **({INPUTS: inputs} if inputs else {})}}, None
+
+        await self.outbox.run(self.outbox.batches.decide, self.batch, change)
         self._refused = None
         self.begin()
 
@@ -143,6 +148,9 @@ class Cancellation:
         Return the error because of which something is left to do.
         """
         self.trouble = None
+        if inputs := wish.get(INPUTS):
+            errors = [await self._cancel_rows(Scope(self.batch, *one)) for one in inputs]
+            return next(filter(None, errors), None)
         steps = self.outbox.requests.cancel(self.batch)
         more = await self.outbox.run(next, steps, 0)  # from the first step on, no request is sent again
         paused = await self._prepare(wish)
@@ -154,10 +162,24 @@ class Cancellation:
             if await self.outbox.run(self.outbox.requests.waiting, self.batch):
                 self.sending.begin()
             await self.sending.join()
-            error = await self._delete_tasks()
+            error = await self._delete_tasks(self.batch)
         finally:
             refusal = await self._resume() if paused else None
         return error or refusal
+
+    async def _cancel_rows(self, rows: Scope) -> CloudTasksError | None:
+        """Do the same for some rows of the batch; the other rows are sent meanwhile."""
+        waiting = self.outbox.requests.waiting
+        while await self.outbox.run(waiting, rows):
+            steps = self.outbox.requests.cancel(rows)
+            while await self.outbox.run(next, steps, 0):
+                self.changed()
+            if not await self.outbox.run(waiting, rows):
+                break
+            if not self.sending.active:  # they are in requests of a sender that has ended
+                self.sending.begin(only_doubtful=True)
+            await self.sending.clock.sleep(_IN_FLIGHT_POLL)
+        return await self._delete_tasks(rows)
 
     async def _counts(self) -> dict[State, int]:
         return await self.outbox.run(self.outbox.batches.counts, self.batch)
@@ -212,13 +234,13 @@ class Cancellation:
         tasks = values.get("tasks")
         return values["state"] == "RUNNING" and tasks is not None and tasks <= ours
 
-    async def _delete_tasks(self) -> CloudTasksError | None:
-        """Delete the tasks that are in the queue; return the error of a call that failed as a whole."""
-        pages, refusals = self.outbox.deletions(self.batch), list[CloudTasksError]()
+    async def _delete_tasks(self, rows: str) -> CloudTasksError | None:
+        """Delete the tasks of rows that are in the queue; return the error of a call that failed as a whole."""
+        pages, refusals = self.outbox.deletions(rows), list[CloudTasksError]()
         await _loop.gather(self._delete_pages(pages, refusals) for _ in range(_IN_FLIGHT))
         if not refusals:
             return None
-        left = (await self._counts())[State.SENT]
+        left = (await self.outbox.run(self.outbox.batches.counts, rows))[State.SENT]
         self.trouble = f"{left:,} tasks are not deleted: {refusals[0].message}"
         return refusals[0]
 

@@ -16,7 +16,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.request import lasting_options, share_of
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING, INPUTS
 from cloudtasks_nb.fanout.states import FINAL, State
 
 __all__ = ["Gate", "gate_of", "lift_gate", "read_batch"]
@@ -186,7 +186,7 @@ def _change(
         stored, gate = _decide(outbox, record)
         settings: dict[str, Any] = {_SETTING: stored | change(record, gate)}
         if gate.stopped and not stored["stopped"]:
-            wish = record.settings.get(CANCELLING, {})
+            wish = {name: value for name, value in record.settings.get(CANCELLING, {}).items() if name != INPUTS}
             settings = {_SETTING: settings[_SETTING] | {"stopped": True}, CANCELLING: wish}
             record = replace(record, settings={**record.settings, CANCELLING: wish})
         return settings, (record, gate)

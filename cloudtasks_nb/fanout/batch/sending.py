@@ -51,6 +51,7 @@ class Sending:
         self.trouble: CloudTasksError | None = None  #: the last error that is being retried
         self.error: CloudTasksError | None = None  #: the error that ended the sending early
         self._requested = False
+        self._only_doubtful = False  # no row is sent that is not in a request of a sender that has ended
         self._announced: Hold | None = None
         self._gate_changed = asyncio.Event()
         self._other: Mapping[str, Any] | None = None
@@ -79,8 +80,13 @@ class Sending:
             sender = f"process {pid} ({target})"
         return f"{sender} sends the remaining rows; this connection continues when that stops"
 
-    def begin(self) -> None:
-        """Send the unsent rows; if a sending is just ending, it begins again."""
+    def begin(self, *, only_doubtful: bool = False) -> None:
+        """Send the unsent rows; if a sending is just ending, it begins again.
+
+        With `only_doubtful`, only find out about the rows in requests of a sender that has ended, unless this process
+        sends the batch.
+        """
+        self._only_doubtful = only_doubtful and (self._only_doubtful or not self.active)
         self._requested = True
         self._gate_changed.set()
         self._announce()  # at once, so that others see it
@@ -182,7 +188,7 @@ class Sending:
                 key=await self.outbox.run(own_key, self.outbox, self.record.id),
                 transport=self.connection.transport,
                 report=self._note,
-                until=lambda: self.gate.until,
+                until=lambda: 0 if self._only_doubtful else self.gate.until,
                 were_created=self.adoption.seen,
                 send_rate=lasting_options(record)["send_rate"],
                 owner={"pid": os.getpid(), "target": self.connection.endpoint.target},

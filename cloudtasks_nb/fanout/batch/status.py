@@ -14,7 +14,7 @@ from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, Sta
 from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings, retries_text
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
+from cloudtasks_nb.fanout.outbox.requests import cancels_all
 from cloudtasks_nb.fanout.states import State
 
 __all__ = ["NOT_READ", "Facts", "is_newest", "progress_of_part", "read_facts", "status_of", "stored_progress"]
@@ -151,7 +151,7 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any
         "doubtful": record.doubtful,
         "changed": record.changed,
         "gate": gate,
-        "cancelling": CANCELLING in record.settings,
+        "cancelling": cancels_all(record.settings),
         "unread": record.imported and not {"read_elsewhere", "unseen"} & record.settings.keys(),
         "causes": causes.failed(record.id) if counts[State.FAILED] else {},
         "retried": causes.retrying(record.id) if counts[State.SENT] else {},

@@ -38,7 +38,7 @@ from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING, cancels_all
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot, Subscription
@@ -171,6 +171,8 @@ class Tracker:
         ratio = self._queue_values().get("log_sampling_ratio", 1)
         notes = outcome_notes(self.record, ratio, has_results=self.outcomes.has_results)
         more = (self.connection.clock.warning, self.gate.note, self.gate.stop_note(self.progress.cancelled))
+        if CANCELLING in self.record.settings and not cancels_all(self.record.settings):
+            notes = [*notes, "some of its rows are being cancelled"]
         return [*notes, *filter(None, more)]
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
@@ -225,11 +227,12 @@ class Tracker:
             self._supervisor.start(_PACKING, self.outcomes.pack_results)
         self._changed()
 
-    async def cancel(self) -> None:
-        """Store that the batch is to be cancelled, and begin; from now on it counts as being cancelled."""
+    async def cancel(self, rows: str | None = None) -> None:
+        """Store that the batch, or rows of it, are to be cancelled, and begin; from now on it counts as cancelled."""
         self.connection.transport.check_open()
-        await self._cancellation.wish()
-        self._wants_to_send = False
+        await self._cancellation.wish(rows or self.batch)
+        settings = await self.outbox.run(self.outbox.batches.settings, self.batch)
+        self._wants_to_send &= not cancels_all(settings)
         await self.start(sending=False)
 
     async def resume(self) -> None:
@@ -413,7 +416,7 @@ class Tracker:
         self._seen, self.record, self._stored = number, record, stored
         self._sending.apply_gate(gate)
         self._cancellation.take_up(record)
-        if self._wants_to_send and self._waits_to_be_sent() and CANCELLING not in record.settings:
+        if self._wants_to_send and self._waits_to_be_sent() and not cancels_all(record.settings):
             self._wants_to_send, self._has_sent = False, True
             self._sending.begin()
         elif record.done and number >= self._required:  # a start may have come since it was read

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cloudtasks_nb.fanout.evidence import Fact
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
 from cloudtasks_nb.fanout.outbox.rows import with_tasks
-from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number_of, touch
+from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number_of, scope_of, touch
 from cloudtasks_nb.fanout.states import State
 
 __all__ = ["DeletionPage", "DeletionQueue"]
@@ -66,7 +66,7 @@ class DeletionQueue(Repository):
             touch(connection, num)
         found = connection.execute(
             f"SELECT ref, try, deleting FROM {ROWS} AND state = ? ORDER BY first, ref LIMIT ?",
-            (self._after + 1, ALL, num, State.SENT, size),
+            (self._after + 1, ALL, scope_of(connection, self._batch), State.SENT, size),
         ).fetchall()
         if not found:
             return None

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import orjson
 
@@ -17,14 +18,29 @@ from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, read_block
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import Ack, Request
-from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number, number_of, replace, touch
+from cloudtasks_nb.fanout.outbox.tallies import (
+    ALL,
+    AMONG,
+    ROWS,
+    WITHIN,
+    as_json,
+    counted,
+    number,
+    number_of,
+    replace,
+    scope_of,
+    touch,
+)
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
 
-__all__ = ["CANCELLING", "MAX_TASKS", "RequestQueue", "Requests"]
+__all__ = ["CANCELLING", "INPUTS", "MAX_TASKS", "RequestQueue", "Requests", "cancels_all"]
 
-#: The setting of a batch that is to be cancelled. It is removed when that is done.
+#: The setting of a batch that is to be cancelled, or rows of it. It is removed when that is done.
 CANCELLING = "cancelling"
+
+#: The item of that setting with the inputs whose rows are to be cancelled, by what `Scope` takes; without it, all rows.
+INPUTS = "inputs"
 
 #: Tasks a batch call, the service's limit (https://cloud.google.com/tasks/docs/quotas).
 MAX_TASKS = 100
@@ -37,7 +53,14 @@ _FLYING = "SELECT value, try FROM flights JOIN json_each(refs) WHERE num = ?"
 _Flight = tuple[int, list[int], int, float]  # number of a request, its rows (ascending), their try, when it started
 _Contents = tuple[Sequence[int], bytes, list[bytes]]  # refs of rows, their keys, and their tasks without names
 _Moved = Counter[tuple[int, int, int | str]]  # as the tallies count rows
+#: Whether a row is in one of some scopes, which are given as JSON.
+_IN_SCOPES = f"EXISTS (SELECT 1 FROM json_each(?) j WHERE {WITHIN.format(scope='j.value', ref='ref')})"
 _WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
+
+
+def cancels_all(settings: Mapping[str, Any]) -> bool:
+    """Return whether all rows of a batch are to be cancelled, by its settings."""
+    return CANCELLING in settings and not settings[CANCELLING].get(INPUTS)
 
 
 class Requests(Repository):
@@ -66,8 +89,11 @@ class Requests(Repository):
     @reading
     def waiting(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether rows are to be sent, or may have been sent by a sender that has ended."""
+        scope = scope_of(connection, batch)
+        if scope < 0:
+            return number(connection, f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND {_WAITING})", 0, ALL, scope) > 0
         query = f"SELECT EXISTS (SELECT 1 FROM parts JOIN tallies USING (part) WHERE num = ? AND {_WAITING})"
-        return number(connection, query, number_of(connection, batch)) > 0
+        return number(connection, query, scope) > 0
 
     @reading
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
@@ -92,8 +118,8 @@ class Requests(Repository):
         """Cancel the rows that are not sent, `size` of them in a transaction; yield how many were, after each.
 
         Rows of requests in flight stay as they are until their sender, or the next one, finds out whether they were
-        created. Those that were become sent, and the caller has to delete them. No row of a batch with the setting
-        `CANCELLING` is given out.
+        created. Those that were become sent, and the caller has to delete them. No row is given out that is to be
+        cancelled by the setting `CANCELLING`.
         """
         cancelled, after = 1, -1
         while cancelled:
@@ -151,7 +177,9 @@ class RequestQueue(Repository):
         if self._left is None:
             self._left = _find_doubtful(connection, self.batch)
         round_ = number(connection, "SELECT round FROM batches WHERE num = ?", num)
-        stopped = "SELECT EXISTS (SELECT 1 FROM settings WHERE num = ? AND key = ?)"
+        wish = connection.execute("SELECT value FROM settings WHERE num = ? AND key = ?", (num, CANCELLING)).fetchone()
+        inputs = orjson.loads(wish[0]).get(INPUTS, ()) if wish else ()
+        cancelled = as_json(-number for number, _ in inputs) if inputs else None
         moved: _Moved = Counter()
         for ack in acks:
             self._settle(connection, ack, moved)
@@ -162,9 +190,9 @@ class RequestQueue(Repository):
             self._round, self._after = round_, -1
         requests, most = list[Request](), ALL if until is None else until
         while self._left and len(requests) < want:
-            requests += self._again(connection, num, self._left.pop(0), most)
-        if len(requests) < want and not number(connection, stopped, num, CANCELLING):
-            requests += self._fresh(connection, num, want - len(requests), size, now, most)
+            requests += self._again(connection, num, self._left.pop(0), most, cancelled)
+        if len(requests) < want and (cancelled or not wish):
+            requests += self._fresh(connection, num, want - len(requests), size, now, most, cancelled)
         return requests
 
     def _settle(self, connection: sqlite3.Connection, ack: Ack, moved: _Moved) -> None:
@@ -193,10 +221,12 @@ class RequestQueue(Repository):
             _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt, moved)
             self._after = min(self._after, ack.again[0] - 1)
 
-    def _again(self, connection: sqlite3.Connection, num: int, flight: _Flight, until: int) -> Iterator[Request]:
+    def _again(
+        self, connection: sqlite3.Connection, num: int, flight: _Flight, until: int, cancelled: str | None
+    ) -> Iterator[Request]:
         """Yield the request that an earlier sender has left, without rows that are known by now.
 
-        Rows that may be sent and rows that may not are in requests of their own.
+        Rows that may be sent, rows that may not, and rows that are cancelled are in requests of their own.
         """
         number, rows, attempt, started = flight
         left = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING void", (number,)).fetchone()
@@ -207,19 +237,30 @@ class RequestQueue(Repository):
             (as_json(rows), attempt, IN_DOUBT),
         )
         refs = [ref for (ref,) in found]
-        border = bisect_right(refs, until)
+        void = set(refs if left[0] else ())
+        if cancelled:
+            query = f"SELECT ref FROM rows WHERE {AMONG} AND {_IN_SCOPES}"
+            void |= {ref for (ref,) in connection.execute(query, (as_json(refs), cancelled))}
+        borders = ((some, bisect_right(some, until)) for some in ([r for r in refs if r not in void], sorted(void)))
         seq: int | None = number
-        for part in filter(None, (refs[:border], refs[border:])):
+        for part in filter(None, (half for some, at in borders for half in (some[:at], some[at:]))):
             contents = part, *self._contents(connection, part)
-            yield self._depart(connection, num, contents, attempt, started, seq=seq, void=left[0], tried=True)
+            yield self._depart(connection, num, contents, attempt, started, seq=seq, void=part[0] in void, tried=True)
             seq = None
 
     def _fresh(
-        self, connection: sqlite3.Connection, num: int, want: int, size: int, now: float, until: int
+        self,
+        connection: sqlite3.Connection,
+        num: int,
+        want: int,
+        size: int,
+        now: float,
+        until: int,
+        cancelled: str | None,
     ) -> list[Request]:
         """Give out the next unsent rows, those of each try apart; store that they may be sent from now on."""
         requests: list[Request] = []
-        for refs, attempt in self._unsent(connection, num, want * size, until):
+        for refs, attempt in self._unsent(connection, num, want * size, until, cancelled):
             for contents in self._cut(connection, refs, size):
                 if len(requests) == want:  # these rows are read again the next time
                     self._after = min(self._after, contents[0][0] - 1)
@@ -230,11 +271,17 @@ class RequestQueue(Repository):
             connection.execute("UPDATE batches SET begun = 1 WHERE num = ? AND NOT begun", (num,))
         return requests
 
-    def _unsent(self, connection: sqlite3.Connection, num: int, most: int, until: int) -> list[tuple[list[int], int]]:
-        """Return the next unsent rows behind those that were given out, without those in flight, and their try."""
-        unsent = f"""SELECT ref, try FROM {ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING}))
+    def _unsent(
+        self, connection: sqlite3.Connection, num: int, most: int, until: int, cancelled: str | None
+    ) -> list[tuple[list[int], int]]:
+        """Return the next unsent rows behind those that were given out, without those in flight, and their try.
+
+        Rows in the scopes that are `cancelled` are left out.
+        """
+        others, scopes = (f"AND NOT {_IN_SCOPES}", [cancelled]) if cancelled else ("", [])
+        unsent = f"""SELECT ref, try FROM {ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING})) {others}
                      ORDER BY first, ref LIMIT ?"""
-        values = (self._after + 1, until, num, State.UNSENT, self._last, num, most)
+        values = (self._after + 1, until, num, State.UNSENT, self._last, num, *scopes, most)
         query = f"SELECT min(try), max(try), json_group_array(ref) FROM ({unsent})"
         found = connection.execute(query, values).fetchall()
         if found[0][0] != found[0][1]:  # only then, because GROUP BY sorts
@@ -331,12 +378,13 @@ def _move(connection: sqlite3.Connection, refs: Sequence[int], to: State, attemp
 
 def _cancel(connection: sqlite3.Connection, batch: str, after: int, most: int) -> tuple[int, int]:
     """Cancel unsent rows behind a ref, and the requests in flight; return how many rows, and the last one's ref."""
-    num = number_of(connection, batch)
-    connection.execute("UPDATE flights SET void = 1 WHERE num = ? AND NOT void", (num,))
+    num, scope = number_of(connection, batch), scope_of(connection, batch)
+    if scope > 0:  # else the rows of requests that are sent are deleted when they have come back
+        connection.execute("UPDATE flights SET void = 1 WHERE num = ? AND NOT void", (num,))
     free = f"{ROWS} AND state = ? AND (ref, try) NOT IN ({_FLYING}) ORDER BY first, ref LIMIT ?"
     refs, n, last = connection.execute(
         f"SELECT json_group_array(ref), count(*), max(ref) FROM (SELECT ref FROM {free})",
-        (after + 1, ALL, num, State.UNSENT, num, most),
+        (after + 1, ALL, scope, State.UNSENT, num, most),
     ).fetchone()
     with counted(connection, AMONG, refs):
         connection.execute(f"UPDATE rows SET state = ? WHERE {AMONG}", (State.CANCELLED, refs))

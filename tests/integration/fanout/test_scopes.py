@@ -195,3 +195,24 @@ def test_the_panel_of_a_part(both: tuple[ct.Batch, ct.Batch]) -> None:
     assert "6 of the 12 rows of batch march" in panel.static_html()
     assert "6 of the 12 rows of batch march" in repr(panel)
     panel.close()
+
+
+def test_only_its_rows_are_cancelled(paused: ct.Queue, other: ct.Client) -> None:
+    """The tasks of the others stay, and rows that are not sent yet are sent; every kernel knows."""
+    january, february = (paused.fan_out(month(number, 30), url=URL, name="march") for number in (1, 2))
+    sent(february)
+    assert january.cancel().wait("60s").cancelled == 30
+    assert february.progress().cancelled == 0
+    assert len(paused.tasks()) == 30
+    assert other.batch("march").progress().cancelled == 30
+    assert february.status().state == "paused"
+    again = paused.fan_out(month(3), url=URL, name="march")
+    assert (sent(again).progress().pending, again.whole.cancel().wait("60s").cancelled) == (6, 66)
+
+
+def test_held_rows_of_a_part_are_dropped(paused: ct.Queue) -> None:
+    """The canary of the batch goes on to hold the other rows back."""
+    paused.fan_out(month(1), url=URL, name="march", canary=1)
+    batch = paused.fan_out(month(2), url=URL, name="march", canary=1)
+    assert batch.cancel().wait("60s").cancelled == 6
+    reached(batch.whole, lambda progress: progress.unsent == 5)
