@@ -12,7 +12,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.batch.conftest import Tracked
-from tests.unit.fanout.conftest import chunks, put, refs, spool
+from tests.unit.fanout.conftest import chunks, put, refs, spool, take
 
 ROWS, PATIENCE = 250, 30.0
 LOST, QUOTA, DENIED = UnavailableError("lost"), QuotaError("too many calls"), PermissionDeniedError("no right")
@@ -103,3 +103,50 @@ def test_the_limit_of_failures_keeps_a_wish_that_there_is(outbox: Outbox) -> Non
     record, gate = read_batch(outbox, batch)
     assert gate.stopped
     assert record.settings[CANCELLING] == outbox.batches.settings(batch)[CANCELLING] == PAUSED
+
+
+def test_a_part_in_requests_of_a_killed_sender(outbox: Outbox) -> None:
+    """Its rows are looked up and never sent; of the others none is sent, because nobody has asked for that."""
+    spool(outbox, chunks(range(150)), name="march")
+    part = spool(outbox, chunks(range(150, 300)), name="march").scope
+    assert part is not None
+    take(outbox, part, want=2)  # rows 100 to 199 are in one request
+    tracked = Tracked(outbox, str(part))
+
+    async def seen(tasks: list[str], _since: float) -> dict[str, bool | None]:
+        return dict.fromkeys(tasks, False)
+
+    async def run() -> None:
+        tracked.tracker._adoption.seen = seen  # type: ignore[method-assign,assignment]  # the log has no entry
+        await tracked.tracker.cancel(part)
+        await tracked.until(lambda: not tracked.tracker.sending)
+
+    _loop.run(run(), PATIENCE)
+    assert not tracked.service.created
+    found = outbox.batches.counts(part), outbox.batches.counts(str(part))
+    assert [(counts[State.CANCELLED], counts[State.UNSENT]) for counts in found] == [(150, 0), (150, 150)]
+    assert CANCELLING not in outbox.batches.settings(part)
+    _loop.run(tracked.tracker.close())
+
+
+def test_wishes_for_several_parts(outbox: Outbox) -> None:
+    """They are carried out together; a wish for the whole batch, or its limit of failures, contains them."""
+    made: list[Any] = [spool(outbox, chunks(range(at, at + 9)), name="march").scope for at in (0, 9, 18)]
+    tracked = Tracked(outbox, str(made[0]))
+    wish = tracked.tracker._cancellation.wish
+
+    def stored() -> Any:
+        return outbox.batches.settings(tracked.batch)[CANCELLING].get("inputs")
+
+    async def run() -> None:
+        tracked.tracker._cancellation.begin = lambda: None  # type: ignore[method-assign]  # so that the wish stays
+        for part in (made[0], made[1], made[0]):
+            await wish(part)
+        assert sorted(stored()) == [[made[0].input, 9], [made[1].input, 9]]
+        await wish(tracked.batch)
+        assert stored() is None
+        await wish(made[1])
+        assert stored() is None
+
+    _loop.run(run(), PATIENCE)
+    _loop.run(tracked.tracker.close())
