@@ -1,6 +1,7 @@
 """Batches in a folder or a bucket: ``batches/<batch>/`` has ``record.json``, and the rows in blocks in ``rows/``.
 
 Beside them is ``claim``, which the first home makes that sends the batch, also in a store that nobody shares.
+``unnamed/<digest>/<batch>`` says which batches have no name, under a digest of where and how their rows are sent.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ __all__ = [
     "block_names",
     "claim_batch",
     "delete_batch",
+    "index_unnamed",
     "read_blocks",
     "read_claim",
     "read_record",
     "read_records",
+    "unnamed",
     "write_batch",
 ]
 
+_UNNAMED = "unnamed/"
 _CONCURRENT = 8  # blocks of about a megabyte
 
 
@@ -130,6 +134,28 @@ def read_blocks(store: Store, batch: str, names: Iterable[str]) -> Iterator[byte
             yield data
 
 
+def index_unnamed(store: Store, digest: str, batch: str) -> None:
+    """Note a batch without a name.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
+    """
+    store.put(f"{_UNNAMED}{digest}/{batch}", b"1")
+
+
+def unnamed(store: Store, digest: str) -> list[str]:
+    """Return the batches that were noted under a digest.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    return [path.rpartition("/")[2] for page in store.pages(f"{_UNNAMED}{digest}/") for path in page]
+
+
 def delete_batch(store: Store, batch: str) -> None:
     """Delete a batch with the results of its tasks.
 
@@ -140,7 +166,8 @@ def delete_batch(store: Store, batch: str) -> None:
     """
     # First, so that nobody finds a batch without its rows, and who sends it again meanwhile makes a new key, by which
     # no result counts that is left of it.
-    store.delete([_record(batch), _claim(batch)])
+    noted = [path for page in store.pages(_UNNAMED) for path in page if path.endswith(f"/{batch}")]
+    store.delete([_record(batch), _claim(batch), *noted])
     store.delete_all(f"batches/{batch}/rows/")
     store.delete_all(f"results/{batch}/")
 

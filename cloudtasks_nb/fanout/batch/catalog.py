@@ -113,7 +113,8 @@ class Catalog:
         result = self._spool(request, check)
         if not result.created:
             self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
-        _notify_spooled(result, request.options.name, held=read_batch(self.outbox, result.batch)[1].held)
+        held, shared = read_batch(self.outbox, result.batch)[1].held, self._sharing.active
+        _notify_spooled(result, request.options.name, held=held, shared=shared)
         _warn_about_outcomes(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         batch = self._open(result.batch, sending=True, rows=result.scope)
@@ -376,6 +377,7 @@ class Catalog:
         }
         spec = replace(spec, description={**spec.description, **facts}, check=check)
         self._sharing.check(spec)
+        spec = replace(spec, bring=partial(self._sharing.bring, spec))
         with self.outbox.spool(spec) as spool, Bar("storing", length(request.data), show=options.progress) as bar:
             chunks = plan_chunks(
                 request.data, recipe, now=now, errors=options.errors, on_progress=bar.add, on_note=notify
@@ -511,7 +513,7 @@ def _micros(moment: dt.datetime | None) -> int | None:
     return None if moment is None else round(moment.timestamp() * 1_000_000)
 
 
-def _notify_spooled(result: Spooled, name: str | None, *, held: bool) -> None:
+def _notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: bool) -> None:
     """Print which batch the rows were added to, and which rows were left out."""
     batch = f"batch {result.batch}" if name in (None, result.batch) else f"batch {name} ({result.batch})"
     parts = []
@@ -519,12 +521,17 @@ def _notify_spooled(result: Spooled, name: str | None, *, held: bool) -> None:
         parts.append(f"there are no rows here; {batch} stays as it is")
     elif not result.created:
         parts.append(f"{batch} has {result.known:,} of these rows already")
-        parts.append(f"{counted(result.added, 'new ones')} will be sent" if result.added else "nothing new to send")
+        extend = " and extend it" if result.by_id else ""
+        parts.append(
+            f"{counted(result.added, 'new ones')} will be sent{extend}" if result.added else "nothing new to send"
+        )
         if unsent := result.left.get(State.UNSENT, 0):
             then = f"they are held back: {RESUME}" if held else "the sending goes on"
             parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: {then}")
         left = ((count, state.name.lower()) for state, count in result.left.items() if state in FINAL[1:])
         parts += [f"{count:,} {state} {_are(count)} left" for count, state in left]
+        if result.by_id and not shared:
+            parts.append(f'another disk needs name="{result.batch}"')
     if rejected := result.rejected:
         parts.append(f"{counted(rejected, 'rows')} {_are(rejected)} rejected: batch.tasks() has the reasons")
     if result.duplicates:

@@ -22,7 +22,7 @@ from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.preview import shown_rows
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["pack_blocks", "pack_record", "shared_spec", "unpack_block", "unpack_record"]
+__all__ = ["alike_digest", "block_keys", "pack_blocks", "pack_record", "shared_spec", "unpack_block", "unpack_record"]
 
 _FORMAT = 1
 _WORD = 4
@@ -120,6 +120,27 @@ def pack_blocks(rows: Rows, batch: str, known: Collection[str] = ()) -> Iterator
         }
         packed = zlib.compress(orjson.dumps(head), 1)
         yield name, b"".join((len(packed).to_bytes(_WORD, "big"), packed, *parts))
+
+
+def alike_digest(place: Place, recipe: bytes) -> str:
+    """Return the name under which batches without a name are indexed: of one place and one recipe."""
+    return blake2b(orjson.dumps(place) + recipe, digest_size=16).hexdigest()
+
+
+def block_keys(data: bytes) -> bytes:
+    """Return the keys of the rows of a block, one behind the other.
+
+    Raises
+    ------
+    OutboxError
+        If it is damaged.
+    """
+    try:
+        at = _WORD + int.from_bytes(data[:_WORD], "big")
+        block = StoredBlock(0, data[at : at + orjson.loads(inflate(data[_WORD:at]))["lengths"][0]])
+        return block.keys(range(block.n))
+    except _DAMAGE as error:
+        raise OutboxError(f"stored rows of a batch are damaged: {error!r}") from error
 
 
 def unpack_block(data: bytes) -> Chunk:

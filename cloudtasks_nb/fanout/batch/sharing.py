@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from cloudtasks_nb import _loop
@@ -11,12 +11,28 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import OutboxError, StoreError
 from cloudtasks_nb.fanout.batch.claims import check_recipe
-from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
+from cloudtasks_nb.fanout.batch.shared_batch import (
+    alike_digest,
+    block_keys,
+    pack_blocks,
+    pack_record,
+    shared_spec,
+    unpack_block,
+    unpack_record,
+)
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.plan.identity import batch_ids, named_identity
-from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
+from cloudtasks_nb.fanout.plan.identity import first_id
+from cloudtasks_nb.store.batches import (
+    block_names,
+    index_unnamed,
+    read_blocks,
+    read_record,
+    read_records,
+    unnamed,
+    write_batch,
+)
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["OTHERS", "Sharing", "made_elsewhere"]
@@ -54,7 +70,7 @@ class Sharing:
         """
         if not self.active or spec.name is None:
             return
-        batch = next(batch_ids(named_identity(spec.place, spec.name)))
+        batch = first_id(spec.place, spec.name)
         if not self._outbox.batches.find(batch=batch):
             with suppress(StoreError, TimeoutError):
                 check = asyncio.to_thread(check_recipe, self._store, batch, spec.name, spec.recipe)
@@ -72,10 +88,34 @@ class Sharing:
                 return  # it is another batch, as its sending tells
             record = pack_record(mine, theirs)
             names.update(write_batch(self._store, batch, record, pack_blocks(self._outbox.rows, batch, names)))
+            if mine.name is None:
+                index_unnamed(self._store, alike_digest(mine.place, mine.recipe), batch)
         except StoreError as error:
             notify(f'others cannot see batch {batch} yet: {error.message}\n  → tasks.batch("{batch}") writes it again')
             return
         self._remember(batch, names, parts)
+
+    def bring(self, spec: BatchSpec, own: str, has_any: Callable[[bytes], bool]) -> None:
+        """Bring batches here that other homes have made without a name, at the same place and of the same templates.
+
+        Parameters
+        ----------
+        own : str
+            The id of a new batch of the rows: what others have sent of it is found without its rows.
+        has_any : callable
+            Whether some keys are among those of the rows; batches without any are left where they are.
+        """
+        if not self.active:
+            return
+        try:
+            for batch in unnamed(self._store, alike_digest(spec.place, spec.recipe)):
+                blocks = (
+                    () if batch == own or self._outbox.batches.find(batch=batch) else block_names(self._store, batch)
+                )
+                if any(has_any(block_keys(data)) for data in read_blocks(self._store, batch, blocks)):
+                    self.fetch(batch)
+        except StoreError as error:
+            notify(f"whether other homes have sent some of these rows in another batch is not known: {error.message}")
 
     def records(self) -> Sequence[BatchRecord]:
         """Return the records of the batches in the store; those known so far, and a note, if it does not answer."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from struct import pack, unpack
 from typing import Any
@@ -20,9 +20,9 @@ import orjson
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.tallies import number
+from cloudtasks_nb.fanout.outbox.tallies import as_json, number
 from cloudtasks_nb.fanout.plan.chunk import Chunk
-from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
+from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, is_batch_id, named_identity, row_sum, rows_identity
 
 __all__ = ["BatchSpec", "FoundBatch", "Incoming", "place_text", "plain_reason"]
 
@@ -53,6 +53,9 @@ class BatchSpec:
     clock: Callable[[], float] = time.time  #: the service's, by which a new batch is created: seconds since 1970
     origin: BatchRecord | None = None  #: of a batch that comes from another home; its rows may be in other batches too
     check: Callable[[int], None] = lambda _added: None  #: refuses the rows that would be added, by their number
+    #: Brings batches of other homes that have some of the rows; is called with the id of a new batch of the rows, and
+    #: with what tells whether some keys, one behind the other, are theirs.
+    bring: Callable[[str, Callable[[bytes], bool]], None] = lambda _batch, _has_any: None
 
     @property
     def by_rows(self) -> bool:
@@ -73,7 +76,10 @@ class FoundBatch:
 class _Overlap:
     """A batch that has some of the rows."""
 
+    num: int
+    id: str
     label: str
+    grows: bool  #: whether rows may be added to it without its name: it has the same templates, and no name
     same: bool  #: whether it has the same templates
     shared: int  #: number of these rows
     rows: str  #: SQL that selects them from `first`, as `a`
@@ -116,8 +122,8 @@ class Incoming:
         It needs no lock: `decide` compares again only with batches that have changed since.
         """
         self._repeated = self._find_duplicates()
-        if self._spec.by_rows:
-            self._find_overlaps()
+        if self._spec.by_rows and (grown := self._find_grown()):
+            self._find_known(grown)
 
     def decide(self) -> None:
         """Find the batch, the rows that it has, and the errors that prevent sending the others, after `prepare`.
@@ -136,13 +142,14 @@ class Incoming:
                 resource=started.id,
                 hint="run the cell again",
             )
+        if self._target is None and self._spec.by_rows:
+            self._target = self._find_grown()
         if self._target is not None:
             self._find_known(self._target)
             self._find_conflicts(self._target)
         elif self._spec.by_rows and (overlaps := self._find_overlaps()):
             self._overlaps = overlaps
-            total = self._number("SELECT count(*) FROM first WHERE digest <> 0")
-            self._errors.append(_overlap_error(overlaps, total))
+            self._errors.append(_overlap_error(overlaps, self._valid))
 
     def _take(self, chunk: Chunk) -> Sequence[int]:
         """Take a chunk; return the places of those of its rows that the batch of this name does not have.
@@ -184,8 +191,9 @@ class Incoming:
 
     def _new_id(self) -> str:
         """Return the id for a new batch: the first of its identity that no other batch has."""
-        taken = "SELECT count(*) FROM batches WHERE id = ?"
-        return next(i for i in batch_ids(self._identity()) if not self._number(taken, i))
+        taken, name = "SELECT count(*) FROM batches WHERE id = ?", self._spec.name
+        ids = chain([name] if name is not None and is_batch_id(name) else [], batch_ids(self._identity()))
+        return next(i for i in ids if not self._number(taken, i))
 
     def _find(self) -> FoundBatch | None:
         """Find the batch by its name or id if one is given, else by its rows."""
@@ -252,6 +260,24 @@ class Incoming:
             rows = [row for (row,) in connection.execute(query, (reason, _NAMED))]
             self._errors.append(_conflict_error(rows, many, self._rows, target))
 
+    @property
+    def _valid(self) -> int:
+        """The number of rows to be sent, without duplicates."""
+        return self._number("SELECT count(*) FROM first WHERE digest <> 0")
+
+    def _find_grown(self) -> FoundBatch | None:
+        """Return the batch without a name that has all of the rows, or the only batch that has some of them."""
+        overlaps = self._find_overlaps()
+        if not overlaps or not overlaps[0].grows or (len(overlaps) > 1 and overlaps[0].shared < self._valid):
+            return None
+        return FoundBatch(num=overlaps[0].num, id=overlaps[0].id, label=overlaps[0].label)
+
+    def _has_any(self, keys: bytes) -> bool:
+        """Return whether some of the keys, one behind the other, are those of rows; the first half of each counts."""
+        halves = unpack(f">{len(keys) // 8}q", keys)[::2]
+        query = "SELECT EXISTS (SELECT 1 FROM json_each(?) j CROSS JOIN first ON k1 = j.value)"
+        return self._number(query, as_json(halves)) > 0
+
     def _find_overlaps(self) -> list[_Overlap]:
         """Return the batches of the queue that have some of the rows, the one with the most first."""
         others = self._connection.execute(
@@ -261,20 +287,23 @@ class Incoming:
             (place_text(self._spec.place),),
         )
         found = [self._compared(*other) for other in others.fetchall()]
-        return sorted((one for one in found if one.shared), key=lambda one: -one.shared)
+        return sorted((one for one in found if one.shared), key=lambda one: (-one.shared, not one.grows))
 
     def _compare(self, num: int, _round: int, theirs: int, batch: str, name: str | None, recipe: bytes) -> _Overlap:
         """Compare with a batch. One to which rows were added has another round and size: it is compared again."""
         # One search in the larger batch for each row of the smaller.
-        same = "a.k1 = b.k1 AND a.k2 = b.k2"
+        pairs = "a.k1 = b.k1 AND a.k2 = b.k2"
         sides = (
-            f"first a CROSS JOIN keys b ON b.num = {num} AND {same}"
+            f"first a CROSS JOIN keys b ON b.num = {num} AND {pairs}"
             if self._kept <= theirs
-            else f"keys b CROSS JOIN first a ON {same}"
+            else f"keys b CROSS JOIN first a ON {pairs}"
         )
         rows = f"FROM {sides} WHERE b.num = {num} AND a.digest <> 0 AND a.digest = b.digest"
         shared = self._number(f"SELECT count(*) {rows}")
-        return _Overlap(label=name or batch, same=recipe == self._spec.recipe, shared=shared, rows=rows)
+        same = recipe == self._spec.recipe
+        return _Overlap(
+            num=num, id=batch, label=name or batch, grows=same and not name, same=same, shared=shared, rows=rows
+        )
 
 
 def place_text(place: Place) -> str:

@@ -58,6 +58,7 @@ class Spooled:
     duplicates: int  #: rows left out because an earlier one sends the same request
     rejected: int  #: rows left out because they are no valid task
     left: Mapping[State, int] = field(default_factory=dict)  #: of the known rows, how many are in which state
+    by_id: bool = False  #: without a name: the batch has other rows too, and another disk finds it only by its id
     scope: Scope | None = field(default=None, compare=False)  #: the rows of this input; None for those of another home
 
 

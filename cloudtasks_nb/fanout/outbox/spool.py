@@ -59,12 +59,12 @@ class Spool(Incoming):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-spool")
         self._waiting: deque[tuple[Sequence[bytes], Future[tuple[bytes, bytes]]]] = deque()  # keys, and the rest
         self._lock: Hold | None = None
-        self._digest = blake2b(digest_size=16)  # of keys and labels, in the order of the input
+        self._digest = blake2b(digest_size=16)  # of keys, digests and labels, in the order of the input
         connection.execute(_LABELLED)
         transact(connection, self._make_part)
 
     def _take(self, chunk: Chunk) -> Sequence[int]:
-        self._digest.update(b"".join(chunk.keys) + chunk.labels)
+        self._digest.update(b"".join((*chunk.keys, *chunk.digests, chunk.labels)))
         if chunk.labels:
             self._connection.execute("INSERT INTO labelled VALUES (?, ?)", (chunk.rows[0], chunk.labels))
         return super()._take(chunk)
@@ -122,6 +122,8 @@ class Spool(Incoming):
             if attached := self._attach():
                 return attached
             self.prepare()
+            if self._spec.by_rows and not self._find_overlaps():
+                self._spec.bring(self._new_id(), self._has_any)
             return transact(self._connection, self._commit)
 
     def _store(self, waiting: int) -> None:
@@ -148,22 +150,28 @@ class Spool(Incoming):
         connection.execute("UPDATE parts SET touched = ? WHERE part = ?", (time.time(), self._part))
 
     def _attach(self) -> Spooled | None:
-        """Attach to the batch that has exactly these rows, without comparing each row; None if there is no such batch.
-
-        Raises
-        ------
-        BatchExistsError
-            If the batch was made of other templates.
-        """
-        target = self._find() if self._spec.by_rows else None
-        if target is None:
+        """Attach to the batch that was given this input before, without comparing each row; None if there is none."""
+        spec = self._spec
+        found = self._connection.execute(
+            """SELECT num, id, input, n FROM inputs JOIN batches USING (num)
+               WHERE digest = ? AND place = ? AND recipe = ? AND name IS NULL""",
+            (self._digest.digest(), place_text(spec.place), spec.recipe),
+        ).fetchall()
+        if not spec.by_rows or len(found) != 1:
             return None
-        scope = self._known_input(self._connection, target)
-        left = {state: n for state, n in counts(self._connection, target.id).items() if n}
-        if scope is None or sum(left.values()) != self._rows:
-            return None
+        [(num, batch, *given)] = found
+        scope = Scope(batch, *given)
+        left = {state: n for state, n in counts(self._connection, scope).items() if n}
         return Spooled(
-            batch=target.id, created=False, added=0, known=self._rows, duplicates=0, rejected=0, left=left, scope=scope
+            batch=batch,
+            created=False,
+            added=0,
+            known=sum(left.values()),
+            duplicates=0,
+            rejected=0,
+            left=left,
+            scope=scope,
+            by_id=self._needs_id(num, scope),
         )
 
     def _commit(self, connection: sqlite3.Connection) -> Spooled:
@@ -198,6 +206,7 @@ class Spool(Incoming):
         if added and not created:
             connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (target.num,))
             touch(connection, target.num)
+        scope = None if self._spec.origin else self._store_input(connection, target, known=bool(left))
         duplicates = self._number("SELECT count(*) FROM incoming WHERE theirs IS NULL AND digest AND reason <> ''")
         return Spooled(
             batch=target.id,
@@ -207,8 +216,16 @@ class Spool(Incoming):
             duplicates=duplicates,
             rejected=added.get(State.REJECTED, 0) - duplicates,
             left=left,
-            scope=None if self._spec.origin else self._store_input(connection, target, known=bool(left)),
+            scope=scope,
+            by_id=scope is not None and self._needs_id(target.num, scope),
         )
+
+    def _needs_id(self, num: int, scope: Scope) -> bool:
+        """Return whether another disk finds the batch of these rows only by its id: other rows have made it."""
+        if not self._spec.by_rows:
+            return False
+        made = self._number("SELECT identity = ? FROM batches WHERE num = ?", self._identity(), num)
+        return not made and self._number("SELECT min(input) FROM inputs WHERE num = ?", num) < scope.input
 
     def _known_input(self, connection: sqlite3.Connection, target: FoundBatch) -> Scope | None:
         """Return the rows of this input, if the batch was given it before."""
@@ -258,7 +275,7 @@ class Spool(Incoming):
             "id": batch,
             "identity": self._identity(),
             "place": place_text(spec.place),
-            "name": spec.name,
+            "name": None if spec.name == batch else spec.name,
             "recipe": spec.recipe,
             "description": orjson.dumps(dict(spec.description), default=str).decode(),
             "created": spec.origin.created.timestamp() if spec.origin else spec.clock(),

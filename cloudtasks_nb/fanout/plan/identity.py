@@ -19,6 +19,8 @@ __all__ = [
     "batch_ids",
     "batch_of",
     "completion_id",
+    "first_id",
+    "is_batch_id",
     "key_head",
     "named_identity",
     "request_id",
@@ -33,6 +35,7 @@ __all__ = [
 #: Bytes of a row's key.
 KEY_SIZE = 16
 
+_BATCH_ID = re.compile(r"[0-9a-f]{8}")
 _HEAD = 10  # bytes of the key that a task id shows, as hex
 _COMPLETION_ID = re.compile(r"[0-9a-f]{20}-[0-9a-f]{8}-complete-(?P<round>[1-9][0-9]*)")
 _SUM_SIZE = 32
@@ -76,6 +79,19 @@ def batch_ids(identity: bytes) -> Iterator[str]:
     """Yield the ids that a batch may have: the second is used if another batch has the first, and so on."""
     for attempt in count():
         yield blake2b(identity, digest_size=4, salt=attempt.to_bytes(4, "big")).hexdigest()
+
+
+def is_batch_id(name: str) -> bool:
+    """Return whether a name is the id of a batch: a new batch with this name gets it, if no other batch has it.
+
+    So a batch without a name is found on another disk, where nothing is known of it.
+    """
+    return _BATCH_ID.fullmatch(name) is not None
+
+
+def first_id(place: Place, name: str) -> str:
+    """Return the id that a new batch with a name gets, if no other batch has it."""
+    return name if is_batch_id(name) else next(batch_ids(named_identity(place, name)))
 
 
 def task_ids(batch: str, keys: bytes, attempt: int) -> list[str]:

@@ -1,5 +1,7 @@
 """The same cell again, another cell, another kernel, another endpoint: nothing sent twice, nothing silently dropped."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,3 +78,34 @@ def test_bad_rows_can_be_skipped(paused: ct.Queue) -> None:
     assert list(table["state_in"]) == ["x", "y", "z"]
     assert "missing" in table["last_message"][1]
     assert in_queue(paused) == 2
+
+
+def test_three_rows_and_then_all(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows without a name extend the batch that has some of them; the line says what another disk needs."""
+    first = sent(paused.fan_out(ROWS.head(3), url=URL))
+    capsys.readouterr()
+    batch = sent(paused.fan_out(ROWS, url=URL))
+    needs = f'another disk needs name="{first.id}"\n'
+    grown = f"batch {first.id} has 3 of these rows already; 297 new ones will be sent and extend it; {needs}"
+    assert (batch, capsys.readouterr().out) == (first, grown)
+    assert (len(first.tasks()), len(batch.tasks()), in_queue(paused)) == (3, 300, 300)
+    part = paused.fan_out(ROWS.tail(5), url=URL)
+    assert (part, capsys.readouterr().out) == (
+        first,
+        f"batch {first.id} has 5 of these rows already; nothing new to send; {needs}",
+    )
+    assert part.tasks()["day"].tolist() == [295, 296, 297, 298, 299]
+    paused.fan_out(ROWS.head(3), url=URL)
+    assert capsys.readouterr().out == f"batch {first.id} has 3 of these rows already; nothing new to send\n"
+
+
+def test_a_grown_batch_on_another_disk(
+    paused: ct.Queue, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its id as the name, the same cell sends nothing that was sent, and the rest."""
+    first = sent(paused.fan_out(ROWS.head(3), url=URL))
+    sent(paused.fan_out(ROWS.head(200), url=URL))
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / "wiped"))
+    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as later:
+        batch = sent(later.queue(paused.id).fan_out(ROWS, url=URL, name=first.id))
+        assert (batch.id, in_queue(paused)) == (first.id, 300)

@@ -67,16 +67,16 @@ def test_a_file_is_read_anew(paused: ct.Queue, tmp_path: Path, monkeypatch: pyte
 
 
 def test_rows_that_another_batch_has(paused: ct.Queue) -> None:
-    """Rows without a name that another batch has: the plan counts the rest and says what `submit` raises, and why."""
-    batch = paused.fan_out(DATA, url=URL)
+    """Rows without a name that a named batch has: the plan counts the rest and says what `submit` raises, and why."""
+    batch = paused.fan_out(DATA, url=URL, name="days")
     longer = pd.concat([DATA, pd.DataFrame({"a": [4]})], ignore_index=True)
     plan = paused.fan_out(longer, url=URL, dry_run=True)
-    assert (plan.sendable, plan.facts()["known"]) == (1, f"3 in {batch.id}")
+    assert (plan.sendable, plan.facts()["known"]) == (1, "3 in days")
     assert plan.frame["problem"].isna().tolist() == [False, False, False, True]
     with pytest.raises(errors.BatchExistsError) as raised:
         plan.submit()
     assert raised.value.message in repr(plan)
-    refused = f'3 of these 4 rows are in the batch {batch.id} already; name="{batch.id}" sends the other 1'
+    refused = '3 of these 4 rows are in the batch days already; name="days" sends the other 1'
     assert f"plan.submit() would raise: {refused}" in repr(plan)
     assert paused.fan_out(longer, url=URL, name=batch.id, dry_run=True).submit().id == batch.id
 

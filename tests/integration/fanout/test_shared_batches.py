@@ -210,7 +210,7 @@ def test_a_batch_with_rows_of_a_colleague_is_not_deleted_unasked(connect: Connec
     with pytest.raises(PreconditionError, match="5 rows of it are of other homes"):
         mine.delete()
     mine.wait("60s")
-    mine.delete(others=True)
+    mine.whole.delete(others=True)
 
 
 def test_results_tell_what_a_queue_without_a_log_does_not(connect: Connect, serve: Serve, tmp_path: Path) -> None:
@@ -267,3 +267,23 @@ def test_a_store_that_does_not_list_results(
     monkeypatch.setattr(Store, "found", lambda self, prefix: (fail if "results/" in prefix else found)(self, prefix))
     assert bob.batch("march").wait("60s").succeeded == 20
     until(lambda: "may be missed: the bucket does not answer" in caplog.text)  # the results are asked after the log
+
+
+def test_rows_without_a_name_extend_the_batch_of_another_home(
+    connect: Connect, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three rows in one home, all in the second, three others in a third: one batch, and each row is computed once."""
+    calls: list[int] = []
+    handler = serve(lambda day: bool(calls.append(day)), store=tmp_path / "store")
+    found = []
+    for home, rows in (("ada", ROWS.head(3)), ("bob", ROWS), ("eve", ROWS.tail(3)), ("ian", ROWS.head(3))):
+        queue = connect(home).queue("reports", create=True, max_attempts=1)
+        batch = queue.fan_out(rows, url=handler, progress=False)
+        assert batch.wait("60s").succeeded == len(rows)
+        assert batch.tasks().index.equals(rows.index)
+        found.append(batch.id)
+    assert len(set(found)) == 1
+    assert sorted(calls) == list(range(20))
+    said = capsys.readouterr().out
+    assert f"batch {found[0]} has 3 of these rows already; 17 new ones will be sent" in said
+    assert "another disk" not in said

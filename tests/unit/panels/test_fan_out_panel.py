@@ -429,15 +429,16 @@ def test_rows_in_the_way_block_the_send(panel: FanOutPanel) -> None:
 
 def test_rows_that_another_batch_has_block_the_send(panel: FanOutPanel, shell: FakeShell, harness: Harness) -> None:
     """The card names them and the way out; a name for the batch is one."""
-    fill(panel, url="https://svc/run")
+    fill(panel, url="https://svc/run", name="days")
     batch = harness.sent(send(panel))
+    fill(panel, url="https://svc/run", name="")
     shell.cell(flights=pd.concat([FLIGHTS, pd.DataFrame({"origin": ["LGA"], "day": ["d2"]})], ignore_index=True))
     click(panel, panel.make_plan)
-    way_out = f'4 of these 5 rows are in the batch {batch.id} already; name="{batch.id}" sends the other 1, '
+    way_out = '4 of these 5 rows are in the batch days already; name="days" sends the other 1, '
     way_out += "any new name sends all"
     assert panel.footer.status == f"planned 1 task; {way_out}"
     assert panel.send.disabled
-    assert f"the batch {batch.id} has this row" in panel.plan_card.value
+    assert "the batch days has this row" in panel.plan_card.value
     plan(panel, name=batch.id)
     assert (panel.send.description, panel.send.disabled) == ("Send 1 task", False)
 

@@ -252,5 +252,47 @@ def test_rows_that_others_add_meanwhile_are_compared_too(
         spool(outbox, chunks(range(550, 560)), name=name)
 
     monkeypatch.setattr(Incoming, "prepare", late)
-    with pytest.raises(BatchExistsError, match="10 of these 100 rows are in"):
-        spool(outbox, chunks(range(500, 600)))
+    if name is None:
+        assert spool(outbox, chunks(range(500, 600))).known == 10
+    else:
+        with pytest.raises(BatchExistsError, match="10 of these 100 rows are in"):
+            spool(outbox, chunks(range(500, 600)))
+
+
+def test_rows_of_a_batch_without_a_name(outbox: Outbox) -> None:
+    """Three rows, then all, then three again are one batch; another disk has to be told which one."""
+    first = spool(outbox, chunks(range(3)))
+    longer = spool(outbox, chunks([9, *range(8)]))
+    assert (longer.batch, longer.created, longer.added, longer.known) == (first.batch, False, 6, 3)
+    part = spool(outbox, chunks(range(5, 8)))
+    assert (part.batch, part.added, part.known) == (first.batch, 0, 3)
+    again = [spool(outbox, chunks(rows)) for rows in (range(3), [9, *range(8)], range(5, 8))]
+    assert [one.by_id for one in (first, longer, part, *again)] == [False, True, True, False, True, True]
+    assert [one.scope and one.scope.rows for one in again] == [3, 9, 3]
+    assert {one.batch for one in again} == {first.batch}
+    assert tables(outbox.path)["rows"] == 9
+
+
+def test_rows_of_two_batches_without_a_name(outbox: Outbox) -> None:
+    """They are refused, unless one of the two has all of them; so are rows of other templates."""
+    first, second = (spool(outbox, chunks(range(at, at + 3))) for at in (0, 3))
+    with pytest.raises(BatchExistsError, match=r"^\d of these 6 rows are in the batch \w+ already, 3 in \w+"):
+        spool(outbox, chunks(range(6)))
+    spool(outbox, chunks(range(1, 4)), name="named")
+    assert spool(outbox, chunks(range(1, 3))).batch == first.batch
+    with pytest.raises(BatchExistsError, match="it was made of other templates"):
+        spool(outbox, chunks(range(4, 9)), recipe=b"other")
+    assert spool(outbox, chunks(range(3, 6))).batch == second.batch
+
+
+def test_an_id_is_the_name_of_a_batch_on_another_disk(outbox: Outbox, tmp_path: Path) -> None:
+    """There is no batch there yet: the new one gets this id, so that its tasks have the same names."""
+    first = spool(outbox, chunks(range(3)))
+    longer = spool(outbox, chunks(range(8)))
+    with Outbox(tmp_path / "other" / "outbox.sqlite3") as other:
+        made = spool(other, chunks(range(8)), name=first.batch)
+        assert (made.batch, made.created) == (first.batch, True)
+        assert other.batches.get().name is None
+        assert sorted(all_rows(other, made.batch, "tasks")) == sorted(all_rows(outbox, longer.batch, "tasks"))
+        assert spool(other, chunks(range(8)), name=first.batch).added == 0
+        assert spool(other, chunks(range(9))).added == 1

@@ -82,7 +82,7 @@ def test_no_interrupt_leaves_a_transaction_open(outbox: Outbox, name: str) -> No
 
 def test_an_error_in_a_transaction_rolls_it_back(outbox: Outbox) -> None:
     """What fails half way leaves neither its changes nor the lock."""
-    spool(outbox, chunks(range(3)))
+    spool(outbox, chunks(range(3)), name="days")
     with pytest.raises(BatchExistsError):
         spool(outbox, chunks(range(2, 5)))
     assert_unlocked(outbox.path)

@@ -168,12 +168,21 @@ def test_rows_of_the_same_batch(outbox: Outbox) -> None:
     assert (found.known, found.sendable) == ({"in the queue": 30}, 0)
 
 
-@pytest.mark.parametrize("name", [None, "days"])
 @pytest.mark.parametrize("others", [range(5), range(2, 40)])
-def test_rows_of_another_batch(outbox: Outbox, name: str | None, others: range) -> None:
-    """Without a name, rows that another batch has are in the way, as they are for `spool`, which is quoted."""
-    batch = spool(outbox, chunks(others), name=name).batch
-    shared, label = set(range(7)) & set(others), name or batch
+def test_rows_of_a_batch_that_grows(outbox: Outbox, others: range) -> None:
+    """Rows without a name that are in an earlier batch without a name extend it."""
+    batch = spool(outbox, chunks(others)).batch
+    found = forecast(outbox, chunks(range(7)))
+    assert (found.sendable, found.known, found.refusal, found.problems) == (7, {}, "", {})
+    assert found.tasks == ids(batch, range(7))
+
+
+@pytest.mark.parametrize("others", [range(5), range(2, 40)])
+def test_rows_of_another_batch(outbox: Outbox, others: range) -> None:
+    """Without a name, rows that a named batch has are in the way, as they are for `spool`, which is quoted."""
+    label = "days"
+    spool(outbox, chunks(others), name=label)
+    shared = set(range(7)) & set(others)
     found = forecast(outbox, chunks(range(7)), shown=6)
     assert found.refusal == refused(outbox, chunks(range(7)))
     assert f'name="{label}" sends the other 2' in found.refusal
