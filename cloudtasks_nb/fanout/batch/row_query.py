@@ -188,7 +188,7 @@ class RowReader:
     def positions(self, refs: Iterable[int]) -> Iterator[int]:
         """Yield the places of rows in `batch.tasks()`, from 0."""
         order = InputOrder.of(self._outbox.rows, self._batch)
-        if order is not None:
+        if order is not None and order.part:
             yield from order.positions(list(refs))
             return
         parts = self._outbox.rows.parts(self._batch)

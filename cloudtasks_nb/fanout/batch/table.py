@@ -92,7 +92,7 @@ class ReadRows:
 
 
 class InputOrder:
-    """The order and the labels of an input that has not all rows of its batch.
+    """The order and the labels of an input whose rows came with several ones, or are a part of their batch.
 
     Parameters
     ----------
@@ -103,9 +103,9 @@ class InputOrder:
     """
 
     def __init__(self, rows: Rows, order: Order) -> None:
-        self._rows, self._input = rows, order.input
+        self._rows, self._input, self.part = rows, order.input, order.part
         self._firsts, self._lasts, self._places, self._labels = (
-            np.frombuffer(column, np.int64) for column in order[1:]
+            np.frombuffer(column, np.int64) for column in order[2:]
         )
         self._by_ref = np.argsort(self._firsts)
         self._before = np.cumsum(self._lasts - self._firsts + 1) - (

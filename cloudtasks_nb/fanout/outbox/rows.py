@@ -17,7 +17,7 @@ import orjson
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock, read_block
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading
-from cloudtasks_nb.fanout.outbox.records import Retrying, RowFilter
+from cloudtasks_nb.fanout.outbox.records import Retrying, RowFilter, Scope
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
     AMONG,
@@ -88,6 +88,7 @@ class Order(NamedTuple):
     """Where the rows of an input are: spans of rows that follow each other, in the order of the input."""
 
     input: int  #: its number
+    part: bool  #: whether the batch has other rows too
     firsts: array[int]  #: refs
     lasts: array[int]
     places: array[int]  #: of the first row of each span in the input
@@ -200,17 +201,18 @@ class Rows(Repository):
 
     @reading
     def order(self, connection: sqlite3.Connection, batch: str) -> Order | None:
-        """Return the order of the rows in their input; None for a batch, and for an input that has all its rows."""
+        """Return the order of the rows in their input; None for a batch, and for an input that has made all of it."""
         scope = scope_of(connection, batch)
-        if scope > 0:
+        if not isinstance(batch, Scope) or (scope > 0 and len(ranges(connection, scope)) == 1):
             return None
+        part, scope = scope < 0, -batch.input
         spans = connection.execute("SELECT first, last, place FROM spans WHERE scope = ? ORDER BY place", (scope,))
-        order = Order(-scope, array("q"), array("q"), array("q"), array("q"))
+        order = Order(batch.input, part, array("q"), array("q"), array("q"), array("q"))
         for first, last, place in spans:
             order.firsts.append(first)
             order.lasts.append(last)
             order.places.append(place)
-        places = connection.execute("SELECT place FROM labels WHERE input = ? ORDER BY place", (-scope,))
+        places = connection.execute("SELECT place FROM labels WHERE input = ? ORDER BY place", (batch.input,))
         order.labels.extend(place for (place,) in places)
         return order
 

@@ -97,6 +97,15 @@ def test_known_rows_have_the_index_of_the_input(paused: ct.Queue, data: Any, ind
     assert pd.concat(batch.results(page=2)).index.tolist() == index
 
 
+def test_all_rows_of_a_batch_that_has_grown(paused: ct.Queue) -> None:
+    """They have the order and the index of the last input too, and not that in which they came."""
+    paused.fan_out(month(1).tail(2), url=URL)
+    batch = sent(paused.fan_out(month(1), url=URL))
+    assert batch.tasks().index.tolist() == month(1).index.tolist()
+    assert repr(batch).startswith(f"Batch {batch.id} on")
+    assert batch.whole.tasks()["n"].tolist() == [4, 5, 0, 1, 2, 3]
+
+
 def test_duplicates_are_as_they_were(paused: ct.Queue) -> None:
     """The same cell again has its rejected duplicates again; a duplicate of a known row is no row."""
     rows = pd.DataFrame({"n": [1, 2, 1]})
