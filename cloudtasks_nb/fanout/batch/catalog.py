@@ -48,6 +48,7 @@ from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Scope, Spo
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
 from cloudtasks_nb.fanout.plan.inputs import length
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
+from cloudtasks_nb.fanout.plan.preview import difference
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.plan.schedule import check_drain
@@ -110,11 +111,13 @@ class Catalog:
             If the queue is too slow to dispatch the rows before they expire; nothing is stored then.
         """
         limits, check = self._limits(request)
-        result = self._spool(request, check)
+        result, first = self._spool(request, check)
         if not result.created:
             self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
         held, shared = read_batch(self.outbox, result.batch)[1].held, self._sharing.active
-        _notify_spooled(result, request.options.name, held=held, shared=shared)
+        strange = not result.created and result.added and not result.known and request.series is None
+        why = _difference(self.outbox, result.batch, first) if strange else None
+        _notify_spooled(result, request.options.name, held=held, shared=shared, strange=why)
         _warn_about_outcomes(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         batch = self._open(result.batch, sending=True, rows=result.scope)
@@ -364,7 +367,8 @@ class Catalog:
             clock=lambda: self._connection.clock.micros() / 1e6,
         )
 
-    def _spool(self, request: FanOutRequest, check: Callable[[int], None]) -> Spooled:
+    def _spool(self, request: FanOutRequest, check: Callable[[int], None]) -> tuple[Spooled, bytes]:
+        """Store the rows; return what became of them, and what is shown of the first ones."""
         spec, recipe, options = self._spec(request), request.recipe, request.options
         now = self._now(recipe)
         retry = recipe.retry or {}
@@ -382,9 +386,11 @@ class Catalog:
             chunks = plan_chunks(
                 request.data, recipe, now=now, errors=options.errors, on_progress=bar.add, on_note=notify
             )
+            first = b""
             for chunk in chunks:
+                first = first or chunk.shown
                 spool.add(chunk)
-            return spool.commit()
+            return spool.commit(), first
 
     def _open(self, batch: str, *, sending: bool, adopting: bool = False, rows: Scope | None = None) -> Batch:
         outbox = self.outbox
@@ -513,14 +519,25 @@ def _micros(moment: dt.datetime | None) -> int | None:
     return None if moment is None else round(moment.timestamp() * 1_000_000)
 
 
-def _notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: bool) -> None:
-    """Print which batch the rows were added to, and which rows were left out."""
+def _difference(outbox: Outbox, batch: str, shown: bytes) -> str:
+    """Return why a batch has none of some rows, if one column differs; `shown` is of the first of them."""
+    return next((difference(page.shown, shown) or "" for page in outbox.rows.pages(batch)), "")
+
+
+def _notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: bool, strange: str | None) -> None:
+    """Print which batch the rows were added to, and which rows were left out.
+
+    `strange` is a text if it is a surprise that the batch had none of them: why that is, or empty.
+    """
     batch = f"batch {result.batch}" if name in (None, result.batch) else f"batch {name} ({result.batch})"
     parts = []
     if not result.created and not (result.known or result.added or result.rejected or result.duplicates):
         parts.append(f"there are no rows here; {batch} stays as it is")
     elif not result.created:
-        parts.append(f"{batch} has {result.known:,} of these rows already")
+        if strange is None:
+            parts.append(f"{batch} has {result.known:,} of these rows already")
+        else:
+            parts += [f"warning: {batch} has none of these rows", *filter(None, [strange])]
         extend = " and extend it" if result.by_id else ""
         parts.append(
             f"{counted(result.added, 'new ones')} will be sent{extend}" if result.added else "nothing new to send"

@@ -24,7 +24,7 @@ from cloudtasks_nb._frames import BATCH_TASKS
 from cloudtasks_nb._settings import parse_json
 from cloudtasks_nb.fanout.plan.columns import Block, Column, Table
 
-__all__ = ["RESERVED", "Preview", "StoredPreview", "preview_names", "shown_names", "shown_rows"]
+__all__ = ["RESERVED", "Preview", "StoredPreview", "difference", "preview_names", "shown_names", "shown_rows"]
 
 #: Our columns in `batch.tasks()` and `batch.failed()`; one of the input with such a name gets the suffix ``_in``.
 RESERVED = frozenset({"row", "error", *BATCH_TASKS})
@@ -207,6 +207,35 @@ class StoredPreview:
             counted = pd.Index(np.asarray(positions[start:end], dtype=np.int64))
             found.append(pd.MultiIndex.from_arrays(indexes) if levels > 1 else indexes[0] if levels else counted)
         return _combined(found) if any(part.levels for part in self._parts) else None
+
+
+def difference(before: bytes, now: bytes) -> str | None:
+    """Return which column differs between rows of a batch and others, of which it has none; None: several, or none.
+
+    Parameters
+    ----------
+    before, now : bytes
+        Chunks of rows that are shown.
+    """
+    old, new = (Preview(*parse_json(shown)).named(levels=True) for shown in (before, now))
+    gone, added = ([name for name in some if name not in others] for some, others in ((old, new), (new, old)))
+    if gone or added:
+        parts = [f'the column "{name}" is missing' for name in gone] + [f'the column "{name}" is new' for name in added]
+        return " and ".join(parts) if max(len(gone), len(added)) == 1 else None
+    other = [name for name in new if set(map(repr, old[name][1])).isdisjoint(map(repr, new[name][1]))]
+    kinds = {name: (_kind(old[name][0]), _kind(new[name][0])) for name in other}
+    changed = [name for name in other if kinds[name][0] != kinds[name][1]]
+    if len(changed) == 1:
+        return f'the column "{changed[0]}" had {kinds[changed[0]][0]}, it has {kinds[changed[0]][1]}'
+    return f'the column "{other[0]}" has other values' if len(other) == 1 else None
+
+
+def _kind(tag: str) -> str:
+    """Return what the cells of a column are, in a word."""
+    if tag in _NUMBERS:
+        return "numbers"
+    words = {"datetime64": "times", "timedelta64": "durations", "bool": "booleans", _DATE: "dates", "period": "periods"}
+    return next((word for start, word in words.items() if tag.startswith(start)), "text")
 
 
 def shown_rows(shown: bytes, places: Sequence[int]) -> bytes:

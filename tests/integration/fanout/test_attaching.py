@@ -8,6 +8,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchNotFoundError
+from tests.cases import cases
 from tests.integration.conftest import Emulator, StartEmulator
 from tests.integration.fanout.conftest import reached, sent
 
@@ -109,3 +110,26 @@ def test_a_grown_batch_on_another_disk(
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as later:
         batch = sent(later.queue(paused.id).fan_out(ROWS, url=URL, name=first.id))
         assert (batch.id, in_queue(paused)) == (first.id, 300)
+
+
+_DAYS = pd.DataFrame({"day": pd.to_datetime(["2025-01-01", "2025-01-02"]), "shop": ["a", "b"], "n": [1, 2]})
+
+
+@cases(
+    (_DAYS.rename(columns={"shop": "store"}), '; the column "shop" is missing and the column "store" is new'),
+    (_DAYS.assign(more=1), '; the column "more" is new'),
+    (_DAYS.drop(columns="n"), '; the column "n" is missing'),
+    (_DAYS.assign(day=_DAYS["day"].astype(str)), '; the column "day" had times, it has text'),
+    (_DAYS.assign(day=_DAYS["day"] + pd.Timedelta("31D")), '; the column "day" has other values'),
+    (_DAYS.assign(shop=["c", "d"], n=[3, 4]), ""),
+    ids=["renamed", "added", "missing", "another type", "another value", "several"],
+)
+def test_an_existing_batch_that_has_none_of_the_rows(
+    paused: ct.Queue, capsys: pytest.CaptureFixture[str], rows: pd.DataFrame, why: str
+) -> None:
+    """A warning says so, and names the column that differs."""
+    batch = paused.fan_out(_DAYS, url=URL, name="days")
+    capsys.readouterr()
+    paused.fan_out(rows, url=URL, name="days")
+    said = f"warning: batch days ({batch.id}) has none of these rows{why}; 2 new ones will be sent\n"
+    assert capsys.readouterr().out == said
