@@ -215,7 +215,7 @@ class Batch:
         --------
         >>> first = queue.fan_out(df.head(2), url=handler, name="january")
         >>> batch = queue.fan_out(df.tail(1), url=handler, name="january")
-        warning: batch january (...) has none of these rows; the column "day" has other values; ...
+        warning: batch january (...) has none of these rows; 1 new one will be sent
         >>> batch
         1 of the 3 rows of batch january on queue reports  [LOCAL]
         ...
