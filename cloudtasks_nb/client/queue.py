@@ -177,7 +177,8 @@ class Queue:
         """Create one task for each row; returns when every row is stored in the outbox, and sends in the background.
 
         Running the same cell again, also after a restart of the kernel, attaches to the batch and sends only the rows
-        that the batch does not have. In templates, text in braces names a column; other text is literal.
+        that the batch does not have. The batch that is returned answers for the rows of this input: `Batch.whole` has
+        all of them. In templates, text in braces names a column; other text is literal.
 
         Parameters
         ----------
@@ -198,7 +199,9 @@ class Queue:
         headers, method, service_account, audience, dispatch_deadline, retry : optional
             As for `enqueue`; header values may name columns.
         name : str, optional
-            Name of the batch; a new name sends all rows again.
+            Name of the batch; a new name sends all rows again. Without a name, rows extend the batch without a name
+            that has some of them already, if it is of the same templates. The id of such a batch is its name on
+            another disk.
         errors : {"raise", "skip"}
             "raise": bad and duplicate rows are an error, and nothing is sent. "skip": they are left out and listed as
             `rejected`.
@@ -353,7 +356,8 @@ class Queue:
 
         The columns are `start`, `end` (where the next period starts), `partition` (a short label) and those of
         `across`. Calls with the same templates, `freq`, `tz` and columns of `across` share one batch: run the cell
-        again with a longer range or another value of `across`, and only the new rows are added. To send some rows
+        again with a longer range or another value of `across`, and only the new rows are added. The batch that is
+        returned answers for the rows of this range: `Batch.whole` has all of them. To send some rows
         again use ``batch.resend(rows)``; to send all again, give a new `name`.
 
         Parameters

@@ -42,6 +42,7 @@ OTHERS = "others"
 
 _SHARED = "shared"  # setting of a batch: what of it is in which store
 _MISSING = "batches that others have made may be missing"
+_NOT_COMPARED = "whether other homes have sent some of these rows in another batch is not known"
 _PATIENCE = 5.0  # seconds to wait for the list of batches
 
 
@@ -108,14 +109,17 @@ class Sharing:
         if not self.active:
             return
         try:
-            for batch in unnamed(self._store, alike_digest(spec.place, spec.recipe)):
+            listing = asyncio.to_thread(unnamed, self._store, alike_digest(spec.place, spec.recipe))
+            for batch in _loop.run(listing, timeout=_PATIENCE):
                 blocks = (
                     () if batch == own or self._outbox.batches.find(batch=batch) else block_names(self._store, batch)
                 )
                 if any(has_any(block_keys(data)) for data in read_blocks(self._store, batch, blocks)):
                     self.fetch(batch)
-        except StoreError as error:
-            notify(f"whether other homes have sent some of these rows in another batch is not known: {error.message}")
+        except (OutboxError, StoreError) as error:
+            notify(f"{_NOT_COMPARED}: {error.message}")
+        except TimeoutError:
+            notify(f"{_NOT_COMPARED}: {self._store.url} did not answer in {_PATIENCE:.0f} s")
 
     def records(self) -> Sequence[BatchRecord]:
         """Return the records of the batches in the store; those known so far, and a note, if it does not answer."""

@@ -59,11 +59,13 @@ class Spool(Incoming):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-spool")
         self._waiting: deque[tuple[Sequence[bytes], Future[tuple[bytes, bytes]]]] = deque()  # keys, and the rest
         self._lock: Hold | None = None
+        self._from_0 = True  # the positions of the rows are 0, 1, 2 and so on
         self._digest = blake2b(digest_size=16)  # of keys, digests and labels, in the order of the input
         connection.execute(_LABELLED)
         transact(connection, self._make_part)
 
     def _take(self, chunk: Chunk) -> Sequence[int]:
+        self._from_0 &= chunk.rows == range(self._rows, self._rows + len(chunk.rows))
         self._digest.update(b"".join((*chunk.keys, *chunk.digests, chunk.labels)))
         if chunk.labels:
             self._connection.execute("INSERT INTO labelled VALUES (?, ?)", (chunk.rows[0], chunk.labels))
@@ -250,9 +252,8 @@ class Spool(Incoming):
 
     def _spans(self, connection: sqlite3.Connection, *, known: bool) -> Iterator[tuple[int, int, int]]:
         """Yield the rows of the input as spans: the refs of the first and the last row, and the place of the first."""
-        start, end = connection.execute("SELECT min(pos), max(pos) FROM incoming").fetchone()
-        if not known and start is not None and end - start + 1 == self._rows:
-            yield self._part << 32, self._next - 1, start
+        if self._from_0 and not known:
+            yield self._part << 32, self._next - 1, 0
             return
         # The batch has of several rows with the same key only the first, unless they came together.
         rows = connection.execute("SELECT coalesce(theirs, ref), min(pos) FROM incoming GROUP BY 1 ORDER BY 1")

@@ -35,7 +35,7 @@ __all__ = [
 #: Bytes of a row's key.
 KEY_SIZE = 16
 
-_BATCH_ID = re.compile(r"[0-9a-f]{8}")
+_BATCH_ID = re.compile(r"(?=.*[a-f])[0-9a-f]{8}")
 _HEAD = 10  # bytes of the key that a task id shows, as hex
 _COMPLETION_ID = re.compile(r"[0-9a-f]{20}-[0-9a-f]{8}-complete-(?P<round>[1-9][0-9]*)")
 _SUM_SIZE = 32
@@ -76,9 +76,12 @@ def named_identity(place: Place, name: str) -> bytes:
 
 
 def batch_ids(identity: bytes) -> Iterator[str]:
-    """Yield the ids that a batch may have: the second is used if another batch has the first, and so on."""
-    for attempt in count():
-        yield blake2b(identity, digest_size=4, salt=attempt.to_bytes(4, "big")).hexdigest()
+    """Yield the ids that a batch may have: the second is used if another batch has the first, and so on.
+
+    An id has a letter, so that it is no date, which many give as a name.
+    """
+    ids = (blake2b(identity, digest_size=4, salt=attempt.to_bytes(4, "big")).hexdigest() for attempt in count())
+    return filter(is_batch_id, ids)
 
 
 def is_batch_id(name: str) -> bool:

@@ -296,3 +296,5 @@ def test_an_id_is_the_name_of_a_batch_on_another_disk(outbox: Outbox, tmp_path: 
         assert sorted(all_rows(other, made.batch, "tasks")) == sorted(all_rows(outbox, longer.batch, "tasks"))
         assert spool(other, chunks(range(8)), name=first.batch).added == 0
         assert spool(other, chunks(range(9))).added == 1
+        date = spool(other, chunks(range(8)), name="20250101")
+        assert (date.batch == "20250101", other.batches.get(date.batch).name) == (False, "20250101")
