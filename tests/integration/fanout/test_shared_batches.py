@@ -274,8 +274,11 @@ def test_rows_without_a_name_extend_the_batch_of_another_home(
 ) -> None:
     """Three rows in one home, all in the second, three others in a third: one batch, and each row is computed once."""
     calls: list[int] = []
-    handler = serve(lambda day: bool(calls.append(day)), store=tmp_path / "store")
-    found = []
+
+    def work(day: int) -> None:
+        calls.append(day)
+
+    handler, found = serve(work, store=tmp_path / "store"), []
     for home, rows in (("ada", ROWS.head(3)), ("bob", ROWS), ("eve", ROWS.tail(3)), ("ian", ROWS.head(3))):
         queue = connect(home).queue("reports", create=True, max_attempts=1)
         batch = queue.fan_out(rows, url=handler, progress=False)

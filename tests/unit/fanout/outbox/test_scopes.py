@@ -4,6 +4,7 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from tests.unit.fanout.conftest import Outcome, all_rows, chunks, put, record_ou
 Rows = list[int]
 
 
-def part(outbox: Outbox, rows: Rows | range, **words: bool) -> Scope:
+def part(outbox: Outbox, rows: Rows | range, **words: Any) -> Scope:
     """Give the batch some rows."""
     found = spool(outbox, chunks(rows, size=7), name="days", **words).scope
     assert found is not None
