@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, Self, overload
 
@@ -30,6 +30,7 @@ from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.summary import SummaryReader
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.tracker import Tracker
+from cloudtasks_nb.fanout.batch.trust import Foreign, Trusting, find_foreign
 from cloudtasks_nb.fanout.batch.versions import notify_versions, stale_rows
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.states import FINAL, State
@@ -71,11 +72,28 @@ class BatchView:
         """Show the progress in the title of the browser's tab; return a function that ends that."""
         return show_in_tab(self._tracker)
 
+    def foreign(self, states: Collection[State], refs: Iterable[int] | None = None) -> Foreign | None:
+        """Return the rows in some states, of all or of these, that this home did not render and nobody trusts."""
+        rows = None if refs is None else ((ref, None) for ref in refs)
+        return find_foreign(self._outbox, self._tracker.batch, states, rows)
+
+    def trust(self, foreign: Foreign) -> None:
+        """Have these rows sent as they are, because somebody has seen what they do."""
+        self._outbox.trust.trust(foreign.refs)
+
     def send_again(self, query: RowQuery, refs: Sequence[int] | None) -> int:
-        """Make a new try for the final rows that a query chooses, or for rows by their refs; return how many."""
+        """Make a new try for the final rows that a query chooses, or for rows by their refs; return how many.
+
+        Raises
+        ------
+        PreconditionError
+            If nobody trusts some of them.
+        """
         tracker = _there(self._tracker)
         tracker.connection.transport.check_open()
-        chosen = self.reader.each(query) if refs is None else refs
+        chosen = list(self.reader.each(query)) if refs is None else refs
+        rows = [(ref, None) for ref in chosen]
+        Trusting("batch.resend(df, trust=True)").check(self._outbox, tracker.batch, FINAL, rows)
         opened = self._outbox.outcomes.new_try(tracker.batch, ((ref, None) for ref in chosen), FINAL)
         _loop.run(tracker.start(sending=True))
         return opened
@@ -457,7 +475,7 @@ class Batch:
         made.insert(0, "row", self._frames.labels([refs.get(task) for task in made["task"]]))
         return made
 
-    def retry_failed(self, where: Any = None) -> Self:
+    def retry_failed(self, where: Any = None, *, trust: bool = False) -> Self:
         """Make a new try for rows in state `failed`, in the background.
 
         Their stored results are read first: a row that has succeeded after its last attempt was given up is not sent.
@@ -468,11 +486,15 @@ class Batch:
             Only rows that failed with this status (``"UNAVAILABLE"``, 503, ``"5xx"``), this cause of `errors()`, this
             exception (``"KeyError"``) or one of a list of these, or that are rows of this frame: of `errors()`, or of
             `tasks()`, `failed()` or `results()`. An HTTP status means `last_http_status` where that is known.
+        trust : bool
+            As for `resume`.
 
         Raises
         ------
         InvalidInputError
             If rows failed, but none of these, or if `where` is something else. Nothing is sent then.
+        PreconditionError
+            As for `resume`.
 
         Examples
         --------
@@ -485,9 +507,9 @@ class Batch:
         """
         self._connection.transport.check_open()
         _loop.run(self._tracker.find_out(self._tracker.outcomes.read_failed))
-        return self._go(sending=retry_failed(self._outbox, self.id, where, self.tasks))
+        return self._go(sending=retry_failed(self._outbox, self.id, where, self.tasks, trust=trust))
 
-    def resend(self, df: pd.DataFrame) -> Self:
+    def resend(self, df: pd.DataFrame, *, trust: bool = False) -> Self:
         """Make a new try for rows of this batch in any final state, in the background.
 
         A row is sent again only if its newest task is still the one in the frame: the same frame twice, or from two
@@ -497,11 +519,15 @@ class Batch:
         ----------
         df : DataFrame
             Rows of `tasks()`, `failed()` or `results()`.
+        trust : bool
+            As for `resume`.
 
         Raises
         ------
         InvalidInputError
             If it is another frame.
+        PreconditionError
+            As for `resume`.
 
         Examples
         --------
@@ -516,7 +542,7 @@ class Batch:
         2      EWR    1
         """
         self._connection.transport.check_open()
-        resend(self._outbox, self.id, df, self.tasks)
+        resend(self._outbox, self.id, df, self.tasks, trust=trust)
         return self._go(sending=True)
 
     def cancel(self) -> Self:
@@ -534,11 +560,27 @@ class Batch:
         _loop.run(self._tracker.cancel())
         return self
 
-    def resume(self) -> Self:
+    def resume(self, *, trust: bool = False) -> Self:
         """Send what is unsent, in the background; also what `canary` or `pause_at` of `fan_out` holds back.
 
         A paused batch counts failures anew. If the kernel was killed while the canary ran, the canary goes on; call it
         once more to send the other rows without waiting for that.
+
+        Rows of a shared store that this home did not render are sent only if you trust them: whoever can write there
+        can have made them, to have a token of your service account sent to a server of theirs. The same cell renders
+        its rows here, so that it needs no trust.
+
+        Parameters
+        ----------
+        trust : bool
+            Send such rows too, as they are. A printed line says whom they call, and for which accounts and audiences
+            they have tokens. They stay trusted; rows that others add later do not.
+
+        Raises
+        ------
+        PreconditionError
+            If there are such rows, and `trust` is not set: with the same facts, and who says to have made them. Nothing
+            is sent then.
 
         Examples
         --------
@@ -546,6 +588,9 @@ class Batch:
         >>> batch.resume().wait()
         3 rows: 2 succeeded, 1 failed
         """
+        self._connection.transport.check_open()
+        trusting = Trusting("batch.resume(trust=True)", trust)
+        trusting.check(self._outbox, self._tracker.batch, {State.UNSENT})
         _loop.run(self._tracker.resume())
         return self
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
+import os
+import platform
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.errors import OutboxError, StoreError
+from cloudtasks_nb.errors import BatchExistsError, OutboxError, StoreError
 from cloudtasks_nb.fanout.batch.claims import check_recipe
 from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
@@ -19,7 +22,7 @@ from cloudtasks_nb.fanout.plan.identity import batch_ids, named_identity
 from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["OTHERS", "Sharing", "made_elsewhere"]
+__all__ = ["OTHERS", "Sharing", "made_elsewhere", "this_user"]
 
 #: Setting of a batch: how many rows of it other homes have made.
 OTHERS = "others"
@@ -71,7 +74,8 @@ class Sharing:
             if theirs is not None and theirs.recipe != mine.recipe:
                 return  # it is another batch, as its sending tells
             record = pack_record(mine, theirs)
-            names.update(write_batch(self._store, batch, record, pack_blocks(self._outbox.rows, batch, names)))
+            blocks = pack_blocks(self._outbox.rows, batch, names, this_user())
+            names.update(write_batch(self._store, batch, record, blocks))
         except StoreError as error:
             notify(f'others cannot see batch {batch} yet: {error.message}\n  → tasks.batch("{batch}") writes it again')
             return
@@ -98,11 +102,11 @@ class Sharing:
         if self.active:
             try:
                 self.fetch(batch)
-            except StoreError as error:
+            except (BatchExistsError, OutboxError, StoreError) as error:
                 notify(f"rows that others have added to batch {batch} may be missing: {error.message}")
 
     def fetch(self, batch: str) -> None:
-        """Bring the rows of a batch here that other homes have written; they are unsent at first.
+        """Bring the rows of a batch here that other homes have written; they are unsent, and nobody trusts them.
 
         Raises
         ------
@@ -116,9 +120,12 @@ class Sharing:
         data = read_record(self._store, batch)
         if data is None or not names:
             return
-        with self._outbox.spool(shared_spec(unpack_record(data))) as spool, Bar("reading", None) as bar:
+        record = unpack_record(data)
+        if record.id != batch:
+            raise OutboxError(f"the stored record of batch {batch} is that of batch {record.id}", resource=batch)
+        with self._outbox.spool(shared_spec(record)) as spool, Bar("reading", None) as bar:
             for data in read_blocks(self._store, batch, names):
-                chunk = unpack_block(data)
+                chunk = unpack_block(data, record)
                 spool.add(chunk)
                 bar.add(len(chunk.rows))
             added = spool.commit().added
@@ -148,6 +155,15 @@ def made_elsewhere(store: Store, record: BatchRecord) -> bool:
         return record.imported or (data is not None and unpack_record(data).created != record.created)
     except (OutboxError, StoreError):
         return True
+
+
+def this_user() -> str:
+    """Return who runs this kernel: user@host; on JupyterHub the user's name there."""
+    try:
+        user = os.environ.get("JUPYTERHUB_USER") or getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container whose user has no name
+        user = "unknown"
+    return f"{user}@{platform.node()}"
 
 
 def _read(data: bytes) -> BatchRecord | None:

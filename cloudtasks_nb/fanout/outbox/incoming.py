@@ -145,9 +145,10 @@ class Incoming:
             self._errors.append(_overlap_error(overlaps, total))
 
     def _take(self, chunk: Chunk) -> Sequence[int]:
-        """Take a chunk; return the places of those of its rows that the batch of this name does not have.
+        """Take a chunk; return the places of those of its rows that are to be stored.
 
-        A row of the batch that was not a valid task is replaced by one that is.
+        The batch of this name does not have them, or nobody trusts what another home has stored of them. A row of the
+        batch that was not a valid task is replaced by one that is.
         """
         connection, started, n = self._connection, self._started, len(chunk.rows)
         halves, heads = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(digest[:8] for digest in chunk.digests)
@@ -164,7 +165,8 @@ class Incoming:
             self._next += n
             return range(n)
         self._find_known(started, first)
-        query = "SELECT ref FROM incoming WHERE ref >= ? AND theirs IS NULL ORDER BY ref"
+        query = """SELECT ref FROM incoming
+                   WHERE ref >= ? AND (theirs IS NULL OR theirs IN (SELECT ref FROM untrusted)) ORDER BY ref"""
         new = [ref for (ref,) in connection.execute(query, (first,))]
         connection.executemany("UPDATE incoming SET ref = ? WHERE ref = ?", zip(count(self._next), new, strict=False))
         self._next += len(new)

@@ -18,6 +18,7 @@ from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, 
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
 from cloudtasks_nb.fanout.outbox.records import Ack, Request
 from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number, number_of, replace, touch
+from cloudtasks_nb.fanout.outbox.trust import has_untrusted
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
 
@@ -124,6 +125,7 @@ class RequestQueue(Repository):
         self._after = -1  # all rows up to this ref were given out in this pass over the rows
         self._last = -1  # of all rows that were given out; those behind it are in no request
         self._block = StoredBlock(0, b"")  # the last one that was read
+        self._changing = False  # whether its tasks may be replaced, because nobody trusts some rows of the batch
 
     @transaction
     def turn(
@@ -150,6 +152,9 @@ class RequestQueue(Repository):
         num = number_of(connection, self.batch)
         if self._left is None:
             self._left = _find_doubtful(connection, self.batch)
+        if self._changing:
+            self._block = StoredBlock(0, b"")
+        self._changing = has_untrusted(connection, num)
         round_ = number(connection, "SELECT round FROM batches WHERE num = ?", num)
         stopped = "SELECT EXISTS (SELECT 1 FROM settings WHERE num = ? AND key = ?)"
         moved: _Moved = Counter()
@@ -231,9 +236,12 @@ class RequestQueue(Repository):
         return requests
 
     def _unsent(self, connection: sqlite3.Connection, num: int, most: int, until: int) -> list[tuple[list[int], int]]:
-        """Return the next unsent rows behind those that were given out, without those in flight, and their try."""
+        """Return the next unsent rows behind those that were given out, without those in flight, and their try.
+
+        Rows of other homes that nobody trusts are none of them.
+        """
         unsent = f"""SELECT ref, try FROM {ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING}))
-                     ORDER BY part, ref LIMIT ?"""
+                     AND ref NOT IN (SELECT ref FROM untrusted) ORDER BY part, ref LIMIT ?"""
         values = (self._after + 1, until, num, State.UNSENT, self._last, num, most)
         query = f"SELECT min(try), max(try), json_group_array(ref) FROM ({unsent})"
         found = connection.execute(query, values).fetchall()

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import orjson
@@ -24,8 +25,9 @@ from cloudtasks_nb.fanout.outbox.blocks import pack_keys, pack_shown, pack_tasks
 from cloudtasks_nb.fanout.outbox.database import guard, snapshot, sqlite_error, transact
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text, plain_reason
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
-from cloudtasks_nb.fanout.outbox.records import Spooled
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, Spooled
 from cloudtasks_nb.fanout.outbox.tallies import AMONG, SHOWN_STATE, as_json, counted, counts, touch
+from cloudtasks_nb.fanout.outbox.trust import put_tasks
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.plan.preview import shown_rows
@@ -37,6 +39,7 @@ _WAITING = 3  # most blocks that wait for their compression
 _ROW_BYTES = 200  # about what a row takes besides its task: in the log of the file, and then in the file
 _ROOM = 1 << 20  # bytes that are left free
 
+_REPLACED = 20_000  # rows of another home that get the tasks of this one in a transaction
 # The rows, as `i`, with what the batch has of them, as `r`.
 _COMPARED = "FROM incoming i LEFT JOIN rows r ON r.ref = i.theirs"
 
@@ -57,6 +60,7 @@ class Spool(Incoming):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-spool")
         self._waiting: deque[tuple[Sequence[bytes], Future[tuple[bytes, bytes]]]] = deque()  # keys, and the rest
         self._lock: Hold | None = None
+        self._makers: list[tuple[int, str]] = []  # of rows of another home: the first ref of a chunk, and its maker
         transact(connection, self._make_part)
 
     def _make_part(self, connection: sqlite3.Connection) -> None:
@@ -81,6 +85,8 @@ class Spool(Incoming):
             If the disk is full, or the outbox cannot be written for another reason.
         """
         with guard(self._path):
+            if self._spec.origin is not None:
+                self._makers.append((self._next, chunk.maker))
             new = snapshot(self._connection, self._take, chunk)
             if not new:
                 return
@@ -112,7 +118,9 @@ class Spool(Incoming):
             if attached := self._attach():
                 return attached
             self.prepare()
-            return transact(self._connection, self._commit)
+            spooled = transact(self._connection, self._commit)
+            self._render_others()
+            return spooled
 
     def _store(self, waiting: int) -> None:
         """Write compressed blocks until at most `waiting` are left."""
@@ -140,13 +148,16 @@ class Spool(Incoming):
     def _attach(self) -> Spooled | None:
         """Attach to the batch that has exactly these rows, without comparing each row; None if there is no such batch.
 
+        Each row is compared with a batch of another home: its record tells what identifies it, and may be forged.
+
         Raises
         ------
         BatchExistsError
             If the batch was made of other templates.
         """
         target = self._find() if self._spec.by_rows else None
-        if target is None:
+        query = "SELECT coalesce(json_extract(description, '$.' || ?), 0) FROM batches WHERE num = ?"
+        if target is None or self._number(query, IMPORTED, target.num):
             return None
         left = {state: n for state, n in counts(self._connection, target.num).items() if n}
         if sum(left.values()) != self._rows:
@@ -176,6 +187,8 @@ class Spool(Incoming):
                    WHERE theirs IS NULL ORDER BY ref""",
                 (State.UNSENT, State.REJECTED),
             )
+        if self._spec.origin is not None:
+            self._distrust(connection)
         grouped = connection.execute("SELECT state, sum(n) FROM tallies WHERE part = ? GROUP BY state", (part,))
         added = {State(state): n for state, n in grouped}
         if added or created:
@@ -194,6 +207,27 @@ class Spool(Incoming):
             rejected=added.get(State.REJECTED, 0) - duplicates,
             left=left,
         )
+
+    def _distrust(self, connection: sqlite3.Connection) -> None:
+        """Note who says to have made the rows, so that none is sent until somebody trusts it."""
+        for (first, maker), (end, _) in pairwise([*self._makers, (self._next, "")]):
+            query = "INSERT INTO untrusted SELECT ref, ? FROM rows WHERE ref >= ? AND ref < ? AND try > 0"
+            connection.execute(query, (maker, first, end))
+
+    def _render_others(self) -> None:
+        """Put the tasks that were rendered here in the place of those that another home has made of the same rows."""
+        connection, after = self._connection, -1
+        if self._spec.origin is not None or not self._number("SELECT EXISTS (SELECT 1 FROM untrusted)"):
+            return
+        connection.execute("CREATE TEMP TABLE rendered (ref INTEGER PRIMARY KEY, mine INTEGER)")
+        connection.execute(
+            """INSERT OR IGNORE INTO rendered SELECT u.ref, i.ref FROM incoming i
+               CROSS JOIN untrusted u ON u.ref = i.theirs WHERE i.digest = i.stored AND i.digest <> 0"""
+        )
+        query = "SELECT ref, mine FROM rendered WHERE ref > ? ORDER BY ref LIMIT ?"
+        while pairs := connection.execute(query, (after, _REPLACED)).fetchall():
+            transact(connection, put_tasks, pairs)
+            after = pairs[-1][0]
 
     def _create(self, connection: sqlite3.Connection) -> FoundBatch:
         """Make a new batch."""

@@ -25,6 +25,7 @@ _PAGES = 2_000  # given back to the disk at a time
 # results of the batch.
 _REMOVALS = (
     "DELETE FROM rows WHERE ref IN (SELECT ref FROM rows WHERE ref >= :first AND ref < :end LIMIT :size)",
+    "DELETE FROM untrusted WHERE ref IN (SELECT ref FROM untrusted WHERE ref >= :first AND ref < :end LIMIT :size)",
     "DELETE FROM blocks WHERE first IN (SELECT first FROM blocks WHERE first >= :first AND first < :end LIMIT 100)",
     """DELETE FROM keys WHERE num = :part AND k1 <=
        (SELECT max(k1) FROM (SELECT k1 FROM keys WHERE num = :part ORDER BY k1 LIMIT :size))""",

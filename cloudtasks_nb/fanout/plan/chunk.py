@@ -19,6 +19,7 @@ class Chunk:
     tasks: Sequence[bytes]  #: `google.cloud.tasks.v2.Task` on the wire, without its name; empty for a rejected row
     shown: bytes  #: the columns of the input that `batch.tasks()` shows, encoded by `Preview`; opaque elsewhere
     rejected: Mapping[int, str] = field(default_factory=dict)  #: index in this chunk -> why the row is no task
+    maker: str = ""  #: who says to have rendered it, in another home
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

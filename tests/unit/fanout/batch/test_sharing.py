@@ -15,7 +15,7 @@ from tests.unit.fanout.conftest import chunks, spool
 
 def add(outbox: Outbox, *bounds: int) -> str:
     """Add rows to the batch, as the cell of a home does."""
-    return spool(outbox, chunks(range(*bounds)), name="nightly").batch
+    return spool(outbox, chunks(range(*bounds)), name="nightly", description={"key": ["n"]}).batch
 
 
 def total(outbox: Outbox, batch: str) -> int:
