@@ -29,10 +29,12 @@ class Foreign:
     makers: Mapping[str, int]  #: who says to have rendered them -> how many rows
 
     @property
-    def facts(self) -> list[str]:
-        """What is known of them, a line each: the rarest calls first, which a look would miss."""
+    def lines(self) -> list[str]:
+        """What is known of them: the rarest calls first, which a look would miss."""
+        were = "was" if len(self.refs) == 1 else "were"
+        lines = [f"{counted(len(self.refs), 'rows')} of batch {self.batch} {were} not rendered in this home"]
         calls = sorted(self.calls.items(), key=lambda item: (item[1], item[0]))
-        lines = [f"{counted(count, 'rows')}: call {call}" for call, count in calls[:_NAMED]]
+        lines += [f"{counted(count, 'rows')}: call {call}" for call, count in calls[:_NAMED]]
         if len(calls) > _NAMED:
             left = calls[_NAMED:]
             lines.append(f"{counted(sum(count for _, count in left), 'rows')}: {len(left):,} other calls")
@@ -42,10 +44,8 @@ class Foreign:
 
     @property
     def text(self) -> str:
-        """The whole, in some lines."""
-        were = "was" if len(self.refs) == 1 else "were"
-        rows = counted(len(self.refs), "rows")
-        return "\n  ".join([f"{rows} of batch {self.batch} {were} not rendered in this home", *self.facts])
+        """The lines, as a text."""
+        return "\n  ".join(self.lines)
 
 
 @dataclass(frozen=True, slots=True)
