@@ -170,23 +170,7 @@ class BatchActions:
                 send=lambda: view.send_again(query, found),
                 refs=lambda: found,
             )
-        if query.cause or query.state == "failed":
-            causes = view.reader.causes() if query.cause else {}
-            text = causes[query.cause].text if query.cause in causes else query.cause
-            return _Again(
-                counts=counts,
-                scope="that failed" + (f" with {mask_text(text)}" if text else ""),
-                code=lambda code: retry_code(code, text, [one.text for one in causes.values()]),
-                send=lambda: batch.retry_failed(pd.DataFrame({"cause": [query.cause]}) if query.cause else None),
-                refs=lambda: view.reader.each(query),
-            )
-        return _Again(
-            counts=counts,
-            scope=f"in state {query.state}",
-            code=lambda code: _resend_code(code, f"batch.tasks().query({quoted(_of_state(query.state))})"),
-            send=lambda: view.send_again(query, None),
-            refs=lambda: view.reader.each(query),
-        )
+        return _of_query(view, batch, query, counts)
 
     def _ask_retry(self) -> None:
         batch, code = self._batch()
@@ -313,6 +297,27 @@ class BatchActions:
             self._panel.ask(question, run)
         else:
             self._panel.start(run, changes=True)
+
+
+def _of_query(view: BatchView, batch: Batch, query: RowQuery, counts: Mapping[str, int]) -> _Again:
+    """Return how all rows are sent again that a query chooses without a text."""
+    if query.cause or query.state == "failed":
+        causes = view.reader.causes() if query.cause else {}
+        text = causes[query.cause].text if query.cause in causes else query.cause
+        return _Again(
+            counts=counts,
+            scope="that failed" + (f" with {mask_text(text)}" if text else ""),
+            code=lambda code: retry_code(code, text, [one.text for one in causes.values()]),
+            send=lambda: batch.retry_failed(pd.DataFrame({"cause": [query.cause]}) if query.cause else None),
+            refs=lambda: view.reader.each(query),
+        )
+    return _Again(
+        counts=counts,
+        scope=f"in state {query.state}",
+        code=lambda code: _resend_code(code, f"batch.tasks().query({quoted(_of_state(query.state))})"),
+        send=lambda: view.send_again(query, None),
+        refs=lambda: view.reader.each(query),
+    )
 
 
 def retry_code(batch: str, cause: str, causes: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ class Foreign:
     """Rows that this home did not render, and that nobody here has trusted."""
 
     batch: str
+    queue: str  #: where their tasks would be created
     refs: Sequence[int]
     calls: Mapping[Call, int]  #: whom their tasks call, with whose token -> how many rows
     makers: Mapping[str, int]  #: who says to have rendered them -> how many rows
@@ -32,7 +33,8 @@ class Foreign:
     def lines(self) -> list[str]:
         """What is known of them: the rarest calls first, which a look would miss."""
         were = "was" if len(self.refs) == 1 else "were"
-        lines = [f"{counted(len(self.refs), 'rows')} of batch {self.batch} {were} not rendered in this home"]
+        rows = f"{counted(len(self.refs), 'rows')} of batch {self.batch}, for queue {self.queue},"
+        lines = [f"{rows} {were} not rendered in this home"]
         calls = sorted(self.calls.items(), key=lambda item: (item[1], item[0]))
         lines += [f"{counted(count, 'rows')}: call {call}" for call, count in calls[:_NAMED]]
         if len(calls) > _NAMED:
@@ -106,4 +108,5 @@ def find_foreign(
         return None
     pages = outbox.rows.pages_of(batch, makers, wire=True)
     calls = Counter(call_of(task) for page in pages for task in page.wire)
-    return Foreign(batch=batch, refs=list(makers), calls=calls, makers=Counter(makers.values()))
+    queue = outbox.batches.get(batch).place.queue
+    return Foreign(batch=batch, queue=queue, refs=list(makers), calls=calls, makers=Counter(makers.values()))

@@ -13,6 +13,7 @@ import pytest
 from google.cloud.tasks_v2 import types
 
 import cloudtasks_nb as ct
+from cloudtasks_nb import cli
 from cloudtasks_nb.errors import OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, pack_tasks
@@ -64,8 +65,9 @@ def stuck(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> Stuck:
 def cell(tasks: ct.Client, url: Any, rows: pd.DataFrame = ROWS, **words: Any) -> ct.Batch:
     """Run the cell."""
     queue = tasks.queue("reports", create=True, max_attempts=1)
-    options = {"name": "march", "body": ["day"], "progress": False} | words
-    return queue.fan_out(rows, url=url, **options)
+    options: Any = {"name": "march", "body": ["day"], "progress": False} | words
+    batch: ct.Batch = queue.fan_out(rows, url=url, **options)
+    return batch
 
 
 def edit(store: Path, batch: str, change: Callable[[Any], None], **record: Any) -> None:
@@ -97,14 +99,33 @@ def test_a_token_for_a_foreign_audience(connect: Connect, stuck: Stuck, evil: Ta
         theirs.wait("60s")
     assert not evil.received
     theirs.cancel().wait("60s")
-    for again in (lambda: theirs.resend(theirs.tasks()), lambda: theirs.resend(theirs.tasks().head(1))):
+    for rows in (20, 1):
         with pytest.raises(PreconditionError, match=PAYROLL):
-            again()
+            theirs.resend(theirs.tasks().head(rows))
     assert theirs.progress().cancelled == 20
     assert theirs.resend(theirs.tasks().head(2), trust=True).wait("60s").succeeded == 2
     assert theirs.resend(theirs.tasks().head(2)).wait("60s").succeeded == 2
     assert len(evil.received) == 4
     assert batch.id == theirs.id
+
+
+def test_the_command_line_asks_too(
+    connect: Connect, stuck: Stuck, target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It shows the same facts and sends nothing, until it is told to trust them."""
+    stuck("bob", target.url, service_account=BOSS, audience=PAYROLL)
+    ada = connect("ada")
+    ada.batch("march")
+    ada.close()
+    assert cli.main(["watch", "march", "--resume"]) == 2
+    refused = capsys.readouterr().err
+    facts = [target.url.removesuffix("/job"), BOSS, PAYROLL, "bob@", "cloudtasks-nb watch BATCH --trust sends them"]
+    assert [fact for fact in facts if fact not in refused] == []
+    assert not target.received
+    assert cli.main(["watch", "march", "--trust"]) == 0
+    trusted = capsys.readouterr().out
+    assert [fact for fact in facts[:-1] if fact not in trusted] == []
+    assert len(target.received) == 20
 
 
 def test_an_access_token_through_an_edited_task(connect: Connect, stuck: Stuck, evil: Target, tmp_path: Path) -> None:
