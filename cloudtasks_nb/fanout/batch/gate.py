@@ -36,6 +36,7 @@ class Gate:
 
     last: int = 0  #: ref of the last row of the canary; 0: there is none, or the other rows may be sent too
     rows: Mapping[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))  #: of the canary, by state
+    untrusted: int = 0  #: unsent rows of the canary that another home has rendered, and nobody trusts
     unsent: int = 0  #: unsent rows of the batch
     doubtful: int = 0  #: rows that may have been sent by a sender that has ended
     pause_at: float | None = None  #: a share of failures; None: the sending never pauses
@@ -60,7 +61,7 @@ class Gate:
     @property
     def running(self) -> bool:
         """Whether rows wait for the end of the canary."""
-        return not self.paused and self.waiting + self.doubtful > 0 and self._done < self._size
+        return not self.paused and self.waiting + self.doubtful > 0 and self._done + self.untrusted < self._size
 
     @property
     def held(self) -> bool:
@@ -98,7 +99,8 @@ class Gate:
             limit = f"more than {100 * (self.pause_at or 0):.6g} %"
             doubt = f"; {counted(self.doubtful, 'rows')} may have been sent" if self.doubtful else ""
             return f"paused: {self.paused[0]:,} of {self.paused[1]:,} rows {failed}, {limit}: the other {rest}{doubt}"
-        words = {State.FAILED: failed} | {state: f"ended as {state.name.lower()}" for state in _ENDED_OTHERWISE}
+        words = {State.FAILED: failed, State.UNSENT: "not rendered in this home"}
+        words |= {state: f"ended as {state.name.lower()}" for state in _ENDED_OTHERWISE}
         first, *more = [(self.rows[state], text) for state, text in words.items() if self.rows[state]]
         ends = [f"{first[0]:,} of {self._size:,} rows {first[1]}", *(f"{count:,} {text}" for count, text in more)]
         return f"canary: {', '.join(ends)}: the other {rest}"
@@ -208,6 +210,7 @@ def _decide(outbox: Outbox, record: BatchRecord) -> tuple[dict[str, Any], Gate]:
     gate = Gate(
         last=last,
         rows=outbox.rows.counts_until(record.id, last),
+        untrusted=outbox.trust.unsent_until(record.id, last) if last else 0,
         unsent=record.counts[State.UNSENT],
         doubtful=record.doubtful,
         pause_at=pause_at,

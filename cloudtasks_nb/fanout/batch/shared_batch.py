@@ -114,9 +114,10 @@ def shared_spec(record: BatchRecord) -> BatchSpec:
 def pack_blocks(rows: Rows, batch: str, known: Collection[str] = (), maker: str = "") -> Iterator[tuple[str, bytes]]:
     """Yield name and content of each block of a batch, without those that are known, in input order.
 
-    A block has the same name in every outbox; names sort as the rows of the input. `maker` is who has rendered it.
+    A block has the same name in every outbox; names sort as the rows of the input. `maker` is who has rendered it:
+    rows of others that nobody trusts are left out.
     """
-    for block, found in rows.blocks(batch):
+    for block, found in rows.blocks(batch, 0, "ref NOT IN (SELECT ref FROM untrusted)"):
         name = f"{found[0][1] if found else 0:09d}-{blake2b(block.packed_keys, digest_size=8).hexdigest()}"
         if not found or name in known:
             continue

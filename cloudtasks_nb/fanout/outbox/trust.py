@@ -13,7 +13,7 @@ from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, pack_tasks, read_blo
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.outcomes import rows_in, unchanged
 from cloudtasks_nb.fanout.outbox.records import Choice
-from cloudtasks_nb.fanout.outbox.tallies import AMONG, as_json, number, number_of, paged
+from cloudtasks_nb.fanout.outbox.tallies import AMONG, ROWS, as_json, number, number_of, paged
 from cloudtasks_nb.fanout.states import State
 
 __all__ = ["Trust", "has_untrusted", "put_tasks"]
@@ -50,6 +50,12 @@ class Trust(Repository):
         for page in paged(wanted, _PAGE):
             found.update(connection.execute(query, (as_json(page), codes)))
         return found
+
+    @reading
+    def unsent_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> int:
+        """Return how many unsent rows up to a row nobody trusts."""
+        query = f"SELECT count(*) FROM {ROWS} AND state = ? AND ref IN (SELECT ref FROM untrusted)"
+        return number(connection, query, 0, ref, number_of(connection, batch), State.UNSENT)
 
     @transaction
     def trust(self, connection: sqlite3.Connection, refs: Iterable[int]) -> None:

@@ -219,3 +219,17 @@ def test_rows_that_are_added_later_are_not_trusted(
     with pytest.raises(PreconditionError, match=r"(?s)2 rows of batch .*mallory@"):
         added.resume()
     assert (len(target.received), len(evil.received)) == (10, 0)
+
+
+def test_a_canary_does_not_wait_for_rows_that_are_not_sent(connect: Connect, stuck: Stuck, target: Target) -> None:
+    """It is held until somebody trusts its rows, and says so; then it goes on as the canary that it is."""
+    stuck("bob", target.url, canary=5)
+    ada = connect("ada")
+    ada.batch("march")
+    some = cell(ada, target.url, ROWS.iloc[2:15], canary=5)
+    assert reached(some, lambda progress: progress.state == "held").succeeded == 3
+    assert some.status().reason == "canary: 2 of 5 rows not rendered in this home: the other 15 rows are not sent"
+    with pytest.raises(PreconditionError, match="canary: 2 of 5"):
+        some.wait("60s")
+    assert some.resume(trust=True).wait("60s").succeeded == 20
+    assert len(target.received) == 20

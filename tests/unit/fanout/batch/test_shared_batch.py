@@ -40,6 +40,15 @@ def test_a_batch_is_the_same_in_another_outbox(outbox: Outbox, theirs: Outbox, n
     assert spool(theirs, chunks(range(4_500), rejected={7: "no"}), name=name).batch == batch
 
 
+def test_rows_that_nobody_trusts_are_not_handed_on(outbox: Outbox, theirs: Outbox) -> None:
+    """They would be those of this home for the next one."""
+    batch = spool(outbox, chunks(range(250)), name="nightly", description=MADE).batch
+    copy(outbox, theirs, batch)
+    assert list(pack_blocks(theirs.rows, batch)) == []
+    theirs.trust.trust(refs(theirs, batch)[100:])
+    assert len(list(pack_blocks(theirs.rows, batch))) == 2
+
+
 def test_what_became_of_the_rows_is_not_written(outbox: Outbox, theirs: Outbox, batch: str) -> None:
     """Rows are unsent in the other outbox: the log knows more than the bytes, which are not kept up to date."""
     put(outbox, batch, refs(outbox, batch)[:5], State.SUCCEEDED)
