@@ -40,9 +40,11 @@ class Foreign:
         if len(calls) > _NAMED:
             left = calls[_NAMED:]
             lines.append(f"{counted(sum(count for _, count in left), 'rows')}: {len(left):,} other calls")
-        makers = [plain_text(maker) or "nobody" for maker in sorted(self.makers, key=lambda maker: -self.makers[maker])]
+        makers = [
+            plain_text(maker) or "somebody" for maker in sorted(self.makers, key=lambda maker: -self.makers[maker])
+        ]
         more = f" and {len(makers) - _NAMED:,} others" if len(makers) > _NAMED else ""
-        return [*lines, f"who says to have made them, which nothing proves: {', '.join(makers[:_NAMED])}{more}"]
+        return [*lines, f"the store says that they are of {', '.join(makers[:_NAMED])}{more}, which nothing proves"]
 
     @property
     def text(self) -> str:
