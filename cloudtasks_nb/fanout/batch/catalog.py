@@ -35,7 +35,7 @@ from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
-from cloudtasks_nb.fanout.batch.sharing import Sharing, this_user
+from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.batch.status import NOT_READ, stored_progress
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.batch.versions import give_function
@@ -369,7 +369,7 @@ class Catalog:
         facts = {
             f"_{LASTING}": options.lasting,
             "_retry": {key: value if isinstance(value, int) else str(value) for key, value in retry.items()},
-            MADE_BY: this_user(),
+            MADE_BY: _settings.user(),
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,
         }

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import os
-import platform
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from cloudtasks_nb import _loop
+from cloudtasks_nb import _loop, _settings
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchExistsError, OutboxError, StoreError
@@ -22,7 +19,7 @@ from cloudtasks_nb.fanout.plan.identity import batch_ids, named_identity
 from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["OTHERS", "Sharing", "made_elsewhere", "this_user"]
+__all__ = ["OTHERS", "Sharing", "made_elsewhere"]
 
 #: Setting of a batch: how many rows of it other homes have made.
 OTHERS = "others"
@@ -74,7 +71,7 @@ class Sharing:
             if theirs is not None and theirs.recipe != mine.recipe:
                 return  # it is another batch, as its sending tells
             record = pack_record(mine, theirs)
-            blocks = pack_blocks(self._outbox.rows, batch, names, this_user())
+            blocks = pack_blocks(self._outbox.rows, batch, names, _settings.user())
             names.update(write_batch(self._store, batch, record, blocks))
         except StoreError as error:
             notify(f'others cannot see batch {batch} yet: {error.message}\n  → tasks.batch("{batch}") writes it again')
@@ -155,15 +152,6 @@ def made_elsewhere(store: Store, record: BatchRecord) -> bool:
         return record.imported or (data is not None and unpack_record(data).created != record.created)
     except (OutboxError, StoreError):
         return True
-
-
-def this_user() -> str:
-    """Return who runs this kernel: user@host; on JupyterHub the user's name there."""
-    try:
-        user = os.environ.get("JUPYTERHUB_USER") or getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container whose user has no name
-        user = "unknown"
-    return f"{user}@{platform.node()}"
 
 
 def _read(data: bytes) -> BatchRecord | None:
