@@ -16,7 +16,7 @@ from cloudtasks_nb.fanout.states import State
 
 __all__ = ["Foreign", "Trusting", "find_foreign"]
 
-_NAMED = 20  # kinds of calls, and makers, that a text names
+_NAMED = 50  # kinds of calls, and makers, that a text names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Foreign:
     """Rows that this home did not render, and that nobody here has trusted."""
 
     batch: str
-    queue: str  #: where their tasks would be created
+    queue: str  #: where their tasks would be created, with its project
     refs: Sequence[int]
     calls: Mapping[Call, int]  #: whom their tasks call, with whose token -> how many rows
     makers: Mapping[str, int]  #: who says to have rendered them -> how many rows
@@ -110,5 +110,6 @@ def find_foreign(
         return None
     pages = outbox.rows.pages_of(batch, makers, wire=True)
     calls = Counter(call_of(task) for page in pages for task in page.wire)
-    queue = outbox.batches.get(batch).place.queue
+    place = outbox.batches.get(batch).place
+    queue = f"{place.queue} of project {place.project}"
     return Foreign(batch=batch, queue=queue, refs=list(makers), calls=calls, makers=Counter(makers.values()))

@@ -15,7 +15,7 @@ from typing import Any
 from google.cloud.tasks_v2 import types
 from google.protobuf.message import DecodeError
 
-from cloudtasks_nb.display.secrets import mask_url
+from cloudtasks_nb.display.secrets import MASK
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.body import canonical, compile_body
 from cloudtasks_nb.fanout.plan.options import check_headers, check_token
@@ -33,14 +33,15 @@ _WRITTEN = (
 )
 _HANDLER = "handler:"
 _SHOWN = 300  # characters of a text that others have written
-_ORIGIN = re.compile(r"https?://[^/?#]*")
+#: Scheme; user and password; host and port. A backslash ends the host for some readers of URLs, not for others.
+_ORIGIN = re.compile(r"(https?://)([^/?#\\]*@)?([^/?#@\\]+)(?=[/?#]|\Z)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Call:
     """Who is called by a task, and with whose token."""
 
-    origin: str  #: scheme, host and port of its URL
+    origin: str  #: scheme, host and port of its URL; dots stand for a user with a password
     account: str  #: e-mail of the account whose OIDC token goes along; empty: there is no token
     audience: str  #: for whom the token is; empty: for the URL
 
@@ -48,7 +49,7 @@ class Call:
         given = "no token"
         if self.account:
             given = f"an OIDC token of {plain_text(self.account)} for {plain_text(self.audience) or 'its URL'}"
-        return f"{mask_url(self.origin)} with {given}"
+        return f"{self.origin} with {given}"
 
 
 def plain_text(text: str) -> str:
@@ -60,8 +61,9 @@ def plain_text(text: str) -> str:
 def call_of(task: bytes) -> Call:
     """Return who is called by a task on the wire."""
     request = read_message(task).http_request
-    token, origin = request.oidc_token, _ORIGIN.match(request.url)
-    return Call(origin[0] if origin else request.url, token.service_account_email, token.audience)
+    token, found = request.oidc_token, _ORIGIN.match(request.url)
+    origin = f"{found[1]}{f'{MASK}@' if found[2] else ''}{found[3]}" if found else plain_text(request.url)
+    return Call(origin, token.service_account_email, token.audience)
 
 
 def foreign_reader(description: Mapping[str, Any]) -> Callable[[bytes], tuple[bytes, bytes]]:
@@ -107,6 +109,8 @@ def _check(request: Any) -> None:
     try:
         if literal_url(request.url) != request.url:
             raise ValueError("its URL is not encoded")
+        if _ORIGIN.match(request.url) is None:
+            raise ValueError("its URL has a host that can be read in two ways")
         if not 0 < request.http_method < len(HTTP_METHODS):
             raise ValueError("it has no HTTP method")
         _check_headers(tuple(sorted(request.headers.items())))

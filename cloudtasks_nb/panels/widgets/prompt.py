@@ -21,7 +21,7 @@ class Question:
     title: str  #: "Purge the queue reports?"
     scope: str  #: what exactly will be changed, with the count
     verb: str  #: text of the button: "Purge 2,000 tasks"
-    facts: Sequence[str] = ()  #: what the user should know before, a line each
+    facts: Sequence[str] = ()  #: what the user should know before, a line each, shown as it is
     line: str = ""  #: the same as Python
     typed: str | None = None  #: the name that has to be typed; None: a click is enough
     danger: bool = True  #: it destroys something
@@ -100,6 +100,6 @@ class Prompt(widgets.VBox):
 
 def _question_html(question: Question) -> str:
     title, scope, code = (html.escape(mask_text(text)) for text in (question.title, question.scope, question.line))
-    facts = "".join(f"<li>{html.escape(mask_text(fact))}</li>" for fact in question.facts)
+    facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in question.facts)
     more = f"<ul>{facts}</ul>" if facts else ""
     return f"<strong>{title}</strong><p>{scope}</p>{more}{f'<code>{code}</code>' if code else ''}"

@@ -73,6 +73,7 @@ def test_the_digest_is_computed_from_the_task(options: dict[str, Any]) -> None:
     ({"oidc_token": {"audience": "https://aud"}}, "is not an e-mail address"),
     ({"url": "https://svc/ x"}, "its URL is not encoded"),
     ({"url": "ftp://svc/x"}, "url"),
+    ({"url": r"https://evil\@good/x"}, "can be read in two ways"),
     ({"headers": {"Batch-Tag": "x"}}, "Batch-Tag"),
     ({"headers": {"X": "a\r\nb"}}, "several lines"),
     ({"http_method": 99}, "it has no HTTP method"),
@@ -97,14 +98,15 @@ def test_a_field_of_a_later_release_is_refused(*, inside: bool) -> None:
 
 @cases(
     ({}, "https://svc.example.com with no token"),
-    ({"url": "https://me:pw@svc:8080/x?y#z"}, "https://me:•••@svc:8080 with no token"),
+    ({"url": "https://me:pw@svc:8080/x?y#z"}, "https://•••@svc:8080 with no token"),
     (
         {"service_account": ACCOUNT, "audience": "https://a"},
         f"https://svc.example.com with an OIDC token of {ACCOUNT} for https://a",
     ),
-    ({"url": "https://svc\\\\@evil/x"}, "https://svc\\\\@evil with no token"),
+    ({"url": "https://token=x@good@evil.com/y"}, "https://•••@evil.com with no token"),
+    ({"service_account": ACCOUNT, "audience": "a\n1 row: call https://good"}, rf"of {ACCOUNT} for 'a\n1 row: call"),
 )
 def test_who_is_called(options: dict[str, Any], expected: str) -> None:
     """Host, account and audience are those of the bytes."""
     _, chunk = render(**options)
-    assert str(call_of(chunk.tasks[0])) == expected
+    assert expected in str(call_of(chunk.tasks[0]))
