@@ -58,6 +58,7 @@ class Adoption:
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
         self.known_later = False  #: of some tasks the log may tell later whether they were created
         self._scan: asyncio.Task[bool] | None = None  # looks for entries of the batch, while rows are sent already
+        self._running, self._finishing = asyncio.Lock(), asyncio.Lock()
 
     async def seen(self, tasks: Sequence[str], since: float) -> dict[str, bool | None]:
         """Return which tasks that are not in the queue have an entry in the log, which is read again.
@@ -89,16 +90,18 @@ class Adoption:
         OutboxError
             If the outbox cannot be used.
         """
-        while self._scan is None and (last := await self.outbox.run(self._last_read)) is not None:
-            if await self._adopt(last, will_retry):
-                break
+        async with self._running:
+            while self._scan is None and (last := await self.outbox.run(self._last_read)) is not None:
+                if await self._adopt(last, will_retry):
+                    break
         return self._scan is not None
 
     async def finish(self) -> None:
         """Adopt what a log that is slow has of rows that were sent from elsewhere."""
-        if self._scan is not None:
-            await self._adopt(0, None)
-            self._scan = None
+        async with self._finishing:
+            if self._scan is not None:
+                await self._adopt(0, None)
+                self._scan = None
 
     def _last_read(self) -> float | None:
         """Return when the log was read last, 0 for never; None if it need not be read now."""

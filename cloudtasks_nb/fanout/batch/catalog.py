@@ -31,6 +31,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import REACH, Others, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.gate import read_batch
+from cloudtasks_nb.fanout.batch.live import read_first
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import RESUME
@@ -113,11 +114,14 @@ class Catalog:
         result = self._spool(request, check)
         if not result.created:
             self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
+            result = self._read_known(result)
         _notify_spooled(result, request.options.name, held=read_batch(self.outbox, result.batch)[1].held)
         _warn_about_outcomes(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         batch = self._open(result.batch, sending=True)
         self._sharing.publish(result.batch)
+        if result.created and self._sharing.made_elsewhere(result.batch):
+            read_first(self._trackers[result.batch], whole=True)
         if request.function is not None:
             give_function(self._trackers[result.batch], request.function, result)
         return batch
@@ -383,6 +387,17 @@ class Catalog:
             for chunk in chunks:
                 spool.add(chunk)
             return spool.commit()
+
+    def _read_known(self, result: Spooled) -> Spooled:
+        """Read what others did with a batch that this home has; return what became of its rows as it is now."""
+        before = self.outbox.batches.counts(result.batch)
+        batch = self._open(result.batch, sending=False)  # keeps its tracker
+        read_first(self._trackers[result.batch], whole=True)
+        now = self.outbox.batches.counts(batch.id)
+        if now == before:
+            return result
+        whole = result.known == sum(now.values())
+        return replace(result, left={state: rows for state, rows in now.items() if rows and whole})
 
     def _open(self, batch: str, *, sending: bool, adopting: bool = False) -> Batch:
         outbox = self.outbox

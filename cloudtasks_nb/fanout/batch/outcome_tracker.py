@@ -171,15 +171,23 @@ class OutcomeTracker:
             await self.tell(evidence)
         self._listed = at
 
-    async def record_results(self) -> None:
-        """Record what the home has of results of failed rows, and of functions that gave up."""
+    async def record_results(self) -> bool:
+        """Record what the home has of results of failed rows, of functions that gave up, and of later tries.
+
+        Return whether another home has made later tries. A result tells only that such a task was created.
+        """
+        newest = await asyncio.to_thread(self.stored.newest)
+        if newest == self._recorded:
+            return False
         async for evidence in self._stored.given_up(sync=False):
             await self.tell(evidence)
-        newest = await asyncio.to_thread(self.stored.newest)
         for page in paged(await self.search.in_state(State.FAILED), _TOGETHER):
             async for evidence in self._stored.known(await self.search.tasks(page), self._recorded):
                 await self.tell(evidence)
+        later = await self.outbox.run(self.outbox.results.of_later_tries, self.batch, self._recorded)
+        recorded = await self.tell(Evidence(task=task, source=Source.RESULTS) for task in later)
         self._recorded = newest
+        return recorded.newer > 0
 
     async def pack_results(self) -> None:
         """Put the stored results of a bucket into few objects; without the right to write they stay as they are."""

@@ -77,6 +77,10 @@ class Sharing:
             return
         self._remember(batch, names, parts)
 
+    def made_elsewhere(self, batch: str) -> bool:
+        """Return whether another home has made a batch first."""
+        return self.active and made_elsewhere(self._store, self._outbox.batches.get(batch))
+
     def records(self) -> Sequence[BatchRecord]:
         """Return the records of the batches in the store; those known so far, and a note, if it does not answer."""
         if not self.active:

@@ -80,7 +80,7 @@ def status_of(facts: Facts, earlier: Status | None = None) -> Status:
     if found is not None:
         state, reason, action = found
     elif facts.unread or (facts.at is None and not facts.sends):
-        return Status(reason=next(iter(facts.troubles), NOT_READ))
+        return Status(reason=NOT_READ)
     elif earlier is not None and facts.at and abs(facts.now - facts.at) < _FRESH and _is_of_queue(earlier):
         return earlier  # another process watches the batch, and has stored this
     else:
@@ -112,7 +112,9 @@ def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Pr
     unknown = None if record.counts[State.SENT] else 0
     split = {name: getattr(earlier, name) if same else unknown for name in PENDING}
     sources = {} if earlier is None else earlier.sources
-    return Progress.of(record.counts, status_of(facts, earlier and earlier.status), sources=sources, **split)
+    return Progress.of(
+        record.counts, status_of(facts, earlier and earlier.status), unread=facts.unread, sources=sources, **split
+    )
 
 
 def is_newest(record: BatchRecord, progress: Progress) -> bool:
