@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import getpass
 import os
 import platform
 import reprlib
@@ -374,7 +373,7 @@ class Catalog:
         facts = {
             f"_{LASTING}": options.lasting,
             "_retry": {key: value if isinstance(value, int) else str(value) for key, value in retry.items()},
-            MADE_BY: _user(),
+            MADE_BY: _settings.user(),
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,
         }
@@ -511,15 +510,6 @@ def _warn_about_disk(outbox: Path, folder: str | None) -> None:
 def outbox_path() -> Path:
     """Return the path of the outbox: in the user's data folder, or in ``CLOUDTASKS_NB_HOME``."""
     return _settings.home() / "outbox.sqlite3"
-
-
-def _user() -> str:
-    """Return who runs this kernel: user@host; on JupyterHub the user's name there."""
-    try:
-        user = os.environ.get("JUPYTERHUB_USER") or getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container whose user has no name
-        user = "unknown"
-    return f"{user}@{platform.node()}"
 
 
 def _micros(moment: dt.datetime | None) -> int | None:

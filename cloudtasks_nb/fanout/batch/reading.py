@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
+from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Wanted
 
@@ -40,6 +42,7 @@ class Reading:
     turn: Callable[[], Awaitable[BatchRecord]]  #: reads the batch from the outbox, and watches it if rows are open
     listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as `Tracker.listen`
     search: Callable[[], Awaitable[None]]  #: finds out what became of rows that have left the queue
+    cancels: Cancels
     ended: Callable[[], None]  #: called after the first reading
 
     def __post_init__(self) -> None:
@@ -103,6 +106,7 @@ class Reading:
         later = await self._read_results() if results else await self.outcomes.record_results()
         if new or later:
             await self._find_out(later=later)
+        await self._try("cancel", self._take_cancel)
         self._done = True
         if first:
             self.ended()
@@ -176,6 +180,11 @@ class Reading:
 
         await self._try("results", read)
         return later
+
+    async def _take_cancel(self) -> None:
+        if await self.cancels.take():
+            await self.turn()
+            await self._until(lambda: CANCELLING not in self.record().settings)
 
     async def _try(self, what: str, read: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.plan.identity import batch_ids, named_identity
 from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["OTHERS", "Sharing", "made_elsewhere"]
+__all__ = ["OTHERS", "Sharing", "is_shared", "made_elsewhere"]
 
 #: Setting of a batch: how many rows of it other homes have made.
 OTHERS = "others"
@@ -42,7 +42,7 @@ class Sharing:
         self._outbox = outbox
         self._store = store
         self._records: dict[str, BatchRecord | None] = {}  # None: it cannot be read
-        self.active = store.url != Store(outbox.path.parent / "store").url
+        self.active = is_shared(outbox, store)
 
     def check(self, spec: BatchSpec) -> None:
         """Refuse rows of a batch that this home does not have, and another has made of other templates.
@@ -143,6 +143,11 @@ class Sharing:
     def _remember(self, batch: str, names: Iterable[str], parts: int | None) -> None:
         value = {"store": self._store.url, "parts": parts, "blocks": sorted(names)}
         self._outbox.batches.set_setting(batch, _SHARED, value)
+
+
+def is_shared(outbox: Outbox, store: Store) -> bool:
+    """Return whether homes may share a store: it is not the one in the outbox's own home."""
+    return store.url != Store(outbox.path.parent / "store").url
 
 
 def made_elsewhere(store: Store, record: BatchRecord) -> bool:

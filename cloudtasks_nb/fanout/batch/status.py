@@ -9,6 +9,7 @@ from typing import Any
 
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.fanout.batch.cancels import cancelled_by
 from cloudtasks_nb.fanout.batch.gate import Gate, gate_of
 from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, Status, unpack
 from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings, retries_text
@@ -132,7 +133,7 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any
         "doubtful": record.doubtful,
         "changed": record.changed,
         "gate": gate,
-        "cancelling": CANCELLING in record.settings,
+        "cancelling": CANCELLING in record.settings or cancelled_by(record) is not None,
         "unread": record.imported and not {"read_elsewhere", "unseen"} & record.settings.keys(),
         "causes": causes.failed(record.id) if counts[State.FAILED] else {},
         "retried": causes.retrying(record.id) if counts[State.SENT] else {},

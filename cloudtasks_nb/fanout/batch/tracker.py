@@ -26,6 +26,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, EndpointError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
+from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, outcome_notes
@@ -53,7 +54,7 @@ _LOGGER = logging.getLogger(__name__)
 
 # The works of a tracker, as errors name them.
 _WATCHING, _FOLLOWING = "watching", "following what others do with"
-_RESTARTING = "following another connection to"
+_LOOKING, _RESTARTING = "looking for a cancel of", "following another connection to"
 _SEARCHING, _REREADING, _PACKING = "searching the queue for", "reading the log again for", "packing the results of"
 _SOON = 0.1  # seconds in which changes of the sending and of a cancel are gathered
 _FOLLOW = 2.0  # seconds between two looks into the outbox for what others do
@@ -93,6 +94,7 @@ class Tracker:
         self.outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store, clock)
         self._supervisor = _loop.Supervisor(f"batch {record.id}", self._work_reported)
         self._follower = _loop.Supervisor(f"batch {record.id}", lambda: None)  # for work that calls no listener
+        self._cancels = Cancels(outbox, connection.store, record.id)
         self._adoption = Adoption(self.outcomes, changed=self._soon)
         self._sending = Sending(
             connection,
@@ -100,12 +102,13 @@ class Tracker:
             record,
             self._adoption,
             supervisor=self._supervisor,
+            cancels=self._cancels,
             changed=self._soon,
             ended=self._work_ended,
             clock=clock,
         )
         self._cancellation = Cancellation(
-            connection, outbox, record, self._sending, self._supervisor, self._soon, self._work_ended
+            connection, outbox, record, self._cancels, self._sending, self._supervisor, self._soon, self._work_ended
         )
         self._reading = self._make_reading()
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
@@ -129,6 +132,7 @@ class Tracker:
             turn=self._turn,
             listen=self.listen,
             search=self._search_now,
+            cancels=self._cancels,
             ended=self._work_ended,
         )
 
@@ -464,6 +468,11 @@ class Tracker:
         again = self._subscribed.follow(self.record, self.progress.rate, finished=self.finished_here)
         if again is not None:
             self._call_later("linger", again, self._changed)
+        if not self.record.done and self._cancels.shared:
+            self._follower.start(_LOOKING, self._look_for_cancel, again=False)
+
+    async def _look_for_cancel(self) -> None:
+        await self._cancels.follow(lambda: self.record.done or self.deleted, self._changed)
 
     def _seen_progress(self) -> Progress:
         """Return how the batch is, by what was read last and what is known in this process."""

@@ -12,7 +12,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb.fanout.batch import live
 from tests.integration.conftest import Emulator
-from tests.integration.fanout.conftest import Connect, Serve, sent
+from tests.integration.fanout.conftest import Connect, Serve, reached, sent
 
 ROWS = pd.DataFrame({"day": range(20)}, index=range(100, 120))
 SHOWN = {"succeeded": 15, "failed": 5}
@@ -160,6 +160,40 @@ def test_a_batch_that_was_not_read_says_so_at_once(
     assert capsys.readouterr().out == f"batch {theirs.id} is not read yet: reading what was sent from elsewhere\n"
     _loop.run(_set(release))
     assert states(theirs.tasks()) == SHOWN
+
+
+def test_a_cancel_is_known_everywhere(
+    connect: Connect, emulator: Emulator, handler: ct.Handler, double: Doubling, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It stops a home that sends, is shown there, and by one that opens the batch later; each row is cancelled."""
+    ada, bob = connect("ada"), connect("bob")
+    queue = ada.queue("reports", create=True, max_attempts=1).pause()
+    mine = sent(cell(ada, handler, ROWS.head(15)))
+    theirs = cell(bob, handler, canary=15)
+    reached(theirs, lambda progress: progress.pending == 15)
+    mine.cancel().wait("60s")
+    assert reached(theirs, lambda progress: progress.finished).cancelled == 20
+    assert states(theirs.tasks()) == {"cancelled": 20}
+    assert f"batch {theirs.id} was cancelled by " in capsys.readouterr().out
+    late = connect("cleo").batch("march")
+    assert states(late.tasks()) == {"cancelled": 20}
+    assert states(cell(connect("dora"), handler).tasks()) == {"cancelled": 20}
+    ada.queue("reports").resume()
+    emulator.drained(queue.name)
+    assert double.calls == []
+
+
+def test_what_is_sent_after_a_cancel_is_not_cancelled(connect: Connect, handler: ct.Handler) -> None:
+    """A cancel is taken up once."""
+    ada, bob = connect("ada"), connect("bob")
+    ada.queue("reports", create=True, max_attempts=1).pause()
+    mine = sent(cell(ada, handler))
+    theirs = bob.batch("march")
+    mine.cancel().wait("60s")
+    assert states(theirs.tasks()) == {"cancelled": 20}
+    ada.queue("reports").resume()
+    theirs.resend(theirs.tasks().tail(5)).wait("60s")
+    assert states(theirs.tasks()) == states(mine.tasks()) == {"cancelled": 15, "succeeded": 5}
 
 
 async def _set(event: asyncio.Event) -> None:
