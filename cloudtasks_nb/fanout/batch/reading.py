@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
-from cloudtasks_nb.fanout.batch.cancels import Cancels
+from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, Cancels
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
@@ -182,9 +182,10 @@ class Reading:
         return later
 
     async def _take_cancel(self) -> None:
-        if await self.cancels.take():
-            await self.turn()
-            await self._until(lambda: CANCELLING not in self.record().settings)
+        await self.cancels.take()
+        if self.cancels.shared:
+            await self.turn()  # the sending may have taken it up
+            await self._until(lambda: ELSEWHERE not in self.record().settings.get(CANCELLING, {}))
 
     async def _try(self, what: str, read: Callable[[], Awaitable[None]]) -> None:
         try:
