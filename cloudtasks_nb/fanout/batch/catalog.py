@@ -31,7 +31,7 @@ from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import REACH, Others, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.gate import read_batch
 from cloudtasks_nb.fanout.batch.live import read_first
-from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
+from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, log_reason, names_handler, unseen_note
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
@@ -116,6 +116,8 @@ class Catalog:
             result = self._read_known(result)
         _notify_spooled(result, request.options.name, held=read_batch(self.outbox, result.batch)[1].held)
         _warn_about_outcomes(limits, request)
+        if result.created and not self._sharing.active:
+            self._warn_about_others(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         batch = self._open(result.batch, sending=True)
         self._sharing.publish(result.batch)
@@ -397,6 +399,15 @@ class Catalog:
             return result
         whole = result.known == sum(now.values())
         return replace(result, left={state: rows for state, rows in now.items() if rows and whole})
+
+    def _warn_about_others(self, limits: Mapping[str, Any], request: FanOutRequest) -> None:
+        """Print before the first batch on a queue is sent that it cannot be known what was sent from elsewhere."""
+        ratio, place = limits.get("log_sampling_ratio", 1), self.place(request.queue)
+        if (
+            ratio < 1
+            and sum(record.place == place for record in self.outbox.batches.find(endpoint=place.endpoint)) == 1
+        ):
+            notify(unseen_note(log_reason(ratio)))
 
     def _open(self, batch: str, *, sending: bool, adopting: bool = False) -> Batch:
         outbox = self.outbox

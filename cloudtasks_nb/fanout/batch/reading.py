@@ -98,6 +98,7 @@ class Reading:
         self._problems = []
         if await self.adoption.run(self.will_retry):
             await self.adoption.finish()
+        await self.adoption.ask()
         new = first = not self._done
         if self._new and first and not await self._was_adopted():
             new = False  # nobody else has sent a row
@@ -116,8 +117,11 @@ class Reading:
         if (await self.turn()).done:
             return
         await self._until(self._was_watched)
-        incomplete = self.outcomes.limit.values.get("log_sampling_ratio", 0) < 1
-        if (later or incomplete or await self._was_adopted()) and (await self.turn()).counts[State.SENT]:
+        values = self.outcomes.limit.values
+        incomplete = values.get("log_sampling_ratio", 0) < 1
+        sent, tasks = (await self.turn()).counts[State.SENT], values.get("tasks")
+        missing = tasks is not None and tasks < sent  # an entry comes a moment after its task has left the queue
+        if sent and (later or incomplete or missing or await self._was_adopted()):
             await self._try("queue", self.search)
         await self.turn()
 

@@ -16,7 +16,7 @@ from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionErr
 from cloudtasks_nb.fanout.batch.adoption import LATE, Adoption
 from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.claims import claim, own_key
-from cloudtasks_nb.fanout.batch.gate import Gate
+from cloudtasks_nb.fanout.batch.gate import Gate, read_batch
 from cloudtasks_nb.fanout.batch.request import lasting_options
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.locks import Hold
@@ -179,6 +179,9 @@ class Sending:
                 self.supervisor.start("reading the log for", self.adoption.finish)
             with suppress(StoreError):
                 await self.cancels.take()
+            await self.adoption.ask()
+            _, gate = await self.outbox.run(read_batch, self.outbox, self.record.id)
+            self.apply_gate(gate)
             record = await self.outbox.run(self.outbox.batches.get, self.record.id)
             sender = Sender(
                 outbox=self.outbox,

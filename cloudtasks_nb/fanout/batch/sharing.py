@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.plan.identity import batch_ids, named_identity
 from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["OTHERS", "Sharing", "is_shared", "made_elsewhere"]
+__all__ = ["OTHERS", "Sharing", "is_shared", "made_elsewhere", "other_record"]
 
 #: Setting of a batch: how many rows of it other homes have made.
 OTHERS = "others"
@@ -153,10 +153,24 @@ def is_shared(outbox: Outbox, store: Store) -> bool:
 def made_elsewhere(store: Store, record: BatchRecord) -> bool:
     """Return whether another home has made a batch, by the record in the store; True if this cannot be read."""
     try:
-        data = read_record(store, record.id)
-        return record.imported or (data is not None and unpack_record(data).created != record.created)
+        return other_record(store, record) is not None
     except (OutboxError, StoreError):
         return True
+
+
+def other_record(store: Store, record: BatchRecord) -> BatchRecord | None:
+    """Return the record by the home that has made a batch, if that is another one than this home.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    OutboxError
+        If the record is damaged.
+    """
+    data = None if record.imported else read_record(store, record.id)
+    found = record if data is None else unpack_record(data)
+    return found if record.imported or found.created != record.created else None
 
 
 def _read(data: bytes) -> BatchRecord | None:

@@ -10,8 +10,9 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
+from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.batch import live
-from tests.integration.conftest import Emulator
+from tests.integration.conftest import Emulator, Target
 from tests.integration.fanout.conftest import Connect, Serve, reached, sent
 
 ROWS = pd.DataFrame({"day": range(20)}, index=range(100, 120))
@@ -194,6 +195,56 @@ def test_what_is_sent_after_a_cancel_is_not_cancelled(connect: Connect, handler:
     ada.queue("reports").resume()
     theirs.resend(theirs.tasks().tail(5)).wait("60s")
     assert states(theirs.tasks()) == states(mine.tasks()) == {"cancelled": 15, "succeeded": 5}
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_home_that_cannot_know_asks(connect: Connect, emulator: Emulator, target: Target, *, opened: bool) -> None:
+    """It sends nothing that another home may have sent, says who, and sends it after `resume`."""
+    ada = connect("ada")
+    queue = ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=0)
+    cell(ada, target.url)
+    emulator.until(lambda: len(target.received) == 20)
+    emulator.drained(queue.name)
+    emulator.advance(86_400)
+    bob = connect("bob")
+    theirs = bob.batch("march") if opened else cell(bob, target.url)
+    with pytest.raises(
+        PreconditionError, match=r"20 rows may have been sent by ada@.* at 20\d\d-.* UTC, and neither log"
+    ):
+        theirs.wait("60s")
+    assert (theirs.status().state, theirs.status().action) == ("held", "batch.resume()")
+    assert states(theirs.tasks()) == {"unsent": 20}
+    assert len(target.received) == 20
+    theirs.resume()
+    emulator.until(lambda: len(target.received) == 40)
+    assert cell(bob, target.url).status().state != "held"
+
+
+@pytest.mark.parametrize("days", [29, 31])
+def test_the_silence_of_a_complete_log(connect: Connect, emulator: Emulator, target: Target, days: int) -> None:
+    """It tells that nothing was sent, for the thirty days in which the log has its entries."""
+    ada = connect("ada")
+    ada.queue("reports", create=True, max_attempts=1)
+    mine = cell(ada, target.url, canary=5)
+    assert reached(mine, lambda progress: progress.succeeded == 5)
+    ada.close()
+    emulator.advance(days * 86_400)
+    theirs = cell(connect("bob"), target.url)
+    progress = reached(theirs, lambda progress: progress.state in {"held", "succeeded"})
+    assert progress.state == ("held" if days > 30 else "succeeded")
+    assert len(target.received) == (5 if days > 30 else 20)
+
+
+def test_a_queue_without_a_log_says_so_before_the_first_row(
+    tasks: ct.Client, target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once: where the store is not shared, nothing tells what another disk has sent."""
+    queue = tasks.queue("reports", create=True, log_sampling_ratio=0)
+    capsys.readouterr()
+    line = "rows that were sent from elsewhere cannot be seen: the queue writes no log"
+    for rows, said in ((ROWS.head(3), True), (ROWS.tail(3), False)):
+        queue.fan_out(rows, url=target.url, progress=False)
+        assert (line in capsys.readouterr().out) is said
 
 
 async def _set(event: asyncio.Event) -> None:

@@ -98,6 +98,9 @@ class Nothing:
     async def run(self, _will_retry: Any) -> None:
         """Find nothing."""
 
+    async def ask(self) -> None:
+        """Ask nothing."""
+
 
 def missing(count: int) -> Any:
     """Return what does not find the queue at the first calls."""
