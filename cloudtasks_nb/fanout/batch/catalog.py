@@ -9,7 +9,7 @@ import platform
 import reprlib
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, cached_property, partial
@@ -26,7 +26,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_url
-from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import REACH, Others, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.gate import read_batch
@@ -45,6 +45,7 @@ from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Spooled
+from cloudtasks_nb.fanout.plan.chunk import Forecast
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
 from cloudtasks_nb.fanout.plan.inputs import length
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
@@ -54,10 +55,13 @@ from cloudtasks_nb.fanout.plan.schedule import check_drain
 from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.service.connection import Connection, has_ended
 from cloudtasks_nb.service.convert import queue_values
+from cloudtasks_nb.service.oplog import RETENTION, Wanted
+from cloudtasks_nb.store.batches import read_claim
 
 __all__ = ["Catalog", "outbox_path"]
 
 _DISPATCH_DEADLINE = dt.timedelta(minutes=10)  # of a task without one
+_LOOK_SECONDS = 5.0  # for which a dry run looks for what was sent from elsewhere
 _LAST_SECONDS = 10.0  # that jobs have at the end of a connection or of the process
 
 
@@ -147,11 +151,18 @@ class Catalog:
         limits, check = self._limits(request)
         bar = Bar("planning", length(request.data), show=request.options.progress)
         with self.outbox.dry_run(self._spec(request)) as dry_run, bar:
+
+            def forecast(keys: Sequence[bytes]) -> Forecast:
+                found = dry_run.forecast(keys)
+                if found.new is not None:
+                    self._notify_not_compared(found.new, request.queue)
+                return found
+
             return make_plan(
                 request.data,
                 request.recipe,
                 add=dry_run.add,
-                forecast=dry_run.forecast,
+                forecast=forecast,
                 now=self._now(request.recipe),
                 queue=request.queue,
                 submit=submit or (lambda: self.fan_out(request)),
@@ -399,6 +410,24 @@ class Catalog:
             return result
         whole = result.known == sum(now.values())
         return replace(result, left={state: rows for state, rows in now.items() if rows and whole})
+
+    def _notify_not_compared(self, batch: str, queue: QueueName) -> None:
+        """Say that a dry run is not compared with what another home has sent of a batch, if that may be something."""
+        wanted = Wanted(since=self._connection.clock.micros() - RETENTION, batch=batch)
+        why = "another home has sent rows of it"
+        try:
+            if read_claim(self._connection.store, batch) is None and not _loop.run(
+                self._connection.watcher.is_logged(queue, wanted), _LOOK_SECONDS
+            ):
+                return
+        except TimeoutError:
+            why = f"the log was not read to its end in {_LOOK_SECONDS:.0f} s"
+        except CloudTasksError as error:
+            why = error.message
+        notify(
+            f"the plan is not compared with what was sent of batch {batch} from elsewhere: {why}; the fan-out reads "
+            "that first, and sends only the other rows"
+        )
 
     def _warn_about_others(self, limits: Mapping[str, Any], request: FanOutRequest) -> None:
         """Print before the first batch on a queue is sent that it cannot be known what was sent from elsewhere."""

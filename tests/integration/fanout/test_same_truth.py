@@ -247,5 +247,19 @@ def test_a_queue_without_a_log_says_so_before_the_first_row(
         assert (line in capsys.readouterr().out) is said
 
 
+def test_a_dry_run_says_that_it_is_not_compared(
+    connect: Connect, handler: ct.Handler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only where another home has sent rows of the batch."""
+    line = "the plan is not compared with what was sent of batch"
+    ada = connect("ada")
+    cell(ada, handler, dry_run=True)
+    assert line not in capsys.readouterr().out
+    cell(ada, handler).wait("60s")
+    for home, said in (("ada", False), ("bob", True)):
+        cell(connect(home), handler, dry_run=True)
+        assert (line in capsys.readouterr().out) is said
+
+
 async def _set(event: asyncio.Event) -> None:
     event.set()
