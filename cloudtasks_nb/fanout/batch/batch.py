@@ -114,7 +114,8 @@ class BatchView:
 class Batch:
     """A growing set of rows, each with its newest task. Made by `queue.fan_out`, found again by `tasks.batch(id)`.
 
-    Sending and watching go on in the background; `await batch` and `wait()` wait for the end.
+    Sending and watching go on in the background; `await batch` and `wait()` wait for the end. Methods that return rows
+    first read what other homes and earlier kernels did, for 30 seconds at most; methods that send read all of it.
 
     Examples
     --------
