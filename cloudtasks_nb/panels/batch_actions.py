@@ -96,7 +96,7 @@ class BatchActions:
             batch = self._shown.batch
             progress = None if batch is None else batch.progress()
             counts = {
-                self.retry: ("Retry failed", progress.failed if progress else 0),
+                self.retry: ("Retry failed", progress.failed or 0 if progress else 0),
                 self.resend: ("Send again", self._again().count),
                 self.resume: ("Resume", self._shown.view.waiting() if self._shown.view else 0),
                 self.cancel: ("Cancel rest", progress.total - progress.done if progress else 0),
@@ -235,13 +235,13 @@ class BatchActions:
         rows = counted(left, "rows")
         question = Question(
             title=f"Cancel the rest of batch {batch.id}?",
-            scope=f"{rows} of {progress.total:,} are not done: {progress.unsent:,} will not be sent, "
+            scope=f"{rows} of {progress.total:,} are not done: {progress.unsent or 0:,} will not be sent, "
             f"{counted(progress.pending, 'tasks')} in {batch.queue} will be deleted. Running attempts continue.",
             verb=f"Cancel {rows}",
             line=f"{code}.cancel()",
             typed=batch.id if left > _ASK_ABOVE else None,
         )
-        view, before, status = self._view(), progress.cancelled, f"cancelling {rows} of batch {batch.id}"
+        view, before, status = self._view(), progress.cancelled or 0, f"cancelling {rows} of batch {batch.id}"
 
         def cancel() -> None:
             batch.cancel()

@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks
 from cloudtasks_nb.fanout.batch.completion import register
 from cloudtasks_nb.fanout.batch.deletion import Others
 from cloudtasks_nb.fanout.batch.errors import errors_frame, failed_frame, status_codes
-from cloudtasks_nb.fanout.batch.live import display_report, show_in_tab, wait
+from cloudtasks_nb.fanout.batch.live import display_report, read_first, show_in_tab, wait
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
 from cloudtasks_nb.fanout.batch.progress import Progress, Status
 from cloudtasks_nb.fanout.batch.report import Report
@@ -62,7 +62,7 @@ class BatchView:
         """Return how many rows `Batch.resume` would send, or look up first; 0 if this process sends them."""
         if self._tracker.sending:
             return 0
-        return self._tracker.progress.unsent + self._tracker.record.doubtful
+        return (self._tracker.progress.unsent or 0) + self._tracker.record.doubtful
 
     def changed(self) -> float:
         """Return when a row was changed last, in seconds since 1970."""
@@ -132,7 +132,8 @@ class BatchView:
 class Batch:
     """A growing set of rows, each with its newest task. Made by `queue.fan_out`, found again by `tasks.batch(id)`.
 
-    Sending and watching go on in the background; `await batch` and `wait()` wait for the end.
+    Sending and watching go on in the background; `await batch` and `wait()` wait for the end. Methods that return rows
+    first read what other homes and earlier kernels did, for 30 seconds at most; methods that send read all of it.
 
     Examples
     --------
@@ -308,6 +309,7 @@ class Batch:
         1    2013-01-02    LGA  succeeded         1
         2    2013-02-30    EWR     failed         1
         """
+        read_first(self._tracker)
         return self._frames.frame(pending=self._pending())
 
     def failed(self) -> pd.DataFrame:
@@ -325,6 +327,7 @@ class Batch:
         row
         2    INVALID_ARGUMENT  ValueError...
         """
+        read_first(self._tracker)
         return failed_frame(self._frames)
 
     @overload
@@ -445,6 +448,7 @@ class Batch:
         ...
         ValueError: day ...
         """
+        read_first(self._tracker)
         return errors_frame(self._outbox, self._tracker.outcomes.stored, self.id, self._frames)
 
     def attempts(self, limit: int | None = 10_000, *, status: Any = None, secrets: bool = False) -> pd.DataFrame:
@@ -470,6 +474,7 @@ class Batch:
         statuses = () if status is None else status_codes(status)
         wanted = Wanted(since=self._connection.clock.micros() - RETENTION, batch=self.id, statuses=statuses)
         asked = (self._connection, self._tracker.queue, lambda: self._outbox, wanted, check_limit(limit))
+        read_first(self._tracker)
         made = attempts_frame(*asked, method="batch.attempts", secrets=secrets)
         refs = self._outbox.rows.locate(self.id, made["task"].unique(), any_try=True)
         made.insert(0, "row", self._frames.labels([refs.get(task) for task in made["task"]]))
@@ -506,6 +511,7 @@ class Batch:
         3 rows: 3 succeeded
         """
         self._connection.transport.check_open()
+        read_first(self._tracker, whole=True)
         _loop.run(self._tracker.find_out(self._tracker.outcomes.read_failed))
         return self._go(sending=retry_failed(self._outbox, self.id, where, self.tasks, trust=trust))
 
@@ -542,6 +548,7 @@ class Batch:
         2      EWR    1
         """
         self._connection.transport.check_open()
+        read_first(self._tracker, whole=True)
         resend(self._outbox, self.id, df, self.tasks, trust=trust)
         return self._go(sending=True)
 
@@ -589,6 +596,7 @@ class Batch:
         3 rows: 2 succeeded, 1 failed
         """
         self._connection.transport.check_open()
+        read_first(self._tracker, whole=True)
         trusting = Trusting("batch.resume(trust=True)", trust)
         trusting.check(self._outbox, self._tracker.batch, {State.UNSENT})
         _loop.run(self._tracker.resume())
@@ -671,6 +679,7 @@ class Batch:
         with Bar(f"new results of batch {self.id}", unit="results") as bar:
             unreadable = stored.sync(progress=bar.to)
         with suppress(OutboxError):  # after `close`: what is stored is shown
+            read_first(self._tracker, results=False)
             _loop.run(self._tracker.find_out(self._tracker.outcomes.record_results))
         return stored.problem() if unreadable is None else f"objects could not be read: {unreadable.message}"
 

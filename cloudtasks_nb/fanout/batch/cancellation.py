@@ -7,7 +7,6 @@ next one that has the batch open goes on. Until then no process gives out rows o
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, UnavailableError
+from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, Cancels
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.deletions import DeletionPage, DeletionQueue
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -44,6 +44,7 @@ class Cancellation:
     connection: Connection
     outbox: Outbox
     record: BatchRecord
+    cancels: Cancels
     sending: Sending
     supervisor: _loop.Supervisor
     changed: Callable[[], None]  #: called after each change of the batch in the outbox
@@ -53,7 +54,6 @@ class Cancellation:
         self.batch = self.record.id
         self.queue = QueueName.parse(self.record.place.queue_name)
         self.trouble: str | None = None
-        self._name = secrets.token_hex(4)  #: by which a wish of this connection is known
         #: This connection may not cancel it: whether every row was final when it was refused; None: it was not.
         self._refused: bool | None = None
         self._owner = False  #: this process is the one that cancels it
@@ -71,7 +71,7 @@ class Cancellation:
 
     async def wish(self) -> None:
         """Store that the batch is to be cancelled, and begin."""
-        wish = {"at": self.connection.clock.micros(), "by": self._name}
+        wish = {"at": self.connection.clock.micros(), "by": self.cancels.name}
         await self.outbox.run(
             self.outbox.batches.decide,
             self.batch,
@@ -92,7 +92,10 @@ class Cancellation:
         refused = self._refused is not None and (self._refused or not record.done)
         if wish is None or self.active or refused:
             return
-        if wish.get("by", self._name) == self._name or abs(self.connection.clock.micros() - wish["at"]) > _OURS:
+        if (
+            wish.get("by", self.cancels.name) == self.cancels.name
+            or abs(self.connection.clock.micros() - wish["at"]) > _OURS
+        ):
             self._refused = None
             self.begin()
 
@@ -131,7 +134,7 @@ class Cancellation:
 
     def _tell(self, wish: Mapping[str, Any] | None) -> None:
         """Say that another connection has begun the cancel, and has not carried it out."""
-        if wish is not None and wish.get("by", self._name) != self._name:
+        if wish is not None and ELSEWHERE not in wish and wish.get("by", self.cancels.name) != self.cancels.name:
             line = f"batch {self.batch} was being cancelled by another connection: the remaining tasks are deleted now"
             if wish.get("paused"):
                 line += f"; queue {self.queue.queue} was paused for that, and is resumed at the end"
@@ -142,10 +145,13 @@ class Cancellation:
 
         Return the error because of which something is left to do.
         """
-        self.trouble = None
+        self.trouble = error = None
+        own = ELSEWHERE not in wish
+        pages = self.outbox.deletions(self.batch)
+        await (self.cancels.tell(wish) if own else self.outbox.run(pages.leave))
         steps = self.outbox.requests.cancel(self.batch)
         more = await self.outbox.run(next, steps, 0)  # from the first step on, no request is sent again
-        paused = await self._prepare(wish)
+        paused = own and await self._prepare(wish)
         try:
             while more:
                 self.changed()  # a sending that waits for the canary ends with the last of them
@@ -154,7 +160,10 @@ class Cancellation:
             if await self.outbox.run(self.outbox.requests.waiting, self.batch):
                 self.sending.begin()
             await self.sending.join()
-            error = await self._delete_tasks()
+            if own:
+                error = await self._delete_tasks(pages)
+            else:
+                await self.outbox.run(pages.leave)
         finally:
             refusal = await self._resume() if paused else None
         return error or refusal
@@ -212,9 +221,9 @@ class Cancellation:
         tasks = values.get("tasks")
         return values["state"] == "RUNNING" and tasks is not None and tasks <= ours
 
-    async def _delete_tasks(self) -> CloudTasksError | None:
+    async def _delete_tasks(self, pages: DeletionQueue) -> CloudTasksError | None:
         """Delete the tasks that are in the queue; return the error of a call that failed as a whole."""
-        pages, refusals = self.outbox.deletions(self.batch), list[CloudTasksError]()
+        refusals = list[CloudTasksError]()
         await _loop.gather(self._delete_pages(pages, refusals) for _ in range(_IN_FLIGHT))
         if not refusals:
             return None

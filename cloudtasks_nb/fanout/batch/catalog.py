@@ -9,7 +9,7 @@ import platform
 import reprlib
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, cached_property, partial
@@ -26,11 +26,12 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_url
-from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import REACH, Others, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.gate import read_batch
-from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
+from cloudtasks_nb.fanout.batch.live import read_first
+from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, log_reason, names_handler, unseen_note
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
@@ -44,6 +45,7 @@ from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Spooled
+from cloudtasks_nb.fanout.plan.chunk import Forecast
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
 from cloudtasks_nb.fanout.plan.inputs import length
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
@@ -53,10 +55,13 @@ from cloudtasks_nb.fanout.plan.schedule import check_drain
 from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.service.connection import Connection, has_ended
 from cloudtasks_nb.service.convert import queue_values
+from cloudtasks_nb.service.oplog import RETENTION, Wanted
+from cloudtasks_nb.store.batches import read_claim
 
 __all__ = ["Catalog", "outbox_path"]
 
 _DISPATCH_DEADLINE = dt.timedelta(minutes=10)  # of a task without one
+_LOOK_SECONDS = 5.0  # for which a dry run looks for what was sent from elsewhere
 _LAST_SECONDS = 10.0  # that jobs have at the end of a connection or of the process
 
 
@@ -112,11 +117,16 @@ class Catalog:
         result = self._spool(request, check)
         if not result.created:
             self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
+            result = self._read_known(result)
         _notify_spooled(result, request.options.name, held=read_batch(self.outbox, result.batch)[1].held)
         _warn_about_outcomes(limits, request)
+        if result.created and not self._sharing.active:
+            self._warn_about_others(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         batch = self._open(result.batch, sending=True)
         self._sharing.publish(result.batch)
+        if result.created and self._sharing.made_elsewhere(result.batch):
+            read_first(self._trackers[result.batch], whole=True)
         if request.function is not None:
             give_function(self._trackers[result.batch], request.function, result)
         return batch
@@ -141,11 +151,18 @@ class Catalog:
         limits, check = self._limits(request)
         bar = Bar("planning", length(request.data), show=request.options.progress)
         with self.outbox.dry_run(self._spec(request)) as dry_run, bar:
+
+            def forecast(keys: Sequence[bytes]) -> Forecast:
+                found = dry_run.forecast(keys)
+                if found.new is not None:
+                    self._notify_not_compared(found.new, request.queue)
+                return found
+
             return make_plan(
                 request.data,
                 request.recipe,
                 add=dry_run.add,
-                forecast=dry_run.forecast,
+                forecast=forecast,
                 now=self._now(request.recipe),
                 queue=request.queue,
                 submit=submit or (lambda: self.fan_out(request)),
@@ -382,6 +399,44 @@ class Catalog:
             for chunk in chunks:
                 spool.add(chunk)
             return spool.commit()
+
+    def _read_known(self, result: Spooled) -> Spooled:
+        """Read what others did with a batch that this home has; return what became of its rows as it is now."""
+        before = self.outbox.batches.counts(result.batch)
+        batch = self._open(result.batch, sending=False)  # keeps its tracker
+        read_first(self._trackers[result.batch], whole=True)
+        now = self.outbox.batches.counts(batch.id)
+        if now == before:
+            return result
+        whole = result.known == sum(now.values())
+        return replace(result, left={state: rows for state, rows in now.items() if rows and whole})
+
+    def _notify_not_compared(self, batch: str, queue: QueueName) -> None:
+        """Say that a dry run is not compared with what another home has sent of a batch, if that may be something."""
+        wanted = Wanted(since=self._connection.clock.micros() - RETENTION, batch=batch)
+        why = "another home has sent rows of it"
+        try:
+            if read_claim(self._connection.store, batch) is None and not _loop.run(
+                self._connection.watcher.is_logged(queue, wanted), _LOOK_SECONDS
+            ):
+                return
+        except TimeoutError:
+            why = f"the log was not read to its end in {_LOOK_SECONDS:.0f} s"
+        except CloudTasksError as error:
+            why = error.message
+        notify(
+            f"the plan is not compared with what was sent of batch {batch} from elsewhere: {why}; the fan-out reads "
+            "that first, and sends only the other rows"
+        )
+
+    def _warn_about_others(self, limits: Mapping[str, Any], request: FanOutRequest) -> None:
+        """Print before the first batch on a queue is sent that it cannot be known what was sent from elsewhere."""
+        ratio, place = limits.get("log_sampling_ratio", 1), self.place(request.queue)
+        if (
+            ratio < 1
+            and sum(record.place == place for record in self.outbox.batches.find(endpoint=place.endpoint)) == 1
+        ):
+            notify(unseen_note(log_reason(ratio)))
 
     def _open(self, batch: str, *, sending: bool, adopting: bool = False) -> Batch:
         outbox = self.outbox

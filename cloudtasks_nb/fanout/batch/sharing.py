@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.plan.identity import batch_ids, named_identity
 from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["OTHERS", "Sharing", "made_elsewhere"]
+__all__ = ["OTHERS", "Sharing", "is_shared", "made_elsewhere", "other_record"]
 
 #: Setting of a batch: how many rows of it other homes have made.
 OTHERS = "others"
@@ -42,7 +42,7 @@ class Sharing:
         self._outbox = outbox
         self._store = store
         self._records: dict[str, BatchRecord | None] = {}  # None: it cannot be read
-        self.active = store.url != Store(outbox.path.parent / "store").url
+        self.active = is_shared(outbox, store)
 
     def check(self, spec: BatchSpec) -> None:
         """Refuse rows of a batch that this home does not have, and another has made of other templates.
@@ -77,6 +77,10 @@ class Sharing:
             notify(f'others cannot see batch {batch} yet: {error.message}\n  → tasks.batch("{batch}") writes it again')
             return
         self._remember(batch, names, parts)
+
+    def made_elsewhere(self, batch: str) -> bool:
+        """Return whether another home has made a batch first."""
+        return self.active and made_elsewhere(self._store, self._outbox.batches.get(batch))
 
     def records(self) -> Sequence[BatchRecord]:
         """Return the records of the batches in the store; those known so far, and a note, if it does not answer."""
@@ -145,13 +149,32 @@ class Sharing:
         self._outbox.batches.set_setting(batch, _SHARED, value)
 
 
+def is_shared(outbox: Outbox, store: Store) -> bool:
+    """Return whether homes may share a store: it is not the one in the outbox's own home."""
+    return store.url != Store(outbox.path.parent / "store").url
+
+
 def made_elsewhere(store: Store, record: BatchRecord) -> bool:
     """Return whether another home has made a batch, by the record in the store; True if this cannot be read."""
     try:
-        data = read_record(store, record.id)
-        return record.imported or (data is not None and unpack_record(data).created != record.created)
+        return other_record(store, record) is not None
     except (OutboxError, StoreError):
         return True
+
+
+def other_record(store: Store, record: BatchRecord) -> BatchRecord | None:
+    """Return the record by the home that has made a batch, if that is another one than this home.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    OutboxError
+        If the record is damaged.
+    """
+    data = None if record.imported else read_record(store, record.id)
+    found = record if data is None else unpack_record(data)
+    return found if record.imported or found.created != record.created else None
 
 
 def _read(data: bytes) -> BatchRecord | None:

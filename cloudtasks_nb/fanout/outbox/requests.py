@@ -76,6 +76,12 @@ class Requests(Repository):
         query = f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND try > 1 AND {_WAITING})"
         return number(connection, query, 0, ALL, number_of(connection, batch)) > 0
 
+    @reading
+    def untried(self, connection: sqlite3.Connection, batch: str) -> bool:
+        """Return whether rows are to be sent that had no other try before."""
+        query = f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND try = 1 AND state = {State.UNSENT:d})"
+        return number(connection, query, 0, ALL, number_of(connection, batch)) > 0
+
     def queue(self, batch: str) -> RequestQueue:
         """Return the requests of a batch, for one sender."""
         return RequestQueue(self._database, batch)

@@ -319,6 +319,7 @@ class DryRun(Incoming):
         batch = self._target.id if self._target else self._new_id()
         return replace(
             found,
+            new=None if self._target else batch,
             tasks=[task_id(batch, key, rows[row][2] or 1) for row, key in enumerate(keys)],
             states=[_word(rows[row][1]) for row in range(n)],
             known={_word(state): count for state, count in numbers.items()},

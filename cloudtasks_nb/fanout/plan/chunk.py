@@ -32,4 +32,5 @@ class Forecast:
     duplicates: int  #: how many of all rows have the key of an earlier row
     states: Sequence[str] = ()  #: "new", or the state of the row that the batch has
     known: Mapping[str, int] = field(default_factory=dict)  #: where or in which state -> how many are there already
+    new: str | None = None  #: id of the batch, if this home does not have it
     refusal: str = ""  #: text of the error for which no row would be sent; empty: they would be sent

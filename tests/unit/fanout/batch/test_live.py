@@ -4,7 +4,7 @@ import asyncio
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ class FakeTracker:
 
     batch = "a91f03c2"
     report: Any = None
+    unread: Sequence[str] = ()
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[], None]] = []

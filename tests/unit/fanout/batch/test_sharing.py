@@ -10,6 +10,7 @@ from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.batches import write_batch
 from cloudtasks_nb.store.store import Store
+from tests.unit.fanout.batch.conftest import counts
 from tests.unit.fanout.conftest import chunks, spool
 
 
@@ -78,3 +79,13 @@ def test_fetched_rows_are_not_written_again(
         other.fetch(batch)
     monkeypatch.delattr(sharing, "write_batch")
     other.publish(batch)
+
+
+def test_rows_that_two_homes_have_written_are_there_once(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+    """Their blocks differ, as each home has made the batch before it knew of the other."""
+    for home, rows in ((outbox, 90), (theirs, 120)):
+        batch = add(home, rows)
+        Sharing(home, store).publish(batch)
+    with Outbox(outbox.path.parent / "third" / "outbox.sqlite3") as third:
+        Sharing(third, store).fetch(batch)
+        assert third.batches.counts(batch) == counts(unsent=120)
