@@ -6,10 +6,12 @@ import configparser
 import datetime as dt
 import difflib
 import functools
+import getpass
 import inspect
 import json
 import numbers
 import os
+import platform
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -55,6 +57,7 @@ __all__ = [
     "resolve",
     "store_place",
     "unknown_name",
+    "user",
     "wrong_argument",
 ]
 
@@ -549,3 +552,12 @@ def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
             )
         moment = moment.replace(tzinfo=parse_zone(tz))
     return moment.astimezone(dt.UTC)
+
+
+def user() -> str:
+    """Return who runs this process: user@host; on JupyterHub the user's name there."""
+    try:
+        name = os.environ.get("JUPYTERHUB_USER") or getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container whose user has no name
+        name = "unknown"
+    return f"{name}@{platform.node()}"

@@ -34,6 +34,8 @@ __all__ = ["main"]
 _COMMANDS = {
     "tasks.batches()": "cloudtasks-nb batches",
     "tasks.doctor()": "cloudtasks-nb doctor",
+    "batch.resume()": "cloudtasks-nb watch BATCH --resume",
+    "batch.resume(trust=True)": "cloudtasks-nb watch BATCH --trust",
 }
 
 #: Help on the options of `doctor`, which select a connection.
@@ -113,15 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     batches.add_argument("--older-than", metavar="AGE", help="only batches that did not change for so long: 7d, 12h")
     batches.add_argument("--dry-run", action="store_true", help="only print what --delete would delete")
     batches.set_defaults(run=_batches)
-    watch = commands.add_parser(
-        "watch",
-        parents=[batch_filter],
-        help="watch a batch until it is done",
-        description="Watch a batch until it is done, at the endpoint that it was sent to. The exit code is 0 if all "
-        "rows succeeded, 1 if some failed, were rejected or are gone, 2 if the batch cannot be watched.",
-    )
-    watch.add_argument("batch", help="its id, the beginning of its id, or its name")
-    watch.set_defaults(run=_watch)
+    _add_watch(commands, batch_filter)
     return parser
 
 
@@ -131,6 +125,25 @@ def _add_doctor(commands: Any, connection: argparse.ArgumentParser) -> None:
     doctor.add_argument("--service-account", metavar="EMAIL", help="account whose token that task has")
     doctor.add_argument("--audience", help="audience of the token; by default the origin of the URL")
     doctor.set_defaults(run=_doctor)
+
+
+def _add_watch(commands: Any, batch_filter: argparse.ArgumentParser) -> None:
+    watch = commands.add_parser(
+        "watch",
+        parents=[batch_filter],
+        help="watch a batch until it is done",
+        description="Watch a batch until it is done, at the endpoint that it was sent to. The exit code is 0 if all "
+        "rows succeeded, 1 if some failed, were rejected or are gone, 2 if the batch cannot be watched.",
+    )
+    watch.add_argument("batch", help="its id, the beginning of its id, or its name")
+    watch.add_argument("--resume", action="store_true", help="send its unsent rows first")
+    watch.add_argument(
+        "--trust",
+        action="store_true",
+        help="send them with the rows that another home has rendered: whom these call, with whose token, is printed; "
+        "--resume alone shows it and sends nothing",
+    )
+    watch.set_defaults(run=_watch)
 
 
 def _add_options(parser: argparse.ArgumentParser, texts: Mapping[str, str], *, default: Any) -> None:
@@ -244,7 +257,7 @@ def _reach(outbox: Outbox, batch: str) -> dict[str, Any]:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    """Watch a batch at its endpoint; start the emulator of its folder if it does not run."""
+    """Watch a batch at its endpoint, or send it first; start the emulator of its folder if it does not run."""
     with Outbox(outbox_path()) as outbox:
         record = choose(_select(outbox, options), options.batch)
         reach = _reach(outbox, record.id)
@@ -258,6 +271,8 @@ def _watch(options: argparse.Namespace) -> int:
         client = connect(place.project, place.location, endpoint=reach.get("target", place.endpoint), **store)
     with client as tasks:
         batch = tasks.batch(record.id)
+        if options.resume or options.trust:
+            batch.resume(trust=options.trust)
         batch.wait()
         sys.stdout.write(f"{batch!r}\n")
         progress = batch.progress()

@@ -233,6 +233,13 @@ class Queue:
         TypeError
             For an unknown argument; `rate` and `max_concurrent` are settings of the queue.
 
+        Notes
+        -----
+        Each row is sent at least once. It is sent twice only when the log (of 30 days, with every entry), the stored
+        results and the reserved names of tasks (about an hour) are all silent. Where neither log nor results tell
+        whether another home that shares the store has sent rows, these stay unsent, and the batch is ``held`` until
+        ``batch.resume()``.
+
         Examples
         --------
         >>> plan = queue.fan_out(df, url="https://svc.example/{origin}", body=["day"], dry_run=True)

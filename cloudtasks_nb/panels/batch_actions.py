@@ -6,7 +6,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import ipywidgets as widgets
@@ -17,8 +17,13 @@ from cloudtasks_nb._names import CODES
 from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import find_secrets, mask_text
-from cloudtasks_nb.fanout.batch.batch import Batch, BatchView, batch_view
+from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.progress import FINAL
+from cloudtasks_nb.fanout.batch.row_query import RowQuery
+from cloudtasks_nb.fanout.batch.trust import Foreign
+from cloudtasks_nb.fanout.batch.view import BatchView
+from cloudtasks_nb.fanout.states import FINAL as FINAL_STATES
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels.batch_rows import REF, BatchRows, ShownRows
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
@@ -49,6 +54,7 @@ class _Again:
     scope: str  #: which rows these are
     code: Callable[[str], str]  #: returns the line of Python, given the expression of the batch
     send: Callable[[], object]  #: sends them
+    refs: Callable[[], Iterable[int]] = list  #: returns them
 
     @property
     def count(self) -> int:
@@ -91,7 +97,7 @@ class BatchActions:
             batch = self._shown.batch
             progress = None if batch is None else batch.progress()
             counts = {
-                self.retry: ("Retry failed", progress.failed if progress else 0),
+                self.retry: ("Retry failed", progress.failed or 0 if progress else 0),
                 self.resend: ("Send again", self._again().count),
                 self.resume: ("Resume", self._shown.view.waiting() if self._shown.view else 0),
                 self.cancel: ("Cancel rest", progress.total - progress.done if progress else 0),
@@ -121,6 +127,7 @@ class BatchActions:
                 danger=False,
             ),
             ask=count > _ASK_ABOVE,
+            foreign=view.foreign({State.FAILED}, view.reader.each(RowQuery(state="failed", cause=cause))),
         )
 
     def _button(self, text: str, ask: Callable[[], None], tip: str, style: str = "") -> widgets.Button:
@@ -152,6 +159,7 @@ class BatchActions:
                 scope="that are selected",
                 code=lambda code: _resend_code(code, f"batch.tasks(){places_code(view.reader.positions(refs))}"),
                 send=lambda: batch.resend(chosen),
+                refs=lambda: refs,
             )
         query, found, counts = shown.query, shown.found, rows.final(shown)
         if found is not None:
@@ -161,22 +169,9 @@ class BatchActions:
                 scope=f"of {shown.periods} ({states})" if shown.periods else "that were found",
                 code=lambda code: _resend_code(code, _found_code(view, shown, found)),
                 send=lambda: view.send_again(query, found),
+                refs=lambda: found,
             )
-        if query.cause or query.state == "failed":
-            causes = view.reader.causes() if query.cause else {}
-            text = causes[query.cause].text if query.cause in causes else query.cause
-            return _Again(
-                counts=counts,
-                scope="that failed" + (f" with {mask_text(text)}" if text else ""),
-                code=lambda code: retry_code(code, text, [one.text for one in causes.values()]),
-                send=lambda: batch.retry_failed(pd.DataFrame({"cause": [query.cause]}) if query.cause else None),
-            )
-        return _Again(
-            counts=counts,
-            scope=f"in state {query.state}",
-            code=lambda code: _resend_code(code, f"batch.tasks().query({quoted(_of_state(query.state))})"),
-            send=lambda: view.send_again(query, None),
-        )
+        return _of_query(view, batch, query, counts)
 
     def _ask_retry(self) -> None:
         batch, code = self._batch()
@@ -193,6 +188,7 @@ class BatchActions:
                 danger=False,
             ),
             ask=progress.failed > _ASK_ABOVE,
+            foreign=self._view().foreign({State.FAILED}),
         )
 
     def _ask_resend(self) -> None:
@@ -216,7 +212,8 @@ class BatchActions:
             again.send()
             self._panel.notify(f"{rows} of batch {batch.id} will be sent again", line=line)
 
-        self._start(resend, "", question, ask=count > _ASK_ABOVE or succeeded > 0)
+        foreign = self._view().foreign(FINAL_STATES, again.refs())
+        self._start(resend, "", question, ask=count > _ASK_ABOVE or succeeded > 0, foreign=foreign)
 
     def _ask_resume(self) -> None:
         batch, code = self._batch()
@@ -229,7 +226,8 @@ class BatchActions:
             line=f"{code}.resume()",
             danger=False,
         )
-        self._start(batch.resume, f"sending {rows} of batch {batch.id}", question, ask=count > _ASK_ABOVE)
+        status, foreign = f"sending {rows} of batch {batch.id}", self._view().foreign({State.UNSENT})
+        self._start(batch.resume, status, question, ask=count > _ASK_ABOVE, foreign=foreign)
 
     def _ask_cancel(self) -> None:
         batch, code = self._batch()
@@ -238,13 +236,13 @@ class BatchActions:
         rows = counted(left, "rows")
         question = Question(
             title=f"Cancel the rest of batch {batch.id}?",
-            scope=f"{rows} of {progress.total:,} are not done: {progress.unsent:,} will not be sent, "
+            scope=f"{rows} of {progress.total:,} are not done: {progress.unsent or 0:,} will not be sent, "
             f"{counted(progress.pending, 'tasks')} in {batch.queue} will be deleted. Running attempts continue.",
             verb=f"Cancel {rows}",
             line=f"{code}.cancel()",
             typed=batch.id if left > _ASK_ABOVE else None,
         )
-        view, before, status = self._view(), progress.cancelled, f"cancelling {rows} of batch {batch.id}"
+        view, before, status = self._view(), progress.cancelled or 0, f"cancelling {rows} of batch {batch.id}"
 
         def cancel() -> None:
             batch.cancel()
@@ -268,19 +266,59 @@ class BatchActions:
         self._panel.at_close(end)
         _loop.call_soon(check)
 
-    def _start(self, work: Callable[[], object], status: str, question: Question, *, ask: bool) -> None:
-        """Start `work`, after the user confirmed the question if `ask`; then show the status, if there is one."""
+    def _start(
+        self,
+        work: Callable[[], object],
+        status: str,
+        question: Question,
+        *,
+        ask: bool,
+        foreign: Foreign | None = None,
+    ) -> None:
+        """Start `work`, after the user confirmed the question if `ask`; then show the status, if there is one.
+
+        With rows that this home did not render, the question is asked in any case and says what they do; they are
+        trusted when it is confirmed.
+        """
+        view = self._view()
 
         def run() -> None:
+            if foreign is not None:
+                view.trust(foreign)
             work()
             if status:
                 self._panel.notify(status, line=question.line)
             self._shown.draw()
 
-        if ask:
+        if foreign is not None:
+            more = "trust=True)" if question.line.endswith("()") else ", trust=True)"
+            line = question.line.removesuffix(")") + more
+            self._panel.ask(replace(question, facts=foreign.lines, line=line), run)
+        elif ask:
             self._panel.ask(question, run)
         else:
             self._panel.start(run, changes=True)
+
+
+def _of_query(view: BatchView, batch: Batch, query: RowQuery, counts: Mapping[str, int]) -> _Again:
+    """Return how all rows are sent again that a query chooses without a text."""
+    if query.cause or query.state == "failed":
+        causes = view.reader.causes() if query.cause else {}
+        text = causes[query.cause].text if query.cause in causes else query.cause
+        return _Again(
+            counts=counts,
+            scope="that failed" + (f" with {mask_text(text)}" if text else ""),
+            code=lambda code: retry_code(code, text, [one.text for one in causes.values()]),
+            send=lambda: batch.retry_failed(pd.DataFrame({"cause": [query.cause]}) if query.cause else None),
+            refs=lambda: view.reader.each(query),
+        )
+    return _Again(
+        counts=counts,
+        scope=f"in state {query.state}",
+        code=lambda code: _resend_code(code, f"batch.tasks().query({quoted(_of_state(query.state))})"),
+        send=lambda: view.send_again(query, None),
+        refs=lambda: view.reader.each(query),
+    )
 
 
 def retry_code(batch: str, cause: str, causes: Iterable[str]) -> str:

@@ -13,8 +13,9 @@ import ipywidgets as widgets
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.calendar import Calendar
 from cloudtasks_nb.errors import StoreError
-from cloudtasks_nb.fanout.batch.batch import Batch, BatchView, batch_view
+from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
+from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.panels.batch_actions import BatchActions
 from cloudtasks_nb.panels.batch_failures import BatchFailures
 from cloudtasks_nb.panels.batch_rows import BatchRows, Part

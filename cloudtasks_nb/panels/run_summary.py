@@ -14,9 +14,9 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.run_chart import Durations, durations_chart, throughput_chart
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.display.times import from_micros, time_html
-from cloudtasks_nb.fanout.batch.batch import BatchView
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.summary import SlowRow, Summary
+from cloudtasks_nb.fanout.batch.view import BatchView
 
 __all__ = ["RunSummary"]
 

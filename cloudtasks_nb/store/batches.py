@@ -1,7 +1,8 @@
 """Batches in a folder or a bucket: ``batches/<batch>/`` has ``record.json``, and the rows in blocks in ``rows/``.
 
-Beside them is ``claim``, which the first home makes that sends the batch, also in a store that nobody shares.
-``unnamed/<digest>/<batch>`` says which batches have no name, under a digest of where and how their rows are sent.
+Beside them is ``claim``, which the first home makes that sends the batch, also in a store that nobody shares, and
+``cancel``, which tells of the last cancel. ``unnamed/<digest>/<batch>`` says which batches have no name, under a digest
+of where and how their rows are sent.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ __all__ = [
     "claim_batch",
     "delete_batch",
     "index_unnamed",
+    "put_cancel",
     "read_blocks",
+    "read_cancel",
     "read_claim",
     "read_record",
     "read_records",
@@ -52,6 +55,28 @@ def read_claim(store: Store, batch: str) -> bytes | None:
         If the store cannot be read.
     """
     return store.get(_claim(batch))
+
+
+def put_cancel(store: Store, batch: str, cancel: bytes) -> None:
+    """Store who has cancelled a batch, and when, in place of what is there.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
+    """
+    store.put(_cancel(batch), cancel)
+
+
+def read_cancel(store: Store, batch: str) -> bytes | None:
+    """Return what is stored of the last cancel of a batch; None if there was none.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    return store.get(_cancel(batch))
 
 
 def write_batch(store: Store, batch: str, record: bytes, blocks: Iterable[tuple[str, bytes]]) -> list[str]:
@@ -167,7 +192,7 @@ def delete_batch(store: Store, batch: str) -> None:
     # First, so that nobody finds a batch without its rows, and who sends it again meanwhile makes a new key, by which
     # no result counts that is left of it.
     noted = [path for page in store.pages(_UNNAMED) for path in page if path.endswith(f"/{batch}")]
-    store.delete([_record(batch), _claim(batch), *noted])
+    store.delete([_record(batch), _claim(batch), _cancel(batch), *noted])
     store.delete_all(f"batches/{batch}/rows/")
     store.delete_all(f"results/{batch}/")
 
@@ -178,6 +203,10 @@ def _record(batch: str) -> str:
 
 def _claim(batch: str) -> str:
     return f"batches/{batch}/claim"
+
+
+def _cancel(batch: str) -> str:
+    return f"batches/{batch}/cancel"
 
 
 def _block(batch: str, name: str) -> str:

@@ -37,9 +37,11 @@ SIGNATURES = {
     **dict.fromkeys(
         ("Batch.progress", "Batch.tasks", "Batch.failed", "Batch.errors", "Batch.stale", "Handler.close"), ""
     ),
-    **dict.fromkeys(("Batch.cancel", "Batch.resume"), ""),
+    "Batch.cancel": "",
+    "Batch.resume": "*, trust=False",
     "Batch.delete": "*, others=False",
-    **dict.fromkeys(("Queue.run", "Queue.delete_tasks", "Batch.resend"), "df"),
+    **dict.fromkeys(("Queue.run", "Queue.delete_tasks"), "df"),
+    "Batch.resend": "df, *, trust=False",
     **dict.fromkeys(("Client.panel", "Queue.panel", "Batch.panel"), "*, read_only=False"),
     "Client.queue": "name, *, create=False, **settings",
     "Client.batch": "id=None",
@@ -56,7 +58,7 @@ SIGNATURES = {
     "Queue.wait": "tasks, timeout=None",
     "Batch.wait": "timeout=None",
     "Batch.attempts": "limit=10000, *, status=None, secrets=False",
-    "Batch.retry_failed": "where=None",
+    "Batch.retry_failed": "where=None, *, trust=False",
     "Batch.on_complete": "url, *, service_account=None, audience=None, queue=None",
     "Plan.try_one": "row=0",
 }

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.claims import claimed_elsewhere
+from cloudtasks_nb.fanout.batch.gate import ask, was_asked
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
-from cloudtasks_nb.fanout.batch.sharing import made_elsewhere
+from cloudtasks_nb.fanout.batch.sharing import made_elsewhere, other_record
 from cloudtasks_nb.fanout.batch.witnesses import Witness
 from cloudtasks_nb.fanout.evidence import Evidence, Source
 from cloudtasks_nb.fanout.states import State
@@ -58,6 +59,7 @@ class Adoption:
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
         self.known_later = False  #: of some tasks the log may tell later whether they were created
         self._scan: asyncio.Task[bool] | None = None  # looks for entries of the batch, while rows are sent already
+        self._running, self._finishing = asyncio.Lock(), asyncio.Lock()
 
     async def seen(self, tasks: Sequence[str], since: float) -> dict[str, bool | None]:
         """Return which tasks that are not in the queue have an entry in the log, which is read again.
@@ -89,16 +91,53 @@ class Adoption:
         OutboxError
             If the outbox cannot be used.
         """
-        while self._scan is None and (last := await self.outbox.run(self._last_read)) is not None:
-            if await self._adopt(last, will_retry):
-                break
+        async with self._running:
+            while self._scan is None and (last := await self.outbox.run(self._last_read)) is not None:
+                if await self._adopt(last, will_retry):
+                    break
         return self._scan is not None
 
     async def finish(self) -> None:
         """Adopt what a log that is slow has of rows that were sent from elsewhere."""
-        if self._scan is not None:
-            await self._adopt(0, None)
-            self._scan = None
+        async with self._finishing:
+            if self._scan is not None:
+                await self._adopt(0, None)
+                self._scan = None
+
+    async def ask(self) -> None:
+        """Hold rows that another home may have sent, if neither log nor results nor the queue tell of them.
+
+        The silence of a log that has every entry is evidence, as long as it has those of the time of the other home.
+        """
+        record = await self.outbox.run(self.outbox.batches.get, self.batch)
+        settings = record.settings
+        if was_asked(record) or not await self.outbox.run(self.outbox.requests.untried, self.batch):
+            return
+        if (other := await self._other_home()) is None:
+            return
+        who, since = other
+        with contextlib.suppress(CloudTasksError):
+            await self.outcomes.learn_queue()
+        whole = self.outcomes.limit.values.get("log_sampling_ratio") == 1 and not self.outcomes.search.sampled
+        read = "read_elsewhere" in settings and not settings.get("unseen")
+        if whole and read and since > self.watcher.now() - RETENTION:
+            return
+        with contextlib.suppress(CloudTasksError):
+            await self._read(self.outcomes.witnesses.queue, "tasks of the queue", 0)
+        self.reading = None
+        await self.outbox.run(ask, self.outbox, self.batch, who)
+
+    async def _other_home(self) -> tuple[str, int] | None:
+        """Return who has made the batch in another home, in words, and when; None if no other has."""
+        found = None
+        with contextlib.suppress(OutboxError, StoreError):
+            found = await asyncio.to_thread(other_record, self.outcomes.results, self.record)
+        if found is not None:
+            created = found.created
+            who = f"{found.made_by or 'another home'}, who made the batch at {created:%Y-%m-%d %H:%M} UTC"
+            return who, round(created.timestamp() * _SECOND)
+        claimed = await self.outbox.run(claimed_elsewhere, self.outbox, self.batch)
+        return ("another home, which has claimed the batch", self.watcher.now()) if claimed else None
 
     def _last_read(self) -> float | None:
         """Return when the log was read last, 0 for never; None if it need not be read now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NoReturn, Self, overload
 
@@ -11,7 +11,6 @@ import pandas as pd
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import check_limit, near_names, parse_duration
-from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
@@ -21,119 +20,22 @@ from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks
 from cloudtasks_nb.fanout.batch.completion import register
 from cloudtasks_nb.fanout.batch.deletion import Others
 from cloudtasks_nb.fanout.batch.errors import errors_frame, failed_frame, status_codes
-from cloudtasks_nb.fanout.batch.live import display_report, show_in_tab, wait
-from cloudtasks_nb.fanout.batch.period_states import PeriodStates
+from cloudtasks_nb.fanout.batch.live import display_report, read_first, wait
 from cloudtasks_nb.fanout.batch.progress import Progress, Status
-from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.resend import resend, retry_failed
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
-from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
-from cloudtasks_nb.fanout.batch.status import progress_of_part
-from cloudtasks_nb.fanout.batch.summary import SummaryReader
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.tracker import Tracker
+from cloudtasks_nb.fanout.batch.trust import Trusting
 from cloudtasks_nb.fanout.batch.versions import notify_versions, stale_rows
+from cloudtasks_nb.fanout.batch.view import BatchView, there
 from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.states import FINAL, State
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import RETENTION, Entry, Wanted
 from cloudtasks_nb.service.watch import Pending
 
-__all__ = ["Batch", "BatchView", "batch_view"]
-
-_LOG = "https://console.cloud.google.com/logs/query;query="
-
-
-class BatchView:
-    """What is shown of a batch, by itself and in panels. Only `send_again` calls the service."""
-
-    def __init__(self, tracker: Tracker, rows: str) -> None:
-        self._tracker, self._outbox = tracker, tracker.outbox
-        self._rows = rows  # those that are shown
-        self._counted: tuple[float, Progress, Progress] | None = None  # when, of which progress of the batch
-        series = tracker.record.description.get("backfill")
-        self._periods = PeriodStates(self._outbox, tracker.batch, series) if series else None
-        self.now = tracker.connection.clock.micros  #: the time of the service, microseconds since 1970
-        self.reader = RowReader(self._outbox, rows, tracker.outcomes.stored, self.now)
-        self.summary = SummaryReader(self._outbox, tracker.record, rows).read
-        self.listen = tracker.listen
-
-    @property
-    def part(self) -> str | None:
-        """Which rows of the batch are shown, such as "6 of the 12 rows of batch march"; None: all."""
-        record, total = self._tracker.record, self._tracker.progress.total
-        if not isinstance(self._rows, Scope) or self._rows.rows == total:
-            return None
-        return f"{self._rows.rows:,} of the {counted(total, 'rows')} of batch {record.name or record.id}"
-
-    def progress(self) -> Progress:
-        """Return how the rows are; never calls the service."""
-        whole = self._tracker.progress
-        if self.part is None:
-            return whole
-        changed = self._outbox.batches.changed(self._tracker.batch)
-        if self._counted is None or self._counted[:2] != (changed, whole):
-            counts, causes = self._outbox.batches.counts(self._rows), self._outbox.causes
-            failed, lost = causes.failed(self._rows), causes.lost(self._rows)
-            self._counted = changed, whole, progress_of_part(whole, counts, failed, lost)
-        return self._counted[2]
-
-    def working(self) -> bool:
-        """Return whether this process works on the batch, as `Tracker.sending`."""
-        return self._tracker.sending
-
-    def waiting(self) -> int:
-        """Return how many rows `Batch.resume` would send, or look up first; 0 if this process sends them."""
-        if self._tracker.sending:
-            return 0
-        return self._tracker.progress.unsent + self._tracker.record.doubtful
-
-    def changed(self) -> float:
-        """Return when a row was changed last, in seconds since 1970."""
-        return self._outbox.batches.changed(self._tracker.batch)
-
-    def show_in_tab(self) -> Callable[[], None]:
-        """Show the progress in the title of the browser's tab; return a function that ends that."""
-        return show_in_tab(self._tracker)
-
-    def send_again(self, query: RowQuery, refs: Sequence[int] | None) -> int:
-        """Make a new try for the final rows that a query chooses, or for rows by their refs; return how many."""
-        tracker = _there(self._tracker)
-        tracker.connection.transport.check_open()
-        chosen = self.reader.each(query) if refs is None else refs
-        opened = self._outbox.outcomes.new_try(tracker.batch, ((ref, None) for ref in chosen), FINAL)
-        _loop.run(tracker.start(sending=True))
-        return opened
-
-    def periods(self, bands: Sequence[str]) -> Periods | None:
-        """Return the partitions, in these bands; None if it is no backfill."""
-        _there(self._tracker)
-        return self._periods.periods(bands) if self._periods else None
-
-    def report(self, *, drawn: bool = False) -> Report:
-        """Return the state of the batch; `drawn` is with the picture of its partitions."""
-        tracker = _there(self._tracker)
-        record, rows, progress, causes = tracker.record, self._rows, self.progress(), self._outbox.causes
-        troubles = [line for line in tracker.blockers() if line != progress.reason]
-        local = tracker.connection.endpoint.local
-        calendar = self._periods.draw(fresh=progress.finished) if drawn and self._periods else None
-        partitions, grid = calendar or (None, "")
-        return Report(
-            batch=record.id,
-            name=record.name,
-            queue=tracker.queue.queue,
-            badge="LOCAL" if local else record.place.project,
-            progress=progress,
-            part=self.part,
-            causes=causes.failed(rows) if progress.failed else {},
-            retry_causes={} if progress.finished else causes.retrying(rows),
-            lost=causes.lost(rows) if progress.gone else {},
-            retry_note=tracker.outcomes.retry_note(self.now()),
-            notes=[*troubles, *tracker.notes()],
-            log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{record.id}%22",
-            partitions=partitions,
-            grid=grid,
-        )
+__all__ = ["Batch", "batch_view"]
 
 
 @near_names
@@ -145,7 +47,8 @@ class Batch:
     has more rows, the frames of all of them are those of `whole`. The rest is always about the batch: `status`,
     `resume`, `on_complete`, `delete`, its id and its name.
 
-    Sending and watching go on in the background; `await batch` and `wait()` wait for the end.
+    Sending and watching go on in the background; `await batch` and `wait()` wait for the end. Methods that return rows
+    first read what other homes and earlier kernels did, for 30 seconds at most; methods that send read all of it.
 
     Examples
     --------
@@ -253,7 +156,7 @@ class Batch:
         >>> batch.progress().failed
         1
         """
-        _there(self._own_tracker)
+        there(self._own_tracker)
         return self._view.progress()
 
     def status(self) -> Status:
@@ -318,7 +221,7 @@ class Batch:
 
     @property
     def _tracker(self) -> Tracker:
-        return _there(self._own_tracker)
+        return there(self._own_tracker)
 
     def __await__(self) -> Generator[Any, None, Progress]:
         async def finish(tracker: Tracker) -> Progress:
@@ -350,6 +253,7 @@ class Batch:
         1    2013-01-02    LGA  succeeded         1
         2    2013-02-30    EWR     failed         1
         """
+        read_first(self._tracker)
         return self._frames.frame(pending=self._pending())
 
     def failed(self) -> pd.DataFrame:
@@ -367,6 +271,7 @@ class Batch:
         row
         2    INVALID_ARGUMENT  ValueError...
         """
+        read_first(self._tracker)
         return failed_frame(self._frames)
 
     @overload
@@ -487,6 +392,7 @@ class Batch:
         ...
         ValueError: day ...
         """
+        read_first(self._tracker)
         return errors_frame(self._outbox, self._tracker.outcomes.stored, self._rows, self._frames)
 
     def attempts(self, limit: int | None = 10_000, *, status: Any = None, secrets: bool = False) -> pd.DataFrame:
@@ -512,12 +418,13 @@ class Batch:
         statuses = () if status is None else status_codes(status)
         wanted = Wanted(since=self._connection.clock.micros() - RETENTION, batch=self.id, statuses=statuses)
         asked = (self._connection, self._tracker.queue, lambda: self._outbox, wanted, check_limit(limit))
+        read_first(self._tracker)
         made = attempts_frame(*asked, method="batch.attempts", secrets=secrets, keep=self._keep)
         refs = self._outbox.rows.locate(self.id, made["task"].unique(), any_try=True)
         made.insert(0, "row", self._frames.labels([refs.get(task) for task in made["task"]]))
         return made
 
-    def retry_failed(self, where: Any = None) -> Self:
+    def retry_failed(self, where: Any = None, *, trust: bool = False) -> Self:
         """Make a new try for rows in state `failed`, in the background.
 
         Their stored results are read first: a row that has succeeded after its last attempt was given up is not sent.
@@ -528,11 +435,15 @@ class Batch:
             Only rows that failed with this status (``"UNAVAILABLE"``, 503, ``"5xx"``), this cause of `errors()`, this
             exception (``"KeyError"``) or one of a list of these, or that are rows of this frame: of `errors()`, or of
             `tasks()`, `failed()` or `results()`. An HTTP status means `last_http_status` where that is known.
+        trust : bool
+            As for `resume`.
 
         Raises
         ------
         InvalidInputError
             If rows failed, but none of these, or if `where` is something else. Nothing is sent then.
+        PreconditionError
+            As for `resume`.
 
         Examples
         --------
@@ -544,10 +455,11 @@ class Batch:
         3 rows: 3 succeeded
         """
         self._connection.transport.check_open()
+        read_first(self._tracker, whole=True)
         _loop.run(self._tracker.find_out(self._tracker.outcomes.read_failed))
-        return self._go(sending=retry_failed(self._outbox, self._rows, where, self.tasks))
+        return self._go(sending=retry_failed(self._outbox, self._rows, where, self.tasks, trust=trust))
 
-    def resend(self, df: pd.DataFrame) -> Self:
+    def resend(self, df: pd.DataFrame, *, trust: bool = False) -> Self:
         """Make a new try for rows of this batch in any final state, in the background.
 
         A row is sent again only if its newest task is still the one in the frame: the same frame twice, or from two
@@ -557,11 +469,15 @@ class Batch:
         ----------
         df : DataFrame
             Rows of `tasks()`, `failed()` or `results()`.
+        trust : bool
+            As for `resume`.
 
         Raises
         ------
         InvalidInputError
             If it is another frame.
+        PreconditionError
+            As for `resume`.
 
         Examples
         --------
@@ -576,7 +492,8 @@ class Batch:
         2      EWR    1
         """
         self._connection.transport.check_open()
-        resend(self._outbox, self._rows, df, self.tasks)
+        read_first(self._tracker, whole=True)
+        resend(self._outbox, self._rows, df, self.tasks, trust=trust)
         return self._go(sending=True)
 
     def cancel(self) -> Self:
@@ -594,11 +511,27 @@ class Batch:
         _loop.run(self._tracker.cancel(self._rows))
         return self
 
-    def resume(self) -> Self:
+    def resume(self, *, trust: bool = False) -> Self:
         """Send what is unsent, in the background; also what `canary` or `pause_at` of `fan_out` holds back.
 
         A paused batch counts failures anew. If the kernel was killed while the canary ran, the canary goes on; call it
         once more to send the other rows without waiting for that.
+
+        Rows of a shared store that this home did not render are sent only if you trust them: whoever can write there
+        can have made them, to have a token of your service account sent to a server of theirs. The same cell renders
+        its rows here, so that it needs no trust.
+
+        Parameters
+        ----------
+        trust : bool
+            Send such rows too, as they are. A printed line says whom they call, and for which accounts and audiences
+            they have tokens. They stay trusted; rows that others add later do not.
+
+        Raises
+        ------
+        PreconditionError
+            If there are such rows, and `trust` is not set: with the same facts, and who says to have made them. Nothing
+            is sent then.
 
         Examples
         --------
@@ -606,6 +539,10 @@ class Batch:
         >>> batch.resume().wait()
         3 rows: 2 succeeded, 1 failed
         """
+        self._connection.transport.check_open()
+        read_first(self._tracker, whole=True)
+        trusting = Trusting("batch.resume(trust=True)", trust)
+        trusting.check(self._outbox, self._tracker.batch, {State.UNSENT})
         _loop.run(self._tracker.resume())
         return self
 
@@ -702,6 +639,7 @@ class Batch:
         with Bar(f"new results of batch {self.id}", unit="results") as bar:
             unreadable = stored.sync(progress=bar.to)
         with suppress(OutboxError):  # after `close`: what is stored is shown
+            read_first(self._tracker, results=False)
             _loop.run(self._tracker.find_out(self._tracker.outcomes.record_results))
         return stored.problem() if unreadable is None else f"objects could not be read: {unreadable.message}"
 
@@ -743,11 +681,5 @@ class Batch:
 
 def batch_view(batch: Batch) -> BatchView:
     """Return what a panel shows of a batch that was not deleted."""
-    _there(batch._own_tracker)  # noqa: SLF001 - not for users, so it is no public name of Batch
+    there(batch._own_tracker)  # noqa: SLF001 - not for users, so it is no public name of Batch
     return batch._view  # noqa: SLF001 - same
-
-
-def _there(tracker: Tracker) -> Tracker:
-    """Return the tracker of a batch that was not deleted."""
-    tracker.check_there()
-    return tracker

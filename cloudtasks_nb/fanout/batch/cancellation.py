@@ -7,7 +7,6 @@ next one that has the batch open goes on. Until then no process gives out rows o
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, UnavailableError
+from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, Cancels
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.deletions import DeletionPage, DeletionQueue
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -45,6 +45,7 @@ class Cancellation:
     connection: Connection
     outbox: Outbox
     record: BatchRecord
+    cancels: Cancels
     sending: Sending
     supervisor: _loop.Supervisor
     changed: Callable[[], None]  #: called after each change of the batch in the outbox
@@ -54,7 +55,6 @@ class Cancellation:
         self.batch = self.record.id
         self.queue = QueueName.parse(self.record.place.queue_name)
         self.trouble: str | None = None
-        self._name = secrets.token_hex(4)  #: by which a wish of this connection is known
         #: This connection may not cancel it: whether every row was final when it was refused; None: it was not.
         self._refused: bool | None = None
         self._owner = False  #: this process is the one that cancels it
@@ -70,20 +70,21 @@ class Cancellation:
         """Whether another process cancels the batch, and this one goes on if that ends before."""
         return self.active and not self._owner
 
-    async def wish(self, rows: str) -> None:
-        """Store that the batch, or rows of it, are to be cancelled, and begin."""
-        wish = {"at": self.connection.clock.micros(), "by": self._name}
+    async def wish(self, rows: str) -> bool:
+        """Store that the batch, or rows of it, are to be cancelled, and begin; return whether it is the batch."""
+        wish = {"at": self.connection.clock.micros(), "by": self.cancels.name}
 
-        def change(record: BatchRecord) -> tuple[dict[str, Any], None]:
+        def change(record: BatchRecord) -> tuple[dict[str, Any], bool]:
             stored, inputs = record.settings.get(CANCELLING, {INPUTS: []}), list[list[int]]()
             if isinstance(rows, Scope) and rows.rows != record.total and INPUTS in stored:
                 inputs = [*(one for one in stored[INPUTS] if one[0] != rows.input), [rows.input, rows.rows]]
             kept = {name: value for name, value in stored.items() if name != INPUTS}
-            return {CANCELLING: {**kept, **wish, **({INPUTS: inputs} if inputs else {})}}, None
+            return {CANCELLING: {**kept, **wish, **({INPUTS: inputs} if inputs else {})}}, not inputs
 
-        await self.outbox.run(self.outbox.batches.decide, self.batch, change)
+        every = await self.outbox.run(self.outbox.batches.decide, self.batch, change)
         self._refused = None
         self.begin()
+        return every
 
     def begin(self) -> None:
         """Cancel the batch in the background; if that is running and pauses after an error, it goes on at once."""
@@ -97,7 +98,10 @@ class Cancellation:
         refused = self._refused is not None and (self._refused or not record.done)
         if wish is None or self.active or refused:
             return
-        if wish.get("by", self._name) == self._name or abs(self.connection.clock.micros() - wish["at"]) > _OURS:
+        if (
+            wish.get("by", self.cancels.name) == self.cancels.name
+            or abs(self.connection.clock.micros() - wish["at"]) > _OURS
+        ):
             self._refused = None
             self.begin()
 
@@ -136,7 +140,7 @@ class Cancellation:
 
     def _tell(self, wish: Mapping[str, Any] | None) -> None:
         """Say that another connection has begun the cancel, and has not carried it out."""
-        if wish is not None and wish.get("by", self._name) != self._name:
+        if wish is not None and ELSEWHERE not in wish and wish.get("by", self.cancels.name) != self.cancels.name:
             line = f"batch {self.batch} was being cancelled by another connection: the remaining tasks are deleted now"
             if wish.get("paused"):
                 line += f"; queue {self.queue.queue} was paused for that, and is resumed at the end"
@@ -147,13 +151,16 @@ class Cancellation:
 
         Return the error because of which something is left to do.
         """
-        self.trouble = None
+        self.trouble = error = None
         if inputs := wish.get(INPUTS):
             errors = [await self._cancel_rows(Scope(self.batch, *one)) for one in inputs]
             return next(filter(None, errors), None)
+        own = ELSEWHERE not in wish
+        pages = self.outbox.deletions(self.batch)
+        await (self.cancels.tell(wish) if own else self.outbox.run(pages.leave))
         steps = self.outbox.requests.cancel(self.batch)
         more = await self.outbox.run(next, steps, 0)  # from the first step on, no request is sent again
-        paused = await self._prepare(wish)
+        paused = own and await self._prepare(wish)
         try:
             while more:
                 self.changed()  # a sending that waits for the canary ends with the last of them
@@ -162,7 +169,10 @@ class Cancellation:
             if await self.outbox.run(self.outbox.requests.waiting, self.batch):
                 self.sending.begin()
             await self.sending.join()
-            error = await self._delete_tasks(self.batch)
+            if own:
+                error = await self._delete_tasks(pages, self.batch)
+            else:
+                await self.outbox.run(pages.leave)
         finally:
             refusal = await self._resume() if paused else None
         return error or refusal
@@ -179,7 +189,7 @@ class Cancellation:
             if not self.sending.active:  # they are in requests of a sender that has ended
                 self.sending.begin(only_doubtful=True)
             await self.sending.clock.sleep(_IN_FLIGHT_POLL)
-        return await self._delete_tasks(rows)
+        return await self._delete_tasks(self.outbox.deletions(rows), rows)
 
     async def _counts(self) -> dict[State, int]:
         return await self.outbox.run(self.outbox.batches.counts, self.batch)
@@ -234,9 +244,9 @@ class Cancellation:
         tasks = values.get("tasks")
         return values["state"] == "RUNNING" and tasks is not None and tasks <= ours
 
-    async def _delete_tasks(self, rows: str) -> CloudTasksError | None:
+    async def _delete_tasks(self, pages: DeletionQueue, rows: str) -> CloudTasksError | None:
         """Delete the tasks of rows that are in the queue; return the error of a call that failed as a whole."""
-        pages, refusals = self.outbox.deletions(rows), list[CloudTasksError]()
+        refusals = list[CloudTasksError]()
         await _loop.gather(self._delete_pages(pages, refusals) for _ in range(_IN_FLIGHT))
         if not refusals:
             return None

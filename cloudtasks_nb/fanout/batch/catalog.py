@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import getpass
 import os
 import platform
 import reprlib
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, cached_property, partial
@@ -27,16 +26,17 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_url
-from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.deletion import REACH, Others, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.gate import read_batch
-from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler
+from cloudtasks_nb.fanout.batch.live import read_first
+from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, log_reason, names_handler, unseen_note
 from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
 from cloudtasks_nb.fanout.batch.sharing import Sharing
+from cloudtasks_nb.fanout.batch.spooled_notes import difference_to, notify_spooled
 from cloudtasks_nb.fanout.batch.status import NOT_READ, stored_progress
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.batch.versions import give_function
@@ -45,20 +45,22 @@ from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Scope, Spooled
+from cloudtasks_nb.fanout.plan.chunk import Forecast
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
 from cloudtasks_nb.fanout.plan.inputs import length
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
-from cloudtasks_nb.fanout.plan.preview import difference
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.plan.schedule import check_drain
-from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.service.connection import Connection, has_ended
 from cloudtasks_nb.service.convert import queue_values
+from cloudtasks_nb.service.oplog import RETENTION, Wanted
+from cloudtasks_nb.store.batches import read_claim
 
 __all__ = ["Catalog", "outbox_path"]
 
 _DISPATCH_DEADLINE = dt.timedelta(minutes=10)  # of a task without one
+_LOOK_SECONDS = 5.0  # for which a dry run looks for what was sent from elsewhere
 _LAST_SECONDS = 10.0  # that jobs have at the end of a connection or of the process
 
 
@@ -114,14 +116,19 @@ class Catalog:
         result, first = self._spool(request, check)
         if not result.created:
             self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
+            result = self._read_known(result)
         held, shared = read_batch(self.outbox, result.batch)[1].held, self._sharing.active
         strange = not result.created and result.added and not result.known and request.series is None
-        why = _difference(self.outbox, result.batch, first) if strange else None
-        _notify_spooled(result, request.options.name, held=held, shared=shared, strange=why)
+        why = difference_to(self.outbox, result.batch, first) if strange else None
+        notify_spooled(result, request.options.name, held=held, shared=shared, strange=why)
         _warn_about_outcomes(limits, request)
+        if result.created and not self._sharing.active:
+            self._warn_about_others(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         batch = self._open(result.batch, sending=True, rows=result.scope)
         self._sharing.publish(result.batch)
+        if result.created and self._sharing.made_elsewhere(result.batch):
+            read_first(self._trackers[result.batch], whole=True)
         if request.function is not None:
             give_function(self._trackers[result.batch], request.function, result)
         return batch
@@ -146,11 +153,18 @@ class Catalog:
         limits, check = self._limits(request)
         bar = Bar("planning", length(request.data), show=request.options.progress)
         with self.outbox.dry_run(self._spec(request)) as dry_run, bar:
+
+            def forecast(keys: Sequence[bytes]) -> Forecast:
+                found = dry_run.forecast(keys)
+                if found.new is not None:
+                    self._notify_not_compared(found.new, request.queue)
+                return found
+
             return make_plan(
                 request.data,
                 request.recipe,
                 add=dry_run.add,
-                forecast=dry_run.forecast,
+                forecast=forecast,
                 now=self._now(request.recipe),
                 queue=request.queue,
                 submit=submit or (lambda: self.fan_out(request)),
@@ -375,7 +389,7 @@ class Catalog:
         facts = {
             f"_{LASTING}": options.lasting,
             "_retry": {key: value if isinstance(value, int) else str(value) for key, value in retry.items()},
-            MADE_BY: _user(),
+            MADE_BY: _settings.user(),
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,
         }
@@ -391,6 +405,44 @@ class Catalog:
                 first = first or chunk.shown
                 spool.add(chunk)
             return spool.commit(), first
+
+    def _read_known(self, result: Spooled) -> Spooled:
+        """Read what others did with a batch that this home has; return what became of its rows as it is now."""
+        before = self.outbox.batches.counts(result.batch)
+        batch = self._open(result.batch, sending=False)  # keeps its tracker
+        read_first(self._trackers[result.batch], whole=True)
+        now = self.outbox.batches.counts(batch.id)
+        if now == before:
+            return result
+        whole = result.known == sum(now.values())
+        return replace(result, left={state: rows for state, rows in now.items() if rows and whole})
+
+    def _notify_not_compared(self, batch: str, queue: QueueName) -> None:
+        """Say that a dry run is not compared with what another home has sent of a batch, if that may be something."""
+        wanted = Wanted(since=self._connection.clock.micros() - RETENTION, batch=batch)
+        why = "another home has sent rows of it"
+        try:
+            if read_claim(self._connection.store, batch) is None and not _loop.run(
+                self._connection.watcher.is_logged(queue, wanted), _LOOK_SECONDS
+            ):
+                return
+        except TimeoutError:
+            why = f"the log was not read to its end in {_LOOK_SECONDS:.0f} s"
+        except CloudTasksError as error:
+            why = error.message
+        notify(
+            f"the plan is not compared with what was sent of batch {batch} from elsewhere: {why}; the fan-out reads "
+            "that first, and sends only the other rows"
+        )
+
+    def _warn_about_others(self, limits: Mapping[str, Any], request: FanOutRequest) -> None:
+        """Print before the first batch on a queue is sent that it cannot be known what was sent from elsewhere."""
+        ratio, place = limits.get("log_sampling_ratio", 1), self.place(request.queue)
+        if (
+            ratio < 1
+            and sum(record.place == place for record in self.outbox.batches.find(endpoint=place.endpoint)) == 1
+        ):
+            notify(unseen_note(log_reason(ratio)))
 
     def _open(self, batch: str, *, sending: bool, adopting: bool = False, rows: Scope | None = None) -> Batch:
         outbox = self.outbox
@@ -506,59 +558,8 @@ def outbox_path() -> Path:
     return _settings.home() / "outbox.sqlite3"
 
 
-def _user() -> str:
-    """Return who runs this kernel: user@host; on JupyterHub the user's name there."""
-    try:
-        user = os.environ.get("JUPYTERHUB_USER") or getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container whose user has no name
-        user = "unknown"
-    return f"{user}@{platform.node()}"
-
-
 def _micros(moment: dt.datetime | None) -> int | None:
     return None if moment is None else round(moment.timestamp() * 1_000_000)
-
-
-def _difference(outbox: Outbox, batch: str, shown: bytes) -> str:
-    """Return why a batch has none of some rows, if one column differs; `shown` is of the first of them."""
-    return next((difference(page.shown, shown) or "" for page in outbox.rows.pages(batch)), "")
-
-
-def _notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: bool, strange: str | None) -> None:
-    """Print which batch the rows were added to, and which rows were left out.
-
-    `strange` is a text if it is a surprise that the batch had none of them: why that is, or empty.
-    """
-    batch = f"batch {result.batch}" if name in (None, result.batch) else f"batch {name} ({result.batch})"
-    parts = []
-    if not result.created and not (result.known or result.added or result.rejected or result.duplicates):
-        parts.append(f"there are no rows here; {batch} stays as it is")
-    elif not result.created:
-        if strange is None:
-            parts.append(f"{batch} has {result.known:,} of these rows already")
-        else:
-            parts += [f"warning: {batch} has none of these rows", *filter(None, [strange])]
-        extend = " and extend it" if result.by_id else ""
-        parts.append(
-            f"{counted(result.added, 'new ones')} will be sent{extend}" if result.added else "nothing new to send"
-        )
-        if unsent := result.left.get(State.UNSENT, 0):
-            then = f"they are held back: {RESUME}" if held else "the sending goes on"
-            parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: {then}")
-        left = ((count, state.name.lower()) for state, count in result.left.items() if state in FINAL[1:])
-        parts += [f"{count:,} {state} {_are(count)} left" for count, state in left]
-        if result.by_id and not shared:
-            parts.append(f'another disk needs name="{result.batch}"')
-    if rejected := result.rejected:
-        parts.append(f"{counted(rejected, 'rows')} {_are(rejected)} rejected: batch.tasks() has the reasons")
-    if result.duplicates:
-        parts.append(f"{counted(result.duplicates, 'duplicates')} {_are(result.duplicates)} left out")
-    if parts:
-        notify("; ".join(parts))
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
 
 
 def _warn_about_outcomes(limits: Mapping[str, Any], request: FanOutRequest) -> None:

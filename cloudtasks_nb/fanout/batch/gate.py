@@ -1,5 +1,7 @@
 """Decide which rows of a batch may be sent: `canary`, `pause_at` and `stop_after_failures` are one gate.
 
+It is also closed, until `Batch.resume`, where another home may have sent the rows, and nothing tells whether it has.
+
 With a canary the first rows are sent alone. `pause_at` holds the other rows back after many failures, and
 `stop_after_failures` cancels them. Failures count since the last new try, the last added row or the last `Batch.resume`
 of a pause. What was decided is stored with the batch, so that it holds after a restart and for other processes.
@@ -19,13 +21,14 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING, INPUTS
 from cloudtasks_nb.fanout.states import FINAL, State
 
-__all__ = ["Gate", "gate_of", "lift_gate", "read_batch"]
+__all__ = ["Gate", "ask", "gate_of", "lift_gate", "read_batch", "was_asked"]
 
 _SETTING = "gate"  #: of the batch
 #: What is stored of a new batch: the canary's option and its last row (0: the other rows may be sent); the round in
 #: which failures count, what had failed and ended before, what had when the sending paused, and whether the rest was
 #: cancelled.
 _NEW = {"canary": None, "last": 0, "round": 1, "failed": 0, "ended": 0, "paused": None, "stopped": False}
+_ASKED = "elsewhere"  # setting of a batch: who may have sent its rows; empty after `Batch.resume`
 _LEAST_ENDED = 20  # rows; with fewer, a single failure would pause most batches
 _ENDED_OTHERWISE = tuple(state for state in FINAL if state not in {State.SUCCEEDED, State.FAILED})
 
@@ -34,8 +37,10 @@ _ENDED_OTHERWISE = tuple(state for state in FINAL if state not in {State.SUCCEED
 class Gate:
     """What holds rows of a batch back, or drops them."""
 
+    asked: str = ""  #: who may have sent the unsent rows in another home, of which nothing tells; empty: nobody
     last: int = 0  #: ref of the last row of the canary; 0: there is none, or the other rows may be sent too
     rows: Mapping[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))  #: of the canary, by state
+    untrusted: int = 0  #: unsent rows of the canary that another home has rendered, and nobody trusts
     unsent: int = 0  #: unsent rows of the batch
     doubtful: int = 0  #: rows that may have been sent by a sender that has ended
     pause_at: float | None = None  #: a share of failures; None: the sending never pauses
@@ -48,19 +53,20 @@ class Gate:
     @property
     def until(self) -> int | None:
         """The ref of the last row that may be sent now; None: all rows, 0: none."""
-        return 0 if self.paused else self.last or None
+        return 0 if self.paused or self.asked else self.last or None
 
     @property
     def waiting(self) -> int:
         """Unsent rows that are held back."""
-        if self.paused:
+        if self.paused or self.asked:
             return self.unsent
         return self.unsent - self.rows[State.UNSENT] if self.last else 0
 
     @property
     def running(self) -> bool:
         """Whether rows wait for the end of the canary."""
-        return not self.paused and self.waiting + self.doubtful > 0 and self._done < self._size
+        closed = self.paused or self.asked
+        return not closed and self.waiting + self.doubtful > 0 and self._done + self.untrusted < self._size
 
     @property
     def held(self) -> bool:
@@ -92,13 +98,17 @@ class Gate:
         causes : str
             Why rows failed; empty if none did.
         """
+        if self.asked:
+            rows, are = counted(self.waiting, "rows"), "it is" if self.waiting == 1 else "they are"
+            return f"{rows} may have been sent by {self.asked}, and neither log nor results tell: {are} not sent"
         failed = f"failed ({causes})" if causes else "failed"
         rest = f"{counted(self.waiting, 'rows')} {'is' if self.waiting == 1 else 'are'} not sent"
         if self.paused:
             limit = f"more than {100 * (self.pause_at or 0):.6g} %"
             doubt = f"; {counted(self.doubtful, 'rows')} may have been sent" if self.doubtful else ""
             return f"paused: {self.paused[0]:,} of {self.paused[1]:,} rows {failed}, {limit}: the other {rest}{doubt}"
-        words = {State.FAILED: failed} | {state: f"ended as {state.name.lower()}" for state in _ENDED_OTHERWISE}
+        words = {State.FAILED: failed, State.UNSENT: "not rendered in this home"}
+        words |= {state: f"ended as {state.name.lower()}" for state in _ENDED_OTHERWISE}
         first, *more = [(self.rows[state], text) for state, text in words.items() if self.rows[state]]
         ends = [f"{first[0]:,} of {self._size:,} rows {first[1]}", *(f"{count:,} {text}" for count, text in more)]
         return f"canary: {', '.join(ends)}: the other {rest}"
@@ -159,6 +169,7 @@ def lift_gate(outbox: Outbox, batch: str) -> None:
 
     The canary of a batch that no process sends goes on: its process was killed.
     """
+    outbox.batches.decide(batch, lambda record: ({_ASKED: ""} if record.settings.get(_ASKED) else {}, None))
     sending = outbox.requests.has_sender(batch)
 
     def lift(record: BatchRecord, gate: Gate) -> dict[str, Any]:
@@ -168,13 +179,24 @@ def lift_gate(outbox: Outbox, batch: str) -> None:
     _change(outbox, batch, lift)
 
 
+def ask(outbox: Outbox, batch: str, who: str) -> None:
+    """Hold the unsent rows of a batch, which somebody in another home may have sent, unless that was answered."""
+    outbox.batches.decide(batch, lambda record: ({_ASKED: record.settings.get(_ASKED, who)}, None))
+
+
+def was_asked(record: BatchRecord) -> bool:
+    """Return whether that was asked before."""
+    return _ASKED in record.settings
+
+
 def _limited(record: BatchRecord) -> bool:
     options = lasting_options(record)
     return any(options[name] is not None for name in ("canary", "pause_at", "stop_after_failures"))
 
 
 def _open(record: BatchRecord) -> Gate:
-    return Gate(unsent=record.counts[State.UNSENT], doubtful=record.doubtful)
+    asked = record.settings.get(_ASKED, "")
+    return Gate(asked=asked, unsent=record.counts[State.UNSENT], doubtful=record.doubtful)
 
 
 def _change(
@@ -206,8 +228,10 @@ def _decide(outbox: Outbox, record: BatchRecord) -> tuple[dict[str, Any], Gate]:
         stored |= {"round": record.round, "stopped": False, **_anew(record.counts)}
     last = 0 if canary is None else stored["last"]
     gate = Gate(
+        asked=record.settings.get(_ASKED, ""),
         last=last,
         rows=outbox.rows.counts_until(record.id, last),
+        untrusted=outbox.trust.unsent_until(record.id, last) if last else 0,
         unsent=record.counts[State.UNSENT],
         doubtful=record.doubtful,
         pause_at=pause_at,

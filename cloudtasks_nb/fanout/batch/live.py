@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.display.notify import current_output
+from cloudtasks_nb.display.notify import current_output, notify
 from cloudtasks_nb.display.progress_bar import Bar, Live, in_notebook
 from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.tracker import Tracker
+from cloudtasks_nb.fanout.batch.tracker import PATIENCE, Tracker
 from cloudtasks_nb.fanout.outbox.records import Scope
 
-__all__ = ["display_report", "show_in_tab", "show_progress", "wait"]
+__all__ = ["display_report", "read_first", "show_in_tab", "show_progress", "wait"]
 
 _TICK = 0.25  # seconds between two updates
 _TAB_TICK = 1.0  # seconds between two updates of the title of the browser's tab
@@ -194,7 +194,29 @@ def wait(
                 show_now()
     if show_now is None and current_output() is None and not hasattr(sys, "ps1"):
         print(repr(ended), file=sys.stderr)  # noqa: T201 - a prompt shows what a cell returns, a script does not
+    _notify_unread(tracker)
     return ended
+
+
+def read_first(tracker: Tracker, *, whole: bool = False, results: bool = True) -> None:
+    """Read what others did with a batch, for a time with a bar; say what is not read yet.
+
+    Parameters
+    ----------
+    whole : bool
+        Wait for the end of the reading.
+    results : bool
+        False: the results were just read.
+    """
+    with Bar(f"batch {tracker.batch}", tracker.progress.total) as bar:
+        read = tracker.read(None if whole else PATIENCE, results=results)
+        _loop.run(read, meanwhile=lambda: show_progress(bar, tracker.progress))
+    _notify_unread(tracker)
+
+
+def _notify_unread(tracker: Tracker) -> None:
+    if unread := tracker.unread:
+        notify(f"batch {tracker.batch} is not read yet: {'; '.join(unread)}")
 
 
 def show_progress(bar: Bar, progress: Progress) -> None:

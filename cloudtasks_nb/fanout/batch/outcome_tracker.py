@@ -26,13 +26,14 @@ from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Retrying
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING, cancels_all
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.watch import Snapshot, Watcher
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["NO_LOG", "OutcomeTracker", "names_handler", "outcome_notes"]
+__all__ = ["NO_LOG", "OutcomeTracker", "log_reason", "names_handler", "outcome_notes", "unseen_note"]
 
 #: The note on outcomes of a queue without a log.
 NO_LOG = (
@@ -68,6 +69,8 @@ def outcome_notes(record: BatchRecord, ratio: float, *, has_results: bool) -> li
         Whether a task of the batch has a stored result.
     """
     notes, settings = [], record.settings
+    if CANCELLING in settings and not cancels_all(settings):
+        notes.append("some of its rows are being cancelled")
     if already := settings.get("already"):
         notes.append(
             f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
@@ -78,9 +81,9 @@ def outcome_notes(record: BatchRecord, ratio: float, *, has_results: bool) -> li
             "results"
         )
     if unseen := settings.get("unseen"):
-        notes.append(_unseen_note(unseen))
+        notes.append(unseen_note(unseen))
     elif 0 < ratio < 1:
-        notes.append(_unseen_note(f"the queue logs {ratio:.0%} of its operations"))
+        notes.append(unseen_note(log_reason(ratio)))
     if corrected := settings.get("corrected"):
         rows = counted(corrected, "rows")
         notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
@@ -88,11 +91,16 @@ def outcome_notes(record: BatchRecord, ratio: float, *, has_results: bool) -> li
         if not has_results and (record.counts[State.GONE] or not names_handler(record.description)):
             notes.append(NO_LOG.format(queue="the queue"))
         if not settings.get("adopted"):
-            notes.append(_unseen_note("the queue writes no log"))
+            notes.append(unseen_note(log_reason(ratio)))
     return notes
 
 
-def _unseen_note(reason: str) -> str:
+def log_reason(ratio: float) -> str:
+    """Return why a log is incomplete, by the share of its operations that the queue logs."""
+    return f"the queue logs {ratio:.0%} of its operations" if ratio else "the queue writes no log"
+
+
+def unseen_note(reason: str) -> str:
     """Return the sentence about rows that cannot be adopted, and what that weakens."""
     return f"rows that were sent from elsewhere cannot be seen: {reason.rstrip('.')}; {_WEAKER}"
 
@@ -171,15 +179,23 @@ class OutcomeTracker:
             await self.tell(evidence)
         self._listed = at
 
-    async def record_results(self) -> None:
-        """Record what the home has of results of failed rows, and of functions that gave up."""
+    async def record_results(self) -> bool:
+        """Record what the home has of results of failed rows, of functions that gave up, and of later tries.
+
+        Return whether another home has made later tries. A result tells only that such a task was created.
+        """
+        newest = await asyncio.to_thread(self.stored.newest)
+        if newest == self._recorded:
+            return False
         async for evidence in self._stored.given_up(sync=False):
             await self.tell(evidence)
-        newest = await asyncio.to_thread(self.stored.newest)
         for page in paged(await self.search.in_state(State.FAILED), _TOGETHER):
             async for evidence in self._stored.known(await self.search.tasks(page), self._recorded):
                 await self.tell(evidence)
+        later = await self.outbox.run(self.outbox.results.of_later_tries, self.batch, self._recorded)
+        recorded = await self.tell(Evidence(task=task, source=Source.RESULTS) for task in later)
         self._recorded = newest
+        return recorded.newer > 0
 
     async def pack_results(self) -> None:
         """Put the stored results of a bucket into few objects; without the right to write they stay as they are."""

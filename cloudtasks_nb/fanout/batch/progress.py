@@ -62,6 +62,8 @@ class Status:
 class Progress(Status):
     """How a batch is, and how many of its rows are in each state. What is not known is None, never 0.
 
+    Of a batch of another home that was not read yet, only `total` is a number.
+
     Examples
     --------
     >>> progress = batch.progress()
@@ -86,11 +88,15 @@ class Progress(Status):
     sources: Mapping[str, dt.datetime] = field(default_factory=dict)  #: what was read, and up to when
 
     @classmethod
-    def of(cls, counts: Mapping[State, int], status: Status, **more: Any) -> Self:
-        """Return the progress of a batch by its number of rows in each state; `more` are the other fields."""
+    def of(cls, counts: Mapping[State, int], status: Status, *, unread: bool = False, **more: Any) -> Self:
+        """Return the progress of a batch by its number of rows in each state; `more` are the other fields.
+
+        Of a batch that is `unread`, no number is known but the total.
+        """
         names: dict[str, Any] = {
-            state.name.lower(): count for state, count in counts.items() if state is not State.SENT
+            state.name.lower(): None if unread else count for state, count in counts.items() if state is not State.SENT
         }
+        more |= dict.fromkeys(PENDING) if unread else {}
         return cls(total=sum(counts.values()), **names, **asdict(status), **more)
 
     @property
@@ -113,7 +119,7 @@ class Progress(Status):
         >>> batch.progress().done
         3
         """
-        return sum(getattr(self, name) for name in FINAL)
+        return sum(getattr(self, name) or 0 for name in FINAL)
 
     @property
     def known(self) -> int:
@@ -124,7 +130,7 @@ class Progress(Status):
         >>> batch.progress().known
         3
         """
-        return self.succeeded + self.failed + self.cancelled
+        return (self.succeeded or 0) + (self.failed or 0) + (self.cancelled or 0)
 
     @property
     def pending(self) -> int:
@@ -135,7 +141,7 @@ class Progress(Status):
         >>> batch.progress().pending
         0
         """
-        return self.total - self.done - self.unsent
+        return 0 if self.unsent is None else self.total - self.done - self.unsent
 
     @property
     def unknown(self) -> int:
@@ -177,7 +183,9 @@ class Progress(Status):
         if self.unknown:
             parts.append(f"{self.unknown:,} in the queue")
         rows = counted(self.total, "rows")
-        text = f"{rows}: {', '.join(parts)}" if parts else rows if not self.total else f"{rows}: none seen yet"
+        text = f"{rows}: {', '.join(parts)}" if parts else f"{rows}: none seen yet"
+        if not parts and (not self.total or self.unsent is None):
+            text = rows
         if not self.finished and self.state not in (None, "running"):
             text += f"; {self.state}"
         elif self.state is None and self.reason:

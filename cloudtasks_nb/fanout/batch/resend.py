@@ -12,6 +12,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.errors import causes_hint, choose, names_of
+from cloudtasks_nb.fanout.batch.trust import Trusting
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.plan.identity import batch_of
@@ -20,21 +21,28 @@ from cloudtasks_nb.fanout.states import FINAL, State
 __all__ = ["resend", "retry_failed"]
 
 
-def retry_failed(outbox: Outbox, batch: str, where: Any, tasks: Callable[[], pd.DataFrame]) -> bool:
+def retry_failed(
+    outbox: Outbox, batch: str, where: Any, tasks: Callable[[], pd.DataFrame], *, trust: bool = False
+) -> bool:
     """Open a new try for failed rows, as `Batch.retry_failed` describes; return whether there is something to send.
 
     Parameters
     ----------
     tasks : callable
         `Batch.tasks`; called only for rows of `Batch.results`, which have no tasks.
+    trust : bool
+        Also for rows that this home did not render.
 
     Raises
     ------
     InvalidInputError
         If rows failed, but none of these, or if `where` is something else.
+    PreconditionError
+        If nobody trusts some of them.
     """
+    trusting = Trusting("batch.retry_failed(…, trust=True)", trust)
     if isinstance(where, pd.DataFrame) and ("task" in where.columns or "cause" not in where.columns):
-        _send_again(outbox, batch, _with_tasks(where, batch, "retry_failed", tasks), {State.FAILED})
+        _send_again(outbox, batch, _with_tasks(where, batch, "retry_failed", tasks), {State.FAILED}, trusting)
         return True
     causes = [cause for cause in outbox.causes.found(batch) if cause.failed]
     if not causes:
@@ -43,24 +51,28 @@ def retry_failed(outbox: Outbox, batch: str, where: Any, tasks: Callable[[], pd.
     choice = None if where is None else choose(where, causes, batch)
     if choice is not None:
         _check_choice(outbox, batch, choice, where)
+    trusting.check(outbox, batch, {State.FAILED}, choice=choice)
     outbox.outcomes.new_try(batch, None, {State.FAILED}, choice)
     return True
 
 
-def resend(outbox: Outbox, batch: str, df: Any, tasks: Callable[[], pd.DataFrame]) -> None:
+def resend(outbox: Outbox, batch: str, df: Any, tasks: Callable[[], pd.DataFrame], *, trust: bool = False) -> None:
     """Open a new try for the final rows of a frame, as `Batch.resend` describes.
 
     Parameters
     ----------
-    tasks : callable
+    tasks, trust
         As for `retry_failed`.
 
     Raises
     ------
     InvalidInputError
         If it is another frame.
+    PreconditionError
+        If nobody trusts some of its rows.
     """
-    _send_again(outbox, batch, _with_tasks(df, batch, "resend", tasks), FINAL)
+    frame = _with_tasks(df, batch, "resend", tasks)
+    _send_again(outbox, batch, frame, FINAL, Trusting("batch.resend(df, trust=True)", trust))
 
 
 def _check_choice(outbox: Outbox, batch: str, choice: Choice, where: Any) -> None:
@@ -78,7 +90,7 @@ def _check_choice(outbox: Outbox, batch: str, choice: Choice, where: Any) -> Non
         )
 
 
-def _send_again(outbox: Outbox, batch: str, df: pd.DataFrame, allowed: Collection[State]) -> None:
+def _send_again(outbox: Outbox, batch: str, df: pd.DataFrame, allowed: Collection[State], trusting: Trusting) -> None:
     """Open a new try for those rows of a frame that are in an allowed state; print which are left out, and why."""
     wanted = df["task"].dropna().unique().tolist()
     strange = [task for task in wanted if batch_of(str(task)) != batch]
@@ -97,7 +109,9 @@ def _send_again(outbox: Outbox, batch: str, df: pd.DataFrame, allowed: Collectio
             resource=batch,
             hint="nothing was sent; batch.whole has the same methods for all rows of the batch",
         )
-    opened = outbox.outcomes.new_try(batch, [(ref, task) for task, ref in found.items()], allowed)
+    rows = [(ref, task) for task, ref in found.items()]
+    trusting.check(outbox, batch, allowed, rows)
+    opened = outbox.outcomes.new_try(batch, rows, allowed)
     if opened < len(df):
         reasons = {
             "have a newer try": len(wanted) - len(found),

@@ -14,8 +14,9 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.adoption import LATE, Adoption
+from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.claims import claim, own_key
-from cloudtasks_nb.fanout.batch.gate import Gate
+from cloudtasks_nb.fanout.batch.gate import Gate, read_batch
 from cloudtasks_nb.fanout.batch.request import lasting_options
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.locks import Hold
@@ -42,6 +43,7 @@ class Sending:
     record: BatchRecord
     adoption: Adoption  #: records before a sending what was sent from elsewhere, and tells which tasks were created
     supervisor: _loop.Supervisor
+    cancels: Cancels  #: what other homes have cancelled
     changed: Callable[[], None]  #: called after each change
     ended: Callable[[], None]  #: called when a sending ends
     clock: Clock = field(default_factory=Clock)
@@ -181,6 +183,11 @@ class Sending:
             await self._claim()
             if await self.adoption.run(self.will_retry):
                 self.supervisor.start("reading the log for", self.adoption.finish)
+            with suppress(StoreError):
+                await self.cancels.take()
+            await self.adoption.ask()
+            _, gate = await self.outbox.run(read_batch, self.outbox, self.record.id)
+            self.apply_gate(gate)
             record = await self.outbox.run(self.outbox.batches.get, self.record.id)
             sender = Sender(
                 outbox=self.outbox,

@@ -8,17 +8,18 @@ import sqlite3
 import zlib
 from collections.abc import Collection, Iterator
 from hashlib import blake2b
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 
 import orjson
 
-from cloudtasks_nb.errors import OutboxError
+from cloudtasks_nb.errors import InvalidInputError, OutboxError
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.chunk import Chunk
-from cloudtasks_nb.fanout.plan.identity import Place
+from cloudtasks_nb.fanout.plan.foreign import foreign_reader
+from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, batch_ids, named_identity
 from cloudtasks_nb.fanout.plan.preview import shown_rows
 from cloudtasks_nb.fanout.states import State
 
@@ -27,8 +28,14 @@ __all__ = ["alike_digest", "block_keys", "pack_blocks", "pack_record", "shared_s
 _FORMAT = 1
 _WORD = 4
 _ID = re.compile("[0-9a-f]{8}")
+_FAR = 1 << 62  # more than any position in an input
+_LONGEST = 100  # characters of who says to have made rows
+_IDS = 100  # ids that a batch may have, if others had the first ones
 # What the bytes of another home raise if they are damaged.
-_DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, sqlite3.Error, zlib.error)
+_DAMAGE = (
+    *(ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError),
+    *(sqlite3.Error, zlib.error),
+)
 
 
 def pack_record(record: BatchRecord, earlier: BatchRecord | None = None) -> bytes:
@@ -72,11 +79,15 @@ def unpack_record(data: bytes) -> BatchRecord:
         if _ID.fullmatch(found["id"]) is None:  # it becomes part of paths and of filters of the log
             raise ValueError(f"{found['id']!r} is not the id of a batch")
         created = dt.datetime.fromtimestamp(found["created"], dt.UTC)
+        place, name, identity = Place(**found["place"]), found["name"], bytes.fromhex(found["identity"])
+        known = name is None or identity == named_identity(place, name)
+        if not known or found["id"] not in islice(batch_ids(identity), _IDS):
+            raise ValueError("its id is not that of its name and place")
         return BatchRecord(
             id=found["id"],
-            identity=bytes.fromhex(found["identity"]),
-            place=Place(**found["place"]),
-            name=found["name"],
+            identity=identity,
+            place=place,
+            name=name,
             recipe=bytes.fromhex(found["recipe"]),
             description={**found["description"], IMPORTED: True},
             created=created,
@@ -100,23 +111,24 @@ def shared_spec(record: BatchRecord) -> BatchSpec:
     )
 
 
-def pack_blocks(rows: Rows, batch: str, known: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
+def pack_blocks(rows: Rows, batch: str, known: Collection[str] = (), maker: str = "") -> Iterator[tuple[str, bytes]]:
     """Yield name and content of each block of a batch, without those that are known, in input order.
 
-    A block has the same name in every outbox; names sort as the rows of the input.
+    A block has the same name in every outbox; names sort as the rows of the input. `maker` is who has rendered it:
+    rows of others that nobody trusts are left out.
     """
-    for block, found in rows.blocks(batch):
+    for block, found in rows.blocks(batch, 0, "ref NOT IN (SELECT ref FROM untrusted)"):
         name = f"{found[0][1] if found else 0:09d}-{blake2b(block.packed_keys, digest_size=8).hexdigest()}"
         if not found or name in known:
             continue
-        parts, digests = (block.packed_keys, block.packed_tasks, block.packed_shown), rows.digests(batch, block)
+        parts = (block.packed_keys, block.packed_tasks, block.packed_shown)
         head = {
-            # Index in the block, position in the input, digest, and why the row was never a task.
+            # Index in the block, position in the input, and why the row was never a task.
             "rows": [
-                (ref - block.first, row, digests.get(ref, 0) if attempt else 0, None if attempt else reason or "")
-                for ref, row, attempt, *_, reason in found
+                (ref - block.first, row, None if attempt else reason or "") for ref, row, attempt, *_, reason in found
             ],
             "lengths": list(map(len, parts)),
+            "maker": maker,
         }
         packed = zlib.compress(orjson.dumps(head), 1)
         yield name, b"".join((len(packed).to_bytes(_WORD, "big"), packed, *parts))
@@ -143,13 +155,21 @@ def block_keys(data: bytes) -> bytes:
         raise OutboxError(f"stored rows of a batch are damaged: {error!r}") from error
 
 
-def unpack_block(data: bytes) -> Chunk:
+def unpack_block(data: bytes, record: BatchRecord) -> Chunk:
     """Return the rows of a block that `pack_blocks` returned, to be spooled.
+
+    Whoever can write to the store can have made it. So a row is identified by what is computed from its task; only the
+    key of a row that was given by ``key=`` is taken as it is stored.
+
+    Parameters
+    ----------
+    record : BatchRecord
+        Of the batch, from the same store.
 
     Raises
     ------
     OutboxError
-        If it is damaged.
+        If it is damaged, or a task has what this package does not write.
     """
     try:
         at = _WORD + int.from_bytes(data[:_WORD], "big")
@@ -158,13 +178,28 @@ def unpack_block(data: bytes) -> Chunk:
         block = StoredBlock(0, *parts)
         found = {index: rest for index, *rest in head["rows"]}
         places = sorted(found)
+        if not all(0 <= place < block.n and 0 <= found[place][0] < _FAR for place in places):
+            raise ValueError("a row is at no place of its block, or of the input")
+        keys, rejected = [block.key(place) for place in places], [found[place][1] for place in places]
+        read, keyed = foreign_reader(record.description), record.description.get("key")
+        tasks, digests = list[bytes](), list[bytes]()
+        for index, (wire, reason) in enumerate(zip(block.tasks(places), rejected, strict=True)):
+            task, digest = read(wire) if reason is None else (b"", bytes(KEY_SIZE))
+            tasks.append(task)
+            digests.append(digest)
+            if reason is None and not keyed:
+                keys[index] = digest
         return Chunk(
             rows=[found[place][0] for place in places],
-            keys=[block.key(place) for place in places],
-            digests=[found[place][1].to_bytes(8, "big", signed=True) + bytes(8) for place in places],
-            tasks=block.tasks(places),
+            keys=keys,
+            digests=digests,
+            tasks=tasks,
             shown=block.shown if len(places) == block.n else shown_rows(block.shown, places),
-            rejected={n: found[place][2] for n, place in enumerate(places) if found[place][2] is not None},
+            rejected={index: str(reason) for index, reason in enumerate(rejected) if reason is not None},
+            maker=str(head["maker"])[:_LONGEST],
         )
+    except InvalidInputError as error:
+        raise OutboxError(f"the stored record of batch {record.id} is damaged: {error.message}") from error
     except _DAMAGE as error:
-        raise OutboxError(f"stored rows of a batch are damaged: {error!r}") from error
+        why = f"{type(error).__name__}: {error}"
+        raise OutboxError(f"stored rows of batch {record.id} are damaged or forged: {why}") from error

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
-from cloudtasks_nb import _loop
+from cloudtasks_nb import _loop, _settings
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.errors import OutboxError, StoreError
+from cloudtasks_nb.errors import BatchExistsError, OutboxError, StoreError
 from cloudtasks_nb.fanout.batch.claims import check_recipe
 from cloudtasks_nb.fanout.batch.shared_batch import (
     alike_digest,
@@ -35,7 +35,7 @@ from cloudtasks_nb.store.batches import (
 )
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["OTHERS", "Sharing", "made_elsewhere"]
+__all__ = ["OTHERS", "Sharing", "is_shared", "made_elsewhere", "other_record"]
 
 #: Setting of a batch: how many rows of it other homes have made.
 OTHERS = "others"
@@ -59,7 +59,7 @@ class Sharing:
         self._outbox = outbox
         self._store = store
         self._records: dict[str, BatchRecord | None] = {}  # None: it cannot be read
-        self.active = store.url != Store(outbox.path.parent / "store").url
+        self.active = is_shared(outbox, store)
 
     def check(self, spec: BatchSpec) -> None:
         """Refuse rows of a batch that this home does not have, and another has made of other templates.
@@ -88,7 +88,8 @@ class Sharing:
             if theirs is not None and theirs.recipe != mine.recipe:
                 return  # it is another batch, as its sending tells
             record = pack_record(mine, theirs)
-            names.update(write_batch(self._store, batch, record, pack_blocks(self._outbox.rows, batch, names)))
+            blocks = pack_blocks(self._outbox.rows, batch, names, _settings.user())
+            names.update(write_batch(self._store, batch, record, blocks))
             if mine.name is None:
                 index_unnamed(self._store, alike_digest(mine.place, mine.recipe), batch)
         except StoreError as error:
@@ -121,6 +122,10 @@ class Sharing:
         except TimeoutError:
             notify(f"{_NOT_COMPARED}: {self._store.url} did not answer in {_PATIENCE:.0f} s")
 
+    def made_elsewhere(self, batch: str) -> bool:
+        """Return whether another home has made a batch first."""
+        return self.active and made_elsewhere(self._store, self._outbox.batches.get(batch))
+
     def records(self) -> Sequence[BatchRecord]:
         """Return the records of the batches in the store; those known so far, and a note, if it does not answer."""
         if not self.active:
@@ -142,11 +147,11 @@ class Sharing:
         if self.active:
             try:
                 self.fetch(batch)
-            except StoreError as error:
+            except (BatchExistsError, OutboxError, StoreError) as error:
                 notify(f"rows that others have added to batch {batch} may be missing: {error.message}")
 
     def fetch(self, batch: str) -> None:
-        """Bring the rows of a batch here that other homes have written; they are unsent at first.
+        """Bring the rows of a batch here that other homes have written; they are unsent, and nobody trusts them.
 
         Raises
         ------
@@ -160,9 +165,12 @@ class Sharing:
         data = read_record(self._store, batch)
         if data is None or not names:
             return
-        with self._outbox.spool(shared_spec(unpack_record(data))) as spool, Bar("reading", None) as bar:
+        record = unpack_record(data)
+        if record.id != batch:
+            raise OutboxError(f"the stored record of batch {batch} is that of batch {record.id}", resource=batch)
+        with self._outbox.spool(shared_spec(record)) as spool, Bar("reading", None) as bar:
             for data in read_blocks(self._store, batch, names):
-                chunk = unpack_block(data)
+                chunk = unpack_block(data, record)
                 spool.add(chunk)
                 bar.add(len(chunk.rows))
             added = spool.commit().added
@@ -185,13 +193,32 @@ class Sharing:
         self._outbox.batches.set_setting(batch, _SHARED, value)
 
 
+def is_shared(outbox: Outbox, store: Store) -> bool:
+    """Return whether homes may share a store: it is not the one in the outbox's own home."""
+    return store.url != Store(outbox.path.parent / "store").url
+
+
 def made_elsewhere(store: Store, record: BatchRecord) -> bool:
     """Return whether another home has made a batch, by the record in the store; True if this cannot be read."""
     try:
-        data = read_record(store, record.id)
-        return record.imported or (data is not None and unpack_record(data).created != record.created)
+        return other_record(store, record) is not None
     except (OutboxError, StoreError):
         return True
+
+
+def other_record(store: Store, record: BatchRecord) -> BatchRecord | None:
+    """Return the record by the home that has made a batch, if that is another one than this home.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    OutboxError
+        If the record is damaged.
+    """
+    data = None if record.imported else read_record(store, record.id)
+    found = record if data is None else unpack_record(data)
+    return found if record.imported or found.created != record.created else None
 
 
 def _read(data: bytes) -> BatchRecord | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.fanout.batch.cancels import cancelled_by
 from cloudtasks_nb.fanout.batch.gate import Gate, gate_of
 from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, Status, unpack
 from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings, retries_text
@@ -80,7 +81,7 @@ def status_of(facts: Facts, earlier: Status | None = None) -> Status:
     if found is not None:
         state, reason, action = found
     elif facts.unread or (facts.at is None and not facts.sends):
-        return Status(reason=next(iter(facts.troubles), NOT_READ))
+        return Status(reason=NOT_READ)
     elif earlier is not None and facts.at and abs(facts.now - facts.at) < _FRESH and _is_of_queue(earlier):
         return earlier  # another process watches the batch, and has stored this
     else:
@@ -109,13 +110,14 @@ def progress_of_part(
     counts, causes, lost
         Of these rows, as in `Facts`.
     """
-    sent = counts[State.SENT]
+    sent, unread = counts[State.SENT], whole.succeeded is None
     status = replace(whole.status, rate=None, eta=None)
-    if not any(counts[state] for state in (State.UNSENT, State.SENT)):
+    if not (unread or any(counts[state] for state in (State.UNSENT, State.SENT))):
         state, reason, action = _end(counts, causes, lost)
         status = replace(status, state=state, reason=reason, action=action, since=None)
     split = dict.fromkeys(PENDING, None if sent else 0)
-    return Progress.of(counts, status, settling=min(whole.settling, sent), sources=whole.sources, **split)
+    settling, sources = min(whole.settling, sent), whole.sources
+    return Progress.of(counts, status, unread=unread, settling=settling, sources=sources, **split)
 
 
 def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Progress:
@@ -133,7 +135,9 @@ def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Pr
     unknown = None if record.counts[State.SENT] else 0
     split = {name: getattr(earlier, name) if same else unknown for name in PENDING}
     sources = {} if earlier is None else earlier.sources
-    return Progress.of(record.counts, status_of(facts, earlier and earlier.status), sources=sources, **split)
+    return Progress.of(
+        record.counts, status_of(facts, earlier and earlier.status), unread=facts.unread, sources=sources, **split
+    )
 
 
 def is_newest(record: BatchRecord, progress: Progress) -> bool:
@@ -151,7 +155,7 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any
         "doubtful": record.doubtful,
         "changed": record.changed,
         "gate": gate,
-        "cancelling": cancels_all(record.settings),
+        "cancelling": cancels_all(record.settings) or cancelled_by(record) is not None,
         "unread": record.imported and not {"read_elsewhere", "unseen"} & record.settings.keys(),
         "causes": causes.failed(record.id) if counts[State.FAILED] else {},
         "retried": causes.retrying(record.id) if counts[State.SENT] else {},

@@ -26,37 +26,39 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, EndpointError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
+from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
+from cloudtasks_nb.fanout.batch.open_rows import OpenRows
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, outcome_notes
 from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Progress
+from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.batch.report import causes_text
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.batch.status import Facts, is_newest, read_facts, status_of, stored_progress
+from cloudtasks_nb.fanout.batch.subscribed import Subscribed
 from cloudtasks_nb.fanout.batch.unanswered import absent_handlers, unanswered_note
-from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING, cancels_all
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
-from cloudtasks_nb.service.watch import Snapshot, Subscription
+from cloudtasks_nb.service.watch import Snapshot
 
-__all__ = ["Tracker"]
+__all__ = ["PATIENCE", "Tracker"]
+
+#: The most seconds for which what others did is read before a verb answers.
+PATIENCE = 30.0
 
 _LOGGER = logging.getLogger(__name__)
 
 # The works of a tracker, as errors name them.
 _WATCHING, _FOLLOWING = "watching", "following what others do with"
-_ADOPTING, _RESTARTING = "reading what was sent of", "following another connection to"
+_LOOKING, _RESTARTING = "looking for a cancel of", "following another connection to"
 _SEARCHING, _REREADING, _PACKING = "searching the queue for", "reading the log again for", "packing the results of"
 _SOON = 0.1  # seconds in which changes of the sending and of a cancel are gathered
 _FOLLOW = 2.0  # seconds between two looks into the outbox for what others do
-_LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
-_NEAR_END = 2.0  # seconds before the expected end
-_FEW = 100  # rows that are left near the end, if no rate is known
-_EVERY, _EVERY_NEAR_END = 1.0, 0.2  # seconds between two reads of the queue
 _SAVE = 5.0  # seconds between two snapshots in the outbox
 
 #: The trackers of this process by outbox and batch: connections do not share theirs.
@@ -77,7 +79,6 @@ class Tracker:
     _wants_to_send = False  # unsent rows are to be sent when that is possible
     _has_sent = False  # rows, in this process
     _notified = False  # the notifications of this end were begun
-    _ended_at: float | None = None  # when the batch was seen to be finished, while it is watched
     _saved_at = -math.inf
     _gone = 0  # rows at the last turn
     _silent: EndpointError | None = None  # the watcher gets no answer
@@ -93,6 +94,7 @@ class Tracker:
         self.outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store, clock)
         self._supervisor = _loop.Supervisor(f"batch {record.id}", self._work_reported)
         self._follower = _loop.Supervisor(f"batch {record.id}", lambda: None)  # for work that calls no listener
+        self._cancels = Cancels(outbox, connection.store, record.id)
         self._adoption = Adoption(self.outcomes, changed=self._soon)
         self._sending = Sending(
             connection,
@@ -100,24 +102,40 @@ class Tracker:
             record,
             self._adoption,
             supervisor=self._supervisor,
+            cancels=self._cancels,
             changed=self._soon,
             ended=self._work_ended,
             clock=clock,
         )
         self._cancellation = Cancellation(
-            connection, outbox, record, self._sending, self._supervisor, self._soon, self._work_ended
+            connection, outbox, record, self._cancels, self._sending, self._supervisor, self._soon, self._work_ended
         )
+        self._reading = self._make_reading()
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
         self.progress = stored_progress(outbox, record, connection.clock.now())
-        self._read_until = self.progress.sources.get("log")
         self._stored: dict[str, Any] = {}  # the facts that were read last
         self._absent: Sequence[tuple[str, str | None]] = ()  # handlers that do not listen
         self.reports: dict[int, Any] = {}  #: what shows it in the outputs of a notebook, by input; `live.py` makes them
         self._snapshots: deque[Snapshot] = deque()  # those that are not recorded
-        self._subscription: Subscription | None = None
+        read_until = self.progress.sources.get("log")
+        self._subscribed = Subscribed(connection, self.outcomes, self._arrived, read_until)
         self._listeners: list[Callable[[], None]] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._peers = _trackers.setdefault((outbox.path, record.id), WeakSet())
+
+    def _make_reading(self) -> Reading:
+        return Reading(
+            self._adoption,
+            self._supervisor,
+            record=lambda: self.record,
+            unanswered=self._unanswered,
+            will_retry=self._sending.will_retry,
+            turn=self._turn,
+            listen=self.listen,
+            search=self._search_now,
+            cancels=self._cancels,
+            ended=self._work_ended,
+        )
 
     @property
     def gate(self) -> Gate:
@@ -132,7 +150,7 @@ class Tracker:
     @property
     def sending(self) -> bool:
         """Whether this process sends, cancels or adopts rows, or has not yet counted what that has changed."""
-        works = self._sending.active or self._cancellation.active or self._supervisor.running(_ADOPTING)
+        works = self._sending.active or self._cancellation.active or self._reading.adopts
         return works or self._seen < self._required
 
     @property
@@ -158,7 +176,7 @@ class Tracker:
             return lines
         if self._adoption.reading:
             lines.append(self._adoption.reading)
-        elif silent is None and self._supervisor.running(_ADOPTING):
+        elif silent is None and self._reading.adopts:
             lines.append(READING)
         if self._sending.other_sender_note:
             lines.append(self._sending.other_sender_note)
@@ -171,8 +189,6 @@ class Tracker:
         ratio = self._queue_values().get("log_sampling_ratio", 1)
         notes = outcome_notes(self.record, ratio, has_results=self.outcomes.has_results)
         more = (self.connection.clock.warning, self.gate.note, self.gate.stop_note(self.progress.cancelled))
-        if CANCELLING in self.record.settings and not cancels_all(self.record.settings):
-            notes = [*notes, "some of its rows are being cancelled"]
         return [*notes, *filter(None, more)]
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
@@ -211,16 +227,27 @@ class Tracker:
             await self.outbox.run(self.outbox.requests.find_doubtful, self.batch)
             self._loaded = True
             await self.outbox.run(self.outcomes.load)
+            await self._reading.load(self._subscribed.read_until)
         self._wants_to_send |= sending
-        self._notified, self._ended_at = False, None
+        self._notified = False
+        self._subscribed.begin_anew()
         self._changes += 1
         self._required = self._changes
         await self._turn()
         if adopting and not sending and self._waits_to_be_sent():
-            self._supervisor.start(_ADOPTING, self._adopt)
+            self._reading.begin()
             self._publish()
 
-    async def find_out(self, read: Callable[[], Awaitable[None]]) -> None:
+    async def read(self, seconds: float | None = None, *, results: bool = True) -> None:
+        """Read what others did with the batch, as `Reading.wait`; `unread` tells what is not read after that."""
+        await self._reading.wait(seconds, results=results)
+
+    @property
+    def unread(self) -> Sequence[str]:
+        """What is not read yet of what others did, a sentence each."""
+        return self._reading.unread
+
+    async def find_out(self, read: Callable[[], Awaitable[object]]) -> None:
         """Await a method of `outcomes` that records more of what results tell; pack them if all rows are final."""
         await read()
         if self.record.done:
@@ -230,9 +257,7 @@ class Tracker:
     async def cancel(self, rows: str | None = None) -> None:
         """Store that the batch, or rows of it, are to be cancelled, and begin; from now on it counts as cancelled."""
         self.connection.transport.check_open()
-        await self._cancellation.wish(rows or self.batch)
-        settings = await self.outbox.run(self.outbox.batches.settings, self.batch)
-        self._wants_to_send &= not cancels_all(settings)
+        self._wants_to_send &= not await self._cancellation.wish(rows or self.batch)
         await self.start(sending=False)
 
     async def resume(self) -> None:
@@ -249,15 +274,13 @@ class Tracker:
         await self._supervisor.close()
         self._sending.leave()  # also if it had no time to begin
         await self._follower.close()
-        self._stop_watching()
+        self._subscribed.end()
         for timer in self._timers.values():
             timer.cancel()
         self._call_listeners()
 
     async def finished(self, rows: str | None = None) -> Progress:
-        """Wait until every row is final, and the notifications of the end are created; return how the batch is.
-
-        With `rows`, wait only for those of an input.
+        """Wait until every row is final, or those of an input, and the notifications of the end are created.
 
         Raises
         ------
@@ -267,30 +290,23 @@ class Tracker:
             If rows are unsent and no process sends them, or the canary has failed, or the sending has paused, or the
             connection is closed.
         """
-        at = 0  # ref of the first row that was not final, of those of an input
+        opened = OpenRows(self.outbox, rows)
 
-        async def check() -> bool:
-            nonlocal at
-            if isinstance(rows, Scope) and rows.rows != self.record.total:
-                found = await self.outbox.run(self.outbox.rows.first_open, rows, at)
-                if found is None:
-                    return True
-                at, state = found
-                if state is State.SENT:
-                    return False
-            if self.sending or CANCELLING in self.record.settings:
-                return False
+        async def check() -> None:
+            waits = await opened.wait_to_be_sent(self.record.total)
+            if not waits or self.sending or CANCELLING in self.record.settings:
+                return
             if self.gate.held:
                 reason = self.gate.reason(causes_text(self._stored["causes"], 1, "{}"))
                 hint = "batch.resume() sends them, batch.cancel() drops them"
                 raise PreconditionError(reason, resource=self.batch, hint=hint)
             await self._sending.check(self.record)
-            return False
 
         self._supervisor.wake()
+        await self.read(PATIENCE)
         if isinstance(self.error, OutboxError):  # what was wrong on this machine may be mended
             await self.start(sending=True)
-        await self._until(lambda: self.finished_here, check)
+        await self._until(lambda: opened.ended or self.finished_here, check)
         if self.finished_here:
             await self._notifier.finish()
         return self.progress
@@ -310,10 +326,9 @@ class Tracker:
             What ended the sending early, or fails again and again.
         """
 
-        async def refresh() -> bool:
+        async def refresh() -> None:
             if not self.sending or self.gate.running:
                 self.connection.watcher.refresh(self.queue)
-            return False
 
         since = self.connection.clock.micros()
         await self._until(lambda: self._settled(since, drained=drained), refresh)
@@ -336,8 +351,8 @@ class Tracker:
         """Wait until there is no such job."""
         await self._until(lambda: self.job(cancels=cancels) is None)
 
-    async def _until(self, ended: Callable[[], bool], check: Callable[[], Awaitable[bool]] | None = None) -> None:
-        """Wait until something is true, which is looked at after each change, or until `check`, then called, is.
+    async def _until(self, ended: Callable[[], bool], check: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Wait until something is true, which is looked at after each change; first call `check` each time.
 
         Raises
         ------
@@ -351,9 +366,10 @@ class Tracker:
                 self.check_there()
                 self.connection.transport.check_open()
                 self._supervisor.check()
-                if check is not None and await check():
-                    return
-                await changed.wait()
+                if check is not None:
+                    await check()
+                if not ended():
+                    await changed.wait()
                 changed.clear()
         finally:
             end()
@@ -362,7 +378,7 @@ class Tracker:
         if self.sending and (not self.gate.running or self.gate.rows[State.UNSENT]):
             return False  # rows are sent; those that wait for the canary are not
         sent = self.record.counts[State.SENT]
-        if drained or not sent or self._subscription is None:
+        if drained or not sent or not self._subscribed:
             return not (drained and sent)
         snapshot = self.outcomes.snapshot
         return self._seen == self._changes and snapshot is not None and snapshot.at >= since
@@ -403,16 +419,16 @@ class Tracker:
         asked = self.connection, self.outbox, self.record
         self._absent = await asyncio.to_thread(absent_handlers, *asked) if waits else ()
 
-    async def _turn(self) -> None:
-        """Read the batch, decide by that, begin what is due, and publish."""
+    async def _turn(self) -> BatchRecord:
+        """Read the batch, decide by that, begin what is due, and publish; return its record."""
         number = self._changes
         try:
             record, gate, stored = await self.outbox.run(self._read)
         except BatchNotFoundError:
             self._forget()
-            return
+            return self.record
         if number < self._seen or self._closed:
-            return  # a later reading was handled before it
+            return record  # a later reading was handled before it
         self._seen, self.record, self._stored = number, record, stored
         self._sending.apply_gate(gate)
         self._cancellation.take_up(record)
@@ -437,6 +453,7 @@ class Tracker:
             await self.outbox.run(self.outbox.batches.set_setting, self.batch, SNAPSHOT, self.progress)
             self._saved_at = now
         self._call_listeners()
+        return record
 
     def _read(self) -> tuple[BatchRecord, Gate, dict[str, Any]]:
         """Return the batch, its gate, and the facts of its status.
@@ -452,45 +469,14 @@ class Tracker:
         return self.record.counts[State.UNSENT] + self.record.doubtful > 0
 
     def _watch(self) -> None:
-        """Watch the queue while rows are open, and for a while after the end, as a late log entry may correct it."""
-        if not self.record.done:
-            self._ended_at = None
-            if self._subscription is None:
-                self._subscribe()
-            elif self._subscription.every != (every := self._pace()):
-                self._subscription.every = every
-                self.connection.watcher.refresh(self.queue)
-        elif self._subscription is not None and self.finished_here:
-            counts, now = self.record.counts, _now()
-            self._ended_at = now if self._ended_at is None else self._ended_at
-            correctable = any(counts[state] for state in (State.FAILED, State.GONE, State.CANCELLED))
-            if not correctable or now >= self._ended_at + _LINGER:
-                self._stop_watching()
-            else:
-                self._subscription.every = _EVERY
-                self._call_later("linger", self._ended_at + _LINGER - now, self._changed)
+        again = self._subscribed.follow(self.record, self.progress.rate, finished=self.finished_here)
+        if again is not None:
+            self._call_later("linger", again, self._changed)
+        if not self.record.done and self._cancels.shared:
+            self._follower.start(_LOOKING, self._look_for_cancel, again=False)
 
-    def _subscribe(self) -> None:
-        read = self.outcomes.sources.get("log") or self._read_until
-        since = unread_since(
-            round(self.record.created.timestamp() * 1_000_000),
-            None if read is None else round(read.timestamp() * 1_000_000),
-            self.connection.clock.micros(),
-        )
-        self._subscription = self.connection.watcher.subscribe(self.queue, self._arrived, since=since, every=_EVERY)
-
-    def _stop_watching(self) -> None:
-        self._ended_at = None
-        if self._subscription is not None:
-            self._subscription.close()
-            self._subscription = None
-
-    def _pace(self) -> float:
-        """Return the seconds between two reads: fewer near the end of what an emulator runs, which has no quota."""
-        opened, pace = self.record.counts[State.UNSENT] + self.record.counts[State.SENT], self.outcomes.pace
-        near = max(_FEW, _NEAR_END * (self.progress.rate or 0))
-        active = pace.last is not None and self.connection.clock.micros() / 1e6 - pace.last < _NEAR_END
-        return _EVERY_NEAR_END if self.connection.endpoint.local and active and opened <= near else _EVERY
+    async def _look_for_cancel(self) -> None:
+        await self._cancels.follow(lambda: self.record.done or self.deleted, self._changed)
 
     def _seen_progress(self) -> Progress:
         """Return how the batch is, by what was read last and what is known in this process."""
@@ -509,7 +495,7 @@ class Tracker:
         facts = Facts(
             now=clock.now(),
             at=at,
-            watched=self._subscription is not None and (outcomes.snapshot is not None or self._has_sent),
+            watched=bool(self._subscribed) and (outcomes.snapshot is not None or self._has_sent),
             silent=note,
             absent=self._absent if split["ready"] != 0 else (),
             error=None if self.error is None else str(self.error),
@@ -524,9 +510,8 @@ class Tracker:
             **{**self._stored, "sends": self._stored["sends"] or self._sending.active},
         )
         sources = {**self.progress.sources, **outcomes.sources}
-        return Progress.of(
-            record.counts, status_of(facts, self.progress.status), settling=settling, sources=sources, **split
-        )
+        status = status_of(facts, self.progress.status)
+        return Progress.of(record.counts, status, unread=facts.unread, settling=settling, sources=sources, **split)
 
     def _publish(self) -> None:
         """Compute how the batch is, and call the listeners."""
@@ -534,10 +519,9 @@ class Tracker:
             self.progress = self._seen_progress()
         self._call_listeners()
 
-    async def _adopt(self) -> None:
-        """Find the rows that were sent from elsewhere."""
-        await self._adoption.run(self._sending.will_retry)
-        self._work_ended()
+    async def _search_now(self) -> None:
+        self._supervisor.start(_SEARCHING, self._search)
+        await self._supervisor.join(_SEARCHING)
 
     async def _search(self) -> None:
         await self.outcomes.find_missing()
@@ -566,7 +550,7 @@ class Tracker:
         """Stop, because the batch was deleted."""
         self.deleted, self._seen = True, self._changes
         _busy.discard(self)
-        self._stop_watching()
+        self._subscribed.end()
         self._call_listeners()
         self._ending = asyncio.ensure_future(self._supervisor.close())
 

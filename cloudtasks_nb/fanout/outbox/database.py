@@ -81,6 +81,8 @@ _TABLES = (
         num INTEGER NOT NULL, k1 INTEGER NOT NULL, k2 INTEGER NOT NULL,  -- the key's halves
         digest INTEGER NOT NULL,  -- of the request; 0: the row is no request
         ref INTEGER NOT NULL, PRIMARY KEY (num, k1, k2)) WITHOUT ROWID""",
+    # Rows that another home says to have rendered, whose tasks are not sent until somebody trusts them: see `trust.py`.
+    "CREATE TABLE untrusted (ref INTEGER PRIMARY KEY, maker TEXT NOT NULL)",
     # Requests that may have been sent and are not answered.
     """CREATE TABLE flights (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL,
@@ -102,7 +104,7 @@ _TABLES = (
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 13
+VERSION = 14
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {

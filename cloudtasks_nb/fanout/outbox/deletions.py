@@ -79,6 +79,23 @@ class DeletionQueue(Repository):
             earlier={ref for ref, attempt, deleting in found if deleting == attempt},
         )
 
+    @transaction
+    def leave(self, connection: sqlite3.Connection) -> None:
+        """Leave the deletion to another home: rows whose tasks leave the queue, or have left it so, are cancelled."""
+        num = number_of(connection, self._batch)
+        states = as_json((State.SENT, State.GONE))
+        refs = f"ref IN (SELECT ref FROM {ROWS} AND state IN (SELECT value FROM json_each(?)))"
+        values = (0, ALL, num, states)
+        # By all of the batch, because a row that changes is selected no more.
+        with counted(connection, f"ref IN (SELECT ref FROM {ROWS})", 0, ALL, num):
+            connection.execute(f"UPDATE rows SET deleting = try WHERE {refs}", values)
+            connection.execute(
+                "UPDATE rows SET state = ?, reason = NULL WHERE state = ? AND deleting = try AND "
+                f"ref IN (SELECT ref FROM {ROWS})",
+                (State.CANCELLED, State.GONE, 0, ALL, num),
+            )
+        touch(connection, num)
+
 
 def _finish(connection: sqlite3.Connection, page: DeletionPage, results: Iterable[bool | None]) -> None:
     by_result: dict[bool | None, list[int]] = {True: [], False: [], None: []}

@@ -152,9 +152,10 @@ class Incoming:
             self._errors.append(_overlap_error(overlaps, self._valid))
 
     def _take(self, chunk: Chunk) -> Sequence[int]:
-        """Take a chunk; return the places of those of its rows that the batch of this name does not have.
+        """Take a chunk; return the places of those of its rows that are to be stored.
 
-        A row of the batch that was not a valid task is replaced by one that is.
+        The batch of this name does not have them, or nobody trusts what another home has stored of them. A row of the
+        batch that was not a valid task is replaced by one that is.
         """
         connection, started, n = self._connection, self._started, len(chunk.rows)
         halves, heads = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(digest[:8] for digest in chunk.digests)
@@ -171,7 +172,8 @@ class Incoming:
             self._next += n
             return range(n)
         self._find_known(started, first)
-        query = "SELECT ref FROM incoming WHERE ref >= ? AND theirs IS NULL ORDER BY ref"
+        query = """SELECT ref FROM incoming
+                   WHERE ref >= ? AND (theirs IS NULL OR theirs IN (SELECT ref FROM untrusted)) ORDER BY ref"""
         new = [ref for (ref,) in connection.execute(query, (first,))]
         connection.executemany("UPDATE incoming SET ref = ? WHERE ref = ?", zip(count(self._next), new, strict=False))
         self._next += len(new)
@@ -223,6 +225,9 @@ class Incoming:
         # CROSS JOIN fixes the order: look up each row in the index; the other order reads all rows for each key.
         pairs = """FROM incoming i CROSS JOIN first k
             ON i.theirs IS NULL AND k.k1 = i.k1 AND k.k2 = i.k2 AND k.ref <> i.ref"""
+        if self._spec.origin is not None:  # two homes have written the same row
+            connection.execute(f"DELETE FROM incoming WHERE ref IN (SELECT i.ref {pairs})")
+            return 0
         extras = f"{pairs} CROSS JOIN incoming f ON f.ref = k.ref WHERE i.digest <> 0"
         many = connection.execute(
             f"""UPDATE incoming SET reason = found.reason

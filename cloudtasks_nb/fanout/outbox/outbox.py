@@ -26,6 +26,7 @@ from cloudtasks_nb.fanout.outbox.results import Results
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.outbox.spool import DryRun, Spool
 from cloudtasks_nb.fanout.outbox.sweep import sweep
+from cloudtasks_nb.fanout.outbox.trust import Trust
 
 __all__ = ["Outbox"]
 
@@ -45,7 +46,7 @@ class Outbox:
 
     Attributes
     ----------
-    batches, rows, requests, outcomes, causes, results
+    batches, rows, requests, outcomes, trust, causes, results
         What is stored, each part with its own methods.
     note : str or None
         A warning for who has made the file.
@@ -64,6 +65,7 @@ class Outbox:
         self.rows = Rows(self._database)
         self.requests = Requests(self._database)
         self.outcomes = Outcomes(self._database)
+        self.trust = Trust(self._database)
         self.causes = Causes(self._database)
         self.results = Results(self._database)
         try:

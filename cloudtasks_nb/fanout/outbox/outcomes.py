@@ -30,7 +30,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
 from cloudtasks_nb.fanout.states import FINAL, OPEN, State
 from cloudtasks_nb.fanout.wording import Wording
 
-__all__ = ["MOST_CAUSES", "Outcomes", "Recorded"]
+__all__ = ["MOST_CAUSES", "Outcomes", "Recorded", "rows_in", "unchanged"]
 
 #: The most causes that are counted for a batch; of further messages only the type of the exception counts.
 MOST_CAUSES = 1_000
@@ -105,7 +105,7 @@ class Outcomes(Repository):
         """
         codes = as_json({*FINAL} & {*allowed})
         num = number_of(connection, batch)
-        wanted = _rows_in(connection, batch, codes, choice) if rows is None else _unchanged(connection, batch, rows)
+        wanted = rows_in(connection, batch, codes, choice) if rows is None else unchanged(connection, batch, rows)
         opened = sum(_reopen(connection, num, as_json(page), codes) for page in paged(wanted, _PAGE))
         if opened:
             connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (num,))
@@ -193,8 +193,8 @@ def _note_wordings(connection: sqlite3.Connection, num: int, told: Mapping[str, 
             connection.execute("INSERT OR REPLACE INTO wordings VALUES (?, ?, ?)", (num, cause, words))
 
 
-def _rows_in(connection: sqlite3.Connection, batch: str, codes: str, choice: Choice | None) -> Iterator[int]:
-    """Yield the refs of rows in some states, read a page at a time as the caller changes them."""
+def rows_in(connection: sqlite3.Connection, batch: str, codes: str, choice: Choice | None) -> Iterator[int]:
+    """Yield the refs of rows in some states that a choice has, read a page at a time as the caller changes them."""
     condition, values = ("TRUE", list[str]()) if choice is None else chosen(choice)
     query = f"""SELECT ref FROM {ROWS} AND state IN (SELECT value FROM json_each(?)) AND {condition}
                 ORDER BY first, ref LIMIT ?"""
@@ -204,7 +204,8 @@ def _rows_in(connection: sqlite3.Connection, batch: str, codes: str, choice: Cho
         (after,) = page[-1]
 
 
-def _unchanged(connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[int, str | None]]) -> Iterator[int]:
+def unchanged(connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[int, str | None]]) -> Iterator[int]:
+    """Yield the refs of those rows whose newest task is the one that is given with them, if one is."""
     for page in paged(rows, _PAGE):
         newest = locate(connection, batch, (task for _, task in page if task is not None))
         yield from (ref for ref, task in page if task is None or newest.get(task) == ref)

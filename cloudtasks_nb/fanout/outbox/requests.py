@@ -31,6 +31,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     scope_of,
     touch,
 )
+from cloudtasks_nb.fanout.outbox.trust import has_untrusted
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
 
@@ -101,6 +102,12 @@ class Requests(Repository):
         query = f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND try > 1 AND {_WAITING})"
         return number(connection, query, 0, ALL, number_of(connection, batch)) > 0
 
+    @reading
+    def untried(self, connection: sqlite3.Connection, batch: str) -> bool:
+        """Return whether rows are to be sent that had no other try before."""
+        query = f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND try = 1 AND state = {State.UNSENT:d})"
+        return number(connection, query, 0, ALL, number_of(connection, batch)) > 0
+
     def queue(self, batch: str) -> RequestQueue:
         """Return the requests of a batch, for one sender."""
         return RequestQueue(self._database, batch)
@@ -150,6 +157,7 @@ class RequestQueue(Repository):
         self._after = -1  # all rows up to this ref were given out in this pass over the rows
         self._last = -1  # of all rows that were given out; those behind it are in no request
         self._block = StoredBlock(0, b"")  # the last one that was read
+        self._changing = False  # whether its tasks may be replaced, because nobody trusts some rows of the batch
 
     @transaction
     def turn(
@@ -176,6 +184,9 @@ class RequestQueue(Repository):
         num = number_of(connection, self.batch)
         if self._left is None:
             self._left = _find_doubtful(connection, self.batch)
+        if self._changing:
+            self._block = StoredBlock(0, b"")
+        self._changing = has_untrusted(connection, num)
         round_ = number(connection, "SELECT round FROM batches WHERE num = ?", num)
         wish = connection.execute("SELECT value FROM settings WHERE num = ? AND key = ?", (num, CANCELLING)).fetchone()
         inputs = orjson.loads(wish[0]).get(INPUTS, ()) if wish else ()
@@ -276,11 +287,11 @@ class RequestQueue(Repository):
     ) -> list[tuple[list[int], int]]:
         """Return the next unsent rows behind those that were given out, without those in flight, and their try.
 
-        Rows in the scopes that are `cancelled` are left out.
+        Rows in the scopes that are `cancelled`, and rows of other homes that nobody trusts, are none of them.
         """
         others, scopes = (f"AND NOT {_IN_SCOPES}", [cancelled]) if cancelled else ("", [])
         unsent = f"""SELECT ref, try FROM {ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING})) {others}
-                     ORDER BY first, ref LIMIT ?"""
+                     AND ref NOT IN (SELECT ref FROM untrusted) ORDER BY first, ref LIMIT ?"""
         values = (self._after + 1, until, num, State.UNSENT, self._last, num, *scopes, most)
         query = f"SELECT min(try), max(try), json_group_array(ref) FROM ({unsent})"
         found = connection.execute(query, values).fetchall()

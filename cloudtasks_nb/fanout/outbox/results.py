@@ -146,6 +146,12 @@ class Results(Repository):
         return connection.execute(query, (number_of(connection, batch), after)).fetchall()
 
     @reading
+    def of_later_tries(self, connection: sqlite3.Connection, batch: str, after: int) -> list[str]:
+        """Return the tasks of second and later tries that have a result: those behind a number."""
+        query = "SELECT task FROM results WHERE num = ? AND id > ? AND task NOT LIKE '%-1'"
+        return [task for (task,) in connection.execute(query, (number_of(connection, batch), after))]
+
+    @reading
     def given_up(self, connection: sqlite3.Connection, batch: str, after: int) -> list[tuple[int, str]]:
         """Return numbers and fields of some results of functions that gave up, as they came: those behind a number."""
         query = f"SELECT id, fields FROM results WHERE num = ? AND gave_up AND id > ? ORDER BY id LIMIT {_PAGE}"

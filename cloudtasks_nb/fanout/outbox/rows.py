@@ -139,17 +139,6 @@ class Rows(Repository):
                 yield found
                 at = block.last
 
-    @reading
-    def digests(self, connection: sqlite3.Connection, batch: str, block: StoredBlock) -> dict[int, int]:
-        """Return the digests of the requests of a block's rows, by ref."""
-        halves = unpack(f">{2 * block.n}q", block.keys(range(block.first, block.last + 1)))
-        found = connection.execute(
-            """SELECT k.ref, k.digest FROM json_each(?) j CROSS JOIN keys k ON k.num = ? AND k.k1 = j.value
-               WHERE k.ref BETWEEN ? AND ?""",
-            (as_json(set(halves[::2])), number_of(connection, batch), block.first, block.last),
-        )
-        return dict(found.fetchall())
-
     def pages_of(self, batch: str, refs: Iterable[int], *, wire: bool = False) -> Iterator[Page]:
         """Yield some rows of a batch in input order, as `pages`; with `wire` also their tasks."""
         left = sorted(refs)

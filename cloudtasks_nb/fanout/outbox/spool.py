@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 
 import orjson
@@ -27,6 +28,7 @@ from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Scope, Spooled
 from cloudtasks_nb.fanout.outbox.tallies import AMONG, SHOWN_STATE, as_json, counted, counts, touch
+from cloudtasks_nb.fanout.outbox.trust import put_tasks
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.plan.preview import shown_rows
@@ -39,6 +41,7 @@ _WAITING = 3  # most blocks that wait for their compression
 _ROW_BYTES = 200  # about what a row takes besides its task: in the log of the file, and then in the file
 _ROOM = 1 << 20  # bytes that are left free
 
+_REPLACED = 20_000  # rows of another home that get the tasks of this one in a transaction
 # The rows, as `i`, with what the batch has of them, as `r`.
 _COMPARED = "FROM incoming i LEFT JOIN rows r ON r.ref = i.theirs"
 
@@ -62,6 +65,7 @@ class Spool(Incoming):
         self._from_0 = True  # the positions of the rows are 0, 1, 2 and so on
         self._digest = blake2b(digest_size=16)  # of keys, digests and labels, in the order of the input
         connection.execute(_LABELLED)
+        self._makers: list[tuple[int, str]] = []  # of rows of another home: the first ref of a chunk, and its maker
         transact(connection, self._make_part)
 
     def _take(self, chunk: Chunk) -> Sequence[int]:
@@ -93,6 +97,8 @@ class Spool(Incoming):
             If the disk is full, or the outbox cannot be written for another reason.
         """
         with guard(self._path):
+            if self._spec.origin is not None:
+                self._makers.append((self._next, chunk.maker))
             new = snapshot(self._connection, self._take, chunk)
             if not new:
                 return
@@ -126,7 +132,9 @@ class Spool(Incoming):
             self.prepare()
             if self._spec.by_rows and not self._find_overlaps():
                 self._spec.bring(self._new_id(), self._has_any)
-            return transact(self._connection, self._commit)
+            spooled = transact(self._connection, self._commit)
+            self._render_others()
+            return spooled
 
     def _store(self, waiting: int) -> None:
         """Write compressed blocks until at most `waiting` are left."""
@@ -199,6 +207,8 @@ class Spool(Incoming):
                    WHERE theirs IS NULL ORDER BY ref""",
                 (State.UNSENT, State.REJECTED),
             )
+        if self._spec.origin is not None:
+            self._distrust(connection)
         grouped = connection.execute("SELECT state, sum(n) FROM tallies WHERE part = ? GROUP BY state", (part,))
         added = {State(state): n for state, n in grouped}
         if added or created:
@@ -266,6 +276,27 @@ class Spool(Incoming):
             last = ref
         if last >= 0:
             yield first, last, place
+
+    def _distrust(self, connection: sqlite3.Connection) -> None:
+        """Note who says to have made the rows, so that none is sent until somebody trusts it."""
+        for (first, maker), (end, _) in pairwise([*self._makers, (self._next, "")]):
+            query = "INSERT INTO untrusted SELECT ref, ? FROM rows WHERE ref >= ? AND ref < ? AND try > 0"
+            connection.execute(query, (maker, first, end))
+
+    def _render_others(self) -> None:
+        """Put the tasks that were rendered here in the place of those that another home has made of the same rows."""
+        connection, after = self._connection, -1
+        if self._spec.origin is not None or not self._number("SELECT EXISTS (SELECT 1 FROM untrusted)"):
+            return
+        connection.execute("CREATE TEMP TABLE rendered (ref INTEGER PRIMARY KEY, mine INTEGER)")
+        connection.execute(
+            """INSERT OR IGNORE INTO rendered SELECT u.ref, i.ref FROM incoming i
+               CROSS JOIN untrusted u ON u.ref = i.theirs WHERE i.digest = i.stored AND i.digest <> 0"""
+        )
+        query = "SELECT ref, mine FROM rendered WHERE ref > ? ORDER BY ref LIMIT ?"
+        while pairs := connection.execute(query, (after, _REPLACED)).fetchall():
+            transact(connection, put_tasks, pairs)
+            after = pairs[-1][0]
 
     def _create(self, connection: sqlite3.Connection) -> FoundBatch:
         """Make a new batch."""
@@ -359,6 +390,7 @@ class DryRun(Incoming):
         batch = self._target.id if self._target else self._new_id()
         return replace(
             found,
+            new=None if self._target else batch,
             tasks=[task_id(batch, key, rows[row][2] or 1) for row, key in enumerate(keys)],
             states=[_word(rows[row][1]) for row in range(n)],
             known={_word(state): count for state, count in numbers.items()},

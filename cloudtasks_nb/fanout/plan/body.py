@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -11,16 +12,19 @@ import orjson
 
 from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
-from cloudtasks_nb.fanout.plan.columns import Block, Form
+from cloudtasks_nb.fanout.plan.columns import EXACT, Block
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, constant, function_name, parse
 from cloudtasks_nb.store.encode import json_text, plain, to_json
 
-__all__ = ["Body", "check_literal", "compile_body"]
+__all__ = ["Body", "canonical", "check_literal", "compile_body"]
 
 #: Methods whose requests the service refuses to give a body.
 _BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
 
 _dumps = orjson.dumps
+
+# Texts, so that nothing is found in them, and whole numbers that are written as floats.
+_WHOLE = re.compile(rb'"(?:[^"\\]|\\.)*"|(-?\d+)\.0(?=[,}\]]|\Z)')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,21 +33,37 @@ class Body:
 
     identity: Any  #: a JSON value that describes it; it is the same when the same cell runs again
     columns: tuple[str, ...] | None  #: those it names; None: it sees the whole row
-    make: Callable[[Block, Problems, Form], list[bytes]]
+    make: Callable[[Block, Problems], list[bytes]]
     json: bool = True  #: whether the bodies are JSON
-    typed: bool = False  #: whether cells keep their type, so that its two forms may differ
+    typed: bool = False  #: whether cells keep their type, so that its canonical bytes may differ
     uniform: bool = False  #: whether the bodies of a block are objects with the same names, or all of them are empty
 
-    def render(self, block: Block, problems: Problems) -> tuple[list[bytes], list[bytes]]:
-        """Return each row's body, and its canonical bytes, from which the row's identity is made.
+    def render(self, block: Block, problems: Problems) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """Return each row's body, and its canonical bytes, from which the row's identity is made."""
+        bodies = self.make(block, problems)
+        return bodies, canonical(bodies) if self.typed else bodies
 
-        Both lists are one object where they are equal, which saves their comparison and half of the work.
-        """
-        bodies = self.make(block, problems, "json")
-        names = block.columns if self.columns is None else self.columns
-        if self.typed and any(block.columns[name].canonical is not block.columns[name].json for name in names):
-            return bodies, self.make(block, problems, "canonical")
-        return bodies, bodies
+
+def canonical(bodies: Sequence[bytes]) -> Sequence[bytes]:
+    """Return JSON bodies with whole numbers as integers; the same list if nothing differs, which saves comparisons.
+
+    A row keeps its identity when the column around it changes from integers to floats, as it does where a longer frame
+    brings a missing value or a fraction. The bytes alone decide it, so that it is the same for a task from elsewhere.
+
+    Examples
+    --------
+    >>> canonical([b'{"a":2.0,"b":"2.0","c":0.5}'])
+    [b'{"a":2,"b":"2.0","c":0.5}']
+    """
+    if b".0" not in b"".join(bodies):
+        return bodies
+    found = [_WHOLE.sub(_integer, body) for body in bodies]
+    return bodies if found == bodies else found
+
+
+def _integer(match: re.Match[bytes]) -> bytes:
+    number = match[1]
+    return match[0] if number is None or abs(int(number)) > EXACT else b"%d" % int(number)
 
 
 def compile_body(body: Any, method: str, *, literal: bool = False) -> Body:
@@ -116,10 +136,10 @@ def _constant(content: bytes, identity: Any = "", *, json: bool = True, uniform:
 def _columns(chosen: tuple[str, ...] | None) -> Body:
     """Return the body of some columns; None: of all."""
 
-    def make(block: Block, problems: Problems, form: Form) -> list[bytes]:
+    def make(block: Block, problems: Problems) -> list[bytes]:
         names = list(block.columns if chosen is None else chosen)
         columns = [block.columns[name] for name in names]
-        values = [problems.cells(column, form) for column in columns]
+        values = [problems.cells(column, "json") for column in columns]
         return _objects(names, values, [column.lacking for column in columns], block.length)
 
     return Body(identity=chosen and list(chosen), columns=chosen, make=make, typed=True, uniform=True)
@@ -139,9 +159,9 @@ def _objects(names: list[str], values: list[list[Any]], lacking: list[frozenset[
 _Placeholder: TypeAlias = tuple[Text, bool]
 
 
-def _filled(text: Text, block: Block, problems: Problems, form: Form, *, typed: bool) -> list[bytes]:
+def _filled(text: Text, block: Block, problems: Problems, *, typed: bool) -> list[bytes]:
     if typed:
-        return list(map(_dumps, problems.cells(block.columns[text.columns[0]], form)))
+        return list(map(_dumps, problems.cells(block.columns[text.columns[0]], "json")))
     return list(map(_dumps, text.render(block, problems)))
 
 
@@ -157,8 +177,8 @@ def _template(body: Any) -> Body:
     if not placeholders:
         return _constant(pattern % (), identity, uniform=uniform)
 
-    def make(block: Block, problems: Problems, form: Form) -> list[bytes]:
-        cells = [_filled(text, block, problems, form, typed=typed) for text, typed in placeholders]
+    def make(block: Block, problems: Problems) -> list[bytes]:
+        cells = [_filled(text, block, problems, typed=typed) for text, typed in placeholders]
         return [pattern % row for row in zip(*cells, strict=True)]
 
     names = tuple(name for text, _ in placeholders for name in text.columns)
@@ -188,10 +208,10 @@ def _text_pattern(source: str, placeholders: list[_Placeholder], *, typed: bool)
     return b"%b"
 
 
-def _texts(text: Text, block: Block, problems: Problems, _: Form) -> list[bytes]:
+def _texts(text: Text, block: Block, problems: Problems) -> list[bytes]:
     return [body.encode() for body in text.render(block, problems)]
 
 
-def _returned(function: Callable[[dict[str, Any]], Any], block: Block, problems: Problems, _: Form) -> list[bytes]:
+def _returned(function: Callable[[dict[str, Any]], Any], block: Block, problems: Problems) -> list[bytes]:
     made = call_by_row(lambda row: to_json(function(row)), block, problems, "body")
     return [body or b"" for body in made]

@@ -20,6 +20,7 @@ class Chunk:
     shown: bytes  #: the columns of the input that `batch.tasks()` shows, encoded by `Preview`; opaque elsewhere
     labels: bytes = b""  #: those of the index, encoded by `Preview`; opaque elsewhere, empty if they are not known
     rejected: Mapping[int, str] = field(default_factory=dict)  #: index in this chunk -> why the row is no task
+    maker: str = ""  #: who says to have rendered it, in another home
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,4 +33,5 @@ class Forecast:
     duplicates: int  #: how many of all rows have the key of an earlier row
     states: Sequence[str] = ()  #: "new", or the state of the row that the batch has
     known: Mapping[str, int] = field(default_factory=dict)  #: where or in which state -> how many are there already
+    new: str | None = None  #: id of the batch, if this home does not have it
     refusal: str = ""  #: text of the error for which no row would be sent; empty: they would be sent

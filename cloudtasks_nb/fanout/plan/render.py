@@ -26,10 +26,11 @@ from cloudtasks_nb.fanout.plan.templates import Problems
 from cloudtasks_nb.fanout.wire import http_requests, tasks
 from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, micros, retry_message
 
-__all__ = ["Errors", "Renderer", "literal_task", "plan_chunks", "plan_row", "read_message", "read_task"]
+__all__ = ["Errors", "Renderer", "digest", "literal_task", "plan_chunks", "plan_row", "read_message", "read_task"]
 
 
-def _digest(data: bytes) -> bytes:
+def digest(data: bytes) -> bytes:
+    """Return the 16 bytes that stand for what a row sends, or for the cells of its key."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
@@ -69,7 +70,7 @@ class Renderer:
         moments = self._recipe.schedule.render(block, self._now, problems)
         made = http_requests(urls, heads, bodies)
         same = urls is stand_ins and bodies is canonical
-        digests = [_digest(identity) for identity in (made if same else http_requests(stand_ins, heads, canonical))]
+        digests = [digest(identity) for identity in (made if same else http_requests(stand_ins, heads, canonical))]
         times = repeat(b"") if moments is None else map(_schedule_time, moments)
         ready = tasks(made, self._tokens(urls), times, self._settings)
         keys = self._keys(block, digests, problems)
@@ -79,7 +80,7 @@ class Renderer:
         for index in problems.reasons:  # without a key, the position of a row that is no task identifies it
             digests[index], ready[index] = bytes(16), b""
             if self._recipe.key is None:
-                keys[index] = _digest(b"rejected %d" % (block.first + index))
+                keys[index] = digest(b"rejected %d" % (block.first + index))
         self.missing |= problems.missing
         shown = Preview.of(block, self._recipe.columns_used, complete=self._complete)
         labels = shown.only_labels()
@@ -152,9 +153,9 @@ class Renderer:
         if key is None:
             return list(digests)
         if isinstance(key, Row):
-            return [_digest(b"row %d" % position) for position in range(block.first, block.first + block.length)]
+            return [digest(b"row %d" % position) for position in range(block.first, block.first + block.length)]
         values = [problems.cells(block.columns[name]) for name in key]
-        return [_digest(orjson.dumps(row)) for row in zip(*values, strict=True)]
+        return [digest(orjson.dumps(row)) for row in zip(*values, strict=True)]
 
 
 @lru_cache(maxsize=4_096)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import ipywidgets as widgets
@@ -21,6 +21,7 @@ class Question:
     title: str  #: "Purge the queue reports?"
     scope: str  #: what exactly will be changed, with the count
     verb: str  #: text of the button: "Purge 2,000 tasks"
+    facts: Sequence[str] = ()  #: what the user should know before, a line each, shown as it is
     line: str = ""  #: the same as Python
     typed: str | None = None  #: the name that has to be typed; None: a click is enough
     danger: bool = True  #: it destroys something
@@ -99,4 +100,6 @@ class Prompt(widgets.VBox):
 
 def _question_html(question: Question) -> str:
     title, scope, code = (html.escape(mask_text(text)) for text in (question.title, question.scope, question.line))
-    return f"<strong>{title}</strong><p>{scope}</p>{f'<code>{code}</code>' if code else ''}"
+    facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in question.facts)
+    more = f"<ul>{facts}</ul>" if facts else ""
+    return f"<strong>{title}</strong><p>{scope}</p>{more}{f'<code>{code}</code>' if code else ''}"

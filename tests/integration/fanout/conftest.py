@@ -3,7 +3,8 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from cloudtasks_nb import _loop
 from tests.integration.conftest import Emulator
 
 Serve = Callable[..., ct.Handler]
+Connect = Callable[[str], ct.Client]
 
 PATIENCE = 60.0  # seconds after which something that should happen counts as not happening
 
@@ -152,3 +154,19 @@ def serve(emulator: Emulator) -> Iterator[Serve]:
 def once(tasks: ct.Client) -> ct.Queue:
     """Give a queue whose tasks are tried once."""
     return tasks.queue("reports", create=True, max_attempts=1)
+
+
+@pytest.fixture
+def connect(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
+    """Give connections of homes with different names that share a store."""
+    with ExitStack() as stack:
+
+        def make(home: str) -> ct.Client:
+            monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / home))
+            monkeypatch.setenv("JUPYTERHUB_USER", home)
+            endpoint = emulator.ready["grpc"]
+            tasks = stack.enter_context(ct.connect("demo", "us-central1", endpoint=endpoint, store=tmp_path / "store"))
+            tasks.batches()
+            return tasks
+
+        yield make

@@ -54,8 +54,15 @@ def digest(text: str) -> bytes:
 
 def task(text: str) -> bytes:
     """Return a task on the wire, without its name."""
-    wire: bytes = _Task(http_request={"url": f"https://svc/{text}", "body": text.encode() * 3}).SerializeToString()
+    request = {"url": f"https://svc/{text}", "http_method": "POST", "body": text.encode() * 3}
+    wire: bytes = _Task(http_request=request).SerializeToString()
     return wire
+
+
+def request_digest(text: str) -> bytes:
+    """Return the digest of such a task, as the plan computes it."""
+    request = _Task.FromString(task(text)).http_request
+    return blake2b(request.SerializeToString(), digest_size=16).digest()
 
 
 def chunk(
@@ -71,7 +78,7 @@ def chunk(
     return Chunk(
         rows=positions,
         keys=[digest(key(row)) for row in positions],
-        digests=[bytes(16) if index in bad else digest(request(row)) for index, row in enumerate(positions)],
+        digests=[bytes(16) if index in bad else request_digest(request(row)) for index, row in enumerate(positions)],
         tasks=[b"" if index in bad else task(request(row)) for index, row in enumerate(positions)],
         shown=orjson.dumps([len(positions), ["n"], ["int64"], [positions]]),
         rejected=bad,

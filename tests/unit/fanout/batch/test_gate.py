@@ -204,6 +204,7 @@ def test_a_killed_kernel(make: Make) -> None:
         await tracked.tracker.close()
         later = make(tracked.batch)
         await later.tracker.start(sending=False)
+        later.publish(rows=slice(0))
         with pytest.raises(PreconditionError, match="no process sends them"):
             await later.tracker.finished()
         await later.tracker.resume()
@@ -286,6 +287,7 @@ def test_the_sending_pauses(make: Make, outbox: Outbox) -> None:
         later = make(tracked.batch)
         for each in (tracked, later):
             await each.tracker.start(sending=True)
+            each.publish(rows=slice(0))
             reason = rf"paused: 20 of 20 rows failed \(INTERNAL\), more than 10 %: the other {REST} rows are not sent"
             with held(reason):
                 await each.tracker.finished()

@@ -4,7 +4,7 @@ import asyncio
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ class FakeTracker:
     """A batch of ten rows, moved on by the test."""
 
     batch = "a91f03c2"
+    unread: Sequence[str] = ()
 
     def __init__(self) -> None:
         self.reports: dict[int, Any] = {}

@@ -21,6 +21,7 @@ from cloudtasks_nb.errors import (
     StoreError,
 )
 from cloudtasks_nb.fanout.batch import sending as sending_module
+from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
@@ -60,6 +61,7 @@ class Supervised:
             outbox.batches.get(batch),
             Nothing(),  # type: ignore[arg-type]  # all that is used of one
             supervisor=_loop.Supervisor("batch", lambda: None),
+            cancels=Cancels(outbox, self.store, batch),
             changed=self._changed,
             ended=self._ended,
             clock=self.clock,
@@ -95,6 +97,9 @@ class Nothing:
 
     async def run(self, _will_retry: Any) -> None:
         """Find nothing."""
+
+    async def ask(self) -> None:
+        """Ask nothing."""
 
 
 def missing(count: int) -> Any:

@@ -1,6 +1,7 @@
 """A batch as bytes that another outbox reads."""
 
 import zlib
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -10,23 +11,25 @@ from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, sh
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import all_rows, chunks, put, refs, spool
+from tests.unit.fanout.conftest import all_rows, chunks, put, refs, request_digest, spool
 
+MADE = {"_made_by": "a@b", "key": ["n"]}
 FIELDS = ("rows", "tasks", "tries", "states", "reasons", "indexes", "wire")
 
 
 def copy(source: Outbox, target: Outbox, batch: str) -> Spooled:
     """Bring a batch from one outbox to another."""
-    with target.spool(shared_spec(unpack_record(pack_record(source.batches.get(batch))))) as spooling:
-        for _, data in pack_blocks(source.rows, batch):
-            spooling.add(unpack_block(data))
+    record = unpack_record(pack_record(source.batches.get(batch)))
+    with target.spool(shared_spec(record)) as spooling:
+        for _, data in pack_blocks(source.rows, batch, maker="ada@a"):
+            spooling.add(unpack_block(data, record))
         return spooling.commit()
 
 
 @pytest.mark.parametrize("name", ["nightly", None])
 def test_a_batch_is_the_same_in_another_outbox(outbox: Outbox, theirs: Outbox, name: str | None) -> None:
     """Id, name, tasks, columns, and the rows that never were a task, also when rows were added later."""
-    batch = spool(outbox, chunks(range(4_500), rejected={7: "no"}), name=name, description={"_made_by": "a@b"}).batch
+    batch = spool(outbox, chunks(range(4_500), rejected={7: "no"}), name=name, description=MADE).batch
     if name:
         assert spool(outbox, chunks(range(4_490, 4_600)), name=name).added == 100
     copy(outbox, theirs, batch)
@@ -35,6 +38,15 @@ def test_a_batch_is_the_same_in_another_outbox(outbox: Outbox, theirs: Outbox, n
     ours, there = outbox.batches.get(batch), theirs.batches.get(batch)
     assert (there.name, there.made_by, there.created, there.counts) == (name, "a@b", ours.created, ours.counts)
     assert spool(theirs, chunks(range(4_500), rejected={7: "no"}), name=name).batch == batch
+
+
+def test_rows_that_nobody_trusts_are_not_handed_on(outbox: Outbox, theirs: Outbox) -> None:
+    """They would be those of this home for the next one."""
+    batch = spool(outbox, chunks(range(250)), name="nightly", description=MADE).batch
+    copy(outbox, theirs, batch)
+    assert list(pack_blocks(theirs.rows, batch)) == []
+    theirs.trust.trust(refs(theirs, batch)[100:])
+    assert len(list(pack_blocks(theirs.rows, batch))) == 2
 
 
 def test_what_became_of_the_rows_is_not_written(outbox: Outbox, theirs: Outbox, batch: str) -> None:
@@ -46,7 +58,7 @@ def test_what_became_of_the_rows_is_not_written(outbox: Outbox, theirs: Outbox, 
 
 def test_a_batch_that_is_there_gets_the_new_rows_only(outbox: Outbox, theirs: Outbox) -> None:
     """The same blocks twice change nothing; rows that were added since are added there."""
-    batch = spool(outbox, chunks(range(250)), name="nightly").batch
+    batch = spool(outbox, chunks(range(250)), name="nightly", description=MADE).batch
     assert copy(outbox, theirs, batch).added == 250
     assert copy(outbox, theirs, batch).added == 0
     known = {name for name, _ in pack_blocks(outbox.rows, batch)}
@@ -66,7 +78,17 @@ def test_the_record_says_who_made_the_batch_first(outbox: Outbox, theirs: Outbox
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("id", "../../x"), ("id", '" OR "'), ("id", 7), ("created", "today"), ("created", 1e300), ("rows", "many")],
+    [
+        ("id", "../../x"),
+        ("id", "00000000"),
+        ("identity", "00"),
+        ("name", "other"),
+        ("id", '" OR "'),
+        ("id", 7),
+        ("created", "today"),
+        ("created", 1e300),
+        ("rows", "many"),
+    ],
 )
 def test_a_record_that_was_forged_is_an_error(outbox: Outbox, batch: str, name: str, value: object) -> None:
     """Its id becomes part of paths and filters, and one damaged record must not hide the list of batches."""
@@ -75,25 +97,54 @@ def test_a_record_that_was_forged_is_an_error(outbox: Outbox, batch: str, name: 
         unpack_record(orjson.dumps(record | {name: value}))
 
 
-@pytest.mark.parametrize("digest", ["x", 1 << 63, None])
-def test_a_block_that_was_forged_is_an_error(outbox: Outbox, batch: str, digest: object) -> None:
+def deep() -> object:
+    """Return a list in a list, and so on."""
+    made: object = []
+    for _ in range(2_000):
+        made = [made]
+    return made
+
+
+def forge(data: bytes, **fields: object) -> bytes:
+    """Return a block with other fields in its head."""
+    at = 4 + int.from_bytes(data[:4], "big")
+    packed = zlib.compress(orjson.dumps(orjson.loads(zlib.decompress(data[4:at])) | fields))
+    return len(packed).to_bytes(4, "big") + packed + data[at:]
+
+
+@pytest.mark.parametrize("row", [[0, "x", None], [0, 1 << 63, None], [0, None, None], [-1, 0, None], [500, 0, None], 7])
+def test_a_block_that_was_forged_is_an_error(outbox: Outbox, batch: str, row: object) -> None:
     """Whatever JSON has in it."""
     _, data = next(pack_blocks(outbox.rows, batch))
-    at = 4 + int.from_bytes(data[:4], "big")
-    head = orjson.loads(zlib.decompress(data[4:at]))
-    head["rows"][0][2] = digest
-    packed = zlib.compress(orjson.dumps(head))
     with pytest.raises(OutboxError, match="damaged"):
-        unpack_block(len(packed).to_bytes(4, "big") + packed + data[at:])
+        unpack_block(forge(data, rows=[row]), outbox.batches.get(batch))
+
+
+@pytest.mark.parametrize(
+    "description", [{"body": "{"}, {"body": 7}, {"url": 7, "body": {"a": "{a:"}}, {"body": deep()}]
+)
+def test_a_description_that_was_forged_is_an_error(outbox: Outbox, batch: str, description: dict[str, object]) -> None:
+    """The templates tell how the digests of the rows are computed."""
+    _, data = next(pack_blocks(outbox.rows, batch))
+    record = replace(outbox.batches.get(batch), description=description)
+    with pytest.raises(OutboxError, match="damaged"):
+        unpack_block(data, record)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\x00\x00\x00\x02{}", b"\xff" * 40])
-def test_damaged_bytes_are_an_error(data: bytes) -> None:
+def test_damaged_bytes_are_an_error(outbox: Outbox, batch: str, data: bytes) -> None:
     """Neither half a batch nor a traceback of a library."""
     with pytest.raises(OutboxError, match="damaged"):
-        unpack_block(data)
+        unpack_block(data, outbox.batches.get(batch))
     with pytest.raises(OutboxError, match="damaged"):
         unpack_record(data)
+
+
+def test_keys_without_named_columns_are_computed(outbox: Outbox, batch: str) -> None:
+    """What identifies such a row is the digest of its request, whatever stands in the block."""
+    _, data = next(pack_blocks(outbox.rows, batch))
+    chunk = unpack_block(data, outbox.batches.get(batch))
+    assert chunk.keys == chunk.digests == [request_digest(str(row)) for row in range(100)]
 
 
 def test_a_newer_format_is_named(outbox: Outbox, batch: str) -> None:
@@ -104,8 +155,8 @@ def test_a_newer_format_is_named(outbox: Outbox, batch: str) -> None:
     assert caught.value.hint == "pip install -U cloudtasks-nb"
 
 
-def test_a_block_that_grows_without_end() -> None:
+def test_a_block_that_grows_without_end(outbox: Outbox, batch: str) -> None:
     """A part of somebody else's home that would fill the memory is damaged: a megabyte can become a gigabyte."""
     bomb = zlib.compress(bytes(300_000_000), 1)
     with pytest.raises(OutboxError, match="more than 268,435,456 bytes"):
-        unpack_block(len(bomb).to_bytes(4, "big") + bomb)
+        unpack_block(len(bomb).to_bytes(4, "big") + bomb, outbox.batches.get(batch))

@@ -13,12 +13,13 @@ from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.batches import delete_batch, unnamed, write_batch
 from cloudtasks_nb.store.store import Store
+from tests.unit.fanout.batch.conftest import counts
 from tests.unit.fanout.conftest import PLACE, chunks, spool
 
 
 def add(outbox: Outbox, *bounds: int) -> str:
     """Add rows to the batch, as the cell of a home does."""
-    return spool(outbox, chunks(range(*bounds)), name="nightly").batch
+    return spool(outbox, chunks(range(*bounds)), name="nightly", description={"key": ["n"]}).batch
 
 
 def total(outbox: Outbox, batch: str) -> int:
@@ -106,3 +107,13 @@ def test_fetched_rows_are_not_written_again(
         other.fetch(batch)
     monkeypatch.delattr(sharing, "write_batch")
     other.publish(batch)
+
+
+def test_rows_that_two_homes_have_written_are_there_once(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+    """Their blocks differ, as each home has made the batch before it knew of the other."""
+    for home, rows in ((outbox, 90), (theirs, 120)):
+        batch = add(home, rows)
+        Sharing(home, store).publish(batch)
+    with Outbox(outbox.path.parent / "third" / "outbox.sqlite3") as third:
+        Sharing(third, store).fetch(batch)
+        assert third.batches.counts(batch) == counts(unsent=120)

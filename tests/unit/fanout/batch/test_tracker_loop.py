@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb.fanout.batch import subscribed
 from cloudtasks_nb.fanout.batch import tracker as tracker_module
 from cloudtasks_nb.fanout.batch.progress import SNAPSHOT
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
@@ -35,7 +36,7 @@ def test_a_batch_that_a_late_entry_may_correct_is_watched_on(
         tracked.publish(status)
         await tracked.tracker.finished()
         assert bool(tracked.connection.watcher.subscribed) == lingers
-        monkeypatch.setattr(tracker_module, "_LINGER", 0.0)
+        monkeypatch.setattr(subscribed, "_LINGER", 0.0)
         await tracked.tracker._turn()
         assert not tracked.connection.watcher.subscribed
 
@@ -44,7 +45,7 @@ def test_a_batch_that_a_late_entry_may_correct_is_watched_on(
 
 def test_an_emulator_is_read_more_often_near_the_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has no quota of reads, so that `wait` returns soon after the end; Google's service is read as before."""
-    monkeypatch.setattr(tracker_module, "_NEAR_END", PATIENCE)  # rows that ended so long ago have ended just now
+    monkeypatch.setattr(subscribed, "_NEAR_END", PATIENCE)  # rows that ended so long ago have ended just now
 
     async def run() -> list[float]:
         await send_all(tracked)
@@ -54,11 +55,12 @@ def test_an_emulator_is_read_more_often_near_the_end(tracked: Tracked, monkeypat
             await tracked.until(lambda rows=rows: tracked.tracker.progress.succeeded == rows.stop)  # type: ignore[misc]
             (subscription,) = tracked.connection.watcher.subscribed
             seen.append(subscription.every)
-        return seen
+        tracked.connection.endpoint.local = False
+        tracked.publish(rows=slice(210))
+        await tracked.until(lambda: tracked.tracker.progress.succeeded == 210)
+        return [*seen, subscription.every]
 
-    assert _loop.run(run(), PATIENCE) == [1.0, 0.2]
-    tracked.connection.endpoint.local = False
-    assert tracked.tracker._pace() == 1.0
+    assert _loop.run(run(), PATIENCE) == [1.0, 0.2, 1.0]
 
 
 def test_notifications_are_begun_once_for_each_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,98 @@
+"""Rows that another home says to have rendered: their tasks are not sent from here until somebody trusts them.
+
+A row is trusted when this home has rendered it itself, as the same cell does, and then has the task of this home; or
+when somebody has seen what its task does and wants it sent.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+
+from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, pack_tasks, read_block
+from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
+from cloudtasks_nb.fanout.outbox.outcomes import rows_in, unchanged
+from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.outbox.tallies import AMONG, ROWS, as_json, number, number_of, paged
+from cloudtasks_nb.fanout.states import State
+
+__all__ = ["Trust", "has_untrusted", "put_tasks"]
+
+_PAGE = 1_000
+
+
+class Trust(Repository):
+    """The rows of an outbox that nobody trusts."""
+
+    @reading
+    def untrusted(
+        self,
+        connection: sqlite3.Connection,
+        batch: str,
+        states: Collection[State],
+        rows: Iterable[tuple[int, str | None]] | None = None,
+        choice: Choice | None = None,
+    ) -> dict[int, str]:
+        """Return who says to have made which rows in some states that nobody trusts, by their refs.
+
+        Parameters
+        ----------
+        rows, choice : optional
+            As for `Outcomes.new_try`.
+        """
+        num, codes = number_of(connection, batch), as_json(states)
+        if not has_untrusted(connection, num):
+            return {}
+        wanted = rows_in(connection, batch, codes, choice) if rows is None else unchanged(connection, batch, rows)
+        query = f"""SELECT ref, maker FROM untrusted JOIN rows USING (ref)
+                    WHERE {AMONG} AND state IN (SELECT value FROM json_each(?)) ORDER BY ref"""
+        found: dict[int, str] = {}
+        for page in paged(wanted, _PAGE):
+            found.update(connection.execute(query, (as_json(page), codes)))
+        return found
+
+    @reading
+    def unsent_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> int:
+        """Return how many unsent rows up to a row nobody trusts."""
+        query = f"SELECT count(*) FROM {ROWS} AND state = ? AND ref IN (SELECT ref FROM untrusted)"
+        return number(connection, query, 0, ref, number_of(connection, batch), State.UNSENT)
+
+    @transaction
+    def trust(self, connection: sqlite3.Connection, refs: Iterable[int]) -> None:
+        """Have the tasks of rows sent as they are stored."""
+        for page in paged(refs, _PAGE):
+            connection.execute(f"DELETE FROM untrusted WHERE {AMONG}", (as_json(page),))
+
+
+def has_untrusted(connection: sqlite3.Connection, num: int) -> bool:
+    """Return whether nobody trusts some rows of a batch."""
+    query = """SELECT EXISTS (SELECT 1 FROM parts CROSS JOIN untrusted ON ref BETWEEN part << 32 AND last
+               WHERE num = ? AND phase = 1)"""
+    return bool(number(connection, query, num))
+
+
+def put_tasks(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
+    """Give the rows that nobody trusts yet the tasks of others, which this home has rendered.
+
+    Parameters
+    ----------
+    pairs : sequence of (ref, ref)
+        Rows, ascending, and those whose tasks they get. These may be invisible.
+    """
+    untrusted = connection.execute(f"SELECT ref FROM untrusted WHERE {AMONG}", (as_json(ref for ref, _ in pairs),))
+    left = {ref for (ref,) in untrusted}  # one that was trusted meanwhile may have been sent with its task
+    mine, block = dict[int, bytes](), StoredBlock(0, b"")
+    for source, ref in sorted((source, ref) for ref, source in pairs if ref in left):
+        if not block.first <= source <= block.last:
+            block = read_block(connection, source, "keys, tasks")
+        (mine[ref],) = block.tasks([source])
+    end = 0
+    for ref in sorted(mine):
+        if ref < end:  # its block was written before
+            continue
+        block = read_block(connection, ref, "keys, tasks")
+        end = block.last + 1
+        places = range(block.first, end)
+        tasks = [mine.get(place, task) for place, task in zip(places, block.tasks(places), strict=True)]
+        connection.execute("UPDATE blocks SET tasks = ? WHERE first = ?", (pack_tasks(tasks), block.first))
+    connection.execute(f"DELETE FROM untrusted WHERE {AMONG}", (as_json(mine),))

@@ -1,0 +1,265 @@
+"""A batch tells the same on every machine: it reads what others did before it answers."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import cloudtasks_nb as ct
+from cloudtasks_nb import _loop
+from cloudtasks_nb.errors import PreconditionError
+from cloudtasks_nb.fanout.batch import live
+from tests.integration.conftest import Emulator, Target
+from tests.integration.fanout.conftest import Connect, Serve, reached, sent
+
+ROWS = pd.DataFrame({"day": range(20)}, index=range(100, 120))
+SHOWN = {"succeeded": 15, "failed": 5}
+
+
+class Doubling:
+    """A function that counts its calls, and fails for some days."""
+
+    def __init__(self) -> None:
+        self.broken, self.calls = set(range(5)), list[int]()
+
+    def __call__(self, day: int) -> int:
+        """Double a number."""
+        self.calls.append(day)
+        if day in self.broken:
+            raise LookupError(day)
+        return 2 * day
+
+
+@pytest.fixture
+def double() -> Doubling:
+    """Give the function."""
+    return Doubling()
+
+
+@pytest.fixture
+def handler(serve: Serve, tmp_path: Path, double: Doubling) -> ct.Handler:
+    """Serve it."""
+    return serve(double, name="double", store=tmp_path / "store")
+
+
+def cell(tasks: ct.Client, url: Any, rows: pd.DataFrame = ROWS, **words: Any) -> ct.Batch:
+    """Run the cell."""
+    queue = tasks.queue("reports", create=True, max_attempts=1)
+    batch: ct.Batch = queue.fan_out(rows, url=url, body=["day"], **{"name": "march", "progress": False, **words})
+    return batch
+
+
+def states(frame: pd.DataFrame) -> dict[str, int]:
+    """Count the states in a frame."""
+    return {str(state): int(n) for state, n in frame["state"].value_counts().items()}
+
+
+FIRST: dict[str, Callable[[ct.Batch], Any]] = {
+    "tasks": lambda batch: states(batch.tasks()) == SHOWN,
+    "results": lambda batch: states(batch.results()) == SHOWN,
+    "failed": lambda batch: len(batch.failed()) == 5,
+    "errors": lambda batch: batch.errors()["rows"].sum() == 5,
+    "attempts": lambda batch: batch.attempts()["row"].notna().sum() == 20,
+    "wait": lambda batch: batch.wait("60s").failed == 5,
+    "retry_failed": lambda batch: (batch.retry_failed(trust=True).tasks()["try"] == 2).sum() == 5,
+}
+
+
+@pytest.mark.parametrize("home", ["bob", "ada"])
+@pytest.mark.parametrize("verb", FIRST)
+def test_the_first_answer_is_right(
+    connect: Connect, emulator: Emulator, handler: ct.Handler, home: str, verb: str
+) -> None:
+    """Whatever is asked first, in another home and in a kernel that was restarted."""
+    ada = connect("ada")
+    queue = ada.queue("reports", create=True, max_attempts=1).pause()
+    sent(cell(ada, handler))
+    ada.close()
+    tasks = connect(home)
+    tasks.queue("reports").resume()
+    emulator.drained(queue.name)
+    assert FIRST[verb](tasks.batch("march"))
+
+
+@pytest.mark.parametrize("home", ["bob", "ada"])
+def test_results_without_a_log(connect: Connect, emulator: Emulator, handler: ct.Handler, home: str) -> None:
+    """They tell what became of rows that have left the queue."""
+    ada = connect("ada")
+    queue = ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=0).pause()
+    sent(cell(ada, handler))
+    ada.close()
+    tasks = connect(home)
+    tasks.queue("reports").resume()
+    emulator.drained(queue.name)
+    assert states(tasks.batch("march").results()) == SHOWN
+
+
+LATER: dict[str, Callable[[ct.Client, ct.Batch, ct.Handler], Any]] = {
+    "wait": lambda _tasks, batch, _: batch.wait("60s").succeeded,
+    "tasks": lambda _tasks, batch, _: states(batch.tasks())["succeeded"],
+    "results": lambda _tasks, batch, _: states(batch.results())["succeeded"],
+    "failed": lambda _tasks, batch, _: 20 - len(batch.failed()),
+    "the same cell": lambda tasks, _, handler: states(cell(tasks, handler).tasks())["succeeded"],
+    "tasks.batch": lambda tasks, _, __: states(tasks.batch("march").tasks())["succeeded"],
+}
+
+
+@pytest.mark.parametrize("log", [1.0, 0.0])
+@pytest.mark.parametrize("seen", LATER)
+def test_a_later_try_of_another_home_is_seen(
+    connect: Connect, handler: ct.Handler, double: Doubling, seen: str, log: float
+) -> None:
+    """Also by a batch that was waited for to its end."""
+    ada = connect("ada")
+    ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=log)
+    mine = cell(ada, handler)
+    assert mine.wait("60s").failed == 5
+    double.broken.clear()
+    theirs = connect("bob").batch("march").retry_failed(trust=True)
+    assert theirs.wait("60s").succeeded == 20
+    assert LATER[seen](ada, mine, handler) == 20
+    assert mine.retry_failed().wait("60s").succeeded == 20
+    assert len(double.calls) == 25
+
+
+def test_the_same_cell_tells_what_is_true_now(
+    connect: Connect, handler: ct.Handler, double: Doubling, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says nothing of failed rows that have succeeded elsewhere."""
+    ada = connect("ada")
+    cell(ada, handler).wait("60s")
+    double.broken.clear()
+    connect("bob").batch("march").retry_failed(trust=True).wait("60s")
+    capsys.readouterr()
+    cell(ada, handler)
+    assert "failed" not in capsys.readouterr().out
+
+
+def test_a_batch_that_was_not_read_says_so_at_once(
+    connect: Connect, handler: ct.Handler, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its progress has no numbers; frames answer after a time, and say what was not read."""
+    cell(connect("ada"), handler).wait("60s")
+    bob, release = connect("bob"), asyncio.Event()
+
+    async def held(*_: object, **__: object) -> bool:
+        return await release.wait()
+
+    monkeypatch.setattr(bob._connection.watcher, "is_logged", held)
+    monkeypatch.setattr(live, "PATIENCE", 0.1)
+    theirs = bob.batch("march")
+    progress = theirs.progress()
+    assert (progress.state, progress.reason, progress.total) == (None, "not read yet", 20)
+    assert set(progress.counts().values()) == {None}
+    assert "not read yet" in repr(theirs)
+    assert repr(progress) == "20 rows; not read yet"
+    capsys.readouterr()
+    theirs.tasks()
+    assert capsys.readouterr().out == f"batch {theirs.id} is not read yet: reading what was sent from elsewhere\n"
+    _loop.run(_set(release))
+    assert states(theirs.tasks()) == SHOWN
+
+
+def test_a_cancel_is_known_everywhere(
+    connect: Connect, emulator: Emulator, handler: ct.Handler, double: Doubling, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It stops a home that sends, is shown there, and by one that opens the batch later; each row is cancelled."""
+    ada, bob = connect("ada"), connect("bob")
+    queue = ada.queue("reports", create=True, max_attempts=1).pause()
+    mine = sent(cell(ada, handler, ROWS.head(15)))
+    theirs = cell(bob, handler, canary=15)
+    reached(theirs, lambda progress: progress.pending == 15)
+    mine.cancel().wait("60s")
+    assert reached(theirs, lambda progress: progress.finished).cancelled == 20
+    assert states(theirs.tasks()) == {"cancelled": 20}
+    assert f"batch {theirs.id} was cancelled by " in capsys.readouterr().out
+    late = connect("cleo").batch("march")
+    assert states(late.tasks()) == {"cancelled": 20}
+    assert states(cell(connect("dora"), handler).tasks()) == {"cancelled": 20}
+    ada.queue("reports").resume()
+    emulator.drained(queue.name)
+    assert double.calls == []
+
+
+def test_what_is_sent_after_a_cancel_is_not_cancelled(connect: Connect, handler: ct.Handler) -> None:
+    """A cancel is taken up once."""
+    ada, bob = connect("ada"), connect("bob")
+    ada.queue("reports", create=True, max_attempts=1).pause()
+    mine = sent(cell(ada, handler))
+    theirs = bob.batch("march")
+    mine.cancel().wait("60s")
+    assert states(theirs.tasks()) == {"cancelled": 20}
+    ada.queue("reports").resume()
+    theirs.resend(theirs.tasks().tail(5), trust=True).wait("60s")
+    assert states(theirs.tasks()) == states(mine.tasks()) == {"cancelled": 15, "succeeded": 5}
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_home_that_cannot_know_asks(connect: Connect, emulator: Emulator, target: Target, *, opened: bool) -> None:
+    """It sends nothing that another home may have sent, says who, and sends it after `resume`."""
+    ada = connect("ada")
+    queue = ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=0)
+    cell(ada, target.url)
+    emulator.until(lambda: len(target.received) == 20)
+    emulator.drained(queue.name)
+    emulator.advance(86_400)
+    bob = connect("bob")
+    theirs = bob.batch("march") if opened else cell(bob, target.url)
+    with pytest.raises(
+        PreconditionError, match=r"20 rows may have been sent by ada@.* at 20\d\d-.* UTC, and neither log"
+    ):
+        theirs.wait("60s")
+    assert (theirs.status().state, theirs.status().action) == ("held", "batch.resume()")
+    assert states(theirs.tasks()) == {"unsent": 20}
+    assert len(target.received) == 20
+    theirs.resume(trust=True)
+    emulator.until(lambda: len(target.received) == 40)
+    assert cell(bob, target.url).status().state != "held"
+
+
+@pytest.mark.parametrize("days", [29, 31])
+def test_the_silence_of_a_complete_log(connect: Connect, emulator: Emulator, target: Target, days: int) -> None:
+    """It tells that nothing was sent, for the thirty days in which the log has its entries."""
+    ada = connect("ada")
+    ada.queue("reports", create=True, max_attempts=1)
+    mine = cell(ada, target.url, canary=5)
+    assert reached(mine, lambda progress: progress.succeeded == 5)
+    ada.close()
+    emulator.advance(days * 86_400)
+    theirs = cell(connect("bob"), target.url)
+    progress = reached(theirs, lambda progress: progress.state in {"held", "succeeded"})
+    assert progress.state == ("held" if days > 30 else "succeeded")
+    assert len(target.received) == (5 if days > 30 else 20)
+
+
+def test_a_queue_without_a_log_says_so_before_the_first_row(
+    tasks: ct.Client, target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once: where the store is not shared, nothing tells what another disk has sent."""
+    queue = tasks.queue("reports", create=True, log_sampling_ratio=0)
+    capsys.readouterr()
+    line = "rows that were sent from elsewhere cannot be seen: the queue writes no log"
+    for rows, said in ((ROWS.head(3), True), (ROWS.tail(3), False)):
+        queue.fan_out(rows, url=target.url, progress=False)
+        assert (line in capsys.readouterr().out) is said
+
+
+def test_a_dry_run_says_that_it_is_not_compared(
+    connect: Connect, handler: ct.Handler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only where another home has sent rows of the batch."""
+    line = "the plan is not compared with what was sent of batch"
+    ada = connect("ada")
+    cell(ada, handler, dry_run=True)
+    assert line not in capsys.readouterr().out
+    cell(ada, handler).wait("60s")
+    for home, said in (("ada", False), ("bob", True)):
+        cell(connect(home), handler, dry_run=True)
+        assert (line in capsys.readouterr().out) is said
+
+
+async def _set(event: asyncio.Event) -> None:
+    event.set()
