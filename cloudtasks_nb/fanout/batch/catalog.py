@@ -414,8 +414,8 @@ class Catalog:
         now = self.outbox.batches.counts(batch.id)
         if now == before:
             return result
-        whole = result.known == sum(now.values())
-        return replace(result, left={state: rows for state, rows in now.items() if rows and whole})
+        known = self.outbox.batches.counts(result.scope) if result.scope is not None and not result.added else {}
+        return replace(result, left={state: rows for state, rows in known.items() if rows})
 
     def _notify_not_compared(self, batch: str, queue: QueueName) -> None:
         """Say that a dry run is not compared with what another home has sent of a batch, if that may be something."""
