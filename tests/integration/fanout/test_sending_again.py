@@ -26,5 +26,5 @@ def test_a_longer_cell_while_the_shorter_ends(paused: ct.Queue, monkeypatch: pyt
 
     monkeypatch.setattr(Sender, "run", ending)
     batch = paused.fan_out(pd.DataFrame({"row": range(100)}), url=URL, name="series")
-    reached(batch, lambda progress: progress.total == 150 and not progress.unsent)
+    reached(batch.whole, lambda progress: progress.total == 150 and not progress.unsent)
     assert len(paused.tasks()) == 150

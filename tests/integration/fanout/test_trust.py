@@ -154,7 +154,7 @@ def test_a_cell_does_not_attach_to_foreign_bytes(
     ada = connect("ada")
     assert ada.batch(batch.id).id == batch.id
     mine = cell(ada, target.url, name=name)
-    assert reached(mine, lambda progress: progress.succeeded == 20).unsent == 20
+    assert reached(mine.whole, lambda progress: progress.succeeded == 20).unsent == 20
     assert (len(target.received), len(evil.received)) == (20, 0)
 
 
@@ -183,7 +183,7 @@ def test_the_same_cell_needs_no_trust(connect: Connect, stuck: Stuck, target: Ta
     ada = connect("ada")
     ada.batch("march")
     some = cell(ada, target.url, ROWS.sample(frac=0.3, random_state=1))
-    assert reached(some, lambda progress: progress.succeeded == 6).unsent == 14
+    assert reached(some.whole, lambda progress: progress.succeeded == 6).unsent == 14
     assert len(target.received) == 6
     with pytest.raises(PreconditionError, match="14 rows of batch"):
         some.resume()
@@ -215,7 +215,7 @@ def test_rows_that_are_added_later_are_not_trusted(
     else:
         assert len(ada.batch("march").tasks()) == 7
     added = cell(ada, target.url, ROWS.head(10))
-    assert reached(added, lambda progress: progress.succeeded == 10).unsent == 2
+    assert reached(added.whole, lambda progress: progress.succeeded == 10).unsent == 2
     with pytest.raises(PreconditionError, match=r"(?s)2 rows of batch .*mallory@"):
         added.resume()
     assert (len(target.received), len(evil.received)) == (10, 0)
@@ -231,5 +231,5 @@ def test_a_canary_does_not_wait_for_rows_that_are_not_sent(connect: Connect, stu
     assert some.status().reason == "canary: 2 of 5 rows not rendered in this home: the other 15 rows are not sent"
     with pytest.raises(PreconditionError, match="canary: 2 of 5"):
         some.wait("60s")
-    assert some.resume(trust=True).wait("60s").succeeded == 20
+    assert some.resume(trust=True).whole.wait("60s").succeeded == 20
     assert len(target.received) == 20
