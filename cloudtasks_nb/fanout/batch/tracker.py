@@ -257,7 +257,8 @@ class Tracker:
     async def cancel(self, rows: str | None = None) -> None:
         """Store that the batch, or rows of it, are to be cancelled, and begin; from now on it counts as cancelled."""
         self.connection.transport.check_open()
-        self._wants_to_send &= not await self._cancellation.wish(rows or self.batch)
+        if await self._cancellation.wish(rows or self.batch):
+            self._wants_to_send = False
         await self.start(sending=False)
 
     async def resume(self) -> None:
@@ -307,8 +308,7 @@ class Tracker:
         if isinstance(self.error, OutboxError):  # what was wrong on this machine may be mended
             await self.start(sending=True)
         await self._until(lambda: opened.ended or self.finished_here, check)
-        if self.finished_here:
-            await self._notifier.finish()
+        await self._notifier.finish()
         return self.progress
 
     async def settle(self, *, drained: bool) -> None:
