@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.emulator.access.roles import is_role
 from cloudtasks_nb.emulator.api.engine import Service, parse_name
 from cloudtasks_nb.emulator.api.operations import load_operation
 from cloudtasks_nb.emulator.api.pages import page_token, read_number
@@ -24,6 +23,11 @@ _KEY_CHANGES = {"*", "kms_key", "kmsKey"}  # masks that name the key, the only s
 _NO_POLICY = iam.Policy(etag=b"\x00 \x01").SerializeToString()
 _MEMBER = re.compile(
     r"allUsers|allAuthenticatedUsers|(deleted:)?(user|serviceAccount|group|domain|principal(Set)?|project\w+):.+"
+)
+# Predefined and custom roles; those of Cloud Tasks are all known.
+_ROLE = re.compile(
+    r"(organizations|projects)/[^/]+/roles/[\w.]+|roles/(?!cloudtasks\.)[\w.]+|roles/cloudtasks\."
+    r"(admin|editor|viewer|enqueuer|taskRunner|taskDeleter|queueAdmin|serviceAgent)"
 )
 _PROJECT = re.compile(r"projects/[^/]+")
 _LOCATION = re.compile(r"projects/([^/]+)/locations/([^/]+)")
@@ -122,7 +126,7 @@ class LocationCalls(Service):
 
 def _check_bindings(bindings: Iterable[Any]) -> None:
     for binding in bindings:
-        if not is_role(binding.role):
+        if _ROLE.fullmatch(binding.role) is None:
             raise invalid_argument(f"Role {binding.role} is not supported for this resource.")
         for member in binding.members:
             if _MEMBER.fullmatch(member) is None:

@@ -9,14 +9,12 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from cloudtasks_nb.emulator.access.permissions import project_of
-from cloudtasks_nb.emulator.access.refusals import unknown_project
 from cloudtasks_nb.emulator.api.engine import EMPTY, Service
 from cloudtasks_nb.emulator.api.filter import Node, comparisons, compile_filter, parse_filter
 from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_token
 from cloudtasks_nb.emulator.model.apis import beta, well_known
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.methods import TASKS
+from cloudtasks_nb.emulator.model.methods import TASKS, project_of
 from cloudtasks_nb.emulator.model.protobuf import len_field
 from cloudtasks_nb.emulator.model.queues import (
     PAUSED,
@@ -28,7 +26,7 @@ from cloudtasks_nb.emulator.model.queues import (
     to_v2,
     updated,
 )
-from cloudtasks_nb.emulator.model.refusal import help_link, invalid_argument, malformed_name
+from cloudtasks_nb.emulator.model.refusal import help_link, invalid_argument, malformed_name, unknown_project
 from cloudtasks_nb.emulator.store.state import QueueState
 
 __all__ = ["QueueCalls"]

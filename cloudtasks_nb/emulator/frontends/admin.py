@@ -47,10 +47,13 @@ class Admin:
         The emulator.
     folder : Path
         The data folder, in which snapshots are stored.
+    also_reset : callable
+        Resets what is not the engine's.
     """
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
+    def __init__(self, engine: Engine, folder: Path, also_reset: Callable[[], None]) -> None:
         self._engine = engine
+        self._also_reset = also_reset
         self._snapshots = folder / "snapshots"
         self._replacing = asyncio.Lock()
         self._lapse = TimeLapse(dispatcher=engine.dispatcher, clock=engine.clock, moved=self._note_clock)
@@ -114,7 +117,7 @@ class Admin:
     async def reset(self, _: dict[str, Any]) -> dict[str, Any]:
         """Delete all queues, tasks, names, logs, faults and advances, and create the declared queues again.
 
-        A strict emulator also forgets principals, roles and what is wrong with the project.
+        With ``--strict``, principals and roles are forgotten too, and what is wrong with the project.
         """
 
         def erase() -> None:
@@ -123,8 +126,7 @@ class Admin:
 
         await self._replace(erase)
         self._engine.faults.clear()
-        if self._engine.access is not None:
-            self._engine.access.reset()
+        self._also_reset()
         names = self._engine.declared.put()
         await self._engine.committer.commit()
         self._engine.dispatcher.wake_all()

@@ -52,10 +52,6 @@ _HEADERS = {
     "Vary": "Accept",
     "X-Content-Type-Options": "nosniff",
 }
-_STRICT = (
-    "An emulator with --strict has no console, because each call needs a bearer token and a web page has none. "
-    "Start an emulator without --strict to have one."
-)
 _READ_ONLY = "The console is read-only. Start the emulator with --console-writes to change queues and tasks there."
 
 
@@ -77,9 +73,7 @@ class Console:
         self._files = {name: Path(__file__).with_name(name).read_bytes() for name in _TYPES}
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes to serve; with ``--strict`` only the one that says why there is no console."""
-        if self._engine.access is not None:
-            return [web.get("/", self._page)]
+        """Return the routes to serve."""
         return [
             web.get("/", self._page),
             web.get("/console/queues", answer_json(self.queues)),
@@ -151,8 +145,6 @@ class Console:
     async def _page(self, request: web.Request) -> web.Response:
         if "text/html" not in request.headers.get("Accept", ""):
             raise web.HTTPNotFound
-        if self._engine.access is not None:
-            return error_response(404, _STRICT)
         return self._static(_PAGE)
 
     async def _file(self, request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import logging
+import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,13 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from cloudtasks_nb.emulator.access.certificates import ServerCertificate
-from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.admin import Admin
-from cloudtasks_nb.emulator.frontends.cloud_run import pass_on
-from cloudtasks_nb.emulator.frontends.console import Console
 from cloudtasks_nb.emulator.frontends.firebase import Firebase
-from cloudtasks_nb.emulator.frontends.google import Google
 from cloudtasks_nb.emulator.frontends.guard import guard
-from cloudtasks_nb.emulator.frontends.iam import IamApi
 from cloudtasks_nb.emulator.frontends.json_errors import JsonErrorRunner, answer_in_json
+from cloudtasks_nb.emulator.frontends.parts import Parts
 from cloudtasks_nb.emulator.frontends.rest import Rest
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
 
@@ -58,20 +54,25 @@ class HttpServer:
         Gets the snapshots.
     instance : str
         The emulator's id, a header of every answer.
+    parts : Parts
+        Middlewares, routes and names that not every emulator has.
     """
 
-    def __init__(self, engine: Engine, calls: Mapping[str, Call], leases: Leases, folder: Path, instance: str) -> None:
+    def __init__(
+        self, engine: Engine, calls: Mapping[str, Call], leases: Leases, folder: Path, instance: str, parts: Parts
+    ) -> None:
         self._engine = engine
         self._instance = instance
         issuer = engine.settings.own_issuer
         known = (
             engine.settings.host,
             *engine.settings.allow_hosts,
-            *(GOOGLE_HOSTS if engine.access else ()),
+            *parts.hosts,
             *([issuer.hostname] if issuer and issuer.hostname else ()),
         )
-        to_services = [pass_on(engine.access, engine.tokens)] if engine.access else []
-        self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[*to_services, guard(known), self._send])
+        self._tls = parts.tls
+        middlewares = (*parts.middlewares, guard(known, parts.forms), self._send)
+        self._app = web.Application(client_max_size=_MAX_BODY, middlewares=middlewares)
         self._app.on_response_prepare.append(answer_in_json)
         self._app.on_response_prepare.append(self._date)
         add = self._app.router.add_get
@@ -82,28 +83,25 @@ class HttpServer:
             add(path, self._keys)
         for path in ("/oauth2/v1/certs", "/certs"):
             add(path, self._certificates)
-        self._app.add_routes(Admin(engine, folder).routes())
+        self._app.add_routes(Admin(engine, folder, parts.reset).routes())
         rest = Rest(engine, calls, instance)
         self._app.add_routes(rest.routes())
-        self._app.add_routes(Firebase(engine, rest).routes())
-        self._app.add_routes(Console(engine, rest.execute).routes())
-        if engine.access is not None:
-            self._app.add_routes(Google(engine.access, engine.tokens).routes())
-            self._app.add_routes(IamApi(engine.access, engine.tokens).routes())
+        self._app.add_routes(Firebase(engine, calls, rest).routes())
+        self._app.add_routes(parts.routes(engine, rest))
         # Leases do not end by themselves: do not wait for them.
         self._runner = JsonErrorRunner(
             self._app, access_log=None, shutdown_timeout=0.1, logger=_log, auto_decompress=False
         )
 
-    async def listen(self, host: str, port: int, certificate: ServerCertificate | None = None) -> int:
-        """Start to listen, with TLS if there is a certificate, and return the port.
+    async def listen(self, host: str, port: int) -> int:
+        """Start to listen, and return the port.
 
         Raises
         ------
         PortInUseError
             If another program listens there.
         """
-        return await listen(self._runner, host, port, "--http-port", certificate)
+        return await listen(self._runner, host, port, "--http-port", self._tls)
 
     async def protocols(self) -> Callable[[], Any]:
         """Return what makes the protocol of a connection that was accepted elsewhere."""
@@ -160,10 +158,8 @@ class HttpServer:
         return answer
 
 
-async def listen(
-    runner: web.AppRunner, host: str, port: int, option: str, certificate: ServerCertificate | None = None
-) -> int:
-    """Start to listen, with TLS if there is a certificate, and return the port; `option` is the one that sets it.
+async def listen(runner: web.AppRunner, host: str, port: int, option: str, tls: ssl.SSLContext | None = None) -> int:
+    """Start to listen, and return the port; `option` is the one that sets it.
 
     Raises
     ------
@@ -172,7 +168,6 @@ async def listen(
     """
     await runner.setup()
     try:
-        tls = certificate.context() if certificate is not None else None
         await web.TCPSite(runner, host, port, ssl_context=tls).start()
     except OSError as error:
         raise cannot_listen(error, host, port, option) from error

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from cloudtasks_nb.emulator.model.apis import call_messages
 
-__all__ = ["LOGGING", "METHODS", "TASKS", "Method", "Quota", "find_method"]
+__all__ = ["LOGGING", "METHODS", "TASKS", "Method", "Quota", "find_method", "project_of"]
 
 TASKS: Final = "cloudtasks.googleapis.com"
 LOGGING: Final = "logging.googleapis.com"
@@ -78,6 +78,12 @@ def find_method(verb: str, api: str, path: str) -> tuple[Method, str] | None:
         if method.verb == verb and (match := method.url.fullmatch(path)):
             return method, match[1] if match.re.groups else ""
     return None
+
+
+def project_of(resource: str) -> str:
+    """Return the project of a resource; "" if it has none."""
+    parts = resource.split("/")
+    return parts[1] if parts[0] == "projects" and parts[1:] else ""
 
 
 _LISTS = Quota(metric="List requests", limit="List requests per minute per region", value=600)

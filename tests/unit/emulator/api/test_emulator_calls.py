@@ -72,7 +72,7 @@ async def test_a_run_by_hand_waits_for_a_reset(service: Service) -> None:
 
 async def test_one_replacement_after_the_other(service: Service, tmp_path: Path) -> None:
     """Two resets at once run one after the other, and nothing is sent during either."""
-    admin, dispatcher, held = Admin(service.engine, tmp_path), service.engine.dispatcher, []
+    admin, dispatcher, held = Admin(service.engine, tmp_path, lambda: None), service.engine.dispatcher, []
     await service.create_queue()
     await service.create_task("a")
     dispatcher.run_now(service.engine.store.queue(QUEUE), "a")

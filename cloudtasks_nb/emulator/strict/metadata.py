@@ -9,12 +9,12 @@ from typing import Any
 
 from aiohttp import web
 
-from cloudtasks_nb.emulator.access.control import AccessControl
-from cloudtasks_nb.emulator.access.state import member_of
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.frontends.admin import json_response
 from cloudtasks_nb.emulator.frontends.guard import guard
 from cloudtasks_nb.emulator.frontends.http import listen
+from cloudtasks_nb.emulator.strict.control import AccessControl
+from cloudtasks_nb.emulator.strict.state import member_of
 
 __all__ = ["MetadataServer"]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import trustme
 
 from cloudtasks_nb.errors import InvalidInputError
@@ -23,6 +24,10 @@ class ServerCertificate:
     ca: Path  #: certificate of the authority, which clients trust
     certificate: Path
     key: Path
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return the TLS settings of a gRPC server."""
+        return grpc.ssl_server_credentials([(self.key.read_bytes(), self.certificate.read_bytes())])
 
     def context(self) -> ssl.SSLContext:
         """Return the TLS settings of an HTTPS server."""

@@ -15,8 +15,8 @@ import orjson
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from cloudtasks_nb.emulator.access.roles import check_role, permissions_of
 from cloudtasks_nb.emulator.dispatch.tokens import private_pem
+from cloudtasks_nb.emulator.strict.roles import check_role, permissions_of
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["CLOUD_PLATFORM", "Conditions", "GoogleState", "Principal", "is_in", "member_of", "name_of"]

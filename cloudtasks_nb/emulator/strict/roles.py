@@ -5,14 +5,9 @@ Only the permissions that an emulator checks are listed, and those by which a ca
 
 from __future__ import annotations
 
-import re
-
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["check_role", "is_role", "permissions_of"]
-
-
-_ROLE = re.compile(r"((organizations|projects)/[^/]+/)?roles/[\w.]+")
+__all__ = ["check_role", "permissions_of"]
 
 
 def _tasks(*names: str) -> frozenset[str]:
@@ -91,11 +86,6 @@ def permissions_of(role: str) -> frozenset[str]:
         ``roles/cloudtasks.viewer``; or a permission, ``cloudtasks.tasks.create``, for a custom role that has only it.
     """
     return _ROLES.get(role, frozenset()) if "/" in role else frozenset({role})
-
-
-def is_role(role: str) -> bool:
-    """Return whether a policy may name a role: a predefined or a custom one; those of Cloud Tasks are all known."""
-    return role in _ROLES if role.startswith("roles/cloudtasks.") else _ROLE.fullmatch(role) is not None
 
 
 def check_role(role: str) -> None:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from cloudtasks_nb._names import account_project
-from cloudtasks_nb.emulator.access.permissions import (
+from cloudtasks_nb.emulator.model.apis import iam
+from cloudtasks_nb.emulator.model.methods import LOGGING, Method, project_of
+from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, unknown_project
+from cloudtasks_nb.emulator.store.store import Store
+from cloudtasks_nb.emulator.strict.permissions import (
     ACT_AS,
     IAM,
     IAM_CREDENTIALS,
     parents,
-    project_of,
     service_accounts,
 )
-from cloudtasks_nb.emulator.access.quotas import Quotas
-from cloudtasks_nb.emulator.access.refusals import (
+from cloudtasks_nb.emulator.strict.quotas import Quotas
+from cloudtasks_nb.emulator.strict.refusals import (
     api_disabled,
     billing_disabled,
     iam_permission_denied,
@@ -31,15 +34,10 @@ from cloudtasks_nb.emulator.access.refusals import (
     quota_project_denied,
     quota_project_missing,
     scope_insufficient,
-    unknown_project,
 )
-from cloudtasks_nb.emulator.access.roles import permissions_of
-from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, GoogleState, is_in
-from cloudtasks_nb.emulator.access.tokens import AccessTokens, Caller, InvalidTokenError
-from cloudtasks_nb.emulator.model.apis import iam
-from cloudtasks_nb.emulator.model.methods import LOGGING, METHODS, Method
-from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
-from cloudtasks_nb.emulator.store.store import Store
+from cloudtasks_nb.emulator.strict.roles import permissions_of
+from cloudtasks_nb.emulator.strict.state import CLOUD_PLATFORM, GoogleState, is_in
+from cloudtasks_nb.emulator.strict.tokens import AccessTokens, Caller, InvalidTokenError
 
 __all__ = ["AccessControl", "account_resources"]
 
@@ -51,8 +49,6 @@ _TASK_SCOPES = frozenset({CLOUD_PLATFORM})
 _IAM_SCOPES = _TASK_SCOPES | {"https://www.googleapis.com/auth/iam"}
 _SCOPES = {LOGGING: _LOG_SCOPES, IAM: _IAM_SCOPES, IAM_CREDENTIALS: _IAM_SCOPES}
 _USE_PROJECT = "serviceusage.services.use"
-
-_Call = Callable[[bytes], Awaitable[bytes]]
 
 #: who has sent the call that is executed
 _caller: ContextVar[Caller] = ContextVar("caller")
@@ -80,15 +76,13 @@ class AccessControl:
         self.state.reset()
         self._quotas = Quotas(time.monotonic)
 
-    async def answer(self, path: str, call: _Call, wire: bytes, headers: Mapping[str, str]) -> bytes:
-        """Execute a call if it is allowed.
+    async def admit(self, method: Method, wire: bytes, headers: Mapping[str, str]) -> Any:
+        """Return the request of a call that is allowed.
 
         Parameters
         ----------
-        path : str
-            The RPC: ``/google.cloud.tasks.v2.CloudTasks/CreateTask``.
-        call : callable
-            Executes it.
+        method : Method
+            What is called.
         wire : bytes
             The request.
         headers : mapping
@@ -97,11 +91,10 @@ class AccessControl:
         Raises
         ------
         RefusedError
-            If it is not allowed, or if the call itself is refused.
+            If it is not allowed.
         """
         if self.state.conditions.latency_s:
             await asyncio.sleep(self.state.conditions.latency_s)
-        method = METHODS[path]
         request = method.request.FromString(wire)
         caller = self.authenticate(method.host, method.api_name, headers)
         resources = method.resources(request)
@@ -110,7 +103,7 @@ class AccessControl:
             self._quotas.count(method, project_of(resources[0]), resources[0])
         self._check_roles(caller, method, request, resources)
         _caller.set(caller)
-        return await call(wire)
+        return request
 
     def authenticate(self, service: str, method: str, headers: Mapping[str, str]) -> Caller:
         """Return who has sent a call.

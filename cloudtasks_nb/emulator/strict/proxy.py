@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
-from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS
 from cloudtasks_nb.emulator.frontends.http import cannot_listen
+from cloudtasks_nb.emulator.frontends.single_port import relay
+from cloudtasks_nb.emulator.strict.permissions import GOOGLE_HOSTS
 
 __all__ = ["Proxy"]
 
-_CHUNK = 65_536
+_MOST = 1 << 20  # bytes: more than a stream keeps
 _RUN = ".run.app"  # services of Cloud Run
 _WITHIN = 10.0  # seconds
 # As a client offers it in its first TLS message. gRPC offers nothing else, and HTTP clients of Python do not offer it.
@@ -76,22 +78,7 @@ class Proxy:
                     writer.close()
                     return
                 writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-                first = await reader.read(_CHUNK)
-            port = self._grpc if _HTTP2 in first else self._http
-            above, below = await asyncio.open_connection(self._host, port)
-            below.write(first)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_copy(reader, below))
-                group.create_task(_copy(above, writer))
-        writer.close()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(_CHUNK):
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass
-    finally:
+                first = await reader.read(_MOST)
+            transport: Any = writer.transport
+            await relay(transport, first, self._host, self._grpc if _HTTP2 in first else self._http)
         writer.close()

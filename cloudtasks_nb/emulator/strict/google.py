@@ -10,11 +10,11 @@ from typing import Any
 
 from aiohttp import web
 
-from cloudtasks_nb.emulator.access.control import AccessControl
-from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, member_of
-from cloudtasks_nb.emulator.access.tokens import InvalidTokenError
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.frontends.admin import answer_json, json_response
+from cloudtasks_nb.emulator.strict.control import AccessControl
+from cloudtasks_nb.emulator.strict.state import CLOUD_PLATFORM, member_of
+from cloudtasks_nb.emulator.strict.tokens import InvalidTokenError
 from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["Google"]

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, GoogleState, member_of, name_of
+from cloudtasks_nb.emulator.strict.state import CLOUD_PLATFORM, GoogleState, member_of, name_of
 
 __all__ = ["AccessTokens", "Caller", "InvalidTokenError"]
 

@@ -13,7 +13,6 @@ __all__ = [
     "IAM_CREDENTIALS",
     "RUN_HOSTS",
     "parents",
-    "project_of",
     "service_accounts",
 ]
 
@@ -33,12 +32,6 @@ def parents(resource: str) -> list[str]:
     """Return the resources whose roles count for a resource: a task's queue and project, and the resource itself."""
     parts = resource.split("/")
     return ["/".join(parts[:end]) for end in range(len(parts), 0, -2)]
-
-
-def project_of(resource: str) -> str:
-    """Return the project of a resource; "" if it has none."""
-    parts = resource.split("/")
-    return parts[1] if parts[0] == "projects" and parts[1:] else ""
 
 
 def service_accounts(target: Any) -> list[str]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cloudtasks_nb.emulator.access.cloud_run import admitted
-from cloudtasks_nb.emulator.access.control import AccessControl
-from cloudtasks_nb.emulator.access.permissions import service_accounts
-from cloudtasks_nb.emulator.access.state import GoogleState
 from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError
 from cloudtasks_nb.emulator.dispatch.request import Authorize, HttpCall
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, AttemptResult
 from cloudtasks_nb.emulator.model.settings import Settings
+from cloudtasks_nb.emulator.strict.cloud_run import admitted
+from cloudtasks_nb.emulator.strict.control import AccessControl
+from cloudtasks_nb.emulator.strict.permissions import service_accounts
+from cloudtasks_nb.emulator.strict.state import GoogleState
 
 __all__ = ["StrictDeliverer", "authorize_as"]
 

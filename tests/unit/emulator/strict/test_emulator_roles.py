@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cloudtasks_nb.emulator.access.permissions import parents
-from cloudtasks_nb.emulator.access.roles import permissions_of
-from cloudtasks_nb.emulator.access.state import GoogleState
 from cloudtasks_nb.emulator.model.methods import METHODS
+from cloudtasks_nb.emulator.strict.permissions import parents
+from cloudtasks_nb.emulator.strict.roles import permissions_of
+from cloudtasks_nb.emulator.strict.state import GoogleState
 from cloudtasks_nb.errors import InvalidInputError
 from tests.cases import cases
 

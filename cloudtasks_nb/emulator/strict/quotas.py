@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from cloudtasks_nb.emulator.access.refusals import rate_limited
 from cloudtasks_nb.emulator.model.methods import Method, Quota
+from cloudtasks_nb.emulator.strict.refusals import rate_limited
 
 __all__ = ["Quotas"]
 

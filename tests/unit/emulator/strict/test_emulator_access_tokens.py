@@ -9,10 +9,10 @@ import google.auth.crypt
 import google.auth.jwt
 import pytest
 
-from cloudtasks_nb.emulator.access.quotas import Quotas
-from cloudtasks_nb.emulator.access.state import CLOUD_PLATFORM, GoogleState
-from cloudtasks_nb.emulator.access.tokens import AccessTokens, InvalidTokenError
 from cloudtasks_nb.emulator.model.methods import METHODS
+from cloudtasks_nb.emulator.strict.quotas import Quotas
+from cloudtasks_nb.emulator.strict.state import CLOUD_PLATFORM, GoogleState
+from cloudtasks_nb.emulator.strict.tokens import AccessTokens, InvalidTokenError
 from tests.cases import cases
 from tests.unit.emulator.conftest import refused
 

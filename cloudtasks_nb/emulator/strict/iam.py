@@ -14,16 +14,16 @@ from typing import Any
 
 from aiohttp import web
 
-from cloudtasks_nb.emulator.access.control import AccessControl, account_resources
-from cloudtasks_nb.emulator.access.permissions import IAM, IAM_CREDENTIALS
-from cloudtasks_nb.emulator.access.refusals import iam_permission_denied
-from cloudtasks_nb.emulator.access.state import member_of
-from cloudtasks_nb.emulator.access.tokens import Caller
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.frontends.admin import json_response
 from cloudtasks_nb.emulator.frontends.bodies import json_body
 from cloudtasks_nb.emulator.frontends.json_errors import error_document
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
+from cloudtasks_nb.emulator.strict.control import AccessControl, account_resources
+from cloudtasks_nb.emulator.strict.permissions import IAM, IAM_CREDENTIALS
+from cloudtasks_nb.emulator.strict.refusals import iam_permission_denied
+from cloudtasks_nb.emulator.strict.state import member_of
+from cloudtasks_nb.emulator.strict.tokens import Caller
 
 __all__ = ["IamApi"]
 

@@ -5,11 +5,8 @@ The reasons are those of https://cloud.google.com/apis/design/errors and of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from cloudtasks_nb.emulator.model.apis import google_rpc
-from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link
+from cloudtasks_nb.emulator.model.refusal import RefusedError, access_refused, error_info, help_link
 
 __all__ = [
     "api_disabled",
@@ -23,7 +20,6 @@ __all__ = [
     "quota_project_missing",
     "rate_limited",
     "scope_insufficient",
-    "unknown_project",
 ]
 
 #: The titles of the services in texts.
@@ -42,20 +38,11 @@ _EXPECTED = (
 _WAIT = "wait a few minutes for the action to propagate to our systems and retry."
 
 
-def _error_info(reason: str, metadata: Mapping[str, str], domain: str = "googleapis.com") -> Any:
-    return google_rpc.ErrorInfo(reason=reason, domain=domain, metadata=metadata)
-
-
-def _refused(code: str, message: str, reason: str, metadata: Mapping[str, str], *more: Any) -> RefusedError:
-    localized = google_rpc.LocalizedMessage(locale="en-US", message=message)
-    return RefusedError(code, message, (_error_info(reason, metadata), localized, *more))
-
-
 def missing_credentials(service: str, method: str) -> RefusedError:
     """Return the error for a call without a token."""
     text = f"Request is missing required authentication credential. {_EXPECTED}"
     metadata = {"service": service, "method": method}
-    return RefusedError("UNAUTHENTICATED", text, (_error_info("CREDENTIALS_MISSING", metadata),))
+    return RefusedError("UNAUTHENTICATED", text, (error_info("CREDENTIALS_MISSING", metadata),))
 
 
 def invalid_credentials(service: str, method: str, reason: str) -> RefusedError:
@@ -69,13 +56,13 @@ def invalid_credentials(service: str, method: str, reason: str) -> RefusedError:
         ``ACCESS_TOKEN_EXPIRED`` or ``ACCESS_TOKEN_TYPE_UNSUPPORTED``.
     """
     text = f"Request had invalid authentication credentials. {_EXPECTED}"
-    return RefusedError("UNAUTHENTICATED", text, (_error_info(reason, {"service": service, "method": method}),))
+    return RefusedError("UNAUTHENTICATED", text, (error_info(reason, {"service": service, "method": method}),))
 
 
 def scope_insufficient(service: str, method: str) -> RefusedError:
     """Return the error for a token whose scopes do not include the service."""
     text = "Request had insufficient authentication scopes."
-    info = _error_info("ACCESS_TOKEN_SCOPE_INSUFFICIENT", {"service": service, "method": method})
+    info = error_info("ACCESS_TOKEN_SCOPE_INSUFFICIENT", {"service": service, "method": method})
     return RefusedError("PERMISSION_DENIED", text, (info,))
 
 
@@ -89,15 +76,7 @@ def quota_project_denied(service: str, project: str) -> RefusedError:
     )
     metadata = {"service": service, "consumer": f"projects/{project}", "containerInfo": project, "consoleUrl": url}
     link = help_link("Google developer console IAM admin", url)
-    return _refused("PERMISSION_DENIED", text, "USER_PROJECT_DENIED", metadata, link)
-
-
-def unknown_project(service: str, project: str) -> RefusedError:
-    """Return the error for a project that does not exist, or that the caller may not know of."""
-    text = f"Permission denied on resource project {project}."
-    metadata = {"consumer": f"projects/{project}", "containerInfo": project, "service": service}
-    link = help_link("Google developers console", "https://console.developers.google.com")
-    return _refused("PERMISSION_DENIED", text, "CONSUMER_INVALID", metadata, link)
+    return access_refused(text, "USER_PROJECT_DENIED", metadata, link)
 
 
 def api_disabled(service: str, project: str) -> RefusedError:
@@ -115,7 +94,7 @@ def api_disabled(service: str, project: str) -> RefusedError:
         "activationUrl": url,
     }
     link = help_link("Google developers console API activation", url)
-    return _refused("PERMISSION_DENIED", text, "SERVICE_DISABLED", metadata, link)
+    return access_refused(text, "SERVICE_DISABLED", metadata, link)
 
 
 def quota_project_missing(service: str) -> RefusedError:
@@ -126,7 +105,7 @@ def quota_project_missing(service: str) -> RefusedError:
         "see https://cloud.google.com/docs/authentication/adc-troubleshooting/user-creds ."
     )
     metadata = {"service": service, "consumer": f"projects/{_GCLOUD_PROJECT}"}
-    return _refused("PERMISSION_DENIED", text, "SERVICE_DISABLED", metadata)
+    return access_refused(text, "SERVICE_DISABLED", metadata)
 
 
 def billing_disabled(service: str, project: str) -> RefusedError:
@@ -138,7 +117,7 @@ def billing_disabled(service: str, project: str) -> RefusedError:
     )
     metadata = {"service": service, "consumer": f"projects/{project}", "containerInfo": project}
     link = help_link("Google developers console billing", url)
-    return _refused("PERMISSION_DENIED", text, "BILLING_DISABLED", metadata, link)
+    return access_refused(text, "BILLING_DISABLED", metadata, link)
 
 
 def policy_violated(service: str, project: str, uid: str) -> RefusedError:
@@ -151,7 +130,7 @@ def policy_violated(service: str, project: str, uid: str) -> RefusedError:
         text,
         (
             google_rpc.PreconditionFailure(violations=[violation]),
-            _error_info("SECURITY_POLICY_VIOLATED", metadata),
+            error_info("SECURITY_POLICY_VIOLATED", metadata),
         ),
     )
 
@@ -184,7 +163,7 @@ def rate_limited(service: str, project: str, *, metric: str, limit: str, value: 
         "quota_unit": "1/min/{project}" if region == "global" else "1/min/{project}/{region}",
     }
     link = help_link("Request a higher quota limit.", "https://cloud.google.com/docs/quotas/help/request_increase")
-    return RefusedError("RESOURCE_EXHAUSTED", text, (_error_info("RATE_LIMIT_EXCEEDED", metadata), link))
+    return RefusedError("RESOURCE_EXHAUSTED", text, (error_info("RATE_LIMIT_EXCEEDED", metadata), link))
 
 
 def permission_denied(permission: str, resource: str) -> RefusedError:
@@ -194,12 +173,12 @@ def permission_denied(permission: str, resource: str) -> RefusedError:
         "(or the resource may not exist)."
     )
     metadata = {"permission": permission, "resource": resource}
-    info = _error_info("IAM_PERMISSION_DENIED", metadata, "cloudtasks.googleapis.com")
+    info = error_info("IAM_PERMISSION_DENIED", metadata, "cloudtasks.googleapis.com")
     return RefusedError("PERMISSION_DENIED", text, (info,))
 
 
 def iam_permission_denied(permission: str) -> RefusedError:
     """Return the error of the other services for a missing permission."""
     text = f"Permission '{permission}' denied on resource (or it may not exist)."
-    info = _error_info("IAM_PERMISSION_DENIED", {"permission": permission}, "iam.googleapis.com")
+    info = error_info("IAM_PERMISSION_DENIED", {"permission": permission}, "iam.googleapis.com")
     return RefusedError("PERMISSION_DENIED", text, (info,))
