@@ -165,7 +165,7 @@ class TaskCalls(Service):
 
     def _queue_for_tasks(self, name: str, request: Any = None) -> QueueState:
         """Return the queue of new tasks; it is created on demand only if the task of `request` is valid."""
-        if self._engine.settings.queues_on_demand and name not in self._store.contents.queues:
+        if self._engine.settings.create_queues_on_demand and name not in self._store.contents.queues:
             parse_name(QueueName, name)
             if request is not None:
                 copy = type(request)()

@@ -62,7 +62,7 @@ class Store:
         #: microseconds for which finished operations are kept: a call is repeated sooner, or its tasks' names are free
         self.operations_kept = min(max(settings.task_tombstone, _OPERATIONS_KEPT[0]), _OPERATIONS_KEPT[1])
         self.log = OperationsLog(
-            database, delay=settings.log_delay, index_delays=settings.log_index_delay, limit=settings.log_limit
+            database, delay=settings.log_delay, index_delays=settings.log_index_delays, limit=settings.log_limit
         )
         #: called with a line that the user should read
         self.report: Callable[[str], None] = lambda _: None
@@ -205,7 +205,7 @@ class Store:
         """Delete all tasks that the queue has now."""
         now = self._clock.now()
         floor = queue.floor = queue.next_number - 1
-        if self._settings.hard_reset_on_purge:
+        if self._settings.hard_reset_on_purge_queue:
             queue.tombstones.clear()
             self.database.put(Statement.DELETE_TOMBSTONES, (queue.q,))
             for upto in {floor, *(upto for q, upto in self.contents.purged_ranges if q == queue.q)}:

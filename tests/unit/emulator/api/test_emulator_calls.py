@@ -34,7 +34,7 @@ async def test_malformed_names(service: Service, method: str, field: str, name: 
     assert await service.refused(method, **{field: name}) == MALFORMED
 
 
-@with_settings("service", queues_on_demand=True)
+@with_settings("service", create_queues_on_demand=True)
 @cases(
     ("CreateTask", "v2", {"parent": QUEUE}),
     ("CreateTask", "v2", {"parent": "x"}),
@@ -43,12 +43,12 @@ async def test_malformed_names(service: Service, method: str, field: str, name: 
     ("BatchCreateTasks", "v2", {"parent": QUEUE, "requests": [{}] * 101}),
 )
 async def test_no_queue_for_a_refused_call(service: Service, method: str, api: str, fields: dict[str, Any]) -> None:
-    """A refused call creates no queue, even with `queues_on_demand`."""
+    """A refused call creates no queue, even with `create_queues_on_demand`."""
     code, _ = await service.refused(method, api=api, **fields)
     assert (code, service.engine.store.contents.queues) == ("INVALID_ARGUMENT", {})
 
 
-@with_settings("service", queues_on_demand=True, new_queue_delay=SECOND)
+@with_settings("service", create_queues_on_demand=True, new_queue_delay=SECOND)
 async def test_a_queue_on_demand_is_usable_at_once(service: Service) -> None:
     """The task that makes a queue gets into it, even where new queues are not known for a while."""
     assert (await service.create_task("a")).name == f"{QUEUE}/tasks/a"

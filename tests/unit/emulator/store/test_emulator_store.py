@@ -219,7 +219,7 @@ def test_a_deleted_queue_takes_its_tasks_along(make_store: MakeStore) -> None:
 @pytest.mark.parametrize("under_way", [False, True])
 def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock: Clock, *, under_way: bool) -> None:
     """Tasks that are purged before they are committed stay purged, even with a sweep in between."""
-    store = make_store(hard_reset_on_purge=True)
+    store = make_store(hard_reset_on_purge_queue=True)
     queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
     if under_way:
