@@ -15,9 +15,8 @@ from google.protobuf.message import DecodeError
 from cloudtasks_nb._names import CLOCK_AHEAD_METADATA
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
-from cloudtasks_nb.emulator.frontends.health import Health
 from cloudtasks_nb.emulator.frontends.http import cannot_listen, host_and_port
-from cloudtasks_nb.emulator.frontends.reflection import Reflection
+from cloudtasks_nb.emulator.frontends.introspection import Health, Reflection
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 from cloudtasks_nb.errors import PortInUseError
 
