@@ -9,7 +9,8 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from cloudtasks_nb.emulator.api.engine import EMPTY, Service
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.emulator.api.engine import EMPTY, Service, parse_name
 from cloudtasks_nb.emulator.api.filter import Node, comparisons, compile_filter, parse_filter
 from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_token
 from cloudtasks_nb.emulator.model.apis import beta, well_known
@@ -28,12 +29,12 @@ from cloudtasks_nb.emulator.model.queues import (
 )
 from cloudtasks_nb.emulator.model.refusal import help_link, invalid_argument, malformed_name, unknown_project
 from cloudtasks_nb.emulator.store.state import QueueState
+from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["QueueCalls"]
 
 _MAX_PAGE = 9800
 _LOCATION = re.compile(r"projects/[A-Za-z0-9:.-]+/locations/[A-Za-z0-9-]+")
-_QUEUE = re.compile(rf"({_LOCATION.pattern})/queues/[A-Za-z0-9-]{{1,100}}")
 _ROUTING = "app_engine_routing_override"
 
 
@@ -69,13 +70,16 @@ class QueueCalls(Service):
     async def get_queue(self, wire: bytes) -> bytes:
         """Return a queue."""
         request = self._pb.GetQueueRequest.FromString(wire)
-        return bytes(self._message(self._existing(request.name), self._mask(request)).SerializeToString())
+        return bytes(self._message(self._queue(request.name), self._mask(request)).SerializeToString())
 
     async def create_queue(self, wire: bytes) -> bytes:
         """Add a queue."""
         request = self._pb.CreateQueueRequest.FromString(wire)
         given = self._as_beta(request.queue)
-        _check_new_name(given.name, request.parent)
+        if _LOCATION.fullmatch(request.parent) is None:
+            raise unknown_project(TASKS, project_of(request.parent) or request.parent)
+        if _location_of(given.name) != request.parent:
+            raise invalid_argument(f"{given.name} must begin with {request.parent}.")
         return await self._saved(self._store.create_queue(configured(given)))
 
     async def update_queue(self, wire: bytes) -> bytes:
@@ -85,7 +89,7 @@ class QueueCalls(Service):
         paths = self._update_paths(request.update_mask)
         queue = self._store.contents.queues.get(given.name)
         if queue is None:
-            _check_format(given.name)
+            _location_of(given.name)
             return await self._saved(self._store.create_queue(configured(given)))
         self._store.configure(queue, updated(queue.message, given, paths, is_v2=self._is_v2))
         return await self._saved_and_woken(queue)
@@ -93,14 +97,14 @@ class QueueCalls(Service):
     async def delete_queue(self, wire: bytes) -> bytes:
         """Delete a queue with its tasks."""
         name = self._pb.DeleteQueueRequest.FromString(wire).name
-        _check_name(name)
+        parse_name(QueueName, name)
         self._store.delete_queue(name)
         await self._engine.committer.commit()
         return EMPTY
 
     async def purge_queue(self, wire: bytes) -> bytes:
         """Delete the tasks of a queue."""
-        queue = self._existing(self._pb.PurgeQueueRequest.FromString(wire).name)
+        queue = self._queue(self._pb.PurgeQueueRequest.FromString(wire).name)
         self._store.purge(queue)
         return await self._saved(queue)
 
@@ -113,7 +117,7 @@ class QueueCalls(Service):
         return await self._set_state(self._pb.ResumeQueueRequest.FromString(wire).name, RUNNING)
 
     async def _set_state(self, name: str, state: int) -> bytes:
-        queue = self._existing(name)
+        queue = self._queue(name)
         queue.message.state = state
         self._store.configure(queue, queue.message)
         return await self._saved_and_woken(queue)
@@ -129,10 +133,6 @@ class QueueCalls(Service):
         message = self._message(queue, ()).SerializeToString()
         await self._engine.committer.commit()
         return bytes(message)
-
-    def _existing(self, name: str) -> QueueState:
-        _check_name(name)
-        return self._store.queue(name)
 
     def _as_beta(self, queue: Any) -> Any:
         """Return a queue of a request as v2beta3."""
@@ -196,32 +196,16 @@ class QueueCalls(Service):
         return stats
 
 
-def _check_name(name: str) -> None:
-    if _QUEUE.fullmatch(name) is None:
-        raise malformed_name()
-
-
-def _check_new_name(name: str, parent: str) -> None:
-    if _LOCATION.fullmatch(parent) is None:
-        raise unknown_project(TASKS, project_of(parent) or parent)
-    if _check_format(name) != parent:
-        raise invalid_argument(f"{name} must begin with {parent}.")
-
-
-def _check_format(name: str) -> str:
-    """Check the name of a new queue, and return its location."""
-    match = _QUEUE.fullmatch(name)
-    if match is not None:
-        return match[1]
-    raise invalid_argument(
-        'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".',
-        [
-            help_link(
-                "Definition of queue name",
-                "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#Queue.FIELDS.name",
-            )
-        ],
-    )
+def _location_of(name: str) -> str:
+    """Return the location in the name of a new queue."""
+    try:
+        return QueueName.parse(name).parent
+    except InvalidInputError as error:
+        reference = "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#Queue.FIELDS.name"
+        raise invalid_argument(
+            'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".',
+            [help_link("Definition of queue name", reference)],
+        ) from error
 
 
 def _check_mask(paths: list[str], descriptor: Any, message: str) -> None:

@@ -20,6 +20,7 @@ from cloudtasks_nb.emulator.frontends.json_errors import error_response
 from cloudtasks_nb.emulator.frontends.parts import Parts
 from cloudtasks_nb.emulator.frontends.rest import Rest
 from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.refusal import invalid_argument
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.strict.calls import CheckedTaskCalls, DatedCalls, checked, remember_headers
@@ -53,6 +54,7 @@ class StrictParts(Parts):
         self._certificate = server_certificate(folder, names)
         super().__init__(replace(settings, https_ca=settings.https_ca or self._certificate.ca), folder, store)
         self._access = AccessControl(folder, store)
+        store.unknown_location = _refuse_location
         self.tls, self.credentials = self._certificate.context(), self._certificate.credentials()
         self.middlewares = (pass_on(self._access, self.tokens), remember_headers)
 
@@ -106,6 +108,10 @@ class _DatedEngine(Engine):
 
     def date(self, ahead: int = 0) -> str:
         return Engine.date(self, ahead + round(self.state.conditions.clock_offset_s * SECOND))
+
+
+def _refuse_location(location: str) -> None:
+    raise invalid_argument(f"Location '{location}' is not a valid location. Use ListLocations to list valid locations.")
 
 
 async def _no_console(request: web.Request) -> web.Response:
