@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.emulator.api.declared_queues import DeclaredQueues
@@ -31,8 +31,8 @@ T = TypeVar("T", QueueName, TaskName)
 #: A serialized `google.protobuf.Empty`.
 EMPTY = b""
 
-#: Executes an RPC: takes the serialized request and returns the serialized response.
-Call = Callable[[bytes], Awaitable[bytes]]
+#: Executes an RPC: takes the request message and returns the serialized response.
+Call = Callable[[Any], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

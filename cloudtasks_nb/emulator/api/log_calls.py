@@ -28,7 +28,6 @@ from cloudtasks_nb.emulator.api.filter import (
     parse_time,
 )
 from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_number
-from cloudtasks_nb.emulator.model.apis import logs
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.protobuf import (
     int_field,
@@ -83,9 +82,8 @@ class _Scope:
 class LogCalls(Service):
     """Executes the RPC of Cloud Logging that reads the operations log."""
 
-    async def list_log_entries(self, wire: bytes) -> bytes:
+    async def list_log_entries(self, request: Any) -> bytes:
         """Return a page of entries."""
-        request = logs.ListLogEntriesRequest.FromString(wire)
         ascending = _ORDERS.get(request.order_by)
         if ascending is None:
             raise invalid_argument(f'order_by "{request.order_by}" is not supported.')

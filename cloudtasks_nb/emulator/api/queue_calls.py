@@ -41,9 +41,8 @@ _ROUTING = "app_engine_routing_override"
 class QueueCalls(Service):
     """Executes the RPCs for queues."""
 
-    async def list_queues(self, wire: bytes) -> bytes:
+    async def list_queues(self, request: Any) -> bytes:
         """List the queues of a location, in the order of their names."""
-        request = self._pb.ListQueuesRequest.FromString(wire)
         if _LOCATION.fullmatch(request.parent) is None:
             raise malformed_name()
         node = parse_filter(request.filter)
@@ -67,14 +66,12 @@ class QueueCalls(Service):
         page, end = fill_page(found, size)
         return page if end is None else page + len_field(2, page_token(end, query, now=now).encode())
 
-    async def get_queue(self, wire: bytes) -> bytes:
+    async def get_queue(self, request: Any) -> bytes:
         """Return a queue."""
-        request = self._pb.GetQueueRequest.FromString(wire)
         return bytes(self._message(self._queue(request.name), self._mask(request)).SerializeToString())
 
-    async def create_queue(self, wire: bytes) -> bytes:
+    async def create_queue(self, request: Any) -> bytes:
         """Add a queue."""
-        request = self._pb.CreateQueueRequest.FromString(wire)
         given = self._as_beta(request.queue)
         if _LOCATION.fullmatch(request.parent) is None:
             raise unknown_project(TASKS, project_of(request.parent) or request.parent)
@@ -82,9 +79,8 @@ class QueueCalls(Service):
             raise invalid_argument(f"{given.name} must begin with {request.parent}.")
         return await self._saved(self._store.create_queue(configured(given)))
 
-    async def update_queue(self, wire: bytes) -> bytes:
+    async def update_queue(self, request: Any) -> bytes:
         """Change a queue, or add it if it does not exist."""
-        request = self._pb.UpdateQueueRequest.FromString(wire)
         given = self._as_beta(request.queue)
         paths = self._update_paths(request.update_mask)
         queue = self._store.contents.queues.get(given.name)
@@ -94,27 +90,27 @@ class QueueCalls(Service):
         self._store.configure(queue, updated(queue.message, given, paths, is_v2=self._is_v2))
         return await self._saved_and_woken(queue)
 
-    async def delete_queue(self, wire: bytes) -> bytes:
+    async def delete_queue(self, request: Any) -> bytes:
         """Delete a queue with its tasks."""
-        name = self._pb.DeleteQueueRequest.FromString(wire).name
+        name = request.name
         parse_name(QueueName, name)
         self._store.delete_queue(name)
         await self._engine.committer.commit()
         return EMPTY
 
-    async def purge_queue(self, wire: bytes) -> bytes:
+    async def purge_queue(self, request: Any) -> bytes:
         """Delete the tasks of a queue."""
-        queue = self._queue(self._pb.PurgeQueueRequest.FromString(wire).name)
+        queue = self._queue(request.name)
         self._store.purge(queue)
         return await self._saved(queue)
 
-    async def pause_queue(self, wire: bytes) -> bytes:
+    async def pause_queue(self, request: Any) -> bytes:
         """Stop dispatching the tasks of a queue."""
-        return await self._set_state(self._pb.PauseQueueRequest.FromString(wire).name, PAUSED)
+        return await self._set_state(request.name, PAUSED)
 
-    async def resume_queue(self, wire: bytes) -> bytes:
+    async def resume_queue(self, request: Any) -> bytes:
         """Dispatch the tasks of a queue again."""
-        return await self._set_state(self._pb.ResumeQueueRequest.FromString(wire).name, RUNNING)
+        return await self._set_state(request.name, RUNNING)
 
     async def _set_state(self, name: str, state: int) -> bytes:
         queue = self._queue(name)

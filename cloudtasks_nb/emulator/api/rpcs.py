@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from cloudtasks_nb.emulator.api.access_calls import AccessCalls, LocationCalls, OperationCalls
 from cloudtasks_nb.emulator.api.engine import Call, Engine, Service
@@ -48,20 +49,20 @@ def all_calls(engine: Engine, task_calls: Callable[[Engine, str], Service] = Tas
 def _with_faults(engine: Engine, method: str, call: Call) -> Call:
     faults, note_call, is_list = engine.faults, engine.committer.note_call, method.startswith("List")
 
-    async def answer(wire: bytes) -> bytes:
+    async def answer(request: Any) -> bytes:
         note_call()
         if is_list:
             await engine.unread.room()
         fault = faults.take(method)
         if fault is None:
-            return await call(wire)
+            return await call(request)
         await apply_fault(fault, after=False)
-        reply = await call(wire)
+        reply = await call(request)
         await apply_fault(fault, after=True)
         return reply
 
     return answer
 
 
-async def _unimplemented(_: bytes) -> bytes:
+async def _unimplemented(_: Any) -> bytes:
     raise RefusedError("UNIMPLEMENTED", "Method not found.")

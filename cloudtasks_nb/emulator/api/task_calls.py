@@ -41,9 +41,8 @@ _BatchResult = tuple[bytes, bytes, dict[int, RefusedError]]
 class TaskCalls(Service):
     """Executes the RPCs for tasks."""
 
-    async def create_task(self, wire: bytes) -> bytes:
+    async def create_task(self, request: Any) -> bytes:
         """Add a task."""
-        request = self._pb.CreateTaskRequest.FromString(wire)
         queue = self._queue_for_tasks(request.parent, request)
         now = self._engine.clock.now()
         task = self._accepted(request, queue.name, now)
@@ -51,15 +50,13 @@ class TaskCalls(Service):
         await self._engine.committer.commit()
         return self._encoded(task_wire(task.head, task.due, None, task.body, request.response_view))
 
-    async def get_task(self, wire: bytes) -> bytes:
+    async def get_task(self, request: Any) -> bytes:
         """Return a task."""
-        request = self._pb.GetTaskRequest.FromString(wire)
         queue, task_id = self._queue_and_id(request.name)
         return self._task(queue, task_id, request.response_view)
 
-    async def list_tasks(self, wire: bytes) -> bytes:
+    async def list_tasks(self, request: Any) -> bytes:
         """List the tasks of a queue, in the order of creation."""
-        request = self._pb.ListTasksRequest.FromString(wire)
         queue = self._queue(request.parent)
         if request.page_size < 0:
             raise invalid_argument("The page size cannot be negative.")
@@ -75,24 +72,22 @@ class TaskCalls(Service):
             page, end = fill_page(items, size)
         return page if end is None else page + len_field(2, page_token(str(end), queue.name, now=now).encode())
 
-    async def delete_task(self, wire: bytes) -> bytes:
+    async def delete_task(self, request: Any) -> bytes:
         """Delete a task."""
-        queue, task_id = self._queue_and_id(self._pb.DeleteTaskRequest.FromString(wire).name)
+        queue, task_id = self._queue_and_id(request.name)
         self._store.delete(queue, task_id)
         await self._engine.committer.commit()
         return EMPTY
 
-    async def run_task(self, wire: bytes) -> bytes:
+    async def run_task(self, request: Any) -> bytes:
         """Send a task now, even if it is not due, runs already, or the queue is paused."""
-        request = self._pb.RunTaskRequest.FromString(wire)
         await self._engine.dispatcher.wait_released()
         queue, task_id = self._queue_and_id(request.name)
         self._engine.dispatcher.run_now(queue, task_id)
         return self._task(queue, task_id, request.response_view)
 
-    async def batch_create_tasks(self, wire: bytes) -> bytes:
+    async def batch_create_tasks(self, request: Any) -> bytes:
         """Add up to a hundred tasks."""
-        request = self._pb.BatchCreateTasksRequest.FromString(wire)
         _check_count("requests", len(request.requests), _MAX_CREATE)
         items = list(request.requests)  # once: each access makes new Python objects
         if not {item.parent for item in items} <= {request.parent}:
@@ -113,9 +108,8 @@ class TaskCalls(Service):
 
         return await self._batch(CREATE, request, len(items), create)
 
-    async def batch_delete_tasks(self, wire: bytes) -> bytes:
+    async def batch_delete_tasks(self, request: Any) -> bytes:
         """Delete up to a thousand tasks."""
-        request = self._pb.BatchDeleteTasksRequest.FromString(wire)
         queue = self._queue(request.parent)
         _check_count("names", len(request.names), _MAX_DELETE)
         prefix = f"{queue.name}/tasks/"

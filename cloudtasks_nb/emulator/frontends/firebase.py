@@ -76,7 +76,7 @@ class Firebase:
         retry, rates = _settings(given, "retryConfig", _RETRY), _settings(given, "rateLimits", _RATES)
         queue = {"name": name, "rateLimits": rates, "retryConfig": _retry_config(retry)}
         update = {"queue": queue, "updateMask": "rateLimits,retryConfig"}
-        await self._call("UpdateQueue", json_format.ParseDict(update, v2.UpdateQueueRequest()))
+        await self._calls[_CALL + "UpdateQueue"](json_format.ParseDict(update, v2.UpdateQueueRequest()))
         if url.encode() != self._store.setting(_url_key(name)):
             self._store.set_setting(_url_key(name), url.encode())
             await self._committer.commit()
@@ -90,7 +90,7 @@ class Firebase:
         create = parsed(document, v2.CreateTaskRequest)
         if create.task.HasField("http_request") and not create.task.http_request.url:
             create.task.http_request.url = self._function_url(request, name)
-        task = v2.Task.FromString(await self._call("CreateTask", create))
+        task = v2.Task.FromString(await self._calls[_CALL + "CreateTask"](create))
         answer = json_format.MessageToDict(task)
         # firebase-admin for Python drops the first character of the name, which is a slash in Firebase's emulator.
         return {"task": answer | {"name": f"/{task.name}"}}
@@ -98,7 +98,7 @@ class Firebase:
     async def delete_task(self, request: web.Request) -> dict[str, Any]:
         """Delete a task."""
         name = f"{_queue(request)}/tasks/{request.match_info['task']}"
-        await self._call("DeleteTask", v2.DeleteTaskRequest(name=name))
+        await self._calls[_CALL + "DeleteTask"](v2.DeleteTaskRequest(name=name))
         return {}
 
     def _handler(self, respond: Callable[[web.Request], Awaitable[dict[str, Any]]]) -> Handler:
@@ -106,9 +106,6 @@ class Firebase:
             return await self._rest.answer(request, partial(respond, request))
 
         return answer
-
-    async def _call(self, rpc: str, message: Any) -> bytes:
-        return await self._calls[_CALL + rpc](message.SerializeToString())
 
     def _function_url(self, request: web.Request, name: str) -> str:
         """Return the URL of a queue's function; empty if there is no such queue, which the call will say."""

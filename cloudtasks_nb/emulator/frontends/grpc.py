@@ -1,11 +1,11 @@
-"""The gRPC server: it passes serialized messages to the RPCs, so that nothing is parsed twice."""
+"""The gRPC server: it takes and answers serialized messages, because RPCs encode theirs themselves."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.http import cannot_listen, host_and_port
 from cloudtasks_nb.emulator.frontends.introspection import Health, Reflection
+from cloudtasks_nb.emulator.model.methods import METHODS
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 from cloudtasks_nb.errors import PortInUseError
 
@@ -103,13 +104,16 @@ class _Handlers(grpc.GenericRpcHandler):
         self.by_name = {}
         for name, call in calls.items():
             longest = _LONGEST if name.startswith(_TASKS) else math.inf
-            self.by_name[name] = grpc.unary_unary_rpc_method_handler(_behaviour(engine, call, metadata, longest))
+            behaviour = _behaviour(engine, METHODS[name].request.FromString, call, metadata, longest)
+            self.by_name[name] = grpc.unary_unary_rpc_method_handler(behaviour)
 
     def service(self, handler_call_details: Any) -> Any:
         return self.by_name.get(handler_call_details.method)
 
 
-def _behaviour(engine: Engine, call: Call, fixed: tuple[tuple[str, str], ...], longest: float) -> Any:
+def _behaviour(
+    engine: Engine, parse: Callable[[bytes], Any], call: Call, fixed: tuple[tuple[str, str], ...], longest: float
+) -> Any:
     unread, clock = engine.unread, engine.clock
 
     async def answer(wire: bytes, context: Any) -> bytes:
@@ -121,7 +125,7 @@ def _behaviour(engine: Engine, call: Call, fixed: tuple[tuple[str, str], ...], l
             left = context.time_remaining()
             if left is not None and left > longest:
                 raise _deadline_too_long(left)
-            reply = await call(wire)
+            reply = await call(parse(wire))
         except RefusedError as error:
             await _abort(context, error, metadata)
         except DecodeError:

@@ -120,7 +120,7 @@ class Rest:
         method, resource = found
         fields = parse_fields(mask, method.response.DESCRIPTOR) if mask else []
         message = parsed(await _document(request, method, resource), method.request)
-        return method.response.FromString(await self._calls[method.path](message.SerializeToString())), fields
+        return method.response.FromString(await self._calls[method.path](message)), fields
 
     async def _buffer_task(self, request: web.Request, api: str, name: str, task_id: str | None) -> Any:
         queue = self._engine.store.queue(name)
@@ -136,7 +136,7 @@ class Rest:
         if "Content-Type" in request.headers:
             create.task.http_request.headers["Content-Type"] = request.headers["Content-Type"]
         rpc = f"/google.cloud.tasks.{api}.CloudTasks/CreateTask"
-        reply = await self._calls[rpc](create.SerializeToString())
+        reply = await self._calls[rpc](create)
         # Google's packages have no BufferTaskResponse; CreateTaskRequest has a field of the same name and JSON.
         return messages.CreateTaskRequest(task=messages.Task.FromString(reply))
 

@@ -26,13 +26,13 @@ def checked(access: AccessControl, path: str, call: Call) -> Call:
     """Return a call that is executed only if its caller may make it."""
     method = METHODS[path]
 
-    async def answer(wire: bytes) -> bytes:
-        request = await access.admit(method, wire, _headers.get())
+    async def answer(request: Any) -> bytes:
+        await access.admit(method, request, _headers.get())
         if method.name in {"CreateQueue", "UpdateQueue"}:
             access.check_target(request.queue.http_target, request.queue.name)
         if method.name == "ListLogEntries" and access.state.conditions.log_excluded:
             return b""
-        reply = await call(wire)
+        reply = await call(request)
         if method.name == "TestIamPermissions":
             permissions = access.allowed(method.response.FromString(reply).permissions, request.resource)
             reply = method.response(permissions=permissions).SerializeToString()

@@ -76,14 +76,14 @@ class AccessControl:
         self.state.reset()
         self._quotas = Quotas(time.monotonic)
 
-    async def admit(self, method: Method, wire: bytes, headers: Mapping[str, str]) -> Any:
-        """Return the request of a call that is allowed.
+    async def admit(self, method: Method, request: Any, headers: Mapping[str, str]) -> None:
+        """Return if a call is allowed.
 
         Parameters
         ----------
         method : Method
             What is called.
-        wire : bytes
+        request : message
             The request.
         headers : mapping
             gRPC metadata or HTTP headers, with keys in lower case.
@@ -95,7 +95,6 @@ class AccessControl:
         """
         if self.state.conditions.latency_s:
             await asyncio.sleep(self.state.conditions.latency_s)
-        request = method.request.FromString(wire)
         caller = self.authenticate(method.host, method.api_name, headers)
         resources = method.resources(request)
         self.check_project(method.host, project_of(resources[0]) if resources else "", caller, headers)
@@ -103,7 +102,6 @@ class AccessControl:
             self._quotas.count(method, project_of(resources[0]), resources[0])
         self._check_roles(caller, method, request, resources)
         _caller.set(caller)
-        return request
 
     def authenticate(self, service: str, method: str, headers: Mapping[str, str]) -> Caller:
         """Return who has sent a call.

@@ -124,7 +124,7 @@ class Service:
     """All calls of an engine without a network."""
 
     engine: Engine
-    calls: dict[str, Callable[[bytes], Coroutine[Any, Any, bytes]]] = field(init=False)
+    calls: dict[str, Callable[[Any], Coroutine[Any, Any, bytes]]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.calls = dict(all_calls(self.engine))  # type: ignore[arg-type]  # every call is a coroutine function
@@ -133,7 +133,7 @@ class Service:
         """Call a method by its name, a short one of Cloud Tasks or a full one, with the fields of its request."""
         full = method if method.startswith("/") else f"/google.cloud.tasks.{api}.CloudTasks/{method}"
         request, response = call_messages(full)
-        return response.FromString(await self.calls[full](request(**fields).SerializeToString()))
+        return response.FromString(await self.calls[full](request(**fields)))
 
     async def refused(self, method: str, /, **fields: Any) -> tuple[str | None, str]:
         """Return code and text with which a call is refused; the parameters are those of `call`."""

@@ -40,7 +40,7 @@ def read(store: Store, clock: Clock, text: str = "", **request: Any) -> tuple[li
     """Read a page of entries as JSON, with the token of the next."""
     message = logs.ListLogEntriesRequest(**{"resource_names": ["projects/p"], "filter": text, **request})
     engine: Any = SimpleNamespace(store=store, clock=clock)
-    wire = asyncio.run(LogCalls(engine).list_log_entries(message.SerializeToString()))
+    wire = asyncio.run(LogCalls(engine).list_log_entries(message))
     page = logs.ListLogEntriesResponse.FromString(wire)
     return [json_format.MessageToDict(entry) for entry in page.entries], page.next_page_token
 
