@@ -6,6 +6,7 @@ by side are joined by AND; texts are compared without regard to case.
 
 from __future__ import annotations
 
+import operator
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -405,11 +406,11 @@ def _has(found: Any, value: Any) -> bool:
 
 
 _TESTS: dict[str, Callable[[Any, Any], bool]] = {
-    "=": lambda found, value: found == value,
-    "!=": lambda found, value: found != value,
-    "<": lambda found, value: found < value,
-    "<=": lambda found, value: found <= value,
-    ">": lambda found, value: found > value,
-    ">=": lambda found, value: found >= value,
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
     ":": _has,
 }

@@ -27,7 +27,7 @@ from cloudtasks_nb.emulator.api.filter import (
     parse_filter,
     parse_time,
 )
-from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_number
+from cloudtasks_nb.emulator.api.pages import page_reply, read_number
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.protobuf import (
     int_field,
@@ -97,11 +97,10 @@ class LogCalls(Service):
         queues = self._queues(request.resource_names, scope)
         start = read_number(request.page_token, query)
         found = (
-            (record.seq, len_field(1, entries.wire(record)) if matches(record) else b"")
+            (record.seq, entries.wire(record) if matches(record) else b"")
             for record in self._records(scope, queues, start, ascending=ascending)
         )
-        page, end = fill_page(found, size)
-        return page if end is None else page + len_field(2, page_token(str(end), query).encode())
+        return page_reply(found, size, query)
 
     def _queues(self, resources: Any, scope: _Scope) -> list[int]:
         projects = {match[1] for resource in resources if (match := _PROJECT.fullmatch(resource))}

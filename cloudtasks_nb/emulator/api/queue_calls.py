@@ -12,11 +12,10 @@ from google.protobuf.message import Message
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import EMPTY, Service, parse_name
 from cloudtasks_nb.emulator.api.filter import Node, comparisons, compile_filter, parse_filter
-from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_token
+from cloudtasks_nb.emulator.api.pages import page_reply, read_token
 from cloudtasks_nb.emulator.model.apis import beta, well_known
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.methods import TASKS, project_of
-from cloudtasks_nb.emulator.model.protobuf import len_field
 from cloudtasks_nb.emulator.model.queues import (
     PAUSED,
     RUNNING,
@@ -60,11 +59,10 @@ class QueueCalls(Service):
             raise invalid_argument("The page size cannot be negative.")
         mask = self._mask(request)
         found = (
-            (name, len_field(1, self._message(queues[name], mask).SerializeToString()) if matches(message) else b"")
+            (name, self._message(queues[name], mask).SerializeToString() if matches(message) else b"")
             for name, message in ((name, self._message(queues[name], ())) for name in names)
         )
-        page, end = fill_page(found, size)
-        return page if end is None else page + len_field(2, page_token(end, query, now=now).encode())
+        return page_reply(found, size, query, now=now)
 
     async def get_queue(self, request: Any) -> bytes:
         """Return a queue."""

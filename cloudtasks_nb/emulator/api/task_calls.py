@@ -18,7 +18,7 @@ from cloudtasks_nb.emulator.api.operations import (
     operation_name,
     save_operation,
 )
-from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_number
+from cloudtasks_nb.emulator.api.pages import page_reply, read_number
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.protobuf import len_field
 from cloudtasks_nb.emulator.model.queues import configured
@@ -66,11 +66,10 @@ class TaskCalls(Service):
         after = read_number(request.page_token, queue.name, now=now)
         with closing(self._store.tasks(queue, after, bodies=view == FULL)) as parts:
             items = (
-                (number, len_field(1, encode(task_wire(head, due, attempts(number), body, view))))
+                (number, encode(task_wire(head, due, attempts(number), body, view)))
                 for number, _, due, head, body in chain.from_iterable(parts)
             )
-            page, end = fill_page(items, size)
-        return page if end is None else page + len_field(2, page_token(str(end), queue.name, now=now).encode())
+            return page_reply(items, size, queue.name, now=now)
 
     async def delete_task(self, request: Any) -> bytes:
         """Delete a task."""
@@ -141,7 +140,7 @@ class TaskCalls(Service):
         save_operation(store, name, batch.wire(stored), batch.ended)
         await engine.committer.commit()
         finished = batch.wire(response)
-        if engine.faults.leaves_unfinished(f"Batch{kind.verb}Tasks"):
+        if engine.faults.take(f"Batch{kind.verb}Tasks", unfinished=True):
             engine.faults.unfinished[name] = finished = batch.unfinished()
         return finished
 

@@ -216,7 +216,7 @@ class Dispatcher:
             {
                 "queue": queue.name,
                 "tasks": len(queue.live),
-                "state": queue.message.state,
+                "state": queue.state,
                 "next_us": self._next_dispatch_of(queue),
                 "absent": [target["address"] for target in absent if target["queue"] == queue.name],
             }

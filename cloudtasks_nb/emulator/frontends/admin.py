@@ -22,15 +22,13 @@ from cloudtasks_nb.emulator.dispatch.lapse import TimeLapse
 from cloudtasks_nb.emulator.frontends.bodies import json_body
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, SECOND
-from cloudtasks_nb.emulator.model.queues import configured, from_v2
+from cloudtasks_nb.emulator.model.queues import declared, from_v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 
 __all__ = ["Admin", "answer_json", "json_response"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
-_STATES = {"RUNNING": 1, "PAUSED": 2, "DISABLED": 3}
-_STATE_NAMES = {number: name for name, number in _STATES.items()}
 _STATUS = {"NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429}
 _HISTORY_LIMIT = 1000
 _LONGEST_RUN = 10.0  # seconds, of a call that moves the clock from dispatch to dispatch
@@ -111,8 +109,7 @@ class Admin:
         dispatcher = self._engine.dispatcher
         done = await self._lapse.run(until, seconds, idle=_flag(given, "idle"))
         await self._keep_clock()
-        waiting = [{**queue, "state": _STATE_NAMES[queue["state"]]} for queue in dispatcher.waiting()] if done else []
-        return {**await self.clock({}), "done": done, "waiting": waiting}
+        return {**await self.clock({}), "done": done, "waiting": dispatcher.waiting() if done else []}
 
     async def reset(self, _: dict[str, Any]) -> dict[str, Any]:
         """Delete all queues, tasks, names, logs, faults and advances, and create the declared queues again.
@@ -243,17 +240,12 @@ def _flag(given: dict[str, Any], name: str) -> bool:
 def _queue(given: Any) -> Any:
     if not isinstance(given, dict):
         raise InvalidInputError("each of the queues must be a JSON object")
-    state = given.get("state", "RUNNING")
-    if state not in _STATES:
-        raise InvalidInputError(f"{state} is none of {', '.join(_STATES)}")
     if "appEngineRoutingOverride" in given or "app_engine_routing_override" in given:
         message = from_v2(json_format.ParseDict(given, v2.Queue()))
     else:
         message = json_format.ParseDict(given, beta.Queue())
     QueueName.parse(message.name)
-    queue = configured(message)
-    queue.state = _STATES[state]
-    return queue
+    return declared(None, message)
 
 
 def _snapshot_name(name: str) -> str:

@@ -21,7 +21,6 @@ from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.dispatch.history import EndedAttempt
 from cloudtasks_nb.emulator.frontends.admin import answer_json
 from cloudtasks_nb.emulator.frontends.json_errors import error_response
-from cloudtasks_nb.emulator.model.apis import beta
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.store.oplog import Kind, LogRecord
 from cloudtasks_nb.emulator.store.state import QueueState
@@ -166,7 +165,7 @@ def _queue_document(queue: QueueState, now: int) -> dict[str, Any]:
     config, retry = queue.config, queue.config.retry
     return {
         "name": queue.name,
-        "state": beta.Queue.State.Name(queue.message.state),
+        "state": queue.state,
         "tasks": len(queue.live),
         "running": queue.in_flight,
         "attempts": queue.executed_last_minute(now),

@@ -9,27 +9,15 @@ import orjson
 from aiohttp import web
 from google.protobuf import json_format
 
-from cloudtasks_nb._names import CODES, code_name, code_of
+from cloudtasks_nb._names import CODES, HTTP_CODES, code_name, code_of
 from cloudtasks_nb.emulator.model.apis import POOL
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 
 __all__ = ["JsonErrorRunner", "answer_in_json", "error_document", "error_response"]
 
-_HTTP_STATUS = {
-    "CANCELLED": 499,
-    "INVALID_ARGUMENT": 400,
-    "DEADLINE_EXCEEDED": 504,
-    "NOT_FOUND": 404,
-    "ALREADY_EXISTS": 409,
-    "PERMISSION_DENIED": 403,
-    "RESOURCE_EXHAUSTED": 429,
-    "FAILED_PRECONDITION": 400,
-    "ABORTED": 409,
-    "OUT_OF_RANGE": 400,
-    "UNIMPLEMENTED": 501,
-    "UNAVAILABLE": 503,
-    "UNAUTHENTICATED": 401,
-}
+# Those of calls; a status stands for other codes when a target answers it.
+_HTTP_STATUS = {code: status for status, code in HTTP_CODES.items()}
+_HTTP_STATUS |= {"ALREADY_EXISTS": 409, "FAILED_PRECONDITION": 400, "OUT_OF_RANGE": 400}
 _INVALID = {400, 413, 415}  # Google's canonical code for a request that can never be right
 _JSON = "application/json"
 

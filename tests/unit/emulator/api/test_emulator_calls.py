@@ -133,7 +133,7 @@ def test_faults_are_counted() -> None:
     assert [fault.method if fault else None for fault in struck] == ["A", "A", "*", "*"]
     faults.clear()
     assert faults.take("A") is None
-    assert not faults.leaves_unfinished("A")
+    assert faults.take("A", unfinished=True) is None
 
 
 @cases(
