@@ -139,17 +139,17 @@ def read_options(arguments: Sequence[str] | None, environment: Mapping[str, str]
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    found = {}
+    options = {}
     for option in _OPTIONS:
         name = next((name for name in option.variables if environment.get(name)), None)
         text = environment[name] if name else ""
         if name is None or text.startswith(_OF_KUBERNETES):
             continue
         try:
-            found[option.dest] = option.value(_listed(text) if option.many else [text])
+            options[option.dest] = option.value(_listed(text) if option.many else [text])
         except argparse.ArgumentTypeError as error:
             raise argparse.ArgumentTypeError(f"variable {name}: {error}") from error
-    return found
+    return options
 
 
 def _listed(text: str) -> list[str]:

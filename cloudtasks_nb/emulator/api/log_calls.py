@@ -96,11 +96,11 @@ class LogCalls(Service):
         query = hashlib.sha256(f"{list(request.resource_names)}{request.filter}{request.order_by}".encode()).hexdigest()
         queues = self._queues(request.resource_names, scope)
         start = read_number(request.page_token, query)
-        found = (
+        items = (
             (record.seq, entries.wire(record) if matches(record) else b"")
             for record in self._records(scope, queues, start, ascending=ascending)
         )
-        return page_reply(found, size, query)
+        return page_reply(items, size, query)
 
     def _queues(self, resources: Any, scope: _Scope) -> list[int]:
         projects = {match[1] for resource in resources if (match := _PROJECT.fullmatch(resource))}

@@ -58,11 +58,11 @@ class QueueCalls(Service):
         if size < 0:
             raise invalid_argument("The page size cannot be negative.")
         mask = self._mask(request)
-        found = (
+        items = (
             (name, self._message(queues[name], mask).SerializeToString() if matches(message) else b"")
             for name, message in ((name, self._message(queues[name], ())) for name in names)
         )
-        return page_reply(found, size, query, now=now)
+        return page_reply(items, size, query, now=now)
 
     async def get_queue(self, request: Any) -> bytes:
         """Return a queue."""
@@ -234,16 +234,16 @@ def _getter(path: tuple[str, ...]) -> Callable[[Any], Any]:
     names = [_path(part) for part in path]
 
     def get(message: Any) -> Any:
-        found = message
+        value = message
         for name in names:
-            field = found.DESCRIPTOR.fields_by_name.get(name) if hasattr(found, "DESCRIPTOR") else None
-            if field is None or (field.has_presence and not found.HasField(name)):
+            field = value.DESCRIPTOR.fields_by_name.get(name) if hasattr(value, "DESCRIPTOR") else None
+            if field is None or (field.has_presence and not value.HasField(name)):
                 return None
-            found = getattr(found, name)
-            if field.enum_type is not None and found in field.enum_type.values_by_number:
-                found = field.enum_type.values_by_number[found].name
-        if isinstance(found, well_known.Duration):
-            return duration(found) / SECOND
-        return json_format.MessageToDict(found) if isinstance(found, Message) else found
+            value = getattr(value, name)
+            if field.enum_type is not None and value in field.enum_type.values_by_number:
+                value = field.enum_type.values_by_number[value].name
+        if isinstance(value, well_known.Duration):
+            return duration(value) / SECOND
+        return json_format.MessageToDict(value) if isinstance(value, Message) else value
 
     return get

@@ -86,7 +86,7 @@ class Console:
         engine, find = self._engine, str(given.get("find", "")).lower()
         now = engine.clock.now()
         every = [queue for queue in engine.store.contents.queues.values() if queue.usable_at <= now]
-        found = sorted((queue for queue in every if find in queue.name.lower()), key=lambda queue: queue.name)
+        matching = sorted((queue for queue in every if find in queue.name.lower()), key=lambda queue: queue.name)
         return {
             "run": f"{self._process}-{engine.dispatcher.history.clears}",
             "now": now / 1000,
@@ -98,8 +98,8 @@ class Console:
                 "attempts": sum(queue.executed_last_minute(now) for queue in every),
                 "failed": sum(queue.failed_last_minute(now) for queue in every),
             },
-            "found": len(found),
-            "queues": [_queue_document(queue, now) for queue in found[:_MOST_QUEUES]],
+            "found": len(matching),
+            "queues": [_queue_document(queue, now) for queue in matching[:_MOST_QUEUES]],
         }
 
     async def attempts(self, given: dict[str, Any]) -> dict[str, Any]:

@@ -132,10 +132,10 @@ def _url_key(queue: str) -> str:
 
 def _settings(given: dict[str, Any], key: str, defaults: Mapping[str, float]) -> dict[str, float]:
     """Return the settings below a key; those that are missing or null are the defaults."""
-    found = given.get(key) or {}
-    if not isinstance(found, dict):
+    part = given.get(key) or {}
+    if not isinstance(part, dict):
         raise invalid_argument(f"{key} must be an object.")
-    settings = {name: default if found.get(name) is None else found[name] for name, default in defaults.items()}
+    settings = {name: default if part.get(name) is None else part[name] for name, default in defaults.items()}
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise invalid_argument(f"{key}.{name} must be a number.")

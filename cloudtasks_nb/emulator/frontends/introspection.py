@@ -107,9 +107,9 @@ class Reflection:
                 _add_files(answer, POOL.FindExtensionByNumber(extended, asked.extension_number).file)
             case "all_extension_numbers_of_type":
                 name = request.all_extension_numbers_of_type
-                found = POOL.FindAllExtensions(POOL.FindMessageTypeByName(name))
+                extensions = POOL.FindAllExtensions(POOL.FindMessageTypeByName(name))
                 answer.all_extension_numbers_response.base_type_name = name
-                answer.all_extension_numbers_response.extension_number.extend(one.number for one in found)
+                answer.all_extension_numbers_response.extension_number.extend(one.number for one in extensions)
             case "list_services":
                 for name in self._services:
                     answer.list_services_response.service.add(name=name)
@@ -142,13 +142,13 @@ def _file_of(symbol: str) -> Any:
 
 def _add_files(answer: Any, file: Any) -> None:
     """Add a file, and all that it imports, to an answer."""
-    found: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
 
     def collect(one: Any) -> None:
-        if one.name not in found:
-            found[one.name] = one.serialized_pb
+        if one.name not in files:
+            files[one.name] = one.serialized_pb
             for imported in one.dependencies:
                 collect(imported)
 
     collect(file)
-    answer.file_descriptor_response.file_descriptor_proto.extend(found.values())
+    answer.file_descriptor_response.file_descriptor_proto.extend(files.values())

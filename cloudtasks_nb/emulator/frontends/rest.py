@@ -114,10 +114,10 @@ class Rest:
         if buffer and request.method == "POST":
             fields = parse_fields(mask, v2.CreateTaskRequest.DESCRIPTOR) if mask else []
             return await self._buffer_task(request, api, buffer[1], buffer[2]), fields
-        found = find_method(request.method, api, path)
-        if found is None:
+        match = find_method(request.method, api, path)
+        if match is None:
             raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found on this server.")
-        method, resource = found
+        method, resource = match
         fields = parse_fields(mask, method.response.DESCRIPTOR) if mask else []
         message = parsed(await _document(request, method, resource), method.request)
         return method.response.FromString(await self._calls[method.path](message)), fields
@@ -238,11 +238,11 @@ def _has_json_of_its_own(descriptor: Any) -> bool:
 def _bad_request(*violations: tuple[str, str]) -> RefusedError:
     """Return the refusal of JSON that is no request; a violation has a path, and what is wrong there."""
     texts = [f"Invalid JSON payload received. {text}" for _, text in violations]
-    found = [
+    details = [
         google_rpc.BadRequest.FieldViolation(field=path, description=text)
         for (path, _), text in zip(violations, texts, strict=True)
     ]
-    return invalid_argument("\n".join(texts), [google_rpc.BadRequest(field_violations=found)])
+    return invalid_argument("\n".join(texts), [google_rpc.BadRequest(field_violations=details)])
 
 
 def _query_field(descriptor: Any, key: str) -> Any:

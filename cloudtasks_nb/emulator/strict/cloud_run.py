@@ -89,14 +89,18 @@ def pass_on(access: AccessControl, signer: TokenSigner) -> Middleware:
             app_engine=False,
             target="",
         )
-        found = admitted(call, access, signer)
-        if isinstance(found, int):
-            return web.Response(status=found, text="Error: the client may not invoke the service\n")
+        admission = admitted(call, access, signer)
+        if isinstance(admission, int):
+            return web.Response(status=admission, text="Error: the client may not invoke the service\n")
         try:
             async with (
                 aiohttp.ClientSession(auto_decompress=False) as session,
                 session.request(
-                    found.method, found.url, headers=found.headers, data=found.body or None, allow_redirects=False
+                    admission.method,
+                    admission.url,
+                    headers=admission.headers,
+                    data=admission.body or None,
+                    allow_redirects=False,
                 ) as reply,
             ):
                 kept = {key: value for key, value in reply.headers.items() if key.lower() not in _OF_ONE_CONNECTION}

@@ -56,12 +56,12 @@ class StrictDeliverer(Deliverer):
             return AttemptResult(
                 http_status=NO_ANSWER, no_token=True, cause="no token could be made for its service account"
             )
-        found = admitted(call, self._access, self._signer)
-        if isinstance(found, int):
-            return AttemptResult(http_status=found)
+        admission = admitted(call, self._access, self._signer)
+        if isinstance(admission, int):
+            return AttemptResult(http_status=admission)
         try:
-            return await super().send(found, connected)
+            return await super().send(admission, connected)
         except NotListeningError:
-            if found is call:
+            if admission is call:
                 raise
             return AttemptResult(http_status=_UNAVAILABLE)

@@ -76,11 +76,11 @@ class IamApi:
             try:
                 headers = {key.lower(): value for key, value in request.headers.items()}
                 caller = self.access.authenticate(service, f"{service}.{permission}", headers)
-                resource, found = answer(caller, request)
+                resource, content = answer(caller, request)
                 project = request.match_info.get("project", "-")
                 if permission and not self.access.allows(caller, permission, [resource, f"projects/{project}"]):
                     raise iam_permission_denied(permission)
-                return json_response(200, found)
+                return json_response(200, content)
             except RefusedError as error:
                 return json_response(*error_document(error))
 
@@ -146,8 +146,8 @@ class IamApi:
         return self._allowed(caller, [f"projects/{project}"], given)
 
     def _allowed(self, caller: Caller, resources: list[str], given: dict[str, Any]) -> dict[str, Any]:
-        found = [one for one in given.get("permissions", []) if self.access.allows(caller, one, resources)]
-        return {"permissions": found} if found else {}
+        allowed = [one for one in given.get("permissions", []) if self.access.allows(caller, one, resources)]
+        return {"permissions": allowed} if allowed else {}
 
     def _check(self, caller: Caller, permission: str, email: str, given: dict[str, Any]) -> None:
         """Check that the caller may make tokens of an account, through the `delegates` of the request if it has some.

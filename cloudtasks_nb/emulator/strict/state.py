@@ -156,8 +156,8 @@ class GoogleState:
 
     def policy(self, resource: str) -> list[dict[str, Any]]:
         """Return the bindings of a resource."""
-        found = self.bindings.get(_resource(resource), {})
-        return [{"role": role, "members": members} for role, members in found.items() if members]
+        roles = self.bindings.get(_resource(resource), {})
+        return [{"role": role, "members": members} for role, members in roles.items() if members]
 
     def allows(self, member: str, permission: str, resources: Iterable[str]) -> bool:
         """Return whether a member has a permission on one of the resources: the resource itself, or its parents."""
