@@ -8,6 +8,7 @@ import hashlib
 import logging
 import ssl
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,13 @@ class HttpServer:
         add = self._app.router.add_get
         add("/health", self._health)
         add("/lease", leases.hold)
-        add("/.well-known/openid-configuration", self._discovery)
-        for path in ("/oauth2/v3/certs", "/jwks"):  # the short ones are those of other emulators
-            add(path, self._keys)
-        for path in ("/oauth2/v1/certs", "/certs"):
-            add(path, self._certificates)
+        tokens = engine.tokens
+        keys, certificates = (lambda _: tokens.keys()), (lambda _: tokens.certificates())
+        documents: dict[str, Callable[[str], object]] = {"/.well-known/openid-configuration": tokens.discovery}
+        documents |= {"/oauth2/v3/certs": keys, "/oauth2/v1/certs": certificates}
+        documents |= {"/jwks": keys, "/certs": certificates}  # those of other emulators
+        for path, document in documents.items():
+            add(path, partial(self._cached, document))
         self._app.add_routes(Admin(engine, folder, parts.reset).routes())
         rest = Rest(engine, calls, instance)
         self._app.add_routes(rest.routes())
@@ -137,18 +140,9 @@ class HttpServer:
     async def _health(self, _: web.Request) -> web.Response:
         return _json({"status": "ok", "instance": self._instance})
 
-    async def _discovery(self, request: web.Request) -> web.Response:
-        return self._cached(request, self._engine.tokens.discovery(str(request.url.origin())))
-
-    async def _keys(self, request: web.Request) -> web.Response:
-        return self._cached(request, self._engine.tokens.keys())
-
-    async def _certificates(self, request: web.Request) -> web.Response:
-        return self._cached(request, self._engine.tokens.certificates())
-
-    def _cached(self, request: web.Request, content: object) -> web.Response:
+    async def _cached(self, document: Callable[[str], object], request: web.Request) -> web.Response:
         """Return an answer that clients keep, as Google's; that of a key which ends with the emulator they check."""
-        settings = self._engine.settings
+        settings, content = self._engine.settings, document(str(request.url.origin()))
         age = 0 if settings.data_dir is None and settings.openid_signing_key is None else _KEPT_FOR
         etag = hashlib.sha256(orjson.dumps(content)).hexdigest()
         known = any(tag.value == etag for tag in request.if_none_match or ())

@@ -7,7 +7,6 @@ services (https://cloud.google.com/tasks/docs/quotas, https://cloud.google.com/l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -17,7 +16,6 @@ __all__ = ["LOGGING", "METHODS", "TASKS", "Method", "Quota", "find_method", "pro
 
 TASKS: Final = "cloudtasks.googleapis.com"
 LOGGING: Final = "logging.googleapis.com"
-_FULL_VIEW = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,25 +46,6 @@ class Method:
     def name(self) -> str:
         """``CreateTask``."""
         return self.path.rpartition("/")[2]
-
-    @property
-    def api_name(self) -> str:
-        """``google.cloud.tasks.v2.CloudTasks.CreateTask``."""
-        return self.path[1:].replace("/", ".")
-
-    def resources(self, request: Any) -> list[str]:
-        """Return the names of the resources of a request."""
-        value = request
-        for part in self.resource.split("."):
-            value = getattr(value, part)
-        return [value] if isinstance(value, str) else list(value)
-
-    def needed(self, request: Any) -> Iterator[str]:
-        """Yield the permissions that a request needs on its resources."""
-        if self.permission:
-            yield self.permission
-        if getattr(request, "response_view", 0) == _FULL_VIEW:
-            yield "cloudtasks.tasks.fullView"
 
 
 def find_method(verb: str, api: str, path: str) -> tuple[Method, str] | None:

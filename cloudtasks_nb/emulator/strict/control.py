@@ -19,7 +19,9 @@ from cloudtasks_nb.emulator.strict.permissions import (
     ACT_AS,
     IAM,
     IAM_CREDENTIALS,
+    needed,
     parents,
+    resources_of,
     service_accounts,
 )
 from cloudtasks_nb.emulator.strict.quotas import Quotas
@@ -95,8 +97,8 @@ class AccessControl:
         """
         if self.state.conditions.latency_s:
             await asyncio.sleep(self.state.conditions.latency_s)
-        caller = self.authenticate(method.host, method.api_name, headers)
-        resources = method.resources(request)
+        caller = self.authenticate(method.host, method.path[1:].replace("/", "."), headers)
+        resources = resources_of(method, request)
         self.check_project(method.host, project_of(resources[0]) if resources else "", caller, headers)
         if self.state.conditions.quotas and resources:
             self._quotas.count(method, project_of(resources[0]), resources[0])
@@ -211,7 +213,7 @@ class AccessControl:
                     raise permission_denied(permission, resource)
 
     def _needed(self, method: Method, request: Any, resource: str) -> Iterable[str]:
-        yield from method.needed(request)
+        yield from needed(method, request)
         if method.name == "UpdateQueue" and resource not in self._store.contents.queues:
             yield "cloudtasks.queues.create"
 

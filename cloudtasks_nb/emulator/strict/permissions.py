@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from cloudtasks_nb.emulator.model.methods import LOGGING, TASKS
+from cloudtasks_nb.emulator.model.methods import LOGGING, TASKS, Method
 
 __all__ = [
     "ACT_AS",
@@ -12,7 +13,9 @@ __all__ = [
     "IAM",
     "IAM_CREDENTIALS",
     "RUN_HOSTS",
+    "needed",
     "parents",
+    "resources_of",
     "service_accounts",
 ]
 
@@ -25,7 +28,24 @@ GOOGLE_HOSTS = (
 )
 #: The hosts of services of Cloud Run, as certificates name them.
 RUN_HOSTS = ("*.run.app", "*.a.run.app", "*.us-central1.run.app")
+_FULL_VIEW = 2  # the number of `Task.View.FULL`
 ACT_AS = "iam.serviceAccounts.actAs"
+
+
+def resources_of(method: Method, request: Any) -> list[str]:
+    """Return the names of the resources of a request."""
+    value = request
+    for part in method.resource.split("."):
+        value = getattr(value, part)
+    return [value] if isinstance(value, str) else list(value)
+
+
+def needed(method: Method, request: Any) -> Iterator[str]:
+    """Yield the permissions that a request needs on its resources."""
+    if method.permission:
+        yield method.permission
+    if getattr(request, "response_view", 0) == _FULL_VIEW:
+        yield "cloudtasks.tasks.fullView"
 
 
 def parents(resource: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cloudtasks_nb.emulator.model.methods import METHODS
-from cloudtasks_nb.emulator.strict.permissions import parents
+from cloudtasks_nb.emulator.strict.permissions import needed, parents, resources_of
 from cloudtasks_nb.emulator.strict.roles import permissions_of
 from cloudtasks_nb.emulator.strict.state import GoogleState
 from cloudtasks_nb.errors import InvalidInputError
@@ -44,8 +44,8 @@ def test_the_policy_of_a_queue_has_permissions_of_its_own(rpc: str) -> None:
     """Who may read a queue may not read its policy by that."""
     method = METHODS[f"/google.cloud.tasks.v2.CloudTasks/{rpc}"]
     request = method.request(resource=QUEUE)
-    assert list(method.needed(request)) == [f"cloudtasks.queues.{rpc[0].lower()}{rpc[1:]}"]
-    assert method.resources(request) == [QUEUE]
+    assert list(needed(method, request)) == [f"cloudtasks.queues.{rpc[0].lower()}{rpc[1:]}"]
+    assert resources_of(method, request) == [QUEUE]
 
 
 def test_parents_of_a_task() -> None:
