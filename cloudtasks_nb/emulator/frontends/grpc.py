@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
@@ -92,29 +92,27 @@ def answer_calls(
     stop : asyncio.Event
         From then on the health of all services is that they do not serve.
     """
-    handlers = _Handlers(engine, calls, tuple(metadata.items()))
-    services = {call.split("/")[1] for call in calls}
-    # Everybody may ask, without a token too.
-    handlers.by_name |= Health(services, stop).handlers() | Reflection(services).handlers()
-    server.add_generic_rpc_handlers((handlers,))
+    fixed = tuple(metadata.items())
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(_behaviour(engine, name, call, fixed)) for name, call in calls.items()
+    }
+    services = {name.split("/")[1] for name in calls}
+    # Everybody may ask these, without a token too.
+    handlers |= Health(services, stop).handlers() | Reflection(services).handlers()
+    server.add_generic_rpc_handlers((_Handlers(handlers),))
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, engine: Engine, calls: Mapping[str, Call], metadata: tuple[tuple[str, str], ...]) -> None:
-        self.by_name = {}
-        for name, call in calls.items():
-            longest = _LONGEST if name.startswith(_TASKS) else math.inf
-            behaviour = _behaviour(engine, METHODS[name].request.FromString, call, metadata, longest)
-            self.by_name[name] = grpc.unary_unary_rpc_method_handler(behaviour)
+    def __init__(self, by_name: Mapping[str, Any]) -> None:
+        self._by_name = by_name
 
     def service(self, handler_call_details: Any) -> Any:
-        return self.by_name.get(handler_call_details.method)
+        return self._by_name.get(handler_call_details.method)
 
 
-def _behaviour(
-    engine: Engine, parse: Callable[[bytes], Any], call: Call, fixed: tuple[tuple[str, str], ...], longest: float
-) -> Any:
-    unread, clock = engine.unread, engine.clock
+def _behaviour(engine: Engine, name: str, call: Call, fixed: tuple[tuple[str, str], ...]) -> Any:
+    unread, clock, parse = engine.unread, engine.clock, METHODS[name].request.FromString
+    longest = _LONGEST if name.startswith(_TASKS) else math.inf
 
     async def answer(wire: bytes, context: Any) -> bytes:
         ahead = ((CLOCK_AHEAD_METADATA, str(clock.advanced)),) if clock.advanced else ()

@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler
 
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
-from cloudtasks_nb.emulator.frontends.admin import Admin
+from cloudtasks_nb.emulator.frontends.admin import Admin, json_response
 from cloudtasks_nb.emulator.frontends.firebase import Firebase
 from cloudtasks_nb.emulator.frontends.guard import guard
 from cloudtasks_nb.emulator.frontends.json_errors import JsonErrorRunner, answer_in_json
@@ -81,7 +81,7 @@ class HttpServer:
         add("/lease", leases.hold)
         tokens = engine.tokens
         keys, certificates = (lambda _: tokens.keys()), (lambda _: tokens.certificates())
-        documents: dict[str, Callable[[str], object]] = {"/.well-known/openid-configuration": tokens.discovery}
+        documents: dict[str, Callable[[str], dict[str, Any]]] = {"/.well-known/openid-configuration": tokens.discovery}
         documents |= {"/oauth2/v3/certs": keys, "/oauth2/v1/certs": certificates}
         documents |= {"/jwks": keys, "/certs": certificates}  # those of other emulators
         for path, document in documents.items():
@@ -138,15 +138,15 @@ class HttpServer:
         answer.headers["Date"] = self._engine.date()
 
     async def _health(self, _: web.Request) -> web.Response:
-        return _json({"status": "ok", "instance": self._instance})
+        return json_response(200, {"status": "ok", "instance": self._instance})
 
-    async def _cached(self, document: Callable[[str], object], request: web.Request) -> web.Response:
+    async def _cached(self, document: Callable[[str], dict[str, Any]], request: web.Request) -> web.Response:
         """Return an answer that clients keep, as Google's; that of a key which ends with the emulator they check."""
         settings, content = self._engine.settings, document(str(request.url.origin()))
         age = 0 if settings.data_dir is None and settings.openid_signing_key is None else _KEPT_FOR
         etag = hashlib.sha256(orjson.dumps(content)).hexdigest()
         known = any(tag.value == etag for tag in request.if_none_match or ())
-        answer = web.Response(status=304) if known else _json(content)
+        answer = web.Response(status=304) if known else json_response(200, content)
         answer.etag = etag
         answer.headers["Cache-Control"] = f"public, max-age={age}, must-revalidate, no-transform"
         return answer
@@ -166,10 +166,6 @@ async def listen(runner: web.AppRunner, host: str, port: int, option: str, tls: 
     except OSError as error:
         raise cannot_listen(error, host, port, option) from error
     return int(runner.addresses[0][1])
-
-
-def _json(content: object) -> web.Response:
-    return web.Response(body=orjson.dumps(content), content_type="application/json")
 
 
 # Seconds.
