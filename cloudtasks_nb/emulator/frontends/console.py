@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,10 @@ class Console:
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to serve."""
         return [
-            web.get("/", self._page),
+            web.get("/", partial(self._file, _PAGE)),
             web.get("/console/queues", answer_json(self.queues)),
             web.get("/console/attempts", answer_json(self.attempts)),
-            web.get("/console/{file}", self._file),
+            *(web.get(f"/console/{name}", partial(self._file, name)) for name in _TYPES if name != _PAGE),
             web.route("*", "/console/{api:v2}/{path:.+}", self._call),
         ]
 
@@ -141,18 +142,9 @@ class Console:
             if record.kind == Kind.RESPONSE and queue in ("", name) and (record.code or not failed):
                 yield _logged_document(record, name)
 
-    async def _page(self, request: web.Request) -> web.Response:
-        if "text/html" not in request.headers.get("Accept", ""):
+    async def _file(self, name: str, request: web.Request) -> web.Response:
+        if name == _PAGE and "text/html" not in request.headers.get("Accept", ""):
             raise web.HTTPNotFound
-        return self._static(_PAGE)
-
-    async def _file(self, request: web.Request) -> web.Response:
-        name = request.match_info["file"]
-        if name not in _TYPES or name == _PAGE:
-            raise web.HTTPNotFound
-        return self._static(name)
-
-    def _static(self, name: str) -> web.Response:
         return web.Response(body=self._files[name], content_type=_TYPES[name], charset="utf-8", headers=_HEADERS)
 
     async def _call(self, request: web.Request) -> web.StreamResponse:
