@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import orjson
 from aiohttp import web
 from google.protobuf import json_format
 
@@ -19,21 +18,18 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Fault
 from cloudtasks_nb.emulator.dispatch.lapse import TimeLapse
-from cloudtasks_nb.emulator.frontends.bodies import json_body
+from cloudtasks_nb.emulator.frontends.bodies import answer_json
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, SECOND
 from cloudtasks_nb.emulator.model.queues import declared, from_v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
+from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Admin", "answer_json", "json_response"]
+__all__ = ["Admin"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
-_STATUS = {"NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429}
 _HISTORY_LIMIT = 1000
 _LONGEST_RUN = 10.0  # seconds, of a call that moves the clock from dispatch to dispatch
-
-_Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class Admin:
@@ -212,24 +208,6 @@ class Admin:
                 engine.dispatcher.release()
 
 
-def answer_json(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return a handler that takes query and body as one dictionary, and answers errors as JSON."""
-
-    async def respond(request: web.Request) -> web.Response:
-        try:
-            return json_response(200, await handler(await _parameters(request)))
-        except RefusedError as error:
-            return json_response(_STATUS.get(str(error.code), 400), {"error": error.message})
-        except (CloudTasksError, ValueError, TypeError, OverflowError, json_format.ParseError) as error:
-            return json_response(400, {"error": str(error)})
-
-    return respond
-
-
-async def _parameters(request: web.Request) -> dict[str, Any]:
-    return {**request.query, **(await json_body(request) or {})}
-
-
 def _flag(given: dict[str, Any], name: str) -> bool:
     value = given.get(name, False)
     if value not in (True, False, "true", "false"):  # texts are those of a query
@@ -252,8 +230,3 @@ def _snapshot_name(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise InvalidInputError("the name of a snapshot is 1 to 100 letters, digits, hyphens or underscores")
     return name
-
-
-def json_response(status: int, content: dict[str, Any]) -> web.Response:
-    """Return an answer with a JSON object."""
-    return web.Response(status=status, body=orjson.dumps(content), content_type="application/json")

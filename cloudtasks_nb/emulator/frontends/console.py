@@ -20,8 +20,7 @@ from aiohttp.typedefs import Handler
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.dispatch.history import EndedAttempt
-from cloudtasks_nb.emulator.frontends.admin import answer_json
-from cloudtasks_nb.emulator.frontends.json_errors import error_response
+from cloudtasks_nb.emulator.frontends.bodies import answer_json, error_response
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.store.oplog import Kind, LogRecord
 from cloudtasks_nb.emulator.store.state import QueueState

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from cloudtasks_nb.emulator.frontends.json_errors import error_response
+from cloudtasks_nb.emulator.frontends.bodies import error_response
 
 __all__ = ["guard", "host_of"]
 

@@ -19,10 +19,10 @@ from aiohttp.typedefs import Handler
 
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
-from cloudtasks_nb.emulator.frontends.admin import Admin, json_response
+from cloudtasks_nb.emulator.frontends.admin import Admin
+from cloudtasks_nb.emulator.frontends.bodies import JsonErrorRunner, answer_in_json, json_response
 from cloudtasks_nb.emulator.frontends.firebase import Firebase
 from cloudtasks_nb.emulator.frontends.guard import guard
-from cloudtasks_nb.emulator.frontends.json_errors import JsonErrorRunner, answer_in_json
 from cloudtasks_nb.emulator.frontends.parts import Parts
 from cloudtasks_nb.emulator.frontends.rest import Rest
 from cloudtasks_nb.errors import EmulatorError, PortInUseError

@@ -17,9 +17,8 @@ from google.protobuf import json_format
 from cloudtasks_nb._names import CLOCK_AHEAD_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.dispatch.request import overridden
-from cloudtasks_nb.emulator.frontends.bodies import json_body, read_body
+from cloudtasks_nb.emulator.frontends.bodies import error_document, json_body, read_body
 from cloudtasks_nb.emulator.frontends.fields import FieldPath, fields_of, parse_fields, select_fields
-from cloudtasks_nb.emulator.frontends.json_errors import error_document
 from cloudtasks_nb.emulator.model.apis import POOL, beta, google_rpc, v2, well_known
 from cloudtasks_nb.emulator.model.methods import Method, find_method
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
-from cloudtasks_nb.emulator.frontends.admin import answer_json, json_response
+from cloudtasks_nb.emulator.frontends.bodies import answer_json, json_response
 from cloudtasks_nb.emulator.strict.control import AccessControl
 from cloudtasks_nb.emulator.strict.state import CLOUD_PLATFORM, member_of
 from cloudtasks_nb.emulator.strict.tokens import InvalidTokenError

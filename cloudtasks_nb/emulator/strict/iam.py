@@ -15,9 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
-from cloudtasks_nb.emulator.frontends.admin import json_response
-from cloudtasks_nb.emulator.frontends.bodies import json_body
-from cloudtasks_nb.emulator.frontends.json_errors import error_document
+from cloudtasks_nb.emulator.frontends.bodies import error_document, json_body, json_response
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 from cloudtasks_nb.emulator.strict.control import AccessControl, account_resources
 from cloudtasks_nb.emulator.strict.permissions import IAM, IAM_CREDENTIALS

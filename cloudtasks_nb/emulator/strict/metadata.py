@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
-from cloudtasks_nb.emulator.frontends.admin import json_response
+from cloudtasks_nb.emulator.frontends.bodies import json_response
 from cloudtasks_nb.emulator.frontends.guard import guard
 from cloudtasks_nb.emulator.frontends.http import listen
 from cloudtasks_nb.emulator.strict.control import AccessControl

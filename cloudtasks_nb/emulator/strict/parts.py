@@ -15,8 +15,8 @@ from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.rpcs import all_calls
 from cloudtasks_nb.emulator.dispatch.deliver import Deliverer
 from cloudtasks_nb.emulator.dispatch.request import Authorize
+from cloudtasks_nb.emulator.frontends.bodies import error_response
 from cloudtasks_nb.emulator.frontends.http import host_and_port
-from cloudtasks_nb.emulator.frontends.json_errors import error_response
 from cloudtasks_nb.emulator.frontends.parts import Parts
 from cloudtasks_nb.emulator.frontends.rest import Rest
 from cloudtasks_nb.emulator.model.clock import SECOND
