@@ -24,7 +24,7 @@ FIRST_TESTS = tests/unit tests/integration tests/notebooks tests/test_*.py tests
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo lab notebooks screenshots test test-all test-unit test-browser test-clients test-packages test-lowest \
-	coverage check bench soak chaos mutation constraints descriptors emulator-wheel clean
+	coverage check docs docs-serve docs-test bench soak chaos mutation constraints descriptors emulator-wheel clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ demo: $(VENV)/.installed-lab ## run the quickstart notebook without a browser an
 	$(BIN)/python notebooks/run.py notebooks/01_quickstart.ipynb
 
 lab: $(VENV)/.installed-lab ## open the notebooks in JupyterLab
-	$(BIN)/python -m jupyterlab $(ROOT_FLAG) notebooks
+	$(BIN)/python -m jupyterlab $(ROOT_FLAG) '--LabApp.default_url=/lab/tree/README.md?factory=Markdown%20Preview' notebooks
 
 notebooks: $(VENV)/.installed-lab ## run every notebook and store its outputs in place
 	$(BIN)/python notebooks/run.py --inplace notebooks/*.ipynb
@@ -71,10 +71,21 @@ check: $(VENV)/.installed-dev ## lint, formatting, types and schemas
 	$(BIN)/python -m ruff check . notebooks/*.py
 	$(BIN)/python -m ruff format --check . notebooks/*.py
 	$(BIN)/python -m mypy
-	$(BIN)/python -m mypy notebooks/*.py
+	$(BIN)/python -m mypy notebooks/*.py docs/*.py
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec cloudtasks_nb/emulator/compose*.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions .github/actions/*/action.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
+# The theme prints an advertisement unless the variable is set.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.installed-docs ## build the site in build/docs; a dead link or a public name without a docstring is an error
+	$(BIN)/python -m mkdocs build --quiet
+
+docs-serve: $(VENV)/.installed-docs ## show the site on this machine while you write
+	$(BIN)/python -m mkdocs serve
+
+docs-test: $(VENV)/.installed-test ## run what the README and the site show
+	$(BIN)/python $(PYTEST) tests/test_documents.py tests/test_examples.py
 
 bench: $(VENV)/.installed-test ## measure, and write the table of figures
 	$(BIN)/python tests/benchmarks/run.py
@@ -117,7 +128,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # An extra that holds another one installs it too, and says so by its stamp.
-extras-in-dev := test lab
+extras-in-dev := docs test lab
 extras-in-test := lab
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet -e ".[$*]" -c constraints.txt
