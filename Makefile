@@ -32,8 +32,9 @@ help: ## list these commands
 demo: $(VENV)/.installed-lab ## run the quickstart notebook without a browser and print what it finds
 	$(BIN)/python notebooks/run.py notebooks/01_quickstart.ipynb
 
-lab: $(VENV)/.installed-lab ## open the notebooks in JupyterLab
-	$(BIN)/python -m jupyterlab $(ROOT_FLAG) '--LabApp.default_url=/lab/tree/README.md?factory=Markdown%20Preview' notebooks
+lab: $(VENV)/.installed-lab ## open the start page of the notebooks in JupyterLab
+	$(BIN)/python -m jupyterlab $(ROOT_FLAG) --LabApp.app_settings_dir='$(CURDIR)/notebooks/.lab' \
+		--LabApp.default_url=/lab/tree/README.md notebooks
 
 notebooks: $(VENV)/.installed-lab ## run every notebook and store its outputs in place
 	$(BIN)/python notebooks/run.py --inplace notebooks/*.ipynb
