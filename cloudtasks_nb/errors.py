@@ -1,4 +1,4 @@
-"""The exceptions of this package, as one tree:
+"""The exceptions of this package, as one tree.
 
     CloudTasksError
     ├── ConfigurationError            project, location or credentials are missing

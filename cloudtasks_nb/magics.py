@@ -88,7 +88,9 @@ class CloudTasksMagics(Magics):
 
     @line_cell_magic
     def ct(self, line: str, cell: str | None = None) -> Any:
-        """List queues and tasks, or enqueue a task:
+        """List queues and tasks, or enqueue a task.
+
+        The commands:
 
             %ct queues                list the queues
             %ct tasks QUEUE           list the tasks in a queue
