@@ -11,8 +11,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +27,7 @@ from cloudtasks_nb import _frames, errors, handlers, magics, testing
 from cloudtasks_nb.client import clock
 from cloudtasks_nb.emulator import options
 
-__all__ = ["on_files", "on_post_build", "reference"]
+__all__ = ["on_files", "on_post_build", "reference", "undocumented"]
 
 _ROOT = Path(__file__).parents[1]
 _NOTEBOOKS = _ROOT / "notebooks"
@@ -88,9 +89,8 @@ _DTYPES = {
     "ok": "boolean",
     "any": "object",
 }
-_COLUMN = re.compile(
-    r'^    "(\w+)": _\w+,  #: (.+)$|^    \*\*dict\.fromkeys\(STATES, _COUNT\),  #: (.+)$', re.MULTILINE
-)
+#: A line that declares a column, or several columns of one meaning.
+_REMARK = re.compile(r'^    (?:"(\w+)": _\w+|\*\*.+),  #: (.+)$', re.MULTILINE)
 
 
 #: What the pages of notebooks would load if they had diagrams.
@@ -149,38 +149,28 @@ _OWN = {"testing": "    options:\n      members: []\n", "errors": "    options:\
 
 def _check() -> None:
     """End the build if a public name has no docstring, or stands on no page."""
-    shown = {f"cloudtasks_nb.{name}" for _, _, names in _PAGES.values() for name in names}
-    objects = {id(_found(name)) for name in shown}
+    shown = [resolve_name(f"cloudtasks_nb.{name}") for _, _, names in _PAGES.values() for name in names]
     missing = []
     for prefix, module in _MODULES.items():
         for name in module.__all__:
             value = getattr(module, name)
-            if id(value) not in objects and f"{prefix}" not in shown:
+            if not any(value is one or module is one for one in shown):
                 missing.append(f"{prefix}.{name} is on no page of the reference")
-            missing += [f"{found} has no docstring" for found in _undocumented(f"{prefix}.{name}", value)]
+            missing += [f"{found} has no docstring" for found in undocumented(f"{prefix}.{name}", value)]
     if missing:
         raise PluginError("\n".join(missing))
 
 
-def _found(name: str) -> Any:
-    """Return what a dotted name stands for."""
-    value: Any = ct
-    for part in name.split(".")[1:]:
-        value = clock if part == "clock" else ct if part == "client" else getattr(value, part)
-    return value
-
-
-def _undocumented(name: str, value: Any) -> Iterator[str]:
-    if isinstance(value, str | ModuleType) or not inspect.isclass(value):
-        if callable(value) and not inspect.getdoc(value):
-            yield name
-        return
+def undocumented(name: str, value: Any) -> Iterator[str]:
+    """Yield the names of a public function or class, and of its members, that have no docstring."""
     if not value.__doc__:
         yield name
-    for member, one in vars(value).items():
-        public = not member.startswith("_") and (inspect.isfunction(one) or isinstance(one, property))
-        if public and not inspect.getdoc(one):
-            yield f"{name}.{member}"
+    for kind in value.__mro__ if inspect.isclass(value) else ():
+        own = vars(kind).items() if kind.__module__.startswith("cloudtasks_nb") else ()
+        for member, one in own:
+            has_one = isinstance(one, property | staticmethod | classmethod) or inspect.isfunction(one)
+            if has_one and not member.startswith("_") and not one.__doc__:
+                yield f"{name}.{member}"
 
 
 def _frames_page() -> str:
@@ -192,25 +182,15 @@ def _frames_page() -> str:
         "What is not known is `<NA>` or `NaT`, never 0.\n",
     ]
     for name, (title, verbs) in _FRAMES.items():
-        declared: Mapping[str, str] = getattr(_frames, name)
-        block = source.partition(f"\n{name} = {{\n")[2].partition("\n}")[0] or _one_line(source, name)
-        meant = {column or "states": text or states for column, text, states in _COLUMN.findall(block)}
         parts += [f"## {title}\n", f"{verbs}\n", "| column | dtype | meaning |", "|---|---|---|"]
-        for column, kind in declared.items():
-            if column in _frames.STATES and "states" in meant:
-                if column == _frames.STATES[0]:
-                    words = ", ".join(f"`{state}`" for state in _frames.STATES)
-                    parts.append(f"| {words} | {_DTYPES[kind]} | {meant['states']} |")
-                continue
-            if column not in meant:
+        remarks = dict(_REMARK.findall(source.partition(f"\n{name} = {{\n")[2].partition("\n}")[0]))
+        for column, kind in getattr(_frames, name).items():
+            meaning = remarks.get(column, remarks.get(""))
+            if meaning is None:
                 raise PluginError(f"the column {column} of _frames.{name} has no remark `#: …`")
-            parts.append(f"| `{column}` | {_DTYPES[kind]} | {meant[column]} |")
+            parts.append(f"| `{column}` | {_DTYPES[kind]} | {meaning} |")
         parts.append("")
     return "\n".join(parts)
-
-
-def _one_line(source: str, name: str) -> str:
-    raise PluginError(f"_frames.{name} has no column a line: {len(source)} characters were searched")
 
 
 def _terminal() -> str:
