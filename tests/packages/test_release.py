@@ -35,8 +35,8 @@ def test_an_index_would_take_the_distributions(built: Path) -> None:
         f"cloudtasks_nb-{__version__}-py3-none-any.whl",
         f"cloudtasks_nb-{__version__}.tar.gz",
     ]
-    for command in (["twine", "check", "--strict", *files], ["check_wheel_contents", *files[:2]]):
-        done = run(sys.executable, "-m", *command)
+    for words, which in ((("twine", "check", "--strict"), files), (("check_wheel_contents",), files[:2])):
+        done = run(sys.executable, "-m", *words, *which)
         assert done.returncode == 0, done.stdout
 
 
