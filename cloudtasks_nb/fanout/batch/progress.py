@@ -36,7 +36,8 @@ class Status:
 
     - ``stopped``: nothing can go on. Nothing answers, no handler listens, or rows are unsent and no process sends them.
     - ``cancelling``: a cancel is wished, and tasks are left to delete.
-    - ``held``: a canary or ``pause_at`` holds rows back; ``batch.resume()`` sends them.
+    - ``held``: a canary or ``pause_at`` holds rows back, or another home may have sent them; ``batch.resume()`` sends
+      them.
     - ``paused``: the queue is paused.
     - ``failing``: an attempt failed in the last minute.
     - ``running``: none of these. The reason may be a schedule, the queue's limit, or that nobody watches.
