@@ -234,6 +234,7 @@ class Tracker:
         self._required = self._changes
         await self._turn()
         if adopting and not sending and self._waits_to_be_sent():
+            self._adoption.stale = True
             self._reading.begin()
             self._publish()
 
