@@ -27,6 +27,7 @@ __all__ = ["Reading"]
 
 _WORK = "reading what others did with"
 _FEW = 1_000  # tasks of a queue that is listed to see which of them others have just made
+_SILENCE = 30.0  # seconds before the next look into a log that did not answer
 _PAUSE = 5.0  # seconds between two looks into a log whose entries come late anyway
 
 
@@ -52,6 +53,7 @@ class Reading:
         self._problems: list[str] = []  # why something could not be read the last time
         self._new = False  # no row was sent when the batch was opened
         self._since = 0  # from when on the log may have what this home has not read, of the service
+        self._silent = 0.0, ""  # until when nothing is asked that does not answer, and what it is
         self._looked = 0.0  # when it was looked into the log last
 
     async def load(self, read_until: dt.datetime | None) -> None:
@@ -148,6 +150,9 @@ class Reading:
         """Read the log of a batch that is not watched; return whether it may have something new."""
         outcomes, queue = self.outcomes, self.outcomes.queue
         log, now = outcomes.witnesses.log, asyncio.get_running_loop().time()
+        if now < self._silent[0]:
+            self._problems.append(self._silent[1])
+            return False
         if self._done and now - self._looked < _PAUSE and not await outcomes.watcher.log_is_immediate():
             return False
         self._looked = now
@@ -200,3 +205,5 @@ class Reading:
             pass  # it never could be read, as a note says
         except CloudTasksError as error:
             self._problems.append(f"the {what} could not be read: {error.message}")
+            if isinstance(error, EndpointError):
+                self._silent = asyncio.get_running_loop().time() + _SILENCE, self._problems[-1]
