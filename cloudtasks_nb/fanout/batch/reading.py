@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
-from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, Cancels
+from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, Cancels, was_cancelled
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
@@ -195,6 +195,9 @@ class Reading:
         if self.cancels.shared:
             await self.turn()  # the sending may have taken it up
             await self._until(lambda: ELSEWHERE not in self.record().settings.get(CANCELLING, {}))
+        if was_cancelled(record := self.record()) and record.counts[State.GONE]:  # rows that came later
+            await self.outbox.run(self.outbox.deletions(self.batch).leave, deleted=True)
+            await self.turn()
 
     async def _try(self, what: str, read: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -173,7 +173,7 @@ def test_a_cancel_is_known_everywhere(
     theirs = cell(bob, handler, canary=15)
     reached(theirs, lambda progress: progress.pending == 15)
     mine.cancel().wait("60s")
-    assert reached(theirs, lambda progress: progress.finished).cancelled == 20
+    assert reached(theirs, lambda progress: progress.cancelled == 20).finished
     assert states(theirs.tasks()) == {"cancelled": 20}
     assert f"batch {theirs.id} was cancelled by " in capsys.readouterr().out
     late = connect("cleo").batch("march")
@@ -182,6 +182,17 @@ def test_a_cancel_is_known_everywhere(
     ada.queue("reports").resume()
     emulator.drained(queue.name)
     assert double.calls == []
+
+
+def test_rows_that_come_after_a_cancel_are_cancelled_too(connect: Connect, handler: ct.Handler) -> None:
+    """A home that knows of the cancel brings those rows here when it opens the batch again."""
+    ada, bob = connect("ada"), connect("bob")
+    ada.queue("reports", create=True, max_attempts=1).pause()
+    sent(cell(ada, handler, ROWS.head(15)))
+    theirs = bob.batch("march")
+    sent(cell(ada, handler)).cancel().wait("60s")
+    assert reached(theirs, lambda progress: progress.cancelled == 15).finished
+    assert states(bob.batch("march").tasks()) == {"cancelled": 20}
 
 
 def test_what_is_sent_after_a_cancel_is_not_cancelled(connect: Connect, handler: ct.Handler) -> None:
