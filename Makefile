@@ -24,7 +24,7 @@ FIRST_TESTS = tests/unit tests/integration tests/notebooks tests/test_*.py tests
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo lab notebooks screenshots test test-all test-unit test-browser test-clients test-packages test-lowest \
-	coverage check bench soak chaos mutation constraints descriptors emulator-wheel clean
+	coverage check docs docs-serve docs-test bench soak chaos mutation constraints descriptors emulator-wheel dist clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,8 +32,9 @@ help: ## list these commands
 demo: $(VENV)/.installed-lab ## run the quickstart notebook without a browser and print what it finds
 	$(BIN)/python notebooks/run.py notebooks/01_quickstart.ipynb
 
-lab: $(VENV)/.installed-lab ## open the notebooks in JupyterLab
-	$(BIN)/python -m jupyterlab $(ROOT_FLAG) notebooks
+lab: $(VENV)/.installed-lab ## open the start page of the notebooks in JupyterLab
+	$(BIN)/python -m jupyterlab $(ROOT_FLAG) --LabApp.app_settings_dir='$(CURDIR)/notebooks/.lab' \
+		--LabApp.default_url=/lab/tree/README.md notebooks
 
 notebooks: $(VENV)/.installed-lab ## run every notebook and store its outputs in place
 	$(BIN)/python notebooks/run.py --inplace notebooks/*.ipynb
@@ -46,7 +47,7 @@ test: .browser ## run the tests that every change needs, in minutes
 
 test-all: coverage test-lowest ## run every test, also with the lowest releases that are allowed
 
-coverage: .browser ## run every test, and measure branch coverage
+coverage: .browser $(VENV)/.installed-release ## run every test, and measure branch coverage
 	$(BIN)/python $(PYTEST) --cov --cov-fail-under=90 --durations=15
 
 test-unit: $(VENV)/.installed-test ## run the unit tests
@@ -58,7 +59,7 @@ test-browser: .browser ## run the tests of the panels in a real JupyterLab
 test-clients: $(VENV)/.installed-test ## run the tests with clients that others wrote
 	$(BIN)/python $(PYTEST) tests/clients
 
-test-packages: $(VENV)/.installed-test ## run the tests of the wheels, the container and the GitHub Action
+test-packages: $(VENV)/.installed-test $(VENV)/.installed-release ## run the tests of the wheels, the conda recipe, the container and the GitHub Action
 	$(BIN)/python $(PYTEST) tests/packages
 
 test-lowest: .venv-lowest/.installed ## run every test but those in a browser with the lowest releases that are allowed
@@ -71,10 +72,22 @@ check: $(VENV)/.installed-dev ## lint, formatting, types and schemas
 	$(BIN)/python -m ruff check . notebooks/*.py
 	$(BIN)/python -m ruff format --check . notebooks/*.py
 	$(BIN)/python -m mypy
-	$(BIN)/python -m mypy notebooks/*.py
+	$(BIN)/python -m mypy notebooks/*.py docs/*.py
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec cloudtasks_nb/emulator/compose*.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions .github/actions/*/action.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+
+# The theme prints an advertisement unless the variable is set.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.installed-docs ## build the site in build/docs; a dead link or a public name without a docstring is an error
+	$(BIN)/python -m mkdocs build --quiet
+
+docs-serve: $(VENV)/.installed-docs ## show the site on this machine while you write
+	$(BIN)/python -m mkdocs serve
+
+docs-test: $(VENV)/.installed-test ## run what the README and the site show
+	$(BIN)/python $(PYTEST) tests/test_documents.py tests/test_examples.py
 
 bench: $(VENV)/.installed-test ## measure, and write the table of figures
 	$(BIN)/python tests/benchmarks/run.py
@@ -91,7 +104,7 @@ constraints: ## write constraints.txt anew, from the newest releases that fit py
 	$(call need-python)
 	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
 	$(PYTHON) -m venv "$$fresh" && "$$fresh/bin/python" -m pip install --quiet uv && \
-	"$$fresh/bin/python" -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
+	"$$fresh/bin/python" -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --extra release \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml --output-file constraints.txt
 
 descriptors: $(VENV)/.installed-test ## write the emulator's messages anew, from Google's packages
@@ -99,6 +112,11 @@ descriptors: $(VENV)/.installed-test ## write the emulator's messages anew, from
 
 emulator-wheel: $(BIN)/pip ## build the wheel of the emulator alone, without the toolkit, in dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(DIST) ./cloudtasks_nb/emulator
+
+dist: $(VENV)/.installed-release emulator-wheel ## build both distributions in dist, and check what an index would take
+	$(BIN)/python -m build --outdir $(DIST) .
+	$(BIN)/python -m twine check --strict $(DIST)/*
+	$(BIN)/check-wheel-contents $(DIST)/*.whl
 
 clean: ## remove .venv and everything else that a command here makes
 	rm -rf $(VENV) .venv-* .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
@@ -117,7 +135,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # An extra that holds another one installs it too, and says so by its stamp.
-extras-in-dev := test lab
+extras-in-dev := docs test lab
 extras-in-test := lab
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet -e ".[$*]" -c constraints.txt
@@ -129,5 +147,5 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
 	rm -rf .venv-lowest
 	$(OLDEST_PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet uv
-	.venv-lowest/bin/python -m uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -e ".[test]"
+	.venv-lowest/bin/python -m uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -e ".[test,release]"
 	@touch $@

@@ -50,7 +50,7 @@ __all__ = [
     "url",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The module of each public name.
 _MODULES = {

@@ -38,127 +38,137 @@ STATES = (
     "gone",
 )
 
+# The remark on a column is its meaning on the page "Columns of the frames" of the site.
 _TEXT, _TIME, _SPAN, _COUNT, _FLOAT, _OK, _ANY = "text", "time", "span", "count", "float", "ok", "any"
 
 #: One row for each queue.
 QUEUES = {
-    "queue": _TEXT,
-    "state": _TEXT,
-    "tasks": _COUNT,
-    "oldest_due": _TIME,
-    "running": _COUNT,
-    "done_last_minute": _COUNT,
-    "effective_rate": _FLOAT,
-    "rate": _FLOAT,
-    "burst": _COUNT,
-    "max_concurrent": _COUNT,
-    "max_attempts": _COUNT,
-    "max_retry_duration": _SPAN,
-    "min_backoff": _SPAN,
-    "max_backoff": _SPAN,
-    "max_doublings": _COUNT,
-    "log_sampling_ratio": _FLOAT,
-    "target": _TEXT,
-    "purge_time": _TIME,
-    "name": _TEXT,
+    "queue": _TEXT,  #: its short name
+    "state": _TEXT,  #: `RUNNING`, `PAUSED` or `DISABLED`
+    "tasks": _COUNT,  #: tasks in the queue, as the service estimates
+    "oldest_due": _TIME,  #: when the task is due that waits longest
+    "running": _COUNT,  #: attempts in flight
+    "done_last_minute": _COUNT,  #: attempts that ended in the last minute
+    "effective_rate": _FLOAT,  #: dispatches a second that the service allows now
+    "rate": _FLOAT,  #: most dispatches a second
+    "burst": _COUNT,  #: tasks that may be dispatched at once after a rest
+    "max_concurrent": _COUNT,  #: most attempts in flight
+    "max_attempts": _COUNT,  #: attempts of a task; NA: unlimited
+    "max_retry_duration": _SPAN,  #: after this time no attempt begins; NA: unlimited
+    "min_backoff": _SPAN,  #: pause after the first failure
+    "max_backoff": _SPAN,  #: longest pause
+    "max_doublings": _COUNT,  #: how often the pause doubles before it grows by a constant
+    "log_sampling_ratio": _FLOAT,  #: share of the operations that the log has
+    "target": _TEXT,  #: URL of the queue's own target
+    "purge_time": _TIME,  #: when it was purged last
+    "name": _TEXT,  #: its full name
 }
 
 #: One row for each task in a queue.
 TASKS = {
-    "task": _TEXT,
-    "queue": _TEXT,
-    "state": _TEXT,
-    "schedule_time": _TIME,
-    "create_time": _TIME,
-    "attempts": _COUNT,
-    "responses": _COUNT,
-    "last_status": _TEXT,
-    "last_message": _TEXT,
-    "last_attempt_time": _TIME,
-    "method": _TEXT,
-    "url": _TEXT,
-    "headers": _ANY,
-    "body": _ANY,
-    "service_account": _TEXT,
-    "dispatch_deadline": _SPAN,
-    "name": _TEXT,
+    "task": _TEXT,  #: its id
+    "queue": _TEXT,  #: its queue
+    "state": _TEXT,  #: `scheduled`, `ready`, `running` or `retrying`
+    "schedule_time": _TIME,  #: when the next attempt is due
+    "create_time": _TIME,  #: when it was created
+    "attempts": _COUNT,  #: attempts that have begun
+    "responses": _COUNT,  #: attempts that were answered
+    "last_status": _TEXT,  #: how the last attempt ended: a name such as `OK` or `INTERNAL`
+    "last_message": _TEXT,  #: what is known of why it failed
+    "last_attempt_time": _TIME,  #: when the last attempt began
+    "method": _TEXT,  #: HTTP method
+    "url": _TEXT,  #: its target; secrets are dots
+    "headers": _ANY,  #: its headers; secrets are dots
+    "body": _ANY,  #: its body, with `body=True`
+    "service_account": _TEXT,  #: whose token it carries
+    "dispatch_deadline": _SPAN,  #: how long an attempt may take
+    "name": _TEXT,  #: its full name
 }
 
 #: Columns that are added to those of the input in a batch's tasks.
 BATCH_TASKS = {
-    "url": _TEXT,
-    "task": _TEXT,
-    "try": _COUNT,
-    "state": _TEXT,
-    "attempts": _COUNT,
-    "last_status": _TEXT,
-    "last_http_status": _COUNT,
-    "last_message": _TEXT,
-    "schedule_time": _TIME,
-    "last_attempt_time": _TIME,
-    "duration": _SPAN,
+    "url": _TEXT,  #: its target
+    "task": _TEXT,  #: id of its newest task
+    "try": _COUNT,  #: number of that task: 1, and one more for each retry of the row
+    "state": _TEXT,  #: one of the ten states
+    "attempts": _COUNT,  #: attempts of that task
+    "last_status": _TEXT,  #: how the last attempt ended: a name such as `OK` or `INTERNAL`
+    "last_http_status": _COUNT,  #: HTTP status of the last attempt, where it is known
+    "last_message": _TEXT,  #: what is known of why it failed
+    "schedule_time": _TIME,  #: when it is due, or the next attempt
+    "last_attempt_time": _TIME,  #: when the last attempt began
+    "duration": _SPAN,  #: how long the last attempt took
 }
 
 #: What became of a task that was waited for.
 OUTCOMES = {
-    "state": _TEXT,
-    "attempts": _COUNT,
-    "last_status": _TEXT,
-    "result": _ANY,
-    "error": _TEXT,
+    "state": _TEXT,  #: `succeeded`, `failed`, `cancelled` or `gone`
+    "attempts": _COUNT,  #: attempts of the task
+    "last_status": _TEXT,  #: how the last attempt ended
+    "result": _ANY,  #: what the function returned
+    "error": _TEXT,  #: last line of its traceback, or how the task left
 }
 
 #: One row for each attempt in the operations log.
 ATTEMPTS = {
-    "time": _TIME,
-    "task": _TEXT,
-    "queue": _TEXT,
-    "attempt": _COUNT,
-    "status": _TEXT,
-    "message": _TEXT,
-    "wait": _SPAN,
-    "duration": _SPAN,
-    "retry_time": _TIME,
-    "url": _TEXT,
+    "time": _TIME,  #: when it ended
+    "task": _TEXT,  #: id of the task
+    "queue": _TEXT,  #: its queue
+    "attempt": _COUNT,  #: its number
+    "status": _TEXT,  #: how it ended: a name such as `OK` or `INTERNAL`
+    "message": _TEXT,  #: of the newest attempt, what is known of why it failed
+    "wait": _SPAN,  #: from when it was due until its start
+    "duration": _SPAN,  #: how long it took
+    "retry_time": _TIME,  #: when the next attempt is due
+    "url": _TEXT,  #: the target; secrets are dots
 }
 
 #: One row for each cause of errors of a batch.
 ERRORS = {
-    "cause": _TEXT,
-    "rows": _COUNT,
-    "failed": _COUNT,
-    "retrying": _COUNT,
-    "first": _TIME,
-    "last": _TIME,
-    "row": _ANY,
-    "error": _TEXT,
-    "where": _TEXT,
-    "common": _TEXT,
+    "cause": _TEXT,  #: the message, with … for what differs between rows
+    "rows": _COUNT,  #: sum of the next two
+    "failed": _COUNT,  #: rows that have failed
+    "retrying": _COUNT,  #: rows that are tried again
+    "first": _TIME,  #: earliest last attempt
+    "last": _TIME,  #: latest last attempt
+    "row": _ANY,  #: the first row of the input that has it
+    "error": _TEXT,  #: its traceback or message
+    "where": _TEXT,  #: function and line of your code
+    "common": _TEXT,  #: values of the input that most of its rows have, and few others
 }
 
 #: One row for each batch of the outbox.
 BATCHES = {
-    "batch": _TEXT,
-    "name": _TEXT,
-    "state": _TEXT,
-    "reason": _TEXT,
-    "queue": _TEXT,
-    "url": _TEXT,
-    "who": _TEXT,
-    "where": _TEXT,
-    "created": _TIME,
-    "seen": _TIME,
-    "total": _COUNT,
-    **dict.fromkeys(STATES, _COUNT),
-    "done": _OK,
-    "bytes": _COUNT,
+    "batch": _TEXT,  #: its id
+    "name": _TEXT,  #: the name that you gave it
+    "state": _TEXT,  #: the word of `status()`
+    "reason": _TEXT,  #: the sentence of `status()`
+    "queue": _TEXT,  #: its queue
+    "url": _TEXT,  #: its target
+    "who": _TEXT,  #: user and host that made it
+    "where": _TEXT,  #: the store that it was found in; NA: this home
+    "created": _TIME,  #: when it was made
+    "seen": _TIME,  #: when its queue was read last
+    "total": _COUNT,  #: rows
+    **dict.fromkeys(STATES, _COUNT),  #: rows in this state
+    "done": _OK,  #: whether every row is final
+    "bytes": _COUNT,  #: disk use on this machine, about
 }
 
 #: One row for each task that was run or deleted.
-ACTION_RESULTS = {"task": _TEXT, "ok": _OK, "error": _TEXT}
+ACTION_RESULTS = {
+    "task": _TEXT,  #: id of the task
+    "ok": _OK,  #: whether it was done
+    "error": _TEXT,  #: why not
+}
 
 #: One row for each check.
-DOCTOR = {"check": _TEXT, "ok": _OK, "detail": _TEXT, "fix": _TEXT}
+DOCTOR = {
+    "check": _TEXT,  #: what was looked at
+    "ok": _OK,  #: whether it is in order; NA: not checked
+    "detail": _TEXT,  #: what was found
+    "fix": _TEXT,  #: the command, call or role that mends it
+}
 
 _NAT = np.iinfo(np.int64).min
 

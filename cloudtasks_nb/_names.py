@@ -11,6 +11,7 @@ from cloudtasks_nb.errors import InvalidInputError
 __all__ = [
     "CLOCK_AHEAD_METADATA",
     "CODES",
+    "HTTP_CODES",
     "HTTP_PORT_METADATA",
     "INSTANCE_METADATA",
     "LOG_IMMEDIATE_METADATA",
@@ -79,7 +80,8 @@ TAG_HEADER = "Batch-Tag"
 
 _ACCOUNT = re.compile(r"[^@]+@(?P<id>[^@.]+)(\.(?P<domain>.+))?\.iam\.gserviceaccount\.com")
 
-_HTTP_CODES = {
+#: Canonical codes of HTTP statuses, as Cloud Tasks reports them; those that are missing follow from the first digit.
+HTTP_CODES = {
     304: "OK",
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -125,7 +127,7 @@ def code_name(number: int) -> str:
 
 def code_of(http_status: int) -> int:
     """Return the number of the canonical code that Cloud Tasks reports for an HTTP status; 0 is no response."""
-    return CODES.index(_HTTP_CODES.get(http_status) or _BY_HUNDREDS.get(http_status // 100, "UNKNOWN"))
+    return CODES.index(HTTP_CODES.get(http_status) or _BY_HUNDREDS.get(http_status // 100, "UNKNOWN"))
 
 
 def log_name(project: str) -> str:

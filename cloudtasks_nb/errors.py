@@ -1,7 +1,5 @@
 """The exceptions of this package, as one tree.
 
-::
-
     CloudTasksError
     ├── ConfigurationError            project, location or credentials are missing
     │   └── CredentialsError
@@ -126,12 +124,10 @@ class CloudTasksError(Exception):
 
         ``%tb`` shows the whole traceback, with the errors behind it: then no error is being handled.
         """
-        from IPython.core.getipython import get_ipython  # noqa: PLC0415 - IPython is there when it calls this
-
         error, trace = self, self.__traceback__
         if sys.exception() is self:
             error, trace = copy.copy(self), _before_package(trace)  # a copy has no cause and no context
-        shell: Any = get_ipython()
+        shell: Any = sys.modules["IPython"].get_ipython()  # which calls this; the emulator alone does without it
         shown: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, trace)
         return shown
 

@@ -90,7 +90,7 @@ class CloudTasksMagics(Magics):
     def ct(self, line: str, cell: str | None = None) -> Any:
         """List queues and tasks, or enqueue a task.
 
-        ::
+        The commands:
 
             %ct queues                list the queues
             %ct tasks QUEUE           list the tasks in a queue

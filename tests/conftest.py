@@ -4,14 +4,19 @@ import asyncio
 import io
 import os
 from collections.abc import Generator, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import settings
 
+import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import OPTION_VARIABLES, PLAIN_VARIABLES
 from cloudtasks_nb.fanout import disk
+from cloudtasks_nb.handlers import serving
+from cloudtasks_nb.service import open_clients
 
 pytest_plugins = ["cloudtasks_nb.testing"]
 
@@ -59,3 +64,27 @@ def pytest_runtest_makereport(
             task.print_stack(file=text)
         item.add_report_section(call.when, "background loop", text.getvalue())
     return (yield)
+
+
+@pytest.fixture
+def alone(local_emulator: ct.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run with an empty emulator in an empty folder, and close what it leaves open."""
+    connection = HTTPConnection(str(local_emulator._connection.endpoint.http).removeprefix("http://"))
+    connection.request("POST", "/admin/reset")
+    assert connection.getresponse().status == 200
+    connection.close()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # no test finds the credentials of a machine in Google's cloud
+    yield
+    for handler in [*serving._served.values()]:
+        handler.close()
+    while left := cast("ct.Client | None", open_clients.newest()):
+        left.close()
+
+
+@pytest.fixture(scope="module")
+def local_emulator() -> Iterator[ct.Client]:
+    """Keep the temporary emulator of `ct.local()` running for all tests of a file."""
+    with ct.local() as kept:
+        open_clients.remove(kept)  # no test shall take it for the newest connection
+        yield kept

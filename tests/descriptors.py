@@ -17,10 +17,11 @@ from google.longrunning import operations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 FILE = Path(__file__).parents[1] / "cloudtasks_nb" / "emulator" / "model" / "apis.binpb"
 
-_WHOLE = (error_details_pb2, health_pb2, locations_pb2, operations_pb2)
+_WHOLE = (error_details_pb2, health_pb2, locations_pb2, operations_pb2, reflection_pb2)
 _CLIENTS = {
     "google.cloud.tasks.v2.CloudTasks": CloudTasksGrpcTransport,
     "google.cloud.tasks.v2beta3.CloudTasks": BetaTransport,

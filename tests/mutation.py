@@ -64,7 +64,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "client": ("unit/client", "unit/panels", _API, "integration/toolkit", "integration/fanout", "integration/strict"),
     "display": ("unit/display", "unit/panels", "integration/fanout"),
     "emulator": ("unit/emulator", "integration/emulator", "integration/strict"),
-    "emulator/access": ("unit/emulator/access", "integration/strict"),
+    "emulator/strict": ("unit/emulator/strict", "integration/strict"),
     "fanout": ("unit/fanout", "unit/panels", _API, "integration/fanout"),
     "handlers": ("unit/handlers", _API, "integration/fanout", "integration/strict"),
     "panels": ("unit/panels", "integration/toolkit/test_panels.py"),

@@ -45,7 +45,7 @@ ONLY_IN = {
     "google.api_core": {"service.refusal", "service.rest", "service.retries", "service.transport"},
     "google.auth": {
         *("service.auth", "service.auth_errors", "service.google_apis", "service.principal", "service.transport"),
-        *("handlers.", "emulator.access.tokens"),
+        *("handlers.", "emulator.strict.tokens"),
     },
     "google.oauth2": {"service.principal", "handlers."},
     "grpc": {"service.transport", "emulator."},
@@ -227,6 +227,18 @@ def test_emulator_and_toolkit_do_not_know_each_other() -> None:
         return not found.ours or not belongs(found.module, {"emulator."})
 
     check_imports("between emulator and toolkit:", is_apart)
+
+
+def test_strict_is_loaded_with_its_option_only() -> None:
+    """The emulator knows of `strict` in one place, which loads it if the option is given."""
+
+    def is_apart(module: Module, found: Import) -> bool:
+        inside = belongs(module.name, {"emulator.strict."}) or module.name == "emulator.server"
+        return inside or not (found.ours and belongs(found.module, {"emulator.strict."}))
+
+    check_imports("of what `--strict` adds:", is_apart)
+    code = "import sys, cloudtasks_nb.emulator.server; print([name for name in sys.modules if '.strict' in name])"
+    assert run(sys.executable, "-c", code, cwd=ROOT).stdout == "[]\n"
 
 
 def test_a_foreign_world_has_one_edge() -> None:

@@ -1,4 +1,4 @@
-"""The lists of dependencies agree: pyproject.toml, environment.yml, constraints.txt and ARCHITECTURE.md."""
+"""The lists of dependencies agree: pyproject.toml, environment.yml, constraints.txt and the page of reasons."""
 
 import re
 import tomllib
@@ -43,14 +43,6 @@ def pins() -> list[Requirement]:
     return [Requirement(line) for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
 
 
-def section(title: str) -> str:
-    """Return one section of ARCHITECTURE.md."""
-    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    match = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE)
-    assert match, f"ARCHITECTURE.md has no section '## {title}'"
-    return match[1]
-
-
 def test_conda_environment_equals_the_project_with_its_lab_extra() -> None:
     """A conda user gets the packages and bounds of `pip install cloudtasks-nb[lab]`, each from the channel or pip."""
     listed = environment()
@@ -82,7 +74,8 @@ def test_constraints_pin_what_the_project_asks_for(extra: str, python: str) -> N
 
 
 def test_every_dependency_has_its_reason() -> None:
-    """ARCHITECTURE.md gives a reason for each dependency, and lists no others."""
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (.+) \|$", section("Dependencies"), flags=re.MULTILINE)
+    """The site gives a reason for each dependency, and lists no others."""
+    text = (ROOT / "docs/explanation/dependencies.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (.+) \|$", text, flags=re.MULTILINE)
     every = bounds(PROJECT["dependencies"]).keys() | {name for extra in EXTRAS.values() for name in bounds(extra)}
     assert {name for name, _reason in rows} == every

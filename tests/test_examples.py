@@ -10,10 +10,8 @@ import doctest
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
-from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -23,8 +21,6 @@ from traitlets.config import Config
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors, handlers, magics, testing
 from cloudtasks_nb.client import clock
-from cloudtasks_nb.handlers import serving
-from cloudtasks_nb.service import open_clients
 
 #: The modules whose names are public, each with what stands before its names.
 MODULES: dict[str, ModuleType] = {
@@ -118,30 +114,6 @@ def test_example_is_true(name: str, request: pytest.FixtureRequest, alone: None)
             value.close()
     if shown:
         pytest.fail("".join(shown), pytrace=False)
-
-
-@pytest.fixture
-def alone(emulator: ct.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run an example with an empty emulator in an empty folder, and close what it leaves open."""
-    connection = HTTPConnection(str(emulator._connection.endpoint.http).removeprefix("http://"))
-    connection.request("POST", "/admin/reset")
-    assert connection.getresponse().status == 200
-    connection.close()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NO_GCE_CHECK", "true")  # no example finds the credentials of a machine in Google's cloud
-    yield
-    for handler in [*serving._served.values()]:
-        handler.close()
-    while left := cast("ct.Client | None", open_clients.newest()):
-        left.close()
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[ct.Client]:
-    """Keep the temporary emulator of `ct.local()` running for all examples."""
-    with ct.local() as kept:
-        open_clients.remove(kept)  # no example shall take it for the newest connection
-        yield kept
 
 
 @pytest.fixture

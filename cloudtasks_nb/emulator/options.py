@@ -41,17 +41,16 @@ class Option:
     name: str  #: without dashes
     help: str
     read: Callable[[str], Any] = str  #: raises `ArgumentTypeError`, with what is allowed
+    metavar: str | None = None  #: of the value in the help; None is that of `read`
     _: KW_ONLY
-    field: str = ""  #: of `Settings`; "" is the name
-    metavar: str | None = None
     many: bool = False  #: it may be given more than once; its variable separates values by commas
     aliases: tuple[str, ...] = ()  #: its names in other emulators
     also: tuple[str, ...] = ()  #: further variables
 
     @property
     def dest(self) -> str:
-        """The field of `Settings`."""
-        return self.field or self.name.replace("-", "_")
+        """The field of `Settings`: the name, in the plural if the option may be given more than once."""
+        return self.name.replace("-", "_") + "s" * self.many
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -60,7 +59,7 @@ class Option:
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Add the option to a parser; without a value it is not in the parser's result."""
-        fields: dict[str, Any] = {"type": self.read, "metavar": self.metavar}
+        fields: dict[str, Any] = {"type": self.read, "metavar": self.metavar or _METAVARS.get(self.read)}
         if self.read is _boolean:
             fields |= {"nargs": "?", "const": True, "metavar": "true|false"}
         elif self.many:
@@ -140,17 +139,17 @@ def read_options(arguments: Sequence[str] | None, environment: Mapping[str, str]
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    found = {}
+    options = {}
     for option in _OPTIONS:
         name = next((name for name in option.variables if environment.get(name)), None)
         text = environment[name] if name else ""
         if name is None or text.startswith(_OF_KUBERNETES):
             continue
         try:
-            found[option.dest] = option.value(_listed(text) if option.many else [text])
+            options[option.dest] = option.value(_listed(text) if option.many else [text])
         except argparse.ArgumentTypeError as error:
             raise argparse.ArgumentTypeError(f"variable {name}: {error}") from error
-    return found
+    return options
 
 
 def _listed(text: str) -> list[str]:
@@ -259,6 +258,18 @@ def _number(text: str) -> float:
 
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Settings)}
+_METAVARS: dict[Callable[[str], Any], str] = {
+    Path: "FILE",
+    _functions_host: "HOST:PORT",
+    _host: "NAME",
+    _microseconds: "SECONDS",
+    _port: "PORT",
+    _positive: "ENTRIES",
+    _queue: "NAME",
+    _seconds: "SECONDS",
+    _share: "SHARE:SECONDS",
+    _url: "URL",
+}
 _OPTIONS = (
     Option("host", "address to listen on", _address, also=PLAIN_VARIABLES[:1]),
     Option("port", "gRPC port, 0 for a free one", _port, also=PLAIN_VARIABLES[1:2]),
@@ -266,24 +277,19 @@ _OPTIONS = (
         "http-port",
         "port for REST and /admin (that of --openid-issuer, or the one after --port; with --port 0 a free one)",
         _port,
-        metavar="PORT",
     ),
     Option("single-port", "answer gRPC and HTTP on --port; a gRPC call costs up to a fifth more CPU", _boolean),
     Option(
         "allow-host",
         "answer HTTP requests to this name too, and those of web pages from there; may be repeated",
         _host,
-        field="allow_hosts",
-        metavar="NAME",
         many=True,
     ),
-    Option("data-dir", "the data folder (by default a temporary one)", Path, metavar="FOLDER"),
+    Option("data-dir", "the data folder (by default a temporary one)", Path, "FOLDER"),
     Option(
         "queue",
         "create a queue; may be repeated",
         _queue,
-        field="queues",
-        metavar="NAME",
         many=True,
         aliases=("initial-queue",),
         also=PLAIN_VARIABLES[2:],
@@ -292,18 +298,14 @@ _OPTIONS = (
         "config",
         "YAML or JSON file: queues with their settings, and options; its queues are read again after SIGHUP",
         Path,
-        metavar="FILE",
     ),
     Option("strict", "like Google: TLS, bearer tokens and the permissions of IAM roles", _boolean),
-    Option("metadata-port", "with --strict, port of a metadata server", _port, metavar="PORT"),
-    Option("proxy-port", "with --strict, port of an HTTPS proxy to *.googleapis.com", _port, metavar="PORT"),
+    Option("metadata-port", "with --strict, port of a metadata server", _port),
+    Option("proxy-port", "with --strict, port of an HTTPS proxy to *.googleapis.com", _port),
     Option("console-writes", "let the console, the web page at /, change queues and tasks", _boolean),
     Option("quiet", "write no line to the standard error for a failed attempt", _boolean),
     Option(
-        "grace",
-        "how long attempts in flight may go on after a signal to stop; a second signal ends them",
-        _seconds,
-        metavar="SECONDS",
+        "grace", "how long attempts in flight may go on after a signal to stop; a second signal ends them", _seconds
     ),
     Option("lease", "stop 2 s after the last request GET /lease was closed", _boolean),
     Option(
@@ -319,16 +321,12 @@ _OPTIONS = (
         metavar="URL",
     ),
     Option(
-        "openid-signing-key",
-        "PEM file of the RSA key that signs OIDC tokens (by default one in the data folder)",
-        Path,
-        metavar="FILE",
+        "openid-signing-key", "PEM file of the RSA key that signs OIDC tokens (by default one in the data folder)", Path
     ),
     Option(
         "app-engine-host",
         "URL of the App Engine application",
         _url,
-        metavar="URL",
         aliases=("app-engine-emulator-host",),
         also=("APP_ENGINE_EMULATOR_HOST",),
     ),
@@ -336,35 +334,25 @@ _OPTIONS = (
         "functions-host",
         "where Firebase's functions emulator listens: the functions of tasks without a URL",
         _functions_host,
-        metavar="HOST:PORT",
     ),
-    Option("https-ca", "certificates of targets that are trusted besides the system's", Path, metavar="FILE"),
+    Option("https-ca", "certificates of targets that are trusted besides the system's", Path),
     Option("https-insecure", "do not check certificates of targets", _boolean, aliases=("insecure-skip-tls-verify",)),
     Option("no-batch", "answer batch calls with UNIMPLEMENTED", _boolean),
-    Option("create-queues-on-demand", "CreateTask creates a missing queue", _boolean, field="queues_on_demand"),
-    Option(
-        "hard-reset-on-purge-queue", "PurgeQueue also frees the names of tasks", _boolean, field="hard_reset_on_purge"
-    ),
+    Option("create-queues-on-demand", "CreateTask creates a missing queue", _boolean),
+    Option("hard-reset-on-purge-queue", "PurgeQueue also frees the names of tasks", _boolean),
     Option(
         "task-tombstone",
         "how long names of tasks stay taken, and operations of batch calls are kept (those 120 to 3600)",
         _microseconds,
-        metavar="SECONDS",
     ),
-    Option("queue-tombstone", "how long names of queues stay taken", _microseconds, metavar="SECONDS"),
-    Option("new-queue-delay", "how long calls answer NOT_FOUND for a new queue", _microseconds, metavar="SECONDS"),
-    Option("log-delay", "delay of log entries", _microseconds, metavar="SECONDS"),
-    Option(
-        "log-limit",
-        "log entries that are kept, the newest; those of one batch call count as one",
-        _positive,
-        metavar="ENTRIES",
-    ),
+    Option("queue-tombstone", "how long names of queues stay taken", _microseconds),
+    Option("new-queue-delay", "how long calls answer NOT_FOUND for a new queue", _microseconds),
+    Option("log-delay", "delay of log entries", _microseconds),
+    Option("log-limit", "log entries that are kept, the newest; those of one batch call count as one", _positive),
     Option(
         "log-index-delay",
         "this share of log entries is received at once and can be read only after the delay; may be repeated",
         _share,
-        metavar="SHARE:SECONDS",
         many=True,
     ),
 )

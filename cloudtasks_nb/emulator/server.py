@@ -8,27 +8,17 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
-from cloudtasks_nb.emulator.access.certificates import ServerCertificate, server_certificate
-from cloudtasks_nb.emulator.access.control import AccessControl
-from cloudtasks_nb.emulator.access.delivery import StrictDeliverer, authorize_as
-from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS, RUN_HOSTS
 from cloudtasks_nb.emulator.api.declared_queues import DeclaredQueues
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Faults
-from cloudtasks_nb.emulator.api.rpcs import all_calls
-from cloudtasks_nb.emulator.dispatch.deliver import Deliverer
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
-from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.folder import Folder
 from cloudtasks_nb.emulator.frontends.grpc import answer_calls, grpc_server
 from cloudtasks_nb.emulator.frontends.http import HttpServer, Leases, host_and_port
-from cloudtasks_nb.emulator.frontends.metadata import MetadataServer
-from cloudtasks_nb.emulator.frontends.proxy import Proxy
+from cloudtasks_nb.emulator.frontends.parts import Parts
 from cloudtasks_nb.emulator.frontends.single_port import BEHIND, SinglePort
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, Clock
 from cloudtasks_nb.emulator.model.settings import Settings
@@ -80,14 +70,16 @@ async def run(
     """
     with Folder(settings.data_dir) as folder, TaskDatabase(folder.database, durable=not folder.temporary) as database:
         async with AsyncExitStack() as stack:
-            certificate = None
-            if settings.strict:
-                certificate = server_certificate(
-                    folder.path, (settings.host, *settings.allow_hosts, *GOOGLE_HOSTS, *RUN_HOSTS)
-                )
-                settings = replace(settings, https_ca=settings.https_ca or certificate.ca)
-            engine = await _start_engine(folder, database, settings, stack)
-            endpoint = await _listen(folder, engine, certificate, stop, stack)
+            clock = _clock(database)
+            store = Store(database, clock, settings)
+            store.report = lambda line: _print_line(f"{PROGRAM}: {line}")
+            parts = _kind_of_parts(settings)(settings, folder.path, store)
+            engine = build_engine(parts, clock, stack)
+            engine.declared.put()
+            await engine.committer.commit()
+            if not settings.quiet:
+                engine.dispatcher.failed = _print_line
+            endpoint = await _listen(folder, engine, parts, stop, stack)
             if reload is not None:
                 stack.push_async_callback(_cancel, asyncio.create_task(_reload_forever(engine, reload)))
             folder.announce(endpoint)
@@ -96,17 +88,17 @@ async def run(
             await engine.dispatcher.drain(settings.grace, abort)
 
 
-async def _start_engine(folder: Folder, database: TaskDatabase, settings: Settings, stack: AsyncExitStack) -> Engine:
+def _clock(database: TaskDatabase) -> Clock:
     stored = database.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
-    clock = Clock(advanced=int(stored[0][0]) if stored else 0)
-    store = Store(database, clock, settings)
-    store.report = lambda line: _print_line(f"{PROGRAM}: {line}")
-    engine = build_engine(store, clock, settings, folder.path, stack)
-    engine.declared.put()
-    await engine.committer.commit()
-    if not settings.quiet:
-        engine.dispatcher.failed = _print_line
-    return engine
+    return Clock(advanced=int(stored[0][0]) if stored else 0)
+
+
+def _kind_of_parts(settings: Settings) -> type[Parts]:
+    if not settings.strict:
+        return Parts
+    from cloudtasks_nb.emulator.strict.parts import StrictParts  # noqa: PLC0415 - only with the option
+
+    return StrictParts
 
 
 def _print_line(line: str) -> None:
@@ -114,46 +106,35 @@ def _print_line(line: str) -> None:
         sys.stderr.write(line + "\n")
 
 
-def build_engine(store: Store, clock: Clock, settings: Settings, folder: Path, stack: AsyncExitStack) -> Engine:
+def build_engine(parts: Parts, clock: Clock, stack: AsyncExitStack) -> Engine:
     """Connect the parts of an emulator; they are closed with the stack."""
-    tokens = TokenSigner(folder, settings.openid_issuer, key_file=settings.openid_signing_key)
-    access = AccessControl(folder, store) if settings.strict else None
-    authorize = tokens.authorize if access is None else authorize_as(access.state, tokens.authorize)
-    deliverer = Deliverer(settings) if access is None else StrictDeliverer(settings, access, tokens)
+    store, deliverer = parts.store, parts.deliverer()
     stack.push_async_callback(deliverer.close)
-    dispatcher = Dispatcher(store, clock, deliverer, authorize, settings)
+    dispatcher = Dispatcher(store, clock, deliverer, parts.authorize(), parts.settings)
     committer = Committer(store, dispatcher.wake)
     stack.push_async_callback(committer.close)
     stack.push_async_callback(dispatcher.close)
     dispatcher.changed = committer.commit_soon
-    return Engine(
-        store=store,
+    return parts.engine(
         committer=committer,
         dispatcher=dispatcher,
         clock=clock,
-        settings=settings,
         faults=Faults(),
-        declared=DeclaredQueues(store, settings),
-        tokens=tokens,
-        access=access,
+        declared=DeclaredQueues(store, parts.settings),
     )
 
 
 async def _listen(
-    folder: Folder,
-    engine: Engine,
-    certificate: ServerCertificate | None,
-    stop: asyncio.Event,
-    stack: AsyncExitStack,
+    folder: Folder, engine: Engine, parts: Parts, stop: asyncio.Event, stack: AsyncExitStack
 ) -> dict[str, Any]:
     settings, instance = engine.settings, folder.instance()
-    calls = all_calls(engine)
+    calls = parts.calls(engine)
     leases = Leases(stop, instance)
     stack.callback(leases.close)
-    web = HttpServer(engine, calls, leases, folder.path, instance)
+    web = HttpServer(engine, calls, leases, folder.path, instance, parts)
     stack.push_async_callback(web.close)
     bind = _bind_one_port if settings.single_port else _bind_two_ports
-    server, port, http_port = await bind(settings, web, certificate, stack)
+    server, port, http_port = await bind(parts, web, stack)
     metadata = {
         INSTANCE_METADATA: instance,
         HTTP_PORT_METADATA: str(http_port),
@@ -166,55 +147,36 @@ async def _listen(
     if settings.lease:
         leases.start()
     engine.dispatcher.wake_all()
-    endpoint = {
+    endpoint: dict[str, Any] = {
         "grpc": host_and_port(settings.host, port),
-        "http": f"{'https' if certificate else 'http'}://{host_and_port(settings.host, http_port)}",
+        "http": f"{'https' if parts.tls else 'http'}://{host_and_port(settings.host, http_port)}",
         "pid": os.getpid(),
         "data_dir": str(folder.path),
         "instance": instance,
     }
-    if certificate is not None:
-        endpoint |= {"strict": True, "ca": str(certificate.ca)}
-        endpoint |= await _listen_as_google(engine, port, http_port, stack)
+    await parts.listen(endpoint, port, http_port, stack)
     return endpoint
 
 
-async def _bind_two_ports(
-    settings: Settings, web: HttpServer, certificate: ServerCertificate | None, _: AsyncExitStack
-) -> tuple[Any, int, int]:
+async def _bind_two_ports(parts: Parts, web: HttpServer, _: AsyncExitStack) -> tuple[Any, int, int]:
     """Return a gRPC server that is not started yet, its port, and that of HTTP."""
-    server, port = grpc_server(settings.host, settings.port, certificate)
+    settings = parts.settings
+    server, port = grpc_server(settings.host, settings.port, parts.credentials, parts.interceptors)
     http_port = settings.http_port
     if http_port is None and settings.own_issuer is not None:
         http_port = settings.own_issuer.port
     if http_port is None:
         http_port = (port + 1) % 65_536 if settings.port else 0  # 0, a free port, if there is no next port
-    return server, port, await web.listen(settings.host, http_port, certificate)
+    return server, port, await web.listen(settings.host, http_port)
 
 
-async def _bind_one_port(
-    settings: Settings, web: HttpServer, certificate: ServerCertificate | None, stack: AsyncExitStack
-) -> tuple[Any, int, int]:
+async def _bind_one_port(parts: Parts, web: HttpServer, stack: AsyncExitStack) -> tuple[Any, int, int]:
     """Do the same with one port for both; TLS ends there."""
-    server, behind = grpc_server(BEHIND, 0)
+    server, behind = grpc_server(BEHIND, 0, None, parts.interceptors)
     single = SinglePort(await web.protocols(), behind)
     stack.push_async_callback(single.close)
-    port = await single.listen(settings.host, settings.port, certificate)
+    port = await single.listen(parts.settings.host, parts.settings.port, parts.tls)
     return server, port, port
-
-
-async def _listen_as_google(engine: Engine, port: int, http_port: int, stack: AsyncExitStack) -> dict[str, Any]:
-    """Start the metadata server and the proxy of a strict emulator, if they are wanted, and return their addresses."""
-    settings, found = engine.settings, {}
-    if settings.metadata_port is not None and engine.access is not None:
-        server = MetadataServer(engine.access, engine.tokens)
-        stack.push_async_callback(server.close)
-        found["metadata"] = host_and_port(settings.host, await server.listen(settings.host, settings.metadata_port))
-    if settings.proxy_port is not None:
-        proxy = Proxy(settings.host, port, http_port)
-        stack.push_async_callback(proxy.close)
-        found["proxy"] = f"http://{host_and_port(settings.host, await proxy.listen(settings.proxy_port))}"
-    return found
 
 
 async def _reload_forever(engine: Engine, reload: asyncio.Event) -> None:

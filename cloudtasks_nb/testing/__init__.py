@@ -1,10 +1,10 @@
 """Fixtures for pytest: an emulator for the tests, and a connection to it.
 
-In ``conftest.py``::
+In ``conftest.py``:
 
     pytest_plugins = ["cloudtasks_nb.testing"]
 
-and in a test::
+and in a test:
 
     def test_report_is_made_once(cloud_tasks, cloud_tasks_emulator):
         cloud_tasks_emulator.seed({"reports": {"max_attempts": 2}})

@@ -1,13 +1,16 @@
-"""The dashboard where JupyterLab is not: in Notebook 7, and under Voilà."""
+"""The dashboard where JupyterLab is not: in Notebook 7, and under Voilà; and the start page of `make lab`."""
 
+import json
 import re
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser.board import PANEL, Board
-from tests.browser.lab import Server, Watch
+from tests.browser.lab import SETTINGS, Server, Watch
 from tests.browser.test_smoke import ALL_SENT, DEAD, SETUP, WAITING
 
 #: A batch that has ended: two of its rows failed.
@@ -57,3 +60,24 @@ def test_under_voila(voila: Callable[..., Page]) -> None:
     calendar.get_by_role("button", name="Send again (1)").click()
     expect(calendar.locator(".ctn-status")).to_contain_text("1 row of batch")
     expect(calendar.locator(".ctn-calendar button", has_text="✕")).to_have_count(0)
+
+
+def test_the_start_page_of_make_lab(context: BrowserContext, tmp_path: Path) -> None:
+    """It is shown as a page and not as text, and a click on the first notebook opens that."""
+    notebooks = Path(__file__).parents[2] / "notebooks"
+    makefile = (notebooks.parent / "Makefile").read_text(encoding="utf-8")
+    assert "--LabApp.app_settings_dir='$(CURDIR)/notebooks/.lab'" in makefile
+    (place,) = re.findall(r"--LabApp\.default_url=/(\S+)", makefile)
+    viewers = json.loads((notebooks / ".lab/overrides.json").read_text(encoding="utf-8"))
+    (plugin,) = viewers
+    with Server(tmp_path, SETTINGS | {plugin: SETTINGS[plugin] | viewers[plugin]}) as server:
+        for name in ("README.md", "01_quickstart.ipynb"):
+            shutil.copy(notebooks / name, server.notebooks)
+        page = context.new_page()
+        page.goto(f"{server.url}{place}?token={server.token}")
+        shown = page.locator(".jp-MarkdownViewer")
+        expect(shown.get_by_role("heading", name="Tutorials: start here")).to_be_visible()
+        shown.get_by_role("link", name="01_quickstart").click()
+        expect(page.locator(".jp-Notebook h1")).to_contain_text("Quickstart")
+        page.close()
+        server.end_kernels()

@@ -11,7 +11,7 @@ import pytest
 from tests.clients.conftest import Node
 from tests.integration.conftest import Emulator
 from tests.processes import run
-from tests.test_readme import snippets
+from tests.test_documents import snippets
 
 QUEUE = "projects/p/locations/us-central1/queues/q"
 EXAMPLES = {block.language: block.code for block in snippets("cloudtasks_nb/emulator/README.md")}

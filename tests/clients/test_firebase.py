@@ -14,7 +14,7 @@ import requests
 from tests.clients.conftest import HERE, Node
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
 from tests.processes import run
-from tests.test_readme import read, snippets
+from tests.test_documents import read, snippets
 
 QUEUE = f"{LOCATION}/queues/resize"
 README = "cloudtasks_nb/emulator/README.md"

@@ -19,7 +19,7 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 from tests.integration.conftest import LOCATION
 from tests.packages.environments import PATIENCE, ROOT
 from tests.processes import run
-from tests.test_readme import read, snippets
+from tests.test_documents import read, snippets
 
 ACTION = ROOT / ".github/actions/emulator/action.yml"
 #: An input in the environment of a step.

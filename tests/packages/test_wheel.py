@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.packages.environments import EMULATOR, ROOT, Environment, contents
-from tests.test_readme import PYTHON
+from tests.test_documents import PYTHON
 
 #: What builds and describes the emulator as a distribution of its own, and is no part of the package.
 OF_THE_EMULATORS_BUILD = {"hatch_build.py", "pyproject.toml", "README.md", "Dockerfile", "Dockerfile.dockerignore"}
@@ -32,10 +32,10 @@ def test_it_has_every_file_of_the_package(place: Environment) -> None:
 
 def test_the_ten_lines_run_from_it(place: Environment) -> None:
     """What the README shows runs with the module of the wheel, emulator included."""
-    code = f"{PYTHON[0].code}\nprint(ct.__file__)\nprint(*batch.tasks()['state'])"
-    printed = place.run(place.bin / "python", "-c", code).splitlines()
-    assert Path(printed[-2]).is_relative_to(place.folder / "venv")
-    assert printed[-1] == "succeeded succeeded"
+    code = f"{PYTHON[0].code}\nprint(*queue.map(report, rows)['state'], ct.__file__, sep='\\n')"
+    *states, file = place.run(place.bin / "python", "-c", code).splitlines()[-3:]
+    assert states == ["succeeded", "succeeded"]
+    assert Path(file).is_relative_to(place.folder / "venv")
 
 
 def test_the_command_is_there(place: Environment) -> None:

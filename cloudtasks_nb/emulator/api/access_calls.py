@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.emulator.access.roles import is_role
 from cloudtasks_nb.emulator.api.engine import Service, parse_name
 from cloudtasks_nb.emulator.api.operations import load_operation
 from cloudtasks_nb.emulator.api.pages import page_token, read_number
-from cloudtasks_nb.emulator.model.apis import iam, locations, operations
+from cloudtasks_nb.emulator.model.apis import iam, locations
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, malformed_name, not_found
 from cloudtasks_nb.emulator.model.regions import REGIONS
 
@@ -25,6 +24,11 @@ _NO_POLICY = iam.Policy(etag=b"\x00 \x01").SerializeToString()
 _MEMBER = re.compile(
     r"allUsers|allAuthenticatedUsers|(deleted:)?(user|serviceAccount|group|domain|principal(Set)?|project\w+):.+"
 )
+# Predefined and custom roles; those of Cloud Tasks are all known.
+_ROLE = re.compile(
+    r"(organizations|projects)/[^/]+/roles/[\w.]+|roles/(?!cloudtasks\.)[\w.]+|roles/cloudtasks\."
+    r"(admin|editor|viewer|enqueuer|taskRunner|taskDeleter|queueAdmin|serviceAgent)"
+)
 _PROJECT = re.compile(r"projects/[^/]+")
 _LOCATION = re.compile(r"projects/([^/]+)/locations/([^/]+)")
 
@@ -32,15 +36,13 @@ _LOCATION = re.compile(r"projects/([^/]+)/locations/([^/]+)")
 class AccessCalls(Service):
     """Executes the RPCs for policies and encryption settings."""
 
-    async def get_iam_policy(self, wire: bytes) -> bytes:
+    async def get_iam_policy(self, request: Any) -> bytes:
         """Return the policy of a queue, one without bindings if none was set."""
-        request = iam.GetIamPolicyRequest.FromString(wire)
         self._queue(request.resource)
         return self._store.setting(f"iam/{request.resource}") or _NO_POLICY
 
-    async def set_iam_policy(self, wire: bytes) -> bytes:
+    async def set_iam_policy(self, request: Any) -> bytes:
         """Replace the policy of a queue; only a strict emulator goes by it."""
-        request = iam.SetIamPolicyRequest.FromString(wire)
         self._queue(request.resource)
         policy = request.policy
         _check_bindings(policy.bindings)
@@ -55,9 +57,8 @@ class AccessCalls(Service):
         await self._engine.committer.commit()
         return bytes(policy.SerializeToString())
 
-    async def test_iam_permissions(self, wire: bytes) -> bytes:
+    async def test_iam_permissions(self, request: Any) -> bytes:
         """Return all permissions of the request, because an emulator allows everything; none for an unknown queue."""
-        request = iam.TestIamPermissionsRequest.FromString(wire)
         response = iam.TestIamPermissionsResponse()
         if request.resource in self._store.contents.queues:
             response.permissions.extend(request.permissions)
@@ -65,15 +66,14 @@ class AccessCalls(Service):
             parse_name(QueueName, request.resource)
         return bytes(response.SerializeToString())
 
-    async def get_cmek_config(self, wire: bytes) -> bytes:
+    async def get_cmek_config(self, request: Any) -> bytes:
         """Return the encryption settings of a location."""
-        name = self._pb.GetCmekConfigRequest.FromString(wire).name
+        name = request.name
         _check(_CMEK, name)
         return self._store.setting(f"cmek/{name}") or self._pb.CmekConfig(name=name).SerializeToString()
 
-    async def update_cmek_config(self, wire: bytes) -> bytes:
+    async def update_cmek_config(self, request: Any) -> bytes:
         """Change the encryption settings of a location; nothing is encrypted with the key."""
-        request = self._pb.UpdateCmekConfigRequest.FromString(wire)
         config, paths = request.cmek_config, set(request.update_mask.paths)
         _check(_CMEK, config.name)
         if not paths <= {"name", *_KEY_CHANGES}:
@@ -88,26 +88,25 @@ class AccessCalls(Service):
 class OperationCalls(Service):
     """Executes the RPCs for long-running operations."""
 
-    async def get_operation(self, wire: bytes) -> bytes:
+    async def get_operation(self, request: Any) -> bytes:
         """Return an operation; it is kept for an hour by default."""
-        name = operations.GetOperationRequest.FromString(wire).name
+        name = request.name
         return self._engine.faults.unfinished.get(name) or load_operation(self._store, name)
 
 
 class LocationCalls(Service):
     """Executes the RPCs for locations."""
 
-    async def get_location(self, wire: bytes) -> bytes:
+    async def get_location(self, request: Any) -> bytes:
         """Return a location."""
-        name = locations.GetLocationRequest.FromString(wire).name
+        name = request.name
         project, location = _check(_LOCATION, name).groups()
         if location not in REGIONS:
             raise not_found()
         return bytes(_location(f"projects/{project}", location).SerializeToString())
 
-    async def list_locations(self, wire: bytes) -> bytes:
+    async def list_locations(self, request: Any) -> bytes:
         """List the locations of Cloud Tasks."""
-        request = locations.ListLocationsRequest.FromString(wire)
         if request.name:  # without a project the list is public
             _check(_PROJECT, request.name)
         now = self._engine.clock.now()
@@ -122,7 +121,7 @@ class LocationCalls(Service):
 
 def _check_bindings(bindings: Iterable[Any]) -> None:
     for binding in bindings:
-        if not is_role(binding.role):
+        if _ROLE.fullmatch(binding.role) is None:
             raise invalid_argument(f"Role {binding.role} is not supported for this resource.")
         for member in binding.members:
             if _MEMBER.fullmatch(member) is None:

@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.api.declared_queues import DeclaredQueues
 from cloudtasks_nb.emulator.api.faults import Faults
 from cloudtasks_nb.emulator.api.replies import UnreadReplies
@@ -32,8 +31,8 @@ T = TypeVar("T", QueueName, TaskName)
 #: A serialized `google.protobuf.Empty`.
 EMPTY = b""
 
-#: Executes an RPC: takes the serialized request and returns the serialized response.
-Call = Callable[[bytes], Awaitable[bytes]]
+#: Executes an RPC: takes the request message and returns the serialized response.
+Call = Callable[[Any], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +47,11 @@ class Engine:
     faults: Faults
     declared: DeclaredQueues
     tokens: TokenSigner
-    access: AccessControl | None = None  #: None: every call is allowed
     unread: UnreadReplies = field(default_factory=UnreadReplies)
 
-    def date(self) -> str:
-        """Return the time as the header `date` of an answer has it."""
-        now = self.clock.now() / SECOND + (self.access.state.conditions.clock_offset_s if self.access else 0)
-        return _http_date(int(now))
+    def date(self, ahead: int = 0) -> str:
+        """Return the time, with microseconds added, as the header `date` of an answer has it."""
+        return _http_date((self.clock.now() + ahead) // SECOND)
 
 
 @lru_cache(maxsize=1)

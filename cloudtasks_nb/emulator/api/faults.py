@@ -75,15 +75,8 @@ class Faults:
         self._faults.clear()
         self.unfinished.clear()
 
-    def take(self, method: str) -> Fault | None:
-        """Return the fault of this call of `method`; None if it has none."""
-        return self._take(method, unfinished=False)
-
-    def leaves_unfinished(self, method: str) -> bool:
-        """Return whether the operation of this batch call stays unfinished."""
-        return self._take(method, unfinished=True) is not None
-
-    def _take(self, method: str, *, unfinished: bool) -> Fault | None:
+    def take(self, method: str, *, unfinished: bool = False) -> Fault | None:
+        """Return the fault of this call of `method`, or of its operation with `unfinished`; None if it has none."""
         for fault in self._faults:
             if fault.unfinished == unfinished and fault.method in {method, "*"}:
                 if fault.count is not None:

@@ -6,6 +6,7 @@ by side are joined by AND; texts are compared without regard to case.
 
 from __future__ import annotations
 
+import operator
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -153,8 +154,8 @@ def _containing(texts: Sequence[str], get: Getter) -> Callable[[Any], bool]:
     """Return a test whether a field contains one of the texts: one look at the field for all of them."""
 
     def test(record: Any) -> bool:
-        found = get(record)
-        folded = "" if found is None else str(found).casefold()
+        actual = get(record)
+        folded = "" if actual is None else str(actual).casefold()
         return any(text in folded for text in texts)
 
     return test
@@ -165,8 +166,8 @@ def _equal(texts: Sequence[str], get: Getter) -> Callable[[Any], bool]:
     wanted = frozenset(texts)
 
     def test(record: Any) -> bool:
-        found = get(record)
-        return found is not None and str(found).casefold() in wanted
+        actual = get(record)
+        return actual is not None and str(actual).casefold() in wanted
 
     return test
 
@@ -350,21 +351,21 @@ def _comparison(node: Compare, get: Getter) -> Callable[[Any], bool]:
     test, field = _TESTS[op], node.path[-1] if node.path else ""
     if field in _TIMES:
         instant = parse_time(value)
-        return lambda record: (found := get(record)) is not None and test(found, instant)
+        return lambda record: (actual := get(record)) is not None and test(actual, instant)
     if field == "severity" and value.upper() in _SEVERITIES:
         level = _SEVERITIES.index(value.upper())
-        return lambda record: (found := get(record)) is not None and test(_SEVERITIES.index(found), level)
+        return lambda record: (actual := get(record)) is not None and test(_SEVERITIES.index(actual), level)
     text, number, seconds = value.casefold(), _number(value), _number(value.removesuffix("s"))
 
     def compare(record: Any) -> bool:
-        found = get(record)
-        if found is None:  # every comparison with a missing field is false, also "!="
+        actual = get(record)
+        if actual is None:  # every comparison with a missing field is false, also "!="
             return False
-        if seconds is not None and isinstance(found, float):  # a duration in seconds, which may be written as "5s"
-            return test(found, seconds)
-        if number is not None and (other := _number(found)) is not None:
+        if seconds is not None and isinstance(actual, float):  # a duration in seconds, which may be written as "5s"
+            return test(actual, seconds)
+        if number is not None and (other := _number(actual)) is not None:
             return test(other, number)
-        return test(str(found).casefold(), text)
+        return test(str(actual).casefold(), text)
 
     return compare
 
@@ -381,7 +382,7 @@ def _matching(pattern: str, get: Getter, *, wanted: bool) -> Callable[[Any], boo
         (reason,) = error.args
         text = reason.decode(errors="replace") if isinstance(reason, bytes) else reason
         raise invalid_argument(f"Unparseable filter: {text} in a regular expression.") from error
-    return lambda record: (found := get(record)) is not None and (regex.search(str(found)) is not None) == wanted
+    return lambda record: (actual := get(record)) is not None and (regex.search(str(actual)) is not None) == wanted
 
 
 def _sampling(fraction: str, get: Getter) -> Callable[[Any], bool]:
@@ -390,7 +391,7 @@ def _sampling(fraction: str, get: Getter) -> Callable[[Any], bool]:
         raise invalid_argument("Unparseable filter: sample() takes a fraction between 0 and 1.")
     # The value alone decides, so that all pages of a query belong to the same sample.
     limit = int(share * (1 << 32))
-    return lambda record: (found := get(record)) is not None and zlib.crc32(str(found).encode()) < limit
+    return lambda record: (actual := get(record)) is not None and zlib.crc32(str(actual).encode()) < limit
 
 
 def _number(value: Any) -> float | None:
@@ -400,16 +401,16 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _has(found: Any, value: Any) -> bool:
-    return value in found if isinstance(found, str) else bool(found == value)
+def _has(actual: Any, value: Any) -> bool:
+    return value in actual if isinstance(actual, str) else bool(actual == value)
 
 
 _TESTS: dict[str, Callable[[Any, Any], bool]] = {
-    "=": lambda found, value: found == value,
-    "!=": lambda found, value: found != value,
-    "<": lambda found, value: found < value,
-    "<=": lambda found, value: found <= value,
-    ">": lambda found, value: found > value,
-    ">=": lambda found, value: found >= value,
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
     ":": _has,
 }

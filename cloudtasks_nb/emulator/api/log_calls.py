@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,8 +27,7 @@ from cloudtasks_nb.emulator.api.filter import (
     parse_filter,
     parse_time,
 )
-from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_number
-from cloudtasks_nb.emulator.model.apis import logs
+from cloudtasks_nb.emulator.api.pages import page_reply, read_number
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.protobuf import (
     int_field,
@@ -60,7 +59,12 @@ _TYPE = "type.googleapis.com/google.cloud.tasks.logging.v1.TaskActivityLog"
 _INFO, _ERROR = int_field(10, 200), int_field(10, 500)
 # Fields whose values are the same in most entries.
 _COMMON = {"status", "targetType", "dispatchCount", "responseCount", "maxAttempts"}
-_SNAKE = {"receiveTimestamp": "receive_timestamp", "insertId": "insert_id", "logName": "log_name"}
+_SNAKE = {
+    "receiveTimestamp": "receive_timestamp",
+    "insertId": "insert_id",
+    "logName": "log_name",
+    "jsonPayload": "json_payload",
+}
 _FIELDS = ("timestamp", "receiveTimestamp", "insertId", "logName", "severity")
 
 
@@ -78,9 +82,8 @@ class _Scope:
 class LogCalls(Service):
     """Executes the RPC of Cloud Logging that reads the operations log."""
 
-    async def list_log_entries(self, wire: bytes) -> bytes:
+    async def list_log_entries(self, request: Any) -> bytes:
         """Return a page of entries."""
-        request = logs.ListLogEntriesRequest.FromString(wire)
         ascending = _ORDERS.get(request.order_by)
         if ascending is None:
             raise invalid_argument(f'order_by "{request.order_by}" is not supported.')
@@ -93,12 +96,11 @@ class LogCalls(Service):
         query = hashlib.sha256(f"{list(request.resource_names)}{request.filter}{request.order_by}".encode()).hexdigest()
         queues = self._queues(request.resource_names, scope)
         start = read_number(request.page_token, query)
-        found = (
-            (record.seq, len_field(1, entries.wire(record)) if matches(record) else b"")
+        items = (
+            (record.seq, entries.wire(record) if matches(record) else b"")
             for record in self._records(scope, queues, start, ascending=ascending)
         )
-        page, end = fill_page(found, size)
-        return page if end is None else page + len_field(2, page_token(str(end), query).encode())
+        return page_reply(items, size, query)
 
     def _queues(self, resources: Any, scope: _Scope) -> list[int]:
         projects = {match[1] for resource in resources if (match := _PROJECT.fullmatch(resource))}
@@ -195,64 +197,20 @@ class _Entries:
         if not path:
             return self._text
         head, *rest = path
-        simple = {
-            "timestamp": lambda record: record.at * 1000,
-            "receive_timestamp": lambda record: record.received * 1000,
-            "insert_id": lambda record: record.insert_id,
-            "severity": lambda record: "ERROR" if record.code else "INFO",
-            LOG_ID[0]: lambda _: unquote(OPERATIONS_LOG),
-            "log_name": lambda record: log_name(self._queue(record).project),
-        }
-        name = _SNAKE.get(head, head)
-        if name in simple and not rest:
-            return self._of_queue(simple[name]) if name == "log_name" else simple[name]
-        if head == "resource":
-            return self._resource(rest)
-        if head in {"jsonPayload", "json_payload"}:
-            return self._payload_getter(rest) if rest else _payload_part
-        return lambda _: None
-
-    def _queue(self, record: LogRecord) -> QueueName:
-        return _parsed(self._names[record.q])
-
-    def _resource(self, path: list[str]) -> Callable[[LogRecord], Any]:
-        if path == ["type"]:
-            return lambda _: _RESOURCE_TYPE
-        labels: dict[str, Callable[[LogRecord], Any]] = {
-            "project_id": lambda record: self._queue(record).project,
-            "location": lambda record: self._queue(record).location,
-            "queue_id": lambda record: self._queue(record).queue,
-            "target_type": lambda record: record.target_type or None,
-        }
-        if path in ([], ["labels"]):  # every entry has these messages
-            return lambda record: {name: get(record) for name, get in labels.items()}
-        if path[0] != "labels" or path[2:] or path[1] not in labels:
-            return lambda _: None
-        return labels[path[1]] if path[1] == "target_type" else self._of_queue(labels[path[1]])
-
-    def _of_queue(self, getter: Callable[[LogRecord], Any]) -> Callable[[LogRecord], Any]:
-        """Cache a value that is the same for all entries of a queue."""
-        known: dict[int, Any] = {}
-
-        def get(record: LogRecord) -> Any:
-            if record.q not in known:
-                known[record.q] = getter(record)
-            return known[record.q]
-
-        return get
-
-    def _payload_getter(self, path: list[str]) -> Callable[[LogRecord], Any]:
-        part, *rest = path
-        if part == "@type" and not rest:
-            return lambda _: _TYPE
-        if part == "task" and not rest:
-            return lambda record: f"{self._names[record.q]}/tasks/{record.task}"
-        kind = _PARTS.get(part)
-        if kind is None:
-            return lambda _: None
-        if not rest:
-            return lambda record: _payload_part(record) if record.kind == kind else None
-        return lambda record: _payload_part(record).get(rest[0]) if record.kind == kind else None
+        names = (_SNAKE.get(head, head), *rest)
+        if names in _OF_QUEUES:
+            of_queue = cache(lambda q: _OF_QUEUES[names](_parsed(self._names[q])))
+            return lambda record: of_queue(record.q)
+        match names:
+            case ("resource",) | ("resource", "labels"):  # every entry has these messages
+                return lambda record: _labels(self._names[record.q], record.target_type)
+            case ("json_payload", "task"):
+                return lambda record: f"{self._names[record.q]}/tasks/{record.task}"
+            case ("json_payload", part, *fields) if part in _PARTS and not fields[1:]:
+                kind = _PARTS[part]
+                value = (lambda record: _payload_part(record).get(fields[0])) if fields else _payload_part
+                return lambda record: value(record) if record.kind == kind else None
+        return _OF_ENTRIES.get(names, lambda _: None)
 
     def _text(self, record: LogRecord) -> str:
         values = [str(self.getter((field,))(record)) for field in _FIELDS]
@@ -261,6 +219,20 @@ class _Entries:
 
 # Each call looks at the names of all queues.
 _parsed = lru_cache(maxsize=65_536)(QueueName.parse)
+#: fields that are the same for all entries of a queue, by their paths
+_OF_QUEUES: dict[tuple[str, ...], Callable[[QueueName], str]] = {
+    ("log_name",): lambda queue: log_name(queue.project),
+    ("resource", "labels", "project_id"): lambda queue: queue.project,
+    ("resource", "labels", "location"): lambda queue: queue.location,
+    ("resource", "labels", "queue_id"): lambda queue: queue.queue,
+}
+
+
+def _labels(queue: str, target_type: str) -> dict[str, str]:
+    """Return the labels of an entry's resource."""
+    name = _parsed(queue)
+    labels = {"project_id": name.project, "location": name.location, "queue_id": name.queue}
+    return labels | ({"target_type": target_type} if target_type else {})
 
 
 def _payload_part(record: LogRecord) -> dict[str, Any]:
@@ -281,6 +253,20 @@ def _payload_part(record: LogRecord) -> dict[str, Any]:
     return part
 
 
+#: other fields of entries, by their paths
+_OF_ENTRIES: dict[tuple[str, ...], Callable[[LogRecord], Any]] = {
+    LOG_ID: lambda _: unquote(OPERATIONS_LOG),
+    ("timestamp",): lambda record: record.at * 1000,
+    ("receive_timestamp",): lambda record: record.received * 1000,
+    ("insert_id",): lambda record: record.insert_id,
+    ("severity",): lambda record: "ERROR" if record.code else "INFO",
+    ("resource", "type"): lambda _: _RESOURCE_TYPE,
+    ("resource", "labels", "target_type"): lambda record: record.target_type or None,
+    ("json_payload",): _payload_part,
+    ("json_payload", "@type"): lambda _: _TYPE,
+}
+
+
 def _text_of(instant: int) -> str:
     second, micros = divmod(instant, SECOND)
     return f"{_second_text(second)}.{micros:06d}Z"
@@ -294,14 +280,11 @@ def _second_text(second: int) -> str:
 @lru_cache(maxsize=1024)
 def _frame(queue: str, target_type: str) -> bytes:
     """Encode the fields that all entries of a queue have in common: log name and resource."""
-    name = _parsed(queue)
-    labels = {"project_id": name.project, "location": name.location, "queue_id": name.queue}
-    if target_type:
-        labels["target_type"] = target_type
     resource = len_field(1, _RESOURCE_TYPE.encode()) + b"".join(
-        len_field(2, len_field(1, key.encode()) + len_field(2, value.encode())) for key, value in labels.items()
+        len_field(2, len_field(1, key.encode()) + len_field(2, value.encode()))
+        for key, value in _labels(queue, target_type).items()
     )
-    return len_field(12, log_name(name.project).encode()) + len_field(8, resource)
+    return len_field(12, log_name(_parsed(queue).project).encode()) + len_field(8, resource)
 
 
 def _payload(record: LogRecord, queue: str) -> bytes:

@@ -7,14 +7,12 @@ import binascii
 import re
 import time
 from collections.abc import Iterable
-from typing import TypeVar
 
 from cloudtasks_nb.emulator.model.clock import HOUR
+from cloudtasks_nb.emulator.model.protobuf import len_field
 from cloudtasks_nb.emulator.model.refusal import invalid_argument
 
-__all__ = ["fill_page", "page_token", "read_number", "read_token"]
-
-T = TypeVar("T")
+__all__ = ["page_reply", "page_token", "read_number", "read_token"]
 
 _VALID = 2 * HOUR
 _MOST_SECONDS = 1.0
@@ -23,28 +21,31 @@ _MOST_BYTES = 3_500_000  # a gRPC client receives messages of up to 4 MiB, if it
 _NUMBER = re.compile(r"[0-9]{1,18}")  # keys in the database and times have at most 18 digits
 
 
-def fill_page(items: Iterable[tuple[T, bytes]], most: int) -> tuple[bytes, T | None]:
-    """Return a page, and the position of its end if more items follow it.
+def page_reply(items: Iterable[tuple[int | str, bytes]], most: int, query: str, *, now: int = 0) -> bytes:
+    """Return a page, and the token of the next one if more items follow: items are field 1 of a reply, the token is 2.
 
     Parameters
     ----------
     items : iterable of tuple
-        The position of each item, and the item as an encoded field; empty if the filter leaves it out.
+        The position of each item, and the item on the wire; empty if the filter leaves it out.
     most : int
         Most items of the page. It has fewer, or none, if they would be larger than what clients receive by default, or
         if they take longer than a second: nothing else is answered meanwhile.
+    query, now : str and int
+        Those of `page_token`.
     """
     page: list[bytes] = []
-    size, end, deadline = 0, None, time.monotonic() + _MOST_SECONDS
+    size, deadline = 0, time.monotonic() + _MOST_SECONDS
+    end: int | str = ""
     for number, (position, item) in enumerate(items, 1):
         size += len(item)
         late = number % _BETWEEN_CLOCKS == 0 and time.monotonic() > deadline
         if len(page) == most or late or (size > _MOST_BYTES and page):
-            return b"".join(page), end
+            return b"".join((*page, len_field(2, page_token(str(end), query, now=now).encode())))
         end = position
         if item:
-            page.append(item)
-    return b"".join(page), None
+            page.append(len_field(1, item))
+    return b"".join(page)
 
 
 def page_token(position: str, query: str = "", *, now: int = 0) -> str:

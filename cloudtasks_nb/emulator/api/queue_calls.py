@@ -9,15 +9,13 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from cloudtasks_nb.emulator.access.permissions import project_of
-from cloudtasks_nb.emulator.access.refusals import unknown_project
-from cloudtasks_nb.emulator.api.engine import EMPTY, Service
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.emulator.api.engine import EMPTY, Service, parse_name
 from cloudtasks_nb.emulator.api.filter import Node, comparisons, compile_filter, parse_filter
-from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_token
+from cloudtasks_nb.emulator.api.pages import page_reply, read_token
 from cloudtasks_nb.emulator.model.apis import beta, well_known
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.methods import TASKS
-from cloudtasks_nb.emulator.model.protobuf import len_field
+from cloudtasks_nb.emulator.model.methods import TASKS, project_of
 from cloudtasks_nb.emulator.model.queues import (
     PAUSED,
     RUNNING,
@@ -28,23 +26,22 @@ from cloudtasks_nb.emulator.model.queues import (
     to_v2,
     updated,
 )
-from cloudtasks_nb.emulator.model.refusal import help_link, invalid_argument, malformed_name
+from cloudtasks_nb.emulator.model.refusal import help_link, invalid_argument, malformed_name, unknown_project
 from cloudtasks_nb.emulator.store.state import QueueState
+from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["QueueCalls"]
 
 _MAX_PAGE = 9800
 _LOCATION = re.compile(r"projects/[A-Za-z0-9:.-]+/locations/[A-Za-z0-9-]+")
-_QUEUE = re.compile(rf"({_LOCATION.pattern})/queues/[A-Za-z0-9-]{{1,100}}")
 _ROUTING = "app_engine_routing_override"
 
 
 class QueueCalls(Service):
     """Executes the RPCs for queues."""
 
-    async def list_queues(self, wire: bytes) -> bytes:
+    async def list_queues(self, request: Any) -> bytes:
         """List the queues of a location, in the order of their names."""
-        request = self._pb.ListQueuesRequest.FromString(wire)
         if _LOCATION.fullmatch(request.parent) is None:
             raise malformed_name()
         node = parse_filter(request.filter)
@@ -61,61 +58,60 @@ class QueueCalls(Service):
         if size < 0:
             raise invalid_argument("The page size cannot be negative.")
         mask = self._mask(request)
-        found = (
-            (name, len_field(1, self._message(queues[name], mask).SerializeToString()) if matches(message) else b"")
+        items = (
+            (name, self._message(queues[name], mask).SerializeToString() if matches(message) else b"")
             for name, message in ((name, self._message(queues[name], ())) for name in names)
         )
-        page, end = fill_page(found, size)
-        return page if end is None else page + len_field(2, page_token(end, query, now=now).encode())
+        return page_reply(items, size, query, now=now)
 
-    async def get_queue(self, wire: bytes) -> bytes:
+    async def get_queue(self, request: Any) -> bytes:
         """Return a queue."""
-        request = self._pb.GetQueueRequest.FromString(wire)
-        return bytes(self._message(self._existing(request.name), self._mask(request)).SerializeToString())
+        return bytes(self._message(self._queue(request.name), self._mask(request)).SerializeToString())
 
-    async def create_queue(self, wire: bytes) -> bytes:
+    async def create_queue(self, request: Any) -> bytes:
         """Add a queue."""
-        request = self._pb.CreateQueueRequest.FromString(wire)
         given = self._as_beta(request.queue)
-        _check_new_name(given.name, request.parent)
+        if _LOCATION.fullmatch(request.parent) is None:
+            raise unknown_project(TASKS, project_of(request.parent) or request.parent)
+        if _location_of(given.name) != request.parent:
+            raise invalid_argument(f"{given.name} must begin with {request.parent}.")
         return await self._saved(self._store.create_queue(configured(given)))
 
-    async def update_queue(self, wire: bytes) -> bytes:
+    async def update_queue(self, request: Any) -> bytes:
         """Change a queue, or add it if it does not exist."""
-        request = self._pb.UpdateQueueRequest.FromString(wire)
         given = self._as_beta(request.queue)
         paths = self._update_paths(request.update_mask)
         queue = self._store.contents.queues.get(given.name)
         if queue is None:
-            _check_format(given.name)
+            _location_of(given.name)
             return await self._saved(self._store.create_queue(configured(given)))
         self._store.configure(queue, updated(queue.message, given, paths, is_v2=self._is_v2))
         return await self._saved_and_woken(queue)
 
-    async def delete_queue(self, wire: bytes) -> bytes:
+    async def delete_queue(self, request: Any) -> bytes:
         """Delete a queue with its tasks."""
-        name = self._pb.DeleteQueueRequest.FromString(wire).name
-        _check_name(name)
+        name = request.name
+        parse_name(QueueName, name)
         self._store.delete_queue(name)
         await self._engine.committer.commit()
         return EMPTY
 
-    async def purge_queue(self, wire: bytes) -> bytes:
+    async def purge_queue(self, request: Any) -> bytes:
         """Delete the tasks of a queue."""
-        queue = self._existing(self._pb.PurgeQueueRequest.FromString(wire).name)
+        queue = self._queue(request.name)
         self._store.purge(queue)
         return await self._saved(queue)
 
-    async def pause_queue(self, wire: bytes) -> bytes:
+    async def pause_queue(self, request: Any) -> bytes:
         """Stop dispatching the tasks of a queue."""
-        return await self._set_state(self._pb.PauseQueueRequest.FromString(wire).name, PAUSED)
+        return await self._set_state(request.name, PAUSED)
 
-    async def resume_queue(self, wire: bytes) -> bytes:
+    async def resume_queue(self, request: Any) -> bytes:
         """Dispatch the tasks of a queue again."""
-        return await self._set_state(self._pb.ResumeQueueRequest.FromString(wire).name, RUNNING)
+        return await self._set_state(request.name, RUNNING)
 
     async def _set_state(self, name: str, state: int) -> bytes:
-        queue = self._existing(name)
+        queue = self._queue(name)
         queue.message.state = state
         self._store.configure(queue, queue.message)
         return await self._saved_and_woken(queue)
@@ -131,10 +127,6 @@ class QueueCalls(Service):
         message = self._message(queue, ()).SerializeToString()
         await self._engine.committer.commit()
         return bytes(message)
-
-    def _existing(self, name: str) -> QueueState:
-        _check_name(name)
-        return self._store.queue(name)
 
     def _as_beta(self, queue: Any) -> Any:
         """Return a queue of a request as v2beta3."""
@@ -198,32 +190,16 @@ class QueueCalls(Service):
         return stats
 
 
-def _check_name(name: str) -> None:
-    if _QUEUE.fullmatch(name) is None:
-        raise malformed_name()
-
-
-def _check_new_name(name: str, parent: str) -> None:
-    if _LOCATION.fullmatch(parent) is None:
-        raise unknown_project(TASKS, project_of(parent) or parent)
-    if _check_format(name) != parent:
-        raise invalid_argument(f"{name} must begin with {parent}.")
-
-
-def _check_format(name: str) -> str:
-    """Check the name of a new queue, and return its location."""
-    match = _QUEUE.fullmatch(name)
-    if match is not None:
-        return match[1]
-    raise invalid_argument(
-        'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".',
-        [
-            help_link(
-                "Definition of queue name",
-                "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#Queue.FIELDS.name",
-            )
-        ],
-    )
+def _location_of(name: str) -> str:
+    """Return the location in the name of a new queue."""
+    try:
+        return QueueName.parse(name).parent
+    except InvalidInputError as error:
+        reference = "https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#Queue.FIELDS.name"
+        raise invalid_argument(
+            'Queue name must be formatted: "projects/<PROJECT_ID>/locations/<LOCATION_ID>/queues/<QUEUE_ID>".',
+            [help_link("Definition of queue name", reference)],
+        ) from error
 
 
 def _check_mask(paths: list[str], descriptor: Any, message: str) -> None:
@@ -258,16 +234,16 @@ def _getter(path: tuple[str, ...]) -> Callable[[Any], Any]:
     names = [_path(part) for part in path]
 
     def get(message: Any) -> Any:
-        found = message
+        value = message
         for name in names:
-            field = found.DESCRIPTOR.fields_by_name.get(name) if hasattr(found, "DESCRIPTOR") else None
-            if field is None or (field.has_presence and not found.HasField(name)):
+            field = value.DESCRIPTOR.fields_by_name.get(name) if hasattr(value, "DESCRIPTOR") else None
+            if field is None or (field.has_presence and not value.HasField(name)):
                 return None
-            found = getattr(found, name)
-            if field.enum_type is not None and found in field.enum_type.values_by_number:
-                found = field.enum_type.values_by_number[found].name
-        if isinstance(found, well_known.Duration):
-            return duration(found) / SECOND
-        return json_format.MessageToDict(found) if isinstance(found, Message) else found
+            value = getattr(value, name)
+            if field.enum_type is not None and value in field.enum_type.values_by_number:
+                value = field.enum_type.values_by_number[value].name
+        if isinstance(value, well_known.Duration):
+            return duration(value) / SECOND
+        return json_format.MessageToDict(value) if isinstance(value, Message) else value
 
     return get

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from cloudtasks_nb.emulator.api.access_calls import AccessCalls, LocationCalls, OperationCalls
-from cloudtasks_nb.emulator.api.engine import Call, Engine
+from cloudtasks_nb.emulator.api.engine import Call, Engine, Service
 from cloudtasks_nb.emulator.api.faults import apply_fault
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
 from cloudtasks_nb.emulator.api.queue_calls import QueueCalls
-from cloudtasks_nb.emulator.api.strict_calls import StrictAccessCalls, StrictLogCalls, StrictQueueCalls, StrictTaskCalls
 from cloudtasks_nb.emulator.api.task_calls import TaskCalls
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 
@@ -16,17 +18,24 @@ __all__ = ["all_calls"]
 _BATCHES = ("BatchCreateTasks", "BatchDeleteTasks")
 
 
-def all_calls(engine: Engine) -> dict[str, Call]:
-    """Return every call by its full name, ``/google.cloud.tasks.v2.CloudTasks/GetTask``."""
+def all_calls(engine: Engine, task_calls: Callable[[Engine, str], Service] = TaskCalls) -> dict[str, Call]:
+    """Return every call by its full name, ``/google.cloud.tasks.v2.CloudTasks/GetTask``.
+
+    Parameters
+    ----------
+    engine : Engine
+        The emulator.
+    task_calls : callable
+        Takes the engine and the version of the API, and returns what executes the calls for tasks.
+    """
     services = {
-        "google.logging.v2.LoggingServiceV2": (LogCalls if engine.access is None else StrictLogCalls)(engine).calls(),
+        "google.logging.v2.LoggingServiceV2": LogCalls(engine).calls(),
         "google.longrunning.Operations": OperationCalls(engine).calls(),
         "google.cloud.location.Locations": LocationCalls(engine).calls(),
     }
-    strict = (StrictQueueCalls, StrictTaskCalls, StrictAccessCalls)
-    kinds = strict if engine.access is not None else (QueueCalls, TaskCalls, AccessCalls)
     for api in ("v2", "v2beta3"):
-        calls = {name: call for kind in kinds for name, call in kind(engine, api).calls().items()}
+        parts = (QueueCalls(engine, api), task_calls(engine, api), AccessCalls(engine, api))
+        calls = {name: call for part in parts for name, call in part.calls().items()}
         if engine.settings.no_batch:
             calls |= dict.fromkeys(_BATCHES, _unimplemented)
         services[f"google.cloud.tasks.{api}.CloudTasks"] = calls
@@ -40,20 +49,20 @@ def all_calls(engine: Engine) -> dict[str, Call]:
 def _with_faults(engine: Engine, method: str, call: Call) -> Call:
     faults, note_call, is_list = engine.faults, engine.committer.note_call, method.startswith("List")
 
-    async def answer(wire: bytes) -> bytes:
+    async def answer(request: Any) -> bytes:
         note_call()
         if is_list:
             await engine.unread.room()
         fault = faults.take(method)
         if fault is None:
-            return await call(wire)
+            return await call(request)
         await apply_fault(fault, after=False)
-        reply = await call(wire)
+        reply = await call(request)
         await apply_fault(fault, after=True)
         return reply
 
     return answer
 
 
-async def _unimplemented(_: bytes) -> bytes:
+async def _unimplemented(_: Any) -> bytes:
     raise RefusedError("UNIMPLEMENTED", "Method not found.")

@@ -18,7 +18,7 @@ from cloudtasks_nb.emulator.api.operations import (
     operation_name,
     save_operation,
 )
-from cloudtasks_nb.emulator.api.pages import fill_page, page_token, read_number
+from cloudtasks_nb.emulator.api.pages import page_reply, read_number
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.protobuf import len_field
 from cloudtasks_nb.emulator.model.queues import configured
@@ -41,9 +41,8 @@ _BatchResult = tuple[bytes, bytes, dict[int, RefusedError]]
 class TaskCalls(Service):
     """Executes the RPCs for tasks."""
 
-    async def create_task(self, wire: bytes) -> bytes:
+    async def create_task(self, request: Any) -> bytes:
         """Add a task."""
-        request = self._pb.CreateTaskRequest.FromString(wire)
         queue = self._queue_for_tasks(request.parent, request)
         now = self._engine.clock.now()
         task = self._accepted(request, queue.name, now)
@@ -51,15 +50,13 @@ class TaskCalls(Service):
         await self._engine.committer.commit()
         return self._encoded(task_wire(task.head, task.due, None, task.body, request.response_view))
 
-    async def get_task(self, wire: bytes) -> bytes:
+    async def get_task(self, request: Any) -> bytes:
         """Return a task."""
-        request = self._pb.GetTaskRequest.FromString(wire)
         queue, task_id = self._queue_and_id(request.name)
         return self._task(queue, task_id, request.response_view)
 
-    async def list_tasks(self, wire: bytes) -> bytes:
+    async def list_tasks(self, request: Any) -> bytes:
         """List the tasks of a queue, in the order of creation."""
-        request = self._pb.ListTasksRequest.FromString(wire)
         queue = self._queue(request.parent)
         if request.page_size < 0:
             raise invalid_argument("The page size cannot be negative.")
@@ -69,30 +66,27 @@ class TaskCalls(Service):
         after = read_number(request.page_token, queue.name, now=now)
         with closing(self._store.tasks(queue, after, bodies=view == FULL)) as parts:
             items = (
-                (number, len_field(1, encode(task_wire(head, due, attempts(number), body, view))))
+                (number, encode(task_wire(head, due, attempts(number), body, view)))
                 for number, _, due, head, body in chain.from_iterable(parts)
             )
-            page, end = fill_page(items, size)
-        return page if end is None else page + len_field(2, page_token(str(end), queue.name, now=now).encode())
+            return page_reply(items, size, queue.name, now=now)
 
-    async def delete_task(self, wire: bytes) -> bytes:
+    async def delete_task(self, request: Any) -> bytes:
         """Delete a task."""
-        queue, task_id = self._queue_and_id(self._pb.DeleteTaskRequest.FromString(wire).name)
+        queue, task_id = self._queue_and_id(request.name)
         self._store.delete(queue, task_id)
         await self._engine.committer.commit()
         return EMPTY
 
-    async def run_task(self, wire: bytes) -> bytes:
+    async def run_task(self, request: Any) -> bytes:
         """Send a task now, even if it is not due, runs already, or the queue is paused."""
-        request = self._pb.RunTaskRequest.FromString(wire)
         await self._engine.dispatcher.wait_released()
         queue, task_id = self._queue_and_id(request.name)
         self._engine.dispatcher.run_now(queue, task_id)
         return self._task(queue, task_id, request.response_view)
 
-    async def batch_create_tasks(self, wire: bytes) -> bytes:
+    async def batch_create_tasks(self, request: Any) -> bytes:
         """Add up to a hundred tasks."""
-        request = self._pb.BatchCreateTasksRequest.FromString(wire)
         _check_count("requests", len(request.requests), _MAX_CREATE)
         items = list(request.requests)  # once: each access makes new Python objects
         if not {item.parent for item in items} <= {request.parent}:
@@ -113,9 +107,8 @@ class TaskCalls(Service):
 
         return await self._batch(CREATE, request, len(items), create)
 
-    async def batch_delete_tasks(self, wire: bytes) -> bytes:
+    async def batch_delete_tasks(self, request: Any) -> bytes:
         """Delete up to a thousand tasks."""
-        request = self._pb.BatchDeleteTasksRequest.FromString(wire)
         queue = self._queue(request.parent)
         _check_count("names", len(request.names), _MAX_DELETE)
         prefix = f"{queue.name}/tasks/"
@@ -147,7 +140,7 @@ class TaskCalls(Service):
         save_operation(store, name, batch.wire(stored), batch.ended)
         await engine.committer.commit()
         finished = batch.wire(response)
-        if engine.faults.leaves_unfinished(f"Batch{kind.verb}Tasks"):
+        if engine.faults.take(f"Batch{kind.verb}Tasks", unfinished=True):
             engine.faults.unfinished[name] = finished = batch.unfinished()
         return finished
 
@@ -165,7 +158,7 @@ class TaskCalls(Service):
 
     def _queue_for_tasks(self, name: str, request: Any = None) -> QueueState:
         """Return the queue of new tasks; it is created on demand only if the task of `request` is valid."""
-        if self._engine.settings.queues_on_demand and name not in self._store.contents.queues:
+        if self._engine.settings.create_queues_on_demand and name not in self._store.contents.queues:
             parse_name(QueueName, name)
             if request is not None:
                 copy = type(request)()

@@ -200,14 +200,14 @@ class Dispatcher:
 
     def unreachable(self) -> list[dict[str, object]]:
         """Return the targets that are not listening, with the queues and the numbers of tasks that wait for them."""
-        found: list[dict[str, object]] = []
+        targets: list[dict[str, object]] = []
         for q, state in self._queues.items():
             queue = self._store.contents.by_number.get(q)
             if queue is not None:
                 state.drop_deleted(queue.live)
                 for address, tasks in state.held.items():
-                    found.append({"address": address, "queue": queue.name, "tasks": len(tasks)})
-        return found
+                    targets.append({"address": address, "queue": queue.name, "tasks": len(tasks)})
+        return targets
 
     def waiting(self) -> list[dict[str, Any]]:
         """Return each queue that has tasks: how many, its state, when the next one is sent, and absent targets."""
@@ -216,7 +216,7 @@ class Dispatcher:
             {
                 "queue": queue.name,
                 "tasks": len(queue.live),
-                "state": queue.message.state,
+                "state": queue.state,
                 "next_us": self._next_dispatch_of(queue),
                 "absent": [target["address"] for target in absent if target["queue"] == queue.name],
             }

@@ -1,8 +1,8 @@
-"""Keep the newest attempts and finished tasks in memory, for the endpoint ``/admin/history`` and the console."""
+"""Keep the newest attempts in memory, for the endpoint ``/admin/history`` and the console."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,10 +16,8 @@ from cloudtasks_nb.emulator.store.state import Claim
 
 __all__ = ["EndedAttempt", "History", "instant_text"]
 
-_MAX_FINISHED = 5000  # tasks
-_MAX_RETRIED = 5000  # tasks that failed and will be tried again
-_MAX_ATTEMPTS = 100  # for each task
 _MAX_ENDED = 5000  # attempts of all tasks
+_MAX_SHOWN = 100  # attempts of one task
 _MAX_BODY = 10_000  # bytes; longer bodies are not kept
 
 
@@ -29,18 +27,17 @@ class EndedAttempt(NamedTuple):
     number: int  #: attempts are numbered from 1 in the order in which they end, also after `History.clear`
     queue: str  #: name
     task: str  #: short id
+    key: tuple[int, int]  #: numbers of queue and task, which are never used again
     attempt: int  #: number of the attempt on its task
     responded: int  #: microseconds since 1970
     retry_at: int  #: when the next attempt is due; 0 if the task has left the queue
-    request: dict[str, Any]  #: request and result, as in the history of a finished task
+    request: dict[str, Any]  #: request and result
 
 
 @dataclass(slots=True)
 class History:
-    """The attempts of finished tasks and of tasks that are still being retried."""
+    """The newest attempts."""
 
-    _finished: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_MAX_FINISHED))
-    _retried: OrderedDict[tuple[int, int], deque[dict[str, Any]]] = field(default_factory=OrderedDict)
     _ended: deque[EndedAttempt] = field(default_factory=lambda: deque(maxlen=_MAX_ENDED))
     _count: int = 0
     clears: int = 0  #: how often everything was removed
@@ -57,9 +54,7 @@ class History:
         gone : bool
             Whether the task left the queue after it.
         """
-        key = (claim.queue.q, claim.task.number)
-        tried = self._retried.pop(key, None) or deque(maxlen=_MAX_ATTEMPTS)
-        attempt = {
+        request = {
             "dispatched": instant_text(attempts.dispatched),
             "status": code_name(attempts.code),
             "http_status": attempts.http_status,
@@ -70,30 +65,22 @@ class History:
             "headers": call.headers,
             "body": call.body if len(call.body) <= _MAX_BODY else None,
         }
-        tried.append(attempt)
         self._count += 1
-        subject = (self._count, claim.queue.name, claim.task.id)
-        retry_at = 0 if gone else attempts.due
-        self._ended.append(EndedAttempt(*subject, attempts.dispatches, attempts.responded, retry_at, attempt))
-        if not gone:
-            self._retried[key] = tried
-            if len(self._retried) > _MAX_RETRIED:
-                self._retried.popitem(last=False)
-            return
-        self._finished.append(
-            {
-                "queue": claim.queue.name,
-                "task": claim.task.id,
-                "status": code_name(attempts.code),
-                "finished": instant_text(attempts.responded),
-                "attempts": list(tried),
-            }
+        self._ended.append(
+            EndedAttempt(
+                self._count,
+                claim.queue.name,
+                claim.task.id,
+                (claim.queue.q, claim.task.number),
+                attempts.dispatches,
+                attempts.responded,
+                0 if gone else attempts.due,
+                request,
+            )
         )
 
     def clear(self) -> None:
         """Remove everything."""
-        self._finished.clear()
-        self._retried.clear()
         self._ended.clear()
         self.clears += 1
 
@@ -105,7 +92,7 @@ class History:
             yield attempt
 
     def newest(self, queue: str, limit: int, *, bodies: bool) -> list[dict[str, Any]]:
-        """Return finished tasks, the newest first.
+        """Return finished tasks with their newest attempts, the newest task first.
 
         Parameters
         ----------
@@ -116,12 +103,21 @@ class History:
         bodies : bool
             Whether to show the bodies that were sent, as text.
         """
-        found = [
-            task for task in reversed(self._finished) if queue in ("", task["queue"], task["queue"].rpartition("/")[2])
-        ]
+        tasks: dict[tuple[int, int], list[EndedAttempt]] = {}
+        for one in reversed(self._ended):
+            if one.key in tasks:
+                tasks[one.key].append(one)
+            elif not one.retry_at and queue in ("", one.queue, one.queue.rpartition("/")[2]) and len(tasks) < limit:
+                tasks[one.key] = [one]
         return [
-            task | {"attempts": [_as_json(attempt, bodies=bodies) for attempt in task["attempts"]]}
-            for task in found[:limit]
+            {
+                "queue": last.queue,
+                "task": last.task,
+                "status": last.request["status"],
+                "finished": instant_text(last.responded),
+                "attempts": [_as_json(one.request, bodies=bodies) for one in reversed((last, *before)[:_MAX_SHOWN])],
+            }
+            for last, *before in tasks.values()
         ]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from cloudtasks_nb.emulator.model.apis import v2
 from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, Attempts, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.queues import QueueConfig, duration, policy
+from cloudtasks_nb.emulator.model.queues import duration, policy
 from cloudtasks_nb.emulator.model.regions import app_engine_host
 from cloudtasks_nb.emulator.model.tasks import HTTP_AGENT, METHODS
 from cloudtasks_nb.emulator.store.state import Claim
@@ -19,6 +19,9 @@ __all__ = ["Authorize", "HttpCall", "overridden", "prepare"]
 
 #: Returns the `Authorization` header for the token setting of a message and a URL; None if the message has no setting.
 Authorize = Callable[[Any, str], str | None]
+
+#: method, URL, URL as the log shows it, headers and body of a request
+_Parts: TypeAlias = tuple[str, str, str, dict[str, str], bytes]
 
 # Numbers of enum values.
 _IF_NOT_EXISTS = 1
@@ -65,33 +68,32 @@ def prepare(claim: Claim, authorize: Authorize, app_engine_base: str | None) -> 
         URL of the application that receives App Engine tasks, in place of their own host.
     """
     task = v2.Task.FromString(claim.task.head)
+    app_engine = task.WhichOneof("message_type") != "http_request"
+    method, url, shown, headers, body = (_app_engine if app_engine else _http)(task, claim, authorize, app_engine_base)
     config = claim.queue.config
-    retry = policy(task.retry_config, config.retry) if task.HasField("retry_config") else config.retry
-    deadline = duration(task.dispatch_deadline) or _DEFAULT_DEADLINE
-    if task.WhichOneof("message_type") == "http_request":
-        return _http_call(claim, task.http_request, config, authorize, deadline, retry)
-    request = task.app_engine_http_request
-    host = request.app_engine_routing.host
-    if config.routing is not None:
-        host = app_engine_host(config.routing, claim.queue.name)
-    headers = {name: value for name, value in request.headers.items() if _allowed(name, keep_agent=True)}
     return HttpCall(
-        method=METHODS[request.http_method],
-        url=(app_engine_base or f"https://{host}").rstrip("/") + request.relative_uri,
-        headers=headers | _service_headers(claim, app_engine=True),
-        body=claim.task.body,
-        deadline=deadline,
-        retry=retry,
-        app_engine=True,
-        # As the log shows it for the creation: with the task's host, not with `app_engine_base`.
-        target=f"{METHODS[request.http_method]} {host}{request.relative_uri}",
+        method=method,
+        url=url,
+        headers=headers | _service_headers(claim, app_engine=app_engine),
+        body=body,
+        deadline=duration(task.dispatch_deadline) or _DEFAULT_DEADLINE,
+        retry=policy(task.retry_config, config.retry) if task.HasField("retry_config") else config.retry,
+        app_engine=app_engine,
+        target=f"{method} {shown}",
     )
 
 
-def _http_call(
-    claim: Claim, request: Any, config: QueueConfig, authorize: Authorize, deadline: int, retry: RetryPolicy
-) -> HttpCall:
-    target = config.http_target
+def _app_engine(task: Any, claim: Claim, _: Authorize, base: str | None) -> _Parts:
+    request, routing = task.app_engine_http_request, claim.queue.config.routing
+    host = request.app_engine_routing.host if routing is None else app_engine_host(routing, claim.queue.name)
+    headers = {name: value for name, value in request.headers.items() if _allowed(name, keep_agent=True)}
+    url = (base or f"https://{host}").rstrip("/") + request.relative_uri
+    # As the log shows it for the creation: with the task's host, not with `base`.
+    return METHODS[request.http_method], url, f"{host}{request.relative_uri}", headers, claim.task.body
+
+
+def _http(task: Any, claim: Claim, authorize: Authorize, _: str | None) -> _Parts:
+    request, target = task.http_request, claim.queue.config.http_target
     url, method, body = request.url, request.http_method, claim.task.body
     headers = {name: value for name, value in request.headers.items() if _allowed(name)}
     token = None
@@ -107,16 +109,7 @@ def _http_call(
     if token:
         _replace(headers, "Authorization", token)
     headers["User-Agent"] = HTTP_AGENT
-    return HttpCall(
-        method=METHODS[method],
-        url=url,
-        headers=headers | _service_headers(claim, app_engine=False),
-        body=body,
-        deadline=deadline,
-        retry=retry,
-        app_engine=False,
-        target=f"{METHODS[method]} {url}",
-    )
+    return METHODS[method], url, url, headers, body
 
 
 def overridden(url: str, override: Any) -> str:

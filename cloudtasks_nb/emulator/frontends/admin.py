@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import orjson
 from aiohttp import web
 from google.protobuf import json_format
 
@@ -19,23 +18,18 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Fault
 from cloudtasks_nb.emulator.dispatch.lapse import TimeLapse
-from cloudtasks_nb.emulator.frontends.bodies import json_body
+from cloudtasks_nb.emulator.frontends.bodies import answer_json
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, SECOND
-from cloudtasks_nb.emulator.model.queues import configured, from_v2
+from cloudtasks_nb.emulator.model.queues import declared, from_v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
+from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Admin", "answer_json", "json_response"]
+__all__ = ["Admin"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
-_STATES = {"RUNNING": 1, "PAUSED": 2, "DISABLED": 3}
-_STATE_NAMES = {number: name for name, number in _STATES.items()}
-_STATUS = {"NOT_FOUND": 404, "RESOURCE_EXHAUSTED": 429}
 _HISTORY_LIMIT = 1000
 _LONGEST_RUN = 10.0  # seconds, of a call that moves the clock from dispatch to dispatch
-
-_Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class Admin:
@@ -47,10 +41,13 @@ class Admin:
         The emulator.
     folder : Path
         The data folder, in which snapshots are stored.
+    also_reset : callable
+        Resets what is not the engine's.
     """
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
+    def __init__(self, engine: Engine, folder: Path, also_reset: Callable[[], None]) -> None:
         self._engine = engine
+        self._also_reset = also_reset
         self._snapshots = folder / "snapshots"
         self._replacing = asyncio.Lock()
         self._lapse = TimeLapse(dispatcher=engine.dispatcher, clock=engine.clock, moved=self._note_clock)
@@ -108,13 +105,12 @@ class Admin:
         dispatcher = self._engine.dispatcher
         done = await self._lapse.run(until, seconds, idle=_flag(given, "idle"))
         await self._keep_clock()
-        waiting = [{**queue, "state": _STATE_NAMES[queue["state"]]} for queue in dispatcher.waiting()] if done else []
-        return {**await self.clock({}), "done": done, "waiting": waiting}
+        return {**await self.clock({}), "done": done, "waiting": dispatcher.waiting() if done else []}
 
     async def reset(self, _: dict[str, Any]) -> dict[str, Any]:
         """Delete all queues, tasks, names, logs, faults and advances, and create the declared queues again.
 
-        A strict emulator also forgets principals, roles and what is wrong with the project.
+        With ``--strict``, principals and roles are forgotten too, and what is wrong with the project.
         """
 
         def erase() -> None:
@@ -123,8 +119,7 @@ class Admin:
 
         await self._replace(erase)
         self._engine.faults.clear()
-        if self._engine.access is not None:
-            self._engine.access.reset()
+        self._also_reset()
         names = self._engine.declared.put()
         await self._engine.committer.commit()
         self._engine.dispatcher.wake_all()
@@ -213,24 +208,6 @@ class Admin:
                 engine.dispatcher.release()
 
 
-def answer_json(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return a handler that takes query and body as one dictionary, and answers errors as JSON."""
-
-    async def respond(request: web.Request) -> web.Response:
-        try:
-            return json_response(200, await handler(await _parameters(request)))
-        except RefusedError as error:
-            return json_response(_STATUS.get(str(error.code), 400), {"error": error.message})
-        except (CloudTasksError, ValueError, TypeError, OverflowError, json_format.ParseError) as error:
-            return json_response(400, {"error": str(error)})
-
-    return respond
-
-
-async def _parameters(request: web.Request) -> dict[str, Any]:
-    return {**request.query, **(await json_body(request) or {})}
-
-
 def _flag(given: dict[str, Any], name: str) -> bool:
     value = given.get(name, False)
     if value not in (True, False, "true", "false"):  # texts are those of a query
@@ -241,25 +218,15 @@ def _flag(given: dict[str, Any], name: str) -> bool:
 def _queue(given: Any) -> Any:
     if not isinstance(given, dict):
         raise InvalidInputError("each of the queues must be a JSON object")
-    state = given.get("state", "RUNNING")
-    if state not in _STATES:
-        raise InvalidInputError(f"{state} is none of {', '.join(_STATES)}")
     if "appEngineRoutingOverride" in given or "app_engine_routing_override" in given:
         message = from_v2(json_format.ParseDict(given, v2.Queue()))
     else:
         message = json_format.ParseDict(given, beta.Queue())
     QueueName.parse(message.name)
-    queue = configured(message)
-    queue.state = _STATES[state]
-    return queue
+    return declared(None, message)
 
 
 def _snapshot_name(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise InvalidInputError("the name of a snapshot is 1 to 100 letters, digits, hyphens or underscores")
     return name
-
-
-def json_response(status: int, content: dict[str, Any]) -> web.Response:
-    """Return an answer with a JSON object."""
-    return web.Response(status=status, body=orjson.dumps(content), content_type="application/json")

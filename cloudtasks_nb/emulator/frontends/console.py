@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,7 @@ from aiohttp.typedefs import Handler
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.dispatch.history import EndedAttempt
-from cloudtasks_nb.emulator.frontends.admin import answer_json
-from cloudtasks_nb.emulator.frontends.json_errors import error_response
-from cloudtasks_nb.emulator.model.apis import beta
+from cloudtasks_nb.emulator.frontends.bodies import answer_json, error_response
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.store.oplog import Kind, LogRecord
 from cloudtasks_nb.emulator.store.state import QueueState
@@ -52,10 +51,6 @@ _HEADERS = {
     "Vary": "Accept",
     "X-Content-Type-Options": "nosniff",
 }
-_STRICT = (
-    "An emulator with --strict has no console, because each call needs a bearer token and a web page has none. "
-    "Start an emulator without --strict to have one."
-)
 _READ_ONLY = "The console is read-only. Start the emulator with --console-writes to change queues and tasks there."
 
 
@@ -77,14 +72,12 @@ class Console:
         self._files = {name: Path(__file__).with_name(name).read_bytes() for name in _TYPES}
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes to serve; with ``--strict`` only the one that says why there is no console."""
-        if self._engine.access is not None:
-            return [web.get("/", self._page)]
+        """Return the routes to serve."""
         return [
-            web.get("/", self._page),
+            web.get("/", partial(self._file, _PAGE)),
             web.get("/console/queues", answer_json(self.queues)),
             web.get("/console/attempts", answer_json(self.attempts)),
-            web.get("/console/{file}", self._file),
+            *(web.get(f"/console/{name}", partial(self._file, name)) for name in _TYPES if name != _PAGE),
             web.route("*", "/console/{api:v2}/{path:.+}", self._call),
         ]
 
@@ -93,7 +86,7 @@ class Console:
         engine, find = self._engine, str(given.get("find", "")).lower()
         now = engine.clock.now()
         every = [queue for queue in engine.store.contents.queues.values() if queue.usable_at <= now]
-        found = sorted((queue for queue in every if find in queue.name.lower()), key=lambda queue: queue.name)
+        matching = sorted((queue for queue in every if find in queue.name.lower()), key=lambda queue: queue.name)
         return {
             "run": f"{self._process}-{engine.dispatcher.history.clears}",
             "now": now / 1000,
@@ -105,8 +98,8 @@ class Console:
                 "attempts": sum(queue.executed_last_minute(now) for queue in every),
                 "failed": sum(queue.failed_last_minute(now) for queue in every),
             },
-            "found": len(found),
-            "queues": [_queue_document(queue, now) for queue in found[:_MOST_QUEUES]],
+            "found": len(matching),
+            "queues": [_queue_document(queue, now) for queue in matching[:_MOST_QUEUES]],
         }
 
     async def attempts(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -148,20 +141,9 @@ class Console:
             if record.kind == Kind.RESPONSE and queue in ("", name) and (record.code or not failed):
                 yield _logged_document(record, name)
 
-    async def _page(self, request: web.Request) -> web.Response:
-        if "text/html" not in request.headers.get("Accept", ""):
+    async def _file(self, name: str, request: web.Request) -> web.Response:
+        if name == _PAGE and "text/html" not in request.headers.get("Accept", ""):
             raise web.HTTPNotFound
-        if self._engine.access is not None:
-            return error_response(404, _STRICT)
-        return self._static(_PAGE)
-
-    async def _file(self, request: web.Request) -> web.Response:
-        name = request.match_info["file"]
-        if name not in _TYPES or name == _PAGE:
-            raise web.HTTPNotFound
-        return self._static(name)
-
-    def _static(self, name: str) -> web.Response:
         return web.Response(body=self._files[name], content_type=_TYPES[name], charset="utf-8", headers=_HEADERS)
 
     async def _call(self, request: web.Request) -> web.StreamResponse:
@@ -174,7 +156,7 @@ def _queue_document(queue: QueueState, now: int) -> dict[str, Any]:
     config, retry = queue.config, queue.config.retry
     return {
         "name": queue.name,
-        "state": beta.Queue.State.Name(queue.message.state),
+        "state": queue.state,
         "tasks": len(queue.live),
         "running": queue.in_flight,
         "attempts": queue.executed_last_minute(now),

@@ -7,15 +7,17 @@ https://cloud.google.com/apis/docs/system-parameters
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from cloudtasks_nb.emulator.model.apis import google_rpc
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 
-__all__ = ["Fields", "parse_fields", "select_fields"]
+__all__ = ["FieldPath", "fields_of", "parse_fields", "select_fields"]
 
-#: The selected fields by their JSON names, each with those selected below it; empty stands for all.
-Fields = dict[str, "Fields"]
+#: The JSON names of a field and of those that it is in, the outermost first; ``*`` stands for all fields.
+FieldPath = tuple[str, ...]
 
 _TOKEN = re.compile(r"[\w*]+|[(),./]")
 _ALL = "*"
@@ -24,7 +26,13 @@ _DEEPEST = 50  # names in a path
 _OPEN = {"google.protobuf.Any", "google.protobuf.Struct", "google.protobuf.Value"}
 
 
-def parse_fields(mask: str, descriptor: Any) -> Fields:
+@cache
+def fields_of(descriptor: Any) -> dict[str, Any]:
+    """Return the fields of a message by their names, in camel case and in snake case."""
+    return {name: field for field in descriptor.fields for name in (field.name, field.json_name)}
+
+
+def parse_fields(mask: str, descriptor: Any) -> list[FieldPath]:
     """Return the fields that a mask selects.
 
     Parameters
@@ -40,93 +48,73 @@ def parse_fields(mask: str, descriptor: Any) -> Fields:
     RefusedError
         ``INVALID_ARGUMENT`` if the mask is malformed, or names a field that the answer does not have.
     """
-    tokens = _TOKEN.findall(mask)
-    if "".join(tokens) != "".join(mask.split()):
+    tokens = _TOKEN.findall(mask)[::-1]  # the next one is the last
+    if "".join(tokens[::-1]) != "".join(mask.split()):
         raise _refused(mask, "The parameter has characters that no path has.")
-    parser = _Parser(mask, tokens)
-    selected = parser.list_of(descriptor, ())
-    if parser.tokens:
-        raise _refused(mask, f"'{parser.tokens[-1]}' is not expected here.")
-    return selected
+    paths = list(_paths(mask, tokens, ()))
+    if tokens:
+        raise _refused(mask, f"'{tokens[-1]}' is not expected here.")
+    return [_checked(mask, path, descriptor) for path in paths]
 
 
-def select_fields(value: Any, fields: Fields) -> Any:
-    """Return the selected part of an answer's JSON; of a list, the selected part of each item."""
+def select_fields(value: Any, paths: list[FieldPath]) -> Any:
+    """Return the selected part of an answer's JSON, of a list that of each item; without paths all of it."""
     if isinstance(value, list):
-        return [select_fields(item, fields) for item in value]
-    if not fields or fields.get(_ALL) == {} or not isinstance(value, dict):
+        return [select_fields(item, paths) for item in value]
+    if not paths or () in paths or not isinstance(value, dict):
         return value
-    below = {name: fields.get(name, fields.get(_ALL)) for name in value}
-    return {name: select_fields(value[name], found) for name, found in below.items() if found is not None}
+    below = {name: [path[1:] for path in paths if path[0] in {name, _ALL}] for name in value}
+    return {name: select_fields(value[name], inner) for name, inner in below.items() if inner}
 
 
-class _Parser:
-    def __init__(self, mask: str, tokens: list[str]) -> None:
-        self.mask = mask
-        self.tokens = tokens[::-1]  # the next one is the last
-
-    def list_of(self, descriptor: Any, parents: tuple[str, ...]) -> Fields:
-        """Read paths with commas between them."""
-        selected: Fields = {}
-        while True:
-            _merge(selected, self._path(descriptor, parents))
-            if not self._takes(","):
-                return selected
-
-    def _path(self, descriptor: Any, parents: tuple[str, ...]) -> Fields:
-        name = self.tokens.pop() if self.tokens else ""
-        if not re.fullmatch(r"\w+|\*", name):
-            raise _refused(self.mask, f"'{name}' stands where a path is expected.")
-        if len(parents) == _DEEPEST:
-            raise _refused(self.mask, "A path is too long.")
-        path = (*parents, name)
-        name, below = self._field(descriptor, path)
-        if self._takes("/") or self._takes("."):
-            return {name: self._path(below, path)}
-        if not self._takes("("):
-            return {name: {}}
-        selected = self.list_of(below, path)
-        if not self._takes(")"):
-            raise _refused(self.mask, "A parenthesis is not closed.")
-        return {name: selected}
-
-    def _field(self, descriptor: Any, path: tuple[str, ...]) -> tuple[str, Any]:
-        """Return the JSON name of the field at a path, and the type of what it holds; None if anything can be in it."""
-        name = path[-1]
-        if descriptor is None or name == _ALL:
-            return name, None
-        for field in descriptor.fields:
-            if name in {field.name, field.json_name}:
-                below = field.message_type
-                is_open = below is not None and (below.full_name in _OPEN or below.GetOptions().map_entry)
-                return field.json_name, None if is_open else below or _NO_FIELDS
-        raise _refused(self.mask, f"Cannot find matching fields for path '{'.'.join(path)}'.")
-
-    def _takes(self, token: str) -> bool:
-        if self.tokens[-1:] != [token]:
-            return False
-        self.tokens.pop()
-        return True
+def _paths(mask: str, tokens: list[str], parents: FieldPath) -> Iterator[FieldPath]:
+    """Read paths with commas between them."""
+    more = True
+    while more:
+        path = (*parents, _name(mask, tokens))
+        while _takes(tokens, "/") or _takes(tokens, "."):
+            path = (*path, _name(mask, tokens))
+        if len(path) > _DEEPEST:
+            raise _refused(mask, "A path is too long.")
+        if not _takes(tokens, "("):
+            yield path
+        else:
+            yield from _paths(mask, tokens, path)
+            if not _takes(tokens, ")"):
+                raise _refused(mask, "A parenthesis is not closed.")
+        more = _takes(tokens, ",")
 
 
-class _NoFields:
-    """The type of a value that is no message."""
-
-    fields = ()
-
-
-_NO_FIELDS = _NoFields()
+def _name(mask: str, tokens: list[str]) -> str:
+    name = tokens.pop() if tokens else ""
+    if not re.fullmatch(r"\w+|\*", name):
+        raise _refused(mask, f"'{name}' stands where a path is expected.")
+    return name
 
 
-def _merge(selected: Fields, more: Fields) -> None:
-    """Add fields to those selected; a field that is selected as a whole stays so."""
-    for name, below in more.items():
-        if not below:
-            selected[name] = {}
-        elif name not in selected:
-            selected[name] = below
-        elif selected[name]:
-            _merge(selected[name], below)
+def _takes(tokens: list[str], token: str) -> bool:
+    if tokens[-1:] != [token]:
+        return False
+    tokens.pop()
+    return True
+
+
+def _checked(mask: str, path: FieldPath, descriptor: Any) -> FieldPath:
+    """Return the JSON names of a path whose fields are all there."""
+    known: dict[str, Any] | None = fields_of(descriptor)  # None: anything can be there
+    names = []
+    for depth, name in enumerate(path, 1):
+        if known is None or name == _ALL:
+            names.append(name)
+            known = None
+            continue
+        if name not in known:
+            raise _refused(mask, f"Cannot find matching fields for path '{'.'.join(path[:depth])}'.")
+        names.append(known[name].json_name)
+        below = known[name].message_type
+        is_open = below is not None and (below.full_name in _OPEN or below.GetOptions().map_entry)
+        known = None if is_open else fields_of(below) if below is not None else {}
+    return tuple(names)
 
 
 def _refused(mask: str, reason: str) -> RefusedError:

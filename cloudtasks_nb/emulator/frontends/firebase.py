@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from google.protobuf import json_format
 
-from cloudtasks_nb.emulator.api.engine import Engine
+from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.frontends.bodies import json_body
 from cloudtasks_nb.emulator.frontends.rest import Rest, parsed
 from cloudtasks_nb.emulator.model.apis import v2
@@ -46,14 +46,17 @@ class Firebase:
     ----------
     engine : Engine
         The emulator, which keeps the default URLs of queues.
+    calls : mapping
+        The calls of the API by their full names.
     rest : Rest
-        Executes the calls, and writes their errors as JSON.
+        Writes answers and errors as JSON.
     """
 
-    def __init__(self, engine: Engine, rest: Rest) -> None:
+    def __init__(self, engine: Engine, calls: Mapping[str, Call], rest: Rest) -> None:
         self._store = engine.store
         self._committer = engine.committer
         self._functions_host = engine.settings.functions_host
+        self._calls = calls
         self._rest = rest
 
     def routes(self) -> list[web.RouteDef]:
@@ -73,7 +76,7 @@ class Firebase:
         retry, rates = _settings(given, "retryConfig", _RETRY), _settings(given, "rateLimits", _RATES)
         queue = {"name": name, "rateLimits": rates, "retryConfig": _retry_config(retry)}
         update = {"queue": queue, "updateMask": "rateLimits,retryConfig"}
-        await self._call(request, "UpdateQueue", json_format.ParseDict(update, v2.UpdateQueueRequest()))
+        await self._calls[_CALL + "UpdateQueue"](json_format.ParseDict(update, v2.UpdateQueueRequest()))
         if url.encode() != self._store.setting(_url_key(name)):
             self._store.set_setting(_url_key(name), url.encode())
             await self._committer.commit()
@@ -87,7 +90,7 @@ class Firebase:
         create = parsed(document, v2.CreateTaskRequest)
         if create.task.HasField("http_request") and not create.task.http_request.url:
             create.task.http_request.url = self._function_url(request, name)
-        task = v2.Task.FromString(await self._call(request, "CreateTask", create))
+        task = v2.Task.FromString(await self._calls[_CALL + "CreateTask"](create))
         answer = json_format.MessageToDict(task)
         # firebase-admin for Python drops the first character of the name, which is a slash in Firebase's emulator.
         return {"task": answer | {"name": f"/{task.name}"}}
@@ -95,7 +98,7 @@ class Firebase:
     async def delete_task(self, request: web.Request) -> dict[str, Any]:
         """Delete a task."""
         name = f"{_queue(request)}/tasks/{request.match_info['task']}"
-        await self._call(request, "DeleteTask", v2.DeleteTaskRequest(name=name))
+        await self._calls[_CALL + "DeleteTask"](v2.DeleteTaskRequest(name=name))
         return {}
 
     def _handler(self, respond: Callable[[web.Request], Awaitable[dict[str, Any]]]) -> Handler:
@@ -103,9 +106,6 @@ class Firebase:
             return await self._rest.answer(request, partial(respond, request))
 
         return answer
-
-    async def _call(self, request: web.Request, rpc: str, message: Any) -> bytes:
-        return await self._rest.call(request, _CALL + rpc, message.SerializeToString())
 
     def _function_url(self, request: web.Request, name: str) -> str:
         """Return the URL of a queue's function; empty if there is no such queue, which the call will say."""
@@ -132,10 +132,10 @@ def _url_key(queue: str) -> str:
 
 def _settings(given: dict[str, Any], key: str, defaults: Mapping[str, float]) -> dict[str, float]:
     """Return the settings below a key; those that are missing or null are the defaults."""
-    found = given.get(key) or {}
-    if not isinstance(found, dict):
+    part = given.get(key) or {}
+    if not isinstance(part, dict):
         raise invalid_argument(f"{key} must be an object.")
-    settings = {name: default if found.get(name) is None else found[name] for name, default in defaults.items()}
+    settings = {name: default if part.get(name) is None else part[name] for name, default in defaults.items()}
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise invalid_argument(f"{key}.{name} must be a number.")

@@ -1,26 +1,23 @@
-"""The gRPC server: it passes serialized messages to the RPCs, so that nothing is parsed twice."""
+"""The gRPC server: it takes and answers serialized messages, because RPCs encode theirs themselves."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from cloudtasks_nb._names import CLOCK_AHEAD_METADATA
-from cloudtasks_nb.emulator.access.certificates import ServerCertificate
-from cloudtasks_nb.emulator.access.control import AccessControl
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
-from cloudtasks_nb.emulator.frontends.health import Health
 from cloudtasks_nb.emulator.frontends.http import cannot_listen, host_and_port
-from cloudtasks_nb.emulator.frontends.reflection import Reflection
+from cloudtasks_nb.emulator.frontends.introspection import Health, Reflection
+from cloudtasks_nb.emulator.model.methods import METHODS
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
 from cloudtasks_nb.errors import PortInUseError
 
@@ -42,15 +39,19 @@ _OPTIONS = (
 )
 
 
-def grpc_server(host: str, port: int, certificate: ServerCertificate | None = None) -> tuple[Any, int]:
+def grpc_server(
+    host: str, port: int, credentials: grpc.ServerCredentials | None = None, interceptors: Sequence[Any] = ()
+) -> tuple[Any, int]:
     """Return a server that is not started yet, and its port.
 
     Parameters
     ----------
     host, port : str and int
         The address; port 0 is a free one.
-    certificate : ServerCertificate, optional
-        Speak TLS with it.
+    credentials : ServerCredentials, optional
+        Speak TLS with them.
+    interceptors : sequence
+        Of all calls.
 
     Raises
     ------
@@ -63,13 +64,12 @@ def grpc_server(host: str, port: int, certificate: ServerCertificate | None = No
             pass
     except OSError as error:
         raise cannot_listen(error, host, port, "--port") from error
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
     try:
         address = host_and_port(host, port)
-        if certificate is None:
+        if credentials is None:
             return server, server.add_insecure_port(address)
-        pair = certificate.key.read_bytes(), certificate.certificate.read_bytes()
-        return server, server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        return server, server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise PortInUseError(f"port {port} is in use", resource=str(port)) from error
 
@@ -84,7 +84,7 @@ def answer_calls(
     server : grpc.aio.Server
         The result of `grpc_server`.
     engine : Engine
-        The emulator, which counts the large answers and may refuse calls.
+        The emulator, which counts the large answers.
     calls : mapping
         The calls by their full names.
     metadata : mapping
@@ -92,46 +92,27 @@ def answer_calls(
     stop : asyncio.Event
         From then on the health of all services is that they do not serve.
     """
-    handlers = _Handlers(engine, calls, tuple(metadata.items()))
-    services = {call.split("/")[1] for call in calls}
-    # Everybody may ask, without a token too.
-    handlers.by_name |= Health(services, stop).handlers() | Reflection(services).handlers()
-    server.add_generic_rpc_handlers((handlers,))
+    fixed = tuple(metadata.items())
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(_behaviour(engine, name, call, fixed)) for name, call in calls.items()
+    }
+    services = {name.split("/")[1] for name in calls}
+    # Everybody may ask these, without a token too.
+    handlers |= Health(services, stop).handlers() | Reflection(services).handlers()
+    server.add_generic_rpc_handlers((_Handlers(handlers),))
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, engine: Engine, calls: Mapping[str, Call], metadata: tuple[tuple[str, str], ...]) -> None:
-        self.by_name = {}
-        for name, call in calls.items():
-            answering = partial(
-                _behaviour,
-                engine=engine,
-                fixed=metadata,
-                longest=_LONGEST if name.startswith(_TASKS) else math.inf,
-            )
-            behaviour = (
-                answering(call) if engine.access is None else _checked(engine, engine.access, name, call, answering)
-            )
-            self.by_name[name] = grpc.unary_unary_rpc_method_handler(behaviour)
+    def __init__(self, by_name: Mapping[str, Any]) -> None:
+        self._by_name = by_name
 
     def service(self, handler_call_details: Any) -> Any:
-        return self.by_name.get(handler_call_details.method)
+        return self._by_name.get(handler_call_details.method)
 
 
-def _checked(engine: Engine, access: AccessControl, name: str, call: Call, answering: Callable[[Call], Any]) -> Any:
-    """Return the behaviour of a call that only some callers may make. It is dated where Google dates it."""
-
-    async def answer(wire: bytes, context: Any) -> bytes:
-        await context.send_initial_metadata((("date", engine.date()),))
-        headers = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-        reply: bytes = await answering(lambda request: access.answer(name, call, request, headers))(wire, context)
-        return reply
-
-    return answer
-
-
-def _behaviour(call: Call, engine: Engine, fixed: tuple[tuple[str, str], ...], longest: float) -> Any:
-    unread, clock = engine.unread, engine.clock
+def _behaviour(engine: Engine, name: str, call: Call, fixed: tuple[tuple[str, str], ...]) -> Any:
+    unread, clock, parse = engine.unread, engine.clock, METHODS[name].request.FromString
+    longest = _LONGEST if name.startswith(_TASKS) else math.inf
 
     async def answer(wire: bytes, context: Any) -> bytes:
         ahead = ((CLOCK_AHEAD_METADATA, str(clock.advanced)),) if clock.advanced else ()
@@ -142,7 +123,7 @@ def _behaviour(call: Call, engine: Engine, fixed: tuple[tuple[str, str], ...], l
             left = context.time_remaining()
             if left is not None and left > longest:
                 raise _deadline_too_long(left)
-            reply = await call(wire)
+            reply = await call(parse(wire))
         except RefusedError as error:
             await _abort(context, error, metadata)
         except DecodeError:

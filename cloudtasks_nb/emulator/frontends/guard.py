@@ -8,12 +8,12 @@ HTTP/2 from the first byte of a connection, and browsers use HTTP/2 over TLS onl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from cloudtasks_nb.emulator.frontends.json_errors import error_response
+from cloudtasks_nb.emulator.frontends.bodies import error_response
 
 __all__ = ["guard", "host_of"]
 
@@ -21,17 +21,18 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:/@\[\]\s]+))(?::\d*)?")
 _READS = {"GET", "HEAD"}
 _JSON = "application/json"
-_FORMS = {"/token", "/v1/token"}  # of a strict emulator; they change nothing, and take what a page does not have
 _BUFFER = ":buffer"  # the body of BufferTask is that of the new task, and has its type
 
 
-def guard(hosts: Iterable[str]) -> Middleware:
+def guard(hosts: Iterable[str], forms: Collection[str] = ()) -> Middleware:
     """Return a middleware that answers 403 to requests of foreign web pages, and 415 to writes that are not JSON.
 
     Parameters
     ----------
     hosts : iterable of str
         Names of this emulator besides ``localhost``, 127.0.0.1, ::1, and the address that a connection was made to.
+    forms : collection of str
+        Paths that take forms.
     """
     known = _LOOPBACK.union(map(str.lower, hosts))
 
@@ -39,7 +40,7 @@ def guard(hosts: Iterable[str]) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if (reason := _foreign(request, known)) is not None:
             return error_response(403, reason)
-        if _is_simple_write(request):
+        if request.path not in forms and _is_simple_write(request):
             given = request.headers.get("Content-Type", "none")
             return error_response(
                 415, f"The Content-Type of a write must be {_JSON}, and is {given}: send that header."
@@ -83,7 +84,7 @@ def _allow(host: str | None) -> str:
 
 def _is_simple_write(request: web.Request) -> bool:
     """Tell whether a request can change something, and is one that pages can send without asking the server."""
-    if request.method in _READS or request.content_type == _JSON or request.path in _FORMS:
+    if request.method in _READS or request.content_type == _JSON:
         return False
     if "Origin" in request.headers:  # a page of this machine sends it, which needs no body to purge a queue
         return True

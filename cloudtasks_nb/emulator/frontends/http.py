@@ -6,7 +6,9 @@ import asyncio
 import errno
 import hashlib
 import logging
+import ssl
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,13 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from cloudtasks_nb.emulator.access.certificates import ServerCertificate
-from cloudtasks_nb.emulator.access.permissions import GOOGLE_HOSTS
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.admin import Admin
-from cloudtasks_nb.emulator.frontends.cloud_run import pass_on
-from cloudtasks_nb.emulator.frontends.console import Console
+from cloudtasks_nb.emulator.frontends.bodies import JsonErrorRunner, answer_in_json, json_response
 from cloudtasks_nb.emulator.frontends.firebase import Firebase
-from cloudtasks_nb.emulator.frontends.google import Google
 from cloudtasks_nb.emulator.frontends.guard import guard
-from cloudtasks_nb.emulator.frontends.iam import IamApi
-from cloudtasks_nb.emulator.frontends.json_errors import JsonErrorRunner, answer_in_json
+from cloudtasks_nb.emulator.frontends.parts import Parts
 from cloudtasks_nb.emulator.frontends.rest import Rest
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
 
@@ -58,52 +55,56 @@ class HttpServer:
         Gets the snapshots.
     instance : str
         The emulator's id, a header of every answer.
+    parts : Parts
+        Middlewares, routes and names that not every emulator has.
     """
 
-    def __init__(self, engine: Engine, calls: Mapping[str, Call], leases: Leases, folder: Path, instance: str) -> None:
+    def __init__(
+        self, engine: Engine, calls: Mapping[str, Call], leases: Leases, folder: Path, instance: str, parts: Parts
+    ) -> None:
         self._engine = engine
         self._instance = instance
         issuer = engine.settings.own_issuer
         known = (
             engine.settings.host,
             *engine.settings.allow_hosts,
-            *(GOOGLE_HOSTS if engine.access else ()),
+            *parts.hosts,
             *([issuer.hostname] if issuer and issuer.hostname else ()),
         )
-        to_services = [pass_on(engine.access, engine.tokens)] if engine.access else []
-        self._app = web.Application(client_max_size=_MAX_BODY, middlewares=[*to_services, guard(known), self._send])
+        self._tls = parts.tls
+        middlewares = (*parts.middlewares, guard(known, parts.forms), self._send)
+        self._app = web.Application(client_max_size=_MAX_BODY, middlewares=middlewares)
         self._app.on_response_prepare.append(answer_in_json)
         self._app.on_response_prepare.append(self._date)
         add = self._app.router.add_get
         add("/health", self._health)
         add("/lease", leases.hold)
-        add("/.well-known/openid-configuration", self._discovery)
-        for path in ("/oauth2/v3/certs", "/jwks"):  # the short ones are those of other emulators
-            add(path, self._keys)
-        for path in ("/oauth2/v1/certs", "/certs"):
-            add(path, self._certificates)
-        self._app.add_routes(Admin(engine, folder).routes())
+        tokens = engine.tokens
+        keys, certificates = (lambda _: tokens.keys()), (lambda _: tokens.certificates())
+        documents: dict[str, Callable[[str], dict[str, Any]]] = {"/.well-known/openid-configuration": tokens.discovery}
+        documents |= {"/oauth2/v3/certs": keys, "/oauth2/v1/certs": certificates}
+        documents |= {"/jwks": keys, "/certs": certificates}  # those of other emulators
+        for path, document in documents.items():
+            add(path, partial(self._cached, document))
+        self._app.add_routes(Admin(engine, folder, parts.reset).routes())
         rest = Rest(engine, calls, instance)
         self._app.add_routes(rest.routes())
-        self._app.add_routes(Firebase(engine, rest).routes())
-        self._app.add_routes(Console(engine, rest.execute).routes())
-        if engine.access is not None:
-            self._app.add_routes(Google(engine.access, engine.tokens).routes())
-            self._app.add_routes(IamApi(engine.access, engine.tokens).routes())
+        self._app.add_routes(Firebase(engine, calls, rest).routes())
+        self._app.add_routes(parts.routes(engine, rest))
         # Leases do not end by themselves: do not wait for them.
         self._runner = JsonErrorRunner(
             self._app, access_log=None, shutdown_timeout=0.1, logger=_log, auto_decompress=False
         )
 
-    async def listen(self, host: str, port: int, certificate: ServerCertificate | None = None) -> int:
-        """Start to listen, with TLS if there is a certificate, and return the port.
+    async def listen(self, host: str, port: int) -> int:
+        """Start to listen, and return the port.
 
         Raises
         ------
         PortInUseError
             If another program listens there.
         """
-        return await listen(self._runner, host, port, "--http-port", certificate)
+        return await listen(self._runner, host, port, "--http-port", self._tls)
 
     async def protocols(self) -> Callable[[], Any]:
         """Return what makes the protocol of a connection that was accepted elsewhere."""
@@ -137,33 +138,22 @@ class HttpServer:
         answer.headers["Date"] = self._engine.date()
 
     async def _health(self, _: web.Request) -> web.Response:
-        return _json({"status": "ok", "instance": self._instance})
+        return json_response(200, {"status": "ok", "instance": self._instance})
 
-    async def _discovery(self, request: web.Request) -> web.Response:
-        return self._cached(request, self._engine.tokens.discovery(str(request.url.origin())))
-
-    async def _keys(self, request: web.Request) -> web.Response:
-        return self._cached(request, self._engine.tokens.keys())
-
-    async def _certificates(self, request: web.Request) -> web.Response:
-        return self._cached(request, self._engine.tokens.certificates())
-
-    def _cached(self, request: web.Request, content: object) -> web.Response:
+    async def _cached(self, document: Callable[[str], dict[str, Any]], request: web.Request) -> web.Response:
         """Return an answer that clients keep, as Google's; that of a key which ends with the emulator they check."""
-        settings = self._engine.settings
+        settings, content = self._engine.settings, document(str(request.url.origin()))
         age = 0 if settings.data_dir is None and settings.openid_signing_key is None else _KEPT_FOR
         etag = hashlib.sha256(orjson.dumps(content)).hexdigest()
         known = any(tag.value == etag for tag in request.if_none_match or ())
-        answer = web.Response(status=304) if known else _json(content)
+        answer = web.Response(status=304) if known else json_response(200, content)
         answer.etag = etag
         answer.headers["Cache-Control"] = f"public, max-age={age}, must-revalidate, no-transform"
         return answer
 
 
-async def listen(
-    runner: web.AppRunner, host: str, port: int, option: str, certificate: ServerCertificate | None = None
-) -> int:
-    """Start to listen, with TLS if there is a certificate, and return the port; `option` is the one that sets it.
+async def listen(runner: web.AppRunner, host: str, port: int, option: str, tls: ssl.SSLContext | None = None) -> int:
+    """Start to listen, and return the port; `option` is the one that sets it.
 
     Raises
     ------
@@ -172,15 +162,10 @@ async def listen(
     """
     await runner.setup()
     try:
-        tls = certificate.context() if certificate is not None else None
         await web.TCPSite(runner, host, port, ssl_context=tls).start()
     except OSError as error:
         raise cannot_listen(error, host, port, option) from error
     return int(runner.addresses[0][1])
-
-
-def _json(content: object) -> web.Response:
-    return web.Response(body=orjson.dumps(content), content_type="application/json")
 
 
 # Seconds.

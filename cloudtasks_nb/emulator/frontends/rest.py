@@ -17,9 +17,8 @@ from google.protobuf import json_format
 from cloudtasks_nb._names import CLOCK_AHEAD_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.dispatch.request import overridden
-from cloudtasks_nb.emulator.frontends.bodies import json_body, read_body
-from cloudtasks_nb.emulator.frontends.fields import Fields, parse_fields, select_fields
-from cloudtasks_nb.emulator.frontends.json_errors import error_document
+from cloudtasks_nb.emulator.frontends.bodies import error_document, json_body, read_body
+from cloudtasks_nb.emulator.frontends.fields import FieldPath, fields_of, parse_fields, select_fields
 from cloudtasks_nb.emulator.model.apis import POOL, beta, google_rpc, v2, well_known
 from cloudtasks_nb.emulator.model.methods import Method, find_method
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
@@ -107,20 +106,20 @@ class Rest:
             refused = RefusedError("INTERNAL", f"Unexpected {type(error).__name__}: {error}")
         return self._json(request, *error_document(refused))
 
-    async def _response(self, request: web.Request, api: str, path: str) -> tuple[Any, Fields]:
+    async def _response(self, request: web.Request, api: str, path: str) -> tuple[Any, list[FieldPath]]:
         """Return the response message, and the fields of it that the request asks for."""
         mask = _system_parameter(request, "fields") or request.headers.get("X-Goog-FieldMask", "")
         buffer = _BUFFER.fullmatch(path)
         if buffer and request.method == "POST":
-            fields = parse_fields(mask, v2.CreateTaskRequest.DESCRIPTOR) if mask else {}
+            fields = parse_fields(mask, v2.CreateTaskRequest.DESCRIPTOR) if mask else []
             return await self._buffer_task(request, api, buffer[1], buffer[2]), fields
-        found = find_method(request.method, api, path)
-        if found is None:
+        match = find_method(request.method, api, path)
+        if match is None:
             raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found on this server.")
-        method, resource = found
-        fields = parse_fields(mask, method.response.DESCRIPTOR) if mask else {}
+        method, resource = match
+        fields = parse_fields(mask, method.response.DESCRIPTOR) if mask else []
         message = parsed(await _document(request, method, resource), method.request)
-        return method.response.FromString(await self.call(request, method.path, message.SerializeToString())), fields
+        return method.response.FromString(await self._calls[method.path](message)), fields
 
     async def _buffer_task(self, request: web.Request, api: str, name: str, task_id: str | None) -> Any:
         queue = self._engine.store.queue(name)
@@ -136,16 +135,9 @@ class Rest:
         if "Content-Type" in request.headers:
             create.task.http_request.headers["Content-Type"] = request.headers["Content-Type"]
         rpc = f"/google.cloud.tasks.{api}.CloudTasks/CreateTask"
-        reply = await self.call(request, rpc, create.SerializeToString())
+        reply = await self._calls[rpc](create)
         # Google's packages have no BufferTaskResponse; CreateTaskRequest has a field of the same name and JSON.
         return messages.CreateTaskRequest(task=messages.Task.FromString(reply))
-
-    async def call(self, request: web.Request, rpc: str, wire: bytes) -> bytes:
-        """Execute an RPC for a request, and return the serialized response."""
-        call, access = self._calls[rpc], self._engine.access
-        if access is None:
-            return await call(wire)
-        return await access.answer(rpc, call, wire, {key.lower(): value for key, value in request.headers.items()})
 
     def _json(self, request: web.Request, status: int, content: Any) -> web.Response:
         is_compact = _system_parameter(request, "prettyPrint") == "false"
@@ -193,61 +185,51 @@ def parsed(document: dict[str, Any], kind: Any) -> Any:
         ``INVALID_ARGUMENT``, as Google has it, for names that the message does not have, and for bytes that are not
         base64.
     """
-    if found := list(_not_base64(document, _bytes_fields(kind.DESCRIPTOR))):
-        raise _bad_request(*found)
+    values = list(_values(document, kind.DESCRIPTOR))
+    wrong = [
+        (path, f"Invalid value at '{path}' (TYPE_BYTES), Base64 decoding failed for {json.dumps(value[:100])}")
+        for path, _, field, value in values
+        if field is not None and field.type == field.TYPE_BYTES and _is_not_base64(value)
+    ]
+    if wrong:
+        raise _bad_request(*wrong)
     try:
         return json_format.ParseDict(document, kind())
     except json_format.ParseError as error:
         names = [
             (path, f'Unknown name "{name}"{f" at {path!r}" if path else ""}: Cannot find field.')
-            for path, name in _unknown_names(document, kind.DESCRIPTOR)
+            for path, name, field, _ in values
+            if field is None
         ]
         raise _bad_request(*names or [("", str(error))]) from error
 
 
-@cache
-def _bytes_fields(descriptor: Any) -> dict[str, tuple[str, Any]]:
-    """Return the fields that hold bytes somewhere, by both spellings: their paths, and those below; None for bytes."""
-    found: dict[str, tuple[str, Any]] = {}
-    for field in descriptor.fields:
-        below = None
-        if field.message_type is not None:
-            below = {} if _has_json_of_its_own(field.message_type) else _bytes_fields(field.message_type)
-        if below or field.type == field.TYPE_BYTES:
-            found |= dict.fromkeys((field.name, field.json_name), (field.name, below))
-    return found
+def _values(value: Any, descriptor: Any, path: str = "") -> Iterator[tuple[str, str, Any, Any]]:
+    """Yield all values in a message's JSON, each with its path, its name, and its field.
 
-
-def _not_base64(value: Any, fields: dict[str, tuple[str, Any]], path: str = "") -> Iterator[tuple[str, str]]:
-    """Find the texts in a message's JSON that should be base64; protobuf skips the characters that base64 lacks."""
+    A name that the message does not have has no field, and the path of what it stands in.
+    """
     if isinstance(value, list):
         for number, item in enumerate(value):
-            yield from _not_base64(item, fields, f"{path}[{number}]")
+            yield from _values(item, descriptor, f"{path}[{number}]")
     elif isinstance(value, dict):
-        for given in value.keys() & fields.keys():
-            name, below = fields[given]
-            inner, at = value[given], f"{path}.{name}".lstrip(".")
-            if below:
-                yield from _not_base64(inner, below, at)
-            elif isinstance(inner, str) and inner.encode().translate(None, _BASE64):
-                yield at, f"Invalid value at '{at}' (TYPE_BYTES), Base64 decoding failed for {json.dumps(inner[:100])}"
-
-
-def _unknown_names(value: Any, descriptor: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Find the names in a message's JSON that the message does not have, each with the path of what it stands in."""
-    if isinstance(value, list):
-        for number, item in enumerate(value):
-            if isinstance(item, dict):
-                yield from _unknown_names(item, descriptor, f"{path}[{number}]")
-    elif isinstance(value, dict):
-        for name, below in value.items():
-            field = _field(descriptor, name)
+        for name, inner in value.items():
+            field = fields_of(descriptor).get(name)
             if field is None:
-                yield path, name
-            elif field.message_type is not None and not _has_json_of_its_own(field.message_type):
-                yield from _unknown_names(below, field.message_type, f"{path}.{field.name}".lstrip("."))
+                yield path, name, None, inner
+                continue
+            at = f"{path}.{field.name}".lstrip(".")
+            yield at, name, field, inner
+            if field.message_type is not None and not _has_json_of_its_own(field.message_type):
+                yield from _values(inner, field.message_type, at)
 
 
+def _is_not_base64(value: Any) -> bool:
+    """Return whether a text has characters that base64 lacks, which protobuf skips."""
+    return isinstance(value, str) and bool(value.encode().translate(None, _BASE64))
+
+
+@cache
 def _has_json_of_its_own(descriptor: Any) -> bool:
     return descriptor.GetOptions().map_entry or descriptor.full_name.startswith("google.protobuf.")
 
@@ -255,24 +237,18 @@ def _has_json_of_its_own(descriptor: Any) -> bool:
 def _bad_request(*violations: tuple[str, str]) -> RefusedError:
     """Return the refusal of JSON that is no request; a violation has a path, and what is wrong there."""
     texts = [f"Invalid JSON payload received. {text}" for _, text in violations]
-    found = [
+    details = [
         google_rpc.BadRequest.FieldViolation(field=path, description=text)
         for (path, _), text in zip(violations, texts, strict=True)
     ]
-    return invalid_argument("\n".join(texts), [google_rpc.BadRequest(field_violations=found)])
-
-
-def _field(descriptor: Any, name: str) -> Any:
-    """Return the field with a name in camel case or snake case; None if there is none."""
-    fields = descriptor.fields if descriptor is not None else ()
-    return next((field for field in fields if name in {field.name, field.json_name}), None)
+    return invalid_argument("\n".join(texts), [google_rpc.BadRequest(field_violations=details)])
 
 
 def _query_field(descriptor: Any, key: str) -> Any:
     """Return the field of a request message that a query parameter names."""
     field = None
     for part in key.split("."):
-        field = _field(descriptor, part)
+        field = fields_of(descriptor).get(part) if descriptor is not None else None
         if field is None:
             reason = f"Cannot bind query parameter. Field '{part}' could not be found in request message."
             raise _bad_request(("", f'Unknown name "{key}": {reason}'))

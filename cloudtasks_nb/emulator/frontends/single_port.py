@@ -7,13 +7,13 @@ the loopback, because it takes no connection that was accepted elsewhere.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any
 
-from cloudtasks_nb.emulator.access.certificates import ServerCertificate
 from cloudtasks_nb.emulator.frontends.http import cannot_listen
 
-__all__ = ["BEHIND", "SinglePort"]
+__all__ = ["BEHIND", "SinglePort", "relay"]
 
 #: Where the gRPC server listens.
 BEHIND = "127.0.0.1"
@@ -46,17 +46,15 @@ class SinglePort:
         self._undecided: set[asyncio.Transport] = set()
         self._relays: dict[asyncio.Task[None], asyncio.Transport] = {}
 
-    async def listen(self, host: str, port: int, certificate: ServerCertificate | None = None) -> int:
-        """Start to listen, with TLS if there is a certificate, and return the port.
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Start to listen, and return the port.
 
         Raises
         ------
         PortInUseError
             If another program listens there.
         """
-        tls = None
-        if certificate is not None:
-            tls = certificate.context()
+        if tls is not None:
             tls.set_alpn_protocols(_PROTOCOLS)
         loop = asyncio.get_running_loop()
         try:
@@ -83,8 +81,7 @@ class SinglePort:
     def _decide(self, transport: asyncio.Transport, received: bytes) -> None:
         """Pass a connection on, with what was received so far."""
         if received.startswith(_PREFACE):
-            transport.pause_reading()
-            task = asyncio.create_task(_relay(transport, received, self._grpc_port))
+            task = asyncio.create_task(relay(transport, received, BEHIND, self._grpc_port))
             self._relays[task] = transport
             task.add_done_callback(self._relays.pop)
         else:
@@ -120,11 +117,12 @@ def _hand_over(transport: asyncio.Transport, protocol: asyncio.Protocol, receive
     protocol.data_received(received)
 
 
-async def _relay(transport: asyncio.Transport, received: bytes, port: int) -> None:
-    """Connect a client with the gRPC server until both ends are closed."""
+async def relay(transport: asyncio.Transport, received: bytes, host: str, port: int) -> None:
+    """Connect a client, of whom so much was received, with a server until both ends are closed."""
+    transport.pause_reading()
     client = _End()
     try:
-        _, server = await asyncio.get_running_loop().create_connection(_End, BEHIND, port)
+        _, server = await asyncio.get_running_loop().create_connection(_End, host, port)
     except OSError:  # the server has stopped
         transport.abort()
         return

@@ -14,7 +14,20 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-__all__ = ["POOL", "beta", "call_messages", "google_rpc", "iam", "locations", "logs", "operations", "v2", "well_known"]
+__all__ = [
+    "POOL",
+    "beta",
+    "call_messages",
+    "google_rpc",
+    "health",
+    "iam",
+    "locations",
+    "logs",
+    "operations",
+    "reflection",
+    "v2",
+    "well_known",
+]
 
 _FILES = FileDescriptorSet.FromString(Path(__file__).with_name("apis.binpb").read_bytes()).file
 
@@ -43,4 +56,6 @@ iam = _messages("google.iam.v1")
 locations = _messages("google.cloud.location")
 operations = _messages("google.longrunning")
 google_rpc = _messages("google.rpc")
+health = _messages("grpc.health.v1")
+reflection = _messages("grpc.reflection.v1alpha")
 well_known = _messages("google.protobuf")

@@ -7,17 +7,15 @@ services (https://cloud.google.com/tasks/docs/quotas, https://cloud.google.com/l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from cloudtasks_nb.emulator.model.apis import call_messages
 
-__all__ = ["LOGGING", "METHODS", "TASKS", "Method", "Quota", "find_method"]
+__all__ = ["LOGGING", "METHODS", "TASKS", "Method", "Quota", "find_method", "project_of"]
 
 TASKS: Final = "cloudtasks.googleapis.com"
 LOGGING: Final = "logging.googleapis.com"
-_FULL_VIEW = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,25 +47,6 @@ class Method:
         """``CreateTask``."""
         return self.path.rpartition("/")[2]
 
-    @property
-    def api_name(self) -> str:
-        """``google.cloud.tasks.v2.CloudTasks.CreateTask``."""
-        return self.path[1:].replace("/", ".")
-
-    def resources(self, request: Any) -> list[str]:
-        """Return the names of the resources of a request."""
-        value = request
-        for part in self.resource.split("."):
-            value = getattr(value, part)
-        return [value] if isinstance(value, str) else list(value)
-
-    def needed(self, request: Any) -> Iterator[str]:
-        """Yield the permissions that a request needs on its resources."""
-        if self.permission:
-            yield self.permission
-        if getattr(request, "response_view", 0) == _FULL_VIEW:
-            yield "cloudtasks.tasks.fullView"
-
 
 def find_method(verb: str, api: str, path: str) -> tuple[Method, str] | None:
     """Return the method of an HTTP request and the resource in its path, which is what comes after the version (`api`).
@@ -78,6 +57,12 @@ def find_method(verb: str, api: str, path: str) -> tuple[Method, str] | None:
         if method.verb == verb and (match := method.url.fullmatch(path)):
             return method, match[1] if match.re.groups else ""
     return None
+
+
+def project_of(resource: str) -> str:
+    """Return the project of a resource; "" if it has none."""
+    parts = resource.split("/")
+    return parts[1] if parts[0] == "projects" and parts[1:] else ""
 
 
 _LISTS = Quota(metric="List requests", limit="List requests per minute per region", value=600)

@@ -13,10 +13,8 @@ from cloudtasks_nb.emulator.model.clock import SECOND
 
 __all__ = [
     "any_message",
-    "fields",
     "int_field",
     "len_field",
-    "payloads",
     "read_varint",
     "retag",
     "struct_entry",
@@ -62,7 +60,7 @@ def timestamp(instant: int) -> bytes:
     return int_field(1, seconds) + int_field(2, micros * 1000)
 
 
-def fields(wire: bytes) -> Iterator[tuple[int, int, bytes]]:
+def _fields(wire: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Yield the number, the wire type and the bytes (with their length prefix) of each field of a valid message."""
     at = 0
     while at < len(wire):
@@ -79,28 +77,10 @@ def fields(wire: bytes) -> Iterator[tuple[int, int, bytes]]:
         yield key >> 3, kind, wire[start:at]
 
 
-def payloads(wire: bytes) -> dict[int, bytes]:
-    """Return the texts, bytes and submessages of a message by the numbers of their fields.
-
-    Raises
-    ------
-    ValueError
-        If the message is malformed.
-    """
-    found = {}
-    try:
-        for number, kind, value in fields(wire):
-            if kind == _LENGTH:
-                found[number] = value[read_varint(value, 0)[1] :]
-    except IndexError as error:
-        raise ValueError("the message is malformed") from error
-    return found
-
-
 def retag(wire: bytes, numbers: Mapping[int, int]) -> bytes:
     """Renumber the top-level fields of a message; those without a new number are dropped."""
     return b"".join(
-        varint(numbers[number] << 3 | kind) + value for number, kind, value in fields(wire) if number in numbers
+        varint(numbers[number] << 3 | kind) + value for number, kind, value in _fields(wire) if number in numbers
     )
 
 

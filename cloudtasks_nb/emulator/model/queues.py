@@ -39,6 +39,7 @@ RUNNING, PAUSED, DISABLED = 1, 2, 3
 _PUSH = 2
 _MAX_RATE, _MAX_CONCURRENT, _MAX_BURST = 500, 5000, 500
 _DEFAULT_RATE, _DEFAULT_CONCURRENT = 500.0, 1000
+_TOMBSTONE = (HOUR, 9 * DAY)
 _METHODS = range(8)
 _PORTS = range(65_536)
 _MAX_HEADERS = 80 * 1024
@@ -122,7 +123,7 @@ def check_header_names(names: Iterable[str], field: str) -> None:
 
 def is_tombstone_ttl(micros: int) -> bool:
     """Return whether a queue may keep the names of its tasks for this number of microseconds."""
-    return HOUR <= micros <= 9 * DAY
+    return _TOMBSTONE[0] <= micros <= _TOMBSTONE[1]
 
 
 def policy(config: Any, base: RetryPolicy) -> RetryPolicy:
@@ -146,17 +147,19 @@ def check_retry(config: Any) -> None:
     RefusedError
         If a setting is outside its limits.
     """
-    check_duration(config.max_retry_duration, "RetryConfig.maxRetryDuration")
-    check_duration(config.min_backoff, "RetryConfig.minBackoff")
-    check_duration(config.max_backoff, "RetryConfig.maxBackoff")
-    low, high = duration(config.min_backoff), duration(config.max_backoff)
+    durations = {
+        "maxRetryDuration": config.max_retry_duration,
+        "minBackoff": config.min_backoff,
+        "maxBackoff": config.max_backoff,
+    }
+    for name, value in durations.items():
+        check_duration(value, f"RetryConfig.{name}")
     _refuse_if(config.max_attempts < -1, "RetryConfig.maxAttempts must be greater or equal to -1.")
     _refuse_if(config.max_doublings < 0, "RetryConfig.maxDoublings cannot be negative.")
-    _refuse_if(low < 0, "RetryConfig.minBackoff cannot be negative.")
-    _refuse_if(high < 0, "RetryConfig.maxBackoff cannot be negative.")
-    _refuse_if(duration(config.max_retry_duration) < 0, "RetryConfig.maxRetryDuration cannot be negative.")
+    for name, value in durations.items():
+        _refuse_if(duration(value) < 0, f"RetryConfig.{name} cannot be negative.")
     _refuse_if(
-        config.HasField("max_backoff") and low > high,
+        config.HasField("max_backoff") and duration(config.min_backoff) > duration(config.max_backoff),
         "RetryConfig.minBackoff must be less than or equal to RetryConfig.maxBackoff.",
     )
 
@@ -292,25 +295,25 @@ def _check_and_fill_in(queue: Any) -> Any:
 
 
 def _check(queue: Any) -> None:
-    limits, retry, logging = queue.rate_limits, queue.retry_config, queue.stackdriver_logging_config
-    rate, concurrent = limits.max_dispatches_per_second, limits.max_concurrent_dispatches
-    _refuse_if(rate < 0, "RateLimits.maxDispatchesPerSecond cannot be negative.")
-    # Not `rate > _MAX_RATE`, which is false for NaN.
-    _refuse_if(not rate <= _MAX_RATE, f"RateLimits.maxDispatchesPerSecond must be less than or equal to {_MAX_RATE}.")
-    _refuse_if(concurrent < 0, "RateLimits.maxConcurrentDispatches cannot be negative.")
-    _refuse_if(
-        concurrent > _MAX_CONCURRENT,
-        f"RateLimits.maxConcurrentDispatches must be less than or equal to {_MAX_CONCURRENT}.",
-    )
-    _refuse_if(limits.max_burst_size < 0, "RateLimits.maxBurstSize cannot be negative.")
-    _refuse_if(
-        limits.max_burst_size > _MAX_BURST, f"RateLimits.maxBurstSize must be less than or equal to {_MAX_BURST}."
-    )
-    check_retry(retry)
-    _refuse_if(
-        not 0.0 <= logging.sampling_ratio <= 1.0, "StackdriverLoggingConfig.samplingRatio must be between 0.0 and 1.0."
-    )
-    _check_lifetimes(queue)
+    limits = queue.rate_limits
+    for name, value, most in (
+        ("maxDispatchesPerSecond", limits.max_dispatches_per_second, _MAX_RATE),
+        ("maxConcurrentDispatches", limits.max_concurrent_dispatches, _MAX_CONCURRENT),
+        ("maxBurstSize", limits.max_burst_size, _MAX_BURST),
+    ):
+        _refuse_if(value < 0, f"RateLimits.{name} cannot be negative.")
+        # Not `value > most`, which is false for NaN.
+        _refuse_if(not value <= most, f"RateLimits.{name} must be less than or equal to {most}.")
+    check_retry(queue.retry_config)
+    ratio = queue.stackdriver_logging_config.sampling_ratio
+    _refuse_if(not 0.0 <= ratio <= 1.0, "StackdriverLoggingConfig.samplingRatio must be between 0.0 and 1.0.")
+    for field, low, high, text in (
+        ("task_ttl", 10 * DAY, 3650 * DAY, "Queue.taskTtl must be between [240h, 87600h]."),
+        ("tombstone_ttl", *_TOMBSTONE, "Queue.tombstoneTtl must be between [1h, 216h]."),
+    ):
+        value = getattr(queue, field)
+        check_duration(value, text.partition(" ")[0])
+        _refuse_if(queue.HasField(field) and not low <= duration(value) <= high, text)
     _check_target(queue.http_target)
 
 
@@ -331,19 +334,6 @@ def _check_target(target: Any) -> None:
         target.HasField("oidc_token") and not oidc.service_account_email,
         "HttpTarget.oidcToken needs a serviceAccountEmail.",
     )
-
-
-def _check_lifetimes(queue: Any) -> None:
-    check_duration(queue.task_ttl, "Queue.taskTtl")
-    check_duration(queue.tombstone_ttl, "Queue.tombstoneTtl")
-    if queue.HasField("task_ttl"):
-        _refuse_if(
-            not 10 * DAY <= duration(queue.task_ttl) <= 3650 * DAY, "Queue.taskTtl must be between [240h, 87600h]."
-        )
-    if queue.HasField("tombstone_ttl"):
-        _refuse_if(
-            not is_tombstone_ttl(duration(queue.tombstone_ttl)), "Queue.tombstoneTtl must be between [1h, 216h]."
-        )
 
 
 def _refuse_if(wrong: bool, text: str) -> None:  # noqa: FBT001 - the condition is clear at each call

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb._names import CODES
 from cloudtasks_nb.emulator.model.apis import google_rpc, well_known
 from cloudtasks_nb.errors import ServiceError
 
-__all__ = ["RefusedError", "help_link", "invalid_argument", "malformed_name", "not_found"]
+__all__ = [
+    "RefusedError",
+    "access_refused",
+    "error_info",
+    "help_link",
+    "invalid_argument",
+    "malformed_name",
+    "not_found",
+    "unknown_project",
+]
 
 
 class RefusedError(ServiceError):
@@ -53,6 +62,25 @@ def malformed_name() -> RefusedError:
 def not_found() -> RefusedError:
     """Return the error for a resource that does not exist."""
     return RefusedError("NOT_FOUND", "Requested entity was not found.")
+
+
+def unknown_project(service: str, project: str) -> RefusedError:
+    """Return the error for a project that does not exist, or that the caller may not know of."""
+    text = f"Permission denied on resource project {project}."
+    metadata = {"consumer": f"projects/{project}", "containerInfo": project, "service": service}
+    link = help_link("Google developers console", "https://console.developers.google.com")
+    return access_refused(text, "CONSUMER_INVALID", metadata, link)
+
+
+def access_refused(message: str, reason: str, metadata: Mapping[str, str], *more: Any) -> RefusedError:
+    """Return a ``PERMISSION_DENIED`` with its reason, its text in a language, and more details."""
+    localized = google_rpc.LocalizedMessage(locale="en-US", message=message)
+    return RefusedError("PERMISSION_DENIED", message, (error_info(reason, metadata), localized, *more))
+
+
+def error_info(reason: str, metadata: Mapping[str, str], domain: str = "googleapis.com") -> Any:
+    """Return a `google.rpc.ErrorInfo` detail."""
+    return google_rpc.ErrorInfo(reason=reason, domain=domain, metadata=metadata)
 
 
 def help_link(description: str, url: str) -> Any:

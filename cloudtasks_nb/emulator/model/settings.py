@@ -39,15 +39,15 @@ class Settings:
     https_ca: Path | None = None  #: further certificates to trust
     https_insecure: bool = False  #: do not check certificates
     no_batch: bool = False  #: batch calls are UNIMPLEMENTED
-    queues_on_demand: bool = False  #: CreateTask creates a missing queue
-    hard_reset_on_purge: bool = False  #: PurgeQueue also frees the names of tasks
+    create_queues_on_demand: bool = False  #: CreateTask creates a missing queue
+    hard_reset_on_purge_queue: bool = False  #: PurgeQueue also frees the names of tasks
     task_tombstone: int = HOUR  #: microseconds until the name of a finished task can be used again
     queue_tombstone: int = 3 * DAY  #: microseconds until the name of a deleted queue can be used again
     new_queue_delay: int = 0  #: microseconds for which a new queue is not found
     log_limit: int = 5_000_000  #: entries of the log that are kept; those of one batch call count as one
     log_delay: int = 0  #: microseconds between an operation and its log entry
     #: pairs of a share of the log entries and the microseconds for which that share cannot be read after its receipt
-    log_index_delay: tuple[tuple[float, int], ...] = ()
+    log_index_delays: tuple[tuple[float, int], ...] = ()
 
     @property
     def own_issuer(self) -> SplitResult | None:

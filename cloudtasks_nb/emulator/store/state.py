@@ -148,6 +148,11 @@ class QueueState:
         self.base = task_key(self.q, 0)
 
     @property
+    def state(self) -> str:
+        """``RUNNING``, ``PAUSED`` or ``DISABLED``."""
+        return str(beta.Queue.State.Name(self.message.state))
+
+    @property
     def dispatching(self) -> bool:
         """Whether the queue is neither paused nor disabled."""
         return bool(self.message.state == RUNNING)

@@ -15,7 +15,7 @@ from typing import Any
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import HOUR, LAST_INSTANT, SECOND, Clock
 from cloudtasks_nb.emulator.model.queues import QueueConfig
-from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, not_found
+from cloudtasks_nb.emulator.model.refusal import RefusedError, not_found
 from cloudtasks_nb.emulator.model.regions import REGIONS
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.model.tasks import NewTask, target_of
@@ -62,11 +62,13 @@ class Store:
         #: microseconds for which finished operations are kept: a call is repeated sooner, or its tasks' names are free
         self.operations_kept = min(max(settings.task_tombstone, _OPERATIONS_KEPT[0]), _OPERATIONS_KEPT[1])
         self.log = OperationsLog(
-            database, delay=settings.log_delay, index_delays=settings.log_index_delay, limit=settings.log_limit
+            database, delay=settings.log_delay, index_delays=settings.log_index_delays, limit=settings.log_limit
         )
         #: called with a line that the user should read
         self.report: Callable[[str], None] = lambda _: None
         self._locations = {*REGIONS}  # those that need no remark
+        #: called with the location of a new queue, if Cloud Tasks does not have it
+        self.unknown_location: Callable[[str], None] = self._remark_on
         #: called after tasks were purged: the sweep has something to delete
         self.purged: Callable[[], None] = lambda: None
         #: why the file cannot be written, or empty; until it can, no task is sent: its result would be lost
@@ -137,7 +139,7 @@ class Store:
         Raises
         ------
         RefusedError
-            If a queue has this name, or had it until recently; with ``--strict`` also if there is no such location.
+            If a queue has this name, or had it until recently.
         """
         name, now = message.name, self._clock.now()
         if name in self.contents.queues:
@@ -147,7 +149,8 @@ class Store:
                 "FAILED_PRECONDITION",
                 "The queue cannot be created because a queue with this name existed too recently.",
             )
-        self._check_location(name)
+        if (location := name.split("/")[3]) not in self._locations:
+            self.unknown_location(location)
         q = next(reversed(self.contents.names), 0) + 1
         config = QueueConfig.of(message, self._settings.task_tombstone)
         usable_at = now + self._settings.new_queue_delay
@@ -158,15 +161,7 @@ class Store:
         self._put_queue(queue)
         return queue
 
-    def _check_location(self, queue: str) -> None:
-        """Remark on a location that Cloud Tasks does not have; a strict emulator refuses it."""
-        location = queue.split("/")[3]
-        if location in self._locations:
-            return
-        if self._settings.strict:
-            raise invalid_argument(
-                f"Location '{location}' is not a valid location. Use ListLocations to list valid locations."
-            )
+    def _remark_on(self, location: str) -> None:
         self._locations.add(location)
         near = get_close_matches(location, REGIONS, 1)
         hint = f"did you mean {near[0]}?" if near else "--strict refuses them too"
@@ -205,7 +200,7 @@ class Store:
         """Delete all tasks that the queue has now."""
         now = self._clock.now()
         floor = queue.floor = queue.next_number - 1
-        if self._settings.hard_reset_on_purge:
+        if self._settings.hard_reset_on_purge_queue:
             queue.tombstones.clear()
             self.database.put(Statement.DELETE_TOMBSTONES, (queue.q,))
             for upto in {floor, *(upto for q, upto in self.contents.purged_ranges if q == queue.q)}:

@@ -57,6 +57,7 @@ class Adoption:
         self.watcher, self.clock = self.outcomes.watcher, self.outcomes.clock
         self.batch, self.queue = self.outcomes.batch, self.outcomes.queue
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
+        self.stale = False  #: rows have come from another home since the last reading
         self.known_later = False  #: of some tasks the log may tell later whether they were created
         self._scan: asyncio.Task[bool] | None = None  # looks for entries of the batch, while rows are sent already
         self._running, self._finishing = asyncio.Lock(), asyncio.Lock()
@@ -144,7 +145,7 @@ class Adoption:
         if not self.outbox.requests.waiting(self.batch):
             return None
         last = float(self.outbox.batches.settings(self.batch).get("read_elsewhere", 0.0))
-        fresh = 0 <= self.watcher.now() / _SECOND - last <= _FRESH
+        fresh = 0 <= self.watcher.now() / _SECOND - last <= _FRESH and not self.stale
         return None if fresh and not self.outbox.requests.repeats(self.batch) else last
 
     async def _adopt(self, last: float, will_retry: Callable[[CloudTasksError], None] | None) -> bool:
@@ -199,6 +200,7 @@ class Adoption:
             self.changed()
         await self._set("unseen", None)
         await self._set("read_elsewhere", started / _SECOND)
+        self.stale = False
 
     async def _awaited(self, scan: asyncio.Task[bool], since: int) -> bool:
         """Return whether a scan of the log is awaited: False if it is slow and rows may be sent before it ends.

@@ -23,7 +23,7 @@ from cloudtasks_nb.fanout.outbox.requests import CANCELLING, cancels_all
 from cloudtasks_nb.store.batches import put_cancel, read_cancel
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["ELSEWHERE", "Cancels", "cancelled_by"]
+__all__ = ["ELSEWHERE", "Cancels", "cancelled_by", "was_cancelled"]
 
 #: The part of the setting `CANCELLING` that says who has cancelled the batch in another home.
 ELSEWHERE = "elsewhere"
@@ -97,6 +97,11 @@ class Cancels:
             return {_KNOWN: told, CANCELLING: wish}, who
 
         return self._outbox.batches.decide(self._batch, decide)
+
+
+def was_cancelled(record: BatchRecord) -> bool:
+    """Return whether a cancel of a batch is known, of whatever home."""
+    return _KNOWN in record.settings
 
 
 def cancelled_by(record: BatchRecord) -> str | None:

@@ -24,7 +24,7 @@ class OpenRows:
         self._first = 0  # the ref of the first one
         self.ended = False  #: there was none at the last look
 
-    async def wait_to_be_sent(self, total: int) -> bool:
+    async def unsent(self, total: int) -> bool:
         """Look at them; return whether the first one is to be sent. A batch with `total` rows is not looked at."""
         if not isinstance(self._rows, Scope) or self._rows.rows == total:
             return True

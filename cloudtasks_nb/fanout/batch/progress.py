@@ -32,6 +32,24 @@ PENDING = ("scheduled", "ready", "running", "retrying")
 class Status:
     """How a batch is, in one word and one sentence. What is not known is None.
 
+    While a row has not ended, the state is the first of these words that fits:
+
+    - ``stopped``: nothing can go on. Nothing answers, no handler listens, or rows are unsent and no process sends them.
+    - ``cancelling``: a cancel is wished, and tasks are left to delete.
+    - ``held``: a canary or ``pause_at`` holds rows back, or another home may have sent them; ``batch.resume()`` sends
+      them.
+    - ``paused``: the queue is paused.
+    - ``failing``: an attempt failed in the last minute.
+    - ``running``: none of these. The reason may be a schedule, the queue's limit, or that nobody watches.
+
+    When every row has ended, it is the first of these:
+
+    - ``failed``: a row has failed.
+    - ``unknown``: a row is ``gone``: nobody can tell how it ended.
+    - ``cancelled``: a row was cancelled.
+    - ``rejected``: a row was never sent, because it is wrong.
+    - ``succeeded``: all rows have succeeded, or there are none.
+
     Examples
     --------
     >>> batch.status()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
-from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, Cancels
+from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, Cancels, was_cancelled
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
@@ -27,6 +27,7 @@ __all__ = ["Reading"]
 
 _WORK = "reading what others did with"
 _FEW = 1_000  # tasks of a queue that is listed to see which of them others have just made
+_SILENCE = 30.0  # seconds before the next look into a log that did not answer
 _PAUSE = 5.0  # seconds between two looks into a log whose entries come late anyway
 
 
@@ -52,6 +53,7 @@ class Reading:
         self._problems: list[str] = []  # why something could not be read the last time
         self._new = False  # no row was sent when the batch was opened
         self._since = 0  # from when on the log may have what this home has not read, of the service
+        self._silent = 0.0, ""  # until when nothing is asked that does not answer, and what it is
         self._looked = 0.0  # when it was looked into the log last
 
     async def load(self, read_until: dt.datetime | None) -> None:
@@ -148,6 +150,9 @@ class Reading:
         """Read the log of a batch that is not watched; return whether it may have something new."""
         outcomes, queue = self.outcomes, self.outcomes.queue
         log, now = outcomes.witnesses.log, asyncio.get_running_loop().time()
+        if now < self._silent[0]:
+            self._problems.append(self._silent[1])
+            return False
         if self._done and now - self._looked < _PAUSE and not await outcomes.watcher.log_is_immediate():
             return False
         self._looked = now
@@ -190,6 +195,9 @@ class Reading:
         if self.cancels.shared:
             await self.turn()  # the sending may have taken it up
             await self._until(lambda: ELSEWHERE not in self.record().settings.get(CANCELLING, {}))
+        if was_cancelled(record := self.record()) and record.counts[State.GONE]:  # rows that came later
+            await self.outbox.run(self.outbox.deletions(self.batch).leave, deleted=True)
+            await self.turn()
 
     async def _try(self, what: str, read: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -200,3 +208,5 @@ class Reading:
             pass  # it never could be read, as a note says
         except CloudTasksError as error:
             self._problems.append(f"the {what} could not be read: {error.message}")
+            if isinstance(error, EndpointError):
+                self._silent = asyncio.get_running_loop().time() + _SILENCE, self._problems[-1]

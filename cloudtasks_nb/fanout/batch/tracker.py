@@ -235,6 +235,7 @@ class Tracker:
         self._required = self._changes
         await self._turn()
         if adopting and not sending and self._waits_to_be_sent():
+            self._adoption.stale = True
             self._reading.begin()
             self._publish()
 
@@ -294,8 +295,7 @@ class Tracker:
         opened = OpenRows(self.outbox, rows)
 
         async def check() -> None:
-            waits = await opened.wait_to_be_sent(self.record.total)
-            if not waits or self.sending or CANCELLING in self.record.settings:
+            if not await opened.unsent(self.record.total) or self.sending or CANCELLING in self.record.settings:
                 return
             if self.gate.held:
                 reason = self.gate.reason(causes_text(self._stored["causes"], 1, "{}"))

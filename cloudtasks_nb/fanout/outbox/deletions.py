@@ -80,19 +80,21 @@ class DeletionQueue(Repository):
         )
 
     @transaction
-    def leave(self, connection: sqlite3.Connection) -> None:
-        """Leave the deletion to another home: rows whose tasks leave the queue, or have left it so, are cancelled."""
+    def leave(self, connection: sqlite3.Connection, *, deleted: bool = False) -> None:
+        """Leave the deletion to another home: rows whose tasks leave the queue, or have left it so, are cancelled.
+
+        With `deleted` only those whose tasks were deleted.
+        """
         num = number_of(connection, self._batch)
-        states = as_json((State.SENT, State.GONE))
-        refs = f"ref IN (SELECT ref FROM {ROWS} AND state IN (SELECT value FROM json_each(?)))"
-        values = (0, ALL, num, states)
-        # By all of the batch, because a row that changes is selected no more.
-        with counted(connection, f"ref IN (SELECT ref FROM {ROWS})", 0, ALL, num):
-            connection.execute(f"UPDATE rows SET deleting = try WHERE {refs}", values)
+        rows, values = f"ref IN (SELECT ref FROM {ROWS})", (0, ALL, num)
+        with counted(connection, rows, *values):
             connection.execute(
-                "UPDATE rows SET state = ?, reason = NULL WHERE state = ? AND deleting = try AND "
-                f"ref IN (SELECT ref FROM {ROWS})",
-                (State.CANCELLED, State.GONE, 0, ALL, num),
+                f"UPDATE rows SET deleting = try WHERE {rows} AND (state = ? AND fact = ? OR ? AND state IN (?, ?))",
+                (*values, State.GONE, Fact.DELETED, not deleted, State.SENT, State.GONE),
+            )
+            connection.execute(
+                f"UPDATE rows SET state = ?, reason = NULL WHERE {rows} AND state = ? AND deleting = try",
+                (State.CANCELLED, *values, State.GONE),
             )
         touch(connection, num)
 

@@ -87,7 +87,7 @@ def test_a_bad_file_changes_nothing(start_emulator: StartEmulator, tmp_path: Pat
     emulator = start_emulator("--config", str(file))
     changed = {"name": QUEUE, "rateLimits": {"maxDispatchesPerSecond": 7}}
     write(file, changed, {"name": "x"})
-    assert f"nothing was changed, because {file}: queues[1]: " in reload(emulator, "is not a queue name")
+    assert f"nothing was changed, because {file}:1: queues[1]: " in reload(emulator, "is not a queue name")
     file.unlink()
     assert "cannot be read" in reload(emulator, "nothing was changed")
     assert emulator.client.get_queue(name=QUEUE).rate_limits.max_dispatches_per_second == 500

@@ -10,7 +10,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import PreconditionError
+from cloudtasks_nb.errors import EndpointError, PreconditionError
 from cloudtasks_nb.fanout.batch import live
 from tests.integration.conftest import Emulator, Target
 from tests.integration.fanout.conftest import Connect, Serve, reached, sent
@@ -173,7 +173,7 @@ def test_a_cancel_is_known_everywhere(
     theirs = cell(bob, handler, canary=15)
     reached(theirs, lambda progress: progress.pending == 15)
     mine.cancel().wait("60s")
-    assert reached(theirs, lambda progress: progress.finished).cancelled == 20
+    assert reached(theirs, lambda progress: progress.cancelled == 20).finished
     assert states(theirs.tasks()) == {"cancelled": 20}
     assert f"batch {theirs.id} was cancelled by " in capsys.readouterr().out
     late = connect("cleo").batch("march")
@@ -182,6 +182,17 @@ def test_a_cancel_is_known_everywhere(
     ada.queue("reports").resume()
     emulator.drained(queue.name)
     assert double.calls == []
+
+
+def test_rows_that_come_after_a_cancel_are_cancelled_too(connect: Connect, handler: ct.Handler) -> None:
+    """A home that knows of the cancel brings those rows here when it opens the batch again."""
+    ada, bob = connect("ada"), connect("bob")
+    ada.queue("reports", create=True, max_attempts=1).pause()
+    sent(cell(ada, handler, ROWS.head(15)))
+    theirs = bob.batch("march")
+    sent(cell(ada, handler)).cancel().wait("60s")
+    assert reached(theirs, lambda progress: progress.cancelled == 15).finished
+    assert states(bob.batch("march").tasks()) == {"cancelled": 20}
 
 
 def test_what_is_sent_after_a_cancel_is_not_cancelled(connect: Connect, handler: ct.Handler) -> None:
@@ -259,6 +270,25 @@ def test_a_dry_run_says_that_it_is_not_compared(
     for home, said in (("ada", False), ("bob", True)):
         cell(connect(home), handler, dry_run=True)
         assert (line in capsys.readouterr().out) is said
+
+
+def test_a_service_that_does_not_answer_is_asked_once(
+    connect: Connect, handler: ct.Handler, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each method says what is not read, and does not wait for it again."""
+    tasks, asked = connect("ada"), list[object]()
+    batch = cell(tasks, handler)
+    batch.wait("60s")
+
+    async def silent(*of: object) -> bool:
+        asked.append(of)
+        raise EndpointError("nothing answers")
+
+    monkeypatch.setattr(tasks._connection.watcher, "is_logged", silent)
+    capsys.readouterr()
+    assert states(batch.tasks()) == states(batch.results()) == SHOWN
+    line = f"batch {batch.id} is not read yet: the log could not be read: nothing answers\n"
+    assert (capsys.readouterr().out, len(asked)) == (2 * line, 1)
 
 
 async def _set(event: asyncio.Event) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator.access.state import GoogleState
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.rpcs import all_calls
+from cloudtasks_nb.emulator.frontends.parts import Parts
 from cloudtasks_nb.emulator.model.apis import beta, call_messages, v2
 from cloudtasks_nb.emulator.model.clock import Clock
 from cloudtasks_nb.emulator.model.queues import configured
@@ -23,6 +23,7 @@ from cloudtasks_nb.emulator.server import build_engine
 from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
+from cloudtasks_nb.emulator.strict.state import GoogleState
 
 #: 2026-01-02 03:04:05.678901 UTC in microseconds since 1970.
 NOW = 1_767_323_045_678_901
@@ -123,7 +124,7 @@ class Service:
     """All calls of an engine without a network."""
 
     engine: Engine
-    calls: dict[str, Callable[[bytes], Coroutine[Any, Any, bytes]]] = field(init=False)
+    calls: dict[str, Callable[[Any], Coroutine[Any, Any, bytes]]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.calls = dict(all_calls(self.engine))  # type: ignore[arg-type]  # every call is a coroutine function
@@ -132,7 +133,7 @@ class Service:
         """Call a method by its name, a short one of Cloud Tasks or a full one, with the fields of its request."""
         full = method if method.startswith("/") else f"/google.cloud.tasks.{api}.CloudTasks/{method}"
         request, response = call_messages(full)
-        return response.FromString(await self.calls[full](request(**fields).SerializeToString()))
+        return response.FromString(await self.calls[full](request(**fields)))
 
     async def refused(self, method: str, /, **fields: Any) -> tuple[str | None, str]:
         """Return code and text with which a call is refused; the parameters are those of `call`."""
@@ -181,7 +182,8 @@ def service(
     settings, stack = getattr(request, "param", {}), AsyncExitStack()
 
     async def start() -> Service:
-        return Service(engine=build_engine(make_store(**settings), clock, Settings(**settings), tmp_path, stack))
+        parts = Parts(Settings(**settings), tmp_path, make_store(**settings))
+        return Service(engine=build_engine(parts, clock, stack))
 
     yield runner.run(start())
     runner.run(stack.aclose())

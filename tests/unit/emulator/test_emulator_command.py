@@ -134,9 +134,9 @@ LOCAL = {"host": "localhost", "port": 8000}
 PUBLISHED = [
     (f"-host localhost -port 8000 -queue {FIRST} -queue {ANOTHER}", {**LOCAL, "queues": (FIRST, ANOTHER)}),
     (f"-host=0.0.0.0 -port=8123 -queue={FIRST}", {"host": "0.0.0.0", "queues": (FIRST,)}),  # noqa: S104
-    ("-hard-reset-on-purge-queue -port 1", {"hard_reset_on_purge": True, "port": 1}),
+    ("-hard-reset-on-purge-queue -port 1", {"hard_reset_on_purge_queue": True, "port": 1}),
     ("-hard-reset-on-purge-queue=false", {}),
-    ("-hard-reset-on-purge-queue=T -insecure-skip-tls-verify=f", {"hard_reset_on_purge": True}),
+    ("-hard-reset-on-purge-queue=T -insecure-skip-tls-verify=f", {"hard_reset_on_purge_queue": True}),
     ("-host [::1] -port 8000", {"host": "::1", "port": 8000}),
     ("-app-engine-emulator-host http://localhost:8080", {"app_engine_host": "http://localhost:8080"}),
 ]

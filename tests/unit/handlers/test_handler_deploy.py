@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cloudtasks_nb import __version__
 from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, HandlerError
 from cloudtasks_nb.fanout.plan.costs import CALLS
 from cloudtasks_nb.handlers import gcloud as commands
@@ -78,7 +79,7 @@ def test_the_folder_of_a_service(capsys: pytest.CaptureFixture[str]) -> None:
     """It has the source, the requirements, the command to start and this package; the commands are printed."""
     service = deploy(report)
     assert {path.name for path in service.folder.iterdir()} == {
-        *("main.py", "requirements.txt", "Procfile", ".python-version", "cloudtasks_nb-0.1.0-py3-none-any.whl")
+        *("main.py", "requirements.txt", "Procfile", ".python-version", f"cloudtasks_nb-{__version__}-py3-none-any.whl")
     }
     assert (service.name, service.service_account) == ("report", CALLER)
     assert service.audience == "https://report.europe-west1.my-project.internal"

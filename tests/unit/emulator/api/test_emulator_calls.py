@@ -34,7 +34,7 @@ async def test_malformed_names(service: Service, method: str, field: str, name: 
     assert await service.refused(method, **{field: name}) == MALFORMED
 
 
-@with_settings("service", queues_on_demand=True)
+@with_settings("service", create_queues_on_demand=True)
 @cases(
     ("CreateTask", "v2", {"parent": QUEUE}),
     ("CreateTask", "v2", {"parent": "x"}),
@@ -43,12 +43,12 @@ async def test_malformed_names(service: Service, method: str, field: str, name: 
     ("BatchCreateTasks", "v2", {"parent": QUEUE, "requests": [{}] * 101}),
 )
 async def test_no_queue_for_a_refused_call(service: Service, method: str, api: str, fields: dict[str, Any]) -> None:
-    """A refused call creates no queue, even with `queues_on_demand`."""
+    """A refused call creates no queue, even with `create_queues_on_demand`."""
     code, _ = await service.refused(method, api=api, **fields)
     assert (code, service.engine.store.contents.queues) == ("INVALID_ARGUMENT", {})
 
 
-@with_settings("service", queues_on_demand=True, new_queue_delay=SECOND)
+@with_settings("service", create_queues_on_demand=True, new_queue_delay=SECOND)
 async def test_a_queue_on_demand_is_usable_at_once(service: Service) -> None:
     """The task that makes a queue gets into it, even where new queues are not known for a while."""
     assert (await service.create_task("a")).name == f"{QUEUE}/tasks/a"
@@ -72,7 +72,7 @@ async def test_a_run_by_hand_waits_for_a_reset(service: Service) -> None:
 
 async def test_one_replacement_after_the_other(service: Service, tmp_path: Path) -> None:
     """Two resets at once run one after the other, and nothing is sent during either."""
-    admin, dispatcher, held = Admin(service.engine, tmp_path), service.engine.dispatcher, []
+    admin, dispatcher, held = Admin(service.engine, tmp_path, lambda: None), service.engine.dispatcher, []
     await service.create_queue()
     await service.create_task("a")
     dispatcher.run_now(service.engine.store.queue(QUEUE), "a")
@@ -133,7 +133,7 @@ def test_faults_are_counted() -> None:
     assert [fault.method if fault else None for fault in struck] == ["A", "A", "*", "*"]
     faults.clear()
     assert faults.take("A") is None
-    assert not faults.leaves_unfinished("A")
+    assert faults.take("A", unfinished=True) is None
 
 
 @cases(

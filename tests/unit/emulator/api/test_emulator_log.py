@@ -40,7 +40,7 @@ def read(store: Store, clock: Clock, text: str = "", **request: Any) -> tuple[li
     """Read a page of entries as JSON, with the token of the next."""
     message = logs.ListLogEntriesRequest(**{"resource_names": ["projects/p"], "filter": text, **request})
     engine: Any = SimpleNamespace(store=store, clock=clock)
-    wire = asyncio.run(LogCalls(engine).list_log_entries(message.SerializeToString()))
+    wire = asyncio.run(LogCalls(engine).list_log_entries(message))
     page = logs.ListLogEntriesResponse.FromString(wire)
     return [json_format.MessageToDict(entry) for entry in page.entries], page.next_page_token
 
@@ -246,7 +246,7 @@ def test_late_entries(make_store: MakeStore, clock: Clock) -> None:
 
 def test_entries_that_are_indexed_late(make_store: MakeStore, clock: Clock) -> None:
     """A share of the entries is received at once and can be read only later; the choice is stable."""
-    store = make_store(log_index_delay=((0.3, 45 * SECOND), (0.2, 600 * SECOND)))
+    store = make_store(log_index_delays=((0.3, 45 * SECOND), (0.2, 600 * SECOND)))
     queue = logged_queue(store)
     for start in range(0, 1000, 100):
         store.add_all(queue, {n: new_task(f"t{n}") for n in range(start, start + 100)}, NOW)

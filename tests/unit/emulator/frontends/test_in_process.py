@@ -21,10 +21,10 @@ from cloudtasks_nb.emulator import server as server_module
 from cloudtasks_nb.emulator.api import replies
 from cloudtasks_nb.emulator.frontends import http as http_module
 from cloudtasks_nb.emulator.frontends.http import host_and_port
-from cloudtasks_nb.emulator.frontends.metadata import MetadataServer
 from cloudtasks_nb.emulator.model.apis import v2
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.database import TaskDatabase
+from cloudtasks_nb.emulator.strict.metadata import MetadataServer
 from cloudtasks_nb.errors import EmulatorError, InvalidInputError, PortInUseError
 from tests.cases import cases
 from tests.unit.emulator.conftest import QUEUE
@@ -190,12 +190,13 @@ async def test_the_metadata_server_ends() -> None:
 async def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch, port: int, next_one: int) -> None:
     """With a chosen gRPC port the HTTP port is the one after it, and after the last one any."""
 
-    async def listen(_: str, asked: int, __: object) -> int:
+    async def listen(_: str, asked: int) -> int:
         return asked
 
     monkeypatch.setattr(server_module, "grpc_server", lambda *_: (None, port or 40_000))
     web: Any = SimpleNamespace(listen=listen)
-    bound = await server_module._bind_two_ports(Settings(port=port), web, None, AsyncExitStack())
+    parts: Any = SimpleNamespace(settings=Settings(port=port), credentials=None, interceptors=())
+    bound = await server_module._bind_two_ports(parts, web, AsyncExitStack())
     assert bound == (None, port or 40_000, next_one)
 
 

@@ -17,7 +17,7 @@ from tests.test_environment import pins
 #: The distributions that the descriptor set is made of.
 MADE_OF = (
     *("google-cloud-tasks", "google-cloud-logging", "googleapis-common-protos", "grpc-google-iam-v1"),
-    *("grpcio-health-checking", "proto-plus", "protobuf"),
+    *("grpcio-health-checking", "grpcio-reflection", "proto-plus", "protobuf"),
 )
 #: The packages of protobuf whose messages the emulator reads and writes.
 READ = ("google.cloud.", "google.logging.", "google.longrunning", "google.iam.", "google.rpc")

@@ -34,7 +34,9 @@ def test_what_a_file_says(tmp_path: Path, suffix: str) -> None:
     queue: dict[str, Any] = {"name": QUEUE, "rateLimits": limits, "retryConfig": None, "state": "DISABLED"}
     queue["appEngineRoutingOverride"] = {"service": "s"}
     document = {"port": 5, "strict": None, "queues": [queue]}
-    found = read(tmp_path / f"c.{suffix}", json.dumps(document) if suffix == "json" else yaml.safe_dump(document))
+    found = read(
+        tmp_path / f"c.{suffix}", json.dumps(document, indent="\t") if suffix == "json" else yaml.safe_dump(document)
+    )
     assert found.options == {"port": 5}
     message = found.queues[0]
     assert (message.rate_limits.max_burst_size, message.rate_limits.max_dispatches_per_second) == (5, 0.5)
@@ -99,12 +101,12 @@ def test_mistakes(tmp_path: Path, text: str, error: str, hint: str | None) -> No
 
 
 @cases(
-    ('{"queues": [\n}', ":2: this is not JSON: Expecting value"),
-    ('{"port": 1, "port": 2}', ": the key port is given twice"),
-    (json.dumps({"queues": [{"name": QUEUE, "state": "X"}]}), ': queues[0].state: "X" is not one of '),
+    ('{"queues": [\n}', ":2: expected the node content, but found '}'"),
+    ('{"port": 1, "port": 2}', ":1: the key port is given twice"),
+    (json.dumps({"queues": [{"name": QUEUE, "state": "X"}]}, indent=1), ':5: queues[0].state: "X" is not one of '),
 )
 def test_mistakes_in_json(tmp_path: Path, text: str, error: str) -> None:
-    """In JSON an error names the file and the key; a mistake of JSON itself has its line."""
+    """In JSON an error names the file, the line and the key too."""
     with pytest.raises(InvalidInputError) as caught:
         read(tmp_path / "c.json", text)
     assert caught.value.message.startswith(f"{tmp_path / 'c.json'}{error}")

@@ -25,6 +25,7 @@ from cloudtasks_nb.emulator.store.oplog import LogSubject
 from cloudtasks_nb.emulator.store.state import Claim, QueueState
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
+from cloudtasks_nb.emulator.strict.parts import StrictParts
 from cloudtasks_nb.errors import EmulatorError
 from tests.cases import cases
 from tests.unit.emulator.conftest import LOG_ALL, NOW, QUEUE, MakeStore, commit, new_queue, new_task, put, refused
@@ -219,7 +220,7 @@ def test_a_deleted_queue_takes_its_tasks_along(make_store: MakeStore) -> None:
 @pytest.mark.parametrize("under_way", [False, True])
 def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock: Clock, *, under_way: bool) -> None:
     """Tasks that are purged before they are committed stay purged, even with a sweep in between."""
-    store = make_store(hard_reset_on_purge=True)
+    store = make_store(hard_reset_on_purge_queue=True)
     queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
     if under_way:
@@ -382,15 +383,16 @@ def test_refusals_have_the_keys_of_their_tasks(store: Store, queue: QueueState, 
 
 
 @cases(("us-central-1", "did you mean us-central1?"), ("here", "--strict refuses them too"))
-def test_a_location_that_does_not_exist(make_store: MakeStore, location: str, hint: str) -> None:
-    """A queue there is made with a remark, one for each location; a strict store refuses it as Cloud Tasks does."""
+def test_a_location_that_does_not_exist(make_store: MakeStore, tmp_path: Path, location: str, hint: str) -> None:
+    """A queue there is made with a remark, one for each location; a strict emulator refuses it as Cloud Tasks does."""
     store, lines = make_store(), list[str]()
     store.report = lines.append
     for name in (QUEUE, *(f"projects/p/locations/{location}/queues/{queue}" for queue in "qr")):
         new_queue(store, name)
     assert lines == [f"Cloud Tasks has no location {location}, and refuses queues there: {hint}"]
     with refused(text=f"^Location '{location}' is not a valid location[.] Use ListLocations"):
-        new_queue(make_store(file="strict", strict=True), f"projects/p/locations/{location}/queues/q")
+        store = StrictParts(Settings(), tmp_path, make_store(file="strict")).store
+        new_queue(store, f"projects/p/locations/{location}/queues/q")
 
 
 def test_the_policy_of_a_deleted_queue_goes(store: Store) -> None:

@@ -170,6 +170,7 @@ def test_a_script_keeps_the_counts(
     """The bar disappears, so the counts are printed; a prompt shows what `wait` returns."""
     tracker: Any = FakeTracker()
     tracker.finish(tracker.at(10))
+    monkeypatch.delattr(sys, "ps1", raising=False)  # IPython, which other tests load, has one
     if prompt:
         monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     assert live_module.wait(tracker, tracker.bundle, None) == tracker.at(10)

@@ -187,8 +187,8 @@ def test_a_plan_computes_nothing_for_its_simulation() -> None:
     assert _priced(10**15).sendable == 10**15
 
 
-def test_the_table_of_the_readme() -> None:
-    """The first million of a month, and a further one, have the prices that the README's table shows."""
+def test_the_table_of_the_site() -> None:
+    """The first million of a month, and a further one, have the prices that the table of the site shows."""
     names = ["operations", "queue log", "request log", "writing results", "reading results", "price"]
     table: dict[str, list[str]] = {name: [] for name in names}
     for words in ({}, {"ratio": 0, "stored": True}, {"stored": True}):
@@ -196,7 +196,7 @@ def test_the_table_of_the_readme() -> None:
         first, used, more = ({"price": plan.price, **plan.prices} for plan in plans)
         for name in names:
             table[name].append(f"{first[name]:.2f}, then {more[name] - used[name]:.2f}" if name in first else "")
-    text = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[4] / "docs/explanation/costs.md").read_text(encoding="utf-8")
     shown = re.findall(r"^\| `(?:plan\.)?([a-z ]+)`[^|]*\|(.*)\|$", text, flags=re.MULTILINE)
     assert {name: [cell.strip() for cell in cells.split("|")] for name, cells in shown if name in table} == table
     assert [_priced(millions * 1_000_000).prices["request log"] > 0 for millions in (14, 15)] == [False, True]
