@@ -61,7 +61,7 @@ class BatchDetails(widgets.VBox):
         self.detail = TaskDetails(panel)  #: the task of the open row, its request and its attempts
         self._calendar_box = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
         tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
-        panel.at_close(self._stop_listening)
+        panel.owner.at_close(self._stop_listening)
         super().__init__(
             [self.bar, *tools, self.failures, self._calendar_box, self.run, self.rows, self.story, self.detail]
         )
@@ -117,8 +117,6 @@ class BatchDetails(widgets.VBox):
             rows_after = self.rows.draw(self._part(), self.view.changed(), progress=progress)
             self._panel.footer.batch = "" if report.progress.finished else report.batch
             self.actions.show()
-        if report.progress.at is not None:
-            self._panel.footer.at = report.progress.at.timestamp()
         return min(filter(None, (causes_after, run_after, rows_after)), default=0.0)
 
     def static_html(self) -> str:

@@ -23,7 +23,8 @@ from cloudtasks_nb.fanout.batch.row_query import STATES, Keep, RowQuery, RowRead
 from cloudtasks_nb.fanout.batch.stored_results import Answers
 from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.panels.cards.task import last_errors
-from cloudtasks_nb.panels.panel import WIDE, Panel, close_all
+from cloudtasks_nb.panels.owner import Owner
+from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 from cloudtasks_nb.panels.widgets.table import Table
@@ -120,6 +121,7 @@ class BatchRows(widgets.VBox):
         self._pager = panel.row(self.earlier, self.later)
         self._tools = panel.row(self.text, *tools)
         self.table: Table | None = None
+        self._table_owner: Owner | None = None
         self._reset(None)
         super().__init__([self._heading, self.states, self._tools, self._pager])
         self.add_class("ctn-rows")
@@ -324,14 +326,15 @@ class BatchRows(widgets.VBox):
         return frame.assign(**{name: joined.frame[name] for name in names}), names[:_RESULT_COLUMNS], note
 
     def _make(self, columns: list[Column]) -> None:
-        old = self.table
-        self._columns = columns
-        self.table = self._panel.attach(Table(columns, key=_KEY, page_size=20, label="rows", empty="No rows"))
+        old = self._table_owner
+        self._columns, self._table_owner = columns, self._panel.owner.part()
+        with self._table_owner.making():
+            self.table = self._panel.attach(Table(columns, key=_KEY, page_size=20, label="rows", empty="No rows"))
         self.table.on_select = lambda _: self._panel.guarded(self._selected)
         self.table.on_show = lambda key: self._panel.guarded(self._shown, key)
         self.children = [self._heading, self.states, self._tools, self.table, self._pager]
         if old is not None:
-            close_all(old)
+            old.close()
 
 
 def _words(shown: ShownRows, frame: pd.DataFrame, total: int, causes: Mapping[str, Cause]) -> str:

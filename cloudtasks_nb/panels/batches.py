@@ -170,13 +170,24 @@ class BatchPanel(Panel):
     def __init__(self, context: PanelContext, batch: Batch) -> None:
         super().__init__(context, f"Batch {batch.id} on {batch.queue}", queue=batch.queue)
         self.view = BatchDetails(self)
+        self.view.bar.observe(lambda _: self.guarded(self._check_ended), "value")
         self.fill(self.prompt, self.view)
         self.notify("", line=f"batch = tasks.batch({quoted(batch.id)})")
         self.view.show(batch)
 
+    def watched_queues(self) -> Mapping[QueueName, int | None]:
+        """Return the queue of a batch that has not ended: the age of what is shown is that of the newest answer."""
+        ended = self.view.batch is None or self.view.batch.progress().finished
+        return {} if ended else {self.context.name(self.queue or ""): None}
+
     def became_visible(self) -> None:
         """Show what has changed while the panel was not visible."""
         self.view.schedule_draw()
+
+    def read_at(self) -> float:
+        """Return when the service told how the batch is."""
+        at = None if self.view.batch is None else self.view.batch.progress().at
+        return at.timestamp() if at else 0.0
 
     def refresh(self) -> None:
         """Show the batch as it is now."""
@@ -185,3 +196,9 @@ class BatchPanel(Panel):
     def static_html(self) -> str:
         """Return the batch."""
         return self.view.static_html()
+
+    def _check_ended(self) -> None:
+        """Show no age of a batch that has ended: nothing is to be seen of it any more. One may also begin anew."""
+        self.resubscribe()
+        if not self.watched_queues():
+            self.footer.at = 0.0

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
@@ -24,7 +23,7 @@ from cloudtasks_nb.panels.cards.queue import queue_card
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.limits import LimitsForm
 from cloudtasks_nb.panels.forms.notebook import quoted
-from cloudtasks_nb.panels.panel import WIDE, Panel, answer_at_once, close_all
+from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.queue_choice import MANY
@@ -134,16 +133,11 @@ class QueuesPanel(Panel):
         self.save = self.button("Save limits", self._save, changes=True, quick=True, style="primary")
         self.cancel = self.button("Cancel", self._close_form, changes=True, quick=True)
         self._editing = [self._form_title, self.form, self.row(self.save, self.cancel)]
-        for part in self._editing:
-            answer_at_once(part)
-            self.at_close(partial(close_all, part))  # it is not always laid out
 
     def _fill(self) -> None:
         self._close_form()
         buttons = [] if self.context.read_only else [self.target, self.pause, self.resume, self.edit, self.purge]
         editor = [] if self.context.read_only else [self.editor]
-        for part in (self.target, self.editor):  # which a read-only panel does not lay out
-            self.at_close(partial(close_all, part))
         self.fill(self.row(*buttons, self.find), *editor, self.prompt, self.table, self.card)
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
@@ -287,7 +281,8 @@ class QueuesPanel(Panel):
     def _edit(self) -> None:
         name = self._one()
         if not self._editing:
-            self._make_form()
+            with self.owner.making():
+                self._make_form()
         self._edited = name
         self.form.show(self._values[name])
         self._form_title.value = section_html(f"Limits of {name}", "")

@@ -17,7 +17,8 @@ from cloudtasks_nb.panels import BatchesPanel, BatchPanel, Dashboard, batch_rows
 from cloudtasks_nb.panels.cards import task
 from tests.cases import cases
 from tests.unit.display.test_charts import parsed
-from tests.unit.panels.conftest import Harness, asked, click, confirm, look_at, show, wait_for
+from tests.unit.panels.conftest import NOW as AT
+from tests.unit.panels.conftest import Harness, asked, click, confirm, look_at, show, snapshot, wait_for
 
 ROWS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA"], "note": ["<b>", "x", "y"]})
 
@@ -266,6 +267,25 @@ def test_rows_that_took_long_to_read_are_not_read_at_each_change(
     assert table.total == 1
     panel.view.show(grown)
     assert table.total == 2
+
+
+def test_a_batch_has_no_age_once_it_has_ended(harness: Harness, panel: BatchesPanel) -> None:
+    """Its panel watches the queue until then; in the list the age is that of the list, whatever batch is open."""
+    batch = fan_out(harness)
+    alone = own(batch)
+    harness.publish("reports")
+    assert alone.footer.at == AT / 1e6
+    with wait_for(alone.footer, "at", lambda at: at == 0.0):
+        harness.finish(batch)
+    panel.refresh()
+    look_at(panel.table, batch.id)
+    panel.settle()
+    assert panel.footer.at == AT / 1e6
+    harness.watcher.publish(replace(snapshot("reports"), at=AT + 60_000_000))
+    panel.settle()
+    panel.refresh()
+    assert (alone.footer.at, panel.footer.at) == (0.0, AT / 1e6 + 60)
+    assert alone.read_at() > 0
 
 
 def test_closing_leaves_the_batch(harness: Harness) -> None:
