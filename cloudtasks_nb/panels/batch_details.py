@@ -6,7 +6,7 @@ import asyncio
 import html
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
 
@@ -50,6 +50,7 @@ class BatchDetails(widgets.VBox):
         self._scheduled = False
         self._calendar_data: Calendar | None = None  # what the widget `calendar` shows
         self._draw_seconds = 0.0
+        self.on_change: Callable[[], object] = lambda: None  #: called when a verb of the panel has changed the batch
         self.actions = BatchActions(panel, self)
         self.bar = widgets.HTML()
         self.failures = BatchFailures(panel, self._cause_picked, self.actions.ask_retry_cause)
@@ -93,6 +94,17 @@ class BatchDetails(widgets.VBox):
         """Show the rows in a state."""
         self.rows.choose(RowQuery(state=state))
         self.draw(summary=False)
+
+    def follow(self, refs: Sequence[int]) -> None:
+        """Keep rows in sight that were sent again, whatever their state is then."""
+        self._close_row()
+        self.failures.pick(None)
+        self.rows.follow(refs)
+
+    def changed(self) -> None:
+        """Show the batch, and the list that it stands in, as a verb has left it."""
+        self.draw()
+        self.on_change()
 
     def schedule_draw(self) -> None:
         """Draw soon."""
@@ -167,7 +179,7 @@ class BatchDetails(widgets.VBox):
         )
 
     def _periods_selected(self) -> None:
-        self.rows.clear()
+        self.rows.release()
         self.actions.show()
         self._panel.spawn(asyncio.to_thread(self.draw))
 

@@ -61,6 +61,7 @@ class BatchesPanel(Panel):
         self.table.on_show = lambda key: self.guarded(self._choose, key)
         self.table.on_press = lambda pressed: self.guarded(self._choose, *pressed)
         self.view = BatchDetails(self)
+        self.view.on_change = self._reread_soon
         self.notify("", line="tasks.batches()")
         self.fill(self.row(self.scope, self.totals), self.table, self.prompt, self.view)
         self._offer_queue(0 if everywhere else 1)
@@ -72,15 +73,12 @@ class BatchesPanel(Panel):
 
     def apply(self, snapshot: Snapshot) -> None:  # noqa: ARG002 - any snapshot means that batches may have changed
         """Read the list again."""
-        self._stale = True
-        if not self._reading:
-            self._reading = True
-            self.spawn(self._reread())
+        self._reread_soon()
 
     def became_visible(self) -> None:
         """Show what has changed while the panel was not visible."""
         self.view.schedule_draw()
-        self.apply(None)  # type: ignore[arg-type]  # only the moment counts
+        self._reread_soon()
 
     def queue_changed(self) -> None:
         """Offer the batches of another queue."""
@@ -98,6 +96,12 @@ class BatchesPanel(Panel):
     def static_html(self) -> str:
         """Return the list, and the chosen batch."""
         return self.totals.value + self.table.html() + self.view.static_html()
+
+    def _reread_soon(self) -> None:
+        self._stale = True
+        if not self._reading:
+            self._reading = True
+            self.spawn(self._reread())
 
     async def _reread(self) -> None:
         try:

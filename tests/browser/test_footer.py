@@ -77,7 +77,9 @@ def test_the_title_tells_the_end_of_a_batch(notebook: Callable[..., Any], contex
     expect(page).to_have_title(own)
     python("queue.pause(); _ = batch.retry_failed()")
     expect(page).to_have_title(f"90 % · {own}")
-    note = board.root.get_by_role("alert").filter(has_text="The kernel was restarted or has ended: run cell [2] again.")
+    note = board.root.get_by_role("alert").filter(
+        has_text="The kernel was restarted or has ended: run the cells from the top"
+    )
     expect(note).to_have_count(0)
     board.book.restart_kernel()
     expect(page).to_have_title(own)

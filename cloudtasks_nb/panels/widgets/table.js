@@ -142,10 +142,11 @@ class TableView {
   }
 
   buildHead() {
-    this.headings = this.setup.columns.map(({ name, title, tip, align }) => {
+    this.headings = this.setup.columns.map(({ name, title, tip, align, verbatim }) => {
       const cell = make("th", { role: "columnheader", scope: "col", tabindex: "-1", title: tip, "data-column": name });
       const arrow = make("span", { class: "ctn-arrow", "aria-hidden": "true" });
       cell.className = `ctn-${align}`;
+      cell.classList.toggle("ctn-verbatim", verbatim);
       cell.append(...(align === "right" ? [arrow, title] : [title, arrow])); // a heading ends where its numbers end
       return cell;
     });

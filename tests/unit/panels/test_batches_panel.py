@@ -393,3 +393,22 @@ def test_secrets_of_rows_are_masked(harness: Harness) -> None:
     assert "s3cr3t" not in page
     assert "<img" not in page
     assert "&lt;img" in page
+
+
+def test_a_name_from_right_to_left_stays_in_its_place() -> None:
+    """It is isolated from the id behind it, as HTML and as text."""
+    report = Report(batch="4864d9ec", name="\u05e9\u05dc 9", queue="q", badge="p", progress=PROGRESS, causes={})
+    assert '"<bdi>\u05e9\u05dc 9</bdi>" 4864d9ec' in report.html().replace("&quot;", '"')
+    assert '"\u2068\u05e9\u05dc 9\u2069" 4864d9ec' in report.text()
+
+
+def test_a_retry_changes_the_list_at_once(panel: BatchesPanel, harness: Harness) -> None:
+    """The list does not wait for the next snapshot of the queue."""
+    batch = fan_out(harness)
+    harness.finish(batch, 1)
+    panel.refresh()
+    look_at(panel.table, batch.id)
+    panel.settle()
+    with wait_for(panel.totals, "value", lambda html: "rows left</span> <b>1<" in html):
+        click(panel, panel.view.actions.retry)
+    assert "failed" not in panel.table.html()
