@@ -19,7 +19,7 @@ from cloudtasks_nb.display.card import section_html
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.costs import log_note
-from cloudtasks_nb.panels.cards.queue import queue_card
+from cloudtasks_nb.panels.cards.queue import queue_card, queues_html
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.limits import LimitsForm
 from cloudtasks_nb.panels.forms.notebook import quoted
@@ -35,7 +35,11 @@ __all__ = ["QueuesPanel"]
 _COLUMNS = (
     Column("queue", kind="name"),
     Column("state", kind="state", width="8em"),
+    Column("held_up_by", "Held up by", width="13em", optional="empty", tip="Why its tasks wait although it runs"),
     Column("tasks", kind="count", width="6.5em"),
+    Column(
+        "oldest_due", "Oldest due", kind="time", width="8em", tip="For when the task is scheduled that waits longest"
+    ),
     Column("running", kind="count", width="7em"),
     Column(
         "done_last_minute",
@@ -44,12 +48,22 @@ _COLUMNS = (
         width="9.5em",
         tip="Attempts that ended in the last minute, good and bad: a task that is tried again counts each time",
     ),
+    Column(
+        "failed_last_minute",
+        "Failed/min",
+        kind="count",
+        width="8.5em",
+        optional="empty",
+        tip="Attempts that failed in the last minute, by the log of the queue",
+    ),
     Column("rate", "Rate /s", kind="count", width="6em"),
     Column("max_concurrent", "At once", kind="count", width="6.5em"),
-    Column("max_attempts", "Max attempts", kind="count", width="9.5em"),
 )
 _KEPT = 120  # most depths of a queue in its sparkline
 _FRESH = 2.0  # seconds for which a panel that becomes visible does not list the queues again
+_SEEN = 3  # times the interval; after that a queue counts as not looked at
+_AT_LIMIT = 0.9  # share of the queue's rate from which on the queue is what limits its tasks
+_MINUTE = 60_000_000  # microseconds
 _STALE = 15.0  # seconds after which a snapshot makes the panel list the queues again
 
 
@@ -82,7 +96,9 @@ class QueuesPanel(Panel):
         super().__init__(context, "Queues", framed=framed)
         self._on_pick, self._on_queues = on_pick or self.use, on_queues
         self._depths: dict[str, deque[tuple[float, float | None]]] = {}
-        self._values: dict[str, Mapping[str, Any]] = {}
+        self._values: dict[str, dict[str, Any]] = {}
+        self._failures: dict[str, dict[str, int]] = {}  # queue -> id in the log and time of attempts that have failed
+        self._since = 0  # from when on the logs are read, microseconds since 1970
         self._read = 0.0
         self._showing = threading.RLock()
         self.table = self.attach(
@@ -98,7 +114,7 @@ class QueuesPanel(Panel):
         self.table.on_select = lambda queues: self.guarded(self._selected, queues)
         self.table.on_show = lambda queue: self.guarded(self._on_pick, queue)
         self.table.on_page = lambda _: self.guarded(self.resubscribe)
-        self.card = widgets.HTML()
+        self.totals, self.card = widgets.HTML(), widgets.HTML()
         self.editor = widgets.VBox().add_class("ctn-editor")
         self._edited = ""  # the queue whose limits are in the form
         self._editing: list[widgets.Widget] = []  # what is in the editor while it is open; made when it first is
@@ -138,14 +154,16 @@ class QueuesPanel(Panel):
         self._close_form()
         buttons = [] if self.context.read_only else [self.target, self.pause, self.resume, self.edit, self.purge]
         editor = [] if self.context.read_only else [self.editor]
-        self.fill(self.row(*buttons, self.find), *editor, self.prompt, self.table, self.card)
+        self.fill(self.totals, self.row(*buttons, self.find), *editor, self.prompt, self.table, self.card)
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
-        """Return the queues on the page."""
-        return {self.context.name(queue): None for queue in self.table.page_keys}
+        """Return the queues on the page, with their logs; Google's quota allows to read one of them."""
+        read = set(self.table.page_keys) if self.context.local else {self.queue}
+        return {self.context.name(queue): self._since if queue in read else None for queue in self.table.page_keys}
 
     def became_visible(self) -> None:
         """List the queues, unless that was done in the last two seconds."""
+        self._since = self.context.connection.clock.micros() - _MINUTE
         if time.monotonic() > self._read + _FRESH:
             self.spawn(asyncio.to_thread(self.refresh))
 
@@ -160,9 +178,11 @@ class QueuesPanel(Panel):
         """List the queues with their settings and statistics."""
         self._read = time.monotonic()
         found = self.context.queues()
-        for name in found.index:
-            self._remember(found.loc[[name]])
-        self.table.load(found)
+        waiting = {name: self._absent(found.loc[name]) for name in found.index}
+        rows = [self._remember(found.loc[[name]], held_up_by=waiting[name]) for name in found.index]
+        with self._lock:
+            self._values = {name: self._values[name] for name in found.index}
+        self.table.load(pd.concat(rows) if rows else found.assign(held_up_by=None, failed_last_minute=None))
         self.find.layout.display = None if len(found) > MANY else "none"
         self.resubscribe()
         self._show()
@@ -173,29 +193,56 @@ class QueuesPanel(Panel):
         """Show the settings and statistics of one queue."""
         values = snapshot.values  # noqa: PD011 - a mapping, no frame
         if snapshot.gone:
+            self._values.pop(snapshot.queue.queue, None)
             self.table.drop([snapshot.queue.queue])
             self.resubscribe()
         elif values is not None:
             row = frame(QUEUES, {key: [value] for key, value in values.items()}, index="queue")
-            self._remember(row)
-            self.table.patch(row)
+            self.table.patch(self._remember(row, failed_last_minute=self._count_failures(snapshot, values)))
         self._show()
         if time.monotonic() > self._read + _STALE:
             self._read = time.monotonic()
             self.spawn(asyncio.to_thread(self.refresh))
 
     def static_html(self) -> str:
-        """Return the table."""
-        return self.table.html()
+        """Return the totals and the table."""
+        return self.totals.value + self.table.html()
 
-    def _remember(self, row: pd.DataFrame) -> None:
-        """Keep the values of one queue's row, and add its depth to the sparkline."""
+    def _remember(self, row: pd.DataFrame, **more: Any) -> pd.DataFrame:
+        """Keep the values of one queue's row, and add its depth to the sparkline; return the row for the table.
+
+        What only a listing or only a snapshot knows is kept until the next one.
+        """
         values: dict[Any, Any] = row.reset_index().iloc[0].to_dict()
-        name = values["queue"]
+        name, now = values["queue"], time.monotonic()
         depth = None if is_missing(values["tasks"]) else float(values["tasks"])
         with self._lock:
-            self._depths.setdefault(name, deque(maxlen=_KEPT)).append((time.monotonic(), depth))
-            self._values[name] = values
+            before = self._values.get(name, {"held_up_by": None, "failed_last_minute": None})
+            kept = {key: more.get(key, before[key]) for key in ("held_up_by", "failed_last_minute")}
+            depths = self._depths.setdefault(name, deque(maxlen=_KEPT))
+            if depths and now - depths[-1][0] > _SEEN * max(self.every, _FRESH):
+                depths.append((now, None))  # nobody looked meanwhile
+            depths.append((now, depth))
+            self._values[name] = {**values, **kept}
+        return row.assign(
+            held_up_by=[kept["held_up_by"] or _limit(values)], failed_last_minute=kept["failed_last_minute"]
+        )
+
+    def _absent(self, values: Mapping[str, Any]) -> str | None:
+        """Return which handlers the tasks of a queue wait for; known of the embedded emulator only."""
+        if self.context.connection.endpoint.http is None or is_missing(values["tasks"]) or not values["tasks"]:
+            return None
+        absent = self.context.connection.absent_handlers(values["name"])
+        return f"nothing listens at {', '.join(absent)}" if absent else None
+
+    def _count_failures(self, snapshot: Snapshot, values: Mapping[str, Any]) -> int | None:
+        """Return how many attempts failed in the last minute; None if the log does not tell."""
+        failures = self._failures.setdefault(snapshot.queue.queue, {})
+        failures |= {one.insert_id: one.time for one in snapshot.entries if one.status not in ("OK", "")}
+        for name in [name for name, at in failures.items() if at < snapshot.at - _MINUTE]:
+            del failures[name]
+        told = values["log_sampling_ratio"] and (snapshot.log_until is not None or snapshot.entries)
+        return len(failures) if told else None
 
     def _filter(self) -> None:
         self.table.filter(self.find.value)
@@ -219,6 +266,7 @@ class QueuesPanel(Panel):
             values = self._values.get(one) if one else None
             depths = tuple(self._depths[values["queue"]]) if values else ()
         self.card.value = queue_card(values, depths, note=self._log_note(values)) if values else ""
+        self.totals.value = queues_html([self._values[name] for name in list(self._values)])
         states = {self._values[name]["state"] for name in picked if name in self._values}
         self.enable(self.pause, "RUNNING" in states)
         self.enable(self.resume, bool(states - {"RUNNING"}))
@@ -310,3 +358,10 @@ class QueuesPanel(Panel):
         self.notify(f"{queue}: {words}", line=self.context.line(queue, "update", **changes))
         self._close_form()
         self.poll_now()
+
+
+def _limit(values: Mapping[str, Any]) -> str | None:
+    """Return that a queue dispatches as fast as it may, if it does."""
+    rate, done = values["rate"], values["done_last_minute"]
+    busy = not is_missing(done) and not is_missing(values["tasks"]) and values["tasks"]
+    return f"its limit of {rate:,.6g}/s" if busy and done >= _AT_LIMIT * 60 * rate else None
