@@ -37,9 +37,7 @@ _COLUMNS = (
     Column("state", kind="state", width="8em"),
     Column("held_up_by", "Held up by", width="13em", optional="empty", tip="Why its tasks wait although it runs"),
     Column("tasks", kind="count", width="6.5em"),
-    Column(
-        "oldest_due", "Oldest due", kind="time", width="8em", tip="For when the task is scheduled that waits longest"
-    ),
+    Column("oldest_due", "Oldest due", kind="time", width="8em", tip="The schedule of the task that waits longest"),
     Column("running", kind="count", width="7em"),
     Column(
         "done_last_minute",
@@ -224,9 +222,8 @@ class QueuesPanel(Panel):
                 depths.append((now, None))  # nobody looked meanwhile
             depths.append((now, depth))
             self._values[name] = {**values, **kept}
-        return row.assign(
-            held_up_by=[kept["held_up_by"] or _limit(values)], failed_last_minute=kept["failed_last_minute"]
-        )
+        kept["held_up_by"] = kept["held_up_by"] or _limit(values)
+        return row.assign(**{key: [value] for key, value in kept.items()})
 
     def _absent(self, values: Mapping[str, Any]) -> str | None:
         """Return which handlers the tasks of a queue wait for; known of the embedded emulator only."""
