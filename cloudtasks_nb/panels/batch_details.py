@@ -64,7 +64,7 @@ class BatchDetails(widgets.VBox):
         tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
         panel.owner.at_close(self._stop_listening)
         super().__init__(
-            [self.bar, *tools, self.failures, self._calendar_box, self.run, self.rows, self.story, self.detail]
+            [self.bar, *tools, self._calendar_box, self.failures, self.run, self.rows, self.story, self.detail]
         )
         self.show(None)
 
@@ -138,7 +138,7 @@ class BatchDetails(widgets.VBox):
         if not self.run.shown and self.batch.progress().total <= _MAX_STATIC_ROWS:
             self.draw()
         periods = "" if self._calendar_data is None else self._range.value + self._calendar_data.html()
-        return self.bar.value + self.failures.html() + periods + self.run.html() + self.rows.html()
+        return self.bar.value + periods + self.failures.html() + self.run.html() + self.rows.html()
 
     def _stop_listening(self) -> None:
         if self._unsubscribe is not None:

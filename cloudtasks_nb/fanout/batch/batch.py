@@ -68,6 +68,12 @@ class BatchView:
         """Return when a row was changed last, in seconds since 1970."""
         return self._outbox.batches.changed(self._tracker.batch)
 
+    def limit(self) -> float | None:
+        """Return the tasks that the queue dispatches in a second at most; None if that is not known here."""
+        snapshot = self._tracker.outcomes.snapshot
+        values = None if snapshot is None else snapshot.values  # noqa: PD011 - a mapping, no frame
+        return None if values is None else values.get("rate")
+
     def show_in_tab(self) -> Callable[[], None]:
         """Show the progress in the title of the browser's tab; return a function that ends that."""
         return show_in_tab(self._tracker)
@@ -94,7 +100,7 @@ class BatchView:
         chosen = list(self.reader.each(query)) if refs is None else refs
         rows = [(ref, None) for ref in chosen]
         Trusting("batch.resend(df, trust=True)").check(self._outbox, tracker.batch, FINAL, rows)
-        opened = self._outbox.outcomes.new_try(tracker.batch, ((ref, None) for ref in chosen), FINAL)
+        opened = self._outbox.outcomes.new_try(tracker.batch, ((ref, None) for ref in chosen), FINAL, now=self.now())
         _loop.run(tracker.start(sending=True))
         return opened
 
@@ -513,7 +519,8 @@ class Batch:
         self._connection.transport.check_open()
         read_first(self._tracker, whole=True)
         _loop.run(self._tracker.find_out(self._tracker.outcomes.read_failed))
-        return self._go(sending=retry_failed(self._outbox, self.id, where, self.tasks, trust=trust))
+        now = self._view.now()
+        return self._go(sending=retry_failed(self._outbox, self.id, where, self.tasks, trust=trust, now=now))
 
     def resend(self, df: pd.DataFrame, *, trust: bool = False) -> Self:
         """Make a new try for rows of this batch in any final state, in the background.
@@ -549,7 +556,7 @@ class Batch:
         """
         self._connection.transport.check_open()
         read_first(self._tracker, whole=True)
-        resend(self._outbox, self.id, df, self.tasks, trust=trust)
+        resend(self._outbox, self.id, df, self.tasks, trust=trust, now=self._view.now())
         return self._go(sending=True)
 
     def cancel(self) -> Self:

@@ -362,7 +362,7 @@ def test_a_run_is_summarised(harness: Harness) -> None:
     panel = batch.panel()
     page = panel._repr_mimebundle_()["text/html"]
     assert charts(panel) == [
-        "rows done over time: 2 succeeded, 1 failed, at most 3 per ms",
+        "attempts over time: 2 succeeded, 1 failed, at most 3 a second of 50 that the queue allows",
         "durations of 3 attempts: half took at most 250 ms (p50), 95 % at most 250 ms (p95), the longest 250 ms",
     ]
     for words in ("<svg", "row 0: origin=EWR", "elapsed", "started", "250 ms", "Slowest rows"):
