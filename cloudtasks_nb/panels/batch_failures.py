@@ -47,6 +47,7 @@ class BatchFailures(widgets.VBox):
         self._reader: RowReader | None = None
         self._causes: Mapping[str, Cause] = {}  # by their keys, as `_spans`
         self._spans: Mapping[str, Span] = {}
+        self._common: Mapping[str, str] = {}  # what the rows of each have in common
         self._spans_of: object = None  # the causes for which the spans were read
         self._reading = threading.Lock()
         self._offering = threading.Lock()  # the last thread has the newest causes
@@ -71,7 +72,7 @@ class BatchFailures(widgets.VBox):
 
     def show(self, reader: RowReader | None) -> None:
         """Show the causes of another batch, or none."""
-        self._reader, self._spans, self._spans_of = reader, {}, None
+        self._reader, self._spans, self._common, self._spans_of = reader, {}, {}, None
         self._pacing.reset()
         self.choices.picked, self.example.value = None, ""
 
@@ -104,10 +105,11 @@ class BatchFailures(widgets.VBox):
                 count_text(cause.failed + cause.retrying),
                 html.escape(mask_text(cause.text)),
                 html.escape(self._note(cause)),
+                html.escape(mask_text(self._common.get(cause.key, ""))),
             )
             for cause in list(self._causes.values())[:_SHOWN]
         ]
-        return self._heading.value + table_html(("Rows", "Cause", ""), rows) if rows else ""
+        return self._heading.value + table_html(("Rows", "Cause", "", "In common"), rows) if rows else ""
 
     def _clicked(self, cause: str) -> None:
         self.pick(None if cause == self.cause else cause)
@@ -117,13 +119,16 @@ class BatchFailures(widgets.VBox):
         changes = not self._panel.context.read_only
         with self._offering:
             causes = self._causes
+            total = sum(cause.failed + cause.retrying for cause in causes.values())
             self.choices.offer(
                 [
                     Choice(
                         key=cause.key,
                         text=cause.text,
                         number=cause.failed + cause.retrying,
+                        share=(cause.failed + cause.retrying) / max(total, 1),
                         note=self._note(cause),
+                        common=self._common.get(cause.key, ""),
                         act=f"Retry {count_text(cause.failed)}" if cause.failed and changes else "",
                         tip=f"A new task for each of the {counted(cause.failed, 'rows')} that failed because of this",
                     )
@@ -148,11 +153,11 @@ class BatchFailures(widgets.VBox):
             return
         try:
             with self._pacing.measured(_PAUSE_FACTOR):
-                spans = reader.cause_spans()
+                spans, common = reader.cause_spans(), reader.common()
         finally:
             self._reading.release()
         if reader is self._reader:
-            self._spans, self._spans_of = spans, causes
+            self._spans, self._common, self._spans_of = spans, common, causes
             self._offer()
             cause = self.cause
             if cause in spans and self.example.value and spans[cause].ref != self._example_of:

@@ -37,7 +37,7 @@ _COLUMNS = (
     Column("state", kind="state", width="8em"),
     Column("held_up_by", "Held up by", width="13em", optional="empty", tip="Why its tasks wait although it runs"),
     Column("tasks", kind="count", width="6.5em"),
-    Column("oldest_due", "Oldest due", kind="time", width="8em", tip="The schedule of the task that waits longest"),
+    Column("oldest_due", "Oldest due", kind="time", width="10em", tip="The schedule of the task that waits longest"),
     Column("running", kind="count", width="7em"),
     Column(
         "done_last_minute",

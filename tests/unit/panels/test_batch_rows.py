@@ -456,3 +456,15 @@ def test_a_column_that_the_data_does_not_have_is_named(panel: BatchPanel) -> Non
     }
     find(panel, "shop:bern")
     assert (panel.footer.alert, days(panel)) == ({}, [0, 4, 5, 9, 10, 14, 15])
+
+
+def test_a_cause_has_its_share_and_what_its_rows_have_in_common(panel: BatchPanel) -> None:
+    """The shares are of all rows that fail; what is in common is read with the times."""
+    items = {item["text"]: item for item in panel.view.failures.choices.items}
+    assert [items[text]["percent"] for text in (KEY, SHOP, BAD)] == ["76 %", "18 %", "6 %"]
+    assert items[BAD]["common"] == ""
+    panel.view.failures._common = {BAD: "shop=bern 100 %"}
+    panel.view.failures._offer()
+    items = {item["text"]: item for item in panel.view.failures.choices.items}
+    assert items[BAD]["common"] == "shop=bern 100 %"
+    assert "shop=bern 100 %" in panel.view.failures.html()
