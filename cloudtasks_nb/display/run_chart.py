@@ -300,7 +300,7 @@ def _mark(plot: _Plot, seconds: float, name: str, y: float, anchor: str) -> str:
     x = plot.x(seconds)
     text = f"{name} {duration_text(seconds)}"
     beside = 3 if anchor == "start" else -3
-    if not _LEFT <= x + beside * 2 * len(text) <= plot.width:  # no room on this side: about 6 pixels a character
+    if not _LEFT <= x + beside * 2.5 * len(text) <= plot.width:  # no room on this side: about 7 pixels a character
         anchor, beside = ("end", -3) if anchor == "start" else ("start", 3)
     line = f'<path d="M{x:.1f} {y - 9}V{_FLOOR}" style="stroke:{LINE};stroke-width:1.5;stroke-dasharray:4 2"/>'
     return line + text_svg(x + beside, y, text, anchor=anchor, style="font-weight:600")

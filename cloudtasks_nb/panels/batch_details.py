@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.batch.batch import Batch, BatchView, batch_view
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.panels.batch_actions import BatchActions
 from cloudtasks_nb.panels.batch_failures import BatchFailures
-from cloudtasks_nb.panels.batch_rows import BatchRows, Part
+from cloudtasks_nb.panels.batch_rows import BatchRows, SelectedPeriods
 from cloudtasks_nb.panels.cards.row import row_card
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.run_summary import RunSummary
@@ -167,12 +167,12 @@ class BatchDetails(widgets.VBox):
             self.calendar.load(self._calendar_data)
         self._calendar_box.layout.display = "none" if self._calendar_data is None else None
 
-    def _part(self) -> Part | None:
+    def _part(self) -> SelectedPeriods | None:
         """Return what is selected in the calendar; None for all rows."""
         calendar, picked = self._calendar_data, self.calendar.picked
         if calendar is None or not picked:
             return None
-        return Part(
+        return SelectedPeriods(
             keys=tuple(picked),
             words=calendar.words(picked),
             keep=lambda frame: calendar.rows(frame, picked),

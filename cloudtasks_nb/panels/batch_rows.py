@@ -32,7 +32,7 @@ from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 from cloudtasks_nb.panels.widgets.table import Table
 
-__all__ = ["REF", "BatchRows", "Part", "ShownRows"]
+__all__ = ["REF", "BatchRows", "SelectedPeriods", "ShownRows"]
 
 _WINDOW = 1_000  # rows that are in the table at a time
 _PAUSE_FACTOR = 20  # rows are not read again for the duration of the last reading times this
@@ -52,7 +52,7 @@ _SUCCESS_COLUMNS = (
     Column("last_attempt_time", "Last attempt", kind="time", width="11em"),
 )
 _ROW_COLUMN = Column("row", width="5em")
-_WIDTHS = {"partition": "9em"}
+_INPUT_WIDTH = "9em"  # or the message, for which people come, would get no more than a number does
 _KEY = "_key"
 #: The column with what identifies each row in the outbox.
 REF = "_ref"
@@ -61,7 +61,7 @@ _RESULT_COLUMNS = 5  # columns of the results that are shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class SelectedPeriods:
     """The part of a backfill that is selected in its calendar."""
 
     keys: tuple[str, ...]  #: of the selected squares
@@ -94,7 +94,7 @@ class ShownRows:
     """What the table shows."""
 
     wanted: Wanted = field(default_factory=Wanted)
-    part: Part | None = None  #: what was selected in the calendar
+    part: SelectedPeriods | None = None  #: what was selected in the calendar
     changed: float = -1.0  #: when the batch had been changed last
     found: Found | None = None  #: None: state and cause tell which rows these are
     columns: Sequence[str] = ()  #: of `batch.tasks()`
@@ -199,12 +199,12 @@ class BatchRows(widgets.VBox):
             self._wanted = wanted
         self.clear()
 
-    def draw(self, part: Part | None, changed: float, *, progress: bool = False) -> float:
+    def draw(self, part: SelectedPeriods | None, changed: float, *, progress: bool = False) -> float:
         """Read the rows again if they may have changed and the last read is not too recent.
 
         Parameters
         ----------
-        part : Part, optional
+        part : SelectedPeriods, optional
             What is selected in the calendar of a backfill.
         changed : float
             When the batch was changed last.
@@ -268,7 +268,7 @@ class BatchRows(widgets.VBox):
         self._want(replace(wanted, start=max(0, wanted.start + by * _WINDOW)))
         self._chosen()
 
-    def _asked(self, reader: RowReader, part: Part | None) -> Wanted:
+    def _asked(self, reader: RowReader, part: SelectedPeriods | None) -> Wanted:
         """Return which rows to show; offer the states with their counts."""
         counts = reader.counts()
         with self._choosing:
@@ -287,7 +287,9 @@ class BatchRows(widgets.VBox):
         self.states.picked = query.state or (None if query.cause or wanted.again else _ALL)
         return wanted
 
-    def _draw(self, reader: RowReader, wanted: Wanted, part: Part | None, changed: float, *, progress: bool) -> float:
+    def _draw(
+        self, reader: RowReader, wanted: Wanted, part: SelectedPeriods | None, changed: float, *, progress: bool
+    ) -> float:
         """Read rows if they may have changed; return as `draw` does."""
         before = self.shown
         same = before.wanted is wanted and (before.part and before.part.keys) == (part and part.keys)
@@ -295,7 +297,7 @@ class BatchRows(widgets.VBox):
             return 0.0
         if same and (wait := self._pacing.wait):
             return wait
-        with self._pacing.measured(_PAUSE_FACTOR):
+        with self._pacing.measured(_PAUSE_FACTOR if wanted.again is None else _PAUSE_FACTOR / 4):  # they are watched
             shown = ShownRows(wanted=wanted, part=part, changed=changed)
             if same and before.found is not None and not before.found.quick:
                 shown = replace(shown, found=before.found)
@@ -350,7 +352,7 @@ class BatchRows(widgets.VBox):
         inputs = frame.columns[: list(frame.columns).index("url")]
         hidden = ("start", "end") if "partition" in inputs else ()
         names = [str(name) for name in inputs if name not in hidden][:_INPUT_COLUMNS]
-        columns = [Column(name, width=_WIDTHS.get(name), verbatim=True) for name in names]
+        columns = [Column(name, width=_INPUT_WIDTH, verbatim=True) for name in names]
         columns, note = columns if "partition" in names else [_ROW_COLUMN, *columns], ""
         if query.state == "succeeded":
             frame, results, note = self._with_results(reader, frame)

@@ -38,14 +38,6 @@ _COLUMNS = (
     Column("held_up_by", "Held up by", width="13em", optional="empty", tip="Why its tasks wait although it runs"),
     Column("tasks", kind="count", width="6.5em"),
     Column("oldest_due", "Oldest due", kind="time", width="10em", tip="The schedule of the task that waits longest"),
-    Column("running", kind="count", width="7em"),
-    Column(
-        "done_last_minute",
-        "Attempts/min",
-        kind="count",
-        width="9.5em",
-        tip="Attempts that ended in the last minute, good and bad: a task that is tried again counts each time",
-    ),
     Column(
         "failed_last_minute",
         "Failed/min",
@@ -54,6 +46,14 @@ _COLUMNS = (
         optional="empty",
         tip="Attempts that failed in the last minute, by the log of the queue",
     ),
+    Column(
+        "done_last_minute",
+        "Attempts/min",
+        kind="count",
+        width="9.5em",
+        tip="Attempts that ended in the last minute, good and bad: a task that is tried again counts each time",
+    ),
+    Column("running", kind="count", width="7em"),
     Column("rate", "Rate /s", kind="count", width="6em"),
     Column("max_concurrent", "At once", kind="count", width="6.5em"),
 )

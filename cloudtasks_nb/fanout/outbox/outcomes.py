@@ -44,6 +44,7 @@ _WRITE = f"UPDATE rows SET {', '.join(f'{column} = ?' for column in _COLUMNS)} W
 _FORGET = ", ".join(f"{column} = NULL" for column in Row._fields[3:])
 
 
+_ENDED = "(began + coalesce(duration, 0)) / 1000000"  # the second in which the last attempt on a row ended
 _NOTE = "INSERT INTO past VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 
 
@@ -130,9 +131,18 @@ class Outcomes(Repository):
 
     @reading
     def past(self, connection: sqlite3.Connection, batch: str) -> list[tuple[int, int, int]]:
-        """Return what the rows no longer tell: seconds since 1970, `Past`, and how many, in the order of time."""
-        query = "SELECT second, kind, n FROM past WHERE num = ? ORDER BY second, kind"
-        return connection.execute(query, (number_of(connection, batch),)).fetchall()
+        """Return what was before the attempts that ended the rows: seconds since 1970, `Past`, and how many.
+
+        That is what the rows no longer tell, and the last attempts on those that are tried again.
+        """
+        num = number_of(connection, batch)
+        query = f"""SELECT second, kind, sum(n) FROM (
+                        SELECT second, kind, n FROM past WHERE num = ?
+                        UNION ALL
+                        SELECT {_ENDED}, {Past.FAILED:d}, count(*) FROM {ROWS}
+                        AND state = {State.SENT:d} AND status > 0 AND began IS NOT NULL GROUP BY 1)
+                    GROUP BY second, kind ORDER BY second, kind"""
+        return connection.execute(query, (num, 0, ALL, num)).fetchall()
 
     @transaction
     def raise_round(self, connection: sqlite3.Connection, batch: str, least: int) -> None:
@@ -251,7 +261,7 @@ def _reopen(connection: sqlite3.Connection, num: int, refs: str, codes: str) -> 
     """Open a new try for some rows. A row without any try is no valid task, and never becomes one."""
     connection.execute(
         f"""INSERT INTO past
-            SELECT ?, (began + coalesce(duration, 0)) / 1000000, state = {State.FAILED:d}, count(*)
+            SELECT ?, {_ENDED}, state = {State.FAILED:d}, count(*)
             FROM rows WHERE {AMONG} AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
             AND state IN (SELECT value FROM json_each(?)) GROUP BY 2, 3
             ON CONFLICT DO UPDATE SET n = n + excluded.n""",

@@ -349,9 +349,8 @@ def test_the_line_does_the_same_as_the_button(
     actions = panel.view.actions
     assert actions.resend.description == f"Send again ({len(wanted)})"
     click(panel, actions.resend)
-    if panel.prompt.question is not None:
-        assert line in panel.prompt.question.line
-        confirm(panel)
+    if len(wanted) > 10 or not set(wanted).isdisjoint(range(18, 28)):  # rows that succeeded are asked about
+        assert line in confirm(panel).line
     harness.sent(batch)
     assert tries(batch) == wanted
     assert line in panel.footer.line

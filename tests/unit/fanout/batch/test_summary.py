@@ -159,6 +159,7 @@ def test_a_retry_leaves_the_past_as_it_was(outbox: Outbox, batch: str) -> None:
         record_outcomes(outbox, batch, [found])
 
     fail(ids[0], 0, 1, None)
+    assert outbox.outcomes.past(batch) == [(NOON // SECOND, 1, 1)]
     fail(ids[0], 5, 2)
     fail(ids[1], 5, 1)
     before = summary_of(outbox, batch)
