@@ -176,6 +176,7 @@ class QueuesPanel(Panel):
         """List the queues with their settings and statistics."""
         self._read = time.monotonic()
         found = self.context.queues()
+        self.watching.note(self.context.connection.clock.micros() / 1e6)
         waiting = {name: self._absent(found.loc[name]) for name in found.index}
         rows = [self._remember(found.loc[[name]], held_up_by=waiting[name]) for name in found.index]
         with self._lock:

@@ -27,6 +27,7 @@ class Watching:
         self._lock = threading.RLock()
         self._subscriptions: dict[QueueName, Subscription] = {}
         self._read: dict[QueueName, float] = {}  # when each was read last, also of those that are watched no more
+        self.last = 0.0  #: when the service answered last, seconds since 1970; 0: not yet
         self.silent = False  #: whether nothing answers at the endpoint, by the newest snapshot
         self.unanswered = False  #: whether the error that the panel shows says that the service did not answer
         self._errors: dict[QueueName, tuple[CloudTasksError, ...]] = {}  # of the newest snapshot of each
@@ -41,10 +42,12 @@ class Watching:
                 if queue not in self._subscriptions:
                     self._subscriptions[queue] = self._watcher.subscribe(queue, self._heard, since=since, every=every)
 
-    def note(self, queue: QueueName, at: float) -> None:
-        """Keep that a queue was read at a time, in seconds since 1970."""
+    def note(self, at: float, queue: QueueName | None = None) -> None:
+        """Keep that the service has answered at a time, in seconds since 1970, and told how a queue is."""
         with self._lock:
-            self._read[queue] = max(at, self._read.get(queue, 0.0))
+            self.last = max(at, self.last)
+            if queue is not None:
+                self._read[queue] = max(at, self._read.get(queue, 0.0))
 
     @property
     def at(self) -> float:
@@ -53,18 +56,11 @@ class Watching:
             return min((self._read[queue] for queue in self._subscriptions if queue in self._read), default=0.0)
 
     @property
-    def last(self) -> float:
-        """When the service answered last, seconds since 1970; 0: not yet."""
-        with self._lock:
-            return max(self._read.values(), default=0.0)
-
-    @property
     def warning(self) -> str:
-        """What else could not be read, and what helps."""
+        """What could not be read, and what helps."""
         with self._lock:
             found = [error for queue in self._subscriptions for error in self._errors.get(queue, ())]
-        lines = [_one_line(error) for error in found if not isinstance(error, EndpointError)]
-        return "; ".join(dict.fromkeys(lines))
+        return "; ".join(dict.fromkeys(map(_one_line, found)))
 
     def _heard(self, snapshot: Snapshot) -> None:
         with self._lock:
@@ -73,7 +69,7 @@ class Watching:
             self._errors[snapshot.queue] = snapshot.errors
             self.silent = any(isinstance(error, EndpointError) for error in snapshot.errors)
             if not snapshot.errors:
-                self._read[snapshot.queue] = snapshot.at / 1e6
+                self._read[snapshot.queue] = self.last = snapshot.at / 1e6
         self._listener(snapshot)
 
 
