@@ -19,6 +19,7 @@ from cloudtasks_nb.panels.batch_actions import BatchActions
 from cloudtasks_nb.panels.batch_failures import BatchFailures
 from cloudtasks_nb.panels.batch_rows import BatchRows, SelectedPeriods
 from cloudtasks_nb.panels.cards.row import row_card
+from cloudtasks_nb.panels.owner import unowned
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.run_summary import RunSummary
 from cloudtasks_nb.panels.task_details import TaskDetails
@@ -86,7 +87,8 @@ class BatchDetails(widgets.VBox):
         self.actions.show()
         if self.view is not None:
             self._unsubscribe = self.view.listen(self._changed)
-            self._leave_tab = self.view.show_in_tab()
+            with unowned():
+                self._leave_tab = self.view.show_in_tab()
             self.draw(summary=False)
             self.schedule_draw()
 

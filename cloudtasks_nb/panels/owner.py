@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 import ipywidgets as widgets
 
-__all__ = ["Owner"]
+__all__ = ["Owner", "unowned"]
 
 _current: ContextVar[Owner | None] = ContextVar("cloudtasks_nb_owner", default=None)
 
@@ -66,6 +66,16 @@ class Owner:
         """Own a widget that is being made."""
         self._widgets.add(widget)
         widget.observe(_answer_at_once, "comm")
+
+
+@contextmanager
+def unowned() -> Iterator[None]:
+    """Make widgets inside that are of the whole process, whatever panel is the first to need them."""
+    before = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(before)
 
 
 def _answer_at_once(change: dict[str, object]) -> None:

@@ -35,8 +35,8 @@ __all__ = ["QueuesPanel"]
 _COLUMNS = (
     Column("queue", kind="name"),
     Column("state", kind="state", width="8em"),
-    Column("held_up_by", "Held up by", width="13em", optional="empty", tip="Why its tasks wait although it runs"),
     Column("tasks", kind="count", width="6.5em"),
+    Column("held_up_by", "Held up by", width="13em", optional="empty", tip="Why its tasks wait although it runs"),
     Column("oldest_due", "Oldest due", kind="time", width="10em", tip="The schedule of the task that waits longest"),
     Column(
         "failed_last_minute",

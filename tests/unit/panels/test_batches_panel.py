@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cloudtasks_nb.display.browser_tab import browser_tab
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
@@ -289,11 +290,13 @@ def test_a_batch_has_no_age_once_it_has_ended(harness: Harness, panel: BatchesPa
 
 
 def test_closing_leaves_the_batch(harness: Harness) -> None:
-    """The batch goes on, and the panel does not listen to it any more."""
+    """The batch goes on, and the panel does not listen to it any more; the title of the tab is not its own."""
+    browser_tab.cache_clear()
     batch = fan_out(harness)
     panel = show(batch.panel())
     panel.close()
     panel.close()
+    assert browser_tab().comm is not None
     shown = panel.view.bar.value
     harness.finish(batch)
     assert batch.progress().succeeded == 3
