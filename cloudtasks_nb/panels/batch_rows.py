@@ -32,7 +32,7 @@ from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 from cloudtasks_nb.panels.widgets.table import Table
 
-__all__ = ["REF", "BatchRows", "SelectedPeriods", "ShownRows"]
+__all__ = ["REF", "BatchRows", "Found", "SelectedPeriods", "ShownRows", "Wanted"]
 
 _WINDOW = 1_000  # rows that are in the table at a time
 _PAUSE_FACTOR = 20  # rows are not read again for the duration of the last reading times this
