@@ -18,7 +18,7 @@ from cloudtasks_nb._settings import QUEUE_SETTINGS, Endpoint, check_names, named
 from cloudtasks_nb.client.checks.context import CheckContext, Target
 from cloudtasks_nb.client.clock import Clock
 from cloudtasks_nb.client.doctor import diagnose
-from cloudtasks_nb.client.emulator_process import Lease
+from cloudtasks_nb.client.emulator_process import Lease, attach
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.client.queue_settings import create_or_change
 from cloudtasks_nb.display.card import card
@@ -60,6 +60,8 @@ class Client:
     def __init__(self, connection: Connection, lease: Lease | None = None) -> None:
         self._connection = connection
         self._lease = lease
+        if lease is not None and lease.folder is not None:
+            connection.restart = self._restart
         self._catalog = Catalog(connection, self._batch_panel)
         self._named: dict[QueueName, None] = {}
         open_clients.add(self)
@@ -377,6 +379,13 @@ class Client:
             stack.callback(lambda: _loop.run(self._catalog.close()))
             stack.callback(self._connection.transport.refuse)  # a thread that waits for a batch gets an error
             self._catalog.finish_jobs(cancels=True)
+
+    def _restart(self) -> None:
+        """Start the emulator of the folder again; the connection finds it there, whatever its address is."""
+        lease = self._lease
+        if lease is not None:  # else the connection was closed
+            self._lease = attach(lease.folder)
+            lease.close()
 
     def _open_queue(self, name: QueueName) -> Queue:
         return Queue(self._connection, self._catalog, name)

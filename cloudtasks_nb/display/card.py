@@ -46,12 +46,26 @@ def card(
     return {"text/plain": "\n".join([*words, *notes]), "text/html": html_card(title, *parts, badge=badge)}
 
 
-def html_card(title: str, *parts: str, badge: str = "", label: str = "") -> str:
-    """Return a title with a badge above parts that are HTML; `label` is the accessible name if it is not the title."""
+def html_card(title: str, *parts: str, badge: str = "", label: str = "", name: str = "") -> str:
+    """Return a title with a badge above parts that are HTML.
+
+    Parameters
+    ----------
+    title : str
+    *parts : str
+    badge : str
+    label : str
+        The accessible name if it is not the title.
+    name : str
+        What users have named, in the title: it may be written from right to left.
+    """
     mark = f'<span style="{_BADGE}">{html.escape(badge)}</span>' if badge else ""
-    head = f'<div role="heading" aria-level="4" style="{_HEAD}">{html.escape(title)}{mark}</div>'
-    name = html.escape(label or title)
-    return f'<div class="ctn-card" role="group" aria-label="{name}" style="{FONT}">{head}{"".join(parts)}</div>'
+    words = html.escape(title)
+    if name:
+        words = words.replace(html.escape(name), f"<bdi>{html.escape(name)}</bdi>", 1)
+    head = f'<div role="heading" aria-level="4" style="{_HEAD}">{words}{mark}</div>'
+    spoken = html.escape(label or title)
+    return f'<div class="ctn-card" role="group" aria-label="{spoken}" style="{FONT}">{head}{"".join(parts)}</div>'
 
 
 def section_html(title: str, part: str) -> str:

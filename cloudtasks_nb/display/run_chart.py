@@ -1,4 +1,4 @@
-"""Charts of a run: how many rows were done when, and how long their attempts took."""
+"""Charts of a run: how many attempts ended when, and how long the last ones took."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ _ACCENT = "var(--jp-brand-color1,#1976d2)"
 _STRIPES = "stroke-dasharray:2.5 1"
 _LIMIT = f"stroke:{COLOURS['failed']};stroke-width:1.5;stroke-dasharray:6 3"
 _WAITING = f"stroke:{COLOURS['retrying']};stroke-width:2"
+_AGAIN = f"stroke:{COLOURS['retrying']};stroke-dasharray:1.5 2.5"
 _NEAR = 4  # a limit is drawn if it is at most so many times the highest bar
 _GAP = 3  # pixels; wider bars have a gap between them
 _SECOND = 1_000_000
@@ -75,6 +76,15 @@ class _Plot:
         )
         return f'<path d="{"".join(lines)}" style="fill:none;stroke-width:{wide - (wide > _GAP):.2f};{style}"/>'
 
+    def line(self, rows: float) -> str:
+        """Return the line of a limit."""
+        return f'<path d="M{_LEFT} {self.y(rows):.1f}H{self.width - _RIGHT}" style="{_LIMIT}"/>'
+
+    def moment(self, at: float, text: str) -> str:
+        """Return a line at a time, with its tooltip."""
+        title = f"<title>{html.escape(text)}</title>"
+        return f'<path d="M{self.x(at):.1f} {_TOP}V{_FLOOR}" style="{_AGAIN};stroke-width:2">{title}</path>'
+
     def tips(self, edges: Sequence[float], texts: Iterable[str]) -> Iterator[str]:
         """Yield a tooltip for each bar that has a text."""
         for start, end, text in zip(edges[:-1], edges[1:], texts, strict=True):
@@ -106,28 +116,32 @@ class _Plot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """How many rows were done in each of equal spans of time, without gaps."""
+    """How many attempts ended in each of equal spans of time, without gaps."""
 
     start: int  #: of the first span, microseconds since 1970
     width: int  #: microseconds of a span
     succeeded: Sequence[int]
     failed: Sequence[int]
+    retries: Sequence[tuple[int, int]] = ()  #: when rows were to be sent again, and how many
+    limit: float | None = None  #: attempts a second that the queue allows
 
     @property
-    def unit(self) -> str:
-        """The length of a span as text: ``5 s``, ``min``."""
-        return duration_text(self.width / _SECOND).removeprefix("1 ")
+    def seconds(self) -> float:
+        """Seconds of a span."""
+        return self.width / _SECOND
 
     @property
-    def most(self) -> int:
-        """The largest number of rows that were done in one span."""
-        return max(map(sum, zip(self.succeeded, self.failed, strict=True)), default=0)
+    def most(self) -> float:
+        """The most attempts a second in one span."""
+        return max(map(sum, zip(self.succeeded, self.failed, strict=True)), default=0) / self.seconds
 
     def words(self) -> str:
         """Return the figures as a sentence."""
+        again = "".join(f", {n:,} sent again at {time_text(at)}" for at, n in self.retries)
+        limit = "" if self.limit is None else f" of {self.limit:g} that the queue allows"
         return (
-            f"rows done over time: {sum(self.succeeded):,} succeeded, {sum(self.failed):,} failed, "
-            f"at most {self.most:,} per {self.unit}"
+            f"attempts over time: {sum(self.succeeded):,} succeeded, {sum(self.failed):,} failed, "
+            f"at most {count_text(self.most)} a second{limit}{again}"
         )
 
 
@@ -169,22 +183,37 @@ class Durations:
 
 
 def throughput_chart(data: Throughput) -> str:
-    """Return bars of the rows that succeeded and failed over time; those that failed are striped."""
+    """Return bars of the attempts a second that succeeded and failed; those that failed are striped.
+
+    The limit of the queue is a line if it is near, and so is each moment in which rows were sent again.
+    """
     low, high = data.start, data.start + data.width * len(data.succeeded)
-    plot = _Plot(width=_WIDE, low=low, high=high, most=data.most)
+    near = data.limit is not None and data.limit <= _NEAR * data.most
+    most = max(data.most, data.limit if near and data.limit else 0, 1e-6)
+    plot = _Plot(width=_WIDE, low=low, high=high, most=most, least=0)
     edges = [low + data.width * place for place in range(len(data.succeeded) + 1)]
     both = list(zip(data.succeeded, data.failed, strict=True))
+    rates = [(good / data.seconds, bad / data.seconds) for good, bad in both]
     texts = [
-        f"{time_text(edge)}, {data.unit}: {good:,} succeeded, {bad:,} failed" if good or bad else ""
+        f"{time_text(edge)}, {duration_text(data.seconds)}: {good:,} succeeded, {bad:,} failed" if good or bad else ""
         for edge, (good, bad) in zip(edges[:-1], both, strict=True)
     ]
     name = f"time ({dates_text(low, high)})"
     parts = [
-        *plot.axes(f"rows done per {data.unit}", time_ticks(low, high, 6), name),
-        *_legend({"succeeded": _bar("succeeded"), **({"failed": _bar("failed")} if any(data.failed) else {})}),
-        plot.bars(edges, [(0, good) for good, _ in both], f"stroke:{COLOURS['succeeded']}"),
-        plot.bars(edges, [(good, good + bad) for good, bad in both], f"stroke:{COLOURS['failed']};{_STRIPES}"),
+        *plot.axes("attempts/s", time_ticks(low, high, 6), name),
+        *_legend(
+            {
+                "succeeded": _bar("succeeded"),
+                **({"failed": _bar("failed")} if any(data.failed) else {}),
+                **(_limit_legend(data.limit, near=near) if data.limit is not None else {}),
+                **({"sent again": _AGAIN} if data.retries else {}),
+            }
+        ),
+        plot.bars(edges, [(0, good) for good, _ in rates], f"stroke:{COLOURS['succeeded']}"),
+        plot.bars(edges, [(good, good + bad) for good, bad in rates], f"stroke:{COLOURS['failed']};{_STRIPES}"),
+        plot.line(data.limit) if near and data.limit is not None else "",
         *plot.tips(edges, texts),
+        *(plot.moment(at, f"{time_text(at)}: {counted(n, 'rows')} sent again") for at, n in data.retries),
     ]
     return svg(data.words(), _WIDE, _HEIGHT, parts, fluid=True)
 
@@ -205,14 +234,14 @@ def course_chart(data: Course) -> str:
         f"{plot.x(edge):.1f},{plot.y(plot.top * waiting / max(queued, 1)):.1f}"
         for edge, waiting in zip(edges[1:], data.waiting, strict=True)
     )
-    limit = f'<path d="M{_LEFT} {plot.y(data.limit):.1f}H{_WIDE - _RIGHT}" style="{_LIMIT}"/>'
-    words = f"limit {data.limit:g}/s" if near else f"limit {data.limit:g}/s, far above"
     parts = [
         *plot.axes("attempts a second", time_ticks(low, high, 6), f"time ({dates_text(low, high)})"),
         plot.bars(edges, [(0, rate) for rate in data.attempts], f"stroke:{_ACCENT};stroke-opacity:.75"),
-        limit if near else "",
+        plot.line(data.limit) if near else "",
         f'<polyline points="{line}" style="fill:none;{_WAITING}"/>' if queued else "",
-        *_legend({words: _LIMIT, **({f"waiting, at most {queued:,}": _WAITING} if queued else {})}),
+        *_legend(
+            {**_limit_legend(data.limit, near=near), **({f"waiting, at most {queued:,}": _WAITING} if queued else {})}
+        ),
         *plot.tips(edges, texts),
     ]
     return svg(data.words(), _WIDE, _HEIGHT, parts, fluid=True)
@@ -246,6 +275,10 @@ def _legend(styles: Mapping[str, str]) -> Iterator[str]:
         x += _legend_width(name)
 
 
+def _limit_legend(limit: float, *, near: bool) -> dict[str, str]:
+    return {f"limit {limit:g}/s{'' if near else ', far above'}": _LIMIT}
+
+
 def _bar(state: str) -> str:
     return f"stroke:{COLOURS[state]};stroke-width:8;{_STRIPES if state == 'failed' else ''}"
 
@@ -267,7 +300,7 @@ def _mark(plot: _Plot, seconds: float, name: str, y: float, anchor: str) -> str:
     x = plot.x(seconds)
     text = f"{name} {duration_text(seconds)}"
     beside = 3 if anchor == "start" else -3
-    if not _LEFT <= x + beside * 2 * len(text) <= plot.width:  # no room on this side: about 6 pixels a character
+    if not _LEFT <= x + beside * 2.5 * len(text) <= plot.width:  # no room on this side: about 7 pixels a character
         anchor, beside = ("end", -3) if anchor == "start" else ("start", 3)
     line = f'<path d="M{x:.1f} {y - 9}V{_FLOOR}" style="stroke:{LINE};stroke-width:1.5;stroke-dasharray:4 2"/>'
     return line + text_svg(x + beside, y, text, anchor=anchor, style="font-weight:600")

@@ -1,4 +1,4 @@
-"""ipywidgets panels over the public API, one file a panel; how to write one stands in `_panel`."""
+"""ipywidgets panels over the public API, one file a panel; how to write one stands in `panel.py`."""
 
 from __future__ import annotations
 

@@ -42,7 +42,10 @@ class _Shown(Protocol):
     view: BatchView | None
     rows: BatchRows
 
-    def draw(self) -> float:
+    def follow(self, refs: Sequence[int]) -> None:
+        """Keep rows in sight that were sent again."""
+
+    def changed(self) -> None:
         """Show the batch as it is now."""
 
 
@@ -78,6 +81,7 @@ class BatchActions:
     def __init__(self, panel: Panel, shown: _Shown) -> None:
         self._panel, self._shown = panel, shown
         self._showing = threading.RLock()
+        self._sent_status = ""  # that rows were sent again; shown until all of them have ended
         self.retry = self._button("Retry failed", self._ask_retry, "A new task for each row that failed")
         self.resume = self._button("Resume", self._ask_resume, "Send the unsent rows")
         self.cancel = self._button(
@@ -107,11 +111,19 @@ class BatchActions:
                 if button.description != text:
                     button.description = text
                 self._panel.enable(button, bool(count))
+            self._tell_sent()
+
+    def _tell_sent(self) -> None:
+        """Replace the status that rows were sent again by what became of them, as soon as all of them have ended."""
+        course = self._shown.rows.followed
+        if course and not course["queued"] and self._sent_status == self._panel.footer.status:
+            rows, _, states = counts_text(course, "rows").partition(": ")
+            self._panel.notify(f"of {rows} that were sent again, {states}")
 
     def ask_retry_cause(self, cause: str) -> None:
         """Try the rows again that failed because of this, by its key; after a question if they are many."""
         batch, code = self._batch()
-        view = self._view()
+        view, failed = self._view(), RowQuery(state="failed", cause=cause)
         causes = view.reader.causes()
         count, text = (causes[cause].failed, causes[cause].text) if cause in causes else (0, cause)
         rows = counted(count, "rows")
@@ -127,7 +139,8 @@ class BatchActions:
                 danger=False,
             ),
             ask=count > _ASK_ABOVE,
-            foreign=view.foreign({State.FAILED}, view.reader.each(RowQuery(state="failed", cause=cause))),
+            foreign=view.foreign({State.FAILED}, view.reader.each(failed)),
+            again=lambda: view.reader.each(failed),
         )
 
     def _button(self, text: str, ask: Callable[[], None], tip: str, style: str = "") -> widgets.Button:
@@ -149,7 +162,7 @@ class BatchActions:
         """Return which rows `resend` sends: the selected ones, else those that are chosen, if the user has chosen."""
         rows, view, batch = self._shown.rows, self._shown.view, self._shown.batch
         shown, chosen = rows.shown, rows.selected  # once: another thread may show other rows meanwhile
-        if view is None or batch is None or (chosen.empty and shown.automatic and shown.found is None):
+        if view is None or batch is None or (chosen.empty and not shown.chosen):
             return _NOTHING
         if len(chosen):
             chosen = chosen[chosen["state"].isin(FINAL)]
@@ -161,8 +174,9 @@ class BatchActions:
                 send=lambda: batch.resend(chosen),
                 refs=lambda: refs,
             )
-        query, found, counts = shown.query, shown.found, rows.final(shown)
-        if found is not None:
+        query, counts = shown.query, rows.final(shown)
+        if shown.found is not None:
+            found = shown.found.refs
             states = counts_text(counts, "rows").partition(": ")[2]
             return _Again(
                 counts=counts,
@@ -175,7 +189,7 @@ class BatchActions:
 
     def _ask_retry(self) -> None:
         batch, code = self._batch()
-        progress = batch.progress()
+        view, progress = self._view(), batch.progress()
         rows = counted(progress.failed, "rows")
         self._start(
             batch.retry_failed,
@@ -188,7 +202,8 @@ class BatchActions:
                 danger=False,
             ),
             ask=progress.failed > _ASK_ABOVE,
-            foreign=self._view().foreign({State.FAILED}),
+            foreign=view.foreign({State.FAILED}),
+            again=lambda: view.reader.each(RowQuery(state="failed")),
         )
 
     def _ask_resend(self) -> None:
@@ -207,13 +222,14 @@ class BatchActions:
             danger=False,
         )
 
-        def resend() -> None:
-            self._panel.notify(f"sending {rows} of batch {batch.id} again …")
-            again.send()
-            self._panel.notify(f"{rows} of batch {batch.id} will be sent again", line=line)
-
-        foreign = self._view().foreign(FINAL_STATES, again.refs())
-        self._start(resend, "", question, ask=count > _ASK_ABOVE or succeeded > 0, foreign=foreign)
+        self._start(
+            again.send,
+            f"{rows} of batch {batch.id} will be sent again",
+            question,
+            ask=count > _ASK_ABOVE or succeeded > 0,
+            foreign=self._view().foreign(FINAL_STATES, again.refs()),
+            again=again.refs,
+        )
 
     def _ask_resume(self) -> None:
         batch, code = self._batch()
@@ -274,21 +290,28 @@ class BatchActions:
         *,
         ask: bool,
         foreign: Foreign | None = None,
+        again: Callable[[], Iterable[int]] = list,
     ) -> None:
         """Start `work`, after the user confirmed the question if `ask`; then show the status, if there is one.
 
-        With rows that this home did not render, the question is asked in any case and says what they do; they are
-        trusted when it is confirmed.
+        The rows that `again` returns are sent again by it, and stay in sight. With rows that this home did not render,
+        the question is asked in any case and says what they do; they are trusted when it is confirmed.
         """
         view = self._view()
 
         def run() -> None:
             if foreign is not None:
                 view.trust(foreign)
+            refs = [*again()]
+            if refs:
+                self._panel.notify(f"{question.verb} of batch {self._batch()[0].id} …")
             work()
             if status:
                 self._panel.notify(status, line=question.line)
-            self._shown.draw()
+            if refs:
+                self._sent_status = status
+                self._shown.follow(refs)
+            self._shown.changed()
 
         if foreign is not None:
             more = "trust=True)" if question.line.endswith("()") else ", trust=True)"
@@ -310,7 +333,7 @@ def _of_query(view: BatchView, batch: Batch, query: RowQuery, counts: Mapping[st
             scope="that failed" + (f" with {mask_text(text)}" if text else ""),
             code=lambda code: retry_code(code, text, [one.text for one in causes.values()]),
             send=lambda: batch.retry_failed(pd.DataFrame({"cause": [query.cause]}) if query.cause else None),
-            refs=lambda: view.reader.each(query),
+            refs=lambda: view.reader.each(RowQuery(state="failed", cause=query.cause)),
         )
     return _Again(
         counts=counts,

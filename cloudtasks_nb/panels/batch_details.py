@@ -6,7 +6,7 @@ import asyncio
 import html
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
 
@@ -18,8 +18,9 @@ from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.panels.batch_actions import BatchActions
 from cloudtasks_nb.panels.batch_failures import BatchFailures
-from cloudtasks_nb.panels.batch_rows import BatchRows, Part
+from cloudtasks_nb.panels.batch_rows import BatchRows, SelectedPeriods
 from cloudtasks_nb.panels.cards.row import row_card
+from cloudtasks_nb.panels.owner import unowned
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.run_summary import RunSummary
 from cloudtasks_nb.panels.task_details import TaskDetails
@@ -51,6 +52,7 @@ class BatchDetails(widgets.VBox):
         self._scheduled = False
         self._calendar_data: Calendar | None = None  # what the widget `calendar` shows
         self._draw_seconds = 0.0
+        self.on_change: Callable[[], object] = lambda: None  #: called when a verb of the panel has changed the batch
         self.actions = BatchActions(panel, self)
         self.bar = widgets.HTML()
         self.failures = BatchFailures(panel, self._cause_picked, self.actions.ask_retry_cause)
@@ -62,9 +64,9 @@ class BatchDetails(widgets.VBox):
         self.detail = TaskDetails(panel)  #: the task of the open row, its request and its attempts
         self._calendar_box = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
         tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
-        panel.at_close(self._stop_listening)
+        panel.owner.at_close(self._stop_listening)
         super().__init__(
-            [self.bar, *tools, self.failures, self._calendar_box, self.run, self.rows, self.story, self.detail]
+            [self.bar, *tools, self._calendar_box, self.failures, self.run, self.rows, self.story, self.detail]
         )
         self.show(None)
 
@@ -86,7 +88,8 @@ class BatchDetails(widgets.VBox):
         self.actions.show()
         if self.view is not None:
             self._unsubscribe = self.view.listen(self._changed)
-            self._leave_tab = self.view.show_in_tab()
+            with unowned():
+                self._leave_tab = self.view.show_in_tab()
             self.draw(summary=False)
             self.schedule_draw()
 
@@ -94,6 +97,17 @@ class BatchDetails(widgets.VBox):
         """Show the rows in a state."""
         self.rows.choose(RowQuery(state=state))
         self.draw(summary=False)
+
+    def follow(self, refs: Sequence[int]) -> None:
+        """Keep rows in sight that were sent again, whatever their state is then."""
+        self._close_row()
+        self.failures.pick(None)
+        self.rows.follow(refs)
+
+    def changed(self) -> None:
+        """Show the batch, and the list that it stands in, as a verb has left it."""
+        self.draw()
+        self.on_change()
 
     def schedule_draw(self) -> None:
         """Draw soon."""
@@ -118,8 +132,6 @@ class BatchDetails(widgets.VBox):
             rows_after = self.rows.draw(self._part(), self.view.changed(), progress=progress)
             self._panel.footer.batch = "" if report.progress.finished else report.batch
             self.actions.show()
-        if report.progress.at is not None:
-            self._panel.footer.at = report.progress.at.timestamp()
         return min(filter(None, (causes_after, run_after, rows_after)), default=0.0)
 
     def static_html(self) -> str:
@@ -129,7 +141,7 @@ class BatchDetails(widgets.VBox):
         if not self.run.shown and self.batch.progress().total <= _MAX_STATIC_ROWS:
             self.draw()
         periods = "" if self._calendar_data is None else self._range.value + self._calendar_data.html()
-        return self.bar.value + self.failures.html() + periods + self.run.html() + self.rows.html()
+        return self.bar.value + periods + self.failures.html() + self.run.html() + self.rows.html()
 
     def _stop_listening(self) -> None:
         if self._unsubscribe is not None:
@@ -158,19 +170,19 @@ class BatchDetails(widgets.VBox):
             self.calendar.load(self._calendar_data)
         self._calendar_box.layout.display = "none" if self._calendar_data is None else None
 
-    def _part(self) -> Part | None:
+    def _part(self) -> SelectedPeriods | None:
         """Return what is selected in the calendar; None for all rows."""
         calendar, picked = self._calendar_data, self.calendar.picked
         if calendar is None or not picked:
             return None
-        return Part(
+        return SelectedPeriods(
             keys=tuple(picked),
             words=calendar.words(picked),
             keep=lambda frame: calendar.rows(frame, picked),
         )
 
     def _periods_selected(self) -> None:
-        self.rows.clear()
+        self.rows.release()
         self.actions.show()
         self._panel.spawn(asyncio.to_thread(self.draw))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import html
 import threading
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
@@ -19,6 +18,7 @@ from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.row_query import RowReader
 from cloudtasks_nb.fanout.outbox.causes import Cause, Span
 from cloudtasks_nb.panels.cards.row import error_of
+from cloudtasks_nb.panels.pacing import Pacing
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import code_html
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices
@@ -47,10 +47,12 @@ class BatchFailures(widgets.VBox):
         self._reader: RowReader | None = None
         self._causes: Mapping[str, Cause] = {}  # by their keys, as `_spans`
         self._spans: Mapping[str, Span] = {}
+        self._common: Mapping[str, str] = {}  # what the rows of each have in common
         self._spans_of: object = None  # the causes for which the spans were read
         self._reading = threading.Lock()
         self._offering = threading.Lock()  # the last thread has the newest causes
-        self._fresh_until = 0.0
+        self._pacing = Pacing()
+        self._example_of: int | None = None  # the ref of the row whose error is the example
         self._heading = widgets.HTML()
         self.choices = Choices(
             "Causes of failures",
@@ -70,7 +72,8 @@ class BatchFailures(widgets.VBox):
 
     def show(self, reader: RowReader | None) -> None:
         """Show the causes of another batch, or none."""
-        self._reader, self._spans, self._spans_of, self._fresh_until = reader, {}, None, 0.0
+        self._reader, self._spans, self._common, self._spans_of = reader, {}, {}, None
+        self._pacing.reset()
         self.choices.picked, self.example.value = None, ""
 
     def draw(self) -> float:
@@ -79,12 +82,14 @@ class BatchFailures(widgets.VBox):
             return 0.0
         self._causes = self._reader.causes()
         self._offer()
+        if self.cause is not None and self.cause not in self._causes:
+            self.pick(None)  # its rows were tried again
         if not self._causes or self._causes == self._spans_of:
             return 0.0
-        wait = self._fresh_until - time.monotonic()
-        if wait <= 0:
+        wait = self._pacing.wait
+        if not wait:
             self._panel.spawn(asyncio.to_thread(self._read_spans, self._reader, self._causes))
-        return max(0.0, wait)
+        return wait
 
     def pick(self, cause: str | None) -> None:
         """Choose a cause, or none: show an example of it."""
@@ -100,10 +105,11 @@ class BatchFailures(widgets.VBox):
                 count_text(cause.failed + cause.retrying),
                 html.escape(mask_text(cause.text)),
                 html.escape(self._note(cause)),
+                html.escape(mask_text(self._common.get(cause.key, ""))),
             )
             for cause in list(self._causes.values())[:_SHOWN]
         ]
-        return self._heading.value + table_html(("Rows", "Cause", ""), rows) if rows else ""
+        return self._heading.value + table_html(("Rows", "Cause", "", "In common"), rows) if rows else ""
 
     def _clicked(self, cause: str) -> None:
         self.pick(None if cause == self.cause else cause)
@@ -113,13 +119,16 @@ class BatchFailures(widgets.VBox):
         changes = not self._panel.context.read_only
         with self._offering:
             causes = self._causes
+            total = sum(cause.failed + cause.retrying for cause in causes.values())
             self.choices.offer(
                 [
                     Choice(
                         key=cause.key,
                         text=cause.text,
                         number=cause.failed + cause.retrying,
+                        share=(cause.failed + cause.retrying) / max(total, 1),
                         note=self._note(cause),
+                        common=self._common.get(cause.key, ""),
                         act=f"Retry {count_text(cause.failed)}" if cause.failed and changes else "",
                         tip=f"A new task for each of the {counted(cause.failed, 'rows')} that failed because of this",
                     )
@@ -143,20 +152,21 @@ class BatchFailures(widgets.VBox):
         if not self._reading.acquire(blocking=False):
             return
         try:
-            began = time.monotonic()
-            spans = reader.cause_spans()
-            ended = time.monotonic()
-            self._fresh_until = ended + _PAUSE_FACTOR * (ended - began)
+            with self._pacing.measured(_PAUSE_FACTOR):
+                spans, common = reader.cause_spans(), reader.common()
         finally:
             self._reading.release()
         if reader is self._reader:
-            self._spans, self._spans_of = spans, causes
+            self._spans, self._common, self._spans_of = spans, common, causes
             self._offer()
+            cause = self.cause
+            if cause in spans and self.example.value and spans[cause].ref != self._example_of:
+                self._show_example(reader, cause)  # the row that was the example has another cause by now, or none
 
     def _show_example(self, reader: RowReader, cause: str) -> None:
         found = self._spans.get(cause) or reader.cause_spans().get(cause)
         task = None if found is None else reader.task(found.ref)
-        if task is None:
+        if found is None or task is None:
             return
         try:
             row = reader.stored(task)
@@ -167,6 +177,7 @@ class BatchFailures(widgets.VBox):
         except StoreError as error:
             title, text = "Example", error.message
         if reader is self._reader and cause == self.cause:  # no other was chosen meanwhile
+            self._example_of = found.ref
             self.example.value = html_card(title, code_html(text))
 
 

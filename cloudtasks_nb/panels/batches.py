@@ -61,6 +61,7 @@ class BatchesPanel(Panel):
         self.table.on_show = lambda key: self.guarded(self._choose, key)
         self.table.on_press = lambda pressed: self.guarded(self._choose, *pressed)
         self.view = BatchDetails(self)
+        self.view.on_change = self._reread_soon
         self.notify("", line="tasks.batches()")
         self.fill(self.row(self.scope, self.totals), self.table, self.prompt, self.view)
         self._offer_queue(0 if everywhere else 1)
@@ -72,15 +73,12 @@ class BatchesPanel(Panel):
 
     def apply(self, snapshot: Snapshot) -> None:  # noqa: ARG002 - any snapshot means that batches may have changed
         """Read the list again."""
-        self._stale = True
-        if not self._reading:
-            self._reading = True
-            self.spawn(self._reread())
+        self._reread_soon()
 
     def became_visible(self) -> None:
         """Show what has changed while the panel was not visible."""
         self.view.schedule_draw()
-        self.apply(None)  # type: ignore[arg-type]  # only the moment counts
+        self._reread_soon()
 
     def queue_changed(self) -> None:
         """Offer the batches of another queue."""
@@ -98,6 +96,12 @@ class BatchesPanel(Panel):
     def static_html(self) -> str:
         """Return the list, and the chosen batch."""
         return self.totals.value + self.table.html() + self.view.static_html()
+
+    def _reread_soon(self) -> None:
+        self._stale = True
+        if not self._reading:
+            self._reading = True
+            self.spawn(self._reread())
 
     async def _reread(self) -> None:
         try:
@@ -171,13 +175,24 @@ class BatchPanel(Panel):
         part = batch_view(batch).part
         super().__init__(context, f"{part or f'Batch {batch.id}'} on {batch.queue}", queue=batch.queue)
         self.view = BatchDetails(self)
+        self.view.bar.observe(lambda _: self.guarded(self._check_ended), "value")
         self.fill(self.prompt, self.view)
         self.notify("", line=None if part else f"batch = tasks.batch({quoted(batch.id)})")
         self.view.show(batch)
 
+    def watched_queues(self) -> Mapping[QueueName, int | None]:
+        """Return the queue of a batch that has not ended: the age of what is shown is that of the newest answer."""
+        ended = self.view.batch is None or self.view.batch.progress().finished
+        return {} if ended else {self.context.name(self.queue or ""): None}
+
     def became_visible(self) -> None:
         """Show what has changed while the panel was not visible."""
         self.view.schedule_draw()
+
+    def read_at(self) -> float:
+        """Return when the service told how the batch is."""
+        at = None if self.view.batch is None else self.view.batch.progress().at
+        return at.timestamp() if at else 0.0
 
     def refresh(self) -> None:
         """Show the batch as it is now."""
@@ -186,3 +201,9 @@ class BatchPanel(Panel):
     def static_html(self) -> str:
         """Return the batch."""
         return self.view.static_html()
+
+    def _check_ended(self) -> None:
+        """Show no age of a batch that has ended: nothing is to be seen of it any more. One may also begin anew."""
+        self.resubscribe()
+        if not self.watched_queues():
+            self.footer.at = 0.0

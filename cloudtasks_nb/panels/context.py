@@ -91,6 +91,11 @@ class PanelContext:
         return self.connection.endpoint.local
 
     @property
+    def restart(self) -> Callable[[], object] | None:
+        """What starts the connection's emulator again, if it keeps its tasks in a folder; else None."""
+        return self.connection.restart
+
+    @property
     def badge(self) -> str:
         """The text of the badge: LOCAL for an emulator, else the project."""
         return "LOCAL" if self.local else f"{self.connection.endpoint.project}"

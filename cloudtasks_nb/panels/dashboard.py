@@ -15,7 +15,7 @@ from cloudtasks_nb.panels.backfill import BackfillPanel
 from cloudtasks_nb.panels.batches import BatchesPanel
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.fan_out import FanOutPanel
-from cloudtasks_nb.panels.panel import Panel, answer_at_once, close_all
+from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.queues import QueuesPanel
 from cloudtasks_nb.panels.tasks import TasksPanel
 from cloudtasks_nb.panels.widgets.queue_choice import QueueChoice
@@ -102,6 +102,11 @@ class Dashboard(Panel):
         if self.current is not None:
             self.current.refresh()
 
+    def poll_now(self) -> None:
+        """Make the watcher read the queues of the open tab as soon as possible."""
+        if self.current is not None:
+            self.current.poll_now()
+
     def start_refresh(self) -> None:
         """Start to refresh the open tab; its own footer shows errors."""
         if self.current is not None:
@@ -162,7 +167,7 @@ class Dashboard(Panel):
             self._making.add(name)
         try:
             panel = make() if make == self._make_queues else make(self.context, queue=queue, framed=False)
-            answer_at_once(panel)  # before it knows the board, whose parts would be visited too
+            self.owner.at_close(panel.close)
             panel.board = self
             panel.every = self._every
             panel.footer.observe(lambda _: self.copy.follow(), "at")
@@ -171,7 +176,6 @@ class Dashboard(Panel):
                 panel.use(self.queue)
         finally:
             self._making.discard(name)
-        close_all(box.children[0])
         box.children = [panel]
 
     def _make_queues(self) -> Panel:

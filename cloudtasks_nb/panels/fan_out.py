@@ -29,7 +29,7 @@ from cloudtasks_nb.panels.forms.request_form import RequestForm, field
 from cloudtasks_nb.panels.forms.send_limits import SendLimits
 from cloudtasks_nb.panels.forms.source import SourceField
 from cloudtasks_nb.panels.forms.targets import recent_urls
-from cloudtasks_nb.panels.panel import Panel, close_all
+from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.picker import Picker
 from cloudtasks_nb.panels.widgets.prompt import Question
 
@@ -84,12 +84,11 @@ class SendPanel(Panel):
         self.stop_button().on_click(lambda _: self.notify("stopping"))
         self._work_row = self.row(self.stop_button(), self.meter)
         self._work_row.layout.display = "none"
-        self.at_close(lambda: close_all(self._work_row))  # a read-only panel does not lay it out
         self.limits = SendLimits(lambda: self.guarded(self.edited))
         duration = field(widgets.Text, "Duration", "of an attempt: 2s; the plan then says when it would end")
         self.duration = self.control(duration, self.edited)
         self.view = BatchDetails(self)
-        self.at_close(on_cell_end(lambda: self.guarded(self.offer)))
+        self.owner.at_close(on_cell_end(lambda: self.guarded(self.offer)))
 
     # What a derived panel implements.
 

@@ -36,31 +36,32 @@ How to write one::
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import html
 import threading
-import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ipywidgets as widgets
 
-from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.display.notify import Output, redirect
+from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.notify import Output
 from cloudtasks_nb.display.progress_bar import in_notebook
-from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, UnavailableError
+from cloudtasks_nb.errors import EndpointError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import expression, quoted
+from cloudtasks_nb.panels.owner import Owner
 from cloudtasks_nb.panels.static_copy import StaticCopy
+from cloudtasks_nb.panels.watching import Watching
+from cloudtasks_nb.panels.widgets.banner import Banner
 from cloudtasks_nb.panels.widgets.footer import Footer
 from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
 from cloudtasks_nb.panels.widgets.table import Table
-from cloudtasks_nb.service.watch import Snapshot, Subscription
+from cloudtasks_nb.panels.work import Work
+from cloudtasks_nb.service.watch import Snapshot
 
-__all__ = ["INTERVALS", "WIDE", "Panel", "answer_at_once", "close_all"]
+__all__ = ["INTERVALS", "WIDE", "Panel"]
 
 T = TypeVar("T", bound=widgets.Widget)
 
@@ -82,20 +83,19 @@ class _Action:
     enabled: bool = True  #: whether it can be clicked while the panel is not busy
 
 
-class _AllOrNothing(type(widgets.VBox)):  # type: ignore[misc]  # neither ipywidgets nor its metaclass has types
-    """The metaclass of panels: a constructor that raises leaves no widget open."""
+class _Owned(type(widgets.VBox)):  # type: ignore[misc]  # neither ipywidgets nor its metaclass has types
+    """The metaclass of panels: each owns its widgets, and a constructor that raises leaves none open."""
 
     def __call__(cls, *args: Any, **words: Any) -> Any:
-        made: Any = cls.__new__(cls, *args, **words)
-        try:
+        owner = Owner()
+        with owner.making():
+            made: Any = cls.__new__(cls, *args, **words)
+            made.owner = owner
             made.__init__(*args, **words)
-        except BaseException:
-            made.abandon()
-            raise
         return made
 
 
-class Panel(widgets.VBox, metaclass=_AllOrNothing):
+class Panel(widgets.VBox, metaclass=_Owned):
     """A panel; `refresh()` reloads its content, `close()` ends it.
 
     Parameters
@@ -119,6 +119,8 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         Set when the current work should stop; long `work` checks it between its steps.
     """
 
+    owner: Owner
+
     def __init__(self, context: PanelContext, title: str, *, queue: str | None = None, framed: bool = True) -> None:
         self.context = context
         self.title = title
@@ -127,20 +129,19 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self.footer = Footer()
         self.prompt = Prompt()
         self.copy = StaticCopy(self)
-        self.stopping = threading.Event()
-        self._framed = framed
-        self._unavailable = False  # whether the error that is shown says that the service does not answer
+        self.watching = Watching(context.watcher, self._on_snapshot)
+        output = Output(message=self.notify, progress=self._show_progress)
+        self._work = Work(
+            title, output, set_busy=self._set_busy, failed=self.fail, spawned_failed=self._failed_in_background
+        )
         self._closed = False
-        self._busy = threading.Lock()
-        self._next: list[Callable[[], object]] = []  # work that waits until the present work has ended
         self._enabling = threading.RLock()
         self._actions: dict[widgets.Button, _Action] = {}
-        self._pending: set[concurrent.futures.Future[Any]] = set()
-        self._at_close: list[Callable[[], object]] = []
-        self._lock = threading.RLock()  # for the subscriptions, and for the data of derived panels
-        self._subscriptions: dict[QueueName, Subscription] = {}
-        self._warnings: dict[QueueName, str] = {}  # why the newest snapshot of a watched queue failed
+        self._lock = threading.RLock()  # for the data of derived panels
         self._every = _LOCAL_INTERVAL if context.local else _GOOGLE_INTERVAL
+        #: The title with its badges, and below it that nothing answers; a part of a larger panel has neither.
+        self.head = widgets.HTML() if framed else None
+        self.banner = Banner(context.connection.endpoint, self._restart_button()) if framed else None
         self.interval = widgets.Dropdown(
             options=INTERVALS, value=self._every, description="Every", layout={"width": "auto"}
         )
@@ -192,14 +193,13 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
 
         Put `self.prompt`, which shows the questions, below the buttons that ask; without it in `parts` it comes last.
         """
-        head = [self._header(controls)] if self._framed else []
+        head = [] if self.head is None else [self._header(self.head, controls), self.banner]
         prompt = [] if self.prompt in parts else [self.prompt]
         self.children = [*head, *parts, *prompt, self.footer]
 
     def attach(self, table: Table) -> Table:
         """Show exceptions of a table's callbacks in this panel."""
         table.on_error = self.fail
-        answer_at_once(table)
         return table
 
     def row(self, *parts: widgets.Widget) -> widgets.HBox:
@@ -234,7 +234,6 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         """
         made = widgets.Button(description=text, tooltip=tip or "", button_style=style, layout={"width": "auto"})
         self._actions[made] = _Action(work=work, changes=changes, quick=quick)
-        answer_at_once(made)
         made.on_click(lambda button: self.guarded(self._clicked, self._actions[button]))
         return made
 
@@ -264,15 +263,17 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
     def fail(self, error: BaseException) -> None:
         """Show an error; one that says that the service does not answer, until it answers again."""
         self.footer.fail(error)
-        self._unavailable = isinstance(error, UnavailableError)
-        if self._unavailable:
+        self.watching.unanswered = isinstance(error, UnavailableError)
+        if self.watching.unanswered:
+            self._show_silence(silent=isinstance(error, EndpointError))
             self.resubscribe()
 
     # Work.
 
-    def at_close(self, work: Callable[[], object]) -> None:
-        """Call `work` when the panel is closed."""
-        self._at_close.append(work)
+    @property
+    def stopping(self) -> threading.Event:
+        """Set when the current work should stop; long `work` checks it between its steps."""
+        return self._work.stopping
 
     def guarded(self, work: Callable[..., object], *args: Any) -> None:
         """Call a function; show the exception if it raises one."""
@@ -284,45 +285,23 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
     def ask(self, question: Question, work: Callable[[], object]) -> None:
         """Ask a question, and run `work`, which changes something, if it is confirmed."""
         self.check_changes()
-        self.prompt.show(question, lambda: self.start(work, changes=True))
-        answer_at_once(self.prompt)
+        with self.owner.making():
+            self.prompt.show(question, lambda: self.start(work, changes=True))
 
     def start(self, work: Callable[[], object], *, changes: bool) -> None:
         """Run `work` in a thread of its own, with the buttons disabled; does nothing if other work runs."""
         if changes:
             self.check_changes()
-        if not self._busy.acquire(blocking=False):
+        if not self._work.start(work):
             self.footer.status = "busy: wait until the previous action has ended"
-            return
-        self._begin(work)
 
     def start_next(self, work: Callable[[], object]) -> None:
         """Run `work`, which changes nothing, as soon as no other work runs; it replaces other work that waits."""
-        self._next[:] = [work]
-        self._begin_next()
-
-    def _begin_next(self) -> None:
-        while self._next and not self._closed and self._busy.acquire(blocking=False):
-            if self._next:  # another thread has not taken it meanwhile
-                self._begin(self._next.pop())
-                return
-            self._busy.release()
-
-    def _begin(self, work: Callable[[], object]) -> None:
-        """Run `work` in a thread of its own; the caller holds `_busy`, which is released when the work has ended."""
-        self.footer.alert, self._unavailable = {}, False
-        self.stopping.clear()
-        self._set_busy(on=True)
-        done: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        self._pending.add(done)
-        done.set_running_or_notify_cancel()  # a thread cannot be cancelled
-        threading.Thread(target=self._work, args=(work, done), name=f"cloudtasks-nb {self.title}", daemon=True).start()
+        self._work.start_next(work)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run a coroutine on the background loop; show the exception if it raises one."""
-        future = _loop.submit(work)
-        self._pending.add(future)
-        future.add_done_callback(self._spawned)
+        self._work.spawn(work)
 
     @property
     def expression(self) -> str | None:
@@ -339,11 +318,7 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
 
     def settle(self, timeout: float = 60.0) -> None:
         """Wait until all work that the panel has started has ended."""
-        deadline = time.monotonic() + timeout
-        while self._pending:
-            concurrent.futures.wait(list(self._pending), timeout=max(0.0, deadline - time.monotonic()))
-            if self._pending and time.monotonic() > deadline:
-                raise TimeoutError(f"work of {self.title} has not ended after {timeout:g} s")
+        self._work.settle(timeout)
 
     # Updates.
 
@@ -385,16 +360,9 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         """Watch the queues that `watched_queues` returns, if the panel is live; call this when they have changed."""
         with self._lock:
             wanted = dict(self.watched_queues()) if self.live else {}
-            if self.live and self._unavailable and self.queue is not None:  # the next snapshot ends the error
+            if self.live and self.watching.unanswered and self.queue is not None:  # the next snapshot ends the error
                 wanted.setdefault(self.context.name(self.queue), None)
-            for queue, subscription in list(self._subscriptions.items()):
-                if wanted.get(queue, -1) != subscription.since or subscription.every != self._every:
-                    self._subscriptions.pop(queue).close()
-            for queue, since in wanted.items():
-                if queue not in self._subscriptions:
-                    self._subscriptions[queue] = self.context.watcher.subscribe(
-                        queue, self._on_snapshot, since=since, every=self._every
-                    )
+            self.watching.update(wanted, self._every)
 
     def assume_visible(self, *, visible: bool = True) -> None:
         """Assume that the panel is visible until the browser reports; while a cell runs, it cannot report."""
@@ -412,24 +380,11 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self._closed = True
         self.copy.close()
         self.resubscribe()
-        for work in self._at_close:
-            work()
-        for future in list(self._pending):
-            future.cancel()
-        for part in (*self.children, *self._actions, self._stop, self.interval, self.layout):
-            close_all(part)  # also widgets that were never laid out
+        self._work.close()
+        self.owner.close()
         super().close()
         # ipywidgets removes it from a closed widget, so that showing one would raise a TypeError.
         self.__dict__.pop("_repr_mimebundle_", None)
-
-    def abandon(self) -> None:
-        """Close the widgets of a panel whose constructor raised: ipywidgets would keep them for ever."""
-        with contextlib.suppress(AttributeError):  # attributes that were not set yet
-            self.close()
-        for part in list(_parts(self)):
-            if part is not self:
-                part.close()
-        super().close()
 
     def _ipython_display_(self, **_options: Any) -> None:
         """Display the panel, and its static copy below it: one output shows a widget or HTML, not both.
@@ -458,20 +413,27 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         bundle, metadata = self.footer._repr_mimebundle_(**options) or ({}, {})
         bundle[_VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         self.assume_visible()
-        answer_at_once(self)
         bundle["text/plain"] = repr(self)
         bundle["text/html"] = self.copy.html()  # for exports and viewers that have no kernel
         return bundle, metadata
 
-    def _header(self, controls: tuple[widgets.Widget, ...]) -> widgets.HBox:
+    def _header(self, head: widgets.HTML, controls: tuple[widgets.Widget, ...]) -> widgets.HBox:
         self.control(self.interval, self._choose_interval)
         tip = "Reload the content"
         refresh = self.button("Refresh", self.start_refresh, changes=False, quick=True, tip=tip)
-        kind = "local" if self.context.local else "google"
-        badges = _badge(self.context.badge, kind) + (_badge("read-only") if self.context.read_only else "")
-        title = widgets.HTML(f'<span class="ctn-heading">{html.escape(self.title)}</span>{badges}')
+        self._show_head()
         tools = widgets.HBox([*controls, self.interval, refresh]).add_class("ctn-row")
-        return widgets.HBox([title, tools]).add_class("ctn-header")
+        return widgets.HBox([head, tools]).add_class("ctn-header")
+
+    def _show_head(self) -> None:
+        """Show the title, and beside it what is special: where it is, and whether the clock was moved."""
+        if self.head is None:
+            return
+        moved = self.context.connection.clock.known.advanced / 1e6
+        badges = [_badge(self.context.badge, "local" if self.context.local else "google")]
+        badges += [_badge("read-only")] if self.context.read_only else []
+        badges += [_badge(f"clock +{duration_text(moved)}", "google")] if moved else []
+        self.head.value = f'<span class="ctn-heading"><bdi>{html.escape(self.title)}</bdi></span>{"".join(badges)}'
 
     def _show_interval(self) -> None:
         """Select the current interval in the dropdown; add it if it is not an option."""
@@ -491,26 +453,50 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
         self.guarded(self.resubscribe)
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
-        if snapshot.queue not in self._subscriptions:
-            return  # a snapshot of a queue that is no longer watched
-        with self._lock:
-            here = {queue: text for queue, text in self._warnings.items() if queue in self._subscriptions}
-            self._warnings = here | {snapshot.queue: "; ".join(map(_one_line, snapshot.errors))}
-            self.footer.warning = "; ".join(dict.fromkeys(filter(None, self._warnings.values())))
+        self.footer.warning = self.watching.warning
+        self._show_silence(silent=self.watching.silent)
         self.guarded(self.apply, snapshot)
         if not snapshot.errors:
-            self.footer.at, self.footer.ahead = snapshot.at / 1e6, self.context.connection.clock.ahead / 1e3
-            self._available()
+            self.read_until(self.watching.at)
+            self._answered()
 
-    def _available(self) -> None:
+    def read_until(self, at: float) -> None:
+        """Show the age of the content: all of it was read at a time, in seconds since 1970, or later."""
+        self.footer.at, self.footer.ahead = at, self.context.connection.clock.ahead / 1e3
+        (self.board or self)._show_head()  # noqa: SLF001 - a panel too
+
+    def _answered(self) -> None:
         """Take down the error that the service does not answer."""
-        if not self._unavailable:
+        if not self.watching.unanswered:
             return
-        self._unavailable = False
+        self.watching.unanswered = False
         if text := self.footer.alert.get("text"):
             self.notify(f"The service answers again. Before: {text}")
             self.footer.alert = {}
         self.resubscribe()
+
+    def _show_silence(self, *, silent: bool) -> None:
+        """Say above everything that nothing answers; in a dashboard, above its tabs."""
+        banner = (self.board or self).banner
+        if banner is None:
+            return
+        if not silent:
+            banner.hide()
+        elif not banner.shown:
+            self.footer.status = ""  # it may say that the service answers
+            banner.show(self.watching.last)
+
+    def _restart_button(self) -> widgets.Button | None:
+        if self.context.restart is None or self.context.read_only:
+            return None
+        return self.button("Start it again", self._restart, changes=True, style="primary")
+
+    def _restart(self) -> None:
+        assert self.context.restart is not None  # noqa: S101 - else there is no button
+        self.notify("starting the emulator again …")
+        self.context.restart()
+        self.notify("started the emulator again", line=f"ct.local({quoted(self.context.connection.endpoint.folder)})")
+        self.poll_now()
 
     def _clicked(self, action: _Action) -> None:
         if not action.quick:
@@ -520,80 +506,25 @@ class Panel(widgets.VBox, metaclass=_AllOrNothing):
             self.check_changes()
         action.work()
 
-    def _work(self, work: Callable[[], object], done: concurrent.futures.Future[Any]) -> None:
-        self.footer.status = ""
-        try:
-            with redirect(Output(message=self.notify, progress=self._show_progress)):
-                work()
-        except BaseException as error:  # noqa: BLE001 - an exception in a thread would be lost
-            self.fail(error)
-        finally:
-            self._set_busy(on=False)
-            self._busy.release()
-            self._begin_next()
-            self._pending.discard(done)
-            done.set_result(None)
-
     def _show_progress(self, what: str, count: int, total: int | None) -> None:
         self.footer.status = f"{what}: {count:,}" + ("" if total is None else f" of {total:,}")
 
-    def _set_busy(self, *, on: bool) -> None:
+    def _set_busy(self, busy: bool) -> None:  # noqa: FBT001 - called by `Work`
+        if busy:
+            self.footer.alert, self.watching.unanswered = {}, False
+            self.footer.status = ""
         with self._enabling:
             for button, action in self._actions.items():
-                button.disabled = on or not action.enabled
-            self._stop.layout.display = None if on else "none"
-            self.footer.busy = on  # last: the browser then returns the focus to a button, which must be enabled
+                button.disabled = busy or not action.enabled
+            self._stop.layout.display = None if busy else "none"
+            self.footer.busy = busy  # last: the browser then returns the focus to a button, which must be enabled
 
-    def _spawned(self, future: concurrent.futures.Future[Any]) -> None:
-        error = None if future.cancelled() else future.exception()
-        if error is not None:
+    def _failed_in_background(self, error: BaseException) -> None:
+        """Show an error of what nobody has asked for: that nothing answers is said by the banner."""
+        if isinstance(error, EndpointError):
+            self._show_silence(silent=True)
+        else:
             self.fail(error)
-        self._pending.discard(future)
-
-
-def _parts(thing: Any) -> Iterator[widgets.Widget]:
-    """Find all widgets in the attributes of a widget or an object of this package, also those never laid out."""
-    seen: dict[int, Any] = {}
-    todo = [thing]
-    while todo:
-        thing = todo.pop()
-        if type(thing) in (str, bytes, int, float, bool, type(None)) or id(thing) in seen:
-            continue
-        seen[id(thing)] = thing
-        if isinstance(thing, dict):
-            todo += [*thing.keys(), *thing.values()]
-        elif isinstance(thing, list | tuple | set | frozenset):
-            todo += thing
-        elif isinstance(thing, widgets.Widget):
-            yield thing
-            todo += vars(thing).values()  # with its traits that have a value; reading the others would create widgets
-        elif type(thing).__module__.startswith(f"{__package__}."):
-            todo += getattr(thing, "__dict__", {}).values()
-
-
-def answer_at_once(widget: widgets.Widget) -> None:
-    """Handle what the browser sends to a widget and its parts while a cell runs, where the kernel has subshells.
-
-    JupyterLab sends it to a subshell, but ipykernel 7.4 hands it to the shell that has written to the widget last: the
-    main one, which waits for the cell. Without its choice the browser's counts.
-    """
-    for part in _parts(widget):
-        comm = getattr(part, "comm", None)
-        if comm is not None:
-            comm._reply_subshell_for = None  # noqa: SLF001 - there is no public way
-
-
-def close_all(widget: widgets.Widget) -> None:
-    """Close a widget and its parts: ipywidgets closes only the widget itself."""
-    parts = (*getattr(widget, "children", ()), getattr(widget, "layout", None), getattr(widget, "style", None))
-    for part in parts:
-        if isinstance(part, widgets.Widget):
-            close_all(part)
-    widget.close()
-
-
-def _one_line(error: CloudTasksError) -> str:
-    return error.message if error.hint is None else f"{error.message} \u2192 {error.hint}"
 
 
 def _badge(text: str, kind: str = "quiet") -> str:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
@@ -20,11 +19,11 @@ from cloudtasks_nb.display.card import section_html
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.costs import log_note
-from cloudtasks_nb.panels.cards.queue import queue_card
+from cloudtasks_nb.panels.cards.queue import queue_card, queues_html
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.limits import LimitsForm
 from cloudtasks_nb.panels.forms.notebook import quoted
-from cloudtasks_nb.panels.panel import WIDE, Panel, answer_at_once, close_all
+from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.queue_choice import MANY
@@ -37,7 +36,16 @@ _COLUMNS = (
     Column("queue", kind="name"),
     Column("state", kind="state", width="8em"),
     Column("tasks", kind="count", width="6.5em"),
-    Column("running", kind="count", width="7em"),
+    Column("held_up_by", "Held up by", width="13em", optional="empty", tip="Why its tasks wait although it runs"),
+    Column("oldest_due", "Oldest due", kind="time", width="10em", tip="The schedule of the task that waits longest"),
+    Column(
+        "failed_last_minute",
+        "Failed/min",
+        kind="count",
+        width="8.5em",
+        optional="empty",
+        tip="Attempts that failed in the last minute, by the log of the queue",
+    ),
     Column(
         "done_last_minute",
         "Attempts/min",
@@ -45,12 +53,15 @@ _COLUMNS = (
         width="9.5em",
         tip="Attempts that ended in the last minute, good and bad: a task that is tried again counts each time",
     ),
+    Column("running", kind="count", width="7em"),
     Column("rate", "Rate /s", kind="count", width="6em"),
     Column("max_concurrent", "At once", kind="count", width="6.5em"),
-    Column("max_attempts", "Max attempts", kind="count", width="9.5em"),
 )
 _KEPT = 120  # most depths of a queue in its sparkline
 _FRESH = 2.0  # seconds for which a panel that becomes visible does not list the queues again
+_SEEN = 3  # times the interval; after that a queue counts as not looked at
+_AT_LIMIT = 0.9  # share of the queue's rate from which on the queue is what limits its tasks
+_MINUTE = 60_000_000  # microseconds
 _STALE = 15.0  # seconds after which a snapshot makes the panel list the queues again
 
 
@@ -83,7 +94,9 @@ class QueuesPanel(Panel):
         super().__init__(context, "Queues", framed=framed)
         self._on_pick, self._on_queues = on_pick or self.use, on_queues
         self._depths: dict[str, deque[tuple[float, float | None]]] = {}
-        self._values: dict[str, Mapping[str, Any]] = {}
+        self._values: dict[str, dict[str, Any]] = {}
+        self._failures: dict[str, dict[str, int]] = {}  # queue -> id in the log and time of attempts that have failed
+        self._since = 0  # from when on the logs are read, microseconds since 1970
         self._read = 0.0
         self._showing = threading.RLock()
         self.table = self.attach(
@@ -99,7 +112,7 @@ class QueuesPanel(Panel):
         self.table.on_select = lambda queues: self.guarded(self._selected, queues)
         self.table.on_show = lambda queue: self.guarded(self._on_pick, queue)
         self.table.on_page = lambda _: self.guarded(self.resubscribe)
-        self.card = widgets.HTML()
+        self.totals, self.card = widgets.HTML(), widgets.HTML()
         self.editor = widgets.VBox().add_class("ctn-editor")
         self._edited = ""  # the queue whose limits are in the form
         self._editing: list[widgets.Widget] = []  # what is in the editor while it is open; made when it first is
@@ -134,24 +147,21 @@ class QueuesPanel(Panel):
         self.save = self.button("Save limits", self._save, changes=True, quick=True, style="primary")
         self.cancel = self.button("Cancel", self._close_form, changes=True, quick=True)
         self._editing = [self._form_title, self.form, self.row(self.save, self.cancel)]
-        for part in self._editing:
-            answer_at_once(part)
-            self.at_close(partial(close_all, part))  # it is not always laid out
 
     def _fill(self) -> None:
         self._close_form()
         buttons = [] if self.context.read_only else [self.target, self.pause, self.resume, self.edit, self.purge]
         editor = [] if self.context.read_only else [self.editor]
-        for part in (self.target, self.editor):  # which a read-only panel does not lay out
-            self.at_close(partial(close_all, part))
-        self.fill(self.row(*buttons, self.find), *editor, self.prompt, self.table, self.card)
+        self.fill(self.totals, self.row(*buttons, self.find), *editor, self.prompt, self.table, self.card)
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
-        """Return the queues on the page."""
-        return {self.context.name(queue): None for queue in self.table.page_keys}
+        """Return the queues on the page, with their logs; Google's quota allows to read one of them."""
+        read = set(self.table.page_keys) if self.context.local else {self.queue}
+        return {self.context.name(queue): self._since if queue in read else None for queue in self.table.page_keys}
 
     def became_visible(self) -> None:
         """List the queues, unless that was done in the last two seconds."""
+        self._since = self.context.connection.clock.micros() - _MINUTE
         if time.monotonic() > self._read + _FRESH:
             self.spawn(asyncio.to_thread(self.refresh))
 
@@ -166,9 +176,12 @@ class QueuesPanel(Panel):
         """List the queues with their settings and statistics."""
         self._read = time.monotonic()
         found = self.context.queues()
-        for name in found.index:
-            self._remember(found.loc[[name]])
-        self.table.load(found)
+        self.watching.note(self.context.connection.clock.micros() / 1e6)
+        waiting = {name: self._absent(found.loc[name]) for name in found.index}
+        rows = [self._remember(found.loc[[name]], held_up_by=waiting[name]) for name in found.index]
+        with self._lock:
+            self._values = {name: self._values[name] for name in found.index}
+        self.table.load(pd.concat(rows) if rows else found.assign(held_up_by=None, failed_last_minute=None))
         self.find.layout.display = None if len(found) > MANY else "none"
         self.resubscribe()
         self._show()
@@ -179,29 +192,55 @@ class QueuesPanel(Panel):
         """Show the settings and statistics of one queue."""
         values = snapshot.values  # noqa: PD011 - a mapping, no frame
         if snapshot.gone:
+            self._values.pop(snapshot.queue.queue, None)
             self.table.drop([snapshot.queue.queue])
             self.resubscribe()
         elif values is not None:
             row = frame(QUEUES, {key: [value] for key, value in values.items()}, index="queue")
-            self._remember(row)
-            self.table.patch(row)
+            self.table.patch(self._remember(row, failed_last_minute=self._count_failures(snapshot, values)))
         self._show()
         if time.monotonic() > self._read + _STALE:
             self._read = time.monotonic()
             self.spawn(asyncio.to_thread(self.refresh))
 
     def static_html(self) -> str:
-        """Return the table."""
-        return self.table.html()
+        """Return the totals and the table."""
+        return self.totals.value + self.table.html()
 
-    def _remember(self, row: pd.DataFrame) -> None:
-        """Keep the values of one queue's row, and add its depth to the sparkline."""
+    def _remember(self, row: pd.DataFrame, **more: Any) -> pd.DataFrame:
+        """Keep the values of one queue's row, and add its depth to the sparkline; return the row for the table.
+
+        What only a listing or only a snapshot knows is kept until the next one.
+        """
         values: dict[Any, Any] = row.reset_index().iloc[0].to_dict()
-        name = values["queue"]
+        name, now = values["queue"], time.monotonic()
         depth = None if is_missing(values["tasks"]) else float(values["tasks"])
         with self._lock:
-            self._depths.setdefault(name, deque(maxlen=_KEPT)).append((time.monotonic(), depth))
-            self._values[name] = values
+            before = self._values.get(name, {"held_up_by": None, "failed_last_minute": None})
+            kept = {key: more.get(key, before[key]) for key in ("held_up_by", "failed_last_minute")}
+            depths = self._depths.setdefault(name, deque(maxlen=_KEPT))
+            if depths and now - depths[-1][0] > _SEEN * max(self.every, _FRESH):
+                depths.append((now, None))  # nobody looked meanwhile
+            depths.append((now, depth))
+            self._values[name] = {**values, **kept}
+        kept["held_up_by"] = kept["held_up_by"] or _limit(values)
+        return row.assign(**{key: [value] for key, value in kept.items()})
+
+    def _absent(self, values: Mapping[str, Any]) -> str | None:
+        """Return which handlers the tasks of a queue wait for; known of the embedded emulator only."""
+        if self.context.connection.endpoint.http is None or is_missing(values["tasks"]) or not values["tasks"]:
+            return None
+        absent = self.context.connection.absent_handlers(values["name"])
+        return f"nothing listens at {', '.join(absent)}" if absent else None
+
+    def _count_failures(self, snapshot: Snapshot, values: Mapping[str, Any]) -> int | None:
+        """Return how many attempts failed in the last minute; None if the log does not tell."""
+        failures = self._failures.setdefault(snapshot.queue.queue, {})
+        failures |= {one.insert_id: one.time for one in snapshot.entries if one.status not in ("OK", "")}
+        for name in [name for name, at in failures.items() if at < snapshot.at - _MINUTE]:
+            del failures[name]
+        told = values["log_sampling_ratio"] and (snapshot.log_until is not None or snapshot.entries)
+        return len(failures) if told else None
 
     def _filter(self) -> None:
         self.table.filter(self.find.value)
@@ -225,6 +264,7 @@ class QueuesPanel(Panel):
             values = self._values.get(one) if one else None
             depths = tuple(self._depths[values["queue"]]) if values else ()
         self.card.value = queue_card(values, depths, note=self._log_note(values)) if values else ""
+        self.totals.value = queues_html([self._values[name] for name in list(self._values)])
         states = {self._values[name]["state"] for name in picked if name in self._values}
         self.enable(self.pause, "RUNNING" in states)
         self.enable(self.resume, bool(states - {"RUNNING"}))
@@ -287,7 +327,8 @@ class QueuesPanel(Panel):
     def _edit(self) -> None:
         name = self._one()
         if not self._editing:
-            self._make_form()
+            with self.owner.making():
+                self._make_form()
         self._edited = name
         self.form.show(self._values[name])
         self._form_title.value = section_html(f"Limits of {name}", "")
@@ -315,3 +356,10 @@ class QueuesPanel(Panel):
         self.notify(f"{queue}: {words}", line=self.context.line(queue, "update", **changes))
         self._close_form()
         self.poll_now()
+
+
+def _limit(values: Mapping[str, Any]) -> str | None:
+    """Return that a queue dispatches as fast as it may, if it does."""
+    rate, done = values["rate"], values["done_last_minute"]
+    busy = not is_missing(done) and not is_missing(values["tasks"]) and values["tasks"]
+    return f"its limit of {rate:,.6g}/s" if busy and done >= _AT_LIMIT * 60 * rate else None

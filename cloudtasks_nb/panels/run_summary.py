@@ -1,17 +1,18 @@
-"""The run of a batch in its panel: figures, charts of throughput and durations, and the slowest rows."""
+"""The run of a batch in its panel: figures, charts of attempts and durations, and the slowest rows, folded."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
 
 from cloudtasks_nb.display.card import facts_html, section_html, state_html, table_html
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.display.run_chart import Durations, durations_chart, throughput_chart
+from cloudtasks_nb.display.plural import count_text
+from cloudtasks_nb.display.run_chart import Durations, Throughput, durations_chart, throughput_chart
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.fanout.batch.progress import Progress
@@ -30,7 +31,8 @@ class RunSummary(widgets.VBox):
     def __init__(self) -> None:
         self._summary: Summary | None = None
         self._figures, self._charts = widgets.HTML(), widgets.HTML()
-        super().__init__([self._figures, self._charts])
+        self._slowest = widgets.HTML()  # alone, so that it stays open while the charts change
+        super().__init__([self._figures, self._charts, self._slowest])
         self.clear()
 
     @property
@@ -40,7 +42,7 @@ class RunSummary(widgets.VBox):
 
     def clear(self) -> None:
         """Show nothing."""
-        self._summary, self._figures.value, self._charts.value = None, "", ""
+        self._summary, self._figures.value, self._charts.value, self._slowest.value = None, "", "", ""
         self.layout.display = "none"
 
     def draw(self, view: BatchView, progress: Progress) -> float:
@@ -50,14 +52,15 @@ class RunSummary(widgets.VBox):
             self.clear()
             return newer_after
         self._figures.value = section_html("Run", facts_html(_facts(summary, progress, now=view.now())))
-        if summary is not self._summary:
-            self._summary, self._charts.value = summary, _charts(summary)
+        self._summary = summary
+        self._charts.value = _charts(replace(summary.throughput, limit=view.limit()), summary.durations)
+        self._slowest.value = _slowest(summary.slowest)
         self.layout.display = None
         return newer_after
 
     def html(self) -> str:
         """Return what is shown."""
-        return self._figures.value + self._charts.value
+        return self._figures.value + self._charts.value + self._slowest.value
 
 
 def _facts(summary: Summary, progress: Progress, *, now: int) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def _facts(summary: Summary, progress: Progress, *, now: int) -> dict[str, Any]:
         "last row done": from_micros(summary.ended),
         "expected end": None if progress.finished else progress.eta,
         "elapsed": duration_text((until - summary.started) / _SECOND),
-        "fastest": f"{counted(summary.throughput.most, 'rows')} per {summary.throughput.unit}",
+        "fastest": f"{count_text(summary.throughput.most)} attempts/s",
         **({} if summary.durations is None else _quantiles(summary.durations)),
     }
 
@@ -81,14 +84,11 @@ def _quantiles(durations: Durations) -> dict[str, str]:
     }
 
 
-def _charts(summary: Summary) -> str:
-    throughput = throughput_chart(summary.throughput)
-    boxes = [f'<div style="flex:3 1 460px;min-width:0;max-width:620px">{throughput}</div>']
-    if summary.durations is not None:
-        boxes.append(
-            f'<div style="flex:2 1 320px;min-width:0;max-width:430px">{durations_chart(summary.durations)}</div>'
-        )
-    return f'<div style="{_BOX}">{"".join(boxes)}</div>{_slowest(summary.slowest)}'
+def _charts(throughput: Throughput, durations: Durations | None) -> str:
+    boxes = [f'<div style="flex:3 1 460px;min-width:0;max-width:620px">{throughput_chart(throughput)}</div>']
+    if durations is not None:
+        boxes.append(f'<div style="flex:2 1 320px;min-width:0;max-width:430px">{durations_chart(durations)}</div>')
+    return f'<div style="{_BOX}">{"".join(boxes)}</div>'
 
 
 def _slowest(rows: Sequence[SlowRow]) -> str:
@@ -104,4 +104,4 @@ def _slowest(rows: Sequence[SlowRow]) -> str:
         for row in rows
     ]
     table = table_html(("Took", "State", "Done at", "Row"), cells)
-    return f'<div class="ctn-card" style="margin-top:8px">{section_html("Slowest rows", table)}</div>'
+    return f"<details><summary>Slowest rows</summary>{table}</details>"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
@@ -14,7 +13,7 @@ from cloudtasks_nb.fanout.plan.render import read_message
 from cloudtasks_nb.panels.cards.task import read_card
 from cloudtasks_nb.panels.forms.task_form import TaskForm
 from cloudtasks_nb.panels.forms.task_request import TaskRequest
-from cloudtasks_nb.panels.panel import Panel, answer_at_once, close_all
+from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.copy_buttons import CopyButtons
 
 __all__ = ["TaskDetails"]
@@ -53,9 +52,7 @@ class TaskDetails(widgets.VBox):
         self.edit = self._panel.button(
             "Edit and send again", self._open_form, changes=True, quick=True, tip="Send its request as a new task"
         )
-        made = self._panel.row(self.copies, self.edit)
-        answer_at_once(made)
-        return made
+        return self._panel.row(self.copies, self.edit)
 
     def _make_editor(self) -> widgets.VBox:
         panel = self._panel
@@ -63,11 +60,7 @@ class TaskDetails(widgets.VBox):
         self.send = panel.button("Send new task", self._submit, changes=True, quick=True, style="primary")
         self.cancel = panel.button("Cancel", self._cancel, changes=True, quick=True)
         self._title = widgets.HTML()
-        made = widgets.VBox([self._title, self.form, panel.row(self.send, self.cancel)]).add_class("ctn-editor")
-        for part in (made, self.form.request):  # which are not always laid out
-            panel.at_close(partial(close_all, part))
-        answer_at_once(made)
-        return made
+        return widgets.VBox([self._title, self.form, panel.row(self.send, self.cancel)]).add_class("ctn-editor")
 
     @property
     def value(self) -> str:
@@ -107,7 +100,8 @@ class TaskDetails(widgets.VBox):
         self._request = request
         if request is not None:
             if self._tools is None:
-                self._tools = self._make_tools()
+                with self._panel.owner.making():
+                    self._tools = self._make_tools()
                 self.children = [self.card, self._tools]
             arguments, options = request.code()
             line = self._panel.context.line(self.queue, "enqueue", *arguments, **options)
@@ -122,7 +116,9 @@ class TaskDetails(widgets.VBox):
     def _open_form(self) -> None:
         if self._request is None:
             return
-        self._editor = self._editor or self._make_editor()
+        if self._editor is None:
+            with self._panel.owner.making():
+                self._editor = self._make_editor()
         if not self._target:
             self._line_before = self._panel.footer.line
         self.form.fill(self._request)

@@ -242,7 +242,8 @@ class TasksPanel(Panel):
                 replace = False
                 self._listed = listing
                 self._ids.update(part.index.tolist())
-                self.footer.at = max(self.footer.at, (listing.at or 0) / 1e6)
+                self.watching.note((listing.at or 0) / 1e6, listing.queue)
+                self.read_until(max(self.footer.at, (listing.at or 0) / 1e6))
             self._show_loaded()
             self.footer.status = f"loading: {counted(len(self._ids), 'tasks')}"
             if self.stopping.is_set():

@@ -39,7 +39,15 @@ _NEW_QUEUE_PAUSE = 2.0  # seconds between two calls for a queue that was just cr
 
 
 class Connection:
-    """The transport, the watcher and the store of one connection, and the last error messages of its tasks."""
+    """The transport, the watcher and the store of one connection, and the last error messages of its tasks.
+
+    Attributes
+    ----------
+    restart : callable, optional
+        Starts the emulator again that it was made for; None where that is not ours, or would be an empty one.
+    """
+
+    restart: Callable[[], object] | None = None
 
     def __init__(self, endpoint: Endpoint, auth: Auth, *, store: str | os.PathLike[str] | None = None) -> None:
         self.auth = auth

@@ -177,7 +177,7 @@ def _row_tick(bench: Bench, batch: ct.Batch, query: RowQuery) -> float:
     rows.table.filter("flights")
     rows.table.sort("last_attempt_time", descending=True)
     for change in range(1, 1 + bench.size.ticks):
-        rows._fresh_until = 0.0
+        rows._pacing.reset()
         start = time.perf_counter()
         rows.draw(None, float(change))
         taken.append(1000 * (time.perf_counter() - start))

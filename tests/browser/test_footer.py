@@ -59,15 +59,15 @@ def test_what_goes_wrong_is_seen(notebook: Callable[..., Any]) -> None:
 
 
 def test_the_title_tells_the_end_of_a_batch(notebook: Callable[..., Any], context: BrowserContext) -> None:
-    """It has the share and the end; without its kernel the panel names the cell to run, and takes no clicks."""
+    """It has the share and the end; without its kernel the panel says what to run, and takes no clicks."""
     context.grant_permissions(["notifications"])
     board = Board(notebook(SETUP, "panel = batch.panel(); panel"), tabs=False)
     page, python = board.page, board.book.python
     page.evaluate(NOTIFIED)
-    expect(page).to_have_title(re.compile(r"^0 % · ."))
+    expect(page).to_have_title(re.compile(r"^paused 0 % · ."))
     own = page.title().partition(" · ")[2]
     python("_ = queue.run(batch.tasks()[:4])")
-    expect(page).to_have_title(f"40 % · {own}")
+    expect(page).to_have_title(f"paused 40 % · {own}")
     board.root.get_by_label("Notify me when it ends").check()
     python("_ = queue.resume()")
     expect(page).to_have_title(f"\u2715 1 failed · {own}")
@@ -76,8 +76,10 @@ def test_the_title_tells_the_end_of_a_batch(notebook: Callable[..., Any], contex
     page.keyboard.press("Escape")
     expect(page).to_have_title(own)
     python("queue.pause(); _ = batch.retry_failed()")
-    expect(page).to_have_title(f"90 % · {own}")
-    note = board.root.get_by_role("alert").filter(has_text="The kernel was restarted or has ended: run cell [2] again.")
+    expect(page).to_have_title(f"paused 90 % · {own}")
+    note = board.root.get_by_role("alert").filter(
+        has_text="The kernel was restarted or has ended: run the cells from the top"
+    )
     expect(note).to_have_count(0)
     board.book.restart_kernel()
     expect(page).to_have_title(own)
@@ -86,6 +88,6 @@ def test_the_title_tells_the_end_of_a_batch(notebook: Callable[..., Any], contex
     board.book.start()
     board.book.finish()
     expect(note).to_have_count(0)
-    expect(page).to_have_title(f"0 % · {own}")
+    expect(page).to_have_title(f"paused 0 % · {own}")
     python("panel.close()")
     expect(page).to_have_title(own)

@@ -234,7 +234,7 @@ def test_batches(notebook: Callable[..., Any]) -> None:
     rows = board.part.locator(".ctn-scroll").first.locator("tr[data-key]")
     rows.filter(has_text="days").click()
     expect(board.part).to_contain_text("2 failed rows")
-    expect(board.part.get_by_role("img", name="rows done over time: 58 succeeded, 2 failed")).to_be_visible()
+    expect(board.part.get_by_role("img", name="attempts over time: 58 succeeded, 2 failed")).to_be_visible()
     expect(board.part.get_by_role("img", name="durations of 60 attempts")).to_be_visible()
     board.check()
     board.book.python("broken.clear()")

@@ -457,7 +457,8 @@ class Batch:
         self._connection.transport.check_open()
         read_first(self._tracker, whole=True)
         _loop.run(self._tracker.find_out(self._tracker.outcomes.read_failed))
-        return self._go(sending=retry_failed(self._outbox, self._rows, where, self.tasks, trust=trust))
+        now = self._view.now()
+        return self._go(sending=retry_failed(self._outbox, self._rows, where, self.tasks, trust=trust, now=now))
 
     def resend(self, df: pd.DataFrame, *, trust: bool = False) -> Self:
         """Make a new try for rows of this batch in any final state, in the background.
@@ -493,7 +494,7 @@ class Batch:
         """
         self._connection.transport.check_open()
         read_first(self._tracker, whole=True)
-        resend(self._outbox, self._rows, df, self.tasks, trust=trust)
+        resend(self._outbox, self._rows, df, self.tasks, trust=trust, now=self._view.now())
         return self._go(sending=True)
 
     def cancel(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.fanout.batch.progress import Progress
 
-__all__ = ["RESUME", "Report", "causes_text", "endings", "retries_text", "segments"]
+__all__ = ["RESUME", "Report", "causes_text", "endings", "isolated", "retries_text", "segments"]
 
 #: The line of Python that sends what is not sent.
 RESUME = "batch.resume()"
@@ -50,7 +51,10 @@ class Report:
         share = self._share()
         full = round(_WIDTH * share)
         bar = f"[{'█' * full}{'·' * (_WIDTH - full)}] {percent_text(share)}  {self.progress.state or ''}".rstrip()
-        head = [f"{self._title()}  [{self.badge}]", *([self.partitions] if self.partitions else [])]
+        head = [
+            f"{self._title(isolated(self.name or ''))}  [{self.badge}]",
+            *([self.partitions] if self.partitions else []),
+        ]
         return "\n".join([*head, bar, repr(self.progress), *self.lines()])
 
     def html(self, *, methods: bool = True) -> str:
@@ -70,7 +74,7 @@ class Report:
         moment = "%Y-%m-%d %H:%M" if progress.finished else "%Y-%m-%d %H:%M:%S"
         at = f'<div style="opacity:.75">as of {progress.at:{moment}} UTC</div>' if progress.at else ""
         parts = (bar, done, partitions, self.grid, lines, at if methods else "")
-        return html_card(self._title(), *parts, badge=self.badge)
+        return html_card(self._title(self.name or ""), *parts, badge=self.badge, name=self.name or "")
 
     def lines(self, *, methods: bool = True) -> list[str]:
         """Return the notes below the bar; those that suggest a method come last."""
@@ -91,11 +95,11 @@ class Report:
         # A sentence that comes twice stands where it came first, with the method that was named last.
         return [f"{text} → {method}" if methods and method else text for text, method in dict(lines).items()]
 
-    def _title(self) -> str:
+    def _title(self, name: str) -> str:
         if self.part is not None:
             return f"{self.part} on queue {self.queue}"
-        name = f'"{self.name}" ' if self.name and self.name != self.batch else ""
-        return f"Batch {name}{self.batch} on queue {self.queue}"
+        quoted = f'"{name}" ' if name and self.name != self.batch else ""
+        return f"Batch {quoted}{self.batch} on queue {self.queue}"
 
     def _share(self) -> float:
         return self.progress.done / self.progress.total if self.progress.total else 1.0
@@ -110,6 +114,18 @@ class Report:
             return pace
         left = max(0, round((progress.eta - progress.at).total_seconds()))
         return f"{pace}, the last one in about {duration_text(left)}"
+
+
+def isolated(text: str) -> str:
+    """Return a text so that one written from right to left does not move what stands beside it.
+
+    Examples
+    --------
+    >>> isolated("night"), len(isolated("שלום"))
+    ('night', 6)
+    """
+    turned = any(unicodedata.bidirectional(letter) in {"R", "AL"} for letter in text)
+    return f"\u2068{text}\u2069" if turned else text
 
 
 def segments(progress: Progress) -> dict[str, int]:

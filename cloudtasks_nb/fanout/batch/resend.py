@@ -22,7 +22,13 @@ __all__ = ["resend", "retry_failed"]
 
 
 def retry_failed(
-    outbox: Outbox, batch: str, where: Any, tasks: Callable[[], pd.DataFrame], *, trust: bool = False
+    outbox: Outbox,
+    batch: str,
+    where: Any,
+    tasks: Callable[[], pd.DataFrame],
+    *,
+    trust: bool = False,
+    now: int | None = None,
 ) -> bool:
     """Open a new try for failed rows, as `Batch.retry_failed` describes; return whether there is something to send.
 
@@ -32,6 +38,8 @@ def retry_failed(
         `Batch.tasks`; called only for rows of `Batch.results`, which have no tasks.
     trust : bool
         Also for rows that this home did not render.
+    now : int, optional
+        As for `Outcomes.new_try`.
 
     Raises
     ------
@@ -42,7 +50,7 @@ def retry_failed(
     """
     trusting = Trusting("batch.retry_failed(…, trust=True)", trust)
     if isinstance(where, pd.DataFrame) and ("task" in where.columns or "cause" not in where.columns):
-        _send_again(outbox, batch, _with_tasks(where, batch, "retry_failed", tasks), {State.FAILED}, trusting)
+        _send_again(outbox, batch, _with_tasks(where, batch, "retry_failed", tasks), {State.FAILED}, trusting, now)
         return True
     causes = [cause for cause in outbox.causes.found(batch) if cause.failed]
     if not causes:
@@ -52,16 +60,24 @@ def retry_failed(
     if choice is not None:
         _check_choice(outbox, batch, choice, where)
     trusting.check(outbox, batch, {State.FAILED}, choice=choice)
-    outbox.outcomes.new_try(batch, None, {State.FAILED}, choice)
+    outbox.outcomes.new_try(batch, None, {State.FAILED}, choice, now)
     return True
 
 
-def resend(outbox: Outbox, batch: str, df: Any, tasks: Callable[[], pd.DataFrame], *, trust: bool = False) -> None:
+def resend(
+    outbox: Outbox,
+    batch: str,
+    df: Any,
+    tasks: Callable[[], pd.DataFrame],
+    *,
+    trust: bool = False,
+    now: int | None = None,
+) -> None:
     """Open a new try for the final rows of a frame, as `Batch.resend` describes.
 
     Parameters
     ----------
-    tasks, trust
+    tasks, trust, now
         As for `retry_failed`.
 
     Raises
@@ -72,7 +88,7 @@ def resend(outbox: Outbox, batch: str, df: Any, tasks: Callable[[], pd.DataFrame
         If nobody trusts some of its rows.
     """
     frame = _with_tasks(df, batch, "resend", tasks)
-    _send_again(outbox, batch, frame, FINAL, Trusting("batch.resend(df, trust=True)", trust))
+    _send_again(outbox, batch, frame, FINAL, Trusting("batch.resend(df, trust=True)", trust), now)
 
 
 def _check_choice(outbox: Outbox, batch: str, choice: Choice, where: Any) -> None:
@@ -90,7 +106,14 @@ def _check_choice(outbox: Outbox, batch: str, choice: Choice, where: Any) -> Non
         )
 
 
-def _send_again(outbox: Outbox, batch: str, df: pd.DataFrame, allowed: Collection[State], trusting: Trusting) -> None:
+def _send_again(
+    outbox: Outbox,
+    batch: str,
+    df: pd.DataFrame,
+    allowed: Collection[State],
+    trusting: Trusting,
+    now: int | None,
+) -> None:
     """Open a new try for those rows of a frame that are in an allowed state; print which are left out, and why."""
     wanted = df["task"].dropna().unique().tolist()
     strange = [task for task in wanted if batch_of(str(task)) != batch]
@@ -111,7 +134,7 @@ def _send_again(outbox: Outbox, batch: str, df: pd.DataFrame, allowed: Collectio
         )
     rows = [(ref, task) for task, ref in found.items()]
     trusting.check(outbox, batch, allowed, rows)
-    opened = outbox.outcomes.new_try(batch, rows, allowed)
+    opened = outbox.outcomes.new_try(batch, rows, allowed, now=now)
     if opened < len(df):
         reasons = {
             "have a newer try": len(wanted) - len(found),

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb.display.progress_bar import Bar
+from cloudtasks_nb.fanout.batch.alike import alike
 from cloudtasks_nb.fanout.batch.stored_results import Answers, StoredResults
 from cloudtasks_nb.fanout.batch.table import InputOrder, rows_frame
 from cloudtasks_nb.fanout.outbox.causes import Cause, Span, stored_key
@@ -103,6 +104,10 @@ class RowReader:
     def cause_spans(self) -> dict[str, Span]:
         """Return the times of the attempts and the first row of each cause. Reads the outcomes of all rows."""
         return self._outbox.causes.spans(self._batch)
+
+    def common(self) -> dict[str, str]:
+        """Return what the rows of each cause have in common, by its key. Reads a sample of the rows."""
+        return alike(self._outbox, self._batch, list(self.causes().values()))
 
     def count(self, query: RowQuery) -> int:
         """Return how many rows a query without a text chooses. Reads counters only."""

@@ -1,4 +1,4 @@
-"""Summarise the run of a batch: when rows were done, how long their last attempts took, and which were the slowest."""
+"""Summarise the run of a batch: when rows were tried, how long their last attempts took, and which were the slowest."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cloudtasks_nb.display.axis import round_step, time_step
 from cloudtasks_nb.display.run_chart import Durations, Throughput
 from cloudtasks_nb.fanout.batch.row_names import row_texts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.outcomes import Past
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.rows import TimingsPage
 
@@ -23,7 +24,7 @@ __all__ = ["SlowRow", "Summary", "SummaryReader", "summarise"]
 
 _SECOND = 1_000_000  # microseconds
 _MOST_SPANS = 120
-_SHORTEST_SPAN = 1_000  # microseconds
+_SHORTEST_SPAN = _SECOND  # or a burst of a few tasks would look like thousands a second
 _SHORTEST = 100  # microseconds; shorter durations are shown as this
 _MOST_BINS = 30  # of the histogram
 _LOG_FROM = 10  # the longest duration is so many times the median: then the axis is logarithmic
@@ -98,7 +99,8 @@ class SummaryReader:
             return self._summary, 0.0
 
     def _read(self) -> Summary | None:
-        found = summarise(self._outbox.rows.timings(self._rows), created=self._created)
+        batch, outbox = self._record.id, self._outbox
+        found = summarise(outbox.rows.timings(self._rows), outbox.outcomes.past(batch), created=self._created)
         if found is None:
             return None
         texts = row_texts(self._outbox, self._record, [row.ref for row in found.slowest], _NAMED_BY)
@@ -106,8 +108,20 @@ class SummaryReader:
         return replace(found, slowest=[replace(row, name=names[row.ref]) for row in found.slowest])
 
 
-def summarise(pages: Iterable[TimingsPage], *, created: int) -> Summary | None:
-    """Summarise rows, in less than 100 bytes of memory a row; return None if there are none."""
+def summarise(
+    pages: Iterable[TimingsPage], past: Sequence[tuple[int, int, int]] = (), *, created: int
+) -> Summary | None:
+    """Summarise rows, in less than 100 bytes of memory a row; return None if there are none.
+
+    Parameters
+    ----------
+    pages : iterable of TimingsPage
+        The last attempts on rows that succeeded or failed.
+    past : sequence of (second, Past, count)
+        What happened before these attempts.
+    created : int
+        When the batch was created, microseconds since 1970.
+    """
     columns = [array("q") for _ in range(4)]
     for page in pages:
         for column, values in zip(columns, page, strict=True):
@@ -123,7 +137,7 @@ def summarise(pages: Iterable[TimingsPage], *, created: int) -> Summary | None:
         rows=len(ref),
         started=min(created, int(start.min())),
         ended=int(ended.max()),
-        throughput=_throughput(ended, failed),
+        throughput=_throughput(ended, failed, past),
         durations=_histogram(known) if len(known) else None,
         slowest=[
             SlowRow(ref=ref, seconds=duration / _SECOND, failed=bool(failed), ended=ended)
@@ -133,16 +147,21 @@ def summarise(pages: Iterable[TimingsPage], *, created: int) -> Summary | None:
     )
 
 
-def _throughput(ended: _Ints, failed: _Ints) -> Throughput:
-    """Count rows in at most `_MOST_SPANS` spans of a round length."""
+def _throughput(ended: _Ints, failed: _Ints, past: Sequence[tuple[int, int, int]]) -> Throughput:
+    """Count attempts in at most `_MOST_SPANS` spans of a round length."""
+    again = [(second * _SECOND, n) for second, kind, n in past if kind == Past.AGAIN]
+    earlier = np.array([one for one in past if one[1] != Past.AGAIN], dtype=np.int64).reshape(-1, 3)
+    weights = np.concatenate([np.ones(len(ended), dtype=np.int64), earlier[:, 2]])
+    ended, failed = np.concatenate([ended, earlier[:, 0] * _SECOND]), np.concatenate([failed, earlier[:, 1]])
     first, last = int(ended.min()), int(ended.max())
     least = max(_SHORTEST_SPAN, (last - first) / (_MOST_SPANS - 1))
     width = time_step(least)
     width *= math.ceil(least / width)  # of more than 119 years: clocks of handlers may be wrong
     spans = ended // width - first // width
-    counts = np.bincount(2 * spans + failed, minlength=2 * int(spans.max()) + 2)
+    counts = np.bincount(2 * spans + failed, weights, minlength=2 * int(spans.max()) + 2).astype(np.int64)
     start = first // width * width
-    return Throughput(start=start, width=width, succeeded=counts[::2].tolist(), failed=counts[1::2].tolist())
+    succeeded, broken = counts[::2].tolist(), counts[1::2].tolist()
+    return Throughput(start=start, width=width, succeeded=succeeded, failed=broken, retries=again)
 
 
 def _histogram(seconds: npt.NDArray[np.float64]) -> Durations:

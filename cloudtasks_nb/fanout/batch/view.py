@@ -72,6 +72,12 @@ class BatchView:
         """Return when a row was changed last, in seconds since 1970."""
         return self._outbox.batches.changed(self._tracker.batch)
 
+    def limit(self) -> float | None:
+        """Return the tasks that the queue dispatches in a second at most; None if that is not known here."""
+        snapshot = self._tracker.outcomes.snapshot
+        values = None if snapshot is None else snapshot.values
+        return None if values is None else values.get("rate")
+
     def show_in_tab(self) -> Callable[[], None]:
         """Show the progress in the title of the browser's tab; return a function that ends that."""
         return show_in_tab(self._tracker)
@@ -98,7 +104,7 @@ class BatchView:
         chosen = list(self.reader.each(query)) if refs is None else refs
         rows = [(ref, None) for ref in chosen]
         Trusting("batch.resend(df, trust=True)").check(self._outbox, tracker.batch, FINAL, rows)
-        opened = self._outbox.outcomes.new_try(tracker.batch, ((ref, None) for ref in chosen), FINAL)
+        opened = self._outbox.outcomes.new_try(tracker.batch, ((ref, None) for ref in chosen), FINAL, now=self.now())
         _loop.run(tracker.start(sending=True))
         return opened
 

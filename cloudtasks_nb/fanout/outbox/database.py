@@ -100,11 +100,15 @@ _TABLES = (
         UNIQUE (num, task))""",
     "CREATE INDEX given_up ON results (num, id) WHERE gave_up",
     "CREATE INDEX versions ON results (num, coalesce(json_extract(fields, '$.version'), ''))",
+    # What the rows no longer tell, since each has its last attempt only: see `outcomes.py`.
+    """CREATE TABLE past (
+        num INTEGER, second INTEGER, kind INTEGER, n INTEGER NOT NULL,
+        PRIMARY KEY (num, second, kind)) WITHOUT ROWID""",
     "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 14
+VERSION = 15
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {

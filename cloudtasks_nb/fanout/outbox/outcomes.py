@@ -6,12 +6,13 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from functools import reduce
 
 from cloudtasks_nb.fanout.causes import Fault, kind_of
 from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.causes import chosen
-from cloudtasks_nb.fanout.outbox.database import Repository, transaction
+from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.outbox.rows import locate, located
 from cloudtasks_nb.fanout.outbox.tallies import (
@@ -30,7 +31,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
 from cloudtasks_nb.fanout.states import FINAL, OPEN, State
 from cloudtasks_nb.fanout.wording import Wording
 
-__all__ = ["MOST_CAUSES", "Outcomes", "Recorded", "rows_in", "unchanged"]
+__all__ = ["MOST_CAUSES", "Outcomes", "Past", "Recorded", "rows_in", "unchanged"]
 
 #: The most causes that are counted for a batch; of further messages only the type of the exception counts.
 MOST_CAUSES = 1_000
@@ -42,6 +43,18 @@ _COLUMNS = ("try", *Row._fields[2:])
 _READ = ", ".join(("ref", *_COLUMNS))
 _WRITE = f"UPDATE rows SET {', '.join(f'{column} = ?' for column in _COLUMNS)} WHERE ref = ?"
 _FORGET = ", ".join(f"{column} = NULL" for column in Row._fields[3:])
+
+
+_ENDED = "(began + coalesce(duration, 0)) / 1000000"  # the second in which the last attempt on a row ended
+_NOTE = "INSERT INTO past VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+
+
+class Past(IntEnum):
+    """What is counted by the second of its time."""
+
+    SUCCEEDED = 0  #: attempts that were followed by another one of their rows
+    FAILED = 1
+    AGAIN = 2  #: rows that were to be sent again
 
 
 @dataclass(slots=True)
@@ -90,6 +103,7 @@ class Outcomes(Repository):
         rows: Iterable[tuple[int, str | None]] | None = None,
         allowed: Collection[State] = (State.FAILED,),
         choice: Choice | None = None,
+        now: int | None = None,
     ) -> int:
         """Open a new try for rows that are in one of the allowed states; return how many will be sent again.
 
@@ -102,15 +116,34 @@ class Outcomes(Repository):
             Unsent and sent rows are never taken.
         choice : Choice, optional
             Of all rows of the batch, only those that it has.
+        now : int, optional
+            The time of the service, microseconds since 1970, for the marks in the chart of the run.
         """
         codes = as_json({*FINAL} & {*allowed})
         num = number_of(connection, batch)
         wanted = rows_in(connection, batch, codes, choice) if rows is None else unchanged(connection, batch, rows)
         opened = sum(_reopen(connection, num, as_json(page), codes) for page in paged(wanted, _PAGE))
+        if opened and now is not None:
+            connection.execute(_NOTE, (num, now // 1_000_000, Past.AGAIN, opened))
         if opened:
             connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (num,))
             touch(connection, num)
         return opened
+
+    @reading
+    def past(self, connection: sqlite3.Connection, batch: str) -> list[tuple[int, int, int]]:
+        """Return what was before the attempts that ended the rows: seconds since 1970, `Past`, and how many.
+
+        That is what the rows no longer tell, and the last attempts on those that are tried again.
+        """
+        num = number_of(connection, batch)
+        query = f"""SELECT second, kind, sum(n) FROM (
+                        SELECT second, kind, n FROM past WHERE num = ?
+                        UNION ALL
+                        SELECT {_ENDED}, {Past.FAILED:d}, count(*) FROM {ROWS}
+                        AND state = {State.SENT:d} AND status > 0 AND began IS NOT NULL GROUP BY 1)
+                    GROUP BY second, kind ORDER BY second, kind"""
+        return connection.execute(query, (num, 0, ALL, num)).fetchall()
 
     @transaction
     def raise_round(self, connection: sqlite3.Connection, batch: str, least: int) -> None:
@@ -133,29 +166,43 @@ def _record_page(
             told[cause].add(news.message)
     causes = _kept(connection, num, told)
     _note_wordings(connection, num, {cause: told[cause] for cause in told if causes[cause] == cause})
-    after, corrected = dict(before), 0
+    after, corrected, past = dict(before), 0, Counter[tuple[int, int]]()
     for news in page:
         if news.task in found:
             row = after[found[news.task].ref]
             new = after[row.ref] = fold(row, news, int(news.task.rpartition("-")[2]), causes.get(news.cause))
+            past.update(_overtaken(row, new))
             corrected += new.state != row.state and row.state in FINAL and news.source is Source.LOG
             newest = news.source is Source.LOG and news.attempts == new.attempts
             if newest and new.status and not (new.heard or 0) & Source.RESULTS:
                 recorded.unexplained[news.task] = new.state in FINAL
     changed = [(row, before[ref]) for ref, row in after.items() if row is not before[ref]]
     connection.executemany(_WRITE, [(*row[1:], row.ref) for row, _ in changed])
+    connection.executemany(_NOTE, [(num, second, kind, n) for (second, kind), n in past.items()])
     recorded.ended |= {row.ref for row, old in changed if row.state in FINAL and row.state != old.state}
     recorded.newer += sum(row.tries > old.tries for row, old in changed)
     recorded.unsent += sum(old.state == State.UNSENT or row.tries > old.tries for row, old in changed)
     for row, old in changed:
         if row.began is not None and row.status is not None:
-            second = (row.began + (row.duration or 0)) // 1_000_000
+            second = _second(row)
             if row.state != old.state and row.state in _BY_ATTEMPT:
                 recorded.ends[second] += 1
             if row.status or row.state == State.FAILED:
                 recorded.failed = max(recorded.failed or 0, second)
     replace(connection, Counter(_counted(old) for _, old in changed), Counter(_counted(row) for row, _ in changed))
     return corrected
+
+
+def _overtaken(row: Row, new: Row) -> Iterator[tuple[int, int]]:
+    """Yield second and kind of the last attempt on a row that was known before, if a later one is known by now."""
+    later = (new.tries, new.attempts or 0) > (row.tries, row.attempts or 0)
+    if later and row.began is not None and row.status is not None:
+        yield _second(row), Past.FAILED if row.status else Past.SUCCEEDED
+
+
+def _second(row: Row) -> int:
+    """Return the second in which the last attempt on a row ended."""
+    return ((row.began or 0) + (row.duration or 0)) // 1_000_000
 
 
 def _counted(row: Row) -> tuple[int, int, int | str]:
@@ -213,6 +260,14 @@ def unchanged(connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[i
 
 def _reopen(connection: sqlite3.Connection, num: int, refs: str, codes: str) -> int:
     """Open a new try for some rows. A row without any try is no valid task, and never becomes one."""
+    connection.execute(
+        f"""INSERT INTO past
+            SELECT ?, {_ENDED}, state = {State.FAILED:d}, count(*)
+            FROM rows WHERE {AMONG} AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
+            AND state IN (SELECT value FROM json_each(?)) GROUP BY 2, 3
+            ON CONFLICT DO UPDATE SET n = n + excluded.n""",
+        (num, refs, codes),
+    )
     with counted(connection, AMONG, refs):
         return connection.execute(
             f"""UPDATE rows SET try = try + 1, state = {State.UNSENT:d}, {_FORGET} WHERE {AMONG} AND try > 0

@@ -104,7 +104,7 @@ def forget(connection: sqlite3.Connection, num: int) -> None:
     """Remove a batch; its rows are invisible from now on, and are removed in slices by `sweep`."""
     connection.execute("UPDATE parts SET phase = 2 WHERE num = ?", (num,))
     connection.execute("DELETE FROM spans WHERE scope = ?", (num,))
-    for table in ("flights", "settings", "wordings", "batches"):
+    for table in ("flights", "settings", "wordings", "past", "batches"):
         connection.execute(f"DELETE FROM {table} WHERE num = ?", (num,))
 
 

@@ -1,4 +1,4 @@
-"""The card of a queue: a chart of its depth, its settings and its statistics."""
+"""The card of a queue: a chart of its depth, its settings and its statistics; and the figures of several queues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cloudtasks_nb.display.charts import sparkline
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, percent_text
 
-__all__ = ["queue_card"]
+__all__ = ["queue_card", "queues_html"]
 
 
 def queue_card(values: Mapping[str, Any], depths: Sequence[tuple[float, float | None]], *, note: str = "") -> str:
@@ -34,6 +34,27 @@ def queue_card(values: Mapping[str, Any], depths: Sequence[tuple[float, float | 
     return html_card(name, figures, lines_html([note]), label=f"queue {name}")
 
 
+def queues_html(queues: Sequence[Mapping[str, Any]]) -> str:
+    """Return the figures of several queues together; empty for fewer than two."""
+    if len(queues) < 2:  # noqa: PLR2004 - they have no sum
+        return ""
+
+    def known(name: str) -> list[Any]:
+        return [values[name] for values in queues if not is_missing(values[name])]
+
+    failed = known("failed_last_minute")
+    figures = {
+        "queues": count_text(len(queues)),
+        "paused": count_text(paused) if (paused := sum(values["state"] == "PAUSED" for values in queues)) else "",
+        "tasks": count_text(sum(known("tasks"))),
+        "running": count_text(sum(known("running"))),
+        "attempts last minute": count_text(sum(known("done_last_minute"))),
+        "failed last minute": count_text(sum(failed)) if failed else "",
+        "oldest due": min(known("oldest_due"), default=None),
+    }
+    return facts_html(figures)
+
+
 def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
     def known(name: str, suffix: str = "") -> str:
         return "" if is_missing(values[name]) else f"{count_text(values[name])}{suffix}"
@@ -43,6 +64,7 @@ def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "running": running,
         "attempts last minute": known("done_last_minute"),
+        "failed last minute": known("failed_last_minute"),
         "rate": f"{known('effective_rate')} of {known('rate')}/s" if known("effective_rate") else known("rate", "/s"),
         "oldest due": "" if is_missing(values["oldest_due"]) else values["oldest_due"],
         "attempts": attempts,

@@ -59,6 +59,8 @@ class Column:
         Tooltip of the heading; the heading itself when left out.
     optional : {"empty", "same"}, optional
         When the column is left out: while no loaded row has a value in it, or while all have the same.
+    verbatim : bool
+        It is a column of the user's data: its heading is its name, as a search expects it.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Column:
     align: Literal["left", "right"] | None = None
     tip: str | None = None
     optional: Literal["empty", "same"] | None = None
+    verbatim: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -79,6 +82,8 @@ class Column:
     @property
     def heading(self) -> str:
         """The title as shown."""
+        if self.verbatim:
+            return self.name
         words = self.name.replace("_", " ")
         return self.title or words[:1].upper() + words[1:]
 

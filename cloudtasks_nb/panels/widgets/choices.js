@@ -26,14 +26,19 @@ class View {
   }
 
   make(key) {
-    const [count, text, note] = ["ctn-count", "ctn-text", "ctn-note"].map((name) => make("span", { class: name }));
-    const pick = make("button", { type: "button", class: "ctn-pick", "data-key": key, "data-do": "pick" }, count, text);
+    const names = ["count", "text", "note", "common", "percent"];
+    const [count, text, note, common, percent] = names.map((name) => make("span", { class: `ctn-${name}` }));
+    const share = make("span", { class: "ctn-share", "aria-hidden": "true" }, make("i"), percent);
+    const pick = make("button", { type: "button", class: "ctn-pick", "data-key": key, "data-do": "pick" }, count, share, text);
+    const more = make("div", { class: "ctn-more" }, note, common);
     const act = make("button", { type: "button", class: "ctn-act", "data-key": key, "data-do": "act" });
-    return { root: make("div", { class: "ctn-choice" }, pick, note, act), pick, count, text, note, act };
+    return { root: make("div", { class: "ctn-choice" }, pick, act, more), pick, count, text, note, common, percent, share, act };
   }
 
   patch(node, item) {
-    for (const name of ["count", "text", "note"]) setText(node[name], item[name] ?? "");
+    for (const name of ["count", "text", "note", "common", "percent"]) setText(node[name], item[name] ?? "");
+    node.share.hidden = !item.share;
+    node.share.style.setProperty("--ctn-part", item.share);
     setText(node.act, item.act ?? "");
     node.act.hidden = !item.act;
     node.act.title = item.tip ?? "";

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import anywidget
 import traitlets
 
-from cloudtasks_nb.display.plural import count_text
+from cloudtasks_nb.display.plural import count_text, percent_text
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.panels.widgets.assets import source
 
@@ -24,7 +24,9 @@ class Choice:
     key: str
     text: str
     number: int  #: rows, shown in front of the text
-    note: str = ""  #: more about it, behind the text
+    share: float = 0.0  #: the part of all rows that these are, drawn beside the number; 0: nothing is drawn
+    note: str = ""  #: more about it, below the text
+    common: str = ""  #: what the rows have in common, behind the note
     act: str = ""  #: text of the button beside it; empty: there is none
     tip: str = ""  #: tooltip of that button
     colour: str = ""  #: of the dot in front of the number; empty: there is none
@@ -84,7 +86,9 @@ class Choices(anywidget.AnyWidget):
         items = []
         for choice in choices:
             fields = asdict(choice)
-            items.append({**fields, "text": mask_text(choice.text), "count": count_text(fields.pop("number"))})
+            texts = {name: mask_text(fields[name]) for name in ("text", "common")}
+            percent = percent_text(choice.share) if choice.share else ""
+            items.append({**fields, **texts, "percent": percent, "count": count_text(fields.pop("number"))})
         if items != self.items:
             self.items = items
 

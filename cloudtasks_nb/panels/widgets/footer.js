@@ -3,6 +3,7 @@
 
 const TRAITS = ["status", "warning", "alert", "line", "at", "paused", "busy", "heard", "question", "batch", "ahead"];
 const PATIENCE = 700; // milliseconds that the kernel may take to hear of a click before this is said:
+const KERNEL_GONE = "The kernel was restarted or has ended: run the cells from the top, which make what this panel shows.";
 const NO_ANSWER = "No answer from the kernel yet. While a cell runs, the answer may come when the cell has ended.";
 
 /** The batches about whose end this page notifies. browser_tab.js has the same set. */
@@ -162,13 +163,7 @@ class FooterView {
     for (const part of this.root.children) part.inert = !live;
     this.note?.remove();
     if (live) document.head.append((this.hideCopy ??= make("style", {}, copyRule(this.model.get("panel")))));
-    else if (wasLive) this.root.prepend((this.note = make("div", { role: "alert", class: "ctn-warning" }, this.kernelNote())));
-  }
-
-  kernelNote() {
-    const prompt = this.root.closest(".jp-Cell")?.querySelector(".jp-InputPrompt")?.textContent ?? "";
-    const number = prompt.match(/\d+/)?.[0];
-    return `The kernel was restarted or has ended: run ${number ? `cell [${number}]` : "this cell"} again.`;
+    else if (wasLive) this.root.prepend((this.note = make("div", { role: "alert", class: "ctn-warning" }, KERNEL_GONE)));
   }
 
   /** Show the age of the panel and, for all panels within, the times in cards; a table shows its own. */

@@ -130,10 +130,12 @@ class TableView {
     return make("colgroup", {}, ...widths.map((width) => make("col", { style: `width:${width}` })));
   }
 
-  /** Leave out the columns that have no value. */
+  /** Leave out the columns that have no value; a column of counts is as wide as its longest, which is never cut. */
   drawColumns() {
     const hidden = new Set(this.page.hidden);
-    this.setup.columns.forEach(({ name }, place) => {
+    this.setup.columns.forEach(({ name, kind, width }, place) => {
+      const longest = kind === "count" ? Math.max(0, ...this.rows.map(({ cells }) => cells[place].length)) : 0;
+      if (longest) this.widths.children[place + this.setup.selectable].style.width = `max(${width}, ${longest}ch + 1.7em)`;
       const column = [this.widths, this.head, ...this.rows.map(({ key }) => this.lines.get(key).tr)];
       for (const { children } of column) children[place + this.setup.selectable].hidden = hidden.has(name);
     });
@@ -142,10 +144,11 @@ class TableView {
   }
 
   buildHead() {
-    this.headings = this.setup.columns.map(({ name, title, tip, align }) => {
+    this.headings = this.setup.columns.map(({ name, title, tip, align, verbatim }) => {
       const cell = make("th", { role: "columnheader", scope: "col", tabindex: "-1", title: tip, "data-column": name });
       const arrow = make("span", { class: "ctn-arrow", "aria-hidden": "true" });
       cell.className = `ctn-${align}`;
+      cell.classList.toggle("ctn-verbatim", verbatim);
       cell.append(...(align === "right" ? [arrow, title] : [title, arrow])); // a heading ends where its numbers end
       return cell;
     });

@@ -451,7 +451,7 @@ class Table(anywidget.AnyWidget):
                 self._publish()
 
 
-def _column_setup(column: Column) -> dict[str, str]:
+def _column_setup(column: Column) -> dict[str, Any]:
     widths = {"count": "8.2em", "time": "11em", "duration": "8em", "state": "8.5em"}
     return {
         "name": column.name,
@@ -460,4 +460,5 @@ def _column_setup(column: Column) -> dict[str, str]:
         "kind": column.kind,
         "width": column.width or widths.get(column.kind, ""),
         "align": column.side,
+        "verbatim": column.verbatim,
     }

@@ -164,7 +164,7 @@ def test_a_task_that_has_left_is_known_by_its_attempts(board: Dashboard, paused:
 
 
 def test_a_panel_lives_on_after_its_emulator_was_killed(tmp_path: Path) -> None:
-    """It shows a warning and the last figures; when the emulator is there again, it goes on by itself."""
+    """It says so above the last figures; when the emulator is there again, it goes on by itself."""
     with ct.local(tmp_path) as tasks:
         tasks.queue("reports", create=True).pause()
         board = tasks.panel()
@@ -173,6 +173,7 @@ def test_a_panel_lives_on_after_its_emulator_was_killed(tmp_path: Path) -> None:
         os.kill(json.loads((tmp_path / "endpoint.json").read_text())["pid"], signal.SIGKILL)
         until(lambda: panel.footer.warning)
         assert "PAUSED" in panel.table.html()
+        assert board.banner.shown
         panel.resume.click()
         panel.settle()
         assert "nothing answers at" in panel.footer.alert["text"]
@@ -182,6 +183,25 @@ def test_a_panel_lives_on_after_its_emulator_was_killed(tmp_path: Path) -> None:
             assert panel.footer.status.startswith("The service answers again. Before: nothing answers at")
             click(panel, panel.resume)
             assert tasks.queues().state["reports"] == "RUNNING"
+            assert not board.banner.shown
+        board.close()
+
+
+def test_a_killed_emulator_is_started_again_by_a_click(tmp_path: Path) -> None:
+    """With all that it had; the panel then goes on by itself."""
+    with ct.local(tmp_path) as tasks:
+        fill(tasks.queue("reports", create=True).pause(), 3)
+        board = tasks.panel()
+        board.every = 1
+        panel = see(board, "Queues")
+        os.kill(json.loads((tmp_path / "endpoint.json").read_text())["pid"], signal.SIGKILL)
+        until(lambda: board.banner.shown)
+        assert "The emulator does not answer since" in text(board.banner.text)
+        _, again = board.banner.children
+        click(board, again)
+        until(lambda: not board.banner.shown)
+        assert tasks.queues().tasks["reports"] == 3
+        assert "PAUSED" in panel.table.html()
         board.close()
 
 

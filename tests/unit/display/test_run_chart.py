@@ -1,6 +1,7 @@
 """Charts of a run: bars, axes, marks, and their figures in words."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,13 +43,13 @@ def test_failed_rows_stand_on_succeeded_ones() -> None:
 
 
 def test_a_throughput_has_axes_units_and_words() -> None:
-    """The axes tell rows per span and times with their day and zone; the name and the tooltips tell the figures."""
+    """The axes tell attempts a second and times with their day and zone; name and tooltips tell the figures."""
     chart = throughput_chart(RUN)
-    assert texts(chart)[:4] == ["0", "20", "40", "60"]
-    words = {"rows done per 5 s", "succeeded", "failed", "12:00:00", "12:00:10", "time (2026-01-02, UTC)"}
+    assert texts(chart)[:4] == ["0", "5", "10", "attempts/s"]
+    words = {"attempts/s", "succeeded", "failed", "12:00:00", "12:00:10", "time (2026-01-02, UTC)"}
     assert words <= set(texts(chart))
     svg = parsed(chart)[0]
-    name = "rows done over time: 60 succeeded, 30 failed, at most 50 per 5 s"
+    name = "attempts over time: 60 succeeded, 30 failed, at most 10 a second"
     assert (svg.attrib["role"], svg.attrib["aria-label"], svg.findtext("title")) == ("img", name, name)
     tips = [node.text for node in svg.iter("title")][1:]
     assert tips == ["12:00:00, 5 s: 40 succeeded, 0 failed", "12:00:10, 5 s: 20 succeeded, 30 failed"]
@@ -83,9 +84,19 @@ def test_the_texts_of_marks_stand_above_the_bars() -> None:
 
 def test_a_single_row_is_a_chart_too() -> None:
     """One span and one duration have axes without a division by zero."""
-    assert "1" in texts(throughput_chart(Throughput(start=NOON, width=1000, succeeded=[1], failed=[0])))
+    assert "1" in texts(throughput_chart(Throughput(start=NOON, width=1_000_000, succeeded=[1], failed=[0])))
     single = Durations(edges=[0.0, 0.1], counts=[1], log=False, p50=0.1, p95=0.1, longest=0.1)
     assert "1" in texts(durations_chart(single))
+
+
+@pytest.mark.parametrize(("limit", "shown", "lines"), [(20.0, "limit 20/s", 1), (500.0, "limit 500/s, far above", 0)])
+def test_a_throughput_has_its_limit_and_its_retries(limit: float, shown: str, lines: int) -> None:
+    """The limit is a line where it is near; each moment in which rows were sent again is one with its count."""
+    chart = throughput_chart(replace(RUN, limit=limit, retries=[(NOON + 7_000_000, 30)]))
+    assert {shown, "sent again"} <= set(texts(chart))
+    assert len(re.findall(r"V?H[\d.]+\" style=\"stroke:#e5484d", chart)) == lines
+    assert f"at most 10 a second of {limit:g} that the queue allows, 30 sent again at 12:00:07" in chart
+    assert "12:00:07: 30 rows sent again" in [node.text for node in parsed(chart).iter("title")]
 
 
 @pytest.mark.parametrize(("limit", "shown", "lines"), [(2.0, "limit 2/s", 1), (500.0, "limit 500/s, far above", 0)])

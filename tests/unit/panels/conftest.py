@@ -400,6 +400,7 @@ def make_context(watcher: FakeWatcher) -> Callable[..., FakeContext]:
             watcher=watcher,
             transport=None,
             message=lambda *_: None,
+            restart=None,
             clock=ServiceClock(lambda: endpoint.target),
         )
         catalog: Any = SimpleNamespace(row_names=lambda _tasks: {})

@@ -349,9 +349,8 @@ def test_the_line_does_the_same_as_the_button(
     actions = panel.view.actions
     assert actions.resend.description == f"Send again ({len(wanted)})"
     click(panel, actions.resend)
-    if panel.prompt.question is not None:
-        assert line in panel.prompt.question.line
-        confirm(panel)
+    if len(wanted) > 10 or not set(wanted).isdisjoint(range(18, 28)):  # rows that succeeded are asked about
+        assert line in confirm(panel).line
     harness.sent(batch)
     assert tries(batch) == wanted
     assert line in panel.footer.line
@@ -401,3 +400,70 @@ def test_a_row_opens_with_its_error_and_its_payload(panel: BatchPanel, batch: Ba
     assert panel.view.actions.resend.disabled
     panel.view.show(None)
     assert (panel.view.story.value, panel.view.detail.value) == ("", "")
+
+
+def seen(panel: BatchPanel) -> list[str]:
+    """Return the states of the rows that are shown."""
+    table: Any = panel.view.rows.table
+    return [cells[-5][0] for cells in table._rows.cells(table._order)]
+
+
+def test_rows_that_are_tried_again_stay_in_sight(
+    panel: BatchPanel, batch: Batch, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go from waiting to what they end with; heading and status say how many, and the example goes."""
+    monkeypatch.setattr(batch_rows, "_PAUSE_FACTOR", 0)
+    failures = panel.view.failures
+    pick(panel, failures.choices, KEY)
+    pick(panel, failures.choices, KEY, do="act")
+    confirm(panel)
+    harness.sent(batch)
+    panel.refresh()
+    assert (days(panel), failures.cause, failures.example.value) == (list(range(12)), None, "")
+    assert "12 rows that were sent again" in panel.static_html()
+    assert "12 queued" in panel.view.rows.html()
+    assert panel.footer.status == f"12 rows of batch {batch.id} will be tried again"
+    assert panel.view.actions.resend.disabled, "the user has chosen none of them"
+    record(harness, batch, State.SUCCEEDED, dict.fromkeys(range(11)))
+    panel.refresh()
+    assert seen(panel) == ["succeeded"] * 11 + ["ready"]
+    record(harness, batch, State.FAILED, {11: SHOP})
+    panel.refresh()
+    assert panel.footer.status == "of 12 rows that were sent again, 11 succeeded, 1 failed"
+    assert days(panel) == list(range(12))
+    pick(panel, panel.view.rows.states, "failed")
+    assert days(panel) == [11, 13, 14, 15]
+
+
+def test_the_example_goes_with_its_cause(panel: BatchPanel, batch: Batch, harness: Harness) -> None:
+    """Somebody else has retried the rows of the cause that is chosen here."""
+    pick(panel, panel.view.failures.choices, BAD)
+    assert "Example: row 15" in panel.view.failures.example.value
+    batch.retry_failed(BAD)
+    panel.refresh()
+    assert (panel.view.failures.cause, panel.view.failures.example.value) == (None, "")
+
+
+def test_a_column_that_the_data_does_not_have_is_named(panel: BatchPanel) -> None:
+    """Headings are the names that a search expects; what looks like a column and is none is an error."""
+    table: Any = panel.view.rows.table
+    assert [column.heading for column in table._columns][:3] == ["Row", "shop", "day"]
+    find(panel, "Shop:bern")
+    assert panel.footer.alert == {
+        "text": 'the data of this batch has no column "Shop"',
+        "hint": "did you mean shop?",
+    }
+    find(panel, "shop:bern")
+    assert (panel.footer.alert, days(panel)) == ({}, [0, 4, 5, 9, 10, 14, 15])
+
+
+def test_a_cause_has_its_share_and_what_its_rows_have_in_common(panel: BatchPanel) -> None:
+    """The shares are of all rows that fail; what is in common is read with the times."""
+    items = {item["text"]: item for item in panel.view.failures.choices.items}
+    assert [items[text]["percent"] for text in (KEY, SHOP, BAD)] == ["76 %", "18 %", "6 %"]
+    assert items[BAD]["common"] == ""
+    panel.view.failures._common = {BAD: "shop=bern 100 %"}
+    panel.view.failures._offer()
+    items = {item["text"]: item for item in panel.view.failures.choices.items}
+    assert items[BAD]["common"] == "shop=bern 100 %"
+    assert "shop=bern 100 %" in panel.view.failures.html()

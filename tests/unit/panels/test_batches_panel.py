@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cloudtasks_nb.display.browser_tab import browser_tab
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
@@ -17,7 +18,8 @@ from cloudtasks_nb.panels import BatchesPanel, BatchPanel, Dashboard, batch_rows
 from cloudtasks_nb.panels.cards import task
 from tests.cases import cases
 from tests.unit.display.test_charts import parsed
-from tests.unit.panels.conftest import Harness, asked, click, confirm, look_at, show, wait_for
+from tests.unit.panels.conftest import NOW as AT
+from tests.unit.panels.conftest import Harness, asked, click, confirm, look_at, show, snapshot, wait_for
 
 ROWS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA"], "note": ["<b>", "x", "y"]})
 
@@ -268,12 +270,33 @@ def test_rows_that_took_long_to_read_are_not_read_at_each_change(
     assert table.total == 2
 
 
+def test_a_batch_has_no_age_once_it_has_ended(harness: Harness, panel: BatchesPanel) -> None:
+    """Its panel watches the queue until then; in the list the age is that of the list, whatever batch is open."""
+    batch = fan_out(harness)
+    alone = own(batch)
+    harness.publish("reports")
+    assert alone.footer.at == AT / 1e6
+    with wait_for(alone.footer, "at", lambda at: at == 0.0):
+        harness.finish(batch)
+    panel.refresh()
+    look_at(panel.table, batch.id)
+    panel.settle()
+    assert panel.footer.at == AT / 1e6
+    harness.watcher.publish(replace(snapshot("reports"), at=AT + 60_000_000))
+    panel.settle()
+    panel.refresh()
+    assert (alone.footer.at, panel.footer.at) == (0.0, AT / 1e6 + 60)
+    assert alone.read_at() > 0
+
+
 def test_closing_leaves_the_batch(harness: Harness) -> None:
-    """The batch goes on, and the panel does not listen to it any more."""
+    """The batch goes on, and the panel does not listen to it any more; the title of the tab is not its own."""
+    browser_tab.cache_clear()
     batch = fan_out(harness)
     panel = show(batch.panel())
     panel.close()
     panel.close()
+    assert browser_tab().comm is not None
     shown = panel.view.bar.value
     harness.finish(batch)
     assert batch.progress().succeeded == 3
@@ -342,7 +365,7 @@ def test_a_run_is_summarised(harness: Harness) -> None:
     panel = batch.panel()
     page = panel._repr_mimebundle_()["text/html"]
     assert charts(panel) == [
-        "rows done over time: 2 succeeded, 1 failed, at most 3 per ms",
+        "attempts over time: 2 succeeded, 1 failed, at most 3 a second of 50 that the queue allows",
         "durations of 3 attempts: half took at most 250 ms (p50), 95 % at most 250 ms (p95), the longest 250 ms",
     ]
     for words in ("<svg", "row 0: origin=EWR", "elapsed", "started", "250 ms", "Slowest rows"):
@@ -373,3 +396,22 @@ def test_secrets_of_rows_are_masked(harness: Harness) -> None:
     assert "s3cr3t" not in page
     assert "<img" not in page
     assert "&lt;img" in page
+
+
+def test_a_name_from_right_to_left_stays_in_its_place() -> None:
+    """It is isolated from the id behind it, as HTML and as text."""
+    report = Report(batch="4864d9ec", name="\u05e9\u05dc 9", queue="q", badge="p", progress=PROGRESS, causes={})
+    assert '"<bdi>\u05e9\u05dc 9</bdi>" 4864d9ec' in report.html().replace("&quot;", '"')
+    assert '"\u2068\u05e9\u05dc 9\u2069" 4864d9ec' in report.text()
+
+
+def test_a_retry_changes_the_list_at_once(panel: BatchesPanel, harness: Harness) -> None:
+    """The list does not wait for the next snapshot of the queue."""
+    batch = fan_out(harness)
+    harness.finish(batch, 1)
+    panel.refresh()
+    look_at(panel.table, batch.id)
+    panel.settle()
+    with wait_for(panel.totals, "value", lambda html: "rows left</span> <b>1<" in html):
+        click(panel, panel.view.actions.retry)
+    assert "failed" not in panel.table.html()

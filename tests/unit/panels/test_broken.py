@@ -8,27 +8,12 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.errors import PreconditionError
-from cloudtasks_nb.panels import (
-    AttemptsPanel,
-    BackfillPanel,
-    BatchesPanel,
-    Dashboard,
-    FanOutPanel,
-    Panel,
-    QueuesPanel,
-    TasksPanel,
-    panel,
-)
+from cloudtasks_nb.panels import Dashboard, FanOutPanel, Panel, QueuesPanel, TasksPanel, panel
 from tests.unit.panels.conftest import FakeContext, FakeWatcher, Harness, open_widgets
 
 MAKERS: dict[str, Callable[[FakeContext], Panel]] = {
-    "attempts": lambda context: AttemptsPanel(context, queue="reports"),
-    "backfill": lambda context: BackfillPanel(context, queue="reports"),
-    "batches": lambda context: BatchesPanel(context, queue="reports"),
     "dashboard": Dashboard,
     "fan-out": lambda context: FanOutPanel(context, queue="reports"),
-    "queues": QueuesPanel,
-    "tasks": lambda context: TasksPanel(context, queue="reports"),
 }
 
 

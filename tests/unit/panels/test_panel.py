@@ -3,21 +3,32 @@
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import ipywidgets as widgets
 import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, UnavailableError
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels import Panel
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.service.watch import Snapshot
 from tests.cases import cases
-from tests.unit.panels.conftest import FakeContext, FakeWatcher, MakeContext, click, send_message, show, snapshot
+from tests.unit.panels.conftest import (
+    NOW,
+    FakeContext,
+    FakeWatcher,
+    MakeContext,
+    click,
+    send_message,
+    show,
+    snapshot,
+)
 
 QUESTION = Question(
     title="Purge <b>?", scope="about 2 tasks", verb="Purge 2 tasks", typed="reports", line="queue.purge()"
@@ -359,3 +370,71 @@ def test_the_loop_itself_is_not_blocked(panel: Sample) -> None:
     _loop.run(press())
     panel.settle()
     assert panel.done == ["write"]
+
+
+def test_the_age_is_that_of_the_oldest(panel: Sample, watcher: FakeWatcher) -> None:
+    """Of two queues the one counts that was read the longest time ago; one that is watched no more does not."""
+    names = {panel.context.name(queue): None for queue in ("reports", "emails")}
+    panel.watched_queues = lambda: names  # type: ignore[method-assign]  # a panel of two queues
+    panel.resubscribe()
+    for queue, second in (("reports", 1), ("emails", 2), ("emails", 3)):
+        watcher.publish(replace(snapshot(queue), at=NOW + second * 1_000_000))
+    assert panel.footer.at == NOW / 1e6 + 1
+    del names[panel.context.name("reports")]
+    panel.resubscribe()
+    watcher.publish(replace(snapshot("emails"), at=NOW + 4_000_000))
+    assert panel.footer.at == NOW / 1e6 + 4
+
+
+def test_a_service_that_is_silent_is_told_once(panel: Sample, watcher: FakeWatcher) -> None:
+    """Above everything and since when; the age stays that of the last answer, and the banner goes with the next."""
+    silence = snapshot("reports", EndpointError("nothing answers at 127.0.0.1:1", hint="ct.local() starts one"))
+    watcher.publish(snapshot("reports"))
+    watcher.publish(silence)
+    assert panel.banner is not None
+    assert panel.banner in panel.children[:2]
+    shown = panel.banner.text.value
+    assert "The emulator does not answer since" in shown
+    assert 'datetime="2026-01-02T00:00:00.000Z"' in shown
+    assert (panel.footer.alert, panel.footer.at) == ({}, NOW / 1e6)
+    panel.notify("The service answers again.")
+    watcher.publish(snapshot("reports"))
+    assert not panel.banner.shown
+    watcher.publish(silence)
+    assert (panel.banner.shown, panel.footer.status) == (True, "")
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_silent_emulator_is_started_again(
+    make_context: MakeContext, watcher: FakeWatcher, *, read_only: bool
+) -> None:
+    """By a button in the banner, where it keeps its tasks; the queues are then read at once."""
+    context, started = make_context("reports", read_only=read_only), []
+    context.connection.restart = lambda: started.append(1)
+    panel = show(Sample(context))
+    watcher.publish(snapshot("reports", EndpointError("nothing answers")))
+    assert panel.banner is not None
+    buttons = panel.banner.children[1:]
+    assert [button.description for button in buttons] == ([] if read_only else ["Start it again"])
+    click(panel, *buttons)
+    assert len(started) == len(watcher.refreshed) == len(buttons)
+
+
+def test_a_clock_that_was_moved_is_said(panel: Sample, watcher: FakeWatcher) -> None:
+    """The header has it as long as it lasts, from the next snapshot on."""
+    known = panel.context.connection.clock.known
+    assert panel.head is not None
+    for advanced, shown in ((7_200_000_000, True), (0, False)):
+        known.advanced = advanced
+        watcher.publish(snapshot("reports"))
+        assert ("clock +2 h" in panel.head.value) is shown
+
+
+def test_only_what_a_panel_makes_is_closed_with_it(context: FakeContext) -> None:
+    """Also what it makes on demand; a widget of the user stays."""
+    own, panel = widgets.HTML(), Sample(context)
+    panel.ask(QUESTION, lambda: None)
+    panel.close()
+    assert [one.comm for one in (panel.prompt.yes, panel.interval, panel.layout)] == [None] * 3
+    assert own.comm is not None
+    own.close()

@@ -1,19 +1,25 @@
 """The queues: figures that follow the watcher, and the buttons for selected queues."""
 
+import time
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import QueueNotFoundError, ServiceError
-from cloudtasks_nb.panels import QueuesPanel
+from cloudtasks_nb.panels import QueuesPanel, queues
 from tests.cases import cases
 from tests.unit.panels.conftest import (
+    NOW,
     FakeContext,
     FakeWatcher,
     MakeContext,
     asked,
     click,
     confirm,
+    entry,
     look_at,
     show,
     snapshot,
@@ -205,3 +211,70 @@ def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, context: FakeCon
     assert context.calls == []
     field.value = "9"
     assert panel.footer.alert == {}
+
+
+def column(panel: QueuesPanel, name: str) -> list[Any]:
+    """Return a column of the table."""
+    values: list[Any] = panel.table._rows.frame(panel.table._order)[name].tolist()
+    return values
+
+
+def test_failures_of_the_last_minute_are_counted(panel: QueuesPanel, watcher: FakeWatcher) -> None:
+    """By the log, each once, until they are older; the totals have the sum, and nobody says 0 without a log."""
+    bad = tuple(entry(number, "t", status="INTERNAL") for number in range(3))
+    for entries in (bad, (*bad[1:], entry(9, "t"))):
+        watcher.publish(snapshot("reports", entries=entries))
+    assert column(panel, "failed_last_minute")[1] == 3
+    assert pd.isna(column(panel, "failed_last_minute")[0])
+    assert "failed last minute</span> <b>3<" in panel.totals.value
+    watcher.publish(replace(snapshot("reports"), at=NOW + 61_000_000, log_until=NOW))
+    assert column(panel, "failed_last_minute")[1] == 0
+    watcher.publish(snapshot("reports", log_sampling_ratio=0.0))
+    assert pd.isna(column(panel, "failed_last_minute")[1])
+
+
+@pytest.mark.parametrize(("local", "read"), [(True, 2), (False, 1)])
+def test_only_the_log_of_one_queue_is_read_at_google(
+    make_context: MakeContext, watcher: FakeWatcher, *, local: bool, read: int
+) -> None:
+    """Its quota would not do for more."""
+    panel = show(QueuesPanel(make_context("emails", "reports", local=local)))
+    use(panel, "reports")
+    assert sum(one.since is not None for one in watcher.subscribed) == read
+
+
+@cases(
+    ({"done_last_minute": 60, "rate": 1.0}, "its limit of 1/s"),
+    ({"done_last_minute": 20, "rate": 1.0}, None),
+    ({"done_last_minute": 60, "rate": 1.0, "tasks": 0}, None),
+)
+def test_a_queue_at_its_limit_says_so(
+    panel: QueuesPanel, watcher: FakeWatcher, values: dict[str, Any], words: str | None
+) -> None:
+    """As long as tasks wait for it."""
+    watcher.publish(snapshot("reports", **values))
+    assert column(panel, "held_up_by")[1] == words
+
+
+def test_totals_are_of_all_queues(panel: QueuesPanel, watcher: FakeWatcher) -> None:
+    """Also of those that are deleted no more."""
+    watcher.publish(snapshot("emails", state="PAUSED", tasks=500))
+    for words in ("queues</span> <b>2<", "paused</span> <b>1<", "tasks</span> <b>2,500<", "oldest due"):
+        assert words in panel.totals.value
+    watcher.publish(snapshot("reports", QueueNotFoundError("gone", code="NOT_FOUND")))
+    assert panel.totals.value == ""
+
+
+def test_the_chart_has_a_gap_where_nobody_looked(
+    panel: QueuesPanel, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the depth was in between is not drawn."""
+    look_at(panel.table, "reports")
+    watcher.publish(snapshot("reports"))
+    assert shown(panel).count("<polyline") == 1
+    later = time.monotonic() + 180
+    monkeypatch.setattr(queues, "time", SimpleNamespace(monotonic=lambda: later))
+    monkeypatch.setattr(panel, "refresh", lambda: None)
+    for depth in (10, 0):
+        watcher.publish(snapshot("reports", tasks=depth))
+    assert shown(panel).count("<polyline") == 2

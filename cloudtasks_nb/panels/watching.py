@@ -1,0 +1,77 @@
+"""The queues that a panel watches: their subscriptions, what could not be read of them, and when each was read last."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.errors import CloudTasksError, EndpointError
+from cloudtasks_nb.service.watch import Snapshot, Subscription, Watcher
+
+__all__ = ["Watching"]
+
+
+class Watching:
+    """Watches queues for one panel. Its methods may be called from any thread.
+
+    Parameters
+    ----------
+    watcher : Watcher
+    listener : callable
+        Called on the background loop with each snapshot of a queue that is watched then.
+    """
+
+    def __init__(self, watcher: Watcher, listener: Callable[[Snapshot], object]) -> None:
+        self._watcher, self._listener = watcher, listener
+        self._lock = threading.RLock()
+        self._subscriptions: dict[QueueName, Subscription] = {}
+        self._read: dict[QueueName, float] = {}  # when each was read last, also of those that are watched no more
+        self.last = 0.0  #: when the service answered last, seconds since 1970; 0: not yet
+        self.silent = False  #: whether nothing answers at the endpoint, by the newest snapshot
+        self.unanswered = False  #: whether the error that the panel shows says that the service did not answer
+        self._errors: dict[QueueName, tuple[CloudTasksError, ...]] = {}  # of the newest snapshot of each
+
+    def update(self, wanted: Mapping[QueueName, int | None], every: float) -> None:
+        """Watch these queues and no others, each with the time from which to read its log."""
+        with self._lock:
+            for queue, subscription in list(self._subscriptions.items()):
+                if wanted.get(queue, -1) != subscription.since or subscription.every != every:
+                    self._subscriptions.pop(queue).close()
+            for queue, since in wanted.items():
+                if queue not in self._subscriptions:
+                    self._subscriptions[queue] = self._watcher.subscribe(queue, self._heard, since=since, every=every)
+
+    def note(self, at: float, queue: QueueName | None = None) -> None:
+        """Keep that the service has answered at a time, in seconds since 1970, and told how a queue is."""
+        with self._lock:
+            self.last = max(at, self.last)
+            if queue is not None:
+                self._read[queue] = max(at, self._read.get(queue, 0.0))
+
+    @property
+    def at(self) -> float:
+        """When the queue was read that was read the longest time ago, seconds since 1970; 0: none was yet."""
+        with self._lock:
+            return min((self._read[queue] for queue in self._subscriptions if queue in self._read), default=0.0)
+
+    @property
+    def warning(self) -> str:
+        """What could not be read, and what helps."""
+        with self._lock:
+            found = [error for queue in self._subscriptions for error in self._errors.get(queue, ())]
+        return "; ".join(dict.fromkeys(map(_one_line, found)))
+
+    def _heard(self, snapshot: Snapshot) -> None:
+        with self._lock:
+            if snapshot.queue not in self._subscriptions:
+                return
+            self._errors[snapshot.queue] = snapshot.errors
+            self.silent = any(isinstance(error, EndpointError) for error in snapshot.errors)
+            if not snapshot.errors:
+                self._read[snapshot.queue] = self.last = snapshot.at / 1e6
+        self._listener(snapshot)
+
+
+def _one_line(error: CloudTasksError) -> str:
+    return error.message if error.hint is None else f"{error.message} \u2192 {error.hint}"
