@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,10 +24,10 @@ PATIENCE = 60.0  # seconds after which something that should happen counts as no
 def reached(batch: ct.Batch, condition: Callable[[Any], bool]) -> Any:
     """Wait until the progress of a batch fulfils a condition, and return it."""
     news = threading.Event()
-    end = batch._tracker.listen(news.set)
+    end, last = batch._tracker.listen(news.set), time.monotonic() + PATIENCE
     try:
         while not condition(batch.progress()):
-            assert news.wait(PATIENCE), f"still {batch.progress()!r}"
+            assert news.wait(last - time.monotonic()), f"still {batch.progress()!r}"
             news.clear()
         return batch.progress()
     finally:

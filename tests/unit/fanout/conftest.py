@@ -211,9 +211,12 @@ def record_outcomes(outbox: Outbox, batch: str, outcomes: Iterable[Outcome]) -> 
 def put(outbox: Outbox, batch: str, rows: int | Iterable[int], state: State) -> None:
     """Bring rows into a state, without asking whether that can be."""
     for ref in [rows] if isinstance(rows, int) else rows:
-        with closing(sqlite3.connect(outbox.path)) as connection, connection, counted(connection, "ref = ?", ref):
+        with closing(sqlite3.connect(outbox.path)) as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")  # from the first reading on: others record what they see meanwhile
             fact, last = _FACTS.get(state), 8 if state is State.FAILED else None
-            connection.execute("UPDATE rows SET state = ?, fact = ?, heard = ? WHERE ref = ?", (state, fact, last, ref))
+            with counted(connection, "ref = ?", ref):
+                values = state, fact, last, ref
+                connection.execute("UPDATE rows SET state = ?, fact = ?, heard = ? WHERE ref = ?", values)
 
 
 class FakeClock(Clock):
