@@ -20,7 +20,7 @@ from cloudtasks_nb.client.clock import Clock
 from cloudtasks_nb.client.doctor import diagnose
 from cloudtasks_nb.client.emulator_process import Lease, attach
 from cloudtasks_nb.client.queue import Queue
-from cloudtasks_nb.client.queue_settings import create_or_change
+from cloudtasks_nb.client.queue_settings import create_or_change, new_settings
 from cloudtasks_nb.display.card import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
@@ -351,6 +351,8 @@ class Client:
             open_queue=self._open_queue,
             queues=self.queues,
             read_only=read_only,
+            create=lambda name: self.queue(name, create=True),
+            new_settings=new_settings(local=self._connection.endpoint.local),
         )
         return panels.Dashboard(context)
 

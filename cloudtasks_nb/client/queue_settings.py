@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import http_target, queue_message, queue_values
 
-__all__ = ["NEW_QUEUE", "change_route", "change_settings", "check_settings", "create_or_change"]
+__all__ = ["NEW_QUEUE", "change_route", "change_settings", "check_settings", "create_or_change", "new_settings"]
 
 #: Our defaults for a new queue: without a log no outcome is known, and 100 attempts may take days.
 NEW_QUEUE: Mapping[str, Any] = {"log_sampling_ratio": 1.0, "max_attempts": 5}
@@ -94,7 +95,7 @@ def _check_limits(settings: Mapping[str, Any]) -> None:
 
 def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]) -> bool:
     """Create a queue and print that; return False if it exists, even if parts of the service do not find it yet."""
-    defaults = _defaults(settings, local=connection.endpoint.local)
+    defaults = new_settings(settings, local=connection.endpoint.local)
     message, _ = queue_message(str(name), {**defaults, **settings})
     try:
         made = connection.call("CreateQueue", parent=name.parent, queue=message, resource_name=str(name))
@@ -120,7 +121,7 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
     return True
 
 
-def _defaults(settings: Mapping[str, Any], *, local: bool) -> dict[str, Any]:
+def new_settings(settings: Mapping[str, Any] = MappingProxyType({}), *, local: bool) -> dict[str, Any]:
     """Return our defaults for settings that were not given; who gives a backoff has the service's others with it."""
     chosen = {**NEW_QUEUE} if local else {**NEW_QUEUE, "max_attempts": 7}
     if not local and _BACKOFF.keys().isdisjoint(settings):

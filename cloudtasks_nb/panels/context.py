@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import pandas as pd
@@ -61,6 +61,8 @@ class PanelContext:
     open_queue: Callable[[QueueName], QueueVerbs]  #: returns a queue by its full name
     queues: Callable[[], pd.DataFrame]  #: lists the queues to show, in a frame like that of `tasks.queues()`
     read_only: bool = False
+    create: Callable[[str], object] | None = None  #: makes a queue of this short name; None: of one queue only
+    new_settings: Mapping[str, Any] = field(default_factory=dict)  #: what `create` sets
 
     @classmethod
     def of_queue(

@@ -66,6 +66,8 @@ class Dashboard(Panel):
         if only:
             self._makers["Batches"] = partial(BatchesPanel, everywhere=False)
         self._boxes = [widgets.VBox([widgets.HTML(_WAITING)]) for _ in self._makers]
+        #: In each tab that there is no queue for.
+        self._first = self.row(self.button("Create a queue", lambda: self.turn_to("Queues"), changes=True, quick=True))
         self.choice = QueueChoice(lambda: self.guarded(self._chosen))
         self.tabs = widgets.Tab(children=self._boxes)
         for number, name in enumerate(self._makers):
@@ -163,6 +165,7 @@ class Dashboard(Panel):
             queue = self.queue
             if make != self._make_queues and queue is None:
                 box.children[0].value = _NO_QUEUE
+                box.children = [box.children[0], self._first]
                 return
             self._making.add(name)
         try:

@@ -105,7 +105,7 @@ class QueuesPanel(Panel):
                 key="queue",
                 page_size=20,
                 label="queues",
-                empty='No queues yet: tasks.queue("reports", create=True) creates one',
+                empty="No queues yet",
             )
         )
         self.table.on_open = on_open
@@ -116,6 +116,7 @@ class QueuesPanel(Panel):
         self.editor = widgets.VBox().add_class("ctn-editor")
         self._edited = ""  # the queue whose limits are in the form
         self._editing: list[widgets.Widget] = []  # what is in the editor while it is open; made when it first is
+        self._creating: list[widgets.Widget] = []  # the same for a new queue
         self._make_buttons()
         self.notify("", line="tasks.queues()")
         self._fill()
@@ -137,6 +138,7 @@ class QueuesPanel(Panel):
             "Resume", lambda: self._switch("resume", "resumed"), changes=True, quick=True, tip="Dispatch again"
         )
         self.edit = button("Edit limits", self._edit, changes=True, quick=True, tip="Rate, concurrency, retries")
+        self.new = button("New queue", self._open_new, changes=True, quick=True, tip="Create a queue")
         self.purge = button(
             "Purge", self._ask_purge, changes=True, quick=True, style="danger", tip="Delete all its tasks"
         )
@@ -148,9 +150,20 @@ class QueuesPanel(Panel):
         self.cancel = self.button("Cancel", self._close_form, changes=True, quick=True)
         self._editing = [self._form_title, self.form, self.row(self.save, self.cancel)]
 
+    def _make_new_form(self) -> None:
+        self.new_name = widgets.Text("reports", description="Name", placeholder="letters, digits and hyphens")
+        self.new_name.tooltip = "Name of the new queue"
+        self.create = self.button("Create queue", self._create, changes=True, style="primary")
+        drop = self.button("Close", self._close_form, changes=False, quick=True)
+        title = section_html("A new queue", "")
+        settings = ", ".join(f"{name}={value}" for name, value in self.context.new_settings.items())
+        note = f'<p class="ctn-quiet">It is made with {html.escape(settings)}; Edit limits changes that.</p>'
+        self._creating = [widgets.HTML(title + note), self.row(self.new_name, self.create, drop)]
+
     def _fill(self) -> None:
         self._close_form()
-        buttons = [] if self.context.read_only else [self.target, self.pause, self.resume, self.edit, self.purge]
+        buttons = [self.target, self.pause, self.resume, self.edit, self.purge]
+        buttons = [] if self.context.read_only else buttons if self.context.create is None else [*buttons, self.new]
         editor = [] if self.context.read_only else [self.editor]
         self.fill(self.totals, self.row(*buttons, self.find), *editor, self.prompt, self.table, self.card)
 
@@ -187,6 +200,8 @@ class QueuesPanel(Panel):
         self._show()
         if self._on_queues is not None:
             self._on_queues(found.index.tolist())
+        if found.empty and self.context.create is not None and not self.context.read_only:
+            self._open_new()
 
     def apply(self, snapshot: Snapshot) -> None:
         """Show the settings and statistics of one queue."""
@@ -334,6 +349,23 @@ class QueuesPanel(Panel):
         self._form_title.value = section_html(f"Limits of {name}", "")
         self.editor.layout.display = None  # before its fields are drawn: the first one then gets the focus
         self.editor.children = self._editing
+
+    def _open_new(self) -> None:
+        if not self._creating:
+            with self.owner.making():
+                self._make_new_form()
+        self.editor.layout.display = None
+        self.editor.children = self._creating
+
+    def _create(self) -> None:
+        name = self.new_name.value.strip()
+        assert self.context.create is not None  # noqa: S101 - else there is no button
+        self.context.create(name)  # its note says with which settings
+        done = self.footer.status or f"the queue {name} was there already"
+        self._close_form()
+        self.refresh()
+        self._on_pick(name)  # which takes the status down
+        self.notify(done, line=f"tasks.queue({quoted(name)}, create=True)")
 
     def _close_form(self) -> None:
         self.editor.children = ()

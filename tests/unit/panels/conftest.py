@@ -411,6 +411,7 @@ def make_context(watcher: FakeWatcher) -> Callable[..., FakeContext]:
             open_queue=lambda name: FakeQueue(name=name.queue, calls=calls),
             queues=lambda: queues_frame(names),
             read_only=read_only,
+            create=lambda name: calls.append(("create", name)),
             calls=calls,
         )
 

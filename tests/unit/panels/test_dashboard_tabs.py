@@ -1,19 +1,35 @@
 """The tabs: made when they are opened, for one queue, with one interval."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.panels import Dashboard, Panel
 from cloudtasks_nb.panels import dashboard as dashboard_module
-from tests.unit.panels.conftest import FakeContext, FakeWatcher, MakeContext, look_at, open_widgets, show
+from tests.unit.panels.conftest import (
+    FakeContext,
+    FakeWatcher,
+    MakeContext,
+    click,
+    look_at,
+    open_widgets,
+    queues_frame,
+    show,
+)
 
 
 def titles(dashboard: Dashboard) -> list[str]:
     """Return the titles of the tabs."""
     return [dashboard.tabs.get_title(place) for place in range(len(dashboard.tabs.children))]
+
+
+def open_fields(queues: Any) -> list[Any]:
+    """Return what is in the row of the form that is open in the list of queues."""
+    return [field for row in queues.editor.children for field in getattr(row, "children", ())]
 
 
 class Part(Panel):
@@ -94,15 +110,54 @@ def test_all_tabs_are_about_one_queue(dashboard: Dashboard) -> None:
     assert (dashboard.current, made.queue) == (made, "reports")
 
 
-def test_there_may_be_no_queue_yet(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tab says so, and is made when there is one."""
+def test_there_may_be_no_queue_yet(make_context: MakeContext) -> None:
+    """A tab says so, has a button that leads to the form for a new one, and is made when there is one."""
     dashboard = Dashboard(make_context())
     dashboard.turn_to("Tasks")
-    assert (dashboard.current, "no queue yet" in dashboard.tabs.children[1].children[0].value) == (None, True)
+    note, way = dashboard.tabs.children[1].children
+    assert (dashboard.current, "no queue yet" in note.value) == (None, True)
     dashboard.refresh()
     dashboard.start_refresh()
+    click(dashboard, *way.children)
+    queues: Any = dashboard.current
+    assert (queues.new_name.value, queues.create in open_fields(queues)) == ("reports", True)
+    dashboard.turn_to("Tasks")
     dashboard.offer(["reports"])
     assert part(dashboard).queue == "reports"
+
+
+def test_the_first_queue_is_created_by_two_clicks(make_context: MakeContext) -> None:
+    """The form is open from the start and says what is set; the new queue is chosen, in all tabs."""
+    names: list[str] = []
+
+    def create(name: str) -> None:
+        names.append(name)
+        notify(f"made queue {name} with max_attempts=5")
+
+    context = replace(
+        make_context(), create=create, new_settings={"max_attempts": 5}, queues=lambda: queues_frame(names)
+    )
+    dashboard = Dashboard(context)
+    queues: Any = dashboard.parts["Queues"]
+    assert "max_attempts=5" in queues.editor.children[0].value
+    queues.new_name.value = " night "
+    click(queues, queues.create)
+    assert (queues.footer.status, queues.footer.line) == (
+        "made queue night with max_attempts=5",
+        'tasks.queue("night", create=True)',
+    )
+    assert (names, dashboard.queue, queues.editor.children) == (["night"], "night", ())
+    click(queues, queues.new, queues.create)
+    assert names == ["night", "night"]
+    assert part(dashboard).queue == "night"
+
+
+def test_who_only_reads_creates_no_queue(make_context: MakeContext) -> None:
+    """There is neither a form nor a button."""
+    dashboard = Dashboard(make_context(read_only=True))
+    dashboard.turn_to("Tasks")
+    queues: Any = dashboard.parts["Queues"]
+    assert (queues.editor.children, dashboard.tabs.children[1].children[1].children) == ((), ())
 
 
 def test_queues_that_come_and_go_are_offered(dashboard: Dashboard) -> None:
