@@ -26,7 +26,7 @@ from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.store.results import ResultWriter
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["name_at", "serve", "served_at"]
+__all__ = ["name_at", "serve", "served_as", "served_at"]
 
 _NAME = re.compile(r"(?=.*[^.])[^/]{1,100}")  # one segment of a URL's path; only dots would be a relative path
 
@@ -166,6 +166,12 @@ def served_at(url: str) -> Handler | None:
     address = url.partition("?")[0]
     with _lock:
         return next((handler for handler in _served.values() if handler.url == address), None)
+
+
+def served_as(fn: Callable[..., Any]) -> Handler | None:
+    """Return the open handler of this process that calls a function; None if there is none."""
+    with _lock:
+        return next((handler for handler in _served.values() if handler.function is fn and not handler.closed), None)
 
 
 def name_at(url: str) -> str | None:

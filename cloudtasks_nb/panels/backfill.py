@@ -37,7 +37,7 @@ class BackfillPanel(SendPanel):
     def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
         super().__init__(context, f"Backfill on {queue}" if framed else "Backfill", queue=queue, framed=framed)
         self.range = RangeForm(lambda: self.guarded(self._range_changed))
-        self.request = RequestForm(lambda: self.guarded(self.edited))
+        self.request = RequestForm(lambda: self.guarded(self.edited), local=context.local)
         self.name = self.control(field(widgets.Text, "Name", "of the series; may be left out"), self.edited)
         self.series = field(widgets.Dropdown, "Backfill", options=[_NO_BATCH])
         self.series.tooltip = "A backfill of this queue"

@@ -181,7 +181,8 @@ class SendPanel(Panel):
 
     def _render_first(self) -> str:
         try:
-            rows, arguments = self.sample(_FIRST)
+            with redirect(Output(message=self.notify, progress=self._show_progress)):  # of a function that is served
+                rows, arguments = self.sample(_FIRST)
             recipe, now = compile_recipe(arguments), self.context.connection.clock.now()
             found = tasks_html([plan_row(rows, recipe, row, now=now) for row in range(len(rows))])
         except CloudTasksError as error:
@@ -286,7 +287,7 @@ class FanOutPanel(SendPanel):
         super().__init__(context, title, queue=queue, framed=framed)
         self.source = SourceField(lambda: self.guarded(self._data_changed))
         self.source.upload.on_file = self._read_file
-        self.request = RequestForm(lambda: self.guarded(self.edited))
+        self.request = RequestForm(lambda: self.guarded(self.edited), local=context.local)
         self.key = Picker("Key", "none chosen: the whole request identifies a row", lambda: self.guarded(self.edited))
         self.name = self.control(field(widgets.Text, "Name", "of the batch; may be left out"), self.edited)
         self.skip = self.control(

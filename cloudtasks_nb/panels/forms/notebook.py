@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ __all__ = [
     "deployments",
     "expression",
     "frames",
+    "functions",
     "handlers",
     "headers_code",
     "mapping_code",
@@ -106,6 +108,12 @@ def handlers() -> dict[str, Handler]:
     """Return the open handlers by name."""
     found = _visible().items()
     return {name: value for name, value in found if isinstance(value, Handler) and not value.closed}
+
+
+def functions() -> dict[str, Callable[..., Any]]:
+    """Return the functions that the notebook has defined, by name."""
+    found = _visible().items()
+    return {name: value for name, value in found if inspect.isfunction(value) and value.__module__ == "__main__"}
 
 
 def deployments() -> dict[str, Deployment]:

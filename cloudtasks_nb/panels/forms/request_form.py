@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import ipywidgets as widgets
 from cloudtasks_nb.display.secrets import MASK, find_secrets, mask_headers, mask_text
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, headers_code, text_code
-from cloudtasks_nb.panels.forms.targets import Target, find_targets, named_targets
+from cloudtasks_nb.panels.forms.targets import Target, find_targets, named_targets, served
 from cloudtasks_nb.panels.widgets.picker import Picker
 from cloudtasks_nb.service.convert import HTTP_METHODS
 
@@ -35,6 +36,8 @@ class RequestForm(widgets.VBox):
     ----------
     changed : callable
         Called when any of it has changed.
+    local : bool
+        Whether tasks reach this machine: plain functions of the notebook are then offered, and are served when used.
 
     Attributes
     ----------
@@ -42,13 +45,14 @@ class RequestForm(widgets.VBox):
         The service account; laid out by the panel.
     """
 
-    def __init__(self, changed: Callable[[], object]) -> None:
-        self._changed = changed
+    def __init__(self, changed: Callable[[], object], *, local: bool = False) -> None:
+        self._changed, self._local = changed, local
+        self._target: Any = None  # what the URL field names
         self._kept: dict[str, str] = {}  # secret values of headers, which are not sent to the page
         self._url = ""  # the URL with its secrets, which are not either
         self._targets: dict[str, Target] = {}
         self._recent: list[Target] = []
-        self.url = field(widgets.Combobox, "URL", "https://service/run/{column}, or a function of ct.serve")
+        self.url = field(widgets.Combobox, "URL", "https://service/run/{column}, or choose a function")
         self.url.tooltip = "Names of columns in braces are filled in for each task. The arrow keys show what is offered"
         self.body = Picker("Body", "none chosen: the whole row", changed)
         self.headers = field(widgets.Textarea, "Headers", "X-Team: data", continuous_update=False, rows=1)
@@ -75,11 +79,13 @@ class RequestForm(widgets.VBox):
         """Offer these columns, and the functions and services that there are now."""
         self.body.offer(columns)
         self.offer_recent(self._recent)
+        if self._named() is not self._target:  # a cell has defined the function anew, or deleted it
+            self._url_changed()
 
     def offer_recent(self, recent: list[Target]) -> None:
         """Offer these URLs of earlier batches, besides the notebook's functions and services."""
         self._recent = recent
-        self._targets = find_targets(recent)
+        self._targets = find_targets(recent, local=self._local)
         if tuple(self._targets) != self.url.options:
             self.url.options = tuple(self._targets)
 
@@ -107,22 +113,33 @@ class RequestForm(widgets.VBox):
         IncompleteError, InvalidInputError
             If the URL is missing, or a line is not a header.
         """
+        given = self._given()
+        target = given["url"]
+        return given | {"url": served(target)} if inspect.isfunction(target) else given
+
+    def _given(self) -> dict[str, Any]:
+        """Return the arguments with a function that is not served yet as it is."""
         text = self._url.strip()
         if not text:
             raise IncompleteError(
                 "there is no URL yet",
-                hint="https://service/run/{column}, or the name of what ct.serve or ct.deploy returned",
+                hint="https://service/run/{column}, or the name of a function or of what ct.deploy returned",
             )
         given = {"body": self.body.value, "headers": self._read(), "service_account": self.signed.value.strip()}
         found = {word: value for word, value in given.items() if value}
-        return {"url": named_targets().get(text, text), **found, **self._options}
+        return {"url": self._named() or text, **found, **self._options}
+
+    def _named(self) -> Any:
+        """Return the function, handler or service that the URL field names; None if it names none."""
+        return named_targets(local=self._local).get(self._url.strip())
 
     @property
     def code(self) -> dict[str, Any]:
         """The same for `PanelContext.line`, without secrets."""
-        arguments = self.arguments
-        given = arguments["url"]
-        arguments["url"] = text_code(given) if isinstance(given, str) else Code(self.url.value.strip())
+        arguments = self._given()
+        given, name = arguments["url"], self.url.value.strip()
+        variable = Code(f"ct.serve({name})" if inspect.isfunction(given) else name)
+        arguments["url"] = text_code(given) if isinstance(given, str) else variable
         if "headers" in arguments:
             arguments["headers"] = headers_code(arguments["headers"])
         return arguments
@@ -138,7 +155,7 @@ class RequestForm(widgets.VBox):
 
     def _url_changed(self) -> None:
         """Show which account signs for the service that was chosen, then report the change."""
-        service = named_targets().get(self._url.strip())
+        self._target = service = self._named()
         account, audience = getattr(service, "service_account", None), getattr(service, "audience", None)
         self.signed.placeholder = f"{account}, for {audience}" if account else _ACCOUNT_HINT
         self._changed()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.panels.forms.notebook import deployments, handlers
+from cloudtasks_nb.handlers import Handler
+from cloudtasks_nb.handlers.serving import serve, served_as
+from cloudtasks_nb.panels.forms.notebook import deployments, functions, handlers
 
-__all__ = ["Target", "find_targets", "named_targets", "recent_urls"]
+__all__ = ["Target", "find_targets", "named_targets", "recent_urls", "served"]
 
 _RECENT = 8  # most URLs of earlier batches
 
@@ -28,16 +30,22 @@ class Target:
         return f"{mask_text(self.text)}  ({self.kind})"
 
 
-def named_targets() -> dict[str, Any]:
-    """Return the functions that are served and the services that were deployed, by the name of their variable."""
-    return {**handlers(), **deployments()}
+def named_targets(*, local: bool) -> dict[str, Any]:
+    """Return what a URL field can name: functions that are served, services, and on this machine plain functions."""
+    return {**(functions() if local else {}), **handlers(), **deployments()}
 
 
-def find_targets(recent: Iterable[Target]) -> dict[str, Target]:
+def served(function: Callable[..., Any]) -> Handler:
+    """Return the handler of a function, which is served now if it is not yet."""
+    return served_as(function) or serve(function)
+
+
+def find_targets(recent: Iterable[Target], *, local: bool) -> dict[str, Target]:
     """Return the choices by their labels: the notebook's variables, then `recent`."""
+    plain = [Target(text=name, kind="a function of this notebook") for name in (functions() if local else ())]
     served = [Target(text=name, kind="a function served in this kernel") for name in handlers()]
     services = [Target(text=name, kind=f"the service {service.name}") for name, service in deployments().items()]
-    return {target.label: target for target in (*served, *services, *recent)}
+    return {target.label: target for target in (*plain, *served, *services, *recent)}
 
 
 def recent_urls(records: Iterable[BatchRecord]) -> list[Target]:

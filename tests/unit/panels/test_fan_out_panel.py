@@ -1,5 +1,6 @@
 """The form of a fan-out: choices, first tasks, plan, question, and the batch."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.display import progress_bar
+from cloudtasks_nb.handlers.serving import served_as
 from cloudtasks_nb.panels import FanOutPanel, fan_out
 from cloudtasks_nb.panels.forms import notebook
 from cloudtasks_nb.store.store import Store
@@ -242,6 +244,56 @@ def test_a_served_function_is_a_url(panel: FanOutPanel, shell: FakeShell, monkey
     assert panel.request.url.value == "report_url"
     assert panel.footer.line.endswith("fan_out(flights, url=report_url)")
     assert "http://127.0.0.1:9/x" in panel.preview.value
+
+
+@pytest.fixture
+def report(shell: FakeShell) -> Iterator[Callable[[str], None]]:
+    """Give a function that a cell of the notebook defines, for a result; end its handler."""
+    made: list[Any] = []
+
+    def define(result: str) -> None:
+        def report(origin: str, day: str) -> str:
+            return f"{origin} {day} {result}"
+
+        report.__module__ = "__main__"
+        made.append(report)
+        shell.cell(report=report)
+
+    yield define
+    for function in made:
+        if handler := served_as(function):
+            handler.close()
+
+
+def test_a_function_of_the_notebook_is_served_when_it_is_used(
+    panel: FanOutPanel, shell: FakeShell, report: Callable[[str], None]
+) -> None:
+    """It is offered by its name; what a cell defines anew is served at the same URL, without a click."""
+    report("first")
+    label = "report  (a function of this notebook)"
+    assert panel.request.url.options == (label,)
+    assert served_as(shell.user_ns["report"]) is None
+    fill(panel, url=label)
+    assert panel.footer.line.endswith("fan_out(flights, url=ct.serve(report))")
+    handler = served_as(shell.user_ns["report"])
+    assert handler is not None
+    assert handler.url in panel.preview.value
+    click(panel, panel.make_plan)
+    shell.cell(other=1)
+    assert not panel.send.disabled, "another cell is no reason to plan again"
+    report("second")
+    panel.settle()
+    assert served_as(shell.user_ns["report"]) is handler
+    assert panel.send.disabled
+
+
+def test_google_cannot_call_a_function_of_the_notebook(
+    harness: Harness, report: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is not offered."""
+    report("first")
+    monkeypatch.setattr(harness.transport, "endpoint", replace(harness.transport.endpoint, local=False))
+    assert FanOutPanel(harness.context(), queue="reports").request.url.options == ()
 
 
 def test_a_deployed_service_is_a_url(panel: FanOutPanel, shell: FakeShell, monkeypatch: pytest.MonkeyPatch) -> None:
