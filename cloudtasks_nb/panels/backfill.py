@@ -63,6 +63,10 @@ class BackfillPanel(SendPanel):
         found: Plan = self.context.queue(self.queue or "").backfill(*self.range.range, dry_run=True, **arguments)
         return found
 
+    def source_text(self) -> str:
+        """Return the range of the periods."""
+        return " to ".join(map(str, self.range.range))
+
     def code(self) -> str:
         """Return the line of Python that does the same."""
         arguments = {**self.range.code, **self.request.code, **self._of_batch()}

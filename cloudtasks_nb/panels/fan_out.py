@@ -6,6 +6,7 @@ While a form is filled in, its first tasks are shown; Plan counts and checks all
 from __future__ import annotations
 
 import asyncio
+import html
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -16,13 +17,15 @@ import pandas as pd
 from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import bar_html
+from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.display.times import time_html
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_row
 from cloudtasks_nb.fanout.plan.simulation import simulation_html
 from cloudtasks_nb.panels.batch_details import BatchDetails
-from cloudtasks_nb.panels.cards.plan import blocked, error_html, plan_html, tasks_html
+from cloudtasks_nb.panels.cards.plan import blocked, error_html, plan_html, tasks_html, trial_html
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, on_cell_end
 from cloudtasks_nb.panels.forms.request_form import RequestForm, field
@@ -75,6 +78,14 @@ class SendPanel(Panel):
         self._rows: int | None = None  # of the input that is planned or stored, if known
         self.preview = widgets.HTML()
         self.plan_card = widgets.HTML()
+        self.trial = widgets.HTML()  # the answer to one row
+        tip = "Call the target with the first row; no task is created"
+        self._whole_form: tuple[widgets.Widget, ...] = ()
+        self._form = widgets.VBox().add_class("ctn-sections")
+        self._sent = widgets.HTML()  # what stands in its place
+        edit = self.button("Edit", self._edit, changes=True, quick=True, tip="Show the form, as it was filled in")
+        self._folded = self.row(self._sent, edit)
+        self.try_one = self.button("Try one row", self._try_one, changes=True, tip=tip)
         self.make_plan = self.button(
             "Plan", self._make_plan, changes=False, tip="Count, measure and check; send nothing"
         )
@@ -107,6 +118,10 @@ class SendPanel(Panel):
     def offer(self) -> None:
         """Offer the variables that the notebook has now; called when a cell has ended."""
 
+    def source_text(self) -> str:
+        """Return what the rows are made of, for the line that stands in place of the form after it was sent."""
+        raise NotImplementedError
+
     def submitted(self) -> None:
         """React to a batch that was sent."""
 
@@ -115,20 +130,46 @@ class SendPanel(Panel):
     def lay_out(self, *form: widgets.Widget, below: tuple[widgets.Widget, ...] = ()) -> None:
         """Put the form above its plan, its first tasks and its batch; `below` stands above the batch.
 
-        Plan and Send stand directly below the form. The first tasks appear a moment after the last key, when the user
-        may be clicking: above the buttons they would move them, and the click would be lost.
+        Once it is sent, one line stands in its place, and the batch is on top. Plan and Send stand directly below the
+        form. The first tasks appear a moment after the last key, when the user may be clicking: above the buttons they
+        would move them, and the click would be lost.
         """
         if self.context.read_only:
             self.fill(self.prompt, self.plan_card, *below, self.view)
             return
-        buttons = self.row(self.make_plan, self.send, self._work_row)
+        buttons = self.row(self.try_one, self.make_plan, self.send, self._work_row)
         duration = widgets.VBox([self.duration]).add_class("ctn-fields")
-        self.fill(*form, duration, buttons, self.prompt, self.plan_card, self.preview, *below, self.view)
+        self._whole_form = (*form, duration, buttons)
+        self.unfold()
+        shown = (self.trial, self.plan_card, self.preview)
+        self.fill(self._folded, self._form, self.prompt, *shown, *below, self.view)
+
+    def unfold(self) -> None:
+        """Show the form, and not the line in its place."""
+        self._form.children = self._whole_form
+        self._folded.layout.display = "none"
+        self.preview.layout.display = None
+
+    def _edit(self) -> None:
+        self._form.add_class("ctn-reopened")  # its first field gets the focus
+        self.unfold()
+
+    def _fold(self, plan: Plan) -> None:
+        """Put one line in place of the form."""
+        url = mask_text(str(self.request.url.value))
+        what = f"<bdi>{html.escape(self.source_text())}</bdi> → <bdi>{html.escape(url)}</bdi>"
+        at = time_html(self.context.connection.clock.now())
+        self._sent.value = f"{what}, {counted(plan.sendable, 'tasks')}, sent {at}"
+        self._folded.layout.display, self.preview.layout.display = None, "none"
+        self.trial.value = ""
+        self._form.children = ()
+        self._form.remove_class("ctn-reopened")
 
     def edited(self) -> None:
         """Forget the plan, and show the line and the first tasks of the form as it is now."""
         self._edits += 1
         self._drop_plan()
+        self.trial.value = ""
         self.footer.alert = {}
         try:
             self.footer.line = self.code()
@@ -145,6 +186,7 @@ class SendPanel(Panel):
     def queue_changed(self) -> None:
         """Forget plan and batch, which belong to the old queue."""
         self.view.show(None)
+        self.unfold()
         self.edited()
 
     def refresh(self) -> None:
@@ -153,8 +195,8 @@ class SendPanel(Panel):
 
     def static_html(self) -> str:
         """Return the plan, the first tasks and the batch."""
-        first = self.preview.value if self._filled else ""
-        return self.plan_card.value + first + self.view.static_html()
+        first = self.preview.value if self._filled and self.preview.layout.display is None else ""
+        return self.trial.value + self.plan_card.value + first + self.view.static_html()
 
     def _drop_plan(self) -> None:
         self._plan = None
@@ -213,6 +255,16 @@ class SendPanel(Panel):
         total = total or self._rows
         text = f"{what}: {count:,}" + (f" of {counted(total, 'rows')}" if total else " rows")
         self.meter.value = bar_html(count / total if total else None, text, label=what)
+
+    def _try_one(self) -> None:
+        edits, line = self._edits, self.code()
+        rows, arguments = self.sample(1)
+        self.notify("the first row is tried …")
+        found = self.context.queue(self.queue or "").fan_out(rows, dry_run=True, **arguments).try_one()
+        if edits == self._edits:
+            self.trial.value = trial_html(found)
+        done = "succeeded" if found.ok else "failed"
+        self.notify(f"the first row {done}; no task was created", line=f"{line[:-1]}, dry_run=True).try_one()")
 
     def _make_plan(self) -> None:
         edits = self._edits
@@ -276,6 +328,7 @@ class SendPanel(Panel):
         self.notify((note if batch.id in note else f"started batch {batch.id}") + late, line=self._line)
         self._read_recent()
         self.view.show(batch)
+        self._fold(plan)
         self.submitted()
 
 
@@ -311,6 +364,10 @@ class FanOutPanel(SendPanel):
             return found
         # A plan of frames keeps the first tasks only, so that its memory is bounded.
         return replace(verb([data], dry_run=True, **arguments), action=lambda: verb(data, **arguments))
+
+    def source_text(self) -> str:
+        """Return the name of the data."""
+        return self.source.name
 
     def code(self) -> str:
         """Return the line of Python that does the same."""

@@ -15,11 +15,11 @@ from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.costs import PRICING
-from cloudtasks_nb.fanout.plan.plan import Plan
+from cloudtasks_nb.fanout.plan.plan import Plan, Trial
 from cloudtasks_nb.panels.widgets.cells import code_html
 from cloudtasks_nb.service.convert import task_columns
 
-__all__ = ["blocked", "error_html", "plan_html", "tasks_html"]
+__all__ = ["blocked", "error_html", "plan_html", "tasks_html", "trial_html"]
 
 # This layout stands in the HTML, because exports have no style sheet.
 _FIGURES_STYLE = "display:grid;grid-template-columns:repeat(auto-fit,minmax(11em,1fr));gap:10px 24px"
@@ -113,6 +113,14 @@ def error_html(error: CloudTasksError, *, quiet: bool) -> str:
     hint = f'<div class="ctn-hint">{html.escape(mask_text(error.hint))}</div>' if error.hint else ""
     kind = "ctn-quiet" if quiet else "ctn-wrong"
     return f'<div class="{kind}">{html.escape(mask_text(error.message))}{hint}</div>'
+
+
+def trial_html(trial: Trial) -> str:
+    """Return what the target answered to one row, in full."""
+    kind = "ctn-quiet" if trial.ok else "ctn-wrong"
+    head = f'<div class="{kind}">{"OK" if trial.ok else "this row would fail"}</div>'
+    answer = f'<div class="ctn-tasks" style="{_TASKS_STYLE}"><section>{head}{code_html(repr(trial))}</section></div>'
+    return section_html("The answer to the first row", answer)
 
 
 def _problem(reason: str) -> str:

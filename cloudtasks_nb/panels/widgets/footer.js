@@ -254,7 +254,7 @@ class FooterView {
 
   /** Put the focus into the first field of a form that was opened by hand. */
   focusForm() {
-    const field = [...this.root.querySelectorAll(".ctn-editor :is(input, select, textarea)")].find((node) => node.closest(".ctn-panel") === this.root);
+    const field = [...this.root.querySelectorAll(":is(.ctn-editor, .ctn-reopened) :is(input, select, textarea)")].find((node) => node.closest(".ctn-panel") === this.root);
     if (field && field !== this.field && performance.now() - this.acted < 2000) field.focus();
     this.field = field;
   }

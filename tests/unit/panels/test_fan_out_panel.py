@@ -251,9 +251,9 @@ def report(shell: FakeShell) -> Iterator[Callable[[str], None]]:
     """Give a function that a cell of the notebook defines, for a result; end its handler."""
     made: list[Any] = []
 
-    def define(result: str) -> None:
+    def define(result: str, divisor: int = 1) -> None:
         def report(origin: str, day: str) -> str:
-            return f"{origin} {day} {result}"
+            return f"{origin} {day} {result} {1 / divisor}"
 
         report.__module__ = "__main__"
         made.append(report)
@@ -285,6 +285,39 @@ def test_a_function_of_the_notebook_is_served_when_it_is_used(
     panel.settle()
     assert served_as(shell.user_ns["report"]) is handler
     assert panel.send.disabled
+
+
+@cases((1, ("succeeded", "EWR d1 first")), (0, ("failed", "ZeroDivisionError")))
+def test_one_row_is_tried(
+    panel: FanOutPanel, report: Callable[..., None], harness: Harness, divisor: int, said: tuple[str, str]
+) -> None:
+    """Its answer, or the traceback, is shown until the form is changed; there is no task; the line does the same."""
+    report("first", divisor)
+    fill(panel, url="report  (a function of this notebook)", skip=True)
+    click(panel, panel.try_one)
+    assert panel.footer.alert == {}
+    assert panel.footer.status == f"the first row {said[0]}; no task was created"
+    assert said[1] in panel.trial.value
+    assert panel.trial.value in panel.static_html()
+    assert panel.footer.line.endswith('fan_out(flights, url=ct.serve(report), errors="skip", dry_run=True).try_one()')
+    assert harness.transport.created == {}
+    fill(panel, name="night")
+    assert panel.trial.value == ""
+
+
+def test_what_was_sent_folds_to_a_line(panel: FanOutPanel) -> None:
+    """The batch is on top; the form comes back as it was filled in, and a secret of the URL stays out of sight."""
+    fill(panel, url="https://svc/run?token=abc", name="night")
+    form = panel._form
+    before = form.children
+    send(panel)
+    assert (form.children, panel._folded.layout.display) == ((), None)
+    assert "flights" in panel._sent.value
+    assert "https://svc/run?token=•••</bdi>, 4 tasks, sent <time" in panel._sent.value
+    assert "as they would be sent" not in panel.static_html()
+    click(panel, panel._folded.children[1])
+    assert (form.children, panel._folded.layout.display, panel.name.value) == (before, "none", "night")
+    assert "as they would be sent" in panel.static_html()
 
 
 def test_google_cannot_call_a_function_of_the_notebook(
