@@ -24,6 +24,7 @@ from cloudtasks_nb.fanout.batch.trust import Foreign
 from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.states import FINAL as FINAL_STATES
 from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.panels.batch_list import method_of
 from cloudtasks_nb.panels.batch_rows import REF, BatchRows, ShownRows
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
@@ -100,18 +101,25 @@ class BatchActions:
         with self._showing:  # the last caller has the newest numbers
             batch = self._shown.batch
             progress = None if batch is None else batch.progress()
+            failed, gone = (progress.failed or 0, progress.gone or 0) if progress else (0, 0)
             counts = {
-                self.retry: ("Retry failed", progress.failed or 0 if progress else 0),
+                self.retry: ("Retry failed", failed) if failed or not gone else ("Send again", gone),
                 self.resend: ("Send again", self._again().count),
                 self.resume: ("Resume", self._shown.view.waiting() if self._shown.view else 0),
                 self.cancel: ("Cancel rest", progress.total - progress.done if progress else 0),
             }
             for button, (verb, count) in counts.items():
-                text = f"{verb} ({count:,})" if count else verb
+                waits = button is self.resume and self._queue_waits()
+                text = "Resume the queue" if waits else f"{verb} ({count:,})" if count else verb
                 if button.description != text:
                     button.description = text
-                self._panel.enable(button, bool(count))
+                self._panel.enable(button, bool(count) or waits)
             self._tell_sent()
+
+    def _queue_waits(self) -> bool:
+        """Return whether nothing goes on because the queue is paused."""
+        batch = self._shown.batch
+        return batch is not None and method_of(batch.progress()) == "queue.resume"
 
     def _tell_sent(self) -> None:
         """Replace the status that rows were sent again by what became of them, as soon as all of them have ended."""
@@ -190,6 +198,9 @@ class BatchActions:
     def _ask_retry(self) -> None:
         batch, code = self._batch()
         view, progress = self._view(), batch.progress()
+        if not progress.failed:  # the button is about rows of which nobody knows what became
+            self._ask_send_again(_again_by_state(batch, view, RowQuery(state="gone"), {"gone": progress.gone}))
+            return
         rows = counted(progress.failed, "rows")
         self._start(
             batch.retry_failed,
@@ -207,8 +218,10 @@ class BatchActions:
         )
 
     def _ask_resend(self) -> None:
+        self._ask_send_again(self._again())
+
+    def _ask_send_again(self, again: _Again) -> None:
         batch, code = self._batch()
-        again = self._again()
         count, succeeded = again.count, again.counts.get("succeeded", 0)
         rows = counted(count, "rows")
         line = again.code(code)
@@ -231,8 +244,15 @@ class BatchActions:
             again=again.refs,
         )
 
+    def _resume_queue(self, queue: str) -> None:
+        self._panel.context.queue(queue).resume()
+        self._panel.notify(f"resumed {queue}", line=self._panel.context.line(queue, "resume"))
+
     def _ask_resume(self) -> None:
         batch, code = self._batch()
+        if self._queue_waits():
+            self._panel.start(lambda: self._resume_queue(batch.queue), changes=True)
+            return
         count = self._shown.view.waiting() if self._shown.view else 0
         rows = counted(count, "rows")
         question = Question(

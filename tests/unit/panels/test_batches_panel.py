@@ -13,13 +13,14 @@ from cloudtasks_nb.display.browser_tab import browser_tab
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
+from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.outbox.batches import Batches
 from cloudtasks_nb.panels import BatchesPanel, BatchPanel, Dashboard, batch_rows
 from cloudtasks_nb.panels.cards import task
 from tests.cases import cases
 from tests.unit.display.test_charts import parsed
 from tests.unit.panels.conftest import NOW as AT
-from tests.unit.panels.conftest import Harness, asked, click, confirm, look_at, show, snapshot, wait_for
+from tests.unit.panels.conftest import FakeQueue, Harness, asked, click, confirm, look_at, show, snapshot, wait_for
 
 ROWS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA"], "note": ["<b>", "x", "y"]})
 
@@ -249,6 +250,38 @@ def test_what_is_unsent_is_sent_by_resume(harness: Harness) -> None:
     panel.settle()
     panel.close()
     again.close()
+
+
+def test_a_paused_queue_is_resumed_where_the_bar_says_so(harness: Harness) -> None:
+    """The button that resumes the batch, which has nothing to send, resumes the queue meanwhile."""
+    batch = fan_out(harness)
+    panel = own(batch)
+    resume = panel.view.actions.resume
+    with wait_for(resume, "description", lambda text: text == "Resume the queue"):
+        harness.publish("reports", state="PAUSED")
+    assert not resume.disabled
+    calls: list[str] = []
+    context: Any = panel.context
+    panel.context = replace(context, open_queue=lambda name: FakeQueue(name=name.queue, calls=calls))
+    click(panel, resume)
+    assert calls == [("resume", "reports")]
+    assert panel.footer.line == 'tasks.queue("reports").resume()'
+
+
+def test_rows_that_are_gone_have_a_button(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing failed, the button for failed rows sends those of which nobody knows what became."""
+    batch = fan_out(harness)
+    panel = own(batch)
+    retry, known = panel.view.actions.retry, batch.progress()
+    assert (retry.description, retry.disabled) == ("Retry failed", True)
+    monkeypatch.setattr(Batch, "progress", lambda _batch: replace(known, ready=0, gone=3))
+    queries: list[str] = []
+    monkeypatch.setattr(BatchView, "send_again", lambda _view, query, _refs: queries.append(query.state))
+    panel.view.actions.show()
+    assert (retry.description, retry.disabled) == ("Send again (3)", False)
+    click(panel, retry)
+    assert queries == ["gone"]
+    assert "state == 'gone'" in panel.footer.line
 
 
 def test_rows_that_took_long_to_read_are_not_read_at_each_change(
