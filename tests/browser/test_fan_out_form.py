@@ -88,10 +88,10 @@ def test_a_csv_file_is_uploaded(board: Board, tmp_path: Path) -> None:
     file = tmp_path / "shops.csv"
     file.write_text(f"shop,{EVIL}\n" + f"bern,{EVIL}{'x' * 4000}\n" * 3000, encoding="utf-8")
     with board.page.expect_file_chooser() as chooser:
-        board.button("Upload CSV").click()
+        board.button("Upload a file").click()
     chooser.value.set_files(file)
     expect(board.field("Data")).to_have_value("shops.csv  (3,000 rows, 2 columns)")
-    expect(board.part.locator(".ctn-upload")).to_have_text("Upload CSV")
+    expect(board.part.locator(".ctn-upload")).to_have_text("Upload a file")
     board.field("URL").fill("https://svc/{shop}")
     expect(board.part.get_by_role("region", name="task 1")).to_contain_text(f'"{EVIL}": "{EVIL}')
     expect(board.part.get_by_role("group", name="Body")).to_contain_text(EVIL)

@@ -1,4 +1,4 @@
-"""The field for the data of a fan-out: a DataFrame of the notebook, or a CSV file that is uploaded."""
+"""The field for the data of a fan-out: a DataFrame of the notebook, or a file that is uploaded."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cloudtasks_nb.panels.widgets.upload import Upload
 
 __all__ = ["SourceField"]
 
-_NONE = "no DataFrame in this notebook yet: create one, or upload a CSV file"
+_NONE = "no DataFrame in this notebook yet: create one, or upload a file"
 
 
 class SourceField(widgets.HBox):
-    """A dropdown of the notebook's DataFrames, and a button that uploads a CSV file.
+    """A dropdown of the notebook's DataFrames, and a button that uploads a CSV or Parquet file.
 
     Parameters
     ----------
@@ -37,7 +37,9 @@ class SourceField(widgets.HBox):
         self.choice = widgets.Dropdown(description="Data", options=[_NONE], layout={"flex": "1 1 auto"})
         self.choice.tooltip = "A DataFrame among the notebook's variables, or an uploaded file"
         self.choice.observe(lambda _: self._notify(), "value")
-        self.upload = Upload("Upload CSV", tip="Read a CSV file from your computer", accept=".csv")
+        self.upload = Upload(
+            "Upload a file", tip="Read a CSV or Parquet file from your computer", accept=".csv,.parquet"
+        )
         super().__init__([self.choice, self.upload])
         self.add_class("ctn-row")
         self.update_choices()
@@ -58,13 +60,15 @@ class SourceField(widgets.HBox):
         """
         found = self._all().get(self.name)
         if found is None:
-            raise IncompleteError("there are no data yet", hint="make a DataFrame in a cell, or upload a CSV file")
+            raise IncompleteError("there are no data yet", hint="make a DataFrame in a cell, or upload a file")
         return found
 
     @property
     def code(self) -> Code:
         """The Python expression for the chosen DataFrame."""
-        return Code(f"pd.read_csv({quoted(self.name)})" if self.name in self._uploads else self.name or "df")
+        return Code(
+            f"pd.{_reader(self.name)}({quoted(self.name)})" if self.name in self._uploads else self.name or "df"
+        )
 
     @property
     def columns(self) -> list[str]:
@@ -92,17 +96,20 @@ class SourceField(widgets.HBox):
             self.choice.value = label
 
     def take(self, name: str, content: bytes) -> None:
-        """Read a CSV file, and choose it; a large one takes seconds.
+        """Read a file, and choose it; a large one takes seconds.
 
         Raises
         ------
         InvalidInputError
-            If it is not a CSV file.
+            If it is neither a CSV nor a Parquet file, or pyarrow is missing.
         """
+        reader = _reader(name)
         try:
-            found = pd.read_csv(io.BytesIO(content))
-        except (ValueError, pd.errors.ParserError) as error:  # UnicodeDecodeError is a ValueError
-            raise InvalidInputError(f"{name} cannot be read as CSV: {error}", resource=name) from error
+            found = getattr(pd, reader)(io.BytesIO(content))
+        # UnicodeDecodeError and pyarrow's errors are ValueErrors; ImportError: pyarrow is not installed.
+        except (ValueError, OSError, ImportError, pd.errors.ParserError) as error:
+            kind = "CSV" if reader == "read_csv" else "Parquet"
+            raise InvalidInputError(f"{name} cannot be read as {kind}: {error}", resource=name) from error
         self._uploads[name] = found
         self.update_choices()
         self.choose(name)
@@ -120,6 +127,11 @@ class SourceField(widgets.HBox):
         if seen != self._seen:
             self._seen = seen
             self._changed()
+
+
+def _reader(name: str) -> str:
+    """Return the function of pandas that reads a file."""
+    return "read_parquet" if name.lower().endswith(".parquet") else "read_csv"
 
 
 def _label(name: str, frame: Any) -> str:

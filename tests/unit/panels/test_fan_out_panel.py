@@ -98,10 +98,19 @@ def test_a_csv_file_can_be_uploaded(panel: FanOutPanel, harness: Harness) -> Non
     assert "https://svc/1" in panel.preview.value
 
 
-def test_a_file_that_is_no_csv_is_named(panel: FanOutPanel) -> None:
+def test_a_parquet_file_can_be_uploaded(panel: FanOutPanel) -> None:
+    """Its line reads Parquet."""
+    upload(panel, "x.PARQUET", FLIGHTS.to_parquet(), part=1000)
+    assert panel.source.columns == ["origin", "day"]
+    fill(panel, url="https://svc/{day}")
+    assert 'fan_out(pd.read_parquet("x.PARQUET"), url' in panel.footer.line
+
+
+@cases(("x.csv", "CSV"), ("x.parquet", "Parquet"))
+def test_a_file_that_cannot_be_read_is_named(panel: FanOutPanel, name: str, kind: str) -> None:
     """The error stands in the panel; what was chosen before still is."""
-    upload(panel, "x.csv", b"\xff\xfe\x00")
-    assert panel.footer.alert["text"].startswith("x.csv cannot be read as CSV")
+    upload(panel, name, b"\xff\xfe\x00")
+    assert panel.footer.alert["text"].startswith(f"{name} cannot be read as {kind}")
     assert panel.source.name == "flights"
 
 
