@@ -122,7 +122,7 @@ class FooterView {
     this.root.setAttribute("aria-busy", this.model.get("busy"));
     this.listening = new AbortController();
     const { signal } = this.listening;
-    this.root.addEventListener("focusin", (event) => this.focusin(event), { signal });
+    this.root.addEventListener("focusin", (event) => this.focusin(event), { signal, capture: true });
     for (const name of ["click", "keydown"]) {
       this.root.addEventListener(name, () => (this.acted = performance.now()), { signal, capture: true });
     }
@@ -222,8 +222,7 @@ class FooterView {
   }
 
   focusin(event) {
-    this.last = event.target;
-    event.stopPropagation(); // a panel within a panel keeps its own
+    this.last = event.target.closest(".ctn-panel") === this.root ? event.target : null; // a panel within keeps its own
   }
 
   /** Put the focus into the question, and back to where it was when it is over. */
@@ -265,7 +264,8 @@ class FooterView {
     this.nameFields();
     this.addZones();
     this.drawTimes();
-    if (this.last?.disabled || !this.last?.isConnected) this.keepFocus();
+    const away = Boolean(this.instead) && this.el.getRootNode().activeElement === this.instead;
+    if (away !== Boolean(this.last?.disabled || !this.last?.isConnected)) this.keepFocus();
     const card = [...this.root.querySelectorAll(".ctn-follow .ctn-card")].find((node) => node.closest(".ctn-panel") === this.root);
     // What was opened by hand is to be seen; what only changes stays where it is.
     if (card && card !== this.card && performance.now() - this.acted < 2000) card.scrollIntoView({ block: "nearest" });
@@ -283,11 +283,16 @@ class FooterView {
   keepFocus() {
     if (!this.last) return; // first of all: to ask for `offsetParent` lays the page out
     const active = this.el.getRootNode().activeElement;
-    const lost = !active || active === document.body || active.disabled || !active.offsetParent;
+    const lost = !active || active === document.body || active === this.instead || active.disabled || !active.offsetParent;
     if (!lost) return;
     const able = this.last.isConnected && !this.last.disabled && this.last.offsetParent;
     const stops = [...this.root.querySelectorAll('[role="grid"] [tabindex="0"]')].filter((node) => node.offsetParent);
-    (able ? this.last : (stops[0] ?? this.el)).focus({ preventScroll: true });
+    const wanted = this.last;
+    const next = able ? wanted : (stops[0] ?? this.el);
+    next.focus({ preventScroll: true });
+    // A button that is disabled while work runs gets the focus back afterwards, unless the user has moved on.
+    this.instead = able ? null : next;
+    if (this.instead) this.last = wanted;
   }
 
   close() {
