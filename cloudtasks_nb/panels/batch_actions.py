@@ -199,7 +199,7 @@ class BatchActions:
         batch, code = self._batch()
         view, progress = self._view(), batch.progress()
         if not progress.failed:  # the button is about rows of which nobody knows what became
-            self._ask_send_again(_again_by_state(batch, view, RowQuery(state="gone"), {"gone": progress.gone}))
+            self._ask_send_again(_of_query(view, batch, RowQuery(state="gone"), {"gone": progress.gone}))
             return
         rows = counted(progress.failed, "rows")
         self._start(
