@@ -99,7 +99,7 @@ def _slowest(rows: Sequence[SlowRow]) -> str:
             duration_text(row.seconds),
             state_html("failed" if row.failed else "succeeded"),
             time_html(from_micros(row.ended)),
-            html.escape(mask_text(row.name)),
+            f'<bdi style="overflow-wrap:anywhere">{html.escape(mask_text(row.name))}</bdi>',
         )
         for row in rows
     ]

@@ -118,3 +118,31 @@ def test_times_are_shown_as_the_user_wants_them(board: Board) -> None:
     board.book.python("panel.every = 1; tasks.clock.advance('1d')")  # by a day, also of what is due in two
     expect(later).to_have_text("in 23 h")
     expect(board.part.locator(".ctn-age")).to_contain_text(re.compile(r"seen (now|\d+ s ago)"))
+
+
+def test_long_values_and_causes_fit_a_narrow_panel(notebook: Callable[..., Any]) -> None:
+    """A value without a space wraps; the text of a cause can be read while its rows are tried again."""
+    setup = """
+import cloudtasks_nb as ct, pandas as pd
+
+def ship(order, number):
+    if number % 2:
+        raise ValueError("no such place")
+
+tasks = ct.local()
+queue = tasks.queue("orders", create=True, min_backoff="600s")
+orders = pd.DataFrame({"order": ["x" * 400] * 8, "number": range(8)})
+batch = queue.fan_out(orders, url=ct.serve(ship), progress=False)
+"""
+    board = Board(notebook(setup, "batch.panel()"), tabs=False)
+    board.page.set_viewport_size({"width": 700, "height": 1400})
+    cause = board.part.get_by_text("no such place").first
+    expect(cause).to_be_visible()
+    expect(board.part).to_contain_text("4 of 8 done")
+    board.part.get_by_text("Slowest rows").click()
+    box = cause.bounding_box()
+    assert box is not None
+    assert box["width"] > 90, "the cause is not cut to nothing"
+    assert board.root.evaluate("panel => panel.scrollWidth <= panel.clientWidth + 1")
+    tables = board.root.locator("details table")
+    assert tables.evaluate("table => table.getBoundingClientRect().right") <= 700
