@@ -260,7 +260,7 @@ def test_a_paused_queue_is_resumed_where_the_bar_says_so(harness: Harness) -> No
     with wait_for(resume, "description", lambda text: text == "Resume the queue"):
         harness.publish("reports", state="PAUSED")
     assert not resume.disabled
-    calls: list[str] = []
+    calls: list[tuple[Any, ...]] = []
     context: Any = panel.context
     panel.context = replace(context, open_queue=lambda name: FakeQueue(name=name.queue, calls=calls))
     click(panel, resume)
