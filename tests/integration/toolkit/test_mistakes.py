@@ -97,7 +97,6 @@ def test_the_whole_traceback_is_there_for_the_asking(run: Run) -> None:
     ("queue.fan_out([1, 2], handler)", "InvalidInputError", 'of single values pd.DataFrame({"n": values})'),
     ("queue.fan_out(df, 'https://svc.example', at='{n}')", "RowsError", 'unit="s"'),
     ("queue.enqueue(handler, at=1_700_000_000)", "InvalidInputError", 'unit="s"'),
-    ("queue.fan_out(df.head(1), handler, body=['day', 'origin'])", "BatchExistsError", "1 of these 1 rows are in"),
     ("queue.fan_out(df)", "ArgumentError", "missing a required argument: 'url'"),
     ("queue.fan_out(df, url=handler, rate=5)", "ArgumentError", "queue.update(rate=5)"),
     ("queue.backfill('2013', '2014', freq='D', url=handler, by={'n': [1]})", "ArgumentError", 'did you mean "across"?'),

@@ -102,7 +102,7 @@ def test_a_batch_that_another_kernel_deleted_is_made_anew(
     batch = harness.sent(fan_out(harness))
     harness.finish(batch)
     harness.catalog.outbox.batches.delete(batch.id)
-    harness.until(batch, lambda: batch._own_tracker.deleted)
+    until(lambda: batch._own_tracker.deleted)
     again = harness.sent(fan_out(harness))
     harness.finish(again)
     assert (again.id, again.progress().succeeded) == (batch.id, 3)
