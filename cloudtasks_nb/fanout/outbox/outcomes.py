@@ -172,7 +172,8 @@ def _record_page(
             row = after[found[news.task].ref]
             new = after[row.ref] = fold(row, news, int(news.task.rpartition("-")[2]), causes.get(news.cause))
             past.update(_overtaken(row, new))
-            corrected += new.state != row.state and row.state in FINAL and news.source is Source.LOG
+            other = new.state != row.state and new.tries == row.tries
+            corrected += other and row.state in FINAL and news.source is Source.LOG
             newest = news.source is Source.LOG and news.attempts == new.attempts
             if newest and new.status and not (new.heard or 0) & Source.RESULTS:
                 recorded.unexplained[news.task] = new.state in FINAL

@@ -396,6 +396,15 @@ def test_entries_out_of_order_and_twice_leave_a_final_row_alone(world: World) ->
     assert "corrected" not in world.outbox.batches.settings(world.batch)
 
 
+def test_a_later_try_corrects_nothing(world: World) -> None:
+    """Its outcome is another one than that of the try before, which stays as it was."""
+    later = task_id(world.batch, digest("0"), 2)
+    first, second = entry(world.tasks[0], status="OK"), entry(later)
+    world.apply(snapshot(entries=(first,)), snapshot(entries=(second,)))
+    assert world.counts() == {"sent": 5}
+    assert "corrected" not in world.outbox.batches.settings(world.batch)
+
+
 def test_many_missing_rows_are_read_with_the_whole_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """By name a read has 100 rows; if that takes more reads than the log of the batch has pages, that is read."""
     monkeypatch.setattr(search_module, "NAMES", 2)
