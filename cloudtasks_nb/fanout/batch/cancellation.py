@@ -7,7 +7,7 @@ next one that has the batch open goes on. Until then no process gives out rows o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +50,7 @@ class Cancellation:
     supervisor: _loop.Supervisor
     changed: Callable[[], None]  #: called after each change of the batch in the outbox
     ended: Callable[[], None]  #: called when a cancellation has ended
+    adopt: Callable[[], Awaitable[None]]  #: finds the rows that others have sent, whose tasks have to be deleted too
 
     def __post_init__(self) -> None:
         self.batch = self.record.id
@@ -157,7 +158,11 @@ class Cancellation:
             return next(filter(None, errors), None)
         own = ELSEWHERE not in wish
         pages = self.outbox.deletions(self.batch)
-        await (self.cancels.tell(wish) if own else self.outbox.run(pages.leave))
+        if own:
+            await self.cancels.tell(wish)
+        await self.adopt()
+        if not own:
+            await self.outbox.run(pages.leave)
         steps = self.outbox.requests.cancel(self.batch)
         more = await self.outbox.run(next, steps, 0)  # from the first step on, no request is sent again
         paused = own and await self._prepare(wish)

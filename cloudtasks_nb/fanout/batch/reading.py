@@ -50,6 +50,7 @@ class Reading:
         self.outcomes: OutcomeTracker = self.adoption.outcomes
         self.outbox, self.batch = self.outcomes.outbox, self.outcomes.batch
         self._done = False  # the batch was read since it was opened
+        self._adopted = False  # rows that others have sent are known, or cannot be read
         self._problems: list[str] = []  # why something could not be read the last time
         self._new = False  # no row was sent when the batch was opened
         self._since = 0  # from when on the log may have what this home has not read, of the service
@@ -88,6 +89,14 @@ class Reading:
             async with asyncio.timeout(seconds):
                 await self._until(lambda: not self.supervisor.running(_WORK) or self.unanswered() is not None)
 
+    async def adopt(self) -> None:
+        """Read which rows others have sent, if that was never read, and something answers."""
+        settings = await self.outbox.run(self.outbox.batches.settings, self.batch)
+        if self.adoption.stale or "read_elsewhere" not in settings:
+            self.begin()
+            running, unanswered = self.supervisor.running, self.unanswered
+            await self._until(lambda: self._adopted or not running(_WORK) or unanswered() is not None)
+
     @property
     def unread(self) -> Sequence[str]:
         """What is not read yet, a sentence each."""
@@ -97,9 +106,10 @@ class Reading:
         return [self.adoption.reading or READING if silent is None else silent.message]
 
     async def _read(self, *, results: bool) -> None:
-        self._problems = []
+        self._problems, self._adopted = [], False
         if await self.adoption.run(self.will_retry):
             await self.adoption.finish()
+        self._adopted = True
         await self.adoption.ask()
         new = first = not self._done
         if self._new and first and not await self._was_adopted():

@@ -107,10 +107,18 @@ class Tracker:
             ended=self._work_ended,
             clock=clock,
         )
-        self._cancellation = Cancellation(
-            connection, outbox, record, self._cancels, self._sending, self._supervisor, self._soon, self._work_ended
-        )
         self._reading = self._make_reading()
+        self._cancellation = Cancellation(
+            connection,
+            outbox,
+            record,
+            self._cancels,
+            self._sending,
+            self._supervisor,
+            changed=self._soon,
+            ended=self._work_ended,
+            adopt=self._reading.adopt,
+        )
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
         self.progress = stored_progress(outbox, record, connection.clock.now())
         self._stored: dict[str, Any] = {}  # the facts that were read last

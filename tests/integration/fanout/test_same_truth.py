@@ -184,6 +184,35 @@ def test_a_cancel_is_known_everywhere(
     assert double.calls == []
 
 
+def test_a_cancel_reads_first_what_others_have_sent(
+    connect: Connect, emulator: Emulator, handler: ct.Handler, double: Doubling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that have failed stay so, and the tasks of the others are deleted, wherever the cancel is wished first."""
+    ada = connect("ada")
+    queue = ada.queue("reports", create=True, max_attempts=1)
+    cell(ada, handler, ROWS.head(5)).wait("60s")
+    queue.pause()
+    sent(cell(ada, handler))
+    ada.close()
+    bob, release = connect("bob"), asyncio.Event()
+    is_logged = bob._connection.watcher.is_logged
+
+    async def held(*of: Any) -> bool:
+        await release.wait()
+        return await is_logged(*of)
+
+    monkeypatch.setattr(bob._connection.watcher, "is_logged", held)
+    monkeypatch.setattr(live, "PATIENCE", 0.1)
+    theirs = bob.batch("march").cancel()
+    assert "cancelled" not in states(theirs.tasks())
+    _loop.run(_set(release))
+    theirs.wait("60s")
+    assert states(theirs.tasks()) == {"failed": 5, "cancelled": 15}
+    bob.queue("reports").resume()
+    emulator.drained(queue.name)
+    assert len(double.calls) == 5
+
+
 def test_rows_that_come_after_a_cancel_are_cancelled_too(connect: Connect, handler: ct.Handler) -> None:
     """A home that knows of the cancel brings those rows here when it opens the batch again."""
     ada, bob = connect("ada"), connect("bob")
