@@ -110,6 +110,7 @@ class Reading:
         if await self.adoption.run(self.will_retry):
             await self.adoption.finish()
         self._adopted = True
+        self.adoption.changed()
         await self.adoption.ask()
         new = first = not self._done
         if self._new and first and not await self._was_adopted():

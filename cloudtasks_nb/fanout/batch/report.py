@@ -55,7 +55,7 @@ class Report:
             f"{self._title(isolated(self.name or ''))}  [{self.badge}]",
             *([self.partitions] if self.partitions else []),
         ]
-        return "\n".join([*head, bar, repr(self.progress), *self.lines()])
+        return "\n".join([*head, *([] if _is_unread(self.progress) else [bar]), repr(self.progress), *self.lines()])
 
     def html(self, *, methods: bool = True) -> str:
         """Return static HTML: a stacked bar with its legend, and the lines; in a panel without suggested methods."""
@@ -66,7 +66,7 @@ class Report:
         link = f' <a href="{html.escape(self.log_url or "")}" target="_blank" rel="noopener">operations log</a>'
         counts = f"<b>{progress.known:,}</b> known of {progress.total:,}"
         if progress.known == progress.done:
-            counts = f"<b>{progress.done:,}</b> of {progress.total:,} done"
+            counts = repr(progress) if _is_unread(progress) else f"<b>{progress.done:,}</b> of {progress.total:,} done"
         done = f"<div>{word}{counts}{pace}{link if self.log_url else ''}</div>"
         partitions = lines_html([self.partitions or ""])
         lines = lines_html(self.lines(methods=methods))
@@ -80,7 +80,7 @@ class Report:
         """Return the notes below the bar; those that suggest a method come last."""
         progress = self.progress
         lines: list[tuple[str, str | None]] = []
-        if progress.reason:
+        if progress.reason and not _is_unread(progress):  # else the counts say so
             lines.append((mask_text(progress.reason), progress.action))
         if progress.retrying:
             note = f", {self.retry_note}" if self.retry_note else ""
@@ -114,6 +114,11 @@ class Report:
             return pace
         left = max(0, round((progress.eta - progress.at).total_seconds()))
         return f"{pace}, the last one in about {duration_text(left)}"
+
+
+def _is_unread(progress: Progress) -> bool:
+    """Return whether no number is known of a batch but that of its rows, as its counts say."""
+    return progress.unsent is None
 
 
 def isolated(text: str) -> str:
