@@ -7,7 +7,7 @@ next one that has the batch open goes on. Until then no process gives out rows o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,8 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, UnavailableError
-from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, Cancels
+from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE
+from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.deletions import DeletionPage, DeletionQueue
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -45,15 +46,14 @@ class Cancellation:
     connection: Connection
     outbox: Outbox
     record: BatchRecord
-    cancels: Cancels
+    reading: Reading  #: finds the rows that others have sent, whose tasks have to be deleted too
     sending: Sending
     supervisor: _loop.Supervisor
     changed: Callable[[], None]  #: called after each change of the batch in the outbox
     ended: Callable[[], None]  #: called when a cancellation has ended
-    adopt: Callable[[], Awaitable[None]]  #: finds the rows that others have sent, whose tasks have to be deleted too
 
     def __post_init__(self) -> None:
-        self.batch = self.record.id
+        self.batch, self.cancels = self.record.id, self.reading.cancels
         self.queue = QueueName.parse(self.record.place.queue_name)
         self.trouble: str | None = None
         #: This connection may not cancel it: whether every row was final when it was refused; None: it was not.
@@ -160,7 +160,7 @@ class Cancellation:
         pages = self.outbox.deletions(self.batch)
         if own:
             await self.cancels.tell(wish)
-        await self.adopt()
+        await self.reading.adopt()
         if not own:
             await self.outbox.run(pages.leave)
         steps = self.outbox.requests.cancel(self.batch)

@@ -109,15 +109,7 @@ class Tracker:
         )
         self._reading = self._make_reading()
         self._cancellation = Cancellation(
-            connection,
-            outbox,
-            record,
-            self._cancels,
-            self._sending,
-            self._supervisor,
-            changed=self._soon,
-            ended=self._work_ended,
-            adopt=self._reading.adopt,
+            connection, outbox, record, self._reading, self._sending, self._supervisor, self._soon, self._work_ended
         )
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
         self.progress = stored_progress(outbox, record, connection.clock.now())
