@@ -133,7 +133,8 @@ def _add_watch(commands: Any, batch_filter: argparse.ArgumentParser) -> None:
         parents=[batch_filter],
         help="watch a batch until it is done",
         description="Watch a batch until it is done, at the endpoint that it was sent to. The exit code is 0 if all "
-        "rows succeeded, 1 if some failed, were rejected or are gone, 2 if the batch cannot be watched.",
+        "rows succeeded or were cancelled, 1 if some failed, were rejected or are gone, 2 if the batch cannot be "
+        "watched.",
     )
     watch.add_argument("batch", help="its id, the beginning of its id, or its name")
     watch.add_argument("--resume", action="store_true", help="send its unsent rows first")

@@ -34,18 +34,21 @@ class Status:
 
     While a row has not ended, the state is the first of these words that fits:
 
-    - ``stopped``: nothing can go on. Nothing answers, no handler listens, or rows are unsent and no process sends them.
+    - ``stopped``: nothing can go on. If the service does not answer, check the network or start the emulator. If no
+      handler listens, run the cell with ``ct.serve`` again. If rows are unsent and no process sends them,
+      ``batch.resume()`` sends them.
     - ``cancelling``: a cancel is wished, and tasks are left to delete.
-    - ``held``: a canary or ``pause_at`` holds rows back, or another home may have sent them; ``batch.resume()`` sends
-      them.
-    - ``paused``: the queue is paused.
-    - ``failing``: an attempt failed in the last minute.
+    - ``held``: a canary or ``pause_at`` holds rows back: see ``batch.errors()``. Or another home may have sent them:
+      ask whom the reason names. ``batch.resume()`` sends them.
+    - ``paused``: the queue is paused; ``queue.resume()`` ends that.
+    - ``failing``: an attempt failed in the last minute; ``batch.errors()`` says why.
     - ``running``: none of these. The reason may be a schedule, the queue's limit, or that nobody watches.
 
     When every row has ended, it is the first of these:
 
-    - ``failed``: a row has failed.
-    - ``unknown``: a row is ``gone``: nobody can tell how it ended.
+    - ``failed``: a row has failed; ``batch.errors()`` says why, ``batch.retry_failed()`` sends it again.
+    - ``unknown``: a row is ``gone``: nobody can tell how it ended. It may have run. If it may run twice,
+      ``rows = batch.tasks()``, then ``batch.resend(rows[rows["state"] == "gone"])``.
     - ``cancelled``: a row was cancelled.
     - ``rejected``: a row was never sent, because it is wrong.
     - ``succeeded``: all rows have succeeded, or there are none.
