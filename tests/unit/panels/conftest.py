@@ -427,8 +427,10 @@ def context(make_context: Callable[..., FakeContext]) -> FakeContext:
 def close_panels() -> None:
     """Close the panels that are open, as soon as their work is done."""
     for panel in [one for one in open_widgets().values() if isinstance(one, Panel)]:
-        panel.settle()
-        panel.close()
+        try:
+            panel.settle()
+        finally:  # one test fails, and not each later one too
+            panel.close()
 
 
 @pytest.fixture(autouse=True)
