@@ -118,11 +118,12 @@ class TwoHomes(RuleBasedStateMachine):
     @precondition(lambda self: not self.cancelled)
     @rule(home=HOMES, life=LIVES, broken=BROKEN, rows=ROWS)
     def cell(self, home: str, life: str, broken: set[int], rows: int) -> None:
-        """Rows that nobody has sent are sent."""
+        """Rows that nobody has sent are sent; the batch answers for the rows of the cell, its whole for all."""
         self.act(home, life, broken)
         batch = self.run_cell(home, rows)
         self.send(row for row in range(rows) if row not in self.states)
-        assert self.both(batch) >= set(range(rows))
+        assert self.both(batch) == set(range(rows))
+        assert self.check(batch.whole) >= set(range(rows))
 
     @precondition(lambda self: self.states)
     @rule(home=HOMES, life=LIVES, broken=BROKEN)
@@ -143,6 +144,14 @@ class TwoHomes(RuleBasedStateMachine):
         chosen = known[known["day"] < row]
         batch.resend(chosen, trust=True)
         self.send(iter(sorted(chosen["day"])))
+        self.both(batch)
+
+    @precondition(lambda self: self.states)
+    @rule(home=HOMES, life=LIVES, broken=BROKEN)
+    def resume(self, home: str, life: str, broken: set[int]) -> None:
+        """Nothing is left that could be sent."""
+        batch = self.act(home, life, broken).batch(NAME)
+        batch.resume(trust=True)
         self.both(batch)
 
     @precondition(lambda self: self.states)
