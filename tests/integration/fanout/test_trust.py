@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,12 @@ from cloudtasks_nb import cli
 from cloudtasks_nb.errors import OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, pack_tasks
-from tests.integration.conftest import Emulator, Target
-from tests.integration.fanout.conftest import Serve, reached
+from tests.integration.conftest import Target
+from tests.integration.fanout.conftest import Connect, Serve, reached
 
 ROWS = pd.DataFrame({"day": range(20)})
 BOSS = "boss@demo.iam.gserviceaccount.com"
 PAYROLL = "https://payroll.internal"
-Connect = Callable[[str], ct.Client]
 Stuck = Callable[..., ct.Batch]
 
 
@@ -32,22 +30,6 @@ def evil(target: Target) -> Iterator[Target]:
     """Give a server of the attacker."""
     with type(target)() as other:
         yield other
-
-
-@pytest.fixture
-def connect(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
-    """Give connections of homes with different names that share a store."""
-    with ExitStack() as stack:
-
-        def make(home: str) -> ct.Client:
-            monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / home))
-            monkeypatch.setenv("JUPYTERHUB_USER", home)
-            endpoint, store = emulator.ready["grpc"], tmp_path / "store"
-            tasks = stack.enter_context(ct.connect("demo", "us-central1", endpoint=endpoint, store=store))
-            tasks.batches()
-            return tasks
-
-        yield make
 
 
 @pytest.fixture
