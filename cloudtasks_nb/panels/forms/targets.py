@@ -42,8 +42,10 @@ def served(function: Callable[..., Any]) -> Handler:
 
 def find_targets(recent: Iterable[Target], *, local: bool) -> dict[str, Target]:
     """Return the choices by their labels: the notebook's variables, then `recent`."""
-    plain = [Target(text=name, kind="a function of this notebook") for name in (functions() if local else ())]
-    served = [Target(text=name, kind="a function served in this kernel") for name in handlers()]
+    known, code = handlers(), functions() if local else {}
+    named = [name for name, function in code.items() if served_as(function) not in known.values()]
+    plain = [Target(text=name, kind="a function of this notebook") for name in named]
+    served = [Target(text=name, kind="a function served in this kernel") for name in known]
     services = [Target(text=name, kind=f"the service {service.name}") for name, service in deployments().items()]
     return {target.label: target for target in (*plain, *served, *services, *recent)}
 
