@@ -359,10 +359,12 @@ def _conflict_error(rows: Sequence[int], many: int, total: int, target: FoundBat
     """Return the error for rows whose key the batch has with another request."""
     have, which = ("has a key", "row") if many == 1 else ("have keys", "rows")
     shown = ", ".join(map(str, rows)) + (", ..." if many > len(rows) else "")
+    found = f"data.iloc[[{shown}]]" if many == len(rows) else "the rows with a problem in plan.frame, of dry_run=True,"
     return BatchExistsError(
         f"{many:,} of {total:,} rows {have} that the batch {target.label} has with another request ({which} {shown})",
         resource=target.id,
-        hint=f"{_NOTHING_SENT}{_ANY_NAME}, and key=[...] may name more columns that distinguish rows",
+        hint=f"{_NOTHING_SENT}{found} with a new name sends what has changed, {_ANY_NAME}, "
+        "and key=[...] may name more columns that distinguish rows",
     )
 
 

@@ -158,6 +158,7 @@ def test_a_key_with_another_request_is_refused(outbox: Outbox) -> None:
     assert caught.value.message == (
         f"2 of 310 rows have keys that the batch n ({first.batch}) has with another request (rows 7, 120)"
     )
+    assert "; data.iloc[[7, 120]] with a new name sends what has changed, any new name sends all" in str(caught.value)
     assert outbox.batches.get(first.batch).total == 300
 
 
