@@ -187,10 +187,14 @@ def name_at(url: str) -> str | None:
 
 
 def _replace(name: str, task_function: Callable[[str], TaskFunction], workers: int) -> tuple[Handler, str] | None:
+    """Have an open handler call a function; return it with a message if that is another one; None: none is open."""
     handler = _served.get((str(_settings.home()), name))
     if handler is None or handler.closed:
         return None
+    before = handler.function
     handler.replace(task_function(handler.url), workers)
+    if handler.function is before:
+        return handler, ""
     return handler, f"{name} is served already: the function was replaced, the URL stays {handler.url}"
 
 

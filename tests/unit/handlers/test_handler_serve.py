@@ -57,13 +57,14 @@ def test_the_same_name_again_replaces_the_function(serve: Serve, capsys: pytest.
     assert list(handler.calls()["result"]) == ["old", "new"]
 
 
-def test_the_same_function_again_keeps_its_threads(serve: Serve) -> None:
-    """Replacing with the same number of workers starts none."""
+def test_the_same_function_again_keeps_its_threads(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the same number of workers none is started, and nothing is said, as nothing was replaced."""
     handler = serve(report)
     before = {thread.ident for thread in threading.enumerate()}
     serve(report)
     assert {thread.ident for thread in threading.enumerate()} == before
     assert post(handler.url, b'{"day": "1"}').status == 200
+    assert capsys.readouterr().out == ""
 
 
 def test_a_closed_handler_is_served_anew_at_the_old_address(serve: Serve) -> None:
