@@ -125,10 +125,9 @@ def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[s
     connection.remember(columns)
     batches = defaultdict[str, dict[str, Pending]](dict)
     names = ("state", "attempts", "schedule_time", "last_status", "last_message")
-    for task, *known in zip(*(columns[name] for name in ("task", *names)), strict=True):
-        one = Pending(**dict(zip(names, known, strict=True)))
-        if one.last_status and (batch := batch_of(task)):
-            batches[batch][task] = one
+    for row, (task, status) in enumerate(zip(columns["task"], columns["last_status"], strict=True)):
+        if status and (batch := batch_of(task)):
+            batches[batch][task] = Pending(**{name: columns[name][row] for name in names})
     for batch, pending in batches.items():
         with contextlib.suppress(BatchNotFoundError):  # it was made elsewhere
             _record(outbox(), batch, pending, at)
