@@ -94,9 +94,12 @@ def _queue(tasks: ct.Client, name: str) -> str:
 
 def _again(tasks: ct.Client, batch: ct.Batch, queue: str) -> list[bytes]:
     """Return the calls that create the tasks of a batch in another queue."""
-    encoder = CreateEncoder(queue, b"key")
-    pages = tasks._catalog.outbox.rows.pages(batch.id, wire=True)
-    return [encoder.batch([str(task) for task in page.tasks], page.wire, str(uuid.uuid4())) for page in pages]
+    encoder, calls = CreateEncoder(queue, b"key"), []
+    for page in tasks._catalog.outbox.rows.pages(batch.id, wire=True):
+        for first in range(0, len(page.tasks), callers.BATCH):
+            part = slice(first, first + callers.BATCH)
+            calls.append(encoder.batch([str(task) for task in page.tasks[part]], page.wire[part], str(uuid.uuid4())))
+    return calls
 
 
 def _compare(bench: Bench) -> None:
