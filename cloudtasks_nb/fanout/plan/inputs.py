@@ -185,7 +185,8 @@ def _lazy(frame: Any) -> Stream:
         for part in query.collect_batches(chunk_size=PART, maintain_order=True) if batched else [query.collect()]:
             yield from _arrow(part, lambda _: None)
 
-    return Stream(names=frame.collect_schema().names(), read=read)
+    hint = "data.head().collect() shows why; the path of its file needs the least memory"
+    return _named(lambda: Stream(names=frame.collect_schema().names(), read=read), "the LazyFrame", hint)
 
 
 def _file(path: str) -> Stream:
@@ -197,32 +198,34 @@ def _file(path: str) -> Stream:
             resource=path,
             hint='a path ends with ".csv" or ".parquet"; read other files first, and give the DataFrame',
         )
-    with _readable(path):
-        stream = _csv(path) if name.endswith(".csv") else _parquet(path)
+    if "://" not in path and not Path(path).exists():
+        raise InvalidInputError(
+            f"the file {path} does not exist", resource=path, hint=f"relative paths start at {Path.cwd()}"
+        )
+    hint = "the readers of pandas have options: read it with one of them, and give the DataFrame"
+    return _named(lambda: _csv(path) if name.endswith(".csv") else _parquet(path), f"the file {path}", hint)
+
+
+def _named(opened: Callable[[], Stream], what: str, hint: str) -> Stream:
+    """Open a stream whose errors, also those in its middle, name what is read, and say what to do."""
+    with _readable(what, hint):
+        stream = opened()
 
     def read(columns: list[str]) -> Iterator[pd.DataFrame]:
-        with _readable(path):
+        with _readable(what, hint):
             yield from stream.read(columns)
 
     return replace(stream, read=read)
 
 
 @contextmanager
-def _readable(path: str) -> Iterator[None]:
+def _readable(what: str, hint: str) -> Iterator[None]:
     try:
         yield
     except InvalidInputError:
         raise
-    except FileNotFoundError as error:
-        raise InvalidInputError(
-            f"the file {path} does not exist", resource=path, hint=f"relative paths start at {Path.cwd()}"
-        ) from error
     except Exception as error:  # the readers raise errors of several libraries
-        raise InvalidInputError(
-            f"the file {path} cannot be read: {error}",
-            resource=path,
-            hint="the readers of pandas have options: read it with one of them, and give the DataFrame",
-        ) from error
+        raise InvalidInputError(f"{what} cannot be read: {error}", resource=what, hint=hint) from error
 
 
 def _csv(path: str) -> Stream:

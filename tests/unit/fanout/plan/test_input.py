@@ -105,6 +105,9 @@ def test_refused_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: st
         (tmp_path / empty).touch()
     with pytest.raises(InvalidInputError, match=words):
         read_input(name)
+    broken = pl.LazyFrame({"n": [1]}).select("m")
+    with pytest.raises(InvalidInputError, match=r"the LazyFrame cannot be read: [\s\S]*\"m\"[\s\S]*shows why"):
+        read_input(broken)
 
 
 @pytest.fixture
@@ -259,8 +262,10 @@ def test_refused(data: Any, word: str) -> None:
 
 
 @cases(POLARS, "rows.parquet")
-def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch, data: Any) -> None:
+def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Any) -> None:
     """Arrow data or a Parquet file without pyarrow raises an error that names the extra to install."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.parquet").touch()
     real = builtins.__import__
 
     def fail(name: str, *args: Any, **kwargs: Any) -> Any:
