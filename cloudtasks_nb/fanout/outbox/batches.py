@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox import tallies
@@ -149,6 +150,7 @@ def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
     BatchNotFoundError
         If there is none, or several ids begin so.
     """
+    names = [record.name for record in found if record.name]
     if batch is not None:
         exact = [record for record in found if record.id == batch]
         named = [record for record in found if record.name == batch]
@@ -161,7 +163,9 @@ def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
         found = exact or named[:1] or [record for record in found if record.id.startswith(batch)]
     if not found:
         raise BatchNotFoundError(
-            "there is no batch yet" if batch is None else f'there is no batch "{batch}" in this outbox',
+            "there is no batch yet"
+            if batch is None
+            else f'there is no batch "{batch}" in this outbox{did_you_mean(batch, names)}',
             resource=batch,
             hint="tasks.batches() lists those there are; queue.fan_out(...) makes one",
         )

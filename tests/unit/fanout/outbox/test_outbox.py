@@ -88,6 +88,13 @@ def test_a_batch_that_is_not_there_is_named(outbox: Outbox, verb: str) -> None:
     assert "tasks.batches()" in str(caught.value)
 
 
+def test_a_batch_with_a_near_name_is_named(outbox: Outbox) -> None:
+    """A misspelt name is answered with the right one."""
+    spool(outbox, chunks(range(3)), name="march")
+    with pytest.raises(BatchNotFoundError, match='no batch "mrach" in this outbox; did you mean "march"'):
+        outbox.batches.get("mrach")
+
+
 def test_settings_are_kept(outbox: Outbox, batch: str, path: Path) -> None:
     """What is set for a batch survives a restart."""
     outbox.batches.set_setting(batch, "send_rate", 7.5)
