@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import inspect
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -167,6 +168,11 @@ class Tracked:
             Snapshot(queue=QUEUE, at=now, values=values, entries=tuple(entries), log_until=now)
         )
 
+    async def send(self) -> None:
+        """Send what is unsent."""
+        await self.tracker.start(sending=True)
+        await self.until(lambda: not self.tracker.sending)
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds, which is checked after each change."""
         changed = asyncio.Event()
@@ -176,6 +182,15 @@ class Tracked:
                 await changed.wait()
                 changed.clear()
         end()
+
+
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run the coroutine of a test on the background loop, as the trackers run there."""
+    test = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test):
+        return None
+    _loop.run(test(**{name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}), 30.0)
+    return True
 
 
 @pytest.fixture

@@ -239,50 +239,42 @@ def test_an_emulator_that_is_down_is_waited_for(elsewhere: Elsewhere) -> None:
 
 
 @pytest.mark.parametrize("sent", ["never", "before", "by this home meanwhile"])
-def test_the_first_rows_do_not_wait_for_a_slow_log(outbox: Outbox, elsewhere: Elsewhere, sent: str) -> None:
+async def test_the_first_rows_do_not_wait_for_a_slow_log(outbox: Outbox, elsewhere: Elsewhere, sent: str) -> None:
     """If nothing tells that they were sent they are sent, and what the log has in its middle is adopted later.
 
     The entries of those that are sent while it goes on do not have it read the log of the whole batch.
     """
     if sent == "before":
         elsewhere.attempt(100)
-
-    async def run() -> None:
-        elsewhere.slow, adoption = asyncio.Event(), adoption_of(elsewhere)
-        assert await adoption.run(lambda _: None)
-        assert elsewhere.counts() == {"unsent": 250}
-        assert elsewhere.asked == ["any", "named"]
-        elsewhere.clock.advance(1)
-        if sent == "by this home meanwhile":
-            elsewhere.attempt(100)
-        elsewhere.slow.set()
-        await adoption.finish()
-
-    asyncio.run(run())
+    elsewhere.slow, adoption = asyncio.Event(), adoption_of(elsewhere)
+    assert await adoption.run(lambda _: None)
+    assert elsewhere.counts() == {"unsent": 250}
+    assert elsewhere.asked == ["any", "named"]
+    elsewhere.clock.advance(1)
+    if sent == "by this home meanwhile":
+        elsewhere.attempt(100)
+    elsewhere.slow.set()
+    await adoption.finish()
     assert elsewhere.counts() == ({"succeeded": 1, "unsent": 249} if sent == "before" else {"unsent": 250})
     assert ("log" in elsewhere.asked) == (sent == "before")
     assert "read_elsewhere" in outbox.batches.settings(elsewhere.batch)
 
 
-def test_a_slow_log_is_scanned_once(elsewhere: Elsewhere) -> None:
+async def test_a_slow_log_is_scanned_once(elsewhere: Elsewhere) -> None:
     """A sending that begins again while the log is scanned waits for no other scan, nor leaves one behind."""
-
-    async def run() -> None:
-        elsewhere.slow, adoption = asyncio.Event(), adoption_of(elsewhere)
-        assert await adoption.run(lambda _: None)
-        finishing = asyncio.create_task(adoption.finish())
-        await asyncio.sleep(0)
-        assert await adoption.run(lambda _: None)
-        elsewhere.slow.set()
-        await finishing
-        assert not await adoption.run(lambda _: None)
-
-    asyncio.run(run())
+    elsewhere.slow, adoption = asyncio.Event(), adoption_of(elsewhere)
+    assert await adoption.run(lambda _: None)
+    finishing = asyncio.create_task(adoption.finish())
+    await asyncio.sleep(0)
+    assert await adoption.run(lambda _: None)
+    elsewhere.slow.set()
+    await finishing
+    assert not await adoption.run(lambda _: None)
     assert elsewhere.asked == ["any", "named"]
 
 
 @pytest.mark.parametrize("told", ["the first rows", "a record in the store", "a claim in the store"])
-def test_rows_that_may_have_been_sent_wait_for_a_slow_log(
+async def test_rows_that_may_have_been_sent_wait_for_a_slow_log(
     outbox: Outbox, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, told: str
 ) -> None:
     """An entry of one of the first rows, or a record or claim that another home has stored, tells it."""
@@ -296,19 +288,15 @@ def test_rows_that_may_have_been_sent_wait_for_a_slow_log(
         claim_batch(elsewhere.store, elsewhere.batch, orjson.dumps({"recipe": b"recipe".hex(), "key": "00" * 16}))
         claim(outbox, elsewhere.store, elsewhere.batch)
     made_elsewhere = sharing.made_elsewhere
+    elsewhere.slow, loop = asyncio.Event(), asyncio.get_running_loop()
 
-    async def run() -> None:
-        elsewhere.slow, loop = asyncio.Event(), asyncio.get_running_loop()
+    def look(*args: Any) -> bool:  # the log is slow until somebody asks what else tells it
+        loop.call_soon_threadsafe(slow.set)
+        return made_elsewhere(*args)
 
-        def look(*args: Any) -> bool:  # the log is slow until somebody asks what else tells it
-            loop.call_soon_threadsafe(slow.set)
-            return made_elsewhere(*args)
-
-        slow = elsewhere.slow
-        monkeypatch.setattr(adoption_module, "made_elsewhere", look)
-        assert not await adoption_of(elsewhere).run(lambda _: None)
-
-    asyncio.run(run())
+    slow = elsewhere.slow
+    monkeypatch.setattr(adoption_module, "made_elsewhere", look)
+    assert not await adoption_of(elsewhere).run(lambda _: None)
     assert elsewhere.counts() == {"succeeded": 2, "unsent": 248}
     assert ("named" in elsewhere.asked) == (told == "the first rows")
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, QuotaError, UnavailableError
 from cloudtasks_nb.fanout.batch import cancellation
 from cloudtasks_nb.fanout.batch.gate import read_batch
@@ -14,7 +13,7 @@ from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.conftest import chunks, put, refs, spool, take
 
-ROWS, PATIENCE = 250, 30.0
+ROWS = 250
 LOST, QUOTA, DENIED = UnavailableError("lost"), QuotaError("too many calls"), PermissionDeniedError("no right")
 PAUSED = {"at": 0, "paused": True}
 
@@ -23,12 +22,6 @@ PAUSED = {"at": 0, "paused": True}
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again at once."""
     monkeypatch.setattr(cancellation, "_RETRY", 0.0)
-
-
-async def sent(tracked: Tracked) -> None:
-    """Send every row."""
-    await tracked.tracker.start(sending=True)
-    await tracked.until(lambda: not tracked.tracker.sending)
 
 
 @pytest.mark.parametrize(
@@ -42,55 +35,43 @@ async def sent(tracked: Tracked) -> None:
         ({"ResumeQueue": [QUOTA]}, "PauseQueue BatchDeleteTasks ResumeQueue PauseQueue ResumeQueue"),
     ],
 )
-def test_what_fails_is_tried_again(tracked: Tracked, outbox: Outbox, errors: dict[str, Any], calls: str) -> None:
+async def test_what_fails_is_tried_again(tracked: Tracked, outbox: Outbox, errors: dict[str, Any], calls: str) -> None:
     """Every end of it leaves no wish, and a queue that runs."""
-
-    async def run() -> None:
-        await sent(tracked)
-        tracked.connection.errors = {rpc: [*raised] for rpc, raised in errors.items()}
-        outbox.batches.set_setting(tracked.batch, CANCELLING, PAUSED)
-        await tracked.tracker.cancel()
-        await tracked.until(lambda: not tracked.tracker.sending)
-
-    _loop.run(run(), PATIENCE)
+    await tracked.send()
+    tracked.connection.errors = {rpc: [*raised] for rpc, raised in errors.items()}
+    outbox.batches.set_setting(tracked.batch, CANCELLING, PAUSED)
+    await tracked.tracker.cancel()
+    await tracked.until(lambda: not tracked.tracker.sending)
     assert " ".join(tracked.connection.called) == calls
     assert CANCELLING not in outbox.batches.settings(tracked.batch)
 
 
-def test_who_may_not_delete_tasks_leaves_the_wish_to_others(tracked: Tracked, outbox: Outbox) -> None:
+async def test_who_may_not_delete_tasks_leaves_the_wish_to_others(tracked: Tracked, outbox: Outbox) -> None:
     """It is asked once; the wish stands until the tasks have ended by themselves."""
-
-    async def run() -> None:
-        await sent(tracked)
-        tracked.connection.errors = {"BatchDeleteTasks": [DENIED]}
-        await tracked.tracker.cancel()
-        await tracked.until(lambda: not tracked.tracker.sending)
-        tracked.publish(rows=slice(9))
-        await tracked.until(lambda: tracked.tracker.progress.succeeded == 9)
-        assert tracked.connection.called == ["BatchDeleteTasks"]
-        assert tracked.tracker.progress.state == "cancelling"
-        assert tracked.tracker.progress.reason == "250 tasks are not deleted: no right"
-        tracked.publish()
-        assert (await tracked.tracker.finished()).succeeded == ROWS
-
-    _loop.run(run(), PATIENCE)
+    await tracked.send()
+    tracked.connection.errors = {"BatchDeleteTasks": [DENIED]}
+    await tracked.tracker.cancel()
+    await tracked.until(lambda: not tracked.tracker.sending)
+    tracked.publish(rows=slice(9))
+    await tracked.until(lambda: tracked.tracker.progress.succeeded == 9)
+    assert tracked.connection.called == ["BatchDeleteTasks"]
+    assert tracked.tracker.progress.state == "cancelling"
+    assert tracked.tracker.progress.reason == "250 tasks are not deleted: no right"
+    tracked.publish()
+    assert (await tracked.tracker.finished()).succeeded == ROWS
     assert CANCELLING not in outbox.batches.settings(tracked.batch)
 
 
-def test_a_queue_that_may_not_be_resumed_is_not_asked_for_ever(tracked: Tracked, outbox: Outbox) -> None:
+async def test_a_queue_that_may_not_be_resumed_is_not_asked_for_ever(tracked: Tracked, outbox: Outbox) -> None:
     """The wish stays, so that another connection resumes it."""
-
-    async def run() -> None:
-        await sent(tracked)
-        tracked.publish()
-        await tracked.tracker.finished()
-        tracked.connection.errors = {"ResumeQueue": [DENIED] * 99}
-        outbox.batches.set_setting(tracked.batch, CANCELLING, PAUSED)
-        for _ in range(5):
-            await tracked.tracker.start(sending=False)
-            await tracked.until(lambda: not tracked.tracker.sending)
-
-    _loop.run(run(), PATIENCE)
+    await tracked.send()
+    tracked.publish()
+    await tracked.tracker.finished()
+    tracked.connection.errors = {"ResumeQueue": [DENIED] * 99}
+    outbox.batches.set_setting(tracked.batch, CANCELLING, PAUSED)
+    for _ in range(5):
+        await tracked.tracker.start(sending=False)
+        await tracked.until(lambda: not tracked.tracker.sending)
     assert tracked.connection.called == ["PauseQueue", "ResumeQueue"]
     assert outbox.batches.settings(tracked.batch)[CANCELLING] == PAUSED
 
@@ -105,7 +86,7 @@ def test_the_limit_of_failures_keeps_a_wish_that_there_is(outbox: Outbox) -> Non
     assert record.settings[CANCELLING] == outbox.batches.settings(batch)[CANCELLING] == PAUSED
 
 
-def test_a_part_in_requests_of_a_killed_sender(outbox: Outbox) -> None:
+async def test_a_part_in_requests_of_a_killed_sender(outbox: Outbox) -> None:
     """Its rows are looked up and never sent; of the others none is sent, because nobody has asked for that."""
     spool(outbox, chunks(range(150)), name="march")
     part = spool(outbox, chunks(range(150, 300)), name="march").scope
@@ -116,20 +97,17 @@ def test_a_part_in_requests_of_a_killed_sender(outbox: Outbox) -> None:
     async def seen(tasks: list[str], _since: float) -> dict[str, bool | None]:
         return dict.fromkeys(tasks, False)
 
-    async def run() -> None:
-        tracked.tracker._adoption.seen = seen  # type: ignore[method-assign,assignment]  # the log has no entry
-        await tracked.tracker.cancel(part)
-        await tracked.until(lambda: not tracked.tracker.sending)
-
-    _loop.run(run(), PATIENCE)
+    tracked.tracker._adoption.seen = seen  # type: ignore[method-assign,assignment]  # the log has no entry
+    await tracked.tracker.cancel(part)
+    await tracked.until(lambda: not tracked.tracker.sending)
     assert not tracked.service.created
     found = outbox.batches.counts(part), outbox.batches.counts(str(part))
     assert [(counts[State.CANCELLED], counts[State.UNSENT]) for counts in found] == [(150, 0), (150, 150)]
     assert CANCELLING not in outbox.batches.settings(part)
-    _loop.run(tracked.tracker.close())
+    await tracked.tracker.close()
 
 
-def test_wishes_for_several_parts(outbox: Outbox) -> None:
+async def test_wishes_for_several_parts(outbox: Outbox) -> None:
     """They are carried out together; a wish for the whole batch, or its limit of failures, contains them."""
     made: list[Any] = [spool(outbox, chunks(range(at, at + 9)), name="march").scope for at in (0, 9, 18)]
     tracked = Tracked(outbox, str(made[0]))
@@ -138,15 +116,12 @@ def test_wishes_for_several_parts(outbox: Outbox) -> None:
     def stored() -> Any:
         return outbox.batches.settings(tracked.batch)[CANCELLING].get("inputs")
 
-    async def run() -> None:
-        tracked.tracker._cancellation.begin = lambda: None  # type: ignore[method-assign]  # so that the wish stays
-        for part in (made[0], made[1], made[0]):
-            await wish(part)
-        assert sorted(stored()) == [[made[0].input, 9], [made[1].input, 9]]
-        await wish(tracked.batch)
-        assert stored() is None
-        await wish(made[1])
-        assert stored() is None
-
-    _loop.run(run(), PATIENCE)
-    _loop.run(tracked.tracker.close())
+    tracked.tracker._cancellation.begin = lambda: None  # type: ignore[method-assign]  # so that the wish stays
+    for part in (made[0], made[1], made[0]):
+        await wish(part)
+    assert sorted(stored()) == [[made[0].input, 9], [made[1].input, 9]]
+    await wish(tracked.batch)
+    assert stored() is None
+    await wish(made[1])
+    assert stored() is None
+    await tracked.tracker.close()

@@ -19,7 +19,6 @@ from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
 
 ROWS, FIRST = 250, 20
 REST = ROWS - FIRST
-PATIENCE = 30.0
 
 Make = Callable[..., Tracked]
 
@@ -124,140 +123,108 @@ def held(match: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("option", [FIRST, "8%", 0.08])
-def test_the_rest_follows_the_canary(make: Make, option: Any) -> None:
+async def test_the_rest_follows_the_canary(make: Make, option: Any) -> None:
     """The first rows are sent alone, in input order, and all others when these have succeeded."""
-
-    async def run() -> None:
-        tracked = make(canary=option)
-        await send_canary(tracked)
-        tracked.publish(rows=slice(FIRST - 1))
-        await tracked.until(lambda: f"canary: 19 of 20 done; {REST} rows wait for it" in tracked.tracker.notes())
-        assert tracked.tracker.sending
-        assert tracked.tracker.progress.eta is None
-        assert sum(tracked.service.created.values()) == FIRST
-        tracked.publish(rows=slice(FIRST))
-        await sent(tracked, ROWS)
-        tracked.publish()
-        assert (await tracked.tracker.finished()).succeeded == ROWS
-        assert "canary" not in str(tracked.tracker.notes())
-
-    _loop.run(run(), PATIENCE)
+    tracked = make(canary=option)
+    await send_canary(tracked)
+    tracked.publish(rows=slice(FIRST - 1))
+    await tracked.until(lambda: f"canary: 19 of 20 done; {REST} rows wait for it" in tracked.tracker.notes())
+    assert tracked.tracker.sending
+    assert tracked.tracker.progress.eta is None
+    assert sum(tracked.service.created.values()) == FIRST
+    tracked.publish(rows=slice(FIRST))
+    await sent(tracked, ROWS)
+    tracked.publish()
+    assert (await tracked.tracker.finished()).succeeded == ROWS
+    assert "canary" not in str(tracked.tracker.notes())
 
 
-def test_the_clock_waits_for_the_rows_behind_the_canary(make: Make) -> None:
+async def test_the_clock_waits_for_the_rows_behind_the_canary(make: Make) -> None:
     """Who moves the clock waits for what becomes of all rows, also of those that the canary holds back."""
-
-    async def run() -> None:
-        tracked = make(canary=FIRST)
-        await send_canary(tracked)
-        settling = asyncio.create_task(tracked.tracker.settle(drained=True))
-        await asyncio.sleep(0)
-        tracked.publish(rows=slice(FIRST))
-        await sent(tracked, ROWS)
-        assert not settling.done()
-        tracked.publish()
-        await settling
-        assert tracked.tracker.progress.succeeded == ROWS
-
-    _loop.run(run(), PATIENCE)
+    tracked = make(canary=FIRST)
+    await send_canary(tracked)
+    settling = asyncio.create_task(tracked.tracker.settle(drained=True))
+    await asyncio.sleep(0)
+    tracked.publish(rows=slice(FIRST))
+    await sent(tracked, ROWS)
+    assert not settling.done()
+    tracked.publish()
+    await settling
+    assert tracked.tracker.progress.succeeded == ROWS
 
 
-def test_a_failed_canary_is_repeated(make: Make) -> None:
+async def test_a_failed_canary_is_repeated(make: Make) -> None:
     """Nothing else is sent until its failed rows have succeeded in another try."""
-
-    async def run() -> None:
-        tracked = make(canary=FIRST)
-        await send_canary(tracked)
-        tracked.publish("INTERNAL", slice(2))
-        tracked.publish(rows=slice(2, FIRST))
-        with held(rf"canary: 2 of 20 rows failed \(INTERNAL\): the other {REST} rows are not sent"):
-            await tracked.tracker.finished()
-        assert sum(tracked.service.created.values()) == FIRST
-        tracked.outbox.outcomes.new_try(tracked.batch)
-        await tracked.tracker.start(sending=True)
-        await sent(tracked, FIRST + 2)
-        tracked.publish(rows=slice(FIRST))
-        await sent(tracked, ROWS + 2)
-
-    _loop.run(run(), PATIENCE)
+    tracked = make(canary=FIRST)
+    await send_canary(tracked)
+    tracked.publish("INTERNAL", slice(2))
+    tracked.publish(rows=slice(2, FIRST))
+    with held(rf"canary: 2 of 20 rows failed \(INTERNAL\): the other {REST} rows are not sent"):
+        await tracked.tracker.finished()
+    assert sum(tracked.service.created.values()) == FIRST
+    tracked.outbox.outcomes.new_try(tracked.batch)
+    await tracked.tracker.start(sending=True)
+    await sent(tracked, FIRST + 2)
+    tracked.publish(rows=slice(FIRST))
+    await sent(tracked, ROWS + 2)
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_resume_sends_the_rest(make: Make, *, ended: bool) -> None:
+async def test_resume_sends_the_rest(make: Make, *, ended: bool) -> None:
     """After a canary that failed, and while it runs."""
-
-    async def run() -> None:
-        tracked = make(canary=FIRST)
-        await send_canary(tracked, failed=ended)
-        await tracked.tracker.resume()
-        await sent(tracked, ROWS)
-
-    _loop.run(run(), PATIENCE)
+    tracked = make(canary=FIRST)
+    await send_canary(tracked, failed=ended)
+    await tracked.tracker.resume()
+    await sent(tracked, ROWS)
 
 
-def test_a_killed_kernel(make: Make) -> None:
+async def test_a_killed_kernel(make: Make) -> None:
     """The canary goes on in the next process that sends the batch; a second `resume` there ends it."""
-
-    async def run() -> None:
-        tracked = make(canary=FIRST)
-        await send_canary(tracked)
-        await tracked.tracker.close()
-        later = make(tracked.batch)
-        await later.tracker.start(sending=False)
-        later.publish(rows=slice(0))
-        with pytest.raises(PreconditionError, match="no process sends them"):
-            await later.tracker.finished()
-        await later.tracker.resume()
-        assert f"canary: 0 of 20 done; {REST} rows wait for it" in later.tracker.notes()
-        await later.tracker.resume()
-        await sent(later, REST)
-
-    _loop.run(run(), PATIENCE)
+    tracked = make(canary=FIRST)
+    await send_canary(tracked)
+    await tracked.tracker.close()
+    later = make(tracked.batch)
+    await later.tracker.start(sending=False)
+    later.publish(rows=slice(0))
+    with pytest.raises(PreconditionError, match="no process sends them"):
+        await later.tracker.finished()
+    await later.tracker.resume()
+    assert f"canary: 0 of 20 done; {REST} rows wait for it" in later.tracker.notes()
+    await later.tracker.resume()
+    await sent(later, REST)
 
 
-def test_another_process_waits_too(make: Make) -> None:
+async def test_another_process_waits_too(make: Make) -> None:
     """Both report that the canary failed; what one of them resumes is sent, each row once."""
-
-    async def run() -> None:
-        tracked = make(canary=FIRST)
-        await send_canary(tracked)
-        other = make(tracked.batch)
-        await other.tracker.start(sending=True)
-        for each in (tracked, other):
-            each.publish("INTERNAL", slice(FIRST))
-            with held("canary: 20 of 20 rows failed"):
-                await each.tracker.finished()
-        await other.tracker.resume()
-        await sent(other, REST)
-        assert not tracked.service.created.keys() & other.service.created.keys()
-
-    _loop.run(run(), PATIENCE)
+    tracked = make(canary=FIRST)
+    await send_canary(tracked)
+    other = make(tracked.batch)
+    await other.tracker.start(sending=True)
+    for each in (tracked, other):
+        each.publish("INTERNAL", slice(FIRST))
+        with held("canary: 20 of 20 rows failed"):
+            await each.tracker.finished()
+    await other.tracker.resume()
+    await sent(other, REST)
+    assert not tracked.service.created.keys() & other.service.created.keys()
 
 
-def test_rows_that_have_succeeded_elsewhere_count(make: Make, outbox: Outbox) -> None:
+async def test_rows_that_have_succeeded_elsewhere_count(make: Make, outbox: Outbox) -> None:
     """A canary that was adopted as succeeded is not sent again, and the rest is sent."""
-
-    async def run() -> None:
-        tracked = make(canary=FIRST)
-        put(outbox, tracked.batch, refs(outbox, tracked.batch)[:FIRST], State.SUCCEEDED)
-        await tracked.tracker.start(sending=True)
-        await sent(tracked, REST)
-
-    _loop.run(run(), PATIENCE)
+    tracked = make(canary=FIRST)
+    put(outbox, tracked.batch, refs(outbox, tracked.batch)[:FIRST], State.SUCCEEDED)
+    await tracked.tracker.start(sending=True)
+    await sent(tracked, REST)
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_a_canary_is_cancelled(make: Make, *, ended: bool) -> None:
+async def test_a_canary_is_cancelled(make: Make, *, ended: bool) -> None:
     """All rows that are not done are dropped, also while they wait."""
-
-    async def run() -> None:
-        tracked = make(canary=FIRST)
-        await send_canary(tracked, failed=ended)
-        await tracked.tracker.cancel()
-        progress = await tracked.tracker.finished()
-        assert (progress.cancelled, progress.failed) == ((REST, FIRST) if ended else (ROWS, 0))
-
-    _loop.run(run(), PATIENCE)
+    tracked = make(canary=FIRST)
+    await send_canary(tracked, failed=ended)
+    await tracked.tracker.cancel()
+    progress = await tracked.tracker.finished()
+    assert (progress.cancelled, progress.failed) == ((REST, FIRST) if ended else (ROWS, 0))
 
 
 def test_rows_that_are_added_later_need_no_other_canary(make: Make, outbox: Outbox) -> None:
@@ -275,27 +242,23 @@ def test_rows_that_are_added_later_need_no_other_canary(make: Make, outbox: Outb
     assert read_batch(outbox, batch)[1].until is None
 
 
-def test_the_sending_pauses(make: Make, outbox: Outbox) -> None:
+async def test_the_sending_pauses(make: Make, outbox: Outbox) -> None:
     """Nothing more is sent, by another process neither, until the batch is resumed."""
-
-    async def run() -> None:
-        tracked = make(pause_at="10%")
-        put(outbox, tracked.batch, refs(outbox, tracked.batch)[:FIRST], State.SENT)
-        await tracked.tracker.start(sending=False)
-        tracked.publish("INTERNAL", slice(FIRST))
-        await tracked.until(lambda: tracked.tracker.progress.state == "held")
-        later = make(tracked.batch)
-        for each in (tracked, later):
-            await each.tracker.start(sending=True)
-            each.publish(rows=slice(0))
-            reason = rf"paused: 20 of 20 rows failed \(INTERNAL\), more than 10 %: the other {REST} rows are not sent"
-            with held(reason):
-                await each.tracker.finished()
-            assert not each.service.created
-        await later.tracker.resume()
-        await sent(later, REST)
-
-    _loop.run(run(), PATIENCE)
+    tracked = make(pause_at="10%")
+    put(outbox, tracked.batch, refs(outbox, tracked.batch)[:FIRST], State.SENT)
+    await tracked.tracker.start(sending=False)
+    tracked.publish("INTERNAL", slice(FIRST))
+    await tracked.until(lambda: tracked.tracker.progress.state == "held")
+    later = make(tracked.batch)
+    for each in (tracked, later):
+        await each.tracker.start(sending=True)
+        each.publish(rows=slice(0))
+        reason = rf"paused: 20 of 20 rows failed \(INTERNAL\), more than 10 %: the other {REST} rows are not sent"
+        with held(reason):
+            await each.tracker.finished()
+        assert not each.service.created
+    await later.tracker.resume()
+    await sent(later, REST)
 
 
 def test_a_pause_does_not_undo_what_another_process_resumes(
@@ -320,7 +283,7 @@ def test_a_pause_does_not_undo_what_another_process_resumes(
 
     monkeypatch.setattr(Gate, "after", decide_late)
     assert read_batch(outbox, batch)[1].paused
-    elsewhere.join(PATIENCE)
+    elsewhere.join(30.0)
     assert not read_batch(outbox, batch)[1].paused
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb import _loop
 from cloudtasks_nb.fanout.batch import subscribed
 from cloudtasks_nb.fanout.batch import tracker as tracker_module
 from cloudtasks_nb.fanout.batch.progress import SNAPSHOT
@@ -16,75 +15,57 @@ from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.conftest import put, refs
 
-ROWS, PATIENCE, HOUR, MINUTE = 250, 30.0, 3_600_000_000, 60_000_000
-
-
-async def send_all(tracked: Tracked) -> None:
-    """Send every row of the batch."""
-    await tracked.tracker.start(sending=True)
-    await tracked.until(lambda: not tracked.tracker.sending)
+ROWS, HOUR, MINUTE = 250, 3_600_000_000, 60_000_000
 
 
 @pytest.mark.parametrize(("status", "lingers"), [("OK", False), ("INTERNAL", True)])
-def test_a_batch_that_a_late_entry_may_correct_is_watched_on(
+async def test_a_batch_that_a_late_entry_may_correct_is_watched_on(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch, status: str, *, lingers: bool
 ) -> None:
     """Failed rows may have succeeded after all: their queue is read for a while after the end."""
-
-    async def run() -> None:
-        await send_all(tracked)
-        tracked.publish(status)
-        await tracked.tracker.finished()
-        assert bool(tracked.connection.watcher.subscribed) == lingers
-        monkeypatch.setattr(subscribed, "_LINGER", 0.0)
-        await tracked.tracker._turn()
-        assert not tracked.connection.watcher.subscribed
-
-    _loop.run(run(), PATIENCE)
+    await tracked.send()
+    tracked.publish(status)
+    await tracked.tracker.finished()
+    assert bool(tracked.connection.watcher.subscribed) == lingers
+    monkeypatch.setattr(subscribed, "_LINGER", 0.0)
+    await tracked.tracker._turn()
+    assert not tracked.connection.watcher.subscribed
 
 
-def test_an_emulator_is_read_more_often_near_the_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_emulator_is_read_more_often_near_the_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has no quota of reads, so that `wait` returns soon after the end; Google's service is read as before."""
-    monkeypatch.setattr(subscribed, "_NEAR_END", PATIENCE)  # rows that ended so long ago have ended just now
-
-    async def run() -> list[float]:
-        await send_all(tracked)
-        seen = []
-        for rows in (slice(10), slice(200)):
-            tracked.publish(rows=rows)
-            await tracked.until(lambda rows=rows: tracked.tracker.progress.succeeded == rows.stop)  # type: ignore[misc]
-            (subscription,) = tracked.connection.watcher.subscribed
-            seen.append(subscription.every)
-        tracked.connection.endpoint.local = False
-        tracked.publish(rows=slice(210))
-        await tracked.until(lambda: tracked.tracker.progress.succeeded == 210)
-        return [*seen, subscription.every]
-
-    assert _loop.run(run(), PATIENCE) == [1.0, 0.2, 1.0]
+    monkeypatch.setattr(subscribed, "_NEAR_END", 30.0)  # rows that ended so long ago have ended just now
+    await tracked.send()
+    seen = []
+    for rows in (slice(10), slice(200)):
+        tracked.publish(rows=rows)
+        await tracked.until(lambda rows=rows: tracked.tracker.progress.succeeded == rows.stop)  # type: ignore[misc]
+        (subscription,) = tracked.connection.watcher.subscribed
+        seen.append(subscription.every)
+    tracked.connection.endpoint.local = False
+    tracked.publish(rows=slice(210))
+    await tracked.until(lambda: tracked.tracker.progress.succeeded == 210)
+    assert [*seen, subscription.every] == [1.0, 0.2, 1.0]
 
 
-def test_notifications_are_begun_once_for_each_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_notifications_are_begun_once_for_each_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are open again have another end, and so has a batch of which a URL was registered after the end."""
     begun: list[int] = []
     monkeypatch.setattr(tracked.tracker._notifier, "begin", lambda: begun.append(tracked.outbox.batches.get().round))
-
-    async def run() -> None:
-        await send_all(tracked)
-        tracked.publish("INTERNAL")
-        await tracked.until(lambda: tracked.tracker.finished_here)
-        await tracked.tracker._turn()
-        assert begun == [1]
-        tracked.outbox.outcomes.new_try(tracked.batch)
-        await send_all(tracked)
-        tracked.publish()
-        await tracked.until(lambda: tracked.tracker.finished_here)
-        await tracked.tracker.start(sending=False)
-        assert begun == [1, 2, 2]
-
-    _loop.run(run(), PATIENCE)
+    await tracked.send()
+    tracked.publish("INTERNAL")
+    await tracked.until(lambda: tracked.tracker.finished_here)
+    await tracked.tracker._turn()
+    assert begun == [1]
+    tracked.outbox.outcomes.new_try(tracked.batch)
+    await tracked.send()
+    tracked.publish()
+    await tracked.until(lambda: tracked.tracker.finished_here)
+    await tracked.tracker.start(sending=False)
+    assert begun == [1, 2, 2]
 
 
-def test_what_is_seen_is_stored_now_and_then(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_seen_is_stored_now_and_then(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every five seconds, and in each turn after the end."""
     times = iter([0.0, 4.0, 5.0, 6.0, 7.0])
     monkeypatch.setattr(tracker_module, "_now", lambda: next(times))
@@ -97,20 +78,16 @@ def test_what_is_seen_is_stored_now_and_then(tracked: Tracked, monkeypatch: pyte
 
     monkeypatch.setattr(tracked.outbox.batches, "set_setting", store)
     monkeypatch.setattr(tracked.tracker, "_watch", lambda: None)
-
-    async def run() -> None:
-        for done in range(3):
-            put(tracked.outbox, tracked.batch, refs(tracked.outbox, tracked.batch)[:done], State.SUCCEEDED)
-            await tracked.tracker._turn()
-        put(tracked.outbox, tracked.batch, refs(tracked.outbox, tracked.batch), State.SUCCEEDED)
+    for done in range(3):
+        put(tracked.outbox, tracked.batch, refs(tracked.outbox, tracked.batch)[:done], State.SUCCEEDED)
         await tracked.tracker._turn()
-        await tracked.tracker._turn()
-
-    _loop.run(run(), PATIENCE)
+    put(tracked.outbox, tracked.batch, refs(tracked.outbox, tracked.batch), State.SUCCEEDED)
+    await tracked.tracker._turn()
+    await tracked.tracker._turn()
     assert stored == [0, 2, ROWS, ROWS]
 
 
-def test_a_start_while_an_older_reading_is_under_way(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_start_while_an_older_reading_is_under_way(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are tried again are sent, also if a turn has just read that the batch was done."""
     tracker, outbox = tracked.tracker, tracked.outbox
     put(outbox, tracked.batch, refs(outbox, tracked.batch), State.FAILED)
@@ -124,60 +101,49 @@ def test_a_start_while_an_older_reading_is_under_way(tracked: Tracked, monkeypat
             await goes_on.wait()
         return result
 
-    async def run() -> None:
-        await tracker.start(sending=False)
-        monkeypatch.setattr(outbox, "run", call_late)
-        turn = asyncio.create_task(tracker._turn())
-        await has_read.wait()
-        outbox.outcomes.new_try(tracked.batch)
-        begun = asyncio.create_task(tracker.start(sending=True))
-        await asyncio.sleep(0)
-        goes_on.set()
-        await asyncio.gather(turn, begun)
-        await tracked.until(lambda: sum(tracked.service.created.values()) == ROWS)
-
-    _loop.run(run(), PATIENCE)
+    await tracker.start(sending=False)
+    monkeypatch.setattr(outbox, "run", call_late)
+    turn = asyncio.create_task(tracker._turn())
+    await has_read.wait()
+    outbox.outcomes.new_try(tracked.batch)
+    begun = asyncio.create_task(tracker.start(sending=True))
+    await asyncio.sleep(0)
+    goes_on.set()
+    await asyncio.gather(turn, begun)
+    await tracked.until(lambda: sum(tracked.service.created.values()) == ROWS)
 
 
-def test_a_cancel_of_a_process_that_has_ended_is_carried_out(
+async def test_a_cancel_of_a_process_that_has_ended_is_carried_out(
     tracked: Tracked, outbox: Outbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever has the batch open shows that it is being cancelled, and goes on when the other one is gone."""
     lock = outbox.requests.lock(tracked.batch, "cancel")
     assert lock is not None
-
-    async def run() -> None:
-        await send_all(tracked)
-        outbox.batches.set_setting(tracked.batch, CANCELLING, {"at": 0, "by": "another"})
-        tracked.publish(rows=slice(1))
-        await tracked.until(lambda: tracked.tracker.progress.state == "cancelling")
-        lock.release()
-        assert (await tracked.tracker.finished()).cancelled == ROWS - 1
-
-    _loop.run(run(), PATIENCE)
+    await tracked.send()
+    outbox.batches.set_setting(tracked.batch, CANCELLING, {"at": 0, "by": "another"})
+    tracked.publish(rows=slice(1))
+    await tracked.until(lambda: tracked.tracker.progress.state == "cancelling")
+    lock.release()
+    assert (await tracked.tracker.finished()).cancelled == ROWS - 1
     assert CANCELLING not in outbox.batches.settings(tracked.batch)
     assert "was being cancelled by another connection: the remaining tasks are deleted now" in capsys.readouterr().out
 
 
-def test_no_row_is_sent_while_a_cancel_is_wished(tracked: Tracked, outbox: Outbox) -> None:
+async def test_no_row_is_sent_while_a_cancel_is_wished(tracked: Tracked, outbox: Outbox) -> None:
     """Rows that are tried again before it is carried out are cancelled too."""
     lock = outbox.requests.lock(tracked.batch, "cancel")
     assert lock is not None
-
-    async def run() -> None:
-        await tracked.tracker.start(sending=False)
-        put(outbox, tracked.batch, refs(outbox, tracked.batch)[:9], State.FAILED)
-        await tracked.tracker.cancel()
-        for _ in outbox.requests.cancel(tracked.batch):
-            pass
-        outbox.outcomes.new_try(tracked.batch)
-        await tracked.tracker.start(sending=True)
-        assert not tracked.service.created
-        lock.release()
-        await tracked.until(lambda: not tracked.tracker.sending)
-        assert tracked.tracker.progress.cancelled == ROWS
-
-    _loop.run(run(), PATIENCE)
+    await tracked.tracker.start(sending=False)
+    put(outbox, tracked.batch, refs(outbox, tracked.batch)[:9], State.FAILED)
+    await tracked.tracker.cancel()
+    for _ in outbox.requests.cancel(tracked.batch):
+        pass
+    outbox.outcomes.new_try(tracked.batch)
+    await tracked.tracker.start(sending=True)
+    assert not tracked.service.created
+    lock.release()
+    await tracked.until(lambda: not tracked.tracker.sending)
+    assert tracked.tracker.progress.cancelled == ROWS
 
 
 @pytest.mark.parametrize(

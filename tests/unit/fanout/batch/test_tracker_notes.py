@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb import _loop
 from tests.unit.fanout.batch.conftest import Tracked
 
 
@@ -17,11 +16,11 @@ from tests.unit.fanout.batch.conftest import Tracked
         ("corrected", 1, "1 row had another outcome first, corrected by log entries that came late"),
     ],
 )
-def test_what_is_stored_of_the_sending(tracked: Tracked, setting: str, value: Any, note: str) -> None:
+async def test_what_is_stored_of_the_sending(tracked: Tracked, setting: str, value: Any, note: str) -> None:
     """Each fact that the outbox has of the sending is one sentence, and there is none without it."""
     assert tracked.tracker.notes() == []
     tracked.outbox.batches.set_setting(tracked.batch, setting, value)
-    _loop.run(tracked.tracker.start(sending=False))
+    await tracked.tracker.start(sending=False)
     (found,) = tracked.tracker.notes()
     assert found.startswith(note)
 
@@ -37,16 +36,11 @@ def test_what_is_stored_of_the_sending(tracked: Tracked, setting: str, value: An
         ),
     ],
 )
-def test_what_the_log_of_the_queue_leaves_out(tracked: Tracked, ratio: float, notes: list[str]) -> None:
+async def test_what_the_log_of_the_queue_leaves_out(tracked: Tracked, ratio: float, notes: list[str]) -> None:
     """A queue that logs some or none of its operations is noted, with what is not known then."""
-
-    async def run() -> None:
-        await tracked.tracker.start(sending=True)
-        await tracked.until(lambda: not tracked.tracker.sending)
-        tracked.publish(log_sampling_ratio=ratio)
-        await tracked.until(lambda: len(tracked.tracker.notes()) == len(notes))
-
-    _loop.run(run(), 30)
+    await tracked.send()
+    tracked.publish(log_sampling_ratio=ratio)
+    await tracked.until(lambda: len(tracked.tracker.notes()) == len(notes))
     assert all(found.startswith(note) for found, note in zip(tracked.tracker.notes(), notes, strict=True))
 
 

@@ -16,7 +16,6 @@ from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.conftest import all_rows
 
-PATIENCE = 30.0
 ROWS = 250
 
 
@@ -39,63 +38,46 @@ def failing(work: Callable[..., Any], error: Exception, times: int) -> Callable[
     return method
 
 
-async def send_all(tracked: Tracked) -> None:
-    """Send every row of the batch."""
-    await tracked.tracker.start(sending=True)
-    await tracked.until(lambda: not tracked.tracker.sending)
-
-
 @pytest.mark.parametrize("method", ["batches.counts", "batches.set_setting", "outcomes.record"])
 @pytest.mark.parametrize("error", [OutboxError("the outbox is locked"), KeyError("x")], ids=["locked", "ours"])
-def test_a_failure_that_goes_away(
+async def test_a_failure_that_goes_away(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
 ) -> None:
     """A write that fails twice is made at the third try: no outcome is lost, and `wait` ends with the truth."""
     repository, name = method.split(".")
     owner = getattr(tracked.outbox, repository)
-
-    async def run() -> int:
-        await send_all(tracked)
-        monkeypatch.setattr(owner, name, failing(getattr(owner, name), error, 2))
-        tracked.publish()
-        return (await tracked.tracker.finished()).succeeded
-
-    assert _loop.run(run(), PATIENCE) == ROWS
+    await tracked.send()
+    monkeypatch.setattr(owner, name, failing(getattr(owner, name), error, 2))
+    tracked.publish()
+    assert (await tracked.tracker.finished()).succeeded == ROWS
 
 
-def test_a_failure_that_lasts(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failure_that_lasts(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is among the reasons that the repr and the panel show, `wait` raises it, and closing raises nothing."""
-
-    async def run() -> None:
-        await send_all(tracked)
-        broken = failing(tracked.outbox.outcomes.record, KeyError("x"), 10**9)
-        monkeypatch.setattr(tracked.outbox.outcomes, "record", broken)
-        tracked.publish()
-        with pytest.raises(CloudTasksError, match=f"watching batch {tracked.batch} failed with KeyError: 'x'"):
-            await tracked.tracker.finished()
-        assert f"watching batch {tracked.batch} failed with KeyError: 'x'" in tracked.tracker.blockers()
-        await tracked.tracker.close()
-        assert not tracked.connection.watcher.subscribed
-
-    _loop.run(run(), PATIENCE)
+    await tracked.send()
+    broken = failing(tracked.outbox.outcomes.record, KeyError("x"), 10**9)
+    monkeypatch.setattr(tracked.outbox.outcomes, "record", broken)
+    tracked.publish()
+    with pytest.raises(CloudTasksError, match=f"watching batch {tracked.batch} failed with KeyError: 'x'"):
+        await tracked.tracker.finished()
+    assert f"watching batch {tracked.batch} failed with KeyError: 'x'" in tracked.tracker.blockers()
+    await tracked.tracker.close()
+    assert not tracked.connection.watcher.subscribed
 
 
-def test_a_listener_that_fails(tracked: Tracked) -> None:
+async def test_a_listener_that_fails(tracked: Tracked) -> None:
     """An output or a panel that cannot show a change does not keep the batch from its end."""
 
     def listener() -> None:
         raise KeyError("x")
 
-    async def run() -> int:
-        tracked.tracker.listen(listener)
-        await send_all(tracked)
-        tracked.publish()
-        return (await tracked.tracker.finished()).succeeded
-
-    assert _loop.run(run(), PATIENCE) == ROWS
+    tracked.tracker.listen(listener)
+    await tracked.send()
+    tracked.publish()
+    assert (await tracked.tracker.finished()).succeeded == ROWS
 
 
-def test_the_last_outcome_at_the_moment_when_the_sending_ends(
+async def test_the_last_outcome_at_the_moment_when_the_sending_ends(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever is counted last, `wait` ends at once: it does not wait for notifications that nobody begins."""
@@ -111,53 +93,42 @@ def test_the_last_outcome_at_the_moment_when_the_sending_ends(
         loop.call_soon_threadsafe(over.set)
         return record(*args)
 
-    async def run() -> int:
-        await tracked.tracker.start(sending=True)
-        await tracked.until(lambda: not tracked.tracker.progress.unsent)
-        tracked.publish()
-        return (await tracked.tracker.finished()).succeeded
-
     monkeypatch.setattr(Sender, "run", run_and_wait)
     monkeypatch.setattr(tracked.outbox.outcomes, "record", end_and_record)
-    assert _loop.run(run(), PATIENCE) == ROWS
+    await tracked.tracker.start(sending=True)
+    await tracked.until(lambda: not tracked.tracker.progress.unsent)
+    tracked.publish()
+    assert (await tracked.tracker.finished()).succeeded == ROWS
 
 
-def test_another_sender_is_a_reason_why_rows_are_not_done(tracked: Tracked) -> None:
+async def test_another_sender_is_a_reason_why_rows_are_not_done(tracked: Tracked) -> None:
     """The batch names it while it waits for it, and no longer when it sends itself."""
     tracked.outbox.batches.set_setting(tracked.batch, "sender", {"pid": 1, "target": "127.0.0.1:1"})
     lock = tracked.outbox.requests.lock(tracked.batch)
     assert lock is not None
     note = "process 1 (127.0.0.1:1) sends the remaining rows; this connection continues when that stops"
-
-    async def run() -> None:
-        await tracked.tracker.start(sending=True)
-        await tracked.until(lambda: note in tracked.tracker.blockers())
-        lock.release()
-        await tracked.until(lambda: not tracked.tracker.sending)
-        assert note not in tracked.tracker.blockers()
-
-    _loop.run(run(), PATIENCE)
+    await tracked.tracker.start(sending=True)
+    await tracked.until(lambda: note in tracked.tracker.blockers())
+    lock.release()
+    await tracked.until(lambda: not tracked.tracker.sending)
+    assert note not in tracked.tracker.blockers()
 
 
-def test_one_connection_that_sends_lets_the_others_watch_only(tracked: Tracked) -> None:
+async def test_one_connection_that_sends_lets_the_others_watch_only(tracked: Tracked) -> None:
     """Another connection of this process that has the batch open begins to watch its rows; it sends none."""
     made: Any = tracked.connection
     other = Tracker(made, tracked.outbox, tracked.outbox.batches.get(tracked.batch))
-
-    async def run() -> None:
-        await other.start(sending=False)
-        await tracked.tracker.start(sending=True)
-        await other._supervisor.join(_RESTARTING)
-        assert not other.sending
-        await tracked.until(lambda: not tracked.tracker.sending)
-        tracked.publish()
-        assert (await other.finished()).succeeded == ROWS
-        await other.close()
-
-    _loop.run(run(), PATIENCE)
+    await other.start(sending=False)
+    await tracked.tracker.start(sending=True)
+    await other._supervisor.join(_RESTARTING)
+    assert not other.sending
+    await tracked.until(lambda: not tracked.tracker.sending)
+    tracked.publish()
+    assert (await other.finished()).succeeded == ROWS
+    await other.close()
 
 
-def test_rows_seem_to_be_missing(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rows_seem_to_be_missing(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """One search runs at a time; why it failed is shown until the next snapshot begins another one."""
     tracker, ends, begun = tracked.tracker, asyncio.Event(), list[list[str]]()
 
@@ -167,39 +138,32 @@ def test_rows_seem_to_be_missing(tracked: Tracked, monkeypatch: pytest.MonkeyPat
             await ends.wait()
             raise PermissionDeniedError("tasks may not be listed")
 
-    async def run() -> None:
-        await send_all(tracked)
-        tracked.publish(rows=slice(1))
-        tracked.publish(rows=slice(2))
-        await tracked.until(lambda: tracker.progress.succeeded == 2)
-        ends.set()
-        await tracked.until(lambda: "tasks may not be listed" in tracker.blockers())
-        tracked.publish(rows=slice(3))
-        await tracked.until(lambda: len(begun) == 2)
-
     monkeypatch.setattr(tracker.outcomes.search, "wanted", lambda *_: True)
     monkeypatch.setattr(tracker.outcomes.search, "run", search)
-    _loop.run(run(), PATIENCE)
+    await tracked.send()
+    tracked.publish(rows=slice(1))
+    tracked.publish(rows=slice(2))
+    await tracked.until(lambda: tracker.progress.succeeded == 2)
+    ends.set()
+    await tracked.until(lambda: "tasks may not be listed" in tracker.blockers())
+    tracked.publish(rows=slice(3))
+    await tracked.until(lambda: len(begun) == 2)
     assert "tasks may not be listed" not in str(begun)
 
 
-def test_a_wait_tries_again_what_failed_on_this_machine(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wait_tries_again_what_failed_here(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that was full has room by now: the error of before is forgotten, and the rest is sent."""
     queue = tracked.outbox.requests.queue(tracked.batch)
     monkeypatch.setattr(type(queue), "turn", failing(type(queue).turn, OutboxError("the disk is full"), 1))
-
-    async def run() -> int:
-        await send_all(tracked)
-        assert str(tracked.tracker.error) == "the disk is full"
-        ending = asyncio.ensure_future(tracked.tracker.finished())
-        await tracked.until(lambda: sum(tracked.service.created.values()) == ROWS)
-        tracked.publish()
-        return (await ending).succeeded
-
-    assert _loop.run(run(), PATIENCE) == ROWS
+    await tracked.send()
+    assert str(tracked.tracker.error) == "the disk is full"
+    ending = asyncio.ensure_future(tracked.tracker.finished())
+    await tracked.until(lambda: sum(tracked.service.created.values()) == ROWS)
+    tracked.publish()
+    assert (await ending).succeeded == ROWS
 
 
-def test_results_that_were_read_are_packed_when_the_batch_has_ended(tracked: Tracked) -> None:
+async def test_results_that_were_read_are_packed_when_the_batch_has_ended(tracked: Tracked) -> None:
     """In the background; without the right to write that is no error of the batch."""
     tracker, store = tracked.tracker, tracked.connection.store
     stored = tracker.outcomes.stored
@@ -213,20 +177,17 @@ def test_results_that_were_read_are_packed_when_the_batch_has_ended(tracked: Tra
         await asyncio.to_thread(stored.sync)
         await tracker.find_out(tracker.outcomes.record_results)
 
-    async def run() -> None:
-        await send_all(tracked)
-        key = own_key(tracked.outbox, tracked.batch)
-        for task in tasks[:20]:
-            tag = tag_of(key, task)
-            ResultWriter(store).put(StoredResult(task=task, tag=tag, attempt=1, result=7, error=None, **about))
-        await read()
-        assert objects() == 20
-        tracked.publish()
-        await tracked.until(lambda: tracker.finished_here)
-        await read()
-        await tracker._supervisor.join("packing the results of")
-
-    _loop.run(run(), PATIENCE)
+    await tracked.send()
+    key = own_key(tracked.outbox, tracked.batch)
+    for task in tasks[:20]:
+        tag = tag_of(key, task)
+        ResultWriter(store).put(StoredResult(task=task, tag=tag, attempt=1, result=7, error=None, **about))
+    await read()
+    assert objects() == 20
+    tracked.publish()
+    await tracked.until(lambda: tracker.finished_here)
+    await read()
+    await tracker._supervisor.join("packing the results of")
     assert objects() == 1
     assert not tracker.blockers()
     assert stored.answers(tasks).results == dict.fromkeys(tasks[:20], 7)
