@@ -42,19 +42,16 @@ def test_failures_have_a_line_of_the_users_code(text: str, expected: tuple[str, 
     assert Fault.parse(None if fault is None else str(fault)) == fault
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        "/usr/lib/python3.11/json/decoder.py",
-        "/usr/lib/python3/dist-packages/pandas/core/frame.py",
-        "/layers/google.python.pip/pip/lib/python3.14/site-packages/requests/api.py",
-        "/Library/Frameworks/Python.framework/Versions/3.13/lib/python3.13/asyncio/tasks.py",
-        r"C:\Users\ada\AppData\Local\Programs\Python\Python312\Lib\json\decoder.py",
-        r"C:\work\.venv\Lib\site-packages\requests\models.py",
-        "<frozen importlib._bootstrap>",
-        "<string>",
-        "<__array_function__ internals>",
-    ],
+@cases(
+    "/usr/lib/python3.11/json/decoder.py",
+    "/usr/lib/python3/dist-packages/pandas/core/frame.py",
+    "/layers/google.python.pip/pip/lib/python3.14/site-packages/requests/api.py",
+    "/Library/Frameworks/Python.framework/Versions/3.13/lib/python3.13/asyncio/tasks.py",
+    r"C:\Users\ada\AppData\Local\Programs\Python\Python312\Lib\json\decoder.py",
+    r"C:\work\.venv\Lib\site-packages\requests\models.py",
+    "<frozen importlib._bootstrap>",
+    "<string>",
+    "<__array_function__ internals>",
 )
 def test_libraries_are_known_by_their_places(file: str) -> None:
     """Of Linux, macOS, Windows and Cloud Run; also code that has no file."""

@@ -2,11 +2,11 @@
 
 from functools import reduce
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.fanout.wording import Wording, reads_as
+from tests.cases import cases
 
 SHOP = "ValueError: bad shop {}"
 SLOW = "TimeoutError: the warehouse did not answer in {} s"
@@ -19,24 +19,21 @@ def worded(*messages: str) -> str:
     return reduce(Wording.joined, map(Wording.of, messages)).text()
 
 
-@pytest.mark.parametrize(
-    ("messages", "text"),
-    [
-        (["KeyError: 'vat_berlin'"], "KeyError: 'vat_berlin'"),
-        (["KeyError: 'vat_berlin'", "KeyError: 'vat_wien'"], "KeyError: …"),
-        (["KeyError: 'no price of 1'", "KeyError: 'no price of 2'"], "KeyError: no price of …"),
-        ([SHOP.format("berlin 22742"), SHOP.format("wien 3")], "ValueError: bad shop …"),
-        ([SLOW.format(30), SLOW.format(2.5)], "TimeoutError: the warehouse did not answer in … s"),
-        (
-            [NOT_FOUND.format("berlin"), NOT_FOUND.format("wien?zip=1010")],
-            "HTTPError: 404 Client Error: Not Found for url: …",
-        ),
-        (["E: shop=oslo, row 1 of 9", "E: shop=wien, row 2 of 9"], "E: shop=…, row … of 9"),
-        (["E: no shop", "E: no such shop, sorry"], "E: no …"),
-        (["E: a b a", "E: a b a b a"], "E: a b a…"),
-        (["no such place", "too late"], "…"),
-        (["E: " + "long " * 100] * 2, "E: " + "long " * 39 + "l…"),
-    ],
+@cases(
+    (["KeyError: 'vat_berlin'"], "KeyError: 'vat_berlin'"),
+    (["KeyError: 'vat_berlin'", "KeyError: 'vat_wien'"], "KeyError: …"),
+    (["KeyError: 'no price of 1'", "KeyError: 'no price of 2'"], "KeyError: no price of …"),
+    ([SHOP.format("berlin 22742"), SHOP.format("wien 3")], "ValueError: bad shop …"),
+    ([SLOW.format(30), SLOW.format(2.5)], "TimeoutError: the warehouse did not answer in … s"),
+    (
+        [NOT_FOUND.format("berlin"), NOT_FOUND.format("wien?zip=1010")],
+        "HTTPError: 404 Client Error: Not Found for url: …",
+    ),
+    (["E: shop=oslo, row 1 of 9", "E: shop=wien, row 2 of 9"], "E: shop=…, row … of 9"),
+    (["E: no shop", "E: no such shop, sorry"], "E: no …"),
+    (["E: a b a", "E: a b a b a"], "E: a b a…"),
+    (["no such place", "too late"], "…"),
+    (["E: " + "long " * 100] * 2, "E: " + "long " * 39 + "l…"),
 )
 def test_words_that_differ_are_left_out(messages: list[str], text: str) -> None:
     """The others are told as they are."""

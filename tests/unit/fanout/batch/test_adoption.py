@@ -25,6 +25,7 @@ from cloudtasks_nb.service.oplog import Wanted
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.batches import claim_batch, write_batch
 from cloudtasks_nb.store.store import Store
+from tests.cases import cases
 from tests.log_entry import log_entry
 from tests.unit.fanout.batch.conftest import Traces
 from tests.unit.fanout.conftest import all_rows, chunks, digest, put, refs, send_all, spool
@@ -89,14 +90,11 @@ def adopt(elsewhere: Elsewhere) -> list[CloudTasksError]:
     return retried
 
 
-@pytest.mark.parametrize(
-    ("ratio", "immediate", "age", "others", "later"),
-    [
-        (1.0, True, 0, False, False),
-        (1.0, False, 60, None, True),
-        (1.0, False, 180, False, False),
-        (0.5, True, 180, None, False),
-    ],
+@cases(
+    (1.0, True, 0, False, False),
+    (1.0, False, 60, None, True),
+    (1.0, False, 180, False, False),
+    (0.5, True, 180, None, False),
 )
 def test_tasks_that_are_not_in_the_queue(
     outbox: Outbox,

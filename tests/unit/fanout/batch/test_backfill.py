@@ -25,6 +25,7 @@ from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
+from tests.cases import cases
 from tests.unit.fanout.conftest import PLACE, Outcome, all_rows, record_outcomes, spool
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -179,13 +180,10 @@ def test_body(backfills: Harness) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("https://svc/{start:%Y}/{start:%j}", "https://svc/2026/001"),
-        ("https://svc/{partition}", "https://svc/2026-01-01"),
-        ("https://svc/{end:%Y%m%d}", "https://svc/20260102"),
-    ],
+@cases(
+    ("https://svc/{start:%Y}/{start:%j}", "https://svc/2026/001"),
+    ("https://svc/{partition}", "https://svc/2026-01-01"),
+    ("https://svc/{end:%Y%m%d}", "https://svc/20260102"),
 )
 def test_templates(backfills: Harness, url: str, expected: str) -> None:
     """URLs name the columns of a partition, and format its times on the zone's clock."""
@@ -223,22 +221,19 @@ def test_words_are_passed_on(backfills: Harness) -> None:
     assert request.recipe.schedule.moment == dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
 
-@pytest.mark.parametrize(
-    ("words", "same"),
-    [
-        ({"freq": "24h"}, True),
-        ({"across": {"shop": ["z"], "kind": [1]}}, True),
-        ({"across": {"kind": [5, 6], "shop": ["a", "b"]}}, True),
-        ({"stop_after_failures": 3, "send_rate": 5}, True),
-        ({"canary": 1, "pause_at": 0.05}, True),
-        ({"freq": "2D"}, False),
-        ({"tz": "Europe/London"}, False),
-        ({"across": {"shop": ["a"]}}, False),
-        ({"across": None}, False),
-        ({"url": "https://svc/other/{partition}"}, False),
-        ({"method": "PUT"}, False),
-        ({"headers": {"X-Kind": "a"}}, False),
-    ],
+@cases(
+    ({"freq": "24h"}, True),
+    ({"across": {"shop": ["z"], "kind": [1]}}, True),
+    ({"across": {"kind": [5, 6], "shop": ["a", "b"]}}, True),
+    ({"stop_after_failures": 3, "send_rate": 5}, True),
+    ({"canary": 1, "pause_at": 0.05}, True),
+    ({"freq": "2D"}, False),
+    ({"tz": "Europe/London"}, False),
+    ({"across": {"shop": ["a"]}}, False),
+    ({"across": None}, False),
+    ({"url": "https://svc/other/{partition}"}, False),
+    ({"method": "PUT"}, False),
+    ({"headers": {"X-Kind": "a"}}, False),
 )
 def test_what_makes_a_series(backfills: Harness, words: dict[str, Any], same: bool) -> None:  # noqa: FBT001 - expected value
     """Templates, frequency, zone and names make the series; range, values and ways of sending do not."""
@@ -377,44 +372,38 @@ def test_keeps_what_was_asked_for(backfills: Harness, outbox: Outbox) -> None:
 # Bad input
 
 
-@pytest.mark.parametrize(
-    ("words", "error", "message"),
-    [
-        ({"key": ["shop"]}, TypeError, r'backfill\(\) has no argument "key"'),
-        ({"newest_frist": True}, TypeError, 'did you mean "newest_first"'),
-        ({"max_concurrent": 8}, TypeError, r"queue\.update\(max_concurrent=8\)"),
-        ({"freq": "B"}, InvalidInputError, "freq='B'"),
-        ({"tz": "Mars"}, InvalidInputError, "tz='Mars'"),
-        ({"tz": "{tz}"}, InvalidInputError, "names no column of across"),
-        ({"tz": "{zone}", "across": SHOPS}, InvalidInputError, "names no column of across"),
-        ({"tz": "{tz}", "across": {"tz": ["Mars"]}}, InvalidInputError, "tz='Mars' is not a time zone"),
-        ({"tz": "{tz}", "across": {"tz": ["UTC", None]}}, InvalidInputError, "is not a time zone"),
-        ({"tz": "{tz}", "across": SHOPS, "end": "2026-01-03T00:00Z"}, InvalidInputError, "are several zones"),
-        ({"across": {}}, InvalidInputError, "across is empty"),
-        ({"across": {"start": [1]}}, InvalidInputError, 'a column "start"'),
-        ({"url": "https://svc/{shop}"}, TemplateError, '"shop"'),
-        ({"url": "ftp://svc"}, InvalidInputError, "ftp"),
-        ({"stop_after_failures": 0}, InvalidInputError, "stop_after_failures"),
-        ({"stop_after_failures": 1.5}, InvalidInputError, "neither a number of rows nor a share"),
-        *(
-            ({"send_rate": rate}, InvalidInputError, "^send_rate=.* is not a number of tasks")
-            for rate in (0, "5", True)
-        ),
-        ({"stop_after_failures": -1}, InvalidInputError, "^stop_after_failures=-1"),
-        *(
-            ({"canary": canary}, InvalidInputError, "^canary=.* is neither a number of rows nor a share of them")
-            for canary in (0, -1, 1.5, "20", "0%", "100%", "few", "x%", True, float("inf"))
-        ),
-        ({"canary": 3}, InvalidInputError, "^canary=3 leaves no row for later: there are 3"),
-        *(
-            ({"pause_at": share}, InvalidInputError, "^pause_at=.* is not a share of failures")
-            for share in (0, 1, 5, "5", "100%", "-1%", True)
-        ),
-        ({"name": ""}, InvalidInputError, "name='' cannot name a batch"),
-        ({"name": 5}, InvalidInputError, "^name=5"),
-        ({"name": "a\nb"}, InvalidInputError, "cannot name a batch"),
-        ({"name": "x" * 201}, InvalidInputError, "has 201 characters"),
-    ],
+@cases(
+    ({"key": ["shop"]}, TypeError, r'backfill\(\) has no argument "key"'),
+    ({"newest_frist": True}, TypeError, 'did you mean "newest_first"'),
+    ({"max_concurrent": 8}, TypeError, r"queue\.update\(max_concurrent=8\)"),
+    ({"freq": "B"}, InvalidInputError, "freq='B'"),
+    ({"tz": "Mars"}, InvalidInputError, "tz='Mars'"),
+    ({"tz": "{tz}"}, InvalidInputError, "names no column of across"),
+    ({"tz": "{zone}", "across": SHOPS}, InvalidInputError, "names no column of across"),
+    ({"tz": "{tz}", "across": {"tz": ["Mars"]}}, InvalidInputError, "tz='Mars' is not a time zone"),
+    ({"tz": "{tz}", "across": {"tz": ["UTC", None]}}, InvalidInputError, "is not a time zone"),
+    ({"tz": "{tz}", "across": SHOPS, "end": "2026-01-03T00:00Z"}, InvalidInputError, "are several zones"),
+    ({"across": {}}, InvalidInputError, "across is empty"),
+    ({"across": {"start": [1]}}, InvalidInputError, 'a column "start"'),
+    ({"url": "https://svc/{shop}"}, TemplateError, '"shop"'),
+    ({"url": "ftp://svc"}, InvalidInputError, "ftp"),
+    ({"stop_after_failures": 0}, InvalidInputError, "stop_after_failures"),
+    ({"stop_after_failures": 1.5}, InvalidInputError, "neither a number of rows nor a share"),
+    *(({"send_rate": rate}, InvalidInputError, "^send_rate=.* is not a number of tasks") for rate in (0, "5", True)),
+    ({"stop_after_failures": -1}, InvalidInputError, "^stop_after_failures=-1"),
+    *(
+        ({"canary": canary}, InvalidInputError, "^canary=.* is neither a number of rows nor a share of them")
+        for canary in (0, -1, 1.5, "20", "0%", "100%", "few", "x%", True, float("inf"))
+    ),
+    ({"canary": 3}, InvalidInputError, "^canary=3 leaves no row for later: there are 3"),
+    *(
+        ({"pause_at": share}, InvalidInputError, "^pause_at=.* is not a share of failures")
+        for share in (0, 1, 5, "5", "100%", "-1%", True)
+    ),
+    ({"name": ""}, InvalidInputError, "name='' cannot name a batch"),
+    ({"name": 5}, InvalidInputError, "^name=5"),
+    ({"name": "a\nb"}, InvalidInputError, "cannot name a batch"),
+    ({"name": "x" * 201}, InvalidInputError, "has 201 characters"),
 )
 def test_bad_words(backfills: Harness, words: dict[str, Any], error: type[Exception], message: str) -> None:
     """What is wrong is named, and nothing is kept."""

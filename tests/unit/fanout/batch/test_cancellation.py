@@ -10,6 +10,7 @@ from cloudtasks_nb.fanout.batch.gate import read_batch
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.conftest import chunks, put, refs, spool, take
 
@@ -24,16 +25,13 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cancellation, "_RETRY", 0.0)
 
 
-@pytest.mark.parametrize(
-    ("errors", "calls"),
-    [
-        ({}, "PauseQueue BatchDeleteTasks ResumeQueue"),
-        ({"PauseQueue": [LOST]}, "PauseQueue BatchDeleteTasks ResumeQueue"),  # it may be paused
-        ({"PauseQueue": [DENIED]}, "PauseQueue BatchDeleteTasks ResumeQueue"),  # another process has paused it
-        ({"BatchDeleteTasks": [QUOTA]}, "PauseQueue BatchDeleteTasks ResumeQueue BatchDeleteTasks"),
-        ({"BatchDeleteTasks": [QueueNotFoundError("no queue")]}, "PauseQueue BatchDeleteTasks ResumeQueue"),
-        ({"ResumeQueue": [QUOTA]}, "PauseQueue BatchDeleteTasks ResumeQueue PauseQueue ResumeQueue"),
-    ],
+@cases(
+    ({}, "PauseQueue BatchDeleteTasks ResumeQueue"),
+    ({"PauseQueue": [LOST]}, "PauseQueue BatchDeleteTasks ResumeQueue"),  # it may be paused
+    ({"PauseQueue": [DENIED]}, "PauseQueue BatchDeleteTasks ResumeQueue"),  # another process has paused it
+    ({"BatchDeleteTasks": [QUOTA]}, "PauseQueue BatchDeleteTasks ResumeQueue BatchDeleteTasks"),
+    ({"BatchDeleteTasks": [QueueNotFoundError("no queue")]}, "PauseQueue BatchDeleteTasks ResumeQueue"),
+    ({"ResumeQueue": [QUOTA]}, "PauseQueue BatchDeleteTasks ResumeQueue PauseQueue ResumeQueue"),
 )
 async def test_what_fails_is_tried_again(tracked: Tracked, outbox: Outbox, errors: dict[str, Any], calls: str) -> None:
     """Every end of it leaves no wish, and a queue that runs."""

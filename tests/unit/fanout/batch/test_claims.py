@@ -11,6 +11,7 @@ from cloudtasks_nb.fanout.batch.claims import batch_keys, claim, claimed_elsewhe
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.batches import claim_batch, delete_batch, read_claim
 from cloudtasks_nb.store.store import Store
+from tests.cases import cases
 from tests.unit.fanout.conftest import chunks, spool
 
 
@@ -124,9 +125,13 @@ def test_other_templates_under_the_same_name(outbox: Outbox, theirs: Outbox, sto
     assert batch_keys(outbox, store, batch) == (own_key(outbox, batch),) != (own_key(theirs, batch),)
 
 
-@pytest.mark.parametrize(
-    "damaged",
-    [b"", b"[]", b"{}", b'{"recipe": "00", "key": ""}', b'{"recipe": "0", "key": "00"}', b'{"recipe": 1, "key": 2}'],
+@cases(
+    b"",
+    b"[]",
+    b"{}",
+    b'{"recipe": "00", "key": ""}',
+    b'{"recipe": "0", "key": "00"}',
+    b'{"recipe": 1, "key": 2}',
 )
 def test_a_damaged_claim_is_an_error_of_the_store(outbox: Outbox, store: Store, damaged: bytes) -> None:
     """Whoever can write there may have damaged it; an empty key is none."""

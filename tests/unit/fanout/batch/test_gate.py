@@ -14,6 +14,7 @@ from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked, counts
 from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
 
@@ -28,23 +29,20 @@ def canary(**rows: int) -> Gate:
     return Gate(last=9, rows=counts(**rows), unsent=30 + rows.get("unsent", 0))
 
 
-@pytest.mark.parametrize(
-    ("gate", "note", "reason"),
-    [
-        (Gate(unsent=30), None, None),
-        (canary(unsent=4), "canary: 0 of 4 done; 30 rows wait for it", None),
-        (canary(sent=1, succeeded=3), "canary: 3 of 4 done; 30 rows wait for it", None),
-        (canary(sent=1, failed=2), "canary: 2 of 3 done, 2 of them without success; 30 rows wait for it", None),
-        (canary(failed=2, succeeded=2), None, "canary: 2 of 4 rows failed (KeyError: …)"),
-        (canary(failed=1, gone=2), None, "canary: 1 of 3 rows failed (KeyError: …), 2 ended as gone"),
-        (canary(rejected=1), None, "canary: 1 of 1 rows ended as rejected"),
-        (Gate(last=9, rows=counts(failed=4)), None, None),
-        (
-            Gate(pause_at=0.005, paused=(5, 60), unsent=30),
-            None,
-            "paused: 5 of 60 rows failed (KeyError: …), more than 0.5 %",
-        ),
-    ],
+@cases(
+    (Gate(unsent=30), None, None),
+    (canary(unsent=4), "canary: 0 of 4 done; 30 rows wait for it", None),
+    (canary(sent=1, succeeded=3), "canary: 3 of 4 done; 30 rows wait for it", None),
+    (canary(sent=1, failed=2), "canary: 2 of 3 done, 2 of them without success; 30 rows wait for it", None),
+    (canary(failed=2, succeeded=2), None, "canary: 2 of 4 rows failed (KeyError: …)"),
+    (canary(failed=1, gone=2), None, "canary: 1 of 3 rows failed (KeyError: …), 2 ended as gone"),
+    (canary(rejected=1), None, "canary: 1 of 1 rows ended as rejected"),
+    (Gate(last=9, rows=counts(failed=4)), None, None),
+    (
+        Gate(pause_at=0.005, paused=(5, 60), unsent=30),
+        None,
+        "paused: 5 of 60 rows failed (KeyError: …), more than 0.5 %",
+    ),
 )
 def test_what_is_shown(gate: Gate, note: str | None, reason: str | None) -> None:
     """While the canary runs it has a note; what is held back has a reason."""
@@ -52,15 +50,12 @@ def test_what_is_shown(gate: Gate, note: str | None, reason: str | None) -> None
     assert (gate.note, shown) == (note, reason and f"{reason}: the other 30 rows are not sent")
 
 
-@pytest.mark.parametrize(
-    ("rows", "paused"),
-    [
-        ({"failed": 19}, None),
-        ({"failed": 1, "succeeded": 19}, None),
-        ({"failed": 2, "succeeded": 18}, (2, 20)),
-        ({"failed": 5, "succeeded": 95}, None),
-        ({"failed": 6, "succeeded": 95, "gone": 99, "cancelled": 99}, (6, 101)),
-    ],
+@cases(
+    ({"failed": 19}, None),
+    ({"failed": 1, "succeeded": 19}, None),
+    ({"failed": 2, "succeeded": 18}, (2, 20)),
+    ({"failed": 5, "succeeded": 95}, None),
+    ({"failed": 6, "succeeded": 95, "gone": 99, "cancelled": 99}, (6, 101)),
 )
 def test_the_share_of_failures(rows: dict[str, int], paused: tuple[int, int] | None) -> None:
     """More than the share, of rows that succeeded or failed, of which there have to be 20; only if a row is unsent."""

@@ -24,6 +24,7 @@ from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending, Snapshot
 from cloudtasks_nb.store.results import FAILURES
 from cloudtasks_nb.store.store import Found, Range, Store
+from tests.cases import cases
 from tests.log_entry import log_entry
 from tests.unit.fanout.batch.conftest import QUEUE, SECOND, Traces
 from tests.unit.fanout.conftest import NOW, all_rows, chunks, digest, send_all, spool
@@ -285,8 +286,12 @@ def test_a_success_that_came_very_late_is_found_before_failed_rows_are_sent_agai
     assert world.asked[asked:] == ["log", "failures"]
 
 
-@pytest.mark.parametrize(
-    "first", [{"purge_time": 9e15}, {"log_sampling_ratio": 0.5}, {"log_sampling_ratio": 0.0}, {}], ids=str
+@cases(
+    {"purge_time": 9e15},
+    {"log_sampling_ratio": 0.5},
+    {"log_sampling_ratio": 0.0},
+    {},
+    ids=str,
 )
 def test_only_a_log_that_has_everything_shows_what_failed(world: World, first: dict[str, Any]) -> None:
     """A purge, or an operation that was not logged, may have ended the task; also if it is logged by now.
@@ -639,15 +644,12 @@ def test_error_texts_of_many_rows_are_told_page_by_page(world: World, monkeypatc
     assert list(next(world.outbox.rows.pages(world.batch)).last_message) == ["refused"] * 5
 
 
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        ("refused", "refused"),
-        ("", ""),
-        (TRACEBACK.format("KeyError: 'a'"), "KeyError: 'a'"),
-        (TRACEBACK.format("ValueError: 2 errors\n\nfield a\n  is missing"), "ValueError: 2 errors"),
-        (TRACEBACK.format("E: 1") + "\nDuring handling, another\n\n" + TRACEBACK.format("E: 2"), "E: 2"),
-    ],
+@cases(
+    ("refused", "refused"),
+    ("", ""),
+    (TRACEBACK.format("KeyError: 'a'"), "KeyError: 'a'"),
+    (TRACEBACK.format("ValueError: 2 errors\n\nfield a\n  is missing"), "ValueError: 2 errors"),
+    (TRACEBACK.format("E: 1") + "\nDuring handling, another\n\n" + TRACEBACK.format("E: 2"), "E: 2"),
 )
 def test_the_line_that_names_the_exception(error: str, line: str) -> None:
     """It is the last line, unless the message has several."""

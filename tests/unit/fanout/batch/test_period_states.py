@@ -17,6 +17,7 @@ from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, all_rows, put, record_outcomes, refs, spool
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -137,18 +138,15 @@ def test_report_shows_it() -> None:
     assert "1 D in &lt;zone&gt;</div><svg></svg>" in shown.html()
 
 
-@pytest.mark.parametrize(
-    ("freq", "unit"),
-    [
-        ("h", "time"),
-        ("D", "day"),
-        ("2D", "day"),
-        ("W", "week"),
-        ("2W", "week"),
-        ("MS", "month"),
-        ("QS", "month"),
-        ("YS", "year"),
-    ],
+@cases(
+    ("h", "time"),
+    ("D", "day"),
+    ("2D", "day"),
+    ("W", "week"),
+    ("2W", "week"),
+    ("MS", "month"),
+    ("QS", "month"),
+    ("YS", "year"),
 )
 def test_units(outbox: Outbox, freq: str, unit: str) -> None:
     """The frequency decides what a row of the calendar is."""

@@ -3,12 +3,11 @@
 import datetime as dt
 from typing import Any
 
-import pytest
-
 from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Pace, Progress
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.conftest import chunks, put, refs, spool
 
@@ -57,19 +56,16 @@ def test_another_process_reads_what_was_seen(outbox: Outbox) -> None:
     assert repr(Tracked(outbox, batch).tracker.progress) == "11 rows: 1 unsent, 4 ready, 6 succeeded; stopped"
 
 
-@pytest.mark.parametrize(
-    ("ends", "until", "limit", "rate"),
-    [
-        ({}, 100.0, None, None),
-        ({99: 10}, 100.0, None, None),
-        ({97: 3, 98: 10, 99: 12}, 100.9, None, 11.0),
-        ({97: 3, 98: 10, 99: 10, 100: 2}, 100.9, None, 10.0),  # the last second is not over
-        ({60: 900, 98: 10, 99: 10}, 100.0, None, 10.0),  # before half a minute
-        ({80: 900, 98: 10, 99: 10}, 100.0, None, 10.0),  # before a gap
-        ({90: 900, 91: 900}, 100.0, None, None),  # nothing has ended for some seconds
-        ({71: 1, 81: 1, 91: 1}, 100.0, 0.1, 0.1),  # a gap is what is long for the queue
-        ({71: 1, 81: 1, 91: 1}, 100.0, 500.0, None),
-    ],
+@cases(
+    ({}, 100.0, None, None),
+    ({99: 10}, 100.0, None, None),
+    ({97: 3, 98: 10, 99: 12}, 100.9, None, 11.0),
+    ({97: 3, 98: 10, 99: 10, 100: 2}, 100.9, None, 10.0),  # the last second is not over
+    ({60: 900, 98: 10, 99: 10}, 100.0, None, 10.0),  # before half a minute
+    ({80: 900, 98: 10, 99: 10}, 100.0, None, 10.0),  # before a gap
+    ({90: 900, 91: 900}, 100.0, None, None),  # nothing has ended for some seconds
+    ({71: 1, 81: 1, 91: 1}, 100.0, 0.1, 0.1),  # a gap is what is long for the queue
+    ({71: 1, 81: 1, 91: 1}, 100.0, 500.0, None),
 )
 def test_the_rate(ends: dict[int, int], until: float, limit: float | None, rate: float | None) -> None:
     """Rows a second, by the times of their attempts, over whole seconds without a gap."""

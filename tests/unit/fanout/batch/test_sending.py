@@ -28,6 +28,7 @@ from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.batches import claim_batch, read_claim
 from cloudtasks_nb.store.results import tag_of
 from cloudtasks_nb.store.store import Store
+from tests.cases import cases
 from tests.raising import raises
 from tests.unit.fanout.conftest import (
     NOW,
@@ -294,13 +295,10 @@ def test_no_process_looks_rows_in_doubt_up(outbox: Outbox, batch: str) -> None:
         Supervised(outbox, batch, Service()).check()
 
 
-@pytest.mark.parametrize(
-    ("sender", "who"),
-    [
-        ({"pid": os.getpid(), "target": "127.0.0.1:1"}, "another connection of this kernel (127.0.0.1:1)"),
-        ({"pid": 1, "target": "127.0.0.1:1"}, "process 1 (127.0.0.1:1)"),
-        (None, "another process"),
-    ],
+@cases(
+    ({"pid": os.getpid(), "target": "127.0.0.1:1"}, "another connection of this kernel (127.0.0.1:1)"),
+    ({"pid": 1, "target": "127.0.0.1:1"}, "process 1 (127.0.0.1:1)"),
+    (None, "another process"),
 )
 def test_another_sender_is_named(outbox: Outbox, batch: str, sender: Any, who: str) -> None:
     """A sending that waits for another one names it, and goes on when that one has ended."""

@@ -11,6 +11,7 @@ from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, sh
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.conftest import all_rows, chunks, put, refs, request_digest, spool
 
 MADE = {"_made_by": "a@b", "key": ["n"]}
@@ -76,19 +77,16 @@ def test_the_record_says_who_made_the_batch_first(outbox: Outbox, theirs: Outbox
     assert (record.made_by, record.created, record.total) == ("ada@a", outbox.batches.get(first).created, 3)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("id", "../../x"),
-        ("id", "00000000"),
-        ("identity", "00"),
-        ("name", "other"),
-        ("id", '" OR "'),
-        ("id", 7),
-        ("created", "today"),
-        ("created", 1e300),
-        ("rows", "many"),
-    ],
+@cases(
+    ("id", "../../x"),
+    ("id", "00000000"),
+    ("identity", "00"),
+    ("name", "other"),
+    ("id", '" OR "'),
+    ("id", 7),
+    ("created", "today"),
+    ("created", 1e300),
+    ("rows", "many"),
 )
 def test_a_record_that_was_forged_is_an_error(outbox: Outbox, batch: str, name: str, value: object) -> None:
     """Its id becomes part of paths and filters, and one damaged record must not hide the list of batches."""
@@ -120,8 +118,11 @@ def test_a_block_that_was_forged_is_an_error(outbox: Outbox, batch: str, row: ob
         unpack_block(forge(data, rows=[row]), outbox.batches.get(batch))
 
 
-@pytest.mark.parametrize(
-    "description", [{"body": "{"}, {"body": 7}, {"url": 7, "body": {"a": "{a:"}}, {"body": deep()}]
+@cases(
+    {"body": "{"},
+    {"body": 7},
+    {"url": 7, "body": {"a": "{a:"}},
+    {"body": deep()},
 )
 def test_a_description_that_was_forged_is_an_error(outbox: Outbox, batch: str, description: dict[str, object]) -> None:
     """The templates tell how the digests of the rows are computed."""

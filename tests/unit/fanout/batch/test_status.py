@@ -22,6 +22,7 @@ from cloudtasks_nb.fanout.batch.status import NOT_READ, Facts, read_facts, statu
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import IMPORTED
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
 
@@ -234,15 +235,12 @@ def test_a_state_has_begun_when_it_was_first_seen(outbox: Outbox) -> None:
     assert status_of(Facts(**{**facts, "cancelling": True, "silent": "nothing answers"})).state == "stopped"
 
 
-@pytest.mark.parametrize(
-    ("known", "rate", "minutes"),
-    [
-        ({"rate": 2.0, "limit": 500.0}, 2.0, 0.5),
-        ({"rate": 2.0, "limit": 1.0}, 1.0, 1.0),  # never above the queue's rate
-        ({"rate": None, "limit": 1.0}, None, None),
-        ({"rate": 2.0, "waiting": 60}, 2.0, None),  # no rate brings rows that wait for their time
-        ({"rate": 2.0, "waiting": 59}, 2.0, 0.5),
-    ],
+@cases(
+    ({"rate": 2.0, "limit": 500.0}, 2.0, 0.5),
+    ({"rate": 2.0, "limit": 1.0}, 1.0, 1.0),  # never above the queue's rate
+    ({"rate": None, "limit": 1.0}, None, None),
+    ({"rate": 2.0, "waiting": 60}, 2.0, None),  # no rate brings rows that wait for their time
+    ({"rate": 2.0, "waiting": 59}, 2.0, 0.5),
 )
 def test_the_forecast(outbox: Outbox, known: dict[str, Any], rate: float | None, minutes: float | None) -> None:
     """It is by what ended lately, and is left out where that tells nothing."""

@@ -13,6 +13,7 @@ from cloudtasks_nb.fanout.batch import summary as module
 from cloudtasks_nb.fanout.batch.summary import SummaryReader, summarise
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, record_outcomes, refs, send_all
 
 #: Ref, whether the row failed, start of its last attempt, and its duration; in microseconds.
@@ -73,8 +74,11 @@ def test_quantiles_are_those_of_the_durations(seconds: list[float]) -> None:
     assert len(found.counts) <= 65
 
 
-@pytest.mark.parametrize(
-    ("seconds", "log"), [([0.05, 0.06, 0.07], False), ([0.05, 0.06, 90], True), ([0.001, 0.5, 0.6], True), ([2], False)]
+@cases(
+    ([0.05, 0.06, 0.07], False),
+    ([0.05, 0.06, 90], True),
+    ([0.001, 0.5, 0.6], True),
+    ([2], False),
 )
 def test_the_axis_fits_the_data(seconds: list[float], *, log: bool) -> None:
     """Durations of several magnitudes have a logarithmic axis."""

@@ -12,6 +12,7 @@ from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.conftest import put, refs
 
@@ -146,14 +147,11 @@ async def test_no_row_is_sent_while_a_cancel_is_wished(tracked: Tracked, outbox:
     assert tracked.tracker.progress.cancelled == ROWS
 
 
-@pytest.mark.parametrize(
-    ("age", "read", "back"),
-    [
-        (10 * HOUR, None, 10 * HOUR + 5 * MINUTE),
-        (10 * HOUR, HOUR, HOUR + 15 * MINUTE),
-        (10 * HOUR, 10 * HOUR, 10 * HOUR + 5 * MINUTE),
-        (10 * HOUR, -HOUR, 10 * HOUR + 5 * MINUTE),
-    ],
+@cases(
+    (10 * HOUR, None, 10 * HOUR + 5 * MINUTE),
+    (10 * HOUR, HOUR, HOUR + 15 * MINUTE),
+    (10 * HOUR, 10 * HOUR, 10 * HOUR + 5 * MINUTE),
+    (10 * HOUR, -HOUR, 10 * HOUR + 5 * MINUTE),
     ids=["never read", "read until an hour ago", "read when it was made", "read when the clock was ahead"],
 )
 def test_the_log_is_read_on_from_where_it_was_read(age: int, read: int | None, back: int) -> None:

@@ -4,17 +4,15 @@ from typing import Any
 
 import pytest
 
+from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
 
 
-@pytest.mark.parametrize(
-    ("setting", "value", "note"),
-    [
-        ("already", 1_200, "1,200 tasks existed before: created from another machine"),
-        ("adopted", True, "rows were sent from elsewhere: their states are those of the log of the last 30 days"),
-        ("unseen", "no permission.", "rows that were sent from elsewhere cannot be seen: no permission; "),
-        ("corrected", 1, "1 row had another outcome first, corrected by log entries that came late"),
-    ],
+@cases(
+    ("already", 1_200, "1,200 tasks existed before: created from another machine"),
+    ("adopted", True, "rows were sent from elsewhere: their states are those of the log of the last 30 days"),
+    ("unseen", "no permission.", "rows that were sent from elsewhere cannot be seen: no permission; "),
+    ("corrected", 1, "1 row had another outcome first, corrected by log entries that came late"),
 )
 async def test_what_is_stored_of_the_sending(tracked: Tracked, setting: str, value: Any, note: str) -> None:
     """Each fact that the outbox has of the sending is one sentence, and there is none without it."""
@@ -25,16 +23,13 @@ async def test_what_is_stored_of_the_sending(tracked: Tracked, setting: str, val
     assert found.startswith(note)
 
 
-@pytest.mark.parametrize(
-    ("ratio", "notes"),
-    [
-        (1.0, []),
-        (0.25, ["rows that were sent from elsewhere cannot be seen: the queue logs 25% of its operations"]),
-        (
-            0.0,
-            ["the queue writes no log", "rows that were sent from elsewhere cannot be seen: the queue writes no log"],
-        ),
-    ],
+@cases(
+    (1.0, []),
+    (0.25, ["rows that were sent from elsewhere cannot be seen: the queue logs 25% of its operations"]),
+    (
+        0.0,
+        ["the queue writes no log", "rows that were sent from elsewhere cannot be seen: the queue writes no log"],
+    ),
 )
 async def test_what_the_log_of_the_queue_leaves_out(tracked: Tracked, ratio: float, notes: list[str]) -> None:
     """A queue that logs some or none of its operations is noted, with what is not known then."""

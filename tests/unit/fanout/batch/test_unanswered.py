@@ -4,24 +4,20 @@ import datetime as dt
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.fanout.batch.unanswered import absent_handlers, unanswered_note
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from tests.cases import cases
 from tests.unit.fanout.conftest import chunks, spool
 
 PLACE: dict[str, Any] = {"project": "p", "location": "l", "target": "h:1", "local": True}
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "safe", "back"),
-    [
-        ({"http": "http://h:2", "folder": "/data"}, "safe in the folder, and 3 unsent rows", "ct.local('/data')"),
-        ({"http": "http://h:2"}, "temporary, so its tasks are lost", "again from ct.local() on"),
-        ({}, "3 unsent rows are safe in the outbox", "start the emulator again"),
-        ({"local": False}, "safe in Cloud Tasks, and 3 unsent rows", "continues by itself as soon as"),
-    ],
+@cases(
+    ({"http": "http://h:2", "folder": "/data"}, "safe in the folder, and 3 unsent rows", "ct.local('/data')"),
+    ({"http": "http://h:2"}, "temporary, so its tasks are lost", "again from ct.local() on"),
+    ({}, "3 unsent rows are safe in the outbox", "start the emulator again"),
+    ({"local": False}, "safe in Cloud Tasks, and 3 unsent rows", "continues by itself as soon as"),
     ids=["folder", "temporary", "another emulator", "Google"],
 )
 def test_the_note(endpoint: dict[str, Any], safe: str, back: str) -> None:

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.fanout.causes import cause_of, kind_of
+from tests.cases import cases
 
 NO_FILE = "FileNotFoundError: [Errno 2] No such file or directory: "
 SERVER_ERROR = "requests.exceptions.HTTPError: 503 Server Error: Service Unavailable for url: https://a.test/items?id="
@@ -21,88 +22,85 @@ NO_DAY = "ValueError: time data {} does not match format {}"
 ORDER = "RuntimeError: order {}b8c1e-aaaa-bbbb-cccc-0123456789ab of {}@shop.test is unknown"
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "cause"),
-    [
-        ("KeyError: 'a17'", "KeyError: 'a18'", "KeyError: …"),
-        ("KeyError: 17", "KeyError: 'x'", "KeyError: …"),
-        ("KeyError: 'no price of day 0'", "KeyError: 'no price of day 12'", "KeyError: no price of day …"),
-        ('KeyError: "day 0 isn\'t there"', 'KeyError: "day 1 isn\'t there"', "KeyError: day … isn't there"),
-        (
-            NO_DAY.format("'2026-13-01'", "'%Y-%m-%d'"),
-            NO_DAY.format('"it\'s"', '"%H"'),
-            NO_DAY.format("…", "…"),
-        ),
-        (
-            f"{NO_FILE}'/data/x17.csv'",
-            f"{NO_FILE}'C:\\\\data\\\\x.csv'",
-            "FileNotFoundError: [Errno …] No such file or directory: …",
-        ),
-        (f"{SERVER_ERROR}17", f"{SERVER_ERROR}x", "HTTPError: 503 Server Error: Service Unavailable for url: …"),
-        (
-            "json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
-            "JSONDecodeError: Expecting value: line 7 column 12 (char 940)",
-            "JSONDecodeError: Expecting value: line … column … (char …)",
-        ),
-        (
-            "urllib.error.HTTPError: HTTP Error 404: Not Found",
-            "HTTPError: HTTP Error 404: Not Found",
-            "HTTPError: HTTP Error 404: Not Found",
-        ),
-        (
-            "TypeError: f() missing 1 required positional argument: 'day'",
-            "TypeError: f() missing 2 required positional argument: 'shop'",
-            "TypeError: f() missing … required positional argument: …",
-        ),
-        (
-            "TypeError: can't multiply sequence by non-int of type 'float'",
-            "TypeError: can't multiply sequence by non-int of type 'str'",
-            "TypeError: can't multiply sequence by non-int of type …",
-        ),
-        (
-            RETRIES.format(17, "7f3c"),
-            RETRIES.format("a_b", "7f4d"),
-            "ConnectionError: Max retries exceeded with url: … (Caused by <HTTPSConnection object at …>)",
-        ),
-        (
-            DUPLICATE.format(17),
-            DUPLICATE.format(18),
-            "UniqueViolation: duplicate key value violates unique constraint … DETAIL: Key (id)=(…)",
-        ),
-        (
-            "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
-            "UnicodeDecodeError: 'ascii' codec can't decode byte 0xfe in position 91: invalid start byte",
-            "UnicodeDecodeError: … codec can't decode byte … in position …: invalid start byte",
-        ),
-        ("TimeoutError", "builtins.TimeoutError\n", "TimeoutError"),
-        (NO_OBJECT.format("05"), NO_OBJECT.format("06"), "NotFound: … GET … No such object: b/day=…"),
-        (
-            "ValueError: cannot convert float NaN to int64",
-            "ValueError:  cannot convert float NaN to int64 ",
-            "ValueError: cannot convert float NaN to int64",
-        ),
-        (
-            "MemoryError: Unable to allocate 7.45 GiB for an array with shape (1000, 10) and data type float64",
-            "MemoryError: Unable to allocate 11 GiB for an array with shape (5, 20) and data type float64",
-            "MemoryError: Unable to allocate … GiB for an array with shape (…) and data type float64",
-        ),
-        (
-            "AssertionError: shop-17: expected 5, got -3.2e-7",
-            "AssertionError: shop-18: expected 12, got 1,204",
-            "AssertionError: shop-…: expected …, got …",
-        ),
-        (ORDER.format("3f2", "kim"), ORDER.format("4a1", "lee.x"), "RuntimeError: order … of … is unknown"),
-        (
-            "RuntimeError: status 502 after 3 tries",
-            "RuntimeError: status 502 after 12 tries",
-            "RuntimeError: status 502 after … tries",
-        ),
-        (
-            "ZeroDivisionError: division by zero",
-            "ZeroDivisionError: division by zero",
-            "ZeroDivisionError: division by zero",
-        ),
-    ],
+@cases(
+    ("KeyError: 'a17'", "KeyError: 'a18'", "KeyError: …"),
+    ("KeyError: 17", "KeyError: 'x'", "KeyError: …"),
+    ("KeyError: 'no price of day 0'", "KeyError: 'no price of day 12'", "KeyError: no price of day …"),
+    ('KeyError: "day 0 isn\'t there"', 'KeyError: "day 1 isn\'t there"', "KeyError: day … isn't there"),
+    (
+        NO_DAY.format("'2026-13-01'", "'%Y-%m-%d'"),
+        NO_DAY.format('"it\'s"', '"%H"'),
+        NO_DAY.format("…", "…"),
+    ),
+    (
+        f"{NO_FILE}'/data/x17.csv'",
+        f"{NO_FILE}'C:\\\\data\\\\x.csv'",
+        "FileNotFoundError: [Errno …] No such file or directory: …",
+    ),
+    (f"{SERVER_ERROR}17", f"{SERVER_ERROR}x", "HTTPError: 503 Server Error: Service Unavailable for url: …"),
+    (
+        "json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
+        "JSONDecodeError: Expecting value: line 7 column 12 (char 940)",
+        "JSONDecodeError: Expecting value: line … column … (char …)",
+    ),
+    (
+        "urllib.error.HTTPError: HTTP Error 404: Not Found",
+        "HTTPError: HTTP Error 404: Not Found",
+        "HTTPError: HTTP Error 404: Not Found",
+    ),
+    (
+        "TypeError: f() missing 1 required positional argument: 'day'",
+        "TypeError: f() missing 2 required positional argument: 'shop'",
+        "TypeError: f() missing … required positional argument: …",
+    ),
+    (
+        "TypeError: can't multiply sequence by non-int of type 'float'",
+        "TypeError: can't multiply sequence by non-int of type 'str'",
+        "TypeError: can't multiply sequence by non-int of type …",
+    ),
+    (
+        RETRIES.format(17, "7f3c"),
+        RETRIES.format("a_b", "7f4d"),
+        "ConnectionError: Max retries exceeded with url: … (Caused by <HTTPSConnection object at …>)",
+    ),
+    (
+        DUPLICATE.format(17),
+        DUPLICATE.format(18),
+        "UniqueViolation: duplicate key value violates unique constraint … DETAIL: Key (id)=(…)",
+    ),
+    (
+        "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
+        "UnicodeDecodeError: 'ascii' codec can't decode byte 0xfe in position 91: invalid start byte",
+        "UnicodeDecodeError: … codec can't decode byte … in position …: invalid start byte",
+    ),
+    ("TimeoutError", "builtins.TimeoutError\n", "TimeoutError"),
+    (NO_OBJECT.format("05"), NO_OBJECT.format("06"), "NotFound: … GET … No such object: b/day=…"),
+    (
+        "ValueError: cannot convert float NaN to int64",
+        "ValueError:  cannot convert float NaN to int64 ",
+        "ValueError: cannot convert float NaN to int64",
+    ),
+    (
+        "MemoryError: Unable to allocate 7.45 GiB for an array with shape (1000, 10) and data type float64",
+        "MemoryError: Unable to allocate 11 GiB for an array with shape (5, 20) and data type float64",
+        "MemoryError: Unable to allocate … GiB for an array with shape (…) and data type float64",
+    ),
+    (
+        "AssertionError: shop-17: expected 5, got -3.2e-7",
+        "AssertionError: shop-18: expected 12, got 1,204",
+        "AssertionError: shop-…: expected …, got …",
+    ),
+    (ORDER.format("3f2", "kim"), ORDER.format("4a1", "lee.x"), "RuntimeError: order … of … is unknown"),
+    (
+        "RuntimeError: status 502 after 3 tries",
+        "RuntimeError: status 502 after 12 tries",
+        "RuntimeError: status 502 after … tries",
+    ),
+    (
+        "ZeroDivisionError: division by zero",
+        "ZeroDivisionError: division by zero",
+        "ZeroDivisionError: division by zero",
+    ),
 )
 def test_messages_with_other_values_are_one_cause(one: str, other: str, cause: str) -> None:
     """Twenty messages of real programs, each twice."""
@@ -129,14 +127,11 @@ def several_lines() -> None:
     raise error
 
 
-@pytest.mark.parametrize(
-    ("fails", "cause"),
-    [
-        (chained, "ValueError: no day …"),
-        (grouped, "ExceptionGroup: unhandled errors in a TaskGroup (… sub-exceptions)"),
-        (several_lines, "RuntimeError: query … failed"),
-        (lambda: compile("x =", "a", "exec"), "SyntaxError: invalid syntax"),
-    ],
+@cases(
+    (chained, "ValueError: no day …"),
+    (grouped, "ExceptionGroup: unhandled errors in a TaskGroup (… sub-exceptions)"),
+    (several_lines, "RuntimeError: query … failed"),
+    (lambda: compile("x =", "a", "exec"), "SyntaxError: invalid syntax"),
 )
 def test_the_cause_of_a_traceback_is_its_exception(fails: Callable[[], Any], cause: str) -> None:
     """Frames, earlier exceptions and notes do not matter."""
@@ -145,8 +140,14 @@ def test_the_cause_of_a_traceback_is_its_exception(fails: Callable[[], Any], cau
     assert cause_of("".join(traceback.format_exception(raised.value))) == cause
 
 
-@pytest.mark.parametrize(
-    "message", ["", " ", "INTERNAL(13): HTTP status code 502", "UNKNOWN(2)", "INTERNAL", "…", "'a'"]
+@cases(
+    "",
+    " ",
+    "INTERNAL(13): HTTP status code 502",
+    "UNKNOWN(2)",
+    "INTERNAL",
+    "…",
+    "'a'",
 )
 def test_some_messages_tell_no_more_than_the_status(message: str) -> None:
     """Then the status is the cause."""
