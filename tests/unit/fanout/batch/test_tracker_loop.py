@@ -9,8 +9,6 @@ from cloudtasks_nb.fanout.batch import subscribed
 from cloudtasks_nb.fanout.batch import tracker as tracker_module
 from cloudtasks_nb.fanout.batch.progress import SNAPSHOT
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
-from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
@@ -112,39 +110,6 @@ async def test_a_start_while_an_older_reading_is_under_way(tracked: Tracked, mon
     goes_on.set()
     await asyncio.gather(turn, begun)
     await tracked.until(lambda: sum(tracked.service.created.values()) == ROWS)
-
-
-async def test_a_cancel_of_a_process_that_has_ended_is_carried_out(
-    tracked: Tracked, outbox: Outbox, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Whoever has the batch open shows that it is being cancelled, and goes on when the other one is gone."""
-    lock = outbox.requests.lock(tracked.batch, "cancel")
-    assert lock is not None
-    await tracked.send()
-    outbox.batches.set_setting(tracked.batch, CANCELLING, {"at": 0, "by": "another"})
-    tracked.publish(rows=slice(1))
-    await tracked.until(lambda: tracked.tracker.progress.state == "cancelling")
-    lock.release()
-    assert (await tracked.tracker.finished()).cancelled == ROWS - 1
-    assert CANCELLING not in outbox.batches.settings(tracked.batch)
-    assert "was being cancelled by another connection: the remaining tasks are deleted now" in capsys.readouterr().out
-
-
-async def test_no_row_is_sent_while_a_cancel_is_wished(tracked: Tracked, outbox: Outbox) -> None:
-    """Rows that are tried again before it is carried out are cancelled too."""
-    lock = outbox.requests.lock(tracked.batch, "cancel")
-    assert lock is not None
-    await tracked.tracker.start(sending=False)
-    put(outbox, tracked.batch, refs(outbox, tracked.batch)[:9], State.FAILED)
-    await tracked.tracker.cancel()
-    for _ in outbox.requests.cancel(tracked.batch):
-        pass
-    outbox.outcomes.new_try(tracked.batch)
-    await tracked.tracker.start(sending=True)
-    assert not tracked.service.created
-    lock.release()
-    await tracked.until(lambda: not tracked.tracker.sending)
-    assert tracked.tracker.progress.cancelled == ROWS
 
 
 @cases(
