@@ -1,6 +1,5 @@
 """`canary` and `pause_at` hold rows back, in every round of a batch, and after a restart."""
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -134,36 +133,6 @@ async def test_the_rest_follows_the_canary(make: Make, option: Any) -> None:
     assert "canary" not in str(tracked.tracker.notes())
 
 
-async def test_the_clock_waits_for_the_rows_behind_the_canary(make: Make) -> None:
-    """Who moves the clock waits for what becomes of all rows, also of those that the canary holds back."""
-    tracked = make(canary=FIRST)
-    await send_canary(tracked)
-    settling = asyncio.create_task(tracked.tracker.settle(drained=True))
-    await asyncio.sleep(0)
-    tracked.publish(rows=slice(FIRST))
-    await sent(tracked, ROWS)
-    assert not settling.done()
-    tracked.publish()
-    await settling
-    assert tracked.tracker.progress.succeeded == ROWS
-
-
-async def test_a_failed_canary_is_repeated(make: Make) -> None:
-    """Nothing else is sent until its failed rows have succeeded in another try."""
-    tracked = make(canary=FIRST)
-    await send_canary(tracked)
-    tracked.publish("INTERNAL", slice(2))
-    tracked.publish(rows=slice(2, FIRST))
-    with held(rf"canary: 2 of 20 rows failed \(INTERNAL\): the other {REST} rows are not sent"):
-        await tracked.tracker.finished()
-    assert sum(tracked.service.created.values()) == FIRST
-    tracked.outbox.outcomes.new_try(tracked.batch)
-    await tracked.tracker.start(sending=True)
-    await sent(tracked, FIRST + 2)
-    tracked.publish(rows=slice(FIRST))
-    await sent(tracked, ROWS + 2)
-
-
 @pytest.mark.parametrize("ended", [True, False])
 async def test_resume_sends_the_rest(make: Make, *, ended: bool) -> None:
     """After a canary that failed, and while it runs."""
@@ -202,14 +171,6 @@ async def test_another_process_waits_too(make: Make) -> None:
     await other.tracker.resume()
     await sent(other, REST)
     assert not tracked.service.created.keys() & other.service.created.keys()
-
-
-async def test_rows_that_have_succeeded_elsewhere_count(make: Make, outbox: Outbox) -> None:
-    """A canary that was adopted as succeeded is not sent again, and the rest is sent."""
-    tracked = make(canary=FIRST)
-    put(outbox, tracked.batch, refs(outbox, tracked.batch)[:FIRST], State.SUCCEEDED)
-    await tracked.tracker.start(sending=True)
-    await sent(tracked, REST)
 
 
 @pytest.mark.parametrize("ended", [True, False])
