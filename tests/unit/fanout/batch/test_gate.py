@@ -279,3 +279,6 @@ def test_the_limit_of_failures_counts_with_the_pause(make: Make, outbox: Outbox)
     assert CANCELLING not in record.settings
     outbox.outcomes.new_try(batch)
     assert not read_batch(outbox, batch)[1].stopped
+    put(outbox, batch, refs(outbox, batch)[:25], State.FAILED)
+    record, gate = read_batch(outbox, batch)
+    assert (gate.stopped, CANCELLING in record.settings) == (True, True)
