@@ -207,13 +207,6 @@ def test_a_further_witness_is_asked_like_the_results(world: World) -> None:
     assert world.counts() == {"succeeded": 3, "sent": 2}
 
 
-def test_tasks_of_others_are_none_of_our_business(world: World) -> None:
-    """Other batches and hand-made tasks share the queue and its log."""
-    others = ("hand-made", "0" * 20 + "-ffffffff-1", "0" * 20 + world.tasks[0][20:])
-    world.apply(snapshot(entries=tuple(entry(task, status="OK") for task in others)))
-    assert world.counts() == {"sent": 5}
-
-
 def pending(state: str = "ready", **words: Any) -> Pending:
     """Return a task that is in the queue."""
     fields: dict[str, Any] = {"attempts": 0, "schedule_time": 0, "last_status": None, "last_message": None}
@@ -260,16 +253,6 @@ def test_a_task_that_left_after_a_failure_has_failed(world: World, values: dict[
     assert world.outbox.causes.failed(world.batch) == {"UNAVAILABLE": 2}
     world.outbox.outcomes.new_try(world.batch)
     assert world.counts() == {"unsent": 2, "gone": 3}
-
-
-def test_a_success_corrects_what_failed_as_its_task_had_left(world: World) -> None:
-    """Its entry came later than anything that was waited for."""
-    world.immediate = True
-    world.late(world.tasks[0], 0, status="UNAVAILABLE")
-    world.watch(10)
-    assert world.counts() == {"failed": 1, "gone": 4}
-    world.apply(snapshot(entries=(entry(world.tasks[0], attempt=2, status="OK"),)))
-    assert world.counts() == {"succeeded": 1, "gone": 4}
 
 
 def test_a_success_that_came_very_late_is_found_before_failed_rows_are_sent_again(world: World) -> None:
@@ -478,17 +461,6 @@ def test_a_log_that_can_be_read_again_has_the_truth(world: World) -> None:
     assert world.watch(20) == [{"sent": 5}, {"succeeded": 5}]
 
 
-def test_a_later_try_that_another_home_has_made_counts(world: World) -> None:
-    """Its entries are in the same log; those of the earlier try change nothing any more."""
-    first = tuple(entry(task, attempt=3) for task in world.tasks)
-    theirs = tuple(entry(task_id(world.batch, digest(str(row)), 2), status="OK") for row in range(5))
-    world.apply(snapshot(entries=first))
-    assert world.counts() == {"failed": 5}
-    world.apply(snapshot(entries=theirs), snapshot(entries=first))
-    assert world.counts() == {"succeeded": 5}
-    assert {try_ for page in world.outbox.rows.pages(world.batch) for try_ in page.tries} == {2}
-
-
 def test_a_deleted_queue_takes_its_tasks_along(world: World) -> None:
     """Nobody needs to be asked for the tasks of a queue that is not there; the log is."""
     world.immediate = True
@@ -525,15 +497,6 @@ def test_without_a_log_stored_results_are_the_outcomes(world: World) -> None:
     assert list(page.last_status) == [0, 13, 13, None, None]
     assert list(page.last_message) == [None, "KeyError: 'a'", "refused", None, None]
     assert page.duration[0] == SECOND // 2
-
-
-def test_a_stored_success_is_not_final_while_its_task_is_in_the_queue(world: World) -> None:
-    """Its handler may have been killed before it answered: then the task is tried again."""
-    for task in world.tasks:
-        world.put(task)
-    world.there = {task: pending("retrying", attempts=1) for task in world.tasks[:2]}
-    world.watch(10, log_sampling_ratio=0.0)
-    assert world.counts() == {"sent": 2, "succeeded": 3}
 
 
 def test_a_stored_result_ends_the_settling(world: World) -> None:
