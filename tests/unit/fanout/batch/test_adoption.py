@@ -138,23 +138,6 @@ def test_later_requests_read_what_came_since(outbox: Outbox, elsewhere: Elsewher
     assert elsewhere.asked == ["any", "log"]
 
 
-def test_a_new_try_reads_first(outbox: Outbox, elsewhere: Elsewhere) -> None:
-    """A colleague has retried the same failure: it is not sent again, and a later failure of a higher try counts."""
-    for row in range(250):
-        elsewhere.attempt(row, status="INTERNAL")
-    adopt(elsewhere)
-    assert elsewhere.counts() == {"failed": 250}
-    elsewhere.clock.advance(5)
-    elsewhere.attempt(0, try_=2)
-    elsewhere.attempt(1, try_=2, status="INTERNAL")
-    elsewhere.attempt(1, try_=3, status="INTERNAL")
-    outbox.outcomes.new_try(elsewhere.batch)
-    adopt(elsewhere)
-    assert elsewhere.asked == ["any", "log", "pages", "log"]
-    assert elsewhere.counts() == {"succeeded": 1, "failed": 1, "unsent": 248}
-    assert all_rows(outbox, elsewhere.batch, "tries")[:3] == [2, 3, 2]
-
-
 def test_rows_in_the_queue_are_adopted(outbox: Outbox, elsewhere: Elsewhere) -> None:
     """Also one whose attempts would be enough to have failed: the queue had a higher limit then."""
     elsewhere.attempt(0, status="INTERNAL")
