@@ -133,14 +133,6 @@ def test_a_change_before_anybody_listens_is_shown(screens: list[FakeLive]) -> No
     screens[0].until("40 %")
 
 
-def test_what_is_shown_follows_the_batch(screens: list[FakeLive]) -> None:
-    """Each change is shown soon after."""
-    tracker = FakeTracker()
-    live_module.display_report(tracker, tracker.bundle)  # type: ignore[arg-type]  # all that it uses of one
-    tracker.move(4)
-    screens[0].until("40 %")
-
-
 def test_many_waits_and_displays_listen_once(screens: list[FakeLive]) -> None:
     """All outputs of a batch show the same, so that it is rendered once for a change, and heard of once."""
     tracker: Any = FakeTracker()
