@@ -172,25 +172,6 @@ def batch_rows(outbox: Outbox, batch: str) -> pd.DataFrame:
     return ReadRows(outbox.rows.pages(batch)).stored.columns()
 
 
-def test_body(backfills: Harness) -> None:
-    """Without body= a handler gets the whole row; its times are those of the zone."""
-    plan = backfills.plan(end="2026-01-01", tz="Europe/Zurich", across={"shop": ["a"]})
-    assert plan.frame["body"].item() == (
-        '{"start":"2026-01-01T00:00:00+01:00","end":"2026-01-02T00:00:00+01:00","partition":"2026-01-01","shop":"a"}'
-    )
-
-
-@cases(
-    ("https://svc/{start:%Y}/{start:%j}", "https://svc/2026/001"),
-    ("https://svc/{partition}", "https://svc/2026-01-01"),
-    ("https://svc/{end:%Y%m%d}", "https://svc/20260102"),
-)
-def test_templates(backfills: Harness, url: str, expected: str) -> None:
-    """URLs name the columns of a partition, and format its times on the zone's clock."""
-    frame = backfills.plan(end="2026-01-01", tz="Asia/Tokyo", url=url).frame
-    assert frame["url"].item() == expected
-
-
 def test_the_columns_of_periods_are_shown(backfills: Harness, outbox: Outbox) -> None:
     """`batch.tasks()` has the columns of the periods, whether a template names them or not."""
     record = backfills.run(body={"day": "{start:%Y-%m-%d}"}, across={"shop": ["bern"]})
@@ -282,12 +263,6 @@ def test_other_templates_under_a_name(backfills: Harness) -> None:
     backfills.run(name="mine")
     with pytest.raises(BatchExistsError, match="other templates; url was"):
         backfills.plan(name="mine", url="https://svc/other")
-
-
-def test_newest_first(backfills: Harness) -> None:
-    """The newest partition is the first row, with all of its combinations."""
-    backfills.run(newest_first=True, across={"shop": ["a", "b"]})
-    assert backfills.data()["partition"].tolist()[:3] == ["2026-01-03", "2026-01-03", "2026-01-02"]
 
 
 # Dry run
