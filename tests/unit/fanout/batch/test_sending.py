@@ -13,7 +13,6 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.errors import (
-    BatchExistsError,
     EndpointError,
     PreconditionError,
     QueueNotFoundError,
@@ -25,11 +24,10 @@ from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.store.batches import claim_batch, read_claim
+from cloudtasks_nb.store.batches import read_claim
 from cloudtasks_nb.store.results import tag_of
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
-from tests.raising import raises
 from tests.unit.fanout.conftest import (
     NOW,
     PLACE,
@@ -135,17 +133,6 @@ def sent_tags(service: Service) -> dict[str, str]:
     return {task.name.rpartition("/")[2]: task.http_request.headers[TAG_HEADER] for task in made}
 
 
-def test_tasks_have_tags_by_the_key_of_the_claim(outbox: Outbox, batch: str) -> None:
-    """The batch is claimed before its first request; each task has its own tag."""
-    service = Service()
-    sending = Supervised(outbox, batch, service)
-    sending.run()
-    claim = read_claim(sending.store, batch)
-    assert claim is not None
-    key = bytes.fromhex(orjson.loads(claim)["key"])
-    assert sent_tags(service) == {task: tag_of(key, task) for task in all_rows(outbox, batch, "tasks")}
-
-
 @pytest.mark.parametrize("silent", [True, False])
 def test_a_store_that_takes_no_claim(
     outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, silent: bool
@@ -174,17 +161,6 @@ def test_a_store_that_takes_no_claim(
     claim = orjson.loads(read_claim(sending.store, batch) or b"")
     task, tag = sent_tags(service).popitem()
     assert tag == tag_of(bytes.fromhex(claim["key"]), task)
-
-
-def test_another_home_has_claimed_other_templates(outbox: Outbox, batch: str) -> None:
-    """No row is sent, and the error says so."""
-    service = Service()
-    sending = Supervised(outbox, batch, service)
-    claim_batch(sending.store, batch, orjson.dumps({"recipe": "00", "key": "00" * 16}))
-    sending.run()
-    with raises(BatchExistsError, "was made of other templates in another home", hint="no row was sent from here"):
-        sending.check()
-    assert not service.calls
 
 
 def test_begun_twice_it_ends_once(outbox: Outbox, batch: str) -> None:
