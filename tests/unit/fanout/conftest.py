@@ -208,6 +208,12 @@ def record_outcomes(outbox: Outbox, batch: str, outcomes: Iterable[Outcome]) -> 
     return outbox.outcomes.record(batch, evidence)
 
 
+def tell(outbox: Outbox, batch: str, rows: int | Iterable[int], **outcome: Any) -> Recorded:
+    """Record one outcome of all of these rows."""
+    refs = [rows] if isinstance(rows, int) else rows
+    return record_outcomes(outbox, batch, [Outcome(ref=ref, **outcome) for ref in refs])
+
+
 def put(outbox: Outbox, batch: str, rows: int | Iterable[int], state: State) -> None:
     """Bring rows into a state, without asking whether that can be."""
     for ref in [rows] if isinstance(rows, int) else rows:

@@ -26,7 +26,7 @@ from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
 from tests.cases import cases
-from tests.unit.fanout.conftest import PLACE, Outcome, all_rows, record_outcomes, spool
+from tests.unit.fanout.conftest import PLACE, all_rows, spool, tell
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 URL = "https://svc/{partition}"
@@ -273,8 +273,8 @@ def test_verdicts(backfills: Harness, outbox: Outbox) -> None:
     batch = backfills.run(end="2026-01-04").id
     send(outbox, batch, but=1)
     refs = all_rows(outbox, batch, "refs")
-    record_outcomes(outbox, batch, [Outcome(ref=refs[1], attempt=1, state=State.FAILED)])
-    record_outcomes(outbox, batch, [Outcome(ref=refs[2], attempt=1, state=State.SUCCEEDED)])
+    tell(outbox, batch, refs[1], state=State.FAILED)
+    tell(outbox, batch, refs[2], state=State.SUCCEEDED)
     plan = backfills.plan(end="2026-01-05")
     assert plan.frame[["partition", "verdict", "why"]].to_numpy().tolist() == [
         ["2026-01-01", "skip", "in the queue"],

@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
-from tests.unit.fanout.conftest import Outcome, all_rows, put, record_outcomes, refs, spool
+from tests.unit.fanout.conftest import Outcome, all_rows, put, record_outcomes, refs, spool, tell
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -48,7 +48,7 @@ def settle(outbox: Outbox, batch: str, states: dict[int, State]) -> None:
     requests = desk.turn([], 99, now=1.0)
     desk.turn([Ack(seq=request.seq, sent=request.refs) for request in requests], 0, now=1.0)
     refs = all_rows(outbox, batch, "refs")
-    record_outcomes(outbox, batch, [Outcome(ref=refs[row], attempt=1, state=state) for row, state in states.items()])
+    record_outcomes(outbox, batch, [Outcome(ref=refs[row], state=state) for row, state in states.items()])
 
 
 def test_states_of_rows(outbox: Outbox) -> None:
@@ -161,7 +161,7 @@ def test_a_band_for_each_value(outbox: Outbox) -> None:
     batch = plan(outbox, "2026-01-01", "2026-01-02", across={"state": ["b", 1]})
     settle(outbox, batch, {0: State.SUCCEEDED, 1: State.FAILED})
     row = all_rows(outbox, batch, "refs")[2]
-    record_outcomes(outbox, batch, [Outcome(ref=row, attempt=1, state=State.SENT, attempts=1, last_status=13)])
+    tell(outbox, batch, row, state=State.SENT, attempts=1, last_status=13)
     assert read(calendar(outbox, batch, across=["state"]).draw(fresh=True)) == [
         "b, 2026-01-01: 1 row: 1 succeeded",
         "b, 2026-01-02: 1 row: 1 retrying",

@@ -109,10 +109,7 @@ def record(outbox: Outbox, batch: str, *numbers: int) -> None:
     record_outcomes(
         outbox,
         batch,
-        [
-            Outcome(ref=ids[n], attempt=1, state=State.SUCCEEDED, last_attempt_time=NOON, duration=n * SECOND)
-            for n in numbers
-        ],
+        [Outcome(ref=ids[n], state=State.SUCCEEDED, last_attempt_time=NOON, duration=n * SECOND) for n in numbers],
     )
 
 
@@ -142,10 +139,10 @@ def test_rows_without_an_end_are_left_out(outbox: Outbox, batch: str) -> None:
     send_all(outbox, batch)
     ids = refs(outbox, batch)
     outcomes = [
-        Outcome(ref=ids[0], attempt=1, attempts=2, last_status=13, last_attempt_time=NOON, duration=SECOND),
-        Outcome(ref=ids[1], attempt=1, state=State.GONE),
-        Outcome(ref=ids[2], attempt=1, state=State.FAILED, last_attempt_time=NOON, duration=SECOND),
-        Outcome(ref=ids[3], attempt=1, state=State.SUCCEEDED, last_attempt_time=NOON),
+        Outcome(ref=ids[0], attempts=2, last_status=13, last_attempt_time=NOON, duration=SECOND),
+        Outcome(ref=ids[1], state=State.GONE),
+        Outcome(ref=ids[2], state=State.FAILED, last_attempt_time=NOON, duration=SECOND),
+        Outcome(ref=ids[3], state=State.SUCCEEDED, last_attempt_time=NOON),
     ]
     record_outcomes(outbox, batch, outcomes)
     pages = [row for page in outbox.rows.timings(batch) for row in zip(*page, strict=True)]
@@ -159,7 +156,7 @@ def test_a_retry_leaves_the_past_as_it_was(outbox: Outbox, batch: str) -> None:
 
     def fail(ref: int, second: int, attempts: int, state: State | None = State.FAILED) -> None:
         at = NOON + second * SECOND
-        found = Outcome(ref=ref, attempt=1, attempts=attempts, state=state, last_status=13, last_attempt_time=at)
+        found = Outcome(ref=ref, attempts=attempts, state=state, last_status=13, last_attempt_time=at)
         record_outcomes(outbox, batch, [found])
 
     fail(ids[0], 0, 1, None)

@@ -12,7 +12,7 @@ from cloudtasks_nb.fanout.causes import NO_STATUS, Fault, cause_of
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import MOST_CAUSES
 from cloudtasks_nb.fanout.states import FINAL, State
-from tests.unit.fanout.conftest import Outcome, all_rows, chunks, record_outcomes, refs, send_all, spool, watched
+from tests.unit.fanout.conftest import Outcome, all_rows, chunks, record_outcomes, refs, send_all, spool, tell, watched
 
 
 def assert_counted(outbox: Outbox, batch: str) -> None:
@@ -75,12 +75,12 @@ def test_causes_are_those_of_the_rows(tmp_path_factory: Any, first: Any, second:
         for attempt, heard in enumerate([first, second], 1):
             for at, facts in heard:
                 ref, fault = refs(outbox, batch)[at], FAULTS.get(facts["last_message"])
-                record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=attempt, fault=fault, **facts)])
+                tell(outbox, batch, ref, attempt=attempt, fault=fault, **facts)
                 assert_counted(outbox, batch)
             if again:
                 outbox.outcomes.new_try(batch, None, FINAL)
                 assert_counted(outbox, batch)
-            record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=attempt + 1) for ref in refs(outbox, batch)[:3]])
+            tell(outbox, batch, refs(outbox, batch)[:3], attempt=attempt + 1)
             assert_counted(outbox, batch)
         assert (outbox.causes.failed(other), outbox.causes.retrying(other), outbox.causes.lost(other)) == ({}, {}, {})
 
@@ -88,9 +88,7 @@ def test_causes_are_those_of_the_rows(tmp_path_factory: Any, first: Any, second:
 def test_showing_the_causes_reads_no_rows(outbox: Outbox, batch: str) -> None:
     """The work does not grow with the rows: their table is not read."""
     send_all(outbox, batch)
-    record_outcomes(
-        outbox, batch, [Outcome(ref=ref, attempt=1, state=State.FAILED, last_status=4) for ref in refs(outbox, batch)]
-    )
+    tell(outbox, batch, refs(outbox, batch), state=State.FAILED, last_status=4)
     read: set[str | None] = set()
 
     def note(_: int, table: str | None, *__: object) -> int:
@@ -112,7 +110,7 @@ def test_messages_that_differ_in_every_row_are_counted_by_their_type(outbox: Out
         outbox,
         batch,
         [
-            Outcome(ref=ref, attempt=1, state=State.FAILED, last_status=13, last_message=f"ValueError: {word}")
+            Outcome(ref=ref, state=State.FAILED, last_status=13, last_message=f"ValueError: {word}")
             for ref, word in zip(refs(outbox, batch), words, strict=True)
         ],
     )
@@ -133,8 +131,6 @@ def test_the_message_of_the_newest_attempt_counts(outbox: Outbox, batch: str) ->
         (3, 4, "TimeoutError: slow", "TimeoutError: slow"),
     ]
     for attempts, status, message, cause in told:
-        record_outcomes(
-            outbox, batch, [Outcome(ref=ref, attempt=1, attempts=attempts, last_status=status, last_message=message)]
-        )
+        tell(outbox, batch, ref, attempts=attempts, last_status=status, last_message=message)
         assert outbox.causes.retrying(batch) == {cause: 1}
     assert all_rows(outbox, batch, "last_message")[0] == "TimeoutError: slow"

@@ -5,7 +5,7 @@ import pytest
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import NOW, Outcome, all_rows, chunks, put, record_outcomes, refs, send_all, spool, take
+from tests.unit.fanout.conftest import NOW, all_rows, chunks, put, refs, send_all, spool, take, tell
 
 
 @pytest.fixture
@@ -18,11 +18,7 @@ def sent(outbox: Outbox) -> str:
 
 def lose(outbox: Outbox, batch: str, attempt: int = 1) -> None:
     """Find that no task of the batch is in the queue any more."""
-    record_outcomes(
-        outbox,
-        batch,
-        [Outcome(ref=ref, attempt=attempt, state=State.GONE, reason="why") for ref in refs(outbox, batch)],
-    )
+    tell(outbox, batch, refs(outbox, batch), attempt=attempt, state=State.GONE, reason="why")
 
 
 def test_a_row_that_left_before_its_deletion_is_not_cancelled(outbox: Outbox, sent: str) -> None:
@@ -109,7 +105,7 @@ def test_requests_in_flight_when_a_cancel_began(outbox: Outbox, late: State) -> 
     acks = [Ack(seq=request.seq, gone=request.refs) for request in requests]
     outbox.requests.queue(batch).turn(acks, 0, now=NOW)
     assert counted(outbox, batch) == {State.SENT: 200, State.CANCELLED: 50}
-    record_outcomes(outbox, batch, [Outcome(ref=refs(outbox, batch)[0], attempt=1, state=late)])
+    tell(outbox, batch, refs(outbox, batch)[0], state=late)
     lose(outbox, batch)
     expected = {State.SUCCEEDED: 1, State.CANCELLED: 249} if late is State.SUCCEEDED else {State.CANCELLED: 250}
     assert counted(outbox, batch) == expected

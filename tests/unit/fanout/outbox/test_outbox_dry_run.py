@@ -16,18 +16,7 @@ from cloudtasks_nb.fanout.outbox.records import Ack
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import (
-    PLACE,
-    Outcome,
-    all_rows,
-    chunk,
-    chunks,
-    digest,
-    record_outcomes,
-    send_all,
-    spool,
-    tables,
-)
+from tests.unit.fanout.conftest import PLACE, all_rows, chunk, chunks, digest, send_all, spool, tables, tell
 
 
 def forecast(outbox: Outbox, planned: Iterable[Chunk], *, shown: int | None = None, **spec: Any) -> Forecast:
@@ -146,7 +135,7 @@ def test_ids_of_tasks(outbox: Outbox) -> None:
     queue = outbox.requests.queue(batch)
     (request,) = queue.turn([], 1, now=1.0)
     queue.turn([Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
-    record_outcomes(outbox, batch, [Outcome(ref=request.refs[0], attempt=1, state=State.FAILED)])
+    tell(outbox, batch, request.refs[0], state=State.FAILED)
     outbox.outcomes.new_try(batch)
     found = forecast(outbox, chunks(range(3)), name="days")
     assert found.tasks == [*ids(batch, [0], 2), *ids(batch, [1, 2])]

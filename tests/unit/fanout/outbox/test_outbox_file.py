@@ -313,9 +313,7 @@ def test_pages_that_nobody_reads_to_the_end_hold_no_connection(
 ) -> None:
     """Else nobody else could read, and the outbox could not be closed."""
     send_all(outbox, batch)
-    one = Outcome(
-        ref=refs(outbox, batch)[0], attempt=1, state=State.SUCCEEDED, last_attempt_time=round(NOW * 1e6), duration=1
-    )
+    one = Outcome(ref=refs(outbox, batch)[0], state=State.SUCCEEDED, last_attempt_time=round(NOW * 1e6), duration=1)
     record_outcomes(outbox, batch, [one])
     pages = read(outbox, batch)
     assert next(pages)

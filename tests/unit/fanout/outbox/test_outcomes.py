@@ -9,41 +9,37 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Retrying
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import FINAL, State
-from tests.unit.fanout.conftest import Outcome, all_rows, chunks, digest, put, record_outcomes, refs, spool, watched
+from tests.unit.fanout.conftest import (
+    Outcome,
+    all_rows,
+    chunks,
+    digest,
+    put,
+    record_outcomes,
+    refs,
+    spool,
+    tell,
+    watched,
+)
 
 
 def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None:
     """Attempts, status, message and times of a row are kept as they were heard of."""
     ref = refs(outbox, batch)[0]
-    record_outcomes(
-        outbox,
-        batch,
-        [
-            Outcome(
-                ref=ref,
-                attempt=1,
-                state=State.SENT,
-                attempts=2,
-                last_status=13,
-                last_message="HTTP status code 500",
-                schedule_time=50,
-                last_attempt_time=40,
-                duration=3,
-            )
-        ],
-    )
+    news = {"attempts": 2, "last_status": 13, "last_message": "HTTP status code 500"}
+    news |= {"schedule_time": 50, "last_attempt_time": 40, "duration": 3}
+    tell(outbox, batch, ref, state=State.SENT, **news)
     page = next(outbox.rows.pages(batch))
-    assert (page.attempts[0], page.last_status[0], page.last_message[0]) == (2, 13, "HTTP status code 500")
-    assert (page.schedule_time[0], page.last_attempt_time[0], page.duration[0]) == (50, 40, 3)
-    assert (page.attempts[1], page.last_status[1], page.last_message[1]) == (None, None, None)
+    assert {name: getattr(page, name)[0] for name in news} == news
+    assert {name: getattr(page, name)[1] for name in news} == dict.fromkeys(news)
 
 
 def test_of_two_attempts_the_later_counts(outbox: Outbox, batch: str) -> None:
     """News that come out of order do not undo those of a later attempt; what is left out stays."""
     ref = refs(outbox, batch)[0]
-    record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, attempts=3, last_status=14, last_attempt_time=30)])
-    earlier = Outcome(ref=ref, attempts=2, last_status=13, last_attempt_time=20, duration=9)
-    record_outcomes(outbox, batch, [earlier, Outcome(ref=ref, attempts=3, last_message="why")])
+    tell(outbox, batch, ref, attempts=3, last_status=14, last_attempt_time=30)
+    tell(outbox, batch, ref, attempts=2, last_status=13, last_attempt_time=20, duration=9)
+    tell(outbox, batch, ref, attempts=3, last_message="why")
     page = next(outbox.rows.pages(batch))
     assert (page.attempts[0], page.last_status[0], page.last_attempt_time[0], page.duration[0]) == (3, 14, 30, None)
     assert page.last_message[0] == "why"
@@ -71,8 +67,7 @@ def test_retrying_rows_of_another_batch_are_not_read(outbox: Outbox, batch: str)
         for _ in range(2):
             steps.clear()
             found.append((outbox.rows.retrying(batch, 0).rows, len(steps)))
-            told = [Outcome(ref=ref, attempts=1, last_status=13) for ref in refs(outbox, other)]
-            record_outcomes(outbox, other, told)
+            tell(outbox, other, refs(outbox, other), attempts=1, last_status=13)
     (before, few), (after, more) = found
     assert (before, after) == (0, 0)
     assert more < few + 100
@@ -82,9 +77,8 @@ def test_retrying_rows_of_another_batch_are_not_read(outbox: Outbox, batch: str)
 def test_the_next_attempt_of_many_is_the_earliest(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those with the most attempts, and of those that are not due yet; however many are read together."""
     monkeypatch.setattr(rows, "_PAGE", 1)
-    told = zip(refs(outbox, batch), [(2, 50), (3, 90), (3, 70), (3, 10)], strict=False)
-    news = [Outcome(ref=ref, attempts=number, last_status=13, schedule_time=due) for ref, (number, due) in told]
-    record_outcomes(outbox, batch, news)
+    for ref, number, due in zip(refs(outbox, batch), (2, 3, 3, 3), (50, 90, 70, 10), strict=False):
+        tell(outbox, batch, ref, attempts=number, last_status=13, schedule_time=due)
     assert outbox.rows.retrying(batch, 20) == Retrying(4, 3, 70)
     assert outbox.rows.retrying(batch, 90) == Retrying(4, 3, None)
 
@@ -94,7 +88,7 @@ def test_an_http_status_is_of_the_last_attempt(outbox: Outbox, batch: str) -> No
     ref = refs(outbox, batch)[0]
     found = []
     for attempts, status in [(1, None), (1, 502), (1, None), (2, None), (1, 502), (2, 500)]:
-        record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, attempts=attempts, http_status=status)])
+        tell(outbox, batch, ref, attempts=attempts, http_status=status)
         found.append(next(outbox.rows.pages(batch)).http_status[0])
     assert found == [None, 502, 502, None, None, 500]
 
@@ -104,7 +98,7 @@ def test_news_of_an_older_try_are_ignored(outbox: Outbox, batch: str) -> None:
     ref = refs(outbox, batch)[0]
     put(outbox, batch, ref, State.FAILED)
     assert outbox.outcomes.new_try(batch) == 1
-    record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, state=State.SUCCEEDED, attempts=9)])
+    tell(outbox, batch, ref, state=State.SUCCEEDED, attempts=9)
     assert (next(outbox.rows.pages(batch)).attempts[0], outbox.rows.states(batch)[0]) == (None, State.UNSENT)
 
 
@@ -113,7 +107,7 @@ def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:
     known = refs(outbox, batch)
     for at in (5, 150):
         put(outbox, batch, known[at], State.FAILED)
-        record_outcomes(outbox, batch, [Outcome(ref=known[at], state=State.FAILED, attempts=5, last_status=13)])
+        tell(outbox, batch, known[at], state=State.FAILED, attempts=5, last_status=13)
     assert outbox.outcomes.new_try(batch) == 2
     assert outbox.outcomes.new_try(batch) == 0
     tries, tasks, attempts = (all_rows(outbox, batch, field) for field in ("tries", "tasks", "attempts"))

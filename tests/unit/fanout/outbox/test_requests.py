@@ -9,18 +9,17 @@ from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import (
     NOW,
-    Outcome,
     all_rows,
     chunk,
     chunks,
     digest,
     put,
-    record_outcomes,
     refs,
     send_all,
     spool,
     take,
     task,
+    tell,
 )
 
 
@@ -89,7 +88,7 @@ def test_an_outcome_that_came_before_the_answer_stays(outbox: Outbox, batch: str
     """A task may have run before its creation was acknowledged: the row is not made sent again."""
     queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
-    record_outcomes(outbox, batch, [Outcome(ref=one.refs[0], attempt=1, state=State.SUCCEEDED)])
+    tell(outbox, batch, one.refs[0], state=State.SUCCEEDED)
     queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
     assert outbox.rows.states(batch)[:2] == bytes([State.SUCCEEDED, State.SENT])
 
@@ -97,9 +96,9 @@ def test_an_outcome_that_came_before_the_answer_stays(outbox: Outbox, batch: str
 def test_rows_whose_outcome_is_known_are_not_sent_again(outbox: Outbox, batch: str) -> None:
     """Of an unanswered request only those rows are given out again of which nothing was heard."""
     (one,) = take(outbox, batch, 1)
-    record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, state=State.SUCCEEDED) for ref in one.refs[1:]])
+    tell(outbox, batch, one.refs[1:], state=State.SUCCEEDED)
     assert list(take(outbox, batch, 1)[0].refs) == [one.refs[0]]
-    record_outcomes(outbox, batch, [Outcome(ref=one.refs[0], attempt=1, state=State.FAILED)])
+    tell(outbox, batch, one.refs[0], state=State.FAILED)
     assert take(outbox, batch, 1)[0].seq == 2
 
 
@@ -107,7 +106,7 @@ def test_an_answer_for_an_older_try_is_not_taken_for_the_newer(outbox: Outbox, b
     """When a row failed and was tried again before its first answer was written, the new try is still sent."""
     queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
-    record_outcomes(outbox, batch, [Outcome(ref=one.refs[0], attempt=1, state=State.FAILED)])
+    tell(outbox, batch, one.refs[0], state=State.FAILED)
     outbox.outcomes.new_try(batch)
     queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
     again = queue.turn([], 1, now=NOW)
@@ -119,7 +118,7 @@ def test_new_tries_are_sent_a_hundred_at_a_time(outbox: Outbox) -> None:
     batch = spool(outbox, chunks(range(5_000))).batch
     send_all(outbox, batch)
     known = refs(outbox, batch)
-    record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in known[::20]])
+    tell(outbox, batch, known[::20], state=State.FAILED)
     assert outbox.outcomes.new_try(batch) == 250
     requests = take(outbox, batch)
     assert [len(request.refs) for request in requests] == [100, 100, 50]
@@ -133,7 +132,7 @@ def test_new_tries_of_large_rows_make_smaller_requests(outbox: Outbox) -> None:
     large = [chunk([row], request=lambda row: f"{row}-" + "x" * 250_000) for row in range(12)]
     batch = spool(outbox, large).batch
     send_all(outbox, batch)
-    record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in refs(outbox, batch)])
+    tell(outbox, batch, refs(outbox, batch), state=State.FAILED)
     assert outbox.outcomes.new_try(batch) == 12
     requests = take(outbox, batch)
     assert all(sum(map(len, request.wire)) <= 4 << 20 for request in requests)
@@ -203,7 +202,7 @@ def test_of_stored_requests_only_those_up_to_a_row(outbox: Outbox, batch: str) -
     """Of a new try the rows up to it are given out; a request that may have been sent is given out all the same."""
     known = refs(outbox, batch)
     outbox.requests.queue(batch).turn([], 1, now=NOW, size=20)  # its sender was killed
-    record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in known[40:80]])
+    tell(outbox, batch, known[40:80], state=State.FAILED)
     outbox.outcomes.new_try(batch)
     found = outbox.requests.queue(batch).turn([], 9, now=NOW, until=known[59])
     assert [list(request.refs) for request in found] == [known[:20], known[20:40], known[40:60]]

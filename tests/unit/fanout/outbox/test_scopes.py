@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import RowFilter, Scope
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import Outcome, all_rows, chunks, put, record_outcomes, refs, spool
+from tests.unit.fanout.conftest import all_rows, chunks, put, refs, spool, tell
 
 Rows = list[int]
 
@@ -84,7 +84,7 @@ def test_nothing_is_left_of_a_deleted_batch(outbox: Outbox) -> None:
     """Also of its inputs."""
     for start in range(0, 30, 5):
         scope = part(outbox, range(start, start + 10))
-    record_outcomes(outbox, scope, [Outcome(ref=ref, state=State.SUCCEEDED) for ref in refs(outbox, scope)])
+    tell(outbox, scope, refs(outbox, scope), state=State.SUCCEEDED)
     assert sizes(outbox.path)["inputs"] == 6
     outbox.batches.delete(scope)
     outbox.sweep()

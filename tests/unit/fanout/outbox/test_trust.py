@@ -15,20 +15,7 @@ from cloudtasks_nb.fanout.outbox.records import IMPORTED, Choice
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import named_identity
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import (
-    PLACE,
-    Outcome,
-    all_rows,
-    chunks,
-    digest,
-    put,
-    record_outcomes,
-    refs,
-    send_all,
-    spool,
-    take,
-    task,
-)
+from tests.unit.fanout.conftest import PLACE, all_rows, chunks, digest, put, refs, send_all, spool, take, task, tell
 
 ROWS = 5_000  # in three blocks
 
@@ -151,11 +138,9 @@ def test_which_rows_a_new_try_would_send(outbox: Outbox) -> None:
     """By state, by rows and their tasks, and by cause: as `new_try` chooses them."""
     batch = fetch(outbox, foreign(range(10)))
     found = refs(outbox, batch)
-    failed = dict(zip(found[:4], (13, 13, 14, 14), strict=True))
     send_all(outbox, batch)
-    record_outcomes(
-        outbox, batch, [Outcome(ref=ref, state=State.FAILED, last_status=code) for ref, code in failed.items()]
-    )
+    tell(outbox, batch, found[:2], state=State.FAILED, last_status=13)
+    tell(outbox, batch, found[2:4], state=State.FAILED, last_status=14)
     tasks = all_rows(outbox, batch, "tasks")
     untrusted = outbox.trust.untrusted
     assert list(untrusted(batch, {State.FAILED})) == found[:4]

@@ -12,7 +12,6 @@ from cloudtasks_nb.fanout.sender import sender
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import (
     FakeClock,
-    Outcome,
     Sent,
     Service,
     all_rows,
@@ -20,11 +19,11 @@ from tests.unit.fanout.conftest import (
     chunks,
     error,
     raising,
-    record_outcomes,
     refs,
     run_send,
     send,
     spool,
+    tell,
 )
 from tests.unit.fanout.sender.conftest import ROWS
 
@@ -237,7 +236,7 @@ def test_rows_tried_again_are_sent(outbox: Outbox, batch: str) -> None:
     run_send(outbox, batch, service)
     sum(outbox.requests.cancel(batch))
     rows = refs(outbox, batch)[:150]
-    record_outcomes(outbox, batch, [Outcome(ref=ref, attempt=1, state=State.FAILED) for ref in rows])
+    tell(outbox, batch, rows, state=State.FAILED)
     assert outbox.outcomes.new_try(batch) == 150
     report = run_send(outbox, batch, service)
     assert (report.sent, len(service.created)) == (150, ROWS + 150)
