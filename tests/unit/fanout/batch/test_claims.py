@@ -1,7 +1,5 @@
 """The claim of a batch: all homes have the key of the one that has sent it first."""
 
-import threading
-
 import orjson
 import pytest
 
@@ -12,7 +10,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.batches import claim_batch, delete_batch, read_claim
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
-from tests.unit.fanout.conftest import chunks, spool
+from tests.unit.fanout.conftest import at_once, chunks, spool
 
 
 def add(outbox: Outbox, recipe: bytes = b"recipe") -> str:
@@ -54,11 +52,8 @@ def test_homes_that_claim_at_once(outbox: Outbox, theirs: Outbox, store: Store) 
     """Two homes, each with two processes, agree on one key."""
     batch = add(outbox)
     add(theirs)
-    threads = [threading.Thread(target=claim, args=(home, store, batch)) for home in (outbox, theirs) * 2]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    homes = iter([outbox, theirs] * 2)
+    at_once(lambda: claim(next(homes), store, batch), 4)
     assert len({own_key(home, batch) for home in (outbox, theirs)}) == 1
 
 

@@ -22,7 +22,7 @@ from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled
 from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
-from tests.unit.fanout.conftest import NOW, PLACE, Outcome, chunk, chunks, record_outcomes, refs, send_all, spool
+from tests.unit.fanout.conftest import NOW, PLACE, at_once, chunk, chunks, refs, send_all, spool, tell
 
 
 @pytest.mark.parametrize("slice_", [20_000, 1_000])
@@ -112,20 +112,12 @@ def test_a_spool_that_ends_meanwhile_is_not_swept(outbox: Outbox, monkeypatch: p
 
 def test_many_may_open_a_new_file_at_once(path: Path) -> None:
     """Kernels that start together make one outbox."""
-    ready = threading.Barrier(6)
-    found: list[int] = []
 
-    def begin() -> None:
-        ready.wait()
+    def begin() -> int:
         with Outbox(path) as outbox:
-            found.append(len(outbox.batches.find()))
+            return len(outbox.batches.find())
 
-    threads = [threading.Thread(target=begin) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [0] * 6
+    assert at_once(begin, 6) == [0] * 6
 
 
 def test_a_file_that_another_program_holds_from_the_start_is_told(path: Path) -> None:
@@ -313,8 +305,7 @@ def test_pages_that_nobody_reads_to_the_end_hold_no_connection(
 ) -> None:
     """Else nobody else could read, and the outbox could not be closed."""
     send_all(outbox, batch)
-    one = Outcome(ref=refs(outbox, batch)[0], state=State.SUCCEEDED, last_attempt_time=round(NOW * 1e6), duration=1)
-    record_outcomes(outbox, batch, [one])
+    tell(outbox, batch, refs(outbox, batch)[0], state=State.SUCCEEDED, last_attempt_time=round(NOW * 1e6), duration=1)
     pages = read(outbox, batch)
     assert next(pages)
     closing = threading.Thread(target=outbox.close, daemon=True)

@@ -1,7 +1,5 @@
 """What becomes of rows: outcomes that were heard of, and new tries that were asked for."""
 
-import threading
-
 import pytest
 
 from cloudtasks_nb.fanout.outbox import rows
@@ -12,6 +10,7 @@ from cloudtasks_nb.fanout.states import FINAL, State
 from tests.unit.fanout.conftest import (
     Outcome,
     all_rows,
+    at_once,
     chunks,
     digest,
     put,
@@ -142,16 +141,5 @@ def test_the_same_frame_resent_twice_sends_once(outbox: Outbox, batch: str) -> N
 def test_two_threads_that_retry_send_once(outbox: Outbox, batch: str) -> None:
     """retry_failed() in two kernels at once opens one new try for each row."""
     put(outbox, batch, refs(outbox, batch), State.FAILED)
-    ready, found = threading.Barrier(2), []
-
-    def retry() -> None:
-        ready.wait()
-        found.append(outbox.outcomes.new_try(batch))
-
-    threads = [threading.Thread(target=retry) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(found) == [0, 250]
+    assert sorted(at_once(lambda: outbox.outcomes.new_try(batch))) == [0, 250]
     assert set(all_rows(outbox, batch, "tries")) == {2}

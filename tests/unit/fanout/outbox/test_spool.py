@@ -19,10 +19,9 @@ from cloudtasks_nb.errors import DuplicateRowsError, OutboxError
 from cloudtasks_nb.fanout.outbox import incoming
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
+from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, at_once, chunk, chunks, spool, tables, task
 
 ROOT = Path(__file__).parents[4]
 
@@ -159,22 +158,17 @@ def test_a_locked_outbox_is_told(path: Path) -> None:
 
 def test_two_threads_with_one_frame_make_one_batch(outbox: Outbox) -> None:
     """Two kernels that run the same cell at once end with one batch, each row once."""
-    found: list[Spooled] = []
     ready = threading.Barrier(2)
 
-    def plan() -> None:
+    def plan() -> tuple[bool, int, int]:
         with outbox.spool(BatchSpec(place=PLACE, recipe=b"recipe")) as spooling:
             for part in chunks(range(3_000)):
                 spooling.add(part)
             ready.wait()
-            found.append(spooling.commit())
+            found = spooling.commit()
+        return found.created, found.added, found.known
 
-    threads = [threading.Thread(target=plan) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted((one.created, one.added, one.known) for one in found) == [(False, 0, 3_000), (True, 3_000, 0)]
+    assert sorted(at_once(plan)) == [(False, 0, 3_000), (True, 3_000, 0)]
     assert tables(outbox.path)["rows"] == 3_000
 
 
