@@ -14,9 +14,12 @@ import pytest
 from google.longrunning import operations_pb2
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb._frames import STATES
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.fanout.batch.claims import own_key
+from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
@@ -35,6 +38,18 @@ VALUES = {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}
 def counts(**rows: int) -> dict[State, int]:
     """Return so many rows in each state, as `sent=3`."""
     return dict.fromkeys(State, 0) | {State[name.upper()]: count for name, count in rows.items()}
+
+
+def progress(**fields: Any) -> Progress:
+    """Return the progress of a batch with these counts of rows, and none in the other states."""
+    total = sum(fields.get(name) or 0 for name in STATES)
+    return Progress(**{"total": total, **dict.fromkeys(STATES, 0), **fields})
+
+
+def report(words: Mapping[str, Any] | None = None, **fields: Any) -> Report:
+    """Return a report on a batch that has come so far."""
+    usual = {"batch": "a91f03c2", "name": None, "queue": "reports", "badge": "LOCAL", "causes": {}}
+    return Report(progress=progress(**fields), **{**usual, **(words or {})})
 
 
 PAGE = 1000

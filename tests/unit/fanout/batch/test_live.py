@@ -5,18 +5,18 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.display import browser_tab, progress_bar
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.batch import live as live_module
 from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.report import Report
 from tests.interrupts import interrupted_everywhere
+from tests.unit.fanout.batch.conftest import progress, report
 
 
 class FakeTracker:
@@ -33,9 +33,7 @@ class FakeTracker:
 
     def at(self, done: int) -> Progress:
         """Return the progress with so many rows succeeded."""
-        counts: dict[str, Any] = dict.fromkeys(STATES, 0)
-        state = "succeeded" if done == 10 else "running"
-        return Progress(total=10, state=state, **{**counts, "succeeded": done, "ready": 10 - done})
+        return progress(state="succeeded" if done == 10 else "running", succeeded=done, ready=10 - done)
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Hold a listener, as trackers do."""
@@ -63,14 +61,7 @@ class FakeTracker:
 
     def bundle(self) -> dict[str, str]:
         """Return what to show now."""
-        facts: dict[str, Any] = {
-            "batch": self.batch,
-            "name": None,
-            "queue": "q",
-            "badge": "LOCAL",
-            "causes": {},
-        }
-        return Report(progress=self.progress, **facts).bundle()
+        return replace(report(), progress=self.progress).bundle()
 
 
 class FakeLive:

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.fanout.batch.period_states import ASKED, PeriodStates, upcoming
-from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack
 from cloudtasks_nb.fanout.periods.partitions import combinations, cross, partition
@@ -118,24 +116,6 @@ def test_rows_in_between(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> Non
     before = made.draw(fresh=True)
     monkeypatch.setattr(outbox.rows, "states", lambda *_, **__: bytes([State.UNSENT] * 3))
     assert made.draw(fresh=True) == before
-
-
-def test_report_shows_it() -> None:
-    """The report of a batch has the line in its text, and line and grid in its HTML."""
-    counts: dict[str, Any] = dict.fromkeys(("unsent", "rejected", "scheduled", "ready", "running", "retrying"), 0)
-    progress = Progress(total=1, succeeded=1, failed=0, cancelled=0, gone=0, **counts)
-    shown = Report(
-        batch="a91f03c2",
-        name=None,
-        queue="reports",
-        badge="LOCAL",
-        progress=progress,
-        causes={},
-        partitions="1 D in <zone>",
-        grid="<svg></svg>",
-    )
-    assert shown.text().splitlines()[1] == "1 D in <zone>"
-    assert "1 D in &lt;zone&gt;</div><svg></svg>" in shown.html()
 
 
 @cases(

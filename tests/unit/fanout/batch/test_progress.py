@@ -1,22 +1,15 @@
 """Counts, rate and time left of a batch."""
 
 import datetime as dt
-from typing import Any
 
-from cloudtasks_nb._frames import STATES
-from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Pace, Progress
+from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Pace
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
-from tests.unit.fanout.batch.conftest import Tracked
+from tests.unit.fanout.batch.conftest import Tracked, progress
 from tests.unit.fanout.conftest import chunks, put, refs, spool
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-
-
-def progress(**counts: Any) -> Progress:
-    """Return a Progress with nothing but what is named."""
-    return Progress(total=10, **{**dict.fromkeys(STATES, 0), **counts})
 
 
 def test_rows_are_either_done_pending_or_unsent() -> None:
@@ -38,7 +31,7 @@ def test_the_repr_is_one_line_and_leaves_zeros_out() -> None:
 
 def test_what_is_not_known_is_said_as_being_in_the_queue() -> None:
     """None is not zero: the rows are counted without a state."""
-    made = progress(scheduled=None, ready=None, running=None, retrying=None, succeeded=6)
+    made = progress(total=10, scheduled=None, ready=None, running=None, retrying=None, succeeded=6)
     assert repr(made) == "10 rows: 6 succeeded, 4 in the queue"
     assert made.counts()["ready"] is None
 

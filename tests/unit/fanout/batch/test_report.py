@@ -1,27 +1,11 @@
 """What a batch shows of itself."""
 
 import datetime as dt
-from typing import Any
 
-from cloudtasks_nb._frames import STATES
-from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.report import Report, segments
+from cloudtasks_nb.fanout.batch.report import segments
+from tests.unit.fanout.batch.conftest import report
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-
-
-def report(words: dict[str, Any] | None = None, **counts: Any) -> Report:
-    """Return a report on a batch with these counts."""
-    total = sum(count or 0 for name, count in counts.items() if name in STATES)
-    progress = Progress(total=counts.pop("total", total), **{**dict.fromkeys(STATES, 0), **counts})
-    fields: dict[str, Any] = {
-        "batch": "a91f03c2",
-        "name": None,
-        "queue": "reports",
-        "badge": "LOCAL",
-        "causes": {},
-    }
-    return Report(progress=progress, **{**fields, **(words or {})})
 
 
 def test_failures_come_with_their_causes_and_the_next_line_to_type() -> None:
@@ -102,6 +86,13 @@ def test_rows_that_were_lost_say_how() -> None:
         "2 gone: deleted from the queue; 1 gone: no longer in the queue, and the log does not show why → "
         + again.format("gone"),
     ]
+
+
+def test_the_periods_of_a_backfill_are_shown() -> None:
+    """The report of a batch has the line in its text, and line and grid in its HTML."""
+    shown = report({"partitions": "1 D in <zone>", "grid": "<svg></svg>"}, succeeded=1)
+    assert shown.text().splitlines()[1] == "1 D in <zone>"
+    assert "1 D in &lt;zone&gt;</div><svg></svg>" in shown.html()
 
 
 def test_few_rows_are_counted_in_words_that_fit() -> None:
