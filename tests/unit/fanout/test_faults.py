@@ -1,6 +1,7 @@
 """What a traceback tells of a failure: the type of the exception, and the line of the user's code."""
 
 import traceback
+from typing import Any
 
 import pytest
 import requests
@@ -55,16 +56,14 @@ def test_failures_have_a_line_of_the_users_code(text: str, expected: tuple[str, 
 )
 def test_libraries_are_known_by_their_places(file: str) -> None:
     """Of Linux, macOS, Windows and Cloud Run; also code that has no file."""
-    fault = Fault.of(HEADER + CELL + frame(file) + "KeyError: 1")
-    assert fault is not None
+    fault: Any = Fault.of(HEADER + CELL + frame(file) + "KeyError: 1")
     assert fault.place == "report, cell [1] line 12"
 
 
 @pytest.mark.parametrize("file", ["/workspace/main.py", r"C:\work\main.py", "<stdin>", "<python-input-3>"])
 def test_other_files_are_the_users(file: str) -> None:
     """They are named without their folder."""
-    fault = Fault.of(HEADER + CELL + frame(file) + "KeyError: 1")
-    assert fault is not None
+    fault: Any = Fault.of(HEADER + CELL + frame(file) + "KeyError: 1")
     assert fault.place == f"f, {file.rpartition(chr(92))[2].rpartition('/')[2]} line 3"
 
 
@@ -100,6 +99,5 @@ def test_a_group_has_its_own_line() -> None:
         several()
     text = "".join(traceback.format_exception(raised.value))
     assert exception_line(text) == "ExceptionGroup: unhandled errors in a TaskGroup (2 sub-exceptions)"
-    fault = Fault.of(text)
-    assert fault is not None
+    fault: Any = Fault.of(text)
     assert fault.place == f"several, test_faults.py line {several.__code__.co_firstlineno + 5}"

@@ -33,8 +33,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_cell_has_its_number(shell: Any) -> None:
     """Other files stay as they are."""
-    error = answered(shell.user_ns["report"]).error
-    assert error is not None
+    error: Any = answered(shell.user_ns["report"]).error
     assert '  File "cell [7]", line 2, in report\n' in error
     trace = '  File "/home/ada/etl.py", line 1, in f\n'
     assert name_cells(trace) == trace

@@ -120,10 +120,8 @@ def test_replacing_ends_the_processes(serve: Serve) -> None:
     """Another function under the name has other processes, and the old ones end."""
     first = serve(os.getpid, name="which", processes=1)
     post(first.url)
-    pool = first._function.processes
-    assert pool is not None
-    old = pool._workers[0]._process
-    assert old is not None
+    pool: Any = first._function.processes
+    old: Any = pool._workers[0]._process
     assert post(serve(lambda: "new", name="which").url).body == b'"new"'
     assert old.wait(20) == -signal.SIGKILL
 
@@ -138,8 +136,7 @@ def test_closing_ends_a_call_that_hangs(serve: Serve, capsys: pytest.CaptureFixt
         threading.Event().wait()
 
     handler = serve(hang, processes=1)
-    pool = handler._function.processes
-    assert pool is not None
+    pool: Any = handler._function.processes
     with ThreadPoolExecutor(1) as caller:
         call = caller.submit(pool.call, f'{{"path": "{fifo}"}}'.encode())
         assert fifo.read_text() == "began"

@@ -150,8 +150,7 @@ def test_a_zone_for_each_shop(backfills: Harness, outbox: Outbox) -> None:
     assert plan.frame["url"].tolist()[:3] == [f"https://svc/{shop}/03-30" for shop in ("bern", "basel", "kobe")]
     record = outbox.batches.get(batch)
     states = PeriodStates(outbox, batch, record.description["backfill"])
-    drawn = states.periods()
-    assert drawn is not None
+    drawn: Any = states.periods()
     assert (drawn.labels, drawn.line) == (
         ["2026-03-27", "2026-03-28", "2026-03-29"],
         "2026-03-27 … 2026-03-29, 3 days in {tz}",

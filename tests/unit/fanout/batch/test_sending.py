@@ -270,25 +270,18 @@ def test_no_process_looks_rows_in_doubt_up(outbox: Outbox, batch: str) -> None:
     ({"pid": 1, "target": "127.0.0.1:1"}, "process 1 (127.0.0.1:1)"),
     (None, "another process"),
 )
-def test_another_sender_is_named(outbox: Outbox, batch: str, sender: Any, who: str) -> None:
+async def test_another_sender_is_named(outbox: Outbox, batch: str, sender: Any, who: str) -> None:
     """A sending that waits for another one names it, and goes on when that one has ended."""
     service = Service()
     sending = Supervised(outbox, batch, service)
     outbox.batches.set_setting(batch, "sender", sender)
-    lock = outbox.requests.lock(batch)
-    assert lock is not None
+    lock: Any = outbox.requests.lock(batch)
 
-    async def wait_for_it() -> str | None:
-        sending.supervisor.begin()
-        await sending.changed.wait()
-        note = sending.supervisor.other_sender_note
-        lock.release()
-        await sending.supervisor.join()
-        return note
-
-    note = _loop.run(wait_for_it())
-    assert note is not None
-    assert note.startswith(f"{who} sends the remaining rows")
+    sending.supervisor.begin()
+    await sending.changed.wait()
+    assert str(sending.supervisor.other_sender_note).startswith(f"{who} sends the remaining rows")
+    lock.release()
+    await sending.supervisor.join()
     assert sending.supervisor.other_sender_note is None
     assert outbox.batches.settings(batch)["sender"] == {"pid": os.getpid(), "target": "127.0.0.1:8123"}
     assert_each_once(outbox, batch, service, ROWS)

@@ -104,8 +104,7 @@ async def test_the_last_outcome_at_the_moment_when_the_sending_ends(
 async def test_another_sender_is_a_reason_why_rows_are_not_done(tracked: Tracked) -> None:
     """The batch names it while it waits for it, and no longer when it sends itself."""
     tracked.outbox.batches.set_setting(tracked.batch, "sender", {"pid": 1, "target": "127.0.0.1:1"})
-    lock = tracked.outbox.requests.lock(tracked.batch)
-    assert lock is not None
+    lock: Any = tracked.outbox.requests.lock(tracked.batch)
     note = "process 1 (127.0.0.1:1) sends the remaining rows; this connection continues when that stops"
     await tracked.tracker.start(sending=True)
     await tracked.until(lambda: note in tracked.tracker.blockers())
