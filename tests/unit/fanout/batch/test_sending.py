@@ -60,15 +60,12 @@ class Supervised:
             clock=self.clock,
         )
 
-    def run(self, times: int = 1) -> None:
-        """Begin, and wait for the end."""
-        _loop.run(self._run(times))
-
-    def check(self) -> None:
+    async def check(self) -> None:
         """Make sure that some process sends."""
-        _loop.run(self.supervisor.check(self.supervisor.outbox.batches.get(self.supervisor.record.id)))
+        await self.supervisor.check(self.supervisor.outbox.batches.get(self.supervisor.record.id))
 
-    async def _run(self, times: int) -> None:
+    async def run(self, times: int = 1) -> None:
+        """Begin, and wait for the end."""
         for _ in range(times):
             self.supervisor.begin()
         assert self.supervisor.active
@@ -110,11 +107,11 @@ def broken(_rpc: str, _number: int) -> None:
     raise IndexError("ours")
 
 
-def test_rows_are_sent_and_counted(outbox: Outbox, batch: str) -> None:
+async def test_rows_are_sent_and_counted(outbox: Outbox, batch: str) -> None:
     """Each row is sent once and reported, every call names the queue, and the end is reported."""
     service = Service()
     sending = Supervised(outbox, batch, service)
-    sending.run()
+    await sending.run()
     assert_each_once(outbox, batch, service, ROWS)
     assert service.named == {PLACE.queue_name}
     assert (sending.ends, sending.troubles, sending.supervisor.error) == (1, {None}, None)
@@ -128,7 +125,7 @@ def sent_tags(service: Service) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_a_store_that_takes_no_claim(
+async def test_a_store_that_takes_no_claim(
     outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, silent: bool
 ) -> None:
     """Rows are sent with a key of this home, and a line says so; the next sending claims the batch with that key."""
@@ -143,78 +140,78 @@ def test_a_store_that_takes_no_claim(
     monkeypatch.setattr(sending_module, "_PATIENCE", 0.01 if silent else 60.0)
     service = Service()
     sending = Supervised(outbox, batch, service)
-    sending.run()
+    await sending.run()
     answered.set()
     assert_each_once(outbox, batch, service, ROWS)
     note = "did not answer in 0 s" if silent else "the bucket does not answer"
     assert f"until batch {batch} is claimed, its results count in this home only: " in (out := capsys.readouterr().out)
     assert note in out
     monkeypatch.undo()
-    sending.run()
+    await sending.run()
     assert capsys.readouterr().out == ""
     claim = orjson.loads(read_claim(sending.store, batch) or b"")
     task, tag = sent_tags(service).popitem()
     assert tag == tag_of(bytes.fromhex(claim["key"]), task)
 
 
-def test_begun_twice_it_ends_once(outbox: Outbox, batch: str) -> None:
+async def test_begun_twice_it_ends_once(outbox: Outbox, batch: str) -> None:
     """To begin while it is under way starts no second sender."""
     service = Service()
     sending = Supervised(outbox, batch, service)
-    sending.run(times=2)
+    await sending.run(times=2)
     assert sending.ends == 1
     assert_each_once(outbox, batch, service, ROWS)
 
 
-def test_what_ended_it_is_kept_until_it_begins_again(outbox: Outbox, batch: str) -> None:
+async def test_what_ended_it_is_kept_until_it_begins_again(outbox: Outbox, batch: str) -> None:
     """A refusal is raised where one waits; begun again, the rows are sending."""
     service = Service(before=raising("PERMISSION_DENIED", range(1, 99)))
     sending = Supervised(outbox, batch, service)
-    sending.run()
+    await sending.run()
     with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
-        sending.check()
+        await sending.check()
     service.before = lambda _rpc, _number: None
-    sending.run()
+    await sending.run()
     assert sending.supervisor.error is None
     assert_each_once(outbox, batch, service, ROWS)
 
 
-def test_a_fault_of_ours_ends_it_with_an_error(outbox: Outbox, batch: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fault_of_ours_ends_it(outbox: Outbox, batch: str, caplog: pytest.LogCaptureFixture) -> None:
     """An error of our own code is logged, and kept as an error of the toolkit."""
     sending = Supervised(outbox, batch, Service(after=broken))
-    sending.run()
+    await sending.run()
     assert str(sending.supervisor.error).startswith(f"sending batch {batch} failed with IndexError")
     assert f"sending batch {batch}" in caplog.text
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-def test_a_queue_that_is_not_there(outbox: Outbox, batch: str, *, fresh: bool) -> None:
+async def test_a_queue_that_is_not_there(outbox: Outbox, batch: str, *, fresh: bool) -> None:
     """A queue that was just made is waited for; another one ends the sending."""
     service = Service(before=missing(3), new=fresh)
     sending = Supervised(outbox, batch, service)
-    sending.run()
+    await sending.run()
     assert sum(service.created.values()) == (ROWS if fresh else 0)
     assert isinstance(sending.supervisor.error, QueueNotFoundError) != fresh
     assert sending.supervisor.trouble is None
     assert ("no queue" in sending.troubles) == fresh
 
 
-def test_tasks_that_were_there_are_counted(outbox: Outbox, batch: str) -> None:
+async def test_tasks_that_were_there_are_counted(outbox: Outbox, batch: str) -> None:
     """How many tasks another outbox has made already is kept with the batch."""
     service = Service()
     for task in all_rows(outbox, batch, "tasks")[:10]:
         service.create(task)
-    Supervised(outbox, batch, service).run()
+    await Supervised(outbox, batch, service).run()
     assert outbox.batches.settings(batch)["already"] == 10
 
 
-def test_send_rate_holds_in_every_round(outbox: Outbox) -> None:
+async def test_send_rate_holds_in_every_round(outbox: Outbox) -> None:
     """Rows of a new try are sent at the rate of the first round, also by another process."""
     batch = spool(outbox, chunks(range(ROWS)), description={"_options": {"send_rate": 50}}).batch
     for attempts in (1, 2):
         service = Service()
         sending = Supervised(outbox, batch, service)
-        sending.run()
+        await sending.run()
         assert set(service.sizes) == {10}
         assert sending.clock.elapsed == pytest.approx(ROWS / 50, abs=0.5)
         assert set(all_rows(outbox, batch, "tries")) == {attempts}
@@ -222,16 +219,16 @@ def test_send_rate_holds_in_every_round(outbox: Outbox) -> None:
         assert outbox.outcomes.new_try(batch) == ROWS
 
 
-def test_the_newest_send_rate_counts(outbox: Outbox) -> None:
+async def test_the_newest_send_rate_counts(outbox: Outbox) -> None:
     """What a later `fan_out` says of the batch replaces what the first one has said."""
     batch = spool(outbox, chunks(range(ROWS)), description={"_options": {"send_rate": 50}}).batch
     outbox.batches.set_setting(batch, "options", {"send_rate": 25})
     service = Service()
-    Supervised(outbox, batch, service).run()
+    await Supervised(outbox, batch, service).run()
     assert set(service.sizes) == {5}
 
 
-def test_a_sender_that_is_about_to_begin(outbox: Outbox, batch: str) -> None:
+async def test_a_sender_that_is_about_to_begin(outbox: Outbox, batch: str) -> None:
     """Right after rows are stored nobody sends them yet; a moment later their process does."""
     sending = Supervised(outbox, batch, Service())
 
@@ -241,28 +238,28 @@ def test_a_sender_that_is_about_to_begin(outbox: Outbox, batch: str) -> None:
             await super().sleep(seconds)
 
     sending.supervisor.clock = Later()
-    sending.check()
-    _loop.run(sending.supervisor.join())
+    await sending.check()
+    await sending.supervisor.join()
 
 
-def test_no_process_sends(outbox: Outbox, batch: str) -> None:
+async def test_no_process_sends(outbox: Outbox, batch: str) -> None:
     """Unsent rows that no process sends are an error."""
     sending = Supervised(outbox, batch, Service())
     with pytest.raises(PreconditionError, match=r"250 rows of batch .* are unsent, and no process sends them"):
-        sending.check()
+        await sending.check()
     with Outbox(outbox.path, timeout=5.0) as elsewhere:
         announced = elsewhere.requests.announce_sender(batch)
-        sending.check()  # also while it does not hold the lock on sending
+        await sending.check()  # also while it does not hold the lock on sending
         announced.release()
 
 
-def test_no_process_looks_rows_in_doubt_up(outbox: Outbox, batch: str) -> None:
+async def test_no_process_looks_rows_in_doubt_up(outbox: Outbox, batch: str) -> None:
     """Of a killed sender's rows nobody would ever know more: a wait for them ends."""
     outbox.requests.queue(batch).turn([], 9, now=NOW)
     outbox.requests.find_doubtful(batch)
     doubt = "may have been sent by a process that has ended, and no process sends them"
     with pytest.raises(PreconditionError, match=f"250 rows of batch .* {doubt}"):
-        Supervised(outbox, batch, Service()).check()
+        await Supervised(outbox, batch, Service()).check()
 
 
 @cases(
@@ -276,7 +273,6 @@ async def test_another_sender_is_named(outbox: Outbox, batch: str, sender: Any, 
     sending = Supervised(outbox, batch, service)
     outbox.batches.set_setting(batch, "sender", sender)
     lock: Any = outbox.requests.lock(batch)
-
     sending.supervisor.begin()
     await sending.changed.wait()
     assert str(sending.supervisor.other_sender_note).startswith(f"{who} sends the remaining rows")
@@ -287,7 +283,7 @@ async def test_another_sender_is_named(outbox: Outbox, batch: str, sender: Any, 
     assert_each_once(outbox, batch, service, ROWS)
 
 
-def test_nothing_answers_for_a_while(outbox: Outbox, batch: str) -> None:
+async def test_nothing_answers_for_a_while(outbox: Outbox, batch: str) -> None:
     """Meanwhile other processes may send; when there is an answer again this one does."""
     calls: list[bool] = []
 
@@ -301,23 +297,20 @@ def test_nothing_answers_for_a_while(outbox: Outbox, batch: str) -> None:
 
     service = Service(before=dead)
     sending = Supervised(outbox, batch, service)
-    sending.run()
+    await sending.run()
     assert sum(calls) >= 4
     assert not sending.supervisor.unanswered
     assert_each_once(outbox, batch, service, ROWS)
 
 
-def test_closed_while_it_sends(outbox: Outbox, batch: str) -> None:
+async def test_closed_while_it_sends(outbox: Outbox, batch: str) -> None:
     """Closing ends it at once; what was not sent is sent by the next."""
     service = Service()
     sending = Supervised(outbox, batch, service)
 
-    async def begin_and_close() -> None:
-        sending.supervisor.begin()
-        await sending.supervisor.supervisor.close()
-
-    _loop.run(begin_and_close())
+    sending.supervisor.begin()
+    await sending.supervisor.supervisor.close()
     assert not sending.supervisor.active
     assert sending.ends == 0
-    Supervised(outbox, batch, service).run()
+    await Supervised(outbox, batch, service).run()
     assert_each_once(outbox, batch, service, ROWS)
