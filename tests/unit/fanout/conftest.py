@@ -2,10 +2,8 @@
 
 import asyncio
 import sqlite3
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -137,18 +135,6 @@ def send_all(outbox: Outbox, batch: str) -> None:
 def refs(outbox: Outbox, batch: str) -> list[int]:
     """Return the refs of all rows."""
     return all_rows(outbox, batch, "refs")
-
-
-def at_once(work: Callable[[], Any], times: int = 2) -> list[Any]:
-    """Do the same in several threads that begin together, and return what they return."""
-    ready = threading.Barrier(times)
-
-    def begin(_: int) -> Any:
-        ready.wait()
-        return work()
-
-    with ThreadPoolExecutor(times) as pool:
-        return [*pool.map(begin, range(times))]
 
 
 @contextmanager

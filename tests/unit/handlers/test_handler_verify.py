@@ -2,9 +2,7 @@
 
 import base64
 import json
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,6 +10,7 @@ import pytest
 
 from cloudtasks_nb.handlers.verify import GOOGLE_CERTS, Certificates, Verifier, fetch_certificates
 from tests.cases import cases
+from tests.threads import at_once
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE, Issuer
 
 
@@ -146,14 +145,7 @@ def test_many_threads_fetch_once(issuer: Issuer) -> None:
     """Eight tokens at once wait for one fetch."""
     verifier = verifier_of(lambda: issuer.url)
     bearer = issuer.bearer()
-    barrier = threading.Barrier(8)
-
-    def check(_: int) -> Any:
-        barrier.wait(20)
-        return verifier.check(bearer)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert [*pool.map(check, range(8))] == [None] * 8
+    assert at_once(lambda: verifier.check(bearer), 8) == [None] * 8
     assert issuer.fetches == 1
 
 

@@ -10,7 +10,8 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.batches import claim_batch, delete_batch, read_claim
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
-from tests.unit.fanout.conftest import at_once, chunks, spool
+from tests.threads import at_once
+from tests.unit.fanout.conftest import chunks, spool
 
 
 def add(outbox: Outbox, recipe: bytes = b"recipe") -> str:

@@ -22,7 +22,8 @@ from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled
 from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
-from tests.unit.fanout.conftest import NOW, PLACE, at_once, chunk, chunks, refs, send_all, spool, tell
+from tests.threads import at_once
+from tests.unit.fanout.conftest import NOW, PLACE, chunk, chunks, refs, send_all, spool, tell
 
 
 @pytest.mark.parametrize("slice_", [20_000, 1_000])

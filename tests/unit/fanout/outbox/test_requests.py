@@ -7,20 +7,7 @@ from cloudtasks_nb.fanout.outbox.records import Ack
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import (
-    NOW,
-    all_rows,
-    chunk,
-    chunks,
-    digest,
-    put,
-    refs,
-    send_all,
-    spool,
-    take,
-    task,
-    tell,
-)
+from tests.unit.fanout.conftest import NOW, all_rows, chunks, digest, put, refs, send_all, spool, take, task, tell
 
 
 def test_rows_are_given_out_a_hundred_at_a_time(outbox: Outbox, batch: str) -> None:
@@ -129,7 +116,7 @@ def test_new_tries_are_sent_a_hundred_at_a_time(outbox: Outbox) -> None:
 
 def test_new_tries_of_large_rows_make_smaller_requests(outbox: Outbox) -> None:
     """Rows of a megabyte are not sent again a hundred at a time."""
-    large = [chunk([row], request=lambda row: f"{row}-" + "x" * 250_000) for row in range(12)]
+    large = chunks(range(12), size=1, request=lambda row: f"{row}-" + "x" * 250_000)
     batch = spool(outbox, large).batch
     send_all(outbox, batch)
     tell(outbox, batch, refs(outbox, batch), state=State.FAILED)
@@ -213,7 +200,7 @@ def test_of_stored_requests_only_those_up_to_a_row(outbox: Outbox, batch: str) -
 @pytest.mark.parametrize(("count", "last"), [(0, -1), (1, 0), (249, 248), (250, 250), (400, 400), (999, 499)])
 def test_the_first_rows_of_several_inputs(outbox: Outbox, count: int, last: int) -> None:
     """The first ones are those of the first input; rows that are no valid task do not count."""
-    batch = spool(outbox, [chunk(range(250), rejected={249: "bad"})], name="n").batch
+    batch = spool(outbox, chunks(range(250), rejected={249: "bad"}), name="n").batch
     spool(outbox, chunks(range(250, 500)), name="n")
     known = refs(outbox, batch)
     assert outbox.rows.last_of_first(batch, count) == (known[last] if last >= 0 else 0)

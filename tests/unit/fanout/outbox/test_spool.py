@@ -21,7 +21,8 @@ from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, at_once, chunk, chunks, spool, tables, task
+from tests.threads import at_once
+from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
 
 ROOT = Path(__file__).parents[4]
 
