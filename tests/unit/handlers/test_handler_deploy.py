@@ -137,11 +137,7 @@ def test_run_deploys_it(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
     assert (calls.count("iam service-accounts create"), calls.count("run deploy")) == (0, 1)
 
 
-@cases(
-    ("gs://team", "results", ","),
-    ("gs://team/a/", "a/results", ","),
-    ("gs://team/a,b", "a,b/results", ";"),
-)
+@cases(("gs://team", "results", ","), ("gs://team/a/", "a/results", ","), ("gs://team/a,b", "a,b/results", ";"))
 def test_a_service_may_add_results_only(store: str, folder: str, separator: str) -> None:
     """The condition of its role names the folder of results, whatever the prefix."""
     _, positional, options = gcloud.parse(list(commands.results_grant(store, RUNNER, "p").words))

@@ -55,13 +55,7 @@ def test_the_claims_are_checked(issuer: Any, claims: dict[str, Any], status: int
     assert (code, words in message) == (status, True)
 
 
-@cases(
-    (-9, 200),
-    (-11, 401),
-    (3609, 200),
-    (3611, 401),
-    ids=["early", "too early", "late", "expired"],
-)
+@cases((-9, 200), (-11, 401), (3609, 200), (3611, 401), ids=["early", "too early", "late", "expired"])
 def test_the_tolerance_of_clocks(issuer: Any, monkeypatch: pytest.MonkeyPatch, late: int, status: int) -> None:
     """A token is accepted ten seconds before and after the time it is for."""
     monkeypatch.setattr("cloudtasks_nb.handlers.verify.time.time", lambda: 1_000_000.0 + late)

@@ -121,14 +121,7 @@ def test_other_templates_under_the_same_name(outbox: Outbox, theirs: Outbox, sto
     assert batch_keys(outbox, store, batch) == (own_key(outbox, batch),) != (own_key(theirs, batch),)
 
 
-@cases(
-    b"",
-    b"[]",
-    b"{}",
-    b'{"recipe": "00", "key": ""}',
-    b'{"recipe": "0", "key": "00"}',
-    b'{"recipe": 1, "key": 2}',
-)
+@cases(b"", b"[]", b"{}", b'{"recipe": "00", "key": ""}', b'{"recipe": "0", "key": "00"}', b'{"recipe": 1, "key": 2}')
 def test_a_damaged_claim_is_an_error_of_the_store(outbox: Outbox, store: Store, damaged: bytes) -> None:
     """Whoever can write there may have damaged it; an empty key is none."""
     batch = add(outbox)

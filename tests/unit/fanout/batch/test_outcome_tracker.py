@@ -269,13 +269,7 @@ def test_a_success_that_came_very_late_is_found_before_failed_rows_are_sent_agai
     assert world.asked[asked:] == ["log", "failures"]
 
 
-@cases(
-    {"purge_time": 9e15},
-    {"log_sampling_ratio": 0.5},
-    {"log_sampling_ratio": 0.0},
-    {},
-    ids=str,
-)
+@cases({"purge_time": 9e15}, {"log_sampling_ratio": 0.5}, {"log_sampling_ratio": 0.0}, {}, ids=str)
 def test_only_a_log_that_has_everything_shows_what_failed(world: World, first: dict[str, Any]) -> None:
     """A purge, or an operation that was not logged, may have ended the task; also if it is logged by now.
 

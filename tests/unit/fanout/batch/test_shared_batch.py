@@ -118,12 +118,7 @@ def test_a_block_that_was_forged_is_an_error(outbox: Outbox, batch: str, row: ob
         unpack_block(forge(data, rows=[row]), outbox.batches.get(batch))
 
 
-@cases(
-    {"body": "{"},
-    {"body": 7},
-    {"url": 7, "body": {"a": "{a:"}},
-    {"body": deep()},
-)
+@cases({"body": "{"}, {"body": 7}, {"url": 7, "body": {"a": "{a:"}}, {"body": deep()})
 def test_a_description_that_was_forged_is_an_error(outbox: Outbox, batch: str, description: dict[str, object]) -> None:
     """The templates tell how the digests of the rows are computed."""
     _, data = next(pack_blocks(outbox.rows, batch))

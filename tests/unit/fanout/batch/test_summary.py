@@ -74,12 +74,7 @@ def test_quantiles_are_those_of_the_durations(seconds: list[float]) -> None:
     assert len(found.counts) <= 65
 
 
-@cases(
-    ([0.05, 0.06, 0.07], False),
-    ([0.05, 0.06, 90], True),
-    ([0.001, 0.5, 0.6], True),
-    ([2], False),
-)
+@cases(([0.05, 0.06, 0.07], False), ([0.05, 0.06, 90], True), ([0.001, 0.5, 0.6], True), ([2], False))
 def test_the_axis_fits_the_data(seconds: list[float], *, log: bool) -> None:
     """Durations of several magnitudes have a logarithmic axis."""
     found: Any = summary([took(seconds)]).durations

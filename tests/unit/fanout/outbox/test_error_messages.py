@@ -140,15 +140,7 @@ def test_the_cause_of_a_traceback_is_its_exception(fails: Callable[[], Any], cau
     assert cause_of("".join(traceback.format_exception(raised.value))) == cause
 
 
-@cases(
-    "",
-    " ",
-    "INTERNAL(13): HTTP status code 502",
-    "UNKNOWN(2)",
-    "INTERNAL",
-    "…",
-    "'a'",
-)
+@cases("", " ", "INTERNAL(13): HTTP status code 502", "UNKNOWN(2)", "INTERNAL", "…", "'a'")
 def test_some_messages_tell_no_more_than_the_status(message: str) -> None:
     """Then the status is the cause."""
     assert cause_of(message) is None
