@@ -75,10 +75,10 @@ def adoption_of(elsewhere: Elsewhere) -> Adoption:
     return Adoption(outcomes, changed=lambda: None)
 
 
-def test_a_log_that_cannot_be_read_tells_nothing(outbox: Outbox, batch: str, elsewhere: Elsewhere) -> None:
+def test_a_log_that_cannot_be_read_tells_nothing(elsewhere: Elsewhere) -> None:
     """Rows that may have been sent long ago are not sent again because nobody may read what became of them."""
     elsewhere.denied = True
-    tasks = all_rows(outbox, batch, "tasks")[:3]
+    tasks = [elsewhere.task(row) for row in range(3)]
     found = asyncio.run(adoption_of(elsewhere).seen(tasks, elsewhere.clock.now() - 7_200))
     assert found == dict.fromkeys(tasks, None)
 
@@ -97,21 +97,12 @@ def adopt(elsewhere: Elsewhere) -> list[CloudTasksError]:
     (0.5, True, 180, None, False),
 )
 def test_tasks_that_are_not_in_the_queue(
-    outbox: Outbox,
-    batch: str,
-    elsewhere: Elsewhere,
-    ratio: float,
-    *,
-    immediate: bool,
-    age: int,
-    others: Any,
-    later: bool,
+    elsewhere: Elsewhere, ratio: float, *, immediate: bool, age: int, others: Any, later: bool
 ) -> None:
     """Those with an entry were created; the others were not if the log has all entries, as it has after two minutes."""
     elsewhere.values, elsewhere.immediate = {"log_sampling_ratio": ratio}, immediate
     elsewhere.attempt(3)
-    tasks = all_rows(outbox, batch, "tasks")[:5]
-    adoption = adoption_of(elsewhere)
+    adoption, tasks = adoption_of(elsewhere), [elsewhere.task(row) for row in range(5)]
     found = asyncio.run(adoption.seen(tasks, elsewhere.clock.now() - age))
     assert list(found.values()) == [others] * 3 + [True, others]
     assert adoption.known_later is later

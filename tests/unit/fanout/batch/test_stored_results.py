@@ -23,7 +23,6 @@ from cloudtasks_nb.store.store import Found, Range, Store
 from tests.cases import cases
 from tests.unit.fanout.conftest import chunks, spool
 
-ROWS = 250
 KEY = b"key of the batch"
 _numbers = itertools.count()
 
