@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Spooled
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled
 from cloudtasks_nb.fanout.periods.partitions import combinations, partition
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
@@ -26,7 +26,7 @@ from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
 from tests.cases import cases
-from tests.unit.fanout.conftest import PLACE, all_rows, spool, tell
+from tests.unit.fanout.conftest import PLACE, put, refs, send_all, spool
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 URL = "https://svc/{partition}"
@@ -105,14 +105,6 @@ class Harness:
         return cast("pd.DataFrame", self.catalog.requests[-1].data)
 
 
-def send(outbox: Outbox, batch: str, *, but: int = 0) -> None:
-    """Have the rows of a batch acknowledged, but for the last few."""
-    desk = outbox.requests.queue(batch)
-    for request in desk.turn([], 99, now=1.0):
-        refs = request.refs[: len(request.refs) - but]
-        desk.turn([Ack(seq=request.seq, sent=refs, again=request.refs[len(refs) :])], 0, now=1.0)
-
-
 @pytest.fixture
 def backfills(outbox: Outbox) -> Harness:
     """Return a queue over an empty outbox."""
@@ -144,7 +136,7 @@ def test_a_zone_for_each_shop(backfills: Harness, outbox: Outbox) -> None:
     assert hours == [24, 24, 24, 23, 23, 24]
     assert backfills.run("2026-03-27", "2026-03-29", tz="{tz}", across=SHOPS, url=url).id == batch
     assert (backfills.catalog.spooled[-1].known, backfills.catalog.spooled[-1].added) == (6, 3)
-    send(outbox, batch)
+    send_all(outbox, batch)
     plan = backfills.plan("2026-03-27", "2026-03-30", tz="{tz}", across=SHOPS, url=url, newest_first=True)
     assert plan.frame["verdict"].tolist() == ["send"] * 3 + ["skip"] * 9
     assert plan.frame["url"].tolist()[:3] == [f"https://svc/{shop}/03-30" for shop in ("bern", "basel", "kobe")]
@@ -270,10 +262,8 @@ def test_other_templates_under_a_name(backfills: Harness) -> None:
 def test_verdicts(backfills: Harness, outbox: Outbox) -> None:
     """Every partition has a verdict: what the same call would send, and why not the others."""
     batch = backfills.run(end="2026-01-04").id
-    send(outbox, batch, but=1)
-    refs = all_rows(outbox, batch, "refs")
-    tell(outbox, batch, refs[1], state=State.FAILED)
-    tell(outbox, batch, refs[2], state=State.SUCCEEDED)
+    for ref, state in zip(refs(outbox, batch), (State.SENT, State.FAILED, State.SUCCEEDED), strict=False):
+        put(outbox, batch, ref, state)
     plan = backfills.plan(end="2026-01-05")
     assert plan.frame[["partition", "verdict", "why"]].to_numpy().tolist() == [
         ["2026-01-01", "skip", "in the queue"],
@@ -317,7 +307,7 @@ def test_plan_says_what_of(backfills: Harness) -> None:
 
 def test_plan_shows_what_would_be_sent(backfills: Harness, outbox: Outbox) -> None:
     """The examples in the plan's repr are tasks that would be sent, not those that the batch has."""
-    send(outbox, backfills.run().id)
+    send_all(outbox, backfills.run().id)
     assert "POST https://svc/2026-01-04" in repr(backfills.plan(end="2026-01-04"))
     assert "POST https://svc/2026-01-01" not in repr(backfills.plan(end="2026-01-04"))
 

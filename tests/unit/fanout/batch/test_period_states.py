@@ -9,14 +9,13 @@ import pytest
 
 from cloudtasks_nb.fanout.batch.period_states import ASKED, PeriodStates, upcoming
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack
 from cloudtasks_nb.fanout.periods.partitions import combinations, cross, partition
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
-from tests.unit.fanout.conftest import Outcome, all_rows, put, record_outcomes, refs, spool, tell
+from tests.unit.fanout.conftest import put, refs, send_all, spool, tell
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -42,11 +41,10 @@ def read(text: tuple[str, str] | None) -> list[str]:
 
 def settle(outbox: Outbox, batch: str, states: dict[int, State]) -> None:
     """Send every row, and write down what became of some."""
-    desk = outbox.requests.queue(batch)
-    requests = desk.turn([], 99, now=1.0)
-    desk.turn([Ack(seq=request.seq, sent=request.refs) for request in requests], 0, now=1.0)
-    refs = all_rows(outbox, batch, "refs")
-    record_outcomes(outbox, batch, [Outcome(ref=refs[row], state=state) for row, state in states.items()])
+    send_all(outbox, batch)
+    known = refs(outbox, batch)
+    for row, state in states.items():
+        tell(outbox, batch, known[row], state=state)
 
 
 def test_states_of_rows(outbox: Outbox) -> None:
@@ -137,8 +135,7 @@ def test_a_band_for_each_value(outbox: Outbox) -> None:
     """Rows that are tried again are retrying, not queued; a column with a name of ours is found under its new one."""
     batch = plan(outbox, "2026-01-01", "2026-01-02", across={"state": ["b", 1]})
     settle(outbox, batch, {0: State.SUCCEEDED, 1: State.FAILED})
-    row = all_rows(outbox, batch, "refs")[2]
-    tell(outbox, batch, row, state=State.SENT, attempts=1, last_status=13)
+    tell(outbox, batch, refs(outbox, batch)[2], state=State.SENT, attempts=1, last_status=13)
     assert read(calendar(outbox, batch, across=["state"]).draw(fresh=True)) == [
         "b, 2026-01-01: 1 row: 1 succeeded",
         "b, 2026-01-02: 1 row: 1 retrying",

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, plain_reason
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import PLACE, all_rows, chunk, chunks, digest, send_all, spool, tables, tell
+from tests.unit.fanout.conftest import PLACE, all_rows, chunk, chunks, digest, put, refs, send_all, spool, tables
 
 
 def forecast(outbox: Outbox, planned: Iterable[Chunk], *, shown: int | None = None, **spec: Any) -> Forecast:
@@ -90,9 +89,7 @@ def test_a_dry_run_is_a_spool_that_is_rolled_back(
 def test_states_of_known_rows(outbox: Outbox) -> None:
     """Rows that the batch has come with their states, in the order of the input; a row that was no task is new."""
     batch = spool(outbox, chunks(range(2_500), rejected={2_400: "no URL"}), name="days", skip=True).batch
-    queue = outbox.requests.queue(batch)
-    (request,) = queue.turn([], 1, now=1.0)
-    queue.turn([Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
+    put(outbox, batch, refs(outbox, batch)[:100], State.SENT)
 
     def backwards(row: int) -> str:
         return str(2_599 - row)
@@ -134,10 +131,8 @@ def test_a_damaged_outbox(outbox: Outbox) -> None:
 def test_ids_of_tasks(outbox: Outbox) -> None:
     """A row that the batch has shows its newest task, one that is new the task that it will be."""
     batch = spool(outbox, chunks(range(2)), name="days").batch
-    queue = outbox.requests.queue(batch)
-    (request,) = queue.turn([], 1, now=1.0)
-    queue.turn([Ack(seq=request.seq, sent=request.refs)], 0, now=1.0)
-    tell(outbox, batch, request.refs[0], state=State.FAILED)
+    put(outbox, batch, refs(outbox, batch), State.SENT)
+    put(outbox, batch, refs(outbox, batch)[0], State.FAILED)
     outbox.outcomes.new_try(batch)
     found = forecast(outbox, chunks(range(3)), name="days")
     assert found.tasks == [*ids(batch, [0], 2), *ids(batch, [1, 2])]
