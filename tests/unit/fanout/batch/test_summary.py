@@ -15,7 +15,7 @@ from cloudtasks_nb.fanout.batch.summary import SummaryReader, summarise
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
-from tests.unit.fanout.conftest import Outcome, record_outcomes, refs, send_all
+from tests.unit.fanout.conftest import refs, send_all, tell
 
 #: Ref, whether the row failed, start of its last attempt, and its duration; in microseconds.
 Timing = tuple[int, int, int, int]
@@ -99,12 +99,8 @@ def test_a_run_begins_with_its_batch() -> None:
 
 def record(outbox: Outbox, batch: str, *numbers: int) -> None:
     """Record that rows succeeded, at noon and after so many seconds."""
-    ids = refs(outbox, batch)
-    record_outcomes(
-        outbox,
-        batch,
-        [Outcome(ref=ids[n], state=State.SUCCEEDED, last_attempt_time=NOON, duration=n * SECOND) for n in numbers],
-    )
+    for n in numbers:
+        tell(outbox, batch, refs(outbox, batch)[n], state=State.SUCCEEDED, last_attempt_time=NOON, duration=n * SECOND)
 
 
 def test_a_summary_is_kept_while_nothing_changes(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,13 +128,10 @@ def test_rows_without_an_end_are_left_out(outbox: Outbox, batch: str) -> None:
     """A row that is tried again is not done, and of a row that is gone no end is known."""
     send_all(outbox, batch)
     ids = refs(outbox, batch)
-    outcomes = [
-        Outcome(ref=ids[0], attempts=2, last_status=13, last_attempt_time=NOON, duration=SECOND),
-        Outcome(ref=ids[1], state=State.GONE),
-        Outcome(ref=ids[2], state=State.FAILED, last_attempt_time=NOON, duration=SECOND),
-        Outcome(ref=ids[3], state=State.SUCCEEDED, last_attempt_time=NOON),
-    ]
-    record_outcomes(outbox, batch, outcomes)
+    tell(outbox, batch, ids[0], attempts=2, last_status=13, last_attempt_time=NOON, duration=SECOND)
+    tell(outbox, batch, ids[1], state=State.GONE)
+    tell(outbox, batch, ids[2], state=State.FAILED, last_attempt_time=NOON, duration=SECOND)
+    tell(outbox, batch, ids[3], state=State.SUCCEEDED, last_attempt_time=NOON)
     pages = [row for page in outbox.rows.timings(batch) for row in zip(*page, strict=True)]
     assert pages == [(ids[2], 1, NOON, SECOND), (ids[3], 0, NOON, -1)]
 
@@ -150,8 +143,7 @@ def test_a_retry_leaves_the_past_as_it_was(outbox: Outbox, batch: str) -> None:
 
     def fail(ref: int, second: int, attempts: int, state: State | None = State.FAILED) -> None:
         at = NOON + second * SECOND
-        found = Outcome(ref=ref, attempts=attempts, state=state, last_status=13, last_attempt_time=at)
-        record_outcomes(outbox, batch, [found])
+        tell(outbox, batch, ref, attempts=attempts, state=state, last_status=13, last_attempt_time=at)
 
     fail(ids[0], 0, 1, None)
     assert outbox.outcomes.past(batch) == [(NOON // SECOND, 1, 1)]
@@ -160,10 +152,7 @@ def test_a_retry_leaves_the_past_as_it_was(outbox: Outbox, batch: str) -> None:
     before = summary_of(outbox, batch)
     assert (before.failed, before.retries) == ([1, 0, 0, 0, 0, 2], [])
     assert outbox.outcomes.new_try(batch, now=NOON + 8 * SECOND) == 2
-    outcomes = [
-        Outcome(ref=ref, attempt=2, state=State.SUCCEEDED, last_attempt_time=NOON + 9 * SECOND) for ref in ids[:2]
-    ]
-    record_outcomes(outbox, batch, outcomes)
+    tell(outbox, batch, ids[:2], attempt=2, state=State.SUCCEEDED, last_attempt_time=NOON + 9 * SECOND)
     after = summary_of(outbox, batch)
     assert (after.failed[:6], after.succeeded[9]) == (before.failed, 2)
     assert after.retries == [(NOON + 8 * SECOND, 2)]

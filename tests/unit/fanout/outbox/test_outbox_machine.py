@@ -12,7 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, Request
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import NOW, Outcome, all_rows, chunks, record_outcomes, refs, spool
+from tests.unit.fanout.conftest import NOW, all_rows, chunks, refs, spool, tell
 
 
 class Anything(RuleBasedStateMachine):
@@ -60,8 +60,7 @@ class Anything(RuleBasedStateMachine):
     def hear(self, at: int, attempt: int, state: State | None) -> None:
         """Hear an outcome, which may be old or impossible."""
         known = refs(self.outbox, self.batch)
-        news = Outcome(ref=known[at % len(known)], attempt=attempt, state=state, attempts=1)
-        record_outcomes(self.outbox, self.batch, [news])
+        tell(self.outbox, self.batch, known[at % len(known)], attempt=attempt, state=state, attempts=1)
 
     @rule(at=st.none() | st.sets(st.integers(0, 30), max_size=4), allowed=st.sets(st.sampled_from(State)))
     def retry(self, at: set[int] | None, allowed: set[State]) -> None:
