@@ -3,6 +3,7 @@
 import datetime as dt
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from cloudtasks_nb.fanout.batch.claims import own_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -28,11 +29,9 @@ def best_results(place: Store | str | Path, batch: str) -> dict[str, StoredResul
     return {result.task: result for result in ranked}
 
 
-def store_success(outbox: Outbox, store: Store, task: str, attempt: int = 1) -> None:
-    """Store the result 7 of a row's task, as its handler does."""
-    tag = tag_of(own_key(outbox, batch_of(task) or ""), task)
-    started = dt.datetime.now(dt.UTC)
-    result = StoredResult(
-        task=task, attempt=attempt, status=200, started=started, duration=9.0, result=7, error=None, tag=tag
-    )
-    ResultWriter(store).put(result)
+def store_result(outbox: Outbox, store: Store, task: str, **words: Any) -> None:
+    """Store what the task of a row has come to, as its handler does: an error if there is one, else the result 7."""
+    error, tag = words.get("error"), tag_of(own_key(outbox, batch_of(task) or ""), task)
+    usual: dict[str, Any] = {"status": 500 if error and "gave_up" not in words else 200, "error": None, "tag": tag}
+    usual |= {"attempt": 1, "started": dt.datetime.now(dt.UTC), "duration": 0.5, "result": None if error else 7}
+    ResultWriter(store).put(StoredResult(task=task, **{**usual, **words}))

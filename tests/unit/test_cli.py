@@ -31,7 +31,7 @@ from cloudtasks_nb.store.store import Store
 from tests.cases import cases
 from tests.interrupts import interruptible
 from tests.processes import run
-from tests.stored import store_success
+from tests.stored import store_result
 from tests.unit.fanout.conftest import chunks, put, refs, send_all, spool
 
 EMULATOR = ["-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", "D"]
@@ -176,7 +176,7 @@ def test_the_module_is_the_command() -> None:
 def test_a_batch_is_deleted(sent: list[str], printed: Run) -> None:
     """By its name or id, with its results; what was deleted is said, and by a dry run what would be."""
     with Outbox(outbox_path()) as outbox:
-        store_success(outbox, Store(store_place(None)), f"{0:020x}-{sent[2]}-1")
+        store_result(outbox, Store(store_place(None)), f"{0:020x}-{sent[2]}-1")
     delete = ("batches", "--delete", "reports")
     assert printed(*delete, "--dry-run") == f"would delete batch {sent[2]}: 500 rows, and their results\n"
     assert printed(*delete) == f"deleted batch {sent[2]}: 500 rows, 1 result\n"

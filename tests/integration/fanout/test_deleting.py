@@ -11,7 +11,7 @@ from cloudtasks_nb.errors import BatchNotFoundError, PreconditionError
 from tests.cases import cases
 from tests.integration.conftest import Target
 from tests.integration.fanout.conftest import reached
-from tests.stored import store_success
+from tests.stored import store_result
 
 ROWS = pd.DataFrame({"day": range(20)})
 
@@ -32,7 +32,7 @@ def test_a_deleted_batch_is_gone(
     """Its objects of the store go too; each method says so, and the object can still be shown."""
     batch = cell(once, target, name=verb)
     batch.wait("60s")
-    store_success(batch._outbox, tasks._connection.store, batch.tasks()["task"][0])
+    store_result(batch._outbox, tasks._connection.store, batch.tasks()["task"][0])
     capsys.readouterr()
     batch.delete()
     assert capsys.readouterr().out == f"deleted batch {batch.id}: 20 rows, 1 result\n"

@@ -11,7 +11,7 @@ from cloudtasks_nb.fanout.batch import live, search
 from tests.cases import cases
 from tests.integration.conftest import Emulator, Target, options
 from tests.integration.fanout.conftest import Serve, fault, outcomes, reached, sent
-from tests.stored import store_success
+from tests.stored import store_result
 
 ROWS = pd.DataFrame({"row": range(20)})
 UNREAD = "memory://unread"  # the store of handlers whose results no connection reads: only the log tells outcomes
@@ -54,7 +54,7 @@ def test_a_success_that_was_stored_after_the_last_failure(quick: ct.Queue, serve
     batch = send(quick, serve)
     batch.wait("60s")
     task = str(batch.failed()["task"].iloc[0])
-    store_success(batch._outbox, batch._connection.store, task, attempt=3)
+    store_result(batch._outbox, batch._connection.store, task, attempt=3)
     if verb == "results":
         found = batch.results()
         assert found.query("row_in == 0")[["state", "result"]].to_numpy().tolist() == [["succeeded", 7]]

@@ -1,7 +1,6 @@
 """What a batch sees of the service: a connection whose snapshots are made by the test, and traces of its tasks."""
 
 import asyncio
-import datetime as dt
 import inspect
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,9 +25,9 @@ from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.clock import ServiceClock, now_micros
 from cloudtasks_nb.service.oplog import Entry, Wanted
 from cloudtasks_nb.service.watch import Pending, Snapshot
-from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
+from tests.stored import store_result
 from tests.unit.fanout.conftest import PLACE, FakeClock, FakeWatcher, Service, all_rows
 
 QUEUE = QueueName(project=PLACE.project, location=PLACE.location, queue=PLACE.queue)
@@ -73,15 +72,11 @@ class Traces:
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.key = own_key(self.outbox, self.batch)  # else nobody has sent the batch, and there are no results
+        own_key(self.outbox, self.batch)  # else nobody has sent the batch, and there are no results
 
     def put(self, task: str, attempt: int = 1, error: str | None = None, **words: Any) -> None:
         """Store a result as the handler does, with the error's text if it failed."""
-        status = 500 if error and "gave_up" not in words else 200
-        fields: dict[str, Any] = {"task": task, "attempt": attempt, "status": status, "duration": 0.5, "result": None}
-        started = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-        tag = tag_of(self.key, task)
-        ResultWriter(self.store).put(StoredResult(**fields, started=started, error=error, **{"tag": tag, **words}))
+        store_result(self.outbox, self.store, task, attempt=attempt, error=error, **words)
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each state, zeros left out."""

@@ -1,6 +1,5 @@
 """The error messages of attempts."""
 
-import datetime as dt
 import itertools
 from types import SimpleNamespace
 from typing import Any
@@ -9,14 +8,13 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch import attempts, errors
-from cloudtasks_nb.fanout.batch.claims import own_key
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.watch import Pending
-from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from cloudtasks_nb.store.store import Store
 from tests.log_entry import log_entry
+from tests.stored import store_result
 from tests.unit.fanout.conftest import all_rows, chunks, send_all, spool
 
 ELSEWHERE = f"{0:020x}-a91f03c2-1"  # a task of a batch that this home does not have
@@ -25,11 +23,9 @@ ELSEWHERE = f"{0:020x}-a91f03c2-1"  # a task of a batch that this home does not 
 def test_stored_errors_are_not_read_all_at_once(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """`attempts(limit=None)` may have a hundred thousand failures, each with a traceback in the store."""
     batch, store = spool(outbox, chunks(range(5))).batch, Store("memory://attempts")
-    writer, tasks = ResultWriter(store), [str(task) for task in all_rows(outbox, batch, "tasks")]
-    failed: dict[str, Any] = {"status": 500, "started": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "duration": 0.5}
+    tasks = [str(task) for task in all_rows(outbox, batch, "tasks")]
     for task in tasks:
-        tag = tag_of(own_key(outbox, batch), task)
-        writer.put(StoredResult(task=task, attempt=1, result=None, error="refused", tag=tag, **failed))
+        store_result(outbox, store, task, error="refused")
     read, sizes = outbox.results.of, []
 
     def of(batch: str, tasks: list[str], after: int) -> dict[str, tuple[str, str]]:

@@ -1,7 +1,6 @@
 """No failure in the background is silent: it is shown, raised where one waits, and survived where it goes away."""
 
 import asyncio
-import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +8,9 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError
-from cloudtasks_nb.fanout.batch.claims import own_key
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
 from cloudtasks_nb.fanout.sender.sender import Sender
-from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
+from tests.stored import store_result
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.conftest import all_rows
 
@@ -167,7 +165,6 @@ async def test_results_that_were_read_are_packed_when_the_batch_has_ended(tracke
     tracker, store = tracked.tracker, tracked.connection.store
     stored = tracker.outcomes.stored
     tasks = [str(task) for task in all_rows(tracked.outbox, tracked.batch, "tasks")]
-    about: dict[str, Any] = {"status": 200, "started": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "duration": 0.5}
 
     def objects() -> int:
         return sum(map(len, store.pages(f"results/{tracked.batch}/")))
@@ -177,10 +174,8 @@ async def test_results_that_were_read_are_packed_when_the_batch_has_ended(tracke
         await tracker.find_out(tracker.outcomes.record_results)
 
     await tracked.send()
-    key = own_key(tracked.outbox, tracked.batch)
     for task in tasks[:20]:
-        tag = tag_of(key, task)
-        ResultWriter(store).put(StoredResult(task=task, tag=tag, attempt=1, result=7, error=None, **about))
+        store_result(tracked.outbox, store, task)
     await read()
     assert objects() == 20
     tracked.publish()
