@@ -211,17 +211,6 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_new_process_has_the_same_url(serve: Serve) -> None:
-    """Tasks that were queued before a restart of the kernel still reach the function."""
-    code = """
-from cloudtasks_nb import handlers
-def report(): ...
-with handlers.serve(report) as handler:
-    print(handler.url)
-"""
-    assert python(code) == python(code) == serve(report).url
-
-
 def test_a_function_that_hangs_does_not_keep_the_process() -> None:
     """When the main thread ends, the process ends, even if calls hang."""
     code = """
