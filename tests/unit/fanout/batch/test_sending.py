@@ -43,6 +43,7 @@ class Supervised:
     """A supervisor, and what it has reported."""
 
     def __init__(self, outbox: Outbox, batch: str, service: Service) -> None:
+        self.service = service
         self.troubles: set[str | None] = set()
         self.ends = 0
         self.changed = asyncio.Event()
@@ -107,13 +108,17 @@ def broken(_rpc: str, _number: int) -> None:
     raise IndexError("ours")
 
 
-async def test_rows_are_sent_and_counted(outbox: Outbox, batch: str) -> None:
+@pytest.fixture
+def sending(outbox: Outbox, batch: str) -> Supervised:
+    """Have what sends a batch of 250 rows."""
+    return Supervised(outbox, batch, Service())
+
+
+async def test_rows_are_sent_and_counted(outbox: Outbox, batch: str, sending: Supervised) -> None:
     """Each row is sent once and reported, every call names the queue, and the end is reported."""
-    service = Service()
-    sending = Supervised(outbox, batch, service)
     await sending.run()
-    assert_each_once(outbox, batch, service, ROWS)
-    assert service.named == {PLACE.queue_name}
+    assert_each_once(outbox, batch, sending.service, ROWS)
+    assert sending.service.named == {PLACE.queue_name}
     assert (sending.ends, sending.troubles, sending.supervisor.error) == (1, {None}, None)
 
 
@@ -126,7 +131,13 @@ def sent_tags(service: Service) -> dict[str, str]:
 
 @pytest.mark.parametrize("silent", [True, False])
 async def test_a_store_that_takes_no_claim(
-    outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, silent: bool
+    outbox: Outbox,
+    batch: str,
+    sending: Supervised,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    silent: bool,
 ) -> None:
     """Rows are sent with a key of this home, and a line says so; the next sending claims the batch with that key."""
     answered = threading.Event()
@@ -138,11 +149,9 @@ async def test_a_store_that_takes_no_claim(
 
     monkeypatch.setattr(Store, "claim", fail)
     monkeypatch.setattr(sending_module, "_PATIENCE", 0.01 if silent else 60.0)
-    service = Service()
-    sending = Supervised(outbox, batch, service)
     await sending.run()
     answered.set()
-    assert_each_once(outbox, batch, service, ROWS)
+    assert_each_once(outbox, batch, sending.service, ROWS)
     note = "did not answer in 0 s" if silent else "the bucket does not answer"
     assert f"until batch {batch} is claimed, its results count in this home only: " in (out := capsys.readouterr().out)
     assert note in out
@@ -150,58 +159,53 @@ async def test_a_store_that_takes_no_claim(
     await sending.run()
     assert capsys.readouterr().out == ""
     claim = orjson.loads(read_claim(sending.store, batch) or b"")
-    task, tag = sent_tags(service).popitem()
+    task, tag = sent_tags(sending.service).popitem()
     assert tag == tag_of(bytes.fromhex(claim["key"]), task)
 
 
-async def test_begun_twice_it_ends_once(outbox: Outbox, batch: str) -> None:
+async def test_begun_twice_it_ends_once(outbox: Outbox, batch: str, sending: Supervised) -> None:
     """To begin while it is under way starts no second sender."""
-    service = Service()
-    sending = Supervised(outbox, batch, service)
     await sending.run(times=2)
     assert sending.ends == 1
-    assert_each_once(outbox, batch, service, ROWS)
+    assert_each_once(outbox, batch, sending.service, ROWS)
 
 
-async def test_what_ended_it_is_kept_until_it_begins_again(outbox: Outbox, batch: str) -> None:
+async def test_what_ended_it_is_kept_until_it_begins_again(outbox: Outbox, batch: str, sending: Supervised) -> None:
     """A refusal is raised where one waits; begun again, the rows are sending."""
-    service = Service(before=raising("PERMISSION_DENIED", range(1, 99)))
-    sending = Supervised(outbox, batch, service)
+    sending.service.before = raising("PERMISSION_DENIED", range(1, 99))
     await sending.run()
     with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
         await sending.check()
-    service.before = lambda _rpc, _number: None
+    sending.service.before = lambda _rpc, _number: None
     await sending.run()
     assert sending.supervisor.error is None
-    assert_each_once(outbox, batch, service, ROWS)
+    assert_each_once(outbox, batch, sending.service, ROWS)
 
 
-async def test_a_fault_of_ours_ends_it(outbox: Outbox, batch: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fault_of_ours_ends_it(batch: str, sending: Supervised, caplog: pytest.LogCaptureFixture) -> None:
     """An error of our own code is logged, and kept as an error of the toolkit."""
-    sending = Supervised(outbox, batch, Service(after=broken))
+    sending.service.after = broken
     await sending.run()
     assert str(sending.supervisor.error).startswith(f"sending batch {batch} failed with IndexError")
     assert f"sending batch {batch}" in caplog.text
 
 
 @pytest.mark.parametrize("fresh", [True, False])
-async def test_a_queue_that_is_not_there(outbox: Outbox, batch: str, *, fresh: bool) -> None:
+async def test_a_queue_that_is_not_there(sending: Supervised, *, fresh: bool) -> None:
     """A queue that was just made is waited for; another one ends the sending."""
-    service = Service(before=missing(3), new=fresh)
-    sending = Supervised(outbox, batch, service)
+    sending.service.before, sending.service.new = missing(3), fresh
     await sending.run()
-    assert sum(service.created.values()) == (ROWS if fresh else 0)
+    assert sum(sending.service.created.values()) == (ROWS if fresh else 0)
     assert isinstance(sending.supervisor.error, QueueNotFoundError) != fresh
     assert sending.supervisor.trouble is None
     assert ("no queue" in sending.troubles) == fresh
 
 
-async def test_tasks_that_were_there_are_counted(outbox: Outbox, batch: str) -> None:
+async def test_tasks_that_were_there_are_counted(outbox: Outbox, batch: str, sending: Supervised) -> None:
     """How many tasks another outbox has made already is kept with the batch."""
-    service = Service()
     for task in all_rows(outbox, batch, "tasks")[:10]:
-        service.create(task)
-    await Supervised(outbox, batch, service).run()
+        sending.service.create(task)
+    await sending.run()
     assert outbox.batches.settings(batch)["already"] == 10
 
 
@@ -209,10 +213,9 @@ async def test_send_rate_holds_in_every_round(outbox: Outbox) -> None:
     """Rows of a new try are sent at the rate of the first round, also by another process."""
     batch = spool(outbox, chunks(range(ROWS)), description={"_options": {"send_rate": 50}}).batch
     for attempts in (1, 2):
-        service = Service()
-        sending = Supervised(outbox, batch, service)
+        sending = Supervised(outbox, batch, Service())
         await sending.run()
-        assert set(service.sizes) == {10}
+        assert set(sending.service.sizes) == {10}
         assert sending.clock.elapsed == pytest.approx(ROWS / 50, abs=0.5)
         assert set(all_rows(outbox, batch, "tries")) == {attempts}
         put(outbox, batch, refs(outbox, batch), State.FAILED)
@@ -223,14 +226,13 @@ async def test_the_newest_send_rate_counts(outbox: Outbox) -> None:
     """What a later `fan_out` says of the batch replaces what the first one has said."""
     batch = spool(outbox, chunks(range(ROWS)), description={"_options": {"send_rate": 50}}).batch
     outbox.batches.set_setting(batch, "options", {"send_rate": 25})
-    service = Service()
-    await Supervised(outbox, batch, service).run()
-    assert set(service.sizes) == {5}
-
-
-async def test_a_sender_that_is_about_to_begin(outbox: Outbox, batch: str) -> None:
-    """Right after rows are stored nobody sends them yet; a moment later their process does."""
     sending = Supervised(outbox, batch, Service())
+    await sending.run()
+    assert set(sending.service.sizes) == {5}
+
+
+async def test_a_sender_that_is_about_to_begin(sending: Supervised) -> None:
+    """Right after rows are stored nobody sends them yet; a moment later their process does."""
 
     class Later(FakeClock):
         async def sleep(self, seconds: float) -> None:
@@ -242,9 +244,8 @@ async def test_a_sender_that_is_about_to_begin(outbox: Outbox, batch: str) -> No
     await sending.supervisor.join()
 
 
-async def test_no_process_sends(outbox: Outbox, batch: str) -> None:
+async def test_no_process_sends(outbox: Outbox, batch: str, sending: Supervised) -> None:
     """Unsent rows that no process sends are an error."""
-    sending = Supervised(outbox, batch, Service())
     with pytest.raises(PreconditionError, match=r"250 rows of batch .* are unsent, and no process sends them"):
         await sending.check()
     with Outbox(outbox.path, timeout=5.0) as elsewhere:
@@ -253,13 +254,13 @@ async def test_no_process_sends(outbox: Outbox, batch: str) -> None:
         announced.release()
 
 
-async def test_no_process_looks_rows_in_doubt_up(outbox: Outbox, batch: str) -> None:
+async def test_no_process_looks_rows_in_doubt_up(outbox: Outbox, batch: str, sending: Supervised) -> None:
     """Of a killed sender's rows nobody would ever know more: a wait for them ends."""
     outbox.requests.queue(batch).turn([], 9, now=NOW)
     outbox.requests.find_doubtful(batch)
     doubt = "may have been sent by a process that has ended, and no process sends them"
     with pytest.raises(PreconditionError, match=f"250 rows of batch .* {doubt}"):
-        await Supervised(outbox, batch, Service()).check()
+        await sending.check()
 
 
 @cases(
@@ -267,10 +268,8 @@ async def test_no_process_looks_rows_in_doubt_up(outbox: Outbox, batch: str) -> 
     ({"pid": 1, "target": "127.0.0.1:1"}, "process 1 (127.0.0.1:1)"),
     (None, "another process"),
 )
-async def test_another_sender_is_named(outbox: Outbox, batch: str, sender: Any, who: str) -> None:
+async def test_another_sender_is_named(outbox: Outbox, batch: str, sending: Supervised, sender: Any, who: str) -> None:
     """A sending that waits for another one names it, and goes on when that one has ended."""
-    service = Service()
-    sending = Supervised(outbox, batch, service)
     outbox.batches.set_setting(batch, "sender", sender)
     lock: Any = outbox.requests.lock(batch)
     sending.supervisor.begin()
@@ -280,10 +279,10 @@ async def test_another_sender_is_named(outbox: Outbox, batch: str, sender: Any, 
     await sending.supervisor.join()
     assert sending.supervisor.other_sender_note is None
     assert outbox.batches.settings(batch)["sender"] == {"pid": os.getpid(), "target": "127.0.0.1:8123"}
-    assert_each_once(outbox, batch, service, ROWS)
+    assert_each_once(outbox, batch, sending.service, ROWS)
 
 
-async def test_nothing_answers_for_a_while(outbox: Outbox, batch: str) -> None:
+async def test_nothing_answers_for_a_while(outbox: Outbox, batch: str, sending: Supervised) -> None:
     """Meanwhile other processes may send; when there is an answer again this one does."""
     calls: list[bool] = []
 
@@ -295,22 +294,18 @@ async def test_nothing_answers_for_a_while(outbox: Outbox, batch: str) -> None:
         if number <= 5 or (rpc == "GetQueue" and number < 10):
             raise EndpointError("nothing answers", code="UNAVAILABLE")
 
-    service = Service(before=dead)
-    sending = Supervised(outbox, batch, service)
+    sending.service.before = dead
     await sending.run()
     assert sum(calls) >= 4
     assert not sending.supervisor.unanswered
-    assert_each_once(outbox, batch, service, ROWS)
+    assert_each_once(outbox, batch, sending.service, ROWS)
 
 
-async def test_closed_while_it_sends(outbox: Outbox, batch: str) -> None:
+async def test_closed_while_it_sends(outbox: Outbox, batch: str, sending: Supervised) -> None:
     """Closing ends it at once; what was not sent is sent by the next."""
-    service = Service()
-    sending = Supervised(outbox, batch, service)
-
     sending.supervisor.begin()
     await sending.supervisor.supervisor.close()
     assert not sending.supervisor.active
     assert sending.ends == 0
-    await Supervised(outbox, batch, service).run()
-    assert_each_once(outbox, batch, service, ROWS)
+    await Supervised(outbox, batch, sending.service).run()
+    assert_each_once(outbox, batch, sending.service, ROWS)

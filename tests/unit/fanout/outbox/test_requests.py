@@ -4,10 +4,16 @@ import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING, RequestQueue
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import NOW, all_rows, chunks, digest, put, refs, send_all, spool, take, task, tell
+
+
+@pytest.fixture
+def queue(outbox: Outbox, batch: str) -> RequestQueue:
+    """Give requests as a sender gets them."""
+    return outbox.requests.queue(batch)
 
 
 def test_rows_are_given_out_a_hundred_at_a_time(outbox: Outbox, batch: str) -> None:
@@ -20,9 +26,8 @@ def test_rows_are_given_out_a_hundred_at_a_time(outbox: Outbox, batch: str) -> N
     assert not any(request.tried for request in requests)
 
 
-def test_requests_can_be_smaller(outbox: Outbox, batch: str) -> None:
+def test_requests_can_be_smaller(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """A slow sender takes fewer rows at a time."""
-    queue = outbox.requests.queue(batch)
     assert [len(one.refs) for one in queue.turn([], 3, now=NOW, size=7)] == [7, 7, 7]
     assert len(queue.turn([], 99, now=NOW, size=7)) == 33
 
@@ -38,9 +43,8 @@ def test_what_a_sender_left_comes_first_and_unchanged(outbox: Outbox, batch: str
     ]
 
 
-def test_answers_are_written_down(outbox: Outbox, batch: str) -> None:
+def test_answers_are_written_down(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Each row of an answered request is where the answer puts it; refused ones keep the reason."""
-    queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
     known = list(one.refs)
     ack = Ack(
@@ -59,9 +63,8 @@ def test_answers_are_written_down(outbox: Outbox, batch: str) -> None:
     assert after[0].seq != one.seq
 
 
-def test_the_same_answer_twice_counts_once(outbox: Outbox, batch: str) -> None:
+def test_the_same_answer_twice_counts_once(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Two senders that heard the same change nothing more, and rows to be sent again are so once."""
-    queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
     ack = Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])
     queue.turn([ack], 0, now=NOW)
@@ -71,9 +74,8 @@ def test_the_same_answer_twice_counts_once(outbox: Outbox, batch: str) -> None:
     assert sorted(rest) == refs(outbox, batch)[90:]
 
 
-def test_an_outcome_that_came_before_the_answer_stays(outbox: Outbox, batch: str) -> None:
+def test_an_outcome_that_came_before_the_answer_stays(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """A task may have run before its creation was acknowledged: the row is not made sent again."""
-    queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
     tell(outbox, batch, one.refs[0], state=State.SUCCEEDED)
     queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
@@ -89,9 +91,8 @@ def test_rows_whose_outcome_is_known_are_not_sent_again(outbox: Outbox, batch: s
     assert take(outbox, batch, 1)[0].seq == 2
 
 
-def test_an_answer_for_an_older_try_is_not_taken_for_the_newer(outbox: Outbox, batch: str) -> None:
+def test_an_answer_for_an_older_try_is_not_taken_for_the_newer(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """When a row failed and was tried again before its first answer was written, the new try is still sent."""
-    queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
     tell(outbox, batch, one.refs[0], state=State.FAILED)
     outbox.outcomes.new_try(batch)
@@ -126,9 +127,8 @@ def test_new_tries_of_large_rows_make_smaller_requests(outbox: Outbox) -> None:
     assert sum(len(request.refs) for request in requests) == 12
 
 
-def test_cancel_takes_all_that_is_not_sent(outbox: Outbox, batch: str) -> None:
+def test_cancel_takes_all_that_is_not_sent(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Rows that were never sent are cancelled at once, and no sender gets them."""
-    queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
     queue.turn([Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])], 0, now=NOW)
     assert sum(outbox.requests.cancel(batch)) == 160
@@ -136,9 +136,8 @@ def test_cancel_takes_all_that_is_not_sent(outbox: Outbox, batch: str) -> None:
     assert (outbox.batches.counts(batch)[State.CANCELLED], outbox.batches.counts(batch)[State.SENT]) == (160, 90)
 
 
-def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str) -> None:
+def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Each step cancels some rows in input order; while a cancel is wished no sender gets rows, also not after it."""
-    queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
     outbox.batches.set_setting(batch, CANCELLING, {})
     steps = outbox.requests.cancel(batch, 70)
@@ -161,9 +160,8 @@ def test_a_cancel_after_one_that_did_not_end(outbox: Outbox, batch: str) -> None
     assert outbox.batches.counts(batch)[State.CANCELLED] == 250
 
 
-def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: str) -> None:
+def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Rows of a request that may have arrived stay unsent until its sender knows; the request is void."""
-    queue = outbox.requests.queue(batch)
     (one,) = queue.turn([], 1, now=NOW)
     assert outbox.requests.void(batch) == set()
     assert sum(outbox.requests.cancel(batch)) == 150
@@ -173,12 +171,11 @@ def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: st
     assert (outbox.batches.counts(batch)[State.CANCELLED], outbox.batches.counts(batch)[State.SENT]) == (150, 100)
 
 
-def test_rows_are_given_out_up_to_one(outbox: Outbox, batch: str) -> None:
+def test_rows_are_given_out_up_to_one(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """The rows behind it wait in the outbox; asked without it, they are given out, each once."""
     known = refs(outbox, batch)
     last = outbox.rows.last_of_first(batch, 30)
     assert last == known[29]
-    queue = outbox.requests.queue(batch)
     first = queue.turn([], 9, now=NOW, until=last)
     queue.turn([Ack(seq=request.seq, sent=request.refs) for request in first], 9, now=NOW, until=last)
     assert outbox.rows.counts_until(batch, last)[State.SENT] == outbox.batches.counts(batch)[State.SENT] == 30
@@ -218,9 +215,8 @@ def test_a_new_try_in_small_requests(outbox: Outbox, batch: str) -> None:
     assert [list(one.refs) for one in again] == [list(one.refs) for one in taken]
 
 
-def test_a_request_that_was_not_sent_before_a_cancellation_is_cancelled(outbox: Outbox, batch: str) -> None:
+def test_a_request_that_was_not_sent_before_a_cancel(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Its rows were certainly not created."""
-    queue = outbox.requests.queue(batch)
     taken = queue.turn([], 1, now=NOW)
     sum(outbox.requests.cancel(batch))
     queue.turn([Ack(seq=request.seq, again=request.refs) for request in taken], 0, now=NOW)
@@ -228,7 +224,7 @@ def test_a_request_that_was_not_sent_before_a_cancellation_is_cancelled(outbox: 
     assert outbox.batches.counts(batch)[State.CANCELLED] == 250
 
 
-def test_rows_in_doubt_count_as_sent(outbox: Outbox, batch: str) -> None:
+def test_rows_in_doubt_count_as_sent(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """The service may have the tasks of a killed sender, until the next sender knows."""
     (one,) = take(outbox, batch, 1)
     assert outbox.batches.counts(batch)[State.UNSENT] == 250
@@ -236,7 +232,6 @@ def test_rows_in_doubt_count_as_sent(outbox: Outbox, batch: str) -> None:
     assert outbox.batches.counts(batch) == dict.fromkeys(State, 0) | {State.UNSENT: 150, State.SENT: 100}
     assert outbox.rows.states(batch) == bytes([State.SENT] * 100 + [State.UNSENT] * 150)
     assert outbox.rows.refs(batch, State.SENT) == []
-    queue = outbox.requests.queue(batch)
     (again,) = queue.turn([], 1, now=NOW, until=0)
     assert (list(again.refs), again.seq, again.tried) == (list(one.refs), one.seq, True)
     queue.turn([Ack(seq=again.seq, sent=again.refs[:60], again=again.refs[60:])], 0, now=NOW)
@@ -244,12 +239,12 @@ def test_rows_in_doubt_count_as_sent(outbox: Outbox, batch: str) -> None:
     assert len(outbox.rows.refs(batch, State.SENT)) == 60
 
 
-def test_rows_of_several_tries_are_sent_apart(outbox: Outbox, batch: str) -> None:
+def test_rows_of_several_tries_are_sent_apart(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Rows of a second try lie between those of the first one; each is given out once, in requests of one try."""
     known = refs(outbox, batch)
     put(outbox, batch, known[::2], State.FAILED)
     assert outbox.outcomes.new_try(batch) == 125
-    queue, found = outbox.requests.queue(batch), list[tuple[int, list[int]]]()
+    found: list[tuple[int, list[int]]] = []
     while requests := queue.turn([], 1, now=NOW):
         found += [(request.attempt, list(request.refs)) for request in requests]
     assert {attempt: sorted(ref for try_, some in found if try_ == attempt for ref in some) for attempt in (1, 2)} == {
@@ -272,11 +267,10 @@ def test_a_request_over_parts_has_no_rows_of_other_batches(outbox: Outbox) -> No
     assert sum(outbox.requests.cancel(others)) == 30
 
 
-def test_a_row_between_those_of_a_request_is_not_part_of_it(outbox: Outbox, batch: str) -> None:
+def test_a_row_between_those_of_a_request_is_not_part_of_it(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """It is tried again while they are under way, and cancelled."""
     known = refs(outbox, batch)
     put(outbox, batch, known, State.FAILED)
-    queue = outbox.requests.queue(batch)
     outbox.outcomes.new_try(batch, [(known[1], None), (known[3], None)])
     assert [list(one.refs) for one in queue.turn([], 9, now=NOW)] == [[known[1], known[3]]]
     outbox.outcomes.new_try(batch, [(known[2], None)])
@@ -292,11 +286,10 @@ def test_rows_in_doubt_on_both_sides_of_the_last_that_may_be_sent(outbox: Outbox
     assert [(list(one.refs), one.tried) for one in found] == [(known[:10], True), (known[10:100], True)]
 
 
-def test_rows_in_doubt_stay_cancelled_when_their_request_is_divided(outbox: Outbox, batch: str) -> None:
+def test_rows_in_doubt_stay_cancelled_when_divided(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Of a request that a killed sender left, and that was cancelled since, no row is sent by the next one."""
     known = refs(outbox, batch)
     take(outbox, batch, 1)
-    queue = outbox.requests.queue(batch)
     assert queue.turn([], 0, now=NOW) == []
     assert sum(outbox.requests.cancel(batch)) == 150
     found = queue.turn([], 9, now=NOW, until=known[9])
