@@ -1,5 +1,7 @@
 """The claim of a batch: all homes have the key of the one that has sent it first."""
 
+from typing import Any
+
 import orjson
 import pytest
 
@@ -19,10 +21,16 @@ def add(outbox: Outbox, recipe: bytes = b"recipe") -> str:
     return spool(outbox, chunks(range(3)), name="nightly", recipe=recipe).batch
 
 
-def test_the_key_of_the_first_counts_everywhere(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+@pytest.fixture
+def batch(outbox: Outbox, theirs: Outbox) -> str:
+    """Bring a batch into two homes."""
+    add(theirs)
+    return add(outbox)
+
+
+def test_the_key_of_the_first_counts_everywhere(outbox: Outbox, theirs: Outbox, store: Store, batch: str) -> None:
     """Who claims the batch makes it, who comes later takes it; the claim has nothing but the recipe and the key."""
-    batch = add(outbox)
-    assert (add(theirs), batch_keys(theirs, store, batch)) == (batch, ())  # nobody has sent anything
+    assert batch_keys(theirs, store, batch) == ()  # nobody has sent anything
     claim(outbox, store, batch)
     key = own_key(outbox, batch)
     assert batch_keys(outbox, store, batch) == batch_keys(theirs, store, batch) == (key,)
@@ -32,10 +40,8 @@ def test_the_key_of_the_first_counts_everywhere(outbox: Outbox, theirs: Outbox, 
     assert orjson.loads(read_claim(store, batch) or b"") == {"recipe": b"recipe".hex(), "key": key.hex()}
 
 
-def test_the_store_is_asked_once(outbox: Outbox, theirs: Outbox, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_is_asked_once(outbox: Outbox, theirs: Outbox, store: Store, batch: str, monkeypatch: Any) -> None:
     """Later sendings and readings know the key; in another store the batch is claimed with it again."""
-    batch = add(outbox)
-    add(theirs)
     claim(outbox, store, batch)
     batch_keys(theirs, store, batch)
     other = Store(f"{store.url}-other")
@@ -49,19 +55,15 @@ def test_the_store_is_asked_once(outbox: Outbox, theirs: Outbox, store: Store, m
     assert read_claim(other, batch) == read_claim(store, batch)
 
 
-def test_homes_that_claim_at_once(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+def test_homes_that_claim_at_once(outbox: Outbox, theirs: Outbox, store: Store, batch: str) -> None:
     """Two homes, each with two processes, agree on one key."""
-    batch = add(outbox)
-    add(theirs)
     homes = iter([outbox, theirs] * 2)
     at_once(lambda: claim(next(homes), store, batch), 4)
     assert len({own_key(home, batch) for home in (outbox, theirs)}) == 1
 
 
-def test_a_key_of_this_home_stays_valid(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+def test_a_key_of_this_home_stays_valid(outbox: Outbox, theirs: Outbox, store: Store, batch: str) -> None:
     """Tasks were sent with it while the store did not answer; new ones get the key of the claim."""
-    batch = add(outbox)
-    add(theirs)
     before = own_key(outbox, batch)
     claim(theirs, store, batch)
     assert batch_keys(outbox, store, batch) == (own_key(theirs, batch), before)
@@ -69,11 +71,9 @@ def test_a_key_of_this_home_stays_valid(outbox: Outbox, theirs: Outbox, store: S
 
 
 def test_what_was_sent_without_a_claim_is_claimed_when_results_are_read(
-    outbox: Outbox, theirs: Outbox, store: Store
+    outbox: Outbox, theirs: Outbox, store: Store, batch: str
 ) -> None:
     """So other homes count the results, though nothing is sent any more."""
-    batch = add(outbox)
-    add(theirs)
     key = own_key(outbox, batch)
     assert batch_keys(outbox, store, batch) == batch_keys(theirs, store, batch) == (key,)
 
@@ -86,26 +86,23 @@ class ReadOnly(Store):
         raise StoreError(f"{path} cannot be written, with {len(data)} bytes")
 
 
-def test_a_store_that_may_only_be_read(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+def test_a_store_that_may_only_be_read(outbox: Outbox, theirs: Outbox, store: Store, batch: str) -> None:
     """The results of the own tasks count in this home; a claim of another home is taken as elsewhere."""
-    batch, mine = add(outbox), ReadOnly(store.url)
+    mine = ReadOnly(store.url)
     key = own_key(outbox, batch)
     with pytest.raises(StoreError, match="cannot be written"):
         claim(outbox, mine, batch)
     assert batch_keys(outbox, mine, batch) == (key,)
-    add(theirs)
     claim(theirs, store, batch)
     claim(outbox, mine, batch)
     assert batch_keys(outbox, mine, batch) == (own_key(theirs, batch), key)
 
 
-def test_a_batch_that_another_home_has_made_anew(outbox: Outbox, theirs: Outbox, store: Store) -> None:
+def test_a_batch_that_another_home_has_made_anew(outbox: Outbox, theirs: Outbox, store: Store, batch: str) -> None:
     """Its key is found when the claim is read again."""
-    batch = add(outbox)
     claim(outbox, store, batch)
     old = own_key(outbox, batch)
     delete_batch(store, batch)
-    add(theirs)
     claim(theirs, store, batch)
     assert batch_keys(outbox, store, batch) == (old,)
     assert batch_keys(outbox, store, batch, again=True) == (own_key(theirs, batch), old)
@@ -122,9 +119,8 @@ def test_other_templates_under_the_same_name(outbox: Outbox, theirs: Outbox, sto
 
 
 @cases(b"", b"[]", b"{}", b'{"recipe": "00", "key": ""}', b'{"recipe": "0", "key": "00"}', b'{"recipe": 1, "key": 2}')
-def test_a_damaged_claim_is_an_error_of_the_store(outbox: Outbox, store: Store, damaged: bytes) -> None:
+def test_a_damaged_claim_is_an_error_of_the_store(outbox: Outbox, store: Store, batch: str, damaged: bytes) -> None:
     """Whoever can write there may have damaged it; an empty key is none."""
-    batch = add(outbox)
     claim_batch(store, batch, damaged)
     for use in (claim, batch_keys):
         with pytest.raises(StoreError, match=f"the claim of batch {batch} is damaged"):

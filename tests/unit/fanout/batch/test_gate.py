@@ -99,13 +99,15 @@ async def sent(tracked: Tracked, count: int) -> None:
     await tracked.until(lambda: sum(tracked.service.created.values()) == count)
 
 
-async def send_canary(tracked: Tracked, *, failed: bool = False) -> None:
-    """Send the first rows, and let them fail if asked to."""
+async def send_canary(make: Make, *, option: Any = FIRST, failed: bool = False) -> Tracked:
+    """Send the first rows of a batch, and let them fail if asked to."""
+    tracked = make(canary=option)
     await tracked.tracker.start(sending=True)
     await sent(tracked, FIRST)
     if failed:
         tracked.publish("INTERNAL", slice(FIRST))
         await tracked.until(lambda: not tracked.tracker.sending)
+    return tracked
 
 
 @contextmanager
@@ -119,8 +121,7 @@ def held(match: str) -> Iterator[None]:
 @pytest.mark.parametrize("option", [FIRST, "8%", 0.08])
 async def test_the_rest_follows_the_canary(make: Make, option: Any) -> None:
     """The first rows are sent alone, in input order, and all others when these have succeeded."""
-    tracked = make(canary=option)
-    await send_canary(tracked)
+    tracked = await send_canary(make, option=option)
     tracked.publish(rows=slice(FIRST - 1))
     await tracked.until(lambda: f"canary: 19 of 20 done; {REST} rows wait for it" in tracked.tracker.notes())
     assert tracked.tracker.sending
@@ -136,16 +137,14 @@ async def test_the_rest_follows_the_canary(make: Make, option: Any) -> None:
 @pytest.mark.parametrize("ended", [True, False])
 async def test_resume_sends_the_rest(make: Make, *, ended: bool) -> None:
     """After a canary that failed, and while it runs."""
-    tracked = make(canary=FIRST)
-    await send_canary(tracked, failed=ended)
+    tracked = await send_canary(make, failed=ended)
     await tracked.tracker.resume()
     await sent(tracked, ROWS)
 
 
 async def test_a_killed_kernel(make: Make) -> None:
     """The canary goes on in the next process that sends the batch; a second `resume` there ends it."""
-    tracked = make(canary=FIRST)
-    await send_canary(tracked)
+    tracked = await send_canary(make)
     await tracked.tracker.close()
     later = make(tracked.batch)
     await later.tracker.start(sending=False)
@@ -160,8 +159,7 @@ async def test_a_killed_kernel(make: Make) -> None:
 
 async def test_another_process_waits_too(make: Make) -> None:
     """Both report that the canary failed; what one of them resumes is sent, each row once."""
-    tracked = make(canary=FIRST)
-    await send_canary(tracked)
+    tracked = await send_canary(make)
     other = make(tracked.batch)
     await other.tracker.start(sending=True)
     for each in (tracked, other):
@@ -176,8 +174,7 @@ async def test_another_process_waits_too(make: Make) -> None:
 @pytest.mark.parametrize("ended", [True, False])
 async def test_a_canary_is_cancelled(make: Make, *, ended: bool) -> None:
     """All rows that are not done are dropped, also while they wait."""
-    tracked = make(canary=FIRST)
-    await send_canary(tracked, failed=ended)
+    tracked = await send_canary(make, failed=ended)
     await tracked.tracker.cancel()
     progress = await tracked.tracker.finished()
     assert (progress.cancelled, progress.failed) == ((REST, FIRST) if ended else (ROWS, 0))
