@@ -23,22 +23,6 @@ async def test_what_is_stored_of_the_sending(tracked: Tracked, setting: str, val
     assert found.startswith(note)
 
 
-@cases(
-    (1.0, []),
-    (0.25, ["rows that were sent from elsewhere cannot be seen: the queue logs 25% of its operations"]),
-    (
-        0.0,
-        ["the queue writes no log", "rows that were sent from elsewhere cannot be seen: the queue writes no log"],
-    ),
-)
-async def test_what_the_log_of_the_queue_leaves_out(tracked: Tracked, ratio: float, notes: list[str]) -> None:
-    """A queue that logs some or none of its operations is noted, with what is not known then."""
-    await tracked.send()
-    tracked.publish(log_sampling_ratio=ratio)
-    await tracked.until(lambda: len(tracked.tracker.notes()) == len(notes))
-    assert all(found.startswith(note) for found, note in zip(tracked.tracker.notes(), notes, strict=True))
-
-
 def test_a_clock_that_is_wrong_is_noted(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that are shown are the service's, which differ from those of this machine."""
     monkeypatch.setattr(tracked.tracker.connection.clock.known, "skew", -360_000_000)
