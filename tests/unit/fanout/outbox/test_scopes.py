@@ -1,7 +1,6 @@
 """The rows of an input are read as those of a batch are, whatever else the batch has."""
 
 import sqlite3
-from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -59,14 +58,6 @@ def test_inputs_are_parts_of_their_batch(inputs: list[Rows], tmp_path_factory: p
                 found = [tasks[ref] for start, end in spans for ref in range(start, end + 1)]
                 assert found == [b"".join(c.tasks) for row in sorted(rows) for c in chunks([row])]
         assert [part(outbox, rows).input for rows in inputs] == [scope.input for scope in scopes]
-
-
-def test_a_new_try_is_for_its_failed_rows(outbox: Outbox) -> None:
-    """Others stay as they are."""
-    first, second = part(outbox, range(10)), part(outbox, range(5, 15))
-    put(outbox, first, refs(outbox, str(first)), State.FAILED)
-    assert outbox.outcomes.new_try(second) == 10
-    assert Counter(all_rows(outbox, str(first), "tries")) == {1: 5, 2: 10}
 
 
 def test_a_rejected_row_that_is_mended(outbox: Outbox) -> None:
