@@ -74,9 +74,10 @@ class Traces:
     def __post_init__(self) -> None:
         own_key(self.outbox, self.batch)  # else nobody has sent the batch, and there are no results
 
-    def put(self, task: str, attempt: int = 1, error: str | None = None, **words: Any) -> None:
-        """Store a result as the handler does, with the error's text if it failed."""
-        store_result(self.outbox, self.store, task, attempt=attempt, error=error, **words)
+    def put(self, tasks: str | Sequence[str], attempt: int = 1, error: str | None = None, **words: Any) -> None:
+        """Store a result of each task as the handler does, with the error's text if it failed."""
+        for task in [tasks] if isinstance(tasks, str) else tasks:
+            store_result(self.outbox, self.store, task, attempt=attempt, error=error, **words)
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each state, zeros left out."""

@@ -41,9 +41,10 @@ class Elsewhere(Traces):
         """Return a task of a row."""
         return task_id(self.batch, digest(str(row)), try_)
 
-    def attempt(self, row: int, try_: int = 1, status: str = "OK") -> None:
-        """Have the log an attempt of a row."""
-        self.add(self.task(row, try_), status)
+    def attempt(self, *rows: int, try_: int = 1, status: str = "OK") -> None:
+        """Have the log an attempt of each of these rows."""
+        for row in rows:
+            self.add(self.task(row, try_), status)
 
     def add(self, task: str, status: str = "OK") -> None:
         """Have the log an attempt of a task."""
@@ -182,8 +183,7 @@ def test_results_of_few_unsent_rows_are_looked_up_by_name(
     elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The results of a large batch are not listed again for each retry."""
-    for row in range(2, 250):
-        elsewhere.attempt(row)
+    elsewhere.attempt(*range(2, 250))
     adopt(elsewhere)
     elsewhere.clock.advance(61)
     elsewhere.put(elsewhere.task(0))
@@ -195,8 +195,7 @@ def test_results_of_few_unsent_rows_are_looked_up_by_name(
 def test_what_was_given_up_elsewhere_has_failed(elsewhere: Elsewhere) -> None:
     """The log has a success of it; of old successes the results are not read, and one listing is enough for all."""
     elsewhere.put(elsewhere.task(0), error="GiveUp: no", gave_up="no such place")
-    for row in range(9):
-        elsewhere.attempt(row)
+    elsewhere.attempt(*range(9))
     elsewhere.clock.advance(60)
     adopt(elsewhere)
     assert elsewhere.counts() == {"succeeded": 8, "failed": 1, "unsent": 241}
@@ -276,8 +275,7 @@ async def test_rows_that_may_have_been_sent_wait_for_a_slow_log(
 @pytest.mark.parametrize(("active", "round_"), [(False, 3), (True, 4)], ids=["nothing since", "a try since"])
 def test_rounds_go_on_where_they_were(outbox: Outbox, elsewhere: Elsewhere, *, active: bool, round_: int) -> None:
     """The end of the third round was notified; rows that were active later are of the fourth."""
-    for row in range(250):
-        elsewhere.attempt(row)
+    elsewhere.attempt(*range(250))
     elsewhere.clock.advance(1)
     for number in (1, 3):
         elsewhere.add(completion_id(elsewhere.batch, "https://x", number))
@@ -293,8 +291,7 @@ def test_a_few_rows_that_are_tried_again_cost_one_read(outbox: Outbox, monkeypat
     """However large their batch is; what another home has made of them is found by name."""
     batch = spool(outbox, chunks(range(3_000))).batch
     elsewhere = Elsewhere(outbox, batch, immediate=True)
-    for row in range(3_000):
-        elsewhere.attempt(row, status="INTERNAL")
+    elsewhere.attempt(*range(3_000), status="INTERNAL")
     adopt(elsewhere)
     put(outbox, batch, refs(outbox, batch), State.FAILED)
     outbox.outcomes.new_try(batch, [(ref, None) for ref in refs(outbox, batch)[:2]])

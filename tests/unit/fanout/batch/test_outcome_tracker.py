@@ -122,10 +122,11 @@ class World(Traces):
         self.tracker.load()
         return self
 
-    def late(self, task: str, seconds: float, **words: Any) -> None:
-        """Have the log receive an entry now that can be read later."""
+    def late(self, tasks: str | Sequence[str], seconds: float, **words: Any) -> None:
+        """Have the log receive an entry of each task now that can be read later."""
         words = {"status": "OK", "time": self.now(), "received": self.now(), **words}
-        self.log.append((self.clock.now() + seconds, entry(task, **words)))
+        for task in [tasks] if isinstance(tasks, str) else tasks:
+            self.log.append((self.clock.now() + seconds, entry(task, **words)))
 
     def apply(self, *snapshots: Snapshot) -> list[bool]:
         """Apply snapshots one after the other; return for each whether it asks for a search of the queue."""
@@ -393,8 +394,7 @@ def test_many_missing_rows_are_read_with_the_whole_batch(world: World, monkeypat
     for module in (search_module, witnesses):
         monkeypatch.setattr(module, "LOOKED_UP", 2)
     world.immediate = True
-    for task in world.tasks:
-        world.late(task, 0)
+    world.late(world.tasks, 0)
     world.watch(6)
     assert world.counts() == {"succeeded": 5}
     assert world.asked == ["pages", "results", "log", "failures"]
@@ -448,8 +448,7 @@ def test_a_log_that_cannot_be_read_makes_no_row_gone_at_once(world: World, *, im
 def test_a_log_that_can_be_read_again_has_the_truth(world: World) -> None:
     """It was denied for some seconds, while all rows left the queue."""
     world.denied, world.immediate = True, True
-    for task in world.tasks:
-        world.late(task, 0)
+    world.late(world.tasks, 0)
     world.watch(10)
     world.denied = False
     assert world.watch(20) == [{"sent": 5}, {"succeeded": 5}]
@@ -495,8 +494,7 @@ def test_without_a_log_stored_results_are_the_outcomes(world: World) -> None:
 
 def test_a_stored_result_ends_the_settling(world: World) -> None:
     """Nothing is awaited for a row whose result shows how it ended; results are read once."""
-    for task in world.tasks[:4]:
-        world.put(task)
+    world.put(world.tasks[:4])
     world.watch(60)
     assert world.counts() == {"sent": 1, "succeeded": 4}
     assert world.tracker.search.settling == 1
@@ -529,8 +527,7 @@ def test_failed_rows_are_told_once_what_is_stored(world: World, monkeypatch: pyt
         asyncio.run(world.tracker.record_results())
         return [*told]
 
-    for task in world.tasks:
-        world.put(task, 3, "no")
+    world.put(world.tasks, 3, "no")
     world.apply(snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
     monkeypatch.setattr(world.outbox.outcomes, "record", noted)
     assert (sorted(read()), read()) == (sorted(world.tasks), [])
@@ -545,8 +542,7 @@ def test_failed_rows_are_told_once_what_is_stored(world: World, monkeypatch: pyt
 def test_a_store_that_does_not_answer_makes_no_row_gone_at_once(world: World) -> None:
     """That is said; the rows wait for two minutes, and results that come later correct them."""
     world.store_down = True
-    for task in world.tasks:
-        world.put(task)
+    world.put(world.tasks)
     world.apply(snapshot(values={"log_sampling_ratio": 0.0, "tasks": 0}))
     with pytest.raises(StoreError):
         world.search()
@@ -594,8 +590,7 @@ def test_an_attempt_that_fails_while_results_are_read_is_explained_too(
 def test_error_texts_of_many_rows_are_told_page_by_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot may have a hundred thousand failures, each with a traceback; of successes nothing is read for them."""
     monkeypatch.setattr(witnesses, "_TOGETHER", 2)
-    for task in world.tasks:
-        world.put(task, 3, "refused")
+    world.put(world.tasks, 3, "refused")
     world.apply(snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
     assert world.asked == ["failures"]
     assert list(next(world.outbox.rows.pages(world.batch)).last_message) == ["refused"] * 5
@@ -668,9 +663,8 @@ def give_up(world: World, task: str) -> None:
 def test_a_task_that_was_given_up_never_counts_as_a_success(world: World) -> None:
     """The log has a success of each: one listing tells them apart, and no result of a success is read."""
     give_up(world, world.tasks[0])
-    for task in world.tasks[1:]:
-        world.put(task)
-        world.late(task, 0)
+    world.put(world.tasks[1:])
+    world.late(world.tasks[1:], 0)
     world.apply(snapshot(world.now(), entries=tuple(one for _, one in world.log)))
     assert world.counts() == {"succeeded": 4, "failed": 1}
     assert (len(world.read), world.asked) == (1, ["failures"])
