@@ -109,7 +109,8 @@ def tables(path: Path) -> dict[str, int]:
 
 
 #: The tables that grow.
-TABLES = ("batches", "parts", "blocks", "rows", "keys", "tallies")
+TABLES = ("batches", "settings", "parts", "blocks", "rows", "keys", "tallies", "spans", "inputs", "labels", "untrusted")
+TABLES += ("results", "objects")
 #: What `tables` gives for an outbox without anything in it.
 NOTHING = dict.fromkeys(TABLES, 0)
 

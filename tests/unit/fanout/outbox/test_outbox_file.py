@@ -23,7 +23,7 @@ from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.threads import at_once
-from tests.unit.fanout.conftest import NOW, PLACE, chunk, chunks, refs, send_all, spool, tell
+from tests.unit.fanout.conftest import NOW, PLACE, chunk, chunks, refs, send_all, spool, tables, tell
 
 
 @pytest.mark.parametrize("slice_", [20_000, 1_000])
@@ -42,12 +42,8 @@ def test_a_batch_goes_90_days_after_its_last_change(
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS + 1) * day)
     assert outbox.sweep() == 1
     assert [record.id for record in outbox.batches.find()] == [used]
-    with closing(sqlite3.connect(outbox.path)) as connection:
-        left = {
-            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 - our names
-            for table in ("rows", "keys", "parts", "settings")
-        }
-    assert left == {"rows": 3_000, "keys": 3_000, "parts": 1, "settings": 0}
+    left = {"rows": 3_000, "keys": 3_000, "parts": 1, "settings": 0}
+    assert left.items() <= tables(outbox.path).items()
     assert len(refs(outbox, used)) == 3_000
 
 

@@ -1,8 +1,5 @@
 """The rows of an input are read as those of a batch are, whatever else the batch has."""
 
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +9,7 @@ from hypothesis import strategies as st
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import RowFilter, Scope
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import all_rows, chunks, put, refs, spool, tell
+from tests.unit.fanout.conftest import NOTHING, all_rows, chunks, put, refs, spool, tables, tell
 
 Rows = list[int]
 
@@ -22,13 +19,6 @@ def part(outbox: Outbox, rows: Rows | range, **words: Any) -> Scope:
     found = spool(outbox, chunks(rows, size=7), name="days", **words).scope
     assert found is not None
     return found
-
-
-def sizes(path: Path) -> dict[str, int]:
-    """Count what is stored of inputs."""
-    with closing(sqlite3.connect(path)) as connection:
-        names = ("spans", "inputs", "labels")
-        return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}  # noqa: S608 - our names
 
 
 @settings(max_examples=40, deadline=None)
@@ -76,7 +66,7 @@ def test_nothing_is_left_of_a_deleted_batch(outbox: Outbox) -> None:
     for start in range(0, 30, 5):
         scope = part(outbox, range(start, start + 10))
     tell(outbox, scope, refs(outbox, scope), state=State.SUCCEEDED)
-    assert sizes(outbox.path)["inputs"] == 6
+    assert tables(outbox.path)["inputs"] == 6
     outbox.batches.delete(scope)
     outbox.sweep()
-    assert sizes(outbox.path) == {"spans": 0, "inputs": 0, "labels": 0}
+    assert tables(outbox.path) == NOTHING
