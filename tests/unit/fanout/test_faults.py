@@ -15,11 +15,6 @@ ETL = '  File "/home/ada/lib/etl.py", line 7, in load\n'
 MODELS = '  File "/opt/venv/lib/python3.12/site-packages/requests/models.py", line 1021, in raise_for_status\n'
 
 
-def frame(file: str) -> str:
-    """Return the lines of a traceback for a line of a file that the report called."""
-    return f'  File "{file}", line 3, in f\n    g()\n'
-
-
 @cases(
     (HEADER + CELL + "KeyError: 'a'", ("KeyError", "report, cell [1] line 12")),
     (HEADER + CELL + ETL + "KeyError: 'a'", ("KeyError", "load, etl.py line 7")),
@@ -43,28 +38,26 @@ def test_failures_have_a_line_of_the_users_code(text: str, expected: tuple[str, 
     assert Fault.parse(None if fault is None else str(fault)) == fault
 
 
-@cases(
+LIBRARIES = (
     "/usr/lib/python3.11/json/decoder.py",
     "/usr/lib/python3/dist-packages/pandas/core/frame.py",
     "/layers/google.python.pip/pip/lib/python3.14/site-packages/requests/api.py",
     "/Library/Frameworks/Python.framework/Versions/3.13/lib/python3.13/asyncio/tasks.py",
     r"C:\Users\ada\AppData\Local\Programs\Python\Python312\Lib\json\decoder.py",
     r"C:\work\.venv\Lib\site-packages\requests\models.py",
-    "<frozen importlib._bootstrap>",
-    "<string>",
-    "<__array_function__ internals>",
+    *("<frozen importlib._bootstrap>", "<string>", "<__array_function__ internals>"),
 )
-def test_libraries_are_known_by_their_places(file: str) -> None:
-    """Of Linux, macOS, Windows and Cloud Run; also code that has no file."""
-    fault: Any = Fault.of(HEADER + CELL + frame(file) + "KeyError: 1")
-    assert fault.place == "report, cell [1] line 12"
 
 
-@pytest.mark.parametrize("file", ["/workspace/main.py", r"C:\work\main.py", "<stdin>", "<python-input-3>"])
-def test_other_files_are_the_users(file: str) -> None:
-    """They are named without their folder."""
-    fault: Any = Fault.of(HEADER + CELL + frame(file) + "KeyError: 1")
-    assert fault.place == f"f, {file.rpartition(chr(92))[2].rpartition('/')[2]} line 3"
+@cases(
+    *((file, "report, cell [1] line 12") for file in LIBRARIES),
+    *((file, "f, main.py line 3") for file in ("/workspace/main.py", r"C:\work\main.py")),
+    *((file, f"f, {file} line 3") for file in ("<stdin>", "<python-input-3>")),
+)
+def test_libraries_are_known_by_their_places(file: str, place: str) -> None:
+    """Of Linux, macOS, Windows and Cloud Run; also code that has no file. Others are the user's, without a folder."""
+    fault: Any = Fault.of(f'{HEADER}{CELL}  File "{file}", line 3, in f\n    g()\nKeyError: 1')
+    assert fault.place == place
 
 
 def fetch(status: int) -> None:

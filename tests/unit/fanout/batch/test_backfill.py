@@ -175,21 +175,10 @@ def test_the_columns_of_periods_are_shown(backfills: Harness, outbox: Outbox) ->
 
 def test_words_are_passed_on(backfills: Harness) -> None:
     """The words of a fan-out mean the same here; times without a zone are those of the backfill's."""
-    backfills.run(
-        errors="skip",
-        send_rate=3,
-        stop_after_failures=0.5,
-        canary=2,
-        pause_at="5%",
-        progress=False,
-        at="2026-01-02 09:00",
-        tz="Asia/Tokyo",
-    )
-    request = backfills.catalog.requests[-1]
-    options = request.options
-    assert (options.errors, options.send_rate, options.progress) == ("skip", 3, False)
     lasting = {"send_rate": 3, "stop_after_failures": 0.5, "canary": 2, "pause_at": "5%"}
-    assert request.options.lasting == lasting
+    backfills.run(errors="skip", progress=False, at="2026-01-02 09:00", tz="Asia/Tokyo", **lasting)
+    request = backfills.catalog.requests[-1]
+    assert (request.options.errors, request.options.progress, request.options.lasting) == ("skip", False, lasting)
     assert request.recipe.schedule.moment == dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
 
