@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
+from tests.raising import raises
 from tests.unit.fanout.batch.conftest import Tracked, counts
 from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
 
@@ -110,12 +111,8 @@ async def send_canary(make: Make, *, option: Any = FIRST, failed: bool = False) 
     return tracked
 
 
-@contextmanager
-def held(match: str) -> Iterator[None]:
-    """Have the wait for the end fail with this reason."""
-    with pytest.raises(PreconditionError, match=match) as raised:
-        yield
-    assert raised.value.hint == "batch.resume() sends them, batch.cancel() drops them"
+#: Expects a wait for the end that fails with some reason.
+held = partial(raises, PreconditionError, hint="batch.resume() sends them, batch.cancel() drops them")
 
 
 @pytest.mark.parametrize("option", [FIRST, "8%", 0.08])

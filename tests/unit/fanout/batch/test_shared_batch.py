@@ -12,6 +12,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
+from tests.raising import raises
 from tests.unit.fanout.conftest import all_rows, chunks, put, refs, request_digest, spool
 
 MADE = {"_made_by": "a@b", "key": ["n"]}
@@ -140,9 +141,8 @@ def test_keys_without_named_columns_are_computed(outbox: Outbox, batch: str) -> 
 def test_a_newer_format_is_named(outbox: Outbox, batch: str) -> None:
     """The error says what to do."""
     data = pack_record(outbox.batches.get(batch)).replace(b'"format":1', b'"format":2')
-    with pytest.raises(OutboxError, match="newer cloudtasks_nb") as caught:
+    with raises(OutboxError, "newer cloudtasks_nb", hint="pip install -U cloudtasks-nb"):
         unpack_record(data)
-    assert caught.value.hint == "pip install -U cloudtasks-nb"
 
 
 def test_a_block_that_grows_without_end(outbox: Outbox, batch: str) -> None:

@@ -22,6 +22,7 @@ from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled
 from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
+from tests.raising import raises
 from tests.threads import at_once
 from tests.unit.fanout.conftest import NOW, PLACE, chunk, chunks, refs, send_all, spool, tables, tell
 
@@ -163,9 +164,8 @@ def test_a_file_of_another_version_is_refused(path: Path, version: int) -> None:
     Outbox(path).close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
-    with pytest.raises(OutboxError, match="another version of cloudtasks_nb") as caught:
+    with raises(OutboxError, "another version of cloudtasks_nb", hint="pip install -U cloudtasks-nb"):
         Outbox(path)
-    assert "pip install -U cloudtasks-nb" in str(caught.value)
 
 
 @pytest.mark.parametrize("where", ["whole", "page"])
@@ -176,18 +176,15 @@ def test_a_damaged_file_is_told(path: Path, where: str) -> None:
     content = bytearray(path.read_bytes())
     content[100 if where == "page" else 0 : 8_000] = b"x" * 7_900
     path.write_bytes(bytes(content))
-    with pytest.raises(OutboxError, match="is damaged") as caught:
+    with raises(OutboxError, "is damaged", hint="move the file away", resource=str(path)):
         Outbox(path)
-    assert "move the file away" in str(caught.value)
-    assert caught.value.resource == str(path)
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """When the home is a file, the error names the folder and the setting."""
     (tmp_path / "home").write_text("")
-    with pytest.raises(OutboxError, match="cannot be created") as caught:
+    with raises(OutboxError, "cannot be created", hint="CLOUDTASKS_NB_HOME"):
         Outbox(tmp_path / "home" / "outbox.sqlite3")
-    assert "CLOUDTASKS_NB_HOME" in str(caught.value)
 
 
 def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
