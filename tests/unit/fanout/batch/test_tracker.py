@@ -1,0 +1,360 @@
+"""The loop of an open batch: watch, notify, store and leave; what fails is shown, and survived where it goes away."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cloudtasks_nb import _loop
+from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError
+from cloudtasks_nb.fanout.batch import outcome_tracker, subscribed
+from cloudtasks_nb.fanout.batch import tracker as tracker_module
+from cloudtasks_nb.fanout.batch.progress import SNAPSHOT
+from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
+from cloudtasks_nb.fanout.batch.witnesses import unread_since
+from cloudtasks_nb.fanout.sender.sender import Sender
+from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
+from tests.stored import store_result
+from tests.unit.fanout.batch.conftest import Tracked
+from tests.unit.fanout.conftest import all_rows, put, refs
+
+ROWS, HOUR, MINUTE = 250, 3_600_000_000, 60_000_000
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run failed work again at once."""
+    monkeypatch.setattr(_loop, "_PAUSE", 0.0)
+
+
+@pytest.mark.parametrize(("status", "lingers"), [("OK", False), ("INTERNAL", True)])
+async def test_a_batch_that_a_late_entry_may_correct_is_watched_on(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch, status: str, *, lingers: bool
+) -> None:
+    """Failed rows may have succeeded after all: their queue is read for a while after the end."""
+    await tracked.send()
+    tracked.publish(status)
+    await tracked.tracker.finished()
+    assert bool(tracked.connection.watcher.subscribed) == lingers
+    monkeypatch.setattr(subscribed, "_LINGER", 0.0)
+    await tracked.tracker._turn()
+    assert not tracked.connection.watcher.subscribed
+
+
+async def test_an_emulator_is_read_more_often_near_the_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no quota of reads, so that `wait` returns soon after the end; Google's service is read as before."""
+    monkeypatch.setattr(subscribed, "_NEAR_END", 30.0)  # rows that ended so long ago have ended just now
+    await tracked.send()
+    seen = []
+    for rows in (slice(10), slice(200)):
+        tracked.publish(rows=rows)
+        await tracked.until(lambda rows=rows: tracked.tracker.progress.succeeded == rows.stop)  # type: ignore[misc]
+        (subscription,) = tracked.connection.watcher.subscribed
+        seen.append(subscription.every)
+    tracked.connection.endpoint.local = False
+    tracked.publish(rows=slice(210))
+    await tracked.until(lambda: tracked.tracker.progress.succeeded == 210)
+    assert [*seen, subscription.every] == [1.0, 0.2, 1.0]
+
+
+async def test_notifications_are_begun_once_for_each_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are open again have another end, and so has a batch of which a URL was registered after the end."""
+    begun: list[int] = []
+    monkeypatch.setattr(tracked.tracker._notifier, "begin", lambda: begun.append(tracked.outbox.batches.get().round))
+    await tracked.send()
+    tracked.publish("INTERNAL")
+    await tracked.until(lambda: tracked.tracker.finished_here)
+    await tracked.tracker._turn()
+    assert begun == [1]
+    tracked.outbox.outcomes.new_try(tracked.batch)
+    await tracked.send()
+    tracked.publish()
+    await tracked.until(lambda: tracked.tracker.finished_here)
+    await tracked.tracker.start(sending=False)
+    assert begun == [1, 2, 2]
+
+
+async def test_what_is_seen_is_stored_now_and_then(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every five seconds, and in each turn after the end."""
+    times = iter([0.0, 4.0, 5.0, 6.0, 7.0])
+    monkeypatch.setattr(tracker_module, "_now", lambda: next(times))
+    stored: list[Any] = []
+    keep = tracked.outbox.batches.set_setting
+
+    def store(batch: str, key: str, value: Any) -> None:
+        stored.extend([value.succeeded] if key == SNAPSHOT else [])
+        keep(batch, key, value)
+
+    monkeypatch.setattr(tracked.outbox.batches, "set_setting", store)
+    monkeypatch.setattr(tracked.tracker, "_watch", lambda: None)
+    for done in range(3):
+        put(tracked.outbox, tracked.batch, refs(tracked.outbox, tracked.batch)[:done], State.SUCCEEDED)
+        await tracked.tracker._turn()
+    put(tracked.outbox, tracked.batch, refs(tracked.outbox, tracked.batch), State.SUCCEEDED)
+    await tracked.tracker._turn()
+    await tracked.tracker._turn()
+    assert stored == [0, 2, ROWS, ROWS]
+
+
+async def test_a_start_while_an_older_reading_is_under_way(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are tried again are sent, also if a turn has just read that the batch was done."""
+    tracker, outbox = tracked.tracker, tracked.outbox
+    put(outbox, tracked.batch, refs(outbox, tracked.batch), State.FAILED)
+    read, has_read, goes_on = tracker._read, asyncio.Event(), asyncio.Event()
+    call = outbox.run
+
+    async def call_late(work: Any, *args: Any, **options: Any) -> Any:
+        result = await call(work, *args, **options)
+        if work == read and not has_read.is_set():
+            has_read.set()
+            await goes_on.wait()
+        return result
+
+    await tracker.start(sending=False)
+    monkeypatch.setattr(outbox, "run", call_late)
+    turn = asyncio.create_task(tracker._turn())
+    await has_read.wait()
+    outbox.outcomes.new_try(tracked.batch)
+    begun = asyncio.create_task(tracker.start(sending=True))
+    await asyncio.sleep(0)
+    goes_on.set()
+    await asyncio.gather(turn, begun)
+    await tracked.until(lambda: sum(tracked.service.created.values()) == ROWS)
+
+
+@cases(
+    (10 * HOUR, None, 10 * HOUR + 5 * MINUTE),
+    (10 * HOUR, HOUR, HOUR + 15 * MINUTE),
+    (10 * HOUR, 10 * HOUR, 10 * HOUR + 5 * MINUTE),
+    (10 * HOUR, -HOUR, 10 * HOUR + 5 * MINUTE),
+    ids=["never read", "read until an hour ago", "read when it was made", "read when the clock was ahead"],
+)
+def test_the_log_is_read_on_from_where_it_was_read(age: int, read: int | None, back: int) -> None:
+    """A retry of yesterday's batch does not read its whole log again, only what may have come late."""
+    now = 2_000_000_000_000_000
+    assert unread_since(now - age, None if read is None else now - read, now) == now - back
+
+
+def failing(work: Callable[..., Any], error: Exception, times: int) -> Callable[..., Any]:
+    """Return a method that raises at its first calls."""
+    left = [times]
+
+    def method(*args: Any, **options: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise error
+        return work(*args, **options)
+
+    return method
+
+
+@pytest.mark.parametrize("method", ["batches.counts", "batches.set_setting", "outcomes.record"])
+@pytest.mark.parametrize("error", [OutboxError("the outbox is locked"), KeyError("x")], ids=["locked", "ours"])
+async def test_a_failure_that_goes_away(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
+) -> None:
+    """A write that fails twice is made at the third try: no outcome is lost, and `wait` ends with the truth."""
+    repository, name = method.split(".")
+    owner = getattr(tracked.outbox, repository)
+    await tracked.send()
+    monkeypatch.setattr(owner, name, failing(getattr(owner, name), error, 2))
+    tracked.publish()
+    assert (await tracked.tracker.finished()).succeeded == ROWS
+
+
+async def test_a_failure_that_lasts(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is among the reasons that the repr and the panel show, `wait` raises it, and closing raises nothing."""
+    await tracked.send()
+    broken = failing(tracked.outbox.outcomes.record, KeyError("x"), 10**9)
+    monkeypatch.setattr(tracked.outbox.outcomes, "record", broken)
+    tracked.publish()
+    with pytest.raises(CloudTasksError, match=f"watching batch {tracked.batch} failed with KeyError: 'x'"):
+        await tracked.tracker.finished()
+    assert f"watching batch {tracked.batch} failed with KeyError: 'x'" in tracked.tracker.blockers()
+    await tracked.tracker.close()
+    assert not tracked.connection.watcher.subscribed
+
+
+async def test_a_listener_that_fails(tracked: Tracked) -> None:
+    """An output or a panel that cannot show a change does not keep the batch from its end."""
+
+    def listener() -> None:
+        raise KeyError("x")
+
+    tracked.tracker.listen(listener)
+    await tracked.send()
+    tracked.publish()
+    assert (await tracked.tracker.finished()).succeeded == ROWS
+
+
+async def test_the_last_outcome_at_the_moment_when_the_sending_ends(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever is counted last, `wait` ends at once: it does not wait for notifications that nobody begins."""
+    loop, over = _loop.loop(), asyncio.Event()
+    run_sender, record = Sender.run, tracked.outbox.outcomes.record
+
+    async def run_and_wait(sender: Sender) -> int:
+        already = await run_sender(sender)
+        await over.wait()
+        return already
+
+    def end_and_record(*args: Any) -> Any:
+        loop.call_soon_threadsafe(over.set)
+        return record(*args)
+
+    monkeypatch.setattr(Sender, "run", run_and_wait)
+    monkeypatch.setattr(tracked.outbox.outcomes, "record", end_and_record)
+    await tracked.tracker.start(sending=True)
+    await tracked.until(lambda: not tracked.tracker.progress.unsent)
+    tracked.publish()
+    assert (await tracked.tracker.finished()).succeeded == ROWS
+
+
+async def test_another_sender_is_a_reason_why_rows_are_not_done(tracked: Tracked) -> None:
+    """The batch names it while it waits for it, and no longer when it sends itself."""
+    tracked.outbox.batches.set_setting(tracked.batch, "sender", {"pid": 1, "target": "127.0.0.1:1"})
+    lock: Any = tracked.outbox.requests.lock(tracked.batch)
+    note = "process 1 (127.0.0.1:1) sends the remaining rows; this connection continues when that stops"
+    await tracked.tracker.start(sending=True)
+    await tracked.until(lambda: note in tracked.tracker.blockers())
+    lock.release()
+    await tracked.until(lambda: not tracked.tracker.sending)
+    assert note not in tracked.tracker.blockers()
+
+
+async def test_one_connection_that_sends_lets_the_others_watch_only(tracked: Tracked) -> None:
+    """Another connection of this process that has the batch open begins to watch its rows; it sends none."""
+    made: Any = tracked.connection
+    other = Tracker(made, tracked.outbox, tracked.outbox.batches.get(tracked.batch))
+    await other.start(sending=False)
+    await tracked.tracker.start(sending=True)
+    await other._supervisor.join(_RESTARTING)
+    assert not other.sending
+    await tracked.until(lambda: not tracked.tracker.sending)
+    tracked.publish()
+    assert (await other.finished()).succeeded == ROWS
+    await other.close()
+
+
+async def test_rows_seem_to_be_missing(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One search runs at a time; why it failed is shown until the next snapshot begins another one."""
+    tracker, ends, begun = tracked.tracker, asyncio.Event(), list[list[str]]()
+
+    async def search(_snapshot: Any) -> None:
+        begun.append(tracker.blockers())
+        if len(begun) == 1:
+            await ends.wait()
+            raise PermissionDeniedError("tasks may not be listed")
+
+    monkeypatch.setattr(tracker.outcomes.search, "wanted", lambda *_: True)
+    monkeypatch.setattr(tracker.outcomes.search, "run", search)
+    await tracked.send()
+    tracked.publish(rows=slice(1))
+    tracked.publish(rows=slice(2))
+    await tracked.until(lambda: tracker.progress.succeeded == 2)
+    ends.set()
+    await tracked.until(lambda: "tasks may not be listed" in tracker.blockers())
+    tracked.publish(rows=slice(3))
+    await tracked.until(lambda: len(begun) == 2)
+    assert "tasks may not be listed" not in str(begun)
+
+
+async def test_a_wait_tries_again_what_failed_here(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that was full has room by now: the error of before is forgotten, and the rest is sent."""
+    queue = tracked.outbox.requests.queue(tracked.batch)
+    monkeypatch.setattr(type(queue), "turn", failing(type(queue).turn, OutboxError("the disk is full"), 1))
+    await tracked.send()
+    assert str(tracked.tracker.error) == "the disk is full"
+    ending = asyncio.ensure_future(tracked.tracker.finished())
+    await tracked.until(lambda: sum(tracked.service.created.values()) == ROWS)
+    tracked.publish()
+    assert (await ending).succeeded == ROWS
+
+
+async def test_results_that_were_read_are_packed_when_the_batch_has_ended(tracked: Tracked) -> None:
+    """In the background; without the right to write that is no error of the batch."""
+    tracker, store = tracked.tracker, tracked.connection.store
+    stored = tracker.outcomes.stored
+    tasks = [str(task) for task in all_rows(tracked.outbox, tracked.batch, "tasks")]
+
+    def objects() -> int:
+        return sum(map(len, store.pages(f"results/{tracked.batch}/")))
+
+    async def read() -> None:
+        await asyncio.to_thread(stored.sync)
+        await tracker.find_out(tracker.outcomes.record_results)
+
+    await tracked.send()
+    for task in tasks[:20]:
+        store_result(tracked.outbox, store, task)
+    await read()
+    assert objects() == 20
+    tracked.publish()
+    await tracked.until(lambda: tracker.finished_here)
+    await read()
+    await tracker._supervisor.join("packing the results of")
+    assert objects() == 1
+    assert not tracker.blockers()
+    assert stored.answers(tasks).results == dict.fromkeys(tasks[:20], 7)
+
+
+@cases(
+    ("already", 1_200, "1,200 tasks existed before: created from another machine"),
+    ("adopted", True, "rows were sent from elsewhere: their states are those of the log of the last 30 days"),
+    ("unseen", "no permission.", "rows that were sent from elsewhere cannot be seen: no permission; "),
+    ("corrected", 1, "1 row had another outcome first, corrected by log entries that came late"),
+)
+async def test_what_is_stored_of_the_sending(tracked: Tracked, setting: str, value: Any, note: str) -> None:
+    """Each fact that the outbox has of the sending is one sentence, and there is none without it."""
+    assert tracked.tracker.notes() == []
+    tracked.outbox.batches.set_setting(tracked.batch, setting, value)
+    await tracked.tracker.start(sending=False)
+    (found,) = tracked.tracker.notes()
+    assert found.startswith(note)
+
+
+def test_a_clock_that_is_wrong_is_noted(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times that are shown are the service's, which differ from those of this machine."""
+    monkeypatch.setattr(tracked.tracker.connection.clock.known, "skew", -360_000_000)
+    assert tracked.tracker.notes() == ["this machine's clock is 6 min ahead of the service's"]
+
+
+@pytest.mark.parametrize(("found_at", "reads"), [(None, 5), (2, 2)], ids=["lost for good", "found"])
+def test_what_is_gone_is_read_again(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch, found_at: int | None, reads: int
+) -> None:
+    """At once and four times later, also if the log cannot be read, until no row is gone; more rows begin it anew."""
+    seen: list[int] = []
+    pauses: list[float] = []
+    tracker, outbox, sleep = tracked.tracker, tracked.outbox, asyncio.sleep
+    rows = refs(outbox, tracked.batch)
+
+    async def recheck() -> None:
+        seen.append(len(seen) + 1)
+        if seen[-1] == found_at:
+            put(outbox, tracked.batch, rows[:1], State.SUCCEEDED)
+        raise PermissionDeniedError("the log may not be read")
+
+    async def pause(seconds: float) -> None:
+        if seconds in outcome_tracker._RECHECK_PAUSES:
+            pauses.append(seconds)
+            while tracker._seen < tracker._changes:
+                await sleep(0.01)
+        await sleep(0)
+
+    async def run() -> None:
+        put(outbox, tracked.batch, rows[:1], State.GONE)
+        await tracker.start(sending=False)
+        await tracker._supervisor.join(tracker_module._REREADING)
+
+    monkeypatch.setattr(tracker.outcomes, "recheck", recheck)
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    _loop.run(run(), 30)
+    assert len(seen) == reads
+    assert pauses == [60.0, 120.0, 240.0, 480.0][:reads]
+    put(outbox, tracked.batch, rows[:2], State.GONE)
+    _loop.run(run(), 30)
+    assert len(seen) > reads
