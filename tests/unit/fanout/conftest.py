@@ -480,12 +480,7 @@ class Sent(NamedTuple):
 
 
 async def send(
-    outbox: Outbox,
-    batch: str,
-    service: Any,
-    observer: FakeObserver | None = None,
-    clock: Clock | None = None,
-    **options: Any,
+    outbox: Outbox, batch: str, service: Any, clock: Any = None, observer: FakeObserver | None = None, **options: Any
 ) -> Sent:
     """Send a batch, on a clock that does not make anybody wait, and let an observer see it."""
     observer = observer or FakeObserver()
@@ -505,16 +500,9 @@ async def send(
     return Sent(observer.sent - before, already, outbox.batches.counts(batch)[State.REJECTED])
 
 
-def run_send(
-    outbox: Outbox,
-    batch: str,
-    service: Service,
-    clock: Clock | None = None,
-    observer: FakeObserver | None = None,
-    **options: Any,
-) -> Sent:
+def run_send(*words: Any, **options: Any) -> Sent:
     """Send a batch as `send` does, and wait for the end."""
-    return asyncio.run(send(outbox, batch, service, observer, clock, **options))
+    return asyncio.run(send(*words, **options))
 
 
 def raising(code: str, times: int | range = 3, rpc: str = "BatchCreateTasks") -> Callable[[str, int], None]:
