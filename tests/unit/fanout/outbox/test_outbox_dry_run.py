@@ -100,12 +100,6 @@ def test_states_of_known_rows(outbox: Outbox) -> None:
     assert forecast(outbox, chunks(range(1)), name=batch).states == ["in the queue"]
 
 
-def test_no_rows(outbox: Outbox) -> None:
-    """A dry run of no rows finds nothing."""
-    spool(outbox, chunks(range(2)), name="days")
-    assert forecast(outbox, [], name="days") == Forecast(tasks=[], problems={}, sendable=0, duplicates=0, states=[])
-
-
 def test_another_process_that_writes(outbox: Outbox, batch: str) -> None:
     """A dry run does not wait for the write lock, and writes nothing."""
     stored = tables(outbox.path)
@@ -145,15 +139,6 @@ def test_no_ids_where_sending_would_raise(outbox: Outbox) -> None:
     assert found == Forecast(tasks=[None] * 3, problems={1: "no URL"}, sendable=2, duplicates=0)
 
 
-def test_rows_of_the_same_batch(outbox: Outbox) -> None:
-    """The rows of a batch without a name are found again; all of them are counted, also those that are not shown."""
-    batch = spool(outbox, chunks(range(30))).batch
-    send_all(outbox, batch)
-    found = forecast(outbox, chunks(range(30)), shown=3)
-    assert (found.tasks, found.states) == (ids(batch, range(3)), ["in the queue"] * 3)
-    assert (found.known, found.sendable) == ({"in the queue": 30}, 0)
-
-
 @pytest.mark.parametrize("others", [range(5), range(2, 40)])
 def test_rows_of_another_batch(outbox: Outbox, others: range) -> None:
     """Without a name, rows that a named batch has are in the way, as they are for `spool`, which is quoted."""
@@ -174,14 +159,6 @@ def test_rows_of_two_other_batches(outbox: Outbox) -> None:
     found = forecast(outbox, chunks(range(7)))
     assert (found.sendable, found.known) == (2, {"in a": 4, "in b": 3})
     assert found.refusal == refused(outbox, chunks(range(7)))
-
-
-def test_a_name_has_no_overlap(outbox: Outbox) -> None:
-    """With a new name all rows are sent again, whatever batch has them."""
-    batch = spool(outbox, chunks(range(4)), name="a").batch
-    found = forecast(outbox, chunks(range(7)), name="days")
-    assert (found.sendable, found.refusal, found.problems) == (7, "", {})
-    assert not set(found.tasks) & set(ids(batch, range(7)))
 
 
 def test_keys_with_other_requests(outbox: Outbox) -> None:
