@@ -109,8 +109,10 @@ def tables(path: Path) -> dict[str, int]:
 
 
 #: The tables that grow.
-TABLES = ("batches", "settings", "parts", "blocks", "rows", "keys", "tallies", "spans", "inputs", "labels", "untrusted")
-TABLES += ("results", "objects")
+TABLES = (
+    *("batches", "settings", "parts", "blocks", "rows", "keys", "tallies"),
+    *("spans", "inputs", "labels", "untrusted", "results", "objects"),
+)
 #: What `tables` gives for an outbox without anything in it.
 NOTHING = dict.fromkeys(TABLES, 0)
 

@@ -42,12 +42,13 @@ def counts(**rows: int) -> dict[State, int]:
 def progress(**fields: Any) -> Progress:
     """Return the progress of a batch with these counts of rows, and none in the other states."""
     total = sum(fields.get(name) or 0 for name in STATES)
-    return Progress(**{"total": total, **dict.fromkeys(STATES, 0), **fields})
+    usual: dict[str, Any] = {"total": total, **dict.fromkeys(STATES, 0)}
+    return Progress(**{**usual, **fields})
 
 
 def report(words: Mapping[str, Any] | None = None, **fields: Any) -> Report:
     """Return a report on a batch that has come so far."""
-    usual = {"batch": "a91f03c2", "name": None, "queue": "reports", "badge": "LOCAL", "causes": {}}
+    usual: dict[str, Any] = {"batch": "a91f03c2", "name": None, "queue": "reports", "badge": "LOCAL", "causes": {}}
     return Report(progress=progress(**fields), **{**usual, **(words or {})})
 
 

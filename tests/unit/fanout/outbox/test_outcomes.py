@@ -1,5 +1,7 @@
 """What becomes of rows: outcomes that were heard of, and new tries that were asked for."""
 
+from typing import Any
+
 import pytest
 
 from cloudtasks_nb.fanout.outbox import rows
@@ -13,7 +15,7 @@ from tests.unit.fanout.conftest import Outcome, all_rows, chunks, put, record_ou
 def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None:
     """Attempts, status, message and times of a row are kept as they were heard of."""
     ref = refs(outbox, batch)[0]
-    news = {"attempts": 2, "last_status": 13, "last_message": "HTTP status code 500"}
+    news: dict[str, Any] = {"attempts": 2, "last_status": 13, "last_message": "HTTP status code 500"}
     news |= {"schedule_time": 50, "last_attempt_time": 40, "duration": 3}
     tell(outbox, batch, ref, state=State.SENT, **news)
     page = next(outbox.rows.pages(batch))
