@@ -5,6 +5,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,7 @@ class FakeTracker:
         self.reports: dict[int, Any] = {}
         self._listeners: list[Callable[[], None]] = []
         self.progress = self.at(0)
-        self.end: asyncio.Future[Progress] = _loop.run(self._future())
+        self.end = Future[Progress]()
 
     def at(self, done: int) -> Progress:
         """Return the progress with so many rows succeeded."""
@@ -48,16 +49,14 @@ class FakeTracker:
 
     def finish(self, result: Progress | Exception) -> None:
         """End what `finished` waits for."""
-        setter = self.end.set_exception if isinstance(result, Exception) else self.end.set_result
-        _loop.call_soon(setter, result)
+        if isinstance(result, Exception):
+            self.end.set_exception(result)
+        else:
+            self.end.set_result(result)
 
     async def finished(self) -> Progress:
         """Wait for the end."""
-        return await asyncio.shield(self.end)
-
-    @staticmethod
-    async def _future() -> asyncio.Future[Progress]:
-        return asyncio.get_running_loop().create_future()
+        return await asyncio.shield(asyncio.wrap_future(self.end))
 
     def bundle(self) -> dict[str, str]:
         """Return what to show now."""
@@ -198,15 +197,11 @@ def test_waiting_ends_with_its_time_or_with_an_error(screens: list[FakeLive]) ->
         live_module.wait(tracker, tracker.bundle, None)
 
 
-def test_waiting_on_the_background_loop_is_refused() -> None:
+async def test_waiting_on_the_background_loop_is_refused() -> None:
     """It would block the loop that has to do the work; the error names `await batch`."""
     tracker: Any = FakeTracker()
-
-    async def callback() -> None:
-        live_module.wait(tracker, tracker.bundle, None)
-
     with pytest.raises(RuntimeError, match="await batch"):
-        _loop.run(callback(), 30)
+        live_module.wait(tracker, tracker.bundle, None)
 
 
 @pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited")
