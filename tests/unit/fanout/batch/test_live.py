@@ -119,7 +119,7 @@ def test_a_change_before_anybody_listens_is_shown(screens: list[FakeLive]) -> No
     stale = tracker.bundle()
     states = iter([stale])
     tracker.progress = tracker.at(4)
-    live_module.display_report(tracker, lambda: next(states, tracker.bundle()))  # type: ignore[arg-type]  # as below
+    live_module.display_report(tracker, lambda: next(states, tracker.bundle()))  # type: ignore[arg-type]  # all that it uses of one
     screens[0].until("40 %")
 
 
@@ -181,7 +181,7 @@ def test_a_cell_that_has_ended_shows_that_rows_are_tried_again(screens: list[Fak
     tracker = FakeTracker()
     tracker.progress = tracker.at(10)
     tracker.finish(tracker.progress)
-    assert live_module.wait(tracker, tracker.bundle, None).succeeded == 10  # type: ignore[arg-type]  # as above
+    assert live_module.wait(tracker, tracker.bundle, None).succeeded == 10  # type: ignore[arg-type]  # all that it uses of one
     assert "100 %" in screens[0].shown[-1]
     tracker.move(7)
     screens[0].until("70 %")
