@@ -48,6 +48,10 @@ class Situation:
 
 SEEN = {"watched": True, "at": AGO, "sends": True}
 LIMITED = {**SEEN, "rate": 1.2, "limit": 1.0}
+PAUSED = {**SEEN, "paused": "q"}
+LATER = {**SEEN, "waiting": 100, "scheduled": 100}
+ABSENT = {**SEEN, "absent": [("no handler listens at h:1 (bmi)", "ct.serve(bmi)")]}
+ALL_SENT = {"sent": 100}
 FAILED_NOW = {**SEEN, "failed_at": AGO}
 HELD = {"canary": 10}
 RESUME, RETRY = "batch.resume()", "batch.retry_failed()"
@@ -56,25 +60,15 @@ AGAIN = "batch.resend(batch.tasks().query(\"state == '{}'\"))"
 SITUATIONS = {
     "healthy": Situation("running", "", {"sent": 60, "succeeded": 40}, {**SEEN, "rate": 5.0, "limit": 500.0}),
     "being sent": Situation("running", "", {"sent": 40}, SEEN),
-    "rate-limited": Situation("running", "at the queue's limit of 1/s, not before ", {"sent": 100}, LIMITED),
-    "scheduled": Situation(
-        "running", "100 rows are scheduled for later", {"sent": 100}, {**SEEN, "waiting": 100, "scheduled": 100}
-    ),
+    "rate-limited": Situation("running", "at the queue's limit of 1/s, not before ", ALL_SENT, LIMITED),
+    "scheduled": Situation("running", "100 rows are scheduled for later", ALL_SENT, LATER),
     "settling": Situation("running", "3 settling: ", {"sent": 3, "succeeded": 97}, {**SEEN, "settling": 3}),
     "a canary that runs": Situation(
         "running", "canary: 4 of 10 done; 90 rows wait", {"succeeded": 4, "sent": 6}, SEEN, HELD
     ),
-    "a log that cannot be read": Situation("running", "no right", {"sent": 100}, {**SEEN, "troubles": ["no right"]}),
-    "a paused queue": Situation(
-        "paused", "the queue q is paused", {"sent": 100}, {**SEEN, "paused": "q"}, action="queue.resume()"
-    ),
-    "a dead target": Situation(
-        "stopped",
-        "no handler listens at h:1 (bmi)",
-        {"sent": 100},
-        {**SEEN, "absent": [("no handler listens at h:1 (bmi)", "ct.serve(bmi)")]},
-        action="ct.serve(bmi)",
-    ),
+    "a log that cannot be read": Situation("running", "no right", ALL_SENT, {**SEEN, "troubles": ["no right"]}),
+    "a paused queue": Situation("paused", "the queue q is paused", ALL_SENT, PAUSED, action="queue.resume()"),
+    "a dead target": Situation("stopped", "no handler listens at h:1", ALL_SENT, ABSENT, action="ct.serve(bmi)"),
     "a dead emulator": Situation("stopped", "nothing answers", {"sent": 99}, {**SEEN, "silent": "nothing answers"}),
     "a dead sender": Situation(
         "stopped", "60 unsent, and no process sends", {"sent": 40}, {"watched": True, "at": AGO}, action=RESUME
@@ -82,9 +76,7 @@ SITUATIONS = {
     "rows in doubt": Situation(
         "stopped", "100 may have been sent by a process that has ended", doubtful=True, action=RESUME
     ),
-    "a refused sender": Situation(
-        "stopped", "no right to create", known={"error": "no right to create"}, action=RESUME
-    ),
+    "a refused sender": Situation("stopped", "no right to", known={"error": "no right to create"}, action=RESUME),
     "a canary that failed": Situation(
         "held", "canary: 1 of 10 rows failed", {"succeeded": 9, "failed": 1}, SEEN, HELD, action=RESUME
     ),
@@ -102,11 +94,9 @@ SITUATIONS = {
     "cancelled from elsewhere": Situation(
         "cancelling", "60 rows are left to cancel", {"sent": 60, "cancelled": 40}, SEEN, settings={"cancelling": {}}
     ),
-    "stopped by failures": Situation(
-        "cancelling", "70 rows are left", {"failed": 30}, SEEN, {"stop_after_failures": 10}
-    ),
-    "read long ago": Situation("running", "last read 3 h ago", {"sent": 100}, {"at": dt.timedelta(hours=3)}),
-    "not read yet": Situation(None, NOT_READ, {"sent": 100}),
+    "stopped by failures": Situation("cancelling", "70 rows are", {"failed": 30}, SEEN, {"stop_after_failures": 10}),
+    "read long ago": Situation("running", "last read 3 h ago", ALL_SENT, {"at": dt.timedelta(hours=3)}),
+    "not read yet": Situation(None, NOT_READ, ALL_SENT),
     "only in the store": Situation(None, NOT_READ, imported=True),
     "all succeeded": Situation("succeeded", "", {"succeeded": 100}),
     "all gone": Situation(

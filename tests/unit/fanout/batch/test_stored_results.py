@@ -70,11 +70,9 @@ def task(batch: str, row: int = 0) -> str:
 
 
 @pytest.fixture(autouse=True)
-def keys(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Give the keys of all batches."""
-    found = [KEY]
-    monkeypatch.setattr(stored_results, "batch_keys", lambda *_, **__: tuple(found))
-    return found
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give all batches one key."""
+    monkeypatch.setattr(stored_results, "batch_keys", lambda *_, **__: (KEY,))
 
 
 @pytest.fixture(params=["bucket", "folder"])
