@@ -46,16 +46,14 @@ def other(row: int) -> str:
 
 
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.sampled_from("ab"), st.booleans()), max_size=8)
-NAMES = st.sampled_from([None, "days"])
 
 
-@given(ROWS, ROWS, st.booleans(), NAMES, NAMES, st.booleans())
+@given(ROWS, ROWS, st.booleans(), st.sampled_from([None, "days"]), st.booleans())
 def test_a_dry_run_is_a_spool_that_is_rolled_back(
     tmp_path_factory: pytest.TempPathFactory,
     earlier: list[tuple[int, str, bool]],
     rows: list[tuple[int, str, bool]],
     sent: bool,  # noqa: FBT001 - a property's arguments
-    earlier_name: str | None,
     name: str | None,
     skip: bool,  # noqa: FBT001 - a property's arguments
 ) -> None:
@@ -68,7 +66,7 @@ def test_a_dry_run_is_a_spool_that_is_rolled_back(
         return [chunk(numbers[at : at + 3], key=key, request=request, rejected=bad) for at in numbers[::3]]
 
     with Outbox(tmp_path_factory.mktemp("home") / "outbox.sqlite3") as outbox:
-        before = spool(outbox, planned(earlier), name=earlier_name, skip=True)
+        before = spool(outbox, planned(earlier), name="days", skip=True)
         if sent:
             send_all(outbox, before.batch)
         stored = tables(outbox.path)
@@ -139,6 +137,24 @@ def test_no_ids_where_sending_would_raise(outbox: Outbox) -> None:
     assert found == Forecast(tasks=[None] * 3, problems={1: "no URL"}, sendable=2, duplicates=0)
 
 
+def test_rows_of_the_same_batch(outbox: Outbox) -> None:
+    """The rows of a batch without a name are found again; all of them are counted, also those that are not shown."""
+    batch = spool(outbox, chunks(range(30))).batch
+    send_all(outbox, batch)
+    found = forecast(outbox, chunks(range(30)), shown=3)
+    assert (found.tasks, found.states) == (ids(batch, range(3)), ["in the queue"] * 3)
+    assert (found.known, found.sendable) == ({"in the queue": 30}, 0)
+
+
+@pytest.mark.parametrize("others", [range(5), range(2, 40)])
+def test_rows_of_a_batch_that_grows(outbox: Outbox, others: range) -> None:
+    """Rows without a name that are in an earlier batch without a name extend it."""
+    batch = spool(outbox, chunks(others)).batch
+    found = forecast(outbox, chunks(range(7)))
+    assert (found.sendable, found.known, found.refusal, found.problems) == (7, {}, "", {})
+    assert found.tasks == ids(batch, range(7))
+
+
 @pytest.mark.parametrize("others", [range(5), range(2, 40)])
 def test_rows_of_another_batch(outbox: Outbox, others: range) -> None:
     """Without a name, rows that a named batch has are in the way, as they are for `spool`, which is quoted."""
@@ -159,6 +175,14 @@ def test_rows_of_two_other_batches(outbox: Outbox) -> None:
     found = forecast(outbox, chunks(range(7)))
     assert (found.sendable, found.known) == (2, {"in a": 4, "in b": 3})
     assert found.refusal == refused(outbox, chunks(range(7)))
+
+
+def test_a_name_has_no_overlap(outbox: Outbox) -> None:
+    """With a new name all rows are sent again, whatever batch has them."""
+    batch = spool(outbox, chunks(range(4)), name="a").batch
+    found = forecast(outbox, chunks(range(7)), name="days")
+    assert (found.sendable, found.refusal, found.problems) == (7, "", {})
+    assert not set(found.tasks) & set(ids(batch, range(7)))
 
 
 def test_keys_with_other_requests(outbox: Outbox) -> None:

@@ -100,7 +100,7 @@ def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:
     assert outbox.outcomes.new_try(batch) == 2
     assert outbox.outcomes.new_try(batch) == 0
     tries, tasks, attempts = (all_rows(outbox, batch, field) for field in ("tries", "tasks", "attempts"))
-    assert (tries[5], tasks[5], attempts[5]) == (2, f"{first[5].removesuffix('1')}2", None)
+    assert (tries[5], tasks[5].rpartition("-")[2], attempts[5]) == (2, "2", None)
     assert (tries[6], tasks[6]) == (1, first[6])
     assert outbox.batches.get(batch).round == 2
 
