@@ -139,21 +139,6 @@ async def test_resume_sends_the_rest(make: Make, *, ended: bool) -> None:
     await sent(tracked, ROWS)
 
 
-async def test_a_killed_kernel(make: Make) -> None:
-    """The canary goes on in the next process that sends the batch; a second `resume` there ends it."""
-    tracked = await send_canary(make)
-    await tracked.tracker.close()
-    later = make(tracked.batch)
-    await later.tracker.start(sending=False)
-    later.publish(rows=slice(0))
-    with pytest.raises(PreconditionError, match="no process sends them"):
-        await later.tracker.finished()
-    await later.tracker.resume()
-    assert f"canary: 0 of 20 done; {REST} rows wait for it" in later.tracker.notes()
-    await later.tracker.resume()
-    await sent(later, REST)
-
-
 async def test_another_process_waits_too(make: Make) -> None:
     """Both report that the canary failed; what one of them resumes is sent, each row once."""
     tracked = await send_canary(make)

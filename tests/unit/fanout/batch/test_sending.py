@@ -131,13 +131,7 @@ def sent_tags(service: Service) -> dict[str, str]:
 
 @pytest.mark.parametrize("silent", [True, False])
 async def test_a_store_that_takes_no_claim(
-    outbox: Outbox,
-    batch: str,
-    sending: Supervised,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    *,
-    silent: bool,
+    outbox: Outbox, batch: str, sending: Supervised, monkeypatch: Any, capsys: Any, *, silent: bool
 ) -> None:
     """Rows are sent with a key of this home, and a line says so; the next sending claims the batch with that key."""
     answered = threading.Event()
