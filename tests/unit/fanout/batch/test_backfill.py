@@ -2,7 +2,8 @@
 
 import datetime as dt
 from collections.abc import Callable
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,7 +12,6 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.display.calendar import Calendar
 from cloudtasks_nb.errors import BatchExistsError, InvalidInputError, TemplateError
-from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.period_states import ASKED, PeriodStates, upcoming
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.table import ReadRows
@@ -24,7 +24,6 @@ from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.service.connection import Connection
 from tests.cases import cases
 from tests.unit.fanout.conftest import PLACE, put, refs, send_all, spool
 
@@ -72,37 +71,26 @@ class FakeCatalog:
             )
 
 
-class FakeConnection:
-    """A connection from which every URL can be reached."""
-
-    def check_target(self, queue: Any, url: Any, service_account: Any = None) -> None:
-        """Refuse nothing."""
-
-    def check_store(self, url: Any) -> None:
-        """Refuse nothing."""
-
-
 class Harness:
-    """A queue over a fake catalog."""
+    """A queue over a fake catalog, on a connection from which every URL can be reached."""
 
     def __init__(self, outbox: Outbox) -> None:
-        self.catalog = FakeCatalog(outbox)
-        name = QueueName(project="p", location="l", queue=PLACE.queue)
-        self.queue = Queue(cast("Connection", FakeConnection()), cast("Catalog", self.catalog), name)
+        self.catalog: Any = FakeCatalog(outbox)
+        connection: Any = SimpleNamespace(check_target=lambda *_: None, check_store=lambda _: None)
+        self.queue = Queue(connection, self.catalog, QueueName(project="p", location="l", queue=PLACE.queue))
 
-    def run(self, start: str = "2026-01-01", end: str = "2026-01-03", **options: Any) -> BatchRecord:
-        """Backfill, and return the record of the batch."""
+    def run(self, start: str = "2026-01-01", end: str = "2026-01-03", **options: Any) -> Any:
+        """Backfill, and return the record of the batch; or the plan, with `dry_run=True`."""
         arguments: dict[str, Any] = {"freq": "D", "url": URL, **options}
-        return cast("BatchRecord", self.queue.backfill(start, end, **arguments))
+        return self.queue.backfill(start, end, **arguments)
 
-    def plan(self, start: str = "2026-01-01", end: str = "2026-01-03", **options: Any) -> Plan:
+    def plan(self, *period: str, **options: Any) -> Any:
         """Plan a backfill."""
-        arguments: dict[str, Any] = {"freq": "D", "url": URL, **options}
-        return self.queue.backfill(start, end, **arguments, dry_run=True)
+        return self.run(*period, **options, dry_run=True)
 
-    def data(self) -> pd.DataFrame:
+    def data(self) -> Any:
         """Return the rows of the newest fan-out."""
-        return cast("pd.DataFrame", self.catalog.requests[-1].data)
+        return self.catalog.requests[-1].data
 
 
 @pytest.fixture

@@ -136,11 +136,7 @@ def test_duplicates_raise_with_count_rows_and_ways_out(outbox: Outbox) -> None:
     """Rows that send the same request are counted, the first are named, and nothing is kept."""
     rows = [*range(2_500), 7, 2_400, 7, *range(100, 106)]
     with pytest.raises(DuplicateRowsError) as caught:
-        spool(
-            outbox,
-            [chunk(range(at, at + 100), key=lambda row: str(rows[row])) for at in range(0, 2_500, 100)]
-            + [chunk(range(2_500, len(rows)), key=lambda row: str(rows[row]))],
-        )
+        spool(outbox, chunks(range(len(rows)), key=lambda row: str(rows[row])))
     assert caught.value.message == (
         "9 of 2,509 rows have the key of an earlier row: 2500 is the same as 7, 2501 is the same as 2400, "
         "2502 is the same as 7, 2503 is the same as 100, 2504 is the same as 101, ..."
