@@ -75,9 +75,10 @@ class Harness:
     """A queue over a fake catalog, on a connection from which every URL can be reached."""
 
     def __init__(self, outbox: Outbox) -> None:
-        self.catalog: Any = FakeCatalog(outbox)
         connection: Any = SimpleNamespace(check_target=lambda *_: None, check_store=lambda _: None)
-        self.queue = Queue(connection, self.catalog, QueueName(project="p", location="l", queue=PLACE.queue))
+        catalog: Any = FakeCatalog(outbox)
+        self.catalog = catalog
+        self.queue = Queue(connection, catalog, QueueName(project="p", location="l", queue=PLACE.queue))
 
     def run(self, start: str = "2026-01-01", end: str = "2026-01-03", **options: Any) -> Any:
         """Backfill, and return the record of the batch; or the plan, with `dry_run=True`."""
@@ -163,7 +164,7 @@ def test_the_columns_of_periods_are_shown(backfills: Harness, outbox: Outbox) ->
 
 def test_words_are_passed_on(backfills: Harness) -> None:
     """The words of a fan-out mean the same here; times without a zone are those of the backfill's."""
-    lasting = {"send_rate": 3, "stop_after_failures": 0.5, "canary": 2, "pause_at": "5%"}
+    lasting: dict[str, Any] = {"send_rate": 3, "stop_after_failures": 0.5, "canary": 2, "pause_at": "5%"}
     backfills.run(errors="skip", progress=False, at="2026-01-02 09:00", tz="Asia/Tokyo", **lasting)
     request = backfills.catalog.requests[-1]
     assert (request.options.errors, request.options.progress, request.options.lasting) == ("skip", False, lasting)
