@@ -208,6 +208,13 @@ def test_a_further_witness_is_asked_like_the_results(world: World) -> None:
     assert world.counts() == {"succeeded": 3, "sent": 2}
 
 
+def test_tasks_of_others_are_none_of_our_business(world: World) -> None:
+    """Other batches and hand-made tasks share the queue and its log."""
+    others = ("hand-made", "0" * 20 + "-ffffffff-1", "0" * 20 + world.tasks[0][20:])
+    world.apply(snapshot(entries=tuple(entry(task, status="OK") for task in others)))
+    assert world.counts() == {"sent": 5}
+
+
 def pending(state: str = "ready", **words: Any) -> Pending:
     """Return a task that is in the queue."""
     fields: dict[str, Any] = {"attempts": 0, "schedule_time": 0, "last_status": None, "last_message": None}
