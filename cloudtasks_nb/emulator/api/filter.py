@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
-from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
+from cloudtasks_nb.emulator.model.refusal import invalid_argument
 
 __all__ = [
     "LOG_ID",
@@ -36,12 +36,14 @@ __all__ = [
 LOG_ID = ("log_id()",)
 
 _SAMPLE = "sample()"  # the internal operator of sample(); the text of a filter cannot contain it
+# Colons are operators, but for those of a time. A quoted text that follows the dot of a word belongs to the same path.
 _TOKEN = re.compile(
     r"""\s*(?:(?P<open>\()|(?P<close>\))|(?P<op><=|>=|!=|=~|!~|=|<|>|:)|(?P<minus>-(?=[\w("]))"""
-    r"""|(?P<function>(?!(?:AND|OR|NOT)\()[A-Za-z_]\w*\()|(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<word>[^\s()<>=!:"~]+))""",
-    re.VERBOSE,
+    r"""|(?P<function>(?!(?:AND|OR|NOT)\()[A-Za-z_]\w*\()|(?P<quoted>"(?:[^"\\]|\\.)*")"""
+    r"""|(?P<word>\d{4}-\d\d-\d\d[Tt][^\s()<>=!"~]*|[^\s()<>=!:"~]+(?:(?<=\.)"(?:[^"\\]|\\.)*"[^\s()<>=!:"~]*)*))""",
 )
-_PART = re.compile(r'"((?:[^"\\]|\\.)*)"|([^."]+)')
+_WORDS = {"AND", "OR", "NOT"}
+_PART = re.compile(r'"(?:[^"\\]|\\.)*"|[^."]+')
 _TIME = re.compile(r"(.+?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.IGNORECASE)
 _MAX_LENGTH = 20_000  # https://cloud.google.com/logging/quotas
 _MAX_DEPTH = 50  # of nested parentheses and negations: deeper ones could exceed Python's recursion limit
@@ -94,11 +96,8 @@ def parse_filter(text: str) -> Node:
     if len(text) > _MAX_LENGTH:
         raise invalid_argument(f"Unparseable filter: more than {_MAX_LENGTH} characters.")
     parser = _Parser(text)
-    if parser.peek() is None:
-        return And(())
-    node = parser.conjunction()
-    if parser.peek() is not None:
-        raise parser.error()
+    node = parser.conjunction() if text.strip() else And(())
+    parser.expect("end")
     return node
 
 
@@ -112,10 +111,10 @@ def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -
     getter_of : callable
         Takes the path of a field and returns a function that reads the field of a record, or None if it is missing.
     """
-    for op, test in ((":", _containing), ("=", _equal)):
+    for op in (":", "="):
         path, texts = compared_texts(node, op)
         if len(texts) > 1:
-            return test(texts, getter_of(path))
+            return _any_of(texts, op, getter_of(path))
     if isinstance(node, And | Or):
         return _any_or_all([compile_filter(part, getter_of) for part in node.nodes], stop_at=isinstance(node, Or))
     if isinstance(node, Not):
@@ -150,24 +149,16 @@ def _is_text(node: Compare, op: str) -> bool:
     return node.op == op and node.value != "*" and not special and _number(node.value.removesuffix("s")) is None
 
 
-def _containing(texts: Sequence[str], get: Getter) -> Callable[[Any], bool]:
-    """Return a test whether a field contains one of the texts: one look at the field for all of them."""
-
-    def test(record: Any) -> bool:
-        actual = get(record)
-        folded = "" if actual is None else str(actual).casefold()
-        return any(text in folded for text in texts)
-
-    return test
-
-
-def _equal(texts: Sequence[str], get: Getter) -> Callable[[Any], bool]:
-    """Return a test whether a field is one of the texts."""
+def _any_of(texts: Sequence[str], op: str, get: Getter) -> Callable[[Any], bool]:
+    """Return a test whether a field is one of the texts, or contains one: one look at the field for all of them."""
     wanted = frozenset(texts)
 
     def test(record: Any) -> bool:
         actual = get(record)
-        return actual is not None and str(actual).casefold() in wanted
+        if actual is None:
+            return False
+        folded = str(actual).casefold()
+        return folded in wanted if op == "=" else any(text in folded for text in texts)
 
     return test
 
@@ -203,122 +194,96 @@ def parse_time(text: str) -> int:
 
 
 class _Parser:
+    """Reads a filter token by token: a method reads what it is named after."""
+
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._tokens = list(self._split())
+        self._tokens = [*_tokens(text), ("end", "")]
         self._at = 0
         self._depth = 0
 
-    def _split(self) -> Iterator[tuple[str, str]]:
-        at, text = 0, self._text.rstrip()
-        while at < len(text):
-            match = _TOKEN.match(text, at)
-            if match is None or match.lastgroup is None:
-                raise invalid_argument(f"Unparseable filter: syntax error at column {at + 1}.")
-            yield match.lastgroup, match[match.lastgroup]
-            at = match.end()
+    def take(self, *kinds: str) -> str | None:
+        """Return the next token and pass it, if it is of one of these kinds."""
+        kind, text = self._tokens[self._at]
+        if kind not in kinds:
+            return None
+        self._at += 1
+        return text
 
-    def peek(self) -> tuple[str, str] | None:
-        return self._tokens[self._at] if self._at < len(self._tokens) else None
-
-    def error(self) -> RefusedError:
-        token = self.peek()
-        where = f'unexpected "{token[1]}"' if token else "unexpected end"
-        return invalid_argument(f"Unparseable filter: {where}.")
+    def expect(self, *kinds: str) -> str:
+        """Return the next token, which must be of one of these kinds, and pass it."""
+        text = self.take(*kinds)
+        if text is None:
+            kind, text = self._tokens[self._at]
+            where = "end" if kind == "end" else f'"{text}"'
+            raise invalid_argument(f"Unparseable filter: unexpected {where}.")
+        return text
 
     def conjunction(self) -> Node:
         nodes = [self.disjunction()]
-        while (token := self.peek()) is not None and token[0] != "close":
-            if token == ("word", "AND"):
-                self._at += 1
+        while self._tokens[self._at][0] not in {"close", "end"}:
+            self.take("AND")
             nodes.append(self.disjunction())
         return nodes[0] if len(nodes) == 1 else And(tuple(nodes))
 
     def disjunction(self) -> Node:
         nodes = [self.term()]
-        while self.peek() == ("word", "OR"):
-            self._at += 1
+        while self.take("OR"):
             nodes.append(self.term())
         return nodes[0] if len(nodes) == 1 else Or(tuple(nodes))
 
     def term(self) -> Node:
-        token = self.peek()
-        if token is None or token[0] in {"close", "op"} or token in {("word", "AND"), ("word", "OR")}:
-            raise self.error()
         if self._depth == _MAX_DEPTH:
             raise invalid_argument(f"Unparseable filter: more than {_MAX_DEPTH} levels.")
-        self._at += 1
         self._depth += 1
-        node = self._term_from(*token)
+        if self.take("minus", "NOT"):
+            node: Node = Not(self.term())
+        elif self.take("open"):
+            node = self.group()
+        elif function := self.take("function"):
+            node = self.function(function.rstrip("("))
+        else:
+            node = self.comparison()
         self._depth -= 1
         return node
 
-    def _term_from(self, kind: str, text: str) -> Node:
-        if kind == "minus" or (kind, text) == ("word", "NOT"):
-            return Not(self.term())
-        if kind == "open":
-            return self._group()
-        if kind == "function":
-            return self._function(text[:-1])
-        return self._comparison(kind, text)
+    def group(self) -> Node:
+        node = self.conjunction()
+        self.expect("close")
+        return node
 
-    def _function(self, name: str) -> Node:
+    def function(self, name: str) -> Node:
         words = []
-        while (token := self.peek()) is not None and token[0] in {"quoted", "word"}:
-            words.append(_unquote(token[1]))
-            self._at += 1
-        if token is None or token[0] != "close":
-            raise self.error()
-        self._at += 1
+        while word := self.take("quoted", "word"):
+            words.append(_unquote(word))
+        self.expect("close")
         match name, [word.strip() for word in " ".join(words).split(",")]:
             case "log_id", [log]:
                 return Compare(LOG_ID, "=", unquote(log))
             case "sample", [field, fraction]:
-                return Compare(_path(field, "word"), _SAMPLE, fraction)
+                return Compare(_path(field), _SAMPLE, fraction)
         raise invalid_argument(f"Unparseable filter: {name}() is not supported here.")
 
-    def _group(self) -> Node:
-        node = self.conjunction()
-        if self.peek() != ("close", ")"):
-            raise self.error()
-        self._at += 1
-        return node
-
-    def _comparison(self, kind: str, text: str) -> Node:
-        path = _path(text, kind)
-        # A path may have quoted parts: jsonPayload."@type".
-        while kind == "word" and text.endswith(".") and (token := self.peek()) is not None and token[0] == "quoted":
-            path, text = (*path, _unquote(token[1])), token[1]
-            self._at += 1
-        token = self.peek()
-        if token is None or token[0] != "op":
+    def comparison(self) -> Node:
+        text = self.expect("quoted", "word")
+        op = self.take("op")
+        if op is None:
             return Compare((), ":", _unquote(text))
-        self._at += 1
-        return self._value(path, token[1])
+        if self.take("open"):
+            return _distribute(self.group(), _path(text), op)
+        sign = self.take("minus") or ""
+        return Compare(_path(text), op, sign + _unquote(self.expect("quoted", "word")))
 
-    def _value(self, path: tuple[str, ...], op: str) -> Node:
-        token = self.peek()
-        if token is None:
-            raise self.error()
-        self._at += 1
-        kind, text = token
-        if kind == "open":
-            return _distribute(self._group(), path, op)
-        if kind == "minus":
-            following = self.peek()
-            if following is None:
-                raise self.error()
-            self._at += 1
-            return Compare(path, op, "-" + following[1])
-        if kind not in {"quoted", "word"}:
-            self._at -= 1
-            raise self.error()
-        # The colons of an unquoted time were split off as operators: join the pieces again.
-        value = _unquote(text)
-        while kind == "word" and (token := self.peek()) is not None and token[1] == ":" and value[-2:].isdigit():
-            value += ":" + self._tokens[self._at + 1][1] if self._at + 1 < len(self._tokens) else ":"
-            self._at += 2
-        return Compare(path, op, value)
+
+def _tokens(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the kind and the text of each token; the words AND, OR and NOT are kinds of their own."""
+    at, text = 0, text.rstrip()
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None or match.lastgroup is None:
+            raise invalid_argument(f"Unparseable filter: syntax error at column {at + 1}.")
+        token = match[match.lastgroup]
+        yield token if token in _WORDS else match.lastgroup, token
+        at = match.end()
 
 
 def _distribute(node: Node, path: tuple[str, ...], op: str) -> Node:
@@ -334,10 +299,8 @@ def _unquote(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
 
 
-def _path(text: str, kind: str) -> tuple[str, ...]:
-    if kind == "quoted":
-        return (_unquote(text),)
-    return tuple(quoted or plain for quoted, plain in _PART.findall(text))
+def _path(text: str) -> tuple[str, ...]:
+    return tuple(map(_unquote, _PART.findall(text)))
 
 
 def _comparison(node: Compare, get: Getter) -> Callable[[Any], bool]:
