@@ -7,18 +7,17 @@ HTTP/2 from the first byte of a connection, and browsers use HTTP/2 over TLS onl
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from cloudtasks_nb.emulator.frontends.bodies import error_response
+from cloudtasks_nb.emulator.model.settings import host_of
 
-__all__ = ["guard", "host_of"]
+__all__ = ["guard"]
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:/@\[\]\s]+))(?::\d*)?")
 _READS = {"GET", "HEAD"}
 _JSON = "application/json"
 _BUFFER = ":buffer"  # the body of BufferTask is that of the new task, and has its type
@@ -48,12 +47,6 @@ def guard(hosts: Iterable[str], forms: Collection[str] = ()) -> Middleware:
         return await handler(request)
 
     return check
-
-
-def host_of(address: str) -> str | None:
-    """Return the host of ``host``, ``host:port`` or ``[IPv6]:port`` in lower case; None if it is none of these."""
-    match = _HOST.fullmatch(address)
-    return (match[1] or match[2]).lower() if match else None
 
 
 def _foreign(request: web.Request, known: frozenset[str]) -> str | None:

@@ -1,53 +1,253 @@
-"""The options of an emulator."""
+"""The options of an emulator: their values and defaults, their help, and what their texts mean.
+
+A field of `Settings` is an option. Its flag, its variable of the environment and its key in the configuration file
+follow from the name of the field.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
-from cloudtasks_nb.emulator.model.clock import DAY, HOUR
+from cloudtasks_nb._names import OPTION_VARIABLES, PLAIN_VARIABLES, QueueName
+from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND
 from cloudtasks_nb.emulator.model.config_file import ConfigFile
+from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Settings"]
+__all__ = ["OPTIONS", "Option", "Settings", "host_of", "read_boolean", "read_microseconds"]
+
+_PORTS = 65_536
+_CENTURY = 100 * 365 * 86_400
+_TRUE, _FALSE = {"true", "t", "1", "yes", "on"}, {"false", "f", "0", "no", "off"}
+_ADDRESS = re.compile(r"[^:]+:\d+|\[.*\]:\d+")
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:/@\[\]\s]+))(?::\d*)?")
+
+
+def host_of(address: str) -> str | None:
+    """Return the host of ``host``, ``host:port`` or ``[IPv6]:port`` in lower case; None if it is none of these."""
+    match = _HOST.fullmatch(address)
+    return (match[1] or match[2]).lower() if match else None
+
+
+def read_boolean(text: str) -> bool:
+    """Return what a text says that is true or false."""
+    if text.lower() not in _TRUE | _FALSE:
+        raise InvalidInputError(f"{text} is neither true nor false")
+    return text.lower() in _TRUE
+
+
+def read_microseconds(text: str) -> int:
+    """Return a number of seconds in microseconds."""
+    return round(_seconds(text) * SECOND)
+
+
+def _seconds(text: str) -> float:
+    seconds = _number(text)
+    if not 0 <= seconds <= _CENTURY:
+        raise InvalidInputError(f"{text} is not a number of seconds from 0 to a hundred years")
+    return seconds
+
+
+def _number(text: str) -> float:
+    """Return a number; NaN, which is in no range, for another text."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"0*[1-9]\d*", text.strip(), re.ASCII):
+        raise InvalidInputError(f"{text} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _share(text: str) -> tuple[float, int]:
+    share, colon, seconds = text.partition(":")
+    if not colon or not 0 <= _number(share) <= 1:
+        raise InvalidInputError(f"{text} is not SHARE:SECONDS with a share from 0 to 1, such as 0.05:45")
+    return float(share), read_microseconds(seconds)
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"\d+", text.strip(), re.ASCII) or int(text) >= _PORTS:
+        raise InvalidInputError(f"{text} is not a port: 0 to {_PORTS - 1}")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    if _ADDRESS.fullmatch(text):
+        raise InvalidInputError(f"{text} is an address with a port: set the port by itself")
+    if not text:
+        raise InvalidInputError("the address is empty: 0.0.0.0 stands for all addresses of this machine")
+    return text.removeprefix("[").removesuffix("]")
+
+
+def _queue(text: str) -> str:
+    return str(QueueName.parse(text))
+
+
+def _host(text: str) -> str:
+    host = host_of(f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text)
+    if host is None:
+        raise InvalidInputError(f"{text} is not the name of a host")
+    return host
+
+
+def _functions_host(text: str) -> str:
+    if host_of(text) is None:
+        raise InvalidInputError(f"{text} is not HOST:PORT")
+    return text
+
+
+def _url(text: str) -> str:
+    if not re.match(r"https?://[^/]", text):
+        raise InvalidInputError(f"{text} is not a URL, such as http://localhost:8080")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option: a flag with one or two dashes, a variable of the environment, a key of the configuration file."""
+
+    help: str
+    read: Callable[[str], Any] = str  #: raises `InvalidInputError`, with what is allowed
+    metavar: str | None = None  #: of the value in the help; None is the name in capital letters
+    _: KW_ONLY
+    aliases: tuple[str, ...] = ()  #: its names in other emulators
+    also: tuple[str, ...] = ()  #: further variables
+    dest: str = ""  #: the field of `Settings`
+    default: Any = None
+
+    @property
+    def many(self) -> bool:
+        """Whether it may be given more than once; its variable separates values by commas."""
+        return isinstance(self.default, tuple)
+
+    @property
+    def name(self) -> str:
+        """The field of `Settings` with dashes, in the singular."""
+        return (self.dest[:-1] if self.many else self.dest).replace("_", "-")
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The variables of the environment, the first one that is set counts."""
+        return (OPTION_VARIABLES + self.name.replace("-", "_").upper(), *self.also)
+
+    def value(self, texts: list[str]) -> Any:
+        """Return the value that texts stand for.
+
+        Raises
+        ------
+        InvalidInputError
+            If one of them is not allowed.
+        """
+        values = tuple(map(self.read, texts))
+        return values if self.many else values[-1]
+
+
+def _option(default: Any, text: str, read: Callable[[str], Any] = str, metavar: str | None = None, **names: Any) -> Any:
+    """Return a field of `Settings`; the parameters are those of `Option`."""
+    return field(default=default, metadata={"option": Option(text, read, metavar, **names)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The options of an emulator, with their defaults."""
 
-    host: str = "127.0.0.1"
-    port: int = 8123  #: 0 is a free one
-    http_port: int | None = None  #: None is the port after `port`, or a free one if `port` is 0
-    single_port: bool = False  #: gRPC and HTTP share `port`; `http_port` is not used
-    allow_hosts: tuple[str, ...] = ()  #: names of this machine that HTTP clients may use besides those of the loopback
-    data_dir: Path | None = None  #: None is a temporary folder
-    queues: tuple[str, ...] = ()  #: names of queues to create at start
-    config: ConfigFile | None = None  #: queues to create or change at start
-    strict: bool = False  #: TLS, tokens, and roles as Google has them
-    metadata_port: int | None = None  #: of a strict emulator's metadata server; None: it has none
-    proxy_port: int | None = None  #: of a strict emulator's proxy, which leads Google's hosts to it; None: it has none
-    console_writes: bool = False  #: the console, the page at ``/``, may change queues and tasks
-    quiet: bool = False  #: write no line to the standard error for a failed attempt
-    grace: float = 10.0  #: seconds for which attempts in flight may go on when the emulator is stopped
-    lease: bool = False  #: stop after the last request `GET /lease` was closed
-    wait_for_loopback: bool = False  #: a refused connection to this machine does not count as an attempt
-    openid_issuer: str = "https://accounts.google.com"
-    openid_signing_key: Path | None = None  #: PEM file of the RSA key that signs OIDC tokens; None: the data folder's
-    app_engine_host: str | None = None  #: base URL of the App Engine application
-    functions_host: str | None = None  #: host and port of Firebase's functions emulator
-    https_ca: Path | None = None  #: further certificates to trust
-    https_insecure: bool = False  #: do not check certificates
-    no_batch: bool = False  #: batch calls are UNIMPLEMENTED
-    create_queues_on_demand: bool = False  #: CreateTask creates a missing queue
-    hard_reset_on_purge_queue: bool = False  #: PurgeQueue also frees the names of tasks
-    task_tombstone: int = HOUR  #: microseconds until the name of a finished task can be used again
-    queue_tombstone: int = 3 * DAY  #: microseconds until the name of a deleted queue can be used again
-    new_queue_delay: int = 0  #: microseconds for which a new queue is not found
-    log_limit: int = 5_000_000  #: entries of the log that are kept; those of one batch call count as one
-    log_delay: int = 0  #: microseconds between an operation and its log entry
-    #: pairs of a share of the log entries and the microseconds for which that share cannot be read after its receipt
-    log_index_delays: tuple[tuple[float, int], ...] = ()
+    host: str = _option("127.0.0.1", "address to listen on", _address, also=PLAIN_VARIABLES[:1])
+    port: int = _option(8123, "gRPC port, 0 for a free one", _port, also=PLAIN_VARIABLES[1:2])
+    http_port: int | None = _option(
+        None,
+        "port for REST and /admin (that of --openid-issuer, or the one after --port; with --port 0 a free one)",
+        _port,
+        "PORT",
+    )
+    single_port: bool = _option(
+        False, "answer gRPC and HTTP on --port; a gRPC call costs up to a fifth more CPU", read_boolean
+    )
+    allow_hosts: tuple[str, ...] = _option(
+        (), "answer HTTP requests to this name too, and those of web pages from there; may be repeated", _host, "NAME"
+    )
+    data_dir: Path | None = _option(None, "the data folder (by default a temporary one)", Path, "FOLDER")
+    queues: tuple[str, ...] = _option(
+        (), "create a queue; may be repeated", _queue, "NAME", aliases=("initial-queue",), also=PLAIN_VARIABLES[2:]
+    )
+    config: ConfigFile | None = _option(
+        None,
+        "YAML or JSON file: queues with their settings, and options; its queues are read again after SIGHUP",
+        Path,
+        "FILE",
+    )
+    strict: bool = _option(False, "like Google: TLS, bearer tokens and the permissions of IAM roles", read_boolean)
+    metadata_port: int | None = _option(None, "with --strict, port of a metadata server", _port, "PORT")
+    proxy_port: int | None = _option(None, "with --strict, port of an HTTPS proxy to *.googleapis.com", _port, "PORT")
+    console_writes: bool = _option(False, "let the console, the web page at /, change queues and tasks", read_boolean)
+    quiet: bool = _option(False, "write no line to the standard error for a failed attempt", read_boolean)
+    grace: float = _option(
+        10.0,
+        "how long attempts in flight may go on after a signal to stop; a second signal ends them",
+        _seconds,
+        "SECONDS",
+    )
+    lease: bool = _option(False, "stop 2 s after the last request GET /lease was closed", read_boolean)
+    wait_for_loopback: bool = _option(
+        False, "a connection that this machine refuses is no attempt: wait until the target listens", read_boolean
+    )
+    # These change the behaviour of the service.
+    openid_issuer: str = _option(
+        "https://accounts.google.com",
+        "issuer of OIDC tokens; http://HOST:PORT is the emulator, which listens for HTTP on that port, unless "
+        "--http-port names another one",
+        metavar="URL",
+    )
+    openid_signing_key: Path | None = _option(
+        None, "PEM file of the RSA key that signs OIDC tokens (by default one in the data folder)", Path, "FILE"
+    )
+    app_engine_host: str | None = _option(
+        None,
+        "URL of the App Engine application",
+        _url,
+        "URL",
+        aliases=("app-engine-emulator-host",),
+        also=("APP_ENGINE_EMULATOR_HOST",),
+    )
+    functions_host: str | None = _option(
+        None,
+        "where Firebase's functions emulator listens: the functions of tasks without a URL",
+        _functions_host,
+        "HOST:PORT",
+    )
+    https_ca: Path | None = _option(None, "certificates of targets that are trusted besides the system's", Path, "FILE")
+    https_insecure: bool = _option(
+        False, "do not check certificates of targets", read_boolean, aliases=("insecure-skip-tls-verify",)
+    )
+    no_batch: bool = _option(False, "answer batch calls with UNIMPLEMENTED", read_boolean)
+    create_queues_on_demand: bool = _option(False, "CreateTask creates a missing queue", read_boolean)
+    hard_reset_on_purge_queue: bool = _option(False, "PurgeQueue also frees the names of tasks", read_boolean)
+    # Durations are microseconds from here on, and a share of the log's entries has one.
+    task_tombstone: int = _option(
+        HOUR,
+        "how long names of tasks stay taken, and operations of batch calls are kept (those 120 to 3600)",
+        read_microseconds,
+        "SECONDS",
+    )
+    queue_tombstone: int = _option(3 * DAY, "how long names of queues stay taken", read_microseconds, "SECONDS")
+    new_queue_delay: int = _option(0, "how long calls answer NOT_FOUND for a new queue", read_microseconds, "SECONDS")
+    log_delay: int = _option(0, "delay of log entries", read_microseconds, "SECONDS")
+    log_limit: int = _option(
+        5_000_000, "log entries that are kept, the newest; those of one batch call count as one", _positive, "ENTRIES"
+    )
+    log_index_delays: tuple[tuple[float, int], ...] = _option(
+        (),
+        "this share of log entries is received at once and can be read only after the delay; may be repeated",
+        _share,
+        "SHARE:SECONDS",
+    )
 
     @property
     def own_issuer(self) -> SplitResult | None:
@@ -57,3 +257,9 @@ class Settings:
             return url if url.scheme == scheme and url.hostname and url.port and url.path in {"", "/"} else None
         except ValueError:  # not a port
             return None
+
+
+#: All options, in the order of the help.
+OPTIONS: Final[tuple[Option, ...]] = tuple(
+    replace(field.metadata["option"], dest=field.name, default=field.default) for field in fields(Settings)
+)

@@ -17,8 +17,8 @@ from cloudtasks_nb._names import OPTION_VARIABLES
 from cloudtasks_nb.emulator import __main__ as command
 from cloudtasks_nb.emulator import server
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.settings import Settings
-from cloudtasks_nb.emulator.options import _OPTIONS, Option, _boolean, read_options
+from cloudtasks_nb.emulator.model.settings import OPTIONS, Option, Settings, read_boolean
+from cloudtasks_nb.emulator.options import read_options
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
 from tests.cases import cases
 from tests.processes import run
@@ -83,10 +83,10 @@ def test_the_command(
 
 def test_every_option_has_a_value_here() -> None:
     """The table has all options but that of the configuration file, which has tests of its own."""
-    assert {*VALUES, "config"} == {option.name for option in _OPTIONS}
+    assert {*VALUES, "config"} == {option.name for option in OPTIONS}
 
 
-@pytest.mark.parametrize("option", [option for option in _OPTIONS if option.name in VALUES], ids=lambda it: it.name)
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.name in VALUES], ids=lambda it: it.name)
 def test_every_option(tmp_path: Path, option: Option) -> None:
     """A flag with any of its names, its variables, and a key of the file all set the same."""
     text, value = VALUES[option.name]
@@ -99,7 +99,7 @@ def test_every_option(tmp_path: Path, option: Option) -> None:
     for variable in option.variables:
         assert read_options(strict, {variable: ",".join(words)}) == expected
     if option.name != "queue":
-        given = True if option.read is _boolean else words if option.many else text
+        given = True if option.read is read_boolean else words if option.many else text
         (tmp_path / "c.yaml").write_text(json.dumps({option.name: given}))
         found = read_options([*strict, "--config", str(tmp_path / "c.yaml")], {})
         assert replace(found, config=None) == expected
@@ -110,7 +110,7 @@ def test_the_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         read_options(["--help"], {})
     shown = set(re.findall(r"[A-Z_]{4,}(?=[],])", capsys.readouterr().out))
-    assert shown == {variable for option in _OPTIONS for variable in option.variables}
+    assert shown == {variable for option in OPTIONS for variable in option.variables}
 
 
 @cases(
@@ -223,7 +223,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_emulator_needs_no_notebook() -> None:
     """The emulator's process imports neither the toolkit's frames nor its widgets."""
-    done = run(sys.executable, "-X", "importtime", "-m", "cloudtasks_nb.emulator", "--version", cwd=ROOT)
+    done = run(sys.executable, "-X", "importtime", "-c", "import cloudtasks_nb.emulator.server", cwd=ROOT)
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert done.returncode == 0
     assert "aiohttp" in imported
