@@ -232,30 +232,32 @@ class Store:
     def add_all(self, queue: QueueState, tasks: Mapping[int, NewTask], now: int) -> dict[int, RefusedError]:
         """Add up to a hundred tasks that were accepted at `now`; return the refusals by the tasks' keys."""
         refused: dict[int, RefusedError] = {}
-        added: list[NewTask] = []
-        live, tombstones, first = queue.live, queue.tombstones, queue.next_number
+        added: dict[int, NewTask] = {}
+        live, tombstones, number = queue.live, queue.tombstones, queue.next_number
         for index, task in tasks.items():
             if task.id in live:
                 refused[index] = RefusedError("ALREADY_EXISTS", "Requested entity already exists")
             elif tombstones and tombstones.get(task.id, 0) > now:
                 refused[index] = RefusedError("ALREADY_EXISTS", _TOO_RECENT)
             else:
-                live[task.id] = first + len(added)
-                added.append(task)
+                live[task.id] = number
+                added[number] = task
+                number += 1
         if added:
-            self._put_tasks(queue, first, added, now)
+            queue.next_number = number
+            self._put_tasks(queue, added, now)
         return refused
 
-    def _put_tasks(self, queue: QueueState, first: int, tasks: Sequence[NewTask], now: int) -> None:
-        """Put tasks into the database and the log; the first one's number is `first`."""
-        queue.next_number = first + len(tasks)
-        key, created = queue.base + first, now // SECOND
-        rows = [(seq, created, task.due, task.id, task.head, task.body) for seq, task in enumerate(tasks, key)]
+    def _put_tasks(self, queue: QueueState, tasks: Mapping[int, NewTask], now: int) -> None:
+        """Put tasks, by their numbers, into the database and the log."""
+        base, created = queue.base, now // SECOND
+        rows = [(base + n, created, task.due, task.id, task.head, task.body) for n, task in tasks.items()]
         self.database.put_all(Statement.TASK, rows)
-        self._new.append((queue, range(first, queue.next_number), [task.due for task in tasks]))
+        # The keys are the same objects as in `QueueState.live`: a number of its own would cost a task 28 bytes.
+        self._new.append((queue, [*tasks], [task.due for task in tasks.values()]))
         ratio = queue.config.sampling_ratio
         if ratio:
-            self.log.created(queue.q, ratio, tasks, now)
+            self.log.created(queue.q, ratio, [*tasks.values()], now)
 
     def number_of(self, queue: QueueState, task_id: str) -> int:
         """Return the number of a task.
