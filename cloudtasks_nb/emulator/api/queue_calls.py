@@ -180,7 +180,7 @@ class QueueCalls(Service):
         now = self._engine.clock.now()
         stats = beta.QueueStats(
             tasks_count=len(queue.live),
-            executed_last_minute_count=queue.executed_last_minute(now),
+            executed_last_minute_count=queue.last_minute(now)[0],
             concurrent_dispatches_count=queue.in_flight,
             effective_execution_rate=queue.config.rate,
         )

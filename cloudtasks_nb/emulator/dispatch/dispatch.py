@@ -331,14 +331,15 @@ class Dispatcher:
                 return 0
             if queue.in_flight >= queue.config.max_concurrent or state.is_full(queue.live):
                 return None
-            due = queue.due.next_due(now)
-            if due is None:
+            first = queue.due.first(now)
+            if first is None:
                 return None
+            number, due = first
             wait = max(due - now, state.bucket.wait(now))
             if wait:
                 return wait
-            number = queue.due.take(now)
-            claim = None if number is None else self._store.claim(queue, number)
+            queue.due.drop_first()
+            claim = self._store.claim(queue, number)
             if claim is not None:
                 self._dispatch(claim, state, now)
         return 0

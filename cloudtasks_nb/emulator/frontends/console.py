@@ -86,6 +86,7 @@ class Console:
         engine, find = self._engine, str(given.get("find", "")).lower()
         now = engine.clock.now()
         every = [queue for queue in engine.store.contents.queues.values() if queue.usable_at <= now]
+        ended = [queue.last_minute(now) for queue in every]
         matching = sorted((queue for queue in every if find in queue.name.lower()), key=lambda queue: queue.name)
         return {
             "run": f"{self._process}-{engine.dispatcher.history.clears}",
@@ -95,8 +96,8 @@ class Console:
                 "queues": len(every),
                 "tasks": sum(len(queue.live) for queue in every),
                 "running": sum(queue.in_flight for queue in every),
-                "attempts": sum(queue.executed_last_minute(now) for queue in every),
-                "failed": sum(queue.failed_last_minute(now) for queue in every),
+                "attempts": sum(attempts for attempts, _ in ended),
+                "failed": sum(failed for _, failed in ended),
             },
             "found": len(matching),
             "queues": [_queue_document(queue, now) for queue in matching[:_MOST_QUEUES]],
@@ -154,13 +155,14 @@ class Console:
 
 def _queue_document(queue: QueueState, now: int) -> dict[str, Any]:
     config, retry = queue.config, queue.config.retry
+    attempts, failed = queue.last_minute(now)
     return {
         "name": queue.name,
         "state": queue.state,
         "tasks": len(queue.live),
         "running": queue.in_flight,
-        "attempts": queue.executed_last_minute(now),
-        "failed": queue.failed_last_minute(now),
+        "attempts": attempts,
+        "failed": failed,
         "rate": config.rate,
         "burst": config.burst,
         "maxConcurrent": config.max_concurrent,

@@ -77,18 +77,15 @@ class DueTimes:
         for number, due in zip(numbers, dues, strict=True):
             self.add(number, due, now)
 
-    def take(self, now: int) -> int | None:
-        """Remove and return the next task that is due, or None."""
-        self._collect(now)
-        return self._ready.popleft() if self._ready else None
-
     def put_back(self, number: int) -> None:
         """Put a task that could not be dispatched back; it becomes the next one."""
         self._ready.appendleft(number)
 
     def first(self, now: int) -> tuple[int, int] | None:
         """Return number and due time of the first entry; the time is `now` for a task that is due already."""
-        self._collect(now)
+        limit = now << _NUMBER_BITS | LAST_NUMBER
+        while self._later and self._later[0] <= limit:
+            self._ready.append(heapq.heappop(self._later) & LAST_NUMBER)
         if self._ready:
             return self._ready[0], now
         return (self._later[0] & LAST_NUMBER, self._later[0] >> _NUMBER_BITS) if self._later else None
@@ -100,12 +97,6 @@ class DueTimes:
         else:
             heapq.heappop(self._later)
 
-    def next_due(self, now: int) -> int | None:
-        """Return when the next task is due: `now` for one that is due already, None without tasks."""
-        if self._ready:
-            return now
-        return self._later[0] >> _NUMBER_BITS if self._later else None
-
     def keep(self, numbers: Container[int]) -> None:
         """Remove all other tasks."""
         self._ready = deque(number for number in self._ready if number in numbers)
@@ -116,11 +107,6 @@ class DueTimes:
         """Remove all tasks."""
         self._ready.clear()
         self._later.clear()
-
-    def _collect(self, now: int) -> None:
-        limit = now << _NUMBER_BITS | LAST_NUMBER
-        while self._later and self._later[0] <= limit:
-            self._ready.append(heapq.heappop(self._later) & LAST_NUMBER)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -180,13 +166,10 @@ class QueueState:
             while self._executed[0][0] <= second - _MINUTE:
                 self._executed.popleft()
 
-    def executed_last_minute(self, now: int) -> int:
-        """Return how many attempts ended in the last sixty seconds."""
-        return sum(ended for second, ended, _ in self._executed if second > now // SECOND - _MINUTE)
-
-    def failed_last_minute(self, now: int) -> int:
-        """Return how many of the attempts that ended in the last sixty seconds failed."""
-        return sum(failed for second, _, failed in self._executed if second > now // SECOND - _MINUTE)
+    def last_minute(self, now: int) -> tuple[int, int]:
+        """Return how many attempts ended in the last sixty seconds, and how many of these failed."""
+        recent = [counts for second, *counts in self._executed if second > now // SECOND - _MINUTE]
+        return sum(ended for ended, _ in recent), sum(failed for _, failed in recent)
 
 
 @dataclass(slots=True, kw_only=True)

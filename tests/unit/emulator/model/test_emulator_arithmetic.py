@@ -124,27 +124,16 @@ def test_bucket_keeps_the_rate(rate: float, burst: int, pauses: list[int]) -> No
 
 
 def test_due_tasks_come_in_the_order_of_their_times() -> None:
-    """What is due comes first, then what becomes due, in that order."""
-    due = DueTimes()
+    """What is due comes first, what was put back before all else, then what becomes due, in that order."""
+    due, order = DueTimes(), []
     for number, at in ((1, NOW + 30), (2, NOW), (3, NOW + 10), (4, NOW - 5)):
         due.add(number, at, NOW)
-    assert [due.take(NOW), due.take(NOW), due.take(NOW)] == [2, 4, None]
-    assert due.first(NOW) == (3, NOW + 10)
-    assert due.next_due(NOW) == NOW + 10
-    assert [due.take(NOW + 30), due.take(NOW + 30), due.take(NOW + 30)] == [3, 1, None]
-    assert due.next_due(NOW) is None
-
-
-def test_due_tasks_can_be_put_back_and_dropped() -> None:
-    """A number that is put back comes next; one that is dropped does not come."""
-    due = DueTimes()
-    due.add(1, NOW, NOW)
-    due.add(2, NOW + 9, NOW)
     due.put_back(7)
-    due.drop_first()
-    assert due.take(NOW) == 1
-    due.drop_first()
-    assert due.next_due(NOW) is None
+    for now in (NOW, NOW, NOW, NOW, NOW + 30):
+        order.append(due.first(now))
+        due.drop_first()
+    assert order == [(7, NOW), (2, NOW), (4, NOW), (3, NOW + 10), (1, NOW + 30)]
+    assert due.first(NOW) is None
     due.add(3, NOW, NOW)
     due.clear()
     assert due.first(NOW) is None
