@@ -10,7 +10,7 @@ from typing import Any
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import Service, parse_name
 from cloudtasks_nb.emulator.api.operations import load_operation
-from cloudtasks_nb.emulator.api.pages import page_token, read_number
+from cloudtasks_nb.emulator.api.pages import page_token, read_token
 from cloudtasks_nb.emulator.model.apis import iam, locations
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, malformed_name, not_found
 from cloudtasks_nb.emulator.model.regions import REGIONS
@@ -110,12 +110,12 @@ class LocationCalls(Service):
         if request.name:  # without a project the list is public
             _check(_PROJECT, request.name)
         now = self._engine.clock.now()
-        skipped = read_number(request.page_token, request.name, now=now)
+        skipped = read_token(request.page_token, 0, request.name, now=now)
         size = request.page_size if request.page_size > 0 else len(REGIONS)
         shown = list(REGIONS)[skipped : skipped + size]
         response = locations.ListLocationsResponse(locations=[_location(request.name, region) for region in shown])
         if skipped + size < len(REGIONS):
-            response.next_page_token = page_token(str(skipped + size), request.name, now=now)
+            response.next_page_token = page_token(skipped + size, request.name, now=now)
         return bytes(response.SerializeToString())
 
 

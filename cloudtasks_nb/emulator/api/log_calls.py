@@ -27,7 +27,7 @@ from cloudtasks_nb.emulator.api.filter import (
     parse_filter,
     parse_time,
 )
-from cloudtasks_nb.emulator.api.pages import page_reply, read_number
+from cloudtasks_nb.emulator.api.pages import page_reply, read_token
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.protobuf import (
     int_field,
@@ -95,7 +95,7 @@ class LogCalls(Service):
         size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
         query = hashlib.sha256(f"{list(request.resource_names)}{request.filter}{request.order_by}".encode()).hexdigest()
         queues = self._queues(request.resource_names, scope)
-        start = read_number(request.page_token, query)
+        start = read_token(request.page_token, 0, query)
         items = (
             (record.seq, entries.wire(record) if matches(record) else b"")
             for record in self._records(scope, queues, start, ascending=ascending)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import re
 import time
 from collections.abc import Iterable
+from typing import TypeVar
+
+import orjson
 
 from cloudtasks_nb.emulator.model.clock import HOUR
 from cloudtasks_nb.emulator.model.protobuf import len_field
 from cloudtasks_nb.emulator.model.refusal import invalid_argument
 
-__all__ = ["page_reply", "page_token", "read_number", "read_token"]
+__all__ = ["page_reply", "page_token", "read_token"]
+
+P = TypeVar("P", int, str)
 
 _VALID = 2 * HOUR
 _MOST_SECONDS = 1.0
 _BETWEEN_CLOCKS = 16  # items between two looks at the clock
 _MOST_BYTES = 3_500_000  # a gRPC client receives messages of up to 4 MiB, if it does not set another limit
-_NUMBER = re.compile(r"[0-9]{1,18}")  # keys in the database and times have at most 18 digits
+_MOST = 10**18  # keys in the database and times are less
 
 
 def page_reply(items: Iterable[tuple[int | str, bytes]], most: int, query: str, *, now: int = 0) -> bytes:
@@ -41,58 +44,45 @@ def page_reply(items: Iterable[tuple[int | str, bytes]], most: int, query: str, 
         size += len(item)
         late = number % _BETWEEN_CLOCKS == 0 and time.monotonic() > deadline
         if len(page) == most or late or (size > _MOST_BYTES and page):
-            return b"".join((*page, len_field(2, page_token(str(end), query, now=now).encode())))
+            return b"".join((*page, len_field(2, page_token(end, query, now=now).encode())))
         end = position
         if item:
             page.append(len_field(1, item))
     return b"".join(page)
 
 
-def page_token(position: str, query: str = "", *, now: int = 0) -> str:
+def page_token(position: int | str, query: str, *, now: int = 0) -> str:
     """Return the token of the page after `position`.
 
     Parameters
     ----------
-    position : str
+    position : int or str
         The end of the previous page.
     query : str
         The part of the request that must be the same for all pages.
     now : int
         Microseconds since 1970; the token expires two hours later. With 0 it never expires.
     """
-    return base64.urlsafe_b64encode(f"{position}\n{now}\n{query}".encode()).decode()
+    return base64.urlsafe_b64encode(orjson.dumps([position, now, query])).decode()
 
 
-def read_token(token: str, query: str = "", *, now: int = 0) -> str:
-    """Return the position that a token holds.
+def read_token(token: str, first: P, query: str, *, now: int = 0) -> P:
+    """Return the position that a token holds; `first`, which is of the same type, for an empty token.
 
     Raises
     ------
     RefusedError
         ``INVALID_ARGUMENT`` if it is malformed, belongs to another query, or has expired.
     """
+    if not token:
+        return first
     try:
-        text = base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError) as error:
+        position, issued, token_query = orjson.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+    except (ValueError, TypeError) as error:
         raise invalid_argument("The page token is invalid.") from error
-    position, _, rest = text.partition("\n")
-    issued, _, token_query = rest.partition("\n")
-    if token_query != query or not position or _NUMBER.fullmatch(issued) is None:
+    is_valid = type(position) is type(first) and (isinstance(position, str) or 0 <= position < _MOST)
+    if token_query != query or not is_valid or type(issued) is not int:
         raise invalid_argument("The page token is invalid: it belongs to another request.")
-    if int(issued) and now - int(issued) > _VALID:
+    if issued and now - issued > _VALID:
         raise invalid_argument("The page token is invalid: it has expired.")
     return position
-
-
-def read_number(token: str, query: str = "", *, now: int = 0) -> int:
-    """Return the position that a token holds as a number; 0, the first page, for an empty token.
-
-    Raises
-    ------
-    RefusedError
-        ``INVALID_ARGUMENT`` if it is malformed, belongs to another query, or has expired.
-    """
-    position = read_token(token, query, now=now) if token else "0"
-    if _NUMBER.fullmatch(position) is None:
-        raise invalid_argument("The page token is invalid.")
-    return int(position)

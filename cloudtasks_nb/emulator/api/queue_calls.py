@@ -49,7 +49,7 @@ class QueueCalls(Service):
         matches = compile_filter(node, _getter)
         prefix, now = f"{request.parent}/queues/", self._engine.clock.now()
         query = prefix + request.filter
-        after = read_token(request.page_token, query, now=now) if request.page_token else ""
+        after = read_token(request.page_token, "", query, now=now)
         queues = self._store.contents.queues
         names = sorted(
             n for n, queue in queues.items() if n.startswith(prefix) and queue.usable_at <= now and n > after

@@ -18,7 +18,7 @@ from cloudtasks_nb.emulator.api.operations import (
     operation_name,
     save_operation,
 )
-from cloudtasks_nb.emulator.api.pages import page_reply, read_number
+from cloudtasks_nb.emulator.api.pages import page_reply, read_token
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.protobuf import len_field
 from cloudtasks_nb.emulator.model.queues import configured
@@ -63,7 +63,7 @@ class TaskCalls(Service):
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
         now = self._engine.clock.now()
         attempts, encode, view = queue.attempts.get, self._encoded, request.response_view
-        after = read_number(request.page_token, queue.name, now=now)
+        after = read_token(request.page_token, 0, queue.name, now=now)
         with closing(self._store.tasks(queue, after, bodies=view == FULL)) as parts:
             items = (
                 (number, encode(task_wire(head, due, attempts(number), body, view)))
