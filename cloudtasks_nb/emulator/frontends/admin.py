@@ -17,10 +17,9 @@ from google.protobuf import json_format
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Fault
-from cloudtasks_nb.emulator.dispatch.lapse import TimeLapse
 from cloudtasks_nb.emulator.frontends.bodies import answer_json
 from cloudtasks_nb.emulator.model.apis import beta, v2
-from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, SECOND
+from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, LAST_NOW, SECOND
 from cloudtasks_nb.emulator.model.queues import declared, from_v2
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.errors import InvalidInputError
@@ -50,7 +49,8 @@ class Admin:
         self._also_reset = also_reset
         self._snapshots = folder / "snapshots"
         self._replacing = asyncio.Lock()
-        self._lapse = TimeLapse(dispatcher=engine.dispatcher, clock=engine.clock, moved=self._note_clock)
+        self._moving = asyncio.Lock()
+        engine.clock.subscribe(lambda _: self._note_clock())
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to serve."""
@@ -88,7 +88,7 @@ class Admin:
             raise InvalidInputError("advance_s is a number of seconds, 0 or more: the clock can only be moved forward")
         if advance:
             self._engine.clock.advance(round(advance * SECOND))
-            await self._keep_clock()
+            await self._engine.committer.commit()
         return await self.clock({})
 
     async def run(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -102,10 +102,9 @@ class Admin:
         until, seconds = int(given["until_us"]), float(given.get("seconds", 1))
         if not 0 <= seconds <= _LONGEST_RUN:
             raise InvalidInputError(f"seconds must be 0 to {_LONGEST_RUN:g}: call again while done is false")
-        dispatcher = self._engine.dispatcher
-        done = await self._lapse.run(until, seconds, idle=_flag(given, "idle"))
-        await self._keep_clock()
-        return {**await self.clock({}), "done": done, "waiting": dispatcher.waiting() if done else []}
+        done = await self._lapse(until, seconds, idle=_flag(given, "idle"))
+        await self._engine.committer.commit()
+        return {**await self.clock({}), "done": done, "waiting": self._engine.dispatcher.waiting() if done else []}
 
     async def reset(self, _: dict[str, Any]) -> dict[str, Any]:
         """Delete all queues, tasks, names, logs, faults and advances, and create the declared queues again.
@@ -161,7 +160,8 @@ class Admin:
         if not file.exists():
             raise RefusedError("NOT_FOUND", f"There is no snapshot {name}.")
         await self._replace(lambda: self._engine.store.database.load_from(file))
-        await self._keep_clock()
+        self._note_clock()
+        await self._engine.committer.commit()
         return {"name": name}
 
     async def add_fault(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -192,9 +192,29 @@ class Admin:
         self._engine.store.set_setting(CLOCK_SETTING, str(self._engine.clock.advanced).encode())
         self._engine.committer.commit_soon()
 
-    async def _keep_clock(self) -> None:
-        self._note_clock()
-        await self._engine.committer.commit()
+    async def _lapse(self, until: int, seconds: float, *, idle: bool) -> bool:
+        """Move the clock from one dispatch to the next, after the attempts before it have ended; return whether it did.
+
+        Without it, an advance of an hour would make one attempt of a task that is retried every minute.
+        """
+        loop, dispatcher = asyncio.get_running_loop(), self._engine.dispatcher
+        end = loop.time() + seconds
+        async with self._moving:
+            while await dispatcher.settle(end - loop.time()):
+                due = dispatcher.next_dispatch()
+                if due is None or due > until:
+                    if not idle:
+                        self._move(until)
+                    return True
+                self._move(due)
+                if loop.time() >= end:
+                    break
+        return False
+
+    def _move(self, to: int) -> None:
+        clock = self._engine.clock
+        if (duration := min(to, LAST_NOW) - clock.now()) > 0:
+            clock.advance(duration)
 
     async def _replace(self, change: Callable[[], None]) -> None:
         engine = self._engine
