@@ -11,10 +11,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
-from cloudtasks_nb.emulator.api.declared_queues import DeclaredQueues
 from cloudtasks_nb.emulator.api.engine import Engine
-from cloudtasks_nb.emulator.api.faults import Faults
-from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
 from cloudtasks_nb.emulator.folder import Folder
 from cloudtasks_nb.emulator.frontends.grpc import answer_calls, grpc_server
 from cloudtasks_nb.emulator.frontends.http import HttpServer, Leases, host_and_port
@@ -23,13 +20,12 @@ from cloudtasks_nb.emulator.frontends.single_port import BEHIND, SinglePort
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, Clock
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.options import PROGRAM
-from cloudtasks_nb.emulator.store.commit import Committer
 from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["build_engine", "run"]
+__all__ = ["run"]
 
 # Seconds.
 _SWEEP_EVERY = 10.0
@@ -73,13 +69,13 @@ async def run(
             clock = _clock(database)
             store = Store(database, clock, settings)
             store.report = lambda line: _print_line(f"{PROGRAM}: {line}")
-            parts = _kind_of_parts(settings)(settings, folder.path, store)
-            engine = build_engine(parts, clock, stack)
+            engine = _kind_of_parts(settings)(settings, folder.path, store, clock)
+            stack.push_async_callback(engine.close)
             engine.declared.put()
             await engine.committer.commit()
             if not settings.quiet:
                 engine.dispatcher.failed = _print_line
-            endpoint = await _listen(folder, engine, parts, stop, stack)
+            endpoint = await _listen(folder, engine, stop, stack)
             if reload is not None:
                 stack.push_async_callback(_cancel, asyncio.create_task(_reload_forever(engine, reload)))
             folder.announce(endpoint)
@@ -106,35 +102,15 @@ def _print_line(line: str) -> None:
         sys.stderr.write(line + "\n")
 
 
-def build_engine(parts: Parts, clock: Clock, stack: AsyncExitStack) -> Engine:
-    """Connect the parts of an emulator; they are closed with the stack."""
-    store, deliverer = parts.store, parts.deliverer()
-    stack.push_async_callback(deliverer.close)
-    dispatcher = Dispatcher(store, clock, deliverer, parts.authorize(), parts.settings)
-    committer = Committer(store, dispatcher.wake)
-    stack.push_async_callback(committer.close)
-    stack.push_async_callback(dispatcher.close)
-    dispatcher.changed = committer.commit_soon
-    return parts.engine(
-        committer=committer,
-        dispatcher=dispatcher,
-        clock=clock,
-        faults=Faults(),
-        declared=DeclaredQueues(store, parts.settings),
-    )
-
-
-async def _listen(
-    folder: Folder, engine: Engine, parts: Parts, stop: asyncio.Event, stack: AsyncExitStack
-) -> dict[str, Any]:
+async def _listen(folder: Folder, engine: Parts, stop: asyncio.Event, stack: AsyncExitStack) -> dict[str, Any]:
     settings, instance = engine.settings, folder.instance()
-    calls = parts.calls(engine)
+    calls = engine.calls()
     leases = Leases(stop, instance)
     stack.callback(leases.close)
-    web = HttpServer(engine, calls, leases, folder.path, instance, parts)
+    web = HttpServer(engine, calls, leases, instance)
     stack.push_async_callback(web.close)
     bind = _bind_one_port if settings.single_port else _bind_two_ports
-    server, port, http_port = await bind(parts, web, stack)
+    server, port, http_port = await bind(engine, web, stack)
     metadata = {
         INSTANCE_METADATA: instance,
         HTTP_PORT_METADATA: str(http_port),
@@ -149,19 +125,19 @@ async def _listen(
     engine.dispatcher.wake_all()
     endpoint: dict[str, Any] = {
         "grpc": host_and_port(settings.host, port),
-        "http": f"{'https' if parts.tls else 'http'}://{host_and_port(settings.host, http_port)}",
+        "http": f"{'https' if engine.tls else 'http'}://{host_and_port(settings.host, http_port)}",
         "pid": os.getpid(),
         "data_dir": str(folder.path),
         "instance": instance,
     }
-    await parts.listen(endpoint, port, http_port, stack)
+    await engine.listen(endpoint, port, http_port, stack)
     return endpoint
 
 
-async def _bind_two_ports(parts: Parts, web: HttpServer, _: AsyncExitStack) -> tuple[Any, int, int]:
+async def _bind_two_ports(engine: Parts, web: HttpServer, _: AsyncExitStack) -> tuple[Any, int, int]:
     """Return a gRPC server that is not started yet, its port, and that of HTTP."""
-    settings = parts.settings
-    server, port = grpc_server(settings.host, settings.port, parts.credentials, parts.interceptors)
+    settings = engine.settings
+    server, port = grpc_server(settings.host, settings.port, engine.credentials, engine.interceptors)
     http_port = settings.http_port
     if http_port is None and settings.own_issuer is not None:
         http_port = settings.own_issuer.port
@@ -170,12 +146,12 @@ async def _bind_two_ports(parts: Parts, web: HttpServer, _: AsyncExitStack) -> t
     return server, port, await web.listen(settings.host, http_port)
 
 
-async def _bind_one_port(parts: Parts, web: HttpServer, stack: AsyncExitStack) -> tuple[Any, int, int]:
+async def _bind_one_port(engine: Parts, web: HttpServer, stack: AsyncExitStack) -> tuple[Any, int, int]:
     """Do the same with one port for both; TLS ends there."""
-    server, behind = grpc_server(BEHIND, 0, None, parts.interceptors)
+    server, behind = grpc_server(BEHIND, 0, None, engine.interceptors)
     single = SinglePort(await web.protocols(), behind)
     stack.push_async_callback(single.close)
-    port = await single.listen(parts.settings.host, parts.settings.port, parts.tls)
+    port = await single.listen(engine.settings.host, engine.settings.port, engine.tls)
     return server, port, port
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
 from email.utils import formatdate
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.emulator.api.declared_queues import DeclaredQueues
 from cloudtasks_nb.emulator.api.faults import Faults
 from cloudtasks_nb.emulator.api.replies import UnreadReplies
+from cloudtasks_nb.emulator.dispatch.deliver import Deliverer
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
+from cloudtasks_nb.emulator.dispatch.request import Authorize
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import SECOND, Clock
@@ -35,23 +38,53 @@ EMPTY = b""
 Call = Callable[[Any], Awaitable[bytes]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """The parts of a running emulator."""
+    """The parts of a running emulator; `frontends.parts` adds those of its servers.
 
-    store: Store
-    committer: Committer
-    dispatcher: Dispatcher
-    clock: Clock
-    settings: Settings
-    faults: Faults
-    declared: DeclaredQueues
-    tokens: TokenSigner
-    unread: UnreadReplies = field(default_factory=UnreadReplies)
+    Parameters
+    ----------
+    settings : Settings
+        The options.
+    folder : Path
+        The data folder.
+    store : Store
+        Queues and tasks.
+    clock : Clock
+        Their time.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, store: Store, clock: Clock) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.store = store
+        self.clock = clock
+        self.tokens = TokenSigner(folder, settings.openid_issuer, key_file=settings.openid_signing_key)
+        self.faults = Faults()
+        self.declared = DeclaredQueues(store, settings)
+        self.unread = UnreadReplies()
+        self._deliverer = self.deliverer()
+        self.dispatcher = Dispatcher(store, clock, self._deliverer, self.authorize(), settings)
+        self.committer = Committer(store, self.dispatcher.wake)
+        self.dispatcher.changed = self.committer.commit_soon
+
+    def authorize(self) -> Authorize:
+        """Return what makes the `Authorization` header of a dispatch."""
+        return self.tokens.authorize
+
+    def deliverer(self) -> Deliverer:
+        """Return what sends the requests of dispatches."""
+        return Deliverer(self.settings)
 
     def date(self, ahead: int = 0) -> str:
         """Return the time, with microseconds added, as the header `date` of an answer has it."""
         return _http_date((self.clock.now() + ahead) // SECOND)
+
+    async def close(self) -> None:
+        """Cancel all attempts, and commit what is not on the disk."""
+        async with AsyncExitStack() as stack:  # the last one is closed first
+            stack.push_async_callback(self._deliverer.close)
+            stack.push_async_callback(self.committer.close)
+            stack.push_async_callback(self.dispatcher.close)
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,9 +14,9 @@ from aiohttp import web
 from google.protobuf import json_format
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.faults import Fault
 from cloudtasks_nb.emulator.frontends.bodies import answer_json
+from cloudtasks_nb.emulator.frontends.parts import Parts
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, LAST_NOW, SECOND
 from cloudtasks_nb.emulator.model.queues import declared, from_v2
@@ -36,18 +35,13 @@ class Admin:
 
     Parameters
     ----------
-    engine : Engine
-        The emulator.
-    folder : Path
-        The data folder, in which snapshots are stored.
-    also_reset : callable
-        Resets what is not the engine's.
+    engine : Parts
+        The emulator, in whose data folder snapshots are stored.
     """
 
-    def __init__(self, engine: Engine, folder: Path, also_reset: Callable[[], None]) -> None:
+    def __init__(self, engine: Parts) -> None:
         self._engine = engine
-        self._also_reset = also_reset
-        self._snapshots = folder / "snapshots"
+        self._snapshots = engine.folder / "snapshots"
         self._replacing = asyncio.Lock()
         self._moving = asyncio.Lock()
         engine.clock.subscribe(lambda _: self._note_clock())
@@ -118,7 +112,7 @@ class Admin:
 
         await self._replace(erase)
         self._engine.faults.clear()
-        self._also_reset()
+        self._engine.reset()
         names = self._engine.declared.put()
         await self._engine.committer.commit()
         self._engine.dispatcher.wake_all()

@@ -9,7 +9,6 @@ import logging
 import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,7 +16,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from cloudtasks_nb.emulator.api.engine import Call, Engine
+from cloudtasks_nb.emulator.api.engine import Call
 from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.admin import Admin
 from cloudtasks_nb.emulator.frontends.bodies import JsonErrorRunner, answer_in_json, json_response
@@ -45,34 +44,27 @@ class HttpServer:
 
     Parameters
     ----------
-    engine : Engine
+    engine : Parts
         The emulator.
     calls : mapping
         The calls of the API by their full names, for REST.
     leases : Leases
         Answers ``GET /lease``.
-    folder : Path
-        Gets the snapshots.
     instance : str
         The emulator's id, a header of every answer.
-    parts : Parts
-        Middlewares, routes and names that not every emulator has.
     """
 
-    def __init__(
-        self, engine: Engine, calls: Mapping[str, Call], leases: Leases, folder: Path, instance: str, parts: Parts
-    ) -> None:
+    def __init__(self, engine: Parts, calls: Mapping[str, Call], leases: Leases, instance: str) -> None:
         self._engine = engine
         self._instance = instance
         issuer = engine.settings.own_issuer
         known = (
             engine.settings.host,
             *engine.settings.allow_hosts,
-            *parts.hosts,
+            *engine.hosts,
             *([issuer.hostname] if issuer and issuer.hostname else ()),
         )
-        self._tls = parts.tls
-        middlewares = (*parts.middlewares, guard(known, parts.forms), self._send)
+        middlewares = (*engine.middlewares, guard(known, engine.forms), self._send)
         self._app = web.Application(client_max_size=_MAX_BODY, middlewares=middlewares)
         self._app.on_response_prepare.append(answer_in_json)
         self._app.on_response_prepare.append(self._date)
@@ -86,11 +78,11 @@ class HttpServer:
         documents |= {"/jwks": keys, "/certs": certificates}  # those of other emulators
         for path, document in documents.items():
             add(path, partial(self._cached, document))
-        self._app.add_routes(Admin(engine, folder, parts.reset).routes())
+        self._app.add_routes(Admin(engine).routes())
         rest = Rest(engine, calls, instance)
         self._app.add_routes(rest.routes())
         self._app.add_routes(Firebase(engine, calls, rest).routes())
-        self._app.add_routes(parts.routes(engine, rest))
+        self._app.add_routes(engine.routes(rest))
         # Leases do not end by themselves: do not wait for them.
         self._runner = JsonErrorRunner(
             self._app, access_log=None, shutdown_timeout=0.1, logger=_log, auto_decompress=False
@@ -104,7 +96,7 @@ class HttpServer:
         PortInUseError
             If another program listens there.
         """
-        return await listen(self._runner, host, port, "--http-port", self._tls)
+        return await listen(self._runner, host, port, "--http-port", self._engine.tls)
 
     async def protocols(self) -> Callable[[], Any]:
         """Return what makes the protocol of a connection that was accepted elsewhere."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from cloudtasks_nb.emulator.api.engine import Call, Engine
+from cloudtasks_nb.emulator.api.engine import Call
 from cloudtasks_nb.emulator.api.rpcs import all_calls
 from cloudtasks_nb.emulator.dispatch.deliver import Deliverer
 from cloudtasks_nb.emulator.dispatch.request import Authorize
@@ -19,7 +19,7 @@ from cloudtasks_nb.emulator.frontends.bodies import error_response
 from cloudtasks_nb.emulator.frontends.http import host_and_port
 from cloudtasks_nb.emulator.frontends.parts import Parts
 from cloudtasks_nb.emulator.frontends.rest import Rest
-from cloudtasks_nb.emulator.model.clock import SECOND
+from cloudtasks_nb.emulator.model.clock import SECOND, Clock
 from cloudtasks_nb.emulator.model.refusal import invalid_argument
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.store import Store
@@ -33,7 +33,6 @@ from cloudtasks_nb.emulator.strict.iam import IamApi
 from cloudtasks_nb.emulator.strict.metadata import MetadataServer
 from cloudtasks_nb.emulator.strict.permissions import GOOGLE_HOSTS, RUN_HOSTS
 from cloudtasks_nb.emulator.strict.proxy import Proxy
-from cloudtasks_nb.emulator.strict.state import GoogleState
 
 __all__ = ["StrictParts"]
 
@@ -49,13 +48,14 @@ class StrictParts(Parts):
     hosts = GOOGLE_HOSTS
     forms = ("/token", "/v1/token")  # they change nothing, and take what a web page does not have
 
-    def __init__(self, settings: Settings, folder: Path, store: Store) -> None:
+    def __init__(self, settings: Settings, folder: Path, store: Store, clock: Clock) -> None:
         names = (settings.host, *settings.allow_hosts, *GOOGLE_HOSTS, *RUN_HOSTS)
         self._certificate = server_certificate(folder, names)
-        super().__init__(replace(settings, https_ca=settings.https_ca or self._certificate.ca), folder, store)
         self._access = AccessControl(folder, store)
+        super().__init__(replace(settings, https_ca=settings.https_ca or self._certificate.ca), folder, store, clock)
         store.unknown_location = _refuse_location
         self.tls, self.credentials = self._certificate.context(), self._certificate.credentials()
+        self.interceptors = (DatedCalls(self),)
         self.middlewares = (pass_on(self._access, self.tokens), remember_headers)
 
     def authorize(self) -> Authorize:
@@ -66,19 +66,16 @@ class StrictParts(Parts):
         """Return what sends no request without its token, and none to a service that does not let it in."""
         return StrictDeliverer(self.settings, self._access, self.tokens)
 
-    def engine(self, **parts: Any) -> Engine:
-        """Return an engine whose answers are dated by Google's clock."""
-        fields = {"store": self.store, "settings": self.settings, "tokens": self.tokens, **parts}
-        engine = _DatedEngine(**fields, state=self._access.state)
-        self.interceptors = (DatedCalls(engine),)
-        return engine
+    def date(self, ahead: int = 0) -> str:
+        """Return the time by Google's clock."""
+        return super().date(ahead + round(self._access.state.conditions.clock_offset_s * SECOND))
 
-    def calls(self, engine: Engine) -> dict[str, Call]:
+    def calls(self) -> dict[str, Call]:
         """Return every call; only some callers may make it."""
-        calls = all_calls(engine, partial(CheckedTaskCalls, self._access))
+        calls = all_calls(self, partial(CheckedTaskCalls, self._access))
         return {name: checked(self._access, name, call) for name, call in calls.items()}
 
-    def routes(self, engine: Engine, rest: Rest) -> Sequence[web.RouteDef]:  # noqa: ARG002 - those of `Parts`
+    def routes(self, rest: Rest) -> Sequence[web.RouteDef]:  # noqa: ARG002 - those of `Parts`
         """Return the routes of Google's other services, and the one that says why there is no console."""
         others = Google(self._access, self.tokens), IamApi(self._access, self.tokens)
         return [web.get("/", _no_console), *(route for one in others for route in one.routes())]
@@ -100,14 +97,6 @@ class StrictParts(Parts):
             proxy = Proxy(settings.host, grpc_port, http_port)
             stack.push_async_callback(proxy.close)
             endpoint["proxy"] = f"http://{host_and_port(settings.host, await proxy.listen(settings.proxy_port))}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _DatedEngine(Engine):
-    state: GoogleState
-
-    def date(self, ahead: int = 0) -> str:
-        return Engine.date(self, ahead + round(self.state.conditions.clock_offset_s * SECOND))
 
 
 def _refuse_location(location: str) -> None:

@@ -3,14 +3,13 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.api.rpcs import all_calls
 from cloudtasks_nb.emulator.frontends.parts import Parts
 from cloudtasks_nb.emulator.model.apis import beta, call_messages, v2
@@ -19,7 +18,6 @@ from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.model.tasks import NewTask, accept_task
-from cloudtasks_nb.emulator.server import build_engine
 from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
@@ -123,7 +121,7 @@ def queue(store: Store) -> QueueState:
 class Service:
     """All calls of an engine without a network."""
 
-    engine: Engine
+    engine: Parts
     calls: dict[str, Callable[[Any], Coroutine[Any, Any, bytes]]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -179,11 +177,10 @@ def service(
     request: pytest.FixtureRequest, runner: asyncio.Runner, make_store: MakeStore, clock: Clock, tmp_path: Path
 ) -> Iterator[Service]:
     """Give the calls of an engine; `with_settings` changes its settings."""
-    settings, stack = getattr(request, "param", {}), AsyncExitStack()
+    settings = getattr(request, "param", {})
 
     async def start() -> Service:
-        parts = Parts(Settings(**settings), tmp_path, make_store(**settings))
-        return Service(engine=build_engine(parts, clock, stack))
+        return Service(engine=Parts(Settings(**settings), tmp_path, make_store(**settings), clock))
 
-    yield runner.run(start())
-    runner.run(stack.aclose())
+    yield (started := runner.run(start()))
+    runner.run(started.engine.close())

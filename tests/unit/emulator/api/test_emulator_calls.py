@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,9 +70,9 @@ async def test_a_run_by_hand_waits_for_a_reset(service: Service) -> None:
     assert next(iter(dispatcher._running)).claim.queue is service.engine.store.queue(QUEUE)
 
 
-async def test_one_replacement_after_the_other(service: Service, tmp_path: Path) -> None:
+async def test_one_replacement_after_the_other(service: Service) -> None:
     """Two resets at once run one after the other, and nothing is sent during either."""
-    admin, dispatcher, held = Admin(service.engine, tmp_path, lambda: None), service.engine.dispatcher, []
+    admin, dispatcher, held = Admin(service.engine), service.engine.dispatcher, []
     await service.create_queue()
     await service.create_task("a")
     dispatcher.run_now(service.engine.store.queue(QUEUE), "a")

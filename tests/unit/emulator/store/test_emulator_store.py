@@ -391,16 +391,19 @@ def test_refusals_have_the_keys_of_their_tasks(store: Store, queue: QueueState, 
 
 
 @cases(("us-central-1", "did you mean us-central1?"), ("here", "--strict refuses them too"))
-def test_a_location_that_does_not_exist(make_store: MakeStore, tmp_path: Path, location: str, hint: str) -> None:
+async def test_a_location_that_does_not_exist(
+    make_store: MakeStore, clock: Clock, tmp_path: Path, location: str, hint: str
+) -> None:
     """A queue there is made with a remark, one for each location; a strict emulator refuses it as Cloud Tasks does."""
     store, lines = make_store(), list[str]()
     store.report = lines.append
     for name in (QUEUE, *(f"projects/p/locations/{location}/queues/{queue}" for queue in "qr")):
         new_queue(store, name)
     assert lines == [f"Cloud Tasks has no location {location}, and refuses queues there: {hint}"]
+    strict = StrictParts(Settings(), tmp_path, make_store(file="strict"), clock)
     with refused(text=f"^Location '{location}' is not a valid location[.] Use ListLocations"):
-        store = StrictParts(Settings(), tmp_path, make_store(file="strict")).store
-        new_queue(store, f"projects/p/locations/{location}/queues/q")
+        new_queue(strict.store, f"projects/p/locations/{location}/queues/q")
+    await strict.close()
 
 
 def test_the_policy_of_a_deleted_queue_goes(store: Store) -> None:
