@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cloudtasks_nb.emulator.model.apis import beta
-from cloudtasks_nb.emulator.model.config_file import ConfigFile
 from cloudtasks_nb.emulator.model.queues import configured, declared
 from cloudtasks_nb.emulator.model.settings import Settings
-from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 
 __all__ = ["DeclaredQueues"]
@@ -34,12 +33,13 @@ class DeclaredQueues:
 
     def put(self) -> list[str]:
         """Create and change the queues, and return their names; the caller commits."""
-        queues = self._store.contents.queues
-        changes = [] if self._config is None else self._changes(self._config)
-        listed = {message.name for _, message in changes}
-        missing = [name for name in dict.fromkeys(self._names) if name not in queues and name not in listed]
-        self._apply(changes + [(None, configured(beta.Queue(name=name))) for name in missing])
-        return [*listed, *(name for name in self._names if name not in listed)]
+        queues = self._config.queues if self._config else ()
+        self._declare(queues)
+        names = dict.fromkeys([*(queue.name for queue in queues), *self._names])
+        for name in names:
+            if name not in self._store.contents.queues:
+                self._store.declare(configured(beta.Queue(name=name)))
+        return [*names]
 
     def reload(self) -> list[str]:
         """Read the configuration file again, create and change its queues, and return what to tell the user.
@@ -53,12 +53,10 @@ class DeclaredQueues:
         if old is None:
             return ["SIGHUP is ignored, because there is no file of --config to read again"]
         new = old.again()
-        changes = self._changes(new)
-        self._apply(changes)
+        created = self._declare(new.queues)
         self._config = new
-        names = {message.name for _, message in changes}
-        created = sum(queue is None for queue, _ in changes)
-        lines = [f"{new.path} was read again; queues: {created} new, {len(changes) - created} updated"]
+        names = {queue.name for queue in new.queues}
+        lines = [f"{new.path} was read again; queues: {created} new, {len(new.queues) - created} updated"]
         lines += [
             f"{queue.name} is not in {new.path} any more: the queue stays as it is"
             for queue in old.queues
@@ -71,15 +69,8 @@ class DeclaredQueues:
             lines.append(f"the new value of {', '.join(changed)} counts from the next start on")
         return lines
 
-    def _changes(self, config: ConfigFile) -> list[tuple[QueueState | None, Any]]:
-        """Return the queues that exist, None for new ones, with their new messages."""
-        found = [(self._store.contents.queues.get(given.name), given) for given in config.queues]
-        return [(queue, declared(queue.message if queue else None, given)) for queue, given in found]
-
-    def _apply(self, changes: list[tuple[QueueState | None, Any]]) -> None:
-        for queue, message in changes:
-            if queue is None:
-                self._store.free_name(message.name)
-                self._store.create_queue(message)
-            else:
-                self._store.configure(queue, message)
+    def _declare(self, given: Sequence[Any]) -> int:
+        """Create and change queues, none if one cannot be; return how many are new."""
+        known = self._store.contents.queues
+        messages = [declared(known[queue.name].message if queue.name in known else None, queue) for queue in given]
+        return sum([self._store.declare(message) for message in messages])

@@ -120,18 +120,12 @@ class Admin:
 
     async def seed(self, given: dict[str, Any]) -> dict[str, Any]:
         """Create or change queues; `queues` are those of REST, of either version."""
-        store = self._engine.store
         queues = given.get("queues", [])
         if not isinstance(queues, list):
             raise InvalidInputError("queues must be a list")
         names = []
         for message in [_queue(queue) for queue in queues]:  # all are parsed before the first one is created
-            existing = store.contents.queues.get(message.name)
-            if existing is None:
-                store.contents.deleted.pop(message.name, None)
-                store.create_queue(message)
-            else:
-                store.configure(existing, message)
+            self._engine.store.declare(message)
             names.append(message.name)
         await self._engine.committer.commit()
         self._engine.dispatcher.wake_all()

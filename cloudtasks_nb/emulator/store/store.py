@@ -167,9 +167,18 @@ class Store:
         hint = f"did you mean {near[0]}?" if near else "--strict refuses them too"
         self.report(f"Cloud Tasks has no location {location}, and refuses queues there: {hint}")
 
-    def free_name(self, name: str) -> None:
-        """Let a queue have the name of one that was deleted recently."""
-        self.contents.deleted.pop(name, None)
+    def declare(self, message: Any) -> bool:
+        """Create a queue, or change the one of that name; return whether it is new.
+
+        It is created even if a queue of that name was deleted just now.
+        """
+        queue = self.contents.queues.get(message.name)
+        if queue is None:
+            self.contents.deleted.pop(message.name, None)
+            self.create_queue(message)
+        else:
+            self.configure(queue, message)
+        return queue is None
 
     def configure(self, queue: QueueState, message: Any) -> None:
         """Replace a queue's v2beta3 `Queue`."""
