@@ -219,14 +219,14 @@ def updated(old: Any, given: Any, paths: Sequence[str], *, is_v2: bool = False) 
     old, given : Queue
         Two v2beta3 queues.
     paths : sequence of str
-        The mask's paths of v2beta3; none stands for all fields.
+        The mask's paths of v2beta3, which are all there; none stands for all fields.
     is_v2 : bool
         Whether `given` was a v2 queue. Settings that v2 lacks, or returns but does not accept, then stay as they were.
 
     Raises
     ------
     RefusedError
-        If a path or a setting is wrong.
+        If a setting is outside its limits.
     """
     if is_v2:
         given = _keep_what_v2_cannot_set(old, given)
@@ -236,9 +236,6 @@ def updated(old: Any, given: Any, paths: Sequence[str], *, is_v2: bool = False) 
         if old.HasField("purge_time"):
             fresh.purge_time.CopyFrom(old.purge_time)
         return fresh
-    mask = well_known.FieldMask(paths=paths)
-    if not mask.IsValidForDescriptor(beta.Queue.DESCRIPTOR):
-        raise invalid_argument("Invalid update mask.")
     if is_v2:
         paths = [path for path in paths if path != _BURST]
     settings = well_known.FieldMask(paths=[path for path in paths if path.split(".")[0] in _SETTINGS])

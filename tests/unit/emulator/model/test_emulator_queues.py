@@ -173,12 +173,6 @@ def test_what_v2_does_not_have_stays(paths: list[str], rate: int, burst: int) ->
     assert new.rate_limits.max_burst_size == burst
 
 
-def test_an_unknown_path_is_refused() -> None:
-    """A mask with a field that queues do not have is refused, also where no call has looked at it before."""
-    with refused(text="update mask"):
-        updated(configured(queue()), queue(), ["colour"])
-
-
 def test_config_of_a_queue() -> None:
     """The dispatcher sees numbers in its own units, and the tombstone of the command line if the queue has none."""
     config = QueueConfig.of(configured(queue(retryConfig={"minBackoff": "2.5s"})), 7 * SECOND)
