@@ -198,7 +198,7 @@ def _check_fields(place: _Place, given: _Mapping, fields: Mapping[str, FieldDesc
         inner, field = place.at(given, name), fields[name]
         if value is None:
             continue
-        if _is_repeated(field):
+        if field.is_repeated:
             if not isinstance(value, list):
                 raise inner.error("this is not a list")
             for number, one in enumerate(value):
@@ -221,20 +221,12 @@ def _check_value(place: _Place, field: FieldDescriptor, value: Any) -> None:
 def _fits(field: FieldDescriptor, value: Any) -> bool:
     if isinstance(value, bool):  # no setting is one, but protobuf takes true as the number 1
         return False
+    empty = message_factory.GetMessageClass(field.containing_type)()
     try:
-        json_format.ParseDict({field.json_name: [value] if _is_repeated(field) else value}, _empty(field))
+        json_format.ParseDict({field.json_name: [value] if field.is_repeated else value}, empty)
     except (json_format.ParseError, TypeError, ValueError, AttributeError):  # the last ones for what JSON does not have
         return False
     return True
-
-
-def _empty(field: FieldDescriptor) -> Any:
-    """Return an empty message that has a field."""
-    return message_factory.GetMessageClass(field.containing_type)()
-
-
-def _is_repeated(field: FieldDescriptor) -> bool:
-    return hasattr(getattr(_empty(field), field.name), "append")  # releases of protobuf differ in how they say it
 
 
 def _shown(value: Any) -> str:
