@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -65,18 +65,18 @@ _SNAKE = {
     "logName": "log_name",
     "jsonPayload": "json_payload",
 }
-_FIELDS = ("timestamp", "receiveTimestamp", "insertId", "logName", "severity")
+_SEARCHED = ("timestamp", "receive_timestamp", "insert_id", "log_name", "severity")  # by a text without a field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Scope:
     """Conditions that every matching entry fulfils, for the SQL query; the filter itself tests the rows found."""
 
-    since: int = 0  #: microseconds since 1970
-    received_since: int = 0
-    kinds: frozenset[int] = frozenset(kind.value for kind in Kind)
-    queues: frozenset[str] | None = None  #: short ids; None is any
-    text: str = ""  #: a part of the task's name, in lower case
+    since: int  #: microseconds since 1970
+    received_since: int
+    kinds: list[Kind]
+    queues: frozenset[str] | None  #: short ids; None is any
+    text: str  #: a part of the task's name, in lower case
 
 
 class LogCalls(Service):
@@ -134,7 +134,7 @@ def _scope(node: Node) -> _Scope:
     """Return conditions that every entry matching a filter fulfils."""
     parts = node.nodes if isinstance(node, And) else (node,)
     since = received = 0
-    kinds, queues, text = _Scope().kinds, None, ""
+    queues, text = None, ""
     for part in parts:
         path, texts = compared_texts(part, ":")
         if path == ("jsonPayload", "task") and len(texts) == 1:
@@ -147,21 +147,17 @@ def _scope(node: Node) -> _Scope:
             elif part.path == ("resource", "labels", "queue_id") and part.op == "=":
                 named = frozenset([part.value.casefold()])
                 queues = named if queues is None else queues & named
-        kinds &= _kinds(part)
+    kinds = [kind for kind in Kind if _is_possible(node, kind)]
     return _Scope(since=since, received_since=received, kinds=kinds, queues=queues, text=text)
 
 
-def _kinds(node: Node) -> frozenset[int]:
-    """Return the kinds of entries that can pass a filter."""
-    every = _Scope().kinds
-    if isinstance(node, Or):
-        return frozenset().union(*map(_kinds, node.nodes))
-    if isinstance(node, And):
-        return every.intersection(*map(_kinds, node.nodes))
+def _is_possible(node: Node, kind: Kind) -> bool:
+    """Return whether an entry of a kind can pass a filter."""
+    if isinstance(node, And | Or):
+        return (any if isinstance(node, Or) else all)(_is_possible(part, kind) for part in node.nodes)
     if isinstance(node, Compare) and len(node.path) > 1 and node.path[0] in {"jsonPayload", "json_payload"}:
-        kind = _PARTS.get(node.path[1])
-        return every if kind is None else frozenset([kind.value])
-    return every
+        return _PARTS.get(node.path[1], kind) == kind
+    return True
 
 
 class _Entries:
@@ -196,45 +192,39 @@ class _Entries:
         """Return a function that reads the field at a path of a filter; None for a record without it."""
         if not path:
             return self._text
-        head, *rest = path
-        names = (_SNAKE.get(head, head), *rest)
-        if names in _OF_QUEUES:
-            of_queue = cache(lambda q: _OF_QUEUES[names](_parsed(self._names[q])))
-            return lambda record: of_queue(record.q)
-        match names:
-            case ("resource",) | ("resource", "labels"):  # every entry has these messages
-                return lambda record: _labels(self._names[record.q], record.target_type)
-            case ("json_payload", "task"):
-                return lambda record: f"{self._names[record.q]}/tasks/{record.task}"
-            case ("json_payload", part, *fields) if part in _PARTS and not fields[1:]:
-                kind = _PARTS[part]
-                value = (lambda record: _payload_part(record).get(fields[0])) if fields else _payload_part
-                return lambda record: value(record) if record.kind == kind else None
-        return _OF_ENTRIES.get(names, lambda _: None)
+        names, (head, *below) = self._names, path
+        head = _SNAKE.get(head, head)
+        if (head, *below) == ("json_payload", "task"):  # which most filters look at: not with all of the payload
+            return lambda record: f"{names[record.q]}/tasks/{record.task}"
+        read: Callable[[LogRecord, str], Any] = _FIELDS.get(head, lambda *_: None)
+        return lambda record: _at(read(record, names[record.q]), below)
 
     def _text(self, record: LogRecord) -> str:
-        values = [str(self.getter((field,))(record)) for field in _FIELDS]
-        return " ".join([*values, self._names[record.q], record.task, *map(str, _payload_part(record).values())])
+        queue = self._names[record.q]
+        values = [str(_FIELDS[name](record, queue)) for name in _SEARCHED]
+        return " ".join([*values, queue, record.task, *map(str, _payload_part(record).values())])
 
 
 # Each call looks at the names of all queues.
 _parsed = lru_cache(maxsize=65_536)(QueueName.parse)
-#: fields that are the same for all entries of a queue, by their paths
-_OF_QUEUES: dict[tuple[str, ...], Callable[[QueueName], str]] = {
-    ("log_name",): lambda queue: log_name(queue.project),
-    ("resource", "labels", "project_id"): lambda queue: queue.project,
-    ("resource", "labels", "location"): lambda queue: queue.location,
-    ("resource", "labels", "queue_id"): lambda queue: queue.queue,
-}
 
 
-def _labels(queue: str, target_type: str) -> dict[str, str]:
-    """Return the labels of an entry's resource."""
+@lru_cache(maxsize=1024)
+def _resource(queue: str, target_type: str) -> dict[str, Any]:
+    """Return an entry's resource, as JSON."""
     name = _parsed(queue)
     labels = {"project_id": name.project, "location": name.location, "queue_id": name.queue}
-    return labels | ({"target_type": target_type} if target_type else {})
+    return {"type": _RESOURCE_TYPE, "labels": labels | ({"target_type": target_type} if target_type else {})}
 
 
+def _at(value: Any, path: Sequence[str]) -> Any:
+    """Return the value at a path in JSON; None if there is none."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+@lru_cache(maxsize=1)  # the filter and the encoding look at a record one after the other
 def _payload_part(record: LogRecord) -> dict[str, Any]:
     """Return the operation's part of the payload; counts are texts, as 64-bit numbers are in JSON."""
     target = {"targetAddress": record.target, "targetType": record.target_type} if record.target_type else {}
@@ -253,17 +243,16 @@ def _payload_part(record: LogRecord) -> dict[str, Any]:
     return part
 
 
-#: other fields of entries, by their paths
-_OF_ENTRIES: dict[tuple[str, ...], Callable[[LogRecord], Any]] = {
-    LOG_ID: lambda _: unquote(OPERATIONS_LOG),
-    ("timestamp",): lambda record: record.at * 1000,
-    ("receive_timestamp",): lambda record: record.received * 1000,
-    ("insert_id",): lambda record: record.insert_id,
-    ("severity",): lambda record: "ERROR" if record.code else "INFO",
-    ("resource", "type"): lambda _: _RESOURCE_TYPE,
-    ("resource", "labels", "target_type"): lambda record: record.target_type or None,
-    ("json_payload",): _payload_part,
-    ("json_payload", "@type"): lambda _: _TYPE,
+#: the fields of an entry, for filters, from its record and the name of its queue
+_FIELDS: dict[str, Callable[[LogRecord, str], Any]] = {
+    LOG_ID[0]: lambda *_: unquote(OPERATIONS_LOG),
+    "timestamp": lambda record, _: record.at * 1000,
+    "receive_timestamp": lambda record, _: record.received * 1000,
+    "insert_id": lambda record, _: record.insert_id,
+    "log_name": lambda _, queue: log_name(_parsed(queue).project),
+    "severity": lambda record, _: "ERROR" if record.code else "INFO",
+    "resource": lambda record, queue: _resource(queue, record.target_type),
+    "json_payload": lambda record, _: {"@type": _TYPE, _PART_OF[record.kind]: _payload_part(record)},
 }
 
 
@@ -282,7 +271,7 @@ def _frame(queue: str, target_type: str) -> bytes:
     """Encode the fields that all entries of a queue have in common: log name and resource."""
     resource = len_field(1, _RESOURCE_TYPE.encode()) + b"".join(
         len_field(2, len_field(1, key.encode()) + len_field(2, value.encode()))
-        for key, value in _labels(queue, target_type).items()
+        for key, value in _resource(queue, target_type)["labels"].items()
     )
     return len_field(12, log_name(_parsed(queue).project).encode()) + len_field(8, resource)
 
