@@ -23,6 +23,7 @@ __all__ = [
     "iam",
     "locations",
     "logs",
+    "new_numbers",
     "operations",
     "reflection",
     "v2",
@@ -41,6 +42,12 @@ def call_messages(call: str) -> tuple[Any, Any]:
     """Return the classes of request and response of a call: ``/google.cloud.tasks.v2.CloudTasks/CreateTask``."""
     method = POOL.FindMethodByName(call.strip("/").replace("/", "."))
     return GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+
+
+def new_numbers(old: Any, new: Any) -> dict[int, int]:
+    """Return the numbers that the fields of a message have in another message, by those that they have in the first."""
+    fields = new.DESCRIPTOR.fields_by_name
+    return {field.number: fields[field.name].number for field in old.DESCRIPTOR.fields if field.name in fields}
 
 
 def _messages(package: str) -> Any:

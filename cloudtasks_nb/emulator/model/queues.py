@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cloudtasks_nb.emulator.model.apis import beta, v2, well_known
+from cloudtasks_nb.emulator.model.apis import beta, new_numbers, v2, well_known
 from cloudtasks_nb.emulator.model.attempts import RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND
+from cloudtasks_nb.emulator.model.protobuf import retag
 from cloudtasks_nb.emulator.model.refusal import invalid_argument
 from cloudtasks_nb.emulator.model.regions import app_engine_host
 
@@ -46,7 +47,8 @@ _MAX_HEADERS = 80 * 1024
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token: https://www.rfc-editor.org/rfc/rfc9110#name-tokens
 _MAX_DURATION = 315_576_000_000  # seconds; the largest valid `google.protobuf.Duration`
 _NANOS = 10**9
-_IN_BOTH_VERSIONS = ("http_target", "rate_limits", "retry_config", "purge_time", "stackdriver_logging_config")
+# The two versions number the fields of Queue differently; everything inside them is alike.
+_TO_BETA, _TO_V2 = new_numbers(v2.Queue, beta.Queue), new_numbers(beta.Queue, v2.Queue)
 _ONLY_IN_BETA = ("task_ttl", "tombstone_ttl")
 _BURST = "rate_limits.max_burst_size"
 _SETTINGS = (
@@ -166,8 +168,7 @@ def check_retry(config: Any) -> None:
 
 def from_v2(queue: Any) -> Any:
     """Return a v2 queue as v2beta3."""
-    out = beta.Queue(name=queue.name, state=queue.state)
-    _copy(queue, out)
+    out = beta.Queue.FromString(retag(queue.SerializeToString(), _TO_BETA))
     out.rate_limits.max_burst_size = 0  # output only in v2: a client's value is ignored
     if queue.HasField("app_engine_routing_override"):
         override = out.app_engine_http_queue.app_engine_routing_override
@@ -177,8 +178,7 @@ def from_v2(queue: Any) -> Any:
 
 def to_v2(queue: Any) -> Any:
     """Return a v2beta3 queue as v2."""
-    out = v2.Queue(name=queue.name, state=queue.state)
-    _copy(queue, out)
+    out = v2.Queue.FromString(retag(queue.SerializeToString(), _TO_V2))
     if queue.app_engine_http_queue.HasField("app_engine_routing_override"):
         override = queue.app_engine_http_queue.app_engine_routing_override
         out.app_engine_routing_override.MergeFromString(override.SerializeToString())
@@ -260,13 +260,6 @@ def _keep_what_v2_cannot_set(old: Any, given: Any) -> Any:
     if (given.rate_limits.max_dispatches_per_second or _DEFAULT_RATE) == old.rate_limits.max_dispatches_per_second:
         queue.rate_limits.max_burst_size = old.rate_limits.max_burst_size
     return queue
-
-
-def _copy(source: Any, target: Any) -> None:
-    for field in _IN_BOTH_VERSIONS:
-        if source.HasField(field):
-            getattr(target, field).MergeFromString(getattr(source, field).SerializeToString())
-            getattr(target, field).SetInParent()
 
 
 def _check_and_fill_in(queue: Any) -> Any:

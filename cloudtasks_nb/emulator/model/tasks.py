@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cloudtasks_nb.emulator.model.apis import v2, well_known
+from cloudtasks_nb.emulator.model.apis import beta, new_numbers, v2, well_known
 from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
 from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, read_varint, retag, timestamp, varint
@@ -64,8 +64,7 @@ FULL = 2  #: the value of `Task.View`; all others are BASIC
 _BASIC_FIELD, _FULL_FIELD = b"\x58\x01", b"\x58\x02"  # Task.view
 _APP_ENGINE_KEY = 0x12  # Task.app_engine_http_request
 # The two versions number the fields of Task differently; everything inside them is alike.
-_TO_BETA = {1: 1, 2: 3, 3: 11, 4: 4, 5: 5, 6: 12, 7: 6, 8: 7, 9: 8, 10: 9, 11: 10, 12: 14}
-_TO_V2 = {new: old for old, new in _TO_BETA.items()}
+_TO_BETA, _TO_V2 = new_numbers(v2.Task, beta.Task), new_numbers(beta.Task, v2.Task)
 
 
 class NewTask(NamedTuple):
