@@ -130,7 +130,9 @@ class Committer:
             began = self._loop.time()
             self._store.database.commit()
         except Exception as error:
-            raise self._fail(error) from error
+            refusal = self._refusal(error)
+            self._undo(refusal)
+            raise refusal from error
         self._finish(began)
 
     def _start(self) -> None:
@@ -183,11 +185,6 @@ class Committer:
         self._acknowledged_at = self._loop.time()
         self._slow = self._acknowledged_at - began > _SLOW
         self._wake(self._store.committed())
-
-    def _fail(self, error: Exception) -> RefusedError:
-        refusal = self._refusal(error)
-        self._undo(refusal)
-        return refusal
 
     def _refusal(self, error: Exception) -> RefusedError:
         return RefusedError("INTERNAL", f"The emulator cannot write {self._store.database.path}: {error}")

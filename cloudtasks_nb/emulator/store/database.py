@@ -157,10 +157,7 @@ class TaskDatabase:
     def erase(self) -> None:
         """Delete everything in one transaction."""
         self.roll_back()
-        self._writer.execute("BEGIN IMMEDIATE")
-        for table in _TABLES:
-            self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names from `_TABLES`
-        self._writer.execute("COMMIT")
+        self._replace("DELETE FROM {0}")
 
     def save_to(self, path: Path) -> None:
         """Copy the committed data to another file."""
@@ -189,14 +186,18 @@ class TaskDatabase:
         try:
             [(version,)] = self._writer.execute("PRAGMA source.user_version")
             _check_version(path, version, "take a new snapshot: this one cannot be converted")
-            self._writer.execute("BEGIN IMMEDIATE")
-            for table in _TABLES:
-                self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names from `_TABLES`
-                self._writer.execute(f"INSERT INTO {table} SELECT * FROM source.{table}")  # noqa: S608 - the same
-            self._writer.execute("COMMIT")
+            self._replace("DELETE FROM {0}", "INSERT INTO {0} SELECT * FROM source.{0}")
         finally:
             self.roll_back()
             self._writer.execute("DETACH source")
+
+    def _replace(self, *statements: str) -> None:
+        """Execute statements for each table, in one transaction."""
+        self._writer.execute("BEGIN IMMEDIATE")
+        for table in _TABLES:
+            for statement in statements:
+                self._writer.execute(statement.format(table))
+        self._writer.execute("COMMIT")
 
     def shrink(self, pages: int) -> bool:
         """Give free pages back to the file system, if most of the file is free; no transaction may be open.
