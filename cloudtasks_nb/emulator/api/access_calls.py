@@ -10,7 +10,7 @@ from typing import Any
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import Service, parse_name
 from cloudtasks_nb.emulator.api.operations import load_operation
-from cloudtasks_nb.emulator.api.pages import page_token, read_token
+from cloudtasks_nb.emulator.api.pages import page_reply, read_token
 from cloudtasks_nb.emulator.model.apis import iam, locations
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, malformed_name, not_found
 from cloudtasks_nb.emulator.model.regions import REGIONS
@@ -109,14 +109,14 @@ class LocationCalls(Service):
         """List the locations of Cloud Tasks."""
         if request.name:  # without a project the list is public
             _check(_PROJECT, request.name)
-        now = self._engine.clock.now()
-        skipped = read_token(request.page_token, 0, request.name, now=now)
-        size = request.page_size if request.page_size > 0 else len(REGIONS)
-        shown = list(REGIONS)[skipped : skipped + size]
-        response = locations.ListLocationsResponse(locations=[_location(request.name, region) for region in shown])
-        if skipped + size < len(REGIONS):
-            response.next_page_token = page_token(skipped + size, request.name, now=now)
-        return bytes(response.SerializeToString())
+        now, size = self._engine.clock.now(), request.page_size if request.page_size > 0 else len(REGIONS)
+        after = read_token(request.page_token, 0, request.name, now=now)
+        items = (
+            (number, _location(request.name, region).SerializeToString())
+            for number, region in enumerate(REGIONS, 1)
+            if number > after
+        )
+        return page_reply(items, size, request.name, now=now)
 
 
 def _check_bindings(bindings: Iterable[Any]) -> None:

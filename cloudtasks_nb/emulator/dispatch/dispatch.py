@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,10 +54,9 @@ class TokenBucket:
     """
 
     def __init__(self, rate: float, burst: int, now: int) -> None:
-        self._rate = rate
-        self._burst = max(float(burst), 1.0)
-        self._tokens = self._burst
         self._filled_at = now
+        self._tokens = math.inf
+        self.configure(rate, burst, now)
 
     def configure(self, rate: float, burst: int, now: int) -> None:
         """Change the limits and keep the tokens that fit."""
