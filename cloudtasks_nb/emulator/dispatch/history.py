@@ -22,16 +22,22 @@ _MAX_BODY = 10_000  # bytes; longer bodies are not kept
 
 
 class EndedAttempt(NamedTuple):
-    """An attempt that ended."""
+    """An attempt that ended; the fields that a `LogRecord` has too have the same names there."""
 
     number: int  #: attempts are numbered from 1 in the order in which they end, also after `History.clear`
     queue: str  #: name
-    task: str  #: short id
     key: tuple[int, int]  #: numbers of queue and task, which are never used again
-    attempt: int  #: number of the attempt on its task
-    responded: int  #: microseconds since 1970
+    task: str  #: short id
+    target: str  #: method and URL
+    at: int  #: microseconds since 1970
+    code: int
+    http_status: int
+    cause: str  #: why there was no answer; empty if there was one
+    dispatches: int  #: number of the attempt on its task
+    duration: int  #: microseconds
     retry_at: int  #: when the next attempt is due; 0 if the task has left the queue
-    request: dict[str, Any]  #: request and result
+    headers: dict[str, str]  #: of the request
+    body: bytes | None  #: None if it was too long to be kept
 
 
 @dataclass(slots=True)
@@ -54,28 +60,23 @@ class History:
         gone : bool
             Whether the task left the queue after it.
         """
-        request = {
-            "dispatched": instant_text(attempts.dispatched),
-            "status": code_name(attempts.code),
-            "http_status": attempts.http_status,
-            "cause": cause,
-            "duration_s": (attempts.responded - attempts.dispatched) / SECOND,
-            "method": call.method,
-            "url": call.url,
-            "headers": call.headers,
-            "body": call.body if len(call.body) <= _MAX_BODY else None,
-        }
         self._count += 1
         self._ended.append(
             EndedAttempt(
-                self._count,
-                claim.queue.name,
-                claim.task.id,
-                (claim.queue.q, claim.task.number),
-                attempts.dispatches,
-                attempts.responded,
-                0 if gone else attempts.due,
-                request,
+                number=self._count,
+                queue=claim.queue.name,
+                key=(claim.queue.q, claim.task.number),
+                task=claim.task.id,
+                target=f"{call.method} {call.url}",
+                at=attempts.responded,
+                code=attempts.code,
+                http_status=attempts.http_status,
+                cause=cause,
+                dispatches=attempts.dispatches,
+                duration=attempts.responded - attempts.dispatched,
+                retry_at=0 if gone else attempts.due,
+                headers=call.headers,
+                body=call.body if len(call.body) <= _MAX_BODY else None,
             )
         )
 
@@ -113,19 +114,28 @@ class History:
             {
                 "queue": last.queue,
                 "task": last.task,
-                "status": last.request["status"],
-                "finished": instant_text(last.responded),
-                "attempts": [_as_json(one.request, bodies=bodies) for one in reversed((last, *before)[:_MAX_SHOWN])],
+                "status": code_name(last.code),
+                "finished": instant_text(last.at),
+                "attempts": [_as_json(one, bodies=bodies) for one in reversed((last, *before)[:_MAX_SHOWN])],
             }
             for last, *before in tasks.values()
         ]
 
 
-def _as_json(attempt: dict[str, Any], *, bodies: bool) -> dict[str, Any]:
-    document = {key: value for key, value in attempt.items() if key != "body"}
+def _as_json(attempt: EndedAttempt, *, bodies: bool) -> dict[str, Any]:
+    method, _, url = attempt.target.partition(" ")
+    document: dict[str, Any] = {
+        "dispatched": instant_text(attempt.at - attempt.duration),
+        "status": code_name(attempt.code),
+        "http_status": attempt.http_status,
+        "cause": attempt.cause,
+        "duration_s": attempt.duration / SECOND,
+        "method": method,
+        "url": url,
+        "headers": attempt.headers,
+    }
     if bodies:
-        body = attempt["body"]
-        document["body"] = None if body is None else body.decode(errors="replace")
+        document["body"] = None if attempt.body is None else attempt.body.decode(errors="replace")
     return document
 
 

@@ -117,13 +117,11 @@ class Console:
         history = self._engine.dispatcher.history
         ended = list(history.ended(after))
         chosen = [
-            one
-            for one in ended
-            if queue in ("", one.queue) and task in ("", one.task) and not (failed and one.request["status"] == "OK")
+            one for one in ended if queue in ("", one.queue) and task in ("", one.task) and (one.code or not failed)
         ][:_MOST_ATTEMPTS]
-        documents = [_attempt_document(one) for one in chosen]
+        documents = [_attempt_document(one, one.number, one.queue, one.http_status) for one in chosen]
         if not (after or task):
-            before = ended[-1].responded if ended else self._engine.clock.now() + 1
+            before = ended[-1].at if ended else self._engine.clock.now() + 1
             documents += islice(self._logged(queue, before, failed=failed), _MOST_ATTEMPTS - len(documents))
         answer: dict[str, Any] = {"attempts": documents, "newest": ended[0].number if ended else after}
         if task:
@@ -140,7 +138,7 @@ class Console:
         for record in islice(records, _MOST_LOGGED):
             name = names[record.q]
             if record.kind == Kind.RESPONSE and queue in ("", name) and (record.code or not failed):
-                yield _logged_document(record, name)
+                yield _attempt_document(record, record.insert_id, name, 0)  # the log has no HTTP statuses
 
     async def _file(self, name: str, request: web.Request) -> web.Response:
         if name == _PAGE and "text/html" not in request.headers.get("Accept", ""):
@@ -175,46 +173,25 @@ def _queue_document(queue: QueueState, now: int) -> dict[str, Any]:
     }
 
 
-def _attempt_document(one: EndedAttempt) -> dict[str, Any]:
+def _attempt_document(one: EndedAttempt | LogRecord, key: object, queue: str, http_status: int) -> dict[str, Any]:
     """Return an attempt; times are milliseconds since 1970, 0 if there is none, durations seconds."""
     return {
-        "key": str(one.number),
-        "queue": one.queue,
-        "task": one.task,
-        "attempt": one.attempt,
-        "ended": one.responded / 1000,
-        "status": one.request["status"],
-        "httpStatus": one.request["http_status"],
-        "cause": one.request["cause"],
-        "took": one.request["duration_s"],
-        "retry": one.retry_at / 1000,
-        "target": f"{one.request['method']} {one.request['url']}",
-    }
-
-
-def _logged_document(record: LogRecord, queue: str) -> dict[str, Any]:
-    """Return an attempt as `_attempt_document` does; the log has no HTTP statuses."""
-    return {
-        "key": record.insert_id,
+        "key": str(key),
         "queue": queue,
-        "task": record.task,
-        "attempt": record.dispatches,
-        "ended": record.at / 1000,
-        "status": code_name(record.code),
-        "httpStatus": 0,
-        "cause": record.cause,
-        "took": record.duration / SECOND,
-        "retry": record.retry_at / 1000,
-        "target": record.target,
+        "task": one.task,
+        "attempt": one.dispatches,
+        "ended": one.at / 1000,
+        "status": code_name(one.code),
+        "httpStatus": http_status,
+        "cause": one.cause,
+        "took": one.duration / SECOND,
+        "retry": one.retry_at / 1000,
+        "target": one.target,
     }
 
 
 def _request_document(one: EndedAttempt) -> dict[str, Any]:
     """Return the request of an attempt as it was sent; bodies that are too long are not kept."""
-    body = one.request["body"]
-    return {
-        "httpMethod": one.request["method"],
-        "url": one.request["url"],
-        "headers": dict(one.request["headers"]),
-        "body": None if body is None else base64.b64encode(body).decode(),
-    }
+    method, _, url = one.target.partition(" ")
+    body = None if one.body is None else base64.b64encode(one.body).decode()
+    return {"httpMethod": method, "url": url, "headers": one.headers, "body": body}

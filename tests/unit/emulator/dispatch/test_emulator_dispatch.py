@@ -176,7 +176,7 @@ async def test_the_cause_of_a_failure(
     commit(harness.store)
     records = harness.store.log.read(0, NOW * 2, queues=[queue.q], kinds=list(Kind), now=NOW, ascending=True)
     assert [record.cause for record in records] == ["", "", REFUSED]
-    assert [one.request["cause"] for one in harness.dispatcher.history.ended()] == [REFUSED]
+    assert [one.cause for one in harness.dispatcher.history.ended()] == [REFUSED]
     hint = r" \(in a container, .* host.docker.internal\)" if in_container else ""
     assert re.search(f" failed with UNKNOWN\\(2\\): {REFUSED}{hint}; next attempt ", lines[0])
 
