@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cloudtasks_nb.emulator.model.apis import beta, new_numbers, v2, well_known
@@ -51,6 +51,12 @@ _NANOS = 10**9
 _TO_BETA, _TO_V2 = new_numbers(v2.Queue, beta.Queue), new_numbers(beta.Queue, v2.Queue)
 _ONLY_IN_BETA = ("task_ttl", "tombstone_ttl")
 _BURST = "rate_limits.max_burst_size"
+_RETRY_DURATIONS = {
+    "max_retry_duration": "maxRetryDuration",
+    "min_backoff": "minBackoff",
+    "max_backoff": "maxBackoff",
+}
+_RETRY_NUMBERS = ("max_attempts", "max_doublings")
 _SETTINGS = (
     "app_engine_http_queue",
     "http_target",
@@ -130,15 +136,9 @@ def is_tombstone_ttl(micros: int) -> bool:
 
 def policy(config: Any, base: RetryPolicy) -> RetryPolicy:
     """Read a `RetryConfig`; what it lacks is taken from `base`."""
-    return RetryPolicy(
-        max_attempts=config.max_attempts or base.max_attempts,
-        max_retry_duration=(
-            duration(config.max_retry_duration) if config.HasField("max_retry_duration") else base.max_retry_duration
-        ),
-        min_backoff=duration(config.min_backoff) if config.HasField("min_backoff") else base.min_backoff,
-        max_backoff=duration(config.max_backoff) if config.HasField("max_backoff") else base.max_backoff,
-        max_doublings=config.max_doublings or base.max_doublings,
-    )
+    durations = {name: duration(getattr(config, name)) for name in _RETRY_DURATIONS if config.HasField(name)}
+    numbers = {name: number for name in _RETRY_NUMBERS if (number := getattr(config, name))}
+    return replace(base, **durations, **numbers)
 
 
 def check_retry(config: Any) -> None:
@@ -149,11 +149,7 @@ def check_retry(config: Any) -> None:
     RefusedError
         If a setting is outside its limits.
     """
-    durations = {
-        "maxRetryDuration": config.max_retry_duration,
-        "minBackoff": config.min_backoff,
-        "maxBackoff": config.max_backoff,
-    }
+    durations = {json_name: getattr(config, name) for name, json_name in _RETRY_DURATIONS.items()}
     for name, value in durations.items():
         check_duration(value, f"RetryConfig.{name}")
     _refuse_if(config.max_attempts < -1, "RetryConfig.maxAttempts must be greater or equal to -1.")
