@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.emulator.api.engine import EMPTY, Service, parse_name
@@ -27,8 +27,6 @@ from cloudtasks_nb.emulator.model.tasks import FULL, NewTask, accept_task, as_be
 from cloudtasks_nb.emulator.store.state import QueueState
 
 __all__ = ["TaskCalls"]
-
-T = TypeVar("T")
 
 _MAX_PAGE = 1000
 _MAX_CREATE, _MAX_DELETE = 100, 1000
@@ -95,7 +93,13 @@ class TaskCalls(Service):
         now = self._engine.clock.now()
 
         def create() -> _BatchResult:
-            tasks, failed = _for_each(items, lambda item: self._accepted(item, queue.name, now))
+            tasks: dict[int, NewTask] = {}
+            failed: dict[int, RefusedError] = {}
+            for index, item in enumerate(items):
+                try:
+                    tasks[index] = self._accepted(item, queue.name, now)
+                except RefusedError as error:
+                    failed[index] = error
             failed |= self._store.add_all(queue, tasks, now)
             encode, response, stored = self._encoded, [], []
             for index, task in tasks.items():
@@ -173,18 +177,6 @@ class TaskCalls(Service):
         if queue is None:
             raise not_found()
         return queue, parsed.task
-
-
-def _for_each(items: Iterable[Any], work: Callable[[Any], T]) -> tuple[dict[int, T], dict[int, RefusedError]]:
-    """Do the work for every item; return the results and the refusals, both by the index of the item."""
-    results: dict[int, T] = {}
-    failed: dict[int, RefusedError] = {}
-    for index, item in enumerate(items):
-        try:
-            results[index] = work(item)
-        except RefusedError as error:
-            failed[index] = error
-    return results, failed
 
 
 def _check_count(field: str, count: int, most: int) -> None:
