@@ -49,7 +49,7 @@ class Firebase:
     calls : mapping
         The calls of the API by their full names.
     rest : Rest
-        Writes answers and errors as JSON.
+        Deletes tasks, and writes answers and errors as JSON.
     """
 
     def __init__(self, engine: Engine, calls: Mapping[str, Call], rest: Rest) -> None:
@@ -64,7 +64,7 @@ class Firebase:
         return [
             web.post(_QUEUE, self._handler(self.set_queue)),
             web.post(f"{_QUEUE}/tasks", self._handler(self.create_task)),
-            web.delete(f"{_QUEUE}/tasks/{{task}}", self._handler(self.delete_task)),
+            web.delete("/{path:projects/[^/]+/locations/[^/]+/queues/[^/]+/tasks/[^/]+}", self._rest.execute),
         ]
 
     async def set_queue(self, request: web.Request) -> dict[str, Any]:
@@ -94,12 +94,6 @@ class Firebase:
         answer = json_format.MessageToDict(task)
         # firebase-admin for Python drops the first character of the name, which is a slash in Firebase's emulator.
         return {"task": answer | {"name": f"/{task.name}"}}
-
-    async def delete_task(self, request: web.Request) -> dict[str, Any]:
-        """Delete a task."""
-        name = f"{_queue(request)}/tasks/{request.match_info['task']}"
-        await self._calls[_CALL + "DeleteTask"](v2.DeleteTaskRequest(name=name))
-        return {}
 
     def _handler(self, respond: Callable[[web.Request], Awaitable[dict[str, Any]]]) -> Handler:
         async def answer(request: web.Request) -> web.Response:

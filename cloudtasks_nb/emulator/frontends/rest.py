@@ -71,11 +71,12 @@ class Rest:
         ]
 
     async def execute(self, request: web.Request) -> web.Response:
-        """Execute the call of a request, whose route gives the version as `api` and what follows it as `path`."""
+        """Execute the call of a request, whose route gives the version as `api`, v2 if not, and the rest as `path`."""
 
         async def respond() -> Any:
             enums_as_numbers = _enums_as_numbers(request)
-            message, fields = await self._response(request, request.match_info["api"], request.match_info["path"])
+            api, path = request.match_info.get("api", "v2"), request.match_info["path"]
+            message, fields = await self._response(request, api, path)
             return select_fields(
                 json_format.MessageToDict(message, use_integers_for_enums=enums_as_numbers, descriptor_pool=POOL),
                 fields,
