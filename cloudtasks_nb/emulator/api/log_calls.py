@@ -29,14 +29,7 @@ from cloudtasks_nb.emulator.api.filter import (
 )
 from cloudtasks_nb.emulator.api.pages import page_reply, read_token
 from cloudtasks_nb.emulator.model.clock import SECOND
-from cloudtasks_nb.emulator.model.protobuf import (
-    int_field,
-    len_field,
-    struct_entry,
-    struct_field,
-    struct_key,
-    timestamp,
-)
+from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, timestamp
 from cloudtasks_nb.emulator.model.refusal import invalid_argument
 from cloudtasks_nb.emulator.store.oplog import Kind, LogRecord
 
@@ -59,6 +52,8 @@ _TYPE = "type.googleapis.com/google.cloud.tasks.logging.v1.TaskActivityLog"
 _INFO, _ERROR = int_field(10, 200), int_field(10, 500)
 # Fields whose values are the same in most entries.
 _COMMON = {"status", "targetType", "dispatchCount", "responseCount", "maxAttempts"}
+_STRUCT_ZERO = b"\x11" + bytes(8)  # Value.number_value
+_ONE_BYTE_LENGTHS = 124  # a key and a text that are shorter together have lengths of one byte everywhere
 _SNAKE = {
     "receiveTimestamp": "receive_timestamp",
     "insertId": "insert_id",
@@ -277,22 +272,38 @@ def _frame(queue: str, target_type: str) -> bytes:
 
 
 def _payload(record: LogRecord, queue: str) -> bytes:
+    """Encode the payload, a `google.protobuf.Struct`."""
     part = b"".join(
         [
-            _common_field(name, value) if name in _COMMON else struct_field(struct_key(name), value)
+            (_common_field if name in _COMMON else _struct_field)(name, value)
             for name, value in _payload_part(record).items()
         ]
     )
-    return (
-        _TYPE_FIELD
-        + struct_field(struct_key("task"), f"{queue}/tasks/{record.task}")
-        + struct_entry(struct_key(_PART_OF[record.kind]), len_field(5, part))
-    )
+    task = _struct_field("task", f"{queue}/tasks/{record.task}")
+    return _TYPE_FIELD + task + _struct_entry(_struct_key(_PART_OF[record.kind]), len_field(5, part))
 
 
-@lru_cache(maxsize=1024)
-def _common_field(name: str, value: Any) -> bytes:
-    return struct_field(struct_key(name), value)
+def _struct_field(name: str, value: str | float) -> bytes:
+    """Encode a text or a zero as a field of a `google.protobuf.Struct`."""
+    key = _struct_key(name)
+    if value == 0:
+        return _struct_entry(key, _STRUCT_ZERO)
+    text = str(value).encode()
+    size = len(text)
+    if len(key) + size < _ONE_BYTE_LENGTHS:
+        return b"\x0a%c%b\x12%c\x1a%c%b" % (len(key) + size + 4, key, size + 2, size, text)
+    return _struct_entry(key, len_field(3, text))
 
 
-_TYPE_FIELD = struct_field(struct_key("@type"), _TYPE)
+@lru_cache(maxsize=64)
+def _struct_key(name: str) -> bytes:
+    return len_field(1, name.encode())
+
+
+def _struct_entry(key: bytes, value: bytes) -> bytes:
+    """Encode a field of a `google.protobuf.Struct` from a serialized `google.protobuf.Value`."""
+    return len_field(1, key + len_field(2, value))
+
+
+_common_field = lru_cache(maxsize=1024)(_struct_field)
+_TYPE_FIELD = _struct_field("@type", _TYPE)

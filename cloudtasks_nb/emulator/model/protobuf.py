@@ -7,26 +7,12 @@ Parsers merge repeated submessages and take fields in any order
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 
 from cloudtasks_nb.emulator.model.clock import SECOND
 
-__all__ = [
-    "any_message",
-    "int_field",
-    "len_field",
-    "read_varint",
-    "retag",
-    "struct_entry",
-    "struct_field",
-    "struct_key",
-    "timestamp",
-    "varint",
-]
+__all__ = ["any_message", "int_field", "len_field", "read_varint", "retag", "timestamp", "varint"]
 
 _VARINT, _FIXED64, _LENGTH = 0, 1, 2
-_STRUCT_ZERO = b"\x11" + bytes(8)  # Value.number_value
-_ONE_BYTE_LENGTHS = 124  # a key and a text that are shorter together have lengths of one byte everywhere
 _MORE = 0x80  # set in every byte of a varint but the last
 # The numbers that take one or two bytes: nearly every length and tag is among them.
 _SHORT = tuple(bytes([n]) if n < _MORE else bytes([n & 127 | _MORE, n >> 7]) for n in range(1 << 14))
@@ -99,25 +85,3 @@ def read_varint(wire: bytes, at: int) -> tuple[int, int]:
 def any_message(name: str, value: bytes) -> bytes:
     """Encode a `google.protobuf.Any` that holds the message with the full name `name`."""
     return len_field(1, f"type.googleapis.com/{name}".encode()) + len_field(2, value)
-
-
-def struct_field(key: bytes, value: str | float) -> bytes:
-    """Encode a text or a zero as a field of a `google.protobuf.Struct`; the key comes from `struct_key`."""
-    if value == 0:
-        return struct_entry(key, _STRUCT_ZERO)
-    text = str(value).encode()
-    size = len(text)
-    if len(key) + size < _ONE_BYTE_LENGTHS:
-        return b"\x0a%c%b\x12%c\x1a%c%b" % (len(key) + size + 4, key, size + 2, size, text)
-    return struct_entry(key, len_field(3, text))
-
-
-@lru_cache(maxsize=64)
-def struct_key(name: str) -> bytes:
-    """Encode the name of a field of a `google.protobuf.Struct`."""
-    return len_field(1, name.encode())
-
-
-def struct_entry(key: bytes, value: bytes) -> bytes:
-    """Encode a field of a `google.protobuf.Struct` from a serialized `google.protobuf.Value`."""
-    return len_field(1, key + len_field(2, value))
