@@ -10,12 +10,11 @@ from uuid import uuid4
 from cloudtasks_nb._names import CODES
 from cloudtasks_nb.emulator.model.apis import beta, operations, v2
 from cloudtasks_nb.emulator.model.protobuf import any_message, int_field, len_field, timestamp
-from cloudtasks_nb.emulator.model.refusal import RefusedError, not_found
+from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.tasks import as_beta, task_wire
-from cloudtasks_nb.emulator.store.database import Statement
 from cloudtasks_nb.emulator.store.store import Store
 
-__all__ = ["CREATE", "DELETE", "BatchMethod", "BatchOperation", "load_operation", "operation_name", "save_operation"]
+__all__ = ["CREATE", "DELETE", "BatchMethod", "BatchOperation", "load_operation"]
 
 _ABORTED = CODES.index("ABORTED")
 _RUNNING, _SUCCEEDED = 1, 2
@@ -29,6 +28,18 @@ class BatchMethod:
     verb: str
     partly: int  #: number of PARTIALLY_SUCCEEDED: the states of the two calls are numbered differently
     response: str  #: name of the response message; the package of the API version comes before it
+
+    def operation_name(self, api: str, queue: str, request_id: str) -> str:
+        """Return the name of the operation of a request id; a new name without an id.
+
+        The same id in another call, queue or version of the API names another operation.
+        """
+        if request_id:
+            text = f"{api}\n{self.verb}\n{queue}\n{request_id}"
+            short = hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
+        else:
+            short = uuid4().hex
+        return f"{queue.rsplit('/queues/', 1)[0]}/operations/{short}"
 
 
 CREATE = BatchMethod(verb="Create", partly=5, response="google.cloud.tasks.{api}.BatchCreateTasksResponse")
@@ -75,27 +86,6 @@ class BatchOperation:
         return len_field(2, any_message(f"google.cloud.tasks.{self.api}.Batch{self.kind.verb}TasksMetadata", value))
 
 
-def operation_name(api: str, kind: BatchMethod, queue: str, request_id: str) -> str:
-    """Return the name of the operation of a request id; a new name without an id.
-
-    The same id in another call, queue or version of the API names another operation.
-    """
-    if request_id:
-        text = f"{api}\n{kind.verb}\n{queue}\n{request_id}"
-        short = hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
-    else:
-        short = uuid4().hex
-    return f"{queue.rsplit('/queues/', 1)[0]}/operations/{short}"
-
-
-def save_operation(store: Store, name: str, wire: bytes, now: int) -> None:
-    """Store a finished operation with the next commit."""
-    operations = store.contents.operations
-    key = max(next(reversed(operations.values()), 0) + 1, now)
-    operations[name] = key
-    store.database.put(Statement.OPERATION, (key, name, now, wire))
-
-
 def load_operation(store: Store, name: str) -> bytes:
     """Return a stored and committed operation.
 
@@ -107,10 +97,7 @@ def load_operation(store: Store, name: str) -> bytes:
     RefusedError
         ``NOT_FOUND`` if it does not exist.
     """
-    rows = store.database.read("SELECT wire FROM operations WHERE seq = ?", (store.contents.operations.get(name, 0),))
-    if not rows:
-        raise not_found()
-    operation = operations.Operation.FromString(rows[0][0])
+    operation = operations.Operation.FromString(store.operation(name))
     for messages, encode in ((v2, bytes), (beta, as_beta)):
         response = messages.BatchCreateTasksResponse()
         if operation.response.Unpack(response):

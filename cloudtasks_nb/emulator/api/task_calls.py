@@ -9,15 +9,7 @@ from typing import Any
 
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.emulator.api.engine import EMPTY, Service, parse_name
-from cloudtasks_nb.emulator.api.operations import (
-    CREATE,
-    DELETE,
-    BatchMethod,
-    BatchOperation,
-    load_operation,
-    operation_name,
-    save_operation,
-)
+from cloudtasks_nb.emulator.api.operations import CREATE, DELETE, BatchMethod, BatchOperation, load_operation
 from cloudtasks_nb.emulator.api.pages import page_reply, read_token
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.protobuf import len_field
@@ -126,7 +118,7 @@ class TaskCalls(Service):
 
     async def _batch(self, kind: BatchMethod, request: Any, total: int, work: Callable[[], _BatchResult]) -> bytes:
         engine, store = self._engine, self._store
-        name = operation_name(self._api, kind, request.parent, request.request_id)
+        name = kind.operation_name(self._api, request.parent, request.request_id)
         if name in store.contents.operations:
             await engine.committer.commit()
             return engine.faults.unfinished.get(name) or load_operation(store, name)
@@ -141,7 +133,7 @@ class TaskCalls(Service):
             total=total,
             failed=dict(sorted(failed.items())),
         )
-        save_operation(store, name, batch.wire(stored), batch.ended)
+        store.save_operation(name, batch.wire(stored), batch.ended)
         await engine.committer.commit()
         finished = batch.wire(response)
         if engine.faults.take(f"Batch{kind.verb}Tasks", unfinished=True):

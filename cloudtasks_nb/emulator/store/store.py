@@ -118,6 +118,29 @@ class Store:
         self.contents.settings[key] = value
         self.database.put(Statement.SETTING, (key, value))
 
+    # Operations
+
+    def save_operation(self, name: str, wire: bytes, now: int) -> None:
+        """Store a finished operation."""
+        operations = self.contents.operations
+        key = max(next(reversed(operations.values()), 0) + 1, now)
+        operations[name] = key
+        self.database.put(Statement.OPERATION, (key, name, now, wire))
+
+    def operation(self, name: str) -> bytes:
+        """Return a stored and committed operation.
+
+        Raises
+        ------
+        RefusedError
+            ``NOT_FOUND`` if it does not exist.
+        """
+        key = self.contents.operations.get(name, 0)
+        rows = self.database.read("SELECT wire FROM operations WHERE seq = ?", (key,))
+        if not rows:
+            raise not_found()
+        return bytes(rows[0][0])
+
     # Queues
 
     def queue(self, name: str) -> QueueState:

@@ -6,7 +6,7 @@ import re
 import pytest
 from google.longrunning import operations_pb2
 
-from cloudtasks_nb.emulator.api.operations import CREATE, DELETE, load_operation, operation_name, save_operation
+from cloudtasks_nb.emulator.api.operations import CREATE, DELETE, load_operation
 from cloudtasks_nb.emulator.model.clock import SECOND, Clock
 from cloudtasks_nb.emulator.store.sweep import sweep
 from tests.unit.emulator.conftest import LOCATION, NOW, QUEUE, MakeStore, commit, refused
@@ -14,12 +14,12 @@ from tests.unit.emulator.conftest import LOCATION, NOW, QUEUE, MakeStore, commit
 
 def test_names_of_operations() -> None:
     """A request id names one operation of a call, a queue and a version; without one each call is its own."""
-    calls = list(itertools.product(("v2", "v2beta3"), (CREATE, DELETE), (QUEUE, f"{QUEUE}-2"), ("my-id", "a/b\nc")))
-    names = [operation_name(*call) for call in calls]
-    assert names == [operation_name(*call) for call in calls]
+    calls = list(itertools.product((CREATE, DELETE), ("v2", "v2beta3"), (QUEUE, f"{QUEUE}-2"), ("my-id", "a/b\nc")))
+    names = [kind.operation_name(*call) for kind, *call in calls]
+    assert names == [kind.operation_name(*call) for kind, *call in calls]
     assert len(set(names)) == len(calls)
     assert all(re.fullmatch(rf"{LOCATION}/operations/[A-Za-z0-9_-]+", name) for name in names)
-    assert operation_name("v2", CREATE, QUEUE, "") != operation_name("v2", CREATE, QUEUE, "")
+    assert CREATE.operation_name("v2", QUEUE, "") != CREATE.operation_name("v2", QUEUE, "")
 
 
 @pytest.mark.parametrize(("tombstone", "kept"), [(0, 120), (600, 600), (86_400, 3600)])
@@ -28,7 +28,7 @@ def test_operations_are_kept_like_names(make_store: MakeStore, clock: Clock, tom
     wires = {name: operations_pb2.Operation(name=name).SerializeToString() for name in ("one", "two")}
     store = make_store(task_tombstone=tombstone * SECOND)
     for name, wire in wires.items():
-        save_operation(store, name, wire, NOW)
+        store.save_operation(name, wire, NOW)
     commit(store)
     store = make_store(task_tombstone=tombstone * SECOND)
     for advance, left in ((kept - 1, wires), (2, {})):

@@ -14,7 +14,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cloudtasks_nb.emulator.api.operations import save_operation
 from cloudtasks_nb.emulator.model.apis import beta
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND, Clock
@@ -436,7 +435,7 @@ def test_a_sweep_says_that_there_is_more(store: Store, clock: Clock) -> None:
     for task_id in list(queue.live):
         store.delete(queue, task_id)
     for number in range(1200):
-        save_operation(store, f"operation-{number}", b"", NOW)
+        store.save_operation(f"operation-{number}", b"", NOW)
     commit(store)
     clock.advance(31 * DAY)
     sweep_all(store, clock.now())
