@@ -16,16 +16,7 @@ from cloudtasks_nb.emulator.api.pages import page_reply, read_token
 from cloudtasks_nb.emulator.model.apis import beta, well_known
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.methods import TASKS, project_of
-from cloudtasks_nb.emulator.model.queues import (
-    PAUSED,
-    RUNNING,
-    configured,
-    duration,
-    from_v2,
-    is_tombstone_ttl,
-    to_v2,
-    updated,
-)
+from cloudtasks_nb.emulator.model.queues import PAUSED, RUNNING, configured, duration, from_v2, to_v2, updated
 from cloudtasks_nb.emulator.model.refusal import help_link, invalid_argument, malformed_name, unknown_project
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.errors import InvalidInputError
@@ -132,10 +123,8 @@ class QueueCalls(Service):
         """Return a queue of a request as v2beta3."""
         if self._is_v2:
             return from_v2(queue)
-        # --task-tombstone allows a default outside of the limits of a queue's own value. Clients receive the default
-        # with the queue, and send it back when they update the queue.
-        default = self._engine.settings.task_tombstone
-        if duration(queue.tombstone_ttl) == default and not is_tombstone_ttl(default):
+        # Clients receive the default of --task-tombstone with a queue, and send it back when they update the queue.
+        if duration(queue.tombstone_ttl) == self._engine.settings.task_tombstone:
             queue.ClearField("tombstone_ttl")
         return queue
 

@@ -29,7 +29,6 @@ __all__ = [
     "declared",
     "duration",
     "from_v2",
-    "is_tombstone_ttl",
     "policy",
     "to_v2",
     "updated",
@@ -40,7 +39,6 @@ RUNNING, PAUSED, DISABLED = 1, 2, 3
 _PUSH = 2
 _MAX_RATE, _MAX_CONCURRENT, _MAX_BURST = 500, 5000, 500
 _DEFAULT_RATE, _DEFAULT_CONCURRENT = 500.0, 1000
-_TOMBSTONE = (HOUR, 9 * DAY)
 _METHODS = range(8)
 _PORTS = range(65_536)
 _MAX_HEADERS = 80 * 1024
@@ -127,11 +125,6 @@ def check_header_names(names: Iterable[str], field: str) -> None:
     """
     for name in names:
         _refuse_if(_HEADER_NAME.fullmatch(name) is None, f'{field}: "{name}" is not the name of an HTTP header.')
-
-
-def is_tombstone_ttl(micros: int) -> bool:
-    """Return whether a queue may keep the names of its tasks for this number of microseconds."""
-    return _TOMBSTONE[0] <= micros <= _TOMBSTONE[1]
 
 
 def policy(config: Any, base: RetryPolicy) -> RetryPolicy:
@@ -295,7 +288,7 @@ def _check(queue: Any) -> None:
     _refuse_if(not 0.0 <= ratio <= 1.0, "StackdriverLoggingConfig.samplingRatio must be between 0.0 and 1.0.")
     for field, low, high, text in (
         ("task_ttl", 10 * DAY, 3650 * DAY, "Queue.taskTtl must be between [240h, 87600h]."),
-        ("tombstone_ttl", *_TOMBSTONE, "Queue.tombstoneTtl must be between [1h, 216h]."),
+        ("tombstone_ttl", HOUR, 9 * DAY, "Queue.tombstoneTtl must be between [1h, 216h]."),
     ):
         value = getattr(queue, field)
         check_duration(value, text.partition(" ")[0])
