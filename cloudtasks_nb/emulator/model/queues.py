@@ -18,7 +18,6 @@ from cloudtasks_nb.emulator.model.refusal import invalid_argument
 from cloudtasks_nb.emulator.model.regions import app_engine_host
 
 __all__ = [
-    "DISABLED",
     "PAUSED",
     "RUNNING",
     "QueueConfig",
@@ -34,7 +33,7 @@ __all__ = [
     "updated",
 ]
 
-RUNNING, PAUSED, DISABLED = 1, 2, 3
+RUNNING, PAUSED = 1, 2
 
 _PUSH = 2
 _MAX_RATE, _MAX_CONCURRENT, _MAX_BURST = 500, 5000, 500
