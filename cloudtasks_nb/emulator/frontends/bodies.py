@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -154,15 +155,11 @@ class JsonErrorRunner(web.AppRunner):
 
     __slots__ = ()
 
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        server.__class__ = _Server  # aiohttp has no option for the class of its servers
-        return server
-
-
-class _Server(web.Server):
-    def __call__(self) -> web.RequestHandler:
-        return _RequestHandler(self, loop=self._loop, **self._kwargs)
+    @property
+    def server(self) -> Any:
+        """What makes the protocol of each connection; aiohttp has no option for its class."""
+        server: Any = super().server
+        return server and partial(_RequestHandler, server, loop=server._loop, **server._kwargs)  # noqa: SLF001 - as it does
 
 
 class _RequestHandler(web.RequestHandler):
