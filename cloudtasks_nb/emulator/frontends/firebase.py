@@ -53,9 +53,7 @@ class Firebase:
     """
 
     def __init__(self, engine: Engine, calls: Mapping[str, Call], rest: Rest) -> None:
-        self._store = engine.store
-        self._committer = engine.committer
-        self._functions_host = engine.settings.functions_host
+        self._engine = engine
         self._calls = calls
         self._rest = rest
 
@@ -77,9 +75,9 @@ class Firebase:
         queue = {"name": name, "rateLimits": rates, "retryConfig": _retry_config(retry)}
         update = {"queue": queue, "updateMask": "rateLimits,retryConfig"}
         await self._calls[_CALL + "UpdateQueue"](json_format.ParseDict(update, v2.UpdateQueueRequest()))
-        if url.encode() != self._store.setting(_url_key(name)):
-            self._store.set_setting(_url_key(name), url.encode())
-            await self._committer.commit()
+        if url.encode() != self._engine.store.setting(_url_key(name)):
+            self._engine.store.set_setting(_url_key(name), url.encode())
+            await self._engine.committer.commit()
         config = {"retryConfig": retry, "rateLimits": rates} | ({"defaultUri": url} if url else {})
         return {"taskQueueConfig": config}
 
@@ -103,11 +101,11 @@ class Firebase:
 
     def _function_url(self, request: web.Request, name: str) -> str:
         """Return the URL of a queue's function; empty if there is no such queue, which the call will say."""
-        if url := self._store.setting(_url_key(name)).decode():
+        if url := self._engine.store.setting(_url_key(name)).decode():
             return url
-        if self._functions_host:
-            return "http://{}/{project}/{location}/{queue}".format(self._functions_host, **request.match_info)
-        if name not in self._store.contents.queues:
+        if host := self._engine.settings.functions_host:
+            return "http://{}/{project}/{location}/{queue}".format(host, **request.match_info)
+        if name not in self._engine.store.contents.queues:
             return ""
         raise invalid_argument(
             f"The task has no URL, and neither has the function of {name}: start the emulator with "
