@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -187,11 +187,19 @@ class _Entries:
         """Return a function that reads the field at a path of a filter; None for a record without it."""
         if not path:
             return self._text
-        names, (head, *below) = self._names, path
-        head = _SNAKE.get(head, head)
-        if (head, *below) == ("json_payload", "task"):  # which most filters look at: not with all of the payload
-            return lambda record: f"{names[record.q]}/tasks/{record.task}"
+        names, head, below = self._names, _SNAKE.get(path[0], path[0]), path[1:]
+        match head, *below:
+            case "resource", *_:  # which all entries of a queue share
+                shared = cache(lambda q, target_type: _at(_resource(names[q], target_type), below))
+                return lambda record: shared(record.q, record.target_type)
+            case "json_payload", "task":
+                return lambda record: f"{names[record.q]}/tasks/{record.task}"
+            case "json_payload", part, *fields if part in _PARTS:
+                kind = _PARTS[part]
+                return lambda record: _at(_payload_part(record), fields) if record.kind == kind else None
         read: Callable[[LogRecord, str], Any] = _FIELDS.get(head, lambda *_: None)
+        if not below:
+            return lambda record: read(record, names[record.q])
         return lambda record: _at(read(record, names[record.q]), below)
 
     def _text(self, record: LogRecord) -> str:
@@ -219,7 +227,6 @@ def _at(value: Any, path: Sequence[str]) -> Any:
     return value
 
 
-@lru_cache(maxsize=1)  # the filter and the encoding look at a record one after the other
 def _payload_part(record: LogRecord) -> dict[str, Any]:
     """Return the operation's part of the payload; counts are texts, as 64-bit numbers are in JSON."""
     target = {"targetAddress": record.target, "targetType": record.target_type} if record.target_type else {}
@@ -246,7 +253,6 @@ _FIELDS: dict[str, Callable[[LogRecord, str], Any]] = {
     "insert_id": lambda record, _: record.insert_id,
     "log_name": lambda _, queue: log_name(_parsed(queue).project),
     "severity": lambda record, _: "ERROR" if record.code else "INFO",
-    "resource": lambda record, queue: _resource(queue, record.target_type),
     "json_payload": lambda record, _: {"@type": _TYPE, _PART_OF[record.kind]: _payload_part(record)},
 }
 
@@ -275,7 +281,7 @@ def _payload(record: LogRecord, queue: str) -> bytes:
     """Encode the payload, a `google.protobuf.Struct`."""
     part = b"".join(
         [
-            (_common_field if name in _COMMON else _struct_field)(name, value)
+            _common_field(name, value) if name in _COMMON else _struct_field(name, value)
             for name, value in _payload_part(record).items()
         ]
     )
