@@ -2,7 +2,7 @@
 
 import asyncio
 
-from cloudtasks_nb.emulator.frontends.introspection import HEALTH, Health
+from cloudtasks_nb.emulator.frontends.grpc import HEALTH, Health
 
 
 async def test_a_stop_right_after_the_first_answer() -> None:
