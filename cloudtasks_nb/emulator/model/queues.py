@@ -54,15 +54,8 @@ _RETRY_DURATIONS = {
     "max_backoff": "maxBackoff",
 }
 _RETRY_NUMBERS = ("max_attempts", "max_doublings")
-_SETTINGS = (
-    "app_engine_http_queue",
-    "http_target",
-    "rate_limits",
-    "retry_config",
-    "task_ttl",
-    "tombstone_ttl",
-    "stackdriver_logging_config",
-)
+_NO_SETTINGS = {"name", "state", "purge_time", "type_", "stats"}
+_SETTINGS = [name for name in beta.Queue.DESCRIPTOR.fields_by_name if name not in _NO_SETTINGS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
