@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import orjson
 
@@ -14,7 +14,7 @@ from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan.columns import EXACT, Block
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, constant, function_name, parse
-from cloudtasks_nb.store.encode import json_text, plain, to_json
+from cloudtasks_nb.store.encode import plain, to_json
 
 __all__ = ["Body", "canonical", "check_literal", "compile_body"]
 
@@ -23,6 +23,8 @@ _BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
 
 _dumps = orjson.dumps
 
+# A text in JSON, and the colon behind it if it is the name of a field.
+_STRING = re.compile(rb'("(?:[^"\\]|\\.)*")(:?)')
 # Texts, so that nothing is found in them, and whole numbers that are written as floats.
 _WHOLE = re.compile(rb'"(?:[^"\\]|\\.)*"|(-?\d+)\.0(?=[,}\]]|\Z)')
 
@@ -155,57 +157,36 @@ def _objects(names: list[str], values: list[list[Any]], lacking: list[frozenset[
     return [_dumps(dict(zip(names, row))) for row in zip(*values)]  # noqa: B905 - strict costs a tenth, and is checked above
 
 
-#: A text of a JSON template that names columns, and whether it is one column and nothing else, which keeps its type.
-_Placeholder: TypeAlias = tuple[Text, bool]
-
-
-def _filled(text: Text, block: Block, problems: Problems, *, typed: bool) -> list[bytes]:
-    if typed:
-        return list(map(_dumps, problems.cells(block.columns[text.columns[0]], "json")))
-    return list(map(_dumps, text.render(block, problems)))
-
-
 def _template(body: Any) -> Body:
     """Return the body of a JSON template: its constant parts are encoded once, and each row fills in its cells."""
-    placeholders: list[_Placeholder] = []
     try:
-        pattern = _pattern(body, placeholders)
-        identity = plain(body)
+        encoded, identity = to_json(body), plain(body)
     except NotSerializableError as error:
         raise NotSerializableError(f"body: {error.message}", resource=error.resource, hint=error.hint) from None
+    placeholders: list[tuple[Text, str | None]] = []  # and the column that is the whole value: it keeps its type
+
+    def place(match: re.Match[bytes]) -> bytes:
+        string, colon = match.groups()  # the colon stands behind the name of a field
+        text = parse(orjson.loads(string.replace(b"%%", b"%")), "body")
+        if not text.fields:
+            return _dumps(text.literals[0]).replace(b"%", b"%%") + colon
+        placeholders.append((text, None if colon else text.lone))
+        return b"%b" + colon
+
+    pattern = _STRING.sub(place, encoded.replace(b"%", b"%%"))
     uniform = isinstance(body, Mapping) and not any(isinstance(name, str) and "{" in name for name in body)
     if not placeholders:
         return _constant(pattern % (), identity, uniform=uniform)
 
     def make(block: Block, problems: Problems) -> list[bytes]:
-        cells = [_filled(text, block, problems, typed=typed) for text, typed in placeholders]
-        return [pattern % row for row in zip(*cells, strict=True)]
+        cells = [
+            text.render(block, problems) if lone is None else problems.cells(block.columns[lone], "json")
+            for text, lone in placeholders
+        ]
+        return [pattern % row for row in zip(*(map(_dumps, column) for column in cells), strict=True)]
 
     names = tuple(name for text, _ in placeholders for name in text.columns)
     return Body(identity=identity, columns=names, make=make, typed=True, uniform=uniform)
-
-
-def _pattern(node: Any, placeholders: list[_Placeholder]) -> bytes:
-    """Return a part of the template as bytes, with ``%b`` for each text with columns; add these to `placeholders`."""
-    if isinstance(node, str):
-        return _text_pattern(node, placeholders, typed=True)
-    if isinstance(node, Mapping):
-        pairs = [
-            _text_pattern(json_text(plain(key)), placeholders, typed=False) + b":" + _pattern(value, placeholders)
-            for key, value in node.items()
-        ]
-        return b"{" + b",".join(pairs) + b"}"
-    if isinstance(node, (list, tuple)):
-        return b"[" + b",".join(_pattern(item, placeholders) for item in node) + b"]"
-    return to_json(node).replace(b"%", b"%%")
-
-
-def _text_pattern(source: str, placeholders: list[_Placeholder], *, typed: bool) -> bytes:
-    text = parse(source, "body")
-    if not text.fields:
-        return _dumps(text.literals[0]).replace(b"%", b"%%")
-    placeholders.append((text, typed and text.lone is not None))
-    return b"%b"
 
 
 def _texts(text: Text, block: Block, problems: Problems) -> list[bytes]:
