@@ -43,24 +43,23 @@ class Body:
     def render(self, block: Block, problems: Problems) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Return each row's body, and its canonical bytes, from which the row's identity is made."""
         bodies = self.make(block, problems)
-        return bodies, canonical(bodies) if self.typed else bodies
+        may_differ = self.typed and b".0" in b"".join(bodies)
+        known = list(map(canonical, bodies)) if may_differ else bodies
+        return bodies, bodies if known == bodies else known  # the same list saves encoding it again
 
 
-def canonical(bodies: Sequence[bytes]) -> Sequence[bytes]:
-    """Return JSON bodies with whole numbers as integers; the same list if nothing differs, which saves comparisons.
+def canonical(content: bytes) -> bytes:
+    """Return JSON with whole numbers as integers.
 
     A row keeps its identity when the column around it changes from integers to floats, as it does where a longer frame
     brings a missing value or a fraction. The bytes alone decide it, so that it is the same for a task from elsewhere.
 
     Examples
     --------
-    >>> canonical([b'{"a":2.0,"b":"2.0","c":0.5}'])
-    [b'{"a":2,"b":"2.0","c":0.5}']
+    >>> canonical(b'{"a":2.0,"b":"2.0","c":0.5}')
+    b'{"a":2,"b":"2.0","c":0.5}'
     """
-    if b".0" not in b"".join(bodies):
-        return bodies
-    found = [_WHOLE.sub(_integer, body) for body in bodies]
-    return bodies if found == bodies else found
+    return _WHOLE.sub(_integer, content) if b".0" in content else content
 
 
 def _integer(match: re.Match[bytes]) -> bytes:
@@ -141,7 +140,7 @@ def _columns(chosen: tuple[str, ...] | None) -> Body:
     def make(block: Block, problems: Problems) -> list[bytes]:
         names = list(block.columns if chosen is None else chosen)
         columns = [block.columns[name] for name in names]
-        values = [problems.cells(column, "json") for column in columns]
+        values = [problems.cells(column) for column in columns]
         return _objects(names, values, [column.lacking for column in columns], block.length)
 
     return Body(identity=chosen and list(chosen), columns=chosen, make=make, typed=True, uniform=True)
@@ -180,7 +179,7 @@ def _template(body: Any) -> Body:
 
     def make(block: Block, problems: Problems) -> list[bytes]:
         cells = [
-            text.render(block, problems) if lone is None else problems.cells(block.columns[lone], "json")
+            text.render(block, problems) if lone is None else problems.cells(block.columns[lone])
             for text, lone in placeholders
         ]
         return [pattern % row for row in zip(*(map(_dumps, column) for column in cells), strict=True)]

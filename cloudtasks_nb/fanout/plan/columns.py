@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ import pandas as pd
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError
 from cloudtasks_nb.store.encode import plain
 
-__all__ = ["BLOCK", "EXACT", "LACKING", "Block", "Column", "Form", "Labels", "Source", "Table"]
+__all__ = ["BLOCK", "EXACT", "LACKING", "Block", "Column", "Labels", "Source", "Table"]
 
 #: Rows that are encoded together: enough to make pandas' own cost per call small, few enough to stay in the cache.
 BLOCK = 2_000
@@ -29,9 +29,6 @@ LACKING = "cloudtasks_nb.lacking"
 
 #: Whole floats up to here are exactly one integer; beyond, neighbours share a float.
 EXACT = 2.0**53
-
-#: In which form the cells of a `Column` are taken: for a body, or for the identity of a row.
-Form: TypeAlias = Literal["json", "canonical"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,16 +201,6 @@ class Column:
     def json(self) -> list[Any]:
         """The values for a JSON body; None where missing or `bad`."""
         return _JSON.get(self.source.kind, _objects)(self)
-
-    @cached_property
-    def canonical(self) -> list[Any]:
-        """The cells, with whole numbers as integers whatever dtype holds them; the list `json` if nothing differs.
-
-        A row keeps its identity when the column around it changes from integers to floats, as it does where a
-        longer frame brings a missing value or a fraction.
-        """
-        given = self.source
-        return self.json if given.kind != "float" or given.whole or given.part else _integral(self.series, self.json)
 
     @cached_property
     def raw(self) -> list[Any]:

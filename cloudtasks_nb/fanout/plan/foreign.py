@@ -97,7 +97,7 @@ def foreign_reader(description: Mapping[str, Any]) -> Callable[[bytes], tuple[by
         checked = task.SerializeToString(deterministic=True)
         request.ClearField("oidc_token")
         request.url = stand_in or request.url
-        request.body = canonical([request.body])[0] if typed else request.body
+        request.body = canonical(request.body) if typed else request.body
         return checked, digest(request.SerializeToString(deterministic=True))
 
     return read

@@ -16,6 +16,7 @@ from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, RowsError
+from cloudtasks_nb.fanout.plan.body import canonical
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table
 from cloudtasks_nb.fanout.plan.inputs import frames
@@ -64,13 +65,13 @@ class Renderer:
         """Turn the rows of a block into tasks, in several chunks only where these are too large together."""
         problems = Problems()
         urls, stand_ins = self._recipe.url.render(block, problems)
-        bodies, canonical = self._recipe.body.render(block, problems)
+        bodies, identities = self._recipe.body.render(block, problems)
         self._check_calls(bodies, block, problems)
         heads = self._heads(block, problems)
         moments = self._recipe.schedule.render(block, self._now, problems)
         made = http_requests(urls, heads, bodies)
-        same = urls is stand_ins and bodies is canonical
-        digests = [digest(identity) for identity in (made if same else http_requests(stand_ins, heads, canonical))]
+        same = urls is stand_ins and bodies is identities
+        digests = list(map(digest, made if same else http_requests(stand_ins, heads, identities)))
         times = repeat(b"") if moments is None else map(_schedule_time, moments)
         ready = tasks(made, self._tokens(urls), times, self._settings)
         keys = self._keys(block, digests, problems)
@@ -155,7 +156,7 @@ class Renderer:
         if isinstance(key, Row):
             return [digest(b"row %d" % position) for position in range(block.first, block.first + block.length)]
         values = [problems.cells(block.columns[name]) for name in key]
-        return [digest(orjson.dumps(row)) for row in zip(*values, strict=True)]
+        return [digest(canonical(orjson.dumps(row))) for row in zip(*values, strict=True)]
 
 
 @lru_cache(maxsize=4_096)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
-from cloudtasks_nb.fanout.plan.columns import Block, Column, Form
+from cloudtasks_nb.fanout.plan.columns import EXACT, Block, Column
 from cloudtasks_nb.store.encode import json_text
 
 __all__ = ["HOST", "Field", "Problems", "Text", "call_by_row", "check_columns", "constant", "function_name", "parse"]
@@ -40,9 +40,9 @@ class Problems:
         self.add(index, f'{what}: "{column}" is missing')
         self.missing.add(column)
 
-    def cells(self, column: Column, form: Form = "canonical") -> list[Any]:
-        """Return the cells of a column in one of its forms, and note those that JSON cannot hold."""
-        found: list[Any] = getattr(column, form)
+    def cells(self, column: Column) -> list[Any]:
+        """Return the cells of a column as JSON values, and note those that JSON cannot hold."""
+        found = column.json  # which also finds the bad ones
         for index, reason in column.bad.items():
             self.add(index, reason)
         return found
@@ -92,7 +92,7 @@ class Text:
             if value is None:
                 problems.add_missing(index, self.what, column.name)
             elif not field.spec:
-                text = value if type(value) is str else json_text(value)
+                text = value if type(value) is str else json_text(_integral(value))
             else:
                 try:
                     text = format(_integral(value), field.spec)
@@ -120,8 +120,11 @@ def call_by_row(function: Callable[[dict[str, Any]], T], block: Block, problems:
 
 
 def _integral(value: Any) -> Any:
-    """Return a whole float as an integer, so that ``{flight:05d}`` works where a missing value made it a float."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    """Return a whole float as an integer: a row sends the same, and is the same, whatever dtype its column has.
+
+    So ``{flight:05d}`` works where a missing value made it a float, too.
+    """
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT else value
 
 
 @lru_cache(maxsize=8_192)

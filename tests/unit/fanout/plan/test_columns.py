@@ -136,35 +136,11 @@ def test_self_containing_cell() -> None:
     assert "holds itself" in column.bad[0]
 
 
-@cases(
-    pd.Series([517, 2]),
-    pd.Series([517, 2], dtype="Int64"),
-    _arrow([517, 2], pa.int32()),
-    pd.Series([517.0, 2.0]),
-    pd.Series([517.0, 2.0, None]).head(2),
-    pd.Series([517.0, 2.0, 0.5]).head(2),
-    pd.Series([517.0, 2.0], dtype="Float64"),
-    pd.Series([517.0, 2.0], dtype="category"),
-)
-def test_canonical(series: pd.Series[Any]) -> None:
-    """Whole numbers are integers in a row's identity, whatever dtype holds them."""
-    assert _block(series).canonical == [517, 2]
-    assert [type(value) for value in _block(series).canonical] == [int, int]
-
-
-def test_canonical_keeps_fractions() -> None:
-    """Beside a whole number, a fraction and a missing value stay what they are."""
-    column = _block(pd.Series([1.0, 0.5, None]))
-    assert column.json == [1.0, 0.5, None]
-    assert column.canonical == [1, 0.5, None]
-    assert isinstance(column.canonical[0], int)
-
-
 def test_a_part_of_a_column() -> None:
     """Where the rest of a column is not known, what a row sends does not depend on its neighbours."""
     for values in ([2.0, 1.5], [2.0, None], [2.0, 3.0]):
         column = Source("x", pd.Series(values), part=True).block(0, 2)
-        for form in (column.json, column.canonical, column.raw):
+        for form in (column.json, column.raw):
             assert (form[0], type(form[0])) == (2, int)
             assert form[1] == values[1]
 

@@ -179,6 +179,7 @@ ALIKE = [
     pd.DataFrame({"n": pd.Series([1.0, 2.0]), "s": pd.Series(["a", "b"], dtype=object)}),
     pd.DataFrame({"n": [1, 2, None], "s": pd.Series(["a", "b", "c"], dtype=pd.ArrowDtype(pa.large_string()))}).head(2),
     pd.DataFrame({"n": [1, 2, 0.5], "s": ["a", "b", "c"]}).head(2),
+    pd.DataFrame({"n": [1.0, 2], "s": ["a", "b"]}, dtype=object),
 ]
 
 
