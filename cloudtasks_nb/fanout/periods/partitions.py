@@ -44,22 +44,14 @@ _SECOND, _MINUTE = dt.timedelta(seconds=1), dt.timedelta(minutes=1)
 _HOUR, _DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
 _YEAR, _QUARTER = 12, 3  # months
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+_EPOCH = dt.date(1970, 1, 1)
 _MAX_OFFSET = dt.timedelta(days=2)  # more than the difference of any local time from UTC
 _YEARS = range(1700, 2200)  # Timestamps in nanoseconds hold these years, and the periods around them
 _MAX_PARTITIONS = 5_000_000  # more are a mistake in the frequency
 _MAX_ROWS = 10_000_000  # they are held in memory
 #: Months of what pandas calls ``YS`` or ``YE``, and so on.
 _OF_MONTHS = {"Y": _YEAR, "Q": _QUARTER, "M": 1}
-_DAYS = ("THU", "FRI", "SAT", "SUN", "MON", "TUE", "WED")  # from that of 1970-01-01 on
 _UNITS = (("D", 86_400), ("h", 3_600), ("min", 60), ("s", 1))  # seconds
-_ANCHORS = {
-    name[:3].upper(): name
-    for name in (
-        *("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
-        *("February", "March", "April", "May", "June", "July"),
-        *("August", "September", "October", "November", "December"),
-    )
-}
 _ALIASES = ("D", "h", "min", "s", "W", "W-MON", "MS", "ME", "QS", "QE", "YS", "YE")
 _FREQ_HINT = 'use "D", "h", "15min", "W" (from Sundays), "W-MON", "MS", "QS", "YS", or a multiple such as "2D"'
 _ZONE_COLUMN = re.compile(r"\{([^{}]+)\}")
@@ -105,7 +97,9 @@ class Freq:
         """The number of units in a period, the unit, and its anchor; empty for January, which is the usual one."""
         offset = to_offset(self.name)  # a Day, Week, QuarterBegin …
         unit = type(offset).__name__.removesuffix("Begin").lower()
-        return offset.n, unit, _ANCHORS.get(self.name.partition("-")[2], "")
+        begin = pd.Timestamp(1970, 1 + self.first, 1) if self.months else pd.Timestamp(self.first, unit="s")
+        anchor = begin.month_name() if self.months else begin.day_name()
+        return offset.n, unit, anchor if "-" in self.name and not self.name.endswith("-JAN") else ""
 
     def labels(self, starts: pd.DatetimeIndex) -> list[str]:
         """Return a short and unique name for each period, from where it starts."""
@@ -238,8 +232,9 @@ def parse_freq(freq: Any) -> Freq:
     if isinstance(offset, offsets.Tick):
         return _of_fixed_length(freq, offset.nanos)
     kind, _, anchor = offset.freqstr.lstrip("0123456789").partition("-")
-    if kind == "W" and anchor in _DAYS:
-        return Freq(name=offset.freqstr, step=offset.n * 7 * _DAY, first=_DAYS.index(anchor) * 86_400)
+    if kind == "W" and anchor:
+        first = (offset.weekday - _EPOCH.weekday()) % 7
+        return Freq(name=offset.freqstr, step=offset.n * 7 * _DAY, first=first * 86_400)
     if re.fullmatch("[YQM][SE]", kind):
         ends = kind in ("YE", "QE")  # the anchor is the month in which a period ends
         return _monthly(offset.n * _OF_MONTHS[kind[0]], (_MONTHS.index(anchor) if anchor else 0) + ends)
@@ -449,5 +444,5 @@ def _check_unique(table: pd.DataFrame) -> None:
 def _values(name: str, values: Any) -> pd.DataFrame:
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise InvalidInputError(f'across["{name}"]={values!r} is not a list', resource=name, hint=_ACROSS)
-    plain = values if isinstance(values, (pd.Series, pd.Index)) or hasattr(values, "dtype") else list(values)
+    plain = values if hasattr(values, "dtype") else list(values)
     return pd.DataFrame({name: pd.Series(plain).reset_index(drop=True)})
