@@ -9,6 +9,7 @@ from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Request
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.conftest import (
     NOW,
     FakeClock,
@@ -97,29 +98,12 @@ def test_what_is_gone_is_sent_when_asked_for(outbox: Outbox, batch: str) -> None
     assert outbox.batches.counts(batch)[State.SENT] == 250
 
 
-@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNIMPLEMENTED"])
-def test_who_may_not_look_asks_the_log(outbox: Outbox, batch: str, code: str) -> None:
-    """Whoever may create tasks but not read them still learns from the log; without it the rows are gone."""
-    service, clock = two_days_later(outbox, batch, 100, before=raising(code, 100, "GetTask"))
+@cases(("PERMISSION_DENIED", 100, State.GONE), ("UNIMPLEMENTED", 100, State.GONE), ("UNAVAILABLE", 49, State.SENT))
+def test_look_ups_that_fail(outbox: Outbox, batch: str, code: str, times: int, state: State) -> None:
+    """Rows that may not be looked up are gone, unless the log knows them; without an answer it is tried again."""
+    service, clock = two_days_later(outbox, batch, 100, before=raising(code, times, "GetTask"))
     run_send(outbox, batch, service, clock)
-    assert outbox.batches.counts(batch)[State.GONE] == 100
-
-
-def test_a_look_up_that_fails_leaves_everything_as_it_is(outbox: Outbox, batch: str) -> None:
-    """An error while looking ends the sending; the rows are still in doubt the next time."""
-    service, clock = two_days_later(outbox, batch, 100, before=raising("UNAUTHENTICATED", 100, "GetTask"))
-    with pytest.raises(ServiceError, match="UNAUTHENTICATED"):
-        run_send(outbox, batch, service, clock)
-    service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
-    run_send(outbox, batch, service, clock)
-    assert outbox.batches.counts(batch)[State.SENT] == 250
-
-
-def test_look_ups_go_on_through_trouble(outbox: Outbox, batch: str) -> None:
-    """A look-up without an answer is made again."""
-    service, clock = two_days_later(outbox, batch, 100, before=raising("UNAVAILABLE", 49, "GetTask"))
-    run_send(outbox, batch, service, clock)
-    assert outbox.batches.counts(batch)[State.SENT] == 250
+    assert outbox.rows.states(batch) == bytes([state] * 100 + [State.SENT] * 150)
 
 
 def test_an_outage_of_more_than_an_hour_raises_doubts(outbox: Outbox, batch: str) -> None:
@@ -154,21 +138,13 @@ def test_a_clock_that_is_set_back_while_sending(outbox: Outbox, batch: str) -> N
     assert service.calls["GetTask"] >= 50
 
 
-def test_an_end_while_looking_leaves_doubts_as_they_are(outbox: Outbox, batch: str) -> None:
-    """When something else ends the sending, rows that were not looked up are neither gone nor sent."""
-    service, clock = Service(), FakeClock()
-    left_unanswered(outbox, batch, service, 100)
-
-    def end(rpc: str, number: int) -> None:
-        if rpc == "BatchCreateTasks":
-            raise error("PERMISSION_DENIED")
-
-    service.before = end
-    clock.time += 2 * DAY
-    with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
+@cases(("UNAUTHENTICATED", "GetTask"), ("PERMISSION_DENIED", "BatchCreateTasks"))
+def test_an_end_while_looking_leaves_doubts_as_they_are(outbox: Outbox, batch: str, code: str, rpc: str) -> None:
+    """When an error ends the sending, rows that were not looked up are not gone, and are looked up the next time."""
+    service, clock = two_days_later(outbox, batch, 100, before=raising(code, 100, rpc))
+    with pytest.raises(ServiceError, match=code):
         run_send(outbox, batch, service, clock)
-    counts = outbox.batches.counts(batch)
-    assert (counts[State.UNSENT], counts[State.SENT]) == (150, 100)  # as of rows in doubt
+    assert outbox.rows.states(batch)[:100] == bytes([State.SENT] * 100)  # as of rows in doubt
     service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
     run_send(outbox, batch, service, clock)
     assert service.created == Counter(all_rows(outbox, batch, "tasks"))

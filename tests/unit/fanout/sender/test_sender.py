@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, ServiceError
+from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.conftest import (
     FakeClock,
     FakeObserver,
@@ -26,15 +27,16 @@ from tests.unit.fanout.sender.conftest import ROWS
 
 
 def test_every_row_is_sent_once(outbox: Outbox, batch: str) -> None:
-    """A hundred rows a call, each once, and the report says so."""
+    """A hundred rows a call, each once, and the report says so; a batch that is sent makes no call."""
     observer = FakeObserver()
     service = Service()
     report = run_send(outbox, batch, service, observer=observer)
     assert_each_once(outbox, batch, service)
     assert (report.sent, report.already_there, report.rejected) == (ROWS, 0, 0)
     assert observer.sent == ROWS
-    assert service.calls == {"BatchCreateTasks": 13}
     assert sorted(service.sizes) == [50] + [100] * 12
+    assert run_send(outbox, batch, service).sent == 0
+    assert service.calls == {"BatchCreateTasks": 13}
 
 
 class Together(Service):
@@ -79,17 +81,10 @@ def test_it_stops_when_no_more_rows_may_be_sent(outbox: Outbox, batch: str) -> N
     assert_each_once(outbox, batch, service)
 
 
-def test_nothing_to_send_is_no_call(outbox: Outbox, batch: str) -> None:
-    """A batch that is sent can be sent again: nothing happens."""
-    service = Service()
-    run_send(outbox, batch, service)
-    assert run_send(outbox, batch, service).sent == 0
-    assert service.calls == {"BatchCreateTasks": 13}
-
-
-def test_tasks_that_another_outbox_has_sent_are_told(outbox: Outbox, batch: str) -> None:
+@pytest.mark.parametrize("batching", [True, False])
+def test_tasks_that_another_outbox_has_sent_are_told(outbox: Outbox, batch: str, *, batching: bool) -> None:
     """On a first sending, tasks that are there already count as sent and are reported."""
-    service = Service()
+    service = Service(batching=batching)
     for task in all_rows(outbox, batch, "tasks")[:120]:
         service.create(task)
     report = run_send(outbox, batch, service)
@@ -121,16 +116,17 @@ def test_large_tasks_are_sent_in_several_calls(outbox: Outbox) -> None:
 
 
 TEMPORARY = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"]
+LASTING = ["NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED", "FAILED_PRECONDITION"]
 BROKEN = ["INTERNAL", "UNKNOWN", "CANCELLED", "DATA_LOSS"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("code", TEMPORARY + BROKEN)
-def test_calls_without_an_answer_are_made_again(outbox: Outbox, batch: str, code: str, when: str) -> None:
-    """Whether a call failed or only its answer was lost, each row is there once, and it is our own."""
+@cases(*(("BatchCreateTasks", code) for code in TEMPORARY + BROKEN), ("CreateTask", "UNAVAILABLE"))
+def test_calls_without_an_answer_are_made_again(outbox: Outbox, batch: str, when: str, rpc: str, code: str) -> None:
+    """Whether a call failed or only its answer was lost, each row is there once, and it is our own; also one by one."""
     observer = FakeObserver()
-    service = Service()
-    setattr(service, when, raising(code, range(3, 9)))
+    service = Service(batching=rpc != "CreateTask")
+    setattr(service, when, raising(code, range(3, 9), rpc))
     report = run_send(outbox, batch, service, observer=observer)
     assert_each_once(outbox, batch, service)
     assert (report.sent, report.already_there) == (ROWS, 0)
@@ -185,10 +181,11 @@ def test_rows_that_could_not_be_created_now_are_sent_again(outbox: Outbox, batch
     assert observer.errors
 
 
-def test_refused_rows_are_rejected_with_the_reason(outbox: Outbox, batch: str) -> None:
+@pytest.mark.parametrize("batching", [True, False])
+def test_refused_rows_are_rejected_with_the_reason(outbox: Outbox, batch: str, *, batching: bool) -> None:
     """What the service does not take is rejected with its own words; the other rows are sent."""
-    bad = set(all_rows(outbox, batch, "tasks")[5:8])
-    service = Service(refuse=lambda task: ("INVALID_ARGUMENT", "Task size too large") if task in bad else None)
+    bad, why = set(all_rows(outbox, batch, "tasks")[5:8]), ("INVALID_ARGUMENT", "Task size too large")
+    service = Service(batching=batching, refuse=lambda task: why if task in bad else None)
     report = run_send(outbox, batch, service)
     assert (report.sent, report.rejected) == (ROWS - 3, 3)
     assert all_rows(outbox, batch, "rows", states={State.REJECTED}) == [5, 6, 7]
@@ -219,39 +216,24 @@ def test_a_fault_in_many_calls_is_raised_as_one(outbox: Outbox, batch: str, *, b
         run_send(outbox, batch, Service(batching=batching, refuse=fault))
 
 
-@pytest.mark.parametrize("code", ["NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED", "FAILED_PRECONDITION"])
-def test_what_cannot_be_mended_here_ends_the_sending(outbox: Outbox, batch: str, code: str) -> None:
-    """A queue that is not there, or a permission that is missing, stops at once; the rest stays unsent."""
-    service = Service(before=raising(code, range(4, 99)))
-    with pytest.raises(ServiceError, match=code):
+@cases(
+    *(({"before": raising(code, range(4, 99))}, code) for code in LASTING),
+    ({"refuse": lambda task: ("PERMISSION_DENIED", "actAs") if task[0] == "0" else None}, "actAs"),
+    ({"after": raising("INTERNAL", 99_999)}, "INTERNAL"),
+    ({"batching": False, "before": raising("PERMISSION_DENIED", range(150, 9_999), "CreateTask")}, "PERMISSION_DENIED"),
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_what_cannot_be_mended_here_ends_the_sending(
+    outbox: Outbox, batch: str, faults: dict[str, Any], words: str
+) -> None:
+    """A missing queue, a permission that calls or rows lack, a fault that stays: the rest is sent later, each once."""
+    service = Service(**faults)
+    with pytest.raises(CloudTasksError, match=words):
         run_send(outbox, batch, service)
-    counts = outbox.batches.counts(batch)
-    assert (counts[State.SENT], counts[State.UNSENT]) == (300, ROWS - 300)
-    service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
-    report = run_send(outbox, batch, service)
-    assert (report.sent, report.already_there) == (ROWS - 300, 0)
-    assert_each_once(outbox, batch, service)
-
-
-def test_a_permission_that_rows_lack_ends_the_sending(outbox: Outbox, batch: str) -> None:
-    """When the service names a missing permission for rows, the others are sent and it stops."""
-    service = Service(refuse=lambda task: ("PERMISSION_DENIED", "actAs") if task[0] == "0" else None)
-    with pytest.raises(PermissionDeniedError, match="actAs"):
-        run_send(outbox, batch, service)
-    counts = outbox.batches.counts(batch)
-    assert counts[State.SENT] == len(service.created) > 0
+    counts, lost = outbox.batches.counts(batch), "after" in faults
     assert counts[State.SENT] + counts[State.UNSENT] == ROWS
-    service.refuse = lambda task: None  # noqa: ARG005 - the signature of what it stands for
-    assert run_send(outbox, batch, service).already_there == 0
-    assert_each_once(outbox, batch, service)
-
-
-def test_a_fault_that_stays_ends_the_sending(outbox: Outbox, batch: str) -> None:
-    """An internal error that comes again and again is not tried for ever, and what may have arrived is not lost."""
-    service = Service(after=raising("INTERNAL", 99_999))
-    with pytest.raises(ServiceError, match="INTERNAL"):
-        run_send(outbox, batch, service)
-    service.after = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
+    assert lost or 0 < counts[State.SENT] == len(service.created) < ROWS
+    vars(service).update({name: getattr(Service(), name) for name in faults})
     assert run_send(outbox, batch, service).already_there == 0
     assert_each_once(outbox, batch, service)
 

@@ -10,6 +10,7 @@ from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.sender import sender
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.conftest import (
     FakeClock,
     Sent,
@@ -36,36 +37,6 @@ def test_without_batch_calls_rows_are_sent_one_by_one(outbox: Outbox, batch: str
     assert_each_once(outbox, batch, service)
     assert service.calls["CreateTask"] == ROWS
     assert 32 <= service.most <= 64 + 16
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_single_calls_are_tried_again_too(outbox: Outbox, batch: str, when: str) -> None:
-    """Also one by one, lost calls and lost answers create each task once."""
-    service = Service(batching=False)
-    setattr(service, when, raising("UNAVAILABLE", range(100, 180), "CreateTask"))
-    report = run_send(outbox, batch, service)
-    assert (report.sent, report.already_there) == (ROWS, 0)
-    assert_each_once(outbox, batch, service)
-
-
-def test_single_calls_tell_what_was_there_and_what_is_refused(outbox: Outbox, batch: str) -> None:
-    """One by one, too, tasks of another outbox are reported and bad rows rejected."""
-    tasks = all_rows(outbox, batch, "tasks")
-    service = Service(batching=False, refuse=lambda task: ("INVALID_ARGUMENT", "no") if task == tasks[7] else None)
-    service.create(tasks[0])
-    report = run_send(outbox, batch, service)
-    assert (report.sent, report.already_there, report.rejected) == (ROWS - 1, 1, 1)
-
-
-def test_single_calls_end_at_what_cannot_be_mended(outbox: Outbox, batch: str) -> None:
-    """One by one, too, a missing permission stops, and everything can be taken up again."""
-    service = Service(batching=False, before=raising("PERMISSION_DENIED", range(150, 9_999), "CreateTask"))
-    with pytest.raises(ServiceError, match="PERMISSION_DENIED"):
-        run_send(outbox, batch, service)
-    assert outbox.batches.counts(batch)[State.UNSENT] > 0
-    service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
-    run_send(outbox, batch, service)
-    assert_each_once(outbox, batch, service)
 
 
 def test_nobody_waits_when_the_sending_ends(outbox: Outbox, batch: str) -> None:
@@ -98,23 +69,6 @@ def test_operations_that_take_their_time_are_waited_for(outbox: Outbox, batch: s
     assert service.calls == {"BatchCreateTasks": 13, "GetOperation": 13 * looks}
 
 
-def test_an_operation_that_never_finishes_is_given_up(outbox: Outbox, batch: str) -> None:
-    """After two minutes its rows are created one by one; should it do so after all, the names are taken."""
-    service, clock = Service(unfinished=-1), FakeClock()
-    report = run_send(outbox, batch, service, clock)
-    assert_each_once(outbox, batch, service)
-    assert (report.sent, report.already_there) == (ROWS, 0)
-    assert service.calls["CreateTask"] == ROWS
-
-
-@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "NOT_FOUND", "UNIMPLEMENTED"])
-def test_operations_that_may_not_be_looked_at_are_given_up(outbox: Outbox, batch: str, code: str) -> None:
-    """Whoever may create tasks but not look at operations sends one by one what was not done at once."""
-    service = Service(unfinished=-1, before=raising(code, 99_999, "GetOperation"))
-    run_send(outbox, batch, service)
-    assert_each_once(outbox, batch, service)
-
-
 class Taciturn(Service):
     """Answers as some emulators do: no metadata, only the tasks that were created."""
 
@@ -145,41 +99,45 @@ class Broken(Service):
         return bytes(operation.SerializeToString())
 
 
-def test_an_operation_that_failed_as_a_whole_is_sent_one_by_one(outbox: Outbox, batch: str) -> None:
-    """The same request would get the same answer, so its rows are created by calls of their own."""
-    service = Broken()
+def unreadable(code: str) -> Service:
+    """Return a service whose operations never finish, and may not be looked at."""
+    return Service(unfinished=-1, before=raising(code, 99_999, "GetOperation"))
+
+
+@cases(
+    Service(unfinished=-1),
+    unreadable("PERMISSION_DENIED"),
+    unreadable("NOT_FOUND"),
+    unreadable("UNIMPLEMENTED"),
+    Broken(),
+    ids=["never finishes", "may not be read", "not found", "not known", "failed as a whole"],
+)
+def test_an_operation_that_names_no_row_is_given_up(outbox: Outbox, batch: str, service: Service) -> None:
+    """Its rows are created one by one, after two minutes at most; what it has created or creates is our own."""
     report = run_send(outbox, batch, service)
-    assert (report.sent, report.already_there) == (ROWS, 0)
+    assert (report.sent, report.already_there, service.calls["CreateTask"]) == (ROWS, 0, ROWS)
     assert_each_once(outbox, batch, service)
 
 
-def test_send_rate_is_kept(outbox: Outbox, batch: str) -> None:
-    """With send_rate=50 a batch of 1,250 rows takes 25 seconds, in five requests a second, so that none has a peak."""
-    clock, service = FakeClock(), Service()
-    run_send(outbox, batch, service, clock, send_rate=50)
-    assert clock.elapsed == pytest.approx(24.8, abs=1.5)
-    assert set(service.sizes) == {10}
+class Google(Service):
+    """Google's own endpoint, where a queue that was idle is warmed up."""
+
+    google = True
 
 
-def test_a_slow_rate_sends_row_by_row(outbox: Outbox) -> None:
-    """Also one row in two seconds can be asked for."""
-    batch = spool(outbox, chunks(range(10))).batch
-    clock, service = FakeClock(), Service()
-    run_send(outbox, batch, service, clock, send_rate=0.5)
-    assert set(service.sizes) == {1}
-    assert clock.elapsed == pytest.approx(18, abs=2)
-
-
-def test_google_gets_500_a_second_at_first(outbox: Outbox) -> None:
-    """On Google's own endpoint a cold queue is warmed up, unless a rate is given."""
-    batch = spool(outbox, chunks(range(5_000))).batch
-
-    class Google(Service):
-        google = True
-
-    clock = FakeClock()
-    run_send(outbox, batch, Google(), clock)
-    assert clock.elapsed == pytest.approx(9.8, abs=0.5)
+@cases(
+    (1_250, Service(), 50, {10}, 24.8),  # five requests a second, so that none has a peak
+    (10, Service(), 0.5, {1}, 18),
+    (5_000, Google(), None, {100}, 9.8),  # 500 a second at first, unless a rate is given
+)
+def test_the_rate_is_kept(
+    outbox: Outbox, rows: int, service: Service, rate: float | None, sizes: set[int], seconds: float
+) -> None:
+    """Of rows that are created, and so of requests that are made."""
+    batch, clock = spool(outbox, chunks(range(rows))).batch, FakeClock()
+    run_send(outbox, batch, service, clock, send_rate=rate)
+    assert set(service.sizes) == sizes
+    assert clock.elapsed == pytest.approx(seconds, rel=0.06)
 
 
 def send_twice(outbox: Outbox, batch: str, service: Service) -> list[Sent]:
