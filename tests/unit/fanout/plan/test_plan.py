@@ -100,15 +100,11 @@ def test_a_trial_reads_well() -> None:
     assert repr(Trial(status=200, error="GiveUp: no", request="POST x")) == "POST x\n200\nGiveUp: no"
 
 
-def test_counts() -> None:
-    """Rows, bad rows and duplicates are counted; what is left would be sent."""
-    plan = _plan()
-    assert (plan.rows, plan.rejected, plan.duplicates, plan.sendable) == (5, 1, 1, 3)
-
-
 def test_frame() -> None:
-    """A row a task says what would be sent, and what is wrong with it."""
-    frame = _plan(recipe={"delay": "1h"}).frame
+    """A row a task says what would be sent, and what is wrong with it; all are counted, bad ones and duplicates too."""
+    plan = _plan(recipe={"delay": "1h"})
+    assert (plan.rows, plan.rejected, plan.duplicates, plan.sendable) == (5, 1, 1, 3)
+    frame = plan.frame
     assert list(frame.columns) == ["url", "body", "schedule_time", "task", "problem"]
     assert frame.index.name == "row"
     assert frame["url"].tolist() == ["https://svc/a", "https://svc/b", pd.NA, "https://svc/a", "https://svc/c"]
@@ -140,17 +136,12 @@ def test_sizes(cells: list[Any], sizes: tuple[int, ...]) -> None:
     assert (found.min, found.median, found.max, found.total) == sizes
 
 
-@pytest.mark.parametrize(("rate", "seconds"), [(1, 3), (500, 0.006), (0.1, 30)])
-def test_time_to_drain(rate: float, seconds: float) -> None:
-    """The queue's rate says how long it takes at least."""
-    assert _plan(limits={"rate": rate}).time_to_drain == pd.Timedelta(seconds=seconds)
-
-
-def test_time_to_drain_without_a_rate() -> None:
-    """Where the rate is not known, nothing is claimed."""
-    plan = _plan()
-    assert plan.time_to_drain is None
-    assert "not known" in repr(plan)
+@cases((1, "3s"), (500, "6ms"), (0.1, "30s"), (None, None))
+def test_time_to_drain(rate: float | None, least: str | None) -> None:
+    """The queue's rate says how long it takes at least; where it is not known, nothing is claimed."""
+    plan = _plan(limits={"rate": rate} if rate else {})
+    assert plan.time_to_drain == (least and pd.Timedelta(least))
+    assert ("not known" in repr(plan)) == (rate is None)
 
 
 def _priced(tasks: int, url: str = CLOUD_RUN, ratio: float = 1.0, **arguments: Any) -> Plan:

@@ -22,26 +22,16 @@ def _by_row(row: dict[str, Any]) -> str:
     return f"https://svc/{row['a']}"
 
 
-def test_template() -> None:
-    """A template gives each row its URL, which is also what identifies it."""
-    made = compile_url("https://svc/{a}")
-    assert (made.columns, made.identity) == (("a",), "https://svc/{a}")
-    assert made.render(block_of(a=["x", "y"]), Problems()) == (["https://svc/x", "https://svc/y"],) * 2
-
-
-def test_handler() -> None:
-    """A handler is addressed by its URL and identified by its name."""
-    made = compile_url(_Handler())
-    assert (made.columns, made.identity) == ((), "handler:report")
-    assert made.render(block_of(a=[1, 2]), Problems()) == ([_Handler.url] * 2, ["handler:report"] * 2)
-
-
-def test_function() -> None:
-    """A function gets the row as a dictionary, and is identified by its name."""
-    made = compile_url(url(_by_row))
-    assert made.columns is None
-    assert made.identity.endswith("test_url._by_row")
-    assert made.render(block_of(a=["x"]), Problems())[0] == ["https://svc/x"]
+@cases(
+    ("https://svc/{a}", ("a",), "https://svc/{a}", "https://svc/x", "https://svc/x"),
+    (_Handler(), (), "handler:report", _Handler.url, "handler:report"),
+    (url(_by_row), None, f"function:{__name__}._by_row", "https://svc/x", "https://svc/x"),
+)
+def test_forms(given: Any, columns: tuple[str, ...] | None, identity: str, sent: str, known: str) -> None:
+    """A template, a handler or a function of the row gives the URL that is sent, and what identifies it."""
+    made = compile_url(given)
+    assert (made.columns, made.identity) == (columns, identity)
+    assert made.render(block_of(a=["x", "x"]), Problems()) == ([sent] * 2, [known] * 2)
 
 
 def test_a_function_that_was_not_served_is_not_run() -> None:
