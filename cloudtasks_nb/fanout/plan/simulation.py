@@ -27,7 +27,6 @@ _GAIN = 0.95  # what takes more than this share of the time as before is no gain
 _MOST = {"rate": 500.0, "max_concurrent": 5_000}  # https://cloud.google.com/tasks/docs/quotas
 _WORDS = {"rate": "the rate", "max_concurrent": "max_concurrent", "backoff": "the backoff"}
 _SPANS = 60  # of the frame, at most
-_PIECES = 8  # of a group of rows that run one after the other, in the frame
 _LONG = 3_600  # seconds; a longer run is told by its time of the day
 _SECOND = 1_000_000
 
@@ -208,30 +207,26 @@ def _sentence(model: QueueModel, lab: _Lab, limits: Sequence[Limit], end: float,
     return f"{ends}; {present} binds, {more} would end it {when(sooner)}, {rest}"
 
 
-def _frame(log: list[Event]) -> pd.DataFrame:
+def _frame(events: Sequence[Event]) -> pd.DataFrame:
     """Count what happens in spans of a round length."""
-    due, start, end, rows, succeeded, given_up = np.array(log or np.empty((0, 6)), dtype=np.float64).T
-    width = time_step(max(float(end.max(initial=0.0)) * _SECOND / _SPANS, 1.0)) / _SECOND
-    count = math.floor(float(end.max(initial=0.0)) / width) + 1
-    # A group runs one after the other: its rows are started and done one by one.
-    parts = np.minimum(rows, _PIECES).astype(np.int64)
-    piece = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
-    step = np.repeat((end - start) / parts, parts)
-    began = np.repeat(start, parts) + piece * step
+    due, start, end, rows, succeeded, given_up = np.array(events or np.empty((0, 6)), dtype=np.float64).T
+    whole = float(end.max(initial=0.0))
+    width = time_step(max(whole * _SECOND / _SPANS, 1.0)) / _SECOND
+    times = np.arange(1, math.floor(whole / width + 1e-9) + 2) * width  # when each span ends
 
-    def per_span(times: Any, weights: Any) -> Any:
-        places = np.minimum(times / width, count - 1).astype(np.int64)
-        return np.rint(np.cumsum(np.bincount(places, weights, count))).astype(np.int64)
+    pace = (rows - 1) / np.maximum(end - start, 1e-9)  # rows a second of a group, after the first
 
-    each = [np.repeat(weights / parts, parts) for weights in (rows, succeeded, given_up)]
-    started, ended = per_span(began, each[0]), per_span(began + step, each[0])
-    good, lost = per_span(began + step, each[1]), per_span(began + step, each[2])
+    def counts(weights: Any, moments: Any) -> Any:
+        """Return how many have come by each time: of a group one at a moment, the others spread over its run."""
+        come = [(np.clip((at - start) * pace, 0, rows - 1) + (moments < at)) @ (weights / rows) for at in times]
+        return np.rint(come).astype(np.int64)
+
+    started, ended = counts(rows, start), counts(rows, end)
     columns = {
         "started": np.diff(started, prepend=0),
-        "succeeded": np.diff(good, prepend=0),
-        "failed": np.diff(lost, prepend=0),
-        "waiting": per_span(due, rows) - started,
+        "succeeded": np.diff(counts(succeeded, end), prepend=0),
+        "failed": np.diff(counts(given_up, end), prepend=0),
+        "waiting": [int((due < at) @ rows) for at in times] - started,
         "running": started - ended,
     }
-    index = pd.to_timedelta(np.arange(1, count + 1) * width, unit="s")
-    return pd.DataFrame(columns, index=pd.TimedeltaIndex(index, name="after"))
+    return pd.DataFrame(columns, index=pd.TimedeltaIndex(pd.to_timedelta(times, unit="s"), name="after"))
