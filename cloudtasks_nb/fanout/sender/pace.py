@@ -29,7 +29,7 @@ class Concurrency:
         self._ceiling = float(ceiling)
         self._limit = float(min(start, ceiling))
         self._careful = False
-        self._epoch = 0
+        self.epoch = 0  #: how often the limit was halved; a call passes the value at its start to `failed`
         self._places = asyncio.Semaphore(self.limit)
         self._made = self.limit  # places, free or taken
 
@@ -39,7 +39,7 @@ class Concurrency:
         while self._made > self.limit:  # this place is no longer there
             self._made -= 1
             await self._places.acquire()
-        return self._epoch
+        return self.epoch
 
     async def __aexit__(self, *_: object) -> None:
         self._made -= 1
@@ -52,19 +52,14 @@ class Concurrency:
         """Calls that may be in flight, at least one."""
         return int(self._limit)
 
-    @property
-    def epoch(self) -> int:
-        """How often the limit was halved; a call passes the value at its start to `failed`."""
-        return self._epoch
-
     def succeeded(self) -> None:
         """Note an answer."""
         self._limit = min(self._ceiling, self._limit + (1 / self._limit if self._careful else 1))
 
     def failed(self, epoch: int) -> None:
         """Note the failure of a call that began in `epoch`; calls that were in flight together halve the limit once."""
-        if epoch == self._epoch:
-            self._epoch += 1
+        if epoch == self.epoch:
+            self.epoch += 1
             self._careful = True
             self._limit = max(1.0, self._limit / 2)
 

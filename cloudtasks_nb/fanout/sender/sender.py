@@ -332,7 +332,8 @@ class Sender:
         else:
             if reply.error is not None:
                 self._stop(reply.error)
-            await self._resolve(request, _rows(request), results, maybe_created=maybe_created)
+            rows = dict(zip(request.refs, request.tasks, strict=True))
+            await self._resolve(request, rows, results, maybe_created=maybe_created)
 
     async def _wait_for(self, data: bytes, rows: int) -> Mapping[int, Any] | None:
         """Wait for an operation; return the status of the rows that failed, None if it does not name them."""
@@ -502,8 +503,3 @@ def _is_temporary(error: CloudTasksError, tries: int) -> bool:
     if error.code in RETRIED_SOME:
         return tries < _SOME_TRIES
     return error.code in RETRIED or isinstance(error, UnavailableError)
-
-
-def _rows(request: Request) -> dict[int, str]:
-    """Return ref and task of each row."""
-    return dict(zip(request.refs, request.tasks, strict=True))
