@@ -114,16 +114,10 @@ class Freq:
         return start.isoformat(timespec="minutes" if step % _HOUR or start.minute else "hours")
 
     def _date_label(self, start: dt.datetime) -> str:
-        if self.name == "W-MON":
-            year, week, _ = start.isocalendar()
-            return f"{year}-W{week:02}"
-        if self.step is not None:
-            return start.date().isoformat()
-        if self.name == "YS-JAN":
-            return f"{start.year:04}"
         if self.name == "QS-JAN":
-            return f"{start.year:04}-Q{(start.month + 2) // _QUARTER}"
-        return f"{start.year:04}-{start.month:02}"
+            return f"{start.year}-Q{(start.month + 2) // _QUARTER}"
+        usual = "%Y-%m" if self.step is None else "%Y-%m-%d"
+        return start.strftime({"W-MON": "%G-W%V", "YS-JAN": "%Y"}.get(self.name, usual))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
