@@ -59,7 +59,6 @@ def test_schedule() -> None:
     assert not made().HasField("schedule_time")
 
 
-NAIVE = dt.datetime(2026, 1, 2, 6)  # noqa: DTZ001 - the subject
 CIRCLE: dict[str, Any] = {}
 CIRCLE["self"] = CIRCLE
 
@@ -79,11 +78,7 @@ CIRCLE["self"] = CIRCLE
     ({"body": "x" * 1_047_860}, r"1,047,\d+ bytes are too many", "shorten"),
     ({"body": {"day": object()}}, "cannot be written as JSON", "convert"),
     ({"body": CIRCLE}, "nested too deeply", "holds itself"),
-    ({"tz": "Mars"}, "tz='Mars'", "Europe/"),
-    ({"at": NAIVE}, "has no time zone", 'tz="UTC"'),
     ({"at": "{day}"}, "is not a time", "ISO"),
-    ({"at": "2026-01-02Z", "delay": 5}, "exclude each other", "one of them"),
-    ({"delay": "10 parsecs"}, "'10 parsecs' is not a duration", "10min"),
     ({"delay": "31 days"}, "more than 30 days ahead", "30 days"),
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )

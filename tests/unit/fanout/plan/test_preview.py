@@ -32,6 +32,9 @@ def _back(*frames: pd.DataFrame) -> pd.DataFrame:
     return _stored(*(_shown(frame).encode(0, len(frame)) for frame in frames)).columns()
 
 
+EPOCH = pd.Timestamp(0, tz="UTC")
+
+
 @cases(
     pd.Series([1, 2]),
     pd.Series([1, 2], dtype="uint8"),
@@ -123,16 +126,13 @@ def test_parts_that_lack_columns() -> None:
     assert [None if pd.isna(cell) else cell for cell in back["b"]] == [None, "x", "y"]
 
 
-def test_unknown_dtype() -> None:
-    """A dtype that this machine does not know, as of a package that is not there, is found anew."""
-    part = b'[2,["x"],["nonsense[lib]"],[[1,null]]]'
-    assert _stored(part).columns()["x"].tolist() == [1, pd.NA]
-
-
-def test_unknown_time_zone() -> None:
-    """Times of a zone whose name says nothing, as those of dateutil, are in UTC."""
-    part = b"""[1,["x"],["datetime64[us, tzfile('/usr/share/zoneinfo/Europe/Zurich')]"],[[0]]]"""
-    assert _stored(part).columns()["x"].tolist() == [pd.Timestamp(0, tz="UTC")]
+@cases(
+    (b'[2,["x"],["nonsense[lib]"],[[1,null]]]', [1, pd.NA]),  # as of a package that is not there
+    (b"""[1,["x"],["datetime64[us, tzfile('/usr/share/zoneinfo/Europe/Zurich')]"],[[0]]]""", [EPOCH]),  # dateutil's
+)
+def test_unknown_dtypes(part: bytes, cells: list[Any]) -> None:
+    """A dtype that this machine does not know is found anew; times of a zone whose name says nothing are in UTC."""
+    assert _stored(part).columns()["x"].tolist() == cells
 
 
 @cases(
