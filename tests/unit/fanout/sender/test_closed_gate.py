@@ -8,6 +8,7 @@ import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
+from tests.cases import cases
 from tests.unit.fanout.conftest import (
     FakeObserver,
     Service,
@@ -37,43 +38,26 @@ def log_of(outbox: Outbox, batch: str, service: Service) -> dict[str, bool | Non
     return {task: task in service.created for task in all_rows(outbox, batch, "tasks")}
 
 
-@pytest.mark.parametrize("logged", [False, None], ids=["the log knows", "nobody knows"])
-def test_no_row_that_was_read_ahead(outbox: Outbox, batch: str, *, logged: bool | None) -> None:
-    """Nothing is created while the gate is closed, and all rows are when it opens."""
-    service = Service()
-    observer = FakeObserver(created=dict.fromkeys(all_rows(outbox, batch, "tasks"), logged))
-    observer.until = 0
-    run_send(outbox, batch, service, observer=observer)
-    assert len(service.created) == 0
-    observer.until = None
-    run_send(outbox, batch, service, observer=observer)
-    assert_each_once(outbox, batch, service, 250)
-
-
-def test_rows_that_may_have_been_sent_are_looked_up(outbox: Outbox, batch: str) -> None:
-    """Those that are in the queue, or in the log because they have run, are sent; the others wait."""
+@cases(
+    (0, True, 0),
+    (0, False, 0),
+    (60, True, 0),
+    (0, True, 20),
+    ids=["the log knows", "nobody knows", "some were sent", "behind a canary"],
+)
+def test_no_row_that_was_read_ahead(outbox: Outbox, batch: str, there: int, *, logged: bool, canary: int) -> None:
+    """While the gate is closed the canary alone is created; others are looked up, in the queue and in the log."""
     service, tasks = Service(), all_rows(outbox, batch, "tasks")
-    for task in tasks[:60]:
+    for task in tasks[:there]:
         service.create(task)
     service.live -= set(tasks[:20])  # these have run
-    observer = FakeObserver(created=log_of(outbox, batch, service))
-    observer.until = 0
+    observer = FakeObserver(created=log_of(outbox, batch, service) if logged else {})
+    observer.until = refs(outbox, batch)[canary - 1] if canary else 0
     run_send(outbox, batch, service, observer=observer)
-    assert set(service.calls) == {"GetTask"}
-    assert outbox.rows.states(batch) == bytes([State.SENT] * 60 + [State.UNSENT] * 190)
-    observer.until = None
-    run_send(outbox, batch, service, observer=observer)
-    assert_each_once(outbox, batch, service, 250)
-
-
-def test_no_row_behind_a_canary(outbox: Outbox, batch: str) -> None:
-    """Of a request that has rows of the canary and others, the canary alone is sent."""
-    service, tasks = Service(), all_rows(outbox, batch, "tasks")
-    observer = FakeObserver(created=log_of(outbox, batch, service))
-    observer.until = refs(outbox, batch)[19]
-    run_send(outbox, batch, service, observer=observer)
-    assert len(service.created) == 20
-    assert set(service.created) == set(tasks[:20])
+    assert set(service.created) == set(tasks[: there + canary])
+    assert canary or set(service.calls) == {"GetTask"}
+    sent = there + canary
+    assert not logged or outbox.rows.states(batch) == bytes([State.SENT] * sent + [State.UNSENT] * (250 - sent))
     observer.until = None
     run_send(outbox, batch, service, observer=observer)
     assert_each_once(outbox, batch, service, 250)
