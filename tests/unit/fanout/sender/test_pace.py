@@ -10,36 +10,28 @@ from cloudtasks_nb.fanout.sender.pace import Concurrency, Meter, ramp
 from tests.cases import cases
 
 
-def test_concurrency_doubles_at_first() -> None:
-    """Without trouble, each answer makes room for one call more, up to the ceiling."""
-    pace = Concurrency(16, start=2)
-    seen = [pace.limit]
-    for _ in range(20):
-        pace.succeeded()
-        seen.append(pace.limit)
-    assert seen[:4] == [2, 3, 4, 5]
-    assert seen[-1] == 16
+@cases(
+    (2, "+++", 5),
+    (2, 20 * "+", 16),
+    (16, "-", 8),
+    (16, "-" + 8 * "+", 8),
+    (16, "-" + 9 * "+", 9),
+    (16, "--", 4),
+    (16, 16 * "=", 8),
+)
+def test_how_many_calls_are_in_flight(start: int, answers: str, limit: int) -> None:
+    """Each answer makes room for a call more; a failure halves it, then it grows by one for each full round of answers.
 
-
-def test_trouble_halves_and_then_it_grows_slowly() -> None:
-    """After trouble half as many calls are made, and one more for each full round of answers."""
-    pace = Concurrency(16, start=16)
-    pace.failed(pace.epoch)
-    assert pace.limit == 8
-    for _ in range(8):
-        pace.succeeded()
-    assert pace.limit == 8
-    pace.succeeded()
-    assert pace.limit == 9
-
-
-def test_calls_that_fail_together_are_one_trouble() -> None:
-    """Sixteen calls in flight that fail at once halve the limit once."""
-    pace = Concurrency(16, start=16)
-    epoch = pace.epoch
-    for _ in range(16):
-        pace.failed(epoch)
-    assert pace.limit == 8
+    Calls that fail together, here ``=``, halve it once.
+    """
+    pace = Concurrency(16, start=start)
+    first = pace.epoch
+    for answer in answers:
+        if answer == "+":
+            pace.succeeded()
+        else:
+            pace.failed(first if answer == "=" else pace.epoch)
+    assert pace.limit == limit
 
 
 def test_a_lower_limit_holds_at_once() -> None:
