@@ -213,20 +213,19 @@ def _frame(events: Sequence[Event]) -> pd.DataFrame:
     whole = float(end.max(initial=0.0))
     width = time_step(max(whole * _SECOND / _SPANS, 1.0)) / _SECOND
     times = np.arange(1, math.floor(whole / width + 1e-9) + 2) * width  # when each span ends
-
-    pace = (rows - 1) / np.maximum(end - start, 1e-9)  # rows a second of a group, after the first
-
-    def counts(weights: Any, moments: Any) -> Any:
-        """Return how many have come by each time: of a group one at a moment, the others spread over its run."""
-        come = [(np.clip((at - start) * pace, 0, rows - 1) + (moments < at)) @ (weights / rows) for at in times]
-        return np.rint(come).astype(np.int64)
-
-    started, ended = counts(rows, start), counts(rows, end)
+    pace = (rows - 1) / np.maximum(end - start, 1e-9)  # rows a second of a group, but for its last one
+    each = np.array([rows, succeeded, given_up]) / rows
+    seen = []
+    for at in times:
+        come = np.clip((at - start) * pace, 0, rows - 1) + (end < at)
+        seen.append([rows[due < at].sum(), *(each @ come)])
+    there, ended, good, lost = np.rint(seen).astype(np.int64).T
+    running = np.searchsorted(np.sort(start), times) - np.searchsorted(np.sort(end), times)
     columns = {
-        "started": np.diff(started, prepend=0),
-        "succeeded": np.diff(counts(succeeded, end), prepend=0),
-        "failed": np.diff(counts(given_up, end), prepend=0),
-        "waiting": [int((due < at) @ rows) for at in times] - started,
-        "running": started - ended,
+        "started": np.diff(ended + running, prepend=0),
+        "succeeded": np.diff(good, prepend=0),
+        "failed": np.diff(lost, prepend=0),
+        "waiting": there - ended - running,
+        "running": running,
     }
     return pd.DataFrame(columns, index=pd.TimedeltaIndex(pd.to_timedelta(times, unit="s"), name="after"))

@@ -183,6 +183,7 @@ def test_the_frame() -> None:
     assert frame["running"].max() == 10
     assert frame["waiting"].iloc[-1] == 0
     assert frame["waiting"].max() < 500
+    assert simulated(100_000, max_concurrent=10).frame["running"].max() == 10  # also where rows run in groups
     assert simulated(0).sentence == "there is nothing to send"
     assert simulated(0).frame.to_numpy().tolist() == [[0] * 5]
 
