@@ -13,6 +13,8 @@ from cloudtasks_nb.fanout.batch import tracker as tracker_module
 from cloudtasks_nb.fanout.batch.progress import SNAPSHOT
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.sender.sender import Sender
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
@@ -122,6 +124,21 @@ async def test_a_start_while_an_older_reading_is_under_way(tracked: Tracked, mon
     goes_on.set()
     await asyncio.gather(turn, begun)
     await tracked.until(lambda: sum(tracked.service.created.values()) == ROWS)
+
+
+async def test_a_cancel_of_a_process_that_has_ended_is_carried_out(
+    tracked: Tracked, outbox: Outbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever has the batch open shows that it is being cancelled, and goes on when the other one is gone."""
+    lock: Any = outbox.requests.lock(tracked.batch, "cancel")
+    await tracked.send()
+    outbox.batches.set_setting(tracked.batch, CANCELLING, {"at": 0, "by": "another"})
+    tracked.publish(rows=slice(1))
+    await tracked.until(lambda: tracked.tracker.progress.state == "cancelling")
+    lock.release()
+    assert (await tracked.tracker.finished()).cancelled == ROWS - 1
+    assert CANCELLING not in outbox.batches.settings(tracked.batch)
+    assert "was being cancelled by another connection: the remaining tasks are deleted now" in capsys.readouterr().out
 
 
 @cases(
