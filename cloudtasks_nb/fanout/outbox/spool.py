@@ -172,6 +172,8 @@ class Spool(Incoming):
         [(num, batch, *given)] = found
         scope = Scope(batch, *given)
         left = {state: n for state, n in counts(self._connection, scope).items() if n}
+        if State.REJECTED in left and not spec.skip:  # they were left out before, and are an error now
+            return None
         return Spooled(
             batch=batch,
             created=False,

@@ -154,6 +154,8 @@ def test_duplicates_can_be_left_out(outbox: Outbox) -> None:
     assert all_rows(outbox, done.batch, "tasks")[-3:] == [None] * 3
     again = spool(outbox, same, skip=True)
     assert (again.batch, again.added, again.duplicates, again.known) == (done.batch, 0, 0, 103)
+    with pytest.raises(DuplicateRowsError, match="3 of 103 rows"):
+        spool(outbox, same)
 
 
 @pytest.mark.parametrize("name", [None, "days"])
