@@ -299,7 +299,7 @@ class BatchActions:
                 self._panel.notify(f"cancelled {rows} of batch {batch.id}")
 
         end = view.listen(check)
-        self._panel.at_close(end)
+        self._panel.owner.at_close(end)
         _loop.call_soon(check)
 
     def _start(

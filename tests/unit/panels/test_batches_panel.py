@@ -214,7 +214,7 @@ def test_a_batch_is_cancelled_by_typing_its_id(harness: Harness) -> None:
     assert "12 rows of 12 are not done: 0 will not be sent, 12 tasks in reports will be deleted" in question.scope
     with wait_for(panel.footer, "status", lambda status: status == f"cancelled 12 rows of batch {batch.id}"):
         confirm(panel, typed=batch.id)
-    assert batch.progress().cancelled == 12
+    assert (batch.progress().cancelled, panel.footer.alert) == (12, {})
     assert panel.footer.line == f'tasks.batch("{batch.id}").cancel()'
 
 
