@@ -326,13 +326,15 @@ class Client:
         """Return the queues that were named here and those of batches; those that must exist have True."""
         return {**self._catalog.queues(), **dict.fromkeys(self._named, True)}
 
-    def panel(self, *, read_only: bool = False) -> Any:
+    def panel(self, *, read_only: bool = False, tz: Any = None) -> Any:
         """Return a live widget with all queues, their tasks and their attempts.
 
         Parameters
         ----------
         read_only : bool
             Leave out all buttons that change something.
+        tz : str, optional
+            The zone in which times are shown; that of the browser when left out. The user may choose another one.
 
         Returns
         -------
@@ -351,6 +353,7 @@ class Client:
             open_queue=self._open_queue,
             queues=self.queues,
             read_only=read_only,
+            tz=tz,
             create=lambda name: self.queue(name, create=True),
             new_settings=new_settings(local=self._connection.endpoint.local),
         )
@@ -392,13 +395,11 @@ class Client:
     def _open_queue(self, name: QueueName) -> Queue:
         return Queue(self._connection, self._catalog, name)
 
-    def _batch_panel(self, batch: Batch, read_only: bool) -> Any:  # noqa: FBT001 - called by `Batch.panel` alone
+    def _batch_panel(self, batch: Batch, **options: Any) -> Any:
         from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded with the first panel
 
         name = QueueName.parse(f"{self._connection.endpoint.parent()}/queues/{batch.queue}")
-        context = panels.PanelContext.of_queue(
-            self._connection, self._catalog, self._open_queue, name, read_only=read_only
-        )
+        context = panels.PanelContext.of_queue(self._connection, self._catalog, self._open_queue, name, **options)
         return panels.BatchPanel(context, batch)
 
     def _full_name(self, name: Any) -> QueueName:

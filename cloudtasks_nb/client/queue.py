@@ -707,12 +707,13 @@ class Queue:
         """
         return delete_tasks(self._connection, self._name, df)
 
-    def panel(self, *, read_only: bool = False) -> Any:
+    def panel(self, *, read_only: bool = False, tz: Any = None) -> Any:
         """Return a live widget with the queue, its tasks and their attempts.
 
         Parameters
         ----------
         read_only : bool
+        tz : str, optional
             As for `Client.panel`.
 
         Returns
@@ -732,6 +733,7 @@ class Queue:
             lambda name: Queue(self._connection, self._catalog, name),
             self._name,
             read_only=read_only,
+            tz=tz,
         )
         return panels.Dashboard(context, only=self._name)
 

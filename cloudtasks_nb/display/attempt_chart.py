@@ -6,6 +6,7 @@ import html
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 
 from cloudtasks_nb.display.axis import LINE, TRACK, dates_text, svg, text_svg, time_text, time_ticks
 from cloudtasks_nb.display.colours import colour
@@ -45,6 +46,7 @@ class _Axis:
     high: int
     lane: float  #: height of an attempt
     lanes: int
+    zone: tzinfo
 
     @property
     def floor(self) -> float:
@@ -58,7 +60,9 @@ class _Axis:
         return _TOP + self.lane * (number + 0.5)
 
 
-def attempts_chart(attempts: Sequence[Attempt], *, retry: int | None = None, now: int | None = None) -> str:
+def attempts_chart(
+    attempts: Sequence[Attempt], *, retry: int | None = None, now: int | None = None, zone: tzinfo = UTC
+) -> str:
     """Return the attempts below each other: thin lines are waits, bars are runs, the dashed line ends at the next try.
 
     Parameters
@@ -69,13 +73,15 @@ def attempts_chart(attempts: Sequence[Attempt], *, retry: int | None = None, now
         When the task is tried again, microseconds since 1970.
     now : int, optional
         Is marked; None if nothing more happens to the task.
+    zone : tzinfo
+        Of the times that are written.
     """
     first, last = attempts[0], attempts[-1]
     low = min(first.start, first.start if first.due is None else first.due)
     high = max(*(one.end for one in attempts), retry or 0, now or 0, low + 1)
     lanes = len(attempts) + (retry is not None)
     lane = min(max(_LANES / lanes, _LOWEST), _HIGHEST)
-    axis = _Axis(low=low, high=high, lane=lane, lanes=lanes)
+    axis = _Axis(low=low, high=high, lane=lane, lanes=lanes, zone=zone)
     parts = list(_time_axis(axis))
     labelled = -_READABLE
     for number, one in enumerate(attempts):
@@ -88,25 +94,25 @@ def attempts_chart(attempts: Sequence[Attempt], *, retry: int | None = None, now
         y = axis.y(lanes - 1)
         style = f"stroke:{colour('retrying')};stroke-width:2;stroke-dasharray:5 3"
         parts.append(f'<path d="M{axis.x(last.end):.1f} {y:.1f}H{axis.x(retry):.1f}m0 -4v8" style="{style}"/>')
-        parts += _labels(axis, lanes - 1, "next", f"next try {time_text(retry // _SECOND * _SECOND)}")
+        parts += _labels(axis, lanes - 1, "next", f"next try {time_text(retry // _SECOND * _SECOND, zone)}")
     if now is not None:
         x = axis.x(now)
         parts.append(f'<path d="M{x:.1f} {_TOP - 4}V{axis.floor:.1f}" style="stroke:{LINE};stroke-dasharray:1 2"/>')
         parts.append(text_svg(x, _TOP - 7, "now"))
-    words = _words(attempts, retry)
+    words = _words(attempts, retry, zone)
     return f'<div style="max-width:{_WIDTH}px">{svg(words, _WIDTH, axis.floor + 36, parts, fluid=True)}</div>'
 
 
 def _time_axis(axis: _Axis) -> Iterator[str]:
     yield f'<path d="M{_LEFT} {axis.floor:.1f}H{_RIGHT}" style="stroke:{LINE}"/>'
     free = 0.0
-    for at, text in time_ticks(axis.low, axis.high, 5):
+    for at, text in time_ticks(axis.low, axis.high, 5, axis.zone):
         x = axis.x(at)
         yield f'<path d="M{x:.1f} {_TOP}V{axis.floor + 4:.1f}" style="stroke:{TRACK}"/>'
         if x - 3.2 * len(text) >= free:
             free = x + 3.2 * len(text) + 6
             yield text_svg(x, axis.floor + 16, text)
-    name = f"time ({dates_text(axis.low, axis.high)})"
+    name = f"time ({dates_text(axis.low, axis.high, axis.zone)})"
     yield text_svg((_LEFT + _RIGHT) / 2, axis.floor + 31, name, style="opacity:.8")
 
 
@@ -127,10 +133,10 @@ def _labels(axis: _Axis, number: int, left: str, right: str) -> list[str]:
     return [text_svg(_LEFT - 6, y, left, anchor="end"), text_svg(_RIGHT + 10, y, right, anchor="start")]
 
 
-def _words(attempts: Sequence[Attempt], retry: int | None) -> str:
+def _words(attempts: Sequence[Attempt], retry: int | None, zone: tzinfo) -> str:
     """Return the figures as a sentence."""
     answers = Counter(one.answer or "not known" for one in attempts).most_common()
-    start, end = (time_text(at // _SECOND * _SECOND) for at in (attempts[0].start, attempts[-1].end))
-    again = f"; next try {time_text(retry // _SECOND * _SECOND)}" if retry is not None else ""
+    start, end = (time_text(at // _SECOND * _SECOND, zone) for at in (attempts[0].start, attempts[-1].end))
+    again = f"; next try {time_text(retry // _SECOND * _SECOND, zone)}" if retry is not None else ""
     found = ", ".join(f"{count} {answer}" for answer, count in answers)
     return f"{counted(len(attempts), 'attempts')} from {start} to {end}: {found}{again}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 __all__ = [
     "LINE",
@@ -58,20 +58,25 @@ def time_step(least: float) -> int:
     return next((step for step in _STEPS if step >= least), _STEPS[-1])
 
 
-def time_ticks(low: int, high: int, most: int) -> list[tuple[int, str]]:
-    """Return round times between two (microseconds since 1970), each with its label; at most about `most`."""
+def time_ticks(low: int, high: int, most: int, zone: tzinfo = UTC) -> list[tuple[int, str]]:
+    """Return times between two (microseconds since 1970) that are round in a zone, each with its label.
+
+    At most about `most`.
+    """
     step = time_step((high - low) / most)
-    return [(at, _time_label(_moment(at), step)) for at in range(-(-low // step) * step, high + 1, step)]
+    ahead = (_moment(low, zone).utcoffset() or timedelta()) // timedelta(microseconds=1)
+    first = -(-(low + ahead) // step) * step - ahead
+    return [(at, _time_label(_moment(at, zone), step)) for at in range(first, high + 1, step)]
 
 
-def time_text(at: int) -> str:
+def time_text(at: int, zone: tzinfo = UTC) -> str:
     """Return the time of day of a time (microseconds since 1970), with what it has of a second."""
-    return _time_label(_moment(at), 1)
+    return _time_label(_moment(at, zone), 1)
 
 
-def dates_text(low: int, high: int) -> str:
-    """Return the days of an axis: ``2026-01-02 to 2026-01-03, UTC``."""
-    return f"{' to '.join(dict.fromkeys(f'{_moment(at):%Y-%m-%d}' for at in (low, high)))}, UTC"
+def dates_text(low: int, high: int, zone: tzinfo = UTC) -> str:
+    """Return the days of an axis and their zone: ``2026-01-02 to 2026-01-03, UTC``."""
+    return f"{' to '.join(dict.fromkeys(f'{_moment(at, zone):%Y-%m-%d}' for at in (low, high)))}, {zone}"
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -101,8 +106,8 @@ def svg(name: str, width: float, height: float, parts: Iterable[str], *, fluid: 
     )
 
 
-def _moment(at: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=at)
+def _moment(at: int, zone: tzinfo) -> datetime:
+    return (_EPOCH + timedelta(microseconds=at)).astimezone(zone)
 
 
 def _time_label(at: datetime, step: int) -> str:

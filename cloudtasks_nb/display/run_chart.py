@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 
 from cloudtasks_nb.display.axis import (
     LINE,
@@ -135,9 +136,9 @@ class Throughput:
         """The most attempts a second in one span."""
         return max(map(sum, zip(self.succeeded, self.failed, strict=True)), default=0) / self.seconds
 
-    def words(self) -> str:
+    def words(self, zone: tzinfo = UTC) -> str:
         """Return the figures as a sentence."""
-        again = "".join(f", {n:,} sent again at {time_text(at)}" for at, n in self.retries)
+        again = "".join(f", {n:,} sent again at {time_text(at, zone)}" for at, n in self.retries)
         limit = "" if self.limit is None else f" of {self.limit:g} that the queue allows"
         return (
             f"attempts over time: {sum(self.succeeded):,} succeeded, {sum(self.failed):,} failed, "
@@ -182,10 +183,11 @@ class Durations:
         )
 
 
-def throughput_chart(data: Throughput) -> str:
+def throughput_chart(data: Throughput, zone: tzinfo = UTC) -> str:
     """Return bars of the attempts a second that succeeded and failed; those that failed are striped.
 
-    The limit of the queue is a line if it is near, and so is each moment in which rows were sent again.
+    The limit of the queue is a line if it is near, and so is each moment in which rows were sent again. Times are
+    written in `zone`.
     """
     low, high = data.start, data.start + data.width * len(data.succeeded)
     near = data.limit is not None and data.limit <= _NEAR * data.most
@@ -195,12 +197,14 @@ def throughput_chart(data: Throughput) -> str:
     both = list(zip(data.succeeded, data.failed, strict=True))
     rates = [(good / data.seconds, bad / data.seconds) for good, bad in both]
     texts = [
-        f"{time_text(edge)}, {duration_text(data.seconds)}: {good:,} succeeded, {bad:,} failed" if good or bad else ""
+        f"{time_text(edge, zone)}, {duration_text(data.seconds)}: {good:,} succeeded, {bad:,} failed"
+        if good or bad
+        else ""
         for edge, (good, bad) in zip(edges[:-1], both, strict=True)
     ]
-    name = f"time ({dates_text(low, high)})"
+    name = f"time ({dates_text(low, high, zone)})"
     parts = [
-        *plot.axes("attempts/s", time_ticks(low, high, 6), name),
+        *plot.axes("attempts/s", time_ticks(low, high, min(6, (high - low) // _SECOND), zone), name),
         *_legend(
             {
                 "succeeded": _bar("succeeded"),
@@ -213,9 +217,9 @@ def throughput_chart(data: Throughput) -> str:
         plot.bars(edges, [(good, good + bad) for good, bad in rates], f"stroke:{COLOURS['failed']};{_STRIPES}"),
         plot.line(data.limit) if near and data.limit is not None else "",
         *plot.tips(edges, texts),
-        *(plot.moment(at, f"{time_text(at)}: {counted(n, 'rows')} sent again") for at, n in data.retries),
+        *(plot.moment(at, f"{time_text(at, zone)}: {counted(n, 'rows')} sent again") for at, n in data.retries),
     ]
-    return svg(data.words(), _WIDE, _HEIGHT, parts, fluid=True)
+    return svg(data.words(zone), _WIDE, _HEIGHT, parts, fluid=True)
 
 
 def course_chart(data: Course) -> str:

@@ -65,6 +65,7 @@ class BatchDetails(widgets.VBox):
         self._calendar_box = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
         tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
         panel.owner.at_close(self._stop_listening)
+        panel.footer.observe(lambda _: self.schedule_draw(), "zone")
         super().__init__(
             [self.bar, *tools, self._calendar_box, self.failures, self.run, self.rows, self.story, self.detail]
         )
@@ -128,7 +129,7 @@ class BatchDetails(widgets.VBox):
             causes_after = self.failures.draw()
             self._draw_calendar(self.view)
             self._draw_seconds = time.monotonic() - began
-            run_after = self.run.draw(self.view, report.progress) if summary else 0.0
+            run_after = self.run.draw(self.view, report.progress, self._panel.footer.tzinfo) if summary else 0.0
             rows_after = self.rows.draw(self._part(), self.view.changed(), progress=progress)
             self._panel.footer.batch = "" if report.progress.finished else report.batch
             self.actions.show()

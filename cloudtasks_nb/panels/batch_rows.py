@@ -320,8 +320,9 @@ class BatchRows(widgets.VBox):
         began = time.monotonic()
         refs = reader.search(shown.query, part.keep if part else None, stopped, progress=progress)
         quick = time.monotonic() - began < _LONG_SEARCH
-        now = self._panel.context.connection.clock.now()
-        note = "" if quick else f", found at {now:%H:%M:%S} UTC"
+        zone = self._panel.footer.tzinfo
+        now = self._panel.context.connection.clock.now().astimezone(zone)
+        note = "" if quick else f", found at {now:%H:%M:%S} {zone}"
         note += ", and the search was stopped" if stopped() else ""
         return Found(refs=refs, final=reader.final(refs), note=note, quick=quick)
 

@@ -61,6 +61,7 @@ class PanelContext:
     open_queue: Callable[[QueueName], QueueVerbs]  #: returns a queue by its full name
     queues: Callable[[], pd.DataFrame]  #: lists the queues to show, in a frame like that of `tasks.queues()`
     read_only: bool = False
+    tz: Any = None  #: the zone of times; None: that of the browser
     create: Callable[[str], object] | None = None  #: makes a queue of this short name; None: of one queue only
     new_settings: Mapping[str, Any] = field(default_factory=dict)  #: what `create` sets
 
@@ -73,6 +74,7 @@ class PanelContext:
         name: QueueName,
         *,
         read_only: bool = False,
+        tz: Any = None,
     ) -> Self:
         """Return a context with a single queue."""
 
@@ -80,7 +82,9 @@ class PanelContext:
             values = connection.wait_for(lambda: connection.watcher.read_queue(name))
             return frame(QUEUES, {word: [value] for word, value in values.items()}, index="queue")
 
-        return cls(connection=connection, catalog=catalog, open_queue=open_queue, queues=queues, read_only=read_only)
+        return cls(
+            connection=connection, catalog=catalog, open_queue=open_queue, queues=queues, read_only=read_only, tz=tz
+        )
 
     @property
     def watcher(self) -> Watcher:

@@ -45,6 +45,7 @@ from typing import Any, TypeVar
 import ipywidgets as widgets
 
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._settings import parse_zone
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import Output
 from cloudtasks_nb.display.progress_bar import in_notebook
@@ -126,7 +127,7 @@ class Panel(widgets.VBox, metaclass=_Owned):
         self.title = title
         self.queue = queue
         self.board: Panel | None = None  #: the dashboard that it is a tab of
-        self.footer = Footer()
+        self.footer = Footer("" if context.tz is None else str(parse_zone(context.tz)))
         self.prompt = Prompt()
         self.copy = StaticCopy(self)
         self.watching = Watching(context.watcher, self._on_snapshot)

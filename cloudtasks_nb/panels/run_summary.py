@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, tzinfo
 from typing import Any
 
 import ipywidgets as widgets
@@ -12,7 +13,7 @@ import ipywidgets as widgets
 from cloudtasks_nb.display.card import facts_html, section_html, state_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text
-from cloudtasks_nb.display.run_chart import Durations, Throughput, durations_chart, throughput_chart
+from cloudtasks_nb.display.run_chart import Durations, durations_chart, throughput_chart
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.fanout.batch.progress import Progress
@@ -45,22 +46,26 @@ class RunSummary(widgets.VBox):
         self._summary, self._figures.value, self._charts.value, self._slowest.value = None, "", "", ""
         self.layout.display = "none"
 
-    def draw(self, view: BatchView, progress: Progress) -> float:
-        """Show the run of a batch, if a row is done; return the seconds after which there is more to show, 0: none."""
+    def draw(self, view: BatchView, progress: Progress, zone: tzinfo = UTC) -> float:
+        """Show the run of a batch, if a row is done; return the seconds after which there is more to show, 0: none.
+
+        The times in the charts are those of a zone.
+        """
         summary, newer_after = view.summary()
         if summary is None:
             self.clear()
             return newer_after
         self._figures.value = section_html("Run", facts_html(_facts(summary, progress, now=view.now())))
-        self._summary = summary
-        self._charts.value = _charts(replace(summary.throughput, limit=view.limit()), summary.durations)
+        self._summary = replace(summary, throughput=replace(summary.throughput, limit=view.limit()))
+        self._charts.value = _charts(self._summary, zone)
         self._slowest.value = _slowest(summary.slowest)
         self.layout.display = None
         return newer_after
 
     def html(self) -> str:
-        """Return what is shown."""
-        return self._figures.value + self._charts.value + self._slowest.value
+        """Return what is shown, with times in UTC."""
+        charts = "" if self._summary is None else _charts(self._summary, UTC)
+        return self._figures.value + charts + self._slowest.value
 
 
 def _facts(summary: Summary, progress: Progress, *, now: int) -> dict[str, Any]:
@@ -84,10 +89,12 @@ def _quantiles(durations: Durations) -> dict[str, str]:
     }
 
 
-def _charts(throughput: Throughput, durations: Durations | None) -> str:
-    boxes = [f'<div style="flex:3 1 460px;min-width:0;max-width:620px">{throughput_chart(throughput)}</div>']
-    if durations is not None:
-        boxes.append(f'<div style="flex:2 1 320px;min-width:0;max-width:430px">{durations_chart(durations)}</div>')
+def _charts(summary: Summary, zone: tzinfo) -> str:
+    throughput = throughput_chart(summary.throughput, zone)
+    boxes = [f'<div style="flex:3 1 460px;min-width:0;max-width:620px">{throughput}</div>']
+    if summary.durations is not None:
+        durations = durations_chart(summary.durations)
+        boxes.append(f'<div style="flex:2 1 320px;min-width:0;max-width:430px">{durations}</div>')
     return f'<div style="{_BOX}">{"".join(boxes)}</div>'
 
 

@@ -85,7 +85,8 @@ class TaskDetails(widgets.VBox):
 
     async def _read(self, queue: str, task: str) -> None:
         context = self._panel.context
-        card, values = await read_card(context.connection, context.name(queue), task, self._stored)
+        name, zone = context.name(queue), self._panel.footer.tzinfo
+        card, values = await read_card(context.connection, name, task, self._stored, zone)
         with self._showing:
             if (queue, task) == (self.queue, self.task):  # and no other was chosen meanwhile
                 self.card.value = card

@@ -71,7 +71,7 @@ class Connection(Client):
         """List no batches."""
         return pd.DataFrame({"total": []}, index=pd.Index([], name="batch"))
 
-    def panel(self, *, read_only: bool = False) -> Any:
+    def panel(self, *, read_only: bool = False, tz: Any = None) -> Any:  # noqa: ARG002 - as that of a client
         """Give something to show."""
         return "the panel, read-only" if read_only else "the panel"
 

@@ -64,7 +64,7 @@ class Batch:
     def __init__(
         self,
         tracker: Tracker,
-        open_panel: Callable[[Batch, bool], Any],
+        open_panel: Callable[..., Any],
         delete: Callable[[str, Others], None],
         rows: Scope | None = None,
     ) -> None:
@@ -127,13 +127,15 @@ class Batch:
         """
         return Batch(self._own_tracker, self._open_panel, self._delete)
 
-    def panel(self, *, read_only: bool = False) -> Any:
+    def panel(self, *, read_only: bool = False, tz: Any = None) -> Any:
         """Return a widget with the batch, live: its bar, what failed and why, its calendar, and its verbs.
 
         Parameters
         ----------
         read_only : bool
             Leave out everything that changes anything.
+        tz : str, optional
+            The zone in which times are shown; that of the browser when left out. The user may choose another one.
 
         Returns
         -------
@@ -144,7 +146,7 @@ class Batch:
         >>> batch.panel(read_only=True)
         <BatchPanel Batch ... on reports [LOCAL]>
         """
-        return self._open_panel(self, read_only)
+        return self._open_panel(self, read_only=read_only, tz=tz)
 
     def progress(self) -> Progress:
         """Return how far the batch is, as of the watcher's newest snapshot; never calls the service.

@@ -73,10 +73,10 @@ class Catalog:
     Parameters
     ----------
     open_panel : callable
-        Makes the panel of a batch: called with the batch, and whether the panel is read-only.
+        Makes the panel of a batch: called with the batch and the options of `Batch.panel`.
     """
 
-    def __init__(self, connection: Connection, open_panel: Callable[[Batch, bool], Any]) -> None:
+    def __init__(self, connection: Connection, open_panel: Callable[..., Any]) -> None:
         self._connection = connection
         self._open_panel = open_panel
         self._lock = threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, tzinfo
 from typing import Any
 
 from cloudtasks_nb._names import QueueName, TaskName
@@ -30,12 +31,12 @@ _LONGEST_LIFE = 31 * 86_400 * 1_000_000  # microseconds: the service keeps a tas
 
 
 async def read_card(
-    connection: Connection, queue: QueueName, task: str, stored: Callable[[str], Any]
+    connection: Connection, queue: QueueName, task: str, stored: Callable[[str], Any], zone: tzinfo = UTC
 ) -> tuple[str, dict[str, Any]]:
     """Read a task, and return its card, and its request with its secrets (empty if it is not known).
 
     Of a task that is no longer in its queue the card shows the log entries, and the request if `stored` returns a
-    raw Task.
+    raw Task. The times in its chart are those of `zone`.
     """
     note, values = "", {}
     try:
@@ -52,7 +53,8 @@ async def read_card(
         since = values["create_time"]
     parts = [f"<p>{html.escape(note)}</p>"] if note else []
     parts += [_head(values, there=not note), *_payload(values)] if values else []
-    parts.append(section_html("Attempts", await _attempts(connection, queue, task, since, {} if note else values)))
+    attempts = await _attempts(connection, queue, task, since, {} if note else values, zone)
+    parts.append(section_html("Attempts", attempts))
     request = request_values(message) if message is not None else {}
     return html_card(task, *parts, label=f"task {task}"), request
 
@@ -87,14 +89,16 @@ def hex_html(body: bytes) -> str:
     return f'{counted(len(body), "bytes")}, not text{first}:<pre tabindex="0">{html.escape(chr(10).join(lines))}</pre>'
 
 
-async def _attempts(connection: Connection, queue: QueueName, task: str, since: int, values: Mapping[str, Any]) -> str:
+async def _attempts(
+    connection: Connection, queue: QueueName, task: str, since: int, values: Mapping[str, Any], zone: tzinfo
+) -> str:
     try:
         entries = await _read_attempts(connection, queue, task, since=since)
     except CloudTasksError as error:  # not everybody may read the log
         return html.escape(mask_text(error.message))
     where = values.get("url") or next((entry.url for entry in entries if entry.url), "")
     now = connection.clock.micros() if values else None
-    return timeline(entries, tracebacks(where, task), retry=values.get("schedule_time"), now=now)
+    return timeline(entries, tracebacks(where, task), retry=values.get("schedule_time"), now=now, zone=zone)
 
 
 def _head(values: Mapping[str, Any], *, there: bool) -> str:
@@ -151,7 +155,12 @@ def errors_of_attempts(urls: Iterable[str]) -> dict[tuple[str, int], str]:
 
 
 def timeline(
-    entries: Sequence[Entry], errors: Mapping[int, str], *, retry: int | None = None, now: int | None = None
+    entries: Sequence[Entry],
+    errors: Mapping[int, str],
+    *,
+    retry: int | None = None,
+    now: int | None = None,
+    zone: tzinfo = UTC,
 ) -> str:
     """Return attempts as a chart and a table, each with the last line of its traceback if there is one.
 
@@ -159,10 +168,12 @@ def timeline(
     ----------
     retry, now : int, optional
         When the task is tried again, and the present, microseconds since 1970; None if it is no longer in its queue.
+    zone : tzinfo
+        Of the times in the chart.
     """
     if not entries:
         return '<span class="ctn-quiet">no attempt in the log</span>'
-    chart = attempts_chart([_attempt(entry) for entry in entries], retry=retry, now=now)
+    chart = attempts_chart([_attempt(entry) for entry in entries], retry=retry, now=now, zone=zone)
     rows = [
         (
             time_html(from_micros(entry.time)),

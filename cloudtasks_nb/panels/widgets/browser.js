@@ -33,7 +33,7 @@ async function copyFrom(button, text) {
 // -- times ---------------------------------------------------------------------------------------------------------------
 
 /** How times are shown: the user's choice for all panels of this page, remembered until its browser tab is closed. */
-const TIMES = ["utc", "local", "relative"];
+const TIMES = ["local", "utc", "relative"];
 const memory = (() => {
   try {
     return sessionStorage;
@@ -43,7 +43,7 @@ const memory = (() => {
 })();
 
 function timeMode() {
-  return TIMES.includes(memory["ctn-times"]) ? memory["ctn-times"] : "utc";
+  return TIMES.includes(memory["ctn-times"]) ? memory["ctn-times"] : TIMES[0];
 }
 
 function setTimeMode(mode) {
@@ -51,9 +51,14 @@ function setTimeMode(mode) {
   window.dispatchEvent(new Event("ctn-times"));
 }
 
-/** The name of the browser's zone; a laptop may travel. */
-function localZone() {
-  return Intl.DateTimeFormat().resolvedOptions().timeZone;
+/** The zone of the panel around a node: what Python has given, else that of the browser; a laptop may travel. */
+function zoneOf(node) {
+  return node.closest("[data-ctn-tz]")?.dataset.ctnTz || Intl.DateTimeFormat().resolvedOptions().timeZone;
+}
+
+/** The zone in which the times of a node are shown. */
+function shownZone(node) {
+  return timeMode() === "utc" ? "UTC" : zoneOf(node);
 }
 
 /** "8 s", "3 min": in one unit. */
@@ -74,24 +79,30 @@ function relativeText(at, now = Date.now()) {
   return seconds > 0 ? `in ${spanText(seconds)}` : `${spanText(-seconds)} ago`;
 }
 
-/** A time as an ISO text without zone, in the zone that is chosen. */
-function zoned(at) {
-  const offset = timeMode() === "local" ? new Date(at).getTimezoneOffset() : 0;
-  return new Date(at - offset * 60000).toISOString().slice(0, -1);
+const clocks = new Map(); // zone -> what writes times in it; to make one takes long
+
+/** A time in a zone, to the second: "2026-03-05 09:08:07". */
+function zoned(at, zone) {
+  if (!clocks.has(zone)) {
+    const timeZone = zone.replace(/^UTC(?=[+-])/, ""); // "UTC+09:00" is "+09:00" here
+    clocks.set(zone, new Intl.DateTimeFormat("sv-SE", { timeZone, dateStyle: "short", timeStyle: "medium" }));
+  }
+  return clocks.get(zone).format(at);
 }
 
 /** A time (milliseconds since 1970) as it is shown: without the date if it is today, else without the seconds. */
-function timeText(at, now = Date.now()) {
+function timeText(at, zone, now = Date.now()) {
   if (timeMode() === "relative") return relativeText(at, now);
-  const [day, clock] = zoned(at).split("T");
-  return zoned(now).startsWith(day) ? clock.slice(0, 8) : `${day} ${clock.slice(0, 5)}`;
+  const [day, clock] = zoned(at, zone).split(" ");
+  return zoned(now, zone).startsWith(day) ? clock : `${day} ${clock.slice(0, 5)}`;
 }
 
 /** Show a time in a `time` element, with the exact time and its zone as the tooltip. */
 function showTime(node, at = Date.parse(node.dateTime)) {
-  const title = `${zoned(at).replace("T", " ")} ${timeMode() === "local" ? localZone() : "UTC"}`;
+  const zone = shownZone(node);
+  const title = `${zoned(at, zone)}.${String(at % 1000).padStart(3, "0")} ${zone}`;
   if (node.title !== title) node.title = title;
-  setText(node, timeText(at, serviceNow(node)));
+  setText(node, timeText(at, zone, serviceNow(node)));
 }
 
 /** Call `draw`, which shows times, each second and when the user has chosen how, until the signal. */

@@ -1,7 +1,7 @@
 // The footer of a panel, and what a panel needs of the browser beyond ipywidgets: whether it can be seen, keys that stay in
 // it, and a focus that is not lost.
 
-const TRAITS = ["status", "warning", "alert", "line", "at", "paused", "busy", "heard", "question", "batch", "ahead"];
+const TRAITS = ["status", "warning", "alert", "line", "at", "paused", "busy", "heard", "question", "batch", "ahead", "tz"];
 const PATIENCE = 700; // milliseconds that the kernel may take to hear of a click before this is said:
 const KERNEL_GONE = "The kernel was restarted or has ended: run the cells from the top, which make what this panel shows.";
 const NO_ANSWER = "No answer from the kernel yet. While a cell runs, the answer may come when the cell has ended.";
@@ -10,9 +10,9 @@ const NO_ANSWER = "No answer from the kernel yet. While a cell runs, the answer 
 const notified = (globalThis[Symbol.for("cloudtasks_nb.notified")] ??= new Set());
 
 /** "seen 12:03:04, 2 s ago"; the header says in which zone. */
-function age(at, now) {
+function age(at, zone, now) {
   const ago = relativeText(Math.min(at * 1000, now), now);
-  return `seen ${timeMode() === "relative" ? "" : `${timeText(at * 1000)}, `}${ago}`;
+  return `seen ${timeMode() === "relative" ? "" : `${timeText(at * 1000, zone)}, `}${ago}`;
 }
 
 /** Whether the comm of a model still leads to its kernel. */
@@ -107,7 +107,7 @@ class FooterView {
   drawAge() {
     const at = this.model.get("at");
     const paused = this.model.get("paused");
-    setText(this.age, [at ? age(at, serviceNow(this.el)) : "", paused].filter(Boolean).join(", "));
+    setText(this.age, [at ? age(at, shownZone(this.el), serviceNow(this.el)) : "", paused].filter(Boolean).join(", "));
   }
 
   // -- the panel around ------------------------------------------------------------------------------------------------
@@ -169,22 +169,33 @@ class FooterView {
   /** Show the age of the panel and, for all panels within, the times in cards; a table shows its own. */
   drawTimes() {
     this.root.dataset.ctnAhead = this.model.get("ahead");
+    this.root.dataset.ctnTz = this.model.get("tz");
+    this.tellZone();
     this.drawAge();
     if (this.root.parentElement?.closest(".ctn-panel")) return;
     for (const node of this.root.querySelectorAll("time")) if (!node.closest(".ctn-table")) showTime(node);
   }
 
+  /** Tell Python in which zone times are shown here, for the axes of its charts. */
+  tellZone() {
+    const zone = shownZone(this.root);
+    if (zone === this.told) return; // not what another page has told
+    this.told = zone;
+    this.model.set("zone", zone);
+    this.model.save_changes();
+  }
+
   drawZones() {
     if (!this.zones) return;
     this.zones.value = timeMode();
-    setText(this.zones.options[1], `Local (${localZone()})`);
+    setText(this.zones.options[0], this.model.get("tz") || `Local (${zoneOf(this.root)})`);
   }
 
   /** Put the choice of how times are shown into the header, which may come later than this. */
   addZones() {
     const header = this.zones ? null : this.root.querySelector(":scope > .ctn-header > .ctn-row");
     if (!header) return;
-    const options = ["UTC", "Local", "Relative"].map((text, place) => make("option", { value: TIMES[place] }, text));
+    const options = ["Local", "UTC", "Relative"].map((text, place) => make("option", { value: TIMES[place] }, text));
     this.zones = make("select", { title: "How times are shown, in all panels of this page" }, ...options);
     this.zones.addEventListener("change", () => setTimeMode(this.zones.value));
     header.append(make("label", { class: "ctn-zones" }, "Times", this.zones));

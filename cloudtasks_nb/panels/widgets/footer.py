@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from datetime import UTC, tzinfo
 from typing import Any
 
 import anywidget
 import traitlets
 
+from cloudtasks_nb._settings import parse_zone
 from cloudtasks_nb.display.secrets import mask_value
-from cloudtasks_nb.errors import CloudTasksError
+from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.panels.widgets.assets import source
 
 __all__ = ["Footer"]
@@ -49,6 +51,10 @@ class Footer(anywidget.AnyWidget):
         The id of the batch that is shown and is not done; the browser offers to notify when it ends. Empty for none.
     ahead : float
         Milliseconds by which the clock of the service is ahead of this machine's.
+    tz : str
+        The zone that the panel was given for its times; empty: that of the browser.
+    zone : str
+        The zone in which the browser shows times, as it has told: one of these, or UTC if the user wants that.
     visible : bool
         Whether the panel can be seen now. Not a trait: the browser sends a message.
     visibility_known : bool
@@ -72,16 +78,26 @@ class Footer(anywidget.AnyWidget):
     panel = traitlets.Unicode().tag(sync=True)
     batch = traitlets.Unicode().tag(sync=True)
     ahead = traitlets.Float().tag(sync=True)
+    tz = traitlets.Unicode().tag(sync=True)
+    zone = traitlets.Unicode("UTC").tag(sync=True)
 
-    def __init__(self) -> None:
+    def __init__(self, tz: str = "") -> None:
         self.visible = self.visibility_known = False
         self.on_visible: Callable[[], object] | None = None
-        super().__init__()
+        super().__init__(tz=tz)
         self.on_msg(self._on_message)
 
     @traitlets.validate("status", "warning", "alert")
     def _mask(self, proposal: Any) -> Any:
         return mask_value(proposal["value"])
+
+    @property
+    def tzinfo(self) -> tzinfo:
+        """The zone in which the browser shows times; UTC until it has told, and if Python does not know it."""
+        try:
+            return parse_zone(self.zone)
+        except InvalidInputError:
+            return UTC
 
     def fail(self, error: BaseException) -> None:
         """Show an error: message and hint of our own errors, the traceback of others."""

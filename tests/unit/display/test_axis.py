@@ -1,6 +1,7 @@
 """Round ticks of axes, and the labels of times."""
 
 import datetime as dt
+from zoneinfo import ZoneInfo
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +34,14 @@ def test_a_step_is_round_and_large_enough(span: float, most: int) -> None:
 def test_times_have_round_labels(span: int, labels: list[str]) -> None:
     """The labels have as much of a time as the step needs."""
     assert [label for _, label in time_ticks(NOON, NOON + span, 6)] == labels
+
+
+def test_times_are_round_in_their_zone() -> None:
+    """Noon in UTC is half past three in Tehran; the axis has full hours and days of there."""
+    tehran = ZoneInfo("Asia/Tehran")
+    labels = [label for _, label in time_ticks(NOON, NOON + DAY // 2, 6, tehran)]
+    assert labels == ["16:00", "18:00", "20:00", "22:00", "2026-01-03", "02:00"]
+    assert dates_text(NOON, NOON + DAY // 2, tehran) == "2026-01-02 to 2026-01-03, Asia/Tehran"
 
 
 def test_the_steps_of_times_are_those_of_clocks_and_calendars() -> None:

@@ -148,9 +148,9 @@ def show(panel: Shown, *, visible: bool = True) -> Shown:
     return panel
 
 
-def look_at(table: Any, key: str) -> None:
+def look_at(table: Any, key: Any) -> None:
     """Click a row of a table, which selects nothing."""
-    send_message(table, do="show", key=key)
+    send_message(table, do="show", key=str(key))
 
 
 def click(panel: Panel, *buttons: Any) -> None:
@@ -260,7 +260,7 @@ class Harness:
         made: Any = Connection(self.transport.endpoint, Auth())
         made.transport, made.watcher = self.transport, watcher
         self.connection: Connection = made
-        self.catalog = Catalog(self.connection, lambda batch, read_only: self.batch_panel(batch, read_only=read_only))
+        self.catalog = Catalog(self.connection, self.batch_panel)
         self._numbers = iter(range(10_000))
 
     def context(self, *names: str, read_only: bool = False) -> PanelContext:
@@ -277,10 +277,10 @@ class Harness:
         """Return a queue by its full name."""
         return Queue(self.connection, self.catalog, name)
 
-    def batch_panel(self, batch: Batch, *, read_only: bool = False) -> BatchPanel:
+    def batch_panel(self, batch: Batch, **options: Any) -> BatchPanel:
         """Return the panel of a batch."""
         name = QueueName(project="p", location="l", queue=batch.queue)
-        context = PanelContext.of_queue(self.connection, self.catalog, self.open_queue, name, read_only=read_only)
+        context = PanelContext.of_queue(self.connection, self.catalog, self.open_queue, name, **options)
         return BatchPanel(context, batch)
 
     def queue(self, name: str = "reports") -> Queue:
@@ -356,7 +356,7 @@ class FakeShell:
 
 
 @contextmanager
-def wait_for(widget: Any, trait: str, wanted: Callable[[Any], bool]) -> Iterator[None]:
+def wait_for(widget: Any, trait: str, wanted: Callable[[Any], object]) -> Iterator[None]:
     """Wait at the end of the block until the value of a trait is wanted."""
     event = threading.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import threading
 from array import array
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.claims import own_key
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
@@ -23,7 +25,7 @@ from cloudtasks_nb.panels import BatchPanel, batch_failures, batch_rows
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, record_outcomes
-from tests.unit.panels.conftest import NOW, Harness, click, confirm, look_at, send_message, show
+from tests.unit.panels.conftest import NOW, Harness, click, confirm, look_at, send_message, show, wait_for
 
 KEY, SHOP, BAD = "KeyError: …", "ValueError: no shop", "INTERNAL"
 ROWS = pd.DataFrame({"shop": ["bern", "basel", "chur", "<b>", "bern"] * 6, "day": range(30)})
@@ -120,6 +122,24 @@ def test_causes_come_first(panel: BatchPanel) -> None:
     ]
     shown = panel.static_html()
     assert shown.index("Why rows failed: 3 causes") < shown.index("15 failed rows")
+
+
+def test_times_are_in_the_zone_of_the_browser(batch: Batch) -> None:
+    """The charts follow what the browser tells; a copy that anybody may open has UTC, as has a panel without one."""
+    panel = show(batch.panel(tz="Asia/Tokyo"))
+    panel.refresh()
+    charts = panel.view.run._charts
+    assert (panel.footer.tz, "(2026-01-02, UTC)" in charts.value) == ("Asia/Tokyo", True)
+    for zone, words in (
+        ("Asia/Tokyo", "2026-01-02, Asia/Tokyo"),
+        ("America/New_York", "2026-01-01, America/New_York"),
+        ("not/known", "2026-01-02, UTC"),
+    ):
+        with wait_for(charts, "value", re.compile(re.escape(f"({words})")).search):
+            panel.footer.set_state({"zone": zone})
+        assert "(2026-01-02, UTC)" in panel.static_html()
+    with pytest.raises(InvalidInputError, match="is not a time zone"):
+        batch.panel(tz="Europe/Zurick")
 
 
 def test_a_click_on_a_cause_shows_its_traceback_and_its_rows(panel: BatchPanel, batch: Batch) -> None:

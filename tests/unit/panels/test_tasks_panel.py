@@ -66,7 +66,7 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the tasks whose cards were read."""
     read: list[str] = []
 
-    async def read_card(_connection: Any, _queue: QueueName, task: str, _stored: Any) -> tuple[str, dict[str, Any]]:
+    async def read_card(_connection: Any, _queue: QueueName, task: str, *_: Any) -> tuple[str, dict[str, Any]]:
         read.append(task)
         return f"card of {task}, {len(read)}", {"url": f"https://svc/{task}"}
 
