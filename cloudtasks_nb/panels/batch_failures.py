@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import html
 import threading
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import ipywidgets as widgets
 
 from cloudtasks_nb.display.card import html_card, section_html, table_html
 from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.display.secrets import mask_text
-from cloudtasks_nb.display.times import time_text
+from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.row_query import RowReader
 from cloudtasks_nb.fanout.outbox.causes import Cause, Span
@@ -25,6 +25,7 @@ from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 
 __all__ = ["BatchFailures"]
 
+_SECOND = 1_000_000  # microseconds
 _SHOWN = 100  # causes; a batch has up to 1,000
 _PAUSE_FACTOR = 20  # the times of the causes are not read again for the duration of the last reading times this
 
@@ -105,11 +106,12 @@ class BatchFailures(widgets.VBox):
                 count_text(cause.failed + cause.retrying),
                 html.escape(mask_text(cause.text)),
                 html.escape(self._note(cause)),
+                _between([self._spans[cause.key]] if cause.key in self._spans else []),
                 html.escape(mask_text(self._common.get(cause.key, ""))),
             )
             for cause in list(self._causes.values())[:_SHOWN]
         ]
-        return self._heading.value + table_html(("Rows", "Cause", "", "In common"), rows) if rows else ""
+        return self._heading.value + table_html(("Rows", "Cause", "", "When", "In common"), rows) if rows else ""
 
     def _clicked(self, cause: str) -> None:
         self.pick(None if cause == self.cause else cause)
@@ -120,6 +122,8 @@ class BatchFailures(widgets.VBox):
         with self._offering:
             causes = self._causes
             total = sum(cause.failed + cause.retrying for cause in causes.values())
+            spans = self._spans
+            highest = max((count for span in spans.values() for count in span.counts), default=1)
             self.choices.offer(
                 [
                     Choice(
@@ -129,6 +133,7 @@ class BatchFailures(widgets.VBox):
                         share=(cause.failed + cause.retrying) / max(total, 1),
                         note=self._note(cause),
                         common=self._common.get(cause.key, ""),
+                        **_course(spans.get(cause.key), highest),
                         act=f"Retry {count_text(cause.failed)}" if cause.failed and changes else "",
                         tip=f"A new task for each of the {counted(cause.failed, 'rows')} that failed because of this",
                     )
@@ -136,16 +141,16 @@ class BatchFailures(widgets.VBox):
                 ]
             )
             more = f", here the first {_SHOWN}" if len(causes) > _SHOWN else ""
-            self._heading.value = section_html(f"Why rows failed: {counted(len(causes), 'causes')}{more}", "")
+            axis = _between(spans.values())
+            axis = f'<div class="ctn-quiet">failed {axis}</div>' if axis else ""
+            self._heading.value = section_html(f"Why rows failed: {counted(len(causes), 'causes')}{more}", axis)
             self.layout.display = None if causes else "none"
 
     def _note(self, cause: Cause) -> str:
         failed, retrying = cause.failed, cause.retrying
         words = [f"{count_text(failed)} failed"] if failed and retrying else ["failed"] if failed else []
         words += [f"{count_text(retrying)} retrying"] if failed and retrying else ["retrying"] if retrying else []
-        found = self._spans.get(cause.key)
-        times = "" if found is None or found.first is None else _span(found.first, found.last or found.first)
-        return " · ".join(part for part in (", ".join(words), cause.where, times) if part)
+        return " · ".join(part for part in (", ".join(words), cause.where) if part)
 
     def _read_spans(self, reader: RowReader, causes: Mapping[str, Cause]) -> None:
         """Read times and first rows of the causes: one reading at a time, and not all the time."""
@@ -181,8 +186,16 @@ class BatchFailures(widgets.VBox):
             self.example.value = html_card(title, code_html(text))
 
 
-def _span(first: int, last: int) -> str:
-    """Return the times of the first and the last attempt; one if they look the same."""
-    begin, end = (time_text(datetime.fromtimestamp(at / 1e6, UTC)) for at in (first, last))
-    day = end[:11] if begin.startswith(end[:11]) else ""
-    return f"{begin} UTC" if begin == end else f"{begin} to {end.removeprefix(day)} UTC"
+def _between(spans: Iterable[Span]) -> str:
+    """Return as HTML when the first and the last of the rows failed; empty if that is not known."""
+    known = [at // _SECOND * _SECOND for span in spans for at in (span.first, span.last) if at is not None]
+    times = dict.fromkeys(time_html(from_micros(at)) for at in (min(known), max(known))) if known else ()
+    return ("from " if len(times) > 1 else "at ") + " to ".join(times) if times else ""
+
+
+def _course(span: Span | None, highest: int) -> dict[str, Any]:
+    """Return when the rows of a cause failed, as a choice shows it."""
+    if span is None or span.first is None or span.last is None:
+        return {}
+    between = dict.fromkeys(at // _SECOND * 1_000 for at in (span.first, span.last))
+    return {"course": [round(count / highest, 3) for count in span.counts], "between": list(between)}

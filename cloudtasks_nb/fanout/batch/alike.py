@@ -13,6 +13,7 @@ import pandas as pd
 
 from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.fanout.batch.report import isolated
 from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -56,5 +57,5 @@ def _facts(some: pd.DataFrame, every: pd.DataFrame) -> list[str]:
         share, usual = n / len(some), float((every[name] == value).mean())
         if share >= max(_SHARE, _FACTOR * usual) and usual**n < _CHANCE:
             cut = value if len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"
-            found.append((-share, usual, f"{mask_text(f'{name}={cut}')} {percent_text(share)}"))
+            found.append((-share, usual, f"{isolated(mask_text(f'{name}={cut}'))} {percent_text(share)}"))
     return [text for *_, text in sorted(found)[:_FACTS]]

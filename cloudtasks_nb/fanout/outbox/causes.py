@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cloudtasks_nb._names import CODES, code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS, Fault
-from cloudtasks_nb.fanout.outbox.database import Repository, reading
+from cloudtasks_nb.fanout.outbox.database import Repository, reading, snapshot
 from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.outbox.tallies import ALL, CAUSE, ROWS, as_json, causes, number, number_of, scope_of
 from cloudtasks_nb.fanout.states import OPEN, State
@@ -28,6 +28,7 @@ _FAILING = f"(state = {State.FAILED:d} OR (state IN ({', '.join(f'{state:d}' for
 # that are the same in every seventh row.
 _SPREAD = "((ref & 4294967295) * 2654435761 & 4294967295)"
 _MOST = 1 << 32
+_SPANS, _SECOND = 24, 1_000_000  # of the time in which rows failed; a second is the shortest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,9 @@ class Span:
     first: int | None  #: when the first of their last attempts began, microseconds since 1970
     last: int | None
     ref: int  #: of the first row in input order
+    counts: tuple[
+        int, ...
+    ] = ()  #: rows in each of equal spans of time, from the first failure of all causes to the last
 
 
 class Causes(Repository):
@@ -87,10 +91,8 @@ class Causes(Repository):
 
     @reading
     def spans(self, connection: sqlite3.Connection, batch: str) -> dict[str, Span]:
-        """Return when the rows of each cause failed, by its key. Reads all rows, in constant memory."""
-        query = f"SELECT {CAUSE}, min(began), max(began), min(ref) FROM {ROWS} AND {_FAILING} GROUP BY 1"
-        found = connection.execute(query, (0, ALL, scope_of(connection, batch)))
-        return {_key(stored): Span(first=first, last=last, ref=ref) for stored, first, last, ref in found}
+        """Return when the rows of each cause failed, by its key. Reads all rows twice, in constant memory."""
+        return snapshot(connection, _spans, connection, batch)
 
     @reading
     def sample(self, connection: sqlite3.Connection, batch: str, share: float) -> list[int]:
@@ -118,6 +120,24 @@ class Causes(Repository):
         condition, values = chosen(choice)
         query = f"SELECT count(*) FROM {ROWS} AND state = {State.FAILED:d} AND {condition}"
         return number(connection, query, 0, ALL, scope_of(connection, batch), *values)
+
+
+def _spans(connection: sqlite3.Connection, batch: str) -> dict[str, Span]:
+    rows, values = f"FROM {ROWS} AND {_FAILING} GROUP BY 1", (0, ALL, scope_of(connection, batch))
+    query = f"SELECT {CAUSE}, min(began), max(began), min(ref) {rows}"
+    found = connection.execute(query, values).fetchall()
+    low = min((first for _, first, _, _ in found if first is not None), default=0)
+    high = max((last for _, _, last, _ in found if last is not None), default=0)
+    width = max((high - low) // _SPANS + 1, _SECOND)
+    counts = {stored: [0] * ((high - low) // width + 1) for stored, *_ in found}
+    query = f"SELECT {CAUSE}, (began - {low:d}) / {width:d}, count(*) {rows}, 2"
+    for stored, place, count in connection.execute(query, values):
+        if place is not None:  # else nobody knows when
+            counts[stored][place] = count
+    return {
+        _key(stored): Span(first=first, last=last, ref=ref, counts=tuple(counts[stored]))
+        for stored, first, last, ref in found
+    }
 
 
 def chosen(choice: Choice) -> tuple[str, list[str]]:

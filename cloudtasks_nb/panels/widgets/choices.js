@@ -29,10 +29,11 @@ class View {
     const names = ["count", "text", "note", "common", "percent"];
     const [count, text, note, common, percent] = names.map((name) => make("span", { class: `ctn-${name}` }));
     const share = make("span", { class: "ctn-share", "aria-hidden": "true" }, make("i"), percent);
+    const course = make("div", { class: "ctn-course", role: "img" });
     const pick = make("button", { type: "button", class: "ctn-pick", "data-key": key, "data-do": "pick" }, count, share, text);
-    const more = make("div", { class: "ctn-more" }, note, common);
+    const more = make("div", { class: "ctn-below" }, note, common);
     const act = make("button", { type: "button", class: "ctn-act", "data-key": key, "data-do": "act" });
-    return { root: make("div", { class: "ctn-choice" }, pick, act, more), pick, count, text, note, common, percent, share, act };
+    return { root: make("div", { class: "ctn-choice" }, pick, course, act, more), pick, course, count, text, note, common, percent, share, act };
   }
 
   patch(node, item) {
@@ -40,12 +41,26 @@ class View {
     node.share.hidden = !item.share;
     node.share.style.setProperty("--ctn-part", item.share);
     setText(node.act, item.act ?? "");
+    this.drawCourse(node.course, item);
     node.act.hidden = !item.act;
     node.act.title = item.tip ?? "";
     node.act.setAttribute("aria-label", `${item.act ?? ""}: ${item.text}`);
     node.pick.title = item.text;
     node.root.toggleAttribute("data-dot", Boolean(item.colour));
     node.root.style.setProperty("--ctn-dot", item.colour);
+  }
+
+  /** Draw a bar for each part of the time; the tooltip has the times in words. */
+  drawCourse(node, { course = [], between = [] }) {
+    node.hidden = !course.length;
+    const zone = shownZone(this.root);
+    const text = `failed ${between.length > 1 ? "from" : "at"} ${between.map((at) => timeText(at, zone)).join(" to ")}`;
+    if (node.title !== text) node.title = text;
+    node.setAttribute("aria-label", text);
+    const bars = JSON.stringify(course);
+    if (node.dataset.bars === bars) return;
+    node.dataset.bars = bars;
+    node.replaceChildren(...course.map((part) => make("i", { style: `height:${100 * part}%` })));
   }
 
   mark(picked) {

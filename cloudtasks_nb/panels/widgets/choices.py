@@ -27,6 +27,8 @@ class Choice:
     share: float = 0.0  #: the part of all rows that these are, drawn beside the number; 0: nothing is drawn
     note: str = ""  #: more about it, below the text
     common: str = ""  #: what the rows have in common, behind the note
+    course: Sequence[float] = ()  #: bars over time, each 0 to 1
+    between: Sequence[int] = ()  #: when the first and the last of its rows failed, milliseconds since 1970
     act: str = ""  #: text of the button beside it; empty: there is none
     tip: str = ""  #: tooltip of that button
     colour: str = ""  #: of the dot in front of the number; empty: there is none

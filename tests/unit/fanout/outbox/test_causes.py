@@ -37,6 +37,7 @@ def _name(status: int | None, message: str | None) -> str:
     return known or (NO_STATUS if status is None else CODES[status])
 
 
+NOON = 1_767_355_200_000_000  # microseconds since 1970
 #: What the tracebacks of some messages tell.
 FAULTS: dict[str | None, Fault] = {
     "KeyError: 'b'": Fault("KeyError", "report, etl.py line 1"),
@@ -83,6 +84,26 @@ def test_causes_are_those_of_the_rows(tmp_path_factory: Any, first: Any, second:
             tell(outbox, batch, refs(outbox, batch)[:3], attempt=attempt + 1)
             assert_counted(outbox, batch)
         assert (outbox.causes.failed(other), outbox.causes.retrying(other), outbox.causes.lost(other)) == ({}, {}, {})
+
+
+def test_a_cause_has_its_course_over_the_time_of_all_failures(outbox: Outbox, batch: str) -> None:
+    """The spans are of one length for all causes, at least a second, and each row is in one; some have no time."""
+    send_all(outbox, batch)
+    times: dict[int, list[int | None]] = {4: [0, 1, 2_000_000, 999_999_999], 5: [500_000_000, None]}
+    wanted = {4: [3, *[0] * 22, 1], 5: [*[0] * 11, 1, *[0] * 12]}
+    rows = iter(refs(outbox, batch))
+    failed: Any = {"attempt": 1, "state": State.FAILED}
+    outcomes = [
+        Outcome(ref=next(rows), last_status=status, last_attempt_time=None if at is None else NOON + at, **failed)
+        for status, ats in times.items()
+        for at in ats
+    ]
+    record_outcomes(outbox, batch, outcomes)
+    found = outbox.causes.spans(batch)
+    assert {status: [*found[CODES[status]].counts] for status in times} == wanted
+    assert (found[CODES[4]].first, found[CODES[4]].last) == (NOON, NOON + 999_999_999)
+    outbox.outcomes.new_try(batch, None, FINAL)
+    assert outbox.causes.spans(batch) == {}
 
 
 def test_showing_the_causes_reads_no_rows(outbox: Outbox, batch: str) -> None:
