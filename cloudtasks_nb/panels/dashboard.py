@@ -127,7 +127,7 @@ class Dashboard(Panel):
     def use(self, queue: str | None) -> None:
         """Show another queue in the header and in all tabs."""
         with self._choosing:
-            self.choice.show(self.choice.names, queue)
+            self.choice.show(self.choice.options, queue)
             super().use(queue)
 
     def read_at(self) -> float:
@@ -192,6 +192,6 @@ class Dashboard(Panel):
         """Let the user choose from these queues; keep the chosen one if it is among them."""
         with self._choosing:
             kept = self.queue if self.queue in queues else next(iter(queues), None)
-            if tuple(queues) != self.choice.names:
+            if tuple(queues) != self.choice.options:
                 self.choice.show(queues, kept)
             self.use(kept)

@@ -26,7 +26,6 @@ from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import Question
-from cloudtasks_nb.panels.widgets.queue_choice import MANY
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.watch import Snapshot
 
@@ -57,6 +56,7 @@ _COLUMNS = (
     Column("rate", "Rate /s", kind="count", width="6em"),
     Column("max_concurrent", "At once", kind="count", width="6.5em"),
 )
+_MANY = 8  # queues above which a field to search them is shown
 _KEPT = 120  # most depths of a queue in its sparkline
 _FRESH = 2.0  # seconds for which a panel that becomes visible does not list the queues again
 _SEEN = 3  # times the interval; after that a queue counts as not looked at
@@ -195,7 +195,7 @@ class QueuesPanel(Panel):
         with self._lock:
             self._values = {name: self._values[name] for name in found.index}
         self.table.load(pd.concat(rows) if rows else found.assign(held_up_by=None, failed_last_minute=None))
-        self.find.layout.display = None if len(found) > MANY else "none"
+        self.find.layout.display = None if len(found) > _MANY else "none"
         self.resubscribe()
         self._show()
         if self._on_queues is not None:

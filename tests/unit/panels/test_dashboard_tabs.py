@@ -100,8 +100,8 @@ def test_all_tabs_are_about_one_queue(dashboard: Dashboard) -> None:
     """A queue is chosen in the header, selected in the list, or opened there, which shows its tasks."""
     made = part(dashboard)
     queues: Any = dashboard.parts["Queues"]
-    assert (dashboard.choice.names, made.queue) == (("emails", "reports"), "emails")
-    dashboard.choice.menu.value = "reports"
+    assert (dashboard.choice.options, made.queue) == (("emails", "reports"), "emails")
+    dashboard.choice.value = "reports"
     assert (made.queue, queues.table.current) == ("reports", "reports")
     look_at(queues.table, "emails")
     assert (made.queue, dashboard.choice.value) == ("emails", "emails")
@@ -189,24 +189,22 @@ def test_a_queue_that_is_chosen_while_a_tab_is_made(dashboard: Dashboard, monkey
 
 
 def test_one_of_thirty_queues_is_found(make_context: MakeContext) -> None:
-    """More than eight queues can be searched, in the header and in the list; the chosen one always stays offered."""
+    """More than eight queues can be searched in the list; a click on one chooses it for all tabs."""
     dashboard = Dashboard(make_context(*(f"q{number:02}" for number in range(30))))
     queues: Any = dashboard.parts["Queues"]
-    for find in (dashboard.choice.find, queues.find):
-        assert find.layout.display is None
-        find.value = "7"
-    assert dashboard.choice.menu.options == ("q00", "q07", "q17", "q27")
+    assert queues.find.layout.display is None
+    queues.find.value = "7"
     assert queues.table.page_keys == ["q07", "q17", "q27"]
-    dashboard.choice.menu.value = "q17"
+    dashboard.choice.value = "q17"
     assert (dashboard.queue, queues.table.current) == ("q17", "q17")
-    dashboard.choice.find.value = ""
-    assert (len(dashboard.choice.menu.options), dashboard.queue) == (30, "q17")
+    look_at(queues.table, "q27")
+    assert (dashboard.queue, dashboard.choice.value) == ("q27", "q27")
 
 
 def test_a_few_queues_need_no_search(dashboard: Dashboard) -> None:
-    """The fields are hidden."""
+    """The field is hidden."""
     queues: Any = dashboard.parts["Queues"]
-    assert {find.layout.display for find in (dashboard.choice.find, queues.find)} == {"none"}
+    assert queues.find.layout.display == "none"
 
 
 def test_one_interval_for_all(dashboard: Dashboard, watcher: FakeWatcher) -> None:
