@@ -32,6 +32,7 @@ _STRIPES = "stroke-dasharray:2.5 1"
 _LIMIT = f"stroke:{COLOURS['failed']};stroke-width:1.5;stroke-dasharray:6 3"
 _WAITING = f"stroke:{COLOURS['retrying']};stroke-width:2"
 _AGAIN = f"stroke:{COLOURS['retrying']};stroke-dasharray:1.5 2.5"
+_SWATCH = "stroke-width:20"  # of a bar in the legend
 _NEAR = 4  # a limit is drawn if it is at most so many times the highest bar
 _GAP = 3  # pixels; wider bars have a gap between them
 _SECOND = 1_000_000
@@ -274,7 +275,8 @@ def _legend(styles: Mapping[str, str]) -> Iterator[str]:
     """Yield names at the top, each behind a line of its style."""
     x = _WIDE - _RIGHT - sum(_legend_width(name) for name in styles)
     for name, style in styles.items():
-        yield f'<path d="M{x:.0f} 7h20" style="{style}"/>'
+        line = f"M{x + 10:.0f} 3v8" if _SWATCH in style else f"M{x:.0f} 7h20"  # of a bar, upright as the bars are
+        yield f'<path d="{line}" style="{style}"/>'
         yield text_svg(x + 25, 11, name, anchor="start")
         x += _legend_width(name)
 
@@ -284,7 +286,7 @@ def _limit_legend(limit: float, *, near: bool) -> dict[str, str]:
 
 
 def _bar(state: str) -> str:
-    return f"stroke:{COLOURS[state]};stroke-width:8;{_STRIPES if state == 'failed' else ''}"
+    return f"stroke:{COLOURS[state]};{_SWATCH};{_STRIPES if state == 'failed' else ''}"
 
 
 def _legend_width(name: str) -> float:

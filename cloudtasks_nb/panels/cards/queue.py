@@ -60,12 +60,13 @@ def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
         return "" if is_missing(values[name]) else f"{count_text(values[name])}{suffix}"
 
     running = f"{known('running')} of {known('max_concurrent')}" if known("running") else ""
+    rate, allowed = known("effective_rate"), known("rate", "/s")
     attempts = "unlimited" if values["max_attempts"] == -1 else known("max_attempts")
     return {
         "running": running,
         "attempts last minute": known("done_last_minute"),
         "failed last minute": known("failed_last_minute"),
-        "rate": f"{known('effective_rate')} of {known('rate')}/s" if known("effective_rate") else known("rate", "/s"),
+        "rate": f"{rate} of {allowed}" if rate and f"{rate}/s" != allowed else allowed,
         "oldest due": "" if is_missing(values["oldest_due"]) else values["oldest_due"],
         "attempts": attempts,
         "retry time": _span(values["max_retry_duration"]) if values["max_retry_duration"] else "unlimited",
