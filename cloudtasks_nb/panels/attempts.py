@@ -39,12 +39,12 @@ from cloudtasks_nb.service.watch import Snapshot
 __all__ = ["AttemptsPanel"]
 
 _COLUMNS = (
-    Column("status", "Answer", kind="state", width="11.5em"),
+    Column("status", "Answer", kind="state"),
     ROW,
     MESSAGE,
     Column("time", kind="time", width="11em"),
     BATCH,
-    Column("attempt", "Attempt", kind="count", width="7em"),
+    Column("attempt", "Attempt", kind="count"),
     Column("duration", "Took", kind="duration", width="6em"),
     TARGET,
 )

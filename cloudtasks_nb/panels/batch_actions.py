@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -25,7 +24,7 @@ from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.states import FINAL as FINAL_STATES
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels.batch_list import method_of
-from cloudtasks_nb.panels.batch_rows import REF, BatchRows, ShownRows
+from cloudtasks_nb.panels.batch_rows import BatchRows, ShownRows
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.prompt import Question
@@ -169,17 +168,17 @@ class BatchActions:
     def _again(self) -> _Again:
         """Return which rows `resend` sends: the selected ones, else those that are chosen, if the user has chosen."""
         rows, view, batch = self._shown.rows, self._shown.view, self._shown.batch
-        shown, chosen = rows.shown, rows.selected  # once: another thread may show other rows meanwhile
-        if view is None or batch is None or (chosen.empty and not shown.chosen):
+        shown, whole = rows.shown, rows.whole  # once: another thread may show other rows meanwhile
+        selected = [] if whole else rows.selected
+        if view is None or batch is None or not (whole or selected or shown.chosen):
             return _NOTHING
-        if len(chosen):
-            chosen = chosen[chosen["state"].isin(FINAL)]
-            refs = chosen[REF].tolist()
+        if selected:
+            refs = view.reader.ended(selected)
             return _Again(
-                counts=Counter(chosen["state"].tolist()),
+                counts=view.reader.final(refs),
                 scope="that are selected",
                 code=lambda code: _resend_code(code, f"batch.tasks(){places_code(view.reader.positions(refs))}"),
-                send=lambda: batch.resend(chosen),
+                send=lambda: view.send_again(RowQuery(), refs),
                 refs=lambda: refs,
             )
         query, counts = shown.query, rows.final(shown)

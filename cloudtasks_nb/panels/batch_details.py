@@ -195,14 +195,14 @@ class BatchDetails(widgets.VBox):
         """Show the rows that were chosen; a search in all rows shows its progress and can be stopped."""
         self._close_row()
         self.failures.pick(self.rows.query.cause or None)
-        if self.rows.query.text:
+        if self.rows.slow:
             self._panel.start(lambda: self.draw(progress=True), changes=False)
         else:
             self._panel.spawn(asyncio.to_thread(self.draw))
 
-    def _row_shown(self, key: str) -> None:
+    def _row_shown(self, ref: int) -> None:
         self._close_row()
-        task = self.rows.task(key)
+        task = self.rows.task(ref)
         if self.batch is not None and task:
             self.detail.show(self.batch.queue, task)
             self._panel.spawn(self._tell(task))

@@ -6,11 +6,12 @@ import difflib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 
 from cloudtasks_nb.display.card import section_html
@@ -30,33 +31,32 @@ from cloudtasks_nb.panels.pacing import Pacing
 from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices
-from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.panels.widgets.paged_table import PagedTable
+from cloudtasks_nb.panels.widgets.picker import Picker
 
 __all__ = ["REF", "BatchRows", "Found", "SelectedPeriods", "ShownRows", "Wanted"]
 
-_WINDOW = 1_000  # rows that are in the table at a time
 _PAUSE_FACTOR = 20  # rows are not read again for the duration of the last reading times this
 _LONG_SEARCH = 0.5  # seconds; a search that took longer is not repeated by itself
 _ALL = "all"
+_PAGE = 20  # rows of a page
 
-_STATE_COLUMNS = (
-    Column("state", kind="state", width="8.5em"),
-    Column("last_message", "Message"),
-    Column("last_status", "Last answer", kind="state", width="12em"),
-    Column("attempts", kind="count", width="7.5em"),
-    Column("last_attempt_time", "Last attempt", kind="time", width="11em"),
+_STATE, _MESSAGE = Column("state", kind="state"), Column("last_message", "Message", hidden_if="empty")
+_ATTEMPT_COLUMNS = (
+    Column("last_status", "Last answer", kind="state"),
+    Column("attempts", kind="count"),
+    Column("last_attempt_time", "Last attempt", kind="time"),
 )
 _SUCCESS_COLUMNS = (
-    Column("attempts", kind="count", width="7.5em"),
-    Column("duration", kind="duration", width="7em"),
-    Column("last_attempt_time", "Last attempt", kind="time", width="11em"),
+    Column("attempts", kind="count"),
+    Column("duration", kind="duration"),
+    Column("last_attempt_time", "Last attempt", kind="time"),
 )
-_ROW_COLUMN = Column("row", width="5em")
-_INPUT_WIDTH = "9em"  # or the message, for which people come, would get no more than a number does
-_KEY = "_key"
-#: The column with what identifies each row in the outbox.
+_ROW_COLUMN = Column("row", width="7em", align="right")
+_INPUT_WIDTH = "14em"  # or the message, for which people come, would get too little
+#: The column with what identifies each row in the outbox; it is the key of the table.
 REF = "_ref"
-_INPUT_COLUMNS = 5  # columns of the input that are shown
+_INPUT_COLUMNS = 5  # columns of the input that are shown, unless the user chooses others
 _RESULT_COLUMNS = 5  # columns of the results that are shown
 
 
@@ -76,12 +76,17 @@ class Wanted:
     query: RowQuery = field(default_factory=RowQuery)
     automatic: bool = True  #: the user has chosen nothing
     start: int = 0  #: the place of the first row among all of them
+    sort: tuple[str, bool] | None = None  #: a column, and whether from large to small; None: as in the input
     again: Sequence[int] | None = None  #: refs of rows that were sent again: these are shown, whatever becomes of them
+
+    def pages_as(self, other: Wanted) -> bool:
+        """Return whether the pages of another one are the same."""
+        return (self.query, self.sort) == (other.query, other.sort) and self.again is other.again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Rows that are chosen by more than their state and cause."""
+    """Rows that are chosen by more than their state and cause, or are sorted."""
 
     refs: Sequence[int] = ()
     final: Mapping[str, int] = field(default_factory=dict)  #: how many of these are in which final state
@@ -97,6 +102,7 @@ class ShownRows:
     part: SelectedPeriods | None = None  #: what was selected in the calendar
     changed: float = -1.0  #: when the batch had been changed last
     found: Found | None = None  #: None: state and cause tell which rows these are
+    order: Found | None = None  #: the same rows as they are sorted; None: they are not
     columns: Sequence[str] = ()  #: of `batch.tasks()`
 
     @property
@@ -112,7 +118,7 @@ class ShownRows:
     @property
     def chosen(self) -> bool:
         """Whether the user has chosen these rows, rather than the panel."""
-        return not self.wanted.automatic or (self.found is not None and self.wanted.again is None)
+        return not self.wanted.automatic or (self.part is not None and self.wanted.again is None)
 
 
 class BatchRows(widgets.VBox):
@@ -127,7 +133,7 @@ class BatchRows(widgets.VBox):
     selected : callable
         Called when other rows are selected.
     shown : callable
-        Called with the key of a row that is clicked.
+        Called with the ref of a row that is clicked.
     """
 
     def __init__(
@@ -135,7 +141,7 @@ class BatchRows(widgets.VBox):
         panel: Panel,
         chosen: Callable[[], object],
         selected: Callable[[], object],
-        shown: Callable[[str], object],
+        shown: Callable[[int], object],
         *tools: widgets.Button,
     ) -> None:
         self._panel = panel
@@ -145,6 +151,8 @@ class BatchRows(widgets.VBox):
         self._choosing = threading.Lock()  # held while `_wanted` is replaced
         self._pacing = Pacing()
         self._values: dict[str, Any] = {}  # results of the rows that are shown
+        self._fields: list[str] = []  # of the results that were shown so far
+        self._sides: dict[str, str] = {}  # to which the columns of the input are aligned
         self._heading = widgets.HTML()
         self.states = Choices("States of rows", "inline", picked=lambda state: panel.guarded(self._pick_state, state))
         self.text = widgets.Text(
@@ -154,13 +162,15 @@ class BatchRows(widgets.VBox):
         )
         self.text.tooltip = "Search all rows of this state"
         panel.control(self.text, self._search)
-        self.earlier = panel.button(f"Previous {_WINDOW:,}", lambda: self._turn(-1), changes=False, quick=True)
-        self.later = panel.button(f"Next {_WINDOW:,}", lambda: self._turn(1), changes=False, quick=True)
-        self._pager = panel.row(self.earlier, self.later)
-        self._tools = panel.row(self.text, *tools)
-        self.table: Table | None = None
+        tip = "Choose the columns of the input that are shown"
+        self.pick = panel.button("Columns", self._fold_columns, changes=False, quick=True, tip=tip)
+        self.columns = Picker("Columns", "None of the input", lambda: panel.guarded(self._choose_columns))
+        self._offering = False  # whether it gets other names
+        self._fold_columns()
+        self._tools = panel.row(self.text, self.pick, *tools)
+        self.table: PagedTable | None = None
         self._table_owner: Owner | None = None
-        super().__init__([self._heading, self.states, self._tools, self._pager])
+        super().__init__([self._heading, self.states, self._tools, self.columns])
         self.add_class("ctn-rows")
 
     @property
@@ -171,6 +181,9 @@ class BatchRows(widgets.VBox):
     def show(self, reader: RowReader | None) -> None:
         """Show the rows of another batch, or none."""
         self._reader, self._values, self.text.value = reader, {}, ""
+        self._fields, self._sides, self.shown = [], {}, ShownRows()
+        self._offer_columns([])
+        self.columns.layout.display = "none"
         self._want(Wanted())
 
     def choose(self, query: RowQuery) -> None:
@@ -234,18 +247,30 @@ class BatchRows(widgets.VBox):
         return {state: self._reader.count(replace(query, state=state))} if state in FINAL else {}
 
     @property
-    def selected(self) -> pd.DataFrame:
-        """The selected rows, with the column `REF`."""
-        return pd.DataFrame() if self.table is None else self.table.selected_frame
+    def slow(self) -> bool:
+        """Whether all rows are read to find out which ones are shown: their text is searched, or they are sorted."""
+        wanted = self._wanted
+        return bool(wanted.query.text or wanted.sort) and not wanted.pages_as(self.shown.wanted)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all rows are selected that were chosen by their state, cause, text or period."""
+        chosen = self.shown.found is not None or self.shown.query.state or self.shown.query.cause
+        return self.table is not None and self.table.whole and bool(chosen)
+
+    @property
+    def selected(self) -> list[int]:
+        """The refs of the selected rows, on all pages, in input order."""
+        return [] if self.table is None else sorted(map(int, self.table.selected))
 
     def clear(self) -> None:
         """Clear the selection."""
         if self.table is not None:
             self.table.select([])
 
-    def task(self, key: str) -> str | None:
-        """Return the task of a row; None if there never was one."""
-        return None if key.startswith("row ") else key
+    def task(self, ref: int) -> str | None:
+        """Return the task of a row by its ref; None if there never was one."""
+        return None if self._reader is None else self._reader.task(ref)
 
     def html(self) -> str:
         """Return the current page of the table."""
@@ -263,10 +288,42 @@ class BatchRows(widgets.VBox):
             self.choose(replace(self.query, text=text))
             self._chosen()
 
-    def _turn(self, by: int) -> None:
-        wanted = self._wanted
-        self._want(replace(wanted, start=max(0, wanted.start + by * _WINDOW)))
+    def _turn(self, start: int, column: str | None, descending: bool) -> None:  # noqa: FBT001 - called by the table
+        with self._choosing:  # what is selected stays
+            self._wanted = replace(self._wanted, start=start, sort=None if column is None else (column, descending))
         self._chosen()
+
+    def _every_key(self) -> Iterable[int]:
+        """Return the refs of all rows that are chosen."""
+        if self._reader is None:
+            return []
+        return self._reader.each(self.shown.query) if self.shown.found is None else self.shown.found.refs
+
+    def _fold_columns(self) -> None:
+        self.columns.layout.display = None if self.columns.layout.display else "none"
+
+    def _offer_columns(self, names: list[str]) -> None:
+        """Offer the columns of an input; the first ones are shown until the user chooses."""
+        if names != self.columns.options:
+            self._offering = True
+            self.columns.options, self.columns.value = names, names[:_INPUT_COLUMNS]
+            self._offering = False
+        text = f"Columns ({len(self.columns.value)} of {len(names)})"
+        if self.pick.description != text:
+            self.pick.description = text
+        self.pick.layout.display = None if len(names) > _INPUT_COLUMNS else "none"
+
+    def _choose_columns(self) -> None:
+        if not self._offering:
+            with self._choosing:
+                self._wanted = replace(self._wanted)  # the same rows are read again
+            self._chosen()
+
+    def _inputs(self, columns: Sequence[str]) -> list[str]:
+        """Return the columns of the input among those of `batch.tasks()`."""
+        inputs = columns[: columns.index("url")] if "url" in columns else []
+        hidden = ("start", "end") if "partition" in inputs else ()
+        return [name for name in inputs if name not in hidden]
 
     def _asked(self, reader: RowReader, part: SelectedPeriods | None) -> Wanted:
         """Return which rows to show; offer the states with their counts."""
@@ -274,7 +331,7 @@ class BatchRows(widgets.VBox):
         with self._choosing:
             first = RowQuery(state="failed" if counts["failed"] and part is None else "")
             if self._wanted.automatic and self._wanted.again is None and self._wanted.query != first:
-                self._wanted = replace(self._wanted, query=first)
+                self._wanted = replace(self._wanted, query=first, start=0)
             wanted = self._wanted
         query = wanted.query
         shown = [name for name in STATES if counts[name] or name == query.state]
@@ -292,19 +349,26 @@ class BatchRows(widgets.VBox):
     ) -> float:
         """Read rows if they may have changed; return as `draw` does."""
         before = self.shown
-        same = before.wanted is wanted and (before.part and before.part.keys) == (part and part.keys)
+        same_part = (before.part and before.part.keys) == (part and part.keys)
+        same = same_part and before.wanted is wanted
         if same and before.changed == changed:
             return 0.0
         if same and (wait := self._pacing.wait):
             return wait
         with self._pacing.measured(_PAUSE_FACTOR if wanted.again is None else _PAUSE_FACTOR / 4):  # they are watched
             shown = ShownRows(wanted=wanted, part=part, changed=changed)
-            if same and before.found is not None and not before.found.quick:
-                shown = replace(shown, found=before.found)
+            kept = before if same_part and wanted.pages_as(before.wanted) else ShownRows()
+            fresh = kept.changed == changed
+            if kept.found is not None and (fresh or not kept.found.quick):
+                shown = replace(shown, found=kept.found)
             elif wanted.again is not None:
                 shown = replace(shown, found=Found(refs=wanted.again, final=reader.final(wanted.again)))
             elif part or wanted.query.text:
                 shown = replace(shown, found=self._find(reader, shown, progress=progress))
+            if kept.order is not None and (fresh or not kept.order.quick):
+                shown = replace(shown, order=kept.order)
+            elif wanted.sort:
+                shown = replace(shown, order=self._sort(reader, shown, *wanted.sort, progress=progress))
             self._read(reader, shown)
         if not same:
             self._panel.guarded(_check_column, self.shown)
@@ -312,63 +376,78 @@ class BatchRows(widgets.VBox):
 
     def _find(self, reader: RowReader, shown: ShownRows, *, progress: bool) -> Found:
         """Search rows; until the user stops that, or chooses other rows."""
-        stopping, part = self._panel.stopping, shown.part
-
-        def stopped() -> bool:
-            return (progress and stopping.is_set()) or self._wanted is not shown.wanted
-
-        began = time.monotonic()
+        part, stopped, began = shown.part, self._stopped(shown, progress=progress), time.monotonic()
         refs = reader.search(shown.query, part.keep if part else None, stopped, progress=progress)
-        quick = time.monotonic() - began < _LONG_SEARCH
-        zone = self._panel.footer.tzinfo
-        now = self._panel.context.connection.clock.now().astimezone(zone)
-        note = "" if quick else f", found at {now:%H:%M:%S} {zone}"
+        quick, note = self._timed("found", began)
         note += ", and the search was stopped" if stopped() else ""
         return Found(refs=refs, final=reader.final(refs), note=note, quick=quick)
+
+    def _sort(self, reader: RowReader, shown: ShownRows, name: str, down: bool, *, progress: bool) -> Found:  # noqa: FBT001 - of a tuple
+        """Sort the rows that are chosen by a column; until the user stops that, or chooses other rows."""
+        stopped, began = self._stopped(shown, progress=progress), time.monotonic()
+        refs = list(reader.each(shown.query)) if shown.found is None else shown.found.refs
+        ordered = reader.ordered(refs, name, stopped, descending=down, progress=progress)
+        quick, note = self._timed("sorted", began)
+        return Found(refs=ordered, note=note + (", and that was stopped" if stopped() else ""), quick=quick)
+
+    def _stopped(self, shown: ShownRows, *, progress: bool) -> Callable[[], bool]:
+        """Return what tells whether the user has stopped this, or chosen other rows."""
+        stopping = self._panel.stopping
+        return lambda: (progress and stopping.is_set()) or self._wanted is not shown.wanted
+
+    def _timed(self, verb: str, began: float) -> tuple[bool, str]:
+        """Return whether something was quick enough to be repeated by itself, and else when it was done."""
+        quick, zone = time.monotonic() - began < _LONG_SEARCH, self._panel.footer.tzinfo
+        now = self._panel.context.connection.clock.now().astimezone(zone)
+        return quick, "" if quick else f", {verb} at {now:%H:%M:%S} {zone}"
 
     def _read(self, reader: RowReader, shown: ShownRows) -> None:
         """Read the rows from the first one on, and show them."""
         query, start = shown.query, shown.wanted.start
-        found = None if shown.found is None else shown.found.refs
-        total = reader.count(query) if found is None else len(found)
-        if start >= total:
-            start = max(0, total - 1) // _WINDOW * _WINDOW
-        end = start + _WINDOW
-        refs = sorted(reader.refs(query, start, _WINDOW) if found is None else found[start:end])
-        frame = reader.frame(refs)
-        columns = [str(name) for name in frame.columns] if refs else self.shown.columns  # no rows have no input
+        found = shown.order or shown.found
+        total = reader.count(query) if found is None else len(found.refs)
+        start = min(start, max(0, total - 1) // _PAGE * _PAGE)
+        refs = reader.refs(query, start, _PAGE) if found is None else list(found.refs[start : start + _PAGE])
+        frame = reader.frame(refs).assign(**{REF: sorted(refs)})  # which is in input order
+        frame = frame.iloc[np.argsort(np.argsort(refs))]
+        columns = [str(name) for name in frame.columns[:-1]] if refs else self.shown.columns  # no rows have no input
         self.shown = shown = replace(shown, columns=columns)
-        self._pager.layout.display = None if total > _WINDOW else "none"
-        self._panel.enable(self.earlier, start > 0)
-        self._panel.enable(self.later, end < total)
-        missing = self._load(reader, query, frame.assign(**{REF: refs}))
-        span = f", here {start + 1:,} to {start + len(frame):,}" if total > _WINDOW else ""
-        words = _words(shown, frame, total, reader.causes()) + span + missing
+        self._offer_columns(self._inputs(columns))
+        missing = self._load(reader, query, frame, start, total)
+        words = _words(shown, frame, total, reader.causes()) + missing
         course, label = self.followed, "rows that were sent again"
         bar = state_bar(course, label=label, share=1 - course["queued"] / total) if course else ""
         self._heading.value = section_html(words, bar)
 
-    def _load(self, reader: RowReader, query: RowQuery, frame: pd.DataFrame) -> str:
+    def _load(self, reader: RowReader, query: RowQuery, frame: pd.DataFrame, start: int, total: int) -> str:
         """Show rows, those that succeeded with their results beside their inputs; return a note on the results."""
-        inputs = frame.columns[: list(frame.columns).index("url")]
-        hidden = ("start", "end") if "partition" in inputs else ()
-        names = [str(name) for name in inputs if name not in hidden][:_INPUT_COLUMNS]
-        columns = [Column(name, width=_INPUT_WIDTH, verbatim=True) for name in names]
-        columns, note = columns if "partition" in names else [_ROW_COLUMN, *columns], ""
+        names = [name for name in self.columns.value if name in frame.columns]
+        columns, note = [self._input_column(name, frame[name]) for name in names], ""
+        row = [] if "partition" in names else [_ROW_COLUMN]
         if query.state == "succeeded":
-            frame, results, note = self._with_results(reader, frame)
-            columns += [*(Column(name, kind="json", verbatim=True) for name in results), *_SUCCESS_COLUMNS]
+            frame, note = self._with_results(reader, frame, "of them" if total == len(frame) else "of this page")
+            results = [
+                Column(name, kind="json", width=_INPUT_WIDTH, verbatim=True) for name in self._fields[:_RESULT_COLUMNS]
+            ]
+            columns = [*row, *columns, *results, *_SUCCESS_COLUMNS]
         else:
             frame = _with_messages(frame)
-            columns += _STATE_COLUMNS
+            columns = [*row, _STATE, _MESSAGE, *columns, *_ATTEMPT_COLUMNS]
         if self.table is None or columns != self._columns:
             self._make(columns)
         assert self.table is not None  # noqa: S101 - it was just made
-        self.table.load(_keyed(frame))
+        frame = frame.reset_index().rename(columns=str)
+        self.table.show_page(frame, start=start, total=total, sort=self.shown.wanted.sort)
         return note
 
-    def _with_results(self, reader: RowReader, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str], str]:
-        """Return rows with their results, the names of the new columns, and a note if results are missing."""
+    def _input_column(self, name: str, values: pd.Series[Any]) -> Column:
+        """Return a column of the input; its numbers stand right."""
+        right = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+        side = self._sides.setdefault(name, "right" if right else "left")  # of all pages
+        return Column(name, width=_INPUT_WIDTH, align="right" if side == "right" else "left", verbatim=True)
+
+    def _with_results(self, reader: RowReader, frame: pd.DataFrame, which: str) -> tuple[pd.DataFrame, str]:
+        """Return rows with the fields of their results, and a note if results are missing."""
         self._values = {task: self._values[task] for task in frame["task"] if task in self._values}
 
         def read(tasks: Sequence[str]) -> Answers:
@@ -378,21 +457,25 @@ class BatchRows(widgets.VBox):
         try:
             joined = join_results(frame, read)
         except StoreError as error:
-            return frame, [], f", without results: {error.message}"
-        if joined.missing == len(frame):
-            return frame, [], ", of which no results are stored"
+            return frame.assign(**dict.fromkeys(self._fields)), f", without results: {error.message}"
         names = [name for name in joined.frame.columns if name not in frame.columns and name != "error"]
-        note = f", {joined.missing:,} of them without a stored result" if joined.missing else ""
-        return frame.assign(**{name: joined.frame[name] for name in names}), names[:_RESULT_COLUMNS], note
+        if joined.missing < len(frame):  # else the name is that of a result as a whole
+            self._fields = list(dict.fromkeys([*self._fields, *names]))
+        note = f", {joined.missing:,} {which} without a stored result" if joined.missing else ""
+        if joined.missing == len(frame) and which == "of them":
+            note = ", of which no results are stored"
+        return frame.assign(**{name: joined.frame[name] if name in names else None for name in self._fields}), note
 
     def _make(self, columns: list[Column]) -> None:
         old = self._table_owner
         self._columns, self._table_owner = columns, self._panel.owner.part()
         with self._table_owner.making():
-            self.table = self._panel.attach(Table(columns, key=_KEY, page_size=20, label="rows", empty="No rows"))
+            self.table = PagedTable(columns, key=REF, label="rows", empty="No rows", every_key=self._every_key)
+        self._panel.attach(self.table)
         self.table.on_select = lambda _: self._panel.guarded(self._selected)
-        self.table.on_show = lambda key: self._panel.guarded(self._shown, key)
-        self.children = [self._heading, self.states, self._tools, self.table, self._pager]
+        self.table.on_show = lambda ref: self._panel.guarded(self._shown, ref)
+        self.table.on_turn = lambda *wanted: self._panel.guarded(self._turn, *wanted)
+        self.children = [self._heading, self.states, self._tools, self.columns, self.table]
         if old is not None:
             old.close()
 
@@ -406,13 +489,13 @@ def _words(shown: ShownRows, frame: pd.DataFrame, total: int, causes: Mapping[st
     words += f" of {shown.periods}" if shown.periods else ""
     words += f" with the cause {mask_text(causes[query.cause].text)}" if query.cause in causes else ""
     words += f" with “{mask_text(query.text)}”" if query.text else ""
-    if shown.found is None:
+    words += "".join(found.note for found in (shown.found, shown.order) if found is not None)
+    if shown.found is None or query.state or not total:
         return words
-    words += shown.found.note
-    if query.state or total > len(frame) or not total:
-        return words
-    states = Counter(frame["state"].tolist()).most_common()
-    return f"{words}: " + ", ".join(f"{count:,} {state}" for state, count in states)
+    states = Counter(frame["state"].tolist() if total == len(frame) else dict(shown.found.final))
+    open_rows = total - sum(states.values())
+    counts = [f"{count:,} {state}" for state, count in states.most_common()]
+    return f"{words}: " + ", ".join([*counts, *([f"{open_rows:,} not done"] if open_rows else [])])
 
 
 def _check_column(shown: ShownRows) -> None:
@@ -438,9 +521,3 @@ def _with_messages(frame: pd.DataFrame) -> pd.DataFrame:
     if not known:
         return frame
     return frame.assign(last_message=frame["last_message"].fillna(silent["task"].map(known)))
-
-
-def _keyed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return rows with their position in the input, and their keys: their newest tasks, or places if there are none."""
-    keys = [f"row {place}" if pd.isna(task) else str(task) for place, task in enumerate(frame["task"])]
-    return frame.reset_index().rename(columns=str).assign(**{_KEY: keys})

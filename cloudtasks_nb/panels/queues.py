@@ -32,29 +32,27 @@ from cloudtasks_nb.service.watch import Snapshot
 __all__ = ["QueuesPanel"]
 
 _COLUMNS = (
-    Column("queue", kind="name"),
-    Column("state", kind="state", width="8em"),
-    Column("tasks", kind="count", width="6.5em"),
-    Column("held_up_by", "Held up by", width="13em", optional="empty", tip="Why its tasks wait although it runs"),
+    Column("queue", kind="name", width="min(12em, 30cqw)"),
+    Column("state", kind="state"),
+    Column("tasks", kind="count"),
+    Column("held_up_by", "Held up by", kind="lines", hidden_if="empty", tip="Why its tasks wait although it runs"),
     Column("oldest_due", "Oldest due", kind="time", width="10em", tip="The schedule of the task that waits longest"),
     Column(
         "failed_last_minute",
         "Failed/min",
         kind="count",
-        width="8.5em",
-        optional="empty",
+        hidden_if="empty",
         tip="Attempts that failed in the last minute, by the log of the queue",
     ),
     Column(
         "done_last_minute",
         "Attempts/min",
         kind="count",
-        width="9.5em",
         tip="Attempts that ended in the last minute, good and bad: a task that is tried again counts each time",
     ),
-    Column("running", kind="count", width="7em"),
-    Column("rate", "Rate /s", kind="count", width="6em"),
-    Column("max_concurrent", "At once", kind="count", width="6.5em"),
+    Column("running", kind="count"),
+    Column("rate", "Rate /s", kind="count"),
+    Column("max_concurrent", "At once", kind="count"),
 )
 _MANY = 8  # queues above which a field to search them is shown
 _KEPT = 120  # most depths of a queue in its sparkline
@@ -99,15 +97,7 @@ class QueuesPanel(Panel):
         self._since = 0  # from when on the logs are read, microseconds since 1970
         self._read = 0.0
         self._showing = threading.RLock()
-        self.table = self.attach(
-            Table(
-                _COLUMNS,
-                key="queue",
-                page_size=20,
-                label="queues",
-                empty="No queues yet",
-            )
-        )
+        self.table = self.attach(Table(_COLUMNS, key="queue", label="queues", empty="No queues yet"))
         self.table.on_open = on_open
         self.table.on_select = lambda queues: self.guarded(self._selected, queues)
         self.table.on_show = lambda queue: self.guarded(self._on_pick, queue)

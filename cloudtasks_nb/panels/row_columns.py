@@ -11,10 +11,10 @@ from cloudtasks_nb.panels.widgets.cells import Column
 
 __all__ = ["BATCH", "FIND", "FIND_TIP", "MESSAGE", "ROW", "SEARCHED", "TARGET", "row_columns"]
 
-ROW = Column("row", "Task", kind="name", width="18em", tip="The row of a batch, else the id of the task")
-BATCH = Column("batch", kind="name", width="8em", optional="same")
-MESSAGE = Column("message", optional="empty")
-TARGET = Column("target", "URL", kind="name", optional="empty")
+ROW = Column("row", "Task", kind="name", width="min(18em, 30cqw)", tip="The row of a batch, else the id of the task")
+BATCH = Column("batch", kind="name", width="8em", hidden_if="same")
+MESSAGE = Column("message", hidden_if="empty")
+TARGET = Column("target", "URL", kind="name", hidden_if="empty")
 
 #: Placeholder and tooltip of a field that filters such a table.
 FIND = "Find in rows, or day:2026-01-01"

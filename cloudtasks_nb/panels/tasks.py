@@ -30,13 +30,13 @@ from cloudtasks_nb.service.watch import Pending, Snapshot
 __all__ = ["Listing", "TaskActions", "TasksPanel"]
 
 _COLUMNS = (
-    Column("state", kind="state", width="8em"),
+    Column("state", kind="state"),
     ROW,
     MESSAGE,
-    Column("last_status", "Last answer", kind="state", width="11em"),
+    Column("last_status", "Last answer", kind="state"),
     BATCH,
     Column("schedule_time", "Due", kind="time", width="11em"),
-    Column("attempts", kind="count", width="7em"),
+    Column("attempts", kind="count"),
     TARGET,
 )
 _STATES = ("any state", "scheduled", "ready", "running", "retrying")

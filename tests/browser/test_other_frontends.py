@@ -29,7 +29,7 @@ def test_in_notebook_7(notebook: Callable[..., Any], lab: Server, watch: Watch) 
     board.row(name).click()
     for key in ("d", "d", "x", "a", "b", "Control+a"):
         page.keyboard.press(key)
-    expect(board.part.locator('tr[aria-selected="true"]')).to_have_count(50)
+    expect(board.part.locator('tr[aria-selected="true"]')).to_have_count(20)
     board.button("Clear").click()
     board.tick(board.row(name))
     board.button("Run now (1)").click()

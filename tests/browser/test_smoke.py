@@ -257,7 +257,7 @@ def test_batches(notebook: Callable[..., Any]) -> None:
 
 def test_attempts(notebook: Callable[..., Any]) -> None:
     """What a handler raised is two clicks away, as text: one opens the tab, one the attempt with its traceback."""
-    board = Board(notebook(SETUP, "days = days[:40]", WAITING, "queue.resume(); _ = batch.wait()", PANEL))
+    board = Board(notebook(SETUP, "days = days[:15]", WAITING, "queue.resume(); _ = batch.wait()", PANEL))
     board.root.get_by_role("tab", name="Attempts").click()
     board.rows.filter(has_text="no data for 7").click()
     card = board.part.locator(".ctn-card")
@@ -286,7 +286,7 @@ def test_keys_alone(notebook: Callable[..., Any]) -> None:
     tab_to(board.root.get_by_role("tab", name="Queues"))
     press("ArrowRight")
     press("Enter")
-    board.rows.nth(49).wait_for()
+    board.rows.nth(19).wait_for()
     board.at_rest()
     tab_to(board.rows.first)
     press("ArrowDown")

@@ -31,7 +31,7 @@ class View:
         self.root = page.locator(".ctn-table")
         self.grid = page.get_by_role("grid")
         self.status = self.root.get_by_role("status")
-        expect(self.root).to_have_attribute("data-rev", "1")
+        expect(self.root).to_have_attribute("data-revision", "1")
 
     def row(self, name: str) -> Locator:
         """Find a row by its key."""
@@ -55,8 +55,10 @@ class View:
 
     def run(self, code: str) -> None:
         """Run code in the kernel and wait until what it has changed is drawn."""
-        rev = int(self.book.python(f"{code}\nprint(table.rev)"))
-        self.page.wait_for_function("(rev) => Number(document.querySelector('.ctn-table').dataset.rev) >= rev", arg=rev)
+        revision = int(self.book.python(f"{code}\nprint(table._sent[1]['revision'])"))
+        self.page.wait_for_function(
+            "(revision) => Number(document.querySelector('.ctn-table').dataset.revision) >= revision", arg=revision
+        )
 
     @property
     def names(self) -> list[str]:
@@ -93,31 +95,24 @@ def view(notebook: Callable[..., Any]) -> View:
     return View(book.page, book)
 
 
-def test_selection_scroll_and_focus_survive_refreshes(view: View) -> None:
-    """Rows go above and below: the row in view stays where it was, its node the same; a focused row has a heir."""
-    for name in ("n20", "n24", "n27"):
+def test_selection_and_focus_survive_refreshes(view: View) -> None:
+    """Rows go above and below: the page is seen whole, the nodes stay the same, and a focused row has a heir."""
+    for name in ("n10", "n14", "n17"):
         view.tick(name)
-    place = """() => {
-      const scroller = document.querySelector('.ctn-scroll'), top = scroller.getBoundingClientRect().top;
-      const row = scroller.querySelector('tr[data-key="n25"]');
-      return { top: row.getBoundingClientRect().top - top, same: row.mark === 1, scrolled: scroller.scrollTop > 0 };
-    }"""
-    view.page.evaluate("document.querySelector('.ctn-scroll').scrollTop = 420")
-    view.page.evaluate("""document.querySelector('tr[data-key="n25"]').mark = 1""")
-    before = view.page.evaluate(place)
-    for tick in range(10):
-        view.run(f"table.drop(['n{tick}', 'n{199 - tick}']); table.patch(rows([{30 + tick}], 'running'))")
-        after = view.page.evaluate(place)
-        assert abs(after["top"] - before["top"]) <= 1
-        assert (after["same"], after["scrolled"]) == (True, True)
-        assert view.selected == ["n20", "n24", "n27"]
-    assert view.selected_in_python() == ["n20", "n24", "n27"]
-    assert view.row("n39").inner_text().split() == ["n39", "running", "39"]
+    view.page.evaluate("""document.querySelector('tr[data-key="n15"]').mark = 1""")
+    for tick in range(5):
+        view.run(f"table.drop(['n{tick}', 'n{199 - tick}']); table.patch(rows([{15 + tick}], 'running'))")
+        assert view.page.evaluate("""document.querySelector('tr[data-key="n15"]').mark === 1""")
+        assert view.selected == ["n10", "n14", "n17"]
+    assert view.selected_in_python() == ["n10", "n14", "n17"]
+    assert view.row("n19").inner_text().split() == ["n19", "running", "19"]
+    whole = "(node) => node.scrollHeight <= node.clientHeight && node.scrollWidth <= node.clientWidth"
+    assert view.root.locator(".ctn-scroll").evaluate(whole)
     view.row("n14").click()
     view.run("table.drop(['n14'])")
     assert view.active == "n15"
     view.run("table.sort('attempts', descending=True)")
-    assert view.active == "n189"
+    assert view.active == "n194"
     view.run("table.load(rows([])); table.load(rows([1, 2]))")
     view.press("ArrowDown")
     assert view.active == "n2"
@@ -134,10 +129,12 @@ def test_the_keyboard_does_everything(view: View) -> None:
     view.press("ArrowDown", "Space", "ArrowDown", "ArrowDown", "Shift+ArrowDown", "Shift+ArrowDown", "Shift+ArrowUp")
     assert (view.active, view.selected) == ("n4", ["n1", "n3", "n4"])
     view.press("End")
-    assert view.active == "n49"
+    assert view.active == "n19"
+    view.press("PageDown")
+    expect(view.row("n20")).to_be_focused()
     view.press("PageUp")
-    assert view.active not in {"n48", "n49"}
-    view.press("Home", "Enter")
+    expect(view.row("n0")).to_be_focused()
+    view.press("End", "Home", "Enter")
     view.press("ArrowUp", "ArrowRight", "Enter")
     expect(view.heading("Name")).to_have_attribute("aria-sort", "ascending")
     expect(view.heading("Name")).to_be_focused()
@@ -145,12 +142,12 @@ def test_the_keyboard_does_everything(view: View) -> None:
     view.press("ArrowDown")
     view.press("Control+a")
     view.settle()
-    assert len(view.selected) == 50
-    view.book.until("opened, len(table.selected)", "['n0'] 52")
+    assert len(view.selected) == 20
+    view.book.until("opened, len(table.selected)", "['n0'] 22")
 
 
 def test_clicks_on_rows(view: View) -> None:
-    """A click reads a row, a double click opens it, Control and Shift select; what is read or raised is text."""
+    """A click reads a row, a double click opens it, Control and Shift select; what is read is text."""
     view.book.python("seen = []; table.on_show = seen.append; table.on_open = lambda key: seen.append(f'open {key}')")
     view.row("n5").click()
     view.row("n3").locator("td").nth(1).dblclick()
@@ -168,9 +165,6 @@ def test_clicks_on_rows(view: View) -> None:
     view.run("table.show('n8')")
     expect(view.row("n8")).to_have_attribute("aria-current", "true")
     view.run(f"evil = {EVIL!r}; table.load({{'name': [evil], 'state': [evil], 'attempts': [1]}})")
-    view.book.python("def fail(key): raise ValueError(key)\ntable.on_open = fail")
-    view.root.locator("tr[data-key]").dblclick()
-    expect(view.root.get_by_role("alert")).to_have_text(f"ValueError: {EVIL}")
     assert view.root.locator("tr[data-key]").inner_text().count(EVIL) == 2
     assert view.page.locator(".jp-OutputArea-output img").count() == 0
 
@@ -182,10 +176,10 @@ def test_headings_and_buttons(view: View) -> None:
         view.settle()
         expect(view.heading("Attempts")).to_have_attribute("aria-sort", sort)
         assert view.names[0] == first
-    for button, shown in (("Last", (151, 200)), ("Previous", (101, 150)), ("First", (1, 50)), ("Next", (51, 100))):
+    for button, shown in (("Last", (181, 200)), ("Previous", (161, 180)), ("First", (1, 20)), ("Next", (21, 40))):
         view.button(f"{button} page").click()
         expect(view.root.locator(".ctn-span")).to_have_text("{}\u2013{} of 200 tasks".format(*shown))
-    expect(view.row("n50")).to_have_attribute("aria-rowindex", "52")
+    expect(view.row("n20")).to_have_attribute("aria-rowindex", "22")
     expect(view.grid).to_have_attribute("aria-rowcount", "201")
     view.run("table.patch(rows(range(120), 'failed')); table.filter(state='failed')")
     view.button("Select all 120 that match").click()
@@ -200,12 +194,3 @@ def test_headings_and_buttons(view: View) -> None:
     assert view.selected_in_python() == []
     view.run("table.filter('nowhere')")
     expect(view.grid.locator(".ctn-empty")).to_have_text("None of 200 tasks matches")
-
-
-def test_a_hidden_table_says_so(view: View) -> None:
-    """`visible` is true while the table is on the screen, so that a panel refreshes only then."""
-    view.book.until("table.visible", "True")
-    view.book.python("seen = []; table.observe(lambda change: seen.append(change['new']), 'visible')")
-    for display, changes in (("none", "[False]"), ("", "[False, True]")):
-        view.page.evaluate("(display) => document.querySelector('.jp-OutputArea').style.display = display", display)
-        view.book.until("seen", changes)  # the observer may run in another thread, after the value has changed

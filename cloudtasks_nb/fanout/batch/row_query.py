@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from cloudtasks_nb._frames import STATES as TASK_STATES
 from cloudtasks_nb.display.progress_bar import Bar
+from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.alike import alike
 from cloudtasks_nb.fanout.batch.stored_results import Answers, StoredResults
 from cloudtasks_nb.fanout.batch.table import InputOrder, rows_frame
@@ -153,6 +155,33 @@ class RowReader:
                 bar.add(len(refs))
         return found
 
+    def ordered(
+        self, refs: Sequence[int], column: str, stopped: Callable[[], bool], *, descending: bool, progress: bool
+    ) -> list[int]:
+        """Return rows sorted by a column of `batch.tasks()`, or by their place in the input; missing values are last.
+
+        A bar shows how far that is; what is not read when it is `stopped` is left out.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such column.
+        """
+        parts: list[pd.Series[Any]] = []
+        with Bar("sorting", len(refs), show=progress) as bar:
+            for some in paged(sorted(refs), _SCANNED):
+                if stopped():
+                    break
+                frame = self.frame(some).reset_index()
+                if column not in frame.columns:
+                    raise InvalidInputError(f'rows are sorted by their inputs and outcomes, not by "{column}"')
+                parts.append(frame[column].set_axis(some))
+                bar.add(len(some))
+        if not parts:
+            return []
+        values = pd.concat(parts)
+        return values.sort_values(ascending=not descending, kind="stable", key=_comparable).index.tolist()
+
     def frame(self, refs: Iterable[int]) -> pd.DataFrame:
         """Return rows as `batch.tasks()` does, in input order; the index is the position in the input."""
         return rows_frame(self._outbox.rows.pages_of(self._batch, refs, wire=True), {}, self._now())
@@ -202,6 +231,11 @@ class RowReader:
         for ref in refs:
             yield ref + next(shift for last, shift in shifts if ref <= last)
 
+    def ended(self, refs: Iterable[int]) -> list[int]:
+        """Return those of these rows that can be sent again."""
+        states = [self._outbox.rows.states_of(page) for page in paged(refs, _SCANNED)]
+        return [ref for page in states for ref, state in page.items() if state in FINAL]
+
     def final(self, refs: Iterable[int]) -> dict[str, int]:
         """Return how many of these rows are in each state in which they can be sent again."""
         found: Counter[str] = Counter()
@@ -226,3 +260,11 @@ def contains(frame: pd.DataFrame, text: str) -> Any:
         return frame[name].astype(str).str.lower() == value.strip().lower()
     searched = frame.loc[:, :"task"].assign(message=frame["last_message"])
     return searched.apply(lambda column: column.astype(str).str.contains(text, case=False, regex=False)).any(axis=1)
+
+
+def _comparable(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Return values that can be compared: states in the order of a task's life, values of several types as text."""
+    if values.name == "state":
+        return values.map(TASK_STATES.index)
+    found = values.convert_dtypes()
+    return found.astype("string") if found.dtype == object else found

@@ -1,5 +1,5 @@
-// What the widgets share: making elements, drawing once for many changes, keeping keys from the page around, and
-// reporting whether a widget can be seen. Text from outside only ever becomes `textContent` or an attribute.
+// What the widgets share: making elements, showing times, drawing once for many changes, and keeping keys from the page
+// around. Text from outside only ever becomes `textContent` or an attribute.
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -139,47 +139,4 @@ function keepKeys(root, signal) {
     event.target.toggleAttribute("data-lm-suppress-shortcuts", !modified || Boolean(wholePage));
   };
   window.addEventListener("keydown", claim, { capture: true, signal });
-}
-
-/**
- * Make a widget of a class of views; `View` is called with the model, the element, and a function that takes the view
- * and whether it is on the screen. `report(model, visible)` is called when that changes for all views together;
- * `known(model)` is what Python believes at first.
- */
-function makeWidget(View, known, report) {
-  return () => {
-    const seen = new Set(); // views that are on the screen
-    let model;
-    let last;
-    const update = () => {
-      const visible = seen.size > 0 && !document.hidden;
-      if (visible === last) return;
-      last = visible;
-      try {
-        report(model, visible);
-      } catch {
-        // The kernel is gone, and nobody is there to be told.
-      }
-    };
-    const setVisible = (view, on) => {
-      if (on) seen.add(view);
-      else seen.delete(view);
-      update();
-    };
-    return {
-      initialize(context) {
-        model = context.model;
-        last = known(model);
-        document.addEventListener("visibilitychange", update);
-        return () => document.removeEventListener("visibilitychange", update);
-      },
-      render({ model: own, el }) {
-        const view = new View(own, el, setVisible);
-        return () => {
-          view.close();
-          setVisible(view, false);
-        };
-      },
-    };
-  };
 }

@@ -317,8 +317,38 @@ class FooterView {
   }
 }
 
-export default makeWidget(
-  FooterView,
-  () => false,
-  (model, visible) => model.send({ do: "visible", visible }),
-);
+/** The widget: Python is told when the first of its views comes on the screen, and when none is there any more. */
+export default () => {
+  const seen = new Set(); // views that are on the screen
+  let model;
+  let last = false;
+  const update = () => {
+    const visible = seen.size > 0 && !document.hidden;
+    if (visible === last) return;
+    last = visible;
+    try {
+      model.send({ do: "visible", visible });
+    } catch {
+      // The kernel is gone, and nobody is there to be told.
+    }
+  };
+  const setVisible = (view, on) => {
+    if (on) seen.add(view);
+    else seen.delete(view);
+    update();
+  };
+  return {
+    initialize(context) {
+      model = context.model;
+      document.addEventListener("visibilitychange", update);
+      return () => document.removeEventListener("visibilitychange", update);
+    },
+    render({ model: own, el }) {
+      const view = new FooterView(own, el, setVisible);
+      return () => {
+        view.close();
+        setVisible(view, false);
+      };
+    },
+  };
+};

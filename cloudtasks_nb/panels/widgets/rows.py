@@ -93,7 +93,7 @@ class Rows:
     def blank(self) -> frozenset[str]:
         """The optional columns that are left out now."""
         if self._blank is None:
-            optional = [column for column in self._columns.values() if column.optional]
+            optional = [column for column in self._columns.values() if column.hidden_if]
             self._blank = frozenset(column.name for column in optional if self._is_blank(column))
         return self._blank
 
@@ -156,10 +156,6 @@ class Rows:
     def keys(self, at: Sequence[int] | Places) -> list[Any]:
         """Return the keys of rows as the data has them."""
         return self._column(self._key).iloc[list(at)].tolist() if len(at) else []
-
-    def frame(self, at: Sequence[int] | Places) -> pd.DataFrame:
-        """Return rows as a frame of the loaded shape."""
-        return self._frame.iloc[list(at)]
 
     def cells(self, at: Places) -> list[list[Cell]]:
         """Return rows as cells, in the order of the columns."""
@@ -240,7 +236,7 @@ class Rows:
             return True
         values = self._column(column.name)
         first = values.iloc[int(self._there.argmax())]
-        empty = pd.isna(first) or column.optional == "empty"
+        empty = pd.isna(first) or column.hidden_if == "empty"
         same = values.isna() if empty else (values == first).fillna(False)
         return bool(np.asarray(same, dtype=bool)[self._there].all())
 
@@ -326,25 +322,26 @@ def _ranks(series: pd.Series[Any]) -> npt.NDArray[np.float64]:
 class Selection:
     """Rows that are selected by key, whether they are loaded now or not.
 
-    The browser writes `state`: a number `n` that grows, keys that are selected (`plus`), and the name of a `base`: all
-    rows that matched a filter at one moment, but for `minus`. The base itself never travels.
+    The browser writes `state`: a `version` that grows, `keys` that are selected, and the name of a `base`: all rows
+    that matched a filter at one moment, but for those `without`. The base itself never travels.
     """
 
     def __init__(self) -> None:
-        self.state: dict[str, Any] = {"n": 0, "base": "", "plus": [], "minus": []}
+        self.state: dict[str, Any] = {"version": 0, "base": "", "keys": [], "without": []}
         self.base: frozenset[str] = frozenset()
         self._found: tuple[Mapping[str, int], int, list[int]] = {}, 0, []
+        self._ids: frozenset[str] | None = None
 
     def is_newer(self, state: Mapping[str, Any]) -> bool:
         """Return whether a state is newer than the present one.
 
         A kernel may handle the messages of one widget in several threads, so that an older one may come later.
         """
-        return bool(state["n"] >= self.state["n"] and state != self.state)
+        return bool(state["version"] >= self.state["version"] and state != self.state)
 
     def of(self, ids: Iterable[str]) -> dict[str, Any]:
         """Return the next state, in which these rows and no others are selected."""
-        return {"n": self.state["n"] + 1, "base": "", "plus": list(ids), "minus": []}
+        return {"version": self.state["version"] + 1, "base": "", "keys": list(ids), "without": []}
 
     def choose(self, state: dict[str, Any], *, number: int, matching: Callable[[], Iterable[str]]) -> None:
         """Set the state.
@@ -363,7 +360,13 @@ class Selection:
             now = state["base"].partition(".")[0] == str(number)
             self.base = frozenset(matching()) if now else frozenset()
         self.state = state
-        self._found = {}, 0, []
+        self._found, self._ids = ({}, 0, []), None
+
+    def ids(self) -> frozenset[str]:
+        """Return the selected rows, whether they are loaded or not."""
+        if self._ids is None:
+            self._ids = (self.base - set(self.state["without"])) | set(self.state["keys"])
+        return self._ids
 
     def places(self, places: Mapping[str, int]) -> list[int]:
         """Return the positions of the selected rows, in order; found once for the same rows.
@@ -372,9 +375,9 @@ class Selection:
         """
         if self._found[0] is not places or self._found[1] != len(places):
             if self.base:
-                ids = (self.base - set(self.state["minus"])) | set(self.state["plus"])
+                ids = self.ids()
                 found = [place for name, place in places.items() if name in ids]
             else:
-                found = sorted(places[name] for name in set(self.state["plus"]) if name in places)
+                found = sorted(places[name] for name in set(self.state["keys"]) if name in places)
             self._found = places, len(places), found
         return self._found[2]

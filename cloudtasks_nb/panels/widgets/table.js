@@ -3,6 +3,8 @@
 // and where the page is scrolled to. Text from outside only ever becomes `textContent` or an attribute.
 
 const number = new Intl.NumberFormat("en-US");
+const TURNS = { PageUp: "previous", PageDown: "next" };
+const FIXED = ["name", "lines", "bar", "button"]; // kinds of columns that are always as wide as they may be
 const ARROWS = {
   first: { title: "First page", path: "M4 3v10M12 3 7 8l5 5" },
   previous: { title: "Previous page", path: "M10 3 5 8l5 5" },
@@ -67,12 +69,12 @@ function setStop(node, index) {
 
 /** Which rows are selected: single keys, and all that once matched (`base`, a set that Python keeps) but some. */
 class Selection {
-  constructor({ n, base, plus, minus }) {
-    Object.assign(this, { n, base, plus: new Set(plus), minus: new Set(minus) });
+  constructor({ version, base, keys, without }) {
+    Object.assign(this, { version, base, keys: new Set(keys), without: new Set(without) });
   }
 
   has(row) {
-    return this.plus.has(row.key) || (this.inBase(row) && !this.minus.has(row.key));
+    return this.keys.has(row.key) || (this.inBase(row) && !this.without.has(row.key));
   }
 
   // Until Python has answered, a new base is every row that can be seen.
@@ -84,11 +86,11 @@ class Selection {
     const next = new Selection(this);
     for (const row of rows) {
       if (wanted) {
-        next.minus.delete(row.key);
-        if (!next.inBase(row)) next.plus.add(row.key);
+        next.without.delete(row.key);
+        if (!next.inBase(row)) next.keys.add(row.key);
       } else {
-        next.plus.delete(row.key);
-        if (next.inBase(row)) next.minus.add(row.key);
+        next.keys.delete(row.key);
+        if (next.inBase(row)) next.without.add(row.key);
       }
     }
     return next;
@@ -96,16 +98,16 @@ class Selection {
 }
 
 class TableView {
-  constructor(model, root, setVisible) {
+  constructor(model, root) {
     this.model = model;
     this.setup = model.get("_setup");
     this.lines = new Map(); // key -> {tr, cells}, as long as the row is on the page
     this.rows = []; // rows of the page, in order
-    this.moves = -1;
+    this.answers = -1;
     this.waiting = false; // for another page, order or filter
-    this.looks = { view: randomId(), number: 0 }; // number of the last click on a row, by which Python knows late ones
+    this.clicks = { view: randomId(), number: 0 }; // number of the last click on a row, by which Python knows late ones
     this.build(root);
-    this.listen(setVisible);
+    this.listen();
     this.draw();
   }
 
@@ -117,38 +119,27 @@ class TableView {
     this.body = make("tbody");
     this.buildHead();
     this.grid = make("table", { role: "grid", "aria-label": label, "aria-multiselectable": String(selectable) });
-    this.widths = this.columnGroup();
-    this.grid.append(this.widths, make("thead", {}, this.head), this.body);
-    this.scroller = make("div", { class: "ctn-scroll" }, this.grid);
-    this.alert = make("div", { class: "ctn-alert", role: "alert" });
-    root.append(this.alert, this.scroller, this.buildFoot());
+    this.grid.append(make("thead", {}, this.head), this.body);
+    root.append(make("div", { class: "ctn-scroll" }, this.grid), this.buildFoot());
   }
 
-  columnGroup() {
-    const widths = this.setup.columns.map(({ width }) => width);
-    if (this.setup.selectable) widths.unshift("2.6em");
-    return make("colgroup", {}, ...widths.map((width) => make("col", { style: `width:${width}` })));
-  }
-
-  /** Leave out the columns that have no value; a column of counts is as wide as its longest, which is never cut. */
+  /** Leave out the columns that have no value. */
   drawColumns() {
-    const hidden = new Set(this.page.hidden);
-    this.setup.columns.forEach(({ name, kind, width }, place) => {
-      const longest = kind === "count" ? Math.max(0, ...this.rows.map(({ cells }) => cells[place].length)) : 0;
-      if (longest) this.widths.children[place + this.setup.selectable].style.width = `max(${width}, ${longest}ch + 1.7em)`;
-      const column = [this.widths, this.head, ...this.rows.map(({ key }) => this.lines.get(key).tr)];
-      for (const { children } of column) children[place + this.setup.selectable].hidden = hidden.has(name);
+    const lines = [this.head, ...this.rows.map(({ key }) => this.lines.get(key).tr)];
+    this.setup.columns.forEach(({ name }, place) => {
+      const hidden = this.page.hidden.includes(name);
+      for (const { children } of lines) children[place + this.setup.selectable].hidden = hidden;
     });
-    const least = [...this.widths.children].filter((column) => !column.hidden).map((column) => column.style.width || "11em");
-    this.grid.style.minWidth = `calc(${least.join(" + ")})`; // below this the table scrolls sideways
   }
 
   buildHead() {
-    this.headings = this.setup.columns.map(({ name, title, tip, align, verbatim }) => {
+    this.headings = this.setup.columns.map(({ name, title, tip, align, verbatim, kind, width }) => {
       const cell = make("th", { role: "columnheader", scope: "col", tabindex: "-1", title: tip, "data-column": name });
       const arrow = make("span", { class: "ctn-arrow", "aria-hidden": "true" });
       cell.className = `ctn-${align}`;
       cell.classList.toggle("ctn-verbatim", verbatim);
+      if (!width && kind !== "count") cell.classList.add("ctn-rest");
+      else if (FIXED.includes(kind)) cell.style.minWidth = width;
       cell.append(...(align === "right" ? [arrow, title] : [title, arrow])); // a heading ends where its numbers end
       return cell;
     });
@@ -170,15 +161,15 @@ class TableView {
     this.selectAll = button("select-all", {}, "");
     this.clear = button("clear", {}, "Clear");
     this.span = make("span", { class: "ctn-span" });
-    this.turns = Object.entries(ARROWS).map(([name, { title, path }]) =>
+    this.pager = Object.entries(ARROWS).map(([name, { title, path }]) =>
       button(name, { class: "ctn-turn", title, "aria-label": title }, icon(path)),
     );
     const left = make("div", { class: "ctn-picked" });
     if (this.setup.selectable) left.append(this.status, this.selectAll, this.clear);
-    return make("div", { class: "ctn-foot" }, left, make("div", { class: "ctn-pager" }, this.span, ...this.turns));
+    return make("div", { class: "ctn-foot" }, left, make("div", { class: "ctn-pager" }, this.span, ...this.pager));
   }
 
-  listen(setVisible) {
+  listen() {
     this.endChanges = onChanges(this.model, ["_page", "_summary", "_selection"], () => this.draw());
     this.listening = new AbortController();
     keepKeys(this.root, this.listening.signal);
@@ -190,13 +181,10 @@ class TableView {
       if (!event.target.closest("button")) this.lookAt(event.target.closest("tr"), "open");
     });
     this.body.addEventListener("mousedown", (event) => adding(event) && event.preventDefault()); // no text selection
-    this.observer = new IntersectionObserver((seen) => setVisible(this, seen.at(-1).isIntersecting));
-    this.observer.observe(this.root);
   }
 
   close() {
     this.listening.abort();
-    this.observer.disconnect();
     this.endChanges();
   }
 
@@ -204,11 +192,10 @@ class TableView {
     const page = (this.page = this.model.get("_page"));
     this.summary = this.model.get("_summary");
     this.selection = new Selection(this.model.get("_selection"));
-    const moved = page.moves !== this.moves;
+    const moved = page.answers !== this.answers;
     if (moved) this.waiting = false;
     const { activeElement } = this.root.getRootNode();
     const focused = this.body.contains(activeElement) ? activeElement : null;
-    const anchor = moved ? null : this.anchor();
     const first = !this.rows.length;
     this.rows = page.rows.map(([key, cells, inBase]) => ({ key, cells, inBase, knownBase: this.summary.base }));
     this.drawHead();
@@ -218,27 +205,14 @@ class TableView {
     this.drawCurrent();
     this.drawMarks();
     this.drawPager();
-    if (moved) this.scroller.scrollTop = 0;
-    else if (anchor) this.scroller.scrollTop += anchor.tr.offsetTop - anchor.top;
-    this.moves = page.moves;
+    this.answers = page.answers;
     this.markSettled();
-    this.root.dataset.rev = this.summary.rev; // last: a test that waits for it finds everything drawn
+    this.root.dataset.revision = this.summary.revision; // last: a test that waits for it finds everything drawn
   }
 
   /** Whether Python has answered everything that was done here. */
   markSettled() {
-    this.root.dataset.settled = !this.waiting && this.summary.n === this.selection.n;
-  }
-
-  /** The first row in view that stays, and where it stands. */
-  anchor() {
-    const stay = new Set(this.model.get("_page").rows.map(([key]) => key));
-    const top = this.scroller.scrollTop;
-    for (const { key } of this.rows) {
-      const { tr } = this.lines.get(key);
-      if (tr.offsetTop - this.head.offsetHeight >= top && stay.has(key)) return { tr, top: tr.offsetTop };
-    }
-    return null;
+    this.root.dataset.settled = !this.waiting && this.summary.version === this.selection.version;
   }
 
   drawHead() {
@@ -248,7 +222,6 @@ class TableView {
     }
     this.grid.setAttribute("aria-rowcount", this.page.matching + 1);
     this.grid.setAttribute("aria-busy", this.waiting);
-    setText(this.alert, this.summary.alert);
   }
 
   drawRows() {
@@ -277,9 +250,10 @@ class TableView {
 
   newLine(key) {
     const tr = make("tr", { role: "row", tabindex: "-1", "data-key": key });
-    const td = (shape, ...children) => make("td", { role: "gridcell", class: shape }, ...children);
-    if (this.setup.selectable) tr.append(td("ctn-mark", make("span", { class: "ctn-box" })));
-    const cells = this.setup.columns.map(({ kind, align }) => td(`ctn-${align} ctn-${kind}`));
+    const td = (shape, width, ...children) => make("td", { role: "gridcell", class: shape, style: `max-width:${width}` }, ...children);
+    if (this.setup.selectable) tr.append(td("ctn-mark", "none", make("span", { class: "ctn-box" })));
+    // A text without a width of its own has what the others leave; a count is never cut.
+    const cells = this.setup.columns.map(({ kind, align, width }) => td(`ctn-${align} ctn-${kind}`, width || (kind === "count" ? "none" : "0")));
     tr.append(...cells);
     const line = { tr, cells };
     this.lines.set(key, line);
@@ -330,7 +304,7 @@ class TableView {
     const here = this.rows.filter((row) => this.selection.has(row)).length;
     this.all.setAttribute("aria-checked", here === 0 ? "false" : here === this.rows.length ? "true" : "mixed");
     const count = this.count();
-    const hidden = this.summary.n === this.selection.n ? this.summary.hidden : 0;
+    const hidden = this.summary.version === this.selection.version ? this.summary.hidden : 0;
     const words = hidden ? `, ${number.format(hidden)} of them hidden by the filter` : "";
     setText(this.status, count ? `${number.format(count)} selected${words}` : "None selected");
     setText(this.selectAll, `Select all ${number.format(matching)}${filtering ? " that match" : ""}`);
@@ -339,14 +313,12 @@ class TableView {
   }
 
   drawPager() {
-    const { matching, total, filtering, start, size } = this.page;
-    const span = `${number.format(start + 1)}\u2013${number.format(start + this.rows.length)}`;
-    const some = filtering ? `${number.format(matching)} that match, of ` : "";
-    const all = `${number.format(total)} ${total === 1 ? this.setup.one : this.setup.label}`;
-    setText(this.span, `${this.rows.length ? span : "0"} of ${some}${all}`);
+    const { matching, caption, start, size } = this.page;
+    setText(this.span, caption);
     this.number = Math.round(start / size);
     this.last = Math.max(0, Math.ceil(matching / size) - 1);
-    for (const [place, button] of this.turns.entries()) {
+    for (const [place, button] of this.pager.entries()) {
+      button.hidden = !this.last;
       this.enable(button, !this.waiting && (place < 2 ? this.number > 0 : this.number < this.last));
     }
   }
@@ -382,19 +354,18 @@ class TableView {
   }
 
   count() {
-    const { n, count } = this.ahead ?? {};
-    return n === this.selection.n && this.summary.n !== n ? count : this.summary.selected;
+    const { version, count } = this.ahead ?? {};
+    return version === this.selection.version && this.summary.version !== version ? count : this.summary.selected;
   }
 
   /** Set the selection; `count` is how many that are, until Python has counted. */
   write(next, count) {
-    next.n = this.selection.n + 1;
+    next.version = this.selection.version + 1;
     const picked = (selection) => this.rows.filter((row) => selection.has(row)).length;
-    this.ahead = { n: next.n, count: count ?? this.count() + picked(next) - picked(this.selection) };
-    const selection = { n: next.n, base: next.base, plus: [...next.plus], minus: [...next.minus] };
+    this.ahead = { version: next.version, count: count ?? this.count() + picked(next) - picked(this.selection) };
+    const selection = { version: next.version, base: next.base, keys: [...next.keys], without: [...next.without] };
     this.model.set("_selection", selection);
-    this.model.save_changes();
-    // A trait is held back until an earlier one has arrived, and a click on a button would overtake it. This is not.
+    // To save the trait would be too late: it is held back until an earlier one has arrived.
     this.model.send({ do: "select", selection });
     this.draw();
   }
@@ -423,7 +394,7 @@ class TableView {
   selectMatching() {
     this.range = null;
     const base = `${this.page.filter}.${randomId()}`;
-    this.write(new Selection({ base, plus: [], minus: [] }), this.page.matching);
+    this.write(new Selection({ base, keys: [], without: [] }), this.page.matching);
   }
 
   ask(message) {
@@ -444,7 +415,7 @@ class TableView {
 
   turnTo(name) {
     const page = { first: 0, previous: this.number - 1, next: this.number + 1, last: this.last }[name];
-    this.ask({ do: "page", page });
+    if (page >= 0 && page <= this.last) this.ask({ do: "page", page });
   }
 
   /** Make a row the current one: `show` it for a click, `open` it for Enter and a double click, `press` its button. */
@@ -452,8 +423,8 @@ class TableView {
     if (tr?.dataset.key === undefined) return;
     this.current = tr.dataset.key;
     this.drawCurrent();
-    this.looks.number += 1;
-    this.model.send({ do: verb, key: this.current, ...this.looks, ...more });
+    this.clicks.number += 1;
+    this.model.send({ do: verb, key: this.current, ...this.clicks, ...more });
   }
 
   click(event) {
@@ -485,7 +456,7 @@ class TableView {
     const name = button.dataset.do;
     if (name === "select-all") this.selectMatching();
     else if (name === "press") this.pressIn(button.closest("tr"), button.textContent);
-    else if (name === "clear") this.write(new Selection({ base: "", plus: [], minus: [] }), 0);
+    else if (name === "clear") this.write(new Selection({ base: "", keys: [], without: [] }), 0);
     else this.turnTo(name);
   }
 
@@ -523,11 +494,9 @@ class TableView {
   }
 
   keyInRow(key, place, shift) {
-    const room = this.scroller.clientHeight - this.head.offsetHeight;
-    const screen = Math.max(1, Math.floor(room / this.active.offsetHeight) - 1);
-    const steps = { ArrowUp: place - 1, ArrowDown: place + 1, PageUp: place - screen, PageDown: place + screen };
-    Object.assign(steps, { Home: 0, End: this.rows.length - 1 });
-    if (key in steps) this.moveTo(steps[key], shift && this.setup.selectable, key === "ArrowUp");
+    const steps = { ArrowUp: place - 1, ArrowDown: place + 1, Home: 0, End: this.rows.length - 1 };
+    if (key in TURNS) this.turnTo(TURNS[key]);
+    else if (key in steps) this.moveTo(steps[key], shift && this.setup.selectable, key === "ArrowUp");
     else if (key === " " && this.setup.selectable) this.toggle(this.rows[place].key);
     else if (key === "Enter") this.lookAt(this.active, "open");
     else return false;
@@ -543,11 +512,9 @@ class TableView {
   }
 }
 
-export default makeWidget(
-  TableView,
-  (model) => model.get("visible"),
-  (model, visible) => {
-    model.set("visible", visible);
-    model.save_changes();
+export default {
+  render({ model, el }) {
+    const view = new TableView(model, el);
+    return () => view.close();
   },
-);
+};

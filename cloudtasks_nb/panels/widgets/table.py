@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import traitlets
 
-from cloudtasks_nb.display.plural import count_text, counted, singular
+from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.panels.widgets.assets import source
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, static_table
 from cloudtasks_nb.panels.widgets.rows import Places, Query, Rows, Selection
@@ -30,8 +30,7 @@ class Table(anywidget.AnyWidget):
     it.
 
     Set callbacks as attributes. They run in the thread that caused them, or in the one that is calling back at that
-    moment. Their exceptions go to `on_error`. Without `on_error` the table shows the exception, until the callback
-    succeeds or the user does something else in the table.
+    moment. Their exceptions go to `on_error`, if it is set.
 
     Parameters
     ----------
@@ -40,7 +39,7 @@ class Table(anywidget.AnyWidget):
     key : str
         Column or index that names a row. Its values must differ.
     page_size : int
-        Rows on a page.
+        Rows on a page; all of them can be seen at once.
     label : str
         Name of the rows, in the plural: ``"tasks"``. Read by screen readers, and shown behind counts.
     selectable : bool
@@ -64,8 +63,6 @@ class Table(anywidget.AnyWidget):
         Called with the keys of the rows on the page when these are others than before.
     on_error : callable, optional
         Called with the exception that a callback has raised.
-    visible : bool
-        Whether the table can be seen now; ``observe(f, "visible")`` to refresh only then.
     """
 
     _esm = source("browser.js", "table.js")
@@ -77,7 +74,6 @@ class Table(anywidget.AnyWidget):
     _page = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[0])  # noqa: SLF001 - its own class
     _summary = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._sent[1])  # noqa: SLF001 - its own class
     _selection = traitlets.Any().tag(sync=True, to_json=lambda _value, table: table._selected.state)  # noqa: SLF001 - its own class
-    visible = traitlets.Bool(False).tag(sync=True)
 
     on_show: Callable[[Any], object] | None = None
     on_open: Callable[[Any], object] | None = None
@@ -91,7 +87,7 @@ class Table(anywidget.AnyWidget):
         columns: Sequence[Column],
         *,
         key: str = "name",
-        page_size: int = 50,
+        page_size: int = 20,
         label: str = "tasks",
         selectable: bool = True,
         empty: str | None = None,
@@ -106,18 +102,19 @@ class Table(anywidget.AnyWidget):
         self._rows = Rows(self._columns, key, searched)
         self._query = Query()
         self._filters = 0  # number of filters so far: a selection of "all that match" refers to its filter by number
-        self._order: Places = self._rows.order(self._query)
-        self._number = 0  # number of the page that is shown, from 0
-        self._moves = 0  # changes of page, sort and filter so far: after each the browser scrolls to the top
+        self._order: Places = self._sorted()
+        self._page_number = 0  # number of the page that is shown, from 0
+        self._answers = 0  # changes of page, sort and filter so far: after each the browser scrolls to the top
         self._selected = Selection()
         self._current: str | None = None  # id of the row that was clicked last
-        self._looked: tuple[str | None, int] = None, 0  # the view in which it was clicked, and the click's number there
-        self._alerts: dict[str, str] = {}  # name of a callback -> its error
+        self._last_click: tuple[str | None, int] = (
+            None,
+            0,
+        )  # the view in which it was clicked, and the click's number there
         self._reported: dict[str, list[Any]] = {"on_select": [], "on_page": []}
         self._reporting = self._changed_meanwhile = False
-        self._sent = self._compose(rev=0)
-        setup = {"columns": [_column_setup(column) for column in columns], "selectable": selectable}
-        setup |= {"label": label, "one": singular(label)}
+        self._sent = self._compose(revision=0)  # `data-revision` in the page is the newest that was drawn
+        setup = {"columns": [_column_setup(column) for column in columns], "selectable": selectable, "label": label}
         super().__init__(_setup=setup)
         self.on_msg(self._on_message)
 
@@ -137,8 +134,8 @@ class Table(anywidget.AnyWidget):
         """Remove all rows and the selection, as before the first `load`."""
         with self._changing(moved=True):
             self._rows.clear()
-            self._order = self._rows.order(self._query)
-            self._empty, self._current, self._number = "Not loaded yet", None, 0
+            self._order = self._sorted()
+            self._empty, self._current, self._page_number = "Not loaded yet", None, 0
             self._choose(self._selected.of(()))
             self.send_state("_selection")
 
@@ -180,7 +177,7 @@ class Table(anywidget.AnyWidget):
             asked = Query.of(text, where)
             self._filters += (asked.text, asked.where) != (self._query.text, self._query.where)
             self._query = replace(asked, sort=self._query.sort, descending=self._query.descending)
-            self._number = 0
+            self._page_number = 0
 
     def sort(self, column: str | None = None, *, descending: bool = False) -> None:
         """Sort by a column; without one, show rows in the order in which they were loaded."""
@@ -188,12 +185,12 @@ class Table(anywidget.AnyWidget):
             if column is not None:
                 self._rows.check(column)
             self._query = replace(self._query, sort=column, descending=descending)
-            self._number = 0
+            self._page_number = 0
 
     def turn(self, page: int) -> None:
         """Show a page, counted from 0; the last one if there are fewer."""
         with self._changing(moved=True, ordered=False):
-            self._number = max(page, 0)
+            self._page_number = max(page, 0)
 
     def select(self, keys: Iterable[Any]) -> None:
         """Select these rows and no others; an empty list clears the selection."""
@@ -207,12 +204,6 @@ class Table(anywidget.AnyWidget):
         """Keys of the selected rows that are loaded, in their loaded order, also those that a filter hides."""
         with self._lock:
             return self._rows.keys(self._picked())
-
-    @property
-    def selected_frame(self) -> pd.DataFrame:
-        """The selected rows, as they were loaded."""
-        with self._lock:
-            return self._rows.frame(self._picked())
 
     @property
     def current(self) -> Any:
@@ -248,11 +239,6 @@ class Table(anywidget.AnyWidget):
         """How many rows are loaded."""
         return len(self._rows)
 
-    @property
-    def rev(self) -> int:
-        """Number of the newest state that was sent; `data-rev` in the page once it is drawn."""
-        return int(self._sent[1]["rev"])
-
     def html(self) -> str:
         """Return the page as a static HTML table."""
         with self._lock:
@@ -277,80 +263,81 @@ class Table(anywidget.AnyWidget):
         with self._lock:
             yield
             if ordered:
-                self._order = self._rows.order(self._query)
-            self._moves += moved
+                self._order = self._sorted()
+            self._answers += moved
             self._publish()
         self._call_back()
 
     def _publish(self) -> None:
         with self._lock:
-            last = max(0, (len(self._order) - 1) // self._page_size)
-            self._number = min(self._number, last)
+            last = max(0, (self.matching - 1) // self._page_size)
+            self._page_number = min(self._page_number, last)
             old_page, old_summary = self._sent
-            page, summary = self._compose(rev=old_summary["rev"])
+            page, summary = self._compose(revision=old_summary["revision"])
             if (page, summary) == self._sent:
                 return
-            summary["rev"] += 1
+            summary["revision"] += 1
             self._sent = page, summary
             self.send_state(["_summary"] if page == old_page else ["_page", "_summary"])
 
-    def _compose(self, *, rev: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _compose(self, *, revision: int) -> tuple[dict[str, Any], dict[str, Any]]:
         at = self._on_page()
         ids = self._rows.ids(at)
         cells: list[list[Cell]] = self._rows.cells(at)
         query = self._query
-        picked = self._picked()
         page = {
             "rows": [[name, row, name in self._selected.base] for name, row in zip(ids, cells, strict=True)],
-            "start": self._number * self._page_size,
+            "start": self._page_number * self._page_size,
             "size": self._page_size,
-            "matching": len(self._order),
-            "total": len(self._rows),
+            "matching": self.matching,
+            "caption": self._caption(len(at)),
             "hidden": sorted(self._rows.blank),
             "filter": self._filters,
             "filtering": query.filtering,
             "sort": [query.sort, "descending" if query.descending else "ascending"],
-            "moves": self._moves,
-            "empty": f"None of {counted(len(self._rows), self._label)} matches" if len(self._rows) else self._empty,
+            "answers": self._answers,
+            "empty": f"None of {counted(self.total, self._label)} matches" if self.total else self._empty,
         }
         summary = {
-            "rev": rev,
-            "n": self._selected.state["n"],
+            "revision": revision,
+            "version": self._selected.state["version"],
             "base": self._selected.state["base"],
-            "selected": len(picked),
-            "hidden": self._hidden(picked),
+            "selected": self._count_selected(),
+            "hidden": self._hidden(),
             "current": self._current,
-            "alert": "\n".join(self._alerts.values()),
         }
         return page, summary
 
     def _on_page(self) -> Places:
-        start = self._number * self._page_size
+        start = self._page_number * self._page_size
         return self._order[start : start + self._page_size]
 
     def _caption(self, shown: int) -> str:
-        start = self._number * self._page_size
-        span = f"{count_text(start + 1)}\u2013{count_text(start + shown)}" if shown else "0"
-        total = counted(len(self._rows), self._label)
-        if self._query.filtering:
-            return f"{span} of {count_text(len(self._order))} that match, of {total}"
-        return f"{span} of {total}"
+        """Return which rows are on the page, and of how many, if that is not all."""
+        start, matching = self._page_number * self._page_size, self.matching
+        text = counted(self.total, self._label)
+        if matching < self.total:
+            text = f"{count_text(matching)} that {'matches' if matching == 1 else 'match'}, of {text}"
+        if shown == matching:
+            return text
+        return f"{count_text(start + 1)}\u2013{count_text(start + shown)} of {text}"
+
+    def _sorted(self) -> Places:
+        """Return the rows that match, in order."""
+        return self._rows.order(self._query)
 
     def _picked(self) -> list[int]:
         return self._selected.places(self._rows.places)
 
-    def _hidden(self, picked: list[int]) -> int:
+    def _count_selected(self) -> int:
+        return len(self._picked())
+
+    def _hidden(self) -> int:
+        """Return how many of the selected rows the filter hides."""
+        picked = self._picked()
         if not self._query.filtering or not picked:
             return 0
         return int(np.isin(picked, self._order, invert=True).sum())
-
-    def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Apply the traits that the browser has set."""
-        state = dict(sync_data)
-        if "_selection" in state:
-            self._take_selection(state.pop("_selection"))
-        if state:
-            super().set_state(state)
 
     def _take_selection(self, state: dict[str, Any]) -> None:
         with self._lock:
@@ -361,13 +348,16 @@ class Table(anywidget.AnyWidget):
             self._call_back()
 
     def _choose(self, state: dict[str, Any]) -> None:
-        self._selected.choose(state, number=self._filters, matching=lambda: self._rows.ids(self._order))
+        self._selected.choose(state, number=self._filters, matching=self._matching_ids)
         self._publish()
+
+    def _matching_ids(self) -> Iterable[str]:
+        return self._rows.ids(self._order)
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         actions: dict[str, Callable[[dict[str, Any]], None]] = {
-            # The trait is sent too, but the browser holds it back while an earlier one is on its way, so that a later
-            # click on a button would arrive before it.
+            # Not a trait: the browser holds that back while an earlier one is on its way, and a later click on a button
+            # would arrive before it.
             "select": lambda message: self._take_selection(message["selection"]),
             "sort": lambda message: self.sort(message["column"], descending=message["descending"]),
             "page": lambda message: self.turn(message["page"]),
@@ -375,8 +365,6 @@ class Table(anywidget.AnyWidget):
             "open": lambda message: self._look("on_show" if self.on_open is None else "on_open", message),
             "press": lambda message: self._look("on_press", message),
         }
-        if content["do"] in ("sort", "page"):
-            self._alert({})
         actions[content["do"]](content)
 
     def _look(self, name: str, message: dict[str, Any]) -> None:
@@ -387,10 +375,9 @@ class Table(anywidget.AnyWidget):
         """
         row, view, number = message["key"], message.get("view"), message.get("number", 0)
         with self._lock:
-            if view == self._looked[0] and number < self._looked[1]:
+            if view == self._last_click[0] and number < self._last_click[1]:
                 return
-            self._looked = view, number
-            self._alert({})
+            self._last_click = view, number
             there = row in self._rows.places
             if there:
                 self._current = row
@@ -436,23 +423,14 @@ class Table(anywidget.AnyWidget):
             return
         try:
             callback(value)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the user must see it
+        except Exception as error:
             if self.on_error is None:
-                self._alert(self._alerts | {name: f"{type(error).__name__}: {error}"})
-            else:
-                self.on_error(error)
-        else:
-            self._alert({other: text for other, text in self._alerts.items() if other != name})
-
-    def _alert(self, alerts: dict[str, str]) -> None:
-        with self._lock:
-            if alerts != self._alerts:
-                self._alerts = alerts
-                self._publish()
+                raise
+            self.on_error(error)
 
 
 def _column_setup(column: Column) -> dict[str, Any]:
-    widths = {"count": "8.2em", "time": "11em", "duration": "8em", "state": "8.5em"}
+    widths = {"time": "11em", "duration": "8em", "state": "15em"}
     return {
         "name": column.name,
         "title": column.heading,

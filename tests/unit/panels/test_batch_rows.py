@@ -25,7 +25,7 @@ from cloudtasks_nb.panels import BatchPanel, batch_failures, batch_rows
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, record_outcomes
-from tests.unit.panels.conftest import NOW, Harness, click, confirm, look_at, send_message, show, wait_for
+from tests.unit.panels.conftest import NOW, Harness, asked, click, confirm, look_at, send_message, show, wait_for
 
 KEY, SHOP, BAD = "KeyError: …", "ValueError: no shop", "INTERNAL"
 ROWS = pd.DataFrame({"shop": ["bern", "basel", "chur", "<b>", "bern"] * 6, "day": range(30)})
@@ -98,12 +98,7 @@ def find(panel: BatchPanel, text: str) -> None:
 
 def days(panel: BatchPanel) -> list[int]:
     """Return which rows are shown, by their day."""
-    table: Any = panel.view.rows.table
-    table.select(table.page_keys)
-    found = sorted(table.selected_frame["day"].tolist()) if table.page_keys else []
-    table.select([])
-    panel.settle()
-    return found
+    return sorted(on_page(panel))
 
 
 def tries(batch: Batch) -> list[int]:
@@ -297,20 +292,81 @@ def test_rows_that_fail_later_are_shown_unless_the_user_has_chosen(harness: Harn
     assert second.view.rows.states.picked == "queued"
 
 
-def test_only_a_part_of_many_rows_is_in_memory(panel: BatchPanel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Buttons show the next part; the heading says which part of how many."""
-    monkeypatch.setattr(batch_rows, "_WINDOW", 10)
+def ask(panel: BatchPanel, **message: Any) -> None:
+    """Ask the table of rows for something, as the browser does."""
+    send_message(panel.view.rows.table, **message)
+    panel.settle()
+
+
+def on_page(panel: BatchPanel) -> list[int]:
+    """Return the days of the rows on the page, in order."""
+    table: Any = panel.view.rows.table
+    return [int(day) for day in table._rows._frame["day"]] if table.total else []
+
+
+def test_one_pager_leads_through_all_rows(panel: BatchPanel) -> None:
+    """Only one page is read; all rows are sorted, not those of the page, and no page is turned in vain."""
     rows = panel.view.rows
     pick(panel, rows.states, "all")
-    assert "30 rows, here 1 to 10" in panel.static_html()
-    assert (rows.earlier.disabled, rows.later.disabled, days(panel)) == (True, False, list(range(10)))
-    click(panel, rows.later, rows.later)
-    assert "30 rows, here 21 to 30" in panel.static_html()
-    assert (rows.earlier.disabled, rows.later.disabled, days(panel)) == (False, True, list(range(20, 30)))
-    click(panel, rows.earlier)
-    assert days(panel) == list(range(10, 20))
-    pick(panel, rows.states, "retrying")
-    assert rows._pager.layout.display == "none"
+    table: Any = rows.table
+    assert (on_page(panel), table.total) == (list(range(20)), 30)
+    answers = table._sent[0]["answers"]
+    for page, wanted in ((1, list(range(20, 30))), (7, list(range(20, 30))), (0, list(range(20)))):
+        ask(panel, do="page", page=page)
+        assert on_page(panel) == wanted
+    assert table._sent[0]["answers"] == answers + 3
+    assert "1\u201320 of 30 rows" in panel.static_html()
+    ask(panel, do="sort", column="day", descending=True)
+    assert (on_page(panel), table._sent[0]["sort"]) == (list(range(29, 9, -1)), ["day", "descending"])
+    ask(panel, do="page", page=1)
+    assert on_page(panel) == list(range(9, -1, -1))
+    ask(panel, do="sort", column="state", descending=False)
+    assert [on_page(panel)[0], on_page(panel)[-1]] == [12, 4]
+    ask(panel, do="sort", column=None, descending=False)
+    assert on_page(panel) == list(range(20))
+    ask(panel, do="sort", column="shop", descending=False)
+    pick(panel, rows.states, "failed")
+    assert (on_page(panel), table._sent[0]["sort"][0]) == ([*range(12), 13, 14, 15], None)
+
+
+def test_all_rows_that_match_are_selected_on_all_pages(panel: BatchPanel) -> None:
+    """Also those that were never on the page; what is left out is not sent again, and other rows are not selected."""
+    rows, resend = panel.view.rows, panel.view.actions.resend
+    pick(panel, rows.states, "all")
+    table: Any = rows.table
+    chosen = {"version": 1 + table._selected.state["version"], "base": f"{table._filters}.1", "keys": [], "without": []}
+    ask(panel, do="select", selection=chosen)
+    assert (table._sent[1]["selected"], len(rows.selected), resend.description) == (30, 30, "Send again (25)")
+    ask(panel, do="page", page=1)
+    left_out = table._sent[0]["rows"][0][0]
+    assert table._sent[0]["rows"][0][2]
+    ask(panel, do="select", selection={**chosen, "version": chosen["version"] + 1, "without": [left_out]})
+    assert (table._sent[1]["selected"], resend.description) == (29, "Send again (24)")
+    pick(panel, rows.states, "failed")
+    assert (rows.selected, resend.description) == ([], "Send again (15)")
+    ask(panel, do="select", selection={**chosen, "version": chosen["version"] + 9, "base": f"{table._filters}.2"})
+    assert rows.whole
+    assert asked(panel, resend).line.endswith(".retry_failed()")
+
+
+def test_the_columns_of_a_wide_input_are_chosen(harness: Harness) -> None:
+    """Five are shown at first; numbers stand right, on each page."""
+    wide = pd.DataFrame({f"c{number}": ["x"] if number % 2 else [number] for number in range(300)})
+    panel = show(harness.sent(harness.queue().fan_out(wide, url="https://svc/{c7}", progress=False)).panel())
+    rows: Any = panel.view.rows
+
+    def shown() -> list[tuple[str, str]]:
+        return [(column.name, column.side) for column in rows.table._columns if column.verbatim]
+
+    assert shown() == [("c0", "right"), ("c1", "left"), ("c2", "right"), ("c3", "left"), ("c4", "right")]
+    assert rows.pick.description == "Columns (5 of 300)"
+    click(panel, rows.pick)
+    assert (len(rows.columns.options), rows.columns.value) == (300, ["c0", "c1", "c2", "c3", "c4"])
+    rows.columns.set_state({"value": ["c299", "c6"]})
+    panel.settle()
+    assert (shown(), rows.pick.description) == ([("c6", "right"), ("c299", "left")], "Columns (2 of 300)")
+    click(panel, rows.pick)
+    assert rows.columns.layout.display == "none"
 
 
 @cases(
@@ -397,7 +453,7 @@ def test_results_are_beside_the_inputs(panel: BatchPanel, batch: Batch) -> None:
     shown = panel.static_html()
     assert "10 succeeded rows, 1 of them without a stored result" in shown
     assert "[&quot;&lt;i&gt;&quot;]" in shown
-    look_at(table, tasks[18])
+    look_at(table, table._rows.ids([0])[0])
     panel.settle()
     assert "&quot;sold&quot;: 18" in panel.view.story.value
 
@@ -414,7 +470,7 @@ def test_a_row_opens_with_its_error_and_its_payload(panel: BatchPanel, batch: Ba
     """Traceback or message, request and attempts are below the table."""
     table: Any = panel.view.rows.table
     task = batch.tasks()["task"][13]
-    look_at(table, task)
+    look_at(table, table._rows.ids([12])[0])
     panel.settle()
     shown = panel.view.story.value + panel.view.detail.value
     for words in ("Row 13", SHOP, "POST https://svc/%3Cb%3E", "&quot;day&quot;: 13", task):
@@ -427,7 +483,7 @@ def test_a_row_opens_with_its_error_and_its_payload(panel: BatchPanel, batch: Ba
 def seen(panel: BatchPanel) -> list[str]:
     """Return the states of the rows that are shown."""
     table: Any = panel.view.rows.table
-    return [cells[-5][0] for cells in table._rows.cells(table._order)]
+    return [cells[1][0] for cells in table._rows.cells(table._order)]
 
 
 def test_rows_that_are_tried_again_stay_in_sight(
@@ -469,7 +525,7 @@ def test_the_example_goes_with_its_cause(panel: BatchPanel, batch: Batch, harnes
 def test_a_column_that_the_data_does_not_have_is_named(panel: BatchPanel) -> None:
     """Headings are the names that a search expects; what looks like a column and is none is an error."""
     table: Any = panel.view.rows.table
-    assert [column.heading for column in table._columns][:3] == ["Row", "shop", "day"]
+    assert [column.heading for column in table._columns][:5] == ["Row", "State", "Message", "shop", "day"]
     find(panel, "Shop:bern")
     assert panel.footer.alert == {
         "text": 'the data of this batch has no column "Shop"',

@@ -203,7 +203,7 @@ def test_tasks_on_the_screen_are_looked_up(panel: TasksPanel, watcher: FakeWatch
     assert watcher.asked == [f"reports{number:05}" for number in range(5)]
     assert panel.table.total == 9
     pick(panel, 2)
-    assert panel.table.selected_frame[["state", "attempts"]].values.tolist() == [["running", 2]]  # noqa: PD011 - short
+    assert panel.table._rows._frame.loc[panel.table.selected[0], ["state", "attempts"]].tolist() == ["running", 2]
 
 
 def test_only_errors_of_loaded_tasks_are_kept(
