@@ -60,6 +60,7 @@ class Backfill:
         recipe = replace(request.recipe, shown=tuple(map(str, rows.columns)))
         parts = [request.recipe.identity.hex(), partitions.freq.name, partitions.tz, columns]
         digest = hashlib.blake2b(orjson.dumps(parts), digest_size=4).hexdigest()
+        self._grows = request.options.name is None  # a series, and not a batch that the user has named
         self._name = request.options.name or f"backfill-{digest}"
         self._series = {"freq": partitions.freq.name, "tz": partitions.tz, "across": columns}
         named = replace(request.options, name=self._name)
@@ -76,7 +77,7 @@ class Backfill:
         self.known()
         if self._partitions.notes:
             notify("; ".join(self._partitions.notes))
-        batch = self._catalog.fan_out(self._request)
+        batch = self._catalog.fan_out(self._request, grows=self._grows)
         outbox = self._catalog.outbox
         asked = [moment.tz_convert("UTC").isoformat() for moment in self._partitions.requested]
         before = outbox.batches.settings(batch.id).get(ASKED, asked)

@@ -45,6 +45,7 @@ from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Scope, Spooled
+from cloudtasks_nb.fanout.periods.partitions import COLUMNS
 from cloudtasks_nb.fanout.plan.chunk import Forecast
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
 from cloudtasks_nb.fanout.plan.inputs import length
@@ -102,8 +103,13 @@ class Catalog:
                     _report_ended(self._outbox)
             return self._outbox
 
-    def fan_out(self, request: FanOutRequest) -> Batch:
+    def fan_out(self, request: FanOutRequest, *, grows: bool = False) -> Batch:
         """Store every row in the outbox, then send in the background.
+
+        Parameters
+        ----------
+        grows : bool
+            Whether it is no surprise if the batch is there and has none of the rows.
 
         Raises
         ------
@@ -118,8 +124,9 @@ class Catalog:
             self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
             result = self._read_known(result)
         held, shared = read_batch(self.outbox, result.batch)[1].held, self._sharing.active
-        strange = not result.created and result.added and not result.known and request.series is None
-        why = difference_to(self.outbox, result.batch, first) if strange else None
+        strange = not result.created and result.added and not (result.known or grows)
+        same = COLUMNS[:-1] if request.series else ()  # the last one says the same of a period
+        why = difference_to(self.outbox, result.batch, first, same) if strange else None
         notify_spooled(result, request.options.name, held=held, shared=shared, strange=why)
         _warn_about_outcomes(limits, request)
         if result.created and not self._sharing.active:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.report import RESUME
@@ -13,9 +15,9 @@ from cloudtasks_nb.fanout.states import FINAL, State
 __all__ = ["difference_to", "notify_spooled"]
 
 
-def difference_to(outbox: Outbox, batch: str, shown: bytes) -> str:
-    """Return why a batch has none of some rows, if one column differs; `shown` is of the first of them."""
-    return next((difference(page.shown, shown) or "" for page in outbox.rows.pages(batch)), "")
+def difference_to(outbox: Outbox, batch: str, shown: bytes, same: Collection[str]) -> str:
+    """Return why a batch has none of some rows, if one column differs; the others are as for `difference`."""
+    return next((difference(page.shown, shown, same) or "" for page in outbox.rows.pages(batch)), "")
 
 
 def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: bool, strange: str | None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -209,20 +209,23 @@ class StoredPreview:
         return _combined(found) if any(part.levels for part in self._parts) else None
 
 
-def difference(before: bytes, now: bytes) -> str | None:
+def difference(before: bytes, now: bytes, same: Collection[str] = ()) -> str | None:
     """Return which column differs between rows of a batch and others, of which it has none; None: several, or none.
 
     Parameters
     ----------
     before, now : bytes
         Chunks of rows that are shown.
+    same : collection of str
+        Columns whose values another one says too: they differ with that.
     """
     old, new = (Preview(*parse_json(shown)).named(levels=True) for shown in (before, now))
     gone, added = ([name for name in some if name not in others] for some, others in ((old, new), (new, old)))
     if gone or added:
         parts = [f'the column "{name}" is missing' for name in gone] + [f'the column "{name}" is new' for name in added]
         return " and ".join(parts) if max(len(gone), len(added)) == 1 else None
-    other = [name for name in new if set(map(repr, old[name][1])).isdisjoint(map(repr, new[name][1]))]
+    compared = [name for name in new if name not in same]
+    other = [name for name in compared if set(map(repr, old[name][1])).isdisjoint(map(repr, new[name][1]))]
     kinds = {name: (_kind(old[name][0]), _kind(new[name][0])) for name in other}
     changed = [name for name in other if kinds[name][0] != kinds[name][1]]
     if len(changed) == 1:

@@ -1,6 +1,7 @@
 """The same cell again, another cell, another kernel, another endpoint: nothing sent twice, nothing silently dropped."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -133,3 +134,28 @@ def test_an_existing_batch_that_has_none_of_the_rows(
     paused.fan_out(rows, url=URL, name="days")
     said = f"warning: batch days ({batch.id}) has none of these rows{why}; 2 new ones will be sent\n"
     assert capsys.readouterr().out == said
+
+
+_SERIES = {"freq": "D", "url": URL, "across": {"shop": ["a", "b"]}, "name": "days"}
+
+
+@cases(
+    (("2025-02-01", {}), 'warning: batch days ({}) has none of these rows; the column "partition" has other values; '),
+    (("2025-01-01", {"across": {"shop": ["c"]}}), 'warning: batch days ({}) has none of these rows; the column "shop"'),
+    (("2025-02-01", {"across": {"shop": ["c"]}}), "warning: batch days ({}) has none of these rows; 2 new ones will"),
+    (("2025-01-02", {}), "batch days ({}) has 2 of these rows already; 2 new ones will be sent"),
+    (("2025-02-01", {"name": None}), "batch {} has 0 of these rows already; 4 new ones will be sent"),
+    ids=["another period", "another shop", "both", "some", "no name"],
+)
+def test_an_existing_series_that_has_none_of_the_rows(
+    paused: ct.Queue, capsys: pytest.CaptureFixture[str], asked: tuple[str, dict[str, Any]], said: str
+) -> None:
+    """The same with a backfill under a name; a series without one grows."""
+    start, words = asked
+    given = {**_SERIES, **words}
+    batch = paused.backfill("2025-01-01", "2025-01-02", **{**_SERIES, "name": given["name"]})
+    end = str((pd.Timestamp(start) + pd.Timedelta("1D")).date())
+    capsys.readouterr()
+    paused.backfill(start, end, **given)
+    name = batch.id if given["name"] else f"{batch.name} ({batch.id})"
+    assert capsys.readouterr().out.startswith(said.format(name))

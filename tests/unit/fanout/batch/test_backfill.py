@@ -44,7 +44,7 @@ class FakeCatalog:
         assert queue.queue == PLACE.queue
         return PLACE
 
-    def fan_out(self, request: FanOutRequest) -> BatchRecord:
+    def fan_out(self, request: FanOutRequest, **_: bool) -> BatchRecord:
         """Store the rows."""
         self.requests.append(request)
         chunks = plan_chunks(request.data, request.recipe, now=NOW)
