@@ -57,7 +57,7 @@ class PeriodStates:
     Parameters
     ----------
     batch : str
-        Its id.
+        Its id, or those of its rows that are shown.
     series : mapping
         `freq` and `tz` of its partitions, and the columns of `across`.
     clock : callable
@@ -126,7 +126,7 @@ class PeriodStates:
             labels=read.labels,
             unit=_unit(self._freq),
             counts=pd.DataFrame(counts, pd.MultiIndex.from_product([names, starts], names=["band", "start"]), words),
-            line=self._line(len(starts), read.whole),
+            line=self._line(len(starts), read),
             counted=self._freq.counted,
             across=across,
             choices=choices[:_MOST_CHOICES] if len(choices) > _MOST_BANDS else (),
@@ -147,15 +147,16 @@ class PeriodStates:
             )
         return self._read
 
-    def _line(self, count: int, whole: Partitions) -> str:
-        zone = self._zone or dt.UTC
+    def _line(self, count: int, read: _Places) -> str:
+        whole, zone, notes = read.whole, self._zone or dt.UTC, list[str]()
+        total = sum(self._outbox.batches.counts(str(self._batch)).values())
         asked = self._outbox.batches.settings(self._batch).get(ASKED)
-        if asked is not None:
+        if asked is not None and len(read.rows) == total:  # it was asked for all rows
             first, last = (pd.Timestamp(moment).tz_convert(zone) for moment in asked)
-            whole = replace(whole, requested=(first, last))
+            notes = replace(whole, requested=(first, last)).notes
         holes = len(whole) - count if self._zone else 0
         between = [f"{holes:,} between them are not in this batch"] if holes else []
-        return "; ".join([str(whole), *between, *whole.notes])
+        return "; ".join([str(whole), *between, *notes])
 
 
 def _unit(freq: Freq) -> Unit:

@@ -32,7 +32,7 @@ class BatchView:
         self._rows = rows  # those that are shown
         self._counted: tuple[float, Progress, Progress] | None = None  # when, of which progress of the batch
         series = tracker.record.description.get("backfill")
-        self._periods = PeriodStates(self._outbox, tracker.batch, series) if series else None
+        self._periods = PeriodStates(self._outbox, rows, series) if series else None
         self.now = tracker.connection.clock.micros  #: the time of the service, microseconds since 1970
         self.reader = RowReader(self._outbox, rows, tracker.outcomes.stored, self.now)
         self.summary = SummaryReader(self._outbox, tracker.record, rows).read

@@ -9,6 +9,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError, PreconditionError
+from cloudtasks_nb.fanout.batch.batch import batch_view
 from tests.cases import cases
 from tests.integration.fanout.conftest import Serve, reached, sent
 
@@ -195,7 +196,14 @@ def test_a_backfill_is_for_its_range(queue: ct.Queue, serve: Serve) -> None:
     for first, last, months in (("2013-01", "2013-06", 6), ("2013-04", "2013-09", 6), ("2013-01", "2013-09", 9)):
         batch = queue.backfill(first, f"{last}-01", freq="MS", url=handler, name="series")
         assert batch.wait("60s").succeeded == months
-        assert batch.results()["result"].tolist() == pd.period_range(first, last, freq="M").astype(str).tolist()
+        labels = pd.period_range(first, last, freq="M").astype(str).tolist()
+        assert batch.results()["result"].tolist() == labels
+        shown = batch_view(batch).periods(())
+        assert shown is not None
+        assert (shown.labels, shown.counts.to_numpy().sum()) == (labels, months)
+        line, *notes = shown.line.split("; ")
+        assert line == f"{first} … {last}, {months} months in UTC"
+        assert len(notes) == (batch_view(batch).part is None)  # one on where it ends
     assert batch.whole.progress() == batch.progress()
 
 
