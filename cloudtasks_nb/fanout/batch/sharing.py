@@ -97,15 +97,19 @@ class Sharing:
             return
         self._remember(batch, names, parts)
 
-    def bring(self, spec: BatchSpec, own: str, has_any: Callable[[bytes], bool]) -> None:
-        """Bring batches here that other homes have made without a name, at the same place and of the same templates.
+    def find_alike(
+        self, found: Callable[[str], None], spec: BatchSpec, own: str, has_any: Callable[[bytes], bool]
+    ) -> None:
+        """Find batches that other homes have made without a name, at the same place and of the same templates.
 
         Parameters
         ----------
+        found : callable
+            Called with each batch that has some of the rows, and that this home does not have.
         own : str
             The id of a new batch of the rows: what others have sent of it is found without its rows.
         has_any : callable
-            Whether some keys are among those of the rows; batches without any are left where they are.
+            Whether some keys are among those of the rows.
         """
         if not self.active:
             return
@@ -116,7 +120,7 @@ class Sharing:
                     () if batch == own or self._outbox.batches.find(batch=batch) else block_names(self._store, batch)
                 )
                 if any(has_any(block_keys(data)) for data in read_blocks(self._store, batch, blocks)):
-                    self.fetch(batch)
+                    found(batch)
         except (OutboxError, StoreError) as error:
             notify(f"{_NOT_COMPARED}: {error.message}")
         except TimeoutError:

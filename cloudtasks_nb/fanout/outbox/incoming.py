@@ -53,9 +53,9 @@ class BatchSpec:
     clock: Callable[[], float] = time.time  #: the service's, by which a new batch is created: seconds since 1970
     origin: BatchRecord | None = None  #: of a batch that comes from another home; its rows may be in other batches too
     check: Callable[[int], None] = lambda _added: None  #: refuses the rows that would be added, by their number
-    #: Brings batches of other homes that have some of the rows; is called with the id of a new batch of the rows, and
-    #: with what tells whether some keys, one behind the other, are theirs.
-    bring: Callable[[str, Callable[[bytes], bool]], None] = lambda _batch, _has_any: None
+    #: Compares rows of no batch here with batches of other homes, and may bring these here; is called with the id of a
+    #: new batch of the rows, and with what tells whether some keys, one behind the other, are theirs.
+    compare: Callable[[str, Callable[[bytes], bool]], None] = lambda _batch, _has_any: None
 
     @property
     def by_rows(self) -> bool:
@@ -122,6 +122,8 @@ class Incoming:
         It needs no lock: `decide` compares again only with batches that have changed since.
         """
         self._repeated = self._find_duplicates()
+        if self._spec.by_rows and not self._find_overlaps():
+            self._spec.compare(self._new_id(), self._has_any)
         if self._spec.by_rows and (grown := self._find_grown()):
             self._find_known(grown)
 

@@ -130,8 +130,6 @@ class Spool(Incoming):
             if attached := self._attach():
                 return attached
             self.prepare()
-            if self._spec.by_rows and not self._find_overlaps():
-                self._spec.bring(self._new_id(), self._has_any)
             spooled = transact(self._connection, self._commit)
             self._render_others()
             return spooled
@@ -357,10 +355,10 @@ class DryRun(Incoming):
             If the batch of this name was made of other templates.
         """
         with guard(self._path):
+            self.prepare()
             return snapshot(self._connection, self._forecast, keys)
 
     def _forecast(self, keys: Sequence[bytes]) -> Forecast:
-        self.prepare()
         self.decide()
         connection, spec, n = self._connection, self._spec, len(keys)
         refusals = [plain_reason(error) for error in self._errors if isinstance(error, BatchExistsError)]

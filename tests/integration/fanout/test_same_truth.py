@@ -12,6 +12,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import EndpointError, PreconditionError
 from cloudtasks_nb.fanout.batch import live
+from tests.cases import cases
 from tests.integration.conftest import Emulator, Target
 from tests.integration.fanout.conftest import Connect, Serve, reached, sent
 
@@ -288,18 +289,24 @@ def test_a_queue_without_a_log_says_so_before_the_first_row(
         assert (line in capsys.readouterr().out) is said
 
 
+@cases(
+    ("march", ROWS, "the plan is not compared with what was sent of batch"),
+    (None, ROWS, "the plan is not compared with what was sent of batch"),
+    (None, ROWS.tail(5), "in which another home has some of these rows; the fan-out reads that first"),
+    ids=["named", "unnamed", "some of the rows"],
+)
 def test_a_dry_run_says_that_it_is_not_compared(
-    connect: Connect, handler: ct.Handler, capsys: pytest.CaptureFixture[str]
+    connect: Connect, handler: ct.Handler, capsys: pytest.CaptureFixture[str], name: Any, rows: pd.DataFrame, line: str
 ) -> None:
-    """Only where another home has sent rows of the batch."""
-    line = "the plan is not compared with what was sent of batch"
-    ada = connect("ada")
-    cell(ada, handler, dry_run=True)
+    """Only where another home has sent rows of the batch, and it brings nothing here."""
+    ada, bob = connect("ada"), connect("bob")
+    cell(ada, handler, rows, name=name, dry_run=True)
     assert line not in capsys.readouterr().out
-    cell(ada, handler).wait("60s")
-    for home, said in (("ada", False), ("bob", True)):
-        cell(connect(home), handler, dry_run=True)
+    cell(ada, handler, name=name).wait("60s")
+    for home, said in ((ada, False), (bob, True)):
+        cell(home, handler, rows, name=name, dry_run=True)
         assert (line in capsys.readouterr().out) is said
+    assert bob.batches()["bytes"].isna().all()
 
 
 def test_a_service_that_does_not_answer_is_asked_once(

@@ -78,19 +78,19 @@ def test_a_store_that_does_not_answer_holds_no_rows_up(
     batch = spool(outbox, chunks(range(3))).batch
     Sharing(outbox, store).publish(batch)
     spec, other = BatchSpec(place=PLACE, recipe=b"recipe"), Sharing(theirs, store)
-    other.bring(spec, batch, lambda _: True)  # its own rows are found by their names
-    other.bring(replace(spec, recipe=b"other"), "", lambda _: True)
-    other.bring(spec, "", lambda _: False)
+    other.find_alike(other.fetch, spec, batch, lambda _: True)  # its own rows are found by their names
+    other.find_alike(other.fetch, replace(spec, recipe=b"other"), "", lambda _: True)
+    other.find_alike(other.fetch, spec, "", lambda _: False)
     assert theirs.batches.find() == []
 
     def fail(*_: Any) -> None:
         raise StoreError("the bucket does not answer")
 
     monkeypatch.setattr(sharing, "unnamed", fail)
-    other.bring(spec, "", lambda _: True)
+    other.find_alike(other.fetch, spec, "", lambda _: True)
     monkeypatch.undo()
     assert "another batch is not known: the bucket does not answer" in capsys.readouterr().out
-    other.bring(spec, "", lambda keys: len(keys) == 48)
+    other.find_alike(other.fetch, spec, "", lambda keys: len(keys) == 48)
     assert total(theirs, batch) == 3
     delete_batch(store, batch)
     assert unnamed(store, alike_digest(PLACE, b"recipe")) == []
