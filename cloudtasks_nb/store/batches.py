@@ -1,8 +1,9 @@
 """Batches in a folder or a bucket: ``batches/<batch>/`` has ``record.json``, and the rows in blocks in ``rows/``.
 
-Beside them is ``claim``, which the first home makes that sends the batch, also in a store that nobody shares, and
-``cancel``, which tells of the last cancel. ``unnamed/<digest>/<batch>`` says which batches have no name, under a digest
-of where and how their rows are sent.
+Beside them is ``claim``, which the first home makes that sends the batch, also in a store that nobody shares. Each
+cancel is ``cancels/<name>``; of a part, ``cancelled/<name>/`` has the keys of its rows. ``cancel`` is the name of the
+last one. ``unnamed/<digest>/<batch>`` says which batches have no name, under a digest of where and how their rows are
+sent.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ __all__ = [
     "claim_batch",
     "delete_batch",
     "index_unnamed",
+    "new_cancels",
     "put_cancel",
     "read_blocks",
-    "read_cancel",
+    "read_cancelled",
     "read_claim",
     "read_record",
     "read_records",
@@ -57,26 +59,45 @@ def read_claim(store: Store, batch: str) -> bytes | None:
     return store.get(_claim(batch))
 
 
-def put_cancel(store: Store, batch: str, cancel: bytes) -> None:
-    """Store who has cancelled a batch, and when, in place of what is there.
+def put_cancel(store: Store, batch: str, name: str, cancel: bytes, keys: Iterable[bytes] = ()) -> None:
+    """Store who has cancelled a batch, and when; for a part of it also the keys of its rows, in pieces.
 
     Raises
     ------
     StoreError
         If the store cannot be written.
     """
-    store.put(_cancel(batch), cancel)
+    for number, piece in enumerate(keys):
+        store.put(f"{_cancelled(batch, name)}{number:06d}", piece)
+    store.put(_cancels(batch) + name, cancel)
+    store.put(_cancel(batch), name.encode())  # last, so that who sees it finds all
 
 
-def read_cancel(store: Store, batch: str) -> bytes | None:
-    """Return what is stored of the last cancel of a batch; None if there was none.
+def new_cancels(store: Store, batch: str, known: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of the cancels of a batch that are not known, sorted by name.
 
     Raises
     ------
     StoreError
         If the store cannot be read.
     """
-    return store.get(_cancel(batch))
+    last = store.get(_cancel(batch))
+    if last is not None and last.decode(errors="replace") not in known:
+        for name in _last_parts(store, _cancels(batch)):
+            if name not in known:
+                yield name, store.get(_cancels(batch) + name) or b""
+
+
+def read_cancelled(store: Store, batch: str, name: str) -> Iterator[bytes]:
+    """Yield the keys of the rows of a cancelled part, in pieces.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    for piece in _last_parts(store, _cancelled(batch, name)):
+        yield store.get(_cancelled(batch, name) + piece) or b""
 
 
 def write_batch(store: Store, batch: str, record: bytes, blocks: Iterable[tuple[str, bytes]]) -> list[str]:
@@ -142,7 +163,7 @@ def block_names(store: Store, batch: str) -> list[str]:
     StoreError
         If the store cannot be read.
     """
-    return sorted(path.rpartition("/")[2] for page in store.pages(f"batches/{batch}/rows/") for path in page)
+    return _last_parts(store, f"batches/{batch}/rows/")
 
 
 def read_blocks(store: Store, batch: str, names: Iterable[str]) -> Iterator[bytes]:
@@ -178,7 +199,7 @@ def unnamed(store: Store, digest: str) -> list[str]:
     StoreError
         If the store cannot be read.
     """
-    return [path.rpartition("/")[2] for page in store.pages(f"{_UNNAMED}{digest}/") for path in page]
+    return _last_parts(store, f"{_UNNAMED}{digest}/")
 
 
 def delete_batch(store: Store, batch: str) -> None:
@@ -193,8 +214,8 @@ def delete_batch(store: Store, batch: str) -> None:
     # no result counts that is left of it.
     noted = [path for page in store.pages(_UNNAMED) for path in page if path.endswith(f"/{batch}")]
     store.delete([_record(batch), _claim(batch), _cancel(batch), *noted])
-    store.delete_all(f"batches/{batch}/rows/")
-    store.delete_all(f"results/{batch}/")
+    for folder in (f"batches/{batch}/rows/", _cancels(batch), f"batches/{batch}/cancelled/", f"results/{batch}/"):
+        store.delete_all(folder)
 
 
 def _record(batch: str) -> str:
@@ -209,5 +230,18 @@ def _cancel(batch: str) -> str:
     return f"batches/{batch}/cancel"
 
 
+def _cancels(batch: str) -> str:
+    return f"batches/{batch}/cancels/"
+
+
+def _cancelled(batch: str, name: str) -> str:
+    return f"batches/{batch}/cancelled/{name}/"
+
+
 def _block(batch: str, name: str) -> str:
     return f"batches/{batch}/rows/{name}"
+
+
+def _last_parts(store: Store, folder: str) -> list[str]:
+    """Return the names of the objects in a folder, sorted."""
+    return sorted(path.rpartition("/")[2] for page in store.pages(folder) for path in page)

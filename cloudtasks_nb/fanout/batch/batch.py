@@ -503,7 +503,7 @@ class Batch:
         """Stop sending, and delete the tasks that are not final, in the background; those of a part only.
 
         The wish is stored when this returns. If the kernel ends before all tasks are deleted, the next one that opens
-        the batch goes on.
+        the batch goes on. Homes that share the store send none of these rows from then on.
 
         Examples
         --------

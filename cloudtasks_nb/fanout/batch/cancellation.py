@@ -16,7 +16,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, UnavailableError
-from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE
+from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, takes_up
 from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.deletions import DeletionPage, DeletionQueue
@@ -76,11 +76,9 @@ class Cancellation:
         wish = {"at": self.connection.clock.micros(), "by": self.cancels.name}
 
         def change(record: BatchRecord) -> tuple[dict[str, Any], bool]:
-            stored, inputs = record.settings.get(CANCELLING, {INPUTS: []}), list[list[int]]()
-            if isinstance(rows, Scope) and rows.rows != record.total and INPUTS in stored:
-                inputs = [*(one for one in stored[INPUTS] if one[0] != rows.input), [rows.input, rows.rows]]
-            kept = {name: value for name, value in stored.items() if name != INPUTS}
-            return {CANCELLING: {**kept, **wish, **({INPUTS: inputs} if inputs else {})}}, not inputs
+            every = isinstance(rows, Scope) and rows.rows == record.total
+            made = self.cancels.wished(record, self.batch if every else rows, wish)
+            return {CANCELLING: made}, INPUTS not in made
 
         every = await self.outbox.run(self.outbox.batches.decide, self.batch, change)
         self._refused = None
@@ -141,7 +139,8 @@ class Cancellation:
 
     def _tell(self, wish: Mapping[str, Any] | None) -> None:
         """Say that another connection has begun the cancel, and has not carried it out."""
-        if wish is not None and ELSEWHERE not in wish and wish.get("by", self.cancels.name) != self.cancels.name:
+        own = wish is not None and not takes_up({CANCELLING: wish})
+        if wish is not None and own and wish.get("by", self.cancels.name) != self.cancels.name:
             line = f"batch {self.batch} was being cancelled by another connection: the remaining tasks are deleted now"
             if wish.get("paused"):
                 line += f"; queue {self.queue.queue} was paused for that, and is resumed at the end"
@@ -154,12 +153,12 @@ class Cancellation:
         """
         self.trouble = error = None
         if inputs := wish.get(INPUTS):
-            errors = [await self._cancel_rows(Scope(self.batch, *one)) for one in inputs]
+            errors = [await self._cancel_rows(Scope(self.batch, number, rows), name) for number, rows, name in inputs]
             return next(filter(None, errors), None)
         own = ELSEWHERE not in wish
         pages = self.outbox.deletions(self.batch)
         if own:
-            await self.cancels.tell(wish)
+            await self.cancels.tell(self.cancels.name_of(wish, self.batch), self.batch)
         await self.reading.adopt()
         if not own:
             await self.outbox.run(pages.leave)
@@ -182,9 +181,14 @@ class Cancellation:
             refusal = await self._resume() if paused else None
         return error or refusal
 
-    async def _cancel_rows(self, rows: Scope) -> CloudTasksError | None:
+    async def _cancel_rows(self, rows: Scope, name: str | None) -> CloudTasksError | None:
         """Do the same for some rows of the batch; the other rows are sent meanwhile."""
-        waiting = self.outbox.requests.waiting
+        pages, waiting = self.outbox.deletions(rows), self.outbox.requests.waiting
+        if name is not None:
+            await self.cancels.tell(name, rows)
+        await self.reading.adopt()
+        if name is None:
+            await self.outbox.run(pages.leave)
         while await self.outbox.run(waiting, rows):
             steps = self.outbox.requests.cancel(rows)
             while await self.outbox.run(next, steps, 0):
@@ -194,7 +198,10 @@ class Cancellation:
             if not self.sending.active:  # they are in requests of a sender that has ended
                 self.sending.begin(only_doubtful=True)
             await self.sending.clock.sleep(_IN_FLIGHT_POLL)
-        return await self._delete_tasks(self.outbox.deletions(rows), rows)
+        if name is not None:
+            return await self._delete_tasks(pages, rows)
+        await self.outbox.run(pages.leave)
+        return None
 
     async def _counts(self) -> dict[State, int]:
         return await self.outbox.run(self.outbox.batches.counts, self.batch)

@@ -208,7 +208,9 @@ def _change(
         stored, gate = _decide(outbox, record)
         settings: dict[str, Any] = {_SETTING: stored | change(record, gate)}
         if gate.stopped and not stored["stopped"]:
-            wish = {name: value for name, value in record.settings.get(CANCELLING, {}).items() if name != INPUTS}
+            wish = record.settings.get(CANCELLING, {INPUTS: []})
+            if INPUTS in wish:  # of all rows there is none yet; such a one is wished once in a round
+                wish = {"at": record.round}
             settings = {_SETTING: settings[_SETTING] | {"stopped": True}, CANCELLING: wish}
             record = replace(record, settings={**record.settings, CANCELLING: wish})
         return settings, (record, gate)

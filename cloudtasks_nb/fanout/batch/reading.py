@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
-from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, Cancels, was_cancelled
+from cloudtasks_nb.fanout.batch.cancels import Cancels, takes_up, was_cancelled
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Wanted
 
@@ -205,7 +204,7 @@ class Reading:
         await self.cancels.take()
         if self.cancels.shared:
             await self.turn()  # the sending may have taken it up
-            await self._until(lambda: ELSEWHERE not in self.record().settings.get(CANCELLING, {}))
+            await self._until(lambda: not takes_up(self.record().settings))
         if was_cancelled(record := self.record()) and record.counts[State.GONE]:  # rows that came later
             await self.outbox.run(self.outbox.deletions(self.batch).leave, deleted=True)
             await self.turn()

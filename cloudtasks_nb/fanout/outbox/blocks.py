@@ -5,14 +5,14 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 
 from cloudtasks_nb.fanout.outbox.database import sqlite_error
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE
 
-__all__ = ["BLOCK_ROWS", "StoredBlock", "inflate", "pack_keys", "pack_shown", "pack_tasks", "read_block"]
+__all__ = ["BLOCK_ROWS", "StoredBlock", "inflate", "keys_of", "pack_keys", "pack_shown", "pack_tasks", "read_block"]
 
 #: Most rows in a block: those of a chunk.
 BLOCK_ROWS = 2_000
@@ -107,6 +107,15 @@ def read_block(connection: sqlite3.Connection, ref: int, columns: str) -> Stored
     """Return the block that has a row, with some of its columns: `keys`, or more."""
     query = f"SELECT first, {columns} FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1"
     return StoredBlock(*connection.execute(query, (ref,)).fetchone())
+
+
+def keys_of(connection: sqlite3.Connection, refs: Iterable[int]) -> Iterator[bytes]:
+    """Yield the keys of rows, which are given by their refs in ascending order."""
+    block = StoredBlock(0, b"")
+    for ref in refs:
+        if ref > block.last:
+            block = read_block(connection, ref, "keys")
+        yield block.key(ref)
 
 
 def inflate(packed: bytes) -> bytes:

@@ -85,8 +85,7 @@ class DeletionQueue(Repository):
 
         With `deleted` only those whose tasks were deleted.
         """
-        num = number_of(connection, self._batch)
-        rows, values = f"ref IN (SELECT ref FROM {ROWS})", (0, ALL, num)
+        rows, values = f"ref IN (SELECT ref FROM {ROWS})", (0, ALL, scope_of(connection, self._batch))
         with counted(connection, rows, *values):
             connection.execute(
                 f"UPDATE rows SET deleting = try WHERE {rows} AND (state = ? AND fact = ? OR ? AND state IN (?, ?))",
@@ -96,7 +95,7 @@ class DeletionQueue(Repository):
                 f"UPDATE rows SET state = ?, reason = NULL WHERE {rows} AND state = ? AND deleting = try",
                 (State.CANCELLED, *values, State.GONE),
             )
-        touch(connection, num)
+        touch(connection, number_of(connection, self._batch))
 
 
 def _finish(connection: sqlite3.Connection, page: DeletionPage, results: Iterable[bool | None]) -> None:

@@ -40,7 +40,8 @@ __all__ = ["CANCELLING", "INPUTS", "MAX_TASKS", "RequestQueue", "Requests", "can
 #: The setting of a batch that is to be cancelled, or rows of it. It is removed when that is done.
 CANCELLING = "cancelling"
 
-#: The item of that setting with the inputs whose rows are to be cancelled, by what `Scope` takes; without it, all rows.
+#: The item of that setting with the inputs whose rows are to be cancelled; without it, all rows. Of each what `Scope`
+#: takes, and the name by which the store knows it; None: another home has cancelled it, and deletes the tasks.
 INPUTS = "inputs"
 
 #: Tasks a batch call, the service's limit (https://cloud.google.com/tasks/docs/quotas).
@@ -190,7 +191,7 @@ class RequestQueue(Repository):
         round_ = number(connection, "SELECT round FROM batches WHERE num = ?", num)
         wish = connection.execute("SELECT value FROM settings WHERE num = ? AND key = ?", (num, CANCELLING)).fetchone()
         inputs = orjson.loads(wish[0]).get(INPUTS, ()) if wish else ()
-        cancelled = as_json(-number for number, _ in inputs) if inputs else None
+        cancelled = as_json(-number for number, *_ in inputs) if inputs else None
         moved: _Moved = Counter()
         for ack in acks:
             self._settle(connection, ack, moved)

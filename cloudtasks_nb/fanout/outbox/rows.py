@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock, read_block
+from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock, keys_of
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading
 from cloudtasks_nb.fanout.outbox.records import Retrying, RowFilter, Scope
 from cloudtasks_nb.fanout.outbox.tallies import (
@@ -366,12 +366,9 @@ def with_tasks(
     connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[int, int]]
 ) -> list[tuple[int, str, int]]:
     """Return ref, task and try of rows, which are given by ref and try in ascending order."""
-    found, block = [], StoredBlock(0, b"")
-    for ref, attempt in rows:
-        if ref > block.last:
-            block = read_block(connection, ref, "keys")
-        found.append((ref, task_id(batch, block.key(ref), attempt), attempt))
-    return found
+    given = list(rows)
+    keys = keys_of(connection, (ref for ref, _ in given))
+    return [(ref, task_id(batch, key, attempt), attempt) for (ref, attempt), key in zip(given, keys, strict=True)]
 
 
 def _timings(connection: sqlite3.Connection, first: int, num: int) -> TimingsPage:

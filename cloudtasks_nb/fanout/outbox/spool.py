@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +25,7 @@ from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.outbox.blocks import pack_keys, pack_shown, pack_tasks
 from cloudtasks_nb.fanout.outbox.database import guard, snapshot, sqlite_error, transact
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text, plain_reason
+from cloudtasks_nb.fanout.outbox.inputs import Span, find_input, spans_of, store_input
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Scope, Spooled
 from cloudtasks_nb.fanout.outbox.tallies import AMONG, SHOWN_STATE, as_json, counted, counts, touch
@@ -239,43 +240,21 @@ class Spool(Incoming):
         made = self._number("SELECT identity = ? FROM batches WHERE num = ?", self._identity(), num)
         return not made and self._number("SELECT min(input) FROM inputs WHERE num = ?", num) < scope.input
 
-    def _known_input(self, connection: sqlite3.Connection, target: FoundBatch) -> Scope | None:
-        """Return the rows of this input, if the batch was given it before."""
-        query = "SELECT input, n FROM inputs WHERE num = ? AND digest = ?"
-        found = connection.execute(query, (target.num, self._digest.digest())).fetchone()
-        return None if found is None else Scope(target.id, *found)
-
     def _store_input(self, connection: sqlite3.Connection, target: FoundBatch, *, known: bool) -> Scope:
         """Store which rows of the batch are in this input, unless it was given before; `known`: it had some of them."""
-        stored = self._known_input(connection, target)
+        digest = self._digest.digest()
+        stored = find_input(connection, target.id, digest)
         if stored is not None:
             return stored
-        values = (target.num, self._digest.digest())
-        number = connection.execute("INSERT INTO inputs (num, digest, n) VALUES (?, ?, 0)", values).lastrowid or 0
-        spans = ((-number, *span) for span in self._spans(connection, known=known))
-        connection.executemany("INSERT INTO spans VALUES (?, ?, ?, ?)", spans)
+        spans: Iterable[Span] = [(self._part << 32, self._next - 1, 0)]
+        if known or not self._from_0:
+            # The batch has of several rows with the same key only the first, unless they came together.
+            query = "SELECT coalesce(theirs, ref), min(pos) FROM incoming GROUP BY 1 ORDER BY 1"
+            spans = spans_of(connection.execute(query))
+        scope = store_input(connection, target.id, digest, spans)
         if known:
-            connection.execute("INSERT INTO labels SELECT ?, place, labels FROM labelled", (number,))
-        rows = self._number("SELECT coalesce(sum(last - first + 1), 0) FROM spans WHERE scope = ?", -number)
-        connection.execute("UPDATE inputs SET n = ? WHERE input = ?", (rows, number))
-        return Scope(target.id, number, rows)
-
-    def _spans(self, connection: sqlite3.Connection, *, known: bool) -> Iterator[tuple[int, int, int]]:
-        """Yield the rows of the input as spans: the refs of the first and the last row, and the place of the first."""
-        if self._from_0 and not known:
-            yield self._part << 32, self._next - 1, 0
-            return
-        # The batch has of several rows with the same key only the first, unless they came together.
-        rows = connection.execute("SELECT coalesce(theirs, ref), min(pos) FROM incoming GROUP BY 1 ORDER BY 1")
-        first = last = place = -1
-        for ref, pos in rows:
-            if ref != last + 1 or pos != place + ref - first:
-                if last >= 0:
-                    yield first, last, place
-                first, place = ref, pos
-            last = ref
-        if last >= 0:
-            yield first, last, place
+            connection.execute("INSERT INTO labels SELECT ?, place, labels FROM labelled", (scope.input,))
+        return scope
 
     def _distrust(self, connection: sqlite3.Connection) -> None:
         """Note who says to have made the rows, so that none is sent until somebody trusts it."""

@@ -177,13 +177,47 @@ def test_a_cancel_is_known_everywhere(
     mine.cancel().wait("60s")
     assert reached(theirs, lambda progress: progress.cancelled == 20).finished
     assert states(theirs.tasks()) == {"cancelled": 20}
-    assert f"batch {theirs.id} was cancelled by " in capsys.readouterr().out
+    assert f" has cancelled batch {theirs.id}: nothing more of that is sent from here" in capsys.readouterr().out
     late = connect("cleo").batch("march")
     assert states(late.tasks()) == {"cancelled": 20}
     assert states(cell(connect("dora"), handler).tasks()) == {"cancelled": 20}
     ada.queue("reports").resume()
     emulator.drained(queue.name)
     assert double.calls == []
+
+
+def test_a_cancel_of_a_part_is_known_everywhere(
+    connect: Connect, emulator: Emulator, handler: ct.Handler, double: Doubling, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its rows are cancelled, wherever they came from, and no others; what is sent of them later is not."""
+    ada, bob = connect("ada"), connect("bob")
+    queue = ada.queue("reports", create=True, max_attempts=1).pause()
+    sent(cell(ada, handler, ROWS.head(15)))
+    theirs = cell(bob, handler, canary=15)
+    reached(theirs, lambda progress: progress.pending == 15)
+    part = cell(ada, handler, ROWS.tail(8), canary="1%")
+    reached(part.whole, lambda progress: progress.unsent == 5)
+    assert part.cancel().wait("60s").cancelled == 8
+    reached(theirs, lambda progress: progress.cancelled == 8)
+    assert "has cancelled 8 rows of batch" in capsys.readouterr().out
+    for batch in (theirs.resume(), connect("cleo").batch("march"), cell(connect("dora"), handler), part.whole):
+        assert batch.tasks()["state"].eq("cancelled").tolist() == [False] * 12 + [True] * 8
+    queue.resume()
+    theirs.resend(theirs.tasks().tail(2)).wait("60s")
+    emulator.drained(queue.name)
+    assert states(part.tasks()) == {"cancelled": 6, "succeeded": 2}
+    assert sorted(double.calls) == [*range(12), 18, 19]
+
+
+def test_a_part_that_came_later_is_cancelled_everywhere(connect: Connect, handler: ct.Handler) -> None:
+    """A home that does not have its rows yet brings them here."""
+    ada, bob = connect("ada"), connect("bob")
+    ada.queue("reports", create=True, max_attempts=1).pause()
+    sent(cell(ada, handler, ROWS.head(15)))
+    theirs = bob.batch("march")
+    sent(cell(ada, handler, ROWS.tail(5))).cancel().wait("60s")
+    progress = reached(theirs, lambda progress: progress.cancelled == 5)
+    assert (progress.total, progress.pending) == (20, 15)
 
 
 def test_a_cancel_reads_first_what_others_have_sent(

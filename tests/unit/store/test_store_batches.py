@@ -10,7 +10,10 @@ from cloudtasks_nb.store.batches import (
     block_names,
     claim_batch,
     delete_batch,
+    new_cancels,
+    put_cancel,
     read_blocks,
+    read_cancelled,
     read_claim,
     read_record,
     read_records,
@@ -56,6 +59,8 @@ def test_a_batch_is_deleted_with_its_results(store: Store) -> None:
         store.put(f"results/{batch}/x.jsonl", b"{}")
         store.put(f"results/{batch}/-e/x.jsonl", b"{}")
         assert claim_batch(store, batch, b"claim") == b"claim"
+    for name, keys in (("2-all", []), ("1-part", [b"one", b"two"])):
+        put_cancel(store, BATCH, name, name.encode(), keys)
     for number in range(1_200):
         store.put(f"results/{BATCH}/{number}.jsonl", b"{}")
     delete_batch(store, BATCH)
@@ -67,6 +72,17 @@ def test_a_batch_is_deleted_with_its_results(store: Store) -> None:
         "results/00000000/x.jsonl",
     ]
     delete_batch(store, BATCH)
+
+
+def test_cancels_are_found_in_their_order(store: Store) -> None:
+    """Those that are not known, and only if the last one is not; of a part the keys of its rows."""
+    assert list(new_cancels(store, BATCH, ())) == []
+    put_cancel(store, BATCH, "1-part", b"a", iter([b"one", b"two"]))
+    put_cancel(store, BATCH, "2-all", b"b")
+    assert list(new_cancels(store, BATCH, ())) == [("1-part", b"a"), ("2-all", b"b")]
+    assert list(new_cancels(store, BATCH, ["1-part"])) == [("2-all", b"b")]
+    assert list(new_cancels(store, BATCH, ["2-all"])) == []
+    assert [list(read_cancelled(store, BATCH, name)) for name in ("1-part", "2-all")] == [[b"one", b"two"], []]
 
 
 def test_the_first_claim_stays(store: Store) -> None:

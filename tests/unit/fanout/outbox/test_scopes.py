@@ -1,5 +1,6 @@
 """The rows of an input are read as those of a batch are, whatever else the batch has."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,3 +71,20 @@ def test_nothing_is_left_of_a_deleted_batch(outbox: Outbox) -> None:
     outbox.batches.delete(scope)
     outbox.sweep()
     assert tables(outbox.path) == NOTHING
+
+
+def test_rows_are_found_by_their_keys_elsewhere(
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another outbox has other rows too, in another order; keys that it does not know are none."""
+    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.inputs._TOGETHER", 4)
+    part(outbox, range(20))
+    told = list(outbox.inputs.keys(part(outbox, range(13, 23))))
+    assert [len(keys) for keys in told] == [64, 64, 32]
+    with Outbox(tmp_path / "theirs" / "outbox.sqlite3") as theirs:
+        batch = str(part(theirs, [*range(18, 40), *range(10, 16)]))
+        found = sorted(ref for keys in (*told, b"damaged") for ref in theirs.inputs.refs(batch, keys))
+        assert len(found) == 8
+        scopes = [theirs.inputs.add(batch, b"name", found) for _ in range(2)]
+        assert scopes[0].input == scopes[1].input
+        assert (scopes[0].rows, refs(theirs, scopes[0])) == (8, found)
