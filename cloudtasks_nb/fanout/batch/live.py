@@ -183,15 +183,14 @@ def wait(
                 bar.notify(line)
 
         try:
-            ended = _loop.run(tracker.finished() if rows is None else tracker.finished(rows), seconds, show)
-            ended = ended if rows is None else progress()
+            _loop.run(tracker.finished(rows), seconds, show)
         except TimeoutError:
-            ended = progress()
-            if not ended.finished or tracker.sending:
+            if not progress().finished or tracker.sending:
                 raise  # else it is done, with timeout=0
         finally:
             if show_now is not None:
                 show_now()
+    ended = progress()
     if show_now is None and current_output() is None and not hasattr(sys, "ps1"):
         print(repr(ended), file=sys.stderr)  # noqa: T201 - a prompt shows what a cell returns, a script does not
     _notify_unread(tracker)

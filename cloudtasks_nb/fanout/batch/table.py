@@ -108,9 +108,8 @@ class InputOrder:
             np.frombuffer(column, np.int64) for column in order[2:]
         )
         self._by_ref = np.argsort(self._firsts)
-        self._before = np.cumsum(self._lasts - self._firsts + 1) - (
-            self._lasts - self._firsts + 1
-        )  # rows before a span
+        sizes = self._lasts - self._firsts + 1
+        self._before = np.cumsum(sizes) - sizes  # rows before a span
 
     @classmethod
     def of(cls, rows: Rows, batch: str) -> InputOrder | None:

@@ -53,10 +53,10 @@ class Spooled:
 
     batch: str
     created: bool  #: the batch is new; else the rows were added to one that was there
-    added: int  #: rows that the batch did not have and that will be sent
     known: int  #: rows that the batch had already
-    duplicates: int  #: rows left out because an earlier one sends the same request
-    rejected: int  #: rows left out because they are no valid task
+    added: int = 0  #: rows that the batch did not have and that will be sent
+    duplicates: int = 0  #: rows left out because an earlier one sends the same request
+    rejected: int = 0  #: rows left out because they are no valid task
     left: Mapping[State, int] = field(default_factory=dict)  #: of the known rows, how many are in which state
     by_id: bool = False  #: without a name: the batch has other rows too, and another disk finds it only by its id
     scope: Scope | None = field(default=None, compare=False)  #: the rows of this input; None for those of another home

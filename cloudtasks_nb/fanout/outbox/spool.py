@@ -176,10 +176,7 @@ class Spool(Incoming):
         return Spooled(
             batch=batch,
             created=False,
-            added=0,
             known=sum(left.values()),
-            duplicates=0,
-            rejected=0,
             left=left,
             scope=scope,
             by_id=self._needs_id(num, scope),

@@ -52,9 +52,10 @@ class FakeTracker:
         if isinstance(result, Exception):
             self.end.set_exception(result)
         else:
+            self.progress = result
             self.end.set_result(result)
 
-    async def finished(self) -> Progress:
+    async def finished(self, _rows: str | None) -> Progress:
         """Wait for the end."""
         return await asyncio.shield(asyncio.wrap_future(self.end))
 
@@ -179,8 +180,7 @@ def test_the_browsers_tab_shows_a_batch_while_somebody_looks(tab: browser_tab.Br
 def test_a_cell_that_has_ended_shows_that_rows_are_tried_again(screens: list[FakeLive]) -> None:
     """It shows the end at once when the waiting ends, and goes on when the batch does, in whichever cell."""
     tracker = FakeTracker()
-    tracker.progress = tracker.at(10)
-    tracker.finish(tracker.progress)
+    tracker.finish(tracker.at(10))
     assert live_module.wait(tracker, tracker.bundle, None).succeeded == 10  # type: ignore[arg-type]  # all that it uses of one
     assert "100 %" in screens[0].shown[-1]
     tracker.move(7)
