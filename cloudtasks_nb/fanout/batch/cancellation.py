@@ -189,6 +189,7 @@ class Cancellation:
         await self.reading.adopt()
         if name is None:
             await self.outbox.run(pages.leave)
+        looked = False
         while await self.outbox.run(waiting, rows):
             steps = self.outbox.requests.cancel(rows)
             while await self.outbox.run(next, steps, 0):
@@ -196,7 +197,10 @@ class Cancellation:
             if not await self.outbox.run(waiting, rows):
                 break
             if not self.sending.active:  # they are in requests of a sender that has ended
+                if looked and self.sending.error is not None:
+                    return self.sending.error
                 self.sending.begin(only_doubtful=True)
+                looked = True
             await self.sending.clock.sleep(_IN_FLIGHT_POLL)
         if name is not None:
             return await self._delete_tasks(pages, rows)

@@ -104,6 +104,25 @@ async def test_a_part_in_requests_of_a_killed_sender(outbox: Outbox) -> None:
     await tracked.tracker.close()
 
 
+async def test_a_part_whose_requests_may_not_be_looked_up(outbox: Outbox) -> None:
+    """The service is asked once, and the wish is left to others."""
+    spool(outbox, chunks(range(100)), name="march")
+    part: Any = spool(outbox, chunks(range(100, 200)), name="march").scope
+    take(outbox, part, want=2)
+    tracked, called = Tracked(outbox, str(part)), list[str]()
+
+    def refuse(rpc: str, _number: int) -> None:
+        called.append(rpc)
+        raise DENIED
+
+    tracked.service.before = refuse
+    await tracked.tracker.cancel(part)
+    await tracked.until(lambda: not tracked.tracker._cancellation.active)
+    assert len(called) <= 100
+    assert CANCELLING in outbox.batches.settings(part)
+    await tracked.tracker.close()
+
+
 async def test_wishes_for_several_parts(outbox: Outbox) -> None:
     """They are carried out together; a wish for the whole batch, or its limit of failures, contains them."""
     made: list[Any] = [spool(outbox, chunks(range(at, at + 9)), name="march").scope for at in (0, 9, 18)]
