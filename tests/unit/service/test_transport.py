@@ -103,11 +103,44 @@ def test_repeating_ends_with_the_timeout(fake: Fakes) -> None:
 
 
 LOST, DENIED, MISSING = (grpc.StatusCode[name] for name in ("UNAVAILABLE", "PERMISSION_DENIED", "NOT_FOUND"))
+FOUND, FASTER = (types.Queue.pb()(name=QUEUE, rate_limits={"max_dispatches_per_second": rate}) for rate in (1, 3))
+PURGED = types.Queue.pb()(name=QUEUE, purge_time={"seconds": 1})
+READY, RAN = (types.Task.pb()(name=TASK, dispatch_count=times) for times in (1, 2))
+CREATE, CHANGE = {"queue": {"name": QUEUE}}, {"queue": FASTER, "update_mask": {"paths": ["rate_limits"]}}
+
+
+# What the server answers, and which calls it gets until it is known that the call was carried out.
+@cases(
+    ("CreateQueue", CREATE, [LOST, FOUND], "CreateQueue GetQueue"),
+    ("CreateQueue", CREATE, [LOST, MISSING, FOUND], "CreateQueue GetQueue CreateQueue"),
+    ("UpdateQueue", CHANGE, [LOST, FASTER], "UpdateQueue GetQueue"),
+    ("UpdateQueue", CHANGE, [LOST, FOUND, FASTER], "UpdateQueue GetQueue UpdateQueue"),
+    ("PurgeQueue", {"name": QUEUE}, [FOUND, LOST, FOUND, PURGED], "GetQueue PurgeQueue ListQueues GetQueue"),
+    ("PurgeQueue", {"name": QUEUE}, [FOUND, LOST, FOUND], "GetQueue PurgeQueue ListQueues GetQueue PurgeQueue"),
+    ("RunTask", {"name": TASK}, [READY, LOST, FOUND, RAN], "GetTask RunTask ListQueues GetTask"),
+    ("RunTask", {"name": TASK}, [READY, LOST, FOUND, READY, RAN], "GetTask RunTask ListQueues GetTask RunTask"),
+    ("PauseQueue", {"name": QUEUE}, [LOST, FOUND], "PauseQueue PauseQueue"),
+    ("DeleteQueue", {"name": QUEUE}, [LOST, MISSING], "DeleteQueue DeleteQueue"),
+    ("DeleteTask", {"name": TASK}, [LOST, MISSING], "DeleteTask DeleteTask"),
+)
+def test_a_lost_answer(fake: Fakes, rpc: str, fields: dict[str, Any], script: list[Any], calls: str) -> None:
+    """A call is made again if that does no harm, or if the state shows that it was not carried out."""
+    server = fake(*script, instance="ours")
+    use(server.port, call(rpc, **fields), sleep=Pauses().sleep)
+    assert [one.name for one in server.calls] == calls.split()
+
+
+def test_a_task_whose_creation_was_repeated(fake: Fakes) -> None:
+    """The error says whose the task with this id may be."""
+    server = fake(LOST, grpc.StatusCode.ALREADY_EXISTS)
+    with pytest.raises(errors.AlreadyExistsError, match="that call may have created it"):
+        use(server.port, call("CreateTask", parent=QUEUE, task={"name": TASK}))
 
 
 # What the server answers, and which calls it gets until the error says what is not known.
 @cases(
-    ("CreateQueue", {"queue": {"name": QUEUE}}, [LOST, DENIED], "CreateQueue GetQueue"),
+    ("CreateQueue", CREATE, [LOST, DENIED], "CreateQueue GetQueue"),
+    ("UpdateQueue", CHANGE, [LOST, MISSING], "UpdateQueue GetQueue"),
     ("PurgeQueue", {"name": QUEUE}, [DENIED, LOST, types.Queue.pb()()], "GetQueue PurgeQueue ListQueues GetQueue"),
     ("PurgeQueue", {"name": QUEUE}, [types.Queue.pb()(), LOST, DENIED], "GetQueue PurgeQueue ListQueues GetQueue"),
     ("PurgeQueue", {"name": QUEUE}, [types.Queue.pb()(), LOST, types.Queue.pb()()], "GetQueue PurgeQueue ListQueues"),
