@@ -14,6 +14,7 @@ from google.oauth2.service_account import Credentials
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.display.notify import Output, redirect
+from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.testing import StrictEmulator
 from tests.cases import cases
 from tests.certificates import Authority
@@ -283,7 +284,7 @@ CASES: list[tuple[str, Breaks, str, str, str]] = [
     ("no service agent", call(agent=False), "target", NO_AGENT, f"{ROLE}.serviceAgent"),
     ("no log", has(roles=EVERYTHING[:1]), "log", "logging.logEntries.list", f"{USER} --role=roles/logging.viewer"),
     ("log routed elsewhere", set_(log_excluded=True), "log", "the entry of a new task did not appear", EXCLUDED),
-    ("sampling 0", unsampled, "log", "write no log: reports", SAMPLE),
+    ("sampling 0", unsampled, "log", f"write no log: reports ({LOG_PRICE})", SAMPLE),
     ("clock behind", set_(clock_offset_s=300), "clock", "clock is 5 min behind the service's", "timedatectl"),
     ("clock ahead", set_(clock_offset_s=-300), "credentials", "in a reasonable timeframe", "of this machine is wrong"),
 ]

@@ -3,8 +3,6 @@
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 from typing import Any
 
 import google.auth
@@ -20,7 +18,7 @@ from cloudtasks_nb._frames import QUEUES
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import open_clients
 from tests.cases import cases
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, Intercept, dtypes
+from tests.integration.conftest import LOCATION, Emulator, Intercept, dtypes
 from tests.processes import run
 from tests.raising import raises
 
@@ -105,23 +103,6 @@ def test_no_doublings(tasks: ct.Client, capsys: pytest.CaptureFixture[str]) -> N
         tasks.queue(name, create=True, max_doublings=0)
     assert tasks.queues().max_doublings[name] == 0
     assert capsys.readouterr().out.count("\n") == 1
-
-
-def test_two_who_make_the_same_queue(emulator: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
-    """All get it, one has made it, and it has the settings that were named."""
-    name, gate = "reports", Barrier(4)
-
-    def make(_: int) -> str:
-        with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
-            tasks.queues()
-            gate.wait(PATIENCE)
-            return tasks.queue(name, create=True, rate=7).name
-
-    with ThreadPoolExecutor(4) as pool:
-        assert len(set(pool.map(make, range(4)))) == 1
-    assert capsys.readouterr().out.count(f"made queue {name}") == 1
-    limits = tasks_v2.RateLimits(max_dispatches_per_second=7, max_burst_size=10, max_concurrent_dispatches=1000)
-    assert emulator.client.get_queue(name=f"{LOCATION}/queues/{name}").rate_limits == limits
 
 
 def test_who_loses_the_race_brings_its_settings(

@@ -9,7 +9,6 @@ from google.oauth2.credentials import Credentials
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import EndpointError
-from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from tests.cases import cases
 from tests.integration.conftest import PATIENCE, Intercept, Target, dtypes, impatient, options
 
@@ -35,14 +34,6 @@ def test_an_emulator_is_well(tasks: ct.Client) -> None:
     unneeded = found.index[found.detail.str.contains("not needed")]
     assert unneeded.tolist() == ["credentials", "principal", "permissions"]
     assert 'tasks.queue("reports", create=True)' in found.fix["queues"]
-
-
-def test_a_queue_without_a_log(tasks: ct.Client, queue: ct.Queue) -> None:
-    """The queue and the line that mends it are named."""
-    queue.update(log_sampling_ratio=0.0)
-    found = tasks.doctor().loc["log"]
-    assert (found.ok, found.fix) == (False, f'tasks.queue("{queue.id}").update(log_sampling_ratio=1.0)')
-    assert LOG_PRICE in found.detail
 
 
 def test_nobody_answers(free_port: int) -> None:
@@ -107,13 +98,6 @@ def test_a_check_that_breaks(tasks: ct.Client, intercept: Intercept) -> None:
     intercept(broken)
     found = tasks.doctor()
     assert (wrong(found), found.detail["log"]) == (["log"], "ZeroDivisionError: a bug")
-
-
-def test_a_queue_that_was_not_made(tasks: ct.Client) -> None:
-    """A queue that was named must exist; the line that creates it is shown."""
-    tasks.queue("nowhere")
-    found = tasks.doctor().loc["queues"]
-    assert (found.ok, found.fix) == (False, 'tasks.queue("nowhere", create=True)')
 
 
 @options("--new-queue-delay", "3600")

@@ -14,9 +14,8 @@ from cloudtasks_nb import errors
 from cloudtasks_nb._frames import ATTEMPTS, TASKS
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
-from cloudtasks_nb.service import connection as connection_module
 from tests.cases import cases
-from tests.integration.conftest import LOCATION, Emulator, Intercept, Target, attempted, dtypes, options
+from tests.integration.conftest import Emulator, Intercept, Target, attempted, dtypes
 from tests.raising import raises
 
 #: Each test runs over gRPC and over REST.
@@ -64,15 +63,6 @@ def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any) -> None:
     """A limit is a whole number from 1."""
     with pytest.raises(errors.InvalidInputError, match=f"limit={limit!r} is not a whole number from 1 on"):
         getattr(queue, verb)(limit=limit)
-
-
-@pytest.mark.parametrize("verb", ["run", "delete_tasks"])
-def test_one_that_fails_does_not_stop_the_others(filled: ct.Queue, target: Target, verb: str) -> None:
-    """Each task has its own verdict, with the reason where it failed."""
-    filled.route(target.url)
-    done = getattr(filled, verb)(["task-0", "missing", "task-2"]).set_index("task")
-    assert done.ok.to_dict() == {"task-0": True, "missing": False, "task-2": True}
-    assert done.error.notna().to_dict() == {"task-0": False, "missing": True, "task-2": False}
 
 
 @pytest.mark.parametrize("verb", ["run", "delete_tasks"])
@@ -246,43 +236,6 @@ def test_a_queue_that_is_not_there(tasks: ct.Client, verb: str, values: list[Any
     assert queue.id not in tasks.queues().index
 
 
-def test_a_queue_of_another_project_that_is_not_there(tasks: ct.Client) -> None:
-    """The call that makes it has its full name: the short one would be made in the connection's project."""
-    name = "projects/other/locations/us-central1/queues/zz"
-    for verb in ("tasks", "pause", "attempts"):
-        create = f'tasks.queue("{name}", create=True) creates it'
-        with raises(errors.QueueNotFoundError, 'no queue "zz"', hint=create) as caught:
-            getattr(tasks.queue(name), verb)()
-        assert "tasks.queues()" not in (caught.value.hint or "")
-
-
-EARLY: dict[str, Callable[[ct.Client], Any]] = {
-    "a list": lambda tasks: tasks.queue("q").tasks(),
-    "a verb": lambda tasks: tasks.queue("q").pause(),
-    "the same cell": lambda tasks: tasks.queue("q", create=True, rate=30),
-}
-
-
-@options("--new-queue-delay", "3600")
-@pytest.mark.parametrize("verb", EARLY.values(), ids=EARLY)
-def test_a_new_queue_that_is_not_known_yet(
-    emulator: Emulator, tasks: ct.Client, monkeypatch: pytest.MonkeyPatch, verb: Callable[[ct.Client], Any]
-) -> None:
-    """A service that does not know our new queue yet is asked again, and one line says why."""
-    printed: list[str] = []
-
-    def notify(line: str) -> None:
-        printed.append(line)
-        emulator.advance(3600)
-
-    monkeypatch.setattr(connection_module, "_NEW_QUEUE_PAUSE", 0.01)
-    monkeypatch.setattr(connection_module, "notify", notify)
-    tasks.queue("q", create=True)
-    verb(tasks)
-    assert tasks.queues().index.tolist() == ["q"]
-    assert printed == [f"waiting for the new queue {LOCATION}/queues/q: it can take minutes to become available"]
-
-
 def test_how_a_queue_shows_itself(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
     """State, depth, limits and the last attempts, and where finished tasks are to be found."""
     queue.enqueue(target.url, task_id="t")
@@ -409,9 +362,3 @@ def test_integers_of_more_than_64_bits(queue: ct.Queue, target: Target) -> None:
     assert (received.path, received.body) == (f"/job/{2**80 + 1}", b'{"is":%d}' % (2**80 + 1))
     batch.wait()
     assert batch.tasks()["n"].tolist() == [2**80 + 1]
-
-
-def test_bytes_that_are_no_text(paused: ct.Queue) -> None:
-    """They are sent as they are, and shown as bytes."""
-    paused.enqueue(NOWHERE, b"\xff\xfe{}")
-    assert paused.tasks(body=True)["body"].tolist() == [b"\xff\xfe{}"]
