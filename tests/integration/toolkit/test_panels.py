@@ -110,24 +110,6 @@ def test_read_only_has_no_button_that_changes_anything(tasks: ct.Client, paused:
     board.close()
 
 
-def test_tasks_are_listed_inspected_and_deleted(board: Dashboard, paused: ct.Queue) -> None:
-    """The payload is decoded, secrets are masked, and what is deleted is gone from queue and table."""
-    names = fill(paused, 5)
-    panel: TasksPanel = see(board, "Tasks")
-    assert sorted(panel.table.page_keys) == names
-    look_at(panel.table, "t03")
-    panel.settle()
-    assert panel.actions.delete.disabled
-    panel.table.select(["t03"])
-    for words in ('"n": "t03"', "X-Team data", "Authorization •••", "no attempt"):
-        assert words in text(panel.detail)
-    assert "secret" not in text(panel.detail)
-    panel.actions.delete.click()
-    confirm(panel)
-    assert sorted(panel.table.page_keys) == sorted(paused.tasks().index) == ["t00", "t01", "t02", "t04"]
-    assert panel.footer.status == f"deleted 1 task of {paused.id}"
-
-
 def test_what_a_handler_raised_is_found(board: Dashboard, paused: ct.Queue, emulator: Emulator) -> None:
     """In the attempts of the queue and in those of the task, though the log has no word of it."""
 
