@@ -22,6 +22,8 @@ URL = "https://domain-1.us-central1.run.app"
 
 def domain(name: str = "", **_rest: object) -> dict[str, str]:
     """Use an installed package and a constant; any other body is taken as well."""
+    if name == "none":
+        raise ct.GiveUp("there is no such name")
     if name == "bad":
         raise ValueError(f"{name} is no good")
     return {"ascii": idna.encode(f"{name}.{SUFFIX}").decode()}
@@ -101,12 +103,13 @@ def test_tasks_reach_it_and_results_land_in_the_store(
 ) -> None:
     """The deployment is given like a handler: its account signs for its audience, also for the notification."""
     emulator.set(signatures_kept=kept)
-    batch = queue.fan_out(pd.DataFrame({"name": ["größe", "bad"]}), url=service.deployment, progress=False)
+    batch = queue.fan_out(pd.DataFrame({"name": ["größe", "bad", "none"]}), url=service.deployment, progress=False)
     batch.on_complete(service.deployment).wait("120s")
     results = batch.results()
-    assert results["state"].tolist() == ["succeeded", "failed"]
+    assert results["state"].tolist() == ["succeeded", "failed", "failed"]
     assert results["ascii"].tolist()[0] == "xn--gre-6ka8i.example"
-    assert results["error"].tolist()[1] == "ValueError: bad is no good"
+    assert results["error"].tolist()[1:] == ["ValueError: bad is no good", "there is no such name"]
+    assert batch.errors()["where"].str.fullmatch(r"domain, main\.py line \d+").all()
 
 
 def test_single_tasks_reach_it(queue: ct.Queue, service: Service) -> None:
