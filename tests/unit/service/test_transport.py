@@ -378,11 +378,13 @@ def test_concurrent_calls_renew_a_token_once(
 
 def test_a_refused_token_is_replaced_once(fake: Fakes, make_auth: MakeAuth) -> None:
     """If the service refuses the new token too, the call fails."""
-    server, auth = fake(grpc.StatusCode.UNAUTHENTICATED), make_auth("user")
+    refused, auth = grpc.StatusCode.UNAUTHENTICATED, make_auth("user")
     auth.credentials()
+    server = fake(refused, refused, refused, FOUND)
     with raises(errors.CredentialsError, code="UNAUTHENTICATED"):
         use(server.port, GET, auth=auth)
     assert len(server.calls) == 2
+    assert use(server.port, GET, auth=auth).name == QUEUE
 
 
 def test_credentials_go_to_google_only_over_tls(fake: Fakes) -> None:
