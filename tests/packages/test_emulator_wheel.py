@@ -1,7 +1,6 @@
 """The distribution cloudtasks-emulator: all of the emulator, without what only the toolkit needs."""
 
 import importlib.metadata
-import json
 import sys
 import tomllib
 import zipfile
@@ -98,24 +97,14 @@ def test_its_version_is_the_toolkits(place: Environment) -> None:
     assert place.run(place.bin / "python", "-m", "cloudtasks_emulator", "--version").endswith(f" {version}\n")
 
 
-def test_it_delivers_a_task_that_was_created_by_rpc(emulator: Emulator) -> None:
-    """Google's client creates a task, and the target receives it."""
-    with Target() as target:
-        task = {"http_request": {"url": target.url, "body": b"by gRPC"}}
-        emulator.client.create_task({"parent": f"{LOCATION}/queues/q", "task": task})
-        (received,) = target.wait()
-    assert received.body == b"by gRPC"
-    emulator.drained(f"{LOCATION}/queues/q")
-
-
-def test_it_delivers_a_task_that_was_created_by_rest(emulator: Emulator) -> None:
-    """A plain HTTP request creates a task, and the health check answers."""
+def test_it_delivers_tasks(emulator: Emulator) -> None:
+    """Google's client and a plain HTTP request create them, and the target receives them; the health check answers."""
     assert emulator.request("GET", "/health")["instance"] == emulator.ready["instance"]
     with Target() as target:
-        task = {"httpRequest": {"url": target.url}}
-        made = emulator.request("POST", f"/v2/{LOCATION}/queues/q/tasks", {"task": task})
-        target.wait()
-    assert json.dumps(made).count(f"{LOCATION}/queues/q/tasks/") == 1
+        emulator.enqueue(f"{LOCATION}/queues/q", target.url)
+        emulator.request("POST", f"/v2/{LOCATION}/queues/q/tasks", {"task": {"httpRequest": {"url": target.url}}})
+        target.wait(2)
+    emulator.drained(f"{LOCATION}/queues/q")
 
 
 def test_it_refuses_an_editable_install(place: Environment) -> None:

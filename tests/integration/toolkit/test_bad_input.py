@@ -55,20 +55,13 @@ def test_an_id_that_is_taken(paused: ct.Queue) -> None:
     assert paused.tasks(body=True).body.to_list() == [{"n": 1}]
 
 
-FanOut = tuple[dict[str, Any], type[Exception], str]
-FAN_OUTS: dict[str, FanOut] = {
-    "a task option": ({"headers": ["x"]}, errors.InvalidInputError, "headers=['x'] is not a dictionary"),
-    "a missing column": ({"url": URL + "/{dya}"}, errors.TemplateError, 'did you mean "day"'),
-    "nan in the url": ({"url": URL + "/{n}"}, errors.RowsError, "row 1"),
-    "duplicates": ({"body": {"n": 1}}, errors.DuplicateRowsError, "2"),
-    "a queue's word": ({"rate": 5}, TypeError, "queue.update(rate=5)"),
-    "a naive column": ({"at": "{when}"}, errors.InvalidInputError, "no time zone"),
-    "no URL": ({"url": "{day}"}, errors.InvalidInputError, "http"),
-    "a body with an object": ({"body": lambda _: {"x": object()}}, errors.InvalidInputError, "object"),
-}
-
-
-@pytest.mark.parametrize(("words", "kind", "text"), FAN_OUTS.values(), ids=FAN_OUTS)
+@cases(
+    ({"headers": ["x"]}, errors.InvalidInputError, "headers=['x'] is not a dictionary"),
+    ({"url": URL + "/{n}"}, errors.RowsError, "row 1"),
+    ({"body": {"n": 1}}, errors.DuplicateRowsError, "2"),
+    ({"rate": 5}, TypeError, "queue.update(rate=5)"),
+    ({"at": "{when}"}, errors.InvalidInputError, "no time zone"),
+)
 def test_a_bad_fan_out(
     tasks: ct.Client, paused: ct.Queue, words: dict[str, Any], kind: type[Exception], text: str
 ) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Coroutine
 from typing import Any
 from unittest.mock import Mock
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from cloudtasks_nb import errors
@@ -169,19 +167,7 @@ def test_an_exception_that_cannot_be_shown_is_still_an_answer() -> None:
     assert len(run(fail, b'"long"').content()[0]) < 3000
 
 
-RESULTS = [
-    (None, b"null"),
-    ({"n": 1, "day": dt.date(2026, 1, 2)}, b'{"n":1,"day":"2026-01-02"}'),
-    ({1: "é"}, '{"1":"é"}'.encode()),
-    (np.float32(0.5), b"0.5"),
-    (pd.DataFrame({"n": [1, 2]}), b'[{"n":1},{"n":2}]'),
-    (pd.Timestamp("2026-01-02", tz="UTC"), b'"2026-01-02T00:00:00+00:00"'),
-    ([float("nan")], b"[null]"),
-    (2**70, b"1180591620717411303424"),
-]
-
-
-@pytest.mark.parametrize(("result", "content"), RESULTS, ids=repr)
+@cases((None, b"null"), ({"n": 2**70, "day": dt.date(2026, 1, 2)}, b'{"n":1180591620717411303424,"day":"2026-01-02"}'))
 def test_a_result_is_answered_as_json(result: Any, content: bytes) -> None:
     """The answer has the result as JSON, written as the body of a task is."""
     assert run(lambda: result, b"").content() == (content, "application/json")

@@ -51,11 +51,8 @@ def request(application: WSGIApplication, body: bytes = b"", **environ: Any) -> 
 
 
 @cases(
-    (b'{"day": "mon"}', 200, b'"MON"'),
     ('{"day": "größe"}'.encode(), 200, '"GRÖSSE"'.encode()),
-    (b'"tue"', 200, b'"TUE"'),
     (b'{"day": "never"}', 404, b"LookupError: never"),
-    (b'{"day": 1}', 500, b"AttributeError: 'int' object has no attribute 'upper'"),
     (b"", 400, b"TypeError: report(day): missing a required argument: 'day'; the body gave no names"),
 )
 def test_it_answers_as_serve(application: Any, issuer: Any, body: bytes, status: int, content: bytes) -> None:
