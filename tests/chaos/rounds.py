@@ -33,8 +33,8 @@ from tests import web
 from tests.benchmarks.callers import google_client
 from tests.benchmarks.servers import Emulator
 from tests.integration.conftest import Answer, Target
-from tests.integration.fanout.conftest import Proxy
 from tests.processes import free_port
+from tests.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 LOCATION = "projects/demo/locations/us-central1"

@@ -1,6 +1,5 @@
 """Fixtures of fan-outs against a real emulator."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +11,8 @@ from typing import Any
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb import _loop
 from tests.integration.conftest import Emulator
+from tests.proxy import Proxy
 
 Serve = Callable[..., ct.Handler]
 Connect = Callable[[str], ct.Client]
@@ -59,66 +58,6 @@ def fault(emulator: Emulator, method: str, code: str, **more: Any) -> Iterator[N
 def rows_in(queue: ct.Queue) -> list[int]:
     """Return the rows whose tasks are in the queue, sorted; one that is there twice stands there twice."""
     return sorted(body["row"] for body in queue.tasks(limit=None, body=True)["body"])
-
-
-class Proxy:
-    """A TCP proxy on loopback that can cut, delay and hold up what goes through it; it runs on the toolkit's loop."""
-
-    def __init__(self, target: str) -> None:
-        host, port = target.split(":")
-        self._target = (host, int(port))
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._open = asyncio.Event()
-        self._open.set()
-        self.delay = 0.0  #: seconds before each piece of an answer
-        self.connections = 0
-        self._server = _loop.run(asyncio.start_server(self._serve, "127.0.0.1", 0), PATIENCE)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    def reset(self) -> None:
-        """Cut every connection."""
-        _loop.run(self._cut(), PATIENCE)
-
-    def stall(self) -> None:
-        """Let nothing through until `go`."""
-        _loop.call_soon(self._open.clear)
-
-    def go(self) -> None:
-        """Let everything through."""
-        _loop.call_soon(self._open.set)
-
-    def close(self) -> None:
-        """Cut every connection and end."""
-        _loop.call_soon(self._server.close)
-        self.go()
-        self.reset()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            there, back = await asyncio.open_connection(*self._target)
-        except OSError:
-            writer.close()
-            return
-        self._writers |= {writer, back}
-        await asyncio.gather(self._pump(reader, back, 0.0), self._pump(there, writer, None))
-        self._writers -= {writer, back}
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, delay: float | None) -> None:
-        try:
-            while piece := await source.read(65536):
-                await self._open.wait()
-                await asyncio.sleep(self.delay if delay is None else delay)
-                sink.write(piece)
-                await sink.drain()
-        except OSError:
-            pass
-        finally:
-            sink.close()
-
-    async def _cut(self) -> None:
-        for writer in tuple(self._writers):
-            writer.transport.abort()
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import PreconditionError, QueueNotFoundError
 from tests.integration.conftest import Emulator
-from tests.integration.fanout.conftest import Proxy, fault, reached, rows_in, sent
+from tests.integration.fanout.conftest import fault, reached, rows_in, sent
+from tests.proxy import Proxy
 
 TARGET = "http://127.0.0.1:9/run"
 MANY = pd.DataFrame({"row": range(2000)})

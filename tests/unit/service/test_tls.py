@@ -1,11 +1,8 @@
 """A server that is called as Google is, with TLS and credentials, at an address of its own."""
 
-from __future__ import annotations
-
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from cloudtasks_nb.service.no_connection import no_connection
 from cloudtasks_nb.service.transport import Transport
 from tests.cases import cases
 from tests.certificates import Authority
+from tests.proxy import Proxy
 from tests.raising import raises
 from tests.unit.service.conftest import QUEUE, Fakes, call, login, use
 
@@ -51,62 +49,22 @@ def test_a_file_of_authorities_that_cannot_be_read(monkeypatch: pytest.MonkeyPat
         use(1, call("GetQueue", name=QUEUE), place=SECURE, auth=login())
 
 
-class Sleeper:
-    """Relays connections to a port; those that are open when it falls asleep stay open and carry nothing more."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._links: list[asyncio.Task[None]] = []
-        self._writers: list[asyncio.StreamWriter] = []
-        self.port = 0
-
-    @asynccontextmanager
-    async def listen(self) -> AsyncIterator[Sleeper]:
-        """Accept connections."""
-        async with await asyncio.start_server(self._accept, "127.0.0.1", 0) as server:
-            self.port = server.sockets[0].getsockname()[1]
-            try:
-                yield self
-            finally:
-                self.sleep()
-                for writer in self._writers:
-                    writer.transport.abort()
-
-    def sleep(self) -> None:
-        """Carry nothing more over the open connections."""
-        for link in self._links:
-            link.cancel()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers += [writer, far_writer]
-        self._links += [asyncio.ensure_future(_copy(*ends)) for ends in ((reader, far_writer), (far_reader, writer))]
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while data := await reader.read(65536):
-            writer.write(data)
-
-
 def test_a_connection_that_broke_in_a_sleep_is_replaced(
     fake: Fakes, trusted: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the sleep of a laptop the old connection answers nothing, and nothing reports that it is broken."""
     options = [(name, min(value, 1_000)) for name, value in transport_module._SECURE_OPTIONS]
     monkeypatch.setattr(transport_module, "_SECURE_OPTIONS", options)
-    server = fake(types.Queue.pb()(name=QUEUE), tls=trusted.grpc())
+    server = fake(tls=trusted.grpc())
+    with closing(Proxy(f"127.0.0.1:{server.port}")) as proxy:
 
-    async def story(transport: Transport) -> int:
-        async with Sleeper(server.port).listen() as relay:
-            transport.endpoint = resolve("p", "l", f"https://127.0.0.1:{relay.port}")
+        async def story(transport: Transport) -> None:
             await transport.call("GetQueue", name=QUEUE)
-            relay.sleep()
+            proxy.sleep()
             await transport.call("GetQueue", name=QUEUE, timeout=60.0)
-            await transport.close()
-        return len(server.calls)
 
-    assert use(server.port, story, place=SECURE, auth=login()) == 2
+        use(server.port, story, place={**SECURE, "target": proxy.address}, auth=login())
+    assert len(server.calls) == 2
 
 
 #: Puts an obstacle of a kind between a client and the service; returns the port, and the address that is called.
