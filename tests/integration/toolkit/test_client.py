@@ -159,12 +159,22 @@ def test_the_emulator_of_the_environment(emulator: Emulator, monkeypatch: pytest
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", emulator.ready["grpc"])
     with ct.connect("p", "l") as tasks:
         assert tasks.endpoint == emulator.ready["grpc"]
+        assert tasks.certs_url == f"{emulator.ready['http']}/oauth2/v1/certs"
         assert len(tasks.queues()) == 0
         assert repr(tasks) == f"<Cloud Tasks in p / l [LOCAL {emulator.ready['grpc']}]>"
     with ct.connect("p", "l", endpoint="127.0.0.1:1") as tasks:
         assert tasks.endpoint == "127.0.0.1:1"
     with ct.connect("p", "l", endpoint="cloudtasks.googleapis.com") as tasks:
         assert repr(tasks) == "<Cloud Tasks in p / l [GOOGLE p]>"
+
+
+def test_nobody_is_asked_before_a_token_comes() -> None:
+    """Serving asks nobody; while the emulator that it depends on is not there, its certificates are not either."""
+    account = "worker@p.iam.gserviceaccount.com"
+    with ct.connect("p", "l", endpoint="127.0.0.1:9") as tasks:
+        ct.serve(print, name="early", service_account=account, tasks=tasks).close()
+        with pytest.raises(errors.EndpointError):
+            _ = tasks.certs_url
 
 
 def test_a_project_that_is_not_known_yet() -> None:
