@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import google.auth.credentials
-import google.auth.exceptions
-import google.oauth2.credentials
 import grpc
 import grpc.aio
 import pytest
@@ -32,16 +29,6 @@ from tests.unit.service.conftest import QUEUE, Fakes, MakeAuth, Pauses, call, go
 
 TASK = f"{QUEUE}/tasks/t"
 GET = call("GetQueue", name=QUEUE)
-
-
-def test_a_call_carries_its_route(fake: Fakes) -> None:
-    """Fields become the request, and the resource is repeated in the metadata as the service wants it."""
-    server = fake(types.Queue.pb()(name=QUEUE, state=2))
-    answer = use(server.port, GET)
-    use(server.port, call("UpdateQueue", queue={"name": QUEUE}, update_mask={"paths": ["state"]}))
-    assert (answer.name, answer.state) == (QUEUE, 2)
-    assert types.GetQueueRequest.deserialize(server.calls[0].request).name == QUEUE
-    assert [one.metadata["x-goog-request-params"] for one in server.calls] == [f"name={QUEUE}", f"queue.name={QUEUE}"]
 
 
 def test_a_raw_call_is_the_same_on_the_wire(fake: Fakes) -> None:
@@ -331,32 +318,6 @@ def test_a_closed_connection_stays_closed(fake: Fakes) -> None:
     assert len(server.calls) == 1
 
 
-class Refreshing(google.auth.credentials.Credentials):
-    """Expired credentials whose renewal has the given result."""
-
-    def __init__(self, error: Exception | None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # google-auth annotates little
-        self.error = error
-        self.refreshed = 0
-
-    def refresh(self, request: Any) -> None:  # noqa: ARG002 - the base's signature
-        """Renew, or fail."""
-        self.refreshed += 1
-        if self.error is not None:
-            raise self.error
-        self.token = "token"  # noqa: S105 - nobody's
-
-
-@cases(
-    (google.auth.exceptions.RefreshError("expired"), errors.CredentialsError, "application-default login"),
-    (google.auth.exceptions.TransportError("no route"), errors.EndpointError, "check the network"),
-)
-def test_credentials_that_cannot_be_renewed(error: Exception, kind: type[errors.CloudTasksError], hint: str) -> None:
-    """An expired login and a service that is down raise different errors."""
-    with raises(kind, hint=hint, __class__=kind):
-        use(1, GET, place={"local": False}, auth=Auth(Refreshing(error)))
-
-
 @pytest.mark.parametrize(("refused", "kind"), [(False, errors.EndpointError), (True, errors.CredentialsError)])
 def test_concurrent_calls_renew_a_token_once(
     sign_in: GoogleSignIn, make_auth: MakeAuth, monkeypatch: Any, closed: int, kind: Any, *, refused: bool
@@ -385,15 +346,6 @@ def test_a_refused_token_is_replaced_once(fake: Fakes, make_auth: MakeAuth) -> N
         use(server.port, GET, auth=auth)
     assert len(server.calls) == 2
     assert use(server.port, GET, auth=auth).name == QUEUE
-
-
-def test_credentials_go_to_google_only_over_tls(fake: Fakes) -> None:
-    """With credentials the channel is secure: a server without TLS gets no call, and the hint is another one."""
-    server, credentials = fake(), Refreshing(None)
-    auth = Auth(credentials)
-    with raises(errors.EndpointError, hint="without https://"):
-        use(server.port, GET, place={"local": False}, auth=auth, connect_timeout=0.2)
-    assert (credentials.refreshed, server.calls) == (1, [])
 
 
 def test_a_queue_is_new_for_five_minutes() -> None:
