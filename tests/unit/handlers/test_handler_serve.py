@@ -204,13 +204,6 @@ def test_replacing_can_add_and_remove_the_check(serve: Serve, issuer: Any) -> No
         assert post(handler.url, b'{"day": "1"}').status == status
 
 
-def python(code: str) -> str:
-    """Run a script in a process of its own, with this home."""
-    done = run(sys.executable, "-c", code)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_a_function_that_hangs_does_not_keep_the_process() -> None:
     """When the main thread ends, the process ends, even if calls hang."""
     code = """
@@ -229,4 +222,4 @@ for fn in hang, hang_too:
     assert began.wait(20)
 print("end")
 """
-    assert python(code) == "end"
+    assert run(sys.executable, "-c", code).stdout == "end\n"
