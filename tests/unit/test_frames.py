@@ -10,6 +10,7 @@ import pytest
 
 from cloudtasks_nb import _frames
 from cloudtasks_nb._frames import column, frame
+from tests.cases import cases
 
 #: By kind: the dtype, and a value.
 KINDS: dict[str, tuple[str, Any]] = {"text": ("string", "a"), "ok": ("boolean", True), "any": ("object", {"a": 1})}
@@ -71,20 +72,15 @@ def test_values_and_gaps() -> None:
     assert made.attempts.isna().all()
 
 
-@pytest.mark.parametrize("values", [[[1, 2], [3, 4]], [[1]], [{"a": 1}, "text", b"\xff", None], [[[1, 2], [3, 4]]], []])
-def test_bodies_stay_what_they_are(values: list[Any]) -> None:
-    """Lists of the same length are not spread over a matrix; nothing is missing."""
-    made = column(values, "any")
-    assert made.shape == (len(values),)
-    assert [None if one is pd.NA else one for one in made] == values
-
-
-@pytest.mark.parametrize("bodies", [["text", "other"], ["text", None], [1, 2], [True, None], [None, None]])
-def test_bodies_of_one_type_stay_objects(bodies: list[Any]) -> None:
-    """The column's dtype does not depend on what is in it."""
-    made = frame(_frames.TASKS, {"task": ["t", "u"], "body": bodies}, index="task")
-    assert made.body.dtype == object
-    assert [None if one is pd.NA else one for one in made.body] == bodies
+@cases(
+    *([[1, 2], [3, 4]], [[1]], [{"a": 1}, "text", b"\xff", None], [[[1, 2], [3, 4]]], []),
+    *(["text", "other"], ["text", None], [1, 2], [True, None], [None, None]),
+)
+def test_bodies_stay_what_they_are(bodies: list[Any]) -> None:
+    """Lists of the same length are not spread over a matrix; the column's dtype does not depend on what is in it."""
+    made = frame(_frames.TASKS, {"task": list("tuvw")[: len(bodies)], "body": bodies}, index="task").body
+    assert (made.shape, made.dtype) == ((len(bodies),), object)
+    assert [None if one is pd.NA else one for one in made] == bodies
 
 
 @pytest.mark.parametrize("take", [lambda made: made, lambda made: made[made.task != "u"]], ids=["all", "filtered"])

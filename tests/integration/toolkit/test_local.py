@@ -187,35 +187,25 @@ def test_a_temporary_disk_is_reported(
     assert "temporary disk" not in capsys.readouterr().out
 
 
-def test_a_folder_remembers(tmp_path: Path) -> None:
-    """Queues and tasks are there again after a restart, in the same instance."""
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_folder_remembers(tmp_path: Path, *, killed: bool) -> None:
+    """Queues and tasks are there again after a restart, in the same instance, also if it was killed."""
     folder = tmp_path / "a" / "b"
-    with ct.local(folder) as tasks:
-        first = json.loads((folder / "endpoint.json").read_text())
-        tasks.queue("q", create=True, rate=7).pause().enqueue(NOWHERE, {"n": 1}, task_id="t")
-        assert f"stored in {folder}" in tasks._repr_mimebundle_()["text/plain"]
+    tasks = ct.local(folder)
+    first = json.loads((folder / "endpoint.json").read_text())
+    tasks.queue("q", create=True, rate=7).pause().enqueue(NOWHERE, {"n": 1}, task_id="t")
+    assert f"stored in {folder}" in tasks._repr_mimebundle_()["text/plain"]
+    if killed:
+        os.kill(first["pid"], signal.SIGKILL)
+    else:
+        tasks.close()
     ended(first["pid"])
-    with ct.local(str(folder)) as tasks:
+    with ct.local(str(folder)) as again:
         second = json.loads((folder / "endpoint.json").read_text())
         assert (second["instance"], second["pid"] == first["pid"]) == (first["instance"], False)
-        assert tasks.queues().rate["q"] == 7
-        assert tasks.queue("q").tasks(body=True).body.to_dict() == {"t": {"n": 1}}
-
-
-def test_nothing_is_lost_when_it_is_killed(tmp_path: Path) -> None:
-    """After a SIGKILL the next call starts it again, with everything that was acknowledged."""
-    tasks = ct.local(tmp_path)
-    queue = tasks.queue("q", create=True).pause()
-    for number in range(20):
-        queue.enqueue(NOWHERE, task_id=f"t-{number}")
-    os.kill(pid_of(tasks), signal.SIGKILL)
-    ended(pid_of(tasks))
-    with pytest.raises(errors.UnavailableError):
-        tasks._connection.call("GetQueue", name=queue.name, timeout=1.0)
-    with ct.local(tmp_path) as again:
-        assert len(again.queue("q").tasks()) == 20
         tasks.close()
-        assert again.queues().state["q"] == "PAUSED"
+        assert again.queues().rate["q"] == 7
+        assert again.queue("q").tasks(body=True).body.to_dict() == {"t": {"n": 1}}
 
 
 def test_it_verifies_who_answers(tmp_path: Path, emulator: Emulator) -> None:
