@@ -45,12 +45,14 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test sees the batches and handler addresses of another."""
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test sees the batches and handler addresses of another; what it has served is closed."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(home))
     monkeypatch.setattr(disk, "MOUNTS", home / "none")  # the disk of a container would be reported
-    return home
+    yield
+    for handler in [*serving._served.values()]:
+        handler.close()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -76,8 +78,6 @@ def alone(local_emulator: ct.Client, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_GCE_CHECK", "true")  # no test finds the credentials of a machine in Google's cloud
     yield
-    for handler in [*serving._served.values()]:
-        handler.close()
     while left := cast("ct.Client | None", open_clients.newest()):
         left.close()
 

@@ -76,18 +76,10 @@ def other(emulator: Emulator) -> Iterator[ct.Client]:
 
 
 @pytest.fixture
-def serve(emulator: Emulator) -> Iterator[Serve]:
-    """Serve functions that are closed after the test; the tokens they take are the emulator's."""
-    served: list[ct.Handler] = []
-
-    def make(fn: Callable[..., Any], **words: Any) -> ct.Handler:
-        tasks = SimpleNamespace(certs_url=f"{emulator.ready['http']}/oauth2/v1/certs")
-        served.append(ct.serve(fn, tasks=tasks, **words))
-        return served[-1]
-
-    yield make
-    for handler in served:
-        handler.close()
+def serve(emulator: Emulator) -> Serve:
+    """Serve functions; the tokens they take are the emulator's."""
+    tasks = SimpleNamespace(certs_url=f"{emulator.ready['http']}/oauth2/v1/certs")
+    return lambda fn, **words: ct.serve(fn, tasks=tasks, **words)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """`queue.map`: from a function and data to the results, in one call."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +16,6 @@ from cloudtasks_nb.handlers import serving
 from tests.cases import cases
 
 ACCOUNT = "caller@demo.iam.gserviceaccount.com"
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    """Close what is served."""
-    yield
-    for handler in list(serving._served.values()):
-        handler.close()
 
 
 def half(n: int, by: int = 2) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """`queue.wait`: what became of tasks that were created one by one, as log, stored results and queue tell it."""
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -21,9 +21,8 @@ UNREAD = "memory://unread"  # the store of handlers whose results no connection 
 
 
 @pytest.fixture
-def serve(tasks: ct.Client) -> Iterator[Serve]:
+def serve(tasks: ct.Client) -> Serve:
     """Serve a function of a body with a number, by default with the store of the connection."""
-    served: list[ct.Handler] = []
 
     def letter(n: int) -> dict[str, int]:
         if n < 0:
@@ -32,13 +31,7 @@ def serve(tasks: ct.Client) -> Iterator[Serve]:
             raise ValueError("no address")
         return {"page": n}
 
-    def make(store: str = tasks.store) -> ct.Handler:
-        served.append(ct.serve(letter, tasks=tasks, store=store))
-        return served[-1]
-
-    yield make
-    for handler in served:
-        handler.close()
+    return lambda store=tasks.store: ct.serve(letter, tasks=tasks, store=store)
 
 
 def quick(tasks: ct.Client, **settings: Any) -> ct.Queue:

@@ -18,13 +18,11 @@ import pytest
 import trustme
 from google.auth import crypt, jwt
 
-from cloudtasks_nb import handlers
 from cloudtasks_nb.handlers import verify
 from tests.web import Reply, Request, http_server
 
 ACCOUNT = "runner@demo.iam.gserviceaccount.com"
 AUDIENCE = "https://reports.example/run"
-Serve = Callable[..., handlers.Handler]
 Notebook = Callable[[str], ModuleType]
 NUMBERS = itertools.count()
 
@@ -102,20 +100,6 @@ def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notebook:
         return module
 
     return define
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Serve functions, and close what was served."""
-    opened: list[handlers.Handler] = []
-
-    def run(fn: Any, **settings: Any) -> handlers.Handler:
-        opened.append(handlers.serve(fn, **settings))
-        return opened[-1]
-
-    yield run
-    for handler in opened:
-        handler.close()
 
 
 @dataclass

@@ -8,8 +8,9 @@ import pytest
 
 from cloudtasks_nb import handlers
 from cloudtasks_nb.handlers import handler as handler_module
+from cloudtasks_nb.handlers import serve
 from tests.cases import cases
-from tests.unit.handlers.conftest import Gate, Serve, post, report
+from tests.unit.handlers.conftest import Gate, post, report
 
 
 def test_a_with_statement_closes() -> None:
@@ -28,7 +29,7 @@ def shown(handler: handlers.Handler) -> tuple[list[str], str]:
     return bundle["text/plain"].splitlines(), bundle["text/html"]
 
 
-def test_a_card_has_state_url_counts_last_error_and_the_next_line(serve: Serve) -> None:
+def test_a_card_has_state_url_counts_last_error_and_the_next_line() -> None:
     """Text and HTML say how many calls there were, and how the last one failed."""
     handler = serve(report)
     post(handler.url, b'{"day": "mon"}')
@@ -40,7 +41,7 @@ def test_a_card_has_state_url_counts_last_error_and_the_next_line(serve: Serve) 
     assert all(line.removeprefix("report: ").removeprefix("→ ") in html for line in text)
 
 
-def test_a_card_is_escaped_and_bounded(serve: Serve) -> None:
+def test_a_card_is_escaped_and_bounded() -> None:
     """Whatever a task sends or a function returns is shown as text, and shortened; the newest five calls are listed."""
     evil = "<img src=x onerror=alert(1)>"
 
@@ -64,12 +65,12 @@ def test_a_card_is_escaped_and_bounded(serve: Serve) -> None:
     (lambda *rest, **more: None, "{}"),  # noqa: ARG005 - only its parameters matter
     (dict, "{...}"),
 )
-def test_the_next_line_fits_the_function(serve: Serve, fn: Any, arguments: str) -> None:
+def test_the_next_line_fits_the_function(fn: Any, arguments: str) -> None:
     """Before the first call, the next line has the function's own arguments."""
     assert shown(serve(fn, name="fn"))[0][-1] == f"→ queue.enqueue(handler, {arguments})"
 
 
-def test_a_closed_handler_shows_how_to_serve_it_again(serve: Serve) -> None:
+def test_a_closed_handler_shows_how_to_serve_it_again() -> None:
     """Repr and card of a closed handler name the next step; a temporary URL cannot be served again."""
     lasting, temporary = serve(report), serve(lambda: None)
     lasting.close()
@@ -82,7 +83,7 @@ def test_a_closed_handler_shows_how_to_serve_it_again(serve: Serve) -> None:
         assert words in text[-1]
 
 
-def test_closing_leaves_no_thread_behind(serve: Serve) -> None:
+def test_closing_leaves_no_thread_behind() -> None:
     """Workers and the loop for coroutines end with the handler."""
 
     async def hello() -> str:
@@ -95,7 +96,7 @@ def test_closing_leaves_no_thread_behind(serve: Serve) -> None:
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("hello")]
 
 
-def test_closing_waits_for_calls_that_run(serve: Serve) -> None:
+def test_closing_waits_for_calls_that_run() -> None:
     """A call that has begun is answered before the handler is closed."""
     gate = Gate()
     handler = serve(gate.function("done"), name="slow")
@@ -115,7 +116,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handler_module, "_JOIN", 0.05)
 
 
-def test_closing_does_not_wait_for_ever(serve: Serve, impatient: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_closing_does_not_wait_for_ever(impatient: None, capsys: pytest.CaptureFixture[str]) -> None:
     """The connection of a call that hangs is closed, with a message; when the call ends at last, it is recorded."""
     gate = Gate()
     handler = serve(gate.function("late"), name="stuck")

@@ -16,12 +16,13 @@ import requests
 from google.api_core import exceptions
 
 import cloudtasks_nb as ct
+from cloudtasks_nb.handlers import serve
 from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.call import call
 from cloudtasks_nb.handlers.failures import GiveUp, retry_after, upstream_status
 from cloudtasks_nb.store.results import result_objects
 from cloudtasks_nb.store.store import Store
-from tests.unit.handlers.conftest import Serve, post
+from tests.unit.handlers.conftest import post
 from tests.unit.handlers.test_handler_store import BATCH, TASK, stored
 
 LATER = {"Retry-After": "7"}
@@ -129,7 +130,7 @@ def test_a_date_to_wait_for() -> None:
     assert 3_000 < (retry_after(of_requests(503, {"Retry-After": in_an_hour})) or 0) <= 3_600
 
 
-def test_a_function_gives_up(serve: Serve, tmp_path: Path) -> None:
+def test_a_function_gives_up(tmp_path: Path) -> None:
     """The task is answered as done; the stored result has the reason, and is among those that are no successes."""
 
     def find() -> None:
@@ -146,14 +147,14 @@ def test_a_function_gives_up(serve: Serve, tmp_path: Path) -> None:
     assert len(list(result_objects(Store(tmp_path), BATCH, failures=True))) == 1
 
 
-def test_a_function_that_gives_up_has_failed(serve: Serve) -> None:
+def test_a_function_that_gives_up_has_failed() -> None:
     """The handler counts it so, and a service that is throttled makes it wait no longer."""
     handler = serve(Mock(side_effect=caused(ct.GiveUp("no"), of_requests(429, LATER)), __name__="find"))
     assert (post(handler.url, b"").status, handler.calls()["status"].tolist()) == (200, [200])
     assert "0 succeeded, 1 failed" in str(handler._repr_mimebundle_())
 
 
-def test_a_function_gives_up_in_a_process(serve: Serve) -> None:
+def test_a_function_gives_up_in_a_process() -> None:
     """The answer is that of the process."""
 
     def find() -> None:
@@ -163,7 +164,7 @@ def test_a_function_gives_up_in_a_process(serve: Serve) -> None:
     assert (answer.status, answer.body) == (200, b"no such place")
 
 
-def test_a_reason_to_give_up_that_is_not_stored_is_not_acknowledged(serve: Serve, tmp_path: Path) -> None:
+def test_a_reason_to_give_up_that_is_not_stored_is_not_acknowledged(tmp_path: Path) -> None:
     """The task is tried again, as when a result is not stored."""
     (tmp_path / "file").touch()
     handler = serve(Mock(side_effect=ct.GiveUp("no"), __name__="find"), store=tmp_path / "file" / "store")
@@ -171,7 +172,7 @@ def test_a_reason_to_give_up_that_is_not_stored_is_not_acknowledged(serve: Serve
 
 
 @pytest.mark.parametrize(("delay", "seconds"), [("30s", "30"), (0.2, "1"), (dt.timedelta(minutes=2), "120"), (0, "0")])
-def test_a_function_wants_to_be_called_later(serve: Serve, tmp_path: Path, delay: Any, seconds: str) -> None:
+def test_a_function_wants_to_be_called_later(tmp_path: Path, delay: Any, seconds: str) -> None:
     """The answer says when, in whole seconds."""
     error = ct.TryLater(delay, "quota")
     answer = post(serve(Mock(side_effect=error), name="x", store=tmp_path).url, b"", X_CloudTasks_TaskName=TASK)

@@ -15,11 +15,11 @@ import cloudpickle
 import pytest
 
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers import processes
-from tests.unit.handlers.conftest import Serve, post
+from cloudtasks_nb.handlers import processes, serve
+from tests.unit.handlers.conftest import post
 
 
-def test_a_call_runs_in_another_process(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_call_runs_in_another_process(capfd: pytest.CaptureFixture[str]) -> None:
     """The function runs outside the kernel, with its arguments converted, and what it prints is no answer."""
     offset = 1
 
@@ -35,7 +35,7 @@ def test_a_call_runs_in_another_process(serve: Serve, capfd: pytest.CaptureFixtu
     assert "added" in capfd.readouterr().err
 
 
-def test_an_exception_travels_as_its_traceback(serve: Serve) -> None:
+def test_an_exception_travels_as_its_traceback() -> None:
     """The kernel gets the traceback of the process and the status of the exception, whatever its class needs."""
 
     class OddError(LookupError):
@@ -50,7 +50,7 @@ def test_an_exception_travels_as_its_traceback(serve: Serve) -> None:
     assert handler.calls()["error"].str.contains(r"in fail\n[\s\S]*OddError").all()
 
 
-def test_a_process_that_dies_fails_its_own_task(serve: Serve) -> None:
+def test_a_process_that_dies_fails_its_own_task() -> None:
     """The task of a process that ends has status 500 and says how; the next call has another process."""
 
     def run(how: str) -> str:
@@ -91,14 +91,14 @@ def test_a_process_that_is_just_started_is_killed_too(monkeypatch: pytest.Monkey
     assert (answer.status, "killed by SIGKILL" in (answer.error or "")) == (500, True)
 
 
-def test_a_result_that_is_no_json(serve: Serve) -> None:
+def test_a_result_that_is_no_json() -> None:
     """A result that cannot travel is an error of the task, as without processes."""
     handler = serve(lambda: threading.Lock(), name="lock", processes=1)  # noqa: PLW0108 - a lock cannot be copied
     answer = post(handler.url)
     assert (answer.status, b"lock" in answer.body) == (500, True)
 
 
-def test_what_cannot_be_copied_is_said_when_serving(serve: Serve) -> None:
+def test_what_cannot_be_copied_is_said_when_serving() -> None:
     """A function that holds a lock cannot be copied; async functions and odd numbers are refused, too."""
     lock = threading.Lock()
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_copied_is_said_when_serving(serve: Serve) -> None:
         serve(len, processes=0)
 
 
-def test_replacing_ends_the_processes(serve: Serve) -> None:
+def test_replacing_ends_the_processes() -> None:
     """Another function under the name has other processes, and the old ones end."""
     first = serve(os.getpid, name="which", processes=1)
     post(first.url)
@@ -126,7 +126,7 @@ def test_replacing_ends_the_processes(serve: Serve) -> None:
     assert old.wait(20) == -signal.SIGKILL
 
 
-def test_closing_ends_a_call_that_hangs(serve: Serve, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_closing_ends_a_call_that_hangs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A process that computes for ever ends with its handler, and its task has an answer."""
     fifo = tmp_path / "began"
     os.mkfifo(fifo)

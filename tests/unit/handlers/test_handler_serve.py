@@ -17,16 +17,17 @@ import pytest
 
 from cloudtasks_nb import handlers
 from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers import serve
 from cloudtasks_nb.handlers.address import derive_address
 from cloudtasks_nb.handlers.call import TaskRequest
 from cloudtasks_nb.handlers.serving import name_at
 from cloudtasks_nb.service import open_clients
 from tests.processes import run
 from tests.raising import raises
-from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
+from tests.unit.handlers.conftest import ACCOUNT, Gate, post, report
 
 
-def test_a_request_while_the_workers_are_replaced(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_while_the_workers_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that comes at the moment of the replacement is answered by the new workers; it does not hang."""
     handler = serve(lambda: "old", name="report")
     submit = handler._workers.submit
@@ -40,7 +41,7 @@ def test_a_request_while_the_workers_are_replaced(serve: Serve, monkeypatch: pyt
     assert future.result(20).result == b'"new"'
 
 
-def test_the_same_name_again_replaces_the_function(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_name_again_replaces_the_function(capsys: pytest.CaptureFixture[str]) -> None:
     """The same handler calls the new function, and a line says so; running calls end with the old function."""
     gate = Gate()
     handler = serve(gate.function("old"), name="report")
@@ -57,7 +58,7 @@ def test_the_same_name_again_replaces_the_function(serve: Serve, capsys: pytest.
     assert list(handler.calls()["result"]) == ["old", "new"]
 
 
-def test_the_same_function_again_keeps_its_threads(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_function_again_keeps_its_threads(capsys: pytest.CaptureFixture[str]) -> None:
     """With the same number of workers none is started, and nothing is said, as nothing was replaced."""
     handler = serve(report)
     before = {thread.ident for thread in threading.enumerate()}
@@ -67,7 +68,7 @@ def test_the_same_function_again_keeps_its_threads(serve: Serve, capsys: pytest.
     assert capsys.readouterr().out == ""
 
 
-def test_a_closed_handler_is_served_anew_at_the_old_address(serve: Serve) -> None:
+def test_a_closed_handler_is_served_anew_at_the_old_address() -> None:
     """After close() the URL is free, the record stays, and the next serve() has the URL again."""
     handler = serve(report)
     post(handler.url, b'{"day": "1"}')
@@ -82,7 +83,7 @@ def test_a_closed_handler_is_served_anew_at_the_old_address(serve: Serve) -> Non
     assert serve(report) is again, "closing the old one does not forget the new one"
 
 
-def test_a_port_in_use_is_reported(serve: Serve, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """If another program uses the port, the URL is new, and a line names the consequence for earlier tasks."""
     port = derive_address(home, "report").port
     with socket.create_server(("127.0.0.1", port)):
@@ -93,7 +94,7 @@ def test_a_port_in_use_is_reported(serve: Serve, home: Path, capsys: pytest.Capt
     assert ("tasks that were sent before will not reach it" in out, out.count("\n")) == (True, 1)
 
 
-def test_the_name_at_a_url(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_name_at_a_url(capsys: pytest.CaptureFixture[str]) -> None:
     """A lasting URL leads to its name always, a temporary one while it is served."""
     lasting, temporary = serve(report), serve(lambda: None)
     capsys.readouterr()
@@ -116,7 +117,7 @@ NAMELESS = {"lambda": lambda: 1, "partial": functools.partial(int, "1"), "Callab
 
 
 @pytest.mark.parametrize(("prefix", "fn"), NAMELESS.items(), ids=NAMELESS)
-def test_a_function_without_a_name(serve: Serve, capsys: pytest.CaptureFixture[str], fn: Any, prefix: str) -> None:
+def test_a_function_without_a_name(capsys: pytest.CaptureFixture[str], fn: Any, prefix: str) -> None:
     """The same nameless function served twice is two handlers, with a message that their URLs are new."""
     first, second = serve(fn), serve(fn)
     assert (first.url != second.url, first.name != second.name, first.name.partition("-")[0]) == (True, True, prefix)
@@ -125,7 +126,7 @@ def test_a_function_without_a_name(serve: Serve, capsys: pytest.CaptureFixture[s
     assert (out.count("without a name of its own"), 'name="..." gives it a URL that stays' in out) == (2, True)
 
 
-def test_a_name_gives_a_lasting_url(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_gives_a_lasting_url(capsys: pytest.CaptureFixture[str]) -> None:
     """A lambda with name= has a lasting URL, whatever characters the name has."""
     handler = serve(lambda: 1, name="größe & co?")
     assert (handler.lasting, post(handler.url, b"").body, capsys.readouterr().out) == (True, b"1", "")
@@ -164,7 +165,7 @@ def test_bad_arguments_are_refused(fn: Any, settings: dict[str, Any], words: str
     assert list(home.iterdir()) == []
 
 
-def test_a_server_that_cannot_start(home: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+def test_a_server_that_cannot_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupt while it starts closes the port, ends the threads and registers no handler."""
 
     def interrupted(coroutine: Any) -> None:
@@ -182,7 +183,7 @@ def test_a_server_that_cannot_start(home: Path, monkeypatch: pytest.MonkeyPatch,
     assert serve(report).url == derive_address(home, "report").url
 
 
-def test_the_newest_connection_is_the_issuer_unless_one_is_given(serve: Serve, issuer: Any) -> None:
+def test_the_newest_connection_is_the_issuer_unless_one_is_given(issuer: Any) -> None:
     """Without tasks= the newest connection counts; audience= is what the tokens must be issued for."""
     open_clients.add(issuer)
     try:
@@ -195,7 +196,7 @@ def test_the_newest_connection_is_the_issuer_unless_one_is_given(serve: Serve, i
         handlers.serve(report, service_account=ACCOUNT)
 
 
-def test_replacing_can_add_and_remove_the_check(serve: Serve, issuer: Any) -> None:
+def test_replacing_can_add_and_remove_the_check(issuer: Any) -> None:
     """The settings of the last serve() hold."""
     tasks = SimpleNamespace(certs_url=issuer.url)
     handler = serve(report)

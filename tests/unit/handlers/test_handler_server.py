@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from cloudtasks_nb.handlers import serve
 from tests.cases import cases
-from tests.unit.handlers.conftest import ACCOUNT, Gate, Serve, post, report
+from tests.unit.handlers.conftest import ACCOUNT, Gate, post, report
 
 
-def test_a_task_becomes_a_call(serve: Serve) -> None:
+def test_a_task_becomes_a_call() -> None:
     """The function is called with the task's body, its result is the answer, and the call is recorded."""
     handler = serve(report)
     names = {"X_CloudTasks_TaskName": "t1", "X_CloudTasks_QueueName": "reports", "X_CloudTasks_TaskRetryCount": "2"}
@@ -22,7 +23,7 @@ def test_a_task_becomes_a_call(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1", "²", "9" * 30])
-def test_a_retry_count_that_is_none_is_not_known(serve: Serve, count: str) -> None:
+def test_a_retry_count_that_is_none_is_not_known(count: str) -> None:
     """Any program can send headers; an invalid count is NA."""
     handler = serve(report)
     headers = {"X_CloudTasks_TaskRetryCount": count.encode().decode("latin-1")}
@@ -31,13 +32,13 @@ def test_a_retry_count_that_is_none_is_not_known(serve: Serve, count: str) -> No
 
 
 @pytest.mark.parametrize("body", ['{"day": "zwölf 日"}'.encode(), b'{"day": "' + b"x" * 1_500_000 + b'"}'])
-def test_bodies_of_a_tasks_full_size_and_any_script_arrive(serve: Serve, body: bytes) -> None:
+def test_bodies_of_a_tasks_full_size_and_any_script_arrive(body: bytes) -> None:
     """A body may be as large as a task can be, and in any language."""
     answer = post(serve(report).url, body, Content_Type="application/json")
     assert (answer.status, len(answer.body)) == (200, len(body) - 1 + len(',"origin":"JFK"}') - 1)
 
 
-def test_a_body_beyond_any_task_is_refused(serve: Serve) -> None:
+def test_a_body_beyond_any_task_is_refused() -> None:
     """A body that no queue can send is not read to its end."""
     handler = serve(report)
     assert post(handler.url, b"x" * (3 * 1024 * 1024)).status == 413
@@ -52,7 +53,7 @@ def test_a_body_beyond_any_task_is_refused(serve: Serve) -> None:
     (lambda url: url + "?x=1", {}, 200),
     (lambda url: url.replace("127.0.0.1", "localhost"), {}, 200),
 )
-def test_who_reaches_the_function(serve: Serve, change: Any, headers: dict[str, str], status: int) -> None:
+def test_who_reaches_the_function(change: Any, headers: dict[str, str], status: int) -> None:
     """Web pages, foreign host names and guessed paths get an answer that does not contain the secret."""
     handler = serve(report)
     secret = handler.url.rsplit("/", 1)[1]
@@ -61,7 +62,7 @@ def test_who_reaches_the_function(serve: Serve, change: Any, headers: dict[str, 
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
-def test_a_method_without_a_body_gets_an_explanation(serve: Serve, method: str) -> None:
+def test_a_method_without_a_body_gets_an_explanation(method: str) -> None:
     """The answer to a browser explains how to use the URL, and names the methods that call the function."""
     handler = serve(report)
     answer = post(handler.url, None, method=method)
@@ -73,14 +74,14 @@ def test_a_method_without_a_body_gets_an_explanation(serve: Serve, method: str) 
 
 
 @pytest.mark.parametrize("parts", [3, 5], ids=["origin", "whole URL"])
-def test_the_default_audiences(serve: Serve, issuer: Any, parts: int) -> None:
+def test_the_default_audiences(issuer: Any, parts: int) -> None:
     """Tasks of the toolkit have the origin of the URL as audience, those of other clients the whole URL."""
     url = serve(report, service_account=ACCOUNT, tasks=issuer).url
     audience = "/".join(url.split("/")[:parts])
     assert post(url, b'{"day": "1"}', Authorization=issuer.bearer(aud=audience)).status == 200
 
 
-def test_a_token_of_the_account_is_required(serve: Serve, issuer: Any) -> None:
+def test_a_token_of_the_account_is_required(issuer: Any) -> None:
     """With service_account= the function is called only for tokens that the emulator issued for this URL."""
     handler = serve(report, service_account=ACCOUNT, tasks=issuer)
     body = b'{"day": "1"}'
@@ -99,7 +100,7 @@ def test_a_token_of_the_account_is_required(serve: Serve, issuer: Any) -> None:
     assert issuer.fetches == 1
 
 
-def test_eight_calls_run_at_once(serve: Serve) -> None:
+def test_eight_calls_run_at_once() -> None:
     """Eight calls meet at a barrier, while this thread does nothing for them."""
     barrier = threading.Barrier(8)
     handler = serve(lambda: barrier.wait(20), name="meet")
@@ -108,7 +109,7 @@ def test_eight_calls_run_at_once(serve: Serve) -> None:
     assert sorted(int(answer.body) for answer in answers) == list(range(8))
 
 
-def test_no_more_calls_run_than_there_are_workers(serve: Serve) -> None:
+def test_no_more_calls_run_than_there_are_workers() -> None:
     """Six tasks on two workers run two by two."""
     barrier, lock = threading.Barrier(2), threading.Lock()
     running, seen = set[int](), list[int]()
@@ -128,7 +129,7 @@ def test_no_more_calls_run_than_there_are_workers(serve: Serve) -> None:
     assert ([answer.status for answer in answers], max(seen)) == ([200] * 6, 2)
 
 
-def test_an_async_function_runs_in_a_loop_of_its_own(serve: Serve) -> None:
+def test_an_async_function_runs_in_a_loop_of_its_own() -> None:
     """Coroutines of a handler share a loop, and one that blocks does not stop another handler."""
     gate = Gate()
 

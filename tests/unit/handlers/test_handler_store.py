@@ -8,13 +8,13 @@ import pytest
 
 from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.handlers import app
+from cloudtasks_nb.handlers import app, serve
 from cloudtasks_nb.handlers.version import version_of
 from cloudtasks_nb.service import open_clients
 from cloudtasks_nb.store.results import StoredResult, results_of_task
 from cloudtasks_nb.store.store import Store
 from tests.stored import best_results, stored_results
-from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE, Serve, post, report
+from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE, post, report
 from tests.unit.handlers.test_handler_wsgi import request
 
 BATCH = "a91f03c2"
@@ -27,7 +27,7 @@ def stored(place: str | Path, task: str = TASK) -> StoredResult:
     return best_results(place, BATCH)[task]
 
 
-def test_a_result_is_stored_before_the_answer(serve: Serve, tmp_path: Path) -> None:
+def test_a_result_is_stored_before_the_answer(tmp_path: Path) -> None:
     """What the function returned is in the store when the task has its answer."""
     handler = serve(report, store=tmp_path)
     words = {"X_CloudTasks_TaskName": TASK, "X_CloudTasks_TaskRetryCount": "2", TAG_HEADER: "a tag"}
@@ -41,7 +41,7 @@ def test_a_result_is_stored_before_the_answer(serve: Serve, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("body", "words"), [(b'{"day": "never"}', "in report"), (b"{}", "missing a required")])
-def test_an_error_is_stored_with_its_traceback(serve: Serve, tmp_path: Path, body: bytes, words: str) -> None:
+def test_an_error_is_stored_with_its_traceback(tmp_path: Path, body: bytes, words: str) -> None:
     """An exception is stored, and a body that does not fit the function as well."""
     answer = post(serve(report, store=tmp_path).url, body, X_CloudTasks_TaskName=TASK)
     found = stored(tmp_path)
@@ -54,14 +54,14 @@ NOT_STORED = [{}, {"X_CloudTasks_TaskName": "mine"}, *({"X_CloudTasks_TaskName":
 
 
 @pytest.mark.parametrize("headers", NOT_STORED, ids=str)
-def test_only_tasks_are_stored(serve: Serve, tmp_path: Path, headers: dict[str, str]) -> None:
+def test_only_tasks_are_stored(tmp_path: Path, headers: dict[str, str]) -> None:
     """A request that no queue sent, or that does not say which, and a forged name write nothing."""
     folder = tmp_path / "store"
     assert post(serve(report, store=folder).url, b'{"day": "mon"}', **headers).status == 200
     assert list(tmp_path.rglob("*.json*")) == []
 
 
-def test_a_task_without_a_batch_is_stored_by_its_queue_and_id(serve: Serve, tmp_path: Path) -> None:
+def test_a_task_without_a_batch_is_stored_by_its_queue_and_id(tmp_path: Path) -> None:
     """Each attempt has an object of its own; another queue, and another task, have others."""
     url = serve(report, store=tmp_path).url
     for day, attempt in (("never", "0"), ("mon", "1")):
@@ -78,7 +78,7 @@ def test_a_task_without_a_batch_is_stored_by_its_queue_and_id(serve: Serve, tmp_
 
 
 @pytest.mark.parametrize(("day", "status", "word"), [("mon", 500, "StoreError"), ("never", 404, "no such day")])
-def test_a_store_that_cannot_be_written(serve: Serve, tmp_path: Path, day: str, status: int, word: str) -> None:
+def test_a_store_that_cannot_be_written(tmp_path: Path, day: str, status: int, word: str) -> None:
     """A result that is not stored is not acknowledged; the text of the function's own error comes first."""
     (tmp_path / "file").touch()
     handler = serve(report, store=tmp_path / "file" / "store")
@@ -87,7 +87,7 @@ def test_a_store_that_cannot_be_written(serve: Serve, tmp_path: Path, day: str, 
     assert "cannot be written in" in handler.calls().iloc[-1]["error"]
 
 
-def test_the_default_store(serve: Serve, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_store(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is that of the connection, else the environment names it, else it is a folder in the home."""
     monkeypatch.setattr(open_clients, "newest", lambda: None)
     assert serve(report).store == str(home / "store")
@@ -141,7 +141,7 @@ def test_an_application_without_a_store(issuer: Any, monkeypatch: Any, home: Pat
     assert named is None or stored(named).result == {"day": "mon", "origin": "JFK"}
 
 
-def test_an_error_of_any_text_is_stored(serve: Serve, tmp_path: Path) -> None:
+def test_an_error_of_any_text_is_stored(tmp_path: Path) -> None:
     """Text that is no Unicode, and megabytes of it, are an error like any other."""
 
     def fail() -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from cloudtasks_nb.handlers import serve
 from cloudtasks_nb.handlers.version import Version, version_of
 from tests.cases import cases
 from tests.stored import best_results
-from tests.unit.handlers.conftest import Notebook, Serve, post, report
+from tests.unit.handlers.conftest import Notebook, post, report
 from tests.unit.handlers.test_handler_store import BATCH, TASK
 
 USES = """import dataclasses, decimal, functools, json
@@ -139,7 +140,7 @@ def test_a_source_that_is_not_known(notebook: Notebook) -> None:
     assert version_of(Strange()) == Version()  # type: ignore[arg-type]
 
 
-def test_a_handler_stores_it(serve: Serve, tmp_path: Path) -> None:
+def test_a_handler_stores_it(tmp_path: Path) -> None:
     """With each result, of the function that the handler has now."""
     handler = serve(report, store=tmp_path)
     assert post(handler.url, b'{"day": "mon"}', X_CloudTasks_TaskName=TASK).status == 200
