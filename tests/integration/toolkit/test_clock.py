@@ -3,7 +3,6 @@
 import re
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -16,14 +15,6 @@ from tests.processes import run
 
 BOTH_TRANSPORTS = True
 HOUR = pd.Timedelta("1h")
-
-
-@pytest.fixture(autouse=True)
-def _right_time(emulator: Emulator) -> Iterator[None]:
-    """Begin without queues and with the right time."""
-    emulator.request("POST", "/admin/reset", {})
-    yield
-    emulator.request("POST", "/admin/reset", {})
 
 
 def test_advance_makes_every_attempt(tasks: ct.Client, queue: ct.Queue, target: Target) -> None:
