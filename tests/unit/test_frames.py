@@ -79,7 +79,8 @@ def test_values_and_gaps() -> None:
 def test_bodies_stay_what_they_are(bodies: list[Any]) -> None:
     """Lists of the same length are not spread over a matrix; the column's dtype does not depend on what is in it."""
     made = frame(_frames.TASKS, {"task": list("tuvw")[: len(bodies)], "body": bodies}, index="task").body
-    assert (made.shape, made.dtype) == ((len(bodies),), object)
+    assert made.shape == (len(bodies),)
+    assert made.dtype == object
     assert [None if one is pd.NA else one for one in made] == bodies
 
 

@@ -62,7 +62,7 @@ def test_a_new_queue(tasks: ct.Client, capsys: pytest.CaptureFixture[str]) -> No
     assert row.min_backoff == pd.Timedelta("1min")
     tasks.queue("other", create=True, max_attempts=100, log_sampling_ratio=0.0)
     assert capsys.readouterr().out == "made queue other\n"
-    assert tasks.queues().loc["other", ["max_attempts", "log_sampling_ratio"]].tolist() == [100, 0]
+    assert list(tasks.queues().loc["other", ["max_attempts", "log_sampling_ratio"]]) == [100, 0]
 
 
 def test_the_same_cell_again(tasks: ct.Client, capsys: pytest.CaptureFixture[str]) -> None:
