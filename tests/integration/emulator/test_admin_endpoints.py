@@ -20,7 +20,8 @@ def test_the_history_of_a_finished_task(emulator: Emulator, target: Target) -> N
     assert (found["queue"], found["task"], found["status"]) == (queue, task.name.rpartition("/")[2], "OK")
     assert [(one["status"], one["http_status"]) for one in found["attempts"]] == [("INTERNAL", 500), ("OK", 204)]
     last = found["attempts"][1]
-    assert (last["method"], last["url"], last["body"], last["duration_s"] >= 0) == ("POST", target.url, "payload", True)
+    assert (last["method"], last["url"], last["body"]) == ("POST", target.url, "payload")
+    assert 0 <= last["duration_s"] < 60
 
 
 def test_an_operation_that_does_not_finish(emulator: Emulator, queue: str) -> None:
