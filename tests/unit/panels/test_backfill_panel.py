@@ -12,7 +12,7 @@ from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.panels import BackfillPanel
+from cloudtasks_nb.panels import BackfillPanel, backfill
 from tests.cases import cases
 from tests.unit.panels.conftest import (
     PATIENCE,
@@ -204,6 +204,17 @@ def test_periods_to_come_are_drawn_before_they_are_sent(panel: BackfillPanel, ha
         batch = harness.sent(send(panel))
     fill(panel, freq="h", name=batch.name)
     assert "is a backfill of days in UTC, this is a backfill of hours in UTC" in panel.preview.value
+
+
+@cases(("", 8), ("shop: bern, chur", 16))
+def test_a_calendar_of_too_many_rows(
+    panel: BackfillPanel, monkeypatch: pytest.MonkeyPatch, across: str, rows: int
+) -> None:
+    """It is not drawn before they are sent."""
+    for most in (rows, rows - 1):
+        monkeypatch.setattr(backfill, "_MOST_DRAWN", most)
+        fill(panel, start="2026-01-01", end="2026-01-08", across=across, name=f"{most}")
+        assert (f"{rows} rows, too many to draw before they are planned" in panel.preview.value) == (most < rows)
 
 
 def test_older_states_of_the_periods_do_not_replace_newer_ones(
