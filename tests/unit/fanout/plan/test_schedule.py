@@ -42,7 +42,7 @@ def test_same_for_all(schedule: Schedule, hours: float | None) -> None:
     """A literal time or duration holds for every row."""
     fixed = schedule.fixed(NOW)
     assert (None if fixed is None else (fixed - START) / HOUR) == hours
-    assert schedule.columns == ()
+    assert (schedule.columns, schedule.immediate) == ((), hours is None)
     block = block_of(pd.DataFrame({"a": [1]}))
     assert schedule.render(block, NOW, Problems()) is None
 
@@ -70,7 +70,7 @@ UTC = DAY.tz_localize("UTC")
 def test_by_row(schedule: Schedule, cells: Any, hours: list[float]) -> None:
     """A column gives each row its time or duration, whether it holds times, numbers or text."""
     problems = Problems()
-    assert schedule.fixed(NOW) is None
+    assert (schedule.fixed(NOW), schedule.immediate) == (None, False)
     assert _rows(schedule, problems, x=cells) == hours
     assert problems.reasons == {}
     assert schedule.columns == ("x",)
