@@ -1,6 +1,7 @@
 """Stored results become columns beside the rows of a batch."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -99,6 +100,14 @@ def test_values_of_several_types_in_parquet(tmp_path: Path, values: list[Any]) -
     assert [None if pd.isna(text) else json.loads(text) for text in read["y"]] == values
     assert [None if value is pd.NA else value for value in frame["y"]] == values
     assert read["x"].tolist() == [0, 1]
+
+
+def test_another_library_for_parquet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pyarrow it gets the values as they are."""
+    made: Any = join([{"y": 1}, {"y": "a"}]).frame
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", lambda written, _path: written["y"].tolist())
+    assert made.to_parquet() == [1, "a"]
 
 
 @pytest.mark.parametrize("values", [[], [{"y": 1}], [ValueError("no"), {"y": 1}]])
