@@ -120,6 +120,7 @@ async def test_rows_are_sent_and_counted(outbox: Outbox, batch: str, sending: Su
     assert_each_once(outbox, batch, sending.service, ROWS)
     assert sending.service.named == {PLACE.queue_name}
     assert (sending.ends, sending.troubles, sending.supervisor.error) == (1, {None}, None)
+    assert not outbox.requests.has_sender(batch)
 
 
 def sent_tags(service: Service) -> dict[str, str]:
