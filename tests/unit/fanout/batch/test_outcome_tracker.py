@@ -499,6 +499,16 @@ def test_without_a_log_stored_results_are_the_outcomes(world: World) -> None:
     assert page.duration[0] == SECOND // 2
 
 
+def test_a_queue_without_a_log_is_searched_often(world: World) -> None:
+    """Its searches take no time here, so nothing waits for the next one."""
+    world.put(world.tasks)
+    world.there = {task: pending("retrying", attempts=1) for task in world.tasks[:2]}
+    world.clock.advance(60)
+    assert world.watch(10, log_sampling_ratio=0.0)[-1] == {"sent": 2, "succeeded": 3}
+    world.there.popitem()
+    assert world.watch(10, log_sampling_ratio=0.0)[-1] == {"sent": 1, "succeeded": 4}
+
+
 def test_a_stored_result_ends_the_settling(world: World) -> None:
     """Nothing is awaited for a row whose result shows how it ended; results are read once."""
     world.put(world.tasks[:4])
