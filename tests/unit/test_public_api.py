@@ -42,7 +42,7 @@ SIGNATURES = {
     "Batch.delete": "*, others=False",
     **dict.fromkeys(("Queue.run", "Queue.delete_tasks"), "df"),
     "Batch.resend": "df, *, trust=False",
-    **dict.fromkeys(("Client.panel", "Queue.panel", "Batch.panel"), "*, read_only=False"),
+    **dict.fromkeys(("Client.panel", "Queue.panel", "Batch.panel"), "*, read_only=False, tz=None"),
     "Client.queue": "name, *, create=False, **settings",
     "Client.batch": "id=None",
     "Client.delete_batches": "older_than, *, dry_run=False",
