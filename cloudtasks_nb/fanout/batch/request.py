@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
@@ -35,6 +36,8 @@ __all__ = [
 LASTING = "options"
 
 _LASTING = ("send_rate", "stop_after_failures", "canary", "pause_at")
+_NO_TEXT = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # ends of lines, and what changes how other characters are shown
+_JOINERS = "\u200c\u200d"  # which are parts of words and of emoji
 _LONGEST_NAME = 200  # it stands in one line, and in a column of a frame
 _LOCAL = re.compile(r"http://127\.0\.0\.1:\d{4,5}/")  # where handlers are
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -214,9 +217,13 @@ def _as_handler(url: Any) -> Any:
 def _check_name(name: str | None) -> None:
     if name is None:
         return
-    if not (isinstance(name, str) and name.strip() and name.isprintable()):
-        hint = 'use one line of text, such as name="march", or leave it out'
+    hint = 'use one line of text, such as name="march", or leave it out'
+    if not (isinstance(name, str) and name.strip()):
         raise wrong_argument("name", name, "cannot name a batch", hint)
+    for sign in name:
+        if unicodedata.category(sign) in _NO_TEXT and sign not in _JOINERS:
+            what = f"U+{ord(sign):04X} {unicodedata.name(sign, '')}".rstrip()
+            raise wrong_argument("name", name, f"cannot name a batch: it has {what}", hint)
     if len(name) > _LONGEST_NAME:
         raise InvalidInputError(
             f'name="{name[:20]}…" has {len(name):,} characters', resource="name", hint=f"use up to {_LONGEST_NAME}"

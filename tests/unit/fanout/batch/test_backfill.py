@@ -195,8 +195,8 @@ def test_what_makes_a_series(backfills: Harness, words: dict[str, Any], same: bo
 
 def test_name(backfills: Harness) -> None:
     """A name of one's own sends all again, as its own batch."""
-    one, other = backfills.run(), backfills.run(name="again")
-    assert (other.name, other.total) == ("again", 3)
+    one, other = backfills.run(), backfills.run(name="\U0001f469\u200d\U0001f4bb again")  # an emoji with a joiner
+    assert (other.name, other.total) == ("\U0001f469\u200d\U0001f4bb again", 3)
     assert one.id != other.id
 
 
@@ -344,7 +344,8 @@ def test_keeps_what_was_asked_for(backfills: Harness, outbox: Outbox) -> None:
     ),
     ({"name": ""}, InvalidInputError, "name='' cannot name a batch"),
     ({"name": 5}, InvalidInputError, "^name=5"),
-    ({"name": "a\nb"}, InvalidInputError, "cannot name a batch"),
+    ({"name": "a\nb"}, InvalidInputError, r"cannot name a batch: it has U\+000A"),
+    ({"name": "a\u202eb"}, InvalidInputError, r"it has U\+202E RIGHT-TO-LEFT OVERRIDE"),
     ({"name": "x" * 201}, InvalidInputError, "has 201 characters"),
 )
 def test_bad_words(backfills: Harness, words: dict[str, Any], error: type[Exception], message: str) -> None:
