@@ -63,7 +63,7 @@ class BatchesPanel(Panel):
         self.view = BatchDetails(self)
         self.view.on_change = self._reread_soon
         self.notify("", line="tasks.batches()")
-        self.fill(self.row(self.scope, self.totals), self.table, self.prompt, self.view)
+        self.fill(self.row(self.scope, self.totals), self.table, self.view)
         self._offer_queue(0 if everywhere else 1)
         self.guarded(self.refresh)
 
@@ -176,7 +176,7 @@ class BatchPanel(Panel):
         super().__init__(context, f"{part or f'Batch {batch.id}'} on {batch.queue}", queue=batch.queue)
         self.view = BatchDetails(self)
         self.view.bar.observe(lambda _: self.guarded(self._check_ended), "value")
-        self.fill(self.prompt, self.view)
+        self.fill(self.view)
         self.notify("", line=None if part else f"batch = tasks.batch({quoted(batch.id)})")
         self.view.show(batch)
 

@@ -135,14 +135,13 @@ class SendPanel(Panel):
         would move them, and the click would be lost.
         """
         if self.context.read_only:
-            self.fill(self.prompt, self.plan_card, *below, self.view)
+            self.fill(self.plan_card, *below, self.view)
             return
         buttons = self.row(self.try_one, self.make_plan, self.send, self._work_row)
         duration = widgets.VBox([self.duration]).add_class("ctn-fields")
         self._whole_form = (*form, duration, buttons)
         self.unfold()
-        shown = (self.trial, self.plan_card, self.preview)
-        self.fill(self._folded, self._form, self.prompt, *shown, *below, self.view)
+        self.fill(self._folded, self._form, self.trial, self.plan_card, self.preview, *below, self.view)
 
     def unfold(self) -> None:
         """Show the form, and not the line in its place."""

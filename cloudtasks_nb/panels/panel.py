@@ -7,7 +7,7 @@ How to write one::
             super().__init__(context, "Queues", framed=framed)
             self.table = self.attach(Table([Column("queue"), Column("state", kind="state")], key="queue"))
             self.pause = self.button("Pause", self._pause, changes=True, tip="Stop dispatching")
-            self.fill(self.row(self.pause), self.prompt, self.table)
+            self.fill(self.row(self.pause), self.table)
 
         def watched_queues(self):             # `apply` gets their snapshots while the panel is visible
             return {self.context.name("reports"): None}
@@ -113,7 +113,7 @@ class Panel(widgets.VBox, metaclass=_Owned):
     Attributes
     ----------
     footer : Footer
-        Shows the status, errors, the equivalent Python code, and the age of the content.
+        Shows the status, errors, the equivalent Python code, the age of the content, and questions.
     prompt : Prompt
         Asks questions before work that cannot be undone.
     stopping : threading.Event
@@ -128,7 +128,8 @@ class Panel(widgets.VBox, metaclass=_Owned):
         self.queue = queue
         self.board: Panel | None = None  #: the dashboard that it is a tab of
         self.footer = Footer("" if context.tz is None else str(parse_zone(context.tz)))
-        self.prompt = Prompt()
+        self.prompt = Prompt(lambda question: self.footer.set_trait("question", question))
+        self.footer.on_answer = lambda typed: self.guarded(self.prompt.answer, typed)
         self.copy = StaticCopy(self)
         self.watching = Watching(context.watcher, self._on_snapshot)
         output = Output(message=self.notify, progress=self._show_progress)
@@ -154,7 +155,6 @@ class Panel(widgets.VBox, metaclass=_Owned):
         self.add_class("ctn-panel")
         self.footer.panel = self.model_id
         self.footer.observe(lambda _: self.copy.follow(), "at")
-        self.prompt.on_change = lambda title: setattr(self.footer, "question", title)
         self.footer.on_visible = self._visibility_changed
 
     # Methods that derived panels override.
@@ -190,13 +190,9 @@ class Panel(widgets.VBox, metaclass=_Owned):
     # Layout.
 
     def fill(self, *parts: widgets.Widget, controls: tuple[widgets.Widget, ...] = ()) -> None:
-        """Lay the panel out: its parts from top to bottom, `controls` in the header.
-
-        Put `self.prompt`, which shows the questions, below the buttons that ask; without it in `parts` it comes last.
-        """
+        """Lay the panel out: its parts from top to bottom, `controls` in the header."""
         head = [] if self.head is None else [self._header(self.head, controls), self.banner]
-        prompt = [] if self.prompt in parts else [self.prompt]
-        self.children = [*head, *parts, *prompt, self.footer]
+        self.children = [*head, *parts, self.footer]
 
     def attach(self, table: Table) -> Table:
         """Show exceptions of a table's callbacks in this panel."""
@@ -286,8 +282,7 @@ class Panel(widgets.VBox, metaclass=_Owned):
     def ask(self, question: Question, work: Callable[[], object]) -> None:
         """Ask a question, and run `work`, which changes something, if it is confirmed."""
         self.check_changes()
-        with self.owner.making():
-            self.prompt.show(question, lambda: self.start(work, changes=True))
+        self.prompt.ask(question, lambda: self.start(work, changes=True))
 
     def start(self, work: Callable[[], object], *, changes: bool) -> None:
         """Run `work` in a thread of its own, with the buttons disabled; does nothing if other work runs."""

@@ -155,7 +155,7 @@ class QueuesPanel(Panel):
         buttons = [self.target, self.pause, self.resume, self.edit, self.purge]
         buttons = [] if self.context.read_only else buttons if self.context.create is None else [*buttons, self.new]
         editor = [] if self.context.read_only else [self.editor]
-        self.fill(self.totals, self.row(*buttons, self.find), *editor, self.prompt, self.table, self.card)
+        self.fill(self.totals, self.row(*buttons, self.find), *editor, self.table, self.card)
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Return the queues on the page, with their logs; Google's quota allows to read one of them."""

@@ -76,7 +76,7 @@ class TasksPanel(Panel):
         self.notify("", line=context.line(queue, "tasks", _PORTION))
         tools = [self.state, self.find, *self.actions.buttons]
         load = self.row(self.loaded, self.load_more, self.load_all, self.stop_button())
-        self.fill(self.row(*tools), self.prompt, self.table, load, self.detail)
+        self.fill(self.row(*tools), self.table, load, self.detail)
 
     def _make_controls(self) -> None:
         self.state = self.control(widgets.Dropdown(options=_STATES, layout={"width": "9em"}), self._filter)

@@ -52,7 +52,9 @@ class FooterView {
     this.el.classList.add("ctn-footer");
     this.el.tabIndex = -1; // where the focus goes when the button that had it is gone
     const statusLine = make("div", { class: "ctn-status-line" }, this.status, this.offer, this.age);
-    this.el.append(this.alert, this.warning, this.waits, statusLine, this.line);
+    this.dialog = make("dialog", { role: "alertdialog", class: "ctn-question" });
+    this.dialog.addEventListener("cancel", () => this.answer(null)); // by Escape
+    this.el.append(this.alert, this.warning, this.waits, statusLine, this.line, this.dialog);
   }
 
   draw() {
@@ -66,7 +68,7 @@ class FooterView {
     this.drawAge();
     this.drawOffer();
     this.root?.setAttribute("aria-busy", get("busy"));
-    if (get("question") !== this.asked) this.ask(get("question"));
+    if (get("question") !== this.asked) this.ask((this.asked = get("question")));
     if (!get("busy") && this.wasBusy) setTimeout(() => this.gone || this.keepFocus());
     this.wasBusy = get("busy");
   }
@@ -129,8 +131,6 @@ class FooterView {
     for (const name of ["click", "change"]) {
       this.root.addEventListener(name, (event) => this.act(event), { signal, capture: true });
     }
-    // Fields of ipywidgets let no key out, so what they are to do is seen to before they get it.
-    this.root.addEventListener("keydown", (event) => this.keyInPrompt(event), { signal, capture: true });
     this.root.addEventListener("keydown", (event) => this.keepKey(event), { signal });
     keepKeys(this.root, signal);
     this.observer = new IntersectionObserver((seen) => this.seen(this, seen.at(-1).isIntersecting));
@@ -161,6 +161,7 @@ class FooterView {
     this.root.classList.toggle("ctn-absent", !live && !wasLive);
     this.root.classList.toggle("ctn-dead", !live && Boolean(wasLive));
     for (const part of this.root.children) part.inert = !live;
+    if (!live) this.dialog.close();
     this.note?.remove();
     if (live) document.head.append((this.hideCopy ??= make("style", {}, copyRule(this.model.get("panel")))));
     else if (wasLive) this.root.prepend((this.note = make("div", { role: "alert", class: "ctn-warning" }, KERNEL_GONE)));
@@ -217,49 +218,43 @@ class FooterView {
     setText(this.waits, "");
   }
 
-  keyInPrompt(event) {
-    const prompt = this.prompt();
-    if (!prompt?.contains(event.target)) return;
-    if (event.key === "Escape") prompt.querySelector(".ctn-cancel").click();
-    if (event.key === "Enter" && event.target.matches("input")) prompt.querySelector("button:not(.ctn-cancel)").click();
-  }
-
   keepKey(event) {
     if (!(event.ctrlKey || event.metaKey || event.altKey)) event.stopPropagation();
   }
 
-  prompt() {
-    return [...this.root.children].find((node) => node.classList.contains("ctn-prompt"));
-  }
-
   focusin(event) {
+    if (this.dialog.contains(event.target)) return; // the browser gives the focus back when it is closed
     this.last = event.target.closest(".ctn-panel") === this.root ? event.target : null; // a panel within keeps its own
   }
 
-  /** Put the focus into the question, and back to where it was when it is over. */
-  ask(title) {
-    this.asked = title;
-    const prompt = this.root && this.prompt();
-    if (!prompt) return;
-    prompt.setAttribute("role", "alertdialog");
-    prompt.setAttribute("aria-label", title);
-    this.unanswered = Boolean(title);
-    if (title) {
-      this.before = this.last;
-      setTimeout(() => this.gone || this.focusQuestion());
-    } else if (this.before) {
-      this.last = this.before;
-      this.before = null;
-      setTimeout(() => this.gone || this.keepFocus());
-    }
+  /** Ask a question in a dialog, which moves nothing on the page; close the dialog if there is no question any more. */
+  ask({ title, scope, facts, line, verb, typed, danger }) {
+    this.dialog.close();
+    if (!title || !this.el.isConnected) return;
+    const yes = make("button", { class: `jupyter-button mod-${danger ? "danger" : "primary"}` }, verb);
+    const no = make("button", { type: "button", class: "jupyter-button" }, "Cancel");
+    const field = make("input", { autocomplete: "off" });
+    const parts = [make("strong", {}, title), make("p", {}, scope)];
+    if (facts.length) parts.push(make("ul", {}, ...facts.map((fact) => make("li", {}, fact))));
+    if (typed) parts.push(make("label", {}, `Type ${typed} to confirm`, field));
+    const form = make("form", {}, ...parts, make("div", { class: "ctn-answers" }, yes, no));
+    if (line) form.append(make("code", {}, line));
+    no.addEventListener("click", () => this.answer(null));
+    field.addEventListener("input", () => (yes.disabled = field.value.trim() !== typed));
+    yes.disabled = Boolean(typed);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.answer(field.value);
+    });
+    this.dialog.setAttribute("aria-label", title);
+    this.dialog.replaceChildren(form);
+    this.dialog.showModal();
+    (typed ? field : danger ? no : yes).focus();
   }
 
-  /** Put the focus into the question once: into the field, if a name has to be typed. It may be drawn after it is asked. */
-  focusQuestion() {
-    const [field, cancel] = ["input", ".ctn-cancel"].map((part) => this.unanswered && this.prompt()?.querySelector(part));
-    if (!field || !cancel) return;
-    this.unanswered = false;
-    (field.offsetParent ? field : cancel).focus();
+  answer(typed) {
+    this.dialog.close();
+    this.model.send({ do: "answer", typed });
   }
 
   /** Put the focus into the first field of a form that was opened by hand. */
@@ -270,7 +265,6 @@ class FooterView {
   }
 
   changed() {
-    this.focusQuestion();
     this.focusForm();
     this.nameFields();
     this.addZones();

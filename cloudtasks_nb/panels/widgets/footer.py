@@ -43,8 +43,8 @@ class Footer(anywidget.AnyWidget):
         Whether an action runs.
     heard : int
         Number of the last click or key that the kernel has handled.
-    question : str
-        Title of the question that the prompt asks; empty for none.
+    question : dict
+        What is asked, in a dialog: the fields of a `Question`; empty for nothing.
     panel : str
         The model id of the panel, by which the browser finds out whether its kernel is there.
     batch : str
@@ -61,6 +61,8 @@ class Footer(anywidget.AnyWidget):
         Whether a browser has sent such a message yet.
     on_visible : callable, optional
         Called when `visible` has changed.
+    on_answer : callable, optional
+        Called with the answer to the question: what was typed, or None if it was cancelled.
     """
 
     _esm = source("browser.js", "footer.js")
@@ -74,7 +76,7 @@ class Footer(anywidget.AnyWidget):
     paused = traitlets.Unicode().tag(sync=True)
     busy = traitlets.Bool(False).tag(sync=True)
     heard = traitlets.Int(0).tag(sync=True)
-    question = traitlets.Unicode().tag(sync=True)
+    question = traitlets.Dict().tag(sync=True)
     panel = traitlets.Unicode().tag(sync=True)
     batch = traitlets.Unicode().tag(sync=True)
     ahead = traitlets.Float().tag(sync=True)
@@ -84,6 +86,7 @@ class Footer(anywidget.AnyWidget):
     def __init__(self, tz: str = "") -> None:
         self.visible = self.visibility_known = False
         self.on_visible: Callable[[], object] | None = None
+        self.on_answer: Callable[[str | None], object] | None = None
         super().__init__(tz=tz)
         self.on_msg(self._on_message)
 
@@ -119,6 +122,8 @@ class Footer(anywidget.AnyWidget):
             self.alert = {}
         elif content["do"] == "act":
             self.heard = content["number"]
+        elif content["do"] == "answer" and self.on_answer is not None:
+            self.on_answer(content["typed"])
         elif content["do"] == "visible":
             self.visibility_known = True
             self.set_visible(visible=content["visible"])

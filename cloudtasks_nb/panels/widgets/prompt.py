@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import html
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import ipywidgets as widgets
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from cloudtasks_nb.display.secrets import mask_text
 
@@ -27,79 +24,41 @@ class Question:
     danger: bool = True  #: it destroys something
 
 
-class Prompt(widgets.VBox):
-    """Asks one question at a time; hidden otherwise.
+class Prompt:
+    """Asks one question at a time.
 
-    Attributes
+    Parameters
     ----------
-    text, typed, yes, no : HTML, Text, Button, Button
-        The question, the field for the name, and the answers; made with the first question, as most panels ask none.
+    show : callable
+        Called with what a page shows of a question, without secrets; with an empty mapping when it is over.
     """
 
-    def __init__(self) -> None:
-        self._making = threading.Lock()
+    def __init__(self, show: Callable[[dict[str, Any]], object]) -> None:
+        self._show = show
         self._question: Question | None = None
         self._done: Callable[[], object] = lambda: None
-        self.on_change: Callable[[str], object] = lambda _: (
-            None
-        )  #: called with the title of the question; empty when the question is closed
-        super().__init__()
-        self.add_class("ctn-prompt")
-        self.hide()
-
-    def _make(self) -> None:
-        self.text = widgets.HTML()
-        self.typed = widgets.Text(continuous_update=True, layout={"width": "26em"}, style={"description_width": "auto"})
-        self.yes = widgets.Button()
-        self.no = widgets.Button(description="Cancel").add_class("ctn-cancel")
-        self.yes.on_click(lambda _: self._confirm())
-        self.no.on_click(lambda _: self.hide())
-        self.typed.observe(self._check, "value")
-        self.children = [self.text, self.typed, widgets.HBox([self.yes, self.no]).add_class("ctn-row")]
 
     @property
     def question(self) -> Question | None:
         """The question that is asked now."""
         return self._question
 
-    def show(self, question: Question, done: Callable[[], object]) -> None:
+    def ask(self, question: Question, done: Callable[[], object]) -> None:
         """Ask; `done` is called once it is confirmed, in the thread of the click."""
-        with self._making:
-            if not self.children:
-                self._make()
         self._question, self._done = question, done
-        self.text.value = _question_html(question)
-        self.typed.value = ""
-        self.typed.description = f"Type {question.typed} to confirm"
-        self.typed.layout.display = None if question.typed else "none"
-        self.yes.description = question.verb
-        self.yes.button_style = "danger" if question.danger else "primary"
-        self._check()
-        self.layout.display = None
-        self.on_change(question.title)
+        texts = {name: mask_text(getattr(question, name)) for name in ("title", "scope", "line")}
+        self._show({**asdict(question), "facts": list(question.facts), **texts})
 
     def hide(self) -> None:
         """Ask nothing any more."""
         self._question = None
-        self.layout.display = "none"
-        self.on_change("")
+        self._show({})
 
-    def _matches(self) -> bool:
-        question = self._question
-        return question is not None and (question.typed is None or self.typed.value.strip() == question.typed)
-
-    def _check(self, _change: object = None) -> None:
-        self.yes.disabled = not self._matches()
-
-    def _confirm(self) -> None:
-        if self._matches():  # the name may have been changed after the click
-            done = self._done
+    def answer(self, typed: str | None) -> None:
+        """Take an answer: the name that was typed, empty for none; or None if the question was cancelled."""
+        question, done = self._question, self._done
+        confirmed = question is not None and typed is not None and question.typed in (None, typed.strip())
+        if confirmed or typed is None:
             self.hide()
+        if confirmed:
             done()
-
-
-def _question_html(question: Question) -> str:
-    title, scope, code = (html.escape(mask_text(text)) for text in (question.title, question.scope, question.line))
-    facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in question.facts)
-    more = f"<ul>{facts}</ul>" if facts else ""
-    return f"<strong>{title}</strong><p>{scope}</p>{more}{f'<code>{code}</code>' if code else ''}"

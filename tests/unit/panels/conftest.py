@@ -199,9 +199,14 @@ def asked(panel: Panel, *buttons: Any) -> Question:
 def confirm(panel: Panel, typed: str = "") -> Question:
     """Confirm the question of a panel, wait until the work is done, and return the question."""
     question = asked(panel)
-    panel.prompt.typed.value = typed
-    click(panel, panel.prompt.yes)
+    reply(panel, typed)
     return question
+
+
+def reply(panel: Panel, typed: str | None) -> None:
+    """Answer the question of a panel as the dialog does: with what was typed, or None to cancel it."""
+    send_message(panel.footer, do="answer", typed=typed)
+    panel.settle()
 
 
 class FakeTransport(Transport):

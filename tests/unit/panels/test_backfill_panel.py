@@ -22,6 +22,7 @@ from tests.unit.panels.conftest import (
     click,
     fill,
     plan,
+    reply,
     send,
     send_message,
     show,
@@ -140,7 +141,7 @@ def test_what_succeeded_is_asked_about(panel: BackfillPanel, harness: Harness) -
     question = asked(panel, panel.view.actions.resend)
     assert "1 row of them succeeded" in question.scope
     assert "The 2 rows of 2 days, 2026-01-02 to 2026-01-03 (1 failed, 1 succeeded), of 5: each" in question.scope
-    panel.prompt.no.click()
+    reply(panel, None)
     assert batch.tasks()["try"].tolist() == [1] * 5
 
 

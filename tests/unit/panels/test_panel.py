@@ -25,6 +25,7 @@ from tests.unit.panels.conftest import (
     FakeWatcher,
     MakeContext,
     click,
+    reply,
     send_message,
     show,
     snapshot,
@@ -215,31 +216,16 @@ def test_read_only_leaves_out_and_blocks(make_context: MakeContext) -> None:
 
 
 def test_a_question_wants_the_name_typed(panel: Sample) -> None:
-    """The question is escaped; nothing is done before the exact name is typed."""
-    panel.ask(QUESTION, lambda: panel.done.append("purged"))
-    prompt = panel.prompt
-    assert "Purge &lt;b&gt;?" in prompt.text.value
-    assert "about 2 tasks" in prompt.text.value
-    assert (panel.footer.question, prompt.layout.display) == ("Purge <b>?", None)
-    for name, blocked in (("report", True), ("reports", False)):
-        prompt.typed.value = name
-        assert prompt.yes.disabled is blocked
-    prompt.typed.value = "Reports"
-    prompt.yes.click()
-    assert panel.done == []
-    prompt.typed.value = "reports"
-    click(panel, prompt.yes)
-    assert (panel.done, prompt.question, panel.footer.question) == (["purged"], None, "")
-
-
-def test_a_question_can_be_left(panel: Sample) -> None:
-    """Cancel does nothing, and the next question starts with an empty field."""
-    panel.ask(QUESTION, lambda: panel.done.append("purged"))
-    panel.prompt.typed.value = "reports"
-    panel.prompt.no.click()
-    assert (panel.done, panel.prompt.layout.display) == ([], "none")
-    panel.ask(QUESTION, lambda: panel.done.append("purged"))
-    assert (panel.prompt.typed.value, panel.prompt.yes.disabled) == ("", True)
+    """Nothing is done before the exact name is typed, nor after the question was cancelled."""
+    answers: tuple[Any, ...] = (("report", []), ("Reports", []), (None, []), ("reports ", ["it"]))
+    for typed, done in answers:
+        asks = typed in ("report", "Reports")
+        panel.ask(QUESTION, lambda: panel.done.append("it"))
+        assert panel.footer.question["title"] == "Purge <b>?"
+        reply(panel, typed)
+        assert (panel.done, panel.prompt.question is not None, bool(panel.footer.question)) == (done, asks, asks)
+    reply(panel, "reports")
+    assert panel.done == ["it"], "a late answer to a question that is over does nothing"
 
 
 def test_it_watches_only_while_visible(panel: Sample, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,10 +417,9 @@ def test_a_clock_that_was_moved_is_said(panel: Sample, watcher: FakeWatcher) -> 
 
 
 def test_only_what_a_panel_makes_is_closed_with_it(context: FakeContext) -> None:
-    """Also what it makes on demand; a widget of the user stays."""
+    """A widget of the user stays."""
     own, panel = widgets.HTML(), Sample(context)
-    panel.ask(QUESTION, lambda: None)
     panel.close()
-    assert [one.comm for one in (panel.prompt.yes, panel.interval, panel.layout)] == [None] * 3
+    assert [one.comm for one in (panel.footer, panel.interval, panel.layout)] == [None] * 3
     assert own.comm is not None
     own.close()

@@ -69,7 +69,7 @@ def test_a_retry_asks_with_the_facts(harness: Harness, batch: Batch, ask: Callab
         == f"2 rows of batch {batch.id}, for queue reports of project p, were not rendered in this home"
     )
     assert question.facts[1] == f"2 rows: call https://evil with an OIDC token of {BOSS} for https://evil"
-    assert "&lt;b&gt;mallory&lt;/b&gt;" in panel.prompt.text.value
+    assert "<b>mallory</b>" in str(question.facts)
     assert question.line.endswith("trust=True)")
     assert len(harness.transport.created) == 3
     confirm(panel)

@@ -41,9 +41,9 @@ def footer(text: str) -> str:
 
 def question(text: str) -> str:
     """Return what a question shows."""
-    prompt = Prompt()
-    prompt.show(Question(title=text, scope=text, verb="Send", line=text), lambda: None)
-    return str(prompt.text.value)
+    shown: list[object] = []
+    Prompt(shown.append).ask(Question(title=text, scope=text, verb="Send", line=text), lambda: None)
+    return json.dumps(shown)
 
 
 def choice(text: str) -> str:
