@@ -36,7 +36,7 @@ _COLUMNS = (
     Column("state", kind="state"),
     Column("tasks", kind="count"),
     Column("held_up_by", "Held up by", kind="lines", hidden_if="empty", tip="Why its tasks wait although it runs"),
-    Column("oldest_due", "Oldest due", kind="time", width="10em", tip="The schedule of the task that waits longest"),
+    Column("oldest_due", "Oldest due", kind="due", tip="The schedule of the task that waits longest"),
     Column(
         "failed_last_minute",
         "Failed/min",

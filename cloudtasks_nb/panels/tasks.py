@@ -14,6 +14,7 @@ from cloudtasks_nb._frames import TASKS, column, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.times import from_micros, time_html
+from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels.cards.task import last_errors
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import Code
@@ -35,7 +36,7 @@ _COLUMNS = (
     MESSAGE,
     Column("last_status", "Last answer", kind="state"),
     BATCH,
-    Column("schedule_time", "Due", kind="time", width="11em"),
+    Column("due", kind="due", tip="When it is to be dispatched, and how late that is"),
     Column("attempts", kind="count"),
     TARGET,
 )
@@ -64,7 +65,8 @@ class TasksPanel(Panel):
         self._since = context.connection.clock.micros()
         self._depth: int | None = None
         self._errors: dict[str, str] = {}  # by task, the last exception of a handler in this kernel
-        self._failed: dict[str, str] = {}  # by task, the URL of a failed attempt not explained yet
+        self._urls: set[str] = set()  # of handlers in this kernel, which have these exceptions
+        self._failed = False  # the log has attempts that failed since the exceptions were read
         self._lookup_running = False
         self._seen_last: Pending | None = None  # state of the inspected task
         self.table = self.attach(Table(_COLUMNS, key="task", label="tasks", searched=SEARCHED))
@@ -104,7 +106,6 @@ class TasksPanel(Panel):
             self._ids.clear()
             self._depth = None
             self._errors.clear()
-            self._failed = {}
             self.table.clear()
             self.loaded.value = ""
         self.detail.hide()
@@ -138,8 +139,7 @@ class TasksPanel(Panel):
                 self._depth = values.get("tasks")
         self.remove(entry.task for entry in snapshot.entries if entry.deleted or entry.status == "OK")
         self._show_loaded()
-        failed = (entry for entry in snapshot.entries if entry.status != "OK" and not entry.deleted)
-        self._failed |= {entry.task: entry.url for entry in failed}
+        self._failed |= any(entry.status != "OK" and not entry.deleted for entry in snapshot.entries)
         if not self._lookup_running:
             self._lookup_running = True
             self.spawn(self._look_up())
@@ -151,7 +151,7 @@ class TasksPanel(Panel):
             there = {task: pending for task, pending in found.items() if pending is not None and task in self._ids}
             if there:
                 made = _pending_frame(there)
-                self.table.patch(made.assign(message=self._messages(made)))
+                self.table.patch(made.assign(message=self._messages(made), due=_due(made)))
         inspected = found.get(self.detail.task)
         if inspected is not None and inspected != self._seen_last:
             self._seen_last = inspected
@@ -182,16 +182,22 @@ class TasksPanel(Panel):
         again = True
         try:
             while again and (listing := self._listing) is not None:
-                failed, self._failed = self._failed, {}
-                errors = await asyncio.to_thread(last_errors, failed.values()) if failed else {}
-                if listing is self._listing:
-                    self._show_errors({task: errors[task] for task in failed if task in errors})
+                if self._failed:
+                    self._failed = False
+                    await self._read_errors(listing)
                 found = await self.context.watcher.lookup(listing.queue, self.table.page_keys)
+                if any(one and one.last_message and task not in self._errors for task, one in found.items()):
+                    await self._read_errors(listing)  # the log is behind the tasks
                 if listing is self._listing:
                     self.apply_lookup(found)
-                again = bool(self._failed)  # more were heard of meanwhile
+                again = self._failed  # more were heard of meanwhile
         finally:
             self._lookup_running = False
+
+    async def _read_errors(self, listing: Listing) -> None:
+        errors = await asyncio.to_thread(last_errors, self._urls)
+        if listing is self._listing:
+            self._show_errors(errors)
 
     def _meant(self) -> tuple[str, list[str]]:
         """Return the queue of the rows in the table, and the selected tasks."""
@@ -201,7 +207,7 @@ class TasksPanel(Panel):
     def _show_errors(self, errors: Mapping[str, str]) -> None:
         """Show exceptions of tasks, also of those that are not on the screen: they can be searched."""
         with self._lock:
-            there = [task for task in errors if task in self._ids]
+            there = [task for task in errors if task in self._ids and errors[task] != self._errors.get(task)]
             self._errors |= {task: errors[task] for task in there}
             if there:
                 values = column([errors[task] for task in there], "text")
@@ -215,10 +221,12 @@ class TasksPanel(Panel):
     def _described(self, part: pd.DataFrame) -> pd.DataFrame:
         """Add the columns of the rows of batches, and the messages."""
         tasks = part.index.tolist()
-        errors = last_errors(part["url"].dropna().tolist())
+        addresses = {url.partition("?")[0] for url in part["url"].dropna()}
+        self._urls |= {url for url in addresses if served_at(url)}
+        errors = last_errors(self._urls)
         self._errors |= {task: errors[task] for task in tasks if task in errors}
         rows = row_columns(self.context.catalog, tasks, part["url"].tolist())
-        return part.assign(message=self._messages(part), **rows)
+        return part.assign(message=self._messages(part), due=_due(part), **rows)
 
     def _load_more(self) -> None:
         self._load(self._listing, _PORTION)
@@ -440,6 +448,11 @@ class Listing:
         self._token = answer.next_page_token
         self.complete = not self._token
         return task_columns(answer.tasks, now=self._connection.clock.micros())
+
+
+def _due(tasks: pd.DataFrame) -> pd.Series:
+    """Return when tasks that do not run are due."""
+    return tasks["schedule_time"].where(tasks["state"] != "running")
 
 
 def _pending_frame(tasks: dict[str, Pending]) -> pd.DataFrame:

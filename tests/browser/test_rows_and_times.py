@@ -116,10 +116,13 @@ def test_times_are_shown_as_the_user_wants_them(board: Board) -> None:
     for shown in (due, card):
         text = shown.text_content()
         assert text is not None
-        expect(shown).to_have_text(re.compile(r"in \d+ s|\d+ (s|min) ago|now"))
+        expect(shown).to_have_text(re.compile(r"in \d+ s|\d+ (s|min) (ago|late)|now"))
         expect(shown).not_to_have_text(text)
     board.book.python("panel.every = 1; tasks.clock.advance('1d')")  # by a day, also of what is due in two
     expect(later).to_have_text("in 23 h")
+    expect(due).to_have_text(re.compile(r"^2[34] h late$"))
+    switch.select_option(label="UTC")
+    expect(due).to_have_text(re.compile(rf"^2[34] h late, {exact[:10]} "))
     expect(board.part.locator(".ctn-age")).to_contain_text(re.compile(r"seen (now|\d+ s ago)"))
 
 

@@ -97,12 +97,22 @@ function timeText(at, zone, now = Date.now()) {
   return zoned(now, zone).startsWith(day) ? clock : `${day} ${clock.slice(0, 5)}`;
 }
 
+const LATE = 10; // seconds after which what is due counts as late
+
+/** A time as it is shown, with how late it is if something was due then. */
+function dueText(at, zone, now) {
+  const seconds = (now - at) / 1000;
+  if (seconds < LATE) return timeText(at, zone, now);
+  const late = `${spanText(seconds)} late`;
+  return timeMode() === "relative" ? late : `${late}, ${timeText(at, zone, now)}`;
+}
+
 /** Show a time in a `time` element, with the exact time and its zone as the tooltip. */
 function showTime(node, at = Date.parse(node.dateTime)) {
   const zone = shownZone(node);
   const title = `${zoned(at, zone)}.${String(at % 1000).padStart(3, "0")} ${zone}`;
   if (node.title !== title) node.title = title;
-  setText(node, timeText(at, zone, serviceNow(node)));
+  setText(node, (node.hasAttribute("data-due") ? dueText : timeText)(at, zone, serviceNow(node)));
 }
 
 /** Call `draw`, which shows times, each second and when the user has chosen how, until the signal. */

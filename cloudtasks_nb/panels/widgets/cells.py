@@ -20,7 +20,7 @@ from cloudtasks_nb.display.times import time_text
 
 __all__ = ["Cell", "Column", "Kind", "cell", "code_html", "json_text", "static_table"]
 
-Kind = Literal["text", "lines", "name", "count", "time", "duration", "state", "json", "bar", "button"]
+Kind = Literal["text", "lines", "name", "count", "time", "due", "duration", "state", "json", "bar", "button"]
 
 #: A cell as the page gets it: its text; or text and tooltip; or text, tooltip and the colour of its dot; or a time in
 #: milliseconds since 1970, which the page writes in the zone that the user has chosen; or a bar or a button, which
@@ -44,12 +44,12 @@ class Column:
         The column (or the index) of the data that it shows.
     title : str, optional
         Its heading; the name in words when left out.
-    kind : {"text", "lines", "name", "count", "time", "duration", "state", "json", "bar", "button"}
-        How a value becomes text. `state` is a word with a coloured dot. `name` is an id, a URL or a row: where it does
-        not fit, its middle is left out, since names differ in their ends. `lines` is text that is wrapped; lines after
-        the first are paler. A `bar` is a mapping: its text as ``bar``, its ``parts`` (counts and their colours), a
-        ``title``, and the ``share`` by which rows are sorted. A `button` is its text as ``button`` and a ``title``; or
-        text, where there is nothing to press.
+    kind : {"text", "lines", "name", "count", "time", "due", "duration", "state", "json", "bar", "button"}
+        How a value becomes text. `due` is a time, with how late it is. `state` is a word with a coloured dot. `name`
+        is an id, a URL or a row: where it does not fit, its middle is left out, since names differ in their ends.
+        `lines` is text that is wrapped; lines after the first are paler. A `bar` is a mapping: its text as ``bar``, its
+        ``parts`` (counts and their colours), a ``title``, and the ``share`` by which rows are sorted. A `button` is its
+        text as ``button`` and a ``title``; or text, where there is nothing to press.
     width : str, optional
         The most that the column takes of what its longest text needs, as a CSS width; by kind when left out. A count is
         never cut. The first of the texts, names and JSON without a width has the remaining space.
@@ -105,7 +105,7 @@ def _text_cell(value: Any, column: Column) -> Cell:
     kind = column.kind
     if is_missing(value):
         return "" if kind in {"text", "lines", "name", "json", "button"} else _NOTHING
-    if kind == "time":
+    if kind in {"time", "due"}:
         return time_text(value) if value.tzinfo is None else int(value.timestamp() * 1_000)
     if kind == "duration":
         seconds = _seconds(value)
@@ -161,7 +161,7 @@ def static_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], *, c
 
 
 def _static_heading(column: Column) -> str:
-    return f"{column.heading} (UTC)" if column.kind == "time" else column.heading
+    return f"{column.heading} (UTC)" if column.kind in {"time", "due"} else column.heading
 
 
 def _static_cell(item: Cell, column: Column) -> str:

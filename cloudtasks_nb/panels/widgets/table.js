@@ -289,6 +289,7 @@ class TableView {
     td.title = "";
     td.classList.remove("ctn-none");
     if (!td.firstElementChild?.matches("time")) td.replaceChildren(make("time"));
+    td.firstElementChild.toggleAttribute("data-due", td.classList.contains("ctn-due"));
     td.firstElementChild.dateTime = new Date(at).toISOString();
     showTime(td.firstElementChild, at);
   }

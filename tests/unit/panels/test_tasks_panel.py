@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -203,7 +204,9 @@ def test_tasks_on_the_screen_are_looked_up(panel: TasksPanel, watcher: FakeWatch
     assert watcher.asked == [f"reports{number:05}" for number in range(5)]
     assert panel.table.total == 9
     pick(panel, 2)
-    assert panel.table._rows._frame.loc[panel.table.selected[0], ["state", "attempts"]].tolist() == ["running", 2]
+    row = panel.table._rows._frame.loc[panel.table.selected[0]]
+    assert row[["state", "attempts"]].tolist() == ["running", 2]
+    assert row[["due"]].isna().all(), "a task that runs is not late"
 
 
 def test_only_errors_of_loaded_tasks_are_kept(
@@ -218,6 +221,17 @@ def test_only_errors_of_loaded_tasks_are_kept(
     assert "KeyError: 7" in panel.table.html()
     panel.remove(["reports00001"])
     assert panel._errors == {}
+
+
+def test_an_exception_is_shown_though_the_log_is_behind(
+    panel: TasksPanel, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All tasks say what was raised, not only the one whose attempt the log has already."""
+    monkeypatch.setattr(tasks_panel, "last_errors", lambda _urls: {"reports00002": "KeyError: 2"})
+    watcher.there["reports00002"] = replace(pending("retrying"), last_message="HTTP status code 400")
+    publish(panel, watcher)
+    assert "KeyError: 2" in panel.table.html()
+    assert "HTTP status code 400" not in panel.table.html()
 
 
 def test_failures_during_a_look_up_are_explained(
