@@ -47,8 +47,8 @@ class BackfillPanel(SendPanel):
         self.view.calendar.observe(lambda _: self._states_changed(), "html")
         names = widgets.HBox([self.request.signed, self.name]).add_class("ctn-pair")
         self._chosen = widgets.VBox([self.series]).add_class("ctn-fields")
-        batch = widgets.VBox([names, self.limits]).add_class("ctn-fields")
-        self.lay_out(self.range, self.request, batch, below=(self._chosen,))
+        self.request.add_more(names, self.limits, given=self._of_batch)
+        self.lay_out(self.range, self.request, below=(self._chosen,))
         self._range_changed()
         self.guarded(self._read_series)
 

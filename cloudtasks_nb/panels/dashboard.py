@@ -14,7 +14,7 @@ from cloudtasks_nb.panels.attempts import AttemptsPanel
 from cloudtasks_nb.panels.backfill import BackfillPanel
 from cloudtasks_nb.panels.batches import BatchesPanel
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.fan_out import FanOutPanel
+from cloudtasks_nb.panels.fan_out import FanOutPanel, SendPanel
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.queues import QueuesPanel
 from cloudtasks_nb.panels.tasks import TasksPanel
@@ -67,7 +67,8 @@ class Dashboard(Panel):
             self._makers["Batches"] = partial(BatchesPanel, everywhere=False)
         self._boxes = [widgets.VBox([widgets.HTML(_WAITING)]) for _ in self._makers]
         #: In each tab that there is no queue for.
-        self._first = self.row(self.button("Create a queue", lambda: self.turn_to("Queues"), changes=True, quick=True))
+        self._first = self.row(self.button("Create a queue", self._create_first, changes=True, quick=True))
+        self._back = ""  # the tab from which that button led away
         self.choice = QueueChoice(lambda: self.guarded(self._chosen))
         self.tabs = widgets.Tab(children=self._boxes)
         for number, name in enumerate(self._makers):
@@ -182,7 +183,23 @@ class Dashboard(Panel):
         box.children = [panel]
 
     def _make_queues(self) -> Panel:
-        return QueuesPanel(self.context, framed=False, on_open=self._open_queue, on_pick=self.use, on_queues=self.offer)
+        links = {"on_open": self._open_queue, "on_pick": self.use, "on_queues": self.offer, "on_made": self._made}
+        return QueuesPanel(self.context, framed=False, **links)
+
+    def _create_first(self) -> None:
+        self._back = self._open_title()
+        self.turn_to("Queues")
+
+    def _made(self, words: str) -> None:
+        """Go back to the tab for which a queue was made, and say there what was made."""
+        if not self._back:
+            return
+        self.turn_to(self._back)
+        self._back = ""
+        if self.current is not None:
+            self.current.notify(words)
+        if isinstance(self.current, SendPanel):
+            self.current.edit()
 
     def _open_queue(self, queue: str) -> None:
         self.use(queue)

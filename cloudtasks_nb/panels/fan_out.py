@@ -83,7 +83,7 @@ class SendPanel(Panel):
         self._whole_form: tuple[widgets.Widget, ...] = ()
         self._form = widgets.VBox().add_class("ctn-sections")
         self._sent = widgets.HTML()  # what stands in its place
-        edit = self.button("Edit", self._edit, changes=True, quick=True, tip="Show the form, as it was filled in")
+        edit = self.button("Edit", self.edit, changes=True, quick=True, tip="Show the form, as it was filled in")
         self._folded = self.row(self._sent, edit)
         self.try_one = self.button("Try one row", self._try_one, changes=True, tip=tip)
         self.make_plan = self.button(
@@ -149,7 +149,8 @@ class SendPanel(Panel):
         self._folded.layout.display = "none"
         self.preview.layout.display = None
 
-    def _edit(self) -> None:
+    def edit(self) -> None:
+        """Show the form; the browser puts the focus into it."""
         self._form.add_class("ctn-reopened")  # its first field gets the focus
         self.unfold()
 
@@ -346,8 +347,8 @@ class FanOutPanel(SendPanel):
             field(widgets.Checkbox, "leave out bad rows and duplicates", indent=False), self.edited
         )
         names = widgets.HBox([self.request.signed, self.name]).add_class("ctn-pair")
-        batch = widgets.VBox([names, self.key, self.limits, self.skip]).add_class("ctn-fields")
-        self.lay_out(widgets.VBox([self.source]).add_class("ctn-fields"), self.request, batch)
+        self.request.add_more(names, self.key, self.limits, self.skip, given=self._of_batch)
+        self.lay_out(widgets.VBox([self.source]).add_class("ctn-fields"), self.request)
         self._data_changed()
 
     def sample(self, count: int) -> tuple[Any, Mapping[str, Any]]:

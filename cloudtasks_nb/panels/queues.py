@@ -78,6 +78,8 @@ class QueuesPanel(Panel):
         Called with the short id of a queue that is clicked, or becomes the only selected one, before it is shown.
     on_queues : callable, optional
         Called with the short ids of all queues after each listing.
+    on_made : callable, optional
+        Called after a queue was made, with what is said of it.
     """
 
     def __init__(
@@ -88,9 +90,10 @@ class QueuesPanel(Panel):
         on_open: Callable[[str], object] | None = None,
         on_pick: Callable[[str], object] | None = None,
         on_queues: Callable[[list[str]], object] | None = None,
+        on_made: Callable[[str], object] | None = None,
     ) -> None:
         super().__init__(context, "Queues", framed=framed)
-        self._on_pick, self._on_queues = on_pick or self.use, on_queues
+        self._on_pick, self._on_queues, self._on_made = on_pick or self.use, on_queues, on_made
         self._depths: dict[str, deque[tuple[float, float | None]]] = {}
         self._values: dict[str, dict[str, Any]] = {}
         self._failures: dict[str, dict[str, int]] = {}  # queue -> id in the log and time of attempts that have failed
@@ -356,6 +359,8 @@ class QueuesPanel(Panel):
         self.refresh()
         self._on_pick(name)  # which takes the status down
         self.notify(done, line=f"tasks.queue({quoted(name)}, create=True)")
+        if self._on_made is not None:
+            self._on_made(done)
 
     def _close_form(self) -> None:
         self.editor.children = ()

@@ -42,7 +42,7 @@ class RequestForm(widgets.VBox):
     Attributes
     ----------
     signed : ipywidgets.Text
-        The service account; laid out by the panel.
+        The service account; laid out by the panel, with `add_more`.
     """
 
     def __init__(self, changed: Callable[[], object], *, local: bool = False) -> None:
@@ -66,13 +66,15 @@ class RequestForm(widgets.VBox):
         self.deadline.tooltip = "dispatch_deadline: how long an attempt may take"
         for part in (self.signed, self.delay, self.method, self.deadline):
             part.observe(lambda _: changed(), "value")
-        self._more = widgets.HBox([self.delay, self.method, self.deadline]).add_class("ctn-more")
+        times = widgets.HBox([self.delay, self.method, self.deadline]).add_class("ctn-more")
+        self._more = widgets.VBox([self.headers, times]).add_class("ctn-fields")
+        self._others: Callable[[], Mapping[str, Any]] = dict  # the options that are set by fields of the panel in it
         self.toggle = widgets.Button(layout={"width": "auto"}).add_class("ctn-toggle")
         self.toggle.on_click(lambda _: self.show_more(on=self._more.layout.display == "none"))
         self.show_more(on=False)
         self.url.observe(lambda _: self._url_typed(), "value")
         self.headers.observe(lambda _: self._headers_typed(), "value")
-        super().__init__([self.url, self.body, self.headers, self.toggle, self._more])
+        super().__init__([self.url, self.body, self.toggle, self._more])
         self.add_class("ctn-fields")
 
     def update_choices(self, columns: Sequence[str]) -> None:
@@ -89,10 +91,18 @@ class RequestForm(widgets.VBox):
         if tuple(self._targets) != self.url.options:
             self.url.options = tuple(self._targets)
 
+    def add_more(self, *fields: widgets.Widget, given: Callable[[], Mapping[str, Any]]) -> None:
+        """Put fields of the panel among those that are seldom needed; `given` returns the options that they set."""
+        self._more.children = (*fields, *self._more.children)
+        self._others = given
+
     def show_more(self, *, on: bool) -> None:
         """Show or hide the options that are seldom needed; those that are set are named."""
         self._more.layout.display = None if on else "none"
-        given = "" if on else ", ".join(f"{name}={value}" for name, value in self._options.items())
+        texts = {"headers": self.headers.value, "service_account": self.signed.value.strip(), **self._others()}
+        named = [name for name, value in texts.items() if value]
+        named += [f"{name}={value}" for name, value in self._options.items()]
+        given = "" if on else ", ".join(named)
         self.toggle.description = "Fewer options" if on else f"More options{f' ({given})' if given else ''}"
 
     def fill(self, url: str, headers: Mapping[str, str], account: str) -> None:

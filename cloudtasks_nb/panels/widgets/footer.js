@@ -119,6 +119,8 @@ class FooterView {
     if (this.gone) return;
     if (!this.el.isConnected) return void requestAnimationFrame(() => this.attach());
     this.root = this.el.closest(".ctn-panel") ?? this.el;
+    this.top = this.root; // the outermost panel, which knows when the user last did something
+    for (let around; (around = this.top.parentElement?.closest(".ctn-panel")); ) this.top = around;
     this.root.setAttribute("role", "region");
     this.root.setAttribute("aria-label", this.root.querySelector(".ctn-heading")?.textContent ?? "panel");
     this.root.setAttribute("aria-busy", this.model.get("busy"));
@@ -126,14 +128,14 @@ class FooterView {
     const { signal } = this.listening;
     this.root.addEventListener("focusin", (event) => this.focusin(event), { signal, capture: true });
     for (const name of ["click", "keydown"]) {
-      this.root.addEventListener(name, () => (this.acted = performance.now()), { signal, capture: true });
+      this.root.addEventListener(name, () => (this.top.ctnActed = performance.now()), { signal, capture: true });
     }
     for (const name of ["click", "change"]) {
       this.root.addEventListener(name, (event) => this.act(event), { signal, capture: true });
     }
     this.root.addEventListener("keydown", (event) => this.keepKey(event), { signal });
     keepKeys(this.root, signal);
-    this.observer = new IntersectionObserver((seen) => this.seen(this, seen.at(-1).isIntersecting));
+    this.observer = new IntersectionObserver((seen) => this.appear(seen.at(-1).isIntersecting));
     this.observer.observe(this.root);
     this.changes = new MutationObserver(() => this.changed());
     this.changes.observe(this.root, { subtree: true, childList: true, attributeFilter: ["disabled", "title"] });
@@ -257,11 +259,24 @@ class FooterView {
     this.model.send({ do: "answer", typed });
   }
 
+  /** Report whether the panel can be seen. The button that led to its form may have had the focus, and is hidden now. */
+  appear(visible) {
+    this.seen(this, visible);
+    if (!visible || document.activeElement !== document.body) return;
+    this.field = null;
+    this.focusForm();
+  }
+
   /** Put the focus into the first field of a form that was opened by hand. */
   focusForm() {
     const field = [...this.root.querySelectorAll(":is(.ctn-editor, .ctn-reopened) :is(input, select, textarea)")].find((node) => node.closest(".ctn-panel") === this.root);
-    if (field && field !== this.field && performance.now() - this.acted < 2000) field.focus();
+    if (field && field !== this.field && this.acting()) field.focus();
     this.field = field;
+  }
+
+  /** Whether what appears now was opened by hand. */
+  acting() {
+    return performance.now() - this.top.ctnActed < 2000;
   }
 
   changed() {
@@ -273,7 +288,7 @@ class FooterView {
     if (away !== Boolean(this.last?.disabled || !this.last?.isConnected)) this.keepFocus();
     const card = [...this.root.querySelectorAll(".ctn-follow .ctn-card")].find((node) => node.closest(".ctn-panel") === this.root);
     // What was opened by hand is to be seen; what only changes stays where it is.
-    if (card && card !== this.card && performance.now() - this.acted < 2000) card.scrollIntoView({ block: "nearest" });
+    if (card && card !== this.card && this.acting()) card.scrollIntoView({ block: "nearest" });
     this.card = card;
   }
 

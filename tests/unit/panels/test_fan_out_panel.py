@@ -393,6 +393,9 @@ def test_options_that_are_seldom_needed_are_folded(panel: FanOutPanel) -> None:
     assert "deadline 1 min" in panel.preview.value
     toggle.click()
     assert toggle.description == "More options (delay=1h, dispatch_deadline=60s)"
+    fill(panel, name="march", headers="X-Token: abc")
+    panel.request.show_more(on=False)
+    assert toggle.description == "More options (headers, name, delay=1h, dispatch_deadline=60s)"
     assert "ctn-fields" in panel.request._dom_classes, "by which the style sheet aligns the fields"
 
 
