@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.board import EVIL, PANEL, Board
+from tests.browser.test_smoke import SETUP as DAYS
 
 #: A function, a frame of 60 columns, and a batch whose URL has a secret.
 SETUP = """
@@ -98,3 +99,45 @@ def test_a_csv_file_is_uploaded(board: Board, tmp_path: Path) -> None:
     line = 'tasks.queue("reports").fan_out(pd.read_csv("shops.csv"), url="https://svc/{shop}")'
     expect(board.line).to_have_text(line)
     assert board.page.locator(".ctn-dashboard img").count() == 0
+
+
+#: Keeps the shares that the bar of a batch has had.
+NOTE_BAR = """() => {
+  window.shares = [];
+  const note = () => {
+    const share = Number(document.querySelector(".ctn-panel [role=progressbar]")?.getAttribute("aria-valuenow") ?? -1);
+    if (share >= 0 && window.shares.at(-1) !== share) window.shares.push(share);
+  };
+  new MutationObserver(note).observe(document.querySelector(".ctn-dashboard"), { childList: true, subtree: true });
+}"""
+
+
+def test_fan_out(notebook: Callable[..., Any]) -> None:
+    """From columns, first tasks and plan to a bar that reaches its end; the form does not move below the mouse."""
+    board = Board(notebook(DAYS, "_ = queue.resume(); go_on.clear(); broken.clear()", PANEL))
+    board.open("Fan out")
+    expect(board.field("Data")).to_have_value("days  (60 rows, 3 columns)")
+    # The first tasks appear after the mouse is pressed and before it is released.
+    board.button("Plan").hover()
+    board.page.mouse.down()
+    board.book.python("panel.parts['Fan out'].request.url.value = 'handler'")
+    first = board.part.get_by_role("region", name="task 1")
+    expect(first).to_be_visible()
+    board.page.mouse.up()
+    expect(board.part.get_by_role("group", name="plan")).to_contain_text("60 tasks")
+    body = board.part.get_by_role("group", name="Body")
+    body.get_by_label("day").check()
+    body.get_by_label("note").check()
+    expect(first).to_contain_text(f'"note": "{EVIL}"')
+    expect(board.line).to_have_text('tasks.queue("reports").fan_out(days, url=handler, body=["day", "note"])')
+    board.button("Plan").click()
+    board.check()
+    board.book.python("panel.every = 1")
+    board.page.evaluate(NOTE_BAR)
+    board.button("Send 60 tasks").click()
+    expect(board.part).to_contain_text("20 of 60 done")
+    board.book.python("go_on.set()")
+    expect(board.bar).to_have_attribute("aria-valuenow", "100")
+    shares = board.page.evaluate("window.shares")
+    assert shares == sorted(shares)
+    assert {33, 100} <= set(shares)

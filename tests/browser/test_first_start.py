@@ -1,56 +1,86 @@
-"""From an empty panel to a batch that has run, by somebody who writes a function and knows nothing of queues."""
+"""What helps somebody who knows nothing of queues: few keys from nothing to results, a button where one would stop."""
 
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from tests.browser.board import Board, violations
+from tests.browser.test_smoke import FIRST
 
-SETUP = """
-import pandas as pd
-import cloudtasks_nb as ct
 
-def report(shop, amount):
-    return f"{shop}: {amount}"
+def test_from_an_empty_panel_to_results_by_keys(notebook: Callable[..., Any]) -> None:
+    """In at most 30 keys, also in the dark theme; the focus is always where the next step is."""
+    board = Board(notebook(FIRST, "tasks.panel()", dark=True))
+    pressed: list[str] = []
 
-tasks = ct.local()
-sales = pd.DataFrame({"shop": ["bern", "oslo", "wien", "bonn"] * 5, "amount": range(20)})
+    def press(*keys: str) -> None:
+        for key in keys:
+            board.page.keyboard.press(key)
+        pressed.extend(keys)
+
+    def enter(target: Locator) -> None:
+        while not target.evaluate("node => node === document.activeElement"):
+            press("Tab")
+            assert len(pressed) <= 30, pressed
+        press("Enter")
+
+    board.root.get_by_role("tab", name="Queues").focus()
+    press("ArrowRight", "ArrowRight", "Enter")
+    enter(board.root.get_by_role("button", name="Create a queue").locator("visible=true"))
+    expect(board.field("Name")).to_be_focused()
+    assert violations(board.page, ".ctn-dashboard") == []
+    enter(board.button("Create queue"))
+    expect(board.field("Data")).to_be_focused()
+    press("Tab", "Tab", *"report")
+    expect(board.field("URL")).to_have_value("report")
+    for button, told in (("Try one row", "'bern: 0'"), ("Plan", "20 tasks")):
+        enter(board.button(button, exact=True))
+        expect(board.part).to_contain_text(told)
+        expect(board.button(button, exact=True)).to_be_focused()
+        assert violations(board.page, ".ctn-dashboard") == []
+    enter(board.button("Send 20 tasks"))
+    expect(board.part).to_contain_text("20 of 20 done")
+    assert len(pressed) <= 30, pressed
+    assert violations(board.page, ".ctn-dashboard") == []
+    board.button("Edit").press("Enter")
+    expect(board.field("Data")).to_be_focused()
+
+
+#: A batch whose queue is paused, and one of which nobody knows what became.
+STOPPED = """
+queue = tasks.queue("reports", create=True).pause()
+held = queue.fan_out(sales, url=ct.serve(report), name="held", progress=False)
+silent = tasks.queue("silent", create=True, log_sampling_ratio=0).pause()
+lost = silent.fan_out(sales, url="https://svc.example/{shop}", name="lost", progress=False)
 """
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_from_an_empty_panel_to_results(notebook: Callable[..., Any], *, dark: bool) -> None:
-    """By mouse: create a queue, choose data and function, try one row, plan, send; the batch stands on top."""
-    board = Board(notebook(SETUP, "panel = tasks.panel(); panel", dark=dark))
-    board.root.get_by_role("tab", name="Fan out").click()
-    board.root.get_by_role("button", name="Create a queue").locator("visible=true").click()
-    expect(board.field("Name")).to_have_value("reports")
-    expect(board.part.locator(".ctn-editor")).to_contain_text("max_attempts=5")
-    assert violations(board.page, ".ctn-dashboard") == []
-    board.button("Create queue").click()
-    expect(board.status).to_contain_text("made queue reports with log_sampling_ratio=1.0")
-    board.open("Fan out")
-    expect(board.field("Data")).to_have_value("sales  (20 rows, 2 columns)")
-    board.field("URL").fill("report  (a function of this notebook)")
-    expect(board.field("URL")).to_have_value("report")
-    board.button("Try one row").click()
-    expect(board.part).to_contain_text("'bern: 0'")
-    expect(board.button("Try one row")).to_be_focused()
-    board.field("Duration").fill("1s")
-    board.button("Plan", exact=True).click()
-    expect(board.button("Send 20 tasks")).to_be_enabled()
-    expect(board.button("Plan", exact=True)).to_be_focused()
-    assert violations(board.page, ".ctn-dashboard") == []
-    board.button("Send 20 tasks").click()
+def test_a_button_helps_where_the_bar_says_what_is_wrong(notebook: Callable[..., Any]) -> None:
+    """A paused queue is resumed; rows of which nobody knows what became are sent again, after a question."""
+    board = Board(notebook(FIRST, STOPPED, "tasks.panel()"))
+    board.book.until("held.progress().unsent, lost.progress().unsent", "0 0")
+    board.book.python("silent.purge()")
+    board.book.until("lost.progress().gone", "20")
+    board.open("Batches")
+    board.rows.filter(has_text="held").click()
+    expect(board.part).to_contain_text("the queue reports is paused")
+    board.button("Resume the queue").click()
     expect(board.part).to_contain_text("20 of 20 done")
-    expect(board.field("URL")).to_have_count(0)
-    top, card = board.part.bounding_box(), board.part.locator(".ctn-card").first.bounding_box()
-    assert top is not None
-    assert card is not None
-    assert card["y"] - top["y"] < 100, "the batch stands below the line of the form"
-    assert violations(board.page, ".ctn-dashboard") == []
-    assert board.book.python("print(tasks.batch().results()['result'].iloc[0])") == "bern: 0"
-    board.button("Edit").press("Enter")
-    expect(board.field("Data")).to_be_focused()
+    board.rows.filter(has_text="lost").click()
+    again = board.button("Send again (20)").first
+    place = again.bounding_box()
+    again.click()
+    question = board.part.get_by_role("alertdialog", name="Send 20 rows of batch")
+    send = question.get_by_role("button", name="Send 20 rows again")
+    expect(send).to_be_focused()
+    assert again.bounding_box() == place, "the question moves nothing"
+    assert violations(board.page, "dialog") == []
+    board.page.keyboard.press("Escape")
+    expect(question).to_be_hidden()
+    expect(again).to_be_focused()
+    board.page.keyboard.press("Enter")
+    expect(send).to_be_focused()
+    board.page.keyboard.press("Enter")
+    expect(board.status).to_contain_text("20 rows of batch")
+    board.book.until("len(silent.tasks())", "20")

@@ -1,4 +1,4 @@
-"""A dozen journeys: each tab, keys, the dark theme, a saved notebook, a running cell, a failed batch, the console.
+"""A dozen journeys: an empty panel, each tab, keys, the dark theme, a saved notebook, a running cell, the console.
 
 ``make test`` runs these of the tests in a browser. Each opens one page and does several things there.
 """
@@ -16,7 +16,7 @@ import pytest
 from nbformat.sign import NotebookNotary
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from tests.browser.board import EVIL, PANEL, Board
+from tests.browser.board import EVIL, PANEL, Board, violations
 from tests.browser.console import OTHER, QUEUE, assert_headings, check_console, create, open_console, rows
 from tests.browser.lab import Server, Watch
 from tests.integration.conftest import Answer, Emulator, Target
@@ -46,6 +46,17 @@ WAITING = 'batch = queue.fan_out(days, url=handler, name="days", progress=False)
 MAIL = """
 headers = {"X-Note": "<img src=x onerror=console.error(1)>", "Authorization": "Bearer s3cr3t"}
 _ = queue.enqueue("http://127.0.0.1:9/run", {"to": 1, "token": "s3cr3t"}, headers=headers, task_id="mail")
+"""
+#: What somebody has who knows nothing of queues: a function and a DataFrame.
+FIRST = """
+import pandas as pd
+import cloudtasks_nb as ct
+
+def report(shop, amount):
+    return f"{shop}: {amount}"
+
+tasks = ct.local()
+sales = pd.DataFrame({"shop": ["bern", "oslo", "wien", "bonn"] * 5, "amount": range(20)})
 """
 ALL_SENT = ("batch.progress().unsent", "0")
 
@@ -126,46 +137,42 @@ def test_tasks(notebook: Callable[..., Any]) -> None:
     book.until(made, "[{'to': 7, 'token': 's3cr3t'}]")
 
 
-#: Keeps the shares that the bar of a batch has had.
-NOTE_BAR = """() => {
-  window.shares = [];
-  const note = () => {
-    const share = Number(document.querySelector(".ctn-panel [role=progressbar]")?.getAttribute("aria-valuenow") ?? -1);
-    if (share >= 0 && window.shares.at(-1) !== share) window.shares.push(share);
-  };
-  new MutationObserver(note).observe(document.querySelector(".ctn-dashboard"), { childList: true, subtree: true });
-}"""
+#: Counts the clicks in a page.
+COUNT_CLICKS = "() => { window.clicks = 0; addEventListener('pointerdown', () => (window.clicks += 1), true); }"
 
 
-def test_fan_out(notebook: Callable[..., Any]) -> None:
-    """From columns, first tasks and plan to a bar that reaches its end; the form does not move below the mouse."""
-    board = Board(notebook(SETUP, "_ = queue.resume(); go_on.clear(); broken.clear()", PANEL))
-    board.open("Fan out")
-    expect(board.field("Data")).to_have_value("days  (60 rows, 3 columns)")
-    # The first tasks appear after the mouse is pressed and before it is released.
-    board.button("Plan").hover()
-    board.page.mouse.down()
-    board.book.python("panel.parts['Fan out'].request.url.value = 'handler'")
-    first = board.part.get_by_role("region", name="task 1")
-    expect(first).to_be_visible()
-    board.page.mouse.up()
-    expect(board.part.get_by_role("group", name="plan")).to_contain_text("60 tasks")
-    body = board.part.get_by_role("group", name="Body")
-    body.get_by_label("day").check()
-    body.get_by_label("note").check()
-    expect(first).to_contain_text(f'"note": "{EVIL}"')
-    expect(board.line).to_have_text('tasks.queue("reports").fan_out(days, url=handler, body=["day", "note"])')
-    board.button("Plan").click()
-    board.check()
-    board.book.python("panel.every = 1")
-    board.page.evaluate(NOTE_BAR)
-    board.button("Send 60 tasks").click()
-    expect(board.part).to_contain_text("20 of 60 done")
-    board.book.python("go_on.set()")
-    expect(board.bar).to_have_attribute("aria-valuenow", "100")
-    shares = board.page.evaluate("window.shares")
-    assert shares == sorted(shares)
-    assert {33, 100} <= set(shares)
+def test_from_an_empty_panel_to_results(notebook: Callable[..., Any]) -> None:
+    """By mouse, in at most 12 clicks: create a queue, choose data and function, try one row, plan, send."""
+    board = Board(notebook(FIRST, "tasks.panel()"))
+    board.page.evaluate(COUNT_CLICKS)
+    board.root.get_by_role("tab", name="Fan out").click()
+    board.root.get_by_role("button", name="Create a queue").locator("visible=true").click()
+    expect(board.field("Name")).to_have_value("reports")
+    expect(board.part.locator(".ctn-editor")).to_contain_text("max_attempts=5")
+    assert violations(board.page, ".ctn-dashboard") == []
+    board.button("Create queue").click()
+    expect(board.field("Data")).to_have_value("sales  (20 rows, 2 columns)")
+    expect(board.status).to_contain_text("made queue reports with log_sampling_ratio=1.0")
+    board.field("URL").click()
+    board.field("URL").fill("report  (a function of this notebook)")  # as a click on what is offered does
+    expect(board.field("URL")).to_have_value("report")
+    board.button("Try one row").click()
+    expect(board.part).to_contain_text("'bern: 0'")
+    board.field("Duration").click()
+    board.page.keyboard.type("1s")
+    board.button("Plan", exact=True).click()
+    expect(board.part.get_by_role("img", name="attempts over time: at most")).to_be_visible()
+    assert violations(board.page, ".ctn-dashboard") == []
+    board.button("Send 20 tasks").click()
+    expect(board.part).to_contain_text("20 of 20 done")
+    assert board.page.evaluate("window.clicks") + 1 <= 12, "with the click on what is offered"
+    expect(board.field("URL")).to_have_count(0)
+    top, card = board.part.bounding_box(), board.part.locator(".ctn-card").first.bounding_box()
+    assert top is not None
+    assert card is not None
+    assert card["y"] - top["y"] < 100, "the batch stands below the line of the form"
+    assert violations(board.page, ".ctn-dashboard") == []
+    assert board.book.python("print(tasks.batch().results()['result'].iloc[0])") == "bern: 0"
 
 
 #: A quarter of three shops; two days of one of them failed.
