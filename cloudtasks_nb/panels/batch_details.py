@@ -64,7 +64,7 @@ class BatchDetails(widgets.VBox):
         self.detail = TaskDetails(panel)  #: the task of the open row, its request and its attempts
         self._calendar_box = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
         tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
-        panel.owner.at_close(self._stop_listening)
+        panel.owner.at_close(self._end)
         panel.footer.observe(lambda _: self.schedule_draw(), "zone")
         super().__init__(
             [self.bar, *tools, self._calendar_box, self.failures, self.run, self.rows, self.story, self.detail]
@@ -143,6 +143,12 @@ class BatchDetails(widgets.VBox):
             self.draw()
         periods = "" if self._calendar_data is None else self._range.value + self._calendar_data.html()
         return self.bar.value + periods + self.failures.html() + self.run.html() + self.rows.html()
+
+    def _end(self) -> None:
+        """Draw nothing more: a widget that is made now would stay open, and the batch with it."""
+        with self._drawing:
+            self.view = None
+        self._stop_listening()
 
     def _stop_listening(self) -> None:
         if self._unsubscribe is not None:
