@@ -122,7 +122,7 @@ class ShownRows:
 
 
 class BatchRows(widgets.VBox):
-    """Rows of a batch. At first those that failed, if some did, else all.
+    """Rows of a batch. At first those that failed, if some did, else all; with their results, once all have succeeded.
 
     Parameters
     ----------
@@ -329,7 +329,7 @@ class BatchRows(widgets.VBox):
         """Return which rows to show; offer the states with their counts."""
         counts = reader.counts()
         with self._choosing:
-            first = RowQuery(state="failed" if counts["failed"] and part is None else "")
+            first = RowQuery(state=_telling(counts) if part is None else "")
             if self._wanted.automatic and self._wanted.again is None and self._wanted.query != first:
                 self._wanted = replace(self._wanted, query=first, start=0)
             wanted = self._wanted
@@ -478,6 +478,13 @@ class BatchRows(widgets.VBox):
         self.children = [self._heading, self.states, self._tools, self.columns, self.table]
         if old is not None:
             old.close()
+
+
+def _telling(counts: Mapping[str, int]) -> str:
+    """Return the state whose rows tell most; empty for all rows."""
+    if counts["failed"]:
+        return "failed"
+    return "succeeded" if counts["succeeded"] and counts["succeeded"] == sum(counts.values()) else ""
 
 
 def _words(shown: ShownRows, frame: pd.DataFrame, total: int, causes: Mapping[str, Cause]) -> str:

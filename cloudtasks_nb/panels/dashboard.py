@@ -183,8 +183,14 @@ class Dashboard(Panel):
         box.children = [panel]
 
     def _make_queues(self) -> Panel:
-        links = {"on_open": self._open_queue, "on_pick": self.use, "on_queues": self.offer, "on_made": self._made}
-        return QueuesPanel(self.context, framed=False, **links)
+        return QueuesPanel(
+            self.context,
+            framed=False,
+            on_open=self._open_queue,
+            on_pick=self.use,
+            on_queues=self.offer,
+            on_made=self._made,
+        )
 
     def _create_first(self) -> None:
         self._back = self._open_title()

@@ -291,7 +291,7 @@ class SendPanel(Panel):
     def _simulated(self, plan: Plan) -> str:
         """Return the simulated run of a plan; empty if it is not said how long an attempt takes."""
         duration = self.duration.value.strip()
-        return simulation_html(plan.simulate(duration)) if duration else ""
+        return f'<div style="margin-top:10px">{simulation_html(plan.simulate(duration))}</div>' if duration else ""
 
     def _ask_send(self) -> None:
         plan = self._plan

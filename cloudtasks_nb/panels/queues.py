@@ -150,7 +150,8 @@ class QueuesPanel(Panel):
         drop = self.button("Close", self._close_form, changes=False, quick=True)
         title = section_html("A new queue", "")
         settings = ", ".join(f"{name}={value}" for name, value in self.context.new_settings.items())
-        note = f'<p class="ctn-quiet">It is made with {html.escape(settings)}; Edit limits changes that.</p>'
+        what = "It holds tasks, and calls their functions or URLs no faster than its limits allow."
+        note = f'<p class="ctn-quiet">{what} It is made with {html.escape(settings)}; Edit limits changes that.</p>'
         self._creating = [widgets.HTML(title + note), self.row(self.new_name, self.create, drop)]
 
     def _fill(self) -> None:

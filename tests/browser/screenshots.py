@@ -139,7 +139,7 @@ def test_crowd(notebook: Callable[..., Any], *, dark: bool, width: int) -> None:
 def fill(board: Board, tab: str) -> None:
     """Show something in a tab."""
     if tab == "Fan out":
-        board.field("URL").fill("https://example.com/run/{origin}?day={day}")
+        board.field("Call").fill("https://example.com/run/{origin}?day={day}")
         expect(board.part.locator(".ctn-tasks")).to_contain_text("JFK")
         board.button("Plan").click()
         expect(board.part.locator(".ctn-plan")).to_be_visible()

@@ -54,7 +54,7 @@ def test_sixty_columns_and_all_options(board: Board) -> None:
     body.get_by_label("price_00").focus()
     press("End")
     expect(body.get_by_label("name_19")).to_be_focused()
-    url = board.field("URL")
+    url = board.field("Call")
     options = board.part.locator("datalist option")
     expect(options).to_have_count(2)
     offered = options.evaluate_all("options => options.map(one => one.value)")
@@ -93,7 +93,7 @@ def test_a_csv_file_is_uploaded(board: Board, tmp_path: Path) -> None:
     chooser.value.set_files(file)
     expect(board.field("Data")).to_have_value("shops.csv  (3,000 rows, 2 columns)")
     expect(board.part.locator(".ctn-upload")).to_have_text("Upload a file")
-    board.field("URL").fill("https://svc/{shop}")
+    board.field("Call").fill("https://svc/{shop}")
     expect(board.part.get_by_role("region", name="task 1")).to_contain_text(f'"{EVIL}": "{EVIL}')
     expect(board.part.get_by_role("group", name="Body")).to_contain_text(EVIL)
     line = 'tasks.queue("reports").fan_out(pd.read_csv("shops.csv"), url="https://svc/{shop}")'

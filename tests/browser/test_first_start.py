@@ -33,7 +33,7 @@ def test_from_an_empty_panel_to_results_by_keys(notebook: Callable[..., Any]) ->
     enter(board.button("Create queue"))
     expect(board.field("Data")).to_be_focused()
     press("Tab", "Tab", *"report")
-    expect(board.field("URL")).to_have_value("report")
+    expect(board.field("Call")).to_have_value("report")
     for button, told in (("Try one row", "'bern: 0'"), ("Plan", "20 tasks")):
         enter(board.button(button, exact=True))
         expect(board.part).to_contain_text(told)

@@ -128,7 +128,7 @@ def test_tasks(notebook: Callable[..., Any]) -> None:
         )
     board.check()
     board.button("Edit and send again").click()
-    expect(board.field("URL")).to_be_focused()
+    expect(board.field("Call")).to_be_focused()
     board.field("Body").fill('{"to": 7, "token": "•••"}')
     board.field("Delay").fill("10min")
     board.button("Send new task").click()
@@ -153,9 +153,9 @@ def test_from_an_empty_panel_to_results(notebook: Callable[..., Any]) -> None:
     board.button("Create queue").click()
     expect(board.field("Data")).to_have_value("sales  (20 rows, 2 columns)")
     expect(board.status).to_contain_text("made queue reports with log_sampling_ratio=1.0")
-    board.field("URL").click()
-    board.field("URL").fill("report  (a function of this notebook)")  # as a click on what is offered does
-    expect(board.field("URL")).to_have_value("report")
+    board.field("Call").click()
+    board.field("Call").fill("report  (a function of this notebook)")  # as a click on what is offered does
+    expect(board.field("Call")).to_have_value("report")
     board.button("Try one row").click()
     expect(board.part).to_contain_text("'bern: 0'")
     board.field("Duration").click()
@@ -166,7 +166,7 @@ def test_from_an_empty_panel_to_results(notebook: Callable[..., Any]) -> None:
     board.button("Send 20 tasks").click()
     expect(board.part).to_contain_text("20 of 20 done")
     assert board.page.evaluate("window.clicks") + 1 <= 12, "with the click on what is offered"
-    expect(board.field("URL")).to_have_count(0)
+    expect(board.field("Call")).to_have_count(0)
     top, card = board.part.bounding_box(), board.part.locator(".ctn-card").first.bounding_box()
     assert top is not None
     assert card is not None

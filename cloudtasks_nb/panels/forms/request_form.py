@@ -52,7 +52,8 @@ class RequestForm(widgets.VBox):
         self._url = ""  # the URL with its secrets, which are not either
         self._targets: dict[str, Target] = {}
         self._recent: list[Target] = []
-        self.url = field(widgets.Combobox, "URL", "https://service/run/{column}, or choose a function")
+        function = "a function of this notebook" if local else "what ct.deploy returned"
+        self.url = field(widgets.Combobox, "Call", f"{function}, or https://service/run/{{column}}")
         self.url.tooltip = "Names of columns in braces are filled in for each task. The arrow keys show what is offered"
         self.body = Picker("Body", "none chosen: the whole row", changed)
         self.headers = field(widgets.Textarea, "Headers", "X-Team: data", continuous_update=False, rows=1)
@@ -132,8 +133,8 @@ class RequestForm(widgets.VBox):
         text = self._url.strip()
         if not text:
             raise IncompleteError(
-                "there is no URL yet",
-                hint="https://service/run/{column}, or the name of a function or of what ct.deploy returned",
+                "it is not chosen yet what each task calls",
+                hint="the name of a function or of what ct.deploy returned, or https://service/run/{column}",
             )
         given = {"body": self.body.value, "headers": self._read(), "service_account": self.signed.value.strip()}
         found = {word: value for word, value in given.items() if value}

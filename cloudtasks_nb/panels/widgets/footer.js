@@ -264,19 +264,19 @@ class FooterView {
     this.seen(this, visible);
     if (!visible || document.activeElement !== document.body) return;
     this.field = null;
-    this.focusForm();
+    this.focusForm(10_000); // nothing else has the focus that it would take away
   }
 
   /** Put the focus into the first field of a form that was opened by hand. */
-  focusForm() {
+  focusForm(patience = 2000) {
     const field = [...this.root.querySelectorAll(":is(.ctn-editor, .ctn-reopened) :is(input, select, textarea)")].find((node) => node.closest(".ctn-panel") === this.root);
-    if (field && field !== this.field && this.acting()) field.focus();
+    if (field && field !== this.field && this.acting(patience)) field.focus();
     this.field = field;
   }
 
   /** Whether what appears now was opened by hand. */
-  acting() {
-    return performance.now() - this.top.ctnActed < 2000;
+  acting(patience) {
+    return performance.now() - this.top.ctnActed < patience;
   }
 
   changed() {
@@ -288,7 +288,7 @@ class FooterView {
     if (away !== Boolean(this.last?.disabled || !this.last?.isConnected)) this.keepFocus();
     const card = [...this.root.querySelectorAll(".ctn-follow .ctn-card")].find((node) => node.closest(".ctn-panel") === this.root);
     // What was opened by hand is to be seen; what only changes stays where it is.
-    if (card && card !== this.card && this.acting()) card.scrollIntoView({ block: "nearest" });
+    if (card && card !== this.card && this.acting(2000)) card.scrollIntoView({ block: "nearest" });
     this.card = card;
   }
 

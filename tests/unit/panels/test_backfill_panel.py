@@ -55,7 +55,7 @@ def test_missing_fields_are_named(panel: BackfillPanel) -> None:
     fill(panel, start="2026-01-01")
     assert "the last day is not chosen yet" in panel.preview.value
     fill(panel, end="2026-01-31")
-    assert "there is no URL yet" in panel.preview.value
+    assert "it is not chosen yet what each task calls" in panel.preview.value
     assert panel.footer.alert == {}
 
 
@@ -194,7 +194,7 @@ def test_periods_to_come_are_drawn_before_they_are_sent(panel: BackfillPanel, ha
     """What is new and what exists is counted and drawn, also after it was sent; a name of another series is refused."""
     fill(panel, start="2026-01-01", end="2026-01-08", across="shop: bern, chur")
     assert "2026-01-01 … 2026-01-08, 8 days in UTC: 16 rows" in panel.preview.value
-    assert "there is no URL yet" in panel.preview.value
+    assert "it is not chosen yet what each task calls" in panel.preview.value
     fill(panel, across="")
     harness.finish(harness.days("2026-01-05"), 1)
     fill(panel, url="https://svc/{partition}")

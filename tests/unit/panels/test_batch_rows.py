@@ -458,6 +458,21 @@ def test_results_are_beside_the_inputs(panel: BatchPanel, batch: Batch) -> None:
     assert "&quot;sold&quot;: 18" in panel.view.story.value
 
 
+def test_results_are_shown_as_soon_as_all_have_succeeded(harness: Harness) -> None:
+    """Nobody has to look for what the function returned; the rows are not taken for chosen ones."""
+    batch = harness.sent(harness.queue().fan_out(ROWS.head(2), url="https://svc/{shop}", progress=False))
+    panel = show(batch.panel())
+    for task in batch.tasks()["task"]:
+        answer(batch, task, {"sold": 7})
+    harness.finish(batch)
+    panel.refresh()
+    panel.settle()
+    table: Any = panel.view.rows.table
+    assert "2 succeeded rows" in panel.static_html()
+    assert "sold" in [column.name for column in table._columns]
+    assert panel.view.actions.resend.disabled
+
+
 def test_the_first_five_fields_of_the_results_are_columns(panel: BatchPanel, batch: Batch) -> None:
     """Results with many fields do not push the other columns out of sight."""
     answer(batch, batch.tasks()["task"][18], dict.fromkeys("abcdefgh", 1))

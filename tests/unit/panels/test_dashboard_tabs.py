@@ -127,7 +127,7 @@ def test_there_may_be_no_queue_yet(make_context: MakeContext) -> None:
 
 
 def test_the_first_queue_is_created_by_two_clicks(make_context: MakeContext) -> None:
-    """The form is open from the start and says what is set; the new queue is chosen, in the tab that led to the form."""
+    """The form is open from the start and says what is set; the tab that led to it has the new queue."""
     names: list[str] = []
 
     def create(name: str) -> None:

@@ -82,7 +82,7 @@ def test_missing_data_are_reported(harness: Harness, shell: FakeShell) -> None:
     panel.settle()
     assert "there are no data yet" in panel.preview.value
     click(panel, panel.make_plan)
-    assert panel.footer.alert["text"] == "there is no URL yet"
+    assert panel.footer.alert["text"] == "it is not chosen yet what each task calls"
     plan(panel, url="https://svc/run")
     assert panel.footer.alert["text"] == "there are no data yet"
 
@@ -629,7 +629,7 @@ def test_another_queue_wants_another_plan(panel: FanOutPanel) -> None:
 def test_read_only_has_no_form(harness: Harness, shell: FakeShell) -> None:
     """Nothing to fill in, and a button that was kept does nothing."""
     panel = FanOutPanel(harness.context(read_only=True), queue="reports", framed=False)
-    assert set(panel.children) == {panel.prompt, panel.plan_card, panel.view, panel.footer}
+    assert set(panel.children) == {panel.plan_card, panel.view, panel.footer}
     panel.send.click()
     assert panel.footer.alert["text"] == "this panel is read-only"
 

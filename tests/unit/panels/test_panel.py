@@ -48,7 +48,7 @@ class Sample(Panel):
         self.quick = self.button("Quick", lambda: self.work("quick"), changes=True, quick=True)
         self.work: Callable[[str], object] = self.done.append
         self.tools = self.row(self.read, self.write, self.quick)
-        self.fill(self.tools, self.prompt)
+        self.fill(self.tools)
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Watch one queue."""
