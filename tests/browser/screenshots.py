@@ -34,6 +34,10 @@ def report(start, partition, end=None):
     return partition
 
 
+def mean_delay(day, origin):
+    return {"day": day, "origin": origin, "minutes": 7.5}
+
+
 handler = ct.serve(report)
 flights = pd.DataFrame({"day": pd.date_range("2013-01-01", periods=240).strftime("%Y-%m-%d")})
 flights["origin"] = ["JFK", "LGA", "EWR"] * 80
@@ -139,8 +143,10 @@ def test_crowd(notebook: Callable[..., Any], *, dark: bool, width: int) -> None:
 def fill(board: Board, tab: str) -> None:
     """Show something in a tab."""
     if tab == "Fan out":
-        board.field("Call").fill("https://example.com/run/{origin}?day={day}")
-        expect(board.part.locator(".ctn-tasks")).to_contain_text("JFK")
+        board.field("Call").fill("mean_delay")
+        board.field("Duration").fill("2s")
+        board.button("Try one row").click()
+        expect(board.part).to_contain_text("200 after")
         board.button("Plan").click()
         expect(board.part.locator(".ctn-plan")).to_be_visible()
     elif tab == "Batches":

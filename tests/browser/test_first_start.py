@@ -69,6 +69,7 @@ def test_a_button_helps_where_the_bar_says_what_is_wrong(notebook: Callable[...,
     expect(board.part).to_contain_text("20 of 20 done")
     board.rows.filter(has_text="lost").click()
     again = board.button("Send again (20)").first
+    again.scroll_into_view_if_needed()
     place = again.bounding_box()
     again.click()
     question = board.part.get_by_role("alertdialog", name="Send 20 rows of batch")

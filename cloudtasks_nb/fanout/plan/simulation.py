@@ -81,7 +81,7 @@ def simulation_html(found: Simulation) -> str:
         waiting=found.frame["waiting"].tolist(),
         limit=found.rate,
     )
-    return f'{_card(found)["text/html"]}<div style="max-width:560px">{course_chart(course)}</div>'
+    return f'{_card(found)["text/html"]}<div style="max-width:560px;margin-top:10px">{course_chart(course)}</div>'
 
 
 def _card(found: Simulation) -> dict[str, str]:

@@ -430,7 +430,7 @@ class Table(anywidget.AnyWidget):
 
 
 def _column_setup(column: Column) -> dict[str, Any]:
-    widths = {"time": "11em", "duration": "8em", "state": "15em"}
+    widths = {"time": "11em", "due": "16em", "duration": "8em", "state": "15em"}
     return {
         "name": column.name,
         "title": column.heading,
