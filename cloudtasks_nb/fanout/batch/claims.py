@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.store.batches import claim_batch, read_claim
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["batch_keys", "check_recipe", "claim", "claimed_elsewhere", "own_key"]
+__all__ = ["batch_keys", "check_recipe", "claim", "claimed_elsewhere", "is_claimed", "own_key"]
 
 # Settings of a batch: its keys in hex, the first one for new tasks; the URL of the store in which it has a claim; and
 # whether another home has made a claim of it.
@@ -38,7 +38,9 @@ def own_key(outbox: Outbox, batch: str) -> bytes:
 
 
 def claim(outbox: Outbox, store: Store, batch: str) -> None:
-    """Claim a batch in a store before its first request, or take the key of the home that has claimed it.
+    """Claim a batch in a store before it is sent, or take the key of the home that has claimed it.
+
+    Another home may have deleted the batch, and its claim, since this one has sent rows.
 
     Raises
     ------
@@ -48,9 +50,13 @@ def claim(outbox: Outbox, store: Store, batch: str) -> None:
         If another home has claimed a batch with this id that is made of other templates.
     """
     record, key = outbox.batches.get(batch), own_key(outbox, batch)
-    if record.settings.get(_CLAIMED) != store.url:
-        mine = orjson.dumps({"recipe": record.recipe.hex(), "key": key.hex()})
-        _take(outbox, store, record, claim_batch(store, batch, mine))
+    mine = orjson.dumps({"recipe": record.recipe.hex(), "key": key.hex()})
+    _take(outbox, store, record, claim_batch(store, batch, mine))
+
+
+def is_claimed(outbox: Outbox, store: Store, batch: str) -> bool:
+    """Return whether this home knows the claim of a batch in a store."""
+    return outbox.batches.settings(batch).get(_CLAIMED) == store.url
 
 
 def claimed_elsewhere(outbox: Outbox, batch: str) -> bool:
@@ -75,7 +81,7 @@ def batch_keys(outbox: Outbox, store: Store, batch: str, *, again: bool = False)
         If the home does not have the batch.
     """
     settings = outbox.batches.settings(batch)
-    if again or settings.get(_CLAIMED) != store.url:
+    if again or not is_claimed(outbox, store, batch):
         record, found = outbox.batches.get(batch), read_claim(store, batch)
         with suppress(BatchExistsError):  # these results are not of this batch; its sending tells it
             if found is not None:

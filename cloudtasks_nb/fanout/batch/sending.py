@@ -15,7 +15,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.adoption import LATE, Adoption
 from cloudtasks_nb.fanout.batch.cancels import Cancels
-from cloudtasks_nb.fanout.batch.claims import claim, own_key
+from cloudtasks_nb.fanout.batch.claims import claim, is_claimed, own_key
 from cloudtasks_nb.fanout.batch.gate import Gate, read_batch
 from cloudtasks_nb.fanout.batch.request import lasting_options
 from cloudtasks_nb.fanout.clock import Clock
@@ -212,7 +212,7 @@ class Sending:
             self.changed()
 
     async def _claim(self) -> None:
-        """Claim the batch, unless that was done; without an answer of the store its rows get a key of this home."""
+        """Claim the batch, unless that was done; without an answer of the store its rows get the key of this home."""
         store = self.connection.store
         reason = f"{store.url} did not answer in {_PATIENCE:.0f} s"
         try:
@@ -220,7 +220,8 @@ class Sending:
                 await asyncio.to_thread(claim, self.outbox, store, self.record.id)
         except (StoreError, TimeoutError) as error:
             reason = error.message if isinstance(error, StoreError) else reason
-            notify(f"until batch {self.record.id} is claimed, its results count in this home only: {reason}")
+            if not await self.outbox.run(is_claimed, self.outbox, store, self.record.id):
+                notify(f"until batch {self.record.id} is claimed, its results count in this home only: {reason}")
 
     def will_retry(self, error: CloudTasksError) -> None:
         """Keep the error until rows are sent."""

@@ -87,7 +87,7 @@ class Sharing:
             theirs = None if data is None else _read(data)
             if theirs is not None and theirs.recipe != mine.recipe:
                 return  # it is another batch, as its sending tells
-            record = pack_record(mine, theirs)
+            record, names = pack_record(mine, theirs), names if theirs else set()  # another home may have deleted it
             blocks = pack_blocks(self._outbox.rows, batch, names, _settings.user())
             names.update(write_batch(self._store, batch, record, blocks))
             if mine.name is None:

@@ -195,6 +195,28 @@ def test_a_batch_with_rows_of_a_colleague_is_not_deleted_unasked(connect: Connec
     mine.whole.delete(others=True)
 
 
+def test_a_batch_that_another_home_has_deleted_is_shared_again(connect: Connect, serve: Serve, tmp_path: Path) -> None:
+    """Who sends some of it claims it anew, and writes all of it, so that other homes have its rows and results."""
+    broken = set(range(5))
+
+    def double(day: int) -> int:
+        return {day: 2 * day}[-1 if day in broken else day]
+
+    ada, bob, handler = connect("ada"), connect("bob"), serve(double, store=tmp_path / "store")
+    mine = cell(ada, "reports", handler)
+    assert mine.wait("60s").failed == 5
+    theirs = cell(bob, "reports", handler)
+    theirs.wait("60s")
+    mine.delete(others=True)
+    broken.clear()
+    theirs.retry_failed().wait("60s")
+    assert cell(ada, "reports", handler).wait("60s").succeeded == 20
+    assert ada.batch("march").results()["result"].dropna().tolist() == [0, 2, 4, 6, 8]
+    ada.batch("march").delete(others=True)
+    cell(bob, "reports", handler, pd.DataFrame({"day": [20]})).wait("60s")
+    assert len(connect("eve").batch("march").tasks()) == 21
+
+
 def test_results_tell_what_a_queue_without_a_log_does_not(connect: Connect, serve: Serve, tmp_path: Path) -> None:
     """A batch that a colleague has finished has the same states here, and only its failures are ever sent again."""
     broken, calls = set(range(5)), []
