@@ -556,7 +556,8 @@ class Batch:
 
         The log and the names of the tasks remain: for 30 days, the same cell finds in the log which rows were sent, and
         sends only the others. On a queue without a log it sends all rows again, about an hour after their tasks have
-        ended, when their names are free. A new ``name=`` sends all at once.
+        ended, when their names are free. A new ``name=`` sends all at once. A cell without a name finds what was sent
+        if the batch began with its rows; ``name=`` with the id of the batch does in any case.
 
         Parameters
         ----------
