@@ -81,11 +81,11 @@ class Adoption:
         tried = await self.outbox.run(self.outbox.rows.tried, self.batch, tasks)
         return {task: True if task in tried else False if complete else None for task in tasks}
 
-    async def run(self, will_retry: Callable[[CloudTasksError], None]) -> bool:
+    async def run(self, will_retry: Callable[[CloudTasksError | None], None]) -> bool:
         """Adopt what was sent from elsewhere since the last time, if rows are unsent; the log may be unreadable.
 
-        While nothing answers at an emulator's endpoint, `will_retry` is called with the error. Return whether the log
-        is slow, so that rows may be sent while `finish` reads on.
+        While nothing answers at an emulator's endpoint, `will_retry` is called with the error, and at the end with
+        None. Return whether the log is slow, so that rows may be sent while `finish` reads on.
 
         Raises
         ------
@@ -96,6 +96,7 @@ class Adoption:
             while self._scan is None and (last := await self.outbox.run(self._last_read)) is not None:
                 if await self._adopt(last, will_retry):
                     break
+        will_retry(None)
         return self._scan is not None
 
     async def finish(self) -> None:
@@ -114,7 +115,7 @@ class Adoption:
         settings = record.settings
         if was_asked(record) or not await self.outbox.run(self.outbox.requests.untried, self.batch):
             return
-        if (other := await self._other_home()) is None:
+        if (other := await self.other_home()) is None:
             return
         who, since = other
         with contextlib.suppress(CloudTasksError):
@@ -128,7 +129,7 @@ class Adoption:
         self.reading = None
         await self.outbox.run(ask, self.outbox, self.batch, who)
 
-    async def _other_home(self) -> tuple[str, int] | None:
+    async def other_home(self) -> tuple[str, int] | None:
         """Return who has made the batch in another home, in words, and when; None if no other has."""
         found = None
         with contextlib.suppress(OutboxError, StoreError):
@@ -148,7 +149,7 @@ class Adoption:
         fresh = 0 <= self.watcher.now() / _SECOND - last <= _FRESH and not self.stale
         return None if fresh and not self.outbox.requests.repeats(self.batch) else last
 
-    async def _adopt(self, last: float, will_retry: Callable[[CloudTasksError], None] | None) -> bool:
+    async def _adopt(self, last: float, will_retry: Callable[[CloudTasksError | None], None] | None) -> bool:
         """Read the witnesses; `last` is when they were read before. Return False if nothing answers: then try again."""
         try:
             await self._read_all(last)

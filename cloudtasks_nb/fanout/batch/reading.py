@@ -25,6 +25,7 @@ from cloudtasks_nb.service.oplog import Wanted
 __all__ = ["Reading"]
 
 _WORK = "reading what others did with"
+_ADOPTING = "reading before the cancel of"
 _FEW = 1_000  # tasks of a queue that is listed to see which of them others have just made
 _SILENCE = 30.0  # seconds before the next look into a log that did not answer
 _PAUSE = 5.0  # seconds between two looks into a log whose entries come late anyway
@@ -38,7 +39,7 @@ class Reading:
     supervisor: _loop.Supervisor
     record: Callable[[], BatchRecord]  #: returns the batch as it was read last
     unanswered: Callable[[], EndpointError | None]  #: returns that nothing answers
-    will_retry: Callable[[CloudTasksError], None]  #: called with an error while nothing answers
+    will_retry: Callable[[CloudTasksError | None], None]  #: as of `Adoption.run`
     turn: Callable[[], Awaitable[BatchRecord]]  #: reads the batch from the outbox, and watches it if rows are open
     listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as `Tracker.listen`
     search: Callable[[], Awaitable[None]]  #: finds out what became of rows that have left the queue
@@ -49,7 +50,6 @@ class Reading:
         self.outcomes: OutcomeTracker = self.adoption.outcomes
         self.outbox, self.batch = self.outcomes.outbox, self.outcomes.batch
         self._done = False  # the batch was read since it was opened
-        self._adopted = False  # rows that others have sent are known, or cannot be read
         self._problems: list[str] = []  # why something could not be read the last time
         self._new = False  # no row was sent when the batch was opened
         self._since = 0  # from when on the log may have what this home has not read, of the service
@@ -88,13 +88,18 @@ class Reading:
             async with asyncio.timeout(seconds):
                 await self._until(lambda: not self.supervisor.running(_WORK) or self.unanswered() is not None)
 
-    async def adopt(self) -> None:
-        """Read which rows others have sent, if that was never read, and something answers."""
+    async def adopt(self) -> EndpointError | None:
+        """Read which rows others have sent, if that was never read, before unsent rows count as cancelled.
+
+        Return that nothing answers if another home may have sent some.
+        """
         settings = await self.outbox.run(self.outbox.batches.settings, self.batch)
-        if self.adoption.stale or "read_elsewhere" not in settings:
-            self.begin()
-            running, unanswered = self.supervisor.running, self.unanswered
-            await self._until(lambda: self._adopted or not running(_WORK) or unanswered() is not None)
+        if not self.adoption.stale and "read_elsewhere" in settings:
+            return None
+        self.supervisor.start(_ADOPTING, self._adopt, again=False)
+        await self._until(lambda: not self.supervisor.running(_ADOPTING) or self.unanswered() is not None)
+        silent = self.unanswered() if self.supervisor.running(_ADOPTING) else None
+        return silent if silent is not None and await self.adoption.other_home() is not None else None
 
     @property
     def unread(self) -> Sequence[str]:
@@ -105,11 +110,8 @@ class Reading:
         return [self.adoption.reading or READING if silent is None else silent.message]
 
     async def _read(self, *, results: bool) -> None:
-        self._problems, self._adopted = [], False
-        if await self.adoption.run(self.will_retry):
-            await self.adoption.finish()
-        self._adopted = True
-        self.adoption.changed()
+        self._problems = []
+        await self._adopt()
         await self.adoption.ask()
         new = first = not self._done
         if self._new and first and not await self._was_adopted():
@@ -123,6 +125,12 @@ class Reading:
         self._done = True
         if first:
             self.ended()
+
+    async def _adopt(self) -> None:
+        """Adopt the rows that others have sent, as far as they can be read."""
+        if await self.adoption.run(self.will_retry):
+            await self.adoption.finish()
+        self.adoption.changed()
 
     async def _find_out(self, *, later: bool) -> None:
         """Find out what became of open rows that others may have sent, or that ended while nobody watched them."""

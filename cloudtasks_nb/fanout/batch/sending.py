@@ -223,9 +223,10 @@ class Sending:
             if not await self.outbox.run(is_claimed, self.outbox, store, self.record.id):
                 notify(f"until batch {self.record.id} is claimed, its results count in this home only: {reason}")
 
-    def will_retry(self, error: CloudTasksError) -> None:
-        """Keep the error until rows are sent."""
-        self._note(Report(error=error))
+    def will_retry(self, error: CloudTasksError | None) -> None:
+        """Keep the error until rows are sent; None: something has answered."""
+        if error is not self.trouble:
+            self._note(Report(error=error, other=self._other))
 
     def _note(self, report: Report) -> None:
         if report != Report(other=self._other) or self.trouble is not None:

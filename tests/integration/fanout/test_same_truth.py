@@ -1,6 +1,7 @@
 """A batch tells the same on every machine: it reads what others did before it answers."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import EndpointError, PreconditionError
 from cloudtasks_nb.fanout.batch import live
 from tests.cases import cases
-from tests.integration.conftest import Emulator, Target
+from tests.integration.conftest import Emulator, Intercept, Target
 from tests.integration.fanout.conftest import Connect, Serve, reached, sent
 
 ROWS = pd.DataFrame({"day": range(20)}, index=range(100, 120))
@@ -247,6 +248,45 @@ def test_a_cancel_reads_first_what_others_have_sent(
     bob.queue("reports").resume()
     emulator.drained(queue.name)
     assert len(double.calls) == 5
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_cancel_that_is_taken_up_reads_first_too(connect: Connect, handler: ct.Handler, *, opened: bool) -> None:
+    """Rows that have run meanwhile are shown as they ran by a home that has read the batch before."""
+    ada = connect("ada")
+    mine = cell(ada, handler, canary=1)
+    reached(mine, lambda progress: progress.failed == 1)
+    assert states(mine.tasks()) == {"failed": 1, "unsent": 19}
+    if not opened:
+        ada.close()
+    theirs = connect("bob").batch("march")
+    theirs.resume(trust=True).wait("60s")
+    theirs.cancel().wait("60s")
+    mine = mine if opened else connect("ada").batch("march")
+    reached(mine, lambda progress: progress.finished)
+    assert states(mine._frames.frame()) == SHOWN
+
+
+def test_a_cancel_waits_for_an_answer_where_others_may_have_sent_rows(
+    connect: Connect, emulator: Emulator, handler: ct.Handler, intercept: Intercept
+) -> None:
+    """Until then it is not known which rows were sent: they are not shown as cancelled."""
+    cell(connect("ada"), handler).wait("60s")
+    bob, silent, asked = connect("bob"), True, Counter[str]()
+
+    async def call(rpc: Callable[[], Any], name: str, _: dict[str, Any]) -> Any:
+        asked[name] += 1
+        if silent:
+            raise EndpointError("nothing answers")
+        return await rpc()
+
+    intercept(call)
+    theirs = bob.batch("march").cancel()
+    emulator.until(lambda: asked.total() > 5)
+    assert (theirs.status().state, states(theirs.tasks())) == ("stopped", {"unsent": 20})
+    silent = False
+    theirs.wait("60s")
+    assert states(theirs.tasks()) == SHOWN
 
 
 def test_rows_that_come_after_a_cancel_are_cancelled_too(connect: Connect, handler: ct.Handler) -> None:
