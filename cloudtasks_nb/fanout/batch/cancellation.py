@@ -159,7 +159,7 @@ class Cancellation:
         pages = self.outbox.deletions(self.batch)
         if own:
             await self.cancels.tell(self.cancels.name_of(wish, self.batch), self.batch)
-        if silent := await self.reading.adopt():
+        if silent := await self.reading.adopt(again=not own):
             return silent  # nobody can tell which rows were sent
         if not own:
             await self.outbox.run(pages.leave)
@@ -187,7 +187,8 @@ class Cancellation:
         pages, waiting = self.outbox.deletions(rows), self.outbox.requests.waiting
         if name is not None:
             await self.cancels.tell(name, rows)
-        await self.reading.adopt()
+        if silent := await self.reading.adopt(again=name is None):
+            return silent
         if name is None:
             await self.outbox.run(pages.leave)
         looked = False

@@ -88,11 +88,12 @@ class Reading:
             async with asyncio.timeout(seconds):
                 await self._until(lambda: not self.supervisor.running(_WORK) or self.unanswered() is not None)
 
-    async def adopt(self) -> EndpointError | None:
-        """Read which rows others have sent, if that was never read, before unsent rows count as cancelled.
+    async def adopt(self, *, again: bool) -> EndpointError | None:
+        """Read which rows others have sent, before unsent rows count as cancelled; with `again` if that was read, too.
 
         Return that nothing answers if another home may have sent some.
         """
+        self.adoption.stale |= again
         settings = await self.outbox.run(self.outbox.batches.settings, self.batch)
         if not self.adoption.stale and "read_elsewhere" in settings:
             return None
