@@ -96,7 +96,9 @@ class SendPanel(Panel):
         self._work_row = self.row(self.stop_button(), self.meter)
         self._work_row.layout.display = "none"
         self.limits = SendLimits(lambda: self.guarded(self.edited))
-        duration = field(widgets.Text, "Duration", "of an attempt: 2s; the plan then says when it would end")
+        hint = "of an attempt: 2s; the plan then says when it would end"
+        # not with each key: what is typed then reaches the kernel before the click that follows
+        duration = field(widgets.Text, "Duration", hint, continuous_update=False)
         self.duration = self.control(duration, self.edited)
         self.view = BatchDetails(self)
         self.owner.at_close(on_cell_end(lambda: self.guarded(self.offer)))
@@ -267,20 +269,18 @@ class SendPanel(Panel):
         self.notify(f"the first row {done}; no task was created", line=f"{line[:-1]}, dry_run=True).try_one()")
 
     def _make_plan(self) -> None:
-        edits = self._edits
-        self._drop_plan()
-        self._rows = None
-        line = self.code()
-        try:
-            found = self._run(self.plan)
-        except _StopError:
-            found = None
-        if found is None or self.stopping.is_set():
-            self.notify("stopped: there is no plan, and nothing was stored or sent")
-            return
-        if edits != self._edits:
-            self.notify("the form was changed meanwhile: plan again")
-            return
+        self._rows, edits = None, -1
+        while edits != self._edits:  # once more if the form is changed meanwhile
+            edits = self._edits
+            self._drop_plan()
+            line = self.code()
+            try:
+                found = self._run(self.plan)
+            except _StopError:
+                found = None
+            if found is None or self.stopping.is_set():
+                self.notify("stopped: there is no plan, and nothing was stored or sent")
+                return
         self.plan_card.value = plan_html(found) + self._simulated(found)
         self._plan, self._line = found, line
         why = blocked(found)

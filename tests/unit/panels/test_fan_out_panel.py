@@ -497,20 +497,21 @@ def test_a_plan_says_when_it_would_end(panel: FanOutPanel) -> None:
     assert (panel.plan_card.value, panel.send.disabled) == ("", True)
 
 
-def test_a_plan_of_a_form_that_was_changed_meanwhile_is_dropped(panel: FanOutPanel) -> None:
-    """A plan is dropped if the form was changed while it was made."""
+def test_a_form_that_is_changed_while_it_is_planned_is_planned_again(panel: FanOutPanel) -> None:
+    """The plan that is shown, and sent, is that of the form as it is."""
     fill(panel, url="https://svc/run")
-    real = panel.plan
+    real, changes = panel.plan, ["https://svc/last", "https://svc/next"]
 
     def slow() -> Any:
         found = real()
-        panel.edited()
+        if changes:
+            panel.request.url.value = changes.pop()
         return found
 
     panel.plan = slow  # type: ignore[method-assign]  # the form is changed while it is planned
     click(panel, panel.make_plan)
-    assert panel.footer.status == "the form was changed meanwhile: plan again"
-    assert panel.send.disabled
+    assert 'url="https://svc/last"' in panel.footer.line
+    assert not panel.send.disabled
 
 
 def test_rows_in_the_way_block_the_send(panel: FanOutPanel) -> None:
