@@ -269,8 +269,8 @@ class SendPanel(Panel):
         self.notify(f"the first row {done}; no task was created", line=f"{line[:-1]}, dry_run=True).try_one()")
 
     def _make_plan(self) -> None:
-        self._rows, edits = None, -1
-        while edits != self._edits:  # once more if the form is changed meanwhile
+        self._rows = None
+        while True:
             edits = self._edits
             self._drop_plan()
             line = self.code()
@@ -281,6 +281,8 @@ class SendPanel(Panel):
             if found is None or self.stopping.is_set():
                 self.notify("stopped: there is no plan, and nothing was stored or sent")
                 return
+            if edits == self._edits:  # else the form was changed meanwhile, and is planned again
+                break
         self.plan_card.value = plan_html(found) + self._simulated(found)
         self._plan, self._line = found, line
         why = blocked(found)
