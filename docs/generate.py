@@ -26,6 +26,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import _frames, errors, handlers, magics, testing
 from cloudtasks_nb.client import clock
 from cloudtasks_nb.emulator import options
+from cloudtasks_nb.emulator.model import settings
 
 __all__ = ["on_files", "on_post_build", "reference", "undocumented"]
 
@@ -213,8 +214,8 @@ def _help(*words: str) -> str:
 def _options() -> str:
     """Return a table of the emulator's options."""
     rows = [
-        f"| `--{option.name}` | {_cell(option.help + option._default())} | {_variables(option)} |"  # noqa: SLF001 - as in --help
-        for option in options._OPTIONS  # noqa: SLF001 - the list is private to the program
+        f"| `--{option.name}` | {_cell(option.help + options._default(option))} | {_variables(option)} |"  # noqa: SLF001 - as in --help
+        for option in settings.OPTIONS
     ]
     return "\n".join([_OPTIONS_HEAD, "| option | meaning | variable |", "|---|---|---|", *rows])
 
@@ -231,5 +232,5 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def _variables(option: options.Option) -> str:
+def _variables(option: settings.Option) -> str:
     return ", ".join(f"`{name}`" for name in option.variables)
