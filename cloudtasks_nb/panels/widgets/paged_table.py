@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.rows import Places, Query
 from cloudtasks_nb.panels.widgets.table import Table
@@ -41,6 +42,7 @@ class PagedTable(Table):
     ) -> None:
         self._every_key = every_key
         self._in_all = 0
+        self._refused = False  # whether more rows were to be selected than can be
         self._asked = False  # whether the browser waits for a page
         super().__init__(columns, key=key, label=label, empty=empty)
 
@@ -101,6 +103,12 @@ class PagedTable(Table):
         return len(self._selected.ids())
 
     def _matching_ids(self) -> Iterable[str]:
-        if self._in_all > _MOST_SELECTED:
-            return ()
-        return map(str, self._every_key())
+        self._refused = self._in_all > _MOST_SELECTED
+        return () if self._refused else map(str, self._every_key())
+
+    def _call_back(self) -> None:
+        if self._refused and self.on_error is not None:
+            self._refused = False
+            text = f"{self._in_all:,} {self._label} are too many to select: {_MOST_SELECTED:,} can be"
+            self.on_error(InvalidInputError(text, hint="choose a state, a cause or a text before"))
+        super()._call_back()

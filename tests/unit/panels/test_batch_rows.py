@@ -22,6 +22,7 @@ from cloudtasks_nb.fanout.causes import Fault
 from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, batch_failures, batch_rows
+from cloudtasks_nb.panels.widgets import paged_table
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, record_outcomes
@@ -347,6 +348,17 @@ def test_all_rows_that_match_are_selected_on_all_pages(panel: BatchPanel) -> Non
     ask(panel, do="select", selection={**chosen, "version": chosen["version"] + 9, "base": f"{table._filters}.2"})
     assert rows.whole
     assert asked(panel, resend).line.endswith(".retry_failed()")
+
+
+def test_too_many_rows_to_select_are_refused(panel: BatchPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is selected, and the panel says why."""
+    monkeypatch.setattr(paged_table, "_MOST_SELECTED", 29)
+    pick(panel, panel.view.rows.states, "all")
+    table: Any = panel.view.rows.table
+    chosen = {"version": 1 + table._selected.state["version"], "base": f"{table._filters}.1", "keys": [], "without": []}
+    ask(panel, do="select", selection=chosen)
+    assert panel.view.rows.selected == []
+    assert panel.footer.alert["text"] == "30 rows are too many to select: 29 can be"
 
 
 def test_the_columns_of_a_wide_input_are_chosen(harness: Harness) -> None:
