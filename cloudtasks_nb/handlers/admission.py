@@ -54,7 +54,7 @@ def wait_until_admitted(service: gcloud.Service, url: str, pauses: Sequence[floa
         if pause and not notified:
             notified = True
             notify(f"waiting until the service lets {service.caller} in: a new right takes some minutes")
-        time.sleep(pause)
+        time.sleep(pause)  # no call of Google tells when a right has spread
         answer = _request(service, url)
         let_in = _arrived(answer) or answer.status == _ASKED
         refusal = "" if let_in else f"{answer.status or 'no answer'}: {(answer.message or '').strip()}"

@@ -26,7 +26,7 @@ def _dispatch(bench: Bench) -> None:
                 start, cost = time.monotonic_ns(), Cost(emulator)
                 for queue in queues:
                     queue.resume()
-                time.sleep(bench.size.window[1] + 0.5)
+                time.sleep(bench.size.window[1] + 0.5)  # the time that is measured
                 used = cost.emulator_cpu
                 arrivals = target.arrivals()
             shares = [100 * _share(bench, arrivals[f"/{name}"], start) for name in names]

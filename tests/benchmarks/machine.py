@@ -58,7 +58,7 @@ def peak_mb() -> float:
 def busy_share(seconds: float) -> float:
     """Return the share of the cores that is busy during the next seconds."""
     before = _ticks()
-    time.sleep(seconds)
+    time.sleep(seconds)  # the time that is measured
     used = [after - start for after, start in zip(_ticks(), before, strict=True)]
     return 1 - sum(used[_IDLE : _IDLE + 2]) / max(1, sum(used))
 

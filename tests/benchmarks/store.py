@@ -23,7 +23,7 @@ class _Bucket(Store):
 
     def create(self, path: str, data: bytes) -> None:
         """Write an object."""
-        time.sleep(_PUT)
+        time.sleep(_PUT)  # as a bucket does
         super().create(path, data)
 
 

@@ -30,7 +30,7 @@ _MILLION = 1_000_000
 
 
 def _work(x: int) -> dict[str, int]:
-    time.sleep(_WORK)
+    time.sleep(_WORK)  # the work that is measured
     return {"y": x * x}
 
 

@@ -350,4 +350,4 @@ def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> 
         except sqlite3.OperationalError as error:
             if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
-        time.sleep(0.01)
+        time.sleep(0.01)  # SQLite tells nobody when the other process is done
