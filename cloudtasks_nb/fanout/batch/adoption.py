@@ -163,7 +163,7 @@ class Adoption:
             await self._read_results(first=not last)
             # Then the log was never read, and results tell instead.
             adopted = not last and (await self.outbox.run(self.outbox.batches.settings, self.batch)).get("adopted")
-            await self._set("unseen", None if adopted else error.message)
+            await self._set("unseen", "" if adopted else error.message)
         finally:
             self.reading = None
         return True

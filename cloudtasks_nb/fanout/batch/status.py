@@ -150,13 +150,14 @@ def is_newest(record: BatchRecord, progress: Progress) -> bool:
 def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any]:
     """Return the facts that are stored, as arguments of `Facts`."""
     counts, causes = record.counts, outbox.causes
+    waits = counts[State.UNSENT] + record.doubtful > 0  # else all were told of, and need not be read
     return {
         "counts": counts,
         "doubtful": record.doubtful,
         "changed": record.changed,
         "gate": gate,
         "cancelling": cancels_all(record.settings) or cancelled_by(record) is not None,
-        "unread": record.imported and not {"read_elsewhere", "unseen"} & record.settings.keys(),
+        "unread": record.imported and waits and not {"read_elsewhere", "unseen"} & record.settings.keys(),
         "causes": causes.failed(record.id) if counts[State.FAILED] else {},
         "retried": causes.retrying(record.id) if counts[State.SENT] else {},
         "lost": causes.lost(record.id) if counts[State.GONE] else {},

@@ -307,7 +307,7 @@ class Tracker:
         await self.read(PATIENCE)
         if isinstance(self.error, OutboxError):  # what was wrong on this machine may be mended
             await self.start(sending=True)
-        await self._until(lambda: opened.ended or self.finished_here, check)
+        await self._until(lambda: self.finished_here or (opened.ended and self.progress.succeeded is not None), check)
         await self._notifier.finish()
         return self.progress
 

@@ -13,6 +13,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import BatchExistsError, BatchNotFoundError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch import sharing
+from cloudtasks_nb.fanout.batch.adoption import Adoption
 from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.store.store import Store
 from tests.integration.conftest import Target, until
@@ -119,6 +120,26 @@ def test_rows_that_are_added_are_seen(connect: Connect, target: Target) -> None:
     assert cell(ada, name, target).wait("60s").succeeded == 20
     assert bob.batch("march").wait("60s").succeeded == 20
     assert len(target.received) == 20
+
+
+def test_outcomes_that_come_before_the_reading_are_known(
+    connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the entries of the log come while the batch is being read, its numbers are those of the rows."""
+    cell(connect("ada"), "reports", target).wait("60s")
+    read, bob = Adoption.run, connect("bob")
+
+    async def late(adoption: Adoption, will_retry: Any) -> bool:
+        while adoption.outbox.requests.waiting(adoption.batch):
+            await adoption.outcomes.tell(
+                [entry async for found in adoption.outcomes.witnesses.log.read(None, 0) for entry in found]
+            )
+        return await read(adoption, will_retry)
+
+    monkeypatch.setattr(Adoption, "run", late)
+    batch = bob.batch("march")
+    assert batch.wait("60s").succeeded == 20
+    assert (batch.progress().state, len(batch.tasks())) == ("succeeded", 20)
 
 
 def test_the_default_store_is_not_shared(tasks: ct.Client, once: ct.Queue, target: Target) -> None:
