@@ -50,9 +50,8 @@ class Committer:
         self._acknowledged_at = 0.0
         self._called_at = 0.0
         self._slow = False
-        self._busy = False
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: asyncio.Task[None] | None = None  # the commit for a group of callers
         self._probe_timer: asyncio.Handle | None = None
         self._reported = False
 
@@ -68,13 +67,13 @@ class Committer:
         RefusedError
             If it cannot be written; these changes are dropped.
         """
-        alone = not (self._waiting or self._busy or self._slow) and self._expected == 1
+        alone = not (self._waiting or self._running or self._slow) and self._expected == 1
         if alone and self._called_at - self._acknowledged_at > _ALONE_AFTER:
             self._commit_inline()
             return
         waiter = self._loop.create_future()
         self._waiting.append(waiter)
-        if not self._busy:
+        if not self._running:
             if len(self._waiting) >= self._expected:
                 self._start()
             elif len(self._waiting) == 1:
@@ -83,13 +82,13 @@ class Committer:
 
     def commit_soon(self) -> None:
         """Commit within a few milliseconds; for changes that no caller waits for."""
-        if self._timer is None and not self._busy:
+        if self._timer is None and not self._running:
             self._start_after(_LAZY)
 
     async def wait_idle(self) -> None:
         """Return when no commit runs; none can start before the caller's next await."""
-        while self._busy:
-            await asyncio.wait(self._tasks)  # unlike gather, it does not cancel them if the caller is cancelled
+        while self._running:
+            await asyncio.wait([self._running])  # it goes on even if the caller is cancelled
 
     async def flush(self) -> None:
         """Commit everything put into the database so far; no other commit can start before the caller's next await.
@@ -106,12 +105,10 @@ class Committer:
 
     async def close(self) -> None:
         """Commit the remaining changes and stop the thread."""
-        self._cancel_timer()
         if self._probe_timer is not None:
             self._probe_timer.cancel()
-        await self.wait_idle()
-        if len(self._store.database):
-            self._commit_inline()
+        await self.flush()
+        self._cancel_timer()
         self._thread.shutdown()
 
     def _start_after(self, delay: float) -> None:
@@ -130,42 +127,31 @@ class Committer:
             began = self._loop.time()
             self._store.database.commit()
         except Exception as error:
-            refusal = self._refusal(error)
-            self._undo(refusal)
-            raise refusal from error
+            raise self._undo(error) from error
         self._finish(began)
 
     def _start(self) -> None:
         self._cancel_timer()
-        if self._busy:
-            return
-        self._busy = True
-        task = self._loop.create_task(self._commit_group())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if not self._running:
+            self._running = self._loop.create_task(self._commit_group())
 
     async def _commit_group(self) -> None:
         group, self._waiting = self._waiting, []
-        refusal: RefusedError | None = None
+        self._expected = max(1, len(group))
         began = self._loop.time()
         try:
             self._apply()
             await self._loop.run_in_executor(self._thread, self._store.database.commit)
         except Exception as error:  # noqa: BLE001 - after any error, no caller may wait for ever
-            refusal = self._refusal(error)
-        self._busy = False
-        for waiter in group:
-            if not waiter.done():
-                if refusal is None:
+            self._running = None
+            self._waiting = [*group, *self._waiting]
+            self._undo(error)
+        else:
+            self._running = None
+            for waiter in group:
+                if not waiter.done():
                     waiter.set_result(None)
-                else:
-                    waiter.set_exception(refusal)
-        self._expected = max(1, len(group))
-        try:
-            if refusal is None:
-                self._finish(began)
-            else:
-                self._undo(refusal)
+            self._finish(began)
         finally:
             self._start_next()
 
@@ -186,10 +172,9 @@ class Committer:
         self._slow = self._acknowledged_at - began > _SLOW
         self._wake(self._store.committed())
 
-    def _refusal(self, error: Exception) -> RefusedError:
-        return RefusedError("INTERNAL", f"The emulator cannot write {self._store.database.path}: {error}")
-
-    def _undo(self, refusal: RefusedError) -> None:
+    def _undo(self, error: Exception) -> RefusedError:
+        """Drop the changes that are not committed, and return the refusal that all waiting callers get."""
+        refusal = RefusedError("INTERNAL", f"The emulator cannot write {self._store.database.path}: {error}")
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if not waiter.done():
@@ -199,11 +184,12 @@ class Committer:
         if not self._store.unwritable:
             self._probe_timer = self._loop.call_soon(self._probe)
         self._store.unwritable = refusal.message
+        return refusal
 
     def _probe(self) -> None:
         """Find out whether the file can be written; if so, wake all queues."""
         self._probe_timer = self._loop.call_later(_PROBE_EVERY, self._probe)
-        if self._busy:
+        if self._running:
             return
         try:
             for row in _PROBE:
