@@ -7,8 +7,8 @@ own, twice with the write-ahead log. Look-ups by name are answered from memory.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -89,21 +89,15 @@ class TaskDatabase:
         self.path = path
         self._durable = durable
         self._pending: dict[Statement, list[tuple[Any, ...]]] = {write: [] for write in Statement}
-        with ExitStack() as opened:
-            try:
-                self._writer = opened.enter_context(closing(sqlite3.connect(path, **_CONNECTION)))
-                _configure(self._writer)
-                self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-                self._prepare()
-                self._reader = opened.enter_context(closing(sqlite3.connect(path, **_CONNECTION)))
-                _configure(self._reader)
-                self._reader.execute("PRAGMA query_only = ON")
-            except sqlite3.Error as error:
-                raise EmulatorError(
-                    f"{path} cannot be used: {error}",
-                    resource=str(path),
-                    hint="if it is damaged, remove it or choose another folder",
-                ) from error
+        with ExitStack() as opened, _readable(path, "if it is damaged, remove it or choose another folder"):
+            self._writer = opened.enter_context(closing(sqlite3.connect(path, **_CONNECTION)))
+            _configure(self._writer)
+            self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+            self._check_version("main", path, "remove the file or choose another folder: it cannot be converted")
+            self._writer.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")
+            self._reader = opened.enter_context(closing(sqlite3.connect(path, **_CONNECTION)))
+            _configure(self._reader)
+            self._reader.execute("PRAGMA query_only = ON")
             opened.pop_all()  # `close` closes them from now on
 
     def __enter__(self) -> Self:
@@ -115,12 +109,8 @@ class TaskDatabase:
     def __len__(self) -> int:
         return sum(map(len, self._pending.values()))
 
-    def put(self, write: Statement, row: tuple[Any, ...]) -> None:
-        """Collect a write; it is neither visible nor on the disk before `commit`."""
-        self._pending[write].append(row)
-
-    def put_all(self, write: Statement, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Collect many writes of one kind."""
+    def put(self, write: Statement, *rows: tuple[Any, ...]) -> None:
+        """Collect writes of one kind; they are neither visible nor on the disk before `commit`."""
         self._pending[write].extend(rows)
 
     def pending(self, write: Statement) -> bool:
@@ -156,7 +146,6 @@ class TaskDatabase:
 
     def erase(self) -> None:
         """Delete everything in one transaction."""
-        self.roll_back()
         self._replace("DELETE FROM {0}")
 
     def save_to(self, path: Path) -> None:
@@ -173,26 +162,19 @@ class TaskDatabase:
             If that file cannot be used.
         """
         self.roll_back()
-        try:
-            self._load_from(path)
-        except sqlite3.Error as error:
-            raise EmulatorError(
-                f"{path} cannot be used: {error}", resource=str(path), hint="if it is damaged, take a new snapshot"
-            ) from error
-
-    def _load_from(self, path: Path) -> None:
-        # Row by row: a copy of the pages would bring the other file's page size and version.
-        self._writer.execute("ATTACH ? AS source", (str(path),))
-        try:
-            [(version,)] = self._writer.execute("PRAGMA source.user_version")
-            _check_version(path, version, "take a new snapshot: this one cannot be converted")
-            self._replace("DELETE FROM {0}", "INSERT INTO {0} SELECT * FROM source.{0}")
-        finally:
-            self.roll_back()
-            self._writer.execute("DETACH source")
+        with _readable(path, "if it is damaged, take a new snapshot"):
+            self._writer.execute("ATTACH ? AS source", (str(path),))
+            try:
+                self._check_version("source", path, "take a new snapshot: this one cannot be converted")
+                # Row by row: a copy of the pages would bring the other file's page size and version.
+                self._replace("DELETE FROM {0}", "INSERT INTO {0} SELECT * FROM source.{0}")
+            finally:
+                self.roll_back()
+                self._writer.execute("DETACH source")
 
     def _replace(self, *statements: str) -> None:
-        """Execute statements for each table, in one transaction."""
+        """Execute statements for each table, in one transaction, and drop what was put before."""
+        self.roll_back()
         self._writer.execute("BEGIN IMMEDIATE")
         for table in _TABLES:
             for statement in statements:
@@ -239,10 +221,14 @@ class TaskDatabase:
         )
         return bool(free > max(_MOST_FREE, pages // 2))
 
-    def _prepare(self) -> None:
-        [(version,)] = self._writer.execute("PRAGMA user_version")
-        _check_version(self.path, version, "remove the file or choose another folder: it cannot be converted")
-        self._writer.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")
+    def _check_version(self, schema: str, path: Path, hint: str) -> None:
+        [(version,)] = self._writer.execute(f"PRAGMA {schema}.user_version")
+        if version not in {0, _VERSION}:
+            raise EmulatorError(
+                f"{path} has the tables of another version of the emulator ({version} instead of {_VERSION})",
+                resource=str(path),
+                hint=hint,
+            )
 
 
 def _configure(connection: sqlite3.Connection) -> None:
@@ -253,10 +239,10 @@ def _configure(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA temp_store = MEMORY")
 
 
-def _check_version(path: Path, version: int, hint: str) -> None:
-    if version not in {0, _VERSION}:
-        raise EmulatorError(
-            f"{path} has the tables of another version of the emulator ({version} instead of {_VERSION})",
-            resource=str(path),
-            hint=hint,
-        )
+@contextmanager
+def _readable(path: Path, hint: str) -> Iterator[None]:
+    """Name the file in SQLite's errors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise EmulatorError(f"{path} cannot be used: {error}", resource=str(path), hint=hint) from error

@@ -284,7 +284,7 @@ class Store:
         """Put tasks, by their numbers, into the database and the log."""
         base, created = queue.base, now // SECOND
         rows = [(base + n, created, task.due, task.id, task.head, task.body) for n, task in tasks.items()]
-        self.database.put_all(Statement.TASK, rows)
+        self.database.put(Statement.TASK, *rows)
         # The keys are the same objects as in `QueueState.live`: a number of its own would cost a task 28 bytes.
         self._new.append((queue, [*tasks], [task.due for task in tasks.values()]))
         ratio = queue.config.sampling_ratio
