@@ -93,10 +93,6 @@ class OperationsLog:
         self._delay = delay
         self._index_delays = index_delays
         self._limit = limit
-        self._rows = self._swept = 0
-        self._latest = 0
-        #: the longest delay in microseconds between an operation and its entry, of all runs on this folder
-        self.longest_delay = delay
         self.reload()
 
     def reload(self) -> None:
@@ -104,6 +100,7 @@ class OperationsLog:
         [(latest, self._rows)] = self._database.read("SELECT max(seq), count(*) FROM log")
         self._latest, self._swept = latest or 0, 0
         stored = self._database.read("SELECT value FROM settings WHERE key = ?", (_DELAY_SETTING,))
+        #: the longest delay in microseconds between an operation and its entry, of all runs on this folder
         self.longest_delay = max(self._delay, *(int(value) for (value,) in stored), 0)
         if self._delay and self.longest_delay == self._delay:
             self._database.put(Statement.SETTING, (_DELAY_SETTING, str(self._delay)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
-from typing import TypeVar
+from typing import Any
 
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
 from cloudtasks_nb.emulator.store.database import Statement, TaskDatabase
@@ -12,9 +12,6 @@ from cloudtasks_nb.emulator.store.state import LAST_NUMBER, QueueState, task_key
 from cloudtasks_nb.emulator.store.store import Store
 
 __all__ = ["sweep"]
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 _SLICE = 5000  # rows; `Statement.SWEEP_TOMBSTONES` has the same number
 _OPERATIONS_SLICE = 500  # an operation takes as much space as many other rows
@@ -150,6 +147,6 @@ def _release_memory(queue: QueueState) -> None:
         queue.due.keep(set(queue.live.values()))
 
 
-def _compact(mapping: dict[K, V]) -> dict[K, V]:
+def _compact(mapping: dict[Any, Any]) -> dict[Any, Any]:
     size = sys.getsizeof(mapping)
     return dict(mapping) if size > max(_SMALL, len(mapping) * _BYTES_PER_KEY) else mapping
