@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import heapq
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -103,11 +103,6 @@ class DueTimes:
         self._later = [entry for entry in self._later if entry & LAST_NUMBER in numbers]
         heapq.heapify(self._later)
 
-    def clear(self) -> None:
-        """Remove all tasks."""
-        self._ready.clear()
-        self._later.clear()
-
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class QueueState:
@@ -125,10 +120,10 @@ class QueueState:
     live: dict[str, int] = field(default_factory=dict)  #: id -> number of every task
     tombstones: dict[str, int] = field(default_factory=dict)  #: id of a finished task -> when the id may be used again
     due: DueTimes = field(default_factory=DueTimes)
-    attempts: dict[int, Attempts] = field(default_factory=dict)  #: by number, of the tasks that had an attempt
+    attempts: dict[int, Attempts] = field(default_factory=dict)  #: by number, of the tasks that were claimed
     running: dict[int, int] = field(default_factory=dict)  #: number -> attempts in flight
     in_flight: int = 0
-    _executed: deque[tuple[int, int, int]] = field(default_factory=deque)  # second, attempts that ended in it, failed
+    _executed: dict[int, tuple[int, int]] = field(default_factory=dict)  # second -> attempts that ended in it, failed
 
     def __post_init__(self) -> None:
         self.base = task_key(self.q, 0)
@@ -158,17 +153,14 @@ class QueueState:
     def count_execution(self, now: int, *, failed: bool = False) -> None:
         """Count an attempt that ended."""
         second = now // SECOND
-        if self._executed and self._executed[-1][0] == second:
-            _, ended, failures = self._executed[-1]
-            self._executed[-1] = (second, ended + 1, failures + failed)
-        else:
-            self._executed.append((second, 1, int(failed)))
-            while self._executed[0][0] <= second - _MINUTE:
-                self._executed.popleft()
+        ended, failures = self._executed.get(second, (0, 0))
+        self._executed[second] = ended + 1, failures + failed
+        if len(self._executed) > _MINUTE:
+            del self._executed[next(iter(self._executed))]
 
     def last_minute(self, now: int) -> tuple[int, int]:
         """Return how many attempts ended in the last sixty seconds, and how many of these failed."""
-        recent = [counts for second, *counts in self._executed if second > now // SECOND - _MINUTE]
+        recent = [counts for second, counts in self._executed.items() if second > now // SECOND - _MINUTE]
         return sum(ended for ended, _ in recent), sum(failed for _, failed in recent)
 
 
@@ -184,6 +176,15 @@ class Contents:
     purged_ranges: dict[tuple[int, int], int] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)  #: name -> key in the database
     settings: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, q: int, message: Any, usable_at: int, default_tombstone: int) -> QueueState:
+        """Add a queue without tasks, and return it; the parameters are those of `QueueState` and `load`."""
+        config = QueueConfig.of(message, default_tombstone)
+        queue = QueueState(q=q, name=message.name, message=message, config=config, usable_at=usable_at)
+        self.names[q] = queue.name
+        self.queues[queue.name] = self.by_number[q] = queue
+        self.deleted.pop(queue.name, None)  # a queue of that name was deleted before
+        return queue
 
 
 def load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
@@ -216,36 +217,26 @@ def _load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
         (q, upto): until
         for q, upto, until in database.read("SELECT q, upto, until FROM purged_ranges ORDER BY q, upto")
     }
-    ranges = defaultdict[int, list[tuple[int, int]]](list)
-    for (q, upto), until in contents.purged_ranges.items():
-        ranges[q].append((upto, until))
     for q, name, config, usable_at, deleted_until in database.read("SELECT * FROM queues ORDER BY q"):
-        contents.names[q] = name
-        if deleted_until is not None:
+        if deleted_until is None:
+            queue = contents.add(q, beta.Queue.FromString(config), usable_at, default_tombstone)
+            _load_tasks(database, queue, now)
+        else:
+            contents.names[q] = name
             contents.deleted[name] = deleted_until
-            continue
-        message = beta.Queue.FromString(config)
-        queue = QueueState(
-            q=q, name=name, message=message, config=QueueConfig.of(message, default_tombstone), usable_at=usable_at
-        )
-        contents.queues[name] = contents.by_number[q] = queue
-        # The name was deleted and created again.
-        contents.deleted.pop(name, None)
-        _load_tasks(database, queue, ranges[q], now)
     for q, task, until in database.stream("SELECT q, id, until FROM tombstones WHERE until > ? ORDER BY seq", (now,)):
         if q in contents.by_number:
             contents.by_number[q].tombstones[task] = until
     return contents
 
 
-def _load_tasks(database: TaskDatabase, queue: QueueState, ranges: list[tuple[int, int]], now: int) -> None:
+def _load_tasks(database: TaskDatabase, queue: QueueState, now: int) -> None:
+    _load_purges(database, queue, now)
     base = queue.base
-    floor = queue.floor = max((upto for upto, _ in ranges), default=0)
-    _load_purged_names(database, queue, ranges, now)
-    bounds = (base + floor + 1, task_key(queue.q, LAST_NUMBER))
+    bounds = (base + queue.floor + 1, task_key(queue.q, LAST_NUMBER))
     for seq, *columns in database.stream("SELECT * FROM attempts WHERE seq BETWEEN ? AND ?", bounds):
         queue.attempts[seq - base] = Attempts.of_row(columns)
-    number, attempts = floor, queue.attempts
+    number, attempts = queue.floor, queue.attempts
     rows = database.stream("SELECT seq - ?, due, id FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq", (base, *bounds))
     while chunk := rows.fetchmany(_CHUNK):
         numbers, dues, ids = zip(*chunk, strict=True)
@@ -257,11 +248,15 @@ def _load_tasks(database: TaskDatabase, queue: QueueState, ranges: list[tuple[in
     queue.next_number = number + 1
 
 
-def _load_purged_names(database: TaskDatabase, queue: QueueState, ranges: list[tuple[int, int]], now: int) -> None:
-    """Read the ids of purged tasks that cannot be used again yet, from the rows that the sweep has not deleted."""
-    base, previous = queue.base, 0
-    for upto, until in ranges:
+def _load_purges(database: TaskDatabase, queue: QueueState, now: int) -> None:
+    """Read up to which number tasks were purged, and the ids of those that cannot be used again yet.
+
+    The ids are those of the rows that the sweep has not deleted.
+    """
+    base = queue.base
+    for upto, until in database.read("SELECT upto, until FROM purged_ranges WHERE q = ? ORDER BY upto", (queue.q,)):
         if until > now:
-            rows = database.stream("SELECT id FROM tasks WHERE seq BETWEEN ? AND ?", (base + previous + 1, base + upto))
+            bounds = (base + queue.floor + 1, base + upto)
+            rows = database.stream("SELECT id FROM tasks WHERE seq BETWEEN ? AND ?", bounds)
             queue.tombstones.update((task, until) for (task,) in rows)
-        previous = upto
+        queue.floor = upto

@@ -21,7 +21,7 @@ from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.model.tasks import NewTask, target_of
 from cloudtasks_nb.emulator.store.database import Statement, TaskDatabase
 from cloudtasks_nb.emulator.store.oplog import LogSubject, OperationsLog
-from cloudtasks_nb.emulator.store.state import LAST_NUMBER, Claim, QueueState, StoredTask, load, task_key
+from cloudtasks_nb.emulator.store.state import LAST_NUMBER, Claim, DueTimes, QueueState, StoredTask, load, task_key
 
 __all__ = ["Store"]
 
@@ -175,12 +175,8 @@ class Store:
         if (location := name.split("/")[3]) not in self._locations:
             self.unknown_location(location)
         q = next(reversed(self.contents.names), 0) + 1
-        config = QueueConfig.of(message, self._settings.task_tombstone)
         usable_at = now + self._settings.new_queue_delay
-        queue = QueueState(q=q, name=name, message=message, config=config, usable_at=usable_at)
-        self.contents.deleted.pop(name, None)
-        self.contents.names[q] = name
-        self.contents.queues[name] = self.contents.by_number[q] = queue
+        queue = self.contents.add(q, message, usable_at, self._settings.task_tombstone)
         self._put_queue(queue)
         return queue
 
@@ -243,8 +239,7 @@ class Store:
             # A second purge without new tasks must not prolong the time for which the names cannot be used.
             if (queue.q, floor) not in self.contents.purged_ranges:
                 self._mark_purged(queue, floor, until)
-        queue.live, queue.attempts = {}, {}
-        queue.due.clear()
+        queue.live, queue.attempts, queue.due = {}, {}, DueTimes()
         queue.message.purge_time.FromMicroseconds(now)
         self._put_queue(queue)
 
@@ -275,21 +270,16 @@ class Store:
                 live[task.id] = number
                 added[number] = task
                 number += 1
+        queue.next_number = number
         if added:
-            queue.next_number = number
-            self._put_tasks(queue, added, now)
+            base, created = queue.base, now // SECOND
+            rows = [(base + n, created, task.due, task.id, task.head, task.body) for n, task in added.items()]
+            self.database.put(Statement.TASK, *rows)
+            # The keys are the same objects as in `QueueState.live`: a number of its own would cost a task 28 bytes.
+            self._new.append((queue, [*added], [task.due for task in added.values()]))
+            if ratio := queue.config.sampling_ratio:
+                self.log.created(queue.q, ratio, [*added.values()], now)
         return refused
-
-    def _put_tasks(self, queue: QueueState, tasks: Mapping[int, NewTask], now: int) -> None:
-        """Put tasks, by their numbers, into the database and the log."""
-        base, created = queue.base, now // SECOND
-        rows = [(base + n, created, task.due, task.id, task.head, task.body) for n, task in tasks.items()]
-        self.database.put(Statement.TASK, *rows)
-        # The keys are the same objects as in `QueueState.live`: a number of its own would cost a task 28 bytes.
-        self._new.append((queue, [*tasks], [task.due for task in tasks.values()]))
-        ratio = queue.config.sampling_ratio
-        if ratio:
-            self.log.created(queue.q, ratio, [*tasks.values()], now)
 
     def number_of(self, queue: QueueState, task_id: str) -> int:
         """Return the number of a task.
@@ -346,12 +336,9 @@ class Store:
         now = self._clock.now()
         while (entry := queue.due.first(now)) is not None:
             number, entry_due = entry
-            stored = self.read_task(queue, number)
-            if stored is not None and queue.live.get(stored.id) == number:
-                attempts = queue.attempts.get(number)
-                due = attempts.due if attempts else stored.due
-                if due == entry_due or due <= now:
-                    return due
+            claim = self._claim(queue, number)
+            if claim is not None and (claim.attempts.due == entry_due or claim.attempts.due <= now):
+                return claim.attempts.due
             queue.due.drop_first()  # out of date
         return None
 
@@ -416,11 +403,8 @@ class Store:
         """Return the task of a due entry; None if the entry is out of date."""
         if number in queue.running:
             return None
-        stored = self.read_task(queue, number)
-        if stored is None or queue.live.get(stored.id) != number:
-            return None
-        attempts = queue.attempts.get(number) or Attempts(due=stored.due)
-        return Claim(queue, stored, attempts) if attempts.due <= self._clock.now() else None
+        claim = self._claim(queue, number)
+        return claim if claim is not None and claim.attempts.due <= self._clock.now() else None
 
     def claim_now(self, queue: QueueState, task_id: str) -> Claim:
         """Return a task for RunTask, even if it is not due or runs already.
@@ -432,6 +416,13 @@ class Store:
         """
         stored = self.task(queue, task_id)
         return Claim(queue, stored, queue.attempts.get(stored.number) or Attempts(due=stored.due))
+
+    def _claim(self, queue: QueueState, number: int) -> Claim | None:
+        """Return a task with its attempts; None if it has left the queue, or is not committed yet."""
+        task = self.read_task(queue, number)
+        if task is None or queue.live.get(task.id) != number:
+            return None
+        return Claim(queue, task, queue.attempts.get(number) or Attempts(due=task.due))
 
     def begin_attempt(self, claim: Claim) -> Attempts:
         """Record that an attempt is sent, and return the counts before it."""
@@ -450,10 +441,7 @@ class Store:
         queue.stopped(number)
         if queue.live.get(claim.task.id) != number:
             return
-        if before.dispatches:
-            queue.attempts[number] = before
-        else:
-            queue.attempts.pop(number, None)
+        queue.attempts[number] = before
         queue.due.add(number, before.due, self._clock.now())
 
     def end_attempt(

@@ -134,6 +134,3 @@ def test_due_tasks_come_in_the_order_of_their_times() -> None:
         due.drop_first()
     assert order == [(7, NOW), (2, NOW), (4, NOW), (3, NOW + 10), (1, NOW + 30)]
     assert due.first(NOW) is None
-    due.add(3, NOW, NOW)
-    due.clear()
-    assert due.first(NOW) is None
