@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from cloudtasks_nb._names import code_name
@@ -17,7 +18,6 @@ from cloudtasks_nb.emulator.dispatch.request import Authorize, HttpCall, prepare
 from cloudtasks_nb.emulator.dispatch.unreachable import UnreachableTargets
 from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, AttemptResult, Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND, Clock
-from cloudtasks_nb.emulator.model.queues import QueueConfig
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.oplog import LogSubject
@@ -41,25 +41,24 @@ _ONE_TOKEN = 1.0 - 1e-9
 
 
 class TokenBucket:
-    """A token bucket: up to `burst` tokens, refilled at `rate` a second; full at first.
+    """A token bucket, full at first; `configure` sets its limits before it is used."""
 
-    Parameters
-    ----------
-    rate : float
-        Tokens a second.
-    burst : int
-        Capacity; at least one token, so that slow queues dispatch at all.
-    now : int
-        Microseconds since 1970.
-    """
-
-    def __init__(self, rate: float, burst: int, now: int) -> None:
-        self._filled_at = now
-        self._tokens = math.inf
-        self.configure(rate, burst, now)
+    def __init__(self) -> None:
+        self._filled_at, self._rate = 0, 0.0
+        self._tokens = self._burst = math.inf
 
     def configure(self, rate: float, burst: int, now: int) -> None:
-        """Change the limits and keep the tokens that fit."""
+        """Set the limits and keep the tokens that fit.
+
+        Parameters
+        ----------
+        rate : float
+            Tokens a second.
+        burst : int
+            Capacity; at least one token, so that slow queues dispatch at all.
+        now : int
+            Microseconds since 1970.
+        """
         self._fill(now)
         self._rate = rate
         self._burst = max(float(burst), 1.0)
@@ -97,28 +96,19 @@ class TokenBucket:
 class _QueueDispatch:
     """The dispatcher's state of a queue."""
 
-    config: QueueConfig
-    bucket: TokenBucket
+    bucket: TokenBucket = field(default_factory=TokenBucket)
     timer: asyncio.TimerHandle | None = None
-    held: dict[str, dict[int, str]] = field(default_factory=dict)  # unreachable address -> number and id of tasks
+    held: dict[int, tuple[str, str]] = field(default_factory=dict)  # number of a task -> unreachable address, id
 
     def is_full(self, live: dict[str, int]) -> bool:
         """Return whether too many tasks wait for unreachable targets; `live` has the number of each task by its id."""
-        if self._held_count() < _MAX_HELD:
-            return False
-        self.drop_deleted(live)
-        return self._held_count() >= _MAX_HELD
+        if len(self.held) >= _MAX_HELD:
+            self.drop_deleted(live)
+        return len(self.held) >= _MAX_HELD
 
     def drop_deleted(self, live: dict[str, int]) -> None:
         """Forget the held tasks that have been deleted or purged."""
-        self.held = {
-            address: kept
-            for address, tasks in self.held.items()
-            if (kept := {number: task for number, task in tasks.items() if live.get(task) == number})
-        }
-
-    def _held_count(self) -> int:
-        return sum(map(len, self.held.values()))
+        self.held = {number: held for number, held in self.held.items() if live.get(held[1]) == number}
 
 
 @dataclass(slots=True, eq=False)
@@ -156,10 +146,10 @@ class Dispatcher:
         self._store = store
         self._clock = clock
         self._deliverer = deliverer
-        self._authorize = authorize
+        self._prepare = partial(prepare, authorize=authorize, app_engine_base=settings.app_engine_host)
         self._settings = settings
         self._loop = asyncio.get_running_loop()
-        self._queues: dict[int, _QueueDispatch] = {}
+        self._queues: defaultdict[int, _QueueDispatch] = defaultdict(_QueueDispatch)
         self._running: dict[_Attempt, asyncio.Task[None]] = {}
         self._unreachable = UnreachableTargets(self._reachable_again)
         self._closed = False
@@ -196,18 +186,16 @@ class Dispatcher:
         if self._store.unwritable:
             raise RefusedError("INTERNAL", self._store.unwritable)
         claim = self._store.claim_now(queue, task_id)
-        self._start(claim, self._prepared(claim), called_at=self._clock.now())
+        self._start(claim, self._prepare(claim), called_at=self._clock.now())
 
     def unreachable(self) -> list[dict[str, object]]:
         """Return the targets that are not listening, with the queues and the numbers of tasks that wait for them."""
-        targets: list[dict[str, object]] = []
-        for q, state in self._queues.items():
-            queue = self._store.contents.by_number.get(q)
-            if queue is not None:
-                state.drop_deleted(queue.live)
-                for address, tasks in state.held.items():
-                    targets.append({"address": address, "queue": queue.name, "tasks": len(tasks)})
-        return targets
+        targets = Counter[tuple[str, str]]()
+        for queue in self._store.contents.by_number.values():
+            state = self._queue_dispatch(queue)
+            state.drop_deleted(queue.live)
+            targets.update((address, queue.name) for address, _ in state.held.values())
+        return [{"address": address, "queue": queue, "tasks": tasks} for (address, queue), tasks in targets.items()]
 
     def waiting(self) -> list[dict[str, Any]]:
         """Return each queue that has tasks: how many, its state, when the next one is sent, and absent targets."""
@@ -301,18 +289,13 @@ class Dispatcher:
         await self.abort()
 
     def _queue_dispatch(self, queue: QueueState) -> _QueueDispatch:
-        state, config, now = self._queues.get(queue.q), queue.config, self._clock.now()
-        if state is None:
-            state = self._queues[queue.q] = _QueueDispatch(config, TokenBucket(config.rate, config.burst, now))
-        elif state.config is not config:
-            state.config = config
-            state.bucket.configure(config.rate, config.burst, now)
+        state = self._queues[queue.q]
+        state.bucket.configure(queue.config.rate, queue.config.burst, self._clock.now())
         return state
 
-    def _dispatch_queue(self, queue: QueueState) -> None:
-        if self._closed or not self._released.is_set() or self._store.unwritable:
-            return
-        if self._store.current(queue) is not queue:  # it was deleted, or is loaded anew after a failed commit
+    def _dispatch_queue(self, known: QueueState) -> None:
+        queue = self._store.current(known)
+        if queue is None or self._closed or not self._released.is_set() or self._store.unwritable:
             return
         state = self._queue_dispatch(queue)
         if state.timer:
@@ -345,15 +328,12 @@ class Dispatcher:
         return 0
 
     def _dispatch(self, claim: Claim, state: _QueueDispatch, now: int) -> None:
-        call = self._prepared(claim)
+        call = self._prepare(claim)
         if self._unreachable and call.address in self._unreachable:
-            state.held.setdefault(call.address, {})[claim.task.number] = claim.task.id
+            state.held[claim.task.number] = call.address, claim.task.id
             return
         state.bucket.take(now)
         self._start(claim, call)
-
-    def _prepared(self, claim: Claim) -> HttpCall:
-        return prepare(claim, self._authorize, self._settings.app_engine_host)
 
     def _start(self, claim: Claim, call: HttpCall, called_at: int | None = None) -> None:
         subject = LogSubject(
@@ -403,29 +383,22 @@ class Dispatcher:
         self.changed()
         if not result.succeeded:
             self.failed(_failure(attempt, result, gone=gone))
-        self._dispatch_again(claim.queue)
+        self._dispatch_queue(claim.queue)
 
     def _hold_task(self, attempt: _Attempt) -> None:
         self._unreachable.add(attempt.call.address)
         self._store.undo_attempt(attempt.claim, attempt.before)
-        state = self._queues.get(attempt.claim.queue.q)
-        if state is not None and attempt.called_at is None:
-            state.bucket.give_back()
-        self._dispatch_again(attempt.claim.queue)
-
-    def _dispatch_again(self, queue: QueueState) -> None:
-        current = self._store.current(queue)
-        if current is not None:
-            self._dispatch_queue(current)
+        if attempt.called_at is None:
+            self._queues[attempt.claim.queue.q].bucket.give_back()
+        self._dispatch_queue(attempt.claim.queue)
 
     def _reachable_again(self, address: str) -> None:
-        for q, state in list(self._queues.items()):
-            numbers = state.held.pop(address, {})
-            queue = self._store.contents.by_number.get(q)
-            if queue is not None and numbers:
-                for number in reversed(numbers):
-                    queue.due.put_back(number)
-                self._dispatch_queue(queue)
+        for queue in self._store.contents.by_number.values():
+            held = self._queue_dispatch(queue).held
+            for number in [number for number, (at, _) in reversed(held.items()) if at == address]:
+                del held[number]
+                queue.due.put_back(number)
+        self.wake_all()
 
     def _advanced(self, duration: int) -> None:
         for attempt in self._running:

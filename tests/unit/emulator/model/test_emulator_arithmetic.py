@@ -89,6 +89,13 @@ def test_giving_up(attempts: int, duration: int, made: int, since: int, *, over:
     assert policy.gives_up(made, since * SECOND) is over
 
 
+def new_bucket(rate: float, burst: int) -> TokenBucket:
+    """Make a token bucket."""
+    bucket = TokenBucket()
+    bucket.configure(rate, burst, NOW)
+    return bucket
+
+
 @cases(
     (4, 2, [(0, 0), (0, 0), (0, SECOND // 4), (SECOND // 4 - 1, 1), (SECOND // 4, 0)]),  # full, then at the rate
     (100, 3, [(DAY, 0), (DAY, 0), (DAY, 0), (DAY, SECOND // 100)]),  # an idle day does not save up tokens
@@ -97,7 +104,7 @@ def test_giving_up(attempts: int, duration: int, made: int, since: int, *, over:
 )
 def test_a_bucket_says_how_long_to_wait(rate: float, burst: int, steps: list[tuple[int, int]]) -> None:
     """At each instant there is a token, or the time to wait for it is known."""
-    bucket = TokenBucket(rate=rate, burst=burst, now=NOW)
+    bucket = new_bucket(rate, burst)
     for at, wait in steps:
         assert bucket.wait(NOW + at) == wait
         assert bucket.take(NOW + at) is (wait == 0)
@@ -105,7 +112,7 @@ def test_a_bucket_says_how_long_to_wait(rate: float, burst: int, steps: list[tup
 
 def test_bucket_takes_back_and_is_configured() -> None:
     """A token that was not used is there again, and a smaller burst drops what does not fit."""
-    bucket = TokenBucket(rate=1, burst=1, now=NOW)
+    bucket = new_bucket(1, 1)
     assert bucket.take(NOW)
     bucket.give_back()
     assert bucket.wait(NOW) == 0
@@ -116,7 +123,7 @@ def test_bucket_takes_back_and_is_configured() -> None:
 @given(st.floats(0.01, 500), st.integers(1, 500), st.lists(st.integers(0, 3 * SECOND), min_size=1, max_size=60))
 def test_bucket_keeps_the_rate(rate: float, burst: int, pauses: list[int]) -> None:
     """However dispatches are spread, no more are let through than the burst and the rate allow."""
-    bucket, now, taken = TokenBucket(rate, burst, NOW), NOW, 0
+    bucket, now, taken = new_bucket(rate, burst), NOW, 0
     for pause in pauses:
         now += pause
         taken += bucket.take(now)
