@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
@@ -50,32 +50,23 @@ def _sweep_tombstones(store: Store, now: int) -> bool:
     if more:
         store.database.put(Statement.SWEEP_TOMBSTONES, (now,))
     for queue in store.contents.by_number.values():
-        tombstones = queue.tombstones
-        expired = _expired(tombstones, now, _SLICE)
-        for task in expired:
-            del tombstones[task]
-        more |= len(expired) == _SLICE
+        more |= len(_pop_expired(queue.tombstones, now, _SLICE)) == _SLICE
     return more
 
 
 def _sweep_operations(store: Store, until: int) -> bool:
-    operations = store.contents.operations
-    expired = _expired(operations, until, _OPERATIONS_SLICE)
+    expired = _pop_expired(store.contents.operations, until, _OPERATIONS_SLICE)
     if expired:
-        store.database.put(Statement.SWEEP_OPERATIONS, (operations[expired[-1]],))
-    for name in expired:
-        del operations[name]
+        store.database.put(Statement.SWEEP_OPERATIONS, (expired[-1],))
     return len(expired) == _OPERATIONS_SLICE
 
 
-def _expired(times: dict[str, int], limit: int, most: int) -> list[str]:
-    """Return the first keys whose time is not after the limit; the times are in ascending order."""
-    expired = []
-    for key, time in islice(times.items(), most):
-        if time > limit:
-            break
-        expired.append(key)
-    return expired
+def _pop_expired(times: dict[str, int], limit: int, most: int) -> list[int]:
+    """Remove the first times that are not after the limit, and return them; they are in ascending order."""
+    expired = [*takewhile(lambda item: item[1] <= limit, islice(times.items(), most))]
+    for key, _ in expired:
+        del times[key]
+    return [time for _, time in expired]
 
 
 def _sweep_purged_ranges(store: Store, now: int) -> bool:
