@@ -64,13 +64,9 @@ class TokenBucket:
         self._burst = max(float(burst), 1.0)
         self._tokens = min(self._tokens, self._burst)
 
-    def take(self, now: int) -> bool:
-        """Take a token if there is one."""
-        self._fill(now)
-        if self._tokens < _ONE_TOKEN:
-            return False
+    def take(self) -> None:
+        """Take a token, for which there was no `wait`."""
         self._tokens = max(self._tokens - 1.0, 0.0)
-        return True
 
     def give_back(self) -> None:
         """Return a token that was taken for a dispatch that did not happen."""
@@ -324,15 +320,15 @@ class Dispatcher:
             queue.due.drop_first()
             claim = self._store.claim(queue, number)
             if claim is not None:
-                self._dispatch(claim, state, now)
+                self._dispatch(claim, state)
         return 0
 
-    def _dispatch(self, claim: Claim, state: _QueueDispatch, now: int) -> None:
+    def _dispatch(self, claim: Claim, state: _QueueDispatch) -> None:
         call = self._prepare(claim)
         if self._unreachable and call.address in self._unreachable:
             state.held[claim.task.number] = call.address, claim.task.id
             return
-        state.bucket.take(now)
+        state.bucket.take()
         self._start(claim, call)
 
     def _start(self, claim: Claim, call: HttpCall, called_at: int | None = None) -> None:

@@ -194,14 +194,12 @@ class TaskDatabase:
         bool
             Whether there may be more.
         """
-        if not self._mostly_free() or not self._writer.execute("PRAGMA auto_vacuum").fetchone()[0]:
-            return False
-        try:
-            # Not by `execute`, which frees a single page: the statement frees one in each step.
-            self._writer.executescript(f"PRAGMA incremental_vacuum({pages})")
-        except sqlite3.Error:  # without space on the disk; it is tried again later
-            return False
-        return True
+        if self._mostly_free() and self._writer.execute("PRAGMA auto_vacuum").fetchone()[0]:
+            with suppress(sqlite3.Error):  # without space on the disk; it is tried again later
+                # Not by `execute`, which frees a single page: the statement frees one in each step.
+                self._writer.executescript(f"PRAGMA incremental_vacuum({pages})")
+                return True
+        return False
 
     def close(self) -> None:
         """Commit the remaining changes, shrink the file if most of it is free, and close it."""

@@ -62,20 +62,16 @@ class DueTimes:
     def __len__(self) -> int:
         return len(self._ready) + len(self._later)
 
-    def add(self, number: int, due: int, now: int) -> None:
-        """Add a task that is due at `due`."""
-        if due <= now:
-            self._ready.append(number)
-        else:
-            heapq.heappush(self._later, due << _NUMBER_BITS | number)
-
-    def add_all(self, numbers: Sequence[int], dues: Sequence[int], now: int) -> None:
-        """Add many tasks at once."""
+    def add(self, numbers: Sequence[int], dues: Sequence[int], now: int) -> None:
+        """Add tasks that are due at these times."""
         if max(dues) <= now:
             self._ready.extend(numbers)
             return
         for number, due in zip(numbers, dues, strict=True):
-            self.add(number, due, now)
+            if due <= now:
+                self._ready.append(number)
+            else:
+                heapq.heappush(self._later, due << _NUMBER_BITS | number)
 
     def put_back(self, number: int) -> None:
         """Put a task that could not be dispatched back; it becomes the next one."""
@@ -243,7 +239,7 @@ def _load_tasks(database: TaskDatabase, queue: QueueState, now: int) -> None:
         queue.live.update(zip(ids, numbers, strict=True))
         if attempts:
             dues = tuple(attempts[n].due if n in attempts else due for n, due in zip(numbers, dues, strict=True))
-        queue.due.add_all(numbers, dues, now)
+        queue.due.add(numbers, dues, now)
         number = numbers[-1]
     queue.next_number = number + 1
 

@@ -87,7 +87,7 @@ class Store:
         """Allow the tasks of the committed transaction to be dispatched, and return their queues."""
         now = self._clock.now()
         for queue, numbers, dues in self._applied:
-            queue.due.add_all(numbers, dues, now)
+            queue.due.add(numbers, dues, now)
         queues = list({id(queue): queue for queue, _, _ in self._applied}.values())
         self._applied = []
         return queues
@@ -442,7 +442,7 @@ class Store:
         if queue.live.get(claim.task.id) != number:
             return
         queue.attempts[number] = before
-        queue.due.add(number, before.due, self._clock.now())
+        queue.due.add([number], [before.due], self._clock.now())
 
     def end_attempt(
         self,
@@ -483,7 +483,7 @@ class Store:
             due = (called_at or now) + policy.backoff(attempts.failures)
             attempts.due = min(max(due, now + result.retry_after), LAST_INSTANT)
             self.database.put(Statement.ATTEMPTS, (task_key(queue.q, task.number), *attempts.row()))
-            queue.due.add(task.number, attempts.due, now)
+            queue.due.add([task.number], [attempts.due], now)
         elif alive:
             self.end_task(queue, task.number, task.id, now)
         if subject.ratio:
