@@ -11,7 +11,7 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import quote
 
 import aiohttp
@@ -91,12 +91,11 @@ class Deliverer:
         except aiohttp.TooManyRedirects as error:
             return AttemptResult(http_status=error.history[-1].status)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError):
-                address = f"{error.host}:{error.port}"
-                # After a redirect to an address that refuses connections it is an attempt: the target was called.
-                if address == call.address and _refused(error, address):
-                    raise NotListeningError(_cause_of(error, call)) from error
-            return AttemptResult(http_status=NO_ANSWER, cause=_cause_of(error, call))
+            cause = _cause_of(error, call)
+            # After a redirect to an address that refuses connections it is an attempt: the target was called.
+            if _refused(error) and call.address == f"{error.host}:{error.port}":
+                raise NotListeningError(cause) from error
+            return AttemptResult(http_status=NO_ANSWER, cause=cause)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -112,11 +111,9 @@ class Deliverer:
             # The server had closed the idle connection before it read the request: send it again.
             if not trace.reused or isinstance(error, aiohttp.ClientConnectorError):
                 raise
-            trace.connected = None
             return await self._request(call, trace)
 
     async def _request(self, call: HttpCall, trace: SimpleNamespace) -> AttemptResult:
-        trace.reused = False
         async with self._session.request(
             call.method,
             _url(call.url),
@@ -127,12 +124,10 @@ class Deliverer:
         ) as answer:
             # Only a connection whose answer was read to the end can be used again; longer answers are not worth it.
             await answer.content.read(_MAX_ANSWER)
-            return AttemptResult(
-                http_status=answer.status, retry_after=0 if call.app_engine else _retry_after(answer, time.time())
-            )
+            return AttemptResult(http_status=answer.status, retry_after=0 if call.app_engine else _retry_after(answer))
 
 
-def _retry_after(answer: aiohttp.ClientResponse, now: float) -> int:
+def _retry_after(answer: aiohttp.ClientResponse) -> int:
     """Return the microseconds that the target asks to wait: seconds, or a date. It is considered with 429 and 503.
 
     https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks#HttpRequest
@@ -143,7 +138,7 @@ def _retry_after(answer: aiohttp.ClientResponse, now: float) -> int:
     if _NUMBER.fullmatch(text):
         return int(text) * SECOND
     try:
-        return max(0, round((parsedate_to_datetime(text).timestamp() - now) * SECOND))
+        return max(0, round((parsedate_to_datetime(text).timestamp() - time.time()) * SECOND))
     except (ValueError, OverflowError):  # it is neither
         return 0
 
@@ -167,9 +162,8 @@ def _cause_of(error: Exception, call: HttpCall) -> str:
         case aiohttp.ClientConnectorDNSError():
             text = f"the name {error.host} cannot be resolved"
         case aiohttp.ClientConnectorError():
-            address = f"{error.host}:{error.port}"
-            refused = _refused(error, address)
-            text = f"{address} " + ("refuses the connection" if refused else f"cannot be reached: {_reason(error)}")
+            why = "refuses the connection" if _refused(error) else f"cannot be reached: {_reason(error)}"
+            text = f"{error.host}:{error.port} {why}"
         case aiohttp.InvalidURL():
             text = f"{error.url} has no host"
         case aiohttp.ServerDisconnectedError():
@@ -194,11 +188,13 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _refused(error: aiohttp.ClientConnectorError, address: str) -> bool:
-    if error.os_error.errno == errno.ECONNREFUSED:
-        return True
+def _refused(error: Exception) -> TypeGuard[aiohttp.ClientConnectorError]:
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    number = error.os_error.errno
     # For a name with several addresses (localhost) the library reports all failures as one, without an error number.
-    return type(error) is aiohttp.ClientConnectorError and error.os_error.errno is None and is_loopback(address)
+    several = type(error) is aiohttp.ClientConnectorError and number is None and is_loopback(error.host)
+    return several or number == errno.ECONNREFUSED
 
 
 def _tls(settings: Settings) -> Any:
