@@ -58,10 +58,11 @@ class TokenSigner:
         self, folder: Path, issuer: str, clock: Callable[[], float] = time.time, key_file: Path | None = None
     ) -> None:
         self._file = folder / "signing-key.pem"
-        self._given = _read_key(key_file) if key_file is not None else None
         self._issuer = issuer
         self._clock = clock
         self._made: dict[tuple[str, str], tuple[int, str]] = {}  # (account, audience) -> (issued at, token)
+        if key_file is not None:
+            self._key = _read_key(key_file)
 
     def authorize(self, setting: Any, url: str) -> str | None:
         """Return the header for the `oidc_token` or `oauth_token` of a message; None if it has neither.
@@ -130,12 +131,8 @@ class TokenSigner:
 
     @cached_property
     def _key(self) -> rsa.RSAPrivateKey:
-        if self._given is not None:
-            return self._given
         if self._file.exists():
-            stored = serialization.load_pem_private_key(self._file.read_bytes(), password=None)
-            if isinstance(stored, rsa.RSAPrivateKey):
-                return stored
+            return _read_key(self._file)
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self._file.touch(mode=0o600)
         self._file.write_bytes(private_pem(key))
