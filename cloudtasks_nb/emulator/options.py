@@ -71,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         "The command line counts before the environment, and the environment before the file of --config.",
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}", help="print the version")
+    version = f"{PROGRAM} {sys.modules[__name__.partition('.')[0]].__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version")
     for option in OPTIONS:
         kind: dict[str, Any] = {"metavar": option.metavar}
         if option.read is read_boolean:
@@ -81,10 +82,6 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{option.help}{_default(option)} [{', '.join(option.variables)}]"
         parser.add_argument(*_flags(option), dest=option.dest, help=text, **kind)
     return parser
-
-
-def _version() -> str:
-    return str(sys.modules[__name__.partition(".")[0]].__version__)
 
 
 def _two_dashes(word: str) -> str:

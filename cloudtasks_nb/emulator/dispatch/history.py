@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from cloudtasks_nb._names import code_name
@@ -86,11 +87,8 @@ class History:
         self.clears += 1
 
     def ended(self, after: int = 0) -> Iterator[EndedAttempt]:
-        """Yield the newest attempts, the newest first, down to the one with the number `after`, which is left out."""
-        for attempt in reversed(self._ended):
-            if attempt.number <= after:
-                return
-            yield attempt
+        """Return the newest attempts, the newest first, down to the one with the number `after`, which is left out."""
+        return takewhile(lambda attempt: attempt.number > after, reversed(self._ended))
 
     def newest(self, queue: str, limit: int, *, bodies: bool) -> list[dict[str, Any]]:
         """Return finished tasks with their newest attempts, the newest task first.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from cloudtasks_nb.emulator.model.apis import v2
-from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, Attempts, RetryPolicy
+from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, RetryPolicy
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.queues import duration, policy
 from cloudtasks_nb.emulator.model.regions import app_engine_host
@@ -86,7 +87,7 @@ def prepare(claim: Claim, authorize: Authorize, app_engine_base: str | None) -> 
 def _app_engine(task: Any, claim: Claim, _: Authorize, base: str | None) -> _Parts:
     request, routing = task.app_engine_http_request, claim.queue.config.routing
     host = request.app_engine_routing.host if routing is None else app_engine_host(routing, claim.queue.name)
-    headers = {name: value for name, value in request.headers.items() if _allowed(name, keep_agent=True)}
+    headers = {name: value for name, value in request.headers.items() if _allowed(name) or name.lower() == "user-agent"}
     url = (base or f"https://{host}").rstrip("/") + request.relative_uri
     # As the log shows it for the creation: with the task's host, not with `base`.
     return METHODS[request.http_method], url, f"{host}{request.relative_uri}", headers, claim.task.body
@@ -137,24 +138,20 @@ def overridden(url: str, override: Any) -> str:
 
 
 def _parts(url: str) -> SplitResult | None:
-    try:
+    with suppress(ValueError):  # an unclosed bracket: tasks with such a URL can be created
         return urlsplit(url)
-    except ValueError:  # an unclosed bracket: tasks with such a URL can be created
-        return None
+    return None
 
 
 def _port(parts: SplitResult) -> int | None:
-    try:
+    with suppress(ValueError):
         return parts.port
-    except ValueError:
-        return None
+    return None
 
 
-def _allowed(name: str, *, keep_agent: bool = False) -> bool:
+def _allowed(name: str) -> bool:
     """Return whether tasks and queues may set a header."""
     lower = name.lower()
-    if keep_agent and lower == "user-agent":
-        return True
     return lower not in _COMPUTED and not lower.startswith(_RESERVED)
 
 
@@ -179,9 +176,6 @@ def _service_headers(claim: Claim, *, app_engine: bool) -> dict[str, str]:
     }
     if attempts.failures:
         headers[f"{prefix}TaskPreviousResponse"] = str(attempts.http_status)
-        headers[f"{prefix}TaskRetryReason"] = _retry_reason(attempts) if app_engine else ""
+        reason = "Instance Unavailable" if attempts.http_status == NO_ANSWER else "App Error"
+        headers[f"{prefix}TaskRetryReason"] = reason if app_engine else ""
     return headers
-
-
-def _retry_reason(attempts: Attempts) -> str:
-    return "Instance Unavailable" if attempts.http_status == NO_ANSWER else "App Error"
