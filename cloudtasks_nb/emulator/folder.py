@@ -64,11 +64,6 @@ class Folder:
         if self.temporary:
             shutil.rmtree(self.path, ignore_errors=True)
 
-    @property
-    def database(self) -> Path:
-        """The path of the store's database."""
-        return self.path / "tasks.sqlite3"
-
     def instance(self) -> str:
         """Return the id of this folder's emulator, which is created at its first start."""
         file = self.path / "instance"

@@ -64,29 +64,27 @@ async def run(
     PortInUseError, FolderInUseError
         If it cannot start.
     """
-    with Folder(settings.data_dir) as folder, TaskDatabase(folder.database, durable=not folder.temporary) as database:
-        async with AsyncExitStack() as stack:
-            clock = _clock(database)
-            store = Store(database, clock, settings)
-            store.report = lambda line: _print_line(f"{PROGRAM}: {line}")
-            engine = _kind_of_parts(settings)(settings, folder.path, store, clock)
-            stack.push_async_callback(engine.close)
-            engine.declared.put()
-            await engine.committer.commit()
-            if not settings.quiet:
-                engine.dispatcher.failed = _print_line
-            endpoint = await _listen(folder, engine, stop, stack)
-            if reload is not None:
-                stack.push_async_callback(_cancel, asyncio.create_task(_reload_forever(engine, reload)))
-            folder.announce(endpoint)
-            ready(endpoint)
-            await stop.wait()
-            await engine.dispatcher.drain(settings.grace, abort)
-
-
-def _clock(database: TaskDatabase) -> Clock:
-    stored = database.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
-    return Clock(advanced=int(stored[0][0]) if stored else 0)
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(Folder(settings.data_dir))
+        database = TaskDatabase(folder.path / "tasks.sqlite3", durable=not folder.temporary)
+        stack.callback(database.close)
+        stored = database.read("SELECT value FROM settings WHERE key = ?", (CLOCK_SETTING,))
+        clock = Clock(advanced=int(stored[0][0]) if stored else 0)
+        store = Store(database, clock, settings)
+        store.report = lambda line: _print_line(f"{PROGRAM}: {line}")
+        engine = _kind_of_parts(settings)(settings, folder.path, store, clock)
+        stack.push_async_callback(engine.close)
+        engine.declared.put()
+        await engine.committer.commit()
+        if not settings.quiet:
+            engine.dispatcher.failed = _print_line
+        endpoint = await _listen(folder, engine, stop, stack)
+        if reload is not None:
+            stack.push_async_callback(_cancel, asyncio.create_task(_reload_forever(engine, reload)))
+        folder.announce(endpoint)
+        ready(endpoint)
+        await stop.wait()
+        await engine.dispatcher.drain(settings.grace, abort)
 
 
 def _kind_of_parts(settings: Settings) -> type[Parts]:

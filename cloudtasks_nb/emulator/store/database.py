@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from cloudtasks_nb.errors import EmulatorError
 
@@ -99,12 +99,6 @@ class TaskDatabase:
             _configure(self._reader)
             self._reader.execute("PRAGMA query_only = ON")
             opened.pop_all()  # `close` closes them from now on
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __len__(self) -> int:
         return sum(map(len, self._pending.values()))
@@ -202,10 +196,7 @@ class TaskDatabase:
         return False
 
     def close(self) -> None:
-        """Commit the remaining changes, shrink the file if most of it is free, and close it."""
-        if len(self):
-            self.apply()
-            self.commit()
+        """Shrink the file if most of it is free, and close it; changes that are not committed are lost."""
         self._reader.close()
         if self._durable and self._mostly_free():
             self._writer.execute("PRAGMA temp_store = FILE")

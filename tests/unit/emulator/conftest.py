@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def make_store(clock: Clock, tmp_path: Path) -> Iterator[MakeStore]:
 
         def make(*, file: str = "tasks.sqlite3", **settings: Any) -> Store:
             stack.close()
-            database = stack.enter_context(TaskDatabase(tmp_path / file, durable=False))
+            database = stack.enter_context(closing(TaskDatabase(tmp_path / file, durable=False)))
             return Store(database, clock, Settings(**settings))
 
         yield make

@@ -332,19 +332,19 @@ def test_a_database_is_copied_and_erased(tmp_path: Path, size: int) -> None:
     file, copy = tmp_path / "tasks.sqlite3", tmp_path / "copy.sqlite3"
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(f"PRAGMA page_size = {size}; CREATE TABLE unused(n)")
-    with TaskDatabase(tmp_path / "other.sqlite3", durable=True) as other:
+    with closing(TaskDatabase(tmp_path / "other.sqlite3", durable=True)) as other:
         _write(other, "one")
         other.save_to(copy)
         other.erase()
         assert other.read("SELECT * FROM settings") == []
         with pytest.raises(sqlite3.OperationalError):
             other.read("DELETE FROM settings")
-    with TaskDatabase(file, durable=True) as database:
+    with closing(TaskDatabase(file, durable=True)) as database:
         _write(database, "lost")
         database.load_from(copy)
         assert database.read("SELECT key FROM settings") == [("one",)]
-        _write(database, "two", commit_it=False)
-    with TaskDatabase(file, durable=False) as database:
+        _write(database, "two")
+    with closing(TaskDatabase(file, durable=False)) as database:
         assert database.read("SELECT key FROM settings ORDER BY key") == [("one",), ("two",)]
         assert database.read("PRAGMA page_size") == [(size,)]
     assert [file.name for file in tmp_path.glob("copy*")] == ["copy.sqlite3"]
@@ -365,7 +365,7 @@ def test_unusable_files(tmp_path: Path, content: bytes | None, *, snapshot: bool
     if content is None:
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("PRAGMA user_version = 2")
-    with TaskDatabase(tmp_path / "tasks.sqlite3", durable=True) as database:
+    with closing(TaskDatabase(tmp_path / "tasks.sqlite3", durable=True)) as database:
         _write(database, "two")
         with pytest.raises(EmulatorError, match=re.escape(error)) as wrong:
             database.load_from(file) if snapshot else TaskDatabase(file, durable=True)
@@ -414,11 +414,10 @@ def test_the_policy_of_a_deleted_queue_goes(store: Store) -> None:
     assert store.setting(f"iam/{QUEUE}") == b""
 
 
-def _write(database: TaskDatabase, key: str, *, commit_it: bool = True) -> Any:
+def _write(database: TaskDatabase, key: str) -> None:
     Store(database, Clock(), Settings()).set_setting(key, b"")
-    if commit_it:
-        database.apply()
-        database.commit()
+    database.apply()
+    database.commit()
 
 
 def fill(store: Store, queue: QueueState, count: int, *, body: bytes = b"") -> None:
@@ -551,10 +550,10 @@ def test_a_file_shrinks_when_it_is_closed(tmp_path: Path) -> None:
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("CREATE TABLE settings(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
         connection.execute("INSERT INTO settings VALUES ('large', zeroblob(4000000))")
-    with TaskDatabase(file, durable=True) as database:
-        _write(database, "kept")
+    with closing(TaskDatabase(file, durable=True)) as database:
         assert file.stat().st_size > 4_000_000
         database.put(Statement.SETTING, ("large", b""))
+        _write(database, "kept")
     assert file.stat().st_size < 300_000
-    with TaskDatabase(file, durable=True) as database:
+    with closing(TaskDatabase(file, durable=True)) as database:
         assert database.read("SELECT key FROM settings") == [("kept",), ("large",)]
