@@ -123,7 +123,7 @@ class Committer:
     def _commit_inline(self) -> None:
         self._cancel_timer()
         try:
-            self._apply()
+            self._store.apply()
             began = self._loop.time()
             self._store.database.commit()
         except Exception as error:
@@ -140,7 +140,7 @@ class Committer:
         self._expected = max(1, len(group))
         began = self._loop.time()
         try:
-            self._apply()
+            self._store.apply()
             await self._loop.run_in_executor(self._thread, self._store.database.commit)
         except Exception as error:  # noqa: BLE001 - after any error, no caller may wait for ever
             self._running = None
@@ -162,10 +162,6 @@ class Committer:
             self._start_after(_WINDOW)
         elif len(self._store.database):
             self._start_after(_LAZY)
-
-    def _apply(self) -> None:
-        self._store.database.apply()
-        self._store.applied()
 
     def _finish(self, began: float) -> None:
         self._acknowledged_at = self._loop.time()

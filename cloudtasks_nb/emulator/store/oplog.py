@@ -131,16 +131,14 @@ class OperationsLog:
 
     def dispatched(self, subject: LogSubject, attempts: Attempts, now: int) -> None:
         """Log that an attempt was sent."""
-        counts = (attempts.dispatches, attempts.responses)
-        self._append(Kind.DISPATCH, subject, now, (attempts.scheduled, 0, *counts, 0, 0, ""))
+        counts = (attempts.scheduled, 0, attempts.dispatches, attempts.responses)
+        self._append(Kind.DISPATCH, subject, now, (*counts, 0, 0, ""))
 
     def responded(self, subject: LogSubject, attempts: Attempts, retry_at: int, cause: str) -> None:
         """Log the result of an attempt; `retry_at` is 0 when no further one follows, `cause` why it has no answer."""
         duration = attempts.responded - attempts.dispatched
-        counts = (attempts.code, attempts.dispatches, attempts.responses)
-        self._append(
-            Kind.RESPONSE, subject, attempts.responded, (attempts.scheduled, *counts, duration, retry_at, cause)
-        )
+        counts = (attempts.scheduled, attempts.code, attempts.dispatches, attempts.responses)
+        self._append(Kind.RESPONSE, subject, attempts.responded, (*counts, duration, retry_at, cause))
 
     def read(
         self,

@@ -48,7 +48,7 @@ class Store:
     Parameters
     ----------
     database : TaskDatabase
-        The file; its owner applies and commits it, and calls `applied`, `committed` or `failed`.
+        The file; its owner commits it after `apply`, and calls `committed` or `failed`.
     clock : Clock
         The current time.
     settings : Settings
@@ -79,8 +79,9 @@ class Store:
 
     # Commits
 
-    def applied(self) -> None:
-        """Note that everything put into the database so far is part of the current transaction."""
+    def apply(self) -> None:
+        """Execute everything put into the database so far in one transaction, which stays open."""
+        self.database.apply()
         self._applied, self._new = self._new, []
 
     def committed(self) -> list[QueueState]:
@@ -320,11 +321,10 @@ class Store:
         bodies : bool
             False: leave the bodies empty.
         """
-        base = task_key(queue.q, 0)
         rows = self.database.stream(
             f"""SELECT seq - ?, id, due, head, {"body" if bodies else "x''"} FROM tasks
                 WHERE seq BETWEEN ? AND ? ORDER BY seq""",  # noqa: S608 - nothing of a request
-            (base, base + max(after, queue.floor) + 1, task_key(queue.q, LAST_NUMBER)),
+            (queue.base, queue.base + max(after, queue.floor) + 1, task_key(queue.q, LAST_NUMBER)),
         )
         with closing(rows):
             while some := rows.fetchmany(_READ_TOGETHER):

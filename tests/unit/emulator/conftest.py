@@ -66,8 +66,7 @@ def put(store: Store, queue: QueueState, *tasks: str | NewTask, now: int = NOW) 
 
 def commit(store: Store) -> None:
     """Commit what was put into the store's database."""
-    store.database.apply()
-    store.applied()
+    store.apply()
     store.database.commit()
     store.committed()
 

@@ -232,8 +232,7 @@ def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock:
     queue = new_queue(store)
     store.add(queue, new_task("a"), NOW)
     if under_way:
-        store.database.apply()
-        store.applied()
+        store.apply()
     store.purge(queue)
     sweep(store, clock.now())
     if under_way:
