@@ -12,6 +12,7 @@ from typing import Any
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
 from cloudtasks_nb.emulator.api.engine import Engine
+from cloudtasks_nb.emulator.dispatch.unreachable import cancel_all
 from cloudtasks_nb.emulator.folder import Folder
 from cloudtasks_nb.emulator.frontends.grpc import answer_calls, grpc_server
 from cloudtasks_nb.emulator.frontends.http import HttpServer, Leases, host_and_port
@@ -80,7 +81,7 @@ async def run(
             engine.dispatcher.failed = _print_line
         endpoint = await _listen(folder, engine, stop, stack)
         if reload is not None:
-            stack.push_async_callback(_cancel, asyncio.create_task(_reload_forever(engine, reload)))
+            stack.push_async_callback(cancel_all, [asyncio.create_task(_reload_forever(engine, reload))])
         folder.announce(endpoint)
         ready(endpoint)
         await stop.wait()
@@ -117,7 +118,7 @@ async def _listen(folder: Folder, engine: Parts, stop: asyncio.Event, stack: Asy
     answer_calls(server, engine, calls, metadata, stop)
     await server.start()
     stack.push_async_callback(server.stop, _GRACE)
-    stack.push_async_callback(_cancel, asyncio.create_task(_sweep_forever(engine)))
+    stack.push_async_callback(cancel_all, [asyncio.create_task(_sweep_forever(engine))])
     if settings.lease:
         leases.start()
     engine.dispatcher.wake_all()
@@ -210,8 +211,3 @@ def _trim_heap() -> None:
 async def _shrink(engine: Engine) -> bool:
     await engine.committer.wait_idle()
     return engine.store.database.shrink(_SHRINK_PAGES)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -15,7 +15,7 @@ from cloudtasks_nb._names import code_name
 from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError, is_loopback
 from cloudtasks_nb.emulator.dispatch.history import History, instant_text
 from cloudtasks_nb.emulator.dispatch.request import Authorize, HttpCall, prepare
-from cloudtasks_nb.emulator.dispatch.unreachable import UnreachableTargets
+from cloudtasks_nb.emulator.dispatch.unreachable import UnreachableTargets, cancel_all
 from cloudtasks_nb.emulator.model.attempts import NO_ANSWER, AttemptResult, Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND, Clock
 from cloudtasks_nb.emulator.model.refusal import RefusedError
@@ -217,10 +217,7 @@ class Dispatcher:
                 state.timer.cancel()
         self._queues.clear()
         await self._unreachable.close()
-        running = list(self._running.values())
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await cancel_all(self._running.values())
         self.history.clear()  # last, because attempts may have ended while the others were cancelled
 
     def release(self) -> None:
@@ -249,8 +246,7 @@ class Dispatcher:
 
     def next_dispatch(self) -> int | None:
         """Return when the next task can be sent, in microseconds since 1970; None if none can without a change."""
-        times = [self._next_dispatch_of(queue) for queue in self._store.contents.by_number.values()]
-        return min((time for time in times if time is not None), default=None)
+        return min(filter(None, map(self._next_dispatch_of, self._store.contents.by_number.values())), default=None)
 
     def _next_dispatch_of(self, queue: QueueState) -> int | None:
         if not queue.dispatching or queue.in_flight >= queue.config.max_concurrent or self._store.unwritable:
@@ -272,8 +268,6 @@ class Dispatcher:
             Ends the wait.
         """
         self._closed = True
-        if not self._running:
-            return
         aborted: asyncio.Future[Any] = self._loop.create_task(abort.wait())
         ended: asyncio.Future[Any] = asyncio.gather(*self._running.values(), return_exceptions=True)
         await asyncio.wait([aborted, ended], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
@@ -325,20 +319,16 @@ class Dispatcher:
 
     def _dispatch(self, claim: Claim, state: _QueueDispatch) -> None:
         call = self._prepare(claim)
-        if self._unreachable and call.address in self._unreachable:
+        unreachable = self._unreachable.probes
+        if unreachable and call.address in unreachable:
             state.held[claim.task.number] = call.address, claim.task.id
             return
         state.bucket.take()
         self._start(claim, call)
 
     def _start(self, claim: Claim, call: HttpCall, called_at: int | None = None) -> None:
-        subject = LogSubject(
-            claim.queue.q,
-            claim.queue.config.sampling_ratio,
-            claim.task.id,
-            call.target,
-            "APP_ENGINE_HTTP" if call.app_engine else "HTTP",
-        )
+        queue, kind = claim.queue, "APP_ENGINE_HTTP" if call.app_engine else "HTTP"
+        subject = LogSubject(queue.q, queue.config.sampling_ratio, claim.task.id, call.target, kind)
         attempt = _Attempt(claim, call, subject, self._store.begin_attempt(claim), called_at)
         task = self._loop.create_task(self._run(attempt))
         self._running[attempt] = task

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-__all__ = ["UnreachableTargets"]
+__all__ = ["UnreachableTargets", "cancel_all"]
 
 _PROBE_EVERY = 1.0  # seconds
 
@@ -21,26 +21,17 @@ class UnreachableTargets:
 
     def __init__(self, reachable: Callable[[str], None]) -> None:
         self._reachable = reachable
-        self._probes: dict[str, asyncio.Task[None]] = {}
-
-    def __contains__(self, address: str) -> bool:
-        return address in self._probes
-
-    def __bool__(self) -> bool:
-        return bool(self._probes)
+        self.probes: dict[str, asyncio.Task[None]] = {}  #: by address
 
     def add(self, address: str) -> None:
         """Probe an address until it accepts connections."""
-        if address not in self._probes:
-            self._probes[address] = asyncio.get_running_loop().create_task(self._probe(address))
+        if address not in self.probes:
+            self.probes[address] = asyncio.get_running_loop().create_task(self._probe(address))
 
     async def close(self) -> None:
         """Stop all probes."""
-        probes = list(self._probes.values())
-        self._probes.clear()
-        for probe in probes:
-            probe.cancel()
-        await asyncio.gather(*probes, return_exceptions=True)
+        probes, self.probes = self.probes, {}
+        await cancel_all(probes.values())
 
     async def _probe(self, address: str) -> None:
         host, _, port = address.rpartition(":")
@@ -52,6 +43,14 @@ class UnreachableTargets:
             except (OSError, TimeoutError):
                 continue
             writer.close()
-            self._probes.pop(address, None)
+            self.probes.pop(address, None)
             self._reachable(address)
             return
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks of the event loop, and return when they have ended."""
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)

@@ -226,6 +226,6 @@ async def test_probes_end_with_the_dispatcher() -> None:
     targets = UnreachableTargets(lambda _: None)
     targets.add("127.0.0.1:9")
     targets.add("127.0.0.1:9")
-    assert targets
+    (probe,) = targets.probes.values()
     await targets.close()
-    assert "127.0.0.1:9" not in targets
+    assert (probe.cancelled(), targets.probes) == (True, {})
