@@ -28,6 +28,7 @@ __all__ = [
     "compared_texts",
     "comparisons",
     "compile_filter",
+    "field_name",
     "parse_filter",
     "parse_time",
 ]
@@ -301,6 +302,11 @@ def _unquote(text: str) -> str:
 
 def _path(text: str) -> tuple[str, ...]:
     return tuple(map(_unquote, _PART.findall(text)))
+
+
+def field_name(path: str) -> str:
+    """Return the Python name of a field's path, which may be in camel case."""
+    return "type_" if path == "type" else re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), path)
 
 
 def _comparison(node: Compare, get: Getter) -> Callable[[Any], bool]:

@@ -24,6 +24,7 @@ from cloudtasks_nb.emulator.api.filter import (
     Or,
     compared_texts,
     compile_filter,
+    field_name,
     parse_filter,
     parse_time,
 )
@@ -51,15 +52,8 @@ _PART_OF = {kind.value: part for part, kind in _PARTS.items()}
 _TYPE = "type.googleapis.com/google.cloud.tasks.logging.v1.TaskActivityLog"
 _INFO, _ERROR = int_field(10, 200), int_field(10, 500)
 # Fields whose values are the same in most entries.
-_COMMON = {"status", "targetType", "dispatchCount", "responseCount", "maxAttempts"}
+_COMMON = {"status", "targetType", "dispatchCount", "responseCount", "maxAttempts", "targetAddress"}
 _STRUCT_ZERO = b"\x11" + bytes(8)  # Value.number_value
-_ONE_BYTE_LENGTHS = 124  # a key and a text that are shorter together have lengths of one byte everywhere
-_SNAKE = {
-    "receiveTimestamp": "receive_timestamp",
-    "insertId": "insert_id",
-    "logName": "log_name",
-    "jsonPayload": "json_payload",
-}
 _SEARCHED = ("timestamp", "receive_timestamp", "insert_id", "log_name", "severity")  # by a text without a field
 
 
@@ -187,7 +181,7 @@ class _Entries:
         """Return a function that reads the field at a path of a filter; None for a record without it."""
         if not path:
             return self._text
-        names, head, below = self._names, _SNAKE.get(path[0], path[0]), path[1:]
+        names, head, below = self._names, field_name(path[0]), path[1:]
         match head, *below:
             case "resource", *_:  # which all entries of a queue share
                 shared = cache(lambda q, target_type: _at(_resource(names[q], target_type), below))
@@ -286,30 +280,19 @@ def _payload(record: LogRecord, queue: str) -> bytes:
         ]
     )
     task = _struct_field("task", f"{queue}/tasks/{record.task}")
-    return _TYPE_FIELD + task + _struct_entry(_struct_key(_PART_OF[record.kind]), len_field(5, part))
+    return _TYPE_FIELD + task + _struct_entry(_PART_OF[record.kind], len_field(5, part))
 
 
 def _struct_field(name: str, value: str | float) -> bytes:
     """Encode a text or a zero as a field of a `google.protobuf.Struct`."""
-    key = _struct_key(name)
-    if value == 0:
-        return _struct_entry(key, _STRUCT_ZERO)
-    text = str(value).encode()
-    size = len(text)
-    if len(key) + size < _ONE_BYTE_LENGTHS:
-        return b"\x0a%c%b\x12%c\x1a%c%b" % (len(key) + size + 4, key, size + 2, size, text)
-    return _struct_entry(key, len_field(3, text))
+    return _struct_entry(name, _STRUCT_ZERO if value == 0 else len_field(3, str(value).encode()))
 
 
-@lru_cache(maxsize=64)
-def _struct_key(name: str) -> bytes:
-    return len_field(1, name.encode())
-
-
-def _struct_entry(key: bytes, value: bytes) -> bytes:
+def _struct_entry(name: str, value: bytes) -> bytes:
     """Encode a field of a `google.protobuf.Struct` from a serialized `google.protobuf.Value`."""
-    return len_field(1, key + len_field(2, value))
+    return len_field(1, _struct_key(name) + len_field(2, value))
 
 
+_struct_key = cache(lambda name: len_field(1, name.encode()))
 _common_field = lru_cache(maxsize=1024)(_struct_field)
 _TYPE_FIELD = _struct_field("@type", _TYPE)

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import EMPTY, Service, parse_name
-from cloudtasks_nb.emulator.api.filter import Node, comparisons, compile_filter, parse_filter
+from cloudtasks_nb.emulator.api.filter import Node, comparisons, compile_filter, field_name, parse_filter
 from cloudtasks_nb.emulator.api.pages import page_reply, read_token
 from cloudtasks_nb.emulator.model.apis import beta, well_known
 from cloudtasks_nb.emulator.model.clock import SECOND
@@ -132,7 +132,7 @@ class QueueCalls(Service):
         """Return the paths of a request's read mask; v2 has none."""
         if self._is_v2:
             return ()
-        paths = tuple(_path(path) for path in request.read_mask.paths)
+        paths = tuple(field_name(path) for path in request.read_mask.paths)
         _check_mask([path for path in paths if path != "*"], beta.Queue.DESCRIPTOR, "Invalid read mask.")
         return paths
 
@@ -140,7 +140,7 @@ class QueueCalls(Service):
         """Return the paths of an update mask, which may be in camel case, as paths of v2beta3; none stands for all."""
         if list(mask.paths) == ["*"]:
             return []
-        paths = [_path(path) for path in mask.paths]
+        paths = [field_name(path) for path in mask.paths]
         _check_mask(paths, self._pb.Queue.DESCRIPTOR, "Invalid update mask.")
         if not self._is_v2:
             return paths
@@ -200,7 +200,7 @@ def _check_filter(node: Node, queue: Any) -> None:
     """Refuse a filter with a field that queues do not have, or with a value that its enum does not have."""
     for part in comparisons(node):
         message, field = queue, None
-        for name in map(_path, part.path):
+        for name in map(field_name, part.path):
             field = message.fields_by_name.get(name) if message is not None else None
             if field is None:
                 raise invalid_argument(f'Invalid filter: a queue has no field "{".".join(part.path)}".')
@@ -210,17 +210,12 @@ def _check_filter(node: Node, queue: Any) -> None:
             raise invalid_argument(f'Invalid filter: "{part.value}" is none of {", ".join(names)}.')
 
 
-def _path(path: str) -> str:
-    """Return the Python name of a field's path, which may be in camel case."""
-    return "type_" if path == "type" else re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), path)
-
-
 def _getter(path: tuple[str, ...]) -> Callable[[Any], Any]:
     """Return a function that reads the field at a path from a queue's message; None if the field is not set.
 
     Enums are returned by name, durations in seconds, and numbers that are not set as 0.
     """
-    names = [_path(part) for part in path]
+    names = [field_name(part) for part in path]
 
     def get(message: Any) -> Any:
         value = message
