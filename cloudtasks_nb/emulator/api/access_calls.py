@@ -15,7 +15,7 @@ from cloudtasks_nb.emulator.model.apis import iam, locations
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument, malformed_name, not_found
 from cloudtasks_nb.emulator.model.regions import REGIONS
 
-__all__ = ["AccessCalls", "LocationCalls", "OperationCalls"]
+__all__ = ["AccessCalls"]
 
 _CMEK = re.compile(r"projects/[^/]+/locations/[^/]+/cmekConfig")
 _KEY_CHANGES = {"*", "kms_key", "kmsKey"}  # masks that name the key, the only setting
@@ -34,7 +34,7 @@ _LOCATION = re.compile(r"projects/([^/]+)/locations/([^/]+)")
 
 
 class AccessCalls(Service):
-    """Executes the RPCs for policies and encryption settings."""
+    """Executes the RPCs for policies, encryption settings, operations and locations."""
 
     async def get_iam_policy(self, request: Any) -> bytes:
         """Return the policy of a queue, one without bindings if none was set."""
@@ -84,18 +84,10 @@ class AccessCalls(Service):
         await self._engine.committer.commit()
         return bytes(config.SerializeToString())
 
-
-class OperationCalls(Service):
-    """Executes the RPCs for long-running operations."""
-
     async def get_operation(self, request: Any) -> bytes:
         """Return an operation; it is kept for an hour by default."""
         name = request.name
         return self._engine.faults.unfinished.get(name) or load_operation(self._store, name)
-
-
-class LocationCalls(Service):
-    """Executes the RPCs for locations."""
 
     async def get_location(self, request: Any) -> bytes:
         """Return a location."""

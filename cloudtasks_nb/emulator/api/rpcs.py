@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cloudtasks_nb.emulator.api.access_calls import AccessCalls, LocationCalls, OperationCalls
+from cloudtasks_nb.emulator.api.access_calls import AccessCalls
 from cloudtasks_nb.emulator.api.engine import Call, Engine, Service
 from cloudtasks_nb.emulator.api.faults import apply_fault
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
 from cloudtasks_nb.emulator.api.queue_calls import QueueCalls
 from cloudtasks_nb.emulator.api.task_calls import TaskCalls
+from cloudtasks_nb.emulator.model.methods import METHODS
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 
 __all__ = ["all_calls"]
@@ -28,21 +29,15 @@ def all_calls(engine: Engine, task_calls: Callable[[Engine, str], Service] = Tas
     task_calls : callable
         Takes the engine and the version of the API, and returns what executes the calls for tasks.
     """
-    services = {
-        "google.logging.v2.LoggingServiceV2": LogCalls(engine).calls(),
-        "google.longrunning.Operations": OperationCalls(engine).calls(),
-        "google.cloud.location.Locations": LocationCalls(engine).calls(),
-    }
+    calls = {}
     for api in ("v2", "v2beta3"):
-        parts = (QueueCalls(engine, api), task_calls(engine, api), AccessCalls(engine, api))
-        calls = {name: call for part in parts for name, call in part.calls().items()}
+        parts = [kind(engine, api) for kind in (QueueCalls, task_calls, AccessCalls, LogCalls)]
+        calls[api] = {name: call for part in parts for name, call in part.calls().items()}
         if engine.settings.no_batch:
-            calls |= dict.fromkeys(_BATCHES, _unimplemented)
-        services[f"google.cloud.tasks.{api}.CloudTasks"] = calls
+            calls[api] |= dict.fromkeys(_BATCHES, _unimplemented)
     return {
-        f"/{service}/{name}": _with_faults(engine, name, call)
-        for service, calls in services.items()
-        for name, call in calls.items()
+        path: _with_faults(engine, method.name, calls["v2beta3" if ".v2beta3." in path else "v2"][method.name])
+        for path, method in METHODS.items()
     }
 
 

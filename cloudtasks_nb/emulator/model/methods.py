@@ -135,6 +135,5 @@ def _method(service: str, row: _Row) -> Method:
 METHODS: Final = {f"/{service}/{row[0]}": _method(service, row) for service, rows in _OF.items() for row in rows}
 _BY_API = {
     api: [METHODS[path] for path in METHODS if f".tasks.{api}." in path or ".tasks." not in path]
-    for api in ("v2", "v2beta3")
+    for api in ("v1", "v2", "v2beta3")  # v1 has only what is none of Cloud Tasks: locations
 }
-_BY_API["v1"] = _BY_API["v2"]  # only paths of locations come here
