@@ -6,6 +6,7 @@ follow from the name of the field.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
@@ -20,7 +21,7 @@ from cloudtasks_nb.errors import InvalidInputError
 
 __all__ = ["OPTIONS", "Option", "Settings", "host_of", "read_boolean", "read_microseconds"]
 
-_PORTS = 65_536
+_LAST_PORT = 65_535
 _CENTURY = 100 * 365 * 86_400
 _TRUE, _FALSE = {"true", "t", "1", "yes", "on"}, {"false", "f", "0", "no", "off"}
 _ADDRESS = re.compile(r"[^:]+:\d+|\[.*\]:\d+")
@@ -45,13 +46,6 @@ def read_microseconds(text: str) -> int:
     return round(_seconds(text) * SECOND)
 
 
-def _seconds(text: str) -> float:
-    seconds = _number(text)
-    if not 0 <= seconds <= _CENTURY:
-        raise InvalidInputError(f"{text} is not a number of seconds from 0 to a hundred years")
-    return seconds
-
-
 def _number(text: str) -> float:
     """Return a number; NaN, which is in no range, for another text."""
     try:
@@ -60,10 +54,15 @@ def _number(text: str) -> float:
         return float("nan")
 
 
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"0*[1-9]\d*", text.strip(), re.ASCII):
-        raise InvalidInputError(f"{text} is not a whole number of 1 or more")
-    return int(text)
+def _reader(convert: Callable[[str], Any], wanted: str) -> Callable[[str], Any]:
+    """Return what reads a value; `convert` returns None for a text that is not what is wanted."""
+
+    def read(text: str) -> Any:
+        if (value := convert(text)) is None:
+            raise InvalidInputError(f"{text} is not {wanted}")
+        return value
+
+    return read
 
 
 def _share(text: str) -> tuple[float, int]:
@@ -71,12 +70,6 @@ def _share(text: str) -> tuple[float, int]:
     if not colon or not 0 <= _number(share) <= 1:
         raise InvalidInputError(f"{text} is not SHARE:SECONDS with a share from 0 to 1, such as 0.05:45")
     return float(share), read_microseconds(seconds)
-
-
-def _port(text: str) -> int:
-    if not re.fullmatch(r"\d+", text.strip(), re.ASCII) or int(text) >= _PORTS:
-        raise InvalidInputError(f"{text} is not a port: 0 to {_PORTS - 1}")
-    return int(text)
 
 
 def _address(text: str) -> str:
@@ -91,23 +84,22 @@ def _queue(text: str) -> str:
     return str(QueueName.parse(text))
 
 
-def _host(text: str) -> str:
-    host = host_of(f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text)
-    if host is None:
-        raise InvalidInputError(f"{text} is not the name of a host")
-    return host
+def _whole(text: str, least: int, most: float = math.inf) -> int | None:
+    return int(text) if re.fullmatch(r"\d+", text.strip(), re.ASCII) and least <= int(text) <= most else None
 
 
-def _functions_host(text: str) -> str:
-    if host_of(text) is None:
-        raise InvalidInputError(f"{text} is not HOST:PORT")
-    return text
-
-
-def _url(text: str) -> str:
-    if not re.match(r"https?://[^/]", text):
-        raise InvalidInputError(f"{text} is not a URL, such as http://localhost:8080")
-    return text
+_positive = _reader(lambda text: _whole(text, 1), "a whole number of 1 or more")
+_port = _reader(lambda text: _whole(text, 0, _LAST_PORT), f"a port: 0 to {_LAST_PORT}")
+_seconds = _reader(
+    lambda text: seconds if 0 <= (seconds := _number(text)) <= _CENTURY else None,
+    "a number of seconds from 0 to a hundred years",
+)
+_url = _reader(lambda text: text if re.match(r"https?://[^/]", text) else None, "a URL, such as http://localhost:8080")
+_functions_host = _reader(lambda text: text if host_of(text) else None, "HOST:PORT")
+_host = _reader(
+    lambda text: host_of(f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text),
+    "the name of a host",
+)
 
 
 @dataclass(frozen=True, slots=True)
