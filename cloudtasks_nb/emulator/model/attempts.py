@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from operator import attrgetter
 
@@ -48,7 +48,7 @@ class AttemptResult:
         return self.http_status != NO_ANSWER and not self.timed_out
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Attempts:
     """A task's attempts so far; instants are microseconds since 1970, 0 if not known yet."""
 
@@ -64,13 +64,8 @@ class Attempts:
     code: int = 0
     http_status: int = 0
 
-    @classmethod
-    def of_row(cls, columns: Sequence[int]) -> Attempts:
-        """Read the columns that `row` returned."""
-        return cls(**dict(zip(_COLUMNS, columns, strict=True)))
-
     def row(self) -> tuple[int, ...]:
-        """Return the fields in their order."""
+        """Return the fields in their order, in which they can be given again."""
         return _values(self)
 
     def begin(self, now: int) -> None:
@@ -114,8 +109,7 @@ class Attempts:
         )
 
 
-_COLUMNS = tuple(field.name for field in fields(Attempts))
-_values: Callable[[Attempts], tuple[int, ...]] = attrgetter(*_COLUMNS)
+_values: Callable[[Attempts], tuple[int, ...]] = attrgetter(*(field.name for field in fields(Attempts)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

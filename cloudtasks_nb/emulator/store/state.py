@@ -231,7 +231,7 @@ def _load_tasks(database: TaskDatabase, queue: QueueState, now: int) -> None:
     base = queue.base
     bounds = (base + queue.floor + 1, task_key(queue.q, LAST_NUMBER))
     for seq, *columns in database.stream("SELECT * FROM attempts WHERE seq BETWEEN ? AND ?", bounds):
-        queue.attempts[seq - base] = Attempts.of_row(columns)
+        queue.attempts[seq - base] = Attempts(*columns)
     number, attempts = queue.floor, queue.attempts
     rows = database.stream("SELECT seq - ?, due, id FROM tasks WHERE seq BETWEEN ? AND ? ORDER BY seq", (base, *bounds))
     while chunk := rows.fetchmany(_CHUNK):

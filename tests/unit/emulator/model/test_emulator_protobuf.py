@@ -49,4 +49,4 @@ def test_attempts_come_back_from_their_row() -> None:
     attempts = Attempts(due=NOW)
     attempts.begin(NOW + 1)
     attempts.end(AttemptResult(http_status=404), NOW + 2, app_engine=False)
-    assert Attempts.of_row(attempts.row()) == attempts
+    assert Attempts(*attempts.row()) == attempts
