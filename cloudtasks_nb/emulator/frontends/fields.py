@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from cloudtasks_nb.emulator.model.apis import google_rpc
-from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
+from cloudtasks_nb.emulator.model.refusal import RefusedError, bad_request
 
 __all__ = ["FieldPath", "fields_of", "parse_fields", "select_fields"]
 
@@ -118,9 +117,5 @@ def _checked(mask: str, path: FieldPath, descriptor: Any) -> FieldPath:
 
 
 def _refused(mask: str, reason: str) -> RefusedError:
-    violation = google_rpc.BadRequest.FieldViolation(
-        field=mask, description=f"Error expanding 'fields' parameter. {reason}"
-    )
-    return invalid_argument(
-        "Request contains an invalid argument.", [google_rpc.BadRequest(field_violations=[violation])]
-    )
+    violation = (mask, f"Error expanding 'fields' parameter. {reason}")
+    return bad_request("Request contains an invalid argument.", [violation])

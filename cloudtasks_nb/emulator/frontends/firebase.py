@@ -5,12 +5,11 @@ They are those of REST without a version. A queue belongs to the function of its
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 from google.protobuf import json_format
 
 from cloudtasks_nb.emulator.api.engine import Call, Engine
@@ -60,8 +59,8 @@ class Firebase:
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to serve."""
         return [
-            web.post(_QUEUE, self._handler(self.set_queue)),
-            web.post(f"{_QUEUE}/tasks", self._handler(self.create_task)),
+            web.post(_QUEUE, partial(self._rest.answer, respond=self.set_queue)),
+            web.post(f"{_QUEUE}/tasks", partial(self._rest.answer, respond=self.create_task)),
             web.delete("/{path:projects/[^/]+/locations/[^/]+/queues/[^/]+/tasks/[^/]+}", self._rest.execute),
         ]
 
@@ -92,12 +91,6 @@ class Firebase:
         answer = json_format.MessageToDict(task)
         # firebase-admin for Python drops the first character of the name, which is a slash in Firebase's emulator.
         return {"task": answer | {"name": f"/{task.name}"}}
-
-    def _handler(self, respond: Callable[[web.Request], Awaitable[dict[str, Any]]]) -> Handler:
-        async def answer(request: web.Request) -> web.Response:
-            return await self._rest.answer(request, partial(respond, request))
-
-        return answer
 
     def _function_url(self, request: web.Request, name: str) -> str:
         """Return the URL of a queue's function; empty if there is no such queue, which the call will say."""

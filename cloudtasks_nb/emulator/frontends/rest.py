@@ -19,9 +19,9 @@ from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.dispatch.request import overridden
 from cloudtasks_nb.emulator.frontends.bodies import error_document, json_body, read_body
 from cloudtasks_nb.emulator.frontends.fields import FieldPath, fields_of, parse_fields, select_fields
-from cloudtasks_nb.emulator.model.apis import POOL, beta, google_rpc, v2, well_known
+from cloudtasks_nb.emulator.model.apis import POOL, beta, v2, well_known
 from cloudtasks_nb.emulator.model.methods import Method, find_method
-from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
+from cloudtasks_nb.emulator.model.refusal import RefusedError, bad_request, invalid_argument
 
 __all__ = ["Rest", "parsed"]
 
@@ -72,22 +72,12 @@ class Rest:
 
     async def execute(self, request: web.Request) -> web.Response:
         """Execute the call of a request, whose route gives the version as `api`, v2 if not, and the rest as `path`."""
+        return await self.answer(request, self._respond)
 
-        async def respond() -> Any:
-            enums_as_numbers = _enums_as_numbers(request)
-            api, path = request.match_info.get("api", "v2"), request.match_info["path"]
-            message, fields = await self._response(request, api, path)
-            return select_fields(
-                json_format.MessageToDict(message, use_integers_for_enums=enums_as_numbers, descriptor_pool=POOL),
-                fields,
-            )
-
-        return await self.answer(request, respond)
-
-    async def answer(self, request: web.Request, respond: Callable[[], Awaitable[Any]]) -> web.Response:
+    async def answer(self, request: web.Request, respond: Callable[[web.Request], Awaitable[Any]]) -> web.Response:
         """Answer with the JSON document that `respond` returns, or with the error that it raises."""
         try:
-            return self._json(request, 200, await respond())
+            return self._json(request, 200, await respond(request))
         except RefusedError as error:
             refused = error
         except json_format.ParseError as error:
@@ -106,6 +96,14 @@ class Rest:
             _log.exception("%s %s", request.method, request.path)
             refused = RefusedError("INTERNAL", f"Unexpected {type(error).__name__}: {error}")
         return self._json(request, *error_document(refused))
+
+    async def _respond(self, request: web.Request) -> Any:
+        """Return the response as JSON, with the fields of it that the request asks for."""
+        enums_as_numbers = _enums_as_numbers(request)
+        api, path = request.match_info.get("api", "v2"), request.match_info["path"]
+        message, fields = await self._response(request, api, path)
+        document = json_format.MessageToDict(message, use_integers_for_enums=enums_as_numbers, descriptor_pool=POOL)
+        return select_fields(document, fields)
 
     async def _response(self, request: web.Request, api: str, path: str) -> tuple[Any, list[FieldPath]]:
         """Return the response message, and the fields of it that the request asks for."""
@@ -237,12 +235,8 @@ def _has_json_of_its_own(descriptor: Any) -> bool:
 
 def _bad_request(*violations: tuple[str, str]) -> RefusedError:
     """Return the refusal of JSON that is no request; a violation has a path, and what is wrong there."""
-    texts = [f"Invalid JSON payload received. {text}" for _, text in violations]
-    details = [
-        google_rpc.BadRequest.FieldViolation(field=path, description=text)
-        for (path, _), text in zip(violations, texts, strict=True)
-    ]
-    return invalid_argument("\n".join(texts), [google_rpc.BadRequest(field_violations=details)])
+    complete = [(path, f"Invalid JSON payload received. {text}") for path, text in violations]
+    return bad_request("\n".join(text for _, text in complete), complete)
 
 
 def _query_field(descriptor: Any, key: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb._names import CODES
@@ -12,6 +12,7 @@ from cloudtasks_nb.errors import ServiceError
 __all__ = [
     "RefusedError",
     "access_refused",
+    "bad_request",
     "error_info",
     "help_link",
     "invalid_argument",
@@ -52,6 +53,14 @@ class RefusedError(ServiceError):
 def invalid_argument(message: str, details: Sequence[Any] = ()) -> RefusedError:
     """Return an ``INVALID_ARGUMENT`` with the service's text."""
     return RefusedError("INVALID_ARGUMENT", message, details)
+
+
+def bad_request(message: str, violations: Iterable[tuple[str, str]]) -> RefusedError:
+    """Return an ``INVALID_ARGUMENT`` with its violations: paths of fields, and what is wrong there."""
+    details = [
+        google_rpc.BadRequest.FieldViolation(field=field, description=description) for field, description in violations
+    ]
+    return invalid_argument(message, [google_rpc.BadRequest(field_violations=details)])
 
 
 def malformed_name() -> RefusedError:
