@@ -52,7 +52,7 @@ class DeclaredQueues:
         old = self._config
         if old is None:
             return ["SIGHUP is ignored, because there is no file of --config to read again"]
-        new = old.again()
+        new = old.read(old.path, old.readers)
         created = self._declare(new.queues)
         self._config = new
         names = {queue.name for queue in new.queues}

@@ -277,13 +277,7 @@ def _file_of(symbol: str) -> Any:
 
 def _add_files(answer: Any, file: Any) -> None:
     """Add a file, and all that it imports, to an answer."""
-    files: dict[str, bytes] = {}
-
-    def collect(one: Any) -> None:
-        if one.name not in files:
-            files[one.name] = one.serialized_pb
-            for imported in one.dependencies:
-                collect(imported)
-
-    collect(file)
-    answer.file_descriptor_response.file_descriptor_proto.extend(files.values())
+    files = [file]
+    for one in files:  # which grows meanwhile
+        files += [imported for imported in one.dependencies if imported not in files]
+    answer.file_descriptor_response.file_descriptor_proto.extend(one.serialized_pb for one in files)

@@ -32,28 +32,24 @@ class Clock:
 
     def __init__(self, source: Callable[[], int] = time.time_ns, advanced: int = 0) -> None:
         self._source = source
-        self._advanced = advanced
+        #: microseconds by which `advance` moved it; the source may have been set back besides
+        self.advanced = advanced
         self._set_back = 0
         self._latest = 0
         self._listeners: list[Callable[[int], None]] = []
 
     def now(self) -> int:
         """Return microseconds since 1970."""
-        reading = self._source() // 1000 + self._advanced + self._set_back
+        reading = self._source() // 1000 + self.advanced + self._set_back
         if reading < self._latest:
             self._set_back += self._latest - reading
             return self._latest
         self._latest = reading
         return reading
 
-    @property
-    def advanced(self) -> int:
-        """Microseconds by which `advance` moved it; the source may have been set back besides."""
-        return self._advanced
-
     def reset(self) -> None:
         """Return to the time of the source, even if that is earlier."""
-        self._advanced = self._set_back = self._latest = 0
+        self.advanced = self._set_back = self._latest = 0
 
     def advance(self, duration: int) -> None:
         """Move forward by `duration` microseconds and call the listeners with it.
@@ -67,7 +63,7 @@ class Clock:
             raise ValueError("the clock can only be moved forward")
         if self.now() + duration > LAST_NOW:
             raise ValueError("the clock cannot be moved beyond the year 9000")
-        self._advanced += duration
+        self.advanced += duration
         for listener in self._listeners:
             listener(duration)
 

@@ -62,10 +62,6 @@ class ConfigFile:
         queues = tuple(_read_queues(place.at(document, _QUEUES), document.get(_QUEUES)))
         return cls(path=path, readers=readers, options=options, queues=queues)
 
-    def again(self) -> Self:
-        """Read the file again."""
-        return self.read(self.path, self.readers)
-
 
 class _Mapping(dict[str, Any]):
     """A mapping of the file, and the lines of its keys."""
