@@ -27,7 +27,7 @@ class Quota:
     value: int  #: calls a minute
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Method:
     """A method of an API."""
 
@@ -114,25 +114,17 @@ _RESOURCES["queue"] = f"{_RESOURCES['location']}/queues/[^/:]+"
 _RESOURCES["task"] = f"{_RESOURCES['queue']}/tasks/[^/:]+"
 
 
-def _method(service: str, row: _Row) -> Method:
-    name, verb, path, resource, body, permission, quota = row
-    request, response = call_messages(f"/{service}/{name}")
-    return Method(
-        path=f"/{service}/{name}",
-        host=LOGGING if service.startswith("google.logging.") else TASKS,
-        verb=verb,
-        url=re.compile(path.format(**{kind: f"({pattern})" for kind, pattern in _RESOURCES.items()})),
-        resource=resource,
-        body=body,
-        permission=permission,
-        quota=quota,
-        request=request,
-        response=response,
-    )
+def _method(service: str, name: str, verb: str, url: str, *others: Any) -> Method:
+    path, host = f"/{service}/{name}", LOGGING if service.startswith("google.logging.") else TASKS
+    fields: list[Any] = [*others, *call_messages(path)]
+    pattern = re.compile(url.format(**{kind: f"({resource})" for kind, resource in _RESOURCES.items()}))
+    return Method(path, host, verb, pattern, *fields)
 
 
 #: All methods by their paths.
-METHODS: Final = {f"/{service}/{row[0]}": _method(service, row) for service, rows in _OF.items() for row in rows}
+METHODS: Final = {
+    method.path: method for service, rows in _OF.items() for method in (_method(service, *row) for row in rows)
+}
 _BY_API = {
     api: [METHODS[path] for path in METHODS if f".tasks.{api}." in path or ".tasks." not in path]
     for api in ("v1", "v2", "v2beta3")  # v1 has only what is none of Cloud Tasks: locations
