@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from email.utils import formatdate
@@ -93,7 +92,7 @@ def _http_date(second: int) -> str:
 
 
 class Service:
-    """Base class that executes RPCs of one API version: each public coroutine of a subclass is the RPC of its name.
+    """Base class that executes RPCs of one API version: `get_task` of a subclass is ``GetTask``.
 
     Parameters
     ----------
@@ -109,14 +108,6 @@ class Service:
         self._api = api
         self._is_v2 = api == "v2"
         self._pb = v2 if self._is_v2 else beta
-
-    def calls(self) -> dict[str, Call]:
-        """Return the coroutines by the names of their RPCs: `get_task` is ``GetTask``."""
-        return {
-            "".join(map(str.capitalize, name.split("_"))): getattr(self, name)
-            for name, _ in inspect.getmembers(type(self), inspect.iscoroutinefunction)
-            if not name.startswith("_")
-        }
 
     def _queue(self, name: str) -> QueueState:
         """Return the queue with this resource name; a malformed name has an error of its own."""

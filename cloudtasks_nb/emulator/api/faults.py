@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb._names import CODES
-from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Fault", "Faults", "apply_fault"]
+__all__ = ["Fault", "Faults"]
 
 # For each key of a fault in JSON: the check of its value, and the text for the error.
 _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -85,17 +83,3 @@ class Faults:
                         self._faults.remove(fault)
                 return fault
         return None
-
-
-async def apply_fault(fault: Fault, *, after: bool) -> None:
-    """Delay or refuse a call according to its fault; `after` is True if the call was executed already.
-
-    Raises
-    ------
-    RefusedError
-        The error of the fault.
-    """
-    if fault.delay_s and not after:
-        await asyncio.sleep(fault.delay_s)
-    if fault.code is not None and fault.after == after:
-        raise RefusedError(fault.code, fault.message)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from cloudtasks_nb.emulator.api.access_calls import AccessCalls
 from cloudtasks_nb.emulator.api.engine import Call, Engine, Service
-from cloudtasks_nb.emulator.api.faults import apply_fault
+from cloudtasks_nb.emulator.api.filter import field_name
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
 from cloudtasks_nb.emulator.api.queue_calls import QueueCalls
 from cloudtasks_nb.emulator.api.task_calls import TaskCalls
@@ -29,16 +30,16 @@ def all_calls(engine: Engine, task_calls: Callable[[Engine, str], Service] = Tas
     task_calls : callable
         Takes the engine and the version of the API, and returns what executes the calls for tasks.
     """
+    kinds = (QueueCalls, task_calls, AccessCalls, LogCalls)
+    services = {api: [kind(engine, api) for kind in kinds] for api in ("v2", "v2beta3")}
     calls = {}
-    for api in ("v2", "v2beta3"):
-        parts = [kind(engine, api) for kind in (QueueCalls, task_calls, AccessCalls, LogCalls)]
-        calls[api] = {name: call for part in parts for name, call in part.calls().items()}
-        if engine.settings.no_batch:
-            calls[api] |= dict.fromkeys(_BATCHES, _unimplemented)
-    return {
-        path: _with_faults(engine, method.name, calls["v2beta3" if ".v2beta3." in path else "v2"][method.name])
-        for path, method in METHODS.items()
-    }
+    for path, method in METHODS.items():
+        api = "v2beta3" if ".v2beta3." in path else "v2"
+        name = field_name(method.name).removeprefix("_")
+        [call] = [getattr(one, name) for one in services[api] if hasattr(one, name)]
+        is_missing = engine.settings.no_batch and method.name in _BATCHES
+        calls[path] = _with_faults(engine, method.name, _unimplemented if is_missing else call)
+    return calls
 
 
 def _with_faults(engine: Engine, method: str, call: Call) -> Call:
@@ -51,9 +52,11 @@ def _with_faults(engine: Engine, method: str, call: Call) -> Call:
         fault = faults.take(method)
         if fault is None:
             return await call(request)
-        await apply_fault(fault, after=False)
-        reply = await call(request)
-        await apply_fault(fault, after=True)
+        if fault.delay_s:
+            await asyncio.sleep(fault.delay_s)
+        reply = await call(request) if fault.code is None or fault.after else b""
+        if fault.code is not None:
+            raise RefusedError(fault.code, fault.message)
         return reply
 
     return answer
