@@ -117,7 +117,8 @@ def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -
         if len(texts) > 1:
             return _any_of(texts, op, getter_of(path))
     if isinstance(node, And | Or):
-        return _any_or_all([compile_filter(part, getter_of) for part in node.nodes], stop_at=isinstance(node, Or))
+        parts, join = [compile_filter(part, getter_of) for part in node.nodes], any if isinstance(node, Or) else all
+        return lambda record: join(part(record) for part in parts)
     if isinstance(node, Not):
         inner = compile_filter(node.node, getter_of)
         return lambda record: not inner(record)
@@ -138,11 +139,10 @@ def compared_texts(node: Node, op: str) -> tuple[tuple[str, ...], list[str]]:
 
     The operator is `:` or `=`.
     """
-    parts = [part for part in (node.nodes if isinstance(node, Or) else (node,)) if isinstance(part, Compare)]
-    path = parts[0].path if parts else ()
-    texts = [part.value.casefold() for part in parts if part.path == path and _is_text(part, op)]
-    complete = len(texts) == len(node.nodes if isinstance(node, Or) else (node,))
-    return path, texts if complete else []
+    nodes = node.nodes if isinstance(node, Or) else (node,)
+    parts = [part for part in nodes if isinstance(part, Compare) and _is_text(part, op)]
+    is_one_field = len(parts) == len(nodes) and len({part.path for part in parts}) == 1
+    return (parts[0].path, [part.value.casefold() for part in parts]) if is_one_field else ((), [])
 
 
 def _is_text(node: Compare, op: str) -> bool:
@@ -160,18 +160,6 @@ def _any_of(texts: Sequence[str], op: str, get: Getter) -> Callable[[Any], bool]
             return False
         folded = str(actual).casefold()
         return folded in wanted if op == "=" else any(text in folded for text in texts)
-
-    return test
-
-
-def _any_or_all(parts: list[Callable[[Any], bool]], *, stop_at: bool) -> Callable[[Any], bool]:
-    """Join tests by OR (`stop_at` is True) or by AND (False); the first test with that result decides."""
-
-    def test(record: Any) -> bool:
-        for part in parts:
-            if part(record) is stop_at:
-                return stop_at
-        return not stop_at
 
     return test
 

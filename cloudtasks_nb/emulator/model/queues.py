@@ -48,11 +48,7 @@ _NANOS = 10**9
 _TO_BETA, _TO_V2 = new_numbers(v2.Queue, beta.Queue), new_numbers(beta.Queue, v2.Queue)
 _ONLY_IN_BETA = ("task_ttl", "tombstone_ttl")
 _BURST = "rate_limits.max_burst_size"
-_RETRY_DURATIONS = {
-    "max_retry_duration": "maxRetryDuration",
-    "min_backoff": "minBackoff",
-    "max_backoff": "maxBackoff",
-}
+_RETRY_DURATIONS = {field.name: field.json_name for field in beta.RetryConfig.DESCRIPTOR.fields if field.message_type}
 _RETRY_NUMBERS = ("max_attempts", "max_doublings")
 _NO_SETTINGS = {"name", "state", "purge_time", "type_", "stats"}
 _SETTINGS = [name for name in beta.Queue.DESCRIPTOR.fields_by_name if name not in _NO_SETTINGS]
